@@ -1,0 +1,70 @@
+# Every verb does its own set-up: a bare machine needs Python 3.10 or newer, a C++ compiler and make.
+# PYTHON=... picks the interpreter, INSTALLER=uv installs with uv, ARGS=... goes to pytest (make test ARGS="-k order").
+# Where packages come from is left to pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
+PYTHON ?= python3
+INSTALLER ?= pip
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench docs coverage clean
+
+# Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
+export OMP_WAIT_POLICY := passive
+
+ifeq ($(INSTALLER),uv)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+MAKE_VENV := uv venv --quiet --python $(PYTHON) $(VENV)
+INSTALL := uv pip install --python $(PY)
+else
+MAKE_VENV := $(PYTHON) -m venv $(VENV)
+INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+endif
+
+help:  ## list the verbs
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/.demo  ## sample, measure and plot; writes ./demo-output
+	$(PY) -m odesolve.demo
+
+test: $(VENV)/.test  ## run the tests
+	$(PYTEST) $(ARGS)
+
+check: $(VENV)/.dev  ## lint, formatting and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@mkdir -p $(VENV)/typing/odesolve && ln -sfn ../../../kernels $(VENV)/typing/odesolve/kernels
+	$(VENV)/bin/pyright --pythonpath $(PY)
+
+format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
+	$(VENV)/bin/ruff check --fix-only .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/.test  ## work-precision figures against the peers
+	$(PY) benchmarks/work_precision.py
+
+docs: $(VENV)/.test  ## run every code block of the README and every example
+	$(PYTEST) tests/docs $(ARGS)
+
+coverage: $(VENV)/.test  ## run the tests and require 90 % coverage
+	$(PYTEST) --cov --cov-report=term-missing $(ARGS)
+
+clean:  ## remove everything that make wrote, .venv included
+	rm -rf $(VENV) build dist demo-output htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One environment, filled as far as a verb needs: .venv/.demo, .venv/.test and .venv/.dev are stamps named like the
+# extras. A larger extra contains the smaller ones, so it sets their stamps too.
+covers_test := demo
+covers_dev := demo test
+SOURCES := pyproject.toml constraints.txt peers.txt $(wildcard CMakeLists.txt csrc/*)
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(SOURCES) | $(PY)
+	@echo 'Setting up $(VENV) for "$*" (the first time takes a minute or more)'
+	$(INSTALL) -c constraints.txt -e '.[$*]'
+	$(if $(filter test dev,$*),$(INSTALL) --no-deps -r peers.txt)
+	@touch $(addprefix $(VENV)/.,$* $(covers_$*))
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
+	@$(MAKE_VENV) || { rm -rf $(VENV); \
+	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv python3-dev' >&2; exit 1; }

@@ -1,0 +1,34 @@
+"""odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
+
+from odesolve import grids, paths, problems, tableaus
+from odesolve.errors import Diverged, OdesolveError, PlanError
+from odesolve.kernels.dispatch import backend
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import load_plan, plan, solvers
+from odesolve.sample import Sample, invert, iterate, resume, sample
+from odesolve.solvers import Writer, solver
+
+__version__ = "0.1.0"
+__all__ = [
+    "Diverged",
+    "Model",
+    "OdesolveError",
+    "Plan",
+    "PlanError",
+    "Sample",
+    "Writer",
+    "backend",
+    "grids",
+    "invert",
+    "iterate",
+    "load_plan",
+    "paths",
+    "plan",
+    "problems",
+    "resume",
+    "sample",
+    "solver",
+    "solvers",
+    "tableaus",
+]

@@ -1,0 +1,34 @@
+"""The errors a user can meet, each with what was given, what was expected and what to type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class OdesolveError(ValueError):
+    """Something given at the door cannot be used; the message says what to type instead."""
+
+
+class PlanError(OdesolveError):
+    """A plan breaks one of its laws, or cannot be lowered onto this model."""
+
+
+class Diverged(ArithmeticError):
+    """A solve met a value that is not finite.
+
+    Attributes: ``state`` the last finite state, ``t`` its time, ``step`` how many steps had been finished.
+    """
+
+    def __init__(self, message: str, state: Any, t: float, step: int):
+        super().__init__(message)
+        self.state, self.t, self.step = state, t, step
+
+
+def unknown(kind: str, given: object, known: Iterable[str]) -> OdesolveError:
+    """Error for a name that is not in the list, with the nearest that is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
+    return OdesolveError(f"unknown {kind} {given!r}: {hint}")

@@ -1,0 +1,278 @@
+"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone for every n from 1 to 1000."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.paths import Path
+
+MAX_STEPS = 100_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A rule that places n + 1 times on a path.
+
+    ``start`` and ``stop`` are times on the path. The default start is the noise end. Rules in log-SNR cannot reach an end
+    where it is infinite: they place n times down to ``stop`` (by default the path's ``t_min``) and add the data end; rules
+    in time go to the data end directly unless ``stop`` is given.
+    """
+
+    start: float | None = None
+    stop: float | None = None
+
+    def times(self, path: Path, n: int) -> list[float]:
+        """The n + 1 times, from noise to data."""
+        raise NotImplementedError
+
+    def _ends(self, path: Path) -> tuple[float, float]:
+        start = path.t_noise if self.start is None else self.start
+        stop = path.t_data if self.stop is None else self.stop
+        return start, stop
+
+
+@dataclass(frozen=True)
+class Polynomial(Grid):
+    """t^(1/exponent) uniform between the ends: exponent 1 is uniform in t, 2 quadratic, larger ones finer near the data."""
+
+    exponent: float = 2.0
+
+    def times(self, path: Path, n: int) -> list[float]:
+        if not self.exponent > 0:
+            raise OdesolveError(f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid")
+        start, stop = self._ends(path)
+        # Distances from the data end, so that a flipped path gets the same grid.
+        a, b = abs(start - path.t_data), abs(stop - path.t_data)
+        u = torch.linspace(a ** (1 / self.exponent), b ** (1 / self.exponent), n + 1, dtype=torch.float64)
+        away = u**self.exponent
+        away[0], away[-1] = a, b
+        return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
+
+
+@dataclass(frozen=True)
+class Uniform(Polynomial):
+    """Uniform in t."""
+
+    exponent: float = 1.0
+
+
+@dataclass(frozen=True)
+class _LogSNR(Grid):
+    """Grids that are placed by the noise-to-signal ratio."""
+
+    final: bool = True
+
+    def times(self, path: Path, n: int) -> list[float]:
+        first, last = self._range(path)
+        inner = self._place(path, first, last, n - 1 if self.final else n)
+        times = path.t_of_lam(inner).tolist()
+        times[0] = path.t_noise if self.start is None else self.start
+        if not self.final:
+            times[-1] = path.t_min if self.stop is None else self.stop
+            return times
+        return [*times, path.t_data]
+
+    def _range(self, path: Path) -> tuple[float, float]:
+        start = self.start
+        if start is None:
+            start = path.t_noise if path.t_clip is None else path.t_clip
+        stop = path.t_min if self.stop is None else self.stop
+        lam = path.lam(torch.tensor([start, stop], dtype=torch.float64)).tolist()
+        if not all(map(math.isfinite, lam)):
+            raise OdesolveError(f"the log-SNR is infinite at t={start} or t={stop}: give start= and stop= between the ends")
+        return lam[0], lam[1]
+
+    def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Lambda(_LogSNR):
+    """Uniform in the half log-SNR lambda, which is also uniform in log sigma (k-diffusion's exponential)."""
+
+    def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        return torch.linspace(first, last, n + 1, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Karras(_LogSNR):
+    """(sigma/alpha)^(1/rho) uniform (Karras et al. 2022, eq. 5)."""
+
+    rho: float = 7.0
+
+    def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        ends = math.exp(-first / self.rho), math.exp(-last / self.rho)
+        u = torch.linspace(*ends, n + 1, dtype=torch.float64)
+        return -self.rho * torch.log(u)
+
+
+@dataclass(frozen=True)
+class VPTime(_LogSNR):
+    """Polynomial in the time of a linear-beta VP path with the same range of noise-to-signal ratios.
+
+    On any path: the ratios of the VP path whose ends match are taken at times with t^(1/exponent) uniform. On VP itself
+    this is ``Polynomial`` from 1 to ``epsilon``.
+    """
+
+    exponent: float = 2.0
+    epsilon: float = 1e-3
+
+    def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        # B(t) = log(1 + rho^2) = b1 t + b2 t^2 through both ends.
+        top, low = math.log1p(math.exp(-2 * first)), math.log1p(math.exp(-2 * last))
+        b2 = (low / self.epsilon - top) / (self.epsilon - 1)
+        b1 = top - b2
+        if b1 < 0:
+            raise OdesolveError(f"epsilon={self.epsilon} is too large for this range of noise: give a smaller one")
+        u = torch.linspace(1.0, self.epsilon ** (1 / self.exponent), n + 1, dtype=torch.float64)
+        t = u**self.exponent
+        return -0.5 * torch.log(torch.expm1(t * (b1 + b2 * t)))
+
+
+@dataclass(frozen=True)
+class Shifted(Grid):
+    """Uniform in t, then t -> k t / (1 + (k - 1) t) in units of t_max, as flow models for large images are sampled.
+
+    ``shift`` is k; ``mu`` gives k = exp(mu) instead, the dynamic shift of Flux and SD3.
+    """
+
+    shift: float = 3.0
+    mu: float | None = None
+
+    def times(self, path: Path, n: int) -> list[float]:
+        k = math.exp(self.mu) if self.mu is not None else self.shift
+        if not k > 0:
+            raise OdesolveError(f"shift={k}: give a positive number; 1 leaves the grid uniform")
+        start, stop = self._ends(path)
+        a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
+        u = torch.linspace(a, b, n + 1, dtype=torch.float64)
+        away = path.t_max * k * u / (1 + (k - 1) * u)
+        return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
+
+
+@dataclass(frozen=True)
+class Spaced(Grid):
+    """Integer training times of a table of N: "trailing", "leading" or "linspace", then the data end.
+
+    "trailing" is N - i N/n (it starts at the noise end), "leading" starts one stride lower, "linspace" covers both ends
+    (Lin et al. 2024, table 2). Rounded to integers without duplicates.
+    """
+
+    spacing: str = "trailing"
+    offset: int = 0
+
+    def times(self, path: Path, n: int) -> list[float]:
+        total = path.training_steps
+        if total is None:
+            raise OdesolveError(f"grid {self.spacing!r} needs a path with training times: use paths.Discrete(...)")
+        if n > total:
+            raise OdesolveError(f"{n} steps on a table of {total} training times: give at most {total}")
+        i = torch.arange(n, dtype=torch.float64)
+        if self.spacing == "trailing":
+            index = torch.round(total - i * (total / n))
+        elif self.spacing == "leading":
+            index = (n - 1 - i) * (total // n) + 1 + self.offset
+        elif self.spacing == "linspace":
+            index = torch.round(torch.linspace(total, 1, n, dtype=torch.float64)) if n > 1 else torch.tensor([total])
+        else:
+            raise unknown("spacing", self.spacing, ("trailing", "leading", "linspace"))
+        times = (index.clamp(1, total) / total).tolist()
+        if path.t_noise < path.t_data:
+            times = [path.t_max - t for t in times]
+        return [*times, path.t_data]
+
+
+@dataclass(frozen=True)
+class Listed(Grid):
+    """Times given by the user, n + 1 of them."""
+
+    values: tuple[float, ...] = ()
+
+    def times(self, path: Path, n: int) -> list[float]:
+        return list(self.values)
+
+
+NAMED: dict[str, Grid] = {
+    "uniform": Uniform(),
+    "quadratic": Polynomial(exponent=2.0),
+    "lambda": Lambda(),
+    "exponential": Lambda(),
+    "karras": Karras(),
+    "vp_time": VPTime(),
+    "trailing": Spaced(spacing="trailing"),
+    "leading": Spaced(spacing="leading"),
+    "linspace": Spaced(spacing="linspace"),
+    "shift": Shifted(),
+}
+
+
+def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
+    """The grid rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown name."""
+    if isinstance(grid, Grid):
+        return grid
+    if isinstance(grid, str):
+        if grid not in NAMED:
+            raise unknown("grid", grid, NAMED)
+        return NAMED[grid]
+    values = grid.tolist() if isinstance(grid, Tensor) else list(grid)
+    return Listed(values=tuple(float(v) for v in values))
+
+
+def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
+    """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end)."""
+    rho = torch.as_tensor(values, dtype=torch.float64).reshape(-1)
+    times = [path.t_data if r == 0 else float(path.t_of_rho(r)) for r in rho.tolist()]
+    return Listed(values=tuple(times))
+
+
+def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
+    """The checked times of a grid: n + 1 of them, strictly monotone, inside the path; on training times if ``snap``.
+
+    Raises OdesolveError where the grid leaves the path's range or is not monotone, or steps is no positive integer.
+    """
+    if isinstance(grid, Listed):
+        steps = len(grid.values) - 1
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise OdesolveError(f"steps={steps!r}: give a whole number of at least 1")
+    times = grid.times(path, steps)
+    low, high = sorted((path.t_noise, path.t_data))
+    slack = 1e-9 * (high - low)
+    outside = [t for t in times if not low - slack <= t <= high + slack]
+    if outside:
+        raise OdesolveError(f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]")
+    times = [min(max(t, low), high) for t in times]
+    if snap and path.training_steps is not None:
+        times = _snapped(path, times)
+    pairs = list(zip(times[:-1], times[1:], strict=True))
+    if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
+        bad = next((a, b) for a, b in pairs if (a > b) != (times[0] > times[-1]) or a == b)
+        raise OdesolveError(f"the grid is not strictly monotone at t={bad[0]:g}, {bad[1]:g}: give increasing or decreasing")
+    return tuple(times)
+
+
+def _snapped(path: Path, times: list[float]) -> list[float]:
+    """Times moved to the nearest training times, duplicates pushed apart; the data end stays where it is."""
+    total = path.training_steps
+    assert total is not None
+    flip = path.t_noise < path.t_data
+    index = [round(((path.t_max - t) if flip else t) * total) for t in times]
+    falling = index[0] >= index[-1]
+    index = index if falling else index[::-1]
+    ends_at_data = times[-1 if falling else 0] == path.t_data
+    n = len(index)
+    if n - ends_at_data > total:
+        raise OdesolveError(f"{n - 1} steps on a table of {total} training times: give fewer steps, or Model(snap=False)")
+    floor = 0 if ends_at_data else 1
+    for k in range(n):
+        index[k] = min(index[k], total if k == 0 else index[k - 1] - 1)
+    for k in range(n - 1, -1, -1):
+        lowest = floor if k == n - 1 else index[k + 1] + 1
+        index[k] = floor if (k == n - 1 and ends_at_data) else max(index[k], lowest)
+    out = [k / total for k in (index if falling else index[::-1])]
+    return [path.t_max - t for t in out] if flip else out

@@ -1,0 +1,278 @@
+"""A user's network and how to read it: prediction type, time and input scaling, guidance, and what is done to x0."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve import transforms
+from odesolve.errors import OdesolveError, unknown
+from odesolve.lower import Guidance, Reading
+from odesolve.paths import PREDICTIONS, Path
+
+TIMES = ("t", "index", "sigma", "c_noise")
+Cond = Mapping[str, Any]
+
+
+class Model:
+    """``net(x, t, **cond)`` together with the path it was trained on and what it predicts.
+
+    Args:
+        net: any callable; x has shape (B, ...), t shape (B,), the result has the shape of x.
+        path: the probability path of training; data at t = 0. Give ``path.flipped()`` if it was trained with data at 1.
+        predicts: "data" (x0), "noise" (eps), "v" (alpha eps - sigma x0), "velocity" (dx/dt in the path's time),
+            "score" or "edm" (the raw network of EDM's preconditioning).
+        time: what the network gets as t: "t" (times ``time_scale``), "index" (t N - 1 on a table of N steps), "sigma"
+            (sigma/alpha), "c_noise" (log(sigma/alpha)/4) or a function (path, t) -> tensor. By default "index" on a
+            Discrete path, "c_noise" for "edm", else "t".
+        time_scale: factor on "t", such as 1000 for flow models trained on 0..1000.
+        input_scale: None, "edm" or "unit": divide x by its standard deviation for data of deviation ``sigma_data`` or 1.
+        sigma_data: standard deviation of the data, for "edm".
+        dtype: dtype of the network's input; by default that of its parameters, else the state's.
+        snap: move grids onto the training times of a Discrete path (by default where the path is discrete).
+        clip: clamp x0 to [-clip, clip] after each evaluation.
+        threshold: dynamic thresholding quantile of |x0| in each sample (Saharia et al. 2022), with ``clip`` as its floor.
+        cond: keyword arguments of every call.
+
+    Raises OdesolveError for an unknown prediction or time.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Tensor],
+        path: Path,
+        predicts: str | None = None,
+        *,
+        time: str | Callable[[Path, Tensor], Tensor] | None = None,
+        time_scale: float = 1.0,
+        input_scale: str | None = None,
+        sigma_data: float = 0.5,
+        dtype: torch.dtype | None = None,
+        snap: bool | None = None,
+        clip: float | None = None,
+        threshold: float | None = None,
+        cond: Cond | None = None,
+    ):
+        if not callable(net):
+            raise OdesolveError(f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)")
+        if not isinstance(path, Path):
+            raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
+        if predicts is None:
+            raise OdesolveError(f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}")
+        if predicts not in PREDICTIONS:
+            raise unknown("prediction", predicts, PREDICTIONS)
+        if input_scale not in (None, "edm", "unit"):
+            raise unknown("input_scale", input_scale, ("edm", "unit"))
+        self.net, self.path, self.cond = net, path, dict(cond or {})
+        self.time = time if time is not None else _default_time(path, predicts)
+        if not callable(self.time) and self.time not in TIMES:
+            raise unknown("time", self.time, TIMES)
+        self.time_scale = time_scale
+        self.dtype = dtype if dtype is not None else _parameter_dtype(net)
+        self.snap = snap if snap is not None else path.training_steps is not None
+        scale = input_scale or ("edm" if predicts == "edm" else None)
+        self.functions = transforms.data_transforms(clip, threshold)
+        self.reading = Reading(predicts, sigma_data, scale, applies=tuple(self.functions))
+        self._uncond: dict[str, Any] | None = None
+        self._classifier: Callable[..., Tensor] | None = None
+
+    @property
+    def predicts(self) -> str:
+        """The network's prediction type."""
+        return self.reading.prediction
+
+    @property
+    def evaluations_per_call(self) -> int:
+        """Network evaluations that one evaluation of the guided model takes."""
+        return 2 if self.reading.guidance and self.reading.guidance.scale != 1.0 else 1
+
+    def guided(
+        self,
+        scale: float,
+        cond: Cond | None = None,
+        uncond: Cond | None = None,
+        *,
+        rescale: float = 0.0,
+        interval: tuple[float, float] | None = None,
+    ) -> Model:
+        """Classifier-free guidance: uncond + scale (cond - uncond); scale 1 is the conditional model (Ho, Salimans 2022).
+
+        ``rescale`` pulls the standard deviation of each sample back to the conditional one's (Lin et al. 2024, eq. 16),
+        ``interval`` = (t_low, t_high) guides only there (Kynkaanniemi et al. 2024).
+        """
+        if scale != 1.0 and uncond is None:
+            raise OdesolveError("guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes")
+        if not 0.0 <= rescale <= 1.0:
+            raise OdesolveError(f"rescale={rescale}: give a number from 0 (off) to 1")
+        out = copy.copy(self)
+        out.cond = {**self.cond, **(cond or {})}
+        out._uncond = {**self.cond, **(uncond or {})}
+        out.reading = replace(self.reading, guidance=Guidance(float(scale), interval), mix=None)
+        if rescale and scale != 1.0:
+            out.functions = {**self.functions, "cfg_rescale": transforms.CFGRescale(float(scale), float(rescale))}
+            out.reading = replace(out.reading, mix="cfg_rescale")
+        return out
+
+    def classifier_guided(self, log_prob: Callable[..., Tensor], scale: float = 1.0) -> Model:
+        """Classifier guidance: the noise prediction shifted by -scale sigma grad log p(y|x) (Dhariwal and Nichol 2021).
+
+        ``log_prob(x, t)`` gives shape (B,): log p(y | x_t), at the state itself and the network's time.
+        """
+        out = copy.copy(self)
+        out._classifier = log_prob
+        out.reading = replace(self.reading, classifier=float(scale))
+        return out
+
+    def data(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Data prediction E[x0 | x_t = x]; t is a number or shape (B,)."""
+        return self._predict(x, t, "data")
+
+    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Noise prediction E[eps | x_t = x]."""
+        return self._predict(x, t, "noise")
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Score, the gradient of log p_t at x."""
+        return self._predict(x, t, "score")
+
+    def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """Velocity dx/dt of the probability-flow ODE in the path's time."""
+        return self._predict(x, t, "velocity")
+
+    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """v-prediction alpha eps - sigma x0 (Salimans and Ho 2022)."""
+        return self._predict(x, t, "v")
+
+    def network_times(self, t: Tensor) -> Tensor:
+        """What the network gets for the path times t (any shape)."""
+        if callable(self.time):
+            return self.time(self.path, t)
+        if self.time == "index":
+            steps = self.path.training_steps
+            if steps is None:
+                raise OdesolveError("time='index' needs a path with a table of training times: use paths.Discrete(...)")
+            return t * steps - 1
+        if self.time == "sigma":
+            return self.path.rho(t)
+        if self.time == "c_noise":
+            return -0.25 * self.path.lam(t)
+        return t * self.time_scale
+
+    def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]:
+        """One time argument of shape (B,) for each path time, on the device of x and in float32 (float64 for float64)."""
+        t = self.network_times(torch.tensor(list(times), dtype=torch.float64))
+        t = t.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        return list(t.unsqueeze(1).expand(-1, x.shape[0]).unbind(0))
+
+    def reading_for(self, dtype: torch.dtype) -> Reading:
+        """The reading for a state of this dtype."""
+        return replace(self.reading, cast=self.dtype not in (None, dtype))
+
+    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
+        """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state."""
+        out: list[Tensor] = []
+        if "uncond" in branches and _stackable(self.cond, self._uncond or {}, x_in.shape[0]):
+            out = self._stacked(x_in, t)
+        else:
+            conds = {"cond": self.cond, "uncond": self._uncond or {}}
+            out = [self._checked(self.net(x_in, t, **conds[b]), state) for b in branches if b in conds]
+        if "classifier" in branches:
+            out.append(self._checked(self._gradient(state, t), state))
+        return out
+
+    def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
+        uncond = self._uncond or {}
+        cond = {k: torch.cat([v, uncond[k]]) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
+        twice = torch.cat([x, x])
+        return list(self._checked(self.net(twice, torch.cat([t, t]), **cond), twice).chunk(2))
+
+    def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
+        assert self._classifier is not None
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self._classifier(leaf, t).sum(), leaf)
+        return gradient
+
+    def _checked(self, out: Tensor, x: Tensor) -> Tensor:
+        if not isinstance(out, Tensor):
+            raise OdesolveError(f"the network returned {type(out).__name__}: wrap it so that it returns the tensor alone")
+        if out.shape != x.shape:
+            given = f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}"
+            raise OdesolveError(f"{given}: wrap it so that both agree (drop a learned variance with out[:, :channels])")
+        if not out.is_floating_point():
+            raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")
+        if out.dtype == torch.float64 and x.dtype == torch.float32:
+            raise OdesolveError("the network returned float64 for a float32 state: give float64 noise, or cast its output")
+        return out
+
+    def _predict(self, x: Tensor, t: float | Tensor, want: str) -> Tensor:
+        t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)
+        t = t.expand(x.shape[0]) if t.dim() == 0 else t
+        if t.shape != (x.shape[0],):
+            raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {x.shape[0]}: give a number or shape (B,)")
+        reading = self.reading_for(x.dtype)
+        column = (-1, *[1] * (x.dim() - 1))
+
+        def shaped(c: Any) -> Any:
+            return c.to(x.dtype).reshape(column) if isinstance(c, Tensor) else c
+
+        x_in = (x * shaped(reading.c_in(self.path, t))).to(self.dtype or x.dtype)
+        branches = self._branches(float(t.flatten()[0]) if reading.guidance and reading.guidance.interval else 0.0)
+        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(x.dtype), list(branches))]
+        output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
+        if reading.mix and "uncond" in branches:
+            output = self.functions[reading.mix](raw[0], raw[1], t)
+        gradient = raw[-1] if reading.classifier else None
+        return self._converted(x, t, output, gradient, want, shaped)  # type: ignore[arg-type]
+
+    def _branches(self, t: float) -> dict[str, float]:
+        branches = dict(self.reading.guidance.weights(t)) if self.reading.guidance else {"cond": 1.0}
+        return {**branches, "classifier": 0.0} if self.reading.classifier else branches
+
+    def _converted(self, x, t, output, gradient, want, shaped) -> Tensor:
+        given, sigma_data = self.predicts, self.reading.sigma_data
+        if self.reading.applies:
+            kx, kf = self.path.convert(t, given, "data", sigma_data)
+            output, given = shaped(kx) * x + shaped(kf) * output, "data"
+        if gradient is not None:
+            # eps <- eps - scale sigma grad, carried to whatever the output is: linear, so exact in every prediction.
+            shift = self.reading.classifier * self.path.sigma(t) * self.path.convert(t, "noise", given, sigma_data)[1]
+            output = output - shaped(shift) * gradient
+        for name in self.reading.applies:
+            output = self.functions[name](output, t)
+        kx, kf = self.path.convert(t, given, want, sigma_data)
+        return shaped(kx) * x + shaped(kf) * output if given != want else output
+
+
+def _default_time(path: Path, predicts: str) -> str:
+    if predicts == "edm":
+        return "c_noise"
+    return "index" if path.training_steps is not None else "t"
+
+
+def _parameter_dtype(net: Any) -> torch.dtype | None:
+    if isinstance(net, torch.nn.Module):
+        for p in net.parameters():
+            if p.is_floating_point():
+                return p.dtype
+    return None
+
+
+def _stackable(cond: Cond, uncond: Cond, batch: int) -> bool:
+    """Whether both branches fit one call: the same keywords, tensors of one shape with the batch first, equal others."""
+    if cond.keys() != uncond.keys():
+        return False
+    for k, v in cond.items():
+        w = uncond[k]
+        if isinstance(v, Tensor) and isinstance(w, Tensor):
+            if v.shape != w.shape or v.dtype != w.dtype or v.dim() == 0 or v.shape[0] != batch:
+                return False
+        elif v is not w:
+            return False
+    return True
+

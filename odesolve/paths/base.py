@@ -1,0 +1,259 @@
+"""Probability paths x_t = alpha(t) x0 + sigma(t) eps, and every conversion between what networks predict on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+
+PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
+Time = float | Tensor
+
+
+class Point(NamedTuple):
+    """A path at one time, as Python floats: what a solver reads when it writes a row."""
+
+    t: float
+    alpha: float
+    sigma: float
+    dalpha: float
+    dsigma: float
+    lam: float
+
+    @property
+    def rho(self) -> float:
+        """Noise to signal ratio sigma/alpha (the EDM "sigma")."""
+        return self.sigma / self.alpha if self.alpha > 0 else float("inf")
+
+
+def as_time(t: Time) -> Tensor:
+    """t as a tensor of at least float32; Python numbers become float64."""
+    if not isinstance(t, Tensor):
+        return torch.as_tensor(t, dtype=torch.float64)
+    return t if t.dtype in (torch.float32, torch.float64) else t.to(torch.float32)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A Gaussian probability path; data at t = 0, noise at t = ``t_max``.
+
+    All functions of time take a float or a tensor of any shape and return a tensor of that shape (float64 for a float).
+    ``t_min`` is where grids that are uniform in log-SNR stop before the last step to the data end, ``t_clip`` where they
+    begin after the first step when the log-SNR at ``t_max`` is infinite.
+    """
+
+    t_max: ClassVar[float] = 1.0
+    t_min: ClassVar[float] = 1e-3
+    t_clip: ClassVar[float | None] = None
+    family: ClassVar[str] = "diffusion"
+
+    def alpha(self, t: Time) -> Tensor:
+        """Signal scale alpha(t)."""
+        raise NotImplementedError
+
+    def sigma(self, t: Time) -> Tensor:
+        """Noise scale sigma(t)."""
+        raise NotImplementedError
+
+    def dalpha(self, t: Time) -> Tensor:
+        """Time derivative of alpha."""
+        return self.f(t) * self.alpha(t)
+
+    def dsigma(self, t: Time) -> Tensor:
+        """Time derivative of sigma; infinite where sigma leaves 0 like a square root."""
+        s = self.sigma(t)
+        return 0.5 * self.g2(t) / s + self.f(t) * s
+
+    def lam(self, t: Time) -> Tensor:
+        """Half log-SNR lambda = log(alpha/sigma), decreasing from data to noise."""
+        return torch.log(self.alpha(t)) - torch.log(self.sigma(t))
+
+    def t_of_lam(self, lam: Time) -> Tensor:
+        """Time at which the half log-SNR is ``lam``."""
+        raise NotImplementedError
+
+    def f(self, t: Time) -> Tensor:
+        """Linear drift coefficient f = alpha'/alpha of the forward SDE dx = f x dt + g dW."""
+        return self.dalpha(t) / self.alpha(t)
+
+    def g2(self, t: Time) -> Tensor:
+        """Squared diffusion g^2 = d(sigma^2)/dt - 2 f sigma^2 of the forward SDE."""
+        s = self.sigma(t)
+        return 2 * s * (self.dsigma(t) - self.f(t) * s)
+
+    def g(self, t: Time) -> Tensor:
+        """Diffusion coefficient of the forward SDE."""
+        return torch.sqrt(self.g2(t))
+
+    def rho(self, t: Time) -> Tensor:
+        """Noise to signal ratio sigma/alpha = exp(-lambda)."""
+        return torch.exp(-self.lam(t))
+
+    def t_of_rho(self, rho: Time) -> Tensor:
+        """Time at which sigma/alpha is ``rho``."""
+        return self.t_of_lam(-torch.log(as_time(rho)))
+
+    def start_std(self, t: float) -> float:
+        """Standard deviation of the noise that a solve starting at t begins with: sigma, or 1 on unit-variance paths."""
+        return float(self.sigma(t))
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior that sampling starts from."""
+        return self.start_std(self.t_noise)
+
+    @property
+    def t_noise(self) -> float:
+        """Time of the noise end."""
+        return self.t_max
+
+    @property
+    def t_data(self) -> float:
+        """Time of the data end."""
+        return 0.0
+
+    @property
+    def training_steps(self) -> int | None:
+        """Number of discrete training times (they lie at i / training_steps), or None for continuous time."""
+        return None
+
+    def flipped(self) -> Path:
+        """The same path with time reversed: noise at 0 and data at ``t_max``, as flow-matching papers write it."""
+        return Flipped(self)
+
+    def points(self, times) -> list[Point]:
+        """The path at each of the given times, in float64 on the host."""
+        t = torch.as_tensor(times, dtype=torch.float64).reshape(-1)
+        columns = (t, self.alpha(t), self.sigma(t), self.dalpha(t), self.dsigma(t), self.lam(t))
+        return [Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)]
+
+    def point(self, t: float) -> Point:
+        """The path at one time."""
+        return self.points([t])[0]
+
+    def spec(self) -> dict:
+        """Name and parameters as plain values, for JSON."""
+        return {"name": type(self).__name__, **dataclasses.asdict(self)}
+
+    def rows(self, t: Time, prediction: str, sigma_data: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+        """(c0, c1, s) with s * F = c0 * x0 + c1 * eps for what a network of this kind predicts.
+
+        The scale s keeps c0 and c1 finite where F itself is not (the score at sigma = 0, the velocity where sigma' is
+        infinite).
+        """
+        a, s = self.alpha(t), self.sigma(t)
+        one, zero = torch.ones_like(a), torch.zeros_like(a)
+        if prediction == "data":
+            return one, zero, one
+        if prediction == "noise":
+            return zero, one, one
+        if prediction == "v":
+            return -s, a, one
+        if prediction == "score":
+            return zero, -one, s
+        if prediction == "edm":
+            r = torch.hypot(s, a * sigma_data)
+            return s / (sigma_data * r), -a * sigma_data / r, one
+        if prediction == "velocity":
+            da, ds = self.dalpha(t), self.dsigma(t)
+            steep = torch.isinf(ds)
+            return torch.where(steep, zero, da), torch.where(steep, one, ds), torch.where(steep, zero, one)
+        raise unknown("prediction", prediction, PREDICTIONS)
+
+    def convert(self, t: Time, given: str, want: str, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+        """(k_x, k_F) with ``want`` = k_x * x + k_F * F for a network output F that predicts ``given``.
+
+        One 2x2 system, [x; s F] = [[alpha, sigma], [c0, c1]] [x0; eps], inverted once. Entries are infinite or NaN only
+        where the quantity itself is undetermined (noise at sigma = 0 from data, data at alpha = 0 from noise).
+        """
+        if given == want:
+            a = self.alpha(t)
+            return torch.zeros_like(a), torch.ones_like(a)
+        a, s = self.alpha(t), self.sigma(t)
+        c0, c1, scale = self.rows(t, given, sigma_data)
+        w0, w1, wanted_scale = self.rows(t, want, sigma_data)
+        det = (a * c1 - s * c0) * wanted_scale
+        return (w0 * c1 - w1 * c0) / det, scale * (a * w1 - s * w0) / det
+
+
+@dataclass(frozen=True)
+class Flipped(Path):
+    """A path seen with time reversed (s = t_max - t): noise at s = 0, data at s = t_max; velocities change sign."""
+
+    base: Path
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.base.family
+
+    @property
+    def t_max(self) -> float:  # type: ignore[override]
+        return self.base.t_max
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        return self.base.t_max - self.base.t_min
+
+    @property
+    def t_clip(self) -> float | None:  # type: ignore[override]
+        return None if self.base.t_clip is None else self.base.t_max - self.base.t_clip
+
+    @property
+    def t_noise(self) -> float:
+        return 0.0
+
+    @property
+    def t_data(self) -> float:
+        return self.base.t_max
+
+    @property
+    def training_steps(self) -> int | None:
+        return self.base.training_steps
+
+    def start_std(self, t: float) -> float:
+        return self.base.start_std(self.base.t_max - t)
+
+    def _t(self, s: Time) -> Tensor:
+        return self.base.t_max - as_time(s)
+
+    def alpha(self, t: Time) -> Tensor:
+        return self.base.alpha(self._t(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return self.base.sigma(self._t(t))
+
+    def dalpha(self, t: Time) -> Tensor:
+        return -self.base.dalpha(self._t(t))
+
+    def dsigma(self, t: Time) -> Tensor:
+        return -self.base.dsigma(self._t(t))
+
+    def lam(self, t: Time) -> Tensor:
+        return self.base.lam(self._t(t))
+
+    def f(self, t: Time) -> Tensor:
+        return -self.base.f(self._t(t))
+
+    def g2(self, t: Time) -> Tensor:
+        """Squared diffusion of the base path's SDE (non-negative; the SDE itself runs in the base path's time)."""
+        return self.base.g2(self._t(t))
+
+    def t_of_lam(self, lam: Time) -> Tensor:
+        return self.base.t_max - self.base.t_of_lam(lam)
+
+    def flipped(self) -> Path:
+        return self.base
+
+    def spec(self) -> dict:
+        return {"name": "Flipped", "base": self.base.spec()}
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise an OdesolveError with this message unless the condition holds."""
+    if not condition:
+        raise OdesolveError(message)

@@ -1,0 +1,118 @@
+"""Paths given by a table of cumulative alphas, as DDPM and Stable Diffusion were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from odesolve.paths.base import Path, Time, as_time, require
+
+
+@dataclass(frozen=True, init=False)
+class Discrete(Path):
+    """A variance-preserving path through a table of N cumulative products, alpha_i^2 = ``alphas_cumprod[i-1]``.
+
+    Training time i (1..N) lies at t = i/N, the data at t = 0, and log(alpha) is interpolated linearly between them, so
+    that the path is continuous and passes through every trained level. A network that was trained with indices 0..N-1
+    sees t N - 1. Products below 2^-24 (a zero terminal SNR) are raised to it, so that the log-SNR stays finite.
+    """
+
+    digest: str
+    label: str
+    _log_alpha: Tensor = field(compare=False, repr=False)
+
+    def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table"):
+        table = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64).reshape(-1)
+        require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
+        table = table.clamp_min(2.0**-24)
+        falls = bool((table[1:] < table[:-1]).all()) and float(table[0]) < 1
+        require(falls, "alphas_cumprod must fall strictly from below 1 towards 0: give cumprod(1 - betas)")
+        self._set(0.5 * torch.log(table), label)
+
+    def _set(self, log_alpha: Tensor, label: str) -> None:
+        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        object.__setattr__(self, "_log_alpha", values)
+        object.__setattr__(self, "digest", hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16])
+        object.__setattr__(self, "label", label)
+
+    @classmethod
+    def from_betas(cls, betas: Sequence[float] | Tensor, label: str = "table") -> Discrete:
+        """The path of per-step noise rates beta_1..beta_N (log1p keeps the small ones exact)."""
+        b = torch.as_tensor(betas).detach().to("cpu", torch.float64).reshape(-1)
+        require(bool(((b > 0) & (b < 1)).all()) and b.numel() > 0, "betas must lie strictly between 0 and 1")
+        path = cls.__new__(cls)
+        path._set((0.5 * torch.cumsum(torch.log1p(-b), 0)).clamp_min(-8.317766166719343), label)
+        return path
+
+    @classmethod
+    def ddpm(cls) -> Discrete:
+        """DDPM's table: beta linear from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020)."""
+        return cls.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), "ddpm")
+
+    @classmethod
+    def stable_diffusion(cls) -> Discrete:
+        """Stable Diffusion's table: sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) in 1000 steps."""
+        root = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
+        return cls.from_betas(root**2, "stable_diffusion")
+
+    @property
+    def training_steps(self) -> int:
+        return self._log_alpha.numel() - 1
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The table itself, float64, shape (N,)."""
+        return torch.exp(2 * self._log_alpha[1:])
+
+    def _segment(self, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        t = as_time(t)
+        table = self._log_alpha.to(t.device, t.dtype)
+        position = t * self.training_steps
+        left = position.detach().ceil().long().sub(1).clamp(0, self.training_steps - 1)
+        slope = table[left + 1] - table[left]
+        # The node value is exact at its own time: count from the right node, where trained times lie.
+        return table[left + 1], slope, position - (left + 1)
+
+    def log_alpha(self, t: Time) -> Tensor:
+        """log(alpha), piecewise linear in t."""
+        right, slope, offset = self._segment(t)
+        return right + slope * offset
+
+    def start_std(self, t: float) -> float:
+        return 1.0
+
+    def alpha(self, t: Time) -> Tensor:
+        return torch.exp(self.log_alpha(t))
+
+    def sigma(self, t: Time) -> Tensor:
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t))).abs()  # sqrt(-0.0) is -0.0, and 1/-0.0 is -inf
+
+    def f(self, t: Time) -> Tensor:
+        return self._segment(t)[1] * self.training_steps
+
+    def g2(self, t: Time) -> Tensor:
+        return -2 * self.f(t)
+
+    def lam(self, t: Time) -> Tensor:
+        log_alpha = self.log_alpha(t)
+        return log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))
+
+    def t_of_lam(self, lam: Time) -> Tensor:
+        lam = as_time(lam)
+        target = -0.5 * torch.nn.functional.softplus(-2 * lam, threshold=1e9)
+        table = self._log_alpha.to(lam.device, lam.dtype)
+        right = torch.searchsorted(-table, -target.detach().contiguous()).clamp(1, self.training_steps)
+        fraction = (target - table[right]) / (table[right] - table[right - 1])
+        return (right + fraction) / self.training_steps
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        return 1 / self.training_steps
+
+    def spec(self) -> dict:
+        return {"name": "Discrete", "label": self.label, "digest": self.digest}

@@ -1,0 +1,216 @@
+"""Problems with known answers: Gaussians and Gaussian mixtures, whose score, flow and density are exact on every path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.lower import Reading
+from odesolve.models import Model
+from odesolve.paths import Path
+
+Time = float | Tensor
+
+
+class Mixture:
+    """Data drawn from sum_k w_k N(m_k, C_k).
+
+    Args:
+        weights: shape (K,), made to sum to 1.
+        means: shape (K, ...); the rest is the shape of one sample.
+        std: standard deviation of every component (one number, or shape (K,)) for isotropic covariances,
+        cov: or covariances of shape (K, D, D), D the size of one sample.
+    """
+
+    def __init__(self, weights, means, *, std: float | Sequence[float] | Tensor | None = None, cov=None):
+        means = torch.as_tensor(means, dtype=torch.float64)
+        self.event = tuple(means.shape[1:])
+        self.means = means.reshape(means.shape[0], -1)
+        w = torch.as_tensor(weights, dtype=torch.float64)
+        if w.shape != (self.means.shape[0],) or not bool((w > 0).all()):
+            raise OdesolveError(f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive weight each")
+        if (std is None) == (cov is None):
+            raise OdesolveError("give either std= or cov=")
+        self.log_weights = torch.log(w / w.sum())
+        count, dim = self.means.shape
+        if cov is None:
+            self.variances = (torch.as_tensor(std, dtype=torch.float64) ** 2).expand(count)[:, None]
+            self.vectors = None
+        else:
+            cov = torch.as_tensor(cov, dtype=torch.float64)
+            if cov.shape != (count, dim, dim):
+                raise OdesolveError(f"cov has shape {tuple(cov.shape)}: give ({count}, {dim}, {dim})")
+            self.variances, self.vectors = torch.linalg.eigh(cov)
+            if not bool((self.variances > 0).all()):
+                raise OdesolveError("a covariance is not positive definite: add a small multiple of the identity")
+        self._cache: dict[tuple, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
+
+    @property
+    def dim(self) -> int:
+        """Size of one sample."""
+        return self.means.shape[1]
+
+    @property
+    def data_std(self) -> float:
+        """Standard deviation of the data around their mean, over all coordinates."""
+        w = self.log_weights.exp()
+        mean = w @ self.means
+        spread = ((self.means - mean) ** 2).mean(1) + self.variances.mean(1)
+        return math.sqrt(float(w @ spread))
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """n exact samples of the data, float64, shape (n, ...)."""
+        g = torch.Generator().manual_seed(seed)
+        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=g)
+        z = torch.randn(n, self.dim, dtype=torch.float64, generator=g) * self.variances[k].sqrt()
+        if self.vectors is not None:
+            z = torch.einsum("nij,nj->ni", self.vectors[k], z)
+        return (self.means[k] + z).reshape(n, *self.event)
+
+    def data(self, x: Tensor, path: Path, t: Time) -> Tensor:
+        """Posterior mean E[x0 | x_t = x]; finite at both ends of every path."""
+        return self._posterior(x, path, t)[0].reshape(x.shape)
+
+    def noise(self, x: Tensor, path: Path, t: Time) -> Tensor:
+        """Posterior mean E[eps | x_t = x]."""
+        return -(self._scale(path.sigma, x, t) * self._posterior(x, path, t)[1]).reshape(x.shape)
+
+    def score(self, x: Tensor, path: Path, t: Time) -> Tensor:
+        """Gradient of log p_t at x."""
+        return self._posterior(x, path, t)[1].reshape(x.shape)
+
+    def velocity(self, x: Tensor, path: Path, t: Time) -> Tensor:
+        """Marginal velocity E[alpha' x0 + sigma' eps | x_t = x]."""
+        return self._predict(x, path, t, "velocity")
+
+    def log_prob(self, x: Tensor, path: Path | None = None, t: Time = 0.0) -> Tensor:
+        """Log-density in nats of the path's marginal at time t (of the data themselves without a path), shape (B,)."""
+        flat = x.reshape(x.shape[0], -1)
+        a = s = None
+        if path is not None:
+            a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
+        logits, *_ = self._components(flat, a, s)
+        return torch.logsumexp(logits, 1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def solution(self, x: Tensor, path: Path, t: float, r: float) -> Tensor:
+        """The exact probability-flow map from time t to r of a single Gaussian. Raises OdesolveError for a mixture."""
+        if self.means.shape[0] != 1:
+            raise OdesolveError("a mixture's flow has no closed form: integrate it, as ode.profile does for its reference")
+        p, q = path.points([t, r])
+        mean, var = self.means[0].to(x), self.variances[0].to(x)
+        ratio = torch.sqrt((q.alpha**2 * var + q.sigma**2) / (p.alpha**2 * var + p.sigma**2))
+        z = x.reshape(x.shape[0], -1) - p.alpha * mean
+        if self.vectors is not None:
+            v = self.vectors[0].to(x)
+            z = ((z @ v) * ratio) @ v.T
+        else:
+            z = z * ratio
+        return (q.alpha * mean + z).reshape(x.shape)
+
+    def model(self, path: Path, predicts: str = "data", **options) -> Model:
+        """The exact network of this problem on a path, with any prediction type, as an ``ode.Model``."""
+        sigma_data = options.get("sigma_data", 0.5)
+        edm = predicts == "edm"
+
+        def net(x: Tensor, t: Tensor) -> Tensor:
+            if edm:  # undo the input scaling and c_noise = log(rho) / 4
+                t = path.t_of_lam(-4 * t)
+                x = x / _column(Reading("edm", sigma_data, "edm").c_in(path, t), x)  # type: ignore[arg-type]
+            return self._predict(x, path, t, predicts, sigma_data)
+
+        return Model(net, path, predicts, **{"time": "c_noise" if edm else "t", **options})
+
+    def _predict(self, x: Tensor, path: Path, t: Time, predicts: str, sigma_data: float = 0.5) -> Tensor:
+        data, score = self._posterior(x, path, t)
+        if predicts == "score":
+            return score.reshape(x.shape)
+        eps = -self._scale(path.sigma, x, t) * score
+        c0, c1, scale = path.rows(self._time(x, t), predicts, sigma_data)
+        return (_flat(c0 / scale, x) * data + _flat(c1 / scale, x) * eps).reshape(x.shape)
+
+    def _time(self, x: Tensor, t: Time) -> Tensor:
+        t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)
+        return t.expand(x.shape[0])
+
+    def _scale(self, f, x: Tensor, t: Time) -> Tensor:
+        return _flat(f(self._time(x, t)), x)
+
+    def _posterior(self, x: Tensor, path: Path, t: Time) -> tuple[Tensor, Tensor]:
+        """(E[x0 | x], score), each of shape (B, D)."""
+        flat = x.reshape(x.shape[0], -1)
+        a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
+        logits, z, v, means, vectors, variances = self._components(flat, a, s)
+        r = torch.softmax(logits, 1)
+        if z is None:  # one variance for all components: everything is linear in the mean of the nearest ones
+            mean = r @ means
+            gap = flat - a * mean
+            return mean + (a * variances[0] / v) * gap, -gap / v
+        score = -(r[..., None] * _rotate(z / v, vectors)).sum(1)
+        shift = _rotate((a[..., None] * variances / v) * z, vectors)
+        return (r[..., None] * (means + shift)).sum(1), score
+
+    def _components(self, flat: Tensor, a: Tensor | None, s: Tensor | None):
+        """Log joint density of x with each component (without the constant), and what posterior means need."""
+        log_w, means, variances, vectors = self._tensors(flat)
+        a = torch.ones_like(flat[:, :1]) if a is None else a
+        s = torch.zeros_like(flat[:, :1]) if s is None else s
+        if vectors is None and bool((variances == variances[0]).all()):
+            v = a**2 * variances[0] + s**2
+            square = (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
+            return log_w - 0.5 * square / v - 0.5 * self.dim * torch.log(v), None, v, means, None, variances
+        z = flat[:, None] - a[..., None] * means
+        if vectors is not None:
+            z = torch.einsum("bki,kij->bkj", z, vectors)
+        v = (a[..., None] ** 2 * variances + s[..., None] ** 2).expand(z.shape)
+        logits = log_w - 0.5 * (z**2 / v).sum(2) - 0.5 * torch.log(v).sum(2)
+        return logits, z, v, means, vectors, variances
+
+    def _tensors(self, like: Tensor):
+        key = (like.dtype, like.device)
+        if key not in self._cache:
+            vectors = self.vectors.to(like) if self.vectors is not None else None
+            self._cache[key] = (*(v.to(like) for v in (self.log_weights, self.means, self.variances)), vectors)
+        return self._cache[key]
+
+
+def _rotate(z: Tensor, vectors: Tensor | None) -> Tensor:
+    return z if vectors is None else torch.einsum("bkj,kij->bki", z, vectors)
+
+
+def _flat(c: Tensor, x: Tensor) -> Tensor:
+    return c.to(x.dtype).reshape(-1, 1)
+
+
+def _column(c: Tensor, x: Tensor) -> Tensor:
+    return c.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
+    """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one sample."""
+    mean = torch.as_tensor(mean, dtype=torch.float64)
+    mean = mean.expand(shape) if shape else mean.reshape(-1) if mean.dim() == 0 else mean
+    if cov is not None:
+        cov = torch.as_tensor(cov, dtype=torch.float64)[None]
+    return Mixture([1.0], mean[None], std=None if cov is not None else (1.0 if std is None else std), cov=cov)
+
+
+def mixture(weights, means, std=None, cov=None) -> Mixture:
+    """A Gaussian mixture: weights (K,), means (K, ...), and std (a number or (K,)) or cov (K, D, D)."""
+    return Mixture(weights, means, std=std, cov=cov)
+
+
+def digits(std: float = 0.1) -> Mixture:
+    """A Gaussian of this standard deviation on each of scikit-learn's 1797 handwritten digits: (1, 8, 8), pixels in [-1, 1].
+
+    Raises ImportError with the install line if scikit-learn is missing.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as e:
+        raise ImportError("problems.digits needs scikit-learn: pip install 'odesolve[digits]'") from e
+    images = torch.from_numpy(load_digits().images) / 8 - 1
+    return Mixture([1.0] * len(images), images[:, None], std=std)

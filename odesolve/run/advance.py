@@ -1,0 +1,155 @@
+"""The pure core of every executor: a cursor that waits at a network call, and the move to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import combine
+from odesolve.lower import Block, Call, Program, Transform
+
+Functions = Mapping[str, Callable[..., Tensor]]
+Buffers = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A solve that waits at ``program.ops[position]``, a network call, or is done; ``slots`` holds the live values.
+
+    ``dtypes`` are the state's and the network input's.
+    """
+
+    program: Program
+    position: int
+    slots: tuple[Tensor | None, ...]
+    dtypes: tuple[torch.dtype, torch.dtype]
+
+    @property
+    def done(self) -> bool:
+        """Whether the plan is finished."""
+        return self.position == len(self.program.ops)
+
+    @property
+    def call(self) -> Call:
+        """The pending network call."""
+        op = self.program.ops[self.position]
+        assert isinstance(op, Call)
+        return op
+
+    @property
+    def input(self) -> Tensor:
+        """What the network is to be called with, scaled and cast."""
+        return self._value(self.call.input)
+
+    @property
+    def state(self) -> Tensor:
+        """The state at which the network is called, in the state's dtype."""
+        return self._value(self.call.state)
+
+    @property
+    def result(self) -> Tensor:
+        """The final state of a solve that is done."""
+        return self._value(self.program.result)
+
+    def _value(self, slot: int) -> Tensor:
+        value = self.slots[slot]
+        assert value is not None
+        return value
+
+    def state_dict(self) -> dict:
+        """Everything needed to go on later, as plain values and tensors (copies)."""
+        slots = {i: s.clone() for i, s in enumerate(self.slots) if s is not None}
+        dtypes = [str(d).removeprefix("torch.") for d in self.dtypes]
+        plan = {"plan": self.program.plan.to_json(), "observe": self.program.observe}
+        return {**plan, "position": self.position, "slots": slots, "dtypes": dtypes}
+
+    @classmethod
+    def load(cls, program: Program, saved: Mapping) -> Cursor:
+        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError if the plan is another."""
+        if saved["plan"] != program.plan.to_json() or saved["observe"] != program.observe:
+            raise OdesolveError("this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does")
+        slots: list[Tensor | None] = [None] * program.slots
+        for i, value in saved["slots"].items():
+            slots[int(i)] = value.clone()
+        return cls(program, saved["position"], tuple(slots), (getattr(torch, saved["dtypes"][0]), getattr(torch, saved["dtypes"][1])))
+
+
+def begin(
+    program: Program,
+    x: Tensor,
+    network_dtype: torch.dtype | None = None,
+    functions: Functions | None = None,
+    buffers: Buffers | None = None,
+) -> Cursor:
+    """A cursor at the first network call, from the start state x (copied; its dtype is the state's)."""
+    slots: list[Tensor | None] = [None] * program.slots
+    slots[program.start] = x.detach().clone(memory_format=torch.preserve_format)
+    return _run(program, 0, slots, (x.dtype, network_dtype or x.dtype), functions, buffers)
+
+
+def advance(
+    cursor: Cursor, outputs: Sequence[Tensor], functions: Functions | None = None, buffers: Buffers | None = None
+) -> Cursor:
+    """The cursor at the next network call, given what the network answered to this one (one tensor a branch).
+
+    Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots`` entries, None at first)
+    each slot's memory is used again and the old cursor is spent.
+    """
+    call = cursor.call
+    slots = list(cursor.slots)
+    for slot, value in zip(call.outputs, outputs, strict=True):
+        slots[slot] = value
+    for slot in cursor.program.frees[cursor.position]:
+        slots[slot] = None
+    return _run(cursor.program, cursor.position + 1, slots, cursor.dtypes, functions, buffers)
+
+
+def _run(
+    program: Program,
+    position: int,
+    slots: list[Tensor | None],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    functions: Functions | None,
+    buffers: Buffers | None,
+) -> Cursor:
+    ops = program.ops
+    while position < len(ops):
+        op = ops[position]
+        if isinstance(op, Call):
+            break
+        if isinstance(op, Block):
+            _block(op, slots, dtypes, buffers)
+        else:
+            _transform(op, slots, functions or {})
+        for slot in program.frees[position]:
+            slots[slot] = None
+        position += 1
+    return Cursor(program, position, tuple(slots), dtypes)
+
+
+def _block(op: Block, slots: list[Tensor | None], dtypes: tuple, buffers: Buffers | None) -> None:
+    ins = [slots[i] for i in op.ins]
+    outs = []
+    for slot, cast in zip(op.outs, op.cast, strict=True):
+        out = buffers[slot] if buffers is not None else None
+        if out is None:
+            out = torch.empty_like(ins[0], dtype=dtypes[cast])  # type: ignore[arg-type]
+            if buffers is not None:
+                buffers[slot] = out
+        outs.append(out)
+    combine(outs, ins, op.weights, op.base)  # type: ignore[arg-type]
+    for slot, out in zip(op.outs, outs, strict=True):
+        slots[slot] = out
+
+
+def _transform(op: Transform, slots: list[Tensor | None], functions: Functions) -> None:
+    inputs = [slots[i] for i in op.inputs]
+    out = functions[op.fn](*inputs, op.t)
+    # A function that works in place returns memory whose slot is about to be given away.
+    if any(out.data_ptr() == x.data_ptr() for x in inputs if x is not None):
+        out = out.clone()
+    slots[op.output] = out

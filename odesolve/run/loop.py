@@ -1,0 +1,86 @@
+"""The plain loop: call the network, advance, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve.lower import Program
+from odesolve.run.advance import Cursor, Functions, advance, begin
+
+
+class Network(Protocol):
+    """What a driver needs of a model."""
+
+    dtype: torch.dtype | None
+    functions: Functions
+
+    def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]: ...
+
+    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step of ``ode.iterate``: ``x`` is the state at time ``t``, ``data`` the last data prediction.
+
+    Both stay valid after later steps. ``cursor`` can be saved and resumed.
+    """
+
+    index: int
+    t: float
+    x: Tensor
+    data: Tensor | None
+    cursor: Cursor
+
+
+def run(program: Program, model: Network, x: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Run a program from the start state x; no memory of the state's size is taken after the first steps."""
+    cursor, buffers = _start(program, model, x)
+    return _loop(cursor, model, buffers, progress)
+
+
+def resume(cursor: Cursor, model: Network, progress: Callable[[int], None] | None = None) -> Tensor:
+    """Finish a solve from a cursor; bitwise the solve that was never interrupted."""
+    return _loop(cursor, model, [None] * cursor.program.slots, progress)
+
+
+@torch.no_grad()
+def _loop(cursor: Cursor, model: Network, buffers: list, progress: Callable[[int], None] | None) -> Tensor:
+    if cursor.done:
+        return cursor.result
+    times = model.times_for(cursor.program.times, cursor.state)
+    functions = model.functions
+    while not cursor.done:
+        call = cursor.call
+        outputs = model.evaluate(cursor.input, cursor.state, times[call.index], call.branches)
+        cursor = advance(cursor, outputs, functions, buffers)
+        if progress is not None:
+            progress(call.index)
+    return cursor.result
+
+
+@torch.no_grad()
+def _start(program: Program, model: Network, x: Tensor) -> tuple[Cursor, list]:
+    buffers: list[Tensor | None] = [None] * program.slots
+    return begin(program, x, model.dtype, model.functions, buffers), buffers
+
+
+def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
+    """Yield every finished step from this cursor on. Nothing is computed before it is asked for."""
+    program = cursor.program
+    marks = {m.position: m for m in program.marks}
+    times = model.times_for(program.times, cursor.state)
+    while not cursor.done:
+        call = cursor.call
+        with torch.no_grad():
+            outputs = model.evaluate(cursor.input, cursor.state, times[call.index], call.branches)
+            # No buffers: every step has memory of its own, so that what is yielded stays valid.
+            position, cursor = cursor.position, advance(cursor, outputs, model.functions)
+        for m in (marks[p] for p in range(position, cursor.position) if p in marks):
+            data = cursor.slots[m.data] if m.data is not None else None
+            yield Step(m.step, m.t, cursor.slots[m.state], data, cursor)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""Drawing samples: from a model and a sampler's name to a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from odesolve import grids, run
+from odesolve.defaults import default_grid, default_sampler
+from odesolve.errors import Diverged, OdesolveError
+from odesolve.lower import Program, lower
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import GridLike, SolverLike, plan as make_plan
+
+Noise = Tensor | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What ``ode.sample(..., full=True)`` returns.
+
+    ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t`` after ``steps`` steps.
+    """
+
+    x: Tensor
+    status: str
+    t: float
+    steps: int
+    nfe: int
+    plan: Plan
+
+
+def sample(
+    model: Model,
+    noise: Noise | None = None,
+    solver: SolverLike | None = None,
+    steps: int = 10,
+    grid: GridLike | None = None,
+    *,
+    seed: int | None = None,
+    state: Tensor | None = None,
+    plan: Plan | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    full: bool = False,
+    **options,
+) -> Tensor | Sample:
+    """Samples from a model: solves its probability-flow ODE from noise to data.
+
+    Args:
+        model: an ``ode.Model``.
+        noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a shape to draw it.
+        solver: a name from ``ode.solvers()``; by default the sampler measured best for this path and number of steps.
+        steps: number of steps; with the default sampler, of network evaluations.
+        grid: a name, a rule of ``odesolve.grids``, or the times themselves.
+        seed: seed of the noise that is drawn when ``noise`` is a shape.
+        state: a state at the grid's first time, instead of noise.
+        plan: a ready plan, instead of solver, steps and grid.
+        dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
+        device: where to draw noise given as a shape; by default the network's.
+        progress: show a bar; by default on solves longer than a second, on a terminal.
+        full: return a ``Sample`` with status and counts instead of raising on divergence.
+        options: ``afs`` and whatever the solver takes.
+
+    Returns the final state, in the state's dtype, or a ``Sample``.
+    Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
+    """
+    chosen = plan if plan is not None else _plan(model, solver, steps, grid, options)
+    x = _start(model, chosen, noise, state, seed, dtype, device)
+    program = lower(chosen, model.path, model.reading_for(x.dtype))
+    with _Bar(program, progress) as tick:
+        out = run.run(program, model, x, tick)
+    nfe = program.network_calls
+    if bool(torch.isfinite(out).all()):
+        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen) if full else out
+    last, t, done = _last_finite(chosen, model, x)
+    if full:
+        return Sample(last, "diverged", t, done, nfe, chosen)
+    raise Diverged(f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", last, t, done)
+
+
+def iterate(
+    model: Model,
+    noise: Noise | None = None,
+    solver: SolverLike | None = None,
+    steps: int = 10,
+    grid: GridLike | None = None,
+    *,
+    seed: int | None = None,
+    state: Tensor | None = None,
+    plan: Plan | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options,
+) -> Iterator[run.Step]:
+    """The same solve one step at a time: yields ``Step`` with x, data, t, index and a cursor that can be saved.
+
+    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
+    """
+    chosen = plan if plan is not None else _plan(model, solver, steps, grid, options)
+    x = _start(model, chosen, noise, state, seed, dtype, device)
+    program = lower(chosen, model.path, model.reading_for(x.dtype), observe=True)
+    with torch.no_grad():
+        cursor = run.begin(program, x, model.dtype, model.functions)
+    return run.iterate(cursor, model)
+
+
+def resume(model: Model, saved: Mapping) -> Tensor:
+    """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
+    restored = Plan.from_json(saved["plan"], model.path)
+    dtype = getattr(torch, saved["dtypes"][0])
+    program = lower(restored, model.path, model.reading_for(dtype), saved["observe"])
+    return run.resume(run.Cursor.load(program, saved), model)
+
+
+def invert(model: Model, x: Tensor, solver: SolverLike = "ddim", steps: int = 50, grid: GridLike | None = None, **options):
+    """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
+
+    x has shape (B, ...); the result is the state at the noise end. Divide by ``model.path.prior_std`` for unit noise.
+    """
+    chosen = _plan(model, solver, steps, grid, {**options, "reverse": True})
+    return sample(model, state=x, plan=chosen)
+
+
+def _plan(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict) -> Plan:
+    common = {"closed": closed(model), "snap": model.snap}
+    grid = None if grid is None else _reachable(model, grid)
+    if solver is None:
+        if options.keys() - {"reverse", "afs"}:
+            raise OdesolveError(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()")
+        return default_sampler(model.path, steps, grid, {**common, **options})
+    chosen = _reachable(model, default_grid(model.path, solver)) if grid is None else grid
+    return make_plan(solver, model.path, steps, chosen, **common, **options)
+
+
+def closed(model: Model) -> bool:
+    """Whether the network determines the velocity at the data end, so that a method may evaluate there."""
+    steep = not math.isfinite(float(model.path.dsigma(model.path.t_data)))
+    return not steep and not model.reading.applies and _determined(model, model.path.t_data, "velocity")
+
+
+def _determined(model: Model, t: float, quantity: str) -> bool:
+    weights = model.path.convert(t, model.predicts, quantity, model.reading.sigma_data)
+    return all(math.isfinite(float(w)) for w in weights)
+
+
+def _reachable(model: Model, grid: GridLike) -> grids.Grid:
+    """The grid, begun at the path's ``t_clip`` where the network says nothing at the noise end (noise at alpha = 0)."""
+    rule = grids.named(grid)
+    if rule.start is not None or model.path.t_clip is None or isinstance(rule, grids.Listed):
+        return rule
+    return rule if _determined(model, model.path.t_noise, "data") else replace(rule, start=model.path.t_clip)
+
+
+def _start(model, plan: Plan, noise, state, seed, dtype, device) -> Tensor:
+    if (noise is None) == (state is None):
+        raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
+    given = state if state is not None else noise
+    if not isinstance(given, Tensor):
+        given = _draw(model, given, seed, dtype, device)
+    if not given.is_floating_point() or given.dim() == 0:
+        raise OdesolveError(f"the start is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
+    wide = dtype or torch.promote_types(given.dtype, torch.float32)
+    if wide not in (torch.float32, torch.float64):
+        raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
+    x = given.to(wide)
+    if not bool(torch.isfinite(x).all()):
+        raise OdesolveError("the start holds NaN or infinity: give finite values")
+    return x if state is not None else x * model.path.start_std(plan.grid[0])
+
+
+def _draw(model, shape, seed, dtype, device) -> Tensor:
+    try:
+        size = [int(n) for n in shape]
+    except (TypeError, ValueError) as e:
+        raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
+    if device is None:
+        parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
+        device = parameter.device if parameter is not None else "cpu"
+    # Drawn on the host: one seed gives the same noise on every device.
+    generator = torch.Generator().manual_seed(seed if seed is not None else torch.seed())
+    return torch.randn(size, generator=generator, dtype=dtype or torch.float32).to(device)
+
+
+def _last_finite(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, float, int]:
+    """Solve again, looking at every step: only failed solves pay for the look."""
+    last = (x, plan.grid[0], 0)
+    for step in iterate(model, state=x, plan=plan):
+        if not bool(torch.isfinite(step.x).all()):
+            break
+        last = (step.x, step.t, step.index)
+    return last
+
+
+class _Bar:
+    """A progress bar that appears after a second of work."""
+
+    def __init__(self, program: Program, show: bool | None):
+        self.total, self.show = len(program.times), show
+
+    def __enter__(self) -> Callable[[int], None] | None:
+        self.bar = None
+        if self.show is False:
+            return None
+        from tqdm.auto import tqdm
+
+        disable = None if self.show is None else False
+        self.bar = tqdm(total=self.total, delay=0 if self.show else 1.0, disable=disable, leave=False, unit="call")
+        return None if self.bar.disable else lambda i: self.bar.update(1) and None
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+__all__ = ["Sample", "closed", "grids", "invert", "iterate", "resume", "sample"]

@@ -1,0 +1,104 @@
+"""Adams-Bashforth methods with exact variable-step weights, and iPNDM, which keeps the weights of equal steps."""
+
+from __future__ import annotations
+
+import math
+
+from odesolve import tableaus
+from odesolve.errors import OdesolveError
+from odesolve.paths import Point
+from odesolve.plan import Linear
+from odesolve.solvers.clocks import Clock, clock_named
+from odesolve.solvers.generator import first_order, moment_weights
+from odesolve.solvers.registry import solver
+from odesolve.solvers.runge_kutta import rk_step
+from odesolve.solvers.writer import Writer
+
+History = list[tuple[Point, Linear]]
+EQUAL_STEPS = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+# Order q needs starting values of local order q: the ramp 1, 2, ..., q gives only 2, so the first q - 2 steps are
+# Runge-Kutta steps of order q - 1 ("single"). The ramp is what peers do and costs no extra evaluation.
+STARTERS = {3: tableaus.MIDPOINT, 4: tableaus.HEUN3}
+
+
+def check_start(start: str) -> None:
+    """Raise OdesolveError unless start is "single" or "ramp"."""
+    if start not in ("single", "ramp"):
+        raise OdesolveError(
+            f"start={start!r}: choose 'single' (full order, extra evaluations at the start) or 'ramp' (orders 1, 2, ...)"
+        )
+
+
+def adams(w: Writer, *, order: int, clock: str, start: str) -> None:
+    """Adams-Bashforth of this order in the chosen clock, weights exact for the actual step sizes."""
+    check_start(start)
+    x, c, history = w.start, clock_named(clock), []
+    for i, (s, t) in enumerate(w.steps):
+        if start == "single" and i < order - 2:
+            x, slope = rk_step(w, c, STARTERS[order], i, x)
+            history = [(s, slope), *history]
+            continue
+        slope, data = c.slope(w, x, s)
+        history = [(s, slope), *history[: order - 1]]
+        x = w.step(t, _adams_row(c, s, t, x, history, data))
+
+
+def _adams_row(c: Clock, s: Point, t: Point, x: Linear, history: History, data: Linear | None) -> Linear:
+    if c.singular(s, t):
+        assert data is not None, "the clock t is finite everywhere"
+        return first_order(s, t, x, data)
+    span = c.tau(t) - c.tau(s)
+    nodes = [(p, k) for p, k in history if math.isfinite(c.tau(p))]
+    offsets = [(c.tau(p) - c.tau(s)) / span for p, _ in nodes]
+    weights = moment_weights(offsets, [1 / (k + 1) for k in range(len(nodes))])
+    return c.row(s, t, x, [(k, span * v) for (_, k), v in zip(nodes, weights, strict=True)])
+
+
+def ipndm(w: Writer, *, order: int, clock: str) -> None:
+    """Adams-Bashforth with the weights of equal steps on any grid, started with orders 1, 2, ..."""
+    x, c, history = w.start, clock_named(clock), []
+    for s, t in w.steps:
+        slope, data = c.slope(w, x, s)
+        history = [slope, *history[: order - 1]]
+        if c.singular(s, t):
+            assert data is not None, "the clock t is finite everywhere"
+            x = w.step(t, first_order(s, t, x, data))
+            continue
+        span = c.tau(t) - c.tau(s)
+        weights = EQUAL_STEPS[len(history)]
+        x = w.step(t, c.row(s, t, x, [(k, span * v) for k, v in zip(history, weights, strict=True)]))
+
+
+def _register_ab(order: int) -> None:
+    @solver(f"ab{order}", order, 1, "Bashforth and Adams 1883", starters={2: 0, 3: 1, 4: 4}[order], clock="t")
+    def write(w: Writer, *, clock: str = "t", start: str = "single") -> None:
+        adams(w, order=order, clock=clock, start=start)
+
+    write.__doc__ = f"Adams-Bashforth of order {order} in time on the velocity: the multistep method for flow models."
+
+
+def _register_ipndm(order: int) -> None:
+    source = "Zhang and Chen 2023, section 3.3; Liu et al. 2022 (PNDM), eq. 9"
+
+    @solver(f"ipndm_{order}", 2, 1, source, clock="rho")
+    def fixed(w: Writer, *, clock: str = "rho") -> None:
+        ipndm(w, order=order, clock=clock)
+
+    fixed.__doc__ = f"iPNDM with up to {order} noise predictions and equal-step weights; second order as published."
+
+    @solver(f"ipndm_v{order}", 2, 1, "Zhang and Chen 2023, with variable steps", clock="rho")
+    def variable(w: Writer) -> None:
+        adams(w, order=order, clock="rho", start="ramp")
+
+    variable.__doc__ = f"iPNDM with exact variable-step weights of order {order} in rho, started with orders 1, 2, ..."
+
+
+for _order in (2, 3, 4):
+    _register_ab(_order)
+for _order in (3, 4):
+    _register_ipndm(_order)

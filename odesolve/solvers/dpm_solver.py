@@ -1,0 +1,100 @@
+"""DDIM and the DPM-Solvers: exponential integrators in log-SNR on the noise prediction (Lu et al. 2022a)."""
+
+from __future__ import annotations
+
+import math
+
+from odesolve.paths import Point
+from odesolve.plan import Linear
+from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
+from odesolve.solvers.registry import solver
+from odesolve.solvers.writer import Writer
+
+
+def inner_lam(r: float):
+    """Locator of the half log-SNR at the fraction r of a step; NaN where the step is infinite."""
+    return lambda s, t: math.nan if singular(s, t) else s.lam + r * (t.lam - s.lam)
+
+
+@solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
+def ddim(w: Writer) -> None:
+    """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha."""
+    x = w.start
+    for s, t in w.steps:
+        x = w.step(t, data_row(s, t, x, [(s, w.data(x, s))]))
+
+
+@solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")
+def dpm_solver_1(w: Writer) -> None:
+    """DPM-Solver-1 as its paper writes it, on the noise prediction; the same sampler as DDIM."""
+    x = w.start
+    for s, t in w.steps:
+        data = w.data(x, s)
+        x = w.step(t, first_order(s, t, x, data) if singular(s, t) else noise_row(s, t, x, [_node(s, x, data)]))
+
+
+@solver("dpm_solver_2", 2, 2, "Lu et al. 2022a (DPM-Solver), Algorithm 1")
+def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
+    """DPM-Solver-2: one stage at the fraction r of the step in log-SNR; r = 1/2 is k-diffusion's dpm_2."""
+    x = w.start
+    for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
+        x, _ = second_order_step(w, s, m, t, x, r)
+
+
+def second_order_step(w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5) -> tuple[Linear, Linear]:
+    """One DPM-Solver-2 step; returns the new state and the noise prediction at s."""
+    data = w.data(x, s)
+    if singular(s, t):
+        return w.step(t, first_order(s, t, x, data)), noise_of(s, x, data)
+    e0 = w.keep(noise_of(s, x, data))
+    y = w.stage(m, noise_row(s, m, x, [(s, e0)]))
+    e1 = noise_of(m, y, w.data(y, m))
+    mix = (1 - 0.5 / r) * e0 + (0.5 / r) * e1
+    return w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
+
+
+@solver("dpm_solver_3", 3, 3, "Lu et al. 2022a (DPM-Solver), Algorithm 2")
+def dpm_solver_3(w: Writer) -> None:
+    """DPM-Solver-3: stages at one and two thirds of the step in log-SNR."""
+    x = w.start
+    inner = zip(w.steps, w.between(inner_lam(1 / 3)), w.between(inner_lam(2 / 3)), strict=True)
+    for (s, t), m1, m2 in inner:
+        x, _ = third_order_step(w, s, m1, m2, t, x)
+
+
+def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear) -> tuple[Linear, Linear]:
+    """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3); returns the new state and the noise prediction at s."""
+    data = w.data(x, s)
+    if singular(s, t):
+        return w.step(t, first_order(s, t, x, data)), noise_of(s, x, data)
+    h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
+    e0 = w.keep(noise_of(s, x, data))
+    y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]))
+    e1 = noise_of(m1, y, w.data(y, m1))
+    bend = m2.sigma * r2 / r1 * (math.expm1(r2 * h) / (r2 * h) - 1)
+    y = w.stage(m2, (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0 - bend * (e1 - e0))
+    e2 = noise_of(m2, y, w.data(y, m2))
+    bend = t.sigma / r2 * (math.expm1(h) / h - 1)
+    return w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0
+
+
+@solver("dpm_solver_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), appendix B, noise form")
+def dpm_solver_2m(w: Writer) -> None:
+    """The two-step midpoint method on the noise prediction (diffusers' algorithm_type "dpmsolver")."""
+    x, last = w.start, None
+    for s, t in w.steps:
+        data = w.data(x, s)
+        e = w.keep(noise_of(s, x, data))
+        if singular(s, t):
+            x = w.step(t, first_order(s, t, x, data))
+        elif last is None or not math.isfinite(last[0].lam):
+            x = w.step(t, noise_row(s, t, x, [(s, e)]))
+        else:
+            h = t.lam - s.lam
+            mix = e + (0.5 * h / (s.lam - last[0].lam)) * (e - last[1])
+            x = w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * mix)
+        last = (s, e)
+
+
+def _node(s: Point, x: Linear, data: Linear) -> tuple[Point, Linear]:
+    return s, noise_of(s, x, data)

@@ -1,0 +1,90 @@
+"""The list of solvers: name, order, evaluations a step, source, and the function that writes the plan."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from odesolve.errors import OdesolveError, unknown
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One entry of ``ode.solvers()``.
+
+    ``order`` is the order of convergence of a smooth solve in the clock that the method works in, ``evaluations`` the
+    network evaluations of a step once it is under way, ``starters`` those it adds once at the start.
+    """
+
+    name: str
+    write: Callable[..., None] = field(repr=False, compare=False)
+    order: int
+    evaluations: int
+    source: str
+    starters: int = 0
+    clock: str = "lambda"
+    summary: str = ""
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """Names and default values of the options it takes in ``ode.plan`` and ``ode.sample``."""
+        parameters = inspect.signature(self.write).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    def check_options(self, options: dict[str, Any]) -> None:
+        """Raise OdesolveError for an option that this solver does not take."""
+        for name in options:
+            if name not in self.options:
+                takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
+                raise OdesolveError(f"solver {self.name!r} got an option {name!r}; it takes {takes}")
+
+
+class Registry(dict[str, Solver]):
+    """Solvers by name; prints as a table."""
+
+    def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
+        """Name, order, evaluations a step, clock, source: one row a solver, as text."""
+        for s in self.values():
+            extra = f" (+{s.starters})" if s.starters else ""
+            yield s.name, str(s.order), f"{s.evaluations}{extra}", s.clock, s.source
+
+    def __str__(self) -> str:
+        table = [("solver", "order", "evaluations a step", "clock", "source"), *self.rows()]
+        widths = [max(len(r[i]) for r in table) for i in range(4)]
+        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table)
+
+    def find(self, name: str) -> Solver:
+        """The solver of this name. Raises OdesolveError with the nearest name otherwise."""
+        key = str(name).lower().replace("-", "_").replace("+", "p")
+        if key not in self:
+            raise unknown("solver", name, self)
+        return self[key]
+
+
+REGISTRY = Registry()
+
+
+def solver(name: str, order: int, evaluations: int, source: str, starters: int = 0, clock: str = "lambda", **fixed):
+    """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are fixed options."""
+
+    def register(write):
+        bound = _bind(write, fixed)
+        summary = (inspect.getdoc(write) or "").split("\n", 1)[0]
+        REGISTRY[name] = Solver(name, bound, order, evaluations, source, starters, clock, summary)
+        return write
+
+    return register
+
+
+def _bind(write, fixed):
+    if not fixed:
+        return write
+    bound = functools.partial(write, **fixed)
+    signature = inspect.signature(write)
+    bound.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[p for n, p in signature.parameters.items() if n not in fixed]
+    )
+    return bound

@@ -1,0 +1,66 @@
+"""UniPC: a multistep predictor and, once the next evaluation is known, a corrector that costs no evaluation."""
+
+from __future__ import annotations
+
+import math
+
+from odesolve.errors import OdesolveError
+from odesolve.paths import Point
+from odesolve.plan import Linear
+from odesolve.solvers.dpmpp import midpoint_row
+from odesolve.solvers.generator import data_row, singular
+from odesolve.solvers.registry import solver
+from odesolve.solvers.writer import Writer
+
+Node = tuple[Point, Linear]
+
+
+def unipc(w: Writer, order: int, variant: str, taper: bool) -> None:
+    """UniPC of this order on the data prediction; predictions at predicted states serve as history (PEC mode).
+
+    ``variant`` is B(h) = h ("bh1") or expm1(h) ("bh2"); it matters only where the paper fixes a weight to 1/2. The last
+    step is not corrected, which would take an evaluation more.
+    """
+    if variant not in ("bh1", "bh2"):
+        raise OdesolveError(f"variant={variant!r}: choose 'bh1' or 'bh2'")
+    x, nodes, previous = w.start, [], None
+    for i, (s, t) in enumerate(w.steps):
+        data = w.data(x, s)
+        if previous is not None:
+            x = w.stage(s, _correct(*previous, s, data, variant))
+        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:order]
+        used = nodes[: len(w.steps) - i] if taper else nodes
+        previous = (x, used)
+        x = w.step(t, _predict(s, t, x, used, variant))
+
+
+def _predict(s: Point, t: Point, x: Linear, nodes: list[Node], variant: str) -> Linear:
+    if len(nodes) != 2 or singular(s, t):
+        return data_row(s, t, x, nodes)
+    h = t.lam - s.lam
+    gap = (0.5 * h / (s.lam - nodes[1][0].lam)) * (nodes[0][1] - nodes[1][1])
+    return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * _b(h, variant)) * gap
+
+
+def _correct(x: Linear, nodes: list[Node], t: Point, data: Linear, variant: str) -> Linear:
+    s = nodes[0][0]
+    if len(nodes) > 1 or singular(s, t):
+        return data_row(s, t, x, nodes if singular(s, t) else [*nodes, (t, data)])
+    gap = 0.5 * (data - nodes[0][1])
+    return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * _b(t.lam - s.lam, variant)) * gap
+
+
+def _b(h: float, variant: str) -> float:
+    return h if variant == "bh1" else -math.expm1(-h)
+
+
+def _register(order: int) -> None:
+    @solver(f"unipc_{order}", order + 1, 1, "Zhao et al. 2023 (UniPC), Algorithms 1 and 2")
+    def write(w: Writer, *, variant: str = "bh2", taper: bool = False) -> None:
+        unipc(w, order, variant, taper)
+
+    write.__doc__ = f"UniPC-{order}: predictor of order {order} and free corrector, order {order + 1} together."
+
+
+for _order in (1, 2, 3):
+    _register(_order)

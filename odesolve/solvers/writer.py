@@ -1,0 +1,93 @@
+"""What a solver writes with: points of a path, values, and the rows that become a plan."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from odesolve.errors import PlanError
+from odesolve.paths import Path, Point
+from odesolve.plan import START, Combine, Evaluate, Instruction, Linear, Output, Plan
+
+
+class Writer:
+    """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values and records rows.
+
+    ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces the first evaluation
+    by the analytic guess for unit-variance data far out in the noise (Dockhorn et al. 2022, section 3.3).
+    """
+
+    def __init__(self, path: Path, grid: Sequence[float], solver: str, closed: bool = False, afs: bool = False):
+        self.path, self.solver, self.closed, self._afs = path, solver, closed, afs
+        self.points = path.points(grid)
+        self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
+        self.start = Linear({START: 1.0})
+        self.inner: dict[tuple[str, float], list[Point]] = {}
+        self.tables: dict[str, list] = {}
+        self._instructions: list[Instruction] = []
+        self._done = self._stages = self._evaluations = self._kept = 0
+
+    def between(self, locate: Callable[[Point, Point], float]) -> list[Point]:
+        """A point inside every step; ``locate`` gives its lambda (NaN where the step has none)."""
+        lam = [locate(s, t) for s, t in self.steps]
+        finite = torch.tensor([0.0 if math.isnan(v) else v for v in lam], dtype=torch.float64)
+        return self.path.points(self.path.t_of_lam(finite))
+
+    def data(self, x: Linear, at: Point) -> Linear:
+        """Data prediction at the state x."""
+        return self._evaluate(x, at, "data")
+
+    def velocity(self, x: Linear, at: Point) -> Linear:
+        """Velocity dx/dt at the state x."""
+        return self._evaluate(x, at, "velocity")
+
+    def step(self, t: Point, value: Linear) -> Linear:
+        """Finish a step: the state at ``t`` that the next step starts from."""
+        self._done += 1
+        return self._combine(Output(f"x{self._done}", t.t), value)
+
+    def stage(self, t: Point, value: Linear) -> Linear:
+        """A state inside a step, or a corrected one."""
+        self._stages += 1
+        return self._combine(Output(f"y{self._stages}", t.t), value)
+
+    def keep(self, value: Linear) -> Linear:
+        """A derived value worth a buffer of its own, such as a history entry."""
+        self._kept += 1
+        return self._combine(Output(f"e{self._kept}"), value)
+
+    def plan(self) -> Plan:
+        """The finished plan, checked against its laws."""
+        spec = json.dumps(self.path.spec(), separators=(",", ":"))
+        grid = tuple(p.t for p in self.points)
+        plan = Plan(self.solver, grid, tuple(self._instructions), f"x{self._done}", spec, self.path)
+        plan.check()
+        return plan
+
+    def _evaluate(self, x: Linear, at: Point, quantity: str) -> Linear:
+        self._evaluations += 1
+        name = f"{'D' if quantity == 'data' else 'u'}{self._evaluations}"
+        if self._afs and self._evaluations == 1:
+            return self._combine(Output(name, None, quantity), x * self._far_field(at, quantity))
+        self._instructions.append(Evaluate(x.name, name, at.t, quantity))
+        return Linear({name: 1.0})
+
+    def _far_field(self, at: Point, quantity: str) -> float:
+        r = math.hypot(at.alpha, at.sigma)
+        data = at.alpha / (r * (r + at.sigma))  # eps = x / r: D = (x - sigma x / r) / alpha without the cancellation
+        if quantity == "data":
+            return data
+        kx, kd = (float(k) for k in self.path.convert(at.t, "data", quantity))
+        return kx + kd * data
+
+    def _combine(self, output: Output, value: Linear) -> Linear:
+        bad = [w for w in value.values() if not math.isfinite(w)]
+        if bad:
+            raise PlanError(f"{self.solver} has no finite row at t={output.time}: let the grid end before this time")
+        terms = {n: w for n, w in value.items() if w != 0.0}
+        self._instructions.append(Combine((output,), tuple(terms), (tuple(terms.values()),)))
+        return Linear({output.name: 1.0})
+

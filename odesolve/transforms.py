@@ -1,0 +1,62 @@
+"""The nonlinear places of a sampler: clipping, dynamic thresholding and CFG-rescale, each on one sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """x0 clamped to [-limit, limit]."""
+
+    limit: float
+
+    def __call__(self, data: Tensor, t: object) -> Tensor:
+        return data.clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Dynamic thresholding: clamp to the quantile s of |x0| in each sample and divide by s / floor (Saharia et al. 2022).
+
+    s is at least ``floor``, so that samples within range are only clamped.
+    """
+
+    quantile: float
+    floor: float = 1.0
+
+    def __call__(self, data: Tensor, t: object) -> Tensor:
+        flat = data.flatten(1)
+        s = torch.quantile(flat.abs(), self.quantile, dim=1, keepdim=True).clamp_min(self.floor)
+        return (flat.clamp(-s, s) * (self.floor / s)).reshape(data.shape)
+
+
+@dataclass(frozen=True)
+class CFGRescale:
+    """Guided output rescaled towards the standard deviation of the conditional one (Lin et al. 2024, eq. 15 and 16)."""
+
+    scale: float
+    strength: float
+
+    def __call__(self, cond: Tensor, uncond: Tensor, t: object) -> Tensor:
+        guided = uncond + self.scale * (cond - uncond)
+        axes = tuple(range(1, cond.dim()))
+        ratio = cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.strength * ratio + (1 - self.strength))
+
+
+def data_transforms(clip: float | None, threshold: float | None) -> dict[str, Callable[..., Tensor]]:
+    """Functions by name for a model's ``clip`` and ``threshold``. Raises OdesolveError outside their ranges."""
+    if clip is not None and not clip > 0:
+        raise OdesolveError(f"clip={clip}: give the largest |x0|, a positive number")
+    if threshold is not None:
+        if not 0 < threshold <= 1:
+            raise OdesolveError(f"threshold={threshold}: give a quantile of |x0|, such as 0.995")
+        return {"threshold": Threshold(threshold, clip or 1.0)}
+    return {"clip": Clip(clip)} if clip is not None else {}
