@@ -70,13 +70,14 @@ class _LogSNR(Grid):
 
     def times(self, path: Path, n: int) -> list[float]:
         first, last = self._range(path)
-        inner = self._place(path, first, last, n - 1 if self.final else n)
-        times = path.t_of_lam(inner).tolist()
+        stop = path.t_min if self.stop is None else self.stop
+        final = self.final and stop != path.t_data
+        times = path.t_of_lam(self._place(path, first, last, n - 1 if final else n)).tolist()
         times[0] = path.t_noise if self.start is None else self.start
-        if not self.final:
-            times[-1] = path.t_min if self.stop is None else self.stop
-            return times
-        return [*times, path.t_data]
+        if final:
+            return [*times, path.t_data]
+        times[-1] = stop
+        return times
 
     def _range(self, path: Path) -> tuple[float, float]:
         start = self.start

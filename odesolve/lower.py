@@ -319,6 +319,7 @@ class _Slots:
         self._watch()
         self.free: dict[str, list[int]] = {}
         self.slot: dict[str, int] = {}
+        self.born: dict[str, int] = {}
         self.count = 0
 
     def program(self) -> Program:
@@ -366,6 +367,7 @@ class _Slots:
 
     def _take(self, name: str, kind: str) -> int:
         free = self.free.get(kind, [])
+        self.born[name] = len(self.born)
         if free:
             self.slot[name] = free.pop()
         else:
@@ -383,7 +385,8 @@ class _Slots:
 
     def _block(self, op: tuple, index: int) -> Block:
         _, outs, rows, cast = op
-        names = list(dict.fromkeys(n for row in rows for n in row))
+        # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
+        names = sorted({n for row in rows for n in row}, key=self.born.__getitem__)
         base = [_base(row, self.low.raw) for row in rows]
         weights = tuple(
             tuple(row.get(n, 0.0) - (1.0 if n == b else 0.0) for n in names) for row, b in zip(rows, base, strict=True)

@@ -146,7 +146,7 @@ class Plan:
         try:
             body = json.loads(text)
             rows = tuple(_read_row(r) for r in body["rows"])
-            spec = json.dumps(body["path"]) if body["path"] else ""
+            spec = json.dumps(body["path"], separators=(",", ":")) if body["path"] else ""
             plan = cls(body["solver"], tuple(body["grid"]), rows, body["result"], spec, path)
         except (KeyError, TypeError, ValueError, IndexError) as e:
             raise PlanError(f"this is not the JSON of a plan ({e!r}): give what plan.to_json() returned") from e
