@@ -86,7 +86,9 @@ class _LogSNR(Grid):
         stop = path.t_min if self.stop is None else self.stop
         lam = path.lam(torch.tensor([start, stop], dtype=torch.float64)).tolist()
         if not all(map(math.isfinite, lam)):
-            raise OdesolveError(f"the log-SNR is infinite at t={start} or t={stop}: give start= and stop= between the ends")
+            raise OdesolveError(
+                f"the log-SNR is infinite at t={start} or t={stop}: give start= and stop= between the ends"
+            )
         return lam[0], lam[1]
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
@@ -253,7 +255,9 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     pairs = list(zip(times[:-1], times[1:], strict=True))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         bad = next((a, b) for a, b in pairs if (a > b) != (times[0] > times[-1]) or a == b)
-        raise OdesolveError(f"the grid is not strictly monotone at t={bad[0]:g}, {bad[1]:g}: give increasing or decreasing")
+        raise OdesolveError(
+            f"the grid is not strictly monotone at t={bad[0]:g}, {bad[1]:g}: give increasing or decreasing"
+        )
     return tuple(times)
 
 
@@ -268,7 +272,9 @@ def _snapped(path: Path, times: list[float]) -> list[float]:
     ends_at_data = times[-1 if falling else 0] == path.t_data
     n = len(index)
     if n - ends_at_data > total:
-        raise OdesolveError(f"{n - 1} steps on a table of {total} training times: give fewer steps, or Model(snap=False)")
+        raise OdesolveError(
+            f"{n - 1} steps on a table of {total} training times: give fewer steps, or Model(snap=False)"
+        )
     floor = 0 if ends_at_data else 1
     for k in range(n):
         index[k] = min(index[k], total if k == 0 else index[k - 1] - 1)

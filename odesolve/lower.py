@@ -278,7 +278,9 @@ class _Lowering:
         self.pending = []
 
 
-def _conversions(instructions: list[Instruction], path: Path, reading: Reading) -> dict[int, tuple[float, float, float]]:
+def _conversions(
+    instructions: list[Instruction], path: Path, reading: Reading
+) -> dict[int, tuple[float, float, float]]:
     """For each evaluation: coefficients of the state, of the network's output and of a classifier's gradient."""
     out: dict[int, tuple[float, float, float]] = {}
     for quantity in ("data", "velocity"):

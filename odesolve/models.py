@@ -59,7 +59,9 @@ class Model:
         cond: Cond | None = None,
     ):
         if not callable(net):
-            raise OdesolveError(f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)")
+            raise OdesolveError(
+                f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)"
+            )
         if not isinstance(path, Path):
             raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
         if predicts is None:
@@ -106,7 +108,9 @@ class Model:
         ``interval`` = (t_low, t_high) guides only there (Kynkaanniemi et al. 2024).
         """
         if scale != 1.0 and uncond is None:
-            raise OdesolveError("guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes")
+            raise OdesolveError(
+                "guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes"
+            )
         if not 0.0 <= rescale <= 1.0:
             raise OdesolveError(f"rescale={rescale}: give a number from 0 (off) to 1")
         out = copy.copy(self)
@@ -200,21 +204,27 @@ class Model:
 
     def _checked(self, out: Tensor, x: Tensor) -> Tensor:
         if not isinstance(out, Tensor):
-            raise OdesolveError(f"the network returned {type(out).__name__}: wrap it so that it returns the tensor alone")
+            raise OdesolveError(
+                f"the network returned {type(out).__name__}: wrap it so that it returns the tensor alone"
+            )
         if out.shape != x.shape:
             given = f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}"
             raise OdesolveError(f"{given}: wrap it so that both agree (drop a learned variance with out[:, :channels])")
         if not out.is_floating_point():
             raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")
         if out.dtype == torch.float64 and x.dtype == torch.float32:
-            raise OdesolveError("the network returned float64 for a float32 state: give float64 noise, or cast its output")
+            raise OdesolveError(
+                "the network returned float64 for a float32 state: give float64 noise, or cast its output"
+            )
         return out
 
     def _predict(self, x: Tensor, t: float | Tensor, want: str) -> Tensor:
         t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)
         t = t.expand(x.shape[0]) if t.dim() == 0 else t
         if t.shape != (x.shape[0],):
-            raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {x.shape[0]}: give a number or shape (B,)")
+            raise OdesolveError(
+                f"t has shape {tuple(t.shape)} for a batch of {x.shape[0]}: give a number or shape (B,)"
+            )
         reading = self.reading_for(x.dtype)
         column = (-1, *[1] * (x.dim() - 1))
 
@@ -275,4 +285,3 @@ def _stackable(cond: Cond, uncond: Cond, batch: int) -> bool:
         elif v is not w:
             return False
     return True
-

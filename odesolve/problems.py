@@ -32,7 +32,9 @@ class Mixture:
         self.means = means.reshape(means.shape[0], -1)
         w = torch.as_tensor(weights, dtype=torch.float64)
         if w.shape != (self.means.shape[0],) or not bool((w > 0).all()):
-            raise OdesolveError(f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive weight each")
+            raise OdesolveError(
+                f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive weight each"
+            )
         if (std is None) == (cov is None):
             raise OdesolveError("give either std= or cov=")
         self.log_weights = torch.log(w / w.sum())
@@ -99,7 +101,9 @@ class Mixture:
     def solution(self, x: Tensor, path: Path, t: float, r: float) -> Tensor:
         """The exact probability-flow map from time t to r of a single Gaussian. Raises OdesolveError for a mixture."""
         if self.means.shape[0] != 1:
-            raise OdesolveError("a mixture's flow has no closed form: integrate it, as ode.profile does for its reference")
+            raise OdesolveError(
+                "a mixture's flow has no closed form: integrate it, as ode.profile does for its reference"
+            )
         p, q = path.points([t, r])
         mean, var = self.means[0].to(x), self.variances[0].to(x)
         ratio = torch.sqrt((q.alpha**2 * var + q.sigma**2) / (p.alpha**2 * var + p.sigma**2))

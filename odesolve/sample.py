@@ -82,7 +82,9 @@ def sample(
     last, t, done = _last_finite(chosen, model, x)
     if full:
         return Sample(last, "diverged", t, done, nfe, chosen)
-    raise Diverged(f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", last, t, done)
+    raise Diverged(
+        f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", last, t, done
+    )
 
 
 def iterate(
@@ -119,7 +121,9 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     return run.resume(run.Cursor.load(program, saved), model)
 
 
-def invert(model: Model, x: Tensor, solver: SolverLike = "ddim", steps: int = 50, grid: GridLike | None = None, **options):
+def invert(
+    model: Model, x: Tensor, solver: SolverLike = "ddim", steps: int = 50, grid: GridLike | None = None, **options
+):
     """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
 
     x has shape (B, ...); the result is the state at the noise end. Divide by ``model.path.prior_std`` for unit noise.

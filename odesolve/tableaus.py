@@ -69,9 +69,7 @@ EULER = Tableau("euler", 1, (0,), ((),), (1,), "Euler 1768")
 MIDPOINT = Tableau("midpoint", 2, (0, Q(1, 2)), ((), (Q(1, 2),)), (0, 1), "Runge 1895")
 HEUN = Tableau("heun", 2, (0, 1), ((), (1,)), (Q(1, 2), Q(1, 2)), "Heun 1900")
 RALSTON = Tableau("ralston", 2, (0, Q(2, 3)), ((), (Q(2, 3),)), (Q(1, 4), Q(3, 4)), "Ralston 1962")
-HEUN3 = Tableau(
-    "heun3", 3, (0, Q(1, 3), Q(2, 3)), ((), (Q(1, 3),), (0, Q(2, 3))), (Q(1, 4), 0, Q(3, 4)), "Heun 1900"
-)
+HEUN3 = Tableau("heun3", 3, (0, Q(1, 3), Q(2, 3)), ((), (Q(1, 3),), (0, Q(2, 3))), (Q(1, 4), 0, Q(3, 4)), "Heun 1900")
 RK4 = Tableau(
     "rk4",
     4,

@@ -47,7 +47,6 @@ class _LinearBeta(Path):
 class VP(_LinearBeta):
     """Variance-preserving path with linear beta (Song et al. 2021, eq. 11 and appendix C)."""
 
-
     def start_std(self, t: float) -> float:
         return 1.0
 

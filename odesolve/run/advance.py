@@ -71,11 +71,18 @@ class Cursor:
     def load(cls, program: Program, saved: Mapping) -> Cursor:
         """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError if the plan is another."""
         if saved["plan"] != program.plan.to_json() or saved["observe"] != program.observe:
-            raise OdesolveError("this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does")
+            raise OdesolveError(
+                "this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does"
+            )
         slots: list[Tensor | None] = [None] * program.slots
         for i, value in saved["slots"].items():
             slots[int(i)] = value.clone()
-        return cls(program, saved["position"], tuple(slots), (getattr(torch, saved["dtypes"][0]), getattr(torch, saved["dtypes"][1])))
+        return cls(
+            program,
+            saved["position"],
+            tuple(slots),
+            (getattr(torch, saved["dtypes"][0]), getattr(torch, saved["dtypes"][1])),
+        )
 
 
 def begin(

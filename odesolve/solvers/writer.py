@@ -90,4 +90,3 @@ class Writer:
         terms = {n: w for n, w in value.items() if w != 0.0}
         self._instructions.append(Combine((output,), tuple(terms), (tuple(terms.values()),)))
         return Linear({output.name: 1.0})
-
