@@ -131,7 +131,7 @@ class VPTime(_LogSNR):
         top, low = math.log1p(math.exp(-2 * first)), math.log1p(math.exp(-2 * last))
         b2 = (low / self.epsilon - top) / (self.epsilon - 1)
         b1 = top - b2
-        if b1 < 0:
+        if b1 + 2 * b2 * self.epsilon <= 0:
             raise OdesolveError(f"epsilon={self.epsilon} is too large for this range of noise: give a smaller one")
         u = torch.linspace(1.0, self.epsilon ** (1 / self.exponent), n + 1, dtype=torch.float64)
         t = u**self.exponent
