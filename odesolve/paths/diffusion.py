@@ -53,6 +53,9 @@ class VP(_LinearBeta):
     def sigma(self, t: Time) -> Tensor:
         return torch.sqrt(-torch.expm1(-self.B(t)))
 
+    def dsigma(self, t: Time) -> Tensor:
+        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)  # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+
     def g2(self, t: Time) -> Tensor:
         return self.beta(t)
 

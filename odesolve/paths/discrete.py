@@ -92,6 +92,9 @@ class Discrete(Path):
     def sigma(self, t: Time) -> Tensor:
         return torch.sqrt(-torch.expm1(2 * self.log_alpha(t))).abs()  # sqrt(-0.0) is -0.0, and 1/-0.0 is -inf
 
+    def dsigma(self, t: Time) -> Tensor:
+        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)  # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+
     def f(self, t: Time) -> Tensor:
         return self._segment(t)[1] * self.training_steps
 

@@ -1,0 +1,45 @@
+"""Fixtures that several folders use: every path, and memory that is NaN until something is written to it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from odesolve import paths
+
+PATHS = {
+    "vp": paths.VP(),
+    "cosine": paths.Cosine(),
+    "ve": paths.VE(),
+    "subvp": paths.SubVP(),
+    "edm": paths.EDM(),
+    "linear": paths.Linear(),
+    "linear_smoothed": paths.Linear(0.1),
+    "trig": paths.Trig(),
+    "ddpm": paths.Discrete.ddpm(),
+    "stable_diffusion": paths.Discrete.stable_diffusion(),
+}
+FLIPPED = {f"{name}_flipped": path.flipped() for name, path in PATHS.items()}
+
+
+def _path_fixture(table):
+    return pytest.fixture(params=list(table.values()), ids=list(table))(lambda request: request.param)
+
+
+path = _path_fixture({**PATHS, **FLIPPED})  # every path in both time directions
+base_path = _path_fixture(PATHS)
+
+
+@pytest.fixture
+def nan_memory(monkeypatch):
+    """torch.empty and torch.empty_like give NaN, so that an element nobody writes is seen."""
+
+    def poisoned(original):
+        def make(*args, **kwargs):
+            out = original(*args, **kwargs)
+            return out.fill_(float("nan")) if out.is_floating_point() else out
+
+        return make
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
