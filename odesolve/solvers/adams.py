@@ -91,11 +91,13 @@ def _register_ipndm(order: int) -> None:
 
     fixed.__doc__ = f"iPNDM with up to {order} noise predictions and equal-step weights; second order as published."
 
-    @solver(f"ipndm_v{order}", 2, 1, "Zhang and Chen 2023, with variable steps", clock="rho")
-    def variable(w: Writer) -> None:
-        adams(w, order=order, clock="rho", start="ramp")
+    starters = {3: 1, 4: 4}[order]
 
-    variable.__doc__ = f"iPNDM with exact variable-step weights of order {order} in rho, started with orders 1, 2, ..."
+    @solver(f"ipndm_v{order}", order, 1, "Zhang and Chen 2023, with variable steps", starters, clock="rho")
+    def variable(w: Writer, *, start: str = "single") -> None:
+        adams(w, order=order, clock="rho", start=start)
+
+    variable.__doc__ = f"iPNDM with the exact variable-step weights of order {order} in rho; published with start='ramp'."
 
 
 for _order in (2, 3, 4):

@@ -54,18 +54,22 @@ def dpmpp_2s(w: Writer, *, r: float = 0.5) -> None:
 @solver("dpmpp_3s", 3, 3, "Lu et al. 2022b (DPM-Solver++), appendix B")
 def dpmpp_3s(w: Writer) -> None:
     """DPM-Solver++(3S): stages at one and two thirds of the step in log-SNR."""
-    x, r1, r2 = w.start, 1 / 3, 2 / 3
-    for (s, t), m1, m2 in zip(w.steps, w.between(inner_lam(r1)), w.between(inner_lam(r2)), strict=True):
-        data = w.data(x, s)
-        if singular(s, t):
-            x = w.step(t, first_order(s, t, x, data))
-            continue
-        h = t.lam - s.lam
-        y = w.stage(m1, data_row(s, m1, x, [(s, data)]))
-        bend = m2.alpha * r2 / r1 * (math.expm1(-r2 * h) / (r2 * h) + 1)
-        y = w.stage(m2, midpoint_row(s, m2, x, data) + bend * (w.data(y, m1) - data))
-        bend = t.alpha / r2 * (math.expm1(-h) / h + 1)
-        x = w.step(t, midpoint_row(s, t, x, data) + bend * (w.data(y, m2) - data))
+    x = w.start
+    for (s, t), m1, m2 in zip(w.steps, w.between(inner_lam(1 / 3)), w.between(inner_lam(2 / 3)), strict=True):
+        x, _ = third_order_step(w, s, m1, m2, t, x)
+
+
+def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear) -> tuple[Linear, Linear]:
+    """One DPM-Solver++(3S) step (r1 = 1/3, r2 = 2/3); returns the new state and the data prediction at s."""
+    data = w.data(x, s)
+    if singular(s, t):
+        return w.step(t, first_order(s, t, x, data)), data
+    h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
+    y = w.stage(m1, data_row(s, m1, x, [(s, data)]))
+    bend = m2.alpha * r2 / r1 * (math.expm1(-r2 * h) / (r2 * h) + 1)
+    y = w.stage(m2, midpoint_row(s, m2, x, data) + bend * (w.data(y, m1) - data))
+    bend = t.alpha / r2 * (math.expm1(-h) / h + 1)
+    return w.step(t, midpoint_row(s, t, x, data) + bend * (w.data(y, m2) - data)), data
 
 
 @solver("dpmpp_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), Algorithm 2")
