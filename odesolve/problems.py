@@ -132,9 +132,13 @@ class Mixture:
         data, score = self._posterior(x, path, t)
         if predicts == "score":
             return score.reshape(x.shape)
-        eps = -self._scale(path.sigma, x, t) * score
-        c0, c1, scale = path.rows(self._time(x, t), predicts, sigma_data)
-        return (_flat(c0 / scale, x) * data + _flat(c1 / scale, x) * eps).reshape(x.shape)
+        at = self._time(x, t)
+        c0, c1, scale = (_flat(c, x) for c in path.rows(at, predicts, sigma_data))
+        out = (c0 * data - c1 * self._scale(path.sigma, x, t) * score) / scale
+        if predicts == "velocity" and bool((scale == 0).any()):  # sigma' is infinite, f x - g^2 score / 2 is not
+            kx, ks = (_flat(k, x) for k in path.convert(at, "score", "velocity"))
+            out = torch.where(scale == 0, kx * x.reshape(out.shape) + ks * score, out)
+        return out.reshape(x.shape)
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)

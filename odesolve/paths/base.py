@@ -174,7 +174,11 @@ class Path:
         if given == want:
             a = self.alpha(t)
             return torch.zeros_like(a), torch.ones_like(a)
+        if (given, want) == ("score", "velocity"):  # f x - g^2 score / 2 stays finite at the data end, sigma' may not
+            return self.f(t), (-0.5 if self.t_noise > self.t_data else 0.5) * self.g2(t)
         a, s = self.alpha(t), self.sigma(t)
+        if {given, want} == {"noise", "score"}:  # each other's multiple, also where alpha = 0
+            return torch.zeros_like(s), -s if want == "noise" else -1 / s
         c0, c1, scale = self.rows(t, given, sigma_data)
         w0, w1, wanted_scale = self.rows(t, want, sigma_data)
         det = (a * c1 - s * c0) * wanted_scale

@@ -128,18 +128,15 @@ class Cosine(Path):
         return -2 * self.f(t)
 
     def t_of_lam(self, lam: Time) -> Tensor:
-        # 1 - t from asin of alpha cos(a0) is accurate near the noise end, t from sigma near the data end.
+        # Near the noise end 1 - t comes from cos(a), near the data end t from sin(a)^2 - sin(a0)^2: nothing cancels.
         lam = as_time(lam)
         a0 = self.offset * self._rate
-        near_noise = 1 - torch.asin(math.cos(a0) * torch.sqrt(torch.sigmoid(2 * lam))) / self._rate
-        s2 = torch.sigmoid(-2 * lam) * math.cos(a0) ** 2  # = sin(a)^2 - sin(a0)^2
-        near_data = (torch.asin(torch.sqrt(s2 + math.sin(a0) ** 2)) - a0) / self._rate
-        if a0 == 0:
-            near_data = torch.asin(torch.sqrt(s2)) / self._rate
-        else:  # sin(a) - sin(a0) = s2 / (sin(a) + sin(a0)): no cancellation for tiny s2
-            rise = s2 / (torch.sqrt(s2 + math.sin(a0) ** 2) + math.sin(a0))
-            small = torch.atan2(rise * math.cos(a0), 1 - math.sin(a0) * rise - math.sin(a0) ** 2)
-            near_data = torch.where(s2 < 1e-6 * math.sin(a0) ** 2, small / self._rate, near_data)
+        cos = math.cos(a0) * torch.sqrt(torch.sigmoid(2 * lam))
+        rise = math.cos(a0) ** 2 * torch.sigmoid(-2 * lam)
+        sin = torch.sqrt(rise + math.sin(a0) ** 2)
+        # rise = sin(a - a0) sin(a + a0)
+        below = (cos * math.cos(a0) + sin * math.sin(a0)) * (sin * math.cos(a0) + cos * math.sin(a0))
+        near_noise, near_data = 1 - torch.asin(cos) / self._rate, torch.atan2(rise, below) / self._rate
         return torch.where(lam < 0, near_noise, near_data)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from odesolve.paths.base import Path, Time, as_time, require
+
+LOWEST = -12 * math.log(2.0)  # log(alpha) where alpha^2 = 2^-24
 
 
 @dataclass(frozen=True, init=False)
@@ -27,15 +29,14 @@ class Discrete(Path):
     _log_alpha: Tensor = field(compare=False, repr=False)
 
     def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table"):
-        table = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64).reshape(-1)
+        table = _column(alphas_cumprod)
         require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
-        table = table.clamp_min(2.0**-24)
-        falls = bool((table[1:] < table[:-1]).all()) and float(table[0]) < 1
-        require(falls, "alphas_cumprod must fall strictly from below 1 towards 0: give cumprod(1 - betas)")
-        self._set(0.5 * torch.log(table), label)
+        self._set(0.5 * torch.log(table.clamp_min(0.0)), label)
 
     def _set(self, log_alpha: Tensor, label: str) -> None:
-        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha])
+        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha.clamp_min(LOWEST)])
+        falls = bool((values.diff() < 0).all())
+        require(falls, "alphas_cumprod must fall strictly from below 1 to 2^-24: give cumprod(1 - betas)")
         object.__setattr__(self, "_log_alpha", values)
         object.__setattr__(self, "digest", hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16])
         object.__setattr__(self, "label", label)
@@ -43,10 +44,11 @@ class Discrete(Path):
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor, label: str = "table") -> Discrete:
         """The path of per-step noise rates beta_1..beta_N (log1p keeps the small ones exact)."""
-        b = torch.as_tensor(betas).detach().to("cpu", torch.float64).reshape(-1)
-        require(bool(((b > 0) & (b < 1)).all()) and b.numel() > 0, "betas must lie strictly between 0 and 1")
+        b = _column(betas)
+        inside = bool(((b > 0) & (b < 1)).all()) and b.numel() > 0
+        require(inside, "betas must lie strictly between 0 and 1: give the noise rate of each training step")
         path = cls.__new__(cls)
-        path._set((0.5 * torch.cumsum(torch.log1p(-b), 0)).clamp_min(-8.317766166719343), label)
+        path._set(0.5 * torch.cumsum(torch.log1p(-b), 0), label)
         return path
 
     @classmethod
@@ -74,14 +76,16 @@ class Discrete(Path):
         table = self._log_alpha.to(t.device, t.dtype)
         position = t * self.training_steps
         left = position.detach().ceil().long().sub(1).clamp(0, self.training_steps - 1)
-        slope = table[left + 1] - table[left]
-        # The node value is exact at its own time: count from the right node, where trained times lie.
-        return table[left + 1], slope, position - (left + 1)
+        slope = self._log_alpha.diff().to(t.device, t.dtype)[left]  # differences in float64, whatever t is
+        # A trained level is exact at its own time: count from the right node; in the first segment from (0, 0), where
+        # the log-SNR is infinite and counting from the right would cancel.
+        anchor = torch.where(left > 0, left + 1, 0)
+        return table[anchor], slope, position - anchor
 
     def log_alpha(self, t: Time) -> Tensor:
         """log(alpha), piecewise linear in t."""
-        right, slope, offset = self._segment(t)
-        return right + slope * offset
+        anchor, slope, offset = self._segment(t)
+        return anchor + slope * offset
 
     def start_std(self, t: float) -> float:
         return 1.0
@@ -110,8 +114,9 @@ class Discrete(Path):
         target = -0.5 * torch.nn.functional.softplus(-2 * lam, threshold=1e9)
         table = self._log_alpha.to(lam.device, lam.dtype)
         right = torch.searchsorted(-table, -target.detach().contiguous()).clamp(1, self.training_steps)
-        fraction = (target - table[right]) / (table[right] - table[right - 1])
-        return (right + fraction) / self.training_steps
+        anchor = torch.where(right > 1, right, 0)
+        offset = (target - table[anchor]) / self._log_alpha.diff().to(lam.device, lam.dtype)[right - 1]
+        return (anchor + offset) / self.training_steps
 
     @property
     def t_min(self) -> float:  # type: ignore[override]
@@ -119,3 +124,9 @@ class Discrete(Path):
 
     def spec(self) -> dict:
         return {"name": "Discrete", "label": self.label, "digest": self.digest}
+
+
+def _column(values: Sequence[float] | Tensor) -> Tensor:
+    """As float64 on the host; Python floats are not rounded to float32 on the way."""
+    values = values.detach() if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+    return values.to("cpu", torch.float64).reshape(-1)

@@ -14,7 +14,9 @@ def times(path):
     return (torch.linspace(0.00067, 0.9993, 997, dtype=torch.float64) * path.t_max).requires_grad_()
 
 
-@pytest.fixture(params=[paths.VP(), paths.Cosine(), paths.Trig(), paths.Discrete.ddpm()], ids=lambda p: type(p).__name__)
+@pytest.fixture(
+    params=[paths.VP(), paths.Cosine(), paths.Trig(), paths.Discrete.ddpm()], ids=lambda p: type(p).__name__
+)
 def unit_variance_path(request):
     return request.param
 
