@@ -9,13 +9,15 @@ import torch
 
 from odesolve import paths
 
+COSINE = math.cos(math.pi * 0.25 / 1.008) / math.cos(math.pi * 0.004 / 1.008)
 VALUES = [
     ("VP alpha(1)", lambda: paths.VP().alpha(1.0), math.exp(-5.025)),
     ("VP sigma(1)/alpha(1)", lambda: paths.VP().rho(1.0), math.sqrt(math.expm1(10.05))),
     ("VP B(1)", lambda: paths.VP().B(1.0), 10.05),
     ("VP variance is 1", lambda: paths.VP().alpha(0.3) ** 2 + paths.VP().sigma(0.3) ** 2, 1.0),
     ("Cosine alpha(0)", lambda: paths.Cosine().alpha(0.0), 1.0),
-    ("Cosine alpha(1/2)", lambda: paths.Cosine().alpha(0.5), math.cos(math.pi * 0.508 / 2.016) / math.cos(math.pi * 0.004 / 1.008)),
+    ("Cosine(0) alpha(1/2)", lambda: paths.Cosine(0.0).alpha(0.5), math.sqrt(0.5)),
+    ("Cosine alpha(0.492)", lambda: paths.Cosine().alpha(0.492), COSINE),
     ("VE sigma(0)", lambda: paths.VE().sigma(0.0), 0.01),
     ("VE sigma(1/2) is the geometric mean", lambda: paths.VE().sigma(0.5), math.sqrt(0.01 * 50)),
     ("VE sigma(1)", lambda: paths.VE().sigma(1.0), 50.0),
