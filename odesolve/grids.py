@@ -110,6 +110,8 @@ class Karras(_LogSNR):
     rho: float = 7.0
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        if not self.rho > 0:
+            raise OdesolveError(f"rho={self.rho}: give a positive number, 7 for the grid of the paper")
         ends = math.exp(-first / self.rho), math.exp(-last / self.rho)
         u = torch.linspace(*ends, n + 1, dtype=torch.float64)
         return -self.rho * torch.log(u)
@@ -127,12 +129,18 @@ class VPTime(_LogSNR):
     epsilon: float = 1e-3
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
+        if not self.exponent > 0:
+            raise OdesolveError(f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid")
+        if not 0 < self.epsilon < 1:
+            raise OdesolveError(f"epsilon={self.epsilon}: give a number between 0 and 1")
         # B(t) = log(1 + rho^2) = b1 t + b2 t^2 through both ends.
         top, low = math.log1p(math.exp(-2 * first)), math.log1p(math.exp(-2 * last))
         b2 = (low / self.epsilon - top) / (self.epsilon - 1)
         b1 = top - b2
-        if b1 + 2 * b2 * self.epsilon <= 0:
-            raise OdesolveError(f"epsilon={self.epsilon} is too large for this range of noise: give a smaller one")
+        if b1 + 2 * b2 <= 0:  # B would fall again before t = 1
+            raise OdesolveError(
+                f"epsilon={self.epsilon} does not fit this range of noise: give epsilon={low / top:.2g}"
+            )
         u = torch.linspace(1.0, self.epsilon ** (1 / self.exponent), n + 1, dtype=torch.float64)
         t = u**self.exponent
         return -0.5 * torch.log(torch.expm1(t * (b1 + b2 * t)))
@@ -154,8 +162,10 @@ class Shifted(Grid):
             raise OdesolveError(f"shift={k}: give a positive number; 1 leaves the grid uniform")
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
-        u = torch.linspace(a, b, n + 1, dtype=torch.float64)
-        away = path.t_max * k * u / (1 + (k - 1) * u)
+        u = torch.linspace(*(v / (k - (k - 1) * v) for v in (a, b)), n + 1, dtype=torch.float64)
+        shifted = k * u / (1 + (k - 1) * u)
+        shifted[0], shifted[-1] = a, b
+        away = path.t_max * shifted
         return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
 
 
@@ -182,7 +192,7 @@ class Spaced(Grid):
         elif self.spacing == "leading":
             index = (n - 1 - i) * (total // n) + 1 + self.offset
         elif self.spacing == "linspace":
-            index = torch.round(torch.linspace(total, 1, n, dtype=torch.float64)) if n > 1 else torch.tensor([total])
+            index = torch.round(i.flip(0) * ((total - 1) / max(n - 1, 1))) + 1 if n > 1 else torch.tensor([total])
         else:
             raise unknown("spacing", self.spacing, ("trailing", "leading", "linspace"))
         times = (index.clamp(1, total) / total).tolist()
