@@ -1,10 +1,11 @@
-"""Every named grid on every path: n + 1 times from the noise end to the data end, strictly monotone, for any n to 1000."""
+"""Every named grid on every path: n + 1 times from noise to data, strictly monotone, for any n up to 1000."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from odesolve import grids, paths
 from odesolve.errors import OdesolveError

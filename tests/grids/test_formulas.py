@@ -113,7 +113,7 @@ def test_infinite_log_snr_is_left_out():
 
 
 def test_infinite_end_that_was_asked_for_is_refused():
-    with pytest.raises(OdesolveError, match="the log-SNR is infinite at t=0.5 or t=0.0: give start= and stop="):
+    with pytest.raises(OdesolveError, match=r"the log-SNR is infinite at t=0\.5 or t=0\.0: give start= and stop="):
         grids.make(grids.Lambda(start=0.5, stop=0.0), paths.VP(), N)
 
 
