@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from odesolve import grids, paths
@@ -25,7 +27,7 @@ def test_every_number_of_steps_gives_distinct_training_times(name):
         *steps, end = indices(grids.make(grids.named(name), DDPM, n, snap=True), DDPM)
         assert end == 0
         assert len(steps) == n
-        assert all(a > b for a, b in zip(steps[:-1], steps[1:], strict=True))
+        assert all(a > b for a, b in pairwise(steps))
         assert 1 <= steps[-1] <= steps[0] <= 1000
 
 

@@ -27,7 +27,7 @@ def test_round_off_beyond_the_end_is_taken_back():
 
 
 def test_sigmas():
-    """k-diffusion's list: on EDM the times themselves, on another path the times of equal sigma/alpha, a last 0 the data."""
+    """k-diffusion's list: on EDM the times themselves, elsewhere the times of equal sigma/alpha; a last 0 is the data."""
     levels = [80.0, 10.0, 1.0, 0.002, 0.0]
     assert grids.sigmas(paths.EDM(), levels).values == pytest.approx(levels, rel=1e-14)
     for path in (paths.VP(), paths.Discrete.ddpm(), paths.VP().flipped()):
@@ -63,7 +63,7 @@ def test_bad_lists(values, what):
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "10", 10**6])
 def test_bad_numbers_of_steps(steps):
-    with pytest.raises(OdesolveError, match="steps=.*: give a whole number"):
+    with pytest.raises(OdesolveError, match=r"steps=.*: give a whole number"):
         grids.make(grids.named("uniform"), paths.VP(), steps)
 
 
