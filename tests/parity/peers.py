@@ -8,15 +8,18 @@ import importlib
 import importlib.util
 import sys
 import types
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import odesolve as ode
-from odesolve import problems
+from odesolve import grids, paths, problems
+from odesolve.paths import Path
 
-TOLERANCE = 1e-12
+TOLERANCE = 1e-10
 PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
 
 # Narrow enough that the flow map contracts: a difference between two samplers is theirs, not amplified by the problem.
@@ -74,3 +77,83 @@ def k_diffusion():
     finally:
         for name in stubs:
             sys.modules.pop(name)
+
+
+K_SPACE = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
+
+
+@dataclass
+class Scheduler:
+    """A diffusers scheduler with float64 tables, ready for a loop.
+
+    ``path`` is the path that its table describes, ``grid`` its noise levels as times on it, noise first, ``calls``
+    the times at which it evaluates the network.
+    """
+
+    peer: Any
+    path: Path
+    grid: grids.Listed
+    calls: Tensor
+
+    def run(self, net, x: Tensor, **arguments) -> Tensor:
+        """The peer's own loop from the path's state x; schedulers that work on x / alpha get that instead."""
+        alphas = [float(self.path.alpha(self.grid.values[i])) for i in (0, -1)]
+        first, last = alphas if type(self.peer).__name__ in K_SPACE else (1.0, 1.0)
+        x = x / first
+        for call, t in zip(self.calls, self.peer.timesteps, strict=True):
+            scaled = self.peer.scale_model_input(x, t) if hasattr(self.peer, "scale_model_input") else x
+            x = self.peer.step(net(scaled, call), t, x.as_subclass(Wide), return_dict=False, **arguments)[0]
+            x = x.as_subclass(Tensor)
+        return x * last
+
+
+def scheduler(name: str, steps: int, set_timesteps: dict | None = None, **config) -> Scheduler:
+    """A scheduler of diffusers whose sigmas are the float32 ones it computes, kept in float64 from there on."""
+    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    peer = getattr(diffusers, name)(**config)
+    if hasattr(peer, "alphas_cumprod"):
+        peer.alphas_cumprod = peer.alphas_cumprod.double()
+    peer.set_timesteps(steps, **(set_timesteps or {}))
+    if name == "IPNDMScheduler":
+        return _trigonometric(peer, config["trained_betas"])
+    if name.startswith("DDIM"):
+        return _on_training_times(peer, inverse="Inverse" in name)
+    if hasattr(peer, "set_begin_index"):  # without it some look their place up by a time that occurs twice
+        peer.set_begin_index(0)
+    path = _path(name, peer, config)
+    top = float(path.rho(path.t_noise)) if isinstance(path, paths.Discrete) else float("inf")
+    peer.sigmas = levels = peer.sigmas.double().clamp(max=top)
+    if hasattr(peer, "sigmas_interpol"):
+        nodes = torch.unique_consecutive(levels)
+        middle = (nodes[1:] * nodes[:-1]).sqrt()
+        peer.sigmas_interpol = torch.cat([nodes[:1], middle.repeat_interleave(2), middle[-1:]])
+        odd = torch.arange(len(levels)) % 2 == 1
+        levels = torch.where(odd, peer.sigmas_interpol, levels)
+    ratio = (lambda s: s / (1 - s)) if isinstance(path, paths.Linear) else (lambda s: s)
+    grid = grids.sigmas(path, ratio(torch.unique(peer.sigmas).flip(0)))
+    return Scheduler(peer, path, grid, path.t_of_rho(ratio(levels[: len(peer.timesteps)])))
+
+
+def _path(name: str, peer, config: dict) -> Path:
+    if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
+        return paths.Linear()
+    return paths.EDM(sigma_max=100.0) if name.startswith("EDM") else paths.Discrete(peer.alphas_cumprod)
+
+
+def _on_training_times(peer, inverse: bool) -> Scheduler:
+    path = paths.Discrete(peer.alphas_cumprod)
+    times = (peer.timesteps + 1).double() / path.training_steps
+    if not inverse:
+        return Scheduler(peer, path, grids.Listed(values=(*times.tolist(), 0.0)), times)
+    peer.initial_alpha_cumprod = peer.alphas_cumprod[0]
+    before = (times - 1 / len(times)).clamp(min=path.t_min)  # the first step starts at t_min, and may go nowhere
+    grid = torch.cat([before[:1], times]).unique().flip(0)
+    return Scheduler(peer, path, grids.Listed(values=tuple(grid.tolist())), before)
+
+
+def _trigonometric(peer, sigmas: list[float]) -> Scheduler:
+    peer.betas = torch.tensor(sigmas, dtype=torch.float64)
+    peer.alphas = torch.sqrt(1 - peer.betas**2)
+    path = paths.Trig()
+    grid = grids.sigmas(path, peer.betas / peer.alphas)
+    return Scheduler(peer, path, grid, torch.tensor(grid.values[:-1], dtype=torch.float64))
