@@ -27,7 +27,7 @@ def test_round_off_beyond_the_end_is_taken_back():
 
 
 def test_sigmas():
-    """k-diffusion's list: on EDM the times themselves, elsewhere the times of equal sigma/alpha; a last 0 is the data."""
+    """k-diffusion's list: on EDM the times themselves, elsewhere times of equal sigma/alpha; a last 0 is the data."""
     levels = [80.0, 10.0, 1.0, 0.002, 0.0]
     assert grids.sigmas(paths.EDM(), levels).values == pytest.approx(levels, rel=1e-14)
     for path in (paths.VP(), paths.Discrete.ddpm(), paths.VP().flipped()):
