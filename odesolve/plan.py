@@ -173,33 +173,44 @@ class Plan:
         """Largest relative violation of the laws over all states.
 
         With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t). A row of a velocity plan must
-        be exact for dx/dt = 0 and dx/dt = 1. Rows that mix the two are checked in the data form, which needs the path.
+        be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
+        step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
         """
         velocity = any(e.quantity == "velocity" for e in self.evaluations)
         if self.path is None and not velocity:
             return 0.0
-        lookup = _ClockLaw(self.grid[0]) if velocity else _PathLaw(self)
-        pairs = {START: lookup.state(self.grid[0])}
+        law = _ClockLaw() if velocity else _PathLaw(self)
+        known = {START: _exact(law.state(self.grid[0]))}
         worst = 0.0
         for i in self.instructions:
             if isinstance(i, Evaluate):
-                pairs[i.output] = lookup.evaluation
+                known[i.output] = _exact(law.evaluation)
             elif isinstance(i, Apply):
-                pairs[i.output] = pairs[i.input]
+                known[i.output] = known[i.input]
             else:
-                columns = [pairs[n] for n in i.inputs]
+                columns = [known[n] for n in i.inputs]
                 for out, row in zip(i.outputs, i.weights, strict=True):
-                    got = tuple(sum(w * c[k] for w, c in zip(row, columns, strict=True)) for k in (0, 1))
-                    scale = tuple(sum(abs(w * c[k]) for w, c in zip(row, columns, strict=True)) for k in (0, 1))
+                    got = [
+                        (
+                            sum(w * c[k][0] for w, c in zip(row, columns, strict=True)),
+                            sum(abs(w) * c[k][1] for w, c in zip(row, columns, strict=True)),
+                        )
+                        for k in (0, 1)
+                    ]
+                    known[out.name] = got
                     if out.guess:
-                        got = lookup.evaluation
+                        known[out.name] = _exact(law.evaluation)
                     elif out.time is not None:
-                        want = lookup.state(out.time)
-                        for g, w, s in zip(got, want, scale, strict=True):
-                            worst = max(worst, abs(g - w) / max(s, 1.0))
-                        got = want
-                    pairs[out.name] = got
+                        want = law.state(out.time)
+                        worst = max([worst, *(abs(g - w) / max(m, 1.0) for (g, m), w in zip(got, want, strict=True))])
+                        if out.name in self.step_names:
+                            known[out.name] = _exact(want)
         return worst
+
+    @cached_property
+    def step_names(self) -> frozenset[str]:
+        """Names of the states that finish a step."""
+        return frozenset(f"x{i}" for i in range(1, self.steps + 1))
 
     def matrix(self) -> tuple[list[Linear], Linear]:
         """The plan with every derived value substituted: each evaluation's input, and the result, over x0 and D1, D2, ...
@@ -285,15 +296,17 @@ class _PathLaw:
 
 
 class _ClockLaw:
-    """Pairs (x for dx/dt = 0 from 1, x for dx/dt = 1 from the start time)."""
+    """Pairs (x for dx/dt = 0 from 1, x for dx/dt = 1 that starts at the start time)."""
 
     evaluation = (0.0, 1.0)
 
-    def __init__(self, start: float):
-        self.start = start
-
     def state(self, t: float) -> tuple[float, float]:
         return (1.0, t)
+
+
+def _exact(pair: tuple[float, float]) -> list[tuple[float, float]]:
+    """Values with their sizes, where nothing has been summed yet."""
+    return [(v, abs(v)) for v in pair]
 
 
 def _substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:

@@ -97,7 +97,9 @@ def _register_ipndm(order: int) -> None:
     def variable(w: Writer, *, start: str = "single") -> None:
         adams(w, order=order, clock="rho", start=start)
 
-    variable.__doc__ = f"iPNDM with the exact variable-step weights of order {order} in rho; published with start='ramp'."
+    variable.__doc__ = (
+        f"iPNDM with the exact variable-step weights of order {order} in rho; published with start='ramp'."
+    )
 
 
 for _order in (2, 3, 4):

@@ -82,6 +82,9 @@ def noise_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear
     """x_t = (alpha_t/alpha_s) x - sigma_t sum_j W_j eps_j over the nodes (point, eps); for steps of finite log-SNR."""
     nodes = [n for n in nodes if math.isfinite(n[0].lam)]
     weights = exponential_weights(t.lam - s.lam, [p.lam - s.lam for p, _ in nodes], sign=1)
+    if t.lam - s.lam > 1.0:
+        # The total is expm1(h) = alpha_t sigma_s / (alpha_s sigma_t) - 1; over a long step expm1 magnifies the error of h.
+        weights[0] += t.alpha * s.sigma / (s.alpha * t.sigma) - 1.0 - sum(weights)
     row = (t.alpha / s.alpha) * x
     for (_, eps), w in zip(nodes, weights, strict=True):
         row = row - (t.sigma * w) * eps

@@ -1,0 +1,81 @@
+"""Measured orders of convergence on a mixture whose flow is smooth, on three paths."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+
+import odesolve as ode
+from odesolve import paths, run
+from odesolve.lower import lower
+
+from .cases import SOLVERS, window
+
+MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.9, 1.0, 1.1])
+START = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+PATHS = {"vp": (paths.VP(), "noise"), "edm": (paths.EDM(), "data"), "linear": (paths.Linear(), "velocity")}
+
+
+def end_point(name: str, solver: str, steps: int, **options) -> torch.Tensor:
+    path, predicts = PATHS[name]
+    grid = window(path)
+    first = path.point(grid.start)
+    plan = ode.plan(solver, path, steps, grid, closed=True, **options)
+    model = MIXTURE.model(path, predicts)
+    x = START * math.hypot(first.alpha, first.sigma)
+    return run.run(lower(plan, path, model.reading_for(x.dtype)), model, x)
+
+
+@functools.cache
+def reference(name: str) -> torch.Tensor:
+    """RK4 in t, agreed on by an exponential method that shares nothing with it."""
+    out = end_point(name, "rk4", 600 if name != "edm" else 2000)
+    torch.testing.assert_close(out, end_point(name, "deis_lamab3", 1000), rtol=0, atol=5e-11)
+    return out
+
+
+def slopes(name: str, solver: str, counts, **options) -> list[float]:
+    errors = [float((end_point(name, solver, n, **options) - reference(name)).norm()) for n in counts]
+    return [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_order_is_what_the_list_says(name, solver):
+    order = ode.solvers()[solver].order
+    measured = slopes(name, solver, (64, 128) if order >= 4 else (128, 256))[0]
+    assert abs(measured - order) <= (0.3 if order >= 4 else 0.2), measured
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "cap"),
+    [
+        ("dpmpp_3m", {"start": "ramp"}, 2.3),
+        ("deis_lamab2", {"start": "ramp"}, 2.3),
+        ("deis_tab3", {"start": "ramp"}, 2.3),
+        ("dpmpp_3m_published", {}, 2.1),
+        ("unipc_3", {"start": "ramp"}, 3.5),
+    ],
+)
+def test_what_peers_do_at_the_start_costs_order(solver, options, cap):
+    """The ramp 1, 2, ..., p and the published third-order weights converge more slowly than their names say."""
+    measured = slopes("vp", solver, (256, 512), **options)[0]
+    assert cap - 0.5 <= measured <= cap
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_2", "heun_edm", "ab2"])
+def test_inversion_converges_with_the_same_order(solver):
+    path, predicts = PATHS["vp"]
+    model, grid = MIXTURE.model(path, predicts), window(path)
+    order = ode.solvers()[solver].order
+
+    def error(n: int) -> float:
+        plan = ode.plan(solver, path, n, grid, reverse=True)
+        back = run.run(lower(plan, path, model.reading_for(torch.float64)), model, reference("vp"))
+        first = path.point(grid.start)
+        return float((back - START * math.hypot(first.alpha, first.sigma)).norm())
+
+    assert abs(math.log2(error(128) / error(256)) - order) <= 0.2
