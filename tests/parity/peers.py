@@ -94,26 +94,31 @@ class Scheduler:
     path: Path
     grid: grids.Listed
     calls: Tensor
+    lifted: bool = True
 
     def run(self, net, x: Tensor, **arguments) -> Tensor:
         """The peer's own loop from the path's state x; schedulers that work on x / alpha get that instead."""
         alphas = [float(self.path.alpha(self.grid.values[i])) for i in (0, -1)]
         first, last = alphas if type(self.peer).__name__ in K_SPACE else (1.0, 1.0)
-        x = x / first
+        x, kind = x / first, Wide if self.lifted else Tensor
         for call, t in zip(self.calls, self.peer.timesteps, strict=True):
             scaled = self.peer.scale_model_input(x, t) if hasattr(self.peer, "scale_model_input") else x
-            x = self.peer.step(net(scaled, call), t, x.as_subclass(Wide), return_dict=False, **arguments)[0]
+            x = self.peer.step(net(scaled, call), t, x.as_subclass(kind), return_dict=False, **arguments)[0]
             x = x.as_subclass(Tensor)
         return x * last
 
 
-def scheduler(name: str, steps: int, set_timesteps: dict | None = None, **config) -> Scheduler:
-    """A scheduler of diffusers whose sigmas are the float32 ones it computes, kept in float64 from there on."""
+def scheduler(name: str, steps: int, given: dict | None = None, lift: bool = True, **config) -> Scheduler:
+    """A scheduler of diffusers after ``set_timesteps(steps, **given)``.
+
+    Its noise levels are the float32 ones that it computes. With ``lift`` all that follows is float64, else it stays as
+    shipped: coefficients in float32, and in some schedulers the state as well.
+    """
     diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
     peer = getattr(diffusers, name)(**config)
-    if hasattr(peer, "alphas_cumprod"):
+    if lift and hasattr(peer, "alphas_cumprod"):
         peer.alphas_cumprod = peer.alphas_cumprod.double()
-    peer.set_timesteps(steps, **(set_timesteps or {}))
+    peer.set_timesteps(steps, **(given or {}))
     if name == "IPNDMScheduler":
         return _trigonometric(peer, config["trained_betas"])
     if name.startswith("DDIM"):
@@ -122,16 +127,17 @@ def scheduler(name: str, steps: int, set_timesteps: dict | None = None, **config
         peer.set_begin_index(0)
     path = _path(name, peer, config)
     top = float(path.rho(path.t_noise)) if isinstance(path, paths.Discrete) else float("inf")
-    peer.sigmas = levels = peer.sigmas.double().clamp(max=top)
-    if hasattr(peer, "sigmas_interpol"):
-        nodes = torch.unique_consecutive(levels)
-        middle = (nodes[1:] * nodes[:-1]).sqrt()
-        peer.sigmas_interpol = torch.cat([nodes[:1], middle.repeat_interleave(2), middle[-1:]])
-        odd = torch.arange(len(levels)) % 2 == 1
-        levels = torch.where(odd, peer.sigmas_interpol, levels)
+    sigmas = levels = peer.sigmas.double().clamp(max=top)
     ratio = (lambda s: s / (1 - s)) if isinstance(path, paths.Linear) else (lambda s: s)
-    grid = grids.sigmas(path, ratio(torch.unique(peer.sigmas).flip(0)))
-    return Scheduler(peer, path, grid, path.t_of_rho(ratio(levels[: len(peer.timesteps)])))
+    grid = grids.sigmas(path, ratio(torch.unique(sigmas).flip(0)))
+    if hasattr(peer, "sigmas_interpol"):
+        nodes = torch.unique_consecutive(sigmas)
+        middle = (nodes[1:] * nodes[:-1]).sqrt()
+        inner = torch.cat([nodes[:1], middle.repeat_interleave(2), middle[-1:]])
+        levels = torch.where(torch.arange(len(sigmas)) % 2 == 1, inner, sigmas)
+        peer.sigmas_interpol = inner if lift else peer.sigmas_interpol
+    peer.sigmas = sigmas if lift else peer.sigmas
+    return Scheduler(peer, path, grid, path.t_of_rho(ratio(levels[: len(peer.timesteps)])), lift)
 
 
 def _path(name: str, peer, config: dict) -> Path:
