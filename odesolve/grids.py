@@ -73,11 +73,9 @@ class _LogSNR(Grid):
         stop = path.t_min if self.stop is None else self.stop
         final = self.final and stop != path.t_data
         times = path.t_of_lam(self._place(path, first, last, n - 1 if final else n)).tolist()
+        times[-1] = stop if len(times) > 1 else times[-1]
         times[0] = path.t_noise if self.start is None else self.start
-        if final:
-            return [*times, path.t_data]
-        times[-1] = stop
-        return times
+        return [*times, path.t_data] if final else times
 
     def _range(self, path: Path) -> tuple[float, float]:
         start = self.start

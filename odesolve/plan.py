@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -148,7 +149,7 @@ class Plan:
             rows = tuple(_read_row(r) for r in body["rows"])
             spec = json.dumps(body["path"], separators=(",", ":")) if body["path"] else ""
             plan = cls(body["solver"], tuple(body["grid"]), rows, body["result"], spec, path)
-        except (KeyError, TypeError, ValueError, IndexError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise PlanError(f"this is not the JSON of a plan ({e!r}): give what plan.to_json() returned") from e
         plan.check()
         return plan
@@ -160,9 +161,12 @@ class Plan:
             used, made = _names(i)
             if missing := [n for n in used if n not in known]:
                 raise PlanError(f"{self.solver}: {i} uses {missing[0]!r} before it is defined")
-            if again := [n for n in made if n in known]:
-                raise PlanError(f"{self.solver}: {again[0]!r} is defined twice")
-            known.update(made)
+            for name in made:
+                if name in known:
+                    raise PlanError(f"{self.solver}: {name!r} is defined twice")
+                known.add(name)
+            if isinstance(i, Combine) and not _sound(i):
+                raise PlanError(f"{self.solver}: {made[0]!r} needs finite weights, a row an output and one an input")
         if self.result not in known:
             raise PlanError(f"{self.solver}: the result {self.result!r} is never defined")
         worst = self.law_residual()
@@ -307,6 +311,11 @@ class _ClockLaw:
 def _exact(pair: tuple[float, float]) -> list[tuple[float, float]]:
     """Values with their sizes, where nothing has been summed yet."""
     return [(v, abs(v)) for v in pair]
+
+
+def _sound(i: Combine) -> bool:
+    shaped = len(i.weights) == len(i.outputs) and all(len(row) == len(i.inputs) for row in i.weights)
+    return shaped and all(math.isfinite(w) for row in i.weights for w in row)
 
 
 def _substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -112,5 +113,8 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 
 def load_plan(text: str, path: Path | None = None) -> Plan:
     """The plan in a JSON text, with the path that it names (give the path if that is a table of your own)."""
-    spec = json.loads(text).get("path") if path is None else None
-    return Plan.from_json(text, path if path is not None else (from_spec(spec) if spec else None))
+    plan = Plan.from_json(text, path)
+    if path is None and plan.path_spec:
+        plan = replace(plan, path=from_spec(json.loads(plan.path_spec)))
+        plan.check()
+    return plan

@@ -7,6 +7,8 @@ import torch
 
 from odesolve import paths
 
+torch.set_num_threads(1)  # for tensors of this size more threads only cost
+
 PATHS = {
     "vp": paths.VP(),
     "cosine": paths.Cosine(),
