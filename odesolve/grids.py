@@ -160,7 +160,8 @@ class Shifted(Grid):
             raise OdesolveError(f"shift={k}: give a positive number; 1 leaves the grid uniform")
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
-        u = torch.linspace(*(v / (k - (k - 1) * v) for v in (a, b)), n + 1, dtype=torch.float64)
+        # The shift maps the unshifted ends to the ones asked for.
+        u = torch.linspace(a / (k - (k - 1) * a), b / (k - (k - 1) * b), n + 1, dtype=torch.float64)
         shifted = k * u / (1 + (k - 1) * u)
         shifted[0], shifted[-1] = a, b
         away = path.t_max * shifted

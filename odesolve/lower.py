@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from odesolve.errors import PlanError
 from odesolve.paths import Path
@@ -26,12 +27,17 @@ class Guidance:
     scale: float
     interval: tuple[float, float] | None = None
 
+    def inside(self, t):
+        """Whether the time t lies in the interval (one answer each for a tensor of times)."""
+        return self.interval is None or (self.interval[0] <= t) & (t <= self.interval[1])
+
     def weights(self, t: float) -> dict[str, float]:
         """Weight of each branch at time t; the weights sum to 1, so they are the same for every prediction type."""
-        inside = self.interval is None or self.interval[0] <= t <= self.interval[1]
-        if self.scale == 1.0 or not inside:
-            return {"cond": 1.0}
-        return {"cond": self.scale, "uncond": 1.0 - self.scale}
+        return self.mixed() if self.inside(t) else {"cond": 1.0}
+
+    def mixed(self) -> dict[str, float]:
+        """Weight of each branch inside the interval."""
+        return {"cond": 1.0} if self.scale == 1.0 else {"cond": self.scale, "uncond": 1.0 - self.scale}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Reading:
     applies: tuple[str, ...] = ()
     classifier: float = 0.0
 
-    def c_in(self, path: Path, t) -> float:
+    def c_in(self, path: Path, t: Any) -> Any:
         """Factor from the state to the network's input at time t (float or tensor)."""
         if self.input_scale is None:
             return 1.0

@@ -181,7 +181,7 @@ class Mixture:
         key = (like.dtype, like.device)
         if key not in self._cache:
             vectors = self.vectors.to(like) if self.vectors is not None else None
-            self._cache[key] = (*(v.to(like) for v in (self.log_weights, self.means, self.variances)), vectors)
+            self._cache[key] = (self.log_weights.to(like), self.means.to(like), self.variances.to(like), vectors)
         return self._cache[key]
 
 
@@ -220,5 +220,5 @@ def digits(std: float = 0.1) -> Mixture:
         from sklearn.datasets import load_digits
     except ImportError as e:
         raise ImportError("problems.digits needs scikit-learn: pip install 'odesolve[digits]'") from e
-    images = torch.from_numpy(load_digits().images) / 8 - 1
+    images = torch.from_numpy(load_digits()["images"]) / 8 - 1
     return Mixture([1.0] * len(images), images[:, None], std=std)

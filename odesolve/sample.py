@@ -15,7 +15,8 @@ from odesolve.errors import Diverged, OdesolveError
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.plan import Plan
-from odesolve.planning import GridLike, SolverLike, plan as make_plan
+from odesolve.planning import GridLike, SolverLike
+from odesolve.planning import plan as make_plan
 
 Noise = Tensor | Sequence[int]
 
@@ -215,8 +216,13 @@ class _Bar:
         from tqdm.auto import tqdm
 
         disable = None if self.show is None else False
-        self.bar = tqdm(total=self.total, delay=0 if self.show else 1.0, disable=disable, leave=False, unit="call")
-        return None if self.bar.disable else lambda i: self.bar.update(1) and None
+        bar = tqdm(total=self.total, delay=0 if self.show else 1.0, disable=disable, leave=False, unit="call")
+        self.bar = bar
+
+        def tick(i: int) -> None:
+            bar.update(1)
+
+        return None if bar.disable else tick
 
     def __exit__(self, *error) -> None:
         if self.bar is not None:

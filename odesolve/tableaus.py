@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction as Q
 
 Row = tuple[float, ...]
 
@@ -66,24 +65,24 @@ class Tableau:
 
 
 EULER = Tableau("euler", 1, (0,), ((),), (1,), "Euler 1768")
-MIDPOINT = Tableau("midpoint", 2, (0, Q(1, 2)), ((), (Q(1, 2),)), (0, 1), "Runge 1895")
-HEUN = Tableau("heun", 2, (0, 1), ((), (1,)), (Q(1, 2), Q(1, 2)), "Heun 1900")
-RALSTON = Tableau("ralston", 2, (0, Q(2, 3)), ((), (Q(2, 3),)), (Q(1, 4), Q(3, 4)), "Ralston 1962")
-HEUN3 = Tableau("heun3", 3, (0, Q(1, 3), Q(2, 3)), ((), (Q(1, 3),), (0, Q(2, 3))), (Q(1, 4), 0, Q(3, 4)), "Heun 1900")
+MIDPOINT = Tableau("midpoint", 2, (0, 1 / 2), ((), (1 / 2,)), (0, 1), "Runge 1895")
+HEUN = Tableau("heun", 2, (0, 1), ((), (1,)), (1 / 2, 1 / 2), "Heun 1900")
+RALSTON = Tableau("ralston", 2, (0, 2 / 3), ((), (2 / 3,)), (1 / 4, 3 / 4), "Ralston 1962")
+HEUN3 = Tableau("heun3", 3, (0, 1 / 3, 2 / 3), ((), (1 / 3,), (0, 2 / 3)), (1 / 4, 0, 3 / 4), "Heun 1900")
 RK4 = Tableau(
     "rk4",
     4,
-    (0, Q(1, 2), Q(1, 2), 1),
-    ((), (Q(1, 2),), (0, Q(1, 2)), (0, 0, 1)),
-    (Q(1, 6), Q(1, 3), Q(1, 3), Q(1, 6)),
+    (0, 1 / 2, 1 / 2, 1),
+    ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
     "Kutta 1901",
 )
 RK4_38 = Tableau(
     "rk4_38",
     4,
-    (0, Q(1, 3), Q(2, 3), 1),
-    ((), (Q(1, 3),), (Q(-1, 3), 1), (1, -1, 1)),
-    (Q(1, 8), Q(3, 8), Q(3, 8), Q(1, 8)),
+    (0, 1 / 3, 2 / 3, 1),
+    ((), (1 / 3,), (-1 / 3, 1), (1, -1, 1)),
+    (1 / 8, 3 / 8, 3 / 8, 1 / 8),
     "Kutta 1901, the 3/8 rule",
 )
 

@@ -16,8 +16,11 @@ from odesolve.run.advance import Cursor, Functions, advance, begin
 class Network(Protocol):
     """What a driver needs of a model."""
 
-    dtype: torch.dtype | None
-    functions: Functions
+    @property
+    def dtype(self) -> torch.dtype | None: ...
+
+    @property
+    def functions(self) -> Functions: ...
 
     def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]: ...
 

@@ -24,11 +24,15 @@ def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
     """x_t = (alpha_t/alpha_s) x + alpha_t sum_j w_j eps_j, w_j the integral over rho of the j-th Lagrange polynomial."""
     check_start(start)
     x, nodes = w.start, []
-    inner = [w.between(inner_lam(r)) for r in ((1 / 2,) if degree == 2 else (1 / 3, 2 / 3))]
+    fractions = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}.get(degree, ()) if start == "single" else ()
+    inner = [w.between(inner_lam(r)) for r in fractions]
     for i, (s, t) in enumerate(w.steps):
         if start == "single" and i < degree - 1:
-            step = second_order_step if degree == 2 else third_order_step
-            x, e = step(w, s, *(m[i] for m in inner), t, x)
+            stages = [m[i] for m in inner]
+            if degree == 2:
+                x, e = second_order_step(w, s, stages[0], t, x)
+            else:
+                x, e = third_order_step(w, s, stages[0], stages[1], t, x)
             nodes = [(s, e), *nodes]
             continue
         data = w.data(x, s)
