@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from odesolve import grids
+from odesolve import Writer, grids
+from odesolve.solvers.generator import data_row
 
 from .peers import PROBLEM, TOLERANCE, Scheduler, gap, ours, scheduler, start
 
@@ -122,6 +123,15 @@ def test_long_solves_keep_their_order(name, order):
     assert compare(peer, "sample", solver, RAMP if name.startswith("DEIS") else {}) < TOLERANCE
 
 
+def singlestep_on(levels, prediction: str, **config) -> Scheduler:
+    """DPMSolverSinglestep on these noise levels; its stages are grid points."""
+    given = {"final_sigmas_type": "sigma_min", "lower_order_final": False, "prediction_type": prediction, **config}
+    peer = scheduler("DPMSolverSinglestepScheduler", len(levels) - 1, **given)
+    peer.peer.sigmas, peer.calls = levels, peer.path.t_of_rho(levels[:-1])
+    peer.grid = grids.sigmas(peer.path, levels)
+    return peer
+
+
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize("ends", [(40.0, 0.02), (157.0, 0.1), (5.0, 0.5)])
 @pytest.mark.parametrize(
@@ -129,13 +139,31 @@ def test_long_solves_keep_their_order(name, order):
 )
 @pytest.mark.filterwarnings(DEPRECATED)
 def test_singlestep_of_order_2_on_grids_uniform_in_log_snr(form, solver, ends, prediction):
-    """Its stages are grid points, so that they lie in the middle of our steps only on such a grid, taken by two."""
-    options = {"solver_order": 2, "final_sigmas_type": "sigma_min", "lower_order_final": False, **form}
-    peer = scheduler("DPMSolverSinglestepScheduler", 8, prediction_type=prediction, **options)
+    """Two of its steps are one of ours where the stage between lies in the middle of log-SNR."""
     levels = torch.logspace(*(math.log10(s) for s in ends), 9, dtype=torch.float64)
-    peer.peer.sigmas, peer.calls = levels, peer.path.t_of_rho(levels[:-1])
+    peer = singlestep_on(levels, prediction, solver_order=2, **form)
     peer.grid = grids.sigmas(peer.path, levels[::2])
     assert compare(peer, prediction, solver, {}) < TOLERANCE
+
+
+def singlestep(w: Writer, *, order: int) -> None:
+    """A user's solver: blocks of grid steps from one start, each with the data predictions of the block so far."""
+    x = w.start
+    for i in range(0, len(w.steps), order):
+        nodes, y = [], x
+        for s, t in w.steps[i : i + order]:
+            nodes = [*nodes, (s, w.data(y, s))]
+            y = w.step(t, data_row(w.points[i], t, x, nodes))
+        x = y
+
+
+@pytest.mark.parametrize("prediction", VP)
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_singlestep_of_type_heun_as_a_users_solver(order, exponent, prediction):
+    levels = torch.exp(torch.linspace(1.0, 0.0, 13, dtype=torch.float64) ** exponent * 7.0 - 3.0)
+    peer = singlestep_on(levels, prediction, solver_order=order, solver_type="heun")
+    assert compare(peer, prediction, singlestep, {"order": order}) < TOLERANCE
 
 
 EDM_GRIDS = {
@@ -217,3 +245,14 @@ def test_dpm_solver_inverse(config, solver, spacing, prediction):
     config = {**config, **spacing, "lower_order_final": False, "prediction_type": prediction}
     peer = scheduler("DPMSolverMultistepInverseScheduler", 8, **config)
     assert compare(peer, prediction, solver, {"reverse": True}) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
+@pytest.mark.parametrize("prediction", VP)
+def test_dynamic_thresholding(name, prediction):
+    thresholds = {"thresholding": True, "dynamic_thresholding_ratio": 0.6, "sample_max_value": 9.0}
+    peer = scheduler(f"{name}Scheduler", 8, prediction_type=prediction, **thresholds)
+    model = PROBLEM.model(peer.path, PREDICTS[prediction], threshold=0.6)
+    solver = {"DPM": "dpmpp_2m", "Uni": "unipc_2"}[name[:3]]
+    options = TAPER if solver == "unipc_2" else {}
+    assert gap(ours(model, 3 * start(), solver, peer.grid, **options), peer.run(model.net, 3 * start())) < TOLERANCE
