@@ -297,7 +297,7 @@ def _conversions(
         kx, kf = path.convert(t, reading.prediction, quantity, reading.sigma_data)
         kg = kf * 0
         if reading.classifier:
-            kg = reading.classifier * path.sigma(t) ** 2 / path.alpha(t) * path.convert(t, "data", quantity)[1]
+            kg = reading.classifier * path.convert(t, "score", quantity)[1]  # the gradient is added to the score
         for k, *row in zip(at, kx.tolist(), kf.tolist(), kg.tolist(), strict=True):
             if not all(map(math.isfinite, row)):
                 raise PlanError(

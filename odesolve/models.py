@@ -221,7 +221,8 @@ class Model:
         return out
 
     def _predict(self, x: Tensor, t: float | Tensor, want: str) -> Tensor:
-        t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        t = torch.as_tensor(t, dtype=wide if isinstance(t, Tensor) else torch.float64, device=x.device)
         t = t.expand(x.shape[0]) if t.dim() == 0 else t
         if t.shape != (x.shape[0],):
             raise OdesolveError(
@@ -234,16 +235,19 @@ class Model:
             return c.to(x.dtype).reshape(column) if isinstance(c, Tensor) else c
 
         x_in = (x * shaped(reading.c_in(self.path, t))).to(self.dtype or x.dtype)
-        branches = self._branches(float(t.flatten()[0]) if reading.guidance and reading.guidance.interval else 0.0)
-        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(x.dtype), list(branches))]
+        inside = torch.as_tensor(reading.guidance.inside(t) if reading.guidance else True, device=x.device)
+        branches = self._branches(bool(inside.any()))
+        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(wide), list(branches))]
         output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
         if reading.mix and "uncond" in branches:
             output = self.functions[reading.mix](raw[0], raw[1], t)
+        if "uncond" in branches and not bool(inside.all()):
+            output = torch.where(inside.reshape(column), output, raw[0])  # samples whose time lies outside
         gradient = raw[-1] if reading.classifier else None
         return self._converted(x, t, output, gradient, want, shaped)  # type: ignore[arg-type]
 
-    def _branches(self, t: float) -> dict[str, float]:
-        branches = dict(self.reading.guidance.weights(t)) if self.reading.guidance else {"cond": 1.0}
+    def _branches(self, guided: bool) -> dict[str, float]:
+        branches = self.reading.guidance.mixed() if self.reading.guidance and guided else {"cond": 1.0}
         return {**branches, "classifier": 0.0} if self.reading.classifier else branches
 
     def _converted(self, x, t, output, gradient, want, shaped) -> Tensor:
@@ -252,9 +256,9 @@ class Model:
             kx, kf = self.path.convert(t, given, "data", sigma_data)
             output, given = shaped(kx) * x + shaped(kf) * output, "data"
         if gradient is not None:
-            # eps <- eps - scale sigma grad, carried to whatever the output is: linear, so exact in every prediction.
-            shift = self.reading.classifier * self.path.sigma(t) * self.path.convert(t, "noise", given, sigma_data)[1]
-            output = output - shaped(shift) * gradient
+            # score <- score + scale grad, carried to whatever the output is: linear, so exact in every prediction.
+            shift = self.reading.classifier * self.path.convert(t, "score", given, sigma_data)[1]
+            output = output + shaped(shift) * gradient
         for name in self.reading.applies:
             output = self.functions[name](output, t)
         kx, kf = self.path.convert(t, given, want, sigma_data)

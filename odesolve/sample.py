@@ -151,6 +151,8 @@ def closed(model: Model) -> bool:
 
 
 def _determined(model: Model, t: float, quantity: str) -> bool:
+    if model.reading.classifier and float(model.path.alpha(t)) == 0.0:
+        return False  # the classifier's gradient is divided by alpha
     weights = model.path.convert(t, model.predicts, quantity, model.reading.sigma_data)
     return all(math.isfinite(float(w)) for w in weights)
 
