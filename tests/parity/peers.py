@@ -21,6 +21,7 @@ from odesolve.paths import Path
 
 TOLERANCE = 1e-10
 PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+K_SPACE = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
 
 # Narrow enough that the flow map contracts: a difference between two samplers is theirs, not amplified by the problem.
 PROBLEM = problems.mixture(
@@ -79,15 +80,12 @@ def k_diffusion():
             sys.modules.pop(name)
 
 
-K_SPACE = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
-
-
 @dataclass
 class Scheduler:
-    """A diffusers scheduler with float64 tables, ready for a loop.
+    """A diffusers scheduler, ready for a loop.
 
     ``path`` is the path that its table describes, ``grid`` its noise levels as times on it, noise first, ``calls``
-    the times at which it evaluates the network.
+    the times at which it evaluates the network; ``lifted`` keeps the state in float64.
     """
 
     peer: Any

@@ -16,7 +16,7 @@ GRIDS = {"uniform": grids.Uniform(), "quadratic": grids.Polynomial(), "shift": g
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "v", "score"])
+@pytest.mark.parametrize("predicts", ["velocity", "data", "noise"])
 @pytest.mark.parametrize("method", METHODS)
 def test_fixed_steps(method, predicts, path, grid):
     model = PROBLEM.model(path, predicts)
