@@ -6,6 +6,7 @@ from odesolve.kernels.dispatch import backend
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
+from odesolve.profile import profile
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.solvers import Writer, solver
 
@@ -26,6 +27,7 @@ __all__ = [
     "paths",
     "plan",
     "problems",
+    "profile",
     "resume",
     "sample",
     "solver",

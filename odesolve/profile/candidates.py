@@ -1,0 +1,221 @@
+"""Samplers to compare: a solver with its options on a grid, their short labels, and how many steps a budget buys."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from odesolve import grids
+from odesolve.errors import OdesolveError, unknown
+from odesolve.lower import Program, lower
+from odesolve.models import Model
+from odesolve.paths import Path
+from odesolve.planning import GridLike, SolverLike, solvers
+from odesolve.sample import _plan as plan_for
+
+# The number that a grid's label holds in brackets.
+GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent"}
+GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sampler to measure: a solver and a grid as ``ode.plan`` takes them, and the options that go with them."""
+
+    solver: SolverLike
+    grid: GridLike
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The solver without its options."""
+        return (
+            self.solver if isinstance(self.solver, str) else getattr(self.solver, "name", None) or _called(self.solver)
+        )
+
+    @property
+    def label(self) -> str:
+        """The solver with its options, such as ``ipndm_3(afs)`` or ``dpmpp_3m(start=ramp)``."""
+        return solver_label(self.name, self.options)
+
+    @property
+    def grid_name(self) -> str:
+        """The grid as it can be written, such as ``karras`` or ``shift(0.5)``."""
+        return grid_label(self.grid)
+
+
+def _called(solver: Any) -> str:
+    return getattr(solver, "__name__", type(solver).__name__)
+
+
+def solver_label(name: str, options: Mapping[str, Any]) -> str:
+    """``name(option=value, ...)``; an option that is True is written as its name alone."""
+    inside = ",".join(k if v is True else f"{k}={v}" for k, v in options.items())
+    return f"{name}({inside})" if inside else name
+
+
+def parse_solver(text: str) -> tuple[str, dict[str, Any]]:
+    """The solver and the options in a label such as ``ab3(start=ramp,afs)``. Raises OdesolveError for unknown names."""
+    name, inside = _split(text)
+    options = dict(_option(item) for item in inside.split(",") if item.strip())
+    entry = solvers().find(name)
+    entry.check_options({k: v for k, v in options.items() if k != "afs"})
+    return entry.name, options
+
+
+def parse_grid(text: str) -> str | grids.Grid:
+    """The grid in a label: a name, or a name with its number as in ``shift(0.5)``. Raises OdesolveError otherwise."""
+    name, inside = _split(text)
+    if name not in GRIDS:
+        raise unknown("grid", name, GRIDS)
+    if not inside:
+        return GRIDS[name]
+    if name not in GRID_PARAMETER:
+        raise OdesolveError(f"grid {text!r}: {name} takes no number; {', '.join(GRID_PARAMETER)} do")
+    value = _option(f"x={inside}")[1]
+    if not isinstance(value, int | float):
+        raise OdesolveError(f"grid {text!r}: write a number in the brackets, such as {name}(3)")
+    return dataclasses.replace(GRIDS[name], **{GRID_PARAMETER[name]: float(value)})
+
+
+def grid_label(grid: GridLike) -> str:
+    """The shortest label of a grid; ``parse_grid`` reads it back unless it holds times of its own."""
+    if isinstance(grid, str):
+        return grid
+    rule = grids.named(grid)
+    for name, known in GRIDS.items():
+        if rule == known:
+            return name
+    for name, parameter in GRID_PARAMETER.items():
+        if type(rule) is type(GRIDS[name]):
+            value = getattr(rule, parameter)
+            if rule == dataclasses.replace(GRIDS[name], **{parameter: value}):
+                return f"{name}({value:g})"
+    return f"{len(rule.values) - 1} times" if isinstance(rule, grids.Listed) else repr(rule)
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, bracket, rest = text.strip().partition("(")
+    if bracket and not rest.endswith(")"):
+        raise OdesolveError(f"{text!r} has an open bracket: write {text})")
+    return name.strip(), rest[:-1]
+
+
+def _option(item: str) -> tuple[str, Any]:
+    key, equals, value = (part.strip() for part in item.partition("="))
+    if not equals:
+        return key, True
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def candidates(
+    path: Path,
+    chosen: Iterable[str | SolverLike | Candidate] | None = None,
+    chosen_grids: Iterable[GridLike] | None = None,
+) -> list[Candidate]:
+    """Every solver on every grid. A ``Candidate`` stands for itself; None stands for what suits the path's family."""
+    picked = default_grids(path) if chosen_grids is None else list(chosen_grids)
+    rules = [parse_grid(g) if isinstance(g, str) else g for g in picked]
+    out: list[Candidate] = []
+    for solver in default_solvers(path) if chosen is None else chosen:
+        if isinstance(solver, Candidate):
+            out.append(solver)
+        elif isinstance(solver, str):
+            name, options = parse_solver(solver)
+            out += [Candidate(name, rule, options) for rule in rules]
+        else:
+            out += [Candidate(solver, rule) for rule in rules]
+    if not out:
+        raise OdesolveError("nothing to compare: give at least one solver and one grid")
+    return out
+
+
+def default_grids(path: Path) -> list[str]:
+    """The grids that samplers of this family of paths are run on."""
+    if path.family == "flow":
+        return ["uniform", "shift(0.5)", "shift(3)"]
+    return ["karras", "vp_time", "vp_time(3)", "lambda", "quadratic"]
+
+
+def default_solvers(path: Path) -> list[str]:
+    """A sensible set: what is in use, what measures best, and a baseline of each family."""
+    heun = "heun" if path.family == "flow" else "heun_edm"
+    names = [
+        "euler",
+        "ddim",
+        heun,
+        "dpm_solver_2m",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "res_2m",
+        "unipc_2",
+        "unipc_3",
+        "deis_tab2",
+    ]
+    chosen = [_cheap(name) for name in [*names, "ipndm_3", "ipndm_4", "ipndm_v4", "ab2", "ab3", "rk4"]]
+    if path.family == "flow":
+        return chosen
+    return [*chosen, *(_cheap(name, afs=True) for name in ("dpmpp_2m", "deis_tab2", "ipndm_3", "ipndm_4", "ipndm_v4"))]
+
+
+def _cheap(name: str, afs: bool = False) -> str:
+    """The label of a solver without extra evaluations for its start: at few steps they cost more than they give."""
+    entry = solvers().find(name)
+    options: dict[str, Any] = {"start": "ramp"} if "start" in entry.options and entry.starters else {}
+    return solver_label(name, {**options, "afs": True} if afs else options)
+
+
+def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
+    """The candidate's plan on a model, lowered for a state of this dtype."""
+    plan = plan_for(model, candidate.solver, steps, candidate.grid, dict(candidate.options))
+    return lower(plan, model.path, model.reading_for(dtype))
+
+
+def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | None:
+    """The program with the most steps whose network calls stay within the budget; None if one step takes more.
+
+    Every step takes at least one call, so a secant search between brackets needs two or three plans. Raises the
+    OdesolveError of the plan if no number of steps gives one.
+    """
+    best, low, high, failure = None, 0, math.inf, None
+    known = solvers().get(candidate.name)
+    steps = max(1, budget // (model.evaluations_per_call * (known.evaluations if known else 1)))
+    while low + 1 < high and (best is None or best.network_calls < budget):
+        try:
+            program = lowered(model, candidate, steps, dtype)
+            calls, taken = program.network_calls, program.plan.steps
+        except OdesolveError as e:
+            failure, calls, taken = e, math.inf, steps
+        if calls <= budget:
+            best, low = program, steps
+            if taken != steps:  # the grid is a list of times: there is nothing to choose
+                break
+        else:
+            high = steps
+        steps = _next_guess(steps, calls, budget, low, high)
+    if best is None and failure is not None:
+        raise failure
+    return best
+
+
+def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) -> int:
+    """Where calls would meet the budget if they grew in proportion, kept strictly inside the bracket."""
+    if math.isinf(calls):
+        return max(1, (low + steps) // 2)
+    guess = steps + math.floor((budget - calls) * steps / max(calls, 1))
+    return max(low + 1, min(guess, high - 1 if math.isfinite(high) else guess))  # type: ignore[return-value]
+
+
+def numbers(budgets: int | Sequence[int]) -> list[int]:
+    """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless all are positive."""
+    given = [budgets] if isinstance(budgets, int) else list(budgets)
+    if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+        raise OdesolveError(f"nfe={budgets!r}: give whole numbers of network evaluations, such as (5, 10, 20)")
+    return sorted(set(given))

@@ -1,0 +1,230 @@
+"""The measurement itself: every sampler at every budget, run, counted, timed and compared with the reference."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path as File
+
+import torch
+from torch import Tensor
+
+from odesolve import run
+from odesolve.errors import Diverged, OdesolveError
+from odesolve.lower import Program, lower
+from odesolve.models import Model
+from odesolve.planning import GridLike, SolverLike
+from odesolve.profile import reference as references
+from odesolve.profile.candidates import Candidate, candidates, fit, numbers
+from odesolve.profile.counting import Counter, clock
+from odesolve.profile.flags import flagged
+from odesolve.profile.metrics import Comparison
+from odesolve.profile.reference import EXACT, Reference
+from odesolve.profile.result import Profile, Row
+from odesolve.sample import _draw
+
+Noise = Tensor | Sequence[int]
+
+
+def profile(
+    model: Model,
+    solvers: Iterable[str | SolverLike | Candidate] | None = None,
+    nfe: int | Sequence[int] = (5, 8, 10, 15, 20, 50),
+    grids: Iterable[GridLike] | None = None,
+    *,
+    noise: Noise | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+    reference: Tensor | Reference | None = None,
+    tolerance: float = 3e-5,
+    limit: int = 4096,
+    timing: int = 2,
+    progress: bool | None = None,
+    resume: str | File | None = None,
+) -> Profile:
+    """Measure samplers on a model: the error of their end points at each budget of network evaluations.
+
+    Args:
+        model: an ``ode.Model``; guidance counts twice.
+        solvers: names, with options in brackets such as "ab3(start=ramp,afs)"; or tableaus, functions of a ``Writer``,
+            and ``Candidate``s, which bring their own grid. By default a set that suits the path.
+        nfe: budgets; each sampler takes as many steps as stay at or under it.
+        grids: names, with their number in brackets such as "shift(0.5)"; or rules, or lists of times.
+        noise: standard normal noise of shape (B, ...), or a shape to draw it.
+        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor of which the first are taken.
+        seed: seed of the noise that is drawn.
+        dtype: dtype of the state in the measured runs: float32 by default, float64 for float64 noise.
+        reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default two solves that
+            agree.
+        tolerance, limit: of the reference, see ``reference.certified``.
+        timing: timed runs of which the fastest counts; 0 takes no times.
+        progress: show a bar; by default on work longer than a second, on a terminal.
+        resume: a JSON file that is written after each sampler; rows in it are not measured again.
+
+    Returns a ``Profile``. A sampler that fails is a row with its status and message.
+    Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
+    """
+    chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
+    z = _noise(model, noise, batch, seed, dtype)
+    with _Bar(progress) as tick:
+        tick.expect(len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0))
+        found = _reference(model, z, reference, tolerance, limit, tick)
+        problem = {**_problem(model, z), "seed": seed if not isinstance(noise, Tensor) else None}
+        out = Profile([], found.certificate, None, problem, z, found.x)
+        bench = Bench(model, z, found, timing, tick)
+        known = _known(resume, out)
+        for candidate in chosen:
+            for budget in budgets:
+                key = (candidate.label, candidate.grid_name, budget)
+                out.rows.append(known[key] if key in known else bench.row(candidate, budget))
+            if resume is not None:
+                out.to_json(resume)
+        out.rounding = bench.rounding()
+    out.rows = flagged(out)
+    if resume is not None:
+        out.to_json(resume)
+    return out
+
+
+class Bench:
+    """Runs samplers from one batch of noise (standard normal, in the state's dtype) and compares their end points."""
+
+    def __init__(self, model: Model, noise: Tensor, reference: Reference, timing: int = 2, tick=None):
+        self.model, self.noise, self.timing, self.tick = model, noise, timing, tick
+        self.compare = Comparison(reference.x)
+        self.counter = Counter(noise.shape[0], timing > 0)
+        self.watched = self.counter.watch(model)
+        self.measured: dict[str, Row] = {}
+        self.closest: tuple[float, Program, Tensor] | None = None
+
+    def row(self, candidate: Candidate, budget: int) -> Row:
+        """The row of one sampler at one budget; never raises for what the sampler does."""
+        row = Row(candidate.name, candidate.grid_name, budget, dict(candidate.options))
+        try:
+            program = fit(self.model, candidate, budget, self.noise.dtype)
+        except OdesolveError as e:
+            return replace(row, status="error", message=str(e))
+        if program is None:
+            return replace(row, status="skipped", message=f"one step takes more than {budget} evaluations")
+        digest = program.plan.digest
+        if digest not in self.measured:
+            try:
+                self.measured[digest] = self._measured(program, row)
+            except Exception as e:  # the user's network or solver: its failure is a result, and the others go on
+                status = "diverged" if isinstance(e, Diverged) else "error"
+                self.measured[digest] = replace(row, status=status, message=str(e).split("\n")[0])
+        same = self.measured[digest]
+        return replace(same, solver=row.solver, grid=row.grid, nfe=budget, options=row.options)
+
+    def _measured(self, program: Program, row: Row) -> Row:
+        x, counted, times = self._fastest(program)
+        row = replace(row, steps=program.plan.steps, calls=program.network_calls, counted=counted)
+        if self.timing:
+            row = replace(row, network_seconds=times[0], rest_seconds=times[1])
+        if not bool(torch.isfinite(x).all()):
+            return replace(row, status="diverged", message="the end point is not finite")
+        row = replace(row, **asdict(self.compare(x)))
+        if self.closest is None or row.rmse < self.closest[0]:
+            self.closest = row.rmse, program, x
+        return row
+
+    def _fastest(self, program: Program) -> tuple[Tensor, float, tuple[float, float]]:
+        """End points, counted evaluations, and the seconds inside and outside the network of the fastest run."""
+        start = self.noise * self.model.path.start_std(program.plan.grid[0])
+        times = []
+        for _ in range(max(1, self.timing)):
+            self.counter.rows, self.counter.seconds = 0, 0.0
+            begin = clock(start.device) if self.timing else 0.0
+            x = run.run(program, self.watched, start, self.tick)
+            total = clock(start.device) - begin if self.timing else 0.0
+            times.append((total, self.counter.seconds))
+        total, inside = min(times)
+        return x, self.counter.calls, (inside, total - inside)
+
+    def rounding(self) -> float | None:
+        """RMS difference between the most accurate run and the same plan with a float64 state; None if unknown."""
+        if self.closest is None or self.noise.dtype == torch.float64:
+            return None
+        _, program, x = self.closest
+        plan, path, wide = program.plan, self.model.path, torch.float64
+        try:
+            start = self.noise.to(wide) * path.start_std(plan.grid[0])
+            exact = run.run(lower(plan, path, self.model.reading_for(wide)), self.model, start)
+        except Exception:  # the network does not run on float64, whatever it raises
+            return None
+        return float((exact - x).square().mean().sqrt())
+
+
+def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtype: torch.dtype | None) -> Tensor:
+    if noise is None:
+        raise OdesolveError("the shape of the samples is missing: give noise=(64, 3, 32, 32), or a tensor of noise")
+    if isinstance(noise, Tensor):
+        given = noise if batch is None else noise[:batch]
+    else:
+        given = _draw(model, noise if batch is None else (batch, *noise), seed, dtype, None)
+    if given.dim() == 0 or not given.is_floating_point() or given.shape[0] == 0:
+        raise OdesolveError(f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
+    return given.to(dtype or torch.promote_types(given.dtype, torch.float32))
+
+
+def _reference(model: Model, z: Tensor, given, tolerance: float, limit: int, tick) -> Reference:
+    if given is None:
+        return references.certified(model, z, tolerance, limit, tick)
+    found = given if isinstance(given, Reference) else Reference(given, EXACT)
+    if found.x.shape != z.shape:
+        raise OdesolveError(
+            f"the reference has shape {tuple(found.x.shape)} for noise of shape {tuple(z.shape)}: give end points of it"
+        )
+    return found
+
+
+def _problem(model: Model, z: Tensor) -> dict:
+    device = torch.cuda.get_device_name(z.device) if z.device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "path": model.path.spec(),
+        "predicts": model.predicts,
+        "guidance": model.reading.guidance.scale if model.reading.guidance else None,
+        "shape": list(z.shape),
+        "dtype": str(z.dtype).removeprefix("torch."),
+        "device": f"{z.device.type} ({device}, {torch.get_num_threads()} threads)",
+        "torch": torch.__version__,
+    }
+
+
+def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
+    """Rows of an earlier, unfinished measurement of the same problem. Raises OdesolveError if it is another problem."""
+    if resume is None or not File(resume).exists():
+        return {}
+    earlier = Profile.from_json(File(resume))
+    if earlier.problem != fresh.problem:
+        raise OdesolveError(f"{resume} holds a profile of another problem: give another file, or remove it")
+    return {(r.label, r.grid, r.nfe): replace(r, flags=(), order=None) for r in earlier.rows}
+
+
+class _Bar:
+    """A progress bar over network evaluations that appears after a second of work."""
+
+    def __init__(self, show: bool | None):
+        self.show, self.bar = show, None
+
+    def expect(self, calls: int) -> None:
+        """Say how many evaluations are to come."""
+        if self.show is False:
+            return
+        from tqdm.auto import tqdm
+
+        disable = None if self.show is None else False
+        self.bar = tqdm(total=calls, delay=1.0, disable=disable, leave=False, unit="call", desc="profile")
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __call__(self, index: int) -> None:
+        if self.bar is not None:
+            self.bar.update(1)
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.close()

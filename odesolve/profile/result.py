@@ -1,0 +1,224 @@
+"""What a profile holds: a row for each sampler and budget, the problem, and what follows from the rows."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any
+
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.profile.candidates import parse_grid, solver_label
+from odesolve.profile.reference import EXACT, Certificate
+
+METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")
+FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampler at one budget.
+
+    ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted`` what the network saw
+    (guidance counts twice); errors are in units of a pixel, see ``metrics.Errors``. Seconds are wall time of the
+    fastest run, inside the network and outside it. ``order`` is the measured order, ``flags`` holds "reference" (error
+    at the reference's floor), "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
+    ``status`` is "ok", "diverged", "error" or "skipped", explained by ``message``.
+    """
+
+    solver: str
+    grid: str
+    nfe: int
+    options: dict[str, Any] = field(default_factory=dict)
+    status: str = "ok"
+    message: str = ""
+    steps: int = 0
+    calls: int = 0
+    counted: float = 0
+    rmse: float = math.nan
+    trimmed: float = math.nan
+    median: float = math.nan
+    worst: float = math.nan
+    sliced: float = math.nan
+    frechet: float | None = None
+    network_seconds: float | None = None
+    rest_seconds: float | None = None
+    order: float | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The solver with its options."""
+        return solver_label(self.solver, self.options)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the row holds errors."""
+        return self.status == "ok"
+
+    def error(self, metric: str = "median") -> float:
+        """One of its errors; infinite where there is none. Raises OdesolveError for an unknown metric."""
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+        value = getattr(self, metric)
+        return value if self.ok and value is not None else math.inf
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments that give this sampler: ``ode.sample(model, noise, **row.arguments())``."""
+        return {"solver": self.solver, "grid": parse_grid(self.grid), "steps": self.steps, **self.options}
+
+
+@dataclass
+class Profile:
+    """Rows of ``ode.profile``, and what they were measured on.
+
+    ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the state's dtype on the
+    most accurate row (None if it was not measured), ``problem`` the path, shape, seed and machine. ``noise`` and
+    ``reference`` (tensors of shape (B, ...)) are there after a measurement, not after reading a file.
+    """
+
+    rows: list[Row]
+    certificate: Certificate = EXACT
+    rounding: float | None = None
+    problem: dict[str, Any] = field(default_factory=dict)
+    noise: Tensor | None = field(default=None, repr=False, compare=False)
+    reference: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def budgets(self) -> list[int]:
+        """The budgets of network evaluations, ascending."""
+        return sorted({r.nfe for r in self.rows})
+
+    @property
+    def good(self) -> list[Row]:
+        """The rows that hold errors."""
+        return [r for r in self.rows if r.ok]
+
+    def floor(self, metric: str = "median") -> float:
+        """Errors below this cannot be told apart: three times the certificate."""
+        known = {"median": self.certificate.median, "worst": self.certificate.worst}
+        return FLOOR * known.get(metric, self.certificate.rms)
+
+    def best(self, nfe: int, metric: str = "median") -> Row:
+        """The most accurate row within ``nfe`` evaluations; below the floor the cheapest counts as the best.
+
+        Raises OdesolveError if no row is that cheap.
+        """
+        return self.ranked(nfe, metric)[0]
+
+    def ranked(self, nfe: int, metric: str = "median") -> list[Row]:
+        """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if there are none."""
+        fits = [r for r in self.good if r.calls <= nfe]
+        if not fits:
+            least = min((r.calls for r in self.good), default=None)
+            hint = f"the cheapest takes {least}" if least else "every row failed, see profile.rows[i].message"
+            raise OdesolveError(f"no sampler was measured within {nfe} evaluations: {hint}")
+        floor = self.floor(metric)
+        return sorted(fits, key=lambda r: (max(r.error(metric), floor), r.calls, r.rest_seconds or 0.0))
+
+    def front(self, metric: str = "median") -> list[Row]:
+        """The Pareto front, ascending in evaluations: rows that no cheaper row beats."""
+        out: list[Row] = []
+        for row in sorted(self.good, key=lambda r: (r.calls, r.error(metric))):
+            if not out or row.error(metric) < out[-1].error(metric):
+                out.append(row)
+        return out
+
+    def lines(self, metric: str = "median") -> dict[str, list[Row]]:
+        """For every solver with its options the rows on its best grid, ascending in evaluations, the best solver first.
+
+        Best is the lowest mean logarithm of the error over the budgets that all compared rows have.
+        """
+        grids: dict[str, dict[str, list[Row]]] = {}
+        for row in sorted(self.good, key=lambda r: r.calls):
+            grids.setdefault(row.label, {}).setdefault(row.grid, []).append(row)
+        best = {label: _lowest(options.values(), metric, self.floor(metric)) for label, options in grids.items()}
+        common = set.intersection(*({r.nfe for r in rows} for rows in best.values())) if best else set()
+        return dict(sorted(best.items(), key=lambda item: _mean_log(item[1], metric, self.floor(metric), common)))
+
+    def outside(self) -> float | None:
+        """Share of the wall time that was spent outside the network, over all rows; None if no times were taken."""
+        timed = [r for r in self.good if r.network_seconds is not None and r.rest_seconds is not None]
+        total = sum(r.network_seconds + r.rest_seconds for r in timed)  # type: ignore[operator]
+        return sum(r.rest_seconds for r in timed) / total if total else None  # type: ignore[misc]
+
+    def table(self, limit: int | None = None, metric: str = "median") -> str:
+        """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks the Pareto front."""
+        from odesolve.profile import report
+
+        return report.text(self, limit, metric)
+
+    def advice(self, metric: str = "median") -> str:
+        """In words: what to use at each budget, by how much it is better, and where the time goes."""
+        from odesolve.profile import report
+
+        return report.advice(self, metric)
+
+    def plot(self, path: str | File, metric: str = "median") -> None:
+        """Write a work-precision plot as PNG, SVG or PDF. Raises ImportError if matplotlib is missing."""
+        from odesolve.profile import plotting
+
+        plotting.save([self], path, metric)
+
+    def __str__(self) -> str:
+        return f"{self.table(limit=5)}\n\n{self.advice()}"
+
+    def to_csv(self, path: str | File) -> None:
+        """Write the rows as CSV, one column a field."""
+        names = [f.name for f in dataclasses.fields(Row)]
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for row in self.rows:
+                values = {**vars(row), "options": json.dumps(row.options), "flags": " ".join(row.flags)}
+                writer.writerow([values[n] for n in names])
+
+    def to_json(self, path: str | File | None = None) -> str:
+        """The profile as JSON text (without tensors), also written to ``path`` if one is given."""
+        body = {"version": VERSION, "problem": self.problem, "certificate": vars(self.certificate)}
+        rows = [{k: _plain(v) for k, v in vars(r).items()} for r in self.rows]
+        text = json.dumps({**body, "rounding": self.rounding, "rows": rows}, indent=1, allow_nan=False)
+        if path is not None:
+            File(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | File) -> Profile:
+        """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError if it is none."""
+        text = source if isinstance(source, str) and source.lstrip().startswith("{") else File(source).read_text()
+        try:
+            body = json.loads(text)
+            rows = [Row(**{k: _number(k, v) for k, v in row.items()}) for row in body["rows"]]
+            return cls(rows, Certificate(**body["certificate"]), body["rounding"], body["problem"])
+        except (KeyError, TypeError, ValueError) as e:
+            raise OdesolveError(f"this is not the JSON of a profile ({e!r}): give what profile.to_json() wrote") from e
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(name: str, value: Any) -> Any:
+    if name == "flags":
+        return tuple(value)
+    return math.nan if value is None and name in METRICS[:-1] else value
+
+
+def _mean_log(rows: Sequence[Row], metric: str, floor: float, budgets: set[int]) -> float:
+    used = [r for r in rows if r.nfe in budgets] or rows
+    return statistics.fmean(math.log(max(r.error(metric), floor, 1e-300)) for r in used)
+
+
+def _lowest(grids: Collection[list[Row]], metric: str, floor: float) -> list[Row]:
+    """The grid with the lowest mean log error; a grid that served fewer budgets cannot win."""
+    most = max(len(rows) for rows in grids)
+    full = [rows for rows in grids if len(rows) == most]
+    return min(full, key=lambda rows: _mean_log(rows, metric, floor, {r.nfe for r in rows}))

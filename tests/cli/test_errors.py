@@ -1,0 +1,61 @@
+"""An error is one line on stderr that says what to type, and exit code 2."""
+
+import pytest
+
+from odesolve import cli
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plan", "ddmi"], "did you mean 'ddim'"),
+        (["plan", "ddim", "--path", "vpp"], "unknown path 'vpp'"),
+        (["plan", "ddim", "--grid", "karas"], "unknown grid"),
+        (["plan", "ddim", "--steps", "0"], "steps=0"),
+        (["profile", "nowhere:model", "--shape", "2,3"], "No module named 'nowhere'"),
+        (["profile", "user_models:nothing", "--shape", "2,3"], "nothing"),
+        (["profile", "user_models:wrong", "--shape", "2,3"], "returned int"),
+        (["profile", "user_models:raising", "--shape", "2,3"], "KeyError"),
+        (["profile", "user_models", "--shape", "2,3"], "package.module:factory"),
+        (["profile", "user_models:model"], "--shape"),
+        (["profile", "user_models:model", "--shape", "2,x"], "whole numbers"),
+        (["profile", "--nfe", "5,ten"], "whole numbers"),
+        (["profile", "--solvers", "ddim", "--grids", "nope"], "unknown grid"),
+        (["sample", "user_models:model", "--shape", "2,1,4,4", "--out", "x.jpg"], ".npz"),
+        (["sample", "user_models:model", "--shape", "2,4", "--out", "x.npz", "--solver", "ddim(x=1)"], "option 'x'"),
+        (["sample", "missing.py:model", "--shape", "2,4", "--out", "x.npz"], "missing.py"),
+    ],
+)
+def test_errors_are_one_line(capsys, module, words, message):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("odesolve: error: ")
+    assert message in err
+
+
+def test_wrong_usage_exits_with_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan"])
+    assert stopped.value.code == 2
+    assert "usage: odesolve plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["profile", "sample", "solvers", "plan"])
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: odesolve {command}" in text
+    assert "--json" in text
+
+
+def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
+    def interrupted(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_solvers", interrupted)
+    assert cli.main(["solvers"]) == 130
+    assert capsys.readouterr().err == "odesolve: interrupted\n"

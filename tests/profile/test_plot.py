@@ -1,0 +1,61 @@
+"""Plots and pictures are written, in the format that the name asks for."""
+
+import sys
+
+import pytest
+import torch
+
+import odesolve as ode
+from odesolve.profile import pictures, plotting
+
+
+@pytest.fixture
+def found(gaussian, noise, exact):
+    path = ode.paths.VP()
+    solvers = ["ddim", "dpmpp_2m", "ipndm_3", "ipndm_4(afs)", "rk4"]
+    args = {"noise": noise, "reference": exact(path), "timing": 0}
+    return ode.profile(gaussian.model(path), solvers, (5, 8, 16), ["karras", "vp_time"], **args)
+
+
+def test_png_and_svg(found, tmp_path):
+    found.plot(tmp_path / "plot.png")
+    found.plot(tmp_path / "plot.svg", metric="rmse")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "plot.svg").read_text()
+    assert "<svg" in text
+    assert "ddim" in text or text.count("<path") > 50
+
+
+def test_three_panels_share_their_styles(found, tmp_path):
+    plotting.save([found] * 3, tmp_path / "p.png", titles=["a", "b", "c"])
+    styles = plotting._styles([found], "median")
+    assert len({(s["color"], str(s["ls"])) for s in styles.values()}) == len(styles) <= plotting.HIGHLIGHTED
+    assert styles["ipndm_3"]["color"] == styles["ipndm_4"]["color"]
+
+
+def test_other_suffixes_are_refused(found, tmp_path):
+    with pytest.raises(ode.OdesolveError, match=r"\.png"):
+        found.plot(tmp_path / "plot.bmp")
+
+
+def test_a_missing_matplotlib_names_the_extra(found, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'odesolve\[plot\]'"):
+        found.plot(tmp_path / "plot.png")
+
+
+def test_a_sheet_of_pictures():
+    images = torch.stack([torch.full((1, 2, 3), v) for v in (-1.0, 0.0, 1.0)])
+    sheet = pictures.tiled(images, columns=2, gap=1)
+    assert sheet.shape == (5, 7, 3)
+    assert sheet[0, 0].tolist() == [0, 0, 0]
+    assert sheet[0, 4].tolist() == [0.5, 0.5, 0.5]
+    assert sheet[3, 4].tolist() == [1, 1, 1]  # no fourth image: white
+
+
+def test_rows_of_pictures(tmp_path):
+    images = torch.zeros(4, 3, 8, 8)
+    pictures.save_rows([("a", images), ("b", images)], tmp_path / "rows.png")
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ode.OdesolveError, match="no pictures"):
+        pictures.save_grid(torch.zeros(4, 2), tmp_path / "x.png")
