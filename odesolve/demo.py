@@ -26,31 +26,63 @@ BUDGETS = (5, 8, 10, 15, 20, 50)
 SAMPLES = 256
 COLUMNS = 16
 
-# Each solver on the grid that served it best among many, beside what people use by default. VP-time is the polynomial
-# grid in the time of a VP path, on any path.
-DIFFUSION = (
-    ("euler", "quadratic"),
-    ("ddim", "vp_time(3)"),
-    ("heun_edm", "karras"),
-    ("heun_edm", "vp_time"),
-    ("dpm_solver_2m", "vp_time(3)"),
-    ("dpmpp_2m", "karras"),
-    ("dpmpp_2m", "vp_time(3)"),
-    ("dpmpp_3m(start=ramp)", "vp_time(3)"),
-    ("unipc_2", "vp_time(3)"),
-    ("unipc_3(start=ramp)", "vp_time(3)"),
-    ("deis_tab2(start=ramp)", "vp_time"),
-    ("ipndm_3", "vp_time"),
-    ("ipndm_3(afs)", "vp_time(3)"),
-    ("ipndm_4", "vp_time(3)"),
-    ("ipndm_4(afs)", "vp_time(3)"),
-    ("ab3(start=ramp)", "vp_time(3)"),
-)
-FLOW = (
-    ("euler", "uniform"),
-    ("ddim", "uniform"),
-    ("heun", "uniform"),
-)
+# Each solver on the grids that served it best among many, beside what people use by default ("vp_time" is a polynomial
+# grid in the time of a VP path, on any path).
+COMMON = ("dpmpp_2m karras", "heun_edm karras")
+SAMPLERS = {
+    "VP": (
+        *COMMON,
+        "euler quadratic",
+        "ddim quadratic",
+        "heun_edm quadratic",
+        "dpm_solver_2m vp_time",
+        "dpmpp_2m quadratic",
+        "dpmpp_3m(start=ramp) quadratic",
+        "unipc_2 quadratic",
+        "unipc_3(start=ramp) quadratic",
+        "deis_tab2(start=ramp) quadratic",
+        "ab3(start=ramp) vp_time(3)",
+        "ipndm_3 quadratic",
+        "ipndm_3 vp_time",
+        "ipndm_3(afs) quadratic",
+        "ipndm_4(afs) vp_time(3)",
+    ),
+    "EDM": (
+        *COMMON,
+        "ddim vp_time",
+        "heun_edm vp_time",
+        "rk4 vp_time",
+        "dpm_solver_2m vp_time(3)",
+        "dpmpp_2m vp_time(3)",
+        "dpmpp_3m(start=ramp) vp_time(3)",
+        "unipc_2 vp_time(3)",
+        "unipc_3(start=ramp) vp_time(3)",
+        "deis_tab2(start=ramp) vp_time",
+        "ab3(start=ramp) vp_time",
+        "ipndm_3 vp_time",
+        "ipndm_3(afs) vp_time(3)",
+        "ipndm_4 vp_time(3)",
+        "ipndm_4(afs) vp_time(3)",
+    ),
+    "Linear": (
+        "euler uniform",
+        "dpmpp_2m uniform",
+        "ddim polynomial(1.5)",
+        "heun polynomial(1.5)",
+        "rk4 shift(0.5)",
+        "dpm_solver_2m polynomial(1.5)",
+        "dpmpp_2m polynomial(1.5)",
+        "dpmpp_3m(start=ramp) polynomial(1.5)",
+        "unipc_2 polynomial(1.5)",
+        "unipc_3(start=ramp) polynomial(1.5)",
+        "deis_tab2(start=ramp) polynomial(1.5)",
+        "ab3(start=ramp) polynomial(1.5)",
+        "ipndm_3 shift(0.5)",
+        "ipndm_3 polynomial(1.5)",
+        "ipndm_3 uniform",
+        "ipndm_4 uniform",
+    ),
+}
 KNOWN = ("ddim", "dpmpp_2m", "heun", "heun_edm")  # in the printed tables whatever their rank
 
 
@@ -93,12 +125,19 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
 
 def measured(digits: problems.Mixture, path: paths.Path, quick: bool = False) -> Profile:
     """The profile of one path, in float64 from the same 256 normal draws."""
-    chosen = FLOW if path.family == "flow" else DIFFUSION
-    samplers = [Candidate(name, parse_grid(g), options) for s, g in chosen for name, options in [parse_solver(s)]]
-    torch_noise = torch.randn(SAMPLES, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    budgets = (5, 10, 20) if quick else BUDGETS
-    noise = torch_noise[:64] if quick else torch_noise
-    return profile(digits.model(path), samplers, budgets, noise=noise, timing=1)
+    noise = torch.randn(SAMPLES, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    budgets, noise = ((5, 10, 20), noise[:64]) if quick else (BUDGETS, noise)
+    return profile(digits.model(path), samplers(path), budgets, noise=noise, timing=1)
+
+
+def samplers(path: paths.Path) -> list[Candidate]:
+    """What is compared on a path."""
+    out = []
+    for line in SAMPLERS[path.spec()["name"]]:
+        solver, grid = line.split()
+        name, options = parse_solver(solver)
+        out.append(Candidate(name, parse_grid(grid), options))
+    return out
 
 
 def rows_of_digits(digits: problems.Mixture, found: Profile) -> list[tuple[str, Tensor]]:
@@ -109,8 +148,10 @@ def rows_of_digits(digits: problems.Mixture, found: Profile) -> list[tuple[str, 
     plain = min((r for r in found.good if r.solver == "ddim" and r.nfe == 5), key=lambda r: r.median)
     shown = [("real digits", digits.sample(COLUMNS, seed=1))]
     for row in (plain, *(found.best(n) for n in (5, 10, 20))):
-        shown.append((f"{row.calls} evaluations\n{row.label}", sample(model, noise, **row.arguments())))  # type: ignore[arg-type]
-    return [*shown, ("exact solution", found.reference[:COLUMNS])]
+        drawn = sample(model, noise, **row.arguments())
+        assert isinstance(drawn, Tensor)
+        shown.append((f"{row.calls} evaluations, {row.label}\nmedian error {row.median:.2g}", drawn))
+    return [*shown, ("the exact solution", found.reference[:COLUMNS])]
 
 
 def summary(found: dict[str, Profile]) -> str:

@@ -17,8 +17,8 @@ from odesolve.paths import Path
 from odesolve.planning import GridLike, SolverLike, solvers
 from odesolve.sample import _plan as plan_for
 
-# The number that a grid's label holds in brackets.
-GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent"}
+# The parameter that a number alone in the brackets of a grid's label stands for.
+GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent", "asinh": "scale"}
 GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial()}
 
 
@@ -67,35 +67,53 @@ def parse_solver(text: str) -> tuple[str, dict[str, Any]]:
     return entry.name, options
 
 
-def parse_grid(text: str) -> str | grids.Grid:
-    """The grid in a label: a name, or a name with its number as in ``shift(0.5)``. Raises OdesolveError otherwise."""
+def parse_grid(text: str) -> grids.Grid:
+    """The grid in a label: a name, or a name with numbers as in ``shift(0.5)`` or ``karras(rho=5,stop=0.01)``.
+
+    A number alone is the grid's main parameter, a word alone a switch. Raises OdesolveError for anything else.
+    """
     name, inside = _split(text)
     if name not in GRIDS:
         raise unknown("grid", name, GRIDS)
-    if not inside:
-        return GRIDS[name]
-    if name not in GRID_PARAMETER:
-        raise OdesolveError(f"grid {text!r}: {name} takes no number; {', '.join(GRID_PARAMETER)} do")
-    value = _option(f"x={inside}")[1]
-    if not isinstance(value, int | float):
-        raise OdesolveError(f"grid {text!r}: write a number in the brackets, such as {name}(3)")
-    return dataclasses.replace(GRIDS[name], **{GRID_PARAMETER[name]: float(value)})
+    rule, given = GRIDS[name], {}
+    for item in filter(None, (part.strip() for part in inside.split(","))):
+        main = GRID_PARAMETER.get(name) if _is_number(item) else None
+        key, value = (main, float(item)) if main else _option(item)
+        known = {f.name: getattr(rule, f.name) for f in dataclasses.fields(rule)}
+        if key not in known:
+            raise OdesolveError(f"grid {text!r}: {name} takes {', '.join(known)}, not {item!r}")
+        given[key] = float(value) if type(value) is int else value
+    return dataclasses.replace(rule, **given)
 
 
 def grid_label(grid: GridLike) -> str:
     """The shortest label of a grid; ``parse_grid`` reads it back unless it holds times of its own."""
-    if isinstance(grid, str):
-        return grid
     rule = grids.named(grid)
-    for name, known in GRIDS.items():
-        if rule == known:
-            return name
-    for name, parameter in GRID_PARAMETER.items():
-        if type(rule) is type(GRIDS[name]):
-            value = getattr(rule, parameter)
-            if rule == dataclasses.replace(GRIDS[name], **{parameter: value}):
-                return f"{name}({value:g})"
-    return f"{len(rule.values) - 1} times" if isinstance(rule, grids.Listed) else repr(rule)
+    if isinstance(rule, grids.Listed):
+        return f"{len(rule.values) - 1} times"
+    alike = [name for name, known in GRIDS.items() if type(known) is type(rule)]
+    return min((_written(name, rule) for name in alike), key=len, default=repr(rule))
+
+
+def _written(name: str, rule: grids.Grid) -> str:
+    """The label of a rule that starts from the named one."""
+    parts = []
+    for f in dataclasses.fields(rule):
+        value = getattr(rule, f.name)
+        if value != getattr(GRIDS[name], f.name):
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            parts.append(
+                text if f.name == GRID_PARAMETER.get(name) else f.name if value is True else f"{f.name}={text}"
+            )
+    return f"{name}({','.join(parts)})" if parts else name
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -140,7 +158,7 @@ def candidates(
 def default_grids(path: Path) -> list[str]:
     """The grids that samplers of this family of paths are run on."""
     if path.family == "flow":
-        return ["uniform", "shift(0.5)", "shift(3)"]
+        return ["uniform", "shift(0.5)", "shift(3)", "polynomial(1.5)", "quadratic"]
     return ["karras", "vp_time", "vp_time(3)", "lambda", "quadratic"]
 
 

@@ -38,16 +38,20 @@ def save_grid(images: Tensor, path: str | File, scale: int | None = None) -> Non
     figure.savefig(path)
 
 
-def save_rows(rows: Sequence[tuple[str, Tensor]], path: str | File, scale: int = 6) -> None:
-    """Write named rows of images, each of shape (B, C, H, W), values in [-1, 1], with the names at their left."""
-    figure = matplotlib()(figsize=(11, 0.2 + 0.62 * len(rows)), layout="constrained", dpi=130)
-    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for panel, (name, images) in zip(panels, rows, strict=True):
-        panel.imshow(tiled(images, columns=len(images), scale=scale, gap=4).numpy(), interpolation="nearest")
-        panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.spines[:].set_visible(False)
+def save_rows(rows: Sequence[tuple[str, Tensor]], path: str | File, size: float = 0.62, dpi: int = 130) -> None:
+    """Write named rows of images, each (B, C, H, W), values in [-1, 1], names at the left; ``size`` inches an image."""
+    columns, margin = max(len(images) for _, images in rows), 2.0
+    width, height = margin + size * columns, size * len(rows)
+    figure = matplotlib()(figsize=(width, height), dpi=dpi)
+    for k, (name, images) in enumerate(rows):
+        bottom = 1 - (k + 1) * size / height
+        panel = figure.add_axes((margin / width, bottom, size * len(images) / width, 0.94 * size / height))
+        panel.imshow(
+            tiled(images, columns=len(images), scale=16, gap=8).numpy(), interpolation="nearest", aspect="auto"
+        )
+        panel.set_axis_off()
+        middle = bottom + 0.47 * size / height
+        figure.text(0.93 * margin / width, middle, name, ha="right", va="center", fontsize=9, linespacing=1.3)
     figure.savefig(path)
 
 

@@ -111,6 +111,7 @@ def _axes(panel: Any, profile: Profile, errors: list[float]) -> None:
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.grid(True, which="major", color="0.9", lw=0.7)
     panel.spines[["top", "right"]].set_visible(False)
+    panel.set_xlim(0.93 * min(profile.budgets), 1.08 * max(profile.budgets))
     if errors:
         panel.set_ylim(0.6 * min(errors), min(2 * max(errors), 3.0 * max(1.0, min(errors))))
     panel.legend(
