@@ -95,6 +95,8 @@ def begin(
     """A cursor at the first network call, from the start state x (copied; its dtype is the state's)."""
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x.detach().clone(memory_format=torch.preserve_format)
+    if buffers is not None:
+        buffers[program.start] = slots[program.start]
     return _run(program, 0, slots, (x.dtype, network_dtype or x.dtype), functions, buffers)
 
 
@@ -109,7 +111,8 @@ def advance(
     call = cursor.call
     slots = list(cursor.slots)
     for slot, value in zip(call.outputs, outputs, strict=True):
-        slots[slot] = value
+        # An output that is the network's input is memory that is about to be used again.
+        slots[slot] = value.clone() if buffers is not None and _shares(value, cursor.input) else value
     for slot in cursor.program.frees[cursor.position]:
         slots[slot] = None
     return _run(cursor.program, cursor.position + 1, slots, cursor.dtypes, functions, buffers)
@@ -131,7 +134,7 @@ def _run(
         if isinstance(op, Block):
             _block(op, slots, dtypes, buffers)
         else:
-            _transform(op, slots, functions or {})
+            _transform(op, slots, functions or {}, program.frees[position] if buffers is not None else ())
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
@@ -153,10 +156,14 @@ def _block(op: Block, slots: list[Tensor | None], dtypes: tuple, buffers: Buffer
         slots[slot] = out
 
 
-def _transform(op: Transform, slots: list[Tensor | None], functions: Functions) -> None:
-    inputs = [slots[i] for i in op.inputs]
+def _transform(op: Transform, slots: list[Tensor | None], functions: Functions, spent: tuple[int, ...]) -> None:
+    if op.fn not in functions:
+        raise OdesolveError(f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], a function of (x, t)")
+    # A function that works in place must not change what is read again, nor return a slot about to be given away.
+    inputs = [s if i in spent else s.clone() for i in op.inputs if (s := slots[i]) is not None]
     out = functions[op.fn](*inputs, op.t)
-    # A function that works in place returns memory whose slot is about to be given away.
-    if any(out.data_ptr() == x.data_ptr() for x in inputs if x is not None):
-        out = out.clone()
-    slots[op.output] = out
+    slots[op.output] = out.clone() if any(_shares(out, x) for x in inputs) else out
+
+
+def _shares(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

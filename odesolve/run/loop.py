@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odesolve.lower import Program
+from odesolve.lower import Call, Mark, Program
 from odesolve.run.advance import Cursor, Functions, advance, begin
 
 
@@ -77,13 +77,22 @@ def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
     """Yield every finished step from this cursor on. Nothing is computed before it is asked for."""
     program = cursor.program
     marks = {m.position: m for m in program.marks}
-    times = model.times_for(program.times, cursor.state)
+    begun = any(isinstance(op, Call) for op in program.ops[: cursor.position])
+    for p in range(0 if not begun else cursor.position, cursor.position):
+        if p in marks:  # a first step that took no call, see afs
+            yield _step(marks[p], cursor)
+    times = model.times_for(program.times, cursor.state) if not cursor.done else []
     while not cursor.done:
         call = cursor.call
         with torch.no_grad():
             outputs = model.evaluate(cursor.input, cursor.state, times[call.index], call.branches)
             # No buffers: every step has memory of its own, so that what is yielded stays valid.
             position, cursor = cursor.position, advance(cursor, outputs, model.functions)
-        for m in (marks[p] for p in range(position, cursor.position) if p in marks):
-            data = cursor.slots[m.data] if m.data is not None else None
-            yield Step(m.step, m.t, cursor.slots[m.state], data, cursor)  # type: ignore[arg-type]
+        for p in range(position, cursor.position):
+            if p in marks:
+                yield _step(marks[p], cursor)
+
+
+def _step(m: Mark, cursor: Cursor) -> Step:
+    data = cursor.slots[m.data] if m.data is not None else None
+    return Step(m.step, m.t, cursor.slots[m.state], data, cursor)  # type: ignore[arg-type]
