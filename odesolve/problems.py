@@ -151,15 +151,28 @@ class Mixture:
         """(E[x0 | x], score), each of shape (B, D)."""
         flat = x.reshape(x.shape[0], -1)
         a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
+        if self.vectors is None and bool((self.variances == self.variances[0]).all()):
+            return self._posterior_shared(flat, a, s)
         logits, z, v, means, vectors, variances = self._components(flat, a, s)
         r = torch.softmax(logits, 1)
-        if z is None:  # one variance for all components: everything is linear in the mean of the nearest ones
-            mean = r @ means
-            gap = flat - a * mean
-            return mean + (a * variances[0] / v) * gap, -gap / v
         score = -(r[..., None] * _rotate(z / v, vectors)).sum(1)
         shift = _rotate((a[..., None] * variances / v) * z, vectors)
         return (r[..., None] * (means + shift)).sum(1), score
+
+    def _posterior_shared(self, flat: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """The same where all components share one variance: one product with the means, in one buffer of shape (B, K).
+
+        The softmax leaves out what is common to all components, and works in place: on a CPU, fresh pages for each
+        intermediate of this size would cost three times the arithmetic.
+        """
+        log_w, means, variances, _ = self._tensors(flat)
+        v = a**2 * variances[0] + s**2
+        columns = [flat * (a / v), (-0.5 * a**2 / v).expand(len(flat), 1), torch.ones_like(flat[:, :1])]
+        r = torch.cat(columns, 1) @ torch.cat([means, (means**2).sum(1, keepdim=True), log_w[:, None]], 1).T
+        r = r.sub_(r.detach().amax(1, keepdim=True)).exp_()
+        mean = (r @ means) / r.sum(1, keepdim=True)
+        gap = flat - a * mean
+        return mean + (a * variances[0] / v) * gap, -gap / v
 
     def _components(self, flat: Tensor, a: Tensor | None, s: Tensor | None):
         """Log joint density of x with each component (without the constant), and what posterior means need."""
