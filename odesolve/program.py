@@ -1,0 +1,133 @@
+"""What lowering is given and what it makes: how to read a network, and a program of calls and blocks over slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from odesolve.paths import Path
+from odesolve.plan import Plan
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t) only it is called."""
+
+    scale: float
+    interval: tuple[float, float] | None = None
+
+    def inside(self, t):
+        """Whether the time t lies in the interval (one answer each for a tensor of times)."""
+        return self.interval is None or (self.interval[0] <= t) & (t <= self.interval[1])
+
+    def weights(self, t: float) -> dict[str, float]:
+        """Weight of each branch at time t; the weights sum to 1, so they are the same for every prediction type."""
+        return self.mixed() if self.inside(t) else {"cond": 1.0}
+
+    def mixed(self) -> dict[str, float]:
+        """Weight of each branch inside the interval."""
+        return {"cond": 1.0} if self.scale == 1.0 else {"cond": self.scale, "uncond": 1.0 - self.scale}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read a network: what it predicts, how its input is scaled, which branches are mixed and what is applied.
+
+    ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard deviation ``sigma_data``) or
+    "unit" (the same for unit data). ``cast`` says that the network's dtype is not the state's. ``mix`` names a nonlinear
+    mix of the branches (CFG-rescale), ``applies`` names transforms of the data prediction, ``classifier`` is the scale of
+    a classifier's gradient.
+    """
+
+    prediction: str = "data"
+    sigma_data: float = 0.5
+    input_scale: str | None = None
+    cast: bool = False
+    guidance: Guidance | None = None
+    mix: str | None = None
+    applies: tuple[str, ...] = ()
+    classifier: float = 0.0
+
+    def c_in(self, path: Path, t: Any) -> Any:
+        """Factor from the state to the network's input at time t (float or tensor)."""
+        if self.input_scale is None:
+            return 1.0
+        data = self.sigma_data if self.input_scale == "edm" else 1.0
+        return 1.0 / ((path.alpha(t) * data) ** 2 + path.sigma(t) ** 2) ** 0.5
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one slot a branch comes out."""
+
+    input: int
+    state: int
+    branches: tuple[str, ...]
+    outputs: tuple[int, ...]
+    t: float
+    index: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fused combine: slots out, slots in, weights, base (see ``kernels.reference``), which outputs are cast."""
+
+    outs: tuple[int, ...]
+    ins: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...]
+    base: tuple[int, ...]
+    cast: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A nonlinear place: slot ``output`` <- fn(slots ``inputs``, t)."""
+
+    fn: str
+    inputs: tuple[int, ...]
+    output: int
+    t: float
+
+
+Op = Call | Block | Transform
+
+
+@dataclass(frozen=True)
+class Mark:
+    """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data prediction's slot."""
+
+    position: int
+    step: int
+    t: float
+    state: int
+    data: int | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the times of all calls."""
+
+    plan: Plan = field(repr=False)
+    observe: bool
+    ops: tuple[Op, ...]
+    frees: tuple[tuple[int, ...], ...]
+    marks: tuple[Mark, ...]
+    slots: int
+    start: int
+    result: int
+    times: tuple[float, ...]
+
+    @property
+    def passes(self) -> int:
+        """Passes over the state between the network calls: every block's reads and writes."""
+        return sum(len(op.ins) + len(op.outs) for op in self.ops if isinstance(op, Block))
+
+    @property
+    def launches(self) -> int:
+        """Number of blocks and transforms, one kernel launch each at least."""
+        return sum(not isinstance(op, Call) for op in self.ops)
+
+    @property
+    def network_calls(self) -> int:
+        """Network evaluations, each branch of guidance counted."""
+        return sum(len(op.branches) for op in self.ops if isinstance(op, Call))

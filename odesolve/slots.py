@@ -1,0 +1,132 @@
+"""Second pass of lowering: names become slots that are used again, and the rows become blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from odesolve.plan import START, Plan
+from odesolve.program import Block, Call, Mark, Program, Transform
+
+if TYPE_CHECKING:
+    from odesolve.lower import Lowering
+
+
+class Slots:
+    """Second pass: names become slots; an output never takes the slot of a value that its own op reads."""
+
+    def __init__(self, plan: Plan, lowering: Lowering):
+        self.plan, self.low = plan, lowering
+        self.dies: dict[str, int] = {plan.result: len(lowering.ops)}
+        for k, op in enumerate(lowering.ops):
+            for name in _reads(op):
+                self.dies[name] = max(k, self.dies.get(name, -1))
+        self.data: dict[int, str] = {}
+        self._watch()
+        self.free: dict[str, list[int]] = {}
+        self.slot: dict[str, int] = {}
+        self.born: dict[str, int] = {}
+        self.count = 0
+
+    def program(self) -> Program:
+        self._take(START, "state")
+        ops, frees, marks, times = [], [], [], []
+        alive = {START}
+        for k, op in enumerate(self.low.ops):
+            ops.append(getattr(self, f"_{op[0]}")(op, len(times)))
+            alive.update(_writes(op))
+            if op[0] == "call":
+                times.append(op[5])
+            dead = [n for n in list(alive) if self.dies.get(n, -1) <= k]
+            frees.append(tuple(sorted(self.slot[n] for n in dead)))
+            marks += self._marks(k, op)
+            alive.difference_update(dead)
+            for name in sorted(dead):
+                self.free.setdefault(self._kind(name), []).append(self.slot[name])
+        return Program(
+            self.plan,
+            self.low.observe,
+            tuple(ops),
+            tuple(frees),
+            tuple(marks),
+            self.count,
+            0,
+            self.slot[self.plan.result],
+            tuple(times),
+        )
+
+    def _watch(self) -> None:
+        """Keep the latest data prediction alive until the network call that follows a finished step."""
+        latest = None
+        ops = self.low.ops
+        for k, op in enumerate(ops):
+            latest = self.low.seen.get(k, latest)
+            if latest and op[0] == "block" and any(map(_is_step, op[1])):
+                self.data[k] = latest
+                following = next((j for j in range(k + 1, len(ops)) if ops[j][0] == "call"), len(ops))
+                self.dies[latest] = max(following, self.dies.get(latest, -1))
+
+    def _kind(self, name: str) -> str:
+        if name in self.low.raw:
+            return "raw"
+        return "network" if name.endswith("<-") else "state"
+
+    def _take(self, name: str, kind: str) -> int:
+        free = self.free.get(kind, [])
+        self.born[name] = len(self.born)
+        if free:
+            self.slot[name] = free.pop()
+        else:
+            self.slot[name], self.count = self.count, self.count + 1
+        return self.slot[name]
+
+    def _call(self, op: tuple, index: int) -> Call:
+        _, entry, state, branches, names, t = op
+        given = (self.slot[entry], self.slot[state])
+        return Call(*given, branches, tuple(self._take(n, "raw") for n in names), t, index)
+
+    def _apply(self, op: tuple, index: int) -> Transform:
+        _, fn, inputs, output, t = op
+        return Transform(fn, tuple(self.slot[n] for n in inputs), self._take(output, self._kind(output)), t)
+
+    def _block(self, op: tuple, index: int) -> Block:
+        _, outs, rows, cast = op
+        # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
+        names = sorted({n for row in rows for n in row}, key=self.born.__getitem__)
+        base = [_base(row, self.low.raw) for row in rows]
+        weights = tuple(
+            tuple(row.get(n, 0.0) - (1.0 if n == b else 0.0) for n in names) for row, b in zip(rows, base, strict=True)
+        )
+        ins = tuple(self.slot[n] for n in names)
+        taken = tuple(self._take(n, self._kind(n)) for n in outs)
+        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast)
+
+    def _marks(self, k: int, op: tuple) -> Iterable[Mark]:
+        if op[0] != "block":
+            return
+        for name in filter(_is_step, op[1]):
+            step = int(name[1:])
+            data = self.slot[self.data[k]] if k in self.data else None
+            yield Mark(k, step, self.plan.grid[step], self.slot[name], data)
+
+
+def _is_step(name: str) -> bool:
+    return name[0] == "x" and name[1:].isdigit()
+
+
+def _base(row: dict[str, float], raw: set[str]) -> str | None:
+    """The input to write the row as an increment of: its coefficient is near 1, so that coefficient - 1 is exact."""
+    near = [(abs(w - 1.0), n) for n, w in row.items() if n not in raw and abs(w - 1.0) <= 0.5]
+    return min(near)[1] if near else None
+
+
+def _reads(op: tuple) -> tuple[str, ...]:
+    if op[0] == "call":
+        return (op[1], op[2])
+    return tuple(n for row in op[2] for n in row) if op[0] == "block" else op[2]
+
+
+def _writes(op: tuple) -> tuple[str, ...]:
+    if op[0] == "call":
+        return op[4]
+    return op[1] if op[0] == "block" else (op[3],)
