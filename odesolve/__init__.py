@@ -1,6 +1,7 @@
 """odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
 
 from odesolve import grids, paths, problems, tableaus
+from odesolve.defaults import default_plan
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.models import Model
@@ -20,6 +21,7 @@ __all__ = [
     "Sample",
     "Writer",
     "backend",
+    "default_plan",
     "grids",
     "invert",
     "iterate",

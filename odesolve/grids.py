@@ -64,17 +64,25 @@ class Uniform(Polynomial):
 
 @dataclass(frozen=True)
 class _LogSNR(Grid):
-    """Grids that are placed by the noise-to-signal ratio."""
+    """Grids that are placed by the noise-to-signal ratio.
+
+    ``final`` adds the data end after ``stop`` (k-diffusion's trailing zero). With ``merged`` the last of the n + 1 placed
+    times is moved onto the data end instead, which saves the evaluation at ``stop``: better for methods whose last step is
+    not first order, worse for those in log-SNR.
+    """
 
     final: bool = True
+    merged: bool = False
 
     def times(self, path: Path, n: int) -> list[float]:
         first, last = self._range(path)
         stop = path.t_min if self.stop is None else self.stop
-        final = self.final and stop != path.t_data
+        final = self.final and not self.merged and stop != path.t_data
         times = path.t_of_lam(self._place(path, first, last, n - 1 if final else n)).tolist()
         times[-1] = stop if len(times) > 1 else times[-1]
         times[0] = path.t_noise if self.start is None else self.start
+        if self.merged:
+            times[-1] = path.t_data
         return [*times, path.t_data] if final else times
 
     def _range(self, path: Path) -> tuple[float, float]:
@@ -142,6 +150,27 @@ class VPTime(_LogSNR):
         u = torch.linspace(1.0, self.epsilon ** (1 / self.exponent), n + 1, dtype=torch.float64)
         t = u**self.exponent
         return -0.5 * torch.log(torch.expm1(t * (b1 + b2 * t)))
+
+
+@dataclass(frozen=True)
+class Asinh(Grid):
+    """Uniform in asinh(ratio / scale) of the noise-to-signal ratio: in log-SNR far out, in the ratio itself near the data.
+
+    It reaches both ends, and suits methods in rho, whose last step is as good as the others; references are solved on it.
+    Where the ratio at the start is infinite, the second time lies at ``far``.
+    """
+
+    scale: float = 0.15
+    far: float = 250.0
+
+    def times(self, path: Path, n: int) -> list[float]:
+        start, stop = self._ends(path)
+        first, last = path.point(start).rho, path.point(stop).rho
+        infinite = math.isinf(first)
+        ends = (math.asinh(min(first, self.far) / self.scale), math.asinh(last / self.scale))
+        u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)
+        ratio = self.scale * torch.sinh(u)
+        return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][: n + 1]
 
 
 @dataclass(frozen=True)
@@ -217,6 +246,7 @@ NAMED: dict[str, Grid] = {
     "exponential": Lambda(),
     "karras": Karras(),
     "vp_time": VPTime(),
+    "asinh": Asinh(),
     "trailing": Spaced(spacing="trailing"),
     "leading": Spaced(spacing="leading"),
     "linspace": Spaced(spacing="linspace"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve import grids, run
-from odesolve.defaults import default_grid, default_sampler
+from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.lower import Program, lower
 from odesolve.models import Model
@@ -135,13 +135,14 @@ def invert(
 
 def _plan(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict) -> Plan:
     common = {"closed": closed(model), "snap": model.snap}
-    grid = None if grid is None else _reachable(model, grid)
     if solver is None:
         if options.keys() - {"reverse", "afs"}:
             raise OdesolveError(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()")
-        return default_sampler(model.path, steps, grid, {**common, **options})
-    chosen = _reachable(model, default_grid(model.path, solver)) if grid is None else grid
-    return make_plan(solver, model.path, steps, chosen, **common, **options)
+        choice = default_choice(model.path, steps)
+        rule = _reachable(model, choice.grid if grid is None else grid)
+        return default_plan(model.path, steps, rule, **common, **options)
+    rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
+    return make_plan(solver, model.path, steps, rule, **common, **options)
 
 
 def closed(model: Model) -> bool:
