@@ -7,6 +7,7 @@ the sampler's own. Writes tables, a work-precision plot and a picture of digits 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from odesolve import paths, problems
 from odesolve.errors import OdesolveError
-from odesolve.profile import Candidate, Profile, Row, parse_grid, parse_solver, pictures, plotting, profile, report
+from odesolve.profile import Candidate, Profile, parse_grid, parse_solver, pictures, plotting, profile, report
 from odesolve.sample import sample
 
 QUESTION = "Which sampler for handwritten digits?"
@@ -44,8 +45,11 @@ SAMPLERS = {
         "ab3(start=ramp) vp_time(3)",
         "ipndm_3 quadratic",
         "ipndm_3 vp_time",
-        "ipndm_3(afs) quadratic",
+        "ipndm_3(afs) vp_time(2.375,merged)",
+        "ipndm_3(afs) vp_time(merged)",
         "ipndm_4(afs) vp_time(3)",
+        "unipc_2(afs) vp_time(2.375,merged)",
+        "unipc_2 vp_time(merged)",
     ),
     "EDM": (
         *COMMON,
@@ -60,9 +64,12 @@ SAMPLERS = {
         "deis_tab2(start=ramp) vp_time",
         "ab3(start=ramp) vp_time",
         "ipndm_3 vp_time",
-        "ipndm_3(afs) vp_time(3)",
-        "ipndm_4 vp_time(3)",
-        "ipndm_4(afs) vp_time(3)",
+        "ipndm_3(afs) vp_time(2.375,merged)",
+        "ipndm_3(afs) vp_time(merged)",
+        "ipndm_4(afs) vp_time(3,merged)",
+        "ipndm_4 vp_time(3,merged)",
+        "unipc_2(afs) vp_time(2.375,merged)",
+        "unipc_2 vp_time(merged)",
     ),
     "Linear": (
         "euler uniform",
@@ -79,8 +86,10 @@ SAMPLERS = {
         "ab3(start=ramp) polynomial(1.5)",
         "ipndm_3 shift(0.5)",
         "ipndm_3 polynomial(1.5)",
+        "ipndm_3(afs) polynomial(1.5)",
         "ipndm_3 uniform",
-        "ipndm_4 uniform",
+        "ipndm_4 shift(0.5)",
+        "ab4(start=ramp) uniform",
     ),
 }
 KNOWN = ("ddim", "dpmpp_2m", "heun", "heun_edm")  # in the printed tables whatever their rank
@@ -150,7 +159,8 @@ def rows_of_digits(digits: problems.Mixture, found: Profile) -> list[tuple[str, 
     for row in (plain, *(found.best(n) for n in (5, 10, 20))):
         drawn = sample(model, noise, **row.arguments())
         assert isinstance(drawn, Tensor)
-        shown.append((f"{row.calls} evaluations, {row.label}\nmedian error {row.median:.2g}", drawn))
+        name = row.solver + (" + AFS" if row.options.get("afs") else "")
+        shown.append((f"{row.calls} evaluations: {name}\nmedian error {row.median:.2g}", drawn))
     return [*shown, ("the exact solution", found.reference[:COLUMNS])]
 
 
@@ -158,18 +168,22 @@ def summary(found: dict[str, Profile]) -> str:
     """In words: what to use on each kind of path."""
     lines = ["What to use:"]
     for name, result in found.items():
-        few, many = (best_of(result, budgets) for budgets in ((5, 8, 10), (15, 20, 50)))
-        gain = few[-1]
-        ddim = min(r.median for r in result.good if r.solver == "ddim" and r.nfe == gain.nfe)
-        used = ", ".join(f"{r.nfe}: {r.label} on {r.grid}" for r in (*few, *many))
-        lines.append(f"- {name}. {used}.")
-        lines.append(f"  At {gain.nfe} evaluations that is {ddim / gain.median:.0f} times more accurate than DDIM.")
+        lines.append(f"- {name}:")
+        rows = [result.best(n) for n in result.budgets]
+        for (label, grid), same in itertools.groupby(rows, key=lambda r: (r.label, r.grid)):
+            budgets = [r.nfe for r in same]
+            span = f"{budgets[0]}" if len(budgets) == 1 else f"{budgets[0]} to {budgets[-1]}"
+            lines.append(f"    {span} evaluations: {label} on {grid}")
+        lines.append(f"  {_compared(result, 10)}")
     return "\n".join(lines)
 
 
-def best_of(result: Profile, budgets: Sequence[int]) -> list[Row]:
-    """The recommended row at each of the budgets that were measured."""
-    return [result.best(n) for n in budgets if n in result.budgets]
+def _compared(result: Profile, nfe: int) -> str:
+    """How much the recommended sampler gains over what people use."""
+    best = result.best(nfe)
+    usual = [next(r for r in result.good if r.nfe == nfe and r.solver == s) for s in ("ddim", "dpmpp_2m")]
+    gains = " and ".join(f"{r.median / best.median:.0f} times that of {r.label} on {r.grid}" for r in usual)
+    return f"At {nfe} evaluations the accuracy is {gains} (error of the median sample)."
 
 
 if __name__ == "__main__":

@@ -97,14 +97,12 @@ def grid_label(grid: GridLike) -> str:
 
 def _written(name: str, rule: grids.Grid) -> str:
     """The label of a rule that starts from the named one."""
-    parts = []
-    for f in dataclasses.fields(rule):
-        value = getattr(rule, f.name)
-        if value != getattr(GRIDS[name], f.name):
+    main, parts = GRID_PARAMETER.get(name), []
+    for field_name in sorted((f.name for f in dataclasses.fields(rule)), key=lambda n: n != main):
+        value = getattr(rule, field_name)
+        if value != getattr(GRIDS[name], field_name):
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(
-                text if f.name == GRID_PARAMETER.get(name) else f.name if value is True else f"{f.name}={text}"
-            )
+            parts.append(text if field_name == main else field_name if value is True else f"{field_name}={text}")
     return f"{name}({','.join(parts)})" if parts else name
 
 
@@ -159,7 +157,7 @@ def default_grids(path: Path) -> list[str]:
     """The grids that samplers of this family of paths are run on."""
     if path.family == "flow":
         return ["uniform", "shift(0.5)", "shift(3)", "polynomial(1.5)", "quadratic"]
-    return ["karras", "vp_time", "vp_time(3)", "lambda", "quadratic"]
+    return ["karras", "lambda", "quadratic", "vp_time(3)", "vp_time(merged)", "vp_time(3,merged)"]
 
 
 def default_solvers(path: Path) -> list[str]:

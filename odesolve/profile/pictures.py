@@ -40,7 +40,7 @@ def save_grid(images: Tensor, path: str | File, scale: int | None = None) -> Non
 
 def save_rows(rows: Sequence[tuple[str, Tensor]], path: str | File, size: float = 0.62, dpi: int = 130) -> None:
     """Write named rows of images, each (B, C, H, W), values in [-1, 1], names at the left; ``size`` inches an image."""
-    columns, margin = max(len(images) for _, images in rows), 2.0
+    columns, margin = max(len(images) for _, images in rows), 2.2
     width, height = margin + size * columns, size * len(rows)
     figure = matplotlib()(figsize=(width, height), dpi=dpi)
     for k, (name, images) in enumerate(rows):

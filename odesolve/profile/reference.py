@@ -13,13 +13,9 @@ from odesolve import grids, run
 from odesolve.errors import Diverged
 from odesolve.lower import lower
 from odesolve.models import Model
-from odesolve.paths import Path
 from odesolve.profile.metrics import Comparison
 from odesolve.sample import _plan as plan_for
 
-# Noise-to-signal ratio below which the reference's grid is uniform in that ratio; above it, uniform in log-SNR.
-BEND = 0.15
-FAR = 250.0  # where the grid of a path without a finite ratio at the noise end begins, after its first step
 FIRST = 256
 Tick = Callable[[int], None] | None
 
@@ -98,7 +94,7 @@ def _pair(model: Model, noise: Tensor, size: int, tick: Tick) -> tuple[Tensor, T
         chosen = [("ab4", size, {}), ("rk4", size // 4, {})]
     out, words, calls = [], [], 0
     for solver, steps, options in chosen:
-        plan = plan_for(model, solver, steps, reference_grid(path, steps, start), {"clock": clock, **options})
+        plan = plan_for(model, solver, steps, grids.Asinh(start=start), {"clock": clock, **options})
         x, dtype, n = _solve(model, plan, noise, tick)
         out.append(x)
         calls += n
@@ -117,13 +113,3 @@ def _solve(model: Model, plan, noise: Tensor, tick: Tick) -> tuple[Tensor, torch
             if dtype == torch.float32:
                 raise
     raise AssertionError("unreachable")
-
-
-def reference_grid(path: Path, steps: int, start: float) -> grids.Listed:
-    """Times from ``start`` to the data end, uniform in asinh(rho / 0.15): in log-SNR far out, in rho near the data."""
-    first, last = path.point(start).rho, path.point(path.t_data).rho
-    infinite = math.isinf(first)
-    ends = (math.asinh(min(first, FAR) / BEND), math.asinh(last / BEND))
-    rho = BEND * torch.sinh(torch.linspace(*ends, steps + 1 - infinite, dtype=torch.float64))
-    inner = path.t_of_rho(rho[:-1] if infinite else rho[1:-1]).tolist()
-    return grids.Listed(values=(start, *inner, path.t_data))

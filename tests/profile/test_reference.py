@@ -7,7 +7,6 @@ import torch
 
 import odesolve as ode
 from odesolve.profile import Reference, certified
-from odesolve.profile.reference import reference_grid
 
 PATHS = [
     ode.paths.VP(),
@@ -74,11 +73,3 @@ def test_a_reference_can_be_given(gaussian, noise, exact):
 def test_a_reference_of_another_shape_is_refused(gaussian, noise):
     with pytest.raises(ode.OdesolveError, match="shape"):
         ode.profile(gaussian.model(ode.paths.VP()), ["ddim"], 9, noise=noise, reference=noise[:3])
-
-
-@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
-def test_the_reference_grid_runs_from_noise_to_data(path):
-    times = reference_grid(path, 20, path.t_noise).values
-    assert len(times) == 21
-    assert (times[0], times[-1]) == (path.t_noise, path.t_data)
-    assert list(times) == sorted(times, reverse=times[0] > times[-1])
