@@ -45,6 +45,7 @@ SAMPLERS = {
         "ab3(start=ramp) vp_time(3)",
         "ipndm_3 quadratic",
         "ipndm_3 vp_time",
+        "ipndm_3(afs) vp_time(3,merged)",
         "ipndm_3(afs) vp_time(2.375,merged)",
         "ipndm_3(afs) vp_time(merged)",
         "ipndm_4(afs) vp_time(3)",

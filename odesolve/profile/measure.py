@@ -37,6 +37,7 @@ def profile(
     batch: int | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
     reference: Tensor | Reference | None = None,
     tolerance: float = 3e-5,
     limit: int = 4096,
@@ -56,6 +57,7 @@ def profile(
         batch: number of samples; then ``noise`` is the shape of one sample, or a tensor of which the first are taken.
         seed: seed of the noise that is drawn.
         dtype: dtype of the state in the measured runs: float32 by default, float64 for float64 noise.
+        device: where to put noise that is given as a shape; by default the network's.
         reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default two solves that
             agree.
         tolerance, limit: of the reference, see ``reference.certified``.
@@ -67,7 +69,7 @@ def profile(
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
     """
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
-    z = _noise(model, noise, batch, seed, dtype)
+    z = _noise(model, noise, batch, seed, dtype, device)
     with _Bar(progress) as tick:
         tick.expect(len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0))
         found = _reference(model, z, reference, tolerance, limit, tick)
@@ -157,13 +159,13 @@ class Bench:
         return float((exact - x).square().mean().sqrt())
 
 
-def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtype: torch.dtype | None) -> Tensor:
+def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtype, device) -> Tensor:
     if noise is None:
         raise OdesolveError("the shape of the samples is missing: give noise=(64, 3, 32, 32), or a tensor of noise")
     if isinstance(noise, Tensor):
         given = noise if batch is None else noise[:batch]
     else:
-        given = _draw(model, noise if batch is None else (batch, *noise), seed, dtype, None)
+        given = _draw(model, noise if batch is None else (batch, *noise), seed, dtype, device)
     if given.dim() == 0 or not given.is_floating_point() or given.shape[0] == 0:
         raise OdesolveError(f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
     return given.to(dtype or torch.promote_types(given.dtype, torch.float32))

@@ -27,7 +27,7 @@ COLOURS = {
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^D"
 ALWAYS = ("ddim", "euler", "dpmpp_2m", "heun_edm", "heun", "unipc_2")
-HIGHLIGHTED = 11
+HIGHLIGHTED = 12
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -91,6 +91,7 @@ def draw(panel: Any, profile: Profile, metric: str, styles: dict[str, dict]) -> 
     _axes(panel, profile, errors)
 
 
+LEGEND = {"frameon": False, "fontsize": 7, "handlelength": 2.6, "columnspacing": 0.8, "labelspacing": 0.4}
 FRONT = {
     "color": "#F0E442",
     "lw": 7,
@@ -114,15 +115,7 @@ def _axes(panel: Any, profile: Profile, errors: list[float]) -> None:
     panel.set_xlim(0.93 * min(profile.budgets), 1.08 * max(profile.budgets))
     if errors:
         panel.set_ylim(0.6 * min(errors), min(2 * max(errors), 3.0 * max(1.0, min(errors))))
-    panel.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, -0.11),
-        ncols=2,
-        frameon=False,
-        fontsize=7.5,
-        handlelength=3.2,
-        columnspacing=1,
-    )
+    panel.legend(loc="upper left", bbox_to_anchor=(-0.05, -0.1), ncols=2, **LEGEND)
 
 
 def best_lines(profile: Profile, metric: str) -> dict[str, list[Row]]:

@@ -3,6 +3,7 @@
 import pytest
 
 from odesolve import cli
+from odesolve.cli import commands
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from odesolve import cli
         (["profile", "user_models:raising", "--shape", "2,3"], "KeyError"),
         (["profile", "user_models", "--shape", "2,3"], "package.module:factory"),
         (["profile", "user_models:model"], "--shape"),
+        (["profile", "--resume"], "give --out DIR"),
         (["profile", "user_models:model", "--shape", "2,x"], "whole numbers"),
         (["profile", "--nfe", "5,ten"], "whole numbers"),
         (["profile", "--solvers", "ddim", "--grids", "nope"], "unknown grid"),
@@ -56,6 +58,6 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
     def interrupted(given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_solvers", interrupted)
+    monkeypatch.setattr(commands, "solvers_command", interrupted)
     assert cli.main(["solvers"]) == 130
     assert capsys.readouterr().err == "odesolve: interrupted\n"

@@ -76,3 +76,13 @@ def test_the_watched_model_is_a_copy(gaussian):
     watched.data(torch.zeros(2, 2), 0.5)
     assert model.net is net
     assert counter.calls == 1.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_waited_for_around_the_network(gaussian, exact, noise):
+    path = ode.paths.EDM()
+    model = gaussian.model(path)
+    (row,) = ode.profile(model, ["dpmpp_2m"], 10, ["karras"], noise=noise.cuda(), reference=exact(path).cuda()).rows
+    assert row.counted == 10
+    assert row.network_seconds > row.rest_seconds

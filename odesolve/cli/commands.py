@@ -1,0 +1,121 @@
+"""What each command does; each returns its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path as File
+from typing import Any
+
+from odesolve.cli.given import dtype, items, model_of, path_named, whole
+from odesolve.errors import Diverged, OdesolveError
+from odesolve.planning import plan, solvers
+from odesolve.profile import parse_grid, parse_solver, pictures, plotting, profile, report
+from odesolve.sample import sample
+
+
+def profile_command(given: argparse.Namespace) -> int:
+    """Measure, print the table and the advice, and write files where ``--out`` says."""
+    model, shape = model_of(given)
+    out, saved = _output(given)
+    found = profile(
+        model,
+        items(given.solvers),
+        [whole(n, "--nfe") for n in items(given.nfe) or []],
+        items(given.grids),
+        noise=shape,
+        seed=given.seed,
+        dtype=dtype(given),
+        device=given.device,
+        resume=saved,
+    )
+    if out is not None:
+        found.to_csv(out / "table.csv")
+        found.plot(out / "plot.png", given.metric)
+    if given.json:
+        print(found.to_json())
+    else:
+        _show(report.rich_table(found, given.top, given.metric), report.text(found, given.top, given.metric))
+        print(f"\n{found.advice(given.metric)}")
+    if out is not None:
+        print(f"wrote table.csv, profile.json and plot.png in {out}", file=sys.stderr)
+    return 0
+
+
+def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
+    """The folder to write into and the file that a profile is kept in; what cannot work is found before the work."""
+    if not given.out:
+        if given.resume:
+            raise OdesolveError("--resume goes on with the profile in a folder: give --out DIR")
+        return None, None
+    plotting.matplotlib()
+    out = File(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    saved = out / "profile.json"
+    if not given.resume:
+        saved.unlink(missing_ok=True)
+    return out, saved
+
+
+def sample_command(given: argparse.Namespace) -> int:
+    """Draw samples and write them."""
+    model, shape = model_of(given)
+    out = File(given.out)
+    pictures.check_name(out)
+    name, options = parse_solver(given.solver) if given.solver else (None, {})
+    grid = parse_grid(given.grid) if given.grid else None
+    where = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
+    drawn: Any = sample(model, shape, name, given.steps, grid, full=True, **where, **options)
+    if drawn.status != "ok":
+        raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
+    pictures.write(drawn.x, out)
+    facts = {"out": str(out), "shape": list(drawn.x.shape), "solver": drawn.plan.solver, "steps": drawn.steps}
+    facts |= {"nfe": drawn.nfe, "seed": given.seed}
+    print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))
+    return 0
+
+
+def solvers_command(given: argparse.Namespace) -> int:
+    """List the solvers."""
+    entries = solvers().values()
+    if given.json:
+        names = ("name", "order", "evaluations", "starters", "clock", "source", "summary", "options")
+        print(json.dumps([{n: getattr(s, n) for n in names} for s in entries], indent=1))
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("solver", "order", "evaluations a step", "clock", "source"):
+        table.add_column(head, no_wrap=head == "solver")
+    for row in solvers().rows():
+        table.add_row(*row)
+    _show(table, str(solvers()))
+    return 0
+
+
+def plan_command(given: argparse.Namespace) -> int:
+    """Print a plan, or what differs between two."""
+    first, *others = (_made_plan(given, s) for s in (given.solver, given.diff) if s)
+    if not others:
+        print(first.to_json() if given.json else first)
+        return 0
+    found = first.diff(others[0])
+    facts = {"same": found.same(), "nfe": [found.nfe, found.other_nfe], "largest": found.largest, "times": found.times}
+    print(json.dumps(facts | {"largest": None} if found.nfe != found.other_nfe else facts) if given.json else found)
+    return 0 if found.same() else 1
+
+
+def _made_plan(given: argparse.Namespace, solver: str):
+    name, options = parse_solver(solver)
+    return plan(name, path_named(given.path), given.steps, parse_grid(given.grid), **options)
+
+
+def _show(table: Any, plain: str) -> None:
+    """A rich table on a terminal, plain text elsewhere."""
+    if not sys.stdout.isatty():
+        print(plain)
+        return
+    from rich.console import Console
+
+    Console().print(table)
