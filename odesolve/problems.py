@@ -44,7 +44,10 @@ class Mixture:
         self.log_weights = torch.log(w / w.sum())
         count, dim = self.means.shape
         if cov is None:
-            self.variances = (torch.as_tensor(std, dtype=torch.float64) ** 2).expand(count)[:, None]
+            widths = torch.as_tensor(std, dtype=torch.float64)
+            if not bool((widths >= 0).all()):
+                raise OdesolveError(f"std={std}: give standard deviations of at least 0")
+            self.variances = (widths**2).expand(count)[:, None]
             self.vectors = None
         else:
             cov = torch.as_tensor(cov, dtype=torch.float64)
