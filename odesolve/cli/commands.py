@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any
 
@@ -36,7 +37,10 @@ def profile_command(given: argparse.Namespace) -> int:
     if given.json:
         print(found.to_json())
     else:
-        _show(report.rich_table(found, given.top, given.metric), report.text(found, given.top, given.metric))
+        _show(
+            lambda width: report.rich_table(found, given.top, given.metric, width),
+            report.text(found, given.top, given.metric),
+        )
         print(f"\n{found.advice(given.metric)}")
     if out is not None:
         print(f"wrote table.csv, profile.json and plot.png in {out}", file=sys.stderr)
@@ -83,15 +87,19 @@ def solvers_command(given: argparse.Namespace) -> int:
         names = ("name", "order", "evaluations", "starters", "clock", "source", "summary", "options")
         print(json.dumps([{n: getattr(s, n) for n in names} for s in entries], indent=1))
         return 0
+    _show(_solver_table, str(solvers()))
+    return 0
+
+
+def _solver_table(width: int) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("solver", "order", "evaluations a step", "clock", "source"):
+    for head in ("solver", "order", "evaluations", "clock", "source"):
         table.add_column(head, no_wrap=head == "solver")
     for row in solvers().rows():
         table.add_row(*row)
-    _show(table, str(solvers()))
-    return 0
+    return table
 
 
 def plan_command(given: argparse.Namespace) -> int:
@@ -111,11 +119,12 @@ def _made_plan(given: argparse.Namespace, solver: str):
     return plan(name, path_named(given.path), given.steps, parse_grid(given.grid), **options)
 
 
-def _show(table: Any, plain: str) -> None:
-    """A rich table on a terminal, plain text elsewhere."""
+def _show(table: Callable[[int], Any], plain: str) -> None:
+    """A rich table (made for the terminal's width) on a terminal, plain text elsewhere."""
     if not sys.stdout.isatty():
         print(plain)
         return
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    console.print(table(console.width))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HEAD = ("", "NFE", "solver", "grid", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest", "flags")
 NUMBERS = {"NFE", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest"}
+SPARE = ("SW", "trimmed", "rest", "network", "order", "flags", "steps", "rmse")
 FAMILIES = {
     "ddim": "DDIM",
     "dpm_solver_1": "DDIM",
@@ -83,20 +84,28 @@ def text(profile: Profile, limit: int | None = None, metric: str = "median", als
     return "\n".join(lines)
 
 
-def rich_table(profile: Profile, limit: int | None = None, metric: str = "median", also: Iterable[str] = ()) -> Table:
-    """The table for a terminal: the Pareto front in bold, rows at a floor and failures dimmed."""
+def rich_table(profile: Profile, limit: int | None = None, metric: str = "median", width: int = 120) -> Table:
+    """The table for a terminal: the Pareto front in bold, rows at a floor and failures dimmed.
+
+    Where the terminal is too narrow the columns of ``SPARE`` are left out, the first ones first.
+    """
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in HEAD:
+    front, rows = profile.front(metric), shown(profile, limit, metric)
+    body = [dict(zip(HEAD, cells(r, front), strict=True)) for r in rows]
+    widths = {h: max([len(h), *(len(line[h]) for line in body)]) for h in HEAD if h != "flags"}
+    kept = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
+    for name in SPARE:
+        if sum(widths.get(h, 10) + 2 for h in kept) > width and name in kept:
+            kept.remove(name)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name in kept:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags")
-    front, budget = profile.front(metric), None
-    for row in shown(profile, limit, metric, also):
-        if budget is not None and row.nfe != budget:
-            table.add_section()
+    for k, (row, line) in enumerate(zip(rows, body, strict=True)):
+        if k and row.nfe != rows[k - 1].nfe:
+            table.add_row()
         style = "bold" if row in front else "dim" if row.flags or not row.ok else ""
-        table.add_row(*cells(row, front), style=style)
-        budget = row.nfe
+        table.add_row(*(line[h] for h in kept), style=style)
     return table
 
 

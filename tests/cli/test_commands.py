@@ -136,3 +136,19 @@ def test_plan_compares_two_solvers(capsys):
     assert (code, json.loads(out)["same"]) == (1, False)
     code, out, _ = run(capsys, "plan", "ddim", "--diff", "heun_edm", "--json")
     assert (code, json.loads(out)["largest"]) == (1, None)
+
+
+@pytest.mark.parametrize(("columns", "there", "gone"), [("70", "median", "trimmed"), ("200", "trimmed", "…")])
+def test_a_terminal_gets_the_columns_that_fit(capsys, module, monkeypatch, columns, there, gone):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    words = ["--shape", "8,1,4,4", "--solvers", "ddim,dpmpp_2m", "--grids", "uniform,shift(2)", "--nfe", "4,8"]
+    code, out, _ = run(capsys, "profile", f"{module}:model", *words)
+    assert code == 0
+    assert there in out
+    assert "shift(2)" in out
+    assert gone not in out.split("evaluations:")[0]
+    code, out, _ = run(capsys, "solvers")
+    assert "dpmpp_3m_published" in out
