@@ -11,7 +11,21 @@ from odesolve.profile.result import Profile, Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEAD = ("", "NFE", "solver", "grid", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest", "flags")
+HEAD: tuple[str, ...] = (
+    "",
+    "NFE",
+    "solver",
+    "grid",
+    "steps",
+    "median",
+    "trimmed",
+    "rmse",
+    "SW",
+    "order",
+    "network",
+    "rest",
+    "flags",
+)
 NUMBERS = {"NFE", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest"}
 SPARE = ("SW", "trimmed", "rest", "network", "order", "flags", "steps", "rmse")
 FAMILIES = {
