@@ -1,6 +1,6 @@
 """What planning and the loop cost outside the network: medians in microseconds, on this machine, in this run.
 
-    python benchmarks/overhead.py [--out overhead.json]
+python benchmarks/overhead.py [--out overhead.json]
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import torch
+from odesolve.kernels.dispatch import combine
 
 import odesolve as ode
 from odesolve import planning, run
-from odesolve.kernels.dispatch import combine
 from odesolve.lower import Block, lower
 
 PATH = ode.paths.VP()
@@ -68,7 +68,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = {}
-    print(f"{'solver':12} {'plan us':>9} {'cached':>8} {'loop/call':>10} {'ops/call':>9} {'overhead':>9} {'passes/step':>12}")
+    print(
+        f"{'solver':12} {'plan us':>9} {'cached':>8} {'loop/call':>10} {'ops/call':>9} {'overhead':>9} {'passes/step':>12}"
+    )
     for solver in SOLVERS:
         fresh, cached = planning_us(solver, args.rows)
         row = {"plan": fresh, "cached": cached, **loop_us(solver, args.rows, (1, 4, 8, 8))}

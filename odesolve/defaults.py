@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.errors import OdesolveError
-from odesolve.grids import Grid, Karras, Polynomial, Shifted, Uniform, VPTime
+from odesolve.grids import Grid, Karras, Polynomial, Uniform, VPTime
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike, plan, solvers
@@ -33,18 +33,30 @@ def _vp(exponent: float) -> VPTime:
 
 AFS = {"afs": True}
 RAMP = {"start": "ramp"}
+# Keyed by what the noise end of a path looks like: unit variance, a noise that grows on a signal that stays, or no signal.
 TABLE: dict[str, tuple[Choice, ...]] = {
-    "diffusion": (
+    "preserving": (
+        Choice(6, "ipndm_3", _vp(3.0), AFS),
+        Choice(12, "ipndm_3", _vp(2.25), AFS),
+        Choice(17, "ipndm_4", _vp(3.75), AFS),
+        Choice(35, "ipndm_4", _vp(2.75)),
+        Choice(math.inf, "ipndm_4", VPTime()),
+    ),
+    "exploding": (
         Choice(6, "ipndm_3", _vp(2.375), AFS),
         Choice(9, "ipndm_3", _vp(2.0), AFS),
         Choice(12, "unipc_2", _vp(2.375), AFS),
-        Choice(math.inf, "unipc_2", _vp(2.0)),
+        Choice(17, "unipc_2", _vp(2.0)),
+        Choice(35, "unipc_2", _vp(1.75)),
+        Choice(math.inf, "unipc_3", VPTime(exponent=4.0), RAMP),
     ),
     "flow": (
-        Choice(6, "ipndm_3", Polynomial(exponent=1.5), AFS),
-        Choice(12, "ipndm_3", Polynomial(exponent=1.5)),
-        Choice(17, "ipndm_4", Shifted(shift=0.5)),
-        Choice(math.inf, "ab4", Uniform(), RAMP),
+        Choice(6, "ipndm_3", _vp(2.5), AFS),
+        Choice(9, "ipndm_3", Polynomial(exponent=1.4)),
+        Choice(12, "ipndm_3", Polynomial(exponent=1.3)),
+        Choice(17, "ipndm_3", Polynomial(exponent=1.2)),
+        Choice(35, "ab4", Uniform(), RAMP),
+        Choice(math.inf, "ab4", VPTime(), RAMP),
     ),
 }
 

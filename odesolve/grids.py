@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -291,7 +292,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     times = [min(max(t, low), high) for t in times]
     if snap and path.training_steps is not None:
         times = _snapped(path, times)
-    pairs = list(zip(times[:-1], times[1:], strict=True))
+    pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         bad = next((a, b) for a, b in pairs if (a > b) != (times[0] > times[-1]) or a == b)
         raise OdesolveError(

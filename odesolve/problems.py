@@ -99,11 +99,16 @@ class Mixture:
     def log_prob(self, x: Tensor, path: Path | None = None, t: Time = 0.0) -> Tensor:
         """Log-density in nats of the path's marginal at time t (of the data themselves without a path), shape (B,)."""
         flat = x.reshape(x.shape[0], -1)
-        a = s = None
+        a, s = torch.ones_like(flat[:, :1]), torch.zeros_like(flat[:, :1])
         if path is not None:
             a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
-        logits, *_ = self._components(flat, a, s)
+        logits = self._logits_shared(flat, a, s) if self._shared else self._components(flat, a, s)[0]
         return torch.logsumexp(logits, 1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    @property
+    def _shared(self) -> bool:
+        """Whether all components are isotropic with one variance."""
+        return self.vectors is None and bool((self.variances == self.variances[0]).all())
 
     def solution(self, x: Tensor, path: Path, t: float, r: float, tolerance: float = 1e-5) -> Tensor:
         """The probability-flow map from time t to r, float64: in closed form for one Gaussian, integrated for a mixture.
@@ -171,7 +176,7 @@ class Mixture:
         """(E[x0 | x], score), each of shape (B, D)."""
         flat = x.reshape(x.shape[0], -1)
         a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
-        if self.vectors is None and bool((self.variances == self.variances[0]).all()):
+        if self._shared:
             return self._posterior_shared(flat, a, s)
         logits, z, v, means, vectors, variances = self._components(flat, a, s)
         r = torch.softmax(logits, 1)
@@ -194,15 +199,15 @@ class Mixture:
         gap = flat - a * mean
         return mean + (a * variances[0] / v) * gap, -gap / v
 
-    def _components(self, flat: Tensor, a: Tensor | None, s: Tensor | None):
+    def _logits_shared(self, flat: Tensor, a: Tensor, s: Tensor) -> Tensor:
+        log_w, means, variances, _ = self._tensors(flat)
+        v = a**2 * variances[0] + s**2
+        square = (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
+        return log_w - 0.5 * square / v - 0.5 * self.dim * torch.log(v)
+
+    def _components(self, flat: Tensor, a: Tensor, s: Tensor):
         """Log joint density of x with each component (without the constant), and what posterior means need."""
         log_w, means, variances, vectors = self._tensors(flat)
-        a = torch.ones_like(flat[:, :1]) if a is None else a
-        s = torch.zeros_like(flat[:, :1]) if s is None else s
-        if vectors is None and bool((variances == variances[0]).all()):
-            v = a**2 * variances[0] + s**2
-            square = (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
-            return log_w - 0.5 * square / v - 0.5 * self.dim * torch.log(v), None, v, means, None, variances
         z = flat[:, None] - a[..., None] * means
         if vectors is not None:
             z = torch.einsum("bki,kij->bkj", z, vectors)

@@ -44,13 +44,14 @@ class Path:
 
     All functions of time take a float or a tensor of any shape and return a tensor of that shape (float64 for a float).
     ``t_min`` is where grids that are uniform in log-SNR stop before the last step to the data end, ``t_clip`` where they
-    begin after the first step when the log-SNR at ``t_max`` is infinite.
+    begin after the first step when the log-SNR at ``t_max`` is infinite. ``family`` is "preserving" (unit variance),
+    "exploding" (the signal stays, the noise grows) or "flow" (no signal is left at the noise end, and none is missed).
     """
 
     t_max: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
     t_clip: ClassVar[float | None] = None
-    family: ClassVar[str] = "diffusion"
+    family: ClassVar[str] = "preserving"
 
     def alpha(self, t: Time) -> Tensor:
         """Signal scale alpha(t)."""

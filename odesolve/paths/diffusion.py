@@ -147,6 +147,7 @@ class VE(Path):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     t_min: ClassVar[float] = 0.0
+    family: ClassVar[str] = "exploding"
 
     def __post_init__(self):
         given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
@@ -181,6 +182,7 @@ class EDM(Path):
 
     sigma_max: float = 80.0
     sigma_min: float = 0.002
+    family: ClassVar[str] = "exploding"
 
     def __post_init__(self):
         given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"

@@ -73,12 +73,12 @@ def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Lin
 
 
 @solver("dpmpp_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), Algorithm 2")
-def dpmpp_2m(w: Writer) -> None:
+def dpmpp_2m(w: Writer, *, taper: bool = False) -> None:
     """DPM-Solver++(2M): the data prediction extrapolated linearly to the middle of the step."""
     x, last = w.start, None
-    for s, t in w.steps:
+    for i, (s, t) in enumerate(w.steps):
         data = w.data(x, s)
-        if singular(s, t) or last is None or not math.isfinite(last[0].lam):
+        if (taper and i == len(w.steps) - 1) or singular(s, t) or last is None or not math.isfinite(last[0].lam):
             x = w.step(t, data_row(s, t, x, [(s, data)]))
         else:
             ahead = 0.5 * (t.lam - s.lam) / (s.lam - last[0].lam)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -39,7 +40,7 @@ def reference(name: str) -> torch.Tensor:
 
 def slopes(name: str, solver: str, counts, **options) -> list[float]:
     errors = [float((end_point(name, solver, n, **options) - reference(name)).norm()) for n in counts]
-    return [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
 @pytest.mark.parametrize("name", PATHS)
