@@ -29,6 +29,6 @@ class Diverged(ArithmeticError):
 def unknown(kind: str, given: object, known: Iterable[str]) -> OdesolveError:
     """Error for a name that is not in the list, with the nearest that is."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
     return OdesolveError(f"unknown {kind} {given!r}: {hint}")

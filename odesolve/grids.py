@@ -288,7 +288,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     slack = 1e-9 * (high - low)
     outside = [t for t in times if not low - slack <= t <= high + slack]
     if outside:
-        raise OdesolveError(f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]")
+        raise OdesolveError(f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]; give times inside")
     times = [min(max(t, low), high) for t in times]
     if snap and path.training_steps is not None:
         times = _snapped(path, times)

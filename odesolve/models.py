@@ -201,7 +201,10 @@ class Model:
         assert self._classifier is not None
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self._classifier(leaf, t).sum(), leaf)
+            value = self._classifier(leaf, t)
+            if not isinstance(value, Tensor) or value.shape != x.shape[:1] or not value.requires_grad:
+                raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return gradient
 
     def _checked(self, out: Tensor, x: Tensor) -> Tensor:

@@ -185,8 +185,8 @@ def _start(model, plan: Plan, noise, state, seed, dtype, device) -> Tensor:
 
 def _draw(model, shape, seed, dtype, device) -> Tensor:
     try:
-        size = [int(n) for n in shape]
-    except (TypeError, ValueError) as e:
+        size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
+    except (TypeError, ValueError, RuntimeError) as e:
         raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
     if device is None:
         parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None

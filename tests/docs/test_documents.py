@@ -1,0 +1,42 @@
+"""Every Python block of the documents runs, in order, and so does every example."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+DOCUMENTS = [f for f in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if f.exists()]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(file):
+    """(first line, code) of every block."""
+    text = file.read_text()
+    return [(text[: m.start(1)].count("\n"), m[1]) for m in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: f.name)
+def test_document(file, tmp_path, monkeypatch):
+    """One namespace a document: a block may use what the ones before it defined. Files land in a scratch folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace: dict = {"__name__": "document"}
+    for line, code in blocks(file):
+        exec(compile("\n" * line + code, str(file), "exec"), namespace)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
+def test_example(file, tmp_path):
+    env = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(file)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
