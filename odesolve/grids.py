@@ -165,10 +165,12 @@ class Asinh(Grid):
     far: float = 250.0
 
     def times(self, path: Path, n: int) -> list[float]:
+        if not (self.scale > 0 and 0 < self.far < math.inf):
+            raise OdesolveError(f"scale={self.scale}, far={self.far}: give positive numbers")
         start, stop = self._ends(path)
         first, last = path.point(start).rho, path.point(stop).rho
         infinite = math.isinf(first)
-        ends = (math.asinh(min(first, self.far) / self.scale), math.asinh(last / self.scale))
+        ends = (math.asinh((self.far if infinite else first) / self.scale), math.asinh(last / self.scale))
         u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)
         ratio = self.scale * torch.sinh(u)
         return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][: n + 1]
@@ -288,7 +290,9 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     slack = 1e-9 * (high - low)
     outside = [t for t in times if not low - slack <= t <= high + slack]
     if outside:
-        raise OdesolveError(f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]; give times inside")
+        raise OdesolveError(
+            f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]; give times inside"
+        )
     times = [min(max(t, low), high) for t in times]
     if snap and path.training_steps is not None:
         times = _snapped(path, times)

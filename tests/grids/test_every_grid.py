@@ -53,7 +53,9 @@ RULES = st.one_of(
     st.builds(grids.VPTime, exponent=st.floats(1.0, 4.0)),
     st.builds(grids.Shifted, shift=st.floats(0.05, 20.0)),
     st.builds(grids.Shifted, mu=st.floats(-3.0, 3.0)),
+    st.builds(grids.Asinh, scale=st.floats(0.01, 10.0)),
     st.just(grids.Lambda()),
+    st.just(grids.Karras(merged=True)),
 )
 
 

@@ -75,6 +75,25 @@ def test_vp_time_refuses_a_range_it_cannot_cover():
     assert len(grids.make(grids.VPTime(start=0.5, stop=0.25, epsilon=0.28), paths.VP(), N)) == N + 1
 
 
+@pytest.mark.parametrize("path", [paths.VP(), paths.EDM(), paths.VE(0.01, 5000.0), paths.Linear().flipped()], ids=str)
+def test_asinh_is_uniform_in_asinh_of_the_ratio(path):
+    """From end to end; an infinite ratio at the start stands before the grid, which then begins at ``far``."""
+    for scale in (0.15, 2.0):
+        times = grids.make(grids.Asinh(scale=scale), path, N)
+        far = 1 if path.family == "flow" else 0
+        u = np.arcsinh(rho_of(path, times[far:]) / scale)
+        np.testing.assert_allclose(np.diff(u), (u[-1] - u[0]) / (N - far), rtol=1e-9)
+        assert rho_of(path, times)[-1] == pytest.approx(float(path.rho(path.t_data)))
+        if far:
+            assert rho_of(path, times)[1] == pytest.approx(250.0)
+
+
+def test_merged_takes_the_data_end_for_the_last_level():
+    plain = grids.make(grids.Karras(final=False), paths.VP(), N)
+    merged = grids.make(grids.Karras(merged=True), paths.VP(), N)
+    assert merged == (*plain[:-1], 0.0)
+
+
 @pytest.mark.parametrize("k", [0.5, 1.0, 3.0, 10.0])
 def test_shift(k):
     """The log-odds of t move by log k."""

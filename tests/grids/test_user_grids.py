@@ -77,6 +77,8 @@ def test_bad_numbers_of_steps(steps):
         (grids.VPTime(exponent=0.0), "exponent=0.0: give a positive number"),
         (grids.VPTime(epsilon=0.0), "epsilon=0.0: give a number between 0 and 1"),
         (grids.VPTime(epsilon=1.0), "epsilon=1.0: give a number between 0 and 1"),
+        (grids.Asinh(scale=0.0), "scale=0.0, far=250.0: give positive numbers"),
+        (grids.Asinh(far=-1.0), "far=-1.0: give positive numbers"),
         (grids.Shifted(shift=0.0), "shift=0.0: give a positive number"),
         (grids.Shifted(shift=-1.0), "shift=-1.0: give a positive number"),
         (grids.Uniform(start=1.5), "leaves the path's range: t=1.5"),
