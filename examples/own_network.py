@@ -25,7 +25,11 @@ class Net(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = torch.nn.Sequential(
-            torch.nn.Linear(2 + 8, 128), torch.nn.SiLU(), torch.nn.Linear(128, 128), torch.nn.SiLU(), torch.nn.Linear(128, 2)
+            torch.nn.Linear(2 + 8, 128),
+            torch.nn.SiLU(),
+            torch.nn.Linear(128, 128),
+            torch.nn.SiLU(),
+            torch.nn.Linear(128, 2),
         )
 
     def forward(self, x, t):

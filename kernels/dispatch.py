@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from torch import Tensor
-
 from odesolve.kernels import reference
+from torch import Tensor
 
 SCHEMA = {"combine": "combine(Tensor(a!)[] outs, Tensor[] ins, float[][] weights, int[] base) -> ()"}
 BACKENDS: dict[str, ModuleType] = {"reference": reference}

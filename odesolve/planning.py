@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
+from odesolve.labels import parse_grid, parse_solver
 from odesolve.paths import Path, from_spec
 from odesolve.plan import Plan
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
@@ -41,10 +42,12 @@ def plan(
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
 
     Args:
-        solver: a name from ``ode.solvers()``, a ``Tableau``, or a function that takes a ``Writer``.
+        solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you like, "ab3(start=ramp)";
+            a ``Tableau``, or a function that takes a ``Writer``.
         path: the probability path.
         steps: number of steps; taken from the grid where it is a list of times.
-        grid: a name, a rule from ``odesolve.grids``, or a list of times from noise to data.
+        grid: a name such as "karras" or "vp_time(3,merged)", a rule from ``odesolve.grids``, or a list of times from noise
+            to data.
         afs: replace the first evaluation by an analytic guess, which costs none (Dockhorn et al. 2022).
         closed: the network may be asked for its velocity at the data end.
         reverse: from data to noise (inversion, encoding).
@@ -53,9 +56,13 @@ def plan(
 
     Raises OdesolveError for an unknown solver, grid or option, and for a grid that leaves the path.
     """
+    if isinstance(solver, str):
+        solver, written = parse_solver(solver)
+        options = {**written, **options}
+        afs = bool(options.pop("afs", afs))
     entry = _entry(solver)
     entry.check_options(options)
-    rule = grids.named(grid)
+    rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
     return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tuple(sorted(options.items())))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve import grids, run
 from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.labels import parse_grid, parse_solver
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -72,7 +73,7 @@ def sample(
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
     """
-    chosen = plan if plan is not None else _plan(model, solver, steps, grid, options)
+    chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
     x = _start(model, chosen, noise, state, seed, dtype, device)
     program = lower(chosen, model.path, model.reading_for(x.dtype))
     with _Bar(program, progress) as tick:
@@ -106,7 +107,7 @@ def iterate(
 
     Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
     """
-    chosen = plan if plan is not None else _plan(model, solver, steps, grid, options)
+    chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
     x = _start(model, chosen, noise, state, seed, dtype, device)
     program = lower(chosen, model.path, model.reading_for(x.dtype), observe=True)
     with torch.no_grad():
@@ -129,11 +130,12 @@ def invert(
 
     x has shape (B, ...); the result is the state at the noise end. Divide by ``model.path.prior_std`` for unit noise.
     """
-    chosen = _plan(model, solver, steps, grid, {**options, "reverse": True})
+    chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
     return sample(model, state=x, plan=chosen)
 
 
-def _plan(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict) -> Plan:
+def plan_for(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict) -> Plan:
+    """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None."""
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
         if options.keys() - {"reverse", "afs"}:
@@ -141,6 +143,9 @@ def _plan(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | 
         choice = default_choice(model.path, steps)
         rule = _reachable(model, choice.grid if grid is None else grid)
         return default_plan(model.path, steps, rule, **common, **options)
+    if isinstance(solver, str):
+        solver, written = parse_solver(solver)
+        options = {**written, **options}
     rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
     return make_plan(solver, model.path, steps, rule, **common, **options)
 
@@ -160,7 +165,7 @@ def _determined(model: Model, t: float, quantity: str) -> bool:
 
 def _reachable(model: Model, grid: GridLike) -> grids.Grid:
     """The grid, begun at the path's ``t_clip`` where the network says nothing at the noise end (noise at alpha = 0)."""
-    rule = grids.named(grid)
+    rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
     if rule.start is not None or model.path.t_clip is None or isinstance(rule, grids.Listed):
         return rule
     return rule if _determined(model, model.path.t_noise, "data") else replace(rule, start=model.path.t_clip)
@@ -171,7 +176,7 @@ def _start(model, plan: Plan, noise, state, seed, dtype, device) -> Tensor:
         raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
     given = state if state is not None else noise
     if not isinstance(given, Tensor):
-        given = _draw(model, given, seed, dtype, device)
+        given = draw(model, given, seed, dtype, device)
     if not given.is_floating_point() or given.dim() == 0:
         raise OdesolveError(f"the start is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
     wide = dtype or torch.promote_types(given.dtype, torch.float32)
@@ -183,7 +188,8 @@ def _start(model, plan: Plan, noise, state, seed, dtype, device) -> Tensor:
     return x if state is not None else x * model.path.start_std(plan.grid[0])
 
 
-def _draw(model, shape, seed, dtype, device) -> Tensor:
+def draw(model, shape, seed, dtype, device) -> Tensor:
+    """Standard normal noise of this shape on the network's device; one seed gives the same noise on every device."""
     try:
         size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
     except (TypeError, ValueError, RuntimeError) as e:

@@ -22,7 +22,7 @@ from odesolve.profile.flags import flagged
 from odesolve.profile.metrics import Comparison
 from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
-from odesolve.sample import _draw
+from odesolve.sample import draw
 
 Noise = Tensor | Sequence[int]
 
@@ -165,7 +165,7 @@ def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtyp
     if isinstance(noise, Tensor):
         given = noise if batch is None else noise[:batch]
     else:
-        given = _draw(model, noise if batch is None else (batch, *noise), seed, dtype, device)
+        given = draw(model, noise if batch is None else (batch, *noise), seed, dtype, device)
     if given.dim() == 0 or not given.is_floating_point() or given.shape[0] == 0:
         raise OdesolveError(f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
     return given.to(dtype or torch.promote_types(given.dtype, torch.float32))

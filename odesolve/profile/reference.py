@@ -14,7 +14,7 @@ from odesolve.errors import Diverged
 from odesolve.lower import lower
 from odesolve.models import Model
 from odesolve.profile.metrics import Comparison
-from odesolve.sample import _plan as plan_for
+from odesolve.sample import plan_for
 
 FIRST = 256
 Tick = Callable[[int], None] | None

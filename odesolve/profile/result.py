@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.profile.candidates import parse_grid, solver_label
+from odesolve.labels import parse_grid, solver_label
 from odesolve.profile.reference import EXACT, Certificate
 
 METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "transforms": set(),
     "grids": {"paths"},
     "solvers": {"paths", "plan", "tableaus"},
-    "planning": {"grids", "paths", "plan", "solvers", "tableaus"},
+    "labels": {"grids", "solvers"},
+    "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.
     "program": {"paths", "plan"},
     "slots": {"plan", "program"},

@@ -58,7 +58,7 @@ def test_noise_is_scaled_to_the_start_of_the_path_and_a_state_is_not(path):
 def test_device_of_the_network():
     layer = torch.nn.Linear(3, 3, device="meta")
     model = ode.Model(layer, paths.VP(), "v")
-    from odesolve.sample import _draw
+    from odesolve.sample import draw
 
-    assert _draw(model, (2, 3), 1, None, None).device.type == "meta"
-    assert _draw(model, (2, 3), 1, None, "cpu").device.type == "cpu"
+    assert draw(model, (2, 3), 1, None, None).device.type == "meta"
+    assert draw(model, (2, 3), 1, None, "cpu").device.type == "cpu"

@@ -3,8 +3,9 @@
 import pytest
 
 import odesolve as ode
+from odesolve.labels import grid_label
 from odesolve.profile import Candidate, parse_grid, parse_solver
-from odesolve.profile.candidates import candidates, grid_label
+from odesolve.profile.candidates import candidates
 
 
 @pytest.mark.parametrize("label", ["ddim", "ab3(start=ramp,afs)", "dpm_solver_2(r=0.4)", "unipc_3(taper)"])

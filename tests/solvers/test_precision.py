@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -20,6 +21,7 @@ SETTINGS = {
 NOISE = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 
 
+@functools.cache
 def errors(name, solver, network_dtype=None):
     """Relative error of float32 solves at each step count, against the exact flow map."""
     path, predicts, grid = SETTINGS[name]
