@@ -37,6 +37,7 @@ RAMP = {"start": "ramp"}
 TABLE: dict[str, tuple[Choice, ...]] = {
     "preserving": (
         Choice(6, "ipndm_3", _vp(3.0), AFS),
+        Choice(9, "ipndm_3", _vp(2.375), AFS),
         Choice(12, "ipndm_3", _vp(2.25), AFS),
         Choice(17, "ipndm_4", _vp(3.75), AFS),
         Choice(35, "ipndm_4", _vp(2.75)),
