@@ -180,7 +180,8 @@ class Plan:
         be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
         step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
         """
-        velocity = any(e.quantity == "velocity" for e in self.evaluations)
+        guesses = (o.guess for i in self.instructions if isinstance(i, Combine) for o in i.outputs)
+        velocity = "velocity" in (*(e.quantity for e in self.evaluations), *guesses)
         if self.path is None and not velocity:
             return 0.0
         law = _ClockLaw() if velocity else _PathLaw(self)
