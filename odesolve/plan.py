@@ -195,13 +195,7 @@ class Plan:
             else:
                 columns = [known[n] for n in i.inputs]
                 for out, row in zip(i.outputs, i.weights, strict=True):
-                    got = [
-                        (
-                            sum(w * c[k][0] for w, c in zip(row, columns, strict=True)),
-                            sum(abs(w) * c[k][1] for w, c in zip(row, columns, strict=True)),
-                        )
-                        for k in (0, 1)
-                    ]
+                    got = _weighted(row, columns)
                     known[out.name] = got
                     if out.guess:
                         known[out.name] = _exact(law.evaluation)
@@ -286,6 +280,9 @@ class PlanDiff:
         return f"{verdict}: largest coefficient difference {self.largest:.1e}{moved}"
 
 
+Sized = list[tuple[float, float]]  # a pair of values, each with the size of what it was summed from
+
+
 class _PathLaw:
     """Pairs (coefficient of x0, coefficient of eps) when D = x0."""
 
@@ -309,7 +306,15 @@ class _ClockLaw:
         return (1.0, t)
 
 
-def _exact(pair: tuple[float, float]) -> list[tuple[float, float]]:
+def _weighted(row: tuple[float, ...], columns: list[Sized]) -> Sized:
+    """The combination of columns, and the sum of the sizes of its terms."""
+    a = b = size_a = size_b = 0.0
+    for w, ((va, ma), (vb, mb)) in zip(row, columns, strict=True):
+        a, b, size_a, size_b = a + w * va, b + w * vb, size_a + abs(w) * ma, size_b + abs(w) * mb
+    return [(a, size_a), (b, size_b)]
+
+
+def _exact(pair: tuple[float, float]) -> Sized:
     """Values with their sizes, where nothing has been summed yet."""
     return [(v, abs(v)) for v in pair]
 

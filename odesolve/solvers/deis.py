@@ -48,7 +48,7 @@ def _row(w: Writer, i: int, x: Linear, nodes: list[Node], basis: str) -> Linear:
         return noise_row(s, t, x, nodes)
     clock = CLOCK[basis]
     span = clock(t) - clock(s)
-    moments = _moments(w, basis, len(nodes))[i]
+    moments = _moments(w, basis, len(nodes), i)
     weights = moment_weights([(clock(p) - clock(s)) / span for p, _ in nodes], moments)
     row = (t.alpha / s.alpha) * x
     for (_, e), weight in zip(nodes, weights, strict=True):
@@ -62,22 +62,22 @@ def _gauss() -> tuple[np.ndarray, np.ndarray]:
     return 0.5 * (nodes + 1), 0.5 * weights
 
 
-def _moments(w: Writer, basis: str, count: int) -> list[list[float]]:
-    """For every step and k < count: the integral over rho of u^k, u the fraction of the step in the basis variable.
+def _moments(w: Writer, basis: str, count: int, i: int) -> list[float]:
+    """For step i and k < count: the integral over rho of u^k, u the fraction of the step in the basis variable.
 
     In rho they are exact. In t the integral is taken by parts, so that only rho itself (continuous on a table of alphas,
     where its derivative jumps) meets the 40-point Gauss rule; one call of the path serves all steps.
     """
+    s, t = w.steps[i]
     if basis == "rho":
-        return [[(t.rho - s.rho) / (k + 1) for k in range(count)] for s, t in w.steps]
-    g, gw = _gauss()
+        return [(t.rho - s.rho) / (k + 1) for k in range(count)]
     if "rho" not in w.tables:
+        g, gw = _gauss()
         starts = np.array([s.t for s, _ in w.steps])[:, None]
         spans = np.array([t.t - s.t for s, t in w.steps])[:, None]
         rho = w.path.rho(torch.from_numpy(starts + spans * g)).numpy()
         w.tables["rho"] = [(rho @ (gw * k * g ** max(k - 1, 0))).tolist() for k in range(4)]
-    inner = w.tables["rho"]
-    return [[t.rho - (s.rho if k == 0 else inner[k][i]) for k in range(count)] for i, (s, t) in enumerate(w.steps)]
+    return [t.rho - (s.rho if k == 0 else w.tables["rho"][k][i]) for k in range(count)]
 
 
 def _register(degree: int, basis: str) -> None:
