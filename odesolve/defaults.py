@@ -47,8 +47,8 @@ TABLE: dict[str, tuple[Choice, ...]] = {
         Choice(6, "ipndm_3", _vp(2.375), AFS),
         Choice(9, "ipndm_3", _vp(2.0), AFS),
         Choice(12, "unipc_2", _vp(2.375), AFS),
-        Choice(17, "unipc_2", _vp(2.0)),
-        Choice(35, "unipc_2", _vp(1.75)),
+        Choice(17, "dpmpp_2m", _vp(2.0), AFS),
+        Choice(35, "dpmpp_2m", _vp(1.75), AFS),
         Choice(math.inf, "unipc_3", VPTime(exponent=4.0), RAMP),
     ),
     "flow": (
