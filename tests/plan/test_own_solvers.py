@@ -84,6 +84,10 @@ def test_registered_solver_has_a_name():
         del registry["mine"]
 
 
+def test_an_entry_of_the_list_is_a_solver():
+    assert ode.plan(ode.solvers()["ddim"], paths.VP(), 3) is ode.plan("ddim", paths.VP(), 3)
+
+
 def test_tableau_is_a_solver():
     third = Tableau("mine3", 3, (0, 1 / 2, 1), ((), (1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6), "Kutta 1901")
     plan = ode.plan(third, paths.Linear(), 4, closed=True)

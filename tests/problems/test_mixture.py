@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -179,6 +180,12 @@ def test_digits():
     assert float((data - x).abs().max()) < 0.1
     far = digits.data(torch.zeros(1, 1, 8, 8, dtype=DTYPE), paths.Linear(), 1.0)
     torch.testing.assert_close(far.reshape(-1), digits.means.mean(0), rtol=0, atol=1e-13)
+
+
+def test_digits_without_scikit_learn(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"problems\.digits needs scikit-learn: pip install 'odesolve\[digits\]'"):
+        ode.problems.digits()
 
 
 @pytest.mark.parametrize(
