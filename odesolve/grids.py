@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ class Asinh(Grid):
     """Uniform in asinh(ratio / scale) of the noise-to-signal ratio: in log-SNR far out, in the ratio itself near the data.
 
     It reaches both ends, and suits methods in rho, whose last step is as good as the others; references are solved on it.
-    Where the ratio at the start is infinite, the second time lies at ``far``.
+    Where the ratio is infinite at one end, the time next to it lies at ``far``.
     """
 
     scale: float = 0.15
@@ -169,6 +169,8 @@ class Asinh(Grid):
             raise OdesolveError(f"scale={self.scale}, far={self.far}: give positive numbers")
         start, stop = self._ends(path)
         first, last = path.point(start).rho, path.point(stop).rho
+        if math.isinf(last) and not math.isinf(first):  # towards the noise: the same times backwards
+            return replace(self, start=stop, stop=start).times(path, n)[::-1]
         infinite = math.isinf(first)
         ends = (math.asinh((self.far if infinite else first) / self.scale), math.asinh(last / self.scale))
         u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)

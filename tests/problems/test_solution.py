@@ -70,3 +70,11 @@ def test_mixture_flow_is_integrated(p, u, v):
     x = states(p, t)
     want = integrated(MIXTURE, x, p, t, r, 1e-11)
     torch.testing.assert_close(MIXTURE.solution(x, p, t, r), want, rtol=0, atol=3e-5 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("p", [paths.Linear(), paths.Trig(), paths.Cosine()], ids=str)
+def test_mixture_flow_reaches_a_noise_end_without_signal(p):
+    """There and back; next to alpha = 0 one first-order step is all that the data prediction allows."""
+    x = states(p, p.t_noise)
+    back = MIXTURE.solution(MIXTURE.solution(x, p, 1.0, 0.01), p, 0.01, 1.0)
+    torch.testing.assert_close(back, x, rtol=0, atol=2e-4)
