@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from odesolve.errors import PlanError
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output
 from odesolve.paths import Path
-from odesolve.plan import START, Apply, Combine, Evaluate, Instruction, Output, Plan
+from odesolve.plan import Plan
 from odesolve.program import Block, Call, Guidance, Mark, Program, Reading, Transform
 from odesolve.slots import Slots
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from odesolve.plan import START, Plan
+from odesolve.instructions import START
+from odesolve.plan import Plan
 from odesolve.program import Block, Call, Mark, Program, Transform
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import math
 
 from odesolve import tableaus
 from odesolve.errors import OdesolveError
+from odesolve.instructions import Linear
 from odesolve.paths import Point
-from odesolve.plan import Linear
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.generator import first_order, moment_weights
 from odesolve.solvers.registry import solver

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from odesolve.instructions import Linear
 from odesolve.paths import Point
-from odesolve.plan import Linear
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from odesolve import tableaus
-from odesolve.plan import Linear
+from odesolve.instructions import Linear
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.generator import first_order
 from odesolve.solvers.registry import solver

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from odesolve.errors import PlanError
+from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output
 from odesolve.paths import Path, Point
-from odesolve.plan import START, Combine, Evaluate, Instruction, Linear, Output, Plan
+from odesolve.plan import Plan
 
 
 class Writer:

@@ -10,7 +10,8 @@ import torch
 import odesolve as ode
 from odesolve import grids, paths, tableaus
 from odesolve.errors import OdesolveError
-from odesolve.plan import Apply, Combine, Evaluate, Linear, Output, Plan
+from odesolve.instructions import Apply, Combine, Evaluate, Linear, Output
+from odesolve.plan import Plan
 from odesolve.tableaus import Tableau
 
 TWO = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))

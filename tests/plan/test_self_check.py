@@ -11,7 +11,8 @@ import pytest
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import PlanError
-from odesolve.plan import Apply, Combine, Evaluate, Output, Plan
+from odesolve.instructions import Apply, Combine, Evaluate, Output
+from odesolve.plan import Plan
 
 SOLVERS = list(ode.solvers())
 

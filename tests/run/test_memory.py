@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import odesolve as ode
 from odesolve import paths
+from odesolve.instructions import Apply, Combine, Evaluate, Output
 from odesolve.lower import Reading, lower
-from odesolve.plan import Apply, Combine, Evaluate, Output, Plan
+from odesolve.plan import Plan
 
 SOLVERS = list(ode.solvers())
 SHAPE = (20, 50)  # larger than anything that counts steps

@@ -7,7 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.plan import Combine, Evaluate
+from odesolve.instructions import Combine, Evaluate
 
 DTYPE = torch.float64
 SOLVERS = list(ode.solvers())

@@ -7,9 +7,9 @@ import torch
 
 import odesolve as ode
 from odesolve import run
+from odesolve.instructions import Combine, Evaluate
 from odesolve.lower import lower
 from odesolve.paths import PREDICTIONS
-from odesolve.plan import Combine, Evaluate
 
 from .cases import PATHS, SOLVERS
 

@@ -1,0 +1,125 @@
+"""The three instructions that plans are made of, over named values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+START = "x0"
+
+
+class Linear(dict):
+    """A linear combination of named values: name -> coefficient (float64). Supports +, -, * by a number."""
+
+    def __add__(self, other: Mapping[str, float]) -> Linear:
+        out = Linear(self)
+        for name, weight in other.items():
+            out[name] = out.get(name, 0.0) + weight
+        return out
+
+    def __mul__(self, factor: float) -> Linear:
+        return Linear({name: weight * factor for name, weight in self.items()})
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Linear:
+        return self * -1.0
+
+    def __sub__(self, other: Mapping[str, float]) -> Linear:
+        return self + Linear(other) * -1.0
+
+    @property
+    def name(self) -> str:
+        """The name, where this is a single value with coefficient 1."""
+        ((name, weight),) = self.items()
+        assert weight == 1.0
+        return name
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity`` there."""
+
+    input: str
+    output: str
+    t: float
+    quantity: str = "data"
+
+
+class Output(NamedTuple):
+    """One result of a Combine: a state at ``time``, or (time None) a derived value; ``guess`` stands for a quantity."""
+
+    name: str
+    time: float | None = None
+    guess: str | None = None
+
+
+@dataclass(frozen=True)
+class Combine:
+    """outputs <- weights @ inputs; weights has one row for each output, one column for each input."""
+
+    outputs: tuple[Output, ...]
+    inputs: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the plan is lowered."""
+
+    fn: str
+    input: str
+    output: str
+    t: float
+
+
+Instruction = Evaluate | Combine | Apply
+_TAGS = {"E": Evaluate, "C": Combine, "A": Apply}
+
+
+def sound(i: Combine) -> bool:
+    """Whether the weights of a block have the shape of its names and are finite."""
+    shaped = len(i.weights) == len(i.outputs) and all(len(row) == len(i.inputs) for row in i.weights)
+    return shaped and all(math.isfinite(w) for row in i.weights for w in row)
+
+
+def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:
+    """The combination of terms with every name replaced by what it stands for in ``env``."""
+    out = Linear()
+    for name, weight in terms:
+        out = out + env[name] * weight
+    return out
+
+
+def names(i: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that an instruction reads, and those that it defines."""
+    if isinstance(i, Combine):
+        return i.inputs, tuple(o.name for o in i.outputs)
+    return (i.input,), (i.output,)
+
+
+def read_row(row: list) -> Instruction:
+    """The instruction in a row of a plan's JSON."""
+    tag, *rest = row
+    if tag == "C":
+        outputs, inputs, weights = rest
+        return Combine(tuple(Output(*o) for o in outputs), tuple(inputs), tuple(tuple(w) for w in weights))
+    return _TAGS[tag](*rest)
+
+
+def _output_label(o: Output) -> str:
+    return o.name if o.time is None else f"{o.name} @ {o.time:.6g}"
+
+
+def written(i: Instruction) -> Iterator[tuple[str, str]]:
+    """What an instruction makes and from what, as text, one pair for each output."""
+    if isinstance(i, Evaluate):
+        yield i.output, f"{i.quantity}({i.input}, t={i.t:.6g})"
+    elif isinstance(i, Apply):
+        yield i.output, f"{i.fn}({i.input}, t={i.t:.6g})"
+    else:
+        for out, row in zip(i.outputs, i.weights, strict=True):
+            terms = (f"{w:+.6g} {n}" for n, w in zip(i.inputs, row, strict=True) if w)
+            yield _output_label(out), " ".join(terms) or "0"
