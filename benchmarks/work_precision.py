@@ -73,7 +73,7 @@ def samplers(path: str) -> list[Sampler]:
     ramp = {"start": "ramp"}
     solvers = [(s, {}) for s in ("ddim", "dpmpp_2m", "dpm_solver_2m", "unipc_2", "ipndm_3", "ipndm_4")]
     solvers += [(s, ramp) for s in ("dpmpp_3m", "unipc_3", "ipndm_v3", "ipndm_v4", "deis_tab2", "deis_tab3")]
-    ladder = [(f"vp_time({e:g})", grids.VPTime(exponent=e)) for e in (2.0, 3.0)]
+    ladder = [(f"vp_time({e:g})", grids.VPTime(exponent=e)) for e in (2.0, 3.0, 4.0)]
     ladder += [(f"vp_time({e:g},merged)", grids.VPTime(exponent=e, merged=True)) for e in (1.75, 2.0, 2.5, 3.0)]
     if path == "flow":
         solvers += [("euler", {}), ("midpoint", {}), ("ab2", {}), ("ab3", ramp), ("ab4", ramp), ("rk4", {})]

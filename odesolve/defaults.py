@@ -49,7 +49,9 @@ TABLE: dict[str, tuple[Choice, ...]] = {
         Choice(9, "ipndm_3", _vp(2.0), AFS),
         Choice(13, "ipndm_3", _vp(1.875)),
         Choice(17, "ipndm_3", _vp(1.625)),
-        Choice(math.inf, "ipndm_4", _vp(3.0)),
+        Choice(21, "ipndm_3", _vp(1.5)),
+        Choice(40, "ipndm_4", _vp(3.0)),
+        Choice(math.inf, "unipc_3", VPTime(exponent=4.0), RAMP),
     ),
     "flow": (
         Choice(6, "ipndm_3", _vp(2.5), AFS),
