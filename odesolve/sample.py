@@ -58,7 +58,8 @@ def sample(
     Args:
         model: an ``ode.Model``.
         noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a shape to draw it.
-        solver: a name from ``ode.solvers()``; by default the sampler measured best for this path and number of steps.
+        solver: a name from ``ode.solvers()``; by default one chosen by measurement for this kind of path and number
+            of steps (``odesolve.defaults``).
         steps: number of steps; with the default sampler, of network evaluations.
         grid: a name, a rule of ``odesolve.grids``, or the times themselves.
         seed: seed of the noise that is drawn when ``noise`` is a shape.
