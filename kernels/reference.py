@@ -1,31 +1,155 @@
-"""The specification of every op: a few lines of torch each, on any device and in any dtype."""
+"""The specification of every op: a few lines of torch each, on any device and in any dtype.
+
+A backend computes what stands here: integers and random bits exactly, sums to rounding, and the same bits for a sample
+whatever the batch around it. Ops write into tensors they are given; ``odesolve.kernels.dispatch`` has the public forms.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from odesolve.kernels import philox
 from torch import Tensor
 
 Weights = Sequence[Sequence[float]] | Tensor
+Scale = float | Tensor
 
 
-def combine(outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Weights, base: Sequence[int]) -> None:
-    """outs[i] <- ins[base[i]] + sum_j weights[i][j] * ins[j], in place; base -1 means no base.
+class ErrorNorm(NamedTuple):
+    """Where ``combine`` puts the norm of an embedded error estimate, (B,), and its tolerances (numbers or (B,))."""
 
-    ``weights`` is (n_out, n_in) as Python floats or a tensor, or a tensor (B, n_out, n_in) with one block a sample along
-    the first dimension. All tensors have one shape; inputs may be of a narrower float type than the outputs, sums are
-    taken in the widest type present (float32 at least) and rounded once into each output. Outputs alias no input.
+    out: Tensor
+    rtol: Scale
+    atol: Scale
+
+
+def combine(
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Weights,
+    base: Sequence[int],
+    keys: Tensor | None = None,
+    streams: Sequence[int] = (),
+    error: ErrorNorm | None = None,
+) -> None:
+    """outs[i] <- ins[base[i]] + sum_j weights[i][j] * ins[j] + sum_k weights[i][n_in + k] * z_k; base -1 means no base.
+
+    ``weights`` is (n_out, n_in + n_streams) as Python floats or a tensor, or a tensor (B, n_out, n_in + n_streams) with one
+    block a sample along the first dimension. All tensors have one shape; inputs may be of a narrower float type than the
+    outputs. Weights are rounded to the widest type present (float32 at least), sums are taken in it in the order above
+    with the base last, and are rounded once into each output. A weight of exactly 0 does not read its input.
+    z_k is the standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
+
+    With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the root mean square over the
+    sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).
+
+    Outputs may not overlap inputs here. The fused backends allow an output that is an input of the same layout.
     """
     wide = torch.promote_types(torch.float32, _widest([*outs, *ins]))
+    extra = [normal_like(outs[0] if outs else ins[0], keys, s, wide) for s in streams]
+    n = len(ins) + len(extra)
     for i, out in enumerate(outs):
         total = out if out.dtype == wide else torch.empty_like(out, dtype=wide)
-        row = _row(weights, i, len(ins), out.dim())
-        _sum_into(total, [(x, w) for x, w in zip(ins, row, strict=True) if not (isinstance(w, float) and w == 0.0)])
+        _sum_into(total, [*ins, *extra], _row(weights, i, n, out.dim()))
         if base[i] >= 0:
             total.add_(ins[base[i]])
         if total is not out:
             out.copy_(total)
+    if error is not None:
+        e = torch.empty_like(ins[0], dtype=wide)
+        _sum_into(e, [*ins, *extra], _row(weights, len(outs), n, e.dim()))
+        rms(error.out, e, ins[0], outs[0], error.rtol, error.atol)
+
+
+def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
+    """out (B, ...) <- numbers of a stream: standard normals, or signs with ``kind`` "rademacher".
+
+    ``keys`` (B, 2) int64 holds (seed, sample id) of each sample, the id in [0, 2^32). The element number is the logical
+    index within the sample, whatever the strides. The numbers are float32 in every dtype, rounded where it is narrower.
+    """
+    draw = philox.normals if kind == "normal" else philox.signs
+    sample = out.shape[1:].numel()
+    out.copy_(draw(keys, stream, sample).reshape(out.shape))
+
+
+def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """The standard normals of a stream in the shape of x."""
+    assert keys is not None, "noise streams need keys"
+    return philox.normals(keys, stream, x.shape[1:].numel()).reshape(x.shape).to(dtype)
+
+
+def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
+    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample."""
+    scale = _column(atol, e) + _column(rtol, e) * torch.maximum(y0.abs(), y1.abs()).to(e.dtype)
+    out.copy_(_mean((e / scale).double().square()).sqrt())
+
+
+def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
+    """out (B,) <- weight * sum over each sample of a * b, added to what is there with ``accumulate``."""
+    value = (a.double() * b.double()).flatten(1).sum(1) * weight
+    out.copy_(out + value if accumulate else value)
+
+
+def quadratic_form(
+    out: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    stream: Tensor | int,
+    kind: str = "rademacher",
+    weight: Scale = 1.0,
+    accumulate: bool = False,
+) -> None:
+    """out (B,) <- weight * sum over each sample of eps * v, with eps the numbers that ``normal`` draws."""
+    eps = torch.empty_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
+    normal(eps, keys, stream, kind)
+    inner(out, eps, v, weight, accumulate)
+
+
+def quantile(out: Tensor, x: Tensor, q: float) -> None:
+    """out (B,) <- the q-quantile of |x| over each sample, interpolated linearly between order statistics."""
+    flat = x.abs().flatten(1).to(torch.promote_types(x.dtype, torch.float32)).sort(dim=1).values
+    place = q * (flat.shape[1] - 1)
+    low = min(int(place), flat.shape[1] - 1)
+    high = min(low + 1, flat.shape[1] - 1)
+    out.copy_(flat[:, low] + (place - low) * (flat[:, high] - flat[:, low]))
+
+
+def window(
+    out: Tensor,
+    residual: Tensor,
+    origin: Tensor,
+    old: Tensor,
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    growth: Tensor,
+    keys: Tensor | None = None,
+    streams: Tensor | None = None,
+) -> None:
+    """The Picard update of a window: new states of points 1 to P from the values at all points, and how far they moved.
+
+    out[p] <- prev + (growth[p] * prev + sum_j weights[p, j] * ins[j][p] (+ weights[p, n_in] * z_p)), prev = out[p - 1],
+    or ``origin`` for p = 0; residual[p, b] <- mean over sample b of (out[p] - old[p])^2. ``out``, ``old`` and ins are
+    (P, B, ...), ``origin`` (B, ...), ``residual`` (P, B); ``growth`` is (P,) or (P, B), ``weights`` (P, n) or (P, B, n) and
+    ``streams`` (P,) or (P, B), so that every sample may have a window of its own. Sums as in ``combine``. ``out`` may
+    be ``old``.
+    """
+    points, batch = out.shape[:2]
+    wide = torch.promote_types(torch.float32, _widest([out, origin, *ins]))
+    w = weights.to(wide) if weights.dim() == 3 else weights.to(wide)[:, None].expand(points, batch, -1)
+    g = (growth if growth.dim() == 2 else growth[:, None]).to(wide).expand(points, batch)
+    s = None if streams is None else (streams if streams.dim() == 2 else streams[:, None]).expand(points, batch)
+    prev = origin.to(wide)
+    for p in range(points):
+        terms = [x[p] for x in ins]
+        if s is not None:
+            terms.append(normal_like(prev, keys, s[p], wide))
+        change, total = torch.empty_like(prev), _column(g[p], prev) * prev
+        _sum_into(change, terms, [_column(w[p, :, j], prev) for j in range(len(terms))])
+        prev = prev + (total + change)
+        residual[p] = _mean((prev - old[p]).double().square())
+        out[p] = prev
 
 
 def _row(weights: Weights, i: int, n: int, dim: int) -> list[float] | list[Tensor]:
@@ -36,20 +160,31 @@ def _row(weights: Weights, i: int, n: int, dim: int) -> list[float] | list[Tenso
     return [weights[:, i, j].reshape(-1, *[1] * (dim - 1)) for j in range(n)]
 
 
-def _sum_into(total: Tensor, terms: list[tuple[Tensor, float | Tensor]]) -> None:
+def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[float] | Sequence[Tensor]) -> None:
+    """total <- the weighted sum of ins, without temporaries of its size where the weights are numbers."""
+    terms = [(x, w) for x, w in zip(ins, row, strict=True) if isinstance(w, Tensor) or w != 0.0]
     if not terms:
         total.zero_()
-        return
-    (x, w), *rest = terms
-    if x.dtype == total.dtype:
-        torch.mul(x, w, out=total)
-    else:
-        total.copy_(x).mul_(w)
-    for x, w in rest:
+    for k, (x, w) in enumerate(terms):
         if isinstance(w, Tensor):
-            total.addcmul_(x.to(total.dtype), w.to(total.dtype))
-        else:
+            w = w.to(total.dtype)
+            term = torch.where(w == 0, 0.0, x.to(total.dtype) * w)
+            total.add_(term) if k else total.copy_(term)
+        elif k:
             total.add_(x, alpha=w)
+        elif x.dtype == total.dtype:
+            torch.mul(x, w, out=total)
+        else:
+            total.copy_(x).mul_(w)
+
+
+def _column(value: Scale, like: Tensor) -> Scale:
+    return value.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1)) if isinstance(value, Tensor) else value
+
+
+def _mean(x: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    return flat.sum(1) / max(flat.shape[1], 1)
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:
