@@ -1,47 +1,222 @@
-"""Which implementation of the ops runs: one schema, one choice a process, said out loud."""
+"""Which implementation of the ops runs: one schema, one choice a device, said out loud."""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
 from odesolve.kernels import reference
+from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from torch import Tensor
+from torch._C import _functorch, _len_torch_dispatch_stack  # type: ignore[attr-defined]
+from torch.compiler import is_compiling
 
-SCHEMA = {"combine": "combine(Tensor(a!)[] outs, Tensor[] ins, float[][] weights, int[] base) -> ()"}
-BACKENDS: dict[str, ModuleType] = {"reference": reference}
+OPS = ("combine", "combine_row", "normal", "rms", "inner", "quadratic_form", "quantile", "window")
+# Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
+# leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
+BACKENDS = {"reference": ("reference", ""), "native": ("native", "cpu"), "triton": ("triton.backend", "cuda")}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The active backend, the ops it serves, and why each other known backend is not in use."""
+    """What runs: ``name`` on this machine's fastest device, ``devices`` on each type of device, and which ops there are.
+
+    ``refused`` says of each known backend that is not in use why.
+    """
 
     name: str
+    devices: dict[str, str]
     ops: tuple[str, ...]
     refused: dict[str, str]
 
     def __str__(self) -> str:
-        return "; ".join([f"{self.name} ({', '.join(self.ops)})", *(f"{k}: {v}" for k, v in self.refused.items())])
+        used = ", ".join(f"{v} on {k}" for k, v in self.devices.items())
+        return "; ".join([f"{self.name} ({used})", *(f"{k}: {v}" for k, v in self.refused.items())])
 
 
 @functools.lru_cache(1)
 def backend() -> Backend:
-    """The backend in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one is not there."""
-    asked = os.environ.get("ODESOLVE_BACKEND", "reference")
-    if asked not in BACKENDS:
+    """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one is not there."""
+    asked = os.environ.get("ODESOLVE_BACKEND")
+    if asked is not None and asked not in BACKENDS:
         raise RuntimeError(f"ODESOLVE_BACKEND={asked!r} is not available: choose from {', '.join(BACKENDS)}")
-    return Backend(asked, tuple(SCHEMA), {k: f"ODESOLVE_BACKEND={asked}" for k in BACKENDS if k != asked})
+    refused = {k: why for k in BACKENDS if (why := _refusal(k))}
+    if asked in refused:
+        raise RuntimeError(f"ODESOLVE_BACKEND={asked!r} is not available: {refused[asked]}")
+    if asked is None and "native" in refused:
+        logging.getLogger("odesolve").warning("the slow reference kernels run on the CPU: %s", refused["native"])
+    if asked is not None:
+        refused.update({k: f"ODESOLVE_BACKEND={asked}" for k in BACKENDS if k not in (asked, *refused)})
+    serving = {kind: k for k, (_, kind) in BACKENDS.items() if k not in refused}
+    devices = {kind: serving.get(kind, "reference") for kind in ("cpu", "cuda")}
+    if asked == "triton" and not torch.cuda.is_available():
+        devices["cpu"] = "triton"  # its interpreter runs on CPU tensors
+    return Backend(asked or devices["cuda" if torch.cuda.is_available() else "cpu"], devices, OPS, refused)
 
 
-@functools.lru_cache(len(SCHEMA))
-def op(name: str):
-    """The active implementation of an op."""
-    return getattr(BACKENDS[backend().name], name)
+def _refusal(name: str) -> str:
+    """Why a backend cannot run here, "" if it can."""
+    try:
+        return getattr(_module(name), "refusal", lambda: "")()
+    except ImportError as e:
+        return str(e)
 
 
-def combine(outs: Sequence[Tensor], ins: Sequence[Tensor], weights, base: Sequence[int]) -> None:
-    """outs[i] <- ins[base[i]] + sum_j weights[i][j] * ins[j]; see ``reference.combine`` for the contract."""
-    op("combine")(outs, ins, weights, base)
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"odesolve.kernels.{BACKENDS[name][0]}")
+
+
+@functools.cache
+def implementation(name: str, device: str) -> Callable[..., bool | None] | None:
+    """The fused implementation of an op on a type of device, or None."""
+    served = backend().devices.get(device, "reference")
+    return getattr(_module(served), name, None) if served != "reference" else None
+
+
+def _refuse(*args) -> bool:
+    return False
+
+
+@functools.cache
+def _fused(name: str) -> tuple[Callable[..., bool | None], Callable[..., bool | None]]:
+    """The implementations for CPU tensors and for others; one that always refuses where there is none."""
+    return implementation(name, "cpu") or _refuse, implementation(name, "cuda") or _refuse
+
+
+def traced(x: Tensor) -> bool:
+    """Whether somebody watches the ops on x (compile, export, make_fx, fake tensors, subclasses), so that the op must show."""
+    return is_compiling() or _len_torch_dispatch_stack() > 0 or type(x) is not Tensor
+
+
+def transformed() -> bool:
+    """Whether a torch.func transform is under way, to which only plain torch ops are transparent."""
+    return not is_compiling() and _functorch.peek_interpreter_stack() is not None
+
+
+def run(name: str, x: Tensor, *args) -> None:
+    """One op on the backend of x's device: fused where it can be, else the reference; one node where it is traced."""
+    if traced(x):
+        from odesolve.kernels import ops
+
+        ops.run(name, args)
+        return
+    on_cpu, elsewhere = _fused(name)
+    if (on_cpu if x.is_cpu else elsewhere)(*args) is False:
+        getattr(reference, name)(*args)
+
+
+def combine(
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Weights,
+    base: Sequence[int],
+    keys: Tensor | None = None,
+    streams: Sequence[int] = (),
+    error: ErrorNorm | None = None,
+) -> None:
+    """A block of linear combinations and noise in one pass over memory; ``reference.combine`` is its contract.
+
+    Not differentiable: ``combined`` is.
+    """
+    if traced(ins[0]):
+        _combine_traced(outs, ins, weights, base, keys, streams, error)
+        return
+    on_cpu, elsewhere = _fused("combine")
+    if (on_cpu if ins[0].is_cpu else elsewhere)(outs, ins, weights, base, keys, streams, error) is False:
+        reference.combine(outs, ins, weights, base, keys, streams, error)
+
+
+def _combine_traced(outs, ins, weights, base, keys, streams, error) -> None:
+    weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
+    dtypes = [o.dtype for o in outs]
+    if error is not None:
+        base, dtypes = [*base, -1], [*dtypes, error.out.dtype]
+    values = combined(ins, weights, base, keys, streams, dtypes)
+    for out, value in zip(outs, values, strict=False):
+        out.copy_(value)
+    if error is not None:
+        rms(error.out, values[-1], ins[0], outs[0], error.rtol, error.atol)
+
+
+def combined(
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    base: Sequence[int],
+    keys: Tensor | None = None,
+    streams: Sequence[int] = (),
+    dtypes: Sequence[torch.dtype] | None = None,
+) -> list[Tensor]:
+    """The outputs of ``combine`` as new tensors (of the first input's dtype unless given): differentiable and traceable."""
+    x = ins[0]
+    dtypes = [x.dtype] * len(base) if dtypes is None else list(dtypes)
+    if transformed():
+        return reference.combined(ins, weights, base, keys, streams, dtypes)
+    watched = torch.is_grad_enabled() and (weights.requires_grad or any(t.requires_grad for t in ins))
+    if watched or traced(x):
+        from odesolve.kernels import ops
+
+        return ops.combined(ins, weights, base, keys, streams, dtypes)
+    outs = [torch.empty_like(x, dtype=d) for d in dtypes]
+    combine(outs, ins, weights, base, keys, streams)
+    return outs
+
+
+def combine_row(
+    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+) -> None:
+    """A block whose coefficients are a row of a table on the device; ``reference.combine_row`` is its contract."""
+    run("combine_row", ins[0], outs, ins, weights, codes, row, keys)
+
+
+def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
+    """Fill ``out`` (B, ...) with the numbers of a stream; ``reference.normal`` is its contract."""
+    run("normal", out, out, keys, stream, kind)
+
+
+def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
+    """Weighted root mean square of each sample; ``reference.rms`` is its contract."""
+    run("rms", e, out, e, y0, y1, rtol, atol)
+
+
+def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
+    """Inner product of each sample; ``reference.inner`` is its contract."""
+    run("inner", a, out, a, b, weight, accumulate)
+
+
+def quadratic_form(
+    out: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    stream: Tensor | int,
+    kind: str = "rademacher",
+    weight: Scale = 1.0,
+    accumulate: bool = False,
+) -> None:
+    """eps . v of each sample with eps drawn on the way; ``reference.quadratic_form`` is its contract."""
+    run("quadratic_form", v, out, v, keys, stream, kind, weight, accumulate)
+
+
+def quantile(out: Tensor, x: Tensor, q: float) -> None:
+    """Quantile of |x| of each sample; ``reference.quantile`` is its contract."""
+    run("quantile", x, out, x, q)
+
+
+def window(
+    out: Tensor,
+    residual: Tensor,
+    origin: Tensor,
+    old: Tensor,
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    growth: Tensor,
+    keys: Tensor | None = None,
+    streams: Tensor | None = None,
+) -> None:
+    """The Picard update of a window of points; ``reference.window`` is its contract."""
+    run("window", out, out, residual, origin, old, ins, weights, growth, keys, streams)

@@ -66,13 +66,13 @@ def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     shape = (keys.shape[0], quad.shape[1])
     counter = (quad, sample, where & _LOW, (where >> 32) & _LOW)
     out = philox(tuple(c.expand(shape) for c in counter), (seed & _LOW, (seed >> 32) & _LOW))
-    return torch.stack(out, dim=-1).reshape(shape[0], -1)[:, :n]
+    return torch.stack(out, dim=-1).flatten(1)[:, :n]
 
 
 def normals(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     """Standard normals (B, n), float32: Box-Muller on the words (0, 1) and (2, 3) of each four."""
-    bits = words(keys, stream, -(-n // 4) * 4).reshape(keys.shape[0], -1, 2)
-    return box_muller(bits[..., 0], bits[..., 1]).reshape(keys.shape[0], -1)[:, :n]
+    bits = words(keys, stream, -(-n // 4) * 4)
+    return box_muller(bits[:, 0::2], bits[:, 1::2]).flatten(1)[:, :n]
 
 
 def signs(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
@@ -120,3 +120,9 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
     for c in reversed(coefficients[:-1]):
         out = out * x + c
     return out
+
+
+def keys(seed: int, samples: Tensor) -> Tensor:
+    """Keys (B, 2) of samples with these ids (B,), whole numbers from 0 to 2^32 - 1, under one seed of 64 bits."""
+    signed = (seed + 2**63) % 2**64 - 2**63
+    return torch.stack([torch.full_like(samples, signed, dtype=torch.int64), samples.to(torch.int64)], dim=1)

@@ -63,6 +63,49 @@ def combine(
         rms(error.out, e, ins[0], outs[0], error.rtol, error.atol)
 
 
+def combined(
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    base: Sequence[int],
+    keys: Tensor | None,
+    streams: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+) -> list[Tensor]:
+    """``combine`` into new tensors, as plain torch ops that torch.func can transform."""
+    wide = torch.promote_types(torch.float32, _widest([*ins, *(torch.empty(0, dtype=d) for d in dtypes)]))
+    terms = [x.to(wide) for x in ins] + [normal_like(ins[0], keys, s, wide) for s in streams]
+    outs = []
+    for i, dtype in enumerate(dtypes):
+        total = torch.zeros_like(terms[0])
+        for j, x in enumerate(terms):
+            w = weights[..., i, j].to(wide)
+            w = w.reshape(-1, *[1] * (x.dim() - 1)) if w.dim() else w
+            total = total + torch.where(w == 0, 0.0, w * x)
+        outs.append((total + terms[base[i]] if base[i] >= 0 else total).to(dtype))
+    return outs
+
+
+def combine_row(
+    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+) -> None:
+    """``combine`` with the coefficients of one row of a table on the device, so that a captured graph can be fed others.
+
+    ``weights`` is (rows, n_out, n_in + n_streams) float64; ``codes`` (rows, n_out + n_streams) int64: the base of each
+    output (-1 none, -2: this output is left alone), then the streams; ``row`` holds one int64. An output may be an input.
+    A row or column of zeros is not read, a stream whose weights are all 0 is not drawn.
+    """
+    block, code = weights[int(row)], codes[int(row)].tolist()
+    base, streams = code[: len(outs)], code[len(outs) :]
+    live = [i for i in range(len(outs)) if base[i] > -2]
+    drawn = [k for k in range(len(streams)) if bool(block[:, len(ins) + k].any())]
+    columns = [*range(len(ins)), *(len(ins) + k for k in drawn)]
+    new = [torch.empty_like(outs[i]) for i in live]
+    rows = block[live][:, columns].tolist()
+    combine(new, ins, rows, [base[i] for i in live], keys, [streams[k] for k in drawn])
+    for i, value in zip(live, new, strict=True):
+        outs[i].copy_(value)
+
+
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
     """out (B, ...) <- numbers of a stream: standard normals, or signs with ``kind`` "rademacher".
 

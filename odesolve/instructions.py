@@ -8,6 +8,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 START = "x0"
+_NOISE = "~"  # "~3" names the standard normal of stream 3
+
+
+def noise_name(stream: int) -> str:
+    """Name of the standard normal, one number an element, that stream ``stream`` of the solve's noise holds."""
+    return f"{_NOISE}{stream}"
+
+
+def stream_of(name: str) -> int | None:
+    """The stream that a name stands for, None if it names a value."""
+    return int(name[1:]) if name[0] == _NOISE else None
 
 
 class Linear(dict):
@@ -58,7 +69,10 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Combine:
-    """outputs <- weights @ inputs; weights has one row for each output, one column for each input."""
+    """outputs <- weights @ inputs; weights has one row for each output, one column for each input.
+
+    Inputs may be noise, see ``noise_name``: the same name is the same draw in every row.
+    """
 
     outputs: tuple[Output, ...]
     inputs: tuple[str, ...]
@@ -86,17 +100,17 @@ def sound(i: Combine) -> bool:
 
 
 def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:
-    """The combination of terms with every name replaced by what it stands for in ``env``."""
+    """The combination of terms with every name replaced by what it stands for in ``env``; noise stands for itself."""
     out = Linear()
     for name, weight in terms:
-        out = out + env[name] * weight
+        out = out + (env[name] if stream_of(name) is None else Linear({name: 1.0})) * weight
     return out
 
 
 def names(i: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that an instruction reads, and those that it defines."""
+    """The names of values that an instruction reads, and those that it defines."""
     if isinstance(i, Combine):
-        return i.inputs, tuple(o.name for o in i.outputs)
+        return tuple(n for n in i.inputs if stream_of(n) is None), tuple(o.name for o in i.outputs)
     return (i.input,), (i.output,)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, stream_of
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.program import Block, Call, Guidance, Mark, Program, Reading, Transform
@@ -143,7 +143,8 @@ class Lowering:
         for name, weight in terms:
             if weight == 0.0:
                 continue
-            for inner, (w, m) in self.env[name].items():
+            stands_for = self.env[name] if stream_of(name) is None else {name: (1.0, 1.0)}
+            for inner, (w, m) in stands_for.items():
                 total, size = out.get(inner, (0.0, 0.0))
                 out[inner] = (total + weight * w, size + abs(weight) * m)
         return {n: (w, m) for n, (w, m) in out.items() if abs(w) > CANCELLED * m}

@@ -24,6 +24,7 @@ from odesolve.instructions import (
     names,
     read_row,
     sound,
+    stream_of,
     substitute,
     written,
 )
@@ -53,6 +54,12 @@ class Plan:
     def evaluations(self) -> tuple[Evaluate, ...]:
         """The network calls in order."""
         return tuple(i for i in self.instructions if isinstance(i, Evaluate))
+
+    @cached_property
+    def streams(self) -> tuple[int, ...]:
+        """The noise streams that it draws from; none for an ODE solve."""
+        inputs = (n for i in self.instructions if isinstance(i, Combine) for n in i.inputs)
+        return tuple(sorted({s for n in inputs if (s := stream_of(n)) is not None}))
 
     @property
     def nfe(self) -> int:
@@ -116,8 +123,8 @@ class Plan:
     def law_residual(self) -> float:
         """Largest relative violation of the laws over all states.
 
-        With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t). A row of a velocity plan must
-        be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
+        With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t), the variance of the noise it
+        adds included. A row of a velocity plan must be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
         step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
         """
         return laws.residual(self.grid, self.instructions, self.step_names, self.path)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from odesolve.paths import Path
 from odesolve.plan import Plan
@@ -70,13 +74,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Block:
-    """One fused combine: slots out, slots in, weights, base (see ``kernels.reference``), which outputs are cast."""
+    """One fused combine: slots out, slots in, weights, base (see ``kernels.reference``), which outputs are cast.
+
+    ``weights`` has a column for each input, then one for each of the noise ``streams``.
+    """
 
     outs: tuple[int, ...]
     ins: tuple[int, ...]
     weights: tuple[tuple[float, ...], ...]
     base: tuple[int, ...]
     cast: tuple[bool, ...]
+    streams: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,16 @@ class Program:
     start: int
     result: int
     times: tuple[float, ...]
+
+    @functools.cached_property
+    def table(self) -> tuple[Tensor | None, ...]:
+        """The weights of every block as a float64 tensor, at the place of its op."""
+        return tuple(torch.tensor(op.weights, dtype=torch.float64) if isinstance(op, Block) else None for op in self.ops)
+
+    @functools.cached_property
+    def stochastic(self) -> bool:
+        """Whether any block draws noise."""
+        return any(op.streams for op in self.ops if isinstance(op, Block))
 
     @property
     def passes(self) -> int:

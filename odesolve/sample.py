@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,8 +18,7 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.planning import plan as make_plan
-
-Noise = Tensor | Sequence[int]
+from odesolve.start import Ids, Noise, fresh_seed, keys_of, start
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Sample:
     """What ``ode.sample(..., full=True)`` returns.
 
     ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t`` after ``steps`` steps.
+    ``seed`` is the one that was drawn from where none was given and one was needed, else the one given.
     """
 
     x: Tensor
@@ -35,6 +35,7 @@ class Sample:
     steps: int
     nfe: int
     plan: Plan
+    seed: int | None = None
 
 
 def sample(
@@ -45,6 +46,7 @@ def sample(
     grid: GridLike | None = None,
     *,
     seed: int | None = None,
+    ids: Ids | None = None,
     state: Tensor | None = None,
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
@@ -53,7 +55,7 @@ def sample(
     full: bool = False,
     **options,
 ) -> Tensor | Sample:
-    """Samples from a model: solves its probability-flow ODE from noise to data.
+    """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its reverse SDE, to data.
 
     Args:
         model: an ``ode.Model``.
@@ -62,7 +64,10 @@ def sample(
             of steps (``odesolve.defaults``).
         steps: number of steps; with the default sampler, of network evaluations.
         grid: a name, a rule of ``odesolve.grids``, or the times themselves.
-        seed: seed of the noise that is drawn when ``noise`` is a shape.
+        seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic solver's. By default
+            torch's own generator chooses one.
+        ids: one whole number a sample, (B,): with the seed it alone decides the sample's noise, whatever the batch
+            around it. By default 0 to B - 1.
         state: a state at the grid's first time, instead of noise.
         plan: a ready plan, instead of solver, steps and grid.
         dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
@@ -75,16 +80,19 @@ def sample(
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
-    x = _start(model, chosen, noise, state, seed, dtype, device)
+    if seed is None and (chosen.streams or not isinstance(noise, Tensor | None)):
+        seed = fresh_seed()
+    x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = lower(chosen, model.path, model.reading_for(x.dtype))
+    keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
     with _Bar(program, progress) as tick:
-        out = run.run(program, model, x, tick)
+        out = run.run(program, model, x, tick, keys)
     nfe = program.network_calls
     if bool(torch.isfinite(out).all()):
-        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen) if full else out
-    last, t, done = _last_finite(chosen, model, x)
+        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed) if full else out
+    last, t, done = _last_finite(chosen, model, x, seed, ids)
     if full:
-        return Sample(last, "diverged", t, done, nfe, chosen)
+        return Sample(last, "diverged", t, done, nfe, chosen, seed)
     raise Diverged(
         f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", last, t, done
     )
@@ -98,6 +106,7 @@ def iterate(
     grid: GridLike | None = None,
     *,
     seed: int | None = None,
+    ids: Ids | None = None,
     state: Tensor | None = None,
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
@@ -109,10 +118,13 @@ def iterate(
     Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
-    x = _start(model, chosen, noise, state, seed, dtype, device)
+    if seed is None and chosen.streams:
+        seed = fresh_seed()
+    x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = lower(chosen, model.path, model.reading_for(x.dtype), observe=True)
+    keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
     with torch.no_grad():
-        cursor = run.begin(program, x, model.dtype, model.functions)
+        cursor = run.begin(program, x, model.dtype, model.functions, keys=keys)
     return run.iterate(cursor, model)
 
 
@@ -172,41 +184,10 @@ def _reachable(model: Model, grid: GridLike) -> grids.Grid:
     return rule if _determined(model, model.path.t_noise, "data") else replace(rule, start=model.path.t_clip)
 
 
-def _start(model, plan: Plan, noise, state, seed, dtype, device) -> Tensor:
-    if (noise is None) == (state is None):
-        raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
-    given = state if state is not None else noise
-    if not isinstance(given, Tensor):
-        given = draw(model, given, seed, dtype, device)
-    if not given.is_floating_point() or given.dim() == 0:
-        raise OdesolveError(f"the start is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
-    wide = dtype or torch.promote_types(given.dtype, torch.float32)
-    if wide not in (torch.float32, torch.float64):
-        raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
-    x = given.to(wide)
-    if not bool(torch.isfinite(x).all()):
-        raise OdesolveError("the start holds NaN or infinity: give finite values")
-    return x if state is not None else x * model.path.start_std(plan.grid[0])
-
-
-def draw(model, shape, seed, dtype, device) -> Tensor:
-    """Standard normal noise of this shape on the network's device; one seed gives the same noise on every device."""
-    try:
-        size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
-    if device is None:
-        parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
-        device = parameter.device if parameter is not None else "cpu"
-    # Drawn on the host: one seed gives the same noise on every device.
-    generator = torch.Generator().manual_seed(seed if seed is not None else torch.seed())
-    return torch.randn(size, generator=generator, dtype=dtype or torch.float32).to(device)
-
-
-def _last_finite(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, float, int]:
+def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor, float, int]:
     """Solve again, looking at every step: only failed solves pay for the look."""
     last = (x, plan.grid[0], 0)
-    for step in iterate(model, state=x, plan=plan):
+    for step in iterate(model, state=x, plan=plan, seed=seed, ids=ids):
         if not bool(torch.isfinite(step.x).all()):
             break
         last = (step.x, step.t, step.index)

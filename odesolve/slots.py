@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from odesolve.instructions import START
+from odesolve.instructions import START, stream_of
 from odesolve.plan import Plan
 from odesolve.program import Block, Call, Mark, Program, Transform
 
@@ -93,14 +93,18 @@ class Slots:
     def _block(self, op: tuple, index: int) -> Block:
         _, outs, rows, cast = op
         # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
-        names = sorted({n for row in rows for n in row}, key=self.born.__getitem__)
+        given = {n for row in rows for n in row}
+        draws = sorted((n for n in given if stream_of(n) is not None), key=stream_of)
+        names = sorted(given.difference(draws), key=self.born.__getitem__)
         base = [_base(row, self.low.raw) for row in rows]
         weights = tuple(
-            tuple(row.get(n, 0.0) - (1.0 if n == b else 0.0) for n in names) for row, b in zip(rows, base, strict=True)
+            tuple(row.get(n, 0.0) - (1.0 if n == b else 0.0) for n in [*names, *draws])
+            for row, b in zip(rows, base, strict=True)
         )
         ins = tuple(self.slot[n] for n in names)
         taken = tuple(self._take(n, self._kind(n)) for n in outs)
-        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast)
+        streams = tuple(s for n in draws if (s := stream_of(n)) is not None)
+        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast, streams)
 
     def _marks(self, k: int, op: tuple) -> Iterable[Mark]:
         if op[0] != "block":
@@ -117,14 +121,14 @@ def _is_step(name: str) -> bool:
 
 def _base(row: dict[str, float], raw: set[str]) -> str | None:
     """The input to write the row as an increment of: its coefficient is near 1, so that coefficient - 1 is exact."""
-    near = [(abs(w - 1.0), n) for n, w in row.items() if n not in raw and abs(w - 1.0) <= 0.5]
+    near = [(abs(w - 1.0), n) for n, w in row.items() if n not in raw and stream_of(n) is None and abs(w - 1.0) <= 0.5]
     return min(near)[1] if near else None
 
 
 def _reads(op: tuple) -> tuple[str, ...]:
     if op[0] == "call":
         return (op[1], op[2])
-    return tuple(n for row in op[2] for n in row) if op[0] == "block" else op[2]
+    return tuple(n for row in op[2] for n in row if stream_of(n) is None) if op[0] == "block" else op[2]
 
 
 def _writes(op: tuple) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from odesolve.profile.flags import flagged
 from odesolve.profile.metrics import Comparison
 from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
-from odesolve.sample import draw
+from odesolve.start import draw
 
 Noise = Tensor | Sequence[int]
 

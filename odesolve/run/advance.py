@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.kernels.dispatch import combine
+from odesolve.kernels.dispatch import combine, combined
 from odesolve.lower import Block, Call, Program, Transform
 
 Functions = Mapping[str, Callable[..., Tensor]]
@@ -20,13 +20,16 @@ Buffers = list[Tensor | None]
 class Cursor:
     """A solve that waits at ``program.ops[position]``, a network call, or is done; ``slots`` holds the live values.
 
-    ``dtypes`` are the state's and the network input's.
+    ``dtypes`` are the state's and the network input's; ``keys`` (B, 2) the seed and id of every sample, for a program that
+    draws noise; ``weights`` the program's table on the state's device.
     """
 
     program: Program
     position: int
     slots: tuple[Tensor | None, ...]
     dtypes: tuple[torch.dtype, torch.dtype]
+    keys: Tensor | None
+    weights: tuple[Tensor | None, ...]
 
     @property
     def done(self) -> bool:
@@ -65,7 +68,8 @@ class Cursor:
         slots = {i: s.clone() for i, s in enumerate(self.slots) if s is not None}
         dtypes = [str(d).removeprefix("torch.") for d in self.dtypes]
         plan = {"plan": self.program.plan.to_json(), "observe": self.program.observe}
-        return {**plan, "position": self.position, "slots": slots, "dtypes": dtypes}
+        keys = None if self.keys is None else self.keys.clone()
+        return {**plan, "position": self.position, "slots": slots, "dtypes": dtypes, "keys": keys}
 
     @classmethod
     def load(cls, program: Program, saved: Mapping) -> Cursor:
@@ -77,12 +81,23 @@ class Cursor:
         slots: list[Tensor | None] = [None] * program.slots
         for i, value in saved["slots"].items():
             slots[int(i)] = value.clone()
-        return cls(
-            program,
-            saved["position"],
-            tuple(slots),
-            (getattr(torch, saved["dtypes"][0]), getattr(torch, saved["dtypes"][1])),
-        )
+        device = next(iter(saved["slots"].values())).device
+        state, network = (getattr(torch, name) for name in saved["dtypes"])
+        weights = table_on(program, device)
+        return cls(program, saved["position"], tuple(slots), (state, network), saved["keys"], weights)
+
+
+def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...]:
+    """The program's weights on a device, uploaded at once and kept there."""
+    if device.type in ("cpu", "meta"):
+        return program.table
+    uploaded = program.__dict__.setdefault("_uploaded", {})
+    if device not in uploaded:
+        blocks = [w for w in program.table if w is not None]
+        flat = torch.cat([w.flatten() for w in blocks]).to(device, non_blocking=True)
+        parts = iter(flat.split([w.numel() for w in blocks]))
+        uploaded[device] = tuple(None if w is None else next(parts).view(w.shape) for w in program.table)
+    return uploaded[device]
 
 
 def begin(
@@ -91,13 +106,21 @@ def begin(
     network_dtype: torch.dtype | None = None,
     functions: Functions | None = None,
     buffers: Buffers | None = None,
+    keys: Tensor | None = None,
 ) -> Cursor:
-    """A cursor at the first network call, from the start state x (copied; its dtype is the state's)."""
+    """A cursor at the first network call, from the start state x (copied; its dtype is the state's).
+
+    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise; OdesolveError without.
+    """
+    if program.stochastic and keys is None:
+        raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x.detach().clone(memory_format=torch.preserve_format)
     if buffers is not None:
         buffers[program.start] = slots[program.start]
-    return _run(program, 0, slots, (x.dtype, network_dtype or x.dtype), functions, buffers)
+    dtypes = (x.dtype, network_dtype or x.dtype)
+    start = Cursor(program, 0, tuple(slots), dtypes, keys, table_on(program, x.device))
+    return _run(start, 0, slots, functions, buffers)
 
 
 def advance(
@@ -115,43 +138,43 @@ def advance(
         slots[slot] = value.clone() if buffers is not None and _shares(value, cursor.input) else value
     for slot in cursor.program.frees[cursor.position]:
         slots[slot] = None
-    return _run(cursor.program, cursor.position + 1, slots, cursor.dtypes, functions, buffers)
+    return _run(cursor, cursor.position + 1, slots, functions, buffers)
 
 
 def _run(
-    program: Program,
+    cursor: Cursor,
     position: int,
     slots: list[Tensor | None],
-    dtypes: tuple[torch.dtype, torch.dtype],
     functions: Functions | None,
     buffers: Buffers | None,
 ) -> Cursor:
+    program = cursor.program
     ops = program.ops
     while position < len(ops):
         op = ops[position]
         if isinstance(op, Call):
             break
         if isinstance(op, Block):
-            _block(op, slots, dtypes, buffers)
+            _block(cursor, op, cursor.weights[position], slots, buffers)
         else:
             _transform(op, slots, functions or {}, program.frees[position] if buffers is not None else ())
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
-    return Cursor(program, position, tuple(slots), dtypes)
+    return Cursor(program, position, tuple(slots), cursor.dtypes, cursor.keys, cursor.weights)
 
 
-def _block(op: Block, slots: list[Tensor | None], dtypes: tuple, buffers: Buffers | None) -> None:
-    ins = [slots[i] for i in op.ins]
-    outs = []
-    for slot, cast in zip(op.outs, op.cast, strict=True):
-        out = buffers[slot] if buffers is not None else None
-        if out is None:
-            out = torch.empty_like(ins[0], dtype=dtypes[cast])  # type: ignore[arg-type]
-            if buffers is not None:
-                buffers[slot] = out
-        outs.append(out)
-    combine(outs, ins, op.weights, op.base)  # type: ignore[arg-type]
+def _block(cursor: Cursor, op: Block, weights, slots: list[Tensor | None], buffers: Buffers | None) -> None:
+    ins: list[Tensor] = [slots[i] for i in op.ins]  # type: ignore[misc]
+    dtypes = cursor.dtypes
+    if buffers is None:
+        outs = combined(ins, weights, op.base, cursor.keys, op.streams, [dtypes[cast] for cast in op.cast])
+    else:
+        for slot, cast in zip(op.outs, op.cast, strict=True):
+            if buffers[slot] is None:
+                buffers[slot] = torch.empty_like(ins[0], dtype=dtypes[cast])
+        outs: list[Tensor] = [buffers[slot] for slot in op.outs]  # type: ignore[no-redef]
+        combine(outs, ins, weights, op.base, cursor.keys, op.streams)
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
 

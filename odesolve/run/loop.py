@@ -41,9 +41,21 @@ class Step:
     cursor: Cursor
 
 
-def run(program: Program, model: Network, x: Tensor, progress: Callable[[int], None] | None = None) -> Tensor:
-    """Run a program from the start state x; no memory of the state's size is taken after the first steps."""
-    cursor, buffers = _start(program, model, x)
+def run(
+    program: Program,
+    model: Network,
+    x: Tensor,
+    progress: Callable[[int], None] | None = None,
+    keys: Tensor | None = None,
+) -> Tensor:
+    """Run a program from the start state x; no memory of the state's size is taken after the first steps.
+
+    ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
+    """
+    # A trace has no use for memory of its own: the compiler plans that.
+    buffers: list[Tensor | None] | None = None if torch.compiler.is_compiling() else [None] * program.slots
+    with torch.no_grad():
+        cursor = begin(program, x, model.dtype, model.functions, buffers, keys)
     return _loop(cursor, model, buffers, progress)
 
 
@@ -53,7 +65,7 @@ def resume(cursor: Cursor, model: Network, progress: Callable[[int], None] | Non
 
 
 @torch.no_grad()
-def _loop(cursor: Cursor, model: Network, buffers: list, progress: Callable[[int], None] | None) -> Tensor:
+def _loop(cursor: Cursor, model: Network, buffers: list | None, progress: Callable[[int], None] | None) -> Tensor:
     if cursor.done:
         return cursor.result
     times = model.times_for(cursor.program.times, cursor.state)
@@ -65,12 +77,6 @@ def _loop(cursor: Cursor, model: Network, buffers: list, progress: Callable[[int
         if progress is not None:
             progress(call.index)
     return cursor.result
-
-
-@torch.no_grad()
-def _start(program: Program, model: Network, x: Tensor) -> tuple[Cursor, list]:
-    buffers: list[Tensor | None] = [None] * program.slots
-    return begin(program, x, model.dtype, model.functions, buffers), buffers
 
 
 def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:

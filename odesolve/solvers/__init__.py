@@ -1,6 +1,14 @@
 """Solvers: functions that write plans, one file a family."""
 
-from odesolve.solvers import adams, deis, dpm_solver, dpmpp, runge_kutta, unipc  # noqa: F401  (they register themselves)
+from odesolve.solvers import (  # noqa: F401  (they register themselves)
+    adams,
+    deis,
+    dpm_solver,
+    dpmpp,
+    runge_kutta,
+    stochastic,
+    unipc,
+)
 from odesolve.solvers.registry import REGISTRY, Registry, Solver, solver
 from odesolve.solvers.writer import Writer
 

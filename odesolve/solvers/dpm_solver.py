@@ -8,6 +8,7 @@ from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
 from odesolve.solvers.registry import solver
+from odesolve.solvers.stochastic import fresh_noise
 from odesolve.solvers.writer import Writer
 
 
@@ -17,11 +18,20 @@ def inner_lam(r: float):
 
 
 @solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
-def ddim(w: Writer) -> None:
-    """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha."""
+def ddim(w: Writer, *, eta: float = 0.0) -> None:
+    """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha.
+
+    ``eta`` > 0 draws noise: 1 is DDPM's ancestral sampling with the posterior variance (eq. 16).
+    """
     x = w.start
     for s, t in w.steps:
-        x = w.step(t, data_row(s, t, x, [(s, w.data(x, s))]))
+        data = w.data(x, s)
+        if eta == 0.0:
+            x = w.step(t, data_row(s, t, x, [(s, data)]))
+            continue
+        keep, noise = fresh_noise(w, s, t, -(eta**2) * math.expm1(2.0 * (s.lam - t.lam)))
+        a = keep * t.sigma / s.sigma
+        x = w.step(t, a * x + (t.alpha - a * s.alpha) * data + noise)
 
 
 @solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")

@@ -16,7 +16,8 @@ class Solver:
     """One entry of ``ode.solvers()``.
 
     ``order`` is the order of convergence of a smooth solve in the clock that the method works in, ``evaluations`` the
-    network evaluations of a step once it is under way, ``starters`` those it adds once at the start.
+    network evaluations of a step once it is under way, ``starters`` those it adds once at the start. ``stochastic`` solvers
+    draw noise, so ``ode.sample`` takes a seed for them; their order is the weak one.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Solver:
     starters: int = 0
     clock: str = "lambda"
     summary: str = ""
+    stochastic: bool = False
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -67,13 +69,22 @@ class Registry(dict[str, Solver]):
 REGISTRY = Registry()
 
 
-def solver(name: str, order: int, evaluations: int, source: str, starters: int = 0, clock: str = "lambda", **fixed):
+def solver(
+    name: str,
+    order: int,
+    evaluations: int,
+    source: str,
+    starters: int = 0,
+    clock: str = "lambda",
+    stochastic: bool = False,
+    **fixed,
+):
     """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are fixed options."""
 
     def register(write):
         bound = _bind(write, fixed)
         summary = (inspect.getdoc(write) or "").split("\n", 1)[0]
-        REGISTRY[name] = Solver(name, bound, order, evaluations, source, starters, clock, summary)
+        REGISTRY[name] = Solver(name, bound, order, evaluations, source, starters, clock, summary, stochastic)
         return write
 
     return register

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output
+from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output, noise_name
 from odesolve.paths import Path, Point
 from odesolve.plan import Plan
 
@@ -28,6 +28,7 @@ class Writer:
         self.start = Linear({START: 1.0})
         self.inner: dict[tuple[str, float], list[Point]] = {}
         self.tables: dict[str, list] = {}
+        self._streams: dict[tuple[float, float], int] = {}
         self._instructions: list[Instruction] = []
         self._done = self._stages = self._evaluations = self._kept = 0
 
@@ -44,6 +45,10 @@ class Writer:
     def velocity(self, x: Linear, at: Point) -> Linear:
         """Velocity dx/dt at the state x."""
         return self._evaluate(x, at, "velocity")
+
+    def noise(self, s: Point, t: Point) -> Linear:
+        """A standard normal for the interval from s to t, the same one whenever it is asked for again."""
+        return Linear({noise_name(self._streams.setdefault((s.t, t.t), len(self._streams))): 1.0})
 
     def step(self, t: Point, value: Linear) -> Linear:
         """Finish a step: the state at ``t`` that the next step starts from."""

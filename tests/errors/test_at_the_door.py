@@ -74,7 +74,7 @@ SAMPLERS = [
     (solve(solver="dpmpp2m"), "unknown solver 'dpmpp2m': did you mean 'dpmpp_2m'"),
     (solve(solver="hun"), "unknown solver 'hun': did you mean 'heun'"),
     (solve(solver=3), r"solver is 3: give a name from ode\.solvers\(\), a Tableau or a function of a Writer"),
-    (solve(solver="ddim", eta=1.0), "solver 'ddim' got an option 'eta'; it takes no options"),
+    (solve(solver="heun", eta=1.0), "solver 'heun' got an option 'eta'; it takes clock='t'"),
     (solve(solver="dpm_solver_2", q=0.5), r"solver 'dpm_solver_2' got an option 'q'; it takes r=0\.5"),
     (solve(solver="ab2", start="ramps"), "start='ramps': choose 'single'"),
     (solve(solver="unipc_2", variant="b"), "variant='b': choose 'bh1' or 'bh2'"),

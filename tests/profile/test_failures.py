@@ -71,7 +71,7 @@ def test_a_network_that_raises_is_an_error_row(noise):
     [
         ({"noise": None}, "noise="),
         ({"solvers": ["dimm"]}, "did you mean 'ddim'"),
-        ({"solvers": ["ddim(order=3)"]}, "no options"),
+        ({"solvers": ["ddim(order=3)"]}, "takes eta=0.0"),
         ({"solvers": []}, "nothing to compare"),
         ({"grids": ["karas"]}, "did you mean 'karras'"),
         ({"noise": torch.zeros(4, dtype=torch.int64)}, "give floats"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
 import odesolve as ode
 from odesolve import paths
@@ -20,21 +22,14 @@ def noise(dtype=torch.float32, shape=SHAPE):
     return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
-class Allocations(TorchDispatchMode):
-    """Counts operations that make a new tensor of the state's size."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.made = size, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        given = [*args, *(kwargs or {}).values()]
-        known = {v.untyped_storage().data_ptr() for v in given if isinstance(v, torch.Tensor)}
-        for v in out if isinstance(out, (list, tuple)) else [out]:
-            if isinstance(v, torch.Tensor) and v.numel() >= self.size and v.untyped_storage().data_ptr() not in known:
-                self.made.append(str(func))
-        return out
+@contextmanager
+def allocations():
+    """The sizes, in bytes, of all memory that torch's allocator hands out."""
+    made: list[int] = []
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        yield made
+    events = profiler.profiler.kineto_results.events()
+    made += [n for e in events if e.name() == "[memory]" and (n := e.nbytes()) > 0]
 
 
 class Frugal:
@@ -47,31 +42,34 @@ class Frugal:
         return torch.mul(x, self.factor, out=self.out)
 
 
-def allocations(solver, steps, path):
+def large(solver, steps, path):
+    """How often memory of the state's size is taken in a solve."""
     x = noise()
     model = ode.Model(Frugal(x), path, "v")
-    ode.sample(model, x, solver, steps, "karras", progress=False)  # planning done
-    with Allocations(x.numel()) as seen:
-        ode.sample(model, x, solver, steps, "karras", progress=False)
-    return seen.made
+    ode.sample(model, x, solver, steps, "karras", seed=0, progress=False)  # planning done
+    with allocations() as made:
+        ode.sample(model, x, solver, steps, "karras", seed=0, progress=False)
+    return sum(n >= x.nbytes for n in made)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_longer_solve_takes_no_more_memory(solver):
-    short, long = (allocations(solver, n, paths.VP()) for n in (12, 30))
+    if ode.solvers()[solver].stochastic and ode.backend().devices["cpu"] == "reference":
+        pytest.skip("the reference draws noise into memory of its own")
+    short, long = (large(solver, n, paths.VP()) for n in (12, 30))
     assert long == short
     program = lower(ode.plan(solver, paths.VP(), 12, "karras"), paths.VP(), Reading("v"))
-    assert sum("empty_like" in f or "clone" in f for f in short) <= program.slots
+    assert short <= program.slots + 3  # the start scaled, and two masks of finite values
 
 
 def test_the_counter_sees_allocations():
-    with Allocations(4) as seen:
-        x = torch.ones(4)
+    with allocations() as made:
+        x = torch.ones(1000)
         x.add_(1)
-        torch.mul(x, 2, out=torch.empty(4))
+        torch.mul(x, 2, out=torch.empty(1000))
         _ = x + 1
         _ = x[:2]
-    assert len(seen.made) == 3
+    assert sum(n >= 4000 for n in made) == 3
 
 
 def test_slots_keep_their_memory():
@@ -99,8 +97,8 @@ def test_network_that_reuses_its_output_buffer(solver):
     for predicts in ("data", "noise", "v", "velocity"):
         plain = ode.Model(lambda x, t: torch.tanh(x) * 0.5, path, predicts)
         reusing = ode.Model(net, path, predicts)
-        assert torch.equal(ode.sample(reusing, x, solver, 4), ode.sample(plain, x, solver, 4))
-        kept = list(ode.iterate(reusing, x, solver, 4)), list(ode.iterate(plain, x, solver, 4))
+        assert torch.equal(ode.sample(reusing, x, solver, 4, seed=0), ode.sample(plain, x, solver, 4, seed=0))
+        kept = list(ode.iterate(reusing, x, solver, 4, seed=0)), list(ode.iterate(plain, x, solver, 4, seed=0))
         assert all(torch.equal(a.x, b.x) and torch.equal(a.data, b.data) for a, b in zip(*kept, strict=True))
 
 
@@ -112,8 +110,8 @@ def test_network_that_returns_its_input(solver):
         copy = ode.Model(lambda x, t: x.clone(), path, predicts)
         for same in (lambda x, t: x, lambda x, t: x.flatten().view_as(x)):
             model = ode.Model(same, path, predicts)
-            assert torch.equal(ode.sample(model, x, solver, 4), ode.sample(copy, x, solver, 4))
-            last = [list(ode.iterate(m, x, solver, 4))[-1] for m in (model, copy)]
+            assert torch.equal(ode.sample(model, x, solver, 4, seed=0), ode.sample(copy, x, solver, 4, seed=0))
+            last = [list(ode.iterate(m, x, solver, 4, seed=0))[-1] for m in (model, copy)]
             assert torch.equal(last[0].x, last[1].x)
             assert torch.equal(last[0].data, last[1].data)
 
@@ -181,8 +179,8 @@ def test_transforms_may_work_in_place(solver):
     for f in (lambda x, t: x.clamp(-0.2, 0.2), in_place, in_place_and_forgetful):
         model = ode.Model(lambda x, t: torch.tanh(x), paths.VP(), "data", clip=0.2)
         model.functions = {"clip": f}
-        results.append(ode.sample(model, noise(), solver, 4, "karras"))
-        steps = list(ode.iterate(model, noise(), solver, 4, "karras"))
+        results.append(ode.sample(model, noise(), solver, 4, "karras", seed=0))
+        steps = list(ode.iterate(model, noise(), solver, 4, "karras", seed=0))
         assert torch.equal(steps[-1].x, results[-1])
     assert torch.equal(results[1], results[0])
     assert torch.equal(results[2], results[0])

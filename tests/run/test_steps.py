@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from odesolve.kernels.philox import keys, normals
 
 import odesolve as ode
 from odesolve import paths
@@ -11,6 +12,7 @@ from odesolve.instructions import Combine, Evaluate
 
 DTYPE = torch.float64
 SOLVERS = list(ode.solvers())
+KEYS = keys(5, torch.arange(4))
 GAUSSIAN = ode.problems.gaussian(mean=[0.5, -0.3], cov=[[0.5, 0.2], [0.2, 0.3]])
 PATHS = [paths.VP(), paths.Linear().flipped(), paths.EDM()]
 
@@ -22,6 +24,7 @@ def noise(n=4):
 def watched_by_hand(plan, path, x):
     """States and data predictions of every step, from the plan's text and the exact problem."""
     values, steps, data = {"x0": x}, [], None
+    values.update({f"~{s}": normals(KEYS, s, 2).to(DTYPE) for s in plan.streams})
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             values[i.output] = getattr(GAUSSIAN, i.quantity)(values[i.input], path, i.t)
@@ -44,7 +47,7 @@ def test_states_and_data_of_every_step(path, solver):
     want = watched_by_hand(ode.plan(solver, path, grid=grid, closed=True), path, x)
     for predicts in ("data", "noise", "v", "velocity"):
         model = GAUSSIAN.model(path, predicts)
-        steps = list(ode.iterate(model, state=x, solver=solver, grid=grid))
+        steps = list(ode.iterate(model, state=x, solver=solver, grid=grid, seed=5))
         assert [(s.index, s.t) for s in steps] == [(k + 1, t) for k, (t, _, _) in enumerate(want)]
         for step, (_, state, data) in zip(steps, want, strict=True):
             torch.testing.assert_close(step.x, state, rtol=0, atol=1e-11)
@@ -55,11 +58,11 @@ def test_states_and_data_of_every_step(path, solver):
 def test_steps_of_the_whole_path(solver):
     """From pure noise to the data, where the last step has no finite log-SNR."""
     model = GAUSSIAN.model(paths.Linear(), "velocity")
-    steps = list(ode.iterate(model, noise(), solver, 6, "uniform"))
+    steps = list(ode.iterate(model, noise(), solver, 6, "uniform", seed=5))
     assert [s.index for s in steps] == [1, 2, 3, 4, 5, 6]
     assert [s.t for s in steps] == pytest.approx([1 - k / 6 for k in range(1, 7)], abs=1e-15)
     assert all(bool(torch.isfinite(s.data).all()) for s in steps)
-    assert float((steps[-1].x - ode.sample(model, noise(), solver, 6, "uniform")).abs().max()) == 0.0
+    assert float((steps[-1].x - ode.sample(model, noise(), solver, 6, "uniform", seed=5)).abs().max()) == 0.0
 
 
 def test_clipped_data_are_what_is_shown():

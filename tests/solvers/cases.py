@@ -6,6 +6,7 @@ import odesolve as ode
 from odesolve import grids, paths
 
 SOLVERS = sorted(ode.solvers())
+DETERMINISTIC = [s for s in SOLVERS if not ode.solvers()[s].stochastic]
 PATHS = {
     "vp": paths.VP(),
     "cosine": paths.Cosine(),

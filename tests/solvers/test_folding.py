@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from odesolve.kernels.philox import keys, normals
 
 import odesolve as ode
 from odesolve import run
@@ -16,6 +17,7 @@ from .cases import PATHS, SOLVERS
 GENERATOR = torch.Generator().manual_seed(7)
 MIX = torch.randn(3, 3, dtype=torch.float64, generator=GENERATOR) * 0.5
 PULL = {"cond": torch.full((4, 3), 0.3, dtype=torch.float64), "uncond": torch.full((4, 3), -0.2, dtype=torch.float64)}
+KEYS = keys(11, torch.arange(4))
 NOISE = torch.randn(4, 3, dtype=torch.float64, generator=GENERATOR)
 
 
@@ -27,7 +29,7 @@ def net(x, t, pull=0.0):
 
 def unfolded(plan, model, x):
     """Interpret the canonical plan literally, with the model's own conversions at every evaluation."""
-    values = {"x0": x}
+    values = {"x0": x, **{f"~{s}": normals(KEYS, s, 3).double() for s in plan.streams}}
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             ask = model.data if i.quantity == "data" else model.velocity
@@ -50,7 +52,7 @@ def test_folded_equals_unfolded(solver, guided):
             if guided:
                 model = model.guided(2.5, {"pull": PULL["cond"]}, {"pull": PULL["uncond"]})
             x = NOISE * path.start_std(plan.grid[0])
-            folded = run.run(lower(plan, path, model.reading_for(x.dtype)), model, x)
+            folded = run.run(lower(plan, path, model.reading_for(x.dtype)), model, x, keys=KEYS)
             wanted = unfolded(plan, model, x)
             scale = float(wanted.abs().max()) + float(x.abs().max()) / path.prior_std
             assert float((folded - wanted).abs().max()) <= 1e-12 * scale, (path, predicts)
@@ -62,7 +64,7 @@ def test_transforms_fold_as_they_read():
         plan = ode.plan(solver, path, 5, "karras")
         for predicts in ("noise", "v", "velocity"):
             model = ode.Model(net, path, predicts, clip=0.4)
-            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE)
+            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS)
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)
 
 
@@ -75,5 +77,5 @@ def test_classifier_gradient_folds():
         plan = ode.plan(solver, path, 5, ode.grids.Karras(start=0.8))
         for predicts in PREDICTIONS:
             model = ode.Model(net, path, predicts).classifier_guided(log_prob, 0.7)
-            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE)
+            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS)
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)

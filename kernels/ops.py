@@ -1,0 +1,137 @@
+"""The ops as tracing sees them: torch.compile, export, make_fx, fake tensors and autograd. Eager calls never come here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from odesolve.kernels import dispatch, reference
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake
+
+# Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.
+LIBRARY = Library("odesolve", "DEF")
+SCHEMA = {
+    "combined": "(Tensor[] ins, Tensor weights, int[] base, Tensor? keys, int[] streams, ScalarType[] dtypes) -> Tensor[]",
+    "normal": "(Tensor(a!) out, Tensor keys, Tensor stream, str kind) -> ()",
+    "rms": "(Tensor(a!) out, Tensor e, Tensor y0, Tensor y1, Tensor rtol, Tensor atol) -> ()",
+    "inner": "(Tensor(a!) out, Tensor a, Tensor b, Tensor weight, bool accumulate) -> ()",
+    "quadratic_form": "(Tensor(a!) out, Tensor v, Tensor keys, Tensor stream, str kind, Tensor weight, bool accumulate) -> ()",
+    "quantile": "(Tensor(a!) out, Tensor x, float q) -> ()",
+    "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, Tensor weights, "
+    "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
+}
+# Arguments that may be numbers in the public form and are tensors here.
+NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5)}
+
+
+def run(name: str, args: Sequence) -> None:
+    """The op of this name as one node of a trace."""
+    given = list(args)
+    for k in NUMBERS.get(name, ()):
+        if not isinstance(given[k], Tensor):
+            given[k] = torch.tensor(_signed(given[k]))
+    getattr(torch.ops.odesolve, name)(*given)
+
+
+def combined(
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    base: Sequence[int],
+    keys: Tensor | None,
+    streams: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+) -> list[Tensor]:
+    """``dispatch.combined`` as one node of a trace, with its gradient."""
+    where = [_signed(s) for s in streams]
+    return torch.ops.odesolve.combined(list(ins), weights, list(base), keys, where, list(dtypes))
+
+
+def _signed(number):
+    """A stream as the signed number with the same 64 bits; other numbers as they are."""
+    return number - 2**64 if isinstance(number, int) and number >= 2**63 else number
+
+
+def _combined(ins, weights, base, keys, streams, dtypes):
+    outs = [torch.empty_like(ins[0], dtype=d) for d in dtypes]
+    dispatch.combine(outs, ins, weights.detach(), base, keys, streams)
+    return outs
+
+
+def _eager(name: str):
+    def kernel(*args) -> None:
+        given = list(args)
+        for k in NUMBERS.get(name, ()):
+            if given[k].dim() == 0 and given[k].is_cpu:
+                given[k] = given[k].item()
+        dispatch.run(name, given[0], *given)
+
+    return kernel
+
+
+def _remember(ctx, inputs, output) -> None:
+    ins, weights, base, keys, streams, _ = inputs
+    ctx.base, ctx.streams, ctx.dtypes = base, streams, [x.dtype for x in ins]
+    # Inputs are kept only for the gradient of the weights.
+    kept = ins if weights.requires_grad else []
+    ctx.save_for_backward(weights, *([] if keys is None else [keys]), *kept)
+    ctx.keyed = keys is not None
+
+
+def _gradients(ctx, grads):
+    weights, *rest = ctx.saved_tensors
+    keys = rest.pop(0) if ctx.keyed else None
+    n = len(ctx.dtypes)
+    back, base = _transposed(weights, ctx.base, n)
+    into = [torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)]
+    for_ins = dispatch.combined(grads, back, base, dtypes=into)
+    for_ins = [g.to(d) for g, d in zip(for_ins, ctx.dtypes, strict=True)]
+    for_weights = _weight_gradient(weights, grads, rest, keys, ctx.streams) if ctx.needs_input_grad[1] else None
+    # An empty list of numbers counts as a list of tensors, which wants a list back.
+    return for_ins, for_weights, None, None, None if ctx.streams else [], None
+
+
+def _transposed(weights: Tensor, base: Sequence[int], n: int) -> tuple[Tensor, list[int]]:
+    """Coefficients of the backward pass, the same op: the transpose, with every base in its place.
+
+    The first output that adds input j as its base is the base of gradient j; of others the 1 goes into the weight.
+    """
+    back = weights[..., :n].transpose(-1, -2)
+    first = [base.index(j) if j in base else -1 for j in range(n)]
+    rest = [(j, i) for i, j in enumerate(base) if j >= 0 and first[j] != i]
+    if rest:
+        back = back.clone()
+        for j, i in rest:
+            back[..., j, i] += 1.0
+    return back, first
+
+
+def _weight_gradient(weights, grads, ins, keys, streams) -> Tensor:
+    normals = [reference.normal_like(grads[0], keys, s, grads[0].dtype) for s in streams]
+    columns = [x.double().flatten(1) for x in (*ins, *normals)]
+    products = [torch.stack([(g.double().flatten(1) * c).sum(1) for c in columns], dim=-1) for g in grads]
+    each = torch.stack(products, dim=-2)  # (B, n_out, n)
+    return (each if weights.dim() == 3 else each.sum(0)).to(weights)
+
+
+LIBRARY.define(f"combined{SCHEMA['combined']}")
+LIBRARY.impl("combined", _combined, "CompositeExplicitAutograd")
+register_autograd("odesolve::combined", _gradients, setup_context=_remember, lib=LIBRARY)
+for _name, _schema in SCHEMA.items():
+    if _name != "combined":
+        LIBRARY.define(f"{_name}{_schema}")
+        LIBRARY.impl(_name, _eager(_name), "CompositeExplicitAutograd")
+
+
+@register_fake("odesolve::combined", lib=LIBRARY)
+def _combined_like(ins, weights, base, keys, streams, dtypes):
+    return [torch.empty_like(ins[0], dtype=d) for d in dtypes]
+
+
+def _nothing(*args) -> None:
+    """A fake of an op that writes into what it is given."""
+
+
+for _name in SCHEMA:
+    if _name != "combined":
+        register_fake(f"odesolve::{_name}", _nothing, lib=LIBRARY)

@@ -1,0 +1,76 @@
+"""What a solve starts from: the noise, given or drawn, and the keys of every sample's own random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from odesolve.kernels.dispatch import normal
+from odesolve.kernels.philox import keys
+from torch import Tensor
+
+from odesolve import noise
+from odesolve.errors import OdesolveError
+from odesolve.models import Model
+
+Noise = Tensor | Sequence[int]
+Ids = Tensor | Sequence[int]
+
+
+def start(model: Model, given: Noise | None, state: Tensor | None, t: float, key: tuple, dtype, device) -> Tensor:
+    """The state at time t from what the user gave: noise of unit variance, its shape, or the state itself.
+
+    ``key`` is (seed, ids) of noise that is drawn. Raises OdesolveError for what cannot be used.
+    """
+    if (given is None) == (state is None):
+        raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
+    x = state if state is not None else given
+    if not isinstance(x, Tensor):
+        x = draw(model, x, key[0], dtype, device, key[1])
+    if not x.is_floating_point() or x.dim() == 0:
+        raise OdesolveError(f"the start is {x.dtype} of shape {tuple(x.shape)}: give floats of shape (B, ...)")
+    wide = dtype or torch.promote_types(x.dtype, torch.float32)
+    if wide not in (torch.float32, torch.float64):
+        raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
+    x = x.to(wide)
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+        raise OdesolveError("the start holds NaN or infinity: give finite values")
+    return x if state is not None else x * model.path.start_std(t)
+
+
+def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None = None) -> Tensor:
+    """Standard normal noise of this shape on the network's device, every sample from its own (seed, id).
+
+    The random bits are the same on every device, the numbers to the last bit or two.
+    """
+    try:
+        size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
+    if not size:
+        raise OdesolveError(f"noise is {shape!r}: give a shape with the number of samples first, such as (16, 3, 32, 32)")
+    if device is None:
+        parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
+        device = parameter.device if parameter is not None else "cpu"
+    out = torch.empty(size, dtype=dtype or torch.float32, device=device)
+    normal(out, keys_of(size[0], seed, ids, out.device), noise.START)
+    return out
+
+
+def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device) -> Tensor:
+    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B - 1 by default."""
+    if seed is None:
+        seed = fresh_seed()
+    if ids is None:
+        return keys(seed, torch.arange(batch, device=device))
+    samples = torch.as_tensor(ids, device=device)
+    if samples.shape != (batch,) or samples.is_floating_point():
+        raise OdesolveError(f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample")
+    if batch and not (0 <= int(samples.min()) and int(samples.max()) < 2**32):
+        raise OdesolveError("ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples")
+    return keys(seed, samples)
+
+
+def fresh_seed() -> int:
+    """A seed that torch's own generator decides, so that torch.manual_seed makes a run repeatable."""
+    return int(torch.randint(2**62, ()))
