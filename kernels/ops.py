@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from odesolve.kernels import dispatch, reference
+from odesolve.kernels import dispatch, philox, reference
 from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
@@ -30,7 +30,8 @@ def run(name: str, args: Sequence) -> None:
     given = list(args)
     for k in NUMBERS.get(name, ()):
         if not isinstance(given[k], Tensor):
-            given[k] = torch.tensor(_signed(given[k]))
+            dtype = torch.int64 if isinstance(given[k], int) else torch.float64
+            given[k] = torch.tensor(philox.signed(given[k]), dtype=dtype)
     getattr(torch.ops.odesolve, name)(*given)
 
 
@@ -43,13 +44,8 @@ def combined(
     dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]:
     """``dispatch.combined`` as one node of a trace, with its gradient."""
-    where = [_signed(s) for s in streams]
+    where = [philox.signed(s) for s in streams]
     return torch.ops.odesolve.combined(list(ins), weights, list(base), keys, where, list(dtypes))
-
-
-def _signed(number):
-    """A stream as the signed number with the same 64 bits; other numbers as they are."""
-    return number - 2**64 if isinstance(number, int) and number >= 2**63 else number
 
 
 def _combined(ins, weights, base, keys, streams, dtypes):

@@ -62,7 +62,7 @@ def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     """
     quad = torch.arange((n + 3) // 4, dtype=torch.int64, device=keys.device)[None, :]
     seed, sample = keys[:, 0:1], keys[:, 1:2] & _LOW
-    where = torch.as_tensor(stream, dtype=torch.int64, device=keys.device).reshape(-1, 1)
+    where = torch.as_tensor(signed(stream), dtype=torch.int64, device=keys.device).reshape(-1, 1)
     shape = (keys.shape[0], quad.shape[1])
     counter = (quad, sample, where & _LOW, (where >> 32) & _LOW)
     out = philox(tuple(c.expand(shape) for c in counter), (seed & _LOW, (seed >> 32) & _LOW))
@@ -124,5 +124,10 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 def keys(seed: int, samples: Tensor) -> Tensor:
     """Keys (B, 2) of samples with these ids (B,), whole numbers from 0 to 2^32 - 1, under one seed of 64 bits."""
-    signed = (seed + 2**63) % 2**64 - 2**63
-    return torch.stack([torch.full_like(samples, signed, dtype=torch.int64), samples.to(torch.int64)], dim=1)
+    seeds = torch.full_like(samples, signed(seed), dtype=torch.int64)
+    return torch.stack([seeds, samples.to(torch.int64)], dim=1)
+
+
+def signed(number):
+    """A whole number as the signed one with the same 64 bits; anything else as it is."""
+    return (number + 2**63) % 2**64 - 2**63 if isinstance(number, int) else number

@@ -45,9 +45,11 @@ def combine(
     With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the root mean square over the
     sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).
 
-    Outputs may not overlap inputs here. The fused backends allow an output that is an input of the same layout.
+    An output may be an input, of the same layout; any other overlap is not allowed.
     """
     wide = torch.promote_types(torch.float32, _widest([*outs, *ins]))
+    read = {x.data_ptr() for x in ins}
+    given, outs = outs, [torch.empty_like(o) if o.data_ptr() in read else o for o in outs]
     extra = [normal_like(outs[0] if outs else ins[0], keys, s, wide) for s in streams]
     n = len(ins) + len(extra)
     for i, out in enumerate(outs):
@@ -61,6 +63,9 @@ def combine(
         e = torch.empty_like(ins[0], dtype=wide)
         _sum_into(e, [*ins, *extra], _row(weights, len(outs), n, e.dim()))
         rms(error.out, e, ins[0], outs[0], error.rtol, error.atol)
+    for target, value in zip(given, outs, strict=True):
+        if target is not value:
+            target.copy_(value)
 
 
 def combined(
@@ -99,11 +104,8 @@ def combine_row(
     live = [i for i in range(len(outs)) if base[i] > -2]
     drawn = [k for k in range(len(streams)) if bool(block[:, len(ins) + k].any())]
     columns = [*range(len(ins)), *(len(ins) + k for k in drawn)]
-    new = [torch.empty_like(outs[i]) for i in live]
     rows = block[live][:, columns].tolist()
-    combine(new, ins, rows, [base[i] for i in live], keys, [streams[k] for k in drawn])
-    for i, value in zip(live, new, strict=True):
-        outs[i].copy_(value)
+    combine([outs[i] for i in live], ins, rows, [base[i] for i in live], keys, [streams[k] for k in drawn])
 
 
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:

@@ -8,17 +8,21 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
 from odesolve.profile import profile
+from odesolve.run import Graph
 from odesolve.sample import Sample, invert, iterate, resume, sample
+from odesolve.sampler import Sampler
 from odesolve.solvers import Writer, solver
 
 __version__ = "0.1.0"
 __all__ = [
     "Diverged",
+    "Graph",
     "Model",
     "OdesolveError",
     "Plan",
     "PlanError",
     "Sample",
+    "Sampler",
     "Writer",
     "backend",
     "default_plan",

@@ -89,6 +89,30 @@ class Model:
         return self.reading.prediction
 
     @property
+    def branches(self) -> tuple[str, ...]:
+        """Everything that one evaluation inside the guidance's interval asks of the network, in order."""
+        return tuple(self._branches(True))
+
+    def settled(self) -> Model:
+        """A copy whose conditions lie in memory of their own, for a captured graph that reads them where they are."""
+        out = copy.copy(self)
+        out.cond, out._uncond = _own(self.cond), None if self._uncond is None else _own(self._uncond)
+        return out
+
+    def settle(self, other: Model) -> str | None:
+        """Copy the conditions of ``other`` into our memory; where it is another kind of model, why that cannot be done."""
+        if other.net is not self.net or other.branches != self.branches:
+            return "the graph was captured for another network, or for other branches of guidance"
+        pairs = [(self.cond, other.cond), (self._uncond or {}, other._uncond or {})]
+        if not all(_same_kind(mine, theirs) for mine, theirs in pairs):
+            return "the conditions differ in more than their values from those that were captured"
+        for mine, theirs in pairs:
+            for k, v in mine.items():
+                if isinstance(v, Tensor):
+                    v.copy_(theirs[k])
+        return None
+
+    @property
     def evaluations_per_call(self) -> int:
         """Network evaluations that one evaluation of the guided model takes."""
         return 2 if self.reading.guidance and self.reading.guidance.scale != 1.0 else 1
@@ -280,6 +304,24 @@ def _parameter_dtype(net: Any) -> torch.dtype | None:
             if p.is_floating_point():
                 return p.dtype
     return None
+
+
+def _own(cond: Cond) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in cond.items()}
+
+
+def _same_kind(mine: Cond, theirs: Cond) -> bool:
+    """Whether the second could be copied into the first: tensors of the same make, everything else the same object."""
+    if mine.keys() != theirs.keys():
+        return False
+    for k, v in mine.items():
+        w = theirs[k]
+        if isinstance(v, Tensor) and isinstance(w, Tensor):
+            if (v.shape, v.dtype, v.device) != (w.shape, w.dtype, w.device):
+                return False
+        elif v is not w:
+            return False
+    return True
 
 
 def _stackable(cond: Cond, uncond: Cond, batch: int) -> bool:

@@ -124,8 +124,9 @@ class Plan:
         """Largest relative violation of the laws over all states.
 
         With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t), the variance of the noise it
-        adds included. A row of a velocity plan must be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
-        step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
+        adds included. A row of a velocity plan must be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the
+        terms that are summed, through the stages of a step: a stage next to sigma = 0 cancels large terms, and round-off is
+        all that is forgiven.
         """
         return laws.residual(self.grid, self.instructions, self.step_names, self.path)
 

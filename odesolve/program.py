@@ -128,7 +128,9 @@ class Program:
     @functools.cached_property
     def table(self) -> tuple[Tensor | None, ...]:
         """The weights of every block as a float64 tensor, at the place of its op."""
-        return tuple(torch.tensor(op.weights, dtype=torch.float64) if isinstance(op, Block) else None for op in self.ops)
+        return tuple(
+            torch.tensor(op.weights, dtype=torch.float64) if isinstance(op, Block) else None for op in self.ops
+        )
 
     @functools.cached_property
     def stochastic(self) -> bool:

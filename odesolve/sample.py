@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve import grids, run
 from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.execute import execute, program_for
 from odesolve.labels import parse_grid, parse_solver
 from odesolve.lower import Program, lower
 from odesolve.models import Model
@@ -51,6 +52,7 @@ def sample(
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    executor: run.Graph | None = None,
     progress: bool | None = None,
     full: bool = False,
     **options,
@@ -72,6 +74,7 @@ def sample(
         plan: a ready plan, instead of solver, steps and grid.
         dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
         device: where to draw noise given as a shape; by default the network's.
+        executor: an ``ode.Graph``, to replay one captured step instead of running the loop.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
         options: ``afs`` and whatever the solver takes.
@@ -83,10 +86,10 @@ def sample(
     if seed is None and (chosen.streams or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
-    program = lower(chosen, model.path, model.reading_for(x.dtype))
+    program = program_for(model, chosen, x.dtype, executor)
     keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
     with _Bar(program, progress) as tick:
-        out = run.run(program, model, x, tick, keys)
+        out = execute(model, program, x, keys, executor, tick)
     nfe = program.network_calls
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed) if full else out

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """Second pass: names become slots; an output never takes the slot of a value that its own op reads."""
+    """Second pass: names become slots. An output of a block may take the slot of a value that dies in it: in place, a
+    kernel moves less memory, and fewer buffers are needed."""
 
     def __init__(self, plan: Plan, lowering: Lowering):
         self.plan, self.low = plan, lowering
@@ -34,16 +35,19 @@ class Slots:
         ops, frees, marks, times = [], [], [], []
         alive = {START}
         for k, op in enumerate(self.low.ops):
+            dead = sorted(n for n in alive if self.dies.get(n, -1) <= k)
+            if op[0] == "block":
+                self._release(dead)
             ops.append(getattr(self, f"_{op[0]}")(op, len(times)))
-            alive.update(_writes(op))
+            if op[0] != "block":
+                self._release(dead)
             if op[0] == "call":
                 times.append(op[5])
-            dead = [n for n in list(alive) if self.dies.get(n, -1) <= k]
-            frees.append(tuple(sorted(self.slot[n] for n in dead)))
+            unread = sorted(n for n in _writes(op) if self.dies.get(n, -1) <= k)
+            alive = (alive | set(_writes(op))).difference(dead, unread)
+            frees.append(tuple(sorted({self.slot[n] for n in (*dead, *unread)} - {self.slot[n] for n in alive})))
             marks += self._marks(k, op)
-            alive.difference_update(dead)
-            for name in sorted(dead):
-                self.free.setdefault(self._kind(name), []).append(self.slot[name])
+            self._release(unread)
         return Program(
             self.plan,
             self.low.observe,
@@ -55,6 +59,10 @@ class Slots:
             self.slot[self.plan.result],
             tuple(times),
         )
+
+    def _release(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.free.setdefault(self._kind(name), []).append(self.slot[name])
 
     def _watch(self) -> None:
         """Keep the latest data prediction alive until the network call that follows a finished step."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from odesolve.kernels.dispatch import normal
-from odesolve.kernels.philox import keys
 from torch import Tensor
 
 from odesolve import noise
 from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import normal
+from odesolve.kernels.philox import keys
 from odesolve.models import Model
 
 Noise = Tensor | Sequence[int]
 Ids = Tensor | Sequence[int]
 
 
-def start(model: Model, given: Noise | None, state: Tensor | None, t: float, key: tuple, dtype, device) -> Tensor:
+def start(
+    model: Model, given: Noise | None, state: Tensor | None, t: float, key: tuple, dtype, device, check: bool = True
+) -> Tensor:
     """The state at time t from what the user gave: noise of unit variance, its shape, or the state itself.
 
-    ``key`` is (seed, ids) of noise that is drawn. Raises OdesolveError for what cannot be used.
+    ``key`` is (seed, ids) of noise that is drawn; ``check`` looks for values that are not finite, which waits for the device.
+    Raises OdesolveError for what cannot be used.
     """
     if (given is None) == (state is None):
         raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
@@ -33,7 +36,7 @@ def start(model: Model, given: Noise | None, state: Tensor | None, t: float, key
     if wide not in (torch.float32, torch.float64):
         raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
     x = x.to(wide)
-    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+    if check and not bool(torch.isfinite(x).all()):
         raise OdesolveError("the start holds NaN or infinity: give finite values")
     return x if state is not None else x * model.path.start_std(t)
 
@@ -48,7 +51,9 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
     except (TypeError, ValueError, RuntimeError) as e:
         raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
     if not size:
-        raise OdesolveError(f"noise is {shape!r}: give a shape with the number of samples first, such as (16, 3, 32, 32)")
+        raise OdesolveError(
+            f"noise is {shape!r}: give a shape with the number of samples first, such as (16, 3, 32, 32)"
+        )
     if device is None:
         parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
         device = parameter.device if parameter is not None else "cpu"
@@ -65,9 +70,13 @@ def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device)
         return keys(seed, torch.arange(batch, device=device))
     samples = torch.as_tensor(ids, device=device)
     if samples.shape != (batch,) or samples.is_floating_point():
-        raise OdesolveError(f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample")
-    if batch and not (0 <= int(samples.min()) and int(samples.max()) < 2**32):
-        raise OdesolveError("ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples")
+        raise OdesolveError(
+            f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample"
+        )
+    if batch and not (int(samples.min()) >= 0 and int(samples.max()) < 2**32):
+        raise OdesolveError(
+            "ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples"
+        )
     return keys(seed, samples)
 
 

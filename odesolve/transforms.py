@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from odesolve.kernels.dispatch import quantile
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
@@ -33,7 +34,9 @@ class Threshold:
 
     def __call__(self, data: Tensor, t: object) -> Tensor:
         flat = data.flatten(1)
-        s = torch.quantile(flat.abs(), self.quantile, dim=1, keepdim=True).clamp_min(self.floor)
+        s = torch.empty(flat.shape[0], dtype=flat.dtype, device=flat.device)
+        quantile(s, flat, self.quantile)
+        s = s.clamp_min(self.floor)[:, None]
         return (flat.clamp(-s, s) * (self.floor / s)).reshape(data.shape)
 
 

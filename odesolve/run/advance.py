@@ -183,9 +183,12 @@ def _transform(op: Transform, slots: list[Tensor | None], functions: Functions, 
     if op.fn not in functions:
         raise OdesolveError(f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], a function of (x, t)")
     # A function that works in place must not change what is read again, nor return a slot about to be given away.
-    inputs = [s if i in spent else s.clone() for i in op.inputs if (s := slots[i]) is not None]
+    given: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
+    inputs = [s if i in spent else s.clone() for i, s in zip(op.inputs, given, strict=True)]
     out = functions[op.fn](*inputs, op.t)
-    slots[op.output] = out.clone() if any(_shares(out, x) for x in inputs) else out
+    # In a trace nothing is written in place, so nothing needs guarding.
+    guard = not torch.compiler.is_compiling() and any(_shares(out, x) for x in inputs)
+    slots[op.output] = out.clone() if guard else out
 
 
 def _shares(a: Tensor, b: Tensor) -> bool:

@@ -1,0 +1,30 @@
+"""From a plan to its result: lowered for an executor, and run by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from odesolve import run
+from odesolve.lower import Program, lower
+from odesolve.models import Model
+from odesolve.plan import Plan
+
+
+def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Graph | None, observe=False) -> Program:
+    """The plan lowered onto the model, as the executor needs it."""
+    reading = model.reading_for(dtype)
+    if executor is not None:
+        reading = replace(reading, cast=True)  # the network reads one fixed buffer
+    return lower(plan, model.path, reading, observe)
+
+
+def execute(
+    model: Model, program: Program, x: Tensor, keys: Tensor | None, executor: run.Graph | None, tick=None
+) -> Tensor:
+    """Run a program by the loop, or by the graph that the user gave."""
+    if executor is None:
+        return run.run(program, model, x, tick, keys)
+    return executor.run(program, x, keys, model)

@@ -1,0 +1,131 @@
+"""The loop as a captured graph: network and update are recorded once, then replayed with the coefficients of any plan."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.dispatch import combine_row
+from odesolve.lower import Call, Program
+from odesolve.run.loop import Network
+from odesolve.run.loop import run as run_loop
+from odesolve.run.table import Layout, Table, table_of, unfit
+
+KEPT = 16  # programs whose tables are kept on the host
+
+
+class Graph:
+    """An executor that captures one step, network included, as a CUDA graph, and replays it for every step of any plan.
+
+    Solver, steps up to ``steps``, grid, guidance scale and seed are data: they are written into a table on the device, and
+    nothing is captured again. Where a graph is impossible the plain loop runs, and ``reason`` says why.
+
+    Args:
+        model: the network to capture, with its conditions.
+        like: a state; shape, dtype, device and memory format of all solves.
+        steps: the most evaluations of a plan.
+        states: the most state buffers of a plan; five serve every solver of the list.
+        streams: the most noise streams a step.
+    """
+
+    def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 1):
+        self.model, self.like = model.settled(), like
+        self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
+        self.reason: str | None = None
+        self._captured: torch.cuda.CUDAGraph | None = None
+        self._tables: dict[int, tuple[Program, Table, Tensor]] = {}
+        new = torch.zeros_like
+        self._states = [new(like) for _ in range(states)]
+        self._input = new(like, dtype=model.dtype or like.dtype)
+        shape = (self.layout.rows, self.layout.outs)
+        self._weights = like.new_zeros((*shape, self.layout.ins + streams), dtype=torch.float64)
+        self._codes = torch.full((shape[0], shape[1] + streams), -2, device=like.device)
+        self._row = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._keys = torch.zeros(like.shape[0], 2, dtype=torch.int64, device=like.device)
+        one = model.times_for([0.5], like)[0]
+        self._times = one.new_zeros((self.layout.rows, *one.shape))
+
+    @torch.no_grad()
+    def run(self, program: Program, x: Tensor, keys: Tensor | None = None, model: Network | None = None) -> Tensor:
+        """Run a program from the start state x; ``run.run`` in one launch a step, equal to it up to rounding.
+
+        ``model`` may have other conditions than the captured one, of the same shapes.
+        """
+        self.reason = self._misfit(program, x, model) or self._capture()
+        if self.reason is not None:
+            logging.getLogger("odesolve").warning("the plain loop runs instead of the graph: %s", self.reason)
+            return run_loop(program, model or self.model, x, keys=keys)
+        assert self._captured is not None
+        return self.replay(program, x, keys, self._captured.replay)
+
+    def replay(self, program: Program, x: Tensor, keys: Tensor | None, step) -> Tensor:
+        """Fill the table and the buffers, and call ``step`` once for every evaluation."""
+        table = self._load(program)
+        if keys is not None:
+            self._keys.copy_(keys)
+        self._states[table.start].copy_(x)
+        self._row.zero_()
+        self._update(self._states[:1] * len(self.layout.branches))  # row 0 reads no output of the network
+        for op in program.ops:
+            if isinstance(op, Call):
+                step()
+        return self._states[table.result].clone()
+
+    def step(self) -> None:
+        """One evaluation and the update after it; everything it reads and writes stays where it is."""
+        t = self._times.index_select(0, self._row)[0]
+        self._update(self.model.evaluate(self._input, self._states[0], t, self.layout.branches))
+
+    def _update(self, outputs: list[Tensor]) -> None:
+        outs, ins = [*self._states, self._input], [*self._states, *outputs]
+        combine_row(outs, ins, self._weights, self._codes, self._row, self._keys)
+        self._row.add_(1)
+
+    def _misfit(self, program: Program, x: Tensor, model: Network | None = None) -> str | None:
+        like = self.like
+        same = (
+            x.shape == like.shape and x.dtype == like.dtype and x.device == like.device and x.stride() == like.stride()
+        )
+        if not same:
+            return f"a state of {x.dtype} {tuple(x.shape)} where {like.dtype} {tuple(like.shape)} was captured"
+        if "classifier" in self.layout.branches:
+            return "a classifier's gradient is taken at the state itself, which moves"
+        return unfit(program, self.layout) or (self.model.settle(model) if model is not None else None)
+
+    def _load(self, program: Program) -> Table:
+        if id(program) not in self._tables:
+            if len(self._tables) >= KEPT:
+                del self._tables[next(iter(self._tables))]
+            times = self._times.new_zeros(self._times.shape, device="cpu")
+            # Call k is answered by row k + 1, and the step reads its time by the row it is about to run.
+            for k, t in enumerate(self.model.times_for(program.times, self.like)):
+                times[k + 1] = t.cpu()
+            self._tables[id(program)] = (program, table_of(program, self.layout), times)
+        _, table, times = self._tables[id(program)]
+        for target, source in ((self._weights, table.weights), (self._codes, table.codes), (self._times, times)):
+            target.copy_(source, non_blocking=True)
+        return table
+
+    def _capture(self) -> str | None:
+        """Capture the step unless that is done; the reason where it is impossible."""
+        if self._captured is not None:
+            return None
+        if not self.like.is_cuda:
+            return f"a graph needs a CUDA or ROCm device, and the state is on {self.like.device.type}"
+        try:
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(3):  # what libraries set up on first use must not be recorded
+                    self._row.zero_()
+                    self.step()
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self.step()
+        except Exception as e:
+            return f"the network cannot be captured: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+        self._captured = graph
+        return None

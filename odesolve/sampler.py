@@ -1,0 +1,58 @@
+"""A sampler prepared once and called often: planning, lowering and checks are done before the first call."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from odesolve import run
+from odesolve.errors import OdesolveError
+from odesolve.execute import execute, program_for
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import GridLike, SolverLike
+from odesolve.sample import plan_for
+from odesolve.start import Ids, Noise, keys_of, start
+
+
+class Sampler:
+    """``ode.sample`` with everything decided but the noise; ``sampler(noise, seed=0)`` gives the final state.
+
+    Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a solve that diverges
+    returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles the whole loop with the network, and
+    ``executor=ode.Graph(model, like)`` replays it as a captured graph. ``dtype`` is the state's, float32 or float64.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        solver: SolverLike | None = None,
+        steps: int = 10,
+        grid: GridLike | None = None,
+        *,
+        plan: Plan | None = None,
+        dtype: torch.dtype = torch.float32,
+        executor: run.Graph | None = None,
+        **options,
+    ):
+        if dtype not in (torch.float32, torch.float64):
+            raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
+        self.model, self.dtype, self.executor = model, dtype, executor
+        self.plan = plan if plan is not None else plan_for(model, solver, steps, grid, options)
+        self.program = program_for(model, self.plan, dtype, executor)
+        self.stochastic = self.program.stochastic
+        assert self.program.table  # made now: a compiler need not trace how
+
+    def __call__(
+        self,
+        noise: Noise | None = None,
+        *,
+        seed: int | None = None,
+        ids: Ids | None = None,
+        state: Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """The final state from noise (a tensor or a shape) or from a state at the plan's first time."""
+        x = start(self.model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
+        keys = keys_of(x.shape[0], seed, ids, x.device) if self.stochastic else None
+        return execute(self.model, self.program, x, keys, self.executor)
