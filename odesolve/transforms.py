@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from odesolve.kernels.dispatch import quantile
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import quantile
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.trace_rules import get_torch_obj_rule_map
 
 from odesolve import paths
 
@@ -30,6 +31,9 @@ def _path_fixture(table):
 
 path = _path_fixture({**PATHS, **FLIPPED})  # every path in both time directions
 base_path = _path_fixture(PATHS)
+
+
+get_torch_obj_rule_map()  # the compiler's table of torch functions: made on first use, it must not hold the poisoned ones
 
 
 @pytest.fixture
