@@ -17,6 +17,7 @@ from odesolve.paths import PREDICTIONS, Path
 
 TIMES = ("t", "index", "sigma", "c_noise")
 Cond = Mapping[str, Any]
+_PLAIN = ("cond",)
 
 
 class Model:
@@ -205,6 +206,8 @@ class Model:
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
         """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state."""
+        if branches == _PLAIN:
+            return [self._checked(self.net(x_in, t, **self.cond), state)]
         out: list[Tensor] = []
         if "uncond" in branches and _stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)

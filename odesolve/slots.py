@@ -102,7 +102,8 @@ class Slots:
         _, outs, rows, cast = op
         # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
         given = {n for row in rows for n in row}
-        draws = sorted((n for n in given if stream_of(n) is not None), key=stream_of)
+        drawn = {s: n for n in given if (s := stream_of(n)) is not None}
+        draws = [drawn[s] for s in sorted(drawn)]
         names = sorted(given.difference(draws), key=self.born.__getitem__)
         base = [_base(row, self.low.raw) for row in rows]
         weights = tuple(
@@ -111,8 +112,7 @@ class Slots:
         )
         ins = tuple(self.slot[n] for n in names)
         taken = tuple(self._take(n, self._kind(n)) for n in outs)
-        streams = tuple(s for n in draws if (s := stream_of(n)) is not None)
-        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast, streams)
+        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast, tuple(sorted(drawn)))
 
     def _marks(self, k: int, op: tuple) -> Iterable[Mark]:
         if op[0] != "block":

@@ -119,8 +119,8 @@ def begin(
     if buffers is not None:
         buffers[program.start] = slots[program.start]
     dtypes = (x.dtype, network_dtype or x.dtype)
-    start = Cursor(program, 0, tuple(slots), dtypes, keys, table_on(program, x.device))
-    return _run(start, 0, slots, functions, buffers)
+    start = Cursor(program, 0, (), dtypes, keys, table_on(program, x.device))
+    return _at(start, proceed(start, 0, slots, functions, buffers), slots)
 
 
 def advance(
@@ -131,23 +131,32 @@ def advance(
     Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots`` entries, None at first)
     each slot's memory is used again and the old cursor is spent.
     """
-    call = cursor.call
     slots = list(cursor.slots)
+    accept(cursor.program, cursor.position, slots, outputs, buffers)
+    return _at(cursor, proceed(cursor, cursor.position + 1, slots, functions, buffers), slots)
+
+
+def _at(cursor: Cursor, position: int, slots: Buffers) -> Cursor:
+    return Cursor(cursor.program, position, tuple(slots), cursor.dtypes, cursor.keys, cursor.weights)
+
+
+def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Tensor], buffers: Buffers | None) -> None:
+    """Put what the network answered to the call at ``position`` into its slots."""
+    call = program.ops[position]
+    assert isinstance(call, Call)
     for slot, value in zip(call.outputs, outputs, strict=True):
         # An output that is the network's input is memory that is about to be used again.
-        slots[slot] = value.clone() if buffers is not None and _shares(value, cursor.input) else value
-    for slot in cursor.program.frees[cursor.position]:
+        slots[slot] = value.clone() if buffers is not None and _shares(value, slots[call.input]) else value
+    for slot in program.frees[position]:
         slots[slot] = None
-    return _run(cursor, cursor.position + 1, slots, functions, buffers)
 
 
-def _run(
-    cursor: Cursor,
-    position: int,
-    slots: list[Tensor | None],
-    functions: Functions | None,
-    buffers: Buffers | None,
-) -> Cursor:
+def proceed(cursor: Cursor, position: int, slots: Buffers, functions: Functions | None, buffers: Buffers | None) -> int:
+    """Run blocks and transforms from ``position`` to the next network call, in ``slots``; returns its position.
+
+    Of the cursor only what does not change in a solve is read. This is the inside of ``advance``, for loops that need no
+    cursor at every call.
+    """
     program = cursor.program
     ops = program.ops
     while position < len(ops):
@@ -161,10 +170,10 @@ def _run(
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
-    return Cursor(program, position, tuple(slots), cursor.dtypes, cursor.keys, cursor.weights)
+    return position
 
 
-def _block(cursor: Cursor, op: Block, weights, slots: list[Tensor | None], buffers: Buffers | None) -> None:
+def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers | None) -> None:
     ins: list[Tensor] = [slots[i] for i in op.ins]  # type: ignore[misc]
     dtypes = cursor.dtypes
     if buffers is None:
@@ -179,7 +188,7 @@ def _block(cursor: Cursor, op: Block, weights, slots: list[Tensor | None], buffe
         slots[slot] = out
 
 
-def _transform(op: Transform, slots: list[Tensor | None], functions: Functions, spent: tuple[int, ...]) -> None:
+def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple[int, ...]) -> None:
     if op.fn not in functions:
         raise OdesolveError(f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], a function of (x, t)")
     # A function that works in place must not change what is read again, nor return a slot about to be given away.
@@ -191,5 +200,6 @@ def _transform(op: Transform, slots: list[Tensor | None], functions: Functions, 
     slots[op.output] = out.clone() if guard else out
 
 
-def _shares(a: Tensor, b: Tensor) -> bool:
+def _shares(a: Tensor, b: Tensor | None) -> bool:
+    assert b is not None
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

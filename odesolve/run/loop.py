@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.lower import Call, Mark, Program
-from odesolve.run.advance import Cursor, Functions, advance, begin
+from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, begin, proceed
 
 
 class Network(Protocol):
@@ -60,7 +60,9 @@ def run(
     ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
     """
     # A trace has no use for memory of its own: the compiler plans that.
-    buffers: list[Tensor | None] | None = None if torch.compiler.is_compiling() else [None] * program.slots
+    buffers: Buffers | None = None
+    if not torch.compiler.is_compiling():
+        buffers = [None] * program.slots
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, buffers, keys)
     return _loop(cursor, model, buffers, progress)
@@ -75,15 +77,19 @@ def resume(cursor: Cursor, model: Network, progress: Callable[[int], None] | Non
 def _loop(cursor: Cursor, model: Network, buffers: list | None, progress: Callable[[int], None] | None) -> Tensor:
     if cursor.done:
         return cursor.result
-    times = model.times_for(cursor.program.times, cursor.state)
-    functions = model.functions
-    while not cursor.done:
-        call = cursor.call
-        outputs = model.evaluate(cursor.input, cursor.state, times[call.index], call.branches)
-        cursor = advance(cursor, outputs, functions, buffers)
+    program, slots, position = cursor.program, list(cursor.slots), cursor.position
+    times = model.times_for(program.times, cursor.state)
+    functions, evaluate = model.functions, model.evaluate
+    while position < len(program.ops):
+        call: Call = program.ops[position]  # type: ignore[assignment]
+        outputs = evaluate(slots[call.input], slots[call.state], times[call.index], call.branches)  # type: ignore[arg-type]
+        accept(program, position, slots, outputs, buffers)
+        position = proceed(cursor, position + 1, slots, functions, buffers)
         if progress is not None:
             progress(call.index)
-    return cursor.result
+    result = slots[program.result]
+    assert result is not None
+    return result
 
 
 def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:

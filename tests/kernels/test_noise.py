@@ -47,7 +47,9 @@ def test_streams_and_seeds_of_64_bits():
     """Numbers beyond int64 mean the same 64 bits; each part of the key matters."""
     ids = torch.arange(2)
     assert torch.equal(philox.keys(2**64 - 1, ids), philox.keys(-1, ids))
-    seen = {tuple(philox.words(philox.keys(s, ids), t, 4).flatten().tolist()) for s in (0, 1, 2**32) for t in (0, 1, 2**32)}
+    seen = {
+        tuple(philox.words(philox.keys(s, ids), t, 4).flatten().tolist()) for s in (0, 1, 2**32) for t in (0, 1, 2**32)
+    }
     assert len(seen) == 9
 
 

@@ -45,7 +45,9 @@ def test_a_constant_data_prediction_is_solved_exactly(solver, name):
             return [x0]
 
     p, q = path.points([plan.grid[0], plan.grid[-1]])
-    out = run.run(lower(plan, path, Reading("data")), Constant(), p.alpha * x0 + p.sigma * eps, keys=keys(0, torch.arange(1)))
+    out = run.run(
+        lower(plan, path, Reading("data")), Constant(), p.alpha * x0 + p.sigma * eps, keys=keys(0, torch.arange(1))
+    )
     if plan.evaluations[0].quantity == "velocity" and name != "linear":
         return  # methods in t are exact for straight motion only: elsewhere right to their order, not to round-off
     torch.testing.assert_close(out, q.alpha * x0 + q.sigma * eps, rtol=0, atol=2e-12)

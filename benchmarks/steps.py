@@ -1,0 +1,123 @@
+"""Time outside the network for one step of whole samplers, beside diffusers, k-diffusion and torchsde.
+
+The network is a function that hands out the same tensor, so that all that is timed is what the sampler does. Planning
+(ours) and set_timesteps (diffusers) are not in it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchsde
+from timing import OURS, Case
+
+import odesolve as ode
+from odesolve import grids, paths
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+TESTS = ("tests/kernels", "tests/parity", "tests/run")
+SHAPES = ((1, 4, 64, 64), (16, 3, 32, 32), (4, 16, 512, 512))
+PATH = paths.Discrete.stable_diffusion()
+# Name, our solver, the scheduler of diffusers that computes the same, k-diffusion's sampler.
+SAMPLERS = {
+    "Euler": ("ddim", ("EulerDiscreteScheduler", {}, {}), ("euler", {})),
+    "DDIM(eta=1)": ("ddim(eta=1)", ("DDIMScheduler", {"clip_sample": False}, {"eta": 1.0}), ("euler_ancestral", {})),
+    "DPM++ 2M": ("dpmpp_2m", ("DPMSolverMultistepScheduler", {}, {}), ("dpmpp_2m", {})),
+    "UniPC-2": ("unipc_2(taper=True)", ("UniPCMultistepScheduler", {}, {}), None),
+    "SDE-DPM++ 2M": (
+        "dpmpp_2m_sde",
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
+        ("dpmpp_2m_sde", {}),
+    ),
+}
+
+
+def cases() -> Iterator[Case]:
+    """Every sampler at every size, then the step of flow matching."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
+    for shape in SHAPES:
+        large = torch.Size(shape).numel() > 1_000_000
+        steps, rounds = (4, 3) if large else (20, 15)
+        for name, (solver, scheduler, k_sampler) in SAMPLERS.items():
+            contenders: dict = {
+                OURS: _ours(solver, PATH, "noise", shape, steps),
+                "diffusers": _diffusers(*scheduler, shape, steps),
+            }
+            if k_sampler is not None:
+                contenders["k-diffusion"] = _k_diffusion(*k_sampler, shape, steps)
+            if name == "DDIM(eta=1)":
+                contenders["torchsde euler"] = _torchsde(shape, steps)
+            yield Case("step", name, "x".join(map(str, shape)), contenders, per=steps, rounds=rounds)
+        flow = {
+            OURS: _ours("euler", paths.Linear(), "velocity", shape, steps),
+            "diffusers": _diffusers("FlowMatchEulerDiscreteScheduler", {}, {}, shape, steps),
+        }
+        yield Case("step", "flow Euler", "x".join(map(str, shape)), flow, per=steps, rounds=rounds)
+
+
+def _ours(solver: str, path: paths.Path, predicts: str, shape, steps: int) -> Callable:
+    answer, x = torch.randn(shape), torch.randn(shape)
+    model = ode.Model(lambda x, t: answer, path, predicts)
+    sampler = ode.Sampler(model, solver, steps, grids.Uniform() if predicts == "velocity" else "karras")
+    return lambda: sampler(x, seed=0)
+
+
+def _diffusers(name: str, config: dict, arguments: dict, shape, steps: int) -> tuple[Callable, Callable]:
+    import diffusers
+
+    scheduler = getattr(diffusers, name)(**config)
+    answer, x = torch.randn(shape), torch.randn(shape)
+
+    def prepare():
+        scheduler.set_timesteps(steps)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+
+    @torch.no_grad()
+    def run(_):
+        state = x
+        for t in scheduler.timesteps:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(state, t)
+            state = scheduler.step(answer, t, state, return_dict=False, **arguments)[0]
+
+    return prepare, run
+
+
+def _k_diffusion(name: str, arguments: dict, shape, steps: int) -> Callable:
+    from tests.parity.peers import k_diffusion
+
+    sampling, _ = k_diffusion()
+    answer, x = torch.randn(shape), torch.randn(shape) * 14.0
+    sigmas, sampler = sampling.get_sigmas_karras(steps, 0.03, 14.0), getattr(sampling, f"sample_{name}")
+    return lambda: sampler(lambda x, sigma: answer, x, sigmas, disable=True, **arguments)
+
+
+class _Constant:
+    """An SDE whose drift and diffusion cost nothing."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, answer: torch.Tensor):
+        self.answer = answer
+
+    def f(self, t, y):
+        return self.answer
+
+    def g(self, t, y):
+        return self.answer
+
+
+def _torchsde(shape, steps: int) -> Callable:
+    y = torch.randn(shape).flatten(1)
+    sde, ts = _Constant(torch.randn(y.shape)), torch.tensor([0.0, 1.0])
+
+    @torch.no_grad()
+    def run():
+        torchsde.sdeint(sde, y, ts, dt=1.0 / steps, method="euler")
+
+    return run
