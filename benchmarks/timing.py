@@ -18,23 +18,10 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 OURS = "odesolve"
-COLUMNS = [
-    "op",
-    "case",
-    "size",
-    "dtype",
-    "contender",
-    "p20_us",
-    "p50_us",
-    "p80_us",
-    "ours_is_faster",
-    "bytes",
-    "gbps",
-    "threads",
-    "device",
-    "torch",
-    "commit",
-]
+COLUMNS = (
+    *("op", "case", "size", "dtype", "contender", "p20_us", "p50_us", "p80_us", "ours_is_faster", "bytes", "gbps"),
+    *("threads", "device", "torch", "commit"),
+)
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ def window(
         out[p] = prev
 
 
-def _row(weights: Weights, i: int, n: int, dim: int) -> list[float] | list[Tensor]:
+def _row(weights: Weights, i: int, n: int, dim: int) -> Sequence[Scale]:
     if not isinstance(weights, Tensor):
         return [float(w) for w in weights[i]]
     if weights.dim() == 2:
@@ -205,7 +205,7 @@ def _row(weights: Weights, i: int, n: int, dim: int) -> list[float] | list[Tenso
     return [weights[:, i, j].reshape(-1, *[1] * (dim - 1)) for j in range(n)]
 
 
-def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[float] | Sequence[Tensor]) -> None:
+def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
     """total <- the weighted sum of ins, without temporaries of its size where the weights are numbers."""
     terms = [(x, w) for x, w in zip(ins, row, strict=True) if isinstance(w, Tensor) or w != 0.0]
     if not terms:

@@ -60,9 +60,7 @@ def run(
     ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
     """
     # A trace has no use for memory of its own: the compiler plans that.
-    buffers: Buffers | None = None
-    if not torch.compiler.is_compiling():
-        buffers = [None] * program.slots
+    buffers: Buffers | None = None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, buffers, keys)
     return _loop(cursor, model, buffers, progress)
