@@ -1,0 +1,176 @@
+// The Picard update of a window: one pass over elements, all points of a tile while its state stays in L1.
+#include <algorithm>
+
+#include "noise.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace odesolve {
+namespace {
+
+constexpr int MAX_TERMS = 32;
+constexpr int64_t GRAIN = 32 * TILE;
+
+struct Call {
+    Tensor out, residual, origin, old, weights, growth, streams;
+    std::vector<Tensor> ins;
+    Noise noise;
+    bool noisy = false;
+    int64_t points() const { return out.shape[0]; }
+    int columns() const { return int(ins.size()) + noisy; }
+};
+
+// One point of a tensor (P, B, ...).
+Tensor point(const Tensor& x) {
+    Tensor first = x;
+    first.dims = x.dims - 1;
+    std::copy_n(x.shape + 1, first.dims, first.shape);
+    std::copy_n(x.stride + 1, first.dims, first.stride);
+    return first;
+}
+
+// Where the entry of a point and a sample lies in a table (P, ...) or (P, B, ...).
+int64_t entry(const Tensor& x, bool each, int64_t p, int64_t b) {
+    return p * x.stride[0] + (each ? b * x.stride[1] : 0);
+}
+
+template <class T>
+class Window {
+  public:
+    Window(const Call& call, const Space& space) : call_(call), space_(space) {
+        blocks_.resize(call.points() * space.rows * space.tiles_a_row());
+    }
+
+    void run() {
+        const int64_t work = std::max<int64_t>(1, std::min(TILE, space_.rows * space_.n) * call_.points());
+        parallel_for(space_.tiles(), std::max<int64_t>(1, GRAIN / work), [this](int64_t begin, int64_t end) {
+            Scratch<T> scratch(SPARE + call_.columns());
+            for (int64_t i = begin; i < end; ++i) tile(space_.tile(i), scratch);
+        });
+        finish();
+    }
+
+  private:
+    enum { STATE, CHANGE, OLD, SPARE };  // buffers; those of the inputs follow
+    enum { OUT, ORIGIN, EARLIER, INS };  // views
+    const Call& call_;
+    const Space& space_;
+    std::vector<double> blocks_;
+
+    double* blocks(int64_t p, int64_t b) { return blocks_.data() + (p * space_.rows + b) * space_.tiles_a_row(); }
+
+    const T* at(int view, const Tile& t, int64_t offset, T* buffer) const {
+        const View& v = space_.views[view];
+        return v.direct<T>(t) ? place<T>(v, t, offset) : gather(space_, v, t, buffer, offset);
+    }
+
+    void tile(const Tile& t, Scratch<T>& scratch) {
+        const View& out = space_.views[OUT];
+        T* state = scratch[STATE];
+        gather(space_, space_.views[ORIGIN], t, state);
+        for (int64_t p = 0; p < call_.points(); ++p) {
+            const T* x[MAX_TERMS + 1];
+            sources(x, p, t, scratch);
+            const T* old = at(EARLIER, t, p * call_.old.stride[0], scratch[OLD]);
+            for (int64_t r = 0; r < t.rows; ++r)
+                blocks(p, t.row + r)[t.first / TILE] = row(x, old, p, t.row + r, r * t.n, t.n, scratch);
+            scatter(space_, out, t, state, p * call_.out.stride[0]);
+        }
+    }
+
+    void sources(const T** x, int64_t p, const Tile& t, Scratch<T>& scratch) const {
+        const int n_in = int(call_.ins.size());
+        for (int j = 0; j < n_in; ++j) x[j] = at(INS + j, t, p * call_.ins[j].stride[0], scratch[SPARE + j]);
+        if (!call_.noisy) return;
+        const Tensor& s = call_.streams;
+        T* drawn = scratch[SPARE + n_in];
+        if (s.dims == 2)
+            call_.noise.tile(drawn, t, s, p * s.stride[0]);
+        else
+            call_.noise.tile(drawn, t, word_at(s, p * s.stride[0]));
+        x[n_in] = drawn;
+    }
+
+    // The n elements of one sample from `i` on in the tile: their change, their new state, the square of their move.
+    double row(const T* const* x, const T* old, int64_t p, int64_t b, int64_t i, int64_t n, Scratch<T>& scratch) const {
+        const Tensor &w = call_.weights, &g = call_.growth;
+        const int64_t place = entry(w, w.dims == 3, p, b);
+        const T* in[MAX_TERMS + 1];
+        T weight[MAX_TERMS + 1];
+        int terms = 0;
+        for (int j = 0; j < call_.columns(); ++j) {
+            weight[terms] = T(float_at(w, place + j * w.stride[w.dims - 1]));
+            if (weight[terms] != T(0)) in[terms++] = x[j] + i;
+        }
+        loops<T>().combine(scratch[CHANGE] + i, terms, in, weight, nullptr, n);
+        const T growth = T(float_at(g, entry(g, g.dims == 2, p, b)));
+        return loops<T>().advance(scratch[STATE] + i, scratch[CHANGE] + i, old + i, growth, n);
+    }
+
+    void finish() {
+        const Tensor& r = call_.residual;
+        for (int64_t p = 0; p < call_.points(); ++p)
+            for (int64_t b = 0; b < space_.rows; ++b) {
+                double total = 0.0;
+                for (int64_t i = 0; i < space_.tiles_a_row(); ++i) total += blocks(p, b)[i];
+                put(r, p * r.stride[0] + b * r.stride[1], total / std::max<int64_t>(1, space_.n));
+            }
+    }
+};
+
+bool fits(const Tensor& x, int dims, int64_t points, int64_t batch) {
+    return x.shape[0] == points && (x.dims == dims || (x.dims == dims + 1 && x.shape[1] == batch));
+}
+
+void read(Call& call, PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
+    call.origin = arguments.read(args[2]);
+    call.old = arguments.read(args[3]);
+    Items ins(args[4]);
+    require(ins.size() < MAX_TERMS);
+    for (int j = 0; j < ins.size(); ++j) call.ins.push_back(arguments.read(ins[j]));
+    call.weights = arguments.read(args[5]);
+    call.growth = arguments.read(args[6]);
+    call.noisy = count > 8 && !is_none(args[8]);
+    if (call.noisy) call.streams = arguments.read(args[8]);
+    call.out = arguments.write(args[0]);
+    call.residual = arguments.write(args[1]);
+}
+
+void check(const Call& call) {
+    const Tensor& out = call.out;
+    require(out.dims >= 2 && call.origin.is_float() && call.origin.same_shape(point(out)));
+    const int64_t points = out.shape[0], batch = out.shape[1];
+    require(call.old.is_float() && call.old.same_shape(out));
+    require(!overlap(out, call.origin) && (!overlap(out, call.old) || same_place(out, call.old)));
+    for (const Tensor& x : call.ins) require(x.is_float() && x.same_shape(out) && !overlap(out, x));
+    const Tensor &r = call.residual, &w = call.weights, &g = call.growth, &s = call.streams;
+    require(r.dims == 2 && r.shape[0] == points && r.shape[1] == batch);
+    require(w.is_float() && w.dims >= 2 && fits(w, 2, points, batch) && w.shape[w.dims - 1] == call.columns());
+    require(g.is_float() && g.dims >= 1 && fits(g, 1, points, batch));
+    require(!call.noisy || (s.type == I64 && s.dims >= 1 && fits(s, 1, points, batch)));
+}
+
+bool wide(const Call& call) {
+    return call.out.type == F64 || call.origin.type == F64 ||
+           std::any_of(call.ins.begin(), call.ins.end(), [](const Tensor& x) { return x.type == F64; });
+}
+
+}  // namespace
+
+void window(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
+    require(count >= 7 && count <= 9);
+    Call call;
+    read(call, args, count, arguments);
+    check(call);
+    require(wide(call) || call.old.type != F64);
+    std::vector<Tensor> points{point(call.out), call.origin, point(call.old)};
+    for (const Tensor& x : call.ins) points.push_back(point(x));
+    std::vector<const Tensor*> tensors;
+    for (const Tensor& x : points) tensors.push_back(&x);
+    const Space space(tensors, true, true);
+    if (call.noisy) call.noise.keys = read_keys(args[7], arguments, space.rows, space.n);
+    Unlocked unlocked(space.rows * space.n * call.points());
+    wide(call) ? Window<double>(call, space).run() : Window<float>(call, space).run();
+}
+
+}  // namespace odesolve
