@@ -22,9 +22,15 @@ def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Grap
 
 
 def execute(
-    model: Model, program: Program, x: Tensor, keys: Tensor | None, executor: run.Graph | None, tick=None
+    model: Model,
+    program: Program,
+    x: Tensor,
+    keys: Tensor | None,
+    executor: run.Graph | None,
+    own: bool = False,
+    tick=None,
 ) -> Tensor:
-    """Run a program by the loop, or by the graph that the user gave."""
+    """Run a program by the loop, or by the graph that the user gave; ``own`` lets the loop overwrite x."""
     if executor is None:
-        return run.run(program, model, x, tick, keys)
+        return run.run(program, model, x, tick, keys, own)
     return executor.run(program, x, keys, model)

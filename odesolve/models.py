@@ -18,6 +18,7 @@ from odesolve.paths import PREDICTIONS, Path
 TIMES = ("t", "index", "sigma", "c_noise")
 Cond = Mapping[str, Any]
 _PLAIN = ("cond",)
+KEPT_TIMES = 64  # grids
 
 
 class Model:
@@ -81,6 +82,7 @@ class Model:
         scale = input_scale or ("edm" if predicts == "edm" else None)
         self.functions = transforms.data_transforms(clip, threshold)
         self.reading = Reading(predicts, sigma_data, scale, applies=tuple(self.functions))
+        self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
 
@@ -196,9 +198,20 @@ class Model:
 
     def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]:
         """One time argument of shape (B,) for each path time, on the device of x and in float32 (float64 for float64)."""
-        t = self.network_times(torch.tensor(list(times), dtype=torch.float64))
-        t = t.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
-        return list(t.unsqueeze(1).expand(-1, x.shape[0]).unbind(0))
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        t = self._times(tuple(times), wide, x.device)
+        return list(t.unsqueeze(1).expand(-1, x.shape[0]).clone().unbind(0))  # a copy, for networks that change their t
+
+    def _times(self, times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """What the network gets for these times, kept for the next solve on the same grid."""
+        if torch.compiler.is_compiling():
+            return self.network_times(torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+        key = (times, dtype, device, self.time, self.time_scale)
+        if key not in self._kept_times:
+            if len(self._kept_times) >= KEPT_TIMES:
+                self._kept_times.clear()
+            self._kept_times[key] = self.network_times(torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+        return self._kept_times[key]
 
     def reading_for(self, dtype: torch.dtype) -> Reading:
         """The reading for a state of this dtype."""

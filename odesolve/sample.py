@@ -89,7 +89,7 @@ def sample(
     program = program_for(model, chosen, x.dtype, executor)
     keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
     with _Bar(program, progress) as tick:
-        out = execute(model, program, x, keys, executor, tick)
+        out = execute(model, program, x, keys, executor, tick=tick)
     nfe = program.network_calls
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed) if full else out

@@ -55,4 +55,4 @@ class Sampler:
         """The final state from noise (a tensor or a shape) or from a state at the plan's first time."""
         x = start(self.model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
         keys = keys_of(x.shape[0], seed, ids, x.device) if self.stochastic else None
-        return execute(self.model, self.program, x, keys, self.executor)
+        return execute(self.model, self.program, x, keys, self.executor, own=state is None)

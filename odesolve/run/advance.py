@@ -107,15 +107,17 @@ def begin(
     functions: Functions | None = None,
     buffers: Buffers | None = None,
     keys: Tensor | None = None,
+    own: bool = False,
 ) -> Cursor:
-    """A cursor at the first network call, from the start state x (copied; its dtype is the state's).
+    """A cursor at the first network call, from the start state x (its dtype is the state's).
 
+    x is copied, or with ``own`` taken as memory of the solve: it will be overwritten.
     ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise; OdesolveError without.
     """
     if program.stochastic and keys is None:
         raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
     slots: list[Tensor | None] = [None] * program.slots
-    slots[program.start] = x.detach().clone(memory_format=torch.preserve_format)
+    slots[program.start] = x.detach() if own else x.detach().clone(memory_format=torch.preserve_format)
     if buffers is not None:
         buffers[program.start] = slots[program.start]
     dtypes = (x.dtype, network_dtype or x.dtype)

@@ -54,15 +54,16 @@ def run(
     x: Tensor,
     progress: Callable[[int], None] | None = None,
     keys: Tensor | None = None,
+    own: bool = False,
 ) -> Tensor:
     """Run a program from the start state x; no memory of the state's size is taken after the first steps.
 
-    ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
+    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
     """
     # A trace has no use for memory of its own: the compiler plans that.
     buffers: Buffers | None = None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)
     with torch.no_grad():
-        cursor = begin(program, x, model.dtype, model.functions, buffers, keys)
+        cursor = begin(program, x, model.dtype, model.functions, buffers, keys, own)
     return _loop(cursor, model, buffers, progress)
 
 

@@ -1,0 +1,145 @@
+"""Compiles what the Triton backend would launch, for machines that are not here, and prints what the machine code is like.
+
+Run by test_triton_compiled.py in a process of its own without TRITON_INTERPRET: ``triton_builds.py TARGET CASE...`` with
+targets such as cuda:90 and hip:gfx942 prints a JSON object, case -> figures.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from odesolve.kernels import philox
+from odesolve.kernels.reference import ErrorNorm
+from odesolve.kernels.triton import backend, launch, reductions
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+B, N = 2, 4096
+KEYS = philox.keys(0, torch.arange(B))
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TYPES = {
+    torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+}
+SINGLE, DOUBLE, HALF = torch.float32, torch.float64, torch.bfloat16
+
+
+def new(*dtypes):
+    return [torch.empty(B, N, dtype=d) for d in dtypes]
+
+
+def block(outs, ins, noise=0, error=False):
+    columns = len(ins) + noise
+    weights = [[0.5] * columns] * (len(outs) + error)
+    norm = ErrorNorm(torch.empty(B), 1e-3, 1e-4) if error else None
+    backend.combine(new(*outs), new(*ins), weights, [0] * len(outs), KEYS if noise else None, range(noise), norm)
+
+
+def row(outs, ins, noise=1):
+    table = torch.zeros(4, len(outs), len(ins) + noise, dtype=torch.float64)
+    codes = torch.zeros(4, len(outs) + noise, dtype=torch.int64)
+    backend.combine_row(new(*outs), new(*ins), table, codes, torch.zeros(1, dtype=torch.int64), KEYS)
+
+
+def window():
+    states = [torch.empty(4, B, N) for _ in range(3)]
+    table = torch.zeros(4, 2, dtype=torch.float64)
+    backend.window(states[0], torch.empty(4, B), states[1][0], states[1], states[2:], table, table[:, 0], KEYS, KEYS[:1, 0])
+
+
+CASES = {
+    "plain": lambda: block([SINGLE], [SINGLE] * 2),
+    "wide": lambda: block([SINGLE] * 2, [SINGLE] * 5),
+    "noise": lambda: block([SINGLE], [SINGLE] * 2, noise=1),
+    "half": lambda: block([HALF], [HALF] * 2),
+    "half_noise": lambda: block([HALF], [HALF] * 2, noise=1),
+    "double": lambda: block([DOUBLE], [DOUBLE] * 2),
+    "mixed": lambda: block([SINGLE, HALF], [SINGLE, SINGLE, HALF], noise=1),
+    "error": lambda: block([SINGLE], [SINGLE] * 4, error=True),
+    "row": lambda: row([SINGLE] * 5 + [HALF], [SINGLE] * 5 + [HALF]),
+    "row_guided": lambda: row([SINGLE] * 6, [SINGLE] * 7),
+    "normal": lambda: backend.normal(new(SINGLE)[0], KEYS, 3),
+    "rms": lambda: backend.rms(torch.empty(B), *new(*[SINGLE] * 3), 1e-3, 1e-4),
+    "inner": lambda: backend.inner(torch.empty(B), *new(SINGLE, SINGLE)),
+    "signs": lambda: backend.quadratic_form(torch.empty(B), *new(SINGLE), KEYS, 3),
+    "window": window,
+}
+
+
+def launches(case):
+    """The kernels that an op starts, with their arguments: (kernel, warps, args), in order."""
+    seen = []
+    for owner, name in (*((backend, k) for k in ("_combine", "_normal", "_window")), *((reductions, k) for k in REDUCTIONS)):
+        launcher = getattr(owner, name)
+        launcher.start = lambda key, device, programs, warps, args, kernel=launcher.kernel: seen.append((kernel, warps, args))
+    CASES[case]()
+    return seen
+
+
+REDUCTIONS = ("rms_launcher", "inner_launcher", "_finish")
+
+
+def source(kernel, args):
+    """What Triton's JIT would make of these arguments: types, constants and known multiples of 16."""
+    signature, constants, known = {}, {}, {}
+    for k, (p, a) in enumerate(zip(kernel.params, args, strict=True)):
+        if p.is_constexpr or a is None or (type(a) is int and a == 1 and not p.do_not_specialize):
+            signature[p.name], constants[k,] = "constexpr", a
+            continue
+        tensor = isinstance(a, torch.Tensor)
+        signature[p.name] = TYPES[a.dtype] if tensor else "i64" if a >= 2**31 else "i32"
+        multiple = (a.data_ptr() if tensor else a) % 16 == 0
+        if multiple and not p.do_not_specialize and not p.do_not_specialize_on_alignment:
+            known[k,] = [["tt.divisibility", 16]]
+    return ASTSource(kernel, signature, constants, known)
+
+
+def figures(kernel, warps, args, target):
+    options = {"num_warps": warps, **launch.OPTIONS}
+    made = triton.compile(source(kernel, args), target=target, options=options)
+    elements = args[-1] // (warps * target.warp_size)  # of a thread
+    shared = {"name": kernel.__name__, "elements": elements, "smem": made.metadata.shared}
+    return shared | (of_cubin(made.asm["cubin"]) if target.backend == "cuda" else of_amdgcn(made.asm["amdgcn"]))
+
+
+def of_cubin(cubin):
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, sass = (
+            subprocess.run([TOOLS / "cuobjdump", flag, file.name], capture_output=True, text=True, check=True).stdout
+            for flag in ("--dump-resource-usage", "-sass")
+        )
+    found = {k.lower(): int(re.search(rf"\b{k}:(\d+)", usage)[1]) for k in ("REG", "STACK", "LOCAL")}
+    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
+    vector = [op for op in lines if op.startswith(("LDG", "STG"))]
+    return found | {"instructions": len(lines) - lines.count("NOP"), "memory": vector, "spills": sum(op.startswith(("LDL", "STL")) for op in lines)}
+
+
+def of_amdgcn(text):
+    counts = {k: int(re.search(rf"\.{k}:\s+(\d+)", text)[1]) for k in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")}
+    lines = re.findall(r"^\s+([a-z]\w+)", text, re.MULTILINE)
+    vector = [op for op in lines if op.startswith(("global_load", "global_store", "buffer_load", "buffer_store"))]
+    return {
+        "reg": counts["vgpr_count"],
+        "stack": counts["private_segment_fixed_size"],
+        "spills": counts["vgpr_spill_count"] + counts["sgpr_spill_count"],
+        "instructions": sum(op.startswith("v_") for op in lines),
+        "memory": vector,
+    }
+
+
+if __name__ == "__main__":
+    kind, arch = sys.argv[1].split(":")
+    machine = GPUTarget(kind, int(arch) if kind == "cuda" else arch, 32 if kind == "cuda" else 64)
+    print(json.dumps({case: [figures(*one, machine) for one in launches(case)] for case in sys.argv[2:]}))
