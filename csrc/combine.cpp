@@ -1,6 +1,7 @@
 // combine: see kernels/reference.py for the contract of every op.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "noise.h"
 #include "ops.h"
@@ -9,10 +10,11 @@
 namespace odesolve {
 namespace {
 
-constexpr int MAX_TERMS = 64;
+constexpr int MAX_TERMS = MAX_TENSORS;
 constexpr int64_t LONG_TILE = 16 * TILE;    // where nothing is kept between two passes over a tile
-constexpr int64_t GRAIN = 32 * TILE;        // elements worth a second thread
 constexpr int64_t STREAMED = int64_t(1) << 24;  // bytes of an output that will not stay in the cache anyway
+// What is worth a second thread, which takes 10 us to wake: elements read or written, of which a number drawn costs ten.
+constexpr int64_t GRAIN = 512 * TILE, DRAWN = 10;
 
 // (rows, columns) for all samples, or one such block a sample.
 struct Weights {
@@ -28,10 +30,10 @@ struct Weights {
 };
 
 struct Call {
-    std::vector<Tensor> outs, ins;
+    Few<Tensor> outs, ins;
     Weights weights;
-    std::vector<int> base;
-    std::vector<uint64_t> streams;
+    Few<int> base;
+    Few<uint64_t> streams;
     Noise noise;
     bool error = false;
     Tensor norm;
@@ -70,9 +72,7 @@ Weights read_weights(PyObject* object, Arguments& arguments, int rows, int colum
 
 void read_tensors(Call& call, PyObject* outs_, PyObject* ins_, Arguments& arguments) {
     Items outs(outs_), ins(ins_);
-    require(ins.size() > 0 && ins.size() <= MAX_TERMS && outs.size() <= MAX_TERMS);
-    call.outs.reserve(outs.size());
-    call.ins.reserve(ins.size());
+    require(ins.size() > 0);
     for (int j = 0; j < ins.size(); ++j) {
         call.ins.push_back(arguments.read(ins[j]));
         require(call.ins[j].is_float() && call.ins[j].same_shape(call.ins[0]));
@@ -102,7 +102,7 @@ void read_noise(Call& call, PyObject* keys, PyObject* streams_, Arguments& argum
     for (int k = 0; k < streams.size(); ++k) call.streams.push_back(word(streams[k]));
     if (call.streams.empty()) return;
     require(call.batch() >= 0);
-    const int64_t n = call.batch() ? call.ins[0].numel() / call.batch() : 0;
+    const int64_t n = call.batch() ? call.ins[0].numel / call.batch() : 0;
     call.noise.keys = read_keys(keys, arguments, call.batch(), n);
 }
 
@@ -116,8 +116,8 @@ struct Sum {
 template <class T>
 class Combine {
   public:
-    Combine(const Call& call, Space& space) : call_(call), space_(space), n_in_(int(call.ins.size())) {
-        n_out_ = int(call.outs.size());
+    Combine(const Call& call, Space& space) : call_(call), space_(space), n_in_(call.ins.size()) {
+        n_out_ = call.outs.size();
         if (!call.weights.by_sample())
             for (int i = 0; i < call.weights.rows; ++i) shared_.push_back(sum(0, i));
         note_what_is_read();
@@ -127,9 +127,8 @@ class Combine {
     }
 
     void run() {
-        const int64_t grain = std::max<int64_t>(1, (call_.streams.empty() ? GRAIN : GRAIN / 2) / tile_elements());
-        parallel_for(space_.tiles(), grain, [this](int64_t begin, int64_t end) {
-            Scratch<T> scratch(int(call_.weights.columns) + 3);
+        parallel_for(space_.tiles(), std::max<int64_t>(1, GRAIN / tile_work()), [this](int64_t begin, int64_t end) {
+            Scratch<T> scratch(call_.weights.columns + 3);
             for (int64_t i = begin; i < end; ++i) tile(space_.tile(i), scratch);
             if (streamed_) kernels->fence();
         });
@@ -146,7 +145,11 @@ class Combine {
 
     const View& out_view(int i) const { return space_.views[i]; }
     const View& in_view(int j) const { return space_.views[n_out_ + j]; }
-    int64_t tile_elements() const { return std::min(space_.tile_size(), std::max<int64_t>(1, space_.rows * space_.n)); }
+
+    int64_t tile_work() const {
+        const int64_t touched = n_in_ + n_out_ + 4 * call_.error + DRAWN * call_.streams.size();
+        return touched * std::max<int64_t>(1, std::min(space_.tile_size(), space_.rows * space_.n));
+    }
 
     Sum<T> sum(int64_t b, int i) const {
         Sum<T> s;
@@ -207,7 +210,7 @@ class Combine {
             const bool there = !staged_[j] && view.direct<T>(t);
             x[j] = there ? place<T>(view, t) : gather(space_, view, t, scratch[j]);
         }
-        for (int k = 0; k < int(call_.streams.size()); ++k) {
+        for (int k = 0; k < call_.streams.size(); ++k) {
             if (!read_[n_in_ + k]) continue;
             T* buffer = scratch[n_in_ + k];
             call_.noise.tile(buffer, t, call_.streams[k]);
@@ -252,13 +255,13 @@ class Combine {
     }
 };
 
-bool all_narrow(const std::vector<Tensor>& tensors) {
+bool all_narrow(const Few<Tensor>& tensors) {
     return std::none_of(tensors.begin(), tensors.end(), [](const Tensor& x) { return x.type == F64; });
 }
 
 void run(const Call& call) {
     if (call.outs.empty()) return;
-    std::vector<const Tensor*> tensors;
+    Few<const Tensor*> tensors;
     for (auto* list : {&call.outs, &call.ins})
         for (const Tensor& x : *list) tensors.push_back(&x);
     Space space(tensors, call.by_sample(), call.ordered());
@@ -277,9 +280,9 @@ void combine(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     read_tensors(call, args[0], args[1], arguments);
     if (count > 5) read_noise(call, args[4], args[5], arguments);
     if (count > 6 && !is_none(args[6])) read_error(call, args[6], arguments);
-    const int n_in = int(call.ins.size()), n_out = int(call.outs.size());
+    const int n_in = call.ins.size(), n_out = call.outs.size();
     call.weights =
-        read_weights(args[2], arguments, n_out + call.error, n_in + int(call.streams.size()), call.batch());
+        read_weights(args[2], arguments, n_out + call.error, n_in + call.streams.size(), call.batch());
     require(!call.by_sample() || call.batch() >= 0);
     Items base(args[3]);
     require(base.size() == n_out);

@@ -1,7 +1,5 @@
 #include "noise.h"
 
-#include <cstring>
-
 namespace odesolve {
 
 Draw Noise::at(int64_t row, uint64_t stream) const {
@@ -27,7 +25,8 @@ void Noise::many_rows(float* out, const Tile& tile, Quads& quads) const {
     const int64_t drawn = (tile.n + 3) / 4 * 4;
     (signs ? kernels->signs_of : kernels->normals_of)(out, quads, drawn * tile.rows);
     if (drawn == tile.n) return;
-    for (int64_t r = 1; r < tile.rows; ++r) std::memmove(out + r * tile.n, out + r * drawn, tile.n * sizeof(float));
+    for (int64_t r = 1; r < tile.rows; ++r)
+        for (int64_t i = 0; i < tile.n; ++i) out[r * tile.n + i] = out[r * drawn + i];
 }
 
 Tensor read_keys(PyObject* object, Arguments& arguments, int64_t batch, int64_t n) {

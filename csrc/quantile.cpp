@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "ops.h"
 #include "parallel.h"
@@ -99,7 +100,9 @@ void quantile(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count == 3);
     const Tensor x = arguments.read(args[1]);
     require(x.is_float() && x.dims > 0);
-    const Space space({&x}, true, false);
+    Few<const Tensor*> tensors;
+    tensors.push_back(&x);
+    const Space space(tensors, true, false);
     const Tensor out = arguments.write(args[0]);
     const double q = number(args[2]);
     require(out.dims == 1 && out.shape[0] == space.rows && space.n > 0 && q >= 0.0 && q <= 1.0);

@@ -1,6 +1,7 @@
 // normal, and the reductions over samples: rms, inner, quadratic_form.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "noise.h"
 #include "ops.h"
@@ -9,15 +10,20 @@
 namespace odesolve {
 namespace {
 
-constexpr int64_t GRAIN = 16 * TILE;
+// Elements worth a second thread.
+constexpr int64_t SUMMED = 192 * TILE, DRAWN = 48 * TILE;
 
-int64_t grain(const Space& space) {
-    return std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, std::min(TILE, space.rows * space.n)));
+int64_t grain(const Space& space, int64_t elements) {
+    return std::max<int64_t>(1, elements / std::max<int64_t>(1, std::min(TILE, space.rows * space.n)));
 }
 
-Space samples(const std::vector<const Tensor*>& tensors) {
-    require(tensors[0]->dims > 0);
-    for (const Tensor* x : tensors) require(x->is_float() && x->same_shape(*tensors[0]));
+template <class... Tensors>
+Space samples(const Tensor& first, const Tensors&... others) {
+    Few<const Tensor*> tensors;
+    for (const Tensor* x : {&first, &others...}) {
+        require(x->is_float() && x->dims > 0 && x->same_shape(first));
+        tensors.push_back(x);
+    }
     return Space(tensors, true, true);
 }
 
@@ -29,9 +35,9 @@ Tensor per_sample(PyObject* object, Arguments& arguments, int64_t batch) {
 
 // One number or a number for each sample; torch's reference takes any shape that holds as many.
 struct Streams {
-    uint64_t one = 0;
+    uint64_t one;
+    bool many;
     Tensor each;
-    bool many = false;
 
     template <class T>
     void draw(const Noise& noise, T* out, const Tile& tile) const {
@@ -41,6 +47,8 @@ struct Streams {
 
 Streams read_streams(PyObject* object, Arguments& arguments, int64_t batch) {
     Streams s;
+    s.one = 0;
+    s.many = false;
     if (!is_tensor(object)) {
         s.one = word(object);
         return s;
@@ -50,7 +58,7 @@ Streams read_streams(PyObject* object, Arguments& arguments, int64_t batch) {
     s.many = x.dims == 1 && x.shape[0] == batch && batch > 1;
     if (s.many)
         s.each = x;
-    else if (x.numel() == 1)
+    else if (x.numel == 1)
         s.one = word_at(x, 0);
     else
         require(batch == 0);
@@ -65,9 +73,9 @@ bool is_signs(PyObject* kind) {
 
 // out (B,) <- finish(sum over each sample of what block(first place in the tile, row, length) gives, row).
 template <class T, class Prepare, class Finish>
-void reduce(const Space& space, int buffers, const Prepare& prepare, const Finish& finish) {
+void reduce(const Space& space, int64_t worth, int buffers, const Prepare& prepare, const Finish& finish) {
     std::vector<double> blocks(space.rows * space.tiles_a_row());
-    parallel_for(space.tiles(), grain(space), [&](int64_t begin, int64_t end) {
+    parallel_for(space.tiles(), grain(space, worth), [&](int64_t begin, int64_t end) {
         Scratch<T> scratch(buffers);
         for (int64_t i = begin; i < end; ++i) {
             const Tile t = space.tile(i);
@@ -93,7 +101,7 @@ void rms_in(const Space& space, const Tensor& out, const Scale& rtol, const Scal
             return loops<T>().error(e + i, y0 + i, y1 + i, T(rtol.at(b)), T(atol.at(b)), n);
         };
     };
-    reduce<T>(space, 3, prepare, [&](int64_t b, double sum) {
+    reduce<T>(space, SUMMED, 3, prepare, [&](int64_t b, double sum) {
         put(out, b * out.stride[0], std::sqrt(sum / std::max<int64_t>(1, space.n)));
     });
 }
@@ -116,7 +124,7 @@ void inner_in(const Space& space, const Weighted& finish) {
         const T *a = at(space, 0, t, scratch), *b = at(space, 1, t, scratch);
         return [=](int64_t i, int64_t, int64_t n) { return loops<T>().dot(a + i, b + i, n); };
     };
-    reduce<T>(space, 2, prepare, finish);
+    reduce<T>(space, SUMMED, 2, prepare, finish);
 }
 
 template <class T>
@@ -127,12 +135,12 @@ void form_in(const Space& space, const Noise& noise, const Streams& streams, con
         streams.draw(noise, eps, t);
         return [=](int64_t i, int64_t, int64_t n) { return loops<T>().dot(eps + i, v + i, n); };
     };
-    reduce<T>(space, 2, prepare, finish);
+    reduce<T>(space, DRAWN, 2, prepare, finish);
 }
 
 template <class T>
 void normal_in(const Space& space, const Noise& noise, const Streams& streams) {
-    parallel_for(space.tiles(), grain(space), [&](int64_t begin, int64_t end) {
+    parallel_for(space.tiles(), grain(space, DRAWN), [&](int64_t begin, int64_t end) {
         Scratch<T> scratch(1);
         const View& view = space.views[0];
         for (int64_t i = begin; i < end; ++i) {
@@ -151,7 +159,7 @@ void normal_in(const Space& space, const Noise& noise, const Streams& streams) {
 void normal(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count == 3 || count == 4);
     const Tensor out = arguments.write(args[0]);
-    const Space space = samples({&out});
+    const Space space = samples(out);
     const Noise noise{read_keys(args[1], arguments, space.rows, space.n), count > 3 && is_signs(args[3])};
     const Streams streams = read_streams(args[2], arguments, space.rows);
     Unlocked unlocked(space.rows * space.n);
@@ -161,7 +169,7 @@ void normal(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
 void rms(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count == 6);
     const Tensor e = arguments.read(args[1]), y0 = arguments.read(args[2]), y1 = arguments.read(args[3]);
-    const Space space = samples({&e, &y0, &y1});
+    const Space space = samples(e, y0, y1);
     require(e.type == F32 || e.type == F64);
     const Tensor out = per_sample(args[0], arguments, space.rows);
     const Scale rtol = scale(args[4], arguments, space.rows), atol = scale(args[5], arguments, space.rows);
@@ -172,8 +180,8 @@ void rms(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
 void inner(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count >= 3 && count <= 5);
     const Tensor a = arguments.read(args[1]), b = arguments.read(args[2]);
-    const Space space = samples({&a, &b});
-    Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, {}, false}, count > 4 && truth(args[4])};
+    const Space space = samples(a, b);
+    Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, false, {}}, count > 4 && truth(args[4])};
     if (count > 3) finish.weight = scale(args[3], arguments, space.rows);
     Unlocked unlocked(space.rows * space.n);
     a.type == F64 || b.type == F64 ? inner_in<double>(space, finish) : inner_in<float>(space, finish);
@@ -182,10 +190,10 @@ void inner(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
 void quadratic_form(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count >= 4 && count <= 7);
     const Tensor v = arguments.read(args[1]);
-    const Space space = samples({&v});
+    const Space space = samples(v);
     const Noise noise{read_keys(args[2], arguments, space.rows, space.n), count < 5 || is_signs(args[4])};
     const Streams streams = read_streams(args[3], arguments, space.rows);
-    Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, {}, false}, count > 6 && truth(args[6])};
+    Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, false, {}}, count > 6 && truth(args[6])};
     if (count > 5) finish.weight = scale(args[5], arguments, space.rows);
     Unlocked unlocked(space.rows * space.n);
     v.type == F64 ? form_in<double>(space, noise, streams, finish) : form_in<float>(space, noise, streams, finish);

@@ -6,7 +6,7 @@
 namespace odesolve {
 namespace {
 
-using Tensors = std::vector<const Tensor*>;
+using Tensors = Few<const Tensor*>;
 
 // Dimensions with more than one element, from outermost to innermost.
 int dimensions(const Tensor& shape, bool by_sample, bool ordered, int* order) {
@@ -41,7 +41,6 @@ Space::Space(const Tensors& tensors, bool by_sample, bool ordered) {
             shape_[dims_++] = size;
         inner[dims_ - 1] = order[i];
     }
-    views.reserve(tensors.size());
     for (const Tensor* x : tensors) {
         View view{x->data, x->type, true, by_sample ? x->stride[0] : 0, {}};
         int64_t dense = 1;

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <cstdlib>
-#include <memory>
 #include <new>
-#include <vector>
 
 #include "kernels.h"
 #include "tensor.h"
@@ -32,10 +30,10 @@ struct View {
 // their logical order where `ordered`, which noise and sums need, else in the order that the first tensor has in memory.
 class Space {
   public:
-    Space(const std::vector<const Tensor*>& tensors, bool by_sample, bool ordered);
+    Space(const Few<const Tensor*>& tensors, bool by_sample, bool ordered);
 
     int64_t rows = 1, n = 1;
-    std::vector<View> views;
+    Few<View> views;
 
     void cut(int64_t tile);
     int64_t tiles() const { return rows && n ? (rows + rows_a_tile_ - 1) / rows_a_tile_ * tiles_a_row_ : 0; }

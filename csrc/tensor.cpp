@@ -54,27 +54,28 @@ bool true_result(PyObject* owned) {
     return result.get() == Py_True;
 }
 
-// First and one past the last byte that a tensor reaches.
-struct Range {
-    const char *first, *end;
-};
-
-Range range(const Tensor& x) {
-    const char *low = x.data, *high = x.data;
+void set_shape(Tensor& x, const Exported& from) {
+    x.dims = from.dims;
+    x.numel = 1;
+    x.first = x.end = x.data;
     for (int d = 0; d < x.dims; ++d) {
-        int64_t reach = (x.shape[d] - 1) * x.stride[d] * size_of(x.type);
-        (reach < 0 ? low : high) += reach;
+        x.shape[d] = from.shape[d];
+        x.stride[d] = from.stride[d];
+        x.numel *= x.shape[d];
+        (x.stride[d] < 0 ? x.first : x.end) += (x.shape[d] - 1) * x.stride[d] * size_of(x.type);
     }
-    return {low, high + size_of(x.type)};
+    x.end += size_of(x.type);
+    if (x.numel == 0) x.first = x.end = nullptr;
+}
+
+// Negated views come from imaginary parts, whose strides are even: most tensors need no question.
+bool may_be_negated(const Tensor& x) {
+    for (int d = 0; d < x.dims; ++d)
+        if (x.shape[d] > 1 && x.stride[d] % 2) return false;
+    return true;
 }
 
 }  // namespace
-
-int64_t Tensor::numel() const {
-    int64_t n = 1;
-    for (int d = 0; d < dims; ++d) n *= shape[d];
-    return n;
-}
 
 bool Tensor::same_shape(const Tensor& other) const {
     return dims == other.dims && std::equal(shape, shape + dims, other.shape);
@@ -101,24 +102,26 @@ PyObject* Items::operator[](int i) const {
 Arguments::Arguments() {
     require(torch.read);
     grad_ = true_result(PyObject_CallObject(torch.grad_enabled, nullptr));
-    held_.reserve(16);
+}
+
+Arguments::~Arguments() {
+    for (PyObject* object : held_) Py_DECREF(object);
 }
 
 Tensor Arguments::read(PyObject* object) {
     require(is_tensor(object));
     Exported from;
     require(torch.read(object, &from) == 0 && from.device.kind == CPU && from.dims <= MAX_DIMS);
-    // The table passes over both: a negated view would come with its sign lost, and a graph would miss the op.
-    require(!true_result(PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr)));
-    require(!grad_ || !true_result(PyObject_GetAttr(object, torch.requires_grad)));
     Tensor x;
     x.data = static_cast<char*>(from.data) + from.byte_offset;
     x.type = type_of(from.type);
-    x.dims = from.dims;
-    std::copy_n(from.shape, from.dims, x.shape);
-    std::copy_n(from.stride, from.dims, x.stride);
-    require(from.data || x.numel() == 0);  // fake tensors have none
-    held_.push_back(hold(object));
+    set_shape(x, from);
+    require(from.data || x.numel == 0);  // fake tensors have none
+    // The table passes over both: a negated view would lose its sign, and a graph would miss the op.
+    require(!may_be_negated(x) || !true_result(PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr)));
+    require(!grad_ || !true_result(PyObject_GetAttr(object, torch.requires_grad)));
+    held_.push_back(object);
+    Py_INCREF(object);
     return x;
 }
 
@@ -158,6 +161,7 @@ bool truth(PyObject* object) {
 
 Scale scale(PyObject* object, Arguments& arguments, int64_t batch) {
     Scale s;
+    s.value = 0.0;
     s.many = is_tensor(object);
     if (!s.many) {
         s.value = number(object);
@@ -180,11 +184,7 @@ void put(const Tensor& x, int64_t offset, double value) {
     kernels->f64.store[x.type](x.data + offset * size_of(x.type), 1, &value, 1);
 }
 
-bool overlap(const Tensor& a, const Tensor& b) {
-    if (a.numel() == 0 || b.numel() == 0) return false;
-    Range r = range(a), s = range(b);
-    return r.first < s.end && s.first < r.end;
-}
+bool overlap(const Tensor& a, const Tensor& b) { return a.first < b.end && b.first < a.end; }
 
 bool same_place(const Tensor& a, const Tensor& b) {
     if (a.data != b.data || a.type != b.type || !a.same_shape(b)) return false;

@@ -6,7 +6,7 @@
 #include <Python.h>
 
 #include <cstdint>
-#include <vector>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -18,18 +18,41 @@ inline void require(bool condition) {
     if (!condition) throw Leave();
 }
 
-constexpr int MAX_DIMS = 16;
+constexpr int MAX_DIMS = 16, MAX_TENSORS = 64;
 
-// A strided array in CPU memory. Whoever holds one holds the Python object too: see `Held`.
+// A strided array in CPU memory, and the first and one past the last byte that it reaches.
 struct Tensor {
-    char* data = nullptr;
-    Type type = F32;
-    int dims = 0;
-    int64_t shape[MAX_DIMS], stride[MAX_DIMS];
+    char *data, *first, *end;
+    Type type;
+    int dims;
+    int64_t numel, shape[MAX_DIMS], stride[MAX_DIMS];
 
-    int64_t numel() const;
     bool is_float() const { return type != I64; }
     bool same_shape(const Tensor& other) const;
+};
+
+// A short list that needs no allocation: a small op is over in the time of a dozen. Too many items leave the op.
+template <class T, int N = MAX_TENSORS>
+class Few {
+    static_assert(std::is_trivially_copyable_v<T>);
+
+  public:
+    void push_back(const T& item) {
+        require(size_ < N);
+        begin()[size_++] = item;
+    }
+    int size() const { return size_; }
+    bool empty() const { return size_ == 0; }
+    T* begin() { return reinterpret_cast<T*>(memory_); }
+    T* end() { return begin() + size_; }
+    const T* begin() const { return reinterpret_cast<const T*>(memory_); }
+    const T* end() const { return begin() + size_; }
+    T& operator[](int i) { return begin()[i]; }
+    const T& operator[](int i) const { return begin()[i]; }
+
+  private:
+    int size_ = 0;
+    alignas(T) unsigned char memory_[N * sizeof(T)];
 };
 
 constexpr int64_t size_of(Type type) { return type == F64 || type == I64 ? 8 : type == F32 ? 4 : 2; }
@@ -76,21 +99,23 @@ class Items {
 class Arguments {
   public:
     Arguments();
+    ~Arguments();
+    Arguments(const Arguments&) = delete;
     Tensor read(PyObject* object);
     Tensor write(PyObject* object);
     void written();
 
   private:
     bool grad_;
-    std::vector<Held> held_;
-    std::vector<PyObject*> written_;
+    Few<PyObject*, 2 * MAX_TENSORS> held_;
+    Few<PyObject*> written_;
 };
 
 // A number, or one a sample.
 struct Scale {
-    double value = 0.0;
+    double value;
+    bool many;
     Tensor each;
-    bool many = false;
     double at(int64_t b) const;
 };
 

@@ -1,5 +1,6 @@
 // The Picard update of a window: one pass over elements, all points of a tile while its state stays in L1.
 #include <algorithm>
+#include <vector>
 
 #include "noise.h"
 #include "ops.h"
@@ -8,16 +9,17 @@
 namespace odesolve {
 namespace {
 
-constexpr int MAX_TERMS = 32;
-constexpr int64_t GRAIN = 32 * TILE;
+constexpr int MAX_TERMS = 33;
+constexpr int64_t GRAIN = 64 * TILE;  // elements of all points that are worth a second thread
+constexpr int64_t SPAN = 8;            // tiles taken together: reading longer stretches of a point is faster from memory
 
 struct Call {
     Tensor out, residual, origin, old, weights, growth, streams;
-    std::vector<Tensor> ins;
+    Few<Tensor, 32> ins;
     Noise noise;
     bool noisy = false;
     int64_t points() const { return out.shape[0]; }
-    int columns() const { return int(ins.size()) + noisy; }
+    int columns() const { return ins.size() + noisy; }
 };
 
 // One point of a tensor (P, B, ...).
@@ -39,23 +41,32 @@ class Window {
   public:
     Window(const Call& call, const Space& space) : call_(call), space_(space) {
         blocks_.resize(call.points() * space.rows * space.tiles_a_row());
+        if (space.tiles_a_row() > 1) {
+            span_ = std::min({SPAN, space.tiles_a_row(), std::max<int64_t>(1, space.tiles() / SPAN)});
+            spans_a_row_ = (space.tiles_a_row() + span_ - 1) / span_;
+        }
     }
 
     void run() {
-        const int64_t work = std::max<int64_t>(1, std::min(TILE, space_.rows * space_.n) * call_.points());
-        parallel_for(space_.tiles(), std::max<int64_t>(1, GRAIN / work), [this](int64_t begin, int64_t end) {
+        const int64_t count = space_.tiles() / space_.tiles_a_row() * spans_a_row_;
+        const int64_t work = std::min(span_ * TILE, space_.rows * space_.n) * call_.points();
+        parallel_for(count, std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, work)), [this](int64_t begin, int64_t end) {
             Scratch<T> scratch(SPARE + call_.columns());
-            for (int64_t i = begin; i < end; ++i) tile(space_.tile(i), scratch);
+            for (int64_t i = begin; i < end; ++i) {
+                const int64_t row = i / spans_a_row_ * space_.tiles_a_row(), place = i % spans_a_row_ * span_;
+                span(row + place, row + std::min(place + span_, space_.tiles_a_row()), scratch);
+            }
         });
         finish();
     }
 
   private:
-    enum { STATE, CHANGE, OLD, SPARE };  // buffers; those of the inputs follow
+    enum { CHANGE = SPAN, OLD, SPARE };  // buffers: states before these, inputs after
     enum { OUT, ORIGIN, EARLIER, INS };  // views
     const Call& call_;
     const Space& space_;
     std::vector<double> blocks_;
+    int64_t span_ = 1, spans_a_row_ = 1;
 
     double* blocks(int64_t p, int64_t b) { return blocks_.data() + (p * space_.rows + b) * space_.tiles_a_row(); }
 
@@ -64,22 +75,25 @@ class Window {
         return v.direct<T>(t) ? place<T>(v, t, offset) : gather(space_, v, t, buffer, offset);
     }
 
-    void tile(const Tile& t, Scratch<T>& scratch) {
-        const View& out = space_.views[OUT];
-        T* state = scratch[STATE];
-        gather(space_, space_.views[ORIGIN], t, state);
-        for (int64_t p = 0; p < call_.points(); ++p) {
-            const T* x[MAX_TERMS + 1];
-            sources(x, p, t, scratch);
-            const T* old = at(EARLIER, t, p * call_.old.stride[0], scratch[OLD]);
-            for (int64_t r = 0; r < t.rows; ++r)
-                blocks(p, t.row + r)[t.first / TILE] = row(x, old, p, t.row + r, r * t.n, t.n, scratch);
-            scatter(space_, out, t, state, p * call_.out.stride[0]);
+    void span(int64_t begin, int64_t end, Scratch<T>& scratch) {
+        for (int64_t i = begin; i < end; ++i) gather(space_, space_.views[ORIGIN], space_.tile(i), scratch[i - begin]);
+        for (int64_t p = 0; p < call_.points(); ++p)
+            for (int64_t i = begin; i < end; ++i) tile(p, space_.tile(i), scratch[i - begin], scratch);
+    }
+
+    void tile(int64_t p, const Tile& t, T* state, Scratch<T>& scratch) {
+        const T* x[MAX_TERMS];
+        sources(x, p, t, scratch);
+        const T* old = at(EARLIER, t, p * call_.old.stride[0], scratch[OLD]);
+        for (int64_t r = 0; r < t.rows; ++r) {
+            const int64_t b = t.row + r, i = r * t.n;
+            blocks(p, b)[t.first / TILE] = row(x, old, state, p, b, i, t.n, scratch[CHANGE]);
         }
+        scatter(space_, space_.views[OUT], t, state, p * call_.out.stride[0]);
     }
 
     void sources(const T** x, int64_t p, const Tile& t, Scratch<T>& scratch) const {
-        const int n_in = int(call_.ins.size());
+        const int n_in = call_.ins.size();
         for (int j = 0; j < n_in; ++j) x[j] = at(INS + j, t, p * call_.ins[j].stride[0], scratch[SPARE + j]);
         if (!call_.noisy) return;
         const Tensor& s = call_.streams;
@@ -92,19 +106,19 @@ class Window {
     }
 
     // The n elements of one sample from `i` on in the tile: their change, their new state, the square of their move.
-    double row(const T* const* x, const T* old, int64_t p, int64_t b, int64_t i, int64_t n, Scratch<T>& scratch) const {
+    double row(const T* const* x, const T* old, T* state, int64_t p, int64_t b, int64_t i, int64_t n, T* change) const {
         const Tensor &w = call_.weights, &g = call_.growth;
         const int64_t place = entry(w, w.dims == 3, p, b);
-        const T* in[MAX_TERMS + 1];
-        T weight[MAX_TERMS + 1];
+        const T* in[MAX_TERMS];
+        T weight[MAX_TERMS];
         int terms = 0;
         for (int j = 0; j < call_.columns(); ++j) {
             weight[terms] = T(float_at(w, place + j * w.stride[w.dims - 1]));
             if (weight[terms] != T(0)) in[terms++] = x[j] + i;
         }
-        loops<T>().combine(scratch[CHANGE] + i, terms, in, weight, nullptr, n);
+        loops<T>().combine(change, terms, in, weight, nullptr, n);
         const T growth = T(float_at(g, entry(g, g.dims == 2, p, b)));
-        return loops<T>().advance(scratch[STATE] + i, scratch[CHANGE] + i, old + i, growth, n);
+        return loops<T>().advance(state + i, change, old + i, growth, n);
     }
 
     void finish() {
@@ -126,7 +140,6 @@ void read(Call& call, PyObject* const* args, Py_ssize_t count, Arguments& argume
     call.origin = arguments.read(args[2]);
     call.old = arguments.read(args[3]);
     Items ins(args[4]);
-    require(ins.size() < MAX_TERMS);
     for (int j = 0; j < ins.size(); ++j) call.ins.push_back(arguments.read(ins[j]));
     call.weights = arguments.read(args[5]);
     call.growth = arguments.read(args[6]);
@@ -163,9 +176,10 @@ void window(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     read(call, args, count, arguments);
     check(call);
     require(wide(call) || call.old.type != F64);
-    std::vector<Tensor> points{point(call.out), call.origin, point(call.old)};
+    Few<Tensor> points;
+    for (const Tensor& x : {point(call.out), call.origin, point(call.old)}) points.push_back(x);
     for (const Tensor& x : call.ins) points.push_back(point(x));
-    std::vector<const Tensor*> tensors;
+    Few<const Tensor*> tensors;
     for (const Tensor& x : points) tensors.push_back(&x);
     const Space space(tensors, true, true);
     if (call.noisy) call.noise.keys = read_keys(args[7], arguments, space.rows, space.n);
