@@ -181,10 +181,12 @@ def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers 
     if buffers is None:
         outs = combined(ins, weights, op.base, cursor.keys, op.streams, [dtypes[cast] for cast in op.cast])
     else:
+        outs: list[Tensor] = []  # type: ignore[no-redef]
         for slot, cast in zip(op.outs, op.cast, strict=True):
-            if buffers[slot] is None:
-                buffers[slot] = torch.empty_like(ins[0], dtype=dtypes[cast])
-        outs: list[Tensor] = [buffers[slot] for slot in op.outs]  # type: ignore[no-redef]
+            out = buffers[slot]
+            if out is None:
+                out = buffers[slot] = torch.empty_like(ins[0], dtype=dtypes[cast])
+            outs.append(out)
         combine(outs, ins, weights, op.base, cursor.keys, op.streams)
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
