@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ def test_document(file, tmp_path, monkeypatch):
     """One namespace a document: a block may use what the ones before it defined. Files land in a scratch folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    namespace: dict = {"__name__": "document"}
+    module = types.ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", module)  # the compiler looks up where a function is from
     for line, code in blocks(file):
-        exec(compile("\n" * line + code, str(file), "exec"), namespace)
+        exec(compile("\n" * line + code, str(file), "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
