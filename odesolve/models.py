@@ -210,7 +210,8 @@ class Model:
         if key not in self._kept_times:
             if len(self._kept_times) >= KEPT_TIMES:
                 self._kept_times.clear()
-            self._kept_times[key] = self.network_times(torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+            t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype)
+            self._kept_times[key] = t.to(device, non_blocking=True)
         return self._kept_times[key]
 
     def reading_for(self, dtype: torch.dtype) -> Reading:

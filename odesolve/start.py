@@ -68,15 +68,17 @@ def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device)
         seed = fresh_seed()
     if ids is None:
         return keys(seed, torch.arange(batch, device=device))
-    samples = torch.as_tensor(ids, device=device)
+    samples = torch.as_tensor(ids)
     if samples.shape != (batch,) or samples.is_floating_point():
         raise OdesolveError(
             f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample"
         )
-    if batch and not (int(samples.min()) >= 0 and int(samples.max()) < 2**32):
+    # Ids that lie on a device already are not waited for: their low 32 bits count.
+    if batch and samples.is_cpu and not (int(samples.min()) >= 0 and int(samples.max()) < 2**32):
         raise OdesolveError(
             "ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples"
         )
+    samples = samples.to(device, non_blocking=True)
     return keys(seed, samples)
 
 

@@ -35,7 +35,7 @@ class Graph:
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self.reason: str | None = None
         self._captured: torch.cuda.CUDAGraph | None = None
-        self._tables: dict[int, tuple[Program, Table, Tensor]] = {}
+        self._tables: dict[int, tuple[Program, Table]] = {}
         new = torch.zeros_like
         self._states = [new(like) for _ in range(states)]
         self._input = new(like, dtype=model.dtype or like.dtype)
@@ -58,11 +58,11 @@ class Graph:
             logging.getLogger("odesolve").warning("the plain loop runs instead of the graph: %s", self.reason)
             return run_loop(program, model or self.model, x, keys=keys)
         assert self._captured is not None
-        return self.replay(program, x, keys, self._captured.replay)
+        return self.replay(program, x, keys, self._captured.replay, model)
 
-    def replay(self, program: Program, x: Tensor, keys: Tensor | None, step) -> Tensor:
+    def replay(self, program: Program, x: Tensor, keys: Tensor | None, step, model: Network | None = None) -> Tensor:
         """Fill the table and the buffers, and call ``step`` once for every evaluation."""
-        table = self._load(program)
+        table = self._load(program, model or self.model)
         if keys is not None:
             self._keys.copy_(keys)
         self._states[table.start].copy_(x)
@@ -94,18 +94,18 @@ class Graph:
             return "a classifier's gradient is taken at the state itself, which moves"
         return unfit(program, self.layout) or (self.model.settle(model) if model is not None else None)
 
-    def _load(self, program: Program) -> Table:
+    def _load(self, program: Program, model: Network) -> Table:
+        """Write a program's table; its times as this model's network takes them."""
         if id(program) not in self._tables:
             if len(self._tables) >= KEPT:
                 del self._tables[next(iter(self._tables))]
-            times = self._times.new_zeros(self._times.shape, device="cpu")
-            # Call k is answered by row k + 1, and the step reads its time by the row it is about to run.
-            for k, t in enumerate(self.model.times_for(program.times, self.like)):
-                times[k + 1] = t.cpu()
-            self._tables[id(program)] = (program, table_of(program, self.layout), times)
-        _, table, times = self._tables[id(program)]
-        for target, source in ((self._weights, table.weights), (self._codes, table.codes), (self._times, times)):
-            target.copy_(source, non_blocking=True)
+            self._tables[id(program)] = (program, table_of(program, self.layout))
+        table = self._tables[id(program)][1]
+        self._weights.copy_(table.weights, non_blocking=True)
+        self._codes.copy_(table.codes, non_blocking=True)
+        # Call k is answered by row k + 1, and the step reads its time by the row it is about to run.
+        times = model.times_for(program.times, self.like)
+        self._times[1 : len(times) + 1] = torch.stack(times)
         return table
 
     def _capture(self) -> str | None:

@@ -54,7 +54,9 @@ def row(outs, ins, noise=1):
 def window():
     states = [torch.empty(4, B, N) for _ in range(3)]
     table = torch.zeros(4, 2, dtype=torch.float64)
-    backend.window(states[0], torch.empty(4, B), states[1][0], states[1], states[2:], table, table[:, 0], KEYS, KEYS[:1, 0])
+    backend.window(
+        states[0], torch.empty(4, B), states[1][0], states[1], states[2:], table, table[:, 0], KEYS, KEYS[:1, 0]
+    )
 
 
 CASES = {
@@ -79,9 +81,14 @@ CASES = {
 def launches(case):
     """The kernels that an op starts, with their arguments: (kernel, warps, args), in order."""
     seen = []
-    for owner, name in (*((backend, k) for k in ("_combine", "_normal", "_window")), *((reductions, k) for k in REDUCTIONS)):
+    for owner, name in (
+        *((backend, k) for k in ("_combine", "_normal", "_window")),
+        *((reductions, k) for k in REDUCTIONS),
+    ):
         launcher = getattr(owner, name)
-        launcher.start = lambda key, device, programs, warps, args, kernel=launcher.kernel: seen.append((kernel, warps, args))
+        launcher.start = lambda key, device, work, args, written=(), kernel=launcher.kernel: seen.append(
+            (kernel, work, args)
+        )
     CASES[case]()
     return seen
 
@@ -104,10 +111,10 @@ def source(kernel, args):
     return ASTSource(kernel, signature, constants, known)
 
 
-def figures(kernel, warps, args, target):
-    options = {"num_warps": warps, **launch.OPTIONS}
-    made = triton.compile(source(kernel, args), target=target, options=options)
-    elements = args[-1] // (warps * target.warp_size)  # of a thread
+def figures(kernel, work, args, target):
+    options = {"num_warps": work.warps, **launch.OPTIONS}
+    made = triton.compile(source(kernel, (*args, work.block)), target=target, options=options)
+    elements = work.block // (work.warps * target.warp_size)  # of a thread
     shared = {"name": kernel.__name__, "elements": elements, "smem": made.metadata.shared}
     return shared | (of_cubin(made.asm["cubin"]) if target.backend == "cuda" else of_amdgcn(made.asm["amdgcn"]))
 
@@ -121,21 +128,24 @@ def of_cubin(cubin):
             for flag in ("--dump-resource-usage", "-sass")
         )
     found = {k.lower(): int(re.search(rf"\b{k}:(\d+)", usage)[1]) for k in ("REG", "STACK", "LOCAL")}
-    lines = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
-    vector = [op for op in lines if op.startswith(("LDG", "STG"))]
-    return found | {"instructions": len(lines) - lines.count("NOP"), "memory": vector, "spills": sum(op.startswith(("LDL", "STL")) for op in lines)}
+    ops = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
+    return found | {
+        "instructions": len(ops) - ops.count("NOP"),
+        "memory": [op for op in ops if op.startswith(("LDG", "STG"))],
+        "spills": sum(op.startswith(("LDL", "STL")) for op in ops),
+    }
 
 
 def of_amdgcn(text):
-    counts = {k: int(re.search(rf"\.{k}:\s+(\d+)", text)[1]) for k in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")}
-    lines = re.findall(r"^\s+([a-z]\w+)", text, re.MULTILINE)
-    vector = [op for op in lines if op.startswith(("global_load", "global_store", "buffer_load", "buffer_store"))]
+    names = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    found = {k: int(re.search(rf"\.{k}:\s+(\d+)", text)[1]) for k in names}
+    ops = re.findall(r"^\s+([a-z]\w+)", text, re.MULTILINE)
     return {
-        "reg": counts["vgpr_count"],
-        "stack": counts["private_segment_fixed_size"],
-        "spills": counts["vgpr_spill_count"] + counts["sgpr_spill_count"],
-        "instructions": sum(op.startswith("v_") for op in lines),
-        "memory": vector,
+        "reg": found["vgpr_count"],
+        "stack": found["private_segment_fixed_size"],
+        "spills": found["vgpr_spill_count"] + found["sgpr_spill_count"],
+        "instructions": sum(op.startswith("v_") for op in ops),
+        "memory": [op for op in ops if re.match("(global|buffer|flat)_(load|store)", op)],
     }
 
 
