@@ -58,7 +58,8 @@ def run(
 ) -> Tensor:
     """Run a program from the start state x; no memory of the state's size is taken after the first steps.
 
-    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample, for a program that draws noise. Traceable by torch.compile.
+    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample, for a program that draws
+    noise. Traceable by torch.compile.
     """
     # A trace has no use for memory of its own: the compiler plans that.
     buffers: Buffers | None = None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)

@@ -26,7 +26,7 @@ def replayed(graph, model, plan, x=X):
     """What the graph computes, its step called directly."""
     program = program_for(model, plan, x.dtype, graph)
     assert graph._misfit(program, x, model) is None
-    return graph.replay(program, x, KEYS, graph.step)
+    return graph.replay(program, x, KEYS, graph.step, model)
 
 
 def looped(model, plan, x=X):
@@ -54,7 +54,7 @@ def test_one_captured_network_serves_every_path_and_prediction():
         (paths.Linear(), "velocity"),
         (paths.VE(), "data"),
     ):
-        model = ode.Model(net, path, predicts)
+        model = ode.Model(net, path, predicts, time_scale=0.5)
         plan = ode.plan("dpmpp_2m", path, 6, ode.grids.Karras(start=float(path.t_of_lam(-2.0))))
         torch.testing.assert_close(replayed(graph, model, plan), looped(model, plan), rtol=1e-5, atol=1e-5)
 
