@@ -106,6 +106,11 @@ def _cheap(name: str, afs: bool = False) -> str:
 def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
     """The candidate's plan on a model, lowered for a state of this dtype."""
     plan = plan_for(model, candidate.solver, steps, candidate.grid, dict(candidate.options))
+    if plan.streams:
+        raise OdesolveError(
+            f"{plan.solver} draws noise, and a profile measures the distance to the end point of the ODE: give a solver "
+            "without noise, or eta=0"
+        )
     return lower(plan, model.path, model.reading_for(dtype))
 
 

@@ -36,6 +36,14 @@ def test_a_grid_that_the_path_cannot_have_is_an_error_row(gaussian, noise, exact
     assert "training times" in found.rows[0].message
 
 
+def test_a_solver_that_draws_noise_is_an_error_row_that_says_what_to_do(gaussian, noise, exact):
+    path = ode.paths.VP()
+    solvers = ["dpmpp_2m_sde", "ddim(eta=1)", "dpmpp_2m_sde(eta=0)"]
+    found = ode.profile(gaussian.model(path), solvers, 5, ["karras"], noise=noise, reference=exact(path), timing=0)
+    assert sorted(r.status for r in found.rows) == ["error", "error", "ok"]
+    assert all("or eta=0" in r.message for r in found.rows if r.status == "error")
+
+
 def test_an_end_point_that_is_not_finite_is_a_diverged_row(noise):
     def net(x, t):
         return torch.where(x.abs() > 50, math.inf, 0.5) * x
