@@ -106,12 +106,20 @@ def _cheap(name: str, afs: bool = False) -> str:
 def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
     """The candidate's plan on a model, lowered for a state of this dtype."""
     plan = plan_for(model, candidate.solver, steps, candidate.grid, dict(candidate.options))
+    return lower(plan, model.path, model.reading_for(dtype))
+
+
+def _refuse_noise(model: Model, candidate: Candidate) -> None:
+    """Raise OdesolveError for a sampler that draws noise; one step to the data end draws none, so two are looked at."""
+    try:
+        plan = plan_for(model, candidate.solver, 2, candidate.grid, dict(candidate.options))
+    except OdesolveError:
+        return  # what is wrong with it is said where its steps are chosen
     if plan.streams:
         raise OdesolveError(
             f"{plan.solver} draws noise, and a profile measures the distance to the end point of the ODE: give a solver "
             "without noise, or eta=0"
         )
-    return lower(plan, model.path, model.reading_for(dtype))
 
 
 def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | None:
@@ -120,6 +128,7 @@ def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | Non
     Every step takes at least one call, so a secant search between brackets needs two or three plans. Raises the
     OdesolveError of the plan if no number of steps gives one.
     """
+    _refuse_noise(model, candidate)
     best, low, high, failure = None, 0, math.inf, None
     known = solvers().get(candidate.name)
     steps = max(1, budget // (model.evaluations_per_call * (known.evaluations if known else 1)))
