@@ -17,7 +17,7 @@ import torch
 import triton
 from odesolve.kernels import philox
 from odesolve.kernels.reference import ErrorNorm
-from odesolve.kernels.triton import backend, launch, reductions
+from odesolve.kernels.triton import backend, launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -79,21 +79,11 @@ CASES = {
 
 
 def launches(case):
-    """The kernels that an op starts, with their arguments: (kernel, warps, args), in order."""
+    """The kernels that an op starts, in order: (kernel, work, arguments)."""
     seen = []
-    for owner, name in (
-        *((backend, k) for k in ("_combine", "_normal", "_window")),
-        *((reductions, k) for k in REDUCTIONS),
-    ):
-        launcher = getattr(owner, name)
-        launcher.start = lambda key, device, work, args, written=(), kernel=launcher.kernel: seen.append(
-            (kernel, work, args)
-        )
+    launch.Launcher.start = lambda self, key, device, work, args, written=(): seen.append((self.kernel, work, args))
     CASES[case]()
     return seen
-
-
-REDUCTIONS = ("rms_launcher", "inner_launcher", "_finish")
 
 
 def source(kernel, args):
@@ -151,5 +141,6 @@ def of_amdgcn(text):
 
 if __name__ == "__main__":
     kind, arch = sys.argv[1].split(":")
-    machine = GPUTarget(kind, int(arch) if kind == "cuda" else arch, 32 if kind == "cuda" else 64)
+    launch.WARP = 32 if kind == "cuda" else 64
+    machine = GPUTarget(kind, int(arch) if kind == "cuda" else arch, launch.WARP)
     print(json.dumps({case: [figures(*one, machine) for one in launches(case)] for case in sys.argv[2:]}))

@@ -1,0 +1,232 @@
+"""The ops of ``odesolve.kernels.reference`` on CUDA and ROCm devices. An op returns False for what it leaves to the
+reference, having written nothing.
+
+Nothing here waits for the device: coefficients on the host are uploaded once for the same values, from pinned memory.
+``quantile`` is the reference's: selecting order statistics is a sort, torch's own segmented sort runs at the speed of
+memory, and dynamic thresholding calls it once a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from odesolve.kernels.reference import ErrorNorm, Scale, Weights
+from odesolve.kernels.triton import combine as _kernels
+from odesolve.kernels.triton import geometry, launch, reductions
+from odesolve.kernels.triton import window as _windows
+from torch import Tensor
+
+refusal = launch.refusal
+_combine = launch.Launcher(_kernels.combine_kernel, ("size", "N_OUT", "N_IN", "N_NOISE", "RANK"))
+_normal = launch.Launcher(_kernels.normal_kernel, ("size", "RANK", "SIGNS"))
+_window = launch.Launcher(_windows.window_kernel)
+_NO_OUTS = [(None,) * (_kernels.MAX_OUT - k) for k in range(_kernels.MAX_OUT + 1)]
+_WRITTEN = [tuple(f"y{i}" for i in range(k)) for k in range(_kernels.MAX_OUT + 1)]
+_NO_INS = [(None,) * (_kernels.MAX_IN - k) for k in range(_kernels.MAX_IN + 1)]
+
+
+def combine(
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Weights,
+    base: Sequence[int],
+    keys: Tensor | None = None,
+    streams: Sequence[int] = (),
+    error: ErrorNorm | None = None,
+) -> bool | None:
+    """``reference.combine`` in one launch (two with ``error``); an output may be an input of the same layout."""
+    n_out, n_in, n_noise = len(outs), len(ins), len(streams)
+    tensors = [*outs, *ins]
+    each = isinstance(weights, Tensor) and weights.dim() == 3
+    where = _fits(tensors, n_out, n_in, n_noise, keys, each or error is not None)
+    if where is None or (error is not None and not (outs and ins and launch.on(tensors[0].device, error.out))):
+        return False
+    if error is not None and where.work.n % 16 == 0 and (where.rank > 0 or launch.aligned(tensors)):
+        plain, _ = geometry.plain(ins, True)  # for the reason given there
+        fresh = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in outs]
+        if combine(fresh, plain, weights, base, keys, streams, error) is False:
+            return False
+        for t, value in zip(outs, fresh, strict=True):
+            t.copy_(value)
+        return None
+    device = tensors[0].device
+    table = launch.coefficients(weights, n_out + (error is not None), n_in + n_noise, device)
+    if table is None or len(base) != n_out or (each and len(weights) != tensors[0].shape[0]):
+        return False
+    codes = launch.table((*base, *map(launch.signed, streams)), torch.int64, device)
+    _start(where, outs, ins, table[0], table[1], codes, None, keys if n_noise else None, error)
+    return None
+
+
+def combine_row(
+    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+) -> bool | None:
+    """``reference.combine_row`` in one launch that reads the row on the device; a captured graph may hold it."""
+    n_noise = codes.shape[1] - len(outs)
+    where = _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False)
+    fits = where is not None and weights.shape[1:] == (len(outs), len(ins) + n_noise) and row.dtype == torch.int64
+    if not (
+        fits and weights.is_contiguous() and codes.is_contiguous() and launch.on(outs[0].device, weights, codes, row)
+    ):
+        return False
+    _start(where, outs, ins, weights, 0, codes, row, keys if n_noise else None, None)
+    return None
+
+
+def _fits(tensors, n_out: int, n_in: int, n_noise: int, keys, per_sample: bool) -> geometry.Geometry | None:
+    if n_out > _kernels.MAX_OUT or n_in > _kernels.MAX_IN or n_noise > _kernels.MAX_NOISE:
+        return None
+    # Many tensors fill the registers: half the elements a program then.
+    where = geometry.of(tensors, n_noise > 0, not (n_noise or per_sample), 1024 if n_out + n_in <= 8 else 512)
+    return where if where is None or n_noise == 0 or _drawable(where, keys, tensors[0]) else None
+
+
+def _drawable(where: geometry.Geometry, keys: Tensor | None, like: Tensor) -> bool:
+    """Whether there is a key for every sample, where it is needed, and a counter of 32 bits for every quad."""
+    samples = like.shape[0] if like.dim() else 1
+    return (
+        where.work.n < 2**34
+        and keys is not None
+        and keys.shape == (samples, 2)
+        and keys.dtype == torch.int64
+        and keys.device == like.device
+    )
+
+
+def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
+    n_out, n_in, n_noise, device = len(outs), len(ins), codes.shape[-1] - len(outs), codes.device
+    work = where.work
+    rtol, r_step, atol, a_step, partials = None, 0, None, 0, None
+    if error is not None:
+        rtol, r_step = launch.scalars(error.rtol, device)
+        atol, a_step = launch.scalars(error.atol, device)
+        partials = torch.empty(work.programs, dtype=torch.float64, device=device)
+    if work.programs:
+        keys = keys if keys is None else keys.contiguous()
+        kinds = weights.dtype, error and (rtol.dtype, atol.dtype), row is None
+        key = (where.key, n_out, n_in, n_noise, where.double, kinds, launch.aligned([*outs, *ins]))
+        args = (
+            *(*outs, *_NO_OUTS[n_out], *ins, *_NO_INS[n_in]),
+            *(weights, codes, row, keys, where.layout(device), rtol, atol, partials, work.n, work.n.bit_length()),
+            *(w_step, r_step, a_step, n_out, n_in, n_noise, where.rank, int(error is not None), where.double),
+        )
+        # A row may be one that leaves everything alone, and sums must not move: neither is tuned.
+        _combine.start(key, device, work, args, _WRITTEN[n_out] if row is None and error is None else ())
+    if error is not None:
+        reductions.finish(error.out, partials, work, work.samples, reductions.ROOT_MEAN)
+
+
+def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> bool | None:
+    """``reference.normal`` in one launch."""
+    where = geometry.of([out], True, False)
+    if where is None or not _drawable(where, keys, out):
+        return False
+    work = where.work
+    if work.programs:
+        streams, step = launch.streams_of(stream, out.device)
+        key = (where.key, kind, launch.aligned([out]))
+        args = (out, keys.contiguous(), streams, where.layout(out.device), work.n, work.n.bit_length(), step)
+        _normal.start(key, out.device, work, (*args, where.rank, kind != "normal"), ("y",))
+    return None
+
+
+def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> bool | None:
+    """``reference.rms`` in two launches."""
+    (e, y0, y1), where = geometry.plain([e, y0, y1], False)
+    if where is None or not launch.on(e.device, out):
+        return False
+    work = where.work
+    r, r_step = launch.scalars(rtol, e.device)
+    a, a_step = launch.scalars(atol, e.device)
+    partials = torch.empty(work.programs, dtype=torch.float64, device=e.device)
+    if work.programs:
+        args = (e, y0, y1, r, a, partials, work.n, r_step, a_step, where.double)
+        reductions.rms_launcher.start((where.key, r.dtype, a.dtype), e.device, work, args)
+    reductions.finish(out, partials, work, work.samples, reductions.ROOT_MEAN)
+    return None
+
+
+def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> bool | None:
+    """``reference.inner`` in two launches."""
+    return _inner(out, [a, b], None, None, 0, False, weight, accumulate)
+
+
+def quadratic_form(
+    out: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    stream: Tensor | int,
+    kind: str = "rademacher",
+    weight: Scale = 1.0,
+    accumulate: bool = False,
+) -> bool | None:
+    """``reference.quadratic_form`` in two launches; the numbers never reach memory."""
+    streams, step = launch.streams_of(stream, v.device)
+    return _inner(out, [v], keys.contiguous(), streams, step, kind != "normal", weight, accumulate)
+
+
+def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool | None:
+    draw = keys is not None
+    factors, where = geometry.plain(factors, draw)
+    device = factors[0].device
+    if where is None or not launch.on(device, out) or (draw and not _drawable(where, keys, factors[0])):
+        return False
+    work = where.work
+    partials = torch.empty(work.programs, dtype=torch.float64, device=device)
+    if work.programs:
+        a, b = (factors[0], None) if draw else factors
+        args = (a, b, keys, streams, partials, work.n, step, draw, signs)
+        reductions.inner_launcher.start((where.key, draw, signs), device, work, args)
+    reductions.finish(out, partials, work, work.samples, reductions.ADD if accumulate else reductions.SUM, weight)
+    return None
+
+
+def window(
+    out: Tensor,
+    residual: Tensor,
+    origin: Tensor,
+    old: Tensor,
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    growth: Tensor,
+    keys: Tensor | None = None,
+    streams: Tensor | None = None,
+) -> bool | None:
+    """``reference.window`` in two launches; layouts other than contiguous and aligned are copied."""
+    points, batch = out.shape[:2]
+    draw = streams is not None
+    whole, where = geometry.plain([old, *ins], True)
+    (first,), single = geometry.plain([origin], True)
+    fits = where is not None and single is not None and len(ins) <= _windows.MAX_IN and residual.is_contiguous()
+    if not fits or out.dtype not in geometry.FLOATS or (draw and not _drawable(single, keys, origin)):
+        return False
+    if out.numel() == 0:
+        residual.zero_()
+        return None
+    device, work = out.device, single.work
+    direct = out.is_contiguous() and not out.data_ptr() & 15
+    written = out if direct else torch.empty(out.shape, dtype=out.dtype, device=device)
+    w, w_steps = _per_point(weights, 3, device)
+    g, g_steps = _per_point(growth, 2, device)
+    s, s_steps = _per_point(streams, 2, device) if draw else (None, (0, 0))
+    partials = torch.empty(points * work.programs, dtype=torch.float64, device=device)
+    double = single.double or where.double or out.dtype == torch.float64
+    args = (
+        *(written, first, *whole, *(None,) * (_windows.MAX_IN - len(ins))),
+        *(w, g, keys.contiguous() if draw else None, s, partials, work.n, points, batch),
+        *(*w_steps, *g_steps, *s_steps, len(ins), draw, double),
+    )
+    _window.start((single.key, where.key, out.dtype, w.dtype, g.dtype, draw), device, work, args)
+    reductions.finish(residual, partials, work, points * batch, reductions.MEAN)
+    if not direct:
+        out.copy_(written)
+    return None
+
+
+def _per_point(table: Tensor, dim: int, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
+    """A table by point, or by point and sample where it has ``dim`` axes, and its two steps."""
+    table = table.to(device, non_blocking=True)
+    if dim == 3 and table.stride(-1) != 1:
+        table = table.contiguous()
+    return table, (table.stride(0), table.stride(1) if table.dim() == dim else 0)
