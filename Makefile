@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs coverage clean
+.PHONY: help demo test check format bench accuracy docs coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -40,7 +40,10 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(VENV)/bin/ruff check --fix-only .
 	$(VENV)/bin/ruff format .
 
-bench: $(VENV)/.test  ## work-precision figures against the peers
+bench: $(VENV)/.test  ## time ops and samplers beside the peers
+	$(PY) benchmarks/run.py $(ARGS)
+
+accuracy: $(VENV)/.test  ## work-precision figures against the peers
 	$(PY) benchmarks/work_precision.py
 
 docs: $(VENV)/.test  ## run every code block of the README and every example
