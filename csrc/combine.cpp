@@ -11,10 +11,9 @@ namespace odesolve {
 namespace {
 
 constexpr int MAX_TERMS = MAX_TENSORS;
-constexpr int64_t LONG_TILE = 16 * TILE;    // where nothing is kept between two passes over a tile
-constexpr int64_t STREAMED = int64_t(1) << 24;  // bytes of an output that will not stay in the cache anyway
+constexpr int64_t LONG_TILE = 32 * TILE;    // where nothing is kept between two passes over a tile
 // What is worth a second thread, which takes 10 us to wake: elements read or written, of which a number drawn costs ten.
-constexpr int64_t GRAIN = 512 * TILE, DRAWN = 10;
+constexpr int64_t GRAIN = 384 * TILE, DRAWN = 10;
 
 // (rows, columns) for all samples, or one such block a sample.
 struct Weights {
@@ -130,7 +129,6 @@ class Combine {
         parallel_for(space_.tiles(), std::max<int64_t>(1, GRAIN / tile_work()), [this](int64_t begin, int64_t end) {
             Scratch<T> scratch(call_.weights.columns + 3);
             for (int64_t i = begin; i < end; ++i) tile(space_.tile(i), scratch);
-            if (streamed_) kernels->fence();
         });
         if (call_.error) finish();
     }
@@ -140,15 +138,16 @@ class Combine {
     Space& space_;
     int n_in_, n_out_;
     std::vector<Sum<T>> shared_;
-    bool read_[MAX_TERMS] = {}, staged_[MAX_TERMS] = {}, streamed_ = false;
+    bool read_[MAX_TERMS] = {}, staged_[MAX_TERMS] = {};
     std::vector<double> blocks_;
 
     const View& out_view(int i) const { return space_.views[i]; }
     const View& in_view(int j) const { return space_.views[n_out_ + j]; }
 
     int64_t tile_work() const {
-        const int64_t touched = n_in_ + n_out_ + 4 * call_.error + DRAWN * call_.streams.size();
-        return touched * std::max<int64_t>(1, std::min(space_.tile_size(), space_.rows * space_.n));
+        const int64_t n = std::max<int64_t>(1, space_.n), drawn = (n + 3) / 4 * 4 * DRAWN * call_.streams.size();
+        const int64_t element = n_in_ + n_out_ + 4 * call_.error + drawn / n;
+        return element * std::max<int64_t>(1, std::min(space_.tile_size(), space_.rows * space_.n));
     }
 
     Sum<T> sum(int64_t b, int i) const {
@@ -175,20 +174,15 @@ class Combine {
 
     // An input that an output replaces is copied first where a later output reads it too.
     void note_places() {
-        const int passes = n_out_ + call_.error;
-        streamed_ = n_out_ && space_.rows * space_.n * int64_t(sizeof(T)) >= STREAMED;
         for (int j = 0; j < n_in_; ++j)
             for (const Tensor& out : call_.outs)
-                if (out.data == call_.ins[j].data) {
-                    staged_[j] = passes > 1;
-                    streamed_ = false;
-                }
+                staged_[j] = staged_[j] || (n_out_ + call_.error > 1 && out.data == call_.ins[j].data);
     }
 
     // One pass over tensors that lie as they are needed: tiles may be long.
     bool simple() const {
         const Tile whole = {0, 1, 0, 0};
-        return n_out_ == 1 && !call_.by_sample() && !streamed_ &&
+        return n_out_ == 1 && !call_.by_sample() &&
                std::all_of(space_.views.begin(), space_.views.end(), [&](auto& v) { return v.template direct<T>(whole); });
     }
 
@@ -225,12 +219,9 @@ class Combine {
         for (int i = 0; i < n_out_; ++i) {
             const View& view = out_view(i);
             const bool there = view.direct<T>(t);
-            T* result = there && !streamed_ ? place<T>(view, t) : scratch[columns + (i > 0)];
+            T* result = there ? place<T>(view, t) : scratch[columns + (i > 0)];
             output(i, x, result, t);
-            if (there && streamed_)
-                loops<T>().stream(place<T>(view, t), result, t.size());
-            else if (!there)
-                scatter(space_, view, t, result);
+            if (!there) scatter(space_, view, t, result);
             if (i == 0) first = result;
         }
         if (call_.error) block(x, first, t, scratch);

@@ -19,7 +19,6 @@ template <class T>
 constexpr Loops<T> loops_in() {
     return {{load<T, float>, load<T, double>, load<T, bf16>, load<T, f16>},
             {store<T, float>, store<T, double>, store<T, bf16>, store<T, f16>},
-            stream<T>,
             combine<T>,
             error<T>,
             dot<T>,
@@ -30,6 +29,6 @@ constexpr Loops<T> loops_in() {
 
 extern const Kernels NAME(ODESOLVE_ISA) = {TEXT(ODESOLVE_ISA), loops_in<float>(), loops_in<double>(),
                                            normals,            signs,             normals_of,
-                                           signs_of,           fence};
+                                           signs_of};
 
 }  // namespace odesolve

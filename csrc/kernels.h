@@ -11,6 +11,8 @@ enum Type : uint8_t { F32, F64, BF16, F16, I64 };
 // order: the length of a block is part of the result's bits, on every machine.
 constexpr int64_t TILE = 1024;
 constexpr int64_t QUADS = TILE / 4;  // counters of a tile; a counter gives four random words
+constexpr int64_t BLOCK = 64;        // quads whose words are made before they become normals, in two loops that each fit
+static_assert(QUADS % BLOCK == 0, "a list of quads is read in whole blocks");
 
 // What numbers a row draws: kernels/philox.py says what a seed, a sample and a stream are.
 struct Draw {
@@ -21,6 +23,15 @@ struct Draw {
 // Counters and keys of Philox, one column a quad.
 struct Quads {
     uint32_t counter[4][QUADS], key[2][QUADS];
+
+    void set(int64_t q, const Draw& row, uint32_t place) {
+        counter[0][q] = place;
+        counter[1][q] = row.sample;
+        counter[2][q] = uint32_t(row.stream);
+        counter[3][q] = uint32_t(row.stream >> 32);
+        key[0][q] = uint32_t(row.seed);
+        key[1][q] = uint32_t(row.seed >> 32);
+    }
 };
 
 // Loops in one type T, float or double. Outputs may be inputs: each element is read before it is written.
@@ -28,7 +39,6 @@ template <class T>
 struct Loops {
     void (*load[4])(T* out, const void* in, int64_t stride, int64_t n);
     void (*store[4])(void* out, int64_t stride, const T* in, int64_t n);
-    void (*stream)(T* out, const T* in, int64_t n);  // past the cache; `fence` must follow before others may read
     void (*combine)(T* out, int terms, const T* const* in, const T* weight, const T* base, int64_t n);
     double (*error)(const T* e, const T* y0, const T* y1, T rtol, T atol, int64_t n);
     double (*dot)(const T* a, const T* b, int64_t n);
@@ -44,7 +54,6 @@ struct Kernels {
     void (*signs)(float* out, const Draw& row, uint32_t first, int64_t n);
     void (*normals_of)(float* out, const Quads& quads, int64_t n);
     void (*signs_of)(float* out, const Quads& quads, int64_t n);
-    void (*fence)();
 };
 
 extern const Kernels kernels_baseline;

@@ -6,9 +6,6 @@
 #include <cstdint>
 #include <type_traits>
 #include <utility>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include "convert.h"
 
@@ -42,39 +39,6 @@ void store(void* out, int64_t stride, const T* in, int64_t n) {
     } else {
         for (int64_t i = 0; i < n; ++i) narrow(in[i], x[i * stride]);
     }
-}
-
-#if defined(__AVX512F__)
-using Wide = __m512i;
-inline void put(void* out, const void* in) { _mm512_stream_si512(static_cast<Wide*>(out), _mm512_loadu_si512(in)); }
-inline void fence() { _mm_sfence(); }
-#elif defined(__AVX__)
-using Wide = __m256i;
-inline void put(void* out, const void* in) {
-    _mm256_stream_si256(static_cast<Wide*>(out), _mm256_loadu_si256(static_cast<const Wide*>(in)));
-}
-inline void fence() { _mm_sfence(); }
-#elif defined(__x86_64__)
-using Wide = __m128i;
-inline void put(void* out, const void* in) {
-    _mm_stream_si128(static_cast<Wide*>(out), _mm_loadu_si128(static_cast<const Wide*>(in)));
-}
-inline void fence() { _mm_sfence(); }
-#else
-struct Wide {
-    char bytes[16];
-};
-inline void put(void* out, const void* in) { __builtin_memcpy(out, in, sizeof(Wide)); }
-inline void fence() {}
-#endif
-
-template <class T>
-void stream(T* out, const T* in, int64_t n) {
-    constexpr int64_t step = sizeof(Wide) / sizeof(T);
-    int64_t i = 0;
-    for (; i < n && reinterpret_cast<uintptr_t>(out + i) % sizeof(Wide); ++i) out[i] = in[i];
-    for (; i + step <= n; i += step) put(out + i, in + i);
-    for (; i < n; ++i) out[i] = in[i];
 }
 
 template <class T, bool Based, int... K>

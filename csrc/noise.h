@@ -12,7 +12,10 @@ struct Noise {
     Tensor keys;
     bool signs = false;
 
-    Draw at(int64_t row, uint64_t stream) const;
+    Draw at(int64_t row, uint64_t stream) const {
+        const int64_t place = row * keys.stride[0];
+        return {word_at(keys, place), stream, uint32_t(word_at(keys, place + keys.stride[1]))};
+    }
     // The numbers of a tile in the type T, from one stream, or from a stream for each sample found at `offset`.
     template <class T>
     void tile(T* out, const Tile& tile, uint64_t stream) const {
@@ -31,16 +34,17 @@ struct Noise {
     void draw(double* out, const Tile& tile, Stream stream) const;
     void one_row(float* out, const Tile& tile, const Draw& row) const;
     void many_rows(float* out, const Tile& tile, Quads& quads) const;
-    void enter(Quads& quads, int64_t at, int64_t count, const Draw& row) const;
 };
 
 template <class Stream>
 void Noise::draw(float* out, const Tile& tile, Stream stream) const {
     if (tile.rows == 1) return one_row(out, tile, at(tile.row, stream(tile.row)));
     const int64_t each = (tile.n + 3) / 4;
-    Quads quads = {};
-    for (int64_t r = 0; r < tile.rows; ++r)
-        enter(quads, r * each, each, at(tile.row + r, stream(tile.row + r)));
+    Quads quads;
+    for (int64_t r = 0, q = 0; r < tile.rows; ++r) {
+        const Draw row = at(tile.row + r, stream(tile.row + r));
+        for (int64_t i = 0; i < each; ++i, ++q) quads.set(q, row, uint32_t(i));
+    }
     many_rows(out, tile, quads);
 }
 

@@ -25,9 +25,6 @@ constexpr int LANES = BYTES / 4;
 typedef uint64_t Longs __attribute__((vector_size(BYTES)));
 typedef uint32_t Words __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
-constexpr int64_t BLOCK = 64;  // quads whose words are made before they become normals, in two loops that each fit
-static_assert(QUADS % BLOCK == 0, "a list of quads is read in whole blocks");
-
 // Products of the low halves; what the high halves hold does not matter. Compilers do not find this instruction.
 inline Longs product(Longs a, uint64_t m) {
 #if defined(__AVX512F__)

@@ -66,6 +66,10 @@ bool View::direct(const Tile& tile) const {
 template <class F>
 void Space::stretches(const View& view, const Tile& tile, F f) const {
     const int64_t size = size_of(view.type);
+    if (view.unit && view.row_stride == tile.n) {
+        f(view.data + tile.row * tile.n * size, int64_t(1), int64_t(0), tile.size());
+        return;
+    }
     for (int64_t r = 0; r < tile.rows; ++r) {
         char* row = view.data + (tile.row + r) * view.row_stride * size;
         int64_t done = r * tile.n, end = done + tile.n;

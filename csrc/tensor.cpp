@@ -174,7 +174,7 @@ Scale scale(PyObject* object, Arguments& arguments, int64_t batch) {
 
 double Scale::at(int64_t b) const { return many ? float_at(each, b * each.stride[0]) : value; }
 
-double float_at(const Tensor& x, int64_t offset) {
+double half_at(const Tensor& x, int64_t offset) {
     double value = 0.0;
     kernels->f64.load[x.type](&value, x.data + offset * size_of(x.type), 1, 1);
     return value;
@@ -196,6 +196,7 @@ bool same_place(const Tensor& a, const Tensor& b) {
 // Conservative: every stride must clear all that smaller strides reach.
 bool overlaps_itself(const Tensor& x) {
     int order[MAX_DIMS], count = 0;
+    if (x.numel == 0) return false;
     for (int d = 0; d < x.dims; ++d)
         if (x.shape[d] > 1) order[count++] = d;
     std::sort(order, order + count, [&](int a, int b) { return std::abs(x.stride[a]) < std::abs(x.stride[b]); });

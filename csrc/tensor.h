@@ -126,7 +126,11 @@ Scale scale(PyObject* object, Arguments& arguments, int64_t batch);
 inline bool is_none(PyObject* object) { return object == Py_None; }
 bool is_tensor(PyObject* object);
 
-double float_at(const Tensor& x, int64_t offset);
+double half_at(const Tensor& x, int64_t offset);
+inline double float_at(const Tensor& x, int64_t offset) {
+    if (x.type == F64) return reinterpret_cast<const double*>(x.data)[offset];
+    return x.type == F32 ? double(reinterpret_cast<const float*>(x.data)[offset]) : half_at(x, offset);
+}
 inline uint64_t word_at(const Tensor& x, int64_t offset) { return reinterpret_cast<const uint64_t*>(x.data)[offset]; }
 void put(const Tensor& x, int64_t offset, double value);
 
