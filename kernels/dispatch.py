@@ -62,6 +62,8 @@ def backend() -> Backend:
 
 def _refusal(name: str) -> str:
     """Why a backend cannot run here, "" if it can."""
+    if name == "triton" and not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "no CUDA or ROCm device"  # said before Triton is imported, which takes a second
     try:
         return getattr(_module(name), "refusal", lambda: "")()
     except ImportError as e:
@@ -161,7 +163,7 @@ def combined(
     if watched or traced(x):
         from odesolve.kernels import ops
 
-        return ops.combined(ins, weights, base, keys, streams, dtypes)
+        return ops.combined(ins, weights, base, keys, streams, dtypes, watched)
     outs = [torch.empty_like(x, dtype=d) for d in dtypes]
     combine(outs, ins, weights, base, keys, streams)
     return outs

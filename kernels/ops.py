@@ -42,8 +42,14 @@ def combined(
     keys: Tensor | None,
     streams: Sequence[int],
     dtypes: Sequence[torch.dtype],
+    watched: bool,
 ) -> list[Tensor]:
-    """``dispatch.combined`` as one node of a trace, with its gradient."""
+    """``dispatch.combined`` as one node of a trace; with its gradient where autograd has ``watched``."""
+    if not watched and weights.is_cuda and dispatch.backend().devices["cuda"] == "triton":
+        from odesolve.kernels.triton import traced
+
+        if traced.fits(ins, len(base), len(streams)):
+            return traced.combined(ins, weights, base, keys, streams, dtypes)
     where = [philox.signed(s) for s in streams]
     return torch.ops.odesolve.combined(list(ins), weights, list(base), keys, where, list(dtypes))
 
