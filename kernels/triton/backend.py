@@ -42,7 +42,7 @@ def combine(
     where = _fits(tensors, n_out, n_in, n_noise, keys, each or error is not None)
     if where is None or (error is not None and not (outs and ins and launch.on(tensors[0].device, error.out))):
         return False
-    if error is not None and where.work.n % 16 == 0 and (where.rank > 0 or launch.aligned(tensors)):
+    if error is not None and where.work.n % 16 == 0 and (where.rank > 0 or any(t.data_ptr() & 15 for t in tensors)):
         plain, _ = geometry.plain(ins, True)  # for the reason given there
         fresh = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in outs]
         if combine(fresh, plain, weights, base, keys, streams, error) is False:
@@ -105,7 +105,7 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
     if work.programs:
         keys = keys if keys is None else keys.contiguous()
         kinds = weights.dtype, error and (rtol.dtype, atol.dtype), row is None
-        key = (where.key, n_out, n_in, n_noise, where.double, kinds, launch.aligned([*outs, *ins]))
+        key = (where.key, n_out, n_in, n_noise, where.double, kinds, launch.marks([*outs, *ins]))
         args = (
             *(*outs, *_NO_OUTS[n_out], *ins, *_NO_INS[n_in]),
             *(weights, codes, row, keys, where.layout(device), rtol, atol, partials, work.n, work.n.bit_length()),
@@ -125,7 +125,7 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
     work = where.work
     if work.programs:
         streams, step = launch.streams_of(stream, out.device)
-        key = (where.key, kind, launch.aligned([out]))
+        key = (where.key, kind, launch.marks([out]))
         args = (out, keys.contiguous(), streams, where.layout(out.device), work.n, work.n.bit_length(), step)
         _normal.start(key, out.device, work, (*args, where.rank, kind != "normal"), ("y",))
     return None
@@ -142,7 +142,7 @@ def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale
     partials = torch.empty(work.programs, dtype=torch.float64, device=e.device)
     if work.programs:
         args = (e, y0, y1, r, a, partials, work.n, r_step, a_step, where.double)
-        reductions.rms_launcher.start((where.key, r.dtype, a.dtype), e.device, work, args)
+        reductions.rms_launcher.start((where.key, r.dtype, a.dtype, launch.marks([e, y0, y1])), e.device, work, args)
     reductions.finish(out, partials, work, work.samples, reductions.ROOT_MEAN)
     return None
 
@@ -177,7 +177,7 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
     if work.programs:
         a, b = (factors[0], None) if draw else factors
         args = (a, b, keys, streams, partials, work.n, step, draw, signs)
-        reductions.inner_launcher.start((where.key, draw, signs), device, work, args)
+        reductions.inner_launcher.start((where.key, draw, signs, launch.marks(factors)), device, work, args)
     reductions.finish(out, partials, work, work.samples, reductions.ADD if accumulate else reductions.SUM, weight)
     return None
 
@@ -217,7 +217,8 @@ def window(
         *(w, g, keys.contiguous() if draw else None, s, partials, work.n, points, batch),
         *(*w_steps, *g_steps, *s_steps, len(ins), draw, double),
     )
-    _window.start((single.key, where.key, out.dtype, w.dtype, g.dtype, draw), device, work, args)
+    key = (single.key, where.key, out.dtype, w.dtype, g.dtype, draw, launch.marks([written, first, *whole]))
+    _window.start(key, device, work, args)
     reductions.finish(residual, partials, work, points * batch, reductions.MEAN)
     if not direct:
         out.copy_(written)

@@ -55,9 +55,8 @@ def rounded(value, pointer):
 def block_of(n, BLOCK: tl.constexpr):
     """Sample and first element of this program's block: all blocks of a sample, then those of the next."""
     program = tl.program_id(0)
-    chunks = tl.cdiv(n, BLOCK).to(
-        tl.int32
-    )  # no more than there are programs; a division of 64 bits costs 80 instructions
+    # No more chunks than there are programs: 32 bits hold them, and a division of 64 bits costs 80 instructions.
+    chunks = ((tl.full((), BLOCK - 1, tl.int64) + n) // BLOCK).to(tl.int32)
     return (program // chunks).to(tl.int64), (program % chunks).to(tl.int64) * BLOCK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,10 +111,14 @@ def on(device: torch.device, *tensors: Tensor) -> bool:
     return all(t.device == device for t in tensors)
 
 
-def aligned(tensors: Iterable[Tensor]) -> int | tuple[bool, ...]:
-    """0 if every tensor begins at a multiple of 16 bytes, else which do: part of a key."""
+def marks(tensors: Sequence[Tensor]) -> Hashable:
+    """What Triton asks of tensors beyond their types, part of a key: 0 if every one begins at a multiple of 16 bytes.
+
+    Else which do. On ROCm also which are below 2 GiB, as those are addressed with 32 bits.
+    """
     pointers = [t.data_ptr() & 15 for t in tensors]
-    return tuple(p == 0 for p in pointers) if any(pointers) else 0
+    found = tuple(p == 0 for p in pointers) if any(pointers) else 0
+    return (found, *(t.untyped_storage().nbytes() < 2**31 for t in tensors)) if torch.version.hip else found
 
 
 def number(n: int) -> int:

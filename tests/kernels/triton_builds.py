@@ -75,6 +75,8 @@ CASES = {
     "inner": lambda: backend.inner(torch.empty(B), *new(SINGLE, SINGLE)),
     "signs": lambda: backend.quadratic_form(torch.empty(B), *new(SINGLE), KEYS, 3),
     "window": window,
+    "shifted": lambda: backend.combine([torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]),
+    "one": lambda: backend.normal(torch.empty(B, 1), KEYS, 3),
 }
 
 
@@ -127,13 +129,13 @@ def of_cubin(cubin):
 
 
 def of_amdgcn(text):
-    names = ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")
+    names = ("vgpr_count", "vgpr_spill_count", "private_segment_fixed_size")
     found = {k: int(re.search(rf"\.{k}:\s+(\d+)", text)[1]) for k in names}
     ops = re.findall(r"^\s+([a-z]\w+)", text, re.MULTILINE)
     return {
         "reg": found["vgpr_count"],
         "stack": found["private_segment_fixed_size"],
-        "spills": found["vgpr_spill_count"] + found["sgpr_spill_count"],
+        "spills": found["vgpr_spill_count"],  # scalar registers spill into vector registers, not into memory
         "instructions": sum(op.startswith("v_") for op in ops),
         "memory": [op for op in ops if re.match("(global|buffer|flat)_(load|store)", op)],
     }
