@@ -41,7 +41,7 @@ format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(VENV)/bin/ruff format .
 
 bench: $(VENV)/.test  ## time ops and samplers beside the peers
-	$(PY) benchmarks/run.py $(ARGS)
+	env -u OMP_WAIT_POLICY $(PY) benchmarks/run.py $(ARGS)  # workers wait as torch lets them by default
 
 accuracy: $(VENV)/.test  ## work-precision figures against the peers
 	$(PY) benchmarks/work_precision.py

@@ -14,8 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch loads; spinning workers cost milliseconds here
-
 REGISTRY = ("ops", "steps")
 
 

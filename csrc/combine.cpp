@@ -12,8 +12,8 @@ namespace {
 
 constexpr int MAX_TERMS = MAX_TENSORS;
 constexpr int64_t LONG_TILE = 32 * TILE;    // where nothing is kept between two passes over a tile
-// What is worth a second thread, which takes 10 us to wake: elements read or written, of which a number drawn costs ten.
-constexpr int64_t GRAIN = 384 * TILE, DRAWN = 10;
+// What is worth a second thread, about as much as torch asks for: elements read or written; a number drawn costs ten.
+constexpr int64_t GRAIN = 192 * TILE, DRAWN = 10;
 
 // (rows, columns) for all samples, or one such block a sample.
 struct Weights {

@@ -11,7 +11,7 @@ namespace odesolve {
 namespace {
 
 // Elements worth a second thread.
-constexpr int64_t SUMMED = 192 * TILE, DRAWN = 48 * TILE;
+constexpr int64_t SUMMED = 96 * TILE, DRAWN = 20 * TILE;
 
 int64_t grain(const Space& space, int64_t elements) {
     return std::max<int64_t>(1, elements / std::max<int64_t>(1, std::min(TILE, space.rows * space.n)));
