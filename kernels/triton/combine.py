@@ -84,11 +84,15 @@ def combine_kernel(
         weights += tl.load(row) * (ROWS * COLUMNS)
         codes += tl.load(row) * (N_OUT + N_NOISE)
     used, read = which(weights, codes, N_OUT, ROWS, COLUMNS, WIDE)
+    if ERROR > 0:
+        read |= 1
     xs = ()
     for j in tl.static_range(N_IN):
-        live = (read & (1 << j)) != 0 if ERROR == 0 or j > 0 else True
+        live = (read & (1 << j)) != 0
         first, lane = place(layout, N_OUT + j, sample, start, n, BLOCK, RANK)
-        xs += (tl.load(ins[j] + first + lane, mask=mask & live, other=0.0),)
+        # Not mask & live: to splat a truth value the interpreter of some versions makes it a number, which is no mask.
+        keep = start + tl.arange(0, BLOCK) < tl.where(live, n, 0)
+        xs += (tl.load(ins[j] + first + lane, mask=keep, other=0.0),)
     zs, sums = (), ()
     for _ in tl.static_range(ROWS):
         sums += (tl.zeros((BLOCK,), WIDE),)

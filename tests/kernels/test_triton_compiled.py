@@ -31,15 +31,15 @@ class Limit(NamedTuple):
 # which it moves 10 bytes. Noise costs 57 of them, where tl.randn takes more than 200.
 LIMITS = {
     "plain": Limit(8, 4, 40, 40, 30),
-    "wide": Limit(20, 8, 72, 64, 80),
+    "wide": Limit(20, 8, 72, 64, 105),
     "noise": Limit(8, 4, 56, 48, 95),
     "half": Limit(4, 2, 48, 48, 32),
     "half_noise": Limit(4, 2, 56, 56, 102),
     "double": Limit(16, 8, 64, 72, 40),
     "mixed": Limit(10, 6, 64, 64, 140),
     "error": Limit(16, 4, 72, 64, 105),
-    "row": Limit(22, 22, 144, 96, 350),
-    "row_guided": Limit(28, 24, 144, 96, 350),
+    "row": Limit(22, 22, 144, 96, 380),
+    "row_guided": Limit(28, 24, 144, 96, 380),
     "normal": Limit(0, 4, 40, 40, 75),
     "rms": Limit(12, 0, 40, 48, 45),
     "inner": Limit(8, 0, 40, 40, 25),
@@ -56,6 +56,8 @@ def build(target, cases):
     done = subprocess.run(
         [sys.executable, BUILDS, target, *cases], env=env, capture_output=True, text=True, check=False
     )
+    if "ld.lld not found" in done.stderr:
+        pytest.skip("this version of triton brings no linker for AMD")
     assert done.returncode == 0, done.stderr[-3000:]
     return {case: found[0] for case, found in json.loads(done.stdout.splitlines()[-1]).items()}
 
