@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from odesolve.kernels import dispatch, philox
 from odesolve.kernels.reference import ErrorNorm
-from timing import OURS, Case
+from timing import COPY, OURS, Case
 
 SIZES = (512, 65_536, 1_048_576, 4_194_304, 16_777_216)
 WEIGHTS = (0.7, -0.2, 0.4, 0.1, -0.3)
@@ -55,7 +55,7 @@ def _combine(k: int, n: int) -> Case:
         "eager": eager,
         "eager in place": in_place,
         "torch.compile into out": compiled,
-        "copy_": lambda: other.copy_(ins[0]),
+        COPY: lambda: other.copy_(ins[0]),
     }
     return Case("combine", f"{k} inputs", str(n), contenders, 4 * n * (k + 1))
 

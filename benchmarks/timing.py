@@ -17,9 +17,22 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-OURS = "odesolve"
+OURS, COPY = "odesolve", "copy_"
 COLUMNS = (
-    *("op", "case", "size", "dtype", "contender", "p20_us", "p50_us", "p80_us", "ours_is_faster", "bytes", "gbps"),
+    *(
+        "op",
+        "case",
+        "size",
+        "dtype",
+        "contender",
+        "p20_us",
+        "p50_us",
+        "p80_us",
+        "ours_is_faster",
+        "bytes",
+        "gbps",
+        "of_copy",
+    ),
     *("threads", "device", "torch", "commit"),
 )
 
@@ -59,6 +72,7 @@ class Timed:
             row |= {"ours_is_faster": f"{self.ratio[name]:.2f}"}
             if name == OURS and c.bytes:
                 row |= {"bytes": c.bytes, "gbps": f"{c.bytes / middle / 1e3:.1f}"}
+                row |= {"of_copy": f"{self.bandwidth:.2f}" if self.bandwidth else ""}
             yield row | machine()
 
     def __str__(self) -> str:
@@ -67,11 +81,20 @@ class Timed:
             return times if name == OURS else f"{times} ({self.ratio[name]:.3g}x)"
 
         head = f"{self.case.op:10} {self.case.name:28} {self.case.size:>14}"
-        return f"{head}  {'  '.join(map(shown, self.spread))}"
+        share = f"  {self.bandwidth:.0%} of copy_'s bandwidth" if self.bandwidth else ""
+        return f"{head}  {'  '.join(map(shown, self.spread))}{share}"
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Our bandwidth as a share of what ``copy_`` reaches in the same run."""
+        if COPY not in self.ratio or not self.case.bytes:
+            return None
+        return self.case.bytes / (8 * int(self.case.size)) * self.ratio[COPY]
 
 
 def measure(case: Case, rounds: int, least_us: float = 3000.0) -> Timed:
     """Time every contender in every round; the ratio to ours is the median over rounds, so that drift cancels."""
+    torch._dynamo.reset()  # every case compiles for itself, and none counts against the limit of the next
     ready = {name: c if isinstance(c, tuple) else (tuple, _plain(c)) for name, c in case.contenders.items()}
     repeats = {}
     for name, (prepare, run) in ready.items():
