@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gpu_samplers
 import torch
 from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
@@ -251,9 +252,21 @@ def _window(points: int, n: int) -> Case:
     return Case("window", f"{points} points", f"4x{n // 4}", contenders, 12 * points * n)
 
 
+def samplers() -> Iterator[tuple[str, bool]]:
+    """Whole samplers: nothing waits, one kernel a step, a captured step equals the loop."""
+    for check in (gpu_samplers.waits, gpu_samplers.launches, gpu_samplers.graph_follows):
+        yield from check(DEVICE)
+
+
+def graph() -> Iterator[Case]:
+    """A captured step beside eager loops, where launches cost more than the network."""
+    shape = "x".join(map(str, gpu_samplers.SHAPE))
+    yield Case("graph", f"{gpu_samplers.STEPS} steps", shape, gpu_samplers.contenders(DEVICE), 0)
+
+
 # More figures go in here: a generator of checks, or one of cases.
-CHECKS = (agreement, device_only)
-REGISTRY = {"ops": ops}
+CHECKS = (agreement, device_only, samplers)
+REGISTRY = {"ops": ops, "graph": graph}
 
 
 def main() -> int:
@@ -290,7 +303,16 @@ def main() -> int:
             writer.writeheader()
             writer.writerows(rows)
         print(f"written: {out}")
-    return 0
+    return 0 if _fast_enough(rows) else 1
+
+
+def _fast_enough(rows: list[dict]) -> bool:
+    """Whether the captured step, if it was timed, is as much faster than a diffusers loop as it has to be."""
+    times = {row["backend"].split()[0]: float(row["p50_us"]) for row in rows if row["op"] == "graph"}
+    if "diffusers" not in times:
+        return True
+    ratio = times["diffusers"] / times[OURS]
+    return _checked(f"a captured step is {ratio:.2f} times faster than diffusers' loop", ratio >= gpu_samplers.FASTER)
 
 
 def _checked(what: str, holds: bool) -> bool:

@@ -33,3 +33,19 @@ def test_checks_see_a_wrong_sum(monkeypatch):
         gpu.dispatch, "combine", lambda outs, *rest: (right(outs, *rest), outs[0].view(-1)[3].mul_(1 + 1e-5))
     )
     assert not all(holds for _, holds in gpu._combine_agrees((4, 3, 7, 5), torch.float32, keys))
+
+
+def test_sampler_checks_run_on_a_cpu(monkeypatch):
+    """As far as they can: that they call what there is, and that the contenders agree."""
+    monkeypatch.syspath_prepend(FOLDER)
+    samplers = importlib.import_module("gpu_samplers")
+    monkeypatch.setattr(samplers, "SHAPE", (1, 4, 8, 8))
+    monkeypatch.setattr(samplers.ode, "solvers", lambda: ["dpmpp_2m", "dpmpp_2m_sde"])
+    monkeypatch.setattr(samplers, "_raised", lambda call: "" if call().isfinite().all() else " (not finite)")
+    checks = [*samplers.waits("cpu"), *samplers.graph_follows("cpu")]
+    assert [what for what, holds in checks if not holds] == [checks[-1][0]]  # nothing can be captured
+    assert sum(p.numel() for p in samplers.Net().parameters()) < 10e6
+    torch.manual_seed(0)
+    captured, loop, diffusers = (run() for run in samplers.contenders("cpu").values())
+    torch.testing.assert_close(captured, loop)
+    torch.testing.assert_close(loop, diffusers, rtol=2e-2, atol=2e-2)

@@ -1,0 +1,122 @@
+"""Whole samplers on a GPU, for gpu.py: that nothing in them waits for the device, and a captured step beside eager loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import odesolve as ode
+from odesolve import paths
+
+SHAPE, STEPS = (1, 4, 64, 64), 20
+PATH = paths.Discrete.stable_diffusion()
+FASTER = 2.5  # a captured step against an eager loop, at batch 1
+COUNTED = ("ddim", "dpmpp_2m", "unipc_2", "dpmpp_2m_sde")
+
+
+class Net(nn.Module):
+    """A residual network of 7 M parameters whose kernels are short, as those of a small network at batch 1 are."""
+
+    def __init__(self, width: int = 160, blocks: int = 15):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(SHAPE[1], width, 3, padding=1), nn.Conv2d(width, SHAPE[1], 3, padding=1)
+        self.time = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
+        body = lambda: nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))  # noqa: E731
+        self.blocks = nn.ModuleList(nn.Sequential(body(), body()) for _ in range(blocks))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """What a model predicts of x at the times t (B,)."""
+        h = self.first(x) + self.time(t.to(x.dtype).reshape(-1, 1) / 1000.0)[:, :, None, None]
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h)
+
+
+def waits(device: str) -> Iterator[tuple[str, bool]]:
+    """Every solver's prepared sampler, with PyTorch told to raise where it would wait for the device."""
+    answer, x = torch.randn(2, 4, 16, 16, device=device), torch.randn(2, 4, 16, 16, device=device)
+    model = ode.Model(lambda x, t: answer, PATH, "noise")
+    for name in ode.solvers():
+        sampler = ode.Sampler(model, name, 6)
+        want = sampler(x, seed=0)  # uploads its coefficients, compiles
+        why = _raised(lambda call=sampler: call(x, seed=1))
+        yield f"{name} never waits for the device{why}", not why
+        yield f"{name} gives the same twice", torch.equal(sampler(x, seed=0), want)
+
+
+def _raised(call: Callable) -> str:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError as e:
+        return f" ({str(e).splitlines()[0]})"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
+def launches(device: str) -> Iterator[tuple[str, bool]]:
+    """A step of a solver with one evaluation starts one kernel, beside those of the network: here none."""
+    answer, x = torch.randn(SHAPE, device=device), torch.randn(SHAPE, device=device)
+    model = ode.Model(lambda x, t: answer, PATH, "noise")
+    for name in COUNTED:
+        few, many = (_kernels(ode.Sampler(model, name, steps), x) for steps in (10, 20))
+        more = len(many) - len(few)
+        yield f"{name}: {more / 10:g} kernels a step ({', '.join(sorted(set(many)))})", more == 10
+
+
+def _kernels(sampler: ode.Sampler, x: Tensor) -> list[str]:
+    sampler(x, seed=0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        sampler(x, seed=0)
+        torch.cuda.synchronize()
+    names = [e.name for e in seen.events() if e.device_type != torch.autograd.DeviceType.CPU]
+    return [n for n in names if not n.lower().startswith(("mem", "cuda", "context")) and "sync" not in n.lower()]
+
+
+def graph_follows(device: str) -> Iterator[tuple[str, bool]]:
+    """A captured step and the plain loop end in the same state, for every solver; and there is a captured step at all."""
+    model, x = ode.Model(Net().to(device).eval(), PATH, "noise"), torch.randn(SHAPE, device=device)
+    executor = ode.Graph(model, torch.zeros_like(x), steps=64)
+    for name in COUNTED:
+        with torch.no_grad():
+            got, want = (ode.Sampler(model, name, 8, executor=e)(x, seed=0) for e in (executor, None))
+        yield f"{name}: a captured step equals the loop", bool((got - want).abs().max() <= 1e-3 * want.abs().max())
+    yield f"a step was captured ({executor.reason or 'it was'})", executor.reason is None
+
+
+def contenders(device: str) -> dict[str, Callable]:
+    """DPM-Solver++ 2M over ``STEPS`` steps with a network of less than 10 M parameters at batch 1."""
+    net = Net().to(device).eval().requires_grad_(False)
+    model, x = ode.Model(net, PATH, "noise"), torch.randn(SHAPE, device=device)
+    executor = ode.Graph(model, torch.zeros_like(x), steps=STEPS)
+    captured = ode.Sampler(model, "dpmpp_2m", STEPS, "karras", executor=executor)
+    loop = ode.Sampler(model, "dpmpp_2m", STEPS, "karras")
+    return {
+        "odesolve": lambda: captured(x, seed=0),
+        "odesolve's loop": lambda: loop(x, seed=0),
+        "diffusers": _diffusers(net, x),
+    }
+
+
+def _diffusers(net: nn.Module, x: Tensor) -> Callable:
+    """The loop of a diffusers pipeline: a scheduler that is asked for every step."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True
+    )
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        scheduler.set_timesteps(STEPS, device=x.device)
+        state = x * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            inputs = scheduler.scale_model_input(state, t)
+            state = scheduler.step(net(inputs, t.expand(len(x))), t, state, return_dict=False)[0]
+        return state
+
+    return run
