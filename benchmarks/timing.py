@@ -95,12 +95,12 @@ class Timed:
 def measure(case: Case, rounds: int, least_us: float = 3000.0) -> Timed:
     """Time every contender in every round; the ratio to ours is the median over rounds, so that drift cancels."""
     torch._dynamo.reset()  # every case compiles for itself, and none counts against the limit of the next
-    ready = {name: c if isinstance(c, tuple) else (tuple, _plain(c)) for name, c in case.contenders.items()}
+    ready = {name: c if isinstance(c, tuple) else (None, c) for name, c in case.contenders.items()}
     repeats = {}
     for name, (prepare, run) in ready.items():
-        run(prepare())  # compiles, loads, touches its memory
+        _time(prepare, run, 1)  # compiles, loads, touches its memory
         once = _time(prepare, run, 1)
-        repeats[name] = max(1, int(least_us / max(once, 0.1))) if prepare is tuple else 1
+        repeats[name] = max(1, int(least_us / max(once, 0.1))) if prepare is None else 1
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(case.rounds or rounds):
         for name, (prepare, run) in ready.items():
@@ -113,15 +113,11 @@ def measure(case: Case, rounds: int, least_us: float = 3000.0) -> Timed:
     return timed
 
 
-def _plain(run: Callable) -> Callable:
-    return lambda _: run()
-
-
-def _time(prepare: Callable, run: Callable, repeats: int) -> float:
-    given = prepare()
+def _time(prepare: Callable | None, run: Callable, repeats: int) -> float:
+    given = () if prepare is None else (prepare(),)
     start = time.perf_counter()
     for _ in range(repeats):
-        run(given)
+        run(*given)
     return (time.perf_counter() - start) * 1e6 / repeats
 
 

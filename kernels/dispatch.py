@@ -126,11 +126,13 @@ def combine(
 
     Not differentiable: ``combined`` is.
     """
-    if traced(ins[0]):
+    x = ins[0]
+    # ``traced``, written out: this is the call that every step makes.
+    if is_compiling() or _len_torch_dispatch_stack() or type(x) is not Tensor:
         _combine_traced(outs, ins, weights, base, keys, streams, error)
         return
     on_cpu, elsewhere = _fused("combine")
-    if (on_cpu if ins[0].is_cpu else elsewhere)(outs, ins, weights, base, keys, streams, error) is False:
+    if (on_cpu if x.is_cpu else elsewhere)(outs, ins, weights, base, keys, streams, error) is False:
         reference.combine(outs, ins, weights, base, keys, streams, error)
 
 
