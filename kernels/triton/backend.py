@@ -65,10 +65,9 @@ def combine_row(
     """``reference.combine_row`` in one launch that reads the row on the device; a captured graph may hold it."""
     n_noise = codes.shape[1] - len(outs)
     where = _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False)
-    fits = where is not None and weights.shape[1:] == (len(outs), len(ins) + n_noise) and row.dtype == torch.int64
-    if not (
-        fits and weights.is_contiguous() and codes.is_contiguous() and launch.on(outs[0].device, weights, codes, row)
-    ):
+    if where is None or weights.shape[1:] != (len(outs), len(ins) + n_noise) or row.dtype != torch.int64:
+        return False
+    if not (weights.is_contiguous() and codes.is_contiguous() and launch.on(outs[0].device, weights, codes, row)):
         return False
     _start(where, outs, ins, weights, 0, codes, row, keys if n_noise else None, None)
     return None
@@ -104,7 +103,7 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
         partials = torch.empty(work.programs, dtype=torch.float64, device=device)
     if work.programs:
         keys = keys if keys is None else keys.contiguous()
-        kinds = weights.dtype, error and (rtol.dtype, atol.dtype), row is None
+        kinds = weights.dtype, row is None, *(t if t is None else t.dtype for t in (rtol, atol))
         key = (where.key, n_out, n_in, n_noise, where.double, kinds, launch.marks([*outs, *ins]))
         args = (
             *(*outs, *_NO_OUTS[n_out], *ins, *_NO_INS[n_in]),
@@ -113,7 +112,7 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
         )
         # A row may be one that leaves everything alone, and sums must not move: neither is tuned.
         _combine.start(key, device, work, args, _WRITTEN[n_out] if row is None and error is None else ())
-    if error is not None:
+    if error is not None and partials is not None:
         reductions.finish(error.out, partials, work, work.samples, reductions.ROOT_MEAN)
 
 
@@ -195,11 +194,13 @@ def window(
 ) -> bool | None:
     """``reference.window`` in two launches; layouts other than contiguous and aligned are copied."""
     points, batch = out.shape[:2]
-    draw = streams is not None
     whole, where = geometry.plain([old, *ins], True)
     (first,), single = geometry.plain([origin], True)
-    fits = where is not None and single is not None and len(ins) <= _windows.MAX_IN and residual.is_contiguous()
-    if not fits or out.dtype not in geometry.FLOATS or (draw and not _drawable(single, keys, origin)):
+    if where is None or single is None or len(ins) > _windows.MAX_IN or out.dtype not in geometry.FLOATS:
+        return False
+    if not residual.is_contiguous() or not launch.on(origin.device, out, old, residual):
+        return False
+    if streams is not None and not _drawable(single, keys, origin):
         return False
     if out.numel() == 0:
         residual.zero_()
@@ -209,15 +210,16 @@ def window(
     written = out if direct else torch.empty(out.shape, dtype=out.dtype, device=device)
     w, w_steps = _per_point(weights, 3, device)
     g, g_steps = _per_point(growth, 2, device)
-    s, s_steps = _per_point(streams, 2, device) if draw else (None, (0, 0))
+    s, s_steps = _per_point(streams, 2, device) if streams is not None else (None, (0, 0))
     partials = torch.empty(points * work.programs, dtype=torch.float64, device=device)
+    noise = keys.contiguous() if streams is not None and keys is not None else None
     double = single.double or where.double or out.dtype == torch.float64
     args = (
         *(written, first, *whole, *(None,) * (_windows.MAX_IN - len(ins))),
-        *(w, g, keys.contiguous() if draw else None, s, partials, work.n, points, batch),
-        *(*w_steps, *g_steps, *s_steps, len(ins), draw, double),
+        *(w, g, noise, s, partials, work.n, points, batch),
+        *(*w_steps, *g_steps, *s_steps, len(ins), noise is not None, double),
     )
-    key = (single.key, where.key, out.dtype, w.dtype, g.dtype, draw, launch.marks([written, first, *whole]))
+    key = (single.key, where.key, out.dtype, w.dtype, g.dtype, noise is None, launch.marks([written, first, *whole]))
     _window.start(key, device, work, args)
     reductions.finish(residual, partials, work, points * batch, reductions.MEAN)
     if not direct:

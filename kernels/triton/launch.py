@@ -128,7 +128,7 @@ def number(n: int) -> int:
 
 def blocks(n: int, largest: int, smallest: int = 128) -> tuple[int, int]:
     """Elements and warps of a program: eight elements a thread. A function of the sample alone, as sums must be."""
-    block = min(max(triton.next_power_of_2(n), smallest), largest)
+    block = min(max(1 << (n - 1).bit_length(), smallest), largest)
     return block, max(1, block // (8 * WARP))
 
 

@@ -37,8 +37,10 @@ def combined(
 def fits(ins: Sequence[Tensor], n_out: int, n_noise: int) -> bool:
     """Whether one launch can do it: the counts and types for which there is a kernel, every tensor on one GPU."""
     counts = 0 < n_out <= MAX_OUT and 0 < len(ins) <= MAX_IN and n_noise <= MAX_NOISE
-    x = ins[0] if ins else None
-    return counts and all(t.dtype in TYPES and t.shape == x.shape and t.device == x.device and t.is_cuda for t in ins)
+    if not counts:
+        return False
+    x = ins[0]
+    return all(t.dtype in TYPES and t.shape == x.shape and t.device == x.device and t.is_cuda for t in ins)
 
 
 # Types of outputs are given as places in TYPES: a schema that is read from annotations knows no list of dtypes.

@@ -41,6 +41,7 @@ def window_kernel(
             change += tl.where(w != 0.0, noise.normals(start, keys, sample, stream, BLOCK).to(WIDE) * w, 0.0)
         prev = prev + (tl.load(growth + p * g_point + sample * g_sample).to(WIDE) * prev + change)
         move = tl.load(old + first + lane, mask=mask, other=0.0).to(WIDE)
+        tl.debug_barrier()  # ``out`` may be ``old``: no warp may write what another has yet to read
         tl.store(out + first + lane, rounded(prev, out), mask=mask)
         move = tl.where(mask, prev - move, 0.0).to(tl.float64)
         place = partials + p * tl.num_programs(0).to(tl.int64) + tl.program_id(0)
