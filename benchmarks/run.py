@@ -34,6 +34,7 @@ def main() -> int:
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    torch.set_grad_enabled(False)  # for all alike: samplers run without
     chosen = [importlib.import_module(n) for n in args.names or REGISTRY]
     if not _green({t for module in chosen for t in module.TESTS}):
         print("the tests of what is to be timed fail: no figures", file=sys.stderr)
