@@ -98,3 +98,8 @@ def finish(out: Tensor, partials: Tensor, work: launch.Work, sums: int, mode: in
     key = (mode, out.dtype, w.dtype, block, work.n >= 2**31)
     args = (flat, partials, w, work.n, chunks, w_step, flat.stride(0), mode)
     _finish.start(key, out.device, launch.Work(sums, block, block, 1 if block == 64 else 4), args)
+
+
+def launchers() -> tuple[launch.Launcher, ...]:
+    """Every launcher of this module."""
+    return rms_launcher, inner_launcher, _finish
