@@ -28,7 +28,9 @@ def combined(
 ) -> list[Tensor]:
     """``dispatch.combined`` of tensors on a CUDA or ROCm device, as nodes that Inductor can open.
 
-    ``weights`` (n_out, n) or (B, n_out, n) is a tensor on the same device. Outputs are contiguous.
+    ``weights`` (n_out, n) or (B, n_out, n) is a tensor on the same device. Outputs are contiguous, or channels last where
+    all inputs are and no noise is drawn. Inductor compiles the kernel as it pleases: where it fuses products and sums,
+    the last bits differ from those of an eager call.
     """
     where = [launch.signed(s) for s in streams]
     return combined_triton(list(ins), weights, list(base), keys, where, [TYPES.index(d) for d in dtypes])
@@ -50,21 +52,25 @@ def combined_triton(
 ) -> list[Tensor]:
     """``combined``; ``types`` are places in ``TYPES``."""
     x = ins[0]
-    outs = [torch.empty(x.shape, dtype=TYPES[k], device=x.device) for k in types]
+    flat = weights.dim() == 2 and not streams  # no element's place in a sample matters
+    layout = torch.contiguous_format
+    if flat and not x.is_contiguous() and all(_channels_last(t) for t in ins):
+        layout = torch.channels_last
+    outs = [torch.empty(x.shape, dtype=TYPES[k], device=x.device, memory_format=layout) for k in types]
     if x.numel() == 0:
         return outs
     samples = x.shape[0] if x.dim() else 1
     n = x.numel() // samples
-    if weights.dim() == 2 and not streams:
+    if flat:
         samples, n = 1, x.numel()
     # Sizes may be symbols here, so the block is that of a large sample: a small one leaves threads of it idle.
-    block = 1024 if len(outs) <= 4 else 512
+    block = 1024 if len(outs) + len(ins) <= 8 else 512
     # Filled on the device, one number each, and so part of what Inductor fuses: a tensor made from a list would be copied
     # from the host at every call.
     codes = torch.cat([torch.full((1,), c, dtype=torch.int64, device=x.device) for c in [*base, *streams]])
     arguments = {
         **{f"y{i}": outs[i] if i < len(outs) else None for i in range(MAX_OUT)},
-        **{f"x{j}": ins[j].contiguous() if j < len(ins) else None for j in range(MAX_IN)},
+        **{f"x{j}": ins[j].contiguous(memory_format=layout) if j < len(ins) else None for j in range(MAX_IN)},
         "weights": weights.contiguous(),
         "codes": codes,
         "row": None,
@@ -88,3 +94,7 @@ def combined_triton(
     }
     wrap_triton(combine_kernel)[(samples * triton.cdiv(n, block),)](**arguments)
     return outs
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)

@@ -95,7 +95,8 @@ def test_machine_code(target, cases):
 
 
 def test_the_gate_sees_narrow_accesses():
-    """Tensors that begin anywhere; and a sample of one element, a number that Triton makes a constant, compiles."""
-    found = build("cuda:90", ("shifted", "one"))
+    """Tensors that begin anywhere. A sample of one element, which Triton makes a constant, and 2^33 compile too."""
+    found = build("cuda:90", ("shifted", "one", "huge"))
     assert wide(found["shifted"]["memory"])[:2] == (0, 0)
     assert found["one"]["instructions"] > 0
+    assert wide(found["huge"]["memory"]) == (4, 2, 0)

@@ -59,6 +59,13 @@ def window():
     )
 
 
+def huge():
+    """More elements than 32 bits count, on a device that has no memory."""
+    launch.table = lambda values, dtype, device: torch.tensor(values, dtype=dtype)
+    x = torch.empty(2, 2**32, device="meta")
+    backend.combine([x], [x, x], [[0.5, 0.5]], [0])
+
+
 CASES = {
     "plain": lambda: block([SINGLE], [SINGLE] * 2),
     "wide": lambda: block([SINGLE] * 2, [SINGLE] * 5),
@@ -76,6 +83,7 @@ CASES = {
     "signs": lambda: backend.quadratic_form(torch.empty(B), *new(SINGLE), KEYS, 3),
     "window": window,
     "shifted": lambda: backend.combine([torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]),
+    "huge": huge,
     "one": lambda: backend.normal(torch.empty(B, 1), KEYS, 3),
 }
 

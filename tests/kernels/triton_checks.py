@@ -4,6 +4,7 @@ TRITON_INTERPRET=1 set, which must be there before triton is imported. A program
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from odesolve.kernels import dispatch, philox, reference
@@ -129,6 +130,20 @@ def test_layouts(layout, noisy):
         for a, b, c in zip(got, want, plain, strict=True):
             close(a, b, scale=4.0)
             assert torch.equal(a, c) or (a.dim() == 1 and given[0].stride() != ins[0].stride())
+
+
+@pytest.mark.parametrize("gap", [2**31 + 16, 2**31 + 7])
+def test_samples_more_than_2_to_the_31_elements_apart(gap):
+    """Memory that is mostly never touched: only its addresses count."""
+    memory = torch.from_numpy(np.empty(gap + 64, np.float16))
+    far = memory.as_strided((2, 48), (gap, 1))
+    near = tensors(1, (2, 48), torch.float16)[0]
+    far.copy_(near)
+    out = torch.empty(2, 48)
+    backend.combine([out], [far], [[2.0, 1.0]], [-1], keys(2), STREAMS[:1])
+    close(out, 2.0 * near.float() + philox.normals(keys(2), STREAMS[0], 48))
+    backend.combine([far], [near], [[2.0]], [0])
+    assert torch.equal(far, 3.0 * near)
 
 
 def test_noise_has_the_bits_of_the_specification():

@@ -69,6 +69,12 @@ def values():
             # The interpreter truncates where a GPU rounds to bfloat16.
             allowed = 2e-6 if g.dtype == torch.float32 else 2.0**-7
             gaps.append(bool(((g - w).abs() <= allowed * w.abs().clamp(min=1)).all()))
+    images = [
+        x.contiguous(memory_format=torch.channels_last) for x in (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5))
+    ]
+    (got,) = traced.combined(images, torch.tensor([[0.5, 0.25]]).double(), [0], None, [], TYPES[:1])
+    gaps.append(got.stride() == images[0].stride())
+    gaps.append(bool(torch.allclose(got, 1.5 * images[0] + 0.25 * images[1])))
     return gaps
 
 
