@@ -29,8 +29,9 @@ def ddim(w: Writer, *, eta: float = 0.0) -> None:
         if eta == 0.0:
             x = w.step(t, data_row(s, t, x, [(s, data)]))
             continue
-        keep, noise = fresh_noise(w, s, t, -(eta**2) * math.expm1(2.0 * (s.lam - t.lam)))
-        a = keep * t.sigma / s.sigma
+        decay = 2.0 * (s.lam - t.lam)
+        noise = fresh_noise(w, s, t, -(eta**2) * math.expm1(decay))
+        a = math.sqrt((1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay)) * t.sigma / s.sigma
         x = w.step(t, a * x + (t.alpha - a * s.alpha) * data + noise)
 
 

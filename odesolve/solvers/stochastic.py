@@ -12,16 +12,14 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
 
-def fresh_noise(w: Writer, s: Point, t: Point, share: float) -> tuple[float, Linear]:
-    """A step to t after which the fraction ``share`` of its noise variance is fresh: (factor on what is kept, the noise).
+def fresh_noise(w: Writer, s: Point, t: Point, share: float) -> Linear:
+    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh.
 
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
     if not 0.0 <= share <= 1.0:
         raise PlanError(f"{w.solver}: a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise")
-    if share == 0.0:
-        return 1.0, Linear()
-    return math.sqrt(1.0 - share), (t.sigma * math.sqrt(share)) * w.noise(s, t)
+    return (t.sigma * math.sqrt(share)) * w.noise(s, t) if share else Linear()
 
 
 @solver("dpmpp_2m_sde", 2, 1, "Lu et al. 2022b (DPM-Solver++), SDE form of Algorithm 2", stochastic=True)
@@ -36,7 +34,8 @@ def dpmpp_2m_sde(w: Writer, *, eta: float = 1.0, second: str = "midpoint") -> No
     x, last = w.start, None
     for s, t in w.steps:
         data, h = w.data(x, s), t.lam - s.lam
-        keep, noise = fresh_noise(w, s, t, -math.expm1(-2.0 * eta * h) if eta else 0.0)
+        keep, share = (math.exp(-eta * h), -math.expm1(-2.0 * eta * h)) if eta else (1.0, 0.0)
+        noise = fresh_noise(w, s, t, share)
         gain = -math.expm1(-(1.0 + eta) * h)
         row = (t.sigma / s.sigma * keep) * x + (t.alpha * gain) * data + noise
         if last is not None and not singular(s, t) and math.isfinite(last[0].lam):

@@ -26,6 +26,24 @@ def test_laws_hold_on_every_path_and_grid(solver):
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
 
 
+NOISY = ["ddim(eta=1)", "ddim(eta=0.3)", "dpmpp_2m_sde(eta=0.5)", "dpmpp_2m_sde(eta=2)", "dpmpp_2m_sde(second=heun)"]
+
+
+@pytest.mark.parametrize("solver", NOISY)
+def test_laws_hold_where_noise_is_replaced(solver):
+    """The variance that a row keeps and the variance that it draws add up to the path's."""
+    assert max(p.law_residual() for p in plans(solver)) <= 1e-13
+    assert ode.plan(solver, PATHS["vp"], 5, "karras").streams == (0, 1, 2, 3)  # the step to the data end draws none
+
+
+def test_noise_of_the_wrong_size_is_refused():
+    plan = ode.plan("ddim(eta=1)", PATHS["vp"], 5, "karras")
+    row = plan.instructions[1]
+    weight = row.weights[0][row.inputs.index("~0")]
+    with pytest.raises(ode.PlanError, match="breaks its law"):
+        Plan.from_json(plan.to_json().replace(repr(weight), repr(weight * (1 + 1e-9))), PATHS["vp"])
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("name", ["vp", "edm", "linear", "ddpm"])
 def test_a_constant_data_prediction_is_solved_exactly(solver, name):
