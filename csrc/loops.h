@@ -89,6 +89,13 @@ void combine(T* out, int terms, const T* const* in, const T* weight, const T* ba
     base ? sum_of<T, true>(out, terms, in, weight, base, n) : sum_of<T, false>(out, terms, in, weight, base, n);
 }
 
+// The sum of 16 lanes, in halves.
+inline double folded(double* total) {
+    for (int half = 8; half; half /= 2)
+        for (int l = 0; l < half; ++l) total[l] += total[l + half];
+    return total[0];
+}
+
 // The sum of term(i) over a block in double. Element i goes to lane i % 16, and lanes are added in halves: that many lanes
 // whatever the registers hold.
 template <class F>
@@ -99,9 +106,7 @@ inline double lanes(int64_t n, F term) {
     for (; i + count <= n; i += count)
         for (int l = 0; l < count; ++l) total[l] += term(i + l);
     for (int l = 0; i + l < n; ++l) total[l] += term(i + l);
-    for (int half = count / 2; half; half /= 2)
-        for (int l = 0; l < half; ++l) total[l] += total[l + half];
-    return total[0];
+    return folded(total);
 }
 
 inline double square(double x) { return x * x; }
@@ -125,12 +130,26 @@ double dot(const T* a, const T* b, int64_t n) {
     return lanes(n, [=](int64_t i) { return double(a[i]) * double(b[i]); });
 }
 
+// `out` may be `old`, so a chunk is read before any of it is written: the compiler then needs no proof that they differ.
 template <class T>
-double advance(T* state, const T* change, const T* old, T growth, int64_t n) {
-    return lanes(n, [=](int64_t i) {
-        state[i] = state[i] + (growth * state[i] + change[i]);
-        return square(state[i] - old[i]);
-    });
+double advance(T* state, T* out, const T* change, const T* old, T growth, int64_t n) {
+    constexpr int count = 16;
+    double total[count] = {};
+    int64_t i = 0;
+    for (; i + count <= n; i += count) {
+        T moved[count], next[count];
+        for (int l = 0; l < count; ++l) next[l] = state[i + l] + (growth * state[i + l] + change[i + l]);
+        for (int l = 0; l < count; ++l) moved[l] = next[l] - old[i + l];
+        for (int l = 0; l < count; ++l) state[i + l] = next[l];
+        for (int l = 0; l < count; ++l) out[i + l] = next[l];
+        for (int l = 0; l < count; ++l) total[l] += square(moved[l]);
+    }
+    for (int l = 0; i + l < n; ++l) {
+        T next = state[i + l] + (growth * state[i + l] + change[i + l]);
+        total[l] += square(next - old[i + l]);
+        state[i + l] = out[i + l] = next;
+    }
+    return folded(total);
 }
 
 }  // namespace

@@ -85,11 +85,14 @@ class Window {
         const T* x[MAX_TERMS];
         sources(x, p, t, scratch);
         const T* old = at(EARLIER, t, p * call_.old.stride[0], scratch[OLD]);
+        const View& view = space_.views[OUT];
+        const bool there = view.direct<T>(t);
+        T* result = there ? place<T>(view, t, p * call_.out.stride[0]) : nullptr;
         for (int64_t r = 0; r < t.rows; ++r) {
             const int64_t b = t.row + r, i = r * t.n;
-            blocks(p, b)[t.first / TILE] = row(x, old, state, p, b, i, t.n, scratch[CHANGE]);
+            blocks(p, b)[t.first / TILE] = row(x, old, state, there ? result + i : nullptr, p, b, i, t.n, scratch[CHANGE]);
         }
-        scatter(space_, space_.views[OUT], t, state, p * call_.out.stride[0]);
+        if (!there) scatter(space_, view, t, state, p * call_.out.stride[0]);
     }
 
     void sources(const T** x, int64_t p, const Tile& t, Scratch<T>& scratch) const {
@@ -106,7 +109,8 @@ class Window {
     }
 
     // The n elements of one sample from `i` on in the tile: their change, their new state, the square of their move.
-    double row(const T* const* x, const T* old, T* state, int64_t p, int64_t b, int64_t i, int64_t n, T* change) const {
+    double row(const T* const* x, const T* old, T* state, T* out, int64_t p, int64_t b, int64_t i, int64_t n,
+               T* change) const {
         const Tensor &w = call_.weights, &g = call_.growth;
         const int64_t place = entry(w, w.dims == 3, p, b);
         const T* in[MAX_TERMS];
@@ -118,7 +122,7 @@ class Window {
         }
         loops<T>().combine(change, terms, in, weight, nullptr, n);
         const T growth = T(float_at(g, entry(g, g.dims == 2, p, b)));
-        return loops<T>().advance(state + i, change, old + i, growth, n);
+        return loops<T>().advance(state + i, out ? out : state + i, change, old + i, growth, n);
     }
 
     void finish() {
