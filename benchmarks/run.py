@@ -14,6 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import timing
+import torch
+
 REGISTRY = ("ops", "steps")
 
 
@@ -29,21 +32,18 @@ def main() -> int:
     args = parser.parse_args()
     if unknown := set(args.names) - set(REGISTRY):
         parser.error(f"no benchmark named {', '.join(sorted(unknown))}: choose from {', '.join(REGISTRY)}")
-    import timing
-    import torch
-
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    torch.set_grad_enabled(False)  # for all alike: samplers run without
     chosen = [importlib.import_module(n) for n in args.names or REGISTRY]
     if not _green({t for module in chosen for t in module.TESTS}):
         print("the tests of what is to be timed fail: no figures", file=sys.stderr)
         return 1
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
     timed = []
-    for case in (c for module in chosen for c in module.cases()):
-        if args.match in f"{case.op} {case.name} {case.size}":
-            timed.append(timing.measure(case, 3 if args.quick else args.rounds))
-            print(timed[-1], flush=True)
+    with torch.no_grad():  # for all alike: samplers run without
+        for case in (c for module in chosen for c in module.cases()):
+            if args.match in f"{case.op} {case.name} {case.size}":
+                timed.append(timing.measure(case, 3 if args.quick else args.rounds))
+                print(timed[-1], flush=True)
     whole = not (args.names or args.match or args.quick)
     out = args.out or (timing.RESULTS / "cpu.csv" if whole else None)
     if out:
