@@ -77,6 +77,11 @@ def test_ids_are_checked(ids, message):
         draw(seed=1, ids=ids)
 
 
+def test_a_shape_without_samples_is_refused():
+    with pytest.raises(ode.OdesolveError, match="give a shape with the number of samples first"):
+        draw(())
+
+
 def test_an_unkeyed_start_of_a_stochastic_program_is_refused():
     program = lower(ode.plan("ddim(eta=1)", MODEL.path, 3), MODEL.path, MODEL.reading_for(torch.float32))
     with pytest.raises(ode.OdesolveError, match=r"ddim\(eta=1\) draws noise: give keys="):

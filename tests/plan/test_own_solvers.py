@@ -171,6 +171,12 @@ def test_noise_cannot_be_replaced_on_the_way_to_noise(solver):
         ode.plan(solver, paths.VP(), 8, "vp_time", reverse=True)
 
 
+@pytest.mark.parametrize("options", [{"eta": -1.0}, {"second": "trapezoid"}])
+def test_options_of_a_stochastic_solver_are_checked(options):
+    with pytest.raises(ode.PlanError, match=r"give eta >= 0 and second='midpoint' or 'heun'"):
+        ode.plan("dpmpp_2m_sde", paths.VP(), 4, **options)
+
+
 def test_reverse_and_forward_solve_undo_each_other():
     """With an exact network, encoding and sampling again comes back, the better the more steps: order 2."""
     model, grid = TWO.model(paths.VP(), "data"), grids.Lambda(stop=0.01, final=False)
