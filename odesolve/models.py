@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from odesolve import transforms
+from odesolve.conditions import Cond, own, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
 
 TIMES = ("t", "index", "sigma", "c_noise")
-Cond = Mapping[str, Any]
 _PLAIN = ("cond",)
 KEPT_TIMES = 64  # grids
 
@@ -99,7 +99,7 @@ class Model:
     def settled(self) -> Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them where they are."""
         out = copy.copy(self)
-        out.cond, out._uncond = _own(self.cond), None if self._uncond is None else _own(self._uncond)
+        out.cond, out._uncond = own(self.cond), None if self._uncond is None else own(self._uncond)
         return out
 
     def settle(self, other: Model) -> str | None:
@@ -107,7 +107,7 @@ class Model:
         if other.net is not self.net or other.branches != self.branches:
             return "the graph was captured for another network, or for other branches of guidance"
         pairs = [(self.cond, other.cond), (self._uncond or {}, other._uncond or {})]
-        if not all(_same_kind(mine, theirs) for mine, theirs in pairs):
+        if not all(same_kind(mine, theirs) for mine, theirs in pairs):
             return "the conditions differ in more than their values from those that were captured"
         for mine, theirs in pairs:
             for k, v in mine.items():
@@ -204,8 +204,9 @@ class Model:
 
     def _times(self, times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """What the network gets for these times, kept for the next solve on the same grid."""
-        if torch.compiler.is_compiling():
-            return self.network_times(torch.tensor(times, dtype=torch.float64)).to(device, dtype)
+        if callable(self.time) or torch.compiler.is_compiling():  # a user's function may say something else tomorrow
+            t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype)
+            return t.to(device, non_blocking=True)
         key = (times, dtype, device, self.time, self.time_scale)
         if key not in self._kept_times:
             if len(self._kept_times) >= KEPT_TIMES:
@@ -223,7 +224,7 @@ class Model:
         if branches == _PLAIN:
             return [self._checked(self.net(x_in, t, **self.cond), state)]
         out: list[Tensor] = []
-        if "uncond" in branches and _stackable(self.cond, self._uncond or {}, x_in.shape[0]):
+        if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
         else:
             conds = {"cond": self.cond, "uncond": self._uncond or {}}
@@ -323,35 +324,3 @@ def _parameter_dtype(net: Any) -> torch.dtype | None:
             if p.is_floating_point():
                 return p.dtype
     return None
-
-
-def _own(cond: Cond) -> dict[str, Any]:
-    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in cond.items()}
-
-
-def _same_kind(mine: Cond, theirs: Cond) -> bool:
-    """Whether the second could be copied into the first: tensors of the same make, everything else the same object."""
-    if mine.keys() != theirs.keys():
-        return False
-    for k, v in mine.items():
-        w = theirs[k]
-        if isinstance(v, Tensor) and isinstance(w, Tensor):
-            if (v.shape, v.dtype, v.device) != (w.shape, w.dtype, w.device):
-                return False
-        elif v is not w:
-            return False
-    return True
-
-
-def _stackable(cond: Cond, uncond: Cond, batch: int) -> bool:
-    """Whether both branches fit one call: the same keywords, tensors of one shape with the batch first, equal others."""
-    if cond.keys() != uncond.keys():
-        return False
-    for k, v in cond.items():
-        w = uncond[k]
-        if isinstance(v, Tensor) and isinstance(w, Tensor):
-            if v.shape != w.shape or v.dtype != w.dtype or v.dim() == 0 or v.shape[0] != batch:
-                return False
-        elif v is not w:
-            return False
-    return True

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "plan": {"instructions", "laws"},
     "paths": set(),
     "transforms": {"kernels"},
+    "conditions": set(),
     "grids": {"paths"},
     "solvers": {"instructions", "paths", "plan", "tableaus"},
     "labels": {"grids", "solvers"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "slots": {"instructions", "plan", "program"},
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
-    "models": {"lower", "paths", "transforms"},
+    "models": {"conditions", "lower", "paths", "transforms"},
     "run": {"kernels", "lower", "plan"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,10 +201,10 @@ def test_error_norm(dtype, n):
     out, w = torch.empty(4, n, dtype=dtype), normals(2, 4, seed=9)
     rtol, atol = torch.rand(4, dtype=torch.float64) + 0.1, 0.01
     combine([out], ins, w, [0], keys(4), [3], ErrorNorm(norm, rtol, atol))
-    want, told = torch.empty(4, n, dtype=dtype), torch.empty(4, dtype=torch.float64)
-    reference.combine([want], ins, w, [0], keys(4), [3], ErrorNorm(told, rtol, atol))
-    # A half that rounds the other way moves the scale of its element.
-    torch.testing.assert_close(norm, told, rtol=1e-12 if dtype == torch.float64 else EPS[dtype] * 4, atol=0)
+    e, told = torch.empty(4, n, dtype=torch.float64), torch.empty(4, dtype=torch.float64)
+    reference.combine([e], ins, w[1:], [-1], keys(4), [3])
+    reference.rms(told, e, ins[0].double(), out.double(), rtol, atol)  # the scale is that of the output as it is stored
+    torch.testing.assert_close(norm, told, rtol=1e-12 if dtype == torch.float64 else 2e-6, atol=0)
 
 
 def solve(batch):
@@ -260,10 +262,8 @@ def digest():
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+@pytest.mark.parametrize("isa", ["baseline"] if native.ISA == "baseline" else ["baseline", "avx2"])
 def test_every_instruction_set_gives_the_same_bits(isa):
-    if isa == "avx2" and native.ISA == "baseline":
-        pytest.skip("one instruction set here")
     env = {**os.environ, "ODESOLVE_ISA": isa}
     done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [isa, digest()]
@@ -292,8 +292,17 @@ def test_dispatch_uses_it_on_the_cpu():
     assert dispatch.implementation("combine", "cpu") is native.combine
 
 
+def memory_free():
+    """Bytes that may be taken without swapping, 0 where nobody says."""
+    try:
+        found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) * 1024 if found else 0
+
+
 @pytest.mark.slow
-@pytest.mark.skipif("ODESOLVE_LARGE_TESTS" not in os.environ, reason="ODESOLVE_LARGE_TESTS=1 asks for 10 GB of memory")
+@pytest.mark.skipif(memory_free() < 14e9, reason="takes 10 GB, and the machine must stay usable")
 def test_more_elements_than_32_bits_count():
     n = 2**31 + 4099
     x, out = torch.zeros(1, n, dtype=torch.bfloat16), torch.zeros(1, n, dtype=torch.bfloat16)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
+triton = pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
 BUILDS = Path(__file__).with_name("triton_builds.py")
 
 
@@ -56,7 +56,8 @@ def build(target, cases):
     done = subprocess.run(
         [sys.executable, BUILDS, target, *cases], env=env, capture_output=True, text=True, check=False
     )
-    if "ld.lld not found" in done.stderr:
+    # The wheel of 3.4 has no linker for AMD; the one that is pinned has, and there this must not pass unseen.
+    if "ld.lld not found" in done.stderr and triton.__version__.startswith("3.4."):
         pytest.skip("this version of triton brings no linker for AMD")
     assert done.returncode == 0, done.stderr[-3000:]
     return {case: found[0] for case, found in json.loads(done.stdout.splitlines()[-1]).items()}

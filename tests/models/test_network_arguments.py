@@ -138,3 +138,23 @@ def test_keyword_arguments():
     model.data(torch.zeros(2, 1), 0.5)
     ode.sample(model, torch.zeros(2, 1), "ddim", 2, progress=False)
     assert all(c == {"label": label, "strength": 3} for _, _, c in net.calls)
+
+
+def test_a_time_function_is_asked_at_every_solve():
+    """Unlike the named times, which are kept for a grid: what a function says may depend on more than its arguments."""
+    factor, seen = [1.0], []
+
+    def net(x, t):
+        seen.append(float(t[0]))
+        return 0.3 * x
+
+    model = ode.Model(net, paths.VP(), "v", time=lambda path, t: factor[0] * t)
+    for factor[0] in (1.0, 2.0):
+        ode.sample(model, torch.zeros(2, 3), "ddim", 3)
+    assert seen[3:] == pytest.approx([2.0 * t for t in seen[:3]])
+
+
+def test_a_network_may_change_its_time_in_place():
+    model = ode.Model(lambda x, t: 0.3 * x + t.mul_(2.0)[:, None], paths.VP(), "v")
+    x = torch.ones(2, 3)
+    assert torch.equal(ode.sample(model, x, "ddim", 3), ode.sample(model, x, "ddim", 3))
