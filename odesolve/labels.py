@@ -13,6 +13,7 @@ from odesolve.solvers import REGISTRY
 
 # The parameter that a number alone in the brackets of a grid's label stands for.
 GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent", "asinh": "scale"}
+FLAGS = ("afs", "tree")  # of every solver
 GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial()}
 
 
@@ -27,7 +28,7 @@ def parse_solver(text: str) -> tuple[str, dict[str, Any]]:
     name, inside = _split(text)
     options = dict(_option(item) for item in inside.split(",") if item.strip())
     entry = REGISTRY.find(name)
-    entry.check_options({k: v for k, v in options.items() if k != "afs"})
+    entry.check_options({k: v for k, v in options.items() if k not in FLAGS})
     return entry.name, options
 
 

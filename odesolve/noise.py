@@ -1,12 +1,135 @@
-"""Which streams of random numbers a solve draws from. A stream is a number of 64 bits under a sample's (seed, id).
+"""Which streams of random numbers a solve draws from, and the virtual Brownian paths that are sums of them.
 
-The top byte of a stream says what it is for, so that what one part draws never meets what another does.
+A stream is a number of 64 bits under a sample's (seed, id). The top byte says what it is for, so that what one part draws
+never meets what another does.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
 
 _SHIFT: Final = 56
 STEPS: Final = 0 << _SHIFT  # + number of the interval: noise that a plan adds
 START: Final = 1 << _SHIFT  # the noise that a solve starts from
+AREAS: Final = 2 << _SHIFT  # + number of the interval: its space-time Levy area
+TREE: Final = 3 << _SHIFT  # + number of the node of a Brownian tree
+AREA_TREE: Final = 4 << _SHIFT  # + twice the number of the node (+ 1) of a tree that knows its areas
+CHAINS: Final = 5 << _SHIFT  # + number of the draw of a Markov chain
+
+DEPTH: Final = 24
+
+
+class Draws(NamedTuple):
+    """Sums of standard normals: row i is sum_k weights[i, k] z(streams[i, k]), both (n, K); weight 0 draws nothing."""
+
+    streams: Tensor
+    weights: Tensor
+
+
+class Tree:
+    """A Brownian path on [low, high], known at 2^depth + 1 ticks, every value a sum of the normals of its tree's nodes.
+
+    Its increment over any interval is a closed formula of at most 2 depth + 1 terms: nothing is walked, stored or searched.
+    End points are moved to the nearest tick, and into [low, high].
+    """
+
+    def __init__(self, low: float, high: float, depth: int = DEPTH):
+        self.low, self.high, self.depth = low, high, depth
+
+    def ticks(self, u: Tensor) -> Tensor:
+        """Number of the tick nearest to each u, int64."""
+        share = (u.to(torch.float64) - self.low) / (self.high - self.low)
+        return (share.clamp(0.0, 1.0) * 2**self.depth).round().to(torch.int64)
+
+    def increments(self, a: Tensor, b: Tensor, rate: float = 0.0) -> Draws:
+        """W(b) - W(a) for ticks a <= b, (n,).
+
+        W is Brownian in u, or with a ``rate`` in the clock e^(rate u), there in units of its standard deviation over [0, b].
+        Levy's construction: W(mid) = its mean given the ends + sqrt(va vb / (va + vb)) z, with va and vb the two halves.
+        """
+        a, b = a[:, None], b[:, None]
+        last, ends = torch.tensor(2**self.depth, device=a.device), torch.tensor(0, device=a.device)
+        whole = self._span(ends, last, b, rate)
+        streams, weights = [torch.full_like(a, TREE)], [self._span(a, b, b, rate) / whole.sqrt()]
+        for heap, left, width, once in self._nodes(a, b):
+            mid, right = left + width // 2, left + width
+            va, vb = self._span(left, mid, b, rate), self._span(mid, right, b, rate)
+            rise = self._span(a.clamp(left, mid), b.clamp(left, mid), b, rate) / va
+            fall = self._span(a.clamp(mid, right), b.clamp(mid, right), b, rate) / vb
+            streams.append(TREE + heap)
+            weights.append(once * (va * vb / (va + vb)).sqrt() * (rise - fall))
+        return Draws(torch.cat(streams, 1), torch.cat(weights, 1))
+
+    def _nodes(self, a: Tensor, b: Tensor):
+        """(number, left end, width, whether it counts) of the nodes around a on every level, then of those around b."""
+        level = torch.arange(self.depth, device=a.device)
+        width = 2 ** (self.depth - level)
+        first = torch.minimum(a // width, 2**level - 1)
+        second = torch.minimum(b // width, 2**level - 1)
+        yield 2**level + first, first * width, width, torch.ones_like(first)
+        yield 2**level + second, second * width, width, (first != second).to(torch.int64)
+
+    def _span(self, i: Tensor, j: Tensor, b: Tensor, rate: float) -> Tensor:
+        """Length of [i, j] in the clock, in units of the clock at b where it has a rate."""
+        unit = (self.high - self.low) / 2**self.depth
+        if rate == 0.0:
+            return (j - i).double() * unit
+        return torch.exp((i - b).double() * (rate * unit)) * torch.expm1((j - i).double() * (rate * unit))
+
+
+class AreaTree(Tree):
+    """A Brownian path in u with its space-time Levy area H, again a sum of normals: at most 4 depth + 2 of them.
+
+    H over an interval of length h is the mean of the path less its chord: normal of variance h/12, independent of W
+    (Foster, Lyons and Oberhauser 2020). Halving: W1, W2 = W/2 +- 3H/2 +- sqrt(h) X/4,
+    H1, H2 = H/4 - sqrt(h) X/8 +- sqrt(h/12) Y/2.
+    """
+
+    def areas(self, a: Tensor, b: Tensor) -> tuple[Draws, Tensor]:
+        """(draws of W, weights of H on the same streams) over [a, b], for ticks a <= b, (n,)."""
+        unit = (self.high - self.low) / 2**self.depth
+        a, b = a[:, None], b[:, None]
+        whole, h = self.high - self.low, (b - a).double() * unit
+        x, dx = (a + b).double() * (unit / whole), h / whole
+        h = h.clamp(min=unit / 2)  # of an empty interval everything below is 0
+        streams = [torch.cat([torch.full_like(a, AREA_TREE), torch.full_like(a, AREA_TREE + 1)], 1)]
+        bend = (whole / 12) ** 0.5
+        w = [torch.cat([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
+        area = [torch.cat([torch.zeros_like(dx), bend * dx**2], 1)]
+        for heap, left, width, once in self._nodes(a, b):
+            mid, right = left + width // 2, left + width
+            outside = ((b - right).clamp(min=0) - (left - a).clamp(min=0)).double() * unit
+            halves = [_Half(a, b, left, width, unit), _Half(a, b, mid, width, unit)]
+            for k, shape in enumerate((_X, _Y)):
+                (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
+                k1, k2 = halves[0].length, halves[1].length
+                streams.append(AREA_TREE + 2 * heap + k)
+                w.append(once * (w1 + w2))
+                merged = (k1 * h1 + k2 * h2) / h + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * h)
+                area.append(once * merged)
+        return Draws(torch.cat(streams, 1), torch.cat(w, 1)), torch.cat(area, 1)
+
+
+# What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of its width.
+_X = ((0.25, -0.75), (-0.25, -0.75))
+_Y = ((0.0, 3 / 12**0.5), (0.0, -3 / 12**0.5))
+
+
+class _Half:
+    """The part of [a, b] in one half of a node: where the node's function is slope tau + bend tau (1 - tau)."""
+
+    def __init__(self, a: Tensor, b: Tensor, left: Tensor, width: Tensor, unit: float):
+        half = width // 2
+        start = (a.clamp(left, left + half) - left).double()
+        stop = (b.clamp(left, left + half) - left).double()
+        self.length = (stop - start) * unit
+        self.scale = (width.double() * unit).sqrt()
+        self.delta, self.middle = (stop - start) / half, 1 - (start + stop) / half
+
+    def moments(self, shape, which: int) -> tuple[Tensor, Tensor]:
+        slope, bend = shape[which]
+        w = self.scale * self.delta * (slope + bend * self.middle)
+        return w, self.scale * self.delta**2 * (bend / 6)

@@ -37,6 +37,7 @@ def plan(
     closed: bool = False,
     reverse: bool = False,
     snap: bool = False,
+    tree: bool = False,
     **options,
 ) -> Plan:
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
@@ -52,6 +53,7 @@ def plan(
         closed: the network may be asked for its velocity at the data end.
         reverse: from data to noise (inversion, encoding).
         snap: move the grid onto the training times of a Discrete path.
+        tree: noise of one Brownian path in log-SNR, the same path whatever the number of steps.
         options: what the solver takes; see ``ode.solvers()[name].options``.
 
     Raises OdesolveError for an unknown solver, grid or option, and for a grid that leaves the path.
@@ -59,11 +61,11 @@ def plan(
     if isinstance(solver, str):
         solver, written = parse_solver(solver)
         options = {**written, **options}
-        afs = bool(options.pop("afs", afs))
+        afs, tree = bool(options.pop("afs", afs)), bool(options.pop("tree", tree))
     entry = _entry(solver)
     entry.check_options(options)
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
-    return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tuple(sorted(options.items())))
+    return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tree, tuple(sorted(options.items())))
 
 
 @functools.lru_cache(1024)
@@ -76,13 +78,15 @@ def _plan(
     closed: bool,
     reverse: bool,
     snap: bool,
+    tree: bool,
     options: tuple[tuple[str, object], ...],
 ) -> Plan:
     times = grids.make(rule, path, steps, snap)
     if reverse:
         times = times[::-1] if closed and entry.clock == "t" else _encoding_times(path, times)
-    label = ",".join([*(f"{k}={v}" for k, v in options), *(["afs"] if afs else [])])
-    writer = Writer(path, times, f"{entry.name}({label})" if label else entry.name, closed, afs)
+    flags = [name for name, on in (("afs", afs), ("tree", tree)) if on]
+    label = ",".join([*(f"{k}={v}" for k, v in options), *flags])
+    writer = Writer(path, times, f"{entry.name}({label})" if label else entry.name, closed, afs, tree)
     entry.write(writer, **dict(options))
     return writer.plan()
 

@@ -77,7 +77,7 @@ def sample(
         executor: an ``ode.Graph``, to replay one captured step instead of running the loop.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
-        options: ``afs`` and whatever the solver takes.
+        options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
@@ -154,7 +154,7 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int, grid: GridLike
     """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None."""
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
-        if options.keys() - {"reverse", "afs"}:
+        if options.keys() - {"reverse", "afs", "tree"}:
             raise OdesolveError(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()")
         choice = default_choice(model.path, steps)
         rule = _reachable(model, choice.grid if grid is None else grid)

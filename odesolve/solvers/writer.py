@@ -9,26 +9,36 @@ from collections.abc import Callable, Sequence
 import torch
 
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output, noise_name
+from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output
 from odesolve.paths import Path, Point
 from odesolve.plan import Plan
+from odesolve.solvers.draws import BrownianPath, Cells, Noise
 
 
 class Writer:
     """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values and records rows.
 
     ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces the first evaluation
-    by the analytic guess for unit-variance data far out in the noise (Dockhorn et al. 2022, section 3.3).
+    by the analytic guess for unit-variance data far out in the noise (Dockhorn et al. 2022, section 3.3). ``tree`` takes all
+    noise from one Brownian path in log-SNR, so that plans with other numbers of steps follow the same path.
     """
 
-    def __init__(self, path: Path, grid: Sequence[float], solver: str, closed: bool = False, afs: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        grid: Sequence[float],
+        solver: str,
+        closed: bool = False,
+        afs: bool = False,
+        tree: bool = False,
+    ):
         self.path, self.solver, self.closed, self._afs = path, solver, closed, afs
+        self._noise: Noise = BrownianPath() if tree else Cells()
         self.points = path.points(grid)
         self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
         self.start = Linear({START: 1.0})
         self.inner: dict[tuple[str, float], list[Point]] = {}
         self.tables: dict[str, list] = {}
-        self._streams: dict[tuple[float, float], int] = {}
         self._instructions: list[Instruction] = []
         self._done = self._stages = self._evaluations = self._kept = 0
 
@@ -46,19 +56,31 @@ class Writer:
         """Velocity dx/dt at the state x."""
         return self._evaluate(x, at, "velocity")
 
-    def noise(self, s: Point, t: Point) -> Linear:
-        """A standard normal for the interval from s to t, the same one whenever it is asked for again."""
-        return Linear({noise_name(self._streams.setdefault((s.t, t.t), len(self._streams))): 1.0})
+    def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> Linear:
+        """A standard normal for the interval from s to t: the increment of a Brownian motion in the clock e^(rate lambda).
 
-    def step(self, t: Point, value: Linear) -> Linear:
-        """Finish a step: the state at ``t`` that the next step starts from."""
+        Asked for again it is the same one. Where noise of the parts s to m and m to t is asked for as well, give
+        ``via=(m,)``: it is the sum of theirs. The clock e^(2 lambda), the SNR, is that of the reverse SDE.
+        """
+        return self._noise.normal(s, t, via, rate)
+
+    def noise_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+        """Independent standard normals for the increment and the space-time Levy area over [s, t] in the clock lambda."""
+        return self._noise.normal_and_area(s, t)
+
+    def step(self, t: Point, value: Linear, exact: bool = True) -> Linear:
+        """Finish a step: the state at ``t`` that the next step starts from.
+
+        ``exact=False`` says that even for a constant data prediction it is so only in the limit of small steps, which
+        exempts it from the laws; so for ``stage``.
+        """
         self._done += 1
-        return self._combine(Output(f"x{self._done}", t.t), value)
+        return self._combine(Output(f"x{self._done}", t.t if exact else None), value)
 
-    def stage(self, t: Point, value: Linear) -> Linear:
+    def stage(self, t: Point, value: Linear, exact: bool = True) -> Linear:
         """A state inside a step, or a corrected one."""
         self._stages += 1
-        return self._combine(Output(f"y{self._stages}", t.t), value)
+        return self._combine(Output(f"y{self._stages}", t.t if exact else None), value)
 
     def keep(self, value: Linear) -> Linear:
         """A derived value worth a buffer of its own, such as a history entry."""

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "transforms": {"kernels"},
     "conditions": set(),
     "grids": {"paths"},
-    "solvers": {"instructions", "paths", "plan", "tableaus"},
+    "solvers": {"instructions", "noise", "paths", "plan", "tableaus"},
     "labels": {"grids", "solvers"},
     "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.

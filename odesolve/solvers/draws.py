@@ -1,0 +1,87 @@
+"""Where a plan's noise comes from: a stream of its own for every interval, or one Brownian path in log-SNR."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve import noise
+from odesolve.errors import PlanError
+from odesolve.instructions import Linear, noise_name
+from odesolve.noise import AreaTree, Tree
+from odesolve.paths import Point
+
+LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
+
+
+class Noise(Protocol):
+    """Standard normals of intervals, as combinations of streams."""
+
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear: ...
+
+    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]: ...
+
+
+class Cells:
+    """One stream an interval, the cheapest noise: it belongs to the number of the step."""
+
+    def __init__(self):
+        self._numbers: dict[tuple[float, float], int] = {}
+
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
+        cells = list(itertools.pairwise([s, *via, t]))
+        shares = [_clock_share(p, q, t, rate) for p, q in cells] if via else [1.0]
+        out = Linear()
+        for (p, q), share in zip(cells, shares, strict=True):
+            out = out + Linear({noise_name(noise.STEPS + self._number(p, q)): math.sqrt(share / sum(shares))})
+        return out
+
+    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+        cell = self._number(s, t)
+        return Linear({noise_name(noise.STEPS + cell): 1.0}), Linear({noise_name(noise.AREAS + cell): 1.0})
+
+    def _number(self, s: Point, t: Point) -> int:
+        return self._numbers.setdefault((s.t, t.t), len(self._numbers))
+
+
+class BrownianPath:
+    """All noise from one path, so that plans with other steps follow the same one; of up to 49 streams an interval."""
+
+    def __init__(self):
+        self._tree, self._areas = Tree(-LIMIT, LIMIT), AreaTree(-LIMIT, LIMIT)
+
+    def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
+        draws = self._tree.increments(*self._ticks(s, t), rate)
+        return _unit(draws.streams, draws.weights)
+
+    def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
+        draws, areas = self._areas.areas(*self._ticks(s, t))
+        return _unit(draws.streams, draws.weights), _unit(draws.streams, areas)
+
+    def _ticks(self, s: Point, t: Point) -> tuple[Tensor, Tensor]:
+        a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).unbind(0)
+        if not a < b:
+            raise PlanError(
+                f"a Brownian path is resolved to 4e-6 in log-SNR from {-LIMIT:g} to {LIMIT:g}, and the step from "
+                f"t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or tree=False"
+            )
+        return a, b
+
+
+def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
+    """Length of [s, t] in the clock e^(rate lambda), relative to the clock at the end."""
+    return -math.exp(rate * (t.lam - end.lam)) * math.expm1(rate * (s.lam - t.lam))
+
+
+def _unit(streams: Tensor, weights: Tensor) -> Linear:
+    """The sum of one row of draws, scaled to unit variance."""
+    terms = Linear()
+    for stream, weight in zip(streams[0].tolist(), weights[0].tolist(), strict=True):
+        if weight != 0.0:
+            terms = terms + Linear({noise_name(stream): weight})
+    return terms * (1.0 / math.sqrt(math.fsum(w * w for w in terms.values())))
