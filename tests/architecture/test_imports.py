@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "noise": set(),
     "kernels": set(),
     "tableaus": set(),
+    "schemes": set(),
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "transforms": {"kernels"},
     "conditions": set(),
     "grids": {"paths"},
-    "solvers": {"instructions", "noise", "paths", "plan", "tableaus"},
+    "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
     "labels": {"grids", "solvers"},
     "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.
