@@ -30,7 +30,7 @@ def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tup
         assert data is not None, "the clock t is finite everywhere"
         return w.step(t, first_order(s, t, x, data)), slope
     if t.sigma == 0 and 1.0 in tableau.c and not (clock.name == "t" and w.closed):
-        tableau = tableaus.OPEN[tableau.order]
+        tableau = tableaus.open_at_end(tableau.order)
     span, slopes = clock.tau(t) - clock.tau(s), [slope]
     for a, c in zip(tableau.a[1:], tableau.c[1:], strict=True):
         at = clock.inside(w, i, c)
