@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._C import _functorch, _len_torch_dispatch_stack  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
 
-OPS = ("combine", "combine_row", "normal", "rms", "inner", "quadratic_form", "quantile", "window")
+OPS = ("combine", "combine_row", "normal", "rms", "inner", "quadratic_form", "quantile", "window", "control")
 # Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
 # leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
 BACKENDS = {"reference": ("reference", ""), "native": ("native", "cpu"), "triton": ("triton.backend", "cuda")}
@@ -224,3 +224,17 @@ def window(
 ) -> None:
     """The Picard update of a window of points; ``reference.window`` is its contract."""
     run("window", out, out, residual, origin, old, ins, weights, growth, keys, streams)
+
+
+def control(
+    state: Tensor,
+    norm: Tensor,
+    weights: Tensor,
+    times: Tensor,
+    table: Tensor,
+    nodes: Tensor,
+    settings: Tensor,
+    begin: bool = False,
+) -> None:
+    """Acceptance, next step and next weights of every sample; ``kernels.control`` is its contract."""
+    run("control", state, state, norm, weights, times, table, nodes, settings, begin)

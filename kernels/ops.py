@@ -20,6 +20,8 @@ SCHEMA = {
     "quantile": "(Tensor(a!) out, Tensor x, float q) -> ()",
     "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, Tensor weights, "
     "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
+    "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor table, Tensor nodes, "
+    "Tensor settings, bool begin) -> ()",
 }
 # Arguments that may be numbers in the public form and are tensors here.
 NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5)}

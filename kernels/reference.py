@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from odesolve.kernels import philox
+from odesolve.kernels.control import control as control  # an op of its own file
 from torch import Tensor
 
 Weights = Sequence[Sequence[float]] | Tensor

@@ -11,6 +11,7 @@ from odesolve.profile import profile
 from odesolve.run import Graph
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.sampler import Sampler
+from odesolve.solve import Solution, solve
 from odesolve.solvers import Writer, solver
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "PlanError",
     "Sample",
     "Sampler",
+    "Solution",
     "Writer",
     "backend",
     "default_plan",
@@ -36,6 +38,7 @@ __all__ = [
     "profile",
     "resume",
     "sample",
+    "solve",
     "solver",
     "solvers",
     "tableaus",

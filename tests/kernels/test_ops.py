@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from odesolve.kernels import dispatch, ops, philox, reference
+from odesolve.kernels import control, dispatch, ops, philox, reference
 from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -120,7 +120,15 @@ def everything(a, b):
     )
     table = torch.tensor([[0.3, 0.1], [0.2, 0.7]], dtype=a.dtype)
     dispatch.window(window, residual, drawn, old, [old], table, table[0], KEYS, torch.tensor([1, 2]))
-    return (*outs, norm, drawn, numbers, window, residual)
+    state, steps, times = (
+        torch.ones(control.ROWS, 3, dtype=a.dtype),
+        torch.zeros(3, 2, dtype=a.dtype),
+        a.new_zeros(1, 3),
+    )
+    state[control.STATUS] = 0.0
+    settings = torch.tensor([9.0, 0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 0.0, 5.0, 99.0, 6.0], dtype=a.dtype)
+    dispatch.control(state, norm.double(), steps, times, table.round() + 1, table[0, :1], settings)
+    return (*outs, norm, drawn, numbers, window, residual, state, steps, times)
 
 
 @pytest.mark.parametrize("how", ["compile", "make_fx"])
@@ -146,4 +154,13 @@ def test_fake_tensors():
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         outs = everything(torch.empty(3, 2, 2, dtype=torch.float64), torch.empty(3, 2, 2, dtype=torch.float64))
-    assert [tuple(o.shape) for o in outs] == [(3, 2, 2)] * 2 + [(3,), (3, 2, 2), (4, 3), (2, 3, 2, 2), (2, 3)]
+    assert [tuple(o.shape) for o in outs] == [(3, 2, 2)] * 2 + [
+        (3,),
+        (3, 2, 2),
+        (4, 3),
+        (2, 3, 2, 2),
+        (2, 3),
+        (11, 3),
+        (3, 2),
+        (1, 3),
+    ]

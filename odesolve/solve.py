@@ -1,0 +1,136 @@
+"""Adaptive solves of dy/dt = f(t, y): from a right-hand side to a solution with statuses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.batch import Batch, Scale
+from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.drift import Drift, State
+from odesolve.adaptive.first_step import starting_step
+from odesolve.adaptive.loop import integrate
+from odesolve.adaptive.runge_kutta import RungeKutta
+from odesolve.adaptive.solution import Solution, solution
+from odesolve.errors import OdesolveError, unknown
+from odesolve.kernels.control import NFE
+from odesolve.pairs import PAIRS, Pair
+
+CONTROLLER = Controller()
+SYNC = 8  # attempts between two looks at a device that runs on its own
+TINY = 1e-20  # of the interval: no step is shorter
+
+
+@torch.no_grad()
+def solve(
+    f: Callable[..., Any],
+    y0: State,
+    t: Sequence[float] | Tensor = (0.0, 1.0),
+    solver: str | Pair = "dopri5",
+    *,
+    rtol: Scale = 1e-5,
+    atol: Scale = 1e-6,
+    control: str | None = None,
+    args: Sequence[Any] = (),
+    first_step: float | None = None,
+    min_step: float = 0.0,
+    max_step: float | None = None,
+    max_steps: int = 10_000,
+    controller: Controller = CONTROLLER,
+    compact: bool = True,
+    sync: int | None = None,
+) -> Solution:
+    """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample.
+
+    Args:
+        f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one system t has no
+            dimensions. Returns dy/dt in the form of y.
+        y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
+            A tensor with less than two dimensions, or tensors that share no first dimension, are one system.
+        t: times, rising or falling, float64 whatever y is.
+        solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``.
+        rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
+            numbers, or one a sample (B,).
+        control: "sample", or "batch" for one step that all samples share; by default by the form of y0.
+        args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
+        first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
+        min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
+        max_steps: attempts a sample may make.
+        controller: a ``Controller``.
+        compact: let f be called on fewer samples as they end.
+        sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere, where each is a wait.
+
+    Returns a ``Solution``; a solve that fails is a status there, not an exception.
+    Raises OdesolveError for arguments that cannot be used.
+    """
+    drift = Drift(f, y0, args, _by_sample(control))
+    times = _times(t)
+    span, batch_size = times[-1] - times[0], drift.start.shape[0]
+    method = RungeKutta(_pair(solver))
+    settings = controller.settings(
+        method.order,
+        times[-1],
+        max(_length("min_step", min_step), TINY * abs(span)),
+        math.inf if max_step is None else _length("max_step", max_step),
+        max_steps,
+        method.evaluations,
+    )
+    scales = [_tolerance(name, s, drift) for name, s in (("rtol", rtol), ("atol", atol))]
+    batch = Batch(drift, method.blocks, settings, *scales)
+    start = torch.full((batch_size,), times[0], dtype=drift.start.dtype, device=drift.start.device)
+    f0 = drift(drift.time(start), drift.start)
+    if first_step is None:
+        h = starting_step(drift, times[0], span, f0, method.order, *scales)
+    else:
+        h = math.copysign(_length("first_step", first_step), span)
+    batch.state[NFE] = 2.0 if first_step is None else 1.0
+    method.start(batch, f0)
+    batch.begin(times[0], h)
+    on_cpu = drift.start.device.type == "cpu"
+    results = integrate(method, batch, None, sync or (1 if on_cpu else SYNC), compact)
+    return solution(drift, results, torch.stack([drift.start, results.y]))
+
+
+def _by_sample(control: str | None) -> bool | None:
+    if control not in (None, "sample", "batch"):
+        raise unknown("control", control, ("sample", "batch"))
+    return None if control is None else control == "sample"
+
+
+def _pair(solver: str | Pair) -> Pair:
+    if isinstance(solver, Pair):
+        return solver
+    if solver not in PAIRS:
+        raise unknown("adaptive solver", solver, PAIRS)
+    return PAIRS[solver]
+
+
+def _times(t: Sequence[float] | Tensor) -> list[float]:
+    times: list[float] = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    if not steps or not all(map(math.isfinite, times)) or not (min(steps) > 0 or max(steps) < 0):
+        raise OdesolveError(f"t is {t}: give two or more times that rise or fall, such as (0.0, 1.0)")
+    return times
+
+
+def _length(name: str, value: float) -> float:
+    if not value >= 0.0:
+        raise OdesolveError(f"{name} is {value}: give a length, without the sign of the direction")
+    return float(value)
+
+
+def _tolerance(name: str, value: Scale, drift: Drift) -> Scale:
+    batch = drift.start.shape[0]
+    if not isinstance(value, Tensor):
+        if not 0.0 <= value < math.inf:
+            raise OdesolveError(f"{name} is {value}: give a positive number such as 1e-5")
+        return float(value)
+    if not drift.by_sample or value.shape != (batch,):
+        expected = f"({batch},), one a sample" if drift.by_sample else "a number, as this is one system"
+        raise OdesolveError(f"{name} has shape {tuple(value.shape)}: give {expected}")
+    return value.to(drift.start.device, torch.float64)
