@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.kernels import dispatch
 
 State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 
@@ -67,7 +68,7 @@ class Drift:
             raise self._misfit(out, y)
         if out.dtype != y.dtype:
             out = out.to(y.dtype)
-        if out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
+        if not dispatch.transformed() and out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
             out = out.clone()  # y is a buffer that the next stage is written to
         return out if self.by_sample else out[None]
 
