@@ -51,12 +51,16 @@ class Linear(dict):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity`` there."""
+    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity`` there.
+
+    ``variance``, where given, names the variance that the network has learned to predict along with it.
+    """
 
     input: str
     output: str
     t: float
     quantity: str = "data"
+    variance: str | None = None
 
 
 class Output(NamedTuple):
@@ -81,12 +85,18 @@ class Combine:
 
 @dataclass(frozen=True)
 class Apply:
-    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the plan is lowered."""
+    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the plan is run.
+
+    The places of ``run.places`` also read the values ``others``, draw the ``stream`` and take the numbers ``given``.
+    """
 
     fn: str
     input: str
     output: str
     t: float
+    others: tuple[str, ...] = ()
+    stream: int | None = None
+    given: tuple[float, ...] = ()
 
 
 Instruction = Evaluate | Combine | Apply
@@ -111,7 +121,28 @@ def names(i: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of values that an instruction reads, and those that it defines."""
     if isinstance(i, Combine):
         return tuple(n for n in i.inputs if stream_of(n) is None), tuple(o.name for o in i.outputs)
-    return (i.input,), (i.output,)
+    if isinstance(i, Evaluate):
+        return (i.input,), (i.output,) if i.variance is None else (i.output, i.variance)
+    return (i.input, *i.others), (i.output,)
+
+
+def streams_of(i: Instruction) -> Iterator[int]:
+    """The streams that an instruction draws from."""
+    if isinstance(i, Combine):
+        yield from (s for n in i.inputs if (s := stream_of(n)) is not None)
+    elif isinstance(i, Apply) and i.stream is not None:
+        yield i.stream
+
+
+def write_row(i: Instruction) -> list:
+    """An instruction as a row of a plan's JSON: what is at its default at the end is left out."""
+    if isinstance(i, Combine):
+        outputs = [[v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs]
+        return ["C", outputs, i.inputs, i.weights]
+    if isinstance(i, Evaluate):
+        return ["E", i.input, i.output, i.t, i.quantity, *([] if i.variance is None else [i.variance])]
+    plain = not i.others and i.stream is None and not i.given
+    return ["A", i.fn, i.input, i.output, i.t, *([] if plain else [i.others, i.stream, i.given])]
 
 
 def read_row(row: list) -> Instruction:
@@ -120,7 +151,7 @@ def read_row(row: list) -> Instruction:
     if tag == "C":
         outputs, inputs, weights = rest
         return Combine(tuple(Output(*o) for o in outputs), tuple(inputs), tuple(tuple(w) for w in weights))
-    return _TAGS[tag](*rest)
+    return _TAGS[tag](*(tuple(v) if isinstance(v, list) else v for v in rest))
 
 
 def _output_label(o: Output) -> str:
@@ -132,7 +163,9 @@ def written(i: Instruction) -> Iterator[tuple[str, str]]:
     if isinstance(i, Evaluate):
         yield i.output, f"{i.quantity}({i.input}, t={i.t:.6g})"
     elif isinstance(i, Apply):
-        yield i.output, f"{i.fn}({i.input}, t={i.t:.6g})"
+        drawn = [] if i.stream is None else [noise_name(i.stream)]
+        given = [f"{v:.6g}" for v in i.given]
+        yield i.output, f"{i.fn}({', '.join([i.input, *i.others, *drawn, *given])}, t={i.t:.6g})"
     else:
         for out, row in zip(i.outputs, i.weights, strict=True):
             terms = (f"{w:+.6g} {n}" for n, w in zip(i.inputs, row, strict=True) if w)

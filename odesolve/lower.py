@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, stream_of
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names, stream_of
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.program import Block, Call, Guidance, Mark, Program, Reading, Transform
-from odesolve.slots import Slots
+from odesolve.slots import Slots, is_step
 
 __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform", "lower"]
 
@@ -25,14 +25,15 @@ CANCELLED = 1e-15
 
 
 @functools.lru_cache(256)
-def lower(plan: Plan, path: Path, reading: Reading, observe: bool = False) -> Program:
+def lower(plan: Plan, path: Path, reading: Reading, observe: bool = False, stats: bool = False) -> Program:
     """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for those who watch the solve.
 
-    Raises PlanError where the network's prediction does not determine what the plan asks for (data from noise at
-    alpha = 0, velocity from data at sigma = 0).
+    ``stats`` keeps of every step that draws noise its mean and how large the noise was. Raises PlanError where the
+    network's prediction does not determine what the plan asks for (data from noise at alpha = 0, velocity from data at
+    sigma = 0), and with ``stats`` for a plan whose steps are not a mean plus one Gaussian draw.
     """
     instructions = _expose(plan, path, reading.applies) if reading.applies else plan.instructions
-    lowering = Lowering(instructions, plan, path, reading, observe)
+    lowering = Lowering(instructions, plan, path, reading, observe, stats)
     return Slots(plan, lowering).program()
 
 
@@ -60,8 +61,16 @@ Terms = dict[str, tuple[float, float]]  # name -> (coefficient, sum of the magni
 class Lowering:
     """First pass: ops over names. ``env`` expresses every canonical value by materialised ones and raw outputs."""
 
-    def __init__(self, instructions: Iterable[Instruction], plan: Plan, path: Path, reading: Reading, observe: bool):
-        self.path, self.reading, self.observe, self.plan = path, reading, observe, plan
+    def __init__(
+        self,
+        instructions: Iterable[Instruction],
+        plan: Plan,
+        path: Path,
+        reading: Reading,
+        observe: bool,
+        stats: bool,
+    ):
+        self.path, self.reading, self.observe, self.stats, self.plan = path, reading, observe, stats, plan
         self.instructions = list(instructions)
         self.ops: list[tuple] = []
         self.env: dict[str, Terms] = {START: {START: (1.0, 1.0)}}
@@ -71,7 +80,7 @@ class Lowering:
         self.seen: dict[int, str] = {}
         self.last_use = {plan.result: len(self.instructions)}
         for k, i in enumerate(self.instructions):
-            for name in i.inputs if isinstance(i, Combine) else (i.input,):
+            for name in names(i)[0]:
                 self.last_use[name] = max(k, self.last_use.get(name, -1))
         self.conversions = _conversions(self.instructions, path, reading)
         for k, i in enumerate(self.instructions):
@@ -82,13 +91,22 @@ class Lowering:
         for out, row in zip(i.outputs, i.weights, strict=True):
             self.env[out.name] = self._substitute(zip(i.inputs, row, strict=True))
             self.pending.append(out.name)
+            if self.stats and is_step(out.name) and _noises(self.env[out.name]):
+                mean = f"{out.name}.mean"
+                self.env[mean] = {n: w for n, w in self.env[out.name].items() if stream_of(n) is None}
+                self.pending.append(mean)
+                self.last_use[mean] = self._next_flush(k)
 
     def _apply(self, k: int, i: Apply) -> None:
+        if self.stats and i.stream is not None:
+            raise self._no_stats()
         self._flush(k)
-        self.ops.append(("apply", i.fn, (i.input,), i.output, i.t))
+        self.ops.append(("apply", i.fn, (i.input, *i.others), i.output, i.t, i.stream, i.given))
         self._materialise(i.output)
 
     def _evaluate(self, k: int, i: Evaluate) -> None:
+        if i.variance is not None and not self.reading.variance:
+            raise PlanError(f"{self.plan.solver} uses a learned variance: give ode.Model(..., learned_variance=True)")
         c_in = float(self.reading.c_in(self.path, i.t))
         separate = self.reading.cast or c_in != 1.0
         entry = f"{i.output}<-" if separate else i.input
@@ -99,14 +117,15 @@ class Lowering:
         kx, kf, kg = self.conversions[k]
         if self.reading.classifier:
             branches["classifier"] = math.nan
-        names = [f"{i.output}:{b}" for b in branches]
+        raw = [f"{i.output}:{b}" for b in branches]
         call = len(self.ops)
-        self.ops.append(("call", entry, i.input, tuple(branches), tuple(names), i.t))
-        self.raw.update(names)
-        terms = [(n, kg if b == "classifier" else kf * w) for n, (b, w) in zip(names, branches.items(), strict=True)]
+        more = {} if i.variance is None else {"variance": i.variance}
+        self.ops.append(("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t))
+        self.raw.update(raw, more.values())
+        terms = [(n, kg if b == "classifier" else kf * w) for n, (b, w) in zip(raw, branches.items(), strict=True)]
         if self.reading.mix and "uncond" in branches:
             mixed = f"{i.output}:mixed"
-            self.ops.append(("apply", self.reading.mix, tuple(names[:2]), mixed, i.t))
+            self.ops.append(("apply", self.reading.mix, tuple(raw[:2]), mixed, i.t, None, ()))
             self.raw.add(mixed)
             terms = [(mixed, kf), *terms[2:]]
         for name, _ in terms:
@@ -159,10 +178,34 @@ class Lowering:
         outs = live + (entries or [])
         if outs:
             rows = [{n: w for n, (w, _) in self.env[o].items()} for o in outs]
-            self.ops.append(("block", tuple(outs), tuple(rows), tuple(o not in live for o in outs)))
+            norm = self._noisy_step(outs, rows) if self.stats else None
+            self.ops.append(("block", tuple(outs), tuple(rows), tuple(o not in live for o in outs), norm))
         for name in outs:
             self._materialise(name)
         self.pending = []
+
+    def _noisy_step(self, outs: list[str], rows: list[dict[str, float]]) -> str | None:
+        """The one output of a block that draws noise, if it is a step's; every other draw is one too many."""
+        noisy = [o for o, row in zip(outs, rows, strict=True) if _noises(row)]
+        steps = [o for o in noisy if is_step(o)]
+        # The network's next input is the same state, scaled: its noise is the step's.
+        if (
+            len(steps) > 1
+            or any(o != steps[0] and not o.endswith("<-") for o in noisy if steps)
+            or (noisy and not steps)
+        ):
+            raise self._no_stats()
+        return steps[0] if steps else None
+
+    def _no_stats(self) -> PlanError:
+        return PlanError(
+            f"{self.plan.solver} has steps that are not a mean plus one Gaussian draw: stats=True needs a solver such as "
+            "ddim(eta=1), ddpm, euler_maruyama or dpmpp_2m_sde"
+        )
+
+
+def _noises(row: Iterable[str]) -> list[str]:
+    return [n for n in row if stream_of(n) is not None]
 
 
 def _conversions(

@@ -38,6 +38,8 @@ class Model:
         dtype: dtype of the network's input; by default that of its parameters, else the state's.
         snap: move grids onto the training times of a Discrete path (by default where the path is discrete).
         clip: clamp x0 to [-clip, clip] after each evaluation.
+        learned_variance: the network's second half of channels interpolates between two log-variances of a DDPM step
+            (Nichol and Dhariwal 2021); used by ``ddpm(variance="learned")``, dropped by every other solver.
         threshold: dynamic thresholding quantile of |x0| in each sample (Saharia et al. 2022), with ``clip`` as its floor.
         cond: keyword arguments of every call.
 
@@ -58,6 +60,7 @@ class Model:
         snap: bool | None = None,
         clip: float | None = None,
         threshold: float | None = None,
+        learned_variance: bool = False,
         cond: Cond | None = None,
     ):
         if not callable(net):
@@ -81,7 +84,7 @@ class Model:
         self.snap = snap if snap is not None else path.training_steps is not None
         scale = input_scale or ("edm" if predicts == "edm" else None)
         self.functions = transforms.data_transforms(clip, threshold)
-        self.reading = Reading(predicts, sigma_data, scale, applies=tuple(self.functions))
+        self.reading = Reading(predicts, sigma_data, scale, applies=tuple(self.functions), variance=learned_variance)
         self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
@@ -221,23 +224,36 @@ class Model:
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
         """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state."""
-        if branches == _PLAIN:
+        if branches == _PLAIN and not self.reading.variance:
             return [self._checked(self.net(x_in, t, **self.cond), state)]
         out: list[Tensor] = []
         if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
         else:
             conds = {"cond": self.cond, "uncond": self._uncond or {}}
-            out = [self._checked(self.net(x_in, t, **conds[b]), state) for b in branches if b in conds]
+            out = [self._network(x_in, t, conds[b], state) for b in branches if b in conds]
+        variance = out[0].chunk(2, dim=1)[1] if self.reading.variance else None
+        if variance is not None:
+            out = [o.chunk(2, dim=1)[0] for o in out]
         if "classifier" in branches:
             out.append(self._checked(self._gradient(state, t), state))
+        if "variance" in branches:
+            assert variance is not None
+            out.append(variance)
         return out
+
+    def _network(self, x_in: Tensor, t: Tensor, cond: Cond, state: Tensor) -> Tensor:
+        """What the network says, of the shape of the state, or with twice its channels where it learned a variance."""
+        shape = state.shape
+        if self.reading.variance:
+            shape = torch.Size([*shape[:1], *(2 * c for c in shape[1:2]), *shape[2:]])
+        return self._checked(self.net(x_in, t, **cond), state, shape)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}
         cond = {k: torch.cat([v, uncond[k]]) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
         twice = torch.cat([x, x])
-        return list(self._checked(self.net(twice, torch.cat([t, t]), **cond), twice).chunk(2))
+        return list(self._network(twice, torch.cat([t, t]), cond, twice).chunk(2))
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         assert self._classifier is not None
@@ -249,16 +265,17 @@ class Model:
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return gradient
 
-    def _checked(self, out: Tensor, x: Tensor) -> Tensor:
-        if type(out) is Tensor and out.dtype is x.dtype and out.shape == x.shape:
+    def _checked(self, out: Tensor, x: Tensor, shape: torch.Size | None = None) -> Tensor:
+        shape = x.shape if shape is None else shape
+        if type(out) is Tensor and out.dtype is x.dtype and out.shape == shape:
             return out  # the usual case, looked at once a call
         if not isinstance(out, Tensor):
             raise OdesolveError(
                 f"the network returned {type(out).__name__}: wrap it so that it returns the tensor alone"
             )
-        if out.shape != x.shape:
+        if out.shape != shape:
             given = f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}"
-            raise OdesolveError(f"{given}: wrap it so that both agree (drop a learned variance with out[:, :channels])")
+            raise OdesolveError(f"{given}: wrap it so that both agree (with a learned variance: learned_variance=True)")
         if not out.is_floating_point():
             raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")
         if out.dtype == torch.float64 and x.dtype == torch.float32:

@@ -18,6 +18,7 @@ AREAS: Final = 2 << _SHIFT  # + number of the interval: its space-time Levy area
 TREE: Final = 3 << _SHIFT  # + number of the node of a Brownian tree
 AREA_TREE: Final = 4 << _SHIFT  # + twice the number of the node (+ 1) of a tree that knows its areas
 CHAINS: Final = 5 << _SHIFT  # + number of the draw of a Markov chain
+CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
 
 DEPTH: Final = 24
 

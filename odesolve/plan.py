@@ -24,8 +24,9 @@ from odesolve.instructions import (
     names,
     read_row,
     sound,
-    stream_of,
+    streams_of,
     substitute,
+    write_row,
     written,
 )
 
@@ -58,8 +59,7 @@ class Plan:
     @cached_property
     def streams(self) -> tuple[int, ...]:
         """The noise streams that it draws from; none for an ODE solve."""
-        inputs = (n for i in self.instructions if isinstance(i, Combine) for n in i.inputs)
-        return tuple(sorted({s for n in inputs if (s := stream_of(n)) is not None}))
+        return tuple(sorted({s for i in self.instructions for s in streams_of(i)}))
 
     @property
     def nfe(self) -> int:
@@ -76,15 +76,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as compact JSON; floats round-trip exactly."""
-        rows: list[list] = []
-        for i in self.instructions:
-            if isinstance(i, Evaluate):
-                rows.append(["E", i.input, i.output, i.t, i.quantity])
-            elif isinstance(i, Combine):
-                outputs = [[v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs]
-                rows.append(["C", outputs, i.inputs, i.weights])
-            else:
-                rows.append(["A", i.fn, i.input, i.output, i.t])
+        rows = [write_row(i) for i in self.instructions]
         body = {"solver": self.solver, "path": json.loads(self.path_spec or "{}"), "grid": self.grid}
         return json.dumps({**body, "rows": rows, "result": self.result}, separators=(",", ":"))
 

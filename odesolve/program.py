@@ -40,7 +40,7 @@ class Reading:
     ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard deviation ``sigma_data``) or
     "unit" (the same for unit data). ``cast`` says that the network's dtype is not the state's. ``mix`` names a nonlinear
     mix of the branches (CFG-rescale), ``applies`` names transforms of the data prediction, ``classifier`` is the scale of
-    a classifier's gradient.
+    a classifier's gradient, ``variance`` says that the network also predicts one.
     """
 
     prediction: str = "data"
@@ -51,6 +51,7 @@ class Reading:
     mix: str | None = None
     applies: tuple[str, ...] = ()
     classifier: float = 0.0
+    variance: bool = False
 
     def c_in(self, path: Path, t: Any) -> Any:
         """Factor from the state to the network's input at time t (float or tensor)."""
@@ -85,16 +86,28 @@ class Block:
     base: tuple[int, ...]
     cast: tuple[bool, ...]
     streams: tuple[int, ...] = ()
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What a block tells of the noise in its last row of weights, an output's: slot ``slot`` <- its root mean square
+    over each sample, in units of its deviation ``std``."""
+
+    slot: int
+    std: float
 
 
 @dataclass(frozen=True)
 class Transform:
-    """A nonlinear place: slot ``output`` <- fn(slots ``inputs``, t)."""
+    """A nonlinear place: slot ``output`` <- fn(slots ``inputs``, t); for those of ``run.places`` see ``Apply``."""
 
     fn: str
     inputs: tuple[int, ...]
     output: int
     t: float
+    stream: int | None = None
+    given: tuple[float, ...] = ()
 
 
 Op = Call | Block | Transform
@@ -102,13 +115,18 @@ Op = Call | Block | Transform
 
 @dataclass(frozen=True)
 class Mark:
-    """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data prediction's slot."""
+    """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data prediction's slot.
+
+    ``mean`` is the slot of the state without the noise that the step added, ``norm`` tells of that noise.
+    """
 
     position: int
     step: int
     t: float
     state: int
     data: int | None
+    mean: int | None = None
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +135,7 @@ class Program:
 
     plan: Plan = field(repr=False)
     observe: bool
+    stats: bool
     ops: tuple[Op, ...]
     frees: tuple[tuple[int, ...], ...]
     marks: tuple[Mark, ...]
@@ -135,7 +154,11 @@ class Program:
     @functools.cached_property
     def stochastic(self) -> bool:
         """Whether any block draws noise."""
-        return any(op.streams for op in self.ops if isinstance(op, Block))
+        return any(
+            op.streams if isinstance(op, Block) else op.stream is not None
+            for op in self.ops
+            if not isinstance(op, Call)
+        )
 
     @property
     def passes(self) -> int:

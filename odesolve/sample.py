@@ -114,17 +114,20 @@ def iterate(
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    stats: bool = False,
     **options,
 ) -> Iterator[run.Step]:
     """The same solve one step at a time: yields ``Step`` with x, data, t, index and a cursor that can be saved.
 
-    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
+    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded. With ``stats`` a step also
+    has the mean, standard deviation and log-probability of what it drew, from the same pass over memory, as those need
+    who train on samplers (Black et al. 2024, DDPO). Raises PlanError where the steps are not a mean plus one Gaussian draw.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
     if seed is None and chosen.streams:
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
-    program = lower(chosen, model.path, model.reading_for(x.dtype), observe=True)
+    program = lower(chosen, model.path, model.reading_for(x.dtype), observe=True, stats=stats)
     keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
     with torch.no_grad():
         cursor = run.begin(program, x, model.dtype, model.functions, keys=keys)
@@ -135,7 +138,7 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
     restored = Plan.from_json(saved["plan"], model.path)
     dtype = getattr(torch, saved["dtypes"][0])
-    program = lower(restored, model.path, model.reading_for(dtype), saved["observe"])
+    program = lower(restored, model.path, model.reading_for(dtype), saved["observe"], saved["stats"])
     return run.resume(run.Cursor.load(program, saved), model)
 
 

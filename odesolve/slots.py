@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from odesolve.instructions import START, stream_of
 from odesolve.plan import Plan
-from odesolve.program import Block, Call, Mark, Program, Transform
+from odesolve.program import Block, Call, Mark, Norm, Program, Transform
 
 if TYPE_CHECKING:
     from odesolve.lower import Lowering
@@ -20,9 +21,13 @@ class Slots:
     def __init__(self, plan: Plan, lowering: Lowering):
         self.plan, self.low = plan, lowering
         self.dies: dict[str, int] = {plan.result: len(lowering.ops)}
+        self.norm: Norm | None = None  # of the block just made
         for k, op in enumerate(lowering.ops):
             for name in _reads(op):
                 self.dies[name] = max(k, self.dies.get(name, -1))
+            for name in _writes(op):
+                if name.endswith(".mean"):  # read with the step, before the next call
+                    self.dies[name] = max(k, self._next_call(k))
         self.data: dict[int, str] = {}
         self._watch()
         self.free: dict[str, list[int]] = {}
@@ -51,6 +56,7 @@ class Slots:
         return Program(
             self.plan,
             self.low.observe,
+            self.low.stats,
             tuple(ops),
             tuple(frees),
             tuple(marks),
@@ -70,10 +76,13 @@ class Slots:
         ops = self.low.ops
         for k, op in enumerate(ops):
             latest = self.low.seen.get(k, latest)
-            if latest and op[0] == "block" and any(map(_is_step, op[1])):
+            if latest and op[0] != "call" and any(map(is_step, _writes(op))):
                 self.data[k] = latest
-                following = next((j for j in range(k + 1, len(ops)) if ops[j][0] == "call"), len(ops))
-                self.dies[latest] = max(following, self.dies.get(latest, -1))
+                self.dies[latest] = max(self._next_call(k), self.dies.get(latest, -1))
+
+    def _next_call(self, k: int) -> int:
+        ops = self.low.ops
+        return next((j for j in range(k + 1, len(ops)) if ops[j][0] == "call"), len(ops))
 
     def _kind(self, name: str) -> str:
         if name in self.low.raw:
@@ -95,11 +104,12 @@ class Slots:
         return Call(*given, branches, tuple(self._take(n, "raw") for n in names), t, index)
 
     def _apply(self, op: tuple, index: int) -> Transform:
-        _, fn, inputs, output, t = op
-        return Transform(fn, tuple(self.slot[n] for n in inputs), self._take(output, self._kind(output)), t)
+        _, fn, inputs, output, t, stream, given = op
+        slots = tuple(self.slot[n] for n in inputs)
+        return Transform(fn, slots, self._take(output, self._kind(output)), t, stream, given)
 
     def _block(self, op: tuple, index: int) -> Block:
-        _, outs, rows, cast = op
+        _, outs, rows, cast, noisy = op
         # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
         given = {n for row in rows for n in row}
         drawn = {s: n for n in given if (s := stream_of(n)) is not None}
@@ -112,18 +122,31 @@ class Slots:
         )
         ins = tuple(self.slot[n] for n in names)
         taken = tuple(self._take(n, self._kind(n)) for n in outs)
-        return Block(taken, ins, weights, tuple(names.index(b) if b else -1 for b in base), cast, tuple(sorted(drawn)))
+        if noisy is not None:
+            weights = (*weights, self._noise_row(rows[outs.index(noisy)], [*names, *draws]))
+        bases = tuple(names.index(b) if b else -1 for b in base)
+        return Block(taken, ins, weights, bases, cast, tuple(sorted(drawn)), self.norm if noisy else None)
+
+    def _noise_row(self, row: dict[str, float], columns: list[str]) -> tuple[float, ...]:
+        """The noise of a row alone; remembers what is told of it."""
+        alone = [row.get(n, 0.0) if stream_of(n) is not None else 0.0 for n in columns]
+        slot = self.norm.slot if self.norm else self._take("norm", "norm")
+        self.norm = Norm(slot, math.sqrt(math.fsum(w * w for w in alone)))
+        return tuple(alone)
 
     def _marks(self, k: int, op: tuple) -> Iterable[Mark]:
-        if op[0] != "block":
+        if op[0] == "call":
             return
-        for name in filter(_is_step, op[1]):
+        for name in filter(is_step, _writes(op)):
             step = int(name[1:])
             data = self.slot[self.data[k]] if k in self.data else None
-            yield Mark(k, step, self.plan.grid[step], self.slot[name], data)
+            noisy = op[0] == "block" and op[4] == name
+            told = (self.slot[f"{name}.mean"], self.norm) if noisy else (None, None)
+            yield Mark(k, step, self.plan.grid[step], self.slot[name], data, *told)
 
 
-def _is_step(name: str) -> bool:
+def is_step(name: str) -> bool:
+    """Whether a value is the state that finishes a step."""
     return name[0] == "x" and name[1:].isdigit()
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, combined
+from odesolve.kernels.reference import ErrorNorm
 from odesolve.lower import Block, Call, Program, Transform
+from odesolve.run.places import PLACES
 
 Functions = Mapping[str, Callable[..., Tensor]]
 Buffers = list[Tensor | None]
@@ -67,14 +69,16 @@ class Cursor:
         """Everything needed to go on later, as plain values and tensors (copies)."""
         slots = {i: s.clone() for i, s in enumerate(self.slots) if s is not None}
         dtypes = [str(d).removeprefix("torch.") for d in self.dtypes]
-        plan = {"plan": self.program.plan.to_json(), "observe": self.program.observe}
+        program = self.program
+        plan = {"plan": program.plan.to_json(), "observe": program.observe, "stats": program.stats}
         keys = None if self.keys is None else self.keys.clone()
         return {**plan, "position": self.position, "slots": slots, "dtypes": dtypes, "keys": keys}
 
     @classmethod
     def load(cls, program: Program, saved: Mapping) -> Cursor:
         """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError if the plan is another."""
-        if saved["plan"] != program.plan.to_json() or saved["observe"] != program.observe:
+        kept = (program.plan.to_json(), program.observe, program.stats)
+        if (saved["plan"], saved["observe"], saved["stats"]) != kept:
             raise OdesolveError(
                 "this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does"
             )
@@ -168,7 +172,8 @@ def proceed(cursor: Cursor, position: int, slots: Buffers, functions: Functions 
         if isinstance(op, Block):
             _block(cursor, op, cursor.weights[position], slots, buffers)
         else:
-            _transform(op, slots, functions or {}, program.frees[position] if buffers is not None else ())
+            spent = program.frees[position] if buffers is not None else ()
+            _place(cursor, op, slots, buffers) if op.fn in PLACES else _transform(op, slots, functions or {}, spent)
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
@@ -178,7 +183,11 @@ def proceed(cursor: Cursor, position: int, slots: Buffers, functions: Functions 
 def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers | None) -> None:
     ins: list[Tensor] = [slots[i] for i in op.ins]  # type: ignore[misc]
     dtypes = cursor.dtypes
-    if buffers is None:
+    if op.norm is not None:
+        outs = [torch.empty_like(ins[0], dtype=dtypes[cast]) for cast in op.cast]
+        norm = slots[op.norm.slot] = torch.empty(ins[0].shape[0], dtype=torch.float64, device=ins[0].device)
+        combine(outs, ins, weights, op.base, cursor.keys, op.streams, ErrorNorm(norm, 0.0, op.norm.std))
+    elif buffers is None:
         outs = combined(ins, weights, op.base, cursor.keys, op.streams, [dtypes[cast] for cast in op.cast])
     else:
         outs: list[Tensor] = []  # type: ignore[no-redef]
@@ -190,6 +199,17 @@ def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers 
         combine(outs, ins, weights, op.base, cursor.keys, op.streams)
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
+
+
+def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | None) -> None:
+    inputs: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
+    out = None if buffers is None else buffers[op.output]
+    if out is None:
+        out = torch.empty_like(inputs[0])
+    PLACES[op.fn](out, inputs, cursor.keys, op.stream, op.given)
+    slots[op.output] = out
+    if buffers is not None:
+        buffers[op.output] = out
 
 
 def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple[int, ...]) -> None:

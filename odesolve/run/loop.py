@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,7 +39,9 @@ class Network(Protocol):
 class Step:
     """One finished step of ``ode.iterate``: ``x`` is the state at time ``t``, ``data`` the last data prediction.
 
-    Both stay valid after later steps. ``cursor`` can be saved and resumed.
+    Both stay valid after later steps. ``cursor`` can be saved and resumed. With ``stats=True`` the step was drawn from a
+    Gaussian of mean ``mean`` and deviation ``std`` (a number), and ``log_prob`` (B,) is the log-density of the draw; of a
+    step that draws nothing ``mean`` is x, ``std`` 0 and ``log_prob`` None.
     """
 
     index: int
@@ -46,6 +49,9 @@ class Step:
     x: Tensor
     data: Tensor | None
     cursor: Cursor
+    mean: Tensor | None = None
+    std: float | None = None
+    log_prob: Tensor | None = None
 
 
 def run(
@@ -113,5 +119,13 @@ def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
 
 
 def _step(m: Mark, cursor: Cursor) -> Step:
+    x: Tensor = cursor.slots[m.state]  # type: ignore[assignment]
     data = cursor.slots[m.data] if m.data is not None else None
-    return Step(m.step, m.t, cursor.slots[m.state], data, cursor)  # type: ignore[arg-type]
+    if not cursor.program.stats:
+        return Step(m.step, m.t, x, data, cursor)
+    if m.norm is None or m.mean is None:
+        return Step(m.step, m.t, x, data, cursor, x, 0.0)
+    norm: Tensor = cursor.slots[m.norm.slot]  # type: ignore[assignment]
+    each = norm.square() + math.log(2.0 * math.pi) + 2.0 * math.log(m.norm.std)
+    log_prob = each * (-0.5 * x.shape[1:].numel())
+    return Step(m.step, m.t, x, data, cursor, cursor.slots[m.mean], m.norm.std, log_prob)

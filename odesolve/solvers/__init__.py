@@ -5,6 +5,7 @@ from odesolve.solvers import (  # noqa: F401  (they register themselves)
     deis,
     dpm_solver,
     dpmpp,
+    langevin,
     runge_kutta,
     stochastic,
     unipc,

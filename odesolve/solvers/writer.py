@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
+from odesolve import noise
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Combine, Evaluate, Instruction, Linear, Output
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, noise_name, stream_of
 from odesolve.paths import Path, Point
 from odesolve.plan import Plan
 from odesolve.solvers.draws import BrownianPath, Cells, Noise
@@ -40,7 +42,7 @@ class Writer:
         self.inner: dict[tuple[str, float], list[Point]] = {}
         self.tables: dict[str, list] = {}
         self._instructions: list[Instruction] = []
-        self._done = self._stages = self._evaluations = self._kept = 0
+        self._done = self._stages = self._evaluations = self._kept = self._corrections = 0
 
     def between(self, locate: Callable[[Point, Point], float]) -> list[Point]:
         """A point inside every step; ``locate`` gives its lambda (NaN where the step has none)."""
@@ -86,6 +88,33 @@ class Writer:
         """A derived value worth a buffer of its own, such as a history entry."""
         self._kept += 1
         return self._combine(Output(f"e{self._kept}"), value)
+
+    def fresh(self) -> Linear:
+        """A standard normal of its own, for a move at fixed time."""
+        self._corrections += 1
+        return Linear({noise_name(noise.CORRECTIONS + self._corrections - 1): 1.0})
+
+    def langevin(self, x: Linear, score: Linear, at: Point, snr: float, scale: float, last: bool) -> Linear:
+        """A Langevin step at fixed time whose size follows from norms (see ``run.places.langevin``); ``last`` of its step."""
+        return self._apply("langevin", x, at, last, (score.name,), stream_of(self.fresh().name), (snr, scale))
+
+    def learned_noise(self, mean: Linear, s: Point, t: Point, small: float, large: float) -> Linear:
+        """Finish a step by noise of the variance that the network predicted in its last evaluation, between two."""
+        k = next(k for k in reversed(range(len(self._instructions))) if isinstance(self._instructions[k], Evaluate))
+        call: Evaluate = self._instructions[k]  # type: ignore[assignment]
+        self._instructions[k] = replace(call, variance=f"{call.output}.variance")
+        noises = self.noise(s, t)
+        if len(noises) > 1:
+            raise PlanError(f"{self.solver}: a learned variance takes its noise step by step: give tree=False")
+        stream = stream_of(noises.name)
+        logs = (math.log(small), math.log(large))
+        return self._apply("learned_noise", mean, t, True, (f"{call.output}.variance",), stream, logs)
+
+    def _apply(self, fn: str, x: Linear, at: Point, last: bool, others, stream, given) -> Linear:
+        self._done, self._stages = self._done + last, self._stages + (not last)
+        name = f"x{self._done}" if last else f"y{self._stages}"
+        self._instructions.append(Apply(fn, x.name, name, at.t, others, stream, given))
+        return Linear({name: 1.0})
 
     def plan(self) -> Plan:
         """The finished plan, checked against its laws."""

@@ -15,7 +15,7 @@ from odesolve.lower import Reading, lower
 from odesolve.plan import Plan
 
 SOLVERS = list(ode.solvers())
-SHAPE = (20, 200)  # larger than anything that counts steps
+SHAPE = (20, 600)  # larger than anything that counts evaluations
 
 
 def noise(dtype=torch.float32, shape=SHAPE):

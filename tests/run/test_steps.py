@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from odesolve.kernels.philox import keys, normals
+from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.instructions import Combine, Evaluate
+from odesolve.instructions import Evaluate, names
+
+from ..plan.literal import states
 
 DTYPE = torch.float64
 SOLVERS = list(ode.solvers())
@@ -23,18 +25,14 @@ def noise(n=4):
 
 def watched_by_hand(plan, path, x):
     """States and data predictions of every step, from the plan's text and the exact problem."""
-    values, steps, data = {"x0": x}, [], None
-    values.update({f"~{s}": normals(KEYS, s, 2).to(DTYPE) for s in plan.streams})
+    ask = lambda quantity, x, t: getattr(GAUSSIAN, quantity)(x, path, t)
+    values, steps, data = states(plan, KEYS, x, ask), [], None
     for i in plan.instructions:
         if isinstance(i, Evaluate):
-            values[i.output] = getattr(GAUSSIAN, i.quantity)(values[i.input], path, i.t)
             data = GAUSSIAN.data(values[i.input], path, i.t)
-            continue
-        assert isinstance(i, Combine)
-        for out, row in zip(i.outputs, i.weights, strict=True):
-            values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))
-            if out.name.startswith("x"):
-                steps.append((out.time, values[out.name], data))
+        for name in names(i)[1]:
+            if name.startswith("x"):
+                steps.append((plan.grid[int(name[1:])], values[name], data))
     return steps
 
 

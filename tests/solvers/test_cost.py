@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.lower import lower
+from odesolve.lower import Transform, lower
 
 from .cases import PATHS, SOLVERS
 
@@ -28,7 +28,8 @@ def test_passes_over_the_state(solver, passes, path, predicts):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_one_launch_for_each_evaluation(solver):
     p = program(solver)
-    assert p.launches == p.network_calls == len(p.times)
+    places = sum(isinstance(op, Transform) for op in p.ops)  # steps whose size depends on norms
+    assert p.launches - places == p.network_calls == len(p.times)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

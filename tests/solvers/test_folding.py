@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from odesolve.kernels.philox import keys, normals
+from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import run
-from odesolve.instructions import Combine, Evaluate
 from odesolve.lower import lower
 from odesolve.paths import PREDICTIONS
 
+from ..plan.literal import states
 from .cases import PATHS, SOLVERS
 
 GENERATOR = torch.Generator().manual_seed(7)
@@ -29,16 +31,8 @@ def net(x, t, pull=0.0):
 
 def unfolded(plan, model, x):
     """Interpret the canonical plan literally, with the model's own conversions at every evaluation."""
-    values = {"x0": x, **{f"~{s}": normals(KEYS, s, 3).double() for s in plan.streams}}
-    for i in plan.instructions:
-        if isinstance(i, Evaluate):
-            ask = model.data if i.quantity == "data" else model.velocity
-            values[i.output] = ask(values[i.input], i.t)
-        else:
-            assert isinstance(i, Combine)
-            for out, row in zip(i.outputs, i.weights, strict=True):
-                values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))
-    return values[plan.result]
+    ask = lambda quantity, x, t: (model.data if quantity == "data" else model.velocity)(x, t)
+    return states(plan, KEYS, x, ask)[plan.result]
 
 
 @pytest.mark.parametrize("guided", [False, True], ids=["plain", "guided"])
@@ -46,7 +40,10 @@ def unfolded(plan, model, x):
 def test_folded_equals_unfolded(solver, guided):
     for path in PATHS.values():
         # A start inside the path, where every prediction determines everything.
-        plan = ode.plan(solver, path, 4, ode.grids.Karras(start=float(path.t_of_lam(-2.5))))
+        grid = ode.grids.Karras(start=float(path.t_of_lam(-2.5)))
+        if solver == "predictor_corrector":  # score -> data -> score loses the digits of sigma^2
+            grid = replace(grid, stop=float(path.t_of_lam(0.5)), final=False)
+        plan = ode.plan(solver, path, 4, grid)
         for predicts in PREDICTIONS:
             model = ode.Model(net, path, predicts, snap=False)
             if guided:

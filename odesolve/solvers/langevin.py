@@ -1,0 +1,102 @@
+"""Samplers that walk at fixed noise levels: predictor-corrector and annealed Langevin dynamics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from odesolve.errors import PlanError, unknown
+from odesolve.instructions import Linear
+from odesolve.paths import Point
+from odesolve.solvers.generator import first_order, singular
+from odesolve.solvers.registry import solver
+from odesolve.solvers.stochastic import fresh_noise
+from odesolve.solvers.writer import Writer
+
+Row = tuple[Linear, bool]  # and whether it is exact for a constant data prediction
+
+
+def score_of(at: Point, x: Linear, data: Linear) -> Linear:
+    """The score (alpha D - x) / sigma^2 as a combination of the state and the data prediction."""
+    return (at.alpha / at.sigma**2) * data - (1.0 / at.sigma**2) * x
+
+
+def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+    """(2 - a) x + v score + sqrt(v) z, where the path's own step from t to s is x_s = a x_t + sqrt(v) z (eq. 46)."""
+    a, v = s.alpha / t.alpha, s.sigma**2 * -math.expm1(2.0 * (s.lam - t.lam))
+    return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
+
+
+def ancestral(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+    """DDPM's step with the posterior variance."""
+    decay = 2.0 * (s.lam - t.lam)
+    keep = math.exp(decay / 2) * t.sigma / s.sigma
+    return keep * x - (t.alpha * math.expm1(decay)) * data + fresh_noise(w, s, t, -math.expm1(decay)), True
+
+
+def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+    """DDIM's step, which draws nothing."""
+    return first_order(s, t, x, data), True
+
+
+PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
+    "reverse_diffusion": reverse_diffusion,
+    "ancestral": ancestral,
+    "ddim": probability_flow,
+}
+
+
+@solver("predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", stochastic=True)
+def predictor_corrector(
+    w: Writer, *, predictor: str = "reverse_diffusion", corrections: int = 1, snr: float = 0.16
+) -> None:
+    """A step of the reverse SDE, then ``corrections`` Langevin steps where it arrived.
+
+    The size of a Langevin step follows from the norms of noise and score of each sample and the ratio ``snr``, so no sample
+    depends on its batch. ``predictor`` is "reverse_diffusion", "ancestral" or "ddim". The last step is the data prediction.
+    """
+    if predictor not in PREDICTORS:
+        raise unknown("predictor", predictor, PREDICTORS)
+    if corrections < 0 or not snr > 0.0:
+        raise PlanError(f"{w.solver}: give corrections >= 0 and snr > 0")
+    x = w.start
+    for s, t in w.steps:
+        _toward_data(w, s, t)
+        data = w.data(x, s)
+        row, exact = (first_order(s, t, x, data), True) if singular(s, t) else PREDICTORS[predictor](w, s, t, x, data)
+        last = corrections == 0 or t.sigma == 0
+        x = w.step(t, row, exact) if last else w.stage(t, row, exact)
+        for k in range(0 if last else corrections):
+            score = w.keep(score_of(t, x, w.data(x, t)))
+            x = w.langevin(x, score, t, snr, (s.alpha / t.alpha) ** 2 or 1.0, last=k == corrections - 1)
+
+
+@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", stochastic=True)
+def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
+    """NCSN's sampler: ``each`` Langevin steps at every noise level, of size ``step`` sigma^2, from much noise to little.
+
+    x + eta score + sqrt(2 eta) z with eta = step sigma_i^2; the paper's epsilon is 2 step sigma_L^2. A grid that ends at the data
+    ends with the data prediction (Jolicoeur-Martineau et al. 2021), which takes one evaluation more.
+    """
+    if each < 1 or not 0.0 < step < 1.0:
+        raise PlanError(f"{w.solver}: give each >= 1 and 0 < step < 1")
+    x = w.start
+    for s, t in w.steps:
+        _toward_data(w, s, t)
+        if s.alpha == 0.0:  # pure noise: nothing to walk to
+            x = w.step(t, first_order(s, t, x, w.data(x, s)))
+            continue
+        for k in range(each):
+            data = w.data(x, s)
+            row = x + (step * s.sigma**2) * score_of(s, x, data) + (math.sqrt(2.0 * step) * s.sigma) * w.fresh()
+            if k < each - 1 or t.sigma == 0:
+                x = w.stage(s, row, exact=False)
+        done = t.sigma == 0
+        x = w.step(t, first_order(s, t, x, w.data(x, s)) if done else (t.alpha / s.alpha) * row, exact=done)
+
+
+def _toward_data(w: Writer, s: Point, t: Point) -> None:
+    if not t.lam > s.lam:
+        raise PlanError(
+            f"{w.solver}: the step from t={s.t:.4g} to t={t.t:.4g} goes towards the noise: turn the grid around"
+        )

@@ -1,0 +1,33 @@
+"""Plans read word by word, in float64 with plain torch: what every executor must reproduce."""
+
+from __future__ import annotations
+
+import torch
+from odesolve.kernels.philox import normals
+
+from odesolve.instructions import Combine, Evaluate
+
+
+def langevin(x, score, z, snr, scale):
+    """Song et al. 2021, Algorithm 5, with the norms of each sample."""
+    norm = lambda v: v.flatten(1).norm(dim=1)
+    eta = 2 * scale * (snr * norm(z) / norm(score)) ** 2
+    column = eta.reshape(-1, *[1] * (x.dim() - 1))
+    return x + column * score + torch.sqrt(2 * column) * z
+
+
+def states(plan, keys, x, ask):
+    """Every value of the plan by name; ``ask(quantity, x, t)`` is the network."""
+    draw = lambda stream: normals(keys, stream, x.shape[1:].numel()).double().reshape(x.shape)
+    values = {"x0": x, **{f"~{s}": draw(s) for s in plan.streams}}
+    for i in plan.instructions:
+        if isinstance(i, Evaluate):
+            values[i.output] = ask(i.quantity, values[i.input], i.t)
+        elif isinstance(i, Combine):
+            for out, row in zip(i.outputs, i.weights, strict=True):
+                values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))
+        else:
+            assert i.fn == "langevin", "the places that tests read"
+            inputs = [values[n] for n in (i.input, *i.others)]
+            values[i.output] = langevin(*inputs, draw(i.stream), *i.given)
+    return values
