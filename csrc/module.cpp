@@ -76,6 +76,7 @@ PyMethodDef methods[] = {
     OP(quadratic_form),
     OP(quantile),
     OP(window),
+    OP(control),
     {"bind", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(bind)), METH_FASTCALL,
      "bind(Tensor, Parameter, exchange table, is_grad_enabled, increment_version, path of libtorch_cpu)"},
     {nullptr, nullptr, 0, nullptr},

@@ -37,3 +37,4 @@ inner = _native.inner
 quadratic_form = _native.quadratic_form
 quantile = _native.quantile
 window = _native.window
+control = _native.control

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from odesolve.kernels.control import ROWS, SETTINGS
 from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from odesolve.kernels.triton import combine as _kernels
+from odesolve.kernels.triton import control as _controls
 from odesolve.kernels.triton import geometry, launch, reductions
 from odesolve.kernels.triton import window as _windows
 from torch import Tensor
@@ -21,6 +23,7 @@ refusal = launch.refusal
 _combine = launch.Launcher(_kernels.combine_kernel, ("size", "N_OUT", "N_IN", "N_NOISE", "RANK"))
 _normal = launch.Launcher(_kernels.normal_kernel, ("size", "RANK", "SIGNS"))
 _window = launch.Launcher(_windows.window_kernel)
+_control = launch.Launcher(_controls.control_kernel)
 _NO_OUTS = [(None,) * (_kernels.MAX_OUT - k) for k in range(_kernels.MAX_OUT + 1)]
 _WRITTEN = [tuple(f"y{i}" for i in range(k)) for k in range(_kernels.MAX_OUT + 1)]
 _NO_INS = [(None,) * (_kernels.MAX_IN - k) for k in range(_kernels.MAX_IN + 1)]
@@ -233,3 +236,28 @@ def _per_point(table: Tensor, dim: int, device: torch.device) -> tuple[Tensor, t
     if dim == 3 and table.stride(-1) != 1:
         table = table.contiguous()
     return table, (table.stride(0), table.stride(1) if table.dim() == dim else 0)
+
+
+def control(
+    state: Tensor,
+    norm: Tensor,
+    weights: Tensor,
+    times: Tensor,
+    table: Tensor,
+    nodes: Tensor,
+    settings: Tensor,
+    begin: bool = False,
+) -> bool | None:
+    """``kernels.control.control`` in one launch."""
+    wide, batch = (state, norm, weights, table, nodes, settings), state.shape[-1]
+    shapes = [(ROWS, batch), (batch,), (batch, table.shape[-1]), (2, table.shape[-1]), (len(nodes),), (SETTINGS,)]
+    fit = all(x.shape == s and x.dtype == torch.float64 for x, s in zip(wide, shapes, strict=True))
+    if not (fit and times.shape == (len(nodes), batch) and times.dtype in geometry.FLOATS):
+        return False
+    if not all(x.is_contiguous() and x.device == state.device for x in (*wide, times)):
+        return False
+    args = (state, norm, weights, times, table, nodes, settings, batch, table.shape[1], len(nodes), begin)
+    work = launch.Work(1, batch, _controls.SAMPLES, 1)
+    if work.programs:
+        _control.start((times.dtype, begin), state.device, work, args)
+    return None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import triton
-from odesolve.kernels import philox
+from odesolve.kernels import control, philox
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.kernels.triton import backend, launch
 from triton.backends.compiler import GPUTarget
@@ -59,6 +59,13 @@ def window():
     )
 
 
+def step_control():
+    wide = {"dtype": torch.float64}
+    state, norm, weights = torch.zeros(control.ROWS, 70, **wide), torch.zeros(70, **wide), torch.zeros(70, 61, **wide)
+    table, settings = torch.zeros(2, 61, **wide), torch.zeros(control.SETTINGS, **wide)
+    backend.control(state, norm, weights, torch.zeros(6, 70), table, torch.zeros(6, **wide), settings)
+
+
 def huge():
     """More elements than 32 bits count, on a device that has no memory."""
     launch.table = lambda values, dtype, device: torch.tensor(values, dtype=dtype)
@@ -82,6 +89,7 @@ CASES = {
     "inner": lambda: backend.inner(torch.empty(B), *new(SINGLE, SINGLE)),
     "signs": lambda: backend.quadratic_form(torch.empty(B), *new(SINGLE), KEYS, 3),
     "window": window,
+    "control": step_control,
     "shifted": lambda: backend.combine([torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]),
     "huge": huge,
     "one": lambda: backend.normal(torch.empty(B, 1), KEYS, 3),
