@@ -71,9 +71,9 @@ def predictor_corrector(
             x = w.langevin(x, score, t, snr, (s.alpha / t.alpha) ** 2 or 1.0, last=k == corrections - 1)
 
 
-@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", stochastic=True)
+@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", starters=10, stochastic=True)
 def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
-    """NCSN's sampler: ``each`` Langevin steps at every noise level, of size ``step`` sigma^2, from much noise to little.
+    """NCSN's sampler: ``each`` Langevin steps at every point of the grid, of size ``step`` sigma^2, from much noise to little.
 
     x + eta score + sqrt(2 eta) z with eta = step sigma_i^2; the paper's epsilon is 2 step sigma_L^2. A grid that ends at the data
     ends with the data prediction (Jolicoeur-Martineau et al. 2021), which takes one evaluation more.
@@ -86,13 +86,24 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
         if s.alpha == 0.0:  # pure noise: nothing to walk to
             x = w.step(t, first_order(s, t, x, w.data(x, s)))
             continue
-        for k in range(each):
-            data = w.data(x, s)
-            row = x + (step * s.sigma**2) * score_of(s, x, data) + (math.sqrt(2.0 * step) * s.sigma) * w.fresh()
-            if k < each - 1 or t.sigma == 0:
-                x = w.stage(s, row, exact=False)
-        done = t.sigma == 0
-        x = w.step(t, first_order(s, t, x, w.data(x, s)) if done else (t.alpha / s.alpha) * row, exact=done)
+        row = _walk(w, s, x, each, step)
+        if t.sigma == 0:
+            x = w.stage(s, row, exact=False)
+            x = w.step(t, first_order(s, t, x, w.data(x, s)))
+            continue
+        row = (t.alpha / s.alpha) * row
+        if t is w.points[-1]:
+            row = _walk(w, t, w.stage(t, row, exact=False), each, step)
+        x = w.step(t, row, exact=False)
+
+
+def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
+    """``each`` Langevin steps at one level; the last is left as a row."""
+    for k in range(each):
+        score = score_of(at, x, w.data(x, at))
+        row = x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh()
+        x = w.stage(at, row, exact=False) if k < each - 1 else row
+    return x
 
 
 def _toward_data(w: Writer, s: Point, t: Point) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from odesolve.kernels.philox import normals
 
-from odesolve.instructions import Combine, Evaluate
+from odesolve.instructions import START, Combine, Evaluate, stream_of
 
 
 def langevin(x, score, z, snr, scale):
@@ -31,3 +31,23 @@ def states(plan, keys, x, ask):
             inputs = [values[n] for n in (i.input, *i.others)]
             values[i.output] = langevin(*inputs, draw(i.stream), *i.given)
     return values
+
+
+def variance(plan, path, v):
+    """Variance of the result for data N(0, v) in each coordinate: exact, by carrying the weight of every draw."""
+    first = path.point(plan.grid[0])
+    values = {START: {START: (first.alpha**2 * v + first.sigma**2) ** 0.5}}
+    for i in plan.instructions:
+        if isinstance(i, Evaluate):
+            assert i.quantity == "data"
+            p = path.point(i.t)
+            gain = p.alpha * v / (p.alpha**2 * v + p.sigma**2)
+            values[i.output] = {n: w * gain for n, w in values[i.input].items()}
+            continue
+        assert isinstance(i, Combine)
+        for out, row in zip(i.outputs, i.weights, strict=True):
+            made = values[out.name] = {}
+            for name, w in zip(i.inputs, row, strict=True):
+                for n, c in ({name: 1.0} if stream_of(name) is not None else values[name]).items():
+                    made[n] = made.get(n, 0.0) + w * c
+    return sum(w * w for w in values[plan.result].values())
