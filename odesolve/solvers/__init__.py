@@ -2,12 +2,20 @@
 
 from odesolve.solvers import (  # noqa: F401  (they register themselves)
     adams,
+    ancestral,
+    churn,
     deis,
     dpm_solver,
     dpmpp,
+    er_sde,
     langevin,
+    restart,
+    reverse_sde,
     runge_kutta,
-    stochastic,
+    sa_solver,
+    sde_dpmpp,
+    seeds,
+    srk,
     unipc,
 )
 from odesolve.solvers.registry import REGISTRY, Registry, Solver, solver

@@ -8,7 +8,7 @@ from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
 from odesolve.solvers.registry import solver
-from odesolve.solvers.stochastic import fresh_noise
+from odesolve.solvers.stochastic import eta_split, split_row
 from odesolve.solvers.writer import Writer
 
 
@@ -29,10 +29,7 @@ def ddim(w: Writer, *, eta: float = 0.0) -> None:
         if eta == 0.0:
             x = w.step(t, data_row(s, t, x, [(s, data)]))
             continue
-        decay = 2.0 * (s.lam - t.lam)
-        noise = fresh_noise(w, s, t, -(eta**2) * math.expm1(decay))
-        a = math.sqrt((1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay)) * t.sigma / s.sigma
-        x = w.step(t, a * x + (t.alpha - a * s.alpha) * data + noise)
+        x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta)))
 
 
 @solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")

@@ -1,44 +1,88 @@
-"""Solvers of the reverse SDE in log-SNR: exponential integrators that replace part of the noise at every step."""
+"""What the solvers of the reverse SDE share: how much of its noise a step replaces, and the rows that follow from it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from odesolve.errors import PlanError
 from odesolve.instructions import Linear
 from odesolve.paths import Point
-from odesolve.solvers.generator import singular
-from odesolve.solvers.registry import solver
+from odesolve.solvers.generator import exponential_weights, first_order, singular
 from odesolve.solvers.writer import Writer
 
+Node = tuple[Point, Linear]
 
-def fresh_noise(w: Writer, s: Point, t: Point, share: float) -> Linear:
-    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh.
+
+def fresh_noise(
+    w: Writer, s: Point, t: Point, share: float, via: Sequence[Point] = (), rate: float = 2.0, scale: float = 1.0
+) -> Linear:
+    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh; ``scale`` multiplies it.
 
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
     if not 0.0 <= share <= 1.0:
         raise PlanError(f"{w.solver}: a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise")
-    return (t.sigma * math.sqrt(share)) * w.noise(s, t) if share else Linear()
+    size = t.sigma * math.sqrt(share) * scale
+    return size * w.noise(s, t, via, rate) if size else Linear()
 
 
-@solver("dpmpp_2m_sde", 2, 1, "Lu et al. 2022b (DPM-Solver++), SDE form of Algorithm 2", stochastic=True)
-def dpmpp_2m_sde(w: Writer, *, eta: float = 1.0, second: str = "midpoint") -> None:
-    """SDE-DPM-Solver++(2M): ``eta`` 1 solves the reverse SDE, 0 the probability-flow ODE; weak order 2, strong order 1.
-
-    ``eta`` is k-diffusion's, the square of the noise level e/g. ``second`` weighs the last two predictions by the "midpoint"
-    rule or by "heun", which integrates their line exactly.
-    """
-    if eta < 0.0 or second not in ("midpoint", "heun"):
-        raise PlanError(f"{w.solver}: give eta >= 0 and second='midpoint' or 'heun'")
-    x, last = w.start, None
+def towards_data(w: Writer) -> None:
+    """Raise PlanError unless every step lowers the noise: there is no reverse SDE to follow the other way."""
     for s, t in w.steps:
-        data, h = w.data(x, s), t.lam - s.lam
-        keep, share = (math.exp(-eta * h), -math.expm1(-2.0 * eta * h)) if eta else (1.0, 0.0)
-        noise = fresh_noise(w, s, t, share)
-        gain = -math.expm1(-(1.0 + eta) * h)
-        row = (t.sigma / s.sigma * keep) * x + (t.alpha * gain) * data + noise
-        if last is not None and not singular(s, t) and math.isfinite(last[0].lam):
-            ahead = gain / 2 if second == "midpoint" else 1.0 - gain / ((1.0 + eta) * h)
-            row = row + (t.alpha * ahead * h / (s.lam - last[0].lam)) * (data - last[1])
-        x, last = w.step(t, row), (s, data)
+        if not s.lam < t.lam:
+            raise PlanError(f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not")
+
+
+class Split(NamedTuple):
+    """Fractions of the noise variance that a step keeps and that it draws afresh; each is exact, also where it is tiny."""
+
+    kept: float
+    fresh: float
+
+
+def eta_split(s: Point, t: Point, eta: float) -> Split:
+    """At DDIM's eta a step draws eta^2 (1 - e^(-2h)) (Song et al. 2021, eq. 16)."""
+    if eta == 0.0:
+        return Split(1.0, 0.0)
+    decay = 2.0 * (s.lam - t.lam)
+    return Split((1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay), -(eta**2) * math.expm1(decay))
+
+
+def tau_split(s: Point, t: Point, tau2: float) -> Split:
+    """At the noise level tau^2 a step draws 1 - e^(-2 tau^2 h)."""
+    decay = 2.0 * tau2 * (s.lam - t.lam) if tau2 else 0.0
+    return Split(math.exp(decay), -math.expm1(decay))
+
+
+def split_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, split: Split, **noise) -> Linear:
+    """First-order row that replaces a part of the noise; exact for a constant data prediction.
+
+    x_t = a x + (alpha_t - a alpha_s) D + sigma_t sqrt(fresh) z with a = (sigma_t/sigma_s) sqrt(kept). ``noise`` goes to
+    ``fresh_noise``. Finite where the log-SNR is not.
+    """
+    fresh = fresh_noise(w, s, t, split.fresh, **noise)
+    a = t.sigma / s.sigma * math.sqrt(split.kept) if s.sigma > 0 else math.inf
+    return a * x + (t.alpha - a * s.alpha) * data + fresh
+
+
+def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) -> Linear:
+    """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda through the nodes.
+
+    x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et al. 2023, proposition 4.2).
+    """
+    if singular(s, t):
+        return first_order(s, t, x, nodes[0][1]) if tau2 == 0.0 else t.alpha * nodes[0][1]
+    nodes = [n for n in nodes if math.isfinite(n[0].lam)]
+    h, kappa = t.lam - s.lam, 1.0 + tau2
+    weights = exponential_weights(kappa * h, [kappa * (p.lam - s.lam) for p, _ in nodes])
+    row = (t.sigma / s.sigma * math.exp(-tau2 * h)) * x
+    for (_, data), weight in zip(nodes, weights, strict=True):
+        row = row + (t.alpha * weight) * data
+    return row
+
+
+def tau_noise(w: Writer, s: Point, t: Point, tau2: float, via: Sequence[Point] = (), scale: float = 1.0) -> Linear:
+    """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2 lambda)."""
+    return fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale) if tau2 else Linear()

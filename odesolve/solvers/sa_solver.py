@@ -1,0 +1,77 @@
+"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation a step (Xue et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from odesolve.errors import PlanError
+from odesolve.instructions import Linear
+from odesolve.paths import Point
+from odesolve.solvers.generator import singular
+from odesolve.solvers.registry import solver
+from odesolve.solvers.sde_dpmpp import check_level
+from odesolve.solvers.stochastic import Node, tau_mean, tau_noise
+from odesolve.solvers.writer import Writer
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A predicted step that the next evaluation corrects: state and nodes at s, noise, tau^2, nodes of the corrector."""
+
+    s: Point
+    x: Linear
+    nodes: list[Node]
+    noise: Linear
+    tau2: float
+    order: int
+
+
+@solver("sa_solver", 2, 1, "Xue et al. 2023 (SA-Solver), Algorithm 1", stochastic=True)
+def sa_solver(
+    w: Writer,
+    *,
+    predictor: int = 2,
+    corrector: int = 2,
+    tau: float = 1.0,
+    interval: tuple[float, float] = (0.0, math.inf),
+    published: bool = False,
+    taper: bool = False,
+) -> None:
+    """SA-Solver: ``predictor`` (1 to 4) past predictions make a step, ``corrector`` (0 to 4) with the new one correct it.
+
+    The noise level is ``tau`` where a step starts at sigma/alpha within ``interval``, else 0; predictor and corrector share
+    the noise. ``published`` weighs two nodes as the authors' code and diffusers do, by the slope in the middle of the step;
+    ``taper`` lowers the order towards the last step, which is not corrected.
+    """
+    check_level(w, "tau", tau)
+    if predictor not in (1, 2, 3, 4) or corrector not in (0, 1, 2, 3, 4):
+        raise PlanError(f"{w.solver}: give predictor from 1 to 4 and corrector from 0 (none) to 4")
+    x, nodes, previous, count = w.start, [], None, len(w.steps)
+    for i, (s, t) in enumerate(w.steps):
+        data = w.data(x, s)
+        if previous is not None and previous.order > 0:
+            x = w.stage(s, _correct(previous, s, data, published))
+        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][: max(predictor, corrector)]
+        tau2 = tau**2 if interval[0] <= s.rho <= interval[1] else 0.0
+        noise = tau_noise(w, s, t, tau2)
+        left = count - i if taper else count
+        previous = _Step(s, x, nodes, noise, tau2, min(corrector, left + 1))
+        x = w.step(t, _mean(s, t, x, nodes[: min(predictor, left)], tau2, published) + noise)
+
+
+def _correct(step: _Step, t: Point, data: Linear, published: bool) -> Linear:
+    """The row of the step with its new prediction among the nodes; a step over an infinite range stays as it is."""
+    if singular(step.s, t):
+        return _mean(step.s, t, step.x, step.nodes[:1], step.tau2, published) + step.noise
+    nodes = [(t, data), *step.nodes][: step.order]
+    return _mean(step.s, t, step.x, nodes, step.tau2, published) + step.noise
+
+
+def _mean(s: Point, t: Point, x: Linear, nodes: list[Node], tau2: float, published: bool) -> Linear:
+    if not published or len(nodes) != 2 or singular(s, t):
+        return tau_mean(s, t, x, nodes, tau2)
+    (a, newer), (b, older) = nodes
+    at_s = [n for n in nodes if n[0] is s]
+    h = t.lam - s.lam
+    return tau_mean(s, t, x, at_s, tau2) + (t.alpha * 0.5 * (1.0 + tau2) * h**2 / (a.lam - b.lam)) * (newer - older)
