@@ -13,12 +13,15 @@ from torch import Tensor
 from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
+from odesolve.adaptive.events import Event
 from odesolve.adaptive.first_step import starting_step
-from odesolve.adaptive.loop import integrate
+from odesolve.adaptive.implicit import ESDIRKS, Implicit
+from odesolve.adaptive.loop import Method, integrate
 from odesolve.adaptive.runge_kutta import RungeKutta
-from odesolve.adaptive.solution import Solution, solution
+from odesolve.adaptive.solution import Details, Solution, solution
+from odesolve.adaptive.watch import Watch
 from odesolve.errors import OdesolveError, unknown
-from odesolve.kernels.control import NFE
+from odesolve.kernels.control import NFE, OK, STATUS
 from odesolve.pairs import PAIRS, Pair
 
 CONTROLLER = Controller()
@@ -42,8 +45,11 @@ def solve(
     max_step: float | None = None,
     max_steps: int = 10_000,
     controller: Controller = CONTROLLER,
+    events: Event | Sequence[Event] = (),
+    dense: bool = False,
     compact: bool = True,
     sync: int | None = None,
+    linear: str | None = None,
 ) -> Solution:
     """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample.
 
@@ -53,7 +59,8 @@ def solve(
         y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
             A tensor with less than two dimensions, or tensors that share no first dimension, are one system.
         t: times, rising or falling, float64 whatever y is.
-        solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``.
+        solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
+            kvaerno3 and kvaerno5.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
             numbers, or one a sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of y0.
@@ -62,7 +69,11 @@ def solve(
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
         max_steps: attempts a sample may make.
         controller: a ``Controller``.
+        events: ``Event``s to find on the way.
+        dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
+        linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
+            takes products with it (GMRES); by default dense up to 256 numbers a sample.
         sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere, where each is a wait.
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
@@ -70,8 +81,10 @@ def solve(
     """
     drift = Drift(f, y0, args, _by_sample(control))
     times = _times(t)
-    span, batch_size = times[-1] - times[0], drift.start.shape[0]
-    method = RungeKutta(_pair(solver))
+    every = sync or (1 if drift.start.device.type == "cpu" else SYNC)
+    watch = Watch(drift, times, (events,) if isinstance(events, Event) else events, dense)
+    method = _method(solver, linear, 1 if watch.idle else every)
+    span = times[-1] - times[0]
     settings = controller.settings(
         method.order,
         times[-1],
@@ -80,20 +93,23 @@ def solve(
         max_steps,
         method.evaluations,
     )
-    scales = [_tolerance(name, s, drift) for name, s in (("rtol", rtol), ("atol", atol))]
-    batch = Batch(drift, method.blocks, settings, *scales)
-    start = torch.full((batch_size,), times[0], dtype=drift.start.dtype, device=drift.start.device)
+    batch = Batch(drift, method.blocks, settings, _tolerance("rtol", rtol, drift), _tolerance("atol", atol, drift))
+    batch.begin(times[0], _start(method, batch, times[0], span, first_step))
+    results = integrate(method, batch, None if watch.idle else watch, every, compact)
+    y = watch.finish(results.state[STATUS] == OK, results.y)
+    return solution(Details(drift, results, watch.dense, tuple(times)), y, watch.events_found())
+
+
+def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:
+    """Start the method; returns the first step with its sign: the given one, or one that costs an evaluation."""
+    drift = batch.drift
+    start = torch.full((len(batch),), t, dtype=drift.start.dtype, device=drift.start.device)
     f0 = drift(drift.time(start), drift.start)
-    if first_step is None:
-        h = starting_step(drift, times[0], span, f0, method.order, *scales)
-    else:
-        h = math.copysign(_length("first_step", first_step), span)
-    batch.state[NFE] = 2.0 if first_step is None else 1.0
     method.start(batch, f0)
-    batch.begin(times[0], h)
-    on_cpu = drift.start.device.type == "cpu"
-    results = integrate(method, batch, None, sync or (1 if on_cpu else SYNC), compact)
-    return solution(drift, results, torch.stack([drift.start, results.y]))
+    batch.state[NFE] += 1.0 if given is not None else 2.0
+    if given is not None:
+        return math.copysign(_length("first_step", given), span)
+    return starting_step(drift, t, span, f0, method.order, batch.rtol, batch.atol)
 
 
 def _by_sample(control: str | None) -> bool | None:
@@ -102,12 +118,18 @@ def _by_sample(control: str | None) -> bool | None:
     return None if control is None else control == "sample"
 
 
-def _pair(solver: str | Pair) -> Pair:
+def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
+    if isinstance(solver, str) and solver in ESDIRKS:
+        return Implicit(ESDIRKS[solver], linear)
+    if linear is not None:
+        raise OdesolveError(
+            f"linear={linear!r} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems"
+        )
     if isinstance(solver, Pair):
-        return solver
+        return RungeKutta(solver, depth)
     if solver not in PAIRS:
-        raise unknown("adaptive solver", solver, PAIRS)
-    return PAIRS[solver]
+        raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS))
+    return RungeKutta(PAIRS[solver], depth)
 
 
 def _times(t: Sequence[float] | Tensor) -> list[float]:
