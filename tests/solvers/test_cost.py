@@ -29,7 +29,8 @@ def test_passes_over_the_state(solver, passes, path, predicts):
 def test_one_launch_for_each_evaluation(solver):
     p = program(solver)
     places = sum(isinstance(op, Transform) for op in p.ops)  # steps whose size depends on norms
-    assert p.launches - places == p.network_calls == len(p.times)
+    moved = solver == "shark"  # the area moves its state before the first evaluation
+    assert p.launches - places - moved == p.network_calls == len(p.times)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
