@@ -171,9 +171,15 @@ def test_noise_cannot_be_replaced_on_the_way_to_noise(solver):
         ode.plan(solver, paths.VP(), 8, "vp_time", reverse=True)
 
 
-@pytest.mark.parametrize("options", [{"eta": -1.0}, {"second": "trapezoid"}])
-def test_options_of_a_stochastic_solver_are_checked(options):
-    with pytest.raises(ode.PlanError, match=r"give eta >= 0 and second='midpoint' or 'heun'"):
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"eta": -1.0}, r"eta=-1.0 is no noise level: give 0"),
+        ({"second": "trapezoid"}, r"give second='midpoint' or 'heun'"),
+    ],
+)
+def test_options_of_a_stochastic_solver_are_checked(options, wanted):
+    with pytest.raises(ode.PlanError, match=wanted):
         ode.plan("dpmpp_2m_sde", paths.VP(), 4, **options)
 
 

@@ -43,7 +43,7 @@ def looped(model, plan, x=X):
 
 def test_every_solver_and_number_of_steps_through_one_table():
     model = MIXTURE.model(PATH, "noise")
-    graph = ode.Graph(model, X, steps=90)
+    graph = ode.Graph(model, X, steps=90, streams=3)
     addresses = [s.data_ptr() for s in graph._states]
     for solver in linear_solvers():
         for steps in (3, 8):
