@@ -48,7 +48,9 @@ def test_every_solver_and_number_of_steps_through_one_table():
     for solver in linear_solvers():
         for steps in (3, 8):
             plan = ode.plan(solver, PATH, steps, "karras")
-            torch.testing.assert_close(replayed(graph, model, plan), looped(model, plan), rtol=2e-5, atol=2e-5)
+            wanted = looped(model, plan)
+            size = max(1.0, float(wanted.abs().max()))
+            torch.testing.assert_close(replayed(graph, model, plan), wanted, rtol=0, atol=2e-5 * size)
     assert [s.data_ptr() for s in graph._states] == addresses
 
 
