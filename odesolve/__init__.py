@@ -11,12 +11,13 @@ from odesolve.profile import profile
 from odesolve.run import Graph
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.sampler import Sampler
-from odesolve.solve import Solution, solve
+from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
 
 __version__ = "0.1.0"
 __all__ = [
     "Diverged",
+    "Event",
     "Graph",
     "Model",
     "OdesolveError",

@@ -39,7 +39,7 @@ class Drift:
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.sizes = [s.numel() for s in self.shapes]
         whole = [y.detach().reshape(batch, *s) for y, s in zip(pieces, self.shapes, strict=True)]
-        self.start = whole[0].contiguous() if self.keys is None else torch.cat([y.flatten(1) for y in whole], 1)
+        self.start = whole[0].contiguous() if self.keys is None else torch.cat([y.reshape(batch, -1) for y in whole], 1)
         self.args, self.rows = self.given, batch
 
     def keep(self, rows: Tensor) -> None:

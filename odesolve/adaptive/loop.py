@@ -19,7 +19,8 @@ class Method(Protocol):
     """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
 
     ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
-    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times.
+    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times. What an attempt leaves has the states ``y``
+    before and ``y1`` after it, and is not written to before the host has looked at it.
     """
 
     order: float
@@ -48,7 +49,8 @@ class Method(Protocol):
         """Give these of the running samples another state after their last accepted attempt."""
 
     def interpolant(self, attempt: Any, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
-        """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt."""
+        """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt; ``state`` is the control
+        state after it. Evaluations that this costs are added to the NFE row of ``batch.state``."""
         ...
 
 
@@ -60,6 +62,9 @@ class Watcher(Protocol):
 
     def look(self, method: Method, batch: Batch) -> None:
         """Evaluate what was remembered; may end samples."""
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these of the running samples."""
 
 
 class Results:
@@ -114,8 +119,8 @@ def integrate(
             running = batch.state[STATUS] == RUNNING
             results.collect(method, batch, (~running).nonzero().flatten())
             index = running.nonzero().flatten()
-            method.keep(index)
-            batch.keep(index)
+            for part in (method, batch, *([watcher] if watcher is not None else [])):
+                part.keep(index)
             ended = 0
         seen = ended
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odesolve.adaptive.batch import Batch, Blocks
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, T0, TOOK
+from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0, TOOK
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.pairs import Pair
 
@@ -140,6 +140,7 @@ class RungeKutta:
             dispatch.combine([stage], [y, *(k[j] for j in used)], weights, FIRST)
             t = batch.drift.time((state[T0, index] + c * h).to(y.dtype))
             k.append(batch.drift(t, stage, batch.drift.args_of(batch.rows[index])))
+        batch.state[NFE, index] += len(self.pair.extra)
         used = [j for j, w in enumerate(self.dense.any(1).tolist()) if w]
         weights = h[:, None, None] * self.dense[used].t().to(h.device)
         out = torch.empty(self.dense.shape[1] + 1, *y.shape, dtype=y.dtype, device=y.device)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from odesolve.adaptive.dense import Dense
 from odesolve.adaptive.drift import Drift
+from odesolve.adaptive.events import Found
 from odesolve.adaptive.loop import Results
+from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, EVENT, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 
 NAMES = {OK: "ok", EVENT: "event", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a solution keeps for its methods: the right-hand side, the last control state, the steps, the times asked for."""
+
+    drift: Drift
+    results: Results
+    dense: Dense | None
+    times: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -26,17 +41,18 @@ class Solution:
         nfe, steps, rejected: evaluations of f, accepted and rejected attempts (B,), int64.
         status: "ok", "event" (a terminal one), "max_steps", "min_step" (the error stays too large for the shortest step) or
             "diverged" (f or the state is not finite), a list of B.
+        events: the zeros found of every event that was given, a ``Found`` each.
     """
 
-    y: Any
-    last: Any
+    y: Any = field(repr=False)
+    last: Any = field(repr=False)
     t: Tensor
     nfe: Tensor
     steps: Tensor
     rejected: Tensor
     status: Any
-    drift: Drift = field(repr=False)
-    results: Results = field(repr=False)
+    events: list[Found] = field(repr=False)
+    details: Details = field(repr=False)
 
     @property
     def ok(self) -> bool:
@@ -44,9 +60,32 @@ class Solution:
         words = [self.status] if isinstance(self.status, str) else self.status
         return all(w in ("ok", "event") for w in words)
 
+    def at(self, t: float | Sequence[float] | Tensor) -> Any:
+        """The states at a time (B, ...), at times (n,), or at times (n, B) of each sample (n, B, ...); needs dense=True.
 
-def solution(drift: Drift, results: Results, y: Tensor) -> Solution:
+        NaN beyond the time that a sample reached. Raises OdesolveError without dense output and outside of the interval.
+        """
+        drift, results, dense = self.details.drift, self.details.results, self.details.dense
+        if dense is None:
+            raise OdesolveError("this solution kept its output times only: ask for solve(..., dense=True)")
+        last = results.state[T]
+        given = torch.as_tensor(t, dtype=torch.float64, device=last.device)
+        first, end = self.details.times[0], self.details.times[-1]
+        low, high = min(first, end), max(first, end)
+        if given.numel() and not (low <= float(given.min()) and float(given.max()) <= high):
+            raise OdesolveError(f"t reaches from {given.min():.6g} to {given.max():.6g}: give times in [{low}, {high}]")
+        if given.dim() == 2 and given.shape[1] != len(last):
+            raise OdesolveError(
+                f"t has shape {tuple(given.shape)}: give (n,), or (n, {len(last)}), a time for each sample"
+            )
+        times = given.reshape(-1, 1).expand(-1, len(last)) if given.dim() < 2 else given
+        y = dense.at(times, last)
+        return drift.open(y if given.dim() else y[0])
+
+
+def solution(details: Details, y: Tensor, events: list[Found]) -> Solution:
     """The solution of these results, with the states y (times, B, ...) at the times that were asked for."""
+    drift, results = details.drift, details.results
 
     def each(row: int) -> Tensor:
         return results.state[row] if drift.by_sample else results.state[row, 0]
@@ -54,4 +93,4 @@ def solution(drift: Drift, results: Results, y: Tensor) -> Solution:
     words = [NAMES[int(k)] for k in results.state[STATUS].tolist()]
     nfe, steps, rejected = (each(row).long() for row in (NFE, STEPS, REJECTED))
     status = words if drift.by_sample else words[0]
-    return Solution(drift.open(y), drift.open(results.y), each(T), nfe, steps, rejected, status, drift, results)
+    return Solution(drift.open(y), drift.open(results.y), each(T), nfe, steps, rejected, status, events, details)

@@ -1,0 +1,71 @@
+"""Solutions between the steps: polynomials in theta = (t - t0) / h, one for every accepted step of every sample."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels import dispatch
+
+
+def evaluate(coefficients: Tensor, theta: Tensor) -> Tensor:
+    """sum_p coefficients[p] theta^p, (p, n, ...) at (n,): (n, ...)."""
+    first, *rest = coefficients.unbind(0)
+    out = torch.empty_like(first)
+    powers = theta.double()[:, None] ** torch.arange(1, len(rest) + 1, device=theta.device)
+    weights = torch.cat([torch.zeros_like(powers[:, :1]), powers], 1)[:, None]
+    dispatch.combine([out], [first, *rest], weights, [0])
+    return out
+
+
+class Piece(NamedTuple):
+    """Steps of one attempt: numbers of the samples, beginnings, lengths (n,), coefficients (p, n, ...)."""
+
+    rows: Tensor
+    t0: Tensor
+    h: Tensor
+    coefficients: Tensor
+
+
+class Dense:
+    """All steps of a solve, found by time. ``sign`` is the direction of time, ``batch`` the number of samples."""
+
+    def __init__(self, batch: int, sign: float):
+        self.batch, self.sign = batch, sign
+        self.pieces: list[Piece] = []
+        self._table: tuple[Tensor, Tensor, Piece] | None = None
+
+    def add(self, piece: Piece) -> None:
+        """One more step of these samples, after those that they have."""
+        self.pieces.append(piece)
+
+    def _join(self) -> tuple[Tensor, Tensor, Piece]:
+        """Ends of the steps of every sample (B, most) with infinity after the last, where they begin in the list, the list."""
+        if self._table is None:
+            rows, t0, h = (torch.cat([p[i] for p in self.pieces]) for i in range(3))
+            order = rows.sort(stable=True).indices
+            coefficients = torch.cat([p.coefficients for p in self.pieces], 1)[:, order]
+            whole = Piece(rows[order], t0[order], h[order], coefficients)
+            counts = torch.bincount(rows, minlength=self.batch)
+            first = counts.cumsum(0) - counts
+            place = torch.arange(len(rows), device=rows.device) - first[whole.rows]
+            ends = t0.new_full((self.batch, int(counts.max())), torch.inf)
+            ends[whole.rows, place] = self.sign * (whole.t0 + whole.h)
+            self._table, self.pieces = (ends, first, whole), [whole]
+        return self._table
+
+    def at(self, t: Tensor, last: Tensor) -> Tensor:
+        """States (n, B, ...) at times (n, B); NaN beyond the time (B,) that a sample reached, ``last``."""
+        ends, first, whole = self._join()
+        n = len(t)
+        step = torch.searchsorted(ends, (self.sign * t).t().contiguous())
+        have = torch.isfinite(ends).sum(1, keepdim=True)
+        step = torch.minimum(step, have - 1).clamp_min(0)
+        place = (first[:, None] + step).t().flatten()
+        theta = (t.flatten() - whole.t0[place]) / whole.h[place]
+        out = evaluate(whole.coefficients[:, place], theta)
+        beyond = (self.sign * (t - last) > 0) | (have == 0).t()
+        shape = (n, self.batch, *out.shape[1:])
+        return out.view(shape).masked_fill(beyond.view(n, self.batch, *[1] * (out.dim() - 1)), torch.nan)

@@ -1,0 +1,77 @@
+"""Events: zeros of functions of the solution, found on the dense output for all samples at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+
+HALVINGS = 52  # of an interval of length 1, to the resolution of float64
+
+
+@dataclass(frozen=True)
+class Event:
+    """A zero of fn(t, y, *args) along a solution.
+
+    Args:
+        fn: called as f is, on all samples or on some of them; returns one number a sample, (B,). Of one system, one number.
+        terminal: the sample ends there, with status "event".
+        direction: 1 for zeros where fn rises along the way, -1 where it falls, 0 for both.
+
+    A zero counts where fn changes its sign over an accepted step, or reaches 0 at its end; two changes within a step go
+    unseen, and so does a zero that the solution starts from.
+    """
+
+    fn: Callable[..., Any]
+    terminal: bool = True
+    direction: int = 0
+
+    def __post_init__(self):
+        if not callable(self.fn) or self.direction not in (-1, 0, 1):
+            raise OdesolveError(
+                f"{self} is no event: give Event(fn, terminal, direction) with a direction of -1, 0 or 1"
+            )
+
+    def crossed(self, before: Tensor, after: Tensor) -> Tensor:
+        """Whether values (n,) at the ends of steps enclose a zero of this event."""
+        up, down = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
+        return up if self.direction > 0 else down if self.direction < 0 else up | down
+
+
+@dataclass(frozen=True)
+class Found:
+    """The zeros of one event: ``t[b]`` (n_b,) float64 and ``y[b]`` (n_b, ...) of sample b; of one system ``t`` and ``y``."""
+
+    t: Any
+    y: Any
+
+
+def find_zero(fn: Callable[[Tensor], Tensor], at_0: Tensor, at_1: Tensor) -> Tensor:
+    """Places theta (n,) in [0, 1] where fn changes sign, from its values at 0 and at 1: within 2^-52.
+
+    The ITP method (Oliveira and Takahashi 2020): no more than one evaluation more than bisection, and superlinear on smooth
+    functions. Where the two ends of the last bracket differ, that with the smaller value is taken.
+    """
+    a, b, low, high = torch.zeros_like(at_0), torch.ones_like(at_0), at_0.clone(), at_1.clone()
+    for j in range(HALVINGS + 2):
+        width = b - a
+        if not bool((width > 2.0**-HALVINGS).any()):
+            break
+        middle = 0.5 * (a + b)
+        secant = ((high * a - low * b) / (high - low)).nan_to_num().clamp(a, b)
+        side = torch.sign(middle - secant)
+        nudge = 0.2 * width.square()
+        x = torch.where(nudge <= (middle - secant).abs(), secant + side * nudge, middle)
+        reach = (2.0 ** (1 - j) * 0.5 - 0.5 * width + 2.0**-HALVINGS).clamp_min(0.0)
+        x = torch.where((x - middle).abs() <= reach, x, middle - side * reach)
+        value = fn(x)
+        left = torch.sign(value) == torch.sign(low)
+        exact = value == 0
+        a, low = torch.where(left | exact, x, a), torch.where(left | exact, value, low)
+        b, high = torch.where(~left | exact, x, b), torch.where(~left | exact, value, high)
+    return torch.where(low.abs() < high.abs(), a, b)
