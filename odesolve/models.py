@@ -275,6 +275,10 @@ class Model:
             )
         if out.shape != shape:
             given = f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}"
+            if shape != x.shape:
+                raise OdesolveError(
+                    f"{given}: with learned_variance=True it is to return twice the channels, {tuple(shape)}"
+                )
             raise OdesolveError(f"{given}: wrap it so that both agree (with a learned variance: learned_variance=True)")
         if not out.is_floating_point():
             raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")

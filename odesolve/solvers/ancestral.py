@@ -19,20 +19,24 @@ def ddpm(w: Writer, *, variance: str = "small") -> None:
     """DDPM's ancestral sampling: the posterior mean at the predicted data, and noise of one of the paper's two variances.
 
     "small" is the posterior's, exact for data at one point and the same sampler as ddim(eta=1); "large" is the variance of
-    the forward step, exact for data of unit variance. The last step adds none.
+    the forward step, exact for data of unit variance. "learned" is what a network with ``learned_variance=True`` says, between
+    the two (Nichol and Dhariwal 2021, eq. 15). The last step adds none.
     """
-    if variance not in ("small", "large"):
-        raise PlanError(f"{w.solver}: variance={variance!r}: give 'small' or 'large'")
+    if variance not in ("small", "large", "learned"):
+        raise PlanError(f"{w.solver}: variance={variance!r}: give 'small', 'large' or 'learned'")
     towards_data(w)
     x = w.start
     for s, t in w.steps:
         data, split = w.data(x, s), eta_split(s, t, 1.0)
         if variance == "small" or t.sigma == 0:
             x = w.step(t, split_row(w, s, t, x, data, split))
+            continue
+        a = t.sigma / s.sigma * math.sqrt(split.kept)
+        mean = a * x + (t.alpha - a * s.alpha) * data
+        if variance == "learned":
+            x = w.learned_noise(w.stage(t, mean, exact=False), s, t, t.sigma**2 * split.fresh, s.sigma**2 * split.fresh)
         else:
-            a = t.sigma / s.sigma * math.sqrt(split.kept)
-            noise = (s.sigma * math.sqrt(split.fresh)) * w.noise(s, t)
-            x = w.step(t, a * x + (t.alpha - a * s.alpha) * data + noise, exact=False)
+            x = w.step(t, mean + (s.sigma * math.sqrt(split.fresh)) * w.noise(s, t), exact=False)
 
 
 @solver("euler_ancestral_rf", 1, 1, "Lightricks and ComfyUI (Euler ancestral for rectified flow)", stochastic=True)

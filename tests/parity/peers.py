@@ -119,7 +119,7 @@ def scheduler(name: str, steps: int, given: dict | None = None, lift: bool = Tru
     peer.set_timesteps(steps, **(given or {}))
     if name == "IPNDMScheduler":
         return _trigonometric(peer, config["trained_betas"])
-    if name.startswith("DDIM"):
+    if name.startswith(("DDIM", "DDPM")):
         return _on_training_times(peer, inverse="Inverse" in name)
     if hasattr(peer, "set_begin_index"):  # without it some look their place up by a time that occurs twice
         peer.set_begin_index(0)
