@@ -10,7 +10,8 @@ from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.generator import first_order, singular
 from odesolve.solvers.registry import solver
-from odesolve.solvers.stochastic import fresh_noise
+from odesolve.solvers.reverse_sde import euler_row
+from odesolve.solvers.stochastic import split_row, tau_split, towards_data
 from odesolve.solvers.writer import Writer
 
 Row = tuple[Linear, bool]  # and whether it is exact for a constant data prediction
@@ -27,11 +28,14 @@ def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) ->
     return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
 
 
+def euler_maruyama(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
+    """An Euler-Maruyama step of the reverse SDE in t (eq. 6)."""
+    return euler_row(w, s, t, x, data, float(w.path.g2(s.t))), False
+
+
 def ancestral(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
     """DDPM's step with the posterior variance."""
-    decay = 2.0 * (s.lam - t.lam)
-    keep = math.exp(decay / 2) * t.sigma / s.sigma
-    return keep * x - (t.alpha * math.expm1(decay)) * data + fresh_noise(w, s, t, -math.expm1(decay)), True
+    return split_row(w, s, t, x, data, tau_split(s, t, 1.0)), True
 
 
 def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
@@ -41,6 +45,7 @@ def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> 
 
 PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
     "reverse_diffusion": reverse_diffusion,
+    "euler_maruyama": euler_maruyama,
     "ancestral": ancestral,
     "ddim": probability_flow,
 }
@@ -53,15 +58,16 @@ def predictor_corrector(
     """A step of the reverse SDE, then ``corrections`` Langevin steps where it arrived.
 
     The size of a Langevin step follows from the norms of noise and score of each sample and the ratio ``snr``, so no sample
-    depends on its batch. ``predictor`` is "reverse_diffusion", "ancestral" or "ddim". The last step is the data prediction.
+    depends on its batch. ``predictor`` is "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is
+    the data prediction.
     """
     if predictor not in PREDICTORS:
         raise unknown("predictor", predictor, PREDICTORS)
     if corrections < 0 or not snr > 0.0:
         raise PlanError(f"{w.solver}: give corrections >= 0 and snr > 0")
+    towards_data(w)
     x = w.start
     for s, t in w.steps:
-        _toward_data(w, s, t)
         data = w.data(x, s)
         row, exact = (first_order(s, t, x, data), True) if singular(s, t) else PREDICTORS[predictor](w, s, t, x, data)
         last = corrections == 0 or t.sigma == 0
@@ -80,9 +86,9 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
     """
     if each < 1 or not 0.0 < step < 1.0:
         raise PlanError(f"{w.solver}: give each >= 1 and 0 < step < 1")
+    towards_data(w)
     x = w.start
     for s, t in w.steps:
-        _toward_data(w, s, t)
         if s.alpha == 0.0:  # pure noise: nothing to walk to
             x = w.step(t, first_order(s, t, x, w.data(x, s)))
             continue
@@ -104,10 +110,3 @@ def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
         row = x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh()
         x = w.stage(at, row, exact=False) if k < each - 1 else row
     return x
-
-
-def _toward_data(w: Writer, s: Point, t: Point) -> None:
-    if not t.lam > s.lam:
-        raise PlanError(
-            f"{w.solver}: the step from t={s.t:.4g} to t={t.t:.4g} goes towards the noise: turn the grid around"
-        )

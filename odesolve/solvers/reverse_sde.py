@@ -48,11 +48,15 @@ def euler_maruyama(w: Writer, *, diffusion: Diffusion = "reverse", tau: float = 
         if t.sigma == 0 or (math.isinf(square) and diffusion in ("reverse", "sbdm")):
             x = w.step(t, split_row(w, s, t, x, data, tau_split(s, t, tau**2 if t.sigma else 0.0)))
             continue
-        dt = t.t - s.t
-        eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction
-        mean = (1.0 + eps / s.sigma) * x + (dt * s.dalpha - eps * s.alpha / s.sigma) * data
-        noise = math.sqrt(square * abs(dt)) * w.noise_and_area(s, t)[0] if square else Linear()
-        x = w.step(t, mean + noise, exact=False)
+        x = w.step(t, euler_row(w, s, t, x, data, square), exact=False)
+
+
+def euler_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, square: float) -> Linear:
+    """An Euler-Maruyama step from s to t with the diffusion coefficient w, w^2 = ``square``."""
+    dt = t.t - s.t
+    eps = dt * s.dsigma - abs(dt) * square / (2.0 * s.sigma)  # of the noise prediction
+    mean = (1.0 + eps / s.sigma) * x + (dt * s.dalpha - eps * s.alpha / s.sigma) * data
+    return mean + math.sqrt(square * abs(dt)) * w.noise_and_area(s, t)[0] if square else mean
 
 
 def _square(w: Writer, diffusion: Diffusion, tau: float, s: Point) -> float:

@@ -20,7 +20,7 @@ def plan_of(solver, path, grid, steps=None, **options):
     return ode.plan(solver, path, steps, grid, **options)
 
 
-@pytest.mark.parametrize(("predictor", "order"), [("reverse_diffusion", 1), ("ancestral", 1), ("ddim", 1)])
+@pytest.mark.parametrize(("predictor", "order"), [("reverse_diffusion", 1), ("euler_maruyama", 1), ("ancestral", 1), ("ddim", 1)])
 @pytest.mark.parametrize("path", [paths.VP(), paths.EDM(), paths.VE()], ids=lambda p: type(p).__name__)
 def test_predictors_converge_to_the_data_with_their_weak_order(predictor, order, path):
     grid = grids.Lambda(start=float(path.t_of_lam(-2.0)), stop=float(path.t_of_lam(1.5)), final=False)
@@ -96,8 +96,8 @@ def test_a_score_of_zero_moves_by_nothing():
         ("predictor_corrector", {"corrections": -1}, "corrections >= 0"),
         ("annealed_langevin", {"each": 0}, "each >= 1"),
         ("annealed_langevin", {"step": 1.5}, "0 < step < 1"),
-        ("predictor_corrector", {"reverse": True}, "towards the noise"),
-        ("annealed_langevin", {"reverse": True}, "towards the noise"),
+        ("predictor_corrector", {"reverse": True}, "goes from noise to data"),
+        ("annealed_langevin", {"reverse": True}, "goes from noise to data"),
     ],
 )
 def test_what_is_refused(solver, options, message):
