@@ -66,7 +66,7 @@ def _halfway_down(w: Writer, eta: float) -> list[Point]:
     return w.between(locate)
 
 
-@solver("dpmpp_2s_ancestral", 1, 2, "Crowson 2022 (k-diffusion), on Lu et al. 2022b", stochastic=True)
+@solver("dpmpp_2s_ancestral", 2, 2, "Crowson 2022 (k-diffusion), on Lu et al. 2022b", stochastic=True)
 def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """A DPM-Solver++(2S) step to the lower level, then noise; ``eta`` is DDIM's."""
     check_level(w, "eta", eta)
@@ -78,7 +78,7 @@ def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
         x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise), exact)
 
 
-@solver("dpm2_ancestral", 1, 2, "Crowson 2022 (k-diffusion), on Karras et al. 2022", stochastic=True)
+@solver("dpm2_ancestral", 2, 2, "Crowson 2022 (k-diffusion), on Karras et al. 2022", stochastic=True)
 def dpm2_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """A midpoint step in rho = sigma/alpha to the lower level, then noise; ``eta`` is DDIM's."""
     check_level(w, "eta", eta)

@@ -27,8 +27,8 @@ class _Segment:
     levels: list[Point]
 
 
-@solver("restart", 2, 2, "Xu et al. 2023 (Restart), Algorithm 1", starters=6, clock="rho", stochastic=True)
-def restart(w: Writer, *, segments: Segments = ((0.1, (3, 1, 2.0)),), s_noise: float = 1.0) -> None:
+@solver("restart", 2, 2, "Xu et al. 2023 (Restart), Algorithm 1", starters=12, clock="rho", stochastic=True)
+def restart(w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: float = 1.0) -> None:
     """Heun's method in rho = sigma/alpha with restart segments {t_min: (steps, times, t_max)}, levels in rho.
 
     Each begins where the grid comes nearest to t_min: ``times`` times noise is added up to t_max, followed by ``steps``

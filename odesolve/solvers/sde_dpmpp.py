@@ -30,6 +30,12 @@ def check_level(w: Writer, name: str, value: float) -> None:
         )
 
 
+def check_fraction(w: Writer, r: float) -> None:
+    """Raise PlanError unless a stage lies inside its step."""
+    if not 0.0 < r < 1.0:
+        raise PlanError(f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1")
+
+
 @solver(
     "sde_dpmpp_1", 1, 1, "Lu et al. 2022b (DPM-Solver++), SDE form; Gonzalez et al. 2023 (SEEDS-1)", stochastic=True
 )
@@ -93,13 +99,14 @@ def _missing(s: Point, t: Point, nodes: list[Node], kappa: float) -> Linear:
     return (kappa * h * phi(3, -kappa * h) / (r0 + r1)) * bend
 
 
-@solver("dpmpp_sde", 1, 2, "Crowson 2022 (k-diffusion); Lu et al. 2022b (DPM-Solver++), SDE form", stochastic=True)
+@solver("dpmpp_sde", 2, 2, "Crowson 2022 (k-diffusion); Lu et al. 2022b (DPM-Solver++), SDE form", stochastic=True)
 def dpmpp_sde(w: Writer, *, eta: float = 1.0, r: float = 0.5, s_noise: float = 1.0) -> None:
     """SDE-DPM-Solver++(2S): one stage at the fraction r of the step in log-SNR, with the noise of that part of the step.
 
     ``eta`` is DDIM's. The stage's noise is part of the step's, as it is on one Brownian path.
     """
     check_level(w, "eta", eta)
+    check_fraction(w, r)
     x, exact = w.start, s_noise == 1.0
     for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
         data, split = w.data(x, s), eta_split(s, t, eta)

@@ -8,18 +8,19 @@ from odesolve.paths import Point
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.generator import phi, singular
 from odesolve.solvers.registry import solver
-from odesolve.solvers.sde_dpmpp import check_level
+from odesolve.solvers.sde_dpmpp import check_fraction, check_level
 from odesolve.solvers.stochastic import tau_mean, tau_noise
 from odesolve.solvers.writer import Writer
 
 
-@solver("seeds_2", 1, 2, "Gonzalez et al. 2023 (SEEDS), Algorithm 2", stochastic=True)
+@solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS), Algorithm 2", stochastic=True)
 def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpoint", s_noise: float = 1.0) -> None:
     """SEEDS-2: one stage at the fraction r of the step in log-SNR; ``eta`` is the square of the noise level.
 
     ``second`` weighs the two predictions by the "midpoint" rule or by "heun", which integrates their line exactly.
     """
     check_level(w, "eta", eta)
+    check_fraction(w, r)
     if second not in ("midpoint", "heun"):
         raise PlanError(f"{w.solver}: give second='midpoint' or 'heun'")
     x, exact = w.start, s_noise == 1.0
@@ -37,7 +38,7 @@ def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpo
         x = w.step(t, mean + tau_noise(w, s, t, eta, (m,), s_noise), exact)
 
 
-@solver("seeds_3", 1, 3, "Gonzalez et al. 2023 (SEEDS), Algorithm 3", stochastic=True)
+@solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS), Algorithm 3", stochastic=True)
 def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """SEEDS-3: stages at one and two thirds of the step in log-SNR; ``eta`` is the square of the noise level."""
     check_level(w, "eta", eta)
