@@ -22,6 +22,7 @@ constexpr Loops<T> loops_in() {
             combine<T>,
             error<T>,
             dot<T>,
+            add<T>,
             advance<T>};
 }
 

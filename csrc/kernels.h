@@ -42,6 +42,7 @@ struct Loops {
     void (*combine)(T* out, int terms, const T* const* in, const T* weight, const T* base, int64_t n);
     double (*error)(const T* e, const T* y0, const T* y1, T rtol, T atol, int64_t n);
     double (*dot)(const T* a, const T* b, int64_t n);
+    void (*add)(T* total, const float* z, T weight, int64_t n);  // total += weight * z
     double (*advance)(T* state, T* out, const T* change, const T* old, T growth, int64_t n);
 };
 

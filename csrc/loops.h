@@ -130,6 +130,12 @@ double dot(const T* a, const T* b, int64_t n) {
     return lanes(n, [=](int64_t i) { return double(a[i]) * double(b[i]); });
 }
 
+template <class T>
+void add(T* total, const float* z, T weight, int64_t n) {
+    INDEPENDENT
+    for (int64_t i = 0; i < n; ++i) total[i] += weight * T(z[i]);
+}
+
 // `out` may be `old`, so a chunk is read before any of it is written: the compiler then needs no proof that they differ.
 template <class T>
 double advance(T* state, T* out, const T* change, const T* old, T growth, int64_t n) {

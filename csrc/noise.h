@@ -22,8 +22,7 @@ struct Noise {
         draw(out, tile, [=](int64_t) { return stream; });
     }
     template <class T>
-    void tile(T* out, const Tile& tile, const Tensor& streams, int64_t offset) const {
-        const int64_t stride = streams.stride[streams.dims - 1];
+    void tile(T* out, const Tile& tile, const Tensor& streams, int64_t offset, int64_t stride) const {
         draw(out, tile, [&, stride, offset](int64_t row) { return word_at(streams, offset + row * stride); });
     }
 

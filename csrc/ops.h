@@ -15,6 +15,7 @@ void inner(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void quadratic_form(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void quantile(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void window(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
+void normal_sums(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 
 // Lets other Python threads run while there is much to do.

@@ -41,7 +41,7 @@ struct Streams {
 
     template <class T>
     void draw(const Noise& noise, T* out, const Tile& tile) const {
-        many ? noise.tile(out, tile, each, 0) : noise.tile(out, tile, one);
+        many ? noise.tile(out, tile, each, 0, each.stride[0]) : noise.tile(out, tile, one);
     }
 };
 

@@ -102,7 +102,7 @@ class Window {
         const Tensor& s = call_.streams;
         T* drawn = scratch[SPARE + n_in];
         if (s.dims == 2)
-            call_.noise.tile(drawn, t, s, p * s.stride[0]);
+            call_.noise.tile(drawn, t, s, p * s.stride[0], s.stride[1]);
         else
             call_.noise.tile(drawn, t, word_at(s, p * s.stride[0]));
         x[n_in] = drawn;

@@ -17,7 +17,18 @@ from torch import Tensor
 from torch._C import _functorch, _len_torch_dispatch_stack  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
 
-OPS = ("combine", "combine_row", "normal", "rms", "inner", "quadratic_form", "quantile", "window", "control")
+OPS = (
+    "combine",
+    "combine_row",
+    "normal",
+    "rms",
+    "inner",
+    "quadratic_form",
+    "quantile",
+    "window",
+    "control",
+    "normal_sums",
+)
 # Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
 # leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
 BACKENDS = {"reference": ("reference", ""), "native": ("native", "cpu"), "triton": ("triton.backend", "cuda")}
@@ -238,3 +249,14 @@ def control(
 ) -> None:
     """Acceptance, next step and next weights of every sample; ``kernels.control`` is its contract."""
     run("control", state, state, norm, weights, times, table, nodes, settings, begin)
+
+
+def normal_sums(
+    outs: Sequence[Tensor],
+    keys: Tensor,
+    streams: Sequence[int] | Tensor,
+    weights: Weights,
+    accumulate: bool = False,
+) -> None:
+    """Weighted sums of any number of streams; ``reference.normal_sums`` is its contract."""
+    run("normal_sums", outs[0], outs, keys, streams, weights, accumulate)

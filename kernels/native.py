@@ -38,3 +38,4 @@ quadratic_form = _native.quadratic_form
 quantile = _native.quantile
 window = _native.window
 control = _native.control
+normal_sums = _native.normal_sums

@@ -20,11 +20,12 @@ SCHEMA = {
     "quantile": "(Tensor(a!) out, Tensor x, float q) -> ()",
     "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, Tensor weights, "
     "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
+    "normal_sums": "(Tensor(a!)[] outs, Tensor keys, Tensor streams, Tensor weights, bool accumulate) -> ()",
     "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor table, Tensor nodes, "
     "Tensor settings, bool begin) -> ()",
 }
 # Arguments that may be numbers in the public form and are tensors here.
-NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5)}
+NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5), "normal_sums": (2, 3)}
 
 
 def run(name: str, args: Sequence) -> None:
@@ -32,9 +33,16 @@ def run(name: str, args: Sequence) -> None:
     given = list(args)
     for k in NUMBERS.get(name, ()):
         if not isinstance(given[k], Tensor):
-            dtype = torch.int64 if isinstance(given[k], int) else torch.float64
-            given[k] = torch.tensor(philox.signed(given[k]), dtype=dtype)
+            given[k] = _tensor(given[k])
     getattr(torch.ops.odesolve, name)(*given)
+
+
+def _tensor(value) -> Tensor:
+    """A number, or numbers of one sort, as a tensor: whole ones as the signed ones with the same 64 bits."""
+    if isinstance(value, (int, float)):
+        return torch.tensor(philox.signed(value), dtype=torch.int64 if isinstance(value, int) else torch.float64)
+    whole = all(isinstance(v, int) for v in value)
+    return torch.tensor(philox.signed_all(value) if whole else value, dtype=torch.int64 if whole else torch.float64)
 
 
 def combined(
@@ -68,7 +76,7 @@ def _eager(name: str):
         for k in NUMBERS.get(name, ()):
             if given[k].dim() == 0 and given[k].is_cpu:
                 given[k] = given[k].item()
-        dispatch.run(name, given[0], *given)
+        dispatch.run(name, given[0] if isinstance(given[0], Tensor) else given[0][0], *given)
 
     return kernel
 

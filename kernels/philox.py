@@ -131,3 +131,8 @@ def keys(seed: int, samples: Tensor) -> Tensor:
 def signed(number):
     """A whole number as the signed one with the same 64 bits; anything else as it is."""
     return (number + 2**63) % 2**64 - 2**63 if isinstance(number, int) else number
+
+
+def signed_all(numbers):
+    """``signed`` of a list of whole numbers; a tensor as it is."""
+    return numbers if isinstance(numbers, Tensor) else [signed(n) for n in numbers]

@@ -120,6 +120,33 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
     out.copy_(draw(keys, stream, sample).reshape(out.shape))
 
 
+def normal_sums(
+    outs: Sequence[Tensor],
+    keys: Tensor,
+    streams: Sequence[int] | Tensor,
+    weights: Weights,
+    accumulate: bool = False,
+) -> None:
+    """outs[i] (B, ...) <- sum_k weights[i, k] z_k, added to what is there with ``accumulate``; z_k are standard normals.
+
+    ``streams`` is (K,), or (B, K) for streams of each sample's own; ``weights`` (n_out, K) or (B, n_out, K). Both may be
+    plain numbers where samples share them. K may be as large as one likes: nothing of the outputs' size is made. Weights are
+    rounded to the widest type of the outputs (float32 at least), sums are taken in it in the order of k, from what is
+    there or 0 on, and rounded once. A stream whose weights are all 0 is not drawn.
+    """
+    wide = torch.promote_types(torch.float32, _widest(outs))
+    device = outs[0].device
+    table = torch.as_tensor(weights, dtype=torch.float64, device=device).to(wide)
+    number = torch.as_tensor(philox.signed_all(streams), device=device)
+    totals = [o.to(wide) if accumulate else torch.zeros_like(o, dtype=wide) for o in outs]
+    for k in table.flatten(0, -2).any(0).nonzero().flatten().tolist():
+        z = normal_like(totals[0], keys, number[..., k], wide)
+        for i, total in enumerate(totals):
+            total += _column(table[..., i, k], z) * z
+    for out, total in zip(outs, totals, strict=True):
+        out.copy_(total)
+
+
 def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: torch.dtype) -> Tensor:
     """The standard normals of a stream in the shape of x."""
     assert keys is not None, "noise streams need keys"

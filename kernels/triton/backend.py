@@ -16,6 +16,7 @@ from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from odesolve.kernels.triton import combine as _kernels
 from odesolve.kernels.triton import control as _controls
 from odesolve.kernels.triton import geometry, launch, reductions
+from odesolve.kernels.triton import sums as _sums
 from odesolve.kernels.triton import window as _windows
 from torch import Tensor
 
@@ -24,6 +25,7 @@ _combine = launch.Launcher(_kernels.combine_kernel, ("size", "N_OUT", "N_IN", "N
 _normal = launch.Launcher(_kernels.normal_kernel, ("size", "RANK", "SIGNS"))
 _window = launch.Launcher(_windows.window_kernel)
 _control = launch.Launcher(_controls.control_kernel)
+_normal_sums = launch.Launcher(_sums.sums_kernel)
 _NO_OUTS = [(None,) * (_kernels.MAX_OUT - k) for k in range(_kernels.MAX_OUT + 1)]
 _WRITTEN = [tuple(f"y{i}" for i in range(k)) for k in range(_kernels.MAX_OUT + 1)]
 _NO_INS = [(None,) * (_kernels.MAX_IN - k) for k in range(_kernels.MAX_IN + 1)]
@@ -260,4 +262,39 @@ def control(
     work = launch.Work(1, batch, _controls.SAMPLES, 1)
     if work.programs:
         _control.start((times.dtype, begin), state.device, work, args)
+    return None
+
+
+def normal_sums(
+    outs: Sequence[Tensor],
+    keys: Tensor,
+    streams: Sequence[int] | Tensor,
+    weights: Weights,
+    accumulate: bool = False,
+) -> bool | None:
+    """``reference.normal_sums`` in one launch."""
+    n_out, device = len(outs), outs[0].device
+    where = geometry.of(outs, True, False) if n_out <= _sums.MAX_OUT else None
+    if where is None or not _drawable(where, keys, outs[0]):
+        return False
+    terms = streams.shape[-1] if isinstance(streams, Tensor) else len(streams)
+    table = launch.coefficients(weights, n_out, terms, device)
+    if not isinstance(streams, Tensor):
+        streams = launch.table(tuple(map(launch.signed, streams)), torch.int64, device)
+    if streams.stride(-1) != 1 or streams.device != device:
+        streams = streams.to(device, non_blocking=True).contiguous()
+    batch = outs[0].shape[0]
+    each = isinstance(weights, Tensor) and weights.dim() == 3
+    if table is None or (each and len(weights) != batch) or (streams.dim() == 2 and len(streams) != batch):
+        return False
+    work = where.work
+    if work.programs:
+        s_step = streams.stride(0) if streams.dim() == 2 else 0
+        key = (where.key, n_out, accumulate, table[0].dtype, launch.marks(outs))
+        args = (
+            *(*outs, *(None,) * (_sums.MAX_OUT - n_out)),
+            *(keys.contiguous(), streams, table[0], where.layout(device), work.n, terms, s_step, table[1]),
+            *(n_out, where.rank, accumulate, where.double),
+        )
+        _normal_sums.start(key, device, work, args)
     return None

@@ -162,8 +162,8 @@ def total(value, xs, zs, weights, used, code, N_IN: tl.constexpr, WIDE: tl.const
 
 
 @triton.jit
-def add_column(sums, z, weights, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Weight times z added to every row."""
+def add_column(sums, z, weights, ROWS: tl.constexpr, COLUMNS):
+    """Weight times z added to every row; weights of two rows are COLUMNS apart."""
     new = ()
     for i in tl.static_range(ROWS):
         new += (sums[i] + z.to(sums[i].dtype) * tl.load(weights + i * COLUMNS).to(sums[i].dtype),)

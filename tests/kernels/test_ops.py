@@ -128,7 +128,10 @@ def everything(a, b):
     state[control.STATUS] = 0.0
     settings = torch.tensor([9.0, 0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 0.0, 5.0, 99.0, 6.0], dtype=a.dtype)
     dispatch.control(state, norm.double(), steps, times, table.round() + 1, table[0, :1], settings)
-    return (*outs, norm, drawn, numbers, window, residual, state, steps, times)
+    sums = [torch.empty_like(a) for _ in range(2)]
+    dispatch.normal_sums(sums, KEYS, STREAMS, ROWS)
+    dispatch.normal_sums(sums, KEYS, torch.arange(6).view(3, 2), table.expand(3, 2, 2), True)
+    return (*outs, norm, drawn, numbers, window, residual, state, steps, times, *sums)
 
 
 @pytest.mark.parametrize("how", ["compile", "make_fx"])
@@ -163,4 +166,6 @@ def test_fake_tensors():
         (11, 3),
         (3, 2),
         (1, 3),
+        (3, 2, 2),
+        (3, 2, 2),
     ]

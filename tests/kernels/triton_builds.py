@@ -66,6 +66,11 @@ def step_control():
     backend.control(state, norm, weights, torch.zeros(6, 70), table, torch.zeros(6, **wide), settings)
 
 
+def sums():
+    streams, weights = KEYS[:, :1].expand(B, 98).contiguous(), torch.zeros(B, 2, 98, dtype=torch.float64)
+    backend.normal_sums(new(SINGLE, SINGLE), KEYS, streams, weights)
+
+
 def huge():
     """More elements than 32 bits count, on a device that has no memory."""
     launch.table = lambda values, dtype, device: torch.tensor(values, dtype=dtype)
@@ -90,6 +95,7 @@ CASES = {
     "signs": lambda: backend.quadratic_form(torch.empty(B), *new(SINGLE), KEYS, 3),
     "window": window,
     "control": step_control,
+    "sums": sums,
     "shifted": lambda: backend.combine([torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]),
     "huge": huge,
     "one": lambda: backend.normal(torch.empty(B, 1), KEYS, 3),
