@@ -6,8 +6,9 @@ never meets what another does.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,12 +23,14 @@ CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
 
 DEPTH: Final = 24
 
+Array = Any  # a Tensor, or a NumPy array: of one interval on the host NumPy takes less than half of torch's time
+
 
 class Draws(NamedTuple):
     """Sums of standard normals: row i is sum_k weights[i, k] z(streams[i, k]), both (n, K); weight 0 draws nothing."""
 
-    streams: Tensor
-    weights: Tensor
+    streams: Array
+    weights: Array
 
 
 class Tree:
@@ -45,40 +48,43 @@ class Tree:
         share = (u.to(torch.float64) - self.low) / (self.high - self.low)
         return (share.clamp(0.0, 1.0) * 2**self.depth).round().to(torch.int64)
 
-    def increments(self, a: Tensor, b: Tensor, rate: float = 0.0) -> Draws:
-        """W(b) - W(a) for ticks a <= b, (n,).
+    def increments(self, a: Array, b: Array, rate: float = 0.0) -> Draws:
+        """W(b) - W(a) for ticks a <= b, (n,), int64, in the kind of array that they are.
 
         W is Brownian in u, or with a ``rate`` in the clock e^(rate u), there in units of its standard deviation over [0, b].
         Levy's construction: W(mid) = its mean given the ends + sqrt(va vb / (va + vb)) z, with va and vb the two halves.
         """
+        lib = _library(a)
         a, b = a[:, None], b[:, None]
-        last, ends = torch.tensor(2**self.depth, device=a.device), torch.tensor(0, device=a.device)
-        whole = self._span(ends, last, b, rate)
-        streams, weights = [torch.full_like(a, TREE)], [self._span(a, b, b, rate) / whole.sqrt()]
+        ends = lib.zeros_like(a)
+        whole = self._span(ends, ends + 2**self.depth, b, rate)
+        streams, weights = [lib.full_like(a, TREE)], [self._span(a, b, b, rate) / whole**0.5]
         for heap, left, width, once in self._nodes(a, b):
             mid, right = left + width // 2, left + width
             va, vb = self._span(left, mid, b, rate), self._span(mid, right, b, rate)
-            rise = self._span(a.clamp(left, mid), b.clamp(left, mid), b, rate) / va
-            fall = self._span(a.clamp(mid, right), b.clamp(mid, right), b, rate) / vb
+            rise = self._span(_clamp(a, left, mid), _clamp(b, left, mid), b, rate) / va
+            fall = self._span(_clamp(a, mid, right), _clamp(b, mid, right), b, rate) / vb
             streams.append(TREE + heap)
-            weights.append(once * (va * vb / (va + vb)).sqrt() * (rise - fall))
-        return Draws(torch.cat(streams, 1), torch.cat(weights, 1))
+            weights.append(once * (va * vb / (va + vb)) ** 0.5 * (rise - fall))
+        return Draws(lib.concatenate(streams, 1), lib.concatenate(weights, 1))
 
-    def _nodes(self, a: Tensor, b: Tensor):
+    def _nodes(self, a: Array, b: Array):
         """(number, left end, width, whether it counts) of the nodes around a on every level, then of those around b."""
-        level = torch.arange(self.depth, device=a.device)
+        lib = _library(a)
+        level = np.arange(self.depth) if lib is np else torch.arange(self.depth, device=a.device)
         width = 2 ** (self.depth - level)
-        first = torch.minimum(a // width, 2**level - 1)
-        second = torch.minimum(b // width, 2**level - 1)
-        yield 2**level + first, first * width, width, torch.ones_like(first)
-        yield 2**level + second, second * width, width, (first != second).to(torch.int64)
+        first = lib.minimum(a // width, 2**level - 1)
+        second = lib.minimum(b // width, 2**level - 1)
+        yield 2**level + first, first * width, width, lib.ones_like(first)
+        yield 2**level + second, second * width, width, 1 * (first != second)
 
-    def _span(self, i: Tensor, j: Tensor, b: Tensor, rate: float) -> Tensor:
+    def _span(self, i: Array, j: Array, b: Array, rate: float) -> Array:
         """Length of [i, j] in the clock, in units of the clock at b where it has a rate."""
         unit = (self.high - self.low) / 2**self.depth
         if rate == 0.0:
-            return (j - i).double() * unit
-        return torch.exp((i - b).double() * (rate * unit)) * torch.expm1((j - i).double() * (rate * unit))
+            return _wide(j - i) * unit
+        lib = _library(b)
+        return lib.exp(_wide(i - b) * (rate * unit)) * lib.expm1(_wide(j - i) * (rate * unit))
 
 
 class AreaTree(Tree):
@@ -89,20 +95,21 @@ class AreaTree(Tree):
     H1, H2 = H/4 - sqrt(h) X/8 +- sqrt(h/12) Y/2.
     """
 
-    def areas(self, a: Tensor, b: Tensor) -> tuple[Draws, Tensor]:
+    def areas(self, a: Array, b: Array) -> tuple[Draws, Array]:
         """(draws of W, weights of H on the same streams) over [a, b], for ticks a <= b, (n,)."""
+        lib = _library(a)
         unit = (self.high - self.low) / 2**self.depth
         a, b = a[:, None], b[:, None]
-        whole, h = self.high - self.low, (b - a).double() * unit
-        x, dx = (a + b).double() * (unit / whole), h / whole
-        h = h.clamp(min=unit / 2)  # of an empty interval everything below is 0
-        streams = [torch.cat([torch.full_like(a, AREA_TREE), torch.full_like(a, AREA_TREE + 1)], 1)]
+        whole, h = self.high - self.low, _wide(b - a) * unit
+        x, dx = _wide(a + b) * (unit / whole), h / whole
+        h = h.clip(unit / 2, None)  # of an empty interval everything below is 0
+        streams = [lib.concatenate([lib.full_like(a, AREA_TREE), lib.full_like(a, AREA_TREE + 1)], 1)]
         bend = (whole / 12) ** 0.5
-        w = [torch.cat([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
-        area = [torch.cat([torch.zeros_like(dx), bend * dx**2], 1)]
+        w = [lib.concatenate([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
+        area = [lib.concatenate([lib.zeros_like(dx), bend * dx**2], 1)]
         for heap, left, width, once in self._nodes(a, b):
             mid, right = left + width // 2, left + width
-            outside = ((b - right).clamp(min=0) - (left - a).clamp(min=0)).double() * unit
+            outside = _wide((b - right).clip(0, None) - (left - a).clip(0, None)) * unit
             halves = [_Half(a, b, left, width, unit), _Half(a, b, mid, width, unit)]
             for k, shape in enumerate((_X, _Y)):
                 (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
@@ -111,7 +118,7 @@ class AreaTree(Tree):
                 w.append(once * (w1 + w2))
                 merged = (k1 * h1 + k2 * h2) / h + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * h)
                 area.append(once * merged)
-        return Draws(torch.cat(streams, 1), torch.cat(w, 1)), torch.cat(area, 1)
+        return Draws(lib.concatenate(streams, 1), lib.concatenate(w, 1)), lib.concatenate(area, 1)
 
 
 # What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of its width.
@@ -122,15 +129,28 @@ _Y = ((0.0, 3 / 12**0.5), (0.0, -3 / 12**0.5))
 class _Half:
     """The part of [a, b] in one half of a node: where the node's function is slope tau + bend tau (1 - tau)."""
 
-    def __init__(self, a: Tensor, b: Tensor, left: Tensor, width: Tensor, unit: float):
+    def __init__(self, a: Array, b: Array, left: Array, width: Array, unit: float):
         half = width // 2
-        start = (a.clamp(left, left + half) - left).double()
-        stop = (b.clamp(left, left + half) - left).double()
+        start = _wide(_clamp(a, left, left + half) - left)
+        stop = _wide(_clamp(b, left, left + half) - left)
         self.length = (stop - start) * unit
-        self.scale = (width.double() * unit).sqrt()
+        self.scale = (_wide(width) * unit) ** 0.5
         self.delta, self.middle = (stop - start) / half, 1 - (start + stop) / half
 
-    def moments(self, shape, which: int) -> tuple[Tensor, Tensor]:
+    def moments(self, shape, which: int) -> tuple[Array, Array]:
         slope, bend = shape[which]
         w = self.scale * self.delta * (slope + bend * self.middle)
         return w, self.scale * self.delta**2 * (bend / 6)
+
+
+def _library(x: Array) -> Any:
+    return np if isinstance(x, np.ndarray) else torch
+
+
+def _clamp(x: Array, low: Array, high: Array) -> Array:
+    lib = _library(x)
+    return lib.minimum(lib.maximum(x, low), high)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.float64) if isinstance(x, np.ndarray) else x.double()
