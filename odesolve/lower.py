@@ -91,6 +91,8 @@ class Lowering:
         for out, row in zip(i.outputs, i.weights, strict=True):
             self.env[out.name] = self._substitute(zip(i.inputs, row, strict=True))
             self.pending.append(out.name)
+            if self.observe and is_step(out.name):  # shown, even where the next step goes on from it without a call
+                self.last_use[out.name] = max(self.last_use.get(out.name, -1), self._next_flush(k))
             if self.stats and is_step(out.name) and _noises(self.env[out.name]):
                 mean = f"{out.name}.mean"
                 self.env[mean] = {n: w for n, w in self.env[out.name].items() if stream_of(n) is None}

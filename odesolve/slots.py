@@ -26,8 +26,8 @@ class Slots:
             for name in _reads(op):
                 self.dies[name] = max(k, self.dies.get(name, -1))
             for name in _writes(op):
-                if name.endswith(".mean"):  # read with the step, before the next call
-                    self.dies[name] = max(k, self._next_call(k))
+                if lowering.observe and (is_step(name) or name.endswith(".mean")):  # shown before the next call
+                    self.dies[name] = max(self._next_call(k), self.dies.get(name, -1))
         self.data: dict[int, str] = {}
         self._watch()
         self.free: dict[str, list[int]] = {}
