@@ -9,7 +9,7 @@ from odesolve.cli import commands
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plan", "ddmi"], "did you mean 'ddim'"),
+        (["plan", "ddimm"], "did you mean 'ddim'"),
         (["plan", "ddim", "--path", "vpp"], "unknown path 'vpp'"),
         (["plan", "ddim", "--grid", "karas"], "unknown grid"),
         (["plan", "ddim", "--steps", "0"], "steps=0"),
