@@ -1,0 +1,30 @@
+"""Rows that take their noise from a Brownian path, in Triton's interpreter; test_triton_interpreter.py runs this file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .triton_checks import check, keys, rows, tensors
+
+MANY = tuple((3 << 56) + 7 * k for k in range(44))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [9, 44])
+def test_many_streams(dtype, count):
+    check(tensors(2, (2, 70), dtype), tensors(3, (2, 70), dtype), rows(2, 3 + count), [1, -1], keys(2), MANY[:count])
+
+
+def test_a_half_precision_output_is_rounded_once():
+    outs = [*tensors(1, (2, 70)), *tensors(1, (2, 70), torch.bfloat16)]
+    check(outs, tensors(2, (2, 70)), rows(2, 2 + 44), [0, -1], keys(2), MANY)
+
+
+def test_many_streams_with_weights_of_each_sample():
+    check(tensors(1, (3, 40)), tensors(2, (3, 40)), rows(3, 1, 2 + 44), [0], keys(3), MANY)
+
+
+def test_numbers_as_weights():
+    weights = rows(1, 1 + 44).tolist()
+    check(tensors(1, (2, 33)), tensors(1, (2, 33)), weights, [-1], keys(2), MANY)
