@@ -33,6 +33,8 @@ SAMPLERS = {
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
         ("dpmpp_2m_sde", {}),
     ),
+    # One Brownian path for all numbers of steps, as k-diffusion's sampler has by default.
+    "SDE-DPM++ 2M, one path": ("dpmpp_2m_sde(tree)", None, ("dpmpp_2m_sde", {})),
 }
 
 
@@ -43,10 +45,9 @@ def cases() -> Iterator[Case]:
         large = torch.Size(shape).numel() > 1_000_000
         steps, rounds = (4, 3) if large else (20, 15)
         for name, (solver, scheduler, k_sampler) in SAMPLERS.items():
-            contenders: dict = {
-                OURS: _ours(solver, PATH, "noise", shape, steps),
-                "diffusers": _diffusers(*scheduler, shape, steps),
-            }
+            contenders: dict = {OURS: _ours(solver, PATH, "noise", shape, steps)}
+            if scheduler is not None:
+                contenders["diffusers"] = _diffusers(*scheduler, shape, steps)
             if k_sampler is not None:
                 contenders["k-diffusion"] = _k_diffusion(*k_sampler, shape, steps)
             if name == "DDIM(eta=1)":
