@@ -7,7 +7,7 @@
 namespace odesolve {
 namespace {
 
-enum Row { T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, ROWS };
+enum Row { T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, ROWS };
 enum Status { RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED };
 enum Kind { BY_STEP = 1, IF_TOOK = 2, IF_KEPT = 4 };
 constexpr double LANDING = 1.01, SMALLEST = 1e-10, RESOLUTION = 8 * 0x1p-52;
@@ -36,6 +36,7 @@ class Sample {
         const bool landed = accepted && h == given_.end - t;
         s[T0] = t;
         s[H0] = h;
+        s[NORM] = norm;
         s[NFE] += given_.evaluations;
         s[accepted ? STEPS : REJECTED] += 1.0;
         if (s[STEPS] + s[REJECTED] >= given_.limit) s[STATUS] = MAX_STEPS;

@@ -7,9 +7,9 @@ from torch import Tensor
 
 # Rows of the state, (ROWS, B) float64: time, step of the attempt under way (signed), the last two accepted errors (0: none
 # yet), status, whether the last attempt was accepted, evaluations, accepted and rejected attempts, where the last attempt
-# began and how long it was.
-T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0 = range(11)
-ROWS = 11
+# began, how long it was, and its error.
+T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM = range(12)
+ROWS = 12
 RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED = range(6)
 
 # Entries of ``settings``, float64: the end; exponents of the last three errors; 1 / order, the exponent after a rejection;
@@ -71,7 +71,8 @@ def _judge(state: Tensor, norm: Tensor, given: list[float]) -> None:
     accepted = accepted & finite & running
     rejected = running & ~accepted
     factor = factor.where(finite, given[MIN_FACTOR])
-    state[T0], state[H0] = t.where(running, state[T0]), h.where(running, state[H0])
+    for row, value in ((T0, t), (H0, h), (NORM, norm)):
+        state[row] = value.where(running, state[row])
     landed = accepted & (h == given[T_END] - t)
     state[T] = (t + h).masked_fill(landed, given[T_END]).where(accepted, t)
     last = state[ERROR].where(state[ERROR] > 0, error)

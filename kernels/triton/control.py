@@ -20,6 +20,7 @@ _STEPS = tl.constexpr(layout.STEPS)
 _REJECTED = tl.constexpr(layout.REJECTED)
 _T0 = tl.constexpr(layout.T0)
 _H0 = tl.constexpr(layout.H0)
+_NORM = tl.constexpr(layout.NORM)
 _OK = tl.constexpr(float(layout.OK))
 _MAX_STEPS = tl.constexpr(float(layout.MAX_STEPS))
 _MIN_STEP = tl.constexpr(float(layout.MIN_STEP))
@@ -111,6 +112,7 @@ def judge(row, norm, settings, batch, mask):
     tl.store(row + _REJECTED * batch, failed, mask=live)
     tl.store(row + _T0 * batch, t, mask=live)
     tl.store(row + _H0 * batch, h, mask=live)
+    tl.store(row + _NORM * batch, norm, mask=live)
 
 
 @triton.jit
