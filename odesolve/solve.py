@@ -12,6 +12,7 @@ from torch import Tensor
 
 from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.diagnosis import stability_limit
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.first_step import starting_step
@@ -93,11 +94,14 @@ def solve(
         max_steps,
         method.evaluations,
     )
-    batch = Batch(drift, method.blocks, settings, _tolerance("rtol", rtol, drift), _tolerance("atol", atol, drift))
+    scales = _tolerance("rtol", rtol, drift), _tolerance("atol", atol, drift)
+    batch = Batch(drift, method.blocks, settings, *scales)
     batch.begin(times[0], _start(method, batch, times[0], span, first_step))
     results = integrate(method, batch, None if watch.idle else watch, every, compact)
+    limit = stability_limit(method.pair.a, method.pair.b) if isinstance(method, RungeKutta) else math.inf
+    details = Details(drift, results, watch.dense, tuple(times), scales, limit)
     y = watch.finish(results.state[STATUS] == OK, results.y)
-    return solution(Details(drift, results, watch.dense, tuple(times)), y, watch.events_found())
+    return solution(details, y, watch.events_found())
 
 
 def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:

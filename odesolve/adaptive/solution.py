@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.dense import Dense
+from odesolve.adaptive.diagnosis import Diagnosis, diagnose
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Found
 from odesolve.adaptive.loop import Results
@@ -21,12 +23,15 @@ NAMES = {OK: "ok", EVENT: "event", MAX_STEPS: "max_steps", MIN_STEP: "min_step",
 
 @dataclass(frozen=True)
 class Details:
-    """What a solution keeps for its methods: the right-hand side, the last control state, the steps, the times asked for."""
+    """What a solution keeps for its methods: the right-hand side, the last control state, the steps, the times asked for,
+    rtol and atol, and how far the method is stable."""
 
     drift: Drift
     results: Results
     dense: Dense | None
     times: tuple[float, ...]
+    tolerances: tuple[Scale, Scale]
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,20 @@ class Solution:
         words = [self.status] if isinstance(self.status, str) else self.status
         return all(w in ("ok", "event") for w in words)
 
+    @torch.no_grad()
+    def diagnosis(self, i: int = 0) -> Diagnosis:
+        """Why sample i failed; print it. Calls f a dozen times at the last state.
+
+        Raises OdesolveError for a sample that did not fail.
+        """
+        words = [self.status] if isinstance(self.status, str) else self.status
+        if not 0 <= i < len(words) or words[i] in ("ok", "event"):
+            failed = [k for k, word in enumerate(words) if word not in ("ok", "event")]
+            raise OdesolveError(f"sample {i} did not fail: the samples that did are {failed}")
+        d = self.details
+        return diagnose(d.drift, d.results, i, words[i], d.tolerances, d.limit)
+
+    @torch.no_grad()
     def at(self, t: float | Sequence[float] | Tensor) -> Any:
         """The states at a time (B, ...), at times (n,), or at times (n, B) of each sample (n, B, ...); needs dense=True.
 
