@@ -42,7 +42,7 @@ def variance(x):
 def test_coarse_increments_are_sums_of_fine_ones(rate):
     """At times that lie on ticks exactly; a hundred steps within one step, and ten within one."""
     ticks = torch.linspace(-3.0, 4.0, 1001, dtype=torch.float64)
-    ticks = (ticks * 2**18).round() / 2**18
+    ticks = (ticks * 2**14).round() / 2**14
     times = MODEL.path.t_of_lam(ticks).tolist()
     fine, coarse = increments(times, rate), increments(times[::100], rate)
     for k, whole in enumerate(coarse):
@@ -90,9 +90,9 @@ def test_the_plan_is_a_value_like_any_other():
     assert plan.solver == "dpmpp_2m_sde(tree)"
     assert ode.load_plan(plan.to_json()) == plan
     assert plan == ode.plan("dpmpp_2m_sde", MODEL.path, 4, "karras", tree=True)
-    assert max(len(i.inputs) for i in plan.instructions if hasattr(i, "inputs")) <= 51  # of 64 that a kernel takes
+    assert max(len(i.inputs) for i in plan.instructions if hasattr(i, "inputs")) <= 43  # of 64 that a kernel takes
 
 
 def test_a_step_too_short_for_the_path_is_refused():
-    with pytest.raises(ode.PlanError, match=r"resolved to 4e-6 in log-SNR .* give fewer steps, or tree=False"):
+    with pytest.raises(ode.PlanError, match=r"resolved to 6e-05 in log-SNR .* give fewer steps, or tree=False"):
         ode.plan("dpmpp_2m_sde", MODEL.path, grid=[0.5, 0.5 - 1e-9, 0.1], tree=True)

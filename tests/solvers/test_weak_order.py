@@ -26,10 +26,21 @@ FIRST = [
     *["euler_maruyama(diffusion=constant)", "euler_maruyama(diffusion=linear)", "euler_maruyama(diffusion=decreasing)"],
 ]
 SECOND = [
-    *["dpmpp_2m_sde", "dpmpp_2m_sde(second=heun)", "dpmpp_2m_sde(eta=0.5)", "dpmpp_3m_sde", "dpmpp_3m_sde(published=True)"],
+    *[
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde(second=heun)",
+        "dpmpp_2m_sde(eta=0.5)",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde(published=True)",
+    ],
     *["dpmpp_sde", "dpmpp_sde(eta=0.5)", "dpmpp_2s_ancestral", "dpm2_ancestral", "sde_dpm_solver_2m"],
     *["sde_dpm_solver_2m(second=heun)", "seeds_2", "seeds_2(r=0.7,second=heun)", "seeds_3", "er_sde_2"],
-    *["er_sde_3(published=True)", "er_sde_3(scaling=sde)", "sa_solver(published=True)", "sa_solver(predictor=3,corrector=3)"],
+    *[
+        "er_sde_3(published=True)",
+        "er_sde_3(scaling=sde)",
+        "sa_solver(published=True)",
+        "sa_solver(predictor=3,corrector=3)",
+    ],
     *["sa_solver(predictor=2,corrector=0)", "stochastic_heun", "sra1", "shark", "shark(tau=0.5)"],
 ]
 TINY = 1e-13  # a mean that is exact has no slope
