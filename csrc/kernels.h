@@ -12,6 +12,7 @@ enum Type : uint8_t { F32, F64, BF16, F16, I64 };
 constexpr int64_t TILE = 1024;
 constexpr int64_t QUADS = TILE / 4;  // counters of a tile; a counter gives four random words
 constexpr int64_t BLOCK = 64;        // quads whose words are made before they become normals, in two loops that each fit
+constexpr int GROUP = 4;              // streams that are added to a sum at a time
 static_assert(QUADS % BLOCK == 0, "a list of quads is read in whole blocks");
 
 // What numbers a row draws: kernels/philox.py says what a seed, a sample and a stream are.
@@ -42,7 +43,8 @@ struct Loops {
     void (*combine)(T* out, int terms, const T* const* in, const T* weight, const T* base, int64_t n);
     double (*error)(const T* e, const T* y0, const T* y1, T rtol, T atol, int64_t n);
     double (*dot)(const T* a, const T* b, int64_t n);
-    void (*add)(T* total, const float* z, T weight, int64_t n);  // total += weight * z
+    // total += weight[k] * z[k], one k after the other, for at most GROUP of them.
+    void (*add)(T* total, int terms, const float* const* z, const T* weight, int64_t n);
     double (*advance)(T* state, T* out, const T* change, const T* old, T growth, int64_t n);
 };
 

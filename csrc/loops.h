@@ -130,10 +130,27 @@ double dot(const T* a, const T* b, int64_t n) {
     return lanes(n, [=](int64_t i) { return double(a[i]) * double(b[i]); });
 }
 
-template <class T>
-void add(T* total, const float* z, T weight, int64_t n) {
+template <class T, int... K>
+void add_each(T* total, const float* const* z, const T* weight, int64_t n, std::integer_sequence<int, K...>) {
+    const float* x[] = {z[K]...};
+    const T w[] = {weight[K]...};
     INDEPENDENT
-    for (int64_t i = 0; i < n; ++i) total[i] += weight * T(z[i]);
+    for (int64_t i = 0; i < n; ++i) {
+        T sum = total[i];
+        ((sum += w[K] * T(x[K][i])), ...);
+        total[i] = sum;
+    }
+}
+
+template <class T>
+void add(T* total, int terms, const float* const* z, const T* weight, int64_t n) {
+    static_assert(GROUP == 4, "one case a number of terms");
+    switch (terms) {
+        case 1: return add_each(total, z, weight, n, std::make_integer_sequence<int, 1>());
+        case 2: return add_each(total, z, weight, n, std::make_integer_sequence<int, 2>());
+        case 3: return add_each(total, z, weight, n, std::make_integer_sequence<int, 3>());
+        default: return add_each(total, z, weight, n, std::make_integer_sequence<int, 4>());
+    }
 }
 
 // `out` may be `old`, so a chunk is read before any of it is written: the compiler then needs no proof that they differ.

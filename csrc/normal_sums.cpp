@@ -60,7 +60,7 @@ class Sums {
     void tile(const Tile& t, Scratch<T>& scratch) const {
         T* total[MAX_TENSORS];
         bool there[MAX_TENSORS];
-        float drawn[TILE];
+        float drawn[GROUP * TILE];
         const int n_out = call_.outs.size();
         for (int i = 0; i < n_out; ++i) {
             const View& view = space_.views[i];
@@ -69,13 +69,17 @@ class Sums {
             if (!call_.accumulate) std::fill_n(total[i], t.size(), T(0));
             else if (!there[i]) gather(space_, view, t, total[i]);
         }
+        int64_t group[GROUP];
+        int count = 0;
         for (int64_t k = 0; k < call_.weights.terms; ++k) {
             if (!wanted(t, k)) continue;
-            const Streams& s = call_.streams;
-            if (s.by_sample) call_.noise.tile(drawn, t, s.each, k * s.each.stride[1], s.each.stride[0]);
-            else call_.noise.tile(drawn, t, s.shared[k]);
-            for (int i = 0; i < n_out; ++i) add(total[i], drawn, t, i, k);
+            draw(drawn + count * TILE, t, k);
+            group[count++] = k;
+            if (count < GROUP) continue;
+            add(total, drawn, t, group, count);
+            count = 0;
         }
+        if (count) add(total, drawn, t, group, count);
         for (int i = 0; i < n_out; ++i)
             if (!there[i]) scatter(space_, space_.views[i], t, total[i]);
     }
@@ -89,16 +93,31 @@ class Sums {
         return false;
     }
 
-    void add(T* total, const float* z, const Tile& t, int i, int64_t k) const {
-        if (!call_.weights.by_sample) return loops<T>().add(total, z, T(call_.weights.at(0, i, k)), t.size());
-        for (int64_t r = 0; r < t.rows; ++r, total += t.n, z += t.n) {
-            const T w = T(call_.weights.at(t.row + r, i, k));
-            if (t.n > SHORT) {
-                loops<T>().add(total, z, w, t.n);
-            } else {
-                for (int64_t e = 0; e < t.n; ++e) total[e] += w * T(z[e]);
+    void draw(float* out, const Tile& t, int64_t k) const {
+        const Streams& s = call_.streams;
+        if (s.by_sample) return call_.noise.tile(out, t, s.each, k * s.each.stride[1], s.each.stride[0]);
+        call_.noise.tile(out, t, s.shared[k]);
+    }
+
+    void add(T* const* total, const float* drawn, const Tile& t, const int64_t* group, int count) const {
+        const bool each = call_.weights.by_sample;
+        const int64_t rows = each ? t.rows : 1, n = each ? t.n : t.size();
+        const float* z[GROUP];
+        T w[GROUP];
+        for (int i = 0; i < call_.outs.size(); ++i)
+            for (int64_t r = 0; r < rows; ++r) {
+                for (int k = 0; k < count; ++k) {
+                    z[k] = drawn + k * TILE + r * n;
+                    w[k] = T(call_.weights.at(t.row + r, i, group[k]));
+                }
+                T* out = total[i] + r * n;
+                if (n > SHORT) {
+                    loops<T>().add(out, count, z, w, n);
+                } else {
+                    for (int64_t e = 0; e < n; ++e)
+                        for (int k = 0; k < count; ++k) out[e] += w[k] * T(z[k][e]);
+                }
             }
-        }
     }
 };
 

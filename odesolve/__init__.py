@@ -1,6 +1,7 @@
 """odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
 
 from odesolve import grids, paths, problems, tableaus
+from odesolve.brownian import BrownianPath
 from odesolve.defaults import default_plan
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
@@ -16,6 +17,7 @@ from odesolve.solvers import Writer, solver
 
 __version__ = "0.1.0"
 __all__ = [
+    "BrownianPath",
     "Diverged",
     "Event",
     "Graph",
