@@ -31,6 +31,7 @@ OPS = (
 )
 # Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
 # leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
+FEW = 8  # streams that every backend draws in one pass
 BACKENDS = {"reference": ("reference", ""), "native": ("native", "cpu"), "triton": ("triton.backend", "cuda")}
 
 
@@ -144,7 +145,20 @@ def combine(
         return
     on_cpu, elsewhere = _fused("combine")
     if (on_cpu if x.is_cpu else elsewhere)(outs, ins, weights, base, keys, streams, error) is False:
-        reference.combine(outs, ins, weights, base, keys, streams, error)
+        if len(streams) > FEW and error is None:
+            _combine_sums(outs, ins, weights, base, keys, streams)
+        else:
+            reference.combine(outs, ins, weights, base, keys, streams, error)
+
+
+def _combine_sums(outs, ins, weights, base, keys, streams) -> None:
+    """``combine`` in two passes, for more streams than a kernel takes: the noise of every output is one input more."""
+    n_in, table = len(ins), weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
+    wide = torch.float64 if any(t.dtype == torch.float64 for t in (*outs, *ins)) else torch.float32
+    sums = [torch.empty_like(o, dtype=wide) for o in outs]
+    normal_sums(sums, keys, streams, table[..., n_in:])
+    unit = torch.eye(len(outs), dtype=table.dtype, device=table.device).expand(*table.shape[:-1], -1)
+    combine(outs, [*ins, *sums], torch.cat([table[..., :n_in], unit], -1), base)
 
 
 def _combine_traced(outs, ins, weights, base, keys, streams, error) -> None:

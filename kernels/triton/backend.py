@@ -43,8 +43,10 @@ def combine(
 ) -> bool | None:
     """``reference.combine`` in one launch (two with ``error``); an output may be an input of the same layout."""
     n_out, n_in, n_noise = len(outs), len(ins), len(streams)
-    if n_noise > UNROLLED and error is None:
-        return _with_many_streams(outs, ins, weights, base, keys, streams)
+    if (
+        n_noise > UNROLLED
+    ):  # their number changes from step to step on a Brownian path: code for each would be compiled anew
+        return False
     tensors = [*outs, *ins]
     each = isinstance(weights, Tensor) and weights.dim() == 3
     where = _fits(tensors, n_out, n_in, n_noise, keys, each or error is not None)
@@ -65,20 +67,6 @@ def combine(
     codes = launch.table((*base, *map(launch.signed, streams)), torch.int64, device)
     _start(where, outs, ins, table[0], table[1], codes, None, keys if n_noise else None, error)
     return None
-
-
-def _with_many_streams(outs, ins, weights, base, keys, streams) -> bool | None:
-    """``combine`` in two launches: the noise of every output as one sum, which is an input more.
-
-    A path's increment has some 40 streams, and their number changes from step to step: code for each would be compiled anew.
-    """
-    n_in, table = len(ins), weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
-    wide = torch.float64 if any(t.dtype == torch.float64 for t in [*outs, *ins]) else torch.float32
-    sums = [torch.empty_like(o, dtype=wide) for o in outs]
-    if n_in + len(outs) > _kernels.MAX_IN or normal_sums(sums, keys, streams, table[..., n_in:]) is False:
-        return False
-    unit = torch.eye(len(outs), dtype=table.dtype, device=table.device).expand(*table.shape[:-1], -1)
-    return combine(outs, [*ins, *sums], torch.cat([table[..., :n_in], unit], -1), base)
 
 
 def combine_row(

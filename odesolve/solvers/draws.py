@@ -17,6 +17,7 @@ from odesolve.noise import AreaTree, Tree
 from odesolve.paths import Point
 
 LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
+DEPTH = 20  # steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would show
 
 
 class Noise(Protocol):
@@ -50,10 +51,10 @@ class Cells:
 
 
 class BrownianPath:
-    """All noise from one path, so that plans with other steps follow the same one; of up to 49 streams an interval."""
+    """All noise from one path, so that plans with other steps follow the same one; of some 32 streams an interval, 41 at most."""
 
     def __init__(self):
-        self._tree, self._areas = Tree(-LIMIT, LIMIT), AreaTree(-LIMIT, LIMIT)
+        self._tree, self._areas = Tree(-LIMIT, LIMIT, DEPTH), AreaTree(-LIMIT, LIMIT, DEPTH)
 
     def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
         draws = self._tree.increments(*self._ticks(s, t), rate)
@@ -67,7 +68,7 @@ class BrownianPath:
         a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).unbind(0)
         if not a < b:
             raise PlanError(
-                f"a Brownian path is resolved to 4e-6 in log-SNR from {-LIMIT:g} to {LIMIT:g}, and the step from "
+                f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from {-LIMIT:g} to {LIMIT:g}, and the step from "
                 f"t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or tree=False"
             )
         return a, b

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from odesolve.kernels import dispatch
+from odesolve.kernels import dispatch, philox
 from odesolve.kernels.reference import combine
 
 SIZES = list(product((1, 2, 3, 4), (1, 2, 3, 4, 5, 6)))
@@ -203,3 +203,16 @@ def test_dispatch_serves_the_same_contract():
     outs = [torch.empty_like(ins[0])]
     dispatch.combine(outs, ins, weights, [0])
     check(outs, ins, weights, [0])
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_more_streams_than_a_kernel_takes(each):
+    """A path with areas has up to 82: the noise is summed first, then combined; a narrow output is rounded once."""
+    who, x = philox.keys(3, torch.arange(2)), torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    streams = [(4 << 56) + k for k in range(82)]
+    weights = torch.randn(*([2] if each else []), 2, 1 + 82, dtype=torch.float64)
+    got, want = ([torch.empty(2, 100), torch.empty(2, 100, dtype=torch.bfloat16)] for _ in range(2))
+    dispatch.combine(got, [x], weights, [0, -1], who, streams)
+    combine(want, [x], weights, [0, -1], who, streams)
+    torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(got[1], want[1], rtol=2.0**-7, atol=1e-3)
