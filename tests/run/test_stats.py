@@ -20,7 +20,19 @@ def watched(solver, steps=6, x=X, model=MODEL, **options):
     return list(ode.iterate(model, x, solver, steps, "karras", seed=2, ids=IDS, stats=True, **options))
 
 
-@pytest.mark.parametrize("solver", ["ddim(eta=1)", "ddim(eta=0.4)", "dpmpp_2m_sde", "dpmpp_2m_sde(tree)"])
+GAUSSIAN_STEPS = [
+    "ddim(eta=1)",
+    "ddim(eta=0.4)",
+    "ddpm(variance=large)",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde(tree)",
+    "er_sde_3",
+    "euler_ancestral_rf",
+    "euler_maruyama",
+]
+
+
+@pytest.mark.parametrize("solver", GAUSSIAN_STEPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_step_is_its_mean_plus_a_draw_of_this_density(solver, dtype):
     noisy = 0
@@ -66,6 +78,25 @@ def test_a_watched_solve_is_saved_and_resumed():
         assert torch.equal(ode.resume(MODEL, step.cursor.state_dict()), steps[-1].x)
 
 
+@pytest.mark.parametrize("diffusion", ["reverse", "sigma", "constant"])
+def test_flow_matching_policies(diffusion):
+    """What Flow-GRPO trains on: an SDE with the marginals of the flow, whose steps have a density."""
+    model = MIXTURE.model(paths.Linear(), "velocity")
+    options = {"diffusion": diffusion, "tau": 0.7, "grid": "uniform"}
+    steps = list(ode.iterate(model, X, "euler_maruyama", 6, seed=2, stats=True, **options))
+    noisy = [s for s in steps if s.log_prob is not None]
+    assert len(noisy) == 5
+    for step in noisy:
+        exact = torch.distributions.Normal(step.mean, step.std).log_prob(step.x).flatten(1).sum(1)
+        torch.testing.assert_close(step.log_prob, exact, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("solver", ["predictor_corrector", "heun_churn", "dpmpp_sde", "sa_solver", "sra1"])
+def test_a_step_that_draws_more_or_elsewhere_is_refused(solver):
+    with pytest.raises(ode.PlanError, match=r"not a mean plus one Gaussian draw: stats=True needs"):
+        watched(solver)
+
+
 def test_guided_clipped_and_half_precision_networks_are_watched_too():
     for model in (
         MODEL.guided(2.0, {}, {}),
@@ -75,8 +106,3 @@ def test_guided_clipped_and_half_precision_networks_are_watched_too():
         for step in watched("ddim(eta=1)", model=model)[:-1]:
             exact = torch.distributions.Normal(step.mean, step.std).log_prob(step.x).flatten(1).sum(1)
             torch.testing.assert_close(step.log_prob, exact, rtol=1e-11, atol=1e-11)
-
-
-def test_a_step_that_draws_more_than_once_is_refused():
-    with pytest.raises(ode.PlanError, match=r"not a mean plus one Gaussian draw: stats=True needs"):
-        watched("predictor_corrector")
