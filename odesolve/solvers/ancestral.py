@@ -74,7 +74,7 @@ def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
     for (s, t), m in zip(w.steps, _halfway_down(w, eta), strict=True):
         data = w.data(x, s)
         if not singular(s, t):
-            data = w.data(w.stage(m, data_row(s, m, x, [(s, data)])), m)
+            data = w.data(w.stage(m, data_row(s, m, x, [(s, data)]), exact), m)
         x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise), exact)
 
 
@@ -88,7 +88,7 @@ def dpm2_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None
         if singular(s, t):
             x = w.step(t, split_row(w, s, t, x, data, split, scale=s_noise), exact)
             continue
-        y = w.stage(m, first_order(s, m, x, data))
+        y = w.stage(m, first_order(s, m, x, data), exact)
         eps = noise_of(m, y, w.data(y, m))
         rise = t.alpha * (t.rho * math.sqrt(split.kept) - s.rho)
         row: Linear = (t.alpha / s.alpha) * x + rise * eps

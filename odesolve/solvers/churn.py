@@ -15,17 +15,17 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data
 from odesolve.solvers.writer import Writer
 
-Land = Callable[[Point, Linear], Linear]
+Land = Callable[[Point, Linear, bool], Linear]
 
 
-def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land) -> Linear:
+def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool) -> Linear:
     """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes the new state."""
     data = w.data(x, s)
     if singular(s, t):
-        return land(t, first_order(s, t, x, data))
-    y = w.stage(t, first_order(s, t, x, data))
+        return land(t, first_order(s, t, x, data), exact)
+    y = w.stage(t, first_order(s, t, x, data), exact)
     slope = 0.5 * (noise_of(s, x, data) + noise_of(t, y, w.data(y, t)))
-    return land(t, (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope)
+    return land(t, (t.alpha / s.alpha) * x + (t.alpha * (t.rho - s.rho)) * slope, exact)
 
 
 def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> Linear:
@@ -44,7 +44,8 @@ def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point
     raised = [min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s, _ in w.steps]
     finite = torch.tensor([r if math.isfinite(r) else 1.0 for r in raised], dtype=torch.float64)
     found = w.path.points(w.path.t_of_rho(finite))
-    return [hat if s.rho < r < math.inf else s for (s, _), r, hat in zip(w.steps, raised, found, strict=True)]
+    rises = [s.rho * (1.0 + 1e-9) < r < math.inf for (s, _), r in zip(w.steps, raised, strict=True)]
+    return [hat if rise else s for (s, _), rise, hat in zip(w.steps, rises, found, strict=True)]
 
 
 def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float):
@@ -61,7 +62,7 @@ def euler_churn(
     x = w.start
     for hat, t, lift in _churned(w, s_churn, s_tmin, s_tmax, s_noise):
         x = lift(x)
-        x = w.step(t, first_order(hat, t, x, w.data(x, hat)))
+        x = w.step(t, first_order(hat, t, x, w.data(x, hat)), exact=s_noise == 1.0)
 
 
 @solver("heun_churn", 2, 2, "Karras et al. 2022, Algorithm 2", clock="rho", stochastic=True)
@@ -75,7 +76,7 @@ def heun_churn(
     """
     x = w.start
     for hat, t, lift in _churned(w, s_churn, s_tmin, s_tmax, s_noise):
-        x = heun_step(w, hat, t, lift(x), w.step)
+        x = heun_step(w, hat, t, lift(x), w.step, s_noise == 1.0)
 
 
 @solver("dpm2_churn", 2, 2, "Crowson 2022 (k-diffusion), on Karras et al. 2022", clock="rho", stochastic=True)
@@ -86,13 +87,13 @@ def dpm2_churn(
     steps = list(_churned(w, s_churn, s_tmin, s_tmax, s_noise))
     middle = [0.0 if singular(hat, t) else 0.5 * (hat.lam + t.lam) for hat, t, _ in steps]
     inner = w.path.points(w.path.t_of_lam(torch.tensor(middle, dtype=torch.float64)))
-    x = w.start
+    x, exact = w.start, s_noise == 1.0
     for (hat, t, lift), m in zip(steps, inner, strict=True):
         x = lift(x)
         data = w.data(x, hat)
         if singular(hat, t):
-            x = w.step(t, first_order(hat, t, x, data))
+            x = w.step(t, first_order(hat, t, x, data), exact)
             continue
-        y = w.stage(m, first_order(hat, m, x, data))
+        y = w.stage(m, first_order(hat, m, x, data), exact)
         slope = noise_of(m, y, w.data(y, m))
-        x = w.step(t, (t.alpha / hat.alpha) * x + (t.alpha * (t.rho - hat.rho)) * slope)
+        x = w.step(t, (t.alpha / hat.alpha) * x + (t.alpha * (t.rho - hat.rho)) * slope, exact)

@@ -37,19 +37,19 @@ def restart(w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: 
     """
     towards_data(w)
     placed = {p.index: p for p in _placed(w, segments)}
-    x = w.start
+    x, exact = w.start, s_noise == 1.0
     for i, (s, t) in enumerate(w.steps):
         segment = placed.get(i)
         if segment is None:
-            x = heun_step(w, s, t, x, w.step)
+            x = heun_step(w, s, t, x, w.step, exact)
             continue
-        x = heun_step(w, s, t, x, w.stage)
+        x = heun_step(w, s, t, x, w.stage, exact)
         legs = [*zip(segment.levels, [*segment.levels[1:], t], strict=True)]
         for k in range(segment.times):
             x = raise_noise(w, t, segment.levels[0], x, s_noise)
             for a, b in legs:
                 last = k == segment.times - 1 and b is t
-                x = heun_step(w, a, b, x, w.step if last else w.stage)
+                x = heun_step(w, a, b, x, w.step if last else w.stage, exact)
 
 
 def _placed(w: Writer, segments: Segments | Mapping[float, tuple[int, int, float]]) -> list[_Segment]:

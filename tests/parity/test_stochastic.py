@@ -1,34 +1,28 @@
-"""The peers' stochastic samplers, fed the noise of our streams, are our plans."""
+"""k-diffusion's stochastic samplers, fed the noise of our streams, are our plans."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
 import torch
-from odesolve.kernels import philox
 
-import odesolve as ode
-from odesolve import grids, paths
+from odesolve import grids, noise, paths
 
-from .peers import PREDICTS, PROBLEM, TOLERANCE, Wide, float64, gap, k_diffusion, scheduler, start
+from .fed import seeded, streams
+from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
 
 sampling, _ = k_diffusion()
-SEED, BATCH = 9, 6
-KARRAS, TRAILING = {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}
-VP = ("epsilon", "sample", "v_prediction")
+PUBLISHED = {"published": True}
 
 
-def streams():
-    """The noise of step 0, 1, 2, ... that a plan with this seed adds."""
-    keys = philox.keys(SEED, torch.arange(BATCH))
-    for k in itertools.count():
-        yield philox.normals(keys, k, math.prod(PROBLEM.event)).double().reshape(BATCH, *PROBLEM.event)
-
-
-def ours(model, x, solver, grid, **options):
-    return ode.sample(model, state=x, plan=ode.plan(solver, model.path, grid=grid, **options), seed=SEED)
+def compare(name, solver, given, options, path=None, sigmas=None) -> float:
+    """Largest relative difference on Karras' grid, or these levels."""
+    model = PROBLEM.model(path or paths.EDM(), "data")
+    sigmas = sampling.get_sigmas_karras(8, 0.002, 80.0) if sigmas is None else sigmas
+    x = start() * sigmas[0]
+    theirs = getattr(sampling, f"sample_{name}")(model.net, x, sigmas, disable=True, **given)
+    return gap(seeded(model, x, solver, grids.sigmas(model.path, sigmas), **options), theirs)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -36,47 +30,88 @@ def ours(model, x, solver, grid, **options):
     ("name", "arguments", "solver", "options"),
     [
         ("euler_ancestral", {}, "ddim", {}),
+        ("dpm_2_ancestral", {}, "dpm2_ancestral", {}),
+        ("dpmpp_2s_ancestral", {}, "dpmpp_2s_ancestral", {}),
         ("dpmpp_2m_sde", {"solver_type": "midpoint"}, "dpmpp_2m_sde", {}),
         ("dpmpp_2m_sde", {"solver_type": "heun"}, "dpmpp_2m_sde", {"second": "heun"}),
+        ("dpmpp_3m_sde", {}, "dpmpp_3m_sde", PUBLISHED),
     ],
 )
-def test_k_diffusion(name, arguments, solver, options, eta):
+def test_one_draw_a_step(name, arguments, solver, options, eta):
     with float64():
-        model, noise = PROBLEM.model(paths.EDM(), "data"), streams()
-        sigmas = sampling.get_sigmas_karras(8, 0.002, 80.0)
-        x = start() * sigmas[0]
-        sampler = getattr(sampling, f"sample_{name}")
-        theirs = sampler(model.net, x, sigmas, disable=True, eta=eta, noise_sampler=lambda *_: next(noise), **arguments)
-        assert gap(ours(model, x, solver, grids.sigmas(model.path, sigmas), eta=eta, **options), theirs) < TOLERANCE
+        given = streams()
+        arguments = {**arguments, "eta": eta, "noise_sampler": lambda *_: next(given)}
+        assert compare(name, solver, arguments, {"eta": eta, **options}) < TOLERANCE
 
 
-def with_noise(peer):
-    """The scheduler of diffusers, given our noise at every step."""
-    step, noise = peer.peer.step, streams()
-    peer.peer.step = lambda *a, **k: step(*a, variance_noise=next(noise).as_subclass(Wide), **k)
-    return peer
-
-
-@pytest.mark.parametrize("prediction", VP)
-@pytest.mark.parametrize("grid", [KARRAS, TRAILING], ids=["karras", "trailing"])
 @pytest.mark.parametrize(
-    ("config", "solver", "options"),
+    ("name", "solver", "options"),
     [
-        ({"solver_order": 1}, "ddim", {"eta": 1.0}),
-        ({"solver_order": 2}, "dpmpp_2m_sde", {}),
-        ({"solver_order": 2, "solver_type": "heun"}, "dpmpp_2m_sde", {"second": "heun"}),
+        ("dpm_2_ancestral", "dpm2_ancestral", {}),
+        ("dpmpp_2s_ancestral", "dpmpp_2s_ancestral", {}),
+        ("dpmpp_2m_sde", "dpmpp_2m_sde", {}),
+        ("dpmpp_3m_sde", "dpmpp_3m_sde", PUBLISHED),
     ],
 )
-def test_sde_dpm_solver_of_diffusers(config, solver, options, grid, prediction):
-    given = {"algorithm_type": "sde-dpmsolver++", "prediction_type": prediction, **config, **grid}
-    peer = with_noise(scheduler("DPMSolverMultistepScheduler", 8, **given))
-    model, x = PROBLEM.model(peer.path, PREDICTS[prediction]), start() * peer.path.start_std(peer.grid.values[0])
-    assert gap(ours(model, x, solver, peer.grid, **options), peer.run(model.net, x)) < TOLERANCE
+def test_scaled_noise(name, solver, options):
+    with float64():
+        given = streams()
+        arguments = {"s_noise": 1.05, "noise_sampler": lambda *_: next(given)}
+        assert compare(name, solver, arguments, {"s_noise": 1.05, **options}) < TOLERANCE
 
 
-@pytest.mark.parametrize("prediction", VP)
+class OnePath:
+    """Noise of our cells as k-diffusion asks for it: of the first part of a step, then of the whole step."""
+
+    def __init__(self):
+        self.given, self.part = streams(), None
+
+    def __call__(self, high, low):
+        if self.part is None:
+            self.part = (low, next(self.given))
+            return self.part[1]
+        middle, first = self.part
+        self.part = None
+        share = (middle**-2 - high**-2) / (low**-2 - high**-2)
+        return share.sqrt() * first + (1 - share).sqrt() * next(self.given)
+
+
+@pytest.mark.parametrize("r", [0.5, 0.3])
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_ddim_of_diffusers(eta, prediction):
-    peer = with_noise(scheduler("DDIMScheduler", 10, prediction_type=prediction, clip_sample=False, **TRAILING))
-    model, x = PROBLEM.model(peer.path, PREDICTS[prediction]), start() * peer.path.start_std(peer.grid.values[0])
-    assert gap(ours(model, x, "ddim", peer.grid, eta=eta), peer.run(model.net, x, eta=eta)) < TOLERANCE
+@pytest.mark.parametrize("s_noise", [1.0, 1.05])
+def test_overlapping_draws_of_dpmpp_sde(eta, r, s_noise):
+    with float64():
+        options = {"eta": eta, "r": r, "s_noise": s_noise}
+        assert compare("dpmpp_sde", "dpmpp_sde", {**options, "noise_sampler": OnePath()}, options) < TOLERANCE
+
+
+WINDOWS = {
+    "paper": {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003},
+    "everywhere": {"s_churn": 1.5, "s_tmin": 0.0, "s_tmax": math.inf, "s_noise": 1.0},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(
+    ("name", "solver"), [("euler", "euler_churn"), ("heun", "heun_churn"), ("dpm_2", "dpm2_churn")]
+)
+def test_churn(name, solver, window, monkeypatch):
+    """The peers draw at every step, also where they add nothing; the path's noise end lies above all raised levels."""
+    options = WINDOWS[window]
+    with float64():
+        sigmas = sampling.get_sigmas_karras(8, 0.002, 80.0)
+        given = streams(noise.CORRECTIONS)
+        raised = iter([options["s_tmin"] <= s <= options["s_tmax"] for s in sigmas[:-1]])
+        monkeypatch.setattr(torch, "randn_like", lambda x: next(given) if next(raised) else x * torch.nan)
+        assert compare(name, solver, options, options, paths.EDM(200.0), sigmas) < TOLERANCE
+
+
+def test_churn_stays_on_the_path():
+    """Where the raised level would lie beyond the noise end it is that end; k-diffusion has no such end."""
+    model = PROBLEM.model(paths.EDM(), "data")
+    grid = grids.sigmas(model.path, [80.0, 70.0, 1.0])
+    out = seeded(model, start() * 80.0, "euler_churn", grid, s_churn=1.0, s_tmax=math.inf)
+    rise = (80.0**2 - 70.0**2) ** 0.5 * next(streams(noise.CORRECTIONS))
+    x = start() * 80.0
+    x = x + (model.data(x, 80.0) - x) * (10 / 80) + rise
+    assert gap(out, x + (model.data(x, 80.0) - x) * (79 / 80)) < TOLERANCE

@@ -1,0 +1,47 @@
+"""Our noise, handed to the peers: the draws of a plan's streams, and the samplers run with them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from odesolve.kernels import philox
+from torch import Tensor
+
+import odesolve as ode
+from odesolve import noise
+
+from .peers import PROBLEM, Scheduler, Wide
+
+SEED, BATCH = 9, 6
+
+
+def draw(stream: int) -> Tensor:
+    """The normals of one stream under this seed, float64."""
+    keys = philox.keys(SEED, torch.arange(BATCH))
+    return philox.normals(keys, stream, math.prod(PROBLEM.event)).double().reshape(BATCH, *PROBLEM.event)
+
+
+def streams(first: int = noise.STEPS) -> Iterator[Tensor]:
+    """The noise of step 0, 1, 2, ... that a plan with this seed adds; from ``noise.CORRECTIONS``, that goes back up."""
+    return map(draw, itertools.count(first))
+
+
+def seeded(model, x, solver, grid, **options) -> Tensor:
+    """Our plan of a solver on these times, run on the model from the state x."""
+    return ode.sample(model, state=x, plan=ode.plan(solver, model.path, grid=grid, **options), seed=SEED)
+
+
+def patched(monkeypatch, module: str, given: Iterator[Tensor]) -> None:
+    """Make a scheduler's module of diffusers draw the tensors ``given``, one a call."""
+    wide = lambda *_, **__: next(given).as_subclass(Wide)
+    monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor", wide)
+
+
+def handed(peer: Scheduler) -> Scheduler:
+    """A scheduler that takes its noise as an argument of the step, given ours."""
+    step, given = peer.peer.step, streams()
+    peer.peer.step = lambda *a, **k: step(*a, variance_noise=next(given).as_subclass(Wide), **k)
+    return peer
