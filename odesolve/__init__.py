@@ -12,6 +12,7 @@ from odesolve.profile import profile
 from odesolve.run import Graph
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.sampler import Sampler
+from odesolve.sde import SDESolution, solve_sde
 from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
 
@@ -25,6 +26,7 @@ __all__ = [
     "OdesolveError",
     "Plan",
     "PlanError",
+    "SDESolution",
     "Sample",
     "Sampler",
     "Solution",
@@ -42,6 +44,7 @@ __all__ = [
     "resume",
     "sample",
     "solve",
+    "solve_sde",
     "solver",
     "solvers",
     "tableaus",

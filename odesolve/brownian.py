@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -85,6 +86,17 @@ class BrownianPath:
             draws, areas = self.tree.areas(np.array([min(a, b)]), np.array([max(a, b)]))
             return self._draw(draws, areas, 1.0 if a <= b else -1.0, area)
         return self._walk.between(a, b)
+
+    def select(self, index: Tensor) -> BrownianPath:
+        """The same paths of these samples only."""
+        return self.keyed(self.keys[index])
+
+    def keyed(self, keys: Tensor) -> BrownianPath:
+        """Paths on the same interval of samples with these keys (B, 2), a seed and an id each."""
+        part = copy.copy(self)
+        part.keys, part.shape = keys, (keys.shape[0], *self.shape[1:])
+        part._walk = _Walk(part.tree, part.keys, part.shape, part.dtype)
+        return part
 
     def _tick(self, t: float) -> int:
         tree = self.tree

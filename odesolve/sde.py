@@ -1,0 +1,207 @@
+"""Solves of stochastic differential equations dy = f dt + g dW: from drift and diffusion to a solution with statuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.batch import Scale
+from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.drift import Drift, State
+from odesolve.brownian import BrownianPath
+from odesolve.errors import OdesolveError
+from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.solve import CONTROLLER, SYNC, _length, _times, _tolerance
+from odesolve.start import Ids, keys_of
+from odesolve.stochastic.adaptive import Control, adapt
+from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.fixed import march
+from odesolve.stochastic.increments import Path, Streams
+from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+
+NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
+DEFAULT_STEPS = 100
+TICKS = 16  # of the path in the shortest step
+
+
+@dataclass(frozen=True)
+class SDESolution:
+    """The states of a solve and how it went; of one system the numbers have no batch dimension and ``status`` is one word.
+
+    Attributes:
+        y: states (len(t), B, ...) at the times asked for, in the form of y0; NaN where a sample had ended before.
+        last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one of a sample that failed.
+        t: the time (B,) of ``last``, float64.
+        nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
+        status: "ok", "diverged" (f, g or the state is not finite), of an adaptive solve also "min_step" (the error stays too
+            large for the shortest step) or "max_steps", a list of B.
+    """
+
+    y: Any = field(repr=False)
+    last: Any = field(repr=False)
+    t: Tensor
+    nfe: Tensor
+    steps: Tensor
+    rejected: Tensor
+    status: Any
+
+    @property
+    def ok(self) -> bool:
+        """Whether every sample arrived."""
+        return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
+
+
+@torch.no_grad()
+def solve_sde(
+    f: Callable[..., Any],
+    g: Any,
+    y0: State,
+    t: Sequence[float] | Tensor = (0.0, 1.0),
+    solver: str = "euler_maruyama",
+    steps: int | None = None,
+    *,
+    seed: int | None = None,
+    ids: Ids | None = None,
+    noise: str = "diagonal",
+    calculus: str = "ito",
+    tree: bool | BrownianPath = False,
+    args: Sequence[Any] = (),
+    dtype: torch.dtype | None = None,
+    rtol: Scale | None = None,
+    atol: Scale | None = None,
+    first_step: float | None = None,
+    max_steps: int = 100_000,
+    controller: Controller = CONTROLLER,
+    compact: bool = True,
+) -> SDESolution:
+    """Solve dy = f dt + g dW from t[0] to t[-1].
+
+    Args:
+        f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type, without dimensions of one
+            system. Returns a value in the form of y.
+        g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a number, a tensor or a
+            function of t alone, and its value a number, one a sample (B, 1, ..., 1), or a tensor.
+        y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
+        t: times at which the states are returned, rising or falling. Falling times solve the equation in that direction: f
+            is the drift of the time-reversed process (with its score), dt is negative, and the noise has variance g^2 |dt|.
+        solver: euler_maruyama, stochastic_heun, milstein, or for additive noise sra1 and shark.
+        steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
+        seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
+        noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
+            "scalar": one Brownian motion a sample.
+        calculus: "ito" or "stratonovich": how the equation is meant.
+        tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
+        args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
+        dtype: of the states, y0's by default.
+        rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
+            one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
+        first_step, max_steps, controller, compact: of these, as in ``ode.solve``.
+
+    Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
+    Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
+    """
+    chosen, step = choose(solver, noise, calculus)
+    drift = Drift(f, _cast(y0, dtype), args, None)
+    if not bool(torch.isfinite(drift.start).all()):
+        raise OdesolveError("y0 holds NaN or infinity: give finite values")
+    times = _times(t)
+    keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
+    adaptive = rtol is not None or atol is not None
+    path = _path(tree, adaptive, chosen, drift, times, noise, keys)
+    if adaptive and path is not None:
+        _check_adaptive(solver, chosen, noise, steps)
+        control = _control(drift, times, path, rtol, atol, first_step, max_steps, controller, compact)
+
+        def equation(part: Drift) -> Equation:
+            return Equation(part, g, noise, keys)
+
+        return _solution(drift, *adapt(equation, drift, chosen, path, times, control))
+    count = DEFAULT_STEPS if steps is None else steps
+    if not isinstance(count, int) or count < 1:
+        raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
+    increments = Streams() if path is None else Path(path)
+    return _solution(drift, *march(Equation(drift, g, noise, keys), chosen, step, increments, times, count, None))
+
+
+def _cast(y0: State, dtype: torch.dtype | None) -> Any:
+    if dtype is None:
+        return y0
+    if isinstance(y0, Tensor):
+        return y0.to(dtype)
+    return {k: y.to(dtype) for k, y in y0.items()} if isinstance(y0, dict) else [y.to(dtype) for y in y0]
+
+
+def _path(
+    tree: bool | BrownianPath,
+    adaptive: bool,
+    solver: SDESolver,
+    drift: Drift,
+    times: Sequence[float],
+    noise: str,
+    keys: Tensor,
+) -> BrownianPath | None:
+    """The Brownian path that the solve follows: the one given, one of these keys, or none."""
+    y, ends = drift.start, (min(times), max(times))
+    shape = (y.shape[0], 1) if noise == "scalar" else tuple(y.shape)
+    if isinstance(tree, BrownianPath):
+        low, high = tree.tree.low, tree.tree.high
+        if (tree.shape, tree.dtype, tree.device) != (shape, y.dtype, y.device) or ends[0] < low or ends[1] > high:
+            raise OdesolveError(
+                f"the path has increments {tree.shape} of {tree.dtype} on {tree.device} over [{low:g}, {high:g}]: give "
+                f"BrownianPath({shape}, t={ends}, dtype={y.dtype}, device={str(y.device)!r})"
+            )
+        if solver.area and not tree.area:
+            raise OdesolveError("this solver needs the path's Levy areas: make it with BrownianPath(..., area=True)")
+        return tree
+    if not (tree or adaptive):
+        return None
+    path = BrownianPath(shape, ends, 0, area=solver.area, dtype=y.dtype, device=y.device)
+    return path.keyed(keys)
+
+
+def _check_adaptive(name: str, solver: SDESolver, noise: str, steps: int | None) -> None:
+    if noise != "additive" or solver.drifts < 2:
+        raise OdesolveError(
+            f"{name} with {noise} noise has no error estimate: give steps= instead of rtol= and atol=, or with "
+            f"noise='additive' take {', '.join(k for k, s in SOLVERS.items() if s.drifts > 1)}"
+        )
+    if steps is not None:
+        raise OdesolveError(f"steps={steps} with rtol= or atol=: give one or the other")
+
+
+def _control(
+    drift: Drift,
+    times: Sequence[float],
+    path: BrownianPath,
+    rtol: Scale | None,
+    atol: Scale | None,
+    first_step: float | None,
+    max_steps: int,
+    controller: Controller,
+    compact: bool,
+) -> Control:
+    span = abs(times[-1] - times[0])
+    scales = [
+        _tolerance(k, default if v is None else v, drift)
+        for k, v, default in (("rtol", rtol, 1e-3), ("atol", atol, 1e-6))
+    ]
+    first = 0.01 * span if first_step is None else _length("first_step", first_step)
+    shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
+    sync = 1 if drift.start.device.type == "cpu" else SYNC
+    return Control(controller, scales[0], scales[1], max(first, shortest), shortest, math.inf, max_steps, sync, compact)
+
+
+def _solution(drift: Drift, y: Tensor, last: Tensor, state: Tensor) -> SDESolution:
+    def each(row: int) -> Tensor:
+        return state[row] if drift.by_sample else state[row, 0]
+
+    words = [NAMES[int(k)] for k in state[STATUS].tolist()]
+    nfe, steps, rejected = (each(row).long() for row in (NFE, STEPS, REJECTED))
+    return SDESolution(
+        drift.open(y), drift.open(last), each(T), nfe, steps, rejected, words if drift.by_sample else words[0]
+    )

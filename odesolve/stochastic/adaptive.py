@@ -1,0 +1,125 @@
+"""Steps of its own for every sample: attempts on one Brownian path, which a rejected step asks again.
+
+The noise of a rejected attempt is not thrown away: that would favour small increments (Rackauckas and Nie 2017). The path is
+a function of time that can be asked anywhere, so that whatever was tried, the accepted steps follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.batch import Batch, Blocks, Scale
+from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.drift import Drift
+from odesolve.adaptive.loop import Method, integrate
+from odesolve.brownian import BrownianPath
+from odesolve.kernels.control import H0, OK, ROWS, RUNNING, STATUS, TOOK, H, T
+from odesolve.kernels.dispatch import combine
+from odesolve.kernels.reference import ErrorNorm
+from odesolve.stochastic.eager import Combination
+from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.steps import SDESolver
+
+ORDER = 1.5  # of the difference to the companion, in one step
+
+
+class Attempts:
+    """Attempts of an SDE solver with additive noise, for ``adaptive.loop.integrate``.
+
+    The error is the difference to the same step with its first drift in place of all: to Euler-Maruyama with the solver's
+    noise, whose error in a step is of order 1.5. The strong error of sra1 and shark is then in proportion to the tolerance.
+    """
+
+    order, evaluations = ORDER, 0
+
+    def __init__(self, eq: Equation, solver: SDESolver, path: BrownianPath):
+        self.eq, self.solver, self.path = eq, solver, path
+        self.evaluations, self.blocks = solver.drifts, Blocks([], ())
+        self.y = eq.drift.start.clone()
+        self.y1 = self.y.clone()
+
+    @property
+    def last(self) -> Attempts:
+        """The states before and after the last attempt, ``y`` and ``y1``."""
+        return self
+
+    def attempt(self, batch: Batch) -> None:
+        """One step of every running sample; its error goes to ``batch.norm``."""
+        took = batch.state[TOOK]
+        combine((self.y,), (self.y, self.y1), torch.stack([1 - took, took], 1)[:, None], (-1,))
+        t, h, eq = batch.state[T], batch.state[H], self.eq
+        eq.begin()
+        drawn = self.path(t, t + h, area=self.solver.area)
+        w, a = (eq.space.tensor(x) for x in drawn) if isinstance(drawn, tuple) else (eq.space.tensor(drawn), None)
+        new = self.solver.step(eq, eq.space.tensor(self.y), t, h, w, a)
+        error = _beside_euler(new, eq.drifts)
+        eq.space.write(self.y1, new, error, ErrorNorm(batch.norm, batch.rtol, batch.atol))
+
+    def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
+        """The states of the running samples, or of these of them."""
+        took, y, y1 = batch.state[TOOK] > 0, self.y, self.y1
+        if index is not None:
+            took, y, y1 = took[index], y[index], y1[index]
+        return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these of the running samples."""
+        self.y, self.y1, self.path = self.y[index], self.y1[index], self.path.select(index)
+        self.eq.keep(self.y, index)
+
+
+def _beside_euler(new: Combination, drifts: Sequence[Tensor]) -> Combination:
+    """A step less the same step with its first drift in place of all."""
+    first, *others = ((new.space.tensor(f), new.coefficient(f)) for f in drifts)
+    return sum((c * (f - first[0]) for f, c in others[1:]), start=others[0][1] * (others[0][0] - first[0]))
+
+
+@dataclass(frozen=True)
+class Control:
+    """How steps are chosen: tolerances, the first step, limits, attempts between two looks at the device, compaction."""
+
+    controller: Controller
+    rtol: Scale
+    atol: Scale
+    first: float
+    shortest: float
+    longest: float
+    attempts: int
+    sync: int
+    compact: bool
+
+
+def adapt(
+    equation: Callable[[Drift], Equation],
+    drift: Drift,
+    solver: SDESolver,
+    path: BrownianPath,
+    times: Sequence[float],
+    control: Control,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(states at the times (n, B, ...), last states (B, ...), control state), every sample landing on every time."""
+    y, span = drift.start, times[-1] - times[0]
+    out = y.new_empty(len(times), *y.shape)
+    out[0] = y
+    state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
+    state[T], state[H0] = times[0], control.first
+    for i, end in enumerate(times[1:]):
+        part = Drift(drift.f, drift.open(y), drift.given, drift.by_sample)
+        method = Attempts(equation(part), solver, path)
+        c = control
+        settings = c.controller.settings(ORDER, end, c.shortest, c.longest, c.attempts, method.evaluations)
+        batch = Batch(part, method.blocks, settings, c.rtol, c.atol)
+        batch.state.copy_(state)
+        batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
+        batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
+        # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.
+        results = integrate(cast(Method, method), batch, None, c.sync, c.compact)
+        y, state = results.y, results.state
+        ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
+        out[i + 1] = y.masked_fill(ended, torch.nan)
+    return out, y, state

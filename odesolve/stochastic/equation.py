@@ -1,0 +1,115 @@
+"""Drift and diffusion as the formulas of a step call them: values in, values out, whatever the user's state is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.drift import Drift
+from odesolve.errors import OdesolveError, unknown
+from odesolve.stochastic.eager import Combination, Number, Workspace
+
+NOISES = ("diagonal", "additive", "scalar")
+
+
+class Equation:
+    """dy = f dt + g dW on samples (B, ...): ``noise`` says what W is.
+
+    "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not depend on y: a number, a
+    tensor, or a function of t, or of t and y. "scalar": one Brownian motion a sample, g of y's shape. Raises OdesolveError for
+    a g of another form.
+    """
+
+    def __init__(self, drift: Drift, g: Any, noise: str, keys: Tensor):
+        if noise not in NOISES:
+            raise unknown("noise", noise, NOISES)
+        self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
+        self._g = _diffusion(g, noise)
+        self.drifts: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Start a step: ``drifts`` collects what f returns in it."""
+        self.space.begin()
+        self.drifts = []
+
+    @property
+    def keys(self) -> Tensor:
+        """Seed and id of every running sample, (B, 2)."""
+        return self.space.keys
+
+    def keep(self, like: Tensor, index: Tensor) -> None:
+        """Go on with these of the running samples, whose states look like this."""
+        self.space = Workspace(like, self.keys[index])
+
+    def time(self, t: Number) -> Tensor:
+        """A time, one for all samples or one each, in the form that f and g take."""
+        like = self.space.like
+        each = t.to(like.dtype) if isinstance(t, Tensor) else like.new_full((like.shape[0],), t)
+        return self.drift.time(each)
+
+    def f(self, x: Combination, t: Number) -> Combination:
+        """The drift."""
+        self.drifts.append(self.drift(self.time(t), self.space.value(x)))
+        return self.space.tensor(self.drifts[-1])
+
+    def held(self, x: Combination) -> Combination:
+        """The same value as a tensor that f and g both read."""
+        return self.space.tensor(self.space.value(x))
+
+    def g(self, t: Number, x: Combination) -> Any:
+        """The diffusion, as what multiplies the increment of W: numbers, a tensor of y's form, or a value of scalar noise."""
+        y = self.space.value(x)
+        out = self._g(self.time(t), self.drift.open(y), *self.drift.args)
+        if isinstance(out, (int, float)):
+            return float(out) if self.noise != "scalar" else self.space.tensor(torch.full_like(y, out))
+        packed = self._packed(out, y)
+        return self.space.tensor(packed.expand_as(y).contiguous()) if self.noise == "scalar" else packed
+
+    def _packed(self, out: Any, y: Tensor) -> Tensor:
+        """What g returned as a tensor that broadcasts to (B, ...), or one number a sample (B,)."""
+        drift, batch = self.drift, y.shape[0]
+        lead = (batch,) if drift.by_sample else ()
+        try:
+            if drift.keys is None:
+                whole = out.expand(*lead, *drift.shapes[0]) if isinstance(out, Tensor) else None
+                if whole is None:
+                    raise TypeError
+                if self.noise == "additive" and out.numel() == (batch if out.dim() == y.dim() else 1):
+                    return out.reshape(-1).double().expand(batch)
+                return (whole if drift.by_sample else whole[None]).to(y.dtype)
+            pieces = [out[k] for k in drift.keys] if drift.keys else list(out)
+            flat = [
+                torch.as_tensor(p, device=y.device).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)
+            ]
+            return torch.cat([p.reshape(batch, -1) for p in flat], 1).to(y.dtype)
+        except (TypeError, KeyError, ValueError, RuntimeError) as e:
+            form = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            shapes = [(*lead, *s) for s in drift.shapes]
+            raise OdesolveError(
+                f"g returned {form} for a state of shape {shapes if drift.keys is not None else shapes[0]}: return g in the "
+                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') or a sample ('scalar')"
+            ) from e
+
+
+def _diffusion(g: Any, noise: str) -> Callable[..., Any]:
+    """g as a function of (t, y, *args)."""
+    if callable(g):
+        return (lambda t, y, *rest: g(t)) if noise == "additive" and _takes_time_only(g) else g
+    if noise != "additive" or not isinstance(g, (int, float, Tensor, Mapping, tuple, list)):
+        raise OdesolveError(f"g is {g!r}: give a function g(t, y), or a number or a tensor with noise='additive'")
+    return lambda t, y, *rest: g
+
+
+def _takes_time_only(g: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(g).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        return False
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters) <= 1

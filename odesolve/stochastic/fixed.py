@@ -1,0 +1,89 @@
+"""The loop over a fixed grid, and the samples that leave the finite numbers on the way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.control import DIVERGED, NFE, OK, ROWS, STATUS, STEPS, T
+from odesolve.kernels.dispatch import combine
+from odesolve.kernels.reference import ErrorNorm
+from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.increments import Increments
+from odesolve.stochastic.steps import SDESolver, Step
+
+
+class Alive:
+    """Which samples are finite; the others keep the last finite state and when that was."""
+
+    def __init__(self, like: Tensor, solver: SDESolver):
+        self.drifts, self.step = solver.drifts, 0
+        wide = {"dtype": torch.float64, "device": like.device}
+        self.state = torch.zeros(ROWS, like.shape[0], **wide)
+        self.state[STATUS] = OK
+        self.norm, self.all = torch.zeros(like.shape[0], **wide), True
+
+    def note(self, t: float, old: Tensor, new: Tensor) -> None:
+        """After a step from t whose states have these norms: samples that are not finite go back to the old state, and stay.
+
+        On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the cost of a pass.
+        """
+        self.step += 1
+        finite = self.norm.isfinite()
+        if self.all and self.norm.is_cpu and bool(finite.all()):
+            return
+        self.all = False
+        lost = ~finite & (self.state[STATUS] == OK)
+        self.state[T] = self.state[T].masked_fill(lost, t)
+        self.state[STEPS] = self.state[STEPS].masked_fill(lost, self.step - 1)
+        self.state[NFE] = self.state[NFE].masked_fill(lost, self.step * self.drifts)
+        self.state[STATUS] = self.state[STATUS].masked_fill(lost, DIVERGED)
+        ok = (self.state[STATUS] == OK).double()
+        combine((new,), (new, old), torch.stack([ok, 1 - ok], 1)[:, None], (-1,))
+
+    def masked(self, y: Tensor) -> Tensor:
+        """The states, with NaN for samples that have ended."""
+        if self.all:
+            return y
+        ended = self.state[STATUS] == DIVERGED
+        return y.masked_fill(ended.view(-1, *[1] * (y.dim() - 1)), torch.nan)
+
+    def finish(self, t: float) -> Tensor:
+        """The control state of a solve that went on to t."""
+        ok = self.state[STATUS] == OK
+        for row, value in ((T, t), (STEPS, self.step), (NFE, self.step * self.drifts)):
+            self.state[row] = self.state[row].masked_fill(ok, value)
+        return self.state
+
+
+def march(
+    eq: Equation,
+    solver: SDESolver,
+    step: Step,
+    increments: Increments,
+    times: Sequence[float],
+    steps: int,
+    tick: Callable[[], None] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps`` steps between two times."""
+    x, new = eq.drift.start.clone(), torch.empty_like(eq.drift.start)
+    out = x.new_empty(len(times), *x.shape)
+    out[0] = x
+    alive, number = Alive(x, solver), 0
+    norm = ErrorNorm(alive.norm, 0.0, 1.0)
+    for i, (first, last) in enumerate(itertools.pairwise(times)):
+        grid = [first + (last - first) * (k / steps) for k in range(steps)] + [last]
+        for s, t in itertools.pairwise(grid):
+            eq.begin()
+            w, a = increments(eq, number, s, t, solver.area)
+            moved = step(eq, eq.space.tensor(x), s, t - s, w, a)
+            eq.space.write(new, moved, moved, norm)
+            alive.note(s, x, new)
+            x, new, number = new, x, number + 1
+            if tick is not None:
+                tick()
+        out[i + 1] = alive.masked(x)
+    return out, x, alive.finish(times[-1])

@@ -1,0 +1,48 @@
+"""Where the noise of a step comes from: streams of its own, or one Brownian path."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from odesolve.brownian import BrownianPath
+from odesolve.kernels.dispatch import normal
+from odesolve.noise import AREAS, STEPS
+from odesolve.stochastic.equation import Equation
+
+
+class Increments(Protocol):
+    """The increment of W over a step and its space-time Levy area (None where not wanted), as a step takes them."""
+
+    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]: ...
+
+
+class Streams:
+    """One stream of normal numbers a step: the least work, and another path for another number of steps."""
+
+    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
+        std = abs(t - s) ** 0.5
+        if eq.noise == "scalar":
+            z = torch.empty(eq.keys.shape[0], 1, dtype=torch.float64, device=eq.keys.device)
+            normal(z, eq.keys, STEPS + step)
+            return std * z[:, 0], None
+        w = eq.space.noise(STEPS + step, std)
+        if eq.noise == "diagonal":  # it multiplies a tensor, perhaps twice
+            w = eq.held(w)
+        return w, eq.space.noise(AREAS + step, std / 12**0.5) if area else None
+
+
+class Path:
+    """A Brownian path, the same for any steps."""
+
+    def __init__(self, path: BrownianPath):
+        self.path = path
+
+    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
+        if area:
+            w, a = self.path(s, t, area=True)
+            return eq.space.tensor(w), eq.space.tensor(a)
+        w = self.path(s, t)
+        assert isinstance(w, torch.Tensor)
+        return (w[:, 0].double(), None) if eq.noise == "scalar" else (eq.space.tensor(w), None)

@@ -1,0 +1,109 @@
+"""The steps of the SDE solvers, and what each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from odesolve import schemes
+from odesolve.errors import OdesolveError, unknown
+from odesolve.stochastic.eager import Combination, Number
+from odesolve.stochastic.equation import Equation
+
+Step = Callable[[Equation, Combination, Any, Any, Any, Any], Combination]
+
+
+@dataclass(frozen=True)
+class SDESolver:
+    """A step, and what it is for.
+
+    ``calculi`` gives for each kind of noise the equations that the solver solves, "ito" or "stratonovich" (of additive noise
+    both are the same); ``strong`` is its strong order for them, ``drifts`` how often a step calls f. ``area``: it uses the
+    space-time Levy area of a step.
+    """
+
+    step: Step
+    calculi: dict[str, tuple[str, ...]]
+    strong: dict[str, float]
+    drifts: int
+    area: bool = False
+
+
+BOTH = ("ito", "stratonovich")
+
+
+def euler_maruyama(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+    """Maruyama 1955."""
+    g = eq.g(t, x)
+    return schemes.euler_maruyama(x, eq.f, lambda _: g, t, h, w)
+
+
+def stochastic_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+    """Rumelin 1982, eq. 2.6: drift and diffusion averaged over both ends."""
+    if eq.noise == "additive":
+        return schemes.stochastic_heun(x, eq.f, lambda s: eq.g(s, x), t, h, w)
+    f0, g0 = eq.f(x, t), eq.g(t, x)
+    end = eq.held(x + h * f0 + g0 * w)
+    f1, g1 = eq.f(end, t + h), eq.g(t + h, end)
+    return x + (0.5 * h) * (f0 + f1) + (0.5 * (g0 + g1)) * w
+
+
+def milstein(eq: Equation, x: Combination, t: Any, h: float, w: Any, a: Any, ito: bool = True) -> Combination:
+    """Without derivatives (Kloeden and Platen 1992, eq. 11.1.3 and 11.1.5): g' g by a difference along g.
+
+    A derivative by autograd would cost as much as the one more g, and ask more of it.
+    """
+    root = abs(h) ** 0.5
+    f0, g0 = eq.f(x, t), eq.g(t, x)
+    beside = eq.held(x + h * f0 + root * g0)
+    v = w if isinstance(w, Tensor) else eq.space.value(w)
+    square = v * v - abs(h) if ito else v * v
+    return x + h * f0 + g0 * w + (0.5 / root) * (eq.g(t, beside) - g0) * square
+
+
+def _stratonovich_milstein(eq: Equation, x: Combination, t: Any, h: float, w: Any, a: Any) -> Combination:
+    return milstein(eq, x, t, h, w, a, ito=False)
+
+
+def sra1(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+    """Rossler 2010, table 6.3."""
+    return schemes.sra1(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
+
+
+def shark(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+    """Foster, dos Reis and Strange 2023, eq. 6.1."""
+    return schemes.shark(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
+
+
+_ITO, _STRATONOVICH = {"diagonal": ("ito",), "scalar": ("ito",)}, {"diagonal": BOTH[1:], "scalar": BOTH[1:]}
+SOLVERS = {
+    "euler_maruyama": SDESolver(
+        euler_maruyama, {"additive": BOTH, **_ITO}, {"additive": 1.0, "diagonal": 0.5, "scalar": 0.5}, 1
+    ),
+    "stochastic_heun": SDESolver(
+        stochastic_heun, {"additive": BOTH, **_STRATONOVICH}, {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0}, 2
+    ),
+    "milstein": SDESolver(milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1),
+    "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
+    "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
+}
+
+
+def choose(name: str, noise: str, calculus: str) -> tuple[SDESolver, Step]:
+    """The solver of this name and its step. Raises OdesolveError for an equation that it does not solve."""
+    if name not in SOLVERS:
+        raise unknown("SDE solver", name, SOLVERS)
+    if calculus not in BOTH:
+        raise unknown("calculus", calculus, BOTH)
+    solver = SOLVERS[name]
+    if calculus not in solver.calculi.get(noise, ()):
+        others = [k for k, s in SOLVERS.items() if calculus in s.calculi.get(noise, ())]
+        raise OdesolveError(
+            f"{name} solves no {'Ito' if calculus == 'ito' else 'Stratonovich'} equation with {noise} noise: "
+            f"take {' or '.join(others)}, or state the equation in the other calculus= or with another noise="
+        )
+    strat = name == "milstein" and calculus == "stratonovich"
+    return solver, _stratonovich_milstein if strat else solver.step
