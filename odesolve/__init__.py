@@ -5,6 +5,7 @@ from odesolve.brownian import BrownianPath
 from odesolve.defaults import default_plan
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
+from odesolve.langevin import Chains, langevin, mala
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
@@ -19,6 +20,7 @@ from odesolve.solvers import Writer, solver
 __version__ = "0.1.0"
 __all__ = [
     "BrownianPath",
+    "Chains",
     "Diverged",
     "Event",
     "Graph",
@@ -36,7 +38,9 @@ __all__ = [
     "grids",
     "invert",
     "iterate",
+    "langevin",
     "load_plan",
+    "mala",
     "paths",
     "plan",
     "problems",

@@ -1,0 +1,202 @@
+"""Markov chains that sample a density: unadjusted Langevin, with a fixed or a signal-to-noise step, and MALA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
+from odesolve.noise import CHAINS
+from odesolve.start import Ids, keys_of
+
+Field = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What ``mala`` returns.
+
+    Attributes:
+        x: the last states (B, ...).
+        kept: states after every ``keep`` steps, (n // keep, B, ...); None without ``keep``.
+        acceptance: share of the proposals that each chain accepted, (B,) float64.
+        log_prob: log-density of the last states, (B,) float64.
+    """
+
+    x: Tensor = field(repr=False)
+    kept: Tensor | None = field(repr=False)
+    acceptance: Tensor
+    log_prob: Tensor = field(repr=False)
+
+
+@torch.no_grad()
+def langevin(
+    score: Field,
+    x: Tensor,
+    step: float | Tensor | None = None,
+    n: int = 100,
+    *,
+    snr: float | None = None,
+    seed: int | None = None,
+    ids: Ids | None = None,
+    keep: int | None = None,
+) -> Tensor:
+    """n steps of unadjusted Langevin dynamics, x <- x + step score(x) + sqrt(2 step) z, for every sample of a batch.
+
+    Args:
+        score: gradient of the log-density, (B, ...) -> (B, ...).
+        x: where the chains start, (B, ...) in float32 or float64.
+        step: the step, a number or one a chain (B,). On a normal law of variance v the chain's own law has the variance
+            v / (1 - step / (2 v)).
+        snr: in place of a step, a ratio r of signal to noise: step = 2 (r |z| / |score|)^2 with the norms of each sample's
+            own, on the device (Song et al. 2021, algorithm 5, which takes the batch's mean norms). It biases the law.
+        seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by default).
+        keep: return the states after every so many steps, (n // keep, B, ...), instead of the last.
+
+    Raises OdesolveError for a start, a step or a number of steps that cannot be used.
+    """
+    x = _start(x, n, keep)
+    if (step is None) == (snr is None):
+        raise OdesolveError("give either step= or snr=")
+    if snr is not None and not 0.0 < snr < math.inf:
+        raise OdesolveError(f"snr={snr}: give a positive ratio such as 0.16")
+    keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
+    fixed = None if step is None else _weights(step, x)
+    z = torch.empty_like(x)
+    for k in range(n):
+        s = _checked(score(x), x)
+        if fixed is not None:
+            combine((x,), (x, s), fixed, (0,), keys, (CHAINS + k,))
+        elif snr is not None:
+            normal(z, keys, CHAINS + k)
+            combine((x,), (x, s, z), _snr_weights(s, z, snr), (0,))
+        kept.note(k, x)
+    return x if kept.states is None else kept.states
+
+
+@torch.no_grad()
+def mala(
+    log_prob: Field,
+    x: Tensor,
+    step: float | Tensor,
+    n: int = 100,
+    *,
+    score: Field | None = None,
+    seed: int | None = None,
+    ids: Ids | None = None,
+    keep: int | None = None,
+) -> Chains:
+    """n steps of the Metropolis-adjusted Langevin algorithm, whose law is exactly that of the density (Roberts, Tweedie 1996).
+
+    A Langevin step proposes, and is accepted with probability min(1, p(y) q(x | y) / (p(x) q(y | x))), each chain for itself.
+
+    Args:
+        log_prob: log-density up to a constant, (B, ...) -> (B,).
+        x: where the chains start, (B, ...) in float32 or float64.
+        step: of the Langevin step, a number or one a chain (B,). The best acceptance in many dimensions is 0.57.
+        score: gradient of ``log_prob``; by default autograd's.
+        seed, ids: the numbers of a chain, proposals and acceptances, are a function of the seed and its own id.
+        keep: also return the states after every so many steps.
+
+    Raises OdesolveError for a start, a step or a number of steps that cannot be used.
+    """
+    x = _start(x, n, keep)
+    keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
+    eta, weights = _step(step, x), _weights(step, x)
+    lp, s = _density(log_prob, score, x)
+    s, y, both = s.clone(), torch.empty_like(x), torch.empty_like(x)
+    accepted, cross, square = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3))
+    u = accepted.new_empty(x.shape[0], 1)
+    for k in range(n):
+        proposal, draw = CHAINS + 2 * k, CHAINS + 2 * k + 1
+        combine((y,), (x, s), weights, (0,), keys, (proposal,))
+        lp_y, s_y = _density(log_prob, score, y)
+        # log q(x | y) - log q(y | x) with y - x = eta s + sqrt(2 eta) z, the squares of z cancelled by hand.
+        combine((both,), (s, s_y), ((1.0, 1.0),), (-1,))
+        quadratic_form(cross, both, keys, proposal, "normal")
+        inner(square, both, both)
+        normal(u, keys, draw)
+        ratio = lp_y - lp - (eta / 2) ** 0.5 * cross - (eta / 4) * square
+        took = (torch.special.log_ndtr(u[:, 0]) < ratio).double()  # NaN, beyond the support, is no acceptance
+        rows = torch.stack([1 - took, took, torch.zeros_like(took), torch.zeros_like(took)], 1)
+        combine((x, s), (x, y, s, s_y), torch.stack([rows, rows.roll(2, 1)], 1), (-1, -1))
+        lp = torch.where(took > 0, lp_y, lp)
+        accepted += took
+        kept.note(k, x)
+    return Chains(x, kept.states, accepted / max(n, 1), lp)
+
+
+class _Kept:
+    """Every so many states of a chain."""
+
+    def __init__(self, x: Tensor, n: int, keep: int | None):
+        self.keep = keep
+        self.states = None if keep is None else x.new_empty(n // keep, *x.shape)
+
+    def note(self, k: int, x: Tensor) -> None:
+        if self.states is not None and self.keep and (k + 1) % self.keep == 0:
+            self.states[k // self.keep] = x
+
+
+def _start(x: Tensor, n: int, keep: int | None) -> Tensor:
+    if not isinstance(x, Tensor) or x.dim() == 0 or x.dtype not in (torch.float32, torch.float64):
+        raise OdesolveError("x is where the chains start: give a float32 or float64 tensor (B, ...)")
+    if n < 0 or (keep is not None and keep < 1):
+        raise OdesolveError(f"n={n}, keep={keep}: give a number of steps, and every how many of them to keep the state")
+    return x.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _step(step: float | Tensor, x: Tensor) -> Tensor:
+    """The step as (B,) float64. Values on a device are not waited for."""
+    eta = torch.as_tensor(step, dtype=torch.float64, device=x.device)
+    if eta.dim() > 1 or (eta.dim() == 1 and len(eta) != x.shape[0]):
+        raise OdesolveError(f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)")
+    if eta.is_cpu and not bool(((eta > 0) & eta.isfinite()).all()):
+        raise OdesolveError(f"step is {step}: give positive numbers")
+    return eta.expand(x.shape[0])
+
+
+def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] | Tensor:
+    """Weights of a Langevin step on (x, score, z)."""
+    eta = _step(step, x)
+    if not isinstance(step, Tensor):
+        return ((0.0, float(step), math.sqrt(2 * step)),)
+    return torch.stack([torch.zeros_like(eta), eta, (2 * eta).sqrt()], 1)[:, None]
+
+
+def _snr_weights(s: Tensor, z: Tensor, snr: float) -> Tensor:
+    sizes = torch.empty(2, s.shape[0], dtype=torch.float64, device=s.device)
+    inner(sizes[0], z, z)
+    inner(sizes[1], s, s)
+    eta = 2 * snr**2 * sizes[0] / sizes[1]
+    eta = eta.where(sizes[1] > 0, 0.0)  # at a stationary point there is no scale to take a step by
+    return torch.stack([torch.zeros_like(eta), eta, (2 * eta).sqrt()], 1)[:, None]
+
+
+def _checked(s: Tensor, x: Tensor) -> Tensor:
+    if not isinstance(s, Tensor) or s.shape != x.shape:
+        found = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+        raise OdesolveError(
+            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient of log p"
+        )
+    return s.detach()
+
+
+def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, Tensor]:
+    """log p (B,) in float64 and its gradient."""
+    with torch.enable_grad():
+        point = x.detach().clone().requires_grad_(score is None)
+        lp = log_prob(point)
+        if not isinstance(lp, Tensor) or lp.shape != x.shape[:1]:
+            found = tuple(lp.shape) if isinstance(lp, Tensor) else type(lp).__name__
+            raise OdesolveError(f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,)")
+        if score is None:
+            (s,) = torch.autograd.grad(lp.sum(), point)
+        else:
+            s = score(point)
+    return lp.detach().double(), _checked(s, x)
