@@ -18,7 +18,7 @@ from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, TOOK, H
 from odesolve.tableaus import Row, elementary_weights, weigh
 
 LARGEST = 256  # numbers a sample whose Jacobian is stored and factored by default
-SLOW = 0.1  # a rate of convergence that asks for a new Jacobian
+SLOW = 0.02  # a rate of convergence that asks for a new Jacobian
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,14 @@ class Implicit:
             dispatch.combine((base, z), (y, *k), weights, (0, -1))
             guess = z
             z, done = newton.solve(batch, clock, base, z, s, good)
-            stale = good & ~done & ~newton.linear.fresh
-            if bool(stale.any()):
-                newton.linear.update(t, y, s, stale, newton.spent)
-                z = torch.where(columns(stale, z) != 0, guess, z)
-                newton.rate = newton.rate.masked_fill(stale, 0.5)
-                z, again = newton.solve(batch, clock, base, z, s, stale)
-                done = done | again
+            again = good & ~done
+            if bool(again.any()) and newton.linear.update(
+                clock.reshape(-1), base + guess, s, again, newton.spent, force=True
+            ):
+                z = torch.where(columns(again, z) != 0, guess, z)
+                newton.rate = newton.rate.masked_fill(again, 0.5)
+                z, then = newton.solve(batch, clock, base, z, s, again)
+                done = done | then
             good = good & done
             k.append(z / columns(s.where(s != 0, 1.0), z))
             y1 = base + z

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import Any
 
 import torch
@@ -11,13 +13,21 @@ from odesolve.adaptive.drift import Drift
 
 CHUNK = 1 << 24  # numbers in one call of f for columns of a Jacobian
 DRIFTED = 0.2  # a factorisation serves steps that differ from its own by this share
-VECTORS = 40  # of a Krylov space
-FORCING = 0.02  # share of the right-hand side that GMRES may leave
+SMALL = 1e-3  # of the largest entry: smaller ones are moved by differences as if they were this large
+VECTORS = 64  # of a Krylov space
 
 
 def columns(s: Tensor, like: Tensor) -> Tensor:
     """Numbers (B,) in the type of a state and broadcast over its samples."""
     return s.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+@functools.cache
+def _load_forward_differentiation() -> None:
+    """Its first use makes torch load what warns of torch.jit: not for users, who may have made warnings errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 class Jacobian:
@@ -28,6 +38,7 @@ class Jacobian:
 
     def __init__(self, drift: Drift):
         self.drift, self.exact = drift, True
+        _load_forward_differentiation()
 
     def product(self, t: Tensor, y: Tensor, v: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """J v at (t, y), for v (B, ...): the work of about two evaluations."""
@@ -36,9 +47,9 @@ class Jacobian:
                 return torch.func.jvp(lambda z: self.drift(t, z, args), (y,), (v,))[1]
             except Exception:  # what f raises under a transform depends on f; an error of its own comes again below
                 self.exact = False
-        tiny = torch.finfo(y.dtype).eps ** 0.5
-        size = v.flatten(1).abs().amax(1).clamp_min(torch.finfo(y.dtype).tiny)
-        step = columns(tiny * y.flatten(1).abs().amax(1).clamp_min(tiny) / size, y)
+        info, size = torch.finfo(y.dtype), y.abs()
+        size = torch.maximum(size, SMALL * columns(size.flatten(1).amax(1), y)).clamp_min(info.eps)
+        step = columns(info.eps**0.5 / (v / size).flatten(1).abs().amax(1).clamp_min(info.tiny), y)
         return (self.drift(t, y + step * v, args) - self.drift(t, y, args)) / step
 
     def matrix(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
@@ -69,9 +80,12 @@ class Dense:
         self.shift = torch.zeros(len(y), dtype=torch.float64, device=y.device)  # s of the factorisation; 0: none yet
         self.fresh = torch.zeros(len(y), dtype=torch.bool, device=y.device)  # J belongs to the current state
 
-    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor) -> None:
-        """New Jacobians at (t, y), t (B,), for the wanted samples and those without one, and new factors where needed."""
-        wanted = (wanted | (self.shift == 0)) & ~self.fresh & (s != 0)
+    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor, force: bool = False) -> bool:
+        """New Jacobians at (t, y), t (B,), and factors, for the wanted samples and those that have none or one of another s.
+
+        A Jacobian of the current step is renewed only by ``force``. Returns whether anything can be renewed.
+        """
+        wanted = (wanted | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
         index = wanted.nonzero().flatten()
         if len(index):
             drift = self.jacobian.drift
@@ -89,6 +103,7 @@ class Dense:
             m = m.where(m.isfinite().all(2).all(1)[:, None, None], 0.0)  # singular: the step fails
             self.lu[index], self.pivots[index], _ = torch.linalg.lu_factor_ex(m)
             self.shift[index] = s[index]
+        return True
 
     def solve(self, t: Tensor, y: Tensor, s: Tensor, r: Tensor, scale: Tensor, enough: float, spent: Tensor) -> Tensor:
         """x (B, ...). Where the factors are those of another s, 2 / (1 + s / their s) corrects the stiff part (CVODE)."""
@@ -111,13 +126,16 @@ class Krylov:
 
     def __init__(self, drift: Drift, rows: Tensor):
         self.jacobian = Jacobian(drift)
-        self.fresh = torch.ones(len(rows), dtype=torch.bool, device=rows.device)  # there is nothing to renew
 
-    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor) -> None:
-        """Nothing to prepare."""
+    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor, force: bool = False) -> bool:
+        """There is nothing to renew."""
+        return False
 
     def solve(self, t: Tensor, y: Tensor, s: Tensor, r: Tensor, scale: Tensor, enough: float, spent: Tensor) -> Tensor:
-        """x (B, ...), with a residual of at most ``enough`` in the norm of the tolerances, or FORCING of r."""
+        """x (B, ...), with a residual of at most ``enough`` in the norm of the tolerances.
+
+        A share of r is not enough: the stiff part of r is large, and what is left of it may lie in the other part.
+        """
         shift = columns(s, y)
 
         def system(v: Tensor) -> Tensor:
@@ -132,26 +150,24 @@ class Krylov:
         """Nothing is kept."""
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
-        self.fresh = self.fresh[index]
+        """Nothing is kept."""
 
 
 def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
-    """(x, products) with |system(x) - r| <= max(enough, FORCING |r|), of every row of r (B, N) on its own.
+    """(x, products) with |system(x) - r| <= enough, for every row of r (B, N) on its own.
 
     Saad and Schultz 1986, without restarts, in at most VECTORS products. A row that has arrived, or is not finite, changes no
     more, whatever the others need.
     """
     most = min(VECTORS, r.shape[1])
     size = r.norm(dim=1)
-    target = (FORCING * size).clamp_min(enough)
     basis = [r / size.clamp_min(torch.finfo(r.dtype).tiny)[:, None]]
     upper = torch.eye(most, dtype=r.dtype, device=r.device).repeat(len(r), 1, 1)
     g = r.new_zeros(len(r), most + 1)
     g[:, 0] = size
     turns: list[tuple[Tensor, Tensor]] = []
     count = torch.zeros(len(r), dtype=torch.float64, device=r.device)
-    active = (size > target) & size.isfinite()
+    active = (size > enough) & size.isfinite()
     for k in range(most):
         if not bool(active.any()):
             break
@@ -172,7 +188,8 @@ def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
         left = g[:, k].clone()
         g[:, k] = (c * left).where(active, 0.0)
         g[:, k + 1] = (-s * left).where(active, 0.0)
-        active = active & (g[:, k + 1].abs() > target)
+        active = active & (g[:, k + 1].abs() > enough)
     weights = torch.linalg.solve_triangular(upper, g[:, :most, None], upper=True)[..., 0]
     n = len(basis) - 1
-    return torch.einsum("bk,kbn->bn", weights[:, :n], torch.stack(basis[:n])) if n else torch.zeros_like(r), count
+    x = torch.einsum("bk,kbn->bn", weights[:, :n], torch.stack(basis[:n])) if n else torch.zeros_like(r)
+    return x.masked_fill(~size.isfinite()[:, None], torch.nan), count

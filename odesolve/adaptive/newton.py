@@ -10,7 +10,7 @@ from odesolve.adaptive.linear import Dense, Krylov, columns
 from odesolve.kernels import dispatch
 
 ITERATIONS = 10
-ACCURACY = 0.01  # of the iteration, as a share of the tolerance of the step
+ACCURACY = 0.03  # of the iteration, as a share of the tolerance of the step
 MEMORY = 0.3  # of the rate of convergence
 
 
@@ -55,9 +55,9 @@ class Newton:
             delta = self.linear.solve(clock, stage, s, residual, self.scale, 0.1 * ACCURACY, self.spent)
             dispatch.rms(norm, delta / self.scale, delta, delta, 0.0, 1.0)
             if m:
-                now = torch.maximum(MEMORY * self.rate, norm / last).where(last > 0, 0.0)
-                self.rate = now.where(active, self.rate)
-                self.slowest = torch.maximum(self.slowest, self.rate).where(active, self.slowest)
+                now = (norm / last).where(last > 0, 0.0)
+                self.rate = torch.maximum(MEMORY * self.rate, now).where(active, self.rate)
+                self.slowest = torch.maximum(self.slowest, now).where(active, self.slowest)
             finite = norm.isfinite()
             z = torch.where(columns(active & finite, z) != 0, z + delta, z)
             left = norm * (self.rate / (1 - self.rate)).where(self.rate < 1, torch.inf)
