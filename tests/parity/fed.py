@@ -45,3 +45,19 @@ def handed(peer: Scheduler) -> Scheduler:
     step, given = peer.peer.step, streams()
     peer.peer.step = lambda *a, **k: step(*a, variance_noise=next(given).as_subclass(Wide), **k)
     return peer
+
+
+class OnePath:
+    """Noise of one path as k-diffusion asks for it: of the first part of a step, then of the whole step."""
+
+    def __init__(self):
+        self.given, self.part = streams(), None
+
+    def __call__(self, high, low):
+        if self.part is None:
+            self.part = (low, next(self.given))
+            return self.part[1]
+        middle, first = self.part
+        self.part = None
+        share = (middle**-2 - high**-2) / (low**-2 - high**-2)
+        return share.sqrt() * first + (1 - share).sqrt() * next(self.given)

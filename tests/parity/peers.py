@@ -21,7 +21,10 @@ from odesolve.paths import Path
 
 TOLERANCE = 1e-10
 PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
-K_SPACE = ("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler")
+K_SPACE = (
+    *("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler"),
+    *("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
+)
 
 # Narrow enough that the flow map contracts: a difference between two samplers is theirs, not amplified by the problem.
 PROBLEM = problems.mixture(

@@ -9,7 +9,7 @@ import torch
 
 from odesolve import grids, noise, paths
 
-from .fed import seeded, streams
+from .fed import OnePath, seeded, streams
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
 
 sampling, _ = k_diffusion()
@@ -58,22 +58,6 @@ def test_scaled_noise(name, solver, options):
         given = streams()
         arguments = {"s_noise": 1.05, "noise_sampler": lambda *_: next(given)}
         assert compare(name, solver, arguments, {"s_noise": 1.05, **options}) < TOLERANCE
-
-
-class OnePath:
-    """Noise of our cells as k-diffusion asks for it: of the first part of a step, then of the whole step."""
-
-    def __init__(self):
-        self.given, self.part = streams(), None
-
-    def __call__(self, high, low):
-        if self.part is None:
-            self.part = (low, next(self.given))
-            return self.part[1]
-        middle, first = self.part
-        self.part = None
-        share = (middle**-2 - high**-2) / (low**-2 - high**-2)
-        return share.sqrt() * first + (1 - share).sqrt() * next(self.given)
 
 
 @pytest.mark.parametrize("r", [0.5, 0.3])
