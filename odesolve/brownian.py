@@ -167,15 +167,16 @@ class _Walk:
 
     def between(self, a: int, b: int) -> Tensor:
         """W(b) - W(a) for ticks, (B, ...)."""
+        sign, (a, b) = (1.0 if a <= b else -1.0), (min(a, b), max(a, b))
         which, most, width = len(self.levels) - 1, (1 << self.levels[-1]) - 1, self.width
         first, second = min(a // width, most), min(b // width, most)
         below, above = self._residual(a), self._residual(b)
         base, rise = self._cell(which, first)
         if first == second:
-            ins, weights = (above, below, rise), (1.0, -1.0, (b - a) / width)
+            ins, weights = (above, below, rise), (sign, -sign, sign * ((b - a) / width))
         else:
             ins = (above, below, *self._cell(which, second), base, rise)
-            weights = (1.0, -1.0, 1.0, b / width - second, -1.0, first - a / width)
+            weights = (sign, -sign, sign, sign * (b / width - second), -sign, sign * (first - a / width))
         out = torch.empty(self.shape, dtype=self.dtype, device=self.keys.device)
         combine((out,), ins, (weights,), (-1,))
         return out
