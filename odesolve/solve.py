@@ -12,7 +12,6 @@ from torch import Tensor
 
 from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
-from odesolve.adaptive.diagnosis import stability_limit
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.first_step import starting_step
@@ -98,8 +97,7 @@ def solve(
     batch = Batch(drift, method.blocks, settings, *scales)
     batch.begin(times[0], _start(method, batch, times[0], span, first_step))
     results = integrate(method, batch, None if watch.idle else watch, every, compact)
-    limit = stability_limit(method.pair.a, method.pair.b) if isinstance(method, RungeKutta) else math.inf
-    details = Details(drift, results, watch.dense, tuple(times), scales, limit)
+    details = Details(drift, results, watch.dense, tuple(times), scales, method)
     y = watch.finish(results.state[STATUS] == OK, results.y)
     return solution(details, y, watch.events_found())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.dense import Dense
-from odesolve.adaptive.diagnosis import Diagnosis, diagnose
+from odesolve.adaptive.diagnosis import Diagnosis, diagnose, stability_limit
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Found
-from odesolve.adaptive.loop import Results
+from odesolve.adaptive.loop import Method, Results
+from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, EVENT, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 
@@ -24,14 +26,14 @@ NAMES = {OK: "ok", EVENT: "event", MAX_STEPS: "max_steps", MIN_STEP: "min_step",
 @dataclass(frozen=True)
 class Details:
     """What a solution keeps for its methods: the right-hand side, the last control state, the steps, the times asked for,
-    rtol and atol, and how far the method is stable."""
+    rtol and atol, the method."""
 
     drift: Drift
     results: Results
     dense: Dense | None
     times: tuple[float, ...]
     tolerances: tuple[Scale, Scale]
-    limit: float
+    method: Method
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Solution:
             failed = [k for k, word in enumerate(words) if word not in ("ok", "event")]
             raise OdesolveError(f"sample {i} did not fail: the samples that did are {failed}")
         d = self.details
-        return diagnose(d.drift, d.results, i, words[i], d.tolerances, d.limit)
+        limit = stability_limit(d.method.pair.a, d.method.pair.b) if isinstance(d.method, RungeKutta) else math.inf
+        return diagnose(d.drift, d.results, i, words[i], d.tolerances, limit)
 
     @torch.no_grad()
     def at(self, t: float | Sequence[float] | Tensor) -> Any:
