@@ -42,17 +42,16 @@ def _gauss() -> tuple[list[float], list[float]]:
 def _moments(s: Point, t: Point, ratio: Callable[[float], float], count: int) -> list[float]:
     """For k = 0 to count - 1: phi(rho_t) times the integral of (rho - rho_s)^k phi'/phi^2 from rho_t to rho_s.
 
-    By parts, so that only 1/phi meets the Gauss rule; in log rho, where it is smooth over any range.
+    By parts, so that only phi meets the Gauss rule: -k times the integral of (rho - rho_s)^(k-1) (1 - phi(rho_t)/phi(rho)).
+    In log rho, where it is smooth over any range.
     """
     nodes, weights = _gauss()
-    at_t, span = ratio(t.rho), s.lam - t.lam
-    levels = [t.rho * math.exp(-u * span) for u in nodes]
-    shares = [-span * v * at_t / ratio(rho) for rho, v in zip(levels, weights, strict=True)]
-    out = [1.0 - t.rho * at_t / (s.rho * ratio(s.rho))]
-    for k in range(1, count):
-        inner = sum(share * (rho - s.rho) ** (k - 1) for rho, share in zip(levels, shares, strict=True))
-        out.append((t.rho - s.rho) ** k + k * t.rho * inner)
-    return out
+    span, at_t = t.lam - s.lam, t.rho * ratio(t.rho)
+    levels = [t.rho * math.exp(u * span) for u in nodes]
+    below = [s.rho * math.expm1((u - 1.0) * span) for u in nodes]
+    shares = [span * v * rho * (1.0 - at_t / (rho * ratio(rho))) for rho, v in zip(levels, weights, strict=True)]
+    first = 1.0 - at_t / (s.rho * ratio(s.rho))
+    return [first, *(-k * sum(v * b ** (k - 1) for v, b in zip(shares, below, strict=True)) for k in range(1, count))]
 
 
 def _er_sde(w: Writer, order: int, scaling: Scaling, published: bool, s_noise: float) -> None:

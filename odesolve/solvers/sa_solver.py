@@ -34,14 +34,15 @@ def sa_solver(
     predictor: int = 2,
     corrector: int = 2,
     tau: float = 1.0,
-    interval: tuple[float, float] = (0.0, math.inf),
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     published: bool = False,
     taper: bool = False,
 ) -> None:
     """SA-Solver: ``predictor`` (1 to 4) past predictions make a step, ``corrector`` (0 to 4) with the new one correct it.
 
-    The noise level is ``tau`` where a step starts at sigma/alpha within ``interval``, else 0; predictor and corrector share
-    the noise. ``published`` weighs two nodes as the authors' code and diffusers do, by the slope in the middle of the step;
+    The noise level is ``tau`` where a step starts with s_tmin <= sigma/alpha <= s_tmax, else 0; predictor and corrector
+    share the noise. ``published`` weighs two nodes as the authors' code and diffusers do, by the slope in the middle of the step;
     ``taper`` lowers the order towards the last step, which is not corrected.
     """
     check_level(w, "tau", tau)
@@ -53,7 +54,7 @@ def sa_solver(
         if previous is not None and previous.order > 0:
             x = w.stage(s, _correct(previous, s, data, published))
         nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][: max(predictor, corrector)]
-        tau2 = tau**2 if interval[0] <= s.rho <= interval[1] else 0.0
+        tau2 = tau**2 if s_tmin <= s.rho <= s_tmax else 0.0
         noise = tau_noise(w, s, t, tau2)
         left = count - i if taper else count
         previous = _Step(s, x, nodes, noise, tau2, min(corrector, left + 1))

@@ -222,7 +222,7 @@ def test_sa_solver_where_noise_has_an_interval(monkeypatch):
     patched(monkeypatch, "scheduling_sasolver", (next(given) if keep else torch.zeros_like(start()) for keep in inside))
     assert isinstance(peer.path, Discrete)
     levels = peer.path.rho(torch.tensor([199.5, 800.5]).double() / 1000 + 1e-3).tolist()
-    options = {"interval": tuple(levels), "published": True, "taper": True}
+    options = {"s_tmin": min(levels), "s_tmax": max(levels), "published": True, "taper": True}
     assert compare(peer, "sample", "sa_solver", options) < TOLERANCE
 
 

@@ -8,6 +8,7 @@ from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import run
+from odesolve.instructions import Combine
 from odesolve.lower import Reading, lower
 from odesolve.plan import Plan
 
@@ -26,7 +27,27 @@ def test_laws_hold_on_every_path_and_grid(solver):
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
 
 
-NOISY = ["ddim(eta=1)", "ddim(eta=0.3)", "dpmpp_2m_sde(eta=0.5)", "dpmpp_2m_sde(eta=2)", "dpmpp_2m_sde(second=heun)"]
+NOISY = [
+    *[
+        "ddim(eta=1)",
+        "ddim(eta=0.3)",
+        "sde_dpmpp_1",
+        "sde_dpmpp_1(tau=0.5)",
+        "dpmpp_2m_sde(eta=0.5)",
+        "dpmpp_2m_sde(eta=2)",
+    ],
+    *["dpmpp_2m_sde(second=heun)", "dpmpp_3m_sde", "dpmpp_3m_sde(eta=0.5)", "dpmpp_3m_sde(published=True)", "ddpm"],
+    *["euler_ancestral_rf", "euler_ancestral_rf(eta=0.5)", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral(eta=0.5)"],
+    *["dpm2_ancestral", "dpm2_ancestral(eta=0.5)", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_3(published=True)"],
+    *["er_sde_2(scaling=sde)", "sa_solver", "sa_solver(tau=0.5)", "sa_solver(published=True)"],
+    *["sa_solver(predictor=4,corrector=4)", "sa_solver(predictor=1,corrector=0)"],
+]
+# Two or three draws a step, draws at another place, or none where the noise is low.
+OVERLAPPING = [
+    *["dpmpp_sde", "dpmpp_sde(eta=0.5,r=0.3)", "seeds_2", "seeds_2(eta=0.5,r=0.7,second=heun)", "seeds_3"],
+    *["seeds_3(eta=0.5)", "heun_churn", "euler_churn(s_churn=3)", "dpm2_churn(s_tmin=0,s_tmax=100)", "restart"],
+    *["er_sde_2(scaling=ode)", "sa_solver(tau=0)", "sa_solver(s_tmin=0.05,s_tmax=1)"],
+]
 
 
 @pytest.mark.parametrize("solver", NOISY)
@@ -34,6 +55,15 @@ def test_laws_hold_where_noise_is_replaced(solver):
     """The variance that a row keeps and the variance that it draws add up to the path's."""
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
     assert ode.plan(solver, PATHS["vp"], 5, "karras").streams == (0, 1, 2, 3)  # the step to the data end draws none
+
+
+@pytest.mark.parametrize("solver", OVERLAPPING)
+def test_laws_hold_where_draws_overlap_or_are_few(solver):
+    assert max(p.law_residual() for p in plans(solver)) <= 1e-13
+    p = ode.plan(solver, PATHS["vp"], 5, "karras")
+    assert all(
+        o.time is not None for i in p.instructions if isinstance(i, Combine) for o in i.outputs if o.name[0] in "xy"
+    )
 
 
 def test_noise_of_the_wrong_size_is_refused():
