@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.noise import CHAINS
+from odesolve.run import places
 from odesolve.start import Ids, keys_of
 
 Field = Callable[[Tensor], Tensor]
@@ -73,8 +74,8 @@ def langevin(
         if fixed is not None:
             combine((x,), (x, s), fixed, (0,), keys, (CHAINS + k,))
         elif snr is not None:
-            normal(z, keys, CHAINS + k)
-            combine((x,), (x, s, z), _snr_weights(s, z, snr), (0,))
+            places.langevin(z, [x, s], keys, CHAINS + k, (snr, 1.0))
+            x, z = z, x
         kept.note(k, x)
     return x if kept.states is None else kept.states
 
@@ -166,15 +167,6 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
     eta = _step(step, x)
     if not isinstance(step, Tensor):
         return ((0.0, float(step), math.sqrt(2 * step)),)
-    return torch.stack([torch.zeros_like(eta), eta, (2 * eta).sqrt()], 1)[:, None]
-
-
-def _snr_weights(s: Tensor, z: Tensor, snr: float) -> Tensor:
-    sizes = torch.empty(2, s.shape[0], dtype=torch.float64, device=s.device)
-    inner(sizes[0], z, z)
-    inner(sizes[1], s, s)
-    eta = 2 * snr**2 * sizes[0] / sizes[1]
-    eta = eta.where(sizes[1] > 0, 0.0)  # at a stationary point there is no scale to take a step by
     return torch.stack([torch.zeros_like(eta), eta, (2 * eta).sqrt()], 1)[:, None]
 
 
