@@ -14,6 +14,7 @@ from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
+from odesolve.adaptive.exponential import FIRST_STEP, NODES
 from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.implicit import ESDIRKS, Implicit
 from odesolve.adaptive.loop import Method, integrate
@@ -22,7 +23,10 @@ from odesolve.adaptive.solution import Details, Solution, solution
 from odesolve.adaptive.watch import Watch
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels.control import NFE, OK, STATUS
+from odesolve.model_problem import model_problem
+from odesolve.models import Model
 from odesolve.pairs import PAIRS, Pair
+from odesolve.progress import Bar
 
 CONTROLLER = Controller()
 SYNC = 8  # attempts between two looks at a device that runs on its own
@@ -31,7 +35,7 @@ TINY = 1e-20  # of the interval: no step is shorter
 
 @torch.no_grad()
 def solve(
-    f: Callable[..., Any],
+    f: Callable[..., Any] | Model,
     y0: State,
     t: Sequence[float] | Tensor = (0.0, 1.0),
     solver: str | Pair = "dopri5",
@@ -50,17 +54,19 @@ def solve(
     compact: bool = True,
     sync: int | None = None,
     linear: str | None = None,
+    progress: bool | None = None,
 ) -> Solution:
     """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample.
 
     Args:
         f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one system t has no
-            dimensions. Returns dy/dt in the form of y.
+            dimensions. Returns dy/dt in the form of y. Or a ``Model``: its velocity, in the time of its path.
         y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
             A tensor with less than two dimensions, or tensors that share no first dimension, are one system.
         t: times, rising or falling, float64 whatever y is.
         solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
-            kvaerno3 and kvaerno5.
+            kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12 and dpm_solver_23, which step in the log-SNR (their
+            paper takes rtol=0.05, atol=0.0078) and stop at ``path.t_min`` where it is infinite at the end.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
             numbers, or one a sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of y0.
@@ -75,15 +81,25 @@ def solve(
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
             takes products with it (GMRES); by default dense up to 256 numbers a sample.
         sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere, where each is a wait.
+        progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used.
     """
+    times, problem = _times(t), None
+    if isinstance(f, Model):
+        problem = model_problem(f, solver, times, args)
+        f, times, compact = problem.f, problem.times, compact and problem.compact
     drift = Drift(f, y0, args, _by_sample(control))
-    times = _times(t)
     every = sync or (1 if drift.start.device.type == "cpu" else SYNC)
     watch = Watch(drift, times, (events,) if isinstance(events, Event) else events, dense)
-    method = _method(solver, linear, 1 if watch.idle else every)
+    method = problem.method if problem is not None else None
+    if method is None:
+        method = _method(solver, linear, 1 if watch.idle else every)
+    elif events or dense:
+        raise OdesolveError(f"{solver} gives states at the times t alone: for events and dense output take dopri5")
+    else:
+        first_step = FIRST_STEP if first_step is None else first_step
     span = times[-1] - times[0]
     settings = controller.settings(
         method.order,
@@ -96,10 +112,13 @@ def solve(
     scales = _tolerance("rtol", rtol, drift), _tolerance("atol", atol, drift)
     batch = Batch(drift, method.blocks, settings, *scales)
     batch.begin(times[0], _start(method, batch, times[0], span, first_step))
-    results = integrate(method, batch, None if watch.idle else watch, every, compact)
+    with Bar(100.0, progress, "%") as tick:
+        share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
+        results = integrate(method, batch, None if watch.idle else watch, every, compact, share)
     details = Details(drift, results, watch.dense, tuple(times), scales, method)
     y = watch.finish(results.state[STATUS] == OK, results.y)
-    return solution(details, y, watch.events_found())
+    found = solution(details, y, watch.events_found())
+    return found if problem is None else problem.back(found)
 
 
 def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:
@@ -130,7 +149,9 @@ def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
     if isinstance(solver, Pair):
         return RungeKutta(solver, depth)
     if solver not in PAIRS:
-        raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS))
+        if solver in NODES:
+            raise OdesolveError(f"{solver} needs to know the path: give an odesolve.Model instead of a function")
+        raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS, *NODES))
     return RungeKutta(PAIRS[solver], depth)
 
 

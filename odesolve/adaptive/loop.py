@@ -92,10 +92,11 @@ def integrate(
     """Run until every sample has ended. ``batch.begin`` and ``method.start`` have been called.
 
     The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing else waits for it.
-    ``tick`` gets the times at each such look. Raises OdesolveError if f fails once the batch is smaller than it was.
+    ``tick`` gets the times of all samples at each such look. Raises OdesolveError if f fails once the
+    batch is smaller than it was.
     """
     results = Results(batch.drift.start)
-    seen = 0
+    seen, times = 0, batch.state[T].clone()
     while True:
         for _ in range(sync):
             try:
@@ -110,7 +111,8 @@ def integrate(
         if watcher is not None:
             watcher.look(method, batch)
         if tick is not None:
-            tick(batch.state[T])
+            times[batch.rows] = batch.state[T]
+            tick(times)
         ended = int(torch.count_nonzero(batch.state[STATUS]))
         if ended == len(batch):
             results.collect(method, batch)

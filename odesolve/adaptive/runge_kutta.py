@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,31 +41,7 @@ class RungeKutta:
     def __init__(self, pair: Pair, depth: int = 1):
         self.pair, self.depth = pair, depth
         self.order, self.evaluations = float(pair.error_order), pair.stages
-        self.columns = [[j for j, w in enumerate(row) if w] for row in (*pair.a[2:], pair.b)]
-        self.estimates = [row for row in (pair.error, pair.error_third) if row is not None]
-        self.judged = [[j for j, w in enumerate(zip(*rows, strict=True)) if any(w)] for rows in self._judgements()]
-        self.blocks = Blocks(self._blocks(), (*pair.c[1:], 1.0))
-        self.dense = torch.tensor(pair.dense or _hermite(pair), dtype=torch.float64)
-
-    def _judgements(self) -> list[tuple[tuple[float, ...], tuple[float, ...]]]:
-        """The rows of the combines that make y1 and an estimate."""
-        return [((*self.pair.b, 0.0), row) for row in self.estimates]
-
-    def _blocks(self) -> list[list[list[tuple[float, int]]]]:
-        nothing, kept, took = (0.0, 0), (1.0, IF_KEPT), (1.0, IF_TOOK)
-        first = self.pair.a[1][0]
-        select = [
-            [(first, BY_STEP | IF_KEPT), (first, BY_STEP | IF_TOOK), kept, took],
-            [nothing, nothing, kept, took],
-            [kept, took, nothing, nothing],
-        ]
-        rows = (*self.pair.a[2:], self.pair.b)
-        stages = [[[nothing, *((row[j], BY_STEP) for j in c)]] for row, c in zip(rows, self.columns, strict=True)]
-        judgements = [
-            [[nothing, *((row[j], BY_STEP) for j in c)] for row in rows]
-            for rows, c in zip(self._judgements(), self.judged, strict=True)
-        ]
-        return [select, *stages, *judgements]
+        self.columns, self.judged, self.blocks, self.dense = _recipe(pair)
 
     def start(self, batch: Batch, f0: Tensor) -> None:
         """Take the first state and f there; the attempts after ``batch.begin`` go on from them."""
@@ -147,6 +125,37 @@ class RungeKutta:
         out[0] = y
         dispatch.combine(list(out[1:]), [k[j] for j in used], weights, [-1] * self.dense.shape[1])
         return out
+
+
+class Recipe(NamedTuple):
+    """What is the same in every solve with a pair: of each combine after the first the stages that it reads, then of those
+    that end in a norm; their weights; and the rows of the dense output over all stages."""
+
+    columns: list[list[int]]
+    judged: list[list[int]]
+    blocks: Blocks
+    dense: Tensor
+
+
+@functools.lru_cache(64)
+def _recipe(pair: Pair) -> Recipe:
+    nothing, kept, took = (0.0, 0), (1.0, IF_KEPT), (1.0, IF_TOOK)
+    first = pair.a[1][0]
+    select = [
+        [(first, BY_STEP | IF_KEPT), (first, BY_STEP | IF_TOOK), kept, took],
+        [nothing, nothing, kept, took],
+        [kept, took, nothing, nothing],
+    ]
+    stages = [[row] for row in (*pair.a[2:], pair.b)]
+    norms = [[(*pair.b, 0.0), row] for row in (pair.error, pair.error_third) if row is not None]
+    used = [[j for j, w in enumerate(zip(*rows, strict=True)) if any(w)] for rows in (*stages, *norms)]
+    blocks = [
+        [[nothing, *((row[j], BY_STEP) for j in columns)] for row in rows]
+        for rows, columns in zip((*stages, *norms), used, strict=True)
+    ]
+    dense = torch.tensor(pair.dense or _hermite(pair), dtype=torch.float64)
+    n = len(stages)
+    return Recipe(used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense)
 
 
 def _hermite(pair: Pair) -> list[list[float]]:

@@ -7,6 +7,7 @@ import torch
 
 from odesolve.adaptive import Controller
 from odesolve.errors import OdesolveError
+from odesolve.progress import Bar
 from odesolve.solve import solve
 
 from .problems import decay, logistic, rotation
@@ -106,6 +107,21 @@ def test_nan_stops_one_sample_alone(at, sync):
     assert sol.nfe[[0, 2]].tolist() == clean.nfe[[0, 2]].tolist()
     assert at - 1e-6 <= float(sol.t[1]) <= at
     torch.testing.assert_close(sol.last[1], HALF[1] * torch.exp(-sol.t[1]), rtol=1e-5, atol=0)
+
+
+def test_progress_is_the_share_of_the_way(capsys, monkeypatch):
+    """Of all samples, those that have left included; drawn where it is asked for."""
+    solve(rotation, torch.ones(2, 2), (5.0, 1.0), progress=True)
+    assert "0/100" in capsys.readouterr().err
+    solve(rotation, torch.ones(2, 2), (5.0, 1.0), progress=False)
+    assert capsys.readouterr().err == ""
+    shares: list[float] = []
+    monkeypatch.setattr(Bar, "__enter__", lambda self: shares.append)
+    monkeypatch.setattr(Bar, "__exit__", lambda self, *error: None)
+    sol = solve(logistic, HALF, (5.0, 1.0), rtol=1e-8)
+    assert len(shares) == int((sol.steps + sol.rejected).max())
+    assert shares == sorted(shares)
+    assert 0.0 <= shares[0] < shares[-1] == 100.0
 
 
 def test_a_controller_of_ones_own():

@@ -1,0 +1,35 @@
+"""A progress bar that appears after a second of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Bar:
+    """``with Bar(total, show, unit) as tick``: tick(n) moves it to n; None where nothing is to be shown.
+
+    ``show`` is True, False, or None for: on a terminal, and only if the work takes more than a second.
+    """
+
+    def __init__(self, total: float, show: bool | None, unit: str):
+        self.total, self.show, self.unit = total, show, unit
+
+    def __enter__(self) -> Callable[[float], None] | None:
+        self.bar = None
+        if self.show is False:
+            return None
+        from tqdm.auto import tqdm
+
+        disable = None if self.show is None else False
+        delay = 0.0 if self.show else 1.0
+        bar = tqdm(total=self.total, delay=delay, disable=disable, leave=False, unit=self.unit)
+        self.bar = bar
+
+        def tick(n: float) -> None:
+            bar.update(n - bar.n)
+
+        return None if bar.disable else tick
+
+    def __exit__(self, *error) -> None:
+        if self.bar is not None:
+            self.bar.close()
