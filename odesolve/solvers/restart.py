@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import defaultdict
 
 import torch
 
@@ -18,15 +17,6 @@ from odesolve.solvers.writer import Writer
 Segments = tuple[tuple[float, tuple[int, int, float]], ...]
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """After step ``index``: ``times`` times up to the first of ``levels``, and down all of them to where it started."""
-
-    index: int
-    times: int
-    levels: list[Point]
-
-
 @solver("restart", 2, 2, "Xu et al. 2023 (Restart), Algorithm 1", starters=12, clock="rho", stochastic=True)
 def restart(w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: float = 1.0) -> None:
     """Heun's method in rho = sigma/alpha with restart segments {t_min: (steps, times, t_max)}, levels in rho.
@@ -36,36 +26,42 @@ def restart(w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: 
     Raises PlanError for a segment that cannot be, or reaches beyond the noise end.
     """
     towards_data(w)
-    placed = {p.index: p for p in _placed(w, segments)}
+    rounds = _rounds(w, segments)
     x, exact = w.start, s_noise == 1.0
     for i, (s, t) in enumerate(w.steps):
-        segment = placed.get(i)
-        if segment is None:
-            x = heun_step(w, s, t, x, w.step, exact)
-            continue
-        x = heun_step(w, s, t, x, w.stage, exact)
-        legs = [*zip(segment.levels, [*segment.levels[1:], t], strict=True)]
-        for k in range(segment.times):
-            x = raise_noise(w, t, segment.levels[0], x, s_noise)
-            for a, b in legs:
-                last = k == segment.times - 1 and b is t
+        x = heun_step(w, s, t, x, w.stage if rounds[i] else w.step, exact)
+        for k, levels in enumerate(rounds[i]):
+            x = raise_noise(w, t, levels[0], x, s_noise)
+            for a, b in zip(levels, [*levels[1:], t], strict=True):
+                last = k == len(rounds[i]) - 1 and b is t
                 x = heun_step(w, a, b, x, w.step if last else w.stage, exact)
 
 
-def _placed(w: Writer, segments: Segments | Mapping[float, tuple[int, int, float]]) -> list[_Segment]:
+def _rounds(w: Writer, segments: Segments) -> dict[int, list[list[Point]]]:
+    """For the index of a step the ways back that follow it: their points from t_max down."""
     top = w.path.point(w.path.t_noise).rho
-    placed = []
-    for low, (steps, times, high) in segments.items() if isinstance(segments, Mapping) else segments:
-        if not (0 < low < high <= top and steps >= 1 and times >= 1):
-            raise PlanError(
-                f"{w.solver}: the segment {low}: ({steps}, {times}, {high}) is none: give t_min: (steps, times, t_max) with "
-                f"0 < t_min < t_max <= {top:.6g}, steps and times at least 1"
-            )
+    rounds: dict[int, list[list[Point]]] = defaultdict(list)
+    for segment in segments:
+        low, steps, times, high = _checked(w, segment, top)
         ends = [(abs(t.rho - low), i) for i, (_, t) in enumerate(w.steps) if 0 < t.rho < high]
         if ends:
             index = min(ends)[1]
-            placed.append(_Segment(index, times, _karras(w, high, w.steps[index][1].rho, steps)))
-    return placed
+            rounds[index] += [_karras(w, high, w.steps[index][1].rho, steps)] * times
+    return rounds
+
+
+def _checked(w: Writer, segment: tuple[float, tuple[int, int, float]], top: float) -> tuple[float, int, int, float]:
+    try:
+        low, (steps, times, high) = segment
+        possible = 0 < low < high <= top and steps >= 1 and times >= 1 and int(steps) == steps and int(times) == times
+    except (TypeError, ValueError):
+        possible = False
+    if not possible:
+        raise PlanError(
+            f"{w.solver}: {segment!r} is no restart segment: give {{t_min: (steps, times, t_max)}} with 0 < t_min < t_max <= "
+            f"{top:.6g} and whole numbers of steps and times"
+        )
+    return low, int(steps), int(times), high
 
 
 def _karras(w: Writer, high: float, low: float, steps: int) -> list[Point]:

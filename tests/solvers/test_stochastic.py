@@ -138,7 +138,7 @@ def test_restart_is_its_algorithm():
             x = x + math.sqrt(high**2 - low**2) * next(draws)
             for a, b in itertools.pairwise(inner):
                 x = heun(x, a, b)
-    plan = ode.plan("restart", path, grid=grids.sigmas(path, levels), segments=((0.31, (steps, times, high)),))
+    plan = ode.plan("restart", path, grid=grids.sigmas(path, levels), segments={0.31: [steps, times, high]})
     torch.testing.assert_close(ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11)
 
 
@@ -188,10 +188,25 @@ def test_what_options_cannot_be(solver, wanted):
         ode.plan(solver, paths.VP(), 5, "karras")
 
 
-@pytest.mark.parametrize("segment", [(2.0, (3, 1, 1.0)), (0.1, (0, 1, 1.0)), (0.1, (3, 0, 1.0)), (0.1, (3, 1, 1e4))])
+def test_restart_segments_on_a_coarse_grid():
+    """Two that fall on one step are both done there; one that the grid has no place for is left out."""
+    path = PATHS["edm"]
+    both = ode.plan("restart", path, 3, "karras", segments={0.2: (2, 1, 3.0), 0.1: (2, 3, 3.0)})
+    assert both.nfe == 5 + 2 * 2 * (1 + 3)
+    assert (
+        ode.plan("restart", path, 3, "karras", segments={1e-3: (2, 1, 1.5e-3)})
+        .diff(ode.plan("heun_edm", path, 3, "karras"))
+        .same()
+    )
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [(2.0, (3, 1, 1.0)), (0.1, (0, 1, 1.0)), (0.1, (3, 0, 1.0)), (0.1, (3, 1, 1e4)), (0.1, 3), (0.1, (2.5, 1, 1.0))],
+)
 def test_restart_segments_that_cannot_be(segment):
-    with pytest.raises(ode.PlanError, match=r"give t_min: \(steps, times, t_max\)"):
-        ode.plan("restart", paths.EDM(), 5, "karras", segments=(segment,))
+    with pytest.raises(ode.PlanError, match=r"give {t_min: \(steps, times, t_max\)}"):
+        ode.plan("restart", paths.EDM(), 5, "karras", segments=dict([segment]))
 
 
 def test_functions_that_cannot_be_noise():
