@@ -193,11 +193,8 @@ def test_restart_segments_on_a_coarse_grid():
     path = PATHS["edm"]
     both = ode.plan("restart", path, 3, "karras", segments={0.2: (2, 1, 3.0), 0.1: (2, 3, 3.0)})
     assert both.nfe == 5 + 2 * 2 * (1 + 3)
-    assert (
-        ode.plan("restart", path, 3, "karras", segments={1e-3: (2, 1, 1.5e-3)})
-        .diff(ode.plan("heun_edm", path, 3, "karras"))
-        .same()
-    )
+    none = ode.plan("restart", path, 3, "karras", segments={1e-3: (2, 1, 1.5e-3)})
+    assert none.diff(ode.plan("heun_edm", path, 3, "karras")).same(1e-11)
 
 
 @pytest.mark.parametrize(
