@@ -1,0 +1,71 @@
+"""A model as the right-hand side of an adaptive solve: its velocity in time, or its noise prediction in the log-SNR."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.exponential import NODES, Exponential
+from odesolve.adaptive.solution import Solution
+from odesolve.errors import OdesolveError
+from odesolve.models import Model
+
+
+@dataclass(frozen=True)
+class ModelProblem:
+    """What ``solve`` needs of a model.
+
+    ``times`` are those of the solver's clock, which is the log-SNR if ``method`` is there; ``compact`` is False where
+    conditions belong to the samples, so that the network is always called on all of them.
+    """
+
+    model: Model
+    f: Callable[[Tensor, Tensor], Tensor]
+    times: list[float]
+    compact: bool
+    method: Exponential | None = None
+
+    def back(self, solution: Solution) -> Solution:
+        """The solution with times of the path."""
+        if self.method is None:
+            return solution
+        landed = solution.t == self.times[-1]
+        t = self.model.path.t_of_lam(solution.t)
+        return replace(solution, t=torch.where(landed, self.ends, t))
+
+    ends: float = math.nan
+
+
+def model_problem(model: Model, solver: object, times: list[float], args: Sequence[object] = ()) -> ModelProblem:
+    """The problem of a model between times of its path.
+
+    The log-SNR of "dpm_solver_12" and "dpm_solver_23" is infinite at sigma = 0: they stop at ``path.t_min`` instead.
+    Raises OdesolveError where they would start at an infinite log-SNR, and for ``args``.
+    """
+    if args:
+        raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
+    tensors = [v for cond in (model.cond, model._uncond or {}) for v in cond.values() if isinstance(v, Tensor)]
+    compact = not any(v.dim() for v in tensors)
+    if not isinstance(solver, str) or solver not in NODES:
+        return ModelProblem(model, lambda t, x: model.velocity(x, _flat(t)), times, compact)
+    path = model.path
+    lams: list[float] = path.lam(torch.tensor(times, dtype=torch.float64)).tolist()
+    if math.isinf(lams[-1]) and lams[-1] > 0 and len(times) > 1:
+        times, lams = [*times[:-1], path.t_min], [*lams[:-1], float(path.lam(path.t_min))]
+    if not all(map(math.isfinite, lams)):
+        inside = path.t_noise if path.t_clip is None else path.t_clip
+        raise OdesolveError(f"the log-SNR is infinite at t={times[0]}: give times between {inside} and {path.t_min}")
+
+    def noise(lam: Tensor, x: Tensor) -> Tensor:
+        return model.noise(x, path.t_of_lam(_flat(lam).double()))
+
+    return ModelProblem(model, noise, lams, compact, Exponential(solver, path), times[-1])
+
+
+def _flat(t: Tensor) -> Tensor:
+    """Times (B,) or a number, as a model takes them."""
+    return t.reshape(-1) if t.dim() else t
