@@ -1,6 +1,7 @@
 // control: see kernels/control.py for the contract, and for what the rows and settings are.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "ops.h"
 
@@ -9,7 +10,7 @@ namespace {
 
 enum Row { T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, ROWS };
 enum Status { RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED };
-enum Kind { BY_STEP = 1, IF_TOOK = 2, IF_KEPT = 4 };
+enum Kind { BY_STEP = 1, IF_TOOK = 2, IF_KEPT = 4, KINDS = 8 };
 constexpr double LANDING = 1.01, SMALLEST = 1e-10, RESOLUTION = 8 * 0x1p-52;
 
 // In the order in which they lie in memory.
@@ -17,6 +18,9 @@ struct Settings {
     double end, beta[3], exponent, safety, least, most, accept, floor, shortest, longest, limit, evaluations;
 };
 constexpr int64_t SETTINGS = sizeof(Settings) / sizeof(double);
+
+// x^-exponent: most controllers remember nothing.
+double power(double x, double exponent) { return exponent == 0.0 ? 1.0 : std::pow(x, -exponent); }
 
 // The control state of one sample.
 class Sample {
@@ -69,8 +73,8 @@ class Sample {
         const bool smooth = given_.accept > 0.0;
         error = smooth ? norm + given_.floor : std::max(norm, SMALLEST);
         const double last = s[ERROR] > 0.0 ? s[ERROR] : error, older = s[OLDER] > 0.0 ? s[OLDER] : last;
-        change = std::pow(error, -given_.beta[0]) * std::pow(last, -given_.beta[1]) *
-                 std::pow(older, -given_.beta[2]) * given_.safety;
+        change = power(error, given_.beta[0]) * power(last, given_.beta[1]) * power(older, given_.beta[2]);
+        change *= given_.safety;
         if (smooth) {
             change = float(1.0 + std::atan(change - 1.0));
             return change >= given_.accept;
@@ -106,16 +110,19 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const double *const errors = doubles(norm, batch), *const coefficient = doubles(table, 2 * columns);
     const double* const node = doubles(nodes, stages);
     const Settings& given = *reinterpret_cast<const Settings*>(doubles(settings, SETTINGS));
+    std::vector<int> kinds(columns);
+    for (int64_t w = 0; w < columns; ++w) kinds[w] = int(coefficient[columns + w]) & (KINDS - 1);
     for (int64_t b = 0; b < batch; ++b) {
         const Sample s(rows + b, batch, given);
         if (!begin) s.judge(errors[b]);
         s.aim();
         const double t = s[T], h = s[H];
-        for (int64_t w = 0; w < columns; ++w) {
-            const int kind = int(coefficient[columns + w]);
+        double by_kind[KINDS];
+        for (int kind = 0; kind < KINDS; ++kind) {
             const bool off = kind & (s[TOOK] != 0.0 ? IF_KEPT : IF_TOOK);
-            out[b * columns + w] = off ? 0.0 : kind & BY_STEP ? coefficient[w] * h : coefficient[w];
+            by_kind[kind] = off ? 0.0 : kind & BY_STEP ? h : 1.0;
         }
+        for (int64_t w = 0; w < columns; ++w) out[b * columns + w] = coefficient[w] * by_kind[kinds[w]];
         for (int64_t i = 0; i < stages; ++i) {
             const bool landing = node[i] == 1.0 && h == given.end - t;
             put(times, i * times.stride[0] + b * times.stride[1], landing ? given.end : t + node[i] * h);
