@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from odesolve.adaptive import Controller
+from odesolve.adaptive.events import Event
 from odesolve.adaptive.implicit import ESDIRK, ESDIRKS, Implicit, hermite
 from odesolve.adaptive.linear import gmres
 from odesolve.errors import OdesolveError
@@ -304,3 +305,25 @@ def test_refusals():
         solve(robertson, torch.ones(1, 3), solver="dopri5", linear="dense")
     with pytest.raises(OdesolveError, match='linear="krylov"'):
         solve(lambda t, y: -y, torch.ones(1, 5000), solver="kvaerno5", linear="dense")
+
+
+@SOLVERS
+def test_outputs_and_dense(solver):
+    """Between steps of an implicit solver stands the cubic of its ends and slopes."""
+    y0, t = torch.tensor([[2.0, 1.5], [1.0, 0.5]], dtype=F64), torch.linspace(0, 3, 8, dtype=F64)
+    exact = solve(lotka_volterra, y0, t, "dopri8", rtol=1e-12, atol=1e-13).y
+    sol = solve(lotka_volterra, y0, t, solver, rtol=1e-7, atol=1e-9, dense=True, max_step=0.05)
+    torch.testing.assert_close(sol.y, exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(sol.at(t), sol.y, rtol=1e-12, atol=1e-13)
+
+
+def test_event():
+    """Terminal events end implicit solves too: where the first species falls through 2.5."""
+    falls = Event(lambda t, y: y[:, 0] - 2.5, direction=-1)
+    y0 = torch.tensor([[2.0, 1.5], [2.0, 2.5]], dtype=F64)
+    args: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11, "events": falls}
+    ours = solve(lotka_volterra, y0, (0.0, 5.0), "kvaerno5", max_step=0.01, **args)
+    theirs = solve(lotka_volterra, y0, (0.0, 5.0), "dopri8", **args)
+    assert ours.status == ["event", "event"]
+    torch.testing.assert_close(ours.t, theirs.t, rtol=0, atol=1e-7)
+    torch.testing.assert_close(ours.last[:, 0], torch.full((2,), 2.5, dtype=F64), rtol=0, atol=1e-9)
