@@ -31,7 +31,7 @@ def stochastic_heun(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any) -> A
 
 
 def sra1(x: Any, f: Drift, g: Diffusion, t: Any, h: Any, w: Any, a: Any) -> Any:
-    """The state after a step of SRA1: strong order 1.5, weak order 2, two drifts (Rossler 2010, table 6.3).
+    """The state after a step of SRA1: strong order 1.5, weak order 2, two drifts (Rossler 2010).
 
     Its integral of s dW over the step is h (w/2 + a); a time-dependent diffusion adds the last term.
     """

@@ -27,7 +27,7 @@ class _Step:
     order: int
 
 
-@solver("sa_solver", 2, 1, "Xue et al. 2023 (SA-Solver), Algorithm 1", stochastic=True)
+@solver("sa_solver", 2, 1, "Xue et al. 2023 (SA-Solver)", stochastic=True)
 def sa_solver(
     w: Writer,
     *,

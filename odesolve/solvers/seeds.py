@@ -13,7 +13,7 @@ from odesolve.solvers.stochastic import tau_mean, tau_noise
 from odesolve.solvers.writer import Writer
 
 
-@solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS), Algorithm 2", stochastic=True)
+@solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS-2)", stochastic=True)
 def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpoint", s_noise: float = 1.0) -> None:
     """SEEDS-2: one stage at the fraction r of the step in log-SNR; ``eta`` is the square of the noise level.
 
@@ -38,7 +38,7 @@ def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpo
         x = w.step(t, mean + tau_noise(w, s, t, eta, (m,), s_noise), exact)
 
 
-@solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS), Algorithm 3", stochastic=True)
+@solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True)
 def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """SEEDS-3: stages at one and two thirds of the step in log-SNR; ``eta`` is the square of the noise level."""
     check_level(w, "eta", eta)

@@ -64,7 +64,7 @@ def stochastic_heun(w: Writer, *, tau: float = 1.0) -> None:
     run_srk(w, "stochastic_heun", tau)
 
 
-@solver("sra1", 2, 2, "Rossler 2010, table 6.3 (SRA1)", stochastic=True)
+@solver("sra1", 2, 2, "Rossler 2010 (SRA1)", stochastic=True)
 def sra1(w: Writer, *, tau: float = 1.0) -> None:
     """SRA1 on x/sigma in log-SNR at the noise level ``tau``: strong order 1.5, weak order 2."""
     run_srk(w, "sra1", tau)

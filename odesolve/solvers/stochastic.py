@@ -70,7 +70,7 @@ def split_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, split: Spl
 def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) -> Linear:
     """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda through the nodes.
 
-    x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et al. 2023, proposition 4.2).
+    x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et al. 2023).
     """
     if singular(s, t):
         return first_order(s, t, x, nodes[0][1]) if tau2 == 0.0 else t.alpha * nodes[0][1]

@@ -92,7 +92,7 @@ def test_integrals_of_er_sde(scaling, high, low):
 
 
 def test_published_er_sde_is_the_papers_recursion():
-    """Algorithm 3 with differences of differences, the integrals by an adaptive rule."""
+    """Differences of differences, the integrals by an adaptive rule."""
     path, ratio = paths.EDM(), RATIOS["er"]
     problem = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))
     model, phi = problem.model(path, "data"), lambda rho: rho * ratio(rho)
