@@ -39,7 +39,7 @@ def ddpm(w: Writer, *, variance: str = "small") -> None:
             x = w.step(t, mean + (s.sigma * math.sqrt(split.fresh)) * w.noise(s, t), exact=False)
 
 
-@solver("euler_ancestral_rf", 1, 1, "Lightricks and ComfyUI (Euler ancestral for rectified flow)", stochastic=True)
+@solver("euler_ancestral_rf", 1, 1, "Lightricks and ComfyUI (Euler ancestral for flows)", clock="t", stochastic=True)
 def euler_ancestral_rf(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """Euler ancestral whose lower level is set in time, t (1 + eta (t/s - 1)), as flow models use it.
 
