@@ -16,6 +16,7 @@ from odesolve.adaptive.drift import Drift, State
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.progress import Bar
 from odesolve.solve import CONTROLLER, SYNC, _length, _times, _tolerance
 from odesolve.start import Ids, keys_of
 from odesolve.stochastic.adaptive import Control, adapt
@@ -78,6 +79,7 @@ def solve_sde(
     max_steps: int = 100_000,
     controller: Controller = CONTROLLER,
     compact: bool = True,
+    progress: bool | None = None,
 ) -> SDESolution:
     """Solve dy = f dt + g dW from t[0] to t[-1].
 
@@ -101,6 +103,7 @@ def solve_sde(
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
             one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
         first_step, max_steps, controller, compact: of these, as in ``ode.solve``.
+        progress: show a bar; by default on a terminal, after a second.
 
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
@@ -120,12 +123,14 @@ def solve_sde(
         def equation(part: Drift) -> Equation:
             return Equation(part, g, noise, keys)
 
-        return _solution(drift, *adapt(equation, drift, chosen, path, times, control))
+        with Bar(abs(times[-1] - times[0]), progress, "time") as tick:
+            return _solution(drift, *adapt(equation, drift, chosen, path, times, control, tick))
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
     increments = Streams() if path is None else Path(path)
-    return _solution(drift, *march(Equation(drift, g, noise, keys), chosen, step, increments, times, count, None))
+    with Bar(count * (len(times) - 1), progress, "step") as tick:
+        return _solution(drift, *march(Equation(drift, g, noise, keys), chosen, step, increments, times, count, tick))
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:

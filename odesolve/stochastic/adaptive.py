@@ -101,9 +101,11 @@ def adapt(
     path: BrownianPath,
     times: Sequence[float],
     control: Control,
+    tick: Callable[[float], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(states at the times (n, B, ...), last states (B, ...), control state), every sample landing on every time."""
     y, span = drift.start, times[-1] - times[0]
+    seen = None if tick is None else lambda t: tick(float((t - times[0]).abs().min()))
     out = y.new_empty(len(times), *y.shape)
     out[0] = y
     state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
@@ -118,7 +120,7 @@ def adapt(
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
         batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
         # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.
-        results = integrate(cast(Method, method), batch, None, c.sync, c.compact)
+        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen)
         y, state = results.y, results.state
         ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
         out[i + 1] = y.masked_fill(ended, torch.nan)

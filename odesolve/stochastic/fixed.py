@@ -66,7 +66,7 @@ def march(
     increments: Increments,
     times: Sequence[float],
     steps: int,
-    tick: Callable[[], None] | None,
+    tick: Callable[[float], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps`` steps between two times."""
     x, new = eq.drift.start.clone(), torch.empty_like(eq.drift.start)
@@ -84,6 +84,6 @@ def march(
             alive.note(s, x, new)
             x, new, number = new, x, number + 1
             if tick is not None:
-                tick()
+                tick(number)
         out[i + 1] = alive.masked(x)
     return out, x, alive.finish(times[-1])

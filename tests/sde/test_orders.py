@@ -1,0 +1,137 @@
+"""Strong and weak orders: slopes over halved steps, on one Brownian path or by exact moments."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import odesolve as ode
+
+WIDE = {"dtype": torch.float64}
+SAMPLES = 1000
+STEPS, FINER = (8, 16, 32, 64), (32, 64, 128)
+
+
+def slope(errors, steps=STEPS):
+    return -float(np.polyfit(np.log2(steps), np.log2(errors), 1)[0])
+
+
+def strong(f, g, y0, exact, path, solver, counts=STEPS, **options):
+    """Slope of the root mean square error at the end, on one path."""
+    errors = []
+    for n in counts:
+        sol = ode.solve_sde(f, g, y0, solver=solver, steps=n, tree=path, **options)
+        errors.append(float((sol.last - exact).square().mean().sqrt()))
+    return slope(errors, counts)
+
+
+def path(seed, area=False):
+    return ode.BrownianPath((SAMPLES, 1), seed=seed, area=area, dtype=torch.float64)
+
+
+DRIFT = 0.5
+SPREAD = 0.8
+
+
+@pytest.mark.parametrize(
+    ("solver", "calculus", "order"),
+    [
+        ("euler_maruyama", "ito", 0.5),
+        ("milstein", "ito", 1.0),
+        ("milstein", "stratonovich", 1.0),
+        ("stochastic_heun", "stratonovich", 1.0),
+    ],
+)
+@pytest.mark.parametrize("noise", ["diagonal", "scalar"])
+def test_strong_order_on_geometric_brownian_motion(solver, calculus, noise, order):
+    """Against its solution exp((mu - sigma^2/2) t + sigma W), mu^ = mu - sigma^2/2 in the other calculus."""
+    w, y0 = path(5), torch.ones(SAMPLES, 1, **WIDE)
+    ito = DRIFT - SPREAD**2 / 2 if calculus == "ito" else DRIFT
+    exact = torch.exp(ito + SPREAD * w(0.0, 1.0))
+    options = {"calculus": calculus, "noise": noise}
+    found = strong(lambda t, y: DRIFT * y, lambda t, y: SPREAD * y, y0, exact, w, solver, **options)
+    assert found == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", ["milstein", "stochastic_heun"])
+def test_strong_order_where_the_diffusion_is_not_linear(solver):
+    """dy = 0.8 sqrt(1 + y^2) o dW has the solution sinh(arsinh(y0) + 0.8 W): a bias of g'' g^2 would be seen."""
+    w, y0 = path(5), torch.ones(SAMPLES, 1, **WIDE)
+    exact = torch.sinh(torch.asinh(y0) + SPREAD * w(0.0, 1.0))
+    options = {"calculus": "stratonovich"}
+    found = strong(lambda t, y: 0 * y, lambda t, y: SPREAD * (1 + y * y).sqrt(), y0, exact, w, solver, **options)
+    assert found == pytest.approx(1.0, abs=0.2)
+
+
+def well(t, y):
+    return y - y**3
+
+
+def growing(t):
+    return 0.4 + 0.3 * (3 * t).sin()
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5), ("shark", 1.5)]
+)
+@pytest.mark.parametrize("direction", [1, -1])
+def test_strong_order_in_a_double_well(solver, order, direction):
+    """Noise that changes with time, against a fine solution on the same path, forward and backward."""
+    w, y0 = path(6, area=True), torch.full((SAMPLES, 1), 0.3, **WIDE)
+    t = (0.0, 1.0)[::direction]
+
+    def f(t, y):
+        return direction * well(t, y)
+
+    options = {"noise": "additive", "t": t}
+    exact = ode.solve_sde(f, growing, y0, solver="shark", steps=2048, tree=w, **options).last
+    assert strong(f, growing, y0, exact, w, solver, FINER, **options) == pytest.approx(order, abs=0.2)
+
+
+RATE, SIGMA, MEAN0, VAR0 = 1.3, 0.7, 2.0, 0.1
+
+
+def linear_map(solver, h):
+    """(a, b_W, b_H) of one step x' = a x + b_W W + b_H H of the Ornstein-Uhlenbeck process, found by running it."""
+    increments = ode.BrownianPath((50, 1), t=(0.0, h), seed=1, area=True, dtype=torch.float64)
+    options = {"t": (0.0, h), "solver": solver, "steps": 1, "noise": "additive", "tree": increments}
+    w, a = increments(0.0, h, area=True)
+    quiet = ode.solve_sde(lambda t, y: -RATE * y, 0.0, torch.ones(50, 1, **WIDE), **options).last
+    noisy = ode.solve_sde(lambda t, y: -RATE * y, SIGMA, torch.zeros(50, 1, **WIDE), **options).last
+    columns = torch.cat([w, a], 1)
+    b = torch.linalg.lstsq(columns, noisy).solution
+    assert torch.allclose(columns @ b, noisy, rtol=0, atol=1e-14)
+    return float(quiet[0]), *b[:, 0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 2.0), ("sra1", 2.0), ("shark", 2.0)]
+)
+def test_weak_order_on_ornstein_uhlenbeck(solver, order):
+    """Mean and variance after n steps follow from the step's coefficients: no Monte Carlo."""
+    means, variances = [], []
+    for n in STEPS:
+        h = 1.0 / n
+        a, b_w, b_h = linear_map(solver, h)
+        mean, variance = MEAN0, VAR0
+        for _ in range(n):
+            mean, variance = a * mean, a * a * variance + b_w**2 * h + b_h**2 * h / 12
+        decay = math.exp(-RATE)
+        means.append(abs(mean - MEAN0 * decay))
+        variances.append(abs(variance - VAR0 * decay**2 - SIGMA**2 / (2 * RATE) * (1 - decay**2)))
+    assert slope(means) == pytest.approx(order, abs=0.2)
+    assert slope(variances) == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)]
+)
+def test_strong_order_on_ornstein_uhlenbeck(solver, order):
+    """On one path, against a fine solution. A linear drift is special: order 2 where 1.5 is promised."""
+    w, y0 = path(7, area=True), torch.full((SAMPLES, 1), 0.3, **WIDE)
+    options = {"noise": "additive"}
+    exact = ode.solve_sde(lambda t, y: -RATE * y, SIGMA, y0, solver="shark", steps=2048, tree=w, **options).last
+    assert strong(lambda t, y: -RATE * y, SIGMA, y0, exact, w, solver, **options) == pytest.approx(order, abs=0.2)
