@@ -93,7 +93,7 @@ def _plan(
     if reverse:
         times = times[::-1] if closed and entry.clock == "t" else _encoding_times(path, times)
     flags = [name for name, on in (("afs", afs), ("tree", tree)) if on]
-    label = ",".join([*(f"{k}={v}" for k, v in options), *flags])
+    label = ",".join([*(f"{k}={getattr(v, '__name__', v)}" for k, v in options), *flags])
     writer = Writer(path, times, f"{entry.name}({label})" if label else entry.name, closed, afs, tree)
     entry.write(writer, **dict(options))
     return writer.plan()

@@ -152,6 +152,16 @@ def test_any_diffusion_coefficient():
     assert at_one.weights[0][2] == pytest.approx(math.sqrt(2 * 1.0 * 0.25), rel=1e-14)
 
 
+def test_a_function_as_an_option_is_named():
+    """By its own name: the name of a plan is part of what it hashes to, and must not hold an address."""
+
+    def rising(t):
+        return 1.0 + t
+
+    plan = ode.plan("euler_maruyama", paths.VP(), 3, diffusion=rising)
+    assert plan.solver == "euler_maruyama(diffusion=rising)"
+
+
 REVERSED = [n for n in STOCHASTIC if n not in ("predictor_corrector", "annealed_langevin")]
 
 
