@@ -38,7 +38,7 @@ class Drift:
         batch = pieces[0].shape[0] if self.by_sample else 1
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.sizes = [s.numel() for s in self.shapes]
-        whole = [y.detach().reshape(batch, *s) for y, s in zip(pieces, self.shapes, strict=True)]
+        whole = [y.detach().reshape(batch, *(s or (1,))) for y, s in zip(pieces, self.shapes, strict=True)]
         self.start = whole[0].contiguous() if self.keys is None else torch.cat([y.reshape(batch, -1) for y in whole], 1)
         self.args, self.rows = self.given, batch
 
@@ -64,19 +64,19 @@ class Drift:
         out = self.f(t, self.open(y), *(self.args if args is None else args))
         if self.keys is not None:
             return self._pack(out, y)
-        if not isinstance(out, Tensor) or out.shape != (y.shape if self.by_sample else y.shape[1:]):
+        if not isinstance(out, Tensor) or out.shape != (y.shape if self.by_sample else self.shapes[0]):
             raise self._misfit(out, y)
         if out.dtype != y.dtype:
             out = out.to(y.dtype)
         if not dispatch.transformed() and out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
             out = out.clone()  # y is a buffer that the next stage is written to
-        return out if self.by_sample else out[None]
+        return out if self.by_sample else out.reshape(y.shape)
 
     def open(self, y: Tensor) -> Any:
         """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""
         lead = y.shape[: y.dim() - self.start.dim()]
         if self.keys is None:
-            return y if self.by_sample else y.squeeze(len(lead))
+            return y if self.by_sample else y.reshape((*lead, *self.shapes[0]))
         lead = (*lead, y.shape[len(lead)]) if self.by_sample else lead
         flat = y if self.by_sample else y.squeeze(len(lead))
         pieces = [x.view(*lead, *s) for x, s in zip(flat.split(self.sizes, -1), self.shapes, strict=True)]
