@@ -67,7 +67,9 @@ class Diagnosis:
                 f"for {self.floor:.0%} of the state the tolerance is below its rounding: use float64, or raise rtol"
             )
         if self.status == "min_step" and self.floor == 0:
-            lines.append(f"no step down to {self.shortest:.1g} is accurate: f or its solution is singular or jumps near this t")
+            lines.append(
+                f"no step down to {self.shortest:.1g} is accurate: f or its solution is singular or jumps near this t"
+            )
         return "\n".join(lines)
 
 
