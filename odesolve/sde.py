@@ -17,7 +17,7 @@ from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.progress import Bar
-from odesolve.solve import CONTROLLER, SYNC, _length, _times, _tolerance
+from odesolve.solve import SYNC, _length, _times, _tolerance
 from odesolve.start import Ids, keys_of
 from odesolve.stochastic.adaptive import Control, adapt
 from odesolve.stochastic.equation import Equation
@@ -27,6 +27,9 @@ from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
 
 NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
 DEFAULT_STEPS = 100
+# The error of a step is random: one that happens to be small says little of the next. At tolerances from 1e-2 to 1e-4 in a
+# double well the elementary controller rejects a third of the attempts and makes 4 times the error at 0.85 of the cost.
+CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
 TICKS = 16  # of the path in the shortest step
 
 

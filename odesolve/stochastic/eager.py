@@ -94,11 +94,14 @@ class Workspace:
     def write(
         self, out: Tensor, x: Combination, error: Combination | None = None, norm: ErrorNorm | None = None
     ) -> None:
-        """Write a value, and the norm of an error that is made of the same tensors and streams."""
-        ins, streams = [given for given, _ in x.terms.values()], list(x.streams)
-        rows = [[c for _, c in x.terms.values()] + list(x.streams.values())]
+        """Write a value, and the norm of an error, which may be made of more tensors."""
+        held, streams = dict(x.terms), list(x.streams)
+        if error is not None:
+            held.update({key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in held})
+        ins = [given for given, _ in held.values()]
+        rows = [[c for _, c in held.values()] + list(x.streams.values())]
         base = -1
-        if norm is not None and error is not None:
+        if error is not None:
             rows.append([error.coefficient(y) for y in ins] + [error.streams.get(s, 0.0) for s in streams])
         if not ins:
             normal_sums((out,), self.keys, streams, self._block(rows))

@@ -30,11 +30,12 @@ class Equation:
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
         self._g = _diffusion(g, noise)
         self.drifts: list[Tensor] = []
+        self.diffusions: list[Any] = []
 
     def begin(self) -> None:
-        """Start a step: ``drifts`` collects what f returns in it."""
+        """Start a step: ``drifts`` and ``diffusions`` collect what f and g return in it."""
         self.space.begin()
-        self.drifts = []
+        self.drifts, self.diffusions = [], []
 
     @property
     def keys(self) -> Tensor:
@@ -62,7 +63,10 @@ class Equation:
 
     def g(self, t: Number, x: Combination) -> Any:
         """The diffusion, as what multiplies the increment of W: numbers, a tensor of y's form, or a value of scalar noise."""
-        y = self.space.value(x)
+        self.diffusions.append(self._value(t, self.space.value(x)))
+        return self.diffusions[-1]
+
+    def _value(self, t: Number, y: Tensor) -> Any:
         out = self._g(self.time(t), self.drift.open(y), *self.drift.args)
         if isinstance(out, (int, float)):
             return float(out) if self.noise != "scalar" else self.space.tensor(torch.full_like(y, out))
