@@ -29,6 +29,12 @@ def same_kind(mine: Cond, theirs: Cond) -> bool:
     return True
 
 
+def rows(cond: Cond, index: Tensor, batch: int) -> dict[str, Any]:
+    """The conditions of these samples (n,): tensors that hold one value for each of the batch are cut."""
+    each = {k for k, v in cond.items() if isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == batch}
+    return {k: v[index] if k in each else v for k, v in cond.items()}
+
+
 def stackable(cond: Cond, uncond: Cond, batch: int) -> bool:
     """Whether both branches fit one call: the same keywords, tensors of one shape with the batch first, equal others."""
     if cond.keys() != uncond.keys():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from odesolve.adaptive.events import Event
 from odesolve.adaptive.exponential import NODES, Exponential
 from odesolve.adaptive.solution import Solution
 from odesolve.errors import OdesolveError
@@ -19,15 +20,20 @@ from odesolve.models import Model
 class ModelProblem:
     """What ``solve`` needs of a model.
 
-    ``times`` are those of the solver's clock, which is the log-SNR if ``method`` is there; ``compact`` is False where
-    conditions belong to the samples, so that the network is always called on all of them.
+    ``f`` takes the numbers of the samples that it is asked about as its argument, for their conditions. ``times`` are
+    those of the solver's clock, which is the log-SNR if ``method`` is there.
     """
 
     model: Model
-    f: Callable[[Tensor, Tensor], Tensor]
+    f: Callable[[Tensor, Tensor, Tensor], Tensor]
+    args: tuple[Tensor]
     times: list[float]
-    compact: bool
     method: Exponential | None = None
+
+    @staticmethod
+    def event(event: Event) -> Event:
+        """An event of the user's, which is not told the numbers of the samples."""
+        return replace(event, fn=lambda t, x, index: event.fn(t, x))
 
     def back(self, solution: Solution) -> Solution:
         """The solution with times of the path."""
@@ -40,18 +46,24 @@ class ModelProblem:
     ends: float = math.nan
 
 
-def model_problem(model: Model, solver: object, times: list[float], args: Sequence[object] = ()) -> ModelProblem:
-    """The problem of a model between times of its path.
+def model_problem(
+    model: Model, x: Tensor, solver: object, times: list[float], args: Sequence[object] = ()
+) -> ModelProblem:
+    """The problem of a model from the state x (B, ...) between times of its path.
 
     The log-SNR of "dpm_solver_12" and "dpm_solver_23" is infinite at sigma = 0: they stop at ``path.t_min`` instead.
     Raises OdesolveError where they would start at an infinite log-SNR, and for ``args``.
     """
     if args:
         raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
-    tensors = [v for cond in (model.cond, model._uncond or {}) for v in cond.values() if isinstance(v, Tensor)]
-    compact = not any(v.dim() for v in tensors)
+    batch = x.shape[0]
+    samples = (torch.arange(batch, device=x.device),)
+
+    def of(index: Tensor) -> Model:
+        return model if len(index) == batch else model.rows(index, batch)
+
     if not isinstance(solver, str) or solver not in NODES:
-        return ModelProblem(model, lambda t, x: model.velocity(x, _flat(t)), times, compact)
+        return ModelProblem(model, lambda t, x, index: of(index).velocity(x, _flat(t)), samples, times)
     path = model.path
     lams: list[float] = path.lam(torch.tensor(times, dtype=torch.float64)).tolist()
     if math.isinf(lams[-1]) and lams[-1] > 0 and len(times) > 1:
@@ -60,10 +72,10 @@ def model_problem(model: Model, solver: object, times: list[float], args: Sequen
         inside = path.t_noise if path.t_clip is None else path.t_clip
         raise OdesolveError(f"the log-SNR is infinite at t={times[0]}: give times between {inside} and {path.t_min}")
 
-    def noise(lam: Tensor, x: Tensor) -> Tensor:
-        return model.noise(x, path.t_of_lam(_flat(lam).double()))
+    def noise(lam: Tensor, x: Tensor, index: Tensor) -> Tensor:
+        return of(index).noise(x, path.t_of_lam(_flat(lam).double()))
 
-    return ModelProblem(model, noise, lams, compact, Exponential(solver, path), times[-1])
+    return ModelProblem(model, noise, samples, lams, Exponential(solver, path), times[-1])
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve import transforms
-from odesolve.conditions import Cond, own, same_kind, stackable
+from odesolve.conditions import Cond, own, rows, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
@@ -98,6 +98,13 @@ class Model:
     def branches(self) -> tuple[str, ...]:
         """Everything that one evaluation inside the guidance's interval asks of the network, in order."""
         return tuple(self._branches(True))
+
+    def rows(self, index: Tensor, batch: int) -> Model:
+        """The model for these samples (n,) of a batch: conditions with one value a sample are cut to theirs."""
+        out = copy.copy(self)
+        out.cond = rows(self.cond, index, batch)
+        out._uncond = None if self._uncond is None else rows(self._uncond, index, batch)
+        return out
 
     def settled(self) -> Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them where they are."""

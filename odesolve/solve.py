@@ -89,12 +89,13 @@ def solve(
     Raises OdesolveError for arguments that cannot be used.
     """
     times, problem = _times(t), None
+    events = (events,) if isinstance(events, Event) else tuple(events)
     if isinstance(f, Model):
-        problem = model_problem(f, solver, times, args)
-        f, times, compact = problem.f, problem.times, compact and problem.compact
+        problem = model_problem(f, _state(y0), solver, times, args)
+        f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
     drift = Drift(f, y0, args, _by_sample(control))
     every = sync or (1 if drift.start.device.type == "cpu" else SYNC)
-    watch = Watch(drift, times, (events,) if isinstance(events, Event) else events, dense)
+    watch = Watch(drift, times, events, dense)
     method = problem.method if problem is not None else None
     if method is None:
         method = _method(solver, linear, 1 if watch.idle else every)
@@ -133,6 +134,12 @@ def _start(method: Method, batch: Batch, t: float, span: float, given: float | N
     if given is not None:
         return math.copysign(_length("first_step", given), span)
     return starting_step(drift, t, span, f0, method.order, batch.rtol, batch.atol)
+
+
+def _state(y0: State) -> Tensor:
+    if not isinstance(y0, Tensor):
+        raise OdesolveError(f"y0 is a {type(y0).__name__}: give the state of a model as one tensor (B, ...)")
+    return y0
 
 
 def _by_sample(control: str | None) -> bool | None:

@@ -68,8 +68,8 @@ class BrownianPath:
         a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).unbind(0)
         if not a < b:
             raise PlanError(
-                f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from {-LIMIT:g} to {LIMIT:g}, and the step from "
-                f"t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or tree=False"
+                f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from {-LIMIT:g} to {LIMIT:g}, and "
+                f"the step from t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or tree=False"
             )
         return a, b
 

@@ -51,7 +51,7 @@ PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
 }
 
 
-@solver("predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", stochastic=True)
+@solver("predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", clock="t", stochastic=True)
 def predictor_corrector(
     w: Writer, *, predictor: str = "reverse_diffusion", corrections: int = 1, snr: float = 0.16
 ) -> None:
@@ -77,7 +77,7 @@ def predictor_corrector(
             x = w.langevin(x, score, t, snr, (s.alpha / t.alpha) ** 2 or 1.0, last=k == corrections - 1)
 
 
-@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", starters=10, stochastic=True)
+@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", starters=10, clock="rho", stochastic=True)
 def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
     """NCSN's sampler: ``each`` Langevin steps at every point of the grid, of size ``step`` sigma^2, from much noise to little.
 

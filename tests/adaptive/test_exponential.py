@@ -118,21 +118,40 @@ def test_other_solvers_take_the_velocity(solver, control):
     torch.testing.assert_close(sol.last, exact(path, x, (0.99, 0.01)), rtol=0, atol=1e-4)
 
 
-def test_conditions_of_the_samples_stay_with_them():
-    """A network that is told which sample it sees is called on all of them, whoever has ended."""
-    shift = torch.tensor([[0.0], [3.0], [-2.0]], dtype=torch.float64)
-    plain = MIXTURE.model(paths.VP(), "noise")
+@pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_23"])
+def test_conditions_of_the_samples_leave_with_them(solver):
+    """A network that is asked about fewer samples gets their conditions, guided or not."""
+    sizes = []
 
     def net(x, t, shift):
-        assert len(x) == 3
-        return plain.net(x - shift * paths.VP().alpha(t)[:, None], t)
+        assert len(x) == len(shift) == len(t)
+        sizes.append(len(x))
+        return MIXTURE.noise(x - shift[:, None], ode.paths.VP(), t)
 
-    model = ode.Model(net, paths.VP(), "noise", cond={"shift": shift})
-    x = start(paths.VP(), 0.99, 3)
-    sol = solve(model, x, (0.99, 0.02), "dpm_solver_23", rtol=1e-5, atol=1e-5)
-    assert sol.ok
-    moved = solve(plain, x - shift * paths.VP().alpha(0.99), (0.99, 0.02), "dpm_solver_23", rtol=1e-7, atol=1e-7).last
-    torch.testing.assert_close(sol.last, moved + shift * paths.VP().alpha(0.02), rtol=0, atol=2e-3)
+    model = ode.Model(net, ode.paths.VP(), "noise", time="t")
+    shift = torch.tensor([0.1, -0.2, 0.3, 0.0], dtype=torch.float64)
+    guided = model.guided(2.0, {"shift": shift}, {"shift": 0 * shift})
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[0] *= 0.01
+    options = {"solver": solver, "rtol": 1e-4, "atol": 1e-6, "t": (0.9, 0.01)}
+    whole = ode.solve(guided, x, **options)
+    assert min(sizes) < max(sizes)
+    kept = ode.solve(guided, x, compact=False, **options)
+    assert torch.equal(whole.nfe, kept.nfe)
+    torch.testing.assert_close(whole.last, kept.last, rtol=0, atol=1e-12)
+    for i in range(4):
+        one = model.guided(2.0, {"shift": shift[i : i + 1]}, {"shift": 0 * shift[:1]})
+        alone = ode.solve(one, x[i : i + 1], **options)
+        torch.testing.assert_close(alone.last[0], whole.last[i], rtol=0, atol=1e-12)
+
+
+def test_events_of_a_model_see_time_and_state():
+    model = MIXTURE.model(ode.paths.VP(), "noise")
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    half = ode.Event(lambda t, x: t[:, 0] - 0.5)
+    sol = ode.solve(model, x, t=(1.0, 0.01), events=half)
+    assert sol.status == ["event"] * 3
+    torch.testing.assert_close(sol.t, torch.full_like(sol.t, 0.5), rtol=0, atol=1e-12)
 
 
 @SOLVERS

@@ -16,8 +16,8 @@ def langevin(x, score, z, snr, scale):
     return x + column * score + torch.sqrt(2 * column) * z
 
 
-def states(plan, keys, x, ask):
-    """Every value of the plan by name; ``ask(quantity, x, t)`` is the network."""
+def states(plan, keys, x, ask, functions=()):
+    """Every value of the plan by name; ``ask(quantity, x, t)`` is the network, ``functions`` the nonlinear places."""
     draw = lambda stream: normals(keys, stream, x.shape[1:].numel()).double().reshape(x.shape)
     values = {"x0": x, **{f"~{s}": draw(s) for s in plan.streams}}
     for i in plan.instructions:
@@ -26,8 +26,10 @@ def states(plan, keys, x, ask):
         elif isinstance(i, Combine):
             for out, row in zip(i.outputs, i.weights, strict=True):
                 values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))
+        elif i.fn in dict(functions):
+            values[i.output] = dict(functions)[i.fn](values[i.input], i.t)
         else:
-            assert i.fn == "langevin", "the places that tests read"
+            assert i.fn == "langevin"
             inputs = [values[n] for n in (i.input, *i.others)]
             values[i.output] = langevin(*inputs, draw(i.stream), *i.given)
     return values

@@ -20,7 +20,9 @@ def plan_of(solver, path, grid, steps=None, **options):
     return ode.plan(solver, path, steps, grid, **options)
 
 
-@pytest.mark.parametrize(("predictor", "order"), [("reverse_diffusion", 1), ("euler_maruyama", 1), ("ancestral", 1), ("ddim", 1)])
+@pytest.mark.parametrize(
+    ("predictor", "order"), [("reverse_diffusion", 1), ("euler_maruyama", 1), ("ancestral", 1), ("ddim", 1)]
+)
 @pytest.mark.parametrize("path", [paths.VP(), paths.EDM(), paths.VE()], ids=lambda p: type(p).__name__)
 def test_predictors_converge_to_the_data_with_their_weak_order(predictor, order, path):
     grid = grids.Lambda(start=float(path.t_of_lam(-2.0)), stop=float(path.t_of_lam(1.5)), final=False)
