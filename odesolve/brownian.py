@@ -159,7 +159,7 @@ class _Walk:
         widths = [1 << (tree.depth - k) for k in range(tree.depth)]
         self.nodes = [(TREE + (1 << k), w, (w * unit) ** 0.5 / w) for k, w in enumerate(widths)]
         self.width = widths[self.levels[-1]]
-        self.cells: list[OrderedDict[int, tuple[Tensor, Tensor]]] = [OrderedDict() for _ in self.levels]
+        self.cells: list[OrderedDict[int, list[Tensor]]] = [OrderedDict() for _ in self.levels]
         room = KEPT // max(16 * torch.Size(shape).numel(), 1)
         self.rooms = [min(1 << level, room // 2) for level in self.levels[:-1]]
         self.rooms.append(room - sum(self.rooms))
@@ -171,12 +171,14 @@ class _Walk:
         which, most, width = len(self.levels) - 1, (1 << self.levels[-1]) - 1, self.width
         first, second = min(a // width, most), min(b // width, most)
         below, above = self._residual(a), self._residual(b)
-        base, rise = self._cell(which, first)
-        if first == second:
+        if second <= first + 1:
+            rise, last = self._cell(which, first)[0], self._cell(which, second)[0]
             ins, weights = (above, below, rise), (sign, -sign, sign * ((b - a) / width))
+            if second > first:
+                ins, weights = (*ins, last), (sign, -sign, sign * (second - a / width), sign * (b / width - second))
         else:
-            ins = (above, below, *self._cell(which, second), base, rise)
-            weights = (sign, -sign, sign, sign * (b / width - second), -sign, sign * (first - a / width))
+            ins = (above, below, *self._cell(which, second, True), *self._cell(which, first, True))
+            weights = (sign, -sign, sign * (b / width - second), sign, sign * (first - a / width), -sign)
         out = torch.empty(self.shape, dtype=self.dtype, device=self.keys.device)
         combine((out,), ins, (weights,), (-1,))
         return out
@@ -200,38 +202,38 @@ class _Walk:
             self.times.popitem(last=False)
         return out
 
-    def _cell(self, which: int, cell: int) -> tuple[Tensor, Tensor]:
-        """W at the left end of a cell of level ``levels[which]``, and its increment over the cell."""
+    def _cell(self, which: int, cell: int, start: bool = False) -> list[Tensor]:
+        """The increment of W over a cell of level ``levels[which]``, and with ``start`` W at its left end."""
         cells = self.cells[which]
         found = cells.get(cell)
-        if found is not None:
+        if found is not None and len(found) > start:
             cells.move_to_end(cell)
             return found
-        above = self._cell(which - 1, cell >> (self.levels[which] - self.levels[which - 1])) if which else None
-        full = len(cells) >= max(self.rooms[which], 2)  # two may be in use
-        base, rise = cells.popitem(last=False)[1] if full else self._ends()
+        tree, level = self.tree, self.levels[which]
+        up = self.levels[which - 1] if which else level
+        above = self._cell(which - 1, cell >> (level - up), start) if which else None
+        made = cells.pop(cell, [])
+        if not made and len(cells) >= max(self.rooms[which], 2):  # two may be in use
+            made = cells.popitem(last=False)[1][: 1 + start]
+        while len(made) <= start:
+            made.append(torch.empty(self.shape, dtype=torch.float64, device=self.keys.device))
         if above is None:
-            base.zero_()
-            normal_sums((rise,), self.keys, (TREE,), (((self.tree.high - self.tree.low) ** 0.5,),))
+            normal_sums(made[:1], self.keys, (TREE,), (((tree.high - tree.low) ** 0.5,),))
+            for first in made[1:]:
+                first.zero_()
         else:
-            up, level = self.levels[which - 1 : which + 1]
-            parts = 1 << (level - up)
-            ends = ((0.0, cell % parts / parts), (0.0, 1.0 / parts))
-            combine((base, rise), above, ends, (0, -1))
-            width = 1 << (self.tree.depth - level)
-            streams, bases, rises = [], [], []
+            parts, width = 1 << (level - up), 1 << (tree.depth - level)
+            ends = ((1.0 / parts, 0.0), (cell % parts / parts, 0.0))
+            combine(made, above[: 1 + start], [row[: 1 + start] for row in ends[: 1 + start]], (-1, 1)[: 1 + start])
+            streams, rises, starts = [], [], []
             for first, w, slope in self.nodes[up:level]:
                 into = cell * width & (w - 1)
                 streams.append(first + cell * width // w)
-                bases.append(slope * min(into, w - into))
                 rises.append(slope * width if into < w // 2 else -slope * width)
-            normal_sums((base, rise), self.keys, streams, (bases, rises), True)
-        cells[cell] = (base, rise)
-        return base, rise
-
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        base, rise = (torch.empty(self.shape, dtype=torch.float64, device=self.keys.device) for _ in range(2))
-        return base, rise
+                starts.append(slope * min(into, w - into))
+            normal_sums(made, self.keys, streams, (rises, starts)[: 1 + start], True)
+        cells[cell] = made
+        return made
 
 
 def _interval(t: Sequence[float]) -> tuple[float, float]:

@@ -53,8 +53,9 @@ def test_bits_do_not_depend_on_what_was_asked_before(dtype):
     """Not on what is kept, nor on what had to make way."""
     busy = path((2, 3), dtype=dtype)
     busy._walk.rooms = [1, 2, 3]
-    pairs = [(i / 50 - 1, (i + 7) / 50 - 1) for i in range(140)]
-    for s, t in [*pairs, *reversed(pairs), *pairs[::3]]:
+    near = [(i / 50 - 1, i / 50 - 1 + 1e-3 * k) for i in range(60) for k in range(3)]
+    far = [(i / 50 - 1, (i + 7) / 50 - 1) for i in range(60)]
+    for s, t in [*near, *far, *reversed(near), *(pair for both in zip(near, far, strict=False) for pair in both)]:
         assert torch.equal(busy(s, t), path((2, 3), dtype=dtype)(s, t))
 
 

@@ -1,0 +1,91 @@
+"""Queries of a Brownian path beside torchsde's BrownianTree and BrownianInterval, and whole SDE solves beside torchsde's.
+
+Paths on [0, 1] are resolved to 1e-6, torchsde's default: 2^-20. Every path answers its queries one after the other and
+keeps what it likes; a round goes on where the last one stopped. "in order" are the intervals of a solve with 10,000
+steps, "anywhere" the same 10,000 intervals shuffled, "wide" 10,000 intervals between two random times.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torchsde
+from timing import OURS, Case
+
+import odesolve as ode
+
+TESTS = ("tests/noise", "tests/sde", "tests/kernels/test_sums.py")
+SHAPES = ((256, 2), (1, 4, 64, 64))
+QUERIES, DEPTH, SOME = 10_000, 20, 100
+STEPS = 128  # of a length that floats add up to 1 exactly: beyond it torchsde takes a last step of 1e-15, and 8 ms a step
+
+
+def cases() -> Iterator[Case]:
+    """Queries in every order at both sizes, then solves."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
+    grid = [(i / QUERIES, (i + 1) / QUERIES) for i in range(QUERIES)]
+    rng = random.Random(0)
+    orders = {
+        "in order": grid,
+        "anywhere": rng.sample(grid, len(grid)),
+        "wide": [tuple(sorted((rng.random(), rng.random()))) for _ in range(QUERIES)],
+    }
+    for shape, (name, intervals) in itertools.product(SHAPES, orders.items()):
+        zero = torch.zeros(shape)
+        contenders = {
+            OURS: _queries(ode.BrownianPath(shape, depth=DEPTH), intervals),
+            "torchsde tree": _queries(torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=0), intervals),
+            "torchsde interval": _queries(torchsde.BrownianInterval(0.0, 1.0, size=shape, entropy=0), intervals),
+        }
+        yield Case("brownian", name, "x".join(map(str, shape)), contenders, per=SOME)
+    for shape in SHAPES:
+        for name, tree in (("additive Euler", False), ("additive Euler, tree", True)):
+            contenders = {OURS: _ours(shape, tree), "torchsde": _torchsde(shape, tree)}
+            yield Case("sde step", name, "x".join(map(str, shape)), contenders, per=STEPS)
+
+
+def _queries(path: Callable, intervals: Sequence[tuple[float, ...]]) -> Callable:
+    """A function that asks for the next SOME of the intervals."""
+    coming = itertools.cycle(intervals)
+
+    def run():
+        for s, t in itertools.islice(coming, SOME):
+            path(s, t)
+
+    return run
+
+
+class _Equation:
+    """A drift that costs nothing, and additive noise."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, n: int, batch: int):
+        self.drift, self.spread = torch.randn(batch, n), torch.full((batch, n), 0.5)
+
+    def f(self, t, y):
+        return self.drift
+
+    def g(self, t, y):
+        return self.spread
+
+
+def _ours(shape, tree: bool) -> Callable:
+    y = torch.zeros(shape).flatten(1)
+    equation = _Equation(y.shape[1], y.shape[0])
+    return lambda: ode.solve_sde(equation.f, 0.5, y, noise="additive", steps=STEPS, seed=0, tree=tree, progress=False)
+
+
+def _torchsde(shape, tree: bool) -> Callable:
+    y, ts = torch.zeros(shape).flatten(1), torch.tensor([0.0, 1.0])
+    equation = _Equation(y.shape[1], y.shape[0])
+
+    def run():
+        bm = torchsde.BrownianTree(t0=0.0, w0=torch.zeros_like(y), t1=1.0, entropy=0) if tree else None
+        torchsde.sdeint(equation, y, ts, bm=bm, dt=1.0 / STEPS, method="euler")
+
+    return run
