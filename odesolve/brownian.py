@@ -123,7 +123,9 @@ class BrownianPath:
         return self._draw(self.tree.increments(a, b), None, sign[:, None], area)
 
     def _times(self, x: Time) -> Tensor:
-        given = torch.as_tensor(x, dtype=torch.float64, device=self.device)
+        if not isinstance(x, Tensor):
+            return torch.full((self.shape[0],), float(x), dtype=torch.float64, device=self.device)
+        given = x.to(self.device, torch.float64, non_blocking=True)
         if given.dim() > 1 or (given.dim() == 1 and len(given) != self.shape[0]):
             raise OdesolveError(
                 f"times have shape {tuple(given.shape)}: give a number, or one a sample, ({self.shape[0]},)"

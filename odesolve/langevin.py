@@ -154,7 +154,8 @@ def _start(x: Tensor, n: int, keep: int | None) -> Tensor:
 
 def _step(step: float | Tensor, x: Tensor) -> Tensor:
     """The step as (B,) float64. Values on a device are not waited for."""
-    eta = torch.as_tensor(step, dtype=torch.float64, device=x.device)
+    given = step if isinstance(step, Tensor) else x.new_full((), step, dtype=torch.float64)
+    eta = given.to(x.device, torch.float64)
     if eta.dim() > 1 or (eta.dim() == 1 and len(eta) != x.shape[0]):
         raise OdesolveError(f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)")
     if eta.is_cpu and not bool(((eta > 0) & eta.isfinite()).all()):
