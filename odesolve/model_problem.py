@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.events import Event
-from odesolve.adaptive.exponential import NODES, Exponential
 from odesolve.adaptive.solution import Solution
+from odesolve.dpm_adaptive import NODES, Exponential
 from odesolve.errors import OdesolveError
 from odesolve.models import Model
 

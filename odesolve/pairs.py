@@ -116,7 +116,8 @@ BOSH3 = Pair(
 )
 
 _B5 = _row("35/384 0 500/1113 125/192 -2187/6784 11/84")
-# Dense output: Shampine 1986, "Some practical Runge-Kutta formulas", fourth order.
+# Estimate and dense output: Shampine 1986, "Some practical Runge-Kutta formulas". The estimate is two thirds of Dormand and
+# Prince's (scipy's): at equal tolerance a twelfth fewer steps, and the same step for the same tolerance as torchdiffeq.
 DOPRI5 = Pair(
     name="dopri5",
     order=5,
@@ -131,7 +132,7 @@ DOPRI5 = Pair(
     ),
     b=_B5,
     source="Dormand and Prince 1980",
-    error=_minus((*_B5, 0.0), _row("5179/57600 0 7571/16695 393/640 -92097/339200 187/2100 1/40")),
+    error=_minus((*_B5, 0.0), _row("1951/21600 0 22642/50085 451/720 -12231/42400 649/6300 1/60")),
     error_order=5,
     dense=_rows(
         """1 -8048581381/2820520608 8663915743/2820520608 -12715105075/11282082432;

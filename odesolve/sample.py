@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,12 @@ from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.execute import execute, program_for
 from odesolve.labels import parse_grid, parse_solver
-from odesolve.lower import Program, lower
+from odesolve.lower import lower
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.planning import plan as make_plan
+from odesolve.progress import Bar
 from odesolve.start import Ids, Noise, fresh_seed, keys_of, start
 
 
@@ -88,7 +89,8 @@ def sample(
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = program_for(model, chosen, x.dtype, executor)
     keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
-    with _Bar(program, progress) as tick:
+    with Bar(len(program.times), progress, "call") as bar:
+        tick = None if bar is None else lambda i: bar(i + 1)
         out = execute(model, program, x, keys, executor, tick=tick)
     nfe = program.network_calls
     if bool(torch.isfinite(out).all()):
@@ -198,32 +200,6 @@ def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor
             break
         last = (step.x, step.t, step.index)
     return last
-
-
-class _Bar:
-    """A progress bar that appears after a second of work."""
-
-    def __init__(self, program: Program, show: bool | None):
-        self.total, self.show = len(program.times), show
-
-    def __enter__(self) -> Callable[[int], None] | None:
-        self.bar = None
-        if self.show is False:
-            return None
-        from tqdm.auto import tqdm
-
-        disable = None if self.show is None else False
-        bar = tqdm(total=self.total, delay=0 if self.show else 1.0, disable=disable, leave=False, unit="call")
-        self.bar = bar
-
-        def tick(i: int) -> None:
-            bar.update(1)
-
-        return None if bar.disable else tick
-
-    def __exit__(self, *error) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 __all__ = ["Sample", "closed", "grids", "invert", "iterate", "resume", "sample"]

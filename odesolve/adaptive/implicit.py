@@ -120,6 +120,8 @@ class Implicit:
 
     evaluations = 0  # counted in the attempts
 
+    takes_slopes = True
+
     def __init__(self, pair: ESDIRK, linear: str | None = None):
         if linear not in (None, "dense", "krylov"):
             raise unknown("linear", linear, ("dense", "krylov"))

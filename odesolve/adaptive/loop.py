@@ -19,13 +19,15 @@ class Method(Protocol):
     """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
 
     ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
-    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times. What an attempt leaves has the states ``y``
-    before and ``y1`` after it, and is not written to before the host has looked at it.
+    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times; ``takes_slopes`` says that its drift is
+    dy/dt. What an attempt leaves has the states ``y`` before and ``y1`` after it, and is not written to before the host
+    has looked at it.
     """
 
     order: float
     evaluations: int
     blocks: Blocks
+    takes_slopes: bool
 
     @property
     def last(self) -> Any:

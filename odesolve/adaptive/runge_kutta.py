@@ -38,6 +38,8 @@ class RungeKutta:
     and first stages under weights 1 and 0, and an input of weight 0 is not read.
     """
 
+    takes_slopes = True
+
     def __init__(self, pair: Pair, depth: int = 1):
         self.pair, self.depth = pair, depth
         self.order, self.evaluations = float(pair.error_order), pair.stages

@@ -71,13 +71,15 @@ class Solution:
     def diagnosis(self, i: int = 0) -> Diagnosis:
         """Why sample i failed; print it. Calls f a dozen times at the last state.
 
-        Raises OdesolveError for a sample that did not fail.
+        Raises OdesolveError for a sample that did not fail, and for solvers that take no dy/dt.
         """
         words = [self.status] if isinstance(self.status, str) else self.status
         if not 0 <= i < len(words) or words[i] in ("ok", "event"):
             failed = [k for k, word in enumerate(words) if word not in ("ok", "event")]
             raise OdesolveError(f"sample {i} did not fail: the samples that did are {failed}")
         d = self.details
+        if not d.method.takes_slopes:
+            raise OdesolveError("this solver takes predictions of a model, no dy/dt: solve again with 'dopri5' to learn why")
         limit = stability_limit(d.method.pair.a, d.method.pair.b) if isinstance(d.method, RungeKutta) else math.inf
         return diagnose(d.drift, d.results, i, words[i], d.tolerances, limit)
 

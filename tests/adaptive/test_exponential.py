@@ -9,7 +9,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths, problems
-from odesolve.adaptive.exponential import _bend
+from odesolve.dpm_adaptive import _bend
 from odesolve.errors import OdesolveError
 from odesolve.solve import solve
 
@@ -177,6 +177,8 @@ def test_nan_stops_its_sample_alone():
     assert sol.status == ["ok", "diverged", "ok"]
     assert bool(sol.last.isfinite().all())
     assert float(sol.t[1]) == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(OdesolveError, match="takes predictions of a model"):
+        sol.diagnosis(1)
 
 
 def test_no_cancellation_for_short_steps():

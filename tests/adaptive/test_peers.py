@@ -54,30 +54,26 @@ def exact(f, y0, end):
 
 
 def test_evaluations_and_errors_beside_torchdiffeq():
-    """Over five problems and three tolerances: fewer evaluations for the same error, and the same for the same estimate.
+    """The same estimate, over five problems and four tolerances: fewer evaluations, errors within a factor of 2.
 
-    torchdiffeq takes two thirds of Dormand and Prince's estimate, so at tolerance 1 it does what we do at 3/2.
+    A single solve may take some steps more: torchdiffeq never shortens a step that it accepts, and does not land on the end.
     """
-    work, equal, errors = [], [], []
+    work, errors = [], []
     for name, (f, start, end) in PROBLEMS.items():
         y0 = torch.tensor(start, dtype=torch.float64)
         truth = y0 if name == "arenstorf" else exact(f, y0, end)
-        for tolerance in (1e-5, 1e-7, 1e-9):
+        for tolerance in (1e-3, 1e-5, 1e-7, 1e-9):
             nfe, last = theirs(f, y0, end, tolerance)
-            error = float((last - truth).abs().max())
             sol = ode.solve(f, y0, (0.0, end), rtol=tolerance, atol=tolerance)
-            loose = ode.solve(f, y0, (0.0, end), rtol=1.5 * tolerance, atol=1.5 * tolerance)
-            mine = float((sol.last - truth).abs().max())
+            error, mine = (float((y - truth).abs().max()) for y in (last, sol.last))
             assert sol.ok
-            if f is decay:  # errors do not grow there
-                assert mine < tolerance
-            work.append(math.log(int(sol.nfe) / nfe) + 0.2 * math.log(mine / error))
-            equal.append(math.log(int(loose.nfe) / nfe))
+            work.append(int(sol.nfe) / nfe)
             errors.append(math.log(mine / error))
-    mean = lambda logs: math.exp(sum(logs) / len(logs))
-    assert mean(work) < 1.0
-    assert mean(equal) < 1.0
-    assert mean(errors) < 1.0
+            if f is decay:  # errors do not grow there
+                assert mine < 2 * tolerance
+    assert sum(work) / len(work) < 0.98
+    assert max(work) < 1.05
+    assert sum(errors) / len(errors) < math.log(2)
 
 
 def test_a_stiff_mate_costs_nothing_here_and_three_times_there():
@@ -94,7 +90,7 @@ def test_a_stiff_mate_costs_nothing_here_and_three_times_there():
 
 @pytest.mark.parametrize(("ours", "method"), [("dopri5", "RK45"), ("bosh3", "RK23"), ("dopri8", "DOP853")])
 def test_evaluations_and_errors_beside_scipy(ours, method):
-    """The same pairs and the same estimates: within a tenth of scipy's evaluations, its errors or better."""
+    """The same pairs and estimates (dopri5's is two thirds of scipy's): a tenth about its evaluations, errors like its."""
     work, errors = [], []
     for f, start, end in PROBLEMS.values():
         y0 = torch.tensor(start, dtype=torch.float64)
@@ -102,7 +98,8 @@ def test_evaluations_and_errors_beside_scipy(ours, method):
         truth = y0 if f is arenstorf else exact(f, y0, end)
         for tolerance in (1e-4, 1e-6):
             sp = solve_ivp(numpy, (0.0, end), y0.numpy(), method, rtol=tolerance, atol=tolerance)
-            sol = ode.solve(f, y0, (0.0, end), ours, rtol=tolerance, atol=tolerance)
+            same = tolerance / 1.5 if ours == "dopri5" else tolerance
+            sol = ode.solve(f, y0, (0.0, end), ours, rtol=same, atol=same)
             gap = [float((v - truth).abs().max()) for v in (sol.last, torch.from_numpy(sp.y[:, -1]))]
             work.append(math.log(int(sol.nfe) / sp.nfev))
             errors.append(math.log(gap[0] / gap[1]))

@@ -34,6 +34,8 @@ class Exponential:
     of (low - high) / max(atol, rtol max(|low|, |low of the step before|)).
     """
 
+    takes_slopes = False
+
     def __init__(self, name: str, path: Path):
         self.path, self.nodes = path, NODES[name]
         self.evaluations = len(self.nodes)
