@@ -29,6 +29,8 @@ class Equation:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
         self._g = _diffusion(g, noise)
+        self._constant = float(g) if isinstance(g, (int, float)) else None
+        self._times: dict[float, Tensor] = {}
         self.drifts: list[Tensor] = []
         self.diffusions: list[Any] = []
 
@@ -36,6 +38,7 @@ class Equation:
         """Start a step: ``drifts`` and ``diffusions`` collect what f and g return in it."""
         self.space.begin()
         self.drifts, self.diffusions = [], []
+        self._times.clear()
 
     @property
     def keys(self) -> Tensor:
@@ -49,8 +52,11 @@ class Equation:
     def time(self, t: Number) -> Tensor:
         """A time, one for all samples or one each, in the form that f and g take."""
         like = self.space.like
-        each = t.to(like.dtype) if isinstance(t, Tensor) else like.new_full((like.shape[0],), t)
-        return self.drift.time(each)
+        if isinstance(t, Tensor):
+            return self.drift.time(t.to(like.dtype))
+        if t not in self._times:
+            self._times[t] = self.drift.time(like.new_full((like.shape[0],), t))
+        return self._times[t]
 
     def f(self, x: Combination, t: Number) -> Combination:
         """The drift."""
@@ -67,6 +73,8 @@ class Equation:
         return self.diffusions[-1]
 
     def _value(self, t: Number, y: Tensor) -> Any:
+        if self._constant is not None:
+            return self._constant
         out = self._g(self.time(t), self.drift.open(y), *self.drift.args)
         if isinstance(out, (int, float)):
             return float(out) if self.noise != "scalar" else self.space.tensor(torch.full_like(y, out))
