@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 
@@ -16,19 +17,16 @@ class Bar:
 
     def __enter__(self) -> Callable[[float], None] | None:
         self.bar = None
-        if self.show is False:
+        if self.show is False or (self.show is None and not sys.stderr.isatty()):
             return None
         from tqdm.auto import tqdm
 
-        disable = None if self.show is None else False
-        delay = 0.0 if self.show else 1.0
-        bar = tqdm(total=self.total, delay=delay, disable=disable, leave=False, unit=self.unit)
-        self.bar = bar
+        bar = self.bar = tqdm(total=self.total, delay=0.0 if self.show else 1.0, leave=False, unit=self.unit)
 
         def tick(n: float) -> None:
             bar.update(n - bar.n)
 
-        return None if bar.disable else tick
+        return tick
 
     def __exit__(self, *error) -> None:
         if self.bar is not None:

@@ -30,7 +30,7 @@ class Graph:
         streams: the most noise streams a step.
     """
 
-    def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 1):
+    def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 3):
         self.model, self.like = model.settled(), like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self.reason: str | None = None
