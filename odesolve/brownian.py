@@ -161,28 +161,36 @@ class _Walk:
         widths = [1 << (tree.depth - k) for k in range(tree.depth)]
         self.nodes = [(TREE + (1 << k), w, (w * unit) ** 0.5 / w) for k, w in enumerate(widths)]
         self.width = widths[self.levels[-1]]
-        self.cells: list[OrderedDict[int, list[Tensor]]] = [OrderedDict() for _ in self.levels]
+        self.cells: list[OrderedDict[int, dict[str, Tensor]]] = [OrderedDict() for _ in self.levels]
         room = KEPT // max(16 * torch.Size(shape).numel(), 1)
         self.rooms = [min(1 << level, room // 2) for level in self.levels[:-1]]
         self.rooms.append(room - sum(self.rooms))
+        self.spare: list[Tensor] = []
         self.times: OrderedDict[int, Tensor] = OrderedDict()
 
     def between(self, a: int, b: int) -> Tensor:
         """W(b) - W(a) for ticks, (B, ...)."""
-        sign, (a, b) = (1.0 if a <= b else -1.0), (min(a, b), max(a, b))
-        which, most, width = len(self.levels) - 1, (1 << self.levels[-1]) - 1, self.width
-        first, second = min(a // width, most), min(b // width, most)
-        below, above = self._residual(a), self._residual(b)
-        if second <= first + 1:
-            rise, last = self._cell(which, first)[0], self._cell(which, second)[0]
-            ins, weights = (above, below, rise), (sign, -sign, sign * ((b - a) / width))
-            if second > first:
-                ins, weights = (*ins, last), (sign, -sign, sign * (second - a / width), sign * (b / width - second))
-        else:
-            ins = (above, below, *self._cell(which, second, True), *self._cell(which, first, True))
-            weights = (sign, -sign, sign * (b / width - second), sign, sign * (first - a / width), -sign)
         out = torch.empty(self.shape, dtype=self.dtype, device=self.keys.device)
-        combine((out,), ins, (weights,), (-1,))
+        if a == b:
+            return out.zero_()
+        sign, (a, b) = (1.0 if a < b else -1.0), (min(a, b), max(a, b))
+        width, which = self.width, len(self.levels) - 1
+        (first, low), (second, high) = divmod(a, width), divmod(b, width)
+        terms = [(-1.0, self._residual(a))] if low else []
+        if high:
+            terms.append((1.0, self._residual(b)))
+        if second <= first + 1:
+            last = b - first * width if second == first else width
+            terms.append(((last - low) / width, self._cell(which, first, True, False)["rise"]))
+            if high and second > first:
+                terms.append((high / width, self._cell(which, second, True, False)["rise"]))
+        else:
+            for part, cell, into in ((1.0, second, high), (-1.0, first, low)):
+                ends = self._cell(which, cell, True, True) if into else self._edge(which, cell)
+                terms.append((part, ends["start"]))
+                if into:
+                    terms.append((part * into / width, ends["rise"]))
+        combine((out,), [x for _, x in terms], ([sign * w for w, _ in terms],), (-1,))
         return out
 
     def _residual(self, x: int) -> Tensor:
@@ -204,38 +212,67 @@ class _Walk:
             self.times.popitem(last=False)
         return out
 
-    def _cell(self, which: int, cell: int, start: bool = False) -> list[Tensor]:
-        """The increment of W over a cell of level ``levels[which]``, and with ``start`` W at its left end."""
+    def _cell(self, which: int, cell: int, rise: bool, start: bool) -> dict[str, Tensor]:
+        """Of a cell of level ``levels[which]`` the increment of W over it and W at its left end, where they are wanted.
+
+        The number of cells counts as a cell: its left end is the end of the path.
+        """
         cells = self.cells[which]
-        found = cells.get(cell)
-        if found is not None and len(found) > start:
-            cells.move_to_end(cell)
-            return found
-        tree, level = self.tree, self.levels[which]
-        up = self.levels[which - 1] if which else level
-        above = self._cell(which - 1, cell >> (level - up), start) if which else None
-        made = cells.pop(cell, [])
-        if not made and len(cells) >= max(self.rooms[which], 2):  # two may be in use
-            made = cells.popitem(last=False)[1][: 1 + start]
-        while len(made) <= start:
-            made.append(torch.empty(self.shape, dtype=torch.float64, device=self.keys.device))
-        if above is None:
-            normal_sums(made[:1], self.keys, (TREE,), (((tree.high - tree.low) ** 0.5,),))
-            for first in made[1:]:
-                first.zero_()
-        else:
-            parts, width = 1 << (level - up), 1 << (tree.depth - level)
-            ends = ((1.0 / parts, 0.0), (cell % parts / parts, 0.0))
-            combine(made, above[: 1 + start], [row[: 1 + start] for row in ends[: 1 + start]], (-1, 1)[: 1 + start])
-            streams, rises, starts = [], [], []
-            for first, w, slope in self.nodes[up:level]:
-                into = cell * width & (w - 1)
-                streams.append(first + cell * width // w)
-                rises.append(slope * width if into < w // 2 else -slope * width)
-                starts.append(slope * min(into, w - into))
-            normal_sums(made, self.keys, streams, (rises, starts)[: 1 + start], True)
-        cells[cell] = made
-        return made
+        found = cells.pop(cell, {})
+        cells[cell] = found
+        if len(cells) > max(self.rooms[which], 2):  # two are in use
+            self.spare += cells.popitem(last=False)[1].values()
+        rise, start = rise and "rise" not in found, start and "start" not in found
+        wanted = [name for name, want in (("rise", rise), ("start", start)) if want]
+        for name in wanted:
+            made = (
+                self.spare.pop()
+                if self.spare
+                else torch.empty(self.shape, dtype=torch.float64, device=self.keys.device)
+            )
+            found[name] = made
+        outs = [found[name] for name in wanted]
+        if outs and which:
+            self._sum(outs, which, cell, rise, start)
+        elif outs:
+            self._root(found, cell, rise, start)
+        return found
+
+    def _edge(self, which: int, cell: int) -> dict[str, Tensor]:
+        """The widest cell that begins where this one does, with its left end."""
+        while which and cell % (1 << (self.levels[which] - self.levels[which - 1])) == 0:
+            cell >>= self.levels[which] - self.levels[which - 1]
+            which -= 1
+        return self._cell(which, cell, False, True)
+
+    def _root(self, found: dict[str, Tensor], cell: int, rise: bool, start: bool) -> None:
+        whole = (TREE,), (((self.tree.high - self.tree.low) ** 0.5,),)
+        if rise:
+            normal_sums((found["rise"],), self.keys, *whole)
+        if start and cell:
+            normal_sums((found["start"],), self.keys, *whole)
+        elif start:
+            found["start"].zero_()
+
+    def _sum(self, outs: list[Tensor], which: int, cell: int, rise: bool, start: bool) -> None:
+        """The increment and the left end of a cell from those of the cell around it and the nodes in between."""
+        up, level = self.levels[which - 1 : which + 1]
+        parts, width = 1 << (level - up), 1 << (self.tree.depth - level)
+        parent, place = divmod(cell, parts)
+        above = self._cell(which - 1, parent, rise or place > 0, start)
+        names = [name for name, used in (("rise", rise or place > 0), ("start", start)) if used]
+        shares = [{"rise": 1.0 / parts}] * rise + [{"rise": place / parts}] * start
+        base = [-1] * rise + [names.index("start")] * start if start else [-1]
+        combine(outs, [above[n] for n in names], [[row.get(n, 0.0) for n in names] for row in shares], base)
+        streams, rises, starts = [], [], []
+        for first, w, slope in self.nodes[up:level]:
+            into = cell * width & (w - 1)
+            if not (rise or into):
+                continue
+            streams.append(first + cell * width // w)
+            rises.append(slope * width if into < w // 2 else -slope * width)
+            starts.append(slope * min(into, w - into))
+        normal_sums(outs, self.keys, streams, [rises] * rise + [starts] * start, True)
 
 
 def _interval(t: Sequence[float]) -> tuple[float, float]:
