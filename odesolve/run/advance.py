@@ -206,6 +206,8 @@ def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | Non
     out = None if buffers is None else buffers[op.output]
     if out is None:
         out = torch.empty_like(inputs[0])
+    assert cursor.keys is not None
+    assert op.stream is not None
     PLACES[op.fn](out, inputs, cursor.keys, op.stream, op.given)
     slots[op.output] = out
     if buffers is not None:
