@@ -13,8 +13,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, normal_sums
+from odesolve.keys import Ids, keys_of
 from odesolve.noise import DEPTH, TREE, AreaTree, Draws, Tree
-from odesolve.start import Ids, keys_of
 
 Time = float | Tensor
 LEVELS: Final = (0, 6, 12)  # where the sums of single times begin: what was summed up to there is kept

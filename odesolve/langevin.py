@@ -11,9 +11,9 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
+from odesolve.keys import Ids, keys_of
 from odesolve.noise import CHAINS
 from odesolve.run import places
-from odesolve.start import Ids, keys_of
 
 Field = Callable[[Tensor], Tensor]
 

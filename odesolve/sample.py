@@ -13,6 +13,7 @@ from odesolve import grids, run
 from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.execute import execute, program_for
+from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.labels import parse_grid, parse_solver
 from odesolve.lower import lower
 from odesolve.models import Model
@@ -20,7 +21,7 @@ from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.planning import plan as make_plan
 from odesolve.progress import Bar
-from odesolve.start import Ids, Noise, fresh_seed, keys_of, start
+from odesolve.start import Noise, start
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from torch import Tensor
 from odesolve import run
 from odesolve.errors import OdesolveError
 from odesolve.execute import execute, program_for
+from odesolve.keys import Ids, keys_of
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import plan_for
-from odesolve.start import Ids, Noise, keys_of, start
+from odesolve.start import Noise, start
 
 
 class Sampler:

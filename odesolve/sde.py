@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.keys import Ids, keys_of
 from odesolve.progress import Bar
-from odesolve.solve import SYNC, _length, _times, _tolerance
-from odesolve.start import Ids, keys_of
 from odesolve.stochastic.adaptive import Control, adapt
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.fixed import march
@@ -115,7 +115,7 @@ def solve_sde(
     drift = Drift(f, _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
-    times = _times(t)
+    times = output_times(t)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     path = _path(tree, adaptive, chosen, drift, times, noise, keys)
@@ -195,10 +195,10 @@ def _control(
 ) -> Control:
     span = abs(times[-1] - times[0])
     scales = [
-        _tolerance(k, default if v is None else v, drift)
+        tolerance(k, default if v is None else v, drift)
         for k, v, default in (("rtol", rtol, 1e-3), ("atol", atol, 1e-6))
     ]
-    first = 0.01 * span if first_step is None else _length("first_step", first_step)
+    first = 0.01 * span if first_step is None else length("first_step", first_step)
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC
     return Control(controller, scales[0], scales[1], max(first, shortest), shortest, math.inf, max_steps, sync, compact)

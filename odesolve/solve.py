@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
 from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
@@ -31,7 +31,6 @@ from odesolve.progress import Bar
 # The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit at tolerances from 1e-4
 # to 1e-8 the least work for the same error; PI controllers took 2 to 4 percent more at safety 0.9, 6 and more above.
 CONTROLLER = Controller()
-SYNC = 8  # attempts between two looks at a device that runs on its own
 TINY = 1e-20  # of the interval: no step is shorter
 
 
@@ -88,7 +87,7 @@ def solve(
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used.
     """
-    times, problem = _times(t), None
+    times, problem = output_times(t), None
     events = (events,) if isinstance(events, Event) else tuple(events)
     if isinstance(f, Model):
         problem = model_problem(f, _state(y0), solver, times, args)
@@ -107,12 +106,12 @@ def solve(
     settings = controller.settings(
         method.order,
         times[-1],
-        max(_length("min_step", min_step), TINY * abs(span)),
-        math.inf if max_step is None else _length("max_step", max_step),
+        max(length("min_step", min_step), TINY * abs(span)),
+        math.inf if max_step is None else length("max_step", max_step),
         max_steps,
         method.evaluations,
     )
-    scales = _tolerance("rtol", rtol, drift), _tolerance("atol", atol, drift)
+    scales = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
     batch = Batch(drift, method.blocks, settings, *scales)
     batch.begin(times[0], _start(method, batch, times[0], span, first_step))
     with Bar(100.0, progress, "%") as tick:
@@ -132,7 +131,7 @@ def _start(method: Method, batch: Batch, t: float, span: float, given: float | N
     method.start(batch, f0)
     batch.state[NFE] += 1.0 if given is not None else 2.0
     if given is not None:
-        return math.copysign(_length("first_step", given), span)
+        return math.copysign(length("first_step", given), span)
     return starting_step(drift, t, span, f0, method.order, batch.rtol, batch.atol)
 
 
@@ -162,29 +161,3 @@ def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
             raise OdesolveError(f"{solver} needs to know the path: give an odesolve.Model instead of a function")
         raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS, *NODES))
     return RungeKutta(PAIRS[solver], depth)
-
-
-def _times(t: Sequence[float] | Tensor) -> list[float]:
-    times: list[float] = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
-    steps = [b - a for a, b in itertools.pairwise(times)]
-    if not steps or not all(map(math.isfinite, times)) or not (min(steps) > 0 or max(steps) < 0):
-        raise OdesolveError(f"t is {t}: give two or more times that rise or fall, such as (0.0, 1.0)")
-    return times
-
-
-def _length(name: str, value: float) -> float:
-    if not value >= 0.0:
-        raise OdesolveError(f"{name} is {value}: give a length, without the sign of the direction")
-    return float(value)
-
-
-def _tolerance(name: str, value: Scale, drift: Drift) -> Scale:
-    batch = drift.start.shape[0]
-    if not isinstance(value, Tensor):
-        if not 0.0 <= value < math.inf:
-            raise OdesolveError(f"{name} is {value}: give a positive number such as 1e-5")
-        return float(value)
-    if not drift.by_sample or value.shape != (batch,):
-        expected = f"({batch},), one a sample" if drift.by_sample else "a number, as this is one system"
-        raise OdesolveError(f"{name} has shape {tuple(value.shape)}: give {expected}")
-    return value.to(drift.start.device, torch.float64)

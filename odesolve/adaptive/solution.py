@@ -79,7 +79,9 @@ class Solution:
             raise OdesolveError(f"sample {i} did not fail: the samples that did are {failed}")
         d = self.details
         if not d.method.takes_slopes:
-            raise OdesolveError("this solver takes predictions of a model, no dy/dt: solve again with 'dopri5' to learn why")
+            raise OdesolveError(
+                "this solver takes predictions of a model, no dy/dt: solve again with 'dopri5' to learn why"
+            )
         limit = stability_limit(d.method.pair.a, d.method.pair.b) if isinstance(d.method, RungeKutta) else math.inf
         return diagnose(d.drift, d.results, i, words[i], d.tolerances, limit)
 

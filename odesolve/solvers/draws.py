@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from odesolve import noise
 from odesolve.errors import PlanError
@@ -50,7 +50,7 @@ class Cells:
         return self._numbers.setdefault((s.t, t.t), len(self._numbers))
 
 
-class BrownianPath:
+class OnePath:
     """All noise from one path, so that plans with other steps follow the same one; of some 32 streams an interval, 41 at most."""
 
     def __init__(self):
@@ -64,8 +64,8 @@ class BrownianPath:
         draws, areas = self._areas.areas(*self._ticks(s, t))
         return _unit(draws.streams, draws.weights), _unit(draws.streams, areas)
 
-    def _ticks(self, s: Point, t: Point) -> tuple[Tensor, Tensor]:
-        a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).unbind(0)
+    def _ticks(self, s: Point, t: Point) -> tuple[np.ndarray, np.ndarray]:
+        a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).numpy()
         if not a < b:
             raise PlanError(
                 f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from {-LIMIT:g} to {LIMIT:g}, and "
@@ -79,10 +79,8 @@ def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
     return -math.exp(rate * (t.lam - end.lam)) * math.expm1(rate * (s.lam - t.lam))
 
 
-def _unit(streams: Tensor, weights: Tensor) -> Linear:
+def _unit(streams: np.ndarray, weights: np.ndarray) -> Linear:
     """The sum of one row of draws, scaled to unit variance."""
-    terms = Linear()
-    for stream, weight in zip(streams[0].tolist(), weights[0].tolist(), strict=True):
-        if weight != 0.0:
-            terms = terms + Linear({noise_name(stream): weight})
-    return terms * (1.0 / math.sqrt(math.fsum(w * w for w in terms.values())))
+    drawn = {k: w for k, w in zip(streams[0].tolist(), weights[0].tolist(), strict=True) if w != 0.0}
+    scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
+    return Linear({noise_name(k): w * scale for k, w in drawn.items()})

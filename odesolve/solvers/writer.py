@@ -14,7 +14,7 @@ from odesolve.errors import PlanError
 from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, noise_name, stream_of
 from odesolve.paths import Path, Point
 from odesolve.plan import Plan
-from odesolve.solvers.draws import BrownianPath, Cells, Noise
+from odesolve.solvers.draws import Cells, Noise, OnePath
 
 
 class Writer:
@@ -35,7 +35,7 @@ class Writer:
         tree: bool = False,
     ):
         self.path, self.solver, self.closed, self._afs = path, solver, closed, afs
-        self._noise: Noise = BrownianPath() if tree else Cells()
+        self._noise: Noise = OnePath() if tree else Cells()
         self.points = path.points(grid)
         self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
         self.start = Linear({START: 1.0})

@@ -19,6 +19,13 @@ MAY_IMPORT = {
     "kernels": set(),
     "tableaus": set(),
     "schemes": set(),
+    "pairs": {"tableaus"},
+    "keys": {"kernels"},
+    "progress": set(),
+    # Steps by tolerance, and noise: what knows neither paths nor networks.
+    "adaptive": {"kernels", "pairs", "tableaus"},
+    "brownian": {"kernels", "keys", "noise"},
+    "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
