@@ -253,8 +253,13 @@ def _window(points: int, n: int) -> Case:
 
 
 def samplers() -> Iterator[tuple[str, bool]]:
-    """Whole samplers: nothing waits, one kernel a step, a captured step equals the loop."""
-    for check in (gpu_samplers.waits, gpu_samplers.launches, gpu_samplers.graph_follows):
+    """Whole samplers and solves: nothing waits, one kernel a step, a captured step equals the loop, the CPU agrees."""
+    for check in (
+        gpu_samplers.waits,
+        gpu_samplers.launches,
+        gpu_samplers.graph_follows,
+        gpu_samplers.equal_to_the_cpu,
+    ):
         yield from check(DEVICE)
 
 

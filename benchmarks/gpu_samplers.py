@@ -88,6 +88,30 @@ def graph_follows(device: str) -> Iterator[tuple[str, bool]]:
     yield f"a step was captured ({executor.reason or 'it was'})", executor.reason is None
 
 
+def equal_to_the_cpu(device: str) -> Iterator[tuple[str, bool]]:
+    """What adapts its steps, follows a Brownian path or walks in chains does on the device what it does on the CPU."""
+    y0 = torch.randn(64, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rates = torch.linspace(0.5, 40.0, 64, dtype=torch.float64)[:, None]
+    relax = lambda t, y, rate: rate * (torch.cos(t) - y)  # noqa: E731
+    here, there = (ode.solve(relax, y0.to(d), (0.0, 2.0), args=(rates.to(d),), rtol=1e-7) for d in ("cpu", device))
+    yield "an adaptive solve takes the same steps", torch.equal(here.nfe, there.nfe.cpu())
+    yield "an adaptive solve ends in the same states", _near(here.last, there.last, 1e-12)
+    for solver in ("shark", "euler_maruyama"):
+        options = {"solver": solver, "noise": "additive", "steps": 20, "seed": 0, "tree": True}
+        here, there = (ode.solve_sde(lambda t, y: -y, 0.5, y0.to(d), **options) for d in ("cpu", device))
+        yield f"{solver} follows the same path", _near(here.last, there.last, 1e-6)
+    model, x = ode.Model(lambda x, t: torch.tanh(x), PATH, "noise"), torch.randn(2, 4, 16, 16)
+    here, there = (ode.sample(model, x.to(d), "dpmpp_2m_sde(tree)", 10, seed=0) for d in ("cpu", device))
+    yield "a plan follows the same path", _near(here, there, 1e-4)
+    log_prob = lambda x: -0.5 * (x**2).sum(1)  # noqa: E731
+    here, there = (ode.mala(log_prob, y0.to(d), 0.5, 20, seed=0) for d in ("cpu", device))
+    yield "MALA accepts the same", torch.equal(here.acceptance, there.acceptance.cpu())
+
+
+def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b.cpu()).abs().max() <= tolerance * a.abs().max())
+
+
 def contenders(device: str) -> dict[str, Callable]:
     """DPM-Solver++ 2M over ``STEPS`` steps with a network of less than 10 M parameters at batch 1."""
     net = Net().to(device).eval().requires_grad_(False)

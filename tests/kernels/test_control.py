@@ -6,15 +6,13 @@ The Triton kernel is checked by this same file in a process of its own, which in
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from odesolve.kernels import control, reference
+
+from .apart import compiled, interpreted
 
 BACKEND = "triton.backend" if os.environ.get("ODESOLVE_BACKEND") == "triton" else "native"
 fused = importlib.import_module(f"odesolve.kernels.{BACKEND}")
@@ -188,23 +186,11 @@ def test_what_does_not_fit_is_left_to_the_reference():
 
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_the_triton_kernel_in_the_interpreter():
-    pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
-    env = os.environ | {"TRITON_INTERPRET": "1", "ODESOLVE_BACKEND": "triton", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    interpreted(__file__)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
 def test_the_triton_kernel_compiles_without_spills(target):
-    triton = pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, Path(__file__).with_name("triton_builds.py"), target, "control"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if "ld.lld not found" in done.stderr and triton.__version__.startswith("3.4."):
-        pytest.skip("this wheel of triton has no linker for AMD")
-    assert done.returncode == 0, done.stderr[-2000:]
-    (figures,) = json.loads(done.stdout)["control"]
+    (figures,) = compiled(target, "control")
     assert figures["spills"] == figures["stack"] == 0
