@@ -42,7 +42,8 @@ class Case:
     """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal implementation moves.
 
     A contender is a function to time, or (prepare, function): what prepare returns is handed to the function, untimed.
-    ``per`` divides the times, for loops of that many steps.
+    ``per`` divides the times, for loops of that many steps. A contender runs for at least ``least_us`` a round: long
+    interpreted code needs more than its first run after another contender, which finds all caches cold.
     """
 
     op: str
@@ -53,6 +54,7 @@ class Case:
     per: int = 1
     dtype: str = "float32"
     rounds: int | None = None
+    least_us: float = 3000.0
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Timed:
         return self.ratio.get(COPY)
 
 
-def measure(case: Case, rounds: int, least_us: float = 3000.0) -> Timed:
+def measure(case: Case, rounds: int, least_us: float | None = None) -> Timed:
     """Time every contender in every round; the ratio to ours is the median over rounds, so that drift cancels."""
     torch._dynamo.reset()  # every case compiles for itself, and none counts against the limit of the next
     ready = {name: c if isinstance(c, tuple) else (None, c) for name, c in case.contenders.items()}
@@ -98,7 +100,7 @@ def measure(case: Case, rounds: int, least_us: float = 3000.0) -> Timed:
     for name, (prepare, run) in ready.items():
         _time(prepare, run, 1)  # compiles, loads, touches its memory
         once = _time(prepare, run, 1)
-        repeats[name] = max(1, int(least_us / max(once, 0.1))) if prepare is None else 1
+        repeats[name] = max(1, int((least_us or case.least_us) / max(once, 0.1))) if prepare is None else 1
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(case.rounds or rounds):
         for name, (prepare, run) in ready.items():
