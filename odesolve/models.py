@@ -189,6 +189,16 @@ class Model:
         """v-prediction alpha eps - sigma x0 (Salimans and Ho 2022)."""
         return self._predict(x, t, "v")
 
+    def edm(self, x: Tensor, t: float | Tensor, sigma_data: float | None = None) -> Tensor:
+        """(sin(phi) x0 / sigma_data - cos(phi) eps) with tan(phi) = sigma / (alpha sigma_data): what EDM's network predicts.
+
+        ``sigma_data`` is the model's by default, and must be where the network itself predicts "edm" (OdesolveError).
+        """
+        mine = self.reading.sigma_data
+        if self.predicts == "edm" and sigma_data not in (None, mine):
+            raise OdesolveError(f"sigma_data={sigma_data}: the network predicts 'edm' for data of deviation {mine}")
+        return self._predict(x, t, "edm", sigma_data)
+
     def network_times(self, t: Tensor) -> Tensor:
         """What the network gets for the path times t (any shape)."""
         if callable(self.time):
@@ -295,9 +305,10 @@ class Model:
             )
         return out
 
-    def _predict(self, x: Tensor, t: float | Tensor, want: str) -> Tensor:
+    def _predict(self, x: Tensor, t: float | Tensor, want: str, sigma_data: float | None = None) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
-        t = torch.as_tensor(t, dtype=wide if isinstance(t, Tensor) else torch.float64, device=x.device)
+        given = torch.promote_types(t.dtype, wide) if isinstance(t, Tensor) else torch.float64
+        t = torch.as_tensor(t, dtype=given, device=x.device)
         t = t.expand(x.shape[0]) if t.dim() == 0 else t
         if t.shape != (x.shape[0],):
             raise OdesolveError(
@@ -319,14 +330,15 @@ class Model:
         if "uncond" in branches and not bool(inside.all()):
             output = torch.where(inside.reshape(column), output, raw[0])  # samples whose time lies outside
         gradient = raw[-1] if reading.classifier else None
-        return self._converted(x, t, output, gradient, want, shaped)  # type: ignore[arg-type]
+        sigma_data = self.reading.sigma_data if sigma_data is None else sigma_data
+        return self._converted(x, t, output, gradient, want, shaped, sigma_data)  # type: ignore[arg-type]
 
     def _branches(self, guided: bool) -> dict[str, float]:
         branches = self.reading.guidance.mixed() if self.reading.guidance and guided else {"cond": 1.0}
         return {**branches, "classifier": 0.0} if self.reading.classifier else branches
 
-    def _converted(self, x, t, output, gradient, want, shaped) -> Tensor:
-        given, sigma_data = self.predicts, self.reading.sigma_data
+    def _converted(self, x, t, output, gradient, want, shaped, sigma_data) -> Tensor:
+        given = self.predicts
         if self.reading.applies:
             kx, kf = self.path.convert(t, given, "data", sigma_data)
             output, given = shaped(kx) * x + shaped(kf) * output, "data"

@@ -20,6 +20,12 @@ def evaluate(coefficients: Tensor, theta: Tensor) -> Tensor:
     return out
 
 
+def derivative(coefficients: Tensor, h: Tensor) -> Tensor:
+    """Coefficients (p - 1, n, ...) of the slope of these polynomials in time."""
+    factors = torch.arange(1, len(coefficients), device=h.device)[:, None] / h
+    return coefficients[1:] * factors.to(coefficients.dtype).view(*factors.shape, *[1] * (coefficients.dim() - 2))
+
+
 class Piece(NamedTuple):
     """Steps of one attempt: numbers of the samples, beginnings, lengths (n,), coefficients (p, n, ...)."""
 
@@ -56,8 +62,8 @@ class Dense:
             self._table, self.pieces = (ends, first, whole), [whole]
         return self._table
 
-    def at(self, t: Tensor, last: Tensor) -> Tensor:
-        """States (n, B, ...) at times (n, B); NaN beyond the time (B,) that a sample reached, ``last``."""
+    def at(self, t: Tensor, last: Tensor, slopes: bool = False) -> Tensor:
+        """States (n, B, ...) at times (n, B), or their slopes; NaN beyond the time (B,) that a sample reached, ``last``."""
         ends, first, whole = self._join()
         n = len(t)
         step = torch.searchsorted(ends, (self.sign * t).t().contiguous())
@@ -65,7 +71,8 @@ class Dense:
         step = torch.minimum(step, have - 1).clamp_min(0)
         place = (first[:, None] + step).t().flatten()
         theta = (t.flatten() - whole.t0[place]) / whole.h[place]
-        out = evaluate(whole.coefficients[:, place], theta)
+        pieces = whole.coefficients[:, place]
+        out = evaluate(derivative(pieces, whole.h[place]) if slopes else pieces, theta)
         beyond = (self.sign * (t - last) > 0) | (have == 0).t()
         shape = (n, self.batch, *out.shape[1:])
         return out.view(shape).masked_fill(beyond.view(n, self.batch, *[1] * (out.dim() - 1)), torch.nan)

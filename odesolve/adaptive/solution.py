@@ -91,6 +91,14 @@ class Solution:
 
         NaN beyond the time that a sample reached. Raises OdesolveError without dense output and outside of the interval.
         """
+        return self._dense_at(t, slopes=False)
+
+    @torch.no_grad()
+    def slope_at(self, t: float | Sequence[float] | Tensor) -> Any:
+        """dy/dt of what ``at`` gives, which is the polynomials' and not quite f; times, form and errors as for ``at``."""
+        return self._dense_at(t, slopes=True)
+
+    def _dense_at(self, t: float | Sequence[float] | Tensor, slopes: bool) -> Any:
         drift, results, dense = self.details.drift, self.details.results, self.details.dense
         if dense is None:
             raise OdesolveError("this solution kept its output times only: ask for solve(..., dense=True)")
@@ -105,7 +113,7 @@ class Solution:
                 f"t has shape {tuple(given.shape)}: give (n,), or (n, {len(last)}), a time for each sample"
             )
         times = given.reshape(-1, 1).expand(-1, len(last)) if given.dim() < 2 else given
-        y = dense.at(times, last)
+        y = dense.at(times, last, slopes)
         return drift.open(y if given.dim() else y[0])
 
 

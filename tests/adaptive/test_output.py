@@ -189,3 +189,15 @@ def test_a_result_in_another_form():
         solve(lambda t, y: (y["a"],), {"a": torch.ones(3)})
     with pytest.raises(OdesolveError, match=r"f returned \{'a': \(2,\)\} for a state \{'a': \(3,\)\}"):
         solve(lambda t, y: {"a": y["a"][:2]}, {"a": torch.ones(3)})
+
+
+def test_the_slope_of_the_dense_output():
+    """Of the polynomials: by central differences of the states, and close to f."""
+    y0 = torch.tensor([[1.0, 0.5], [0.2, -1.0], [3.0, 0.1]], dtype=torch.float64)
+    f = lambda t, y: torch.stack([y[:, 1], -torch.sin(y[:, 0])], 1)
+    sol = solve(f, y0, t=(0.0, 3.0), rtol=1e-6, atol=1e-6, dense=True)
+    t = torch.linspace(0.05, 2.95, 23, dtype=torch.float64)
+    slopes, e = sol.slope_at(t), 1e-6
+    assert torch.allclose(slopes, (sol.at(t + e) - sol.at(t - e)) / (2 * e), atol=1e-8)
+    assert torch.allclose(slopes[7], f(None, sol.at(t)[7]), atol=1e-4)
+    assert sol.slope_at(1.0).shape == (3, 2)
