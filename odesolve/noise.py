@@ -20,6 +20,8 @@ TREE: Final = 3 << _SHIFT  # + number of the node of a Brownian tree
 AREA_TREE: Final = 4 << _SHIFT  # + twice the number of the node (+ 1) of a tree that knows its areas
 CHAINS: Final = 5 << _SHIFT  # + number of the draw of a Markov chain
 CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
+PROBES: Final = 7 << _SHIFT  # + number of the probe of a trace
+DEQUANTISE: Final = 8 << _SHIFT  # + number of the draw that spreads discrete data over the width of their values
 
 DEPTH: Final = 24
 

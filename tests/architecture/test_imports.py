@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "adaptive": {"kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
+    "trace": {"kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},

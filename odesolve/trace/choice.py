@@ -1,0 +1,39 @@
+"""Estimators by name, and the one to take where the user does not say."""
+
+from __future__ import annotations
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.trace.exact import Exact
+from odesolve.trace.hutchinson import Hutchinson
+from odesolve.trace.projected import HutchPP, XTrace
+from odesolve.trace.protocol import Estimator
+
+NAMES = {
+    "exact": lambda products: Exact(),
+    "hutchinson": Hutchinson,
+    "gaussian": lambda products: Hutchinson(products, "gaussian"),
+    "orthogonal": lambda products: Hutchinson(products, "orthogonal"),
+    "hutchpp": lambda products: HutchPP(products),
+    "xtrace": lambda products: XTrace(products),
+}
+
+
+def named(name: str | Estimator, dim: int, products: int) -> Estimator:
+    """The estimator of this name with this many Jacobian products an evaluation, for samples of ``dim`` numbers.
+
+    "auto" is exact where dim <= 4 products, else XTrace from 12 products on and Hutchinson below; never Hutch++, which
+    is worse where the noise is low. An estimator is returned as it is. OdesolveError for names that there are not.
+    """
+    if not isinstance(name, str):
+        if not hasattr(name, "begin"):
+            raise OdesolveError(f"trace={name!r}: give a name such as 'auto', or an estimator such as trace.XTrace(24)")
+        return name
+    if products < 1:
+        raise OdesolveError(f"products={products}: give at least 1")
+    if name == "auto":
+        if dim <= 4 * products:
+            return Exact()
+        return XTrace(products - products % 2) if products >= 12 else Hutchinson(products)
+    if name not in NAMES:
+        raise unknown("trace", name, ["auto", *NAMES])
+    return NAMES[name](products)

@@ -1,0 +1,42 @@
+"""Random vectors with E[z z^T] = I, keyed by the samples: whatever the batch, a sample has the same ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels import dispatch
+from odesolve.noise import PROBES
+
+
+def signs(like: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Rademacher vectors (count, B, D)."""
+    return _draw(like, keys, count, "rademacher")
+
+
+def gaussians(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
+    """Standard normal vectors (count, B, D), numbers ``first`` on."""
+    return _draw(like, keys, count, "normal", first)
+
+
+def frames(like: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Vectors (count, B, D) of length sqrt(D) at right angles, count <= D, of Haar's distribution.
+
+    The orthogonal factor of a Gaussian matrix, where the triangular one has a positive diagonal (Mezzadri 2007, section 5).
+    """
+    z = gaussians(like, keys, count).permute(1, 2, 0).double()
+    q, r = torch.linalg.qr(z)
+    q = q * torch.where(r.diagonal(0, 1, 2) < 0, -1.0, 1.0)[:, None]
+    return (q.permute(2, 0, 1) * z.shape[1] ** 0.5).to(_wide(like)).contiguous()
+
+
+def _draw(like: Tensor, keys: Tensor, count: int, kind: str, first: int = 0) -> Tensor:
+    out = like.new_empty((count, len(like), like.shape[1:].numel()), dtype=_wide(like), requires_grad=False)
+    with torch.no_grad():
+        for k in range(count):
+            dispatch.normal(out[k], keys, PROBES + first + k, kind)
+    return out
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    return torch.promote_types(like.dtype, torch.float32)

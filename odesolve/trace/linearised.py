@@ -1,0 +1,98 @@
+"""A field and its Jacobian at one state: one evaluation, then as many products as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from odesolve.errors import OdesolveError
+
+Field = Callable[[Tensor], Tensor]
+BYTES = 64 * 2**20  # of vectors that are pulled back in one pass
+
+
+class Linearised:
+    """f at x (B, ...), evaluated once, with its products J^T v; samples do not see each other.
+
+    ``out`` is f(x) in the dtype that f gave it. Where gradients are recorded, and x or anything in f wants them, ``out`` and
+    the products are connected to both; otherwise they hold no graph. Rejected: ``torch.func.vjp``, which needs modules that
+    functorch can transform. Here only the pass back is batched, and where that fails products are taken one by one.
+    """
+
+    def __init__(self, f: Field, x: Tensor, block: int | None = None):
+        self.shape, self.batch, self.dim = x.shape, len(x), x.shape[1:].numel()
+        each = max(1, self.batch * self.dim * x.element_size())
+        self.block = block or max(1, BYTES // each)
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # A new node, so that what else hangs on x in f does not count.
+            self._leaf = x.view_as(x) if x.requires_grad and recording else x.detach().requires_grad_()
+            raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
+            _check(raw, x)
+            self._out = raw.to(x.dtype)
+        self.watched = recording and (x.requires_grad or _wants_gradients(self._out, self._leaf))
+        self.out = raw if self.watched else raw.detach()
+
+    def pull(self, v: Tensor) -> Tensor:
+        """J^T v for v (K, B, D), in the same shape."""
+        return torch.cat([self._pull(part) for part in v.to(self._leaf.dtype).split(self.block)])
+
+    def _pull(self, v: Tensor) -> Tensor:
+        shaped = v.reshape(len(v), *self.shape)
+        try:
+            back = self._grad(shaped, True)
+        except (RuntimeError, NotImplementedError):
+            back = torch.stack([self._grad(one, False) for one in shaped])
+        return back.reshape(v.shape)
+
+    def _grad(self, v: Tensor, batched: bool) -> Tensor:
+        (back,) = torch.autograd.grad(
+            self._out,
+            self._leaf,
+            v,
+            retain_graph=True,
+            create_graph=self.watched,
+            allow_unused=True,
+            is_grads_batched=batched,
+        )
+        if back is None:
+            raise _independent()
+        return back
+
+
+def _twice_differentiable(f: Field, x: Tensor) -> Tensor:
+    """f(x) with the one attention kernel whose backward pass can be differentiated again."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return f(x)
+
+
+def _check(out: Tensor, x: Tensor) -> None:
+    if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
+        given = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+        raise OdesolveError(f"the field returned {given} for a state {tuple(x.shape)}: return floats of the same shape")
+    if not out.requires_grad:
+        raise _independent()
+
+
+def _independent() -> OdesolveError:
+    return OdesolveError(
+        "the network's output does not depend on its input, as far as autograd can see: take torch.no_grad, inference_mode "
+        "and detach out of the network (a field that is really constant: return its value + 0 * x)"
+    )
+
+
+def _wants_gradients(out: Tensor, leaf: Tensor) -> bool:
+    """Whether anything but the leaf, such as a parameter, is to get gradients from out."""
+    todo, seen = [out.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "variable", leaf) is not leaf:
+            return True
+        todo.extend(before for before, _ in node.next_functions)
+    return False
