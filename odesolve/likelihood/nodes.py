@@ -1,0 +1,151 @@
+"""The divergence at quadrature nodes of its own: the state is solved first, then all nodes are evaluated in one batch.
+
+A divergence costs a network evaluation and all its Jacobian products, a state one evaluation alone: the solver's many
+evaluations carry no products. In the clock of ``flow.PathFlow`` the integrand is smooth up to both ends, and the nodes
+converge geometrically: to 0.03 nats on the digits 28, where a solver of the joint equations takes 60 and 160 in time.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.solution import Solution
+from odesolve.likelihood.flow import PathFlow
+from odesolve.likelihood.found import End, Found
+from odesolve.solve import solve
+from odesolve.trace import Probes
+
+FIRST, MOST = 16, 512  # intervals between nodes
+NUMBERS = 2**22  # of states that are evaluated in one batch
+
+
+@functools.lru_cache(16)
+def clenshaw_curtis(n: int) -> tuple[Tensor, Tensor]:
+    """Nodes in [0, 1], ascending, and weights of the rule with n + 1 nodes, n even; those of n are every second of 2 n's.
+
+    Clenshaw and Curtis 1960. Rejected: Gauss-Kronrod rules, as accurate for as many nodes, but they nest only once.
+    """
+    k = torch.arange(n + 1, dtype=torch.float64)
+    j = torch.arange(1, n // 2 + 1, dtype=torch.float64)
+    terms = torch.where(j == n // 2, 1.0, 2.0) / (4 * j**2 - 1) * torch.cos(2 * math.pi * k[:, None] * j / n)
+    weights = (1 - terms.sum(1)) / n
+    weights[0] = weights[-1] = 0.5 * weights[0]
+    return 0.5 - 0.5 * torch.cos(math.pi * k / n), weights
+
+
+def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: float, tol: float, progress) -> Found:
+    """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's quadrature may err by, in nats.
+
+    ``state_tol`` is the absolute and relative tolerance of the state's solve. The error comes from the last two rules, and
+    from the defect of the computed curve: along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score, so the
+    integral of the defect against the score is what the curve's distance from the flow costs, if the score is that of p.
+    Rejected: adding that term to the value. It is exact for an exact network (0.03 nats from 40 evaluations on the digits), but
+    a trained network's score is not the gradient of its flow's density, and the value gets worse.
+    """
+    batch, device = len(x), x.device
+    index = torch.arange(batch, device=device)
+    sol = solve(
+        lambda u, y, i: flow.field(u.flatten(), i)(y),
+        flow.enter(x),
+        (flow.start, flow.stop),
+        solver,
+        rtol=state_tol,
+        atol=state_tol,
+        args=(index,),
+        dense=True,
+        progress=progress,
+    )
+    nodes = Nodes(flow, sol, probes)
+    nodes.refine(tol)
+    nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
+    nfe, error = sol.nfe.to(device) + nodes.count, nodes.error + nodes.defect.abs()
+    return Found(
+        sol.last, nodes.change, nfe, nodes.count * probes.products, sol.status, error, (nodes.first, nodes.last)
+    )
+
+
+class Nodes:
+    """The divergence at nested nodes along a solution, refined for the samples that need it.
+
+    Of all samples: ``change`` (B, K) is the integral, ``error`` (B,) an estimate of what the rule errs by, ``defect`` (B,) the
+    integral of the curve's defect against the score, ``count`` (B,) the nodes; ``first`` and ``last`` hold what is known at
+    the ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows).
+    """
+
+    def __init__(self, flow: PathFlow, sol: Solution, probes: Probes):
+        self.flow, self.sol, self.probes = flow, sol, probes
+        batch, device = len(sol.last), sol.last.device
+        wide = {"dtype": torch.float64, "device": device}
+        self.change, self.count = torch.zeros(batch, probes.count, **wide), torch.zeros(batch, dtype=torch.int64, device=device)
+        self.error, self.defect = torch.zeros(batch, **wide), torch.zeros(batch, **wide)
+        self.n, self.rows = FIRST, torch.arange(batch, device=device)
+        self.traces = torch.zeros(FIRST + 1, batch, probes.count, **wide)
+        self.defects = torch.zeros(FIRST + 1, batch, **wide)
+        self.first, self.last = self._evaluate(range(FIRST + 1))
+
+    def refine(self, tol: float) -> None:
+        """Double the nodes of samples until the estimated error is below ``tol``.
+
+        Differences of successive rules fall faster than geometrically. The last one counts at least as much as its two
+        forerunners foretell, for one alone may be small by accident; its ratio to the one before says what is left.
+        """
+        rules = [self._rule(self.n // k) for k in (8, 4, 2)]
+        while True:
+            rules, rows = [*rules[-3:], self._rule(self.n)], self.rows
+            first, before, after = ((b - a).mean(1).abs() for a, b in itertools.pairwise(rules))
+            after = torch.maximum(after, before * _ratio(before, first))
+            self.change[rows] = rules[-1]
+            self.error[rows] = after * _ratio(after, before)
+            self.defect[rows] = self._weights(self.n) @ self.defects
+            more = (self.error[rows] > tol).nonzero().flatten()
+            if not len(more) or self.n == MOST:
+                return
+            self._double(more)
+            rules = [rule[more] for rule in rules]
+
+    def _weights(self, n: int) -> Tensor:
+        return (self.flow.stop - self.flow.start) * clenshaw_curtis(n)[1].to(self.traces.device)
+
+    def _rule(self, n: int) -> Tensor:
+        return torch.einsum("n,nbk->bk", self._weights(n), self.traces[:: self.n // n])
+
+    def _double(self, more: Tensor) -> None:
+        """Twice the intervals for these of the rows."""
+        self.n *= 2
+        for name in ("traces", "defects"):
+            old = getattr(self, name)[:, more]
+            new = old.new_zeros(self.n + 1, *old.shape[1:])
+            new[::2] = old
+            setattr(self, name, new)
+        self.rows = self.rows[more]
+        self._evaluate(range(1, self.n, 2))
+
+    def _evaluate(self, at: range) -> tuple[End, End]:
+        """Evaluate these nodes for ``rows``, as many at once as fit; returns what is known at the first and the last."""
+        u = self.flow.start + (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[0].to(self.rows.device)
+        each = max(1, NUMBERS // max(1, self.sol.last[self.rows].numel()))
+        parts = [torch.tensor(at[k : k + each], device=self.rows.device) for k in range(0, len(at), each)]
+        ends = [self._batch(u[part], part) for part in parts]
+        self.count[self.rows] += len(at)
+        return ends[0][0], ends[-1][1]
+
+    def _batch(self, u: Tensor, part: Tensor) -> tuple[End, End]:
+        n, rows = len(u), self.rows
+        y, dy = self.sol.at(u)[:, rows], self.sol.slope_at(u)[:, rows]
+        flat, index, angles = y.flatten(0, 1), rows.repeat(n), u.repeat_interleave(len(rows))
+        slope, values = self.probes.rows(index)(self.flow.field(angles, index), flat)
+        defect = ((dy.flatten(0, 1) - slope) * self.flow.score(angles, flat, slope)).double().flatten(1).sum(1)
+        # At sigma = 0 the score may be infinite; the curve begins with the slope of the flow, so its defect is 0 there.
+        defect = torch.where(torch.isfinite(defect), defect, 0.0)
+        self.traces[part] = values.double().unflatten(0, (n, len(rows)))
+        self.defects[part] = defect.unflatten(0, (n, len(rows)))
+        traces, slopes = self.traces[part].mean(2), slope.unflatten(0, (n, len(rows)))
+        return End(slopes[0], traces[0]), End(slopes[-1], traces[-1])
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    return (a / b.clamp_min(1e-300)).clamp_max(1.0)

@@ -1,0 +1,167 @@
+"""Log-densities of data: from a model, or a velocity and a base, to a value with its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve import trace as traces
+from odesolve.errors import OdesolveError, unknown
+from odesolve.keys import Ids, keys_of
+from odesolve.likelihood import along, nodes
+from odesolve.likelihood.flow import PathFlow, VelocityFlow
+from odesolve.likelihood.found import Found
+from odesolve.likelihood.result import LogProb
+from odesolve.models import Model
+from odesolve.pairs import Pair
+from odesolve.plan import Plan
+from odesolve.planning import GridLike
+
+EXACT, ESTIMATED = 1e-3, 1e-2  # nats that a solve may err by where the trace is exact, and where probes err by more anyway
+STATE = 1e-3  # tolerance of the state for a tolerance of one nat
+FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
+
+
+def log_prob(
+    model: Model | Callable[..., Tensor],
+    x: Tensor,
+    *,
+    t: tuple[float, float] | None = None,
+    base: Any = None,
+    trace: str | traces.Estimator = "auto",
+    products: int = 16,
+    seed: int | None = None,
+    ids: Ids | None = None,
+    tol: float | None = None,
+    divergence: str | None = None,
+    solver: str | Pair | None = None,
+    steps: int | None = None,
+    grid: GridLike | None = None,
+    of: str = "flow",
+    plan: Plan | None = None,
+    check: bool | None = None,
+    adjoint: str | None = None,
+    params: Sequence[Tensor] | None = None,
+    args: Sequence[Any] = (),
+    progress: bool | None = None,
+) -> LogProb:
+    """Log-density of data under a model's probability-flow ODE, or under a velocity that carries them to a base density.
+
+    log p(x) = log base(x(T)) + integral of div v along dx/dt = v from the data to T (Chen et al. 2018; Song et al. 2021, eq. 39).
+
+    Args:
+        model: an ``ode.Model``, of which the density is that of x0 + rho eps with the little noise of the first time; or a
+            function f(t, x, *args) as ``ode.solve`` takes it (t of shape (B, 1, ..., 1)), and ``t`` and ``base`` with it.
+        x: data (B, ...).
+        t: the times of the data and of the base. A model's are those of its path: by default ``t_min``, or the data's end where
+            the path has noise there, to the noise end.
+        base: of a model another prior than N(0, prior_std^2 I); of a velocity the density at t[1]: "normal" (the default),
+            an object with ``log_prob``, or a function of the latent (B, ...) to (B,).
+        trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace", or an ``odesolve.trace`` estimator.
+            "auto" is exact for up to 4 numbers a product, XTrace from 12 products, Hutchinson below.
+        products: Jacobian products an evaluation that an estimator may take.
+        seed, ids: of the probes, as for ``ode.sample``; the probes of a sample stay the same along its trajectory.
+        tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2 otherwise.
+        divergence: "nodes" evaluates it at quadrature nodes apart from the solve of the state (models; the default), "along"
+            integrates it with the state (the default for velocities and gradients).
+        solver: an adaptive solver of ``ode.solve``, dopri5 by default; with ``steps`` a sampler of ``ode.solvers()`` for a model, an
+            explicit Runge-Kutta method for a velocity.
+        steps, grid: a fixed grid instead of a tolerance.
+        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is (``solver``, ``steps``, ``grid`` or ``plan``).
+        plan: a ready plan of this model.
+        check: estimate the solver's error of a divergence "along" by a second, coarser solve; by default where no gradient is asked for.
+        adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there.
+        args: further arguments of f.
+        progress: show a bar on long solves.
+
+    Returns a ``LogProb``, in nats. Raises OdesolveError for arguments that cannot be used.
+    """
+    _check(model, x, t, of, divergence)
+    if of == "plan" or steps is not None or plan is not None:
+        if isinstance(model, Model):
+            raise OdesolveError("not yet")
+    estimator = traces.named(trace, x.shape[1:].numel(), products)
+    x = _state(model, x)
+    probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
+    flow = _flow(model, x, t, base, args).setup(x.shape[1:].numel())
+    tol = tol if tol is not None else EXACT if isinstance(estimator, traces.Exact) else ESTIMATED
+    state_tol = max(STATE * tol, FINEST[x.dtype])
+    if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
+        with torch.no_grad():
+            found = nodes.integrate(flow, x, probes, solver or "dopri5", state_tol, 0.5 * tol, progress)
+    else:
+        options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
+        options = {k: v for k, v in options.items() if v is not None}
+        second = adjoint is None and steps is None if check is None else check
+        with torch.set_grad_enabled(adjoint is not None):
+            found = along.integrate(flow, x, probes, solver or "dopri5", state_tol, tol, second, options)
+            if isinstance(flow, PathFlow) and adjoint is None:
+                found = along.with_ends(found, flow, x, probes)
+    with torch.set_grad_enabled(adjoint is not None):
+        return _result(flow, x, found, str(estimator))
+
+
+def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, trace: str) -> LogProb:
+    change = found.change.mean(1)
+    count = found.change.shape[1]
+    stderr = found.change.detach().std(1) / count**0.5 if count > 1 else torch.zeros_like(change.detach())
+    value = flow.log_base(found.y) + change + flow.volume
+    mismatch = truncation = None
+    if found.ends is not None and isinstance(flow, PathFlow):
+        first, last = found.ends
+        with torch.no_grad():
+            truncation = flow.truncation(flow.enter(x), first.slope, first.trace)
+            mismatch = flow.mismatch(found.y, last.slope, last.trace)
+    nfe = found.nfe + (mismatch is not None)
+    return LogProb(
+        value,
+        stderr,
+        found.error,
+        flow.leave(found.y),
+        nfe,
+        found.products,
+        trace,
+        count,
+        mismatch,
+        truncation,
+        found.status,
+    )
+
+
+def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow | VelocityFlow:
+    if isinstance(model, Model):
+        if args:
+            raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
+        prior = base.log_prob if hasattr(base, "log_prob") else base
+        if prior is not None and not callable(prior):
+            raise OdesolveError(f"base={base!r}: give a density of the latents, with log_prob or as a function")
+        return PathFlow(model, t, prior, len(x))
+    return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, len(x))
+
+
+def _state(model: Any, x: Tensor) -> Tensor:
+    """x in the dtype that the state is kept in: float64 wherever the network gets its own dtype at its door."""
+    if isinstance(model, Model) and model.dtype is not None:
+        return x.double()
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
+    if not isinstance(model, Model) and not callable(model):
+        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, or a velocity f(t, x)")
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:
+        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise OdesolveError(f"x is {given}: give floats of shape (B, ...)")
+    if not bool(torch.isfinite(x).all()):
+        raise OdesolveError("x holds NaN or infinity: give finite data")
+    if t is not None and len(tuple(t)) != 2:
+        raise OdesolveError(f"t={t}: give two times, that of the data and that of the base")
+    if of not in ("flow", "plan"):
+        raise unknown("of", of, ("flow", "plan"))
+    if divergence not in (None, "nodes", "along"):
+        raise unknown("divergence", divergence, ("nodes", "along"))
+    if divergence == "nodes" and not isinstance(model, Model):
+        raise OdesolveError('divergence="nodes" needs a path, whose clock is smooth: give an ode.Model, or "along"')
