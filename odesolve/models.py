@@ -217,10 +217,13 @@ class Model:
         return t * self.time_scale
 
     def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]:
-        """One time argument of shape (B,) for each path time, on the device of x and in float32 (float64 for float64)."""
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        t = self._times(tuple(times), wide, x.device)
+        """One time argument of shape (B,) for each path time, on the device of x, in float32 (float64 for float64 networks)."""
+        t = self._times(tuple(times), self._time_dtype(x), x.device)
         return list(t.unsqueeze(1).expand(-1, x.shape[0]).clone().unbind(0))  # a copy, for networks that change their t
+
+    def _time_dtype(self, x: Tensor) -> torch.dtype:
+        """That of times for the network: its own, at least float32; half-precision networks embed their time in float32."""
+        return torch.promote_types(self.dtype or x.dtype, torch.float32)
 
     def _times(self, times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
         """What the network gets for these times, kept for the next solve on the same grid."""
@@ -323,7 +326,7 @@ class Model:
         x_in = (x * shaped(reading.c_in(self.path, t))).to(self.dtype or x.dtype)
         inside = torch.as_tensor(reading.guidance.inside(t) if reading.guidance else True, device=x.device)
         branches = self._branches(bool(inside.any()))
-        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(wide), list(branches))]
+        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(self._time_dtype(x)), list(branches))]
         output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
         if reading.mix and "uncond" in branches:
             output = self.functions[reading.mix](raw[0], raw[1], t)

@@ -158,3 +158,25 @@ def test_a_network_may_change_its_time_in_place():
     model = ode.Model(lambda x, t: 0.3 * x + t.mul_(2.0)[:, None], paths.VP(), "v")
     x = torch.ones(2, 3)
     assert torch.equal(ode.sample(model, x, "ddim", 3), ode.sample(model, x, "ddim", 3))
+
+
+@pytest.mark.parametrize(("state", "network"), [("float32", "float32"), ("float64", "float32"), ("float64", "float64")])
+def test_the_time_comes_in_the_dtype_of_the_network(state, network):
+    """An embedding t[:, None] * frequencies of another dtype would not fit the network's own layers."""
+    state, network = getattr(torch, state), getattr(torch, network)
+    seen = []
+    layer = torch.nn.Linear(2, 2).to(network)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x, t):
+            seen.append(t.dtype)
+            return self.layer(x) * t[:, None]
+
+    model = ode.Model(Net(), ode.paths.VP(), "noise")
+    x = torch.zeros(3, 2, dtype=state)
+    model.data(x, 0.5), model.score(x, torch.full((3,), 0.5)), ode.sample(model, x, steps=2)
+    assert set(seen) == {network}
