@@ -1,0 +1,237 @@
+"""Log-densities that a plan carries along with its states, by the same rows.
+
+A row x1 = sum_k a_k x_k + sum_j b_j D_j integrates dy/dlambda = e^lambda D for y = x / sigma, lambda = log(alpha / sigma). The
+log-density of y obeys the same equation with -sigma tr(dD/dx) in the place of D, so the weights that carry the state carry
+it too, to the same order, whatever the solver. Rows of velocities u carry it with -tr(du/dx).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
+from odesolve.kernels.dispatch import transformed
+from odesolve.likelihood.flow import SIGMA_DATA
+from odesolve.lower import Call, lower
+from odesolve.models import Model
+from odesolve.paths import Path, Point
+from odesolve.plan import Plan
+from odesolve.run.advance import Cursor, accept, proceed, table_on
+from odesolve.trace import Probes
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A plan's end state with what became of its log-density.
+
+    ``x`` (B, ...) is the end state; ``change`` (B, K), float64, is log p_end(x_end) - log p_start(x_start) for every probe;
+    ``nfe`` and ``products`` count network evaluations (each branch of guidance) and Jacobian products of each sample.
+    """
+
+    x: Tensor
+    change: Tensor
+    nfe: int
+    products: int
+
+
+def carry(plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | None = None) -> Carried:
+    """Run a deterministic plan from the state x (B, ...) at its first time, in either direction, with its log-density.
+
+    What the flow of Gaussian data of deviation ``width`` does to the log-density is known in closed form (by default that of an
+    "edm" network, else 0.5); only the rest is estimated and integrated. Its integrand vanishes at both ends, and on the
+    choice nothing depends beyond the solver's error.
+
+    The states are those of ``ode.sample``, bit by bit where the network answers the same whether gradients are recorded or
+    not. With gradients enabled the results are connected to x and to the network's parameters, without they hold no graph.
+    Raises OdesolveError for plans that draw noise or apply functions, and models that do.
+    """
+    check_deterministic(plan, model)
+    width = default_width(model) if width is None else width
+    if not width > 0.0:
+        raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
+    gauge = Gauge(plan, model.path, width)
+    out, traces, nfe = _solve(plan, model, x, probes, gauge)
+    rest = gauge.integrate(traces, x.shape[1:].numel())
+    first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
+    known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
+    return Carried(out, known + rest, nfe, len(traces) * probes.products)
+
+
+def default_width(model: Model) -> float:
+    """The deviation of the data that an "edm" network was made for, that of unknown data otherwise."""
+    return model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
+
+
+def check_deterministic(plan: Plan, model: Model) -> None:
+    """Raise OdesolveError unless the plan and the model together are a flow whose divergence the rows can carry."""
+    if plan.streams:
+        raise OdesolveError(f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an ODE solver')
+    places = [*model.reading.applies, *(i.fn for i in plan.instructions if isinstance(i, Apply))]
+    if places:
+        raise OdesolveError(
+            f"{places[0]!r} is not part of the flow that a density is carried along: leave it out of the model, or give "
+            'log_prob="plan" (of="plan") for the density of the sampler as it runs'
+        )
+    if model.reading.classifier:
+        raise OdesolveError(
+            "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
+        )
+
+
+class Gauge:
+    """The scalars of a plan: m = log p less the log-density that Gaussian data of deviation ``width`` would have there.
+
+    Along the flow dm/dlambda = -alpha (tr dD/dx - dim c), with c the Gaussian's own dD/dx, and likewise in time for velocities.
+    """
+
+    def __init__(self, plan: Plan, path: Path, width: float):
+        self.plan, self.path, self.width = plan, path, width
+        outputs = [o for i in plan.instructions if isinstance(i, Combine) for o in i.outputs]
+        times = {*plan.grid, *(i.t for i in plan.evaluations), *(o.time for o in outputs if o.time is not None)}
+        self._points = {p.t: p for p in path.points(sorted(times))}
+        self.velocity = "velocity" in (*(i.quantity for i in plan.evaluations), *(o.guess for o in outputs))
+
+    def at(self, t: float) -> Point:
+        """The path at a time of the plan."""
+        return self._points[t]
+
+    def spread(self, p: Point) -> float:
+        """Deviation of the Gaussian's states."""
+        return math.hypot(p.alpha * self.width, p.sigma)
+
+    def slope(self, p: Point) -> float:
+        """What an evaluation of the Gaussian's network would be: this factor of the state."""
+        square = self.spread(p) ** 2
+        data = p.alpha * self.width**2 / square
+        if not self.velocity:
+            return data
+        # Near the data velocities follow from scores, near the noise from data: the other way may be infinite.
+        given, factor = ("score", -1.0 / square) if p.sigma < p.alpha else ("data", data)
+        kx, kf = (float(k) for k in self.path.convert(p.t, given, "velocity"))
+        return kx + kf * factor
+
+    def integrate(self, traces: Sequence[Tensor], dim: int) -> Tensor:
+        """The change of m (B, K) from the plan's start to its result; one trace (B, K), less the Gaussian's, an evaluation."""
+        return _Rows(self, traces, dim).run()
+
+
+class _Rows:
+    """One pass over a plan's instructions: m of every state, and of every evaluation its point, m at its input, its trace."""
+
+    def __init__(self, gauge: Gauge, traces: Sequence[Tensor], dim: int):
+        self.gauge, self.dim, self.traces = gauge, dim, iter(traces)
+        self.zero = torch.zeros_like(traces[0], dtype=torch.float64) if traces else torch.zeros(1, 1, dtype=torch.float64)
+        self.states: dict[str, tuple[Point, Tensor]] = {START: (gauge.at(gauge.plan.grid[0]), self.zero)}
+        self.evaluations: dict[str, tuple[Point, Tensor, Tensor]] = {}
+        self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
+
+    def run(self) -> Tensor:
+        for i in self.gauge.plan.instructions:
+            if isinstance(i, Evaluate):
+                self._evaluated(i.output, i.input, self.gauge.at(i.t), next(self.traces).double())
+            elif isinstance(i, Combine):
+                for out, row in zip(i.outputs, i.weights, strict=True):
+                    self._combined(out, list(zip(i.inputs, row, strict=True)))
+        return self.states[self.gauge.plan.result][1]
+
+    def _evaluated(self, name: str, state: str, p: Point, trace: Tensor) -> None:
+        if state not in self.states:
+            self.states[state] = (p, self._row(p, self.env[state]))
+        self.evaluations[name] = (p, self.states[state][1], trace)
+        self.env[name] = Linear({name: 1.0})
+
+    def _combined(self, out: Output, terms: list[tuple[str, float]]) -> None:
+        if out.guess is not None:  # a multiple of the state instead of an evaluation
+            ((state, weight),) = terms
+            p = self.states[state][0]
+            self._evaluated(out.name, state, p, self.zero + self.dim * (weight - self.gauge.slope(p)))
+        elif out.time is None:
+            self.env[out.name] = substitute(terms, self.env)
+        else:
+            p = self.gauge.at(out.time)
+            self.states[out.name] = (p, self._row(p, substitute(terms, self.env)))
+            self.env[out.name] = Linear({out.name: 1.0})
+
+    def _row(self, to: Point, terms: Mapping[str, float]) -> Tensor:
+        """m at a point by a row over states and evaluations.
+
+        With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x / alpha it carries alpha m, and they
+        stand for m - alpha trace. Constants are carried exactly either way; the first ends at sigma = 0, the second at alpha = 0.
+        """
+        total = self.zero
+        for name, w in terms.items():
+            if name in self.states:
+                p, m = self.states[name]
+                total = total + w * self._unit(p, to) * m
+            else:
+                p, m, trace = self.evaluations[name]
+                if self.gauge.velocity:
+                    total = total - w * trace
+                elif to.sigma > 0.0:
+                    total = total - w * p.sigma * trace
+                else:
+                    total = total + w * (m - p.alpha * trace)
+        return total / self._unit(to, to)
+
+    def _unit(self, p: Point, to: Point) -> float:
+        if self.gauge.velocity:
+            return 1.0
+        return p.sigma if to.sigma > 0.0 else p.alpha
+
+
+def _solve(plan: Plan, model: Model, x: Tensor, probes: Probes, gauge: Gauge) -> tuple[Tensor, list[Tensor], int]:
+    """The end state, a trace less the Gaussian's (B, K) for every evaluation, the network evaluations."""
+    program = lower(plan, model.path, model.reading_for(x.dtype))
+    cursor = Cursor(program, 0, (), (x.dtype, model.dtype or x.dtype), None, table_on(program, x.device))
+    slots: list[Tensor | None] = [None] * program.slots
+    slots[program.start] = x if torch.is_grad_enabled() else x.detach()
+    times, traces, nfe = model.times_for(program.times, x), [], 0
+    position = proceed(cursor, 0, slots, model.functions, None)
+    while position < len(program.ops):
+        call: Call = program.ops[position]  # type: ignore[assignment]
+        state: Tensor = slots[call.state]  # type: ignore[assignment]
+        asked = _Asked(model, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
+        c = gauge.slope(gauge.at(call.t))
+        ask = asked.velocity if gauge.velocity else asked.data
+        rest, values = probes(lambda y, ask=ask, t=call.t, c=c: ask(y, t) - c * y, state)
+        traces.append(values)
+        outputs = asked.answers(state, rest.requires_grad)
+        nfe += asked.calls * len(call.branches)
+        accept(program, position, slots, outputs, None)
+        position = proceed(cursor, position + 1, slots, model.functions, None)
+    return slots[program.result], traces, nfe  # type: ignore[return-value]
+
+
+class _Asked:
+    """The model at one call of a program: asked for data or velocities, it hears the network's input as the program made it,
+    and keeps what the network answers, so that the states after the call are those without a density."""
+
+    def __init__(self, model: Model, entry: Tensor, time: Tensor, call: Call):
+        self.entry, self.time, self.call, self.calls = entry, time, call, 0
+        self._network, self._answers = model, None
+        self._heard = copy.copy(model)
+        self._heard.evaluate = self._evaluate  # type: ignore[method-assign]
+        self.data, self.velocity = self._heard.data, self._heard.velocity
+
+    def _evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
+        entry = self.entry.detach() + (x_in - x_in.detach())  # the value of the one, the derivative of the other
+        raw = self._network.evaluate(entry, state, self.time, self.call.branches)
+        self.calls += 1
+        if not transformed():
+            self._answers = raw
+        return raw
+
+    def answers(self, state: Tensor, connected: bool) -> list[Tensor]:
+        """The network's outputs; under a transform of torch.func, which shows none, by one call more."""
+        raw = self._answers
+        if raw is None:
+            self.calls += 1
+            raw = self._network.evaluate(self.entry, state, self.time, self.call.branches)
+        return raw if connected else [r.detach() for r in raw]
