@@ -3,8 +3,9 @@
 from odesolve.trace.choice import named
 from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import Hutchinson
+from odesolve.trace.hutchpp import HutchPP
 from odesolve.trace.linearised import Field
-from odesolve.trace.projected import HutchPP, XTrace
 from odesolve.trace.protocol import Estimator, Probes
+from odesolve.trace.xtrace import XTrace
 
 __all__ = ["Estimator", "Exact", "Field", "HutchPP", "Hutchinson", "Probes", "XTrace", "named"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from odesolve.errors import OdesolveError, unknown
 from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import Hutchinson
-from odesolve.trace.projected import HutchPP, XTrace
+from odesolve.trace.hutchpp import HutchPP
 from odesolve.trace.protocol import Estimator
+from odesolve.trace.xtrace import XTrace
 
 NAMES = {
     "exact": lambda products: Exact(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,14 +64,15 @@ class ExactProbes:
         return line.out, total[:, None]
 
     def _forward(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
-        def push(v: Tensor) -> tuple[Tensor, Tensor]:
+        def push(v: Tensor) -> Any:
             return torch.func.jvp(f, (x,), (v.reshape(x.shape),))
 
+        both: Any = (None, 0)
         total, out = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
         block = self.how.block or self.products
         for first in range(0, self.products, block):
             units = _units(x, first, min(first + block, self.products))
-            out, columns = torch.func.vmap(push, out_dims=(None, 0))(units)
+            out, columns = torch.func.vmap(push, out_dims=both)(units)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)
         return out, total[:, None]
 

@@ -63,12 +63,10 @@ class Forms:
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         line = Linearised(f, x)
         values = (line.pull(self.z) * self.z).sum(2).T
-        return line.out, spread(values, self.spread).to(x.dtype)
+        return line.out, (values if self.spread == 1.0 else spread(values, self.spread)).to(x.dtype)
 
 
-def spread(values: Tensor, factor: float) -> Tensor:
+def spread(values: Tensor, factor: float | Tensor) -> Tensor:
     """Values (B, K) with their distance from their mean times a factor."""
-    if factor == 1.0:
-        return values
     mean = values.mean(1, keepdim=True)
     return mean + factor * (values - mean)
