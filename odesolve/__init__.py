@@ -6,6 +6,7 @@ from odesolve.defaults import default_plan
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.langevin import Chains, langevin, mala
+from odesolve.likelihood.bounds import Bound, elbo
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
@@ -19,6 +20,7 @@ from odesolve.solvers import Writer, solver
 
 __version__ = "0.1.0"
 __all__ = [
+    "Bound",
     "BrownianPath",
     "Chains",
     "Diverged",
@@ -35,6 +37,7 @@ __all__ = [
     "Writer",
     "backend",
     "default_plan",
+    "elbo",
     "grids",
     "invert",
     "iterate",

@@ -22,6 +22,7 @@ CHAINS: Final = 5 << _SHIFT  # + number of the draw of a Markov chain
 CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
 PROBES: Final = 7 << _SHIFT  # + number of the probe of a trace
 DEQUANTISE: Final = 8 << _SHIFT  # + number of the draw that spreads discrete data over the width of their values
+BOUNDS: Final = 9 << _SHIFT  # + twice the number of the evaluation of a bound, its noise (+ 1: its time)
 
 DEPTH: Final = 24
 
