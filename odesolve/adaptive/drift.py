@@ -38,9 +38,13 @@ class Drift:
         batch = pieces[0].shape[0] if self.by_sample else 1
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.sizes = [s.numel() for s in self.shapes]
-        whole = [y.detach().reshape(batch, *(s or (1,))) for y, s in zip(pieces, self.shapes, strict=True)]
-        self.start = whole[0].contiguous() if self.keys is None else torch.cat([y.reshape(batch, -1) for y in whole], 1)
         self.args, self.rows = self.given, batch
+        self.start = self.packed(y0).detach()
+
+    def packed(self, y0: State) -> Tensor:
+        """A first state as one tensor (B, ...), connected to what it is made of."""
+        pieces = [y.reshape(self.rows, *(s or (1,))) for y, s in zip(_pieces(y0)[1], self.shapes, strict=True)]
+        return pieces[0].contiguous() if self.keys is None else torch.cat([y.flatten(1) for y in pieces], 1)
 
     def keep(self, rows: Tensor) -> None:
         """Only these samples, by their number in the first state, are called from now on."""

@@ -26,14 +26,14 @@ NAMES = {OK: "ok", EVENT: "event", MAX_STEPS: "max_steps", MIN_STEP: "min_step",
 @dataclass(frozen=True)
 class Details:
     """What a solution keeps for its methods: the right-hand side, the last control state, the steps, the times asked for,
-    rtol and atol, the method."""
+    rtol and atol, the method (None of fixed steps)."""
 
     drift: Drift
     results: Results
     dense: Dense | None
     times: tuple[float, ...]
     tolerances: tuple[Scale, Scale]
-    method: Method
+    method: Method | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Solution:
             failed = [k for k, word in enumerate(words) if word not in ("ok", "event")]
             raise OdesolveError(f"sample {i} did not fail: the samples that did are {failed}")
         d = self.details
+        if d.method is None:
+            raise OdesolveError("steps of one size know no error: solve without steps= to learn why")
         if not d.method.takes_slopes:
             raise OdesolveError(
                 "this solver takes predictions of a model, no dy/dt: solve again with 'dopri5' to learn why"

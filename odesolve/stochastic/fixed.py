@@ -17,10 +17,10 @@ from odesolve.stochastic.steps import SDESolver, Step
 
 
 class Alive:
-    """Which samples are finite; the others keep the last finite state and when that was."""
+    """Which samples are finite; the others keep the last finite state and when that was. A step evaluates f ``drifts`` times."""
 
-    def __init__(self, like: Tensor, solver: SDESolver):
-        self.drifts, self.step = solver.drifts, 0
+    def __init__(self, like: Tensor, drifts: int):
+        self.drifts, self.step = drifts, 0
         wide = {"dtype": torch.float64, "device": like.device}
         self.state = torch.zeros(ROWS, like.shape[0], **wide)
         self.state[STATUS] = OK
@@ -72,7 +72,7 @@ def march(
     x, new = eq.drift.start.clone(), torch.empty_like(eq.drift.start)
     out = x.new_empty(len(times), *x.shape)
     out[0] = x
-    alive, number = Alive(x, solver), 0
+    alive, number = Alive(x, solver.drifts), 0
     norm = ErrorNorm(alive.norm, 0.0, 1.0)
     for i, (first, last) in enumerate(itertools.pairwise(times)):
         grid = [first + (last - first) * (k / steps) for k in range(steps)] + [last]

@@ -1,0 +1,53 @@
+"""Gradients of the steps that were made: every state between them is kept, every step is evaluated once more on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.adjoint.arguments import Arguments
+from odesolve.adjoint.pull import Sums
+
+Step = Callable[[int, Tensor, Arguments], Tensor]  # (number of the step, state before it, arguments): the state after it
+
+
+@dataclass
+class Trail:
+    """A solve as it was made: states (n, B, ...) at the output times and (N, B, ...) before every step, the steps, and how many
+    of them had been made at every output time."""
+
+    y: Tensor
+    before: Tensor
+    step: Step
+    passed: Sequence[int]
+
+
+@dataclass
+class Backprop:
+    """The gradient of the discrete solve that ``run`` makes of a first state.
+
+    What is kept is one state a step. Where f is a network that is little beside its activations, of which those of one step
+    are alive at a time. Rejected: the states of every sqrt(N)-th step, which cost another evaluation of all; ``Reversible`` keeps
+    none at all.
+    """
+
+    run: Callable[[Tensor], Trail]
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        trail = self.run(y0)
+        self.step, self.passed = trail.step, list(trail.passed)
+        return trail.y, (trail.before,)
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+        (before,) = kept
+        g = torch.zeros_like(grad[0])
+        for k in range(len(before), -1, -1):
+            for i, passed in enumerate(self.passed):
+                if passed == k:
+                    g = g + grad[i]
+            if k > 0:
+                _, g = sums.pull(lambda y, args, k=k: self.step(k - 1, y, args), before[k - 1], g)
+        return g, None

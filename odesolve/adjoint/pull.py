@@ -1,0 +1,78 @@
+"""Gradients of a solve that is walked backwards: one piece is evaluated again, pulled back and forgotten, then the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from odesolve.adjoint.arguments import Arguments, Wanted
+
+Move = Callable[[Tensor, Arguments], Tensor]
+
+
+class Sums:
+    """Gradients of the wanted arguments and parameters, summed over the pieces of a solve."""
+
+    def __init__(self, wanted: Wanted):
+        self.wanted = wanted
+        self.totals: list[Tensor | None] = [None] * len(wanted.tensors)
+
+    def pull(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and parameters are added up."""
+        out, back, grads = self.product(move, y, cotangent)
+        for i, g in enumerate(grads):
+            if g is not None:
+                total = self.totals[i]
+                self.totals[i] = g if total is None else total + g
+        return out, back
+
+    def product(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """The result, its gradient of y, and of everything that is wanted."""
+        leaf = y.detach().requires_grad_()
+        args, inputs = self.wanted.leaves()
+        with torch.enable_grad():
+            out = move(leaf, args)
+        self.wanted.check(out, (leaf, *inputs))
+        if not out.requires_grad:
+            return out, torch.zeros_like(y), (None,) * len(inputs)
+        # The graph is kept for what f holds that was computed outside of it; ours goes with ``out``.
+        back, *grads = torch.autograd.grad(out, (leaf, *inputs), cotangent, retain_graph=True, allow_unused=True)
+        return out.detach(), torch.zeros_like(y) if back is None else back, tuple(grads)
+
+
+class Mode(Protocol):
+    """A way to gradients: a solve that keeps something, and its way back."""
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The states at the output times (n, B, ...), and what the way back needs besides them."""
+        ...
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor | None]:
+        """Gradients of y0 and, where the way gives them, of the output times (n,), from those of the states."""
+        ...
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
+        y, kept = mode.forward(y0.detach())
+        ctx.mode, ctx.wanted = mode, wanted
+        ctx.save_for_backward(y, *kept)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        y, *kept = ctx.saved_tensors
+        sums = Sums(ctx.wanted)
+        for_y0, for_times = ctx.mode.backward(y, tuple(kept), grad, sums)
+        return None, None, for_y0, for_times if ctx.needs_input_grad[3] else None, *sums.totals
+
+
+def with_gradients(mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None = None) -> Tensor:
+    """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what is wanted."""
+    return _Solve.apply(mode, wanted, y0, times, *wanted.tensors)  # type: ignore[return-value]
