@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from odesolve.likelihood.flow import Flow
+from odesolve.likelihood.flow import Flow, column
 from odesolve.likelihood.found import End, Found
 from odesolve.solve import solve
 from odesolve.trace import Probes
@@ -40,14 +40,20 @@ def _once(flow: Flow, x: Tensor, probes: Probes, solver, state_tol: float, tol: 
     # In the root mean square over all components tol nats count as much as state_tol in every number of the state.
     scale = state_tol / tol * (1.0 + dim / count) ** 0.5
 
+    seen = None if options.get("adjoint") else Seen(flow, x)
+
     def moved(u: Tensor, state: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
         mine = probes if len(index) == batch else probes.rows(index)
-        out, values = mine(flow.field(u.reshape(-1).expand(len(index)), index), state[0])
+        u = u.reshape(-1).expand(len(index))
+        out, values = mine(flow.field(u, index), state[0])
+        if seen is not None:
+            seen.note(u, index, out, values)
         return out, scale * values
 
     start = (flow.enter(x), x.new_zeros(batch, count))
     args = (torch.arange(batch, device=x.device),)
-    sol = solve(moved, start, (flow.start, flow.stop), solver, args=args, **options, **_tolerances(options, state_tol))
+    control = {} if options.get("steps") else _control(flow, state_tol)
+    sol = solve(moved, start, (flow.start, flow.stop), solver, args=args, **options, **control)
     y, change = sol.last
     nfe = sol.nfe.to(x.device).expand(batch)
     status = [sol.status] * batch if isinstance(sol.status, str) else sol.status
@@ -55,20 +61,31 @@ def _once(flow: Flow, x: Tensor, probes: Probes, solver, state_tol: float, tol: 
     bad = [k for k, word in enumerate(status) if word != "ok"]
     if bad:
         change = change.index_fill(0, torch.tensor(bad, device=x.device), torch.nan)
-    return Found(y, change, nfe, nfe * probes.products, status)
+    return Found(y, change, nfe, nfe * probes.products, status, ends=None if seen is None else seen.ends())
 
 
-@torch.no_grad()
-def with_ends(found: Found, flow: Flow, x: Tensor, probes: Probes) -> Found:
-    """The same with the drift and its divergence at both ends, for two evaluations."""
-    index = torch.arange(len(x), device=x.device)
-    ends = []
-    for u, y in ((flow.start, flow.enter(x)), (flow.stop, found.y)):
-        slope, values = probes(flow.field(x.new_full((len(x),), u, dtype=torch.float64), index), y)
-        ends.append(End(slope, values.double().mean(1)))
-    products = found.products + 2 * probes.products
-    return replace(found, nfe=found.nfe + 2, products=products, ends=(ends[0], ends[1]))
+class Seen:
+    """The drift and its divergence at both ends, as they come by: a solver evaluates them anyway."""
+
+    def __init__(self, flow: Flow, like: Tensor):
+        self.clock = flow.start, flow.stop
+        self.slopes = torch.zeros(2, *like.shape, dtype=like.dtype, device=like.device)
+        self.traces = torch.full((2, len(like)), torch.nan, dtype=torch.float64, device=like.device)
+
+    def note(self, u: Tensor, index: Tensor, out: Tensor, values: Tensor) -> None:
+        """What was evaluated at clock times (n,) for these samples; the last evaluation at an end counts."""
+        trace = values.detach().double().mean(1)
+        for k, end in enumerate(self.clock):
+            here = (u - end).abs() <= 2 * torch.finfo(u.dtype).eps * abs(end)
+            slopes = torch.where(column(here, out) != 0, out.detach(), self.slopes[k, index])
+            self.slopes[k, index] = slopes
+            self.traces[k, index] = torch.where(here, trace, self.traces[k, index])
+
+    def ends(self) -> tuple[End, End]:
+        """At the data's end and at the base's."""
+        first, last = (End(s, t) for s, t in zip(self.slopes, self.traces, strict=True))
+        return first, last
 
 
-def _tolerances(options, tol: float) -> dict:
-    return {} if options.get("steps") else {"rtol": tol, "atol": tol}
+def _control(flow: Flow, tol: float) -> dict:
+    return {"rtol": tol, "atol": tol, "first_step": flow.first_step(tol)}

@@ -44,6 +44,10 @@ class Flow(Protocol):
         """Log-density (B,) of the base at the latent of these states."""
         ...
 
+    def first_step(self, tol: float) -> float | None:
+        """The solver's first step, None if it is to find one."""
+        ...
+
 
 class PathFlow:
     """The probability flow of a model between two times of its path, turned into a rotation.
@@ -91,11 +95,17 @@ class PathFlow:
         return y * self.spread
 
     def times(self, u: Tensor) -> Tensor:
-        """Times of the path at angles (n,), float64."""
-        t = self.model.path.t_of_lam(-torch.log(self.c * torch.tan(u.double())))
+        """Times of the path at angles (n,), float64; exactly the first and the last one at the ends."""
+        close, u = 2 * torch.finfo(u.dtype).eps, u.double().clamp(self.start, self.stop)
+        t = self.model.path.t_of_lam(-torch.log(self.c * torch.tan(u)))
         for p, angle in ((self.at, self.start), (self.end, self.stop)):
-            t = torch.where((u - angle).abs() < 1e-12, p.t, t)
+            t = torch.where((u - angle).abs() <= close * angle, p.t, t)
         return t
+
+    def first_step(self, tol: float) -> float:
+        """A first step for a method of order 5 at this tolerance: a tenth of the way at 1e-5. The clock has no steep end
+        that would have to be found out, and that saves an evaluation and two short steps."""
+        return min(0.5, 0.1 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
 
     def field(self, u: Tensor, index: Tensor) -> Field:
         model = self.model if len(index) == self.batch else self.model.rows(index, self.batch)
@@ -168,6 +178,9 @@ class VelocityFlow:
     def setup(self, dim: int) -> VelocityFlow:
         """The flow for samples of this many numbers."""
         return self
+
+    def first_step(self, tol: float) -> None:
+        """Left to the solver: of the velocity's clock nothing is known."""
 
     def enter(self, x: Tensor) -> Tensor:
         return x

@@ -55,6 +55,7 @@ def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: floa
         solver,
         rtol=state_tol,
         atol=state_tol,
+        first_step=flow.first_step(state_tol),
         args=(index,),
         dense=True,
         progress=progress,
