@@ -72,7 +72,9 @@ def default_width(model: Model) -> float:
 def check_deterministic(plan: Plan, model: Model) -> None:
     """Raise OdesolveError unless the plan and the model together are a flow whose divergence the rows can carry."""
     if plan.streams:
-        raise OdesolveError(f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an ODE solver')
+        raise OdesolveError(
+            f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an ODE solver'
+        )
     places = [*model.reading.applies, *(i.fn for i in plan.instructions if isinstance(i, Apply))]
     if places:
         raise OdesolveError(
@@ -97,6 +99,7 @@ class Gauge:
         times = {*plan.grid, *(i.t for i in plan.evaluations), *(o.time for o in outputs if o.time is not None)}
         self._points = {p.t: p for p in path.points(sorted(times))}
         self.velocity = "velocity" in (*(i.quantity for i in plan.evaluations), *(o.guess for o in outputs))
+        self.to_data = not self.velocity and self.at(plan.grid[0]).rho > self.at(plan.grid[-1]).rho
 
     def at(self, t: float) -> Point:
         """The path at a time of the plan."""
@@ -121,13 +124,19 @@ class Gauge:
         """The change of m (B, K) from the plan's start to its result; one trace (B, K), less the Gaussian's, an evaluation."""
         return _Rows(self, traces, dim).run()
 
+    def unit(self, p: Point) -> float:
+        """What m is multiplied by in a row."""
+        return 1.0 if self.velocity else p.alpha if self.to_data else p.sigma
+
 
 class _Rows:
     """One pass over a plan's instructions: m of every state, and of every evaluation its point, m at its input, its trace."""
 
     def __init__(self, gauge: Gauge, traces: Sequence[Tensor], dim: int):
         self.gauge, self.dim, self.traces = gauge, dim, iter(traces)
-        self.zero = torch.zeros_like(traces[0], dtype=torch.float64) if traces else torch.zeros(1, 1, dtype=torch.float64)
+        self.zero = (
+            torch.zeros_like(traces[0], dtype=torch.float64) if traces else torch.zeros(1, 1, dtype=torch.float64)
+        )
         self.states: dict[str, tuple[Point, Tensor]] = {START: (gauge.at(gauge.plan.grid[0]), self.zero)}
         self.evaluations: dict[str, tuple[Point, Tensor, Tensor]] = {}
         self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
@@ -162,28 +171,21 @@ class _Rows:
     def _row(self, to: Point, terms: Mapping[str, float]) -> Tensor:
         """m at a point by a row over states and evaluations.
 
-        With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x / alpha it carries alpha m, and they
-        stand for m - alpha trace. Constants are carried exactly either way; the first ends at sigma = 0, the second at alpha = 0.
+        With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x / alpha it carries alpha m, and
+        they stand for m - alpha trace. Constants are carried exactly either way. What grows along the plan is the one to divide
+        by: the other magnifies the errors of early steps, and is 0 at the end. Rejected: one of the two by the noise level,
+        or a mean of both, which are between them in accuracy.
         """
         total = self.zero
         for name, w in terms.items():
             if name in self.states:
                 p, m = self.states[name]
-                total = total + w * self._unit(p, to) * m
-            else:
-                p, m, trace = self.evaluations[name]
-                if self.gauge.velocity:
-                    total = total - w * trace
-                elif to.sigma > 0.0:
-                    total = total - w * p.sigma * trace
-                else:
-                    total = total + w * (m - p.alpha * trace)
-        return total / self._unit(to, to)
-
-    def _unit(self, p: Point, to: Point) -> float:
-        if self.gauge.velocity:
-            return 1.0
-        return p.sigma if to.sigma > 0.0 else p.alpha
+                total = total + w * self.gauge.unit(p) * m
+                continue
+            p, m, trace = self.evaluations[name]
+            term = -self.gauge.unit(p) * trace
+            total = total + w * (term + m if self.gauge.to_data else term)
+        return total / self.gauge.unit(to)
 
 
 def _solve(plan: Plan, model: Model, x: Tensor, probes: Probes, gauge: Gauge) -> tuple[Tensor, list[Tensor], int]:
