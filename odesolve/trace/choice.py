@@ -14,13 +14,13 @@ NAMES = {
     "hutchinson": Hutchinson,
     "gaussian": lambda products: Hutchinson(products, "gaussian"),
     "orthogonal": lambda products: Hutchinson(products, "orthogonal"),
-    "hutchpp": lambda products: HutchPP(products),
-    "xtrace": lambda products: XTrace(products),
+    "hutchpp": lambda products: HutchPP(products - products % 3),
+    "xtrace": lambda products: XTrace(products - products % 2),
 }
 
 
 def named(name: str | Estimator, dim: int, products: int) -> Estimator:
-    """The estimator of this name with this many Jacobian products an evaluation, for samples of ``dim`` numbers.
+    """The estimator of this name with at most this many Jacobian products an evaluation, for samples of ``dim`` numbers.
 
     "auto" is exact where dim <= 4 products, else XTrace from 12 products on and Hutchinson below; never Hutch++, which
     is worse where the noise is low. An estimator is returned as it is. OdesolveError for names that there are not.
@@ -34,7 +34,7 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
     if name == "auto":
         if dim <= 4 * products:
             return Exact()
-        return XTrace(products - products % 2) if products >= 12 else Hutchinson(products)
+        name = "xtrace" if products >= 12 else "hutchinson"
     if name not in NAMES:
         raise unknown("trace", name, ["auto", *NAMES])
     return NAMES[name](products)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.trace.linearised import Field, Linearised
+from odesolve.trace.linearised import Field, Linearised, check_shape
 
 MODES = ("auto", "reverse", "forward")
 
@@ -18,9 +18,9 @@ MODES = ("auto", "reverse", "forward")
 class Exact:
     """The trace itself, from D Jacobian products of unit vectors, ``block`` of them in one pass.
 
-    ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default 64 MB of them at a time, for
-    any module. "forward" pushes them through the field, for modules that torch.func can transform, and keeps no activations;
-    it evaluates the field once a block, by default all D vectors.
+    ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default 64 MB of them at a time (2 on
+    a CPU), for any module; it is the faster one for small fields. "forward" pushes them through the field, for modules that
+    torch.func can transform (torch.no_grad in them is no obstacle), and keeps no activations; it evaluates the field once a block, by default all D vectors.
     """
 
     mode: str = "auto"
@@ -67,13 +67,19 @@ class ExactProbes:
         def push(v: Tensor) -> Any:
             return torch.func.jvp(f, (x,), (v.reshape(x.shape),))
 
-        both: Any = (None, 0)
+        dims: Any = (None, 0)
         total, out = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
         block = self.how.block or self.products
         for first in range(0, self.products, block):
             units = _units(x, first, min(first + block, self.products))
-            out, columns = torch.func.vmap(push, out_dims=both)(units)
+            try:
+                out, columns = torch.func.vmap(push, out_dims=dims)(units)
+            except (RuntimeError, NotImplementedError) as e:
+                raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
+            check_shape(out, x)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)
+        if not bool(total.any()):
+            Linearised(f, x)  # raises where the field detaches its input, which torch.func takes for a derivative of 0
         return out, total[:, None]
 
 
