@@ -20,7 +20,8 @@ class Exact:
 
     ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default 64 MB of them at a time (2 on
     a CPU), for any module; it is the faster one for small fields. "forward" pushes them through the field, for modules that
-    torch.func can transform (torch.no_grad in them is no obstacle), and keeps no activations; it evaluates the field once a block, by default all D vectors.
+    torch.func can transform (no_grad and detach do not stop it), and keeps no activations; it evaluates the field once a
+    block, by default all D vectors.
     """
 
     mode: str = "auto"
@@ -78,8 +79,6 @@ class ExactProbes:
                 raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
             check_shape(out, x)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)
-        if not bool(total.any()):
-            Linearised(f, x)  # raises where the field detaches its input, which torch.func takes for a derivative of 0
         return out, total[:, None]
 
 
