@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from odesolve.paths import Path, Point
 from odesolve.plan import Plan
 from odesolve.run.advance import Cursor, accept, proceed, table_on
 from odesolve.trace import Probes
+from odesolve.transforms import Threshold
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def carry(plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | No
     if not width > 0.0:
         raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
     gauge = Gauge(plan, model.path, width)
-    out, traces, nfe = _solve(plan, model, x, probes, gauge)
+    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)))
     rest = gauge.integrate(traces, x.shape[1:].numel())
     first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
     known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
@@ -188,27 +189,32 @@ class _Rows:
         return total / self.gauge.unit(to)
 
 
-def _solve(plan: Plan, model: Model, x: Tensor, probes: Probes, gauge: Gauge) -> tuple[Tensor, list[Tensor], int]:
-    """The end state, a trace less the Gaussian's (B, K) for every evaluation, the network evaluations."""
+def walk(
+    plan: Plan, model: Model, x: Tensor, probes: Probes, slope: Callable[[float], float]
+) -> tuple[Tensor, list[Tensor], int]:
+    """Run a plan from the state x, with what ``probes`` say of the Jacobian of every evaluation.
+
+    The Jacobian is that of the plan's quantity, data or velocity, less ``slope(t)`` times the identity. Returns the end state,
+    that of ``ode.sample``, the probes' values for every evaluation, and the network evaluations.
+    """
     program = lower(plan, model.path, model.reading_for(x.dtype))
     cursor = Cursor(program, 0, (), (x.dtype, model.dtype or x.dtype), None, table_on(program, x.device))
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
-    times, traces, nfe = model.times_for(program.times, x), [], 0
+    times, found, nfe = model.times_for(program.times, x), [], 0
     position = proceed(cursor, 0, slots, model.functions, None)
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]
         state: Tensor = slots[call.state]  # type: ignore[assignment]
         asked = _Asked(model, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
-        c = gauge.slope(gauge.at(call.t))
-        ask = asked.velocity if gauge.velocity else asked.data
+        ask, c = getattr(asked, plan.evaluations[call.index].quantity), slope(call.t)
         rest, values = probes(lambda y, ask=ask, t=call.t, c=c: ask(y, t) - c * y, state)
-        traces.append(values)
+        found.append(values)
         outputs = asked.answers(state, rest.requires_grad)
         nfe += asked.calls * len(call.branches)
         accept(program, position, slots, outputs, None)
         position = proceed(cursor, position + 1, slots, model.functions, None)
-    return slots[program.result], traces, nfe  # type: ignore[return-value]
+    return slots[program.result], found, nfe  # type: ignore[return-value]
 
 
 class _Asked:
@@ -220,6 +226,7 @@ class _Asked:
         self._network, self._answers = model, None
         self._heard = copy.copy(model)
         self._heard.evaluate = self._evaluate  # type: ignore[method-assign]
+        self._heard.functions = {k: _differentiable(fn) for k, fn in model.functions.items()}
         self.data, self.velocity = self._heard.data, self._heard.velocity
 
     def _evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
@@ -237,3 +244,16 @@ class _Asked:
             self.calls += 1
             raw = self._network.evaluate(self.entry, state, self.time, self.call.branches)
         return raw if connected else [r.detach() for r in raw]
+
+
+def _differentiable(fn: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same transform of the data where its kernel has no derivative."""
+    if not isinstance(fn, Threshold):
+        return fn
+
+    def threshold(data: Tensor, t: object) -> Tensor:
+        flat = data.flatten(1)
+        s = torch.quantile(flat.abs(), fn.quantile, dim=1, keepdim=True).clamp_min(fn.floor)
+        return (torch.minimum(torch.maximum(flat, -s), s) * (fn.floor / s)).reshape(data.shape)
+
+    return threshold

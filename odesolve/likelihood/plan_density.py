@@ -1,0 +1,233 @@
+"""The density of the sampler that runs: a plan of a few steps is a map of its own, and its Jacobian is known exactly.
+
+A few-step map is not the flow that it approximates, nor is its density the flow's. Rows are linear, so the Jacobian of every
+value with respect to the start follows from those of the evaluations, and one determinant at the end is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve import run
+from odesolve.errors import OdesolveError
+from odesolve.instructions import START, Apply, Combine, Evaluate
+from odesolve.likelihood.carried import walk
+from odesolve.likelihood.flow import normal_log_density
+from odesolve.likelihood.result import LogProb
+from odesolve.lower import lower
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import plan as make_plan
+from odesolve.trace.linearised import Linearised
+
+TRIES = 60  # Newton steps, those taken back included
+ENOUGH = 0.75  # a residual of eps to this power, relative to the data, counts as inverted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDensity(LogProb):
+    """The log-density of what a plan makes of its start, exactly.
+
+    ``smallest`` (B,) is the smallest singular value of the map's Jacobian at the latent, in units of the data per unit of normal
+    noise: the map folds where it is 0, and a point may have several latents then, of which ``value`` counts one. ``residual``
+    (B,) is the root mean square distance of the latent's image from x; samples whose latent was not found have the status
+    "not_inverted" and the value NaN.
+    """
+
+    smallest: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """The end state of a plan (B, ...), its Jacobian (B, D, D) with respect to the start, float64, and what they cost."""
+
+    x: Tensor
+    jacobian: Tensor
+    nfe: int
+    products: int
+
+
+def push(plan: Plan, model: Model, x: Tensor) -> Pushed:
+    """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products an evaluation.
+
+    The end state is that of ``ode.sample``. Clipping and thresholds are part of the map. Raises OdesolveError for plans that draw
+    noise or apply functions of their own, and for models with a classifier.
+    """
+    _check(plan, model)
+    out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0)
+    return Pushed(out, _chained(plan, iter(found), x), nfe, len(found) * x.shape[1:].numel())
+
+
+def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
+    """Log-density of x (B, ...) under the map that a plan is, with normal noise at its noise end.
+
+    A plan that encodes (from data to noise) gives it directly: log prior(G(x)) + log |det G'(x)|. One that decodes is inverted by
+    damped Newton steps from a DDIM encoding: log prior(z) - log |det F'(z)| with F(z) = x. Densities are of the state at the
+    plan's data end. With gradients enabled the value is connected to x and to the network's parameters.
+    """
+    _check(plan, model)
+    first, last = model.path.points([plan.grid[0], plan.grid[-1]])
+    if first.rho < last.rho:
+        found = push(plan, model, x)
+        std = model.path.start_std(last.t)
+        value = normal_log_density(found.x, std) + torch.linalg.slogdet(found.jacobian).logabsdet
+        smallest = std / _singular(found.jacobian)[:, 0]
+        return _density(model, value, smallest, found.x, torch.zeros_like(smallest), found.nfe, found.products)
+    z, nfe, products = _inverted(plan, model, x)
+    if torch.is_grad_enabled():
+        at = push(plan, model, z)  # one more step, of value 0, which depends on x and the parameters as the latent does
+        z = z + _newton(at.jacobian.detach(), x - at.x)
+        nfe, products = nfe + at.nfe, products + at.products
+    at = push(plan, model, z)
+    residual = _rms(x - at.x.detach())
+    return decoded(model, plan, z, at, residual, residual <= _close(model, x), nfe, products)
+
+
+def decoded(
+    model: Model, plan: Plan, z: Tensor, at: Pushed, residual=None, found=None, nfe=0, products=0
+) -> PlanDensity:
+    """The density of ``at``, the image of the latents z: log prior(z) - log |det F'(z)|.
+
+    ``residual`` (B,) and ``found`` (B,) tell how well z is known; nfe and products are what it took to find it.
+    """
+    std = model.path.start_std(plan.grid[0])
+    value = normal_log_density(z, std) - torch.linalg.slogdet(at.jacobian).logabsdet
+    residual = torch.zeros_like(value.detach()) if residual is None else residual
+    if found is not None:
+        value = torch.where(found, value, torch.nan)
+    smallest = std * _singular(at.jacobian)[:, -1]
+    return _density(model, value, smallest, z, residual, nfe + at.nfe, products + at.products)
+
+
+def _density(
+    model: Model, value: Tensor, smallest: Tensor, z: Tensor, residual: Tensor, nfe: int, products: int
+) -> PlanDensity:
+    counts = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (nfe, products))
+    zero = torch.zeros_like(value.detach())
+    status = ["not_inverted" if bad else "ok" for bad in value.detach().isnan().tolist()]
+    return PlanDensity(
+        value,
+        zero,
+        zero,
+        z,
+        *counts,
+        trace="exact",
+        probes=1,
+        status=status,
+        smallest=smallest,
+        residual=residual,
+    )
+
+
+def _check(plan: Plan, model: Model) -> None:
+    if plan.streams:
+        raise OdesolveError(
+            f'{plan.solver} draws noise, it is no map: give log_prob="ito" to ode.sample, or an ODE solver'
+        )
+    places = [i.fn for i in plan.instructions if isinstance(i, Apply)]
+    if places:
+        raise OdesolveError(f"the plan applies {places[0]!r}, whose derivative is unknown: give a plan without it")
+    if model.reading.classifier:
+        raise OdesolveError(
+            "the gradient of a classifier is not differentiated, so the Jacobian is unknown: give the model without it"
+        )
+
+
+class _Jacobian:
+    """Probes that see all of a Jacobian: their values are (B, D, D)."""
+
+    exact = True
+
+    def __init__(self, like: Tensor):
+        self.count = self.products = like.shape[1:].numel()
+        self.units = torch.eye(self.count, dtype=like.dtype, device=like.device)[:, None]
+
+    def rows(self, index: Tensor) -> _Jacobian:
+        return self
+
+    def __call__(self, f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        line = Linearised(f, x)
+        return line.out, line.pull(self.units.expand(-1, len(x), -1)).transpose(0, 1)
+
+
+def _chained(plan: Plan, found, x: Tensor) -> Tensor:
+    """The Jacobian of the result, from those of the evaluations in order."""
+    dim = x.shape[1:].numel()
+    values = {START: torch.eye(dim, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)}
+    last = {n: k for k, i in enumerate(plan.instructions) for n in _read(i)}
+    for k, i in enumerate(plan.instructions):
+        if isinstance(i, Evaluate):
+            values[i.output] = next(found).double() @ values[i.input]
+        elif isinstance(i, Combine):
+            for out, row in zip(i.outputs, i.weights, strict=True):
+                values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))  # type: ignore[assignment]
+        for name in _read(i):
+            if last[name] == k and name != plan.result:
+                values.pop(name, None)
+    return values[plan.result]
+
+
+def _read(i) -> tuple[str, ...]:
+    return i.inputs if isinstance(i, Combine) else (i.input,)
+
+
+@torch.no_grad()
+def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int, int]:
+    """Latents whose images are x where they were found, with the most evaluations and products that a sample took."""
+    z, nfe = _encoded(plan, model, x)
+    at = push(plan, model, z)
+    image, jacobian, products, calls = at.x, at.jacobian, at.products, at.nfe
+    residual, close = _rms(x - image), _close(model, x)
+    step, nfe = torch.ones_like(residual), nfe + at.nfe
+    for _ in range(TRIES):
+        todo = (~(residual <= close)).nonzero().flatten()
+        if not len(todo):
+            break
+        move = _newton(jacobian[todo], (x - image)[todo]) * step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        trial = push(plan, model.rows(todo, len(x)), z[todo] + move)
+        found = _rms(x[todo] - trial.x)
+        better = found < (1 - 1e-4 * step[todo]) * residual[todo]
+        rows = todo[better]
+        z[rows], image[rows], jacobian[rows] = (z[todo] + move)[better], trial.x[better], trial.jacobian[better]
+        residual[rows] = found[better]
+        step[todo] = torch.where(better, (2 * step[todo]).clamp_max(1.0), 0.5 * step[todo])
+        nfe, products = nfe + calls, products + at.products
+    return z, nfe, products
+
+
+def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
+    """Where DDIM takes x on the plan's grid, backwards from its last time with noise; a guess of the latent."""
+    times = list(plan.grid)
+    if float(model.path.sigma(times[-1])) == 0.0:
+        x, times = x * float(model.path.alpha(times[-2])), times[:-1]
+    if len(times) < 2:
+        return x.clone(), 0
+    back = make_plan("ddim", model.path, None, times, reverse=True)
+    program = lower(back, model.path, model.reading_for(x.dtype))
+    return run.run(program, model, x), program.network_calls
+
+
+def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:
+    """The move of the latent that closes the gap to first order."""
+    return torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result.to(gap.dtype).view_as(gap)
+
+
+def _close(model: Model, x: Tensor) -> float:
+    """The residual at which a latent counts as found, by what the network's numbers resolve."""
+    eps = max(torch.finfo(d).eps for d in (x.dtype, model.dtype or x.dtype))
+    return eps**ENOUGH * max(1.0, float(x.detach().abs().max()))
+
+
+def _rms(gap: Tensor) -> Tensor:
+    return gap.double().flatten(1).square().mean(1).sqrt()
+
+
+@torch.no_grad()
+def _singular(jacobian: Tensor) -> Tensor:
+    """Singular values (B, D), the largest first."""
+    return torch.linalg.svdvals(jacobian)
