@@ -1,46 +1,34 @@
-"""Adaptive solves of dy/dt = f(t, y): from a right-hand side to a solution with statuses."""
+"""Solves of dy/dt = f(t, y): from a right-hand side to a solution with statuses, and gradients through it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
-from odesolve.adaptive.batch import Batch, Scale
+from odesolve.adaptive.arguments import output_times
+from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
-from odesolve.adaptive.first_step import starting_step
-from odesolve.adaptive.implicit import ESDIRKS, Implicit
-from odesolve.adaptive.loop import Method, integrate
-from odesolve.adaptive.runge_kutta import RungeKutta
-from odesolve.adaptive.solution import Details, Solution, solution
-from odesolve.adaptive.watch import Watch
-from odesolve.dpm_adaptive import FIRST_STEP, NODES
+from odesolve.adaptive.solution import Solution, solution
+from odesolve.adjoint.arguments import check_mode
+from odesolve.adjoint.ode import Request
+from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
-from odesolve.kernels.control import NFE, OK, STATUS
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
-from odesolve.pairs import PAIRS, Pair
-from odesolve.progress import Bar
-
-# The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit at tolerances from 1e-4
-# to 1e-8 the least work for the same error; PI controllers took 2 to 4 percent more at safety 0.9, 6 and more above.
-CONTROLLER = Controller()
-TINY = 1e-20  # of the interval: no step is shorter
+from odesolve.pairs import Pair
 
 
-@torch.no_grad()
 def solve(
     f: Callable[..., Any] | Model,
     y0: State,
     t: Sequence[float] | Tensor = (0.0, 1.0),
     solver: str | Pair = "dopri5",
     *,
+    steps: int | Sequence[int] | None = None,
     rtol: Scale = 1e-5,
     atol: Scale = 1e-6,
     control: str | None = None,
@@ -55,9 +43,14 @@ def solve(
     compact: bool = True,
     sync: int | None = None,
     linear: str | None = None,
+    adjoint: str | None = None,
+    params: Sequence[Tensor] | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Solution:
-    """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample.
+    """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample, or with ``steps`` of one size.
+
+    No gradients are recorded unless ``adjoint`` says how.
 
     Args:
         f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one system t has no
@@ -67,7 +60,9 @@ def solve(
         t: times, rising or falling, float64 whatever y is.
         solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
             kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12 and dpm_solver_23, which step in the log-SNR (their
-            paper takes rtol=0.05, atol=0.0078) and stop at ``path.t_min`` where it is infinite at the end.
+            paper takes rtol=0.05, atol=0.0078) and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any
+            explicit method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
+        steps: so many equal steps between two neighbouring times, or a number for each interval, without error control.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
             numbers, or one a sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of y0.
@@ -82,57 +77,40 @@ def solve(
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
             takes products with it (GMRES); by default dense up to 256 numbers a sample.
         sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere, where each is a wait.
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters. "backprop": of the steps that were made,
+            each evaluated once more on the way back, with one state a step kept (by tolerance: steps end at every time of
+            ``t``, their lengths are constants). "continuous": of the equation, by its adjoint solved back in time with the
+            same tolerances or steps, nothing kept; times ``t`` get gradients too (Chen et al. 2018). "reversible": of a
+            solve of its own kind that can be walked back, twice the evaluations, nothing kept (McCallum and Foster 2024).
+        params: the parameters that get gradients. By default those of f, where it is a module, and all that its first
+            evaluation depends on; give them where f uses some at later times only.
+        adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
         progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
-    Raises OdesolveError for arguments that cannot be used.
+    Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
     times, problem = output_times(t), None
+    check_mode(adjoint, steps)
     events = (events,) if isinstance(events, Event) else tuple(events)
+    module = f.net if isinstance(f, Model) else f
     if isinstance(f, Model):
         problem = model_problem(f, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
-    drift = Drift(f, y0, args, _by_sample(control))
-    every = sync or (1 if drift.start.device.type == "cpu" else SYNC)
-    watch = Watch(drift, times, events, dense)
+    steering = (first_step, min_step, max_step, max_steps, controller)
+    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress)
+    by_sample = _by_sample(control)
+    if steps is not None or adjoint is not None:
+        if problem is not None and problem.method is not None:
+            raise OdesolveError(f"{solver} takes steps by tolerance and no gradients: take dopri5 for these")
+        options = dict(adjoint_options or {})
+        asked = Request(f, module, y0, times, t, tuple(args), by_sample, how, steps, adjoint, params, options)
+        return asked.solve()
+    if params is not None or adjoint_options is not None:
+        raise OdesolveError('params and adjoint_options are for gradients: give adjoint="backprop" as well')
     method = problem.method if problem is not None else None
-    if method is None:
-        method = _method(solver, linear, 1 if watch.idle else every)
-    elif events or dense:
-        raise OdesolveError(f"{solver} gives states at the times t alone: for events and dense output take dopri5")
-    else:
-        first_step = FIRST_STEP if first_step is None else first_step
-    span = times[-1] - times[0]
-    settings = controller.settings(
-        method.order,
-        times[-1],
-        max(length("min_step", min_step), TINY * abs(span)),
-        math.inf if max_step is None else length("max_step", max_step),
-        max_steps,
-        method.evaluations,
-    )
-    scales = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
-    batch = Batch(drift, method.blocks, settings, *scales)
-    batch.begin(times[0], _start(method, batch, times[0], span, first_step))
-    with Bar(100.0, progress, "%") as tick:
-        share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
-        results = integrate(method, batch, None if watch.idle else watch, every, compact, share)
-    details = Details(drift, results, watch.dense, tuple(times), scales, method)
-    y = watch.finish(results.state[STATUS] == OK, results.y)
-    found = solution(details, y, watch.events_found())
+    found = solution(*how.run(Drift(f, y0, args, by_sample), times, method))
     return found if problem is None else problem.back(found)
-
-
-def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:
-    """Start the method; returns the first step with its sign: the given one, or one that costs an evaluation."""
-    drift = batch.drift
-    start = torch.full((len(batch),), t, dtype=drift.start.dtype, device=drift.start.device)
-    f0 = drift(drift.time(start), drift.start)
-    method.start(batch, f0)
-    batch.state[NFE] += 1.0 if given is not None else 2.0
-    if given is not None:
-        return math.copysign(length("first_step", given), span)
-    return starting_step(drift, t, span, f0, method.order, batch.rtol, batch.atol)
 
 
 def _state(y0: State) -> Tensor:
@@ -145,19 +123,3 @@ def _by_sample(control: str | None) -> bool | None:
     if control not in (None, "sample", "batch"):
         raise unknown("control", control, ("sample", "batch"))
     return None if control is None else control == "sample"
-
-
-def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
-    if isinstance(solver, str) and solver in ESDIRKS:
-        return Implicit(ESDIRKS[solver], linear)
-    if linear is not None:
-        raise OdesolveError(
-            f"linear={linear!r} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems"
-        )
-    if isinstance(solver, Pair):
-        return RungeKutta(solver, depth)
-    if solver not in PAIRS:
-        if solver in NODES:
-            raise OdesolveError(f"{solver} needs to know the path: give an odesolve.Model instead of a function")
-        raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS, *NODES))
-    return RungeKutta(PAIRS[solver], depth)

@@ -83,7 +83,7 @@ class Drift:
             return y if self.by_sample else y.reshape((*lead, *self.shapes[0]))
         lead = (*lead, y.shape[len(lead)]) if self.by_sample else lead
         flat = y if self.by_sample else y.squeeze(len(lead))
-        pieces = [x.view(*lead, *s) for x, s in zip(flat.split(self.sizes, -1), self.shapes, strict=True)]
+        pieces = [x.view((*lead, *s)) for x, s in zip(flat.split(self.sizes, -1), self.shapes, strict=True)]
         return dict(zip(self.keys, pieces, strict=True)) if self.keys else tuple(pieces)
 
     def _pack(self, out: Any, y: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor
 from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
 
-Step = Callable[[int, Tensor, Arguments], Tensor]  # (number of the step, state before it, arguments): the state after it
+Step = Callable[
+    [int, Tensor, Arguments], Tensor
+]  # (number of the step, state before it, arguments): the state after it
 
 
 @dataclass

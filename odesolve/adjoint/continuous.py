@@ -1,0 +1,81 @@
+"""The adjoint equation, solved backwards in time (Pontryagin; Chen, Rubanova, Bettencourt and Duvenaud 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.solution import Solution
+from odesolve.adjoint.arguments import Arguments
+from odesolve.adjoint.pull import Sums
+from odesolve.errors import OdesolveError
+
+Slope = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
+# Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing depends on them
+# (Kidger, Chen and Lyons 2021). A power of two, so that nothing is rounded.
+UNSEEN = 2.0**-40
+
+
+@dataclass
+class Continuous:
+    """da/dt = -a df/dy with a = dL/dy, from the last output time to the first; gradients of parameters are the integral of
+    a df/dp. The gradient is that of the equation, not of the steps: both agree as the tolerances do.
+
+    ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
+    divided by the square root of ``share``. The states start again from the kept ones at every output time. All samples share
+    their steps on the way back, as the integral of a parameter is one number of all of them.
+    """
+
+    solve: Callable[[Tensor], Tensor]
+    f: Slope
+    times: Sequence[float]
+    back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Solution]
+    nfe: int = field(default=0, init=False)
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.solve(y0), ()
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+        a = torch.zeros_like(grad[0])
+        for_times = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+        for i in range(len(y) - 1, 0, -1):
+            a = a + grad[i]
+            for_times[i] = self._along(i, y[i], grad[i], sums)
+            a = self._interval(i - 1, y[i], a, sums)
+        for_times[0] = -self._along(0, y[0], a, sums)
+        return a + grad[0], for_times
+
+    def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
+        t = y.new_full((len(y),), self.times[i])
+        return (self.f(t, y, sums.wanted.args) * grad).double().sum()
+
+    def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
+        """a at the beginning of interval i from the one at its end; gradients of parameters are added up."""
+        totals = [torch.zeros_like(p) for p in sums.wanted.tensors]
+
+        def augmented(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            now, cotangent, *_ = state
+            times = t.expand(len(now))
+            slope, back, grads = sums.product(lambda y, args: self.f(times, y, args), now, -cotangent)
+            grads = [torch.zeros_like(p) if g is None else g * UNSEEN for p, g in zip(totals, grads, strict=True)]
+            return slope, back, *(g.to(y.dtype) for g in grads)
+
+        start = (y, a, *(p.to(y.dtype) for p in totals))
+        seen = 2 * y.numel()
+        solution = self.back(i, augmented, start, seen / (seen + math.fsum(p.numel() for p in totals)))
+        self.nfe += int(solution.nfe)
+        if not solution.ok:
+            raise OdesolveError(
+                f"the adjoint equation ended with status {solution.status!r} at t={float(solution.t):.6g}: give other "
+                'adjoint_options=dict(rtol=..., atol=...), or take adjoint="backprop"'
+            )
+        _, a, *rest = solution.last
+        for k, (p, g) in enumerate(zip(totals, rest, strict=True)):
+            total, more = sums.totals[k], (g / UNSEEN).to(p.dtype)
+            sums.totals[k] = more if total is None else total + more
+        return a

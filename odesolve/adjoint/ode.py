@@ -1,0 +1,211 @@
+"""Solves of ordinary differential equations with steps of one size, with gradients, or both: the rest of ``ode.solve``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.drift import Drift, State
+from odesolve.adaptive.loop import Results
+from odesolve.adaptive.record import Recorder
+from odesolve.adaptive.runge_kutta import RungeKutta
+from odesolve.adaptive.solution import Details, Solution, solution
+from odesolve.adjoint.arguments import Arguments, wanted
+from odesolve.adjoint.backprop import Backprop, Trail
+from odesolve.adjoint.continuous import Continuous
+from odesolve.adjoint.pull import Mode, with_gradients
+from odesolve.adjoint.reversible import Reversible
+from odesolve.adjoint.steps import increment
+from odesolve.controlled import Controlled
+from odesolve.errors import OdesolveError
+from odesolve.fixed import grid, march, tableau_of
+from odesolve.kernels.control import DIVERGED, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.pairs import PAIRS, Pair
+from odesolve.progress import Bar
+from odesolve.tableaus import Tableau
+
+OPTIONS = {"backprop": (), "continuous": ("rtol", "atol", "solver", "steps"), "reversible": ("coupling",)}
+
+
+@dataclass
+class Request:
+    """A solve of dy/dt = f with steps of one size (``steps``) or by the tolerances of ``how``, and a way to gradients.
+
+    ``module`` is what parameters are listed from; ``clock`` are the times as the user gave them.
+    """
+
+    f: Callable[..., Any]
+    module: Any
+    y0: State
+    times: list[float]
+    clock: Any
+    args: Arguments
+    by_sample: bool | None
+    how: Controlled
+    steps: int | Sequence[int] | None
+    adjoint: str | None
+    params: Sequence[Tensor] | None
+    options: Mapping[str, Any]
+
+    def __post_init__(self):
+        allowed = OPTIONS.get(self.adjoint or "", ())
+        for name in set(self.options) - set(allowed):
+            raise OdesolveError(
+                f"adjoint_options hold {name!r}: adjoint={self.adjoint!r} takes {', '.join(allowed) or 'none'}"
+            )
+        if self.how.events or self.how.dense:
+            raise OdesolveError(
+                "events and dense output need steps by tolerance and no gradients: leave out steps= and adjoint="
+            )
+        explicit = isinstance(self.how.solver, Pair) or self.how.solver in PAIRS
+        if self.adjoint == "backprop" and self.steps is None and not explicit:
+            raise OdesolveError(
+                f'adjoint="backprop" repeats explicit steps, which {self.how.solver} does not make: take "continuous"'
+            )
+        self.grid = None if self.steps is None else grid(self.times, self.steps)
+        self.drift = Drift(self.f, self.y0, self.args, self.by_sample)
+
+    def solve(self) -> Solution:
+        """The solution; where gradients are recorded its states are connected to everything that wants them."""
+        recording = self.adjoint is not None and torch.is_grad_enabled()
+        if not recording and self.adjoint != "reversible":
+            with torch.no_grad():
+                details, y = self._run(self.drift)
+            return solution(details, y, [])
+        clock = self.clock if isinstance(self.clock, Tensor) and self.clock.requires_grad else None
+        if clock is not None and self.adjoint != "continuous":
+            raise OdesolveError(f'adjoint={self.adjoint!r} gives no gradients of t: take "continuous", or t.detach()')
+        start = self.drift.start.detach().requires_grad_(recording)
+        want = wanted(
+            self.module,
+            lambda args: self._slope(self.times[0], start, args),
+            self.args,
+            self.params if recording else (),
+        )
+        y = with_gradients(self._mode(), want, self.drift.packed(self.y0), clock)
+        if self.adjoint == "reversible":
+            self.details = self._reached(y.detach())
+        results = Results(y[0])
+        results.state = self.details.results.state
+        arrived = (results.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        results.y = torch.where(arrived, y[-1], self.details.results.y)
+        results.state[NFE] += float(want.found)
+        return solution(replace(self.details, drift=self.drift, results=results), y, [])
+
+    def _slope(self, t: float | Tensor, y: Tensor, args: Arguments) -> Tensor:
+        """f at a time, or at one a sample (B,)."""
+        times = t.to(y.dtype) if isinstance(t, Tensor) else y.new_full((len(y),), t)
+        return self.drift(self.drift.time(times), y, args)
+
+    def _mode(self) -> Mode:
+        if self.adjoint == "continuous":
+            return Continuous(self._through, self._slope, self.times, self._back)
+        if self.adjoint == "backprop":
+            return Backprop(self._trail if self.grid is not None else self._recorded)
+        return self._reversible()
+
+    def _run(self, drift: Drift) -> tuple[Details, Tensor]:
+        """The solve without gradients."""
+        if self.grid is None:
+            details, y, _ = self.how.run(drift, self.times)
+            return details, y
+        with Bar(len(self.grid.t) - 1, self.how.progress, "step") as tick:
+            y, results, _ = march(drift, self._tableau, self.grid, False, tick)
+        return self._details(drift, results), y
+
+    @property
+    def _tableau(self) -> Tableau:
+        return tableau_of(self.how.solver)
+
+    def _details(self, drift: Drift, results: Results) -> Details:
+        return Details(drift, results, None, tuple(self.times), (self.how.rtol, self.how.atol), None)
+
+    def _through(self, y0: Tensor) -> Tensor:
+        self.details, y = self._run(self.drift)
+        return y
+
+    def _trail(self, y0: Tensor) -> Trail:
+        """Steps of one size, kept."""
+        assert self.grid is not None
+        where, tableau = self.grid, self._tableau
+        with Bar(len(where.t) - 1, self.how.progress, "step") as tick:
+            y, results, kept = march(self.drift, tableau, where, True, tick)
+        self.details = self._details(self.drift, results)
+
+        def step(k: int, y: Tensor, args: Arguments) -> Tensor:
+            t, h = where.step(k)
+            return y + increment(lambda t, y: self._slope(t, y, args), tableau, t, h, y)
+
+        return Trail(y, kept, step, where.passed)
+
+    def _recorded(self, y0: Tensor) -> Trail:
+        """Steps by tolerance, kept: every interval between two output times is a solve of its own, so that a step ends there."""
+        y, passed, drift, state = [y0], [0], self.drift, None
+        tables: list[tuple[Tensor, Tensor, Tensor]] = []
+        for times in itertools.pairwise(self.times):
+            record = Recorder(torch.arange(len(y0), device=y0.device))
+            self.details, states, _ = self.how.run(drift, list(times), None, record)
+            last = self.details.results
+            tables.append(record.table(last.y, last.state[T]))
+            passed.append(passed[-1] + len(tables[-1][0]))
+            y.append(states[-1])
+            state = last.state = last.state if state is None else _joined(state, last.state)
+            drift = Drift(self.f, self.drift.open(states[-1]), self.args, self.by_sample)
+        method = self.details.method
+        assert isinstance(method, RungeKutta)
+        t, h, before = (torch.cat(part) for part in zip(*tables, strict=True))
+
+        def step(k: int, y: Tensor, args: Arguments) -> Tensor:
+            return y + increment(lambda t, y: self._slope(t, y, args), method.pair, t[k], h[k], y)
+
+        return Trail(torch.stack(y), before, step, passed)
+
+    def _reversible(self) -> Reversible:
+        assert self.grid is not None
+        where, tableau = self.grid, self._tableau
+
+        def psi(k: int, forwards: bool, y: Tensor, args: Arguments) -> Tensor:
+            t, h = where.step(k, forwards)
+            return increment(lambda t, y: self._slope(t, y, args), tableau, t, h, y)
+
+        return Reversible(psi, where.passed, self.args, self.options.get("coupling"))
+
+    def _reached(self, y: Tensor) -> Details:
+        """What a reversible solve to these states leaves."""
+        assert self.grid is not None
+        results, steps = Results(y[0]), len(self.grid.t) - 1
+        finite = y[-1].isfinite().flatten(1).all(1)
+        results.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
+        for row, value in ((T, self.times[-1]), (STEPS, steps), (NFE, 2 * steps * self._tableau.stages)):
+            results.state[row] = value
+        results.y = y[-1].detach()
+        return self._details(self.drift, results)
+
+    def _back(self, i: int, f: Callable[..., Any], state: tuple[Tensor, ...], share: float) -> Solution:
+        """The adjoint equation over an interval, in reverse."""
+        drift, times = Drift(f, state, (), False), [self.times[i + 1], self.times[i]]
+        solver = self.options.get("solver", self.how.solver)
+        if self.grid is not None and not {"rtol", "atol"} & set(self.options):
+            count = self.grid.passed[i + 1] - self.grid.passed[i]
+            where = grid(times, self.options.get("steps", count))
+            y, results, _ = march(drift, tableau_of(solver), where, False)
+            return solution(self._details(drift, results), y, [])
+        given = (self.options.get("rtol", self.how.rtol), self.options.get("atol", self.how.atol))
+        # One sample may be given a tolerance of its own: all share their steps here.
+        rtol, atol = (math.sqrt(share) * float(torch.as_tensor(x).min()) for x in given)
+        how = Controlled(solver, rtol, atol, max_steps=self.how.max_steps, controller=self.how.controller)
+        return solution(*how.run(drift, times))
+
+
+def _joined(before: Tensor, after: Tensor) -> Tensor:
+    """The control state after two solves, one behind the other; a sample that failed in the first has failed."""
+    out = after.clone()
+    for row in (NFE, STEPS, REJECTED):
+        out[row] += before[row]
+    return torch.where(before[STATUS] == OK, out, before)

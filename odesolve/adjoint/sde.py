@@ -1,0 +1,164 @@
+"""Gradients of solves of stochastic differential equations: the three ways, with the noise made again from its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odesolve.adaptive.drift import State
+from odesolve.adjoint.arguments import Arguments, Wanted, check_mode, wanted
+from odesolve.adjoint.backprop import Backprop, Trail
+from odesolve.adjoint.pull import Mode, Sums, with_gradients
+from odesolve.adjoint.reversible import Reversible
+from odesolve.errors import OdesolveError
+from odesolve.kernels.control import DIVERGED, OK, STATUS
+from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.fixed import Alive, grid_of, march
+from odesolve.stochastic.increments import Increments
+from odesolve.stochastic.plain import Plain, Steps
+from odesolve.stochastic.steps import SDESolver, Step
+
+
+@dataclass
+class StochasticAdjoint:
+    """The adjoint equation on the path of the solve, backwards in Stratonovich's calculus (Li et al. 2020, theorem 3.1).
+
+    da = -a df/dy dt - a dg/dy o dW with a = dL/dy, and y with it, by stochastic Heun on the steps of the solve; gradients of
+    parameters are the integrals of a df/dp dt + a dg/dp o dW. The gradient is that of the equation, and the steps' own in the
+    limit of small ones: strong order 1. Only the states at the output times are kept, and taken up again there.
+
+    ``run`` makes the way there. ``ito``: f and g are of an Ito equation, whose drift loses (dg/dy) g / 2.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    steps: Steps
+    passed: Sequence[int]
+    ito: bool
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.run(y0), ()
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+        a = torch.zeros_like(grad[0])
+        for i in range(len(y) - 1, 0, -1):
+            a, now = a + grad[i], y[i]
+            for k in range(self.passed[i] - 1, self.passed[i - 1] - 1, -1):
+                now, a = self._back(k, now, a, sums)
+        return a + grad[0], None
+
+    def _back(self, k: int, y: Tensor, a: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+        """The state and its gradient before step k."""
+        s, t = self.steps.grid[k]
+        w = -self.steps.noise(k)[0]
+
+        def field(at: float) -> Callable[[Tensor, Arguments], Tensor]:
+            return lambda y, args: self._moved(Plain(self.steps.eq, args), at, y, s - t, w)
+
+        dy0, da0, first = sums.product(field(t), y, a)
+        dy1, da1, second = sums.product(field(s), y + dy0, a - da0)
+        for i, parts in enumerate(zip(first, second, strict=True)):
+            for part in parts:
+                if part is not None:
+                    total = sums.totals[i]
+                    sums.totals[i] = -0.5 * part if total is None else total - 0.5 * part
+        return y + 0.5 * (dy0 + dy1), a - 0.5 * (da0 + da1)
+
+    def _moved(self, eq: Plain, t: float, y: Tensor, h: float, w: Tensor) -> Tensor:
+        """f h + g w, with Stratonovich's f."""
+        g = eq.g(t, y)
+        f = eq.f(y, t)
+        if self.ito and isinstance(g, Tensor) and g.requires_grad:
+            f = f - 0.5 * _along(g.expand_as(y), y)
+        return h * f + g * w
+
+
+def _along(g: Tensor, y: Tensor) -> Tensor:
+    """(dg/dy) g, by the gradient of a gradient: forward derivatives ask for more of what g is made of."""
+    u = torch.zeros_like(g, requires_grad=True)
+    (back,) = torch.autograd.grad(g, y, u, create_graph=True, allow_unused=True)
+    if back is None:
+        return torch.zeros_like(y)
+    return torch.autograd.grad(back, u, g, create_graph=True)[0]
+
+
+@dataclass
+class Request:
+    """A solve on a fixed grid, ``count`` steps between two of the times, and a way to gradients of it."""
+
+    eq: Equation
+    solver: SDESolver
+    step: Step
+    increments: Increments
+    times: Sequence[float]
+    count: int
+    calculus: str
+    adjoint: str
+    params: Sequence[Tensor] | None
+    tick: Callable[[float], None] | None
+
+    def __post_init__(self):
+        check_mode(self.adjoint, self.count)
+        self.ito = self.calculus == "ito" and self.eq.noise != "additive"
+        if self.ito and self.adjoint == "reversible":
+            raise OdesolveError(
+                'adjoint="reversible" walks back on the path, where an Ito integral is another one: state the equation with '
+                'calculus="stratonovich" (its drift is f - (dg/dy) g / 2), or take adjoint="backprop" or "continuous"'
+            )
+        grid = grid_of(self.times, self.count)
+        self.steps = Steps(self.eq, self.step, self.solver.area, self.increments, grid)
+        self.passed = range(0, len(grid) + 1, self.count)
+
+    def solve(self, y0: State, *sources: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the arguments and the parameters.
+
+        ``sources`` are where parameters are looked for, besides what the first evaluation uses.
+        """
+        drift, recording = self.eq.drift, torch.is_grad_enabled()
+        modules = nn.ModuleList([m for m in sources if isinstance(m, nn.Module)])
+        want = wanted(modules, self._first, drift.args, self.params if recording else ())
+        y = with_gradients(self._mode(want), want, drift.packed(y0))
+        if self.adjoint == "reversible":
+            self._reached(y.detach())
+        arrived = (self.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        return y, torch.where(arrived, y[-1], self.last), self.state
+
+    def _first(self, args: Arguments) -> Tensor:
+        """Something that depends on all that f and g use."""
+        plain, y, t = Plain(self.eq, args), self.eq.drift.start, self.times[0]
+        self.eq.begin()
+        return plain.f(y, t) + plain.g(t, y)
+
+    def _mode(self, want: Wanted) -> Mode:
+        if self.adjoint == "continuous":
+            return StochasticAdjoint(lambda y0: self._run(), self.steps, self.passed, self.ito)
+        if self.adjoint == "backprop":
+            return Backprop(self._trail)
+        return Reversible(
+            lambda k, forwards, y, args: self.steps.move(k, forwards, y, args) - y,
+            self.passed,
+            want.args,
+            None,
+            self.tick,
+        )
+
+    def _run(self, before: Tensor | None = None) -> Tensor:
+        y, self.last, self.state = march(
+            self.eq, self.solver, self.step, self.increments, self.times, self.count, self.tick, before
+        )
+        return y
+
+    def _trail(self, y0: Tensor) -> Trail:
+        before = y0.new_empty(len(self.steps), *y0.shape)
+        return Trail(self._run(before), before, lambda k, y, args: self.steps.move(k, True, y, args), self.passed)
+
+    def _reached(self, y: Tensor) -> None:
+        """What a reversible solve to these states leaves."""
+        alive = Alive(y[0], 2 * self.solver.drifts)
+        alive.step = len(self.steps)
+        finite = y[-1].isfinite().flatten(1).all(1)
+        alive.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
+        self.state, self.last = alive.finish(self.times[-1]), y[-1]

@@ -1,0 +1,101 @@
+"""Solves with steps of one size by explicit Runge-Kutta methods, without error control."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.drift import Drift
+from odesolve.adaptive.loop import Results
+from odesolve.errors import OdesolveError, unknown
+from odesolve.kernels.dispatch import combine
+from odesolve.kernels.reference import ErrorNorm
+from odesolve.pairs import PAIRS
+from odesolve.stochastic.fixed import Alive
+from odesolve.tableaus import EXPLICIT, Tableau
+
+TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The times ``t`` of all steps, and how many steps have been made at every output time (``passed``)."""
+
+    t: tuple[float, ...]
+    passed: tuple[int, ...]
+
+    def step(self, k: int, forwards: bool = True) -> tuple[float, float]:
+        """(time, signed length) of a step from its beginning, or from its end back."""
+        first, last = self.t[k], self.t[k + 1]
+        return (first, last - first) if forwards else (last, first - last)
+
+
+def grid(times: Sequence[float], steps: int | Sequence[int]) -> Grid:
+    """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
+    intervals = len(times) - 1
+    counts = [steps] * intervals if isinstance(steps, int) else list(steps)
+    if len(counts) != intervals or not all(isinstance(n, int) and n > 0 for n in counts):
+        raise OdesolveError(
+            f"steps={steps!r}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"
+        )
+    t = [times[0]]
+    for (first, last), n in zip(itertools.pairwise(times), counts, strict=True):
+        t += [first + (last - first) * (k / n) for k in range(1, n)] + [last]
+    return Grid(tuple(t), (0, *itertools.accumulate(counts)))
+
+
+def tableau_of(solver: str | Tableau) -> Tableau:
+    """An explicit method by its name. Raises OdesolveError for others."""
+    if isinstance(solver, Tableau):
+        return solver
+    if solver not in TABLEAUS:
+        raise unknown("solver of fixed steps", solver, TABLEAUS)
+    return TABLEAUS[solver]
+
+
+def march(
+    drift: Drift, tableau: Tableau, where: Grid, keep: bool, tick: Callable[[float], None] | None = None
+) -> tuple[Tensor, Results, Tensor]:
+    """(states (n, B, ...) at the output times, what every sample leaves, states (N, B, ...) before every step or none).
+
+    Without ``keep`` nothing of the state's size is taken after the first step. A sample that leaves the finite numbers has NaN
+    from then on, and its last finite state in the results.
+    """
+    n, start = len(where.t) - 1, drift.start
+    kept = start.new_empty(n if keep else 0, *start.shape)
+    y = start.clone()
+    out = start.new_empty(len(where.passed), *start.shape)
+    out[0] = y
+    alive, stage, new = Alive(y, tableau.stages), torch.empty_like(y), torch.empty_like(y)
+    norm = ErrorNorm(alive.norm, 0.0, 1.0)
+    clock = start.new_empty(len(start))
+    place = 1
+    for k in range(n):
+        t, h = where.step(k)
+        if keep:
+            kept[k] = y
+        slopes: list[Tensor] = []
+        for c, row in zip(tableau.c, tableau.a, strict=True):
+            used = [j for j, w in enumerate(row) if w]
+            at = y
+            if used:
+                at = stage
+                combine((stage,), (y, *(slopes[j] for j in used)), [[0.0, *(h * row[j] for j in used)]], (0,))
+            slopes.append(drift(drift.time(clock.fill_(t + c * h)), at))
+        used = [j for j, w in enumerate(tableau.b) if w]
+        weights = [h * tableau.b[j] for j in used]
+        combine((new,), (y, *(slopes[j] for j in used)), [[0.0, *weights], [1.0, *weights]], (0,), None, (), norm)
+        alive.note(t, y, new)
+        y, new = new, y
+        if where.passed[place] == k + 1:
+            out[place] = alive.masked(y)
+            place += 1
+        if tick is not None:
+            tick(k + 1)
+    results = Results(start)
+    results.y, results.state = y, alive.finish(where.t[-1])
+    return out, results, kept
