@@ -15,6 +15,8 @@ from odesolve.errors import Diverged, OdesolveError
 from odesolve.execute import execute, program_for
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.labels import parse_grid, parse_solver
+from odesolve.likelihood.drawn import draw, kind_of
+from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -22,6 +24,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.planning import plan as make_plan
 from odesolve.progress import Bar
 from odesolve.start import Noise, start
+from odesolve.trace import Estimator
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Sample:
     """What ``ode.sample(..., full=True)`` returns.
 
     ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t`` after ``steps`` steps.
-    ``seed`` is the one that was drawn from where none was given and one was needed, else the one given.
+    ``seed`` is the one that was drawn from where none was given and one was needed, else the one given. ``log_prob`` holds the
+    log-densities of x where they were asked for, None of a solve that diverged.
     """
 
     x: Tensor
@@ -39,6 +43,7 @@ class Sample:
     nfe: int
     plan: Plan
     seed: int | None = None
+    log_prob: LogProb | None = None
 
 
 def sample(
@@ -57,6 +62,9 @@ def sample(
     executor: run.Graph | None = None,
     progress: bool | None = None,
     full: bool = False,
+    log_prob: bool | str = False,
+    trace: str | Estimator = "auto",
+    products: int = 16,
     **options,
 ) -> Tensor | Sample:
     """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its reverse SDE, to data.
@@ -79,23 +87,33 @@ def sample(
         executor: an ``ode.Graph``, to replay one captured step instead of running the loop.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
+        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products and no more evaluations. "flow" (or
+            True) is that of the probability flow, to the solver's order; "plan" the exact one of the map that so few steps
+            are (``PlanDensity``); "ito" of a stochastic solver the marginals', up to the steps' error.
+        trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
-    if seed is None and (chosen.streams or not isinstance(noise, Tensor | None)):
+    kind, density = kind_of(log_prob), None
+    if kind and executor is not None:
+        raise OdesolveError("a captured graph has no Jacobian products: give log_prob without executor=")
+    if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = program_for(model, chosen, x.dtype, executor)
-    keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
-    with Bar(len(program.times), progress, "call") as bar:
-        tick = None if bar is None else lambda i: bar(i + 1)
-        out = execute(model, program, x, keys, executor, tick=tick)
-    nfe = program.network_calls
+    full, nfe = full or kind is not None, program.network_calls
+    if kind:
+        out, density = draw(kind, model, chosen, x, (seed, ids), trace, products)
+    else:
+        keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
+        with Bar(len(program.times), progress, "call") as bar:
+            tick = None if bar is None else lambda i: bar(i + 1)
+            out = execute(model, program, x, keys, executor, tick=tick)
     if bool(torch.isfinite(out).all()):
-        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed) if full else out
+        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
     last, t, done = _last_finite(chosen, model, x, seed, ids)
     if full:
         return Sample(last, "diverged", t, done, nfe, chosen, seed)

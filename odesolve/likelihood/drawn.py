@@ -1,0 +1,68 @@
+"""The log-density of samples, found while they are drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve import trace as traces
+from odesolve.errors import OdesolveError, unknown
+from odesolve.keys import Ids, keys_of
+from odesolve.likelihood import ito
+from odesolve.likelihood.carried import carry
+from odesolve.likelihood.flow import normal_log_density
+from odesolve.likelihood.plan_density import decoded, push
+from odesolve.likelihood.result import LogProb
+from odesolve.lower import lower
+from odesolve.models import Model
+from odesolve.plan import Plan
+
+KINDS = ("flow", "plan", "ito")
+
+
+def kind_of(log_prob: bool | str) -> str | None:
+    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for one that there is not."""
+    if isinstance(log_prob, str) and log_prob not in KINDS:
+        raise unknown("log_prob", log_prob, KINDS)
+    return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
+
+
+@torch.no_grad()
+def draw(
+    kind: str, model: Model, plan: Plan, x: Tensor, key: tuple[int | None, Ids | None], trace: Any, products: int
+) -> tuple[Tensor, LogProb]:
+    """Run a plan from x (B, ...), a state of the prior at its first time; the end state with its log-density.
+
+    ``key`` is (seed, ids), of the probes and of the plan's noise. Raises OdesolveError for a plan that runs to the noise, and
+    where the plan has no density of this kind.
+    """
+    first, last = model.path.points([plan.grid[0], plan.grid[-1]])
+    if not first.rho > last.rho:
+        raise OdesolveError("the plan runs from data to noise: for the log-density of data give them to ode.log_prob")
+    if kind == "plan":
+        at = push(plan, model, x)
+        return at.x, decoded(model, plan, x, at)
+    keys = keys_of(len(x), *key, x.device)
+    if kind == "ito":
+        out, value = ito.along(model, plan, x, keys)
+        nfe = lower(plan, model.path, model.reading_for(x.dtype)).network_calls
+        return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1)
+    estimator = traces.named(trace, x.shape[1:].numel(), products)
+    probes = estimator.begin(x, keys)
+    found = carry(plan, model, x, probes)
+    value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
+    if probes.exact:
+        stderr = torch.zeros_like(value)
+    else:  # NaN, unknown, of a single probe
+        stderr = (
+            (found.change.var(1, correction=0) / (probes.count - 1)).sqrt() if probes.count > 1 else value * torch.nan
+        )
+    return found.x, _told(value, stderr, x, found.nfe, found.products, str(estimator), probes.count)
+
+
+def _told(value: Tensor, stderr: Tensor, x: Tensor, calls: int, each: int, trace: str, probes: int) -> LogProb:
+    nfe, products = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (calls, each))
+    status = ["ok" if fine else "diverged" for fine in torch.isfinite(value).tolist()]
+    return LogProb(value, stderr, None, x, nfe, products, trace, probes, status=status)
