@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from odesolve import grids, run
+from odesolve.adjoint.plans import check as check_gradients
+from odesolve.adjoint.plans import differentiable_run
 from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.execute import execute, program_for
@@ -65,6 +67,9 @@ def sample(
     log_prob: bool | str = False,
     trace: str | Estimator = "auto",
     products: int = 16,
+    adjoint: str | None = None,
+    params: Sequence[Tensor] | None = None,
+    last: int | None = None,
     **options,
 ) -> Tensor | Sample:
     """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its reverse SDE, to data.
@@ -91,6 +96,9 @@ def sample(
             True) is that of the probability flow, to the solver's order; "plan" the exact one of the map that so few steps
             are (``PlanDensity``); "ito" of a stochastic solver the marginals', up to the steps' error.
         trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
+        adjoint: "backprop" records gradients, of the start, the network's parameters and its conditions: every network call is
+            made once more on the way back, two or three states a call are kept, and noise is drawn again.
+        params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
@@ -98,6 +106,7 @@ def sample(
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
     kind, density = kind_of(log_prob), None
+    check_gradients(adjoint, executor or kind, params, last)
     if kind and executor is not None:
         raise OdesolveError("a captured graph has no Jacobian products: give log_prob without executor=")
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
@@ -111,14 +120,17 @@ def sample(
         keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
         with Bar(len(program.times), progress, "call") as bar:
             tick = None if bar is None else lambda i: bar(i + 1)
-            out = execute(model, program, x, keys, executor, tick=tick)
+            if adjoint is not None and torch.is_grad_enabled():
+                out = differentiable_run(program, model, x, keys, params, last, tick)
+            else:
+                out = execute(model, program, x, keys, executor, tick=tick)
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
-    last, t, done = _last_finite(chosen, model, x, seed, ids)
+    finite, t, done = _last_finite(chosen, model, x, seed, ids)
     if full:
-        return Sample(last, "diverged", t, done, nfe, chosen, seed)
+        return Sample(finite, "diverged", t, done, nfe, chosen, seed)
     raise Diverged(
-        f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", last, t, done
+        f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", finite, t, done
     )
 
 

@@ -41,22 +41,28 @@ class Wanted:
         if not self.found:
             return
         known = {id(p) for p in (*self.params, *own)}
-        for p in leaves_of(out):
+        for p in leaves_of(out, self.params):
             if id(p) not in known:
                 raise OdesolveError(
-                    f"f uses a parameter of shape {tuple(p.shape)} that its first evaluation did not use, so it was not found: "
-                    "give all as params=[...], such as list(net.parameters())"
+                    f"f uses a tensor of shape {tuple(p.shape)} that requires gradients and was not found: it is no parameter "
+                    "of f, or its first evaluation did not use it. Give all as params=[...], such as list(net.parameters())"
                 )
 
 
 def wanted(
-    module: Any, call: Callable[[Arguments], Tensor], args: Sequence[Any], params: Sequence[Tensor] | None
+    module: Any,
+    call: Callable[[Sequence[Tensor], Arguments], Tensor],
+    ys: Sequence[Tensor],
+    args: Sequence[Any],
+    params: Sequence[Tensor] | None,
+    held: Sequence[Any] = (),
 ) -> Wanted:
     """Arguments and parameters that get gradients.
 
-    Without ``params`` they are those of ``module``, where it is one, and every leaf with ``requires_grad`` that the result of
-    ``call(args)`` depends on: one evaluation of f finds what closures, methods and partials hold. A tensor that is itself
-    computed from leaves counts by its leaves; where that is expensive, give it in ``args`` or ``params``.
+    Without ``params`` they are those of ``module``, where it is one, else every leaf with ``requires_grad`` that the result of
+    ``call(ys, args)`` depends on: one evaluation of f finds what closures, methods and partials hold. A tensor that is itself
+    computed from leaves counts by its leaves; where that is expensive, give it in ``args`` or ``params``. ``held`` are more
+    tensors that f is known to hold.
     Raises OdesolveError for ``params`` that hold anything but floating-point tensors with ``requires_grad``.
     """
     places = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad)
@@ -67,19 +73,21 @@ def wanted(
                 what = f"a tensor {tuple(p.shape)} without requires_grad" if isinstance(p, Tensor) else type(p).__name__
                 raise OdesolveError(f"params hold {what}: give tensors that require gradients, or leave params out")
         return Wanted(tuple(args), places, given, False)
-    first = Wanted(tuple(args), places, (), True)
-    copies, leaves = first.leaves()
-    with torch.enable_grad():
-        out = call(copies)
-    known = {id(p) for p in leaves}
-    listed = [p for p in module.parameters() if p.requires_grad] if isinstance(module, nn.Module) else []
-    seen = {id(p): p for p in (*listed, *leaves_of(out)) if id(p) not in known}
-    return Wanted(tuple(args), places, tuple(seen.values()), True)
+    known = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
+    if isinstance(module, nn.Module):
+        known += [p for p in module.parameters() if p.requires_grad]
+    else:
+        copies, own = Wanted(tuple(args), places, (), True).leaves()
+        states = [y.detach().requires_grad_() for y in ys]
+        with torch.enable_grad():
+            found = leaves_of(call(states, copies), known)
+        known += [p for p in found if not any(p is mine for mine in (*own, *states))]
+    return Wanted(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
 
 
-def leaves_of(out: Tensor) -> list[Tensor]:
-    """The leaves that autograd would send a gradient of out to."""
-    todo, seen, found = [out.grad_fn], set(), []
+def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:
+    """The leaves that autograd would send a gradient of out to, not looking behind the tensors ``stops``."""
+    todo, seen, found = [out.grad_fn], {p.grad_fn for p in stops if p.grad_fn is not None}, []
     while todo:
         node = todo.pop()
         if node is None or node in seen:

@@ -81,10 +81,10 @@ class Request:
         clock = self.clock if isinstance(self.clock, Tensor) and self.clock.requires_grad else None
         if clock is not None and self.adjoint != "continuous":
             raise OdesolveError(f'adjoint={self.adjoint!r} gives no gradients of t: take "continuous", or t.detach()')
-        start = self.drift.start.detach().requires_grad_(recording)
         want = wanted(
             self.module,
-            lambda args: self._slope(self.times[0], start, args),
+            lambda ys, args: self._slope(self.times[0], ys[0], args),
+            [self.drift.start],
             self.args,
             self.params if recording else (),
         )

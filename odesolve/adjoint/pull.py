@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from odesolve.adjoint.arguments import Arguments, Wanted
 
 Move = Callable[[Tensor, Arguments], Tensor]
+Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
 
 
 class Sums:
@@ -21,37 +22,60 @@ class Sums:
         self.wanted = wanted
         self.totals: list[Tensor | None] = [None] * len(wanted.tensors)
 
-    def pull(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and parameters are added up."""
-        out, back, grads = self.product(move, y, cotangent)
+    def add(self, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients of everything that is wanted, in order."""
         for i, g in enumerate(grads):
             if g is not None:
                 total = self.totals[i]
                 self.totals[i] = g if total is None else total + g
+
+    def pull(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and parameters are added up."""
+        out, back, grads = self.product(move, y, cotangent)
+        self.add(grads)
         return out, back
 
-    def product(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+    def product(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """The result, its gradient of y, and of everything that is wanted."""
-        leaf = y.detach().requires_grad_()
+        (out,), (back,), grads = self.products(lambda ys, args: [move(ys[0], args)], [y], [cotangent])
+        return out, back, grads
+
+    def products(
+        self, move: Moves, ys: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+        """``product`` of several states at once; a gradient None of a result is none."""
+        leaves = [y.detach().requires_grad_() for y in ys]
         args, inputs = self.wanted.leaves()
         with torch.enable_grad():
-            out = move(leaf, args)
-        self.wanted.check(out, (leaf, *inputs))
-        if not out.requires_grad:
-            return out, torch.zeros_like(y), (None,) * len(inputs)
-        # The graph is kept for what f holds that was computed outside of it; ours goes with ``out``.
-        back, *grads = torch.autograd.grad(out, (leaf, *inputs), cotangent, retain_graph=True, allow_unused=True)
-        return out.detach(), torch.zeros_like(y) if back is None else back, tuple(grads)
+            outs = move(leaves, args)
+        pairs = [(x, g) for x, g in zip(outs, cotangents, strict=True) if x.requires_grad and g is not None]
+        for x, _ in pairs:
+            self.wanted.check(x, (*leaves, *inputs))
+        values, zeros = [x.detach() for x in outs], [torch.zeros_like(y) for y in ys]
+        if not pairs:
+            return values, zeros, [None] * len(inputs)
+        # The graph is kept for what f holds that was computed outside of it; ours goes with ``outs``.
+        found = torch.autograd.grad(
+            [x for x, _ in pairs],
+            (*leaves, *inputs),
+            [g for _, g in pairs],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        backs = [zero if g is None else g for zero, g in zip(zeros, found, strict=False)]
+        return values, backs, list(found[len(ys) :])
 
 
 class Mode(Protocol):
     """A way to gradients: a solve that keeps something, and its way back."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The states at the output times (n, B, ...), and what the way back needs besides them."""
+        """The result (the states (n, B, ...) at the output times), and what the way back needs besides them."""
         ...
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor | None]:
+    def backward(
+        self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of y0 and, where the way gives them, of the output times (n,), from those of the states."""
         ...
 

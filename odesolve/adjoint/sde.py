@@ -15,7 +15,7 @@ from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
 from odesolve.errors import OdesolveError
-from odesolve.kernels.control import DIVERGED, OK, STATUS
+from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.fixed import Alive, grid_of, march
 from odesolve.stochastic.increments import Increments
@@ -118,11 +118,15 @@ class Request:
         ``sources`` are where parameters are looked for, besides what the first evaluation uses.
         """
         drift, recording = self.eq.drift, torch.is_grad_enabled()
+        if not recording and self.adjoint != "reversible":
+            with torch.no_grad():
+                return self._run(), self.last, self.state
         modules = nn.ModuleList([m for m in sources if isinstance(m, nn.Module)])
         want = wanted(modules, self._first, drift.args, self.params if recording else ())
         y = with_gradients(self._mode(want), want, drift.packed(y0))
         if self.adjoint == "reversible":
             self._reached(y.detach())
+        self.state[NFE] += float(want.found)
         arrived = (self.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         return y, torch.where(arrived, y[-1], self.last), self.state
 

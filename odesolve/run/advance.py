@@ -208,8 +208,7 @@ def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | Non
         out = torch.empty_like(inputs[0])
     assert cursor.keys is not None
     assert op.stream is not None
-    PLACES[op.fn](out, inputs, cursor.keys, op.stream, op.given)
-    slots[op.output] = out
+    slots[op.output] = PLACES[op.fn](out, inputs, cursor.keys, op.stream, op.given)
     if buffers is not None:
         buffers[op.output] = out
 

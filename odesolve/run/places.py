@@ -1,4 +1,7 @@
-"""The nonlinear places that come with the library: they draw noise, and their coefficients depend on the state."""
+"""The nonlinear places that come with the library: they draw noise, and their coefficients depend on the state.
+
+They return the new state, in the memory ``out`` unless gradients are recorded.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combine, inner, normal
 
 
-def langevin(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> None:
-    """out <- x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| / |s|)^2 of each sample.
+def langevin(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> Tensor:
+    """x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| / |s|)^2 of each sample.
 
     ``given`` is (snr, scale). The published step takes |z| and |s| from averages over the batch, and then depends on who
     else is in it (Song et al. 2021, Algorithms 4 and 5).
@@ -17,16 +20,21 @@ def langevin(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given
     x, score = inputs
     snr, scale = given
     normal(out, keys, stream)
+    if _watched(inputs):
+        squares = [v.double().square().flatten(1).sum(1) for v in (out, score)]
+        eta = (2.0 * scale * snr**2 * squares[0] / squares[1]).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        return x + (eta * score + (2.0 * eta).sqrt() * out)
     noise, signal = (torch.empty(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(2))
     inner(noise, out, out)
     inner(signal, score, score, 1.0 / (2.0 * scale * snr**2))
     eta = torch.where(signal > 0, noise / signal, 0.0)
     weights = torch.stack([torch.zeros_like(eta), eta, (2.0 * eta).sqrt()], dim=1)[:, None]
     combine([out], [x, score, out], weights, [0])
+    return out
 
 
-def learned_noise(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> None:
-    """out <- mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq. 15).
+def learned_noise(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> Tensor:
+    """mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq. 15).
 
     ``given`` holds them: that of beta-tilde, where the network says -1, and that of beta, where it says 1.
     """
@@ -34,7 +42,11 @@ def learned_noise(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, 
     low, high = given
     normal(out, keys, stream)
     deviation = torch.exp(v.to(out.dtype) * ((high - low) / 4) + (high + low) / 4)
-    torch.addcmul(mean, deviation, out, out=out)
+    return mean + deviation * out if _watched(inputs) else torch.addcmul(mean, deviation, out, out=out)
+
+
+def _watched(inputs: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 PLACES = {"langevin": langevin, "learned_noise": learned_noise}
