@@ -114,12 +114,12 @@ def sample(
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = program_for(model, chosen, x.dtype, executor)
     full, nfe = full or kind is not None, program.network_calls
-    if kind:
-        out, density = draw(kind, model, chosen, x, (seed, ids), trace, products)
-    else:
-        keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
-        with Bar(len(program.times), progress, "call") as bar:
-            tick = None if bar is None else lambda i: bar(i + 1)
+    with Bar(len(program.times), progress, "call") as bar:
+        tick = None if bar is None else lambda i: bar(i + 1)
+        if kind:
+            out, density = draw(kind, model, chosen, x, (seed, ids), trace, products, tick)
+        else:
+            keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
             if adjoint is not None and torch.is_grad_enabled():
                 out = differentiable_run(program, model, x, keys, params, last, tick)
             else:

@@ -27,6 +27,8 @@ from odesolve.run.advance import Cursor, accept, proceed, table_on
 from odesolve.trace import Probes
 from odesolve.transforms import Threshold
 
+Tick = Callable[[int], None] | None
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -42,12 +44,14 @@ class Carried:
     products: int
 
 
-def carry(plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | None = None) -> Carried:
+def carry(
+    plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | None = None, tick: Tick = None
+) -> Carried:
     """Run a deterministic plan from the state x (B, ...) at its first time, in either direction, with its log-density.
 
     What the flow of Gaussian data of deviation ``width`` does to the log-density is known in closed form (by default that of an
     "edm" network, else 0.5); only the rest is estimated and integrated. Its integrand vanishes at both ends, and on the
-    choice nothing depends beyond the solver's error.
+    choice nothing depends beyond the solver's error. ``tick`` is told the number of every call that is done.
 
     The states are those of ``ode.sample``, bit by bit where the network answers the same whether gradients are recorded or
     not. With gradients enabled the results are connected to x and to the network's parameters, without they hold no graph.
@@ -58,7 +62,7 @@ def carry(plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | No
     if not width > 0.0:
         raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
     gauge = Gauge(plan, model.path, width)
-    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)))
+    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick)
     rest = gauge.integrate(traces, x.shape[1:].numel())
     first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
     known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
@@ -190,7 +194,7 @@ class _Rows:
 
 
 def walk(
-    plan: Plan, model: Model, x: Tensor, probes: Probes, slope: Callable[[float], float]
+    plan: Plan, model: Model, x: Tensor, probes: Probes, slope: Callable[[float], float], tick: Tick = None
 ) -> tuple[Tensor, list[Tensor], int]:
     """Run a plan from the state x, with what ``probes`` say of the Jacobian of every evaluation.
 
@@ -214,6 +218,8 @@ def walk(
         nfe += asked.calls * len(call.branches)
         accept(program, position, slots, outputs, None)
         position = proceed(cursor, position + 1, slots, model.functions, None)
+        if tick is not None:
+            tick(call.index)
     return slots[program.result], found, nfe  # type: ignore[return-value]
 
 

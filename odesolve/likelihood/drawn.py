@@ -11,7 +11,7 @@ from odesolve import trace as traces
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import ito
-from odesolve.likelihood.carried import carry
+from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.plan_density import decoded, push
 from odesolve.likelihood.result import LogProb
@@ -31,7 +31,14 @@ def kind_of(log_prob: bool | str) -> str | None:
 
 @torch.no_grad()
 def draw(
-    kind: str, model: Model, plan: Plan, x: Tensor, key: tuple[int | None, Ids | None], trace: Any, products: int
+    kind: str,
+    model: Model,
+    plan: Plan,
+    x: Tensor,
+    key: tuple[int | None, Ids | None],
+    trace: Any,
+    products: int,
+    tick: Tick = None,
 ) -> tuple[Tensor, LogProb]:
     """Run a plan from x (B, ...), a state of the prior at its first time; the end state with its log-density.
 
@@ -42,7 +49,7 @@ def draw(
     if not first.rho > last.rho:
         raise OdesolveError("the plan runs from data to noise: for the log-density of data give them to ode.log_prob")
     if kind == "plan":
-        at = push(plan, model, x)
+        at = push(plan, model, x, tick)
         return at.x, decoded(model, plan, x, at)
     keys = keys_of(len(x), *key, x.device)
     if kind == "ito":
@@ -51,7 +58,7 @@ def draw(
         return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys)
-    found = carry(plan, model, x, probes)
+    found = carry(plan, model, x, probes, tick=tick)
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
     if probes.exact:
         stderr = torch.zeros_like(value)

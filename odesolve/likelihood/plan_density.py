@@ -15,7 +15,7 @@ from torch import Tensor
 from odesolve import run
 from odesolve.errors import OdesolveError
 from odesolve.instructions import START, Apply, Combine, Evaluate
-from odesolve.likelihood.carried import walk
+from odesolve.likelihood.carried import Tick, walk
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
@@ -52,15 +52,16 @@ class Pushed:
     products: int
 
 
-def push(plan: Plan, model: Model, x: Tensor) -> Pushed:
+def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
     """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products an evaluation.
 
     The end state is that of ``ode.sample``. Clipping and thresholds are part of the map. Raises OdesolveError for plans that draw
     noise or apply functions of their own, and for models with a classifier.
     """
     _check(plan, model)
-    out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0)
-    return Pushed(out, _chained(plan, iter(found), x), nfe, len(found) * x.shape[1:].numel())
+    out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
+    products = len(found) * x.shape[1:].numel()
+    return Pushed(out, _chained(plan, found, x), nfe, products)
 
 
 def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
@@ -155,14 +156,14 @@ class _Jacobian:
         return line.out, line.pull(self.units.expand(-1, len(x), -1)).transpose(0, 1)
 
 
-def _chained(plan: Plan, found, x: Tensor) -> Tensor:
-    """The Jacobian of the result, from those of the evaluations in order."""
+def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
+    """The Jacobian of the result, from those of the evaluations in order, which are used up."""
     dim = x.shape[1:].numel()
     values = {START: torch.eye(dim, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)}
     last = {n: k for k, i in enumerate(plan.instructions) for n in _read(i)}
     for k, i in enumerate(plan.instructions):
         if isinstance(i, Evaluate):
-            values[i.output] = next(found).double() @ values[i.input]
+            values[i.output] = found.pop(0).double() @ values[i.input]
         elif isinstance(i, Combine):
             for out, row in zip(i.outputs, i.weights, strict=True):
                 values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))  # type: ignore[assignment]

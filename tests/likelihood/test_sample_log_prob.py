@@ -50,6 +50,18 @@ def test_samples_are_the_same_bit_by_bit(solver, kind):
     assert found.log_prob.status == ["ok"] * 4
 
 
+@pytest.mark.parametrize("kind", ["flow", "plan"])
+def test_samples_of_a_half_precision_network_are_the_same_too(kind):
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.SiLU(), torch.nn.Linear(16, 6)).to(torch.bfloat16)
+    model = ode.Model(lambda x, t: inner(x), paths.VP(), "v", dtype=torch.bfloat16)
+    plain = ode.sample(model, noise(4, 6, torch.float32), "dpmpp_2m", 6)
+    found = ode.sample(model, noise(4, 6, torch.float32), "dpmpp_2m", 6, log_prob=kind)
+    assert torch.equal(found.x, plain)
+    assert bool(found.log_prob.value.isfinite().all())
+    assert all(p.grad is None for p in inner.parameters())
+
+
 def test_samples_of_the_ito_density_are_the_same_bit_by_bit():
     model = ode.Model(net, paths.VP(), "noise")
     plain = ode.sample(model, (4, 6), "euler_maruyama", 20, seed=3)
