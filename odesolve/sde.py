@@ -1,4 +1,4 @@
-"""Solves of stochastic differential equations dy = f dt + g dW: from drift and diffusion to a solution with statuses."""
+"""Solves of stochastic differential equations dy = f dt + g dW: from drift and diffusion to a solution, and gradients."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
+from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
@@ -60,7 +61,6 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
-@torch.no_grad()
 def solve_sde(
     f: Callable[..., Any],
     g: Any,
@@ -82,9 +82,11 @@ def solve_sde(
     max_steps: int = 100_000,
     controller: Controller = CONTROLLER,
     compact: bool = True,
+    adjoint: str | None = None,
+    params: Sequence[Tensor] | None = None,
     progress: bool | None = None,
 ) -> SDESolution:
-    """Solve dy = f dt + g dW from t[0] to t[-1].
+    """Solve dy = f dt + g dW from t[0] to t[-1]. No gradients are recorded unless ``adjoint`` says how.
 
     Args:
         f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type, without dimensions of one
@@ -106,6 +108,14 @@ def solve_sde(
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
             one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
         first_step, max_steps, controller, compact: of these, as in ``ode.solve``.
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g; with fixed ``steps``, and the
+            noise made again from its keys. "backprop": of the steps, each evaluated once more on the way back, with one state
+            a step kept. "continuous": of the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
+            noise an element of g depends on its own element of y alone (Li et al. 2020). "reversible": of a solve of its own
+            kind that can be walked back, twice the evaluations, nothing kept (McCallum and Foster 2024); of additive noise, or
+            with calculus="stratonovich".
+        params: the parameters that get gradients. By default those of f and g, where they are modules, and all that their first
+            evaluation depends on; give them where some are used at later times only.
         progress: show a bar; by default on a terminal, after a second.
 
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
@@ -120,20 +130,27 @@ def solve_sde(
     adaptive = rtol is not None or atol is not None
     path = _path(tree, adaptive, chosen, drift, times, noise, keys)
     if adaptive and path is not None:
-        _check_adaptive(solver, chosen, noise, steps)
+        _check_adaptive(solver, chosen, noise, steps, adjoint)
         control = _control(drift, times, path, rtol, atol, first_step, max_steps, controller, compact)
 
         def equation(part: Drift) -> Equation:
             return Equation(part, g, noise, keys)
 
-        with Bar(abs(times[-1] - times[0]), progress, "time") as tick:
+        with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
             return _solution(drift, *adapt(equation, drift, chosen, path, times, control, tick))
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
     increments = Streams() if path is None else Path(path)
+    eq = Equation(drift, g, noise, keys)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
-        return _solution(drift, *march(Equation(drift, g, noise, keys), chosen, step, increments, times, count, tick))
+        if adjoint is not None:
+            request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
+            return _solution(drift, *request.solve(_cast(y0, dtype), f, g))
+        if params is not None:
+            raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
+        with torch.no_grad():
+            return _solution(drift, *march(eq, chosen, step, increments, times, count, tick))
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:
@@ -172,7 +189,9 @@ def _path(
     return path.keyed(keys)
 
 
-def _check_adaptive(name: str, solver: SDESolver, noise: str, steps: int | None) -> None:
+def _check_adaptive(name: str, solver: SDESolver, noise: str, steps: int | None, adjoint: str | None) -> None:
+    if adjoint is not None:
+        raise OdesolveError(f"adjoint={adjoint!r} takes steps of one size: give steps= instead of rtol= and atol=")
     if noise != "additive" or solver.drifts < 2:
         raise OdesolveError(
             f"{name} with {noise} noise has no error estimate: give steps= instead of rtol= and atol=, or with "

@@ -60,11 +60,8 @@ class StochasticAdjoint:
 
         dy0, da0, first = sums.product(field(t), y, a)
         dy1, da1, second = sums.product(field(s), y + dy0, a - da0)
-        for i, parts in enumerate(zip(first, second, strict=True)):
-            for part in parts:
-                if part is not None:
-                    total = sums.totals[i]
-                    sums.totals[i] = -0.5 * part if total is None else total - 0.5 * part
+        for grads in (first, second):
+            sums.add([None if g is None else -0.5 * g for g in grads])
         return y + 0.5 * (dy0 + dy1), a - 0.5 * (da0 + da1)
 
     def _moved(self, eq: Plain, t: float, y: Tensor, h: float, w: Tensor) -> Tensor:
@@ -112,29 +109,28 @@ class Request:
         self.steps = Steps(self.eq, self.step, self.solver.area, self.increments, grid)
         self.passed = range(0, len(grid) + 1, self.count)
 
-    def solve(self, y0: State, *sources: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the arguments and the parameters.
-
-        ``sources`` are where parameters are looked for, besides what the first evaluation uses.
-        """
+    def solve(self, y0: State, f: Any, g: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the arguments and the parameters."""
         drift, recording = self.eq.drift, torch.is_grad_enabled()
         if not recording and self.adjoint != "reversible":
             with torch.no_grad():
                 return self._run(), self.last, self.state
-        modules = nn.ModuleList([m for m in sources if isinstance(m, nn.Module)])
-        want = wanted(modules, self._first, drift.args, self.params if recording else ())
+        modules = [m for m in (f, g) if isinstance(m, nn.Module)]
+        module = nn.ModuleList(modules) if len(modules) == 2 else None
+        held = [p for m in modules for p in m.parameters()]
+        want = wanted(module, self._first, [drift.start], drift.args, self.params if recording else (), held)
         y = with_gradients(self._mode(want), want, drift.packed(y0))
         if self.adjoint == "reversible":
             self._reached(y.detach())
-        self.state[NFE] += float(want.found)
+        self.state[NFE] += float(want.found and module is None)
         arrived = (self.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         return y, torch.where(arrived, y[-1], self.last), self.state
 
-    def _first(self, args: Arguments) -> Tensor:
+    def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""
-        plain, y, t = Plain(self.eq, args), self.eq.drift.start, self.times[0]
         self.eq.begin()
-        return plain.f(y, t) + plain.g(t, y)
+        plain, t = Plain(self.eq, args), self.times[0]
+        return plain.f(ys[0], t) + plain.g(t, ys[0])
 
     def _mode(self, want: Wanted) -> Mode:
         if self.adjoint == "continuous":

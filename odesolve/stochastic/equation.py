@@ -73,13 +73,17 @@ class Equation:
         return self.diffusions[-1]
 
     def _value(self, t: Number, y: Tensor) -> Any:
+        out = self.diffusion(t, y, self.drift.args)
+        if self.noise != "scalar":
+            return out
+        return self.space.tensor(out.expand_as(y).contiguous() if isinstance(out, Tensor) else torch.full_like(y, out))
+
+    def diffusion(self, t: Number, y: Tensor, args: tuple[Any, ...]) -> float | Tensor:
+        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, or one number a sample (B,)."""
         if self._constant is not None:
             return self._constant
-        out = self._g(self.time(t), self.drift.open(y), *self.drift.args)
-        if isinstance(out, (int, float)):
-            return float(out) if self.noise != "scalar" else self.space.tensor(torch.full_like(y, out))
-        packed = self._packed(out, y)
-        return self.space.tensor(packed.expand_as(y).contiguous()) if self.noise == "scalar" else packed
+        out = self._g(self.time(t), self.drift.open(y), *args)
+        return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
         """What g returned as a tensor that broadcasts to (B, ...), or one number a sample (B,)."""

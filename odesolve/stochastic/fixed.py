@@ -59,6 +59,14 @@ class Alive:
         return self.state
 
 
+def grid_of(times: Sequence[float], steps: int) -> list[tuple[float, float]]:
+    """The ends of all steps, ``steps`` equal ones between two of the times."""
+    out = []
+    for first, last in itertools.pairwise(times):
+        out += itertools.pairwise([*(first + (last - first) * (k / steps) for k in range(steps)), last])
+    return out
+
+
 def march(
     eq: Equation,
     solver: SDESolver,
@@ -67,23 +75,28 @@ def march(
     times: Sequence[float],
     steps: int,
     tick: Callable[[float], None] | None,
+    before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps`` steps between two times."""
+    """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps`` steps between two times.
+
+    ``before`` (N, B, ...), where given, gets the states before all steps.
+    """
     x, new = eq.drift.start.clone(), torch.empty_like(eq.drift.start)
     out = x.new_empty(len(times), *x.shape)
     out[0] = x
-    alive, number = Alive(x, solver.drifts), 0
+    alive = Alive(x, solver.drifts)
     norm = ErrorNorm(alive.norm, 0.0, 1.0)
-    for i, (first, last) in enumerate(itertools.pairwise(times)):
-        grid = [first + (last - first) * (k / steps) for k in range(steps)] + [last]
-        for s, t in itertools.pairwise(grid):
-            eq.begin()
-            w, a = increments(eq, number, s, t, solver.area)
-            moved = step(eq, eq.space.tensor(x), s, t - s, w, a)
-            eq.space.write(new, moved, moved, norm)
-            alive.note(s, x, new)
-            x, new, number = new, x, number + 1
-            if tick is not None:
-                tick(number)
-        out[i + 1] = alive.masked(x)
+    for k, (s, t) in enumerate(grid_of(times, steps)):
+        if before is not None:
+            before[k] = x
+        eq.begin()
+        w, a = increments(eq, k, s, t, solver.area)
+        moved = step(eq, eq.space.tensor(x), s, t - s, w, a)
+        eq.space.write(new, moved, moved, norm)
+        alive.note(s, x, new)
+        x, new = new, x
+        if tick is not None:
+            tick(k + 1)
+        if (k + 1) % steps == 0:
+            out[(k + 1) // steps] = alive.masked(x)
     return out, x, alive.finish(times[-1])

@@ -1,0 +1,66 @@
+"""Steps of the SDE solvers as plain differentiable operations, on increments that are made again from their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.increments import Increments
+from odesolve.stochastic.steps import Step
+
+
+class Plain:
+    """An equation as the formulas of a step call it, whose values are tensors (B, ...); ``args`` are those of f and g."""
+
+    def __init__(self, eq: Equation, args: tuple[Any, ...]):
+        self.eq, self.args, self.noise, self.space = eq, args, eq.noise, self
+
+    def f(self, x: Tensor, t: float) -> Tensor:
+        """The drift."""
+        return self.eq.drift(self.eq.time(t), x, self.args)
+
+    def g(self, t: float, x: Tensor) -> float | Tensor:
+        """The diffusion, a number or what broadcasts to the state."""
+        out = self.eq.diffusion(t, x, self.args)
+        if isinstance(out, Tensor) and out.dim() == 1 < x.dim():
+            out = out.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        return out
+
+    def held(self, x: Tensor) -> Tensor:
+        """The value itself."""
+        return x
+
+
+class Steps:
+    """The steps of a grid, each in both directions: to the end of its interval, or from there back on the same path."""
+
+    def __init__(
+        self, eq: Equation, step: Step, area: bool, increments: Increments, grid: Sequence[tuple[float, float]]
+    ):
+        self.eq, self.step, self.area, self.increments, self.grid = eq, step, area, increments, grid
+
+    def __len__(self) -> int:
+        return len(self.grid)
+
+    def noise(self, k: int) -> tuple[Tensor, Tensor | None]:
+        """The increment of W over step k, as it broadcasts to the state, and its area."""
+        self.eq.begin()
+        w, a = self.increments(self.eq, k, *self.grid[k], self.area)
+        like = self.eq.space.like
+        if isinstance(w, Tensor):  # of scalar noise, one number a sample
+            return w.to(like.dtype).view(-1, *[1] * (like.dim() - 1)), None
+        return self.eq.space.value(w), None if a is None else self.eq.space.value(a)
+
+    def move(self, k: int, forwards: bool, y: Tensor, args: tuple[Any, ...]) -> Tensor:
+        """The state after step k, from a state y (B, ...) at its beginning; or before it, from a state at its end.
+
+        Back in time the length of the step and the increment change their signs, and the area does not.
+        """
+        s, t = self.grid[k]
+        w, a = self.noise(k)
+        if not forwards:
+            s, t, w = t, s, -w
+        return self.step(Plain(self.eq, args), y, s, t - s, w, a)  # type: ignore[arg-type]
