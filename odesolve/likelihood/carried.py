@@ -63,7 +63,8 @@ def carry(
         raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
     gauge = Gauge(plan, model.path, width)
     out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick)
-    rest = gauge.integrate(traces, x.shape[1:].numel())
+    zero = torch.zeros(len(x), probes.count, dtype=torch.float64, device=x.device)
+    rest = gauge.integrate(traces, zero, x.shape[1:].numel())
     first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
     known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
     return Carried(out, known + rest, nfe, len(traces) * probes.products)
@@ -125,9 +126,9 @@ class Gauge:
         kx, kf = (float(k) for k in self.path.convert(p.t, given, "velocity"))
         return kx + kf * factor
 
-    def integrate(self, traces: Sequence[Tensor], dim: int) -> Tensor:
-        """The change of m (B, K) from the plan's start to its result; one trace (B, K), less the Gaussian's, an evaluation."""
-        return _Rows(self, traces, dim).run()
+    def integrate(self, traces: Sequence[Tensor], start: Tensor, dim: int) -> Tensor:
+        """m (B, K) of the plan's result, from m at its start and, for every evaluation, the trace (B, K) less the Gaussian's."""
+        return _Rows(self, traces, start, dim).run()
 
     def unit(self, p: Point) -> float:
         """What m is multiplied by in a row."""
@@ -137,12 +138,12 @@ class Gauge:
 class _Rows:
     """One pass over a plan's instructions: m of every state, and of every evaluation its point, m at its input, its trace."""
 
-    def __init__(self, gauge: Gauge, traces: Sequence[Tensor], dim: int):
+    def __init__(self, gauge: Gauge, traces: Sequence[Tensor], start: Tensor, dim: int):
         self.gauge, self.dim, self.traces = gauge, dim, iter(traces)
         self.zero = (
             torch.zeros_like(traces[0], dtype=torch.float64) if traces else torch.zeros(1, 1, dtype=torch.float64)
         )
-        self.states: dict[str, tuple[Point, Tensor]] = {START: (gauge.at(gauge.plan.grid[0]), self.zero)}
+        self.states: dict[str, tuple[Point, Tensor]] = {START: (gauge.at(gauge.plan.grid[0]), start)}
         self.evaluations: dict[str, tuple[Point, Tensor, Tensor]] = {}
         self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
 

@@ -6,8 +6,9 @@ value with respect to the start follows from those of the evaluations, and one d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,8 +35,10 @@ class PlanDensity(LogProb):
 
     ``smallest`` (B,) is the smallest singular value of the map's Jacobian at the latent, in units of the data per unit of normal
     noise: the map folds where it is 0, and a point may have several latents then, of which ``value`` counts one. ``residual``
-    (B,) is the root mean square distance of the latent's image from x; samples whose latent was not found have the status
-    "not_inverted" and the value NaN.
+    (B,) is the root mean square distance of the latent's image from x.
+
+    The status of a sample is "ok"; "not_inverted" where no latent was found, and ``value`` is NaN; "singular" where the Jacobian
+    has no inverse, as where x0 is clipped, so that there is no density and ``value`` is infinite; or "diverged".
     """
 
     smallest: Tensor
@@ -77,8 +80,7 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
         found = push(plan, model, x)
         std = model.path.start_std(last.t)
         value = normal_log_density(found.x, std) + torch.linalg.slogdet(found.jacobian).logabsdet
-        smallest = std / _singular(found.jacobian)[:, 0]
-        return _density(model, value, smallest, found.x, torch.zeros_like(smallest), found.nfe, found.products)
+        return _density(value, std / _singular(found.jacobian)[:, 0], found.x, found)
     z, nfe, products = _inverted(plan, model, x)
     if torch.is_grad_enabled():
         at = push(plan, model, z)  # one more step, of value 0, which depends on x and the parameters as the latent does
@@ -86,43 +88,43 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
         nfe, products = nfe + at.nfe, products + at.products
     at = push(plan, model, z)
     residual = _rms(x - at.x.detach())
-    return decoded(model, plan, z, at, residual, residual <= _close(model, x), nfe, products)
+    drawn = decoded(model, plan, z, at)
+    lost = ~(residual <= _close(model, x))
+    status = ["not_inverted" if bad else word for bad, word in zip(lost.tolist(), drawn.status, strict=True)]
+    value = torch.where(lost, torch.nan, drawn.value)
+    counts = {"nfe": drawn.nfe + nfe, "products": drawn.products + products}
+    return replace(drawn, value=value, residual=residual, status=status, **counts)
 
 
-def decoded(
-    model: Model, plan: Plan, z: Tensor, at: Pushed, residual=None, found=None, nfe=0, products=0
-) -> PlanDensity:
-    """The density of ``at``, the image of the latents z: log prior(z) - log |det F'(z)|.
-
-    ``residual`` (B,) and ``found`` (B,) tell how well z is known; nfe and products are what it took to find it.
-    """
-    std = model.path.start_std(plan.grid[0])
+def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
+    """The density of ``at``, the image of the latents z under a plan from noise to data: log prior(z) - log |det F'(z)|."""
+    std, singular = model.path.start_std(plan.grid[0]), _singular(at.jacobian)
     value = normal_log_density(z, std) - torch.linalg.slogdet(at.jacobian).logabsdet
-    residual = torch.zeros_like(value.detach()) if residual is None else residual
-    if found is not None:
-        value = torch.where(found, value, torch.nan)
-    smallest = std * _singular(at.jacobian)[:, -1]
-    return _density(model, value, smallest, z, residual, nfe + at.nfe, products + at.products)
+    # Rows that vanish but for round-off have a determinant that is all round-off.
+    flat = singular[:, -1] <= singular.shape[1] * torch.finfo(torch.float64).eps * singular[:, 0]
+    return _density(torch.where(flat, torch.inf, value), std * singular[:, -1], z, at)
 
 
-def _density(
-    model: Model, value: Tensor, smallest: Tensor, z: Tensor, residual: Tensor, nfe: int, products: int
-) -> PlanDensity:
-    counts = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (nfe, products))
+def _density(value: Tensor, smallest: Tensor, z: Tensor, at: Pushed) -> PlanDensity:
     zero = torch.zeros_like(value.detach())
-    status = ["not_inverted" if bad else "ok" for bad in value.detach().isnan().tolist()]
+    nfe, products = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (at.nfe, at.products))
     return PlanDensity(
-        value,
-        zero,
-        zero,
-        z,
-        *counts,
+        value=value,
+        stderr=zero,
+        solver_error=zero,
+        latent=z,
+        nfe=nfe,
+        products=products,
         trace="exact",
         probes=1,
-        status=status,
+        status=[_word(v) for v in value.tolist()],
         smallest=smallest,
-        residual=residual,
+        residual=zero,
     )
+
+
+def _word(value: float) -> str:
+    return "ok" if math.isfinite(value) else "singular" if math.isinf(value) else "diverged"
 
 
 def _check(plan: Plan, model: Model) -> None:
@@ -178,18 +180,18 @@ def _read(i) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int, int]:
-    """Latents whose images are x where they were found, with the most evaluations and products that a sample took."""
-    z, nfe = _encoded(plan, model, x)
+def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents whose images are x where they were found, with the evaluations and products (B,) that each took."""
+    z, calls = _encoded(plan, model, x)
     at = push(plan, model, z)
-    image, jacobian, products, calls = at.x, at.jacobian, at.products, at.nfe
+    image, jacobian = at.x, at.jacobian
     residual, close = _rms(x - image), _close(model, x)
-    step, nfe = torch.ones_like(residual), nfe + at.nfe
+    step, runs = torch.ones_like(residual), torch.ones_like(residual, dtype=torch.int64)
     for _ in range(TRIES):
         todo = (~(residual <= close)).nonzero().flatten()
         if not len(todo):
             break
-        move = _newton(jacobian[todo], (x - image)[todo]) * step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        move = step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1)) * _newton(jacobian[todo], (x - image)[todo])
         trial = push(plan, model.rows(todo, len(x)), z[todo] + move)
         found = _rms(x[todo] - trial.x)
         better = found < (1 - 1e-4 * step[todo]) * residual[todo]
@@ -197,8 +199,8 @@ def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int, int]:
         z[rows], image[rows], jacobian[rows] = (z[todo] + move)[better], trial.x[better], trial.jacobian[better]
         residual[rows] = found[better]
         step[todo] = torch.where(better, (2 * step[todo]).clamp_max(1.0), 0.5 * step[todo])
-        nfe, products = nfe + calls, products + at.products
-    return z, nfe, products
+        runs[todo] += 1
+    return z, calls + runs * at.nfe, runs * at.products
 
 
 def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
@@ -218,10 +220,10 @@ def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:
     return torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result.to(gap.dtype).view_as(gap)
 
 
-def _close(model: Model, x: Tensor) -> float:
-    """The residual at which a latent counts as found, by what the network's numbers resolve."""
+def _close(model: Model, x: Tensor) -> Tensor:
+    """The residual (B,) at which a latent counts as found, by what the network's numbers resolve."""
     eps = max(torch.finfo(d).eps for d in (x.dtype, model.dtype or x.dtype))
-    return eps**ENOUGH * max(1.0, float(x.detach().abs().max()))
+    return eps**ENOUGH * x.detach().double().flatten(1).abs().amax(1).clamp_min(1.0)
 
 
 def _rms(gap: Tensor) -> Tensor:

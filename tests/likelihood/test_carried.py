@@ -174,6 +174,17 @@ def test_a_first_evaluation_that_is_guessed():
     torch.testing.assert_close(guessed.change, asked.change, rtol=0, atol=1e-11)
 
 
+def test_a_plan_without_evaluations():
+    """All that is left is the guess, a multiple of the state: the change is the same for all."""
+    path = PATHS["vp"]
+    plan = ode.plan("ddim", path, None, (1.0, 0.5), afs=True)
+    x = states(MIXTURE, path, 1.0)
+    with torch.no_grad():
+        found = carry(plan, MIXTURE.model(path), x, exact(x))
+    assert (found.nfe, found.products, found.change.shape) == (0, 0, (16, 1))
+    assert bool((found.change == found.change[0]).all())
+
+
 def test_every_probe_has_its_own_column():
     """Probes of a full frame average to the exact trace, so the columns do to the exact change; fewer are unbiased."""
     model, path = MIXTURE.model(PATHS["vp"]), PATHS["vp"]

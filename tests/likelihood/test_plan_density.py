@@ -166,6 +166,26 @@ def test_a_point_that_the_map_does_not_reach():
     torch.testing.assert_close(found.value[:1], alone.value.detach(), rtol=0, atol=1e-10)
 
 
+def test_where_data_are_clipped_there_is_no_density():
+    model = MIXTURE.model(PATHS["vp"], clip=0.5)
+    drawn = ode.sample(model, normal(200, 2), "ddim", 5, log_prob="plan")
+    cut = (drawn.x.abs() == 0.5).any(1)
+    assert 0 < int(cut.sum()) < 200
+    assert drawn.log_prob.status == ["singular" if c else "ok" for c in cut.tolist()]
+    assert float(drawn.log_prob.smallest[cut].max()) < 1e-15
+
+
+def test_what_a_sample_took_is_its_own():
+    """Batches do not matter: neither to the latent that is found nor to what it is said to cost."""
+    model, x = MIXTURE.model(PATHS["vp"]), MIXTURE.sample(8)
+    plan = ode.plan("ddim", PATHS["vp"], 5, "karras")
+    with torch.no_grad():
+        whole, alone = plan_log_prob(model, x, plan), plan_log_prob(model, x[5:6], plan)
+    torch.testing.assert_close(whole.value[5:6], alone.value, rtol=0, atol=1e-10)
+    assert (whole.nfe[5], whole.products[5]) == (alone.nfe[0], alone.products[0])
+    assert len(set(whole.nfe.tolist())) > 1
+
+
 @pytest.mark.parametrize("reverse", [False, True], ids=["decoding", "encoding"])
 def test_gradients_in_the_data_and_the_parameters(reverse):
     path = PATHS["vp"]
