@@ -16,37 +16,41 @@ def general(seed=0):
     return torch.randn(N, N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def left_out(a, omega, without):
+def left_out(a, z, without):
     """The estimate of vector without[0] on the basis of all vectors but these, as it is defined."""
-    keep = [i for i in range(omega.shape[1]) if i not in without]
-    q, _ = torch.linalg.qr(a @ omega[:, keep])
-    w = omega[:, without[0]]
+    keep = [i for i in range(z.shape[1]) if i not in without]
+    q, _ = torch.linalg.qr(torch.cat([z[:, keep], a @ z[:, keep]], 1))
+    w = z[:, without[0]]
     w = w - q @ (q.T @ w)
-    return (q * (a @ q)).sum() + (len(a) - len(keep)) * (w @ a @ w) / (w @ w)
+    return (q * (a @ q)).sum() + (len(a) - 2 * len(keep)) * (w @ a @ w) / (w @ w)
 
 
-@pytest.fixture(params=["symmetric", "general"])
+@pytest.fixture(params=["symmetric", "general", "near the identity"])
 def case(request):
-    a = matrix(0.7 ** torch.arange(N, dtype=torch.float64)) if request.param == "symmetric" else general()
-    omega = torch.randn(3, N, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    y = a @ omega
-    q, r = torch.linalg.qr(y)
-    return a, omega, xtrace._parts(q, r, omega, y, a @ q)
+    """(A, orthonormal vectors, q^T A q, what is lost, D - 2k)."""
+    a = {
+        "symmetric": matrix(0.7 ** torch.arange(N, dtype=torch.float64)),
+        "general": general(),
+        "near the identity": torch.eye(N, dtype=torch.float64) + 1e-6 * general(),
+    }[request.param]
+    z, _ = torch.linalg.qr(torch.randn(3, N, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    q, r = torch.linalg.qr(torch.cat([z, a @ z], 2))
+    return a, z, (q.mT @ (a @ q), xtrace._lost(r), N - 2 * K)
 
 
 def test_leaving_one_out(case):
-    a, omega, parts = case
-    direct = torch.stack([torch.stack([left_out(a, o, [i]) for i in range(K)]) for o in omega])
-    assert torch.allclose(xtrace._without_one(parts), direct, rtol=1e-10)
+    a, z, parts = case
+    direct = torch.stack([torch.stack([left_out(a, o, [i]) for i in range(K)]) for o in z])
+    assert torch.allclose(xtrace._without_one(*parts), direct, rtol=1e-9)
 
 
 def test_leaving_two_out(case):
-    a, omega, parts = case
-    found = xtrace._without_two(parts)
-    for b, o in enumerate(omega):
+    a, z, parts = case
+    found = xtrace._without_two(*parts)
+    for b, o in enumerate(z):
         for i in range(K):
             for j in range(K):
-                assert i == j or torch.isclose(found[b, i, j], left_out(a, o, [i, j]), rtol=1e-9)
+                assert i == j or torch.isclose(found[b, i, j], left_out(a, o, [i, j]), rtol=1e-8)
 
 
 def test_hutchpp_is_what_it_is_defined_as():
@@ -70,7 +74,7 @@ def test_low_ranks_are_exact(estimator, rank, dtype):
     x = torch.zeros(4, N, dtype=dtype)
     values = begin(estimator, x)(lambda y: y @ a.T + 0 * y, x)[1]
     scale = (left @ right).norm().item()
-    tolerance = 1e-11 if dtype == torch.float64 else 1e-4
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-4  # XTrace moves singular triangles by the root of the rounding
     assert (values - a.trace()).abs().max().item() <= tolerance * scale
 
 
