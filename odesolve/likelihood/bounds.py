@@ -113,7 +113,7 @@ def elbo(
         steps = model.path.training_steps or STEPS
     rule = "uniform" if grid is None and steps == model.path.training_steps else grid
     plan = plan_for(model, "ddpm", steps or STEPS, rule, {})
-    chain = Chain(model, model.path.points(plan.grid), variance, decode)
+    chain = Chain(model, model.path.points(plan.grid), variance, decode, x.device)
     count = chain.count if terms is None else terms
     if not isinstance(count, int) or not 1 <= count <= chain.count:
         raise OdesolveError(f"terms={terms!r}: give 1 to {chain.count}, the terms of this chain")
@@ -145,8 +145,8 @@ def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int,
     if each < 1:
         raise OdesolveError(f"evaluations={evaluations!r} for {draws} draws: give at least one a draw")
     path = model.path
-    begin = plan_for(model, "ddpm", 2, [path.t_noise, path.t_min], {}).grid[0] if path.t_clip is None else path.t_clip
-    sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode)
+    begin = path.t_noise if path.t_clip is None else path.t_clip
+    sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode, x.device)
     found = torch.zeros(draws, 2, len(x), dtype=torch.float64, device=x.device)
     with Bar(draws * (each + 1), progress, "call") as tick:
         for draw in range(draws):

@@ -35,15 +35,21 @@ from odesolve.plan import Plan
 REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse SDE
 
 
-@torch.no_grad()
 def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a stochastic plan from the state x (B, ...); returns the end state and an estimate of its log-density (B,), float64.
+    """``with_error`` without the error."""
+    return with_error(model, plan, x, keys)[:2]
+
+
+@torch.no_grad()
+def with_error(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of that, and its deviation (B,).
 
     The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation is added. The density is
     that of the path's marginals if the scores are theirs; where the plan ends at sigma = 0, what the last, noiseless step does
     to it counts but for the curvature, of order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5).
     Otherwise the mean of the error falls with the first power of the step, with the second for solvers of the reverse SDE that
-    are of weak order 2, and its root mean square with the square root.
+    are of weak order 2, and its deviation with the square root: a step's integral of eta . dW lacks (N^T S N - tr S dm) / 2 with
+    S the Jacobian of eta and N the noise, of variance |S|^2 dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
 
     Raises OdesolveError for plans of which a step draws no noise, runs towards the noise or is not linear, or whose network is
     not evaluated at the step's states.
@@ -52,23 +58,24 @@ def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Te
     program = program_for(model, plan, x.dtype, None)
     cursor = run.begin(program, x, model.dtype, model.functions, keys=keys)
     times = model.times_for(program.times, x)
-    width, std = default_width(model), model.path.start_std(plan.grid[0])
-    value, last = normal_log_density(x, std), None
+    width, last = default_width(model), None
+    value = normal_log_density(x, model.path.start_std(plan.grid[0]))
+    variance = torch.zeros_like(value)
     for call in range(len(program.times)):
         outputs = model.evaluate(cursor.input, cursor.state, times[call], cursor.call.branches)
         number = _number(plan.evaluations[call])
         if number is not None:
             at = _Visit.of(model, steps[number].start, cursor.state, outputs, width)
             if last is not None:
-                value = value + steps[number - 1].gain(last, at, keys, width)
+                gain, missed = steps[number - 1].gain(last, at, keys, width)
+                value, variance = value + gain, variance + missed
             last = at
         cursor = run.advance(cursor, outputs, model.functions)
     assert last is not None
-    out = cursor.result
-    end = steps[-1].stop
+    out, end = cursor.result, steps[-1].stop
     z = out / math.hypot(end.alpha * width, end.sigma)
-    value = value + steps[-1].gain(last, _Visit(z, last.eta), keys, width)
-    return out, value
+    gain, missed = steps[-1].gain(last, _Visit(z, last.eta), keys, width)
+    return out, value + gain, (variance + missed).sqrt()
 
 
 @dataclass(frozen=True)
@@ -95,23 +102,27 @@ class _Step:
     stop: Point
     noise: Linear
 
-    def gain(self, a: _Visit, b: _Visit, keys: Tensor, width: float) -> Tensor:
-        """log p(x_stop) - log p(x_start), (B,)."""
+    def gain(self, a: _Visit, b: _Visit, keys: Tensor, width: float) -> tuple[Tensor, Tensor]:
+        """log p(x_stop) - log p(x_start), (B,), and the variance of its error."""
         s, t = self.start, self.stop
         wide = [math.hypot(p.alpha * width, p.sigma) for p in (s, t)]
         length = 2.0 * (math.log(wide[0] / wide[1]) - math.log(s.alpha / t.alpha)) if s.alpha > 0 else math.inf
+        drawn = sum(w * w for w in self.noise.values())
         whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))  # the variance that the reverse SDE adds
-        level = sum(w * w for w in self.noise.values()) / whole if whole else 1.0
-        e = math.exp(-0.5 * level * length)
+        level = drawn / whole if whole else 1.0
+        e, turned = math.exp(-0.5 * level * length), b.eta - a.eta
         dim = a.z.shape[1:].numel()
         value = 0.5 * (_inner(a.z, a.z) - _inner(b.z, b.z)) + dim * math.log(wide[0] / wide[1])
+        variance = 0.5 * drawn / (level * wide[1]) ** 2 * _inner(turned, turned)
         if abs(level - 1.0) < REVERSE:
             value = value + (1 - e) / (1 + e) * (_inner(a.eta, a.eta) + _inner(b.eta, b.eta))
-            return value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / wide[1] if self.noise else value
+            if self.noise:
+                value = value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / wide[1]
+            return value, variance
         on, back = (level + 1.0) / level, (level - 1.0) / level
         moves = on * _inner(a.eta, b.z - e * a.z) - back * _inner(b.eta, a.z - e * b.z)
         squares = back**2 * _inner(b.eta, b.eta) - on**2 * _inner(a.eta, a.eta)
-        return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares
+        return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares, variance
 
     def _drawn(self, like: Tensor, keys: Tensor) -> Tensor:
         """The noise that the step added."""

@@ -65,7 +65,9 @@ class Chain:
     by the decoder. Raises OdesolveError for grids that do not run to data, and a variance that the model does not have.
     """
 
-    def __init__(self, model: Model, points: Sequence[Point], variance: str, decoder: Decoder):
+    def __init__(
+        self, model: Model, points: Sequence[Point], variance: str, decoder: Decoder, device: torch.device | str = "cpu"
+    ):
         self.model, self.variance, self.decoder = model, variance, decoder
         self.points = [p for p in points if p.sigma > 0.0]
         pairs = list(zip(self.points[:-1], self.points[1:], strict=True))
@@ -76,7 +78,7 @@ class Chain:
         fresh = [-math.expm1(2.0 * (s.lam - t.lam)) for s, t in pairs]
 
         def made(values) -> Tensor:
-            return torch.tensor(list(values), dtype=torch.float64)
+            return torch.tensor(list(values), dtype=torch.float64, device=device)
 
         self.small = made(math.log(t.sigma**2 * q) for (_, t), q in zip(pairs, fresh, strict=True))
         self.large = made(math.log(s.sigma**2 * q) for (s, _), q in zip(pairs, fresh, strict=True))
@@ -93,7 +95,7 @@ class Chain:
     def term(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
         """Terms (B,) of numbers k (B,), at x_s = alpha_s x + sigma_s eps."""
         data, share = self._data(x, k, eps)
-        small, large, lead = (column(c.to(x.device)[k], x.double()) for c in (self.small, self.large, self.lead))
+        small, large, lead = (column(c[k], x.double()) for c in (self.small, self.large, self.lead))
         log_var = small + share * (large - small)
         error = lead * (x.double() - data)
         each = 0.5 * (log_var - small + torch.expm1(small - log_var) + error.square() * torch.exp(-log_var))
@@ -113,8 +115,8 @@ class Chain:
 
     def _data(self, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """The data prediction, and where the log-variance lies from beta-tilde's (0) to beta's (1)."""
-        alpha, sigma = (column(c.to(x.device)[k], x) for c in (self.alpha, self.sigma))
-        noisy, t = alpha * x + sigma * eps, self.t.to(x.device)[k]
+        alpha, sigma = (column(c[k], x) for c in (self.alpha, self.sigma))
+        noisy, t = alpha * x + sigma * eps, self.t[k]
         if self.variance != "learned":
             share = torch.tensor(float(self.variance == "large"), dtype=torch.float64, device=x.device)
             return self.model.data(noisy, t).double(), share
@@ -144,10 +146,10 @@ class Diffusion:
     control variate: where data are finer than c (the digits at a noise of 0.1 to 0.5) it adds the noise that it should take away.
     """
 
-    def __init__(self, model: Model, first: Point, last: Point, decoder: Decoder):
+    def __init__(self, model: Model, first: Point, last: Point, decoder: Decoder, device: torch.device | str = "cpu"):
         self.model, self.first, self.last, self.decoder = model, first, last, decoder
         self.c = model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
-        edges = torch.linspace(first.lam, last.lam, CELLS + 1, dtype=torch.float64)
+        edges = torch.linspace(first.lam, last.lam, CELLS + 1, dtype=torch.float64, device=device)
         shape = torch.sigmoid(edges[:-1] + edges[1:] + 2 * math.log(self.c))
         mass = shape / shape.sum() * (1 - FLOOR) + FLOOR / CELLS
         self.edges, self.mass = edges, mass
@@ -155,10 +157,9 @@ class Diffusion:
 
     def level(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Half log-SNRs (B,) of uniform numbers, and one over their density."""
-        cell = (torch.searchsorted(self.total.to(u.device), u, right=True) - 1).clamp(0, CELLS - 1)
-        edges, mass, total = (c.to(u.device) for c in (self.edges, self.mass, self.total))
-        width = edges[1] - edges[0]
-        return edges[cell] + width * (u - total[cell]) / mass[cell], width / mass[cell]
+        cell = (torch.searchsorted(self.total, u, right=True) - 1).clamp(0, CELLS - 1)
+        weight = (self.edges[1] - self.edges[0]) / self.mass[cell]
+        return self.edges[cell] + weight * (u - self.total[cell]), weight
 
     def term(self, x: Tensor, lam: Tensor, eps: Tensor) -> Tensor:
         """The integrand (B,) at half log-SNRs (B,)."""
