@@ -37,7 +37,7 @@ class Grid:
 def grid(times: Sequence[float], steps: int | Sequence[int]) -> Grid:
     """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
     intervals = len(times) - 1
-    counts = [steps] * intervals if isinstance(steps, int) else list(steps)
+    counts = list(steps) if isinstance(steps, Sequence) else [steps] * intervals
     if len(counts) != intervals or not all(isinstance(n, int) and n > 0 for n in counts):
         raise OdesolveError(
             f"steps={steps!r}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"

@@ -91,7 +91,7 @@ def solve(
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
     times, problem = output_times(t), None
-    check_mode(adjoint, steps)
+    check_mode(adjoint, steps, (params, adjoint_options))
     events = (events,) if isinstance(events, Event) else tuple(events)
     module = f.net if isinstance(f, Model) else f
     if isinstance(f, Model):
@@ -106,8 +106,6 @@ def solve(
         options = dict(adjoint_options or {})
         asked = Request(f, module, y0, times, t, tuple(args), by_sample, how, steps, adjoint, params, options)
         return asked.solve()
-    if params is not None or adjoint_options is not None:
-        raise OdesolveError('params and adjoint_options are for gradients: give adjoint="backprop" as well')
     method = problem.method if problem is not None else None
     found = solution(*how.run(Drift(f, y0, args, by_sample), times, method))
     return found if problem is None else problem.back(found)

@@ -100,8 +100,10 @@ def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:
     return found
 
 
-def check_mode(adjoint: str | None, steps: object) -> None:
-    """Raise OdesolveError for an unknown way to gradients, or one that needs steps of one size."""
+def check_mode(adjoint: str | None, steps: object, more: Sequence[object] = ()) -> None:
+    """Raise OdesolveError for an unknown way to gradients, one that needs steps of one size, or ``more`` without any way."""
+    if adjoint is None and any(x is not None for x in more):
+        raise OdesolveError('params and adjoint_options are for gradients: give adjoint="backprop" as well')
     if adjoint is not None and adjoint not in MODES:
         raise unknown("adjoint", adjoint, MODES)
     if adjoint == "reversible" and steps is None:

@@ -29,6 +29,9 @@ class Continuous:
     ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
     divided by the square root of ``share``. The states start again from the kept ones at every output time. All samples share
     their steps on the way back, as the integral of a parameter is one number of all of them.
+
+    A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost (Gholami, Keutzer and
+    Biros 2019): take ``Backprop`` there.
     """
 
     solve: Callable[[Tensor], Tensor]
