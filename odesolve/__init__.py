@@ -1,12 +1,14 @@
 """odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
 
-from odesolve import grids, paths, problems, tableaus
+from odesolve import grids, paths, problems, tableaus, trace
 from odesolve.brownian import BrownianPath
 from odesolve.defaults import default_plan
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.langevin import Chains, langevin, mala
 from odesolve.likelihood.bounds import Bound, elbo
+from odesolve.likelihood.result import LogProb
+from odesolve.log_prob import log_prob
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
@@ -26,6 +28,7 @@ __all__ = [
     "Diverged",
     "Event",
     "Graph",
+    "LogProb",
     "Model",
     "OdesolveError",
     "Plan",
@@ -43,6 +46,7 @@ __all__ = [
     "iterate",
     "langevin",
     "load_plan",
+    "log_prob",
     "mala",
     "paths",
     "plan",
@@ -55,4 +59,5 @@ __all__ = [
     "solver",
     "solvers",
     "tableaus",
+    "trace",
 ]

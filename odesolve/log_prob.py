@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,16 +12,22 @@ from torch import Tensor
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, nodes
+from odesolve.likelihood import along, fixed, nodes
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found
+from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
 from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
+from odesolve.sample import plan_for
 
-EXACT, ESTIMATED = 1e-3, 1e-2  # nats that a solve may err by where the trace is exact, and where probes err by more anyway
+SOLVER = "dopri5"
+EXACT, ESTIMATED = (
+    1e-3,
+    1e-2,
+)  # nats that a solve may err by where the trace is exact, and where probes err by more anyway
 STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
@@ -67,76 +74,91 @@ def log_prob(
         tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2 otherwise.
         divergence: "nodes" evaluates it at quadrature nodes apart from the solve of the state (models; the default), "along"
             integrates it with the state (the default for velocities and gradients).
-        solver: an adaptive solver of ``ode.solve``, dopri5 by default; with ``steps`` a sampler of ``ode.solvers()`` for a model, an
-            explicit Runge-Kutta method for a velocity.
+        solver: an adaptive solver of ``ode.solve``, dopri5 by default; with ``steps`` a sampler of ``ode.solvers()`` for a
+            model, an explicit Runge-Kutta method for a velocity.
         steps, grid: a fixed grid instead of a tolerance.
-        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is (``solver``, ``steps``, ``grid`` or ``plan``).
-        plan: a ready plan of this model.
-        check: estimate the solver's error of a divergence "along" by a second, coarser solve; by default where no gradient is asked for.
+        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for ``solver``, ``steps`` and
+            ``grid``, or ``plan``.
+        plan: a ready plan of this model: from data to noise for the flow, in either direction for of="plan".
+        check: estimate the error of a divergence "along" by a second, coarser solve; by default unless gradients or ``steps``
+            are asked for.
         adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there.
         args: further arguments of f.
         progress: show a bar on long solves.
 
-    Returns a ``LogProb``, in nats. Raises OdesolveError for arguments that cannot be used.
+    Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
+    OdesolveError for arguments that cannot be used.
     """
     _check(model, x, t, of, divergence)
-    if of == "plan" or steps is not None or plan is not None:
-        if isinstance(model, Model):
-            raise OdesolveError("not yet")
-    estimator = traces.named(trace, x.shape[1:].numel(), products)
     x = _state(model, x)
+    if of == "plan" and isinstance(model, Model):
+        return plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+    estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
-    flow = _flow(model, x, t, base, args).setup(x.shape[1:].numel())
-    tol = tol if tol is not None else EXACT if isinstance(estimator, traces.Exact) else ESTIMATED
-    state_tol = max(STATE * tol, FINEST[x.dtype])
-    if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
-        with torch.no_grad():
-            found = nodes.integrate(flow, x, probes, solver or "dopri5", state_tol, 0.5 * tol, progress)
-    else:
-        options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
-        options = {k: v for k, v in options.items() if v is not None}
-        second = adjoint is None and steps is None if check is None else check
-        with torch.set_grad_enabled(adjoint is not None):
-            found = along.integrate(flow, x, probes, solver or "dopri5", state_tol, tol, second, options)
+    second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
-        return _result(flow, x, found, str(estimator))
+        if isinstance(model, Model) and (steps is not None or plan is not None):
+            plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, None if t is None else t[0])
+            return _on_grid(model, x, probes, plan, base, str(estimator))
+        flow = _flow(model, x, t, base, args).setup(x.shape[1:].numel())
+        tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
+        state_tol = max(STATE * tol, FINEST[x.dtype])
+        if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
+            found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, progress)
+        else:
+            options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
+            options = {k: v for k, v in options.items() if v is not None}
+            found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
+        return _result(flow, x, found, probes, str(estimator))
 
 
-def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, trace: str) -> LogProb:
-    change = found.change.mean(1)
-    count = found.change.shape[1]
-    stderr = found.change.detach().std(1) / count**0.5 if count > 1 else torch.zeros_like(change.detach())
-    value = flow.log_base(found.y) + change + flow.volume
-    mismatch = truncation = None
+def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:
+    extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
-        with torch.no_grad():
-            truncation = flow.truncation(flow.enter(x), first.slope, first.trace)
-            mismatch = flow.mismatch(found.y, last.slope, last.trace)
-    nfe = found.nfe + (mismatch is not None)
+        extra["truncation"] = flow.truncation(flow.enter(x), first.slope, first.trace)
+        extra["prior_mismatch"] = flow.mismatch(found.y, last.slope, last.trace)
+        found = replace(found, nfe=found.nfe + 1)
+    density = flow.log_base(found.y) + flow.volume
+    return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
+
+
+def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor) -> LogProb:
+    """The result: ``density`` (B,) is what there is besides the divergence."""
+    count, stderr = found.change.shape[1], torch.zeros_like(density.detach())
+    if not probes.exact:  # of a single probe nothing is known
+        stderr = found.change.detach().std(1) / count**0.5 if count > 1 else stderr + torch.nan
     return LogProb(
-        value,
-        stderr,
-        found.error,
-        flow.leave(found.y),
-        nfe,
-        found.products,
-        trace,
-        count,
-        mismatch,
-        truncation,
-        found.status,
+        value=density + found.change.mean(1),
+        stderr=stderr,
+        solver_error=found.error,
+        latent=found.y,
+        nfe=found.nfe,
+        products=found.products,
+        trace=trace,
+        probes=count,
+        status=found.status,
+        **extra,
     )
+
+
+def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: str) -> LogProb:
+    found, density = fixed.integrate(model, x, probes, plan, _prior(base))
+    return _told(found, density, probes, trace)
+
+
+def _prior(base: Any) -> Any:
+    prior = base.log_prob if hasattr(base, "log_prob") else base
+    if prior is not None and not callable(prior):
+        raise OdesolveError(f"base={base!r}: give a density of the latents, with log_prob or as a function")
+    return prior
 
 
 def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow | VelocityFlow:
     if isinstance(model, Model):
         if args:
             raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
-        prior = base.log_prob if hasattr(base, "log_prob") else base
-        if prior is not None and not callable(prior):
-            raise OdesolveError(f"base={base!r}: give a density of the latents, with log_prob or as a function")
-        return PathFlow(model, t, prior, len(x))
+        return PathFlow(model, t, _prior(base), len(x))
     return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, len(x))
 
 
@@ -159,6 +181,8 @@ def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
         raise OdesolveError(f"t={t}: give two times, that of the data and that of the base")
     if of not in ("flow", "plan"):
         raise unknown("of", of, ("flow", "plan"))
+    if of == "plan" and not isinstance(model, Model):
+        raise OdesolveError('of="plan" needs a model that a sampler runs: give an ode.Model')
     if divergence not in (None, "nodes", "along"):
         raise unknown("divergence", divergence, ("nodes", "along"))
     if divergence == "nodes" and not isinstance(model, Model):

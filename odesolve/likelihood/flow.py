@@ -60,7 +60,9 @@ class PathFlow:
     The density is that of x0 + rho eps, rho the noise to signal ratio at the first time.
     """
 
-    def __init__(self, model: Model, times: Sequence[float] | None, prior: Callable[[Tensor], Tensor] | None, batch: int):
+    def __init__(
+        self, model: Model, times: Sequence[float] | None, prior: Callable[[Tensor], Tensor] | None, batch: int
+    ):
         if model.reading.classifier:
             raise OdesolveError(
                 "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
@@ -226,7 +228,9 @@ def checked(found: Tensor, x: Tensor) -> Tensor:
     """A user's log-density, summed over a sample where it came one a number; float64."""
     if not isinstance(found, Tensor) or len(found) != len(x):
         given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise OdesolveError(f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a sample")
+        raise OdesolveError(
+            f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a sample"
+        )
     return found.double().flatten(1).sum(1) if found.dim() > 1 else found.double()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+
 import torch
 from torch import Tensor
 
@@ -81,7 +82,10 @@ class Nodes:
         self.flow, self.sol, self.probes = flow, sol, probes
         batch, device = len(sol.last), sol.last.device
         wide = {"dtype": torch.float64, "device": device}
-        self.change, self.count = torch.zeros(batch, probes.count, **wide), torch.zeros(batch, dtype=torch.int64, device=device)
+        self.change, self.count = (
+            torch.zeros(batch, probes.count, **wide),
+            torch.zeros(batch, dtype=torch.int64, device=device),
+        )
         self.error, self.defect = torch.zeros(batch, **wide), torch.zeros(batch, **wide)
         self.n, self.rows = FIRST, torch.arange(batch, device=device)
         self.traces = torch.zeros(FIRST + 1, batch, probes.count, **wide)

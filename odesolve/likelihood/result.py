@@ -17,7 +17,7 @@ class LogProb:
 
     Attributes:
         value: log-density (B,), float64; differentiable where it was asked for with gradients.
-        stderr: standard error (B,) that comes from the random probes of the trace; 0 where the trace is exact.
+        stderr: standard error (B,) that comes from the random probes of the trace; 0 where the trace is exact, NaN of one probe.
         solver_error: estimate (B,) of the error that the solver makes, None where it was not estimated.
         latent: the state (B, ...) at the noise end.
         nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), a backward pass each at most.

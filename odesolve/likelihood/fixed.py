@@ -1,0 +1,55 @@
+"""Log-densities of a model on a fixed grid: a sampler's plan from the data to the noise, which carries them with its weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from odesolve import grids
+from odesolve.errors import OdesolveError
+from odesolve.labels import parse_grid
+from odesolve.likelihood.carried import carry
+from odesolve.likelihood.flow import checked, normal_log_density
+from odesolve.likelihood.found import Found
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import GridLike, SolverLike
+from odesolve.sample import plan_for
+from odesolve.trace import Probes
+
+# Of the multistep methods the one whose log-density of the digits was the most accurate at 20, 40 and 80 evaluations.
+SOLVER, GRID = "unipc_2", "karras"
+
+
+def encoding_plan(
+    model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, last: float | None
+) -> Plan:
+    """The plan from the data to the noise end, from ``last`` on: where sigma = 0 no data prediction says which way to go."""
+    path = model.path
+    rule = parse_grid(grid) if isinstance(grid, str) else grids.named(GRID if grid is None else grid)
+    if rule.stop is None and not isinstance(rule, grids.Listed):
+        rule = replace(rule, stop=last if last is not None else path.t_min)
+    if getattr(rule, "final", False):  # the step between ``stop`` and sigma = 0
+        rule = replace(rule, final=False)
+    return plan_for(model, SOLVER if solver is None else solver, steps, rule, {"reverse": True})
+
+
+def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Found, Tensor]:
+    """The flow from the data by a plan, and the log-density (B,) of the base where it ends, with that of scaling x first."""
+    first, last = model.path.points([plan.grid[0], plan.grid[-1]])
+    if not first.rho < last.rho:
+        raise OdesolveError(f"the plan runs from t={first.t} to {last.t}, towards the data: give one with reverse=True")
+    if first.sigma == 0.0:
+        raise OdesolveError(f"the plan starts at t={first.t}, where sigma = 0: give a grid that stops before")
+    found = carry(plan, model, first.alpha * x, probes)
+    prior = (
+        normal_log_density(found.x, model.path.start_std(last.t)) if base is None else checked(base(found.x), found.x)
+    )
+    count = torch.ones(len(x), dtype=torch.int64, device=x.device)
+    finite = torch.isfinite(found.change).all(1) & torch.isfinite(found.x.flatten(1)).all(1)
+    status = ["ok" if ok else "diverged" for ok in finite.tolist()]
+    volume = x.shape[1:].numel() * math.log(first.alpha)
+    return Found(found.x, -found.change, count * found.nfe, count * found.products, status), prior + volume
