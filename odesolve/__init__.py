@@ -7,6 +7,7 @@ from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.langevin import Chains, langevin, mala
 from odesolve.likelihood.bounds import Bound, elbo
+from odesolve.likelihood.dequantise import bits_per_dim, dequantise
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
@@ -39,7 +40,9 @@ __all__ = [
     "Solution",
     "Writer",
     "backend",
+    "bits_per_dim",
     "default_plan",
+    "dequantise",
     "elbo",
     "grids",
     "invert",
