@@ -82,10 +82,10 @@ def picture(velocity, data, file):
     density = ode.log_prob(velocity, points, trace="exact", check=False).value.exp().view(80, 80).T
     drawn = ode.solve(velocity, torch.randn(2000, 2), (1.0, 0.0)).last
     figure, axes = pyplot.subplots(1, 3, figsize=(12, 4), sharex=True, sharey=True, layout="constrained")
-    axes[0].pcolormesh(axis, axis, density)
+    axes[0].imshow(density.numpy(), origin="lower", extent=(-3.5, 3.5, -3.5, 3.5))
     axes[0].set_title("density of the flow")
     for panel, x, title in ((axes[1], drawn, "samples of the flow"), (axes[2], data.sample(2000), "data")):
-        panel.scatter(*x.T, s=2, alpha=0.5)
+        panel.scatter(*x.T.numpy(), s=2, alpha=0.5)
         panel.set_title(title)
     for panel in axes:
         panel.set(xlim=(-3.5, 3.5), ylim=(-3.5, 3.5), aspect="equal")

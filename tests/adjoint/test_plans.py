@@ -12,7 +12,7 @@ from odesolve.keys import keys_of
 from ..plan.literal import states
 from .test_sde_memory import peak
 
-SOLVERS = ("ddim", "dpmpp_2m", "unipc_3", "heun", "rk4", "ab3", "dpmpp_2m_sde", "euler_ancestral", "sa_solver")
+SOLVERS = ("ddim", "dpmpp_2m", "unipc_3", "heun", "rk4", "ab3", "dpmpp_2m_sde", "euler_ancestral_rf", "sa_solver")
 
 
 class Net(torch.nn.Module):
@@ -54,7 +54,7 @@ def check(model, plan, x, wanted, weights, **options):
 def test_start_parameters_and_conditions(solver, predicts):
     x, c, w = start()
     model = ode.Model(Net(), paths.VP(), predicts, cond={"c": c})
-    check(model, ode.plan(solver, model.path, 6, "karras", start=0.9), x, [x, c, *model.net.parameters()], w)
+    check(model, ode.plan(solver, model.path, 6, "karras"), x, [x, c, *model.net.parameters()], w)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5])
@@ -76,6 +76,18 @@ def test_steps_of_langevin_dynamics():
     x, c, w = start()
     model = ode.Model(Net(), paths.VE(), "noise", cond={"c": c})
     check(model, ode.plan("annealed_langevin", model.path, 3), x, [x, c, *model.net.parameters()], w)
+
+
+def test_learned_variances():
+    """The network's second half scales the noise; central differences are the reference."""
+    x, _, w = start()
+
+    def net(x, t):
+        return torch.cat([torch.tanh(x), torch.sin(x).flip(1)], 1)
+
+    model = ode.Model(net, paths.Discrete.ddpm(), "noise", learned_variance=True)
+    run = lambda x: ode.sample(model, state=x, solver="ddpm", steps=4, seed=3, variance="learned", adjoint="backprop")
+    assert torch.autograd.gradcheck(lambda x: (w * run(x)).sum(1), x, atol=1e-7, rtol=1e-6)
 
 
 def test_a_function_in_a_closure():
