@@ -1,4 +1,4 @@
-"""The command line: ``odesolve profile | sample | solvers | plan``."""
+"""The command line: ``odesolve profile | sample | loglik | solvers | plan``."""
 
 from __future__ import annotations
 

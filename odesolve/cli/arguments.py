@@ -7,6 +7,7 @@ from typing import Any
 
 from odesolve.cli import commands
 from odesolve.cli.given import FACTORY, PATHS
+from odesolve.cli.loglik import loglik_command
 from odesolve.profile.result import METRICS
 
 
@@ -20,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
         _command(verbs, "profile", commands.profile_command, "measure which sampler is best for a model at each budget")
     )
     _sample_arguments(_command(verbs, "sample", commands.sample_command, "draw samples from a model"))
+    _loglik_arguments(_command(verbs, "loglik", loglik_command, "log-likelihoods of data under a model"))
     _command(verbs, "solvers", commands.solvers_command, "list the solvers: order, evaluations a step, source")
     _plan_arguments(
         _command(verbs, "plan", commands.plan_command, "print the coefficients of a sampler, or compare two samplers")
@@ -34,13 +36,35 @@ def _command(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentPar
     return made
 
 
-def _model_arguments(p: argparse.ArgumentParser) -> None:
+def _network_arguments(p: argparse.ArgumentParser, seed: str) -> None:
     p.add_argument("model", nargs="?", metavar="FACTORY", help=f"{FACTORY}; without it, the handwritten digits")
     p.add_argument("--path", default="vp", metavar="NAME", help=f"path of the digits: {', '.join(PATHS)} (default vp)")
-    p.add_argument("--shape", metavar="B,C,H,W", help="shape of the noise, with the batch first; needed with a FACTORY")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help=f"seed of {seed} (default 0)")
     p.add_argument("--device", metavar="NAME", help="device of the state, such as cuda; by default the network's")
     p.add_argument("--double", action="store_true", help="keep the state in float64")
+
+
+def _model_arguments(p: argparse.ArgumentParser) -> None:
+    _network_arguments(p, "the noise")
+    p.add_argument("--shape", metavar="B,C,H,W", help="shape of the noise, with the batch first; needed with a FACTORY")
+
+
+def _loglik_arguments(p: argparse.ArgumentParser) -> None:
+    _network_arguments(p, "the probes and of the dequantisation")
+    p.add_argument("--data", metavar="FILE", help="x.npz, .npy or .pt with one array (B, ...); needed with a FACTORY")
+    p.add_argument("--limit", type=int, metavar="N", help="take only the first N samples")
+    p.add_argument(
+        "--trace", default="auto", metavar="NAME", help="auto, exact, xtrace, hutchinson, ... (default auto)"
+    )
+    p.add_argument("--products", type=int, default=16, metavar="N", help="Jacobian products an evaluation (default 16)")
+    p.add_argument("--tol", type=float, metavar="NATS", help="what the solver may err by; by default 1e-3 or 1e-2")
+    p.add_argument("--levels", type=int, metavar="N", help="the data take N values: dequantise them, report bits")
+    p.add_argument("--low", type=float, default=-1.0, metavar="X", help="lowest of the values (default -1)")
+    p.add_argument("--high", type=float, default=1.0, metavar="X", help="highest of the values (default 1)")
+    p.add_argument("--draws", type=int, default=1, metavar="N", help="draws of the dequantisation (default 1)")
+    p.add_argument("--batch", type=int, default=64, metavar="N", help="samples in one solve (default 64)")
+    p.add_argument("--out", metavar="FILE", help="values.npz or values.csv: what every sample has, kept batch by batch")
+    p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
 
 
 def _profile_arguments(p: argparse.ArgumentParser) -> None:

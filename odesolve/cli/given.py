@@ -40,10 +40,10 @@ def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
         return problems.digits().model(path_named(given.path)), shape or DIGITS
     if shape is None:
         raise OdesolveError("the shape of the samples is missing: give --shape B,C,H,W")
-    return _load(given.model), shape
+    return load_model(given.model), shape
 
 
-def _load(spec: str) -> Model:
+def load_model(spec: str) -> Model:
     """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none."""
     where, colon, name = spec.rpartition(":")
     if not colon:

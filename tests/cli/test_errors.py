@@ -25,6 +25,15 @@ from odesolve.cli import commands
         (["profile", "--solvers", "ddim", "--grids", "nope"], "unknown grid"),
         (["sample", "user_models:model", "--shape", "2,1,4,4", "--out", "x.jpg"], ".npz"),
         (["sample", "user_models:model", "--shape", "2,4", "--out", "x.npz", "--solver", "ddim(x=1)"], "option 'x'"),
+        (["loglik", "user_models:model"], "give --data"),
+        (["loglik", "--data", "x.jpg"], ".npz, .npy or .pt"),
+        (["loglik", "--data", "missing.npz"], "missing.npz"),
+        (["loglik", "--out", "values.txt"], "in .npz or .csv"),
+        (["loglik", "--resume"], "give --out values.npz"),
+        (["loglik", "--batch", "0"], "at least 1"),
+        (["loglik", "--limit", "0"], "at least one"),
+        (["loglik", "--limit", "2", "--trace", "xtrac"], "did you mean 'xtrace'"),
+        (["loglik", "--limit", "2", "--levels", "17"], "lies off the 17 values"),
         (["sample", "missing.py:model", "--shape", "2,4", "--out", "x.npz"], "missing.py"),
     ],
 )
@@ -44,7 +53,7 @@ def test_wrong_usage_exits_with_2(capsys):
     assert "usage: odesolve plan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["profile", "sample", "solvers", "plan"])
+@pytest.mark.parametrize("command", ["profile", "sample", "loglik", "solvers", "plan"])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
