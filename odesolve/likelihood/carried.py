@@ -18,6 +18,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
 from odesolve.kernels.dispatch import transformed
+from odesolve.likelihood.curve import Curve
 from odesolve.likelihood.flow import SIGMA_DATA
 from odesolve.lower import Call, lower
 from odesolve.models import Model
@@ -28,6 +29,7 @@ from odesolve.trace import Probes
 from odesolve.transforms import Threshold
 
 Tick = Callable[[int], None] | None
+See = Callable[[int, Tensor, Tensor, Tensor], None] | None
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Carried:
     """A plan's end state with what became of its log-density.
 
     ``x`` (B, ...) is the end state; ``change`` (B, K), float64, is log p_end(x_end) - log p_start(x_start) for every probe;
-    ``nfe`` and ``products`` count network evaluations (each branch of guidance) and Jacobian products of each sample.
+    ``error`` (B,) estimates what the solver errs by, see ``curve.Curve``; ``nfe`` and ``products`` count network evaluations
+    (each branch of guidance) and Jacobian products of each sample.
     """
 
     x: Tensor
     change: Tensor
+    error: Tensor
     nfe: int
     products: int
 
@@ -62,12 +66,13 @@ def carry(
     if not width > 0.0:
         raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
     gauge = Gauge(plan, model.path, width)
-    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick)
+    curve = Curve(plan, model.path, gauge)
+    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick, curve.see)
     zero = torch.zeros(len(x), probes.count, dtype=torch.float64, device=x.device)
     rest = gauge.integrate(traces, zero, x.shape[1:].numel())
     first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
     known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
-    return Carried(out, known + rest, nfe, len(traces) * probes.products)
+    return Carried(out, known + rest, curve.error(rest), nfe, len(traces) * probes.products)
 
 
 def default_width(model: Model) -> float:
@@ -195,7 +200,13 @@ class _Rows:
 
 
 def walk(
-    plan: Plan, model: Model, x: Tensor, probes: Probes, slope: Callable[[float], float], tick: Tick = None
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    probes: Probes,
+    slope: Callable[[float], float],
+    tick: Tick = None,
+    see: See = None,
 ) -> tuple[Tensor, list[Tensor], int]:
     """Run a plan from the state x, with what ``probes`` say of the Jacobian of every evaluation.
 
@@ -215,6 +226,8 @@ def walk(
         ask, c = getattr(asked, plan.evaluations[call.index].quantity), slope(call.t)
         rest, values = probes(lambda y, ask=ask, t=call.t, c=c: ask(y, t) - c * y, state)
         found.append(values)
+        if see is not None:
+            see(call.index, state, rest, values)
         outputs = asked.answers(state, rest.requires_grad)
         nfe += asked.calls * len(call.branches)
         accept(program, position, slots, outputs, None)

@@ -66,10 +66,12 @@ def draw(
         stderr = (
             (found.change.var(1, correction=0) / (probes.count - 1)).sqrt() if probes.count > 1 else value * torch.nan
         )
-    return found.x, _told(value, stderr, x, found.nfe, found.products, str(estimator), probes.count)
+    return found.x, _told(value, stderr, x, found.nfe, found.products, str(estimator), probes.count, found.error)
 
 
-def _told(value: Tensor, stderr: Tensor, x: Tensor, calls: int, each: int, trace: str, probes: int) -> LogProb:
+def _told(
+    value: Tensor, stderr: Tensor, x: Tensor, calls: int, each: int, trace: str, probes: int, error=None
+) -> LogProb:
     nfe, products = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (calls, each))
     status = ["ok" if fine else "diverged" for fine in torch.isfinite(value).tolist()]
-    return LogProb(value, stderr, None, x, nfe, products, trace, probes, status=status)
+    return LogProb(value, stderr, error, x, nfe, products, trace, probes, status=status)

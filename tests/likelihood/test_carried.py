@@ -116,6 +116,32 @@ def test_both_singular_ends(name):
     assert math.log2(errors[0] / errors[1]) > 1.8
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_3m", "heun_edm", "heun", "ab2"])
+def test_the_estimated_error_has_the_size_of_the_error(solver, reverse):
+    """Of the root mean square at least 0.4 and at most 8 times as large, at no evaluation more."""
+    path = PATHS["vp"]
+    plan = ode.plan(solver, path, 30, middle(path), reverse=reverse)
+    x = states(MIXTURE, path, plan.grid[0])
+    with torch.no_grad():
+        found = carry(plan, MIXTURE.model(path), x, exact(x))
+    y = arrival(MIXTURE, path, plan.grid[0], plan.grid[-1])
+    error = found.change[:, 0] - MIXTURE.log_prob(y, path, plan.grid[-1]) + MIXTURE.log_prob(x, path, plan.grid[0])
+    at_end = error + MIXTURE.log_prob(y, path, plan.grid[-1]) - MIXTURE.log_prob(found.x, path, plan.grid[-1])
+    ratio = float(found.error.square().mean().sqrt() / at_end.square().mean().sqrt())
+    assert 0.4 < ratio < 8.0
+    assert found.nfe == plan.nfe
+
+
+def test_the_estimated_error_vanishes_with_the_error():
+    path, problem = PATHS["vp"], ode.problems.gaussian(mean=[0.0, 0.0], std=0.5)
+    plan = ode.plan("ddim", path, 3, middle(path))
+    x = states(problem, path, plan.grid[0])
+    with torch.no_grad():
+        found = carry(plan, problem.model(path), x, exact(x), 0.5)
+    assert float(found.error.max()) < 1e-11
+
+
 def network(x, t):
     return torch.tanh(x * 1.3 + t[:, None]) * 0.5
 
