@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,8 +27,9 @@ class Continuous:
     a df/dp. The gradient is that of the equation, not of the steps: both agree as the tolerances do.
 
     ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
-    divided by the square root of ``share``. The states start again from the kept ones at every output time. All samples share
-    their steps on the way back, as the integral of a parameter is one number of all of them.
+    divided by the square root of ``share``. The states start again from the kept ones at every output time; with ``timed``
+    the times get gradients too. All samples share their steps on the way back, as the integral of a parameter is one
+    number of all of them.
 
     A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost (Gholami, Keutzer and
     Biros 2019): take ``Backprop`` there.
@@ -38,20 +39,22 @@ class Continuous:
     f: Slope
     times: Sequence[float]
     back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Solution]
-    nfe: int = field(default=0, init=False)
+    timed: bool
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.solve(y0), ()
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor | None]:
         a = torch.zeros_like(grad[0])
         for_times = torch.zeros(len(y), dtype=torch.float64, device=y.device)
         for i in range(len(y) - 1, 0, -1):
             a = a + grad[i]
-            for_times[i] = self._along(i, y[i], grad[i], sums)
+            if self.timed:
+                for_times[i] = self._along(i, y[i], grad[i], sums)
             a = self._interval(i - 1, y[i], a, sums)
-        for_times[0] = -self._along(0, y[0], a, sums)
-        return a + grad[0], for_times
+        if self.timed:
+            for_times[0] = -self._along(0, y[0], a, sums)
+        return a + grad[0], for_times if self.timed else None
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
         t = y.new_full((len(y),), self.times[i])
@@ -71,7 +74,6 @@ class Continuous:
         start = (y, a, *(p.to(y.dtype) for p in totals))
         seen = 2 * y.numel()
         solution = self.back(i, augmented, start, seen / (seen + math.fsum(p.numel() for p in totals)))
-        self.nfe += int(solution.nfe)
         if not solution.ok:
             raise OdesolveError(
                 f"the adjoint equation ended with status {solution.status!r} at t={float(solution.t):.6g}: give other "

@@ -105,7 +105,8 @@ class Request:
 
     def _mode(self) -> Mode:
         if self.adjoint == "continuous":
-            return Continuous(self._through, self._slope, self.times, self._back)
+            timed = isinstance(self.clock, Tensor) and self.clock.requires_grad
+            return Continuous(self._through, self._slope, self.times, self._back, timed)
         if self.adjoint == "backprop":
             return Backprop(self._trail if self.grid is not None else self._recorded)
         return self._reversible()

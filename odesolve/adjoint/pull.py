@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -83,7 +84,12 @@ class Mode(Protocol):
 class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
+        kind = y0.device.type
+        ctx.autocast = torch.is_autocast_enabled(kind)
         y, kept = mode.forward(y0.detach())
+        if ctx.autocast:
+            ctx.precision = (kind, torch.get_autocast_dtype(kind))
+            torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
         ctx.mode, ctx.wanted = mode, wanted
         ctx.save_for_backward(y, *kept)
         return y
@@ -93,7 +99,8 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         y, *kept = ctx.saved_tensors
         sums = Sums(ctx.wanted)
-        for_y0, for_times = ctx.mode.backward(y, tuple(kept), grad, sums)
+        with torch.autocast(*ctx.precision, cache_enabled=False) if ctx.autocast else contextlib.nullcontext():
+            for_y0, for_times = ctx.mode.backward(y.detach(), tuple(kept), grad, sums)
         return None, None, for_y0, for_times if ctx.needs_input_grad[3] else None, *sums.totals
 
 

@@ -145,3 +145,22 @@ def test_a_sample_that_diverges_leaves_the_others_their_gradients():
         (g,) = torch.autograd.grad(sol.last[[0, 2]].sum(), y0)
         expected = (1.0 - y0.detach()[[0, 2]]) ** -2
         torch.testing.assert_close(g[[0, 2]], expected, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_autocast(inside):
+    """What is evaluated again is evaluated in the same precision, and nothing cast without gradients is left behind."""
+    net = torch.nn.Linear(2, 2)
+    y0 = torch.tensor([[1.0, -0.5], [0.3, 0.8]])
+    f = lambda t, y: net(y).tanh()
+    found = []
+    for ours in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = ode.solve(f, y0, (0.0, 1.0), "heun", steps=5, adjoint="backprop", params=list(net.parameters())).last
+            expected = runge_kutta(f, tableaus.HEUN, (0.0, 1.0), 5, y0)[-1]
+            loss = (y if ours else expected).square().sum()
+            if inside:
+                found.append(torch.autograd.grad(loss, net.parameters()))
+        if not inside:
+            found.append(torch.autograd.grad(loss, net.parameters()))
+    assert gap(*found) < 2 * torch.finfo(torch.bfloat16).eps
