@@ -95,7 +95,7 @@ def picture(velocity, data, file):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=600, help="training steps")
+    parser.add_argument("--iterations", type=int, default=400, help="training steps")
     parser.add_argument("--batch", type=int, default=512, help="samples a training step")
     parser.add_argument("--steps", type=int, default=4, help="Runge-Kutta steps of a solve while training")
     parser.add_argument("--width", type=int, default=64, help="of the two hidden layers")
