@@ -28,9 +28,10 @@ class Linearised:
         each = max(1, self.batch * self.dim * x.element_size())
         self.block = block or max(1, (BYTES_CPU if x.is_cpu else BYTES) // each)
         recording = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             # A new node, so that what else hangs on x in f does not count.
-            self._leaf = x.view_as(x) if x.requires_grad and recording else x.detach().requires_grad_()
+            free = x.clone() if x.is_inference() else x.detach()
+            self._leaf = x.view_as(x) if x.requires_grad and recording else free.requires_grad_()
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
             check_shape(raw, x)
             if not raw.requires_grad:

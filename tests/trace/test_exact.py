@@ -97,6 +97,16 @@ def test_a_network_that_forbids_gradients():
     assert torch.equal(values(trace.Exact("forward"), forbidding, x), torch.tensor([6.0, 6.0]))
 
 
+@pytest.mark.parametrize("name", ["exact", "xtrace"])
+def test_inference_mode_around_it(name):
+    net = mlp(30)
+    with torch.inference_mode():
+        x = torch.randn(4, 30, dtype=torch.float64)
+        out, found = begin(trace.named(name, 30, 28), x)(net, x)
+        assert torch.equal(out, net(x))
+    assert name == "xtrace" or torch.allclose(found[:, 0], true_trace(net, x.clone()))
+
+
 def test_a_network_that_detaches_but_has_parameters():
     net, x = mlp(3), torch.randn(2, 3, dtype=torch.float64)
     with pytest.raises(OdesolveError, match="no_grad, inference_mode and detach"):
