@@ -1,6 +1,6 @@
 """Log-densities beside the peers' procedures: network evaluations, Jacobian products, error, wall time.
 
-    python benchmarks/likelihood.py [--quick] [--samples 64] [--out benchmarks/results/likelihood.csv]
+    python benchmarks/likelihood.py [--quick] [--only network] [--samples 64] [--out benchmarks/results/likelihood.csv]
 
 Two models of scikit-learn's digits, 64 numbers each: the exact mixture with a Gaussian of deviation 0.15 on each of them, whose
 density is known, and a network of 1.4 million parameters that is trained here for about a minute; of it the reference is a solve
@@ -260,6 +260,7 @@ def main() -> None:
     """Print the tables, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few samples and a network that is hardly trained")
+    parser.add_argument("--only", choices=["mixture", "network"], help="one of the two models; writes no file")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=timing.RESULTS / "likelihood.csv")
@@ -268,14 +269,18 @@ def main() -> None:
     count, rounds = (4, 1) if args.quick else (args.samples, 3)
     problem = ode.problems.digits(0.15)
     data = (problem.means.reshape(-1, 1, 8, 8)).float()
-    network = trained(data, 50 if args.quick else 4000)
     fresh = data[:count] + 0.05 * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     exact = problem.sample(count, seed=1)
     rows: list[Row] = []
     print(HEAD)
-    jobs = [("mixture", problem.model(ode.paths.EDM(), "edm"), exact), ("network", network, fresh)]
+    steps = 50 if args.quick else 4000
+    jobs = {
+        "mixture": lambda: (problem.model(ode.paths.EDM(), "edm"), exact),
+        "network": lambda: (trained(data, steps), fresh),
+    }
     with torch.no_grad():
-        for name, model, x in jobs:
+        for name in [args.only] if args.only else jobs:
+            model, x = jobs[name]()
             few = x if name == "mixture" else x[: max(4, count // 4)]
             for row in peers(name, model, x, (1e-4,) if args.quick else (1e-3, 1e-4, 1e-5), rounds, few):
                 rows.append(row)
@@ -283,7 +288,7 @@ def main() -> None:
             for row in ours(name, model, x, (0.1,) if args.quick else (1.0, 0.1, 0.03, 0.01, 0.001), rounds, few):
                 rows.append(row)
                 print(row, flush=True)
-    if not args.quick:
+    if not (args.quick or args.only):
         with args.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, [*asdict(rows[0]), *timing.machine()], lineterminator="\n")
             writer.writeheader()

@@ -105,9 +105,9 @@ class PathFlow:
         return t
 
     def first_step(self, tol: float) -> float:
-        """A first step for a method of order 5 at this tolerance: a tenth of the way at 1e-5. The clock has no steep end
+        """A first step for a method of order 5 at this tolerance: a hundredth of the way at 1e-5. The clock has no steep end
         that would have to be found out, and that saves an evaluation and two short steps."""
-        return min(0.5, 0.1 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
+        return min(0.05, 0.01 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
 
     def field(self, u: Tensor, index: Tensor) -> Field:
         model = self.model if len(index) == self.batch else self.model.rows(index, self.batch)

@@ -8,7 +8,6 @@ converge geometrically: to 0.03 nats on the digits 28, where a solver of the joi
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 
 import torch
@@ -70,6 +69,20 @@ def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: floa
     )
 
 
+def left_out(values: Tensor) -> Tensor:
+    """Estimate (B,) of what the rule on [0, 1] errs by for values (n + 1, B) at its nodes: three times the last quarter of their
+    Chebyshev coefficients, root mean square, over n.
+
+    On the digits from half to eight times the error, root mean square, at 16 to 64 intervals; of a trained network three to
+    twenty. Rejected: differences of successive rules, which are small by accident for one sample in fifty.
+    """
+    n = len(values) - 1
+    k = torch.arange(n + 1, dtype=torch.float64, device=values.device)
+    halves = torch.where((k == 0) | (k == n), 0.5, 1.0)
+    last = torch.cos(math.pi * k[-n // 4 :, None] * k / n) * halves * (2 / n)
+    return 3 / n * (last @ values).square().mean(0).sqrt()
+
+
 class Nodes:
     """The divergence at nested nodes along a solution, refined for the samples that need it.
 
@@ -93,30 +106,19 @@ class Nodes:
         self.first, self.last = self._evaluate(range(FIRST + 1))
 
     def refine(self, tol: float) -> None:
-        """Double the nodes of samples until the estimated error is below ``tol``.
-
-        Differences of successive rules fall faster than geometrically. The last one counts at least as much as its two
-        forerunners foretell, for one alone may be small by accident; its ratio to the one before says what is left.
-        """
-        rules = [self._rule(self.n // k) for k in (8, 4, 2)]
+        """Double the nodes of samples until the estimated error is below ``tol``."""
         while True:
-            rules, rows = [*rules[-3:], self._rule(self.n)], self.rows
-            first, before, after = ((b - a).mean(1).abs() for a, b in itertools.pairwise(rules))
-            after = torch.maximum(after, before * _ratio(before, first))
-            self.change[rows] = rules[-1]
-            self.error[rows] = after * _ratio(after, before)
-            self.defect[rows] = self._weights(self.n) @ self.defects
+            weights, rows = self._weights(), self.rows
+            self.change[rows] = torch.einsum("n,nbk->bk", weights, self.traces)
+            self.defect[rows] = weights @ self.defects
+            self.error[rows] = (self.flow.stop - self.flow.start) * left_out(self.traces.mean(2))
             more = (self.error[rows] > tol).nonzero().flatten()
             if not len(more) or self.n == MOST:
                 return
             self._double(more)
-            rules = [rule[more] for rule in rules]
 
-    def _weights(self, n: int) -> Tensor:
-        return (self.flow.stop - self.flow.start) * clenshaw_curtis(n)[1].to(self.traces.device)
-
-    def _rule(self, n: int) -> Tensor:
-        return torch.einsum("n,nbk->bk", self._weights(n), self.traces[:: self.n // n])
+    def _weights(self) -> Tensor:
+        return (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[1].to(self.traces.device)
 
     def _double(self, more: Tensor) -> None:
         """Twice the intervals for these of the rows."""
@@ -150,7 +152,3 @@ class Nodes:
         self.defects[part] = defect.unflatten(0, (n, len(rows)))
         traces, slopes = self.traces[part].mean(2), slope.unflatten(0, (n, len(rows)))
         return End(slopes[0], traces[0]), End(slopes[-1], traces[-1])
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return (a / b.clamp_min(1e-300)).clamp_max(1.0)
