@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import along, fixed, nodes
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
-from odesolve.likelihood.found import Found
+from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
 from odesolve.models import Model
@@ -32,6 +32,7 @@ STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
 
+@torch.inference_mode(False)  # whose tensors autograd does not take
 def log_prob(
     model: Model | Callable[..., Tensor],
     x: Tensor,
@@ -125,18 +126,15 @@ def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: trac
 
 def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
-    count, stderr = found.change.shape[1], torch.zeros_like(density.detach())
-    if not probes.exact:  # of a single probe nothing is known
-        stderr = found.change.detach().std(1) / count**0.5 if count > 1 else stderr + torch.nan
     return LogProb(
         value=density + found.change.mean(1),
-        stderr=stderr,
+        stderr=standard_error(found.change, probes),
         solver_error=found.error,
         latent=found.y,
         nfe=found.nfe,
         products=found.products,
         trace=trace,
-        probes=count,
+        probes=probes.count,
         status=found.status,
         **extra,
     )
@@ -165,8 +163,9 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
 def _state(model: Any, x: Tensor) -> Tensor:
     """x in the dtype that the state is kept in: float64 wherever the network gets its own dtype at its door."""
     if isinstance(model, Model) and model.dtype is not None:
-        return x.double()
-    return x if x.dtype == torch.float64 else x.float()
+        x = x.double()
+    x = x if x.dtype == torch.float64 else x.float()
+    return x.clone() if x.is_inference() else x
 
 
 def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:

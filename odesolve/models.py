@@ -326,7 +326,9 @@ class Model:
         x_in = (x * shaped(reading.c_in(self.path, t))).to(self.dtype or x.dtype)
         inside = torch.as_tensor(reading.guidance.inside(t) if reading.guidance else True, device=x.device)
         branches = self._branches(bool(inside.any()))
-        raw = [r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(self._time_dtype(x)), list(branches))]
+        raw = [
+            r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(self._time_dtype(x)), list(branches))
+        ]
         output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
         if reading.mix and "uncond" in branches:
             output = self.functions[reading.mix](raw[0], raw[1], t)

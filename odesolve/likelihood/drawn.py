@@ -13,6 +13,7 @@ from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import ito
 from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
+from odesolve.likelihood.found import standard_error
 from odesolve.likelihood.plan_density import decoded, push
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
@@ -53,19 +54,14 @@ def draw(
         return at.x, decoded(model, plan, x, at)
     keys = keys_of(len(x), *key, x.device)
     if kind == "ito":
-        out, value = ito.along(model, plan, x, keys)
+        out, value, error = ito.along(model, plan, x, keys)
         nfe = lower(plan, model.path, model.reading_for(x.dtype)).network_calls
-        return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1)
+        return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1, error)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys)
     found = carry(plan, model, x, probes, tick=tick)
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
-    if probes.exact:
-        stderr = torch.zeros_like(value)
-    else:  # NaN, unknown, of a single probe
-        stderr = (
-            (found.change.var(1, correction=0) / (probes.count - 1)).sqrt() if probes.count > 1 else value * torch.nan
-        )
+    stderr = standard_error(found.change, probes)
     return found.x, _told(value, stderr, x, found.nfe, found.products, str(estimator), probes.count, found.error)
 
 

@@ -52,4 +52,5 @@ def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tupl
     finite = torch.isfinite(found.change).all(1) & torch.isfinite(found.x.flatten(1)).all(1)
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]
     volume = x.shape[1:].numel() * math.log(first.alpha)
-    return Found(found.x, -found.change, count * found.nfe, count * found.products, status), prior + volume
+    costs = count * found.nfe, count * found.products
+    return Found(found.x, -found.change, *costs, status, found.error), prior + volume

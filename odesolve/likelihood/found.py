@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from odesolve.trace import Probes
 
 
 @dataclass(frozen=True)
@@ -29,3 +32,13 @@ class Found:
     status: list[str]
     error: Tensor | None = None
     ends: tuple[End, End] | None = None
+
+
+def standard_error(change: Tensor, probes: Probes) -> Tensor:
+    """Of the mean over probes (B, K): 0 where they are exact; of a single probe nothing is known, and it is NaN."""
+    change = change.detach()
+    if probes.exact:
+        return torch.zeros_like(change[:, 0])
+    if probes.count == 1:
+        return torch.full_like(change[:, 0], torch.nan)
+    return change.std(1) / probes.count**0.5

@@ -35,13 +35,8 @@ from odesolve.plan import Plan
 REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse SDE
 
 
-def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """``with_error`` without the error."""
-    return with_error(model, plan, x, keys)[:2]
-
-
 @torch.no_grad()
-def with_error(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of that, and its deviation (B,).
 
     The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation is added. The density is

@@ -10,7 +10,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.keys import keys_of
-from odesolve.likelihood.ito import along, with_error
+from odesolve.likelihood.ito import along
 
 PATHS = [paths.VP(), paths.EDM(), paths.Linear(), paths.Linear().flipped(), paths.VE()]
 MIXTURE = ode.problems.mixture([0.3, 0.7], [[-1.5], [1.0]], std=[0.3, 0.5])
@@ -39,7 +39,7 @@ def test_exact_for_gaussian_data_of_the_models_deviation(path, solver):
     model = problem.model(path, "edm")
     plan = ode.plan(solver, path, grid=levels(path, -3.0, 2.0, 5))
     x = path.start_std(plan.grid[0]) * normals(4, 3)
-    out, value, told = with_error(model, plan, x, keys_of(4, 0, None, x.device))
+    out, value, told = along(model, plan, x, keys_of(4, 0, None, x.device))
     assert float(told.max()) < 1e-12
     start = problem.log_prob(x, path, plan.grid[0]) - prior(x, path.start_std(plan.grid[0]))
     assert torch.allclose(value + start, problem.log_prob(out, path, plan.grid[-1]), rtol=1e-10, atol=1e-10)
@@ -53,7 +53,7 @@ def errors(solver, steps, tree=False, count=20_000):
     plan = ode.plan(solver, path, grid=levels(path, -3.5, 2.0, steps), tree=tree)
     p = path.point(plan.grid[0])
     x = p.alpha * MIXTURE.sample(count, seed=3) + p.sigma * normals(count, 1, seed=1)
-    out, value, told = with_error(model, plan, x, keys_of(count, 0, None, x.device))
+    out, value, told = along(model, plan, x, keys_of(count, 0, None, x.device))
     start = MIXTURE.log_prob(x, path, p.t) - prior(x, path.start_std(p.t))
     return value + start - MIXTURE.log_prob(out, path, plan.grid[-1]), told
 
@@ -98,7 +98,7 @@ def test_to_the_data_end():
     model = problem.model(path, "noise")
     plan = ode.plan("dpmpp_2m_sde", path, 400, "lambda")
     x = normals(2000, 2)
-    out, value = along(model, plan, x, keys_of(2000, 0, None, x.device))
+    out, value, _ = along(model, plan, x, keys_of(2000, 0, None, x.device))
     error = value - problem.log_prob(out)
     assert path.sigma(plan.grid[-1]) == 0.0
     # The curvature's part at rho is (rho / s)^2 / 2 a number; the mean of the noise's own error over the samples is smaller.
@@ -114,7 +114,7 @@ def test_from_pure_noise_of_a_flow():
     model = problem.model(path, "velocity")
     plan = ode.plan("sde_dpmpp_1", path, grid=[1.0, 0.8, 0.5, 0.2, 0.05])
     x = normals(8, 2)
-    out, value = along(model, plan, x, keys_of(8, 0, None, x.device))
+    out, value, _ = along(model, plan, x, keys_of(8, 0, None, x.device))
     assert torch.allclose(value, problem.log_prob(out, path, 0.05), rtol=1e-10)
 
 
@@ -130,10 +130,10 @@ def test_no_evaluation_is_added_and_samples_are_alone():
     model = ode.Model(net, path, "data", cond={"c": c})
     plan = ode.plan("dpmpp_sde", path, 6)
     x = normals(6, 3)
-    out, value = along(model, plan, x, keys_of(6, 5, None, x.device))
+    out, value, _ = along(model, plan, x, keys_of(6, 5, None, x.device))
     assert len(calls) == plan.nfe
     part = model.rows(torch.tensor([1, 4]), 6)
-    some, less = along(part, plan, x[[1, 4]], keys_of(2, 5, [1, 4], x.device))
+    some, less, _ = along(part, plan, x[[1, 4]], keys_of(2, 5, [1, 4], x.device))
     assert torch.equal(out[[1, 4]], some)
     assert torch.equal(value[[1, 4]], less)
 
