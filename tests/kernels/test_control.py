@@ -184,12 +184,12 @@ def test_what_does_not_fit_is_left_to_the_reference():
     assert torch.equal(state, before)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+@pytest.mark.apart
 def test_the_triton_kernel_in_the_interpreter():
     interpreted(__file__)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+@pytest.mark.apart
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
 def test_the_triton_kernel_compiles_without_spills(target):
     (figures,) = compiled(target, "control")

@@ -93,8 +93,9 @@ def test_the_numbers_go_by_the_logical_element(layout):
         assert torch.equal(got, want)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="a launch has at most four outputs")
+@pytest.mark.apart
 def test_many_outputs():
+    """Triton's kernel writes at most four in a launch."""
     check([torch.empty(2, 30) for _ in range(9)], 2, *given("shared-shared", 2, 9, 5))
 
 
@@ -140,7 +141,6 @@ def test_a_sample_has_the_same_bits_in_any_batch(n):
     assert bool((whole[0][1] == 0.0).all())
 
 
-@pytest.mark.skipif(INTERPRETED, reason="a count of what the reference draws")
 def test_a_weight_of_zero_draws_nothing(monkeypatch):
     drawn, original = [], reference.normal_like
     monkeypatch.setattr(reference, "normal_like", lambda x, k, s, d: (drawn.append(int(s)), original(x, k, s, d))[1])
@@ -174,12 +174,12 @@ def test_the_public_form_serves_lists_and_tensors():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is that process")
+@pytest.mark.apart
 def test_the_triton_kernel_in_the_interpreter():
     interpreted(__file__)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="interpreted kernels cannot be compiled")
+@pytest.mark.apart
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
 def test_the_triton_kernel_compiles_without_spills(target):
     (figures,) = compiled(target, "sums")

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-triton = pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
-BUILDS = Path(__file__).with_name("triton_builds.py")
+from .apart import compiled
 
 
 class Limit(NamedTuple):
@@ -50,19 +44,6 @@ SUMS = ("error", "rms", "inner", "signs", "window")  # they also store one parti
 SOME = ("plain", "noise", "half_noise", "error", "row")
 
 
-def build(target, cases):
-    """Figures of the first kernel of every case. Interpreted kernels cannot be compiled, so that must not be asked for."""
-    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "ODESOLVE_AUTOTUNE")}
-    done = subprocess.run(
-        [sys.executable, BUILDS, target, *cases], env=env, capture_output=True, text=True, check=False
-    )
-    # The wheel of 3.4 has no linker for AMD; the one that is pinned has, and there this must not pass unseen.
-    if "ld.lld not found" in done.stderr and triton.__version__.startswith("3.4."):
-        pytest.skip("this version of triton brings no linker for AMD")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {case: found[0] for case, found in json.loads(done.stdout.splitlines()[-1]).items()}
-
-
 def wide(memory):
     """Loads and stores of 128 bits, and other stores."""
     count = Counter("load" if op.startswith("LDG") or "_load" in op else "store" for op in memory if is_wide(op))
@@ -85,7 +66,7 @@ def is_wide(op):
     ids=["sm_80", "sm_90", "sm_100", "gfx942"],
 )
 def test_machine_code(target, cases):
-    for case, found in build(target, cases).items():
+    for case, found in zip(cases, compiled(target, *cases), strict=True):
         limit, what = LIMITS[case], f"{case} on {target}: {found}"
         # So many: an access that became narrower is missing here. Tables are read number by number, beside these.
         expected = [found["elements"] * size / 16 for size in (limit.read, limit.write)]
@@ -97,7 +78,7 @@ def test_machine_code(target, cases):
 
 def test_the_gate_sees_narrow_accesses():
     """Tensors that begin anywhere. A sample of one element, which Triton makes a constant, and 2^33 compile too."""
-    found = build("cuda:90", ("shifted", "one", "huge"))
-    assert wide(found["shifted"]["memory"])[:2] == (0, 0)
-    assert found["one"]["instructions"] > 0
-    assert wide(found["huge"]["memory"]) == (4, 2, 0)
+    shifted, one, huge = compiled("cuda:90", "shifted", "one", "huge")
+    assert wide(shifted["memory"])[:2] == (0, 0)
+    assert one["instructions"] > 0
+    assert wide(huge["memory"]) == (4, 2, 0)
