@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path as File
 
@@ -22,6 +23,7 @@ from odesolve.profile.flags import flagged
 from odesolve.profile.metrics import Comparison
 from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
+from odesolve.progress import Bar
 from odesolve.start import draw
 
 Noise = Tensor | Sequence[int]
@@ -70,8 +72,9 @@ def profile(
     """
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
-    with _Bar(progress) as tick:
-        tick.expect(len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0))
+    calls = len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0)
+    with Bar(calls, progress, "call") as bar:
+        tick = _counted(bar)
         found = _reference(model, z, reference, tolerance, limit, tick)
         problem = {**_problem(model, z), "seed": seed if not isinstance(noise, Tensor) else None}
         out = Profile([], found.certificate, None, problem, z, found.x)
@@ -205,28 +208,7 @@ def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
     return {(r.label, r.grid, r.nfe): replace(r, flags=(), order=None) for r in earlier.rows}
 
 
-class _Bar:
-    """A progress bar over network evaluations that appears after a second of work."""
-
-    def __init__(self, show: bool | None):
-        self.show, self.bar = show, None
-
-    def expect(self, calls: int) -> None:
-        """Say how many evaluations are to come."""
-        if self.show is False:
-            return
-        from tqdm.auto import tqdm
-
-        disable = None if self.show is None else False
-        self.bar = tqdm(total=calls, delay=1.0, disable=disable, leave=False, unit="call", desc="profile")
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __call__(self, index: int) -> None:
-        if self.bar is not None:
-            self.bar.update(1)
-
-    def __exit__(self, *error) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def _counted(bar) -> Callable[[int], None] | None:
+    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how many there were."""
+    calls = itertools.count(1)
+    return None if bar is None else lambda _: bar(next(calls))
