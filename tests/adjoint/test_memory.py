@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import odesolve as ode
 
-from .test_sde_memory import peak
+from .memory import peak
 from .unrolled import reversible
 
 BATCH, WIDTH = 16, 500

@@ -10,7 +10,7 @@ from odesolve import OdesolveError, paths
 from odesolve.keys import keys_of
 
 from ..plan.literal import states
-from .test_sde_memory import peak
+from .memory import peak
 
 SOLVERS = ("ddim", "dpmpp_2m", "unipc_3", "heun", "rk4", "ab3", "dpmpp_2m_sde", "euler_ancestral_rf", "sa_solver")
 

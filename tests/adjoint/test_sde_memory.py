@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 import odesolve as ode
 
+from .memory import peak
+
 SHAPE = (4, 1000)
-
-
-def peak(run):
-    """The most bytes that torch's allocator holds at once for what ``run`` made."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for e in sorted(events, key=lambda e: e.start_ns()):
-        held += e.nbytes()
-        most = max(most, held)
-    return most
 
 
 def gradient(adjoint, steps, solver, noise):
