@@ -17,11 +17,11 @@ from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
-from odesolve.sample import plan_for
 
 SOLVER = "dopri5"
 EXACT, ESTIMATED = (

@@ -9,10 +9,10 @@ from odesolve import run
 from odesolve.errors import OdesolveError
 from odesolve.execute import execute, program_for
 from odesolve.keys import Ids, keys_of
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
-from odesolve.sample import plan_for
 from odesolve.start import Noise, start
 
 

@@ -12,11 +12,11 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood.vlb import Chain, Decoder, Diffusion, prior_loss
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.noise import BOUNDS
 from odesolve.planning import GridLike
 from odesolve.progress import Bar
-from odesolve.sample import plan_for
 
 STEPS = 100  # of a chain on a path without a table of its own
 EVALUATIONS, DRAWS = 64, 4  # of the SDE's bound

@@ -14,10 +14,10 @@ from odesolve.labels import parse_grid
 from odesolve.likelihood.carried import carry
 from odesolve.likelihood.flow import checked, normal_log_density
 from odesolve.likelihood.found import Found
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
-from odesolve.sample import plan_for
 from odesolve.trace import Probes
 
 # Of the multistep methods the one whose log-density of the digits was the most accurate at 20, 40 and 80 evaluations.

@@ -10,10 +10,10 @@ from typing import Any
 from odesolve.errors import OdesolveError
 from odesolve.labels import grid_label, parse_grid, parse_solver, solver_label
 from odesolve.lower import Program, lower
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.paths import Path
 from odesolve.planning import GridLike, SolverLike, solvers
-from odesolve.sample import plan_for
 
 
 @dataclass(frozen=True)
