@@ -259,6 +259,7 @@ def samplers() -> Iterator[tuple[str, bool]]:
         gpu_samplers.launches,
         gpu_samplers.graph_follows,
         gpu_samplers.equal_to_the_cpu,
+        gpu_samplers.likelihoods_equal_to_the_cpu,
     ):
         yield from check(DEVICE)
 

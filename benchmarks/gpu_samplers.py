@@ -108,6 +108,28 @@ def equal_to_the_cpu(device: str) -> Iterator[tuple[str, bool]]:
     yield "MALA accepts the same", torch.equal(here.acceptance, there.acceptance.cpu())
 
 
+def likelihoods_equal_to_the_cpu(device: str) -> Iterator[tuple[str, bool]]:
+    """Log-densities of every kind, and gradients in every mode."""
+    problem = ode.problems.mixture([0.5, 0.5], [[1.0] * 16, [-1.0] * 16], std=0.4)
+    model, x = problem.model(paths.EDM(), "edm"), problem.sample(8, seed=0)
+    for options in ({"trace": "exact"}, {"trace": "exact", "divergence": "along"}, {"trace": "xtrace", "products": 12}):
+        here, there = (ode.log_prob(model, x.to(d), seed=0, **options) for d in ("cpu", device))
+        yield f"log-densities {options} agree", _near(here.value, there.value, 1e-5)
+    here, there = (ode.log_prob(model, x.to(d), of="plan", solver="ddim", steps=8) for d in ("cpu", device))
+    yield "densities of a plan agree", _near(here.value, there.value, 1e-9)
+    here, there = (ode.elbo(model, x.to(d), of="sde", seed=0).value for d in ("cpu", device))
+    yield "bounds agree", _near(here, there, 1e-5)
+    for adjoint in ("backprop", "continuous", "reversible"):
+        steps = None if adjoint == "continuous" else 20
+        found = []
+        for d in ("cpu", device):
+            y = x.to(d).requires_grad_()
+            with torch.enable_grad():
+                sol = ode.solve(lambda t, y: torch.sin(y), y, solver="dopri5", steps=steps, adjoint=adjoint)
+                found += torch.autograd.grad(sol.last.square().sum(), y)
+        yield f"gradients by {adjoint} agree", _near(found[0], found[1], 1e-8)
+
+
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a - b.cpu()).abs().max() <= tolerance * a.abs().max())
 

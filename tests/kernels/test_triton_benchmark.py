@@ -44,6 +44,7 @@ def test_sampler_checks_run_on_a_cpu(monkeypatch):
     monkeypatch.setattr(samplers, "_raised", lambda call: "" if call().isfinite().all() else " (not finite)")
     checks = [*samplers.waits("cpu"), *samplers.graph_follows("cpu")]
     assert [what for what, holds in checks if not holds] == [checks[-1][0]]  # nothing can be captured
+    assert all(holds for _, holds in samplers.likelihoods_equal_to_the_cpu("cpu"))
     assert sum(p.numel() for p in samplers.Net().parameters()) < 10e6
     torch.manual_seed(0)
     captured, loop, diffusers = (run() for run in samplers.contenders("cpu").values())
