@@ -59,11 +59,11 @@ def digits_jacobians(sigma, count=300):
 
 def on_digits(estimator, sigma, trials, count=300):
     """(values (count trials, K), traces (count trials,)): independent trials at every sample, with its Jacobian."""
-    jacobians = digits_jacobians(sigma, count).repeat_interleave(trials, 0)
-    x = jacobians.new_zeros(len(jacobians), 64)
+    jacobians = digits_jacobians(sigma, count)
+    x = jacobians.new_zeros(count * trials, 64)
     with torch.no_grad():
-        _, values = begin(estimator, x)(lambda y: (jacobians @ y[:, :, None])[:, :, 0], x)
-    return values, jacobians.diagonal(0, 1, 2).sum(1)
+        _, values = begin(estimator, x)(lambda y: (y.view(count, trials, 64) @ jacobians.mT).view_as(y), x)
+    return values, jacobians.diagonal(0, 1, 2).sum(1).repeat_interleave(trials)
 
 
 def estimates(estimator, f, x, trials, seed=0):
