@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 import odesolve as ode
 from odesolve import trace
+from odesolve.keys import keys_of
 from odesolve.log_prob import log_prob
 
 # Where the peers' procedures begin and end: in sigma, in the straight path's time (the same ratio of noise to signal at the
@@ -141,7 +142,7 @@ def normal(x: Tensor, std: float) -> Tensor:
 def by_torchdiffeq(denoiser: Counted, x: Tensor, tol: float, path: str, exact: bool) -> tuple[Tensor, float, float]:
     """The joint solve of state and log-density along one path, one probe fixed for the whole of it or the exact trace."""
     how = trace.Exact() if exact else trace.Hutchinson(1)
-    probes = how.begin(x, ode.keys.keys_of(len(x), None, None, x.device))
+    probes = how.begin(x, keys_of(len(x), None, None, x.device))
 
     def velocity(y: Tensor, t: Tensor) -> Tensor:
         if path == "sigma":

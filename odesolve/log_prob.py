@@ -23,7 +23,7 @@ from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
 
-SOLVER = "dopri5"
+SOLVER, ADJOINTS = "dopri5", ("backprop", "continuous", "reversible")
 EXACT, ESTIMATED = (
     1e-3,
     1e-2,
@@ -83,7 +83,8 @@ def log_prob(
         plan: a ready plan of this model: from data to noise for the flow, in either direction for of="plan".
         check: estimate the error of a divergence "along" by a second, coarser solve; by default unless gradients or ``steps``
             are asked for.
-        adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there.
+        adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there. Of a
+            model on a fixed grid autograd's own, by "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
 
@@ -91,14 +92,17 @@ def log_prob(
     OdesolveError for arguments that cannot be used.
     """
     _check(model, x, t, of, divergence)
+    on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
+    _check_adjoint(adjoint, params, on_plan)
     x = _state(model, x)
     if of == "plan" and isinstance(model, Model):
-        return plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+        with torch.set_grad_enabled(adjoint is not None):
+            return plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
-        if isinstance(model, Model) and (steps is not None or plan is not None):
+        if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, None if t is None else t[0])
             return _on_grid(model, x, probes, plan, base, str(estimator))
         flow = _flow(model, x, t, base, args).setup(x.shape[1:].numel())
@@ -186,3 +190,10 @@ def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
         raise unknown("divergence", divergence, ("nodes", "along"))
     if divergence == "nodes" and not isinstance(model, Model):
         raise OdesolveError('divergence="nodes" needs a path, whose clock is smooth: give an ode.Model, or "along"')
+
+
+def _check_adjoint(adjoint: str | None, params: Sequence[Tensor] | None, on_plan: bool) -> None:
+    if adjoint not in (None, *ADJOINTS):
+        raise unknown("adjoint", adjoint, ADJOINTS)
+    if on_plan and (adjoint not in (None, "backprop") or params is not None):
+        raise OdesolveError('a plan is differentiated by autograd: give adjoint="backprop", without params')

@@ -68,6 +68,11 @@ class PathFlow:
                 "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
             )
         self.model, self.batch, self.prior = model, batch, prior
+        if model.reading.applies:
+            raise OdesolveError(
+                f"{model.reading.applies[0]!r} bends the flow into one that is no path's: leave it out of the model, or give "
+                'of="plan" for the density of the sampler as it runs'
+            )
         path, self.c = model.path, model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
         first, last = times if times is not None else (_data_end(model, self.c), _noise_end(model, self.c))
         self.at, self.end = path.points([first, last])

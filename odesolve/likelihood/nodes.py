@@ -16,6 +16,7 @@ from torch import Tensor
 from odesolve.adaptive.solution import Solution
 from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.found import End, Found
+from odesolve.progress import Bar
 from odesolve.solve import solve
 from odesolve.trace import Probes
 
@@ -60,7 +61,7 @@ def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: floa
         dense=True,
         progress=progress,
     )
-    nodes = Nodes(flow, sol, probes)
+    nodes = Nodes(flow, sol, probes, progress)
     nodes.refine(tol)
     nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
     nfe, error = sol.nfe.to(device) + nodes.count, nodes.error + nodes.defect.abs()
@@ -91,8 +92,8 @@ class Nodes:
     the ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows).
     """
 
-    def __init__(self, flow: PathFlow, sol: Solution, probes: Probes):
-        self.flow, self.sol, self.probes = flow, sol, probes
+    def __init__(self, flow: PathFlow, sol: Solution, probes: Probes, progress: bool | None = None):
+        self.flow, self.sol, self.probes, self.progress = flow, sol, probes, progress
         batch, device = len(sol.last), sol.last.device
         wide = {"dtype": torch.float64, "device": device}
         self.change, self.count = (
@@ -136,7 +137,12 @@ class Nodes:
         u = self.flow.start + (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[0].to(self.rows.device)
         each = max(1, NUMBERS // max(1, self.sol.last[self.rows].numel()))
         parts = [torch.tensor(at[k : k + each], device=self.rows.device) for k in range(0, len(at), each)]
-        ends = [self._batch(u[part], part) for part in parts]
+        ends = []
+        with Bar(len(at), self.progress, "node") as tick:
+            for part in parts:
+                ends.append(self._batch(u[part], part))
+                if tick is not None:
+                    tick(min(each * len(ends), len(at)))
         self.count[self.rows] += len(at)
         return ends[0][0], ends[-1][1]
 

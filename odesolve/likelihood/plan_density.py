@@ -232,5 +232,6 @@ def _rms(gap: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _singular(jacobian: Tensor) -> Tensor:
-    """Singular values (B, D), the largest first."""
-    return torch.linalg.svdvals(jacobian)
+    """Singular values (B, D), the largest first; NaN where the Jacobian is not finite, which LAPACK would not take."""
+    finite = torch.isfinite(jacobian).flatten(1).all(1)[:, None]
+    return torch.where(finite, torch.linalg.svdvals(jacobian.nan_to_num(0.0, 0.0, 0.0)), torch.nan)

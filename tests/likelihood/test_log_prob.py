@@ -301,6 +301,9 @@ WRONG = {
     "level=2": lambda: ode.log_prob(MODEL, X).interval(2.0),
     "without it": lambda: ode.log_prob(MODEL.classifier_guided(lambda x, t: x.sum(1)), X),
     "a model that a sampler runs": lambda: ode.log_prob(lambda t, x: x, X, of="plan"),
+    "unknown adjoint": lambda: ode.log_prob(MODEL, X, adjoint="nonsense"),
+    "differentiated by autograd": lambda: ode.log_prob(MODEL, X, steps=5, adjoint="continuous"),
+    "bends the flow": lambda: ode.log_prob(TWO.model(paths.VP(), "noise", clip=1.0), X),
     "reverse=True": lambda: ode.log_prob(MODEL, X, plan=ode.plan("ddim", paths.VP(), 5)),
 }
 
@@ -381,3 +384,25 @@ def test_inside_inference_mode():
         got = ode.log_prob(MODEL, x * 1.0).value
     assert torch.equal(got, want)
     assert not got.is_inference()
+
+
+def test_gradients_only_where_they_are_asked_for():
+    x = X.clone().requires_grad_()
+    for options in ({}, {"divergence": "along"}, {"steps": 6, "t": (0.01, 1.0)}, {"of": "plan", "steps": 4}):
+        assert not ode.log_prob(MODEL, x, **options).value.requires_grad
+    for options in ({"steps": 40, "t": (0.05, 1.0), "grid": "lambda"}, {"of": "plan", "solver": "ddim", "steps": 40}):
+        (dx,) = torch.autograd.grad(ode.log_prob(MODEL, x, adjoint="backprop", **options).value.sum(), x)
+        steps = [torch.zeros_like(X).index_fill_(1, torch.tensor([k]), 1e-4) for k in range(2)]
+        ends = [[ode.log_prob(MODEL, X + s * e, **options).value for s in (1, -1)] for e in steps]
+        want = torch.stack([(above - below) / 2e-4 for above, below in ends], 1)
+        assert torch.allclose(dx, want, atol=1e-5)
+
+
+def test_a_plan_that_has_no_inverse_says_so():
+    """Points beyond the clip are images of nothing; the search for them ends without an exception."""
+    model = TWO.model(paths.VP(), "noise", clip=0.5)
+    lp = ode.log_prob(
+        model, torch.tensor([[0.1, -0.2], [3.0, 3.0]], dtype=torch.float64), of="plan", solver="ddim", steps=8
+    )
+    assert lp.status[1] != "ok"
+    assert not bool(torch.isfinite(lp.value[1]))
