@@ -105,7 +105,7 @@ def log_prob(
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, None if t is None else t[0])
             return _on_grid(model, x, probes, plan, base, str(estimator))
-        flow = _flow(model, x, t, base, args).setup(x.shape[1:].numel())
+        flow = _flow(model, x, t, base, args)
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
@@ -160,8 +160,8 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
     if isinstance(model, Model):
         if args:
             raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
-        return PathFlow(model, t, _prior(base), len(x))
-    return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, len(x))
+        return PathFlow(model, t, _prior(base), x)
+    return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, x)
 
 
 def _state(model: Any, x: Tensor) -> Tensor:

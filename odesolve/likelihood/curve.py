@@ -52,9 +52,8 @@ class Curve:
         self._last: list[_Visit] = []
         self._sum: Tensor | float = 0.0
         self._defect: Tensor | float = 0.0
-        self._asked: dict[
-            float, int
-        ] = {}  # the evaluation at every time of the grid, at the step's own state where there is one
+        # The evaluation at every time of the grid, at the step's own state where there is one.
+        self._asked: dict[float, int] = {}
         for k, i in enumerate(plan.evaluations):
             if i.t in plan.grid and (i.t not in self._asked or i.input == START or i.input in plan.step_names):
                 self._asked[i.t] = k

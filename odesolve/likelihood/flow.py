@@ -61,20 +61,20 @@ class PathFlow:
     """
 
     def __init__(
-        self, model: Model, times: Sequence[float] | None, prior: Callable[[Tensor], Tensor] | None, batch: int
+        self, model: Model, times: Sequence[float] | None, prior: Callable[[Tensor], Tensor] | None, like: Tensor
     ):
         if model.reading.classifier:
             raise OdesolveError(
                 "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
             )
-        self.model, self.batch, self.prior = model, batch, prior
+        self.model, self.batch, self.prior = model, len(like), prior
         if model.reading.applies:
             raise OdesolveError(
                 f"{model.reading.applies[0]!r} bends the flow into one that is no path's: leave it out of the model, or give "
                 'of="plan" for the density of the sampler as it runs'
             )
         path, self.c = model.path, model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
-        first, last = times if times is not None else (_data_end(model, self.c), _noise_end(model, self.c))
+        first, last = times if times is not None else (_data_end(model), _noise_end(model, self.c))
         self.at, self.end = path.points([first, last])
         if not self.at.rho < self.end.rho:
             raise OdesolveError(f"t=({first}, {last}) runs towards the data: give a time near the data first")
@@ -86,14 +86,10 @@ class PathFlow:
         # y = (x / alpha) cos(u) / c at the data's end, the latent is x itself at the other one.
         self.scale = math.cos(self.start) / self.c
         self.spread = math.hypot(self.end.alpha * self.c, self.end.sigma)
+        self.volume = like.shape[1:].numel() * (math.log(self.scale) + math.log(self.spread))
 
     def _angle(self, p) -> float:
         return math.atan2(p.sigma, p.alpha * self.c)
-
-    def setup(self, dim: int) -> PathFlow:
-        """The flow for samples of this many numbers."""
-        self.volume = dim * (math.log(self.scale) + math.log(self.spread))
-        return self
 
     def enter(self, x: Tensor) -> Tensor:
         return x * self.scale
@@ -176,15 +172,11 @@ class VelocityFlow:
 
     volume = 0.0
 
-    def __init__(self, f: Callable[..., Tensor], times: Sequence[float], base: Any, args: Sequence[Any], batch: int):
-        self.f, self.base, self.args, self.batch = f, base, tuple(args), batch
+    def __init__(self, f: Callable[..., Tensor], times: Sequence[float], base: Any, args: Sequence[Any], like: Tensor):
+        self.f, self.base, self.args, self.batch = f, base, tuple(args), len(like)
         self.start, self.stop = (float(t) for t in times)
         if self.start == self.stop:
             raise OdesolveError(f"t=({self.start}, {self.stop}): give the time of the data and that of the base")
-
-    def setup(self, dim: int) -> VelocityFlow:
-        """The flow for samples of this many numbers."""
-        return self
 
     def first_step(self, tol: float) -> None:
         """Left to the solver: of the velocity's clock nothing is known."""
@@ -246,7 +238,7 @@ def _determined(model: Model, t: float, c: float) -> bool:
     return all(math.isfinite(float(w)) for w in weights)
 
 
-def _data_end(model: Model, c: float) -> float:
+def _data_end(model: Model) -> float:
     """The first time: the data's end where the path keeps noise there, otherwise ``t_min``, below which few networks train."""
     path = model.path
     return path.t_data if float(path.sigma(path.t_data)) > 0.0 else path.t_min

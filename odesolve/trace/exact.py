@@ -75,7 +75,7 @@ class ExactProbes:
             units = _units(x, first, min(first + block, self.products))
             try:
                 out, columns = torch.func.vmap(push, out_dims=dims)(units)
-            except (RuntimeError, NotImplementedError) as e:
+            except (RuntimeError, NotImplementedError) as e:  # what torch.func raises for what it has no rule for
                 raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
             check_shape(out, x)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)

@@ -48,7 +48,10 @@ class Linearised:
         shaped = v.reshape(len(v), *self.shape)
         try:
             back = self._grad(shaped, True)
-        except (RuntimeError, NotImplementedError):
+        except (
+            RuntimeError,
+            NotImplementedError,
+        ):  # no batching rule, or no memory for a batch; what is wrong itself, raises again
             back = torch.stack([self._grad(one, False) for one in shaped])
         return back.reshape(v.shape)
 
