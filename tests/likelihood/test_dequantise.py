@@ -161,7 +161,10 @@ def test_density_of_the_logistic_noise():
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), low=1.0), "low below high"),
         (lambda: ode.dequantise(torch.tensor([0, 1])), r"\(B, ...\)"),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise="gaussian"), "give 'uniform'"),
-        (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c + 2.5, c[:, 0])), "end it with a sigmoid"),
+        (
+            lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c + 2.5, c[:, 0])),
+            "end it with a sigmoid",
+        ),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c, c)), "returned shapes"),
         (lambda: ode.bits_per_dim(None, torch.tensor([[0, 1]]), draws=0), "at least 1"),
     ],
