@@ -74,7 +74,8 @@ def langevin(
         if fixed is not None:
             combine((x,), (x, s), fixed, (0,), keys, (CHAINS + k,))
         elif snr is not None:
-            places.langevin(z, [x, s], keys, CHAINS + k, (snr, 1.0))
+            normal(z, keys, CHAINS + k)
+            places.langevin(z, [x, s], (snr, 1.0))
             x, z = z, x
         kept.note(k, x)
     return x if kept.states is None else kept.states

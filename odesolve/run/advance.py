@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.kernels.dispatch import combine, combined
+from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.lower import Block, Call, Program, Transform
 from odesolve.run.places import PLACES
 
 Functions = Mapping[str, Callable[..., Tensor]]
 Buffers = list[Tensor | None]
+Draw = Callable[
+    [int], Any
+]  # noise from outside: the standard normals of a stream, in a shape that expands to the state's
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,15 @@ def begin(
     buffers: Buffers | None = None,
     keys: Tensor | None = None,
     own: bool = False,
+    draw: Draw | None = None,
 ) -> Cursor:
     """A cursor at the first network call, from the start state x (its dtype is the state's).
 
     x is copied, or with ``own`` taken as memory of the solve: it will be overwritten.
-    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise; OdesolveError without.
+    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw`` is given, here and at
+    every later call: the solve's noise is then what draw(stream) returns. OdesolveError without.
     """
-    if program.stochastic and keys is None:
+    if program.stochastic and keys is None and draw is None:
         raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x.detach() if own else x.detach().clone(memory_format=torch.preserve_format)
@@ -126,20 +132,24 @@ def begin(
         buffers[program.start] = slots[program.start]
     dtypes = (x.dtype, network_dtype or x.dtype)
     start = Cursor(program, 0, (), dtypes, keys, table_on(program, x.device))
-    return _at(start, proceed(start, 0, slots, functions, buffers), slots)
+    return _at(start, proceed(start, 0, slots, functions, buffers, draw), slots)
 
 
 def advance(
-    cursor: Cursor, outputs: Sequence[Tensor], functions: Functions | None = None, buffers: Buffers | None = None
+    cursor: Cursor,
+    outputs: Sequence[Tensor],
+    functions: Functions | None = None,
+    buffers: Buffers | None = None,
+    draw: Draw | None = None,
 ) -> Cursor:
     """The cursor at the next network call, given what the network answered to this one (one tensor a branch).
 
     Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots`` entries, None at first)
-    each slot's memory is used again and the old cursor is spent.
+    each slot's memory is used again and the old cursor is spent. ``draw`` as for ``begin``.
     """
     slots = list(cursor.slots)
     accept(cursor.program, cursor.position, slots, outputs, buffers)
-    return _at(cursor, proceed(cursor, cursor.position + 1, slots, functions, buffers), slots)
+    return _at(cursor, proceed(cursor, cursor.position + 1, slots, functions, buffers, draw), slots)
 
 
 def _at(cursor: Cursor, position: int, slots: Buffers) -> Cursor:
@@ -157,7 +167,14 @@ def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Te
         slots[slot] = None
 
 
-def proceed(cursor: Cursor, position: int, slots: Buffers, functions: Functions | None, buffers: Buffers | None) -> int:
+def proceed(
+    cursor: Cursor,
+    position: int,
+    slots: Buffers,
+    functions: Functions | None,
+    buffers: Buffers | None,
+    draw: Draw | None = None,
+) -> int:
     """Run blocks and transforms from ``position`` to the next network call, in ``slots``; returns its position.
 
     Of the cursor only what does not change in a solve is read. This is the inside of ``advance``, for loops that need no
@@ -170,25 +187,28 @@ def proceed(cursor: Cursor, position: int, slots: Buffers, functions: Functions 
         if isinstance(op, Call):
             break
         if isinstance(op, Block):
-            _block(cursor, op, cursor.weights[position], slots, buffers)
+            _block(cursor, op, cursor.weights[position], slots, buffers, draw)
+        elif op.fn in PLACES:
+            _place(cursor, op, slots, buffers, draw)
         else:
-            spent = program.frees[position] if buffers is not None else ()
-            _place(cursor, op, slots, buffers) if op.fn in PLACES else _transform(op, slots, functions or {}, spent)
+            _transform(op, slots, functions or {}, program.frees[position] if buffers is not None else ())
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
     return position
 
 
-def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers | None) -> None:
+def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers | None, draw: Draw | None) -> None:
     ins: list[Tensor] = [slots[i] for i in op.ins]  # type: ignore[misc]
-    dtypes = cursor.dtypes
+    dtypes, streams = cursor.dtypes, op.streams
+    if draw is not None and streams:  # the columns of streams follow those of inputs: noise from outside is more inputs
+        ins, streams = [*ins, *(_drawn(draw, s, ins[0], dtypes[0]) for s in streams)], ()
     if op.norm is not None:
         outs = [torch.empty_like(ins[0], dtype=dtypes[cast]) for cast in op.cast]
         norm = slots[op.norm.slot] = torch.empty(ins[0].shape[0], dtype=torch.float64, device=ins[0].device)
-        combine(outs, ins, weights, op.base, cursor.keys, op.streams, ErrorNorm(norm, 0.0, op.norm.std))
+        combine(outs, ins, weights, op.base, cursor.keys, streams, ErrorNorm(norm, 0.0, op.norm.std))
     elif buffers is None:
-        outs = combined(ins, weights, op.base, cursor.keys, op.streams, [dtypes[cast] for cast in op.cast])
+        outs = combined(ins, weights, op.base, cursor.keys, streams, [dtypes[cast] for cast in op.cast])
     else:
         outs: list[Tensor] = []  # type: ignore[no-redef]
         for slot, cast in zip(op.outs, op.cast, strict=True):
@@ -196,19 +216,34 @@ def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers 
             if out is None:
                 out = buffers[slot] = torch.empty_like(ins[0], dtype=dtypes[cast])
             outs.append(out)
-        combine(outs, ins, weights, op.base, cursor.keys, op.streams)
+        combine(outs, ins, weights, op.base, cursor.keys, streams)
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
 
 
-def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | None) -> None:
+def _drawn(draw: Draw, stream: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    z = torch.as_tensor(draw(stream), dtype=dtype, device=like.device)
+    if z.shape == like.shape:
+        return z
+    try:
+        return z.expand(like.shape).contiguous()
+    except RuntimeError as e:
+        given = f"the noise has shape {tuple(z.shape)} for a state of shape {tuple(like.shape)}"
+        raise OdesolveError(f"{given}: give standard normals of the state's shape") from e
+
+
+def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | None, draw: Draw | None) -> None:
     inputs: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     out = None if buffers is None else buffers[op.output]
     if out is None:
         out = torch.empty_like(inputs[0])
-    assert cursor.keys is not None
     assert op.stream is not None
-    slots[op.output] = PLACES[op.fn](out, inputs, cursor.keys, op.stream, op.given)
+    if draw is not None:
+        out.copy_(_drawn(draw, op.stream, out, out.dtype))
+    else:
+        assert cursor.keys is not None
+        normal(out, cursor.keys, op.stream)
+    slots[op.output] = PLACES[op.fn](out, inputs, op.given)
     if buffers is not None:
         buffers[op.output] = out
 

@@ -1,6 +1,6 @@
-"""The nonlinear places that come with the library: they draw noise, and their coefficients depend on the state.
+"""The nonlinear places that come with the library: they add noise, and their coefficients depend on the state.
 
-They return the new state, in the memory ``out`` unless gradients are recorded.
+They are given standard normals ``z`` and return the new state, in the memory of z unless gradients are recorded.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from odesolve.kernels.dispatch import combine, inner, normal
+from odesolve.kernels.dispatch import combine, inner
 
 
-def langevin(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> Tensor:
+def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
     """x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| / |s|)^2 of each sample.
 
     ``given`` is (snr, scale). The published step takes |z| and |s| from averages over the batch, and then depends on who
@@ -19,30 +19,28 @@ def langevin(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given
     """
     x, score = inputs
     snr, scale = given
-    normal(out, keys, stream)
     if _watched(inputs):
-        squares = [v.double().square().flatten(1).sum(1) for v in (out, score)]
+        squares = [v.double().square().flatten(1).sum(1) for v in (z, score)]
         eta = (2.0 * scale * snr**2 * squares[0] / squares[1]).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
-        return x + (eta * score + (2.0 * eta).sqrt() * out)
+        return x + (eta * score + (2.0 * eta).sqrt() * z)
     noise, signal = (torch.empty(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(2))
-    inner(noise, out, out)
+    inner(noise, z, z)
     inner(signal, score, score, 1.0 / (2.0 * scale * snr**2))
     eta = torch.where(signal > 0, noise / signal, 0.0)
     weights = torch.stack([torch.zeros_like(eta), eta, (2.0 * eta).sqrt()], dim=1)[:, None]
-    combine([out], [x, score, out], weights, [0])
-    return out
+    combine([z], [x, score, z], weights, [0])
+    return z
 
 
-def learned_noise(out: Tensor, inputs: list[Tensor], keys: Tensor, stream: int, given: tuple[float, ...]) -> Tensor:
+def learned_noise(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
     """mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq. 15).
 
     ``given`` holds them: that of beta-tilde, where the network says -1, and that of beta, where it says 1.
     """
     mean, v = inputs
     low, high = given
-    normal(out, keys, stream)
-    deviation = torch.exp(v.to(out.dtype) * ((high - low) / 4) + (high + low) / 4)
-    return mean + deviation * out if _watched(inputs) else torch.addcmul(mean, deviation, out, out=out)
+    deviation = torch.exp(v.to(z.dtype) * ((high - low) / 4) + (high + low) / 4)
+    return mean + deviation * z if _watched(inputs) else torch.addcmul(mean, deviation, z, z=z)
 
 
 def _watched(inputs: list[Tensor]) -> bool:
