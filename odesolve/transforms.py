@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,17 +27,18 @@ class Clip:
 class Threshold:
     """Dynamic thresholding: clamp to the quantile s of |x0| in each sample and divide by s / floor (Saharia et al. 2022).
 
-    s is at least ``floor``, so that samples within range are only clamped.
+    s is at least ``floor``, so that samples within range are only clamped, and at most ``ceiling``.
     """
 
     quantile: float
     floor: float = 1.0
+    ceiling: float = math.inf
 
     def __call__(self, data: Tensor, t: object) -> Tensor:
         flat = data.flatten(1)
         s = torch.empty(flat.shape[0], dtype=flat.dtype, device=flat.device)
         quantile(s, flat, self.quantile)
-        s = s.clamp_min(self.floor)[:, None]
+        s = s.clamp(self.floor, self.ceiling)[:, None]
         return (flat.clamp(-s, s) * (self.floor / s)).reshape(data.shape)
 
 

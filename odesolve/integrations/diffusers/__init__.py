@@ -1,0 +1,12 @@
+"""Our samplers as a diffusers scheduler, and a model from a pipeline.
+
+pipe.scheduler = OdesolveScheduler.from_config(pipe.scheduler.config, solver="dpmpp_2m", grid="karras")
+"""
+
+from odesolve.integrations.missing import needed
+
+needed("diffusers", "diffusers")
+
+from odesolve.integrations.diffusers.scheduler import OdesolveScheduler, StepOutput  # noqa: E402
+
+__all__ = ["OdesolveScheduler", "StepOutput"]

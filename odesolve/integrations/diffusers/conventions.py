@@ -1,0 +1,109 @@
+"""The habits of diffusers' scheduler classes: where they put their times, how they round them, where they start and end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from odesolve.errors import OdesolveError, unknown
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a scheduler class does with its config.
+
+    ``inner`` leaves out the lowest of n + 1 positions; ``whole`` puts noise levels at whole training steps, ``rounds``
+    says on which kinds of noise levels the network is told whole numbers; ``table`` spans Karras and other grids over the whole table and not over the times
+    chosen. ``final`` is what follows the last evaluation: "zero", "sigma_min" or as ``set_alpha_to_one`` says; ``unit`` starts from noise
+    of unit variance and not of that of the first level. ``taper``: below how many steps ``lower_order_final`` lowers the order.
+    """
+
+    name: str
+    inner: bool = True
+    whole: bool = True
+    rounds: str = "all"  # or "karras", "none"
+    table: bool = True
+    final: str = "zero"
+    unit: bool = True
+    spacing: str = "linspace"
+    taper: float = 0.0
+    flow: str = "multistep"  # or "unipc", "match"
+
+
+_MULTISTEP = Convention("DPMSolverMultistepScheduler", taper=15)
+_KSPACE = Convention(
+    "EulerDiscreteScheduler", inner=False, whole=False, rounds="none", table=False, unit=False, flow="match"
+)
+_TABLE = Convention("DDIMScheduler", inner=False, final="alpha", spacing="leading")
+_MATCH = Convention("FlowMatchEulerDiscreteScheduler", inner=False, rounds="none", table=False, flow="match")
+_EDM = Convention("EDMEulerScheduler", rounds="none")
+
+
+def _like(base: Convention, *names: str, **changes: Any) -> dict[str, Convention]:
+    return {name: replace(base, name=name, **changes) for name in names}
+
+
+CONVENTIONS: dict[str, Convention] = {
+    **_like(_MULTISTEP, "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"),
+    **_like(_MULTISTEP, "DEISMultistepScheduler", "SASolverScheduler", final="sigma_min"),
+    **_like(_MULTISTEP, "UniPCMultistepScheduler", taper=float("inf"), flow="unipc"),
+    **_like(_KSPACE, "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler"),
+    **_like(_KSPACE, "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", rounds="karras"),
+    **_like(_KSPACE, "LMSDiscreteScheduler"),
+    **_like(_KSPACE, "DPMSolverSDEScheduler"),
+    **_like(_TABLE, "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"),
+    **_like(_TABLE, "DDPMScheduler", "DDPMParallelScheduler", final="zero"),
+    **_like(_MATCH, "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"),
+    **_like(_EDM, "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", taper=15),
+    **_like(_EDM, "CosineDPMSolverMultistepScheduler", taper=15),
+}
+
+# Whose habits a user expects who names only a solver.
+BY_SOLVER = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "heun_edm": "HeunDiscreteScheduler",
+    "dpm2_ancestral": "KDPM2AncestralDiscreteScheduler",
+    "dpmpp_sde": "DPMSolverSDEScheduler",
+    "sa_solver": "SASolverScheduler",
+}
+BY_PREFIX = {"unipc": "UniPCMultistepScheduler", "deis": "DEISMultistepScheduler"}
+
+
+def convention(like: str | None, source: str | None, solver: str, kind: str) -> Convention:
+    """The convention to follow: the class named, else the config's own for flows and EDM, else the solver's.
+
+    Raises OdesolveError for a class without one.
+    """
+    if like is not None:
+        if like not in CONVENTIONS:
+            raise unknown("scheduler class", like, CONVENTIONS)
+        return CONVENTIONS[like]
+    if kind != "vp" and source in CONVENTIONS:
+        return CONVENTIONS[source]
+    if kind == "flow":
+        return _MATCH
+    if kind == "edm":
+        return _EDM
+    prefix = next((name for start, name in BY_PREFIX.items() if solver.startswith(start)), None)
+    return CONVENTIONS[BY_SOLVER.get(solver) or prefix or "DPMSolverMultistepScheduler"]
+
+
+def kind_of_levels(grid: str | None, config: Mapping[str, Any]) -> str | None:
+    """How noise levels are spaced: the grid that the user named, else what the config's flags say; None: by training times.
+
+    Raises OdesolveError where a config asks for two at once.
+    """
+    if grid is not None:
+        return None if grid == "normal" else grid
+    flags = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta",
+        "use_lu_lambdas": "lu",
+    }
+    chosen = [kind for flag, kind in flags.items() if config.get(flag)]
+    if len(chosen) > 1:
+        raise OdesolveError(f"the config asks for {' and '.join(chosen)} noise levels at once: give grid= one of them")
+    return chosen[0] if chosen else None

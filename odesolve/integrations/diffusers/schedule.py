@@ -1,0 +1,128 @@
+"""The times of one call of ``set_timesteps`` and the plans that run from any of its steps."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from odesolve import grids
+from odesolve.errors import OdesolveError
+from odesolve.instructions import Evaluate, names
+from odesolve.integrations.diffusers.conventions import Convention
+from odesolve.integrations.diffusers.placed import Placed
+from odesolve.integrations.diffusers.trained import Trained
+from odesolve.integrations.levels import Levels
+from odesolve.lower import Program, lower
+from odesolve.plan import Plan
+from odesolve.planning import plan
+
+
+class Choice(NamedTuple):
+    """A solver with its options, as it is to be planned."""
+
+    solver: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Where the network is called and by which plan.
+
+    ``levels`` and ``times`` have an entry a network call, of a solver with several calls a step too (and ``levels`` that of the
+    end); ``starts`` holds the number of the first call of every step.
+    """
+
+    trained: Trained
+    convention: Convention
+    choice: Choice
+    grid: tuple[float, ...]  # times of the path, n + 1
+    at: tuple[float, ...]  # the path's time of every call
+    levels: Levels
+    times: Levels
+    starts: tuple[int, ...]
+    plans: dict[int, Plan] = field(default_factory=dict, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def step_of(self, call: int) -> int:
+        """The step that a call begins. Raises OdesolveError for a call inside a step."""
+        step = bisect.bisect_left(self.starts, call)
+        if step == len(self.starts) or self.starts[step] != call:
+            raise OdesolveError(
+                f"{self.choice.solver} cannot begin at call {call}, inside a step: steps begin at {list(self.starts)[:6]} ..., "
+                "multiples of scheduler.order"
+            )
+        return step
+
+    def program(self, call: int, cast: bool, eta: float = 0.0) -> Program:
+        """The program that goes on from a call to the end. Raises OdesolveError where none begins there."""
+        step = self.step_of(call)
+        chosen = self._plan(step) if not eta else _planned(self.trained, self.choice, self.grid[step:], eta=eta)
+        if chosen.nfe != len(self) - call:
+            raise OdesolveError(
+                f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
+                "begin at the first step, or give another solver"
+            )
+        return _lowered(chosen, self.trained, cast)
+
+    def _plan(self, step: int) -> Plan:
+        if step not in self.plans:
+            self.plans[step] = _planned(self.trained, self.choice, self.grid[step:])
+        return self.plans[step]
+
+
+def schedule(trained: Trained, convention: Convention, choice: Choice, found: Placed, exact: bool) -> Schedule:
+    """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation inside a step."""
+    grid = tuple(trained.path_times(found.levels))
+    whole = _planned(trained, choice, grid)
+    at = [e.t for e in whole.evaluations]
+    told = dict(zip(whole.grid[:-1], zip(found.levels, found.times, strict=False), strict=False))
+    inner = trained.levels_at(at)
+    times = trained.time(np.maximum(inner, 1e-12)) if any(t not in told for t in at) else inner
+    if convention.rounds == "all" and trained.kind == "vp" and not exact:
+        times = np.round(times)
+    pairs = [told.get(t, (level, time)) for t, level, time in zip(at, inner, times, strict=True)]
+    levels, times = (np.array(column, dtype=np.float64) for column in zip(*pairs, strict=True))
+    return Schedule(
+        trained,
+        convention,
+        choice,
+        whole.grid,
+        tuple(at),
+        np.append(levels, found.levels[-1]),
+        times,
+        _starts(whole),
+        {0: whole},
+    )
+
+
+def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], **more: Any) -> Plan:
+    return plan(choice.solver, trained.path, None, grids.Listed(values=grid), **{**choice.options, **more})
+
+
+@functools.lru_cache(256)
+def _lowered(chosen: Plan, trained: Trained, cast: bool) -> Program:
+    return lower(chosen, trained.path, replace(trained.reading, cast=cast))
+
+
+def _starts(whole: Plan) -> tuple[int, ...]:
+    """The number of the first network call of every step."""
+    starts, calls = [0], 0
+    for i in whole.instructions:
+        if isinstance(i, Evaluate):
+            calls += 1
+        elif (i_step := _finished(i, whole)) and i_step < whole.steps:
+            starts.append(calls)
+    return tuple(starts)
+
+
+def _finished(i: Any, whole: Plan) -> int:
+    """Number of the step that an instruction finishes, 0 if it finishes none."""
+    done = [name for name in names(i)[1] if name in whole.step_names]
+    return int(done[0][1:]) if done else 0

@@ -1,0 +1,393 @@
+"""A diffusers scheduler that runs our plans."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention
+from odesolve.integrations.diffusers.placed import asked, placed
+from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
+from odesolve.integrations.diffusers.trained import Trained, trained
+from odesolve.integrations.diffusers.walk import Generators, Walk
+from odesolve.labels import parse_solver
+from odesolve.paths import Discrete
+from odesolve.solvers import REGISTRY
+
+
+class StepOutput:
+    """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when it is asked for."""
+
+    def __init__(self, prev_sample: Tensor, walk: Walk, index: int, output: Tensor, sample: Tensor):
+        self.prev_sample = prev_sample
+        self._made = (walk, index, output, sample)
+
+    @property
+    def pred_original_sample(self) -> Tensor:
+        """The data prediction of this call, in the sample's dtype."""
+        walk, index, output, sample = self._made
+        return walk.data(index, output, sample)
+
+    def __getitem__(self, key: int | str) -> Tensor:
+        if isinstance(key, str):
+            return getattr(self, key)
+        return self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[Tensor, Tensor]:
+        """(prev_sample, pred_original_sample)."""
+        return self.prev_sample, self.pred_original_sample
+
+
+class OdesolveScheduler(SchedulerMixin, ConfigMixin):
+    """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
+
+    Args:
+        solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)"; None for the sampler that the config's own
+            class is.
+        grid: "karras", "exponential", "beta", "lu", "normal" (training times), or the label of a grid of ours, such as
+            "vp_time(3,merged)"; None for what the config says.
+        like: the diffusers class whose habits are followed in placing and rounding times; None for the class that a user of
+            this solver would have taken.
+        exact_timesteps: tell the network the times of the noise levels as they are, where diffusers rounds them.
+        source: the class that the config was written for.
+        config: every key of a diffusers scheduler's config.
+
+    Latents of VP-like configs are alpha x0 + sigma eps, whatever the class was; of flows (1 - s) x0 + s eps, of EDM x0 + sigma
+    eps. Every thread has a loop of its own. Raises OdesolveError for what cannot be used.
+    """
+
+    order = 1  # replaced by the number of network calls a step where a solver takes more
+    _compatibles: list[str] = []  # noqa: RUF012
+
+    def __init__(
+        self,
+        solver: str | None = None,
+        grid: str | None = None,
+        like: str | None = None,
+        exact_timesteps: bool = False,
+        source: str | None = None,
+        **config: Any,
+    ):
+        body = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+        given = {**body, "prediction_type": "epsilon", "steps_offset": 0, **config}
+        own = {"solver": solver, "grid": grid, "like": like, "exact_timesteps": exact_timesteps, "source": source}
+        self.register_to_config(**given, **own)
+        if solver is None and source is None:
+            raise OdesolveError(
+                "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
+            )
+        self._walks = threading.local()
+        self._latest: Walk | None = None
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Read the config."""
+        c = self.config
+        self._schedules: dict[tuple, Schedule] = {}
+        self.trained: Trained = trained(c)
+        name, options = self._choice(None)
+        self._takes_eta = name == "ddim" and "eta" not in options
+        self.convention: Convention = convention(
+            c["like"] or (c["source"] if c["solver"] is None else None), c["source"], name, self.trained.kind
+        )
+        self.order = REGISTRY.find(name).evaluations
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **keys: Any) -> Any:
+        """A scheduler on the config of another one, of any diffusers class; ``keys`` replace entries of the config.
+
+        Raises OdesolveError where the config's class has no equal here and ``solver`` does not name one.
+        """
+        if not isinstance(config, Mapping):
+            raise OdesolveError(f"config is {type(config).__name__}: give pipe.scheduler.config")
+        source = config.get("_class_name")
+        body = {k: v for k, v in config.items() if not k.startswith("_")}
+        if source and source != cls.__name__:
+            body["source"] = source
+        out = cls(**{**body, **keys})
+        return (out, {}) if return_unused_kwargs else out
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """Place the network's calls and begin a new loop in this thread.
+
+        Args:
+            num_inference_steps: number of steps, where neither ``timesteps`` nor ``sigmas`` says it.
+            device: where ``timesteps`` will lie.
+            timesteps: what the network is to be told, falling.
+            sigmas: noise levels, falling (sigma/alpha; of flows from 0 to 1, before they are shifted); a last 0 may be there.
+            mu: exponent of the dynamic shift of flows.
+
+        Raises OdesolveError for numbers that contradict each other.
+        """
+        what = asked(num_inference_steps, timesteps, sigmas, mu)
+        key = tuple(None if v is None else tuple(v.tolist()) if hasattr(v, "tolist") else v for v in what)
+        if key not in self._schedules:
+            found = placed(self.trained, self.convention, self.config, what)
+            choice, exact = self._choice(what.n), self.config["exact_timesteps"]
+            self._schedules[key] = schedule(self.trained, self.convention, choice, found, exact)
+        self._begin(key, device)
+
+    def _begin(self, key: tuple, device: Any) -> Walk:
+        chosen = self._schedules[key]
+        whole = self.convention.rounds == "all" and bool((chosen.times == chosen.times.round()).all())
+        times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
+        levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
+        walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
+        self._walks.mine = self._latest = walk
+        return walk
+
+    def _choice(self, steps: int | None) -> Choice:
+        """The solver and its options for this many steps."""
+        c = self.config
+        if c["solver"] is None:
+            from odesolve.integrations.names import from_diffusers
+
+            named = from_diffusers(c["source"], c, steps)
+            name, options = named.solver, dict(named.options)
+        else:
+            name, options = parse_solver(c["solver"])
+        takes = REGISTRY.find(name).options
+        if "start" in takes:  # a loop driven from outside has one call a step of these, from any step on
+            options.setdefault("start", "ramp")
+        if c["solver"] is not None and "taper" in takes and c.get("lower_order_final", True) and steps is not None:
+            options.setdefault("taper", steps < self.convention.taper)
+        return Choice(name, options)
+
+    def _walk(self) -> Walk | None:
+        """This thread's loop, or the latest one where it has none: a loop may move between threads."""
+        return getattr(self._walks, "mine", None) or self._latest
+
+    def _going(self) -> Walk:
+        walk = self._walk()
+        if walk is None:
+            raise OdesolveError("there are no timesteps yet: call set_timesteps first")
+        return walk
+
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is told, one entry a call, on the device given to ``set_timesteps``."""
+        walk = self._walk()
+        if walk is not None:
+            return walk.timesteps
+        return torch.arange(len(self) - 1, -1, -1)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """Noise levels of all calls and of the end, float32 on the CPU: sigma/alpha, of flows from 0 to 1."""
+        walk = self._walk()
+        if walk is not None:
+            return walk.sigmas
+        table = (
+            self.trained.table
+            if self.trained.kind == "vp"
+            else self.trained.levels_at([i / len(self) for i in range(len(self) + 1)])
+        )
+        return torch.tensor([*table[::-1], 0.0], dtype=torch.float32)
+
+    @property
+    def num_inference_steps(self) -> int | None:
+        """Number of steps of the present loop."""
+        walk = self._walk()
+        return None if walk is None else len(walk.schedule.starts)
+
+    @property
+    def step_index(self) -> int | None:
+        """Number of the next network call; None before the first."""
+        walk = self._walk()
+        return None if walk is None else walk.index
+
+    @property
+    def _step_index(self) -> int | None:
+        return self.step_index
+
+    @_step_index.setter
+    def _step_index(self, value: int | None) -> None:
+        self._going().index = value
+
+    @property
+    def begin_index(self) -> int | None:
+        """The call that the loop begins with, where the pipeline said so."""
+        walk = self._walk()
+        return None if walk is None else walk.begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Say with which call the loop begins."""
+        self._going().begin_index = int(begin_index)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the noise that a loop from its first call begins with."""
+        walk, edges = (
+            self._walk(),
+            self.config.get("timestep_spacing", self.convention.spacing) in ("linspace", "trailing"),
+        )
+        if self.trained.kind == "edm":
+            top = self.trained.path.t_max if walk is None else float(walk.schedule.levels[0])
+            return top if edges and not self.convention.unit else (top * top + 1) ** 0.5
+        if self.trained.kind == "flow" or self.convention.unit or not edges:
+            return 1.0
+        top = float(self.trained.table[-1] if walk is None else walk.schedule.levels[0])
+        return top / (top * top + 1) ** 0.5
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """The network's input for a sample: itself, but for networks in EDM's scaling."""
+        if self.trained.scaled is None:
+            return sample
+        walk = self._going()
+        level = float(walk.schedule.levels[walk.locate(timestep)])
+        return sample * self.trained.input_scale(level)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> StepOutput | tuple[Tensor]:
+        """The sample after this network call.
+
+        Args:
+            model_output: what the network said, of the sample's shape, or with twice its channels (a learned variance).
+            timestep: the entry of ``timesteps`` that it was told.
+            sample: (B, ...), the sample that it was given, before ``scale_model_input``.
+            eta: noise of DDIM; other solvers have their own options.
+            generator: one generator, or one a sample: the noise of a sample depends on its own alone.
+            return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
+
+        The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
+        """
+        walk = getattr(self._walks, "mine", None) or self._going()
+        index = walk.locate(timestep)
+        out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator)
+        return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
+
+        In a loop whose beginning was said, it is the level of the next call whatever the times are, as pipelines rely on.
+        """
+        alpha, sigma = self._mix(original_samples, timesteps)
+        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """``add_noise`` with the arguments of flow schedulers."""
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What a network that predicts v (of a flow: the velocity) should say at these times (B,)."""
+        if self.trained.kind == "flow":
+            return noise - sample
+        alpha, sigma = self._mix(sample, timesteps)
+        return (alpha * noise - sigma * sample).to(sample.dtype)
+
+    def _mix(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), float32, shaped to multiply samples like these."""
+        t = torch.as_tensor(timesteps).reshape(-1)
+        walk = self._walk()
+        if walk is not None and walk.begin_index is not None:
+            index = walk.index if walk.index is not None else walk.begin_index
+            levels = torch.full((t.numel(),), float(walk.schedule.levels[index]), dtype=torch.float64)
+        elif walk is not None:
+            known = {value: walk.schedule.levels[i] for i, value in reversed(list(enumerate(walk.host)))}
+            trained_at = self._trained_levels(t.cpu())
+            levels = torch.stack(
+                [trained_at[i] if v not in known else torch.tensor(known[v]) for i, v in enumerate(t.tolist())]
+            )
+        else:
+            levels = self._trained_levels(t)
+        if self.trained.kind == "vp":
+            alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5
+        else:
+            alpha, sigma = (1 - levels if self.trained.kind == "flow" else torch.ones_like(levels)), levels
+        shape = (-1, *[1] * (like.dim() - 1))
+        return tuple(v.to(like.device, torch.float32).reshape(shape) for v in (alpha, sigma))  # type: ignore[return-value]
+
+    def _trained_levels(self, t: Tensor) -> Tensor:
+        """Noise levels at times of training, float64, on the device of t."""
+        if (
+            self.trained.kind == "vp" and not t.is_floating_point()
+        ):  # what training loops ask for, without waiting for a device
+            return torch.from_numpy(self.trained.table).to(t.device, non_blocking=True)[t]
+        return torch.from_numpy(self.trained.level(t.double().cpu().numpy())).to(t.device)
+
+    def previous_timestep(self, timestep: Any) -> Any:
+        """The time of the call after that of ``timestep``; -1 after the last."""
+        walk, t = self._walk(), float(timestep)
+        if walk is None:
+            return timestep - 1
+        later = [v for v in walk.host if v < t]
+        return (
+            type(timestep)(later[0])
+            if later and not isinstance(timestep, Tensor)
+            else torch.as_tensor(later[0] if later else -1)
+        )
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The table of cumulative alphas, float32 (N,), of VP-like configs."""
+        path = self.trained.path
+        if not isinstance(path, Discrete):
+            raise AttributeError("a flow or EDM config has no table of alphas")
+        return path.alphas_cumprod.float()
+
+    @property
+    def alphas(self) -> Tensor:
+        """1 - ``betas``."""
+        table = self.alphas_cumprod.double()
+        return (table / torch.cat([table.new_ones(1), table[:-1]])).float()
+
+    @property
+    def betas(self) -> Tensor:
+        """Noise rates of the training steps, float32 (N,), of VP-like configs."""
+        return 1 - self.alphas
+
+    @property
+    def final_alpha_cumprod(self) -> Tensor:
+        """Cumulative alpha of the last level."""
+        return torch.tensor(1.0) if self.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
+
+    def set_shift(self, shift: float) -> None:
+        """Change the shift of a flow's times, from the next ``set_timesteps`` on."""
+        self.register_to_config(shift=float(shift))
+        self._prepare()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This thread's loop as plain values and tensors: ``load_state_dict`` goes on from there, bitwise."""
+        walk = self._going()
+        return {"asked": walk.key, "device": str(walk.timesteps.device), **walk.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with a loop that ``state_dict`` saved from a scheduler of the same config."""
+        n, timesteps, sigmas, mu = state["asked"]
+        self.set_timesteps(n, state["device"], timesteps, sigmas, mu)
+        self._going().load_state_dict(state)
+
+    def __len__(self) -> int:
+        return self.trained.steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = None if self._walk() is None else self.state_dict()
+        return {"config": dict(self.config), "state": state}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(**{k: v for k, v in saved["config"].items() if not k.startswith("_")})
+        if saved["state"] is not None:
+            self.load_state_dict(saved["state"])
+
+
+__all__ = ["CONVENTIONS", "OdesolveScheduler", "StepOutput"]

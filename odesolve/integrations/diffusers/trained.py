@@ -1,0 +1,173 @@
+"""What a scheduler's config says of the network: the path it was trained on, what it predicts and how it is told the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.levels import Levels
+from odesolve.lower import Reading
+from odesolve.paths import EDM, Discrete, Linear, Path
+from odesolve.transforms import Clip, Threshold
+
+LOWEST = 2.0**-24  # cumulative alpha that stands for a terminal SNR of zero
+PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network as its scheduler's config describes it.
+
+    ``levels`` are noise levels as diffusers writes them: sigma/alpha, for flows the time from 0 to 1. ``table`` (N,) holds
+    those that a discrete network was trained on, rising. ``sign`` is -1 where the network predicts the negative of what
+    ``reading`` says.
+    """
+
+    kind: str  # "vp", "flow" or "edm"
+    path: Path
+    reading: Reading
+    steps: int
+    sign: float = 1.0
+    inverted: bool = False
+    scaled: float | None = None  # sigma_data, where the network's input is divided by its standard deviation
+    table: Levels = field(default_factory=lambda: np.empty(0), compare=False)
+    time: Callable[[Levels], Levels] = np.asarray  # what the network is told at noise levels, not rounded
+    level: Callable[[Levels], Levels] = np.asarray  # its inverse
+    functions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict, compare=False)
+
+    def path_times(self, levels: Levels) -> list[float]:
+        """The path's times at noise levels."""
+        if self.kind != "vp":
+            return levels.tolist()
+        rho = torch.from_numpy(np.minimum(levels, self.table[-1]))
+        t = torch.where(rho > 0, self.path.t_of_rho(rho.clamp_min(1e-30)), 0.0)
+        return t.clamp(max=self.path.t_max).tolist()
+
+    def levels_at(self, times: list[float]) -> Levels:
+        """Noise levels at times of the path."""
+        t = torch.tensor(times, dtype=torch.float64)
+        return (self.path.rho(t) if self.kind == "vp" else t).numpy()
+
+    def input_scale(self, level: float) -> float:
+        """Factor from the state at a noise level to the network's input."""
+        return 1.0 if self.scaled is None else 1.0 / math.hypot(level, self.scaled)
+
+
+def trained(config: Mapping[str, Any]) -> Trained:
+    """Read a config. Raises OdesolveError for what it cannot be."""
+    prediction = config.get("prediction_type", "epsilon")
+    source = config.get("source") or ""
+    functions = _functions(config)
+    if source.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction == "flow_prediction":
+        return _flow(config, source, prediction, functions)
+    if "sigma_data" in config or config.get("timestep_type") == "continuous":
+        return _edm(config, prediction, functions)
+    alphas = alphas_cumprod(config)
+    path, rounded = Discrete(alphas), ((1 - alphas) / alphas).sqrt().numpy()
+    # Logarithms in float32 too: they decide which side of a whole number a time falls on.
+    table, logs, at = (
+        rounded.astype(np.float64),
+        np.log(rounded).astype(np.float64),
+        np.arange(len(alphas), dtype=np.float64),
+    )
+
+    def time(levels: Levels) -> Levels:
+        return np.interp(np.log(np.maximum(levels, 1e-10)), logs, at)
+
+    def level(times: Levels) -> Levels:
+        return np.interp(times, at, table)
+
+    variance = str(config.get("variance_type")) in ("learned", "learned_range")
+    reading = Reading(_known(prediction), applies=tuple(functions), variance=variance)
+    return Trained("vp", path, reading, len(table), table=table, time=time, level=level, functions=functions)
+
+
+def _flow(config: Mapping[str, Any], source: str, prediction: str, functions) -> Trained:
+    steps = int(config.get("num_train_timesteps", 1000))
+    if source.startswith("FlowMatch"):
+        prediction = "flow_prediction"  # those schedulers know no other
+    inverted = bool(config.get("invert_sigmas"))
+
+    def time(levels: Levels) -> Levels:
+        return (1.0 - levels if inverted else levels) * steps
+
+    def level(times: Levels) -> Levels:
+        return 1.0 - times / steps if inverted else times / steps
+
+    reading = Reading(_known(prediction), applies=tuple(functions))
+    sign = -1.0 if inverted else 1.0
+    return Trained("flow", Linear(), reading, steps, sign, inverted, time=time, level=level, functions=functions)
+
+
+def _edm(config: Mapping[str, Any], prediction: str, functions) -> Trained:
+    data = float(config.get("sigma_data") or 1.0)
+    low, high = float(config.get("sigma_min") or 0.002), float(config.get("sigma_max") or 80.0)
+    if prediction not in ("epsilon", "v_prediction"):
+        raise OdesolveError(
+            f"prediction_type={prediction!r} for a network in EDM's scaling: give epsilon or v_prediction"
+        )
+    angle = str(config.get("source")).startswith("Cosine")
+
+    def time(levels: Levels) -> Levels:
+        return np.arctan(levels) * (2 / math.pi) if angle else 0.25 * np.log(levels)
+
+    def level(times: Levels) -> Levels:
+        return np.tan(times * (math.pi / 2)) if angle else np.exp(4.0 * times)
+
+    sign = 1.0 if prediction == "epsilon" else -1.0
+    reading = Reading("edm", sigma_data=data, applies=tuple(functions))
+    steps = int(config.get("num_train_timesteps", 1000))
+    return Trained(
+        "edm", EDM(high, low), reading, steps, sign, scaled=data, time=time, level=level, functions=functions
+    )
+
+
+def _known(prediction: str) -> str:
+    if prediction not in PREDICTIONS:
+        raise unknown("prediction_type", prediction, PREDICTIONS)
+    return PREDICTIONS[prediction]
+
+
+def _functions(config: Mapping[str, Any]) -> dict[str, Callable[..., Tensor]]:
+    if config.get("thresholding"):
+        q, top = config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0)
+        return {"threshold": Threshold(float(q), 1.0, float(top))}
+    if config.get("clip_sample"):
+        return {"clip": Clip(float(config.get("clip_sample_range", 1.0)))}
+    return {}
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+    """The table of cumulative alphas that a config describes, (N,), in float32 as the network was trained with it.
+
+    The schedulers that draw the noise of training round every operation to float32; so does this, to be the same table.
+    """
+    n = int(config.get("num_train_timesteps", 1000))
+    first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    kind = config.get("beta_schedule", "linear")
+    if config.get("trained_betas") is not None:
+        betas = torch.as_tensor(config["trained_betas"], dtype=torch.float32)
+    elif kind == "linear":
+        betas = torch.linspace(first, last, n, dtype=torch.float32)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float32) ** 2
+    elif kind == "squaredcos_cap_v2":  # Nichol and Dhariwal 2021, eq. 17
+        bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * (math.pi / 2)) ** 2
+        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999).float()
+    elif kind == "sigmoid":
+        betas = torch.sigmoid(torch.linspace(-6, 6, n)) * (last - first) + first
+    else:
+        raise unknown("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
+    table = torch.cumprod(1.0 - betas, 0)
+    if not config.get("rescale_betas_zero_snr"):
+        return table
+    root = table.sqrt()  # Lin et al. 2024, Algorithm 1
+    scaled = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+    return torch.cat([scaled[:-1], scaled.new_tensor([LOWEST])])

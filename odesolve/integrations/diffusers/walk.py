@@ -1,0 +1,205 @@
+"""One walk through a schedule, driven from outside: the caller brings what the network said and takes the next state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.integrations.diffusers.schedule import Schedule
+from odesolve.kernels.philox import keys
+from odesolve.keys import fresh_seed, keys_of
+from odesolve.run.advance import Cursor, accept, begin, proceed
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class Walk:
+    """Where a loop over a schedule stands. ``index`` counts network calls; None before the first.
+
+    The state is kept in float32 (float64 where it is given so) whatever the dtype of the samples that are handed out. A
+    sample that comes back as it was handed out stands for the state behind it; where it was changed, the changed numbers count.
+    """
+
+    def __init__(self, schedule: Schedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
+        self.schedule, self.timesteps, self.sigmas, self.key = schedule, timesteps, sigmas, key
+        self.host = schedule.times.tolist()
+        self.index: int | None = None
+        self.begin_index: int | None = None
+        self._at: int | None = None  # the call that ``_slots`` wait at
+        self._cursor: Cursor | None = None
+        self._position = 0
+        self._slots: list[Tensor | None] = []
+        self._buffers: list[Tensor | None] | None = None
+        self._handed: Tensor | None = None
+        self._version = 0
+        self._begun: tuple[int, bool, float] = (0, False, 0.0)
+
+    def locate(self, timestep: Any) -> int:
+        """The call that a timestep stands for.
+
+        Entries of ``timesteps`` are known by their place in its memory, without waiting for a device, so that times which
+        occur twice are told apart; other tensors on a device are looked at once, at the first call, and counted from there.
+        """
+        expected = self.index if self.index is not None else self.begin_index
+        if isinstance(timestep, Tensor):
+            if timestep._base is self.timesteps or _same_memory(timestep, self.timesteps):
+                return timestep.storage_offset() - self.timesteps.storage_offset()
+            if expected is not None and not timestep.is_cpu:
+                return expected
+        value = float(timestep)
+        if expected is not None and expected < len(self.host) and self.host[expected] == value:
+            return expected
+        return self.nearest(value)
+
+    def nearest(self, value: float) -> int:
+        """The first call whose time is nearest to a value, of those that begin a step."""
+        return min(self.schedule.starts, key=lambda i: (abs(self.host[i] - value), i))
+
+    def step(self, output: Tensor, index: int, sample: Tensor, eta: float, generator: Generators) -> Tensor:
+        """The sample after call ``index``, in the dtype of ``sample``."""
+        if index >= len(self.host):
+            raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
+        recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
+        if self._at != index or self._cursor is None or not self._fits(sample):
+            self._start(index, sample, eta, generator, recorded)
+        elif sample is not self._handed or sample._version != self._version:
+            self._replace(sample)
+        cursor = self._cursor
+        assert cursor is not None
+        slots, buffers, program = self._slots, None if recorded else self._buffers, cursor.program
+        self.index = index
+        accept(program, self._position, slots, self._outputs(output, sample), buffers)
+        self._position = proceed(cursor, self._position + 1, slots, self.schedule.trained.functions, buffers)
+        self._at = self.index = index + 1
+        return self._hand_out(program, slots, buffers, sample)
+
+    def data(self, index: int, output: Tensor, sample: Tensor) -> Tensor:
+        """The data prediction of call ``index`` at a sample, in its dtype."""
+        trained = self.schedule.trained
+        t = self.schedule.at[index]
+        kx, kf = (
+            float(k) for k in trained.path.convert(t, trained.reading.prediction, "data", trained.reading.sigma_data)
+        )
+        if output.shape != sample.shape:
+            output = output.chunk(2, dim=1)[0]
+        x = kx * sample.float() + (kf * trained.sign) * output.float()
+        for function in trained.functions.values():
+            x = function(x, t)
+        return x.to(sample.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loop stands, as plain values and tensors (copies)."""
+        out: dict[str, Any] = {"index": self.index, "begin_index": self.begin_index}
+        if self._cursor is not None:
+            c = self._cursor
+            here = Cursor(c.program, self._position, tuple(self._slots), c.dtypes, c.keys, c.weights)
+            out["loop"] = {"at": self._at, "begun": self._begun, "cursor": here.state_dict()}
+        return out
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another walk through the same schedule stood."""
+        self.index, self.begin_index = state["index"], state["begin_index"]
+        loop = state.get("loop")
+        if loop is None:
+            return
+        self._at, self._begun = loop["at"], tuple(loop["begun"])
+        cursor = Cursor.load(self.schedule.program(*self._begun), loop["cursor"])
+        self._cursor, self._position, self._slots = cursor, cursor.position, list(cursor.slots)
+        self._buffers = [None] * cursor.program.slots
+        self._handed = cursor.input.clone()
+        self._version = self._handed._version
+
+    def _hand_out(self, program, slots, buffers, sample: Tensor) -> Tensor:
+        done = self._position == len(program.ops)
+        slot = program.result if done else program.ops[self._position].input
+        out = slots[slot]
+        if buffers is not None:
+            buffers[slot] = None  # the caller's now: what it keeps must not be written over
+        if done:
+            self._cursor, self._slots, self._buffers, self._handed = None, [], None, None
+            return out.to(sample.dtype)
+        self._handed, self._version = out, out._version
+        return out
+
+    def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
+        call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
+        outputs = [output]
+        if output.shape != sample.shape:
+            if output.dim() < 2 or output.shape[1] != 2 * sample.shape[1]:
+                raise OdesolveError(
+                    f"the network's output has shape {tuple(output.shape)} for a sample of shape {tuple(sample.shape)}: "
+                    "give both of one shape, or an output with a learned variance of twice the channels"
+                )
+            outputs = [half.contiguous() for half in output.chunk(2, dim=1)]
+        if self.schedule.trained.sign < 0:
+            outputs[0] = -outputs[0]
+        if len(call.outputs) > len(outputs):  # type: ignore[union-attr]
+            raise OdesolveError(
+                "the plan uses a learned variance and the network's output has none: give twice the channels"
+            )
+        return outputs[: len(call.outputs)]  # type: ignore[union-attr]
+
+    def _fits(self, sample: Tensor) -> bool:
+        handed = self._handed
+        return handed is not None and sample.shape == handed.shape and sample.device == handed.device
+
+    def _start(self, index: int, sample: Tensor, eta: float, generator: Generators, recorded: bool) -> None:
+        wide = sample.dtype in (torch.float32, torch.float64)
+        self._begun = (index, not wide, eta)
+        program = self.schedule.program(*self._begun)
+        made = _keys(generator, sample) if program.stochastic else None
+        buffers = None if recorded else [None] * program.slots
+        state = sample if wide else sample.float()
+        functions = self.schedule.trained.functions
+        self._cursor = begin(program, state, sample.dtype, functions, buffers, made, own=True)
+        # The caller's own memory: never written to.
+        if buffers is not None and wide:
+            buffers[program.start] = None
+        self._position, self._slots, self._buffers = self._cursor.position, list(self._cursor.slots), buffers
+        self._handed, self._version = sample, sample._version
+
+    def _replace(self, sample: Tensor) -> None:
+        """Go on from a sample that the caller changed: elements that are as they were handed out keep their full precision."""
+        call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
+        state, handed = self._slots[call.state], self._handed  # type: ignore[union-attr]
+        assert state is not None
+        if call.state == call.input or sample.dtype == state.dtype:  # type: ignore[union-attr]
+            self._slots[call.state] = sample.to(state.dtype)  # type: ignore[union-attr]
+            return
+        kept = handed if handed is not None and handed._version == self._version else None
+        new = sample.to(state.dtype)
+        self._slots[call.state] = new if kept is None else torch.where(sample == kept, state, new)  # type: ignore[union-attr]
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.dtype == b.dtype
+        and a.device == b.device
+        and a.numel() == 1
+        and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+        and a.untyped_storage().data_ptr() != 0
+    )
+
+
+def _keys(generator: Generators, sample: Tensor) -> Tensor:
+    """Keys (B, 2) of every sample's noise: a seed drawn from its own generator, or one from the generator of all and its place."""
+    batch = sample.shape[0]
+    if generator is None or isinstance(generator, torch.Generator) or len(generator) == 1:
+        one = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
+        return keys_of(batch, _seed(one), None, sample.device)
+    if len(generator) != batch:
+        raise OdesolveError(
+            f"{len(generator)} generators for a batch of {batch}: give one generator a sample, or one for all"
+        )
+    first = torch.zeros(1, dtype=torch.int64, device=sample.device)
+    return torch.cat([keys(_seed(g), first) for g in generator])
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    if generator is None:
+        return fresh_seed()
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
