@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import diffusers
 
 from odesolve.errors import OdesolveError, unknown
 
@@ -107,3 +112,18 @@ def kind_of_levels(grid: str | None, config: Mapping[str, Any]) -> str | None:
     if len(chosen) > 1:
         raise OdesolveError(f"the config asks for {' and '.join(chosen)} noise levels at once: give grid= one of them")
     return chosen[0] if chosen else None
+
+
+def source_of(config: Mapping[str, Any]) -> str | None:
+    """The class that a config was made for: the one it names, else the only one that registers these very keys."""
+    if name := config.get("_class_name"):
+        return name
+    own = set(itertools.takewhile(lambda k: k != "_use_default_values", config))
+    fitting = [name for name in CONVENTIONS if "Parallel" not in name and own == _registered(name)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+@functools.lru_cache(64)
+def _registered(name: str) -> frozenset[str]:
+    cls = getattr(diffusers, name, None)
+    return frozenset(inspect.signature(cls.__init__).parameters) - {"self"} if cls is not None else frozenset()

@@ -11,7 +11,7 @@ from diffusers import ConfigMixin, SchedulerMixin
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention
+from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
 from odesolve.integrations.diffusers.placed import asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import Trained, trained
@@ -100,13 +100,16 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **keys: Any) -> Any:
-        """A scheduler on the config of another one, of any diffusers class; ``keys`` replace entries of the config.
+        """A scheduler on the config of another one (or on that scheduler), of any diffusers class; ``keys`` replace entries.
 
         Raises OdesolveError where the config's class has no equal here and ``solver`` does not name one.
         """
+        source = None
+        if isinstance(config, SchedulerMixin):
+            source, config = type(config).__name__, config.config  # type: ignore[attr-defined]
         if not isinstance(config, Mapping):
-            raise OdesolveError(f"config is {type(config).__name__}: give pipe.scheduler.config")
-        source = config.get("_class_name")
+            raise OdesolveError(f"config is {type(config).__name__}: give pipe.scheduler or pipe.scheduler.config")
+        source = source or source_of(config)
         body = {k: v for k, v in config.items() if not k.startswith("_")}
         if source and source != cls.__name__:
             body["source"] = source
@@ -388,6 +391,3 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         self.__init__(**{k: v for k, v in saved["config"].items() if not k.startswith("_")})
         if saved["state"] is not None:
             self.load_state_dict(saved["state"])
-
-
-__all__ = ["CONVENTIONS", "OdesolveScheduler", "StepOutput"]
