@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ class Schedule:
     levels: Levels
     times: Levels
     starts: tuple[int, ...]
-    plans: dict[int, Plan] = field(default_factory=dict, compare=False)
+    programs: dict[tuple, Program] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -62,19 +61,17 @@ class Schedule:
 
     def program(self, call: int, cast: bool, eta: float = 0.0) -> Program:
         """The program that goes on from a call to the end. Raises OdesolveError where none begins there."""
-        step = self.step_of(call)
-        chosen = self._plan(step) if not eta else _planned(self.trained, self.choice, self.grid[step:], eta=eta)
-        if chosen.nfe != len(self) - call:
-            raise OdesolveError(
-                f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
-                "begin at the first step, or give another solver"
-            )
-        return _lowered(chosen, self.trained, cast)
-
-    def _plan(self, step: int) -> Plan:
-        if step not in self.plans:
-            self.plans[step] = _planned(self.trained, self.choice, self.grid[step:])
-        return self.plans[step]
+        key = (call, cast, eta)
+        if key not in self.programs:
+            step = self.step_of(call)
+            chosen = _planned(self.trained, self.choice, self.grid[step:], **({"eta": eta} if eta else {}))
+            if chosen.nfe != len(self) - call:
+                raise OdesolveError(
+                    f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
+                    "begin at the first step, or give another solver"
+                )
+            self.programs[key] = lower(chosen, self.trained.path, replace(self.trained.reading, cast=cast))
+        return self.programs[key]
 
 
 def schedule(trained: Trained, convention: Convention, choice: Choice, found: Placed, exact: bool) -> Schedule:
@@ -104,11 +101,6 @@ def schedule(trained: Trained, convention: Convention, choice: Choice, found: Pl
 
 def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], **more: Any) -> Plan:
     return plan(choice.solver, trained.path, None, grids.Listed(values=grid), **{**choice.options, **more})
-
-
-@functools.lru_cache(256)
-def _lowered(chosen: Plan, trained: Trained, cast: bool) -> Program:
-    return lower(chosen, trained.path, replace(trained.reading, cast=cast))
 
 
 def _starts(whole: Plan) -> tuple[int, ...]:

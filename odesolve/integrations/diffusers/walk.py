@@ -12,7 +12,8 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
 from odesolve.keys import fresh_seed, keys_of
-from odesolve.run.advance import Cursor, accept, begin, proceed
+from odesolve.program import Call
+from odesolve.run.advance import Cursor, begin, proceed
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -26,6 +27,7 @@ class Walk:
 
     def __init__(self, schedule: Schedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
         self.schedule, self.timesteps, self.sigmas, self.key = schedule, timesteps, sigmas, key
+        assert timesteps.storage_offset() == 0
         self.host = schedule.times.tolist()
         self.index: int | None = None
         self.begin_index: int | None = None
@@ -37,6 +39,7 @@ class Walk:
         self._handed: Tensor | None = None
         self._version = 0
         self._begun: tuple[int, bool, float] = (0, False, 0.0)
+        self._plain = False  # one output a call, used as it is
 
     def locate(self, timestep: Any) -> int:
         """The call that a timestep stands for.
@@ -47,7 +50,7 @@ class Walk:
         expected = self.index if self.index is not None else self.begin_index
         if isinstance(timestep, Tensor):
             if timestep._base is self.timesteps or _same_memory(timestep, self.timesteps):
-                return timestep.storage_offset() - self.timesteps.storage_offset()
+                return timestep.storage_offset()
             if expected is not None and not timestep.is_cpu:
                 return expected
         value = float(timestep)
@@ -64,15 +67,19 @@ class Walk:
         if index >= len(self.host):
             raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
-        if self._at != index or self._cursor is None or not self._fits(sample):
+        if self._at != index or self._cursor is None:
             self._start(index, sample, eta, generator, recorded)
         elif sample is not self._handed or sample._version != self._version:
-            self._replace(sample)
+            self._replace(sample) if self._fits(sample) else self._start(index, sample, eta, generator, recorded)
         cursor = self._cursor
         assert cursor is not None
         slots, buffers, program = self._slots, None if recorded else self._buffers, cursor.program
         self.index = index
-        accept(program, self._position, slots, self._outputs(output, sample), buffers)
+        # As ``accept`` does, without its look at what the network returned: nothing is written where its input lies.
+        for slot, value in zip(program.ops[self._position].outputs, self._outputs(output, sample), strict=True):
+            slots[slot] = value
+        for slot in program.frees[self._position]:
+            slots[slot] = None
         self._position = proceed(cursor, self._position + 1, slots, self.schedule.trained.functions, buffers)
         self._at = self.index = index + 1
         return self._hand_out(program, slots, buffers, sample)
@@ -128,6 +135,8 @@ class Walk:
     def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
         call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
         outputs = [output]
+        if output.shape == sample.shape and self._plain:
+            return outputs
         if output.shape != sample.shape:
             if output.dim() < 2 or output.shape[1] != 2 * sample.shape[1]:
                 raise OdesolveError(
@@ -159,20 +168,20 @@ class Walk:
         # The caller's own memory: never written to.
         if buffers is not None and wide:
             buffers[program.start] = None
+        alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
+        self._plain = alone and self.schedule.trained.sign > 0
         self._position, self._slots, self._buffers = self._cursor.position, list(self._cursor.slots), buffers
         self._handed, self._version = sample, sample._version
 
     def _replace(self, sample: Tensor) -> None:
         """Go on from a sample that the caller changed: elements that are as they were handed out keep their full precision."""
         call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
-        state, handed = self._slots[call.state], self._handed  # type: ignore[union-attr]
+        state = self._slots[call.state]  # type: ignore[union-attr]
         assert state is not None
-        if call.state == call.input or sample.dtype == state.dtype:  # type: ignore[union-attr]
-            self._slots[call.state] = sample.to(state.dtype)  # type: ignore[union-attr]
-            return
-        kept = handed if handed is not None and handed._version == self._version else None
         new = sample.to(state.dtype)
-        self._slots[call.state] = new if kept is None else torch.where(sample == kept, state, new)  # type: ignore[union-attr]
+        if sample.dtype != state.dtype:
+            new = torch.where(sample == state.to(sample.dtype), state, new)
+        self._slots[call.state] = new  # type: ignore[union-attr]
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
