@@ -56,7 +56,7 @@ class Exponential:
         self.before = torch.where(took, self.last.low, self.before)
         at = [self._point(batch.state[T] + r * batch.state[H]) for r in (*self.nodes, 1.0)]
         h, none = batch.state[H], batch.state[H] == 0
-        rows = _second(at, h) if len(self.nodes) == 2 else _third(at, h)
+        rows = rows_of(at, h)
         noises = [batch.drift(batch.clocks[0], y) if self.known is None else self.known]
         self.known = None
         for clock, row in zip(batch.clocks[1:], rows, strict=False):
@@ -108,6 +108,14 @@ class Exponential:
 
 
 Rows = list[list[Tensor]]
+
+
+def rows_of(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
+    """Weights of an attempt of length h in log-SNR with (alpha, sigma) at its nodes and end: stages, lower, higher order.
+
+    Of the state (less 1), then of the noise predictions at the nodes: two of DPM-Solver-12, three of DPM-Solver-23.
+    """
+    return _second(at, h) if len(at) == 3 else _third(at, h)
 
 
 def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:

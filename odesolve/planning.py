@@ -65,15 +65,15 @@ def plan(
     entry = _entry(solver)
     entry.check_options(options)
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
-    chosen = tuple(sorted((name, _frozen(value)) for name, value in options.items()))
+    chosen = tuple(sorted((name, frozen(value)) for name, value in options.items()))
     return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tree, chosen)
 
 
-def _frozen(value: object) -> object:
+def frozen(value: object) -> object:
     """An option's value as plans are cached by it: mappings as pairs, lists as tuples."""
     if isinstance(value, Mapping):
-        return tuple((k, _frozen(v)) for k, v in value.items())
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+        return tuple((k, frozen(v)) for k, v in value.items())
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 @functools.lru_cache(1024)

@@ -31,7 +31,7 @@ def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool)
 def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> Linear:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
-    return w.stage(hat, (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(), exact=s_noise == 1.0)
+    return w.stage(hat, (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat), exact=s_noise == 1.0)
 
 
 def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point]:

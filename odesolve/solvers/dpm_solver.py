@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from odesolve.instructions import Linear
 from odesolve.paths import Point
@@ -11,6 +12,8 @@ from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import eta_split, split_row
 from odesolve.solvers.writer import Writer
 
+Land = Callable[[Point, Linear], Linear]
+
 
 def inner_lam(r: float):
     """Locator of the half log-SNR at the fraction r of a step; NaN where the step is infinite."""
@@ -18,10 +21,10 @@ def inner_lam(r: float):
 
 
 @solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
-def ddim(w: Writer, *, eta: float = 0.0) -> None:
+def ddim(w: Writer, *, eta: float = 0.0, s_noise: float = 1.0) -> None:
     """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha.
 
-    ``eta`` > 0 draws noise: 1 is DDPM's ancestral sampling with the posterior variance (eq. 16).
+    ``eta`` > 0 draws noise: 1 is DDPM's ancestral sampling with the posterior variance (eq. 16). ``s_noise`` scales it.
     """
     x = w.start
     for s, t in w.steps:
@@ -29,7 +32,7 @@ def ddim(w: Writer, *, eta: float = 0.0) -> None:
         if eta == 0.0:
             x = w.step(t, data_row(s, t, x, [(s, data)]))
             continue
-        x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta)))
+        x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise), exact=s_noise == 1.0)
 
 
 @solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")
@@ -49,16 +52,18 @@ def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
         x, _ = second_order_step(w, s, m, t, x, r)
 
 
-def second_order_step(w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5) -> tuple[Linear, Linear]:
-    """One DPM-Solver-2 step; returns the new state and the noise prediction at s."""
-    data = w.data(x, s)
+def second_order_step(
+    w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5, land: Land | None = None
+) -> tuple[Linear, Linear]:
+    """One DPM-Solver-2 step; returns the new state and the noise prediction at s. ``land`` finishes it, by default a step."""
+    data, land = w.data(x, s), land or w.step
     if singular(s, t):
-        return w.step(t, first_order(s, t, x, data)), noise_of(s, x, data)
+        return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
     e0 = w.keep(noise_of(s, x, data))
     y = w.stage(m, noise_row(s, m, x, [(s, e0)]))
     e1 = noise_of(m, y, w.data(y, m))
     mix = (1 - 0.5 / r) * e0 + (0.5 / r) * e1
-    return w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
+    return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
 
 
 @solver("dpm_solver_3", 3, 3, "Lu et al. 2022a (DPM-Solver), Algorithm 2")
@@ -70,11 +75,13 @@ def dpm_solver_3(w: Writer) -> None:
         x, _ = third_order_step(w, s, m1, m2, t, x)
 
 
-def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear) -> tuple[Linear, Linear]:
-    """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3); returns the new state and the noise prediction at s."""
-    data = w.data(x, s)
+def third_order_step(
+    w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear, land: Land | None = None
+) -> tuple[Linear, Linear]:
+    """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3), as ``second_order_step``."""
+    data, land = w.data(x, s), land or w.step
     if singular(s, t):
-        return w.step(t, first_order(s, t, x, data)), noise_of(s, x, data)
+        return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
     h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
     e0 = w.keep(noise_of(s, x, data))
     y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]))
@@ -83,7 +90,7 @@ def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Lin
     y = w.stage(m2, (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0 - bend * (e1 - e0))
     e2 = noise_of(m2, y, w.data(y, m2))
     bend = t.sigma / r2 * (math.expm1(h) / h - 1)
-    return w.step(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0
+    return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0
 
 
 @solver("dpm_solver_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), appendix B, noise form")

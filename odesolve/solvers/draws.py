@@ -27,16 +27,38 @@ class Noise(Protocol):
 
     def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]: ...
 
+    def fresh(self, s: Point, t: Point) -> Linear: ...
 
-class Cells:
-    """One stream an interval, the cheapest noise: it belongs to the number of the step."""
+
+class Moves:
+    """Normals of their own for moves that no path follows. ``intervals`` says of each stream between which times it is drawn."""
 
     def __init__(self):
+        self.intervals: dict[int, tuple[float, float]] = {}
+        self._moves = 0
+
+    def fresh(self, s: Point, t: Point) -> Linear:
+        stream = noise.CORRECTIONS + self._moves
+        self._moves += 1
+        self.intervals[stream] = (s.t, t.t)
+        return Linear({noise_name(stream): 1.0})
+
+
+class Cells(Moves):
+    """One stream an interval, the cheapest noise: it belongs to the number of the step.
+
+    ``whole`` gives an interval a stream of its own also where it is the sum of others: for noise from outside that knows how
+    its intervals hang together.
+    """
+
+    def __init__(self, whole: bool = False):
+        super().__init__()
+        self._whole = whole
         self._numbers: dict[tuple[float, float], int] = {}
 
     def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
-        cells = list(itertools.pairwise([s, *via, t]))
-        shares = [_clock_share(p, q, t, rate) for p, q in cells] if via else [1.0]
+        cells = [(s, t)] if self._whole else list(itertools.pairwise([s, *via, t]))
+        shares = [_clock_share(p, q, t, rate) for p, q in cells] if len(cells) > 1 else [1.0]
         out = Linear()
         for (p, q), share in zip(cells, shares, strict=True):
             out = out + Linear({noise_name(noise.STEPS + self._number(p, q)): math.sqrt(share / sum(shares))})
@@ -47,13 +69,16 @@ class Cells:
         return Linear({noise_name(noise.STEPS + cell): 1.0}), Linear({noise_name(noise.AREAS + cell): 1.0})
 
     def _number(self, s: Point, t: Point) -> int:
-        return self._numbers.setdefault((s.t, t.t), len(self._numbers))
+        number = self._numbers.setdefault((s.t, t.t), len(self._numbers))
+        self.intervals[noise.STEPS + number] = (s.t, t.t)
+        return number
 
 
-class OnePath:
+class OnePath(Moves):
     """All noise from one path, so that plans with other steps follow the same one; of some 32 streams an interval, 41 at most."""
 
     def __init__(self):
+        super().__init__()
         self._tree, self._areas = Tree(-LIMIT, LIMIT, DEPTH), AreaTree(-LIMIT, LIMIT, DEPTH)
 
     def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:

@@ -107,6 +107,6 @@ def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
     """``each`` Langevin steps at one level; the last is left as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))
-        row = x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh()
+        row = x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh(at, at)
         x = w.stage(at, row, exact=False) if k < each - 1 else row
     return x

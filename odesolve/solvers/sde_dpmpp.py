@@ -30,9 +30,9 @@ def check_level(w: Writer, name: str, value: float) -> None:
         )
 
 
-def check_fraction(w: Writer, r: float) -> None:
-    """Raise PlanError unless a stage lies inside its step."""
-    if not 0.0 < r < 1.0:
+def check_fraction(w: Writer, r: float, last: bool = False) -> None:
+    """Raise PlanError unless a stage lies inside its step, or with ``last`` at its end."""
+    if not (0.0 < r < 1.0 or (last and r == 1.0)):
         raise PlanError(f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1")
 
 

@@ -15,16 +15,16 @@ from odesolve.solvers.writer import Writer
 
 @solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS-2)", stochastic=True)
 def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpoint", s_noise: float = 1.0) -> None:
-    """SEEDS-2: one stage at the fraction r of the step in log-SNR; ``eta`` is the square of the noise level.
+    """SEEDS-2: one stage at the fraction r of the step in log-SNR (1: at its end); ``eta`` is the square of the noise level.
 
     ``second`` weighs the two predictions by the "midpoint" rule or by "heun", which integrates their line exactly.
     """
     check_level(w, "eta", eta)
-    check_fraction(w, r)
+    check_fraction(w, r, last=True)
     if second not in ("midpoint", "heun"):
         raise PlanError(f"{w.solver}: give second='midpoint' or 'heun'")
     x, exact = w.start, s_noise == 1.0
-    for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
+    for (s, t), m in zip(w.steps, w.between(inner_lam(r)) if r < 1.0 else w.points[1:], strict=True):
         data = w.data(x, s)
         if singular(s, t):
             x = w.step(t, tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise), exact)
@@ -35,7 +35,7 @@ def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpo
             mean = tau_mean(s, t, x, [(s, data + (0.5 / r) * rise)], eta)
         else:
             mean = _bent(s, t, x, data, (1 / r) * rise, eta)
-        x = w.step(t, mean + tau_noise(w, s, t, eta, (m,), s_noise), exact)
+        x = w.step(t, mean + tau_noise(w, s, t, eta, (m,) if r < 1.0 else (), s_noise), exact)
 
 
 @solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True)

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import torch
 
-from odesolve import noise
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, noise_name, stream_of
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, stream_of
 from odesolve.paths import Path, Point
 from odesolve.plan import Plan
 from odesolve.solvers.draws import Cells, Noise, OnePath
@@ -22,7 +21,8 @@ class Writer:
 
     ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces the first evaluation
     by the analytic guess for unit-variance data far out in the noise (Dockhorn et al. 2022, section 3.3). ``tree`` takes all
-    noise from one Brownian path in log-SNR, so that plans with other numbers of steps follow the same path.
+    noise from one Brownian path in log-SNR, so that plans with other numbers of steps follow the same path; ``source`` takes
+    it from there instead.
     """
 
     def __init__(
@@ -33,16 +33,17 @@ class Writer:
         closed: bool = False,
         afs: bool = False,
         tree: bool = False,
+        source: Noise | None = None,
     ):
         self.path, self.solver, self.closed, self._afs = path, solver, closed, afs
-        self._noise: Noise = OnePath() if tree else Cells()
+        self._noise: Noise = source or (OnePath() if tree else Cells())
         self.points = path.points(grid)
         self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
         self.start = Linear({START: 1.0})
         self.inner: dict[tuple[str, float], list[Point]] = {}
         self.tables: dict[str, list] = {}
         self._instructions: list[Instruction] = []
-        self._done = self._stages = self._evaluations = self._kept = self._corrections = 0
+        self._done = self._stages = self._evaluations = self._kept = 0
 
     def between(self, locate: Callable[[Point, Point], float]) -> list[Point]:
         """A point inside every step; ``locate`` gives its lambda (NaN where the step has none)."""
@@ -89,14 +90,13 @@ class Writer:
         self._kept += 1
         return self._combine(Output(f"e{self._kept}"), value)
 
-    def fresh(self) -> Linear:
-        """A standard normal of its own, for a move at fixed time."""
-        self._corrections += 1
-        return Linear({noise_name(noise.CORRECTIONS + self._corrections - 1): 1.0})
+    def fresh(self, s: Point, t: Point) -> Linear:
+        """A standard normal of its own, for a move at fixed time (s is t), or back from s to a noisier t."""
+        return self._noise.fresh(s, t)
 
     def langevin(self, x: Linear, score: Linear, at: Point, snr: float, scale: float, last: bool) -> Linear:
         """A Langevin step at fixed time whose size follows from norms (see ``run.places.langevin``); ``last`` of its step."""
-        return self._apply("langevin", x, at, last, (score.name,), stream_of(self.fresh().name), (snr, scale))
+        return self._apply("langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale))
 
     def learned_noise(self, mean: Linear, s: Point, t: Point, small: float, large: float) -> Linear:
         """Finish a step by noise of the variance that the network predicted in its last evaluation, between two."""
