@@ -44,6 +44,7 @@ __all__ = [
     "default_plan",
     "dequantise",
     "elbo",
+    "from_pipeline",
     "grids",
     "invert",
     "iterate",
@@ -64,3 +65,12 @@ __all__ = [
     "tableaus",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # It needs diffusers, which is optional and slow to import.
+    if name == "from_pipeline":
+        from odesolve.integrations.diffusers import from_pipeline
+
+        return from_pipeline
+    raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

@@ -18,10 +18,11 @@ from odesolve.errors import OdesolveError, unknown
 class Convention:
     """What a scheduler class does with its config.
 
-    ``inner`` leaves out the lowest of n + 1 positions; ``whole`` puts noise levels at whole training steps, ``rounds``
-    says on which kinds of noise levels the network is told whole numbers; ``table`` spans Karras and other grids over the whole table and not over the times
-    chosen. ``final`` is what follows the last evaluation: "zero", "sigma_min" or as ``set_alpha_to_one`` says; ``unit`` starts from noise
-    of unit variance and not of that of the first level. ``taper``: below how many steps ``lower_order_final`` lowers the order.
+    ``inner`` leaves out the lowest of n + 1 positions; ``whole`` puts noise levels at whole training steps, ``rounds`` says on
+    which kinds of levels the network is told whole numbers; ``table`` spans Karras and other grids over the whole table and
+    not over the times chosen. ``final`` is what follows the last evaluation: "zero", "sigma_min", or "alpha" for what
+    ``set_alpha_to_one`` says; ``unit`` starts from noise of unit variance and not of that of the first level. ``taper``: below
+    how many steps ``lower_order_final`` lowers the order.
     """
 
     name: str

@@ -28,6 +28,11 @@ class Asked(NamedTuple):
     sigmas: Levels | None = None
     mu: float | None = None
 
+    def key(self) -> tuple:
+        """The same as plain values."""
+        timesteps, sigmas = (None if v is None else tuple(v.tolist()) for v in (self.timesteps, self.sigmas))
+        return self.n, timesteps, sigmas, self.mu
+
 
 class Placed(NamedTuple):
     """n + 1 noise levels from noise to data, and what the network is told at the first n of them."""

@@ -95,7 +95,6 @@ def schedule(trained: Trained, convention: Convention, choice: Choice, found: Pl
         np.append(levels, found.levels[-1]),
         times,
         _starts(whole),
-        {0: whole},
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
@@ -88,7 +89,7 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
 
     def _prepare(self) -> None:
         """Read the config."""
-        c = self.config
+        c = self._read = self.config
         self._schedules: dict[tuple, Schedule] = {}
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
@@ -135,8 +136,10 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
 
         Raises OdesolveError for numbers that contradict each other.
         """
+        if self.config is not self._read:  # pipelines write configs of their own into their schedulers
+            self._prepare()
         what = asked(num_inference_steps, timesteps, sigmas, mu)
-        key = tuple(None if v is None else tuple(v.tolist()) if hasattr(v, "tolist") else v for v in what)
+        key = what.key()
         if key not in self._schedules:
             found = placed(self.trained, self.convention, self.config, what)
             choice, exact = self._choice(what.n), self.config["exact_timesteps"]
@@ -261,6 +264,8 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         eta: float = 0.0,
         generator: Generators = None,
         return_dict: bool = True,
+        variance_noise: Tensor | None = None,
+        use_clipped_model_output: bool | None = None,
     ) -> StepOutput | tuple[Tensor]:
         """The sample after this network call.
 
@@ -271,12 +276,14 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
             eta: noise of DDIM; other solvers have their own options.
             generator: one generator, or one a sample: the noise of a sample depends on its own alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
+            variance_noise: standard normal noise of this step, in place of our own.
+            use_clipped_model_output: taken for the pipelines that give it; a clipped x0 always counts in the whole step here.
 
         The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
         """
         walk = getattr(self._walks, "mine", None) or self._going()
         index = walk.locate(timestep)
-        out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator)
+        out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise)
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

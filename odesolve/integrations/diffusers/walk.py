@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Walk:
         expected = self.index if self.index is not None else self.begin_index
         if isinstance(timestep, Tensor):
             if timestep._base is self.timesteps or _same_memory(timestep, self.timesteps):
-                return timestep.storage_offset()
+                return int(timestep.storage_offset())
             if expected is not None and not timestep.is_cpu:
                 return expected
         value = float(timestep)
@@ -62,7 +62,15 @@ class Walk:
         """The first call whose time is nearest to a value, of those that begin a step."""
         return min(self.schedule.starts, key=lambda i: (abs(self.host[i] - value), i))
 
-    def step(self, output: Tensor, index: int, sample: Tensor, eta: float, generator: Generators) -> Tensor:
+    def step(
+        self,
+        output: Tensor,
+        index: int,
+        sample: Tensor,
+        eta: float,
+        generator: Generators,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """The sample after call ``index``, in the dtype of ``sample``."""
         if index >= len(self.host):
             raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
@@ -74,13 +82,13 @@ class Walk:
         cursor = self._cursor
         assert cursor is not None
         slots, buffers, program = self._slots, None if recorded else self._buffers, cursor.program
-        self.index = index
+        draw = None if noise is None else _once(noise)
         # As ``accept`` does, without its look at what the network returned: nothing is written where its input lies.
-        for slot, value in zip(program.ops[self._position].outputs, self._outputs(output, sample), strict=True):
+        for slot, value in zip(self._call().outputs, self._outputs(output, sample), strict=True):
             slots[slot] = value
         for slot in program.frees[self._position]:
             slots[slot] = None
-        self._position = proceed(cursor, self._position + 1, slots, self.schedule.trained.functions, buffers)
+        self._position = proceed(cursor, self._position + 1, slots, self.schedule.trained.functions, buffers, draw)
         self._at = self.index = index + 1
         return self._hand_out(program, slots, buffers, sample)
 
@@ -116,7 +124,7 @@ class Walk:
         self._at, self._begun = loop["at"], tuple(loop["begun"])
         cursor = Cursor.load(self.schedule.program(*self._begun), loop["cursor"])
         self._cursor, self._position, self._slots = cursor, cursor.position, list(cursor.slots)
-        self._buffers = [None] * cursor.program.slots
+        self._buffers = list[Tensor | None]([None] * cursor.program.slots)
         self._handed = cursor.input.clone()
         self._version = self._handed._version
 
@@ -133,7 +141,7 @@ class Walk:
         return out
 
     def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
-        call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
+        call = self._call()
         outputs = [output]
         if output.shape == sample.shape and self._plain:
             return outputs
@@ -146,11 +154,16 @@ class Walk:
             outputs = [half.contiguous() for half in output.chunk(2, dim=1)]
         if self.schedule.trained.sign < 0:
             outputs[0] = -outputs[0]
-        if len(call.outputs) > len(outputs):  # type: ignore[union-attr]
+        if len(call.outputs) > len(outputs):
             raise OdesolveError(
                 "the plan uses a learned variance and the network's output has none: give twice the channels"
             )
-        return outputs[: len(call.outputs)]  # type: ignore[union-attr]
+        return outputs[: len(call.outputs)]
+
+    def _call(self) -> Call:
+        """The network call that is waited for."""
+        assert self._cursor is not None
+        return self._cursor.program.ops[self._position]  # type: ignore[return-value]
 
     def _fits(self, sample: Tensor) -> bool:
         handed = self._handed
@@ -161,7 +174,7 @@ class Walk:
         self._begun = (index, not wide, eta)
         program = self.schedule.program(*self._begun)
         made = _keys(generator, sample) if program.stochastic else None
-        buffers = None if recorded else [None] * program.slots
+        buffers = None if recorded else list[Tensor | None]([None] * program.slots)
         state = sample if wide else sample.float()
         functions = self.schedule.trained.functions
         self._cursor = begin(program, state, sample.dtype, functions, buffers, made, own=True)
@@ -175,13 +188,26 @@ class Walk:
 
     def _replace(self, sample: Tensor) -> None:
         """Go on from a sample that the caller changed: elements that are as they were handed out keep their full precision."""
-        call = self._cursor.program.ops[self._position]  # type: ignore[union-attr]
-        state = self._slots[call.state]  # type: ignore[union-attr]
+        call = self._call()
+        state = self._slots[call.state]
         assert state is not None
         new = sample.to(state.dtype)
         if sample.dtype != state.dtype:
             new = torch.where(sample == state.to(sample.dtype), state, new)
-        self._slots[call.state] = new  # type: ignore[union-attr]
+        self._slots[call.state] = new
+
+
+def _once(noise: Tensor) -> Callable[[int], Tensor]:
+    """The noise of a step as a source of streams, of which the step may ask for one."""
+    asked: set[int] = set()
+
+    def draw(stream: int) -> Tensor:
+        asked.add(stream)
+        if len(asked) > 1:
+            raise OdesolveError("this solver draws more than once in a step: give generator= and not variance_noise=")
+        return noise
+
+    return draw
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
@@ -195,7 +221,7 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _keys(generator: Generators, sample: Tensor) -> Tensor:
-    """Keys (B, 2) of every sample's noise: a seed drawn from its own generator, or one from the generator of all and its place."""
+    """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the generator of all and its place."""
     batch = sample.shape[0]
     if generator is None or isinstance(generator, torch.Generator) or len(generator) == 1:
         one = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
