@@ -96,11 +96,12 @@ def solve_sde(
         y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
         t: times at which the states are returned, rising or falling. Falling times solve the equation in that direction: f
             is the drift of the time-reversed process (with its score), dt is negative, and the noise has variance g^2 |dt|.
-        solver: euler_maruyama, stochastic_heun, milstein, or for additive noise sra1 and shark.
+        solver: euler_maruyama and milstein, of Stratonovich equations euler_heun, stochastic_heun, midpoint and milstein, or
+            for additive noise sra1 and shark.
         steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
-            "scalar": one Brownian motion a sample.
+            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m).
         calculus: "ito" or "stratonovich": how the equation is meant.
         tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
         args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
@@ -128,7 +129,9 @@ def solve_sde(
     times = output_times(t)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
-    path = _path(tree, adaptive, chosen, drift, times, noise, keys)
+    eq = Equation(drift, g, noise, keys)
+    shape = eq.increment_shape(times[0])
+    path = _path(tree, adaptive, chosen, drift, times, shape, keys)
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
         control = _control(drift, times, path, rtol, atol, first_step, max_steps, controller, compact)
@@ -141,8 +144,7 @@ def solve_sde(
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
-    increments = Streams() if path is None else Path(path)
-    eq = Equation(drift, g, noise, keys)
+    increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
             request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
@@ -167,12 +169,11 @@ def _path(
     solver: SDESolver,
     drift: Drift,
     times: Sequence[float],
-    noise: str,
+    shape: tuple[int, ...],
     keys: Tensor,
 ) -> BrownianPath | None:
-    """The Brownian path that the solve follows: the one given, one of these keys, or none."""
+    """The Brownian path that the solve follows, with increments of this shape: the one given, one of these keys, or none."""
     y, ends = drift.start, (min(times), max(times))
-    shape = (y.shape[0], 1) if noise == "scalar" else tuple(y.shape)
     if isinstance(tree, BrownianPath):
         low, high = tree.tree.low, tree.tree.high
         if (tree.shape, tree.dtype, tree.device) != (shape, y.dtype, y.device) or ends[0] < low or ends[1] > high:

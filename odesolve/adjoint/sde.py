@@ -16,7 +16,8 @@ from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
-from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.derivative import along, along_columns
+from odesolve.stochastic.equation import Equation, Matrix
 from odesolve.stochastic.fixed import Alive, grid_of, march
 from odesolve.stochastic.increments import Increments
 from odesolve.stochastic.plain import Plain, Steps
@@ -31,13 +32,15 @@ class StochasticAdjoint:
     parameters are the integrals of a df/dp dt + a dg/dp o dW. The gradient is that of the equation, and the steps' own in the
     limit of small ones: strong order 1. Only the states at the output times are kept, and taken up again there.
 
-    ``run`` makes the way there. ``ito``: f and g are of an Ito equation, whose drift loses (dg/dy) g / 2.
+    ``run`` makes the way there on the steps of ``grid``, ``noise`` the increment of W over one of them; ``moved`` is f h + g w of
+    (t, y, arguments, h, w), with Stratonovich's f.
     """
 
     run: Callable[[Tensor], Tensor]
-    steps: Steps
+    grid: Sequence[tuple[float, float]]
+    noise: Callable[[int], Tensor]
+    moved: Callable[[float, Tensor, Arguments, float, Tensor], Tensor]
     passed: Sequence[int]
-    ito: bool
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.run(y0), ()
@@ -52,34 +55,17 @@ class StochasticAdjoint:
 
     def _back(self, k: int, y: Tensor, a: Tensor, sums: Sums) -> tuple[Tensor, Tensor]:
         """The state and its gradient before step k."""
-        s, t = self.steps.grid[k]
-        w = -self.steps.noise(k)[0]
+        s, t = self.grid[k]
+        w = -self.noise(k)
 
         def field(at: float) -> Callable[[Tensor, Arguments], Tensor]:
-            return lambda y, args: self._moved(Plain(self.steps.eq, args), at, y, s - t, w)
+            return lambda y, args: self.moved(at, y, args, s - t, w)
 
         dy0, da0, first = sums.product(field(t), y, a)
         dy1, da1, second = sums.product(field(s), y + dy0, a - da0)
         for grads in (first, second):
             sums.add([None if g is None else -0.5 * g for g in grads])
         return y + 0.5 * (dy0 + dy1), a - 0.5 * (da0 + da1)
-
-    def _moved(self, eq: Plain, t: float, y: Tensor, h: float, w: Tensor) -> Tensor:
-        """f h + g w, with Stratonovich's f."""
-        g = eq.g(t, y)
-        f = eq.f(y, t)
-        if self.ito and isinstance(g, Tensor) and g.requires_grad:
-            f = f - 0.5 * _along(g.expand_as(y), y)
-        return h * f + g * w
-
-
-def _along(g: Tensor, y: Tensor) -> Tensor:
-    """(dg/dy) g, by the gradient of a gradient: forward derivatives ask for more of what g is made of."""
-    u = torch.zeros_like(g, requires_grad=True)
-    (back,) = torch.autograd.grad(g, y, u, create_graph=True, allow_unused=True)
-    if back is None:
-        return torch.zeros_like(y)
-    return torch.autograd.grad(back, u, g, create_graph=True)[0]
 
 
 @dataclass
@@ -130,11 +116,15 @@ class Request:
         """Something that depends on all that f and g use."""
         self.eq.begin()
         plain, t = Plain(self.eq, args), self.times[0]
-        return plain.f(ys[0], t) + plain.g(t, ys[0])
+        f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
+        return f + moved
 
     def _mode(self, want: Wanted) -> Mode:
         if self.adjoint == "continuous":
-            return StochasticAdjoint(lambda y0: self._run(), self.steps, self.passed, self.ito)
+            steps = self.steps
+            return StochasticAdjoint(
+                lambda y0: self._run(), steps.grid, lambda k: steps.noise(k)[0], self._moved, self.passed
+            )
         if self.adjoint == "backprop":
             return Backprop(self._trail)
         return Reversible(
@@ -144,6 +134,17 @@ class Request:
             None,
             self.tick,
         )
+
+    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+        eq = Plain(self.eq, args)
+        g = eq.g(t, y)
+        f = eq.f(y, t)
+        if self.ito and isinstance(g, Matrix):
+            f = f - 0.5 * along_columns(g.value, y, g.value)
+        elif self.ito and isinstance(g, Tensor):
+            whole = g.expand_as(y)
+            f = f - 0.5 * along(whole, y, whole)
+        return h * f + g * w
 
     def _run(self, before: Tensor | None = None) -> Tensor:
         y, self.last, self.state = march(

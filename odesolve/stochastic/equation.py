@@ -13,15 +13,27 @@ from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError, unknown
 from odesolve.stochastic.eager import Combination, Number, Workspace
 
-NOISES = ("diagonal", "additive", "scalar")
+NOISES = ("diagonal", "additive", "scalar", "general")
+
+
+class Matrix:
+    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions a sample."""
+
+    def __init__(self, space: Any, value: Tensor):
+        self.space, self.value = space, value
+
+    def __mul__(self, w: Tensor) -> Any:
+        # Rejected: a matrix product, whose sums depend on the batch they are made in.
+        rows = w.to(self.value.dtype).view(w.shape[0], *[1] * (self.value.dim() - 2), w.shape[1])
+        return self.space.tensor((self.value * rows).sum(-1))
 
 
 class Equation:
     """dy = f dt + g dW on samples (B, ...): ``noise`` says what W is.
 
     "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not depend on y: a number, a
-    tensor, or a function of t, or of t and y. "scalar": one Brownian motion a sample, g of y's shape. Raises OdesolveError for
-    a g of another form.
+    tensor, or a function of t, or of t and y. "scalar": one Brownian motion a sample, g of y's shape. "general": m of them a
+    sample, g of shape (B, ..., m). Raises OdesolveError for a g of another form.
     """
 
     def __init__(self, drift: Drift, g: Any, noise: str, keys: Tensor):
@@ -72,14 +84,32 @@ class Equation:
         self.diffusions.append(self._value(t, self.space.value(x)))
         return self.diffusions[-1]
 
+    def both(self, x: Combination, t: Number, w: Any) -> tuple[Combination, Combination]:
+        """The drift, and the diffusion times an increment."""
+        g = self.g(t, x)
+        return self.f(x, t), g * w
+
+    def increment_shape(self, t: float) -> tuple[int, ...]:
+        """Shape of an increment of W: that of the state, of scalar noise (B, 1), of general noise (B, m) as g says at t."""
+        y = self.drift.start
+        if self.noise != "general":
+            return (y.shape[0], 1) if self.noise == "scalar" else tuple(y.shape)
+        with torch.no_grad():
+            out = self.diffusion(t, y, self.drift.args)
+        assert isinstance(out, Tensor)
+        return y.shape[0], out.shape[-1]
+
     def _value(self, t: Number, y: Tensor) -> Any:
         out = self.diffusion(t, y, self.drift.args)
+        if self.noise == "general":
+            return Matrix(self.space, out)
         if self.noise != "scalar":
             return out
         return self.space.tensor(out.expand_as(y).contiguous() if isinstance(out, Tensor) else torch.full_like(y, out))
 
     def diffusion(self, t: Number, y: Tensor, args: tuple[Any, ...]) -> float | Tensor:
-        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, or one number a sample (B,)."""
+        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, one number a sample (B,), or of
+        general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
         out = self._g(self.time(t), self.drift.open(y), *args)
@@ -90,6 +120,10 @@ class Equation:
         drift, batch = self.drift, y.shape[0]
         lead = (batch,) if drift.by_sample else ()
         try:
+            if self.noise == "general":
+                if drift.keys is not None or out.shape[:-1] != (*lead, *drift.shapes[0]) or out.shape[-1] == 0:
+                    raise TypeError
+                return (out if drift.by_sample else out[None]).to(y.dtype)
             if drift.keys is None:
                 whole = out.expand(*lead, *drift.shapes[0]) if isinstance(out, Tensor) else None
                 if whole is None:
@@ -102,12 +136,13 @@ class Equation:
                 torch.as_tensor(p, device=y.device).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)
             ]
             return torch.cat([p.reshape(batch, -1) for p in flat], 1).to(y.dtype)
-        except (TypeError, KeyError, ValueError, RuntimeError) as e:
+        except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as e:
             form = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             shapes = [(*lead, *s) for s in drift.shapes]
             raise OdesolveError(
                 f"g returned {form} for a state of shape {shapes if drift.keys is not None else shapes[0]}: return g in the "
-                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') or a sample ('scalar')"
+                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') or a sample ('scalar'), or of a "
+                "tensor y (B, ...) a tensor (B, ..., m) with m of them a sample ('general')"
             ) from e
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -19,10 +20,20 @@ class Increments(Protocol):
 
 
 class Streams:
-    """One stream of normal numbers a step: the least work, and another path for another number of steps."""
+    """One stream of normal numbers a step: the least work, and another path for another number of steps.
+
+    ``shape`` is that of an increment.
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        self.shape = shape
 
     def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
         std = abs(t - s) ** 0.5
+        if eq.noise == "general":
+            z = eq.drift.start.new_empty(self.shape)
+            normal(z, eq.keys, STEPS + step)
+            return std * z, None
         if eq.noise == "scalar":
             z = torch.empty(eq.keys.shape[0], 1, dtype=torch.float64, device=eq.keys.device)
             normal(z, eq.keys, STEPS + step)
@@ -45,4 +56,6 @@ class Path:
             return eq.space.tensor(w), eq.space.tensor(a)
         w = self.path(s, t)
         assert isinstance(w, torch.Tensor)
+        if eq.noise == "general":
+            return w, None
         return (w[:, 0].double(), None) if eq.noise == "scalar" else (eq.space.tensor(w), None)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.equation import Equation, Matrix
 from odesolve.stochastic.increments import Increments
 from odesolve.stochastic.steps import Step
 
@@ -22,9 +22,20 @@ class Plain:
         """The drift."""
         return self.eq.drift(self.eq.time(t), x, self.args)
 
-    def g(self, t: float, x: Tensor) -> float | Tensor:
-        """The diffusion, a number or what broadcasts to the state."""
+    def both(self, x: Tensor, t: float, w: Any) -> tuple[Tensor, Tensor]:
+        """The drift, and the diffusion times an increment."""
+        g = self.g(t, x)
+        return self.f(x, t), g * w
+
+    def tensor(self, x: Tensor) -> Tensor:
+        """The tensor itself as a value."""
+        return x
+
+    def g(self, t: float, x: Tensor) -> Any:
+        """The diffusion, a number, what broadcasts to the state, or of general noise a ``Matrix``."""
         out = self.eq.diffusion(t, x, self.args)
+        if self.noise == "general":
+            return Matrix(self, out)  # type: ignore[arg-type]
         if isinstance(out, Tensor) and out.dim() == 1 < x.dim():
             out = out.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
         return out
@@ -50,6 +61,8 @@ class Steps:
         self.eq.begin()
         w, a = self.increments(self.eq, k, *self.grid[k], self.area)
         like = self.eq.space.like
+        if self.eq.noise == "general":
+            return w, None
         if isinstance(w, Tensor):  # of scalar noise, one number a sample
             return w.to(like.dtype).view(-1, *[1] * (like.dim() - 1)), None
         return self.eq.space.value(w), None if a is None else self.eq.space.value(a)

@@ -37,18 +37,30 @@ BOTH = ("ito", "stratonovich")
 
 def euler_maruyama(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
     """Maruyama 1955."""
-    g = eq.g(t, x)
-    return schemes.euler_maruyama(x, eq.f, lambda _: g, t, h, w)
+    f, moved = eq.both(x, t, w)
+    return x + h * f + moved
 
 
 def stochastic_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
     """Rumelin 1982, eq. 2.6: drift and diffusion averaged over both ends."""
     if eq.noise == "additive":
         return schemes.stochastic_heun(x, eq.f, lambda s: eq.g(s, x), t, h, w)
-    f0, g0 = eq.f(x, t), eq.g(t, x)
-    end = eq.held(x + h * f0 + g0 * w)
-    f1, g1 = eq.f(end, t + h), eq.g(t + h, end)
-    return x + (0.5 * h) * (f0 + f1) + (0.5 * (g0 + g1)) * w
+    f0, moved0 = eq.both(x, t, w)
+    f1, moved1 = eq.both(eq.held(x + h * f0 + moved0), t + h, w)
+    return x + (0.5 * h) * (f0 + f1) + 0.5 * (moved0 + moved1)
+
+
+def euler_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+    """Kloeden and Platen 1992, section 15.5 (the explicit one): drift of the beginning, diffusion averaged over both ends."""
+    f, moved = eq.both(x, t, w)
+    return x + h * f + 0.5 * (moved + eq.g(t + h, eq.held(x + moved)) * w)
+
+
+def midpoint(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+    """Drift and diffusion of an Euler step over half the length and half the increment (Kidger 2022, section 5.1)."""
+    f, moved = eq.both(x, t, w)
+    f, moved = eq.both(eq.held(x + (0.5 * h) * f + 0.5 * moved), t + 0.5 * h, w)
+    return x + h * f + moved
 
 
 def milstein(eq: Equation, x: Combination, t: Any, h: float, w: Any, a: Any, ito: bool = True) -> Combination:
@@ -78,14 +90,15 @@ def shark(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) ->
     return schemes.shark(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
 
 
-_ITO, _STRATONOVICH = {"diagonal": ("ito",), "scalar": ("ito",)}, {"diagonal": BOTH[1:], "scalar": BOTH[1:]}
+# Of general noise order 1 needs Levy areas of pairs of its motions, or columns of g that commute.
+_MIXED = ("diagonal", "scalar", "general")
+_ITO, _STRATONOVICH = ({"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:]))
+_ONE = {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0, "general": 0.5}
 SOLVERS = {
-    "euler_maruyama": SDESolver(
-        euler_maruyama, {"additive": BOTH, **_ITO}, {"additive": 1.0, "diagonal": 0.5, "scalar": 0.5}, 1
-    ),
-    "stochastic_heun": SDESolver(
-        stochastic_heun, {"additive": BOTH, **_STRATONOVICH}, {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0}, 2
-    ),
+    "euler_maruyama": SDESolver(euler_maruyama, _ITO, {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}, 1),
+    "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1),
+    "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
+    "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
     "milstein": SDESolver(milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1),
     "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
     "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),

@@ -42,7 +42,9 @@ SPREAD = 0.8
         ("euler_maruyama", "ito", 0.5),
         ("milstein", "ito", 1.0),
         ("milstein", "stratonovich", 1.0),
+        ("euler_heun", "stratonovich", 1.0),
         ("stochastic_heun", "stratonovich", 1.0),
+        ("midpoint", "stratonovich", 1.0),
     ],
 )
 @pytest.mark.parametrize("noise", ["diagonal", "scalar"])
@@ -56,7 +58,7 @@ def test_strong_order_on_geometric_brownian_motion(solver, calculus, noise, orde
     assert found == pytest.approx(order, abs=0.2)
 
 
-@pytest.mark.parametrize("solver", ["milstein", "stochastic_heun"])
+@pytest.mark.parametrize("solver", ["milstein", "euler_heun", "stochastic_heun", "midpoint"])
 def test_strong_order_where_the_diffusion_is_not_linear(solver):
     """dy = 0.8 sqrt(1 + y^2) o dW has the solution sinh(arsinh(y0) + 0.8 W): a bias of g'' g^2 would be seen."""
     w, y0 = path(5), torch.ones(SAMPLES, 1, **WIDE)
@@ -64,6 +66,29 @@ def test_strong_order_where_the_diffusion_is_not_linear(solver):
     options = {"calculus": "stratonovich"}
     found = strong(lambda t, y: 0 * y, lambda t, y: SPREAD * (1 + y * y).sqrt(), y0, exact, w, solver, **options)
     assert found == pytest.approx(1.0, abs=0.2)
+
+
+def crossed(t, y):
+    """Columns (y_2, 0) and (0, y_1), which do not commute; neither has a drift in the other calculus."""
+    return torch.diag_embed(y.flip(1))
+
+
+@pytest.mark.parametrize(
+    ("solver", "calculus"),
+    [("euler_maruyama", "ito"), *((s, "stratonovich") for s in ("euler_heun", "stochastic_heun", "midpoint"))],
+)
+def test_strong_order_of_general_noise(solver, calculus):
+    """1/2, all to one solution."""
+    path = ode.BrownianPath((SAMPLES, 2), seed=7, **WIDE)
+    y0 = torch.tensor([[1.0, -0.5]], **WIDE).expand(SAMPLES, 2).contiguous()
+
+    def run(solver, calculus, steps):
+        options = {"noise": "general", "tree": path, "calculus": calculus}
+        return ode.solve_sde(lambda t, y: 0 * y, crossed, y0, (0, 1), solver, steps, **options).last
+
+    fine = run("stochastic_heun", "stratonovich", 4096)
+    errors = [float((run(solver, calculus, n) - fine).square().mean().sqrt()) for n in STEPS]
+    assert slope(errors) == pytest.approx(0.5, abs=0.15)
 
 
 def well(t, y):

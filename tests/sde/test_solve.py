@@ -13,11 +13,14 @@ from odesolve import OdesolveError
 from odesolve.noise import STEPS
 
 WIDE = {"dtype": torch.float64}
-ADDITIVE = ("euler_maruyama", "stochastic_heun", "sra1", "shark")
+ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1", "shark")
+STRATONOVICH = ("euler_heun", "stochastic_heun", "midpoint")
 CASES = [
     *((s, "additive", "ito") for s in ADDITIVE),
     *((s, n, "ito") for s in ("euler_maruyama", "milstein") for n in ("diagonal", "scalar")),
-    *((s, n, "stratonovich") for s in ("stochastic_heun", "milstein") for n in ("diagonal", "scalar")),
+    *((s, n, "stratonovich") for s in (*STRATONOVICH, "milstein") for n in ("diagonal", "scalar")),
+    ("euler_maruyama", "general", "ito"),
+    *((s, "general", "stratonovich") for s in STRATONOVICH),
 ]
 
 
@@ -29,13 +32,18 @@ def half(t, y):
     return 0.5 * y
 
 
+def mixed(t, y):
+    """A diffusion of two Brownian motions, (B, n, 2)."""
+    return torch.stack([0.5 * y, 0.3 * y.sin() + 0.1 * y.roll(1, 1)], -1)
+
+
 def start(batch=4, n=3, **options):
     return torch.linspace(0.5, 1.5, batch * n, **{**WIDE, **options}).reshape(batch, n)
 
 
 def solve(y0, solver="euler_maruyama", noise="diagonal", calculus="ito", f=decay, g=None, **options):
     if g is None:
-        g = 0.5 if noise == "additive" else half
+        g = {"additive": 0.5, "general": mixed}.get(noise, half)
     options = {"seed": 3, "steps": 10, **options}
     return ode.solve_sde(f, g, y0, solver=solver, noise=noise, calculus=calculus, **options)
 
@@ -56,7 +64,7 @@ def test_euler_maruyama_by_hand():
 @pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
 def test_without_noise_it_is_an_ode(solver, noise, calculus):
     """Of at least first order, forward and backward."""
-    y0, none = start(), 0.0 if noise == "additive" else lambda t, y: 0 * y
+    y0, none = start(), {"additive": 0.0, "general": lambda t, y: 0 * mixed(t, y)}.get(noise, lambda t, y: 0 * y)
     for t in ((0.0, 1.0), (1.0, 0.0)):
         sol = solve(y0, solver, noise, calculus, f=lambda t, y: -t * y, g=none, t=t, steps=200)
         exact = y0 * math.exp(-0.5 if t[1] > t[0] else 0.5)
@@ -161,7 +169,7 @@ def test_scalar_noise_is_one_motion_a_sample():
     assert len(sol.last[:, 0].unique()) == 4
 
 
-@pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
+@pytest.mark.parametrize(("solver", "noise", "calculus"), [c for c in CASES if c[1] != "general"])
 def test_tuples_and_dicts(solver, noise, calculus):
     """As one tensor of their elements."""
     y0 = start(4, 3)
@@ -171,6 +179,19 @@ def test_tuples_and_dicts(solver, noise, calculus):
     sol = solve(whole, solver, noise, calculus, f=lambda t, y: {k: -v for k, v in y.items()}, g=g)
     assert torch.equal(torch.cat([sol.last["a"].flatten(1), sol.last["b"]], 1), want)
     assert sol.y["b"].shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize(("solver", "calculus"), [c[::2] for c in CASES if c[1] == "general"])
+def test_general_noise_of_one_motion_an_element_is_diagonal(solver, calculus):
+    path = ode.BrownianPath((4, 3), seed=2, **WIDE)
+    want = solve(start(), solver, "diagonal", calculus, tree=path).last
+    sol = solve(start(), solver, "general", calculus, g=lambda t, y: torch.diag_embed(half(t, y)), tree=path)
+    assert torch.allclose(sol.last, want, rtol=1e-14)
+    alone = ode.solve_sde(
+        lambda t, y: -y, lambda t, y: y[:, None] * torch.ones(3, **WIDE), start()[0], (0, 1), solver, 9, seed=1,
+        noise="general", calculus=calculus,
+    )  # fmt: skip
+    assert (alone.last.shape, alone.status) == ((3,), "ok")
 
 
 def test_one_system():
@@ -230,9 +251,11 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
     ("call", "message"),
     [
         (lambda: solve(start(), "sra2"), "did you mean 'sra1'"),
-        (lambda: solve(start(), noise="general"), "unknown noise|solves no"),
+        (lambda: solve(start(), noise="matrix"), "unknown noise|solves no"),
+        (lambda: solve(start(), noise="general", g=half), "g returned"),
+        (lambda: solve(start(), "milstein", noise="general"), "take euler_maruyama, or"),
         (lambda: solve(start(), "shark"), "take euler_maruyama or milstein"),
-        (lambda: solve(start(), calculus="stratonovich"), "take stochastic_heun or milstein"),
+        (lambda: solve(start(), calculus="stratonovich"), "take euler_heun or stochastic_heun or midpoint or milstein"),
         (lambda: solve(start(), calculus="strat"), "unknown calculus"),
         (lambda: solve(start(), steps=0), "steps=0"),
         (lambda: solve(start(), t=(0.0,)), "two or more times"),
