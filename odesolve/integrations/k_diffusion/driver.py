@@ -1,0 +1,204 @@
+"""Our plans run by k-diffusion's protocol: its levels, its callback, its noise samplers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve import grids, paths
+from odesolve.errors import OdesolveError
+from odesolve.instructions import Combine, Evaluate
+from odesolve.integrations.k_diffusion.hosts import noise_scale
+from odesolve.integrations.k_diffusion.noise import NoiseSampler
+from odesolve.keys import keys_of
+from odesolve.lower import Reading, lower
+from odesolve.models import Model
+from odesolve.plan import Plan
+from odesolve.planning import frozen
+from odesolve.program import Block, Call, Program
+from odesolve.progress import Bar
+from odesolve.run.advance import advance, begin
+from odesolve.slots import is_step
+from odesolve.solvers import REGISTRY, Writer
+from odesolve.solvers.draws import Cells, Noise, OnePath
+
+Callback = Callable[[dict[str, Any]], Any]
+Write = Callable[..., None]
+Extra = Mapping[str, Any] | None
+# k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows that one contains the other.
+WHOLE = ("dpmpp_sde",)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan ready for this protocol.
+
+    ``begins`` has the step that a network call begins, ``intervals`` the times between which a stream of noise is drawn.
+    """
+
+    program: Program
+    begins: Mapping[int, int]
+    intervals: Mapping[int, tuple[float, float]]
+
+
+def solve(
+    solver: str | Write,
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Extra = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    noise_sampler: NoiseSampler | None = None,
+    flow: bool = False,
+    tree: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Run a solver on these noise levels, from x at the first of them.
+
+    Args:
+        solver: a name from ``ode.solvers()``, or a function of a Writer.
+        model: model(x, sigma, **extra_args) -> denoised, sigma (B,) in the dtype of x.
+        x: the state (B, ...); kept in float32 at least, and returned in its own dtype.
+        sigmas: noise levels (n + 1,), read once. Fewer than two are no step: x is returned.
+        extra_args: keyword arguments of the model; "seed", where there is one, also decides the noise.
+        callback: called at the first evaluation of a step with x, i, sigma, sigma_hat and denoised there.
+        disable: True for no progress bar, False for one, None for one on a terminal.
+        noise_sampler: noise of unit variance for a pair of levels, asked for after the evaluation it follows. By default it is
+            a function of the seed and the sample's place; with ``tree`` of one Brownian path, whatever the steps.
+        flow: levels are times of x_t = (1 - t) x0 + t eps.
+        options: of the solver.
+
+    Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the model's output raise.
+    """
+    sigmas = torch.as_tensor(sigmas)
+    if sigmas.dim() != 1 or not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
+        given = f"x is {_form(x)}, sigmas are {_form(sigmas)}"
+        raise OdesolveError(f"{given}: give floats (B, ...) and noise levels (n + 1,)")
+    if len(sigmas) < 2:
+        return x
+    if flow and "s_noise" in options:
+        options["s_noise"] *= noise_scale(model)
+    levels = tuple(map(float, sigmas.tolist()))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    source = "given" if noise_sampler is not None else "tree" if tree else "cells"
+    chosen = tuple(sorted((name, frozen(value)) for name, value in options.items()))
+    ready = prepare(solver, chosen, levels, flow, wide != x.dtype, source)
+    return _run(ready, model, x, wide, (levels, sigmas), dict(extra_args or {}), callback, disable, noise_sampler)
+
+
+@torch.no_grad()
+def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable, noise_sampler) -> Tensor:
+    program, plan = ready.program, ready.program.plan
+    network = Model(model, plan.path, "data", dtype=x.dtype, cond=extra_args)
+    # Wrappers multiply x by what they make of sigma, so it comes in the dtype of x.
+    times = torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
+    sigma_in = times[:, None].expand(-1, x.shape[0]).clone().unbind(0)
+    draw = None if noise_sampler is None else Asked(noise_sampler, ready, *levels)
+    seed = extra_args.get("seed")
+    keyed = draw is None and plan.streams
+    keys = keys_of(x.shape[0], seed if isinstance(seed, int) else None, None, x.device) if keyed else None
+    with Bar(plan.steps, None if disable is None else not disable, "step") as tick:
+        # Every step has memory of its own: models and callbacks keep what they are given.
+        cursor = begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw)
+        while not cursor.done:
+            call = cursor.call
+            outputs = network.evaluate(cursor.input, cursor.state, sigma_in[call.index], call.branches)
+            step = ready.begins.get(call.index)
+            if callback is not None and step is not None:
+                callback(_told(cursor.input, step, call.t, outputs[0], *levels))
+            if tick is not None and step is not None:
+                tick(step + 1)
+            cursor = advance(cursor, outputs, draw=draw)
+    return cursor.result.to(x.dtype)
+
+
+def _told(x: Tensor, step: int, t: float, denoised: Tensor, levels: tuple[float, ...], sigmas: Tensor) -> dict:
+    sigma = sigmas[step]
+    sigma_hat = sigma if t == levels[step] else sigmas.new_tensor(t)
+    return {"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised}
+
+
+class Asked:
+    """A noise sampler as the source of a plan's streams: asked once for each, with the levels as the user has them."""
+
+    def __init__(self, sampler: NoiseSampler, ready: Prepared, levels: tuple[float, ...], sigmas: Tensor):
+        self.sampler, self.ready, self.sigmas = sampler, ready, sigmas
+        self.index = {t: i for i, t in enumerate(levels)}
+        ops = [op for op in ready.program.ops if not isinstance(op, Call)]
+        self.left = Counter(s for op in ops for s in (op.streams if isinstance(op, Block) else (op.stream,)))
+        self.kept: dict[int, Any] = {}
+
+    def __call__(self, stream: int) -> Any:
+        if stream not in self.kept:
+            if stream not in self.ready.intervals:
+                solver = self.ready.program.plan.solver
+                raise OdesolveError(f"{solver} needs more of a path than its increments: leave noise_sampler= out")
+            self.kept[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
+        self.left[stream] -= 1
+        return self.kept[stream] if self.left[stream] else self.kept.pop(stream)
+
+    def _level(self, t: float) -> Tensor:
+        return self.sigmas[self.index[t]] if t in self.index else self.sigmas.new_tensor(t)
+
+
+@lru_cache(256)
+def prepare(
+    solver: str | Write,
+    options: tuple[tuple[str, Any], ...],
+    levels: tuple[float, ...],
+    flow: bool,
+    cast: bool,
+    source: str,
+) -> Prepared:
+    """Plan and lower a solver on these levels; ``source`` of the noise is "cells", "tree" or "given"."""
+    path = path_of(levels, flow)
+    times = grids.make(grids.Listed(values=levels), path, None)
+    made = dict(options)
+    whole = solver in WHOLE
+    noise: Noise = OnePath() if source == "tree" else Cells(whole=whole and source == "given")
+    if isinstance(solver, str):
+        entry = REGISTRY.find(solver)
+        entry.check_options(made)
+        name, write = entry.name, entry.write
+    else:
+        name, write = solver.__name__, solver
+    writer = Writer(path, times, name, source=noise)
+    write(writer, **made)
+    plan = writer.plan()
+    program = lower(plan, path, Reading("data", cast=cast))
+    return Prepared(program, _begins(plan), getattr(noise, "intervals", {}))
+
+
+def path_of(levels: tuple[float, ...], flow: bool) -> paths.Path:
+    """The path whose times these levels are: x0 + sigma eps with room above for noise that is added, or a flow's."""
+    if flow:
+        return paths.Linear()
+    positive = [s for s in levels if s > 0]
+    if not positive or max(positive) == float("inf"):
+        raise OdesolveError(f"sigmas are {levels}: give finite noise levels with a positive one among them")
+    return paths.EDM(sigma_max=2.0 * max(positive), sigma_min=min(positive))
+
+
+def _begins(plan: Plan) -> dict[int, int]:
+    """The step that each network call begins, of the calls that begin one."""
+    found: dict[int, int] = {}
+    calls, step, begun = 0, 0, -1
+    for i in plan.instructions:
+        if isinstance(i, Evaluate):
+            if step > begun:
+                found[calls] = begun = step
+            calls += 1
+        else:
+            step += sum(map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output]))
+    return found
+
+
+def _form(x: Any) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

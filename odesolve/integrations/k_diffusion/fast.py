@@ -1,0 +1,82 @@
+"""DPM-Solver-fast: single steps of order 3 with one or two lower ones at the end, for a given number of evaluations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.instructions import Linear
+from odesolve.integrations.k_diffusion.driver import solve
+from odesolve.paths import Point
+from odesolve.solvers import Writer
+from odesolve.solvers.dpm_solver import second_order_step, third_order_step
+from odesolve.solvers.generator import noise_of, noise_row
+from odesolve.solvers.stochastic import eta_split, towards_data
+
+
+def sample_dpm_fast(
+    model, x, sigma_min, sigma_max, n, extra_args=None, callback=None, disable=None, eta=0.0, s_noise=1.0,
+    noise_sampler=None,
+):  # fmt: skip
+    """DPM-Solver-fast with n evaluations from sigma_max to sigma_min (Lu et al. 2022a, section 3.4).
+
+    Steps are uniform in log sigma. ``eta`` > 0 steps to a lower level and adds noise. The callback gets t = -log sigma as well.
+    """
+    low, high = ends(sigma_min, sigma_max)
+    if not isinstance(n, int) or n < 1:
+        raise OdesolveError(f"n={n!r}: give the number of evaluations, at least 1")
+    count = n // 3 + 1
+    orders = (*[3] * (count - 2), 2, 1) if n % 3 == 0 else (*[3] * (count - 1), n % 3)
+    t = torch.linspace(-math.log(high), -math.log(low), count + 1, dtype=torch.float64)
+    sigmas = torch.exp(-t)
+    sigmas[0], sigmas[-1] = high, low
+    told = None if callback is None else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
+    options = {"orders": orders, "eta": float(eta), "s_noise": float(s_noise)}
+    if not eta:
+        noise_sampler = None
+    return solve(dpm_fast, model, x, sigmas, extra_args, told, disable, noise_sampler, **options)
+
+
+def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
+    """Both ends of a solve in log sigma. Raises OdesolveError where one has no logarithm."""
+    low, high = float(sigma_min), float(sigma_max)
+    if not (0.0 < low < math.inf and 0.0 < high < math.inf and low != high):
+        raise OdesolveError(f"sigma_min={low}, sigma_max={high}: give two different positive noise levels")
+    return low, high
+
+
+def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) -> None:
+    """Steps of these orders; with ``eta`` to a lower level, not below the last one, and noise back up."""
+    x, exact = w.start, s_noise == 1.0
+    if eta:
+        towards_data(w)
+    for (s, t), order, down in zip(w.steps, orders, _lower(w, eta), strict=True):
+
+        def land(p: Point, value: Linear, t: Point = t, s: Point = s) -> Linear:
+            added = math.sqrt(max(t.sigma**2 - p.sigma**2, 0.0)) * s_noise
+            return (
+                w.step(t, w.stage(p, value, exact) + added * w.noise(s, t), exact) if added else w.step(t, value, exact)
+            )
+
+        inner = [w.path.point(float(w.path.t_of_lam(s.lam + r * (down.lam - s.lam)))) for r in _STAGES[order]]
+        if order == 1:
+            x = land(down, noise_row(s, down, x, [(s, noise_of(s, x, w.data(x, s)))]))
+        elif order == 2:
+            x, _ = second_order_step(w, s, inner[0], down, x, land=land)
+        else:
+            x, _ = third_order_step(w, s, inner[0], inner[1], down, x, land=land)
+
+
+_STAGES = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
+
+
+def _lower(w: Writer, eta: float) -> list[Point]:
+    """The point that each step goes to before its noise."""
+    if not eta:
+        return [t for _, t in w.steps]
+    last = w.steps[-1][1].rho
+    kept = [max(t.rho * math.sqrt(eta_split(s, t, eta).kept), last) for s, t in w.steps]
+    return w.path.points(w.path.t_of_rho(torch.tensor(kept, dtype=torch.float64)))
