@@ -23,6 +23,7 @@ CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
 PROBES: Final = 7 << _SHIFT  # + number of the probe of a trace
 DEQUANTISE: Final = 8 << _SHIFT  # + number of the draw that spreads discrete data over the width of their values
 BOUNDS: Final = 9 << _SHIFT  # + twice the number of the evaluation of a bound, its noise (+ 1: its time)
+LEVY: Final = 10 << _SHIFT  # + number of the interval: what Levy areas have beside their mean
 
 DEPTH: Final = 24
 

@@ -96,8 +96,8 @@ def solve_sde(
         y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
         t: times at which the states are returned, rising or falling. Falling times solve the equation in that direction: f
             is the drift of the time-reversed process (with its score), dt is negative, and the noise has variance g^2 |dt|.
-        solver: euler_maruyama and milstein, of Stratonovich equations euler_heun, stochastic_heun, midpoint and milstein, or
-            for additive noise sra1 and shark.
+        solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun, stochastic_heun, midpoint and
+            milstein, or for additive noise sra1 and shark.
         steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.

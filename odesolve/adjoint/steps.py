@@ -9,22 +9,36 @@ from torch import Tensor
 from odesolve.tableaus import Row, Tableau
 
 Slope = Callable[[float | Tensor, Tensor], Tensor]  # (t, y): a number or times (B,), and the state (B, ...)
+Clock = Callable[[float], float | Tensor]  # the time of a stage from its node c
 
 
 def increment(f: Slope, tableau: Tableau, t: float | Tensor, h: float | Tensor, y: Tensor) -> Tensor:
     """y(t + h) - y for a step from t; t and h are numbers, or one a sample (B,)."""
-    length = h.view(-1, *[1] * (y.dim() - 1)).to(y.dtype) if isinstance(h, Tensor) else h
-    slopes: list[Tensor] = []
-    for c, row in zip(tableau.c, tableau.a, strict=True):
-        moved = _sum(row, slopes, length)
-        slopes.append(f(t + c * h, y if moved is None else y + moved))
-    total = _sum(tableau.b, slopes, length)
+    k = slopes(f, tableau, lambda c: t + c * h, h, y)
+    total = weighted(tableau.b, k, lengths(h, y))
     assert total is not None
     return total
 
 
-def _sum(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor | None:
-    """h sum_j w_j k_j, with one operation a slope."""
+def slopes(
+    f: Slope, tableau: Tableau, clock: Clock, h: float | Tensor, y: Tensor, first: Tensor | None = None
+) -> list[Tensor]:
+    """The stages k of a step from y; ``first`` is the first of them where it is known."""
+    length = lengths(h, y)
+    k = [] if first is None else [first]
+    for c, row in zip(tableau.c[len(k) :], tableau.a[len(k) :], strict=True):
+        moved = weighted(row, k, length)
+        k.append(f(clock(c), y if moved is None else y + moved))
+    return k
+
+
+def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
+    """Steps, a number or one a sample (B,), as factors of states like y (B, ...)."""
+    return h.view(-1, *[1] * (y.dim() - 1)).to(y.dtype) if isinstance(h, Tensor) else h
+
+
+def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor | None:
+    """h sum_j w_j k_j, with one operation a slope; None where all weights are 0."""
     total: Tensor | None = None
     number = h if isinstance(h, float) else 1.0
     for w, k in zip(weights, slopes, strict=False):

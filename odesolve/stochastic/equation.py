@@ -102,6 +102,7 @@ class Equation:
     def _value(self, t: Number, y: Tensor) -> Any:
         out = self.diffusion(t, y, self.drift.args)
         if self.noise == "general":
+            assert isinstance(out, Tensor)
             return Matrix(self.space, out)
         if self.noise != "scalar":
             return out

@@ -35,9 +35,12 @@ class Streams:
             normal(z, eq.keys, STEPS + step)
             return std * z, None
         if eq.noise == "scalar":
-            z = torch.empty(eq.keys.shape[0], 1, dtype=torch.float64, device=eq.keys.device)
-            normal(z, eq.keys, STEPS + step)
-            return std * z[:, 0], None
+            z = torch.empty(2, eq.keys.shape[0], 1, dtype=torch.float64, device=eq.keys.device)
+            normal(z[0], eq.keys, STEPS + step)
+            if not area:
+                return std * z[0, :, 0], None
+            normal(z[1], eq.keys, AREAS + step)
+            return std * z[0, :, 0], (std / 12**0.5) * z[1, :, 0]
         w = eq.space.noise(STEPS + step, std)
         if eq.noise == "diagonal":  # it multiplies a tensor, perhaps twice
             w = eq.held(w)
@@ -53,6 +56,8 @@ class Path:
     def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
         if area:
             w, a = self.path(s, t, area=True)
+            if eq.noise == "scalar":
+                return w[:, 0].double(), a[:, 0].double()
             return eq.space.tensor(w), eq.space.tensor(a)
         w = self.path(s, t)
         assert isinstance(w, torch.Tensor)

@@ -64,7 +64,9 @@ class Steps:
         if self.eq.noise == "general":
             return w, None
         if isinstance(w, Tensor):  # of scalar noise, one number a sample
-            return w.to(like.dtype).view(-1, *[1] * (like.dim() - 1)), None
+            w, a = (None if x is None else x.to(like.dtype).view(-1, *[1] * (like.dim() - 1)) for x in (w, a))
+            assert w is not None
+            return w, a
         return self.eq.space.value(w), None if a is None else self.eq.space.value(a)
 
     def move(self, k: int, forwards: bool, y: Tensor, args: tuple[Any, ...]) -> Tensor:

@@ -90,6 +90,23 @@ def shark(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) ->
     return schemes.shark(x, eq.f, lambda s: eq.g(s, x), t, h, w, a)
 
 
+def srid2(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
+    """Rossler 2010, SRID2: for diagonal noise, and for one Brownian motion. The drift is not evaluated at the last stage."""
+    v, a = (y if isinstance(y, Tensor) else eq.space.value(y) for y in (w, a))
+    length, j = abs(h), 0.5 * v + a
+    root = length**0.5
+    two, three = (v * v - length) * (0.5 / root), (v**3 - (3 * length) * v) * ((1 / 6) / length)
+    f0, g0 = eq.f(x, t), eq.g(t, x)
+    g1 = eq.g(t + 0.25 * h, eq.held(x + (0.25 * h) * f0 - (0.5 * root) * g0))
+    g2 = eq.g(t + h, eq.held(x + h * f0 + root * g0))
+    f1 = eq.f(eq.held(x + h * f0), t + h)
+    f2 = eq.f(eq.held(x + (0.25 * h) * (f0 + f1) + (g0 + 0.5 * g1) * j), t + 0.5 * h)
+    g3 = eq.g(t + 0.25 * h, eq.held(x + (0.25 * h) * f2 + root * (2.0 * g0 - g1 + 0.5 * g2)))
+    out = x + (h / 6) * (f0 + f1) + (2 / 3 * h) * f2
+    out = out + g0 * (2 * j - v + two - 2 * three) + g1 * (4 / 3 * (v - two - j) + 5 / 3 * three)
+    return out + g2 * (2 / 3 * (v - j - three) + 1 / 3 * two) + g3 * three
+
+
 # Of general noise order 1 needs Levy areas of pairs of its motions, or columns of g that commute.
 _MIXED = ("diagonal", "scalar", "general")
 _ITO, _STRATONOVICH = ({"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:]))
@@ -100,6 +117,7 @@ SOLVERS = {
     "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
     "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
     "milstein": SDESolver(milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1),
+    "srid2": SDESolver(srid2, dict.fromkeys(_MIXED[:2], BOTH[:1]), dict.fromkeys(_MIXED[:2], 1.5), 3, area=True),
     "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
     "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
 }

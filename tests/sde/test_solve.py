@@ -17,7 +17,7 @@ ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1
 STRATONOVICH = ("euler_heun", "stochastic_heun", "midpoint")
 CASES = [
     *((s, "additive", "ito") for s in ADDITIVE),
-    *((s, n, "ito") for s in ("euler_maruyama", "milstein") for n in ("diagonal", "scalar")),
+    *((s, n, "ito") for s in ("euler_maruyama", "milstein", "srid2") for n in ("diagonal", "scalar")),
     *((s, n, "stratonovich") for s in (*STRATONOVICH, "milstein") for n in ("diagonal", "scalar")),
     ("euler_maruyama", "general", "ito"),
     *((s, "general", "stratonovich") for s in STRATONOVICH),
@@ -254,7 +254,7 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
         (lambda: solve(start(), noise="matrix"), "unknown noise|solves no"),
         (lambda: solve(start(), noise="general", g=half), "g returned"),
         (lambda: solve(start(), "milstein", noise="general"), "take euler_maruyama, or"),
-        (lambda: solve(start(), "shark"), "take euler_maruyama or milstein"),
+        (lambda: solve(start(), "shark"), "take euler_maruyama or milstein or srid2"),
         (lambda: solve(start(), calculus="stratonovich"), "take euler_heun or stochastic_heun or midpoint or milstein"),
         (lambda: solve(start(), calculus="strat"), "unknown calculus"),
         (lambda: solve(start(), steps=0), "steps=0"),

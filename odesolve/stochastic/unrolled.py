@@ -1,0 +1,149 @@
+"""Loops over steps whose operations autograd records, with results between the steps read by linear interpolation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.errors import Diverged, OdesolveError
+
+Values = tuple[Tensor, ...]
+Move = Callable[[Values, Any, Any], Values]  # (state, beginning, end): the state after a step; the first tensor is y
+SMALLEST = 1e-7  # of a tolerance and of an error
+SAFETY, SHRINK, GROW = 0.9, 0.2, 1.4  # of the next step
+ACCEPTED, REJECTED = (1 / 4.5, 0.13), (1 / 1.5, 0.0)  # powers of the error and of its change
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Times of steps, and where between them every output lies: ``reads`` are (step before, step after, share of the latter).
+
+    Numbers are of the type of the output times, in which sums and differences are rounded.
+    """
+
+    times: Sequence[Any]
+    reads: Sequence[tuple[int, int, float]]
+
+    @property
+    def steps(self) -> list[tuple[Any, Any]]:
+        """The ends of every step."""
+        return list(zip(self.times[:-1], self.times[1:], strict=True))
+
+    @property
+    def needed(self) -> list[int]:
+        """How many steps have been made at the states that outputs are read from, in order; the first and the last too."""
+        ends = {k for read in self.reads for k in read[:2]}
+        return sorted({0, len(self.times) - 1, *ends})
+
+    def read(self, at: Callable[[int], Tensor]) -> Tensor:
+        """The outputs (n, B, ...) from the states at step ends."""
+        return torch.stack([between(at(i), at(j), share) for i, j, share in self.reads])
+
+
+def between(y0: Tensor, y1: Tensor, share: float) -> Tensor:
+    """The state at a share of the way from y0 to y1."""
+    return y1 if share == 1.0 else (1.0 - share) * y0 + share * y1
+
+
+def uniform(outputs: Sequence[Any], dt: float) -> Grid:
+    """Steps of length dt from the first output to the last, which alone cuts a step short."""
+    now = last = outputs[0]
+    times, reads = [now], [(0, 0, 1.0)]
+    for out in outputs[1:]:
+        while now < out:
+            last, now = now, min(now + _like(now, dt), outputs[-1])
+            if not now > last:
+                raise OdesolveError(
+                    f"dt={dt:g} is lost in the rounding of t={last}: give a longer step, or float64 times"
+                )
+            times.append(now)
+        k = len(times) - 1
+        reads.append((k - 1, k, _share(last, now, out)))
+    return Grid(times, reads)
+
+
+def march(move: Move, state: Values, grid: Grid, needed: Sequence[int]) -> dict[int, Values]:
+    """The states when so many steps have been made."""
+    found = {0: state}
+    wanted = set(needed)
+    for k, (s, t) in enumerate(grid.steps):
+        state = move(state, s, t)
+        if k + 1 in wanted:
+            found[k + 1] = state
+    return found
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """Steps chosen by the difference of one step and two of half its length, for the whole batch at once.
+
+    A step is kept where the root mean square of the difference over atol + rtol |y| is at most 1, as its two halves, and
+    where it cannot be made shorter than ``shortest``. A rejected step asks the same Brownian motion again, so that rejections do
+    not bend its law. The next length is 0.9 / error to the power 1/4.5, and times its change to the power 0.13 (1/1.5 and 0
+    after a rejection), from 1 to 1.4 times the last, or 0.2 to 1.4.
+    """
+
+    rtol: float
+    atol: float
+    shortest: float
+
+    def solve(self, move: Move, state: Values, outputs: Sequence[Any], dt: float) -> tuple[Grid, Tensor, Values]:
+        """(the steps kept, states at the outputs (n, B, ...), the last state). Raises Diverged for an error that is no number."""
+        now, before, last, h, ratio = outputs[0], state, outputs[0], dt, None
+        times, reads, ys = [now], [(0, 0, 1.0)], [state[0]]
+        for out in outputs[1:]:
+            while now < out:
+                end = min(now + _like(now, h), outputs[-1])
+                middle = _like(now, 0.5) * (now + end)
+                if not now < middle < end:
+                    raise OdesolveError(
+                        f"the step at t={now} is lost in its rounding: give a longer dt_min, or float64 times"
+                    )
+                whole = move(state, now, end)
+                half = move(state, now, middle)
+                moved = move(half, middle, end)
+                error = self._error(whole[0], moved[0])
+                if error != error:
+                    raise Diverged(
+                        f"the error of the step at t={now} is NaN", state[0].detach(), float(now), len(times) - 1
+                    )
+                h, ratio = _next(h, error, ratio)
+                if h < self.shortest:
+                    warnings.warn(f"the step at t={now} would be shorter than dt_min={self.shortest:g}", stacklevel=2)
+                    h, ratio = self.shortest, None
+                if error <= 1 or h <= self.shortest:
+                    last, before, now, state = now, state, end, moved
+                    times += [middle, end]
+            share, k = _share(last, now, out), len(times) - 1
+            reads.append((k - 2, k, share))
+            ys.append(between(before[0], state[0], share))
+        return Grid(times, reads), torch.stack(ys), state
+
+    @torch.no_grad()
+    def _error(self, one: Tensor, two: Tensor) -> float:
+        scale = (self.rtol * torch.maximum(one.abs(), two.abs()) + self.atol).clamp_min(SMALLEST)
+        return float(((one - two) / scale).square().mean().sqrt().clamp_min(SMALLEST))
+
+
+def _next(h: float, error: float, before: float | None) -> tuple[float, float | None]:
+    """The length to try next, and the ratio to remember."""
+    ratio = SAFETY / error
+    power, change = ACCEPTED if error <= 1 else REJECTED
+    factor = ratio**power * (ratio / (ratio if before is None else before)) ** change
+    low = 1.0 if error <= 1 else SHRINK
+    return h * min(GROW, max(low, factor)), ratio if error <= 1 else (ratio if before is None else before)
+
+
+def _share(s: Any, t: Any, out: Any) -> float:
+    return 1.0 if out == t else float((out - s) / (t - s))
+
+
+def _like(t: Any, number: float) -> Any:
+    """A number in the type of a time."""
+    return type(t)(number) if isinstance(t, np.floating) else number
