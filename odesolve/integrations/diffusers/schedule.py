@@ -11,7 +11,7 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.instructions import Evaluate, names
+from odesolve.instructions import START, Evaluate, names
 from odesolve.integrations.diffusers.conventions import Convention
 from odesolve.integrations.diffusers.placed import Placed
 from odesolve.integrations.diffusers.trained import Trained
@@ -19,6 +19,7 @@ from odesolve.integrations.levels import Levels
 from odesolve.lower import Program, lower
 from odesolve.plan import Plan
 from odesolve.planning import plan
+from odesolve.solvers import REGISTRY
 
 
 class Choice(NamedTuple):
@@ -64,7 +65,7 @@ class Schedule:
         key = (call, cast, eta)
         if key not in self.programs:
             step = self.step_of(call)
-            chosen = _planned(self.trained, self.choice, self.grid[step:], **({"eta": eta} if eta else {}))
+            chosen = _planned(self.trained, self.choice, self.grid, step, **({"eta": eta} if eta else {}))
             if chosen.nfe != len(self) - call:
                 raise OdesolveError(
                     f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
@@ -77,7 +78,7 @@ class Schedule:
 def schedule(trained: Trained, convention: Convention, choice: Choice, found: Placed, exact: bool) -> Schedule:
     """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation inside a step."""
     grid = tuple(trained.path_times(found.levels))
-    whole = _planned(trained, choice, grid)
+    whole = _planned(trained, choice, grid, 0)
     at = [e.t for e in whole.evaluations]
     told = dict(zip(whole.grid[:-1], zip(found.levels, found.times, strict=False), strict=False))
     inner = trained.levels_at(at)
@@ -98,8 +99,29 @@ def schedule(trained: Trained, convention: Convention, choice: Choice, found: Pl
     )
 
 
-def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], **more: Any) -> Plan:
-    return plan(choice.solver, trained.path, None, grids.Listed(values=grid), **{**choice.options, **more})
+def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], step: int, **more: Any) -> Plan:
+    """The plan from a step to the end. Raises OdesolveError where it does not begin with a network call at the state itself."""
+    options, rest = {**choice.options, **more}, grid[step:]
+    if choice.solver.endswith("_churn"):
+        options.update(_churn(trained, options, grid, step))
+    made = plan(choice.solver, trained.path, None, grids.Listed(values=rest), **options)
+    if made.evaluations[0].input != START:
+        raise OdesolveError(
+            f"{made.solver} moves the state before its first network call, and a pipeline calls its network first: give another "
+            "solver, or run ode.sample on ode.from_pipeline(pipe)"
+        )
+    return made
+
+
+def _churn(trained: Trained, options: Mapping[str, Any], grid: tuple[float, ...], step: int) -> dict[str, Any]:
+    """Churn as in the whole loop, but for its first step: there the network has been called before noise could be added."""
+    takes = {**REGISTRY.find("euler_churn").options, **options}
+    first, second = (trained.path.point(t).rho for t in grid[step : step + 2])
+    share = (len(grid) - 1 - step) / (len(grid) - 1)
+    return {
+        "s_churn": takes["s_churn"] * share,
+        "s_tmax": min(takes["s_tmax"], max(second * (1 + 1e-9), takes["s_tmin"])),
+    }
 
 
 def _starts(whole: Plan) -> tuple[int, ...]:
