@@ -47,6 +47,14 @@ def _network_arguments(p: argparse.ArgumentParser, seed: str) -> None:
 def _model_arguments(p: argparse.ArgumentParser) -> None:
     _network_arguments(p, "the noise")
     p.add_argument("--shape", metavar="B,C,H,W", help="shape of the noise, with the batch first; needed with a FACTORY")
+    p.add_argument("--diffusers", metavar="FOLDER", help="a pipeline saved by diffusers, in the place of a FACTORY")
+    p.add_argument(
+        "--call",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what the pipeline is called with, such as prompt='a fox' or guidance_scale=5; may be repeated",
+    )
 
 
 def _loglik_arguments(p: argparse.ArgumentParser) -> None:

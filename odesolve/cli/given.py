@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import importlib.util
 import sys
@@ -31,16 +32,46 @@ FACTORY = (
     "package.module:factory or file.py:factory, a function without arguments that returns an ode.Model (or a Model)"
 )
 DIGITS = (256, 1, 8, 8)
+PICTURES = 4  # samples of a pipeline
 
 
 def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     """The model that the arguments name, and the shape of its noise."""
     shape = tuple(whole(n, "--shape") for n in items(given.shape)) if given.shape else None  # type: ignore[union-attr]
+    if given.diffusers:
+        if given.model is not None:
+            raise OdesolveError("two models: give either a FACTORY or --diffusers FOLDER")
+        return _of_pipeline(given, shape)
     if given.model is None:
         return problems.digits().model(path_named(given.path)), shape or DIGITS
     if shape is None:
         raise OdesolveError("the shape of the samples is missing: give --shape B,C,H,W")
     return load_model(given.model), shape
+
+
+def _of_pipeline(given: argparse.Namespace, shape: tuple[int, ...] | None) -> tuple[Model, tuple[int, ...]]:
+    """The model of a pipeline saved by diffusers, called as --call says."""
+    from odesolve.integrations.diffusers import load_pipeline
+
+    model, event = load_pipeline(given.diffusers, given.device, [_setting(item) for item in given.call])
+    shape = shape or (PICTURES, *event)
+    if shape[1:] != event:
+        raise OdesolveError(
+            f"--shape says {shape[1:]} for samples of shape {event}: leave it out, or give --shape B,{event}"
+        )
+    return model, shape
+
+
+def _setting(item: str) -> tuple[str, Any]:
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise OdesolveError(
+            f"--call {item!r}: give NAME=VALUE, such as --call prompt='a fox' or --call guidance_scale=5"
+        )
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a text without quotes, such as a prompt
+        return key, value
 
 
 def load_model(spec: str) -> Model:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
+from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.recorded import BESIDE, Recorded, axis_of, branches, nested, network_of, record
 from odesolve.integrations.diffusers.scheduler import OdesolveScheduler
 from odesolve.integrations.diffusers.trained import Trained
@@ -96,3 +100,24 @@ def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
     if trained.kind == "flow" and not trained.inverted:
         return {"time": "t", "time_scale": ratio * trained.steps}
     return {"time": time}
+
+
+def load_pipeline(
+    folder: str, device: str | None = None, call: Iterable[tuple[str, Any]] = ()
+) -> tuple[Model, tuple[int, ...]]:
+    """The model of a pipeline that diffusers saved in a folder (nothing is downloaded), and the shape of one sample.
+
+    Raises OdesolveError where there is no pipeline, or it cannot be called so.
+    """
+    if not (Path(folder) / "model_index.json").is_file():
+        raise OdesolveError(f"{folder} holds no pipeline (model_index.json): give a folder that save_pretrained wrote")
+    try:
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        pipe = pipe if device is None else pipe.to(device)
+        pipe.set_progress_bar_config(disable=True)
+        model = from_pipeline(pipe, **dict(call))
+    except OdesolveError:
+        raise
+    except Exception as e:  # whatever the pipeline raises is one line here
+        raise OdesolveError(f"{folder}: {type(e).__name__}: {e}") from e
+    return model, model.net.shape
