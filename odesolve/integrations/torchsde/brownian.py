@@ -1,0 +1,274 @@
+"""torchsde's Brownian motions, on the library's Brownian tree: values do not depend on what was asked before."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve import brownian
+from odesolve.errors import OdesolveError, unknown
+from odesolve.kernels.dispatch import normal
+from odesolve.keys import fresh_seed
+from odesolve.levy import levy_area
+from odesolve.noise import LEVY
+
+AREAS = ("none", "space-time", "davie", "foster")
+FINEST = 40  # levels of the tree without a tolerance
+ROUNDING = 2.0**-20  # of a time, by which it may lie outside without being told of
+MIX = 0x9E3779B97F4A7C15  # spreads two numbers over the streams of Levy areas
+
+Scalar = float | Tensor
+
+
+class BaseBrownian:
+    """What sdeint takes as a Brownian motion: called as bm(ta, tb), with a ``shape`` (B, m) and ``levy_area_approximation``."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    levy_area_approximation: str
+
+    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+        """The increment over [ta, tb]; a class of one's own says it."""
+        raise NotImplementedError
+
+    def size(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.shape
+
+
+class BrownianInterval(BaseBrownian):
+    """A Brownian motion on [t0, t1]: ``bm(ta, tb)`` is its increment, ``size``.
+
+    Args:
+        t0, t1: the interval. Times outside of it are moved to its end, with a warning unless rounding explains them.
+        size: of an increment, (B, ..., m); () and (B,) are motions in one dimension.
+        dtype, device: of the increments; by default torch's type and the CPU.
+        entropy: the path is a function of it alone, and of the sample's place in the batch; torch's generator gives one.
+        tol: to which times are resolved; 2^-40 of the interval by default.
+        levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or "foster": also A, Levy areas
+            of the last dimension, drawn given both. They belong to an interval: the two of its halves do not tell its own.
+        W, H: the increment over [t0, t1], and its space-time area, where they are known.
+        dt, pool_size, cache_size, halfway_tree: without effect.
+
+    Raises OdesolveError for what cannot be used, and for ta > tb.
+    """
+
+    def __init__(
+        self,
+        t0: Scalar = 0.0,
+        t1: Scalar = 1.0,
+        size: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        entropy: int | None = None,
+        dt: Scalar | None = None,
+        tol: Scalar = 0.0,
+        pool_size: int = 8,
+        cache_size: int | None = 45,
+        halfway_tree: bool = False,
+        levy_area_approximation: str = "none",
+        W: Tensor | None = None,
+        H: Tensor | None = None,
+    ):
+        if levy_area_approximation not in AREAS:
+            raise unknown("levy_area_approximation", levy_area_approximation, AREAS)
+        self.shape, self.dtype, self.device = _kind(size, dtype, device, W, H)
+        self.levy_area_approximation = levy_area_approximation
+        self.entropy = fresh_seed() if entropy is None else int(entropy)
+        self.dt, self.tol, self.pool_size, self.cache_size, self.halfway_tree = (
+            dt,
+            float(tol),
+            pool_size,
+            cache_size,
+            halfway_tree,
+        )
+        self._start, self._end = float(t0), float(t1)
+        wide = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        self._path = brownian.BrownianPath(
+            self.shape or (1,),
+            _ends(self._start, self._end),
+            self.entropy % 2**62,
+            area=levy_area_approximation != "none",
+            dtype=wide,
+            device=self.device,
+            depth=_depth(self._end - self._start, self.tol),
+        )
+        self._given = W, H
+
+    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+        """The increment W over [ta, tb], of one time from t0 to it; with return_U and return_A also U and A, as (W, U, A)."""
+        a, b = (self._start, float(ta)) if tb is None else (float(ta), float(tb))
+        a, b = self._inside(a), self._inside(b)
+        if a > b:
+            raise OdesolveError(
+                f"bm is asked from ta={a:g} to tb={b:g}: give ta <= tb, an increment back is -bm(tb, ta)"
+            )
+        if self.levy_area_approximation == "none":
+            w, h = self._bent(a, b, self._path(a, b), None)
+        else:
+            w, h = self._bent(a, b, *self._path(a, b, area=True))
+        out: list[Tensor | None] = [w]
+        if return_U:
+            out.append(None if h is None else (b - a) * (0.5 * w + h))
+        if return_A:
+            out.append(self._levy(a, b, w, h))
+        out = [None if x is None else x.to(self.dtype) for x in out]
+        return out[0] if len(out) == 1 else tuple(out)
+
+    def _inside(self, t: float) -> float:
+        near = ROUNDING * max(abs(self._start), abs(self._end))
+        if not self._start - near <= t <= self._end + near:
+            warnings.warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there", stacklevel=3)
+        return min(max(t, self._start), self._end)
+
+    def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Increment and area of the path that has the given ones over [t0, t1]: the rest is independent of them."""
+        W, H = self._given
+        span = self._end - self._start
+        share, place = (b - a) / span, (a + b - 2 * self._start) / span
+        if W is not None:
+            whole: Any = self._path(self._start, self._end)
+            w = w + share * (W.to(w.dtype) - whole)
+        if H is not None and h is not None:
+            more = H.to(w.dtype) - self._path(self._start, self._end, area=True)[1]
+            w, h = w + 6 * share * (1 - place) * more, h + share**2 * more
+        shape = self.shape
+        return w.reshape(shape), None if h is None else h.reshape(shape)
+
+    def _levy(self, a: float, b: float, w: Tensor, h: Tensor | None) -> Tensor | None:
+        if self.levy_area_approximation not in ("davie", "foster") or h is None:
+            return None
+        if len(self.shape) < 2:
+            return torch.zeros_like(w)
+        z = w.new_empty(*self.shape, self.shape[-1])
+        normal(z, self._path.keys, _stream(a, b))
+        return levy_area(w, h, b - a, z, self.levy_area_approximation)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(t0={self._start:.3f}, t1={self._end:.3f}, size={self.shape}, dtype={self.dtype}, "
+            f"device={self.device!r}, entropy={self.entropy}, levy_area_approximation={self.levy_area_approximation!r})"
+        )
+
+
+class _Shifted(BaseBrownian):
+    """An interval whose values at single times begin at w0."""
+
+    def __init__(self, w0: Tensor, interval: BrownianInterval):
+        self._w0, self._interval = w0, interval
+        self.shape, self.dtype, self.device = interval.shape, interval.dtype, interval.device
+        self.levy_area_approximation = interval.levy_area_approximation
+
+    def __call__(self, t: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+        """The increment over [t, tb], or of one time the value there."""
+        out = self._interval(t, tb, return_U, return_A)
+        return out + self._w0 if tb is None and not (return_U or return_A) else out
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(interval={self._interval})"
+
+
+class BrownianPath(_Shifted):
+    """A Brownian motion on [t0, t0 + 1] that begins at w0; ``window_size`` has no effect."""
+
+    def __init__(self, t0: Scalar, w0: Tensor, window_size: int = 8):
+        super().__init__(w0, brownian_interval_like(w0, t0, t0 + 1))
+
+
+class BrownianTree(_Shifted):
+    """A Brownian motion on [t0, t1] from w0, to w1 where it is given; t1 is t0 + 1 by default.
+
+    The path is a function of ``entropy`` alone, resolved to times of length ``tol``; the other arguments have no effect.
+    """
+
+    def __init__(
+        self,
+        t0: Scalar,
+        w0: Tensor,
+        t1: Scalar | None = None,
+        w1: Tensor | None = None,
+        entropy: int | None = None,
+        tol: float = 1e-6,
+        pool_size: int = 24,
+        cache_depth: int = 9,
+        safety: float | None = None,
+    ):
+        end = t0 + 1 if t1 is None else t1
+        known = None if w1 is None else w1 - w0
+        super().__init__(w0, brownian_interval_like(w0, t0, end, entropy=entropy, tol=tol, W=known))
+
+
+class ReverseBrownian(BaseBrownian):
+    """A Brownian motion seen in -t: over [ta, tb] it has the increment of the other over [-tb, -ta]."""
+
+    def __init__(self, base_brownian: Any):
+        self.base_brownian = base_brownian
+        self.shape, self.dtype, self.device = base_brownian.shape, base_brownian.dtype, base_brownian.device
+        self.levy_area_approximation = base_brownian.levy_area_approximation
+
+    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+        """The increment of the other over [-tb, -ta]."""
+        if tb is None:
+            raise OdesolveError("a reversed motion has no first time: give ta and tb")
+        return self.base_brownian(-tb, -ta, return_U=return_U, return_A=return_A)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_brownian={self.base_brownian})"
+
+
+def brownian_interval_like(
+    y: Tensor,
+    t0: Scalar = 0.0,
+    t1: Scalar = 1.0,
+    size: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **kwargs: Any,
+) -> BrownianInterval:
+    """A ``BrownianInterval`` of the shape, type and device of a tensor."""
+    return BrownianInterval(
+        t0, t1, y.shape if size is None else size, y.dtype if dtype is None else dtype, device or y.device, **kwargs
+    )
+
+
+def _kind(
+    size: Sequence[int] | None, dtype: torch.dtype | None, device: torch.device | str | None, *given: Tensor | None
+) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    tensors = [x for x in given if x is not None]
+    if size is None and not tensors:
+        raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
+    shape = tuple(tensors[0].shape if size is None else size)
+    kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()
+    where = torch.device(tensors[0].device if device is None and tensors else device or "cpu")
+    for x in tensors:
+        if (tuple(x.shape), x.dtype, x.device.type) != (shape, kind, where.type):
+            raise OdesolveError(
+                f"W or H has shape {tuple(x.shape)}, {x.dtype} on {x.device}: give both {shape}, {kind} on {where}"
+            )
+    return shape, kind, where
+
+
+def _ends(start: float, end: float) -> tuple[float, float]:
+    if not start < end:
+        raise OdesolveError(f"the interval is [{start:g}, {end:g}]: give t0 < t1")
+    return start, end
+
+
+def _depth(length: float, tol: float) -> int:
+    if tol < 0.0:
+        raise OdesolveError(f"tol={tol:g}: give a positive number, or 0")
+    return FINEST if tol == 0.0 else min(max(math.ceil(math.log2(length / tol)), 1), FINEST) if tol < length else 1
+
+
+def _stream(a: float, b: float) -> int:
+    """A stream of Levy areas for an interval, by the bits of its ends."""
+    x, y = (int(n) for n in np.array([a, b]).view(np.uint64))
+    mixed = (x * MIX ^ (y * MIX >> 7) ^ (y << 32)) * MIX % 2**64
+    return LEVY + (mixed >> 8)

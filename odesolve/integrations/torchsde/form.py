@@ -1,0 +1,280 @@
+"""An equation in torchsde's form, as the steps of the library call it: states flat (B, D), in operations autograd records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.torchsde.base import check_types
+from odesolve.stochastic.derivative import along, along_columns
+
+METHODS = {
+    "drift": "f",
+    "diffusion": "g",
+    "prior_drift": "h",
+    "diffusion_prod": "g_prod",
+    "drift_and_diffusion": "f_and_g",
+    "drift_and_diffusion_prod": "f_and_g_prod",
+}
+SMALLEST = 1e-7  # of the diffusion that the difference of two drifts is divided by
+
+
+class Form:
+    """Drift and diffusion of ``sde``, whichever of f, g, g_prod, f_and_g and f_and_g_prod it has.
+
+    Its methods see t without dimensions, in the type and on the device of the output times, and states (B, ...) of the shape of
+    y0. g is (B, ...) of diagonal noise, else (B, ..., m). With ``logqp`` the state has one more element, the integral of
+    |u|^2 / 2 with g u = f - h. Raises OdesolveError for an equation that lacks what it needs.
+    """
+
+    def __init__(self, sde: Any, names: Mapping[str, str] | None, y0: Tensor, times: Tensor, logqp: bool):
+        for name in ("noise_type", "sde_type"):
+            if not hasattr(sde, name):
+                raise OdesolveError(
+                    f"sde has no {name}: give its class noise_type='diagonal' and sde_type='ito', or others"
+                )
+        check_types(sde.noise_type, sde.sde_type)
+        self.noise_type, self.calculus, self.logqp = sde.noise_type, sde.sde_type, logqp
+        self.diagonal = sde.noise_type == "diagonal"
+        self.noise = "diagonal" if self.diagonal else "general"  # what the library calls it
+        self.shape, self.batch, self.times, self.space = y0.shape[1:], y0.shape[0], times, self
+        self._flat, self._known = y0.dim() == 2, {}
+        self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(sde, names)
+        if logqp:
+            if self._f is None or self._g is None or self._h is None:
+                raise OdesolveError(
+                    "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or their names=)"
+                )
+            self._g_prod = self._f_and_g_prod = self._f_and_g = None
+
+    def flat(self, y: Tensor) -> Tensor:
+        """A state (B, ...) as (B, D), with the zero of a log-ratio where it has one."""
+        out = y.reshape(self.batch, -1)
+        return torch.cat([out, out.new_zeros(self.batch, 1)], 1) if self.logqp else out
+
+    def open(self, y: Tensor) -> Tensor:
+        """States (..., B, D) in the shape of y0, without their log-ratio."""
+        y = y[..., :-1] if self.logqp else y
+        return y.reshape(*y.shape[:-1], *self.shape)
+
+    def know(self, times: Sequence[Any]) -> None:
+        """Bring times to the device at once; another one is waited for there."""
+        table = torch.tensor([float(t) for t in times], dtype=self.times.dtype, device=self.times.device)
+        self._known = dict(zip(times, table.unbind(), strict=True))
+
+    def time(self, t: Any) -> Tensor:
+        """A time as the methods take it."""
+        if isinstance(t, Tensor):
+            return t
+        found = self._known.get(t)
+        return torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device) if found is None else found
+
+    def measure(self, t: Any, y: Tensor, motions: int | None) -> int:
+        """How many Brownian motions a sample has, of which the given path has ``motions``. Raises OdesolveError where f or g do
+        not fit the state."""
+        if self._g is not None or self._f_and_g is not None:
+            f, g = self.pair(self.time(t), y) if self._has_drift(alone=False) else (None, self.matrix(self.time(t), y))
+        elif motions is None:
+            raise OdesolveError(
+                "sde has products with its diffusion only: give it g or f_and_g, or give bm=, to tell the noise"
+            )
+        elif self._g_prod is None and self._f_and_g_prod is None:
+            raise OdesolveError("sde has no diffusion: give it g, f_and_g, g_prod or f_and_g_prod (or their names=)")
+        else:
+            f, g = None, None
+            self.both(y, self.time(t), y.new_ones(self.batch, motions))
+        if f is None and not self._has_drift(alone=True):
+            raise OdesolveError("sde has no drift: give it f, f_and_g or f_and_g_prod (or their names=)")
+        found = motions if g is None else g.shape[-1]
+        assert found is not None
+        if motions is not None and motions != found:
+            raise OdesolveError(
+                f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm of size (B, {found})"
+            )
+        if self.noise_type == "scalar" and found != 1:
+            raise OdesolveError(f"g has {found} columns: scalar noise is one Brownian motion, g of shape (B, ..., 1)")
+        return found
+
+    def _has_drift(self, alone: bool) -> bool:
+        return any(m is not None for m in (self._f, self._f_and_g, self._f_and_g_prod if alone else None))
+
+    def f(self, x: Tensor, t: Any) -> Tensor:
+        """The drift, (B, D)."""
+        t = self.time(t)
+        if self.logqp:
+            return self.pair(t, x)[0]
+        if self._f is not None:
+            return self._state(self._f(t, self._in(x)), "f")
+        return self.pair(t, x)[0]
+
+    def matrix(self, t: Any, x: Tensor) -> Tensor:
+        """The diffusion, (B, D) of diagonal noise, else (B, D, m)."""
+        t = self.time(t)
+        if self._g is not None:
+            g = self._columns(self._g(t, self._in(x)))
+            return self._widened(g) if self.logqp else g
+        return self.pair(t, x)[1]
+
+    def pair(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion."""
+        t = self.time(t)
+        if self.logqp:
+            return self._compared(t, x)
+        if self._f_and_g is not None:
+            f, g = self._f_and_g(t, self._in(x))
+            return self._state(f, "f_and_g"), self._columns(g)
+        if self._f is None or self._g is None:
+            raise OdesolveError(
+                "this method asks for drift and diffusion: give sde f and g, or f_and_g (or their names=)"
+            )
+        return self.f(x, t), self.matrix(t, x)
+
+    def both(self, x: Tensor, t: Any, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The drift, and the diffusion times an increment (B, m)."""
+        t = self.time(t)
+        if self._f_and_g_prod is not None:
+            f, moved = self._f_and_g_prod(t, self._in(x), self._increment(w))
+            return self._state(f, "f_and_g_prod"), self._state(moved, "f_and_g_prod")
+        if self._f is not None and self._g_prod is not None:
+            return self.f(x, t), self.product(t, x, w)
+        f, g = self.pair(t, x)
+        return f, self.times_increment(g, w)
+
+    def product(self, t: Any, x: Tensor, w: Tensor) -> Tensor:
+        """The diffusion times an increment."""
+        if self._g_prod is not None:
+            return self._state(self._g_prod(self.time(t), self._in(x), self._increment(w)), "g_prod")
+        if self._g is None and self._f_and_g is None:
+            return self.both(x, t, w)[1]
+        return self.times_increment(self.matrix(t, x), w)
+
+    def g(self, t: Any, x: Tensor) -> Product:
+        """The diffusion as what multiplies an increment."""
+        return Product(lambda w: self.product(t, x, w))
+
+    def times_increment(self, g: Tensor, w: Tensor) -> Tensor:
+        """g w for a diffusion as ``matrix`` gives it."""
+        return g * w if self.diagonal else torch.bmm(g, w.unsqueeze(-1)).squeeze(-1)
+
+    def spread(self, a: Tensor, w: Tensor) -> Tensor:
+        """The gradient of g from that of g w."""
+        return a * w if self.diagonal else a.unsqueeze(-1) * w.unsqueeze(-2)
+
+    def held(self, x: Tensor) -> Tensor:
+        """The value itself."""
+        return x
+
+    def along_itself(self, t: Any, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """g w and sum_k (dg_k/dy) g_k v_k; of diagonal noise an element of g depends on its own element of y alone."""
+        if self.noise_type == "additive":
+            return self.product(t, x, w), torch.zeros_like(x)
+        y, g = self._recorded(t, x)
+        if self.diagonal:
+            if not g.requires_grad:
+                return g * w, torch.zeros_like(x)
+            more = torch.autograd.grad(
+                g, y, g * v, create_graph=torch.is_grad_enabled(), retain_graph=True, allow_unused=True
+            )
+            return g * w, torch.zeros_like(x) if more[0] is None else more[0]
+        second = along_columns(g, y, g * v.unsqueeze(-2))
+        return self.times_increment(g, w), second if torch.is_grad_enabled() else second.detach()
+
+    def bracket(self, t: Any, x: Tensor, area: Tensor) -> Tensor:
+        """sum_kl (dg_l/dy) g_k A_kl, which is 0 where the columns of g commute."""
+        if self.noise_type != "general":
+            return torch.zeros_like(x)
+        y, g = self._recorded(t, x)
+        out = along_columns(g, y, torch.bmm(g, area))
+        return out if torch.is_grad_enabled() else out.detach()
+
+    def correction(self, t: Any, x: Tensor, g: Tensor) -> Tensor:
+        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd."""
+        return 0.5 * (along(g, x, g) if self.diagonal else along_columns(g, x, g))
+
+    def _recorded(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            y = x if x.requires_grad else x.detach().requires_grad_()
+            return y, self.matrix(t, y)
+
+    def _in(self, x: Tensor) -> Tensor:
+        x = x[:, :-1] if self.logqp else x
+        return x if self._flat else x.reshape(self.batch, *self.shape)
+
+    def _increment(self, w: Tensor) -> Tensor:
+        return w if self._flat or not self.diagonal else w.reshape(self.batch, *self.shape)
+
+    def _state(self, out: Any, name: str) -> Tensor:
+        if not isinstance(out, Tensor) or out.shape != (self.batch, *self.shape):
+            raise OdesolveError(
+                f"{name} of sde returned {_form(out)}: return a tensor {(self.batch, *self.shape)}, as y0 is"
+            )
+        return out if self._flat else out.reshape(self.batch, -1)
+
+    def _columns(self, out: Any) -> Tensor:
+        want = (self.batch, *self.shape)
+        if self.diagonal:
+            return self._state(out, "g")
+        if not isinstance(out, Tensor) or out.dim() != len(want) + 1 or out.shape[:-1] != want:
+            raise OdesolveError(
+                f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for {self.noise_type} noise"
+            )
+        return out if self._flat else out.reshape(self.batch, -1, out.shape[-1])
+
+    def _compared(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self._in(x)
+        assert self._f is not None
+        assert self._g is not None
+        assert self._h is not None
+        f, g, h = self._state(self._f(t, y), "f"), self._columns(self._g(t, y)), self._state(self._h(t, y), "h")
+        if self.diagonal:
+            sign = torch.where(g.detach() < 0, -1.0, 1.0).to(g.dtype)
+            u = (f - h) / torch.where(g.abs().detach() > SMALLEST, g, SMALLEST * sign)
+        else:
+            u = torch.bmm(torch.linalg.pinv(g), (f - h).unsqueeze(-1)).squeeze(-1)
+        return torch.cat([f, 0.5 * u.square().sum(1, keepdim=True)], 1), self._widened(g)
+
+    def _widened(self, g: Tensor) -> Tensor:
+        return torch.cat([g, g.new_zeros(self.batch, 1, *g.shape[2:])], 1)
+
+
+class Product:
+    """A linear map of increments, and sums of such."""
+
+    def __init__(self, apply: Callable[[Tensor], Tensor]):
+        self.apply = apply
+
+    def __mul__(self, w: Tensor) -> Tensor:
+        return self.apply(w)
+
+    def __rmul__(self, factor: float) -> Product:
+        return Product(lambda w: self.apply(factor * w))
+
+    def __sub__(self, other: Product) -> Product:
+        return Product(lambda w: self.apply(w) - other.apply(w))
+
+
+def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[..., Any] | None]:
+    given = dict(names or {})
+    for key, name in given.items():
+        if key not in METHODS:
+            raise unknown("key of names", key, METHODS)
+        if not hasattr(sde, name):
+            raise OdesolveError(
+                f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
+            )
+    return [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
+
+
+def _form(out: Any) -> object:
+    return tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+
+
+def seconds(times: Tensor) -> list[Any]:
+    """Times as numbers of their own type, in which sums are rounded as the tensor's are."""
+    wide = times if times.dtype in (torch.float32, torch.float64) else times.float()
+    return list(np.asarray(wide.cpu()))

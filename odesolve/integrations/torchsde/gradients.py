@@ -1,0 +1,90 @@
+"""The two ways back of sdeint_adjoint, both with the library's own adjoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odesolve.adjoint.arguments import Arguments, Wanted, leaves_of
+from odesolve.adjoint.pull import with_gradients
+from odesolve.adjoint.reversible_heun import pack
+from odesolve.adjoint.sde import StochasticAdjoint
+from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
+from odesolve.integrations.torchsde.problem import Problem
+from odesolve.stochastic.unrolled import Grid, Values, march
+
+
+class Gradients:
+    """A problem whose states are connected to y0 and parameters by an adjoint. Raises OdesolveError for one that does not fit."""
+
+    def __init__(self, problem: Problem, adjoint_method: str | None, sde: Any, params: Sequence[Tensor] | None):
+        if adjoint_method is not None and adjoint_method not in (*METHODS, WAY_BACK):
+            raise unknown("adjoint_method", adjoint_method, (*METHODS, WAY_BACK))
+        if adjoint_method in (REVERSIBLE, WAY_BACK) and problem.name != REVERSIBLE:
+            raise OdesolveError(
+                f"adjoint_method={adjoint_method!r} walks back what method={REVERSIBLE!r} made: give that method, or another"
+            )
+        self.problem = problem
+        self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
+        self.wanted = Wanted((), (), self._params(sde, params), False)
+
+    def _params(self, sde: Any, params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+        if not torch.is_grad_enabled():
+            return ()
+        if params is not None:
+            return tuple(p for p in params if p.requires_grad)
+        held = tuple(p for p in sde.parameters() if p.requires_grad) if isinstance(sde, nn.Module) else ()
+        y = self.problem.start.detach()
+        form = self.problem.form
+        with torch.enable_grad():
+            f, moved = form.both(y, self.problem.outputs[0], y.new_ones(form.batch, self.problem.motions))
+        known = {id(p) for p in held}
+        found = [p for x in (f, moved) for p in leaves_of(x, held) if id(p) not in known]
+        if found and isinstance(sde, nn.Module):
+            raise OdesolveError(
+                f"f or g use a tensor of shape {tuple(found[0].shape)} that requires gradients and is no parameter of sde: give "
+                "adjoint_params=(..., *sde.parameters()) with what f uses, which may be computed from it"
+            )
+        return (*held, *{id(p): p for p in found}.values())
+
+    def solve(self) -> tuple[Tensor, Values]:
+        """What ``Problem.solve`` returns, connected."""
+        problem, grid = self.problem, self.problem.grid()
+        problem.on(grid)
+        if len(grid.times) == 1:
+            return problem.start[None], problem.first()
+        return self._reversible(grid) if self.exact else self._continuous(grid)
+
+    def _reversible(self, grid: Grid) -> tuple[Tensor, Values]:
+        mode = self.problem.reversible(grid)
+        packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
+        row = {k: i for i, k in enumerate(grid.needed)}
+        return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(packed[-1])
+
+    def _continuous(self, grid: Grid) -> tuple[Tensor, Values]:
+        problem, needed = self.problem, grid.needed
+        last: list[Values] = []
+
+        def run(y0: Tensor) -> Tensor:
+            start = problem.first()
+            found = march(problem.move, (y0, *start[1:]), grid, needed)
+            last.append(found[len(grid.times) - 1])
+            return torch.stack([found[k][0] for k in needed])
+
+        steps = grid.steps
+        mode = StochasticAdjoint(run, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
+        ys = with_gradients(mode, self.wanted, problem.start)
+        row = {k: i for i, k in enumerate(needed)}
+        return grid.read(lambda k: ys[row[k]]), last[0]
+
+    def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
+        form = self.problem.form
+        if form.calculus == "stratonovich" or form.noise_type == "additive":
+            f, moved = form.both(y, t, w)
+            return f * h + moved
+        f, g = form.pair(t, y)
+        return (f - form.correction(t, y, g)) * h + form.times_increment(g, w)

@@ -1,0 +1,118 @@
+"""torchsde's methods, as steps of the library, and what each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.torchsde.base import CALCULI, NOISES
+from odesolve.integrations.torchsde.form import Form
+from odesolve.stochastic import steps
+
+Step = Callable[[Any, Any, Any, Any, Any, Any], Any]  # (equation, y, t, h, increment, area): the state after a step
+COMMUTING = ("additive", "diagonal", "scalar")
+REVERSIBLE, WAY_BACK = "reversible_heun", "adjoint_reversible_heun"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A step (None of the reversible Heun method, whose state is more than y), its calculus and kinds of noise, and what it
+    asks of the Brownian motion beside increments: "none", "space-time" or "levy" areas."""
+
+    step: Step | None
+    calculi: tuple[str, ...]
+    noises: tuple[str, ...] = NOISES
+    areas: str = "none"
+
+
+def milstein(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+    """Milstein 1974 with (dg/dy) g by autograd."""
+    f = eq.f(y, t)
+    moved, second = eq.along_itself(t, y, w, 0.5 * _square(eq, w, h))
+    return y + f * h + moved + second
+
+
+def milstein_by_difference(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Any) -> Tensor:
+    """Kloeden and Platen 1992 (11.1.3): (dg/dy) g as a difference over sqrt(h)."""
+    if eq.noise_type == "additive":
+        return milstein(eq, y, t, h, w, a)
+    f, g = eq.pair(t, y)
+    beside = y + (f * h if eq.calculus == "ito" else 0.0) + _column(eq, g) * h**0.5
+    more = eq.times_increment(eq.matrix(t, beside) - g, _square(eq, w, h)) / (2 * h**0.5)
+    return y + f * h + eq.times_increment(g, w) + more
+
+
+def srk(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+    """SRA1 of additive noise, else SRID2 (Rossler 2010)."""
+    if eq.noise_type == "additive":
+        return steps.sra1(eq, y, t, h, w, a)  # type: ignore[arg-type]
+    return steps.srid2(_Columns(eq), y, t, h, w, a)  # type: ignore[arg-type]
+
+
+def log_ode(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
+    """The midpoint method with the bracket of the columns of g on the step's Levy area (Foster 2020, section 6)."""
+    f, moved = eq.both(y, t, w)
+    middle, at = y + (0.5 * h) * f + 0.5 * moved, t + 0.5 * h
+    f, moved = eq.both(middle, at, w)
+    return y + h * f + moved + eq.bracket(at, middle, a)
+
+
+ITO, STRATONOVICH = CALCULI[:1], CALCULI[1:]
+METHODS = {
+    "euler": Method(steps.euler_maruyama, ITO),
+    "milstein": Method(milstein, CALCULI, COMMUTING),
+    "srk": Method(srk, ITO, COMMUTING, "space-time"),
+    "midpoint": Method(steps.midpoint, STRATONOVICH),
+    "heun": Method(steps.stochastic_heun, STRATONOVICH),
+    "euler_heun": Method(steps.euler_heun, STRATONOVICH),
+    "log_ode": Method(log_ode, STRATONOVICH, NOISES, "levy"),
+    REVERSIBLE: Method(None, STRATONOVICH),
+}
+
+
+def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tuple[str, Method]:
+    """The method of this name, torchsde's default for the equation without one.
+
+    Raises OdesolveError for a method that does not solve the equation, and options that it does not have.
+    """
+    if name is None:
+        name = "midpoint" if form.calculus == "stratonovich" else "euler" if form.noise_type == "general" else "srk"
+    if name == WAY_BACK:
+        raise OdesolveError(f"method={WAY_BACK!r} is a way back: give method={REVERSIBLE!r}, whose gradients it makes")
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    method = METHODS[name]
+    calculi = CALCULI if form.noise_type == "additive" else method.calculi  # of which both are the same equation
+    if form.calculus not in calculi or form.noise_type not in method.noises:
+        fitting = [k for k, m in METHODS.items() if form.calculus in m.calculi and form.noise_type in m.noises]
+        raise OdesolveError(
+            f"method={name!r} solves no {form.calculus} equation with {form.noise_type} noise: give {', '.join(fitting)}"
+        )
+    given = dict(options or {})
+    by_difference = given.pop("grad_free", False)
+    if given:
+        raise unknown("option", next(iter(given)), ["grad_free"])
+    return name, Method(milstein_by_difference, method.calculi) if by_difference and name == "milstein" else method
+
+
+def _square(eq: Form, w: Tensor, h: float) -> Tensor:
+    """Twice the integral of W dW."""
+    return w * w - h if eq.calculus == "ito" else w * w
+
+
+def _column(eq: Form, g: Tensor) -> Tensor:
+    return g if eq.diagonal else g.squeeze(-1)
+
+
+class _Columns:
+    """An equation with one Brownian motion an element or a sample, whose diffusion is an ordinary factor."""
+
+    def __init__(self, eq: Form):
+        self.eq, self.f, self.held, self.space, self.noise = eq, eq.f, eq.held, eq, eq.noise
+
+    def g(self, t: Any, x: Tensor) -> Tensor:
+        return _column(self.eq, self.eq.matrix(t, x))

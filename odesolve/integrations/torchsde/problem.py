@@ -1,0 +1,172 @@
+"""A solve in torchsde's terms: its equation, its noise, its steps, and the walk over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adjoint.arguments import Arguments
+from odesolve.adjoint.reversible_heun import ReversibleHeun
+from odesolve.errors import OdesolveError
+from odesolve.integrations.torchsde.brownian import BrownianInterval
+from odesolve.integrations.torchsde.form import Form, seconds
+from odesolve.integrations.torchsde.methods import REVERSIBLE, choose
+from odesolve.integrations.torchsde.sources import Given, Streams
+from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
+
+
+class Problem:
+    """The arguments of sdeint, checked and ready: ``start`` is the first state (B, D), ``solve`` makes the steps."""
+
+    def __init__(
+        self,
+        sde: Any,
+        y0: Tensor,
+        ts: Tensor | Sequence[float],
+        bm: Any,
+        method: str | None,
+        adaptive: bool,
+        options: dict[str, Any] | None,
+        names: Mapping[str, str] | None,
+        logqp: bool,
+        extra_solver_state: Sequence[Tensor] | None,
+        dt: float,
+        rtol: float,
+        atol: float,
+        dt_min: float,
+    ):
+        if not isinstance(y0, Tensor) or y0.dim() == 0 or not y0.is_floating_point() or y0.numel() == 0:
+            raise OdesolveError("y0 is no batch of states: give a floating-point tensor (B, ...)")
+        times = _times(ts, y0)
+        self.form, self.outputs = Form(sde, names, y0, times, logqp), seconds(times)
+        self.start = self.form.flat(y0)
+        self.name, self.method = choose(method, self.form, options)
+        self.source, self.motions = self._source(bm, adaptive)
+        self.control = Doubling(rtol, atol, dt_min) if adaptive else None
+        self.dt, self.extra = dt, extra_solver_state
+        self.numbers: dict[tuple[Any, Any], int] = {}
+
+    def _source(self, bm: Any, adaptive: bool) -> tuple[Given | Streams, int]:
+        form, areas = self.form, self.method.areas
+        first = None if bm is None else Given(bm, areas, form.batch)
+        with torch.no_grad():
+            motions = form.measure(self.outputs[0], self.start, None if first is None else first.motions())
+        if first is not None:
+            return first, motions
+        y = self.start
+        if not adaptive:
+            return Streams(form.batch, motions, areas, y.dtype, y.device), motions
+        if len(self.outputs) == 1:
+            return Streams(form.batch, motions, areas, y.dtype, y.device), motions
+        path = BrownianInterval(
+            self.outputs[0],
+            self.outputs[-1],
+            (form.batch, motions),
+            y.dtype,
+            y.device,
+            levy_area_approximation="foster" if areas == "levy" else areas,
+        )
+        return Given(path, areas, form.batch), motions
+
+    def noise(self, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
+        """The increment of a step and its area."""
+        return self.source(self.numbers.get((s, t), 0), s, t)
+
+    def on(self, grid: Grid) -> None:
+        """Go on these steps: noise and times are known by them."""
+        self.numbers = {ends: k for k, ends in enumerate(grid.steps)}
+        self.form.know(grid.times)
+
+    def move(self, state: Values, s: Any, t: Any) -> Values:
+        """The state after a step."""
+        w, a = self.noise(s, t)
+        if self.method.step is None:
+            return self.reversible().step(s, t, w, state)
+        return (self.method.step(self.form, state[0], self.form.time(s), float(t - s), w, a),)
+
+    def reversible(self, grid: Grid | None = None) -> ReversibleHeun:
+        """The reversible Heun method on these steps; its states are (y, z, f, g)."""
+        steps = [] if grid is None else grid.steps
+        return ReversibleHeun(
+            self.both,
+            self.form.times_increment,
+            self.form.spread,
+            lambda k: self.noise(*steps[k])[0],
+            self.split,
+            steps,
+            [] if grid is None else grid.needed,
+            (),
+        )
+
+    def both(self, t: Any, y: Tensor, args: Arguments) -> tuple[Tensor, Tensor]:
+        """Drift and diffusion."""
+        return self.form.pair(t, y)
+
+    def split(self, packed: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A state (B, n) of the reversible Heun method as the four tensors that it is made of."""
+        size = self.start.shape[1]
+        y, z, f, g = packed.split([size, size, size, packed.shape[1] - 3 * size], 1)
+        return y, z, f, g if self.form.diagonal else g.reshape(len(g), size, -1)
+
+    def first(self) -> Values:
+        """The state that the steps begin with."""
+        if self.name != REVERSIBLE:
+            if self.extra:
+                raise OdesolveError(
+                    f"extra_solver_state is of reversible_heun, and method={self.name!r} has none: leave it out"
+                )
+            return (self.start,)
+        if self.extra is None:
+            f, g = self.form.pair(self.outputs[0], self.start)
+            return self.start, self.start, f, g
+        wide = (*self.start.shape, *([] if self.form.diagonal else [self.motions]))
+        shapes = [self.start.shape, torch.Size(wide), self.start.shape]
+        if [x.shape for x in self.extra] != shapes:
+            raise OdesolveError(
+                f"extra_solver_state has shapes {[tuple(x.shape) for x in self.extra]}: give what extra=True returned, of shapes "
+                f"{[tuple(s) for s in shapes]}"
+            )
+        f, g, z = self.extra
+        return self.start, z, f, g
+
+    def solve(self) -> tuple[Tensor, Values]:
+        """States at the outputs (n, B, D) and the last state of the steps."""
+        state = self.first()
+        if self.control is not None:
+            _, ys, last = self.control.solve(self.move, state, self.outputs, self.dt)
+            return ys, last
+        grid = uniform(self.outputs, self.dt)
+        self.on(grid)
+        found = march(self.move, state, grid, grid.needed)
+        return grid.read(lambda k: found[k][0]), found[len(grid.times) - 1]
+
+    def grid(self) -> Grid:
+        """The steps, of an adaptive solve those that one without gradients takes."""
+        if self.control is None:
+            return uniform(self.outputs, self.dt)
+        with torch.no_grad():
+            return self.control.solve(self.move, self.first(), self.outputs, self.dt)[0]
+
+    def answer(self, ys: Tensor, last: Values, extra: bool) -> Any:
+        """What sdeint returns."""
+        out: list[Any] = [self.form.open(ys)]
+        if self.form.logqp:
+            out.append(ys[1:, :, -1] - ys[:-1, :, -1])
+        if extra:
+            out.append((last[2], last[3], last[1]) if self.name == REVERSIBLE else ())
+        return out[0] if len(out) == 1 else tuple(out)
+
+
+def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:
+    if not isinstance(ts, Tensor):
+        if not isinstance(ts, (tuple, list)) or not all(isinstance(t, (float, int)) for t in ts):
+            raise OdesolveError(f"ts is {ts!r}: give a tensor (T,), or a list of numbers")
+        ts = torch.tensor(ts, dtype=y0.dtype, device=y0.device)
+    if ts.requires_grad:
+        raise OdesolveError("ts requires gradients, which an SDE's times do not get: give ts.detach()")
+    if ts.dim() != 1 or ts.numel() == 0 or not ts.is_floating_point() or not bool((ts[1:] > ts[:-1]).all()):
+        raise OdesolveError(f"ts is {ts!r}: give rising times (T,), floating-point numbers")
+    return ts

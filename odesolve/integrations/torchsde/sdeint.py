@@ -1,0 +1,126 @@
+"""torchsde's sdeint and sdeint_adjoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.integrations.torchsde.gradients import Gradients
+from odesolve.integrations.torchsde.problem import Problem
+
+Scalar = float | Tensor
+Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
+
+
+def sdeint(
+    sde: Any,
+    y0: Tensor,
+    ts: Tensor | Sequence[float],
+    bm: Any = None,
+    method: str | None = None,
+    dt: Scalar = 1e-3,
+    adaptive: bool = False,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-4,
+    dt_min: Scalar = 1e-5,
+    options: dict[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    logqp: bool = False,
+    extra: bool = False,
+    extra_solver_state: Sequence[Tensor] | None = None,
+    **unused_kwargs: Any,
+) -> Result:
+    """Solve the equation of ``sde`` from y0, with every operation recorded by autograd, as ``torchsde.sdeint`` does.
+
+    Args:
+        sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v), f_and_g(t, y),
+            f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of diagonal noise, else (B, ..., m).
+        y0: the first state (B, ...), of any shape.
+        ts: rising times of the states that are returned, the first of them y0's.
+        bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by default noise from torch's
+            generator.
+        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's equations; midpoint, heun,
+            euler_heun, milstein, log_ode, reversible_heun of Stratonovich's. By default srk (of general noise euler), or
+            midpoint.
+        dt: length of a step; of an adaptive solve of the first. States between steps are interpolated linearly.
+        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``.
+        names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion",
+            "drift_and_diffusion_prod".
+        logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every interval of ts.
+        extra: return the solver's own state at the end as well; ``extra_solver_state`` begins with it.
+
+    Returns states (T, B, ...); with ``logqp`` then the log-ratios (T - 1, B); with ``extra`` then a tuple of tensors.
+    Raises OdesolveError for what cannot be used, Diverged for an adaptive solve that meets NaN.
+    """
+    _tell(unused_kwargs)
+    numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
+    problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    return problem.answer(*problem.solve(), extra)
+
+
+def sdeint_adjoint(
+    sde: Any,
+    y0: Tensor,
+    ts: Tensor | Sequence[float],
+    bm: Any = None,
+    method: str | None = None,
+    adjoint_method: str | None = None,
+    dt: Scalar = 1e-3,
+    adaptive: bool = False,
+    adjoint_adaptive: bool = False,
+    rtol: Scalar = 1e-5,
+    adjoint_rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-4,
+    adjoint_atol: Scalar = 1e-4,
+    dt_min: Scalar = 1e-5,
+    options: dict[str, Any] | None = None,
+    adjoint_options: dict[str, Any] | None = None,
+    adjoint_params: Sequence[Tensor] | None = None,
+    names: Mapping[str, str] | None = None,
+    logqp: bool = False,
+    extra: bool = False,
+    extra_solver_state: Sequence[Tensor] | None = None,
+    **unused_kwargs: Any,
+) -> Result:
+    """Solve as ``sdeint`` does and keep no steps for the gradients, as ``torchsde.sdeint_adjoint`` does.
+
+    With reversible_heun the gradient is that of the steps, walked back (Kidger et al. 2021). With other methods it is that of the
+    equation, by its adjoint in Stratonovich's calculus, solved back by Heun's method on the same path and steps (Li et al.
+    2020). The way back takes the steps of the way there, those of an adaptive solve too: ``adjoint_adaptive``, its tolerances and
+    ``adjoint_options`` have no effect. First derivatives only.
+
+    Args:
+        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another of torchsde's methods gives the adjoint
+            of the equation.
+        adjoint_params: tensors that get gradients; by default those of the module ``sde``, or all that f and g are found to
+            use. A tensor that f uses and that was computed from others before belongs here.
+
+    Everything else is as in ``sdeint``. Raises OdesolveError also for a tensor that f or g use and that would get no gradient.
+    """
+    _tell(unused_kwargs)
+    numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
+    problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    if adjoint_adaptive:
+        warnings.warn("adjoint_adaptive has no effect: the way back takes the steps of the way there", stacklevel=2)
+    gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
+    return problem.answer(*gradients.solve(), extra)
+
+
+def _tell(unused: Mapping[str, Any]) -> None:
+    if unused:
+        warnings.warn(f"arguments without effect: {', '.join(unused)}", stacklevel=3)
+
+
+def _numbers(**given: Scalar) -> dict[str, float]:
+    out = {}
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise OdesolveError(f"{name} requires gradients: give a number, or {name}.detach()")
+        out[name] = float(value)
+        if not 0.0 <= out[name] < float("inf") or (name in ("dt", "dt_min") and out[name] == 0.0):
+            raise OdesolveError(f"{name}={out[name]:g}: give a positive number")
+    return out

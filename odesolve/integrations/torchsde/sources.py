@@ -1,0 +1,90 @@
+"""Where the increments of a solve come from: streams of its own, or the Brownian motion that the user gave."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve import brownian
+from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import normal
+from odesolve.keys import keys_of
+from odesolve.levy import levy_area
+from odesolve.noise import AREAS, LEVY, STEPS
+
+KNOWN = {"none": (), "space-time": ("space-time",), "davie": ("space-time", "levy"), "foster": ("space-time", "levy")}
+
+
+class Source(Protocol):
+    """(number of the step, its beginning and end): the increment (B, m), and the area that the method asks for, or None."""
+
+    def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]: ...
+
+
+class Streams:
+    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's generator gives the seed."""
+
+    def __init__(self, batch: int, motions: int, areas: str, dtype: torch.dtype, device: torch.device):
+        self.shape, self.areas, self.dtype = (batch, motions), areas, dtype
+        self.keys = keys_of(batch, None, None, device)
+
+    def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
+        length = float(t - s)
+        w = length**0.5 * self._normal(STEPS + step, self.shape)
+        if self.areas == "none":
+            return w, None
+        a = (length / 12) ** 0.5 * self._normal(AREAS + step, self.shape)
+        if self.areas == "space-time":
+            return w, a
+        return w, levy_area(w, a, length, self._normal(LEVY + step, (*self.shape, self.shape[1])))
+
+    def _normal(self, stream: int, shape: tuple[int, ...]) -> Tensor:
+        kind = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        out = torch.empty(shape, dtype=kind, device=self.keys.device)
+        normal(out, self.keys, stream)
+        return out.to(self.dtype)
+
+
+class Given:
+    """``bm(ta, tb)`` of torchsde or like it, or a path of this library; its values are seen as (B, m)."""
+
+    def __init__(self, bm: Any, areas: str, batch: int):
+        self.bm, self.areas, self.batch = bm, areas, batch
+        self.own = isinstance(bm, brownian.BrownianPath)
+        known = (
+            ("space-time",) * bm.area if self.own else KNOWN.get(getattr(bm, "levy_area_approximation", "foster"), ())
+        )
+        if areas != "none" and areas not in known:
+            kind = "foster" if areas == "levy" else areas
+            raise OdesolveError(
+                f"this method needs areas that bm does not have: give BrownianInterval(..., levy_area_approximation={kind!r})"
+            )
+
+    def motions(self) -> int | None:
+        """How many Brownian motions a sample has, where bm says it. Raises OdesolveError for another batch."""
+        shape = getattr(self.bm, "shape", None)
+        if shape is None:
+            return None
+        if len(shape) < 2 or shape[0] != self.batch:
+            raise OdesolveError(
+                f"bm is of shape {tuple(shape)}: give one of shape ({self.batch}, m), y0 has a batch of {self.batch}"
+            )
+        return torch.Size(shape[1:]).numel()
+
+    def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
+        ends = (float(s), float(t)) if self.own else (torch.as_tensor(s), torch.as_tensor(t))
+        if self.areas == "none":
+            return self._flat(self.bm(*ends)), None
+        if self.own:
+            w, a = (self._flat(x) for x in self.bm(*ends, area=True))
+            return w, a
+        if self.areas == "levy":
+            w, a = self.bm(*ends, return_A=True)
+            return self._flat(w), a.reshape(self.batch, a.shape[-2], a.shape[-1])
+        w, u = (self._flat(x) for x in self.bm(*ends, return_U=True))
+        return w, u / float(t - s) - 0.5 * w
+
+    def _flat(self, w: Tensor) -> Tensor:
+        return w.reshape(self.batch, -1)
