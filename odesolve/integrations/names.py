@@ -12,7 +12,17 @@ from typing import Any
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.names_diffusers import identified, schedule_of
 from odesolve.integrations.names_schedules import sigmas
-from odesolve.integrations.names_table import AUTOMATIC, LACKING_LABELS, LACKING_SAMPLERS, ROWS, SCHEDULES, Row
+from odesolve.integrations.names_table import (
+    AUTOMATIC,
+    BY_TIMES,
+    FIXED,
+    LACKING_LABELS,
+    LACKING_SAMPLERS,
+    MULTISTEP,
+    ROWS,
+    SCHEDULES,
+    Row,
+)
 from odesolve.labels import solver_label
 from odesolve.solvers import REGISTRY
 
@@ -73,11 +83,26 @@ def to_diffusers(
     DPM-Solver++(3M) falls only below 15 steps. Raises OdesolveError where diffusers has no equal.
     """
     flow = flow or schedule == "flow"
+    schedule = "flow" if flow and schedule == "normal" else schedule
     row = _row(solver, options, schedule, lambda r: r.flow if flow else r.diffusers, "diffusers")
     made = row.flow if flow else row.diffusers
     assert made is not None, "the row was found by this entry"
     cls, config = made
-    return cls, {**config, **_schedule(schedule, 2, "diffusers")}
+    return cls, {**config, **_spaced(cls, schedule, flow)}
+
+
+def _spaced(cls: str, schedule: str, flow: bool) -> dict[str, Any]:
+    """The config that spaces a class's noise levels so."""
+    config = _schedule(schedule, 2, "diffusers")
+    by_times = schedule == "flow" or "timestep_spacing" in config
+    if cls in FIXED and schedule in ("normal", "flow"):
+        return {}
+    takes = cls not in FIXED and (by_times or cls not in BY_TIMES) and (schedule != "lu" or cls == MULTISTEP)
+    if not takes or (flow and "timestep_spacing" in config):
+        raise OdesolveError(
+            f"{cls} cannot space its levels as {schedule!r}: place them yourself, by names.sigmas({schedule!r}, ...)"
+        )
+    return dict(config)
 
 
 def from_label(label: str, schedule: str | None = None) -> Named:

@@ -159,9 +159,13 @@ AUTOMATIC: dict[str, str] = {
     **dict.fromkeys(("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"), "exponential"),
 }
 
+# Scheduler classes that cannot space their levels in these ways; only one class knows "lu".
+FIXED = ("IPNDMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler")
+BY_TIMES = (*FIXED, "EulerAncestralDiscreteScheduler", "DDPMScheduler", "DDIMScheduler")
+
 # Schedules: our name -> (AUTOMATIC1111's, ComfyUI's, the config of diffusers), None where that program has no such one.
 SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = {
-    "normal": ("Normal", "normal", {}),
+    "normal": ("Normal", "normal", {"timestep_spacing": "linspace"}),
     "karras": ("Karras", "karras", {"use_karras_sigmas": True}),
     "exponential": ("Exponential", "exponential", {"use_exponential_sigmas": True}),
     "polyexponential": ("Polyexponential", None, None),

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
-from odesolve.integrations.names_table import LACKING_CLASSES, LACKING_LABELS, LACKING_SAMPLERS, ROWS, SCHEDULES
+from odesolve.integrations.names import Named
+from odesolve.integrations.names_diffusers import CLASSES
+from odesolve.integrations.names_table import (
+    LACKING_CLASSES,
+    LACKING_LABELS,
+    LACKING_SAMPLERS,
+    ROWS,
+    SCHEDULES,
+)
 from odesolve.solvers import REGISTRY
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"),  # KDPM2's
+]
 
 
 def label(row) -> str:
-    return f"{row.solver}-{'-'.join(map(str, row.options.values()))}-{row.schedule}"
+    return "-".join([row.solver, *map(str, row.options.values()), row.schedule])
 
 
-def options(row) -> tuple:
-    return tuple(sorted(row.options.items()))
+def named(row, schedule: str) -> Named:
+    return Named(row.solver, tuple(sorted(row.options.items())), schedule)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=label)
-def test_every_row_is_a_solver_with_options_that_are_not_its_defaults(row):
+def test_a_row_names_options_that_are_not_defaults(row):
     entry = REGISTRY[row.solver]
     assert all(entry.options[k] != v for k, v in row.options.items())
     assert any((row.diffusers, row.flow, row.label, row.comfy))
@@ -27,18 +42,108 @@ def test_every_row_is_a_solver_with_options_that_are_not_its_defaults(row):
 
 @pytest.mark.parametrize("flow", [False, True])
 @pytest.mark.parametrize("row", ROWS, ids=label)
-def test_diffusers_and_back(row, flow):
-    if (row.flow if flow else row.diffusers) is None:
-        with pytest.raises(OdesolveError, match=r"diffusers has no"):
-            names.to_diffusers(row.solver, row.options, flow=flow)
-        return
+def test_diffusers_and_back_with_every_schedule_that_the_class_takes(row, flow):
+    """The classes' own signatures say which schedules they take."""
+    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    made = row.flow if flow else row.diffusers
     steps = 8 if row.options.get("taper") else 50  # DEIS and DPM-Solver++(3M) taper short solves only
+    given = (row.solver, row.options)
+    if made is None:
+        if not any(
+            r.solver == row.solver and r.options == row.options and (r.flow if flow else r.diffusers) for r in ROWS
+        ):
+            with pytest.raises(OdesolveError, match="diffusers has no"):
+                names.to_diffusers(*given, flow=flow)
+        return
     for schedule, (_, _, config) in SCHEDULES.items():
-        if config is None or (flow and "timestep_spacing" in config) or (schedule == "flow") > flow:
+        if schedule == "flow" and not flow:
             continue
-        made = names.to_diffusers(row.solver, row.options, schedule, flow)
-        back = names.from_diffusers(*made, steps=steps)
+        try:
+            cls, keys = names.to_diffusers(*given, schedule, flow)
+        except OdesolveError:
+            takes = inspect.signature(getattr(diffusers, made[0])).parameters
+            assert config is None or not config.keys() <= takes.keys() or (flow and "timestep_spacing" in config)
+            continue
+        scheduler = getattr(diffusers, cls)(**keys)
+        assert keys.items() <= {**scheduler.config}.items()
+        back = names.from_diffusers(cls, scheduler.config, steps)
         wanted = "flow" if flow and schedule == "normal" else schedule
-        if schedule == "normal" and made[0].startswith("DDPM"):
-            wanted = "ddim_uniform"
-        assert back == names.Named(row.solver, options(row), wanted)
+        assert back == names.from_diffusers(cls, keys, steps) == named(row, wanted)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.label], ids=label)
+@pytest.mark.parametrize("schedule", [s for s, programs in SCHEDULES.items() if programs[0]])
+def test_labels_and_back(row, schedule):
+    text = names.to_label(row.solver, row.options, schedule)
+    for written in (text, text.upper(), f"  {text.lower()} "):
+        assert names.from_label(written) == named(row, schedule)
+    assert names.from_label(str(row.label), SCHEDULES[schedule][0]) == named(row, schedule)
+
+
+def test_labels_as_the_web_ui_writes_them():
+    assert names.from_label("DPM++ 2M SDE Karras") == Named("dpmpp_2m_sde", (), "karras")
+    assert names.from_label("DPM++ 2M SDE Heun Exponential") == Named(
+        "dpmpp_2m_sde", (("second", "heun"),), "exponential"
+    )
+    assert names.from_label("Euler a") == Named("ddim", (("eta", 1.0),))
+    assert names.from_label("DDIM") == Named("ddim", (), "ddim_uniform")
+    assert names.to_label("ddim", schedule="ddim_uniform") == "DDIM"
+    assert names.from_label("DPM++ 2M", "Automatic") == Named("dpmpp_2m", (), "karras")
+    assert names.from_label("DPM++ 3M SDE", "automatic") == Named("dpmpp_3m_sde", (("published", True),), "exponential")
+    assert names.from_label("Heun Automatic") == names.from_label("Heun", "Uniform") == Named("heun_edm")
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.comfy], ids=label)
+@pytest.mark.parametrize("schedule", [s for s, programs in SCHEDULES.items() if programs[1]])
+def test_comfy_and_back(row, schedule):
+    sampler, scheduler = names.to_comfy(row.solver, row.options, schedule)
+    assert names.from_comfy(sampler, scheduler) == named(row, schedule)
+    assert names.from_comfy(str(row.comfy), scheduler) == named(row, schedule)
+
+
+def test_comfy_names_of_the_gpu():
+    assert names.from_comfy("dpmpp_2m_sde_gpu", "karras") == names.from_comfy("dpmpp_2m_sde", "karras")
+
+
+@pytest.mark.parametrize(
+    ("look", "lacking"),
+    [
+        (lambda n: names.from_diffusers(n, {}), LACKING_CLASSES),
+        (names.from_label, LACKING_LABELS),
+        (names.from_comfy, LACKING_SAMPLERS),
+    ],
+)
+def test_what_has_no_equal_is_refused_with_the_reason(look, lacking):
+    for name, why in lacking.items():
+        with pytest.raises(OdesolveError) as told:
+            look(name)
+        assert str(told.value) == f"{name} has no equal here: {why}"
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    for look, given, nearest in (
+        (lambda: names.from_diffusers("DPMSolverMultistep", {}), "DPMSolverMultistep", "DPMSolverMultistepScheduler"),
+        (lambda: names.from_label("DPM++ 2M SDF"), "DPM++ 2M SDF", "DPM++ 2M SDE"),
+        (lambda: names.from_label("Euler", "Karas"), "Karas", "Karras"),
+        (lambda: names.from_comfy("dpmpp_2m_sd"), "dpmpp_2m_sd", "dpmpp_2m_sde"),
+        (lambda: names.to_label("dpmpp_2"), "dpmpp_2", "dpmpp_2s"),
+        (lambda: names.to_comfy("ddim", {}, "karas"), "karas", "karras"),
+    ):
+        with pytest.raises(
+            OdesolveError, match=rf"{given.replace('+', '.')}'.*did you mean '{nearest.replace('+', '.')}'"
+        ):
+            look()
+    with pytest.raises(OdesolveError, match=r"no ddim\(eta=0.5\): it has ddim, ddim\(eta=1.0\)"):
+        names.to_diffusers("ddim", {"eta": 0.5})
+    with pytest.raises(OdesolveError, match=r"ComfyUI has no schedule 'lu'"):
+        names.to_comfy("ddim", {}, "lu")
+
+
+def test_defaults_are_those_of_the_classes():
+    """A config that leaves its keys out means what the class makes of them."""
+    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    for name in CLASSES:
+        if name.startswith(("ScoreSde", "PNDM", "DPMSolverSinglestep", "DPMSolverMultistepInverse", "Parallel")):
+            continue
+        scheduler = getattr(diffusers, name)()
+        assert names.from_diffusers(name, {}, 8) == names.from_diffusers(name, scheduler.config, 8)
