@@ -53,14 +53,17 @@ def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
 
 
 def second_order_step(
-    w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5, land: Land | None = None
+    w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5, land: Land | None = None, exact: bool = True
 ) -> tuple[Linear, Linear]:
-    """One DPM-Solver-2 step; returns the new state and the noise prediction at s. ``land`` finishes it, by default a step."""
+    """One DPM-Solver-2 step; returns the new state and the noise prediction at s.
+
+    ``land`` finishes it, by default as a step; ``exact`` is as for ``Writer.stage``.
+    """
     data, land = w.data(x, s), land or w.step
     if singular(s, t):
         return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
     e0 = w.keep(noise_of(s, x, data))
-    y = w.stage(m, noise_row(s, m, x, [(s, e0)]))
+    y = w.stage(m, noise_row(s, m, x, [(s, e0)]), exact)
     e1 = noise_of(m, y, w.data(y, m))
     mix = (1 - 0.5 / r) * e0 + (0.5 / r) * e1
     return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
@@ -76,7 +79,7 @@ def dpm_solver_3(w: Writer) -> None:
 
 
 def third_order_step(
-    w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear, land: Land | None = None
+    w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear, land: Land | None = None, exact: bool = True
 ) -> tuple[Linear, Linear]:
     """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3), as ``second_order_step``."""
     data, land = w.data(x, s), land or w.step
@@ -84,10 +87,11 @@ def third_order_step(
         return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
     h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
     e0 = w.keep(noise_of(s, x, data))
-    y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]))
+    y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]), exact)
     e1 = noise_of(m1, y, w.data(y, m1))
     bend = m2.sigma * r2 / r1 * (math.expm1(r2 * h) / (r2 * h) - 1)
-    y = w.stage(m2, (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0 - bend * (e1 - e0))
+    row = (m2.alpha / s.alpha) * x - (m2.sigma * math.expm1(r2 * h)) * e0 - bend * (e1 - e0)
+    y = w.stage(m2, row, exact)
     e2 = noise_of(m2, y, w.data(y, m2))
     bend = t.sigma / r2 * (math.expm1(h) / h - 1)
     return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0

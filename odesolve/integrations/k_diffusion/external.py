@@ -19,10 +19,7 @@ class _Denoiser(nn.Module):
     """c_skip x + c_out net(c_in x, time) for x = x0 + sigma eps."""
 
     sigma_data = 1.0
-
-    def __init__(self, inner_model: Any):
-        super().__init__()
-        self.inner_model = inner_model
+    inner_model: Any
 
     def sigma_to_t(self, sigma: Tensor) -> Tensor:
         """What the network gets as its time at these levels."""
@@ -67,6 +64,10 @@ def _v_scalings(sigma: Tensor, data: float) -> tuple[Tensor, Tensor, Tensor]:
 
 class VDenoiser(_Denoiser):
     """A network of v-prediction on the trigonometric path, its time atan(sigma) in units of a quarter turn."""
+
+    def __init__(self, inner_model: Any):
+        super().__init__()
+        self.inner_model = inner_model
 
     def get_scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _v_scalings(sigma, self.sigma_data)
@@ -116,9 +117,10 @@ class DiscreteSchedule(nn.Module):
 
     def sigma_to_t(self, sigma: Tensor, quantize: bool | None = None) -> Tensor:
         """The training step of these levels, of any shape: a number between whole ones, or int64 where they are quantized."""
-        at = sigma.to(self.log_sigmas.dtype).log()
-        below = (torch.searchsorted(self.log_sigmas, at, right=True) - 1).clamp(0, len(self.log_sigmas) - 2)
-        low, high = self.log_sigmas[below], self.log_sigmas[below + 1]
+        logs = self.log_sigmas.to(torch.promote_types(sigma.dtype, self.log_sigmas.dtype))
+        at = sigma.to(logs.dtype).log()
+        below = (torch.searchsorted(logs, at, right=True) - 1).clamp(0, len(logs) - 2)
+        low, high = logs[below], logs[below + 1]
         if self.quantize if quantize is None else quantize:
             return torch.where(at - low > high - at, below + 1, below)
         return below + ((at - low) / (high - low)).clamp(0, 1)
@@ -134,7 +136,7 @@ class _Discrete(DiscreteSchedule, _Denoiser):
     """A network trained on a table of alphas_cumprod, its time the training step."""
 
     def __init__(self, model: Any, alphas_cumprod: Tensor, quantize: bool):
-        DiscreteSchedule.__init__(self, ((1 - alphas_cumprod) / alphas_cumprod) ** 0.5, quantize)
+        super().__init__(((1 - alphas_cumprod) / alphas_cumprod) ** 0.5, quantize)
         self.inner_model = model
 
 

@@ -56,18 +56,18 @@ def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) 
     for (s, t), order, down in zip(w.steps, orders, _lower(w, eta), strict=True):
 
         def land(p: Point, value: Linear, t: Point = t, s: Point = s) -> Linear:
-            added = math.sqrt(max(t.sigma**2 - p.sigma**2, 0.0)) * s_noise
-            return (
-                w.step(t, w.stage(p, value, exact) + added * w.noise(s, t), exact) if added else w.step(t, value, exact)
-            )
+            if p is t:
+                return w.step(t, value, exact)
+            added = math.sqrt((t.sigma - p.sigma) * (t.sigma + p.sigma)) * s_noise
+            return w.step(t, w.stage(p, value, exact) + added * w.noise(s, t), exact)
 
         inner = [w.path.point(float(w.path.t_of_lam(s.lam + r * (down.lam - s.lam)))) for r in _STAGES[order]]
         if order == 1:
             x = land(down, noise_row(s, down, x, [(s, noise_of(s, x, w.data(x, s)))]))
         elif order == 2:
-            x, _ = second_order_step(w, s, inner[0], down, x, land=land)
+            x, _ = second_order_step(w, s, inner[0], down, x, land=land, exact=exact)
         else:
-            x, _ = third_order_step(w, s, inner[0], inner[1], down, x, land=land)
+            x, _ = third_order_step(w, s, inner[0], inner[1], down, x, land=land, exact=exact)
 
 
 _STAGES = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}
@@ -77,6 +77,7 @@ def _lower(w: Writer, eta: float) -> list[Point]:
     """The point that each step goes to before its noise."""
     if not eta:
         return [t for _, t in w.steps]
-    last = w.steps[-1][1].rho
-    kept = [max(t.rho * math.sqrt(eta_split(s, t, eta).kept), last) for s, t in w.steps]
-    return w.path.points(w.path.t_of_rho(torch.tensor(kept, dtype=torch.float64)))
+    last = w.points[-1]
+    lower = [t.rho * math.sqrt(max(eta_split(s, t, eta).kept, 0.0)) for s, t in w.steps]
+    found = w.path.points(w.path.t_of_rho(torch.tensor(lower, dtype=torch.float64)))
+    return [p if p.rho > last.rho else last for p in found]

@@ -24,8 +24,8 @@ class Denoiser(_Denoiser):
     def __init__(
         self, inner_model: Any, sigma_data: float = 1.0, weighting: str | Weighting = "karras", scales: int = 1
     ):
-        super().__init__(inner_model)
-        self.sigma_data = sigma_data
+        super().__init__()
+        self.inner_model, self.sigma_data = inner_model, sigma_data
         if scales != 1:
             raise OdesolveError(
                 f"scales={scales}: the loss is over pixels: give scales=1, or train with k-diffusion's own"
