@@ -14,13 +14,14 @@ from odesolve.integrations.names_diffusers import identified, schedule_of
 from odesolve.integrations.names_schedules import sigmas
 from odesolve.integrations.names_table import (
     AUTOMATIC,
-    BY_TIMES,
     FIXED,
     LACKING_LABELS,
     LACKING_SAMPLERS,
     MULTISTEP,
     ROWS,
     SCHEDULES,
+    TAKES,
+    TIMES,
     Row,
 )
 from odesolve.labels import solver_label
@@ -47,7 +48,8 @@ class Named:
     """A sampler by our names: a solver of ``ode.solvers()``, those of its options that are not defaults, and a schedule.
 
     ``schedule`` is "normal" for training times at equal distances, another name that ``sigmas`` knows, "lu" (uniform in
-    log-SNR, diffusers) or "flow". ``reverse`` marks solves from data to noise (``ode.plan(..., reverse=True)``).
+    log-SNR, diffusers) or "flow"; rounding and whether the last time is left out are a program's own, and the multistep
+    classes of diffusers leave it out. ``reverse`` marks solves from data to noise (``ode.plan(..., reverse=True)``).
     """
 
     solver: str
@@ -94,15 +96,11 @@ def to_diffusers(
 def _spaced(cls: str, schedule: str, flow: bool) -> dict[str, Any]:
     """The config that spaces a class's noise levels so."""
     config = _schedule(schedule, 2, "diffusers")
-    by_times = schedule == "flow" or "timestep_spacing" in config
-    if cls in FIXED and schedule in ("normal", "flow"):
-        return {}
-    takes = cls not in FIXED and (by_times or cls not in BY_TIMES) and (schedule != "lu" or cls == MULTISTEP)
-    if not takes or (flow and "timestep_spacing" in config):
-        raise OdesolveError(
-            f"{cls} cannot space its levels as {schedule!r}: place them yourself, by names.sigmas({schedule!r}, ...)"
-        )
-    return dict(config)
+    by_default = (schedule != "lu" or cls == MULTISTEP) and not (flow and schedule in TIMES)
+    if schedule not in TAKES[cls] if cls in TAKES else not by_default:
+        own = f"by names.sigmas({schedule!r}, ...)"
+        raise OdesolveError(f"{cls} cannot space its levels as {schedule!r}: place them yourself, {own}")
+    return {} if cls in FIXED else dict(config)
 
 
 def from_label(label: str, schedule: str | None = None) -> Named:

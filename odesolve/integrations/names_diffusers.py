@@ -49,7 +49,7 @@ class Given:
     @property
     def to_zero(self) -> bool:
         """Whether the last step goes to sigma = 0, where every method is of first order."""
-        return self.get("final_sigmas_type", "zero") == "zero"
+        return "Inverse" not in self.name and self.get("final_sigmas_type", "zero") == "zero"
 
 
 def identified(name: str, config: Mapping[str, Any], steps: int | None) -> tuple[str, dict[str, Any], bool]:

@@ -45,7 +45,7 @@ def _both(cls: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unipc(order: int, variant: str, taper: bool) -> Row:
-    """UniPC; only tapered bh2 can end at sigma = 0 in diffusers."""
+    """UniPC; only tapered bh2 can end at sigma = 0 in diffusers, and its grids for flows end nowhere else."""
     bh1 = variant == "bh1"
     config = {"solver_order": order, **({"solver_type": "bh1"} if bh1 else {}), **({} if taper else FULL)}
     if bh1 or not taper:
@@ -54,7 +54,8 @@ def _unipc(order: int, variant: str, taper: bool) -> Row:
     names: dict[str, Any] = {}
     if order == 3 and taper:
         names = {"label": "UniPC", "comfy": "uni_pc"} if bh1 else {"comfy": "uni_pc_bh2"}
-    return Row(f"unipc_{order}", options, **_both(UNIPC, config), **names)
+    made = _both(UNIPC, config) if taper and not bh1 else {"diffusers": (UNIPC, config)}
+    return Row(f"unipc_{order}", options, **made, **names)
 
 
 ROWS: tuple[Row, ...] = (
@@ -92,9 +93,9 @@ ROWS: tuple[Row, ...] = (
     Row("dpmpp_sde", {}, ("DPMSolverSDEScheduler", {}), None, "DPM++ SDE", "dpmpp_sde", ("dpmpp_sde", {})),
     *(_unipc(order, variant, taper) for order in (1, 2, 3) for variant in ("bh2", "bh1") for taper in (True, False)),
     Row("deis_lamab1", {}, **_both(DEIS, {"solver_order": 2, **FULL})),
-    Row("deis_lamab1", TAPER, **_both(DEIS, {"solver_order": 2})),
+    Row("deis_lamab1", TAPER, (DEIS, {"solver_order": 2})),
     Row("deis_lamab2", RAMP, **_both(DEIS, {"solver_order": 3, **FULL})),
-    Row("deis_lamab2", {**RAMP, **TAPER}, **_both(DEIS, {"solver_order": 3})),
+    Row("deis_lamab2", {**RAMP, **TAPER}, (DEIS, {"solver_order": 3})),
     Row("sa_solver", {**PUBLISHED, **TAPER}, ("SASolverScheduler", {"tau_func": one})),
     Row("ddpm", {}, ("DDPMScheduler", {"variance_type": "fixed_small"}), None, None, "ddpm"),
     Row("ddpm", {"variance": "large"}, ("DDPMScheduler", {"variance_type": "fixed_large"})),
@@ -159,10 +160,6 @@ AUTOMATIC: dict[str, str] = {
     **dict.fromkeys(("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"), "exponential"),
 }
 
-# Scheduler classes that cannot space their levels in these ways; only one class knows "lu".
-FIXED = ("IPNDMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler")
-BY_TIMES = (*FIXED, "EulerAncestralDiscreteScheduler", "DDPMScheduler", "DDIMScheduler")
-
 # Schedules: our name -> (AUTOMATIC1111's, ComfyUI's, the config of diffusers), None where that program has no such one.
 SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = {
     "normal": ("Normal", "normal", {"timestep_spacing": "linspace"}),
@@ -179,3 +176,16 @@ SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = 
     "linear_quadratic": (None, "linear_quadratic", None),
     "flow": (None, None, {}),
 }
+
+# The schedules that a scheduler class takes, where it is not all of them. DDPM's class adds noise in its last step unless
+# that is from training time 0, and DDIM's steps beside its own times where the stride is not whole.
+TIMES = ("normal", "simple", "ddim_uniform")
+TAKES: dict[str, tuple[str, ...]] = {
+    "IPNDMScheduler": ("normal",),
+    "DDPMScheduler": ("normal",),
+    "DDIMScheduler": ("ddim_uniform",),
+    "EulerAncestralDiscreteScheduler": TIMES,
+    "FlowMatchHeunDiscreteScheduler": ("flow",),
+    "LTXEulerAncestralRFScheduler": ("flow",),
+}
+FIXED = ("IPNDMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler")  # they take no such key

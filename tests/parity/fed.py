@@ -47,6 +47,32 @@ def handed(peer: Scheduler) -> Scheduler:
     return peer
 
 
+def interleaved(v: Tensor) -> Tensor:
+    """Values of the steps as schedulers of two stages keep them."""
+    return torch.cat([v[:1], v[1:].repeat_interleave(2), v[-1:]])
+
+
+def kdpm2_ancestral(peer: Scheduler) -> Scheduler:
+    """KDPM2AncestralDiscreteScheduler with its levels down, up and between, which it rounds to float32, in float64."""
+    levels = torch.unique(peer.peer.sigmas).flip(0)
+    after = torch.cat([levels[1:], levels[-1:]])
+    up = (after**2 * (levels**2 - after**2) / levels**2).sqrt().nan_to_num()
+    down = (after**2 - up**2).sqrt()
+    middle = (levels * down).sqrt()
+    peer.peer.sigmas_up, peer.peer.sigmas_down = interleaved(up), interleaved(down)
+    peer.peer.sigmas_interpol = interleaved(middle)
+    peer.calls = peer.path.t_of_rho(torch.stack([levels, middle], 1).flatten()[: len(peer.calls)])
+    return peer
+
+
+def dpm_solver_sde(peer: Scheduler) -> Scheduler:
+    """DPMSolverSDEScheduler that takes the noise of our streams as that of one path."""
+    levels = torch.unique(peer.peer.sigmas).flip(0)
+    inner = torch.stack([levels[:-2], (levels[:-2] * levels[1:-1]).sqrt()], 1).flatten()
+    peer.calls, peer.peer.noise_sampler = peer.path.t_of_rho(torch.cat([inner, levels[-2:-1]])), OnePath()
+    return peer
+
+
 class OnePath:
     """Noise of one path as k-diffusion asks for it: of the first part of a step, then of the whole step."""
 

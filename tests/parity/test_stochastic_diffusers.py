@@ -10,7 +10,7 @@ import torch
 from odesolve import grids, noise, paths
 from odesolve.paths import Discrete
 
-from .fed import OnePath, handed, patched, seeded, streams
+from .fed import OnePath, dpm_solver_sde, handed, kdpm2_ancestral, patched, seeded, streams
 from .peers import PREDICTS, PROBLEM, TOLERANCE, Scheduler, Wide, gap, scheduler, start
 
 KARRAS, TRAILING = {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}
@@ -83,25 +83,11 @@ def test_euler_ancestral(grid, prediction, monkeypatch):
     assert compare(peer, prediction, "ddim", {"eta": 1.0}) < TOLERANCE
 
 
-def interleaved(v: torch.Tensor) -> torch.Tensor:
-    """Values of the steps as schedulers of two stages keep them."""
-    return torch.cat([v[:1], v[1:].repeat_interleave(2), v[-1:]])
-
-
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy")
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("grid", [TRAILING, {"timestep_spacing": "linspace"}], ids=["trailing", "linspace"])
 def test_kdpm2_ancestral(grid, prediction, monkeypatch):
-    """With its levels down, up and between, which it rounds to float32, in float64."""
-    peer = scheduler("KDPM2AncestralDiscreteScheduler", 8, prediction_type=prediction, **grid)
-    levels = torch.cat([torch.unique(peer.peer.sigmas).flip(0)])
-    after = torch.cat([levels[1:], levels[-1:]])
-    up = (after**2 * (levels**2 - after**2) / levels**2).sqrt().nan_to_num()
-    down = (after**2 - up**2).sqrt()
-    middle = (levels * down).sqrt()
-    peer.peer.sigmas_up, peer.peer.sigmas_down = interleaved(up), interleaved(down)
-    peer.peer.sigmas_interpol = interleaved(middle)
-    peer.calls = peer.path.t_of_rho(torch.stack([levels, middle], 1).flatten()[: len(peer.calls)])
+    peer = kdpm2_ancestral(scheduler("KDPM2AncestralDiscreteScheduler", 8, prediction_type=prediction, **grid))
     patched(monkeypatch, "scheduling_k_dpm_2_ancestral_discrete", streams())
     assert compare(peer, prediction, "dpm2_ancestral", {}) < TOLERANCE
 
@@ -109,10 +95,7 @@ def test_kdpm2_ancestral(grid, prediction, monkeypatch):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("s_noise", [1.0, 1.05])
 def test_dpm_solver_sde(s_noise, prediction):
-    peer = scheduler("DPMSolverSDEScheduler", 8, prediction_type=prediction, **KARRAS)
-    levels = torch.unique(peer.peer.sigmas).flip(0)
-    inner = torch.stack([levels[:-2], (levels[:-2] * levels[1:-1]).sqrt()], 1).flatten()
-    peer.calls, peer.peer.noise_sampler = peer.path.t_of_rho(torch.cat([inner, levels[-2:-1]])), OnePath()
+    peer = dpm_solver_sde(scheduler("DPMSolverSDEScheduler", 8, prediction_type=prediction, **KARRAS))
     assert compare(peer, prediction, "dpmpp_sde", {"s_noise": s_noise}, s_noise=s_noise) < TOLERANCE
 
 

@@ -1,0 +1,58 @@
+"""Every label of the user interfaces that k-diffusion has a function for: that function is our plan, in float64."""
+
+from __future__ import annotations
+
+import pytest
+
+from odesolve import grids, noise, paths
+from odesolve.integrations import names
+from odesolve.integrations.names_table import ROWS
+
+from ...parity.fed import OnePath, seeded, streams
+from ...parity.peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
+
+sampling, external = k_diffusion()
+PEERS = [r for r in ROWS if r.peer]
+SCHEDULES = ["normal", "karras", "exponential", "beta", "simple", "sgm_uniform", "ddim_uniform", "kl_optimal"]
+
+
+def label(row) -> str:
+    return "-".join([row.label or row.comfy, row.schedule])
+
+
+def arguments(row) -> dict:
+    """What the user interfaces call the function with, and the noise of our streams."""
+    name, given = row.peer
+    if name == "dpmpp_sde":
+        return {**given, "noise_sampler": OnePath()}
+    if given.get("eta") == 0.0:
+        return {**given, "noise_sampler": lambda *_: 0.0}
+    if "sde" in name or "ancestral" in name:
+        draws = streams(noise.STEPS)
+        return {**given, "noise_sampler": lambda *_: next(draws)}
+    return dict(given)
+
+
+def levels(schedule: str, n: int) -> list[float]:
+    table = paths.Discrete.stable_diffusion()
+    trained = table.rho(paths.base.as_time([i / 1000 for i in range(1, 1001)])).tolist()
+    return names.sigmas(schedule, n, trained)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("row", PEERS, ids=label)
+def test_label(row, schedule):
+    sigmas = levels(schedule, 8)
+    with float64():
+        given = paths.base.as_time(sigmas)
+        model = PROBLEM.model(paths.EDM(sigma_max=100.0), "data")
+        x = start() * sigmas[0]
+        theirs = getattr(sampling, f"sample_{row.peer[0]}")(model.net, x, given, disable=True, **arguments(row))
+        mine = seeded(model, x, row.solver, grids.sigmas(model.path, sigmas), **row.options)
+        assert gap(mine, theirs) < TOLERANCE
+
+
+def test_every_label_has_a_function_or_none_is_installed():
+    """UniPC is the web UI's own; the others of ComfyUI are not in k-diffusion."""
+    alone = [r.label or r.comfy for r in ROWS if (r.label or r.comfy) and not r.peer]
+    assert set(alone) == {"UniPC", "uni_pc_bh2", "ddpm", "er_sde", "seeds_2", "seeds_3", "exp_heun_2_x0"}
