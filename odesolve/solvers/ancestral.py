@@ -45,16 +45,21 @@ def euler_ancestral_rf(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
 
     k-diffusion's euler_ancestral sets it in log-SNR, is the same for every path, and is ddim(eta) here.
     """
+    x = w.start
+    for (s, t), (_, split) in zip(w.steps, lower_in_time(w, eta), strict=True):
+        x = w.step(t, split_row(w, s, t, x, w.data(x, s), split, scale=s_noise), exact=s_noise == 1.0)
+
+
+def lower_in_time(w: Writer, eta: float) -> list[tuple[Point, Split]]:
+    """For every step the point at t (1 + eta (t/s - 1)), counted from the data end, and what a step by way of it keeps."""
     if not 0.0 <= eta <= 1.0:
         raise PlanError(f"{w.solver}: eta={eta!r}: give a number from 0 (Euler) to 1")
     towards_data(w)
     end = w.path.t_data
     downs = [end + (t.t - end) * (1.0 + eta * ((t.t - end) / (s.t - end) - 1.0)) for s, t in w.steps]
-    x = w.start
-    for (s, t), down in zip(w.steps, w.path.points(downs), strict=True):
-        ratio = down.rho / t.rho if t.sigma > 0 else 1.0
-        split = Split(ratio**2, (1.0 - ratio) * (1.0 + ratio))
-        x = w.step(t, split_row(w, s, t, x, w.data(x, s), split, scale=s_noise), exact=s_noise == 1.0)
+    points = w.path.points(downs)
+    ratios = [down.rho / t.rho if t.sigma > 0 else 1.0 for (_, t), down in zip(w.steps, points, strict=True)]
+    return [(p, Split(r**2, (1.0 - r) * (1.0 + r))) for p, r in zip(points, ratios, strict=True)]
 
 
 def _halfway_down(w: Writer, eta: float) -> list[Point]:

@@ -77,7 +77,7 @@ def solve(
 
     Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the model's output raise.
     """
-    sigmas = torch.as_tensor(sigmas)
+    sigmas = sigmas if isinstance(sigmas, Tensor) else torch.as_tensor(sigmas, dtype=torch.float64)
     if sigmas.dim() != 1 or not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
         given = f"x is {_form(x)}, sigmas are {_form(sigmas)}"
         raise OdesolveError(f"{given}: give floats (B, ...) and noise levels (n + 1,)")

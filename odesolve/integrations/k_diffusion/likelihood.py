@@ -35,8 +35,9 @@ def log_likelihood(
     and ``products`` say (see ``ode.log_prob``): "exact" has no noise. The solver may err by about atol + rtol n for n numbers
     a sample, what these tolerances stand for in a density of n nats.
 
-    Returns the values in the dtype of x (float32 at least), and a dictionary: "fevals" the most network evaluations of a sample, "log_prob"
-    the ``LogProb`` with the errors of the probes and of the solver. Raises OdesolveError as ``ode.log_prob`` does.
+    Returns the values in the dtype of x (float32 at least), and a dictionary: "fevals" is the most network evaluations of a
+    sample, "log_prob" the ``LogProb`` with the errors of the probes and of the solver. Raises OdesolveError as
+    ``ode.log_prob`` does.
     """
     low, high = ends(sigma_min, sigma_max)
     network = Model(model, path_of((high, low), False), "data", dtype=x.dtype, cond=dict(extra_args or {}))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.k_diffusion.driver import solve
+from odesolve.integrations.k_diffusion.flows import dpm2_ancestral_rf, dpmpp_2s_ancestral_rf
 from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.solvers import Writer
@@ -54,23 +55,28 @@ def sample_euler_ancestral(
     """Euler steps to a lower level, then noise: DDIM at eta (Song et al. 2021, eq. 12 and 16)."""
     flow = is_flow(model)
     solver, call = "euler_ancestral_rf" if flow else "ddim", (model, x, sigmas, extra_args, callback, disable)
-    return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
+    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
 
 
 def sample_dpm_2_ancestral(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):
     """Midpoint steps in sigma to a lower level, then noise."""
-    call = (model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model))
-    return solve("dpm2_ancestral", *call, eta=eta, s_noise=s_noise)
+    flow = is_flow(model)
+    solver, call = dpm2_ancestral_rf if flow else "dpm2_ancestral", (model, x, sigmas, extra_args, callback, disable)
+    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
 
 
 def sample_dpmpp_2s_ancestral(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):
     """DPM-Solver++(2S) steps to a lower level, then noise."""
-    call = (model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model))
-    return solve("dpmpp_2s_ancestral", *call, eta=eta, s_noise=s_noise)
+    flow = is_flow(model)
+    solver, call = (
+        dpmpp_2s_ancestral_rf if flow else "dpmpp_2s_ancestral",
+        (model, x, sigmas, extra_args, callback, disable),
+    )
+    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
 
 
 def sample_lms(model, x, sigmas, extra_args=None, callback=None, disable=None, order=4):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import types
+from itertools import pairwise
 
 import pytest
 import torch
@@ -165,22 +167,110 @@ def test_without_noise_a_flow_is_the_same_equation(name):
     assert errors[1] < 0.05
 
 
-def test_euler_ancestral_of_flows():
-    """Lightricks' rule: down to t' (1 + eta (t'/t - 1)), then noise up to t'."""
-    model = guider(paths.Linear())
-    z = torch.randn(6, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    given = iter(z)
-    sigmas = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)
-    x = y = noise(4, torch.float64)
-    out = K.sampling.sample_euler_ancestral(
-        comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, None, True, 0.7, 1.1, lambda a, b: next(given)
-    )
-    for k, (s, t) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-        down = t * (1 + 0.7 * (t / s - 1))
-        y = down / s * y + (1 - down / s) * model(y, s.expand(4))
+def ancestral_of_flows(name, model, x, sigmas, eta, s_noise, z):
+    """Lightricks' rule: down to t' (1 + eta (t'/t - 1)), then noise up to t'; ComfyUI's stages on the way down."""
+    lam = lambda t: float(-torch.logit(torch.tensor(t, dtype=torch.float64)))
+    for k, (s, t) in enumerate(pairwise(sigmas)):
+        down = t * (1 + eta * (t / s - 1))
+        data = model(x, x.new_full((len(x),), s))
+        slope = (x - data) / s
+        if t > 0 and name == "dpm_2_ancestral":
+            m = (s * down) ** 0.5
+            y = x + (m - s) * slope
+            slope = (y - model(y, x.new_full((len(x),), m))) / m
+        elif t > 0 and name == "dpmpp_2s_ancestral":
+            m = 0.9999 if s == 1.0 else 1 / (1 + math.exp((lam(s) + lam(down)) / 2))
+            y = m / s * x + (1 - m / s) * data
+            slope = (x - model(y, x.new_full((len(x),), m))) / s
+        x = x + (down - s) * slope
         if t > 0:
-            up = (t**2 - down**2 * (1 - t) ** 2 / (1 - down) ** 2).sqrt()
-            y = (1 - t) / (1 - down) * y + 1.1 * up * z[k]
+            up = (t**2 - down**2 * (1 - t) ** 2 / (1 - down) ** 2) ** 0.5
+            x = (1 - t) / (1 - down) * x + s_noise * up * z[k]
+    return x
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"])
+def test_ancestral_solvers_of_flows(name, eta):
+    model, x = guider(paths.Linear()), noise(4, torch.float64)
+    z = torch.randn(6, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    sigmas, given = [1.0, 0.8, 0.5, 0.2, 0.0], iter(z)
+    out = getattr(K.sampling, f"sample_{name}")(
+        comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, None, True, eta, 1.1, lambda a, b: next(given)
+    )
+    assert gap(out, ancestral_of_flows(name, model, x, sigmas, eta, 1.1, z)) < 1e-10
+
+
+def half_log_snr(t, flow):
+    return -torch.logit(t) if flow else -t.log()
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_reverse_sde_of_flows(flow):
+    """DPM-Solver++(2M) SDE in the log-SNR of a flow, and of levels."""
+    model = guider(paths.Linear() if flow else paths.EDM())
+    sigmas = torch.tensor([0.95, 0.8, 0.5, 0.2, 0.0], dtype=torch.float64)
+    z = torch.randn(6, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    given, eta = iter(z), 0.6
+    x = y = noise(4, torch.float64)
+    out = K.sampling.sample_dpmpp_2m_sde(
+        comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, eta=eta, noise_sampler=lambda a, b: next(given)
+    )
+    before = None
+    for k, (s, t) in enumerate(pairwise(sigmas)):
+        data = model(y, s.expand(4))
+        if t == 0:
+            y = data
+            break
+        lam, alpha = half_log_snr(torch.stack([s, t]), flow), 1 - t if flow else 1.0
+        h = lam[1] - lam[0]
+        ahead = data if before is None else data + 0.5 * h / before[1] * (data - before[0])
+        y = t / s * torch.exp(-eta * h) * y - alpha * torch.expm1(-(1 + eta) * h) * ahead
+        y = y + t * torch.sqrt(-torch.expm1(-2 * eta * h)) * z[k]
+        before = data, h
+    assert gap(out, y) < 1e-10
+
+
+@pytest.mark.parametrize("flow", [False, True])
+@pytest.mark.parametrize(("solver_type", "r"), [("phi_1", 0.5), ("phi_2", 0.3), ("phi_2", 1.0)])
+def test_seeds_2_in_comfyuis_terms(flow, solver_type, r):
+    """The noise of the stage, carried on, and that of the rest of the step."""
+    model = guider(paths.Linear() if flow else paths.EDM())
+    sigmas = torch.tensor([0.95, 0.5, 0.2], dtype=torch.float64)
+    z = torch.randn(9, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    given, mine = iter(z), iter(z)
+    x = y = noise(4, torch.float64)
+    out = K.sampling.sample_seeds_2(
+        comfy.Inpaint(model),
+        x,
+        sigmas,
+        {"denoise_mask": None},
+        None,
+        True,
+        1.0,
+        1.1,
+        lambda a, b: next(given),
+        r,
+        solver_type,
+    )
+    for s, t in pairwise(sigmas):
+        lam_s, lam_t = half_log_snr(s, flow), half_log_snr(t, flow)
+        h, lam_m = lam_t - lam_s, lam_s + r * (lam_t - lam_s)
+        m = torch.sigmoid(-lam_m) if flow else torch.exp(-lam_m)
+        alpha_m, alpha_t = m * lam_m.exp(), t * lam_t.exp()
+        drawn = torch.sqrt(-torch.expm1(-2 * r * h)) * next(mine)
+        data = model(y, s.expand(4))
+        stage = m / s * torch.exp(-r * h) * y - alpha_m * torch.expm1(-2 * r * h) * data + 1.1 * m * drawn
+        other = model(stage, m.expand(4))
+        if solver_type == "phi_1":
+            mean = -torch.expm1(-2 * h) * (data + (other - data) / (2 * r))
+        else:
+            bent = (torch.expm1(-2 * h) + 2 * h) / (-2 * h) / r
+            mean = -(torch.expm1(-2 * h) - bent) * data - bent * other
+        drawn = torch.exp((r - 1) * h) * drawn
+        if r < 1:
+            drawn = drawn + torch.sqrt(-torch.expm1(2 * (r - 1) * h)) * next(mine)
+        y = t / s * torch.exp(-h) * y + alpha_t * mean + 1.1 * t * drawn
     assert gap(out, y) < 1e-10
 
 
