@@ -22,6 +22,7 @@ from odesolve.adaptive.solution import Details
 from odesolve.adaptive.watch import Watch
 from odesolve.dpm_adaptive import FIRST_STEP, NODES
 from odesolve.errors import OdesolveError, unknown
+from odesolve.kernels import dispatch
 from odesolve.kernels.control import NFE, OK, STATUS
 from odesolve.pairs import PAIRS, Pair
 from odesolve.progress import Bar
@@ -100,7 +101,13 @@ def _start(method: Method, batch: Batch, t: float, span: float, given: float | N
     batch.state[NFE] += 1.0 if given is not None else 2.0
     if given is not None:
         return math.copysign(length("first_step", given), span)
-    return starting_step(drift, t, span, f0, method.order, batch.rtol, batch.atol)
+
+    def size_of(x: Tensor) -> Tensor:
+        out = torch.empty(len(batch), dtype=torch.float64, device=x.device)
+        dispatch.rms(out, x, drift.start, drift.start, batch.rtol, batch.atol)
+        return out
+
+    return starting_step(drift, t, span, f0, method.order, size_of)
 
 
 def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:

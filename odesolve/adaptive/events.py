@@ -55,7 +55,8 @@ def find_zero(fn: Callable[[Tensor], Tensor], at_0: Tensor, at_1: Tensor) -> Ten
     """Places theta (n,) in [0, 1] where fn changes sign, from its values at 0 and at 1: within 2^-52.
 
     The ITP method (Oliveira and Takahashi 2020): no more than one evaluation more than bisection, and superlinear on smooth
-    functions. Where the two ends of the last bracket differ, that with the smaller value is taken.
+    functions. Of a function that stays 0 after a time it is that time. Where the two ends of the last bracket differ, that
+    with the smaller value is taken.
     """
     a, b, low, high = torch.zeros_like(at_0), torch.ones_like(at_0), at_0.clone(), at_1.clone()
     for j in range(HALVINGS + 2):
@@ -66,12 +67,12 @@ def find_zero(fn: Callable[[Tensor], Tensor], at_0: Tensor, at_1: Tensor) -> Ten
         secant = ((high * a - low * b) / (high - low)).nan_to_num().clamp(a, b)
         side = torch.sign(middle - secant)
         nudge = 0.2 * width.square()
+        nudge = nudge.where(high != 0, nudge.clamp_min(2.0**-HALVINGS))  # the root is b, or before it
         x = torch.where(nudge <= (middle - secant).abs(), secant + side * nudge, middle)
         reach = (2.0 ** (1 - j) * 0.5 - 0.5 * width + 2.0**-HALVINGS).clamp_min(0.0)
         x = torch.where((x - middle).abs() <= reach, x, middle - side * reach)
         value = fn(x)
         left = torch.sign(value) == torch.sign(low)
-        exact = value == 0
-        a, low = torch.where(left | exact, x, a), torch.where(left | exact, value, low)
-        b, high = torch.where(~left | exact, x, b), torch.where(~left | exact, value, high)
+        a, low = torch.where(left, x, a), torch.where(left, value, low)
+        b, high = torch.where(left, b, x), torch.where(left, high, value)
     return torch.where(low.abs() < high.abs(), a, b)

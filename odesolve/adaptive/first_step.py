@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.drift import Drift
 from odesolve.kernels import dispatch
 
 
-def starting_step(drift: Drift, t: float, span: float, f0: Tensor, order: float, rtol: Scale, atol: Scale) -> Tensor:
+def starting_step(
+    drift: Drift, t: float, span: float, f0: Tensor, order: float, size_of: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Length (B,) of a first step from f at the start and one explicit Euler step: one evaluation.
 
-    ``span`` is the signed length of the interval, ``order`` that of the local error. Where f is not finite the step is
-    a hundredth of the interval.
+    ``span`` is the signed length of the interval, ``order`` that of the local error; ``size_of`` gives the norms (B,) of what
+    has the form of the state, by the tolerances at the start. Where f is not finite the step is a hundredth of the interval.
     """
     y = drift.start
-    norms = torch.empty(3, y.shape[0], dtype=torch.float64, device=y.device)
-    dispatch.rms(norms[0], y, y, y, rtol, atol)
-    dispatch.rms(norms[1], f0, y, y, rtol, atol)
-    size, slope = norms[0], norms[1]
+    size, slope = size_of(y), size_of(f0)
     h0 = (0.01 * size / slope).where((size >= 1e-5) & (slope >= 1e-5), 1e-6).clamp_max(abs(span))
     h0 = h0.where(h0.isfinite(), 0.01 * abs(span)).copysign(torch.full_like(h0, span))
     there, bend = torch.empty_like(y), torch.empty_like(y)
@@ -28,8 +28,7 @@ def starting_step(drift: Drift, t: float, span: float, f0: Tensor, order: float,
     dispatch.combine([there], [y, f0], torch.stack([one, h0], 1)[:, None], [-1])
     f1 = drift(drift.time((t + h0).to(y.dtype)), there)
     dispatch.combine([bend], [f1, f0], torch.stack([1 / h0, -1 / h0], 1)[:, None], [-1])
-    dispatch.rms(norms[2], bend, y, y, rtol, atol)
-    steepest = torch.maximum(slope, norms[2])
+    steepest = torch.maximum(slope, size_of(bend))
     h1 = (0.01 / steepest) ** (1 / order)
     h1 = h1.where(steepest > 1e-15, (h0.abs() * 1e-3).clamp_min(1e-6))
     h = torch.minimum(100 * h0.abs(), h1)

@@ -15,26 +15,12 @@ from odesolve.kernels.control import ROWS, RUNNING, STATUS, T
 LEAVE = 0.75  # the batch is made smaller once no more than this share of it is running
 
 
-class Method(Protocol):
-    """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
-
-    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
-    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times; ``takes_slopes`` says that its drift is
-    dy/dt. What an attempt leaves has the states ``y`` before and ``y1`` after it, and is not written to before the host
-    has looked at it.
-    """
-
-    order: float
-    evaluations: int
-    blocks: Blocks
-    takes_slopes: bool
+class Attempts(Protocol):
+    """What the loop needs of a method."""
 
     @property
     def last(self) -> Any:
-        """What the last attempt left, as ``interpolant`` takes it."""
-
-    def start(self, batch: Batch, f0: Tensor) -> None:
-        """Take the first state, ``batch.drift.start``, and f there."""
+        """What the last attempt left."""
 
     def attempt(self, batch: Batch) -> None:
         """Make a step of every running sample from its current state, with its error in ``batch.norm`` (not finite: the
@@ -46,6 +32,24 @@ class Method(Protocol):
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
+
+
+class Method(Attempts, Protocol):
+    """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
+
+    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
+    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times; ``takes_slopes`` says that its drift is
+    dy/dt. What an attempt leaves, as ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it, and is not
+    written to before the host has looked at it.
+    """
+
+    order: float
+    evaluations: int
+    blocks: Blocks
+    takes_slopes: bool
+
+    def start(self, batch: Batch, f0: Tensor) -> None:
+        """Take the first state, ``batch.drift.start``, and f there."""
 
     def replace(self, index: Tensor, y: Tensor) -> None:
         """Give these of the running samples another state after their last accepted attempt."""
@@ -62,7 +66,7 @@ class Watcher(Protocol):
     def note(self, attempt: Any, state: Tensor) -> None:
         """Remember an attempt and the control state after it."""
 
-    def look(self, method: Method, batch: Batch) -> None:
+    def look(self, method: Any, batch: Batch) -> None:
         """Evaluate what was remembered; may end samples."""
 
     def keep(self, index: Tensor) -> None:
@@ -76,7 +80,7 @@ class Results:
         self.y = torch.empty_like(like)
         self.state = torch.zeros(ROWS, like.shape[0], dtype=torch.float64, device=like.device)
 
-    def collect(self, method: Method, batch: Batch, index: Tensor | None = None) -> None:
+    def collect(self, method: Attempts, batch: Batch, index: Tensor | None = None) -> None:
         """Take the current state of these of the running samples."""
         rows = batch.rows if index is None else batch.rows[index]
         self.y[rows] = method.current(batch, index)
@@ -84,7 +88,7 @@ class Results:
 
 
 def integrate(
-    method: Method,
+    method: Attempts,
     batch: Batch,
     watcher: Watcher | None = None,
     sync: int = 1,

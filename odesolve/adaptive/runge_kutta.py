@@ -155,9 +155,13 @@ def _recipe(pair: Pair) -> Recipe:
         [[nothing, *((row[j], BY_STEP) for j in columns)] for row in rows]
         for rows, columns in zip((*stages, *norms), used, strict=True)
     ]
-    dense = torch.tensor(pair.dense or _hermite(pair), dtype=torch.float64)
     n = len(stages)
-    return Recipe(used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense)
+    return Recipe(used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense_rows(pair))
+
+
+def dense_rows(pair: Pair) -> Tensor:
+    """The dense output of a pair: the published one, or the cubic through both ends."""
+    return torch.tensor(pair.dense or _hermite(pair), dtype=torch.float64)
 
 
 def _hermite(pair: Pair) -> list[list[float]]:

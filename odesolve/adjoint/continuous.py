@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.solution import Solution
 from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
 from odesolve.errors import OdesolveError
@@ -27,9 +26,9 @@ class Continuous:
     a df/dp. The gradient is that of the equation, not of the steps: both agree as the tolerances do.
 
     ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
-    divided by the square root of ``share``. The states start again from the kept ones at every output time; with ``timed``
-    the times get gradients too. All samples share their steps on the way back, as the integral of a parameter is one
-    number of all of them.
+    divided by the square root of ``share``, to something with ``last``, ``ok``, ``status`` and ``t`` as of a Solution. The
+    states start again from the kept ones at every output time; with ``timed`` the times get gradients too. All samples share
+    their steps on the way back, as the integral of a parameter is one number of all of them.
 
     A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost (Gholami, Keutzer and
     Biros 2019): take ``Backprop`` there.
@@ -38,7 +37,7 @@ class Continuous:
     solve: Callable[[Tensor], Tensor]
     f: Slope
     times: Sequence[float]
-    back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Solution]
+    back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Any]
     timed: bool
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

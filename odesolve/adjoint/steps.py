@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from odesolve.tableaus import Row, Tableau
 
-Slope = Callable[[float | Tensor, Tensor], Tensor]  # (t, y): a number or times (B,), and the state (B, ...)
-Clock = Callable[[float], float | Tensor]  # the time of a stage from its node c
+Slope = Callable[[Any, Tensor], Tensor]  # (t, y): a time of the clock's, and the state (B, ...)
+Clock = Callable[[float], Any]  # the time of a stage from its node c: a number, or a tensor as the slope takes it
 
 
 def increment(f: Slope, tableau: Tableau, t: float | Tensor, h: float | Tensor, y: Tensor) -> Tensor:
     """y(t + h) - y for a step from t; t and h are numbers, or one a sample (B,)."""
     k = slopes(f, tableau, lambda c: t + c * h, h, y)
-    total = weighted(tableau.b, k, lengths(h, y))
-    assert total is not None
-    return total
+    return weighted(tableau.b, k, lengths(h, y))
 
 
 def slopes(
@@ -27,8 +26,7 @@ def slopes(
     length = lengths(h, y)
     k = [] if first is None else [first]
     for c, row in zip(tableau.c[len(k) :], tableau.a[len(k) :], strict=True):
-        moved = weighted(row, k, length)
-        k.append(f(clock(c), y if moved is None else y + moved))
+        k.append(f(clock(c), y + weighted(row, k, length) if any(row) else y))
     return k
 
 
@@ -37,11 +35,11 @@ def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
     return h.view(-1, *[1] * (y.dim() - 1)).to(y.dtype) if isinstance(h, Tensor) else h
 
 
-def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor | None:
-    """h sum_j w_j k_j, with one operation a slope; None where all weights are 0."""
-    total: Tensor | None = None
+def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
+    """h sum_j w_j k_j, with one operation a slope whose weight is not 0."""
     number = h if isinstance(h, float) else 1.0
-    for w, k in zip(weights, slopes, strict=False):
-        if w:
-            total = k * (w * number) if total is None else total.add(k, alpha=w * number)
-    return total * h if isinstance(h, Tensor) and total is not None else total
+    (first, w), *rest = [(k, w * number) for w, k in zip(weights, slopes, strict=False) if w]
+    total = first * w
+    for k, w in rest:
+        total = total.add(k, alpha=w)
+    return total * h if isinstance(h, Tensor) else total

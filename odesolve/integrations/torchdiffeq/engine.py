@@ -1,0 +1,128 @@
+"""A method with its options, run on a system: by the library's fused solves where they can do it, else by recorded ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.solution import solution
+from odesolve.controlled import Controlled
+from odesolve.integrations.torchdiffeq.by_scipy import solve_by_scipy
+from odesolve.integrations.torchdiffeq.errors import Refused
+from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
+from odesolve.pairs import PAIRS
+from odesolve.recorded.adaptive import Adaptive
+from odesolve.recorded.grid import Gridded, even_grid
+from odesolve.recorded.system import Listeners, Outcome, System
+
+
+def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Outcome:
+    """Solve a system. ``grid_of`` calls the user's grid_constructor with what the user calls func, y0 and t; ``t`` are the times
+    as they were given, whose type says how exact they are."""
+    if len(t) == 1:
+        return Outcome(system.y0[None], system.drift.open(system.y0), system.clock.times[0], "ok")
+    if method == SCIPY:
+        return solve_by_scipy(system, options)
+    if method in PAIRS:
+        if can_fuse(system, options):
+            return _fused(system, method, options)
+        return adaptive(system, method, options, dense=False).run(system)
+    grid = _step(system, options) if system.event is not None else _grid(system, options, grid_of, t)
+    return Gridded(
+        stepper(method, options, system), grid, options.get("interp", "linear"), options.get("perturb", False)
+    ).run(system)
+
+
+def steering(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that adaptive solves share, in our names."""
+    first, longest = options.get("first_step"), float(options.get("max_step", math.inf))
+    factors = (float(options.get(name, x)) for name, x in (("safety", 0.9), ("dfactor", 0.2), ("ifactor", 10.0)))
+    safety, least, most = factors
+    return {
+        "first_step": None if first is None else float(first),
+        "max_step": longest,
+        "controller": Controller(safety=safety, min_factor=least, max_factor=most),
+    }
+
+
+def attempts(options: Mapping[str, Any], intervals: int) -> int:
+    """torchdiffeq counts max_num_steps for every interval between two of the times anew."""
+    return int(options.get("max_num_steps", 2**31 - 1)) * max(1, intervals)
+
+
+def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
+    """Whether nothing is recorded and nobody asks for more than the fused solve has."""
+    watched = system.norm is not None or system.event is not None or system.listeners != Listeners()
+    numbers = not isinstance(system.rtol, Tensor) and not isinstance(system.atol, Tensor)
+    return not torch.is_grad_enabled() and not watched and numbers and set(options) <= set(STEERING)
+
+
+def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
+    times, limit = system.clock.times, attempts(options, len(system.clock.times) - 1)
+    how = Controlled(
+        method, float(system.rtol), float(system.atol), max_steps=limit, progress=False, **steering(options)
+    )
+    details, y, _ = how.run(system.drift, times)
+    found = solution(details, y, [])
+    why = "" if found.ok else str(found.diagnosis())
+    return Outcome(y, found.last, float(found.t), found.status, int(found.steps), why)
+
+
+def adaptive(system: System, method: str, options: Mapping[str, Any], dense: bool) -> Adaptive:
+    """A recorded solve by tolerance."""
+    marks = {name: _times(name, options.get(name)) for name in ("step_t", "jump_t")}
+    both = [*marks["step_t"], *marks["jump_t"]]
+    if len(set(both)) < len(both):
+        raise Refused("step_t and jump_t repeat a time: give every time once, in one of them")
+    return Adaptive(
+        PAIRS[method],
+        min_step=float(options.get("min_step", 0.0)),
+        max_steps=attempts(options, len(system.clock.times) - 1),
+        stops=marks["step_t"],
+        jumps=marks["jump_t"],
+        dense=dense,
+        **steering(options),
+    )
+
+
+def _times(name: str, given: Any) -> list[float]:
+    if given is None:
+        return []
+    times = torch.as_tensor(given, dtype=torch.float64)
+    if times.dim() != 1:
+        raise Refused(f"{name} has shape {tuple(times.shape)}: give a list of times, or a tensor (n,)")
+    return times.tolist()
+
+
+def _step(system: System, options: Mapping[str, Any]) -> float:
+    if options.get("step_size") is None:
+        raise Refused("event_fn with steps of one size needs options=dict(step_size=...)")
+    return system.clock.sign * float(options["step_size"])
+
+
+def _grid(system: System, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Tensor:
+    """The points of the steps, float64, connected to t where it wants gradients."""
+    size, constructor, times = options.get("step_size"), options.get("grid_constructor"), system.clock.t
+    if size is not None and constructor is not None:
+        raise Refused("step_size and grid_constructor are both given: give one of them")
+    if size is not None:
+        return even_grid(times, float(size), torch.finfo(t.dtype).eps)
+    if constructor is None:
+        return times
+    grid = grid_of(constructor)
+    if not isinstance(grid, Tensor) or grid.dim() != 1 or len(grid) < 2:
+        raise Refused(
+            "grid_constructor returned no points: return a tensor (m,) from the first of the times to the last"
+        )
+    grid = grid.cpu().double()
+    ends, expected = grid[[0, -1]].tolist(), [system.clock.times[0], system.clock.times[-1]]
+    steps = (grid[1:] - grid[:-1]) * system.clock.sign
+    if not torch.allclose(grid.new_tensor(ends), grid.new_tensor(expected), 1e-6, 1e-9) or not bool((steps > 0).all()):
+        raise Refused(f"grid_constructor returned points from {ends[0]} to {ends[1]}: return them in order of time, from "
+                      f"{expected[0]} to {expected[1]}")  # fmt: skip
+    return torch.cat([times[:1], grid[1:-1], times[-1:]])  # the ends exactly

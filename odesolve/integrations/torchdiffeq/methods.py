@@ -1,0 +1,81 @@
+"""The methods by their names in torchdiffeq, and the options that each takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from odesolve.errors import unknown
+from odesolve.integrations.torchdiffeq.errors import Refused
+from odesolve.pairs import PAIRS
+from odesolve.recorded.grid import RungeKutta, Stepper
+from odesolve.recorded.implicit import IMPLICIT, ImplicitRungeKutta
+from odesolve.recorded.multistep import FEWEST, Adams
+from odesolve.recorded.system import System
+from odesolve.tableaus import EULER, HEUN, HEUN3, MIDPOINT, RK4_38
+
+EXPLICIT = {"euler": EULER, "midpoint": MIDPOINT, "heun2": HEUN, "heun3": HEUN3, "rk4": RK4_38}
+ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
+SCIPY = "scipy_solver"
+METHODS = (*PAIRS, *EXPLICIT, *ADAMS, *IMPLICIT, SCIPY)
+
+STEERING = ("first_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "dtype")
+BY_TOLERANCE = (*STEERING, "min_step", "step_t", "jump_t", "norm", "per_sample", "compact")
+ON_GRID = ("step_size", "grid_constructor", "perturb", "interp", "norm")
+BY_SCIPY = ("solver", "min_step", "max_step", "norm", "grid_points", "eps")
+
+
+def named(method: str | None) -> str:
+    """The method; dopri5 by default. Raises OdesolveError (a ValueError) for a name that is not known."""
+    if method is None:
+        return "dopri5"
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    return method
+
+
+def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options without those that the method does not take, of which a warning tells, as torchdiffeq does."""
+    if method in PAIRS:
+        takes = BY_TOLERANCE
+    elif method == SCIPY:
+        takes = BY_SCIPY
+    else:
+        more = (
+            ("max_order", "max_iters", "implicit") if method in ADAMS else ("max_iters",) if method in IMPLICIT else ()
+        )
+        takes = (*ON_GRID, *more)
+    given = dict(options or {})
+    strange = [name for name in given if name not in takes]
+    if strange:
+        warnings.warn(f"{method} ignores the options {strange}: it takes {', '.join(sorted(takes))}", stacklevel=4)
+    return {name: value for name, value in given.items() if name in takes}
+
+
+def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:
+    """A fresh method of fixed steps."""
+    if method in EXPLICIT:
+        return RungeKutta(EXPLICIT[method])
+    if method in IMPLICIT:
+        return ImplicitRungeKutta(IMPLICIT[method], int(options.get("max_iters", 100)))
+    order = int(options.get("max_order", 12))
+    if order <= FEWEST:
+        warnings.warn(f"max_order is {order}: below 4 every step is one of rk4", stacklevel=5)
+    if isinstance(system.rtol, torch.Tensor) or isinstance(system.atol, torch.Tensor):
+        raise Refused(f"{method} takes one rtol and one atol: give numbers")
+    implicit = bool(options.get("implicit", method != "explicit_adams"))
+    return Adams(order, implicit, int(options.get("max_iters", 4)), system.rtol, system.atol)
+
+
+def callbacks(method: str, func: Callable[..., Any], suffix: str = "") -> dict[str, Callable[..., Any]]:
+    """The callbacks that func carries, by their names in torchdiffeq; a warning tells of those that the method cannot call."""
+    names = [f"callback_{moment}" for moment in ("step", "accept_step", "reject_step")]
+    found = {name: call for name in names if callable(call := getattr(func, name + suffix, None))}
+    can = set(names) if method in PAIRS else set() if method == SCIPY else {"callback_step"}
+    cannot = sorted(set(found) - can)
+    if cannot:
+        warnings.warn(f"{method} does not call {', '.join(name + suffix for name in cannot)}", stacklevel=4)
+    return {name: call for name, call in found.items() if name in can}

@@ -1,0 +1,131 @@
+"""What a call of odeint asks for, checked at the door and stated as a system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.drift import Drift
+from odesolve.integrations.torchdiffeq import engine
+from odesolve.integrations.torchdiffeq.errors import Failed, Refused
+from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
+from odesolve.integrations.torchdiffeq.state import Form
+from odesolve.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
+
+
+class Problem:
+    """A call of odeint in our terms. Raises ``Refused`` (an OdesolveError) for what cannot be used."""
+
+    def __init__(
+        self,
+        func: Callable[[Tensor, Any], Any],
+        y0: Any,
+        t: Tensor,
+        rtol: Any,
+        atol: Any,
+        method: str | None,
+        options: Mapping[str, Any] | None,
+        event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    ):
+        self.method = named(method)
+        self.options = known_options(self.method, options)
+        _check_times(t, event_fn is not None)
+        self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
+        self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
+        self.f = self.form.right_hand_side(func)
+        self.closed = self.form.close(y0)
+        self.drift = Drift(self.f, self.closed, (), False)
+        self.start = self.drift.packed(self.closed)
+        self.own_norm = self.options.pop("norm", None)
+        self.norm = self._norm(self.own_norm)
+        self.combined = None if event_fn is None else combined_event(event_fn, t[0], y0)
+
+    def _norm(self, given: Any) -> Callable[[Any], Any] | None:
+        """The norm of a state in our form: by default, of a tuple, the largest root mean square of its tensors."""
+        if given is not None:
+            return lambda y: given(self.form.open(y))
+        return largest_rms if self.form.is_tuple else None
+
+    def opened(self, y: Tensor) -> Any:
+        """The user's form of a packed state (..., 1, ...)."""
+        return self.form.open(self.drift.open(y))
+
+    def system(self) -> System:
+        """Everything that the engine needs, with gradients where they are recorded."""
+        event = self.combined
+        return System(
+            self.drift,
+            self.start,
+            Clock(self.t),
+            _moved(self.rtol, self.start),
+            _moved(self.atol, self.start),
+            self.norm,
+            None if event is None else lambda t, y: event(t.to(self.form.real), self.opened(y)),
+            listeners(callbacks(self.method, self.func), self.opened),
+        )
+
+    def meets_at_start(self) -> bool:
+        """Whether the event is where the solve begins."""
+        if self.combined is None:
+            return False
+        with torch.no_grad():
+            return float(self.combined(self.t[0].to(self.form.real), self.y0)) == 0.0
+
+    def run(self) -> Outcome:
+        """The solve. Raises ``Failed`` where it does not arrive."""
+        if self.meets_at_start():
+            return Outcome(torch.stack([self.start, self.start]), self.y0, float(self.t[0]), "event")
+        outcome = engine.run(
+            self.system(), self.method, self.options, lambda make: make(self.func, self.y0, self.t), self.t
+        )
+        self.check(outcome)
+        return outcome
+
+    def check(self, outcome: Outcome) -> None:
+        """Raise ``Failed`` where a solve did not arrive."""
+        if not outcome.ok:
+            raise Failed(outcome.status, self.form.open(outcome.last), outcome.t, outcome.made, outcome.why)
+
+
+def listeners(found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor], Any]) -> Listeners:
+    """torchdiffeq's callbacks, which get the time and the step as float64 tensors."""
+
+    def told(call: Callable[..., Any]) -> Callback:
+        return lambda t, y, h: call(
+            torch.tensor(t, dtype=torch.float64), opened(y), torch.tensor(h, dtype=torch.float64)
+        )
+
+    names = ("callback_step", "callback_accept_step", "callback_reject_step")
+    return Listeners(*(told(found[name]) if name in found else None for name in names))
+
+
+def combined_event(event_fn: Callable[[Tensor, Any], Tensor], t0: Tensor, y0: Any) -> Callable[[Tensor, Any], Tensor]:
+    """The event whose value starts positive and is 0 where the first of event_fn's numbers is."""
+    with torch.no_grad():
+        signs = torch.sign(event_fn(t0.detach(), y0))
+    return lambda t, y: torch.min(event_fn(t, y) * signs)
+
+
+def largest_rms(pieces: Any) -> Tensor:
+    """The largest root mean square of several tensors."""
+    return torch.stack([x.square().mean().sqrt().double() for x in pieces]).max()
+
+
+def _check_times(t: Any, event: bool) -> None:
+    if not isinstance(t, Tensor) or not t.is_floating_point() or t.dim() != 1 or not len(t):
+        what = f"a {t.dtype} tensor of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        raise Refused(
+            f"t is {what}: give the times as one floating-point tensor (n,), such as torch.tensor([0.0, 1.0])"
+        )
+    steps = t.detach().diff()
+    if not bool((steps > 0).all() or (steps < 0).all()) or not bool(t.detach().isfinite().all()):
+        raise Refused(f"t is {t.tolist()}: give times that rise or fall")
+    if event and len(t) != 2:
+        raise Refused(f"t has {len(t)} times: with event_fn give two, where to start and in which direction")
+
+
+def _moved(tolerance: Tolerance, like: Tensor) -> Tolerance:
+    return tolerance.to(like.device) if isinstance(tolerance, Tensor) else tolerance

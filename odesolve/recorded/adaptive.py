@@ -1,0 +1,272 @@
+"""Steps by tolerance: the control of all adaptive solves over steps that autograd records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.batch import Batch, Blocks
+from odesolve.adaptive.controller import Controller
+from odesolve.adaptive.diagnosis import diagnose, stability_limit
+from odesolve.adaptive.events import find_zero
+from odesolve.adaptive.first_step import starting_step
+from odesolve.adaptive.loop import Results, integrate
+from odesolve.adaptive.runge_kutta import dense_rows
+from odesolve.adaptive.solution import NAMES
+from odesolve.adjoint.steps import slopes, weighted
+from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, T_END, TOOK, H, T
+from odesolve.pairs import Pair
+from odesolve.recorded.system import Outcome, System, beside
+
+TINY = 1e-20  # of the interval: no step is shorter
+
+
+def _read(state: Tensor, *rows: int) -> list[float]:
+    values = state[:, 0].tolist()
+    return [values[row] for row in rows]
+
+
+@dataclass
+class Step:
+    """An accepted step: where it began, its signed length, the states at its ends and all its stages."""
+
+    t0: float
+    h: float
+    y0: Tensor
+    y1: Tensor
+    k: list[Tensor]
+
+
+class Explicit:
+    """The attempts of an embedded pair, of one system; ``end`` is where the present stretch ends and ``jump`` says that f jumps
+    there. The attempt after one that was accepted starts from ``next``, a state and f there."""
+
+    next: tuple[Tensor, Tensor]
+    last: Step
+
+    def __init__(self, pair: Pair, system: System, min_step: float):
+        self.pair, self.system, self.min_step = pair, system, min_step
+        self.order, self.evaluations = float(pair.error_order), pair.stages
+        self.blocks = Blocks([], ())
+        self.end, self.jump = math.inf, False
+        self.dense = dense_rows(pair).tolist()
+
+    def attempt(self, batch: Batch) -> None:
+        """One step; its error goes to ``batch.norm``."""
+        took, t, h = _read(batch.state, TOOK, T, H)
+        if took:
+            self.now = self.next
+        system, (y, f), lands = self.system, self.now, h == self.end - t
+        if system.listeners.step is not None:
+            system.listeners.step(t, y.detach(), h)
+        k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
+        y1 = y + weighted(self.pair.b, k, h)
+        k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
+        self.last, self.next = Step(t, h, y, y1, k), (y1, k[-1])
+        with torch.no_grad():
+            batch.norm.copy_(self._error(self.last))
+            if abs(h) <= self.min_step:  # a shortest step that was asked for is taken as it is
+                batch.norm.copy_(batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0)))
+
+    def _time(self, t: float, h: float, c: float, lands: bool, like: Tensor) -> Tensor:
+        """The time of a stage; that before a jump where the step ends at one."""
+        end = c == 1.0 and lands
+        at = self.system.clock.moment(self.end if end else t + c * h, like)
+        return beside(at, -math.copysign(1.0, h)) if end and self.jump else at
+
+    def _error(self, step: Step) -> Tensor:
+        norms = []
+        for row in (self.pair.error, self.pair.error_third):
+            if row is not None:
+                error = weighted(row, [k.detach() for k in step.k], step.h)
+                norms.append(self.system.size(error, step.y0.detach(), step.y1.detach()))
+        if len(norms) == 1:
+            return norms[0]
+        square = norms[0].square()
+        return square / (square + 0.01 * norms[1].square()).sqrt().clamp_min(1e-300)
+
+    def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
+        """The state once the last attempt has been judged."""
+        return (self.next if bool(batch.state[TOOK, 0]) else self.now)[0].detach()
+
+    def keep(self, index: Tensor) -> None:
+        """There is but one system."""
+
+    def complete(self, step: Step) -> None:
+        """Evaluate the stages of a step that only its dense output needs."""
+        for c, row in self.pair.extra[len(step.k) - self.pair.stages - 1 :]:
+            at = self._time(step.t0, step.h, c, False, step.y0)
+            step.k.append(self.system.drift(at, step.y0 + weighted(row, step.k, step.h)))
+
+    def between(self, step: Step, theta: Tensor) -> Tensor:
+        """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where it is to something."""
+        y, k = step.y0, step.k
+        powers = theta[:, None] ** torch.arange(1, len(self.dense[0]) + 1, device=theta.device)
+        out = y.expand(len(theta), *y.shape)
+        for row, stage in zip(self.dense, k, strict=True):
+            if any(row):
+                weights = step.h * (powers * powers.new_tensor(row)).sum(1)
+                out = out + weights.to(y).view(-1, *[1] * y.dim()) * stage
+        return out
+
+
+class Watch:
+    """Looks at every attempt: output times, the event, callbacks; keeps the steps if ``dense``."""
+
+    def __init__(self, system: System, method: Explicit, dense: bool):
+        self.system, self.method, self.dense = system, method, dense
+        self.y, self.done, self.steps, self.reached = [system.y0[None]], 1, [], None
+
+    def note(self, attempt: Step, state: Tensor) -> None:
+        """An attempt has been judged."""
+        system = self.system
+        took, t0, h, t = _read(state, TOOK, T0, H0, T)
+        told = system.listeners.accept if took else system.listeners.reject
+        if told is not None:
+            told(t0, attempt.y0.detach(), h)
+        if not took:
+            return
+        if self.dense:
+            self.method.complete(attempt)
+            self.steps.append(attempt)
+        if system.event is None:
+            self._output(attempt, t)
+        elif system.value(t, attempt.y1) <= 0:
+            self._event(attempt, t)
+
+    def _output(self, step: Step, reached: float) -> None:
+        times, sign = self.system.clock.times, self.system.clock.sign
+        first = self.done
+        while self.done < len(times) and sign * times[self.done] <= sign * reached:
+            self.done += 1
+        clock, last = self.system.clock, self.done
+        if not clock.linked and last > first and times[last - 1] == reached:
+            last -= 1  # that is the end of the step
+        if last > first:
+            self.method.complete(step)
+            start = clock.t[0] + (step.t0 - times[0])
+            self.y.append(self.method.between(step, (clock.t[first:last] - start) / step.h))
+        if last < self.done:
+            self.y.append(step.y1[None])
+
+    def _event(self, step: Step, end: float) -> None:
+        system, method = self.system, self.method
+        method.complete(step)  # recorded, as what follows is not
+
+        def value(theta: Tensor) -> Tensor:
+            at = step.t0 + float(theta) * step.h
+            return theta.new_tensor([system.value(at, method.between(step, theta)[0])])
+
+        with torch.no_grad():
+            ends = torch.tensor([[step.t0, end]], dtype=torch.float64)
+            before, after = (system.value(float(t), y) for t, y in zip(ends[0], (step.y0, step.y1), strict=True))
+            theta = find_zero(value, *(ends.new_tensor([v]) for v in (before, after)))
+        self.reached = step.t0 + float(theta) * step.h
+        clock = system.clock
+        start = clock.t[0] + (step.t0 - clock.times[0])
+        self.y.append(method.between(step, (self.reached - start).reshape(1) / step.h))
+
+    def look(self, method: Explicit, batch: Batch) -> None:
+        """End the solve at its event."""
+        if self.reached is not None:
+            batch.state[STATUS] = EVENT
+
+    def keep(self, index: Tensor) -> None:
+        """There is but one system."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A solve by an embedded pair.
+
+    Args:
+        pair, controller: the method and how steps follow from errors.
+        first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its error is.
+        max_steps: attempts.
+        stops: times that steps end at; ``jumps``: times where f jumps, which steps end at from one side and leave from the
+            other: f gets the neighbouring numbers of the state's type.
+        dense: keep all steps.
+    """
+
+    pair: Pair
+    controller: Controller
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_steps: int = 2**31 - 1
+    stops: Sequence[float] = ()
+    jumps: Sequence[float] = ()
+    dense: bool = False
+
+    def run(self, system: System) -> Outcome:
+        """Solve; a failure is a status."""
+        drift, clock = system.drift, system.clock
+        sign, t0 = clock.sign, clock.times[0]
+        end = clock.times[-1] if system.event is None else sign * math.inf
+        span = end - t0 if math.isfinite(end) else sign
+        method = Explicit(self.pair, system, self.min_step)
+        shortest = max(self.min_step, TINY * abs(span))
+        settings = self.controller.settings(
+            method.order, end, shortest, self.max_step, self.max_steps, method.evaluations
+        )
+        batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
+        f0 = drift(clock.moment(t0, system.y0), system.y0)
+        method.next = (system.y0, f0)
+        watch = Watch(system, method, self.dense)
+        h: float = sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
+        at = t0
+        for mark, jump in self._marks(t0, end, sign):
+            method.end, method.jump = mark, jump
+            batch.settings[T_END], batch.state[STATUS] = mark, float(RUNNING)
+            batch.begin(at, h)
+            results = integrate(method, batch, watch)
+            status, at, made = _read(batch.state, STATUS, T, STEPS)
+            if status != OK or mark == end:
+                break
+            h = self._next(batch, method, h)
+            if jump:
+                y = method.next[0]
+                method.next = (y, drift(beside(clock.moment(mark, y), sign), y))
+        reached = at if watch.reached is None else watch.reached
+        last = method.current(batch) if watch.reached is None else watch.y[-1][0]
+        word = NAMES[int(status)]
+        why = "" if status in (OK, EVENT) else self._why(system, results, word)
+        return Outcome(torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps)
+
+    @torch.no_grad()
+    def _why(self, system: System, results: Results, word: str) -> str:
+        rtol, atol = (float(torch.as_tensor(x).min()) for x in (system.rtol, system.atol))
+        limit = stability_limit(self.pair.a, self.pair.b)
+        return str(diagnose(system.drift, results, 0, word, (rtol, atol), limit))
+
+    def _marks(self, t0: float, end: float, sign: float) -> list[tuple[float, bool]]:
+        """The ends of all stretches, in order, and whether f jumps there."""
+        inner = {**dict.fromkeys(self.stops, False), **dict.fromkeys(self.jumps, True)}
+        marks = [(t, jump) for t, jump in inner.items() if sign * t0 < sign * t < sign * end]
+        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, False)]
+
+    @torch.no_grad()
+    def _first(self, system: System, span: float, f0: Tensor) -> float:
+        start = system.y0.detach()
+        h = starting_step(
+            system.drift,
+            system.clock.times[0],
+            span,
+            f0.detach(),
+            float(self.pair.error_order),
+            lambda x: system.size(x, start, start),
+        )
+        return float(h)
+
+    def _next(self, batch: Batch, method: Explicit, before: float) -> float:
+        """The step after one that was cut short by the end of its stretch: no shorter than the one that began the stretch,
+        unless its error asks for that."""
+        h, error = _read(batch.state, H0, NORM)
+        c = self.controller
+        factor = c.safety * max(error, 1e-10) ** (-1.0 / method.order)
+        h *= min(c.max_factor, max(c.min_factor, factor))
+        return h if factor < 1.0 else math.copysign(max(abs(h), abs(before)), h)
