@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.paths.base import Path, Time, as_time, require
 
-LOWEST = -12 * math.log(2.0)  # log(alpha) where alpha^2 = 2^-24
+LOWEST = 2.0**-24
 
 
 @dataclass(frozen=True, init=False)
@@ -21,22 +21,23 @@ class Discrete(Path):
 
     Training time i (1..N) lies at t = i/N, the data at t = 0, and log(alpha) is interpolated linearly between them, so
     that the path is continuous and passes through every trained level. A network that was trained with indices 0..N-1
-    sees t N - 1. Products below 2^-24 (a zero terminal SNR) are raised to it, so that the log-SNR stays finite.
+    sees t N - 1. Products below ``floor`` (a zero terminal SNR) are raised to it, so that the log-SNR stays finite.
     """
 
     digest: str
     label: str
     _log_alpha: Tensor = field(compare=False, repr=False)
 
-    def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table"):
+    def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table", floor: float = LOWEST):
         table = _column(alphas_cumprod)
         require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
-        self._set(0.5 * torch.log(table.clamp_min(0.0)), label)
+        require(0 < floor < 1, f"floor={floor}: give the smallest cumulative product to keep, between 0 and 1")
+        self._set(0.5 * torch.log(table.clamp_min(0.0)), label, floor)
 
-    def _set(self, log_alpha: Tensor, label: str) -> None:
-        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha.clamp_min(LOWEST)])
+    def _set(self, log_alpha: Tensor, label: str, floor: float = LOWEST) -> None:
+        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha.clamp_min(0.5 * math.log(floor))])
         falls = bool((values.diff() < 0).all())
-        require(falls, "alphas_cumprod must fall strictly from below 1 to 2^-24: give cumprod(1 - betas)")
+        require(falls, f"alphas_cumprod must fall strictly from below 1 to {floor:g}: give cumprod(1 - betas)")
         object.__setattr__(self, "_log_alpha", values)
         object.__setattr__(self, "digest", hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16])
         object.__setattr__(self, "label", label)

@@ -12,7 +12,7 @@ from odesolve import grids
 from odesolve.errors import OdesolveError
 from odesolve.integrations import levels as kinds
 from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
-from odesolve.integrations.diffusers.trained import Trained
+from odesolve.integrations.diffusers.trained import Trained, alphas_cumprod
 from odesolve.integrations.levels import Levels
 from odesolve.labels import parse_grid
 
@@ -96,7 +96,7 @@ def _by_rule(label: str, trained: Trained, what: Asked) -> Placed:
 
 def _ended(levels: Levels, last: float) -> Levels:
     """With the level that follows the last evaluation; zero where that would be no step."""
-    return np.append(levels, last if last < levels[-1] else 0.0)
+    return np.append(levels, last if last < levels[-1] * (1 - 1e-6) else 0.0)
 
 
 def _table(
@@ -157,12 +157,13 @@ def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], k
     elif convention.flow == "unipc":
         levels = np.linspace(1.0, 1 / total, n + 1)[:-1]
     else:
-        levels = 1.0 - np.linspace(1 / total, 1.0, n + 1)[:-1]
-    if kind is not None and not match:
-        low, high = (
-            float(config.get("sigma_min") or trained.levels_at([1 / total])[0]),
-            float(config.get("sigma_max") or 1.0),
-        )
+        levels = 1.0 - np.linspace(1.0, 1 / total, n + 1)[:0:-1]
+    # Karras levels of multistep schedulers are those of sigma/alpha over the table that their config describes; their other
+    # kinds leave the range of flows in diffusers, and are placed here as its flow schedulers do.
+    if kind == "karras" and not match:
+        bar = alphas_cumprod(config).numpy().astype(np.float64)
+        ends = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
+        low, high = (float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), ends, strict=True))
         ratio = kinds.spaced(kind, n, low, high)
         levels = ratio / (1 + ratio)
     else:

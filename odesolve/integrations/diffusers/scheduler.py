@@ -17,6 +17,7 @@ from odesolve.integrations.diffusers.placed import asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import Trained, trained
 from odesolve.integrations.diffusers.walk import Generators, Walk
+from odesolve.integrations.names import from_diffusers
 from odesolve.labels import parse_solver
 from odesolve.paths import Discrete
 from odesolve.solvers import REGISTRY
@@ -159,9 +160,9 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         """The solver and its options for this many steps."""
         c = self.config
         if c["solver"] is None:
-            from odesolve.integrations.names import from_diffusers
-
             named = from_diffusers(c["source"], c, steps)
+            if named.reverse:
+                raise OdesolveError(f"{c['source']} goes from data to noise: use ode.invert on ode.from_pipeline(pipe)")
             name, options = named.solver, dict(named.options)
         else:
             name, options = parse_solver(c["solver"])

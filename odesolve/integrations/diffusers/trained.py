@@ -17,6 +17,7 @@ from odesolve.lower import Reading
 from odesolve.paths import EDM, Discrete, Linear, Path
 from odesolve.transforms import Clip, Threshold
 
+FLOOR = 1e-12  # the cosine table ends at 2e-9
 LOWEST = 2.0**-24  # cumulative alpha that stands for a terminal SNR of zero
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
 
@@ -70,7 +71,7 @@ def trained(config: Mapping[str, Any]) -> Trained:
     if "sigma_data" in config or config.get("timestep_type") == "continuous":
         return _edm(config, prediction, functions)
     alphas = alphas_cumprod(config)
-    path, rounded = Discrete(alphas), ((1 - alphas) / alphas).sqrt().numpy()
+    path, rounded = Discrete(alphas, floor=FLOOR), ((1 - alphas) / alphas).sqrt().numpy()
     # Logarithms in float32 too: they decide which side of a whole number a time falls on.
     table, logs, at = (
         rounded.astype(np.float64),
@@ -170,4 +171,5 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
         return table
     root = table.sqrt()  # Lin et al. 2024, Algorithm 1
     scaled = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    return torch.cat([scaled[:-1], scaled.new_tensor([LOWEST])])
+    last = LOWEST if float(scaled[-2]) > LOWEST else 0.5 * float(scaled[-2])
+    return torch.cat([scaled[:-1], scaled.new_tensor([last])])
