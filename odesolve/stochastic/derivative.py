@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 
+@torch.enable_grad()
 def along(g: Tensor, y: Tensor, u: Tensor) -> Tensor:
     """(dg/dy) u for g (B, ...) computed from y (B, ...) with autograd: the gradient of a gradient.
 
@@ -21,6 +22,7 @@ def along(g: Tensor, y: Tensor, u: Tensor) -> Tensor:
     return torch.zeros_like(y) if out is None else out
 
 
+@torch.enable_grad()
 def along_columns(g: Tensor, y: Tensor, u: Tensor) -> Tensor:
     """sum_k (dg_k/dy) u_k for the columns of g and u (B, ..., m)."""
     out = torch.zeros_like(y)

@@ -15,6 +15,8 @@ from odesolve.errors import Diverged, OdesolveError
 
 Values = tuple[Tensor, ...]
 Move = Callable[[Values, Any, Any], Values]  # (state, beginning, end): the state after a step; the first tensor is y
+Shares = tuple[float, float]
+THERE: Shares = (0.0, 1.0)
 SMALLEST = 1e-7  # of a tolerance and of an error
 SAFETY, SHRINK, GROW = 0.9, 0.2, 1.4  # of the next step
 ACCEPTED, REJECTED = (1 / 4.5, 0.13), (1 / 1.5, 0.0)  # powers of the error and of its change
@@ -22,13 +24,13 @@ ACCEPTED, REJECTED = (1 / 4.5, 0.13), (1 / 1.5, 0.0)  # powers of the error and 
 
 @dataclass(frozen=True)
 class Grid:
-    """Times of steps, and where between them every output lies: ``reads`` are (step before, step after, share of the latter).
+    """Times of steps, and where between them every output lies: ``reads`` are (step before, step after, shares of the two).
 
     Numbers are of the type of the output times, in which sums and differences are rounded.
     """
 
     times: Sequence[Any]
-    reads: Sequence[tuple[int, int, float]]
+    reads: Sequence[tuple[int, int, Shares]]
 
     @property
     def steps(self) -> list[tuple[Any, Any]]:
@@ -43,18 +45,18 @@ class Grid:
 
     def read(self, at: Callable[[int], Tensor]) -> Tensor:
         """The outputs (n, B, ...) from the states at step ends."""
-        return torch.stack([between(at(i), at(j), share) for i, j, share in self.reads])
+        return torch.stack([between(at(i), at(j), shares) for i, j, shares in self.reads])
 
 
-def between(y0: Tensor, y1: Tensor, share: float) -> Tensor:
-    """The state at a share of the way from y0 to y1."""
-    return y1 if share == 1.0 else (1.0 - share) * y0 + share * y1
+def between(y0: Tensor, y1: Tensor, shares: Shares) -> Tensor:
+    """The state on the line from y0 to y1 that has these shares of both."""
+    return y1 if shares == THERE else shares[0] * y0 + shares[1] * y1
 
 
 def uniform(outputs: Sequence[Any], dt: float) -> Grid:
     """Steps of length dt from the first output to the last, which alone cuts a step short."""
     now = last = outputs[0]
-    times, reads = [now], [(0, 0, 1.0)]
+    times, reads = [now], [(0, 0, THERE)]
     for out in outputs[1:]:
         while now < out:
             last, now = now, min(now + _like(now, dt), outputs[-1])
@@ -64,7 +66,7 @@ def uniform(outputs: Sequence[Any], dt: float) -> Grid:
                 )
             times.append(now)
         k = len(times) - 1
-        reads.append((k - 1, k, _share(last, now, out)))
+        reads.append((k - 1, k, _shares(last, now, out)))
     return Grid(times, reads)
 
 
@@ -96,7 +98,7 @@ class Doubling:
     def solve(self, move: Move, state: Values, outputs: Sequence[Any], dt: float) -> tuple[Grid, Tensor, Values]:
         """(the steps kept, states at the outputs (n, B, ...), the last state). Raises Diverged for an error that is no number."""
         now, before, last, h, ratio = outputs[0], state, outputs[0], dt, None
-        times, reads, ys = [now], [(0, 0, 1.0)], [state[0]]
+        times, reads, ys = [now], [(0, 0, THERE)], [state[0]]
         for out in outputs[1:]:
             while now < out:
                 end = min(now + _like(now, h), outputs[-1])
@@ -120,9 +122,9 @@ class Doubling:
                 if error <= 1 or h <= self.shortest:
                     last, before, now, state = now, state, end, moved
                     times += [middle, end]
-            share, k = _share(last, now, out), len(times) - 1
-            reads.append((k - 2, k, share))
-            ys.append(between(before[0], state[0], share))
+            shares, k = _shares(last, now, out), len(times) - 1
+            reads.append((k - 2, k, shares))
+            ys.append(between(before[0], state[0], shares))
         return Grid(times, reads), torch.stack(ys), state
 
     @torch.no_grad()
@@ -140,8 +142,8 @@ def _next(h: float, error: float, before: float | None) -> tuple[float, float | 
     return h * min(GROW, max(low, factor)), ratio if error <= 1 else (ratio if before is None else before)
 
 
-def _share(s: Any, t: Any, out: Any) -> float:
-    return 1.0 if out == t else float((out - s) / (t - s))
+def _shares(s: Any, t: Any, out: Any) -> Shares:
+    return float((t - out) / (t - s)), float((out - s) / (t - s))
 
 
 def _like(t: Any, number: float) -> Any:

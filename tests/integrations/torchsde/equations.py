@@ -56,3 +56,33 @@ KINDS = {
     },
 }
 CASES = [(c, m, n) for c, methods in KINDS.items() for m, noises in methods.items() for n in noises]
+
+
+class Smooth:
+    """A Brownian motion that is none: sums of sines, with areas that fit no path. Any callable will do."""
+
+    levy_area_approximation = "foster"
+
+    def __init__(self, m, seed=0, batch=B):
+        r = torch.Generator().manual_seed(seed)
+        self.shape, self.phase = (batch, m), 6 * torch.rand(batch, m, generator=r, **WIDE)
+
+    def __call__(self, ta, tb=None, return_U=False, return_A=False):
+        w = torch.sin(3 * tb + self.phase) - torch.sin(3 * ta + self.phase)
+        u = (tb - ta) * (0.5 * w + 0.1 * torch.cos(2 * ta + self.phase))
+        skew = torch.sin(self.phase[:, :, None] - 2 * self.phase[:, None])
+        a = (tb - ta) * (skew - skew.mT)
+        out = [w, *([u] if return_U else []), *([a] if return_A else [])]
+        return out[0] if len(out) == 1 else tuple(out)
+
+
+def flat(answer):
+    """All tensors of what sdeint returned."""
+    return [answer] if isinstance(answer, torch.Tensor) else [x for part in answer for x in flat(part)]
+
+
+def gap(ours, theirs):
+    """The largest difference."""
+    pairs = list(zip(flat(ours), flat(theirs), strict=True))
+    assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
