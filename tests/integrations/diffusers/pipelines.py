@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import diffusers
+import pytest
 import torch
-import transformers
 from torch import Tensor
+
+diffusers = pytest.importorskip("diffusers", reason="pip install 'odesolve[diffusers]'")
+transformers = pytest.importorskip("transformers", reason="pip install 'odesolve[diffusers]'")
 
 WIDTH = 8  # of every embedding of a prompt
 SIZE = 8  # of every latent, a side
@@ -85,9 +87,17 @@ def video_vae() -> torch.nn.Module:
 def sd3_transformer() -> torch.nn.Module:
     return network(
         diffusers.SD3Transformer2DModel,
-        **{"sample_size": SIZE, "in_channels": 4, "out_channels": 4, "patch_size": 2, "pos_embed_max_size": SIZE},
-        **{"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 16},
-        **{"joint_attention_dim": WIDTH, "pooled_projection_dim": WIDTH},
+        sample_size=SIZE,
+        in_channels=4,
+        out_channels=4,
+        patch_size=2,
+        pos_embed_max_size=SIZE,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        caption_projection_dim=16,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
     )
 
 
@@ -95,9 +105,15 @@ def sd3_transformer() -> torch.nn.Module:
 def flux_transformer() -> torch.nn.Module:
     return network(
         diffusers.FluxTransformer2DModel,
-        **{"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2},
-        **{"attention_head_dim": 8, "axes_dims_rope": (2, 2, 4), "guidance_embeds": True},
-        **{"joint_attention_dim": WIDTH, "pooled_projection_dim": WIDTH},
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        axes_dims_rope=(2, 2, 4),
+        guidance_embeds=True,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
     )
 
 
@@ -105,8 +121,15 @@ def flux_transformer() -> torch.nn.Module:
 def wan_transformer() -> torch.nn.Module:
     return network(
         diffusers.WanTransformer3DModel,
-        **{"in_channels": 4, "out_channels": 4, "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12},
-        **{"text_dim": WIDTH, "freq_dim": 8, "ffn_dim": 16, "rope_max_seq_len": 32},
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=WIDTH,
+        freq_dim=8,
+        ffn_dim=16,
+        rope_max_seq_len=32,
     )
 
 
@@ -114,8 +137,13 @@ def wan_transformer() -> torch.nn.Module:
 def ltx_transformer() -> torch.nn.Module:
     return network(
         diffusers.LTXVideoTransformer3DModel,
-        **{"in_channels": 4, "out_channels": 4, "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8},
-        **{"cross_attention_dim": 16, "caption_channels": WIDTH},
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
     )
 
 
@@ -123,19 +151,31 @@ def ltx_transformer() -> torch.nn.Module:
 def video_unet() -> torch.nn.Module:
     return network(
         diffusers.UNetSpatioTemporalConditionModel,
-        **{"sample_size": SIZE, "in_channels": 8, "out_channels": 4, "layers_per_block": 1, "num_frames": 2},
-        **{"block_out_channels": (32, 32), "num_attention_heads": (4, 4), "cross_attention_dim": WIDTH},
-        **{"down_block_types": ("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal")},
-        **{"up_block_types": ("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal")},
-        **{"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 12},
+        sample_size=SIZE,
+        in_channels=8,
+        out_channels=4,
+        layers_per_block=1,
+        num_frames=2,
+        block_out_channels=(32, 32),
+        num_attention_heads=(4, 4),
+        cross_attention_dim=WIDTH,
+        down_block_types=("DownBlockSpatioTemporal", "CrossAttnDownBlockSpatioTemporal"),
+        up_block_types=("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=12,
     )
 
 
 @functools.cache
 def image_encoder() -> torch.nn.Module:
     config = transformers.CLIPVisionConfig(
-        **{"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
-        **{"image_size": SIZE, "patch_size": 4, "projection_dim": WIDTH},
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=SIZE,
+        patch_size=4,
+        projection_dim=WIDTH,
     )
     return network(transformers.CLIPVisionModelWithProjection, config=config)
 
@@ -158,12 +198,12 @@ class Tiny:
     components: Callable[[], dict[str, Any]]
     arguments: Callable[[int], dict[str, Any]]
     latent: bool = True
-    options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, scheduler, **components):
         """A fresh pipeline object with this scheduler; networks are shared, or replaced by those given."""
         made = {**self.components(), **components}
-        pipe = getattr(diffusers, self.kind)(scheduler=scheduler, **made, **self.options)
+        pipe = getattr(diffusers, self.kind)(scheduler=scheduler, **made)
+        pipe.scheduler = scheduler  # DDIMPipeline makes a DDIMScheduler of what it is given
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -186,7 +226,7 @@ def stable_diffusion_parts(channels: int = 4) -> dict[str, Any]:
     return {"vae": vae(), "unet": unet(channels), "requires_safety_checker": False, **absent}
 
 
-def xl_parts(base: bool) -> dict[str, Any]:
+def xl_parts() -> dict[str, Any]:
     absent = none("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
     return {"vae": vae(), "unet": xl_unet(), "add_watermarker": False, **absent}
 
@@ -256,8 +296,8 @@ PIPELINES = {
         stable_diffusion_parts,
         lambda n: {**changed(prompted)(n), "mask_image": mask(n), **SQUARE},
     ),
-    "xl": Tiny("StableDiffusionXLPipeline", functools.partial(xl_parts, True), prompted_xl),
-    "xl_image": Tiny("StableDiffusionXLImg2ImgPipeline", functools.partial(xl_parts, False), changed(prompted_xl)),
+    "xl": Tiny("StableDiffusionXLPipeline", xl_parts, prompted_xl),
+    "xl_image": Tiny("StableDiffusionXLImg2ImgPipeline", xl_parts, changed(prompted_xl)),
     "sd3": Tiny("StableDiffusion3Pipeline", sd3_parts, lambda n: {**prompted_xl(n), **SQUARE}),
     "sd3_image": Tiny("StableDiffusion3Img2ImgPipeline", sd3_parts, changed(prompted_xl)),
     "flux": Tiny("FluxPipeline", flux_parts, flux_arguments),
@@ -272,8 +312,10 @@ PIPELINES = {
         lambda: {"transformer": ltx_transformer(), **none("vae", "text_encoder", "tokenizer")},
         lambda n: {
             **embeddings(n),
-            **{k: torch.ones(n, 3, dtype=torch.bool) for k in ("prompt_attention_mask", "negative_prompt_attention_mask")},
-            **{"height": 64, "width": 64, "num_frames": 9},
+            **dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(n, 3).bool()),
+            "height": 64,
+            "width": 64,
+            "num_frames": 9,
         },
     ),
     "svd": Tiny(

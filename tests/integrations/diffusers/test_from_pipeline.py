@@ -15,8 +15,12 @@ V = stock("DDIM", **STABLE_DIFFUSION, clip_sample=False, prediction_type="v_pred
 FLOW = stock("FlowMatchEulerDiscrete", shift=3.0)
 SVD = stock(
     "EulerDiscrete",
-    **{"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True},
-    **{"sigma_min": 0.002, "sigma_max": 700.0, "timestep_spacing": "leading"},
+    timestep_type="continuous",
+    prediction_type="v_prediction",
+    use_karras_sigmas=True,
+    sigma_min=0.002,
+    sigma_max=700.0,
+    timestep_spacing="leading",
 )
 MADE = [
     ("ddim", VP, {}),

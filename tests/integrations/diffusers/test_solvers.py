@@ -105,14 +105,12 @@ def test_a_solver_that_needs_noise_before_the_first_call_is_refused(kind):
         scheduler.set_timesteps(5)
 
 
-@pytest.mark.parametrize("solver", ["euler_churn", "heun_churn"])
-def test_churn_begins_with_the_second_step(solver):
+def test_churn_begins_with_the_second_step():
     """The network has been called at the sample as it is before noise could be added, and the sample is not written to."""
-    scheduler = OdesolveScheduler.from_config(CONFIGS["vp"]("epsilon"), solver=solver)
+    scheduler = OdesolveScheduler.from_config(CONFIGS["vp"]("epsilon"), solver="euler_churn")
     scheduler.set_timesteps(sigmas=LEVELS["vp"])
-    starts = scheduler.sigmas[:: scheduler.order]
-    assert float(starts[0]) == LEVELS["vp"][0]
-    assert bool((starts[1:-1] > 1.3 * torch.tensor(LEVELS["vp"][1:])).all())
+    assert float(scheduler.sigmas[0]) == LEVELS["vp"][0]
+    assert bool((scheduler.sigmas[1:-1] > 1.3 * torch.tensor(LEVELS["vp"][1:])).all())
     x = normal(BATCH, *PROBLEM.event)
     given = x.clone()
     scheduler.step(normal(BATCH, *PROBLEM.event, seed=1), scheduler.timesteps[0], x)
