@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from odesolve.kernels.dispatch import normal
 from odesolve.kernels.philox import keys, normals
 
 import odesolve as ode
@@ -69,7 +70,8 @@ def test_the_corrector_inflates_the_variance_by_what_is_known():
     x, v = normals(keys(3, torch.arange(8)), 7, 65536).double(), 2.0
     x, who, out = x * v**0.5, keys(0, torch.arange(8)), torch.empty(8, 65536, dtype=torch.float64)
     for k in range(400):
-        langevin(out, [x, -x / v], who, k, (0.16, 1.0))
+        normal(out, who, k)
+        langevin(out, [x, -x / v], (0.16, 1.0))
         x, out = out, x
     assert float(x.var()) / v == pytest.approx(1 / (1 - 0.16**2), rel=4 * (2 / x.numel()) ** 0.5)
 
@@ -98,7 +100,8 @@ def test_a_score_of_zero_moves_by_nothing():
     from odesolve.run.places import langevin
 
     x, out = torch.ones(2, 3), torch.empty(2, 3)
-    langevin(out, [x, torch.zeros(2, 3)], keys(0, torch.arange(2)), 0, (0.16, 1.0))
+    normal(out, keys(0, torch.arange(2)), 0)
+    langevin(out, [x, torch.zeros(2, 3)], (0.16, 1.0))
     assert torch.equal(out, x)
 
 
