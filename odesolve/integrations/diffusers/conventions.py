@@ -58,7 +58,7 @@ CONVENTIONS: dict[str, Convention] = {
     **_like(_KSPACE, "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", rounds="karras"),
     **_like(_KSPACE, "LMSDiscreteScheduler"),
     **_like(_KSPACE, "DPMSolverSDEScheduler"),
-    **_like(_TABLE, "DDIMScheduler", "DDIMParallelScheduler", "PNDMScheduler"),
+    **_like(_TABLE, "DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler", "PNDMScheduler"),
     **_like(_TABLE, "DDPMScheduler", "DDPMParallelScheduler", final="zero"),
     **_like(_MATCH, "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"),
     **_like(_EDM, "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", taper=15),

@@ -167,6 +167,10 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     else:
         raise unknown("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
     table = torch.cumprod(1.0 - betas, 0)
+    shift = float(
+        config.get("snr_shift_scale") or 1.0
+    )  # CogVideoX (Yang et al. 2024): the SNR of every time divided by it
+    table = table / (shift + (1.0 - shift) * table)
     if not config.get("rescale_betas_zero_snr"):
         return table
     root = table.sqrt()  # Lin et al. 2024, Algorithm 1

@@ -8,7 +8,7 @@ import torch
 
 from odesolve.integrations.diffusers import OdesolveScheduler
 
-from .compare import STABLE_DIFFUSION, TOLERANCE, described, difference, gap, stock
+from .compare import STABLE_DIFFUSION, TOLERANCE, difference, gap, stock
 from .pipelines import PIPELINES, diffusers, normal
 
 CONFIG = stock("DPMSolverMultistep", **STABLE_DIFFUSION).config
@@ -207,7 +207,7 @@ def test_hand_over_as_in_diffusers(name):
         return refiner.run(refiner.build(scheduler), 10, image=latents, denoising_start=0.7)
 
     theirs = stock(name, **STABLE_DIFFUSION)
-    assert gap(chained(OdesolveScheduler.from_config(described(theirs))), chained(theirs)) < TOLERANCE
+    assert gap(chained(OdesolveScheduler.from_config(theirs)), chained(theirs)) < TOLERANCE
 
 
 def test_swapped_twice_and_back():

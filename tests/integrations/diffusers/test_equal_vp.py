@@ -4,7 +4,7 @@ import pytest
 
 from odesolve.integrations.diffusers import OdesolveScheduler
 
-from .compare import NUMPY, STABLE_DIFFUSION, TOLERANCE, described, difference, stock
+from .compare import NUMPY, STABLE_DIFFUSION, TOLERANCE, difference, stock
 
 DEPRECATED = "ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"
 
@@ -119,6 +119,14 @@ def test_tables_rescaled_to_end_in_noise_alone(schedule):
 def test_a_rescaled_table_falls_to_its_end():
     """Where diffusers puts the level of the last time above that of the one before."""
     theirs = stock("DPMSolverMultistep", rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    table = OdesolveScheduler.from_config(described(theirs)).alphas_cumprod
+    table = OdesolveScheduler.from_config(theirs).alphas_cumprod
     assert bool((theirs.alphas_cumprod.diff()[-1:] > 0).all())
     assert bool((table.diff() < 0).all())
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_cogvideox(spacing):
+    """Its table has the signal-to-noise ratio of every time divided by three."""
+    config = {**STABLE_DIFFUSION, "prediction_type": "v_prediction", "clip_sample": False}
+    theirs = stock("CogVideoXDDIM", **config, timestep_spacing=spacing)
+    assert difference("sd", theirs, 10) < TOLERANCE
