@@ -86,6 +86,7 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
             )
         self._walks = threading.local()
         self._latest: Walk | None = None
+        self._followed: OdesolveScheduler | None = None
         self._prepare()
 
     def _prepare(self) -> None:
@@ -153,6 +154,7 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
         levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
         walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
+        walk.follows = None if self._followed is None else self._followed._walk
         self._walks.mine = self._latest = walk
         return walk
 
@@ -376,6 +378,16 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         """Change the shift of a flow's times, from the next ``set_timesteps`` on."""
         self.register_to_config(shift=float(shift))
         self._prepare()
+
+    def follow(self, other: OdesolveScheduler | None) -> None:
+        """Let loops of this scheduler that begin where a loop of ``other`` stopped take over its history; None ends that.
+
+        So a refiner goes on after its base as if they were one network: ``refiner.scheduler.follow(base.scheduler)``. Both are
+        to have the same config, solver and number of steps; where they differ a loop begins without a history.
+        """
+        if other is not None and not isinstance(other, OdesolveScheduler):
+            raise OdesolveError(f"other is {type(other).__name__}: give an OdesolveScheduler")
+        self._followed = other
 
     def state_dict(self) -> dict[str, Any]:
         """This thread's loop as plain values and tensors: ``load_state_dict`` goes on from there, bitwise."""

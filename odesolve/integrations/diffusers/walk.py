@@ -40,6 +40,7 @@ class Walk:
         self._version = 0
         self._begun: tuple[int, bool, float] = (0, False, 0.0)
         self._plain = False  # one output a call, used as it is
+        self.follows: Callable[[], Walk | None] | None = None  # the loop whose end is this one's beginning
 
     def locate(self, timestep: Any) -> int:
         """The call that a timestep stands for.
@@ -76,7 +77,8 @@ class Walk:
             raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
         if self._at != index or self._cursor is None:
-            self._start(index, sample, eta, generator, recorded)
+            if not self._taken_over(index, sample):
+                self._start(index, sample, eta, generator, recorded)
         elif sample is not self._handed or sample._version != self._version:
             self._replace(sample) if self._fits(sample) else self._start(index, sample, eta, generator, recorded)
         cursor = self._cursor
@@ -185,6 +187,22 @@ class Walk:
         self._plain = alone and self.schedule.trained.sign > 0
         self._position, self._slots, self._buffers = self._cursor.position, list(self._cursor.slots), buffers
         self._handed, self._version = sample, sample._version
+
+    def _taken_over(self, index: int, sample: Tensor) -> bool:
+        """Whether the loop that this one follows waits at this very call, and is gone on with."""
+        other = self.follows() if self.follows is not None else None
+        if other is None or other._cursor is None or other._at != index or not other._fits(sample):
+            return False
+        mine, theirs = self.schedule, other.schedule
+        if mine.choice != theirs.choice or mine.grid != theirs.grid or mine.trained.reading != theirs.trained.reading:
+            return False
+        self._begun, self._cursor, self._at, self._plain = other._begun, other._cursor, index, other._plain
+        self._position, self._slots = other._position, list(other._slots)
+        self._buffers = [None] * len(self._slots)
+        self._handed, self._version = other._handed, other._version
+        if sample is not self._handed or sample._version != self._version:
+            self._replace(sample)
+        return True
 
     def _replace(self, sample: Tensor) -> None:
         """Go on from a sample that the caller changed: elements that are as they were handed out keep their full precision."""
