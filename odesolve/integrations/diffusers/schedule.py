@@ -116,7 +116,7 @@ def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], step: in
 def _churn(trained: Trained, options: Mapping[str, Any], grid: tuple[float, ...], step: int) -> dict[str, Any]:
     """Churn as in the whole loop, but for its first step: there the network has been called before noise could be added."""
     takes = {**REGISTRY.find("euler_churn").options, **options}
-    first, second = (trained.path.point(t).rho for t in grid[step : step + 2])
+    second = trained.path.point(grid[step + 1]).rho
     share = (len(grid) - 1 - step) / (len(grid) - 1)
     return {
         "s_churn": takes["s_churn"] * share,

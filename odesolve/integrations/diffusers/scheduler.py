@@ -13,13 +13,13 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
+from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import Trained, trained
 from odesolve.integrations.diffusers.walk import Generators, Walk
 from odesolve.integrations.names import from_diffusers
 from odesolve.labels import parse_solver
-from odesolve.paths import Discrete
 from odesolve.solvers import REGISTRY
 
 
@@ -46,7 +46,7 @@ class StepOutput:
         return self.prev_sample, self.pred_original_sample
 
 
-class OdesolveScheduler(SchedulerMixin, ConfigMixin):
+class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
 
     Args:
@@ -289,91 +289,6 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise)
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
-
-        In a loop whose beginning was said, it is the level of the next call whatever the times are, as pipelines rely on.
-        """
-        alpha, sigma = self._mix(original_samples, timesteps)
-        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
-
-    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """``add_noise`` with the arguments of flow schedulers."""
-        return self.add_noise(sample, noise, timestep)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What a network that predicts v (of a flow: the velocity) should say at these times (B,)."""
-        if self.trained.kind == "flow":
-            return noise - sample
-        alpha, sigma = self._mix(sample, timesteps)
-        return (alpha * noise - sigma * sample).to(sample.dtype)
-
-    def _mix(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma), float32, shaped to multiply samples like these."""
-        t = torch.as_tensor(timesteps).reshape(-1)
-        walk = self._walk()
-        if walk is not None and walk.begin_index is not None:
-            index = walk.index if walk.index is not None else walk.begin_index
-            levels = torch.full((t.numel(),), float(walk.schedule.levels[index]), dtype=torch.float64)
-        elif walk is not None:
-            known = {value: walk.schedule.levels[i] for i, value in reversed(list(enumerate(walk.host)))}
-            trained_at = self._trained_levels(t.cpu())
-            levels = torch.stack(
-                [trained_at[i] if v not in known else torch.tensor(known[v]) for i, v in enumerate(t.tolist())]
-            )
-        else:
-            levels = self._trained_levels(t)
-        if self.trained.kind == "vp":
-            alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5
-        else:
-            alpha, sigma = (1 - levels if self.trained.kind == "flow" else torch.ones_like(levels)), levels
-        shape = (-1, *[1] * (like.dim() - 1))
-        return tuple(v.to(like.device, torch.float32).reshape(shape) for v in (alpha, sigma))  # type: ignore[return-value]
-
-    def _trained_levels(self, t: Tensor) -> Tensor:
-        """Noise levels at times of training, float64, on the device of t."""
-        if (
-            self.trained.kind == "vp" and not t.is_floating_point()
-        ):  # what training loops ask for, without waiting for a device
-            return torch.from_numpy(self.trained.table).to(t.device, non_blocking=True)[t]
-        return torch.from_numpy(self.trained.level(t.double().cpu().numpy())).to(t.device)
-
-    def previous_timestep(self, timestep: Any) -> Any:
-        """The time of the call after that of ``timestep``; -1 after the last."""
-        walk, t = self._walk(), float(timestep)
-        if walk is None:
-            return timestep - 1
-        later = [v for v in walk.host if v < t]
-        return (
-            type(timestep)(later[0])
-            if later and not isinstance(timestep, Tensor)
-            else torch.as_tensor(later[0] if later else -1)
-        )
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """The table of cumulative alphas, float32 (N,), of VP-like configs."""
-        path = self.trained.path
-        if not isinstance(path, Discrete):
-            raise AttributeError("a flow or EDM config has no table of alphas")
-        return path.alphas_cumprod.float()
-
-    @property
-    def alphas(self) -> Tensor:
-        """1 - ``betas``."""
-        table = self.alphas_cumprod.double()
-        return (table / torch.cat([table.new_ones(1), table[:-1]])).float()
-
-    @property
-    def betas(self) -> Tensor:
-        """Noise rates of the training steps, float32 (N,), of VP-like configs."""
-        return 1 - self.alphas
-
-    @property
-    def final_alpha_cumprod(self) -> Tensor:
-        """Cumulative alpha of the last level."""
-        return torch.tensor(1.0) if self.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
-
     def set_shift(self, shift: float) -> None:
         """Change the shift of a flow's times, from the next ``set_timesteps`` on."""
         self.register_to_config(shift=float(shift))
@@ -399,9 +314,6 @@ class OdesolveScheduler(SchedulerMixin, ConfigMixin):
         n, timesteps, sigmas, mu = state["asked"]
         self.set_timesteps(n, state["device"], timesteps, sigmas, mu)
         self._going().load_state_dict(state)
-
-    def __len__(self) -> int:
-        return self.trained.steps
 
     def __getstate__(self) -> dict[str, Any]:
         state = None if self._walk() is None else self.state_dict()

@@ -198,7 +198,7 @@ class Walk:
             return False
         self._begun, self._cursor, self._at, self._plain = other._begun, other._cursor, index, other._plain
         self._position, self._slots = other._position, list(other._slots)
-        self._buffers = [None] * len(self._slots)
+        self._buffers = list[Tensor | None]([None] * len(self._slots))
         self._handed, self._version = other._handed, other._version
         if sample is not self._handed or sample._version != self._version:
             self._replace(sample)

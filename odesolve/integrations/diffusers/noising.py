@@ -1,0 +1,104 @@
+"""What image-to-image pipelines and training loops ask of a scheduler: data with noise, velocities, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.integrations.diffusers.trained import Trained
+from odesolve.integrations.diffusers.walk import Walk
+from odesolve.paths import Discrete
+
+
+class Noising:
+    """The part of a scheduler that needs no solver."""
+
+    trained: Trained
+    config: Mapping[str, Any]
+
+    def _walk(self) -> Walk | None:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.trained.steps
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
+
+        In a loop whose beginning was said, it is the level of the next call whatever the times are, as pipelines rely on.
+        """
+        alpha, sigma = self._mix(original_samples, timesteps)
+        return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
+
+    def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+        """``add_noise`` with the arguments of flow schedulers."""
+        return self.add_noise(sample, noise, timestep)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What a network that predicts v (of a flow: the velocity) should say at these times (B,)."""
+        if self.trained.kind == "flow":
+            return noise - sample
+        alpha, sigma = self._mix(sample, timesteps)
+        return (alpha * noise - sigma * sample).to(sample.dtype)
+
+    def _mix(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), float32, shaped to multiply samples like these."""
+        levels = self._levels(torch.as_tensor(timesteps).reshape(-1))
+        if self.trained.kind == "vp":
+            alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5
+        else:
+            alpha, sigma = (1 - levels if self.trained.kind == "flow" else torch.ones_like(levels)), levels
+        shape = (-1, *[1] * (like.dim() - 1))
+        return tuple(v.to(like.device, torch.float32).reshape(shape) for v in (alpha, sigma))  # type: ignore[return-value]
+
+    def _levels(self, t: Tensor) -> Tensor:
+        """Noise levels at times (B,), float64: of the loop's own times where there is a loop, else of training."""
+        walk = self._walk()
+        if walk is None:
+            return self._trained_levels(t)
+        if walk.begin_index is not None:
+            index = walk.index if walk.index is not None else walk.begin_index
+            return torch.full((t.numel(),), float(walk.schedule.levels[index]), dtype=torch.float64)
+        known = dict(reversed(list(zip(walk.host, walk.schedule.levels.tolist(), strict=False))))
+        trained = self._trained_levels(t.cpu()).tolist()
+        return torch.tensor([known.get(v, w) for v, w in zip(t.tolist(), trained, strict=True)], dtype=torch.float64)
+
+    def _trained_levels(self, t: Tensor) -> Tensor:
+        """Noise levels at times of training, float64, on the device of t."""
+        if self.trained.kind == "vp" and not t.is_floating_point():  # training loops do not wait for their device
+            return torch.from_numpy(self.trained.table).to(t.device, non_blocking=True)[t]
+        return torch.from_numpy(self.trained.level(t.double().cpu().numpy())).to(t.device)
+
+    def previous_timestep(self, timestep: Any) -> Tensor:
+        """The time of the call after that of ``timestep``, -1 after the last; before ``set_timesteps`` one less."""
+        walk, t = self._walk(), float(timestep)
+        if walk is None:
+            return torch.as_tensor(timestep) - 1
+        return torch.as_tensor(next((v for v in walk.host if v < t), -1)).to(walk.timesteps.dtype)
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The table of cumulative alphas, float32 (N,), of VP-like configs."""
+        path = self.trained.path
+        if not isinstance(path, Discrete):
+            raise AttributeError("a flow or EDM config has no table of alphas")
+        return path.alphas_cumprod.float()
+
+    @property
+    def alphas(self) -> Tensor:
+        """1 - ``betas``."""
+        table = self.alphas_cumprod.double()
+        return (table / torch.cat([table.new_ones(1), table[:-1]])).float()
+
+    @property
+    def betas(self) -> Tensor:
+        """Noise rates of the training steps, float32 (N,), of VP-like configs."""
+        return 1 - self.alphas
+
+    @property
+    def final_alpha_cumprod(self) -> Tensor:
+        """Cumulative alpha of the last level."""
+        return torch.tensor(1.0) if self.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
