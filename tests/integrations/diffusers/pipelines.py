@@ -148,6 +148,24 @@ def ltx_transformer() -> torch.nn.Module:
 
 
 @functools.cache
+def cogvideox_transformer() -> torch.nn.Module:
+    return network(
+        diffusers.CogVideoXTransformer3DModel,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        time_embed_dim=4,
+        text_embed_dim=WIDTH,
+        max_text_seq_length=3,
+        sample_width=4,
+        sample_height=4,
+        sample_frames=5,
+    )
+
+
+@functools.cache
 def video_unet() -> torch.nn.Module:
     return network(
         diffusers.UNetSpatioTemporalConditionModel,
@@ -317,6 +335,11 @@ PIPELINES = {
             "width": 64,
             "num_frames": 9,
         },
+    ),
+    "cogvideox": Tiny(
+        "CogVideoXPipeline",
+        lambda: {"transformer": cogvideox_transformer(), **none("vae", "text_encoder", "tokenizer")},
+        lambda n: {**embeddings(n), "height": 32, "width": 32, "num_frames": 5},
     ),
     "svd": Tiny(
         "StableVideoDiffusionPipeline",

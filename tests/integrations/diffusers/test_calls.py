@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -54,18 +56,18 @@ def test_a_callback_that_changes_nothing(solver, dtype):
         given["latents"].mul_(1.0)
         return {}
 
-    pipe = half(pipeline(solver=solver)) if dtype == torch.bfloat16 else pipeline(solver=solver)
+    pipe = half(solver) if dtype == torch.bfloat16 else pipeline(solver=solver)
     call = half_arguments() if dtype == torch.bfloat16 else {}
     plain = run(pipe, **call)
     assert torch.equal(run(pipe, **call, callback_on_step_end=copied), plain)
 
 
-def half(pipe):
-    """The same pipeline on a copy of its network in bfloat16."""
-    unet = type(pipe.unet).from_config(pipe.unet.config)
-    unet.load_state_dict(pipe.unet.state_dict())
-    pipe.unet = unet.eval().to(torch.bfloat16)
-    return pipe
+def half(solver: str):
+    """A pipeline on copies of its networks in bfloat16."""
+    parts = {
+        name: copy.deepcopy(part) for name, part in PIPELINES["sd"].components().items() if name in ("unet", "vae")
+    }
+    return PIPELINES["sd"].build(ours(solver), **parts).to(torch.bfloat16)
 
 
 def half_arguments(prompts: int = 1):
@@ -75,7 +77,7 @@ def half_arguments(prompts: int = 1):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_latents_keep_the_dtype_of_the_pipeline(solver):
     """And follow the float32 run as closely as the network's rounding allows."""
-    out = run(half(pipeline(solver=solver)), **half_arguments(), guidance_scale=1.0)
+    out = run(half(solver), **half_arguments(), guidance_scale=1.0)
     assert out.dtype == torch.bfloat16
     assert gap(out.float(), run(pipeline(solver=solver), guidance_scale=1.0)) < 0.05
 

@@ -129,4 +129,4 @@ def test_cogvideox(spacing):
     """Its table has the signal-to-noise ratio of every time divided by three."""
     config = {**STABLE_DIFFUSION, "prediction_type": "v_prediction", "clip_sample": False}
     theirs = stock("CogVideoXDDIM", **config, timestep_spacing=spacing)
-    assert difference("sd", theirs, 10) < TOLERANCE
+    assert difference("cogvideox", theirs, 10) < TOLERANCE
