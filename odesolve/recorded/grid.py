@@ -185,7 +185,7 @@ def even_grid(t: Tensor, size: float, eps: float) -> Tensor:
     """
     if not size > 0.0:
         raise OdesolveError(f"step_size is {size}: give the length of a step, without the sign of the direction")
-    first, last = float(t[0]), float(t[-1])
+    first, last = t.detach()[[0, -1]].tolist()
     noise = 8 * eps * max(abs(first), abs(last)) / size
     count = max(1, -int((noise - abs(last - first) / size) // 1))
     inner = torch.arange(count, dtype=torch.float64) * (size if last > first else -size)

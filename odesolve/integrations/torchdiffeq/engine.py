@@ -120,7 +120,7 @@ def _grid(system: System, options: Mapping[str, Any], grid_of: Callable[..., Ten
             "grid_constructor returned no points: return a tensor (m,) from the first of the times to the last"
         )
     grid = grid.cpu().double()
-    ends, expected = grid[[0, -1]].tolist(), [system.clock.times[0], system.clock.times[-1]]
+    ends, expected = grid.detach()[[0, -1]].tolist(), [system.clock.times[0], system.clock.times[-1]]
     steps = (grid[1:] - grid[:-1]) * system.clock.sign
     if not torch.allclose(grid.new_tensor(ends), grid.new_tensor(expected), 1e-6, 1e-9) or not bool((steps > 0).all()):
         raise Refused(f"grid_constructor returned points from {ends[0]} to {ends[1]}: return them in order of time, from "

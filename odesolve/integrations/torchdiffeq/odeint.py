@@ -108,7 +108,7 @@ def odeint_dense(
     The function takes a time, or times (n,), and returns the state, or states (n, ...), with gradients through the steps.
     """
     wide = torch.float64 if not isinstance(t0, Tensor) else t0.dtype
-    t = torch.tensor([float(t0), float(t1)], dtype=wide)
+    t = torch.tensor([float(torch.as_tensor(x).detach()) for x in (t0, t1)], dtype=wide)
     problem = Problem(func, y0, t, rtol, atol, method, options)
     if problem.method not in PAIRS:
         raise Refused(f"odeint_dense knows no {problem.method}: take one of {', '.join(PAIRS)}")

@@ -77,7 +77,7 @@ class Problem:
     def run(self) -> Outcome:
         """The solve. Raises ``Failed`` where it does not arrive."""
         if self.meets_at_start():
-            return Outcome(torch.stack([self.start, self.start]), self.y0, float(self.t[0]), "event")
+            return Outcome(torch.stack([self.start, self.start]), self.y0, float(self.t[0].detach()), "event")
         outcome = engine.run(
             self.system(), self.method, self.options, lambda make: make(self.func, self.y0, self.t), self.t
         )
