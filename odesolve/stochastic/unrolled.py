@@ -18,6 +18,7 @@ Move = Callable[[Values, Any, Any], Values]  # (state, beginning, end): the stat
 Shares = tuple[float, float]
 THERE: Shares = (0.0, 1.0)
 SMALLEST = 1e-7  # of a tolerance and of an error
+ROUNDING = 2.0**-50
 SAFETY, SHRINK, GROW = 0.9, 0.2, 1.4  # of the next step
 ACCEPTED, REJECTED = (1 / 4.5, 0.13), (1 / 1.5, 0.0)  # powers of the error and of its change
 
@@ -55,15 +56,14 @@ def between(y0: Tensor, y1: Tensor, shares: Shares) -> Tensor:
 
 def uniform(outputs: Sequence[Any], dt: float) -> Grid:
     """Steps of length dt from the first output to the last, which alone cuts a step short."""
+    for t in (outputs[0], outputs[-1]):
+        if not t + _like(t, dt) > t:
+            raise OdesolveError(f"dt={dt:g} is lost in the rounding of t={t}: give a longer step, or float64 times")
     now = last = outputs[0]
     times, reads = [now], [(0, 0, THERE)]
     for out in outputs[1:]:
         while now < out:
             last, now = now, min(now + _like(now, dt), outputs[-1])
-            if not now > last:
-                raise OdesolveError(
-                    f"dt={dt:g} is lost in the rounding of t={last}: give a longer step, or float64 times"
-                )
             times.append(now)
         k = len(times) - 1
         reads.append((k - 1, k, _shares(last, now, out)))
@@ -101,7 +101,9 @@ class Doubling:
         times, reads, ys = [now], [(0, 0, THERE)], [state[0]]
         for out in outputs[1:]:
             while now < out:
-                end = min(now + _like(now, h), outputs[-1])
+                end = now + _like(now, h)
+                if not end + ROUNDING * abs(end) < outputs[-1]:
+                    end = outputs[-1]  # no step is left there that would have no middle
                 middle = _like(now, 0.5) * (now + end)
                 if not now < middle < end:
                     raise OdesolveError(

@@ -41,6 +41,7 @@ def start(seed=0, batch=B):
     return torch.randn(batch, D, generator=torch.Generator().manual_seed(seed), **WIDE)
 
 
+EVERY = ("diagonal", "scalar", "additive", "general")
 KINDS = {
     "ito": {
         "euler": ("diagonal", "scalar", "additive", "general"),
@@ -49,10 +50,10 @@ KINDS = {
     },
     "stratonovich": {
         "milstein": ("diagonal", "scalar", "additive"),
-        **{
-            k: ("diagonal", "scalar", "additive", "general")
-            for k in ("midpoint", "heun", "euler_heun", "log_ode", "reversible_heun")
-        },
+        **dict.fromkeys(
+            ("midpoint", "heun", "euler_heun", "log_ode", "reversible_heun"),
+            ("diagonal", "scalar", "additive", "general"),
+        ),
     },
 }
 CASES = [(c, m, n) for c, methods in KINDS.items() for m, noises in methods.items() for n in noises]
