@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,9 +17,10 @@ def karras(n: int, low: float, high: float, rho: float = 7.0) -> Levels:
     return np.linspace(high ** (1 / rho), low ** (1 / rho), n) ** rho
 
 
-def exponential(n: int, low: float, high: float) -> Levels:
-    """Uniform in log sigma."""
-    return np.exp(np.linspace(np.log(high), np.log(low), n))
+def exponential(n: int, low: float, high: float, power: float = 1.0) -> Levels:
+    """Uniform in log sigma; with a ``power`` that of a uniform ramp in log sigma (k-diffusion's polyexponential)."""
+    ramp = np.linspace(1.0, 0.0, n) ** power
+    return np.exp(ramp * (math.log(high) - math.log(low)) + math.log(low))
 
 
 def beta(n: int, low: float, high: float, a: float = 0.6, b: float = 0.6) -> Levels:

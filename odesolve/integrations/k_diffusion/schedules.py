@@ -5,11 +5,11 @@ Computed in float64 on the host and rounded once.
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.integrations import levels
 from odesolve.integrations.k_diffusion.utils import append_zero
 
 Device = torch.device | str
@@ -17,8 +17,7 @@ Device = torch.device | str
 
 def get_sigmas_karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, device: Device = "cpu") -> Tensor:
     """sigma^(1/rho) uniform, (n + 1,) (Karras et al. 2022, eq. 5)."""
-    ends = float(sigma_max) ** (1 / rho), float(sigma_min) ** (1 / rho)
-    return _finished(_ramp(*ends, n) ** rho, device)
+    return _finished(levels.karras(n, float(sigma_min), float(sigma_max), rho), device)
 
 
 def get_sigmas_exponential(n: int, sigma_min: float, sigma_max: float, device: Device = "cpu") -> Tensor:
@@ -30,21 +29,16 @@ def get_sigmas_polyexponential(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, device: Device = "cpu"
 ) -> Tensor:
     """A power rho of a uniform ramp in log sigma, (n + 1,)."""
-    low, high = math.log(sigma_min), math.log(sigma_max)
-    return _finished(torch.exp(_ramp(1.0, 0.0, n) ** rho * (high - low) + low), device)
+    return _finished(levels.exponential(n, float(sigma_min), float(sigma_max), rho), device)
 
 
 def get_sigmas_vp(
     n: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 1e-3, device: Device = "cpu"
 ) -> Tensor:
     """Uniform in the time of a linear-beta VP path from 1 to ``eps_s``, (n + 1,) (Song et al. 2021)."""
-    t = _ramp(1.0, eps_s, n)
-    return _finished(torch.sqrt(torch.expm1(t * (0.5 * beta_d * t + beta_min))), device)
+    t = np.linspace(1.0, eps_s, n)
+    return _finished(np.sqrt(np.expm1(t * (0.5 * beta_d * t + beta_min))), device)
 
 
-def _ramp(first: float, last: float, n: int) -> Tensor:
-    return torch.linspace(first, last, n, dtype=torch.float64)
-
-
-def _finished(sigmas: Tensor, device: Device) -> Tensor:
-    return append_zero(sigmas).to(device=device, dtype=torch.get_default_dtype())
+def _finished(found: levels.Levels, device: Device) -> Tensor:
+    return append_zero(torch.from_numpy(found)).to(device=device, dtype=torch.get_default_dtype())
