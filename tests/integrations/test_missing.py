@@ -1,0 +1,69 @@
+"""Without the libraries that adapters adapt to, their import says what to install and everything else works."""
+
+import subprocess
+import sys
+
+import pytest
+
+PEERS = ("diffusers", "transformers", "k_diffusion", "torchdiffeq", "torchsde")
+BLOCK = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {PEERS!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["k_diffusion", "torchdiffeq", "torchsde", "names", "imported"])
+def test_adapters_that_need_no_peer(name):
+    done = run(f"import odesolve.integrations.{name}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_diffusers_adapter_says_what_to_install():
+    done = run("import odesolve.integrations.diffusers")
+    assert done.returncode != 0
+    assert "pip install 'odesolve[diffusers]'" in done.stderr
+
+
+def test_nothing_else_breaks():
+    code = """
+import odesolve as ode
+model = ode.problems.gaussian(shape=(2,)).model(ode.paths.VP(), "noise")
+assert ode.sample(model, (3, 2), steps=3, seed=0).shape == (3, 2)
+try:
+    ode.from_pipeline
+except ImportError as e:
+    assert "odesolve[diffusers]" in str(e)
+else:
+    raise AssertionError
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_installed_library_that_fails_is_not_called_missing():
+    code = """
+import types
+from odesolve.integrations.missing import needed
+sys.meta_path.pop(0)
+import importlib.abc, importlib.machinery
+class Broken(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == "broken_library" else None
+    def create_module(self, spec):
+        return types.ModuleType(spec.name)
+    def exec_module(self, module):
+        import a_module_that_is_not_there
+sys.meta_path.insert(0, Broken())
+needed("broken_library", "broken")
+"""
+    done = run(code)
+    assert "a_module_that_is_not_there" in done.stderr
+    assert "pip install" not in done.stderr
