@@ -8,7 +8,8 @@ from torch import Tensor
 
 from odesolve.integrations.diffusers import OdesolveScheduler
 
-from .pipelines import PIPELINES, diffusers
+from .networks import diffusers
+from .pipelines import PIPELINES
 
 TOLERANCE = 1e-5
 STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

@@ -11,7 +11,8 @@ import torch
 from odesolve.integrations.diffusers import OdesolveScheduler
 
 from .compare import STABLE_DIFFUSION, TOLERANCE, difference, gap, stock
-from .pipelines import PIPELINES, diffusers, normal
+from .networks import diffusers, normal
+from .pipelines import PIPELINES
 
 CONFIG = stock("DPMSolverMultistep", **STABLE_DIFFUSION).config
 SOLVERS = ["ddim", "dpmpp_2m", "unipc_3", "heun_edm", "dpmpp_2m_sde"]

@@ -74,7 +74,9 @@ def test_one_condition_serves_any_batch():
 def test_it_is_profiled_and_scored():
     tiny = PIPELINES["sd"]
     model = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=2.0)
-    report = ode.profile(model, ["ddim", "dpmpp_2m"], [4, 8], noise=(1, *model.net.shape), tolerance=0.5, limit=64, timing=0)
+    report = ode.profile(
+        model, ["ddim", "dpmpp_2m"], [4, 8], noise=(1, *model.net.shape), tolerance=0.5, limit=64, timing=0
+    )
     assert all(row.status == "ok" for row in report.rows)
     unguided = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=1.0)
     found = ode.log_prob(unguided, normal(1, *model.net.shape), trace="hutchinson", products=1, tol=0.5, seed=0)

@@ -37,7 +37,8 @@ def asked(tree: ast.AST):
 
 
 def is_scheduler(node: ast.AST) -> bool:
-    return ast.unparse(node).endswith("scheduler")
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.endswith("scheduler")
 
 
 def installed() -> dict[str, set[str]]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from odesolve.integrations.diffusers import OdesolveScheduler
 
 from .compare import STABLE_DIFFUSION, stock
-from .pipelines import PIPELINES, diffusers, normal
+from .networks import diffusers, normal
+from .pipelines import PIPELINES
 
 STD = 0.5  # of the data
 COUNTS = (50, 100, 250, 500, 1000)

@@ -14,7 +14,7 @@ from odesolve import grids, paths, problems
 from odesolve.integrations.diffusers import OdesolveScheduler
 
 from .compare import TOLERANCE, gap, stock
-from .pipelines import normal
+from .networks import normal
 
 PROBLEM = problems.mixture([0.6, 0.4], [[[0.8, -0.3]], [[-0.7, 0.5]]], std=0.3)
 LEVELS = {

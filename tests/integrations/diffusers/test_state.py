@@ -14,7 +14,8 @@ from torch import Tensor
 from odesolve.integrations.diffusers import OdesolveScheduler
 
 from .compare import STABLE_DIFFUSION, gap, stock
-from .pipelines import PIPELINES, diffusers, normal, pixel_unet
+from .networks import diffusers, normal, pixel_unet
+from .pipelines import PIPELINES
 
 SOLVERS = ["ddim", "dpmpp_2m", "dpmpp_3m", "unipc_3", "heun_edm", "dpmpp_2m_sde", "ddim(eta=1)"]
 CONFIG = stock("DPMSolverMultistep", **STABLE_DIFFUSION).config
