@@ -150,16 +150,19 @@ class Plan:
                     env[out.name] = substitute(zip(i.inputs, row, strict=True), env)
         return inputs, env[self.result]
 
-    def diff(self, other: Plan) -> PlanDiff:
-        """How two plans differ as samplers: evaluation times and the largest difference of any coefficient."""
+    def diff(self, other: Plan, tolerance: float = 1e-13) -> PlanDiff:
+        """How two plans differ as samplers: evaluation times and the largest difference of any coefficient.
+
+        ``tolerance`` is for coefficients found in less than float64, such as those of a sampler that was imported.
+        """
         mine, theirs = self.matrix(), other.matrix()
         times = [(a.t, b.t) for a, b in zip(self.evaluations, other.evaluations, strict=False) if a.t != b.t]
         if self.nfe != other.nfe:
-            return PlanDiff(self.nfe, other.nfe, float("inf"), times)
+            return PlanDiff(self.nfe, other.nfe, float("inf"), times, tolerance)
         worst = 0.0
         for a, b in zip([*mine[0], mine[1]], [*theirs[0], theirs[1]], strict=True):
             worst = max([worst, *(abs(w) for w in (a - b).values())])
-        return PlanDiff(self.nfe, other.nfe, worst, times)
+        return PlanDiff(self.nfe, other.nfe, worst, times, tolerance)
 
     def _path(self) -> Any:
         if self.path is None:
@@ -181,10 +184,11 @@ class PlanDiff:
     other_nfe: int
     largest: float
     times: list[tuple[float, float]]
+    tolerance: float = 1e-13
 
-    def same(self, tolerance: float = 1e-13) -> bool:
-        """Whether the two plans are the same sampler to this tolerance."""
-        return self.nfe == self.other_nfe and self.largest <= tolerance
+    def same(self, tolerance: float | None = None) -> bool:
+        """Whether the two plans are the same sampler to this tolerance, by default that of the comparison."""
+        return self.nfe == self.other_nfe and self.largest <= (self.tolerance if tolerance is None else tolerance)
 
     def __str__(self) -> str:
         if self.nfe != self.other_nfe:

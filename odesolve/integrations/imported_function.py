@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.instructions import START, noise_name
-from odesolve.integrations.imported_rows import Rows, ends, precision, units, without_rounding
+from odesolve.integrations.imported_rows import Rows, check_linear, ends, units, without_rounding
 from odesolve.noise import STEPS
 from odesolve.paths import EDM, Path
 from odesolve.plan import Plan
@@ -47,10 +47,10 @@ def imported_function(
     if not positive:
         raise OdesolveError("sigmas: give noise levels with a positive one among them")
     probe = _Probe(sample_fn, levels, extras)
-    found, eps = probe.rows(who)
+    found = probe.rows(who)
     if path is None:
         path = EDM(sigma_max=max(positive), sigma_min=min(positive))
-    return _plan(who, path, probe, found, eps)
+    return _plan(who, path, probe, found)
 
 
 class _Probe:
@@ -93,8 +93,8 @@ class _Probe:
             raise OdesolveError("the function calls its model as the values that it sees make it: a plan cannot")
         return k
 
-    def rows(self, who: str) -> tuple[Tensor, float]:
-        """(calls + 1, coordinates): the input of every call, and the result; and the rounding of the arithmetic."""
+    def rows(self, who: str) -> Tensor:
+        """(calls + 1, coordinates): the input of every call, and the result."""
         count = 1 + self.calls + self.draws
         generator = torch.Generator().manual_seed(0)
         values = torch.randn(count, 1, 3, 4, 4, dtype=self.sigmas.dtype, generator=generator)
@@ -111,13 +111,14 @@ class _Probe:
                 f"{who} draws noise that is no noise_sampler's, which cannot be told from its result: give one without (no churn)"
             )
         found = all_of(units(count, self.sigmas.dtype), 1).reshape(self.calls + 1, -1).double()
-        eps = precision(found, values, once, who)
-        large = 100.0 * values
-        return found, max(eps, precision(found, large, all_of(large, 1), who))
+        check_linear(found, values, once, who)
+        large = 100.0 * values  # what clips or thresholds lets small values pass
+        check_linear(found, large, all_of(large, 1), who)
+        return found
 
 
-def _plan(who: str, path: Path, probe: _Probe, found: Tensor, eps: float) -> Plan:
-    calls = probe.calls
+def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
+    calls, eps = probe.calls, torch.finfo(probe.sigmas.dtype).eps
     streams = _streams(who, probe, found)
     names = [START, *(f"D{k + 1}" for k in range(calls)), *streams]
     listed = set(probe.sigmas.tolist())
@@ -151,14 +152,17 @@ def _shortest(
     names: list[str], states: list[str], vectors: list[Tensor], wanted: Tensor, eps: float
 ) -> dict[str, float]:
     """A row as an earlier state and few others: the choice with the fewest terms, of equals that with the latest state."""
-    found = _terms(names, wanted, wanted.abs(), eps)
+    size = (
+        torch.stack([*vectors, wanted]).abs().amax(dim=0)
+    )  # what was summed on the way is not known: no more than all
+    found = _terms(names, wanted, size, eps)
     for state, base in zip(states, vectors, strict=True):
         if float(base[0]) == 0.0 or float(wanted[0]) == 0.0:
             continue
         a = float(wanted[0] / base[0])
         rest = wanted - a * base
         rest[0] = 0.0
-        terms = {state: a, **_terms(names, rest, wanted.abs() + abs(a) * base.abs(), eps)}
+        terms = {state: a, **_terms(names, rest, (1.0 + abs(a)) * size, eps)}
         if len(terms) <= len(found):
             found = terms
     return found

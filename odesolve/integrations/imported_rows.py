@@ -22,14 +22,18 @@ def units(count: int, dtype: torch.dtype) -> Tensor:
     return torch.eye(count, dtype=dtype).reshape(count, 1, 1, 1, count)
 
 
-def precision(found: Tensor, values: Tensor, results: Tensor, who: str) -> float:
-    """Rounding of the arithmetic that a linear map was probed in, from what it made of other values.
+def not_finite(who: str) -> OdesolveError:
+    """The error for a sampler that fails on its grid."""
+    return OdesolveError(f"{who} has coefficients that are not finite on this grid: give one that it can run on")
 
-    ``found`` (k, n) are the rows, ``values`` (n, ...) what they were tried on, ``results`` (k, ...) what came out. Raises
-    OdesolveError where the rows do not explain the results.
+
+def check_linear(found: Tensor, values: Tensor, results: Tensor, who: str) -> None:
+    """Raise OdesolveError unless rows explain what a map made of other values.
+
+    ``found`` (k, n) are the rows, ``values`` (n, ...) what they were tried on, ``results`` (k, ...) what came out.
     """
     if not bool(found.isfinite().all()):
-        raise OdesolveError(f"{who} has coefficients that are not finite on this grid: give one that it can run on")
+        raise not_finite(who)
     flat = values.reshape(len(values), -1).double()
     size = found.abs().double() @ flat.abs()
     wrong = (found.double() @ flat - results.reshape(len(results), -1).double()).abs()
@@ -39,7 +43,6 @@ def precision(found: Tensor, values: Tensor, results: Tensor, who: str) -> float
             f"{who} is not linear between network calls (its result is off by {worst:.0e} of its terms): it clips, thresholds "
             "or decides by values; switch that off, as by clip_sample=False or thresholding=False"
         )
-    return 2.0**-52 if worst < 1e-13 else 2.0**-23
 
 
 def without_rounding(total: Mapping[str, float], size: Mapping[str, float], eps: float) -> dict[str, float]:
@@ -85,7 +88,7 @@ def ends(times: Sequence[float], candidates: Sequence[bool]) -> list[bool]:
     for i in range(len(times)):
         if not out[i]:
             continue
-        if latest is not None and times[latest] == times[i]:
+        if latest is not None and math.isclose(times[latest], times[i], rel_tol=1e-6):
             out[latest] = False
         latest = i
     return out

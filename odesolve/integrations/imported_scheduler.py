@@ -15,7 +15,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.instructions import START
-from odesolve.integrations.imported_rows import Rows, ends, precision, units, without_rounding
+from odesolve.integrations.imported_rows import Rows, check_linear, ends, not_finite, units, without_rounding
 from odesolve.paths import Path
 from odesolve.plan import Plan
 
@@ -56,9 +56,13 @@ def imported(
     who = type(scheduler).__name__
     net = _network(scheduler, path, predicts)
     probe = _Probe(scheduler, steps, dict(given or {}), step, dtype)
-    found, eps = probe.rows(who)
-    times, end = _times(scheduler, probe, net, told, start)
-    return _plan(who, net, probe, found, times, end, eps)
+    found = probe.rows(who)
+    times, end = _times(probe, net, told, start)
+    return _plan(who, net, probe, found, times, end)
+
+
+# Tables and coefficients of schedulers are float32 as a rule, also where they are applied to float64 samples.
+ROUNDING = 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -130,34 +134,37 @@ class _Probe:
                 results.append(result[0] if isinstance(result, tuple) else result.prev_sample)
         return inputs, results
 
-    def rows(self, who: str) -> tuple[Tensor, float]:
-        """(calls, 2 calls): what each call makes of samples and outputs; and the rounding of the object's arithmetic."""
+    def rows(self, who: str) -> Tensor:
+        """(calls, 2 calls): what each call makes of the samples and network outputs so far."""
         generator = torch.Generator().manual_seed(0)
         values = torch.randn(2 * self.calls, 1, 3, 4, 4, dtype=self.dtype, generator=generator)
         once, twice = (torch.stack(self.run(values, seed)[1]) for seed in (1, 2))
-        if not torch.equal(once, twice) and bool(once.isfinite().all()):
+        if not bool(once.isfinite().all()):
+            raise not_finite(who)
+        if not torch.equal(once, twice):
             raise OdesolveError(
                 f"{who} draws noise of its own, which cannot be told from its result: give one without (eta=0, no churn), or the "
                 "solver that names.from_diffusers finds"
+            )
+        if bool(torch.stack(self.run(0.0 * values, 1)[1]).any()):
+            raise OdesolveError(
+                f"{who} adds something to zeros: noise of a fixed seed, or a constant, of which no plan knows"
             )
         inputs, results = self.run(units(2 * self.calls, self.dtype), 1)
         found = torch.stack(results).reshape(self.calls, -1).double()
         scales = torch.stack(inputs).reshape(self.calls, -1).double()[:, ::2]
         self.scales = scales.diagonal().tolist()
-        eps = precision(found, values, once, who)
+        check_linear(found, values, once, who)
         large = 100.0 * values  # what clips or thresholds lets small values pass
-        return found, max(eps, precision(found, large, torch.stack(self.run(large, 1)[1]), who))
+        check_linear(found, large, torch.stack(self.run(large, 1)[1]), who)
+        return found
 
 
-def _times(
-    peer: Any, probe: _Probe, net: _Network, told: bool, start: float | None
-) -> tuple[list[float], float | None]:
+def _times(probe: _Probe, net: _Network, told: bool, start: float | None) -> tuple[list[float], float | None]:
     """The path's times of all calls, and of the end where the object says it."""
     levels, end = _levels(probe, net)
     times = _told(probe.fresh, net) if levels is None or told else levels
-    if start is not None:
-        times = [start, *times[1:]]
-    return times, end
+    return times if start is None else [start, *times[1:]], end
 
 
 def _told(peer: Any, net: _Network) -> list[float]:
@@ -196,13 +203,11 @@ def _on_path(levels: list[float], net: _Network) -> list[float]:
     return torch.where(rho > 0, net.path.t_of_rho(rho.clamp_min(1e-30)), net.path.t_data).tolist()
 
 
-def _plan(
-    who: str, net: _Network, probe: _Probe, found: Tensor, times: list[float], end: float | None, eps: float
-) -> Plan:
+def _plan(who: str, net: _Network, probe: _Probe, found: Tensor, times: list[float], end: float | None) -> Plan:
     scales = [1.0] * probe.calls if net.scaled else probe.scales
     path, calls = net.path, probe.calls
     if end is None:
-        end = _end(net, found, times, eps)
+        end = _end(net, found, times)
     at = torch.tensor(times, dtype=torch.float64)
     kx, kf = (k.tolist() for k in path.convert(at, net.predicts, "data", net.sigma_data))
     if not all(math.isfinite(a) and math.isfinite(b) and b != 0.0 for a, b in zip(kx, kf, strict=True)):
@@ -224,11 +229,11 @@ def _plan(
             a, b = scale * float(found[k, 2 * j]) / scales[j], scale * float(found[k, 2 * j + 1]) * net.sign / kf[j]
             total[states[j]], size[states[j]] = a - b * kx[j], abs(a) + abs(b * kx[j])
             total[data[j]], size[data[j]] = b, abs(b)
-        states.append(rows.state(without_rounding(total, size, eps), finished[k]))
+        states.append(rows.state(without_rounding(total, size, ROUNDING), finished[k]))
     return rows.plan(states[-1])
 
 
-def _end(net: _Network, found: Tensor, times: list[float], eps: float) -> float:
+def _end(net: _Network, found: Tensor, times: list[float]) -> float:
     """The path's time where a solve ends, by what its last row makes of data at one point."""
     points = net.path.points(times)
     c0, c1, scale = (c.tolist() for c in net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts))
@@ -238,6 +243,6 @@ def _end(net: _Network, found: Tensor, times: list[float], eps: float) -> float:
         kept += a * p.alpha + b * c0[j]
         noise += a * p.sigma + b * c1[j]
         size += abs(a * p.sigma) + abs(b * c1[j])
-    if noise <= 64 * eps * size:
+    if noise <= 64 * ROUNDING * size:
         return net.path.t_data
     return float(net.path.t_of_rho(noise / kept))
