@@ -8,6 +8,7 @@ from typing import Any
 from odesolve.cli import commands
 from odesolve.cli.given import FACTORY, PATHS
 from odesolve.cli.loglik import loglik_command
+from odesolve.cli.names import names_command
 from odesolve.profile.result import METRICS
 
 
@@ -23,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     _sample_arguments(_command(verbs, "sample", commands.sample_command, "draw samples from a model"))
     _loglik_arguments(_command(verbs, "loglik", loglik_command, "log-likelihoods of data under a model"))
     _command(verbs, "solvers", commands.solvers_command, "list the solvers: order, evaluations a step, source")
+    listed = _command(verbs, "names", names_command, "what a sampler is called in diffusers, ComfyUI and the web UI")
+    listed.add_argument("label", nargs="?", metavar="NAME", help="such as 'DPM++ 2M SDE Karras'; without it, the table")
     _plan_arguments(
         _command(verbs, "plan", commands.plan_command, "print the coefficients of a sampler, or compare two samplers")
     )

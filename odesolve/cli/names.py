@@ -1,0 +1,59 @@
+"""``odesolve names``: what a sampler is called elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+from odesolve.errors import OdesolveError
+from odesolve.integrations import names
+
+
+def names_command(given: argparse.Namespace) -> int:
+    """The table of all names, or every name of one sampler."""
+    if given.label is None:
+        print(names.table())
+        return 0
+    found = _found(given.label)
+    what = (found.solver, dict(found.options), found.schedule)
+    facts: dict[str, Any] = {"odesolve": str(found), "schedule": found.schedule}
+    for where, called in (("diffusers", names.to_diffusers), ("comfyui", names.to_comfy), ("a1111", names.to_label)):
+        facts[where] = _or_none(lambda called=called: called(*what))
+    print(json.dumps(facts) if given.json else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
+    return 0
+
+
+def _found(label: str) -> names.Named:
+    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), or of a class of diffusers."""
+    readers: list[Callable[[], names.Named]] = [
+        lambda: names.from_label(label),
+        lambda: names.from_comfy(*label.split()),
+        lambda: names.from_diffusers(label, {}),
+    ]
+    errors = []
+    for read in readers:
+        try:
+            return read()
+        except (OdesolveError, TypeError) as e:  # TypeError: more words than a name of ComfyUI has
+            errors.append(e)
+    raise errors[0]
+
+
+def _or_none(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except OdesolveError:
+        return None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        first, second = value
+        if isinstance(second, dict):
+            return f"{first}({', '.join(f'{k}={v!r}' for k, v in second.items())})"
+        return f"{first} {second}"
+    return str(value)
