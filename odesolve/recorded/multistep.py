@@ -21,7 +21,8 @@ FEWEST, MOST = 3, 12  # values of f that the first Adams step takes; the highest
 class Adams:
     """Adams-Bashforth, and Adams-Moulton by functional iteration (Hairer, Norsett and Wanner 1993, III.1).
 
-    The first two steps are made by the 3/8 rule, then the order rises with the values of f that are there.
+    The first two steps are made by the 3/8 rule, then the order rises with the values of f that are there. To gradients of the
+    grid the weights are constants.
 
     Args:
         order: the highest order; that of the corrector is the number of values of f, with the one at the end of the step.

@@ -77,7 +77,7 @@ def _solve(problem: Problem, way: _Back, wanted: Wanted, event: bool) -> Any:
     with torch.no_grad():
         outcome = problem.run()
     if event:
-        t, times = torch.stack([t[0], torch.tensor(outcome.t).to(t)]), [times[0], outcome.t]
+        t, times = torch.stack([t[0], torch.tensor(outcome.t, dtype=torch.float64).to(t)]), [times[0], outcome.t]
     way.times = times
     timed = t.requires_grad
     mode = Continuous(lambda y0: outcome.y, way.slope, times, way.back, timed)

@@ -55,7 +55,7 @@ def odeint(
     problem.options.pop("compact", None)
     outcome = problem.run()
     states = problem.opened(outcome.y)
-    return states if event_fn is None else (torch.tensor(outcome.t).to(t), states)
+    return states if event_fn is None else (torch.tensor(outcome.t, dtype=torch.float64).to(t), states)
 
 
 def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
@@ -108,7 +108,7 @@ def odeint_dense(
     The function takes a time, or times (n,), and returns the state, or states (n, ...), with gradients through the steps.
     """
     wide = torch.float64 if not isinstance(t0, Tensor) else t0.dtype
-    t = torch.tensor([float(torch.as_tensor(x).detach()) for x in (t0, t1)], dtype=wide)
+    t = torch.tensor([float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)], dtype=wide)
     problem = Problem(func, y0, t, rtol, atol, method, options)
     if problem.method not in PAIRS:
         raise Refused(f"odeint_dense knows no {problem.method}: take one of {', '.join(PAIRS)}")

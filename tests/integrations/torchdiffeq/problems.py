@@ -25,7 +25,9 @@ class Field(nn.Module):
     def __init__(self, seed: int = 0, linear: bool = False, pairs: bool = False):
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        self.a, self.b = (nn.Parameter(0.5 * torch.randn(s, generator=draw, dtype=torch.float64)) for s in ((3, 4), (4, 3)))
+        self.a, self.b = (
+            nn.Parameter(0.5 * torch.randn(s, generator=draw, dtype=torch.float64)) for s in ((3, 4), (4, 3))
+        )
         self.linear, self.pairs, self.calls = linear, pairs, 0
 
     def forward(self, t, y):

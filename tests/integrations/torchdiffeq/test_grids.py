@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from odesolve.errors import OdesolveError
 
 from .problems import ADAMS, EXPLICIT, Field, fields, flat, gap, ours, theirs, times
@@ -62,7 +63,9 @@ def test_adams_keeps_its_order_on_uneven_grids(method):
         uneven = lambda f, y, t: torch.linspace(0, 1, n + 1, dtype=torch.float64) ** 1.5
         options = {"grid_constructor": uneven, "max_order": 4, "max_iters": 20}
         with torch.no_grad():
-            return gap(lib.odeint(field, field.start(), t, method=method, options=options, rtol=1e-12, atol=1e-13), reference)
+            return gap(
+                lib.odeint(field, field.start(), t, method=method, options=options, rtol=1e-12, atol=1e-13), reference
+            )
 
     assert error(ours, 40) / error(ours, 80) > 7
     assert error(theirs, 40) / error(theirs, 80) < 5
@@ -81,7 +84,9 @@ def test_calls_of_func_are_torchdiffeq_s():
         counts = []
         for lib in (ours, theirs):
             field = Field()
-            lib.odeint(field, field.start(), torch.tensor([0.0, 0.5, 1.0]).double(), method=method, options={"step_size": 0.1})
+            lib.odeint(
+                field, field.start(), torch.tensor([0.0, 0.5, 1.0]).double(), method=method, options={"step_size": 0.1}
+            )
             counts.append(field.calls)
         assert counts[0] == counts[1]
 

@@ -1,9 +1,11 @@
 """Options of the adaptive methods, discontinuities, and what is said about options that do not belong."""
 
+import itertools
 import math
 
 import pytest
 import torch
+
 from odesolve.errors import OdesolveError
 
 from .problems import ADAPTIVE, Field, exact, gap, ours, theirs
@@ -96,7 +98,7 @@ def test_lengths_of_steps():
     assert steps == [0.25] * 4  # accepted, as far off as they are
     steps.clear()
     ours.odeint(f, f.start(), T, rtol=1e-6, atol=1e-6, options={"ifactor": 1.5, "first_step": 1e-3})
-    assert max(b / a for a, b in zip(steps, steps[1:], strict=False)) <= 1.5 + 1e-6
+    assert max(b / a for a, b in itertools.pairwise(steps)) <= 1.5 + 1e-6
 
 
 def test_safety_and_dfactor_are_heard():
@@ -112,7 +114,12 @@ def test_safety_and_dfactor_are_heard():
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("dopri5", {"step_size": 0.1}), ("euler", {"first_step": 0.1}), ("scipy_solver", {"jump_t": T}), ("rk4", {"max_iters": 3})],
+    [
+        ("dopri5", {"step_size": 0.1}),
+        ("euler", {"first_step": 0.1}),
+        ("scipy_solver", {"jump_t": T}),
+        ("rk4", {"max_iters": 3}),
+    ],
 )
 def test_options_of_other_methods_are_ignored_with_a_warning(method, options):
     """As torchdiffeq does: code passes one dictionary to several methods."""

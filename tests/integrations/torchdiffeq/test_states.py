@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from odesolve.errors import OdesolveError
 
 from .problems import Field, gap, ours, theirs

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+
 from odesolve.errors import OdesolveError
 
-from .problems import ADAPTIVE, ADAMS, EXPLICIT, Field, gap, ours, theirs
+from .problems import ADAMS, ADAPTIVE, EXPLICIT, Field, gap, ours, theirs
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
