@@ -25,7 +25,7 @@ LEVELS = {
 READINGS = {
     "vp": {"epsilon": "noise", "sample": "data", "v_prediction": "v"},
     "flow": {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"},
-    "edm": {"epsilon": "edm"},
+    "edm": {"epsilon": "edm", "v_prediction": "edm"},
 }
 CONFIGS = {
     "vp": lambda prediction: stock("DPMSolverMultistep", prediction_type=prediction).config,
@@ -59,7 +59,7 @@ def told(kind: str, t: Tensor) -> Tensor:
 
 
 def network(kind: str, predicts: str) -> ode.Model:
-    """The exact network, told the time as diffusers does."""
+    """The exact network, told the time as diffusers tells it."""
     path = PATHS[kind]
     exact = PROBLEM.model(path, predicts).net
 
@@ -74,11 +74,13 @@ def network(kind: str, predicts: str) -> ode.Model:
 
 def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tensor:
     """The scheduler in a loop of its own, called as pipelines call it."""
+    config = scheduler.config
+    sign = -1.0 if "sigma_data" in config and config.prediction_type == "v_prediction" else 1.0  # EDM's is -F
     scheduler.set_timesteps(sigmas=levels)
     generator = torch.Generator().manual_seed(SEED)
     for t in scheduler.timesteps:
         out = model.net(scheduler.scale_model_input(x, t), t.expand(BATCH))
-        x = scheduler.step(out, t, x, generator=generator, return_dict=False)[0]
+        x = scheduler.step(sign * out, t, x, generator=generator, return_dict=False)[0]
     return x
 
 
