@@ -231,8 +231,15 @@ def _cosine(c: Given) -> Found:
 
 
 def _pndm(c: Given) -> Found:
-    raise c.differs("its pseudo Runge-Kutta start" if not c.get("skip_prk_steps") else "its Heun-like start",
-                    "nearest: solver='ipndm_4', which starts with orders 1, 2, 3; or import it as a plan")  # fmt: skip
+    if not c.get("skip_prk_steps"):
+        raise c.differs(
+            "skip_prk_steps=False", "it starts with pseudo Runge-Kutta steps; nearest: solver='ipndm_4(start=heun)'"
+        )
+    if c.get("prediction_type", "epsilon") != "epsilon":
+        raise c.differs(
+            "prediction_type='v_prediction'", "it extrapolates v and not the noise; give solver='ipndm_4(start=heun)'"
+        )
+    return "ipndm_4", {"start": "heun"}
 
 
 def _always(solver: str, **options: Any) -> Callable[[Given], Found]:

@@ -101,11 +101,13 @@ ROWS: tuple[Row, ...] = (
     Row("ddpm", {"variance": "large"}, ("DDPMScheduler", {"variance_type": "fixed_large"})),
     Row("ddpm", {"variance": "learned"}, ("DDPMScheduler", {"variance_type": "learned_range"})),
     Row("ipndm_4", {}, ("IPNDMScheduler", {})),
+    Row("ipndm_4", {"start": "heun"}, ("PNDMScheduler", {"skip_prk_steps": True}), label="PLMS", schedule="ddim_uniform"),
     Row("euler_ancestral_rf", {}, None, ("LTXEulerAncestralRFScheduler", {})),
     Row("er_sde_3", PUBLISHED, None, None, None, "er_sde"),
     Row("seeds_2", {}, None, None, None, "seeds_2"),
     Row("seeds_3", {}, None, None, None, "seeds_3"),
     Row("exp_heun", {}, None, None, None, "exp_heun_2_x0"),
+    Row("seeds_2", {"r": 1.0, "second": "heun"}, None, None, None, "exp_heun_2_x0_sde"),
 )  # fmt: skip
 
 # What has no equal here, and why.
@@ -137,11 +139,11 @@ LACKING_SAMPLERS: dict[str, str] = {
     "dpm_fast": LACKING_LABELS["DPM fast"],
     "dpm_adaptive": LACKING_LABELS["DPM adaptive"],
     "lcm": LACKING_CLASSES["LCMScheduler"],
-    "heunpp2": "its weights are of no method that we know; nearest: solver='heun_edm'",
+    "heunpp2": "it averages slopes by weights that depend on sigma; nearest: solver='heun_edm'",
     "lms": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_v4(start=ramp)'",
     "ipndm": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_4'",
-    "ipndm_v": "its weights of unequal steps are published with an error; nearest: solver='ipndm_v4(start=ramp)'",
-    "deis": "its weights are integrated on a VP path by 10,000 points; nearest: solver='deis_tab2(start=ramp)'",
+    "ipndm_v": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_v4(start=ramp)'",
+    "deis": "its weights are integrated numerically on a VP path; nearest: solver='deis_tab2(start=ramp)'",
     "res_multistep_ancestral": "it steps to a lower level first; nearest: solver='dpmpp_2m_sde(second=heun)'",
     "gradient_estimation": "it extrapolates differences of slopes; nearest: solver='ab2'",
     "sa_solver": "its interval of noise depends on the model: solver='sa_solver(predictor=3,corrector=4)' with s_tmin, s_tmax",
@@ -178,12 +180,13 @@ SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = 
 }
 
 # The schedules that a scheduler class takes, where it is not all of them. DDPM's class adds noise in its last step unless
-# that is from training time 0, and DDIM's steps beside its own times where the stride is not whole.
+# that is from training time 0; DDIM's and PNDM's step beside their own times where the stride is not whole.
 TIMES = ("normal", "simple", "ddim_uniform")
 TAKES: dict[str, tuple[str, ...]] = {
     "IPNDMScheduler": ("normal",),
     "DDPMScheduler": ("normal",),
     "DDIMScheduler": ("ddim_uniform",),
+    "PNDMScheduler": ("ddim_uniform",),
     "EulerAncestralDiscreteScheduler": TIMES,
     "FlowMatchHeunDiscreteScheduler": ("flow",),
     "LTXEulerAncestralRFScheduler": ("flow",),

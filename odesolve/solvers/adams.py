@@ -59,10 +59,18 @@ def _adams_row(c: Clock, s: Point, t: Point, x: Linear, history: History, data: 
     return c.row(s, t, x, [(k, span * v) for (_, k), v in zip(nodes, weights, strict=True)])
 
 
-def ipndm(w: Writer, *, order: int, clock: str) -> None:
-    """Adams-Bashforth with the weights of equal steps on any grid, started with orders 1, 2, ..."""
+def ipndm(w: Writer, *, order: int, clock: str, start: str = "ramp") -> None:
+    """Adams-Bashforth with the weights of equal steps on any grid, started with orders 1, 2, ... or with a step of Heun's."""
+    if start not in ("ramp", "heun"):
+        raise OdesolveError(
+            f"start={start!r}: choose 'ramp' (orders 1, 2, ...) or 'heun' (one more evaluation, as PLMS)"
+        )
     x, c, history = w.start, clock_named(clock), []
-    for s, t in w.steps:
+    for i, (s, t) in enumerate(w.steps):
+        if start == "heun" and i == 0:
+            x, slope = rk_step(w, c, tableaus.HEUN, i, x)
+            history = [slope]
+            continue
         slope, data = c.slope(w, x, s)
         history = [slope, *history[: order - 1]]
         if c.singular(s, t):
@@ -86,10 +94,13 @@ def _register_ipndm(order: int) -> None:
     source = "Zhang and Chen 2023, section 3.3; Liu et al. 2022 (PNDM), eq. 9"
 
     @solver(f"ipndm_{order}", 2, 1, source, clock="rho")
-    def fixed(w: Writer, *, clock: str = "rho") -> None:
-        ipndm(w, order=order, clock=clock)
+    def fixed(w: Writer, *, clock: str = "rho", start: str = "ramp") -> None:
+        ipndm(w, order=order, clock=clock, start=start)
 
-    fixed.__doc__ = f"iPNDM with up to {order} noise predictions and equal-step weights; second order as published."
+    fixed.__doc__ = (
+        f"iPNDM with up to {order} noise predictions and equal-step weights; second order as published. Of order 4 and with "
+        "start='heun' it is PLMS, the multistep part of PNDM."
+    )
 
     starters = {3: 1, 4: 4}[order]
 

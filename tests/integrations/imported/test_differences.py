@@ -90,10 +90,11 @@ def test_ddim_steps_beside_its_own_grid():
     assert whole.diff(ours("ddim", whole), FLOAT32).same()
 
 
-def test_pndm_is_told_from_ipndm_by_its_start():
-    pndm = imported(scheduler("PNDM", skip_prk_steps=True, steps_offset=1), 10)
-    assert (pndm.nfe, pndm.steps) == (11, 10)
-    assert str(pndm.diff(ours("ipndm_4", pndm))) == "different: 11 against 10 evaluations"
+def test_plms_is_told_from_ipndm_by_its_start():
+    plan = imported(scheduler("PNDM", skip_prk_steps=True, steps_offset=1), 10)
+    assert (plan.nfe, plan.steps) == (11, 10)
+    assert str(plan.diff(ours("ipndm_4", plan))) == "different: 11 against 10 evaluations"
+    assert plan.diff(ours("ipndm_4", plan, start="heun"), FLOAT32).same()
 
 
 def test_an_evaluation_that_makes_no_step_is_seen():

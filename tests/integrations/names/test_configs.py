@@ -43,6 +43,7 @@ NOISE = {"algorithm_type": "dpmsolver", **SIGMA_MIN}
         ("CosineDPMSolverMultistepScheduler", {}, 8, "dpmpp_2m_sde"),
         ("CosineDPMSolverMultistepScheduler", {"solver_order": 1}, 8, "sde_dpmpp_1"),
         ("DDPMScheduler", {"variance_type": "fixed_small_log"}, 8, "ddpm"),
+        ("PNDMScheduler", {"skip_prk_steps": True}, 8, "ipndm_4(start=heun)"),
         ("ScoreSdeVeScheduler", {"correct_steps": 0}, 8, "ddpm(variance=large)"),
     ],
 )
@@ -79,8 +80,8 @@ def test_meaning(cls, config, steps, label):
         ("CosineDPMSolverMultistepScheduler", SIGMA_MIN, "first-order last step"),
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, "noise anew"),
         ("ScoreSdeVeScheduler", {}, "batch means"),
-        ("PNDMScheduler", {}, "pseudo Runge-Kutta start"),
-        ("PNDMScheduler", {"skip_prk_steps": True}, "Heun-like start"),
+        ("PNDMScheduler", {}, "pseudo Runge-Kutta steps.*start=heun"),
+        ("PNDMScheduler", {"skip_prk_steps": True, "prediction_type": "v_prediction"}, "extrapolates v"),
         ("DDIMScheduler", {"timestep_spacing": "linspaced"}, "did you mean 'linspace'"),
     ],
 )

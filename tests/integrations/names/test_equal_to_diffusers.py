@@ -33,7 +33,8 @@ ANGLES = torch.sin(0.5 * math.pi * torch.linspace(0.97, 0, STEPS + 1, dtype=torc
 def cases():
     for row in ROWS:
         for flow, made in ((False, row.diffusers), (True, row.flow)):
-            if made is not None and not made[0].startswith("LTX") and row.options.get("variance") != "learned":
+            alone = made is None or made[0].startswith(("LTX", "PNDM")) or row.options.get("variance") == "learned"
+            if not alone:
                 tag = "-".join([row.solver, *map(str, row.options.values()), row.schedule, "flow" if flow else ""])
                 yield pytest.param(row, flow, id=tag)
 
@@ -72,6 +73,25 @@ def test_learned_variance(monkeypatch):
     model = ode.Model(net, peer.path, "noise", time="t", learned_variance=True)
     x = start() * peer.path.start_std(peer.grid.values[0])
     assert gap(seeded(model, x, "ddpm", peer.grid, variance="learned"), peer.run(net, x)) < TOLERANCE
+
+
+def test_plms():
+    """It ends at the first training time, and asks twice at the second of its times."""
+    diffusers = pytest.importorskip("diffusers")
+    cls, config = names.to_diffusers("ipndm_4", {"start": "heun"}, "ddim_uniform")
+    peer = getattr(diffusers, cls)(**config)
+    peer.alphas_cumprod = peer.alphas_cumprod.double()
+    peer.final_alpha_cumprod = peer.alphas_cumprod[0]
+    peer.set_timesteps(10)
+    path = paths.Discrete(peer.alphas_cumprod)
+    model, x = PROBLEM.model(path, "noise"), start()
+    times = [(int(t) + 1) / 1000 for t in peer.timesteps]
+    y = x
+    for at, t in zip(times, peer.timesteps, strict=True):
+        y = peer.step(model.net(y, torch.tensor(at, dtype=torch.float64)), t, y, return_dict=False)[0]
+    assert times[1] == times[2]
+    grid = grids.Listed(values=(*times[:1], *times[2:], 1 / 1000))
+    assert gap(seeded(model, x, "ipndm_4", grid, start="heun"), y) < TOLERANCE
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.4])

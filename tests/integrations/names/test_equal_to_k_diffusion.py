@@ -53,6 +53,9 @@ def test_label(row, schedule):
 
 
 def test_every_label_has_a_function_or_none_is_installed():
-    """UniPC is the web UI's own; the others of ComfyUI are not in k-diffusion."""
+    """UniPC and PLMS are the web UI's own; the others of ComfyUI are not in k-diffusion."""
     alone = [r.label or r.comfy for r in ROWS if (r.label or r.comfy) and not r.peer]
-    assert set(alone) == {"UniPC", "uni_pc_bh2", "ddpm", "er_sde", "seeds_2", "seeds_3", "exp_heun_2_x0"}
+    assert set(alone) == {
+        *("UniPC", "PLMS", "uni_pc_bh2", "ddpm", "er_sde", "seeds_2", "seeds_3"),
+        *("exp_heun_2_x0", "exp_heun_2_x0_sde"),
+    }
