@@ -153,10 +153,11 @@ class Plan:
     def diff(self, other: Plan, tolerance: float = 1e-13) -> PlanDiff:
         """How two plans differ as samplers: evaluation times and the largest difference of any coefficient.
 
-        ``tolerance`` is for coefficients found in less than float64, such as those of a sampler that was imported.
+        ``tolerance`` is for plans found in less than float64, such as those of a sampler that was imported.
         """
         mine, theirs = self.matrix(), other.matrix()
-        times = [(a.t, b.t) for a, b in zip(self.evaluations, other.evaluations, strict=False) if a.t != b.t]
+        pairs = [(a.t, b.t) for a, b in zip(self.evaluations, other.evaluations, strict=False)]
+        times = [(a, b) for a, b in pairs if abs(a - b) > tolerance * max(abs(a), abs(b))]
         if self.nfe != other.nfe:
             return PlanDiff(self.nfe, other.nfe, float("inf"), times, tolerance)
         worst = 0.0
