@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from odesolve.kernels import dispatch
 from odesolve.tableaus import Row, Tableau
 
 Slope = Callable[[Any, Tensor], Tensor]  # (t, y): a time of the clock's, and the state (B, ...)
@@ -26,8 +28,18 @@ def slopes(
     length = lengths(h, y)
     k = [] if first is None else [first]
     for c, row in zip(tableau.c[len(k) :], tableau.a[len(k) :], strict=True):
-        k.append(f(clock(c), y + weighted(row, k, length) if any(row) else y))
+        k.append(f(clock(c), moved(y, row, k, length) if any(row) else y))
     return k
+
+
+def moved(y: Tensor, weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
+    """y + h sum_j w_j k_j; in one pass over memory where nothing is recorded."""
+    if isinstance(h, Tensor) or torch.is_grad_enabled() or dispatch.transformed():
+        return y + weighted(weights, slopes, h)
+    used = [(k, w * h) for w, k in zip(weights, slopes, strict=False) if w]
+    out = torch.empty_like(y)
+    dispatch.combine((out,), (y, *(k for k, _ in used)), [[0.0, *(w for _, w in used)]], (0,))
+    return out
 
 
 def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
@@ -36,10 +48,10 @@ def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
 
 
 def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
-    """h sum_j w_j k_j, with one operation a slope whose weight is not 0."""
-    number = h if isinstance(h, float) else 1.0
-    (first, w), *rest = [(k, w * number) for w, k in zip(weights, slopes, strict=False) if w]
-    total = first * w
-    for k, w in rest:
-        total = total.add(k, alpha=w)
+    """h sum_j w_j k_j, with one operation a slope whose weight is not 0, as one is."""
+    number, total = h if isinstance(h, float) else 1.0, None
+    for w, k in zip(weights, slopes, strict=False):
+        if w:
+            total = k * (w * number) if total is None else total.add(k, alpha=w * number)
+    assert total is not None
     return total * h if isinstance(h, Tensor) else total

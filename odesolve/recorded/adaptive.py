@@ -17,7 +17,7 @@ from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.loop import Results, integrate
 from odesolve.adaptive.runge_kutta import dense_rows
 from odesolve.adaptive.solution import NAMES
-from odesolve.adjoint.steps import slopes, weighted
+from odesolve.adjoint.steps import moved, slopes, weighted
 from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, T_END, TOOK, H, T
 from odesolve.pairs import Pair
 from odesolve.recorded.system import Outcome, System, beside
@@ -51,7 +51,7 @@ class Explicit:
     def __init__(self, pair: Pair, system: System, min_step: float):
         self.pair, self.system, self.min_step = pair, system, min_step
         self.order, self.evaluations = float(pair.error_order), pair.stages
-        self.blocks = Blocks([], ())
+        self.blocks = Blocks([[[(0.0, 0)]]], (1.0,))  # none are used; the fused control asks for some
         self.end, self.jump = math.inf, False
         self.dense = dense_rows(pair).tolist()
 
@@ -64,7 +64,7 @@ class Explicit:
         if system.listeners.step is not None:
             system.listeners.step(t, y.detach(), h)
         k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
-        y1 = y + weighted(self.pair.b, k, h)
+        y1 = moved(y, self.pair.b, k, h)
         k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
         self.last, self.next = Step(t, h, y, y1, k), (y1, k[-1])
         with torch.no_grad():
@@ -100,7 +100,7 @@ class Explicit:
         """Evaluate the stages of a step that only its dense output needs."""
         for c, row in self.pair.extra[len(step.k) - self.pair.stages - 1 :]:
             at = self._time(step.t0, step.h, c, False, step.y0)
-            step.k.append(self.system.drift(at, step.y0 + weighted(row, step.k, step.h)))
+            step.k.append(self.system.drift(at, moved(step.y0, row, step.k, step.h)))
 
     def between(self, step: Step, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where it is to something."""

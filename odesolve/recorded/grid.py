@@ -13,7 +13,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import find_zero
-from odesolve.adjoint.steps import slopes, weighted
+from odesolve.adjoint.steps import moved, slopes
 from odesolve.errors import OdesolveError, unknown
 from odesolve.recorded.system import Outcome, System, beside, moment
 from odesolve.tableaus import Tableau
@@ -52,7 +52,7 @@ class Stepper(Protocol):
     """A method of fixed steps; it may remember the steps of one solve."""
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(y1 - y0, f at the beginning) of a step from y (1, ...)."""
+        """(state after a step from y (1, ...), f at the beginning)."""
         ...
 
 
@@ -65,7 +65,7 @@ class RungeKutta:
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         h = where.length(y)
         k = slopes(drift, self.tableau, lambda c: where.time(c, y), h, y)
-        return weighted(self.tableau.b, k, h), k[0]
+        return moved(y, self.tableau.b, k, h), k[0]
 
 
 @dataclass
@@ -108,8 +108,7 @@ class Gridded:
     def _step(self, system: System, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         if system.listeners.step is not None:
             system.listeners.step(where.t0, y.detach(), where.t1 - where.t0)
-        moved, f0 = self.stepper.step(system.drift, where, y)
-        return y + moved, f0
+        return self.stepper.step(system.drift, where, y)
 
     def _intervals(self, grid: Tensor) -> Iterator[Interval]:
         linked = grid.requires_grad and torch.is_grad_enabled()

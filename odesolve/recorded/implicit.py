@@ -78,7 +78,7 @@ class ImplicitRungeKutta:
         self.tableau, self.iterations = tableau, iterations
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(y1 - y0, f at the beginning)."""
+        """(state after the step, f at the beginning)."""
         f0 = drift(where.time(0.0, y), y)
         with torch.no_grad():
             k, factors = self._solve(drift, where, y, f0)
@@ -87,8 +87,7 @@ class ImplicitRungeKutta:
             if residual.requires_grad:
                 k = k - torch.linalg.lu_solve(*factors(k), residual.reshape(-1, 1)).view_as(k)
         weights = torch.tensor(self.tableau.b, dtype=y.dtype, device=y.device)
-        moved = where.length(y) * torch.tensordot(weights, k, 1)
-        return moved, f0
+        return y + where.length(y) * torch.tensordot(weights, k, 1), f0
 
     def _residual(self, drift: Drift, where: Interval, y: Tensor, k: Tensor) -> Tensor:
         """k_i - f(t_i, y + h sum_j a_ij k_j) of stages k (s, 1, ...)."""

@@ -41,11 +41,11 @@ class Adams:
         self.start = RungeKutta(RK4_38)
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(y1 - y0, f at the beginning)."""
+        """(state after the step, f at the beginning)."""
         if self.order <= FEWEST or len(self.past) < FEWEST - 1:
-            moved, f0 = self.start.step(drift, where, y)
+            y1, f0 = self.start.step(drift, where, y)
             self.past.appendleft((where.t0, f0))
-            return moved, f0
+            return y1, f0
         f0 = drift(where.time(0.0, y), y)
         self.past.appendleft((where.t0, f0))
         nodes = tuple(t for t, _ in self.past)
@@ -53,7 +53,7 @@ class Adams:
         moved = h * self._sum(adams_weights(nodes, where.t0, where.t1))
         if self.implicit:
             moved = self._corrected(drift, where, y, moved, h)
-        return moved, f0
+        return y + moved, f0
 
     def _sum(self, weights: tuple[float, ...]) -> Tensor:
         total = self.past[0][1] * weights[0]

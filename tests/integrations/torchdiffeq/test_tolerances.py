@@ -9,14 +9,14 @@ from .problems import ADAPTIVE, Field, exact, fields, flat, gap, ours, theirs, t
 
 QUICK = settings(max_examples=10, deadline=None)
 # How far the error at the end may be above the tolerance of one step; the estimate of fehlberg2 is a 512th of a slope's change.
-ABOVE = {"fehlberg2": 300.0}
+ABOVE = {"fehlberg2": 1000.0}
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, "tsit5"])
 @given(field=fields(), t=times(), decades=st.sampled_from([0, 2]))
 @QUICK
 def test_errors_are_of_the_size_of_the_tolerance(method, field, t, decades):
-    tolerance = (1e-3 if method in ("fehlberg2", "adaptive_heun") else 1e-4) * 10.0**-decades
+    tolerance = {"fehlberg2": 1e-5, "adaptive_heun": 1e-3}.get(method, 1e-4) * 10.0**-decades
     y0, reference = field.start(), exact(field, field.start(), t)
     allowed = ABOVE.get(method, 25.0) * tolerance * max(1.0, float(flat(reference).abs().max()))
     for recorded in (True, False):
