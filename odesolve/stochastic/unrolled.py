@@ -18,7 +18,6 @@ Move = Callable[[Values, Any, Any], Values]  # (state, beginning, end): the stat
 Shares = tuple[float, float]
 THERE: Shares = (0.0, 1.0)
 SMALLEST = 1e-7  # of a tolerance and of an error
-ROUNDING = 2.0**-50
 SAFETY, SHRINK, GROW = 0.9, 0.2, 1.4  # of the next step
 ACCEPTED, REJECTED = (1 / 4.5, 0.13), (1 / 1.5, 0.0)  # powers of the error and of its change
 
@@ -102,7 +101,7 @@ class Doubling:
         for out in outputs[1:]:
             while now < out:
                 end = now + _like(now, h)
-                if not end + ROUNDING * abs(end) < outputs[-1]:
+                if not end + 4 * abs(np.spacing(end)) < outputs[-1]:
                     end = outputs[-1]  # no step is left there that would have no middle
                 middle = _like(now, 0.5) * (now + end)
                 if not now < middle < end:

@@ -131,8 +131,9 @@ class BrownianInterval(BaseBrownian):
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Increment and area of the path that has the given ones over [t0, t1]: the rest is independent of them."""
         W, H = self._given
-        span = self._end - self._start
-        share, place = (b - a) / span, (a + b - 2 * self._start) / span
+        ticks = 2**self._path.tree.depth  # to which the path moves times
+        first, last = (round((t - self._start) / (self._end - self._start) * ticks) for t in (a, b))
+        share, place = (last - first) / ticks, (first + last) / ticks
         if W is not None:
             whole: Any = self._path(self._start, self._end)
             w = w + share * (W.to(w.dtype) - whole)
