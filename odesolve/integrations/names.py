@@ -159,7 +159,8 @@ def table() -> str:
 def _cells(row: Row) -> tuple[str, ...]:
     made = row.diffusers or row.flow
     written = "" if made is None else f"{made[0].removesuffix('Scheduler')}({_keywords(made[1])})"
-    peer = "" if row.peer is None else f"sample_{row.peer[0]}({_keywords(row.peer[1])})"
+    alone = "no peer is installed" if made is None else ""
+    peer = alone if row.peer is None else f"sample_{row.peer[0]}({_keywords(row.peer[1])})"
     return (solver_label(row.solver, row.options), written, row.label or "", row.comfy or "", peer)
 
 

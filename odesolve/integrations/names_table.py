@@ -1,7 +1,7 @@
 """The equivalents of our solvers in diffusers, AUTOMATIC1111's web UI and ComfyUI, as one table, and their schedules.
 
-Every row was run against its peer (tests/integrations/names); ``peer`` is the function of k-diffusion that both user
-interfaces call, with the arguments that the row means, and None where only ComfyUI has one.
+Rows with a class of diffusers or a ``peer`` were run against it (tests/integrations/names): ``peer`` is the function of
+k-diffusion that both user interfaces call, with the arguments that the row means, None where they have their own.
 """
 
 from __future__ import annotations

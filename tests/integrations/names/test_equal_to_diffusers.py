@@ -119,7 +119,7 @@ SPACED = ["normal", "karras", "exponential", "beta", "simple", "ddim_uniform"]
 @pytest.mark.parametrize("schedule", SPACED)
 @pytest.mark.parametrize("n", [5, 10, 40])
 def test_noise_levels_of_a_schedule(schedule, n):
-    """Of the class that places its levels as the user interfaces do; in float32."""
+    """Of the class that places its levels as the user interfaces do: in float32, linear between entries and not log-linear."""
     _, config = names.to_diffusers("heun_edm", schedule=schedule)
     peer = scheduler("EulerDiscreteScheduler", n, lift=False, **config)
     table = peer.path.rho(torch.arange(1, 1001, dtype=torch.float64) / 1000).tolist()

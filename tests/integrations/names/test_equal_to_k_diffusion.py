@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import odesolve as ode
 from odesolve import grids, noise, paths
 from odesolve.integrations import names
 from odesolve.integrations.names_table import ROWS
@@ -50,6 +51,13 @@ def test_label(row, schedule):
         theirs = getattr(sampling, f"sample_{row.peer[0]}")(model.net, x, given, disable=True, **arguments(row))
         mine = seeded(model, x, row.solver, grids.sigmas(model.path, sigmas), **row.options)
         assert gap(mine, theirs) < TOLERANCE
+
+
+def test_exponential_heun_of_comfy_is_seeds_without_noise():
+    """Its exp_heun_2_x0 is its seeds_2 with eta=0, r=1 and the rule phi_2."""
+    path, grid = paths.EDM(), [80.0, 20.0, 4.0, 0.5, 0.0]
+    seeds = ode.plan("seeds_2", path, grid=grid, eta=0.0, r=1.0, second="heun")
+    assert seeds.diff(ode.plan("exp_heun", path, grid=grid)).same()
 
 
 def test_every_label_has_a_function_or_none_is_installed():
