@@ -35,13 +35,14 @@ class Convention:
     spacing: str = "linspace"
     taper: float = 0.0
     flow: str = "multistep"  # or "unipc", "match"
+    zero: bool = False  # keeps a terminal cumulative alpha of zero
 
 
 _MULTISTEP = Convention("DPMSolverMultistepScheduler", taper=15)
 _KSPACE = Convention(
     "EulerDiscreteScheduler", inner=False, whole=False, rounds="none", table=False, unit=False, flow="match"
 )
-_TABLE = Convention("DDIMScheduler", inner=False, final="alpha", spacing="leading")
+_TABLE = Convention("DDIMScheduler", inner=False, final="alpha", spacing="leading", zero=True)
 _MATCH = Convention("FlowMatchEulerDiscreteScheduler", inner=False, rounds="none", table=False, flow="match")
 _EDM = Convention("EDMEulerScheduler", rounds="none")
 

@@ -169,7 +169,8 @@ def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], k
     else:
         levels = shift(levels)
         if config.get("shift_terminal") and n > 1:
-            levels = 1 - (1 - levels) * ((1 - float(config["shift_terminal"])) / (1 - levels[-1]))
+            left = 1 - levels  # divided as diffusers divides it: times are cut to whole numbers
+            levels = 1 - left / (left[-1] / (1 - float(config["shift_terminal"])))
         if kind is not None:
             levels = kinds.spaced(kind, n, levels[-1], levels[0])
     if not match and levels[0] > 1 - NUDGE:

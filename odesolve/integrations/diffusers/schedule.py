@@ -102,6 +102,8 @@ def schedule(trained: Trained, convention: Convention, choice: Choice, found: Pl
 def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], step: int, **more: Any) -> Plan:
     """The plan from a step to the end. Raises OdesolveError where it does not begin with a network call at the state itself."""
     options, rest = {**choice.options, **more}, grid[step:]
+    if step > 0 and options.get("start") == "heun":  # one call a step from any step on
+        options["start"] = "ramp"
     if choice.solver.endswith("_churn"):
         options.update(_churn(trained, options, grid, step))
     made = plan(choice.solver, trained.path, None, grids.Listed(values=rest), **options)

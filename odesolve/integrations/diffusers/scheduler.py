@@ -16,7 +16,7 @@ from odesolve.integrations.diffusers.conventions import Convention, convention, 
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
-from odesolve.integrations.diffusers.trained import Trained, trained
+from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.walk import Generators, Walk
 from odesolve.integrations.names import from_diffusers
 from odesolve.labels import parse_solver
@@ -99,6 +99,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         self.convention: Convention = convention(
             c["like"] or (c["source"] if c["solver"] is None else None), c["source"], name, self.trained.kind
         )
+        if self.convention.zero and c.get("rescale_betas_zero_snr"):
+            self.trained = trained(c, FLOOR)
         self.order = REGISTRY.find(name).evaluations
 
     @classmethod
@@ -232,6 +234,18 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         walk = self._walk()
         return None if walk is None else walk.begin_index
 
+    @property
+    def generator(self) -> Generators:
+        """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow models: this thread's own.
+
+        One for all samples of a batch, or a list of one a sample; None for torch's own.
+        """
+        return getattr(self._walks, "generator", None)
+
+    @generator.setter
+    def generator(self, value: Generators) -> None:
+        self._walks.generator = value
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say with which call the loop begins."""
         self._going().begin_index = int(begin_index)
@@ -286,6 +300,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """
         walk = getattr(self._walks, "mine", None) or self._going()
         index = walk.locate(timestep)
+        if generator is None:
+            generator = getattr(self._walks, "generator", None)
         out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise)
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 

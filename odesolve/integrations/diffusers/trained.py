@@ -18,7 +18,7 @@ from odesolve.paths import EDM, Discrete, Linear, Path
 from odesolve.transforms import Clip, Threshold
 
 FLOOR = 1e-12  # the cosine table ends at 2e-9
-LOWEST = 2.0**-24  # cumulative alpha that stands for a terminal SNR of zero
+LOWEST = 2.0**-24  # what most of diffusers' classes put for a terminal cumulative alpha of zero
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
 
 
@@ -61,8 +61,8 @@ class Trained:
         return 1.0 if self.scaled is None else 1.0 / math.hypot(level, self.scaled)
 
 
-def trained(config: Mapping[str, Any]) -> Trained:
-    """Read a config. Raises OdesolveError for what it cannot be."""
+def trained(config: Mapping[str, Any], lowest: float = LOWEST) -> Trained:
+    """Read a config; ``lowest`` stands for a terminal cumulative alpha of zero. Raises OdesolveError for what it cannot be."""
     prediction = config.get("prediction_type", "epsilon")
     source = config.get("source") or ""
     functions = _functions(config)
@@ -70,14 +70,15 @@ def trained(config: Mapping[str, Any]) -> Trained:
         return _flow(config, source, prediction, functions)
     if "sigma_data" in config or config.get("timestep_type") == "continuous":
         return _edm(config, prediction, functions)
-    alphas = alphas_cumprod(config)
+    if config.get("interpolation_type", "linear") != "linear":
+        raise OdesolveError(
+            "interpolation_type of the config has no place here: give grid='exponential', which it means"
+        )
+    alphas = alphas_cumprod(config, lowest)
     path, rounded = Discrete(alphas, floor=FLOOR), ((1 - alphas) / alphas).sqrt().numpy()
     # Logarithms in float32 too: they decide which side of a whole number a time falls on.
-    table, logs, at = (
-        rounded.astype(np.float64),
-        np.log(rounded).astype(np.float64),
-        np.arange(len(alphas), dtype=np.float64),
-    )
+    table, logs = rounded.astype(np.float64), np.log(rounded).astype(np.float64)
+    at = np.arange(len(alphas), dtype=np.float64)
 
     def time(levels: Levels) -> Levels:
         return np.interp(np.log(np.maximum(levels, 1e-10)), logs, at)
@@ -145,10 +146,11 @@ def _functions(config: Mapping[str, Any]) -> dict[str, Callable[..., Tensor]]:
     return {}
 
 
-def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
+def alphas_cumprod(config: Mapping[str, Any], lowest: float = LOWEST) -> Tensor:
     """The table of cumulative alphas that a config describes, (N,), in float32 as the network was trained with it.
 
-    The schedulers that draw the noise of training round every operation to float32; so does this, to be the same table.
+    The schedulers that draw the noise of training round every operation to float32; so does this, to be the same table. Where
+    the config asks for a terminal SNR of zero it ends at ``lowest``.
     """
     n = int(config.get("num_train_timesteps", 1000))
     first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
@@ -167,13 +169,12 @@ def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     else:
         raise unknown("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
     table = torch.cumprod(1.0 - betas, 0)
-    shift = float(
-        config.get("snr_shift_scale") or 1.0
-    )  # CogVideoX (Yang et al. 2024): the SNR of every time divided by it
+    # CogVideoX (Yang et al. 2024): the SNR of every time divided by it.
+    shift = float(config.get("snr_shift_scale") or 1.0)
     table = table / (shift + (1.0 - shift) * table)
     if not config.get("rescale_betas_zero_snr"):
         return table
     root = table.sqrt()  # Lin et al. 2024, Algorithm 1
     scaled = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    last = LOWEST if float(scaled[-2]) > LOWEST else 0.5 * float(scaled[-2])
+    last = lowest if float(scaled[-2]) > lowest else 0.5 * float(scaled[-2])
     return torch.cat([scaled[:-1], scaled.new_tensor([last])])
