@@ -16,12 +16,12 @@ from odesolve.adaptive.loop import Results
 from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details, Solution, solution
+from odesolve.adaptive.steps import increment
 from odesolve.adjoint.arguments import Arguments, wanted
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.continuous import Continuous
 from odesolve.adjoint.pull import Mode, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.adjoint.steps import increment
 from odesolve.controlled import Controlled
 from odesolve.errors import OdesolveError
 from odesolve.fixed import grid, march, tableau_of

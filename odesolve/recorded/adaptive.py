@@ -17,7 +17,7 @@ from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.loop import Results, integrate
 from odesolve.adaptive.runge_kutta import dense_rows
 from odesolve.adaptive.solution import NAMES
-from odesolve.adjoint.steps import moved, slopes, weighted
+from odesolve.adaptive.steps import moved, slopes, weighted
 from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, T_END, TOOK, H, T
 from odesolve.pairs import Pair
 from odesolve.recorded.system import Outcome, System, beside

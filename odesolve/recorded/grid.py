@@ -13,7 +13,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import find_zero
-from odesolve.adjoint.steps import moved, slopes
+from odesolve.adaptive.steps import moved, slopes
 from odesolve.errors import OdesolveError, unknown
 from odesolve.recorded.system import Outcome, System, beside, moment
 from odesolve.tableaus import Tableau

@@ -173,6 +173,8 @@ def test_roots_are_found_to_the_resolution_of_float64():
         assert float((find_zero(fn, fn(0 * roots), fn(0 * roots + 1)) - roots).abs().max()) < 1e-15
     step = lambda x: torch.where(x < roots, -1.0, 2.0).double()
     assert float((find_zero(step, step(0 * roots), step(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    flat = lambda x: (roots - x).clamp_min(0.0)  # 0 from the root on
+    assert float((find_zero(flat, flat(0 * roots), flat(0 * roots + 1)) - roots).abs().max()) < 1e-15
     calls.clear()
     smooth = lambda x: calls.append(1) or torch.expm1(x - roots)
     assert float((find_zero(smooth, smooth(0 * roots), smooth(0 * roots + 1)) - roots).abs().max()) < 1e-15

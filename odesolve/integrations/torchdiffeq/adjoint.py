@@ -15,7 +15,7 @@ from odesolve.adjoint.continuous import UNSEEN, Continuous
 from odesolve.adjoint.pull import with_gradients
 from odesolve.errors import unknown
 from odesolve.integrations.torchdiffeq import engine
-from odesolve.integrations.torchdiffeq.errors import Refused
+from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
@@ -114,7 +114,11 @@ class _Back:
         told = listeners(callbacks(self.method, self.problem.func, "_adjoint"), lambda y: self._opened(drift.open(y)))
         system = System(drift, drift.packed(state), Clock(t), self.rtol * scale, self.atol * scale, norm, None, told)
         given = t.to(self.problem.t.dtype)
-        return engine.run(system, self.method, self.options, lambda make: make(f, state, given), given)
+        outcome = engine.run(system, self.method, self.options, lambda make: make(f, state, given), given)
+        if not outcome.ok:
+            y, t_end = self.problem.form.open(self.problem.drift.open(outcome.last[0])), outcome.t
+            raise Failed(outcome.status, y, t_end, outcome.made, f"It was solving the adjoint equation. {outcome.why}")
+        return outcome
 
     def _norm(self) -> Callable[[Any], Any] | None:
         given, of_state = self.norm, self.problem.norm

@@ -62,6 +62,17 @@ def test_the_state_has_the_caller_s_form():
     assert isinstance(caught.value.state, tuple)
 
 
+def test_the_way_back_fails_in_the_same_way():
+    """y' = -y^3 walked back from close to 0 by an adjoint whose steps are too few."""
+    f = lambda t, y: -(y**3)
+    y0 = ONE.clone().requires_grad_()
+    y = ours.odeint_adjoint(f, y0, T, adjoint_params=(), adjoint_options={"max_num_steps": 2})
+    with pytest.raises(AssertionError, match="solving the adjoint equation") as caught:
+        y[-1].sum().backward()
+    assert caught.value.status == "max_steps"
+    assert caught.value.state.shape == (1,)
+
+
 def test_a_state_that_blows_up_on_a_grid_is_returned():
     """As there: steps of one size look at nothing."""
     y = ours.odeint(lambda t, y: y**3, 10 * ONE, T, method="euler", options={"step_size": 0.1})

@@ -58,6 +58,21 @@ def test_no_more_calls_than_torchdiffeq():
         assert totals[0] < 1.03 * totals[1]
 
 
+@pytest.mark.parametrize(("method", "better"), [("dopri8", 0.05), ("bosh3", 0.5)])
+def test_outputs_are_as_good_as_the_steps(method, better):
+    """torchdiffeq steps beyond the times and interpolates by a polynomial of order 4 and not that of the method."""
+    t = torch.linspace(0.0, 2.0, 5, dtype=torch.float64)
+    worst = []
+    for lib in (ours, theirs):
+        gaps = []
+        for seed in range(6):
+            field = Field(seed)
+            y = lib.odeint(field, field.start(), t, method=method, rtol=1e-5, atol=1e-5)
+            gaps.append(gap(y, exact(field, field.start(), t)))
+        worst.append(max(gaps))
+    assert worst[0] < better * worst[1]
+
+
 @pytest.mark.parametrize("method", ["dopri5", "scipy_solver"])
 def test_scipy_and_default(method):
     field = Field()
