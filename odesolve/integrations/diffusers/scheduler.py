@@ -22,6 +22,8 @@ from odesolve.integrations.names import from_diffusers
 from odesolve.labels import parse_solver
 from odesolve.solvers import REGISTRY
 
+KEPT_SCHEDULES = 64
+
 
 class StepOutput:
     """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when it is asked for."""
@@ -145,6 +147,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         what = asked(num_inference_steps, timesteps, sigmas, mu)
         key = what.key()
         if key not in self._schedules:
+            if len(self._schedules) >= KEPT_SCHEDULES:
+                self._schedules.clear()
             found = placed(self.trained, self.convention, self.config, what)
             choice, exact = self._choice(what.n), self.config["exact_timesteps"]
             self._schedules[key] = schedule(self.trained, self.convention, choice, found, exact)

@@ -13,7 +13,7 @@ from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
 from odesolve.keys import fresh_seed, keys_of
 from odesolve.program import Call
-from odesolve.run.advance import Cursor, begin, proceed
+from odesolve.run.advance import Cursor, proceed, table_on
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -83,7 +83,9 @@ class Walk:
             self._replace(sample) if self._fits(sample) else self._start(index, sample, eta, generator, recorded)
         cursor = self._cursor
         assert cursor is not None
-        slots, buffers, program = self._slots, None if recorded else self._buffers, cursor.program
+        if recorded:  # what gradients need is not written over, from here to the end
+            self._buffers = None
+        slots, buffers, program = self._slots, self._buffers, cursor.program
         draw = None if noise is None else _once(noise)
         # As ``accept`` does, without its look at what the network returned: nothing is written where its input lies.
         for slot, value in zip(self._call().outputs, self._outputs(output, sample), strict=True):
@@ -176,16 +178,16 @@ class Walk:
         self._begun = (index, not wide, eta)
         program = self.schedule.program(*self._begun)
         made = _keys(generator, sample) if program.stochastic else None
-        buffers = None if recorded else list[Tensor | None]([None] * program.slots)
         state = sample if wide else sample.float()
-        functions = self.schedule.trained.functions
-        self._cursor = begin(program, state, sample.dtype, functions, buffers, made, own=True)
-        # The caller's own memory: never written to.
-        if buffers is not None and wide:
-            buffers[program.start] = None
+        # Before its first call a plan at most casts the state for the network, which has been called.
+        self._position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
+        weights = table_on(program, state.device)
+        self._cursor = Cursor(program, self._position, (), (state.dtype, sample.dtype), made, weights)
+        self._slots = [None] * program.slots
+        self._slots[self._call().state] = state  # the caller's own memory, never written to: it is in no buffer
+        self._buffers = None if recorded else list[Tensor | None]([None] * program.slots)
         alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
         self._plain = alone and self.schedule.trained.sign > 0
-        self._position, self._slots, self._buffers = self._cursor.position, list(self._cursor.slots), buffers
         self._handed, self._version = sample, sample._version
 
     def _taken_over(self, index: int, sample: Tensor) -> bool:
@@ -205,14 +207,13 @@ class Walk:
         return True
 
     def _replace(self, sample: Tensor) -> None:
-        """Go on from a sample that the caller changed: elements that are as they were handed out keep their full precision."""
+        """Go on from a sample that the caller may have changed: elements that say what the state rounds to keep its precision."""
         call = self._call()
         state = self._slots[call.state]
         assert state is not None
-        new = sample.to(state.dtype)
-        if sample.dtype != state.dtype:
-            new = torch.where(sample == state.to(sample.dtype), state, new)
-        self._slots[call.state] = new
+        wide = sample.to(state.dtype)
+        same = sample.dtype == state.dtype
+        self._slots[call.state] = wide if same else torch.where(sample == state.to(sample.dtype), state, wide)
 
 
 def _once(noise: Tensor) -> Callable[[int], Tensor]:
