@@ -43,6 +43,15 @@ def heun(f, g, y, t, h, w, a):
     return y + 0.5 * h * (f(t, y) + f(t + h, end)) + 0.5 * (g(t, y) + g(t + h, end)) * w
 
 
+def midpoint(f, g, y, t, h, w, a):
+    middle = y + 0.5 * (h * f(t, y) + g(t, y) * w)
+    return y + h * f(t + 0.5 * h, middle) + g(t + 0.5 * h, middle) * w
+
+
+def euler_heun(f, g, y, t, h, w, a):
+    return y + h * f(t, y) + 0.5 * (g(t, y) + g(t + h, y + g(t, y) * w)) * w
+
+
 def milstein(f, g, y, t, h, w, a, loss=1.0):
     bend = (g(t, y + abs(h) * g(t, y)) - g(t, y)) / abs(h)
     return y + h * f(t, y) + g(t, y) * w + 0.5 * bend * (w**2 - loss * abs(h))
@@ -65,6 +74,8 @@ CASES = {
     "heun": ("stochastic_heun", "diagonal", "stratonovich", heun),
     "milstein": ("milstein", "diagonal", "ito", milstein),
     "milstein_stratonovich": ("milstein", "diagonal", "stratonovich", stratonovich),
+    "midpoint": ("midpoint", "diagonal", "stratonovich", midpoint),
+    "euler_heun": ("euler_heun", "diagonal", "stratonovich", euler_heun),
     "scalar": ("stochastic_heun", "scalar", "stratonovich", heun),
     "additive_euler": ("euler_maruyama", "additive", "ito", euler),
     "additive_heun": ("stochastic_heun", "additive", "ito", heun),
@@ -148,6 +159,29 @@ def test_reversible_is_autograd_through_its_own_steps(case):
     sol = solved(net, case, y0, c, adjoint="reversible")
     assert torch.allclose(sol.y, torch.stack(states), rtol=1e-12, atol=1e-13)
     same(gradients(loss(sol.y), net, y0, c), gradients(loss(states), net, y0, c), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("solver", "adjoint"),
+    [
+        *(
+            (s, a)
+            for s in ("euler_heun", "stochastic_heun", "midpoint")
+            for a in ("backprop", "continuous", "reversible")
+        ),
+        *(("euler_maruyama", a) for a in ("backprop", "continuous")),
+    ],
+)
+def test_general_noise_of_one_motion_an_element_is_diagonal(solver, adjoint):
+    calculus = "ito" if solver == "euler_maruyama" else "stratonovich"
+    found = []
+    for noise in ("diagonal", "general"):
+        net, (y0, c) = Both(), start()
+        g = net.g if noise == "diagonal" else lambda t, y, c, net=net: torch.diag_embed(net.g(t, y, c))
+        more = {"noise": noise, "calculus": calculus, "tree": brownian("diagonal", False), "args": (c,), "steps": STEPS}
+        sol = ode.solve_sde(net.f, g, y0, TIMES, solver, adjoint=adjoint, **more)
+        found.append(gradients(loss(sol.y), net, y0, c))
+    same(*found, 1e-12)
 
 
 @pytest.mark.parametrize("case", ["heun", "scalar", "milstein_stratonovich", "additive_euler", "sra1"])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.adjoint.arguments import leaves_of
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import check_types
 from odesolve.stochastic.derivative import along, along_columns
@@ -174,23 +175,21 @@ class Form:
         if self.noise_type == "additive":
             return self.product(t, x, w), torch.zeros_like(x)
         y, g = self._recorded(t, x)
-        if self.diagonal:
-            if not g.requires_grad:
-                return g * w, torch.zeros_like(x)
-            more = torch.autograd.grad(
-                g, y, g * v, create_graph=torch.is_grad_enabled(), retain_graph=True, allow_unused=True
-            )
-            return g * w, torch.zeros_like(x) if more[0] is None else more[0]
-        second = along_columns(g, y, g * v.unsqueeze(-2))
-        return self.times_increment(g, w), second if torch.is_grad_enabled() else second.detach()
+        moved, second = self.times_increment(g, w), torch.zeros_like(x)
+        if self.diagonal and g.requires_grad:
+            record = torch.is_grad_enabled()
+            (found,) = torch.autograd.grad(g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True)
+            second = second if found is None else found
+        elif not self.diagonal:
+            second = along_columns(g, y, g * v.unsqueeze(-2))
+        return _needed(moved, x, y), _needed(second, x, y)
 
     def bracket(self, t: Any, x: Tensor, area: Tensor) -> Tensor:
         """sum_kl (dg_l/dy) g_k A_kl, which is 0 where the columns of g commute."""
         if self.noise_type != "general":
             return torch.zeros_like(x)
         y, g = self._recorded(t, x)
-        out = along_columns(g, y, torch.bmm(g, area))
-        return out if torch.is_grad_enabled() else out.detach()
+        return _needed(along_columns(g, y, torch.bmm(g, area)), x, y)
 
     def correction(self, t: Any, x: Tensor, g: Tensor) -> Tensor:
         """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd."""
@@ -256,6 +255,13 @@ class Product:
 
     def __sub__(self, other: Product) -> Product:
         return Product(lambda w: self.apply(w) - other.apply(w))
+
+
+def _needed(out: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A value without the graph that was made for a derivative by y, unless something beside asks for gradients of it."""
+    if torch.is_grad_enabled() and (x is y or any(leaf is not y for leaf in leaves_of(out))):
+        return out
+    return out.detach()
 
 
 def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[..., Any] | None]:

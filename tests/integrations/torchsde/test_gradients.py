@@ -136,6 +136,20 @@ def test_frozen_parameters_and_given_ones():
     assert gap(torch.autograd.grad(ys.sum(), eq.c)[0], only_c) < 1e-14
 
 
+@pytest.mark.parametrize(
+    ("method", "noise"), [("milstein", "diagonal"), ("milstein", "scalar"), ("log_ode", "general")]
+)
+def test_derivatives_of_g_alone_record_nothing(method, noise):
+    """Of parameters and states that want no gradients; those that do get theirs."""
+    eq = Equation(noise, "stratonovich").requires_grad_(False)
+    call = {"bm": Smooth(eq.m), "method": method, "dt": 0.1}
+    assert not sdeint(eq, start(), TS, **call).requires_grad
+    eq.b.requires_grad_()
+    eq.c.requires_grad_()
+    wanted = eq.c if noise != "general" else eq.b
+    assert float(torch.autograd.grad(sdeint(eq, start(), TS, **call).sum(), wanted)[0].abs().sum()) > 0
+
+
 def test_a_second_derivative_is_refused():
     y0 = start().requires_grad_()
     eq = Equation("diagonal", "stratonovich")
