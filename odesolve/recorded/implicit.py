@@ -14,6 +14,7 @@ from odesolve.adaptive.linear import Jacobian
 from odesolve.recorded.grid import Interval
 from odesolve.tableaus import Row
 
+Factors = tuple[Tensor, Tensor]  # as torch.linalg.lu_factor gives them
 SLOW = 0.3  # a rate of convergence that asks for new Jacobians
 ROUNDING = 32.0  # in units of the type's resolution: iterations that change less than this have converged
 
@@ -76,16 +77,16 @@ class ImplicitRungeKutta:
 
     def __init__(self, tableau: ImplicitTableau, iterations: int = 100):
         self.tableau, self.iterations = tableau, iterations
+        self.kept: tuple[float, Factors] | None = None  # of the last step, and its length
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         """(state after the step, f at the beginning)."""
         f0 = drift(where.time(0.0, y), y)
-        with torch.no_grad():
-            k, factors = self._solve(drift, where, y, f0)
+        k = self._solve(drift, where, y, f0)
         if torch.is_grad_enabled():
             residual = self._residual(drift, where, y, k)
             if residual.requires_grad:
-                k = k - torch.linalg.lu_solve(*factors(k), residual.reshape(-1, 1)).view_as(k)
+                k = k - torch.linalg.lu_solve(*self._factors(drift, where, y, k), residual.reshape(-1, 1)).view_as(k)
         weights = torch.tensor(self.tableau.b, dtype=y.dtype, device=y.device)
         return y + where.length(y) * torch.tensordot(weights, k, 1), f0
 
@@ -99,37 +100,40 @@ class ImplicitRungeKutta:
     def _matrix(self, like: Tensor) -> Tensor:
         return torch.tensor(self.tableau.a, dtype=like.dtype, device=like.device)
 
-    def _solve(self, drift: Drift, where: Interval, y: Tensor, f0: Tensor):
-        """Stages (s, 1, ...) that solve the equations, and what factors their linear system at such stages."""
-        stages, jacobian = len(self.tableau.c), Jacobian(drift)
-        a, h, n = self._matrix(y), where.t1 - where.t0, y.numel()
+    @torch.no_grad()
+    def _factors(self, drift: Drift, where: Interval, y: Tensor, k: Tensor) -> Factors:
+        """Factors of the derivative of the residual at stages k."""
+        stages, n, h, jacobian = len(k), y.numel(), where.t1 - where.t0, Jacobian(drift)
+        a = self._matrix(y)
+        states = y + h * torch.tensordot(a, k, 1)
+        j = torch.stack([jacobian.matrix(where.time(c, y), x)[0] for c, x in zip(self.tableau.c, states, strict=True)])
+        blocks = torch.eye(stages * n, dtype=y.dtype, device=y.device).view(stages, n, stages, n)
+        blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
+        lu, pivots = torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
+        self.kept = (h, (lu, pivots))
+        return lu, pivots
 
-        def factors(k: Tensor) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                states = y + h * torch.tensordot(a, k.detach(), 1)
-                nodes = zip(self.tableau.c, states, strict=True)
-                j = torch.stack([jacobian.matrix(where.time(c, y), x)[0] for c, x in nodes])
-                blocks = torch.eye(stages * n, dtype=y.dtype, device=y.device).view(stages, n, stages, n)
-                blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
-                return torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
-
-        k = f0.expand(stages, *f0.shape).clone()
-        lu, last = factors(k), math.inf
+    @torch.no_grad()
+    def _solve(self, drift: Drift, where: Interval, y: Tensor, f0: Tensor) -> Tensor:
+        """Stages (s, 1, ...) that solve the equations."""
+        k, eps, last = f0.expand(len(self.tableau.c), *f0.shape).clone(), torch.finfo(y.dtype).eps, math.inf
+        same = self.kept is not None and math.isclose(self.kept[0], where.t1 - where.t0, rel_tol=0.01)
+        factors = self.kept[1] if same and self.kept is not None else self._factors(drift, where, y, k)
         for _ in range(self.iterations):
             residual = self._residual(drift, where, y, k)
-            change = torch.linalg.lu_solve(*lu, residual.reshape(-1, 1)).view_as(k)
+            change = torch.linalg.lu_solve(*factors, residual.reshape(-1, 1)).view_as(k)
             size = float(change.abs().max())
             k = k - change
-            share, eps = size / max(float(k.abs().max()), 1e-300), torch.finfo(y.dtype).eps
-            still = size > SLOW * last and share <= eps**0.75  # rounding keeps it moving
-            if still or share <= ROUNDING * eps or not math.isfinite(share):
-                return k, factors
-            if size > SLOW * last:
-                lu = factors(k)
+            share = size / max(float(k.abs().max()), 1e-300)
+            slow = size > SLOW * last
+            if share <= ROUNDING * eps or (slow and share <= eps**0.75) or not math.isfinite(share):
+                return k  # converged, or moved by rounding alone
+            if slow:
+                factors = self._factors(drift, where, y, k)
             last = size
         warnings.warn(
             f"Newton's method did not converge in {self.iterations} iterations at t={where.t0:.6g}: give shorter steps or "
             "more max_iters",
             stacklevel=2,
         )
-        return k, factors
+        return k
