@@ -260,6 +260,7 @@ def samplers() -> Iterator[tuple[str, bool]]:
         gpu_samplers.graph_follows,
         gpu_samplers.equal_to_the_cpu,
         gpu_samplers.likelihoods_equal_to_the_cpu,
+        gpu_samplers.pipelines,
     ):
         yield from check(DEVICE)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import odesolve as ode
 from odesolve import paths
+from odesolve.integrations.diffusers import OdesolveScheduler
 
 SHAPE, STEPS = (1, 4, 64, 64), 20
 PATH = paths.Discrete.stable_diffusion()
@@ -128,6 +129,32 @@ def likelihoods_equal_to_the_cpu(device: str) -> Iterator[tuple[str, bool]]:
                 sol = ode.solve(lambda t, y: torch.sin(y), y, solver="dopri5", steps=steps, adjoint=adjoint)
                 found += torch.autograd.grad(sol.last.square().sum(), y)
         yield f"gradients by {adjoint} agree", _near(found[0], found[1], 1e-8)
+
+
+def pipelines(device: str) -> Iterator[tuple[str, bool]]:
+    """The diffusers scheduler in a loop: the CPU's samples, and after the first step no wait for the device."""
+    x, said = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
+    for solver in ("dpmpp_2m", "unipc_2", "heun_edm", "dpmpp_2m_sde"):
+        here, _ = _looped(solver, x, said, lambda run: run() or "")
+        there, why = _looped(solver, x.to(device), said.to(device), _raised)
+        yield f"a pipeline's {solver} never waits for the device{why}", not why
+        yield f"a pipeline's {solver} is the CPU's", _near(here, there, 1e-4)
+
+
+def _looped(solver: str, x: Tensor, said: Tensor, watched: Callable[[Callable], str]) -> tuple[Tensor, str]:
+    """The last sample of a loop on a scheduler, and what ``watched`` says of all steps but the first."""
+    scheduler = OdesolveScheduler(solver=solver, beta_schedule="scaled_linear")
+    scheduler.generator = torch.Generator().manual_seed(0)
+    scheduler.set_timesteps(8, device=x.device)
+    first, *others = scheduler.timesteps
+    samples = [scheduler.step(said, first, x, return_dict=False)[0]]
+
+    def rest() -> None:
+        for t in others:
+            samples.append(scheduler.step(said, t, samples[-1], return_dict=False)[0])
+
+    why = watched(rest)
+    return samples[-1], why
 
 
 def _near(a: Tensor, b: Tensor, tolerance: float) -> bool:

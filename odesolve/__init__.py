@@ -44,7 +44,6 @@ __all__ = [
     "default_plan",
     "dequantise",
     "elbo",
-    "from_pipeline",
     "grids",
     "invert",
     "iterate",
@@ -68,7 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # It needs diffusers, which is optional and slow to import.
+    # It needs diffusers, which is optional and slow to import; so `from odesolve import *` leaves it out.
     if name == "from_pipeline":
         from odesolve.integrations.diffusers import from_pipeline
 

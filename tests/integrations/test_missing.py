@@ -34,6 +34,7 @@ def test_the_diffusers_adapter_says_what_to_install():
 
 def test_nothing_else_breaks():
     code = """
+from odesolve import *
 import odesolve as ode
 model = ode.problems.gaussian(shape=(2,)).model(ode.paths.VP(), "noise")
 assert ode.sample(model, (3, 2), steps=3, seed=0).shape == (3, 2)
