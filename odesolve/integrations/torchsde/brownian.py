@@ -19,7 +19,7 @@ from odesolve.levy import levy_area
 from odesolve.noise import LEVY
 
 AREAS = ("none", "space-time", "davie", "foster")
-FINEST = 40  # levels of the tree without a tolerance
+FINEST = 32  # levels of the tree without a tolerance
 ROUNDING = 2.0**-20  # of a time, by which it may lie outside without being told of
 MIX = 0x9E3779B97F4A7C15  # spreads two numbers over the streams of Levy areas
 
@@ -51,7 +51,7 @@ class BrownianInterval(BaseBrownian):
         size: of an increment, (B, ..., m); () and (B,) are motions in one dimension.
         dtype, device: of the increments; by default torch's type and the CPU.
         entropy: the path is a function of it alone, and of the sample's place in the batch; torch's generator gives one.
-        tol: to which times are resolved; 2^-40 of the interval by default.
+        tol: to which times are resolved; 2^-32 of the interval by default.
         levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or "foster": also A, Levy areas
             of the last dimension, drawn given both. They belong to an interval: the two of its halves do not tell its own.
         W, H: the increment over [t0, t1], and its space-time area, where they are known.
