@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from odesolve.adjoint.arguments import Arguments, Wanted
+from odesolve.errors import OdesolveError
 
 Move = Callable[[Tensor, Arguments], Tensor]
 Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
@@ -95,13 +95,34 @@ class _Solve(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         y, *kept = ctx.saved_tensors
         sums = Sums(ctx.wanted)
-        with torch.autocast(*ctx.precision, cache_enabled=False) if ctx.autocast else contextlib.nullcontext():
+        precision = torch.autocast(*ctx.precision, cache_enabled=False) if ctx.autocast else contextlib.nullcontext()
+        with torch.no_grad(), precision:
             for_y0, for_times = ctx.mode.backward(y.detach(), tuple(kept), grad, sums)
-        return None, None, for_y0, for_times if ctx.needs_input_grad[3] else None, *sums.totals
+        found = [for_y0, for_times if ctx.needs_input_grad[3] else None, *sums.totals]
+        if (
+            torch.is_grad_enabled()
+        ):  # create_graph=True: whoever differentiates again is to hear of it, not to get zeros
+            leaf = torch.empty(0, requires_grad=True)
+            found = [None if g is None else _Once.apply(g, leaf) for g in found]
+        return None, None, *found
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated again. torch's once_differentiable says nothing of a constant one."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, leaf: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        raise OdesolveError(
+            "this solve's gradients have no gradients of their own: record its steps, by a loop of yours or by odeint of "
+            "odesolve.integrations.torchdiffeq"
+        )
 
 
 def with_gradients(mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None = None) -> Tensor:

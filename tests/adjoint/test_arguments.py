@@ -123,11 +123,15 @@ def test_recording_is_left_as_it_was():
         assert not torch.is_grad_enabled()
 
 
-def test_gradients_are_not_differentiated_again():
-    k = leaf(0.7)
-    (g,) = torch.autograd.grad(solve(lambda t, y: -k * y), k, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        g.backward()
+@pytest.mark.parametrize("adjoint", ["backprop", "continuous"])
+@pytest.mark.parametrize("loss", [lambda end: end.square().sum(), lambda end: end.sum()], ids=["square", "linear"])
+def test_gradients_are_not_differentiated_again(loss, adjoint):
+    """Nor are they taken for constants, where the loss is linear in the states."""
+    k, y0 = leaf(0.7), torch.ones(2, 1, dtype=torch.float64)
+    end = ode.solve(lambda t, y: torch.tanh(-k * y), y0, t=(0.0, 1.0), adjoint=adjoint, params=[k]).last
+    (g,) = torch.autograd.grad(loss(end), k, create_graph=True)
+    with pytest.raises(OdesolveError, match="no gradients of their own"):
+        g.square().backward()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "progress": set(),
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {"kernels", "pairs", "tableaus"},
+    "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
