@@ -57,8 +57,8 @@ def positions(spacing: str, n: int, total: int, offset: int = 0, inner: bool = F
         at = (np.arange(n, 0, -1) if inner else np.arange(n - 1, -1, -1)) * stride + offset
     else:
         raise unknown("timestep_spacing", spacing, ("linspace", "leading", "trailing"))
-    rounded = np.round(at)
-    for candidate in (rounded, at) if whole else (at,):
+    at = np.asarray(at, dtype=np.float64)
+    for candidate in (np.round(at), at) if whole else (at,):
         if _inside(candidate, total):
             return candidate
     return np.linspace(total - 1, max(0.0, min(at[-1], (total - 1) / (n + 1))), n)

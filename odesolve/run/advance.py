@@ -203,20 +203,22 @@ def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers 
     dtypes, streams = cursor.dtypes, op.streams
     if draw is not None and streams:  # the columns of streams follow those of inputs: noise from outside is more inputs
         ins, streams = [*ins, *(_drawn(draw, s, ins[0], dtypes[0]) for s in streams)], ()
-    if op.norm is not None:
-        outs = [torch.empty_like(ins[0], dtype=dtypes[cast]) for cast in op.cast]
-        norm = slots[op.norm.slot] = torch.empty(ins[0].shape[0], dtype=torch.float64, device=ins[0].device)
-        combine(outs, ins, weights, op.base, cursor.keys, streams, ErrorNorm(norm, 0.0, op.norm.std))
-    elif buffers is None:
-        outs = combined(ins, weights, op.base, cursor.keys, streams, [dtypes[cast] for cast in op.cast])
-    else:
-        outs: list[Tensor] = []  # type: ignore[no-redef]
+    if buffers is not None and op.norm is None:
+        outs: list[Tensor] = []
         for slot, cast in zip(op.outs, op.cast, strict=True):
             out = buffers[slot]
             if out is None:
                 out = buffers[slot] = torch.empty_like(ins[0], dtype=dtypes[cast])
             outs.append(out)
+            slots[slot] = out
         combine(outs, ins, weights, op.base, cursor.keys, streams)
+        return
+    if op.norm is not None:
+        outs = [torch.empty_like(ins[0], dtype=dtypes[cast]) for cast in op.cast]
+        norm = slots[op.norm.slot] = torch.empty(ins[0].shape[0], dtype=torch.float64, device=ins[0].device)
+        combine(outs, ins, weights, op.base, cursor.keys, streams, ErrorNorm(norm, 0.0, op.norm.std))
+    else:
+        outs = combined(ins, weights, op.base, cursor.keys, streams, [dtypes[cast] for cast in op.cast])
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
 

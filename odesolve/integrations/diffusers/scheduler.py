@@ -160,6 +160,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
         levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
         walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
+        walk.generator = self.generator
         walk.follows = None if self._followed is None else self._followed._walk
         self._walks.mine = self._latest = walk
         return walk
@@ -249,6 +250,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     @generator.setter
     def generator(self, value: Generators) -> None:
         self._walks.generator = value
+        if (walk := self._walk()) is not None:
+            walk.generator = value
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say with which call the loop begins."""
@@ -304,8 +307,6 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """
         walk = getattr(self._walks, "mine", None) or self._going()
         index = walk.locate(timestep)
-        if generator is None:
-            generator = getattr(self._walks, "generator", None)
         out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise)
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 

@@ -40,6 +40,8 @@ class Walk:
         self._version = 0
         self._begun: tuple[int, bool, float] = (0, False, 0.0)
         self._plain = False  # one output a call, used as it is
+        self._functions = schedule.trained.functions
+        self.generator: Generators = None  # where a step is given none
         self.follows: Callable[[], Walk | None] | None = None  # the loop whose end is this one's beginning
 
     def locate(self, timestep: Any) -> int:
@@ -87,12 +89,16 @@ class Walk:
             self._buffers = None
         slots, buffers, program = self._slots, self._buffers, cursor.program
         draw = None if noise is None else _once(noise)
+        position = self._position
         # As ``accept`` does, without its look at what the network returned: nothing is written where its input lies.
-        for slot, value in zip(self._call().outputs, self._outputs(output, sample), strict=True):
-            slots[slot] = value
-        for slot in program.frees[self._position]:
+        if self._plain and output.shape == sample.shape:
+            slots[program.ops[position].outputs[0]] = output  # type: ignore[union-attr]
+        else:
+            for slot, value in zip(self._call().outputs, self._outputs(output, sample), strict=True):
+                slots[slot] = value
+        for slot in program.frees[position]:
             slots[slot] = None
-        self._position = proceed(cursor, self._position + 1, slots, self.schedule.trained.functions, buffers, draw)
+        self._position = proceed(cursor, position + 1, slots, self._functions, buffers, draw)
         self._at = self.index = index + 1
         return self._hand_out(program, slots, buffers, sample)
 
@@ -147,8 +153,6 @@ class Walk:
     def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
         call = self._call()
         outputs = [output]
-        if output.shape == sample.shape and self._plain:
-            return outputs
         if output.shape != sample.shape:
             if output.dim() < 2 or output.shape[1] != 2 * sample.shape[1]:
                 raise OdesolveError(
@@ -177,7 +181,7 @@ class Walk:
         wide = sample.dtype in (torch.float32, torch.float64)
         self._begun = (index, not wide, eta)
         program = self.schedule.program(*self._begun)
-        made = _keys(generator, sample) if program.stochastic else None
+        made = _keys(self.generator if generator is None else generator, sample) if program.stochastic else None
         state = sample if wide else sample.float()
         # Before its first call a plan at most casts the state for the network, which has been called.
         self._position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
