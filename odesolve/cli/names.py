@@ -21,7 +21,7 @@ def names_command(given: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"odesolve": str(found), "schedule": found.schedule}
     for where, called in (("diffusers", names.to_diffusers), ("comfyui", names.to_comfy), ("a1111", names.to_label)):
         facts[where] = _or_none(lambda called=called: called(*what))
-    print(json.dumps(facts) if given.json else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
+    print(json.dumps(facts, default=_name) if given.json else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
     return 0
 
 
@@ -54,6 +54,11 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         first, second = value
         if isinstance(second, dict):
-            return f"{first}({', '.join(f'{k}={v!r}' for k, v in second.items())})"
+            return f"{first}({', '.join(f'{k}={_name(v) if callable(v) else repr(v)}' for k, v in second.items())})"
         return f"{first} {second}"
     return str(value)
+
+
+def _name(value: Any) -> str:
+    """Of a function in a config, which has no text of its own."""
+    return getattr(value, "__qualname__", str(value))

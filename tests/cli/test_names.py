@@ -33,6 +33,13 @@ def test_a_class_of_diffusers(capsys):
     assert "heun_edm" in out
 
 
+def test_a_config_with_a_function(capsys):
+    """SA-Solver's amount of noise is one in diffusers."""
+    code, out, _ = run(capsys, "names", "SASolverScheduler", "--json")
+    assert code == 0
+    assert json.loads(out)["odesolve"].startswith("sa_solver")
+
+
 def test_the_table(capsys):
     code, out, _ = run(capsys, "names")
     assert code == 0

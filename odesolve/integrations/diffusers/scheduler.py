@@ -14,7 +14,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
 from odesolve.integrations.diffusers.noising import Noising
-from odesolve.integrations.diffusers.placed import asked, placed
+from odesolve.integrations.diffusers.placed import Asked, asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.walk import Generators, Walk
@@ -145,17 +145,23 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         if self.config is not self._read:  # pipelines write configs of their own into their schedulers
             self._prepare()
         what = asked(num_inference_steps, timesteps, sigmas, mu)
+        self._begin(self._scheduled(what), what.key(), device)
+
+    def _scheduled(self, what: Asked) -> Schedule:
+        """The schedule of what was asked, kept for the next time."""
         key = what.key()
-        if key not in self._schedules:
+        chosen = self._schedules.get(key)
+        if chosen is None:
+            found = placed(self.trained, self.convention, self.config, what)
+            chosen = schedule(
+                self.trained, self.convention, self._choice(what.n), found, self.config["exact_timesteps"]
+            )
             if len(self._schedules) >= KEPT_SCHEDULES:
                 self._schedules.clear()
-            found = placed(self.trained, self.convention, self.config, what)
-            choice, exact = self._choice(what.n), self.config["exact_timesteps"]
-            self._schedules[key] = schedule(self.trained, self.convention, choice, found, exact)
-        self._begin(key, device)
+            self._schedules[key] = chosen
+        return chosen
 
-    def _begin(self, key: tuple, device: Any) -> Walk:
-        chosen = self._schedules[key]
+    def _begin(self, chosen: Schedule, key: tuple, device: Any) -> None:
         whole = self.convention.rounds == "all" and bool((chosen.times == chosen.times.round()).all())
         times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
         levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
@@ -163,7 +169,6 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         walk.generator = self.generator
         walk.follows = None if self._followed is None else self._followed._walk
         self._walks.mine = self._latest = walk
-        return walk
 
     def _choice(self, steps: int | None) -> Choice:
         """The solver and its options for this many steps."""
