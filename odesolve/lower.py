@@ -215,7 +215,7 @@ def _conversions(
 ) -> dict[int, tuple[float, float, float]]:
     """For each evaluation: coefficients of the state, of the network's output and of a classifier's gradient."""
     out: dict[int, tuple[float, float, float]] = {}
-    for quantity in ("data", "velocity"):
+    for quantity in ("data", "velocity", "noise"):
         at = {k: i.t for k, i in enumerate(instructions) if isinstance(i, Evaluate) and i.quantity == quantity}
         if not at:
             continue

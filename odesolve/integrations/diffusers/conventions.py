@@ -36,13 +36,14 @@ class Convention:
     taper: float = 0.0
     flow: str = "multistep"  # or "unipc", "match"
     zero: bool = False  # keeps a terminal cumulative alpha of zero
+    keeps_noise: bool = False  # steps with the network's noise where the data prediction was clipped
 
 
 _MULTISTEP = Convention("DPMSolverMultistepScheduler", taper=15)
 _KSPACE = Convention(
     "EulerDiscreteScheduler", inner=False, whole=False, rounds="none", table=False, unit=False, flow="match"
 )
-_TABLE = Convention("DDIMScheduler", inner=False, final="alpha", spacing="leading", zero=True)
+_TABLE = Convention("DDIMScheduler", inner=False, final="alpha", spacing="leading", zero=True, keeps_noise=True)
 _MATCH = Convention("FlowMatchEulerDiscreteScheduler", inner=False, rounds="none", table=False, flow="match")
 _EDM = Convention("EDMEulerScheduler", rounds="none")
 
@@ -60,7 +61,7 @@ CONVENTIONS: dict[str, Convention] = {
     **_like(_KSPACE, "LMSDiscreteScheduler"),
     **_like(_KSPACE, "DPMSolverSDEScheduler"),
     **_like(_TABLE, "DDIMScheduler", "DDIMParallelScheduler", "CogVideoXDDIMScheduler", "PNDMScheduler"),
-    **_like(_TABLE, "DDPMScheduler", "DDPMParallelScheduler", final="zero"),
+    **_like(_TABLE, "DDPMScheduler", "DDPMParallelScheduler", final="zero", keeps_noise=False),
     **_like(_MATCH, "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"),
     **_like(_EDM, "EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", taper=15),
     **_like(_EDM, "CosineDPMSolverMultistepScheduler", taper=15),

@@ -11,12 +11,13 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.instructions import START, Evaluate, names
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names
 from odesolve.integrations.diffusers.conventions import Convention
 from odesolve.integrations.diffusers.placed import Placed
 from odesolve.integrations.diffusers.trained import Trained
 from odesolve.integrations.levels import Levels
 from odesolve.lower import Program, lower
+from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import plan
 from odesolve.solvers import REGISTRY
@@ -60,9 +61,12 @@ class Schedule:
             )
         return step
 
-    def program(self, call: int, cast: bool, eta: float = 0.0) -> Program:
-        """The program that goes on from a call to the end. Raises OdesolveError where none begins there."""
-        key = (call, cast, eta)
+    def program(self, call: int, cast: bool, eta: float = 0.0, clipped: bool = False) -> Program:
+        """The program that goes on from a call to the end. Raises OdesolveError where none begins there.
+
+        ``clipped``: noise is what a clipped data prediction leaves, also in DDIM, which else keeps the network's.
+        """
+        key = (call, cast, eta, clipped)
         if key not in self.programs:
             step = self.step_of(call)
             chosen = _planned(self.trained, self.choice, self.grid, step, **({"eta": eta} if eta else {}))
@@ -71,7 +75,13 @@ class Schedule:
                     f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
                     "begin at the first step, or give another solver"
                 )
-            self.programs[key] = lower(chosen, self.trained.path, replace(self.trained.reading, cast=cast))
+            reading = replace(self.trained.reading, cast=cast)
+            if reading.applies and self.convention.keeps_noise and self.choice.solver == "ddim" and not clipped:
+                chosen, reading = (
+                    noise_kept(chosen, self.trained.path, reading.applies[0]),
+                    replace(reading, applies=()),
+                )
+            self.programs[key] = lower(chosen, self.trained.path, reading)
         return self.programs[key]
 
 
@@ -141,3 +151,27 @@ def _finished(i: Any, whole: Plan) -> int:
     """Number of the step that an instruction finishes, 0 if it finishes none."""
     done = [name for name in names(i)[1] if name in whole.step_names]
     return int(done[0][1:]) if done else 0
+
+
+def noise_kept(plan: Plan, path: Path, fn: str) -> Plan:
+    """A DDIM plan whose data predictions pass through ``fn`` while the noise stays the one that the network predicted.
+
+    x' = alpha' fn(D) + (what the row makes of the noise in x) eps, as diffusers' DDIM steps by default. It is written with
+    the noise itself: far out in the noise D is large, and what is left of it after clipping would be its rounding.
+    """
+    out: list[Instruction] = []
+    for i in plan.instructions:
+        if isinstance(i, Evaluate):
+            at, state, data = path.point(i.t), i.input, i.output
+            noise, raw = f"{data}.noise", f"{data}.raw"
+            out.append(replace(i, output=noise, quantity="noise"))
+            out.append(Combine((Output(raw),), (state, noise), ((1 / at.alpha, -at.sigma / at.alpha),)))
+            out.append(Apply(fn, raw, data, i.t))
+            continue
+        assert isinstance(i, Combine)
+        ((output, row),) = zip(i.outputs, i.weights, strict=True)
+        weights = dict(zip(i.inputs, row, strict=True))
+        weights[noise] = weights.pop(state, 0.0) * at.sigma
+        weights[data] = float(path.alpha(output.time))  # type: ignore[arg-type]
+        out.append(Combine(i.outputs, tuple(weights), (tuple(weights.values()),)))
+    return replace(plan, instructions=tuple(out))

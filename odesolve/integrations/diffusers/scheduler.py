@@ -306,13 +306,16 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             generator: one generator, or one a sample: the noise of a sample depends on its own alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
             variance_noise: standard normal noise of this step, in place of our own.
-            use_clipped_model_output: taken for the pipelines that give it; a clipped x0 always counts in the whole step here.
+            use_clipped_model_output: of DDIM: take the noise from the clipped x0 too, as every other solver does.
 
         The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
         """
         walk = getattr(self._walks, "mine", None) or self._going()
         index = walk.locate(timestep)
-        out = walk.step(model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise)
+        clipped = bool(use_clipped_model_output)
+        out = walk.step(
+            model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise, clipped
+        )
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 
     def set_shift(self, shift: float) -> None:

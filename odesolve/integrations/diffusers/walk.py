@@ -38,7 +38,7 @@ class Walk:
         self._buffers: list[Tensor | None] | None = None
         self._handed: Tensor | None = None
         self._version = 0
-        self._begun: tuple[int, bool, float] = (0, False, 0.0)
+        self._begun: tuple[int, bool, float, bool] = (0, False, 0.0, False)
         self._plain = False  # one output a call, used as it is
         self._functions = schedule.trained.functions
         self.generator: Generators = None  # where a step is given none
@@ -73,6 +73,7 @@ class Walk:
         eta: float,
         generator: Generators,
         noise: Tensor | None = None,
+        clipped: bool = False,
     ) -> Tensor:
         """The sample after call ``index``, in the dtype of ``sample``."""
         if index >= len(self.host):
@@ -80,9 +81,11 @@ class Walk:
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
         if self._at != index or self._cursor is None:
             if not self._taken_over(index, sample):
-                self._start(index, sample, eta, generator, recorded)
+                self._start(index, sample, (eta, clipped), generator, recorded)
         elif sample is not self._handed or sample._version != self._version:
-            self._replace(sample) if self._fits(sample) else self._start(index, sample, eta, generator, recorded)
+            self._replace(sample) if self._fits(sample) else self._start(
+                index, sample, (eta, clipped), generator, recorded
+            )
         cursor = self._cursor
         assert cursor is not None
         if recorded:  # what gradients need is not written over, from here to the end
@@ -177,9 +180,11 @@ class Walk:
         handed = self._handed
         return handed is not None and sample.shape == handed.shape and sample.device == handed.device
 
-    def _start(self, index: int, sample: Tensor, eta: float, generator: Generators, recorded: bool) -> None:
+    def _start(
+        self, index: int, sample: Tensor, asked: tuple[float, bool], generator: Generators, recorded: bool
+    ) -> None:
         wide = sample.dtype in (torch.float32, torch.float64)
-        self._begun = (index, not wide, eta)
+        self._begun = (index, not wide, *asked)
         program = self.schedule.program(*self._begun)
         made = _keys(self.generator if generator is None else generator, sample) if program.stochastic else None
         state = sample if wide else sample.float()
