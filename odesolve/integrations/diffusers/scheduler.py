@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
+from odesolve.integrations.diffusers.loops import Loops, StepOutput
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import Asked, asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
@@ -25,30 +25,7 @@ from odesolve.solvers import REGISTRY
 KEPT_SCHEDULES = 64
 
 
-class StepOutput:
-    """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when it is asked for."""
-
-    def __init__(self, prev_sample: Tensor, walk: Walk, index: int, output: Tensor, sample: Tensor):
-        self.prev_sample = prev_sample
-        self._made = (walk, index, output, sample)
-
-    @property
-    def pred_original_sample(self) -> Tensor:
-        """The data prediction of this call, in the sample's dtype."""
-        walk, index, output, sample = self._made
-        return walk.data(index, output, sample)
-
-    def __getitem__(self, key: int | str) -> Tensor:
-        if isinstance(key, str):
-            return getattr(self, key)
-        return self.to_tuple()[key]
-
-    def to_tuple(self) -> tuple[Tensor, Tensor]:
-        """(prev_sample, pred_original_sample)."""
-        return self.prev_sample, self.pred_original_sample
-
-
-class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
+class OdesolveScheduler(Loops, Noising, SchedulerMixin, ConfigMixin):
     """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
 
     Args:
@@ -86,8 +63,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             raise OdesolveError(
                 "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
             )
-        self._walks = threading.local()
-        self._latest: Walk | None = None
+        Loops.__init__(self)
         self._followed: OdesolveScheduler | None = None
         self._prepare()
 
@@ -168,7 +144,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
         walk.generator = self.generator
         walk.follows = None if self._followed is None else self._followed._walk
-        self._walks.mine = self._latest = walk
+        self._enter(walk)
 
     def _choice(self, steps: int | None) -> Choice:
         """The solver and its options for this many steps."""
@@ -186,96 +162,6 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         if c["solver"] is not None and "taper" in takes and c.get("lower_order_final", True) and steps is not None:
             options.setdefault("taper", steps < self.convention.taper)
         return Choice(name, options)
-
-    def _walk(self) -> Walk | None:
-        """This thread's loop, or the latest one where it has none: a loop may move between threads."""
-        return getattr(self._walks, "mine", None) or self._latest
-
-    def _going(self) -> Walk:
-        walk = self._walk()
-        if walk is None:
-            raise OdesolveError("there are no timesteps yet: call set_timesteps first")
-        return walk
-
-    @property
-    def timesteps(self) -> Tensor:
-        """What the network is told, one entry a call, on the device given to ``set_timesteps``."""
-        walk = self._walk()
-        if walk is not None:
-            return walk.timesteps
-        return torch.arange(len(self) - 1, -1, -1)
-
-    @property
-    def sigmas(self) -> Tensor:
-        """Noise levels of all calls and of the end, float32 on the CPU: sigma/alpha, of flows from 0 to 1."""
-        walk = self._walk()
-        if walk is not None:
-            return walk.sigmas
-        table = (
-            self.trained.table
-            if self.trained.kind == "vp"
-            else self.trained.levels_at([i / len(self) for i in range(len(self) + 1)])
-        )
-        return torch.tensor([*table[::-1], 0.0], dtype=torch.float32)
-
-    @property
-    def num_inference_steps(self) -> int | None:
-        """Number of steps of the present loop."""
-        walk = self._walk()
-        return None if walk is None else len(walk.schedule.starts)
-
-    @property
-    def step_index(self) -> int | None:
-        """Number of the next network call; None before the first."""
-        walk = self._walk()
-        return None if walk is None else walk.index
-
-    @property
-    def _step_index(self) -> int | None:
-        return self.step_index
-
-    @_step_index.setter
-    def _step_index(self, value: int | None) -> None:
-        self._going().index = value
-
-    @property
-    def begin_index(self) -> int | None:
-        """The call that the loop begins with, where the pipeline said so."""
-        walk = self._walk()
-        return None if walk is None else walk.begin_index
-
-    @property
-    def generator(self) -> Generators:
-        """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow models: this thread's own.
-
-        One for all samples of a batch, or a list of one a sample; None for torch's own.
-        """
-        return getattr(self._walks, "generator", None)
-
-    @generator.setter
-    def generator(self, value: Generators) -> None:
-        self._walks.generator = value
-        if (walk := self._walk()) is not None:
-            walk.generator = value
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say with which call the loop begins."""
-        self._going().begin_index = int(begin_index)
-
-    @property
-    def init_noise_sigma(self) -> float:
-        """Standard deviation of the noise that a loop from its first call begins with."""
-        walk, edges = (
-            self._walk(),
-            self.config.get("timestep_spacing", self.convention.spacing) in ("linspace", "trailing"),
-        )
-        if self.trained.kind == "edm":
-            top = self.trained.path.t_max if walk is None else float(walk.schedule.levels[0])
-            return top if edges and not self.convention.unit else (top * top + 1) ** 0.5
-        if self.trained.kind == "flow" or self.convention.unit or not edges:
-            return 1.0
-        top = float(self.trained.table[-1] if walk is None else walk.schedule.levels[0])
-        return top / (top * top + 1) ** 0.5
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The network's input for a sample: itself, but for networks in EDM's scaling."""
@@ -310,7 +196,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
 
         The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
         """
-        walk = getattr(self._walks, "mine", None) or self._going()
+        walk = self._walk() or self._going()
         index = walk.locate(timestep)
         clipped = bool(use_clipped_model_output)
         out = walk.step(
