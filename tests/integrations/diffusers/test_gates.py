@@ -58,5 +58,6 @@ def documented() -> dict[str, set[str]]:
     return {folder: asked for folders, asked in names for folder in folders}
 
 
+@pytest.mark.skipif(not diffusers.__version__.startswith("0.42."), reason="the document lists diffusers 0.42")
 def test_the_list_is_that_of_the_installed_version():
     assert documented() == installed()
