@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odesolve.integrations.diffusers.trained import Trained
-from odesolve.integrations.diffusers.walk import Walk
+from odesolve.integrations.diffusers.loops import Loops
 from odesolve.paths import Discrete
 
 
-class Noising:
+class Noising(Loops):
     """The part of a scheduler that needs no solver."""
-
-    trained: Trained
-    config: Mapping[str, Any]
-
-    def _walk(self) -> Walk | None:
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.trained.steps

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
-from odesolve.integrations.diffusers.loops import Loops, StepOutput
+from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import Asked, asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
@@ -25,7 +25,7 @@ from odesolve.solvers import REGISTRY
 KEPT_SCHEDULES = 64
 
 
-class OdesolveScheduler(Loops, Noising, SchedulerMixin, ConfigMixin):
+class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
 
     Args:
@@ -63,7 +63,7 @@ class OdesolveScheduler(Loops, Noising, SchedulerMixin, ConfigMixin):
             raise OdesolveError(
                 "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
             )
-        Loops.__init__(self)
+        super().__init__()
         self._followed: OdesolveScheduler | None = None
         self._prepare()
 
