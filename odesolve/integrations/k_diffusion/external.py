@@ -16,7 +16,7 @@ from odesolve.integrations.k_diffusion.utils import append_dims, append_zero
 
 
 class _Denoiser(nn.Module):
-    """c_skip x + c_out net(c_in x, time) for x = x0 + sigma eps."""
+    """c_skip x + c_out net(c_in x, time) for x = x0 + sigma eps; every kind of network brings its own scalings and times."""
 
     sigma_data = 1.0
     inner_model: Any
