@@ -14,7 +14,7 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
 from odesolve.profile import profile
-from odesolve.run import Graph
+from odesolve.run import Graph, Window
 from odesolve.sample import Sample, invert, iterate, resume, sample
 from odesolve.sampler import Sampler
 from odesolve.sde import SDESolution, solve_sde
@@ -38,6 +38,7 @@ __all__ = [
     "Sample",
     "Sampler",
     "Solution",
+    "Window",
     "Writer",
     "backend",
     "bits_per_dim",

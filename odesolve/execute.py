@@ -13,10 +13,10 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 
 
-def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Graph | None, observe=False) -> Program:
+def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Executor | None, observe=False) -> Program:
     """The plan lowered onto the model, as the executor needs it."""
     reading = model.reading_for(dtype)
-    if executor is not None:
+    if executor is not None and executor.cast:
         reading = replace(reading, cast=True)  # the network reads one fixed buffer
     return lower(plan, model.path, reading, observe)
 
@@ -26,11 +26,11 @@ def execute(
     program: Program,
     x: Tensor,
     keys: Tensor | None,
-    executor: run.Graph | None,
+    executor: run.Executor | None,
     own: bool = False,
     tick=None,
 ) -> Tensor:
-    """Run a program by the loop, or by the graph that the user gave; ``own`` lets the loop overwrite x."""
+    """Run a program by the loop, or by the executor that the user gave; ``own`` lets the loop overwrite x."""
     if executor is None:
         return run.run(program, model, x, tick, keys, own)
-    return executor.run(program, x, keys, model)
+    return executor.run(program, x, keys, model, tick)

@@ -58,7 +58,7 @@ def sample(
     plan: Plan | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-    executor: run.Graph | None = None,
+    executor: run.Executor | None = None,
     progress: bool | None = None,
     full: bool = False,
     log_prob: bool | str = False,
@@ -86,7 +86,8 @@ def sample(
         plan: a ready plan, instead of solver, steps and grid.
         dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
         device: where to draw noise given as a shape; by default the network's.
-        executor: an ``ode.Graph``, to replay one captured step instead of running the loop.
+        executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an ``ode.Window`` solves many
+            steps at once, an ``ode.Parareal`` blocks of them.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
         log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products and no more evaluations. "flow" (or
@@ -105,7 +106,7 @@ def sample(
     kind, density = kind_of(log_prob), None
     check_gradients(adjoint, executor or kind, params, last)
     if kind and executor is not None:
-        raise OdesolveError("a captured graph has no Jacobian products: give log_prob without executor=")
+        raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)

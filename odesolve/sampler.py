@@ -33,7 +33,7 @@ class Sampler:
         *,
         plan: Plan | None = None,
         dtype: torch.dtype = torch.float32,
-        executor: run.Graph | None = None,
+        executor: run.Executor | None = None,
         **options,
     ):
         if dtype not in (torch.float32, torch.float64):

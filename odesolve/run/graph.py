@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Graph:
         streams: the most noise streams a step.
     """
 
+    cast = True
+
     def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 3):
         self.model, self.like = model.settled(), like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
@@ -48,7 +51,14 @@ class Graph:
         self._times = one.new_zeros((self.layout.rows, *one.shape))
 
     @torch.no_grad()
-    def run(self, program: Program, x: Tensor, keys: Tensor | None = None, model: Network | None = None) -> Tensor:
+    def run(
+        self,
+        program: Program,
+        x: Tensor,
+        keys: Tensor | None = None,
+        model: Network | None = None,
+        tick: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Run a program from the start state x; ``run.run`` in one launch a step, equal to it up to rounding.
 
         ``model`` may have other conditions than the captured one, of the same shapes.
@@ -56,7 +66,7 @@ class Graph:
         self.reason = self._misfit(program, x, model) or self._capture()
         if self.reason is not None:
             logging.getLogger("odesolve").warning("the plain loop runs instead of the graph: %s", self.reason)
-            return run_loop(program, model or self.model, x, keys=keys)
+            return run_loop(program, model or self.model, x, tick, keys)
         assert self._captured is not None
         return self.replay(program, x, keys, self._captured.replay, model)
 

@@ -1,0 +1,202 @@
+"""The row by row form of a window: the program's own blocks and transforms, run with guessed answers of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.dispatch import combined, inner
+from odesolve.lower import Call, Program
+from odesolve.run.advance import accept, begin, proceed
+
+
+class Settings(Protocol):
+    """What ``Window`` was given."""
+
+    size: int | None
+    tolerance: float
+    exact: bool
+    acceleration: str | None
+
+
+class Visit:
+    """What is known of one call: the state and scaled input that the last sweep arrived with, the state ``at`` which each
+    sample's ``outputs`` were computed, and their ``slopes`` (B,) in the state."""
+
+    def __init__(self, call: Call, batch: int):
+        self.call = call
+        self.state: Tensor | None = None
+        self.input: Tensor | None = None
+        self.at: Tensor | None = None
+        self.outputs: list[Tensor] = []
+        self.slopes: list[Tensor] = []
+        self.known = torch.zeros(batch, dtype=torch.bool)
+        self.settled = torch.zeros(batch, dtype=torch.bool)
+        self.slots: list[Tensor | None] = []  # before the call, as the last sweep arrived
+
+
+class Replay:
+    """A solve of any program by sweeps through its own ops.
+
+    At the fixed point every op has read what it reads in the loop, so the result is the loop's, bitwise; for linear plans
+    ``Sweeps`` does the same in one launch, to rounding. A window begins at the first call that is not settled for all
+    samples; sweeps start there, from the slots as they were.
+    """
+
+    def __init__(self, given: Settings, program: Program, x: Tensor, keys: Tensor | None, model: Any):
+        self.given, self.program, self.model = given, program, model
+        self.batch, self.rounds = len(x), 0
+        self.positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
+        self.n = len(self.positions)
+        self.size = min(given.size or self.n, self.n)
+        self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
+        self.times = model.times_for(program.times, x)
+        self.visits: dict[int, Visit] = {}
+        self.origin = 0
+        self.slots: list[Tensor | None] = list(self.cursor.slots)
+        self.after = self.slots  # behind the window's last call, as the last sweep left them
+        self.result: Tensor = x
+        self.evaluations = torch.zeros(self.batch, dtype=torch.int64)
+        self.sample_rounds = torch.zeros_like(self.evaluations)
+        self.open = torch.ones(self.batch, dtype=torch.bool)
+
+    def run(self, tick: Callable[[int], None] | None) -> Tensor:
+        """Rounds until every call of every sample is settled."""
+        if not self.n:
+            return self.cursor.result
+        self._sweep()
+        while self.origin < self.n:
+            self._evaluate()
+            self._sweep()
+            self.rounds += 1
+            self._slide()
+            if tick is not None:
+                tick(self.origin - 1)
+        return self.result
+
+    @property
+    def window(self) -> range:
+        """Numbers of the calls in the window."""
+        return range(self.origin, min(self.origin + self.size, self.n))
+
+    def _evaluate(self) -> None:
+        """Call the network wherever the state is not the one it was called with, all calls of one kind in one batch."""
+        kinds: dict[tuple[str, ...], list[tuple[Visit, int, Tensor]]] = {}
+        first = self.rounds == 0
+        for k in self.window:
+            visit = self.visits[k]
+            rows = (~visit.settled).nonzero().flatten()
+            # Before anything is known every later state is the start's guess of itself: only the first call is worth its price.
+            if len(rows) and (k == self.origin or not first):
+                kinds.setdefault(visit.call.branches, []).append((visit, k, rows.to(self._device(visit))))
+        for branches, wanted in kinds.items():
+            self._batch(branches, wanted)
+
+    def _device(self, visit: Visit) -> torch.device:
+        assert visit.state is not None
+        return visit.state.device
+
+    def _batch(self, branches: tuple[str, ...], wanted: list[tuple[Visit, int, Tensor]]) -> None:
+        rows = torch.cat([r for _, _, r in wanted])
+        inputs = torch.cat([v.input[r] for v, _, r in wanted])  # type: ignore[index]
+        states = torch.cat([v.state[r] for v, _, r in wanted])  # type: ignore[index]
+        times = torch.cat([self.times[k][r] for _, k, r in wanted])
+        outputs = self.model.rows(rows, self.batch).evaluate(inputs, states, times, branches)
+        sizes = [len(r) for _, _, r in wanted]
+        for (visit, _, r), *parts in zip(wanted, *(o.split(sizes) for o in outputs), strict=True):
+            self._learn(visit, r, parts)
+            self.evaluations[r.cpu()] += 1
+
+    def _learn(self, visit: Visit, rows: Tensor, outputs: list[Tensor]) -> None:
+        state = visit.state
+        assert state is not None
+        if visit.at is None:
+            visit.at = torch.zeros_like(state)
+            visit.outputs = [torch.zeros(state.shape, dtype=o.dtype, device=o.device) for o in outputs]
+            visit.slopes = [state.new_zeros(self.batch, dtype=torch.float64) for _ in outputs]
+        x = state[rows]
+        dx = x - visit.at[rows]
+        square, product = (torch.empty(len(rows), dtype=torch.float64, device=x.device) for _ in range(2))
+        inner(square, dx, dx)
+        tells = visit.known.to(x.device)[rows] & (square > 0)
+        for held, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
+            if self.given.acceleration is not None:
+                inner(product, dx, (out - held[rows]).to(dx.dtype))
+                slope[rows] = torch.where(tells, product / square.clamp_min(1e-300), slope[rows])
+            held[rows] = out
+        visit.at[rows] = x
+        visit.known[rows.cpu()] = True
+
+    def _sweep(self) -> None:
+        """Run the window's ops from its first call on, with what is known of the network, and see which states are settled."""
+        slots, position = list(self.slots), self.positions[self.origin]
+        latest: list[Tensor] = []
+        for k in self.window:
+            call: Call = self.program.ops[position]  # type: ignore[assignment]
+            visit = self.visits.setdefault(k, Visit(call, self.batch))
+            visit.slots = list(slots)
+            visit.state, visit.input = slots[call.state], slots[call.input]
+            visit.settled = self._settled(visit)
+            latest = self._answers(visit, latest)
+            accept(self.program, position, slots, latest, None)
+            position = proceed(self.cursor, position + 1, slots, self.model.functions, None)
+        self.after = slots
+        if position == len(self.program.ops):
+            result = slots[self.program.result]
+            assert result is not None
+            self.result = result
+
+    def _answers(self, visit: Visit, latest: list[Tensor]) -> list[Tensor]:
+        """The network's answers at the present state: as a linear function around where it was asked, which is the answer itself,
+        bitwise, where the state is the same; of a call that was never asked, the answers of the call before."""
+        state = visit.state
+        assert state is not None
+        if visit.at is None:
+            if len(latest) == len(visit.call.outputs):
+                return latest
+            return [state * 0.0 for _ in visit.call.outputs]
+        out = []
+        for held, slope in zip(visit.outputs, visit.slopes, strict=True):
+            weights = torch.stack([torch.zeros_like(slope), slope, -slope], 1)[:, None]
+            out += combined(
+                [held, state, visit.at], weights, [0], dtypes=[torch.promote_types(held.dtype, state.dtype)]
+            )
+        return out
+
+    def _settled(self, visit: Visit) -> Tensor:
+        """Whether each sample's state is the one at which the network was asked, or near enough."""
+        if visit.at is None:
+            return torch.zeros(self.batch, dtype=torch.bool)
+        x, at = visit.state, visit.at
+        assert x is not None
+        if self.given.exact:
+            same = ((x == at) | (x.isnan() & at.isnan())).flatten(1).all(1)
+        else:
+            size = torch.empty(self.batch, dtype=torch.float64, device=x.device)
+            moved = torch.empty_like(size)
+            dx = x - at
+            inner(moved, dx, dx)
+            inner(size, x, x)
+            same = (moved <= self.given.tolerance**2 * size) | ~torch.isfinite(moved)
+        return visit.known & same.cpu()
+
+    def _slide(self) -> None:
+        """Begin the window at the first call that is not settled for every sample."""
+        done, calls, by = torch.ones(self.batch, dtype=torch.bool), self.window, 0
+        for k in calls:
+            done &= self.visits[k].settled
+            by += bool(done.all())
+        if calls.stop == self.n:
+            self.sample_rounds[self.open & done] = self.rounds
+            self.open &= ~done
+        if not by:
+            return
+        self.origin += by
+        self.slots = self.visits[self.origin].slots if self.origin in self.visits else self.after
+        for k in calls[:by]:
+            del self.visits[k]
+        if calls.stop < self.n and self.origin < self.n:
+            self._sweep()  # through the calls that have come in

@@ -1,0 +1,104 @@
+"""Time-parallel solving: sliding-window Picard iteration over the network calls of a plan, many in one batch.
+
+Shih et al. 2023 (ParaDiGMS). A round calls the network at the present guesses of all states in the window, in one batch,
+and a sweep carries the start through the plan's rows with what was answered. Sequential rounds take the place of sequential
+calls; a sample gets what the loop would give it, to a tolerance or exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.lower import Program
+from odesolve.run.recurrence import recurrence
+from odesolve.run.replay import Replay
+from odesolve.run.sweeps import Sweeps
+
+ACCELERATIONS = ("secant", "anderson", None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations`` (B,) of every sample's own,
+    ``sample_rounds`` (B,) after how many rounds each sample was done; ``why`` it was not solved by the fused sweep, if not."""
+
+    rounds: int
+    evaluations: Tensor
+    sample_rounds: Tensor
+    why: str | None = None
+
+    def __str__(self) -> str:
+        each = self.evaluations.double()
+        return f"{self.rounds} rounds, {float(each.mean()):.1f} evaluations a sample (at most {int(each.max())})"
+
+
+class Window:
+    """An executor that solves any plan in a few rounds: ``ode.sample(model, noise, executor=ode.Window())``.
+
+    ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does not depend on the others;
+    otherwise every step is solved to ``tolerance``, relative to the state's root mean square. No solve takes more rounds than it
+    has calls. Of every sample only the states that have moved are evaluated again. ``report`` tells of the latest solve.
+
+    Args:
+        size: calls in the window, all of the plan's by default; memory grows with it.
+        tolerance: of every state of a sample, as the fixed point's estimated error.
+        exact: end equal to the sequential result.
+        acceleration: "secant" takes the network's answer as a linear function of the state, with the slope that it had between
+            the last two rounds, one number for each call and sample; "anderson" mixes the last sweeps by least squares,
+            causally (Tang et al. 2024, ParaTAA); None is plain Picard iteration.
+        stride: the first rounds evaluate only every ``stride``-th call and interpolate the others; by default so that some 20
+            calls are evaluated.
+        spread: standard deviation of the data, for the first guess.
+    """
+
+    cast = False
+
+    def __init__(
+        self,
+        size: int | None = None,
+        tolerance: float = 1e-3,
+        *,
+        exact: bool = False,
+        acceleration: str | None = "secant",
+        stride: int | None = None,
+        spread: float = 0.5,
+    ):
+        if size is not None and size < 1:
+            raise OdesolveError(f"size={size}: a window holds at least 1 call, or None for all")
+        if not tolerance > 0.0:
+            raise OdesolveError(
+                f"tolerance={tolerance}: give a number above 0, or exact=True for the sequential result"
+            )
+        if acceleration not in ACCELERATIONS:
+            raise OdesolveError(f"acceleration={acceleration!r}: choose from 'secant', 'anderson' and None")
+        if stride is not None and stride < 1:
+            raise OdesolveError(f"stride={stride}: give at least 1")
+        self.size, self.tolerance, self.exact, self.acceleration = size, tolerance, exact, acceleration
+        self.stride, self.spread = stride, spread
+        self.report: Report | None = None
+
+    @torch.no_grad()
+    def run(
+        self,
+        program: Program,
+        x: Tensor,
+        keys: Tensor | None = None,
+        model=None,
+        tick: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """The program's result from the start x (B, ...); see ``run.executor.Executor``."""
+        found = recurrence(program.plan)
+        why = "exact=True" if self.exact else found if isinstance(found, str) else None
+        solve = (
+            Replay(self, program, x, keys, model)
+            if isinstance(found, str) or self.exact
+            else Sweeps(self, found, program.plan, x, keys, model)
+        )
+        result = solve.run(tick)
+        self.report = Report(solve.rounds, solve.evaluations, solve.sample_rounds, why)
+        return result
