@@ -13,7 +13,7 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal_sums, window
 from odesolve.plan import Plan
 from odesolve.run.anderson import Mixing
-from odesolve.run.recurrence import Recurrence
+from odesolve.recurrence import Recurrence
 
 
 class Settings(Protocol):
@@ -240,7 +240,8 @@ class Sweeps:
     def _finish(self, done: Tensor) -> None:
         rows = done.nonzero().flatten()
         if len(rows):
-            self.result[rows] = self.x[self.n - self.origin[rows], rows]
+            # A sample that has diverged may be far from its end; its last state in the window is as good.
+            self.result[rows] = self.x[(self.n - self.origin[rows]).clamp_max(self.w), rows]
             self.sample_rounds[rows] = self.rounds
             self.alive[rows] = False
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.lower import Program
-from odesolve.run.recurrence import recurrence
+from odesolve.recurrence import recurrence
 from odesolve.run.replay import Replay
 from odesolve.run.sweeps import Sweeps
 

@@ -46,7 +46,9 @@ MAY_IMPORT = {
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "models": {"conditions", "lower", "paths", "transforms"},
-    "run": {"kernels", "lower", "plan"},
+    # Any linear plan as one recurrence, for windows.
+    "recurrence": {"instructions", "plan"},
+    "run": {"kernels", "lower", "plan", "recurrence"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},
 }
