@@ -7,7 +7,7 @@ import triton.language as tl
 from odesolve.kernels.triton import noise
 from odesolve.kernels.triton.combine import block_of, rounded
 
-MAX_IN = 4
+MAX_IN = 8  # six answers, the states they belong to, and noise that was drawn before
 
 
 @triton.jit(
@@ -15,12 +15,12 @@ MAX_IN = 4
     do_not_specialize_on_alignment=["weights", "growth", "keys", "streams", "partials"],
 )
 def window_kernel(
-    out, origin, old, x0, x1, x2, x3, weights, growth, keys, streams, partials, n, points, batch,
+    out, origin, old, x0, x1, x2, x3, x4, x5, x6, x7, weights, growth, keys, streams, partials, n, points, batch,
     w_point, w_sample, g_point, g_sample, s_point, s_sample,
     N_IN: tl.constexpr, NOISE: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One block of one sample through all points; ``partials`` (points, samples, blocks) gets its squared moves."""
-    ins = (x0, x1, x2, x3)
+    ins = (x0, x1, x2, x3, x4, x5, x6, x7)
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sample, start = block_of(n, BLOCK)
     lane = tl.arange(0, BLOCK)

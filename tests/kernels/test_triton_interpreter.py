@@ -10,13 +10,14 @@ from .apart import interpreted
 
 CHECKS = Path(__file__).with_name("triton_checks.py")
 PATHS = Path(__file__).with_name("triton_path_checks.py")
-OTHERS = "window or reductions or normal or tuning"
+WINDOWS = Path(__file__).with_name("triton_window_checks.py")
+OTHERS = "reductions or normal or tuning"
 
 
 @pytest.mark.parametrize(
     ("file", "part"),
-    [(CHECKS, f"not ({OTHERS})"), (CHECKS, OTHERS), (PATHS, "test")],
-    ids=["combine", "others", "paths"],
+    [(CHECKS, f"not ({OTHERS})"), (CHECKS, OTHERS), (PATHS, "test"), (WINDOWS, "test")],
+    ids=["combine", "others", "paths", "windows"],
 )
 def test_checks_pass_in_the_interpreter(file, part):
     interpreted(file, "-k", part)

@@ -321,33 +321,6 @@ def test_reductions_have_the_same_bits_in_any_batch_and_layout(n):
         assert all(torch.equal(p, w[part]) for p, w in zip(run(part, change), whole, strict=True))
 
 
-@pytest.mark.parametrize("noisy", [False, True])
-@pytest.mark.parametrize("each", [False, True])
-def test_window(noisy, each):
-    points, batch, shape = 4, 3, (5, 8)
-    old, moved = tensors(2, (points, batch, *shape))
-    origin = tensors(1, (batch, *shape), seed=2)[0]
-    where = (points, batch) if each else (points,)
-    w, growth = 0.3 * rows(*where, 2 + noisy), 0.1 * rows(*where, seed=4)
-    extra = (
-        (keys(batch), torch.arange(points * batch).reshape(points, batch)[:, : None if each else 1]) if noisy else ()
-    )
-    if noisy and not each:
-        extra = (extra[0], extra[1][:, 0])
-    results = []
-    for op in (backend.window, reference.window):
-        for change in (lambda x: x, lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)):
-            mine, out, residual = change(old.clone()), change(torch.empty_like(old)), torch.empty(points, batch)
-            op(out, residual, origin, mine, [mine, moved], w, growth, *extra)
-            op(mine, again := torch.empty_like(residual), origin, mine, [mine, moved], w, growth, *extra)
-            assert torch.equal(out, mine)
-            assert torch.equal(residual, again)
-            results.append((out, residual))
-    for out, residual in results:
-        torch.testing.assert_close(out, results[-1][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(residual, results[-1][1], rtol=1e-5, atol=1e-6)
-
-
 def test_tables_are_uploaded_once():
     x, out = torch.ones(2, 3), torch.empty(2, 3)
     backend.combine([out], [x], [[0.123]], [0])
