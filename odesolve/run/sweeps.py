@@ -12,8 +12,9 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal_sums, window
 from odesolve.plan import Plan
-from odesolve.run.anderson import Mixing
 from odesolve.recurrence import Recurrence
+from odesolve.run.anderson import Mixing
+from odesolve.run.coarse import answers, visited
 
 
 class Settings(Protocol):
@@ -22,6 +23,7 @@ class Settings(Protocol):
     size: int | None
     tolerance: float
     acceleration: str | None
+    coarse: Plan | None
     stride: int | None
     spread: float
 
@@ -109,6 +111,8 @@ class Sweeps:
     def run(self, tick: Callable[[int], None] | None) -> Tensor:
         """Rounds until every sample is done."""
         self._draw(self.slot >= 0)
+        if self.given.coarse is not None:
+            self._begin(self.given.coarse)
         self._sweep()
         while bool(self.alive.any()):
             self._evaluate()
@@ -118,6 +122,19 @@ class Sweeps:
             if tick is not None:
                 tick(int(torch.where(self.alive, self.origin, self.n).min()) - 1)
         return self.result
+
+    def _begin(self, coarse: Plan) -> None:
+        """Let the calls next to those of a coarse plan answer as it was answered, and those between them in between."""
+        times, states, data = visited(coarse, self.model, self.x[0])
+        nearest = (times[:, None] - self.rec.times).abs().argmin(1)
+        last = {int(call): k for k, call in enumerate(nearest) if call < self.w}
+        calls = torch.tensor(list(last), dtype=torch.int64)
+        at = list(last.values())
+        self.answer[self.depth - 1 + calls] = answers(self.rec, self.model, calls, states[at], data[at])
+        self.at[calls] = states[at]
+        self.known[calls], self.moved[calls] = True, torch.inf
+        self.rounds, self.evaluations = coarse.nfe, self.evaluations + coarse.nfe
+        self._interpolate()
 
     def _evaluate(self) -> None:
         """Call the network where it is to be called, and take the slope of its answers since the last time."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.lower import Program
+from odesolve.plan import Plan
 from odesolve.recurrence import recurrence
 from odesolve.run.replay import Replay
 from odesolve.run.sweeps import Sweeps
@@ -51,6 +52,8 @@ class Window:
         acceleration: "secant" takes the network's answer as a linear function of the state, with the slope that it had between
             the last two rounds, one number for each call and sample; "anderson" mixes the last sweeps by least squares,
             causally (Tang et al. 2024, ParaTAA); None is plain Picard iteration.
+        coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the first window begins with what
+            it found. It pays where evaluations cost more than rounds.
         stride: the first rounds evaluate only every ``stride``-th call and interpolate the others; by default so that some 20
             calls are evaluated.
         spread: standard deviation of the data, for the first guess.
@@ -65,6 +68,7 @@ class Window:
         *,
         exact: bool = False,
         acceleration: str | None = "secant",
+        coarse: Plan | None = None,
         stride: int | None = None,
         spread: float = 0.5,
     ):
@@ -76,10 +80,13 @@ class Window:
             )
         if acceleration not in ACCELERATIONS:
             raise OdesolveError(f"acceleration={acceleration!r}: choose from 'secant', 'anderson' and None")
+        if exact and (coarse is not None or acceleration == "anderson"):
+            given = "coarse" if coarse is not None else "acceleration='anderson'"
+            raise OdesolveError(f"exact=True goes through the plan's own rows and has no {given}: leave it out")
         if stride is not None and stride < 1:
             raise OdesolveError(f"stride={stride}: give at least 1")
         self.size, self.tolerance, self.exact, self.acceleration = size, tolerance, exact, acceleration
-        self.stride, self.spread = stride, spread
+        self.coarse, self.stride, self.spread = coarse, stride, spread
         self.report: Report | None = None
 
     @torch.no_grad()

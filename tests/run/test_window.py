@@ -172,6 +172,30 @@ def test_only_what_a_window_holds_is_kept():
     assert max(largest) <= 10 * 5
 
 
+@pytest.mark.parametrize("solver", ["ddim", "euler", "ipndm_3", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("size", [None, 25])
+def test_a_coarse_start(solver, size):
+    """It may take fewer evaluations, and where the first guess is good already it does not: only the result is promised."""
+    x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for path in (PATH, ode.paths.EDM()):
+        window = ode.Window(size, tolerance=1e-4, coarse=ode.plan("dpmpp_2m", path, 6, "karras"))
+        loop, got = both(window, solver, 50, x, MIXTURE.model(path), grid="karras")
+        assert apart(loop, got) < 1e-3
+        assert 6 < window.report.rounds <= 56
+        assert int(window.report.evaluations.min()) > 6
+
+
+def test_a_coarse_start_spares_evaluations_where_its_plan_is_near():
+    digits = ode.problems.digits()
+    x = torch.randn(16, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    taken = []
+    for coarse in (None, ode.plan("dpmpp_2m", PATH, 5)):
+        window = ode.Window(coarse=coarse)
+        both(window, "ddim", 50, x, digits.model(PATH), grid="uniform")
+        taken.append(window.report.evaluations.double().mean())
+    assert taken[1] < 0.9 * taken[0]
+
+
 def test_guided_models_and_linear_plans_with_clip():
     guided = model(clip=1.5).guided(2.5, {"shift": torch.full((5,), 0.1)}, {"shift": torch.zeros(5)})
     loop, got = both(ode.Window(tolerance=1e-6), "dpmpp_2m", 20, net=guided)
@@ -204,11 +228,19 @@ def test_the_bar_is_told_of_calls(exact):
         ({"tolerance": 0.0}, "exact=True"),
         ({"acceleration": "newton"}, "'secant'"),
         ({"stride": 0}, "stride=0"),
+        ({"exact": True, "acceleration": "anderson"}, "anderson"),
+        ({"exact": True, "coarse": ode.plan("ddim", PATH, 3)}, "coarse"),
     ],
 )
 def test_errors_at_the_door(arguments, message):
     with pytest.raises(ode.OdesolveError, match=message):
         ode.Window(**arguments)
+
+
+@pytest.mark.parametrize(("solver", "message"), [("heun", "9 evaluations in 5 steps"), ("ddpm", "draws noise")])
+def test_what_cannot_be_a_coarse_start(solver, message):
+    with pytest.raises(ode.OdesolveError, match=message):
+        ode.sample(model(), noise(), "ddim", 30, executor=ode.Window(coarse=ode.plan(solver, PATH, 5)))
 
 
 def test_langevin_steps_are_named_where_they_are_the_reason():
