@@ -1,5 +1,7 @@
 """odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
 
+import importlib
+
 from odesolve import grids, paths, problems, tableaus, trace
 from odesolve.brownian import BrownianPath
 from odesolve.defaults import default_plan
@@ -73,4 +75,6 @@ def __getattr__(name: str) -> object:
         from odesolve.integrations.diffusers import from_pipeline
 
         return from_pipeline
+    if name == "distributed":  # torch.distributed takes its time, too
+        return importlib.import_module("odesolve.distributed")
     raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

@@ -11,7 +11,7 @@ PATH = ode.paths.VP()
 
 def net(x, t, shift=None):
     t = t.view(-1, *[1] * (x.dim() - 1))
-    y = x if shift is None else x - shift.view(t.shape)
+    y = x if shift is None else x - shift.view(t.shape).to(x.dtype)
     return y * (0.3 + y * y) / (0.5 + y * y + 0.2 * t) * (1.0 - 0.5 * t)
 
 

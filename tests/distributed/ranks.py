@@ -1,0 +1,49 @@
+"""Several ranks in processes of their own, with a limit on how long they may take."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import queue
+import traceback
+
+import torch
+import torch.distributed as dist
+
+LIMIT = 60.0  # seconds; a hang ends here
+
+
+def _rank(check, rank, world, store, told):
+    torch.set_num_threads(1)
+    try:
+        joined = dist.FileStore(store, world)
+        dist.init_process_group(
+            "gloo", store=joined, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=LIMIT)
+        )
+        told.put((rank, check(), None))
+        dist.destroy_process_group()
+    except BaseException:
+        told.put((rank, None, traceback.format_exc()))
+
+
+def on_ranks(check, world, folder):
+    """What ``check()`` returns on every one of so many ranks, in order. Processes are forked, so nothing is imported anew."""
+    made = multiprocessing.get_context("fork")
+    told = made.Queue()
+    store = str(folder / f"store{world}")
+    ranks = [made.Process(target=_rank, args=(check, r, world, store, told), daemon=True) for r in range(world)]
+    for p in ranks:
+        p.start()
+    found = {}
+    try:
+        for _ in ranks:
+            rank, value, error = told.get(timeout=LIMIT)
+            assert error is None, error
+            found[rank] = value
+    except queue.Empty:
+        raise AssertionError(f"only ranks {sorted(found)} of {world} came to an end in {LIMIT:.0f} s") from None
+    finally:
+        for p in ranks:
+            p.join(5.0)
+            p.kill()
+    return [found[r] for r in range(world)]
