@@ -13,6 +13,7 @@ from odesolve.likelihood.dequantise import bits_per_dim, dequantise
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
+from odesolve.parareal import Parareal
 from odesolve.plan import Plan
 from odesolve.planning import load_plan, plan, solvers
 from odesolve.profile import profile
@@ -34,6 +35,7 @@ __all__ = [
     "LogProb",
     "Model",
     "OdesolveError",
+    "Parareal",
     "Plan",
     "PlanError",
     "SDESolution",
@@ -75,6 +77,6 @@ def __getattr__(name: str) -> object:
         from odesolve.integrations.diffusers import from_pipeline
 
         return from_pipeline
-    if name == "distributed":  # torch.distributed takes its time, too
-        return importlib.import_module("odesolve.distributed")
+    if name in ("distributed", "jobs"):  # torch.distributed takes its time, too
+        return importlib.import_module(f"odesolve.{name}")
     raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``odesolve profile | sample | loglik | solvers | plan``."""
+"""The command line: ``odesolve profile | sample | loglik | job | solvers | names | plan``."""
 
 from __future__ import annotations
 

@@ -23,6 +23,11 @@ def parser() -> argparse.ArgumentParser:
     )
     _sample_arguments(_command(verbs, "sample", commands.sample_command, "draw samples from a model"))
     _loglik_arguments(_command(verbs, "loglik", loglik_command, "log-likelihoods of data under a model"))
+    job = _command(
+        verbs, "job", commands.job_command, "say how far the job in a folder is, and whether its files are whole"
+    )
+    job.add_argument("folder", metavar="DIR", help="what --out named")
+    job.add_argument("--verify", action="store_true", help="hash every file; corrupt ones are moved aside, exit code 1")
     _command(verbs, "solvers", commands.solvers_command, "list the solvers: order, evaluations a step, source")
     listed = _command(verbs, "names", names_command, "what a sampler is called in diffusers, ComfyUI and the web UI")
     listed.add_argument("label", nargs="?", metavar="NAME", help="such as 'DPM++ 2M SDE Karras'; without it, the table")
@@ -74,8 +79,19 @@ def _loglik_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--high", type=float, default=1.0, metavar="X", help="highest of the values (default 1)")
     p.add_argument("--draws", type=int, default=1, metavar="N", help="draws of the dequantisation (default 1)")
     p.add_argument("--batch", type=int, default=64, metavar="N", help="samples in one solve (default 64)")
-    p.add_argument("--out", metavar="FILE", help="values.npz or values.csv: what every sample has, kept batch by batch")
-    p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    p.add_argument(
+        "--out",
+        metavar="FILE|DIR",
+        help="values.npz or values.csv: what every sample has, kept batch by batch; or a folder: a job that any number of "
+        "processes share and that is taken up again by the same command",
+    )
+    p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out values.npz")
+    _job_arguments(p)
+
+
+def _job_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--shard", type=int, metavar="N", help="of a job: results in a file (default about 1024)")
+    p.add_argument("--format", default="npz", metavar="KIND", help="of a job: npz or safetensors (default npz)")
 
 
 def _profile_arguments(p: argparse.ArgumentParser) -> None:
@@ -98,7 +114,19 @@ def _sample_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--steps", type=int, default=10, metavar="N", help="number of steps (default 10)")
     p.add_argument("--grid", metavar="NAME", help="time grid, such as karras, uniform, 'shift(3)'")
-    p.add_argument("--out", required=True, metavar="FILE", help="samples.npz, samples.safetensors or grid.png")
+    p.add_argument(
+        "-n",
+        "--n",
+        type=int,
+        metavar="N",
+        help="a job: N samples into the folder --out, in batches of --shape's, by as many processes as run this command; run "
+        "it again to go on (under torchrun write -n: it takes --n for one of its own)",
+    )
+    p.add_argument("--first", type=int, default=0, metavar="ID", help="of a job: the first sample's id (default 0)")
+    _job_arguments(p)
+    p.add_argument(
+        "--out", required=True, metavar="FILE|DIR", help="samples.npz, samples.safetensors or grid.png; a job's folder"
+    )
 
 
 def _plan_arguments(p: argparse.ArgumentParser) -> None:

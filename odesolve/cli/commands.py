@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any
 
-from odesolve.cli.given import dtype, items, model_of, path_named, whole
+from odesolve import jobs
+from odesolve.cli.given import dtype, first_rank, items, model_of, path_named, whole
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.planning import plan, solvers
 from odesolve.profile import parse_grid, parse_solver, pictures, plotting, profile, report
@@ -63,13 +64,20 @@ def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
 
 
 def sample_command(given: argparse.Namespace) -> int:
-    """Draw samples and write them."""
-    model, shape = model_of(given)
+    """Draw samples and write them: in one file, or with ``--n`` as a job in a folder."""
     out = File(given.out)
-    pictures.check_name(out)
+    if given.n is None:
+        pictures.check_name(out)
+    elif out.suffix in pictures.KINDS:
+        raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
+    model, shape = model_of(given)
     name, options = parse_solver(given.solver) if given.solver else (None, {})
     grid = parse_grid(given.grid) if given.grid else None
     where = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
+    if given.n is not None:
+        names = ("n", "out", "first", "shard", "format")
+        where |= {k: getattr(given, k) for k in names}
+        return _told(jobs.sample(model, shape, name, given.steps, grid, **where, **options), given)
     drawn: Any = sample(model, shape, name, given.steps, grid, full=True, **where, **options)
     if drawn.status != "ok":
         raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
@@ -77,6 +85,28 @@ def sample_command(given: argparse.Namespace) -> int:
     facts = {"out": str(out), "shape": list(drawn.x.shape), "solver": drawn.plan.solver, "steps": drawn.steps}
     facts |= {"nfe": drawn.nfe, "seed": given.seed}
     print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))
+    return 0
+
+
+def job_command(given: argparse.Namespace) -> int:
+    """Say how far a job is; with ``--verify`` exit code 1 if a shard was corrupt."""
+    job = jobs.Job(given.folder)
+    moved = job.verify() if given.verify else []
+    for path in moved:
+        print(f"corrupt, moved to {path}", file=sys.stderr)
+    _told(job, given)
+    return int(bool(moved))
+
+
+def _told(job: jobs.Job, given: argparse.Namespace) -> int:
+    if first_rank():
+        facts = {"out": str(job.root), "kind": job.kind, "first": job.first, "n": job.n, "done": job.done()}
+        facts |= {"shards": len(job.found()), "digest": job.digest}
+        print(
+            json.dumps(facts | {"settings": job.settings})
+            if given.json
+            else f"{job}, digest {job.digest}, in {job.root}"
+        )
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path as File
 from typing import Any
@@ -74,8 +75,20 @@ def _setting(item: str) -> tuple[str, Any]:
         return key, value
 
 
+def first_rank() -> bool:
+    """Whether this process is the first of torchrun's, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def own_device() -> None:
+    """Under torchrun every process of a machine has a GPU of its own, before a factory puts its network on "cuda"."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
 def load_model(spec: str) -> Model:
     """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none."""
+    own_device()
     where, colon, name = spec.rpartition(":")
     if not colon:
         raise OdesolveError(f"{spec!r} names no model: give {FACTORY}")

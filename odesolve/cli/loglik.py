@@ -1,4 +1,4 @@
-"""``odesolve loglik``: the log-densities of a file of data, batch by batch, kept as they come."""
+"""``odesolve loglik``: the log-densities of a file of data, batch by batch, kept as they come, in a file or a job's folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.cli.given import load_model, path_named
+from odesolve import jobs
+from odesolve.cli.given import first_rank, load_model, path_named
 from odesolve.errors import OdesolveError
-from odesolve.likelihood.dequantise import bits_per_dim
-from odesolve.log_prob import log_prob
+from odesolve.jobs.densities import COLUMNS, device_of, values
 from odesolve.models import Model
 from odesolve.problems import digits
 from odesolve.progress import Bar
-
-COLUMNS = ("nats", "stderr", "nfe", "products")
 
 
 def loglik_command(given: argparse.Namespace) -> int:
@@ -31,23 +29,45 @@ def loglik_command(given: argparse.Namespace) -> int:
         raise OdesolveError(f"--batch {given.batch}: give at least 1")
     out = _out(given)
     model, data = _model_and_data(given)
+    if out is not None and not out.suffix:
+        return _job(model, data, given)
     settings = _settings(given, data)
     table = _saved(out, settings) if given.resume and out is not None else np.zeros((0, len(COLUMNS)))
-    device = _device(model, given.device)
+    device, width = device_of(model, given.device), (given.levels, given.low, given.high, given.draws)
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
             rows = slice(len(table), len(table) + given.batch)
-            found = _values(model, data[rows].to(device), range(len(data))[rows], given)
+            options = {**_options(given), "seed": given.seed}
+            found = values(model, data[rows].to(device), range(len(data))[rows], width, options)
             table = np.concatenate([table, found])
             if out is not None:
                 _write(out, table, settings)
             if tick is not None:
                 tick(len(table))
+    return _told(table, data, given)
+
+
+def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> int:
     facts = _facts(table, data, given)
     print(json.dumps(facts) if given.json else _text(facts))
-    if out is not None:
-        print(f"wrote {', '.join(COLUMNS)} of every sample in {out}", file=sys.stderr)
+    if given.out:
+        print(f"wrote {', '.join(COLUMNS)} of every sample in {given.out}", file=sys.stderr)
     return 0
+
+
+def _job(model: Model, data: Tensor, given: argparse.Namespace) -> int:
+    """The values as shards of a folder, by as many processes as there are; the first of torchrun's tells of them."""
+    names = ("out", "batch", "seed", "shard", "format", "levels", "low", "high", "draws", "device")
+    done = jobs.log_prob(model, data, **{n: getattr(given, n) for n in names}, **_options(given))
+    if first_rank():
+        columns = done.load()
+        return _told(np.stack([columns[c] for c in COLUMNS], 1), data, given)
+    return 0
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    options = {"trace": given.trace, "products": given.products}
+    return options if given.tol is None else {**options, "tol": given.tol}
 
 
 def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
@@ -62,7 +82,7 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
     data = data[: given.limit]
     if not len(data):
         raise OdesolveError("the data hold no samples: give at least one")
-    if not given.levels:
+    if not given.levels or (given.double and data.is_floating_point()):
         data = data.double() if given.double else data.float()
     return model, data
 
@@ -86,34 +106,6 @@ def _load(name: str) -> Tensor:
     if not isinstance(found, Tensor) or found.dim() < 2:
         raise OdesolveError(f"{name} holds no array of shape (B, ...): save one tensor with the batch first")
     return found
-
-
-def _device(model: Model, named: str | None) -> torch.device:
-    if named is not None:
-        return torch.device(named)
-    net = model.net
-    parameter = next(net.parameters(), None) if isinstance(net, torch.nn.Module) else None
-    return parameter.device if parameter is not None else torch.device("cpu")
-
-
-def _values(model: Model, x: Tensor, ids: range, given: argparse.Namespace) -> np.ndarray:
-    """One row a sample of what ``COLUMNS`` names."""
-    options: dict[str, Any] = {"trace": given.trace, "products": given.products, "seed": given.seed, "ids": list(ids)}
-    if given.tol is not None:
-        options["tol"] = given.tol
-    if given.levels:
-        width = {"levels": given.levels, "low": given.low, "high": given.high, "draws": given.draws}
-        if given.double and x.is_floating_point():
-            x = x.double()
-        bits = bits_per_dim(model, x, **width, **options, progress=False)
-        scale = x.shape[1:].numel() * math.log(2.0)
-        nats, stderr = (math.log2(given.levels / (given.high - given.low)) - bits.value) * scale, bits.stderr * scale
-        found = bits.draws
-    else:
-        found = [log_prob(model, x, **options, progress=False)]
-        nats, stderr = found[0].value, found[0].stderr
-    nfe, products = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("nfe", "products"))
-    return torch.stack([v.double().cpu() for v in (nats, stderr, nfe, products)], 1).numpy()
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
@@ -150,10 +142,12 @@ def _text(facts: dict[str, Any]) -> str:
 def _out(given: argparse.Namespace) -> File | None:
     """Where to write; what cannot work is found before the work."""
     out = File(given.out) if given.out else None
-    if out is not None and out.suffix not in (".npz", ".csv"):
-        raise OdesolveError(f"--out {given.out}: give a name in .npz or .csv")
+    if out is not None and out.suffix not in (".npz", ".csv", ""):
+        raise OdesolveError(f"--out {given.out}: give a name in .npz or .csv, or the name of a folder")
     if given.resume and (out is None or out.suffix != ".npz"):
-        raise OdesolveError("--resume goes on with the values in a file: give --out values.npz")
+        raise OdesolveError(
+            "--resume goes on with the values in a file: give --out values.npz (a folder needs no --resume)"
+        )
     return out
 
 

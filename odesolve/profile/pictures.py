@@ -11,6 +11,8 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.profile.plotting import matplotlib
 
+KINDS = (".npz", ".safetensors", ".png")
+
 
 def tiled(images: Tensor, columns: int | None = None, scale: int = 1, gap: int = 1) -> Tensor:
     """Images (B, C, H, W), C = 1 or 3, values in [-1, 1], side by side as one of shape (H', W', 3) in [0, 1]."""
@@ -57,7 +59,7 @@ def save_rows(rows: Sequence[tuple[str, Tensor]], path: str | File, size: float 
 
 def check_name(path: str | File) -> None:
     """Raise OdesolveError unless ``write`` knows the kind of file."""
-    if File(path).suffix not in (".npz", ".safetensors", ".png"):
+    if File(path).suffix not in KINDS:
         raise OdesolveError(f"{path}: give a name that ends in .npz, .safetensors or .png")
 
 

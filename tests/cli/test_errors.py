@@ -53,7 +53,7 @@ def test_wrong_usage_exits_with_2(capsys):
     assert "usage: odesolve plan" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["profile", "sample", "loglik", "solvers", "plan"])
+@pytest.mark.parametrize("command", ["profile", "sample", "loglik", "job", "solvers", "plan"])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])

@@ -71,15 +71,15 @@ def test_an_interrupted_run_goes_on(capsys, module, data, monkeypatch):
     words = [f"{module}:factory", "--data", "x.npz", "--batch", "2", "--out", "values.npz"]
     whole = run(capsys, *words, "--json")[1]
     expected = np.load("values.npz")["nats"]
-    values, calls = loglik._values, []
+    values, calls = loglik.values, []
 
-    def interrupted(model, x, ids, given):
+    def interrupted(model, x, ids, width, options):
         calls.append(list(ids))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return values(model, x, ids, given)
+        return values(model, x, ids, width, options)
 
-    monkeypatch.setattr(loglik, "_values", interrupted)
+    monkeypatch.setattr(loglik, "values", interrupted)
     assert run(capsys, *words)[0] == 130
     assert len(np.load("values.npz")["nats"]) == 2
     code, out, _ = run(capsys, *words, "--resume", "--json")

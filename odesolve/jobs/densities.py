@@ -1,0 +1,43 @@
+"""Log-densities of a batch as columns of numbers, of continuous data or of discrete ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.likelihood.dequantise import bits_per_dim
+from odesolve.log_prob import log_prob
+from odesolve.models import Model
+
+COLUMNS = ("nats", "stderr", "nfe", "products")
+
+
+Width = tuple[int | None, float, float, int]
+
+
+def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str, Any]) -> np.ndarray:
+    """One row a sample of what ``COLUMNS`` names; ``width`` is (levels, low, high, draws), levels None of continuous data."""
+    levels, low, high, draws = width
+    options = {**options, "ids": list(ids), "progress": False}
+    if levels:
+        bits = bits_per_dim(model, x, levels=levels, low=low, high=high, draws=draws, **options)
+        scale = x.shape[1:].numel() * math.log(2.0)
+        nats, stderr = (math.log2(levels / (high - low)) - bits.value) * scale, bits.stderr * scale
+        found = bits.draws
+    else:
+        found = [log_prob(model, x, **options)]
+        nats, stderr = found[0].value, found[0].stderr
+    nfe, products = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("nfe", "products"))
+    return torch.stack([v.double().cpu() for v in (nats, stderr, nfe, products)], 1).numpy()
+
+
+def device_of(model: Model, named: torch.device | str | None = None) -> torch.device:
+    """The device that was named, by default that of the network's first parameter."""
+    if named is not None:
+        return torch.device(named)
+    parameter = next(model.net.parameters(), None) if isinstance(model.net, torch.nn.Module) else None
+    return parameter.device if parameter is not None else torch.device("cpu")

@@ -1,0 +1,89 @@
+"""Arrays as bytes, and bytes as files that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import socket
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+
+from odesolve.errors import OdesolveError
+
+Arrays = dict[str, np.ndarray]
+FORMATS = ("npz", "safetensors")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def encode(arrays: Arrays, format: str) -> bytes:
+    """The file of these arrays; equal arrays have equal files."""
+    if format == "safetensors":
+        return _safetensors().save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+    held = io.BytesIO()
+    np.savez(held, **arrays)  # type: ignore[arg-type]
+    return held.getvalue()
+
+
+def decode(body: bytes, format: str) -> Arrays:
+    """The arrays of a file."""
+    if format == "safetensors":
+        return _safetensors().load(body)
+    with np.load(io.BytesIO(body), allow_pickle=False) as found:
+        return dict(found)
+
+
+def check_format(format: str) -> None:
+    """Raise OdesolveError for an unknown format, ImportError for one whose library is missing."""
+    if format not in FORMATS:
+        raise OdesolveError(f"format={format!r}: choose from {', '.join(FORMATS)}")
+    if format == "safetensors":
+        _safetensors()
+
+
+def _safetensors() -> Any:
+    try:
+        from safetensors import numpy
+    except ImportError as e:
+        raise ImportError("format='safetensors' needs safetensors: pip install safetensors, or give 'npz'") from e
+    return numpy
+
+
+def content(body: bytes) -> str:
+    """The hash of a file's bytes: the first 16 hexadecimal digits of their SHA-256, as ``sha256sum`` prints them."""
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def write_whole(path: File, body: bytes) -> None:
+    """Write a file under another name, bring it to the disk, and only then give it its name."""
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as f:
+            f.write(body)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: File) -> None:
+    """Bring a new name to the disk, where folders can be synced."""
+    if os.name == "posix":
+        at = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(at)
+        finally:
+            os.close(at)
+
+
+def cannot_write(root: File, e: OSError, kept: str = "") -> OdesolveError:
+    """The error to raise where a folder refuses: what it holds is kept."""
+    if e.errno in FULL:
+        return OdesolveError(f"{root} has no room left ({e.strerror}){kept}: make room, then start the same job again")
+    return OdesolveError(f"{root} cannot be written ({e.strerror}){kept}: give a folder that you may write to")

@@ -1,0 +1,233 @@
+"""A job's folder: a manifest that says what the job is, and shards of its results, each whole and named by its content."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path as File
+from typing import Any
+
+import numpy as np
+
+from odesolve.errors import OdesolveError
+from odesolve.jobs.files import Arrays, cannot_write, content, decode, encode, write_whole
+from odesolve.jobs.leases import leases
+from odesolve.progress import Bar
+
+MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
+EACH = 1000  # shards in one folder
+NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.\w+")
+MOST = 10**7  # shards that a name can number; the byte after them guards the manifest
+NOTES = ("made_with",)  # of the manifest, for people: no reason to refuse
+
+
+class Job:
+    """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob`` has written so far.
+
+    ``first`` and ``n`` say which ids it is about, ``shard`` how many lie in a file, ``arrays`` what it keeps of each (name:
+    dtype, shape), ``settings`` what its results depend on. Iterating yields (ids, arrays) of all shards that are there. Raises
+    OdesolveError where there is no job, or its manifest cannot be read.
+    """
+
+    def __init__(self, root: str | File):
+        self.root = File(root)
+        try:
+            self.facts = json.loads((self.root / MANIFEST).read_text())
+            self.kind, self.first, self.n = self.facts["kind"], self.facts["first"], self.facts["n"]
+            self.shard, self.format, self.arrays = self.facts["shard"], self.facts["format"], self.facts["arrays"]
+            self.settings = self.facts["settings"]
+        except FileNotFoundError:
+            raise OdesolveError(f"{root} holds no job: give the folder that --out named") from None
+        except (NotADirectoryError, PermissionError) as e:
+            raise OdesolveError(f"{root} cannot be read ({e.strerror}): give the folder that --out named") from None
+        except (ValueError, KeyError, TypeError) as e:
+            raise OdesolveError(f"{self.root / MANIFEST} is no manifest of a job ({e!r}): give another folder") from e
+
+    @property
+    def shards(self) -> int:
+        """How many files the whole job has."""
+        return -(-self.n // self.shard)
+
+    def ids(self, k: int) -> range:
+        """The ids of shard k."""
+        start = self.first + k * self.shard
+        return range(start, min(start + self.shard, self.first + self.n))
+
+    def found(self) -> dict[int, File]:
+        """The shards that are there. Of two of one number, which only a network that is not repeatable makes, one."""
+        out: dict[int, File] = {}
+        for folder in (self.root / SHARDS).iterdir() if (self.root / SHARDS).is_dir() else ():
+            for entry in os.scandir(folder):
+                name = NAME.fullmatch(entry.name)
+                if name is not None:
+                    k = int(name[1])
+                    out[k] = min(out.get(k, File(entry.path)), File(entry.path))
+        return dict(sorted(out.items()))
+
+    def has(self, k: int) -> bool:
+        """Whether shard k is there."""
+        return bool(self._named(k))
+
+    def done(self) -> int:
+        """How many ids have their results."""
+        return sum(len(self.ids(k)) for k in self.found())
+
+    def left(self) -> list[int]:
+        """The shards that are not there."""
+        there = self.found()
+        return [k for k in range(self.shards) if k not in there]
+
+    def check(self) -> None:
+        """Raise OdesolveError if a shard has another length than it should: a look at names and sizes, not at contents."""
+        for k, path in self.found().items():
+            if k >= self.shards or path.stat().st_size != self._size(len(self.ids(k))):
+                raise self._corrupt(path)
+
+    def verify(self, progress: bool | None = None) -> list[File]:
+        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
+        moved, there = [], self.found()
+        with Bar(len(there), progress, " shards") as tick:
+            for i, (k, path) in enumerate(there.items()):
+                if k >= self.shards or content(path.read_bytes()) != _hash(path):
+                    (self.root / ASIDE).mkdir(exist_ok=True)
+                    moved.append(path.rename(self._aside(path)))
+                if tick is not None:
+                    tick(i + 1)
+        return moved
+
+    def _aside(self, path: File) -> File:
+        """A name in the folder of corrupt shards that is free."""
+        names = (f"{path.stem}.{i}{path.suffix}" for i in range(MOST))
+        return next(p for p in (self.root / ASIDE / name for name in names) if not p.exists())
+
+    def read(self, k: int) -> Arrays:
+        """The arrays of shard k, if their hash is right. Raises OdesolveError otherwise."""
+        there = self._named(k)
+        if not there:
+            raise OdesolveError(f"shard {k} of {self.root} is not there yet: start the same job again to make it")
+        body = there[0].read_bytes()
+        if content(body) != _hash(there[0]):
+            raise self._corrupt(there[0])
+        return decode(body, self.format)
+
+    def __iter__(self) -> Iterator[tuple[range, Arrays]]:
+        for k in self.found():
+            yield self.ids(k), self.read(k)
+
+    def load(self, first: int | None = None, stop: int | None = None) -> Arrays:
+        """The arrays of ids from ``first`` up to ``stop``, by default all, in order; only the shards that are needed are read."""
+        a = self.first if first is None else first
+        b = self.first + self.n if stop is None else stop
+        if not self.first <= a < b <= self.first + self.n:
+            raise OdesolveError(f"ids {a} to {b}: the job has {self.first} to {self.first + self.n}")
+        parts = []
+        for k in range((a - self.first) // self.shard, (b - 1 - self.first) // self.shard + 1):
+            start, arrays = self.ids(k)[0], self.read(k)
+            parts.append({name: v[max(0, a - start) : b - start] for name, v in arrays.items()})
+        return joined(parts)
+
+    @property
+    def hashes(self) -> list[str]:
+        """The contents of the shards that are there, in order."""
+        return [_hash(path) for path in self.found().values()]
+
+    @property
+    def digest(self) -> str:
+        """One hash of all that is there: equal for two jobs with equal results."""
+        return content("\n".join(self.hashes).encode())
+
+    def write(self, k: int, arrays: Arrays) -> None:
+        """Keep the results of shard k, unless somebody else has. Raises OdesolveError where the folder refuses."""
+        n = len(self.ids(k))
+        for name, (dtype, shape) in self.arrays.items():
+            if arrays[name].shape != (n, *shape) or arrays[name].dtype != dtype:
+                raise OdesolveError(
+                    f"{name} is {arrays[name].dtype} {arrays[name].shape}: the job keeps {dtype} {(n, *shape)}"
+                )
+        body = encode(arrays, self.format)
+        path = self._folder(k) / f"{k:07d}-{content(body)}.{self.format}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.has(k):
+                write_whole(path, body)
+        except OSError as e:
+            raise cannot_write(self.root, e, f"; it keeps {self.done()} of {self.n} results") from e
+
+    def sweep(self) -> None:
+        """Remove what processes that ended in the middle of a write have left."""
+        for part in (self.root / SHARDS).glob("*/.*.part"):
+            part.unlink(missing_ok=True)
+
+    def _folder(self, k: int) -> File:
+        return self.root / SHARDS / f"{k // EACH:04d}"
+
+    def _named(self, k: int) -> list[File]:
+        start, folder = f"{k:07d}-", self._folder(k)
+        if not folder.is_dir():
+            return []
+        return sorted(folder / name for name in os.listdir(folder) if name.startswith(start))
+
+    def _corrupt(self, path: File) -> OdesolveError:
+        return OdesolveError(
+            f"{path} is corrupt: `odesolve job {self.root} --verify` moves it aside, then the same job makes it again"
+        )
+
+    def _size(self, n: int) -> int:
+        return self._sizes[n != self.shard]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Bytes of a file, and of the last one."""
+        counts = self.shard, len(self.ids(self.shards - 1))
+        return [
+            len(encode({k: np.zeros((n, *s), d) for k, (d, s) in self.arrays.items()}, self.format)) for n in counts
+        ]
+
+    def __str__(self) -> str:
+        done = self.done()
+        state = "done" if done == self.n else f"{done} of {self.n} done"
+        return f"{self.kind} of ids {self.first} to {self.first + self.n - 1}: {state}, {len(self.found())} shards"
+
+
+def _hash(path: File) -> str:
+    return path.name.partition("-")[2].partition(".")[0]
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """Arrays one after the other."""
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def prepared(root: str | File, facts: dict[str, Any]) -> Job:
+    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it is another one's."""
+    root = File(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        strange = [p.name for p in root.iterdir() if p.name != LEASES and not p.name.startswith(f".{MANIFEST}")]
+        if strange and not (root / MANIFEST).exists():
+            raise OdesolveError(f"{root} holds {strange[0]!r} and no job: give an empty folder, or a new one")
+        with leases(root / LEASES) as lock:
+            lock.take(MOST, wait=True)
+            if not (root / MANIFEST).exists():
+                write_whole(root / MANIFEST, json.dumps(facts, indent=1).encode())
+    except OSError as e:
+        raise cannot_write(root, e) from e
+    job = Job(root)
+    _check_same(job, json.loads(json.dumps(facts)))
+    return job
+
+
+def _check_same(job: Job, facts: dict[str, Any]) -> None:
+    mine, theirs = _flat(facts), _flat(job.facts)
+    other = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k) and k.split(".")[0] not in NOTES]
+    if other:
+        told = "; ".join(f"{k} is {theirs.get(k)} there and {mine.get(k)} here" for k in other[:4])
+        raise OdesolveError(f"{job.root} holds another job ({told}): give another folder, or the same arguments")
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    settings = {f"settings.{k}": v for k, v in facts["settings"].items()}
+    return {k: v for k, v in facts.items() if k != "settings"} | settings

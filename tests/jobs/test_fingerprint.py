@@ -1,0 +1,95 @@
+"""A model's hash: the same for the same model, another for anything that changes its answers."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import odesolve as ode
+from odesolve.jobs.fingerprint import checksum, fingerprint
+
+
+class Scaled:
+    def __init__(self, by):
+        self.by, self._calls = by, 0
+
+    def __call__(self, x, t):
+        self._calls += 1
+        return self.by * x
+
+
+def closed(by):
+    return lambda x, t: x * by
+
+
+def linear(value=0.5):
+    net = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.linspace(-value, value, p.numel()).view(p.shape))
+    return net
+
+
+def unet(x, t, **cond):
+    return x
+
+
+PATH = ode.paths.VP()
+ONE, TWO = {"y": torch.ones(2)}, {"y": torch.zeros(2)}
+MODELS = [
+    lambda: ode.Model(closed(0.5), PATH, "noise"),
+    lambda: ode.Model(closed(0.25), PATH, "noise"),
+    lambda: ode.Model(closed(torch.tensor([0.5])), PATH, "noise"),
+    lambda: ode.Model(Scaled(0.5), PATH, "noise"),
+    lambda: ode.Model(Scaled(0.25), PATH, "noise"),
+    lambda: ode.Model(Scaled(0.5).__call__, PATH, "noise"),
+    lambda: ode.Model(linear(), PATH, "noise"),
+    lambda: ode.Model(linear(0.25), PATH, "noise"),
+    lambda: ode.Model(linear(), PATH, "data"),
+    lambda: ode.Model(linear(), ode.paths.VP(beta_max=10.0), "noise"),
+    lambda: ode.Model(linear(), PATH, "noise", clip=1.0),
+    lambda: ode.Model(linear(), PATH, "noise", clip=2.0),
+    lambda: ode.Model(linear(), PATH, "noise", time_scale=1000.0),
+    lambda: ode.Model(unet, PATH, "noise", cond=ONE),
+    lambda: ode.Model(unet, PATH, "noise", cond=TWO),
+    lambda: ode.Model(unet, PATH, "noise").guided(2.0, ONE, TWO),
+    lambda: ode.Model(unet, PATH, "noise").guided(3.0, ONE, TWO),
+    lambda: ode.Model(unet, PATH, "noise").guided(2.0, TWO, ONE),
+    lambda: ode.problems.digits().model(PATH),
+]
+
+
+def test_equal_models_are_equal_and_others_are_not():
+    assert [fingerprint(m()) for m in MODELS] == [fingerprint(m()) for m in MODELS]
+    for a, b in itertools.combinations(range(len(MODELS)), 2):
+        assert fingerprint(MODELS[a]()) != fingerprint(MODELS[b]()), (a, b)
+
+
+@pytest.mark.parametrize("k", [0, 3, 18])
+def test_using_a_model_does_not_change_it(k):
+    model = MODELS[k]()
+    before = fingerprint(model)
+    ode.sample(model, (2, 1, 8, 8), "ddim", 2, seed=0)
+    assert fingerprint(model) == before
+
+
+def test_it_is_the_same_in_another_process():
+    code = "import odesolve as ode; from odesolve.jobs.fingerprint import fingerprint;"
+    code += "print(fingerprint(ode.problems.digits().model(ode.paths.VP())))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == fingerprint(MODELS[18]())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+def test_checksums_see_values_and_places(dtype):
+    x = torch.arange(24).reshape(4, 6).to(dtype)
+    assert checksum(x) == checksum(x.clone())
+    assert checksum(x) == checksum(x.t().contiguous().t())
+    assert checksum(x) != checksum(x.flip(0)) or dtype is torch.bool
+    y = x.clone()
+    y[2, 3] = 0
+    assert checksum(x) != checksum(y)
+    assert checksum(torch.tensor(3).to(dtype))
+    assert checksum(x[:0]) == checksum(x[:0])
