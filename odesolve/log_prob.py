@@ -12,7 +12,7 @@ from torch import Tensor
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, fixed, nodes
+from odesolve.likelihood import along, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
@@ -23,7 +23,7 @@ from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
 
-SOLVER, ADJOINTS = "dopri5", ("backprop", "continuous", "reversible")
+SOLVER, PARALLEL, ADJOINTS = "dopri5", "picard", ("backprop", "continuous", "reversible")
 EXACT, ESTIMATED = (
     1e-3,
     1e-2,
@@ -75,7 +75,8 @@ def log_prob(
         tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2 otherwise.
         divergence: "nodes" evaluates it at quadrature nodes apart from the solve of the state (models; the default), "along"
             integrates it with the state (the default for velocities and gradients).
-        solver: an adaptive solver of ``ode.solve``, dopri5 by default; with ``steps`` a sampler of ``ode.solvers()`` for a
+        solver: an adaptive solver of ``ode.solve``, dopri5 by default; "picard" solves a model's state at all nodes at once, in
+            some ten rounds of batched calls (``likelihood.picard``); with ``steps`` a sampler of ``ode.solvers()`` for a
             model, an explicit Runge-Kutta method for a velocity.
         steps, grid: a fixed grid instead of a tolerance.
         of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for ``solver``, ``steps`` and
@@ -109,7 +110,14 @@ def log_prob(
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
-            found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, progress)
+            if solver == PARALLEL:
+                found = picard.integrate(flow, x, probes, state_tol, 0.5 * tol, progress)
+            else:
+                found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, progress)
+        elif solver == PARALLEL:
+            raise OdesolveError(
+                'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
+            )
         else:
             options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
             options = {k: v for k, v in options.items() if v is not None}
@@ -123,7 +131,8 @@ def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: trac
         first, last = found.ends
         extra["truncation"] = flow.truncation(flow.enter(x), first.slope, first.trace)
         extra["prior_mismatch"] = flow.mismatch(found.y, last.slope, last.trace)
-        found = replace(found, nfe=found.nfe + 1)
+        rounds = None if found.rounds is None else found.rounds + 1
+        found = replace(found, nfe=found.nfe + 1, rounds=rounds)
     density = flow.log_base(found.y) + flow.volume
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
@@ -140,6 +149,7 @@ def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **ex
         trace=trace,
         probes=probes.count,
         status=found.status,
+        rounds=found.rounds,
         **extra,
     )
 

@@ -22,7 +22,8 @@ class End:
 class Found:
     """An integrated flow: the last states (B, ...), the integral of the divergence for every probe (B, K), what it cost.
 
-    ``error`` (B,) is an estimate of the error that the solver made of the log-density, ``ends`` what is known at both ends.
+    ``error`` (B,) is an estimate of the error that the solver made of the log-density, ``ends`` what is known at both ends,
+    ``rounds`` how many network calls waited for one another, None where that was not counted.
     """
 
     y: Tensor
@@ -32,6 +33,7 @@ class Found:
     status: list[str]
     error: Tensor | None = None
     ends: tuple[End, End] | None = None
+    rounds: int | None = None
 
 
 def standard_error(change: Tensor, probes: Probes) -> Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.solution import Solution
 from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.found import End, Found
 from odesolve.progress import Bar
@@ -61,13 +61,47 @@ def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: floa
         dense=True,
         progress=progress,
     )
-    nodes = Nodes(flow, sol, probes, progress)
+    return along_curve(flow, sol, probes, tol, int(sol.nfe.max()), progress)
+
+
+def along_curve(
+    flow: PathFlow, sol: Curve, probes: Probes, tol: float, rounds: int, progress: bool | None, first: int = FIRST
+) -> Found:
+    """The integral of the divergence along a state that took so many rounds to solve, from ``first`` intervals on."""
+    device = sol.last.device
+    nodes = Nodes(flow, sol, probes, progress, first)
     nodes.refine(tol)
     nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
     nfe, error = sol.nfe.to(device) + nodes.count, nodes.error + nodes.defect.abs()
     return Found(
-        sol.last, nodes.change, nfe, nodes.count * probes.products, sol.status, error, (nodes.first, nodes.last)
+        sol.last,
+        nodes.change,
+        nfe,
+        nodes.count * probes.products,
+        sol.status,
+        error,
+        (nodes.first, nodes.last),
+        rounds + nodes.rounds,
     )
+
+
+class Curve(Protocol):
+    """A solved state: ``ode.Solution`` with dense output, or ``picard.Trajectory``."""
+
+    @property
+    def last(self) -> Any: ...
+    @property
+    def nfe(self) -> Tensor: ...
+    @property
+    def status(self) -> Any: ...
+    def at(self, u: Tensor, /) -> Tensor: ...
+    def slope_at(self, u: Tensor, /) -> Tensor: ...
+
+
+def in_batches(rows: int, each: int) -> list[slice]:
+    """Slices of so many rows of ``each`` numbers, as large as are evaluated at once."""
+    size = max(1, NUMBERS // max(1, each))
+    return [slice(k, k + size) for k in range(0, rows, size)]
 
 
 def left_out(values: Tensor) -> Tensor:
@@ -89,21 +123,22 @@ class Nodes:
     """The divergence at nested nodes along a solution, refined for the samples that need it.
 
     Of all samples: ``change`` (B, K) is the integral, ``error`` (B,) an estimate of what the rule errs by, ``defect`` (B,) the
-    integral of the curve's defect against the score, ``count`` (B,) the nodes; ``first`` and ``last`` hold what is known at
-    the ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows).
+    integral of the curve's defect against the score, ``count`` (B,) the nodes, ``rounds`` in how many batches; ``first`` and
+    ``last`` hold what is known at the ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and
+    ``defects`` (n + 1, n_rows).
     """
 
-    def __init__(self, flow: PathFlow, sol: Solution, probes: Probes, progress: bool | None = None):
+    def __init__(self, flow: PathFlow, sol: Curve, probes: Probes, progress: bool | None = None, first: int = FIRST):
         self.flow, self.sol, self.probes, self.progress = flow, sol, probes, progress
         batch, device = len(sol.last), sol.last.device
         wide = {"dtype": torch.float64, "device": device}
         self.change = torch.zeros(batch, probes.count, **wide)
         self.count = torch.zeros(batch, dtype=torch.int64, device=device)
         self.error, self.defect = torch.zeros(batch, **wide), torch.zeros(batch, **wide)
-        self.n, self.rows = FIRST, torch.arange(batch, device=device)
-        self.traces = torch.zeros(FIRST + 1, batch, probes.count, **wide)
-        self.defects = torch.zeros(FIRST + 1, batch, **wide)
-        self.first, self.last = self._evaluate(range(FIRST + 1))
+        self.n, self.rows, self.rounds = first, torch.arange(batch, device=device), 0
+        self.traces = torch.zeros(first + 1, batch, probes.count, **wide)
+        self.defects = torch.zeros(first + 1, batch, **wide)
+        self.first, self.last = self._evaluate(range(first + 1))
 
     def refine(self, tol: float) -> None:
         """Double the nodes of samples until the estimated error is below ``tol``."""
@@ -134,15 +169,16 @@ class Nodes:
     def _evaluate(self, at: range) -> tuple[End, End]:
         """Evaluate these nodes for ``rows``, as many at once as fit; returns what is known at the first and the last."""
         u = self.flow.start + (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[0].to(self.rows.device)
-        each = max(1, NUMBERS // max(1, self.sol.last[self.rows].numel()))
-        parts = [torch.tensor(at[k : k + each], device=self.rows.device) for k in range(0, len(at), each)]
-        ends = []
+        ends, done = [], 0
         with Bar(len(at), self.progress, "node") as tick:
-            for part in parts:
+            for some in in_batches(len(at), self.sol.last[self.rows].numel()):
+                part = torch.tensor(at[some], device=self.rows.device)
                 ends.append(self._batch(u[part], part))
+                done += len(part)
                 if tick is not None:
-                    tick(min(each * len(ends), len(at)))
+                    tick(done)
         self.count[self.rows] += len(at)
+        self.rounds += 1
         return ends[0][0], ends[-1][1]
 
     def _batch(self, u: Tensor, part: Tensor) -> tuple[End, End]:

@@ -27,6 +27,7 @@ class LogProb:
         truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data with the noise of the
             first time on them; None without a path.
         status: "ok", or why the solve of a sample stopped; a list of B.
+        rounds: network calls that waited for one another, of all samples together; None where they were not counted.
     """
 
     value: Tensor
@@ -40,6 +41,7 @@ class LogProb:
     prior_mismatch: Tensor | None = None
     truncation: Tensor | None = None
     status: list[str] = field(default_factory=list, repr=False)
+    rounds: int | None = None
 
     @property
     def ok(self) -> bool:
