@@ -102,6 +102,11 @@ def _profile_arguments(p: argparse.ArgumentParser) -> None:
         "--nfe", default="5,8,10,15,20,50", metavar="N,M", help="budgets of network evaluations (%(default)s)"
     )
     p.add_argument("--metric", default="median", choices=METRICS, help="error to rank by (default median)")
+    p.add_argument(
+        "--parallel",
+        action="store_true",
+        help="also solve the best plans many steps at once (ode.Window): does that pay?",
+    )
     p.add_argument("--top", type=int, metavar="K", help="show only the best K solvers at each budget")
     p.add_argument("--out", metavar="DIR", help="write table.csv, profile.json and plot.png into this folder")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted profile in --out")

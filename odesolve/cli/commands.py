@@ -14,6 +14,7 @@ from odesolve.cli.given import dtype, first_rank, items, model_of, path_named, w
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.planning import plan, solvers
 from odesolve.profile import parse_grid, parse_solver, pictures, plotting, profile, report
+from odesolve.run import Window
 from odesolve.sample import sample
 
 
@@ -30,6 +31,7 @@ def profile_command(given: argparse.Namespace) -> int:
         seed=given.seed,
         dtype=dtype(given),
         device=given.device,
+        executor=Window() if given.parallel else None,
         resume=saved,
     )
     if out is not None:

@@ -4,11 +4,12 @@ from odesolve.labels import parse_grid, parse_solver
 from odesolve.profile.candidates import Candidate
 from odesolve.profile.measure import profile
 from odesolve.profile.reference import Certificate, Reference, certified
-from odesolve.profile.result import Profile, Row
+from odesolve.profile.result import Parallel, Profile, Row
 
 __all__ = [
     "Candidate",
     "Certificate",
+    "Parallel",
     "Profile",
     "Reference",
     "Row",

@@ -16,6 +16,7 @@ from odesolve.errors import Diverged, OdesolveError
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
+from odesolve.profile import parallel
 from odesolve.profile import reference as references
 from odesolve.profile.candidates import Candidate, candidates, fit, numbers
 from odesolve.profile.counting import Counter, clock
@@ -44,6 +45,7 @@ def profile(
     tolerance: float = 3e-5,
     limit: int = 4096,
     timing: int = 2,
+    executor: run.Executor | None = None,
     progress: bool | None = None,
     resume: str | File | None = None,
 ) -> Profile:
@@ -64,6 +66,8 @@ def profile(
             agree.
         tolerance, limit: of the reference, see ``reference.certified``.
         timing: timed runs of which the fastest counts; 0 takes no times.
+        executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan of every budget, for one
+            sample and for all: see ``Profile.parallel`` and what ``advice`` says of it.
         progress: show a bar; by default on work longer than a second, on a terminal.
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
 
@@ -88,6 +92,8 @@ def profile(
                 out.to_json(resume)
         out.rounding = bench.rounding()
     out.rows = flagged(out)
+    if executor is not None:
+        out.parallel = parallel.measured(out, model, z, executor, "median", timing)
     if resume is not None:
         out.to_json(resume)
     return out

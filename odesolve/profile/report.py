@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from odesolve.profile import parallel
 from odesolve.profile.result import Profile, Row
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def advice(profile: Profile, metric: str = "median") -> str:
     if failed:
         names = ", ".join(sorted({f"{r.label} on {r.grid}" for r in failed})[:3])
         lines.append(f"{len(failed)} of {len(profile.rows)} runs failed ({names}{', ...' if len(failed) > 3 else ''}).")
-    return "\n".join([*lines, *_where_the_time_goes(profile), f"The {profile.certificate}."])
+    lines += [*_where_the_time_goes(profile), *parallel.advice(profile, metric)]
+    return "\n".join([*lines, f"The {profile.certificate}."])
 
 
 def _advice_for(profile: Profile, nfe: int, metric: str) -> str:

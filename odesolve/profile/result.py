@@ -76,13 +76,36 @@ class Row:
         return {"solver": self.solver, "grid": parse_grid(self.grid), "steps": self.steps, **self.options}
 
 
+@dataclass(frozen=True)
+class Parallel:
+    """A parallel executor beside the loop, on the plan of one row (``solver``, ``grid``, ``nfe``) and ``batch`` samples.
+
+    The plan takes ``calls`` evaluations, the executor ``rounds`` batches of them in turn and ``evaluations`` a sample. Seconds
+    are wall time of the fastest run, of the executor and of the loop; ``difference`` is that of the end points, relative, a
+    root mean square; ``rows`` what a call on the states of all steps costs in calls on one, over their number.
+    """
+
+    solver: str
+    grid: str
+    nfe: int
+    batch: int
+    calls: int
+    rounds: int
+    evaluations: float
+    seconds: float
+    loop_seconds: float
+    difference: float
+    rows: float
+
+
 @dataclass
 class Profile:
     """Rows of ``ode.profile``, and what they were measured on.
 
     ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the state's dtype on the
-    most accurate row (None if it was not measured), ``problem`` the path, shape, seed and machine. ``noise`` and
-    ``reference`` (tensors of shape (B, ...)) are there after a measurement, not after reading a file.
+    most accurate row (None if it was not measured), ``parallel`` a parallel executor on the best plans, ``problem`` the
+    path, shape, seed and machine. ``noise`` and ``reference`` (tensors of shape (B, ...)) are there after a
+    measurement, not after reading a file.
     """
 
     rows: list[Row]
@@ -91,6 +114,7 @@ class Profile:
     problem: dict[str, Any] = field(default_factory=dict)
     noise: Tensor | None = field(default=None, repr=False, compare=False)
     reference: Tensor | None = field(default=None, repr=False, compare=False)
+    parallel: list[Parallel] = field(default_factory=list)
 
     @property
     def budgets(self) -> list[int]:
@@ -185,7 +209,8 @@ class Profile:
         """The profile as JSON text (without tensors), also written to ``path`` if one is given."""
         body = {"version": VERSION, "problem": self.problem, "certificate": vars(self.certificate)}
         rows = [{k: _plain(v) for k, v in vars(r).items()} for r in self.rows]
-        text = json.dumps({**body, "rounding": self.rounding, "rows": rows}, indent=1, allow_nan=False)
+        body |= {"rounding": self.rounding, "parallel": [vars(p) for p in self.parallel], "rows": rows}
+        text = json.dumps(body, indent=1, allow_nan=False)
         if path is not None:
             File(path).write_text(text + "\n", encoding="utf-8")
         return text
@@ -197,7 +222,8 @@ class Profile:
         try:
             body = json.loads(text)
             rows = [Row(**{k: _number(k, v) for k, v in row.items()}) for row in body["rows"]]
-            return cls(rows, Certificate(**body["certificate"]), body["rounding"], body["problem"])
+            parallel = [Parallel(**p) for p in body.get("parallel", [])]
+            return cls(rows, Certificate(**body["certificate"]), body["rounding"], body["problem"], parallel=parallel)
         except (KeyError, TypeError, ValueError) as e:
             raise OdesolveError(f"this is not the JSON of a profile ({e!r}): give what profile.to_json() wrote") from e
 

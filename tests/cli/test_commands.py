@@ -152,3 +152,20 @@ def test_a_terminal_gets_the_columns_that_fit(capsys, module, monkeypatch, colum
     assert gone not in out.split("evaluations:")[0]
     code, out, _ = run(capsys, "solvers")
     assert "dpmpp_3m_published" in out
+
+
+def test_profile_parallel(capsys, module):
+    words = [
+        "profile",
+        f"{module}:factory",
+        "--shape",
+        "4,1,4,4",
+        "--nfe",
+        "10",
+        "--solvers",
+        "ddim",
+        "--grids",
+        "uniform",
+    ]
+    assert main([*words, "--parallel"]) == 0
+    assert "ddim on uniform, 10 calls, 4 samples: in parallel" in capsys.readouterr().out
