@@ -15,6 +15,7 @@ from odesolve.conditions import Cond, own, rows, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
+from odesolve.predictions import Coefficients, coefficients, predicted
 
 TIMES = ("t", "index", "sigma", "c_noise")
 _PLAIN = ("cond",)
@@ -97,7 +98,7 @@ class Model:
     @property
     def branches(self) -> tuple[str, ...]:
         """Everything that one evaluation inside the guidance's interval asks of the network, in order."""
-        return tuple(self._branches(True))
+        return tuple(self.mixed(True))
 
     def rows(self, index: Tensor, batch: int) -> Model:
         """The model for these samples (n,) of a batch: conditions with one value a sample are cut to theirs."""
@@ -308,6 +309,14 @@ class Model:
             )
         return out
 
+    def at(self, t: Tensor, want: str, like: Tensor) -> Coefficients:
+        """What predictions of the kind ``want`` at times (n,) take from the times, for ``predict`` on states like this one."""
+        return coefficients(self, t, want, like, self.reading.sigma_data)
+
+    def predict(self, x: Tensor, at: Coefficients) -> Tensor:
+        """The prediction at states (n, ...) by what ``at`` made of their times: for many calls on the same times."""
+        return predicted(self, x, at)
+
     def _predict(self, x: Tensor, t: float | Tensor, want: str, sigma_data: float | None = None) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
         given = torch.promote_types(t.dtype, wide) if isinstance(t, Tensor) else torch.float64
@@ -317,44 +326,13 @@ class Model:
             raise OdesolveError(
                 f"t has shape {tuple(t.shape)} for a batch of {x.shape[0]}: give a number or shape (B,)"
             )
-        reading = self.reading_for(x.dtype)
-        column = (-1, *[1] * (x.dim() - 1))
-
-        def shaped(c: Any) -> Any:
-            return c.to(x.dtype).reshape(column) if isinstance(c, Tensor) else c
-
-        x_in = (x * shaped(reading.c_in(self.path, t))).to(self.dtype or x.dtype)
-        inside = torch.as_tensor(reading.guidance.inside(t) if reading.guidance else True, device=x.device)
-        branches = self._branches(bool(inside.any()))
-        raw = [
-            r.to(x.dtype) for r in self.evaluate(x_in, x, self.network_times(t).to(self._time_dtype(x)), list(branches))
-        ]
-        output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
-        if reading.mix and "uncond" in branches:
-            output = self.functions[reading.mix](raw[0], raw[1], t)
-        if "uncond" in branches and not bool(inside.all()):
-            output = torch.where(inside.reshape(column), output, raw[0])  # samples whose time lies outside
-        gradient = raw[-1] if reading.classifier else None
         sigma_data = self.reading.sigma_data if sigma_data is None else sigma_data
-        return self._converted(x, t, output, gradient, want, shaped, sigma_data)  # type: ignore[arg-type]
+        return predicted(self, x, coefficients(self, t, want, x, sigma_data))
 
-    def _branches(self, guided: bool) -> dict[str, float]:
+    def mixed(self, guided: bool) -> dict[str, float]:
+        """The branches of an evaluation and their weights, inside the guidance's interval or outside."""
         branches = self.reading.guidance.mixed() if self.reading.guidance and guided else {"cond": 1.0}
         return {**branches, "classifier": 0.0} if self.reading.classifier else branches
-
-    def _converted(self, x, t, output, gradient, want, shaped, sigma_data) -> Tensor:
-        given = self.predicts
-        if self.reading.applies:
-            kx, kf = self.path.convert(t, given, "data", sigma_data)
-            output, given = shaped(kx) * x + shaped(kf) * output, "data"
-        if gradient is not None:
-            # score <- score + scale grad, carried to whatever the output is: linear, so exact in every prediction.
-            shift = self.reading.classifier * self.path.convert(t, "score", given, sigma_data)[1]
-            output = output + shaped(shift) * gradient
-        for name in self.reading.applies:
-            output = self.functions[name](output, t)
-        kx, kf = self.path.convert(t, given, want, sigma_data)
-        return shaped(kx) * x + shaped(kf) * output if given != want else output
 
 
 def _default_time(path: Path, predicts: str) -> str:

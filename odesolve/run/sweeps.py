@@ -57,11 +57,13 @@ class Sweeps:
         self.w = w = min(given.size or self.n, self.n)
         self.depth = rec.weights.shape[1]
         wide = {"dtype": torch.float64, "device": device}
-        tables = [rec.growth, rec.weights, rec.mix, rec.times, rec.scales, rec.streams]
+        tables = [rec.growth, rec.weights, rec.mix, rec.scales, rec.streams]
         tables.append(torch.tensor(prior_slopes(plan, rec.quantities, given.spread), dtype=torch.float64))
         # Rows beyond the last one change nothing.
         padded = [torch.cat([v, v.new_zeros(w, *v.shape[1:])]).to(device, non_blocking=True) for v in tables]
-        self.growth, self.weights, self.mix, self.times, self.scales, self.streams, self.prior = padded
+        self.growth, self.weights, self.mix, self.scales, self.streams, self.prior = padded
+        times = rec.times.to(device, non_blocking=True)
+        self.told = {kind: model.at(times, kind, x) for kind in sorted(set(rec.quantities))}
         self.plain = not bool((rec.mix != torch.tensor([0.0, 1.0])).any())
         self.stochastic = bool((rec.scales != 0).any())
         self.slot = torch.arange(w, device=device)[:, None]
@@ -167,17 +169,15 @@ class Sweeps:
 
     def _answers(self, x: Tensor, call: Tensor, b: Tensor) -> Tensor:
         """What the plan keeps of the network's answers (R, ...) at states x of these calls and samples (R,)."""
-        model, t = self.model.rows(b, self.batch), self.times[call]
-        kinds = set(self.rec.quantities)
-        if len(kinds) == 1:
-            (kind,) = kinds
-            out = getattr(model, kind)(x, t)
+        if len(self.told) == 1:
+            (told,) = self.told.values()
+            out = self.model.rows(b, self.batch).predict(x, told[call])
         else:
             out = torch.empty_like(x)
-            for kind in sorted(kinds):
+            for kind, told in self.told.items():
                 here = torch.tensor([q == kind for q in self.rec.quantities], device=x.device)[call].nonzero().flatten()
                 if len(here):
-                    out[here] = getattr(self.model.rows(b[here], self.batch), kind)(x[here], t[here])
+                    out[here] = self.model.rows(b[here], self.batch).predict(x[here], told[call[here]])
         if not self.plain:
             combine([out], [x, out], self.mix[call][:, None], [-1])
         return out

@@ -1,0 +1,95 @@
+"""From what a network says at states and times to the prediction that is asked for: numbers that depend on the times alone, and
+the few operations on tensors that are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from odesolve.models import Model
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """All that a model's prediction of one kind takes from n times, each (n,) in the state's dtype; ``[index]`` cuts to some.
+
+    ``t`` are the path's times, ``network`` those that the network gets, ``scale`` is the factor to its input, ``inside`` whether
+    a time is guided, ``data`` and ``out`` are factors of state and output for the data prediction, where something is done to it,
+    and for the one that is asked for; ``shift`` is that of a classifier's gradient.
+    """
+
+    t: Tensor
+    network: Tensor
+    scale: Tensor | None = None
+    inside: Tensor | None = None
+    data: Pair | None = None
+    shift: Tensor | None = None
+    out: Pair | None = None
+
+    def __getitem__(self, index: Tensor) -> Coefficients:
+        held = (getattr(self, f.name) for f in fields(self))
+        return Coefficients(*(_cut(v, index) for v in held))  # type: ignore[arg-type]
+
+
+def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
+    if isinstance(value, tuple):
+        return value[0][index], value[1][index]
+    return None if value is None else value[index]
+
+
+def coefficients(model: Model, t: Tensor, want: str, like: Tensor, sigma_data: float) -> Coefficients:
+    """Those of a model at times (n,) for states like this one; ``want`` is one of ``paths.PREDICTIONS``."""
+    path, reading, given = model.path, model.reading, model.predicts
+
+    def held(c: object) -> Tensor:
+        return torch.as_tensor(c, device=like.device).to(like.dtype).expand(len(t))
+
+    def pair(t: Tensor, a: str, b: str) -> Pair:
+        kx, kf = path.convert(t, a, b, sigma_data)
+        return held(kx), held(kf)
+
+    data = pair(t, given, "data") if reading.applies else None
+    given = "data" if reading.applies else given
+    # score <- score + scale grad, carried to whatever the output is: linear, so exact in every prediction.
+    shift = held(reading.classifier * path.convert(t, "score", given, sigma_data)[1]) if reading.classifier else None
+    return Coefficients(
+        t=t,
+        network=model.network_times(t).to(torch.promote_types(model.dtype or like.dtype, torch.float32)),
+        scale=None if reading.input_scale is None else held(reading.c_in(path, t)),
+        inside=torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
+        if reading.guidance
+        else None,
+        data=data,
+        shift=shift,
+        out=pair(t, given, want) if given != want else None,
+    )
+
+
+def predicted(model: Model, x: Tensor, at: Coefficients) -> Tensor:
+    """The prediction (n, ...) of a model at states x (n, ...), by coefficients for their times."""
+    column = (-1, *[1] * (x.dim() - 1))
+    x_in = (x if at.scale is None else x * at.scale.view(column)).to(model.dtype or x.dtype)
+    guided = at.inside is None or bool(at.inside.any())
+    branches = model.mixed(guided)
+    raw = [r.to(x.dtype) for r in model.evaluate(x_in, x, at.network, list(branches))]
+    output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
+    if model.reading.mix and "uncond" in branches:
+        output = model.functions[model.reading.mix](raw[0], raw[1], at.t)
+    if at.inside is not None and "uncond" in branches and not bool(at.inside.all()):
+        output = torch.where(at.inside.view(column), output, raw[0])  # samples whose time lies outside
+    assert isinstance(output, Tensor)
+    if at.data is not None:
+        output = at.data[0].view(column) * x + at.data[1].view(column) * output
+    if at.shift is not None:
+        output = output + at.shift.view(column) * raw[-1]
+    for name in model.reading.applies:
+        output = model.functions[name](output, at.t)
+    if at.out is None:
+        return output
+    return at.out[0].view(column) * x + at.out[1].view(column) * output
