@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combined, inner
 from odesolve.lower import Call, Program
 from odesolve.run.advance import accept, begin, proceed
+from odesolve.run.rows import Request, alike, answered, squares
 
 
 class Settings(Protocol):
@@ -84,31 +85,22 @@ class Replay:
 
     def _evaluate(self) -> None:
         """Call the network wherever the state is not the one it was called with, all calls of one kind in one batch."""
-        kinds: dict[tuple[str, ...], list[tuple[Visit, int, Tensor]]] = {}
-        first = self.rounds == 0
+        wanted: list[tuple[Visit, Tensor]] = []
+        requests, first = [], self.rounds == 0
         for k in self.window:
             visit = self.visits[k]
             rows = (~visit.settled).nonzero().flatten()
             # Before anything is known every later state is the start's guess of itself: only the first call is worth its price.
             if len(rows) and (k == self.origin or not first):
-                kinds.setdefault(visit.call.branches, []).append((visit, k, rows.to(self._device(visit))))
-        for branches, wanted in kinds.items():
-            self._batch(branches, wanted)
-
-    def _device(self, visit: Visit) -> torch.device:
-        assert visit.state is not None
-        return visit.state.device
-
-    def _batch(self, branches: tuple[str, ...], wanted: list[tuple[Visit, int, Tensor]]) -> None:
-        rows = torch.cat([r for _, _, r in wanted])
-        inputs = torch.cat([v.input[r] for v, _, r in wanted])  # type: ignore[index]
-        states = torch.cat([v.state[r] for v, _, r in wanted])  # type: ignore[index]
-        times = torch.cat([self.times[k][r] for _, k, r in wanted])
-        outputs = self.model.rows(rows, self.batch).evaluate(inputs, states, times, branches)
-        sizes = [len(r) for _, _, r in wanted]
-        for (visit, _, r), *parts in zip(wanted, *(o.split(sizes) for o in outputs), strict=True):
-            self._learn(visit, r, parts)
-            self.evaluations[r.cpu()] += 1
+                state, given = visit.state, visit.input
+                assert state is not None
+                assert given is not None
+                rows = rows.to(state.device)
+                wanted.append((visit, rows))
+                requests.append(Request(visit.call.branches, rows, given[rows], state[rows], self.times[k][rows]))
+        for (visit, rows), outputs in zip(wanted, answered(self.model, self.batch, requests), strict=True):
+            self._learn(visit, rows, outputs)
+            self.evaluations[rows.cpu()] += 1
 
     def _learn(self, visit: Visit, rows: Tensor, outputs: list[Tensor]) -> None:
         state = visit.state
@@ -173,13 +165,9 @@ class Replay:
         x, at = visit.state, visit.at
         assert x is not None
         if self.given.exact:
-            same = ((x == at) | (x.isnan() & at.isnan())).flatten(1).all(1)
+            same = alike(x, at)
         else:
-            size = torch.empty(self.batch, dtype=torch.float64, device=x.device)
-            moved = torch.empty_like(size)
-            dx = x - at
-            inner(moved, dx, dx)
-            inner(size, x, x)
+            moved, size = squares(x, at)
             same = (moved <= self.given.tolerance**2 * size) | ~torch.isfinite(moved)
         return visit.known & same.cpu()
 

@@ -18,6 +18,7 @@ from tests.run.rational import PATH, model, noise
 
 WORLDS = (2, 3)
 IDS = [7, 2, 40, 5, 11]
+EXECUTORS = [lambda: ode.Window(exact=True), ode.Window, ode.Parareal]
 SHIFT = torch.linspace(-0.3, 0.3, 5, dtype=torch.float64)
 
 
@@ -57,8 +58,8 @@ def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("exact", [True, False])
-def test_windows_spread_over_ranks(world, exact, tmp_path):
+@pytest.mark.parametrize("made", EXECUTORS, ids=["window, exact", "window", "parareal"])
+def test_windows_spread_over_ranks(world, made, tmp_path):
     """All along "time": every rank has the whole batch and evaluates its share of every round, with one all-gather."""
     cases = [("ddim", conditioned()), ("dpmpp_2m", guided()), ("dpmpp_2m_sde", guided()), ("heun", model())]
 
@@ -67,7 +68,7 @@ def test_windows_spread_over_ranks(world, exact, tmp_path):
         gather = dist.all_gather
         dist.all_gather = lambda *a, **k: (gathers.append(1), gather(*a, **k))[1]
         for solver, whose in cases:
-            window = ode.Window(exact=exact)
+            window = made()
             gathers.clear()
             x = ode.distributed.sample(whose, noise(), solver, 12, mesh=mesh, seed=3, executor=window)
             out.append((as_lists(x), len(gathers), window.report.rounds))
@@ -75,7 +76,7 @@ def test_windows_spread_over_ranks(world, exact, tmp_path):
 
     found = on_ranks(check, world, tmp_path)
     for k, (solver, whose) in enumerate(cases):
-        window = ode.Window(exact=exact)
+        window = made()
         alone = ode.sample(whose, noise(), solver, 12, seed=3, executor=window)
         for ranks in found:
             x, gathers, rounds = ranks[k]

@@ -1,0 +1,285 @@
+"""Parareal on a program cut into blocks of steps: fine solves of all blocks side by side, a coarse one to join them.
+
+Lions, Maday and Turinici 2001; of diffusion models Selvam et al. 2024 (SRDS), whose pipeline this is: a block is solved
+again as soon as its new start is known, while the sweep that found it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.dispatch import combined
+from odesolve.run.lane import Lane
+from odesolve.run.part import Part
+from odesolve.run.rows import alike, answered, squares
+
+Slots = dict[int, Tensor]
+CLOSE = 0.01  # of the tolerance
+
+
+class Visit:
+    """A boundary in one iteration: ``slots`` as all samples come to it, ``final`` (B,) where they are the loop's.
+
+    The block behind makes ``coarse`` of them; ``fine`` and ``base`` are what fine and coarse solver made of the slots ``at``
+    which each sample was last solved. ``far`` (B,) are the samples that are solved again, ``before`` is the iteration before.
+    """
+
+    def __init__(self, slots: Slots, final: Tensor, far: Tensor, before: Visit | None):
+        self.slots, self.final, self.far, self.before = slots, final, far, before
+        self.at = slots if before is None else _where(far, slots, before.at)
+        self.coarse: Slots = {} if before is None else before.coarse
+        self.fine: Slots | None = None
+        self.base: Slots | None = None
+
+    def solved(self, fine: Slots, rows: Tensor) -> None:
+        """Told what the fine solver made of the samples ``rows``."""
+        self.fine = _spread(None if self.before is None else self.before.fine, fine, rows, len(self.far))
+        self._release()
+
+    def guessed(self, coarse: Slots, rows: Tensor) -> None:
+        """Told what the coarse solver made of the samples ``rows``, in these slots."""
+        self.coarse = {**self.coarse, **_spread(self.coarse or None, coarse, rows, len(self.far))}
+
+    def settle(self) -> None:
+        """Told that ``coarse`` is complete."""
+        before = self.before
+        self.base = self.coarse if before is None else _where(self.far, self.coarse, before.base or {})
+        self._release()
+
+    def _release(self) -> None:
+        if self.fine is not None and self.base is not None:
+            self.before = None
+
+
+class Blocks:
+    """A solve of B samples by P blocks. What comes to boundary n in iteration k, slot by slot, is
+
+    U[k, n] = F(U[k-1, n-1]) + (G(U[k, n-1]) - G(U[k-1, n-1])),
+
+    bitwise F's where its last two are the same. Without a coarse part G goes through the plan's own rows, the prediction of
+    the data held from the block's first call on: of DDIM that is one step, of any plan it has its history and its noise. With
+    one it does that only for values beside the state. The first call of a block serves both F and G.
+    """
+
+    def __init__(self, fine: Part, coarse: Part | None, model: Any, tolerance: float, exact: bool):
+        self.fine, self.coarse, self.model, self.tolerance, self.exact = fine, coarse, model, tolerance, exact
+        self.start = {s: v for s, v in enumerate(fine.cursor.slots) if v is not None}
+        self.result = self.start[fine.states[0]]
+        self.batch = len(self.result)
+        self.visits: dict[tuple[int, int], Visit] = {}
+        self.lanes: list[tuple[Lane, Visit, int]] = []
+        self.next = [1]  # the boundary that each iteration's sweep comes to next
+        self.rounds = 0
+        self.evaluations = torch.zeros(self.batch, dtype=torch.int64)
+        self.sample_rounds, self.iterations = torch.zeros_like(self.evaluations), torch.zeros_like(self.evaluations)
+        self.open = torch.ones(self.batch, dtype=torch.bool)
+        self.difference = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64, device=self.result.device)
+
+    def run(self, tick: Callable[[int], None] | None) -> Tensor:
+        """Rounds until every sample is done."""
+        self._enter(0, 0, self.start, torch.ones_like(self.open))
+        while bool(self.open.any()):
+            self._round()
+            self._arrive(tick)
+        return self.result
+
+    def _round(self) -> None:
+        """One batch of calls, the pending one of every lane. A lane without samples takes its time all the same, so that no
+        sample's schedule depends on its mates."""
+        lanes, self.lanes = self.lanes, []
+        asked = [lane.request(self.open) for lane, _, _ in lanes]
+        found = iter(answered(self.model, self.batch, [a for a in asked if a is not None]))
+        seen = torch.zeros_like(self.open)
+        for (lane, visit, n), ask in zip(lanes, asked, strict=True):
+            outputs = None
+            if ask is not None:
+                outputs = next(found)
+                self.evaluations[lane.rows] += 1
+                seen[lane.rows] = True
+            if lane.cursor is self.fine.cursor and not lane.made:
+                outputs = self._headed(lane, visit, n, outputs)
+            self._go_on(lane, visit, n, outputs)
+        self.sample_rounds += seen
+        self.rounds += bool(seen.any())
+
+    def _headed(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> list[Tensor] | None:
+        """The first call of a block has been answered: the coarse solve, and a lane for those alone that are solved again."""
+        if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
+            visit.guessed(self._leaving(lane.held(outputs, self.model), n), lane.rows)
+        if self.coarse is None:
+            visit.settle()
+        elif self._shared(n):
+            self._go_on(self._beside(lane.rows, visit, n), visit, n, outputs)
+        kept = visit.far[lane.rows]
+        lane.keep(kept)
+        return None if outputs is None else [o[kept.to(o.device)] for o in outputs]
+
+    def _go_on(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> None:
+        """Take a lane past its call; at the end of block n its visit is told."""
+        lane.answer(outputs, self.model.functions)
+        if not lane.done:
+            self.lanes.append((lane, visit, n))
+        elif lane.cursor is self.fine.cursor:
+            visit.solved(self._leaving(lane, n), lane.rows)
+        else:
+            assert self.coarse is not None
+            if len(lane.rows):
+                visit.guessed({self.fine.states[n + 1]: lane.alive[self.coarse.states[n + 1]]}, lane.rows)
+            visit.settle()
+
+    def _leaving(self, lane: Lane, n: int) -> Slots:
+        alive = lane.alive
+        return alive if n + 1 < self.fine.blocks or not len(lane.rows) else {k: alive[k] for k in self.fine.states[-1:]}
+
+    def _shared(self, n: int) -> bool:
+        """Whether the first call of block n is the coarse part's, too."""
+        assert self.coarse is not None
+        mine, other = self.fine.call(n), self.coarse.call(n)
+        return mine.t == other.t and mine.branches == other.branches
+
+    def _beside(self, rows: Tensor, visit: Visit, n: int) -> Lane:
+        """The coarse part's way through block n, from a visit's states."""
+        assert self.coarse is not None
+        state, part, call = visit.slots[self.fine.states[n]], self.coarse, self.coarse.call(n)
+        slots: list[Tensor | None] = [None] * part.cursor.program.slots
+        slots[call.state] = state = state[rows.to(state.device)]
+        if call.input != call.state:
+            slots[call.input] = self._scaled(state, call.t)
+        return Lane(part.cursor, part.times, part.calls[n], rows, slots)
+
+    def _scaled(self, state: Tensor, t: float) -> Tensor:
+        """What the network is given for states at time t."""
+        c_in = float(self.model.reading_for(state.dtype).c_in(self.model.path, t))
+        weights = torch.tensor([[c_in]], dtype=torch.float64, device=state.device)
+        return combined([state], weights, [-1], dtypes=[self.fine.cursor.dtypes[1]])[0]
+
+    def _arrive(self, tick: Callable[[int], None] | None) -> None:
+        """Every sweep goes on as far as what it needs is known; the next one begins where the blocks are not final yet."""
+        k = 0
+        while k <= self.fine.blocks and bool(self.open.any()):
+            if k == len(self.next):
+                if not self._ready(k, k):
+                    return
+                self.next.append(k)
+            while self._ready(k, self.next[k]) and bool(self.open.any()):
+                self.next[k] += 1
+                self._join(k, self.next[k] - 1, tick)
+            k += 1
+
+    def _ready(self, k: int, n: int) -> bool:
+        below = self.visits.get((k - 1, n - 1))
+        left = below if n == k else self.visits.get((k, n - 1))
+        solved = k == 0 or (below is not None and below.fine is not None)
+        return n <= self.fine.blocks and solved and left is not None and left.base is not None
+
+    def _join(self, k: int, n: int, tick: Callable[[int], None] | None) -> None:
+        """Bring iteration k to boundary n."""
+        below = self.visits.pop((k - 1, n - 1), None)
+        left = self.visits.get((k, n - 1)) or below
+        assert left is not None
+        if below is None:
+            slots, final = self._first(left, n), torch.zeros_like(self.open)
+        else:
+            assert below.fine is not None
+            same = torch.ones_like(self.open)
+            for s, v in left.slots.items():
+                same &= alike(v, below.at[s]).cpu()
+            final, rows = left.final & same, (self.open & ~same).nonzero().flatten()
+            slots = self._corrected(left, below, n, rows) if len(rows) else below.fine
+        if n < self.fine.blocks:
+            self._enter(k, n, slots, final)
+        else:
+            self._finish(k, slots[self.fine.states[n]], final, tick)
+
+    def _first(self, left: Visit, n: int) -> Slots:
+        """The slots of the first sweep: the coarse solver's."""
+        state, given = self.fine.states[n], self.fine.inputs[n]
+        if self.coarse is None or state == given:
+            return left.coarse
+        return {**left.coarse, given: self._scaled(left.coarse[state], self.fine.call(n).t)}
+
+    def _corrected(self, left: Visit, below: Visit, n: int, rows: Tensor) -> Slots:
+        """The fine solver's slots, corrected for these samples by what the coarse one sees of their moves."""
+        assert below.fine is not None
+        assert below.base is not None
+        state, given = self.fine.states[n], self.fine.inputs[n]
+        rows = rows.to(self.result.device)
+        out = {s: v.clone() for s, v in below.fine.items()}
+        for s in out.keys() - ({given} - {state}):
+            parts = [out[s][rows], left.coarse[s][rows], below.base[s][rows]]
+            out[s][rows] = combined(parts, self.difference, [0])[0]
+        if given != state:
+            out[given][rows] = self._scaled(out[state][rows], self.fine.call(n).t)
+        return out
+
+    def _enter(self, k: int, n: int, slots: Slots, final: Tensor) -> None:
+        """Begin block n of iteration k, for the samples that come to it otherwise than in the iteration before."""
+        before = self.visits.get((k - 1, n))
+        moved = far = self.open.clone()
+        if before is not None:
+            state = self.fine.states[n]
+            same = torch.ones_like(moved)
+            for s, v in slots.items():
+                same &= alike(v, before.slots[s]).cpu()
+            moved = moved & ~same
+            # By now the loop's own values have come here: solved from them, a bad coarse solver costs no accuracy.
+            tolerance = self.tolerance * (CLOSE if n == k else 1.0)
+            far = moved if self.exact else moved & ~_near(slots[state], before.at[state], tolerance)
+        visit = self.visits[k, n] = Visit(slots, final, far, before)
+        rows = moved.nonzero().flatten()
+        on = rows.to(self.result.device)
+        entered: list[Tensor | None] = [None] * self.fine.cursor.program.slots
+        for s, v in slots.items():
+            entered[s] = v[on]
+        self.lanes.append((Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered), visit, n))
+        if self.coarse is not None and not self._shared(n):
+            self.lanes.append((self._beside(rows, visit, n), visit, n))
+
+    def _finish(self, k: int, x: Tensor, final: Tensor, tick: Callable[[int], None] | None) -> None:
+        """Iteration k has a result: the samples that it did not change are done, and all after as many as there are blocks."""
+        done = (
+            torch.zeros_like(self.open)
+            if k == 0
+            else final
+            if self.exact
+            else final | _near(x, self.result, self.tolerance)
+        )
+        done = self.open & (done | (k == self.fine.blocks))
+        rows = self.open.nonzero().flatten().to(x.device)
+        self.result = self.result.clone()
+        self.result[rows] = x[rows]
+        self.iterations[done] = k
+        self.open &= ~done
+        if tick is not None and k:
+            calls = self.fine.calls if not bool(self.open.any()) else self.fine.calls[:k]
+            tick(sum(map(len, calls)) - 1)
+
+
+def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:
+    """Whether each sample's state is the other, relative to its root mean square; never where it has left the numbers."""
+    moved, size = squares(x, at)
+    return ((moved <= tolerance**2 * size) & torch.isfinite(size)).cpu()
+
+
+def _where(mask: Tensor, yes: Slots, no: Slots) -> Slots:
+    """Slot by slot the one or the other, for each sample."""
+    if bool(mask.all()):
+        return yes
+    return {s: torch.where(mask.to(v.device).view(-1, *[1] * (v.dim() - 1)), v, no[s]) for s, v in yes.items()}
+
+
+def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
+    """The values of some samples among those of all."""
+    if len(rows) == batch:
+        return new
+    if not len(rows):
+        return old or {}
+    out = {}
+    for s, v in new.items():
+        out[s] = v.new_zeros((batch, *v.shape[1:])) if old is None or s not in old else old[s].clone()
+        out[s][rows.to(v.device)] = v
+    return out

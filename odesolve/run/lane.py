@@ -1,0 +1,135 @@
+"""Some samples on their way through a part of a program, from call to call; and the same way with the network held."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.dispatch import combined
+from odesolve.lower import Call
+from odesolve.run.advance import Cursor, Functions, accept, proceed
+from odesolve.run.rows import Request
+
+
+class Lane:
+    """The samples ``rows`` (n,) of a batch in the part of ``cursor.program`` whose calls are at the positions ``calls``.
+
+    ``slots`` hold a row for each of them, of ``cursor`` only what does not change in a solve is read; ``times`` are the
+    network's, (B,) a call.
+    """
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        times: Sequence[Tensor],
+        calls: Sequence[int],
+        rows: Tensor,
+        slots: list[Tensor | None],
+    ):
+        self.cursor, self.times, self.calls, self.rows, self.slots = cursor, times, calls, rows, slots
+        self.made = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the part has no more calls."""
+        return self.made == len(self.calls)
+
+    @property
+    def call(self) -> Call:
+        """The pending call."""
+        op = self.cursor.program.ops[self.calls[self.made]]
+        assert isinstance(op, Call)
+        return op
+
+    @property
+    def state(self) -> Tensor:
+        """The state of the pending call."""
+        state = self.slots[self.call.state]
+        assert state is not None
+        return state
+
+    @property
+    def alive(self) -> dict[int, Tensor]:
+        """The slots that hold a value."""
+        return {s: v for s, v in enumerate(self.slots) if v is not None}
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with some of the samples, ``kept`` (n,)."""
+        if not bool(kept.all()):
+            self.rows = self.rows[kept]
+            self.slots = [None if s is None else s[kept.to(s.device)] for s in self.slots]
+
+    def request(self, under_way: Tensor) -> Request | None:
+        """What the pending call asks, for those samples that are ``under_way`` (B,)."""
+        self.keep(under_way[self.rows])
+        if not len(self.rows):
+            return None
+        call, state = self.call, self.state
+        rows, given = self.rows.to(state.device), self.slots[self.call.input]
+        assert given is not None
+        return Request(call.branches, rows, given, state, self.times[call.index][rows])
+
+    def answer(self, outputs: Sequence[Tensor] | None, functions: Functions) -> None:
+        """Go to the next call with what the network said to this one, or past it where no sample is left."""
+        position = self.calls[self.made]
+        self.made += 1
+        if outputs is None or not len(self.rows):
+            return
+        keys = self.cursor.keys
+        cursor = replace(self.cursor, keys=None if keys is None else keys[self.rows.to(keys.device)])
+        accept(cursor.program, position, self.slots, outputs, None)
+        proceed(cursor, position + 1, self.slots, functions, None)
+
+    def held(self, outputs: Sequence[Tensor], model: Any) -> Lane:
+        """The same samples at the end of the part, had the network gone on to predict the data that it predicts here."""
+        out = Lane(self.cursor, self.times, self.calls, self.rows, list(self.slots))
+        out.made = self.made
+        network = Held(model, self.call, self.state, outputs)
+        out.answer(outputs, model.functions)
+        while not out.done:
+            out.answer(network.at(out.call, out.state), model.functions)
+        return out
+
+
+class Held:
+    """A network that has been asked once, and from there on predicts the same data, whatever it predicts them by."""
+
+    def __init__(self, model: Any, call: Call, state: Tensor, outputs: Sequence[Tensor]):
+        self.model = model
+        self.raw = dict(zip(call.branches, outputs, strict=True))
+        self.data: dict[str, Tensor] = {}
+        weights = self._weights(call.t, model.reading.prediction, "data")
+        if weights is not None:
+            self.data = {b: _mixed(state, f, weights, state.dtype) for b, f in self.raw.items() if b in _PREDICTIONS}
+
+    def at(self, call: Call, state: Tensor) -> list[Tensor]:
+        """Its answer to a later call, one tensor a branch; where the data do not determine it, what it said first."""
+        weights = self._weights(call.t, "data", self.model.reading.prediction)
+        out = []
+        for branch in call.branches:
+            name = branch if branch in self.raw else "cond"  # guidance begins or ends in between
+            raw = self.raw[name]
+            if weights is not None and name in self.data:
+                raw = _mixed(state, self.data[name], weights, raw.dtype)
+            out.append(raw)
+        return out
+
+    def _weights(self, t: float, given: str, wanted: str) -> tuple[float, float] | None:
+        """Of the state and of what is given; None where nothing is to be converted, or cannot be."""
+        if given == wanted:
+            return None
+        kx, kf = (float(k) for k in self.model.path.convert(t, given, wanted, self.model.reading.sigma_data))
+        return (kx, kf) if math.isfinite(kx) and math.isfinite(kf) else None
+
+
+_PREDICTIONS = ("cond", "uncond")  # branches that say what the network predicts, and no gradient or variance
+
+
+def _mixed(state: Tensor, other: Tensor, weights: tuple[float, float], dtype: torch.dtype) -> Tensor:
+    table = torch.tensor([weights], dtype=torch.float64, device=state.device)
+    return combined([state, other], table, [-1], dtypes=[dtype])[0]

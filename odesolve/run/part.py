@@ -1,0 +1,65 @@
+"""A program cut into blocks of steps: where each begins, and what is carried over its boundaries."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from odesolve.lower import Block, Call, Program, Transform
+from odesolve.run.advance import Cursor, begin
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program cut into P blocks: ``calls`` the positions of each one's calls. At the P + 1 boundaries, the result the last,
+    ``states`` are the slots of the state, ``inputs`` those of what the network is given there, ``kept`` all others alive."""
+
+    cursor: Cursor
+    times: Sequence[Tensor]
+    calls: list[list[int]]
+    states: list[int]
+    inputs: list[int]
+    kept: list[set[int]]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks P."""
+        return len(self.calls)
+
+    def call(self, n: int) -> Call:
+        """The first call of block n."""
+        op = self.cursor.program.ops[self.calls[n][0]]
+        assert isinstance(op, Call)
+        return op
+
+
+def part(program: Program, first: Sequence[int], x: Tensor, keys: Tensor | None, model: Any) -> Part:
+    """A program cut before its calls ``first`` (P,), begun at x."""
+    cursor = begin(program, x, model.dtype, model.functions, keys=keys)
+    positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
+    calls = [positions[a:b] for a, b in itertools.pairwise([*first, len(positions)])]
+    heads: list[Call] = [program.ops[c[0]] for c in calls]  # type: ignore[misc]
+    states, inputs = [h.state for h in heads], [h.input for h in heads]
+    result, kept = program.result, carried(program, first)
+    times = model.times_for(program.times, x)
+    return Part(cursor, times, calls, [*states, result], [*inputs, result], [*kept, set()])
+
+
+def carried(program: Program, calls: Sequence[int]) -> list[set[int]]:
+    """The slots that are alive before each of these calls, without those that the call reads."""
+    alive, before = {program.start}, []
+    for op, frees in zip(program.ops, program.frees, strict=True):
+        if isinstance(op, Call):
+            before.append(alive - {op.state, op.input})
+        alive = (alive | _written(op)).difference(frees)
+    return [before[c] for c in calls]
+
+
+def _written(op: Call | Block | Transform) -> set[int]:
+    if isinstance(op, Transform):
+        return {op.output}
+    return set(op.outputs if isinstance(op, Call) else op.outs)
