@@ -107,6 +107,10 @@ class Model:
         out._uncond = None if self._uncond is None else rows(self._uncond, index, batch)
         return out
 
+    def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
+        """``call(*rows)``, whose answers hold a row for each of the rows: for models whose rows are spread over ranks."""
+        return list(call(*rows))
+
     def settled(self) -> Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them where they are."""
         out = copy.copy(self)

@@ -143,14 +143,21 @@ def log_prob(
 ) -> LogProb:
     """``ode.log_prob`` of a batch over the ranks of a mesh: each solves for its part, in as many steps as that takes.
 
-    Arguments as for ``ode.log_prob`` and ``sample`` above; tensors in ``args`` with one value a sample are cut. No rank waits for
-    another inside a solve. Not differentiable.
+    Arguments as for ``ode.log_prob`` and ``sample`` above; tensors in ``args`` with one value a sample are cut. No rank along
+    "data" waits for another inside a solve; those along "time" share the network's rows and the divergences at nodes, which
+    pays with ``solver="picard"``. Not differentiable.
     """
     if options.get("adjoint") is not None or options.get("of", "flow") != "flow":
         raise OdesolveError(
             'gradients and of="plan" are not spread over ranks: call ode.log_prob on every rank\'s own data'
         )
     part = Part(mesh, model, len(x), seed, ids)
+    along = options.get("divergence") == "along" or not isinstance(model, Model)
+    if part.time.size() > 1 and (along or options.keys() & {"steps", "plan"}):
+        raise OdesolveError(
+            'ranks along "time" share the evaluations at nodes, of a model and without steps=, plan= and divergence="along": '
+            "give mesh(time=1)"
+        )
     rows, own, solved = part.rows, part.ids, part.model
     if part.empty:  # one sample that nobody gets, so that the answer has its form
         rows = own = torch.zeros(1, dtype=torch.int64)

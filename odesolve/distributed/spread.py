@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,32 +10,54 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odesolve.distributed.ranks import cut, together
+from odesolve.errors import OdesolveError
 from odesolve.models import Model
 
 
 class Spread(Model):
     """The same model, its network called on a part of the rows by every rank of ``group``, and all answers given to all.
 
-    Every rank makes the same calls: what decides on them is computed from gathered values on every rank, the same way.
+    Every rank makes the same calls: what decides on them is computed from gathered values on every rank, the same way. Within
+    ``shared``, which cuts the rows of more than a network call, the network is called on all that it is given.
     """
 
     def __init__(self, model: Model, group: Any):
         self.__dict__.update(model.__dict__)
-        self.group = group
+        self.group, self.within = group, [False]  # one list for all copies
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
-        """As ``Model.evaluate``, of rows on any number of ranks; not differentiable."""
-        n, ranks = len(x_in), dist.get_world_size(self.group)
-        if ranks == 1 or n == 0:
+        """As ``Model.evaluate``, of rows on any number of ranks. Raises OdesolveError where gradients are to be recorded."""
+        if self.within[0]:
             return Model.evaluate(self, x_in, state, t, branches)
+        if torch.is_grad_enabled() and x_in.requires_grad:
+            raise OdesolveError(
+                "a network whose rows are spread over ranks has no gradients: give the model itself, or time=1"
+            )
+        n = len(x_in)
+
+        def own(x_in: Tensor, state: Tensor, t: Tensor, rows: Tensor) -> list[Tensor]:
+            return Model.evaluate(self.rows(rows, n), x_in, state, t, branches)
+
+        return self._cut(own, (x_in, state, t, torch.arange(n, device=x_in.device)))
+
+    def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
+        """As ``Model.shared``: every rank makes the call for its share of the rows, and all get all answers."""
+        self.within[0] = True
+        try:
+            return self._cut(call, rows)
+        finally:
+            self.within[0] = False
+
+    def _cut(self, call: Callable[..., Sequence[Tensor]], whole: Sequence[Tensor]) -> list[Tensor]:
+        n, ranks = len(whole[0]), dist.get_world_size(self.group)
+        if ranks == 1 or n == 0:
+            return list(call(*whole))
         sizes, rank = cut(n, ranks), dist.get_rank(self.group)
         first = sum(sizes[:rank])
         # A rank without rows asks for the first one all the same: it has to know what an answer looks like.
-        rows = torch.arange(first, first + sizes[rank]) if sizes[rank] else torch.zeros(1, dtype=torch.int64)
-        rows = rows.to(x_in.device)
-        part = self.rows(rows, n)
-        outputs = Model.evaluate(part, x_in[rows], state[rows], t[rows], branches)
-        return together([o[: sizes[rank]] for o in outputs], sizes, self.group)
+        own = slice(first, first + sizes[rank]) if sizes[rank] else slice(0, 1)
+        outputs = call(*(v[own] for v in whole))
+        return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
 
 
 def spread(model: Model, group: Any = None) -> Model:

@@ -181,11 +181,15 @@ class Nodes:
         self.rounds += 1
         return ends[0][0], ends[-1][1]
 
+    def _divergences(self, u: Tensor, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes (n, ...) and divergences (n, K) at states y of these samples."""
+        return self.probes.rows(index)(self.flow.field(u, index), y)
+
     def _batch(self, u: Tensor, part: Tensor) -> tuple[End, End]:
         n, rows = len(u), self.rows
         y, dy = self.sol.at(u)[:, rows], self.sol.slope_at(u)[:, rows]
         flat, index, angles = y.flatten(0, 1), rows.repeat(n), u.repeat_interleave(len(rows))
-        slope, values = self.probes.rows(index)(self.flow.field(angles, index), flat)
+        slope, values = self.flow.model.shared(self._divergences, angles, index, flat)
         defect = ((dy.flatten(0, 1) - slope) * self.flow.score(angles, flat, slope)).double().flatten(1).sum(1)
         # At sigma = 0 the score may be infinite; the curve begins with the slope of the flow, so its defect is 0 there.
         defect = torch.where(torch.isfinite(defect), defect, 0.0)

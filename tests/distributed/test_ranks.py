@@ -246,3 +246,52 @@ def test_torchrun(tmp_path):
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
     alone = ode.Model(lambda x, t: x * (0.3 + x * x) / (0.5 + x * x), PATH, "data")
     assert torch.equal(torch.load(tmp_path / "x.pt"), ode.sample(alone, (5, 4), "ddpm", 6, seed=1))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_log_densities_over_time(world, tmp_path):
+    """Every rank evaluates its share of the rows, of states and of divergences alike, with one all-gather a round."""
+    x, whose = noise(), guided()
+    kinds = [("picard", "exact"), ("picard", "hutchinson"), ("dopri5", "xtrace")]
+
+    def check():
+        mesh, out, gathers = ode.distributed.mesh(time=world), [], []
+        gather = dist.all_gather
+        dist.all_gather = lambda *a, **k: (gathers.append(1), gather(*a, **k))[1]
+        for solver, trace in kinds:
+            gathers.clear()
+            found = ode.distributed.log_prob(whose, x, mesh=mesh, seed=1, trace=trace, solver=solver, products=6)
+            out.append((as_lists(found.value), as_lists(found.nfe), found.rounds, len(gathers)))
+        return out
+
+    found = on_ranks(check, world, tmp_path)
+    for k, (solver, trace) in enumerate(kinds):
+        alone = ode.log_prob(whose, x, seed=1, trace=trace, solver=solver, products=6)
+        for ranks in found:
+            value, nfe, rounds, gathers = ranks[k]
+            torch.testing.assert_close(torch.tensor(value, dtype=torch.float64), alone.value, atol=1e-12, rtol=0)
+            assert nfe == alone.nfe.tolist()
+            assert gathers == rounds == alone.rounds
+
+
+def test_what_ranks_along_time_cannot_share(tmp_path):
+    x, whose = noise(), model()
+
+    def check():
+        mesh, told = ode.distributed.mesh(time=2), []
+        for options in ({"steps": 4}, {"divergence": "along"}):
+            try:
+                ode.distributed.log_prob(whose, x, mesh=mesh, seed=1, **options)
+            except ode.OdesolveError as e:
+                told.append(str(e))
+        spread = ode.distributed.spread(whose)
+        try:
+            spread.data(x.requires_grad_(), 0.5)
+        except ode.OdesolveError as e:
+            told.append(str(e))
+        return told
+
+    for told in on_ranks(check, 2, tmp_path):
+        assert len(told) == 3
+        assert all("give mesh(time=1)" in t for t in told[:2])
+        assert "has no gradients" in told[2]
