@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ import torch
 from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 from timing import OURS, RESULTS, machine
+
+import odesolve as ode
 
 COLUMNS = (
     *("op", "case", "size", "dtype", "backend", "p20_us", "p50_us", "p80_us", "bytes", "gbps", "share_of_copy"),
@@ -271,9 +274,19 @@ def graph() -> Iterator[Case]:
     yield Case("graph", f"{gpu_samplers.STEPS} steps", shape, gpu_samplers.contenders(DEVICE), 0)
 
 
+def solves() -> Iterator[Case]:
+    """A hundred steps of DDIM with a small network at batch 1: in a window, as a captured step, by the loop."""
+    net = gpu_samplers.Net(width=64, blocks=4).to(DEVICE).eval().requires_grad_(False)
+    model, x, steps = ode.Model(net, gpu_samplers.PATH, "noise"), torch.randn(gpu_samplers.SHAPE, device=DEVICE), 100
+    executors = {"ode.Window": ode.Window(), "ode.Graph": ode.Graph(model, torch.zeros_like(x), steps), "loop": None}
+    samplers = {n: ode.Sampler(model, "ddim", steps, "uniform", executor=e) for n, e in executors.items()}
+    contenders = {n: functools.partial(sampler, x, seed=0) for n, sampler in samplers.items()}
+    yield Case("solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders, 0)
+
+
 # More figures go in here: a generator of checks, or one of cases.
 CHECKS = (agreement, device_only, samplers)
-REGISTRY = {"ops": ops, "graph": graph}
+REGISTRY = {"ops": ops, "graph": graph, "solves": solves}
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from odesolve.kernels import dispatch, philox
+from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 from timing import COPY, OURS, Case
 
@@ -23,8 +23,8 @@ def cases() -> Iterator[Case]:
         yield _normal(n)
     for batch, n in ((1, 512), (4, 16_384), (16, 1_048_576)):
         yield _error_norm(batch, n)
-    for points, batch, n in ((16, 1, 512), (16, 4, 16_384), (32, 16, 16_384)):
-        yield _window(points, batch, n)
+    for points, *shape in ((16, 1, 512), (16, 4, 16_384), (32, 16, 16_384), (64, 16, 3, 32, 32)):
+        yield _window(points, shape)
     for batch, n in ((4, 16_384), (16, 1_048_576)):
         yield _inner(batch, n)
         yield _quantile(batch, n)
@@ -102,10 +102,9 @@ def _error_norm(batch: int, n: int) -> Case:
     return Case("combine", "step and error norm", f"{batch}x{n}", contenders, 20 * batch * n)
 
 
-def _window(points: int, batch: int, n: int) -> Case:
-    shape = (points, batch, n)
-    old, moved, out, other = (torch.randn(shape) for _ in range(4))
-    origin, residual = torch.randn(batch, n), torch.empty(points, batch)
+def _window(points: int, shape: list[int]) -> Case:
+    old, moved, out, other = _tensors(4, points, *shape)
+    origin, (residual, gap) = torch.randn(shape), torch.empty(2, points, shape[0])
     weights, growth = (
         torch.full((points, 2), 0.1, dtype=torch.float64),
         torch.full((points,), -0.05, dtype=torch.float64),
@@ -116,21 +115,22 @@ def _window(points: int, batch: int, n: int) -> Case:
         for p in range(points):
             prev = 0.95 * prev + 0.1 * old[p] + 0.1 * moved[p]
             other[p] = prev
-        return (other - old).square().mean(2)
+        return (other - old).square().flatten(2).mean(2)
 
     def cumulative():
         change = 0.1 * old + 0.1 * moved
-        factors = torch.full((points, 1, 1), 0.95).cumprod(0)
+        factors = torch.full((points, *[1] * len(shape)), 0.95).cumprod(0)
         new = factors * (origin + (change / factors).cumsum(0))
-        return new, (new - old).square().mean(2)
+        return new, (new - old).square().flatten(2).mean(2)
 
     contenders = {
         OURS: lambda: dispatch.window(out, residual, origin, old, (old, moved), weights, growth),
+        "reference": lambda: reference.window(other, gap, origin, old, (old, moved), weights, growth),
         "torch loop": loop,
         "torch cumsum": cumulative,
         "torch.compile": torch.compile(loop, dynamic=False),
     }
-    return Case("window", f"{points} points", f"{batch}x{n}", contenders, 12 * points * batch * n)
+    return Case("window", f"{points} points", "x".join(map(str, shape)), contenders, 12 * out.numel())
 
 
 def _inner(batch: int, n: int) -> Case:

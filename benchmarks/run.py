@@ -1,6 +1,6 @@
 """The benchmarks: odesolve beside its peers in the same run, on this machine.
 
-python benchmarks/run.py [ops] [steps] [adaptive] [brownian] [adapters] [--quick] [--out FILE]
+python benchmarks/run.py [ops] [steps] [adaptive] [brownian] [adapters] [window] [--quick] [--out FILE]
 
 The tests of what is timed run first, and nothing is printed while they fail.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import timing
 import torch
 
-REGISTRY = ("ops", "steps", "adaptive", "brownian", "adapters")
+REGISTRY = ("ops", "steps", "adaptive", "brownian", "adapters", "window")
 
 
 def main() -> int:
