@@ -100,6 +100,12 @@ class Model:
         """Everything that one evaluation inside the guidance's interval asks of the network, in order."""
         return tuple(self.mixed(True))
 
+    def given(self, **cond: Any) -> Model:
+        """The model with these conditions in the place of those of the same names."""
+        out = copy.copy(self)
+        out.cond = {**self.cond, **cond}
+        return out
+
     def rows(self, index: Tensor, batch: int) -> Model:
         """The model for these samples (n,) of a batch: conditions with one value a sample are cut to theirs."""
         out = copy.copy(self)

@@ -1,0 +1,135 @@
+"""Regression on a path: what DDPM, score SDEs, EDM and flow matching train by; any prediction, weight, law of times, source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.models import Model
+from odesolve.objectives import times as laws
+from odesolve.objectives.weights import Weight, weights
+
+
+class Coupling(Protocol):
+    """Which noise goes with which data."""
+
+    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay with their data."""
+        ...
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every sample, ``t`` (B,) its time."""
+
+    loss: Tensor
+    each: Tensor = field(repr=False)
+    t: Tensor = field(repr=False)
+
+
+class Matching:
+    """Squared error of the network's own prediction at random times: ``Matching(model)(x).loss.backward()``.
+
+    Sohl-Dickstein et al. 2015 and Ho et al. 2020 (noise: DDPM's simple loss); Vincent 2011 and Song et al. 2021 (score); Karras
+    et al. 2022 (edm); Lipman et al. 2023, Liu et al. 2023, Albergo and Vanden-Eijnden 2023 (velocity: conditional flow matching).
+
+    Args:
+        model: an ``ode.Model`` without guidance; its path, prediction, time and input scaling are those of the training.
+        weight: of the squared error; by default 1. The name of a prediction weighs it as if that were regressed on; "vlb" is the
+            bound's weight; see ``weights.of_data``. Or a function (path, t).
+        times: a law of ``objectives.times``; by default the path's, see ``times.default``.
+        coupling: which noise goes with which data, see ``objectives.couplings``; by default as they come.
+        importance: divide by the density of ``times`` relative to the uniform one, so that the law changes the variance alone.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        weight: Weight = None,
+        times: laws.Law | laws.Importance | None = None,
+        coupling: Coupling | None = None,
+        importance: bool = False,
+    ):
+        if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
+            raise OdesolveError("the model is guided, or does something to x0: train the plain one")
+        self.model, self.weight, self.coupling, self.importance = model, weight, coupling, importance
+        self.times = laws.default(model.path, model.predicts) if times is None else times
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Terms:
+        """The loss of data x (B, ...), float32 or float64.
+
+        Args:
+            noise: samples of the source (B, ...), standard normal by default.
+            t: times (B,) of the path instead of random ones.
+            cond: conditions of this batch, as the network takes them.
+            generator: of times and noise; by default torch's own.
+
+        Raises OdesolveError for shapes that do not go together and times outside the path.
+        """
+        t, noise = self._drawn(x, noise, t, generator)
+        path, predicts, sigma_data = self.model.path, self.model.predicts, self.model.reading.sigma_data
+        x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise
+        own = self.model if not cond else self.model.given(**cond)
+        said = own.predict(x_t, own.at(t, predicts, x_t))
+        c0, c1, scale = path.rows(t, predicts, sigma_data)
+        target = column(c0 / scale, x) * x + column(c1 / scale, x) * noise
+        each = (said - target).square().flatten(1).mean(1)
+        factor = weights(path, t, self.weight, predicts, sigma_data)
+        if factor is not None:
+            each = each * factor.to(each.dtype)
+        if self.importance:
+            uniform = laws.Uniform().density(t, path)
+            each = each * (uniform / self.times.density(t, path)).to(each.dtype)
+        return Terms(each.mean(), each, t)
+
+    def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+        check_data(x)
+        if noise is None:
+            device = x.device if generator is None else generator.device
+            noise = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+        if noise.shape != x.shape:
+            raise OdesolveError(
+                f"noise has shape {tuple(noise.shape)} for data {tuple(x.shape)}: give one for each sample"
+            )
+        if self.coupling is not None:
+            noise = self.coupling(x, noise, generator)
+        t = self.times(len(x), self.model.path, generator) if t is None else t
+        return checked_times(t, x, self.model), noise
+
+
+def check_data(x: Tensor) -> None:
+    """Raise OdesolveError unless x is a batch (B, ...) of floats."""
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or not len(x):
+        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise OdesolveError(f"the data are {given}: give floats of shape (B, ...)")
+
+
+def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
+    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape and for times outside of the path."""
+    low, high = sorted((model.path.t_data, model.path.t_noise))
+    if t.shape != x.shape[:1]:
+        raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample")
+    t = t.to(x.device, torch.float64)
+    if bool(((t < low) | (t > high) | t.isnan()).any()):
+        raise OdesolveError(
+            f"t goes from {float(t.min()):.4g} to {float(t.max()):.4g}: the path goes from {low} to {high}"
+        )
+    return t
+
+
+def column(c: Tensor, x: Tensor) -> Tensor:
+    """One number a sample (B,) as a factor of x (B, ...)."""
+    return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

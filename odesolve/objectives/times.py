@@ -1,0 +1,246 @@
+"""Laws of the times that a network is trained at: each a quantile function of uniform numbers, with its density.
+
+Numbers u in [0, 1] run from data (0) to noise (1), whatever the direction and range of the path's own time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.paths import Path
+
+BINS, HISTORY = 64, 10
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law of times; ``stratified`` numbers of a batch lie one in each n-th of [0, 1] (Kingma et al. 2021, appendix I.1)."""
+
+    stratified: bool = field(default=False, kw_only=True)
+
+    def __call__(self, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
+        """Times (n,), float64, on the generator's device."""
+        device = "cpu" if generator is None else generator.device
+        u = torch.rand(n, dtype=torch.float64, generator=generator, device=device)
+        if self.stratified:
+            u = (torch.arange(n, device=device) + u) / n
+        return self.quantile(u, path)
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        """Times at uniform numbers."""
+        raise NotImplementedError
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        """Density at times of the path."""
+        raise NotImplementedError
+
+
+def _time(u: Tensor, path: Path) -> Tensor:
+    return path.t_data + (path.t_noise - path.t_data) * u
+
+
+def _number(t: Tensor, path: Path) -> Tensor:
+    return (t.double() - path.t_data) / (path.t_noise - path.t_data)
+
+
+def _length(path: Path) -> float:
+    return abs(path.t_noise - path.t_data)
+
+
+@dataclass(frozen=True)
+class Uniform(Law):
+    """Uniform between the shares ``low`` and ``high`` of the way from data to noise."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low < self.high <= 1.0:
+            raise OdesolveError(f"low={self.low}, high={self.high}: give shares of the way, 0 <= low < high <= 1")
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        return _time(self.low + (self.high - self.low) * u, path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        u = _number(t, path)
+        inside = (u >= self.low) & (u <= self.high)
+        return inside.double() / ((self.high - self.low) * _length(path))
+
+
+@dataclass(frozen=True)
+class LogitNormal(Law):
+    """u = sigmoid(mean + std n) (Esser et al. 2024, eq. 19); a mean above 0 is nearer to the noise."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        return _time(torch.sigmoid(self.mean + self.std * torch.special.ndtri(u)), path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        u = _number(t, path)
+        z = (torch.logit(u) - self.mean) / self.std
+        return torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi) * u * (1 - u) * _length(path))
+
+
+@dataclass(frozen=True)
+class Mode(Law):
+    """u = 1 - v - scale (cos^2(pi v / 2) - 1 + v) of uniform v (Esser et al. 2024, eq. 20); -1 <= scale <= 1.7519."""
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.scale <= 2 / (math.pi - 2):
+            raise OdesolveError(f"scale={self.scale}: give a number from -1 to {2 / (math.pi - 2):.4f}")
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        return _time(self._mode(1 - u), path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        u = _number(t, path)
+        low, high = torch.zeros_like(u), torch.ones_like(u)
+        for _ in range(60):  # bisection: u falls in v
+            middle = 0.5 * (low + high)
+            above = self._mode(middle) > u
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        slope = 1 + self.scale * (1 - 0.5 * math.pi * torch.sin(math.pi * low))
+        return 1 / (slope * _length(path))
+
+    def _mode(self, v: Tensor) -> Tensor:
+        return 1 - v - self.scale * (torch.cos(0.5 * math.pi * v) ** 2 - 1 + v)
+
+
+@dataclass(frozen=True)
+class CosMap(Law):
+    """u = 1 - 1 / (tan(pi v / 2) + 1) of uniform v (Esser et al. 2024, eq. 21)."""
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        return _time(1 - 1 / (torch.tan(0.5 * math.pi * u) + 1), path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        u = _number(t, path)
+        return 2 / (math.pi * (1 - 2 * u + 2 * u**2) * _length(path))
+
+
+@dataclass(frozen=True)
+class LogNormal(Law):
+    """log(sigma / alpha) is normal (Karras et al. 2022, table 1), held within the path."""
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        t = path.t_of_lam(-(self.mean + self.std * torch.special.ndtri(u)))
+        return t.clamp(*sorted((path.t_data, path.t_noise)))
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        t = t.double()
+        z = (-path.lam(t) - self.mean) / self.std
+        slope = (path.dsigma(t) / path.sigma(t) - path.dalpha(t) / path.alpha(t)).abs()
+        return torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi)) * slope
+
+
+@dataclass(frozen=True)
+class LogUniform(Law):
+    """log(sigma / alpha) is uniform between those of ``low`` and ``high``, noise to signal ratios (NCSN's and VE's levels)."""
+
+    low: float = 0.02
+    high: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.low < self.high:
+            raise OdesolveError(f"low={self.low}, high={self.high}: give noise to signal ratios, 0 < low < high")
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        return path.t_of_lam(-(math.log(self.low) + (math.log(self.high) - math.log(self.low)) * u))
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        t = t.double()
+        slope = (path.dsigma(t) / path.sigma(t) - path.dalpha(t) / path.alpha(t)).abs()
+        inside = (path.rho(t) >= self.low) & (path.rho(t) <= self.high)
+        return inside * slope / (math.log(self.high) - math.log(self.low))
+
+
+@dataclass(frozen=True)
+class Table(Law):
+    """The training times i / N of a path with a table, each as likely."""
+
+    def quantile(self, u: Tensor, path: Path) -> Tensor:
+        n = self._steps(path)
+        place = (u * n).floor().clamp_max(n - 1) + 1
+        return _time(place / n, path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        """Probability of each."""
+        return torch.full_like(t.double(), 1 / self._steps(path))
+
+    def _steps(self, path: Path) -> int:
+        if path.training_steps is None:
+            raise OdesolveError("the path has no table of training times: give another law, such as times.Uniform()")
+        return path.training_steps
+
+
+class Importance:
+    """Times as likely as their loss is large: by the root mean square of the latest losses in equal bins of u.
+
+    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with the times and losses of a
+    batch; with ``importance=True`` the objective is that of uniform times.
+    """
+
+    stratified = False
+
+    def __init__(self, bins: int = BINS, history: int = HISTORY, floor: float = 1e-3):
+        self.losses = torch.full((bins, history), torch.nan, dtype=torch.float64)
+        self.seen = torch.zeros(bins, dtype=torch.int64)
+        self.floor = floor
+
+    def update(self, t: Tensor, losses: Tensor, path: Path) -> None:
+        """Remember the losses (n,) at times (n,)."""
+        bins, history = self.losses.shape
+        places = (_number(t.cpu(), path) * bins).long().clamp(0, bins - 1)
+        for place, loss in zip(places.tolist(), losses.detach().double().cpu().tolist(), strict=True):
+            self.losses[place, self.seen[place] % history] = loss
+            self.seen[place] += 1
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of the bins; uniform until every one of them has a full history."""
+        bins, history = self.losses.shape
+        if bool((self.seen < history).any()):
+            return torch.full((bins,), 1 / bins, dtype=torch.float64)
+        p = self.losses.square().mean(1).sqrt()
+        return (1 - self.floor) * p / p.sum() + self.floor / bins
+
+    def __call__(self, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
+        """Times (n,), float64."""
+        device = "cpu" if generator is None else generator.device
+        u = torch.rand(2, n, dtype=torch.float64, generator=generator, device=device)
+        steps = self.probabilities.cumsum(0).to(device)
+        place = torch.searchsorted(steps, u[0] * steps[-1]).clamp_max(len(steps) - 1)
+        return _time((place + u[1]) / len(steps), path)
+
+    def density(self, t: Tensor, path: Path) -> Tensor:
+        """Density at times of the path."""
+        p = self.probabilities.to(t.device)
+        place = (_number(t, path) * len(p)).long().clamp(0, len(p) - 1)
+        return p[place] * len(p) / _length(path)
+
+
+def default(path: Path, predicts: str) -> Law:
+    """The law that a path's networks are trained by: its table; EDM's log-normal for "edm"; else uniform, from where the target
+    is finite."""
+    if path.training_steps is not None:
+        return Table()
+    if predicts == "edm":
+        return LogNormal()
+    finite = predicts in ("data", "noise", "v") or (
+        predicts == "velocity" and math.isfinite(float(path.dsigma(path.t_data)))
+    )
+    if finite:
+        return Uniform()
+    return Uniform(low=float(_number(torch.tensor(path.t_min, dtype=torch.float64), path)))
