@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench accuracy docs coverage clean
+.PHONY: help demo test check format bench accuracy systems docs coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -45,6 +45,9 @@ bench: $(VENV)/.test  ## time ops and samplers beside the peers
 
 accuracy: $(VENV)/.test  ## work-precision figures against the peers
 	$(PY) benchmarks/work_precision.py
+
+systems: $(VENV)/.test  ## check every system of the field against what is known of it, and print the table
+	$(PY) -m tests.systems
 
 docs: $(VENV)/.test  ## run every code block of the README and every example
 	$(PYTEST) tests/docs $(ARGS)
