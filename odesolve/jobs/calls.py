@@ -195,5 +195,6 @@ def _told(executor: Executor | None) -> dict | None:
     """What an executor was given."""
     if executor is None:
         return None
-    plain = {k: v for k, v in vars(executor).items() if isinstance(v, (str, int, float, bool))}
+    given = {k: v.digest if isinstance(v, Plan) else v for k, v in vars(executor).items()}
+    plain = {k: v for k, v in given.items() if isinstance(v, (str, int, float, bool))}
     return {"kind": type(executor).__name__, **plain}

@@ -69,6 +69,8 @@ class Sweeps:
         self.slot = torch.arange(w, device=device)[:, None]
         self.sample = torch.arange(self.batch, device=device)
         self.origin = torch.zeros(self.batch, dtype=torch.int64, device=device)
+        self.alive = torch.ones(self.batch, dtype=torch.bool, device=device)
+        self._place()
         self.x = x.new_zeros(w + 1, *x.shape)
         self.x[0] = x * rec.first
         self.answer = x.new_zeros(self.depth - 1 + w, *x.shape)
@@ -84,21 +86,17 @@ class Sweeps:
         self.stride = torch.full_like(self.origin, given.stride or _stride(w))
         self.tries = torch.zeros_like(self.origin)
         self.steep = torch.zeros(self.batch, dtype=torch.bool, device=device)  # no slopes are taken of these samples
-        self.alive = torch.ones(self.batch, dtype=torch.bool, device=device)
         self.evaluations, self.sample_rounds = torch.zeros_like(self.origin), torch.zeros_like(self.origin)
         self.mixing = Mixing() if given.acceleration == "anderson" else None
         self.result = torch.full_like(x, torch.nan)
         self.rounds = 0
 
-    @property
-    def step(self) -> Tensor:
-        """Number of the call in every slot (W, B)."""
-        return self.origin + self.slot
-
-    @property
-    def inside(self) -> Tensor:
-        """Whether a slot holds a call of a sample that is under way (W, B)."""
-        return (self.step < self.n) & self.alive
+    def _place(self) -> None:
+        """What goes with where the windows are (W, B): ``step``, the number of the call in every slot, ``inside``, whether it is
+        one of a sample that is under way, and the rows' ``weight`` and ``grow``."""
+        self.step = self.origin + self.slot
+        self.inside = (self.step < self.n) & self.alive
+        self.weight, self.grow = self.weights[self.step], self.growth[self.step]
 
     @property
     def sure(self) -> Tensor:
@@ -116,11 +114,12 @@ class Sweeps:
         if self.given.coarse is not None:
             self._begin(self.given.coarse)
         self._sweep()
-        while bool(self.alive.any()):
-            self._evaluate()
+        under_way, gaps = self.batch > 0, True
+        while under_way:
+            self._evaluate(gaps)
             self._sweep()
             self.rounds += 1
-            self._judge()
+            under_way, gaps = self._judge()
             if tick is not None:
                 tick(int(torch.where(self.alive, self.origin, self.n).min()) - 1)
         return self.result
@@ -138,7 +137,7 @@ class Sweeps:
         self.rounds, self.evaluations = coarse.nfe, self.evaluations + coarse.nfe
         self._interpolate()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, gaps: bool) -> None:
         """Call the network where it is to be called, and take the slope of its answers since the last time."""
         p, b = self._wanted().nonzero(as_tuple=True)
         x, call = self.x[p, b], self.step[p, b]
@@ -151,7 +150,8 @@ class Sweeps:
         self.answer[self.depth - 1 + p, b], self.at[p, b] = answer, x
         self.known[p, b], self.moved[p, b] = True, 0.0
         self.evaluations += torch.bincount(b, minlength=self.batch)
-        self._interpolate()
+        if gaps:
+            self._interpolate()
 
     def _wanted(self) -> Tensor:
         """Calls that are evaluated this round (W, B): those on the sample's stride that are new or have moved, and the first that
@@ -213,11 +213,12 @@ class Sweeps:
 
     def _sweep(self) -> None:
         """Carry the first state of every window through its rows; ``residual`` is how far the states moved, mean squares."""
-        step, d = self.step, self.depth
-        weights = self.weights[step]
+        d, weights = self.depth, self.weight
         # Past answers move with their states as well: by as much, to first order, as the present one's.
         slopes = torch.cat([self.slope.new_zeros(d - 1, self.batch), self.slope])
-        bend = torch.stack([weights[..., j] * slopes[d - 1 - j : d - 1 - j + self.w] for j in range(d)]).sum(0)
+        bend = weights[..., 0] * self.slope
+        for j in range(1, d):
+            bend = bend + weights[..., j] * slopes[d - 1 - j : d - 1 - j + self.w]
         columns = [*weights.unbind(-1), -bend]
         ins = [*(self.answer[d - 1 - j : d - 1 - j + self.w] for j in range(d)), self.at]
         if self.noise is not None:
@@ -225,15 +226,16 @@ class Sweeps:
             ins.append(self.noise)
         states = self.x[1:]
         old = states.clone() if self.mixing is not None else states
-        window(states, self.residual, self.x[0], old, ins, torch.stack(columns, -1), self.growth[step] + bend)
+        window(states, self.residual, self.x[0], old, ins, torch.stack(columns, -1), self.grow + bend)
         move = self.residual.sqrt()
         if self.mixing is not None:
             move = self.mixing(states, old, move, self.sure)
         self.moved[1:] += move[:-1]
         self.scale = self._scale()
 
-    def _judge(self) -> None:
-        """Which samples are done, whose windows slide, and which go on to a finer stride."""
+    def _judge(self) -> tuple[bool, bool]:
+        """Which samples are done, whose windows slide, and which go on to a finer stride: whether any are under way, and whether
+        calls will be left out. One look at what a device has found."""
         inside = self.inside
         move = self.residual.sqrt() / self.scale.clamp_min(1e-300)
         largest = torch.where(inside, move, 0.0).amax(0)
@@ -241,33 +243,41 @@ class Sweeps:
         self.last = largest
         exact = self.slot < self.sure
         good = exact | (self.known & (move * ratio <= self.given.tolerance)) | ~inside
-        done = good.all(0) & (self.origin + self.w >= self.n) & ((self.stride == 1) | exact.all(0))
-        self._finish(self.alive & done)
-        self._recover(self.alive & ~torch.isfinite(largest))
+        done = good.all(0) & (self.origin + self.w >= self.n) & ((self.stride == 1) | exact.all(0)) & self.alive
+        left = self.alive & ~done
+        bad = left & ~torch.isfinite(largest)
         self.tries += 1
         finer = (largest < FINER) | (self.tries >= PATIENCE)
         self.stride = torch.where(finer, (self.stride // 2).clamp_min(1), self.stride)
         self.tries = torch.where(finer, 0, self.tries)
+        by = torch.zeros_like(self.origin)
         if self.w < self.n:
             firm = exact | (good & (move * ratio <= FIRM * self.given.tolerance))
-            self._slide(
-                (self.alive * firm.long().cumprod(0).sum(0)).minimum((self.n - self.w - self.origin).clamp_min(0))
-            )
+            by = (left * firm.long().cumprod(0).sum(0)).minimum((self.n - self.w - self.origin).clamp_min(0))
+        told = torch.stack([done.any(), bad.any(), (by > 0).any(), left.any(), (left & (self.stride > 1)).any()])
+        some_done, some_bad, some_slide, under_way, gaps = told.tolist()
+        if some_done:
+            self._finish(done)
+        if some_bad:
+            self._recover(bad)
+            under_way, gaps = bool(self.alive.any()), True
+            by = by * self.alive * ~bad
+        if some_slide:
+            self._slide(by)
+        return under_way, gaps
 
     def _finish(self, done: Tensor) -> None:
         rows = done.nonzero().flatten()
-        if len(rows):
-            # A sample that has diverged may be far from its end; its last state in the window is as good.
-            self.result[rows] = self.x[(self.n - self.origin[rows]).clamp_max(self.w), rows]
-            self.sample_rounds[rows] = self.rounds
-            self.alive[rows] = False
+        # A sample that has diverged may be far from its end; its last state in the window is as good.
+        self.result[rows] = self.x[(self.n - self.origin[rows]).clamp_max(self.w), rows]
+        self.sample_rounds[rows] = self.rounds
+        self.alive[rows] = False
+        self.inside = self.inside & self.alive
 
     def _recover(self, bad: Tensor) -> None:
         """Sweeps that left the finite numbers begin again behind the last state that is sure, without slopes; a sample whose sure
         state is not finite has diverged, as it does in the loop."""
         rows = bad.nonzero().flatten()
-        if not len(rows):
-            return
         sure = self.sure[rows]
         lost = ~torch.isfinite(self.x[sure, rows].flatten(1)).all(1)
         self._finish(torch.zeros_like(self.alive).index_fill(0, rows[lost], True))
@@ -279,8 +289,6 @@ class Sweeps:
 
     def _slide(self, by: Tensor) -> None:
         """Move every sample's window on; calls that come in answer as the last one did, until they are asked."""
-        if not bool(by.any()):
-            return
         last = self.w - 1
         new = self.slot + by > last
         self.x = self._taken(self.x, by)
@@ -291,6 +299,7 @@ class Sweeps:
         self.known = self.known[source] & ~new
         self.moved = torch.where(new, 0.0, self.moved[source])
         self.origin = self.origin + by
+        self._place()
         if self.noise is not None:
             self.noise = self._taken(self.noise, by)
             self._draw(new)

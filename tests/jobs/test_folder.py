@@ -94,6 +94,7 @@ def test_shards_that_are_there_are_not_made_again(tmp_path):
         ({"model": model(clip=2.0)}, "settings.model is"),
         ({"eta": 1.0}, "settings.solver is"),
         ({"executor": ode.Window()}, "settings.executor is None there"),
+        ({"executor": ode.Window(coarse=ode.plan("ddim", ode.paths.VP(), 2))}, "'coarse': '"),
     ],
 )
 def test_another_job_is_refused(tmp_path, change, told):
