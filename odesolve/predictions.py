@@ -3,16 +3,32 @@ the few operations on tensors that are left."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from odesolve.models import Model
+from odesolve.paths import Path
+from odesolve.program import Reading
 
 Pair = tuple[Tensor, Tensor]
+
+
+class Network(Protocol):
+    """What is needed of an ``ode.Model``."""
+
+    path: Path
+    reading: Reading
+    dtype: torch.dtype | None
+    functions: Mapping[str, Callable[..., Tensor]]
+
+    @property
+    def predicts(self) -> str: ...
+    def network_times(self, t: Tensor) -> Tensor: ...
+    def mixed(self, guided: bool) -> dict[str, float]: ...
+    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
     return None if value is None else value[index]
 
 
-def coefficients(model: Model, t: Tensor, want: str, like: Tensor, sigma_data: float) -> Coefficients:
+def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data: float) -> Coefficients:
     """Those of a model at times (n,) for states like this one; ``want`` is one of ``paths.PREDICTIONS``."""
     path, reading, given = model.path, model.reading, model.predicts
 
@@ -71,7 +87,7 @@ def coefficients(model: Model, t: Tensor, want: str, like: Tensor, sigma_data: f
     )
 
 
-def predicted(model: Model, x: Tensor, at: Coefficients) -> Tensor:
+def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
     """The prediction (n, ...) of a model at states x (n, ...), by coefficients for their times."""
     column = (-1, *[1] * (x.dim() - 1))
     x_in = (x if at.scale is None else x * at.scale.view(column)).to(model.dtype or x.dtype)

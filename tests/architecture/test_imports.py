@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "slots": {"instructions", "plan", "program"},
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
-    "predictions": set(),
+    "predictions": {"paths", "program"},
     "models": {"conditions", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
@@ -56,7 +56,7 @@ MAY_IMPORT = {
 # Everything else (sample, profile, cli, demo, ...) is for users: it imports what it needs, and nobody above imports it.
 
 # Type names only: two files of one pass that name each other's classes.
-FOR_TYPES = {("slots", "lower"), ("predictions", "models")}
+FOR_TYPES = {("slots", "lower")}
 
 
 def sources():
