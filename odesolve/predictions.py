@@ -22,8 +22,9 @@ class Network(Protocol):
     path: Path
     reading: Reading
     dtype: torch.dtype | None
-    functions: Mapping[str, Callable[..., Tensor]]
 
+    @property
+    def functions(self) -> Mapping[str, Callable[..., Tensor]]: ...
     @property
     def predicts(self) -> str: ...
     def network_times(self, t: Tensor) -> Tensor: ...
