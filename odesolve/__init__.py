@@ -5,6 +5,7 @@ import importlib
 from odesolve import grids, paths, problems, tableaus, trace
 from odesolve.brownian import BrownianPath
 from odesolve.defaults import default_plan
+from odesolve.editing import interpolate, sdedit, slerp
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.langevin import Chains, langevin, mala
@@ -50,6 +51,7 @@ __all__ = [
     "dequantise",
     "elbo",
     "grids",
+    "interpolate",
     "invert",
     "iterate",
     "langevin",
@@ -62,6 +64,8 @@ __all__ = [
     "profile",
     "resume",
     "sample",
+    "sdedit",
+    "slerp",
     "solve",
     "solve_sde",
     "solver",

@@ -111,6 +111,8 @@ class Model:
         out = copy.copy(self)
         out.cond = rows(self.cond, index, batch)
         out._uncond = None if self._uncond is None else rows(self._uncond, index, batch)
+        cut = {k: f.rows(index, batch) if isinstance(f, transforms.Known) else f for k, f in self.functions.items()}
+        out.functions = cut
         return out
 
     def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
@@ -125,8 +127,10 @@ class Model:
 
     def settle(self, other: Model) -> str | None:
         """Copy the conditions of ``other`` into our memory; where it is another kind of model, why that cannot be done."""
-        if other.net is not self.net or other.branches != self.branches:
-            return "the graph was captured for another network, or for other branches of guidance"
+        if other.net is not self.net or other.branches != self.branches or other.functions != self.functions:
+            return (
+                "the graph was captured for another network, other branches of guidance, or something else done to x0"
+            )
         pairs = [(self.cond, other.cond), (self._uncond or {}, other._uncond or {})]
         if not all(same_kind(mine, theirs) for mine, theirs in pairs):
             return "the conditions differ in more than their values from those that were captured"
@@ -178,6 +182,23 @@ class Model:
         out = copy.copy(self)
         out._classifier = log_prob
         out.reading = replace(self.reading, classifier=float(scale))
+        return out
+
+    def inpainted(self, known: Tensor, mask: Tensor) -> Model:
+        """The model with x0 replaced by ``known`` (B, ...) where ``mask`` is 1, after each evaluation: for any solver.
+
+        Both have one row a sample, or 1 for all; the mask holds numbers from 0 (free) to 1 (known) and may have 1 channel. A
+        sample ends with what is known: exactly by solvers whose last step is the data prediction (DDIM, DPM++, UniPC, DDPM,
+        ...), to the last step's error by others (Wang, Yu and Zhang 2023, DDNM, eq. 13).
+        """
+        if known.dim() != mask.dim() or known.dim() < 2:
+            given = f"known {tuple(known.shape)} and mask {tuple(mask.shape)}"
+            raise OdesolveError(f"{given}: give both as (B, ...), or with 1 for all samples")
+        if bool(((mask < 0) | (mask > 1)).any()):
+            raise OdesolveError("the mask leaves [0, 1]: give 1 where the data are known, 0 where they are free")
+        out = copy.copy(self)
+        out.functions = {**self.functions, "known": transforms.Known(known, mask)}
+        out.reading = replace(self.reading, applies=(*(a for a in self.reading.applies if a != "known"), "known"))
         return out
 
     def data(self, x: Tensor, t: float | Tensor) -> Tensor:

@@ -56,6 +56,27 @@ class CFGRescale:
         return guided * (self.strength * ratio + (1 - self.strength))
 
 
+@dataclass(frozen=True, eq=False)
+class Known:
+    """x0 replaced where it is known: mask * known + (1 - mask) * x0 (Wang, Yu and Zhang 2023, DDNM, eq. 13, of a mask)."""
+
+    known: Tensor
+    mask: Tensor
+
+    def __call__(self, data: Tensor, t: object) -> Tensor:
+        if len(self.known) not in (1, len(data)) or len(self.mask) not in (1, len(data)):
+            raise OdesolveError(
+                f"what is known has {len(self.known)} samples for a batch of {len(data)}: give one each, or 1"
+            )
+        known, mask = self.known.to(data), self.mask.to(data)
+        return data + mask * (known - data)
+
+    def rows(self, index: Tensor, batch: int) -> Known:
+        """Those of these samples (n,) of a batch."""
+        cut = (v[index.to(v.device)] if len(v) == batch else v for v in (self.known, self.mask))
+        return Known(*cut)
+
+
 def data_transforms(clip: float | None, threshold: float | None) -> dict[str, Callable[..., Tensor]]:
     """Functions by name for a model's ``clip`` and ``threshold``. Raises OdesolveError outside their ranges."""
     if clip is not None and not clip > 0:

@@ -120,7 +120,7 @@ class Blocks:
 
     def _go_on(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> None:
         """Take a lane past its call; at the end of block n its visit is told."""
-        lane.answer(outputs, self.model.functions)
+        lane.answer(outputs, lane.functions(self.model))
         if not lane.done:
             self.lanes.append((lane, visit, n))
         elif lane.cursor is self.fine.cursor:

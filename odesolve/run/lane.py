@@ -85,14 +85,20 @@ class Lane:
         accept(cursor.program, position, self.slots, outputs, None)
         proceed(cursor, position + 1, self.slots, functions, None)
 
+    def functions(self, model: Any) -> Functions:
+        """What a model does to x0, for these samples."""
+        batch = len(self.times[0])
+        return model.functions if len(self.rows) == batch else model.rows(self.rows, batch).functions
+
     def held(self, outputs: Sequence[Tensor], model: Any) -> Lane:
         """The same samples at the end of the part, had the network gone on to predict the data that it predicts here."""
         out = Lane(self.cursor, self.times, self.calls, self.rows, list(self.slots))
         out.made = self.made
         network = Held(model, self.call, self.state, outputs)
-        out.answer(outputs, model.functions)
+        functions = self.functions(model)
+        out.answer(outputs, functions)
         while not out.done:
-            out.answer(network.at(out.call, out.state), model.functions)
+            out.answer(network.at(out.call, out.state), functions)
         return out
 
 

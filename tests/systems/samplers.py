@@ -83,6 +83,14 @@ def inversion() -> float:
     return abs(1 - slope(found))
 
 
+@system(10, "latent interpolation", "slerp keeps the norm of latents of one norm, and ends in them", 1e-13)
+def latents() -> float:
+    a, b = normals(4, 50), normals(4, 50, seed=1)
+    a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+    c = ode.slerp(a, b, torch.linspace(0, 1, 9))
+    return max(gap(c.norm(dim=2), 1.0), gap(c[0], a), gap(c[-1], b))
+
+
 @system(16, "Langevin dynamics", "a Gaussian's stationary variance v / (1 - eta / (2 v)), in standard errors", 4.0)
 def langevin() -> float:
     v, eta, chains = 0.5, 0.2, 40_000
