@@ -100,7 +100,7 @@ def interpolate(
     """
     shares = torch.as_tensor(shares, dtype=torch.float64).reshape(-1)
     ends = [invert(model, x, solver, steps, grid, **options) for x in (a, b)]
-    noises = slerp(*ends, shares)
+    noises = slerp(ends[0], ends[1], shares)
     every = model.rows(torch.arange(len(a)).repeat(len(shares)), len(a))
     x = sample(every, state=noises.flatten(0, 1), solver=solver, steps=steps, grid=grid, **options)
     assert isinstance(x, Tensor)
