@@ -99,8 +99,10 @@ def interpolate(
     Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` and ``grid`` as for ``ode.invert``; deterministic ones.
     """
     shares = torch.as_tensor(shares, dtype=torch.float64).reshape(-1)
-    ends = [invert(model, x, solver, steps, grid, **options) for x in (a, b)]
-    noises = slerp(ends[0], ends[1], shares)
+    first, second = (invert(model, x, solver, steps, grid, **options) for x in (a, b))
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    noises = slerp(first, second, shares)
     every = model.rows(torch.arange(len(a)).repeat(len(shares)), len(a))
     x = sample(every, state=noises.flatten(0, 1), solver=solver, steps=steps, grid=grid, **options)
     assert isinstance(x, Tensor)

@@ -41,3 +41,19 @@ def errors(plan: Plan, path, mean: float = 0.4, std: float = 0.8) -> tuple[float
     """Absolute errors of mean and variance against the path's own marginal at the end."""
     got, end = moments(plan, path, mean, std), path.point(plan.grid[-1])
     return abs(got[0] - end.alpha * mean), abs(got[1] - (end.alpha * std) ** 2 - end.sigma**2)
+
+
+def carried_variance(plan: Plan, path, variance: float) -> float:
+    """Variance of what annealed Langevin makes of N(0, variance) from the prior: every row goes on from one state, so its
+    variance is all that there is to carry."""
+    v, name, gain, data = float(path.rho(path.t_noise)) ** 2 + variance, START, 0.0, ""
+    for i in plan.instructions:
+        if isinstance(i, Evaluate):
+            gain, data = variance / (variance + path.point(i.t).rho ** 2), i.output
+            continue
+        assert isinstance(i, Combine)
+        weights = dict(zip(i.inputs, i.weights[0], strict=True))
+        kept = weights.pop(name, 0.0) + gain * weights.pop(data, 0.0)
+        v, name = kept**2 * v + sum(w * w for w in weights.values()), i.outputs[0].name
+    assert name == plan.result
+    return v

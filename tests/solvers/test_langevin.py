@@ -10,9 +10,9 @@ from odesolve.kernels.philox import keys, normals
 
 import odesolve as ode
 from odesolve import grids, paths
-from odesolve.instructions import Evaluate
 
 from ..plan.literal import variance
+from .moments import carried_variance
 
 VARIANCE = 0.3
 MODEL = ode.problems.gaussian(std=VARIANCE**0.5, shape=(4096,)).model(paths.VP(), "noise")
@@ -49,17 +49,7 @@ def test_annealed_langevin_of_the_first_paper():
     levels = [float(path.t_of_rho(s)) for s in np.geomspace(10.0, 0.01, 60)]
     plan = plan_of("annealed_langevin", path, [*levels[:-1], 0.0], each=100, step=2e-5 / (2 * 0.01**2))
     assert plan.nfe == 6000
-    # Every row goes on from one state, so its variance is all that there is to carry.
-    v, name, gain = float(path.rho(1.0)) ** 2 + VARIANCE, "x0", 0.0
-    for i in plan.instructions:
-        if isinstance(i, Evaluate):
-            p = path.point(i.t)
-            gain, data = VARIANCE / (VARIANCE + p.rho**2), i.output
-            continue
-        weights = dict(zip(i.inputs, i.weights[0], strict=True))
-        kept = weights.pop(name, 0.0) + gain * weights.pop(data, 0.0)
-        v, name = kept**2 * v + sum(w * w for w in weights.values()), i.outputs[0].name
-    assert name == plan.result
+    v = carried_variance(plan, path, VARIANCE)
     assert v == pytest.approx(0.3038413, abs=1e-7)
 
 

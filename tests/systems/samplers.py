@@ -7,7 +7,7 @@ import math
 import torch
 
 import odesolve as ode
-from tests.solvers.moments import errors, moments
+from tests.solvers.moments import carried_variance, errors, moments
 from tests.systems.paths import EDM, LINEAR, MIXTURE, NARROW, VP
 from tests.systems.table import gap, normals, slope, system
 
@@ -97,6 +97,15 @@ def langevin() -> float:
     x = ode.langevin(lambda x: -x / v, normals(chains, 1) * v**0.5, eta, 60, seed=0)
     exact = v / (1 - eta / (2 * v))
     return abs(float(x.var()) - exact) / (exact * (2 / chains) ** 0.5)
+
+
+@system(18, "annealed Langevin", "60 levels from 10 to .01, 100 steps each: variance .3038413 of N(0, .3)", 1e-7)
+def annealed() -> float:
+    path = ode.paths.VE(sigma_min=0.01, sigma_max=10.0)
+    ratio = (0.01 / 10.0) ** (1 / 59)
+    levels = [float(path.t_of_rho(10.0 * ratio**k)) for k in range(60)]
+    plan = ode.plan("annealed_langevin", path, None, [*levels[:-1], 0.0], each=100, step=2e-5 / (2 * 0.01**2))
+    return gap(carried_variance(plan, path, 0.3), 0.3038413)
 
 
 @system(21, "the family between SDE and ODE", "one Gaussian's marginal by sde_dpmpp_1 at tau = 0, .5, 1", 2e-3)

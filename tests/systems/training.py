@@ -10,7 +10,7 @@ import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor
 from tests.systems.paths import LINEAR, VP
-from tests.systems.table import generator, normals, system
+from tests.systems.table import gap, generator, normals, system
 
 STD = 0.6
 CENTRED = ode.problems.gaussian(mean=0.0, std=STD, shape=(1,))
@@ -47,6 +47,51 @@ def matching() -> float:
     x = STD * normals(40_000, 1)
     found = Matching(CENTRED.model(LINEAR, "velocity"))(x, generator=generator(2))
     return abs(float(found.loss) - STD * math.pi / 2) / (float(found.each.std()) / 200.0)
+
+
+@system(
+    44, "conditioning on data, noise, or both", "linear regressions of all three velocities on x have one slope", 1e-12
+)
+def conditioning() -> float:
+    """At t the velocity given the data, the noise, or the pair: with the moments of the joint Gaussian, exactly."""
+    t, s2 = 0.3, STD**2
+    variance = (1 - t) ** 2 * s2 + t**2
+    of_pair = (t - (1 - t) * s2) / variance  # Cov(eps - x0, x) / Var x
+    of_data = (1 - (1 - t) * (1 - t) * s2 / variance - (1 - t) * s2 * t / variance) / t  # (x - x0) / t
+    of_noise = (t / variance - 1) / (1 - t)  # (eps - x) / (1 - t)
+    exact = CENTRED.velocity(torch.ones(1, 1, dtype=torch.float64), LINEAR, t)
+    return max(gap(v, exact) for v in (of_pair, of_data, of_noise))
+
+
+@system(
+    67, "latent diffusion", "latents N(0, D) through an orthonormal decoder: covariance A' D A, in standard errors", 4.0
+)
+def latent() -> float:
+    spread = torch.tensor([1.5, 0.5], dtype=torch.float64)
+    decoder = torch.linalg.qr(normals(4, 2))[0]
+    latents = ode.problems.gaussian(mean=[0.0, 0.0], cov=torch.diag(spread**2), shape=(2,)).model(VP, "noise")
+    x = ode.sample(latents, normals(20_000, 2, seed=1), "unipc_3", 40) @ decoder.T
+    exact = decoder @ torch.diag(spread**2) @ decoder.T
+    error = ((exact.diagonal()[:, None] * exact.diagonal() + exact**2) / 20_000).sqrt()
+    return float(((x.T.cov() - exact).abs() / error).max())
+
+
+@system(68, "cascades", "a coarse sample, then a fine one given it: the joint covariance, in standard errors", 4.0)
+def cascade() -> float:
+    rho, n = 0.8, 20_000
+    low = ode.sample(
+        ode.problems.gaussian(mean=0.0, std=1.0, shape=(1,)).model(VP, "noise"), normals(n, 1), "unipc_3", 40
+    )
+
+    def net(x, t, low):
+        alpha, sigma = (v[:, None] for v in (VP.alpha(t), VP.sigma(t)))
+        return sigma * (x - alpha * rho * low) / (alpha**2 * (1 - rho**2) + sigma**2)
+
+    high = ode.sample(ode.Model(net, VP, "noise", cond={"low": low}), normals(n, 1, seed=1), "unipc_3", 40)
+    found = torch.cat([low, high], 1).T.cov()
+    exact = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+    error = ((1.0 + exact**2) / n).sqrt()
+    return float(((found - exact).abs() / error).max())
 
 
 @system(63, "laws of times", "logit-normal, mode and cosmap: densities integrate to 1", 1e-9)
