@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.models import Model
 from odesolve.objectives import times as laws
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for
 from odesolve.objectives.weights import Weight, weights
 
 
@@ -97,39 +98,8 @@ class Matching:
 
     def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
         check_data(x)
-        if noise is None:
-            device = x.device if generator is None else generator.device
-            noise = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
-        if noise.shape != x.shape:
-            raise OdesolveError(
-                f"noise has shape {tuple(noise.shape)} for data {tuple(x.shape)}: give one for each sample"
-            )
+        noise = normal_for(x, noise, generator)
         if self.coupling is not None:
             noise = self.coupling(x, noise, generator)
         t = self.times(len(x), self.model.path, generator) if t is None else t
         return checked_times(t, x, self.model), noise
-
-
-def check_data(x: Tensor) -> None:
-    """Raise OdesolveError unless x is a batch (B, ...) of floats."""
-    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or not len(x):
-        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise OdesolveError(f"the data are {given}: give floats of shape (B, ...)")
-
-
-def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
-    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape and for times outside of the path."""
-    low, high = sorted((model.path.t_data, model.path.t_noise))
-    if t.shape != x.shape[:1]:
-        raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample")
-    t = t.to(x.device, torch.float64)
-    if bool(((t < low) | (t > high) | t.isnan()).any()):
-        raise OdesolveError(
-            f"t goes from {float(t.min()):.4g} to {float(t.max()):.4g}: the path goes from {low} to {high}"
-        )
-    return t
-
-
-def column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a sample (B,) as a factor of x (B, ...)."""
-    return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

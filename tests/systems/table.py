@@ -50,4 +50,4 @@ def slope(errors: Sequence[float]) -> float:
 def gap(found: torch.Tensor | float, exact: torch.Tensor | float) -> float:
     """Largest absolute difference."""
     difference = torch.as_tensor(found, dtype=torch.float64) - torch.as_tensor(exact, dtype=torch.float64)
-    return float(difference.abs().max())
+    return float(difference.detach().abs().max())

@@ -1,0 +1,168 @@
+"""Which samples of the source go with which data: at random, by optimal transport within the batch, by entropic transport.
+
+A coupling gives the source in the order in which it goes with the data; data, and with them their conditions, keep their places.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.objectives.draws import check_data
+
+LOOK = 10  # iterations between two looks at the marginals, each of which waits for the device
+
+
+class Independent:
+    """A random order: pairs of two sets that came in an order of their own are independent afterwards.
+
+    Raises OdesolveError for batches of different size.
+    """
+
+    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The noise (B, ...) in an order drawn from the generator."""
+        _check(x, noise)
+        device = "cpu" if generator is None else generator.device
+        return noise[torch.randperm(len(noise), generator=generator, device=device).to(noise.device)]
+
+
+class OptimalTransport:
+    """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR; Pooladian et al. 2023).
+
+    Solved on the host in O(B^3), in O(B log B) for samples of one number. The plan is one of the batch: batches of B samples
+    approach the transport of the two laws as B grows.
+
+    Raises OdesolveError for batches of different size and values that are not finite.
+    """
+
+    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The noise (B, ...) in the order that goes with x (B, ...); nothing is drawn."""
+        _check(x, noise)
+        if x[0].numel() == 1:
+            order = torch.empty(len(x), dtype=torch.int64, device=noise.device)
+            order[_sorted(x).to(noise.device)] = _sorted(noise)
+            return noise[order]
+        from scipy.optimize import linear_sum_assignment  # 0.3 s that only those pay who use it
+
+        _, columns = linear_sum_assignment(_finite(squared_distance(x, noise)).cpu().numpy())
+        return noise[torch.from_numpy(columns).to(noise.device)]
+
+
+@dataclass(frozen=True)
+class Sinkhorn:
+    """The partner of every x drawn from its row of the entropic plan; some of the noise may be drawn twice, some never.
+
+    Args:
+        reg: factor of the entropy beside the mean squared distance. ``2 sigma**2`` is the static Schroedinger bridge of Brownian
+            motion of diffusion sigma over a unit of time (Tong et al. 2024, AISTATS); towards 0 it is optimal transport.
+        iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the default tolerance.
+
+    Batches may differ in size. Raises OdesolveError where the iteration does not reach its tolerance.
+    """
+
+    reg: float
+    iterations: int = 2000
+    tolerance: float | None = 1e-2
+
+    def __post_init__(self) -> None:
+        _check_reg(self.reg, self.iterations)
+
+    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A partner (B, ...) for every x (B, ...) among the noise (M, ...)."""
+        _check(x, noise, same=False)
+        plan = sinkhorn_plan(squared_distance(x, noise), self.reg, iterations=self.iterations, tolerance=self.tolerance)
+        device = "cpu" if generator is None else generator.device
+        u = torch.rand(len(x), 1, dtype=torch.float64, generator=generator, device=device).to(plan.device)
+        # One uniform number a row: multinomial would need the generator on the device of the plan.
+        cumulated = torch.softmax(plan, 1).cumsum(1)
+        partner = torch.searchsorted(cumulated, u * cumulated[:, -1:], right=True).clamp_max(len(noise) - 1)
+        return noise[partner[:, 0].to(noise.device)]
+
+
+def sinkhorn_plan(
+    cost: Tensor,
+    reg: float,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    *,
+    iterations: int = 2000,
+    tolerance: float | None = 1e-6,
+) -> Tensor:
+    """Logarithm (n, m) of the plan of least mean cost minus ``reg`` times its entropy (Cuturi 2013), in the cost's dtype.
+
+    Args:
+        cost: (n, m).
+        reg: of the entropy, above 0.
+        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, made to sum to 1.
+        iterations: at most so many, each over both sides, on logarithms. Their number grows like the largest cost over ``reg``.
+        tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the rows hold); None makes all
+            the iterations without a look.
+
+    Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
+    """
+    _check_reg(reg, iterations)
+    if cost.dim() != 2 or not cost.is_floating_point():
+        raise OdesolveError(f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give floats of shape (n, m)")
+    rows, columns = (_log_weights(w, n, cost) for w, n in zip((a, b), cost.shape, strict=True))
+    kernel, g, error = -_finite(cost) / reg, torch.zeros_like(columns), math.inf
+    f = rows - torch.logsumexp(kernel, 1)
+    for k in range(iterations):
+        reached = torch.logsumexp(kernel + f[:, None], 0)
+        if tolerance is not None and (k % LOOK == 0 or k == iterations - 1):
+            error = float((torch.exp(reached + g) - columns.exp()).abs().sum())
+            if error <= tolerance:
+                break
+        g = columns - reached
+        f = rows - torch.logsumexp(kernel + g, 1)
+    else:
+        if tolerance is not None:
+            raise OdesolveError(
+                f"the columns miss their weights by {error:.2g} after {iterations} iterations: give more iterations=, a "
+                f"larger tolerance= than {tolerance:g}, or a larger reg= than {reg:g}"
+            )
+    return kernel + f[:, None] + g
+
+
+def squared_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances (n, m), float64, of samples x (n, ...) and y (m, ...)."""
+    x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))
+    centre = x.mean(0)  # the product below loses the digits that a common shift has
+    x, y = x - centre, y - centre
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
+
+
+def _sorted(x: Tensor) -> Tensor:
+    return _finite(x.detach().flatten()).argsort(stable=True)
+
+
+def _log_weights(weights: Tensor | None, n: int, cost: Tensor) -> Tensor:
+    if weights is None:
+        return cost.new_full((n,), -math.log(n))
+    if weights.shape != (n,) or not bool((weights > 0).all()):
+        raise OdesolveError(f"weights of shape {tuple(weights.shape)} for a side of {n}: give one above 0 each")
+    return torch.log(weights / weights.sum()).to(cost)
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(torch.isfinite(x).all()):
+        raise OdesolveError("a sample or a cost is NaN or infinite: give finite values")
+    return x
+
+
+def _check_reg(reg: float, iterations: int) -> None:
+    if not (reg > 0 and math.isfinite(reg)):
+        raise OdesolveError(f"reg={reg}: give a number above 0, or take OptimalTransport()")
+    if iterations < 1:
+        raise OdesolveError(f"iterations={iterations}: give at least 1")
+
+
+def _check(x: Tensor, noise: Tensor, same: bool = True) -> None:
+    check_data(x)
+    check_data(noise)
+    if x.shape[1:] != noise.shape[1:] or (same and len(x) != len(noise)):
+        expected = "as many samples of the same shape" if same else "samples of the same shape"
+        raise OdesolveError(f"data {tuple(x.shape)} and noise {tuple(noise.shape)}: give {expected}")

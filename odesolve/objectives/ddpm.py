@@ -1,0 +1,238 @@
+"""DDPM's variational bound as a loss, of steps of fixed or learned variance, and the hybrid loss that learned variances train by.
+
+Its simple loss is ``Matching(model)``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.likelihood.bounds import STEPS
+from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
+from odesolve.model_plan import plan_for
+from odesolve.models import Model
+from odesolve.objectives.draws import check_data, normal_for
+from odesolve.objectives.matching import Matching, Terms
+from odesolve.objectives.weights import Weight
+from odesolve.planning import GridLike
+
+SHARE = 1e-3  # of the bound in the hybrid loss
+
+
+@dataclass(frozen=True)
+class BoundTerms(Terms):
+    """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times ``term``, that of ``index``."""
+
+    prior: Tensor = field(repr=False)
+    term: Tensor = field(repr=False)
+    index: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class HybridTerms(Terms):
+    """``each`` (B,) is ``simple`` (B,) and a share of ``bound`` (B,), both a number of the sample."""
+
+    simple: Tensor = field(repr=False)
+    bound: Tensor = field(repr=False)
+
+
+class _Terms(Chain):
+    """A chain whose terms of a batch, the decoder's among them, are made from one evaluation of the network."""
+
+    said: tuple[Tensor, Tensor] | None = None
+
+    def _data(self, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        return super()._data(x, k, eps) if self.said is None else self.said
+
+    def each(self, model: Model, x: Tensor, k: Tensor, eps: Tensor, still: bool) -> Tensor:
+        """Terms (B,) of numbers k (B,) by this model; ``still`` keeps gradients from its data prediction."""
+        chain = copy.copy(self)
+        chain.model = model
+        data, share = chain._data(x, k, eps)
+        data = data.detach() if still else data
+        out = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for last in (False, True):
+            rows = ((k == self.count) == last).nonzero()[:, 0]
+            if len(rows):
+                chain.said = data[rows], share if share.dim() == 0 else share[rows]
+                term = chain.data_term(x[rows], eps[rows]) if last else chain.term(x[rows], k[rows], eps[rows])
+                out = out.index_copy(0, rows, term)
+        return out
+
+
+class VariationalBound:
+    """DDPM's bound L_T + sum L_{t-1} + L_0 in nats, a random one of its terms a sample (Ho et al. 2020, eq. 5).
+
+    In expectation it is minus the value of ``ode.elbo`` on the same chain, whose terms these are.
+
+    Args:
+        model: an ``ode.Model`` without guidance, of any prediction and path.
+        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two, where the second half of the
+            channels of a model with ``learned_variance=True`` says (Nichol and Dhariwal 2021, eq. 15).
+        steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100 steps.
+        decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete", probabilities of ``levels`` values.
+        stratified: numbers of a batch lie one in each n-th of all, as in ``objectives.times``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        variance: str = "small",
+        *,
+        steps: int | None = None,
+        grid: GridLike | None = None,
+        decoder: str = "gaussian",
+        levels: int = 256,
+        low: float = -1.0,
+        high: float = 1.0,
+        stratified: bool = False,
+    ):
+        _check(model, variance, decoder)
+        if decoder == "discrete" and not (isinstance(levels, int) and levels >= 2 and low < high):
+            raise OdesolveError(f"levels={levels}, low={low}, high={high}: give at least 2 levels from low to high")
+        self.model, self.variance, self.stratified = model, variance, stratified
+        self.decoder = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
+        if steps is None and not isinstance(grid, (list, tuple, Tensor)):
+            steps = model.path.training_steps or STEPS
+        rule = "uniform" if grid is None and steps == model.path.training_steps else grid
+        self._points = model.path.points(plan_for(model, "ddpm", steps or STEPS, rule, {}).grid)
+        self._chains = {torch.device("cpu"): _Terms(model, self._points, variance, self.decoder)}
+
+    @property
+    def count(self) -> int:
+        """Number of terms besides the prior's: those between, from noise to data (0 on), and the decoder's, the last."""
+        return self.chain("cpu").count + 1
+
+    def chain(self, device: torch.device | str) -> _Terms:
+        """The chain, its numbers on a device."""
+        device = torch.device(device)
+        if device not in self._chains:
+            self._chains[device] = _Terms(self.model, self._points, self.variance, self.decoder, device)
+        return self._chains[device]
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        index: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> BoundTerms:
+        """The loss of data x (B, ...), by one evaluation of the network.
+
+        Args:
+            noise: standard normal (B, ...), instead of random.
+            index: numbers (B,), int64, of the terms, 0 to ``count`` - 1, instead of random ones.
+            cond: conditions of this batch, as the network takes them.
+            generator: of numbers and noise; by default torch's own.
+
+        Raises OdesolveError for shapes that do not go together, numbers out of range, and data beyond a discrete decoder's.
+        """
+        index, noise = self.drawn(x, noise, index, generator)
+        return self.at(self.model.given(**(cond or {})), x, index, noise)
+
+    def drawn(self, x: Tensor, noise: Tensor | None, index: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+        """Numbers (B,) and noise (B, ...) for data, drawn where they are not given."""
+        check_data(x)
+        if self.decoder.levels is not None and not bool(((x >= self.decoder.low) & (x <= self.decoder.high)).all()):
+            raise OdesolveError(
+                f"x leaves [{self.decoder.low}, {self.decoder.high}]: give low= and high= of its lowest and highest value"
+            )
+        if index is None:
+            device = x.device if generator is None else generator.device
+            u = torch.rand(len(x), dtype=torch.float64, generator=generator, device=device)
+            if self.stratified:
+                u = (torch.arange(len(x), device=device) + u) / len(x)
+            index = (u * self.count).long().clamp_max(self.count - 1)
+        if index.shape != x.shape[:1] or index.is_floating_point():
+            raise OdesolveError(
+                f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: give one whole number a sample"
+            )
+        index = index.to(x.device, torch.int64)
+        if bool(((index < 0) | (index >= self.count)).any()):
+            raise OdesolveError(
+                f"index goes from {int(index.min())} to {int(index.max())}: the terms are 0 to {self.count - 1}"
+            )
+        return index, normal_for(x, noise, generator)
+
+    def at(self, model: Model, x: Tensor, index: Tensor, noise: Tensor, still: bool = False) -> BoundTerms:
+        """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the steps."""
+        chain = self.chain(x.device)
+        first = chain.points[0]
+        prior = prior_loss(x, first, model.path.start_std(first.t))
+        term = chain.each(model, x, index, noise, still)
+        each = prior + self.count * term
+        return BoundTerms(each.mean(), each, chain.t[index], prior, term, index)
+
+
+class Hybrid:
+    """L_simple + 1e-3 L_vlb, the bound's gradient kept from the mean: it trains the variance alone (Nichol and Dhariwal 2021).
+
+    Their eq. 16, by one evaluation of the network. Both are a number of the sample, the bound in nats.
+
+    Args:
+        model: an ``ode.Model`` with ``learned_variance=True``.
+        share: of the bound.
+        weight: of the simple loss, see ``Matching``.
+        options: of the ``VariationalBound``, whose times are those of both.
+
+    Raises OdesolveError for a model that says no variance.
+    """
+
+    def __init__(self, model: Model, share: float = SHARE, *, weight: Weight = None, **options: Any):
+        self.bound = VariationalBound(model, "learned", **options)
+        self.model, self.share, self.weight = model, share, weight
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        index: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> HybridTerms:
+        """The loss of data x (B, ...); arguments and errors are those of ``VariationalBound``."""
+        index, noise = self.bound.drawn(x, noise, index, generator)
+        once = self.model.given(**(cond or {}))
+        once.net = _Once(once.net)
+        t = self.bound.chain(x.device).t[index]
+        simple = Matching(once, self.weight)(x, noise=noise, t=t)
+        bound = self.bound.at(once, x, index, noise, still=True).each / x.shape[1:].numel()
+        each = simple.each + self.share * bound.to(simple.each.dtype)
+        return HybridTerms(each.mean(), each, t, simple.each, bound)
+
+
+class _Once:
+    """A network for one batch: what it said the first time, it says again."""
+
+    def __init__(self, net):
+        self.net, self.said = net, None
+
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        if self.said is None:
+            self.said = self.net(x, t, **cond)
+        return self.said
+
+
+def _check(model: Model, variance: str, decoder: str) -> None:
+    if not isinstance(model, Model):
+        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of")
+    if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
+        raise OdesolveError("the model is guided, or does something to x0: train the plain one")
+    for kind, given, known in (
+        ("variance", variance, ("small", "large", "learned")),
+        ("decoder", decoder, ("gaussian", "discrete")),
+    ):
+        if given not in known:
+            raise unknown(kind, given, known)
+    if variance == "learned" and not model.reading.variance:
+        raise OdesolveError("the model says no variance: give ode.Model(..., learned_variance=True)")
