@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 DOCUMENTS = [f for f in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if f.exists()]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-SHORTER = {"cnf.py": ["--iterations", "20"]}  # arguments of examples that take long
+SHORTER = {  # arguments of examples that take long
+    "bridge.py": ["--steps", "20"],
+    "cnf.py": ["--iterations", "20"],
+    "flow_matching.py": ["--steps", "20"],
+}
 
 
 def blocks(file):

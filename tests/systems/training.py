@@ -10,7 +10,7 @@ import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor
 from tests.systems.paths import LINEAR, VP
-from tests.systems.table import gap, generator, normals, system
+from tests.systems.table import gap, generator, normals, slope, system
 
 STD = 0.6
 CENTRED = ode.problems.gaussian(mean=0.0, std=STD, shape=(1,))
@@ -92,6 +92,32 @@ def cascade() -> float:
     exact = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
     error = ((1.0 + exact**2) / n).sqrt()
     return float(((found - exact).abs() / error).max())
+
+
+@system(
+    56,
+    "continuous normalising flows, adjoint",
+    "dL/dtheta of v = theta x, L = x(1)^2 / 2, by RK4: order 4 (the gap)",
+    0.2,
+)
+def adjoint() -> float:
+    errors = []
+    for steps in (8, 16, 32):
+        theta = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+        y0 = torch.full((1, 1), 0.9, dtype=torch.float64)
+        found = ode.solve(
+            lambda t, x, theta=theta: theta * x,
+            y0,
+            (0.0, 1.0),
+            "rk4",
+            steps=steps,
+            adjoint="continuous",
+            params=[theta],
+        )
+        (0.5 * found.last.square().sum()).backward()
+        assert theta.grad is not None
+        errors.append(gap(theta.grad, 0.81 * math.exp(1.4)))
+    return abs(slope(errors) - 4)
 
 
 @system(63, "laws of times", "logit-normal, mode and cosmap: densities integrate to 1", 1e-9)
