@@ -23,7 +23,7 @@ def columns(s: Tensor, like: Tensor) -> Tensor:
 
 
 @functools.cache
-def _load_forward_differentiation() -> None:
+def load_forward_differentiation() -> None:
     """Its first use makes torch load what warns of torch.jit: not for users, who may have made warnings errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ class Jacobian:
 
     def __init__(self, drift: Drift):
         self.drift, self.exact = drift, True
-        _load_forward_differentiation()
+        load_forward_differentiation()
 
     def product(self, t: Tensor, y: Tensor, v: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """J v at (t, y), for v (B, ...): the work of about two evaluations."""

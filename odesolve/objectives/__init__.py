@@ -1,12 +1,21 @@
 """What networks are trained by: thin losses on the paths and models that are sampled, profiled and scored here."""
 
-from odesolve.objectives import bridges, couplings, schroedinger, times
+from odesolve.objectives import bridges, consistency, couplings, distillation, flow_maps, rectified, schroedinger, times
 from odesolve.objectives.bridges import BridgeMatching, Interpolant, ScoreAndFlow, TwoSided
+from odesolve.objectives.consistency import (
+    Consistency,
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    ContinuousConsistency,
+)
 from odesolve.objectives.couplings import Independent, OptimalTransport, Sinkhorn
 from odesolve.objectives.ddpm import Hybrid, VariationalBound
 from odesolve.objectives.diffflow import DiffFlow
+from odesolve.objectives.distillation import GuidedDistillation, ProgressiveDistillation, halve
+from odesolve.objectives.flow_maps import FlowMap, MeanFlow, Shortcut
 from odesolve.objectives.guidance import dropped
 from odesolve.objectives.matching import Matching, Terms
+from odesolve.objectives.rectified import balance, pairs, reflow, straightness
 from odesolve.objectives.score_matching import (
     DenoisingScoreMatching,
     Energy,
@@ -20,28 +29,46 @@ from odesolve.objectives.score_matching import (
 
 __all__ = [
     "BridgeMatching",
+    "Consistency",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
+    "ContinuousConsistency",
     "DenoisingScoreMatching",
     "DiffFlow",
     "Energy",
     "ExplicitScoreMatching",
+    "FlowMap",
+    "GuidedDistillation",
     "Hybrid",
     "ImplicitScoreMatching",
     "Independent",
     "Interpolant",
     "Levels",
     "Matching",
+    "MeanFlow",
     "OptimalTransport",
+    "ProgressiveDistillation",
     "ScoreAndFlow",
+    "Shortcut",
     "Sinkhorn",
     "SlicedScoreMatching",
     "Terms",
     "TwoSided",
     "VariationalBound",
+    "balance",
     "bridges",
+    "consistency",
     "couplings",
+    "distillation",
     "dropped",
     "energy",
+    "flow_maps",
+    "halve",
     "ncsn",
+    "pairs",
+    "rectified",
+    "reflow",
     "schroedinger",
+    "straightness",
     "times",
 ]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.systems import bridges, paths, samplers, scores, training
+from tests.systems import bridges, few_steps, paths, samplers, scores, training
 from tests.systems.table import System
 
-FILES = (bridges, paths, samplers, scores, training)
+FILES = (bridges, few_steps, paths, samplers, scores, training)
 
 
 def entered(systems: Sequence[System]) -> list[System]:

@@ -1,0 +1,299 @@
+"""Consistency models: networks that carry a state on the EDM path to its data end at once, distilled or trained from data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.grids import Karras
+from odesolve.kernels.dispatch import normal
+from odesolve.keys import Ids, keys_of
+from odesolve.models import Model
+from odesolve.noise import STEPS
+from odesolve.objectives import times as laws
+from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.flow_maps import pushed, seed_of
+from odesolve.objectives.matching import Terms
+from odesolve.paths import EDM
+from odesolve.start import Noise, start
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of each sample, (B,)."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def pseudo_huber(c: float | None = None) -> Distance:
+    """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by default .00054 sqrt(numbers)."""
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        offset = 0.00054 * math.sqrt(a[0].numel()) if c is None else c
+        square = (a - b).square().flatten(1).sum(1)
+        return square / (torch.sqrt(square + offset**2) + offset)  # the same, without a difference of large numbers
+
+    return distance
+
+
+def progressive(k: int, total: int, first: int = 2, last: int = 150) -> int:
+    """Points N of the grid in iteration k of ``total`` (Song et al. 2023, appendix C)."""
+    share = k / total * ((last + 1) ** 2 - first**2) + first**2
+    return math.ceil(math.sqrt(share) - 1) + 1
+
+
+def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
+    """Points N of the grid in iteration k of ``total``: steps double from first to last (Song and Dhariwal 2024, section 3.4)."""
+    each = max(1, math.floor(total / (math.log2(last // first) + 1)))
+    return min(first * 2 ** (k // each), last) + 1
+
+
+def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tensor]:
+    """Chances of the steps of a grid: those of a log-normal noise level to lie in them (Song and Dhariwal 2024, section 3.5)."""
+    return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
+
+
+def inverse_gap(r: Tensor, t: Tensor) -> Tensor:
+    """The weight 1 / (t - r) of a step (Song and Dhariwal 2024, section 3.1)."""
+    return 1 / (t - r)
+
+
+class Consistency:
+    """f(x, t) = c_skip(t) x + c_out(t) F(x, t), which is x itself at the time ``start`` (Song et al. 2023, eq. 5 and appendix C).
+
+    With e = start and s the model's ``sigma_data``, c_skip = s^2 / ((t - e)^2 + s^2), c_out = s (t - e) / sqrt(t^2 + s^2); F is
+    the model's EDM prediction, whatever its network predicts: a diffusion model on the path is what training can begin from.
+
+    Args:
+        model: an ``ode.Model`` on ``paths.EDM()``, without guidance.
+        start: the time that states are carried to, by default the path's ``sigma_min``.
+
+    Raises OdesolveError for other paths, guided models and a start outside of the path.
+    """
+
+    def __init__(self, model: Model, start: float | None = None):
+        if not isinstance(model.path, EDM):
+            raise OdesolveError(f"the model is on {model.path}: consistency models take ode.paths.EDM()")
+        if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
+            raise OdesolveError("the model is guided, or does something to x0: give the plain one")
+        self.model, self.path = model, model.path
+        self.start = model.path.sigma_min if start is None else start
+        if not 0 < self.start < self.path.t_max:
+            raise OdesolveError(f"start={start}: give a time above 0 and below {self.path.t_max}")
+
+    def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        """f at states x (B, ...) and times t, a number or (B,), from ``start`` up."""
+        t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
+        s, away = self.model.reading.sigma_data, t - self.start
+        own = self.model.given(**cond) if cond else self.model
+        out = s * away / torch.sqrt(t**2 + s**2)
+        return column(s**2 / (away**2 + s**2), x) * x + column(out, x) * own.edm(x, t)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise | None = None,
+        times: Sequence[float] | None = None,
+        *,
+        state: Tensor | None = None,
+        seed: int | torch.Generator | None = None,
+        ids: Ids | None = None,
+        cond: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """Samples at ``start``: f at each of the falling times, with new noise up to the next (Song et al. 2023, algorithm 1).
+
+        Args:
+            noise: standard normal noise (B, ...), or a shape to draw it in float32; scaled here to the first time.
+            times: one a step, from noise to data; by default the noise end alone: one step.
+            state: a state at the first time, instead of noise.
+            seed, ids, cond: of all noise, as for ``ode.sample`` (a generator gives a seed), and conditions of the network.
+
+        Raises OdesolveError for times that do not fall, or leave (start, t_max].
+        """
+        taus = [self.path.t_noise] if times is None else [float(t) for t in times]
+        inside = bool(taus) and self.start < taus[-1] and taus[0] <= self.path.t_max
+        if not inside or any(a <= b for a, b in itertools.pairwise(taus)):
+            raise OdesolveError(f"times={taus}: give falling times above {self.start}, up to {self.path.t_max}")
+        seed = seed_of(seed)
+        x = self(start(self.model, noise, state, taus[0], (seed, ids), None, None), taus[0], **(cond or {}))
+        keys, z = keys_of(len(x), seed, ids, x.device), torch.empty_like(x)
+        for i, tau in enumerate(taus[1:]):
+            normal(z, keys, STEPS + i)
+            x = self(x + math.sqrt(tau**2 - self.start**2) * z, tau, **(cond or {}))
+        return x
+
+
+class ConsistencyTraining:
+    """From data alone: f at x + t z is to be f at x + r z, of one noise z and a step from t to r (Song et al. 2023, algorithm 3).
+
+    Args:
+        consistency: what is trained.
+        points: N of EDM's grid, at least 2 (OdesolveError for fewer); given with each batch, it may grow (``doubling``).
+        target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged weights), or a function
+            (x, t, **cond); by default ``consistency`` itself.
+        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``.
+        weight: of the distance, a function (r, t) of the step's times (B,), such as ``inverse_gap``; by default 1.
+        chances: of the N - 1 steps, a function of the rising times (N,), such as ``log_normal()``; by default equal ones.
+        rho: exponent of the grid.
+    """
+
+    def __init__(
+        self,
+        consistency: Consistency,
+        points: int = 18,
+        *,
+        target: Callable[..., Tensor] | None = None,
+        distance: Distance = squared,
+        weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+        chances: Callable[[Tensor], Tensor] | None = None,
+        rho: float = 7.0,
+    ):
+        self.consistency, self.target, self.distance = consistency, target or consistency, distance
+        self.weight, self.chances, self.rho, self.points = weight, chances, rho, points
+        self.times(points)
+
+    def times(self, points: int | None = None) -> Tensor:
+        """The rising times (N,) of the grid, float64, from ``start`` to the noise end."""
+        points = self.points if points is None else points
+        if points < 2:
+            raise OdesolveError(f"points={points}: a grid has at least 2")
+        grid = Karras(stop=self.consistency.start, final=False, rho=self.rho)
+        return torch.tensor(grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64)
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        points: int | None = None,
+        index: Tensor | None = None,
+        noise: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Terms:
+        """The loss of data x (B, ...); ``t`` of the terms is the noisier time of each step.
+
+        Args:
+            points: of the grid, for this batch alone.
+            index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random ones.
+            noise, cond, generator: as for ``Matching``.
+
+        Raises OdesolveError for shapes that do not go together and steps outside of the grid.
+        """
+        check_data(x)
+        cond, z = cond or {}, normal_for(x, noise, generator)
+        r, t = self._step(x, points, index, generator)
+        x_t = x + column(t, x) * z
+        with torch.no_grad():
+            aim = self.target(self._cleaner(x, z, x_t, r, t, cond), r, **cond)
+        each = self.distance(self.consistency(x_t, t, **cond), aim)
+        if self.weight is not None:
+            each = each * self.weight(r, t).to(each.dtype)
+        return Terms(each.mean(), each, t)
+
+    def _cleaner(self, x: Tensor, z: Tensor, x_t: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The state at r that belongs to x_t."""
+        return x + column(r, x) * z
+
+    def _step(self, x: Tensor, points: int | None, index: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+        times = self.times(points)
+        if index is None:
+            chances = torch.ones(len(times) - 1) if self.chances is None else self.chances(times)
+            device = "cpu" if generator is None else generator.device
+            index = torch.multinomial(chances.to(device), len(x), replacement=True, generator=generator)
+        if index.shape != x.shape[:1] or bool(((index < 0) | (index > len(times) - 2)).any()):
+            raise OdesolveError(f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {len(times) - 2}")
+        times, index = times.to(x.device), index.to(x.device)
+        return times[index], times[index + 1]
+
+
+class ConsistencyDistillation(ConsistencyTraining):
+    """From a diffusion model: f at x_t is to be f at what one step of a solver makes of x_t (Song et al. 2023, algorithm 2).
+
+    Args:
+        teacher: an ``ode.Model`` on the same path, guided or not; conditions go to both.
+        solver: a Runge-Kutta method in the path's time: "euler", "heun" (the paper's), "midpoint", "rk4", ...
+        consistency, points, options: as for ``ConsistencyTraining``.
+
+    Raises OdesolveError for a teacher on another path, and unknown solvers.
+    """
+
+    def __init__(
+        self, consistency: Consistency, teacher: Model, points: int = 18, *, solver: str = "heun", **options: Any
+    ):
+        super().__init__(consistency, points, **options)
+        check_teacher(teacher, consistency.path)
+        check_solver(solver)
+        self.teacher, self.solver = teacher, solver
+
+    def _cleaner(self, x: Tensor, z: Tensor, x_t: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        return runge_kutta(self.teacher.given(**cond), x_t, t, r, self.solver)
+
+
+@dataclass(frozen=True)
+class ContinuousTerms(Terms):
+    """Of the continuous objective; ``derivative`` (B, ...) is df/dt along the way, without gradients."""
+
+    derivative: Tensor = field(repr=False)
+
+
+class ContinuousConsistency:
+    """The limit of endless points: E[weight f . sg(df/dt)], whose gradient, not value, means something.
+
+    Song et al. 2023, theorems 6 (from data: x_t moves by (x_t - x) / t) and 5 (from a teacher: by its velocity). The gradient is
+    half that of the squared distance, divided by the step. Networks must know forward-mode derivatives.
+
+    Args:
+        consistency: what is trained; the derivative is that of its own weights, detached.
+        teacher: an ``ode.Model`` on the same path (OdesolveError for others); by default from data.
+        times: a law of ``objectives.times`` from ``start`` up; by default uniform in log t.
+        weight: a function of times (B,); by default 1.
+    """
+
+    def __init__(
+        self,
+        consistency: Consistency,
+        *,
+        teacher: Model | None = None,
+        times: laws.Law | laws.Importance | None = None,
+        weight: Callable[[Tensor], Tensor] | None = None,
+    ):
+        if teacher is not None:
+            check_teacher(teacher, consistency.path)
+        self.consistency, self.teacher, self.weight = consistency, teacher, weight
+        self.times = laws.LogUniform(consistency.start, consistency.path.t_max) if times is None else times
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ContinuousTerms:
+        """The objective of data x (B, ...), whose value is not to be watched; arguments as for ``Matching``.
+
+        Raises OdesolveError for shapes that do not go together and times below ``start`` or above the path's.
+        """
+        check_data(x)
+        cond, z, path = cond or {}, normal_for(x, noise, generator), self.consistency.path
+        t = checked_times(self.times(len(x), path, generator) if t is None else t, x, self.consistency.model)
+        if bool((t < self.consistency.start * (1 - 1e-12)).any()):
+            raise OdesolveError(f"t goes down to {float(t.min()):.4g}: give times from {self.consistency.start} up")
+        x_t = x + column(t, x) * z
+        with torch.no_grad():
+            tangent = z if self.teacher is None else self.teacher.given(**cond).velocity(x_t, t)
+        f, df = pushed(lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t)))
+        df = df.detach()
+        each = (f * df).flatten(1).mean(1)
+        if self.weight is not None:
+            each = each * self.weight(t).to(each.dtype)
+        return ContinuousTerms(each.mean(), each, t, df)

@@ -1,0 +1,285 @@
+"""Students of diffusion models: half as many DDIM steps again and again, and guidance in one evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, unknown
+from odesolve.grids import Grid, make, named
+from odesolve.models import Model
+from odesolve.objectives import times as laws
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.matching import Terms
+from odesolve.objectives.weights import Weight, weights
+from odesolve.paths import Path
+from odesolve.tableaus import EXPLICIT
+
+TABLEAUS = {tableau.name: tableau for tableau in EXPLICIT}
+
+
+def check_teacher(teacher: Model, path: Path) -> None:
+    """Raise OdesolveError unless a teacher is on this path."""
+    if teacher.path != path:
+        raise OdesolveError(f"the teacher is on {teacher.path}, the student on {path}: give one path")
+
+
+def check_solver(solver: str) -> None:
+    """Raise OdesolveError unless ``runge_kutta`` knows the method."""
+    if solver not in TABLEAUS:
+        raise unknown("solver", solver, TABLEAUS)
+
+
+def runge_kutta(model: Model, x: Tensor, t: Tensor, r: Tensor, solver: str = "heun") -> Tensor:
+    """One step of the probability flow from times t (B,) to r (B,), by "euler", "midpoint", "heun", "rk4", ..."""
+    tableau, h = TABLEAUS[solver], r - t
+    slopes: list[Tensor] = []
+    for c, row in zip(tableau.c, tableau.a, strict=True):
+        move = sum(a * k for a, k in zip(row, slopes, strict=True))
+        slopes.append(model.velocity(x + column(h, x) * move if row else x, t + c * h))
+    return x + column(h, x) * sum(b * k for b, k in zip(tableau.b, slopes, strict=True))
+
+
+def ddim(path: Path, x: Tensor, data: Tensor, t: Tensor, r: Tensor) -> Tensor:
+    """The DDIM step of states x (B, ...) from times t (B,) to r (B,) by the data prediction at t (Song et al. 2021, eq. 12)."""
+    gain = -path.alpha(r) * torch.expm1(path.lam(t) - path.lam(r))
+    return column(path.sigma(r) / path.sigma(t), x) * x + column(gain, x) * data
+
+
+def two_steps(teacher: Model, x: Tensor, t: Tensor, middle: Tensor, end: Tensor) -> Tensor:
+    """The data prediction whose one DDIM step from t to end is the teacher's two (Salimans and Ho 2022, algorithm 2).
+
+    The paper's (z'' - (sigma''/sigma) z) / (alpha'' - (sigma''/sigma) alpha) is the mean of the teacher's two predictions with
+    weights expm1(-h) of the log-SNR, as here: no difference of states, and finite at both ends of every path. Times are (B,).
+    """
+    path = teacher.path
+    lam, mid, far = path.lam(t), path.lam(middle), path.lam(end)
+    first = teacher.data(x, t)
+    second = teacher.data(ddim(path, x, first, t, middle), middle)
+    share = torch.expm1(mid - far) / torch.expm1(lam - far)  # of the second: 1 at the data end
+    return torch.lerp(first, second, column(share, x).expand_as(first))
+
+
+def _check_student(student: Model, teacher: Model) -> None:
+    if student.reading.guidance is not None or student.reading.classifier or student.reading.applies:
+        raise OdesolveError("the student is guided, or does something to x0: train the plain one")
+    check_teacher(teacher, student.path)
+
+
+def _error(student: Model, x_t: Tensor, t: Tensor, aim: Tensor, weight: Weight) -> Tensor:
+    """Weighted squared error (B,) of a student's own prediction where its data prediction is to be ``aim``."""
+    predicts, sigma_data = student.predicts, student.reading.sigma_data
+    said = student.predict(x_t, student.at(t, predicts, x_t))
+    if predicts != "data":
+        kx, kd = student.path.convert(t, "data", predicts, sigma_data)
+        aim = column(kx, x_t) * x_t + column(kd, x_t) * aim
+    each = (said - aim).square().flatten(1).mean(1)
+    factor = weights(student.path, t, weight, predicts, sigma_data)
+    return each if factor is None else each * factor.to(each.dtype)
+
+
+class ProgressiveDistillation:
+    """A student whose DDIM step is two of its teacher's (Salimans and Ho 2022, algorithm 2).
+
+    Args:
+        student: an ``ode.Model`` on the teacher's path, most often begun from its weights. Where there is no signal at the first
+            time (alpha = 0), it may not predict the noise or the score, which say nothing of the data.
+        teacher: an ``ode.Model``, guided or not; conditions go to both.
+        times: the teacher's, an even number of steps from noise to data: a list of times, or a name or rule of
+            ``odesolve.grids`` with ``steps`` of them. The student's are every other one: ``student_times``.
+        weight: of the data's squared error: "max_snr" (max(SNR, 1)), "snr_plus_1" (SNR + 1), or as for ``Matching``.
+
+    Raises OdesolveError for models that do not go together and an odd number of steps.
+    """
+
+    def __init__(
+        self,
+        student: Model,
+        teacher: Model,
+        times: str | Grid | Sequence[float] | Tensor,
+        steps: int | None = None,
+        *,
+        weight: Weight = "max_snr",
+    ):
+        _check_student(student, teacher)
+        self.student, self.teacher, self.weight = student, teacher, weight
+        self.times = make(named(times), student.path, steps, snap=student.snap)
+        check_even(self.times)
+        if student.predicts in ("noise", "score") and float(student.path.alpha(self.times[0])) == 0.0:
+            given = f"the student predicts {student.predicts!r}, and there is no signal at t={self.times[0]}"
+            raise OdesolveError(f"{given}: let it predict 'v', 'data' or 'velocity', or begin where alpha is not 0")
+
+    @property
+    def student_times(self) -> tuple[float, ...]:
+        """The grid to sample the student on: ``ode.sample(student, noise, "ddim", grid=objective.student_times)``."""
+        return self.times[::2]
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        index: Tensor | None = None,
+        noise: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Terms:
+        """The loss of data x (B, ...); ``t`` of the terms is where the student's steps begin.
+
+        Args:
+            index: steps (B,) of the student, 0 (from the noise) to N - 1, instead of random ones.
+            noise: standard normal (B, ...), instead of random noise.
+            cond: conditions of this batch, as the networks take them.
+            generator: of steps and noise; by default torch's own.
+
+        Raises OdesolveError for shapes that do not go together and steps that are not there.
+        """
+        check_data(x)
+        n, z, cond = len(self.times) // 2, normal_for(x, noise, generator), cond or {}
+        if index is None:
+            device = "cpu" if generator is None else generator.device
+            index = torch.randint(n, (len(x),), generator=generator, device=device)
+        if index.shape != x.shape[:1] or bool(((index < 0) | (index >= n)).any()):
+            raise OdesolveError(f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {n - 1}")
+        times = torch.tensor(self.times, dtype=torch.float64, device=x.device)
+        t, middle, end = (times[2 * index.to(x.device) + k] for k in range(3))
+        path = self.student.path
+        x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
+        with torch.no_grad():
+            aim = two_steps(self.teacher.given(**cond), x_t, t, middle, end)
+        each = _error(self.student.given(**cond), x_t, t, aim, self.weight)
+        return Terms(each.mean(), each, t)
+
+
+def check_even(times: Sequence[float]) -> None:
+    """Raise OdesolveError unless the steps between these times go together in twos."""
+    if len(times) % 2 == 0:
+        raise OdesolveError(f"{len(times) - 1} steps cannot be halved: give the teacher an even number")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A student and the times it is sampled on: ``ode.sample(stage.model, noise, "ddim", grid=stage.times)``."""
+
+    model: Model
+    times: tuple[float, ...]
+
+
+def halve(
+    teacher: Model,
+    times: str | Grid | Sequence[float] | Tensor,
+    fit: Callable[[Model, tuple[float, ...]], Model],
+    steps: int | None = None,
+    rounds: int | None = None,
+) -> list[Stage]:
+    """Students with 1/2, 1/4, ... of a teacher's DDIM steps, each the teacher of the next (Salimans and Ho 2022, algorithm 2).
+
+    Args:
+        teacher: the first, an ``ode.Model``.
+        times, steps: its grid, as for ``ProgressiveDistillation``.
+        fit: (teacher, times) -> student: makes a student and trains it by ``ProgressiveDistillation(student, teacher, times)``.
+        rounds: how often; by default as often as the steps are even.
+
+    Raises OdesolveError where the steps cannot be halved that often.
+    """
+    held, stages = make(named(times), teacher.path, steps, snap=teacher.snap), list[Stage]()
+    while len(stages) < rounds if rounds is not None else len(held) % 2 == 1 and len(held) > 1:
+        check_even(held)
+        teacher = fit(teacher, held)
+        held = held[::2]
+        stages.append(Stage(teacher, held))
+    return stages
+
+
+@dataclass(frozen=True)
+class GuidedTerms(Terms):
+    """``scale`` (B,) is the guidance of each sample."""
+
+    scale: Tensor = field(repr=False)
+
+
+class GuidedDistillation:
+    """A student that takes the scale of guidance as a condition (Meng et al. 2023, algorithm 1).
+
+    It learns uncond + scale (cond - uncond), in one evaluation in the place of two; scale is the paper's w + 1, and 1 is the
+    conditional model, as everywhere here. What comes out is a model: ``ode.sample(student.given(scale=..., **cond), ...)``, and
+    both student and teacher of ``ProgressiveDistillation`` with the scale among the conditions.
+
+    Args:
+        student: an ``ode.Model`` that takes ``name`` (B,) besides the teacher's conditions.
+        teacher: an ``ode.Model`` without guidance, on the same path.
+        null: the teacher's conditions where there is none: tensors (B, ...) or (1, ...), or other values.
+        low, high: scales are drawn uniformly between them.
+        name: that of the scale among the student's conditions.
+        weight: as for ``ProgressiveDistillation``.
+        times: a law of ``objectives.times``; by default the path's.
+
+    Raises OdesolveError for models that do not go together.
+    """
+
+    def __init__(
+        self,
+        student: Model,
+        teacher: Model,
+        null: Mapping[str, Any],
+        *,
+        low: float = 1.0,
+        high: float = 5.0,
+        name: str = "scale",
+        weight: Weight = "max_snr",
+        times: laws.Law | laws.Importance | None = None,
+    ):
+        _check_student(student, teacher)
+        if teacher.reading.guidance is not None:
+            raise OdesolveError("the teacher is guided already: give the plain one, its scale is drawn here")
+        self.student, self.teacher, self.null, self.weight = student, teacher, dict(null), weight
+        self.low, self.high, self.name = low, high, name
+        self.times = laws.default(student.path, student.predicts) if times is None else times
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        cond: Mapping[str, Any],
+        scale: Tensor | None = None,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> GuidedTerms:
+        """The loss of data x (B, ...).
+
+        Args:
+            cond: conditions of this batch, as the teacher takes them.
+            scale: (B,), instead of random ones; noise, t, generator as for ``Matching``.
+
+        Raises OdesolveError for shapes that do not go together and times outside the path.
+        """
+        check_data(x)
+        path, z = self.student.path, normal_for(x, noise, generator)
+        t = checked_times(self.times(len(x), path, generator) if t is None else t, x, self.student)
+        if scale is None:
+            device = "cpu" if generator is None else generator.device
+            scale = torch.rand(len(x), dtype=x.dtype, generator=generator, device=device)
+            scale = self.low + (self.high - self.low) * scale
+        if scale.shape != x.shape[:1]:
+            raise OdesolveError(f"scale has shape {tuple(scale.shape)} for a batch of {len(x)}: give one a sample")
+        scale = scale.to(x)
+        x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
+        with torch.no_grad():
+            there, gone = (self.teacher.given(**c).data(x_t, t) for c in (cond, _expanded(self.null, len(x))))
+            aim = gone + column(scale, x) * (there - gone)
+        each = _error(self.student.given(**cond, **{self.name: scale}), x_t, t, aim, self.weight)
+        return GuidedTerms(each.mean(), each, t, scale)
+
+
+def _expanded(cond: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    """Conditions with one row, as one a sample."""
+
+    def rows(v: Any) -> Any:
+        one = isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == 1
+        return v.expand(batch, *v.shape[1:]) if one else v
+
+    return {k: rows(v) for k, v in cond.items()}

@@ -1,0 +1,292 @@
+"""Networks of two times, which carry a state from one to the other at once: trained by MeanFlow or as shortcut models."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odesolve.adaptive.linear import load_forward_differentiation
+from odesolve.conditions import rows
+from odesolve.errors import OdesolveError
+from odesolve.grids import Grid, make, named
+from odesolve.keys import Ids, fresh_seed
+from odesolve.models import Model
+from odesolve.objectives import times as laws
+from odesolve.objectives.distillation import check_teacher
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.matching import Terms
+from odesolve.paths import Path
+from odesolve.start import Noise, start
+
+
+def pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """f and its derivative along tangents, by forward differentiation; gradients go through both."""
+    load_forward_differentiation()
+    value, slope, *_ = torch.func.jvp(f, at, tangents)
+    return value, slope
+
+
+def seed_of(given: int | torch.Generator | None) -> int:
+    """A seed: the one given, or one from a generator, by default torch's own."""
+    if isinstance(given, torch.Generator):
+        return int(torch.randint(2**62, (), generator=given, device=given.device))
+    return fresh_seed() if given is None else given
+
+
+class _TwoTimes(nn.Module):
+    """net(x, r, t) as ``ode.Model`` calls it: r among the conditions, and t itself where it is not."""
+
+    def __init__(self, net: Callable[..., Tensor]):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, r: Tensor | None = None, **cond: Any) -> Tensor:
+        return self.net(x, t if r is None else r, t, **cond)
+
+
+class FlowMap:
+    """The map of the probability flow from time t to r as x + (r - t) u(x, r, t), u the average velocity in between.
+
+    Velocities are derivatives by the path's time, with data at t = 0 unless the path is flipped, as for ``ode.Model``; r may lie
+    on either side of t, and is nearer to the data in training. At r = t the network is the velocity itself: ``model`` is that
+    ``ode.Model``, which is sampled, profiled and scored as any other.
+
+    Args:
+        net: net(x, r, t, **cond) -> u (B, ...); both times are (B,). It takes no condition called r.
+        path: where the velocity is finite at the data end, such as ``paths.Linear()``.
+        options: those of ``ode.Model`` (``time_scale``, ``dtype``, ``cond``, ...), for both times.
+
+    Raises OdesolveError for paths with an infinite velocity, and as ``ode.Model``.
+    """
+
+    def __init__(self, net: Callable[..., Tensor], path: Path, **options: Any):
+        if not callable(net):
+            raise OdesolveError(f"net is {type(net).__name__}: give a function or module net(x, r, t, **cond)")
+        self.model = Model(_TwoTimes(net), path, "velocity", **options)
+        if not math.isfinite(float(path.dsigma(path.t_data))):
+            raise OdesolveError(f"the velocity on {path} is infinite at the data end: use ode.paths.Linear()")
+        self.path = path
+
+    def average(self, x: Tensor, r: float | Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        """u at states x (B, ...) of time t; times are numbers or (B,)."""
+        r, t = (torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t))
+        kind = torch.promote_types(self.model.dtype or x.dtype, torch.float32)
+        return self.model.given(**cond, r=self.model.network_times(r).to(kind)).velocity(x, t)
+
+    def carry(self, x: Tensor, t: float | Tensor, r: float | Tensor, **cond: Any) -> Tensor:
+        """States x (B, ...) of time t, carried to r."""
+        r, t = (torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t))
+        return x + column(r - t, x) * self.average(x, r, t, **cond)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noise: Noise | None = None,
+        steps: int = 1,
+        grid: str | Grid | Sequence[float] | Tensor = "uniform",
+        *,
+        state: Tensor | None = None,
+        seed: int | torch.Generator | None = None,
+        ids: Ids | None = None,
+        cond: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Samples (B, ...) by one evaluation a step, from noise to data.
+
+        Args:
+            noise: standard normal noise, or a shape to draw it; scaled here to the grid's first time.
+            steps, grid: the times, as for ``ode.sample``.
+            state: a state at the first time, instead of noise; with a rising grid data are encoded.
+            seed, ids: of noise given as a shape, as for ``ode.sample``.
+            cond: conditions, as the network takes them.
+
+        Raises OdesolveError for grids outside of the path and what cannot be a start.
+        """
+        times = make(named(grid), self.path, steps)
+        x = start(self.model, noise, state, times[0], (seed_of(seed), ids), dtype, device)
+        for t, r in itertools.pairwise(times):
+            x = self.carry(x, t, r, **(cond or {}))
+        return x
+
+
+def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """x_t and its velocity given both ends."""
+    x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
+    return x_t, column(path.dalpha(t), x) * x + column(path.dsigma(t), x) * z
+
+
+@dataclass(frozen=True)
+class FlowMapTerms(Terms):
+    """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without weight or gradients."""
+
+    r: Tensor = field(repr=False)
+    error: Tensor = field(repr=False)
+
+
+class MeanFlow:
+    """MeanFlow: u = v - (t - r) du/dt along the flow, one Jacobian-vector product a loss (Geng et al. 2025, algorithm 1).
+
+    The tangent of (x, r, t) is (v, 0, 1); the target is detached. The network must know forward-mode derivatives.
+
+    Args:
+        flow_map: what is trained.
+        times: the law of two times, the one nearer to the noise being t; by default the paper's log-normal one.
+        equal: the share of samples with r = t, which are plain flow matching.
+        power, offset: the error e of a sample, the mean of its squares, has the weight 1 / (e + offset)^power, detached. The
+            paper's offset is of sums: divide it by the numbers of a sample. Power 0 is the plain loss.
+        teacher: an ``ode.Model`` on the same path whose velocity is averaged, instead of that between data and noise.
+
+    Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
+    """
+
+    def __init__(
+        self,
+        flow_map: FlowMap,
+        *,
+        times: laws.Law | laws.Importance | None = None,
+        equal: float = 0.75,
+        power: float = 1.0,
+        offset: float = 1e-3,
+        teacher: Model | None = None,
+    ):
+        if not 0.0 <= equal <= 1.0:
+            raise OdesolveError(f"equal={equal}: give the share of samples with r = t, from 0 to 1")
+        if teacher is not None:
+            check_teacher(teacher, flow_map.path)
+        self.flow_map, self.teacher = flow_map, teacher
+        self.equal, self.power, self.offset = equal, power, offset
+        self.times = laws.LogitNormal(-0.4, 1.0) if times is None else times
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        r: Tensor | None = None,
+        t: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> FlowMapTerms:
+        """The loss of data x (B, ...).
+
+        Args:
+            noise: samples of the source (B, ...), standard normal by default.
+            r, t: both times (B,) instead of random ones.
+            cond: conditions of this batch, as the network takes them.
+            generator: of times and noise; by default torch's own.
+
+        Raises OdesolveError for shapes that do not go together, one time without the other and times outside of the path.
+        """
+        check_data(x)
+        cond, z = cond or {}, normal_for(x, noise, generator)
+        r, t = self._times(x, r, t, generator)
+        x_t, v = _states(self.flow_map.path, x, z, t)
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = self.teacher.given(**cond).velocity(x_t, t)
+        net = lambda x, r, t: self.flow_map.average(x, r, t, **cond)  # noqa: E731
+        said, slope = pushed(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
+        aim = (v - column(t - r, x) * slope).detach()
+        error = (said - aim).square().flatten(1).mean(1)
+        each = error if self.power == 0 else error / (error.detach() + self.offset) ** self.power
+        return FlowMapTerms(each.mean(), each, t, r, error.detach())
+
+    def _times(self, x: Tensor, r: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+        path, n = self.flow_map.path, len(x)
+        if (r is None) != (t is None):
+            raise OdesolveError("one of r and t is missing: give both times, or neither")
+        if r is None or t is None:
+            a, b = (self.times(n, path, generator) for _ in range(2))
+            falls = path.t_data < path.t_noise
+            r, t = (torch.minimum(a, b), torch.maximum(a, b)) if falls else (torch.maximum(a, b), torch.minimum(a, b))
+            same = torch.rand(n, generator=generator, device=t.device) < self.equal
+            r = torch.where(same, t, r)
+        return checked_times(r, x, self.flow_map.model), checked_times(t, x, self.flow_map.model)
+
+
+class Shortcut:
+    """Shortcut models: flow matching at r = t, and elsewhere one step that is to be two of half its size (Frans et al. 2025).
+
+    Steps are 1, 1/2, 1/4, ... of the path, down to two of the smallest, 1/``steps``, which is read as r = t. What a step is
+    compared with is the mean of the network's own two half steps, without gradients.
+
+    Args:
+        flow_map: what is trained.
+        steps: a power of 2, at least 2.
+        share: of samples that learn steps, rather than the velocity.
+        target: the map that takes the half steps, such as one of averaged weights; by default ``flow_map`` itself.
+        times: the law of the times of flow matching; by default uniform.
+
+    Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on another path.
+    """
+
+    def __init__(
+        self,
+        flow_map: FlowMap,
+        steps: int = 128,
+        *,
+        share: float = 0.25,
+        target: FlowMap | None = None,
+        times: laws.Law | laws.Importance | None = None,
+    ):
+        if steps < 2 or steps & (steps - 1):
+            raise OdesolveError(f"steps={steps}: give a power of 2, at least 2")
+        if not 0.0 <= share <= 1.0:
+            raise OdesolveError(f"share={share}: give the share of samples that learn steps, from 0 to 1")
+        self.flow_map, self.target, self.steps, self.share = flow_map, target or flow_map, steps, share
+        check_teacher(self.target.model, flow_map.path)
+        self.times = laws.Uniform() if times is None else times
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        r: Tensor | None = None,
+        t: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> FlowMapTerms:
+        """The loss of data x (B, ...); arguments and errors as for ``MeanFlow``."""
+        check_data(x)
+        cond, z, path, model = cond or {}, normal_for(x, noise, generator), self.flow_map.path, self.flow_map.model
+        if (r is None) != (t is None):
+            raise OdesolveError("one of r and t is missing: give both times, or neither")
+        if r is None or t is None:
+            r, t = self._drawn(len(x), generator)
+        r, t = checked_times(r, x, model), checked_times(t, x, model)
+        x_t, aim = _states(path, x, z, t)
+        index = (r != t).nonzero()[:, 0]
+        if len(index):
+            with torch.no_grad():
+                halves = self._halves(x_t[index], r[index], t[index], rows(cond, index, len(x)))
+            aim = aim.index_copy(0, index, halves)
+        each = (self.flow_map.average(x_t, r, t, **cond) - aim).square().flatten(1).mean(1)
+        return FlowMapTerms(each.mean(), each, t, r, each.detach())
+
+    def _halves(self, x: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The mean velocity of two half steps; those of the smallest size are asked for with r = t."""
+        middle, length = 0.5 * (r + t), abs(self.flow_map.path.t_noise - self.flow_map.path.t_data)
+        small = (t - r).abs() * self.steps < 2 * length * (1 + 1e-9)
+        first = self.target.average(x, torch.where(small, t, middle), t, **cond)
+        there = x + column(middle - t, x) * first
+        second = self.target.average(there, torch.where(small, middle, r), middle, **cond)
+        return 0.5 * (first + second)
+
+    def _drawn(self, n: int, generator) -> tuple[Tensor, Tensor]:
+        path, device = self.flow_map.path, "cpu" if generator is None else generator.device
+        t = self.times(n, path, generator)
+        u = torch.rand(3, n, dtype=torch.float64, generator=generator, device=device)
+        size = 0.5 ** (u[1] * (self.steps.bit_length() - 1)).floor()
+        place = ((u[2] / size).floor() + 1) * size  # where the step begins: a multiple of it, as share of the path
+        way = path.t_noise - path.t_data
+        learns = u[0] < self.share
+        begin, end = path.t_data + way * place, path.t_data + way * (place - size)
+        return torch.where(learns, end, t), torch.where(learns, begin, t)
