@@ -37,18 +37,18 @@ SETS = {"moons": moons, "eight": eight_gaussians, "checkerboard": checkerboard}
 
 
 class Field(torch.nn.Module):
-    """A perceptron of waves of place and time; the network of all examples in the plane."""
+    """A perceptron of waves of place and time (or of two times); the network of all examples in the plane."""
 
-    def __init__(self, width: int = 192, waves: int = 4):
+    def __init__(self, width: int = 192, waves: int = 4, times: int = 1):
         super().__init__()
         self.register_buffer("rates", math.pi * 2.0 ** torch.arange(waves))
         self.register_buffer("places", 2.0 ** torch.arange(3))
-        sizes = [2 + 2 * 6 + 2 * waves, width, width, width]
+        sizes = [2 + 2 * 6 + 2 * waves * times, width, width, width]
         layers = [m for a, b in itertools.pairwise(sizes) for m in (torch.nn.Linear(a, b), torch.nn.SiLU())]
         self.body = torch.nn.Sequential(*layers, torch.nn.Linear(width, 2))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        phase = t[:, None].to(x.dtype) * self.rates
+    def forward(self, x: Tensor, *times: Tensor) -> Tensor:
+        phase = torch.cat([t[:, None].to(x.dtype) * self.rates for t in times], 1)
         place = (x[:, :, None] * self.places).flatten(1)
         return self.body(torch.cat([x, place.sin(), place.cos(), phase.sin(), phase.cos()], 1))
 

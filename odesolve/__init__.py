@@ -81,6 +81,6 @@ def __getattr__(name: str) -> object:
         from odesolve.integrations.diffusers import from_pipeline
 
         return from_pipeline
-    if name in ("distributed", "jobs", "objectives"):  # torch.distributed takes its time, too
+    if name in ("distributed", "jobs", "objectives", "training"):  # torch.distributed takes its time, too
         return importlib.import_module(f"odesolve.{name}")
     raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

@@ -9,6 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor
+from odesolve.training import EMA, Exponential
 from tests.systems.paths import LINEAR, VP
 from tests.systems.table import gap, generator, normals, slope, system
 
@@ -125,3 +126,15 @@ def laws() -> float:
     t = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     found = [float(law.density(t, LINEAR).mean()) for law in (times.LogitNormal(), times.Mode(), times.CosMap())]
     return max(abs(f - 1) for f in found)
+
+
+@system(64, "averaged weights", "weights k in update k: the average lags by mu / (1 - mu) (1 - mu^K)", 1e-11)
+def average() -> float:
+    net, mu, count = torch.nn.Linear(1, 1, bias=False).double(), 0.9, 40
+    with torch.no_grad():
+        net.weight.fill_(0.0)
+        ema = EMA(net, Exponential(mu))
+        for k in range(1, count + 1):
+            net.weight.fill_(float(k))
+            ema.update()
+    return gap(count - ema.module.weight, mu / (1 - mu) * (1 - mu**count))

@@ -1,0 +1,65 @@
+"""One step where others take many: reflow of a flow-matching model, and MeanFlow from data alone.
+
+python examples/few_steps.py [--set moons] [--steps 3000] [--out few_steps.png]
+
+Prints straightness round by round, and how far samples of one Euler step are from the data. Writes a picture of one step each.
+"""
+
+import argparse
+
+import torch
+from toys import SETS, Field, picture, sliced_distance, train
+
+import odesolve as ode
+from odesolve.objectives import FlowMap, Matching, MeanFlow, reflow, straightness
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=SETS, default="moons")
+    parser.add_argument("--steps", type=int, default=3000, help="of each training (default 3000)")
+    parser.add_argument("--out", default="few_steps.png")
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    data, path = SETS[given.set], ode.paths.Linear()
+    test, noise = data(4000), torch.randn(4000, 2)
+
+    def fit(before, pairs, starts):
+        """A model of the pairs, from the weights of the one before."""
+        net = Field()
+        net.load_state_dict(before.net.state_dict())
+        model = ode.Model(net, path, "velocity")
+
+        def batch():
+            rows = torch.randint(len(pairs), (256,))
+            return pairs[rows], starts[rows]
+
+        train(lambda x, z: Matching(model)(x, noise=z), batch, net.parameters(), given.steps)
+        return model
+
+    first = ode.Model(Field(), path, "velocity")
+    train(Matching(first), lambda: (data(256),), first.net.parameters(), given.steps)
+    rounds = reflow(first, fit, lambda k: torch.randn(20_000, 2), rounds=2, solver="heun", steps=50)
+    panels = {"data": test}
+    for name, model in zip(("flow", "reflow", "reflow twice"), (first, *(r.model for r in rounds)), strict=True):
+        bent = straightness(model, noise)
+        panels[name] = ode.sample(model, noise, "euler", 1, "uniform").detach()
+        far = sliced_distance(panels[name], test)
+        print(f"{name}: straightness {bent.value:.4f} +- {bent.stderr:.4f}, one step ends {far:.3f} from the data")
+    net = Field(times=2)
+    carried = FlowMap(net, path)
+    train(MeanFlow(carried), lambda: (data(256),), net.parameters(), 2 * given.steps)
+    with torch.no_grad():
+        panels["MeanFlow"] = carried.sample(noise, 1)
+        two = sliced_distance(carried.sample(noise, 2), test)
+    print(f"MeanFlow: one step ends {sliced_distance(panels['MeanFlow'], test):.3f} from the data, two {two:.3f}")
+    with torch.no_grad():
+        whole = ode.sample(first, noise, "heun", 50, "uniform")
+    print(f"the flow in 50 steps of Heun: {sliced_distance(whole, test):.3f}; data from data: "
+          f"{sliced_distance(data(4000), test):.3f}")  # fmt: skip
+    picture(panels, given.out)
+    print(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    main()

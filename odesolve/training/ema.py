@@ -1,0 +1,167 @@
+"""Averages of a network's weights along its training, which sample better than its last ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from odesolve.errors import OdesolveError
+
+Profile = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """The decay of an exponential average: mean <- decay mean + (1 - decay) weights.
+
+    Without correction the weights at the beginning keep the share decay^k after k updates (Ho et al. 2020, appendix B: 0.9999).
+    ``corrected`` leaves them out, as Adam does with its moments (Kingma and Ba 2015, section 3): after k updates those of the
+    j-th have the share decay^(k - j) (1 - decay) / (1 - decay^k). Raises OdesolveError for a decay outside of 0 to 1.
+    """
+
+    decay: float = 0.999
+    corrected: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise OdesolveError(f"decay={self.decay}: give a number from 0 up to, not including, 1")
+
+    def __call__(self, k: int) -> float:
+        """The share that the average keeps in update k = 1, 2, ..."""
+        if not self.corrected or self.decay == 0.0:
+            return self.decay
+        log = math.log(self.decay)
+        return self.decay * math.expm1((k - 1) * log) / math.expm1(k * log)
+
+
+@dataclass(frozen=True)
+class Power:
+    """A power-function average: weights of the share u of the training so far count as u^gamma (Karras et al. 2024, section 3.1).
+
+    It forgets the beginning at a rate of its own, however long the training: the mean lies at the share (gamma + 1) / (gamma + 2)
+    of it, with the relative deviation ``sigma_rel``. Raises OdesolveError for a gamma below 0.
+    """
+
+    gamma: float = 6.94
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.gamma < math.inf:
+            raise OdesolveError(f"gamma={self.gamma}: give a number of at least 0, or use Power.of_width(0.1)")
+
+    @classmethod
+    def of_width(cls, sigma_rel: float) -> Power:
+        """The profile of a relative deviation such as 0.05 or 0.1, at most 12^-1/2 (Karras et al. 2024, section 3.1).
+
+        gamma is the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2.
+        """
+        if not 0.0 < sigma_rel <= 12**-0.5:
+            raise OdesolveError(f"sigma_rel={sigma_rel}: give a number above 0, up to 12^-1/2 = 0.2887")
+        precision = sigma_rel**-2
+        roots = np.roots([1.0, 7.0, 16.0 - precision, 12.0 - precision])
+        return cls(max(0.0, float(roots.real.max())))
+
+    @property
+    def sigma_rel(self) -> float:
+        """Standard deviation of the profile, in shares of the training."""
+        return math.sqrt((self.gamma + 1) / (self.gamma + 3)) / (self.gamma + 2)
+
+    def __call__(self, k: int) -> float:
+        """The share that the average keeps in update k = 1, 2, ...: none in the first."""
+        return (1 - 1 / k) ** (self.gamma + 1)
+
+
+class EMA:
+    """A running average of a module's weights, updated after every step of an optimiser.
+
+    ``module`` is the averaged copy, in evaluation mode: sample ``ode.Model(ema.module, path, ...)``, or the model that is trained
+    inside ``with ema.applied():``. Buffers are copied as they are, and so are weights that are no floats.
+
+    Args:
+        source: the module that is trained.
+        profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of an update to the share that
+            the average keeps. It begins as the weights that the source has now.
+
+    Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision, where small steps round to none: keep
+    them in float32 and use autocast.
+    """
+
+    def __init__(self, source: nn.Module, profile: float | Profile = 0.999):
+        if not isinstance(source, nn.Module):
+            raise OdesolveError(f"the source is {type(source).__name__}: give the nn.Module that is trained")
+        narrow = [name for name, p in source.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        if narrow:
+            raise OdesolveError(f"{narrow[0]} is of half precision: keep weights in float32, and compute with autocast")
+        self.source = source
+        self.profile: Profile = profile if callable(profile) else Exponential(float(profile))
+        self._averaged = AveragedModel(source, multi_avg_fn=self._mix)
+        self._averaged.update_parameters(source)  # its first call copies: the average of no update is the source
+        self.module.requires_grad_(False).eval()
+
+    @property
+    def module(self) -> nn.Module:
+        """The averaged copy."""
+        return self._averaged.module
+
+    @property
+    def updates(self) -> int:
+        """How many there have been."""
+        return int(self._averaged.n_averaged) - 1
+
+    def update(self) -> None:
+        """Take in the weights that the source has now."""
+        self._averaged.update_parameters(self.source)
+
+    def _mix(self, average, weights, _) -> None:
+        keep = self.profile(self.updates + 1)
+        if not 0.0 <= keep <= 1.0:
+            raise OdesolveError(
+                f"the profile returned {keep} for update {self.updates + 1}: return a share from 0 to 1"
+            )
+        if average[0].is_floating_point() or average[0].is_complex():
+            get_ema_multi_avg_fn(keep)(average, weights, None)
+            return
+        for held, given in zip(average, weights, strict=True):
+            held.copy_(given)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Write the average over the weights and buffers of a module of the same make. Raises OdesolveError for another one."""
+        mine, theirs = tensors_of(self.module), tensors_of(module)
+        for name in [*mine, *theirs]:
+            a, b = mine.get(name), theirs.get(name)
+            if a is None or b is None or a.shape != b.shape:
+                raise OdesolveError(f"{name} differs: give a module of the same make as the one that was averaged")
+        for name, value in mine.items():
+            theirs[name].copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[nn.Module]:
+        """The source with the averaged weights inside of a ``with``; its own come back after it, also after an error."""
+        kept = {name: value.detach().clone() for name, value in tensors_of(self.source).items()}
+        try:
+            self.copy_to(self.source)
+            yield self.source
+        finally:
+            with torch.no_grad():
+                for name, value in tensors_of(self.source).items():
+                    value.copy_(kept[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The average and the number of its updates; the profile is not part of it."""
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state. Raises RuntimeError, as torch does, for that of another module."""
+        self._averaged.load_state_dict(state)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those that no state_dict holds among them."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

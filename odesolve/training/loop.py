@@ -1,0 +1,395 @@
+"""A small training loop, and the pieces of it that fit into another: batches, warm-up, the stop at a loss that is not finite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from odesolve.errors import OdesolveError
+from odesolve.progress import Bar
+from odesolve.training import checkpoint
+from odesolve.training.checkpoint import Checkpoint, TorchRandom, describe
+from odesolve.training.ema import EMA
+
+CHECKPOINT = "checkpoint.safetensors"
+HALVES = (torch.float16, torch.bfloat16)
+Cond = Mapping[str, Any]
+Batch = tuple[tuple[Tensor, ...], Cond | None]
+After = Callable[[int, Any], bool | None]
+
+
+class NotFinite(ArithmeticError):
+    """A loss, or its gradient, was infinite or NaN; the weights are those before it.
+
+    Attributes: ``step`` how many were done, ``batch`` the tensors and ``cond`` the conditions of the next, ``terms`` what the
+    objective returned, ``t`` (B,) the times, ``state`` of the generator before it drew them (None without one), ``file`` where
+    all this was written for ``checkpoint.read(file).facts``, None without a folder.
+    """
+
+    def __init__(self, message: str, step: int, batch: Batch, terms: Any, state: Tensor | None, file: File | None):
+        super().__init__(message)
+        self.step, self.terms, self.state, self.file = step, terms, state, file
+        self.batch, self.cond = batch
+        self.t: Tensor | None = getattr(terms, "t", None)
+
+
+@dataclass(frozen=True)
+class History:
+    """``losses`` and norms of gradients before clipping, (steps,) float64, of every step from the first, resumed or not."""
+
+    losses: Tensor = field(repr=False)
+    norms: Tensor = field(repr=False)
+
+    def __len__(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+    def mean(self, share: float = 0.1) -> float:
+        """The mean loss over the last share of the steps."""
+        return float(self.losses[-max(1, round(share * len(self))) :].mean())
+
+
+class Batches:
+    """Random batches of a data set in which every sample comes once before any comes again; a function of the step alone.
+
+    Args:
+        data: (N, ...), or several tensors of N rows that go together: the arguments of an objective.
+        cond: conditions; tensors have one row a sample.
+        batch: how many samples, also more than N.
+        seed: of the order.
+
+    Raises OdesolveError where numbers of rows differ.
+    """
+
+    def __init__(self, data: Tensor | tuple[Tensor, ...], cond: Cond | None = None, batch: int = 256, seed: int = 0):
+        self.data = (data,) if isinstance(data, Tensor) else tuple(data)
+        self.cond, self.batch, self.seed = cond, batch, seed
+        self.n = len(self.data[0])
+        rows = [*self.data, *(v for v in (cond or {}).values() if isinstance(v, Tensor))]
+        if any(not v.dim() or len(v) != self.n for v in rows) or not self.n or batch < 1:
+            given = ", ".join(str(tuple(v.shape)) for v in rows)
+            raise OdesolveError(f"data and conditions are {given} and batch={batch}: give one row for each sample")
+        self._order: tuple[int, Tensor] | None = None
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of step 0, 1, ..."""
+        at, end, parts = step * self.batch, (step + 1) * self.batch, []
+        while at < end:
+            epoch, place = divmod(at, self.n)
+            parts.append(self._epoch(epoch)[place : place + end - at])
+            at += len(parts[-1])
+        index = torch.cat(parts)
+        cond = (
+            None
+            if self.cond is None
+            else {k: _rows(v, index) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
+        )
+        return tuple(_rows(v, index) for v in self.data), cond
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed((self.seed + epoch) % 2**63)
+            self._order = epoch, torch.randperm(self.n, generator=generator)
+        return self._order[1]
+
+
+def _rows(value: Tensor, index: Tensor) -> Tensor:
+    return value[index.to(value.device)]
+
+
+class _Stream:
+    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what lies before it."""
+
+    def __init__(self, data: Iterable[Any]):
+        self.data, self.running, self.done = data, iter(data), 0
+
+    def __call__(self, step: int) -> Batch:
+        while True:
+            item = self._next()
+            self.done += 1
+            if self.done > step:
+                return as_batch(item)
+
+    def _next(self) -> Any:
+        item = next(self.running, None)
+        if item is None:
+            self.running = iter(self.data)
+            item = next(self.running, None)
+        if item is None:
+            raise OdesolveError(f"the data ended after {self.done} batches: give more, or what can be iterated again")
+        return item
+
+
+def as_batch(item: Any) -> Batch:
+    """What an iterable yields, x or (x, ..., {conditions}), as tensors and conditions. Raises OdesolveError for others."""
+    items: list[Any] = [item] if isinstance(item, Tensor) else list(item) if isinstance(item, (tuple, list)) else []
+    cond: Cond | None = items.pop() if items and isinstance(items[-1], Mapping) else None
+    if not items or not all(isinstance(v, Tensor) for v in items):
+        raise OdesolveError(f"a batch is {type(item).__name__}: give x, or (x, {{'label': y}}) with its conditions")
+    return tuple(items), cond
+
+
+def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | None = None) -> LambdaLR:
+    """A schedule of learning rates: up in a straight line over so many steps, the last of which has the whole rate.
+
+    ``then`` gives a further factor by the step 0, 1, ..., such as a decay. Step it once after each step of the optimiser.
+    """
+    if steps < 0:
+        raise OdesolveError(f"warmup={steps}: give a number of steps, 0 for none")
+    return LambdaLR(optimiser, lambda k: min(1.0, (k + 1) / max(1, steps)) * (1.0 if then is None else float(then(k))))
+
+
+def fit(
+    objective: Callable[..., Any],
+    data: Tensor | Batches | Iterable[Any] | Callable[[torch.Generator | None], Any],
+    steps: int,
+    *,
+    optimiser: Optimizer,
+    network: nn.Module | None = None,
+    cond: Cond | None = None,
+    batch: int = 256,
+    ema: EMA | None = None,
+    warmup: int = 0,
+    schedule: Callable[[int], float] | None = None,
+    clip: float | None = None,
+    dtype: torch.dtype | None = None,
+    generator: torch.Generator | None = None,
+    folder: str | File | None = None,
+    every: int = 1000,
+    parts: Cond | None = None,
+    configuration: Cond | None = None,
+    after: After | None = None,
+    progress: bool | None = None,
+) -> History:
+    """Train: ``objective(x, ..., generator=, cond=).loss``, its gradient, a step of the optimiser, the average of the weights.
+
+    Run again with the same arguments, or more steps, it goes on from the checkpoint of its folder, bitwise as if it had never
+    stopped; of iterables this holds where they yield the same batches again.
+
+    Args:
+        objective: any of ``odesolve.objectives``, or a function that returns something with a ``loss``.
+        data: a data set (N, ...), of which ``Batches`` are made; batches x or (x, ..., {conditions}), begun anew where they end;
+            or a function of the generator that draws one. Batches are brought to the device of the weights.
+        steps: in all, those of the checkpoint among them.
+        optimiser: of all weights that are trained.
+        network: what to save: by default the network of ``objective.model``.
+        cond, batch: conditions of the data set, one row a sample, and how many samples to take.
+        ema: updated after each step.
+        warmup, schedule: see ``warm_up``.
+        clip: the most that the norm of the gradient may be; a longer one is scaled.
+        dtype: bfloat16 or float16 of autocast; the losses of float16 are scaled, and steps that overflow left out.
+        generator: of the batches and of all that the objective draws; by default torch's own.
+        folder: for the checkpoint, every so many steps and at the end, and the batch where a loss is not finite.
+        parts: further things with a state to save, as for ``checkpoint.save``.
+        configuration: further plain values that a run has to share with the checkpoint.
+        after: called with the number of steps done and the terms; a true value ends the training.
+        progress: show a bar.
+
+    Raises NotFinite, before the weights are touched, where a loss or the gradient's norm is not finite, OdesolveError for
+    arguments that cannot be used and a checkpoint of another configuration, ImportError for a folder without safetensors.
+    """
+    if dtype not in (None, *HALVES):
+        raise OdesolveError(f"dtype={dtype}: give torch.bfloat16 or torch.float16, or None for that of the weights")
+    if steps < 0 or every < 1:
+        raise OdesolveError(f"steps={steps}, every={every}: give numbers of steps")
+    step = _Step(optimiser, warm_up(optimiser, warmup, schedule), ema, clip, dtype)
+    run = _Run(step, generator, None if folder is None else File(folder), _seed(generator))
+    if run.folder is not None:
+        own = {"warmup": warmup, "clip": clip, "dtype": str(dtype), "schedule": describe(schedule)}
+        if isinstance(data, Tensor):
+            own |= {"batch": batch, "samples": len(data)}
+        run.configure(_network(objective, network, step.trained), objective, own, parts, configuration)
+    done = run.found()
+    source = _source(data, cond, batch, run.seed, generator)
+    if done and isinstance(source, _Stream):
+        source(done - 1)
+    run.resume()
+    with Bar(steps, progress, "step") as tick:
+        while done < steps:
+            drawn = source(done)
+            state = None if generator is None else generator.get_state()
+            run.note(step(objective, drawn, generator), done, drawn, state)
+            done += 1
+            stop = after is not None and bool(after(done, step.terms))
+            if done % every == 0 or done == steps or stop:
+                run.save(done)
+            if tick is not None:
+                tick(done)
+            if stop:
+                break
+    return run.history()
+
+
+class _Step:
+    """One step of an optimiser, with everything that goes along with it."""
+
+    def __init__(self, optimiser, rates: LambdaLR, ema: EMA | None, clip: float | None, dtype: torch.dtype | None):
+        self.optimiser, self.rates, self.ema, self.clip, self.dtype = optimiser, rates, ema, clip, dtype
+        self.trained = [p for group in optimiser.param_groups for p in group["params"]]
+        self.device = self.trained[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.terms: Any = None
+
+    def __call__(self, objective, batch: Batch, generator) -> tuple[float, float]:
+        """Loss and gradient's norm; the weights are touched only where both are finite."""
+        x, cond = _moved(batch, self.device)
+        cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        with cast:
+            self.terms = objective(*x, generator=generator, cond=cond)
+        loss = getattr(self.terms, "loss", None)
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise OdesolveError(
+                f"the objective returned {type(self.terms).__name__}: return Terms, whose loss is one number"
+            )
+        self.optimiser.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, self.clip, norm)
+        found = float(loss.detach()), float(norm)
+        scaled = self.scaler.is_enabled()
+        if all(_finite(v) for v in (found[:1] if scaled else found)):
+            self._move(scaled)
+        return found
+
+    def _move(self, scaled: bool) -> None:
+        before = self.scaler.get_scale() if scaled else 0.0
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if scaled and self.scaler.get_scale() < before:
+            return  # the gradients of float16 overflowed: there was no step to go along with
+        self.rates.step()
+        if self.ema is not None:
+            self.ema.update()
+
+
+class _Run:
+    """What a run has done so far, and its folder."""
+
+    def __init__(self, step: _Step, generator, folder: File | None, seed: int):
+        self.step, self.generator, self.folder, self.seed = step, generator, folder, seed
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.parts: dict[str, Any] = {}
+        self.configuration: dict[str, Any] = {}
+        self.held: Checkpoint | None = None
+
+    def configure(self, network: nn.Module, objective, own: dict[str, Any], parts: Cond | None, further: Cond | None):
+        """Name what the checkpoint holds and what it has to share."""
+        step = self.step
+        own_parts = {"network": network, "ema": step.ema, "optimiser": step.optimiser, "schedule": step.rates}
+        own_parts |= {"scaler": step.scaler, "generator": self.generator, "torch": TorchRandom()}
+        self.parts = {name: part for name, part in {**own_parts, **(parts or {})}.items() if part is not None}
+        self.configuration = {
+            "objective": describe(objective),
+            "optimiser": {"kind": type(step.optimiser).__qualname__, **describe(step.optimiser.defaults)},
+            "ema": None if step.ema is None else describe(step.ema.profile),
+            "generator": self.generator is not None,
+            "training": own,
+            "configuration": dict(further or {}),
+        }
+
+    def found(self) -> int:
+        """Look for the folder's checkpoint, and return its step."""
+        if self.folder is None or not (self.folder / CHECKPOINT).exists():
+            return 0
+        self.held = held = checkpoint.read(self.folder / CHECKPOINT)
+        self.seed = held.facts.get("seed", self.seed)
+        return held.step
+
+    def resume(self) -> None:
+        """Go to where it is: after all that is drawn on the way there, as torch's own generator is set."""
+        if self.held is not None:
+            self.held.restore(self.parts, self.configuration)
+            self.losses, self.norms = (self.held.facts[k].tolist() for k in ("losses", "norms"))
+
+    def save(self, done: int) -> None:
+        """Write the checkpoint, where there is a folder."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"seed": self.seed, **vars(self.history())}
+        file = self.folder / CHECKPOINT
+        checkpoint.save(file, self.parts, step=done, configuration=self.configuration, facts=facts)
+
+    def history(self) -> History:
+        """Of all steps."""
+        return History(*(torch.tensor(v, dtype=torch.float64) for v in (self.losses, self.norms)))
+
+    def note(self, found: tuple[float, float], done: int, batch: Batch, state: Tensor | None) -> None:
+        """Remember a step. Raises NotFinite."""
+        loss, norm = found
+        if not _finite(loss) or not (_finite(norm) or self.step.scaler.is_enabled()):
+            file, terms = None, self.step.terms
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = self.folder / f"not-finite-{done}.safetensors"
+                cond = {
+                    k: v if isinstance(v, (Tensor, *checkpoint.PLAIN)) else repr(v) for k, v in (batch[1] or {}).items()
+                }
+                facts = {"batch": batch[0], "cond": cond, "t": getattr(terms, "t", None), "generator": state}
+                checkpoint.save(file, {}, step=done, facts={**facts, "each": getattr(terms, "each", None)})
+            told = f"after {done} steps the loss is {loss:.4g} and its gradient's norm {norm:.4g}"
+            held = (
+                ".batch, .t, .terms"
+                if file is None
+                else f".batch, .t, .terms, and checkpoint.read({str(file)!r}).facts"
+            )
+            raise NotFinite(f"{told}; the weights are those before: see {held}", done, batch, terms, state, file)
+        self.losses.append(loss)
+        self.norms.append(norm)
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    x, cond = batch
+    moved = None if cond is None else {k: v.to(device) if isinstance(v, Tensor) else v for k, v in cond.items()}
+    return tuple(v.to(device) for v in x), moved
+
+
+def _source(data: Any, cond: Cond | None, batch: int, seed: int, generator) -> Callable[[int], Batch]:
+    if isinstance(data, Tensor):
+        return Batches(data, cond, batch, seed)
+    if cond is not None:
+        raise OdesolveError("cond= goes with a data set: let batches be (x, {conditions})")
+    if isinstance(data, Batches):
+        return data
+    if callable(data):
+        return lambda step: as_batch(data(generator))
+    if not isinstance(data, Iterable):
+        raise OdesolveError(
+            f"the data are {type(data).__name__}: give a tensor, batches, or a function that draws them"
+        )
+    return _Stream(data)
+
+
+def _network(objective: Any, network: nn.Module | None, trained: list[Tensor]) -> nn.Module:
+    """The module to save, which holds everything that is trained."""
+    if network is None:
+        network = getattr(getattr(objective, "model", None), "net", None)
+    if not isinstance(network, nn.Module):
+        raise OdesolveError("what is to be saved is not known: give network=, or an nn.ModuleList of several")
+    held = {id(p) for p in network.parameters()}
+    if any(id(p) not in held for p in trained):
+        raise OdesolveError(
+            "the optimiser trains weights that the network does not hold: give network= with all of them"
+        )
+    return network
