@@ -20,7 +20,7 @@ SHORTER = {  # arguments of examples that take long
     "cnf.py": ["--iterations", "20"],
     "few_steps.py": ["--steps", "5"],
     "flow_matching.py": ["--steps", "20"],
-    "train_digits.py": ["--steps", "20"],
+    "train_digits.py": ["--steps", "20", "--images", "2"],
 }
 
 
