@@ -48,7 +48,9 @@ def _safetensors() -> Any:
     try:
         from safetensors import numpy
     except ImportError as e:
-        raise ImportError("format='safetensors' needs safetensors: pip install 'odesolve[training]', or give 'npz'") from e
+        raise ImportError(
+            "format='safetensors' needs safetensors: pip install 'odesolve[training]', or give 'npz'"
+        ) from e
     return numpy
 
 
