@@ -8,6 +8,7 @@ their gradients agree in expectation. ``Matching`` has the mean over the numbers
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class States:
     sigma: Tensor | None = None
 
 
-class ScoreMatching:
+class ScoreMatching(ABC):
     """What the losses of this file share: ``loss(x)`` of a function s(x) at x itself, of an ``ode.Model`` at x noised to time t.
 
     Args:
@@ -103,8 +104,9 @@ class ScoreMatching:
         x_t = column(model.path.alpha(t), x) * x + column(sigma, x) * noise
         return States(lambda y: own.score(y, t), x_t, t, noise, sigma)
 
+    @abstractmethod
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
-        raise NotImplementedError
+        """The loss of every sample, (B,)."""
 
 
 class ExplicitScoreMatching(ScoreMatching):

@@ -6,6 +6,7 @@ Numbers u in [0, 1] run from data (0) to noise (1), whatever the direction and r
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +19,7 @@ BINS, HISTORY = 64, 10
 
 
 @dataclass(frozen=True)
-class Law:
+class Law(ABC):
     """A law of times; ``stratified`` numbers of a batch lie one in each n-th of [0, 1] (Kingma et al. 2021, appendix I.1)."""
 
     stratified: bool = field(default=False, kw_only=True)
@@ -31,13 +32,13 @@ class Law:
             u = (torch.arange(n, device=device) + u) / n
         return self.quantile(u, path)
 
+    @abstractmethod
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         """Times at uniform numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def density(self, t: Tensor, path: Path) -> Tensor:
         """Density at times of the path."""
-        raise NotImplementedError
 
 
 def _time(u: Tensor, path: Path) -> Tensor:

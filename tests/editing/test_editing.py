@@ -91,12 +91,12 @@ def test_interpolation_ends_in_its_ends():
     model = ode.problems.gaussian(mean=0.2, std=0.5, shape=(8,)).model(VP, "noise")
     a, b = 0.2 + 0.5 * normals(3, 8), 0.2 + 0.5 * normals(3, 8, seed=1)
     grid = ode.grids.Lambda(final=False)
-    c = ode.interpolate(model, a, b, [0.0, 0.5, 1.0], "unipc_2", 60, grid)
+    c = ode.interpolate(model, a, b, [0.0, 0.5, 1.0], "unipc_3", 120, grid)
     assert c.shape == (3, 3, 8)
-    torch.testing.assert_close(c[0], a, atol=2e-3, rtol=0)
-    torch.testing.assert_close(c[2], b, atol=2e-3, rtol=0)
-    middle = ode.slerp(*(ode.invert(model, x, "unipc_2", 60, grid) for x in (a, b)), 0.5)
-    torch.testing.assert_close(c[1], ode.sample(model, state=middle, solver="unipc_2", steps=60, grid=grid))
+    torch.testing.assert_close(c[0], a, atol=2e-6, rtol=0)
+    torch.testing.assert_close(c[2], b, atol=2e-6, rtol=0)
+    middle = ode.slerp(*(ode.invert(model, x, "unipc_3", 120, grid) for x in (a, b)), 0.5)
+    torch.testing.assert_close(c[1], ode.sample(model, state=middle, solver="unipc_3", steps=120, grid=grid))
 
 
 SOLVERS = ["ddim", "heun_edm", "dpmpp_2m", "dpmpp_2m_sde", "unipc_2", "ddpm"]
