@@ -8,7 +8,8 @@ The source need not be noise. One training gives a velocity and a score, and wit
 import argparse
 
 import torch
-from toys import Field, eight_gaussians, moons, picture, sliced_distance, train
+from networks import MLP
+from toys import eight_gaussians, moons, picture, sliced_distance, train
 
 import odesolve as ode
 from odesolve.objectives import ScoreAndFlow, Sinkhorn, bridges
@@ -21,11 +22,11 @@ def main() -> None:
     parser.add_argument("--out", default="bridge.png")
     given = parser.parse_args()
     torch.manual_seed(0)
-    path, flow, score = ode.paths.Linear(), Field(), Field()
+    path, flow, score = ode.paths.Linear(), MLP(), MLP()
     velocity, gradient = ode.Model(flow, path, "velocity"), ode.Model(score, path, "score")
     objective = ScoreAndFlow(velocity, gradient, given.sigma, coupling=Sinkhorn(2 * given.sigma**2))
     parameters = [*flow.parameters(), *score.parameters()]
-    loss = train(objective, lambda: (moons(256), eight_gaussians(256)), parameters, given.steps)
+    loss = train(objective, lambda g: (moons(256), eight_gaussians(256)), parameters, given.steps)
     source, test = eight_gaussians(4000), moons(4000)
     with torch.no_grad():
         by_flow = ode.sample(velocity, state=source, solver="heun", steps=50, grid="uniform")

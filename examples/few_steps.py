@@ -8,7 +8,8 @@ Prints straightness round by round, and how far samples of one Euler step are fr
 import argparse
 
 import torch
-from toys import SETS, Field, picture, sliced_distance, train
+from networks import MLP
+from toys import SETS, picture, sliced_distance, train
 
 import odesolve as ode
 from odesolve.objectives import FlowMap, Matching, MeanFlow, reflow, straightness
@@ -26,19 +27,19 @@ def main() -> None:
 
     def fit(before, pairs, starts):
         """A model of the pairs, from the weights of the one before."""
-        net = Field()
+        net = MLP()
         net.load_state_dict(before.net.state_dict())
         model = ode.Model(net, path, "velocity")
 
-        def batch():
+        def batch(generator):
             rows = torch.randint(len(pairs), (256,))
             return pairs[rows], starts[rows]
 
-        train(lambda x, z: Matching(model)(x, noise=z), batch, net.parameters(), given.steps)
+        train(lambda x, z, **given: Matching(model)(x, noise=z, **given), batch, net.parameters(), given.steps)
         return model
 
-    first = ode.Model(Field(), path, "velocity")
-    train(Matching(first), lambda: (data(256),), first.net.parameters(), given.steps)
+    first = ode.Model(MLP(), path, "velocity")
+    train(Matching(first), lambda g: data(256), first.net.parameters(), given.steps)
     rounds = reflow(first, fit, lambda k: torch.randn(20_000, 2), rounds=2, solver="heun", steps=50)
     panels = {"data": test}
     for name, model in zip(("flow", "reflow", "reflow twice"), (first, *(r.model for r in rounds)), strict=True):
@@ -46,9 +47,9 @@ def main() -> None:
         panels[name] = ode.sample(model, noise, "euler", 1, "uniform").detach()
         far = sliced_distance(panels[name], test)
         print(f"{name}: straightness {bent.value:.4f} +- {bent.stderr:.4f}, one step ends {far:.3f} from the data")
-    net = Field(times=2)
+    net = MLP(times=2)
     carried = FlowMap(net, path)
-    train(MeanFlow(carried), lambda: (data(256),), net.parameters(), 2 * given.steps)
+    train(MeanFlow(carried), lambda g: data(256), net.parameters(), 2 * given.steps)
     with torch.no_grad():
         panels["MeanFlow"] = carried.sample(noise, 1)
         two = sliced_distance(carried.sample(noise, 2), test)

@@ -8,7 +8,8 @@ Prints for both how far samples of few Euler steps are from the data; paths of t
 import argparse
 
 import torch
-from toys import SETS, Field, picture, sliced_distance, train
+from networks import MLP
+from toys import SETS, picture, sliced_distance, train
 
 import odesolve as ode
 from odesolve.objectives import Matching, OptimalTransport
@@ -25,9 +26,9 @@ def main() -> None:
     panels, lines = {"data": test}, {}
     for name, coupling in (("independent", None), ("optimal transport", OptimalTransport())):
         torch.manual_seed(0)
-        net = Field()
+        net = MLP()
         model = ode.Model(net, path, "velocity")
-        loss = train(Matching(model, coupling=coupling), lambda: (data(256),), net.parameters(), given.steps)
+        loss = train(Matching(model, coupling=coupling), lambda g: data(256), net.parameters(), given.steps)
         with torch.no_grad():
             far = {n: sliced_distance(ode.sample(model, noise, "euler", n, "uniform"), test) for n in (1, 2, 4, 50)}
             states = [s.x for s in ode.iterate(model, noise[:200], "euler", 50, "uniform")]

@@ -36,18 +36,21 @@ class Embedding(nn.Module):
 
 
 class MLP(nn.Module):
-    """Points (B, dim), shifted in every layer by what the times and the label say."""
+    """Points (B, dim) with waves of their places, shifted in every layer by what the times and the label say."""
 
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, times: int = 1, classes: int | None = None):
         super().__init__()
         self.embedding = Embedding(width, times, classes)
-        sizes = [dim, *[width] * depth]
+        self.register_buffer("rates", 2.0 ** torch.arange(3))
+        sizes = [dim * (1 + 2 * len(self.rates)), *[width] * depth]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.shifts = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.last = nn.Linear(width, dim)
 
     def forward(self, x: Tensor, *times: Tensor, label: Tensor | None = None) -> Tensor:
         said = self.embedding(*times, label=label)
+        phase = (x[:, :, None] * self.rates).flatten(1)
+        x = torch.cat([x, phase.sin(), phase.cos()], 1)
         for layer, shift in zip(self.layers, self.shifts, strict=True):
             x = nn.functional.silu(layer(x) + shift(said))
         return self.last(x)

@@ -1,12 +1,13 @@
-"""Sets of points in the plane that the examples train on: two moons, eight Gaussians, a checkerboard."""
+"""Sets of points in the plane that the examples train on, a loop, a distance and a picture."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
 from torch import Tensor
+
+from odesolve.training import fit
 
 
 def moons(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -36,38 +37,10 @@ def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
 SETS = {"moons": moons, "eight": eight_gaussians, "checkerboard": checkerboard}
 
 
-class Field(torch.nn.Module):
-    """A perceptron of waves of place and time (or of two times); the network of all examples in the plane."""
-
-    def __init__(self, width: int = 192, waves: int = 4, times: int = 1):
-        super().__init__()
-        self.register_buffer("rates", math.pi * 2.0 ** torch.arange(waves))
-        self.register_buffer("places", 2.0 ** torch.arange(3))
-        sizes = [2 + 2 * 6 + 2 * waves * times, width, width, width]
-        layers = [m for a, b in itertools.pairwise(sizes) for m in (torch.nn.Linear(a, b), torch.nn.SiLU())]
-        self.body = torch.nn.Sequential(*layers, torch.nn.Linear(width, 2))
-
-    def forward(self, x: Tensor, *times: Tensor) -> Tensor:
-        phase = torch.cat([t[:, None].to(x.dtype) * self.rates for t in times], 1)
-        place = (x[:, :, None] * self.places).flatten(1)
-        return self.body(torch.cat([x, place.sin(), place.cos(), phase.sin(), phase.cos()], 1))
-
-
-def train(objective, batches, parameters, steps: int, rate: float = 2e-3) -> float:
-    """Adam with a cosine schedule on ``objective(*batches())``; returns the mean loss of the last tenth."""
-    parameters = list(parameters)
-    optimiser = torch.optim.Adam(parameters, rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    losses = []
-    for _ in range(steps):
-        loss = objective(*batches()).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    last = losses[-max(1, steps // 10) :]
-    return sum(last) / len(last)
+def train(objective, draw, parameters, steps: int, rate: float = 2e-3) -> float:
+    """Adam with a cosine schedule on batches of ``draw(generator)``; returns the mean loss of the last tenth."""
+    cosine = lambda k: 0.5 + 0.5 * math.cos(math.pi * k / steps)  # noqa: E731
+    return fit(objective, draw, steps, optimiser=torch.optim.Adam(parameters, rate), schedule=cosine).mean()
 
 
 def sliced_distance(a: Tensor, b: Tensor, directions: int = 64) -> float:
