@@ -53,7 +53,8 @@ class Linear(dict):
 class Evaluate:
     """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity`` there.
 
-    ``variance``, where given, names the variance that the network has learned to predict along with it.
+    ``variance``, where given, names the variance that the network has learned to predict along with it. ``to`` is the second
+    time of a network of two times, whose velocity is the average from ``t`` to there.
     """
 
     input: str
@@ -61,6 +62,7 @@ class Evaluate:
     t: float
     quantity: str = "data"
     variance: str | None = None
+    to: float | None = None
 
 
 class Output(NamedTuple):
@@ -140,7 +142,8 @@ def write_row(i: Instruction) -> list:
         outputs = [[v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs]
         return ["C", outputs, i.inputs, i.weights]
     if isinstance(i, Evaluate):
-        return ["E", i.input, i.output, i.t, i.quantity, *([] if i.variance is None else [i.variance])]
+        more = [i.variance] if i.to is None else [i.variance, i.to]
+        return ["E", i.input, i.output, i.t, i.quantity, *([] if more == [None] else more)]
     plain = not i.others and i.stream is None and not i.given
     return ["A", i.fn, i.input, i.output, i.t, *([] if plain else [i.others, i.stream, i.given])]
 
@@ -161,7 +164,8 @@ def _output_label(o: Output) -> str:
 def written(i: Instruction) -> Iterator[tuple[str, str]]:
     """What an instruction makes and from what, as text, one pair for each output."""
     if isinstance(i, Evaluate):
-        yield i.output, f"{i.quantity}({i.input}, t={i.t:.6g})"
+        span = "" if i.to is None else f", to={i.to:.6g}"
+        yield i.output, f"{i.quantity}({i.input}, t={i.t:.6g}{span})"
     elif isinstance(i, Apply):
         drawn = [] if i.stream is None else [noise_name(i.stream)]
         given = [f"{v:.6g}" for v in i.given]

@@ -14,9 +14,14 @@ Ids = Tensor | Sequence[int]
 
 
 def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device) -> Tensor:
-    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B - 1 by default."""
+    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B - 1 by default.
+
+    Raises OdesolveError for seeds and ids that are not whole numbers in their range.
+    """
     if seed is None:
         seed = fresh_seed()
+    if isinstance(seed, torch.Generator):
+        raise OdesolveError("seed is a generator: give a whole number, such as generator.initial_seed()")
     if ids is None:
         return keys(seed, torch.arange(batch, device=device))
     samples = torch.as_tensor(ids)

@@ -109,6 +109,10 @@ class Lowering:
     def _evaluate(self, k: int, i: Evaluate) -> None:
         if i.variance is not None and not self.reading.variance:
             raise PlanError(f"{self.plan.solver} uses a learned variance: give ode.Model(..., learned_variance=True)")
+        if i.to is not None and not self.reading.two_times:
+            raise PlanError(
+                f"{self.plan.solver} asks for averages between two times: give ode.objectives.FlowMap(...).model"
+            )
         c_in = float(self.reading.c_in(self.path, i.t))
         separate = self.reading.cast or c_in != 1.0
         entry = f"{i.output}<-" if separate else i.input
@@ -122,7 +126,7 @@ class Lowering:
         raw = [f"{i.output}:{b}" for b in branches]
         call = len(self.ops)
         more = {} if i.variance is None else {"variance": i.variance}
-        self.ops.append(("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t))
+        self.ops.append(("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t, i.to))
         self.raw.update(raw, more.values())
         terms = [(n, kg if b == "classifier" else kf * w) for n, (b, w) in zip(raw, branches.items(), strict=True)]
         if self.reading.mix and "uncond" in branches:

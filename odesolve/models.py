@@ -85,7 +85,10 @@ class Model:
         self.snap = snap if snap is not None else path.training_steps is not None
         scale = input_scale or ("edm" if predicts == "edm" else None)
         self.functions = transforms.data_transforms(clip, threshold)
-        self.reading = Reading(predicts, sigma_data, scale, applies=tuple(self.functions), variance=learned_variance)
+        applies, two_times = tuple(self.functions), getattr(net, "two_times", False)  # see objectives.FlowMap
+        self.reading = Reading(
+            predicts, sigma_data, scale, applies=applies, variance=learned_variance, two_times=two_times
+        )
         self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
@@ -248,16 +251,23 @@ class Model:
             return -0.25 * self.path.lam(t)
         return t * self.time_scale
 
-    def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]:
-        """One time argument of shape (B,) for each path time, on the device of x, in float32 (float64 for float64 networks)."""
-        t = self._times(tuple(times), self._time_dtype(x), x.device)
-        return list(t.unsqueeze(1).expand(-1, x.shape[0]).clone().unbind(0))  # a copy, for networks that change their t
+    def times_for(self, times: Sequence[float | tuple[float, float]], x: Tensor) -> list[Tensor]:
+        """One time argument of shape (B,) for each path time, on the device of x, in float32 (float64 for float64 networks).
+
+        Of pairs, for networks of two times, (B, 2).
+        """
+        t = self._times(tuple(times), self._time_dtype(x), x.device).unsqueeze(1)
+        return list(
+            t.expand(-1, x.shape[0], *t.shape[2:]).clone().unbind(0)
+        )  # a copy, for networks that change their t
 
     def _time_dtype(self, x: Tensor) -> torch.dtype:
         """That of times for the network: its own, at least float32; half-precision networks embed their time in float32."""
         return torch.promote_types(self.dtype or x.dtype, torch.float32)
 
-    def _times(self, times: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def _times(
+        self, times: tuple[float | tuple[float, float], ...], dtype: torch.dtype, device: torch.device
+    ) -> Tensor:
         """What the network gets for these times, kept for the next solve on the same grid."""
         if callable(self.time) or torch.compiler.is_compiling():  # a user's function may say something else tomorrow
             t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype)

@@ -138,8 +138,8 @@ class Plan:
         for i in self.instructions:
             if isinstance(i, Evaluate):
                 inputs.append(env[i.input])
-                d = Linear({f"D{len(inputs)}": 1.0})
-                if i.quantity != "data":
+                d = Linear({f"D{len(inputs)}" if i.to is None else f"u{len(inputs)} to {i.to!r}": 1.0})
+                if i.quantity != "data" and i.to is None:
                     kx, kd = (float(k) for k in self._path().convert(i.t, "data", i.quantity))
                     d = d * kd + env[i.input] * kx
                 env[i.output] = d

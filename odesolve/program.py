@@ -40,7 +40,7 @@ class Reading:
     ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard deviation ``sigma_data``) or
     "unit" (the same for unit data). ``cast`` says that the network's dtype is not the state's. ``mix`` names a nonlinear
     mix of the branches (CFG-rescale), ``applies`` names transforms of the data prediction, ``classifier`` is the scale of
-    a classifier's gradient, ``variance`` says that the network also predicts one.
+    a classifier's gradient, ``variance`` says that the network also predicts one, ``two_times`` that it takes a second time.
     """
 
     prediction: str = "data"
@@ -52,6 +52,7 @@ class Reading:
     applies: tuple[str, ...] = ()
     classifier: float = 0.0
     variance: bool = False
+    two_times: bool = False
 
     def c_in(self, path: Path, t: Any) -> Any:
         """Factor from the state to the network's input at time t (float or tensor)."""
@@ -63,7 +64,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Call:
-    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one slot a branch comes out."""
+    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one slot a branch comes out.
+
+    ``to`` is its second time, where it has one.
+    """
 
     input: int
     state: int
@@ -71,6 +75,7 @@ class Call:
     outputs: tuple[int, ...]
     t: float
     index: int
+    to: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the times of all calls."""
+    """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the times of all calls.
+
+    ``asked`` is what the network gets in each call: the time, or of plans with second times both.
+    """
 
     plan: Plan = field(repr=False)
     observe: bool
@@ -143,6 +151,7 @@ class Program:
     start: int
     result: int
     times: tuple[float, ...]
+    asked: tuple[float | tuple[float, float], ...]
 
     @functools.cached_property
     def table(self) -> tuple[Tensor | None, ...]:

@@ -50,6 +50,8 @@ def recurrence(plan: Plan) -> Recurrence | str:
     """
     if bad := next((i.fn for i in plan.instructions if isinstance(i, Apply)), None):
         return f"it applies {bad!r} between the evaluations"
+    if any(i.to is not None for i in plan.evaluations):
+        return "its network takes two times"
     if not plan.evaluations or any(i.variance for i in plan.evaluations):
         return "its noise has a variance that the network predicts" if plan.evaluations else "it calls no network"
     rows, mix = [], [(0.0, 1.0)] * plan.nfe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from odesolve.instructions import START, stream_of
 from odesolve.plan import Plan
-from odesolve.program import Block, Call, Mark, Norm, Program, Transform
+from odesolve.program import Block, Call, Mark, Norm, Op, Program, Transform
 
 if TYPE_CHECKING:
     from odesolve.lower import Lowering
@@ -64,6 +64,7 @@ class Slots:
             0,
             self.slot[self.plan.result],
             tuple(times),
+            _asked(ops),
         )
 
     def _release(self, names: Iterable[str]) -> None:
@@ -99,9 +100,9 @@ class Slots:
         return self.slot[name]
 
     def _call(self, op: tuple, index: int) -> Call:
-        _, entry, state, branches, names, t = op
+        _, entry, state, branches, names, t, to = op
         given = (self.slot[entry], self.slot[state])
-        return Call(*given, branches, tuple(self._take(n, "raw") for n in names), t, index)
+        return Call(*given, branches, tuple(self._take(n, "raw") for n in names), t, index, to)
 
     def _apply(self, op: tuple, index: int) -> Transform:
         _, fn, inputs, output, t, stream, given = op
@@ -143,6 +144,14 @@ class Slots:
             noisy = op[0] == "block" and op[4] == name
             told = (self.slot[f"{name}.mean"], self.norm) if noisy else (None, None)
             yield Mark(k, step, self.plan.grid[step], self.slot[name], data, *told)
+
+
+def _asked(ops: Iterable[Op]) -> tuple[float | tuple[float, float], ...]:
+    """The time of each call, or both where one of them has a second."""
+    calls = [op for op in ops if isinstance(op, Call)]
+    if all(c.to is None for c in calls):
+        return tuple(c.t for c in calls)
+    return tuple((c.t, c.t if c.to is None else c.to) for c in calls)
 
 
 def is_step(name: str) -> bool:

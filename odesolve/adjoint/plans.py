@@ -40,7 +40,7 @@ class Rows:
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         program, model = self.program, self.model
         self.cursor = begin(program, y0, model.dtype, model.functions, None, self.keys)
-        self.times = model.times_for(program.times, y0)
+        self.times = model.times_for(program.asked, y0)
         slots, kept = list(self.cursor.slots), [] if self.last is not None else [y0]
         for k in range(len(self.calls)):
             self.layout.append([i for i, x in enumerate(slots) if x is not None])
@@ -127,7 +127,7 @@ def differentiable_run(
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)
-        time, call = model.times_for(program.times, x)[cursor.call.index], cursor.call
+        time, call = model.times_for(program.asked, x)[cursor.call.index], cursor.call
 
     def first(ys: Sequence[Tensor], args: object) -> Tensor:
         return torch.cat([o.flatten() for o in model.evaluate(ys[0], ys[1], time, call.branches)])

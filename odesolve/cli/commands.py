@@ -114,7 +114,7 @@ def _told(job: jobs.Job, given: argparse.Namespace) -> int:
 
 def solvers_command(given: argparse.Namespace) -> int:
     """List the solvers."""
-    entries = solvers().values()
+    entries = [*solvers().values(), *solvers().special.values()]
     if given.json:
         names = ("name", "order", "evaluations", "starters", "clock", "source", "summary", "options")
         print(json.dumps([{n: getattr(s, n) for n in names} for s in entries], indent=1))

@@ -217,7 +217,7 @@ def walk(
     cursor = Cursor(program, 0, (), (x.dtype, model.dtype or x.dtype), None, table_on(program, x.device))
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
-    times, found, nfe = model.times_for(program.times, x), [], 0
+    times, found, nfe = model.times_for(program.asked, x), [], 0
     position = proceed(cursor, 0, slots, model.functions, None)
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]

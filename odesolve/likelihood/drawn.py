@@ -52,6 +52,8 @@ def draw(
     if kind == "plan":
         at = push(plan, model, x, tick)
         return at.x, decoded(model, plan, x, at)
+    if any(i.to is not None for i in plan.evaluations):
+        raise OdesolveError(f'{plan.solver} is a map between times, no flow: give log_prob="plan"')
     keys = keys_of(len(x), *key, x.device)
     if kind == "ito":
         out, value, error = ito.along(model, plan, x, keys)

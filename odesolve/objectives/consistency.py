@@ -9,21 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
 from odesolve.grids import Karras
-from odesolve.kernels.dispatch import normal
-from odesolve.keys import Ids, keys_of
 from odesolve.models import Model
-from odesolve.noise import STEPS
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
-from odesolve.objectives.flow_maps import pushed, seed_of
+from odesolve.objectives.flow_maps import pushed
 from odesolve.objectives.matching import Terms
 from odesolve.paths import EDM
-from odesolve.start import Noise, start
+from odesolve.sample import sample
+from odesolve.start import Noise
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,6 +69,7 @@ class Consistency:
 
     With e = start and s the model's ``sigma_data``, c_skip = s^2 / ((t - e)^2 + s^2), c_out = s (t - e) / sqrt(t^2 + s^2); F is
     the model's EDM prediction, whatever its network predicts: a diffusion model on the path is what training can begin from.
+    ``denoiser`` is f as an ``ode.Model`` that predicts data, for the solver "consistency".
 
     Args:
         model: an ``ode.Model`` on ``paths.EDM()``, without guidance.
@@ -88,6 +87,8 @@ class Consistency:
         self.start = model.path.sigma_min if start is None else start
         if not 0 < self.start < self.path.t_max:
             raise OdesolveError(f"start={start}: give a time above 0 and below {self.path.t_max}")
+        self.denoiser = Model(_Carried(self), self.path, "data", time="t")
+        self.denoiser.dtype = None  # f takes states in their own dtype; the model inside casts for its network
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """f at states x (B, ...) and times t, a number or (B,), from ``start`` up."""
@@ -97,38 +98,43 @@ class Consistency:
         out = s * away / torch.sqrt(t**2 + s**2)
         return column(s**2 / (away**2 + s**2), x) * x + column(out, x) * own.edm(x, t)
 
-    @torch.no_grad()
     def sample(
         self,
         noise: Noise | None = None,
         times: Sequence[float] | None = None,
         *,
-        state: Tensor | None = None,
-        seed: int | torch.Generator | None = None,
-        ids: Ids | None = None,
         cond: Mapping[str, Any] | None = None,
-    ) -> Tensor:
+        **options: Any,
+    ) -> Any:
         """Samples at ``start``: f at each of the falling times, with new noise up to the next (Song et al. 2023, algorithm 1).
 
-        Args:
-            noise: standard normal noise (B, ...), or a shape to draw it in float32; scaled here to the first time.
-            times: one a step, from noise to data; by default the noise end alone: one step.
-            state: a state at the first time, instead of noise.
-            seed, ids, cond: of all noise, as for ``ode.sample`` (a generator gives a seed), and conditions of the network.
+        It is ``ode.sample(consistency.denoiser, noise, "consistency", grid=[*times, start], floor=start)``.
 
-        Raises OdesolveError for times that do not fall, or leave (start, t_max].
+        Args:
+            noise, options: as for ``ode.sample``.
+            times: one a step, from noise to data; by default the noise end alone: one step.
+            cond: conditions, as the network takes them.
+
+        Raises OdesolveError for times that do not fall, or leave (start, t_max], and what ``ode.sample`` does.
         """
         taus = [self.path.t_noise] if times is None else [float(t) for t in times]
         inside = bool(taus) and self.start < taus[-1] and taus[0] <= self.path.t_max
         if not inside or any(a <= b for a, b in itertools.pairwise(taus)):
             raise OdesolveError(f"times={taus}: give falling times above {self.start}, up to {self.path.t_max}")
-        seed = seed_of(seed)
-        x = self(start(self.model, noise, state, taus[0], (seed, ids), None, None), taus[0], **(cond or {}))
-        keys, z = keys_of(len(x), seed, ids, x.device), torch.empty_like(x)
-        for i, tau in enumerate(taus[1:]):
-            normal(z, keys, STEPS + i)
-            x = self(x + math.sqrt(tau**2 - self.start**2) * z, tau, **(cond or {}))
-        return x
+        model, grid = self.denoiser.given(**(cond or {})), [*taus, self.start]
+        return sample(model, noise, "consistency", grid=grid, floor=self.start, **options)
+
+
+class _Carried(nn.Module):
+    """f as a network that predicts data."""
+
+    def __init__(self, consistency: Consistency):
+        super().__init__()
+        self.net = consistency.model.net if isinstance(consistency.model.net, nn.Module) else None
+        self.carry = consistency.__call__
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        return self.carry(x, t, **cond)
 
 
 class ConsistencyTraining:

@@ -20,6 +20,7 @@ from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.objectives.draws import check_data, normal_for
 from odesolve.objectives.matching import Matching, Terms
+from odesolve.objectives.times import Importance
 from odesolve.objectives.weights import Weight
 from odesolve.planning import GridLike
 
@@ -79,6 +80,8 @@ class VariationalBound:
         steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100 steps.
         decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete", probabilities of ``levels`` values.
         stratified: numbers of a batch lie one in each n-th of all, as in ``objectives.times``.
+        importance: draw terms by the root mean square of their latest losses (Nichol and Dhariwal 2021, eq. 18), which are
+            remembered in ``importance``, a part for checkpoints; the expectation stays the bound.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class VariationalBound:
         low: float = -1.0,
         high: float = 1.0,
         stratified: bool = False,
+        importance: bool = False,
     ):
         _check(model, variance, decoder)
         if decoder == "discrete" and not (isinstance(levels, int) and levels >= 2 and low < high):
@@ -104,6 +108,7 @@ class VariationalBound:
         rule = "uniform" if grid is None and steps == model.path.training_steps else grid
         self._points = model.path.points(plan_for(model, "ddpm", steps or STEPS, rule, {}).grid)
         self._chains = {torch.device("cpu"): _Terms(model, self._points, variance, self.decoder)}
+        self.importance = Importance(self.count) if importance else None
 
     @property
     def count(self) -> int:
@@ -137,7 +142,10 @@ class VariationalBound:
         Raises OdesolveError for shapes that do not go together, numbers out of range, and data beyond a discrete decoder's.
         """
         index, noise = self.drawn(x, noise, index, generator)
-        return self.at(self.model.given(**(cond or {})), x, index, noise)
+        terms = self.at(self.model.given(**(cond or {})), x, index, noise)
+        if self.importance is not None:
+            self.importance.remember(terms.index, terms.term)
+        return terms
 
     def drawn(self, x: Tensor, noise: Tensor | None, index: Tensor | None, generator) -> tuple[Tensor, Tensor]:
         """Numbers (B,) and noise (B, ...) for data, drawn where they are not given."""
@@ -151,7 +159,8 @@ class VariationalBound:
             u = torch.rand(len(x), dtype=torch.float64, generator=generator, device=device)
             if self.stratified:
                 u = (torch.arange(len(x), device=device) + u) / len(x)
-            index = (u * self.count).long().clamp_max(self.count - 1)
+            even = (u * self.count).long().clamp_max(self.count - 1)
+            index = even if self.importance is None else self.importance.places(u)
         if index.shape != x.shape[:1] or index.is_floating_point():
             raise OdesolveError(
                 f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: give one whole number a sample"
@@ -169,7 +178,10 @@ class VariationalBound:
         first = chain.points[0]
         prior = prior_loss(x, first, model.path.start_std(first.t))
         term = chain.each(model, x, index, noise, still)
-        each = prior + self.count * term
+        each = (
+            prior
+            + (self.count if self.importance is None else 1 / self.importance.probabilities.to(x.device)[index]) * term
+        )
         return BoundTerms(each.mean(), each, chain.t[index], prior, term, index)
 
 
@@ -188,6 +200,8 @@ class Hybrid:
     """
 
     def __init__(self, model: Model, share: float = SHARE, *, weight: Weight = None, **options: Any):
+        if options.get("importance"):
+            raise OdesolveError("importance=True is for the bound alone: the simple loss takes its terms evenly")
         self.bound = VariationalBound(model, "learned", **options)
         self.model, self.share, self.weight = model, share, weight
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +13,15 @@ from torch import Tensor, nn
 from odesolve.adaptive.linear import load_forward_differentiation
 from odesolve.conditions import rows
 from odesolve.errors import OdesolveError
-from odesolve.grids import Grid, make, named
-from odesolve.keys import Ids, fresh_seed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
 from odesolve.objectives.matching import Terms
 from odesolve.paths import Path
-from odesolve.start import Noise, start
+from odesolve.planning import GridLike
+from odesolve.sample import sample
+from odesolve.start import Noise
 
 
 def pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -32,21 +31,18 @@ def pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Ten
     return value, slope
 
 
-def seed_of(given: int | torch.Generator | None) -> int:
-    """A seed: the one given, or one from a generator, by default torch's own."""
-    if isinstance(given, torch.Generator):
-        return int(torch.randint(2**62, (), generator=given, device=given.device))
-    return fresh_seed() if given is None else given
-
-
 class _TwoTimes(nn.Module):
-    """net(x, r, t) as ``ode.Model`` calls it: r among the conditions, and t itself where it is not."""
+    """net(x, r, t) as ``ode.Model`` calls it: r in a second column of the times, or among the conditions, or t itself."""
+
+    two_times = True
 
     def __init__(self, net: Callable[..., Tensor]):
         super().__init__()
         self.net = net
 
     def forward(self, x: Tensor, t: Tensor, r: Tensor | None = None, **cond: Any) -> Tensor:
+        if t.dim() == 2:
+            t, r = t.unbind(1)
         return self.net(x, t if r is None else r, t, **cond)
 
 
@@ -55,7 +51,7 @@ class FlowMap:
 
     Velocities are derivatives by the path's time, with data at t = 0 unless the path is flipped, as for ``ode.Model``; r may lie
     on either side of t, and is nearer to the data in training. At r = t the network is the velocity itself: ``model`` is that
-    ``ode.Model``, which is sampled, profiled and scored as any other.
+    ``ode.Model``, which is sampled, profiled and scored as any other, and in large steps by the solver "flow_map".
 
     Args:
         net: net(x, r, t, **cond) -> u (B, ...); both times are (B,). It takes no condition called r.
@@ -84,36 +80,24 @@ class FlowMap:
         r, t = (torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t))
         return x + column(r - t, x) * self.average(x, r, t, **cond)
 
-    @torch.no_grad()
     def sample(
         self,
         noise: Noise | None = None,
         steps: int = 1,
-        grid: str | Grid | Sequence[float] | Tensor = "uniform",
+        grid: GridLike = "uniform",
         *,
-        state: Tensor | None = None,
-        seed: int | torch.Generator | None = None,
-        ids: Ids | None = None,
         cond: Mapping[str, Any] | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Samples (B, ...) by one evaluation a step, from noise to data.
+        **options: Any,
+    ) -> Any:
+        """Samples (B, ...) by one evaluation a step: ``ode.sample(flow_map.model, noise, "flow_map", steps, grid)``.
 
         Args:
-            noise: standard normal noise, or a shape to draw it; scaled here to the grid's first time.
-            steps, grid: the times, as for ``ode.sample``.
-            state: a state at the first time, instead of noise; with a rising grid data are encoded.
-            seed, ids: of noise given as a shape, as for ``ode.sample``.
+            noise, steps, grid, options: as for ``ode.sample``; from a state at the data end, on a rising grid, it encodes.
             cond: conditions, as the network takes them.
 
-        Raises OdesolveError for grids outside of the path and what cannot be a start.
+        Raises what ``ode.sample`` does.
         """
-        times = make(named(grid), self.path, steps)
-        x = start(self.model, noise, state, times[0], (seed_of(seed), ids), dtype, device)
-        for t, r in itertools.pairwise(times):
-            x = self.carry(x, t, r, **(cond or {}))
-        return x
+        return sample(self.model.given(**(cond or {})), noise, "flow_map", steps, grid, **options)
 
 
 def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -202,11 +203,25 @@ class Importance:
 
     def update(self, t: Tensor, losses: Tensor, path: Path) -> None:
         """Remember the losses (n,) at times (n,)."""
-        bins, history = self.losses.shape
-        places = (_number(t.cpu(), path) * bins).long().clamp(0, bins - 1)
+        bins = len(self.losses)
+        self.remember((_number(t.cpu(), path) * bins).long().clamp(0, bins - 1), losses)
+
+    def remember(self, places: Tensor, losses: Tensor) -> None:
+        """Remember the losses (n,) in bins (n,)."""
         for place, loss in zip(places.tolist(), losses.detach().double().cpu().tolist(), strict=True):
-            self.losses[place, self.seen[place] % history] = loss
+            self.losses[place, self.seen[place] % self.losses.shape[1]] = loss
             self.seen[place] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it remembers, for a checkpoint."""
+        return {"losses": self.losses.clone(), "seen": self.seen.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what another one did. Raises OdesolveError for one of other bins or history."""
+        if state["losses"].shape != self.losses.shape:
+            held, mine = tuple(state["losses"].shape), tuple(self.losses.shape)
+            raise OdesolveError(f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was")
+        self.losses, self.seen = state["losses"].clone(), state["seen"].clone()
 
     @property
     def probabilities(self) -> Tensor:
@@ -221,9 +236,12 @@ class Importance:
         """Times (n,), float64."""
         device = "cpu" if generator is None else generator.device
         u = torch.rand(2, n, dtype=torch.float64, generator=generator, device=device)
-        steps = self.probabilities.cumsum(0).to(device)
-        place = torch.searchsorted(steps, u[0] * steps[-1]).clamp_max(len(steps) - 1)
-        return _time((place + u[1]) / len(steps), path)
+        return _time((self.places(u[0]) + u[1]) / len(self.losses), path)
+
+    def places(self, u: Tensor) -> Tensor:
+        """Bins (n,) at uniform numbers (n,)."""
+        steps = self.probabilities.cumsum(0).to(u.device)
+        return torch.searchsorted(steps, u * steps[-1]).clamp_max(len(steps) - 1)
 
     def density(self, t: Tensor, path: Path) -> Tensor:
         """Density at times of the path."""

@@ -18,7 +18,7 @@ from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
 from odesolve.profile import parallel
 from odesolve.profile import reference as references
-from odesolve.profile.candidates import Candidate, candidates, fit, numbers
+from odesolve.profile.candidates import Candidate, candidates, default_solvers, fit, numbers
 from odesolve.profile.counting import Counter, clock
 from odesolve.profile.flags import flagged
 from odesolve.profile.metrics import Comparison
@@ -74,6 +74,8 @@ def profile(
     Returns a ``Profile``. A sampler that fails is a row with its status and message.
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
     """
+    if solvers is None and model.reading.two_times:
+        solvers = ["flow_map", *default_solvers(model.path)]
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
     calls = len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0)

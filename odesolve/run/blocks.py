@@ -139,7 +139,7 @@ class Blocks:
         """Whether the first call of block n is the coarse part's, too."""
         assert self.coarse is not None
         mine, other = self.fine.call(n), self.coarse.call(n)
-        return mine.t == other.t and mine.branches == other.branches
+        return (mine.t, mine.to, mine.branches) == (other.t, other.to, other.branches)
 
     def _beside(self, rows: Tensor, visit: Visit, n: int) -> Lane:
         """The coarse part's way through block n, from a visit's states."""

@@ -47,7 +47,7 @@ class Graph:
         self._codes = torch.full((shape[0], shape[1] + streams), -2, device=like.device)
         self._row = torch.zeros(1, dtype=torch.int64, device=like.device)
         self._keys = torch.zeros(like.shape[0], 2, dtype=torch.int64, device=like.device)
-        one = model.times_for([0.5], like)[0]
+        one = model.times_for([(0.5, 0.5) if model.reading.two_times else 0.5], like)[0]
         self._times = one.new_zeros((self.layout.rows, *one.shape))
 
     @torch.no_grad()
@@ -114,7 +114,9 @@ class Graph:
         self._weights.copy_(table.weights, non_blocking=True)
         self._codes.copy_(table.codes, non_blocking=True)
         # Call k is answered by row k + 1, and the step reads its time by the row it is about to run.
-        times = model.times_for(program.times, self.like)
+        times = model.times_for(program.asked, self.like)
+        if self._times.dim() > times[0].dim() + 1:  # a plan of single times on a network of two
+            times = [torch.stack([t, t], 1) for t in times]
         self._times[1 : len(times) + 1] = torch.stack(times)
         return table
 

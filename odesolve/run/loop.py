@@ -30,7 +30,7 @@ class Network(Protocol):
 
     def settle(self, other: Network) -> str | None: ...
 
-    def times_for(self, times: Sequence[float], x: Tensor) -> list[Tensor]: ...
+    def times_for(self, times: Sequence[float | tuple[float, float]], x: Tensor) -> list[Tensor]: ...
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]: ...
 
@@ -84,7 +84,7 @@ def _loop(cursor: Cursor, model: Network, buffers: list | None, progress: Callab
     if cursor.done:
         return cursor.result
     program, slots, position = cursor.program, list(cursor.slots), cursor.position
-    times = model.times_for(program.times, cursor.state)
+    times = model.times_for(program.asked, cursor.state)
     functions, evaluate = model.functions, model.evaluate
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]
@@ -106,7 +106,7 @@ def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
     for p in range(0 if not begun else cursor.position, cursor.position):
         if p in marks:  # a first step that took no call, see afs
             yield _step(marks[p], cursor)
-    times = model.times_for(program.times, cursor.state) if not cursor.done else []
+    times = model.times_for(program.asked, cursor.state) if not cursor.done else []
     while not cursor.done:
         call = cursor.call
         with torch.no_grad():

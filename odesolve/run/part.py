@@ -45,7 +45,7 @@ def part(program: Program, first: Sequence[int], x: Tensor, keys: Tensor | None,
     heads: list[Call] = [program.ops[c[0]] for c in calls]  # type: ignore[misc]
     states, inputs = [h.state for h in heads], [h.input for h in heads]
     result, kept = program.result, carried(program, first)
-    times = model.times_for(program.times, x)
+    times = model.times_for(program.asked, x)
     return Part(cursor, times, calls, [*states, result], [*inputs, result], [*kept, set()])
 
 

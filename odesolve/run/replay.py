@@ -54,7 +54,7 @@ class Replay:
         self.n = len(self.positions)
         self.size = min(given.size or self.n, self.n)
         self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
-        self.times = model.times_for(program.times, x)
+        self.times = model.times_for(program.asked, x)
         self.visits: dict[int, Visit] = {}
         self.origin = 0
         self.slots: list[Tensor | None] = list(self.cursor.slots)

@@ -8,6 +8,7 @@ from odesolve.solvers import (  # noqa: F401  (they register themselves)
     dpm_solver,
     dpmpp,
     er_sde,
+    few_steps,
     langevin,
     restart,
     reverse_sde,

@@ -45,11 +45,15 @@ class Solver:
 
 
 class Registry(dict[str, Solver]):
-    """Solvers by name; prints as a table."""
+    """Solvers by name; prints as a table. ``special`` holds those for networks of a kind, which are found by name as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.special: dict[str, Solver] = {}
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Name, order, evaluations a step, clock, source: one row a solver, as text."""
-        for s in self.values():
+        for s in (*self.values(), *self.special.values()):
             extra = f" (+{s.starters})" if s.starters else ""
             yield s.name, str(s.order), f"{s.evaluations}{extra}", s.clock, s.source
 
@@ -61,9 +65,10 @@ class Registry(dict[str, Solver]):
     def find(self, name: str) -> Solver:
         """The solver of this name. Raises OdesolveError with the nearest name otherwise."""
         key = str(name).lower().replace("-", "_").replace("+", "p")
-        if key not in self:
-            raise unknown("solver", name, self)
-        return self[key]
+        known = {**self, **self.special}
+        if key not in known:
+            raise unknown("solver", name, known)
+        return known[key]
 
 
 REGISTRY = Registry()
@@ -77,14 +82,19 @@ def solver(
     starters: int = 0,
     clock: str = "lambda",
     stochastic: bool = False,
+    special: bool = False,
     **fixed,
 ):
-    """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are fixed options."""
+    """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are fixed options.
+
+    ``special`` ones are for networks that were trained for them; they do not converge on others.
+    """
 
     def register(write):
         bound = _bind(write, fixed)
         summary = (inspect.getdoc(write) or "").split("\n", 1)[0]
-        REGISTRY[name] = Solver(name, bound, order, evaluations, source, starters, clock, summary, stochastic)
+        entry = Solver(name, bound, order, evaluations, source, starters, clock, summary, stochastic)
+        (REGISTRY.special if special else REGISTRY)[name] = entry
         return write
 
     return register

@@ -59,6 +59,10 @@ class Writer:
         """Velocity dx/dt at the state x."""
         return self._evaluate(x, at, "velocity")
 
+    def average(self, x: Linear, s: Point, t: Point) -> Linear:
+        """The average velocity from s, where the state is x, to t: what networks of two times say."""
+        return self._evaluate(x, s, "velocity", t.t)
+
     def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> Linear:
         """A standard normal for the interval from s to t: the increment of a Brownian motion in the clock e^(rate lambda).
 
@@ -124,12 +128,12 @@ class Writer:
         plan.check()
         return plan
 
-    def _evaluate(self, x: Linear, at: Point, quantity: str) -> Linear:
+    def _evaluate(self, x: Linear, at: Point, quantity: str, to: float | None = None) -> Linear:
         self._evaluations += 1
         name = f"{'D' if quantity == 'data' else 'u'}{self._evaluations}"
         if self._afs and self._evaluations == 1:
             return self._combine(Output(name, None, quantity), x * self._far_field(at, quantity))
-        self._instructions.append(Evaluate(x.name, name, at.t, quantity))
+        self._instructions.append(Evaluate(x.name, name, at.t, quantity, to=to))
         return Linear({name: 1.0})
 
     def _far_field(self, at: Point, quantity: str) -> float:

@@ -115,6 +115,7 @@ def test_solvers(capsys):
     code, out, _ = run(capsys, "solvers")
     assert code == 0
     assert "dpmpp_2m" in out
+    assert "flow_map" in out
     code, out, _ = run(capsys, "solvers", "--json")
     assert {"name": "ddim", "order": 1}.items() <= next(s for s in json.loads(out) if s["name"] == "ddim").items()
 

@@ -227,6 +227,26 @@ def test_draws_are_of_their_generator():
     assert not torch.equal(first, other)
 
 
+def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
+    n, model = 40_000, problem.model(SMALL, "noise")
+    x = MEAN + STD * normal(n, 1)
+    want = ode.elbo(model, x, seed=1).value
+    even, weighed = VariationalBound(model), VariationalBound(model, importance=True)
+    for k in range(20):  # fills the histories of the 20 terms
+        weighed(x[:200], index=torch.arange(200) % 20, generator=generator(k))
+    state = weighed.importance.state_dict()
+    found, plain = weighed(x, generator=generator(50)), even(x, generator=generator(50))
+    gap = found.each + want
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / n**0.5
+    assert float(found.each.std()) < 0.7 * float(plain.each.std())
+    resumed = VariationalBound(model, importance=True)
+    resumed.importance.load_state_dict(state)
+    assert torch.equal(resumed(x, generator=generator(50)).each, found.each)
+    assert torch.equal(resumed.importance.losses, weighed.importance.losses)
+    with pytest.raises(ode.OdesolveError, match="make it as it was"):
+        VariationalBound(problem.model(DDPM, "noise"), importance=True).importance.load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("call", "told"),
     [
@@ -235,6 +255,7 @@ def test_draws_are_of_their_generator():
         (lambda m: VariationalBound(m, "larg"), "did you mean 'large'"),
         (lambda m: VariationalBound(m, "learned"), "learned_variance=True"),
         (lambda m: Hybrid(m), "learned_variance=True"),
+        (lambda m: Hybrid(m, importance=True), "for the bound alone"),
         (lambda m: VariationalBound(m, decoder="gausian"), "did you mean 'gaussian'"),
         (lambda m: VariationalBound(m, decoder="discrete", levels=1), "at least 2 levels"),
         (lambda m: VariationalBound(m)(torch.zeros(3)), "give floats of shape"),
