@@ -34,14 +34,17 @@ class OptimalTransport:
     """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR; Pooladian et al. 2023).
 
     Solved on the host in O(B^3), in O(B log B) for samples of one number. The plan is one of the batch: batches of B samples
-    approach the transport of the two laws as B grows.
+    approach the transport of the two laws as B grows. Batches that differ in size need POT (the extra ``ot``): partners are then
+    drawn from the rows of the exact plan, as some are shared.
 
-    Raises OdesolveError for batches of different size and values that are not finite.
+    Raises OdesolveError for values that are not finite, ImportError for batches of different size without POT.
     """
 
     def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The noise (B, ...) in the order that goes with x (B, ...); nothing is drawn."""
-        _check(x, noise)
+        """The noise (M, ...) in the order that goes with x (B, ...); where M = B nothing is drawn."""
+        _check(x, noise, same=False)
+        if len(x) != len(noise):
+            return noise[_drawn(_exact_plan(_finite(squared_distance(x, noise))), generator).to(noise.device)]
         if x[0].numel() == 1:
             order = torch.empty(len(x), dtype=torch.int64, device=noise.device)
             order[_sorted(x).to(noise.device)] = _sorted(noise)
@@ -75,12 +78,7 @@ class Sinkhorn:
         """A partner (B, ...) for every x (B, ...) among the noise (M, ...)."""
         _check(x, noise, same=False)
         plan = sinkhorn_plan(squared_distance(x, noise), self.reg, iterations=self.iterations, tolerance=self.tolerance)
-        device = "cpu" if generator is None else generator.device
-        u = torch.rand(len(x), 1, dtype=torch.float64, generator=generator, device=device).to(plan.device)
-        # One uniform number a row: multinomial would need the generator on the device of the plan.
-        cumulated = torch.softmax(plan, 1).cumsum(1)
-        partner = torch.searchsorted(cumulated, u * cumulated[:, -1:], right=True).clamp_max(len(noise) - 1)
-        return noise[partner[:, 0].to(noise.device)]
+        return noise[_drawn(torch.softmax(plan, 1), generator).to(noise.device)]
 
 
 def sinkhorn_plan(
@@ -133,6 +131,28 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     centre = x.mean(0)  # the product below loses the digits that a common shift has
     x, y = x - centre, y - centre
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
+
+
+def _drawn(plan: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A column (n,) for every row of a plan (n, m), by its weights."""
+    device = "cpu" if generator is None else generator.device
+    # One uniform number a row: multinomial would need the generator on the device of the plan.
+    u = torch.rand(len(plan), 1, dtype=torch.float64, generator=generator, device=device).to(plan.device)
+    cumulated = plan.cumsum(1)
+    return torch.searchsorted(cumulated, u * cumulated[:, -1:], right=True).clamp_max(plan.shape[1] - 1)[:, 0]
+
+
+def _exact_plan(cost: Tensor) -> Tensor:
+    """The plan (n, m) of least cost between equal weights, by POT's network simplex."""
+    try:
+        import ot
+    except ImportError as e:
+        n, m = cost.shape
+        raise ImportError(
+            f"optimal transport of {n} to {m} samples needs POT: pip install 'odesolve[ot]', or give {n}"
+        ) from e
+    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in cost.shape)
+    return torch.from_numpy(ot.emd(*weights, cost.cpu().numpy()))
 
 
 def _sorted(x: Tensor) -> Tensor:

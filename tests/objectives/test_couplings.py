@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -42,6 +43,26 @@ def test_optimal_transport_is_scipys(shape):
     x, y = normal(64, *shape), 0.5 * normal(64, *shape, seed=1) + 1
     _, order = linear_sum_assignment((x[:, None] - y[None]).square().flatten(2).sum(2).numpy())
     assert torch.equal(OptimalTransport()(x, y), y[torch.from_numpy(order)])
+
+
+def test_optimal_transport_of_different_sizes_is_the_exact_plan():
+    """As many copies of each sample as make the sizes equal give an assignment problem, which scipy solves."""
+    x, y = normal(12, 2), normal(8, 2, seed=1)
+    copies = OptimalTransport()(x.repeat_interleave(2, 0), y.repeat_interleave(3, 0)).view(12, 2, 2)
+    found = torch.stack([OptimalTransport()(x, y, generator(k)) for k in range(400)])
+    for k in range(12):
+        a, b = copies[k]
+        first, second = (found[:, k] == a).all(1), (found[:, k] == b).all(1)
+        assert bool((first | second).all())
+        if not torch.equal(a, b):
+            assert abs(float(first.double().mean()) - 0.5) < 4 * 0.5 / 20
+    assert torch.equal(found[3], OptimalTransport()(x, y, generator(3)))
+
+
+def test_different_sizes_without_pot(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)
+    with pytest.raises(ImportError, match=r"pip install 'odesolve\[ot\]', or give 3"):
+        OptimalTransport()(normal(3, 2), normal(2, 2))
 
 
 def test_optimal_transport_of_numbers_sorts():
@@ -210,9 +231,8 @@ def test_optimal_transport_straightens_paths_and_calms_gradients():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: OptimalTransport()(normal(3, 2), normal(4, 2)), "as many samples"),
         (lambda: Independent()(normal(3, 2), normal(4, 2)), "as many samples"),
-        (lambda: OptimalTransport()(normal(3, 2), normal(3, 3)), "as many samples"),
+        (lambda: OptimalTransport()(normal(3, 2), normal(3, 3)), "samples of the same shape"),
         (lambda: Sinkhorn(0.5)(normal(3, 2), normal(3, 3)), "samples of the same shape"),
         (lambda: OptimalTransport()(normal(3, 2) / 0, normal(3, 2)), "give finite values"),
         (lambda: OptimalTransport()(normal(3, 1) / 0, normal(3, 1)), "give finite values"),
