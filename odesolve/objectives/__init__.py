@@ -14,6 +14,7 @@ from odesolve.objectives.diffflow import DiffFlow
 from odesolve.objectives.distillation import GuidedDistillation, ProgressiveDistillation, halve
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow, Shortcut
 from odesolve.objectives.guidance import dropped
+from odesolve.objectives.likelihood import MaximumLikelihood
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.rectified import balance, pairs, reflow, straightness
 from odesolve.objectives.score_matching import (
@@ -45,6 +46,7 @@ __all__ = [
     "Interpolant",
     "Levels",
     "Matching",
+    "MaximumLikelihood",
     "MeanFlow",
     "OptimalTransport",
     "ProgressiveDistillation",

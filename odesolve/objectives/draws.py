@@ -22,10 +22,14 @@ def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | Non
 
 def keys_for(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Keys (B, 2) of a batch, under a seed from the generator."""
+    return keys_of(len(x), seed_for(generator), None, x.device)
+
+
+def seed_for(generator: torch.Generator | None) -> int | None:
+    """A seed from the generator; None, for torch's own, without one."""
     if generator is None:
-        return keys_of(len(x), None, None, x.device)
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return keys_of(len(x), seed, None, x.device)
+        return None
+    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
 def check_data(x: Tensor) -> None:

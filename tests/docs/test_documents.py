@@ -17,7 +17,7 @@ DOCUMENTS = [f for f in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SHORTER = {  # arguments of examples that take long
     "bridge.py": ["--steps", "20"],
-    "cnf.py": ["--iterations", "20"],
+    "cnf.py": ["--steps", "20"],
     "few_steps.py": ["--steps", "5"],
     "flow_matching.py": ["--steps", "20"],
     "train_digits.py": ["--steps", "20", "--images", "2"],
