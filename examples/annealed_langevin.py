@@ -1,14 +1,22 @@
 """Langevin dynamics does not find how much mass each mode has; annealed Langevin does (Song and Ermon 2019, figure 3).
 
+python examples/annealed_langevin.py [--out annealed_langevin.png]
+
 Between two modes that lie far apart the score says nothing about their weights, so a chain stays in the mode that it starts
 near. Noise joins the modes: chains that begin at much noise are shared out rightly, and keep their place as it is taken away.
 """
+
+import argparse
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 import odesolve as ode
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--out", default="annealed_langevin.png")
+out = parser.parse_args().out
 
 WEIGHT = 0.2  # of the mode at (-5, -5)
 mixture = ode.problems.mixture([WEIGHT, 1 - WEIGHT], [[-5.0, -5.0], [5.0, 5.0]], std=1.0)
@@ -31,4 +39,4 @@ for axis, (name, x) in zip(
     axis.scatter(*x[:1500].T, s=2, alpha=0.4, color="#0072B2", linewidths=0)
     axis.set_title(f"{name}\n{share:.0%} at the lower left", fontsize=10)
     axis.set_aspect("equal")
-figure.savefig("langevin.png", dpi=110)
+figure.savefig(out, dpi=110)

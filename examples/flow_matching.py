@@ -2,7 +2,8 @@
 
 python examples/flow_matching.py [--set checkerboard] [--steps 4000] [--out flow_matching.png]
 
-Prints for both how far samples of few Euler steps are from the data; paths of the second are nearly straight. Writes a picture.
+Prints for both how straight the paths are (0 is straight) and how far samples of few Euler steps end from the data. Writes a
+picture.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from networks import MLP
 from toys import SETS, picture, sliced_distance, train
 
 import odesolve as ode
-from odesolve.objectives import Matching, OptimalTransport
+from odesolve.objectives import Matching, OptimalTransport, straightness
 
 
 def main() -> None:
@@ -35,7 +36,8 @@ def main() -> None:
             panels[name] = ode.sample(model, noise, "heun", 50, "uniform")
         lines[name] = torch.stack([noise[:200], *states])
         told = ", ".join(f"{n} steps {d:.3f}" for n, d in far.items())
-        print(f"{name}: loss {loss:.3f}; sliced distance to the data after {told}")
+        bent = straightness(model, noise).value
+        print(f"{name}: loss {loss:.3f}, straightness {bent:.4f}; sliced distance to the data after {told}")
     picture(panels, given.out, lines)
     print(f"wrote {given.out}")
 
