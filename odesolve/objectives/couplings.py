@@ -151,8 +151,8 @@ def _exact_plan(cost: Tensor) -> Tensor:
         raise ImportError(
             f"optimal transport of {n} to {m} samples needs POT: pip install 'odesolve[ot]', or give {n}"
         ) from e
-    weights = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in cost.shape)
-    return torch.from_numpy(ot.emd(*weights, cost.cpu().numpy()))
+    rows, columns = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in cost.shape)
+    return torch.from_numpy(ot.emd(rows, columns, cost.cpu().numpy()))
 
 
 def _sorted(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odesolve.lower import Call, Mark, Program
+from odesolve.lower import Call, Mark, Program, Reading
 from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, begin, proceed
 
 
@@ -25,6 +25,9 @@ class Network(Protocol):
 
     @property
     def branches(self) -> tuple[str, ...]: ...
+
+    @property
+    def reading(self) -> Reading: ...
 
     def settled(self) -> Network: ...
 
