@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench accuracy systems docs coverage clean
+.PHONY: help demo test check format bench accuracy systems docs gallery coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -51,6 +51,11 @@ systems: $(VENV)/.test  ## check every system of the field against what is known
 
 docs: $(VENV)/.test  ## run every code block of the README and every example
 	$(PYTEST) tests/docs $(ARGS)
+
+gallery: $(VENV)/.test  ## train the examples and draw the pictures of docs/gallery, some 20 minutes
+	mkdir -p docs/gallery
+	cd examples && for name in $$(grep -l -e '--out' *.py | sed 's/\.py$$//'); do \
+	  echo "== $$name" && ../$(PY) $$name.py --out ../docs/gallery/$$name.png || exit 1; done
 
 coverage: $(VENV)/.test  ## run the tests and require 90 % coverage
 	$(PYTEST) --cov --cov-report=term-missing $(ARGS)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import odesolve as ode
+from odesolve.training import EMA, History, Power, fit
 
 LEVELS, HELD_OUT, FEATURES = 17, 297, 20
 
@@ -25,6 +26,11 @@ def spread(whole: Tensor, seed: int) -> Tensor:
     return ode.dequantise(whole.long(), LEVELS, seed=seed).x
 
 
+def whole(x: Tensor) -> Tensor:
+    """The whole values 0 to 16 in which images of [-1, 1] lie."""
+    return ((x + 1) * LEVELS / 2).floor().clamp(0, LEVELS - 1)
+
+
 class Batches:
     """Random batches of images, dequantised anew each time: x, or (x, {"label": y}) where labels are given."""
 
@@ -36,6 +42,23 @@ class Batches:
         x = self.whole[rows]
         x = (x + torch.rand(x.shape, generator=generator)) * 2 / LEVELS - 1
         return x if self.labels is None else (x, {"label": self.labels[rows]})
+
+
+def train(objective, draw, net: torch.nn.Module, steps: int, rate: float = 2e-3) -> tuple[EMA, History]:
+    """Adam on batches of ``draw``, its rate falling from step 500 on: the averaged weights, in ``.module``, and the losses."""
+    ema = EMA(net, Power.of_width(0.1))
+    history = fit(
+        objective,
+        draw,
+        steps,
+        optimiser=torch.optim.Adam(net.parameters(), rate, betas=(0.9, 0.99), fused=True),
+        ema=ema,
+        warmup=min(100, steps // 5),
+        schedule=lambda k: max(1.0, k / 500) ** -0.5,
+        clip=1.0,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return ema, history
 
 
 class Frechet:

@@ -1,6 +1,6 @@
-"""Two small networks for the examples: a perceptron for points in the plane, and a U-Net for digits of 8 by 8 pixels.
+"""Small networks for the examples: a perceptron for points, a U-Net for digits of 8 by 8 pixels, and an autoencoder of them.
 
-Both are called net(x, t, label=...), as ``ode.Model`` calls them; with ``times=2`` net(x, r, t, label=...), as
+The first two are called net(x, t, label=...), as ``ode.Model`` calls them; with ``times=2`` net(x, r, t, label=...), as
 ``odesolve.objectives.FlowMap`` does. Without a label, or with the label ``classes``, they are not conditioned.
 """
 
@@ -112,6 +112,42 @@ class UNet(nn.Module):
             coarse = self.attention(coarse) if k == 0 else coarse
         back = self.widen(nn.functional.interpolate(coarse, scale_factor=2.0, mode="nearest"))
         return self.leave(self.up(torch.cat([fine, back], 1), said))
+
+
+class Encoder(nn.Module):
+    """Images (B, 1, 8, 8) as numbers (B, outside); with times=1 of noisy images and their times, as a classifier needs."""
+
+    def __init__(self, outside: int, width: int = 32, times: int = 0):
+        super().__init__()
+        self.said = 64
+        self.embedding = Embedding(self.said, times) if times else None
+        self.enter = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(width, width, self.said) for _ in range(2))
+        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Flatten(), nn.Linear(16 * width, outside))
+
+    def forward(self, x: Tensor, *times: Tensor) -> Tensor:
+        said = x.new_zeros(len(x), self.said) if self.embedding is None else self.embedding(*times)
+        x = nn.functional.avg_pool2d(self.enter(x), 2)
+        for block in self.blocks:
+            x = block(x, said)
+        return self.leave(x)
+
+
+class Autoencoder(nn.Module):
+    """Images (B, 1, 8, 8) to ``latent`` numbers and back: ``encode`` and ``decode``."""
+
+    def __init__(self, latent: int, width: int = 32):
+        super().__init__()
+        self.encode = Encoder(latent, width)
+        self.enter = nn.Sequential(nn.Linear(latent, 16 * width), nn.Unflatten(1, (width, 4, 4)))
+        self.blocks = nn.ModuleList(Block(width, width, self.encode.said) for _ in range(2))
+        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
+
+    def decode(self, z: Tensor) -> Tensor:
+        x, said = self.enter(z), z.new_zeros(len(z), self.encode.said)
+        coarse, fine = self.blocks
+        x = nn.functional.interpolate(coarse(x, said), scale_factor=2.0, mode="nearest")
+        return self.leave(fine(x, said))
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

@@ -92,6 +92,7 @@ class Model:
         self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
+        self._labels: dict[str, Any] = {}
 
     @property
     def predicts(self) -> str:
@@ -114,6 +115,7 @@ class Model:
         out = copy.copy(self)
         out.cond = rows(self.cond, index, batch)
         out._uncond = None if self._uncond is None else rows(self._uncond, index, batch)
+        out._labels = rows(self._labels, index, batch)
         cut = {k: f.rows(index, batch) if isinstance(f, transforms.Known) else f for k, f in self.functions.items()}
         out.functions = cut
         return out
@@ -177,13 +179,14 @@ class Model:
             out.reading = replace(out.reading, mix="cfg_rescale")
         return out
 
-    def classifier_guided(self, log_prob: Callable[..., Tensor], scale: float = 1.0) -> Model:
+    def classifier_guided(self, log_prob: Callable[..., Tensor], scale: float = 1.0, cond: Cond | None = None) -> Model:
         """Classifier guidance: the noise prediction shifted by -scale sigma grad log p(y|x) (Dhariwal and Nichol 2021).
 
-        ``log_prob(x, t)`` gives shape (B,): log p(y | x_t), at the state itself and the network's time.
+        ``log_prob(x, t, **cond)`` gives shape (B,): log p(y | x_t), at the state itself and the network's time. Its gradient
+        has to vanish where no signal is left, as that of a classifier of noisy data does: a velocity's shift divides by alpha.
         """
         out = copy.copy(self)
-        out._classifier = log_prob
+        out._classifier, out._labels = log_prob, dict(cond or {})
         out.reading = replace(self.reading, classifier=float(scale))
         return out
 
@@ -321,7 +324,7 @@ class Model:
         assert self._classifier is not None
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            value = self._classifier(leaf, t)
+            value = self._classifier(leaf, t, **self._labels)
             if not isinstance(value, Tensor) or value.shape != x.shape[:1] or not value.requires_grad:
                 raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
             (gradient,) = torch.autograd.grad(value.sum(), leaf)

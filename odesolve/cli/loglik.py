@@ -22,9 +22,11 @@ from odesolve.models import Model
 from odesolve.problems import digits
 from odesolve.progress import Bar
 
+NORMAL = 1.96  # standard errors that a mean of many samples lies within at 95 %
+
 
 def loglik_command(given: argparse.Namespace) -> int:
-    """Log-densities of data: their mean, bits a dimension, both kinds of standard error; values of every sample to ``--out``."""
+    """Log-densities of data: their mean, bits a dimension, standard errors and intervals; every sample's to ``--out``."""
     if given.batch < 1:
         raise OdesolveError(f"--batch {given.batch}: give at least 1")
     out = _out(given)
@@ -109,20 +111,27 @@ def _load(name: str) -> Tensor:
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
-    """Means over the samples whose solve arrived; ``stderr`` over the data, ``stderr_trace`` from the probes."""
+    """Means over the samples whose solve arrived: ``stderr`` over the data, ``stderr_trace`` from the probes, ``solver_error``
+    as estimated; ``low`` and ``high`` hold the mean of these samples at 95 %, whatever others there are."""
     good = table[np.isfinite(table[:, 0])]
     n, dim = len(good), data.shape[1:].numel()
     facts: dict[str, Any] = {"samples": len(table), "failed": len(table) - n, "dim": dim, "trace": given.trace}
     if not n:
         return facts
-    nats, stderr, nfe, products = good.T
+    nats, stderr, error, _, _, nfe, products = good.T
     spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
     facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": float((stderr**2).sum() ** 0.5 / n)}
+    if np.isfinite(error).all():
+        reach = NORMAL * facts["stderr_trace"] + float(error.mean())
+        facts |= {"solver_error": float(error.mean()), "low": facts["nats"] - reach, "high": facts["nats"] + reach}
     if given.levels:
         unit = dim * math.log(2.0)
-        facts["bits_per_dim"] = math.log2(given.levels / (given.high - given.low)) - facts["nats"] / unit
+        width = math.log2(given.levels / (given.high - given.low))
+        facts["bits_per_dim"] = width - facts["nats"] / unit
         facts["bits_stderr"] = None if spread is None else spread / unit
         facts["bits_stderr_trace"] = facts["stderr_trace"] / unit
+        if "low" in facts:
+            facts |= {"bits_low": width - facts["high"] / unit, "bits_high": width - facts["low"] / unit}
     return facts | {"nfe": float(nfe.mean()), "products": float(products.mean())}
 
 
@@ -133,7 +142,11 @@ def _text(facts: dict[str, Any]) -> str:
     for name, over, unit in (("nats", "stderr", ""), ("bits_per_dim", "bits_stderr", "bits_")):
         if name in facts:
             data = "" if facts[over] is None else f" +- {facts[over]:.3g} over the data,"
-            lines.append(f"{name} {facts[name]:.6g}{data} +- {facts[unit + 'stderr_trace']:.3g} from the trace")
+            held = f"{data} +- {facts[unit + 'stderr_trace']:.3g} from the trace"
+            if unit + "low" in facts:
+                low, high = (facts[unit + name] for name in ("low", "high"))
+                held += f"; {low:.6g} to {high:.6g} with the solver's error, at 95 %"
+            lines.append(f"{name} {facts[name]:.6g}{held}")
     if "nfe" in facts:
         lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")
     return "\n".join(lines)

@@ -13,26 +13,34 @@ from odesolve.likelihood.dequantise import bits_per_dim
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
 
-COLUMNS = ("nats", "stderr", "nfe", "products")
+COLUMNS = ("nats", "stderr", "solver_error", "low", "high", "nfe", "products")
 
 
 Width = tuple[int | None, float, float, int]
 
 
 def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str, Any]) -> np.ndarray:
-    """One row a sample of what ``COLUMNS`` names; ``width`` is (levels, low, high, draws), levels None of continuous data."""
+    """One row a sample of what ``COLUMNS`` names; ``width`` is (levels, low, high, draws), levels None of continuous data.
+
+    The columns low and high are the bounds of ``LogProb.interval(0.95)``, NaN where the error of the solver is not known.
+    """
     levels, low, high, draws = width
     options = {**options, "ids": list(ids), "progress": False}
     if levels:
         bits = bits_per_dim(model, x, levels=levels, low=low, high=high, draws=draws, **options)
         scale = x.shape[1:].numel() * math.log(2.0)
-        nats, stderr = (math.log2(levels / (high - low)) - bits.value) * scale, bits.stderr * scale
-        found = bits.draws
+        nats, found = (math.log2(levels / (high - low)) - bits.value) * scale, bits.draws
     else:
         found = [log_prob(model, x, **options)]
-        nats, stderr = found[0].value, found[0].stderr
+        nats = found[0].value
+    share = torch.softmax(torch.stack([one.value for one in found]), 0)  # of each draw in the sample's value
+    known = [torch.full_like(nats, math.nan) if one.solver_error is None else one.solver_error for one in found]
+    stderr, error = ((share * torch.stack(v)).sum(0) for v in ([one.stderr for one in found], known))
+    reach = torch.stack([one.interval(0.95)[1] - one.value + 0 * e for one, e in zip(found, known, strict=True)])
+    reach = (share * reach).sum(0)
     nfe, products = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("nfe", "products"))
-    return torch.stack([v.double().cpu() for v in (nats, stderr, nfe, products)], 1).numpy()
+    columns = (nats, stderr, error, nats - reach, nats + reach, nfe, products)
+    return torch.stack([v.double().cpu() for v in columns], 1).numpy()
 
 
 def device_of(model: Model, named: torch.device | str | None = None) -> torch.device:

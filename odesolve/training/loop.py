@@ -94,7 +94,8 @@ def fit(
     stopped; of iterables this holds where they yield the same batches again.
 
     Args:
-        objective: any of ``odesolve.objectives``, or a function that returns something with a ``loss``.
+        objective: any of ``odesolve.objectives``, or a function (x, ..., generator=, cond=) of a batch that returns the loss, or
+            something with a ``loss``.
         data: a data set (N, ...), of which ``Batches`` are made; batches x or (x, ..., {conditions}), begun anew where they end;
             or a function of the generator that draws one. Batches are brought to the device of the weights.
         steps: in all, those of the checkpoint among them.
@@ -163,10 +164,10 @@ class _Step:
         cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         with cast:
             self.terms = objective(*x, generator=generator, cond=cond)
-        loss = getattr(self.terms, "loss", None)
+        loss = self.terms if isinstance(self.terms, Tensor) else getattr(self.terms, "loss", None)
         if not isinstance(loss, Tensor) or loss.dim():
             raise OdesolveError(
-                f"the objective returned {type(self.terms).__name__}: return Terms, whose loss is one number"
+                f"the objective returned {_called(self.terms)}: return Terms, whose loss is one number, or that number"
             )
         self.optimiser.zero_grad()
         self.scaler.scale(loss).backward()
@@ -190,6 +191,10 @@ class _Step:
         self.rates.step()
         if self.ema is not None:
             self.ema.update()
+
+
+def _called(terms: Any) -> str:
+    return f"numbers of shape {tuple(terms.shape)}" if isinstance(terms, Tensor) else type(terms).__name__
 
 
 class _Run:

@@ -39,6 +39,11 @@ def test_values_are_those_of_log_prob(capsys, module, data):
     assert facts["stderr"] == pytest.approx(found["nats"].std(ddof=1) / 5**0.5)
     assert facts["stderr_trace"] == pytest.approx((found["stderr"] ** 2).sum() ** 0.5 / 5)
     assert facts["nfe"] == found["nfe"].mean()
+    low, high = whole.interval(0.95)
+    np.testing.assert_allclose(found["low"], low, atol=4e-2)
+    np.testing.assert_allclose(found["high"], high, atol=4e-2)
+    reach = 1.96 * facts["stderr_trace"] + found["solver_error"].mean()
+    assert (facts["low"], facts["high"]) == pytest.approx((facts["nats"] - reach, facts["nats"] + reach))
 
 
 def test_torch_files_and_text(capsys, module, data):
@@ -46,12 +51,23 @@ def test_torch_files_and_text(capsys, module, data):
     assert code == 0
     assert "3 samples of 16 numbers, trace auto" in out
     assert "over the data" in out
+    assert "with the solver's error, at 95 %" in out
     assert "values.csv" in err
     table = np.loadtxt("values.csv", delimiter=",", skiprows=1)
-    assert table.shape == (3, 4)
+    assert table.shape == (3, 7)
     assert (table[:, 1] == 0).all()  # 16 numbers are exact
     _, other, _ = run(capsys, f"{module}:factory", "--data", "x.npz", "--limit", "3", "--json")
     assert json.loads(other)["nats"] == pytest.approx(table[:, 0].mean(), abs=1e-9)
+
+
+def test_intervals_hold_the_exact_densities(capsys, module, data):
+    """On the straight path, whose prior is exact; the noise of the first time leaves out less than 1e-4 nats."""
+    exact = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).log_prob(data).numpy()
+    for more, width in (([], 1e-3), (["--trace", "hutchinson", "--products", "8"], 20)):
+        assert run(capsys, f"{module}:model", "--data", "x.npz", "--double", "--out", "values.npz", *more)[0] == 0
+        found = np.load("values.npz")
+        assert ((found["low"] - 1e-4 <= exact) & (exact <= found["high"] + 1e-4)).all()
+        assert (found["high"] - found["low"] < width).all()
 
 
 def test_bits_of_discrete_data(capsys, module):
@@ -65,6 +81,7 @@ def test_bits_of_discrete_data(capsys, module):
     facts = json.loads(out)
     assert facts["bits_per_dim"] == pytest.approx(direct.value.mean().item(), abs=1e-9)
     assert facts["bits_stderr_trace"] == 0
+    assert facts["bits_low"] < facts["bits_per_dim"] < facts["bits_high"] < facts["bits_low"] + 0.01
 
 
 def test_an_interrupted_run_goes_on(capsys, module, data, monkeypatch):

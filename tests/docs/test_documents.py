@@ -20,6 +20,8 @@ SHORTER = {  # arguments of examples that take long
     "cnf.py": ["--steps", "20"],
     "few_steps.py": ["--steps", "5"],
     "flow_matching.py": ["--steps", "20"],
+    "guided_digits.py": ["--steps", "20"],
+    "latent.py": ["--steps", "20"],
     "train_digits.py": ["--steps", "20", "--images", "2"],
 }
 

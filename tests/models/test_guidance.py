@@ -220,6 +220,20 @@ def test_classifier_guidance_in_a_solve(path, solver, predicts):
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
 
 
+def test_the_classifier_gets_its_conditions():
+    """One label a sample, cut with the batch."""
+    path, label = paths.VP(), torch.arange(len(noise())) % 2
+    each = [log_class(path, k) for k in (0, 1)]
+    by_label = lambda x, t, label: torch.where(label == 1, each[1](x, t), each[0](x, t))
+    model = ALL.model(path, "noise").classifier_guided(by_label, 0.7, {"label": label})
+    found = model.score(noise(), 0.5)
+    for k in (0, 1):
+        want = ALL.model(path, "noise").classifier_guided(each[k], 0.7).score(noise(), 0.5)
+        torch.testing.assert_close(found[label == k], want[label == k], rtol=0, atol=1e-12)
+    rows = torch.tensor([3, 0])
+    torch.testing.assert_close(model.rows(rows, len(label)).score(noise()[rows], 0.5), found[rows], rtol=0, atol=1e-12)
+
+
 def test_classifier_guidance_begins_inside_where_alpha_is_zero():
     """At alpha = 0 the shift of the data prediction is sigma^2/alpha times nothing: the grid starts at t_clip."""
     model = ALL.model(paths.Linear(), "velocity").classifier_guided(log_class(paths.Linear(), 0))
