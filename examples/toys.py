@@ -55,7 +55,7 @@ def picture(panels, path: str, lines=None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.2 * len(panels), 3.4), dpi=110)
+    figure = Figure(figsize=(3.2 * len(panels), 3.4), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     for k, (name, points) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), k + 1)
@@ -63,5 +63,4 @@ def picture(panels, path: str, lines=None) -> None:
             axes.plot(line[:, 0], line[:, 1], color="0.75", linewidth=0.4)
         axes.scatter(points[:, 0], points[:, 1], s=1.5, color="tab:blue")
         axes.set(title=name, xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect="equal")
-    figure.tight_layout()
     figure.savefig(path)

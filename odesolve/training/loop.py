@@ -94,8 +94,8 @@ def fit(
     stopped; of iterables this holds where they yield the same batches again.
 
     Args:
-        objective: any of ``odesolve.objectives``, or a function (x, ..., generator=, cond=) of a batch that returns the loss, or
-            something with a ``loss``.
+        objective: any of ``odesolve.objectives``, or a function (x, ..., generator=) of a batch, and of ``cond=`` where there
+            are conditions, that returns the loss or something with a ``loss``.
         data: a data set (N, ...), of which ``Batches`` are made; batches x or (x, ..., {conditions}), begun anew where they end;
             or a function of the generator that draws one. Batches are brought to the device of the weights.
         steps: in all, those of the checkpoint among them.
@@ -163,7 +163,7 @@ class _Step:
         x, cond = moved(batch, self.device)
         cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         with cast:
-            self.terms = objective(*x, generator=generator, cond=cond)
+            self.terms = objective(*x, generator=generator, **({} if cond is None else {"cond": cond}))
         loss = self.terms if isinstance(self.terms, Tensor) else getattr(self.terms, "loss", None)
         if not isinstance(loss, Tensor) or loss.dim():
             raise OdesolveError(

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import odesolve as ode
-from odesolve.objectives import Interpolant, Matching, bridges, dropped
+from odesolve.objectives import DiffFlow, Interpolant, Matching, bridges, dropped
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow
 from odesolve.objectives.matching import Terms
 from odesolve.training import EMA, Batches, Exponential, NotFinite, checkpoint, fit, warm_up
@@ -223,7 +223,7 @@ def test_pairs_and_other_objectives():
 
     plain = Matching(ode.Model(net, ode.paths.Linear(), "velocity"))
 
-    def some(x, *, generator, cond):
+    def some(x, *, generator, cond=None):
         return plain(x, generator=generator, cond=dropped(cond, {"label": 0}, 0.5, generator))
 
     fit(some, POINTS, 3, optimiser=torch.optim.Adam(net.parameters()), cond={"label": LABELS}, generator=generator())
@@ -293,7 +293,7 @@ def test_half_precision_scales_its_losses():
     ema, rates = EMA(net, 0.5), []
     optimiser = torch.optim.SGD(net.parameters(), 1e-3)
 
-    def objective(x, *, generator, cond):
+    def objective(x, *, generator, cond=None):
         out = net(x)
         assert out.dtype == torch.float16
         return Terms(3e4 * out.float().square().mean(), out, torch.zeros(len(x)))
@@ -348,6 +348,23 @@ def test_further_parts_are_saved(tmp_path):
     assert torch.equal(other.weight, layer.weight)
 
 
+def test_conditions_are_passed_where_there_are_some():
+    """An objective of its own needs no more arguments than it has a use for; a loss may be a number."""
+    layer, seen = torch.nn.Linear(2, 1), []
+    optimiser = torch.optim.SGD(layer.parameters(), 0.1)
+    numbers = lambda x, generator: layer(x).square().mean()
+    fit(numbers, POINTS, 2, optimiser=optimiser, batch=8, generator=generator())
+    labelled = lambda x, generator, cond: seen.append(cond["label"].shape) or layer(x).square().mean()
+    fit(labelled, POINTS, 1, optimiser=optimiser, batch=8, cond={"label": LABELS}, generator=generator())
+    assert seen == [(8,)]
+    drift, score = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    flow = DiffFlow(lambda x, t: drift(x), lambda x, t: score(x), 1.0, torch.linspace(0, 1, 4))
+    before = drift.weight.detach().clone()
+    both = torch.optim.SGD([*drift.parameters(), *score.parameters()], 0.1)
+    fit(flow, POINTS, 1, optimiser=both, batch=8, generator=generator())
+    assert not torch.equal(drift.weight, before)
+
+
 def test_it_learns():
     """The velocity of N(0, s^2) is linear in x at each time: with t fixed, Adam finds the factor that least squares does."""
     path, s, t = ode.paths.Linear(), 0.6, 0.4
@@ -355,7 +372,7 @@ def test_it_learns():
     plain = Matching(ode.Model(lambda x, t: layer(x), path, "velocity", dtype=torch.float64))
     x = s * torch.randn(200_000, 1, dtype=torch.float64, generator=generator())
 
-    def objective(x, *, generator, cond):
+    def objective(x, *, generator, cond=None):
         return plain(x, t=torch.full((len(x),), t, dtype=torch.float64), generator=generator, cond=cond)
 
     ema = EMA(layer, Exponential(0.99, corrected=True))
