@@ -3,8 +3,8 @@
 python examples/latent.py [--latent 16] [--steps 2000] [--out latent.png]
 
 Prints how well held-out digits are reconstructed, and the Frechet distance to held-out digits of samples with few evaluations,
-beside that of reconstructed training digits, which no sampler of this autoencoder is likely to beat. Writes a picture of held-out,
-reconstructed and drawn digits, and of ways in the latent space from one held-out digit to the next.
+beside that of reconstructed training digits, which no sampler of this autoencoder is likely to beat. Writes a picture of held-out
+and reconstructed and drawn digits, and of ways in the latent space from one held-out digit to the next.
 """
 
 import argparse

@@ -55,7 +55,8 @@ def langevin(
         step: the step, a number or one a chain (B,). On a normal law of variance v the chain's own law has the variance
             v / (1 - step / (2 v)).
         snr: in place of a step, a ratio r of signal to noise: step = 2 (r |z| / |score|)^2 with the norms of each sample's
-            own, on the device (Song et al. 2021, algorithm 5, which takes the batch's mean norms). It biases the law.
+            own, on the device (Song et al. 2021, algorithm 5, which takes the batch's mean norms). It is for many dimensions D: a
+            step that depends on the state and on the noise leaves a law ((D + 2) / D)^2 times too wide even as r goes to 0.
         seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by default).
         keep: return the states after every so many steps, (n // keep, B, ...), instead of the last.
 

@@ -43,6 +43,7 @@ def probability_flow(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> 
     return first_order(s, t, x, data), True
 
 
+NORMS = ("expected", "sample")
 PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
     "reverse_diffusion": reverse_diffusion,
     "euler_maruyama": euler_maruyama,
@@ -53,14 +54,17 @@ PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
 
 @solver("predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", clock="t", stochastic=True)
 def predictor_corrector(
-    w: Writer, *, predictor: str = "reverse_diffusion", corrections: int = 1, snr: float = 0.16
+    w: Writer, *, predictor: str = "reverse_diffusion", corrections: int = 1, snr: float = 0.16, norms: str = "expected"
 ) -> None:
     """A step of the reverse SDE, then ``corrections`` Langevin steps where it arrived.
 
-    The size of a Langevin step follows from the norms of noise and score of each sample and the ratio ``snr``, so no sample
-    depends on its batch. ``predictor`` is "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is
-    the data prediction.
+    The size of a Langevin step is 2 (snr |z| / |s|)^2. The norms of noise and score are those "expected", whose ratio is sigma,
+    or with ``norms="sample"`` each sample's own, which is for many dimensions: its law is ((D + 2) / D)^2 times too wide. The
+    published mean norms of a batch are between the two, and make a sample depend on its batch. ``predictor`` is
+    "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is the data prediction.
     """
+    if norms not in NORMS:
+        raise unknown("norms", norms, NORMS)
     if predictor not in PREDICTORS:
         raise unknown("predictor", predictor, PREDICTORS)
     if corrections < 0 or not snr > 0.0:
@@ -73,8 +77,14 @@ def predictor_corrector(
         last = corrections == 0 or t.sigma == 0
         x = w.step(t, row, exact) if last else w.stage(t, row, exact)
         for k in range(0 if last else corrections):
-            score = w.keep(score_of(t, x, w.data(x, t)))
-            x = w.langevin(x, score, t, snr, (s.alpha / t.alpha) ** 2 or 1.0, last=k == corrections - 1)
+            scale, last = (s.alpha / t.alpha) ** 2 or 1.0, k == corrections - 1
+            score = score_of(t, x, w.data(x, t))
+            if norms == "sample":
+                x = w.langevin(x, w.keep(score), t, snr, scale, last)
+                continue
+            step = 2.0 * scale * (snr * t.sigma) ** 2
+            row = x + step * score + math.sqrt(2.0 * step) * w.fresh(t, t)
+            x = w.step(t, row, exact=False) if last else w.stage(t, row, exact=False)
 
 
 @solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", starters=10, clock="rho", stochastic=True)

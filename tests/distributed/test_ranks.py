@@ -37,7 +37,11 @@ def as_lists(x):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
-    cases = [("ddim", conditioned()), ("dpmpp_2m_sde", guided()), ("predictor_corrector", model(clip=1.5))]
+    cases = [
+        ("ddim", conditioned()),
+        ("dpmpp_2m_sde", guided()),
+        ("predictor_corrector(norms=sample)", model(clip=1.5)),
+    ]
 
     def check():
         mesh, out = ode.distributed.mesh(), []

@@ -155,7 +155,8 @@ def test_what_the_network_predicts_and_guidance_change_nothing():
     ("solver", "said"),
     [
         ("ddim", "draws no noise"),
-        ("predictor_corrector", "applies 'langevin'"),
+        ("predictor_corrector(norms=sample)", "applies 'langevin'"),
+        ("predictor_corrector", "fixed noise levels"),
         ("annealed_langevin", "fixed noise levels"),
         ("shark", "does not evaluate"),
     ],

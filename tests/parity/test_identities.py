@@ -117,7 +117,7 @@ def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize("name", [n for n in ode.solvers() if n != "predictor_corrector"])  # whose plan is not linear
+@pytest.mark.parametrize("name", list(ode.solvers()))
 def test_a_flipped_path_has_the_same_plan(name, path):
     grid = grids.sigmas(path, LEVELS)
     flipped = grids.Listed(values=tuple(path.t_max - t for t in grid.values))

@@ -19,7 +19,7 @@ PLANS = [
     ("dpmpp_sde", {}),
     ("sa_solver", {}),  # reads a stream again, a step after its first use
     ("heun_churn", {"s_churn": 20.0}),
-    ("predictor_corrector", {}),  # its corrector is no block
+    ("predictor_corrector", {"norms": "sample"}),  # its corrector is no block
 ]
 
 
@@ -64,7 +64,7 @@ def test_noise_of_a_shape_that_expands():
 
 
 def test_given_noise_is_left_as_it_is():
-    program = program_of("predictor_corrector")
+    program = program_of("predictor_corrector", norms="sample")
     kept = {s: streams(s) for s in program.plan.streams}
     solve(program, torch.ones(SHAPE), [None] * program.slots, draw=kept.__getitem__)
     assert all(torch.equal(v, streams(s)) for s, v in kept.items())

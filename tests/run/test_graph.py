@@ -104,7 +104,7 @@ def test_on_a_cpu_the_loop_runs_and_the_reason_is_told(caplog):
         (lambda m: m, "ddim", 30, "it needs 31 steps where 11 were captured"),
         (lambda m: m, "rk4", 2, "it needs 5 state buffers where 4 were captured"),
         (lambda m: MIXTURE.model(PATH, "noise", clip=1.0), "ddim", 4, "it applies 'clip' between the evaluations"),
-        (lambda m: m, "predictor_corrector", 2, "it applies 'langevin' between the evaluations"),
+        (lambda m: m, "predictor_corrector(norms=sample)", 2, "it applies 'langevin' between the evaluations"),
         (lambda m: ode.Model(lambda x, t: x, PATH, "noise"), "ddim", 4, "captured for another network"),
         (
             lambda m: m.guided(2.0, {}, {}),

@@ -47,7 +47,7 @@ def test_exact_with_every_kind_of_coarse_solver(solver, coarse):
     assert int(parareal.iterations.max()) <= (7 if isinstance(coarse, str) else 3)
 
 
-@pytest.mark.parametrize("solver", [*SOLVERS, "predictor_corrector"])
+@pytest.mark.parametrize("solver", [*SOLVERS, "predictor_corrector(norms=sample)"])
 @pytest.mark.parametrize("coarse", [None, "ddim"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dtype):

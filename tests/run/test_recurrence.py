@@ -11,7 +11,6 @@ from odesolve.keys import keys_of
 from odesolve.recurrence import DEEPEST, recurrence
 from tests.run.rational import PATH, model, noise
 
-NOT_LINEAR = {"predictor_corrector"}
 FAR_BACK = {"ab4", "ipndm_v4", "deis_tab3", "deis_rhoab3", "deis_lamab3"}  # their starters keep a step's many stages
 ELSEWHERE = {"shark"}
 
@@ -36,7 +35,7 @@ def test_every_linear_plan_is_a_recurrence(solver, grid):
     plan = ode.plan(solver, PATH, 9, grid)
     rec = recurrence(plan)
     if isinstance(rec, str):
-        assert solver in NOT_LINEAR | FAR_BACK | ELSEWHERE
+        assert solver in FAR_BACK | ELSEWHERE
         return
     assert rec.weights.shape[1] <= DEEPEST
     state = x * PATH.start_std(plan.grid[0])
@@ -51,5 +50,5 @@ def test_history_does_not_grow_with_the_steps():
 
 
 def test_the_reason_where_there_is_none():
-    assert "langevin" in recurrence(ode.plan("predictor_corrector", PATH, 4))
+    assert "langevin" in recurrence(ode.plan("predictor_corrector(norms=sample)", PATH, 4))
     assert "learned_noise" in recurrence(ode.plan("ddpm", ode.paths.Discrete.ddpm(), 4, variance="learned"))

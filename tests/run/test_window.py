@@ -48,7 +48,7 @@ def test_exact_holds_with_guidance_conditions_and_transforms(dtype, acceleration
     shift = torch.linspace(-0.3, 0.3, 5, dtype=dtype)
     guided = model(clip=1.5).guided(2.5, {"shift": shift}, {"shift": torch.zeros(5, dtype=dtype)}, interval=(0.1, 0.6))
     window = ode.Window(exact=True, acceleration=acceleration)
-    for solver in ("ddim", "dpmpp_2m_sde", "predictor_corrector"):
+    for solver in ("ddim", "dpmpp_2m_sde", "predictor_corrector(norms=sample)"):
         loop, got = both(window, solver, x=noise(dtype=dtype), net=guided)
         assert torch.equal(loop, got)
 
@@ -245,6 +245,6 @@ def test_what_cannot_be_a_coarse_start(solver, message):
 
 def test_langevin_steps_are_named_where_they_are_the_reason():
     window = ode.Window()
-    both(window, "predictor_corrector", 6)
+    both(window, "predictor_corrector(norms=sample)", 6)
     assert "langevin" in window.report.why
-    assert any(isinstance(i, Apply) for i in ode.plan("predictor_corrector", PATH, 6).instructions)
+    assert any(isinstance(i, Apply) for i in ode.plan("predictor_corrector(norms=sample)", PATH, 6).instructions)
