@@ -27,7 +27,8 @@ def main() -> None:
     objective = ScoreAndFlow(velocity, gradient, given.sigma, coupling=Sinkhorn(2 * given.sigma**2))
     parameters = [*flow.parameters(), *score.parameters()]
     loss = train(objective, lambda g: (moons(256), eight_gaussians(256)), parameters, given.steps)
-    source, test = eight_gaussians(4000), moons(4000)
+    n = min(4000, 50 * given.steps)
+    source, test = eight_gaussians(n), moons(n)
     with torch.no_grad():
         by_flow = ode.sample(velocity, state=source, solver="heun", steps=50, grid="uniform")
         f, g = bridges.sde(velocity, given.sigma, gradient)

@@ -23,7 +23,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
     data, path = SETS[given.set], ode.paths.Linear()
-    test, noise = data(4000), torch.randn(4000, 2)
+    n = min(4000, 50 * given.steps)
+    test, noise = data(n), torch.randn(n, 2)
 
     def fit(before, pairs, starts):
         """A model of the pairs, from the weights of the one before."""
@@ -40,7 +41,7 @@ def main() -> None:
 
     first = ode.Model(MLP(), path, "velocity")
     train(Matching(first), lambda g: data(256), first.net.parameters(), given.steps)
-    rounds = reflow(first, fit, lambda k: torch.randn(20_000, 2), rounds=2, solver="heun", steps=50)
+    rounds = reflow(first, fit, lambda k: torch.randn(5 * n, 2), rounds=2, solver="heun", steps=50)
     panels = {"data": test}
     for name, model in zip(("flow", "reflow", "reflow twice"), (first, *(r.model for r in rounds)), strict=True):
         bent = straightness(model, noise)
@@ -57,7 +58,7 @@ def main() -> None:
     with torch.no_grad():
         whole = ode.sample(first, noise, "heun", 50, "uniform")
     print(f"the flow in 50 steps of Heun: {sliced_distance(whole, test):.3f}; data from data: "
-          f"{sliced_distance(data(4000), test):.3f}")  # fmt: skip
+          f"{sliced_distance(data(n), test):.3f}")  # fmt: skip
     picture(panels, given.out)
     print(f"wrote {given.out}")
 

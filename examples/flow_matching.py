@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--out", default="flow_matching.png")
     given = parser.parse_args()
     data, path = SETS[given.set], ode.paths.Linear()
-    test, noise = data(4000), torch.randn(4000, 2)
+    n = min(4000, 50 * given.steps)
+    test, noise = data(n), torch.randn(n, 2)
     panels, lines = {"data": test}, {}
     for name, coupling in (("independent", None), ("optimal transport", OptimalTransport())):
         torch.manual_seed(0)
@@ -31,11 +32,11 @@ def main() -> None:
         model = ode.Model(net, path, "velocity")
         loss = train(Matching(model, coupling=coupling), lambda g: data(256), net.parameters(), given.steps)
         with torch.no_grad():
-            far = {n: sliced_distance(ode.sample(model, noise, "euler", n, "uniform"), test) for n in (1, 2, 4, 50)}
+            far = {k: sliced_distance(ode.sample(model, noise, "euler", k, "uniform"), test) for k in (1, 2, 4, 50)}
             states = [s.x for s in ode.iterate(model, noise[:200], "euler", 50, "uniform")]
             panels[name] = ode.sample(model, noise, "heun", 50, "uniform")
         lines[name] = torch.stack([noise[:200], *states])
-        told = ", ".join(f"{n} steps {d:.3f}" for n, d in far.items())
+        told = ", ".join(f"{k} steps {d:.3f}" for k, d in far.items())
         bent = straightness(model, noise).value
         print(f"{name}: loss {loss:.3f}, straightness {bent:.4f}; sliced distance to the data after {told}")
     picture(panels, given.out, lines)

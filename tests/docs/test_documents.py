@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+
+from tests.docs import runner
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -20,16 +20,16 @@ SHORTER = {  # arguments of examples that take long
     "cnf.py": ["--steps", "20"],
     "consistency.py": ["--steps", "20"],
     "diffflow.py": ["--steps", "20"],
+    "few_steps.py": ["--steps", "5"],
+    "flow_matching.py": ["--steps", "20"],
+    "guided_digits.py": ["--steps", "20"],
     "guided_distillation.py": ["--steps", "20"],
+    "latent.py": ["--steps", "20"],
     "ncsn.py": ["--steps", "20"],
     "progressive_distillation.py": ["--steps", "20"],
     "schroedinger.py": ["--steps", "20"],
     "score_matching.py": ["--steps", "20"],
     "score_sde.py": ["--steps", "20"],
-    "few_steps.py": ["--steps", "5"],
-    "flow_matching.py": ["--steps", "20"],
-    "guided_digits.py": ["--steps", "20"],
-    "latent.py": ["--steps", "20"],
     "train_digits.py": ["--steps", "20", "--images", "2"],
 }
 
@@ -53,8 +53,6 @@ def test_document(file, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.name)
 def test_example(file, tmp_path):
-    env = {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(file), *SHORTER.get(file.name, [])]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    status, told = runner.run(file, SHORTER.get(file.name, []), tmp_path)
+    assert status == 0, told
+    assert not told

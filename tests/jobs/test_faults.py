@@ -64,13 +64,30 @@ def shards(out):
     return len(ode.jobs.Job(out).found()) if (out / "job.json").exists() else 0
 
 
+def held_back(out, most):
+    """Let ranks begin a shard only while there are fewer than ``most.value``, however slow the one who kills them is."""
+    take = Leases.take
+
+    def later(self, k, wait=False):
+        while not wait and shards(out) >= most.value:
+            time.sleep(0.001)
+        return take(self, k, wait)
+
+    def before():
+        Leases.take = later
+
+    return before
+
+
 def test_twenty_kills(unbroken, tmp_path):
     """Kills wait for random counts of shards, so that all of them fall within the job, and then for a random moment."""
     choose = random.Random(0)
-    whole = unbroken.shards
+    whole, most = unbroken.shards, FORK.Value("i", 0)
     marks = sorted(choose.randrange(whole - 20) for _ in range(KILLS))
-    ranks, worlds, limit = start(tmp_path, 3), [3], time.monotonic() + LIMIT
+    before = held_back(tmp_path, most)
+    ranks, worlds, limit = start(tmp_path, 3, before=before), [3], time.monotonic() + LIMIT
     for mark in marks:
+        most.value = mark + 8
         while shards(tmp_path) < mark:
             assert time.monotonic() < limit
             time.sleep(0.002)
@@ -83,7 +100,8 @@ def test_twenty_kills(unbroken, tmp_path):
         if not ranks or choose.random() < 0.5:  # the others go on, or all begin anew as torchrun has them
             kill(ranks)
             worlds.append(choose.choice([1, 2, 3]))
-            ranks = start(tmp_path, worlds[-1])
+            ranks = start(tmp_path, worlds[-1], before=before)
+    most.value = whole + 1
     end(ranks)
     assert set(worlds) == {1, 2, 3}
     found = ode.jobs.Job(tmp_path)

@@ -8,7 +8,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 
-STEPS = 8
+STEPS = 5
 with torch.random.fork_rng():
     torch.manual_seed(0)
     LAYER = torch.nn.Linear(6, 6)
