@@ -42,6 +42,7 @@ FAMILIES = {
     "deis": "DEIS",
     "ipndm": "iPNDM",
     "ab": "Adams-Bashforth",
+    "flow_map": "flow map",
 }
 WELL_KNOWN = ("DDIM", "DPM-Solver++", "Heun (EDM)", "UniPC", "Euler")
 IDLE = 0.05  # share of the time outside the network below which a faster solver changes nothing
