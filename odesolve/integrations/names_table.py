@@ -114,7 +114,7 @@ ROWS: tuple[Row, ...] = (
 LACKING_CLASSES: dict[str, str] = {
     **dict.fromkeys(
         ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler", "SCMScheduler"),
-        "it draws its noise anew at every step for networks that predict samples, and solves no equation: see ode.Model",
+        "it draws its noise anew at every step, and solves no equation; nearest: solver='consistency'",
     ),
     **dict.fromkeys(
         ("VQDiffusionScheduler", "AmusedScheduler", "DiscreteDDIMScheduler", "BlockRefinementScheduler"),

@@ -62,6 +62,11 @@ def sample_ddpm(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     return solve("ddim", model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model), eta=1.0)
 
 
+def sample_lcm(model, x, sigmas, extra_args=None, callback=None, disable=None, noise_sampler=None):
+    """Latent consistency models: the prediction, then new noise up to the next level (Luo et al. 2023, Algorithm 3)."""
+    return solve("consistency", model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model))
+
+
 def sample_dpmpp_2m_sde_heun(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None,
     solver_type="heun",

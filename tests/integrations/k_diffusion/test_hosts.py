@@ -32,7 +32,7 @@ def guider(path, **options):
 
 @pytest.fixture
 def program():
-    made = comfy.host(sample_euler=peer.sample_euler, sample_dpmpp_2m=peer.sample_dpmpp_2m, sample_lcm=lambda: None)
+    made = comfy.host(sample_euler=peer.sample_euler, sample_dpmpp_2m=peer.sample_dpmpp_2m, sample_heunpp2=lambda: None)
     yield made
     K.unregister(made.sampling)
 
@@ -135,7 +135,7 @@ def test_the_seed_decides(program):
 
 
 STOCHASTIC = ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
-MORE = ["er_sde", "seeds_2", "seeds_3", "exp_heun_2_x0_sde", "sa_solver", "ddpm", "dpmpp_2m_sde_heun"]
+MORE = ["er_sde", "seeds_2", "seeds_3", "exp_heun_2_x0_sde", "sa_solver", "ddpm", "dpmpp_2m_sde_heun", "lcm"]
 
 
 @pytest.mark.parametrize("patched", [True, False])
@@ -149,6 +149,26 @@ def test_noise_of_flows_keeps_to_their_path(name, patched):
     t = float(FLOW[4])
     assert float(out.mean()) == pytest.approx((1 - t) * 2.0, abs=5 * t / 16000**0.5)
     assert float(out.std()) == pytest.approx(t, rel=0.03)
+
+
+@pytest.mark.parametrize("flow", [True, False])
+def test_lcm_renoises_the_prediction(flow):
+    """ComfyUI's rule, by hand with the noise that was asked for; of a flow the prediction is scaled to what its level leaves."""
+    sigmas = FLOW if flow else SIGMAS
+    model, x, drawn = guider(paths.Linear() if flow else paths.EDM()), noise() * float(sigmas[0]), []
+
+    def noise_sampler(sigma, sigma_next):
+        drawn.append(torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(len(drawn))))
+        return drawn[-1]
+
+    out = K.sampling.sample_lcm(comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, disable=True,
+                                noise_sampler=noise_sampler)  # fmt: skip
+    want = x
+    for k, (s, t) in enumerate(pairwise(sigmas.tolist())):
+        want = comfy.Inpaint(model)(want, want.new_full((len(x),), s), denoise_mask=None)
+        want = ((1 - t) * want if flow else want) + t * drawn[k] if t > 0 else want
+    assert gap(out, want) < 1e-5
+    assert len(drawn) == len(sigmas) - 2
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v"])
