@@ -260,9 +260,8 @@ class Model:
         Of pairs, for networks of two times, (B, 2).
         """
         t = self._times(tuple(times), self._time_dtype(x), x.device).unsqueeze(1)
-        return list(
-            t.expand(-1, x.shape[0], *t.shape[2:]).clone().unbind(0)
-        )  # a copy, for networks that change their t
+        each = t.expand(-1, x.shape[0], *t.shape[2:]).clone()  # a copy, for networks that change their t
+        return list(each.unbind(0))
 
     def _time_dtype(self, x: Tensor) -> torch.dtype:
         """That of times for the network: its own, at least float32; half-precision networks embed their time in float32."""

@@ -178,10 +178,8 @@ class VariationalBound:
         first = chain.points[0]
         prior = prior_loss(x, first, model.path.start_std(first.t))
         term = chain.each(model, x, index, noise, still)
-        each = (
-            prior
-            + (self.count if self.importance is None else 1 / self.importance.probabilities.to(x.device)[index]) * term
-        )
+        law = self.importance
+        each = prior + (self.count if law is None else 1 / law.probabilities.to(x.device)[index]) * term
         return BoundTerms(each.mean(), each, chain.t[index], prior, term, index)
 
 
