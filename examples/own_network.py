@@ -26,6 +26,6 @@ model = ode.Model(net, path, predicts="noise")
 noise = torch.randn(1000, 2)
 with torch.no_grad():
     exact = ode.sample(model, noise, "unipc_3", steps=200, grid="lambda")
-    for solver in ("ddim", "dpmpp_2m", "ipndm_4"):
+    for solver in ("ddim", "dpmpp_2m", "deis_tab3"):
         x = ode.sample(model, noise, solver, steps=10)
         print(f"{solver:9} 10 evaluations: median distance to the exact flow {(x - exact).norm(dim=1).median():.4f}")

@@ -7,6 +7,8 @@ import odesolve as ode
 
 problem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))
 model = problem.model(ode.paths.Linear(), "velocity")
+pair = ode.problems.mixture([0.4, 0.6], [[[[-0.7] * 4] * 4], [[[0.5] * 4] * 4]], std=0.5)
+pair_model = pair.model(ode.paths.Linear(), "velocity")
 
 
 def factory():
