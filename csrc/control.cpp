@@ -8,14 +8,14 @@
 namespace odesolve {
 namespace {
 
-enum Row { T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, ROWS };
+enum Row { T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, END, SHORTEST, ROWS };
 enum Status { RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED };
 enum Kind { BY_STEP = 1, IF_TOOK = 2, IF_KEPT = 4, KINDS = 8 };
 constexpr double LANDING = 1.01, SMALLEST = 1e-10, RESOLUTION = 8 * 0x1p-52;
 
 // In the order in which they lie in memory.
 struct Settings {
-    double end, beta[3], exponent, safety, least, most, accept, floor, shortest, longest, limit, evaluations;
+    double beta[3], exponent, safety, least, most, accept, floor, longest, limit, evaluations;
 };
 constexpr int64_t SETTINGS = sizeof(Settings) / sizeof(double);
 
@@ -36,8 +36,8 @@ class Sample {
         double error, change;
         const bool accepted = factor(norm, kept, change, error) && finite;
         if (!finite) change = given_.least;
-        const double t = s[T], h = s[H], least = std::max(RESOLUTION * std::fabs(t), given_.shortest);
-        const bool landed = accepted && h == given_.end - t;
+        const double t = s[T], h = s[H], end = s[END], least = std::max(RESOLUTION * std::fabs(t), s[SHORTEST]);
+        const bool landed = accepted && h == end - t;
         s[T0] = t;
         s[H0] = h;
         s[NORM] = norm;
@@ -45,7 +45,7 @@ class Sample {
         s[accepted ? STEPS : REJECTED] += 1.0;
         if (s[STEPS] + s[REJECTED] >= given_.limit) s[STATUS] = MAX_STEPS;
         if (accepted) {
-            s[T] = landed ? given_.end : t + h;
+            s[T] = landed ? end : t + h;
             s[OLDER] = s[ERROR] > 0.0 ? s[ERROR] : error;
             s[ERROR] = error;
             s[TOOK] = 1.0;
@@ -58,7 +58,7 @@ class Sample {
 
     void aim() const {
         const Sample& s = *this;
-        const double left = given_.end - s[T], h = std::min(std::fabs(s[H]), given_.longest);
+        const double left = s[END] - s[T], h = std::min(std::fabs(s[H]), given_.longest);
         s[H] = s[STATUS] != RUNNING ? 0.0 : LANDING * h >= std::fabs(left) ? left : std::copysign(h, left);
     }
 
@@ -116,7 +116,7 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
         const Sample s(rows + b, batch, given);
         if (!begin) s.judge(errors[b]);
         s.aim();
-        const double t = s[T], h = s[H];
+        const double t = s[T], h = s[H], end = s[END];
         double by_kind[KINDS];
         for (int kind = 0; kind < KINDS; ++kind) {
             const bool off = kind & (s[TOOK] != 0.0 ? IF_KEPT : IF_TOOK);
@@ -124,8 +124,8 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
         }
         for (int64_t w = 0; w < columns; ++w) out[b * columns + w] = coefficient[w] * by_kind[kinds[w]];
         for (int64_t i = 0; i < stages; ++i) {
-            const bool landing = node[i] == 1.0 && h == given.end - t;
-            put(times, i * times.stride[0] + b * times.stride[1], landing ? given.end : t + node[i] * h);
+            const bool landing = node[i] == 1.0 && h == end - t;
+            put(times, i * times.stride[0] + b * times.stride[1], landing ? end : t + node[i] * h);
         }
     }
 }

@@ -7,17 +7,16 @@ from torch import Tensor
 
 # Rows of the state, (ROWS, B) float64: time, step of the attempt under way (signed), the last two accepted errors (0: none
 # yet), status, whether the last attempt was accepted, evaluations, accepted and rejected attempts, where the last attempt
-# began, how long it was, and its error.
-T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM = range(12)
-ROWS = 12
+# began, how long it was, and its error; where the solve ends, and the shortest step (a length, no sign).
+T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, END, SHORTEST = range(14)
+ROWS = 14
 RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED = range(6)
 
-# Entries of ``settings``, float64: the end; exponents of the last three errors; 1 / order, the exponent after a rejection;
-# safety, limits of the factor; 0 or the least smooth factor that accepts; the least error taken for true; step limits
-# (lengths, no signs); attempts; evaluations an attempt.
-(T_END, BETA_1, BETA_2, BETA_3, EXPONENT, SAFETY, MIN_FACTOR, MAX_FACTOR, ACCEPT, FLOOR, SHORTEST, LONGEST) = range(12)
-LIMIT, EVALUATIONS = 12, 13
-SETTINGS = 14
+# Entries of ``settings``, float64: exponents of the last three errors; 1 / order, the exponent after a rejection; safety,
+# limits of the factor; 0 or the least smooth factor that accepts; the least error taken for true; the longest step (a
+# length, no sign); attempts; evaluations an attempt.
+BETA_1, BETA_2, BETA_3, EXPONENT, SAFETY, MIN_FACTOR, MAX_FACTOR, ACCEPT, FLOOR, LONGEST, LIMIT, EVALUATIONS = range(12)
+SETTINGS = 12
 
 # Bits of the kinds of weights: times h, times "accepted", times "rejected".
 BY_STEP, IF_TOOK, IF_KEPT = 1, 2, 4
@@ -44,7 +43,7 @@ def control(
     does not grow right after one. With settings[ACCEPT] the factor is smoothed to 1 + atan(factor - 1) and must reach it
     (Soderlind and Wang 2006). Factors are rounded to float32: the powers of two libraries differ in the last bits, and all
     backends and batches shall take the same steps. A norm that is not finite is a rejection with the smallest factor. A
-    step never passes the end, and lands on it exactly. Samples whose status is not RUNNING keep it, and have h = 0.
+    step never passes the sample's end, and lands on it exactly. Samples whose status is not RUNNING keep it, and have h = 0.
 
     weights[b, w] <- table[0, w], times h where table[1, w] has the bit BY_STEP, and 0 unless the attempt was accepted
     (IF_TOOK) or was not (IF_KEPT); times[s, b] <- t + nodes[s] h. With ``begin`` there was no attempt: only the next is made.
@@ -53,28 +52,28 @@ def control(
     if not begin:
         _judge(state, norm, given)
     _aim(state, given)
-    t, h, took = state[T], state[H], state[TOOK]
+    t, h, took, end = state[T], state[H], state[TOOK], state[END]
     kind = table[1].long()
     value = torch.where(kind & BY_STEP != 0, table[0] * h[:, None], table[0])
     value = value.masked_fill((kind & IF_TOOK != 0) & (took[:, None] == 0), 0.0)
     weights.copy_(value.masked_fill((kind & IF_KEPT != 0) & (took[:, None] != 0), 0.0))
-    landing = (h == given[T_END] - t) & (nodes[:, None] == 1.0)
-    times.copy_((t + nodes[:, None] * h).masked_fill(landing, given[T_END]))
+    landing = (h == end - t) & (nodes[:, None] == 1.0)
+    times.copy_(torch.where(landing, end, t + nodes[:, None] * h))
 
 
 def _judge(state: Tensor, norm: Tensor, given: list[float]) -> None:
     """Accept or reject: time, errors, counters and statuses of the running samples; H becomes the step that is wished for."""
     running, kept = state[STATUS] == RUNNING, state[TOOK] == 0
     finite = norm.isfinite()
-    t, h = state[T].clone(), state[H].clone()
+    t, h, end = state[T].clone(), state[H].clone(), state[END]
     factor, error, accepted = _factor(state, norm, kept, given)
     accepted = accepted & finite & running
     rejected = running & ~accepted
     factor = factor.where(finite, given[MIN_FACTOR])
     for row, value in ((T0, t), (H0, h), (NORM, norm)):
         state[row] = value.where(running, state[row])
-    landed = accepted & (h == given[T_END] - t)
-    state[T] = (t + h).masked_fill(landed, given[T_END]).where(accepted, t)
+    landed = accepted & (h == end - t)
+    state[T] = torch.where(landed, end, t + h).where(accepted, t)
     last = state[ERROR].where(state[ERROR] > 0, error)
     state[OLDER] = last.where(accepted, state[OLDER])
     state[ERROR] = error.where(accepted, state[ERROR])
@@ -82,7 +81,7 @@ def _judge(state: Tensor, norm: Tensor, given: list[float]) -> None:
     state[REJECTED] += rejected
     state[NFE] += given[EVALUATIONS] * running
     state[TOOK] = accepted.to(state.dtype)
-    least = (RESOLUTION * t.abs()).clamp_min(given[SHORTEST])
+    least = (RESOLUTION * t.abs()).maximum(state[SHORTEST])
     ended = state[STATUS].masked_fill(running & (state[STEPS] + state[REJECTED] >= given[LIMIT]), MAX_STEPS)
     short = rejected & (h.abs() <= least)
     ended = ended.masked_fill(short & finite, MIN_STEP).masked_fill(short & ~finite, DIVERGED)
@@ -109,7 +108,7 @@ def _factor(state: Tensor, norm: Tensor, kept: Tensor, given: list[float]) -> tu
 
 def _aim(state: Tensor, given: list[float]) -> None:
     """H <- the step of the next attempt: no longer than allowed, to the end where that is near, 0 for samples that ended."""
-    left = given[T_END] - state[T]
+    left = state[END] - state[T]
     h = state[H].abs().clamp_max(given[LONGEST])
     h = left.where(LANDING * h >= left.abs(), h.copysign(left))
     state[H] = h.masked_fill(state[STATUS] != RUNNING, 0.0)

@@ -19,6 +19,7 @@ from odesolve.adaptive.loop import Method, integrate
 from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details
+from odesolve.adaptive.times import Time, Times, each, fitted, in_direction
 from odesolve.adaptive.watch import Watch
 from odesolve.dpm_adaptive import FIRST_STEP, NODES
 from odesolve.errors import OdesolveError, unknown
@@ -54,12 +55,13 @@ class Controlled:
 
     @torch.no_grad()
     def run(
-        self, drift: Drift, times: list[float], method: Method | None = None, record: Recorder | None = None
+        self, drift: Drift, times: Times, method: Method | None = None, record: Recorder | None = None
     ) -> tuple[Details, Tensor, list[Found]]:
         """What ``solution`` makes a Solution of, from ``drift.start`` through the times.
 
         ``method`` replaces the named one; ``record`` keeps the steps, and then there are no states at inner times.
         """
+        times = fitted(times, drift)
         every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
         watch = Watch(drift, times, self.events, self.dense)
         first_step = self.first_step
@@ -74,33 +76,35 @@ class Controlled:
         span = times[-1] - times[0]
         settings = self.controller.settings(
             method.order,
-            times[-1],
-            max(length("min_step", self.min_step), TINY * abs(span)),
             math.inf if self.max_step is None else length("max_step", self.max_step),
             self.max_steps,
             method.evaluations,
         )
         scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
         batch = Batch(drift, method.blocks, settings, *scales)
+        batch.bound(times[-1], self._shortest(span))
         batch.begin(times[0], _start(method, batch, times[0], span, first_step))
         watcher = record if record is not None else None if watch.idle else watch
         with Bar(100.0, self.progress, "%") as tick:
             share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
             results = integrate(method, batch, watcher, every, self.compact, share)
-        details = Details(drift, results, watch.dense, tuple(times), scales, method)
+        details = Details(drift, results, watch.dense, times, scales, method)
         y = watch.finish(results.state[STATUS] == OK, results.y)
         return details, y, watch.events_found()
 
+    def _shortest(self, span: Time) -> Time:
+        least = length("min_step", self.min_step)
+        return (TINY * span.abs()).clamp_min(least) if isinstance(span, Tensor) else max(least, TINY * abs(span))
 
-def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:
+
+def _start(method: Method, batch: Batch, t: Time, span: Time, given: float | None) -> Time:
     """Start the method; returns the first step with its sign: the given one, or one that costs an evaluation."""
     drift = batch.drift
-    start = torch.full((len(batch),), t, dtype=drift.start.dtype, device=drift.start.device)
-    f0 = drift(drift.time(start), drift.start)
+    f0 = drift(drift.time(each(t, drift.start)), drift.start)
     method.start(batch, f0)
     batch.state[NFE] += 1.0 if given is not None else 2.0
     if given is not None:
-        return math.copysign(length("first_step", given), span)
+        return in_direction(length("first_step", given), span)
 
     def size_of(x: Tensor) -> Tensor:
         out = torch.empty(len(batch), dtype=torch.float64, device=x.device)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.loop import Results
+from odesolve.adaptive.times import Time, Times
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels.dispatch import combine
-from odesolve.kernels.reference import ErrorNorm
+from odesolve.kernels.reference import ErrorNorm, Weights
 from odesolve.pairs import PAIRS
 from odesolve.stochastic.fixed import Alive
 from odesolve.tableaus import EXPLICIT, Tableau
@@ -23,18 +24,19 @@ TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 @dataclass(frozen=True)
 class Grid:
-    """The times ``t`` of all steps, and how many steps have been made at every output time (``passed``)."""
+    """The times ``t`` of all steps (numbers, or one a sample), and how many steps have been made at every output time
+    (``passed``)."""
 
-    t: tuple[float, ...]
+    t: tuple[Time, ...]
     passed: tuple[int, ...]
 
-    def step(self, k: int, forwards: bool = True) -> tuple[float, float]:
+    def step(self, k: int, forwards: bool = True) -> tuple[Time, Time]:
         """(time, signed length) of a step from its beginning, or from its end back."""
         first, last = self.t[k], self.t[k + 1]
         return (first, last - first) if forwards else (last, first - last)
 
 
-def grid(times: Sequence[float], steps: int | Sequence[int]) -> Grid:
+def grid(times: Times, steps: int | Sequence[int]) -> Grid:
     """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
     intervals = len(times) - 1
     counts = list(steps) if isinstance(steps, Sequence) else [steps] * intervals
@@ -84,11 +86,12 @@ def march(
             at = y
             if used:
                 at = stage
-                combine((stage,), (y, *(slopes[j] for j in used)), [[0.0, *(h * row[j] for j in used)]], (0,))
-            slopes.append(drift(drift.time(clock.fill_(t + c * h)), at))
+                combine((stage,), (y, *(slopes[j] for j in used)), _block((0.0,), [row[j] for j in used], h), (0,))
+            now = t + c * h
+            slopes.append(drift(drift.time(clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)), at))
         used = [j for j, w in enumerate(tableau.b) if w]
-        weights = [h * tableau.b[j] for j in used]
-        combine((new,), (y, *(slopes[j] for j in used)), [[0.0, *weights], [1.0, *weights]], (0,), None, (), norm)
+        weights = _block((0.0, 1.0), [tableau.b[j] for j in used], h)
+        combine((new,), (y, *(slopes[j] for j in used)), weights, (0,), None, (), norm)
         alive.note(t, y, new)
         y, new = new, y
         if where.passed[place] == k + 1:
@@ -99,3 +102,11 @@ def march(
     results = Results(start)
     results.y, results.state = y, alive.finish(where.t[-1])
     return out, results, kept
+
+
+def _block(firsts: Sequence[float], row: Sequence[float], h: Time) -> Weights:
+    """A block of weights with these first columns, and h times the row behind each of them."""
+    if not isinstance(h, Tensor):
+        return [[first, *(h * w for w in row)] for first in firsts]
+    steps = [h * w for w in row]
+    return torch.stack([torch.stack([torch.full_like(h, first), *steps], 1) for first in firsts], 1)

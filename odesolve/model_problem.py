@@ -11,9 +11,11 @@ from torch import Tensor
 
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution
+from odesolve.adaptive.times import Time, Times
 from odesolve.dpm_adaptive import NODES, Exponential
 from odesolve.errors import OdesolveError
 from odesolve.models import Model
+from odesolve.paths import Path
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ModelProblem:
     model: Model
     f: Callable[[Tensor, Tensor, Tensor], Tensor]
     args: tuple[Tensor]
-    times: list[float]
+    times: Times
     method: Exponential | None = None
 
     @staticmethod
@@ -43,12 +45,10 @@ class ModelProblem:
         t = self.model.path.t_of_lam(solution.t)
         return replace(solution, t=torch.where(landed, self.ends, t))
 
-    ends: float = math.nan
+    ends: Time = math.nan
 
 
-def model_problem(
-    model: Model, x: Tensor, solver: object, times: list[float], args: Sequence[object] = ()
-) -> ModelProblem:
+def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: Sequence[object] = ()) -> ModelProblem:
     """The problem of a model from the state x (B, ...) between times of its path.
 
     The log-SNR of "dpm_solver_12" and "dpm_solver_23" is infinite at sigma = 0: they stop at ``path.t_min`` instead.
@@ -64,18 +64,28 @@ def model_problem(
 
     if not isinstance(solver, str) or solver not in NODES:
         return ModelProblem(model, lambda t, x, index: of(index).velocity(x, _flat(t)), samples, times)
-    path = model.path
-    lams: list[float] = path.lam(torch.tensor(times, dtype=torch.float64)).tolist()
-    if math.isinf(lams[-1]) and lams[-1] > 0 and len(times) > 1:
-        times, lams = [*times[:-1], path.t_min], [*lams[:-1], float(path.lam(path.t_min))]
-    if not all(map(math.isfinite, lams)):
-        inside = path.t_noise if path.t_clip is None else path.t_clip
-        raise OdesolveError(f"the log-SNR is infinite at t={times[0]}: give times between {inside} and {path.t_min}")
+    path, (at, lams) = model.path, _log_snr(model.path, times)
 
     def noise(lam: Tensor, x: Tensor, index: Tensor) -> Tensor:
         return of(index).noise(x, path.t_of_lam(_flat(lam).double()))
 
-    return ModelProblem(model, noise, samples, lams, Exponential(solver, path), times[-1])
+    own = isinstance(times, Tensor)
+    clock, ends = (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
+    return ModelProblem(model, noise, samples, clock, Exponential(solver, path), ends)
+
+
+def _log_snr(path: Path, times: Times) -> tuple[Tensor, Tensor]:
+    """Times (n,) or (n, B) and their log-SNR; a solve that would end where it is infinite ends at ``path.t_min``."""
+    at = torch.as_tensor(times, dtype=torch.float64).clone()
+    lams = path.lam(at)
+    clean = lams[-1].isinf() & (lams[-1] > 0)
+    at[-1] = torch.where(clean, path.t_min, at[-1])
+    lams[-1] = torch.where(clean, float(path.lam(path.t_min)), lams[-1])
+    if not bool(lams.isfinite().all()):
+        inside = path.t_noise if path.t_clip is None else path.t_clip
+        bad = float(at[~lams.isfinite()][0])
+        raise OdesolveError(f"the log-SNR is infinite at t={bad}: give times between {inside} and {path.t_min}")
+    return at, lams
 
 
 def _flat(t: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
+from odesolve.adaptive.arguments import SYNC, length, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
+from odesolve.adaptive.times import shared_times
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
@@ -126,7 +127,7 @@ def solve_sde(
     drift = Drift(f, _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
-    times = output_times(t)
+    times = shared_times(t)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     eq = Equation(drift, g, noise, keys)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.adaptive.arguments import output_times
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution, solution
+from odesolve.adaptive.times import moments, output_times
 from odesolve.adjoint.arguments import check_mode
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
@@ -104,7 +104,7 @@ def solve(
         if problem is not None and problem.method is not None:
             raise OdesolveError(f"{solver} takes steps by tolerance and no gradients: take dopri5 for these")
         options = dict(adjoint_options or {})
-        asked = Request(f, module, y0, times, t, tuple(args), by_sample, how, steps, adjoint, params, options)
+        asked = Request(f, module, y0, times, moments(t), tuple(args), by_sample, how, steps, adjoint, params, options)
         return asked.solve()
     method = problem.method if problem is not None else None
     found = solution(*how.run(Drift(f, y0, args, by_sample), times, method))

@@ -21,6 +21,20 @@ _REJECTED = tl.constexpr(layout.REJECTED)
 _T0 = tl.constexpr(layout.T0)
 _H0 = tl.constexpr(layout.H0)
 _NORM = tl.constexpr(layout.NORM)
+_END = tl.constexpr(layout.END)
+_SHORTEST = tl.constexpr(layout.SHORTEST)
+_BETA_1 = tl.constexpr(layout.BETA_1)
+_BETA_2 = tl.constexpr(layout.BETA_2)
+_BETA_3 = tl.constexpr(layout.BETA_3)
+_EXPONENT = tl.constexpr(layout.EXPONENT)
+_SAFETY = tl.constexpr(layout.SAFETY)
+_MIN_FACTOR = tl.constexpr(layout.MIN_FACTOR)
+_MAX_FACTOR = tl.constexpr(layout.MAX_FACTOR)
+_ACCEPT = tl.constexpr(layout.ACCEPT)
+_FLOOR = tl.constexpr(layout.FLOOR)
+_LONGEST = tl.constexpr(layout.LONGEST)
+_LIMIT = tl.constexpr(layout.LIMIT)
+_EVALUATIONS = tl.constexpr(layout.EVALUATIONS)
 _OK = tl.constexpr(float(layout.OK))
 _MAX_STEPS = tl.constexpr(float(layout.MAX_STEPS))
 _MIN_STEP = tl.constexpr(float(layout.MIN_STEP))
@@ -46,9 +60,10 @@ def control_kernel(
     row = state + sample
     if not BEGIN:
         judge(row, tl.load(norm + sample, mask=mask, other=0.0), settings, batch, mask)
-    end, longest = tl.load(settings), tl.load(settings + 11)
+    longest = tl.load(settings + _LONGEST)
     tl.debug_barrier()  # what the judgement stored is read by the same thread, but no one may reorder it
     t = tl.load(row + _T * batch, mask=mask, other=0.0)
+    end = tl.load(row + _END * batch, mask=mask, other=0.0)
     took = tl.load(row + _TOOK * batch, mask=mask, other=0.0)
     ended = tl.load(row + _STATUS * batch, mask=mask, other=1.0) != 0.0
     left = end - t
@@ -86,16 +101,18 @@ def judge(row, norm, settings, batch, mask):
         tl.load(row + _STEPS * batch, mask=mask, other=0.0),
         tl.load(row + _REJECTED * batch, mask=mask, other=0.0),
     )
-    end, least = tl.load(settings), tl.load(settings + 6)
+    end = tl.load(row + _END * batch, mask=mask, other=0.0)
+    least = tl.load(settings + _MIN_FACTOR)
     finite = tl.abs(norm) < float("inf")
     change, error, accepted = factor(tl.where(finite, norm, 1.0), last, older, kept, settings)
     accepted = tl.where(finite, accepted, 0)
     change = tl.where(finite, change, least)
     took = accepted != 0
     landed = tl.where(h == end - t, accepted, 0) != 0
-    shortest = tl.maximum(tl.abs(t) * _RESOLUTION, tl.load(settings + 10))
+    shortest = tl.load(row + _SHORTEST * batch, mask=mask, other=0.0)
+    shortest = tl.maximum(tl.abs(t) * _RESOLUTION, shortest)
     steps, failed = tl.where(took, steps + 1.0, steps), tl.where(took, failed, failed + 1.0)
-    status = tl.where(steps + failed >= tl.load(settings + 12), _MAX_STEPS, status)
+    status = tl.where(steps + failed >= tl.load(settings + _LIMIT), _MAX_STEPS, status)
     under = tl.where(tl.abs(h) <= shortest, 1 - accepted, 0) != 0
     status = tl.where(under, tl.where(finite, _MIN_STEP, _DIVERGED), status)
     size = tl.maximum(tl.abs(h) * change, shortest)
@@ -107,7 +124,7 @@ def judge(row, norm, settings, batch, mask):
     tl.store(row + _STATUS * batch, tl.where(landed, _OK, status), mask=live)
     tl.store(row + _TOOK * batch, tl.where(live, accepted, 0).to(tl.float64), mask=mask)
     nfe = tl.load(row + _NFE * batch, mask=mask, other=0.0)
-    tl.store(row + _NFE * batch, nfe + tl.load(settings + 13), mask=live)
+    tl.store(row + _NFE * batch, nfe + tl.load(settings + _EVALUATIONS), mask=live)
     tl.store(row + _STEPS * batch, steps, mask=live)
     tl.store(row + _REJECTED * batch, failed, mask=live)
     tl.store(row + _T0 * batch, t, mask=live)
@@ -118,16 +135,17 @@ def judge(row, norm, settings, batch, mask):
 @triton.jit
 def factor(norm, last, older, kept, settings):
     """By how much the step changes, the error to remember, and whether the attempt is accepted (0 or 1)."""
-    b1, b2, b3 = tl.load(settings + 1), tl.load(settings + 2), tl.load(settings + 3)
-    safety, accept, floor = tl.load(settings + 5), tl.load(settings + 8), tl.load(settings + 9)
+    b1, b2, b3 = tl.load(settings + _BETA_1), tl.load(settings + _BETA_2), tl.load(settings + _BETA_3)
+    safety, accept, floor = tl.load(settings + _SAFETY), tl.load(settings + _ACCEPT), tl.load(settings + _FLOOR)
     error = tl.where(accept > 0.0, norm + floor, tl.maximum(norm, _SMALLEST))
     last = tl.where(last > 0.0, last, error)
     older = tl.where(older > 0.0, older, last)
     change = power(error, -b1) * power(last, -b2) * power(older, -b3) * safety
     smooth = (1.0 + atan(change - 1.0)).to(tl.float32).to(tl.float64)
     below = norm <= 1.0
-    change = tl.where(below, change, power(error, -tl.load(settings + 4)) * safety)
-    change = tl.minimum(tl.maximum(change, tl.load(settings + 6)), tl.load(settings + 7)).to(tl.float32).to(tl.float64)
+    change = tl.where(below, change, power(error, -tl.load(settings + _EXPONENT)) * safety)
+    least, most = tl.load(settings + _MIN_FACTOR), tl.load(settings + _MAX_FACTOR)
+    change = tl.minimum(tl.maximum(change, least), most).to(tl.float32).to(tl.float64)
     change = tl.where(tl.where(below, kept.to(tl.int32), 0) != 0, tl.minimum(change, 1.0), change)
     accepted = tl.where(tl.where(accept > 0.0, smooth, 2.0) >= accept, tl.where(accept > 0.0, 1, below.to(tl.int32)), 0)
     change = tl.where(accept > 0.0, smooth, change)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,15 +12,6 @@ from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError
 
 SYNC = 8  # attempts between two looks at a device that runs on its own
-
-
-def output_times(t: Sequence[float] | Tensor) -> list[float]:
-    """The times as numbers. Raises OdesolveError unless there are two or more that rise or fall."""
-    times: list[float] = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
-    steps = [b - a for a, b in itertools.pairwise(times)]
-    if not steps or not all(map(math.isfinite, times)) or not (min(steps) > 0 or max(steps) < 0):
-        raise OdesolveError(f"t is {t}: give two or more times that rise or fall, such as (0.0, 1.0)")
-    return times
 
 
 def length(name: str, value: float) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import ROWS, TOOK, H, T
+from odesolve.kernels.control import END, ROWS, SHORTEST, TOOK, H, T
 
 Scale = float | Tensor
 
@@ -58,7 +58,11 @@ class Batch:
         self.weights = self.blocks.views(self._weights)
         self.clocks = [self.drift.time(t) for t in self._times]
 
-    def begin(self, t: float, h: Tensor | float) -> None:
+    def bound(self, end: Tensor | float, shortest: Tensor | float) -> None:
+        """Solve up to a time, with steps of at least a length: for all samples, or of each (n,)."""
+        self.state[END], self.state[SHORTEST] = end, shortest
+
+    def begin(self, t: Tensor | float, h: Tensor | float) -> None:
         """Start, or start again after a change of the state, from time t with a step h: the first attempt selects its
         state as if the last one had been accepted."""
         self.state[T], self.state[H], self.state[TOOK] = t, h, 1.0

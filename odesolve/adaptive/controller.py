@@ -38,9 +38,7 @@ class Controller:
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         return (p + i + d) / order, -(p + 2 * d) / order, d / order
 
-    def settings(
-        self, order: float, t_end: float, shortest: float, longest: float, attempts: int, evaluations: int
-    ) -> list[float]:
-        """The settings of ``kernels.control`` for a solve to ``t_end`` with steps between two lengths."""
+    def settings(self, order: float, longest: float, attempts: int, evaluations: int) -> list[float]:
+        """The settings of ``kernels.control`` for a solve with steps up to a length."""
         limits = [1 / order, self.safety, self.min_factor, self.max_factor, self.accept, self.floor]
-        return [t_end, *self.exponents(order), *limits, shortest, longest, float(attempts), float(evaluations)]
+        return [*self.exponents(order), *limits, longest, float(attempts), float(evaluations)]

@@ -36,9 +36,9 @@ class Piece(NamedTuple):
 
 
 class Dense:
-    """All steps of a solve, found by time. ``sign`` is the direction of time, ``batch`` the number of samples."""
+    """All steps of a solve, found by time. ``sign`` is the direction of time, or of each sample's, ``batch`` their number."""
 
-    def __init__(self, batch: int, sign: float):
+    def __init__(self, batch: int, sign: float | Tensor):
         self.batch, self.sign = batch, sign
         self.pieces: list[Piece] = []
         self._table: tuple[Tensor, Tensor, Piece] | None = None
@@ -58,7 +58,7 @@ class Dense:
             first = counts.cumsum(0) - counts
             place = torch.arange(len(rows), device=rows.device) - first[whole.rows]
             ends = t0.new_full((self.batch, int(counts.max())), torch.inf)
-            ends[whole.rows, place] = self.sign * (whole.t0 + whole.h)
+            ends[whole.rows, place] = whole.h.sign() * (whole.t0 + whole.h)
             self._table, self.pieces = (ends, first, whole), [whole]
         return self._table
 

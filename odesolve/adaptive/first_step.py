@@ -8,21 +8,23 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.adaptive.times import Time
 from odesolve.kernels import dispatch
 
 
 def starting_step(
-    drift: Drift, t: float, span: float, f0: Tensor, order: float, size_of: Callable[[Tensor], Tensor]
+    drift: Drift, t: Time, span: Time, f0: Tensor, order: float, size_of: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Length (B,) of a first step from f at the start and one explicit Euler step: one evaluation.
 
-    ``span`` is the signed length of the interval, ``order`` that of the local error; ``size_of`` gives the norms (B,) of what
-    has the form of the state, by the tolerances at the start. Where f is not finite the step is a hundredth of the interval.
+    ``span`` is the signed length of the interval (a number, or one a sample), ``order`` that of the local error; ``size_of``
+    gives the norms (B,) of what has the form of the state, by the tolerances at the start. Where f is not finite the step
+    is a hundredth of the interval.
     """
     y = drift.start
     size, slope = size_of(y), size_of(f0)
     h0 = (0.01 * size / slope).where((size >= 1e-5) & (slope >= 1e-5), 1e-6).clamp_max(abs(span))
-    h0 = h0.where(h0.isfinite(), 0.01 * abs(span)).copysign(torch.full_like(h0, span))
+    h0 = h0.where(h0.isfinite(), 0.01 * abs(span)).copysign(span)
     there, bend = torch.empty_like(y), torch.empty_like(y)
     one = torch.ones_like(h0)
     dispatch.combine([there], [y, f0], torch.stack([one, h0], 1)[:, None], [-1])

@@ -17,6 +17,7 @@ from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Found
 from odesolve.adaptive.loop import Method, Results
 from odesolve.adaptive.runge_kutta import RungeKutta
+from odesolve.adaptive.times import Times, moments
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, EVENT, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 
@@ -31,7 +32,7 @@ class Details:
     drift: Drift
     results: Results
     dense: Dense | None
-    times: tuple[float, ...]
+    times: Times
     tolerances: tuple[Scale, Scale]
     method: Method | None
 
@@ -41,7 +42,8 @@ class Solution:
     """The states of a solve and how it went; of one system the numbers have no batch dimension and ``status`` is one word.
 
     Attributes:
-        y: states (len(t), B, ...) at the times asked for, in the form of y0; NaN where a sample had ended before.
+        y: states (n, B, ...) at the times asked for, in the form of y0; NaN where a sample had ended before. ``y[i, b]`` is
+            sample b at ``t[i]``, or at ``t[b, i]`` of its own times.
         last: the last state (B, ...) of each sample: at the end, at a terminal event, or the last accepted one of a
             solve that failed.
         t: the time (B,) of ``last``, float64.
@@ -105,18 +107,26 @@ class Solution:
         if dense is None:
             raise OdesolveError("this solution kept its output times only: ask for solve(..., dense=True)")
         last = results.state[T]
-        given = torch.as_tensor(t, dtype=torch.float64, device=last.device)
-        first, end = self.details.times[0], self.details.times[-1]
-        low, high = min(first, end), max(first, end)
-        if given.numel() and not (low <= float(given.min()) and float(given.max()) <= high):
-            raise OdesolveError(f"t reaches from {given.min():.6g} to {given.max():.6g}: give times in [{low}, {high}]")
-        if given.dim() == 2 and given.shape[1] != len(last):
+        given = moments(t).detach().to(last.device)
+        if given.dim() > 2 or (given.dim() == 2 and given.shape[1] != len(last)):
             raise OdesolveError(
                 f"t has shape {tuple(given.shape)}: give (n,), or (n, {len(last)}), a time for each sample"
             )
         times = given.reshape(-1, 1).expand(-1, len(last)) if given.dim() < 2 else given
+        self._check_within(times)
         y = dense.at(times, last, slopes)
         return drift.open(y if given.dim() else y[0])
+
+    def _check_within(self, t: Tensor) -> None:
+        """Raise OdesolveError unless times (n, B) lie between the first and the last time of their samples."""
+        ends = torch.as_tensor(self.details.times, dtype=torch.float64, device=t.device)[[0, -1]]
+        low, high = ends.amin(0).expand(t.shape[1]), ends.amax(0).expand(t.shape[1])
+        outside = ~((low <= t) & (t <= high))
+        if bool(outside.any()):
+            b = int(outside.any(0).nonzero()[0, 0])
+            whose = f" for sample {b}" if isinstance(self.details.times, Tensor) else ""
+            reach = f"from {t[:, b].min():.6g} to {t[:, b].max():.6g}{whose}"
+            raise OdesolveError(f"t reaches {reach}: give times in [{float(low[b])}, {float(high[b])}]")
 
 
 def solution(details: Details, y: Tensor, events: list[Found]) -> Solution:

@@ -13,6 +13,7 @@ from odesolve.adaptive.dense import Dense, Piece, evaluate
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Event, Found, find_zero
 from odesolve.adaptive.loop import Method
+from odesolve.adaptive.times import Times
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import EVENT, H0, NFE, STATUS, T0, TOOK, H, T
 
@@ -25,6 +26,27 @@ class Crossing(NamedTuple):
     after: Tensor
 
 
+class Marks:
+    """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a number, or one a sample)."""
+
+    def __init__(self, times: Times, like: Tensor):
+        self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
+        way = (self.t[-1] - self.t[0]).sign()
+        self.own = way.dim() > 0
+        self.sign = way if self.own else float(way)
+        self.inner = (self.sign * self.t[:-1]).t().contiguous()
+
+    def passed(self, rows: Tensor, t: Tensor) -> Tensor:
+        """How many of the times but the last these samples have reached at times t (n,)."""
+        if not self.own:
+            return torch.searchsorted(self.inner, self.sign * t, right=True)
+        return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[:, 0]
+
+    def at(self, place: Tensor, rows: Tensor) -> Tensor:
+        """The times of these numbers of these samples."""
+        return self.t[place, rows] if self.own else self.t[place]
+
+
 class Watch:
     """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if ``dense``.
 
@@ -32,24 +54,22 @@ class Watch:
     sample back to the counts of the attempt in which it lies.
     """
 
-    def __init__(self, drift: Drift, times: Sequence[float], events: Sequence[Event], dense: bool):
+    def __init__(self, drift: Drift, times: Times, events: Sequence[Event], dense: bool):
         start = drift.start
         self.drift, self.events = drift, tuple(events)
-        self.sign = 1.0 if times[-1] > times[0] else -1.0
-        wide = {"dtype": torch.float64, "device": start.device}
-        self.times = torch.tensor(times, **wide)
+        self.marks = Marks(times, start)
         self.y = start.new_full((len(times), *start.shape), torch.nan)
         self.y[0] = start
-        self.dense = Dense(len(start), self.sign) if dense else None
+        self.dense = Dense(len(start), self.marks.sign) if dense else None
         self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)  # output times passed
         self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
         self.noted: list[tuple[Any, Tensor]] = []
-        self.values = [self._value(e, self.times[0].expand(len(start)), start, drift.args) for e in self.events]
+        self.values = [self._value(e, self.marks.t[0].expand(len(start)), start, drift.args) for e in self.events]
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to look for."""
-        return len(self.times) == 2 and not self.events and self.dense is None
+        return len(self.y) == 2 and not self.events and self.dense is None
 
     def note(self, attempt: Any, state: Tensor) -> None:
         """Remember an attempt and the control state after it."""
@@ -62,7 +82,7 @@ class Watch:
         for attempt, state in self.noted:
             took = (state[TOOK] > 0) & ~self.stopped
             crossings = self._crossings(attempt, state, took)
-            passed = torch.searchsorted(self.sign * self.times[:-1].contiguous(), self.sign * state[T], right=True)
+            passed = self.marks.passed(batch.rows, state[T])
             need = took if self.dense else took & (passed > self.done[batch.rows])
             for crossing in crossings:
                 need = need | crossing.where
@@ -118,16 +138,17 @@ class Watch:
             torch.zeros_like(end, dtype=torch.bool),
             torch.empty_like(piece.coefficients[0]),
         )
-        zeros = []
+        zeros, sign = [], piece.h.sign()
         for event, crossing in zip(self.events, crossings, strict=True):
             local = crossing.where[index].nonzero().flatten()
             theta = self._zeros(event, piece, local, crossing, index[local])
             t = piece.t0[local] + theta * piece.h[local]
             zeros.append((local, theta, t))
             if event.terminal:
-                reached[local] = self.sign * torch.minimum(self.sign * reached[local], self.sign * t)
+                way = sign[local]
+                reached[local] = way * torch.minimum(way * reached[local], way * t)
         for event, found, (local, theta, t) in zip(self.events, self.found, zeros, strict=True):
-            kept = self.sign * t <= self.sign * reached[local]
+            kept = sign[local] * t <= sign[local] * reached[local]
             local, t = local[kept], t[kept]
             y = evaluate(piece.coefficients[:, local], theta[kept])
             found.append((piece.rows[local], t, y))
@@ -157,14 +178,15 @@ class Watch:
     def _output(self, piece: Piece, reached: Tensor) -> None:
         """States at the output times within these steps."""
         first = self.done[piece.rows]
-        passed = torch.searchsorted(self.sign * self.times[:-1].contiguous(), self.sign * reached, right=True)
+        passed = self.marks.passed(piece.rows, reached)
         count = (passed - first).clamp_min(0)
         self.done[piece.rows] = first + count
         which = torch.arange(len(count), device=count.device).repeat_interleave(count)
         if len(which):
             place = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which] + first[which]
-            theta = (self.times[place] - piece.t0[which]) / piece.h[which]
-            self.y[place, piece.rows[which]] = evaluate(piece.coefficients[:, which], theta)
+            rows = piece.rows[which]
+            theta = (self.marks.at(place, rows) - piece.t0[which]) / piece.h[which]
+            self.y[place, rows] = evaluate(piece.coefficients[:, which], theta)
 
     def finish(self, arrived: Tensor, y: Tensor) -> Tensor:
         """The states at all output times; those of samples (B,) that arrived are y at the last."""
@@ -185,4 +207,4 @@ class Watch:
 
     def _none(self) -> tuple[Tensor, Tensor, Tensor]:
         start = self.drift.start
-        return self.done[:0], self.times[:0], start[:0]
+        return self.done[:0], start[:0].double().flatten(), start[:0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from odesolve.adaptive.times import Times, each
 from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
 from odesolve.errors import OdesolveError
@@ -28,7 +29,8 @@ class Continuous:
     ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
     divided by the square root of ``share``, to something with ``last``, ``ok``, ``status`` and ``t`` as of a Solution. The
     states start again from the kept ones at every output time; with ``timed`` the times get gradients too. All samples share
-    their steps on the way back, as the integral of a parameter is one number of all of them.
+    their steps on the way back, as the integral of a parameter is one number of all of them. Where each has times of its
+    own, ``within(i)`` is f over interval i in a clock that they share, 1 at its end and 0 at its beginning.
 
     A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost (Gholami, Keutzer and
     Biros 2019): take ``Backprop`` there.
@@ -36,16 +38,17 @@ class Continuous:
 
     solve: Callable[[Tensor], Tensor]
     f: Slope
-    times: Sequence[float]
+    times: Times
     back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Any]
     timed: bool
+    within: Callable[[int], Slope] | None = None
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.solve(y0), ()
 
     def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor | None]:
         a = torch.zeros_like(grad[0])
-        for_times = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+        for_times = torch.zeros(y.shape[:2], dtype=torch.float64, device=y.device)
         for i in range(len(y) - 1, 0, -1):
             a = a + grad[i]
             if self.timed:
@@ -53,20 +56,22 @@ class Continuous:
             a = self._interval(i - 1, y[i], a, sums)
         if self.timed:
             for_times[0] = -self._along(0, y[0], a, sums)
+            for_times = for_times if isinstance(self.times, Tensor) else for_times.sum(1)
         return a + grad[0], for_times if self.timed else None
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
-        t = y.new_full((len(y),), self.times[i])
-        return (self.f(t, y, sums.wanted.args) * grad).double().sum()
+        """The gradient (B,) of a shift of output time i."""
+        return (self.f(each(self.times[i], y), y, sums.wanted.args) * grad).double().flatten(1).sum(1)
 
     def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
         """a at the beginning of interval i from the one at its end; gradients of parameters are added up."""
         totals = [torch.zeros_like(p) for p in sums.wanted.tensors]
+        f = self.f if self.within is None else self.within(i)
 
         def augmented(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             now, cotangent, *_ = state
             times = t.expand(len(now))
-            slope, back, grads = sums.product(lambda y, args: self.f(times, y, args), now, -cotangent)
+            slope, back, grads = sums.product(lambda y, args: f(times, y, args), now, -cotangent)
             grads = [torch.zeros_like(p) if g is None else g * UNSEEN for p, g in zip(totals, grads, strict=True)]
             return slope, back, *(g.to(y.dtype) for g in grads)
 
@@ -75,7 +80,8 @@ class Continuous:
         solution = self.back(i, augmented, start, seen / (seen + math.fsum(p.numel() for p in totals)))
         if not solution.ok:
             raise OdesolveError(
-                f"the adjoint equation ended with status {solution.status!r} at t={float(solution.t):.6g}: give other "
+                f"the adjoint equation ended with status {solution.status!r} in interval {i}, at "
+                f"{'t' if self.within is None else 'its share'}={float(solution.t):.6g}: give other "
                 'adjoint_options=dict(rtol=..., atol=...), or take adjoint="backprop"'
             )
         _, a, *rest = solution.last

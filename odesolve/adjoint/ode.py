@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from odesolve.adaptive.loop import Results
 from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details, Solution, solution
-from odesolve.adaptive.steps import increment
+from odesolve.adaptive.steps import increment, lengths
+from odesolve.adaptive.times import Time, Times, each, fitted
 from odesolve.adjoint.arguments import Arguments, wanted
 from odesolve.adjoint.backprop import Backprop, Trail
-from odesolve.adjoint.continuous import Continuous
+from odesolve.adjoint.continuous import Continuous, Slope
 from odesolve.adjoint.pull import Mode, with_gradients
 from odesolve.adjoint.reversible import Reversible
 from odesolve.controlled import Controlled
@@ -37,14 +37,14 @@ OPTIONS = {"backprop": (), "continuous": ("rtol", "atol", "solver", "steps"), "r
 class Request:
     """A solve of dy/dt = f with steps of one size (``steps``) or by the tolerances of ``how``, and a way to gradients.
 
-    ``module`` is what parameters are listed from; ``clock`` are the times as the user gave them.
+    ``module`` is what parameters are listed from; ``clock`` are the times as the user gave them, (n,) or (B, n).
     """
 
     f: Callable[..., Any]
     module: Any
     y0: State
-    times: list[float]
-    clock: Any
+    times: Times
+    clock: Tensor
     args: Arguments
     by_sample: bool | None
     how: Controlled
@@ -68,8 +68,9 @@ class Request:
             raise OdesolveError(
                 f'adjoint="backprop" repeats explicit steps, which {self.how.solver} does not make: take "continuous"'
             )
-        self.grid = None if self.steps is None else grid(self.times, self.steps)
         self.drift = Drift(self.f, self.y0, self.args, self.by_sample)
+        self.times = fitted(self.times, self.drift)
+        self.grid = None if self.steps is None else grid(self.times, self.steps)
 
     def solve(self) -> Solution:
         """The solution; where gradients are recorded its states are connected to everything that wants them."""
@@ -78,7 +79,7 @@ class Request:
             with torch.no_grad():
                 details, y = self._run(self.drift)
             return solution(details, y, [])
-        clock = self.clock if isinstance(self.clock, Tensor) and self.clock.requires_grad else None
+        clock = self.clock.to(self.drift.start.device) if self.clock.requires_grad else None
         if clock is not None and self.adjoint != "continuous":
             raise OdesolveError(f'adjoint={self.adjoint!r} gives no gradients of t: take "continuous", or t.detach()')
         want = wanted(
@@ -88,7 +89,7 @@ class Request:
             self.args,
             self.params if recording else (),
         )
-        y = with_gradients(self._mode(), want, self.drift.packed(self.y0), clock)
+        y = with_gradients(self._mode(), want, self.drift.packed(self.y0), None if clock is None else clock.t())
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
         results = Results(y[0])
@@ -98,15 +99,24 @@ class Request:
         results.state[NFE] += float(want.found and not isinstance(self.module, torch.nn.Module))  # the one that looked
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
-    def _slope(self, t: float | Tensor, y: Tensor, args: Arguments) -> Tensor:
+    def _slope(self, t: Time, y: Tensor, args: Arguments) -> Tensor:
         """f at a time, or at one a sample (B,)."""
-        times = t.to(y.dtype) if isinstance(t, Tensor) else y.new_full((len(y),), t)
-        return self.drift(self.drift.time(times), y, args)
+        return self.drift(self.drift.time(each(t, y)), y, args)
+
+    def _within(self, i: int) -> Slope:
+        """f over interval i by the share of it that is done, 0 to 1, where each sample has times of its own."""
+        assert isinstance(self.times, Tensor)
+        first, last = self.times[i], self.times[i + 1]
+
+        def slope(share: Tensor, y: Tensor, args: Arguments) -> Tensor:
+            return self._slope(torch.lerp(first, last, share.double()), y, args) * lengths(last - first, y)
+
+        return slope
 
     def _mode(self) -> Mode:
         if self.adjoint == "continuous":
-            timed = isinstance(self.clock, Tensor) and self.clock.requires_grad
-            return Continuous(self._through, self._slope, self.times, self._back, timed)
+            within = self._within if isinstance(self.times, Tensor) else None
+            return Continuous(self._through, self._slope, self.times, self._back, self.clock.requires_grad, within)
         if self.adjoint == "backprop":
             return Backprop(self._trail if self.grid is not None else self._recorded)
         return self._reversible()
@@ -125,7 +135,7 @@ class Request:
         return tableau_of(self.how.solver)
 
     def _details(self, drift: Drift, results: Results) -> Details:
-        return Details(drift, results, None, tuple(self.times), (self.how.rtol, self.how.atol), None)
+        return Details(drift, results, None, self.times, (self.how.rtol, self.how.atol), None)
 
     def _through(self, y0: Tensor) -> Tensor:
         self.details, y = self._run(self.drift)
@@ -149,9 +159,9 @@ class Request:
         """Steps by tolerance, kept: every interval between two output times is a solve of its own, so that a step ends there."""
         y, passed, drift, state = [y0], [0], self.drift, None
         tables: list[tuple[Tensor, Tensor, Tensor]] = []
-        for times in itertools.pairwise(self.times):
+        for i in range(len(self.times) - 1):
             record = Recorder(torch.arange(len(y0), device=y0.device))
-            self.details, states, _ = self.how.run(drift, list(times), None, record)
+            self.details, states, _ = self.how.run(drift, self.times[i : i + 2], None, record)
             last = self.details.results
             tables.append(record.table(last.y, last.state[T]))
             passed.append(passed[-1] + len(tables[-1][0]))
@@ -190,7 +200,8 @@ class Request:
 
     def _back(self, i: int, f: Callable[..., Any], state: tuple[Tensor, ...], share: float) -> Solution:
         """The adjoint equation over an interval, in reverse."""
-        drift, times = Drift(f, state, (), False), [self.times[i + 1], self.times[i]]
+        drift, own = Drift(f, state, (), False), isinstance(self.times, Tensor)
+        times = (1.0, 0.0) if own else (self.times[i + 1], self.times[i])
         solver = self.options.get("solver", self.how.solver)
         if self.grid is not None and not {"rtol", "atol"} & set(self.options):
             count = self.grid.passed[i + 1] - self.grid.passed[i]

@@ -18,7 +18,7 @@ from odesolve.adaptive.loop import Results, integrate
 from odesolve.adaptive.runge_kutta import dense_rows
 from odesolve.adaptive.solution import NAMES
 from odesolve.adaptive.steps import moved, slopes, weighted
-from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, T_END, TOOK, H, T
+from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, TOOK, H, T
 from odesolve.pairs import Pair
 from odesolve.recorded.system import Outcome, System, beside
 
@@ -210,9 +210,7 @@ class Adaptive:
         span = end - t0 if math.isfinite(end) else sign
         method = Explicit(self.pair, system, self.min_step)
         shortest = max(self.min_step, TINY * abs(span))
-        settings = self.controller.settings(
-            method.order, end, shortest, self.max_step, self.max_steps, method.evaluations
-        )
+        settings = self.controller.settings(method.order, self.max_step, self.max_steps, method.evaluations)
         batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
         f0 = drift(clock.moment(t0, system.y0), system.y0)
         method.next = (system.y0, f0)
@@ -221,7 +219,8 @@ class Adaptive:
         at = t0
         for mark, jump in self._marks(t0, end, sign):
             method.end, method.jump = mark, jump
-            batch.settings[T_END], batch.state[STATUS] = mark, float(RUNNING)
+            batch.bound(mark, shortest)
+            batch.state[STATUS] = float(RUNNING)
             batch.begin(at, h)
             results = integrate(method, batch, watch)
             status, at, made = _read(batch.state, STATUS, T, STEPS)

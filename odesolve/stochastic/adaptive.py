@@ -108,9 +108,10 @@ def adapt(
         part = Drift(drift.f, drift.open(y), drift.given, drift.by_sample)
         method = Attempts(equation(part), solver, path)
         c = control
-        settings = c.controller.settings(ORDER, end, c.shortest, c.longest, c.attempts, method.evaluations)
+        settings = c.controller.settings(ORDER, c.longest, c.attempts, method.evaluations)
         batch = Batch(part, method.blocks, settings, c.rtol, c.atol)
         batch.state.copy_(state)
+        batch.bound(end, c.shortest)
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
         batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
         # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.

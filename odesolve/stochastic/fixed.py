@@ -26,8 +26,9 @@ class Alive:
         self.state[STATUS] = OK
         self.norm, self.all = torch.zeros(like.shape[0], **wide), True
 
-    def note(self, t: float, old: Tensor, new: Tensor) -> None:
-        """After a step from t whose states have these norms: samples that are not finite go back to the old state, and stay.
+    def note(self, t: float | Tensor, old: Tensor, new: Tensor) -> None:
+        """After a step from t (a number, or one a sample) whose states have these norms: samples that are not finite go back
+        to the old state, and stay.
 
         On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the cost of a pass.
         """
@@ -37,7 +38,7 @@ class Alive:
             return
         self.all = False
         lost = ~finite & (self.state[STATUS] == OK)
-        self.state[T] = self.state[T].masked_fill(lost, t)
+        self.state[T] = torch.where(lost, t, self.state[T])
         self.state[STEPS] = self.state[STEPS].masked_fill(lost, self.step - 1)
         self.state[NFE] = self.state[NFE].masked_fill(lost, self.step * self.drifts)
         self.state[STATUS] = self.state[STATUS].masked_fill(lost, DIVERGED)
@@ -51,11 +52,11 @@ class Alive:
         ended = self.state[STATUS] == DIVERGED
         return y.masked_fill(ended.view(-1, *[1] * (y.dim() - 1)), torch.nan)
 
-    def finish(self, t: float) -> Tensor:
+    def finish(self, t: float | Tensor) -> Tensor:
         """The control state of a solve that went on to t."""
         ok = self.state[STATUS] == OK
         for row, value in ((T, t), (STEPS, self.step), (NFE, self.step * self.drifts)):
-            self.state[row] = self.state[row].masked_fill(ok, value)
+            self.state[row] = torch.where(ok, value, self.state[row])
         return self.state
 
 

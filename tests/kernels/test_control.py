@@ -21,23 +21,25 @@ INTERPRETED = BACKEND != "native"
 PLAIN = (0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4)
 MEMORY = (0.17, -0.04, 0.01, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4)
 SMOOTH = (0.3, -0.1, 0.05, 0.3, 1.0, 0.2, 10.0, 0.81, 1e-8)
-T_END, SHORTEST, LONGEST, LIMIT, EVALUATIONS = 3.0, 1e-3, 0.5, 40.0, 6.0
+END, SHORTEST, LONGEST, LIMIT, EVALUATIONS = 3.0, 1e-3, 0.5, 40.0, 6.0
 
 
-def settings(kind=PLAIN, end=T_END, shortest=SHORTEST):
-    return torch.tensor([end, *kind, shortest, LONGEST, LIMIT, EVALUATIONS], dtype=torch.float64)
+def settings(kind=PLAIN):
+    return torch.tensor([*kind, LONGEST, LIMIT, EVALUATIONS], dtype=torch.float64)
 
 
-def states(batch, end=T_END, seed=0):
-    """Samples in every situation: running and ended, after acceptances and rejections, near the end and at the limits."""
+def states(batch, ends=(END,), seed=0):
+    """Samples in every situation: running and ended, after acceptances and rejections, near their ends and at the limits."""
     g = torch.Generator().manual_seed(seed)
 
     def pick(*values):
         return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (batch,), generator=g)]
 
     state = torch.zeros(control.ROWS, batch, dtype=torch.float64)
-    sign = 1.0 if end > 0 else -1.0
-    state[control.T] = sign * pick(0.0, 1.0, 2.6, 2.9999)
+    end = pick(*ends)
+    sign = end.sign()
+    state[control.END], state[control.SHORTEST] = end, pick(SHORTEST, SHORTEST, 0.0, 0.05)
+    state[control.T] = end - sign * pick(3.0, 2.0, 0.4, 0.0001)
     state[control.H] = sign * pick(1e-3, 0.1, 0.4, 0.2)
     landing = state[control.H].abs() > (end - state[control.T]).abs()
     state[control.H] = torch.where(landing, end - state[control.T], state[control.H])
@@ -62,14 +64,14 @@ def apply(op, state, norm, given, begin=False, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("kind", [PLAIN, MEMORY, SMOOTH], ids=["plain", "memory", "smooth"])
-@pytest.mark.parametrize("end", [T_END, -T_END])
+@pytest.mark.parametrize("ends", [(END,), (-END,), (END, -END, 0.7, -1e4, 1e-3)], ids=["up", "down", "each"])
 @pytest.mark.parametrize("begin", [False, True])
-def test_equals_the_specification(kind, end, begin):
+def test_equals_the_specification(kind, ends, begin):
     """Bit for bit, for hundreds of samples: factors are rounded to float32."""
     batch = 40 if INTERPRETED else 700
     for dtype in (torch.float64, torch.float32):
-        state, norm = states(batch, end)
-        given = settings(kind, end)
+        state, norm = states(batch, ends)
+        given = settings(kind)
         got = apply(fused.control, state, norm, given, begin, dtype)
         want = apply(reference.control, state, norm, given, begin, dtype)
         for a, b in zip(got, want, strict=True):
@@ -77,7 +79,7 @@ def test_equals_the_specification(kind, end, begin):
 
 
 def test_a_sample_has_the_same_bits_in_any_batch():
-    state, norm = states(9)
+    state, norm = states(9, (END, -END, 0.7))
     whole = apply(fused.control, state, norm, settings(MEMORY))
     alone = [apply(fused.control, state[:, i : i + 1], norm[i : i + 1], settings(MEMORY)) for i in range(9)]
     for part, dim in zip(range(3), (1, 0, 1), strict=True):
@@ -88,7 +90,7 @@ def test_a_sample_has_the_same_bits_in_any_batch():
 def one(norm, given=None, **rows):
     """One running sample at t = 1 with a step of 0.1, after an attempt with this norm."""
     state = torch.zeros(control.ROWS, 1, dtype=torch.float64)
-    values = {"T": 1.0, "H": 0.1, "TOOK": 1.0, **rows}
+    values = {"T": 1.0, "H": 0.1, "TOOK": 1.0, "END": END, "SHORTEST": SHORTEST, **rows}
     for name, value in values.items():
         state[getattr(control, name)] = value
     norm = torch.tensor([norm], dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_the_last_errors_count():
 @pytest.mark.parametrize("norm", [0.5, 0.0])
 def test_lands_on_the_end(norm):
     """A step to just before the end is stretched to it, and t is exactly the end."""
-    assert one(norm, T=2.95, H=0.02458)["H"] == T_END - (2.95 + 0.02458)
+    assert one(norm, T=2.95, H=0.02458)["H"] == END - (2.95 + 0.02458)
     ended = one(norm, T=2.9, H=3.0 - 2.9)
     assert (ended["T"], ended["STATUS"], ended["H"]) == (3.0, control.OK, 0.0)
     assert ended["times"] == [3.0] * 3
@@ -158,8 +160,8 @@ def test_ends(rows, norm, status):
 
 def test_the_resolution_of_time_ends_a_sample():
     h = control.RESOLUTION * 2.0
-    assert one(2.0, settings(shortest=0.0), T=2.0, H=h)["STATUS"] == control.MIN_STEP
-    assert one(2.0, settings(shortest=0.0), T=2.0, H=2 * h)["H"] >= h
+    assert one(2.0, SHORTEST=0.0, T=2.0, H=h)["STATUS"] == control.MIN_STEP
+    assert one(2.0, SHORTEST=0.0, T=2.0, H=2 * h)["H"] >= h
 
 
 def test_a_sample_that_ended_stays():

@@ -1,0 +1,89 @@
+"""Times of a solve: numbers that all samples share, or a span and output times of each sample's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.adaptive.drift import Drift
+from odesolve.errors import OdesolveError
+
+Time = float | Tensor  # of all samples, or one a sample (B,)
+Times = Sequence[float] | Tensor  # of all samples, or (n, B), where row i holds the i-th time of every sample
+EXPECTED = "two or more times that rise or fall, such as (0.0, 1.0)"
+
+
+def moments(t: Any, name: str = "t") -> Tensor:
+    """Numbers that a user gave, float64, connected to what they were made of. Raises OdesolveError for anything else."""
+    try:
+        given = _tensor(t)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise OdesolveError(f"{name} is {t!r}, which is no tensor of numbers: give {EXPECTED}") from e
+    if given.is_complex():
+        raise OdesolveError(f"{name} is complex: give real times, such as {name}.real")
+    return given.double()
+
+
+def _tensor(t: Any) -> Tensor:
+    if isinstance(t, (list, tuple)) and any(isinstance(x, (Tensor, list, tuple)) for x in t):
+        return torch.stack([_tensor(x).double() for x in t])
+    return torch.as_tensor(t) if hasattr(t, "dtype") else torch.as_tensor(t, dtype=torch.float64)
+
+
+def output_times(t: Any) -> Times:
+    """The times of a solve from (n,), or from (B, n), times of each sample's own.
+
+    Raises OdesolveError unless there are two or more, all finite, that rise or fall: of (B, n) in each row.
+    """
+    given = moments(t).detach()
+    if given.dim() > 2:
+        raise OdesolveError(f"t has shape {tuple(given.shape)}: give (n,), or (B, n), times of each sample's own")
+    rows = given if given.dim() == 2 else given.reshape(1, -1)
+    steps = rows.diff(dim=1)
+    good = rows.isfinite().all(1) & ((steps > 0).all(1) | (steps < 0).all(1))
+    if steps.numel() == 0 or not bool(good.all()):
+        bad = int((~good).nonzero()[0, 0]) if given.dim() == 2 and steps.numel() else None
+        what = f"t is {t}" if bad is None else f"t[{bad}] is {rows[bad].tolist()}"
+        raise OdesolveError(f"{what}: give {EXPECTED}")
+    return given.t() if given.dim() == 2 else given.tolist()
+
+
+def shared_times(t: Any) -> list[float]:
+    """The times of a solve where all samples share them. Raises OdesolveError for others, and for (B, n)."""
+    times = output_times(t)
+    if isinstance(times, Tensor):
+        raise OdesolveError(
+            f"t has shape {tuple(times.t().shape)}: give times (n,) for all samples; those of each sample's own are for ode.solve"
+        )
+    return list(times)
+
+
+def fitted(times: Times, drift: Drift) -> Times:
+    """Times on the device of a state. Raises OdesolveError unless those of each sample's own are as many as samples."""
+    if not isinstance(times, Tensor):
+        return times
+    count, rows = times.shape
+    if not drift.by_sample:
+        raise OdesolveError(
+            f"t has shape ({rows}, {count}), but this is one system: give (n,), times of the whole of it"
+        )
+    if rows != len(drift.start):
+        raise OdesolveError(
+            f"t has shape ({rows}, {count}) for {len(drift.start)} samples: give (n,), or ({len(drift.start)}, n), times "
+            "of each sample's own"
+        )
+    return times.to(drift.start.device)
+
+
+def each(t: Time, like: Tensor) -> Tensor:
+    """A time as one a sample (B,), in the type of states like (B, ...)."""
+    return t.to(like.dtype) if isinstance(t, Tensor) else like.new_full((len(like),), t)
+
+
+def in_direction(length: float, span: Time) -> Time:
+    """A length with the sign of the span, or of each sample's."""
+    return torch.full_like(span, length).copysign(span) if isinstance(span, Tensor) else math.copysign(length, span)
