@@ -44,10 +44,9 @@ def sdedit(
     Returns what ``ode.sample`` does. Raises OdesolveError for a time outside the path.
     """
     path = model.path
-    t = float(path.t_of_lam(0.0)) if t is None else float(t)
-    low, high = sorted((path.t_data, path.t_noise))
-    if not low <= t <= high or t == path.t_data:
-        raise OdesolveError(f"t={t}: give a time of the path, from {low} to {high}, and not that of the data")
+    t = float(path.t_of_lam(0.0)) if t is None else grids.inside(path, float(t))
+    if t == path.t_data:
+        raise OdesolveError(f"t={t}: give a time of the path, and not that of the data")
     seed = fresh_seed() if seed is None else seed
     name = parse_solver(solver)[0] if isinstance(solver, str) else solver
     rule = (
