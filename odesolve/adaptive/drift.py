@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.graphs import Followed
 from odesolve.kernels import dispatch
 from odesolve.pairing import converted, numbers, pairs, real_type
 
@@ -26,7 +27,7 @@ class Drift:
     """
 
     def __init__(self, f: Callable[..., Any], y0: State, args: Sequence[Any], by_sample: bool | None):
-        self.f, self.given = f, tuple(args)
+        self.f, self.given, self.followed = f, tuple(args), Followed()
         self.keys, pieces = _pieces(y0)
         _check(y0, pieces)
         sizes = {y.shape[0] if y.dim() else None for y in pieces}
@@ -72,7 +73,7 @@ class Drift:
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result never shares memory with y."""
-        out = self.f(t, self.open(y), *(self.args if args is None else args))
+        out = self._answer(t, y, self.args if args is None else args)
         if self.keys is not None:
             return self._pack(out, y)
         tail = self.tails[0]
@@ -90,6 +91,12 @@ class Drift:
         dtype = self.dtypes[piece]
         instead = f"give y0 as {out.dtype} numbers, or let f return real ones"
         return pairs(converted(out, dtype, "f's result", instead))
+
+    def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
+        """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
+        if not y.requires_grad:
+            return self.f(t, self.open(y), *args)
+        return self.followed(lambda y: self.f(t, self.open(y), *args), y)
 
     def open(self, y: Tensor) -> Any:
         """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
+from odesolve.forward import pushed
 from odesolve.grids import Karras, inside
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
-from odesolve.objectives.flow_maps import pushed
 from odesolve.objectives.matching import Terms
 from odesolve.paths import EDM
 from odesolve.sample import sample

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import Followed
 from odesolve.stochastic.eager import Combination, Number, Workspace
 
 NOISES = ("diagonal", "additive", "scalar", "general")
@@ -40,7 +41,7 @@ class Equation:
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
-        self._g = _diffusion(g, noise)
+        self._g, self.followed = _diffusion(g, noise), Followed("g")
         self._constant = float(g) if isinstance(g, (int, float)) else None
         self._times: dict[float, Tensor] = {}
         self.drifts: list[Tensor] = []
@@ -113,7 +114,11 @@ class Equation:
         general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
-        out = self._g(self.time(t), self.drift.open(y), *args)
+        time = self.time(t)
+        if y.requires_grad and self.noise != "additive":
+            out = self.followed(lambda y: self._g(time, self.drift.open(y), *args), y)
+        else:
+            out = self._g(time, self.drift.open(y), *args)
         return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:

@@ -24,13 +24,16 @@ MAY_IMPORT = {
     "pairs": {"tableaus"},
     "keys": {"kernels"},
     "progress": set(),
+    # Whether autograd sees what an answer was made of.
+    "graphs": {"kernels"},
+    "forward": {"graphs"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"kernels", "pairing", "pairs", "tableaus"},
+    "adaptive": {"forward", "graphs", "kernels", "pairing", "pairs", "tableaus"},
     "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "kernels", "noise", "pairing", "schemes"},
-    "trace": {"kernels", "noise"},
+    "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes"},
+    "trace": {"forward", "graphs", "kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
@@ -48,7 +51,7 @@ MAY_IMPORT = {
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "predictions": {"paths", "program"},
-    "models": {"conditions", "lower", "paths", "predictions", "transforms"},
+    "models": {"conditions", "graphs", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
     "run": {"kernels", "lower", "plan", "recurrence"},
