@@ -13,21 +13,24 @@ from odesolve.adjoint.pull import with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
 from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
 from odesolve.integrations.torchsde.problem import Problem
 from odesolve.stochastic.unrolled import Grid, Values, march
+
+# Methods of the adjoint equation that torchsde has; the others ask for more than products with its diffusion.
+BACK = {
+    "euler": ("ito",),
+    "milstein": CALCULI,
+    **dict.fromkeys(("midpoint", "heun", "euler_heun"), ("stratonovich",)),
+}
 
 
 class Gradients:
     """A problem whose states are connected to y0 and parameters by an adjoint. Raises OdesolveError for one that does not fit."""
 
     def __init__(self, problem: Problem, adjoint_method: str | None, sde: Any, params: Sequence[Tensor] | None):
-        if adjoint_method is not None and adjoint_method not in (*METHODS, WAY_BACK):
-            raise unknown("adjoint_method", adjoint_method, (*METHODS, WAY_BACK))
-        if adjoint_method in (REVERSIBLE, WAY_BACK) and problem.name != REVERSIBLE:
-            raise OdesolveError(
-                f"adjoint_method={adjoint_method!r} walks back what method={REVERSIBLE!r} made: give that method, or another"
-            )
+        _check_back(adjoint_method, problem)
         self.problem = problem
         self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
         self.wanted = Wanted((), (), self._params(sde, params), False)
@@ -88,3 +91,21 @@ class Gradients:
             return f * h + moved
         f, g = form.pair(t, y)
         return (f - form.correction(t, y, g)) * h + form.times_increment(g, w)
+
+
+def _check_back(name: str | None, problem: Problem) -> None:
+    """Raise OdesolveError for a name that no adjoint of this equation goes by."""
+    if name is None or (name == WAY_BACK and problem.name == REVERSIBLE):
+        return
+    if name not in (*METHODS, WAY_BACK):
+        raise unknown("adjoint_method", name, (*METHODS, WAY_BACK))
+    if name in (REVERSIBLE, WAY_BACK):
+        give = f"method={REVERSIBLE!r}, or another adjoint_method" if problem.name != REVERSIBLE else repr(WAY_BACK)
+        raise OdesolveError(f"adjoint_method={name!r} walks back what method={REVERSIBLE!r} made: give {give}")
+    form = problem.form
+    calculi = CALCULI if form.noise_type == "additive" else BACK.get(name, ())
+    if name not in BACK or form.calculus not in calculi or (name == "milstein" and form.noise_type != "diagonal"):
+        raise OdesolveError(
+            f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with {form.noise_type} noise: leave it "
+            "out, the way back is by Heun's method in Stratonovich's calculus whatever it is called"
+        )
