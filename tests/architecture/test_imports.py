@@ -17,17 +17,19 @@ MAY_IMPORT = {
     "errors": set(),
     "noise": set(),
     "kernels": set(),
+    # Complex numbers as pairs of real ones.
+    "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
     "pairs": {"tableaus"},
     "keys": {"kernels"},
     "progress": set(),
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"kernels", "pairs", "tableaus"},
+    "adaptive": {"kernels", "pairing", "pairs", "tableaus"},
     "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
+    "stochastic": {"adaptive", "brownian", "kernels", "noise", "pairing", "schemes"},
     "trace": {"kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
