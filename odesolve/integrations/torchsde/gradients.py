@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from odesolve.adjoint.arguments import Arguments, Wanted, leaves_of
-from odesolve.adjoint.pull import with_gradients
+from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
 from odesolve.integrations.torchsde.problem import Problem
-from odesolve.stochastic.unrolled import Grid, Values, march
+from odesolve.stochastic.unrolled import Grid, Values
 
 # Methods of the adjoint equation that torchsde has; the others ask for more than products with its diffusion.
 BACK = {
@@ -24,6 +25,20 @@ BACK = {
     "milstein": CALCULI,
     **dict.fromkeys(("midpoint", "heun", "euler_heun"), ("stratonovich",)),
 }
+
+
+@dataclass
+class Walked:
+    """A way back over steps that were made before: ``made`` holds their states at the outputs until they are handed on."""
+
+    way: Mode
+    made: list[Tensor]
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.made.pop(), ()  # one that stays here would hold the whole solve, and be held by it
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor | None, None]:
+        return self.way.backward(y, kept, grad, sums)[0], None
 
 
 class Gradients:
@@ -56,33 +71,28 @@ class Gradients:
 
     def solve(self) -> tuple[Tensor, Values]:
         """What ``Problem.solve`` returns, connected."""
-        problem, grid = self.problem, self.problem.grid()
-        problem.on(grid)
+        problem = self.problem
+        with torch.no_grad():
+            grid, found = problem.walk()
+        torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
         if len(grid.times) == 1:
             return problem.start[None], problem.first()
-        return self._reversible(grid) if self.exact else self._continuous(grid)
+        return self._reversible(grid, found) if self.exact else self._continuous(grid, found)
 
-    def _reversible(self, grid: Grid) -> tuple[Tensor, Values]:
-        mode = self.problem.reversible(grid)
+    def _reversible(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
+        made = [torch.stack([pack(found[k]) for k in grid.needed])]
+        mode = Walked(self.problem.reversible(grid), made)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(grid.needed)}
         return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(packed[-1])
 
-    def _continuous(self, grid: Grid) -> tuple[Tensor, Values]:
-        problem, needed = self.problem, grid.needed
-        last: list[Values] = []
-
-        def run(y0: Tensor) -> Tensor:
-            start = problem.first()
-            found = march(problem.move, (y0, *start[1:]), grid, needed)
-            last.append(found[len(grid.times) - 1])
-            return torch.stack([found[k][0] for k in needed])
-
-        steps = grid.steps
-        mode = StochasticAdjoint(run, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
-        ys = with_gradients(mode, self.wanted, problem.start)
+    def _continuous(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
+        problem, needed, steps = self.problem, grid.needed, grid.steps
+        made = [torch.stack([found[k][0] for k in needed])]
+        back = StochasticAdjoint(lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
+        ys = with_gradients(Walked(back, made), self.wanted, problem.start)
         row = {k: i for i, k in enumerate(needed)}
-        return grid.read(lambda k: ys[row[k]]), last[0]
+        return grid.read(lambda k: ys[row[k]]), found[len(grid.times) - 1]
 
     def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
         form = self.problem.form
