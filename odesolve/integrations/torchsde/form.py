@@ -98,6 +98,10 @@ class Form:
             raise OdesolveError(
                 f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm of size (B, {found})"
             )
+        if self.noise_type == "additive" and g is not None and not torch.equal(g, self.matrix(t, y + 1 + y.abs())):
+            raise OdesolveError(
+                "g of additive noise returned another value at another y: give sde noise_type='general', or a g of t alone"
+            )
         if self.noise_type == "scalar" and found != 1:
             raise OdesolveError(f"g has {found} columns: scalar noise is one Brownian motion, g of shape (B, ..., 1)")
         return found
