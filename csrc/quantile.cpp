@@ -105,6 +105,7 @@ void quantile(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const Space space(tensors, true, false);
     const Tensor out = arguments.write(args[0]);
     const double q = number(args[2]);
+    require(!overlap(out, x));  // a row is written while others are read
     require(out.dims == 1 && out.shape[0] == space.rows && space.n > 0 && q >= 0.0 && q <= 1.0);
     Unlocked unlocked(space.rows * space.n);
     x.type == F64 ? quantile_in<double>(space, out, q) : quantile_in<float>(space, out, q);
