@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
 from odesolve.errors import Diverged, OdesolveError
@@ -45,6 +46,7 @@ class Sample:
     log_prob: LogProb | None = None
 
 
+@holding
 def sample(
     model: Model,
     noise: Noise | None = None,

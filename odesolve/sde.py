@@ -14,6 +14,7 @@ from odesolve.adaptive.arguments import SYNC, length, output_times, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
@@ -61,6 +62,7 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
+@holding
 def solve_sde(
     f: Callable[..., Any],
     g: Any,

@@ -14,6 +14,7 @@ from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution, solution
 from odesolve.adjoint.arguments import check_mode
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
@@ -22,6 +23,7 @@ from odesolve.models import Model
 from odesolve.pairs import Pair
 
 
+@holding
 def solve(
     f: Callable[..., Any] | Model,
     y0: State,

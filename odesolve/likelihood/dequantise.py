@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.kernels import dispatch
 from odesolve.keys import Ids, fresh_seed, keys_of
@@ -143,6 +144,7 @@ class BitsPerDim:
     draws: list[LogProb]
 
 
+@holding
 def bits_per_dim(
     model: Any,
     x: Tensor,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.problem import Problem
@@ -62,6 +63,7 @@ def sdeint(
     return problem.answer(*problem.solve(), extra)
 
 
+@holding
 def sdeint_adjoint(
     sde: Any,
     y0: Tensor,
