@@ -25,6 +25,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
 from odesolve.start import Noise, start
 from odesolve.trace import Estimator
+from odesolve.watched import unwatched
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Sample:
     log_prob: LogProb | None = None
 
 
+@unwatched
 @holding
 def sample(
     model: Model,
@@ -134,6 +136,7 @@ def sample(
     )
 
 
+@unwatched
 def iterate(
     model: Model,
     noise: Noise | None = None,
@@ -167,6 +170,7 @@ def iterate(
     return run.iterate(cursor, model)
 
 
+@unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
     restored = Plan.from_json(saved["plan"], model.path)

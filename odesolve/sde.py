@@ -26,6 +26,7 @@ from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.fixed import march
 from odesolve.stochastic.increments import Path, Streams
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+from odesolve.watched import unwatched
 
 NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
 DEFAULT_STEPS = 100
@@ -62,6 +63,7 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
+@unwatched
 @holding
 def solve_sde(
     f: Callable[..., Any],

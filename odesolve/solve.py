@@ -21,8 +21,10 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
 from odesolve.pairs import Pair
+from odesolve.watched import unwatched
 
 
+@unwatched
 @holding
 def solve(
     f: Callable[..., Any] | Model,

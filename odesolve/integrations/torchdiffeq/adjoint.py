@@ -21,8 +21,10 @@ from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, 
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
 from odesolve.recorded.system import Clock, Outcome, System
+from odesolve.watched import unwatched
 
 
+@unwatched
 @holding
 def odeint_adjoint(
     func: Callable[[Tensor, Any], Any],
