@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from odesolve.kernels import dispatch, philox, reference, refusals
 from torch import Tensor
+from torch._C import _functorch
 from torch.library import Library, register_autograd, register_fake
 
 # Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.
@@ -103,7 +104,10 @@ def _gradients(ctx, grads):
     n = len(ctx.dtypes)
     back, base = _transposed(weights, ctx.base, n)
     into = [torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)]
-    for_ins = dispatch.combined(grads, back, base, dtypes=into)
+    if _functorch.is_legacy_batchedtensor(grads[0]):  # many gradients at once, of is_grads_batched=True
+        for_ins = reference.combined(grads, back, base, None, (), into)
+    else:
+        for_ins = dispatch.combined(grads, back, base, dtypes=into)
     for_ins = [g.to(d) for g, d in zip(for_ins, ctx.dtypes, strict=True)]
     for_weights = _weight_gradient(weights, grads, rest, keys, ctx.streams) if ctx.needs_input_grad[1] else None
     # An empty list of numbers counts as a list of tensors, which wants a list back.

@@ -14,6 +14,7 @@ from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import CHAINS
 from odesolve.run import places
+from odesolve.watched import refuse_inside, unwatched
 
 Field = Callable[[Tensor], Tensor]
 
@@ -35,6 +36,7 @@ class Chains:
     log_prob: Tensor = field(repr=False)
 
 
+@unwatched
 @torch.no_grad()
 def langevin(
     score: Field,
@@ -82,6 +84,7 @@ def langevin(
     return x if kept.states is None else kept.states
 
 
+@unwatched
 @torch.no_grad()
 def mala(
     log_prob: Field,
@@ -174,6 +177,7 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
 
 
 def _checked(s: Tensor, x: Tensor) -> Tensor:
+    refuse_inside("what the score returned", s, x)
     if not isinstance(s, Tensor) or s.shape != x.shape:
         found = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
         raise OdesolveError(
@@ -187,6 +191,7 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
     with torch.enable_grad():
         point = x.detach().clone().requires_grad_(score is None)
         lp = log_prob(point)
+        refuse_inside("what the log-density returned", lp, x)
         if not isinstance(lp, Tensor) or lp.shape != x.shape[:1]:
             found = tuple(lp.shape) if isinstance(lp, Tensor) else type(lp).__name__
             raise OdesolveError(f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,)")

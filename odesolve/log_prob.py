@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve import trace as traces
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import along, fixed, nodes, picard
@@ -22,6 +23,7 @@ from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
+from odesolve.watched import unwatched
 
 SOLVER, PARALLEL, ADJOINTS = "dopri5", "picard", ("backprop", "continuous", "reversible")
 EXACT, ESTIMATED = (
@@ -32,6 +34,8 @@ STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
 
+@unwatched
+@holding
 @torch.inference_mode(False)  # whose tensors autograd does not take
 def log_prob(
     model: Model | Callable[..., Tensor],

@@ -323,11 +323,14 @@ class Model:
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         assert self._classifier is not None
+        recording = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
+            leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
             value = self._classifier(leaf, t, **self._labels)
             fits = isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad
-            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if fits else (None,)
+            (gradient,) = (
+                torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True) if fits else (None,)
+            )
         if gradient is None:
             raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
         return gradient

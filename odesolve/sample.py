@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
 from odesolve.errors import Diverged, OdesolveError
@@ -24,6 +25,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
 from odesolve.start import Noise, start
 from odesolve.trace import Estimator
+from odesolve.watched import unwatched
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Sample:
     log_prob: LogProb | None = None
 
 
+@unwatched
+@holding
 def sample(
     model: Model,
     noise: Noise | None = None,
@@ -132,6 +136,7 @@ def sample(
     )
 
 
+@unwatched
 def iterate(
     model: Model,
     noise: Noise | None = None,
@@ -165,6 +170,7 @@ def iterate(
     return run.iterate(cursor, model)
 
 
+@unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
     restored = Plan.from_json(saved["plan"], model.path)

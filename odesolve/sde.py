@@ -15,6 +15,7 @@ from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.times import shared_times
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
@@ -26,6 +27,7 @@ from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.fixed import march
 from odesolve.stochastic.increments import Path, Streams
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+from odesolve.watched import unwatched
 
 NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
 DEFAULT_STEPS = 100
@@ -62,6 +64,8 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
+@unwatched
+@holding
 def solve_sde(
     f: Callable[..., Any],
     g: Any,

@@ -14,14 +14,18 @@ from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution, solution
 from odesolve.adaptive.times import moments, output_times
 from odesolve.adjoint.arguments import check_mode
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
 from odesolve.pairs import Pair
+from odesolve.watched import unwatched
 
 
+@unwatched
+@holding
 def solve(
     f: Callable[..., Any] | Model,
     y0: State,

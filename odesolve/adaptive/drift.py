@@ -12,6 +12,7 @@ from odesolve.errors import OdesolveError
 from odesolve.graphs import Followed
 from odesolve.kernels import dispatch
 from odesolve.pairing import converted, numbers, pairs, real_type
+from odesolve.watched import refuse_inside
 
 State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 
@@ -94,9 +95,13 @@ class Drift:
 
     def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
         """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
-        if not y.requires_grad:
+
+        def call(y: Tensor) -> Any:
             return self.f(t, self.open(y), *args)
-        return self.followed(lambda y: self.f(t, self.open(y), *args), y)
+
+        out = self.followed(call, y) if y.requires_grad else call(y)
+        refuse_inside("what f returned", out, y)
+        return out
 
     def open(self, y: Tensor) -> Any:
         """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""

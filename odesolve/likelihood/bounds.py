@@ -17,6 +17,7 @@ from odesolve.models import Model
 from odesolve.noise import BOUNDS
 from odesolve.planning import GridLike
 from odesolve.progress import Bar
+from odesolve.watched import unwatched
 
 STEPS = 100  # of a chain on a path without a table of its own
 EVALUATIONS, DRAWS = 64, 4  # of the SDE's bound
@@ -57,6 +58,7 @@ class Bound:
         return bits if self.discrete else bits + math.log2(levels / (high - low))
 
 
+@unwatched
 @torch.no_grad()
 def elbo(
     model: Model,

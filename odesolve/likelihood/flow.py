@@ -17,6 +17,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.graphs import answer
 from odesolve.models import Model
+from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
 SIGMA_DATA = 0.5  # of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
@@ -117,7 +118,9 @@ class PathFlow:
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
 
         def moved(y: Tensor) -> Tensor:
-            return -model.edm(column(width, y) * y, t, self.c)
+            out = -model.edm(column(width, y) * y, t, self.c)
+            refuse_inside("what the network returned", out, y)
+            return out
 
         return moved
 
@@ -197,6 +200,7 @@ class VelocityFlow:
 
         def moved(y: Tensor) -> Tensor:
             out = answer(lambda y: self.f(column(u, y), y, *args), y)
+            refuse_inside("what f returned", out, y)
             if not isinstance(out, Tensor) or out.shape != y.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise OdesolveError(f"f returned {given} for a state {tuple(y.shape)}: return dx/dt in the form of x")

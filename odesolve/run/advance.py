@@ -14,6 +14,7 @@ from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.lower import Block, Call, Program, Transform
 from odesolve.run.places import PLACES
+from odesolve.watched import refuse, watching
 
 Functions = Mapping[str, Callable[..., Tensor]]
 Buffers = list[Tensor | None]
@@ -124,6 +125,7 @@ def begin(
     ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw`` is given, here and at
     every later call: the solve's noise is then what draw(stream) returns. OdesolveError without.
     """
+    refuse("the start state", x)
     if program.stochastic and keys is None and draw is None:
         raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
     slots: list[Tensor | None] = [None] * program.slots
@@ -160,6 +162,8 @@ def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Te
     """Put what the network answered to the call at ``position`` into its slots."""
     call = program.ops[position]
     assert isinstance(call, Call)
+    if watching():
+        refuse("what the network returned", outputs)
     for slot, value in zip(call.outputs, outputs, strict=True):
         # An output that is the network's input is memory that is about to be used again.
         slots[slot] = value.clone() if buffers is not None and _shares(value, slots[call.input]) else value

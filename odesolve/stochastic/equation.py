@@ -13,6 +13,7 @@ from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.stochastic.eager import Combination, Number, Workspace
+from odesolve.watched import refuse_inside
 
 NOISES = ("diagonal", "additive", "scalar", "general")
 
@@ -128,10 +129,12 @@ class Equation:
         if self._constant is not None:
             return self._constant
         time = self.time(t)
-        if y.requires_grad and self.noise != "additive":
-            out = self.followed(lambda y: self._g(time, self.drift.open(y), *args), y)
-        else:
-            out = self._g(time, self.drift.open(y), *args)
+
+        def call(y: Tensor) -> Any:
+            return self._g(time, self.drift.open(y), *args)
+
+        out = self.followed(call, y) if y.requires_grad and self.noise != "additive" else call(y)
+        refuse_inside("what g returned", out, y)
         return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:

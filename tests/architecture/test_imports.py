@@ -26,14 +26,16 @@ MAY_IMPORT = {
     "progress": set(),
     # Whether autograd sees what an answer was made of.
     "graphs": {"kernels"},
-    "forward": {"graphs"},
+    # What forward differentiation and torch.func watch; our own forward differentiation.
+    "watched": {"kernels"},
+    "forward": {"graphs", "watched"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"forward", "graphs", "kernels", "pairing", "pairs", "tableaus"},
+    "adaptive": {"forward", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
     "levy": set(),
-    "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
+    "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes"},
-    "trace": {"forward", "graphs", "kernels", "noise"},
+    "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
+    "trace": {"forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
@@ -54,7 +56,7 @@ MAY_IMPORT = {
     "models": {"conditions", "graphs", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
-    "run": {"kernels", "lower", "plan", "recurrence"},
+    "run": {"kernels", "lower", "plan", "recurrence", "watched"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},
 }

@@ -19,6 +19,7 @@ from odesolve.kernels.dispatch import combined
 from odesolve.keys import fresh_seed
 from odesolve.models import Model
 from odesolve.progress import Bar
+from odesolve.watched import unwatched
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
 CLOSE = 1e-5  # of the end, in log sigma
@@ -48,6 +49,7 @@ class Control:
         return accepted
 
 
+@unwatched
 @torch.no_grad()
 def sample_dpm_adaptive(
     model, x, sigma_min, sigma_max, extra_args=None, callback=None, disable=None, order=3, rtol=0.05, atol=0.0078,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from odesolve.adaptive.drift import Drift
 from odesolve.adjoint.arguments import Arguments, Wanted
 from odesolve.adjoint.continuous import UNSEEN, Continuous
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.pull import with_gradients
 from odesolve.errors import unknown
 from odesolve.integrations.torchdiffeq import engine
@@ -20,8 +21,11 @@ from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, 
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
 from odesolve.recorded.system import Clock, Outcome, System
+from odesolve.watched import unwatched
 
 
+@unwatched
+@holding
 def odeint_adjoint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

@@ -19,6 +19,7 @@ from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Adaptive
 from odesolve.recorded.grid import Gridded, even_grid
 from odesolve.recorded.system import Listeners, Outcome, System
+from odesolve.watched import refuse, watching
 
 
 def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Outcome:
@@ -27,6 +28,7 @@ def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callab
     if len(t) == 1:
         return Outcome(system.y0[None], system.drift.open(system.y0), system.clock.times[0], "ok")
     if method == SCIPY:
+        refuse("y0 of scipy_solver", system.y0)
         return solve_by_scipy(system, options)
     if method in PAIRS:
         if can_fuse(system, options):
@@ -59,7 +61,8 @@ def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
     """Whether nothing is recorded and nobody asks for more than the fused solve has."""
     watched = system.norm is not None or system.event is not None or system.listeners != Listeners()
     numbers = not isinstance(system.rtol, Tensor) and not isinstance(system.atol, Tensor)
-    return not torch.is_grad_enabled() and not watched and numbers and set(options) <= set(STEERING)
+    recorded = torch.is_grad_enabled() or watching()
+    return not recorded and not watched and numbers and set(options) <= set(STEERING)
 
 
 def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:

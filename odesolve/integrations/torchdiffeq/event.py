@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.adjoint.held import holding
 from odesolve.integrations.torchdiffeq.odeint import odeint
 from odesolve.integrations.torchdiffeq.problem import combined_event
 
 
+@holding
 def odeint_event(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

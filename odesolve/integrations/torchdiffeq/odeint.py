@@ -15,8 +15,10 @@ from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.problem import Problem
 from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Explicit, Step
+from odesolve.watched import explained
 
 
+@explained
 def odeint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -92,6 +94,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     return problem.form.open(found.y)
 
 
+@explained
 def odeint_dense(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

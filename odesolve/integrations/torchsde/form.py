@@ -14,6 +14,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.integrations.torchsde.base import check_types
 from odesolve.stochastic.derivative import along, along_columns
+from odesolve.watched import refuse
 
 METHODS = {
     "drift": "f",
@@ -201,6 +202,7 @@ class Form:
         return 0.5 * (along(g, x, g) if self.diagonal else along_columns(g, x, g))
 
     def _recorded(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        refuse("the state, by which this method differentiates g,", x)
         with torch.enable_grad():
             y = x if x.requires_grad else x.detach().requires_grad_()
             return y, self.matrix(t, y)

@@ -8,15 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
+from odesolve.watched import explained, unwatched
 
 Scalar = float | Tensor
 Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
 
 
+@explained
 def sdeint(
     sde: Any,
     y0: Tensor,
@@ -64,6 +67,8 @@ def sdeint(
     return problem.answer(*problem.solve(), extra)
 
 
+@unwatched
+@holding
 def sdeint_adjoint(
     sde: Any,
     y0: Tensor,
