@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import row
 from odesolve.paths import Path
 
 MAX_STEPS = 100_000
@@ -267,13 +268,19 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
         if grid not in NAMED:
             raise unknown("grid", grid, NAMED)
         return NAMED[grid]
-    values = grid.tolist() if isinstance(grid, Tensor) else list(grid)
-    return Listed(values=tuple(float(v) for v in values))
+    if isinstance(grid, Tensor) and grid.requires_grad:
+        raise OdesolveError("grid requires gradients, which the times of a plan do not get: give grid.detach()")
+    values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
+    if len(values) < 2:
+        raise OdesolveError(f"grid is {grid!r}: give two or more times, or the name of a rule such as 'karras'")
+    return Listed(values=tuple(values.tolist()))
 
 
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end)."""
-    rho = torch.as_tensor(values, dtype=torch.float64).reshape(-1)
+    rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
+    if not bool((rho >= 0).all()):
+        raise OdesolveError(f"sigmas are {rho.tolist()}: give noise-to-signal ratios of at least 0")
     times = [path.t_data if r == 0 else float(path.t_of_rho(r)) for r in rho.tolist()]
     return Listed(values=tuple(times))
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Every part of the library that others build on, with all that it may import of ours; errors may be imported by anyone.
 MAY_IMPORT = {
     "errors": set(),
+    "given": set(),
     "noise": set(),
     "kernels": set(),
     "tableaus": set(),
@@ -23,20 +24,20 @@ MAY_IMPORT = {
     "keys": {"kernels"},
     "progress": set(),
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"kernels", "pairs", "tableaus"},
+    "adaptive": {"given", "kernels", "pairs", "tableaus"},
     "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
-    "brownian": {"kernels", "keys", "noise"},
+    "brownian": {"given", "kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
     "trace": {"kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
     "plan": {"instructions", "laws"},
-    "paths": set(),
+    "paths": {"given"},
     "transforms": {"kernels"},
     "conditions": set(),
-    "grids": {"paths"},
+    "grids": {"given", "paths"},
     "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
     "labels": {"grids", "solvers"},
     "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
