@@ -49,10 +49,9 @@ def sdedit(
     at = path.t_of_lam(0.0) if t is None else numbers("t", t, expected)
     if at.numel() != 1:
         raise OdesolveError(f"t has shape {tuple(at.shape)}: give {expected}")
-    t = float(at)
-    low, high = sorted((path.t_data, path.t_noise))
-    if not low <= t <= high or t == path.t_data:
-        raise OdesolveError(f"t={t}: give a time of the path, from {low} to {high}, and not that of the data")
+    t = float(at) if t is None else grids.inside(path, float(at))
+    if t == path.t_data:
+        raise OdesolveError(f"t={t}: give a time of the path, and not that of the data")
     seed = fresh_seed() if seed is None else seed
     name = parse_solver(solver)[0] if isinstance(solver, str) else solver
     rule = (

@@ -15,6 +15,11 @@ from odesolve.given import row
 from odesolve.paths import Path
 
 MAX_STEPS = 100_000
+# How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists and tables made in
+# float32 do, in time (of the path's range) by rounding, and by more where the list itself is in half precision.
+LOG_SNR, ROUNDING = 1e-4, 1e-6
+FLOAT32 = 2.0**-22  # an end itself, written in float32
+HALF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 @dataclass(frozen=True)
@@ -237,9 +242,10 @@ class Spaced(Grid):
 
 @dataclass(frozen=True)
 class Listed(Grid):
-    """Times given by the user, n + 1 of them."""
+    """Times given by the user, n + 1 of them; ``rounding`` is that of the numbers as they were given, relative to their size."""
 
     values: tuple[float, ...] = ()
+    rounding: float = 0.0
 
     def times(self, path: Path, n: int) -> list[float]:
         return list(self.values)
@@ -273,16 +279,39 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
     if len(values) < 2:
         raise OdesolveError(f"grid is {grid!r}: give two or more times, or the name of a rule such as 'karras'")
-    return Listed(values=tuple(values.tolist()))
+    return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
-    """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end)."""
+    """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end).
+
+    Ratios beyond those of the path by at most 1e-4 in log-SNR, as in published lists and in tables made in float32, are moved
+    to its ends. Raises OdesolveError for ratios farther outside.
+    """
     rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
     if not bool((rho >= 0).all()):
         raise OdesolveError(f"sigmas are {rho.tolist()}: give noise-to-signal ratios of at least 0")
-    times = [path.t_data if r == 0 else float(path.t_of_rho(r)) for r in rho.tolist()]
+    times = times_of(path, rho, _rounding(values))
+    if len(times) > 1 and float(rho[-1]) == 0.0 and times[-2] == path.t_data:
+        times.pop()  # the data end of this path has noise, and the list reached it before its last 0
     return Listed(values=tuple(times))
+
+
+def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
+    """Times of noise-to-signal ratios (n,), float64 on the host, moved and refused as by ``sigmas``; 0 is the data end."""
+    first, last = path.lam(torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)).tolist()
+    lam = -torch.log(rho)
+    inside = lam.clamp(first, last)
+    near = (lam == inside) | ((lam - inside).abs() <= max(LOG_SNR, rounding)) | (rho == 0.0)
+    if not bool(near.all()):
+        lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
+        sigma, low, high = _told(float(rho[~near][0]), lowest, math.exp(-first))
+        raise OdesolveError(
+            f"the grid leaves the path's range: sigma={sigma} is not in [{low}, {high}]; give noise levels inside"
+        )
+    hair = max(FLOAT32, rounding)  # before an end
+    times = torch.where(lam <= first + hair, path.t_noise, path.t_of_lam(inside))
+    return torch.where((lam >= last - hair) | (rho == 0.0), path.t_data, times).tolist()
 
 
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
@@ -294,24 +323,41 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
         steps = len(grid.values) - 1
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise OdesolveError(f"steps={steps!r}: give a whole number of at least 1")
-    times = grid.times(path, steps)
-    low, high = sorted((path.t_noise, path.t_data))
-    slack = 1e-9 * (high - low)
-    outside = [t for t in times if not low - slack <= t <= high + slack]
-    if outside:
-        raise OdesolveError(
-            f"the grid leaves the path's range: t={outside[0]:g} is not in [{low:g}, {high:g}]; give times inside"
-        )
-    times = [min(max(t, low), high) for t in times]
-    if snap and path.training_steps is not None:
-        times = _snapped(path, times)
+    given = grid.times(path, steps)
+    times = [inside(path, t, getattr(grid, "rounding", 0.0)) for t in given]
     pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
-        bad = next((a, b) for a, b in pairs if (a > b) != (times[0] > times[-1]) or a == b)
-        raise OdesolveError(
-            f"the grid is not strictly monotone at t={bad[0]:g}, {bad[1]:g}: give increasing or decreasing"
-        )
-    return tuple(times)
+        k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
+        pair = ", ".join(_told(given[k], given[k + 1]))
+        raise OdesolveError(f"the grid is not strictly monotone at t={pair}: give increasing or decreasing")
+    return tuple(_snapped(path, times) if snap and path.training_steps is not None else times)
+
+
+def inside(path: Path, t: float, rounding: float = 0.0) -> float:
+    """A time of the path, or the end that it lies beyond by no more than rounding. Raises OdesolveError farther outside."""
+    low, high = sorted((path.t_noise, path.t_data))
+    end = min(max(t, low), high)
+    if t == end or abs(t - end) <= max(ROUNDING, rounding) * (high - low):
+        return end
+    beyond, at = path.lam(torch.tensor([t, end], dtype=torch.float64)).tolist()
+    if abs(beyond - at) <= max(LOG_SNR, rounding):
+        return end
+    told, low, high = _told(t, low, high)
+    raise OdesolveError(f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside")
+
+
+def _rounding(values: object) -> float:
+    """Rounding of half-precision numbers, where these are some, relative to their size."""
+    return HALF.get(str(getattr(values, "dtype", "")).rpartition(".")[2], 0.0)
+
+
+def _told(value: float, *others: float) -> list[str]:
+    """Numbers with as many digits as tell the first from the others."""
+    for digits in range(6, 18):
+        told = [f"{v:.{digits}g}" for v in (value, *others)]
+        if told[0] not in told[1:]:
+            break
+    return told
 
 
 def _snapped(path: Path, times: list[float]) -> list[float]:

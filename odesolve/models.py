@@ -13,6 +13,7 @@ from torch import Tensor
 from odesolve import transforms
 from odesolve.conditions import Cond, own, rows, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import answer
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
 from odesolve.predictions import Coefficients, coefficients, predicted
@@ -275,12 +276,13 @@ class Model:
             t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype)
             return t.to(device, non_blocking=True)
         key = (times, dtype, device, self.time, self.time_scale)
-        if key not in self._kept_times:
+        t = self._kept_times.get(key)
+        if t is None:
             if len(self._kept_times) >= KEPT_TIMES:
                 self._kept_times.clear()
-            t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype)
-            self._kept_times[key] = t.to(device, non_blocking=True)
-        return self._kept_times[key]
+            t = self.network_times(torch.tensor(times, dtype=torch.float64)).to(dtype).to(device, non_blocking=True)
+            self._kept_times[key] = t
+        return t
 
     def reading_for(self, dtype: torch.dtype) -> Reading:
         """The reading for a state of this dtype."""
@@ -289,7 +291,7 @@ class Model:
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
         """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state."""
         if branches == _PLAIN and not self.reading.variance:
-            return [self._checked(self.net(x_in, t, **self.cond), state)]
+            return [self._checked(answer(self.net, x_in, t, **self.cond), state)]
         out: list[Tensor] = []
         if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
@@ -311,7 +313,7 @@ class Model:
         shape = state.shape
         if self.reading.variance:
             shape = torch.Size([*shape[:1], *(2 * c for c in shape[1:2]), *shape[2:]])
-        return self._checked(self.net(x_in, t, **cond), state, shape)
+        return self._checked(answer(self.net, x_in, t, **cond), state, shape)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}
@@ -324,9 +326,10 @@ class Model:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
             value = self._classifier(leaf, t, **self._labels)
-            if not isinstance(value, Tensor) or value.shape != x.shape[:1] or not value.requires_grad:
-                raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
-            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+            fits = isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if fits else (None,)
+        if gradient is None:
+            raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
         return gradient
 
     def _checked(self, out: Tensor, x: Tensor, shape: torch.Size | None = None) -> Tensor:

@@ -111,17 +111,20 @@ class AreaTree(Tree):
         bend = (whole / 12) ** 0.5
         w = [lib.concatenate([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
         area = [lib.concatenate([lib.zeros_like(dx), bend * dx**2], 1)]
-        for heap, left, width, once in self._nodes(a, b):
-            mid, right = left + width // 2, left + width
-            outside = _wide((b - right).clip(0, None) - (left - a).clip(0, None)) * unit
-            halves = [_Half(a, b, left, width, unit), _Half(a, b, mid, width, unit)]
-            for k, shape in enumerate((_X, _Y)):
-                (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
-                k1, k2 = halves[0].length, halves[1].length
-                streams.append(AREA_TREE + 2 * heap + k)
-                w.append(once * (w1 + w2))
-                merged = (k1 * h1 + k2 * h2) / h + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * h)
-                area.append(once * merged)
+        # Nodes around a and around b in one pass: of single intervals on the host most of the time is in the calls.
+        heaps, lefts, widths, counts = zip(*self._nodes(a, b), strict=True)
+        heap, left, once = (lib.stack(x, 1) for x in (heaps, lefts, counts))
+        width, (a, b, long) = widths[0], (x[:, None] for x in (a, b, h))
+        outside = _wide((b - left - width).clip(0, None) - (left - a).clip(0, None)) * unit
+        halves = [_Half(a, b, left, width, unit), _Half(a, b, left + width // 2, width, unit)]
+        k1, k2 = halves[0].length, halves[1].length
+        found = []
+        for k, shape in enumerate((_X, _Y)):
+            (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
+            merged = (k1 * h1 + k2 * h2) / long + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * long)
+            found.append((AREA_TREE + 2 * heap + k, once * (w1 + w2), once * merged))
+        for into, parts in zip((streams, w, area), zip(*found, strict=True), strict=True):
+            into.append(lib.stack(parts, 2).reshape(len(a), -1))
         return Draws(lib.concatenate(streams, 1), lib.concatenate(w, 1)), lib.concatenate(area, 1)
 
 
@@ -138,13 +141,14 @@ class _Half:
         start = _wide(_clamp(a, left, left + half) - left)
         stop = _wide(_clamp(b, left, left + half) - left)
         self.length = (stop - start) * unit
-        self.scale = (_wide(width) * unit) ** 0.5
-        self.delta, self.middle = (stop - start) / half, 1 - (start + stop) / half
+        delta = (stop - start) / half
+        self.middle = 1 - (start + stop) / half
+        scale = (_wide(width) * unit) ** 0.5
+        self.first, self.second = scale * delta, scale * delta**2
 
     def moments(self, shape, which: int) -> tuple[Array, Array]:
         slope, bend = shape[which]
-        w = self.scale * self.delta * (slope + bend * self.middle)
-        return w, self.scale * self.delta**2 * (bend / 6)
+        return self.first * (slope + bend * self.middle), self.second * (bend / 6)
 
 
 def _library(x: Array) -> Any:

@@ -104,7 +104,8 @@ def solve_sde(
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
             "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m).
-        calculus: "ito" or "stratonovich": how the equation is meant.
+        calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are the same, and every solver of
+            that noise takes either; other noise is solved in a solver's own calculus alone, and nothing is converted.
         tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
         args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
         dtype: of the states, y0's by default.
@@ -132,6 +133,7 @@ def solve_sde(
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     eq = Equation(drift, g, noise, keys)
+    eq.check_additive(times[0])
     shape = eq.increment_shape(times[0])
     path = _path(tree, adaptive, chosen, drift, times, shape, keys)
     if adaptive and path is not None:

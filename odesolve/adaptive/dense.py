@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +10,15 @@ from torch import Tensor
 from odesolve.kernels import dispatch
 
 
-def evaluate(coefficients: Tensor, theta: Tensor) -> Tensor:
-    """sum_p coefficients[p] theta^p, (p, n, ...) at (n,): (n, ...)."""
+def evaluate(coefficients: Tensor, theta: Tensor | float) -> Tensor:
+    """sum_p coefficients[p] theta^p, (p, n, ...) at (n,), or at one number: (n, ...)."""
     first, *rest = coefficients.unbind(0)
     out = torch.empty_like(first)
-    powers = theta.double()[:, None] ** torch.arange(1, len(rest) + 1, device=theta.device)
-    weights = torch.cat([torch.zeros_like(powers[:, :1]), powers], 1)[:, None]
+    if isinstance(theta, float):
+        weights: Any = [[0.0, *(theta**p for p in range(1, len(coefficients)))]]
+    else:
+        powers = theta.double()[:, None] ** torch.arange(1, len(coefficients), device=theta.device)
+        weights = torch.cat([torch.zeros_like(powers[:, :1]), powers], 1)[:, None]
     dispatch.combine([out], [first, *rest], weights, [0])
     return out
 

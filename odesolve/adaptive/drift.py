@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.graphs import Followed
 from odesolve.kernels import dispatch
+from odesolve.pairing import converted, numbers, pairs, real_type
 
 State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 
@@ -17,14 +19,15 @@ State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 class Drift:
     """f(t, y, *args) on a state of B independent samples, or on one system, kept as a tensor (B, ...) or (1, ...).
 
-    ``start`` is the first state in that form. Samples: t reaches f as (B, 1, ..., 1) in the state's type ((B, 1) for tuples
-    and dicts), and tensors among ``args`` with B rows are cut along when samples leave. A system: t has no dimension.
-    Raises OdesolveError for a state that is no float32 or float64 tensor, or tuple, list or dict of such of one type, and
-    for a result of f that does not fit the state.
+    ``start`` is the first state in that form, in memory of its own. Samples: t reaches f as (B, 1, ..., 1) in the state's
+    real type ((B, 1) for tuples and dicts), and tensors among ``args`` with B rows are cut along when samples leave. A system:
+    t has no dimension. Complex numbers are kept as pairs, in a last dimension of 2; f sees and returns them as they are.
+    Raises OdesolveError for a state that is no tensor of real or complex numbers in single or double precision, or tuple,
+    list or dict of such of one precision, and for a result of f that does not fit the state.
     """
 
     def __init__(self, f: Callable[..., Any], y0: State, args: Sequence[Any], by_sample: bool | None):
-        self.f, self.given = f, tuple(args)
+        self.f, self.given, self.followed = f, tuple(args), Followed()
         self.keys, pieces = _pieces(y0)
         _check(y0, pieces)
         sizes = {y.shape[0] if y.dim() else None for y in pieces}
@@ -37,14 +40,19 @@ class Drift:
         self.by_sample = can if by_sample is None else by_sample
         batch = pieces[0].shape[0] if self.by_sample else 1
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
-        self.sizes = [s.numel() for s in self.shapes]
+        self.dtypes = [y.dtype for y in pieces]
+        self.tails = [(2,) if d.is_complex else () for d in self.dtypes]  # dimensions of a pair
+        self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
         self.args, self.rows = self.given, batch
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
         """A first state as one tensor (B, ...), connected to what it is made of."""
-        pieces = [y.reshape(self.rows, *(s or (1,))) for y, s in zip(_pieces(y0)[1], self.shapes, strict=True)]
-        return pieces[0].contiguous() if self.keys is None else torch.cat([y.flatten(1) for y in pieces], 1)
+        pieces = [pairs(y) for y in _pieces(y0)[1]]
+        if self.keys is not None:
+            return torch.cat([y.reshape(self.rows, -1) for y in pieces], 1)
+        shape = (self.rows, *(self.shapes[0] or (() if self.tails[0] else (1,))), *self.tails[0])
+        return pieces[0].reshape(shape).clone(memory_format=torch.contiguous_format)
 
     def keep(self, rows: Tensor) -> None:
         """Only these samples, by their number in the first state, are called from now on."""
@@ -61,29 +69,45 @@ class Drift:
 
     def time(self, t: Tensor) -> Tensor:
         """Times (B,) in the form that f takes."""
-        return t.view(-1, *[1] * (self.start.dim() - 1)) if self.by_sample else t.reshape(())
+        return t.view(-1, *[1] * (self.start.dim() - 1 - len(self.tails[0]))) if self.by_sample else t.reshape(())
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result never shares memory with y."""
-        out = self.f(t, self.open(y), *(self.args if args is None else args))
+        out = self._answer(t, y, self.args if args is None else args)
         if self.keys is not None:
             return self._pack(out, y)
-        if not isinstance(out, Tensor) or out.shape != (y.shape if self.by_sample else self.shapes[0]):
+        tail = self.tails[0]
+        expected = (y.shape[:-1] if tail else y.shape) if self.by_sample else self.shapes[0]
+        if not isinstance(out, Tensor) or out.shape != expected:
             raise self._misfit(out, y)
-        if out.dtype != y.dtype:
-            out = out.to(y.dtype)
+        if tail or out.dtype != y.dtype:
+            out = self._real(out, 0)
         if not dispatch.transformed() and out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
             out = out.clone()  # y is a buffer that the next stage is written to
         return out if self.by_sample else out.reshape(y.shape)
+
+    def _real(self, out: Tensor, piece: int) -> Tensor:
+        """What f returned for a piece of the state in the real type of the state, complex numbers as pairs."""
+        dtype = self.dtypes[piece]
+        instead = f"give y0 as {out.dtype} numbers, or let f return real ones"
+        return pairs(converted(out, dtype, "f's result", instead))
+
+    def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
+        """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
+        if not y.requires_grad:
+            return self.f(t, self.open(y), *args)
+        return self.followed(lambda y: self.f(t, self.open(y), *args), y)
 
     def open(self, y: Tensor) -> Any:
         """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""
         lead = y.shape[: y.dim() - self.start.dim()]
         if self.keys is None:
-            return y if self.by_sample else y.reshape((*lead, *self.shapes[0]))
+            whole = y if self.by_sample else y.reshape((*lead, *self.shapes[0], *self.tails[0]))
+            return numbers(whole) if self.tails[0] else whole
         lead = (*lead, y.shape[len(lead)]) if self.by_sample else lead
         flat = y if self.by_sample else y.squeeze(len(lead))
-        pieces = [x.view((*lead, *s)) for x, s in zip(flat.split(self.sizes, -1), self.shapes, strict=True)]
+        parts = zip(flat.split(self.sizes, -1), self.shapes, self.tails, strict=True)
+        pieces = [numbers(x.view((*lead, *s, *tail))) if tail else x.view((*lead, *s)) for x, s, tail in parts]
         return dict(zip(self.keys, pieces, strict=True)) if self.keys else tuple(pieces)
 
     def _pack(self, out: Any, y: Tensor) -> Tensor:
@@ -94,7 +118,7 @@ class Drift:
         found = [out[k] for k in self.keys] if self.keys else found
         if any(x.shape != (*lead, *s) for x, s in zip(found, self.shapes, strict=True)):
             raise self._misfit(out, y)
-        return torch.cat([x.reshape(y.shape[0], -1) for x in found], 1).to(y.dtype)
+        return torch.cat([self._real(x, i).reshape(y.shape[0], -1) for i, x in enumerate(found)], 1)
 
     def _misfit(self, out: Any, y: Tensor) -> OdesolveError:
         def shape(x: Any) -> object:
@@ -120,11 +144,12 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
 def _check(y0: Any, pieces: list[Any]) -> None:
     if not pieces or not all(isinstance(y, Tensor) for y in pieces):
         raise OdesolveError(f"y0 is {y0!r}: give a tensor, or a tuple, list or dict of tensors")
-    kinds = {(y.dtype, y.device) for y in pieces}
-    if len(kinds) > 1 or pieces[0].dtype not in (torch.float32, torch.float64):
+    kinds = {(real_type(y.dtype), y.device) for y in pieces}
+    if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
+        given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
         raise OdesolveError(
-            f"y0 has {', '.join(sorted(f'{d} on {v}' for d, v in kinds))}: give float32 or float64 tensors, all of one "
-            "type and on one device, such as y0.float()"
+            f"y0 has {given}: give real or complex numbers in single or double precision, all of one precision and on one "
+            "device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
         )
     if any(y.numel() == 0 for y in pieces):
         raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")

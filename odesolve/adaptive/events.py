@@ -23,8 +23,17 @@ class Event:
         terminal: the sample ends there, with status "event".
         direction: 1 for zeros where fn rises along the way, -1 where it falls, 0 for both.
 
-    A zero counts where fn changes its sign over an accepted step, or reaches 0 at its end; two changes within a step go
-    unseen, and so does a zero that the solution starts from.
+    A zero counts where fn changes its sign, or arrives at 0, along the dense output; all of a step are found, in order of
+    time, and a terminal event ends its sample at the first. For sure: those between which one of the nine points lies at
+    which fn is sampled in every step. Zeros that are closer are found where fn is smooth at that scale: by the polynomial
+    through the samples, and by more of them, up to 257 a step, where it does not fit. So two zeros may go unseen where fn
+    dips to the other side for less than a fifth of a step, the widest gap between the points, and bends there as nowhere
+    else in the step; limit ``max_step`` if yours does. A zero that fn touches without changing its sign is none, nor is NaN.
+
+    A zero that the solution starts from does not count. If |fn| is no larger at the start than what the tolerances of the
+    state explain (it changes as much when the state moves by twice its tolerance, or by rounding), it must grow beyond its
+    first value before a zero counts: a ball that is put on the ground by hand, a little below or above it, goes up and comes
+    down again.
     """
 
     fn: Callable[..., Any]
@@ -36,11 +45,6 @@ class Event:
             raise OdesolveError(
                 f"{self} is no event: give Event(fn, terminal, direction) with a direction of -1, 0 or 1"
             )
-
-    def crossed(self, before: Tensor, after: Tensor) -> Tensor:
-        """Whether values (n,) at the ends of steps enclose a zero of this event."""
-        up, down = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
-        return up if self.direction > 0 else down if self.direction < 0 else up | down
 
 
 @dataclass(frozen=True)

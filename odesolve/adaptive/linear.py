@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.forward import FAILURES, own_error, pushed, slopes
 
 CHUNK = 1 << 24  # numbers in one call of f for columns of a Jacobian
 DRIFTED = 0.2  # a factorisation serves steps that differ from its own by this share
@@ -22,35 +21,27 @@ def columns(s: Tensor, like: Tensor) -> Tensor:
     return s.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
-@functools.cache
-def load_forward_differentiation() -> None:
-    """Its first use makes torch load what warns of torch.jit: not for users, who may have made warnings errors."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
-
-
 class Jacobian:
     """Products of df/dy with vectors, by forward differentiation; by differences once f turns out not to allow it.
 
-    Differences lose half of the digits, which costs iterations and not accuracy.
+    Differences lose half of the digits, which costs iterations and not accuracy. Errors of f's own come out of either.
     """
 
     def __init__(self, drift: Drift):
         self.drift, self.exact = drift, True
-        load_forward_differentiation()
 
     def product(self, t: Tensor, y: Tensor, v: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """J v at (t, y), for v (B, ...): the work of about two evaluations."""
         if self.exact:
             try:
-                return torch.func.jvp(lambda z: self.drift(t, z, args), (y,), (v,))[1]
-            except Exception:  # what f raises under a transform depends on f; an error of its own comes again below
-                self.exact = False
+                return pushed(lambda z: self.drift(t, z, args), (y,), (v,))[1]
+            except FAILURES as e:
+                self._inexact(e)
+        here = self.drift(t, y, args)
         info, size = torch.finfo(y.dtype), y.abs()
         size = torch.maximum(size, SMALL * columns(size.flatten(1).amax(1), y)).clamp_min(info.eps)
         step = columns(info.eps**0.5 / (v / size).flatten(1).abs().amax(1).clamp_min(info.tiny), y)
-        return (self.drift(t, y + step * v, args) - self.drift(t, y, args)) / step
+        return (self.drift(t, y + step * v, args) - here) / step
 
     def matrix(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """J (B, N, N) at (t, y): the work of N evaluations."""
@@ -58,14 +49,16 @@ class Jacobian:
         if self.exact:
             try:
                 chunk = max(1, CHUNK // y.numel())
-                rows = torch.func.vmap(lambda v: self._forward(t, y, v, args), chunk_size=chunk)(unit)
+                rows = slopes(lambda z: self.drift(t, z, args), y, unit[:, None].expand(-1, *y.shape), chunk)
                 return rows.flatten(2).permute(1, 2, 0)
-            except Exception:
-                self.exact = False
+            except FAILURES as e:
+                self._inexact(e)
         return torch.stack([self.product(t, y, v.expand_as(y), args).flatten(1) for v in unit], 2)
 
-    def _forward(self, t: Tensor, y: Tensor, v: Tensor, args: tuple[Any, ...] | None) -> Tensor:
-        return torch.func.jvp(lambda z: self.drift(t, z, args), (y,), (v.expand_as(y),))[1]
+    def _inexact(self, error: Exception) -> None:
+        if own_error(error):
+            raise error
+        self.exact = False
 
 
 class Dense:

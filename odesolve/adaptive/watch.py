@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.adaptive.batch import Batch
+from odesolve.adaptive.crossings import Rows, Zeros, limit, zeros
 from odesolve.adaptive.dense import Dense, Piece, evaluate
 from odesolve.adaptive.drift import Drift
-from odesolve.adaptive.events import Event, Found, find_zero
+from odesolve.adaptive.events import Event, Found
 from odesolve.adaptive.loop import Method
 from odesolve.adaptive.times import Times
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import EVENT, H0, NFE, STATUS, T0, TOOK, H, T
 
-
-class Crossing(NamedTuple):
-    """Which samples (n,) crossed a zero of an event, and its values (n,) at the ends of their steps."""
-
-    where: Tensor
-    before: Tensor
-    after: Tensor
+ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
 class Marks:
@@ -64,7 +59,9 @@ class Watch:
         self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)  # output times passed
         self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
         self.noted: list[tuple[Any, Tensor]] = []
-        self.values = [self._value(e, self.marks.t[0].expand(len(start)), start, drift.args) for e in self.events]
+        first = self.marks.t[0].expand(len(start))
+        self.values = [self._value(e, first, start, drift.args).clone() for e in self.events]
+        self.limits = [torch.full_like(v, torch.nan) for v in self.values]  # of crossings.zeros, once they are known
 
     @property
     def idle(self) -> bool:
@@ -81,18 +78,15 @@ class Watch:
         self.more = torch.zeros(len(batch), dtype=torch.float64, device=batch.state.device)
         for attempt, state in self.noted:
             took = (state[TOOK] > 0) & ~self.stopped
-            crossings = self._crossings(attempt, state, took)
             passed = self.marks.passed(batch.rows, state[T])
-            need = took if self.dense else took & (passed > self.done[batch.rows])
-            for crossing in crossings:
-                need = need | crossing.where
+            need = took if self.dense or self.events else took & (passed > self.done[batch.rows])
             index = need.nonzero().flatten()
             if len(index):
                 nfe = batch.state[NFE].clone()
                 piece = Piece(batch.rows[index], state[T0, index], state[H0, index],
                               method.interpolant(attempt, state, index, batch))  # fmt: skip
                 self.more += batch.state[NFE] - nfe
-                reached, met, states = self._find(piece, index, crossings, state[T, index])
+                reached, met, states = self._find(piece, attempt.y1[index], state[T, index], batch, index)
                 if bool(met.any()):
                     method.replace(index[met], states[met])
                     self._stop(index[met], reached[met], state, batch)
@@ -104,8 +98,7 @@ class Watch:
             batch.control(begin=True)
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these of the running samples."""
-        self.values = [v[index] for v in self.values]
+        """Go on with these of the running samples: what is kept here is of all."""
 
     def _value(self, event: Event, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
         value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
@@ -117,55 +110,67 @@ class Watch:
             )
         return value.double().reshape(len(y))
 
-    def _crossings(self, attempt: Any, state: Tensor, took: Tensor) -> list[Crossing]:
-        """Of every event the samples whose step encloses a zero."""
-        out = []
-        for i, event in enumerate(self.events):
-            before, after = self.values[i], self._value(event, state[T], attempt.y1, self.drift.args)
-            out.append(Crossing(took & event.crossed(before, after), before, after))
-            self.values[i] = torch.where(took, after, before)
-        return out
-
     def _find(
-        self, piece: Piece, index: Tensor, crossings: list[Crossing], end: Tensor
+        self, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the zeros within the steps of these samples, which end at ``end`` (n,), and drop those after a terminal one.
+        """Find the zeros within steps that end at ``end`` (n,) in states ``last``, and drop those after a terminal one.
 
-        Returns how far the solution goes, (n,), whether a terminal event ended it, and the states there.
+        ``index`` are the numbers of these samples among those that run. Returns how far the solution goes, (n,), whether a
+        terminal event ended it, and the states there.
         """
-        reached, met, states = (
-            end.clone(),
-            torch.zeros_like(end, dtype=torch.bool),
-            torch.empty_like(piece.coefficients[0]),
-        )
-        zeros, sign = [], piece.h.sign()
-        for event, crossing in zip(self.events, crossings, strict=True):
-            local = crossing.where[index].nonzero().flatten()
-            theta = self._zeros(event, piece, local, crossing, index[local])
-            t = piece.t0[local] + theta * piece.h[local]
-            zeros.append((local, theta, t))
+        reached, met, states = end.clone(), torch.zeros_like(end, dtype=torch.bool), torch.empty_like(last)
+        found = [self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))]
+        times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
+        for event, z, t in zip(self.events, found, times, strict=True):
             if event.terminal:
-                way = sign[local]
-                reached[local] = way * torch.minimum(way * reached[local], way * t)
-        for event, found, (local, theta, t) in zip(self.events, self.found, zeros, strict=True):
-            kept = sign[local] * t <= sign[local] * reached[local]
-            local, t = local[kept], t[kept]
-            y = evaluate(piece.coefficients[:, local], theta[kept])
-            found.append((piece.rows[local], t, y))
+                first = way * reached
+                reached = way * first.scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
+        for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
+            kept = way[z.rows] * t <= (way * reached)[z.rows]
+            rows, t = z.rows[kept], t[kept]
+            y = evaluate(piece.coefficients[:, rows], z.theta[kept])
+            all_found.append((piece.rows[rows], t, y))
             if event.terminal:
-                met[local], states[local] = True, y
+                met[rows], states[rows] = True, y
         return reached, met, states
 
-    def _zeros(self, event: Event, piece: Piece, local: Tensor, crossing: Crossing, index: Tensor) -> Tensor:
-        if len(local) == 0:
-            return piece.t0[:0]
-        coefficients, args = piece.coefficients[:, local], self.drift.args_of(piece.rows[local])
+    def _zeros(self, i: int, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor) -> Zeros:
+        """The zeros of an event within these steps, of its direction."""
+        event, args, n = self.events[i], self.drift.args_of(piece.rows), len(end)
 
-        def value(theta: Tensor) -> Tensor:
-            t = piece.t0[local] + theta * piece.h[local]
-            return self._value(event, t, evaluate(coefficients, theta), args)
+        def part(rows: Rows, theta: Tensor | float) -> Tensor:
+            t = piece.t0[rows] + theta * piece.h[rows]
+            given = args if isinstance(rows, slice) else self.drift.args_of(piece.rows[rows])
+            return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
 
-        return find_zero(value, crossing.before[index], crossing.after[index])
+        def value(rows: Rows, theta: Tensor | float) -> Tensor:
+            if isinstance(rows, slice):
+                return part(rows, theta)
+            assert isinstance(theta, Tensor)
+            parts = zip(rows.split(n), theta.split(n), strict=True)  # no more samples at a time than there are
+            return torch.cat([part(*given) for given in parts]) if len(rows) else theta
+
+        before, after = self.values[i][piece.rows], self._value(event, end, last, args)
+        limits = self.limits[i][piece.rows]
+        if bool(limits.isnan().any()):
+            limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
+        found, limits = zeros(value, before, after, limits)
+        self.values[i][piece.rows], self.limits[i][piece.rows] = after, limits
+        wanted = found.rising if event.direction > 0 else ~found.rising
+        return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
+
+    def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
+        """What the event must exceed in these first steps before it counts."""
+        y, slope, args = piece.coefficients[0], piece.coefficients[1], self.drift.args_of(piece.rows)
+        eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
+        start, later = (self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps))
+        rtol, atol = (
+            s[index].to(y.dtype).view(-1, *[1] * (y.dim() - 1)) if isinstance(s, Tensor) else s
+            for s in (batch.rtol, batch.atol)
+        )
+        return limit(
+            lambda y: self._value(event, piece.t0, y, args), y, slope, atol + rtol * y.abs(), (later - start).abs()
+        )
 
     def _stop(self, index: Tensor, t: Tensor, state: Tensor, batch: Batch) -> None:
         """End these samples at times t, with the counts of the attempt that ``state`` belongs to."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.grids import times_of
 from odesolve.instructions import START
 from odesolve.integrations.imported_rows import Rows, check_linear, ends, not_finite, units, without_rounding
 from odesolve.paths import Path
@@ -199,8 +200,7 @@ def _nearest(listed: list[float], scales: list[float]) -> list[float]:
 def _on_path(levels: list[float], net: _Network) -> list[float]:
     if net.described is not None:
         return net.described.path_times(np.array(levels))
-    rho = torch.tensor(levels, dtype=torch.float64)
-    return torch.where(rho > 0, net.path.t_of_rho(rho.clamp_min(1e-30)), net.path.t_data).tolist()
+    return times_of(net.path, torch.tensor(levels, dtype=torch.float64))
 
 
 def _plan(who: str, net: _Network, probe: _Probe, found: Tensor, times: list[float], end: float | None) -> Plan:

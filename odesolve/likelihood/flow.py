@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.graphs import answer
 from odesolve.models import Model
 
 Field = Callable[[Tensor], Tensor]
@@ -195,7 +196,7 @@ class VelocityFlow:
             )
 
         def moved(y: Tensor) -> Tensor:
-            out = self.f(column(u, y), y, *args)
+            out = answer(lambda y: self.f(column(u, y), y, *args), y)
             if not isinstance(out, Tensor) or out.shape != y.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise OdesolveError(f"f returned {given} for a state {tuple(y.shape)}: return dx/dt in the form of x")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
-from odesolve.grids import Karras
+from odesolve.forward import pushed
+from odesolve.grids import Karras, inside
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
-from odesolve.objectives.flow_maps import pushed
 from odesolve.objectives.matching import Terms
 from odesolve.paths import EDM
 from odesolve.sample import sample
@@ -117,9 +117,8 @@ class Consistency:
 
         Raises OdesolveError for times that do not fall, or leave (start, t_max], and what ``ode.sample`` does.
         """
-        taus = [self.path.t_noise] if times is None else [float(t) for t in times]
-        inside = bool(taus) and self.start < taus[-1] and taus[0] <= self.path.t_max
-        if not inside or any(a <= b for a, b in itertools.pairwise(taus)):
+        taus = [self.path.t_noise] if times is None else [inside(self.path, float(t)) for t in times]
+        if not taus or taus[-1] <= self.start or any(a <= b for a, b in itertools.pairwise(taus)):
             raise OdesolveError(f"times={taus}: give falling times above {self.start}, up to {self.path.t_max}")
         model, grid = self.denoiser.given(**(cond or {})), [*taus, self.start]
         return sample(model, noise, "consistency", grid=grid, floor=self.start, **options)

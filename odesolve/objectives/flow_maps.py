@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adaptive.linear import load_forward_differentiation
 from odesolve.conditions import rows
 from odesolve.errors import OdesolveError
+from odesolve.forward import pushed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
@@ -22,13 +22,6 @@ from odesolve.paths import Path
 from odesolve.planning import GridLike
 from odesolve.sample import sample
 from odesolve.start import Noise
-
-
-def pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """f and its derivative along tangents, by forward differentiation; gradients go through both."""
-    load_forward_differentiation()
-    value, slope, *_ = torch.func.jvp(f, at, tangents)
-    return value, slope
 
 
 class _TwoTimes(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import Followed
 from odesolve.stochastic.eager import Combination, Number, Workspace
 
 NOISES = ("diagonal", "additive", "scalar", "general")
@@ -40,7 +41,8 @@ class Equation:
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
-        self._g = _diffusion(g, noise)
+        self.followed = Followed("g")
+        self._g, self._of_time = _diffusion(g, noise)
         self._constant = float(g) if isinstance(g, (int, float)) else None
         self._times: dict[float, Tensor] = {}
         self.drifts: list[Tensor] = []
@@ -99,6 +101,18 @@ class Equation:
         assert isinstance(out, Tensor)
         return y.shape[0], out.shape[-1]
 
+    def check_additive(self, t: float) -> None:
+        """Raise OdesolveError for a g of additive noise that is another one at another y, which steps would not see."""
+        if self.noise != "additive" or self._of_time:
+            return
+        y, args = self.drift.start, self.drift.args
+        with torch.no_grad():
+            here, there = (torch.as_tensor(self.diffusion(t, x, args)) for x in (y, y + 1 + y.abs()))
+        if not torch.equal(here, there):
+            raise OdesolveError(
+                "g of additive noise returned another value at another y: give noise='diagonal', or a g of t alone"
+            )
+
     def _value(self, t: Number, y: Tensor) -> Any:
         out = self.diffusion(t, y, self.drift.args)
         if self.noise == "general":
@@ -113,7 +127,11 @@ class Equation:
         general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
-        out = self._g(self.time(t), self.drift.open(y), *args)
+        time = self.time(t)
+        if y.requires_grad and self.noise != "additive":
+            out = self.followed(lambda y: self._g(time, self.drift.open(y), *args), y)
+        else:
+            out = self._g(time, self.drift.open(y), *args)
         return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
@@ -147,13 +165,14 @@ class Equation:
             ) from e
 
 
-def _diffusion(g: Any, noise: str) -> Callable[..., Any]:
-    """g as a function of (t, y, *args)."""
+def _diffusion(g: Any, noise: str) -> tuple[Callable[..., Any], bool]:
+    """g as a function of (t, y, *args), and whether it is known to be one of time alone."""
     if callable(g):
-        return (lambda t, y, *rest: g(t)) if noise == "additive" and _takes_time_only(g) else g
+        of_time = noise == "additive" and _takes_time_only(g)
+        return (lambda t, y, *rest: g(t)) if of_time else g, of_time
     if noise != "additive" or not isinstance(g, (int, float, Tensor, Mapping, tuple, list)):
         raise OdesolveError(f"g is {g!r}: give a function g(t, y), or a number or a tensor with noise='additive'")
-    return lambda t, y, *rest: g
+    return lambda t, y, *rest: g, True
 
 
 def _takes_time_only(g: Callable[..., Any]) -> bool:

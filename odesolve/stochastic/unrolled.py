@@ -94,10 +94,11 @@ class Doubling:
     atol: float
     shortest: float
 
-    def solve(self, move: Move, state: Values, outputs: Sequence[Any], dt: float) -> tuple[Grid, Tensor, Values]:
-        """(the steps kept, states at the outputs (n, B, ...), the last state). Raises Diverged for an error that is no number."""
+    def solve(self, move: Move, state: Values, outputs: Sequence[Any], dt: float) -> tuple[Grid, dict[int, Values]]:
+        """(the steps kept, the states that outputs are read from, as ``march`` finds them). Raises Diverged for an error that
+        is no number."""
         now, before, last, h, ratio = outputs[0], state, outputs[0], dt, None
-        times, reads, ys = [now], [(0, 0, THERE)], [state[0]]
+        times, reads, found = [now], [(0, 0, THERE)], {0: state}
         for out in outputs[1:]:
             while now < out:
                 end = now + _like(now, h)
@@ -125,8 +126,8 @@ class Doubling:
                     times += [middle, end]
             shares, k = _shares(last, now, out), len(times) - 1
             reads.append((k - 2, k, shares))
-            ys.append(between(before[0], state[0], shares))
-        return Grid(times, reads), torch.stack(ys), state
+            found.update({k - 2: before, k: state})
+        return Grid(times, reads), found
 
     @torch.no_grad()
     def _error(self, one: Tensor, two: Tensor) -> float:

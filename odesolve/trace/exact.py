@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.forward import own_error, pushed_many
 from odesolve.trace.linearised import Field, Linearised, check_shape
 
 MODES = ("auto", "reverse", "forward")
@@ -20,7 +20,7 @@ class Exact:
 
     ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default 64 MB of them at a time (2 on
     a CPU), for any module; it is the faster one for small fields. "forward" pushes them through the field, for modules that
-    torch.func can transform (no_grad and detach do not stop it), and keeps no activations; it evaluates the field once a
+    torch.func can transform (no_grad does not stop it, detach does), and keeps no activations; it evaluates the field once a
     block, by default all D vectors.
     """
 
@@ -65,17 +65,16 @@ class ExactProbes:
         return line.out, total[:, None]
 
     def _forward(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
-        def push(v: Tensor) -> Any:
-            return torch.func.jvp(f, (x,), (v.reshape(x.shape),))
-
-        dims: Any = (None, 0)
         total, out = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
         block = self.how.block or self.products
         for first in range(0, self.products, block):
             units = _units(x, first, min(first + block, self.products))
             try:
-                out, columns = torch.func.vmap(push, out_dims=dims)(units)
-            except (RuntimeError, NotImplementedError) as e:  # what torch.func raises for what it has no rule for
+                out, columns = pushed_many(f, x, units.reshape(-1, *x.shape))
+            except RuntimeError as e:  # what torch.func raises for what it has no rule for
+                if own_error(e):
+                    raise
+                f(x)  # raises what is wrong with f itself
                 raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
             check_shape(out, x)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)

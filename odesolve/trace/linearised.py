@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from odesolve.errors import OdesolveError
+from odesolve.graphs import Independent
 
 Field = Callable[[Tensor], Tensor]
 BYTES = 64 * 2**20  # of vectors that are pulled back in one pass,
@@ -35,7 +36,7 @@ class Linearised:
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
             check_shape(raw, x)
             if not raw.requires_grad:
-                raise _independent()
+                raise Independent
             self._out = raw.to(x.dtype)
         self.watched = recording and (x.requires_grad or _wants_gradients(self._out, self._leaf))
         self.out = raw if self.watched else raw.detach()
@@ -66,7 +67,7 @@ class Linearised:
             is_grads_batched=batched,
         )
         if back is None:
-            raise _independent()
+            raise Independent
         return back
 
 
@@ -81,13 +82,6 @@ def check_shape(out: Tensor, x: Tensor) -> None:
     if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
         given = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise OdesolveError(f"the field returned {given} for a state {tuple(x.shape)}: return floats of the same shape")
-
-
-def _independent() -> OdesolveError:
-    return OdesolveError(
-        "the network's output does not depend on its input, as far as autograd can see: take torch.no_grad, inference_mode "
-        "and detach out of the network (a field that is really constant: return its value + 0 * x)"
-    )
 
 
 def _wants_gradients(out: Tensor, leaf: Tensor) -> bool:

@@ -18,18 +18,23 @@ MAY_IMPORT = {
     "given": set(),
     "noise": set(),
     "kernels": set(),
+    # Complex numbers as pairs of real ones.
+    "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
     "pairs": {"tableaus"},
     "keys": {"kernels"},
     "progress": set(),
+    # Whether autograd sees what an answer was made of.
+    "graphs": {"kernels"},
+    "forward": {"graphs"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"given", "kernels", "pairs", "tableaus"},
+    "adaptive": {"forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus"},
     "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "kernels", "noise", "schemes"},
-    "trace": {"kernels", "noise"},
+    "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes"},
+    "trace": {"forward", "graphs", "kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
@@ -47,7 +52,7 @@ MAY_IMPORT = {
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "predictions": {"paths", "program"},
-    "models": {"conditions", "lower", "paths", "predictions", "transforms"},
+    "models": {"conditions", "graphs", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
     "run": {"kernels", "lower", "plan", "recurrence"},

@@ -58,7 +58,7 @@ def test_sdedit_on_every_path(path):
     ("options", "told"),
     [
         ({"t": 0.0}, "not that of the data"),
-        ({"t": 1.2}, "give a time of the path, from 0.0 to 1.0"),
+        ({"t": 1.2}, r"t=1\.2 is not in \[0, 1\]"),
         ({"grid": [0.5, 0.2, 0.0]}, "give a rule's name"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import odesolve as ode
+from odesolve.forward import pushed
 from odesolve.objectives import Matching
-from odesolve.objectives.flow_maps import FlowMap, MeanFlow, pushed
+from odesolve.objectives.flow_maps import FlowMap, MeanFlow
 
 FILE = Path(__file__).parents[2] / "examples" / "networks.py"
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.grids import HALF, times_of
 from odesolve.integrations.levels import Levels
 from odesolve.lower import Reading
 from odesolve.paths import EDM, Discrete, Linear, Path
@@ -44,12 +45,12 @@ class Trained:
     functions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict, compare=False)
 
     def path_times(self, levels: Levels) -> list[float]:
-        """The path's times at noise levels."""
+        """The path's times at noise levels. Raises OdesolveError for levels beyond the table by more than half precision."""
         if self.kind != "vp":
             return levels.tolist()
-        rho = torch.from_numpy(np.minimum(levels, self.table[-1]))
-        t = torch.where(rho > 0, self.path.t_of_rho(rho.clamp_min(1e-30)), 0.0)
-        return t.clamp(max=self.path.t_max).tolist()
+        top = self.table[-1]
+        near = levels <= top * (1.0 + HALF["float16"])
+        return times_of(self.path, torch.from_numpy(np.where(near, np.minimum(levels, top), levels)))
 
     def levels_at(self, times: list[float]) -> Levels:
         """Noise levels at times of the path."""

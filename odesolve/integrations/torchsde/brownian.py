@@ -79,7 +79,7 @@ class BrownianInterval(BaseBrownian):
     ):
         if levy_area_approximation not in AREAS:
             raise unknown("levy_area_approximation", levy_area_approximation, AREAS)
-        self.shape, self.dtype, self.device = _kind(size, dtype, device, W, H)
+        self.shape, self.dtype, self.device = _kind(size, dtype, device, W=W, H=H)
         self.levy_area_approximation = levy_area_approximation
         self.entropy = fresh_seed() if entropy is None else int(entropy)
         self.dt, self.tol, self.pool_size, self.cache_size, self.halfway_tree = (
@@ -89,7 +89,8 @@ class BrownianInterval(BaseBrownian):
             cache_size,
             halfway_tree,
         )
-        self._start, self._end = float(t0), float(t1)
+        self._start, self._end = _number("t0", t0), _number("t1", t1)
+        _check_unused(dt, self.tol, halfway_tree)
         wide = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
         self._path = brownian.BrownianPath(
             self.shape or (1,),
@@ -240,13 +241,18 @@ def brownian_interval_like(
 
 
 def _kind(
-    size: Sequence[int] | None, dtype: torch.dtype | None, device: torch.device | str | None, *given: Tensor | None
+    size: Sequence[int] | None, dtype: torch.dtype | None, device: torch.device | str | None, **given: Tensor | None
 ) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    tensors = [x for x in given if x is not None]
+    for name, x in given.items():
+        if x is not None and not (isinstance(x, Tensor) and x.is_floating_point()):
+            raise OdesolveError(f"{name} is {x!r}: give a floating-point tensor of the shape of an increment")
+    tensors = [x for x in given.values() if x is not None]
     if size is None and not tensors:
         raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
     shape = tuple(tensors[0].shape if size is None else size)
     kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()
+    if not kind.is_floating_point:
+        raise OdesolveError(f"dtype={kind}: increments are floating-point numbers, such as torch.float64")
     where = torch.device(tensors[0].device if device is None and tensors else device or "cpu")
     for x in tensors:
         if (tuple(x.shape), x.dtype, x.device.type) != (shape, kind, where.type):
@@ -254,6 +260,20 @@ def _kind(
                 f"W or H has shape {tuple(x.shape)}, {x.dtype} on {x.device}: give both {shape}, {kind} on {where}"
             )
     return shape, kind, where
+
+
+def _number(name: str, t: Scalar) -> float:
+    if isinstance(t, Tensor) and t.numel() != 1:
+        raise OdesolveError(f"{name} has shape {tuple(t.shape)}: give a number")
+    return float(t)
+
+
+def _check_unused(dt: Scalar | None, tol: float, halfway_tree: bool) -> None:
+    """Raise OdesolveError for what torchsde refuses of arguments that have no effect here."""
+    if dt is not None:
+        _number("dt", dt)
+    if halfway_tree and (tol <= 0.0 or dt is not None):
+        raise OdesolveError(f"halfway_tree=True with tol={tol:g} and dt={dt}: give a positive tol and no dt")
 
 
 def _ends(start: float, end: float) -> tuple[float, float]:

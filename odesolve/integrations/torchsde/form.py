@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve.adjoint.arguments import leaves_of
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import Followed
 from odesolve.integrations.torchsde.base import check_types
 from odesolve.stochastic.derivative import along, along_columns
 
@@ -96,6 +97,10 @@ class Form:
         if motions is not None and motions != found:
             raise OdesolveError(
                 f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm of size (B, {found})"
+            )
+        if self.noise_type == "additive" and g is not None and not torch.equal(g, self.matrix(t, y + 1 + y.abs())):
+            raise OdesolveError(
+                "g of additive noise returned another value at another y: give sde noise_type='general', or a g of t alone"
             )
         if self.noise_type == "scalar" and found != 1:
             raise OdesolveError(f"g has {found} columns: scalar noise is one Brownian motion, g of shape (B, ..., 1)")
@@ -273,7 +278,18 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    return [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
+    found = [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
+    return [m if m is None else _followed(m, name) for m, name in zip(found, METHODS.values(), strict=True)]
+
+
+def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A method of sde, which must not hide from autograd that it depends on y."""
+    seen = Followed(f"{name} of sde")
+
+    def call(t: Tensor, y: Tensor, *rest: Tensor) -> Any:
+        return seen(lambda y: method(t, y, *rest), y) if y.requires_grad else method(t, y, *rest)
+
+    return call
 
 
 def _form(out: Any) -> object:

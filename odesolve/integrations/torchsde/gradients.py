@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from odesolve.adjoint.arguments import Arguments, Wanted, leaves_of
-from odesolve.adjoint.pull import with_gradients
+from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
 from odesolve.errors import OdesolveError, unknown
+from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
 from odesolve.integrations.torchsde.problem import Problem
-from odesolve.stochastic.unrolled import Grid, Values, march
+from odesolve.stochastic.unrolled import Grid, Values
+
+# Methods of the adjoint equation that torchsde has; the others ask for more than products with its diffusion.
+BACK = {
+    "euler": ("ito",),
+    "milstein": CALCULI,
+    **dict.fromkeys(("midpoint", "heun", "euler_heun"), ("stratonovich",)),
+}
+
+
+@dataclass
+class Walked:
+    """A way back over steps that were made before: ``made`` holds their states at the outputs until they are handed on."""
+
+    way: Mode
+    made: list[Tensor]
+
+    def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return self.made.pop(), ()  # one that stays here would hold the whole solve, and be held by it
+
+    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor | None, None]:
+        return self.way.backward(y, kept, grad, sums)[0], None
 
 
 class Gradients:
     """A problem whose states are connected to y0 and parameters by an adjoint. Raises OdesolveError for one that does not fit."""
 
     def __init__(self, problem: Problem, adjoint_method: str | None, sde: Any, params: Sequence[Tensor] | None):
-        if adjoint_method is not None and adjoint_method not in (*METHODS, WAY_BACK):
-            raise unknown("adjoint_method", adjoint_method, (*METHODS, WAY_BACK))
-        if adjoint_method in (REVERSIBLE, WAY_BACK) and problem.name != REVERSIBLE:
-            raise OdesolveError(
-                f"adjoint_method={adjoint_method!r} walks back what method={REVERSIBLE!r} made: give that method, or another"
-            )
+        _check_back(adjoint_method, problem)
         self.problem = problem
         self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
         self.wanted = Wanted((), (), self._params(sde, params), False)
@@ -53,33 +71,28 @@ class Gradients:
 
     def solve(self) -> tuple[Tensor, Values]:
         """What ``Problem.solve`` returns, connected."""
-        problem, grid = self.problem, self.problem.grid()
-        problem.on(grid)
+        problem = self.problem
+        with torch.no_grad():
+            grid, found = problem.walk()
+        torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
         if len(grid.times) == 1:
             return problem.start[None], problem.first()
-        return self._reversible(grid) if self.exact else self._continuous(grid)
+        return self._reversible(grid, found) if self.exact else self._continuous(grid, found)
 
-    def _reversible(self, grid: Grid) -> tuple[Tensor, Values]:
-        mode = self.problem.reversible(grid)
+    def _reversible(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
+        made = [torch.stack([pack(found[k]) for k in grid.needed])]
+        mode = Walked(self.problem.reversible(grid), made)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(grid.needed)}
         return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(packed[-1])
 
-    def _continuous(self, grid: Grid) -> tuple[Tensor, Values]:
-        problem, needed = self.problem, grid.needed
-        last: list[Values] = []
-
-        def run(y0: Tensor) -> Tensor:
-            start = problem.first()
-            found = march(problem.move, (y0, *start[1:]), grid, needed)
-            last.append(found[len(grid.times) - 1])
-            return torch.stack([found[k][0] for k in needed])
-
-        steps = grid.steps
-        mode = StochasticAdjoint(run, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
-        ys = with_gradients(mode, self.wanted, problem.start)
+    def _continuous(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
+        problem, needed, steps = self.problem, grid.needed, grid.steps
+        made = [torch.stack([found[k][0] for k in needed])]
+        back = StochasticAdjoint(lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
+        ys = with_gradients(Walked(back, made), self.wanted, problem.start)
         row = {k: i for i, k in enumerate(needed)}
-        return grid.read(lambda k: ys[row[k]]), last[0]
+        return grid.read(lambda k: ys[row[k]]), found[len(grid.times) - 1]
 
     def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
         form = self.problem.form
@@ -88,3 +101,21 @@ class Gradients:
             return f * h + moved
         f, g = form.pair(t, y)
         return (f - form.correction(t, y, g)) * h + form.times_increment(g, w)
+
+
+def _check_back(name: str | None, problem: Problem) -> None:
+    """Raise OdesolveError for a name that no adjoint of this equation goes by."""
+    if name is None or (name == WAY_BACK and problem.name == REVERSIBLE):
+        return
+    if name not in (*METHODS, WAY_BACK):
+        raise unknown("adjoint_method", name, (*METHODS, WAY_BACK))
+    if name in (REVERSIBLE, WAY_BACK):
+        give = f"method={REVERSIBLE!r}, or another adjoint_method" if problem.name != REVERSIBLE else repr(WAY_BACK)
+        raise OdesolveError(f"adjoint_method={name!r} walks back what method={REVERSIBLE!r} made: give {give}")
+    form = problem.form
+    calculi = CALCULI if form.noise_type == "additive" else BACK.get(name, ())
+    if name not in BACK or form.calculus not in calculi or (name == "milstein" and form.noise_type != "diagonal"):
+        raise OdesolveError(
+            f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with {form.noise_type} noise: leave it "
+            "out, the way back is by Heun's method in Stratonovich's calculus whatever it is called"
+        )

@@ -134,21 +134,18 @@ class Problem:
 
     def solve(self) -> tuple[Tensor, Values]:
         """States at the outputs (n, B, D) and the last state of the steps."""
-        state = self.first()
-        if self.control is not None:
-            _, ys, last = self.control.solve(self.move, state, self.outputs, self.dt)
-            return ys, last
-        grid = uniform(self.outputs, self.dt)
-        self.on(grid)
-        found = march(self.move, state, grid, grid.needed)
+        grid, found = self.walk()
         return grid.read(lambda k: found[k][0]), found[len(grid.times) - 1]
 
-    def grid(self) -> Grid:
-        """The steps, of an adaptive solve those that one without gradients takes."""
-        if self.control is None:
-            return uniform(self.outputs, self.dt)
-        with torch.no_grad():
-            return self.control.solve(self.move, self.first(), self.outputs, self.dt)[0]
+    def walk(self) -> tuple[Grid, dict[int, Values]]:
+        """The steps, and the states that outputs are read from by how many steps have been made."""
+        if self.control is not None:
+            grid, found = self.control.solve(self.move, self.first(), self.outputs, self.dt)
+            self.on(grid)
+            return grid, found
+        grid = uniform(self.outputs, self.dt)
+        self.on(grid)
+        return grid, march(self.move, self.first(), grid, grid.needed)
 
     def answer(self, ys: Tensor, last: Values, extra: bool) -> Any:
         """What sdeint returns."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.gradients import Gradients
+from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
 
 Scalar = float | Tensor
@@ -44,8 +45,8 @@ def sdeint(
         bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by default noise from torch's
             generator.
         method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's equations; midpoint, heun,
-            euler_heun, milstein, log_ode, reversible_heun of Stratonovich's. By default srk (of general noise euler), or
-            midpoint.
+            euler_heun, milstein, log_ode, reversible_heun of Stratonovich's; with additive noise, where both are the same, any of
+            them. By default srk (of general noise euler), or midpoint.
         dt: length of a step; of an adaptive solve of the first. States between steps are interpolated linearly.
         adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``.
         names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion",
@@ -59,6 +60,7 @@ def sdeint(
     _tell(unused_kwargs)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    _doubt(problem)
     return problem.answer(*problem.solve(), extra)
 
 
@@ -91,11 +93,11 @@ def sdeint_adjoint(
     With reversible_heun the gradient is that of the steps, walked back (Kidger et al. 2021). With other methods it is that of the
     equation, by its adjoint in Stratonovich's calculus, solved back by Heun's method on the same path and steps (Li et al.
     2020). The way back takes the steps of the way there, those of an adaptive solve too: ``adjoint_adaptive``, its tolerances and
-    ``adjoint_options`` have no effect. First derivatives only.
+    ``adjoint_options`` have no effect but a warning. First derivatives only.
 
     Args:
-        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another of torchsde's methods gives the adjoint
-            of the equation.
+        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another that torchsde solves the adjoint by
+            gives that of the equation, after reversible_heun with a warning.
         adjoint_params: tensors that get gradients; by default those of the module ``sde``, or all that f and g are found to
             use. A tensor that f uses and that was computed from others before belongs here.
 
@@ -103,16 +105,37 @@ def sdeint_adjoint(
     """
     _tell(unused_kwargs)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
+    _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    _doubt(problem)
     if adjoint_adaptive:
         warnings.warn("adjoint_adaptive has no effect: the way back takes the steps of the way there", stacklevel=2)
+    if adjoint_options:
+        warnings.warn(f"adjoint_options={adjoint_options!r} have no effect: leave them out", stacklevel=2)
     gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
+    if problem.name == REVERSIBLE and not gradients.exact:
+        warnings.warn(
+            f"method={REVERSIBLE!r} with adjoint_method={adjoint_method!r} gives the gradient of the equation: that of the "
+            "steps, to rounding, is made without adjoint_method",
+            stacklevel=2,
+        )
     return problem.answer(*gradients.solve(), extra)
 
 
 def _tell(unused: Mapping[str, Any]) -> None:
     if unused:
         warnings.warn(f"arguments without effect: {', '.join(unused)}", stacklevel=3)
+
+
+def _doubt(problem: Problem) -> None:
+    """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere (Gaines and Lyons 1997)."""
+    if problem.control is not None and problem.name == "euler" and problem.form.noise_type != "additive":
+        better = "" if problem.form.noise_type == "general" else "method='milstein' or 'srk', or "
+        warnings.warn(
+            "adaptive steps of the Euler-Maruyama method with non-additive noise need not converge to the solution: "
+            f"give {better}adaptive=False",
+            stacklevel=3,
+        )
 
 
 def _numbers(**given: Scalar) -> dict[str, float]:

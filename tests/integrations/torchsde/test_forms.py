@@ -110,6 +110,7 @@ def test_a_solve_that_goes_on_is_the_unbroken_one(noise, solve):
     assert sdeint(eq, start(), TS, method="midpoint", extra=True)[1] == ()
 
 
+@pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 def test_its_own_noise(calculus, method, noise):
     """Seeded by torch, of one time scale with the steps, and other for every sample."""

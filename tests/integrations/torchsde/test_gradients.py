@@ -9,7 +9,7 @@ from torch import nn
 from odesolve import OdesolveError
 from odesolve.integrations.torchsde import BrownianInterval, sdeint, sdeint_adjoint
 
-from .equations import WIDE, Equation, Smooth, gap, start
+from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
 KINDS = [(c, n) for c in ("ito", "stratonovich") for n in ("diagonal", "scalar", "additive", "general")]
 TS = torch.tensor([0.0, 0.13, 0.5], **WIDE)
@@ -174,3 +174,22 @@ def test_nothing_is_kept_of_the_steps(method):
         return sum(held)
 
     assert count(0.1) == count(0.005)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
+@pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
+def test_the_way_there_is_made_once(calculus, method, noise, adaptive):
+    """Calls of f and g are those of sdeint, and one more that finds the parameters."""
+    eq, count = Equation(noise, calculus), []
+    f, g = eq.f, eq.g
+    eq.f = lambda t, y: count.append("f") or f(t, y)
+    eq.g = lambda t, y: count.append("g") or g(t, y)
+    calls = []
+    for solve in (sdeint, sdeint_adjoint):
+        count.clear()
+        ys = solve(eq, start(), TS, bm=Smooth(eq.m), method=method, dt=0.1, adaptive=adaptive, rtol=0.1, atol=0.1)
+        calls.append((count.count("f"), count.count("g"), ys.detach()))
+    more = 1 + (method == "reversible_heun")
+    assert [b - a for a, b in zip(*calls, strict=True)][:2] == [more, more]
+    assert torch.equal(calls[0][2], calls[1][2])

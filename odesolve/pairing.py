@@ -1,0 +1,46 @@
+"""Complex numbers as pairs of real ones, side by side in a last dimension of 2: what solvers see of them.
+
+Both directions are recorded by autograd in torch's convention: the gradient of a real loss is dL/dRe + i dL/dIm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+
+
+def pairs(z: Tensor) -> Tensor:
+    """Complex numbers (...) as real ones (..., 2), a view where memory allows it; real numbers as they are."""
+    return torch.view_as_real(z.resolve_conj()) if z.is_complex() else z
+
+
+def numbers(y: Tensor) -> Tensor:
+    """Complex numbers (...) of pairs (..., 2), a view where memory allows it."""
+    *outer, last = y.stride()
+    if last != 1 or y.storage_offset() % 2 or any(s % 2 for s in outer):
+        y = y.clone(memory_format=torch.contiguous_format)
+    return torch.view_as_complex(y)
+
+
+def real_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of the parts of a complex number; a real type is its own."""
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+def type_like(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
+    """The type with parts of type ``real`` that is complex where ``dtype`` is."""
+    return real.to_complex() if dtype.is_complex else real
+
+
+def converted(value: Tensor, dtype: torch.dtype, what: str, instead: str) -> Tensor:
+    """A value in another type; raises OdesolveError where that would drop imaginary parts.
+
+    ``what`` names the value in the error, ``instead`` says what to give.
+    """
+    if value.dtype == dtype:
+        return value
+    if value.is_complex() and not dtype.is_complex:
+        raise OdesolveError(f"{what} has type {value.dtype} where numbers are {dtype}: {instead}")
+    return value.to(dtype)
