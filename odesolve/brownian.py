@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import row
 from odesolve.kernels.dispatch import combine, normal_sums
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import DEPTH, TREE, AreaTree, Draws, Tree
@@ -276,11 +277,8 @@ class _Walk:
 
 
 def _interval(t: Sequence[float]) -> tuple[float, float]:
-    try:
-        ends = [float(x) for x in t]
-        low, high = min(ends), max(ends)
-    except (TypeError, ValueError) as e:
-        raise OdesolveError(f"t is {t!r}: give the two ends of the path's interval, such as (0.0, 1.0)") from e
+    ends: list[float] = row("t", t, "the two ends of the path's interval, such as (0.0, 1.0)").tolist()
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
     if len(ends) != 2 or not (low < high and np.isfinite(high - low)):
         raise OdesolveError(f"t is {t!r}: give two different finite ends of the path's interval, such as (0.0, 1.0)")
     return low, high

@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve import grids
 from odesolve.defaults import default_grid
 from odesolve.errors import OdesolveError
+from odesolve.given import numbers
 from odesolve.keys import Ids, fresh_seed
 from odesolve.labels import parse_grid, parse_solver
 from odesolve.models import Model
@@ -46,7 +47,11 @@ def sdedit(
     Returns what ``ode.sample`` does. Raises OdesolveError for a time outside the path.
     """
     path = model.path
-    t = float(path.t_of_lam(0.0)) if t is None else grids.inside(path, float(t))
+    expected = "one time of the path"
+    at = path.t_of_lam(0.0) if t is None else numbers("t", t, expected)
+    if at.numel() != 1:
+        raise OdesolveError(f"t has shape {tuple(at.shape)}: give {expected}")
+    t = float(at) if t is None else grids.inside(path, float(at))
     if t == path.t_data:
         raise OdesolveError(f"t={t}: give a time of the path, and not that of the data")
     seed = fresh_seed() if seed is None else seed
@@ -72,7 +77,7 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     """
     if a.shape != b.shape or a.dim() < 2:
         raise OdesolveError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}: give two batches (B, ...) of one shape")
-    shares = torch.as_tensor(share, dtype=torch.float64)
+    shares = _shares(share)
     u, v = a.double().flatten(1), b.double().flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
     angle = torch.acos(cosine.clamp(-1, 1))
@@ -100,7 +105,7 @@ def interpolate(
 
     Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` and ``grid`` as for ``ode.invert``; deterministic ones.
     """
-    shares = torch.as_tensor(shares, dtype=torch.float64).reshape(-1)
+    shares = _shares(shares).reshape(-1)
     first, second = (invert(model, x, solver, steps, grid, **options) for x in (a, b))
     assert isinstance(first, Tensor)
     assert isinstance(second, Tensor)
@@ -109,3 +114,10 @@ def interpolate(
     x = sample(every, state=noises.flatten(0, 1), solver=solver, steps=steps, grid=grid, **options)
     assert isinstance(x, Tensor)
     return x.view(len(shares), *a.shape)
+
+
+def _shares(given: float | Sequence[float] | Tensor) -> Tensor:
+    found = numbers("shares", given, "a number from 0 to 1, or a list of such")
+    if found.dim() > 1 or not bool(found.isfinite().all()):
+        raise OdesolveError(f"shares are {given!r}: give a number from 0 to 1, or a list of such")
+    return found.detach()

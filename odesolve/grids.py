@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import row
 from odesolve.paths import Path
 
 MAX_STEPS = 100_000
@@ -273,8 +274,12 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
         if grid not in NAMED:
             raise unknown("grid", grid, NAMED)
         return NAMED[grid]
-    values = grid.tolist() if isinstance(grid, Tensor) else list(grid)
-    return Listed(values=tuple(float(v) for v in values), rounding=_rounding(grid))
+    if isinstance(grid, Tensor) and grid.requires_grad:
+        raise OdesolveError("grid requires gradients, which the times of a plan do not get: give grid.detach()")
+    values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
+    if len(values) < 2:
+        raise OdesolveError(f"grid is {grid!r}: give two or more times, or the name of a rule such as 'karras'")
+    return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
@@ -283,7 +288,9 @@ def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     Ratios beyond those of the path by at most 1e-4 in log-SNR, as in published lists and in tables made in float32, are moved
     to its ends. Raises OdesolveError for ratios farther outside.
     """
-    rho = torch.as_tensor(values, dtype=torch.float64).reshape(-1).cpu()
+    rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
+    if not bool((rho >= 0).all()):
+        raise OdesolveError(f"sigmas are {rho.tolist()}: give noise-to-signal ratios of at least 0")
     times = times_of(path, rho, _rounding(values))
     if len(times) > 1 and float(rho[-1]) == 0.0 and times[-2] == path.t_data:
         times.pop()  # the data end of this path has noise, and the list reached it before its last 0

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve import grids
 from odesolve import trace as traces
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import numbers
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import along, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
@@ -96,7 +98,8 @@ def log_prob(
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
-    _check(model, x, t, of, divergence)
+    _check(model, x, of, divergence)
+    t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or _listed(grid))
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
     x = _state(model, x)
@@ -108,7 +111,7 @@ def log_prob(
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
-            plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, None if t is None else t[0])
+            plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
             return _on_grid(model, x, probes, plan, base, str(estimator))
         flow = _flow(model, x, t, base, args)
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
@@ -186,7 +189,7 @@ def _state(model: Any, x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
+def _check(model: Any, x: Any, of: str, divergence: str | None) -> None:
     if not isinstance(model, Model) and not callable(model):
         raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, or a velocity f(t, x)")
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:
@@ -194,8 +197,6 @@ def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
         raise OdesolveError(f"x is {given}: give floats of shape (B, ...)")
     if not bool(torch.isfinite(x).all()):
         raise OdesolveError("x holds NaN or infinity: give finite data")
-    if t is not None and len(tuple(t)) != 2:
-        raise OdesolveError(f"t={t}: give two times, that of the data and that of the base")
     if of not in ("flow", "plan"):
         raise unknown("of", of, ("flow", "plan"))
     if of == "plan" and not isinstance(model, Model):
@@ -204,6 +205,28 @@ def _check(model: Any, x: Any, t: Any, of: str, divergence: str | None) -> None:
         raise unknown("divergence", divergence, ("nodes", "along"))
     if divergence == "nodes" and not isinstance(model, Model):
         raise OdesolveError('divergence="nodes" needs a path, whose clock is smooth: give an ode.Model, or "along"')
+
+
+def _listed(grid: Any) -> bool:
+    return isinstance(grid, grids.Listed) or not (grid is None or isinstance(grid, (str, grids.Grid)))
+
+
+def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[float, float]:
+    """The two times, where they are what the solve goes by."""
+    expected = "two different times, that of the data and that of the base, for all samples"
+    given = numbers("t", t, expected)
+    if given.shape != (2,) or not bool(given.isfinite().all()) or bool(given[0] == given[1]):
+        raise OdesolveError(f"t={t}: give {expected}")
+    if given.requires_grad and adjoint is not None:
+        raise OdesolveError("t requires gradients, which the times of a density do not get: give t.detach()")
+    if elsewhere:
+        raise OdesolveError(f"t={t} beside a plan or a list of times, which have their own: give one or the other")
+    first, last = given.tolist()
+    if isinstance(model, Model):
+        low, high = sorted((model.path.t_data, model.path.t_noise))
+        if not (low <= first <= high and low <= last <= high):
+            raise OdesolveError(f"t=({first}, {last}): give times of the path, from {low} to {high}")
+    return first, last
 
 
 def _check_adjoint(adjoint: str | None, params: Sequence[Tensor] | None, on_plan: bool) -> None:

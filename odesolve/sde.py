@@ -14,7 +14,7 @@ from odesolve.adaptive.arguments import SYNC, length, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.times import shared_times
+from odesolve.adaptive.times import moments, shared_times
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
@@ -99,8 +99,9 @@ def solve_sde(
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a number, a tensor or a
             function of t alone, and its value a number, one a sample (B, 1, ..., 1), or a tensor.
         y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
-        t: times at which the states are returned, rising or falling. Falling times solve the equation in that direction: f
-            is the drift of the time-reversed process (with its score), dt is negative, and the noise has variance g^2 |dt|.
+        t: times (n,) at which the states are returned, the same for all samples, rising or falling. Falling times solve the
+            equation in that direction: f is the drift of the time-reversed process (with its score), dt is negative, and
+            the noise has variance g^2 |dt|.
         solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun, stochastic_heun, midpoint and
             milstein, or for additive noise sra1 and shark.
         steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
@@ -154,6 +155,8 @@ def solve_sde(
     increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
+            if moments(t).requires_grad:
+                raise OdesolveError("t requires gradients, which an SDE's times do not get: give t.detach()")
             request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
             return _solution(drift, *request.solve(_cast(y0, dtype), f, g))
         if params is not None:

@@ -52,7 +52,7 @@ def solve(
     adjoint_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Solution:
-    """Solve dy/dt = f(t, y) from t[0] to t[-1], with steps of its own for every sample, or with ``steps`` of one size.
+    """Solve dy/dt = f(t, y) between two times, with steps of its own for every sample, or with ``steps`` of one size.
 
     No gradients are recorded unless ``adjoint`` says how.
 
@@ -61,7 +61,8 @@ def solve(
             dimensions. Returns dy/dt in the form of y. Or a ``Model``: its velocity, in the time of its path.
         y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
             A tensor with less than two dimensions, or tensors that share no first dimension, are one system.
-        t: times, rising or falling, float64 whatever y is.
+        t: times (n,), rising or falling, float64 whatever y is; or (B, n), a row for each sample: its own span, in its own
+            direction, and output times. ``Solution.y`` is (n, B, ...) either way.
         solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
             kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12 and dpm_solver_23, which step in the log-SNR (their
             paper takes rtol=0.05, atol=0.0078) and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any

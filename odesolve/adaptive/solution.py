@@ -93,6 +93,8 @@ class Solution:
     def at(self, t: float | Sequence[float] | Tensor) -> Any:
         """The states at a time (B, ...), at times (n,), or at times (n, B) of each sample (n, B, ...); needs dense=True.
 
+        With the times t (B, n) of each sample's own that a solve was given, ``at(t.T)`` are the states there.
+
         NaN beyond the time that a sample reached. Raises OdesolveError without dense output and outside of the interval.
         """
         return self._dense_at(t, slopes=False)

@@ -11,27 +11,16 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError
+from odesolve.given import numbers
 
 Time = float | Tensor  # of all samples, or one a sample (B,)
 Times = Sequence[float] | Tensor  # of all samples, or (n, B), where row i holds the i-th time of every sample
 EXPECTED = "two or more times that rise or fall, such as (0.0, 1.0)"
 
 
-def moments(t: Any, name: str = "t") -> Tensor:
-    """Numbers that a user gave, float64, connected to what they were made of. Raises OdesolveError for anything else."""
-    try:
-        given = _tensor(t)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise OdesolveError(f"{name} is {t!r}, which is no tensor of numbers: give {EXPECTED}") from e
-    if given.is_complex():
-        raise OdesolveError(f"{name} is complex: give real times, such as {name}.real")
-    return given.double()
-
-
-def _tensor(t: Any) -> Tensor:
-    if isinstance(t, (list, tuple)) and any(isinstance(x, (Tensor, list, tuple)) for x in t):
-        return torch.stack([_tensor(x).double() for x in t])
-    return torch.as_tensor(t) if hasattr(t, "dtype") else torch.as_tensor(t, dtype=torch.float64)
+def moments(t: Any) -> Tensor:
+    """Times as a user gave them, float64, connected to what they were made of. Raises OdesolveError for anything else."""
+    return numbers("t", t, EXPECTED)
 
 
 def output_times(t: Any) -> Times:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import row
 from odesolve.instructions import START, noise_name
 from odesolve.integrations.imported_rows import Rows, check_linear, ends, units, without_rounding
 from odesolve.noise import STEPS
@@ -41,7 +42,7 @@ def imported_function(
     Raises OdesolveError for a function that is not linear, draws noise in another way, or asks for noise of intervals that
     overlap.
     """
-    levels = torch.as_tensor(sigmas, dtype=torch.float64).reshape(-1).to(dtype)
+    levels = row("sigmas", sigmas, "noise levels (n + 1,)").to(dtype)
     who = getattr(sample_fn, "__name__", type(sample_fn).__name__)
     positive = levels[levels > 0].tolist()
     if not positive:

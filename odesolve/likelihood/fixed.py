@@ -16,6 +16,7 @@ from odesolve.likelihood.flow import checked, normal_log_density
 from odesolve.likelihood.found import Found
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
+from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.trace import Probes
@@ -25,16 +26,27 @@ SOLVER, GRID = "unipc_2", "karras"
 
 
 def encoding_plan(
-    model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, last: float | None
+    model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, times: tuple[float, float] | None
 ) -> Plan:
-    """The plan from the data to the noise end, from ``last`` on: where sigma = 0 no data prediction says which way to go."""
+    """The plan from the data to the noise, between these times or from ``t_min`` to the noise end: where sigma = 0 no data
+    prediction says which way to go."""
     path = model.path
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(GRID if grid is None else grid)
-    if rule.stop is None and not isinstance(rule, grids.Listed):
-        rule = replace(rule, stop=last if last is not None else path.t_min)
+    if not isinstance(rule, grids.Listed):
+        rule = _between(rule, times, path)
     if getattr(rule, "final", False):  # the step between ``stop`` and sigma = 0
         rule = replace(rule, final=False)
     return plan_for(model, SOLVER if solver is None else solver, steps, rule, {"reverse": True})
+
+
+def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) -> grids.Grid:
+    """The rule with the ends that it has not got; ``times`` and ends of its own do not go together."""
+    if times is None:
+        return rule if rule.stop is not None else replace(rule, stop=path.t_min)
+    if rule.start is not None or rule.stop is not None:
+        raise OdesolveError(f"t={times} and a grid with ends of its own: give one or the other")
+    # The noise end is the rule's own, which may have to begin a little before it.
+    return replace(rule, stop=times[0], start=None if times[1] == path.t_noise else times[1])
 
 
 def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Found, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import row
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 Time = float | Tensor
@@ -129,7 +130,7 @@ class Path:
 
     def points(self, times) -> list[Point]:
         """The path at each of the given times, in float64 on the host."""
-        t = torch.as_tensor(times, dtype=torch.float64).reshape(-1)
+        t = row("times", times, "times (n,)")
         columns = (t, self.alpha(t), self.sigma(t), self.dalpha(t), self.dsigma(t), self.lam(t))
         return [Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)]
 

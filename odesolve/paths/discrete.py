@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from odesolve.given import row
 from odesolve.paths.base import Path, Time, as_time, require
 
 LOWEST = 2.0**-24
@@ -29,7 +30,7 @@ class Discrete(Path):
     _log_alpha: Tensor = field(compare=False, repr=False)
 
     def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table", floor: float = LOWEST):
-        table = _column(alphas_cumprod)
+        table = row("alphas_cumprod", alphas_cumprod, "the N cumulative products of 1 - beta, (N,)")
         require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
         require(0 < floor < 1, f"floor={floor}: give the smallest cumulative product to keep, between 0 and 1")
         self._set(0.5 * torch.log(table.clamp_min(0.0)), label, floor)
@@ -45,7 +46,7 @@ class Discrete(Path):
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor, label: str = "table") -> Discrete:
         """The path of per-step noise rates beta_1..beta_N (log1p keeps the small ones exact)."""
-        b = _column(betas)
+        b = row("betas", betas, "the N betas of the training, (N,)")
         inside = bool(((b > 0) & (b < 1)).all()) and b.numel() > 0
         require(inside, "betas must lie strictly between 0 and 1: give the noise rate of each training step")
         path = cls.__new__(cls)
@@ -125,9 +126,3 @@ class Discrete(Path):
 
     def spec(self) -> dict:
         return {"name": "Discrete", "label": self.label, "digest": self.digest}
-
-
-def _column(values: Sequence[float] | Tensor) -> Tensor:
-    """As float64 on the host; Python floats are not rounded to float32 on the way."""
-    values = values.detach() if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
-    return values.to("cpu", torch.float64).reshape(-1)

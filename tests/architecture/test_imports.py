@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Every part of the library that others build on, with all that it may import of ours; errors may be imported by anyone.
 MAY_IMPORT = {
     "errors": set(),
+    "given": set(),
     "noise": set(),
     "kernels": set(),
     # Complex numbers as pairs of real ones.
@@ -30,20 +31,20 @@ MAY_IMPORT = {
     "watched": {"kernels"},
     "forward": {"graphs", "watched"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"forward", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
+    "adaptive": {"forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
     "levy": set(),
     "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
-    "brownian": {"kernels", "keys", "noise"},
+    "brownian": {"given", "kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
     "trace": {"forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
     "plan": {"instructions", "laws"},
-    "paths": set(),
+    "paths": {"given"},
     "transforms": {"kernels"},
     "conditions": set(),
-    "grids": {"paths"},
+    "grids": {"given", "paths"},
     "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
     "labels": {"grids", "solvers"},
     "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},

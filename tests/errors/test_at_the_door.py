@@ -85,7 +85,7 @@ SAMPLERS = [
     *[(solve(steps=n), f"steps={n}: give") for n in (0, -1, 2.5, True)],
     (solve(solver="ddim", grid=[1.5, 0.5]), r"the grid leaves the path's range: t=1\.5 is not in \[0, 1\]"),
     (solve(solver="ddim", grid=[1.0, 0.2, 0.4]), "not strictly monotone at t=0.2, 0.4: give increasing or decreasing"),
-    (solve(solver="ddim", grid=[1.0]), "steps=0: give a whole number of at least 1"),
+    (solve(solver="ddim", grid=[1.0]), r"grid is \[1.0\]: give two or more times"),
     (solve(model(paths.Discrete.ddpm()), solver="ddim", steps=1001), "1001 steps on a table of 1000 training times"),
     (solve(eta=1.0), r"options \['eta'\] need a solver: give solver= a name from ode\.solvers\(\)"),
     (solve(model(LINEAR, "noise"), solver="ddim", grid=[1.0, 0.0]), "does not determine the data: give a grid"),

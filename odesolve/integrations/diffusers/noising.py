@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.loops import Loops
 from odesolve.paths import Discrete
 
@@ -38,7 +39,10 @@ class Noising(Loops):
 
     def _mix(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), float32, shaped to multiply samples like these."""
-        levels = self._levels(torch.as_tensor(timesteps).reshape(-1))
+        given = torch.as_tensor(timesteps)
+        if given.dim() > 1:
+            raise OdesolveError(f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample (B,)")
+        levels = self._levels(given.reshape(-1))
         if self.trained.kind == "vp":
             alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5
         else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
+from odesolve.given import row
 from odesolve.integrations import levels as kinds
 from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
 from odesolve.integrations.diffusers.trained import Trained, alphas_cumprod
@@ -79,7 +80,7 @@ def placed(trained: Trained, convention: Convention, config: Mapping[str, Any], 
 
 
 def _array(name: str, values: Sequence[float]) -> Levels:
-    out = np.array([float(v) for v in values], dtype=np.float64)
+    out = row(name, values, "a list of numbers").numpy()
     if not np.isfinite(out).all() or out.size == 0:
         raise OdesolveError(f"{name} are {list(values)[:8]}: give at least one finite number")
     return out

@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.solution import solution
 from odesolve.controlled import Controlled
+from odesolve.given import numbers
 from odesolve.integrations.torchdiffeq.by_scipy import solve_by_scipy
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
@@ -96,9 +97,10 @@ def adaptive(system: System, method: str, options: Mapping[str, Any], dense: boo
 def _times(name: str, given: Any) -> list[float]:
     if given is None:
         return []
-    times = torch.as_tensor(given, dtype=torch.float64)
-    if times.dim() != 1:
-        raise Refused(f"{name} has shape {tuple(times.shape)}: give a list of times, or a tensor (n,)")
+    times = numbers(name, given, "a list of times, or a tensor (n,)").detach()
+    if times.dim() != 1 or bool(times.isnan().any()):
+        what = "holds NaN" if times.dim() == 1 else f"has shape {tuple(times.shape)}"
+        raise Refused(f"{name} {what}: give a list of times, or a tensor (n,)")
     return times.tolist()
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import odesolve
+from odesolve.given import numbers
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.problem import Problem
@@ -123,7 +124,9 @@ def odeint_dense(
     begins = [sign * step.t0 for step in steps]
 
     def at(moments: Any) -> Any:
-        given = torch.as_tensor(moments, dtype=torch.float64).cpu()
+        given = numbers("t", moments, "a time, or times (n,)").cpu()
+        if given.dim() > 1 or given.numel() == 0:
+            raise Refused(f"t has shape {tuple(given.shape)}: give a time, or times (n,)")
         out = []
         for moment in given.reshape(-1).unbind():
             value = float(moment)
