@@ -21,6 +21,7 @@ from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
+from odesolve.pairing import type_like
 from odesolve.progress import Bar
 from odesolve.stochastic.adaptive import Control, adapt
 from odesolve.stochastic.equation import Equation
@@ -98,7 +99,8 @@ def solve_sde(
             system. Returns a value in the form of y.
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a number, a tensor or a
             function of t alone, and its value a number, one a sample (B, 1, ..., 1), or a tensor.
-        y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
+        y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``. Numbers are real or
+            complex, in single or double precision.
         t: times (n,) at which the states are returned, the same for all samples, rising or falling. Falling times solve the
             equation in that direction: f is the drift of the time-reversed process (with its score), dt is negative, and
             the noise has variance g^2 |dt|.
@@ -107,12 +109,14 @@ def solve_sde(
         steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
-            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m).
+            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m). W is
+            always real, a complex element has one motion, and g may be complex: of circularly symmetric noise g dW the two
+            columns of "general" are g / sqrt(2) and 1j g / sqrt(2).
         calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are the same, and every solver of
             that noise takes either; other noise is solved in a solver's own calculus alone, and nothing is converted.
         tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
         args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
-        dtype: of the states, y0's by default.
+        dtype: of the states, y0's by default; of complex ones that of their parts.
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
             one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
         first_step, max_steps, controller, compact: of these, as in ``ode.solve``.
@@ -168,9 +172,13 @@ def solve_sde(
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:
     if dtype is None:
         return y0
+
+    def cast(y: Tensor) -> Tensor:  # complex numbers stay so
+        return y.to(dtype if dtype.is_complex else type_like(y.dtype, dtype))
+
     if isinstance(y0, Tensor):
-        return y0.to(dtype)
-    return {k: y.to(dtype) for k, y in y0.items()} if isinstance(y0, dict) else [y.to(dtype) for y in y0]
+        return cast(y0)
+    return {k: cast(y) for k, y in y0.items()} if isinstance(y0, dict) else [cast(y) for y in y0]
 
 
 def _path(

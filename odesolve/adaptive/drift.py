@@ -70,7 +70,8 @@ class Drift:
 
     def time(self, t: Tensor) -> Tensor:
         """Times (B,) in the form that f takes."""
-        return t.view(-1, *[1] * (self.start.dim() - 1 - len(self.tails[0]))) if self.by_sample else t.reshape(())
+        tail = self.tails[0] if self.keys is None else ()
+        return t.view(-1, *[1] * (self.start.dim() - 1 - len(tail))) if self.by_sample else t.reshape(())
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result never shares memory with y."""

@@ -54,7 +54,7 @@ class Attempts:
         t, h, eq = batch.state[T], batch.state[H], self.eq
         eq.begin()
         drawn = self.path(t, t + h, area=self.solver.area)
-        w, a = (eq.space.tensor(x) for x in drawn) if isinstance(drawn, tuple) else (eq.space.tensor(drawn), None)
+        w, a = (eq.increment(x) for x in drawn) if isinstance(drawn, tuple) else (eq.increment(drawn), None)
         x = eq.space.tensor(self.y)
         new = self.solver.step(eq, x, t, h, w, a)
         euler = x + h * eq.space.tensor(eq.drifts[0]) + eq.diffusions[0] * w

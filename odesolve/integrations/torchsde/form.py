@@ -13,6 +13,7 @@ from odesolve.adjoint.arguments import leaves_of
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.integrations.torchsde.base import check_types
+from odesolve.pairing import converted
 from odesolve.stochastic.derivative import along, along_columns
 from odesolve.watched import refuse
 
@@ -46,9 +47,14 @@ class Form:
         self.diagonal = sde.noise_type == "diagonal"
         self.noise = "diagonal" if self.diagonal else "general"  # what the library calls it
         self.shape, self.batch, self.times, self.space = y0.shape[1:], y0.shape[0], times, self
+        self.dtype, self.complex = y0.dtype, y0.is_complex()
         self._flat, self._known = y0.dim() == 2, {}
         self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(sde, names)
         if logqp:
+            if self.complex:
+                raise OdesolveError(
+                    "logqp=True compares laws of real states: give torch.view_as_real(y0), and f, g and h of it"
+                )
             if self._f is None or self._g is None or self._h is None:
                 raise OdesolveError(
                     "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or their names=)"
@@ -166,10 +172,14 @@ class Form:
 
     def times_increment(self, g: Tensor, w: Tensor) -> Tensor:
         """g w for a diffusion as ``matrix`` gives it."""
-        return g * w if self.diagonal else torch.bmm(g, w.unsqueeze(-1)).squeeze(-1)
+        if self.diagonal:
+            return g * w
+        w = w.to(g.dtype) if self.complex else w
+        return torch.bmm(g, w.unsqueeze(-1)).squeeze(-1)
 
     def spread(self, a: Tensor, w: Tensor) -> Tensor:
         """The gradient of g from that of g w."""
+        w = w.conj()
         return a * w if self.diagonal else a.unsqueeze(-1) * w.unsqueeze(-2)
 
     def held(self, x: Tensor) -> Tensor:
@@ -182,7 +192,11 @@ class Form:
             return self.product(t, x, w), torch.zeros_like(x)
         y, g = self._recorded(t, x)
         moved, second = self.times_increment(g, w), torch.zeros_like(x)
-        if self.diagonal and g.requires_grad:
+        if (
+            self.diagonal and self.complex
+        ):  # whose elements have Jacobians of their two parts, not equal to their transposes
+            second = along(g, y, g * v)
+        elif self.diagonal and g.requires_grad:
             record = torch.is_grad_enabled()
             (found,) = torch.autograd.grad(g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True)
             second = second if found is None else found
@@ -195,11 +209,17 @@ class Form:
         if self.noise_type != "general":
             return torch.zeros_like(x)
         y, g = self._recorded(t, x)
-        return _needed(along_columns(g, y, torch.bmm(g, area)), x, y)
+        return _needed(along_columns(g, y, torch.bmm(g, area.to(g.dtype))), x, y)
 
-    def correction(self, t: Any, x: Tensor, g: Tensor) -> Tensor:
-        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd."""
-        return 0.5 * (along(g, x, g) if self.diagonal else along_columns(g, x, g))
+    def correction(self, t: Any, x: Tensor, g: Tensor, circular: bool) -> Tensor:
+        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd.
+
+        A ``circular`` motion is two real ones with g / sqrt 2 and i g / sqrt 2: where g is holomorphic nothing is lost.
+        """
+        take = along if self.diagonal else along_columns
+        if not circular:
+            return 0.5 * take(g, x, g)
+        return 0.25 * (take(g, x, g) + 1j * take(g, x, 1j * g))
 
     def _recorded(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         refuse("the state, by which this method differentiates g,", x)
@@ -219,7 +239,15 @@ class Form:
             raise OdesolveError(
                 f"{name} of sde returned {_form(out)}: return a tensor {(self.batch, *self.shape)}, as y0 is"
             )
+        out = self._alike(out, name)
         return out if self._flat else out.reshape(self.batch, -1)
+
+    def _alike(self, out: Tensor, name: str) -> Tensor:
+        """Complex where the state is. Raises OdesolveError for complex values of a real state."""
+        if out.is_complex() == self.complex:
+            return out
+        instead = f"give y0 as {out.dtype} numbers, or let it return real ones"
+        return converted(out, self.dtype, f"the result of {name} of sde", instead)
 
     def _columns(self, out: Any) -> Tensor:
         want = (self.batch, *self.shape)
@@ -229,6 +257,7 @@ class Form:
             raise OdesolveError(
                 f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for {self.noise_type} noise"
             )
+        out = self._alike(out, "g")
         return out if self._flat else out.reshape(self.batch, -1, out.shape[-1])
 
     def _compared(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

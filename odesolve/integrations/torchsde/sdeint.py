@@ -43,10 +43,10 @@ def sdeint(
     Args:
         sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v), f_and_g(t, y),
             f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of diagonal noise, else (B, ..., m).
-        y0: the first state (B, ...), of any shape.
+        y0: the first state (B, ...), of any shape, real or complex.
         ts: rising times of the states that are returned, the first of them y0's.
         bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by default noise from torch's
-            generator.
+            generator, of a complex y0 complex and circularly symmetric.
         method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's equations; midpoint, heun,
             euler_heun, milstein, log_ode, reversible_heun of Stratonovich's; with additive noise, where both are the same, any of
             them. By default srk (of general noise euler), or midpoint.
