@@ -119,7 +119,7 @@ Tensor Arguments::read(PyObject* object) {
     x.type = type_of(from.type);
     set_shape(x, from);
     require(from.data || x.numel == 0);  // fake tensors have none
-    require(reinterpret_cast<uintptr_t>(x.data) % size_of(x.type) == 0);  // a buffer may begin anywhere
+    require(!(reinterpret_cast<uintptr_t>(x.data) & (size_of(x.type) - 1)));  // a buffer may begin anywhere
     // The table passes over both: a negated view would lose its sign, and a graph would miss the op.
     require(!may_be_negated(x) || !true_result(PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr)));
     require(!grad_ || !true_result(PyObject_GetAttr(object, torch.requires_grad)));

@@ -2,6 +2,7 @@
 
 A backend computes what stands here: integers and random bits exactly, sums to rounding, and the same bits for a sample
 whatever the batch around it. Ops write into tensors they are given; ``odesolve.kernels.dispatch`` has the public forms.
+The first dimension is the batch: a tensor of one dimension holds samples of one element, a tensor of none is one of them.
 """
 
 from __future__ import annotations
@@ -162,7 +163,10 @@ def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: tor
 
 
 def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
-    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample."""
+    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample.
+
+    The ratio is taken in the widest type of the three, float32 at least.
+    """
     _check_reduction("rms", out, e, y0, y1)
     size, batch = torch.maximum(y0.abs(), y1.abs()), _batch(e)
     e = e.to(torch.promote_types(torch.float32, _widest([e, y0, y1])))

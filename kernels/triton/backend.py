@@ -63,7 +63,7 @@ def combine(
         return None
     device = tensors[0].device
     table = launch.coefficients(weights, n_out + (error is not None), n_in + n_noise, device)
-    if table is None or len(base) != n_out or (each and weights.shape[:1] != tensors[0].shape[:1]):
+    if table is None or len(base) != n_out or (each and len(weights) != tensors[0].shape[:1].numel()):
         return False
     codes = launch.codes(base, streams, n_in, device)
     if codes is None:
