@@ -289,8 +289,6 @@ def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     to its ends. Raises OdesolveError for ratios farther outside.
     """
     rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
-    if not bool((rho >= 0).all()):
-        raise OdesolveError(f"sigmas are {rho.tolist()}: give noise-to-signal ratios of at least 0")
     times = times_of(path, rho, _rounding(values))
     if len(times) > 1 and float(rho[-1]) == 0.0 and times[-2] == path.t_data:
         times.pop()  # the data end of this path has noise, and the list reached it before its last 0

@@ -27,19 +27,18 @@ class Marks:
     def __init__(self, times: Times, like: Tensor):
         self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
         way = (self.t[-1] - self.t[0]).sign()
-        self.own = way.dim() > 0
-        self.sign = way if self.own else float(way)
+        self.sign = way if way.dim() else float(way)
         self.inner = (self.sign * self.t[:-1]).t().contiguous()
 
     def passed(self, rows: Tensor, t: Tensor) -> Tensor:
         """How many of the times but the last these samples have reached at times t (n,)."""
-        if not self.own:
+        if not isinstance(self.sign, Tensor):
             return torch.searchsorted(self.inner, self.sign * t, right=True)
         return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[:, 0]
 
     def at(self, place: Tensor, rows: Tensor) -> Tensor:
         """The times of these numbers of these samples."""
-        return self.t[place, rows] if self.own else self.t[place]
+        return self.t[place, rows] if self.t.dim() > 1 else self.t[place]
 
 
 class Watch:

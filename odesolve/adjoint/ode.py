@@ -200,8 +200,8 @@ class Request:
 
     def _back(self, i: int, f: Callable[..., Any], state: tuple[Tensor, ...], share: float) -> Solution:
         """The adjoint equation over an interval, in reverse."""
-        drift, own = Drift(f, state, (), False), isinstance(self.times, Tensor)
-        times = (1.0, 0.0) if own else (self.times[i + 1], self.times[i])
+        drift = Drift(f, state, (), False)
+        times = (1.0, 0.0) if isinstance(self.times, Tensor) else (self.times[i + 1], self.times[i])
         solver = self.options.get("solver", self.how.solver)
         if self.grid is not None and not {"rtol", "atol"} & set(self.options):
             count = self.grid.passed[i + 1] - self.grid.passed[i]

@@ -51,8 +51,8 @@ def test_sigmas_beyond_the_path_are_refused():
         ([1.0, 0.5, 0.5, 0.0], r"not strictly monotone at t=0\.5, 0\.5"),
         ([1.0, 0.5, 0.7, 0.0], r"not strictly monotone at t=0\.5, 0\.7"),
         ([0.0, 0.7, 0.5, 1.0], r"not strictly monotone at t=0\.7, 0\.5"),
-        ([0.3], "steps=0: give a whole number of at least 1"),
-        ([], "steps=-1: give a whole number of at least 1"),
+        ([0.3], r"grid is \[0\.3\]: give two or more times"),
+        ([], r"grid is \[\]: give two or more times"),
     ],
 )
 def test_bad_lists(values, what):
