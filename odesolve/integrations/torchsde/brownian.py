@@ -130,12 +130,14 @@ class BrownianInterval(BaseBrownian):
             warnings.warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there", stacklevel=3)
         return min(max(t, self._start), self._end)
 
-    def _drawn(self, a: float, b: float) -> tuple[Tensor, Tensor | None]:
+    def _drawn(self, a: float, b: float) -> tuple[Tensor, Any]:
         """Increment and area of the path that nothing is known of; of complex ones both parts have half the variance."""
         areas = self.levy_area_approximation != "none"
-        drawn = self._path(a, b, area=True) if areas else (self._path(a, b), None)
-        w, h = (numbers(0.5**0.5 * x) if x is not None and self.dtype.is_complex else x for x in drawn)
-        return w, h
+        drawn: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
+        if not self.dtype.is_complex:
+            return drawn
+        w, h = drawn
+        return numbers(0.5**0.5 * w), None if h is None else numbers(0.5**0.5 * h)
 
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Increment and area of the path that has the given ones over [t0, t1]: the rest is independent of them."""
