@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.stochastic.eager import Combination, Number, Workspace
 
@@ -40,7 +41,8 @@ class Equation:
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
-        self._g = _diffusion(g, noise)
+        called = _diffusion(g, noise)
+        self._g = Callee(called, "g") if callable(g) else called
         self._constant = float(g) if isinstance(g, (int, float)) else None
         self._times: dict[float, Tensor] = {}
         self.drifts: list[Tensor] = []
@@ -113,7 +115,8 @@ class Equation:
         general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
-        out = self._g(self.time(t), self.drift.open(y), *args)
+        given = self.time(t), self.drift.open(y)
+        out = self._g(*given, args=args) if isinstance(self._g, Callee) else self._g(*given)
         return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "errors": set(),
     "noise": set(),
     "kernels": set(),
-    # Complex numbers as pairs of real ones.
+    # How functions of users are called; complex numbers as pairs of real ones.
+    "callee": {"kernels"},
     "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
@@ -25,11 +26,11 @@ MAY_IMPORT = {
     "keys": {"kernels"},
     "progress": set(),
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"kernels", "pairing", "pairs", "tableaus"},
+    "adaptive": {"callee", "kernels", "pairing", "pairs", "tableaus"},
     "levy": set(),
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "kernels", "noise", "pairing", "schemes"},
+    "stochastic": {"adaptive", "brownian", "callee", "kernels", "noise", "pairing", "schemes"},
     "trace": {"kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
@@ -47,11 +48,11 @@ MAY_IMPORT = {
     "slots": {"instructions", "plan", "program"},
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
-    "predictions": {"paths", "program"},
-    "models": {"conditions", "lower", "paths", "predictions", "transforms"},
+    "predictions": {"callee", "paths", "program"},
+    "models": {"callee", "conditions", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
-    "run": {"kernels", "lower", "plan", "recurrence"},
+    "run": {"callee", "kernels", "lower", "plan", "recurrence"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.arguments import leaves_of
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import check_types
 from odesolve.stochastic.derivative import along, along_columns
@@ -273,7 +274,8 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    return [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
+    found = {given.get(key, name): getattr(sde, given.get(key, name), None) for key, name in METHODS.items()}
+    return [None if m is None else Callee(m, name, several=True) for name, m in found.items()]
 
 
 def _form(out: Any) -> object:
