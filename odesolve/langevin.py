@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
@@ -71,9 +72,9 @@ def langevin(
         raise OdesolveError(f"snr={snr}: give a positive ratio such as 0.16")
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     fixed = None if step is None else _weights(step, x)
-    z = torch.empty_like(x)
+    z, ask = torch.empty_like(x), Callee(score, "score")
     for k in range(n):
-        s = _checked(score(x), x)
+        s = _checked(ask(x), x)
         if fixed is not None:
             combine((x,), (x, s), fixed, (0,), keys, (CHAINS + k,))
         elif snr is not None:
@@ -114,6 +115,7 @@ def mala(
     x = _start(x, n, keep)
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     eta, weights = _step(step, x), _weights(step, x)
+    log_prob, score = Callee(log_prob, "log_prob"), None if score is None else Callee(score, "score")
     lp, s = _density(log_prob, score, x)
     s, y, both = s.clone(), torch.empty_like(x), torch.empty_like(x)
     accepted, cross, square = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3))

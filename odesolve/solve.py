@@ -97,7 +97,7 @@ def solve(
     """
     times, problem = output_times(t), None
     check_mode(adjoint, steps, (params, adjoint_options))
-    events = (events,) if isinstance(events, Event) else tuple(events)
+    events = tuple(e.shielded() for e in ((events,) if isinstance(events, Event) else events))
     module = f.net if isinstance(f, Model) else f
     if isinstance(f, Model):
         problem = model_problem(f, _state(y0), solver, times, args)

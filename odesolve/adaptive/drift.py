@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
 from odesolve.graphs import Followed
-from odesolve.kernels import dispatch
 from odesolve.pairing import converted, numbers, pairs, real_type
 from odesolve.watched import refuse_inside
 
@@ -43,8 +43,10 @@ class Drift:
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.dtypes = [y.dtype for y in pieces]
         self.tails = [(2,) if d.is_complex else () for d in self.dtypes]  # dimensions of a pair
+        self.plain = self.by_sample and self.keys is None and not self.tails[0]  # f takes states as they are
         self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
         self.args, self.rows = self.given, batch
+        self.call = Callee(f)
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
@@ -74,8 +76,14 @@ class Drift:
         return t.view(-1, *[1] * (self.start.dim() - 1 - len(tail))) if self.by_sample else t.reshape(())
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
-        """f at times in the form of ``time`` and a state (B, ...); the result never shares memory with y."""
+        """f at times in the form of ``time`` and a state (B, ...); the result has memory of its own."""
         out = self._answer(t, y, self.args if args is None else args)
+        if self.plain and type(out) is Tensor and out.shape == y.shape and out.dtype is y.dtype:
+            return out
+        return self._fitted(out, y)
+
+    def _fitted(self, out: Any, y: Tensor) -> Tensor:
+        """What f returned in the form of y. Raises OdesolveError where it does not fit."""
         if self.keys is not None:
             return self._pack(out, y)
         tail = self.tails[0]
@@ -84,8 +92,6 @@ class Drift:
             raise self._misfit(out, y)
         if tail or out.dtype != y.dtype:
             out = self._real(out, 0)
-        if not dispatch.transformed() and out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
-            out = out.clone()  # y is a buffer that the next stage is written to
         return out if self.by_sample else out.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
@@ -96,11 +102,10 @@ class Drift:
 
     def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
         """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
-
-        def call(y: Tensor) -> Any:
-            return self.f(t, self.open(y), *args)
-
-        out = self.followed(call, y) if y.requires_grad else call(y)
+        if y.requires_grad:
+            out = self.followed(lambda y: self.call(t, self.open(y), args=args), y)
+        else:
+            out = self.call(t, y if self.plain else self.open(y), args=args)
         refuse_inside("what f returned", out, y)
         return out
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from odesolve.callee import shielded
 from odesolve.errors import OdesolveError
 
 HALVINGS = 52  # of an interval of length 1, to the resolution of float64
@@ -45,6 +46,10 @@ class Event:
             raise OdesolveError(
                 f"{self} is no event: give Event(fn, terminal, direction) with a direction of -1, 0 or 1"
             )
+
+    def shielded(self) -> Event:
+        """The same event, whose function cannot write to the state."""
+        return replace(self, fn=shielded(self.fn, "an event's function"))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee, shielded
 from odesolve.errors import OdesolveError
 from odesolve.graphs import answer
 from odesolve.models import Model
@@ -127,7 +128,7 @@ class PathFlow:
     def log_base(self, y: Tensor) -> Tensor:
         x = self.leave(y)
         if self.prior is not None:
-            return checked(self.prior(x), x)
+            return checked(shielded(self.prior, "the base's log-density")(x), x)
         return normal_log_density(x, self.model.path.start_std(self.end.t))
 
     def score(self, u: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class VelocityFlow:
     volume = 0.0
 
     def __init__(self, f: Callable[..., Tensor], times: Sequence[float], base: Any, args: Sequence[Any], like: Tensor):
-        self.f, self.base, self.args, self.batch = f, base, tuple(args), len(like)
+        self.f, self.base, self.args, self.batch = Callee(f), base, tuple(args), len(like)
         self.start, self.stop = (float(t) for t in times)
         if self.start == self.stop:
             raise OdesolveError(f"t=({self.start}, {self.stop}): give the time of the data and that of the base")
@@ -199,7 +200,7 @@ class VelocityFlow:
             )
 
         def moved(y: Tensor) -> Tensor:
-            out = answer(lambda y: self.f(column(u, y), y, *args), y)
+            out = answer(lambda y: self.f(column(u, y), y, args=args), y)
             refuse_inside("what f returned", out, y)
             if not isinstance(out, Tensor) or out.shape != y.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -211,8 +212,8 @@ class VelocityFlow:
     def log_base(self, y: Tensor) -> Tensor:
         if self.base is None or self.base == "normal":
             return normal_log_density(y, 1.0)
-        found = self.base.log_prob(y) if hasattr(self.base, "log_prob") else self.base(y)
-        return checked(found, y)
+        base = self.base.log_prob if hasattr(self.base, "log_prob") else self.base
+        return checked(shielded(base, "the base's log-density")(y), y)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import owned
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
@@ -261,9 +262,7 @@ def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple
     given: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     inputs = [s if i in spent else s.clone() for i, s in zip(op.inputs, given, strict=True)]
     out = functions[op.fn](*inputs, op.t)
-    # In a trace nothing is written in place, so nothing needs guarding.
-    guard = not torch.compiler.is_compiling() and any(_shares(out, x) for x in inputs)
-    slots[op.output] = out.clone() if guard else out
+    slots[op.output] = owned(out)
 
 
 def _shares(a: Tensor, b: Tensor | None) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.pairing import converted, pairs
@@ -45,7 +46,8 @@ class Equation:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
         self.followed = Followed("g")
-        self._g, self._of_time = _diffusion(g, noise)
+        called, self._of_time = _diffusion(g, noise)
+        self._g = Callee(called, "g") if callable(g) else called
         self.complex = any(drift.tails)
         self._constant = float(g) if isinstance(g, (int, float)) and not self.complex else None
         self._times: dict[float, Tensor] = {}
@@ -140,7 +142,8 @@ class Equation:
         time = self.time(t)
 
         def call(y: Tensor) -> Any:
-            return self._g(time, self.drift.open(y), *args)
+            given = time, self.drift.open(y)
+            return self._g(*given, args=args) if isinstance(self._g, Callee) else self._g(*given)
 
         out = self.followed(call, y) if y.requires_grad and self.noise != "additive" else call(y)
         refuse_inside("what g returned", out, y)

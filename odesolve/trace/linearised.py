@@ -30,8 +30,8 @@ class Linearised:
         self.block = block or max(1, (BYTES_CPU if x.is_cpu else BYTES) // each)
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            # A new node, so that what else hangs on x in f does not count.
-            free = x.clone() if x.is_inference() else x.detach()
+            # A new node, so that what else hangs on x in f does not count; a copy, as x is memory that is used again.
+            free = x.detach().clone()
             self._leaf = x.view_as(x) if x.requires_grad and recording else free.requires_grad_()
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
             check_shape(raw, x)

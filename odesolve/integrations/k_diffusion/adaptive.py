@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import owned
 from odesolve.dpm_adaptive import NODES, rows_of
 from odesolve.errors import OdesolveError
 from odesolve.integrations.k_diffusion.driver import path_of
@@ -160,4 +161,5 @@ class Run:
     def _denoised(self, x: Tensor, sigma: float) -> Tensor:
         x_in = x.to(self.given.dtype)
         times = torch.full((len(x),), sigma, dtype=x_in.dtype, device=x.device)
-        return self.network.evaluate(x_in, x, times, ("cond",))[0]
+        (denoised,) = self.network.evaluate(x_in, x, times, ("cond",))
+        return owned(denoised)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.held import holding
+from odesolve.callee import shielded
 from odesolve.integrations.torchdiffeq.odeint import odeint
 from odesolve.integrations.torchdiffeq.problem import combined_event
 
@@ -57,7 +58,7 @@ def odeint_event(
 
 @torch.no_grad()
 def _slopes(func: Callable[..., Any], t: Tensor, y: tuple[Tensor, ...], is_tuple: bool) -> list[Tensor]:
-    found = func(t.to(y[0].real), y if is_tuple else y[0])
+    found = shielded(func, "func")(t.to(y[0].real), y if is_tuple else y[0])
     return [f.reshape(x.shape) for f, x in zip(found if is_tuple else (found,), y, strict=True)]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.callee import shielded
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
@@ -104,6 +105,7 @@ def listeners(found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor]
 
 def combined_event(event_fn: Callable[[Tensor, Any], Tensor], t0: Tensor, y0: Any) -> Callable[[Tensor, Any], Tensor]:
     """The event whose value starts positive and is 0 where the first of event_fn's numbers is."""
+    event_fn = shielded(event_fn, "event_fn")
     with torch.no_grad():
         signs = torch.sign(event_fn(t0.detach(), y0))
     return lambda t, y: torch.min(event_fn(t, y) * signs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.arguments import leaves_of
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.integrations.torchsde.base import check_types
@@ -309,8 +310,8 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    found = [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
-    return [m if m is None else _followed(m, name) for m, name in zip(found, METHODS.values(), strict=True)]
+    found = {given.get(key, name): getattr(sde, given.get(key, name), None) for key, name in METHODS.items()}
+    return [None if m is None else _followed(Callee(m, name, several=True), name) for name, m in found.items()]
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
