@@ -12,6 +12,7 @@ from torch import Tensor
 T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, END, SHORTEST = range(14)
 ROWS = 14
 RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED = range(6)
+MAX_CALLS = 6  # the host's own: the kernels only see that such a sample has ended
 
 # Entries of ``settings``, float64: exponents of the last three errors; 1 / order, the exponent after a rejection; safety,
 # limits of the factor; 0 or the least smooth factor that accepts; the least error taken for true; the longest step (a

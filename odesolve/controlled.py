@@ -27,6 +27,7 @@ from odesolve.kernels import dispatch
 from odesolve.kernels.control import NFE, OK, STATUS
 from odesolve.pairs import PAIRS, Pair
 from odesolve.progress import Bar
+from odesolve.steady import budget
 
 # The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit at tolerances from 1e-4
 # to 1e-8 the least work for the same error; PI controllers took 2 to 4 percent more at safety 0.9, 6 and more above.
@@ -52,6 +53,10 @@ class Controlled:
     sync: int | None = None
     linear: str | None = None
     progress: bool | None = None
+    max_calls: int | None = None
+
+    def __post_init__(self):
+        budget(self.max_calls)
 
     @torch.no_grad()
     def run(
@@ -87,7 +92,7 @@ class Controlled:
         watcher = record if record is not None else None if watch.idle else watch
         with Bar(100.0, self.progress, "%") as tick:
             share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
-            results = integrate(method, batch, watcher, every, self.compact, share)
+            results = integrate(method, batch, watcher, every, self.compact, share, budget(self.max_calls))
         details = Details(drift, results, watch.dense, times, scales, method)
         y = watch.finish(results.state[STATUS] == OK, results.y)
         return details, y, watch.events_found()

@@ -15,6 +15,7 @@ from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import CHAINS
 from odesolve.run import places
+from odesolve.steady import warn_of_training
 from odesolve.watched import refuse_inside, unwatched
 
 Field = Callable[[Tensor], Tensor]
@@ -66,6 +67,7 @@ def langevin(
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
     x = _start(x, n, keep)
+    warn_of_training(score, "the score", stacklevel=4)
     if (step is None) == (snr is None):
         raise OdesolveError("give either step= or snr=")
     if snr is not None and not 0.0 < snr < math.inf:

@@ -20,10 +20,12 @@ from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
+from odesolve.parareal import Parareal
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
 from odesolve.start import Noise, start
+from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.trace import Estimator
 from odesolve.watched import unwatched
 
@@ -103,6 +105,9 @@ def sample(
         params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
 
+    A network with dropout in train mode is sampled with a warning, as one may want its spread. With ``log_prob``, ``adjoint`` or
+    an executor that iterates, a network that answers differently when asked again is refused.
+
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
     """
@@ -111,6 +116,7 @@ def sample(
     check_gradients(adjoint, executor or kind, params, last)
     if kind and executor is not None:
         raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
+    model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
@@ -126,6 +132,7 @@ def sample(
                 out = differentiable_run(program, model, x, keys, params, last, tick)
             else:
                 out = execute(model, program, x, keys, executor, tick=tick)
+    nfe += steady.extra if steady is not None else 0
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
     finite, t, done = _last_finite(chosen, model, x, seed, ids)
@@ -160,6 +167,7 @@ def iterate(
     who train on samplers (Black et al. 2024, DDPO). Raises PlanError where the steps are not a mean plus one Gaussian draw.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
+    warn_of_training(model.net)
     if seed is None and chosen.streams:
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
@@ -175,6 +183,7 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
     restored = Plan.from_json(saved["plan"], model.path)
     dtype = getattr(torch, saved["dtypes"][0])
+    warn_of_training(model.net)
     program = lower(restored, model.path, model.reading_for(dtype), saved["observe"], saved["stats"])
     return run.resume(run.Cursor.load(program, saved), model)
 
@@ -188,6 +197,12 @@ def invert(
     """
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
     return sample(model, state=x, plan=chosen)
+
+
+def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
+    """The model as it is, with a warning where it is random; for what asks the same again, one that must be steady."""
+    warn_of_training(model.net, noise=not exact, stacklevel=4)
+    return steady_model(model, False) if exact else (model, None)
 
 
 def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor, float, int]:

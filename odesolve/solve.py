@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
 from odesolve.pairs import Pair
+from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.watched import unwatched
 
 
@@ -41,6 +43,7 @@ def solve(
     min_step: float = 0.0,
     max_step: float | None = None,
     max_steps: int = 10_000,
+    max_calls: int | None = None,
     controller: Controller = CONTROLLER,
     events: Event | Sequence[Event] = (),
     dense: bool = False,
@@ -74,7 +77,8 @@ def solve(
         args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
-        max_steps: attempts a sample may make.
+        max_steps: attempts a sample may make. ``max_calls``: evaluations of f that it may take: it ends where its next attempt
+            would take more (looked at once in ``sync``); by default what ``max_steps`` makes of them.
         controller: an ``odesolve.adaptive.Controller``.
         events: ``Event``s to find on the way.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
@@ -92,28 +96,44 @@ def solve(
         adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
         progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
 
+    Where the first evaluation of f draws from a global random generator, or f has dropout in train mode, it is repeated, as it
+    is of a ``Model`` with steps by tolerance; the call more counts in ``nfe``, and answers that differ are refused.
+
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
     times, problem = output_times(t), None
+    if steps is not None and max_calls is not None:
+        raise OdesolveError(
+            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
+        )
     check_mode(adjoint, steps, (params, adjoint_options))
     events = tuple(e.shielded() for e in ((events,) if isinstance(events, Event) else events))
     module = f.net if isinstance(f, Model) else f
+    warn_of_training(module, noise=False)
     if isinstance(f, Model):
+        f, steady = steady_model(f, steps is None)
         problem = model_problem(f, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
+    else:
+        f = steady = Steady(f)
     steering = (first_step, min_step, max_step, max_steps, controller)
-    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress)
+    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress, max_calls)
     by_sample = _by_sample(control)
     if steps is not None or adjoint is not None:
         if problem is not None and problem.method is not None:
             raise OdesolveError(f"{solver} takes steps by tolerance and no gradients: take dopri5 for these")
         options = dict(adjoint_options or {})
         asked = Request(f, module, y0, times, moments(t), tuple(args), by_sample, how, steps, adjoint, params, options)
-        return asked.solve()
+        return _counted(asked.solve(), steady)
     method = problem.method if problem is not None else None
-    found = solution(*how.run(Drift(f, y0, args, by_sample), times, method))
+    found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
     return found if problem is None else problem.back(found)
+
+
+def _counted(found: Solution, steady: Steady) -> Solution:
+    """With the calls that looked whether f is steady."""
+    return replace(found, nfe=found.nfe + steady.extra) if steady.extra else found
 
 
 def _state(y0: State) -> Tensor:

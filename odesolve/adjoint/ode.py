@@ -157,16 +157,19 @@ class Request:
 
     def _recorded(self, y0: Tensor) -> Trail:
         """Steps by tolerance, kept: every interval between two output times is a solve of its own, so that a step ends there."""
-        y, passed, drift, state = [y0], [0], self.drift, None
+        y, passed, drift, state, reached = [y0], [0], self.drift, None, y0
         tables: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(len(self.times) - 1):
             record = Recorder(torch.arange(len(y0), device=y0.device))
-            self.details, states, _ = self.how.run(drift, self.times[i : i + 2], None, record)
+            self.details, states, _ = self._left(state).run(drift, self.times[i : i + 2], None, record)
             last = self.details.results
             tables.append(record.table(last.y, last.state[T]))
             passed.append(passed[-1] + len(tables[-1][0]))
             y.append(states[-1])
-            state = last.state = last.state if state is None else _joined(state, last.state)
+            if state is not None:  # a sample that failed before keeps where it was
+                failed = (state[STATUS] != OK).view(-1, *[1] * (y0.dim() - 1))
+                last.y, last.state = torch.where(failed, reached, last.y), _joined(state, last.state)
+            state, reached = last.state, last.y
             drift = Drift(self.f, self.drift.open(states[-1]), self.args, self.by_sample)
         method = self.details.method
         assert isinstance(method, RungeKutta)
@@ -176,6 +179,12 @@ class Request:
             return y + increment(lambda t, y: self._slope(t, y, args), method.pair, t[k], h[k], y)
 
         return Trail(torch.stack(y), before, step, passed)
+
+    def _left(self, state: Tensor | None) -> Controlled:
+        """How to go on after this control state: with what the samples have left of their evaluations."""
+        if state is None or self.how.max_calls is None:
+            return self.how
+        return replace(self.how, max_calls=max(1, self.how.max_calls - int(state[NFE].max())))
 
     def _reversible(self) -> Reversible:
         assert self.grid is not None
@@ -211,7 +220,8 @@ class Request:
         given = (self.options.get("rtol", self.how.rtol), self.options.get("atol", self.how.atol))
         # One sample may be given a tolerance of its own: all share their steps here.
         rtol, atol = (math.sqrt(share) * float(torch.as_tensor(x).min()) for x in given)
-        how = Controlled(solver, rtol, atol, max_steps=self.how.max_steps, controller=self.how.controller)
+        limits = {"max_steps": self.how.max_steps, "max_calls": self.how.max_calls}
+        how = Controlled(solver, rtol, atol, controller=self.how.controller, **limits)
         return solution(*how.run(drift, times))
 
 

@@ -84,6 +84,7 @@ class Control:
     shortest: float
     longest: float
     attempts: int
+    calls: float
     sync: int
     compact: bool
 
@@ -115,7 +116,7 @@ def adapt(
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
         batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
         # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.
-        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen)
+        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen, c.calls)
         y, state = results.y, results.state
         ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
         out[i + 1] = y.masked_fill(ended, torch.nan)

@@ -14,7 +14,9 @@ from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.state import Form
+from odesolve.pairs import PAIRS
 from odesolve.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
+from odesolve.steady import Steady, warn_of_training
 
 
 class Problem:
@@ -36,7 +38,9 @@ class Problem:
         _check_times(t, event_fn is not None)
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
-        self.f = self.form.right_hand_side(func)
+        # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
+        warn_of_training(func, "func", noise=self.method not in PAIRS, stacklevel=4)
+        self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
         self.closed = self.form.close(y0)
         self.drift = Drift(self.f, self.closed, (), False)
         self.start = self.drift.packed(self.closed)

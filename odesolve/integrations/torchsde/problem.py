@@ -16,6 +16,7 @@ from odesolve.integrations.torchsde.form import Form, seconds
 from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
 from odesolve.integrations.torchsde.sources import Given, Streams
 from odesolve.pairing import real_type
+from odesolve.steady import Steady
 from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
 
 
@@ -72,6 +73,12 @@ class Problem:
             levy_area_approximation="foster" if areas == "levy" else areas,
         )
         return Given(path, areas, form.batch), motions
+
+    def must_be_steady(self, sde: Any) -> None:
+        """Raise OdesolveError where f or g draw random numbers of their own: the same question is asked again."""
+        w = self.start.new_ones(self.form.batch, self.motions)
+        with torch.no_grad():
+            Steady(self.form.both, module=sde)(self.start, self.form.time(self.outputs[0]), w)
 
     def noise(self, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
         """The increment of a step and its area."""

@@ -13,6 +13,7 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
+from odesolve.steady import warn_of_training
 from odesolve.watched import explained, unwatched
 
 Scalar = float | Tensor
@@ -51,7 +52,8 @@ def sdeint(
             euler_heun, milstein, log_ode, reversible_heun of Stratonovich's; with additive noise, where both are the same, any of
             them. By default srk (of general noise euler), or midpoint.
         dt: length of a step; of an adaptive solve of the first. States between steps are interpolated linearly.
-        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``.
+        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``. An f
+            or g that draws random numbers is refused then (with steps of ``dt`` dropout in train mode is a warning).
         names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion",
             "drift_and_diffusion_prod".
         logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every interval of ts.
@@ -64,6 +66,9 @@ def sdeint(
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
     _doubt(problem)
+    warn_of_training(sde, "sde", noise=not adaptive)
+    if adaptive:
+        problem.must_be_steady(sde)
     return problem.answer(*problem.solve(), extra)
 
 
@@ -113,6 +118,8 @@ def sdeint_adjoint(
     _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
     _doubt(problem)
+    warn_of_training(sde, "sde", noise=False)
+    problem.must_be_steady(sde)
     if adjoint_adaptive:
         warnings.warn("adjoint_adaptive has no effect: the way back takes the steps of the way there", stacklevel=2)
     if adjoint_options:
