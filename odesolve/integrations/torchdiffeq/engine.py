@@ -18,6 +18,7 @@ from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
 from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Adaptive
 from odesolve.recorded.grid import Gridded, even_grid
+from odesolve.recorded.search import LONGEST
 from odesolve.recorded.system import Listeners, Outcome, System
 
 
@@ -50,9 +51,9 @@ def steering(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def attempts(options: Mapping[str, Any], intervals: int) -> int:
+def attempts(options: Mapping[str, Any], intervals: int, most: int = 2**31 - 1) -> int:
     """torchdiffeq counts max_num_steps for every interval between two of the times anew."""
-    return int(options.get("max_num_steps", 2**31 - 1)) * max(1, intervals)
+    return int(options.get("max_num_steps", most)) * max(1, intervals)
 
 
 def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
@@ -82,7 +83,7 @@ def adaptive(system: System, method: str, options: Mapping[str, Any], dense: boo
     return Adaptive(
         PAIRS[method],
         min_step=float(options.get("min_step", 0.0)),
-        max_steps=attempts(options, len(system.clock.times) - 1),
+        max_steps=attempts(options, len(system.clock.times) - 1, 2**31 - 1 if system.event is None else LONGEST),
         stops=marks["step_t"],
         jumps=marks["jump_t"],
         dense=dense,
