@@ -15,15 +15,16 @@ from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Event, Found
 from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.implicit import ESDIRKS, Implicit
-from odesolve.adaptive.loop import Method, integrate
+from odesolve.adaptive.loop import Method, Results, integrate
 from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details
+from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.watch import Watch
 from odesolve.dpm_adaptive import FIRST_STEP, NODES
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import NFE, OK, STATUS
+from odesolve.kernels.control import NFE, OK, REJECTED, RUNNING, STATUS, STEPS
 from odesolve.pairs import PAIRS, Pair
 from odesolve.progress import Bar
 
@@ -51,6 +52,7 @@ class Controlled:
     sync: int | None = None
     linear: str | None = None
     progress: bool | None = None
+    stops: tuple[float, ...] = ()
 
     @torch.no_grad()
     def run(
@@ -62,34 +64,70 @@ class Controlled:
         """
         every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
         watch = Watch(drift, times, self.events, self.dense)
-        first_step = self.first_step
+        depth = 1 if watch.idle else every
         if method is None:
-            method = _method(self.solver, self.linear, 1 if watch.idle else every)
+            make, first_step = (lambda: _method(self.solver, self.linear, depth)), self.first_step
         elif self.events or self.dense:
             raise OdesolveError(
                 f"{self.solver} gives states at the times t alone: for events and dense output take dopri5"
             )
         else:
-            first_step = FIRST_STEP if first_step is None else first_step
+            make, first_step = (lambda: method), FIRST_STEP if self.first_step is None else self.first_step
         span = times[-1] - times[0]
-        settings = self.controller.settings(
+        scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
+        watcher = record if record is not None else None if watch.idle else watch
+        results = None
+        with Bar(100.0, self.progress, "%") as tick:
+            share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
+            for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
+                here = _on(part, drift, results)
+                watch.drift, method = here, make()
+                batch = Batch(here, method.blocks, self._settings(method, part.last, span), *scales)
+                h = _start(method, batch, part.first, part.last - part.first, first_step)
+                _go_on(batch, results, part.first, h)
+                made = integrate(method, batch, watcher, every, self.compact, share)
+                results = made if results is None else _joined(results, made)
+        assert method is not None
+        assert results is not None
+        watch.drift = drift
+        details = Details(drift, results, watch.dense, tuple(times), scales, method)
+        y = watch.finish(results.state[STATUS] == OK, results.y)
+        return details, y, watch.events_found()
+
+    def _settings(self, method: Method, end: float, span: float) -> list[float]:
+        return self.controller.settings(
             method.order,
-            times[-1],
+            end,
             max(length("min_step", self.min_step), TINY * abs(span)),
             math.inf if self.max_step is None else length("max_step", self.max_step),
             self.max_steps,
             method.evaluations,
         )
-        scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
-        batch = Batch(drift, method.blocks, settings, *scales)
-        batch.begin(times[0], _start(method, batch, times[0], span, first_step))
-        watcher = record if record is not None else None if watch.idle else watch
-        with Bar(100.0, self.progress, "%") as tick:
-            share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
-            results = integrate(method, batch, watcher, every, self.compact, share)
-        details = Details(drift, results, watch.dense, tuple(times), scales, method)
-        y = watch.finish(results.state[STATUS] == OK, results.y)
-        return details, y, watch.events_found()
+
+
+def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
+    """The right-hand side in a stretch, from where the one before it ended."""
+    if before is None and not part.bounded:
+        return drift
+    start = drift.start if before is None else before.y
+    return Drift(part.of(drift.f), drift.open(start), drift.given, drift.by_sample)
+
+
+def _go_on(batch: Batch, before: Results | None, t: float, h: float | Tensor) -> None:
+    """Begin a stretch: with the counts of the one before it, and without the samples that ended there."""
+    if before is not None:
+        counts = [NFE, STEPS, REJECTED]
+        batch.state[counts] += before.state[counts]
+        batch.state[STATUS] = before.state[STATUS].where(before.state[STATUS] != OK, float(RUNNING))
+    batch.begin(t, h)
+
+
+def _joined(before: Results, after: Results) -> Results:
+    """What samples leave after two stretches: those that ended in the first, what they left there."""
+    arrived = before.state[STATUS] == OK
+    after.state = torch.where(arrived, after.state, before.state)
+    after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)
+    return after
 
 
 def _start(method: Method, batch: Batch, t: float, span: float, given: float | None) -> float | Tensor:

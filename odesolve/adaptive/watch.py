@@ -99,13 +99,12 @@ class Watch:
         """
         reached, met, states = end.clone(), torch.zeros_like(end, dtype=torch.bool), torch.empty_like(last)
         found = [self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))]
-        times = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found]
+        times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
         for event, z, t in zip(self.events, found, times, strict=True):
             if event.terminal:
-                first = self.sign * reached
-                reached = self.sign * first.scatter_reduce(0, z.rows, self.sign * t, "amin")
+                reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
         for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
-            kept = self.sign * t <= self.sign * reached[z.rows]
+            kept = way[z.rows] * t <= (way * reached)[z.rows]
             rows, t = z.rows[kept], t[kept]
             y = evaluate(piece.coefficients[:, rows], z.theta[kept])
             all_found.append((piece.rows[rows], t, y))
@@ -142,7 +141,7 @@ class Watch:
         """What the event must exceed in these first steps before it counts."""
         y, slope, args = piece.coefficients[0], piece.coefficients[1], self.drift.args_of(piece.rows)
         eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
-        start, later = (self._value(event, t, y, args) for t in (piece.t0, piece.t0 + self.sign * eps))
+        start, later = (self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps))
         rtol, atol = (
             s[index].to(y.dtype).view(-1, *[1] * (y.dim() - 1)) if isinstance(s, Tensor) else s
             for s in (batch.rtol, batch.atol)

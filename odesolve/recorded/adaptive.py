@@ -231,7 +231,8 @@ class Adaptive:
             method.order, end, shortest, self.max_step, self.max_steps, method.evaluations
         )
         batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
-        f0 = drift(clock.moment(t0, system.y0), system.y0)
+        begin = clock.moment(t0, system.y0)
+        f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
         method.next = (system.y0, f0)
         watch = Watch(system, method, self.dense)
         h: float = sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
@@ -273,7 +274,7 @@ class Adaptive:
         """The ends of all stretches, in order, and whether f jumps there."""
         inner = {**dict.fromkeys(self.stops, False), **dict.fromkeys(self.jumps, True)}
         marks = [(t, jump) for t, jump in inner.items() if sign * t0 < sign * t < sign * end]
-        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, False)]
+        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, end in self.jumps)]
 
     @torch.no_grad()
     def _first(self, system: System, span: float, f0: Tensor) -> float:

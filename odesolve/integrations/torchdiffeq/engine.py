@@ -76,7 +76,7 @@ def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
 
 def adaptive(system: System, method: str, options: Mapping[str, Any], dense: bool) -> Adaptive:
     """A recorded solve by tolerance."""
-    marks = {name: _times(name, options.get(name)) for name in ("step_t", "jump_t")}
+    marks = {name: times_of(name, options.get(name)) for name in ("step_t", "jump_t")}
     both = [*marks["step_t"], *marks["jump_t"]]
     if len(set(both)) < len(both):
         raise Refused("step_t and jump_t repeat a time: give every time once, in one of them")
@@ -91,7 +91,8 @@ def adaptive(system: System, method: str, options: Mapping[str, Any], dense: boo
     )
 
 
-def _times(name: str, given: Any) -> list[float]:
+def times_of(name: str, given: Any) -> list[float]:
+    """The times of an option, none where it is not given."""
     if given is None:
         return []
     times = torch.as_tensor(given, dtype=torch.float64)

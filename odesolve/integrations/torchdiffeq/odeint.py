@@ -71,6 +71,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
         raise Refused(
             "per_sample takes no event_fn and no norm: use odesolve.solve, whose events are each sample's own"
         )
+    stops = [t for name in ("step_t", "jump_t") for t in engine.times_of(name, options.pop(name, None))]
     strange = sorted(set(options) - set(engine.STEERING))
     if strange:
         raise Refused(f"per_sample takes no {', '.join(strange)}: leave them out")
@@ -86,6 +87,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
         max_steps=engine.attempts(options, len(problem.t) - 1),
         progress=False,
         adjoint=adjoint,
+        stops=stops,
         **engine.steering(options),
         **gradients,
     )
