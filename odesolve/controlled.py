@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,35 +65,40 @@ class Controlled:
         """
         every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
         watch = Watch(drift, times, self.events, self.dense)
-        depth = 1 if watch.idle else every
-        if method is None:
-            make, first_step = (lambda: _method(self.solver, self.linear, depth)), self.first_step
-        elif self.events or self.dense:
-            raise OdesolveError(
-                f"{self.solver} gives states at the times t alone: for events and dense output take dopri5"
-            )
-        else:
-            make, first_step = (lambda: method), FIRST_STEP if self.first_step is None else self.first_step
+        make = self._maker(method, 1 if watch.idle else every)
         span = times[-1] - times[0]
         scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
         watcher = record if record is not None else None if watch.idle else watch
-        results = None
+        made, results = make(), None
         with Bar(100.0, self.progress, "%") as tick:
             share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
             for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
-                here = _on(part, drift, results)
-                watch.drift, method = here, make()
-                batch = Batch(here, method.blocks, self._settings(method, part.last, span), *scales)
-                h = _start(method, batch, part.first, part.last - part.first, first_step)
+                here, made = _on(part, drift, results), make() if results is not None else made
+                watch.drift = here
+                batch = Batch(here, made.blocks, self._settings(made, part.last, span), *scales)
+                h = _start(made, batch, part.first, part.last - part.first, self._first_step(method))
                 _go_on(batch, results, part.first, h)
-                made = integrate(method, batch, watcher, every, self.compact, share)
-                results = made if results is None else _joined(results, made)
-        assert method is not None
+                results = _joined(results, integrate(made, batch, watcher, every, self.compact, share))
+                if len(self.stops) > 0 and not bool((results.state[STATUS] == OK).any()):
+                    break
         assert results is not None
         watch.drift = drift
-        details = Details(drift, results, watch.dense, tuple(times), scales, method)
+        details = Details(drift, results, watch.dense, tuple(times), scales, made)
         y = watch.finish(results.state[STATUS] == OK, results.y)
         return details, y, watch.events_found()
+
+    def _maker(self, method: Method | None, depth: int) -> Callable[[], Method]:
+        """What gives the method of each stretch."""
+        if method is None:
+            return lambda: _method(self.solver, self.linear, depth)
+        if self.events or self.dense:
+            raise OdesolveError(
+                f"{self.solver} gives states at the times t alone: for events and dense output take dopri5"
+            )
+        return lambda: method
+
+    def _first_step(self, method: Method | None) -> float | None:
+        return FIRST_STEP if method is not None and self.first_step is None else self.first_step
 
     def _settings(self, method: Method, end: float, span: float) -> list[float]:
         return self.controller.settings(
@@ -122,8 +128,10 @@ def _go_on(batch: Batch, before: Results | None, t: float, h: float | Tensor) ->
     batch.begin(t, h)
 
 
-def _joined(before: Results, after: Results) -> Results:
+def _joined(before: Results | None, after: Results) -> Results:
     """What samples leave after two stretches: those that ended in the first, what they left there."""
+    if before is None:
+        return after
     arrived = before.state[STATUS] == OK
     after.state = torch.where(arrived, after.state, before.state)
     after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)

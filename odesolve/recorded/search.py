@@ -35,7 +35,7 @@ class Search:
         sampled = dict(zip(INNER, states(self.values.new_tensor(INNER)), strict=True))
 
         def value(rows: Rows, theta: Tensor | float) -> Tensor:
-            if isinstance(theta, float):
+            if not isinstance(theta, Tensor):
                 return self.system.values(t0 + theta * h, sampled[theta])
             places, which = theta.unique(return_inverse=True)
             moments = zip(places.tolist(), states(places), strict=True)
