@@ -13,6 +13,7 @@ from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution, solution
+from odesolve.adaptive.stops import stop_times
 from odesolve.adaptive.times import moments, output_times
 from odesolve.adjoint.arguments import check_mode
 from odesolve.adjoint.held import holding
@@ -46,6 +47,7 @@ def solve(
     max_calls: int | None = None,
     controller: Controller = CONTROLLER,
     events: Event | Sequence[Event] = (),
+    stops: Sequence[float] | Tensor = (),
     dense: bool = False,
     compact: bool = True,
     sync: int | None = None,
@@ -81,6 +83,10 @@ def solve(
             would take more (looked at once in ``sync``); by default what ``max_steps`` makes of them.
         controller: an ``odesolve.adaptive.Controller``.
         events: ``Event``s to find on the way.
+        stops: times at which f jumps, within the span or not: steps end there and begin anew on the other side, where f gets the
+            neighbouring numbers of y's type for the time. Without them a short pulse of f may be stepped over, and a step
+            across a jump is of low order. With ``steps`` an interval that holds stops is cut there, and its steps are shared
+            out by length, rounded up.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
@@ -118,7 +124,10 @@ def solve(
     else:
         f = steady = Steady(f)
     steering = (first_step, min_step, max_step, max_steps, controller)
-    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress, max_calls)
+    marks = stop_times(stops)
+    if marks and problem is not None and problem.method is not None:
+        raise OdesolveError(f"{solver} steps in the log-SNR and takes no stops, which are times: take dopri5 for these")
+    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress, max_calls, marks)
     by_sample = _by_sample(control)
     if steps is not None or adjoint is not None:
         if problem is not None and problem.method is not None:

@@ -214,7 +214,7 @@ def _span(rows: Tensor, at: Tensor, values: Tensor, where: Tensor, column: Tenso
 def _changes(values: Tensor) -> Tensor:
     """Whether the sign changes, or 0 is reached, between neighbours: (m, k) of values (m + 1, k)."""
     sign = values.sign()
-    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0)
+    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0) & ~values[1:].isnan()  # torch's sign of NaN is 0
 
 
 def _dips(values: Tensor, slopes: Tensor, width: Tensor, margin: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ class Event:
     which fn is sampled in every step. Zeros that are closer are found where fn is smooth at that scale: by the polynomial
     through the samples, and by more of them, up to 257 a step, where it does not fit. So two zeros may go unseen where fn
     dips to the other side for less than a fifth of a step, the widest gap between the points, and bends there as nowhere
-    else in the step; limit ``max_step`` if yours does. A zero that fn touches without changing its sign is none, nor is NaN.
+    else in the step; limit ``max_step`` if yours does. A zero that fn only touches is found by chance, where a sample hits
+    it; NaN has no sign. The samples cost evaluations of fn, and of f none but those of the dense output, three a step with
+    dopri8.
 
     A zero that the solution starts from does not count. If |fn| is no larger at the start than what the tolerances of the
     state explain (it changes as much when the state moves by twice its tolerance, or by rounding), it must grow beyond its

@@ -122,8 +122,7 @@ class Watch:
         times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
         for event, z, t in zip(self.events, found, times, strict=True):
             if event.terminal:
-                first = way * reached
-                reached = way * first.scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
+                reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
         for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
             kept = way[z.rows] * t <= (way * reached)[z.rows]
             rows, t = z.rows[kept], t[kept]
