@@ -117,6 +117,10 @@ class Controlled:
             method.evaluations,
         )
 
+    def _shortest(self, span: Time) -> Time:
+        least = length("min_step", self.min_step)
+        return (TINY * span.abs()).clamp_min(least) if isinstance(span, Tensor) else max(least, TINY * abs(span))
+
 
 def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
     """The right-hand side in a stretch, from where the one before it ended."""
@@ -143,10 +147,6 @@ def _joined(before: Results | None, after: Results) -> Results:
     after.state = torch.where(arrived, after.state, before.state)
     after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)
     return after
-
-    def _shortest(self, span: Time) -> Time:
-        least = length("min_step", self.min_step)
-        return (TINY * span.abs()).clamp_min(least) if isinstance(span, Tensor) else max(least, TINY * abs(span))
 
 
 def _start(method: Method, batch: Batch, t: Time, span: Time, given: float | None) -> Time:
