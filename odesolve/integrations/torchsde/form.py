@@ -310,8 +310,10 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    found = {given.get(key, name): getattr(sde, given.get(key, name), None) for key, name in METHODS.items()}
-    return [None if m is None else _followed(Callee(m, name, several=True), name) for name, m in found.items()]
+    called = [given.get(key, name) for key, name in METHODS.items()]
+    found = [getattr(sde, name, None) for name in called]
+    pairs = zip(called, found, strict=True)
+    return [None if m is None else _followed(Callee(m, name, several=True), name) for name, m in pairs]
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:
