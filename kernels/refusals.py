@@ -88,20 +88,19 @@ def scale(name: str, value: object, batch: int) -> float | Tensor:
         ) from None
 
 
-def table(op: str, weights: object, rows: int, columns: int, batch: int) -> None:
+def table(op: str, weights: Tensor | Sequence[Sequence[float]], rows: int, columns: int, batch: int) -> None:
     """Refuse weights that are not (rows, columns), or one such block a sample: what is over would not be read."""
-    shape = _shape_of(weights)
+    shape = tuple(weights.shape) if isinstance(weights, Tensor) else _shape_of(weights, columns)
     if shape[-2:] != (rows, columns) or shape[:-2] not in ((), (1,), (batch,)):
         raise OdesolveError(
             f"{op}: weights of shape {shape}: give ({rows}, {columns}), or ({batch}, {rows}, {columns}) for each sample's own"
         )
 
 
-def _shape_of(weights) -> tuple[int, ...]:
-    if isinstance(weights, Tensor):
-        return tuple(weights.shape)
-    lengths = {len(row) for row in weights}
-    return (len(weights), *lengths) if len(lengths) == 1 else (len(weights), -1)
+def _shape_of(rows, columns: int) -> tuple[int, int]:
+    """Of rows in lists; where there is none it has as many columns as one likes, where they differ -1."""
+    lengths = {len(row) for row in rows} or {columns}
+    return len(rows), lengths.pop() if len(lengths) == 1 else -1
 
 
 def bases(base: Sequence[int], outs: int, ins: int) -> None:
