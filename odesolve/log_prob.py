@@ -251,7 +251,7 @@ def _listed(grid: Any) -> bool:
 
 def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[float, float]:
     """The two times, where they are what the solve goes by."""
-    expected = "two different times, that of the data and that of the base, for all samples"
+    expected = "two times, the time of the data and that of the base"
     given = numbers("t", t, expected)
     if given.shape != (2,) or not bool(given.isfinite().all()) or bool(given[0] == given[1]):
         raise OdesolveError(f"t={t}: give {expected}")
@@ -261,9 +261,9 @@ def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[fl
         raise OdesolveError(f"t={t} beside a plan or a list of times, which have their own: give one or the other")
     first, last = given.tolist()
     if isinstance(model, Model):
-        low, high = sorted((model.path.t_data, model.path.t_noise))
-        if not (low <= first <= high and low <= last <= high):
-            raise OdesolveError(f"t=({first}, {last}): give times of the path, from {low} to {high}")
+        path = model.path
+        if any((t - path.t_data) * (path.t_noise - path.t_data) < 0.0 for t in (first, last)):
+            raise OdesolveError(f"t=({first}, {last}) reaches beyond the data at t={path.t_data}: give times after it")
     return first, last
 
 

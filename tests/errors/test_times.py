@@ -185,7 +185,7 @@ def test_times_beside_a_plan_of_its_own(options):
         ode.log_prob(MODEL, X, t=(0.1, 0.5), **options)
 
 
-@pytest.mark.parametrize("t", [(-0.1, 0.5), (0.1, 1.5), (0.1, float("inf")), (0.3, 0.3)])
+@pytest.mark.parametrize("t", [(-0.1, 0.5), (0.1, float("inf")), (0.3, 0.3)])
 @pytest.mark.parametrize("options", [{}, {"steps": 4}, {"solver": "picard"}, {"divergence": "along"}])
 def test_densities_stay_on_the_path(t, options):
     with pytest.raises(OdesolveError, match="give"):
