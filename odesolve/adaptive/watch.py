@@ -40,7 +40,9 @@ class Watch:
         self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
         self.noted: list[tuple[Any, Tensor]] = []
         self.values = [self._value(e, self.times[0].expand(len(start)), start, drift.args).clone() for e in self.events]
-        self.limits = [torch.full_like(v, torch.nan) for v in self.values]  # of crossings.zeros, once they are known
+        self.limits = [
+            v.new_full((2, len(v)), torch.nan) for v in self.values
+        ]  # of crossings.zeros, once they are known
 
     @property
     def idle(self) -> bool:
@@ -129,11 +131,11 @@ class Watch:
             return torch.cat([part(*given) for given in parts]) if len(rows) else theta
 
         before, after = self.values[i][piece.rows], self._value(event, end, last, args)
-        limits = self.limits[i][piece.rows]
+        limits = self.limits[i][:, piece.rows]
         if bool(limits.isnan().any()):
             limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
         found, limits = zeros(value, before, after, limits)
-        self.values[i][piece.rows], self.limits[i][piece.rows] = after, limits
+        self.values[i][piece.rows], self.limits[i][:, piece.rows] = after, limits
         wanted = found.rising if event.direction > 0 else ~found.rising
         return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
 
