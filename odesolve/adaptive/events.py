@@ -35,8 +35,8 @@ class Event:
 
     A zero that the solution starts from does not count. If |fn| is no larger at the start than what the tolerances of the
     state explain (it changes as much when the state moves by twice its tolerance, or by rounding), it must grow beyond its
-    first value before a zero counts: a ball that is put on the ground by hand, a little below or above it, goes up and comes
-    down again.
+    first value, or take the other sign, before a zero counts: a ball that is put on the ground by hand, a little below or
+    above it, goes up and comes down again.
     """
 
     fn: Callable[..., Any]
