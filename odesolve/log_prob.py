@@ -13,7 +13,7 @@ from odesolve import trace as traces
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, fixed, nodes, picard
+from odesolve.likelihood import along, dependence, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
@@ -102,15 +102,19 @@ def log_prob(
     x = _state(model, x)
     if of == "plan" and isinstance(model, Model):
         with torch.set_grad_enabled(adjoint is not None):
-            return plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+            found = plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+            return _with(found, dependence.of_model(model, x))
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
+    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, None if t is None else t[0])
-            return _on_grid(model, x, probes, plan, base, str(estimator))
+            found = _on_grid(model, x, probes, plan, base, str(estimator))
+            return _with(found, dependence.of_model(model, x) if by_autograd else 0)
         flow = _flow(model, x, t, base, args)
+        spent = dependence.of_flow(flow, x) if by_autograd else 0
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
@@ -126,7 +130,12 @@ def log_prob(
             options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        return _result(flow, x, found, probes, str(estimator))
+        return _with(_result(flow, x, found, probes, str(estimator)), spent)
+
+
+def _with(found: LogProb, calls: int) -> LogProb:
+    """With so many network evaluations more of each sample, which no other waited for."""
+    return replace(found, nfe=found.nfe + calls)
 
 
 def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:
