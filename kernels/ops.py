@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from odesolve.kernels import dispatch, philox, reference, refusals
 from torch import Tensor
-from torch._C import _functorch
+from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.library import Library, register_autograd, register_fake
 
 # Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.

@@ -37,7 +37,8 @@ def reaches(out: Any, node: Any) -> bool:
     """Whether the graph of out has a way to a node."""
     if not isinstance(out, Tensor) or not out.requires_grad:
         return False
-    todo, seen = [get_gradient_edge(out).node], set()
+    todo: list[Any] = [get_gradient_edge(out).node]
+    seen = set()
     while todo:
         at = todo.pop()
         if at is node:

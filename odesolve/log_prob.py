@@ -15,7 +15,7 @@ from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, fixed, nodes, picard
+from odesolve.likelihood import along, dependence, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
@@ -114,17 +114,21 @@ def log_prob(
     if of == "plan" and isinstance(model, Model):
         with torch.set_grad_enabled(adjoint is not None):
             found = plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+            found = _with(found, dependence.of_model(model, x))
         return replace(found, nfe=found.nfe + steady.extra)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     if getattr(estimator, "mode", None) == "forward":
         _ask_plainly(model, steady, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
+    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
-            return _counted(_on_grid(model, x, probes, plan, base, str(estimator)), steady)
+            found = _counted(_on_grid(model, x, probes, plan, base, str(estimator)), steady)
+            return _with(found, dependence.of_model(model, x) if by_autograd else 0)
         flow = _flow(model, x, t, base, args)
+        spent = dependence.of_flow(flow, x) if by_autograd else 0
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
@@ -142,7 +146,7 @@ def log_prob(
             options["max_calls"] = max_calls if steps is None else None
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        return _counted(_result(flow, x, found, probes, str(estimator)), steady)
+        return _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
 
 
 def _steady(model: Any, batch: int) -> tuple[Any, Steady]:
@@ -168,6 +172,11 @@ def _counted(found: LogProb, steady: Steady) -> LogProb:
     """With the calls that looked whether the network is steady."""
     rounds = None if found.rounds is None else found.rounds + steady.extra
     return replace(found, nfe=found.nfe + steady.extra, rounds=rounds)
+
+
+def _with(found: LogProb, calls: int) -> LogProb:
+    """With so many network evaluations more of each sample, which no other waited for."""
+    return replace(found, nfe=found.nfe + calls)
 
 
 def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:

@@ -96,9 +96,10 @@ def sample(
             steps at once, an ``ode.Parareal`` blocks of them.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
-        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products and no more evaluations. "flow" (or
-            True) is that of the probability flow, to the solver's order; "plan" the exact one of the map that so few steps
-            are (``PlanDensity``); "ito" of a stochastic solver the marginals', up to the steps' error.
+        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products, and three evaluations that
+            see whether autograd sees all of the network. "flow" (or True) is that of the probability flow, to the solver's
+            order; "plan" the exact one of the map that so few steps are (``PlanDensity``); "ito" of a stochastic solver the
+            marginals', up to the steps' error.
         trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
         adjoint: "backprop" records gradients, of the start, the network's parameters and its conditions: every network call is
             made once more on the way back, two or three states a call are kept, and noise is drawn again.

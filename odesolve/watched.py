@@ -9,13 +9,14 @@ from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
-from torch._C import _functorch
+from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.autograd import forward_ad
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import is_compiling, transformed
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 

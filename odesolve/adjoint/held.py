@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 Holder = list[Any]
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch._C import _functorch
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from odesolve.adjoint.arguments import Arguments, Wanted
 from odesolve.adjoint.held import held
