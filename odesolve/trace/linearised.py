@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from odesolve.callee import wants_gradients
 from odesolve.errors import OdesolveError
 
 Field = Callable[[Tensor], Tensor]
@@ -37,7 +38,7 @@ class Linearised:
             if not raw.requires_grad:
                 raise _independent()
             self._out = raw.to(x.dtype)
-        self.watched = recording and (x.requires_grad or _wants_gradients(self._out, self._leaf))
+        self.watched = recording and (x.requires_grad or wants_gradients(self._out, [self._leaf]))
         self.out = raw if self.watched else raw.detach()
 
     def pull(self, v: Tensor) -> Tensor:
@@ -88,17 +89,3 @@ def _independent() -> OdesolveError:
         "the network's output does not depend on its input, as far as autograd can see: take torch.no_grad, inference_mode "
         "and detach out of the network (a field that is really constant: return its value + 0 * x)"
     )
-
-
-def _wants_gradients(out: Tensor, leaf: Tensor) -> bool:
-    """Whether anything but the leaf, such as a parameter, is to get gradients from out."""
-    todo, seen = [out.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", leaf) is not leaf:
-            return True
-        todo.extend(before for before, _ in node.next_functions)
-    return False

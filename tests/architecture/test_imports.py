@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
     "brownian": {"kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "callee", "kernels", "noise", "pairing", "schemes"},
-    "trace": {"kernels", "noise"},
+    "trace": {"callee", "kernels", "noise"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},

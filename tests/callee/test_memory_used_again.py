@@ -118,7 +118,9 @@ NOISES = {
     **{
         s: lambda f, g, y, s=s: ode.solve_sde(f, g, y, solver=s, steps=8, seed=0).y for s in ("euler_maruyama", "srid2")
     },
-    "by tolerance": lambda f, g, y: ode.solve_sde(f, 0.3, y, solver="stochastic_heun", noise="additive", rtol=1e-2, seed=0).y,
+    "by tolerance": lambda f, g, y: (
+        ode.solve_sde(f, 0.3, y, solver="stochastic_heun", noise="additive", rtol=1e-2, seed=0).y
+    ),
     **{
         m: lambda f, g, y, m=m, c=c: seeded(Equation(f, g, c), y, m)
         for m, c in (
