@@ -27,11 +27,15 @@ class Callee:
     and a later call that writes to one raises OdesolveError. Tensors of inference mode, whose writes leave no trace, are always
     copied. What it returns is ours: copied where anybody else holds its memory, be it a view.
 
-    ``what`` is the function's name in errors; with ``several`` it returns tensors, each of which is made ours.
+    ``what`` is the function's name in errors; with ``several`` it returns tensors, each of which is made ours; ``at`` is the
+    place of the state among what it gets from us, which it may differentiate.
     """
 
-    def __init__(self, fn: Callable[..., Any], what: str = "f", several: bool = False):
+    asked: bool | None  # whether f may differentiate its state; None where that depends on the parameters that it has
+
+    def __init__(self, fn: Callable[..., Any], what: str = "f", several: bool = False, at: int = 1):
         self.fn, self.what, self._own = fn, what, _each_owned if several else _owned
+        self.given, self.at, self.asked = fn, at, True
         self.careful: bool | None = None  # whether it gets copies; None until its first call has been looked at
         self.lent: list[Tensor] = []  # the copies of the first call that nothing recorded, until the next
         self.proven = False  # whether they have been looked at
@@ -48,26 +52,46 @@ class Callee:
             out = self._looked_at(ours, args, named)
             return out if read or is_compiling() else self._own(out)
         watched = _all((ours, args, named)) if args or named else ours
-        before = after = 0  # versions only rise: one has changed where their sum has
+        written = 0  # versions only rise: one has changed where their sum has
         try:
             for x in watched:
-                before += x._version
-        except RuntimeError:
-            out = self._with_copies(ours, args, named)
-            return out if read else self._own(out)
-        out = self.fn(*ours, *args, **named) if named else self.fn(*ours, *args)
-        for x in watched:
-            after += x._version
-        if after != before:
+                written -= x._version
+            out = self.fn(*ours, *args, **named) if named else self.fn(*ours, *args)
+            for x in watched:
+                written += x._version
+        except RuntimeError as e:
+            written, out = 0, self._again(e, ours, args, named)
+        if written:
             raise self._careless()
         return out if read else self._own(out)
+
+    def _again(self, e: RuntimeError, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """A call that failed, because versions of inference mode cannot be read or because f differentiates."""
+        if any(x.is_inference() for x in _all((ours, args, named))):
+            return self._with_copies(ours, args, named)
+        return self._run((ours, args, named), e)
+
+    def _run(self, given: Given, error: RuntimeError | None = None) -> Any:
+        """f of these; where it turns out to differentiate, with gradients enabled from now on."""
+        ours, args, named = given
+        try:
+            if error is not None:
+                raise error
+            return self.fn(*ours, *args, **named)
+        except RuntimeError as e:
+            if isinstance(self.fn, Differentiating) or "does not require grad" not in str(e):
+                raise
+            differentiating = Differentiating(self.given, self.what, self.at)
+            out = differentiating.asked(self.asked, e, (*ours, *args), named)
+        self.fn = differentiating
+        return out
 
     def _looked_at(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """A call that something traces, one of the first two, or one with more than tensors."""
         if is_compiling() or dispatch.transformed():
             if self.careful is not False:
                 ours, args, named = _copied((ours, args, named))
-            return self.fn(*ours, *args, **named)
+            return self.given(*ours, *args, **named)
         if self.lent:
             self.careful, self.proven = _kept(self.lent), True
             self.quick = not self.careful and all(isinstance(x, Tensor) for x in ours)
@@ -77,14 +101,14 @@ class Callee:
         if self.careful is not False or unsure or any(x.is_inference() for x in watched):
             return self._with_copies(ours, args, named)
         before = [x._version for x in watched]
-        out = self.fn(*ours, *args, **named)
+        out = self._run((ours, args, named))
         if before != [x._version for x in watched]:
             raise self._careless()
         return out
 
     def _with_copies(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         given = _copied((ours, args, named))
-        out = self.fn(*given[0], *given[1], **given[2])
+        out = self._run(given)
         originals = _all((ours, args, named))
         if self.careful is None and not _capturing(originals):
             self.careful = any(map(_written, _all(given), originals))
@@ -101,9 +125,86 @@ class Callee:
         )
 
 
-def shielded(fn: Callable[..., Any], what: str) -> Callable[..., Any]:
+class Differentiating:
+    """A function that differentiates its state, called so that it can: with gradients enabled, on a leaf of its own.
+
+    Where nothing outside is recorded its results hold no graph.
+    """
+
+    def __init__(self, fn: Callable[..., Any], what: str, at: int):
+        self.fn, self.what, self.at = fn, what, at
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        outside = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad():
+            out = self._on_leaves(given, named)[0]
+        return out if outside else _each(out, Tensor.detach)
+
+    def asked(self, asked: bool | None, error: RuntimeError, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """The first call, after one that failed with an error. Raises OdesolveError unless somebody asks for gradients."""
+        if asked is not False:
+            outside = torch.is_grad_enabled()
+            with torch.inference_mode(False), torch.enable_grad():
+                out, leaves = self._on_leaves(given, named)
+            if asked or any(wants_gradients(x, leaves) for x in _tensors([out])):
+                return out if outside else _each(out, Tensor.detach)
+        raise OdesolveError(
+            f"{self.what} differentiates its state, of which nobody asks gradients here: let it do so within "
+            "torch.enable_grad(), on a leaf of its own, y = y.detach().requires_grad_(); or give y0 with requires_grad"
+        ) from error
+
+    def _on_leaves(self, given: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
+        given, named = [_each(x, _normal) for x in given], {k: _each(x, _normal) for k, x in named.items()}
+        state = given[self.at]
+        recorded = any(x.requires_grad for x in _tensors([state]))
+        state = state if recorded else _each(state, _leaf)
+        given[self.at] = state
+        out = self.fn(*given, **named)
+        if recorded and not any(x.requires_grad for x in _tensors([out])):
+            raise OdesolveError(
+                f"{self.what} differentiates its state, and what it returns has no graph: give create_graph=True to "
+                "torch.autograd.grad"
+            )
+        return out, _tensors([state])
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """The same values, to be differentiated."""
+    return x.detach().requires_grad_() if x.is_floating_point() or x.is_complex() else x
+
+
+def _normal(x: Tensor) -> Tensor:
+    """A tensor that autograd takes."""
+    return x.clone() if x.is_inference() else x
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tensor, or the tensors of a tuple, list or dict, changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (tuple, list):
+        return type(value)(_each(x, change) for x in value)
+    return {k: _each(x, change) for k, x in value.items()} if type(value) is dict else value
+
+
+def wants_gradients(out: Tensor, leaves: Sequence[Tensor]) -> bool:
+    """Whether anything but these leaves, such as a parameter, is to get gradients from out."""
+    todo, seen = [out.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not any(leaf is mine for mine in leaves):
+            return True
+        todo.extend(before for before, _ in node.next_functions)
+    return False
+
+
+def shielded(fn: Callable[..., Any], what: str, at: int = 1) -> Callable[..., Any]:
     """fn(*ours) through the door, for parts that call it as they would call fn."""
-    callee = Callee(fn, what)
+    callee = Callee(fn, what, at=at)
     return lambda *ours: callee(*ours)
 
 
@@ -205,11 +306,7 @@ def _copied(given: Given) -> Given:
 
 
 def _copy(v: Any, least: int = 0) -> Any:
-    if isinstance(v, Tensor):
-        return v.clone() if v.dim() >= least else v
-    if type(v) in (tuple, list):
-        return type(v)(_copy(x, least) for x in v)
-    return {k: _copy(x, least) for k, x in v.items()} if type(v) is dict else v
+    return _each(v, lambda x: x.clone() if x.dim() >= least else x)
 
 
 def _written(copy: Tensor, x: Tensor) -> bool:

@@ -74,7 +74,7 @@ def langevin(
         raise OdesolveError(f"snr={snr}: give a positive ratio such as 0.16")
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     fixed = None if step is None else _weights(step, x)
-    z, ask = torch.empty_like(x), Callee(score, "score")
+    z, ask = torch.empty_like(x), Callee(score, "score", at=0)
     for k in range(n):
         s = _checked(ask(x), x)
         if fixed is not None:
@@ -117,7 +117,7 @@ def mala(
     x = _start(x, n, keep)
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     eta, weights = _step(step, x), _weights(step, x)
-    log_prob, score = Callee(log_prob, "log_prob"), None if score is None else Callee(score, "score")
+    log_prob, score = Callee(log_prob, "log_prob", at=0), None if score is None else Callee(score, "score", at=0)
     lp, s = _density(log_prob, score, x)
     s, y, both = s.clone(), torch.empty_like(x), torch.empty_like(x)
     accepted, cross, square = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3))

@@ -91,7 +91,7 @@ class Model:
         self.reading = Reading(
             predicts, sigma_data, scale, applies=applies, variance=learned_variance, two_times=two_times
         )
-        self._door, self._judge = Callee(net, "the network"), Callee(net, "the classifier")
+        self._door, self._judge = Callee(net, "the network", at=0), Callee(net, "the classifier", at=0)
         self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
@@ -322,8 +322,8 @@ class Model:
         return self._checked(answer(self._door_to_net(), x_in, t, named=cond), state, shape)
 
     def _door_to_net(self) -> Callee:
-        if self._door.fn is not self.net:
-            self._door = Callee(self.net, "the network")
+        if self._door.given is not self.net:
+            self._door = Callee(self.net, "the network", at=0)
         return self._door
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
@@ -334,8 +334,8 @@ class Model:
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         assert self._classifier is not None
-        if self._judge.fn is not self._classifier:
-            self._judge = Callee(self._classifier, "the classifier")
+        if self._judge.given is not self._classifier:
+            self._judge = Callee(self._classifier, "the classifier", at=0)
         recording = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)

@@ -47,6 +47,7 @@ class Drift:
         self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
         self.args, self.rows = self.given, batch
         self.call = Callee(f)
+        self.call.asked = _asked(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
@@ -150,6 +151,14 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
     if isinstance(y, Mapping):
         return tuple(y), list(y.values())
     return ((), list(y)) if isinstance(y, (tuple, list)) else (None, [y])
+
+
+def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
+    """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may hold parameters unseen."""
+    if not torch.is_grad_enabled():
+        return False
+    held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
+    return True if any(isinstance(x, Tensor) and x.requires_grad for x in held) else None
 
 
 def _check(y0: Any, pieces: list[Any]) -> None:

@@ -128,7 +128,7 @@ class PathFlow:
     def log_base(self, y: Tensor) -> Tensor:
         x = self.leave(y)
         if self.prior is not None:
-            return checked(shielded(self.prior, "the base's log-density")(x), x)
+            return checked(shielded(self.prior, "the base's log-density", at=0)(x), x)
         return normal_log_density(x, self.model.path.start_std(self.end.t))
 
     def score(self, u: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class VelocityFlow:
         if self.base is None or self.base == "normal":
             return normal_log_density(y, 1.0)
         base = self.base.log_prob if hasattr(self.base, "log_prob") else self.base
-        return checked(shielded(base, "the base's log-density")(y), y)
+        return checked(shielded(base, "the base's log-density", at=0)(y), y)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:

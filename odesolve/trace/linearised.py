@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from odesolve.callee import wants_gradients
 from odesolve.errors import OdesolveError
 from odesolve.graphs import Independent
 
@@ -38,7 +39,7 @@ class Linearised:
             if not raw.requires_grad:
                 raise Independent
             self._out = raw.to(x.dtype)
-        self.watched = recording and (x.requires_grad or _wants_gradients(self._out, self._leaf))
+        self.watched = recording and (x.requires_grad or wants_gradients(self._out, [self._leaf]))
         self.out = raw if self.watched else raw.detach()
 
     def pull(self, v: Tensor) -> Tensor:
@@ -82,17 +83,3 @@ def check_shape(out: Tensor, x: Tensor) -> None:
     if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
         given = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise OdesolveError(f"the field returned {given} for a state {tuple(x.shape)}: return floats of the same shape")
-
-
-def _wants_gradients(out: Tensor, leaf: Tensor) -> bool:
-    """Whether anything but the leaf, such as a parameter, is to get gradients from out."""
-    todo, seen = [out.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", leaf) is not leaf:
-            return True
-        todo.extend(before for before, _ in node.next_functions)
-    return False

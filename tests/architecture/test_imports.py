@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "callee", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
-    "trace": {"forward", "graphs", "kernels", "noise", "watched"},
+    "trace": {"callee", "forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
