@@ -25,7 +25,9 @@ double power(double x, double exponent) { return exponent == 0.0 ? 1.0 : std::po
 // The control state of one sample.
 class Sample {
   public:
-    Sample(double* state, int64_t stride, const Settings& given) : state_(state), stride_(stride), given_(given) {}
+    Sample(double* state, int64_t stride, const Settings& given)
+        : end(state[END * stride]), state_(state), stride_(stride), given_(given) {}
+    const double end;
     double& operator[](Row row) const { return state_[row * stride_]; }
 
     void judge(double norm) const {
@@ -36,7 +38,7 @@ class Sample {
         double error, change;
         const bool accepted = factor(norm, kept, change, error) && finite;
         if (!finite) change = given_.least;
-        const double t = s[T], h = s[H], end = s[END], least = std::max(RESOLUTION * std::fabs(t), s[SHORTEST]);
+        const double t = s[T], h = s[H], least = std::max(RESOLUTION * std::fabs(t), s[SHORTEST]);
         const bool landed = accepted && h == end - t;
         s[T0] = t;
         s[H0] = h;
@@ -58,7 +60,7 @@ class Sample {
 
     void aim() const {
         const Sample& s = *this;
-        const double left = s[END] - s[T], h = std::min(std::fabs(s[H]), given_.longest);
+        const double left = end - s[T], h = std::min(std::fabs(s[H]), given_.longest);
         s[H] = s[STATUS] != RUNNING ? 0.0 : LANDING * h >= std::fabs(left) ? left : std::copysign(h, left);
     }
 
@@ -124,7 +126,7 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
         const Sample s(rows + b, batch, given);
         if (!begin) s.judge(errors[b]);
         s.aim();
-        const double t = s[T], h = s[H], end = s[END];
+        const double t = s[T], h = s[H];
         double by_kind[KINDS];
         for (int kind = 0; kind < KINDS; ++kind) {
             const bool off = kind & (s[TOOK] != 0.0 ? IF_KEPT : IF_TOOK);
@@ -132,8 +134,8 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
         }
         for (int64_t w = 0; w < columns; ++w) out[b * columns + w] = coefficient[w] * by_kind[kinds[w]];
         for (int64_t i = 0; i < stages; ++i) {
-            const bool landing = node[i] == 1.0 && h == end - t;
-            put(times, i * times.stride[0] + b * times.stride[1], landing ? end : t + node[i] * h);
+            const bool landing = node[i] == 1.0 && h == s.end - t;
+            put(times, i * times.stride[0] + b * times.stride[1], landing ? s.end : t + node[i] * h);
         }
     }
 }

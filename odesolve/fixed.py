@@ -19,7 +19,7 @@ from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm, Weights
 from odesolve.pairs import PAIRS
 from odesolve.stochastic.fixed import Alive
-from odesolve.tableaus import EXPLICIT, Tableau
+from odesolve.tableaus import EXPLICIT, Row, Tableau
 
 TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
@@ -103,24 +103,24 @@ def march(
     alive, stage, new = Alive(y, tableau.stages), torch.empty_like(y), torch.empty_like(y)
     norm = ErrorNorm(alive.norm, 0.0, 1.0)
     clock = start.new_empty(len(start))
+    stages = [(c, *_used(row)) for c, row in zip(tableau.c, tableau.a, strict=True)]
+    ends, finish = _used(tableau.b)
     place = 1
     for k in range(n):
         t, h = where.step(k)
         if keep:
             kept[k] = y
         slopes: list[Tensor] = []
-        for c, row in zip(tableau.c, tableau.a, strict=True):
-            used = [j for j, w in enumerate(row) if w]
+        for c, used, row in stages:
             at = y
             if used:
                 at = stage
-                combine((stage,), (y, *(slopes[j] for j in used)), _block((0.0,), [row[j] for j in used], h), (0,))
+                combine((stage,), (y, *(slopes[j] for j in used)), _block((0.0,), row, h), (0,))
             now = t + c * h
             moments = clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)
             slopes.append(drift(drift.time(where.inside(k, moments)), at))
-        used = [j for j, w in enumerate(tableau.b) if w]
-        weights = _block((0.0, 1.0), [tableau.b[j] for j in used], h)
-        combine((new,), (y, *(slopes[j] for j in used)), weights, (0,), None, (), norm)
+        weights = _block((0.0, 1.0), finish, h)
+        combine((new,), (y, *(slopes[j] for j in ends)), weights, (0,), None, (), norm)
         alive.note(t, y, new)
         y, new = new, y
         if where.passed[place] == k + 1:
@@ -131,6 +131,12 @@ def march(
     results = Results(start)
     results.y, results.state = y, alive.finish(where.t[-1])
     return out, results, kept
+
+
+def _used(row: Row) -> tuple[list[int], list[float]]:
+    """The places of the weights that are not 0, and these weights."""
+    places = [j for j, w in enumerate(row) if w]
+    return places, [row[j] for j in places]
 
 
 def _block(firsts: Sequence[float], row: Sequence[float], h: Time) -> Weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,16 +30,26 @@ def output_times(t: Any) -> Times:
     Raises OdesolveError unless there are two or more, all finite, that rise or fall: of (B, n) in each row.
     """
     given = moments(t).detach()
+    if given.dim() == 2:
+        return _of_samples(given)
     if given.dim() > 2:
         raise OdesolveError(f"t has shape {tuple(given.shape)}: give (n,), or (B, n), times of each sample's own")
-    rows = given if given.dim() == 2 else given.reshape(1, -1)
-    steps = rows.diff(dim=1)
-    good = rows.isfinite().all(1) & ((steps > 0).all(1) | (steps < 0).all(1))
-    if steps.numel() == 0 or not bool(good.all()):
-        bad = int((~good).nonzero()[0, 0]) if given.dim() == 2 and steps.numel() else None
-        what = f"t is {t}" if bad is None else f"t[{bad}] is {rows[bad].tolist()}"
-        raise OdesolveError(f"{what}: give {EXPECTED}")
-    return given.t() if given.dim() == 2 else given.tolist()
+    times: list[float] = given.reshape(-1).tolist()  # a number is one time, and too few
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    if not steps or not all(map(math.isfinite, times)) or not (min(steps) > 0 or max(steps) < 0):
+        raise OdesolveError(f"t is {t}: give {EXPECTED}")
+    return times
+
+
+def _of_samples(given: Tensor) -> Tensor:
+    steps = given.diff(dim=1)
+    good = given.isfinite().all(1) & ((steps > 0).all(1) | (steps < 0).all(1))
+    if steps.numel() == 0:
+        raise OdesolveError(f"t has shape {tuple(given.shape)}: give each sample {EXPECTED}")
+    if not bool(good.all()):
+        bad = int((~good).nonzero()[0, 0])
+        raise OdesolveError(f"t[{bad}] is {given[bad].tolist()}: give {EXPECTED}")
+    return given.t()
 
 
 def shared_times(t: Any) -> list[float]:

@@ -336,7 +336,7 @@ def test_statistics_that_change_are_warned_of_everywhere(entry):
         {"adjoint": "backprop"},
         {"executor": ode.Window(size=4)},
     ],
-    ids=str,
+    ids=lambda options: "-".join(options),
 )
 def test_samples_that_need_the_same_answers_again(options):
     options = {"solver": "ddim", **options}
