@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "pairs": {"tableaus"},
     "keys": {"kernels"},
     "progress": set(),
+    "steady": {"kernels"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {"kernels", "pairs", "tableaus"},
     "levy": set(),
