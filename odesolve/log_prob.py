@@ -117,8 +117,7 @@ def log_prob(
             found = _with(found, dependence.of_model(model, x))
         return replace(found, nfe=found.nfe + steady.extra)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
-    if getattr(estimator, "mode", None) == "forward":
-        _ask_plainly(model, steady, x, t, args)
+    _ask_plainly(model, steady, estimator, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
     by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
     second = (adjoint is None and steps is None and plan is None) if check is None else check
@@ -132,18 +131,18 @@ def log_prob(
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
+            limits = state_tol, 0.5 * tol, progress, max_calls
             if solver == PARALLEL:
-                found = picard.integrate(flow, x, probes, state_tol, 0.5 * tol, progress, max_calls)
+                found = picard.integrate(flow, x, probes, *limits)
             else:
-                limits = progress, max_calls
-                found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, *limits)
+                found = nodes.integrate(flow, x, probes, solver or SOLVER, *limits)
         elif solver == PARALLEL:
             raise OdesolveError(
                 'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
             )
         else:
-            options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
-            options["max_calls"] = max_calls if steps is None else None
+            options = {"adjoint": adjoint, "params": params, "progress": progress}
+            options |= {"max_calls": max_calls} if steps is None else {"steps": steps}
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
         return _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
@@ -158,8 +157,10 @@ def _steady(model: Any, batch: int) -> tuple[Any, Steady]:
     return asked, asked
 
 
-def _ask_plainly(model: Any, steady: Steady, x: Tensor, t: Any, args: Sequence[Any]) -> None:
-    """Two questions outside of torch.func, whose transforms show no answers."""
+def _ask_plainly(model: Any, steady: Steady, estimator: Any, x: Tensor, t: Any, args: Sequence[Any]) -> None:
+    """Ask outside of torch.func, whose transforms show no answers, where an estimator would ask inside of it."""
+    if getattr(estimator, "mode", None) != "forward":
+        return
     with torch.no_grad():
         if isinstance(model, Model):
             model.noise(x, model.path.t_min)

@@ -136,9 +136,7 @@ def solve_sde(
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
     """
     chosen, step = choose(solver, noise, calculus)
-    for h in (f, g):
-        warn_of_training(h, "the equation", noise=False)
-    asked = [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    asked = _steady(f, g)
     drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
@@ -174,6 +172,13 @@ def solve_sde(
             raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
         with torch.no_grad():
             return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
+
+
+def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
+    """Drift and diffusion, where they are functions as what must answer the same question the same."""
+    for h in (f, g):
+        warn_of_training(h, "the equation", noise=False, stacklevel=4)
+    return [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:

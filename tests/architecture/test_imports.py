@@ -31,6 +31,8 @@ MAY_IMPORT = {
     # What forward differentiation and torch.func watch; our own forward differentiation.
     "watched": {"kernels"},
     "forward": {"graphs", "watched"},
+    # Whether a function answers the same question twice the same.
+    "steady": {"kernels"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {"callee", "forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
     "levy": set(),
