@@ -18,6 +18,8 @@ SYNC = 8  # attempts between two looks at a device that runs on its own
 
 def output_times(t: Sequence[float] | Tensor) -> list[float]:
     """The times as numbers. Raises OdesolveError unless there are two or more that rise or fall."""
+    if isinstance(t, Tensor) and t.is_complex():
+        raise OdesolveError(f"t is {t.dtype}: give real times")
     times: list[float] = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
     steps = [b - a for a, b in itertools.pairwise(times)]
     if not steps or not all(map(math.isfinite, times)) or not (min(steps) > 0 or max(steps) < 0):
