@@ -86,6 +86,10 @@ class Callee:
         self.fn = differentiating
         return out
 
+    def of(self, fn: Callable[..., Any]) -> Callee:
+        """This door where it is that of fn, else a new one of its kind."""
+        return self if self.given is fn else Callee(fn, self.what, at=self.at)
+
     def _looked_at(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """A call that something traces, one of the first two, or one with more than tensors."""
         if is_compiling() or dispatch.transformed():

@@ -77,6 +77,8 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     """
     if a.shape != b.shape or a.dim() < 2:
         raise OdesolveError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}: give two batches (B, ...) of one shape")
+    if a.is_complex() or b.is_complex():
+        raise OdesolveError(f"a is {a.dtype} and b {b.dtype}: give real noises, such as torch.view_as_real(a)")
     shares = _shares(share)
     u, v = a.double().flatten(1), b.double().flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)

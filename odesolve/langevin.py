@@ -182,10 +182,10 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
 
 def _checked(s: Tensor, x: Tensor) -> Tensor:
     refuse_inside("what the score returned", s, x)
-    if not isinstance(s, Tensor) or s.shape != x.shape:
-        found = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+    if not isinstance(s, Tensor) or s.shape != x.shape or s.is_complex():
+        found = f"{s.dtype} {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
         raise OdesolveError(
-            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient of log p"
+            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient of log p, real numbers"
         )
     return s.detach()
 
@@ -196,9 +196,11 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
         point = x.detach().clone().requires_grad_(score is None)
         lp = log_prob(point)
         refuse_inside("what the log-density returned", lp, x)
-        if not isinstance(lp, Tensor) or lp.shape != x.shape[:1]:
-            found = tuple(lp.shape) if isinstance(lp, Tensor) else type(lp).__name__
-            raise OdesolveError(f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,)")
+        if not isinstance(lp, Tensor) or lp.shape != x.shape[:1] or lp.is_complex():
+            found = f"{lp.dtype} {tuple(lp.shape)}" if isinstance(lp, Tensor) else type(lp).__name__
+            raise OdesolveError(
+                f"log_prob returned {found} for {x.shape[0]} states: return one real number a state, (B,)"
+            )
         if score is None:
             (s,) = torch.autograd.grad(lp.sum(), point)
         else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve import transforms
-from odesolve.callee import Callee, owned
+from odesolve.callee import Callee, shielded
 from odesolve.conditions import Cond, own, rows, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import answer
@@ -200,9 +200,9 @@ class Model:
         sample ends with what is known: exactly by solvers whose last step is the data prediction (DDIM, DPM++, UniPC, DDPM,
         ...), to the last step's error by others (Wang, Yu and Zhang 2023, DDNM, eq. 13).
         """
-        if known.dim() != mask.dim() or known.dim() < 2:
-            given = f"known {tuple(known.shape)} and mask {tuple(mask.shape)}"
-            raise OdesolveError(f"{given}: give both as (B, ...), or with 1 for all samples")
+        if known.dim() != mask.dim() or known.dim() < 2 or known.is_complex():
+            given = f"known {known.dtype} {tuple(known.shape)} and mask {tuple(mask.shape)}"
+            raise OdesolveError(f"{given}: give both as real numbers (B, ...), or with 1 for all samples")
         if bool(((mask < 0) | (mask > 1)).any()):
             raise OdesolveError("the mask leaves [0, 1]: give 1 where the data are known, 0 where they are free")
         out = copy.copy(self)
@@ -243,8 +243,7 @@ class Model:
     def network_times(self, t: Tensor) -> Tensor:
         """What the network gets for the path times t (any shape)."""
         if callable(self.time):
-            found = self.time(self.path, t.clone())
-            return owned(found)
+            return shielded(self.time, "time", at=1)(self.path, t)
         if self.time == "index":
             steps = self.path.training_steps
             if steps is None:
@@ -292,12 +291,9 @@ class Model:
         return replace(self.reading, cast=self.dtype not in (None, dtype))
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
-        """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state.
-
-        They are read before the next call: a network may return memory that it will use again.
-        """
+        """Raw outputs, one a branch, to be read before the next call: of the network, and the classifier's gradient."""
         if branches == _PLAIN and not self.reading.variance:
-            return [self._checked(answer(self._door_to_net(), x_in, t, named=self.cond, read=True), state)]
+            return [self._checked(self._ask(x_in, t, self.cond, True), state)]
         out: list[Tensor] = []
         if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
@@ -319,12 +315,11 @@ class Model:
         shape = state.shape
         if self.reading.variance:
             shape = torch.Size([*shape[:1], *(2 * c for c in shape[1:2]), *shape[2:]])
-        return self._checked(answer(self._door_to_net(), x_in, t, named=cond), state, shape)
+        return self._checked(self._ask(x_in, t, cond), state, shape)
 
-    def _door_to_net(self) -> Callee:
-        if self._door.given is not self.net:
-            self._door = Callee(self.net, "the network", at=0)
-        return self._door
+    def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
+        self._door = self._door.of(self.net)
+        return answer(self._door, x, t, named=cond, read=read)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}
@@ -334,8 +329,7 @@ class Model:
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         assert self._classifier is not None
-        if self._judge.given is not self._classifier:
-            self._judge = Callee(self._classifier, "the classifier", at=0)
+        self._judge = self._judge.of(self._classifier)
         recording = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)

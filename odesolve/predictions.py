@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.callee import owned
+from odesolve.errors import OdesolveError
 from odesolve.paths import Path
 from odesolve.program import Reading
 
@@ -62,8 +63,13 @@ def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
 
 
 def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data: float) -> Coefficients:
-    """Those of a model at times (n,) for states like this one; ``want`` is one of ``paths.PREDICTIONS``."""
+    """Those of a model at times (n,) for states like this one; ``want`` is one of ``paths.PREDICTIONS``.
+
+    Raises OdesolveError for complex states.
+    """
     path, reading, given = model.path, model.reading, model.predicts
+    if like.is_complex():
+        raise OdesolveError(f"x is {like.dtype}: give a model real numbers, such as torch.view_as_real(x)")
 
     def held(c: object) -> Tensor:
         return torch.as_tensor(c, device=like.device).to(like.dtype).expand(len(t))

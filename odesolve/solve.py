@@ -65,7 +65,9 @@ def solve(
         f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one system t has no
             dimensions. Returns dy/dt in the form of y. Or a ``Model``: its velocity, in the time of its path.
         y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
-            A tensor with less than two dimensions, or tensors that share no first dimension, are one system.
+            A tensor with less than two dimensions, or tensors that share no first dimension, are one system. Complex64 and
+            complex128 too, of one precision with real ones beside them: their two parts count as numbers of their own in
+            tolerances, and gradients are torch's, dL/dRe + i dL/dIm.
         t: times (n,), rising or falling, float64 whatever y is; or (B, n), a row for each sample: its own span, in its own
             direction, and output times. ``Solution.y`` is (n, B, ...) either way.
         solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
@@ -101,6 +103,9 @@ def solve(
             evaluation depends on; give them where f uses some at later times only.
         adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
         progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
+
+    f may work in place on what it gets, and return memory that it uses again. Where it differentiates y (torch.autograd.grad), it
+    gets one that can be, if gradients are enabled and y0 or a parameter wants them.
 
     Where the first evaluation of f draws from a global random generator, or f has dropout in train mode, it is repeated, as it
     is of a ``Model`` with steps by tolerance; the call more counts in ``nfe``, and answers that differ are refused.
@@ -148,6 +153,8 @@ def _counted(found: Solution, steady: Steady) -> Solution:
 def _state(y0: State) -> Tensor:
     if not isinstance(y0, Tensor):
         raise OdesolveError(f"y0 is a {type(y0).__name__}: give the state of a model as one tensor (B, ...)")
+    if y0.is_complex():
+        raise OdesolveError(f"y0 is {y0.dtype}: give a model real numbers, such as torch.view_as_real(y0)")
     return y0
 
 

@@ -103,10 +103,10 @@ class Watch:
     def _value(self, event: Event, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
         value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
         expected = (len(y),) if self.drift.by_sample else ()
-        if not isinstance(value, Tensor) or value.shape != expected:
-            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if not isinstance(value, Tensor) or value.shape != expected or value.is_complex():
+            given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise OdesolveError(
-                f"an event's function returned {given}: return a tensor of shape {expected}, one a sample"
+                f"an event's function returned {given}: return real numbers of shape {expected}, one a sample"
             )
         return value.double().reshape(len(y))
 

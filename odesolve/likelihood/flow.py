@@ -229,10 +229,10 @@ def normal_log_density(x: Tensor, std: float) -> Tensor:
 
 def checked(found: Tensor, x: Tensor) -> Tensor:
     """A user's log-density, summed over a sample where it came one a number; float64."""
-    if not isinstance(found, Tensor) or len(found) != len(x):
-        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(found, Tensor) or len(found) != len(x) or found.is_complex():
+        given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise OdesolveError(
-            f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a sample"
+            f"the base's log-density is {given} for states {tuple(x.shape)}: return one real number a sample"
         )
     return found.double().flatten(1).sum(1) if found.dim() > 1 else found.double()
 

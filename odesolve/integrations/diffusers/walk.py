@@ -78,6 +78,8 @@ class Walk:
         """The sample after call ``index``, in the dtype of ``sample``."""
         if index >= len(self.host):
             raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
+        if sample.is_complex() or output.is_complex():
+            raise OdesolveError(f"the sample is {sample.dtype}, the output {output.dtype}: give real numbers")
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
         if self._at != index or self._cursor is None:
             if not self._taken_over(index, sample):

@@ -69,6 +69,8 @@ def sample_dpm_adaptive(
     """
     if order not in METHODS:
         raise OdesolveError(f"order={order!r}: give 2 or 3")
+    if not x.is_floating_point():
+        raise OdesolveError(f"x is {x.dtype}: give floats (B, ...)")
     low, high = ends(sigma_min, sigma_max)
     if eta and high < low:
         raise OdesolveError(

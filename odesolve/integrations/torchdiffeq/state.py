@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.integrations.torchdiffeq.errors import Refused
+from odesolve.pairing import converted, numbers, pairs
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -49,7 +50,9 @@ class Form:
         return tuple(map(self._close, shaped))
 
     def _close(self, y: Tensor) -> Tensor:
-        return torch.view_as_real(y.to(self.dtype).resolve_conj()) if self.is_complex else y.to(self.work)
+        if self.is_complex:
+            return pairs(y.to(self.dtype))
+        return converted(y, self.work, "func's result", "give y0 as complex numbers, or let func return real ones")
 
     def open(self, y: Any) -> Any:
         """The user's form of a state in ours; dimensions before those of the state are kept."""
@@ -58,7 +61,7 @@ class Form:
         return tuple(map(self._open, y)) if self.is_tuple else self._open(y)
 
     def _open(self, y: Tensor) -> Tensor:
-        return torch.view_as_complex(y.contiguous()) if self.is_complex else y.to(self.dtype)
+        return numbers(y) if self.is_complex else y.to(self.dtype)
 
     def right_hand_side(self, func: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
         """f on states in our form: func gets the time in the real type of the user's state."""
