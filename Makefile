@@ -5,9 +5,10 @@ PYTHON ?= python3
 INSTALLER ?= pip
 VENV := .venv
 PY := $(VENV)/bin/python
+APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench accuracy systems docs gallery coverage clean
+.PHONY: help demo test check format sanitize bench accuracy systems docs gallery coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -16,9 +17,11 @@ ifeq ($(INSTALLER),uv)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 MAKE_VENV := uv venv --quiet --python $(PYTHON) $(VENV)
 INSTALL := uv pip install --python $(PY)
+INSTALL_APART := uv pip install --python $(APART)/bin/python
 else
 MAKE_VENV := $(PYTHON) -m venv $(VENV)
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+INSTALL_APART := $(PY) -m pip --python $(APART)/bin/python install --quiet --disable-pip-version-check
 endif
 
 help:  ## list the verbs
@@ -39,6 +42,12 @@ check: $(VENV)/.dev  ## lint, formatting and types
 format: $(VENV)/.dev  ## sort imports, apply safe fixes, format
 	$(VENV)/bin/ruff check --fix-only .
 	$(VENV)/bin/ruff format .
+
+# The sanitizers must be there before Python is, and the C++ runtime with them: its exceptions pass through both.
+sanitize: $(APART)/.built  ## run the tests of the CPU kernels under the address and undefined-behaviour sanitizers
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so):$$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
+	  $(APART)/bin/python -m pytest -n 0 --capture=sys -m "not apart" -k "not triton" tests/kernels $(ARGS)
 
 bench: $(VENV)/.test  ## time ops and samplers beside the peers
 	env -u OMP_WAIT_POLICY $(PY) benchmarks/run.py $(ARGS)  # workers wait as torch lets them by default
@@ -79,3 +88,13 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed: make PYTHON=...")'
 	@$(MAKE_VENV) || { rm -rf $(VENV); \
 	  echo 'No virtual environment could be made. On Debian or Ubuntu: apt-get install python3-venv python3-dev' >&2; exit 1; }
+
+# An environment inside the other, which sees its packages but has a module of its own, built with the sanitizers.
+$(APART)/.built: $(SOURCES) | $(VENV)/.test
+	@echo 'Building the kernels with sanitizers (a minute or two)'
+	@$(PY) -m venv --without-pip --clear $(APART)
+	@$(PY) -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")), sep="\n")' \
+	  > "$$($(APART)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outer.pth"
+	$(INSTALL_APART) --no-deps -C build-dir=build/sanitize -C cmake.define.ODESOLVE_SANITIZE=ON \
+	  -C cmake.define.CMAKE_CXX_COMPILER=$(CXX) -e .
+	@touch $@

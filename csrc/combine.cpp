@@ -95,6 +95,14 @@ void read_error(Call& call, PyObject* object, Arguments& arguments) {
     call.atol = scale(error[2], arguments, call.batch());
 }
 
+// What is read or written for each sample while outputs are written shares no memory with them.
+void require_apart(const Call& call) {
+    for (const Tensor& out : call.outs) {
+        require(!call.weights.by_sample() || !overlap(out, call.weights.each));
+        if (call.error) require(!overlap(out, call.norm) && !overlap(out, call.rtol) && !overlap(out, call.atol));
+    }
+}
+
 void read_noise(Call& call, PyObject* keys, PyObject* streams_, Arguments& arguments) {
     Items streams(streams_);
     require(call.ins.size() + streams.size() <= MAX_TERMS);
@@ -275,10 +283,11 @@ void combine(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     call.weights =
         read_weights(args[2], arguments, n_out + call.error, n_in + call.streams.size(), call.batch());
     require(!call.by_sample() || call.batch() >= 0);
+    require_apart(call);
     Items base(args[3]);
     require(base.size() == n_out);
     for (int i = 0; i < n_out; ++i) {
-        const double b = number(base[i]);
+        const int64_t b = index(base[i]);
         require(b >= -1 && b < n_in);
         call.base.push_back(int(b));
     }

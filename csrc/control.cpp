@@ -105,6 +105,10 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const Tensor table = arguments.read(args[4]), nodes = arguments.read(args[5]), settings = arguments.read(args[6]);
     const bool begin = count > 7 && truth(args[7]);
     require(state.dims == 2 && weights.dims == 2 && times.dims == 2 && table.dims == 2);
+    require(norm.dims == 1 && nodes.dims == 1 && settings.dims == 1 && weights.shape[0] == state.shape[1]);
+    require(!overlap(state, weights) && !overlap(state, times) && !overlap(weights, times));
+    for (const Tensor* out : {&state, &weights, &times})
+        for (const Tensor* x : {&norm, &table, &nodes, &settings}) require(!overlap(*out, *x));
     const int64_t batch = state.shape[1], columns = table.shape[1], stages = nodes.numel;
     require(times.shape[0] == stages && times.shape[1] == batch);
     auto* const rows = const_cast<double*>(doubles(state, ROWS * batch));
@@ -113,7 +117,11 @@ void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const double* const node = doubles(nodes, stages);
     const Settings& given = *reinterpret_cast<const Settings*>(doubles(settings, SETTINGS));
     std::vector<int> kinds(columns);
-    for (int64_t w = 0; w < columns; ++w) kinds[w] = int(coefficient[columns + w]) & (KINDS - 1);
+    for (int64_t w = 0; w < columns; ++w) {
+        const double kind = coefficient[columns + w];
+        require(kind >= 0 && kind < KINDS);
+        kinds[w] = int(kind);
+    }
     for (int64_t b = 0; b < batch; ++b) {
         const Sample s(rows + b, batch, given);
         if (!begin) s.judge(errors[b]);

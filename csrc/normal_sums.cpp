@@ -180,6 +180,7 @@ void normal_sums(PyObject* const* args, Py_ssize_t count, Arguments& arguments) 
     const Space space(tensors, true, true);
     call.noise.keys = read_keys(args[1], arguments, space.rows, space.n);
     call.weights = read_weights(args[3], arguments, call.outs.size(), space.rows);
+    for (const Tensor& out : call.outs) require(!call.weights.by_sample || !overlap(out, call.weights.each));
     call.streams = read_streams(args[2], arguments, call.weights.terms, space.rows);
     call.accumulate = count > 4 && truth(args[4]);
     const bool wide = std::any_of(call.outs.begin(), call.outs.end(), [](const Tensor& x) { return x.type == F64; });

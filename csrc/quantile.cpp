@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -37,7 +38,8 @@ class Selection {
 
     void select(int64_t rank, T& low, T& high) {
         count();
-        int64_t bin = 0;
+        int64_t bin = 0, sum;
+        for (; rank >= (sum = several(bin)); bin += STRIDE) rank -= sum;
         for (; rank >= counts_[bin]; ++bin) rank -= counts_[bin];
         collect(bin);
         const auto nth = members_.begin() + rank;
@@ -48,6 +50,7 @@ class Selection {
 
   private:
     static constexpr int BINS = 4096, SHIFT = 8 * sizeof(T) - 13;  // the sign bit is 0
+    static constexpr int STRIDE = 32;                               // bins that are passed over at a time: most are empty
     const Space& space_;
     int64_t row_;
     Scratch<T> scratch_{1};
@@ -63,6 +66,10 @@ class Selection {
             const T* x = view.direct<T>(t) ? place<T>(view, t) : gather(space_, view, t, scratch_[0]);
             for (int64_t i = 0; i < t.n; ++i) f(key(x[i]));
         }
+    }
+
+    int64_t several(int64_t bin) const {
+        return std::accumulate(counts_.begin() + bin, counts_.begin() + bin + STRIDE, int64_t(0));
     }
 
     void count() {
@@ -105,6 +112,7 @@ void quantile(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const Space space(tensors, true, false);
     const Tensor out = arguments.write(args[0]);
     const double q = number(args[2]);
+    require(!overlap(out, x));  // a row is written while others are read
     require(out.dims == 1 && out.shape[0] == space.rows && space.n > 0 && q >= 0.0 && q <= 1.0);
     Unlocked unlocked(space.rows * space.n);
     x.type == F64 ? quantile_in<double>(space, out, q) : quantile_in<float>(space, out, q);

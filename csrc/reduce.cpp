@@ -17,6 +17,12 @@ int64_t grain(const Space& space, int64_t elements) {
     return std::max<int64_t>(1, elements / std::max<int64_t>(1, std::min(TILE, space.rows * space.n)));
 }
 
+bool any_wide(const Tensor& first) { return first.type == F64; }
+template <class... Tensors>
+bool any_wide(const Tensor& first, const Tensors&... others) {
+    return any_wide(first) || any_wide(others...);
+}
+
 template <class... Tensors>
 Space samples(const Tensor& first, const Tensors&... others) {
     Few<const Tensor*> tensors;
@@ -66,6 +72,7 @@ Streams read_streams(PyObject* object, Arguments& arguments, int64_t batch) {
 }
 
 bool is_signs(PyObject* kind) {
+    require(PyUnicode_Check(kind));
     const bool normal = PyUnicode_CompareWithASCIIString(kind, "normal") == 0;
     require(normal || PyUnicode_CompareWithASCIIString(kind, "rademacher") == 0);
     return !normal;
@@ -170,11 +177,10 @@ void rms(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     require(count == 6);
     const Tensor e = arguments.read(args[1]), y0 = arguments.read(args[2]), y1 = arguments.read(args[3]);
     const Space space = samples(e, y0, y1);
-    require(e.type == F32 || e.type == F64);
     const Tensor out = per_sample(args[0], arguments, space.rows);
     const Scale rtol = scale(args[4], arguments, space.rows), atol = scale(args[5], arguments, space.rows);
     Unlocked unlocked(space.rows * space.n);
-    e.type == F64 ? rms_in<double>(space, out, rtol, atol) : rms_in<float>(space, out, rtol, atol);
+    any_wide(e, y0, y1) ? rms_in<double>(space, out, rtol, atol) : rms_in<float>(space, out, rtol, atol);
 }
 
 void inner(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
@@ -183,8 +189,9 @@ void inner(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
     const Space space = samples(a, b);
     Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, false, {}}, count > 4 && truth(args[4])};
     if (count > 3) finish.weight = scale(args[3], arguments, space.rows);
+    require(!overlap(finish.out, finish.weight));
     Unlocked unlocked(space.rows * space.n);
-    a.type == F64 || b.type == F64 ? inner_in<double>(space, finish) : inner_in<float>(space, finish);
+    any_wide(a, b) ? inner_in<double>(space, finish) : inner_in<float>(space, finish);
 }
 
 void quadratic_form(PyObject* const* args, Py_ssize_t count, Arguments& arguments) {
@@ -195,6 +202,7 @@ void quadratic_form(PyObject* const* args, Py_ssize_t count, Arguments& argument
     const Streams streams = read_streams(args[3], arguments, space.rows);
     Weighted finish{per_sample(args[0], arguments, space.rows), {1.0, false, {}}, count > 6 && truth(args[6])};
     if (count > 5) finish.weight = scale(args[5], arguments, space.rows);
+    require(!overlap(finish.out, finish.weight));
     Unlocked unlocked(space.rows * space.n);
     v.type == F64 ? form_in<double>(space, noise, streams, finish) : form_in<float>(space, noise, streams, finish);
 }

@@ -60,14 +60,15 @@ constexpr Type type_of<double>() { return F64; }
 
 template <class T>
 bool View::direct(const Tile& tile) const {
-    return unit && type == type_of<T>() && (tile.rows == 1 || row_stride == tile.n);
+    return unit && type == type_of<T>() && (tile.rows == 1 || row_stride == tile.n);  // several rows are whole rows
 }
 
 template <class F>
 void Space::stretches(const View& view, const Tile& tile, F f) const {
     const int64_t size = size_of(view.type);
-    if (view.unit && view.row_stride == tile.n) {
-        f(view.data + tile.row * tile.n * size, int64_t(1), int64_t(0), tile.size());
+    // Whole rows, one behind the other. A part of a row may be as long as rows are apart: that is none of these.
+    if (view.unit && tile.n == n && view.row_stride == n) {
+        f(view.data + tile.row * n * size, int64_t(1), int64_t(0), tile.size());
         return;
     }
     for (int64_t r = 0; r < tile.rows; ++r) {

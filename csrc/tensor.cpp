@@ -57,15 +57,17 @@ bool true_result(PyObject* owned) {
 void set_shape(Tensor& x, const Exported& from) {
     x.dims = from.dims;
     x.numel = 1;
-    x.first = x.end = x.data;
+    x.first = x.end = nullptr;
     for (int d = 0; d < x.dims; ++d) {
         x.shape[d] = from.shape[d];
         x.stride[d] = from.stride[d];
         x.numel *= x.shape[d];
-        (x.stride[d] < 0 ? x.first : x.end) += (x.shape[d] - 1) * x.stride[d] * size_of(x.type);
     }
+    if (x.numel == 0) return;  // there may be no memory to point into
+    x.first = x.end = x.data;
+    for (int d = 0; d < x.dims; ++d)
+        (x.stride[d] < 0 ? x.first : x.end) += (x.shape[d] - 1) * x.stride[d] * size_of(x.type);
     x.end += size_of(x.type);
-    if (x.numel == 0) x.first = x.end = nullptr;
 }
 
 // Negated views come from imaginary parts, whose strides are even: most tensors need no question.
@@ -117,6 +119,7 @@ Tensor Arguments::read(PyObject* object) {
     x.type = type_of(from.type);
     set_shape(x, from);
     require(from.data || x.numel == 0);  // fake tensors have none
+    require(!(reinterpret_cast<uintptr_t>(x.data) & (size_of(x.type) - 1)));  // a buffer may begin anywhere
     // The table passes over both: a negated view would lose its sign, and a graph would miss the op.
     require(!may_be_negated(x) || !true_result(PyObject_CallFunctionObjArgs(torch.is_neg, object, nullptr)));
     require(!grad_ || !true_result(PyObject_GetAttr(object, torch.requires_grad)));
@@ -144,6 +147,12 @@ void Arguments::written() {
 double number(PyObject* object) {
     double value = PyFloat_AsDouble(object);
     require(value != -1.0 || !PyErr_Occurred());
+    return value;
+}
+
+int64_t index(PyObject* object) {
+    const Py_ssize_t value = PyNumber_AsSsize_t(object, PyExc_OverflowError);
+    require(value != -1 || !PyErr_Occurred());
     return value;
 }
 
@@ -185,6 +194,8 @@ void put(const Tensor& x, int64_t offset, double value) {
 }
 
 bool overlap(const Tensor& a, const Tensor& b) { return a.first < b.end && b.first < a.end; }
+
+bool overlap(const Tensor& a, const Scale& b) { return b.many && overlap(a, b.each); }
 
 bool same_place(const Tensor& a, const Tensor& b) {
     if (a.data != b.data || a.type != b.type || !a.same_shape(b)) return false;

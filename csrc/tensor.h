@@ -120,6 +120,7 @@ struct Scale {
 };
 
 double number(PyObject* object);
+int64_t index(PyObject* object);
 uint64_t word(PyObject* object);
 bool truth(PyObject* object);
 Scale scale(PyObject* object, Arguments& arguments, int64_t batch);
@@ -136,6 +137,7 @@ void put(const Tensor& x, int64_t offset, double value);
 
 // Outputs may share memory with nothing, except with an input of the same layout where `in_place` says so.
 bool overlap(const Tensor& a, const Tensor& b);
+bool overlap(const Tensor& a, const Scale& b);
 bool same_place(const Tensor& a, const Tensor& b);
 bool overlaps_itself(const Tensor& x);
 

@@ -161,6 +161,7 @@ void check(const Call& call) {
     require(!overlap(out, call.origin) && (!overlap(out, call.old) || same_place(out, call.old)));
     for (const Tensor& x : call.ins) require(x.is_float() && x.same_shape(out) && !overlap(out, x));
     const Tensor &r = call.residual, &w = call.weights, &g = call.growth, &s = call.streams;
+    require(!overlap(out, r) && !overlap(out, w) && !overlap(out, g));
     require(r.dims == 2 && r.shape[0] == points && r.shape[1] == batch);
     require(w.is_float() && w.dims >= 2 && fits(w, 2, points, batch) && w.shape[w.dims - 1] == call.columns());
     require(g.is_float() && g.dims >= 1 && fits(g, 1, points, batch));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from odesolve.kernels import refusals
 from torch import Tensor
 
 # Rows of the state, (ROWS, B) float64: time, step of the attempt under way (signed), the last two accepted errors (0: none
@@ -11,6 +12,7 @@ from torch import Tensor
 T, H, ERROR, OLDER, STATUS, TOOK, NFE, STEPS, REJECTED, T0, H0, NORM, END, SHORTEST = range(14)
 ROWS = 14
 RUNNING, OK, EVENT, MAX_STEPS, MIN_STEP, DIVERGED = range(6)
+MAX_CALLS = 6  # the host's own: the kernels only see that such a sample has ended
 
 # Entries of ``settings``, float64: exponents of the last three errors; 1 / order, the exponent after a rejection; safety,
 # limits of the factor; 0 or the least smooth factor that accepts; the least error taken for true; the longest step (a
@@ -48,6 +50,17 @@ def control(
     weights[b, w] <- table[0, w], times h where table[1, w] has the bit BY_STEP, and 0 unless the attempt was accepted
     (IF_TOOK) or was not (IF_KEPT); times[s, b] <- t + nodes[s] h. With ``begin`` there was no attempt: only the next is made.
     """
+    batch, columns = state.shape[-1:].numel(), table.shape[-1:].numel()
+    for x, shape in (
+        (state, (ROWS, batch)),
+        (norm, (batch,)),
+        (weights, (batch, columns)),
+        (times, (nodes.numel(), batch)),
+        (table, (2, columns)),
+        (nodes, (nodes.numel(),)),
+        (settings, (SETTINGS,)),
+    ):
+        refusals.other_shapes("control", [x], shape)
     given = settings.tolist()
     if not begin:
         _judge(state, norm, given)

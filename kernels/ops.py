@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from odesolve.kernels import dispatch, philox, reference
+from odesolve.kernels import dispatch, philox, reference, refusals
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.library import Library, register_autograd, register_fake
 
 # Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.
@@ -26,11 +27,14 @@ SCHEMA = {
 }
 # Arguments that may be numbers in the public form and are tensors here.
 NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5), "normal_sums": (2, 3)}
+KINDS = {"normal": 3, "quadratic_form": 4}  # where the kind of noise stands
 
 
 def run(name: str, args: Sequence) -> None:
     """The op of this name as one node of a trace."""
     given = list(args)
+    if name in KINDS:
+        refusals.kind_of_noise(given[KINDS[name]])
     for k in NUMBERS.get(name, ()):
         if not isinstance(given[k], Tensor):
             given[k] = _tensor(given[k])
@@ -39,8 +43,12 @@ def run(name: str, args: Sequence) -> None:
 
 def _tensor(value) -> Tensor:
     """A number, or numbers of one sort, as a tensor: whole ones as the signed ones with the same 64 bits."""
-    if isinstance(value, (int, float)):
-        return torch.tensor(philox.signed(value), dtype=torch.int64 if isinstance(value, int) else torch.float64)
+    if isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, int):
+        return torch.tensor(philox.signed(value), dtype=torch.int64)
+    if not isinstance(value, (list, tuple)):
+        return torch.as_tensor(value)
     whole = all(isinstance(v, int) for v in value)
     return torch.tensor(philox.signed_all(value) if whole else value, dtype=torch.int64 if whole else torch.float64)
 
@@ -96,7 +104,10 @@ def _gradients(ctx, grads):
     n = len(ctx.dtypes)
     back, base = _transposed(weights, ctx.base, n)
     into = [torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)]
-    for_ins = dispatch.combined(grads, back, base, dtypes=into)
+    if _functorch.is_legacy_batchedtensor(grads[0]):  # many gradients at once, of is_grads_batched=True
+        for_ins = reference.combined(grads, back, base, None, (), into)
+    else:
+        for_ins = dispatch.combined(grads, back, base, dtypes=into)
     for_ins = [g.to(d) for g, d in zip(for_ins, ctx.dtypes, strict=True)]
     for_weights = _weight_gradient(weights, grads, rest, keys, ctx.streams) if ctx.needs_input_grad[1] else None
     # An empty list of numbers counts as a list of tensors, which wants a list back.

@@ -7,9 +7,11 @@ backend computes what stands here with the same float32 operations in the same o
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Final
 
 import torch
+from odesolve.kernels import refusals
 from torch import Tensor
 
 ROUNDS: Final = 10
@@ -60,9 +62,10 @@ def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one a sample, (B,). Element e is
     word e % 4 of the counter (e // 4, sample id, stream low, stream high) under the key (seed low, seed high).
     """
+    refusals.keys(keys, len(keys))
     quad = torch.arange((n + 3) // 4, dtype=torch.int64, device=keys.device)[None, :]
     seed, sample = keys[:, 0:1], keys[:, 1:2] & _LOW
-    where = torch.as_tensor(signed(stream), dtype=torch.int64, device=keys.device).reshape(-1, 1)
+    where = streams(stream, keys.device, len(keys)).reshape(-1, 1)
     shape = (keys.shape[0], quad.shape[1])
     counter = (quad, sample, where & _LOW, (where >> 32) & _LOW)
     out = philox(tuple(c.expand(shape) for c in counter), (seed & _LOW, (seed >> 32) & _LOW))
@@ -128,9 +131,18 @@ def keys(seed: int, samples: Tensor) -> Tensor:
     return torch.stack([seeds, samples.to(torch.int64)], dim=1)
 
 
+def streams(given, device: torch.device, batch: int | None = None) -> Tensor:
+    """Numbers of streams, one or a tensor or list of them, in int64; refused unless they are whole (and fit the batch)."""
+    try:
+        found = torch.as_tensor(signed_all(given) if isinstance(given, (list, tuple)) else signed(given), device=device)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    return refusals.streams(given, found, batch).to(torch.int64)
+
+
 def signed(number):
     """A whole number as the signed one with the same 64 bits; anything else as it is."""
-    return (number + 2**63) % 2**64 - 2**63 if isinstance(number, int) else number
+    return (int(number) + 2**63) % 2**64 - 2**63 if isinstance(number, (int, Integral)) else number
 
 
 def signed_all(numbers):

@@ -2,6 +2,7 @@
 
 A backend computes what stands here: integers and random bits exactly, sums to rounding, and the same bits for a sample
 whatever the batch around it. Ops write into tensors they are given; ``odesolve.kernels.dispatch`` has the public forms.
+The first dimension is the batch: a tensor of one dimension holds samples of one element, a tensor of none is one of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from odesolve.kernels import philox
+from odesolve.kernels import philox, refusals
 from odesolve.kernels.control import control as control  # an op of its own file
 from torch import Tensor
 
@@ -48,9 +49,13 @@ def combine(
 
     An output may be an input, of the same layout; any other overlap is not allowed.
     """
+    refusals.other_shapes("combine", [*outs, *ins], ins[0].shape)
+    refusals.bases(base, len(outs), len(ins))
+    rows = len(outs) + (error is not None)
+    refusals.table("combine", weights, rows, len(ins) + len(streams), _batch(ins[0]))
     wide = torch.promote_types(torch.float32, _widest([*outs, *ins]))
-    read = {x.data_ptr() for x in ins}
-    given, outs = outs, [torch.empty_like(o) if o.data_ptr() in read else o for o in outs]
+    refusals.lossy("combine", outs, torch.promote_types(torch.float32, _widest(ins)))
+    given, outs = outs, [torch.empty_like(o) if _shares(o, ins) else o for o in outs]
     extra = [normal_like(outs[0] if outs else ins[0], keys, s, wide) for s in streams]
     n = len(ins) + len(extra)
     for i, out in enumerate(outs):
@@ -115,9 +120,11 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
     ``keys`` (B, 2) int64 holds (seed, sample id) of each sample, the id in [0, 2^32). The element number is the logical
     index within the sample, whatever the strides. The numbers are float32 in every dtype, rounded where it is narrower.
     """
+    refusals.kind_of_noise(kind)
+    refusals.lossy("normal", [out], torch.float32)
     draw = philox.normals if kind == "normal" else philox.signs
     sample = out.shape[1:].numel()
-    out.copy_(draw(keys, stream, sample).reshape(out.shape))
+    out.copy_(draw(refusals.keys(keys, _batch(out)), stream, sample).reshape(out.shape))
 
 
 def normal_sums(
@@ -134,10 +141,13 @@ def normal_sums(
     rounded to the widest type of the outputs (float32 at least), sums are taken in it in the order of k, from what is
     there or 0 on, and rounded once. A stream whose weights are all 0 is not drawn.
     """
+    refusals.other_shapes("normal_sums", outs, outs[0].shape)
+    refusals.lossy("normal_sums", outs, torch.float32)
     wide = torch.promote_types(torch.float32, _widest(outs))
     device = outs[0].device
+    number = philox.streams(streams, device)
+    refusals.table("normal_sums", weights, len(outs), number.shape[-1], _batch(outs[0]))
     table = torch.as_tensor(weights, dtype=torch.float64, device=device).to(wide)
-    number = torch.as_tensor(philox.signed_all(streams), device=device)
     totals = [o.to(wide) if accumulate else torch.zeros_like(o, dtype=wide) for o in outs]
     for k in table.flatten(0, -2).any(0).nonzero().flatten().tolist():
         z = normal_like(totals[0], keys, number[..., k], wide)
@@ -149,19 +159,27 @@ def normal_sums(
 
 def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: torch.dtype) -> Tensor:
     """The standard normals of a stream in the shape of x."""
-    assert keys is not None, "noise streams need keys"
-    return philox.normals(keys, stream, x.shape[1:].numel()).reshape(x.shape).to(dtype)
+    return philox.normals(refusals.keys(keys, _batch(x)), stream, x.shape[1:].numel()).reshape(x.shape).to(dtype)
 
 
 def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
-    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample."""
-    scale = _column(atol, e) + _column(rtol, e) * torch.maximum(y0.abs(), y1.abs()).to(e.dtype)
+    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample.
+
+    The ratio is taken in the widest type of the three, float32 at least.
+    """
+    _check_reduction("rms", out, e, y0, y1)
+    size, batch = torch.maximum(y0.abs(), y1.abs()), _batch(e)
+    e = e.to(torch.promote_types(torch.float32, _widest([e, y0, y1])))
+    r, a = refusals.scale("rtol", rtol, batch), refusals.scale("atol", atol, batch)
+    scale = _column(a, e) + _column(r, e) * size.to(e.dtype)
     out.copy_(_mean((e / scale).double().square()).sqrt())
 
 
 def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
     """out (B,) <- weight * sum over each sample of a * b, added to what is there with ``accumulate``."""
-    value = (a.double() * b.double()).flatten(1).sum(1) * weight
+    _check_reduction("inner", out, a, b)
+    w = refusals.scale("weight", weight, _batch(a))
+    value = _flat(a.double() * b.double()).sum(1) * (w.reshape(-1) if isinstance(w, Tensor) else w)
     out.copy_(out + value if accumulate else value)
 
 
@@ -175,6 +193,7 @@ def quadratic_form(
     accumulate: bool = False,
 ) -> None:
     """out (B,) <- weight * sum over each sample of eps * v, with eps the numbers that ``normal`` draws."""
+    refusals.complex_numbers("quadratic_form", [v])
     eps = torch.empty_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
     normal(eps, keys, stream, kind)
     inner(out, eps, v, weight, accumulate)
@@ -182,7 +201,11 @@ def quadratic_form(
 
 def quantile(out: Tensor, x: Tensor, q: float) -> None:
     """out (B,) <- the q-quantile of |x| over each sample, interpolated linearly between order statistics."""
-    flat = x.abs().flatten(1).to(torch.promote_types(x.dtype, torch.float32)).sort(dim=1).values
+    _check_reduction("quantile", out, x)
+    refusals.quantile(x, q)
+    flat = _flat(x.abs()).to(torch.promote_types(x.dtype, torch.float32)).sort(dim=1).values
+    if not flat.numel():  # no samples
+        return
     place = q * (flat.shape[1] - 1)
     low = min(int(place), flat.shape[1] - 1)
     high = min(low + 1, flat.shape[1] - 1)
@@ -208,8 +231,12 @@ def window(
     ``streams`` (P,) or (P, B), so that every sample may have a window of its own. Sums as in ``combine``. ``out`` may
     be ``old``.
     """
+    refusals.window(out, residual, origin, [old, *ins], {"growth": growth, "streams": streams})
     points, batch = out.shape[:2]
+    refusals.table_of_points("weights", weights, points, batch, len(ins) + (streams is not None))
+    refusals.lossy("window", [out], torch.promote_types(torch.float32, _widest([origin, *ins])))
     wide = torch.promote_types(torch.float32, _widest([out, origin, *ins]))
+    given, out = out, torch.empty_like(out) if _shares(out, [origin, *ins]) else out
     w = weights.to(wide) if weights.dim() == 3 else weights.to(wide)[:, None].expand(points, batch, -1)
     g = (growth if growth.dim() == 2 else growth[:, None]).to(wide).expand(points, batch)
     s = None if streams is None else (streams if streams.dim() == 2 else streams[:, None]).expand(points, batch)
@@ -223,6 +250,8 @@ def window(
         prev = prev + (total + change)
         residual[p] = _mean((prev - old[p]).double().square())
         out[p] = prev
+    if out is not given:
+        given.copy_(out)
 
 
 def _row(weights: Weights, i: int, n: int, dim: int) -> Sequence[Scale]:
@@ -230,7 +259,12 @@ def _row(weights: Weights, i: int, n: int, dim: int) -> Sequence[Scale]:
         return [float(w) for w in weights[i]]
     if weights.dim() == 2:
         return weights[i].tolist()
-    return [weights[:, i, j].reshape(-1, *[1] * (dim - 1)) for j in range(n)]
+    return [weights[:, i, j].reshape(_along(dim)) for j in range(n)]
+
+
+def _along(dim: int) -> tuple[int, ...]:
+    """The shape that lays numbers of samples along the first of so many dimensions; without any there is one sample."""
+    return (-1, *[1] * (dim - 1)) if dim else ()
 
 
 def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
@@ -252,12 +286,34 @@ def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> Non
 
 
 def _column(value: Scale, like: Tensor) -> Scale:
-    return value.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1)) if isinstance(value, Tensor) else value
+    return value.to(like.dtype).reshape(_along(like.dim())) if isinstance(value, Tensor) else value
+
+
+def _batch(x: Tensor) -> int:
+    """Samples: a tensor without dimensions is one sample of one element."""
+    return x.shape[:1].numel()
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Samples as rows; those of a tensor of one dimension have one element each."""
+    return x.reshape(_batch(x), x.shape[1:].numel())
 
 
 def _mean(x: Tensor) -> Tensor:
-    flat = x.flatten(1)
+    flat = _flat(x)
     return flat.sum(1) / max(flat.shape[1], 1)
+
+
+def _shares(x: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether x may overlap one of them: what is written into it could be read there."""
+    places = {key for o in others for key in (o.data_ptr(), o.untyped_storage()._cdata)}
+    return x.data_ptr() in places or x.untyped_storage()._cdata in places
+
+
+def _check_reduction(op: str, out: Tensor, x: Tensor, *others: Tensor) -> None:
+    refusals.other_shapes(op, others, x.shape)
+    refusals.complex_numbers(op, [x, *others])
+    refusals.other_samples(op, out, _batch(x))
 
 
 def _widest(tensors: Sequence[Tensor]) -> torch.dtype:

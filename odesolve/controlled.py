@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,20 @@ from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.events import Event, Found
 from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.implicit import ESDIRKS, Implicit
-from odesolve.adaptive.loop import Method, integrate
+from odesolve.adaptive.loop import Method, Results, integrate
 from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details
+from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times, each, fitted, in_direction
 from odesolve.adaptive.watch import Watch
 from odesolve.dpm_adaptive import FIRST_STEP, NODES
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import NFE, OK, STATUS
+from odesolve.kernels.control import NFE, OK, REJECTED, RUNNING, STATUS, STEPS
 from odesolve.pairs import PAIRS, Pair
 from odesolve.progress import Bar
+from odesolve.steady import budget
 
 # The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit at tolerances from 1e-4
 # to 1e-8 the least work for the same error; PI controllers took 2 to 4 percent more at safety 0.9, 6 and more above.
@@ -52,6 +55,11 @@ class Controlled:
     sync: int | None = None
     linear: str | None = None
     progress: bool | None = None
+    max_calls: int | None = None
+    stops: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        budget(self.max_calls)
 
     @torch.no_grad()
     def run(
@@ -64,37 +72,81 @@ class Controlled:
         times = fitted(times, drift)
         every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
         watch = Watch(drift, times, self.events, self.dense)
-        first_step = self.first_step
+        make = self._maker(method, 1 if watch.idle else every)
+        span = times[-1] - times[0]
+        scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
+        watcher = record if record is not None else None if watch.idle else watch
+        made, results = make(), None
+        with Bar(100.0, self.progress, "%") as tick:
+            share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
+            for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
+                here, made = _on(part, drift, results), make() if results is not None else made
+                watch.drift = here
+                batch = Batch(here, made.blocks, self._settings(made), *scales)
+                batch.bound(part.last, self._shortest(span))
+                h = _start(made, batch, part.first, part.last - part.first, self._first_step(method))
+                _go_on(batch, results, part.first, h)
+                ended = integrate(made, batch, watcher, every, self.compact, share, budget(self.max_calls))
+                results = _joined(results, ended)
+                if len(self.stops) > 0 and not bool((results.state[STATUS] == OK).any()):
+                    break
+        assert results is not None
+        watch.drift = drift
+        details = Details(drift, results, watch.dense, times, scales, made)
+        y = watch.finish(results.state[STATUS] == OK, results.y)
+        return details, y, watch.events_found()
+
+    def _maker(self, method: Method | None, depth: int) -> Callable[[], Method]:
+        """What gives the method of each stretch."""
         if method is None:
-            method = _method(self.solver, self.linear, 1 if watch.idle else every)
-        elif self.events or self.dense:
+            return lambda: _method(self.solver, self.linear, depth)
+        if self.events or self.dense:
             raise OdesolveError(
                 f"{self.solver} gives states at the times t alone: for events and dense output take dopri5"
             )
-        else:
-            first_step = FIRST_STEP if first_step is None else first_step
-        span = times[-1] - times[0]
-        settings = self.controller.settings(
+        return lambda: method
+
+    def _first_step(self, method: Method | None) -> float | None:
+        return FIRST_STEP if method is not None and self.first_step is None else self.first_step
+
+    def _settings(self, method: Method) -> list[float]:
+        return self.controller.settings(
             method.order,
             math.inf if self.max_step is None else length("max_step", self.max_step),
             self.max_steps,
             method.evaluations,
         )
-        scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
-        batch = Batch(drift, method.blocks, settings, *scales)
-        batch.bound(times[-1], self._shortest(span))
-        batch.begin(times[0], _start(method, batch, times[0], span, first_step))
-        watcher = record if record is not None else None if watch.idle else watch
-        with Bar(100.0, self.progress, "%") as tick:
-            share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
-            results = integrate(method, batch, watcher, every, self.compact, share)
-        details = Details(drift, results, watch.dense, times, scales, method)
-        y = watch.finish(results.state[STATUS] == OK, results.y)
-        return details, y, watch.events_found()
 
     def _shortest(self, span: Time) -> Time:
         least = length("min_step", self.min_step)
         return (TINY * span.abs()).clamp_min(least) if isinstance(span, Tensor) else max(least, TINY * abs(span))
+
+
+def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
+    """The right-hand side in a stretch, from where the one before it ended."""
+    if before is None and not part.bounded:
+        return drift
+    start = drift.start if before is None else before.y
+    return Drift(part.of(drift.f), drift.open(start), drift.given, drift.by_sample)
+
+
+def _go_on(batch: Batch, before: Results | None, t: Time, h: Time) -> None:
+    """Begin a stretch: with the counts of the one before it, and without the samples that ended there."""
+    if before is not None:
+        counts = [NFE, STEPS, REJECTED]
+        batch.state[counts] += before.state[counts]
+        batch.state[STATUS] = before.state[STATUS].where(before.state[STATUS] != OK, float(RUNNING))
+    batch.begin(t, h)
+
+
+def _joined(before: Results | None, after: Results) -> Results:
+    """What samples leave after two stretches: those that ended in the first, what they left there."""
+    if before is None:
+        return after
+    arrived = before.state[STATUS] == OK
+    after.state = torch.where(arrived, after.state, before.state)
+    after.y = torch.where(arrived.view(-1, *[1] * (after.y.dim() - 1)), after.y, before.y)
+    return after
 
 
 def _start(method: Method, batch: Batch, t: Time, span: Time, given: float | None) -> Time:

@@ -19,8 +19,10 @@ from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import Sample, invert, sample
 from odesolve.start import draw
+from odesolve.watched import unwatched
 
 
+@unwatched
 def sdedit(
     model: Model,
     guide: Tensor,
@@ -88,6 +90,7 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     return out if shares.dim() else out[0]
 
 
+@unwatched
 def interpolate(
     model: Model,
     a: Tensor,

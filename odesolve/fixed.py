@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.loop import Results
+from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels.dispatch import combine
@@ -24,16 +26,21 @@ TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 @dataclass(frozen=True)
 class Grid:
-    """The times ``t`` of all steps (numbers, or one a sample), and how many steps have been made at every output time
-    (``passed``)."""
+    """The times ``t`` of all steps (numbers, or one a sample), how many steps have been made at every output time (``passed``),
+    and the stretches between jumps of f in which the steps lie, if there are any."""
 
     t: tuple[Time, ...]
     passed: tuple[int, ...]
+    parts: tuple[Stretch, ...] = ()
 
     def step(self, k: int, forwards: bool = True) -> tuple[Time, Time]:
         """(time, signed length) of a step from its beginning, or from its end back."""
         first, last = self.t[k], self.t[k + 1]
         return (first, last - first) if forwards else (last, first - last)
+
+    def inside(self, k: int, t: Tensor) -> Tensor:
+        """Times of step k as f takes them, on its side of a jump."""
+        return self.parts[k].clamp(t) if self.parts else t
 
 
 def grid(times: Times, steps: int | Sequence[int]) -> Grid:
@@ -46,8 +53,29 @@ def grid(times: Times, steps: int | Sequence[int]) -> Grid:
         )
     t = [times[0]]
     for (first, last), n in zip(itertools.pairwise(times), counts, strict=True):
-        t += [first + (last - first) * (k / n) for k in range(1, n)] + [last]
+        t += _equal(first, last, n)
     return Grid(tuple(t), (0, *itertools.accumulate(counts)))
+
+
+def grid_with_stops(times: Times, steps: int | Sequence[int], stops: Sequence[float], dtype: torch.dtype) -> Grid:
+    """``grid``, whose intervals are cut at the stops within them: their steps are shared out by length, rounded up."""
+    even = grid(times, steps)
+    if not stops:
+        return even
+    t, passed, parts = [times[0]], [0], []
+    for (first, last), (a, b) in zip(itertools.pairwise(times), itertools.pairwise(even.passed), strict=True):
+        for part in stretches(first, last, stops, dtype):
+            share = (part.last - part.first) / (last - first)
+            count = max(1, math.ceil((b - a) * share - 1e-9))
+            t += _equal(part.first, part.last, count)
+            parts += [part] * count
+        passed.append(len(parts))
+    return Grid(tuple(t), tuple(passed), tuple(parts))
+
+
+def _equal(first: Time, last: Time, n: int) -> list[Time]:
+    """The ends of n equal steps."""
+    return [first + (last - first) * (k / n) for k in range(1, n)] + [last]
 
 
 def tableau_of(solver: str | Tableau) -> Tableau:
@@ -89,7 +117,8 @@ def march(
                 at = stage
                 combine((stage,), (y, *(slopes[j] for j in used)), _block((0.0,), row, h), (0,))
             now = t + c * h
-            slopes.append(drift(drift.time(clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)), at))
+            moments = clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)
+            slopes.append(drift(drift.time(where.inside(k, moments)), at))
         weights = _block((0.0, 1.0), finish, h)
         combine((new,), (y, *(slopes[j] for j in ends)), weights, (0,), None, (), norm)
         alive.note(t, y, new)

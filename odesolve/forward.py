@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
 from odesolve.graphs import Independent, answer
+from odesolve.watched import Watched
 
 # A thread that holds it may take it again: an f that is differentiated may solve something with Jacobians of its own. What a
 # user differentiates forwards in another thread at the same time is not under it.
 LOCK = threading.RLock()
 # What an f raises that has no forward derivative; ``own_error`` tells it from an error of f's own.
-FAILURES = (RuntimeError, Independent)
+FAILURES = (RuntimeError, Independent, Watched)
 
 
 @functools.cache
@@ -58,4 +60,4 @@ def slopes(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, chunk: int) -> T
 def own_error(error: Exception) -> bool:
     """Whether an error of FAILURES has a class that torch does not use, so that it must be f's own. A plain RuntimeError may be
     either: whoever goes on without forward differentiation calls f itself at the same place, where it is raised again."""
-    return not isinstance(error, Independent) and type(error).__module__.split(".")[0] not in ("builtins", "torch")
+    return not isinstance(error, OdesolveError) and type(error).__module__.split(".")[0] not in ("builtins", "torch")

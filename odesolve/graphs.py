@@ -37,7 +37,8 @@ def reaches(out: Any, node: Any) -> bool:
     """Whether the graph of out has a way to a node."""
     if not isinstance(out, Tensor) or not out.requires_grad:
         return False
-    todo, seen = [get_gradient_edge(out).node], set()
+    todo: list[Any] = [get_gradient_edge(out).node]
+    seen = set()
     while todo:
         at = todo.pop()
         if at is node:
@@ -94,6 +95,42 @@ class Followed:
                 f"{self.name} depends on y in a way that autograd does not see, so gradients would be wrong: take "
                 f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name}, or call the solver without gradients"
             )
+
+
+class _FirstOnly(torch.autograd.Function):
+    """A value that cannot be differentiated by the ``inputs``, whichever is asked for; torch's once_differentiable says nothing
+    of a constant one."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
+        ctx.advice = advice
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        raise OdesolveError(f"this solve's gradients have no gradients of their own: {ctx.advice}")
+
+
+def first_only(value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
+    """A gradient that depends on the inputs in a way that nothing recorded: to differentiate it raises OdesolveError."""
+    return _FirstOnly.apply(value, advice, *inputs)  # type: ignore[return-value]
+
+
+class _Guarded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, advice: str, anchors: list[Tensor]) -> Tensor:
+        ctx.advice, ctx.anchors = advice, anchors
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+        return first_only(grad, ctx.advice, *ctx.anchors) if torch.is_grad_enabled() else grad, None, None
+
+
+def differentiable_once(x: Tensor, advice: str) -> Tensor:
+    """x, whose gradients are right and whose gradients' gradients would not be: these are refused."""
+    anchors = [first_only(x.new_empty(0), advice, x)]  # in a list autograd does not visit it on the way back
+    return _Guarded.apply(x, advice, anchors)  # type: ignore[return-value]
 
 
 def _moves(x: Any) -> bool:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import CHAINS
 from odesolve.run import places
+from odesolve.steady import warn_of_training
+from odesolve.watched import refuse_inside, unwatched
 
 Field = Callable[[Tensor], Tensor]
 
@@ -35,6 +38,7 @@ class Chains:
     log_prob: Tensor = field(repr=False)
 
 
+@unwatched
 @torch.no_grad()
 def langevin(
     score: Field,
@@ -63,15 +67,16 @@ def langevin(
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
     x = _start(x, n, keep)
+    warn_of_training(score, "the score", stacklevel=4)
     if (step is None) == (snr is None):
         raise OdesolveError("give either step= or snr=")
     if snr is not None and not 0.0 < snr < math.inf:
         raise OdesolveError(f"snr={snr}: give a positive ratio such as 0.16")
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     fixed = None if step is None else _weights(step, x)
-    z = torch.empty_like(x)
+    z, ask = torch.empty_like(x), Callee(score, "score", at=0)
     for k in range(n):
-        s = _checked(score(x), x)
+        s = _checked(ask(x), x)
         if fixed is not None:
             combine((x,), (x, s), fixed, (0,), keys, (CHAINS + k,))
         elif snr is not None:
@@ -82,6 +87,7 @@ def langevin(
     return x if kept.states is None else kept.states
 
 
+@unwatched
 @torch.no_grad()
 def mala(
     log_prob: Field,
@@ -111,6 +117,7 @@ def mala(
     x = _start(x, n, keep)
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     eta, weights = _step(step, x), _weights(step, x)
+    log_prob, score = Callee(log_prob, "log_prob", at=0), None if score is None else Callee(score, "score", at=0)
     lp, s = _density(log_prob, score, x)
     s, y, both = s.clone(), torch.empty_like(x), torch.empty_like(x)
     accepted, cross, square = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3))
@@ -174,6 +181,7 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
 
 
 def _checked(s: Tensor, x: Tensor) -> Tensor:
+    refuse_inside("what the score returned", s, x)
     if not isinstance(s, Tensor) or s.shape != x.shape:
         found = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
         raise OdesolveError(
@@ -187,6 +195,7 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
     with torch.enable_grad():
         point = x.detach().clone().requires_grad_(score is None)
         lp = log_prob(point)
+        refuse_inside("what the log-density returned", lp, x)
         if not isinstance(lp, Tensor) or lp.shape != x.shape[:1]:
             found = tuple(lp.shape) if isinstance(lp, Tensor) else type(lp).__name__
             raise OdesolveError(f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,)")

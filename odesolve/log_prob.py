@@ -11,10 +11,11 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve import trace as traces
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, fixed, nodes, picard
+from odesolve.likelihood import along, dependence, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
@@ -24,6 +25,8 @@ from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.plan import Plan
 from odesolve.planning import GridLike
+from odesolve.steady import Steady, steady_model, warn_of_training
+from odesolve.watched import unwatched
 
 SOLVER, PARALLEL, ADJOINTS = "dopri5", "picard", ("backprop", "continuous", "reversible")
 EXACT, ESTIMATED = (
@@ -34,6 +37,8 @@ STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
 
+@unwatched
+@holding
 @torch.inference_mode(False)  # whose tensors autograd does not take
 def log_prob(
     model: Model | Callable[..., Tensor],
@@ -48,6 +53,7 @@ def log_prob(
     tol: float | None = None,
     divergence: str | None = None,
     solver: str | Pair | None = None,
+    max_calls: int | None = 10_000,
     steps: int | None = None,
     grid: GridLike | None = None,
     of: str = "flow",
@@ -80,6 +86,8 @@ def log_prob(
         solver: an adaptive solver of ``ode.solve``, dopri5 by default; "picard" solves a model's state at all nodes at once, in
             some ten rounds of batched calls (``likelihood.picard``); with ``steps`` a sampler of ``ode.solvers()`` for a
             model, an explicit Runge-Kutta method for a velocity.
+        max_calls: network evaluations that the solve of a sample's state may take before it ends with the status "max_calls" (a
+            value of NaN, and the last state as the latent). The divergence is evaluated at most 513 times more, at its nodes.
         steps, grid: a fixed grid instead of a tolerance.
         of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for ``solver``, ``steps`` and
             ``grid``, or ``plan``.
@@ -91,6 +99,9 @@ def log_prob(
         args: further arguments of f.
         progress: show a bar on long solves.
 
+    The network is asked its first question twice, which counts in ``nfe``: one that answers differently, as with dropout in train
+    mode, is refused.
+
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
@@ -99,33 +110,73 @@ def log_prob(
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
     x = _state(model, x)
+    model, steady = _steady(model, len(x))
     if of == "plan" and isinstance(model, Model):
         with torch.set_grad_enabled(adjoint is not None):
-            return plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+            found = plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
+            found = _with(found, dependence.of_model(model, x))
+        return replace(found, nfe=found.nfe + steady.extra)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
+    if getattr(estimator, "mode", None) == "forward":
+        _ask_plainly(model, steady, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
+    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
-            return _on_grid(model, x, probes, plan, base, str(estimator))
+            found = _counted(_on_grid(model, x, probes, plan, base, str(estimator)), steady)
+            return _with(found, dependence.of_model(model, x) if by_autograd else 0)
         flow = _flow(model, x, t, base, args)
+        spent = dependence.of_flow(flow, x) if by_autograd else 0
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
             if solver == PARALLEL:
-                found = picard.integrate(flow, x, probes, state_tol, 0.5 * tol, progress)
+                found = picard.integrate(flow, x, probes, state_tol, 0.5 * tol, progress, max_calls)
             else:
-                found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, progress)
+                limits = progress, max_calls
+                found = nodes.integrate(flow, x, probes, solver or SOLVER, state_tol, 0.5 * tol, *limits)
         elif solver == PARALLEL:
             raise OdesolveError(
                 'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
             )
         else:
             options = {"adjoint": adjoint, "params": params, "progress": progress, "steps": steps}
+            options["max_calls"] = max_calls if steps is None else None
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        return _result(flow, x, found, probes, str(estimator))
+        return _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
+
+
+def _steady(model: Any, batch: int) -> tuple[Any, Steady]:
+    """The model, or the velocity, as what asks twice at first."""
+    warn_of_training(model.net if isinstance(model, Model) else model, noise=False, stacklevel=4)
+    if isinstance(model, Model):
+        return steady_model(model, True, batch)
+    asked = Steady(model, always=True, batch=batch)
+    return asked, asked
+
+
+def _ask_plainly(model: Any, steady: Steady, x: Tensor, t: Any, args: Sequence[Any]) -> None:
+    """Two questions outside of torch.func, whose transforms show no answers."""
+    with torch.no_grad():
+        if isinstance(model, Model):
+            model.noise(x, model.path.t_min)
+        else:
+            model(x.new_full((len(x), *[1] * (x.dim() - 1)), 0.0 if t is None else float(t[0])), x, *args)
+    steady.extra += 1
+
+
+def _counted(found: LogProb, steady: Steady) -> LogProb:
+    """With the calls that looked whether the network is steady."""
+    rounds = None if found.rounds is None else found.rounds + steady.extra
+    return replace(found, nfe=found.nfe + steady.extra, rounds=rounds)
+
+
+def _with(found: LogProb, calls: int) -> LogProb:
+    """With so many network evaluations more of each sample, which no other waited for."""
+    return replace(found, nfe=found.nfe + calls)
 
 
 def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:

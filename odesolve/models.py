@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve import transforms
+from odesolve.callee import Callee, owned
 from odesolve.conditions import Cond, own, rows, same_kind, stackable
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import answer
@@ -90,6 +91,7 @@ class Model:
         self.reading = Reading(
             predicts, sigma_data, scale, applies=applies, variance=learned_variance, two_times=two_times
         )
+        self._door, self._judge = Callee(net, "the network", at=0), Callee(net, "the classifier", at=0)
         self._kept_times: dict[tuple, Tensor] = {}
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
@@ -241,7 +243,8 @@ class Model:
     def network_times(self, t: Tensor) -> Tensor:
         """What the network gets for the path times t (any shape)."""
         if callable(self.time):
-            return self.time(self.path, t)
+            found = self.time(self.path, t.clone())
+            return owned(found)
         if self.time == "index":
             steps = self.path.training_steps
             if steps is None:
@@ -289,9 +292,12 @@ class Model:
         return replace(self.reading, cast=self.dtype not in (None, dtype))
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
-        """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state."""
+        """Raw outputs, one a branch: the network on its scaled input, and the classifier's gradient at the state.
+
+        They are read before the next call: a network may return memory that it will use again.
+        """
         if branches == _PLAIN and not self.reading.variance:
-            return [self._checked(answer(self.net, x_in, t, **self.cond), state)]
+            return [self._checked(answer(self._door_to_net(), x_in, t, named=self.cond, read=True), state)]
         out: list[Tensor] = []
         if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
@@ -313,7 +319,12 @@ class Model:
         shape = state.shape
         if self.reading.variance:
             shape = torch.Size([*shape[:1], *(2 * c for c in shape[1:2]), *shape[2:]])
-        return self._checked(answer(self.net, x_in, t, **cond), state, shape)
+        return self._checked(answer(self._door_to_net(), x_in, t, named=cond), state, shape)
+
+    def _door_to_net(self) -> Callee:
+        if self._door.given is not self.net:
+            self._door = Callee(self.net, "the network", at=0)
+        return self._door
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}
@@ -323,11 +334,16 @@ class Model:
 
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         assert self._classifier is not None
+        if self._judge.given is not self._classifier:
+            self._judge = Callee(self._classifier, "the classifier", at=0)
+        recording = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
-            value = self._classifier(leaf, t, **self._labels)
+            leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
+            value = self._judge(leaf, t, named=self._labels)
             fits = isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad
-            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if fits else (None,)
+            (gradient,) = (
+                torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True) if fits else (None,)
+            )
         if gradient is None:
             raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
         return gradient

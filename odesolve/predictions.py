@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odesolve.callee import owned
 from odesolve.paths import Path
 from odesolve.program import Reading
 
@@ -106,7 +107,8 @@ def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
     if at.shift is not None:
         output = output + at.shift.view(column) * raw[-1]
     for name in model.reading.applies:
-        output = model.functions[name](output, at.t)
+        output = model.functions[name](output, at.t.clone())
+        output = owned(output)
     if at.out is None:
         return output
     return at.out[0].view(column) * x + at.out[1].view(column) * output

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
 from odesolve.errors import Diverged, OdesolveError
@@ -19,11 +20,14 @@ from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
+from odesolve.parareal import Parareal
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
 from odesolve.start import Noise, start
+from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.trace import Estimator
+from odesolve.watched import unwatched
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Sample:
     log_prob: LogProb | None = None
 
 
+@unwatched
+@holding
 def sample(
     model: Model,
     noise: Noise | None = None,
@@ -90,14 +96,18 @@ def sample(
             steps at once, an ``ode.Parareal`` blocks of them.
         progress: show a bar; by default on solves longer than a second, on a terminal.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
-        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products and no more evaluations. "flow" (or
-            True) is that of the probability flow, to the solver's order; "plan" the exact one of the map that so few steps
-            are (``PlanDensity``); "ito" of a stochastic solver the marginals', up to the steps' error.
+        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products, and three evaluations that
+            see whether autograd sees all of the network. "flow" (or True) is that of the probability flow, to the solver's
+            order; "plan" the exact one of the map that so few steps are (``PlanDensity``); "ito" of a stochastic solver the
+            marginals', up to the steps' error.
         trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
         adjoint: "backprop" records gradients, of the start, the network's parameters and its conditions: every network call is
             made once more on the way back, two or three states a call are kept, and noise is drawn again.
         params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
+
+    A network with dropout in train mode is sampled with a warning, as one may want its spread. With ``log_prob``, ``adjoint`` or
+    an executor that iterates, a network that answers differently when asked again is refused.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
@@ -107,6 +117,7 @@ def sample(
     check_gradients(adjoint, executor or kind, params, last)
     if kind and executor is not None:
         raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
+    model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
@@ -122,6 +133,7 @@ def sample(
                 out = differentiable_run(program, model, x, keys, params, last, tick)
             else:
                 out = execute(model, program, x, keys, executor, tick=tick)
+    nfe += steady.extra if steady is not None else 0
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
     finite, t, done = _last_finite(chosen, model, x, seed, ids)
@@ -132,6 +144,7 @@ def sample(
     )
 
 
+@unwatched
 def iterate(
     model: Model,
     noise: Noise | None = None,
@@ -155,6 +168,7 @@ def iterate(
     who train on samplers (Black et al. 2024, DDPO). Raises PlanError where the steps are not a mean plus one Gaussian draw.
     """
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
+    warn_of_training(model.net)
     if seed is None and chosen.streams:
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
@@ -165,10 +179,12 @@ def iterate(
     return run.iterate(cursor, model)
 
 
+@unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
     restored = Plan.from_json(saved["plan"], model.path)
     dtype = getattr(torch, saved["dtypes"][0])
+    warn_of_training(model.net)
     program = lower(restored, model.path, model.reading_for(dtype), saved["observe"], saved["stats"])
     return run.resume(run.Cursor.load(program, saved), model)
 
@@ -182,6 +198,12 @@ def invert(
     """
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
     return sample(model, state=x, plan=chosen)
+
+
+def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
+    """The model as it is, with a warning where it is random; for what asks the same again, one that must be steady."""
+    warn_of_training(model.net, noise=not exact, stacklevel=4)
+    return steady_model(model, False) if exact else (model, None)
 
 
 def _last_finite(plan: Plan, model: Model, x: Tensor, seed, ids) -> tuple[Tensor, float, int]:

@@ -15,19 +15,23 @@ from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.times import moments, shared_times
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
-from odesolve.kernels.control import DIVERGED, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
+from odesolve.pairing import type_like
 from odesolve.progress import Bar
+from odesolve.steady import Steady, budget, warn_of_training
 from odesolve.stochastic.adaptive import Control, adapt
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.fixed import march
 from odesolve.stochastic.increments import Path, Streams
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+from odesolve.watched import unwatched
 
-NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
+NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged", MAX_CALLS: "max_calls"}
 DEFAULT_STEPS = 100
 # The error of a step is random: one that happens to be small says little of the next. At tolerances from 1e-2 to 1e-4 in a
 # double well the elementary controller rejects a third of the attempts and makes 4 times the error at 0.85 of the cost.
@@ -45,7 +49,7 @@ class SDESolution:
         t: the time (B,) of ``last``, float64.
         nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
         status: "ok", "diverged" (f, g or the state is not finite), of an adaptive solve also "min_step" (the error stays too
-            large for the shortest step) or "max_steps", a list of B.
+            large for the shortest step), "max_steps" or "max_calls", a list of B.
     """
 
     y: Any = field(repr=False)
@@ -62,6 +66,8 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
+@unwatched
+@holding
 def solve_sde(
     f: Callable[..., Any],
     g: Any,
@@ -81,6 +87,7 @@ def solve_sde(
     atol: Scale | None = None,
     first_step: float | None = None,
     max_steps: int = 100_000,
+    max_calls: int | None = None,
     controller: Controller = CONTROLLER,
     compact: bool = True,
     adjoint: str | None = None,
@@ -94,7 +101,8 @@ def solve_sde(
             system. Returns a value in the form of y.
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a number, a tensor or a
             function of t alone, and its value a number, one a sample (B, 1, ..., 1), or a tensor.
-        y0: a float32 or float64 tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``.
+        y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``. Numbers are real or
+            complex, in single or double precision.
         t: times (n,) at which the states are returned, the same for all samples, rising or falling. Falling times solve the
             equation in that direction: f is the drift of the time-reversed process (with its score), dt is negative, and
             the noise has variance g^2 |dt|.
@@ -103,15 +111,17 @@ def solve_sde(
         steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
-            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m).
+            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m). W is
+            always real, a complex element has one motion, and g may be complex: of circularly symmetric noise g dW the two
+            columns of "general" are g / sqrt(2) and 1j g / sqrt(2).
         calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are the same, and every solver of
             that noise takes either; other noise is solved in a solver's own calculus alone, and nothing is converted.
         tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
         args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
-        dtype: of the states, y0's by default.
+        dtype: of the states, y0's by default; of complex ones that of their parts.
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
             one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
-        first_step, max_steps, controller, compact: of these, as in ``ode.solve``.
+        first_step, max_steps, max_calls, controller, compact: of these, as in ``ode.solve``.
         adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g; with fixed ``steps``, and the
             noise made again from its keys. "backprop": of the steps, each evaluated once more on the way back, with one state
             a step kept. "continuous": of the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
@@ -126,25 +136,30 @@ def solve_sde(
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
     """
     chosen, step = choose(solver, noise, calculus)
-    drift = Drift(f, _cast(y0, dtype), args, None)
+    for h in (f, g):
+        warn_of_training(h, "the equation", noise=False)
+    asked = [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
     times = shared_times(t)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
-    eq = Equation(drift, g, noise, keys)
+    eq = Equation(drift, asked[1], noise, keys)
     eq.check_additive(times[0])
     shape = eq.increment_shape(times[0])
     path = _path(tree, adaptive, chosen, drift, times, shape, keys)
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
-        control = _control(drift, times, path, rtol, atol, first_step, max_steps, controller, compact)
+        control = _control(
+            drift, times, path, rtol, atol, first_step, max_steps, budget(max_calls), controller, compact
+        )
 
         def equation(part: Drift) -> Equation:
-            return Equation(part, g, noise, keys)
+            return Equation(part, asked[1], noise, keys)
 
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            return _solution(drift, *adapt(equation, drift, chosen, path, times, control, tick))
+            return _solution(drift, asked[0], *adapt(equation, drift, chosen, path, times, control, tick))
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
@@ -154,19 +169,23 @@ def solve_sde(
             if moments(t).requires_grad:
                 raise OdesolveError("t requires gradients, which an SDE's times do not get: give t.detach()")
             request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
-            return _solution(drift, *request.solve(_cast(y0, dtype), f, g))
+            return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
         if params is not None:
             raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
         with torch.no_grad():
-            return _solution(drift, *march(eq, chosen, step, increments, times, count, tick))
+            return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:
     if dtype is None:
         return y0
+
+    def cast(y: Tensor) -> Tensor:  # complex numbers stay so
+        return y.to(dtype if dtype.is_complex else type_like(y.dtype, dtype))
+
     if isinstance(y0, Tensor):
-        return y0.to(dtype)
-    return {k: y.to(dtype) for k, y in y0.items()} if isinstance(y0, dict) else [y.to(dtype) for y in y0]
+        return cast(y0)
+    return {k: cast(y) for k, y in y0.items()} if isinstance(y0, dict) else [cast(y) for y in y0]
 
 
 def _path(
@@ -216,6 +235,7 @@ def _control(
     atol: Scale | None,
     first_step: float | None,
     max_steps: int,
+    calls: float,
     controller: Controller,
     compact: bool,
 ) -> Control:
@@ -227,15 +247,18 @@ def _control(
     first = 0.01 * span if first_step is None else length("first_step", first_step)
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC
-    return Control(controller, scales[0], scales[1], max(first, shortest), shortest, math.inf, max_steps, sync, compact)
+    return Control(
+        controller, scales[0], scales[1], max(first, shortest), shortest, math.inf, max_steps, calls, sync, compact
+    )
 
 
-def _solution(drift: Drift, y: Tensor, last: Tensor, state: Tensor) -> SDESolution:
+def _solution(drift: Drift, f: Any, y: Tensor, last: Tensor, state: Tensor) -> SDESolution:
     def each(row: int) -> Tensor:
         return state[row] if drift.by_sample else state[row, 0]
 
     words = [NAMES[int(k)] for k in state[STATUS].tolist()]
     nfe, steps, rejected = (each(row).long() for row in (NFE, STEPS, REJECTED))
+    nfe = nfe + f.extra
     return SDESolution(
         drift.open(y), drift.open(last), each(T), nfe, steps, rejected, words if drift.by_sample else words[0]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -12,16 +13,22 @@ from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
 from odesolve.adaptive.events import Event
 from odesolve.adaptive.solution import Solution, solution
+from odesolve.adaptive.stops import stop_times
 from odesolve.adaptive.times import moments, output_times
 from odesolve.adjoint.arguments import check_mode
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
 from odesolve.pairs import Pair
+from odesolve.steady import Steady, steady_model, warn_of_training
+from odesolve.watched import unwatched
 
 
+@unwatched
+@holding
 def solve(
     f: Callable[..., Any] | Model,
     y0: State,
@@ -37,8 +44,10 @@ def solve(
     min_step: float = 0.0,
     max_step: float | None = None,
     max_steps: int = 10_000,
+    max_calls: int | None = None,
     controller: Controller = CONTROLLER,
     events: Event | Sequence[Event] = (),
+    stops: Sequence[float] | Tensor = (),
     dense: bool = False,
     compact: bool = True,
     sync: int | None = None,
@@ -70,9 +79,14 @@ def solve(
         args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
-        max_steps: attempts a sample may make.
+        max_steps: attempts a sample may make. ``max_calls``: evaluations of f that it may take: it ends where its next attempt
+            would take more (looked at once in ``sync``); by default what ``max_steps`` makes of them.
         controller: an ``odesolve.adaptive.Controller``.
         events: ``Event``s to find on the way.
+        stops: times at which f jumps, within the span or not: steps end there and begin anew on the other side, where f gets the
+            neighbouring numbers of y's type for the time. Without them a short pulse of f may be stepped over, and a step
+            across a jump is of low order. With ``steps`` an interval that holds stops is cut there, and its steps are shared
+            out by length, rounded up.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
@@ -88,28 +102,47 @@ def solve(
         adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
         progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
 
+    Where the first evaluation of f draws from a global random generator, or f has dropout in train mode, it is repeated, as it
+    is of a ``Model`` with steps by tolerance; the call more counts in ``nfe``, and answers that differ are refused.
+
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
     times, problem = output_times(t), None
+    if steps is not None and max_calls is not None:
+        raise OdesolveError(
+            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
+        )
     check_mode(adjoint, steps, (params, adjoint_options))
-    events = (events,) if isinstance(events, Event) else tuple(events)
+    events = tuple(e.shielded() for e in ((events,) if isinstance(events, Event) else events))
     module = f.net if isinstance(f, Model) else f
+    warn_of_training(module, noise=False)
     if isinstance(f, Model):
+        f, steady = steady_model(f, steps is None)
         problem = model_problem(f, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
+    else:
+        f = steady = Steady(f)
     steering = (first_step, min_step, max_step, max_steps, controller)
-    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress)
+    marks = stop_times(stops)
+    if marks and problem is not None and problem.method is not None:
+        raise OdesolveError(f"{solver} steps in the log-SNR and takes no stops, which are times: take dopri5 for these")
+    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress, max_calls, marks)
     by_sample = _by_sample(control)
     if steps is not None or adjoint is not None:
         if problem is not None and problem.method is not None:
             raise OdesolveError(f"{solver} takes steps by tolerance and no gradients: take dopri5 for these")
         options = dict(adjoint_options or {})
         asked = Request(f, module, y0, times, moments(t), tuple(args), by_sample, how, steps, adjoint, params, options)
-        return asked.solve()
+        return _counted(asked.solve(), steady)
     method = problem.method if problem is not None else None
-    found = solution(*how.run(Drift(f, y0, args, by_sample), times, method))
+    found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
     return found if problem is None else problem.back(found)
+
+
+def _counted(found: Solution, steady: Steady) -> Solution:
+    """With the calls that looked whether f is steady."""
+    return replace(found, nfe=found.nfe + steady.extra) if steady.extra else found
 
 
 def _state(y0: State) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from odesolve.kernels import refusals
 from odesolve.kernels.control import ROWS, SETTINGS
 from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from odesolve.kernels.triton import combine as _kernels
@@ -50,7 +51,7 @@ def combine(
     tensors = [*outs, *ins]
     each = isinstance(weights, Tensor) and weights.dim() == 3
     where = _fits(tensors, n_out, n_in, n_noise, keys, each or error is not None)
-    if where is None or (error is not None and not (outs and ins and launch.on(tensors[0].device, error.out))):
+    if where is None or (error is not None and not (outs and ins and _measured(error, tensors[0]))):
         return False
     if error is not None and where.work.n % 16 == 0 and (where.rank > 0 or any(t.data_ptr() & 15 for t in tensors)):
         plain, _ = geometry.plain(ins, True)  # for the reason given there
@@ -62,9 +63,11 @@ def combine(
         return None
     device = tensors[0].device
     table = launch.coefficients(weights, n_out + (error is not None), n_in + n_noise, device)
-    if table is None or len(base) != n_out or (each and len(weights) != tensors[0].shape[0]):
+    if table is None or len(base) != n_out or (each and len(weights) != tensors[0].shape[:1].numel()):
         return False
-    codes = launch.table((*base, *map(launch.signed, streams)), torch.int64, device)
+    codes = launch.codes(base, streams, n_in, device)
+    if codes is None:
+        return False
     _start(where, outs, ins, table[0], table[1], codes, None, keys if n_noise else None, error)
     return None
 
@@ -74,8 +77,10 @@ def combine_row(
 ) -> bool | None:
     """``reference.combine_row`` in one launch that reads the row on the device; a captured graph may hold it."""
     n_noise = codes.shape[1] - len(outs)
-    where = _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False)
-    if where is None or weights.shape[1:] != (len(outs), len(ins) + n_noise) or row.dtype != torch.int64:
+    where = _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False) if n_noise >= 0 else None
+    if where is None or weights.shape != (len(codes), len(outs), len(ins) + n_noise) or row.numel() != 1:
+        return False
+    if row.dtype != torch.int64 or codes.dtype != torch.int64:
         return False
     if not (weights.is_contiguous() and codes.is_contiguous() and launch.on(outs[0].device, weights, codes, row)):
         return False
@@ -87,8 +92,21 @@ def _fits(tensors, n_out: int, n_in: int, n_noise: int, keys, per_sample: bool) 
     if n_out > _kernels.MAX_OUT or n_in > _kernels.MAX_IN or n_noise > _kernels.MAX_NOISE:
         return None
     # Many tensors fill the registers: half the elements a program then.
-    where = geometry.of(tensors, n_noise > 0, not (n_noise or per_sample), 1024 if n_out + n_in <= 8 else 512)
+    largest = 1024 if n_out + n_in <= 8 else 512
+    where = geometry.of(tensors, n_noise > 0, not (n_noise or per_sample), largest, n_out)
     return where if where is None or n_noise == 0 or _drawable(where, keys, tensors[0]) else None
+
+
+def _per_sample(out: Tensor, like: Tensor) -> bool:
+    """Whether an output holds one number for each sample of a tensor, each in its own place."""
+    batch = like.shape[:1].numel()
+    fits = out.shape == (batch,) and out.dtype in geometry.FLOATS and out.device == like.device
+    return fits and (batch < 2 or out.stride(0) != 0)
+
+
+def _measured(error: ErrorNorm, like: Tensor) -> bool:
+    batch = like.shape[:1].numel()
+    return _per_sample(error.out, like) and launch.each(error.rtol, batch) and launch.each(error.atol, batch)
 
 
 def _drawable(where: geometry.Geometry, keys: Tensor | None, like: Tensor) -> bool:
@@ -128,8 +146,10 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
 
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> bool | None:
     """``reference.normal`` in one launch."""
-    where = geometry.of([out], True, False)
+    where = geometry.of([out], True, False, written=1)
     if where is None or not _drawable(where, keys, out):
+        return False
+    if not (refusals.known(kind) and launch.numbered(stream, where.work.samples)):
         return False
     work = where.work
     if work.programs:
@@ -143,7 +163,7 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
 def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> bool | None:
     """``reference.rms`` in two launches."""
     (e, y0, y1), where = geometry.plain([e, y0, y1], False)
-    if where is None or not launch.on(e.device, out):
+    if where is None or not _measured(ErrorNorm(out, rtol, atol), e):
         return False
     work = where.work
     r, r_step = launch.scalars(rtol, e.device)
@@ -171,6 +191,8 @@ def quadratic_form(
     accumulate: bool = False,
 ) -> bool | None:
     """``reference.quadratic_form`` in two launches; the numbers never reach memory."""
+    if keys is None or not (refusals.known(kind) and launch.numbered(stream, v.shape[:1].numel())):
+        return False
     streams, step = launch.streams_of(stream, v.device)
     return _inner(out, [v], keys.contiguous(), streams, step, kind != "normal", weight, accumulate)
 
@@ -179,7 +201,9 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
     draw = keys is not None
     factors, where = geometry.plain(factors, draw)
     device = factors[0].device
-    if where is None or not launch.on(device, out) or (draw and not _drawable(where, keys, factors[0])):
+    if where is None or not (_per_sample(out, factors[0]) and launch.each(weight, where.work.samples)):
+        return False
+    if draw and not _drawable(where, keys, factors[0]):
         return False
     work = where.work
     partials = torch.empty(work.programs, dtype=torch.float64, device=device)
@@ -203,6 +227,8 @@ def window(
     streams: Tensor | None = None,
 ) -> bool | None:
     """``reference.window`` in two launches; layouts other than contiguous and aligned are copied."""
+    if not _fits_window(out, residual, origin, [old, *ins], weights, growth, streams):
+        return False
     points, batch = out.shape[:2]
     whole, where = geometry.plain([old, *ins], True)
     (first,), single = geometry.plain([origin], True)
@@ -235,6 +261,18 @@ def window(
     if not direct:
         out.copy_(written)
     return None
+
+
+def _fits_window(out, residual, origin, others, weights, growth, streams) -> bool:
+    """Whether the shapes are those of a window: a kernel asks no more."""
+    shape, columns = out.shape, len(others) - 1 + (streams is not None)
+    if out.dim() < 2 or origin.shape != shape[1:] or any(x.shape != shape for x in others):
+        return False
+    one, each = tuple(shape[:1]), tuple(shape[:2])
+    tables = [weights.shape in ((*one, columns), (*each, columns)), growth.shape in (one, each)]
+    if streams is not None:
+        tables.append(streams.dtype == torch.int64 and streams.shape in (one, each))
+    return residual.shape == each and residual.dtype in geometry.FLOATS and all(tables)
 
 
 def _per_point(table: Tensor, dim: int, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
@@ -279,8 +317,13 @@ def normal_sums(
 ) -> bool | None:
     """``reference.normal_sums`` in one launch."""
     n_out, device = len(outs), outs[0].device
-    where = geometry.of(outs, True, False) if n_out <= _sums.MAX_OUT else None
+    where = geometry.of(outs, True, False, written=n_out) if n_out <= _sums.MAX_OUT else None
     if where is None or not _drawable(where, keys, outs[0]):
+        return False
+    if isinstance(streams, Tensor):
+        if streams.dtype != torch.int64 or streams.dim() not in (1, 2):
+            return False
+    elif not all(hasattr(s, "__index__") for s in streams):
         return False
     terms = streams.shape[-1] if isinstance(streams, Tensor) else len(streams)
     table = launch.coefficients(weights, n_out, terms, device)
@@ -288,7 +331,7 @@ def normal_sums(
         streams = launch.table(tuple(map(launch.signed, streams)), torch.int64, device)
     if streams.stride(-1) != 1 or streams.device != device:
         streams = streams.to(device, non_blocking=True).contiguous()
-    batch = outs[0].shape[0]
+    batch = where.work.samples
     each = isinstance(weights, Tensor) and weights.dim() == 3
     if table is None or (each and len(weights) != batch) or (streams.dim() == 2 and len(streams) != batch):
         return False

@@ -30,8 +30,10 @@ class Geometry(NamedTuple):
         return launch.table(self.table, torch.int64, device) if self.rank else None
 
 
-def of(tensors: Sequence[Tensor], logical: bool, flat: bool, largest: int = 1024) -> Geometry | None:
+def of(tensors: Sequence[Tensor], logical: bool, flat: bool, largest: int = 1024, written: int = 0) -> Geometry | None:
     """The geometry of tensors of one shape, the batch first; None where no kernel fits.
+
+    The first ``written`` are outputs: no element of one may lie where another does.
 
     ``logical``: elements are numbered as in a contiguous sample, whatever the strides. ``flat``: nothing depends on which
     sample an element belongs to, so that a dense batch may count as one sample.
@@ -42,7 +44,7 @@ def of(tensors: Sequence[Tensor], logical: bool, flat: bool, largest: int = 1024
         if t.shape != shape or t.device != device or t.is_neg():
             return None
     kinds = tuple([(t.dtype, t.stride()) for t in tensors])
-    return _geometry(tuple(shape), kinds, logical, flat, largest)
+    return _geometry(tuple(shape), kinds, logical, flat, largest, written)
 
 
 def plain(tensors: Sequence[Tensor], logical: bool) -> tuple[list[Tensor], Geometry | None]:
@@ -59,9 +61,9 @@ def plain(tensors: Sequence[Tensor], logical: bool) -> tuple[list[Tensor], Geome
 
 
 @functools.lru_cache(4096)
-def _geometry(shape, kinds, logical, flat, largest) -> Geometry | None:
+def _geometry(shape, kinds, logical, flat, largest, written) -> Geometry | None:
     types, strides = [k[0] for k in kinds], [k[1] for k in kinds]
-    if any(t not in FLOATS for t in types):
+    if any(t not in FLOATS for t in types) or any(overlaps_itself(shape, s) for s in strides[:written]):
         return None
     if not shape:
         shape, strides = (1,), [(1,)] * len(strides)
@@ -85,6 +87,16 @@ def _geometry(shape, kinds, logical, flat, largest) -> Geometry | None:
         return None
     key = (tuple(types), rank, block, warps, launch.number(n))
     return Geometry(launch.Work(samples, n, block, warps), rank, values, wide, key)
+
+
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether two elements may lie in one place: every stride must clear all that smaller strides reach."""
+    reach = 0
+    for stride, size in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n > 1):
+        if stride <= reach:
+            return 0 not in shape
+        reach += stride * (size - 1)
+    return False
 
 
 def _dense(sizes: Sequence[int], strides: Sequence[Sequence[int]], logical: bool) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import os
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import torch
 import triton
+from odesolve.kernels import philox
 from odesolve.kernels.reference import Weights
 from torch import Tensor
 
@@ -133,8 +135,19 @@ def blocks(n: int, largest: int, smallest: int = 128) -> tuple[int, int]:
 
 
 def signed(stream: int) -> int:
-    """A stream as the signed number with the same 64 bits."""
-    return stream - 2**64 if stream >= 2**63 else stream
+    """A stream as the signed number with the same 64 bits; TypeError unless it is whole."""
+    return philox.signed(operator.index(stream))
+
+
+def codes(base: Sequence[int], streams: Sequence[int], ins: int, device: torch.device) -> Tensor | None:
+    """Bases of outputs, then streams, as a table on the device; None unless all are whole and every base is an input or -1."""
+    try:
+        places, numbers = tuple(map(operator.index, base)), tuple(map(signed, streams))
+    except TypeError:
+        return None
+    if places and not -1 <= min(places) <= max(places) < ins:
+        return None
+    return table((*places, *numbers), torch.int64, device)
 
 
 def upload(values: Sequence[float] | Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -181,9 +194,10 @@ def coefficients(weights: Weights, rows: int, columns: int, device: torch.device
     None if they are not of this shape.
     """
     if not isinstance(weights, Tensor):
-        flat = tuple(itertools.chain.from_iterable(weights))
-        return (table(flat, torch.float64, device), 0) if len(flat) == rows * columns else None
-    if weights.shape[-2:] != (rows, columns):
+        if len(weights) != rows or any(len(row) != columns for row in weights):
+            return None
+        return table(tuple(map(float, itertools.chain.from_iterable(weights))), torch.float64, device), 0
+    if weights.shape[-2:] != (rows, columns) or weights.dim() > 3:
         return None
     if weights.device != device:
         flat = table(tuple(weights.double().flatten().tolist()), torch.float64, device)
@@ -193,6 +207,13 @@ def coefficients(weights: Weights, rows: int, columns: int, device: torch.device
     return weights, weights.stride(0) if weights.dim() == 3 else 0
 
 
+def each(value: object, batch: int) -> bool:
+    """Whether it is a number, or a tensor of one or of one a sample: a kernel reads as many as there are samples."""
+    if isinstance(value, Tensor):
+        return value.numel() == 1 or value.shape == (batch,)
+    return hasattr(value, "__float__") and not hasattr(value, "__len__")
+
+
 def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
     """A number, or one a sample, as a tensor on the device and the distance between samples."""
     if not isinstance(value, Tensor):
@@ -200,6 +221,13 @@ def scalars(value: float | Tensor, device: torch.device) -> tuple[Tensor, int]:
     if value.device != device:
         value = table(tuple(value.double().flatten().tolist()), torch.float64, device)
     return value, value.stride(0) if value.numel() > 1 else 0
+
+
+def numbered(value: object, batch: int) -> bool:
+    """Whether it is a whole number, or a tensor of one or of one a sample."""
+    if isinstance(value, Tensor):
+        return each(value, batch) and not (value.is_floating_point() or value.is_complex())
+    return hasattr(value, "__index__")
 
 
 def streams_of(value: int | Tensor, device: torch.device) -> tuple[Tensor, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from odesolve.kernels.triton import launch, noise
-from odesolve.kernels.triton.combine import block_of
+from odesolve.kernels.triton.combine import block_of, rounded
 from torch import Tensor
 
 SUM, ADD, MEAN, ROOT_MEAN = 0, 1, 2, 3
@@ -79,7 +79,7 @@ def finish_kernel(out, partials, weight, n, chunks, w_sample, o_sample, MODE: tl
         value /= tl.maximum(n, 1).to(tl.float64)
         if MODE == _ROOT_MEAN:
             value = tl.sqrt(value)
-    tl.store(out + sample * o_sample, value.to(out.dtype.element_ty))
+    tl.store(out + sample * o_sample, rounded(value, out))
 
 
 rms_launcher = launch.Launcher(rms_kernel)

@@ -110,13 +110,14 @@ def zeros(value: Value, before: Tensor, after: Tensor, limits: Tensor) -> tuple[
     Args:
         value: the function.
         before, after: its values (n,) at the beginning and at the end.
-        limits: (n,); a zero counts once the function has been larger than this, see ``limit``. Negative: every one does.
+        limits: (2, n); a zero counts once the function has been above the first or below minus the second, see ``limit``.
+            Negative: every one does.
 
     Found is every change of sign between two of the samples: two zeros in a step are told apart, or noticed at all, when
     a sample lies between them, or when the polynomial through the samples shows the dip. Of a value that is 0 only the way
     there counts, not the way from it. NaN has no sign.
     """
-    fresh = limits >= 0
+    fresh = limits[0] >= 0
     whole = _whole(value, before, after)
     loud = fresh | ~whole.quiet()
     if not bool(loud.any()):
@@ -129,7 +130,8 @@ def zeros(value: Value, before: Tensor, after: Tensor, limits: Tensor) -> tuple[
     if bool(fresh.any()):
         reached = torch.full_like(before, torch.inf)
         for rows, at, size in ((pieces.rows, pieces.theta(), pieces.values), (*places, values)):
-            away = at.where(size.abs() > limits[rows], torch.inf).amin(0)
+            out = (size > limits[0, rows]) | (-size > limits[1, rows])
+            away = at.where(out, torch.inf).amin(0)
             reached.scatter_reduce_(0, rows, away, "amin")
         kept = found.theta > reached[found.rows].where(fresh[found.rows], -1.0)
         found = Zeros(*(x[kept] for x in found))
@@ -214,7 +216,7 @@ def _span(rows: Tensor, at: Tensor, values: Tensor, where: Tensor, column: Tenso
 def _changes(values: Tensor) -> Tensor:
     """Whether the sign changes, or 0 is reached, between neighbours: (m, k) of values (m + 1, k)."""
     sign = values.sign()
-    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0)
+    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0) & ~values[1:].isnan()  # torch's sign of NaN is 0
 
 
 def _dips(values: Tensor, slopes: Tensor, width: Tensor, margin: Tensor) -> Tensor:
@@ -265,11 +267,11 @@ def _within(value: Value, spans: _Spans) -> Tensor:
 
 
 def limit(value: Callable[[Tensor], Tensor], y: Tensor, slope: Tensor, allowed: Tensor, rounding: Tensor) -> Tensor:
-    """What a function must exceed before its zeros count, (m,), or -1 where they do at once.
+    """What a function must exceed, above and below 0, before its zeros count, (2, m), or -1 where they do at once.
 
     A zero that a solution starts from does not count. It starts from one where the function is no larger than what the
     tolerances, or rounding, explain: than it changes when the state moves by ``allowed``. The zero that it starts from
-    is behind it once the function has grown, by more than ``rounding``.
+    is behind it once the function has grown, or has the other sign, by more than ``rounding``.
 
     Args:
         value: the function of a state at the start, (n, ...) -> (m,), with m = n, or n = 1.
@@ -282,7 +284,8 @@ def limit(value: Callable[[Tensor], Tensor], y: Tensor, slope: Tensor, allowed: 
     noise = noise.clamp_min(torch.finfo(y.dtype).tiny).expand_as(y)
     floor = torch.maximum(rounding, _change(value, start, y, slope, noise))
     most = torch.maximum(floor, _change(value, start, y, slope, EXPLAINED * allowed + noise))
-    return (start.abs() + floor).where(start.abs() <= most, -1.0)
+    both = torch.stack([start.clamp_min(0.0), (-start).clamp_min(0.0)]) + floor
+    return both.where(start.abs() <= most, -1.0)
 
 
 def _change(value: Callable[[Tensor], Tensor], start: Tensor, y: Tensor, slope: Tensor, by: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ def evaluate(coefficients: Tensor, theta: Tensor | float) -> Tensor:
     """sum_p coefficients[p] theta^p, (p, n, ...) at (n,), or at one number: (n, ...)."""
     first, *rest = coefficients.unbind(0)
     out = torch.empty_like(first)
-    if isinstance(theta, float):
-        weights: Any = [[0.0, *(theta**p for p in range(1, len(coefficients)))]]
-    else:
+    if isinstance(theta, Tensor):
         powers = theta.double()[:, None] ** torch.arange(1, len(coefficients), device=theta.device)
-        weights = torch.cat([torch.zeros_like(powers[:, :1]), powers], 1)[:, None]
+        weights: Any = torch.cat([torch.zeros_like(powers[:, :1]), powers], 1)[:, None]
+    else:
+        weights = [[0.0, *(theta**p for p in range(1, len(coefficients)))]]
     dispatch.combine([out], [first, *rest], weights, [0])
     return out
 

@@ -14,6 +14,7 @@ from odesolve.adaptive.loop import Results
 from odesolve.kernels.control import H0, NORM, RESOLUTION, T
 
 ITERATIONS = 12  # of the power method: a tenth is close enough to tell 3 from 0.3
+BUDGETS = ("max_steps", "max_calls")
 NEAR = 0.4  # of the stability limit: steps that stability bounds come to lie about there
 
 
@@ -50,13 +51,13 @@ class Diagnosis:
             f"{self.status} at t = {self.t:.10g}: last step {self.h:.3g} with {self.error:.3g} times the error allowed",
             f"spectral radius of df/dy there about {self.radius:.3g}, times the step {abs(self.h) * self.radius:.3g}",
         ]
-        if self.status == "max_steps" and self.stiff:
+        if self.status in BUDGETS and self.stiff:
             lines.append(
                 f"stiff: the method is stable up to {self.limit:.3g} only. Use an implicit solver such as kvaerno5"
             )
-        elif self.status == "max_steps":
+        elif self.status in BUDGETS:
             lines.append(
-                "not stiff: the accuracy asked for needs these steps. Raise max_steps, rtol and atol, or the order"
+                f"not stiff: the accuracy asked for needs these steps. Raise {self.status}, rtol and atol, or the order"
             )
         if not self.finite:
             lines.append("f is not finite at the last state")

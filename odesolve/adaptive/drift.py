@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
 from odesolve.graphs import Followed
-from odesolve.kernels import dispatch
 from odesolve.pairing import converted, numbers, pairs, real_type
+from odesolve.watched import refuse_inside
 
 State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 
@@ -42,8 +43,11 @@ class Drift:
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.dtypes = [y.dtype for y in pieces]
         self.tails = [(2,) if d.is_complex else () for d in self.dtypes]  # dimensions of a pair
+        self.plain = self.by_sample and self.keys is None and not self.tails[0]  # f takes states as they are
         self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
         self.args, self.rows = self.given, batch
+        self.call = Callee(f)
+        self.call.asked = _asked(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
@@ -69,11 +73,18 @@ class Drift:
 
     def time(self, t: Tensor) -> Tensor:
         """Times (B,) in the form that f takes."""
-        return t.view(-1, *[1] * (self.start.dim() - 1 - len(self.tails[0]))) if self.by_sample else t.reshape(())
+        tail = self.tails[0] if self.keys is None else ()
+        return t.view(-1, *[1] * (self.start.dim() - 1 - len(tail))) if self.by_sample else t.reshape(())
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
-        """f at times in the form of ``time`` and a state (B, ...); the result never shares memory with y."""
+        """f at times in the form of ``time`` and a state (B, ...); the result has memory of its own."""
         out = self._answer(t, y, self.args if args is None else args)
+        if self.plain and type(out) is Tensor and out.shape == y.shape and out.dtype is y.dtype:
+            return out
+        return self._fitted(out, y)
+
+    def _fitted(self, out: Any, y: Tensor) -> Tensor:
+        """What f returned in the form of y. Raises OdesolveError where it does not fit."""
         if self.keys is not None:
             return self._pack(out, y)
         tail = self.tails[0]
@@ -82,8 +93,6 @@ class Drift:
             raise self._misfit(out, y)
         if tail or out.dtype != y.dtype:
             out = self._real(out, 0)
-        if not dispatch.transformed() and out.untyped_storage().data_ptr() == y.untyped_storage().data_ptr():
-            out = out.clone()  # y is a buffer that the next stage is written to
         return out if self.by_sample else out.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
@@ -94,9 +103,12 @@ class Drift:
 
     def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
         """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
-        if not y.requires_grad:
-            return self.f(t, self.open(y), *args)
-        return self.followed(lambda y: self.f(t, self.open(y), *args), y)
+        if y.requires_grad:
+            out = self.followed(lambda y: self.call(t, self.open(y), args=args), y)
+        else:
+            out = self.call(t, y if self.plain else self.open(y), args=args)
+        refuse_inside("what f returned", out, y)
+        return out
 
     def open(self, y: Tensor) -> Any:
         """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""
@@ -139,6 +151,14 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
     if isinstance(y, Mapping):
         return tuple(y), list(y.values())
     return ((), list(y)) if isinstance(y, (tuple, list)) else (None, [y])
+
+
+def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
+    """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may hold parameters unseen."""
+    if not torch.is_grad_enabled():
+        return False
+    held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
+    return True if any(isinstance(x, Tensor) and x.requires_grad for x in held) else None
 
 
 def _check(y0: Any, pieces: list[Any]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from odesolve.callee import shielded
 from odesolve.errors import OdesolveError
 
 HALVINGS = 52  # of an interval of length 1, to the resolution of float64
@@ -28,12 +29,14 @@ class Event:
     which fn is sampled in every step. Zeros that are closer are found where fn is smooth at that scale: by the polynomial
     through the samples, and by more of them, up to 257 a step, where it does not fit. So two zeros may go unseen where fn
     dips to the other side for less than a fifth of a step, the widest gap between the points, and bends there as nowhere
-    else in the step; limit ``max_step`` if yours does. A zero that fn touches without changing its sign is none, nor is NaN.
+    else in the step; limit ``max_step`` if yours does. A zero that fn only touches is found by chance, where a sample hits
+    it; NaN has no sign. The samples cost evaluations of fn, and of f none but those of the dense output, three a step with
+    dopri8.
 
     A zero that the solution starts from does not count. If |fn| is no larger at the start than what the tolerances of the
     state explain (it changes as much when the state moves by twice its tolerance, or by rounding), it must grow beyond its
-    first value before a zero counts: a ball that is put on the ground by hand, a little below or above it, goes up and comes
-    down again.
+    first value, or take the other sign, before a zero counts: a ball that is put on the ground by hand, a little below or
+    above it, goes up and comes down again.
     """
 
     fn: Callable[..., Any]
@@ -45,6 +48,10 @@ class Event:
             raise OdesolveError(
                 f"{self} is no event: give Event(fn, terminal, direction) with a direction of -1, 0 or 1"
             )
+
+    def shielded(self) -> Event:
+        """The same event, whose function cannot write to the state."""
+        return replace(self, fn=shielded(self.fn, "an event's function"))
 
 
 @dataclass(frozen=True)

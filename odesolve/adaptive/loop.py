@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from odesolve.adaptive.batch import Batch, Blocks
 from odesolve.errors import OdesolveError
-from odesolve.kernels.control import ROWS, RUNNING, STATUS, T
+from odesolve.kernels.control import MAX_CALLS, NFE, ROWS, RUNNING, STATUS, T
 
 LEAVE = 0.75  # the batch is made smaller once no more than this share of it is running
 
 
 class Attempts(Protocol):
     """What the loop needs of a method."""
+
+    evaluations: int
 
     @property
     def last(self) -> Any:
@@ -94,12 +97,13 @@ def integrate(
     sync: int = 1,
     compact: bool = True,
     tick: Callable[[Tensor], None] | None = None,
+    max_calls: float = math.inf,
 ) -> Results:
     """Run until every sample has ended. ``batch.begin`` and ``method.start`` have been called.
 
     The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing else waits for it.
-    ``tick`` gets the times of all samples at each such look. Raises OdesolveError if f fails once the
-    batch is smaller than it was.
+    ``tick`` gets the times of all samples at each such look, where samples end whose next attempt would take them beyond
+    ``max_calls`` evaluations. Raises OdesolveError if f fails once the batch is smaller than it was.
     """
     results = Results(batch.drift.start)
     seen, times = 0, batch.state[T].clone()
@@ -116,6 +120,9 @@ def integrate(
                 watcher.note(method.last, batch.state)
         if watcher is not None:
             watcher.look(method, batch)
+        if max_calls < math.inf:
+            over = (batch.state[STATUS] == RUNNING) & (batch.state[NFE] + max(method.evaluations, 1) > max_calls)
+            batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
         if tick is not None:
             times[batch.rows] = batch.state[T]
             tick(times)

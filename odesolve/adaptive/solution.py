@@ -19,9 +19,28 @@ from odesolve.adaptive.loop import Method, Results
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.times import Times, moments
 from odesolve.errors import OdesolveError
-from odesolve.kernels.control import DIVERGED, EVENT, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.kernels.control import (
+    DIVERGED,
+    EVENT,
+    MAX_CALLS,
+    MAX_STEPS,
+    MIN_STEP,
+    NFE,
+    OK,
+    REJECTED,
+    STATUS,
+    STEPS,
+    T,
+)
 
-NAMES = {OK: "ok", EVENT: "event", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged"}
+NAMES = {
+    OK: "ok",
+    EVENT: "event",
+    MAX_STEPS: "max_steps",
+    MIN_STEP: "min_step",
+    DIVERGED: "diverged",
+    MAX_CALLS: "max_calls",
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +67,8 @@ class Solution:
             solve that failed.
         t: the time (B,) of ``last``, float64.
         nfe, steps, rejected: evaluations of f, accepted and rejected attempts (B,), int64.
-        status: "ok", "event" (a terminal one), "max_steps", "min_step" (the error stays too large for the shortest step) or
-            "diverged" (f or the state is not finite), a list of B.
+        status: "ok", "event" (a terminal one), "max_steps", "max_calls", "min_step" (the error stays too large for the
+            shortest step) or "diverged" (f or the state is not finite), a list of B.
         events: the zeros found of every event that was given, a ``Found`` each.
     """
 

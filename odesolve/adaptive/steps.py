@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odesolve.kernels import dispatch
 from odesolve.tableaus import Row, Tableau
+from odesolve.watched import watching
 
 Slope = Callable[[Any, Tensor], Tensor]  # (t, y): a time of the clock's, and the state (B, ...)
 Clock = Callable[[float], Any]  # the time of a stage from its node c: a number, or a tensor as the slope takes it
@@ -34,7 +35,7 @@ def slopes(
 
 def moved(y: Tensor, weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
     """y + h sum_j w_j k_j; in one pass over memory where nothing is recorded."""
-    if isinstance(h, Tensor) or torch.is_grad_enabled() or dispatch.transformed():
+    if isinstance(h, Tensor) or torch.is_grad_enabled() or watching():
         return y + weighted(weights, slopes, h)
     used = [(k, w * h) for w, k in zip(weights, slopes, strict=False) if w]
     out = torch.empty_like(y)

@@ -60,7 +60,8 @@ class Watch:
         self.noted: list[tuple[Any, Tensor]] = []
         first = self.marks.t[0].expand(len(start))
         self.values = [self._value(e, first, start, drift.args).clone() for e in self.events]
-        self.limits = [torch.full_like(v, torch.nan) for v in self.values]  # of crossings.zeros, once they are known
+        # Of crossings.zeros, once they are known.
+        self.limits = [v.new_full((2, len(v)), torch.nan) for v in self.values]
 
     @property
     def idle(self) -> bool:
@@ -122,8 +123,7 @@ class Watch:
         times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
         for event, z, t in zip(self.events, found, times, strict=True):
             if event.terminal:
-                first = way * reached
-                reached = way * first.scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
+                reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
         for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
             kept = way[z.rows] * t <= (way * reached)[z.rows]
             rows, t = z.rows[kept], t[kept]
@@ -150,11 +150,11 @@ class Watch:
             return torch.cat([part(*given) for given in parts]) if len(rows) else theta
 
         before, after = self.values[i][piece.rows], self._value(event, end, last, args)
-        limits = self.limits[i][piece.rows]
+        limits = self.limits[i][:, piece.rows]
         if bool(limits.isnan().any()):
             limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
         found, limits = zeros(value, before, after, limits)
-        self.values[i][piece.rows], self.limits[i][piece.rows] = after, limits
+        self.values[i][piece.rows], self.limits[i][:, piece.rows] = after, limits
         wanted = found.rising if event.direction > 0 else ~found.rising
         return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
 

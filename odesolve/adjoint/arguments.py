@@ -45,7 +45,8 @@ class Wanted:
             if id(p) not in known:
                 raise OdesolveError(
                     f"f uses a tensor of shape {tuple(p.shape)} that requires gradients and was not found: it is no parameter "
-                    "of f, or its first evaluation did not use it. Give all as params=[...], such as list(net.parameters())"
+                    "of f, or its first evaluation did not use it. Give all as params=[...], such as list(net.parameters()); "
+                    "where it is memory that f writes to again and returns, let f return a new tensor"
                 )
 
 

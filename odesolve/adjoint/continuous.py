@@ -14,6 +14,7 @@ from odesolve.adaptive.times import Times, each
 from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
 from odesolve.errors import OdesolveError
+from odesolve.pairing import pairs, type_like
 
 Slope = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
 # Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing depends on them
@@ -73,11 +74,15 @@ class Continuous:
             times = t.expand(len(now))
             slope, back, grads = sums.product(lambda y, args: f(times, y, args), now, -cotangent)
             grads = [torch.zeros_like(p) if g is None else g * UNSEEN for p, g in zip(totals, grads, strict=True)]
-            return slope, back, *(g.to(y.dtype) for g in grads)
+            return slope, back, *map(carried, grads)
 
-        start = (y, a, *(p.to(y.dtype) for p in totals))
+        def carried(g: Tensor) -> Tensor:
+            return g.to(type_like(g.dtype, y.dtype))
+
+        start = (y, a, *map(carried, totals))
         seen = 2 * y.numel()
-        solution = self.back(i, augmented, start, seen / (seen + math.fsum(p.numel() for p in totals)))
+        every = seen + math.fsum(pairs(p).numel() for p in totals)
+        solution = self.back(i, augmented, start, seen / every)
         if not solution.ok:
             raise OdesolveError(
                 f"the adjoint equation ended with status {solution.status!r} in interval {i}, at "

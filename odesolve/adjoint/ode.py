@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from odesolve.adaptive.record import Recorder
 from odesolve.adaptive.runge_kutta import RungeKutta
 from odesolve.adaptive.solution import Details, Solution, solution
 from odesolve.adaptive.steps import increment, lengths
+from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times, each, fitted
 from odesolve.adjoint.arguments import Arguments, wanted
 from odesolve.adjoint.backprop import Backprop, Trail
@@ -24,12 +26,13 @@ from odesolve.adjoint.pull import Mode, with_gradients
 from odesolve.adjoint.reversible import Reversible
 from odesolve.controlled import Controlled
 from odesolve.errors import OdesolveError
-from odesolve.fixed import grid, march, tableau_of
+from odesolve.fixed import Grid, grid_with_stops, march, tableau_of
 from odesolve.kernels.control import DIVERGED, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.pairs import PAIRS, Pair
 from odesolve.progress import Bar
 from odesolve.tableaus import Tableau
 
+ANYWHERE = Stretch(-math.inf, math.inf)
 OPTIONS = {"backprop": (), "continuous": ("rtol", "atol", "solver", "steps"), "reversible": ("coupling",)}
 
 
@@ -70,7 +73,7 @@ class Request:
             )
         self.drift = Drift(self.f, self.y0, self.args, self.by_sample)
         self.times = fitted(self.times, self.drift)
-        self.grid = None if self.steps is None else grid(self.times, self.steps)
+        self.grid = None if self.steps is None else self._gridded(self.times, self.steps)
 
     def solve(self) -> Solution:
         """The solution; where gradients are recorded its states are connected to everything that wants them."""
@@ -99,9 +102,12 @@ class Request:
         results.state[NFE] += float(want.found and not isinstance(self.module, torch.nn.Module))  # the one that looked
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
-    def _slope(self, t: Time, y: Tensor, args: Arguments) -> Tensor:
-        """f at a time, or at one a sample (B,)."""
-        return self.drift(self.drift.time(each(t, y)), y, args)
+    def _gridded(self, times: Times, steps: int | Sequence[int]) -> Grid:
+        return grid_with_stops(times, steps, self.how.stops, self.drift.start.dtype)
+
+    def _slope(self, t: Time, y: Tensor, args: Arguments, part: Stretch = ANYWHERE) -> Tensor:
+        """f at a time, or at one a sample (B,), of a stretch between jumps."""
+        return self.drift(self.drift.time(part.clamp(each(t, y))), y, args)
 
     def _within(self, i: int) -> Slope:
         """f over interval i by the share of it that is done, 0 to 1, where each sample has times of its own."""
@@ -113,13 +119,29 @@ class Request:
 
         return slope
 
+    def _step(self, k: int, forwards: bool, y: Tensor, args: Arguments) -> Tensor:
+        """The change of the state over step k of the grid, or over it back."""
+        assert self.grid is not None
+        where = self.grid
+        t, h = where.step(k, forwards)
+        part = where.parts[k] if where.parts else ANYWHERE
+        return increment(lambda t, y: self._slope(t, y, args, part), self._tableau, t, h, y)
+
     def _mode(self) -> Mode:
         if self.adjoint == "continuous":
             within = self._within if isinstance(self.times, Tensor) else None
-            return Continuous(self._through, self._slope, self.times, self._back, self.clock.requires_grad, within)
+            return Continuous(self._through, self._slope, self._sides(), self._back, self.clock.requires_grad, within)
         if self.adjoint == "backprop":
             return Backprop(self._trail if self.grid is not None else self._recorded)
         return self._reversible()
+
+    def _sides(self) -> Times:
+        """The output times as f takes them: on the inner side of a jump at the start, before one at any other."""
+        if isinstance(self.times, Tensor):
+            return self.times
+        intervals = [stretches(*x, self.how.stops, self.drift.start.dtype) for x in itertools.pairwise(self.times)]
+        ends = [parts[-1].beside(t) for parts, t in zip(intervals, self.times[1:], strict=True)]
+        return [intervals[0][0].beside(self.times[0]), *ends]
 
     def _run(self, drift: Drift) -> tuple[Details, Tensor]:
         """The solve without gradients."""
@@ -144,48 +166,50 @@ class Request:
     def _trail(self, y0: Tensor) -> Trail:
         """Steps of one size, kept."""
         assert self.grid is not None
-        where, tableau = self.grid, self._tableau
+        where = self.grid
         with Bar(len(where.t) - 1, self.how.progress, "step") as tick:
-            y, results, kept = march(self.drift, tableau, where, True, tick)
+            y, results, kept = march(self.drift, self._tableau, where, True, tick)
         self.details = self._details(self.drift, results)
 
-        def step(k: int, y: Tensor, args: Arguments) -> Tensor:
-            t, h = where.step(k)
-            return y + increment(lambda t, y: self._slope(t, y, args), tableau, t, h, y)
-
-        return Trail(y, kept, step, where.passed)
+        return Trail(y, kept, lambda k, y, args: y + self._step(k, True, y, args), where.passed)
 
     def _recorded(self, y0: Tensor) -> Trail:
         """Steps by tolerance, kept: every interval between two output times is a solve of its own, so that a step ends there."""
-        y, passed, drift, state = [y0], [0], self.drift, None
+        y, passed, last, state, reached = [y0], [0], y0, None, y0
         tables: list[tuple[Tensor, Tensor, Tensor]] = []
-        for i in range(len(self.times) - 1):
-            record = Recorder(torch.arange(len(y0), device=y0.device))
-            self.details, states, _ = self.how.run(drift, self.times[i : i + 2], None, record)
-            last = self.details.results
-            tables.append(record.table(last.y, last.state[T]))
-            passed.append(passed[-1] + len(tables[-1][0]))
-            y.append(states[-1])
-            state = last.state = last.state if state is None else _joined(state, last.state)
-            drift = Drift(self.f, self.drift.open(states[-1]), self.args, self.by_sample)
+        parts: list[Stretch] = []
+        for first, end in itertools.pairwise(self.times):
+            for part in stretches(first, end, self.how.stops, y0.dtype):
+                drift = Drift(part.of(self.f), self.drift.open(last), self.args, self.by_sample)
+                record = Recorder(torch.arange(len(y0), device=y0.device))
+                self.details, states, _ = self._left(state).run(drift, part.ends, None, record)
+                made, last = self.details.results, states[-1]
+                tables.append(record.table(made.y, made.state[T]))
+                parts += [part] * len(tables[-1][0])
+                if state is not None:  # a sample that failed before keeps where it was
+                    failed = (state[STATUS] != OK).view(-1, *[1] * (y0.dim() - 1))
+                    made.y, made.state = torch.where(failed, reached, made.y), _joined(state, made.state)
+                state, reached = made.state, made.y
+            passed.append(len(parts))
+            y.append(last)
         method = self.details.method
         assert isinstance(method, RungeKutta)
         t, h, before = (torch.cat(part) for part in zip(*tables, strict=True))
 
         def step(k: int, y: Tensor, args: Arguments) -> Tensor:
-            return y + increment(lambda t, y: self._slope(t, y, args), method.pair, t[k], h[k], y)
+            return y + increment(lambda t, y: self._slope(t, y, args, parts[k]), method.pair, t[k], h[k], y)
 
         return Trail(torch.stack(y), before, step, passed)
 
+    def _left(self, state: Tensor | None) -> Controlled:
+        """How to solve a stretch after this control state: with what the samples have left of their evaluations."""
+        if state is None or self.how.max_calls is None:
+            return replace(self.how, stops=())
+        return replace(self.how, stops=(), max_calls=max(1, self.how.max_calls - int(state[NFE].max())))
+
     def _reversible(self) -> Reversible:
         assert self.grid is not None
-        where, tableau = self.grid, self._tableau
-
-        def psi(k: int, forwards: bool, y: Tensor, args: Arguments) -> Tensor:
-            t, h = where.step(k, forwards)
-            return increment(lambda t, y: self._slope(t, y, args), tableau, t, h, y)
-
-        return Reversible(psi, where.passed, self.args, self.options.get("coupling"))
+        return Reversible(self._step, self.grid.passed, self.args, self.options.get("coupling"))
 
     def _reached(self, y: Tensor) -> Details:
         """What a reversible solve to these states leaves."""
@@ -205,13 +229,14 @@ class Request:
         solver = self.options.get("solver", self.how.solver)
         if self.grid is not None and not {"rtol", "atol"} & set(self.options):
             count = self.grid.passed[i + 1] - self.grid.passed[i]
-            where = grid(times, self.options.get("steps", count))
+            where = self._gridded(times, self.options.get("steps", count))
             y, results, _ = march(drift, tableau_of(solver), where, False)
             return solution(self._details(drift, results), y, [])
         given = (self.options.get("rtol", self.how.rtol), self.options.get("atol", self.how.atol))
         # One sample may be given a tolerance of its own: all share their steps here.
         rtol, atol = (math.sqrt(share) * float(torch.as_tensor(x).min()) for x in given)
-        how = Controlled(solver, rtol, atol, max_steps=self.how.max_steps, controller=self.how.controller)
+        limits = {"max_steps": self.how.max_steps, "max_calls": self.how.max_calls}
+        how = Controlled(solver, rtol, atol, controller=self.how.controller, stops=self.how.stops, **limits)
         return solution(*how.run(drift, times))
 
 

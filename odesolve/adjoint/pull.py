@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
 
 from odesolve.adjoint.arguments import Arguments, Wanted
+from odesolve.adjoint.held import held
 from odesolve.errors import OdesolveError
+from odesolve.graphs import first_only
+from odesolve.watched import watched
 
+RECORD = "record its steps, by a loop of yours or by odeint of odesolve.integrations.torchdiffeq"
 Move = Callable[[Tensor, Arguments], Tensor]
 Moves = Callable[[Sequence[Tensor], Arguments], Sequence[Tensor]]
 
@@ -81,50 +88,69 @@ class Mode(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """A mode, what it finds gradients of, and a tensor without numbers that depends on all of that."""
+
+    mode: Mode
+    wanted: Wanted
+    anchor: Tensor
+
+    def shared(self) -> Callable[[], _Way]:
+        """Itself for a node of the graph: weakly where the results of the call hold it, see ``held``."""
+        holder = held()
+        if holder is None:
+            return lambda: self
+        holder.append(self)
+        return weakref.ref(self)  # type: ignore[return-value]
+
+
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, way: _Way, y0: Tensor, times: Tensor | None, *tensors: Tensor) -> Tensor:
         kind = y0.device.type
         ctx.autocast = torch.is_autocast_enabled(kind)
-        y, kept = mode.forward(y0.detach())
+        y, kept = way.mode.forward(y0.detach())
         if ctx.autocast:
             ctx.precision = (kind, torch.get_autocast_dtype(kind))
             torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
-        ctx.mode, ctx.wanted = mode, wanted
+        ctx.way = way.shared()
         ctx.save_for_backward(y, *kept)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         y, *kept = ctx.saved_tensors
-        sums = Sums(ctx.wanted)
+        way = ctx.way()
+        if way is None:
+            raise OdesolveError(
+                "the result of this solve is gone, and what its gradient needs with it: differentiate what the solver returned"
+            )
+        sums = Sums(way.wanted)
         precision = torch.autocast(*ctx.precision, cache_enabled=False) if ctx.autocast else contextlib.nullcontext()
-        with torch.no_grad(), precision:
-            for_y0, for_times = ctx.mode.backward(y.detach(), tuple(kept), grad, sums)
-        found = [for_y0, for_times if ctx.needs_input_grad[3] else None, *sums.totals]
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph=True: whoever differentiates again is to hear of it, not to get zeros
-            leaf = torch.empty(0, requires_grad=True)
-            found = [None if g is None else _Once.apply(g, leaf) for g in found]
-        return None, None, *found
+        with torch.no_grad(), precision, _one_at_a_time(grad):
+            for_y0, for_times = way.mode.backward(y.detach(), tuple(kept), grad, sums)
+        found = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
+        # With create_graph=True: whoever differentiates again is to hear of it, not to get zeros.
+        if torch.is_grad_enabled():
+            found = [None if g is None else first_only(g, RECORD, grad, way.anchor) for g in found]
+        return None, *found
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated again. torch's once_differentiable says nothing of a constant one."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, leaf: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
+@contextlib.contextmanager
+def _one_at_a_time(grad: Tensor) -> Iterator[None]:
+    """Says what a way back that knows no batches of gradients cannot do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (watched(grad) or _functorch.is_legacy_batchedtensor(grad)):
+            raise
         raise OdesolveError(
-            "this solve's gradients have no gradients of their own: record its steps, by a loop of yours or by odeint of "
-            "odesolve.integrations.torchdiffeq"
-        )
+            f"this solve's gradients are not taken many at once ({error}): leave out is_grads_batched=True or vectorize=True"
+        ) from error
 
 
 def with_gradients(mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None = None) -> Tensor:
     """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what is wanted."""
-    return _Solve.apply(mode, wanted, y0, times, *wanted.tensors)  # type: ignore[return-value]
+    anchor = first_only(y0.new_empty(0), RECORD, y0, times, *wanted.tensors)
+    return _Solve.apply(_Way(mode, wanted, anchor), y0, times, *wanted.tensors)  # type: ignore[return-value]

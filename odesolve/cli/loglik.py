@@ -69,7 +69,8 @@ def _job(model: Model, data: Tensor, given: argparse.Namespace) -> int:
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
     options = {"trace": given.trace, "products": given.products}
-    return options if given.tol is None else {**options, "tol": given.tol}
+    limits = {"tol": given.tol, "max_calls": given.max_calls}
+    return {**options, **{k: v for k, v in limits.items() if v is not None}}
 
 
 def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
@@ -166,7 +167,21 @@ def _out(given: argparse.Namespace) -> File | None:
 
 def _settings(given: argparse.Namespace, data: Tensor) -> str:
     """What values depend on: resumed ones must agree in it."""
-    names = ("model", "path", "trace", "products", "tol", "levels", "low", "high", "draws", "seed", "double", "limit")
+    names = (
+        "model",
+        "path",
+        "trace",
+        "products",
+        "tol",
+        "max_calls",
+        "levels",
+        "low",
+        "high",
+        "draws",
+        "seed",
+        "double",
+        "limit",
+    )
     total = float(data.double().sum())
     return json.dumps({n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total})
 

@@ -29,6 +29,8 @@ def integrate(
     fine = _once(flow, x, probes, solver, state_tol, tol, options)
     if not check:
         return fine
+    if options.get("max_calls") is not None:
+        options = {**options, "max_calls": max(1, options["max_calls"] - int(fine.nfe.max()))}
     coarse = _once(flow, x, probes, solver, COARSER * state_tol, COARSER * tol, options)
     density = [flow.log_base(found.y) + found.change.mean(1) for found in (fine, coarse)]
     return replace(

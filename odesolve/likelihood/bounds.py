@@ -17,6 +17,8 @@ from odesolve.models import Model
 from odesolve.noise import BOUNDS
 from odesolve.planning import GridLike
 from odesolve.progress import Bar
+from odesolve.steady import warn_of_training
+from odesolve.watched import unwatched
 
 STEPS = 100  # of a chain on a path without a table of its own
 EVALUATIONS, DRAWS = 64, 4  # of the SDE's bound
@@ -57,6 +59,7 @@ class Bound:
         return bits if self.discrete else bits + math.log2(levels / (high - low))
 
 
+@unwatched
 @torch.no_grad()
 def elbo(
     model: Model,
@@ -98,6 +101,7 @@ def elbo(
 
     Returns a ``Bound``. Raises OdesolveError for arguments that cannot be used.
     """
+    warn_of_training(model.net if isinstance(model, Model) else model)
     _check(model, x, of, variance, decoder, levels, low, high)
     x = x.double() if model.dtype is not None or x.dtype == torch.float64 else x.float()
     decode = Decoder(levels, low, high) if decoder == "discrete" else Decoder()

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.kernels import dispatch
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.noise import DEQUANTISE
+from odesolve.watched import unwatched
 
 Noise = str | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -50,6 +52,7 @@ class LogisticNoise(nn.Module):
         return torch.sigmoid(a), log_q.flatten(1).sum(1)
 
 
+@unwatched
 def dequantise(
     x: Tensor,
     levels: int = 256,
@@ -143,6 +146,8 @@ class BitsPerDim:
     draws: list[LogProb]
 
 
+@unwatched
+@holding
 def bits_per_dim(
     model: Any,
     x: Tensor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import ito
+from odesolve.likelihood import dependence, ito
 from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.found import standard_error
@@ -51,7 +52,8 @@ def draw(
         raise OdesolveError("the plan runs from data to noise: for the log-density of data give them to ode.log_prob")
     if kind == "plan":
         at = push(plan, model, x, tick)
-        return at.x, decoded(model, plan, x, at)
+        found = decoded(model, plan, x, at)
+        return at.x, replace(found, nfe=found.nfe + dependence.of_model(model, at.x))
     if any(i.to is not None for i in plan.evaluations):
         raise OdesolveError(f'{plan.solver} is a map between times, no flow: give log_prob="plan"')
     keys = keys_of(len(x), *key, x.device)
@@ -64,7 +66,9 @@ def draw(
     found = carry(plan, model, x, probes, tick=tick)
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
     stderr = standard_error(found.change, probes)
-    return found.x, _told(value, stderr, x, found.nfe, found.products, str(estimator), probes.count, found.error)
+    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
+    nfe = found.nfe + (dependence.of_model(model, found.x) if by_autograd else 0)
+    return found.x, _told(value, stderr, x, nfe, found.products, str(estimator), probes.count, found.error)
 
 
 def _told(

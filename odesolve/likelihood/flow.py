@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from odesolve.callee import Callee, shielded
 from odesolve.errors import OdesolveError
 from odesolve.graphs import answer
 from odesolve.models import Model
+from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
 SIGMA_DATA = 0.5  # of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
@@ -117,14 +119,16 @@ class PathFlow:
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
 
         def moved(y: Tensor) -> Tensor:
-            return -model.edm(column(width, y) * y, t, self.c)
+            out = -model.edm(column(width, y) * y, t, self.c)
+            refuse_inside("what the network returned", out, y)
+            return out
 
         return moved
 
     def log_base(self, y: Tensor) -> Tensor:
         x = self.leave(y)
         if self.prior is not None:
-            return checked(self.prior(x), x)
+            return checked(shielded(self.prior, "the base's log-density", at=0)(x), x)
         return normal_log_density(x, self.model.path.start_std(self.end.t))
 
     def score(self, u: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -174,7 +178,7 @@ class VelocityFlow:
     volume = 0.0
 
     def __init__(self, f: Callable[..., Tensor], times: Sequence[float], base: Any, args: Sequence[Any], like: Tensor):
-        self.f, self.base, self.args, self.batch = f, base, tuple(args), len(like)
+        self.f, self.base, self.args, self.batch = Callee(f), base, tuple(args), len(like)
         self.start, self.stop = (float(t) for t in times)
         if self.start == self.stop:
             raise OdesolveError(f"t=({self.start}, {self.stop}): give the time of the data and that of the base")
@@ -196,7 +200,8 @@ class VelocityFlow:
             )
 
         def moved(y: Tensor) -> Tensor:
-            out = answer(lambda y: self.f(column(u, y), y, *args), y)
+            out = answer(lambda y: self.f(column(u, y), y, args=args), y)
+            refuse_inside("what f returned", out, y)
             if not isinstance(out, Tensor) or out.shape != y.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise OdesolveError(f"f returned {given} for a state {tuple(y.shape)}: return dx/dt in the form of x")
@@ -207,8 +212,8 @@ class VelocityFlow:
     def log_base(self, y: Tensor) -> Tensor:
         if self.base is None or self.base == "normal":
             return normal_log_density(y, 1.0)
-        found = self.base.log_prob(y) if hasattr(self.base, "log_prob") else self.base(y)
-        return checked(found, y)
+        base = self.base.log_prob if hasattr(self.base, "log_prob") else self.base
+        return checked(shielded(base, "the base's log-density", at=0)(y), y)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:

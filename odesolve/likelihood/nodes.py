@@ -38,7 +38,16 @@ def clenshaw_curtis(n: int) -> tuple[Tensor, Tensor]:
     return 0.5 - 0.5 * torch.cos(math.pi * k / n), weights
 
 
-def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: float, tol: float, progress) -> Found:
+def integrate(
+    flow: PathFlow,
+    x: Tensor,
+    probes: Probes,
+    solver,
+    state_tol: float,
+    tol: float,
+    progress,
+    max_calls: int | None = None,
+) -> Found:
     """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's quadrature may err by, in nats.
 
     ``state_tol`` is the absolute and relative tolerance of the state's solve. The error is the quadrature's (``left_out``) and
@@ -60,6 +69,7 @@ def integrate(flow: PathFlow, x: Tensor, probes: Probes, solver, state_tol: floa
         args=(index,),
         dense=True,
         progress=progress,
+        max_calls=max_calls,
     )
     return along_curve(flow, sol, probes, tol, int(sol.nfe.max()), progress)
 
@@ -130,6 +140,7 @@ class Nodes:
 
     def __init__(self, flow: PathFlow, sol: Curve, probes: Probes, progress: bool | None = None, first: int = FIRST):
         self.flow, self.sol, self.probes, self.progress = flow, sol, probes, progress
+        self.arrived = torch.tensor([word == "ok" for word in sol.status], device=sol.last.device)
         batch, device = len(sol.last), sol.last.device
         wide = {"dtype": torch.float64, "device": device}
         self.change = torch.zeros(batch, probes.count, **wide)
@@ -147,7 +158,7 @@ class Nodes:
             self.change[rows] = torch.einsum("n,nbk->bk", weights, self.traces)
             self.defect[rows] = weights @ self.defects
             self.error[rows] = (self.flow.stop - self.flow.start) * left_out(self.traces.mean(2))
-            more = (self.error[rows] > tol).nonzero().flatten()
+            more = ((self.error[rows] > tol) & self.arrived[rows]).nonzero().flatten()
             if not len(more) or self.n == MOST:
                 return
             self._double(more)

@@ -8,6 +8,7 @@ solver's sequential evaluations.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.found import Found
 from odesolve.likelihood.nodes import FIRST, MOST, along_curve, clenshaw_curtis, in_batches, left_out
 from odesolve.progress import Bar
+from odesolve.steady import budget
 from odesolve.trace import Probes
 
 LIMIT = 100  # rounds
@@ -142,7 +144,10 @@ class Trajectory:
     evaluations one after another.
     """
 
-    def __init__(self, flow: PathFlow, x: Tensor, tol: float, progress: bool | None = None):
+    def __init__(
+        self, flow: PathFlow, x: Tensor, tol: float, progress: bool | None = None, max_calls: float = math.inf
+    ):
+        self.max_calls = max_calls
         self.flow, self.tol, self.length, self.like = flow, tol, flow.stop - flow.start, x
         self.start = flow.enter(x).double().flatten(1)
         batch, device = len(x), x.device
@@ -176,10 +181,11 @@ class Trajectory:
         """Which samples (b,) are at an end: those that have arrived, and those that will not, whose status says why."""
         bad = ~torch.isfinite(error)
         late = ~bad & ~arrived if self.rounds == LIMIT else torch.zeros_like(bad)
-        for word, mask in (("diverged", bad), ("max_rounds", late)):
+        spent = ~bad & ~arrived & ~late & (self.nfe[g.rows] + g.n + 1 > self.max_calls)
+        for word, mask in (("diverged", bad), ("max_rounds", late), ("max_calls", spent)):
             for k in g.rows[mask].tolist():
                 self.status[k] = word
-        return arrived | bad | late
+        return arrived | bad | late | spent
 
     def _slopes(self, groups: list[Group]) -> list[Tensor]:
         """The flow's slopes at all nodes of all groups, in one batch or in as few as fit."""
@@ -212,8 +218,14 @@ class Trajectory:
 
 
 def integrate(
-    flow: PathFlow, x: Tensor, probes: Probes, state_tol: float, tol: float, progress: bool | None = None
+    flow: PathFlow,
+    x: Tensor,
+    probes: Probes,
+    state_tol: float,
+    tol: float,
+    progress: bool | None = None,
+    max_calls: int | None = None,
 ) -> Found:
     """The log-density along the flow from x (B, ...), state and divergences both by batches of nodes; see ``nodes.integrate``."""
-    found = Trajectory(flow, x, GLOBAL * state_tol, progress)
+    found = Trajectory(flow, x, GLOBAL * state_tol, progress, budget(max_calls))
     return along_curve(flow, found, probes, tol, found.rounds, progress, FINER)

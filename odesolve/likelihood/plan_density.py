@@ -15,6 +15,7 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import OdesolveError
+from odesolve.graphs import differentiable_once
 from odesolve.instructions import START, Apply, Combine, Evaluate
 from odesolve.likelihood.carried import Tick, walk
 from odesolve.likelihood.flow import normal_log_density
@@ -84,7 +85,7 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
     z, nfe, products = _inverted(plan, model, x)
     if torch.is_grad_enabled():
         at = push(plan, model, z)  # one more step, of value 0, which depends on x and the parameters as the latent does
-        z = z + _newton(at.jacobian.detach(), x - at.x)
+        z = differentiable_once(z + _newton(at.jacobian.detach(), x - at.x), "give a plan from data to noise")
         nfe, products = nfe + at.nfe, products + at.products
     at = push(plan, model, z)
     residual = _rms(x - at.x.detach())

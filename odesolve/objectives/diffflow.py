@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.adjoint.arguments import Arguments, Wanted, wanted
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.pull import Sums, with_gradients
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import normal
@@ -82,6 +83,7 @@ class DiffFlow:
         """N."""
         return len(self.times) - 1
 
+    @holding
     def __call__(
         self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None
     ) -> DiffFlowTerms:

@@ -26,6 +26,7 @@ from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
 from odesolve.progress import Bar
 from odesolve.start import draw
+from odesolve.steady import warn_of_training
 
 Noise = Tensor | Sequence[int]
 
@@ -74,6 +75,7 @@ def profile(
     Returns a ``Profile``. A sampler that fails is a row with its status and message.
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
     """
+    warn_of_training(model.net)
     if solvers is None and model.reading.two_times:
         solvers = ["flow_map", *default_solvers(model.path)]
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)

@@ -12,17 +12,36 @@ from torch import Tensor
 from odesolve.adaptive.batch import Batch, Blocks
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.diagnosis import diagnose, stability_limit
-from odesolve.adaptive.events import find_zero
 from odesolve.adaptive.first_step import starting_step
 from odesolve.adaptive.loop import Results, integrate
 from odesolve.adaptive.runge_kutta import dense_rows
 from odesolve.adaptive.solution import NAMES
 from odesolve.adaptive.steps import moved, slopes, weighted
-from odesolve.kernels.control import EVENT, H0, NORM, OK, RUNNING, STATUS, STEPS, T0, TOOK, H, T
+from odesolve.kernels.control import (
+    DIVERGED,
+    EVENT,
+    H0,
+    MAX_STEPS,
+    NORM,
+    OK,
+    RUNNING,
+    STATUS,
+    STEPS,
+    T0,
+    TOOK,
+    H,
+    T,
+)
 from odesolve.pairs import Pair
+from odesolve.recorded.search import LOST, Search
 from odesolve.recorded.system import Outcome, System, beside
 
 TINY = 1e-20  # of the interval: no step is shorter
+
+
+def last_time(like: Tensor) -> float:
+    """Where a search for an event ends: f takes times in the type of the state, whose squares shall be numbers, too."""
+    return torch.finfo(like.dtype).max ** (1 / 3)
 
 
 def _read(state: Tensor, *rows: int) -> list[float]:
@@ -120,6 +139,7 @@ class Watch:
     def __init__(self, system: System, method: Explicit, dense: bool):
         self.system, self.method, self.dense = system, method, dense
         self.y, self.done, self.steps, self.reached = [system.y0[None]], 1, [], None
+        self.search = None if system.event is None else Search(system, system.clock.times[0], system.y0)
 
     def note(self, attempt: Step, state: Tensor) -> None:
         """An attempt has been judged."""
@@ -133,10 +153,10 @@ class Watch:
         if self.dense:
             self.method.complete(attempt)
             self.steps.append(attempt)
-        if system.event is None:
+        if self.search is None:
             self._output(attempt, t)
-        elif system.value(t, attempt.y1) <= 0:
-            self._event(attempt, t)
+        else:
+            self._event(self.search, attempt, t)
 
     def _output(self, step: Step, reached: float) -> None:
         times, sign = self.system.clock.times, self.system.clock.sign
@@ -153,27 +173,23 @@ class Watch:
         if last < self.done:
             self.y.append(step.y1[None])
 
-    def _event(self, step: Step, end: float) -> None:
-        system, method = self.system, self.method
-        method.complete(step)  # recorded, as what follows is not
-
-        def value(theta: Tensor) -> Tensor:
-            at = step.t0 + float(theta) * step.h
-            return theta.new_tensor([system.value(at, method.between(step, theta)[0])])
-
-        with torch.no_grad():
-            ends = torch.tensor([[step.t0, end]], dtype=torch.float64)
-            before, after = (system.value(float(t), y) for t, y in zip(ends[0], (step.y0, step.y1), strict=True))
-            theta = find_zero(value, *(ends.new_tensor([v]) for v in (before, after)))
-        self.reached = step.t0 + float(theta) * step.h
-        clock = system.clock
+    def _event(self, search: Search, step: Step, end: float) -> None:
+        method = self.method
+        method.complete(step)  # recorded, as the search is not
+        theta = search.first(step.t0, step.h, step.k[0], lambda theta: method.between(step, theta), step.y1, end)
+        if theta is None:
+            return
+        self.reached = step.t0 + theta * step.h
+        clock = self.system.clock
         start = clock.t[0] + (step.t0 - clock.times[0])
         self.y.append(method.between(step, (self.reached - start).reshape(1) / step.h))
 
     def look(self, method: Explicit, batch: Batch) -> None:
-        """End the solve at its event."""
+        """End the solve at its event, or where it is lost."""
         if self.reached is not None:
             batch.state[STATUS] = EVENT
+        elif self.search is not None and self.search.lost:
+            batch.state[STATUS] = DIVERGED
 
     def keep(self, index: Tensor) -> None:
         """There is but one system."""
@@ -206,13 +222,14 @@ class Adaptive:
         """Solve; a failure is a status."""
         drift, clock = system.drift, system.clock
         sign, t0 = clock.sign, clock.times[0]
-        end = clock.times[-1] if system.event is None else sign * math.inf
-        span = end - t0 if math.isfinite(end) else sign
+        end = clock.times[-1] if system.event is None else sign * last_time(system.y0)
+        span = end - t0 if system.event is None else sign
         method = Explicit(self.pair, system, self.min_step)
         shortest = max(self.min_step, TINY * abs(span))
         settings = self.controller.settings(method.order, self.max_step, self.max_steps, method.evaluations)
         batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
-        f0 = drift(clock.moment(t0, system.y0), system.y0)
+        begin = clock.moment(t0, system.y0)
+        f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
         method.next = (system.y0, f0)
         watch = Watch(system, method, self.dense)
         h: float = sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
@@ -233,11 +250,20 @@ class Adaptive:
         reached = at if watch.reached is None else watch.reached
         last = method.current(batch) if watch.reached is None else watch.y[-1][0]
         word = NAMES[int(status)]
-        why = "" if status in (OK, EVENT) else self._why(system, results, word)
+        if system.event is not None and status == OK:
+            word = NAMES[MAX_STEPS]
+        why = "" if word in (NAMES[OK], NAMES[EVENT]) else self._why(system, watch, results, word)
         return Outcome(torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps)
 
     @torch.no_grad()
-    def _why(self, system: System, results: Results, word: str) -> str:
+    def _why(self, system: System, watch: Watch, results: Results, word: str) -> str:
+        if watch.search is not None and watch.search.lost:
+            return LOST
+        if watch.search is not None and word == NAMES[MAX_STEPS]:
+            return (
+                f"No event in {self.max_steps} attempts, or before time ends: give an event_fn whose sign changes along the "
+                "solution, or options=dict(max_num_steps=...) for a longer search."
+            )
         rtol, atol = (float(torch.as_tensor(x).min()) for x in (system.rtol, system.atol))
         limit = stability_limit(self.pair.a, self.pair.b)
         return str(diagnose(system.drift, results, 0, word, (rtol, atol), limit))
@@ -246,7 +272,7 @@ class Adaptive:
         """The ends of all stretches, in order, and whether f jumps there."""
         inner = {**dict.fromkeys(self.stops, False), **dict.fromkeys(self.jumps, True)}
         marks = [(t, jump) for t, jump in inner.items() if sign * t0 < sign * t < sign * end]
-        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, False)]
+        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, end in self.jumps)]
 
     @torch.no_grad()
     def _first(self, system: System, span: float, f0: Tensor) -> float:

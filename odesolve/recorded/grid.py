@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
-from odesolve.adaptive.events import find_zero
 from odesolve.adaptive.steps import moved, slopes
 from odesolve.errors import OdesolveError, unknown
+from odesolve.recorded.search import LOST, Search
 from odesolve.recorded.system import Outcome, System, beside, moment
 from odesolve.tableaus import Tableau
 
@@ -129,40 +128,48 @@ class Gridded:
     def _to_event(self, system: System) -> Outcome:
         clock, y, size = system.clock, system.y0, float(self.grid)
         start = clock.t[0]
-        after = None
+        search = Search(system, clock.times[0], y)
         for k in range(LONGEST):
             where = Interval(clock.times[0] + k * size, clock.times[0] + (k + 1) * size, None, self.apart)
             if clock.linked:
                 where.ends = start + k * size, start + (k + 1) * size
-            before = system.value(where.t0, y) if after is None else after
             y1, f0 = self._step(system, where, y)
-            after = system.value(where.t1, y1)
-            if after <= 0:
-                return self._event(system, where, y, y1, f0, (before, after), k + 1)
-            if not math.isfinite(after):
-                return self._failed(system, y, where.t0, "diverged", k)
+            f1 = system.drift(where.time(1.0, y1), y1) if self.interp == "cubic" else None
+            theta = self._search(search, where, (y, y1), (f0, f1))
+            if theta is not None:
+                return self._event(system, where, (y, y1), (f0, f1), theta, k + 1)
+            if search.lost:
+                return self._failed(system, y, where.t0, "diverged", k, LOST)
             y = y1
-        return self._failed(system, y, clock.times[0] + LONGEST * size, "max_steps", LONGEST)
+        more = f"No event in {LONGEST} steps: give a longer step_size, or an event_fn whose sign changes along the solution."
+        return self._failed(system, y, clock.times[0] + LONGEST * size, "max_steps", LONGEST, more)
 
-    def _failed(self, system: System, y: Tensor, t: float, status: str, made: int) -> Outcome:
-        why = "the event was not met" if status == "max_steps" else "the event is not finite after it"
+    def _failed(self, system: System, y: Tensor, t: float, status: str, made: int, why: str) -> Outcome:
         return Outcome(torch.stack([system.y0, y]), system.drift.open(y.detach()), t, status, made, why)
 
-    def _event(
-        self, system: System, where: Interval, y: Tensor, y1: Tensor, f0: Tensor, values: tuple[float, float], made: int
-    ) -> Outcome:
-        f1 = system.drift(where.time(1.0, y1), y1) if self.interp == "cubic" else None
+    @torch.no_grad()
+    def _search(
+        self, search: Search, where: Interval, y: tuple[Tensor, Tensor], f: tuple[Tensor, Tensor | None]
+    ) -> float | None:
         size = where.t1 - where.t0
 
-        def value(theta: Tensor) -> Tensor:
-            state = interpolated(y, y1, f0, f1, size, float(theta))
-            return theta.new_tensor([system.value(where.t0 + float(theta) * size, state)])
+        def states(theta: Tensor) -> Iterator[Tensor]:
+            return (interpolated(*y, *f, size, place) for place in theta.tolist())
 
-        with torch.no_grad():
-            theta = find_zero(value, *(torch.tensor([v], dtype=torch.float64) for v in values))
-        t = where.t0 + float(theta) * size
-        share = float(theta) if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
-        found = interpolated(y, y1, f0, f1, where.length(y), share)
+        return search.first(where.t0, size, f[0], states, y[1], where.t1)
+
+    def _event(
+        self,
+        system: System,
+        where: Interval,
+        y: tuple[Tensor, Tensor],
+        f: tuple[Tensor, Tensor | None],
+        theta: float,
+        made: int,
+    ) -> Outcome:
+        t = where.t0 + theta * (where.t1 - where.t0)
+        share = theta if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
+        found = interpolated(*y, *f, where.length(y[0]), share)
         return Outcome(torch.stack([system.y0, found]), system.drift.open(found.detach()), t, "event", made)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.linear import Jacobian
+from odesolve.graphs import differentiable_once
 from odesolve.recorded.grid import Interval
 from odesolve.tableaus import Row
 
@@ -86,7 +87,8 @@ class ImplicitRungeKutta:
         if torch.is_grad_enabled():
             residual = self._residual(drift, where, y, k)
             if residual.requires_grad:
-                k = k - torch.linalg.lu_solve(*self._factors(drift, where, y, k), residual.reshape(-1, 1)).view_as(k)
+                change = torch.linalg.lu_solve(*self._factors(drift, where, y, k), residual.reshape(-1, 1))
+                k = differentiable_once(k - change.view_as(k), "take an explicit method, or implicit_adams")
         weights = torch.tensor(self.tableau.b, dtype=y.dtype, device=y.device)
         return y + where.length(y) * torch.tensordot(weights, k, 1), f0
 

@@ -66,8 +66,8 @@ class System:
         clock: the times of the output.
         rtol, atol: tolerances of the error.
         norm: of a state in the user's form, errors divided by their tolerances; None for the root mean square.
-        event: (time without dimensions, state (1, ...)) -> number: the solve ends where it is no longer positive. The last of
-            the times is only a direction then.
+        event: (time without dimensions, state (1, ...)) -> numbers (m,): the solve ends where one of them changes its sign.
+            The last of the times is only a direction then.
         listeners: who is told of every step.
     """
 
@@ -90,11 +90,11 @@ class System:
         value = scaled.square().mean().sqrt() if self.norm is None else self.norm(self.drift.open(scaled))
         return torch.as_tensor(value, dtype=torch.float64, device=error.device).detach().abs().reshape(1)
 
-    def value(self, t: float, y: Tensor) -> float:
-        """The event at a state."""
+    def values(self, t: float, y: Tensor) -> Tensor:
+        """The event's numbers at a state, (m,) float64."""
         assert self.event is not None
         with torch.no_grad():
-            return float(self.event(moment(t, y), y.detach()))
+            return self.event(moment(t, y), y.detach()).detach().double().cpu()
 
 
 @dataclass

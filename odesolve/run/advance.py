@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import owned
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.lower import Block, Call, Program, Transform
 from odesolve.run.places import PLACES
+from odesolve.watched import refuse, watching
 
 Functions = Mapping[str, Callable[..., Tensor]]
 Buffers = list[Tensor | None]
@@ -124,6 +126,7 @@ def begin(
     ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw`` is given, here and at
     every later call: the solve's noise is then what draw(stream) returns. OdesolveError without.
     """
+    refuse("the start state", x)
     if program.stochastic and keys is None and draw is None:
         raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
     slots: list[Tensor | None] = [None] * program.slots
@@ -160,6 +163,8 @@ def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Te
     """Put what the network answered to the call at ``position`` into its slots."""
     call = program.ops[position]
     assert isinstance(call, Call)
+    if watching():
+        refuse("what the network returned", outputs)
     for slot, value in zip(call.outputs, outputs, strict=True):
         # An output that is the network's input is memory that is about to be used again.
         slots[slot] = value.clone() if buffers is not None and _shares(value, slots[call.input]) else value
@@ -257,9 +262,7 @@ def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple
     given: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     inputs = [s if i in spent else s.clone() for i, s in zip(op.inputs, given, strict=True)]
     out = functions[op.fn](*inputs, op.t)
-    # In a trace nothing is written in place, so nothing needs guarding.
-    guard = not torch.compiler.is_compiling() and any(_shares(out, x) for x in inputs)
-    slots[op.output] = out.clone() if guard else out
+    slots[op.output] = owned(out)
 
 
 def _shares(a: Tensor, b: Tensor | None) -> bool:

@@ -36,7 +36,8 @@ def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[T
         )
         outputs = model.rows(rows, batch).evaluate(inputs, states, times, branches)
         sizes = [len(r.rows) for r in asked]
-        for n, *parts in zip(members, *(o.split(sizes) for o in outputs), strict=True):
+        kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]  # the next call may write over them
+        for n, *parts in zip(members, *(o.split(sizes) for o in kept), strict=True):
             out[n] = parts
     return out
 

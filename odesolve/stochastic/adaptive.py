@@ -54,7 +54,7 @@ class Attempts:
         t, h, eq = batch.state[T], batch.state[H], self.eq
         eq.begin()
         drawn = self.path(t, t + h, area=self.solver.area)
-        w, a = (eq.space.tensor(x) for x in drawn) if isinstance(drawn, tuple) else (eq.space.tensor(drawn), None)
+        w, a = (eq.increment(x) for x in drawn) if isinstance(drawn, tuple) else (eq.increment(drawn), None)
         x = eq.space.tensor(self.y)
         new = self.solver.step(eq, x, t, h, w, a)
         euler = x + h * eq.space.tensor(eq.drifts[0]) + eq.diffusions[0] * w
@@ -84,6 +84,7 @@ class Control:
     shortest: float
     longest: float
     attempts: int
+    calls: float
     sync: int
     compact: bool
 
@@ -115,7 +116,7 @@ def adapt(
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
         batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
         # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.
-        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen)
+        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen, c.calls)
         y, state = results.y, results.state
         ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
         out[i + 1] = y.masked_fill(ended, torch.nan)

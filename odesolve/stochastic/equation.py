@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
+from odesolve.pairing import converted, pairs
 from odesolve.stochastic.eager import Combination, Number, Workspace
+from odesolve.watched import refuse_inside
 
 NOISES = ("diagonal", "additive", "scalar", "general")
 
@@ -34,7 +37,8 @@ class Equation:
 
     "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not depend on y: a number, a
     tensor, or a function of t, or of t and y. "scalar": one Brownian motion a sample, g of y's shape. "general": m of them a
-    sample, g of shape (B, ..., m). Raises OdesolveError for a g of another form.
+    sample, g of shape (B, ..., m). All are real: a complex element has one, which both parts of its pair share. Raises
+    OdesolveError for a g of another form.
     """
 
     def __init__(self, drift: Drift, g: Any, noise: str, keys: Tensor):
@@ -42,8 +46,10 @@ class Equation:
             raise unknown("noise", noise, NOISES)
         self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
         self.followed = Followed("g")
-        self._g, self._of_time = _diffusion(g, noise)
-        self._constant = float(g) if isinstance(g, (int, float)) else None
+        called, self._of_time = _diffusion(g, noise)
+        self._g = Callee(called, "g") if callable(g) else called
+        self.complex = any(drift.tails)
+        self._constant = float(g) if isinstance(g, (int, float)) and not self.complex else None
         self._times: dict[float, Tensor] = {}
         self.drifts: list[Tensor] = []
         self.diffusions: list[Any] = []
@@ -94,12 +100,18 @@ class Equation:
     def increment_shape(self, t: float) -> tuple[int, ...]:
         """Shape of an increment of W: that of the state, of scalar noise (B, 1), of general noise (B, m) as g says at t."""
         y = self.drift.start
+        if self.noise == "scalar":
+            return y.shape[0], 1
         if self.noise != "general":
-            return (y.shape[0], 1) if self.noise == "scalar" else tuple(y.shape)
+            return _motions(self.drift)
         with torch.no_grad():
             out = self.diffusion(t, y, self.drift.args)
         assert isinstance(out, Tensor)
         return y.shape[0], out.shape[-1]
+
+    def increment(self, w: Tensor) -> Combination:
+        """The increment of one Brownian motion an element as a value: both parts of a pair have that of their number."""
+        return self.space.tensor(_spread(self.drift, w) if self.complex else w)
 
     def check_additive(self, t: float) -> None:
         """Raise OdesolveError for a g of additive noise that is another one at another y, which steps would not see."""
@@ -128,11 +140,14 @@ class Equation:
         if self._constant is not None:
             return self._constant
         time = self.time(t)
-        if y.requires_grad and self.noise != "additive":
-            out = self.followed(lambda y: self._g(time, self.drift.open(y), *args), y)
-        else:
-            out = self._g(time, self.drift.open(y), *args)
-        return float(out) if isinstance(out, (int, float)) else self._packed(out, y)
+
+        def call(y: Tensor) -> Any:
+            given = time, self.drift.open(y)
+            return self._g(*given, args=args) if isinstance(self._g, Callee) else self._g(*given)
+
+        out = self.followed(call, y) if y.requires_grad and self.noise != "additive" else call(y)
+        refuse_inside("what g returned", out, y)
+        return float(out) if isinstance(out, (int, float)) and not self.complex else self._packed(out, y)
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
         """What g returned as a tensor that broadcasts to (B, ...), or one number a sample (B,)."""
@@ -142,19 +157,19 @@ class Equation:
             if self.noise == "general":
                 if drift.keys is not None or out.shape[:-1] != (*lead, *drift.shapes[0]) or out.shape[-1] == 0:
                     raise TypeError
-                return (out if drift.by_sample else out[None]).to(y.dtype)
+                columns = self._real(out if drift.by_sample else out[None], 0)
+                return columns.movedim(-1, -2) if self.complex else columns
+            if isinstance(out, (int, float, complex)):
+                out = _tensor(out, y)
+                pieces = [out] * len(drift.shapes)
+            elif drift.keys is not None:
+                pieces = [out[k] for k in drift.keys] if drift.keys else list(out)
             if drift.keys is None:
-                whole = out.expand(*lead, *drift.shapes[0]) if isinstance(out, Tensor) else None
-                if whole is None:
-                    raise TypeError
-                if self.noise == "additive" and out.numel() == (batch if out.dim() == y.dim() else 1):
-                    return out.reshape(-1).double().expand(batch)
-                return (whole if drift.by_sample else whole[None]).to(y.dtype)
-            pieces = [out[k] for k in drift.keys] if drift.keys else list(out)
-            flat = [
-                torch.as_tensor(p, device=y.device).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)
-            ]
-            return torch.cat([p.reshape(batch, -1) for p in flat], 1).to(y.dtype)
+                return self._alone(out, y)
+            flat = [_tensor(p, y).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)]
+            return torch.cat([self._real(p, i).reshape(batch, -1) for i, p in enumerate(flat)], 1)
+        except OdesolveError:
+            raise
         except (TypeError, KeyError, ValueError, RuntimeError, AttributeError) as e:
             form = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             shapes = [(*lead, *s) for s in drift.shapes]
@@ -164,13 +179,52 @@ class Equation:
                 "tensor y (B, ...) a tensor (B, ..., m) with m of them a sample ('general')"
             ) from e
 
+    def _alone(self, out: Tensor, y: Tensor) -> Tensor:
+        """``_packed`` of a state that is one tensor."""
+        drift, batch = self.drift, y.shape[0]
+        whole = out.expand((batch, *drift.shapes[0]) if drift.by_sample else drift.shapes[0])
+        number = self.noise == "additive" and not (self.complex or out.is_complex())
+        if number and out.numel() == (batch if out.dim() == y.dim() else 1):
+            return out.reshape(-1).double().expand(batch)
+        whole = self._real(whole, 0)
+        return whole if drift.by_sample else whole.reshape(y.shape)
+
+    def _real(self, out: Tensor, piece: int) -> Tensor:
+        """What g returned for a piece of the state in the real type of the state, complex numbers as pairs."""
+        instead = "give y0 as complex numbers, or let g return real ones"
+        return pairs(converted(out, self.drift.dtypes[piece], "g's result", instead))
+
+
+def _tensor(value: Any, like: Tensor) -> Tensor:
+    """A number, in full precision, or a tensor as one on the state's device."""
+    if isinstance(value, (int, float, complex)):
+        wide = torch.complex128 if isinstance(value, complex) else torch.float64
+        return torch.tensor(value, dtype=wide, device=like.device)
+    return torch.as_tensor(value, device=like.device)
+
+
+def _motions(drift: Drift) -> tuple[int, ...]:
+    """Shape of the increments of one Brownian motion for every number of the state, be it real or complex."""
+    batch, *shape = drift.start.shape
+    if drift.keys is not None:
+        return batch, sum(s.numel() for s in drift.shapes)
+    return (batch, *(shape[:-1] or (1,))) if drift.tails[0] else (batch, *shape)
+
+
+def _spread(drift: Drift, w: Tensor) -> Tensor:
+    """Increments of the motions of numbers as a state, the same for both parts of a pair."""
+    if drift.keys is None:
+        return w.unsqueeze(-1).expand(*w.shape, 2).reshape(len(w), *drift.start.shape[1:])
+    parts = zip(w.split([s.numel() for s in drift.shapes], 1), drift.tails, strict=True)
+    return torch.cat([p.repeat_interleave(2, 1) if tail else p for p, tail in parts], 1)
+
 
 def _diffusion(g: Any, noise: str) -> tuple[Callable[..., Any], bool]:
     """g as a function of (t, y, *args), and whether it is known to be one of time alone."""
     if callable(g):
         of_time = noise == "additive" and _takes_time_only(g)
         return (lambda t, y, *rest: g(t)) if of_time else g, of_time
-    if noise != "additive" or not isinstance(g, (int, float, Tensor, Mapping, tuple, list)):
+    if noise != "additive" or not isinstance(g, (int, float, complex, Tensor, Mapping, tuple, list)):
         raise OdesolveError(f"g is {g!r}: give a function g(t, y), or a number or a tensor with noise='additive'")
     return lambda t, y, *rest: g, True
 

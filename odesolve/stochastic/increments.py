@@ -31,9 +31,7 @@ class Streams:
     def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]:
         std = abs(t - s) ** 0.5
         if eq.noise == "general":
-            z = eq.drift.start.new_empty(self.shape)
-            normal(z, eq.keys, STEPS + step)
-            return std * z, None
+            return self._normal(eq, STEPS + step, std), None
         if eq.noise == "scalar":
             z = torch.empty(2, eq.keys.shape[0], 1, dtype=torch.float64, device=eq.keys.device)
             normal(z[0], eq.keys, STEPS + step)
@@ -41,10 +39,18 @@ class Streams:
                 return std * z[0, :, 0], None
             normal(z[1], eq.keys, AREAS + step)
             return std * z[0, :, 0], (std / 12**0.5) * z[1, :, 0]
+        if eq.complex:
+            w = eq.increment(self._normal(eq, STEPS + step, std))
+            return w, eq.increment(self._normal(eq, AREAS + step, std / 12**0.5)) if area else None
         w = eq.space.noise(STEPS + step, std)
         if eq.noise == "diagonal":  # it multiplies a tensor, perhaps twice
             w = eq.held(w)
         return w, eq.space.noise(AREAS + step, std / 12**0.5) if area else None
+
+    def _normal(self, eq: Equation, stream: int, std: float) -> torch.Tensor:
+        z = eq.drift.start.new_empty(self.shape)
+        normal(z, eq.keys, stream)
+        return std * z
 
 
 class Path:
@@ -58,9 +64,9 @@ class Path:
             w, a = self.path(s, t, area=True)
             if eq.noise == "scalar":
                 return w[:, 0].double(), a[:, 0].double()
-            return eq.space.tensor(w), eq.space.tensor(a)
+            return eq.increment(w), eq.increment(a)
         w = self.path(s, t)
         assert isinstance(w, torch.Tensor)
         if eq.noise == "general":
             return w, None
-        return (w[:, 0].double(), None) if eq.noise == "scalar" else (eq.space.tensor(w), None)
+        return (w[:, 0].double(), None) if eq.noise == "scalar" else (eq.increment(w), None)

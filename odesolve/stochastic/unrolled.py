@@ -132,7 +132,8 @@ class Doubling:
     @torch.no_grad()
     def _error(self, one: Tensor, two: Tensor) -> float:
         scale = (self.rtol * torch.maximum(one.abs(), two.abs()) + self.atol).clamp_min(SMALLEST)
-        return float(((one - two) / scale).square().mean().sqrt().clamp_min(SMALLEST))
+        gap = (one - two).abs() if one.is_complex() else one - two
+        return float((gap / scale).square().mean().sqrt().clamp_min(SMALLEST))
 
 
 def _next(h: float, error: float, before: float | None) -> tuple[float, float | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.forward import own_error, pushed_many
 from odesolve.trace.linearised import Field, Linearised, check_shape
+from odesolve.watched import Watched
 
 MODES = ("auto", "reverse", "forward")
 
@@ -71,7 +72,7 @@ class ExactProbes:
             units = _units(x, first, min(first + block, self.products))
             try:
                 out, columns = pushed_many(f, x, units.reshape(-1, *x.shape))
-            except RuntimeError as e:  # what torch.func raises for what it has no rule for
+            except (RuntimeError, Watched) as e:  # what torch.func raises for what it has no rule for
                 if own_error(e):
                     raise
                 f(x)  # raises what is wrong with f itself

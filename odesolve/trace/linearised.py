@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from odesolve.callee import wants_gradients
 from odesolve.errors import OdesolveError
 from odesolve.graphs import Independent
 
@@ -30,15 +31,15 @@ class Linearised:
         self.block = block or max(1, (BYTES_CPU if x.is_cpu else BYTES) // each)
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            # A new node, so that what else hangs on x in f does not count.
-            free = x.clone() if x.is_inference() else x.detach()
+            # A new node, so that what else hangs on x in f does not count; a copy, as x is memory that is used again.
+            free = x.detach().clone()
             self._leaf = x.view_as(x) if x.requires_grad and recording else free.requires_grad_()
             raw = _twice_differentiable(f, self._leaf) if recording else f(self._leaf)
             check_shape(raw, x)
             if not raw.requires_grad:
                 raise Independent
             self._out = raw.to(x.dtype)
-        self.watched = recording and (x.requires_grad or _wants_gradients(self._out, self._leaf))
+        self.watched = recording and (x.requires_grad or wants_gradients(self._out, [self._leaf]))
         self.out = raw if self.watched else raw.detach()
 
     def pull(self, v: Tensor) -> Tensor:
@@ -82,17 +83,3 @@ def check_shape(out: Tensor, x: Tensor) -> None:
     if not isinstance(out, Tensor) or out.shape != x.shape or not out.is_floating_point():
         given = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
         raise OdesolveError(f"the field returned {given} for a state {tuple(x.shape)}: return floats of the same shape")
-
-
-def _wants_gradients(out: Tensor, leaf: Tensor) -> bool:
-    """Whether anything but the leaf, such as a parameter, is to get gradients from out."""
-    todo, seen = [out.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "variable", leaf) is not leaf:
-            return True
-        todo.extend(before for before, _ in node.next_functions)
-    return False

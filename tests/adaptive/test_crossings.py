@@ -112,7 +112,7 @@ def test_random_roots(seed):
         fn = lambda rows, x, roots=roots: (torch.as_tensor(x).double().expand(1)[:, None] - roots).prod(1)
         many = lambda rows, x, fn=fn: torch.cat([fn(rows, v) for v in x]) if torch.is_tensor(x) else fn(rows, x)
         one = torch.ones(1, dtype=torch.float64)
-        found, _ = zeros(many, many(None, 0 * one), many(None, one), -one)
+        found, _ = zeros(many, many(None, 0 * one), many(None, one), -one.expand(2, 1))
         assert found.theta.tolist() == pytest.approx(roots.tolist(), abs=1e-9)
         assert found.rising.tolist() == [(count - k) % 2 == 1 for k in range(count)]
 
@@ -184,6 +184,12 @@ def test_a_first_step_may_enclose_the_next_zero(dtype):
             sol = ode.solve(ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), first_step=10.0)
             assert sol.status == ["event"]
             assert float(sol.t) == pytest.approx(hop(speed, off)[0], rel=2e-6 if dtype == torch.float32 else 1e-9)
+
+
+def test_a_hop_that_is_lower_than_it_started_below():
+    y0 = torch.tensor([[-5e-7, 4.4e-3]], dtype=torch.float64)  # its top is 5e-7 - 1.2e-8 above the ground
+    sol = ode.solve(ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), rtol=1e-6, atol=1e-6)
+    assert float(sol.t) == pytest.approx(hop(4.4e-3, -5e-7)[0], rel=1e-9)
 
 
 def test_back_in_time_from_a_zero():

@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "given": set(),
     "noise": set(),
     "kernels": set(),
-    # Complex numbers as pairs of real ones.
+    # How functions of users are called; complex numbers as pairs of real ones.
+    "callee": {"kernels"},
     "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
@@ -27,14 +28,16 @@ MAY_IMPORT = {
     "progress": set(),
     # Whether autograd sees what an answer was made of.
     "graphs": {"kernels"},
-    "forward": {"graphs"},
+    # What forward differentiation and torch.func watch; our own forward differentiation.
+    "watched": {"kernels"},
+    "forward": {"graphs", "watched"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus"},
+    "adaptive": {"callee", "forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
     "levy": set(),
-    "recorded": {"adaptive", "kernels", "pairs", "tableaus"},
+    "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
-    "stochastic": {"adaptive", "brownian", "graphs", "kernels", "noise", "pairing", "schemes"},
-    "trace": {"forward", "graphs", "kernels", "noise"},
+    "stochastic": {"adaptive", "brownian", "callee", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
+    "trace": {"callee", "forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": set(),
     "laws": {"instructions"},
@@ -51,11 +54,11 @@ MAY_IMPORT = {
     "slots": {"instructions", "plan", "program"},
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
-    "predictions": {"paths", "program"},
-    "models": {"conditions", "graphs", "lower", "paths", "predictions", "transforms"},
+    "predictions": {"callee", "paths", "program"},
+    "models": {"callee", "conditions", "graphs", "lower", "paths", "predictions", "transforms"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
-    "run": {"kernels", "lower", "plan", "recurrence"},
+    "run": {"callee", "kernels", "lower", "plan", "recurrence", "watched"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},
 }

@@ -216,3 +216,9 @@ def test_more_streams_than_a_kernel_takes(each):
     combine(want, [x], weights, [0, -1], who, streams)
     torch.testing.assert_close(got[0], want[0], rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(got[1], want[1], rtol=2.0**-7, atol=1e-3)
+
+
+@pytest.mark.parametrize("op", [combine, dispatch.combine], ids=["reference", "dispatch"])
+def test_nothing_to_write(op):
+    for weights in ([], torch.ones(0, 1)):
+        op([], [torch.ones(2, 3)], weights, [])

@@ -25,6 +25,9 @@ def net(x, t):
     return torch.tanh(1.3 * x + t[:, None]) * 0.5
 
 
+LOOK = 3  # evaluations that see whether autograd sees all of the network
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 def test_densities_converge_to_the_datas(path):
     """Second order, over the last step to sigma = 0 too."""
@@ -34,7 +37,7 @@ def test_densities_converge_to_the_datas(path):
         error = found.log_prob.value - MIXTURE.log_prob(found.x)
         errors.append(float(error.abs().mean()))
         assert 0.4 < float(found.log_prob.solver_error.norm() / error.norm()) < 8.0
-        assert found.log_prob.nfe.tolist() == [steps] * 16
+        assert found.log_prob.nfe.tolist() == [steps + LOOK] * 16
         assert found.log_prob.products.tolist() == [2 * steps] * 16
     assert math.log2(errors[0] / errors[1]) > 1.8
 
@@ -48,7 +51,7 @@ def test_samples_are_the_same_bit_by_bit(solver, kind):
     alone, calls[:] = len(calls), []
     found = ode.sample(model, noise(4, 6, torch.float32), solver, 5, log_prob=kind)
     assert torch.equal(found.x, plain.x)
-    assert (len(calls), found.nfe) == (alone, plain.nfe)
+    assert (len(calls), found.nfe) == (alone + LOOK, plain.nfe)
     assert found.log_prob.latent.equal(noise(4, 6, torch.float32) * 80)
     assert found.log_prob.status == ["ok"] * 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.callee import owned
 from odesolve.dpm_adaptive import NODES, rows_of
 from odesolve.errors import OdesolveError
 from odesolve.integrations.k_diffusion.driver import path_of
@@ -19,6 +21,8 @@ from odesolve.kernels.dispatch import combined
 from odesolve.keys import fresh_seed
 from odesolve.models import Model
 from odesolve.progress import Bar
+from odesolve.steady import Steady, budget, warn_of_training
+from odesolve.watched import unwatched
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
 CLOSE = 1e-5  # of the end, in log sigma
@@ -48,17 +52,20 @@ class Control:
         return accepted
 
 
+@unwatched
 @torch.no_grad()
 def sample_dpm_adaptive(
     model, x, sigma_min, sigma_max, extra_args=None, callback=None, disable=None, order=3, rtol=0.05, atol=0.0078,
     h_init=0.05, pcoeff=0.0, icoeff=1.0, dcoeff=0.0, accept_safety=0.81, eta=0.0, s_noise=1.0, noise_sampler=None,
-    return_info=False,
+    return_info=False, max_calls=10_000,
 ):  # fmt: skip
     """DPM-Solver-12 (``order`` 2) or -23 (3) from sigma_max to sigma_min with steps by tolerance (Lu et al. 2022a).
 
     The error of a step is the root mean square over the batch of (low - high) / max(atol, rtol max(|low|, |low before|)). The
     callback gets error, h, steps, nfe, n_accept and n_reject as well, after every attempt; ``return_info`` returns (x, info).
-    ``ode.solve`` has the same methods with a step for every sample.
+    ``ode.solve`` has the same methods with a step for every sample. k-diffusion has no ``max_calls``: where the next attempt
+    would take more calls of the model, the solve ends with a warning, and info["status"] is "max_calls" instead of "ok". A model
+    that answers differently when asked again, as with dropout in train mode, is refused, as no tolerance is met then.
     """
     if order not in METHODS:
         raise OdesolveError(f"order={order!r}: give 2 or 3")
@@ -71,10 +78,15 @@ def sample_dpm_adaptive(
     extra_args = dict(extra_args or {})
     seed = extra_args.get("seed")
     draw = noise_sampler or (default_noise_sampler(x, seed if isinstance(seed, int) else fresh_seed()) if eta else None)
-    network = Model(model, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
-    run = Run(network, x, order, float(rtol), float(atol), float(eta), float(s_noise), draw)
+    warn_of_training(model, "the model", noise=False)
+    steady = Steady(model, "the model")
+    network = Model(steady, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
+    run = Run(network, x, order, float(rtol), float(atol), float(eta), float(s_noise), draw, budget(max_calls))
     with Bar(100.0, None if disable is None else not disable, "%") as tick:
         info = run.solve(-math.log(high), -math.log(low), control, callback, tick)
+    info["nfe"] += steady.extra
+    if info["status"] != "ok":
+        warnings.warn(f"the solve ended at max_calls={max_calls} before sigma_min: raise it, or rtol", stacklevel=2)
     out = run.x.to(x.dtype)
     return (out, info) if return_info else out
 
@@ -91,6 +103,7 @@ class Run:
     eta: float
     s_noise: float
     draw: NoiseSampler | None
+    max_calls: float
 
     def __post_init__(self):
         self.x = self.given.to(torch.promote_types(self.given.dtype, torch.float32))
@@ -99,10 +112,12 @@ class Run:
 
     def solve(
         self, s: float, end: float, control: Control, callback: Callable[[dict[str, Any]], Any] | None, tick
-    ) -> dict[str, int]:
-        """Attempts until the end; returns their counts."""
+    ) -> dict[str, Any]:
+        """Attempts until the end or the last call; returns their counts, and how it ended."""
         info, start, forward = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}, s, end > s
         while (end - s if forward else s - end) > CLOSE:
+            if info["nfe"] + self.order > self.max_calls:
+                return {**info, "status": "max_calls"}
             t = min(end, s + control.h) if forward else max(end, s + control.h)
             down, up = self._lower(s, t, end)
             denoised, x_low, x_high = self._attempt(s, down - s)
@@ -122,7 +137,7 @@ class Run:
                 callback({**told, **info})
             if tick is not None:
                 tick(100.0 * (s - start) / (end - start))
-        return info
+        return {**info, "status": "ok"}
 
     def _lower(self, s: float, t: float, end: float) -> tuple[float, float]:
         """The time to step to, and the noise from there back up to t."""
@@ -158,4 +173,5 @@ class Run:
     def _denoised(self, x: Tensor, sigma: float) -> Tensor:
         x_in = x.to(self.given.dtype)
         times = torch.full((len(x),), sigma, dtype=x_in.dtype, device=x.device)
-        return self.network.evaluate(x_in, x, times, ("cond",))[0]
+        (denoised,) = self.network.evaluate(x_in, x, times, ("cond",))
+        return owned(denoised)

@@ -12,16 +12,21 @@ from torch import Tensor, nn
 from odesolve.adaptive.drift import Drift
 from odesolve.adjoint.arguments import Arguments, Wanted
 from odesolve.adjoint.continuous import UNSEEN, Continuous
+from odesolve.adjoint.held import holding
 from odesolve.adjoint.pull import with_gradients
 from odesolve.errors import unknown
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
+from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
 from odesolve.recorded.system import Clock, Outcome, System
+from odesolve.watched import unwatched
 
 
+@unwatched
+@holding
 def odeint_adjoint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -69,20 +74,22 @@ def odeint_adjoint(
         more = {"rtol": float(back_rtol), "atol": float(back_atol), "solver": named(adjoint_method)}
         return by_sample(problem, "continuous", params=params, adjoint_options=more)
     way = _Back(problem, adjoint_method, adjoint_options, back_rtol, back_atol)
-    return _solve(problem, way, Wanted((), (), params, False), event_fn is not None)
+    return _solve(problem, way, Wanted((), (), params, False))
 
 
-def _solve(problem: Problem, way: _Back, wanted: Wanted, event: bool) -> Any:
+def _solve(problem: Problem, way: _Back, wanted: Wanted) -> Any:
     t, times = problem.t, problem.t.detach().cpu().double().tolist()
     with torch.no_grad():
         outcome = problem.run()
-    if event:
-        t, times = torch.stack([t[0], torch.tensor(outcome.t, dtype=torch.float64).to(t)]), [times[0], outcome.t]
+    if problem.event_fn is not None:
+        t, times = torch.stack([t[0], met_at(outcome, t)]), [times[0], outcome.t]
     way.times = times
     timed = t.requires_grad
     mode = Continuous(lambda y0: outcome.y, way.slope, times, way.back, timed)
     states = problem.opened(with_gradients(mode, wanted, problem.start, t if timed else None))
-    return (t[1].detach(), states) if event else states
+    if problem.event_fn is None:
+        return states
+    return with_event_time(problem.func, problem.event_fn, t[1].detach(), states)
 
 
 class _Back:

@@ -19,7 +19,9 @@ from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
 from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Adaptive
 from odesolve.recorded.grid import Gridded, even_grid
+from odesolve.recorded.search import LONGEST
 from odesolve.recorded.system import Listeners, Outcome, System
+from odesolve.watched import refuse, watching
 
 
 def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Outcome:
@@ -28,6 +30,7 @@ def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callab
     if len(t) == 1:
         return Outcome(system.y0[None], system.drift.open(system.y0), system.clock.times[0], "ok")
     if method == SCIPY:
+        refuse("y0 of scipy_solver", system.y0)
         return solve_by_scipy(system, options)
     if method in PAIRS:
         if can_fuse(system, options):
@@ -51,16 +54,17 @@ def steering(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def attempts(options: Mapping[str, Any], intervals: int) -> int:
+def attempts(options: Mapping[str, Any], intervals: int, most: int = 2**31 - 1) -> int:
     """torchdiffeq counts max_num_steps for every interval between two of the times anew."""
-    return int(options.get("max_num_steps", 2**31 - 1)) * max(1, intervals)
+    return int(options.get("max_num_steps", most)) * max(1, intervals)
 
 
 def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
     """Whether nothing is recorded and nobody asks for more than the fused solve has."""
     watched = system.norm is not None or system.event is not None or system.listeners != Listeners()
     numbers = not isinstance(system.rtol, Tensor) and not isinstance(system.atol, Tensor)
-    return not torch.is_grad_enabled() and not watched and numbers and set(options) <= set(STEERING)
+    recorded = torch.is_grad_enabled() or watching()
+    return not recorded and not watched and numbers and set(options) <= set(STEERING)
 
 
 def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
@@ -76,14 +80,14 @@ def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
 
 def adaptive(system: System, method: str, options: Mapping[str, Any], dense: bool) -> Adaptive:
     """A recorded solve by tolerance."""
-    marks = {name: _times(name, options.get(name)) for name in ("step_t", "jump_t")}
+    marks = {name: times_of(name, options.get(name)) for name in ("step_t", "jump_t")}
     both = [*marks["step_t"], *marks["jump_t"]]
     if len(set(both)) < len(both):
         raise Refused("step_t and jump_t repeat a time: give every time once, in one of them")
     return Adaptive(
         PAIRS[method],
         min_step=float(options.get("min_step", 0.0)),
-        max_steps=attempts(options, len(system.clock.times) - 1),
+        max_steps=attempts(options, len(system.clock.times) - 1, 2**31 - 1 if system.event is None else LONGEST),
         stops=marks["step_t"],
         jumps=marks["jump_t"],
         dense=dense,
@@ -91,7 +95,8 @@ def adaptive(system: System, method: str, options: Mapping[str, Any], dense: boo
     )
 
 
-def _times(name: str, given: Any) -> list[float]:
+def times_of(name: str, given: Any) -> list[float]:
+    """The times of an option, none where it is not given."""
     if given is None:
         return []
     times = numbers(name, given, "a list of times, or a tensor (n,)").detach()

@@ -13,11 +13,14 @@ import odesolve
 from odesolve.given import numbers
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
+from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.problem import Problem
 from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Explicit, Step
+from odesolve.watched import explained
 
 
+@explained
 def odeint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -44,9 +47,13 @@ def odeint(
             trapezoid, radauIIA3, radauIIA5, gl4, gl6, sdirk2, trbdf2; scipy_solver.
         options: as in torchdiffeq. Besides, of adaptive methods, per_sample=True gives every sample of y0 (B, ...) steps of its
             own; func gets times (B, 1, ..., 1) then, and the samples that are still running, unless compact=False.
-        event_fn: (t, y) -> tensor; the solve goes from t[0] in the direction of t[1] until an element of it is 0.
+        event_fn: (t, y) -> tensor; the solve goes from t[0] in the direction of t[1] until an element of it changes its sign
+            or arrives at 0. All zeros within a step are looked for, as ``odesolve.Event`` says, and one that the solution
+            starts from does not count. The search ends after max_num_steps attempts, by default 10 000, or 20 000 steps of one
+            size.
 
-    Returns the states (n, ...) in the form of y0; with event_fn the event's time and the states at t[0] and at the event.
+    Returns the states (n, ...) in the form of y0; with event_fn the event's time and the states at t[0] and at the event, both
+    with gradients through that time.
     Raises Refused (an OdesolveError) for arguments that cannot be used, Failed for a solve that does not arrive, with its status
     and its last finite state.
     """
@@ -56,17 +63,18 @@ def odeint(
     problem.options.pop("compact", None)
     outcome = problem.run()
     states = problem.opened(outcome.y)
-    return states if event_fn is None else (torch.tensor(outcome.t, dtype=torch.float64).to(t), states)
+    return states if event_fn is None else with_event_time(func, event_fn, met_at(outcome, t), states)
 
 
 def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     """A solve with steps of its own for every sample."""
     options = dict(problem.options)
     compact = bool(options.pop("compact", True))
-    if problem.combined is not None or problem.own_norm is not None:
+    if problem.event_fn is not None or problem.own_norm is not None:
         raise Refused(
             "per_sample takes no event_fn and no norm: use odesolve.solve, whose events are each sample's own"
         )
+    stops = [t for name in ("step_t", "jump_t") for t in engine.times_of(name, options.pop(name, None))]
     strange = sorted(set(options) - set(engine.STEERING))
     if strange:
         raise Refused(f"per_sample takes no {', '.join(strange)}: leave them out")
@@ -82,6 +90,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
         max_steps=engine.attempts(options, len(problem.t) - 1),
         progress=False,
         adjoint=adjoint,
+        stops=stops,
         **engine.steering(options),
         **gradients,
     )
@@ -93,6 +102,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     return problem.form.open(found.y)
 
 
+@explained
 def odeint_dense(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

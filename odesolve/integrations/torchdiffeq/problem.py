@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.callee import shielded
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.state import Form
+from odesolve.pairs import PAIRS
 from odesolve.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
+from odesolve.steady import Steady, warn_of_training
 
 
 class Problem:
@@ -35,13 +38,15 @@ class Problem:
         _check_times(t, event_fn is not None)
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
-        self.f = self.form.right_hand_side(func)
+        # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
+        warn_of_training(func, "func", noise=self.method not in PAIRS, stacklevel=4)
+        self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
         self.closed = self.form.close(y0)
         self.drift = Drift(self.f, self.closed, (), False)
         self.start = self.drift.packed(self.closed)
         self.own_norm = self.options.pop("norm", None)
         self.norm = self._norm(self.own_norm)
-        self.combined = None if event_fn is None else combined_event(event_fn, t[0], y0)
+        self.event_fn = None if event_fn is None else shielded(event_fn, "event_fn")
 
     def _norm(self, given: Any) -> Callable[[Any], Any] | None:
         """The norm of a state in our form: by default, of a tuple, the largest root mean square of its tensors."""
@@ -55,7 +60,6 @@ class Problem:
 
     def system(self) -> System:
         """Everything that the engine needs, with gradients where they are recorded."""
-        event = self.combined
         return System(
             self.drift,
             self.start,
@@ -63,21 +67,23 @@ class Problem:
             _moved(self.rtol, self.start),
             _moved(self.atol, self.start),
             self.norm,
-            None if event is None else lambda t, y: event(t.to(self.form.real), self.opened(y)),
+            None if self.event_fn is None else self._event,
             listeners(callbacks(self.method, self.func), self.opened),
         )
 
-    def meets_at_start(self) -> bool:
-        """Whether the event is where the solve begins."""
-        if self.combined is None:
-            return False
-        with torch.no_grad():
-            return float(self.combined(self.t[0].to(self.form.real), self.y0)) == 0.0
+    def _event(self, t: Tensor, y: Tensor) -> Tensor:
+        """The numbers (m,) of the event at a packed state."""
+        assert self.event_fn is not None
+        found = self.event_fn(t.to(self.form.real), self.opened(y))
+        if not isinstance(found, Tensor) or not found.is_floating_point() or not found.numel():
+            what = (
+                f"a {found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            )
+            raise Refused(f"event_fn returned {what}: return a tensor of real numbers, which are 0 at the event")
+        return found.reshape(-1)
 
     def run(self) -> Outcome:
         """The solve. Raises ``Failed`` where it does not arrive."""
-        if self.meets_at_start():
-            return Outcome(torch.stack([self.start, self.start]), self.y0, float(self.t[0].detach()), "event")
         outcome = engine.run(
             self.system(), self.method, self.options, lambda make: make(self.func, self.y0, self.t), self.t
         )
@@ -100,13 +106,6 @@ def listeners(found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor]
 
     names = ("callback_step", "callback_accept_step", "callback_reject_step")
     return Listeners(*(told(found[name]) if name in found else None for name in names))
-
-
-def combined_event(event_fn: Callable[[Tensor, Any], Tensor], t0: Tensor, y0: Any) -> Callable[[Tensor, Any], Tensor]:
-    """The event whose value starts positive and is 0 where the first of event_fn's numbers is."""
-    with torch.no_grad():
-        signs = torch.sign(event_fn(t0.detach(), y0))
-    return lambda t, y: torch.min(event_fn(t, y) * signs)
 
 
 def largest_rms(pieces: Any) -> Tensor:

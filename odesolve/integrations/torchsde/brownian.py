@@ -17,6 +17,7 @@ from odesolve.kernels.dispatch import normal
 from odesolve.keys import fresh_seed
 from odesolve.levy import levy_area
 from odesolve.noise import LEVY
+from odesolve.pairing import numbers, real_type
 
 AREAS = ("none", "space-time", "davie", "foster")
 FINEST = 32  # levels of the tree without a tolerance
@@ -49,7 +50,7 @@ class BrownianInterval(BaseBrownian):
     Args:
         t0, t1: the interval. Times outside of it are moved to its end, with a warning unless rounding explains them.
         size: of an increment, (B, ..., m); () and (B,) are motions in one dimension.
-        dtype, device: of the increments; by default torch's type and the CPU.
+        dtype, device: of the increments; by default torch's type and the CPU. Complex ones are circularly symmetric, E |W|^2 = t.
         entropy: the path is a function of it alone, and of the sample's place in the batch; torch's generator gives one.
         tol: to which times are resolved; 2^-32 of the interval by default.
         levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or "foster": also A, Levy areas
@@ -81,6 +82,8 @@ class BrownianInterval(BaseBrownian):
             raise unknown("levy_area_approximation", levy_area_approximation, AREAS)
         self.shape, self.dtype, self.device = _kind(size, dtype, device, W=W, H=H)
         self.levy_area_approximation = levy_area_approximation
+        if self.dtype.is_complex and levy_area_approximation in ("davie", "foster"):
+            raise OdesolveError("complex motions have no Levy areas of pairs: give a real dtype, or 'space-time'")
         self.entropy = fresh_seed() if entropy is None else int(entropy)
         self.dt, self.tol, self.pool_size, self.cache_size, self.halfway_tree = (
             dt,
@@ -91,9 +94,10 @@ class BrownianInterval(BaseBrownian):
         )
         self._start, self._end = _number("t0", t0), _number("t1", t1)
         _check_unused(dt, self.tol, halfway_tree)
-        wide = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        real = real_type(self.dtype)
+        wide = real if real in (torch.float32, torch.float64) else torch.float32
         self._path = brownian.BrownianPath(
-            self.shape or (1,),
+            (*(self.shape or (1,)), 2) if self.dtype.is_complex else self.shape or (1,),
             _ends(self._start, self._end),
             self.entropy % 2**62,
             area=levy_area_approximation != "none",
@@ -111,10 +115,7 @@ class BrownianInterval(BaseBrownian):
             raise OdesolveError(
                 f"bm is asked from ta={a:g} to tb={b:g}: give ta <= tb, an increment back is -bm(tb, ta)"
             )
-        if self.levy_area_approximation == "none":
-            w, h = self._bent(a, b, self._path(a, b), None)
-        else:
-            w, h = self._bent(a, b, *self._path(a, b, area=True))
+        w, h = self._bent(a, b, *self._drawn(a, b))
         out: list[Tensor | None] = [w]
         if return_U:
             out.append(None if h is None else (b - a) * (0.5 * w + h))
@@ -129,6 +130,15 @@ class BrownianInterval(BaseBrownian):
             warnings.warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there", stacklevel=3)
         return min(max(t, self._start), self._end)
 
+    def _drawn(self, a: float, b: float) -> tuple[Tensor, Any]:
+        """Increment and area of the path that nothing is known of; of complex ones both parts have half the variance."""
+        areas = self.levy_area_approximation != "none"
+        drawn: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
+        if not self.dtype.is_complex:
+            return drawn
+        w, h = drawn
+        return numbers(0.5**0.5 * w), None if h is None else numbers(0.5**0.5 * h)
+
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Increment and area of the path that has the given ones over [t0, t1]: the rest is independent of them."""
         W, H = self._given
@@ -136,10 +146,9 @@ class BrownianInterval(BaseBrownian):
         first, last = (round((t - self._start) / (self._end - self._start) * ticks) for t in (a, b))
         share, place = (last - first) / ticks, (first + last) / ticks
         if W is not None:
-            whole: Any = self._path(self._start, self._end)
-            w = w + share * (W.to(w.dtype) - whole)
+            w = w + share * (W.to(w.dtype) - self._drawn(self._start, self._end)[0])
         if H is not None and h is not None:
-            more = H.to(w.dtype) - self._path(self._start, self._end, area=True)[1]
+            more = H.to(w.dtype) - self._drawn(self._start, self._end)[1]
             w, h = w + 6 * share * (1 - place) * more, h + share**2 * more
         shape = self.shape
         return w.reshape(shape), None if h is None else h.reshape(shape)
@@ -244,14 +253,14 @@ def _kind(
     size: Sequence[int] | None, dtype: torch.dtype | None, device: torch.device | str | None, **given: Tensor | None
 ) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
     for name, x in given.items():
-        if x is not None and not (isinstance(x, Tensor) and x.is_floating_point()):
+        if x is not None and not (isinstance(x, Tensor) and real_type(x.dtype).is_floating_point):
             raise OdesolveError(f"{name} is {x!r}: give a floating-point tensor of the shape of an increment")
     tensors = [x for x in given.values() if x is not None]
     if size is None and not tensors:
         raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
     shape = tuple(tensors[0].shape if size is None else size)
     kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()
-    if not kind.is_floating_point:
+    if not real_type(kind).is_floating_point:
         raise OdesolveError(f"dtype={kind}: increments are floating-point numbers, such as torch.float64")
     where = torch.device(tensors[0].device if device is None and tensors else device or "cpu")
     for x in tensors:

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.arguments import leaves_of
+from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import Followed
 from odesolve.integrations.torchsde.base import check_types
+from odesolve.pairing import converted
 from odesolve.stochastic.derivative import along, along_columns
+from odesolve.watched import refuse
 
 METHODS = {
     "drift": "f",
@@ -45,9 +48,14 @@ class Form:
         self.diagonal = sde.noise_type == "diagonal"
         self.noise = "diagonal" if self.diagonal else "general"  # what the library calls it
         self.shape, self.batch, self.times, self.space = y0.shape[1:], y0.shape[0], times, self
+        self.dtype, self.complex = y0.dtype, y0.is_complex()
         self._flat, self._known = y0.dim() == 2, {}
         self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(sde, names)
         if logqp:
+            if self.complex:
+                raise OdesolveError(
+                    "logqp=True compares laws of real states: give torch.view_as_real(y0), and f, g and h of it"
+                )
             if self._f is None or self._g is None or self._h is None:
                 raise OdesolveError(
                     "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or their names=)"
@@ -165,10 +173,14 @@ class Form:
 
     def times_increment(self, g: Tensor, w: Tensor) -> Tensor:
         """g w for a diffusion as ``matrix`` gives it."""
-        return g * w if self.diagonal else torch.bmm(g, w.unsqueeze(-1)).squeeze(-1)
+        if self.diagonal:
+            return g * w
+        w = w.to(g.dtype) if self.complex else w
+        return torch.bmm(g, w.unsqueeze(-1)).squeeze(-1)
 
     def spread(self, a: Tensor, w: Tensor) -> Tensor:
         """The gradient of g from that of g w."""
+        w = w.conj()
         return a * w if self.diagonal else a.unsqueeze(-1) * w.unsqueeze(-2)
 
     def held(self, x: Tensor) -> Tensor:
@@ -181,7 +193,11 @@ class Form:
             return self.product(t, x, w), torch.zeros_like(x)
         y, g = self._recorded(t, x)
         moved, second = self.times_increment(g, w), torch.zeros_like(x)
-        if self.diagonal and g.requires_grad:
+        if (
+            self.diagonal and self.complex
+        ):  # whose elements have Jacobians of their two parts, not equal to their transposes
+            second = along(g, y, g * v)
+        elif self.diagonal and g.requires_grad:
             record = torch.is_grad_enabled()
             (found,) = torch.autograd.grad(g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True)
             second = second if found is None else found
@@ -194,13 +210,20 @@ class Form:
         if self.noise_type != "general":
             return torch.zeros_like(x)
         y, g = self._recorded(t, x)
-        return _needed(along_columns(g, y, torch.bmm(g, area)), x, y)
+        return _needed(along_columns(g, y, torch.bmm(g, area.to(g.dtype))), x, y)
 
-    def correction(self, t: Any, x: Tensor, g: Tensor) -> Tensor:
-        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd."""
-        return 0.5 * (along(g, x, g) if self.diagonal else along_columns(g, x, g))
+    def correction(self, t: Any, x: Tensor, g: Tensor, circular: bool) -> Tensor:
+        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd.
+
+        A ``circular`` motion is two real ones with g / sqrt 2 and i g / sqrt 2: where g is holomorphic nothing is lost.
+        """
+        take = along if self.diagonal else along_columns
+        if not circular:
+            return 0.5 * take(g, x, g)
+        return 0.25 * (take(g, x, g) + 1j * take(g, x, 1j * g))
 
     def _recorded(self, t: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        refuse("the state, by which this method differentiates g,", x)
         with torch.enable_grad():
             y = x if x.requires_grad else x.detach().requires_grad_()
             return y, self.matrix(t, y)
@@ -217,7 +240,15 @@ class Form:
             raise OdesolveError(
                 f"{name} of sde returned {_form(out)}: return a tensor {(self.batch, *self.shape)}, as y0 is"
             )
+        out = self._alike(out, name)
         return out if self._flat else out.reshape(self.batch, -1)
+
+    def _alike(self, out: Tensor, name: str) -> Tensor:
+        """Complex where the state is. Raises OdesolveError for complex values of a real state."""
+        if out.is_complex() == self.complex:
+            return out
+        instead = f"give y0 as {out.dtype} numbers, or let it return real ones"
+        return converted(out, self.dtype, f"the result of {name} of sde", instead)
 
     def _columns(self, out: Any) -> Tensor:
         want = (self.batch, *self.shape)
@@ -227,6 +258,7 @@ class Form:
             raise OdesolveError(
                 f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for {self.noise_type} noise"
             )
+        out = self._alike(out, "g")
         return out if self._flat else out.reshape(self.batch, -1, out.shape[-1])
 
     def _compared(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,8 +310,10 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    found = [getattr(sde, given.get(key, name), None) for key, name in METHODS.items()]
-    return [m if m is None else _followed(m, name) for m, name in zip(found, METHODS.values(), strict=True)]
+    called = [given.get(key, name) for key, name in METHODS.items()]
+    found = [getattr(sde, name, None) for name in called]
+    pairs = zip(called, found, strict=True)
+    return [None if m is None else _followed(Callee(m, name, several=True), name) for name, m in pairs]
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -100,7 +100,7 @@ class Gradients:
             f, moved = form.both(y, t, w)
             return f * h + moved
         f, g = form.pair(t, y)
-        return (f - form.correction(t, y, g)) * h + form.times_increment(g, w)
+        return (f - form.correction(t, y, g, w.is_complex())) * h + form.times_increment(g, w)
 
 
 def _check_back(name: str | None, problem: Problem) -> None:

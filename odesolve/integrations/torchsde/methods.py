@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import CALCULI, NOISES
 from odesolve.integrations.torchsde.form import Form
+from odesolve.pairing import real_type
 from odesolve.stochastic import steps
 
 Step = Callable[[Any, Any, Any, Any, Any, Any], Any]  # (equation, y, t, h, increment, area): the state after a step
@@ -97,6 +98,20 @@ def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tupl
     if given:
         raise unknown("option", next(iter(given)), ["grad_free"])
     return name, Method(milstein_by_difference, method.calculi) if by_difference and name == "milstein" else method
+
+
+def real_motions(name: str, form: Form) -> str:
+    """Why a method asks for real increments of W, "" where complex ones will do: where it has none of their products, which
+    differ from those of a real motion."""
+    if not form.complex:
+        return "bm has complex increments, and y0 is real: give bm with a real dtype, or a complex y0"
+    if name != "log_ode" and (name not in ("milstein", "srk") or form.noise_type == "additive"):
+        return ""
+    others = "euler" if form.calculus == "ito" else "heun, midpoint"
+    return (
+        f"method={name!r} takes real Brownian motions, and those of a complex y0 are complex by default: give bm=, such as "
+        f"BrownianInterval(..., dtype={real_type(form.dtype)}), or method={others}"
+    )
 
 
 def _square(eq: Form, w: Tensor, h: float) -> Tensor:

@@ -13,8 +13,10 @@ from odesolve.adjoint.reversible_heun import ReversibleHeun
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.brownian import BrownianInterval
 from odesolve.integrations.torchsde.form import Form, seconds
-from odesolve.integrations.torchsde.methods import REVERSIBLE, choose
+from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
 from odesolve.integrations.torchsde.sources import Given, Streams
+from odesolve.pairing import real_type
+from odesolve.steady import Steady
 from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
 
 
@@ -38,12 +40,13 @@ class Problem:
         atol: float,
         dt_min: float,
     ):
-        if not isinstance(y0, Tensor) or y0.dim() == 0 or not y0.is_floating_point() or y0.numel() == 0:
-            raise OdesolveError("y0 is no batch of states: give a floating-point tensor (B, ...)")
+        if not isinstance(y0, Tensor) or y0.dim() == 0 or not real_type(y0.dtype).is_floating_point or y0.numel() == 0:
+            raise OdesolveError("y0 is no batch of states: give a floating-point or complex tensor (B, ...)")
         times = _times(ts, y0)
         self.form, self.outputs = Form(sde, names, y0, times, logqp), seconds(times)
         self.start = self.form.flat(y0)
         self.name, self.method = choose(method, self.form, options)
+        self.real = real_motions(self.name, self.form)
         self.source, self.motions = self._source(bm, adaptive)
         self.control = Doubling(rtol, atol, dt_min) if adaptive else None
         self.dt, self.extra = dt, extra_solver_state
@@ -71,9 +74,18 @@ class Problem:
         )
         return Given(path, areas, form.batch), motions
 
+    def must_be_steady(self, sde: Any) -> None:
+        """Raise OdesolveError where f or g draw random numbers of their own: the same question is asked again."""
+        w = self.start.new_ones(self.form.batch, self.motions)
+        with torch.no_grad():
+            Steady(self.form.both, module=sde)(self.start, self.form.time(self.outputs[0]), w)
+
     def noise(self, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
         """The increment of a step and its area."""
-        return self.source(self.numbers.get((s, t), 0), s, t)
+        w, a = self.source(self.numbers.get((s, t), 0), s, t)
+        if self.real and w.is_complex():
+            raise OdesolveError(self.real)
+        return w, a
 
     def on(self, grid: Grid) -> None:
         """Go on these steps: noise and times are known by them."""
@@ -161,7 +173,7 @@ def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:
     if not isinstance(ts, Tensor):
         if not isinstance(ts, (tuple, list)) or not all(isinstance(t, (float, int)) for t in ts):
             raise OdesolveError(f"ts is {ts!r}: give a tensor (T,), or a list of numbers")
-        ts = torch.tensor(ts, dtype=y0.dtype, device=y0.device)
+        ts = torch.tensor(ts, dtype=real_type(y0.dtype), device=y0.device)
     if ts.requires_grad:
         raise OdesolveError("ts requires gradients, which an SDE's times do not get: give ts.detach()")
     if ts.dim() != 1 or ts.numel() == 0 or not ts.is_floating_point() or not bool((ts[1:] > ts[:-1]).all()):

@@ -8,15 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
+from odesolve.steady import warn_of_training
+from odesolve.watched import explained, unwatched
 
 Scalar = float | Tensor
 Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
 
 
+@explained
 def sdeint(
     sde: Any,
     y0: Tensor,
@@ -40,15 +44,16 @@ def sdeint(
     Args:
         sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v), f_and_g(t, y),
             f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of diagonal noise, else (B, ..., m).
-        y0: the first state (B, ...), of any shape.
+        y0: the first state (B, ...), of any shape, real or complex.
         ts: rising times of the states that are returned, the first of them y0's.
         bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by default noise from torch's
-            generator.
+            generator, of a complex y0 complex and circularly symmetric.
         method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's equations; midpoint, heun,
             euler_heun, milstein, log_ode, reversible_heun of Stratonovich's; with additive noise, where both are the same, any of
             them. By default srk (of general noise euler), or midpoint.
         dt: length of a step; of an adaptive solve of the first. States between steps are interpolated linearly.
-        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``.
+        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``. An f
+            or g that draws random numbers is refused then (with steps of ``dt`` dropout in train mode is a warning).
         names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion",
             "drift_and_diffusion_prod".
         logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every interval of ts.
@@ -61,9 +66,14 @@ def sdeint(
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
     _doubt(problem)
+    warn_of_training(sde, "sde", noise=not adaptive)
+    if adaptive:
+        problem.must_be_steady(sde)
     return problem.answer(*problem.solve(), extra)
 
 
+@unwatched
+@holding
 def sdeint_adjoint(
     sde: Any,
     y0: Tensor,
@@ -108,6 +118,8 @@ def sdeint_adjoint(
     _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
     _doubt(problem)
+    warn_of_training(sde, "sde", noise=False)
+    problem.must_be_steady(sde)
     if adjoint_adaptive:
         warnings.warn("adjoint_adaptive has no effect: the way back takes the steps of the way there", stacklevel=2)
     if adjoint_options:

@@ -13,6 +13,7 @@ from odesolve.kernels.dispatch import normal
 from odesolve.keys import keys_of
 from odesolve.levy import levy_area
 from odesolve.noise import AREAS, LEVY, STEPS
+from odesolve.pairing import numbers, real_type
 
 KNOWN = {"none": (), "space-time": ("space-time",), "davie": ("space-time", "levy"), "foster": ("space-time", "levy")}
 
@@ -24,7 +25,10 @@ class Source(Protocol):
 
 
 class Streams:
-    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's generator gives the seed."""
+    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's generator gives the seed.
+
+    Complex ones are circularly symmetric, as torch's are: both parts have half the variance.
+    """
 
     def __init__(self, batch: int, motions: int, areas: str, dtype: torch.dtype, device: torch.device):
         self.shape, self.areas, self.dtype = (batch, motions), areas, dtype
@@ -41,10 +45,13 @@ class Streams:
         return w, levy_area(w, a, length, self._normal(LEVY + step, (*self.shape, self.shape[1])))
 
     def _normal(self, stream: int, shape: tuple[int, ...]) -> Tensor:
-        kind = self.dtype if self.dtype in (torch.float32, torch.float64) else torch.float32
+        real = real_type(self.dtype)
+        kind = real if real in (torch.float32, torch.float64) else torch.float32
+        if self.dtype.is_complex:
+            shape = (*shape, 2)
         out = torch.empty(shape, dtype=kind, device=self.keys.device)
         normal(out, self.keys, stream)
-        return out.to(self.dtype)
+        return numbers(0.5**0.5 * out).to(self.dtype) if self.dtype.is_complex else out.to(self.dtype)
 
 
 class Given:

@@ -78,8 +78,8 @@ def test_failures_name_the_sample():
 
 def test_refused():
     f, y0 = Field(), Field().start()
-    with pytest.raises(OdesolveError, match="takes no jump_t"):
-        ours.odeint(f, y0, T, options={**OWN, "jump_t": [0.5]})
+    with pytest.raises(OdesolveError, match="takes no min_step"):
+        ours.odeint(f, y0, T, options={**OWN, "min_step": 0.1})
     with pytest.raises(OdesolveError, match="no event_fn and no norm"):
         ours.odeint(f, y0, T, options={**OWN, "norm": lambda y: y.abs().max()})
     with pytest.raises(OdesolveError, match="no event_fn and no norm"):

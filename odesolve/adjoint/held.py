@@ -1,0 +1,79 @@
+"""What a way back needs, held where Python's garbage collector sees it: a module that keeps its own solution is freed with it.
+
+The collector follows a tensor to its graph only where the tensor is the direct result of a ``torch.autograd.Function`` that
+nothing else holds; what stands behind nodes of C++, such as those of views, it does not see. So the tensors that a call returns
+are made direct results of ``_Returned``, which holds all that the call's ways back need, and these know it weakly. Everything
+that is computed from such a tensor keeps its ``_Returned`` alive, and with it the way back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+Holder = list[Any]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
+
+
+def held() -> Holder | None:
+    """What the results of the call under way are going to hold, None where nobody will look after that."""
+    return _holder.get()
+
+
+class _Returned(torch.autograd.Function):
+    """The tensor itself."""
+
+    @staticmethod
+    def forward(ctx: Any, holder: Holder, x: Tensor) -> Tensor:
+        ctx.holder = holder
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return None, grad
+
+
+def holding(call: Callable[P, R]) -> Callable[P, R]:
+    """A function that users call, whose results hold what their gradients need; inside of another such call that one's do."""
+
+    @functools.wraps(call)
+    def outer(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _holder.get() is not None:
+            return call(*args, **kwargs)
+        holder: Holder = []
+        token = _holder.set(holder)
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            _holder.reset(token)
+        return _returned(result, holder) if holder else result
+
+    return outer
+
+
+def _returned(result: Any, holder: Holder) -> Any:
+    """The same with tensors that hold, in tuples, lists and dicts, or such fields of a result."""
+    if not is_dataclass(result) or isinstance(result, type):
+        return _piece(result, holder)
+    given = {f.name: getattr(result, f.name) for f in fields(result) if f.init}
+    made = {name: _piece(value, holder) for name, value in given.items()}
+    return replace(result, **{name: value for name, value in made.items() if value is not given[name]})
+
+
+def _piece(value: Any, holder: Holder) -> Any:
+    if isinstance(value, Tensor):
+        return _Returned.apply(holder, value) if value.requires_grad else value
+    if isinstance(value, Mapping):
+        return {k: _piece(v, holder) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_piece(v, holder) for v in value)
+    return value

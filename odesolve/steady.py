@@ -1,0 +1,165 @@
+"""Whether a right-hand side answers the same question twice the same, and what layers in train mode do to a solve.
+
+A solver by tolerance takes a random answer for an error and shortens its steps without end; one of fixed steps returns a number
+that means nothing. Dropout of a network that was left in train mode is the usual cause.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import math
+import random
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import transformed
+
+# Of an answer's size, root mean square: sums in another order differ by less, in half precision too, and dropout by far more.
+APART = 1e-3
+REPEATS = 3  # of an answer that drew random numbers: of few numbers one in twenty may come out the same by chance
+RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
+SHARES = (nn.MultiheadAttention, nn.RNNBase)  # whose ``dropout`` is a number
+MT19937 = 625 * 4  # bytes
+COUNTING = nn.modules.batchnorm._NormBase
+
+
+class Steady:
+    """A function that is asked the same again in its first call. Raises OdesolveError where the answers differ.
+
+    The question is repeated three times where the first answer moved one of the global random generators (torch's, of the device
+    too, numpy's and Python's), or ``module``, by default the function's own, has layers that draw; otherwise once with
+    ``always``. ``batch``: it is repeated for so many of its samples. ``extra`` is how many calls it took more.
+    Under a transform of torch.func, which shows no values, the next plain call is the first.
+    """
+
+    def __init__(
+        self, f: Callable[..., Any], name: str = "f", always: bool = False, batch: int | None = None, module: Any = None
+    ):
+        self.f, self.name, self.always, self.batch, self.extra, self.asked = f, name, always, batch, 0, False
+        self.module = module if module is not None else f
+        self.__wrapped__ = f  # whose signature is ours
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.asked or transformed():
+            return self.f(*args, **kwargs)
+        return self._first(args, kwargs)
+
+    def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.asked = True
+        question = pytree.tree_map(_copy, (args, kwargs))  # a network may work in place
+        before = _generators(question)
+        out = self.f(*args, **kwargs)
+        drew = draws(self.module) or before != _generators(question)
+        out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # or hand out one buffer
+        for _ in range(REPEATS if drew else int(self.always)):
+            self.extra += 1
+            again, named = pytree.tree_map(_copy, self._of_samples(question))
+            with torch.no_grad():
+                check_same(out, self.f(*again, **named), self.name)
+        return out
+
+    def _of_samples(self, question: Any) -> Any:
+        """The question for the first ``batch`` samples."""
+        sizes = [len(x) for x in pytree.tree_leaves(question) if isinstance(x, Tensor) and x.dim()]
+        if self.batch is None or not sizes or max(sizes) <= self.batch:
+            return question
+        whole = max(sizes)
+        return pytree.tree_map(
+            lambda x: x[: self.batch] if isinstance(x, Tensor) and x.dim() and len(x) == whole else x, question
+        )
+
+
+def check_same(one: Any, other: Any, name: str) -> None:
+    """Raise OdesolveError where two answers to one question differ by more than rounding; the second may be of fewer samples."""
+    for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and _apart(a.detach(), b.detach()):
+            cure = "call net.eval()" if name != "f" else "call net.eval(), or draw its random numbers before the solve"
+            raise OdesolveError(f"{name} answers differently to the same question (dropout in train mode?): {cure}")
+
+
+def _apart(a: Tensor, b: Tensor) -> bool:
+    if a.dim() and b.dim() and len(b) < len(a):
+        a = a[: len(b)]
+    if a.shape != b.shape or torch.equal(a, b):
+        return False
+    a, b = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (a, b))
+    close = max(APART, 4 * torch.finfo(a.dtype).eps) if a.is_floating_point() or a.is_complex() else 0.0
+    wide = torch.complex128 if a.is_complex() else torch.float64
+    gap, size = (torch.linalg.vector_norm(x.to("cpu", wide)) for x in (a - b, a))
+    return bool(gap > close * size)
+
+
+def _copy(x: Any) -> Any:
+    return x.detach().clone() if isinstance(x, Tensor) else x
+
+
+def _generators(question: Any) -> list[Any]:
+    """The states of the global random generators that an answer may draw from, without a wait for a device."""
+    states: list[Any] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
+    if "numpy" in sys.modules:
+        states.append(_numpy_state(sys.modules["numpy"].random.get_bit_generator()))
+    for device in {x.device for x in pytree.tree_leaves(question) if isinstance(x, Tensor) and x.is_cuda}:
+        if not torch.cuda.is_current_stream_capturing():
+            generator = torch.cuda.default_generators[device.index]
+            states += [device.index, generator.get_state().numpy().tobytes()]
+    return states
+
+
+def _numpy_state(generator: Any) -> Any:
+    if type(generator).__name__ == "MT19937":  # the usual one: its state as it lies in memory, as a copy costs 0.1 ms
+        return ctypes.string_at(generator.ctypes.state_address, MT19937)
+    return repr(generator.state)
+
+
+def budget(max_calls: int | None) -> float:
+    """The evaluations that a sample may take, infinite for None. Raises OdesolveError for no positive whole number."""
+    if max_calls is None:
+        return math.inf
+    if isinstance(max_calls, bool) or not isinstance(max_calls, int) or max_calls < 1:
+        raise OdesolveError(f"max_calls={max_calls!r}: give how many evaluations a sample may take, at least 1")
+    return max_calls
+
+
+def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[Any, Steady]:
+    """A model whose network is asked as by ``Steady``, and that network."""
+    out = copy.copy(model)
+    out.net = Steady(model.net, "the network", always, batch)
+    return out, out.net
+
+
+def modules_of(f: Any) -> list[nn.Module]:
+    """The layers of a module, or of the module whose method f is."""
+    owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
+    return list(owner.modules()) if isinstance(owner, nn.Module) else []
+
+
+def draws(f: Any) -> bool:
+    """Whether f has layers in train mode that draw random numbers."""
+    return any(m.training and _draws(m) for m in modules_of(f))
+
+
+def _draws(layer: nn.Module) -> bool:
+    share: Any = getattr(layer, "p", 1.0) if isinstance(layer, RANDOM) else 0.0
+    if isinstance(layer, SHARES):
+        share = layer.dropout
+    return float(share) > 0.0
+
+
+def warn_of_training(f: Any, about: str = "the network", noise: bool = True, stacklevel: int = 3) -> None:
+    """Warn of layers in train mode that change a solve: those that draw random numbers (with ``noise``), as one may want them to,
+    and those whose running statistics every evaluation changes."""
+    layers = [m for m in modules_of(f) if m.training]
+    if noise and any(map(_draws, layers)):
+        told = f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
+        warnings.warn(told, UserWarning, stacklevel=stacklevel)
+    if any(isinstance(m, COUNTING) and m.running_mean is not None for m in layers):
+        told = f"{about} has BatchNorm in train mode, whose statistics every evaluation changes: call net.eval()"
+        warnings.warn(told, UserWarning, stacklevel=stacklevel)
