@@ -14,7 +14,7 @@ from odesolve.adaptive.arguments import SYNC, length, tolerance
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.times import moments, shared_times
+from odesolve.adaptive.times import shared_times
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
@@ -140,7 +140,7 @@ def solve_sde(
     drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
-    times = shared_times(t)
+    times = shared_times(t, adjoint is not None)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     eq = Equation(drift, asked[1], noise, keys)
@@ -164,8 +164,6 @@ def solve_sde(
     increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
-            if moments(t).requires_grad:
-                raise OdesolveError("t requires gradients, which an SDE's times do not get: give t.detach()")
             request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
             return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
         if params is not None:

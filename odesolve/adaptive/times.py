@@ -52,8 +52,11 @@ def _of_samples(given: Tensor) -> Tensor:
     return given.t()
 
 
-def shared_times(t: Any) -> list[float]:
-    """The times of a solve where all samples share them. Raises OdesolveError for others, and for (B, n)."""
+def shared_times(t: Any, recorded: bool) -> list[float]:
+    """The times of a solve where all samples share them. Raises OdesolveError for others, for (B, n), and where a solve
+    whose gradients are ``recorded`` gives none of them that ask."""
+    if recorded and moments(t).requires_grad:
+        raise OdesolveError("t requires gradients, which these times do not get: give t.detach()")
     times = output_times(t)
     if isinstance(times, Tensor):
         raise OdesolveError(
