@@ -131,11 +131,7 @@ def log_prob(
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
-            limits = state_tol, 0.5 * tol, progress, max_calls
-            if solver == PARALLEL:
-                found = picard.integrate(flow, x, probes, *limits)
-            else:
-                found = nodes.integrate(flow, x, probes, solver or SOLVER, *limits)
+            found = _at_nodes(flow, x, probes, solver, state_tol, 0.5 * tol, progress, max_calls)
         elif solver == PARALLEL:
             raise OdesolveError(
                 'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
@@ -146,6 +142,12 @@ def log_prob(
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
         return _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
+
+
+def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, *limits: Any) -> Found:
+    if solver == PARALLEL:
+        return picard.integrate(flow, x, probes, *limits)
+    return nodes.integrate(flow, x, probes, solver or SOLVER, *limits)
 
 
 def _steady(model: Any, batch: int) -> tuple[Any, Steady]:

@@ -17,7 +17,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import answer
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
-from odesolve.predictions import Coefficients, coefficients, predicted
+from odesolve.predictions import Coefficients, coefficients, gradient_of, predicted
 
 TIMES = ("t", "index", "sigma", "c_noise")
 _PLAIN = ("cond",)
@@ -304,7 +304,9 @@ class Model:
         if variance is not None:
             out = [o.chunk(2, dim=1)[0] for o in out]
         if "classifier" in branches:
-            out.append(self._checked(self._gradient(state, t), state))
+            assert self._classifier is not None
+            self._judge = self._judge.of(self._classifier)
+            out.append(self._checked(gradient_of(self._judge, state, t, self._labels), state))
         if "variance" in branches:
             assert variance is not None
             out.append(variance)
@@ -326,21 +328,6 @@ class Model:
         cond = {k: torch.cat([v, uncond[k]]) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
         twice = torch.cat([x, x])
         return list(self._network(twice, torch.cat([t, t]), cond, twice).chunk(2))
-
-    def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
-        assert self._classifier is not None
-        self._judge = self._judge.of(self._classifier)
-        recording = torch.is_grad_enabled() and x.requires_grad
-        with torch.enable_grad():
-            leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
-            value = self._judge(leaf, t, named=self._labels)
-            fits = isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad
-            (gradient,) = (
-                torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True) if fits else (None,)
-            )
-        if gradient is None:
-            raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
-        return gradient
 
     def _checked(self, out: Tensor, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         shape = x.shape if shape is None else shape

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from odesolve.callee import owned
+from odesolve.callee import Callee, owned
 from odesolve.errors import OdesolveError
 from odesolve.paths import Path
 from odesolve.program import Reading
@@ -118,3 +118,19 @@ def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
     if at.out is None:
         return output
     return at.out[0].view(column) * x + at.out[1].view(column) * output
+
+
+def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any]) -> Tensor:
+    """The gradient at states x (B, ...) of a classifier's log p(y | x), (B,); recorded where gradients by x are.
+
+    Raises OdesolveError for a classifier that does not depend on x.
+    """
+    recording = torch.is_grad_enabled() and x.requires_grad
+    with torch.enable_grad():
+        leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
+        value, found = log_prob(leaf, t, named=labels), None
+        if isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad:
+            (found,) = torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True)
+    if found is None:
+        raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
+    return found

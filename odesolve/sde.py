@@ -152,12 +152,9 @@ def solve_sde(
         control = _control(
             drift, times, path, rtol, atol, first_step, max_steps, budget(max_calls), controller, compact
         )
-
-        def equation(part: Drift) -> Equation:
-            return Equation(part, asked[1], noise, keys)
-
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            return _solution(drift, asked[0], *adapt(equation, drift, chosen, path, times, control, tick))
+            found = adapt(lambda of: Equation(of, asked[1], noise, keys), drift, chosen, path, times, control, tick)
+            return _solution(drift, asked[0], *found)
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
