@@ -22,7 +22,8 @@ TRIES = 3  # directions, each at a sixth of the step before it: all have to say 
 STRAIGHT = 0.01  # of a difference: what the halves on both sides of x may differ by, where it tells a derivative
 OFF = 0.03  # of a product: what autograd and differences may differ by; a cut that changes less is not seen
 
-Field = Callable[[Tensor], Tensor]
+Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
+Shared = Callable[..., list[Tensor]]  # see ``Model.shared``
 
 
 def of_model(model: Model, x: Tensor, t: float | None = None) -> int:
@@ -35,24 +36,32 @@ def of_model(model: Model, x: Tensor, t: float | None = None) -> int:
         t = t if steps is None else max(1, round(t * steps)) / steps
     at = path.points([t])[0]
     noisy = at.alpha * x.detach() + at.sigma * _normal(x, 0)
-    says = getattr(raw, model.predicts)
-    return look(lambda y: says(y, t), noisy, model.dtype) * model.evaluations_per_call
+
+    def says(y: Tensor, index: Tensor) -> Tensor:
+        mine = raw if len(index) == len(x) else raw.rows(index, len(x))
+        return getattr(mine, model.predicts)(y, t)
+
+    return look(says, noisy, model.dtype, model.shared) * model.evaluations_per_call
 
 
 def of_flow(flow: PathFlow | VelocityFlow, x: Tensor) -> int:
     """``of_model``, or the same look at a velocity half way."""
     if isinstance(flow, PathFlow):
         return of_model(flow.model, x)
-    u = torch.full((len(x),), 0.5 * (flow.start + flow.stop), dtype=x.dtype, device=x.device)
-    return look(flow.field(u, torch.arange(len(x), device=x.device)), x.detach(), None)
+
+    def moves(y: Tensor, index: Tensor) -> Tensor:
+        return flow.field(y.new_full((len(y),), 0.5 * (flow.start + flow.stop)), index)(y)
+
+    return look(moves, x.detach(), None)
 
 
-def look(f: Field, x: Tensor, dtype: torch.dtype | None) -> int:
+def look(f: Field, x: Tensor, dtype: torch.dtype | None, shared: Shared | None = None) -> int:
     """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three evaluations, and three more as
     long as all that were made found the same sample off."""
     off = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for attempt in range(TRIES):
-        off = off & _off(f, x, attempt, torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt)
+        size = torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt
+        off = off & _off(f, x, _direction(x, attempt, size), shared)
         if not bool(off.any()):
             return 3 * (attempt + 1)
     raise OdesolveError(
@@ -61,21 +70,29 @@ def look(f: Field, x: Tensor, dtype: torch.dtype | None) -> int:
     )
 
 
-def _off(f: Field, x: Tensor, seed: int, size: float) -> Tensor:
-    """Which samples (B,) have another derivative by differences along a random direction than by autograd, beyond doubt."""
+def _direction(x: Tensor, seed: int, size: float) -> Tensor:
+    """A random step from x (B, ...), of this size relative to each sample's numbers."""
     scale = x.flatten(1).square().mean(1).sqrt()
-    v = _normal(x, seed + 1) * size * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
-    with torch.no_grad():
-        after, before = f(x + v), f(x - v)
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        here = f(leaf)
-        rise = (0.5 * (after - before)).to(here.dtype)
-        (back,) = torch.autograd.grad(here, leaf, rise, allow_unused=True)
-    bend = _sum(after + before - 2 * here.detach()).sqrt()
-    seen = 0.0 if back is None else (back.double() * v.double()).flatten(1).sum(1)
-    length = _sum(rise)
-    straight = bend <= STRAIGHT * length.sqrt()
+    return _normal(x, seed + 1) * size * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
+
+
+def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None) -> Tensor:
+    """Which samples (B,) have another derivative by differences along v than by autograd, beyond doubt."""
+
+    def call(x: Tensor, v: Tensor, index: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            after, before = f(x + v, index), f(x - v, index)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            here = f(leaf, index)
+            rise = (0.5 * (after - before)).to(here.dtype)
+            (back,) = torch.autograd.grad(here, leaf, rise, allow_unused=True)
+        return [after + before - 2 * here.detach(), rise, torch.zeros_like(x) if back is None else back]
+
+    rows = x, v, torch.arange(len(x), device=x.device)
+    bend, rise, back = call(*rows) if shared is None else shared(call, *rows)
+    length, seen = _sum(rise), (back.double() * v.double()).flatten(1).sum(1)
+    straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
     return straight & ((seen - length).abs() > OFF * length)
 
 
