@@ -114,8 +114,7 @@ def log_prob(
     if of == "plan" and isinstance(model, Model):
         with torch.set_grad_enabled(adjoint is not None):
             found = plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
-            found = _with(found, dependence.of_model(model, x))
-        return replace(found, nfe=found.nfe + steady.extra)
+            return _with(found, dependence.of_model(model, x) + steady.extra)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     _ask_plainly(model, steady, estimator, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
@@ -177,7 +176,7 @@ def _counted(found: LogProb, steady: Steady) -> LogProb:
     return replace(found, nfe=found.nfe + steady.extra, rounds=rounds)
 
 
-def _with(found: LogProb, calls: int) -> LogProb:
+def _with(found: Any, calls: int) -> Any:
     """With so many network evaluations more of each sample, which no other waited for."""
     return replace(found, nfe=found.nfe + calls)
 
