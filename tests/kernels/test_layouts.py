@@ -213,7 +213,7 @@ LEFT = {"control", "window"} | ({"quantile", *CHECKS} if INTERPRETED else set())
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("op", CHECKS)
 def test_any_layout(op, backend):
-    module, cases = importlib.import_module(f"odesolve.kernels.{backend}"), CASES // len(CHECKS)
+    module, cases = importlib.import_module(f"odesolve.kernels.{backend}"), -(-CASES // len(CHECKS))
 
     def run(name, *args):
         done = getattr(module, name, lambda *_: False)(*args)

@@ -54,9 +54,8 @@ def row(outs, ins, noise=1):
 def window():
     states = [torch.empty(4, B, N) for _ in range(3)]
     table = torch.zeros(4, 2, dtype=torch.float64)
-    backend.window(
-        states[0], torch.empty(4, B), states[1][0], states[1], states[2:], table, table[:, 0], KEYS, KEYS[:1, 0]
-    )
+    streams, given = torch.zeros(4, dtype=torch.int64), (states[1][0], states[1], states[2:])
+    backend.window(states[0], torch.empty(4, B), *given, table, table[:, 0], KEYS, streams)
 
 
 def step_control():
