@@ -123,8 +123,8 @@ def solve(
     module = f.net if isinstance(f, Model) else f
     warn_of_training(module, noise=False)
     if isinstance(f, Model):
-        f, steady = steady_model(f, steps is None)
-        problem = model_problem(f, _state(y0), solver, times, args)
+        model, steady = steady_model(f, steps is None)
+        problem = model_problem(model, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
     else:
         f = steady = Steady(f)
