@@ -54,14 +54,16 @@ class Steady:
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.asked = True
-        question = pytree.tree_map(_copy, (args, kwargs))  # a network may work in place
+        question = _copied((args, kwargs))  # a network may work in place
         before = _generators(question)
         out = self.f(*args, **kwargs)
         drew = draws(self.module) or before != _generators(question)
+        if not drew and not self.always:
+            return out
         out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # or hand out one buffer
         for _ in range(REPEATS if drew else int(self.always)):
             self.extra += 1
-            again, named = pytree.tree_map(_copy, self._of_samples(question))
+            again, named = _copied(self._of_samples(question))
             with torch.no_grad():
                 check_same(out, self.f(*again, **named), self.name)
         return out
@@ -97,8 +99,20 @@ def _apart(a: Tensor, b: Tensor) -> bool:
     return bool(gap > close * size)
 
 
-def _copy(x: Any) -> Any:
-    return x.detach().clone() if isinstance(x, Tensor) else x
+def _copied(x: Any) -> Any:
+    """The same with tensors of its own."""
+    if isinstance(x, Tensor):
+        return x.detach().clone()
+    if type(x) in (tuple, list):
+        return type(x)(_copied(v) for v in x)
+    return {k: _copied(v) for k, v in x.items()} if type(x) is dict else x
+
+
+def _devices(x: Any) -> set[torch.device]:
+    if isinstance(x, Tensor):
+        return {x.device} if x.is_cuda else set()
+    values = x if type(x) in (tuple, list) else x.values() if type(x) is dict else ()
+    return set().union(*map(_devices, values))
 
 
 def _generators(question: Any) -> list[Any]:
@@ -106,7 +120,7 @@ def _generators(question: Any) -> list[Any]:
     states: list[Any] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
     if "numpy" in sys.modules:
         states.append(_numpy_state(sys.modules["numpy"].random.get_bit_generator()))
-    for device in {x.device for x in pytree.tree_leaves(question) if isinstance(x, Tensor) and x.is_cuda}:
+    for device in _devices(question):
         if not torch.cuda.is_current_stream_capturing():
             generator = torch.cuda.default_generators[device.index]
             states += [device.index, generator.get_state().numpy().tobytes()]
