@@ -76,12 +76,11 @@ class Drift:
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result has memory of its own."""
         given = self.args if args is None else args
-        if self.plain:
-            out = self.call(t, y, args=given)
-            return (
-                out if type(out) is Tensor and out.shape == y.shape and out.dtype is y.dtype else self._fitted(out, y)
-            )
-        return self._fitted(self.call(t, self.open(y), args=given), y)
+        state = y if self.plain else self.open(y)
+        out = self.call(t, state, args=given) if given or self.keys is not None else self.call.on(t, state)
+        if self.plain and type(out) is Tensor and out.shape == y.shape and out.dtype is y.dtype:
+            return out
+        return self._fitted(out, y)
 
     def _fitted(self, out: Any, y: Tensor) -> Tensor:
         """What f returned in the form of y. Raises OdesolveError where it does not fit."""
@@ -159,8 +158,8 @@ def _check(y0: Any, pieces: list[Any]) -> None:
     if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
         given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
         raise OdesolveError(
-            f"y0 has {given}: give real or complex numbers in single or double precision, all of one precision and on one "
-            "device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
+            f"y0 has {given}: give real or complex numbers in single or double precision, all of one type (complex or not) and "
+            "on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
         )
     if any(y.numel() == 0 for y in pieces):
         raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")
