@@ -38,8 +38,9 @@ class Callee:
         self.given, self.at, self.asked = fn, at, True
         self.careful: bool | None = None  # whether it gets copies; None until its first call has been looked at
         self.lent: list[Tensor] = []  # the copies of the first call that nothing recorded, until the next
+        self.spoils = False  # whether it gets copies of what is the user's own, too
         self.proven = False  # whether they have been looked at
-        self.quick = False  # it is harmless, and gets tensors alone
+        self.quick = self.flat = False  # whether it is harmless, and gets tensors alone from us
 
     def __call__(
         self, *ours: Any, args: Sequence[Any] = (), named: Mapping[str, Any] = NOTHING, read: bool = False
@@ -48,10 +49,14 @@ class Callee:
 
         With ``read`` what it returns is read before the next call, and need not be ours.
         """
-        if not self.quick or is_compiling() or peek_interpreter_stack() is not None:
+        if is_compiling():  # before anything that a trace would have to guard
+            ours, args, named = _copied((ours, args, named))
+            return self.given(*ours, *args, **named)
+        known = self.quick and (self.proven or ours[self.at].requires_grad)
+        if not known or peek_interpreter_stack() is not None:
             out = self._looked_at(ours, args, named)
-            return out if read or is_compiling() else self._own(out)
-        watched = _all((ours, args, named)) if args or named else ours
+            return out if read else self._own(out)
+        watched = ours if self.flat and not args and not named else _all((ours, args, named))
         written = 0  # versions only rise: one has changed where their sum has
         try:
             for x in watched:
@@ -62,6 +67,19 @@ class Callee:
         except RuntimeError as e:
             written, out = 0, self._again(e, ours, args, named)
         if written:
+            raise self._careless()
+        return out if read else self._own(out)
+
+    def on(self, a: Tensor, b: Tensor, read: bool = False) -> Any:
+        """The same for two tensors, as every step calls it: in fewer lines for a function that is known to be harmless."""
+        if is_compiling() or not self.quick or not self.proven or self.fn is not self.given or peek_interpreter_stack():
+            return self(a, b, read=read)
+        try:
+            before = a._version + b._version
+        except RuntimeError:  # of inference mode
+            return self(a, b, read=read)
+        out = self.given(a, b)
+        if a._version + b._version != before:
             raise self._careless()
         return out if read else self._own(out)
 
@@ -91,14 +109,14 @@ class Callee:
         return self if self.given is fn else Callee(fn, self.what, at=self.at)
 
     def _looked_at(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """A call that something traces, one of the first two, or one with more than tensors."""
-        if is_compiling() or dispatch.transformed():
-            if self.careful is not False:
-                ours, args, named = _copied((ours, args, named))
-            return self.given(*ours, *args, **named)
+        """A call that something transforms, one of the first two, or one of a function that gets copies."""
+        given: Given = (ours, args, named)
+        if dispatch.transformed():
+            ours_, args, named = _copied(given) if self.careful is not False else given
+            return self.given(*ours_, *args, **named)
         if self.lent:
             self.careful, self.proven = _kept(self.lent), True
-            self.quick = not self.careful and all(isinstance(x, Tensor) for x in ours)
+            self.quick, self.flat = not self.careful, all(isinstance(x, Tensor) for x in ours)
         watched = _all((ours, args, named))
         # A graph holds what it recorded, so whether f keeps its input shows in a call without one.
         unsure = not self.proven and not any(x.requires_grad for x in _tensors(ours))
@@ -111,15 +129,35 @@ class Callee:
         return out
 
     def _with_copies(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        given = _copied((ours, args, named))
-        out = self._run(given)
         originals = _all((ours, args, named))
         if self.careful is None and not _capturing(originals):
-            self.careful = any(map(_written, _all(given), originals))
-        if self.careful is False and not self.proven:
-            lent = _tensors(given[0])
-            self.lent = [] if any(x.requires_grad for x in lent) else lent
+            return self._first(ours, args, named)
+        given = _copied((ours, args, named)) if self.spoils else (*_copied((ours, (), NOTHING))[:1], args, named)
+        out = self._run(given)
+        self._lend(given[0])
         return out
+
+    def _first(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """The first call: on copies of what is ours; what is the user's is put back where it was written to."""
+        given, theirs = _copied((ours, (), NOTHING))[0], _all(((), args, named))
+        kept, before = [x.clone() for x in theirs], _versions(theirs)
+        out = self._run((given, args, named))
+        written = any(_differs(x, y, 0) for x, y in zip(_tensors(given), _tensors(ours), strict=True))
+        for x, y, version in zip(theirs, kept, before, strict=True):
+            if _differs(x, y, version):
+                self.spoils = True
+                with torch.no_grad():
+                    x.copy_(y)
+        self.careful, self.flat = written or self.spoils, all(isinstance(x, Tensor) for x in ours)
+        self.quick = self.flat and not self.careful  # while a graph is recorded
+        self._lend(given)
+        return out
+
+    def _lend(self, given: Sequence[Any]) -> None:
+        """Remember these copies until the next call, to see then whether anything holds them."""
+        if self.careful is False and not self.proven:
+            lent = _tensors(given)
+            self.lent = [] if any(x.requires_grad for x in lent) else lent
 
     def _careless(self) -> OdesolveError:
         self.careful, self.quick = True, False
@@ -227,11 +265,11 @@ def _owned(out: Any) -> Any:
         storage = out.untyped_storage()
     except NotImplementedError:  # of a transform, be it one that has ended
         return out if dispatch.transformed() else out.clone()
-    held = getrefcount(out), out._use_count(), _uses(storage._cdata)
+    held = getrefcount(out), _owners(out), _uses(storage._cdata)
     if held == ALONE and storage.resizable():  # memory from elsewhere, such as numpy's, is not
         return out
     base = out._base if held == VIEW and storage.resizable() else None
-    if base is not None and (getrefcount(base), base._use_count()) == BASE:
+    if base is not None and (getrefcount(base), _owners(base)) == BASE:
         return out
     return out.clone()
 
@@ -239,9 +277,9 @@ def _owned(out: Any) -> Any:
 def _measured(out: Tensor) -> tuple[Any, Any]:
     """The numbers of references that ``_owned`` finds: the same lines, so that they are the same."""
     storage = out.untyped_storage()
-    held = getrefcount(out), out._use_count(), _uses(storage._cdata)
+    held = getrefcount(out), _owners(out), _uses(storage._cdata)
     base = out._base if held else None
-    return held, None if base is None else (getrefcount(base), base._use_count())
+    return held, None if base is None else (getrefcount(base), _owners(base))
 
 
 def _calibrated() -> tuple[Any, Any, Any]:
@@ -251,9 +289,11 @@ def _calibrated() -> tuple[Any, Any, Any]:
         return _measured(fresh)[0], *_measured(view)
 
 
+# Tensors on a memory, owners of a tensor; not every version of torch tells.
 _uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda memory: -1)
+_owners: Callable[[Tensor], int] = getattr(Tensor, "_use_count", lambda x: -1)
 ALONE, VIEW, BASE = _calibrated()
-if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # a torch that does not tell: nothing is known to be fresh
+if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # then nothing is known to be fresh
     ALONE = VIEW = None
 
 
@@ -313,9 +353,13 @@ def _copy(v: Any, least: int = 0) -> Any:
     return _each(v, lambda x: x.clone() if x.dim() >= least else x)
 
 
-def _written(copy: Tensor, x: Tensor) -> bool:
-    """Whether a copy was written to: by its version, and by its values, as writes by numpy or a kernel leave no trace."""
-    return (not copy.is_inference() and copy._version > 0) or not torch.equal(copy, x)
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    return [-1 if x.is_inference() else x._version for x in tensors]
+
+
+def _differs(x: Tensor, y: Tensor, version: int) -> bool:
+    """Whether x was written to: by its version, and by its values, as writes by numpy or a kernel leave no trace."""
+    return (not x.is_inference() and x._version > version) or not torch.equal(x, y)
 
 
 def _capturing(tensors: Iterable[Any]) -> bool:

@@ -127,7 +127,7 @@ def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
     if before is None and not part.bounded:
         return drift
     start = drift.start if before is None else before.y
-    return Drift(part.of(drift.f), drift.open(start), drift.given, drift.by_sample)
+    return drift.onward(start, part.of(drift.f))
 
 
 def _go_on(batch: Batch, before: Results | None, t: Time, h: Time) -> None:

@@ -199,7 +199,7 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
         if not isinstance(lp, Tensor) or lp.shape != x.shape[:1] or lp.is_complex():
             found = f"{lp.dtype} {tuple(lp.shape)}" if isinstance(lp, Tensor) else type(lp).__name__
             raise OdesolveError(
-                f"log_prob returned {found} for {x.shape[0]} states: return one real number a state, (B,)"
+                f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,), a real one"
             )
         if score is None:
             (s,) = torch.autograd.grad(lp.sum(), point)

@@ -202,7 +202,7 @@ class Model:
         """
         if known.dim() != mask.dim() or known.dim() < 2 or known.is_complex():
             given = f"known {known.dtype} {tuple(known.shape)} and mask {tuple(mask.shape)}"
-            raise OdesolveError(f"{given}: give both as real numbers (B, ...), or with 1 for all samples")
+            raise OdesolveError(f"{given}: give both as (B, ...), or with 1 for all samples, real numbers")
         if bool(((mask < 0) | (mask > 1)).any()):
             raise OdesolveError("the mask leaves [0, 1]: give 1 where the data are known, 0 where they are free")
         out = copy.copy(self)
@@ -320,7 +320,10 @@ class Model:
         return self._checked(self._ask(x_in, t, cond), state, shape)
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
-        self._door = self._door.of(self.net)
+        if self._door.given is not self.net:
+            self._door = self._door.of(self.net)
+        if not cond:
+            return answer(self._door.on, x, t, read)
         return answer(self._door, x, t, named=cond, read=read)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:

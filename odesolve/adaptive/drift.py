@@ -58,6 +58,15 @@ class Drift:
         shape = (self.rows, *(self.shapes[0] or (() if self.tails[0] else (1,))), *self.tails[0])
         return pieces[0].reshape(shape).clone(memory_format=torch.contiguous_format)
 
+    def onward(self, y: Tensor, f: Callable[..., Any] | None = None) -> Drift:
+        """The same from another state (B, ...), by f if it is given: a later part of one solve.
+
+        Whether gradients are asked for was seen at its door; parts may be solved where nothing is recorded.
+        """
+        out = Drift(self.f if f is None else f, self.open(y), self.given, self.by_sample)
+        out.call.asked = self.call.asked
+        return out
+
     def keep(self, rows: Tensor) -> None:
         """Only these samples, by their number in the first state, are called from now on."""
         self.args, self.rows = self.args_of(rows), len(rows)
@@ -106,7 +115,8 @@ class Drift:
         if y.requires_grad:
             out = self.followed(lambda y: self.call(t, self.open(y), args=args), y)
         else:
-            out = self.call(t, y if self.plain else self.open(y), args=args)
+            state = y if self.plain else self.open(y)
+            out = self.call(t, state, args=args) if args or self.keys is not None else self.call.on(t, state)
         refuse_inside("what f returned", out, y)
         return out
 
@@ -168,8 +178,8 @@ def _check(y0: Any, pieces: list[Any]) -> None:
     if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
         given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
         raise OdesolveError(
-            f"y0 has {given}: give real or complex numbers in single or double precision, all of one precision and on one "
-            "device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
+            f"y0 has {given}: give real or complex numbers in single or double precision, all of one type (complex or not) and "
+            "on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
         )
     if any(y.numel() == 0 for y in pieces):
         raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")

@@ -106,7 +106,7 @@ class Watch:
         if not isinstance(value, Tensor) or value.shape != expected or value.is_complex():
             given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise OdesolveError(
-                f"an event's function returned {given}: return real numbers of shape {expected}, one a sample"
+                f"an event's function returned {given}: return a tensor of shape {expected}, one real number a sample"
             )
         return value.double().reshape(len(y))
 

@@ -180,7 +180,7 @@ class Request:
         parts: list[Stretch] = []
         for first, end in itertools.pairwise(self.times):
             for part in stretches(first, end, self.how.stops, y0.dtype):
-                drift = Drift(part.of(self.f), self.drift.open(last), self.args, self.by_sample)
+                drift = self.drift.onward(last, part.of(self.f))
                 record = Recorder(torch.arange(len(y0), device=y0.device))
                 self.details, states, _ = self._left(state).run(drift, part.ends, None, record)
                 made, last = self.details.results, states[-1]

@@ -232,7 +232,7 @@ def checked(found: Tensor, x: Tensor) -> Tensor:
     if not isinstance(found, Tensor) or len(found) != len(x) or found.is_complex():
         given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise OdesolveError(
-            f"the base's log-density is {given} for states {tuple(x.shape)}: return one real number a sample"
+            f"the base's log-density is {given} for states {tuple(x.shape)}: return one number a sample, a real one"
         )
     return found.double().flatten(1).sum(1) if found.dim() > 1 else found.double()
 

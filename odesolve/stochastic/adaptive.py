@@ -106,7 +106,7 @@ def adapt(
     state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
     state[T], state[H0] = times[0], control.first
     for i, end in enumerate(times[1:]):
-        part = Drift(drift.f, drift.open(y), drift.given, drift.by_sample)
+        part = drift.onward(y)
         method = Attempts(equation(part), solver, path)
         c = control
         settings = c.controller.settings(ORDER, c.longest, c.attempts, method.evaluations)

@@ -174,7 +174,7 @@ def test_images_channels_last():
 @pytest.mark.parametrize(
     ("y0", "hint"),
     [
-        ({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}, "all of one precision"),
+        ({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}, "all of one type"),
         ({}, "tuple, list or dict of tensors"),
         ((torch.ones(2, 2), torch.ones(3, 2)), 'control="batch"'),
     ],
