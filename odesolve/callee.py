@@ -192,7 +192,8 @@ class Differentiating:
                 return out if outside else _each(out, Tensor.detach)
         raise OdesolveError(
             f"{self.what} differentiates its state, of which nobody asks gradients here: let it do so within "
-            "torch.enable_grad(), on a leaf of its own, y = y.detach().requires_grad_(); or give y0 with requires_grad"
+            "torch.enable_grad(), of y = y if y.requires_grad else y.detach().requires_grad_(), with create_graph=True; or ask "
+            "for gradients, by y0 with requires_grad outside of torch.no_grad"
         ) from error
 
     def _on_leaves(self, given: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:

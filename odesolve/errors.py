@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
+
+import torch
+
+# Where a warning is not the user's: in this library, in torch and in Python's own context managers.
+_LAYERS = (*(os.path.dirname(m) + os.sep for m in (__file__, torch.__file__)), contextlib.__file__)
 
 
 class OdesolveError(ValueError):
@@ -32,3 +41,11 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> OdesolveError:
     near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
     return OdesolveError(f"unknown {kind} {given!r}: {hint}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's that called us, through however many layers of ours and of torch's it did."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_code.co_filename.startswith(_LAYERS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -20,7 +20,7 @@ def numbers(name: str, given: Any, expected: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise OdesolveError(f"{name} is {given!r}, which is no tensor of numbers: give {expected}") from e
     if found.is_complex():
-        raise OdesolveError(f"{name} is complex: give {expected}, such as the real part")
+        raise OdesolveError(f"{name} is {found.dtype}: give real numbers, {expected}")
     return found.double()
 
 

@@ -93,7 +93,8 @@ class Followed:
         if any(_differ(here[k].detach(), again[k]) for k in constant):
             raise OdesolveError(
                 f"{self.name} depends on y in a way that autograd does not see, so gradients would be wrong: take "
-                f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name}, or call the solver without gradients"
+                f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name} (where it differentiates y, give "
+                "create_graph=True to torch.autograd.grad), or call the solver without gradients"
             )
 
 
@@ -155,3 +156,18 @@ def _differ(a: Tensor, b: Tensor) -> bool:
         return a.shape != b.shape or not torch.equal(a, b)
     size = max(float(a.abs().amax()), float(b.abs().amax())) if a.numel() else 0.0
     return bool(((a - b).abs() > SAME * torch.finfo(a.dtype).eps * size).any())
+
+
+def refuse_lost(name: str, state: Any, adjoint: str | None) -> None:
+    """Raise OdesolveError for a state that was computed from what asks for gradients, where a solve records none.
+
+    A leaf that asks for them is let pass: whoever differentiates by it hears of it from torch.
+    """
+    if adjoint is not None or not torch.is_grad_enabled():
+        return
+    pieces = state.values() if isinstance(state, Mapping) else state if isinstance(state, (tuple, list)) else [state]
+    if any(isinstance(x, Tensor) and x.grad_fn is not None for x in pieces):
+        raise OdesolveError(
+            f"{name} was computed from what asks for gradients, of which this solve makes none: give adjoint='backprop', or "
+            "detach() it"
+        )

@@ -67,7 +67,7 @@ def langevin(
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
     x = _start(x, n, keep)
-    warn_of_training(score, "the score", stacklevel=4)
+    warn_of_training(score, "the score")
     if (step is None) == (snr is None):
         raise OdesolveError("give either step= or snr=")
     if snr is not None and not 0.0 < snr < math.inf:

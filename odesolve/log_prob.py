@@ -14,6 +14,7 @@ from odesolve import trace as traces
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
+from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import along, dependence, fixed, nodes, picard
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
@@ -106,6 +107,7 @@ def log_prob(
     OdesolveError for arguments that cannot be used.
     """
     _check(model, x, of, divergence)
+    refuse_lost("x", x, adjoint)
     t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or _listed(grid))
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
@@ -118,15 +120,15 @@ def log_prob(
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     _ask_plainly(model, steady, estimator, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
-    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
+    forward = getattr(estimator, "mode", None) == "forward"  # which sees what no_grad hides, but not what detach does
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
             found = _counted(_on_grid(model, x, probes, plan, base, str(estimator)), steady)
-            return _with(found, dependence.of_model(model, x) if by_autograd else 0)
+            return _with(found, dependence.of_model(model, x, forward=forward))
         flow = _flow(model, x, t, base, args)
-        spent = dependence.of_flow(flow, x) if by_autograd else 0
+        spent = dependence.of_flow(flow, x, forward)
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
@@ -151,7 +153,7 @@ def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, *li
 
 def _steady(model: Any, batch: int) -> tuple[Any, Steady]:
     """The model, or the velocity, as what asks twice at first."""
-    warn_of_training(model.net if isinstance(model, Model) else model, noise=False, stacklevel=4)
+    warn_of_training(model.net if isinstance(model, Model) else model, noise=False)
     if isinstance(model, Model):
         return steady_model(model, True, batch)
     asked = Steady(model, always=True, batch=batch)

@@ -14,6 +14,7 @@ from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.execute import execute, program_for
+from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.likelihood.drawn import draw, kind_of
 from odesolve.likelihood.result import LogProb
@@ -106,7 +107,8 @@ def sample(
         params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
 
-    A network with dropout in train mode is sampled with a warning, as one may want its spread. With ``log_prob``, ``adjoint`` or
+    A module with dropout in train mode is sampled with a warning, as one may want its spread (of a function that calls one
+    nothing is known). With ``log_prob``, ``adjoint`` or
     an executor that iterates, a network that answers differently when asked again is refused.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
@@ -115,6 +117,7 @@ def sample(
     chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
     kind, density = kind_of(log_prob), None
     check_gradients(adjoint, executor or kind, params, last)
+    refuse_lost("the start", (noise, state), adjoint)
     if kind and executor is not None:
         raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
     model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
@@ -202,7 +205,7 @@ def invert(
 
 def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
     """The model as it is, with a warning where it is random; for what asks the same again, one that must be steady."""
-    warn_of_training(model.net, noise=not exact, stacklevel=4)
+    warn_of_training(model.net, noise=not exact)
     return steady_model(model, False) if exact else (model, None)
 
 

@@ -14,6 +14,7 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.start import Noise, start
+from odesolve.steady import warn_of_training
 
 
 class Sampler:
@@ -38,6 +39,7 @@ class Sampler:
     ):
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
+        warn_of_training(model.net)
         self.model, self.dtype, self.executor = model, dtype, executor
         self.plan = plan if plan is not None else plan_for(model, solver, steps, grid, options)
         self.program = program_for(model, self.plan, dtype, executor)

@@ -19,6 +19,7 @@ from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.errors import OdesolveError
+from odesolve.graphs import refuse_lost
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
 from odesolve.pairing import type_like
@@ -136,6 +137,7 @@ def solve_sde(
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
     """
     chosen, step = choose(solver, noise, calculus)
+    refuse_lost("y0", y0, adjoint)
     asked = _steady(f, g)
     drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
@@ -155,6 +157,8 @@ def solve_sde(
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
             found = adapt(lambda of: Equation(of, asked[1], noise, keys), drift, chosen, path, times, control, tick)
             return _solution(drift, asked[0], *found)
+    if max_calls is not None:
+        raise OdesolveError(f"max_calls={max_calls} without rtol: so many steps take what they take, leave it out")
     count = DEFAULT_STEPS if steps is None else steps
     if not isinstance(count, int) or count < 1:
         raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
@@ -172,7 +176,7 @@ def solve_sde(
 def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
     """Drift and diffusion, where they are functions as what must answer the same question the same."""
     for h in (f, g):
-        warn_of_training(h, "the equation", noise=False, stacklevel=4)
+        warn_of_training(h, "the equation", noise=False)
     return [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
 
 

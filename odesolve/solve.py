@@ -11,7 +11,7 @@ from torch import Tensor
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.events import Event
+from odesolve.adaptive.events import Event, listed
 from odesolve.adaptive.solution import Solution, solution
 from odesolve.adaptive.stops import stop_times
 from odesolve.adaptive.times import moments, output_times
@@ -20,6 +20,7 @@ from odesolve.adjoint.held import holding
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import refuse_lost
 from odesolve.model_problem import model_problem
 from odesolve.models import Model
 from odesolve.pairs import Pair
@@ -81,8 +82,8 @@ def solve(
         args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
-        max_steps: attempts a sample may make. ``max_calls``: evaluations of f that it may take: it ends where its next attempt
-            would take more (looked at once in ``sync``); by default what ``max_steps`` makes of them.
+        max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes no further attempt
+            (looked at once in ``sync``; an attempt that has begun is finished); by default what ``max_steps`` makes of them.
         controller: an ``odesolve.adaptive.Controller``.
         events: ``Event``s to find on the way.
         stops: times at which f jumps, within the span or not: steps end there and begin anew on the other side, where f gets the
@@ -119,7 +120,8 @@ def solve(
             f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
         )
     check_mode(adjoint, steps, (params, adjoint_options))
-    events = tuple(e.shielded() for e in ((events,) if isinstance(events, Event) else events))
+    refuse_lost("y0", y0, adjoint)
+    events = tuple(e.shielded() for e in listed(events))
     module = f.net if isinstance(f, Model) else f
     warn_of_training(module, noise=False)
     if isinstance(f, Model):

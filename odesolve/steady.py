@@ -11,7 +11,6 @@ import ctypes
 import math
 import random
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, warn
 from odesolve.kernels.dispatch import transformed
 
 # Of an answer's size, root mean square: sums in another order differ by less, in half precision too, and dropout by far more.
@@ -55,18 +54,25 @@ class Steady:
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
+        # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it is seen.
+        early = [self._again(question)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
         drew = draws(self.module) or before != _generators(question)
         if not drew and not self.always:
             return out
         out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # or hand out one buffer
-        for _ in range(REPEATS if drew else int(self.always)):
-            self.extra += 1
-            again, named = _copied(self._of_samples(question))
-            with torch.no_grad():
-                check_same(out, self.f(*again, **named), self.name)
+        later = (self._again(question) for _ in range(REPEATS - len(early) if drew else 0))
+        for other in (*early, *later):
+            check_same(out, other, self.name)
         return out
+
+    def _again(self, question: Any) -> Any:
+        self.extra += 1
+        again, named = _copied(self._of_samples(question))
+        with torch.no_grad():
+            out = self.f(*again, **named)
+        return pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # of one buffer, maybe
 
     def _of_samples(self, question: Any) -> Any:
         """The question for the first ``batch`` samples."""
@@ -167,13 +173,13 @@ def _draws(layer: nn.Module) -> bool:
     return float(share) > 0.0
 
 
-def warn_of_training(f: Any, about: str = "the network", noise: bool = True, stacklevel: int = 3) -> None:
+def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> None:
     """Warn of layers in train mode that change a solve: those that draw random numbers (with ``noise``), as one may want them to,
     and those whose running statistics every evaluation changes."""
     layers = [m for m in modules_of(f) if m.training]
     if noise and any(map(_draws, layers)):
         told = f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
-        warnings.warn(told, UserWarning, stacklevel=stacklevel)
+        warn(told)
     if any(isinstance(m, COUNTING) and m.running_mean is not None for m in layers):
         told = f"{about} has BatchNorm in train mode, whose statistics every evaluation changes: call net.eval()"
-        warnings.warn(told, UserWarning, stacklevel=stacklevel)
+        warn(told)

@@ -28,7 +28,7 @@ class Watched(OdesolveError):
         super().__init__(
             f"{what} is watched by forward differentiation, or by a transform of torch.func, which would lose it here: take "
             'adjoint="backprop" and torch.autograd.grad, or for derivatives of all kinds a solver whose steps are recorded, '
-            "odeint and sdeint of odesolve.integrations.torchdiffeq and torchsde"
+            'odeint(method="rk4", options={"step_size": ...}) and sdeint of odesolve.integrations.torchdiffeq and torchsde'
         )
 
 
@@ -93,7 +93,7 @@ def explained(call: Callable[P, R]) -> Callable[P, R]:
         except RuntimeError as error:
             raise OdesolveError(
                 f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or torch.autograd.forward_ad, which "
-                "go through every method, or for torch.func.grad and jvp of odeint a method with steps of one size"
+                "go through every method, or for transforms of torch.func of odeint a method with steps of one size, rk4"
             ) from error
 
     return door

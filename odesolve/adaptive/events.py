@@ -54,6 +54,15 @@ class Event:
         return replace(self, fn=shielded(self.fn, "an event's function"))
 
 
+def listed(events: Any) -> tuple[Event, ...]:
+    """One event or several as a tuple. Raises OdesolveError for anything else."""
+    found = tuple(events) if isinstance(events, (tuple, list)) else (events,)
+    for event in found:
+        if not isinstance(event, Event):
+            raise OdesolveError(f"events hold {event!r}: give ode.Event(fn), fn(t, y) -> one number a sample")
+    return found
+
+
 @dataclass(frozen=True)
 class Found:
     """The zeros of one event: ``t[b]`` (n_b,) float64 and ``y[b]`` (n_b, ...) of sample b; of one system ``t`` and ``y``."""

@@ -17,6 +17,7 @@ from odesolve.adaptive.loop import Method
 from odesolve.adaptive.times import Times
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import EVENT, H0, NFE, STATUS, T0, TOOK, H, T
+from odesolve.watched import refuse_inside
 
 ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
@@ -102,11 +103,12 @@ class Watch:
 
     def _value(self, event: Event, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
         value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
+        refuse_inside("what an event's function returned", value, y)
         expected = (len(y),) if self.drift.by_sample else ()
-        if not isinstance(value, Tensor) or value.shape != expected or value.is_complex():
+        if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
             given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise OdesolveError(
-                f"an event's function returned {given}: return a tensor of shape {expected}, one real number a sample"
+                f"an event's function returned {given}: return a tensor of shape {expected}, one real number a sample, whose sign changes at the event"
             )
         return value.double().reshape(len(y))
 

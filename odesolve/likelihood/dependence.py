@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.forward import pushed
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.models import Model
+from odesolve.trace.linearised import check_shape
 
 TRIES = 3  # directions, each at a sixth of the step before it: all have to say so
 STRAIGHT = 0.01  # of a difference: what the halves on both sides of x may differ by, where it tells a derivative
@@ -26,7 +28,7 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
 Shared = Callable[..., list[Tensor]]  # see ``Model.shared``
 
 
-def of_model(model: Model, x: Tensor, t: float | None = None) -> int:
+def of_model(model: Model, x: Tensor, t: float | None = None, forward: bool = False) -> int:
     """Look at what the network says, each sample x (B, ...) of data noised to a time, by default one where signal and noise are
     alike. Returns the network evaluations that each sample took. Raises OdesolveError for products of another Jacobian."""
     path, raw = model.path, copy.copy(model)
@@ -41,32 +43,33 @@ def of_model(model: Model, x: Tensor, t: float | None = None) -> int:
         mine = raw if len(index) == len(x) else raw.rows(index, len(x))
         return getattr(mine, model.predicts)(y, t)
 
-    return look(says, noisy, model.dtype, model.shared) * model.evaluations_per_call
+    return look(says, noisy, model.dtype, model.shared, forward) * model.evaluations_per_call
 
 
-def of_flow(flow: PathFlow | VelocityFlow, x: Tensor) -> int:
+def of_flow(flow: PathFlow | VelocityFlow, x: Tensor, forward: bool = False) -> int:
     """``of_model``, or the same look at a velocity half way."""
     if isinstance(flow, PathFlow):
-        return of_model(flow.model, x)
+        return of_model(flow.model, x, forward=forward)
 
     def moves(y: Tensor, index: Tensor) -> Tensor:
         return flow.field(y.new_full((len(y),), 0.5 * (flow.start + flow.stop)), index)(y)
 
-    return look(moves, x.detach(), None)
+    return look(moves, x.detach(), None, None, forward)
 
 
-def look(f: Field, x: Tensor, dtype: torch.dtype | None, shared: Shared | None = None) -> int:
+def look(f: Field, x: Tensor, dtype: torch.dtype | None, shared: Shared | None = None, forward: bool = False) -> int:
     """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three evaluations, and three more as
     long as all that were made found the same sample off."""
     off = torch.ones(len(x), dtype=torch.bool, device=x.device)
     for attempt in range(TRIES):
         size = torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt
-        off = off & _off(f, x, _direction(x, attempt, size), shared)
+        off = off & _off(f, x, _direction(x, attempt, size), shared, forward)
         if not bool(off.any()):
             return 3 * (attempt + 1)
     raise OdesolveError(
         "the network depends on its input in a way that autograd does not see, so its divergence would be wrong: its differences "
-        "are not what its gradient says. Take torch.no_grad, detach (.data, numpy) and functions without a gradient out of it"
+        "are not what its derivative says. Take torch.no_grad, detach (.data, numpy) and functions without a gradient out of it, "
+        "and call net.eval() where its samples see each other, as BatchNorm lets them in train mode"
     )
 
 
@@ -76,24 +79,37 @@ def _direction(x: Tensor, seed: int, size: float) -> Tensor:
     return _normal(x, seed + 1) * size * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
 
 
-def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None) -> Tensor:
+def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool) -> Tensor:
     """Which samples (B,) have another derivative by differences along v than by autograd, beyond doubt."""
 
     def call(x: Tensor, v: Tensor, index: Tensor) -> list[Tensor]:
         with torch.no_grad():
             after, before = f(x + v, index), f(x - v, index)
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            here = f(leaf, index)
-            rise = (0.5 * (after - before)).to(here.dtype)
-            (back,) = torch.autograd.grad(here, leaf, rise, allow_unused=True)
-        return [after + before - 2 * here.detach(), rise, torch.zeros_like(x) if back is None else back]
+        check_shape(after, x)
+        rise = 0.5 * (after - before)
+        here, seen = (_pushed if forward else _pulled)(lambda x: f(x, index), x, v, rise)
+        return [after + before - 2 * here, rise, seen]
 
     rows = x, v, torch.arange(len(x), device=x.device)
-    bend, rise, back = call(*rows) if shared is None else shared(call, *rows)
-    length, seen = _sum(rise), (back.double() * v.double()).flatten(1).sum(1)
+    bend, rise, products = call(*rows) if shared is None else shared(call, *rows)
+    length, seen = _sum(rise), products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
     return straight & ((seen - length).abs() > OFF * length)
+
+
+def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+    """f at x, and (J^T rise) v number by number."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        here = f(leaf)
+        (back,) = torch.autograd.grad(here, leaf, rise.to(here.dtype), allow_unused=True)
+    return here.detach(), torch.zeros_like(v).double() if back is None else back.double() * v.double()
+
+
+def _pushed(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+    """f at x, and (J v) rise number by number."""
+    here, slope = pushed(f, (x,), (v,))
+    return here.detach(), slope.detach().double() * rise.double()
 
 
 def _sum(x: Tensor) -> Tensor:

@@ -50,10 +50,12 @@ def draw(
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
     if not first.rho > last.rho:
         raise OdesolveError("the plan runs from data to noise: for the log-density of data give them to ode.log_prob")
+    # Where the network is looked at: noise itself, as samples of a network that is far from a data set may saturate it.
+    unit = x / model.path.start_std(first.t)
     if kind == "plan":
         at = push(plan, model, x, tick)
         found = decoded(model, plan, x, at)
-        return at.x, replace(found, nfe=found.nfe + dependence.of_model(model, at.x))
+        return at.x, replace(found, nfe=found.nfe + dependence.of_model(model, unit))
     if any(i.to is not None for i in plan.evaluations):
         raise OdesolveError(f'{plan.solver} is a map between times, no flow: give log_prob="plan"')
     keys = keys_of(len(x), *key, x.device)
@@ -66,8 +68,8 @@ def draw(
     found = carry(plan, model, x, probes, tick=tick)
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
     stderr = standard_error(found.change, probes)
-    by_autograd = getattr(estimator, "mode", None) != "forward"  # which sees what no_grad hides
-    nfe = found.nfe + (dependence.of_model(model, found.x) if by_autograd else 0)
+    forward = getattr(estimator, "mode", None) == "forward"
+    nfe = found.nfe + dependence.of_model(model, unit, forward=forward)
     return found.x, _told(value, stderr, x, nfe, found.products, str(estimator), probes.count, found.error)
 
 

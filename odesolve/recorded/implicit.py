@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.linear import Jacobian
+from odesolve.errors import warn
 from odesolve.graphs import differentiable_once
 from odesolve.recorded.grid import Interval
 from odesolve.tableaus import Row
@@ -133,9 +133,8 @@ class ImplicitRungeKutta:
             if slow:
                 factors = self._factors(drift, where, y, k)
             last = size
-        warnings.warn(
+        warn(
             f"Newton's method did not converge in {self.iterations} iterations at t={where.t0:.6g}: give shorter steps or "
-            "more max_iters",
-            stacklevel=2,
+            "more max_iters"
         )
         return k

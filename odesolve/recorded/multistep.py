@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from functools import lru_cache
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, warn
 from odesolve.recorded.grid import Interval, RungeKutta
 from odesolve.tableaus import RK4_38
 
@@ -71,10 +70,9 @@ class Adams:
             allowed = self.atol + self.rtol * torch.maximum(before.abs(), moved.abs())
             if bool(((moved - before).abs() < allowed).all()):
                 return moved
-        warnings.warn(
+        warn(
             f"the Adams corrector did not converge in {self.iterations} iterations at t={where.t0:.6g}: give shorter steps, "
-            "more max_iters, or larger tolerances",
-            stacklevel=2,
+            "more max_iters, or larger tolerances"
         )
         self.past.pop()
         return moved

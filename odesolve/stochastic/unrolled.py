@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.errors import Diverged, OdesolveError
+from odesolve.errors import Diverged, OdesolveError, warn
 
 Values = tuple[Tensor, ...]
 Move = Callable[[Values, Any, Any], Values]  # (state, beginning, end): the state after a step; the first tensor is y
@@ -119,7 +118,7 @@ class Doubling:
                     )
                 h, ratio = _next(h, error, ratio)
                 if h < self.shortest:
-                    warnings.warn(f"the step at t={now} would be shorter than dt_min={self.shortest:g}", stacklevel=2)
+                    warn(f"the step at t={now} would be shorter than dt_min={self.shortest:g}")
                     h, ratio = self.shortest, None
                 if error <= 1 or h <= self.shortest:
                     last, before, now, state = now, state, end, moved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from odesolve.callee import owned
 from odesolve.dpm_adaptive import NODES, rows_of
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, warn
 from odesolve.integrations.k_diffusion.driver import path_of
 from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.integrations.k_diffusion.noise import NoiseSampler, default_noise_sampler
@@ -88,7 +87,7 @@ def sample_dpm_adaptive(
         info = run.solve(-math.log(high), -math.log(low), control, callback, tick)
     info["nfe"] += steady.extra
     if "status" in info:
-        warnings.warn(f"the solve ended at max_calls={max_calls} before sigma_min: raise it, or rtol", stacklevel=2)
+        warn(f"the solve ended at max_calls={max_calls} before sigma_min: raise it, or rtol")
     out = run.x.to(x.dtype)
     return (out, info) if return_info else out
 

@@ -97,7 +97,7 @@ def solve(
 @torch.no_grad()
 def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable, noise_sampler) -> Tensor:
     program, plan = ready.program, ready.program.plan
-    warn_of_training(model, "the model", stacklevel=5)
+    warn_of_training(model, "the model")
     network = Model(model, plan.path, "data", dtype=x.dtype, cond=extra_args)
     # Wrappers multiply x by what they make of sigma, so it comes in the dtype of x.
     times = torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)

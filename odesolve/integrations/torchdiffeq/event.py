@@ -35,7 +35,7 @@ def odeint_event(
         reverse_time: whether to go back in time.
         odeint_interface: odeint or odeint_adjoint; kwargs are its arguments.
     """
-    start = t0.reshape(-1)
+    start = torch.as_tensor(t0).reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     at, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
     if at.requires_grad:  # ours

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from odesolve.errors import unknown
+from odesolve.errors import unknown, warn
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.pairs import PAIRS
 from odesolve.recorded.grid import RungeKutta, Stepper
@@ -51,7 +50,7 @@ def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, A
     given = dict(options or {})
     strange = [name for name in given if name not in takes]
     if strange:
-        warnings.warn(f"{method} ignores the options {strange}: it takes {', '.join(sorted(takes))}", stacklevel=4)
+        warn(f"{method} ignores the options {strange}: it takes {', '.join(sorted(takes))}")
     return {name: value for name, value in given.items() if name in takes}
 
 
@@ -63,7 +62,7 @@ def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:
         return ImplicitRungeKutta(IMPLICIT[method], int(options.get("max_iters", 100)))
     order = int(options.get("max_order", 12))
     if order <= FEWEST:
-        warnings.warn(f"max_order is {order}: below 4 every step is one of rk4", stacklevel=5)
+        warn(f"max_order is {order}: below 4 every step is one of rk4")
     if isinstance(system.rtol, torch.Tensor) or isinstance(system.atol, torch.Tensor):
         raise Refused(f"{method} takes one rtol and one atol: give numbers")
     implicit = bool(options.get("implicit", method != "explicit_adams"))
@@ -77,5 +76,5 @@ def callbacks(method: str, func: Callable[..., Any], suffix: str = "") -> dict[s
     can = set(names) if method in PAIRS else set() if method == SCIPY else {"callback_step"}
     cannot = sorted(set(found) - can)
     if cannot:
-        warnings.warn(f"{method} does not call {', '.join(name + suffix for name in cannot)}", stacklevel=4)
+        warn(f"{method} does not call {', '.join(name + suffix for name in cannot)}")
     return {name: call for name, call in found.items() if name in can}

@@ -17,6 +17,7 @@ from odesolve.integrations.torchdiffeq.state import Form
 from odesolve.pairs import PAIRS
 from odesolve.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
 from odesolve.steady import Steady, warn_of_training
+from odesolve.watched import refuse
 
 
 class Problem:
@@ -39,7 +40,7 @@ class Problem:
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
         # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
-        warn_of_training(func, "func", noise=self.method not in PAIRS, stacklevel=4)
+        warn_of_training(func, "func", noise=self.method not in PAIRS)
         self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
         self.closed = self.form.close(y0)
         self.drift = Drift(self.f, self.closed, (), False)
@@ -75,6 +76,7 @@ class Problem:
         """The numbers (m,) of the event at a packed state."""
         assert self.event_fn is not None
         found = self.event_fn(t.to(self.form.real), self.opened(y))
+        refuse("what event_fn returned", found)  # the search follows values alone
         if not isinstance(found, Tensor) or not found.is_floating_point() or not found.numel():
             what = (
                 f"a {found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__

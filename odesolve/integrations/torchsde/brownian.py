@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve import brownian
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, unknown, warn
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import fresh_seed
 from odesolve.levy import levy_area
@@ -127,7 +126,7 @@ class BrownianInterval(BaseBrownian):
     def _inside(self, t: float) -> float:
         near = ROUNDING * max(abs(self._start), abs(self._end))
         if not self._start - near <= t <= self._end + near:
-            warnings.warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there", stacklevel=3)
+            warn(f"t={t:g} lies outside of [{self._start:g}, {self._end:g}] and is moved there")
         return min(max(t, self._start), self._end)
 
     def _drawn(self, a: float, b: float) -> tuple[Tensor, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from odesolve.adjoint.held import holding
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, warn
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
@@ -121,32 +120,30 @@ def sdeint_adjoint(
     warn_of_training(sde, "sde", noise=False)
     problem.must_be_steady(sde)
     if adjoint_adaptive:
-        warnings.warn("adjoint_adaptive has no effect: the way back takes the steps of the way there", stacklevel=2)
+        warn("adjoint_adaptive has no effect: the way back takes the steps of the way there")
     if adjoint_options:
-        warnings.warn(f"adjoint_options={adjoint_options!r} have no effect: leave them out", stacklevel=2)
+        warn(f"adjoint_options={adjoint_options!r} have no effect: leave them out")
     gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
     if problem.name == REVERSIBLE and not gradients.exact:
-        warnings.warn(
+        warn(
             f"method={REVERSIBLE!r} with adjoint_method={adjoint_method!r} gives the gradient of the equation: that of the "
-            "steps, to rounding, is made without adjoint_method",
-            stacklevel=2,
+            "steps, to rounding, is made without adjoint_method"
         )
     return problem.answer(*gradients.solve(), extra)
 
 
 def _tell(unused: Mapping[str, Any]) -> None:
     if unused:
-        warnings.warn(f"arguments without effect: {', '.join(unused)}", stacklevel=3)
+        warn(f"arguments without effect: {', '.join(unused)}")
 
 
 def _doubt(problem: Problem) -> None:
     """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere (Gaines and Lyons 1997)."""
     if problem.control is not None and problem.name == "euler" and problem.form.noise_type != "additive":
         better = "" if problem.form.noise_type == "general" else "method='milstein' or 'srk', or "
-        warnings.warn(
+        warn(
             "adaptive steps of the Euler-Maruyama method with non-additive noise need not converge to the solution: "
-            f"give {better}adaptive=False",
-            stacklevel=3,
+            f"give {better}adaptive=False"
         )
 
 
