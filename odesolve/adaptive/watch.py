@@ -93,7 +93,7 @@ class Watch:
         if not isinstance(value, Tensor) or value.shape != expected or value.is_complex():
             given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise OdesolveError(
-                f"an event's function returned {given}: return a tensor of shape {expected}, one real number a sample"
+                f"an event's function returned {given}: return a tensor of shape {expected}, one a sample, real numbers"
             )
         return value.double().reshape(len(y))
 
