@@ -291,10 +291,7 @@ class Model:
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
         """Raw outputs, one a branch, to be read before the next call: of the network, and the classifier's gradient."""
         if branches == _PLAIN and not self.reading.variance:
-            known = self._door.given is self.net and not self.cond
-            return [
-                self._checked(self._door.on(x_in, t, True) if known else self._ask(x_in, t, self.cond, True), state)
-            ]
+            return [self._checked(self._ask(x_in, t, self.cond, True), state)]
         out: list[Tensor] = []
         if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
             out = self._stacked(x_in, t)
@@ -319,8 +316,8 @@ class Model:
         return self._checked(self._ask(x_in, t, cond), state, shape)
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
-        self._door = self._door.of(self.net)
-        return self._door(x, t, named=cond, read=read)
+        door = self._door = self._door.of(self.net)
+        return door(x, t, named=cond, read=read) if cond else door.on(x, t, read)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}
