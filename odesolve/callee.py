@@ -18,6 +18,7 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels import dispatch
 
 NOTHING: Mapping[str, Any] = {}
+POOL = 32  # copies of results that are kept for their memory
 
 
 class Callee:
@@ -38,9 +39,11 @@ class Callee:
         self.given, self.at, self.asked = fn, at, True
         self.careful: bool | None = None  # whether it gets copies; None until its first call has been looked at
         self.lent: list[Tensor] = []  # the copies of the first call that nothing recorded, until the next
+        self.pool: list[Tensor] | None = None  # memory for copies of what it returns, for calls of one thread
         self.spoils = False  # whether it gets copies of what is the user's own, too
         self.proven = False  # whether they have been looked at
         self.quick = self.flat = False  # whether it is harmless, and gets tensors alone from us
+        self.free = False  # both, and nothing else is to be done for it
 
     def __call__(
         self, *ours: Any, args: Sequence[Any] = (), named: Mapping[str, Any] = NOTHING, read: bool = False
@@ -50,12 +53,12 @@ class Callee:
         With ``read`` what it returns is read before the next call, and need not be ours.
         """
         if is_compiling():  # before anything that a trace would have to guard
-            ours, args, named = _copied((ours, args, named))
-            return self.given(*ours, *args, **named)
+            copies, args, named = _copied((ours, args, named))
+            return self.given(*copies, *args, **named)
         known = self.quick and (self.proven or ours[self.at].requires_grad)
         if not known or peek_interpreter_stack() is not None:
             out = self._looked_at(ours, args, named)
-            return out if read else self._own(out)
+            return out if read else self._own(out, self.pool)
         watched = ours if self.flat and not args and not named else _all((ours, args, named))
         written = 0  # versions only rise: one has changed where their sum has
         try:
@@ -68,11 +71,11 @@ class Callee:
             written, out = 0, self._again(e, ours, args, named)
         if written:
             raise self._careless()
-        return out if read else self._own(out)
+        return out if read else self._own(out, self.pool)
 
     def on(self, a: Tensor, b: Tensor, read: bool = False) -> Any:
         """The same for two tensors, as every step calls it: in fewer lines for a function that is known to be harmless."""
-        if is_compiling() or not self.quick or not self.proven or self.fn is not self.given or peek_interpreter_stack():
+        if is_compiling() or not self.free:
             return self(a, b, read=read)
         try:
             before = a._version + b._version
@@ -81,7 +84,7 @@ class Callee:
         out = self.given(a, b)
         if a._version + b._version != before:
             raise self._careless()
-        return out if read else self._own(out)
+        return out if read else self._own(out, self.pool)
 
     def _again(self, e: RuntimeError, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """A call that failed, because versions of inference mode cannot be read or because f differentiates."""
@@ -101,7 +104,7 @@ class Callee:
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
             out = differentiating.asked(self.asked, e, (*ours, *args), named)
-        self.fn = differentiating
+        self.fn, self.free = differentiating, False
         return out
 
     def of(self, fn: Callable[..., Any]) -> Callee:
@@ -117,6 +120,7 @@ class Callee:
         if self.lent:
             self.careful, self.proven = _kept(self.lent), True
             self.quick, self.flat = not self.careful, all(isinstance(x, Tensor) for x in ours)
+            self.free = self.quick and self.flat and self.fn is self.given
         watched = _all((ours, args, named))
         # A graph holds what it recorded, so whether f keeps its input shows in a call without one.
         unsure = not self.proven and not any(x.requires_grad for x in _tensors(ours))
@@ -160,7 +164,7 @@ class Callee:
             self.lent = [] if any(x.requires_grad for x in lent) else lent
 
     def _careless(self) -> OdesolveError:
-        self.careful, self.quick = True, False
+        self.careful, self.quick, self.free = True, False, False
         return OdesolveError(
             f"{self.what} wrote to its input, and not in its first call, so that what it wrote over is lost: let it work on a "
             "copy, such as y = y.clone()"
@@ -259,7 +263,7 @@ def owned(out: Any) -> Any:
     return out if is_compiling() else _owned(out)
 
 
-def _owned(out: Any) -> Any:
+def _owned(out: Any, pool: list[Tensor] | None = None) -> Any:
     if type(out) is not Tensor:
         return out.clone() if isinstance(out, Tensor) and not dispatch.traced(out) else out
     try:
@@ -272,7 +276,26 @@ def _owned(out: Any) -> Any:
     base = out._base if held == VIEW and storage.resizable() else None
     if base is not None and (getrefcount(base), _owners(base)) == BASE:
         return out
-    return out.clone()
+    return out.clone() if pool is None or out.requires_grad else _copied_to(out, pool)
+
+
+def _copied_to(out: Tensor, pool: list[Tensor]) -> Tensor:
+    """A copy in memory of a pool that nothing holds any more; fresh pages cost a CPU several times the copy."""
+    for i in range(len(pool)):
+        if _held_in(pool, i) == POOLED:
+            free = pool[i]
+            same = free.shape == out.shape and free.dtype == out.dtype and free.device == out.device
+            if same and free.is_inference() == torch.is_inference_mode_enabled():
+                pool.append(pool.pop(i))  # so that the one that was taken longest ago comes first
+                return free.copy_(out)
+    fresh = out.clone()
+    if len(pool) < POOL:
+        pool.append(fresh)
+    return fresh
+
+
+def _held_in(pool: list[Tensor], i: int) -> tuple[int, int, int]:
+    return getrefcount(pool[i]), _owners(pool[i]), _uses(pool[i].untyped_storage()._cdata)
 
 
 def _measured(out: Tensor) -> tuple[Any, Any]:
@@ -294,11 +317,12 @@ def _calibrated() -> tuple[Any, Any, Any]:
 _uses: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda memory: -1)
 _owners: Callable[[Tensor], int] = getattr(Tensor, "_use_count", lambda x: -1)
 ALONE, VIEW, BASE = _calibrated()
+POOLED = _held_in([torch.empty(2)], 0)
 if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # then nothing is known to be fresh
-    ALONE = VIEW = None
+    ALONE = VIEW = POOLED = None
 
 
-def _each_owned(out: Any) -> Any:
+def _each_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
     if not isinstance(out, (tuple, list)):
         return _owned(out)
     parts, found = list(out), []

@@ -320,11 +320,8 @@ class Model:
         return self._checked(self._ask(x_in, t, cond), state, shape)
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
-        if self._door.given is not self.net:
-            self._door = self._door.of(self.net)
-        if not cond:
-            return answer(self._door.on, x, t, read)
-        return answer(self._door, x, t, named=cond, read=read)
+        door = self._door = self._door.of(self.net)
+        return answer(door, x, t, named=cond, read=read) if cond else answer(door.on, x, t, read)
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}

@@ -47,6 +47,7 @@ class Drift:
         self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
         self.args, self.rows = self.given, batch
         self.call = Callee(f)
+        self.call.pool = []
         self.call.asked = _asked(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
@@ -178,8 +179,8 @@ def _check(y0: Any, pieces: list[Any]) -> None:
     if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
         given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
         raise OdesolveError(
-            f"y0 has {given}: give real or complex numbers in single or double precision, all of one type (complex or not) and "
-            "on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
+            f"y0 has {given}: give float32 or float64 tensors, or complex ones of such parts, all of one type but for "
+            "that and on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
         )
     if any(y.numel() == 0 for y in pieces):
         raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")
