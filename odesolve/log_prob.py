@@ -106,8 +106,7 @@ def log_prob(
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
-    _check(model, x, of, divergence)
-    refuse_lost("x", x, adjoint)
+    _check(model, x, of, divergence, adjoint)
     t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or _listed(grid))
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
@@ -240,7 +239,8 @@ def _state(model: Any, x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def _check(model: Any, x: Any, of: str, divergence: str | None) -> None:
+def _check(model: Any, x: Any, of: str, divergence: str | None, adjoint: str | None) -> None:
+    refuse_lost("x", x, adjoint)
     if not isinstance(model, Model) and not callable(model):
         raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, or a velocity f(t, x)")
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:

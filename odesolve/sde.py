@@ -157,11 +157,7 @@ def solve_sde(
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
             found = adapt(lambda of: Equation(of, asked[1], noise, keys), drift, chosen, path, times, control, tick)
             return _solution(drift, asked[0], *found)
-    if max_calls is not None:
-        raise OdesolveError(f"max_calls={max_calls} without rtol: so many steps take what they take, leave it out")
-    count = DEFAULT_STEPS if steps is None else steps
-    if not isinstance(count, int) or count < 1:
-        raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
+    count = _count(steps, max_calls)
     increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
@@ -171,6 +167,16 @@ def solve_sde(
             raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
         with torch.no_grad():
             return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
+
+
+def _count(steps: Any, max_calls: int | None) -> int:
+    """How many steps lie between two of the times."""
+    if max_calls is not None:
+        raise OdesolveError(f"max_calls={max_calls} without rtol: so many steps take what they take, leave it out")
+    count = DEFAULT_STEPS if steps is None else steps
+    if not isinstance(count, int) or count < 1:
+        raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
+    return count
 
 
 def _steady(f: Callable[..., Any], g: Any) -> list[Any]:

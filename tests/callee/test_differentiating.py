@@ -116,8 +116,9 @@ def test_jumps_dense_output_and_events():
     assert number(at(0.5)[0]) == pytest.approx(math.exp(-0.5), rel=1e-6)
     t, _ = odeint_event(flow, y0, T[0], event_fn=lambda t, y: y[0] - 0.5)
     assert number(t) == pytest.approx(math.log(2), rel=1e-6)
+    leaf = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
     for event_fn in (lambda t, y: y[:, 0] - 0.5, lambda t, y: flow(t, y)[:, 0] + 0.5):
-        sol = ode.solve(flow, y0[None], (0.0, 2.0), events=ode.Event(event_fn), dense=True)
+        sol = ode.solve(flow, leaf, (0.0, 2.0), events=ode.Event(event_fn), dense=True)
         assert number(sol.t) == pytest.approx(math.log(2), rel=1e-4)
         assert number(sol.at(0.5)[0, 0]) == pytest.approx(math.exp(-0.5), rel=1e-4)
 
