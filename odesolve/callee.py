@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.compiler import is_compiling
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels import dispatch
@@ -38,7 +39,7 @@ class Callee:
         self.fn, self.what, self._own = fn, what, _each_owned if several else _owned
         self.given, self.at, self.asked = fn, at, True
         self.careful: bool | None = None  # whether it gets copies; None until its first call has been looked at
-        self.lent: list[Tensor] = []  # the copies of the first call that nothing recorded, until the next
+        self.lent: list[StorageWeakRef] = []  # the copies of the first call that nothing recorded, until the next
         self.pool: list[Tensor] | None = None  # memory for copies of what it returns, for calls of one thread
         self.spoils = False  # whether it gets copies of what is the user's own, too
         self.proven = False  # whether they have been looked at
@@ -107,6 +108,9 @@ class Callee:
         self.fn, self.free = differentiating, False
         return out
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lent": []}  # nobody but this door watches what it lent
+
     def of(self, fn: Callable[..., Any]) -> Callee:
         """This door where it is that of fn, else a new one of its kind."""
         return self if self.given is fn else Callee(fn, self.what, at=self.at)
@@ -118,7 +122,8 @@ class Callee:
             ours_, args, named = _copied(given) if self.careful is not False else given
             return self.given(*ours_, *args, **named)
         if self.lent:
-            self.careful, self.proven = _kept(self.lent), True
+            self.careful, self.proven = not all(memory.expired() for memory in self.lent), True
+            self.lent = []
             self.quick, self.flat = not self.careful, all(isinstance(x, Tensor) for x in ours)
             self.free = self.quick and self.flat and self.fn is self.given
         watched = _all((ours, args, named))
@@ -161,7 +166,8 @@ class Callee:
         """Remember these copies until the next call, to see then whether anything holds them."""
         if self.careful is False and not self.proven:
             lent = _tensors(given)
-            self.lent = [] if any(x.requires_grad for x in lent) else lent
+            recorded = any(x.requires_grad for x in lent)
+            self.lent = [] if recorded else [StorageWeakRef(x.untyped_storage()) for x in lent]
 
     def _careless(self) -> OdesolveError:
         self.careful, self.quick, self.free = True, False, False
@@ -331,18 +337,6 @@ def _each_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
         part = parts.pop()
         found.append(_owned(part))
     return tuple(reversed(found))
-
-
-def _kept(lent: list[Tensor]) -> bool:
-    """Whether anything else holds one of these tensors, which the list lets go."""
-    found = False
-    while lent:
-        try:
-            x = lent.pop()
-        except IndexError:  # another thread has looked
-            break
-        found = found or _owned(x) is not x
-    return found
 
 
 Given = tuple[Sequence[Any], Sequence[Any], Mapping[str, Any]]

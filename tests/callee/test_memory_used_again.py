@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -316,6 +318,24 @@ def test_a_harmless_function_gets_no_copies():
         callee(t, y)
     assert seen[0] != y.data_ptr()
     assert seen[1:] == [y.data_ptr()] * 3
+
+
+def test_a_model_that_was_called_once_can_be_copied():
+    model = ode.Model(network(pure), VP, "noise")
+    want = model.data(X, 0.5)
+    twin = copy.deepcopy(model)
+    assert model._door.lent
+    assert not twin._door.lent
+    for one in (twin, model, twin):
+        assert torch.equal(one.data(X, 0.5), want)
+
+
+def test_no_state_is_held_between_calls():
+    model = ode.Model(torch.nn.Linear(3, 3).double(), VP, "noise", time=lambda path, t: t)
+    seen = []
+    model.net.forward = lambda x, t: seen.append(weakref.ref(x)) or x * 0.5
+    model.data(X, 0.5)
+    assert seen[0]() is None
 
 
 def test_counters_are_the_user_s_own():
