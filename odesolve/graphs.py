@@ -33,6 +33,19 @@ def origin(x: Tensor) -> Any:
     return get_gradient_edge(x).node if recorded else None
 
 
+def gradients(*args: Any, **options: Any) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad``; raises OdesolveError for a network that was compiled to give its graph away at its first use."""
+    try:
+        return torch.autograd.grad(*args, **options)
+    except RuntimeError as e:
+        if "donated buffers" not in str(e):
+            raise
+        raise OdesolveError(
+            "the network was compiled so that its graph serves once: set torch._functorch.config.donated_buffer = False before "
+            "its first call"
+        ) from e
+
+
 def reaches(out: Any, node: Any) -> bool:
     """Whether the graph of out has a way to a node."""
     if not isinstance(out, Tensor) or not out.requires_grad:

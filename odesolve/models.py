@@ -18,6 +18,7 @@ from odesolve.graphs import answer
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
 from odesolve.predictions import Coefficients, coefficients, gradient_of, predicted
+from odesolve.watched import refuse_inside
 
 TIMES = ("t", "index", "sigma", "c_noise")
 _PLAIN = ("cond",)
@@ -147,6 +148,11 @@ class Model:
                 if isinstance(v, Tensor):
                     v.copy_(theirs[k])
         return None
+
+    @property
+    def held(self) -> list[Any]:
+        """The tensors that it was given besides those of the network."""
+        return [self.cond, self._uncond or {}, self._labels, *map(vars, self.functions.values())]
 
     @property
     def evaluations_per_call(self) -> int:
@@ -321,7 +327,9 @@ class Model:
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
         door = self._door = self._door.of(self.net)
-        return answer(door, x, t, named=cond, read=read) if cond else answer(door.on, x, t, read)
+        out = answer(door, x, t, named=cond, read=read) if cond else answer(door.on, x, t, read)
+        refuse_inside("what the network returned", out, x)
+        return out
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
         uncond = self._uncond or {}

@@ -129,7 +129,12 @@ def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any
     with torch.enable_grad():
         leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
         value, found = log_prob(leaf, t, named=labels), None
-        if isinstance(value, Tensor) and value.shape == x.shape[:1] and value.requires_grad:
+        if (
+            isinstance(value, Tensor)
+            and value.shape == x.shape[:1]
+            and value.is_floating_point()
+            and value.requires_grad
+        ):
             (found,) = torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True)
     if found is None:
         raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")

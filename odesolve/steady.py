@@ -70,9 +70,12 @@ class Steady:
     def _again(self, question: Any) -> Any:
         self.extra += 1
         again, named = _copied(self._of_samples(question))
-        with torch.no_grad():
-            out = self.f(*again, **named)
-        return pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # of one buffer, maybe
+        out = self.f(
+            *again, **named
+        )  # in the same mode: attention takes other ways, and other roundings, without gradients
+        return pytree.tree_map(
+            lambda x: x.detach().clone() if isinstance(x, Tensor) else x, out
+        )  # of one buffer, maybe
 
     def _of_samples(self, question: Any) -> Any:
         """The question for the first ``batch`` samples."""

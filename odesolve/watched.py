@@ -67,7 +67,7 @@ def unwatched(call: Callable[P, R]) -> Callable[P, R]:
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
         if watching():
             for name, value in inspect.signature(call).bind_partial(*args, **kwargs).arguments.items():
-                refuse(name, value)
+                refuse(name, (value, *getattr(value, "held", ())))  # a model's conditions, too
         token = _inside.set(True)
         try:
             return call(*args, **kwargs)
@@ -86,11 +86,13 @@ def explained(call: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(call)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not watching() or not any(map(watched, _tensors((args, kwargs)))):
+        if not watching():
             return call(*args, **kwargs)
         try:
             return call(*args, **kwargs)
         except RuntimeError as error:
+            if not transformed() and not any(map(watched, _tensors((args, kwargs)))):
+                raise
             raise OdesolveError(
                 f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or torch.autograd.forward_ad, which "
                 "go through every method, or for transforms of torch.func of odeint a method with steps of one size, rk4"

@@ -108,8 +108,8 @@ class Watch:
         if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
             given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise OdesolveError(
-                f"an event's function returned {given}: return a tensor of shape {expected}, one real number a sample, "
-                "whose sign changes at the event"
+                f"an event's function returned {given}: return a tensor of shape {expected}, one a sample: real "
+                "numbers, whose sign changes at the event"
             )
         return value.double().reshape(len(y))
 

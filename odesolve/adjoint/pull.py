@@ -15,7 +15,7 @@ from torch._C import _functorch  # type: ignore[attr-defined]
 from odesolve.adjoint.arguments import Arguments, Wanted
 from odesolve.adjoint.held import held
 from odesolve.errors import OdesolveError
-from odesolve.graphs import first_only
+from odesolve.graphs import first_only, gradients
 from odesolve.watched import watched
 
 RECORD = "record its steps, by a loop of yours or by odeint of odesolve.integrations.torchdiffeq"
@@ -63,7 +63,7 @@ class Sums:
         if not pairs:
             return values, zeros, [None] * len(inputs)
         # The graph is kept for what f holds that was computed outside of it; ours goes with ``outs``.
-        found = torch.autograd.grad(
+        found = gradients(
             [x for x, _ in pairs],
             (*leaves, *inputs),
             [g for _, g in pairs],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
+from odesolve.graphs import gradients
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.models import Model
 from odesolve.trace.linearised import check_shape
@@ -102,7 +103,7 @@ def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         here = f(leaf)
-        (back,) = torch.autograd.grad(here, leaf, rise.to(here.dtype), allow_unused=True)
+        (back,) = gradients(here, leaf, rise.to(here.dtype), allow_unused=True)
     return here.detach(), torch.zeros_like(v).double() if back is None else back.double() * v.double()
 
 

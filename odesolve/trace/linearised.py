@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from odesolve.callee import wants_gradients
 from odesolve.errors import OdesolveError
-from odesolve.graphs import Independent
+from odesolve.graphs import Independent, gradients
 
 Field = Callable[[Tensor], Tensor]
 BYTES = 64 * 2**20  # of vectors that are pulled back in one pass,
@@ -58,7 +58,7 @@ class Linearised:
         return back.reshape(v.shape)
 
     def _grad(self, v: Tensor, batched: bool) -> Tensor:
-        (back,) = torch.autograd.grad(
+        (back,) = gradients(
             self._out,
             self._leaf,
             v,

@@ -57,7 +57,7 @@ MAY_IMPORT = {
     "lower": {"instructions", "paths", "plan", "program", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "predictions": {"callee", "paths", "program"},
-    "models": {"callee", "conditions", "graphs", "lower", "paths", "predictions", "transforms"},
+    "models": {"callee", "conditions", "graphs", "lower", "paths", "predictions", "transforms", "watched"},
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
     "run": {"callee", "kernels", "lower", "plan", "recurrence", "watched"},

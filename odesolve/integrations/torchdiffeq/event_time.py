@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.callee import shielded
 from odesolve.errors import OdesolveError
 from odesolve.recorded.system import Outcome
+from odesolve.watched import refuse
 
 
 def met_at(outcome: Outcome, t: Tensor) -> Tensor:
@@ -25,6 +26,7 @@ def with_event_time(
 
     ``states`` are connected to what they are made of at a fixed time, ``at``. Those gradients are not differentiated again.
     """
+    refuse("the solution", states)  # an event's time has no tangent
     if not torch.is_grad_enabled():
         return at, states
     func, event_fn = shielded(func, "func"), shielded(event_fn, "event_fn")

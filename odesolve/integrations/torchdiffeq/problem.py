@@ -37,6 +37,7 @@ class Problem:
         self.method = named(method)
         self.options = known_options(self.method, options)
         _check_times(t, event_fn is not None)
+        refuse("t", t)  # steps are laid by its values
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
         # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
