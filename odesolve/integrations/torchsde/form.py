@@ -274,8 +274,9 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise OdesolveError(
                 f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
             )
-    found = {given.get(key, name): getattr(sde, given.get(key, name), None) for key, name in METHODS.items()}
-    return [None if m is None else Callee(m, name, several=True) for name, m in found.items()]
+    asked = [given.get(key, name) for key, name in METHODS.items()]
+    found = [(name, getattr(sde, name, None)) for name in asked]
+    return [None if m is None else Callee(m, name, several=True) for name, m in found]
 
 
 def _form(out: Any) -> object:
