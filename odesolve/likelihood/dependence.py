@@ -95,7 +95,8 @@ def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool) -
     bend, rise, products = call(*rows) if shared is None else shared(call, *rows)
     length, seen = _sum(rise), products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
-    return straight & ((seen - length).abs() > OFF * length)
+    gap = (seen - length).abs()
+    return straight & gap.isfinite() & (gap > OFF * length)
 
 
 def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
