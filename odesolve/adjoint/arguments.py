@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from odesolve.errors import OdesolveError, unknown
 
 MODES = ("backprop", "continuous", "reversible")
+VIEWS = ("ViewBackward0", "AliasBackward0")  # of Tensor.view_as
 Arguments = tuple[Any, ...]
 
 
@@ -81,9 +82,31 @@ def wanted(
         copies, own = Wanted(tuple(args), places, (), True).leaves()
         states = [y.detach().requires_grad_() for y in ys]
         with torch.enable_grad():
-            found = leaves_of(call(states, copies), known)
-        known += [p for p in found if not any(p is mine for mine in (*own, *states))]
+            before = torch.zeros(1, requires_grad=True).view(1).grad_fn
+            out = call(states, copies)
+        _refuse_views(out, before)
+        known += [p for p in leaves_of(out, known) if not any(p is mine for mine in (*own, *states))]
     return Wanted(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
+
+
+def _refuse_views(out: Tensor, before: Any) -> None:
+    """Raise OdesolveError for a leaf that f sees through a view of its own shape from before a node: torch.autograd.functional
+    makes such views, and differentiates by them, whom gradients of the leaf would pass by."""
+    todo, seen = [out.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        inputs = [x for x, _ in node.next_functions]
+        leaf = getattr(inputs[0], "variable", None) if inputs else None
+        old = node.name() in VIEWS and node._sequence_nr() < before._sequence_nr()
+        if old and leaf is not None and tuple(leaf.shape) == tuple(node._input_metadata[0].shape):
+            raise OdesolveError(
+                f"f holds a view of a tensor {tuple(leaf.shape)} that requires gradients, which would pass the view by: give the "
+                "view as args=(...) of f, or as params=[...]"
+            )
+        todo.extend(inputs)
 
 
 def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:

@@ -276,7 +276,7 @@ def test_log_densities_over_time(world, tmp_path):
             torch.testing.assert_close(torch.tensor(value, dtype=torch.float64), alone.value, atol=1e-12, rtol=0)
             assert nfe == alone.nfe.tolist()
             assert rounds == alone.rounds
-            # One more is the look at whether autograd sees all of the network, one less the first question, asked twice in a call.
+            # One more is the look at whether autograd sees all, one less the first question, asked twice in a call.
             assert gathers == rounds
 
 

@@ -43,3 +43,33 @@ def test_what_the_error_says_works(how):
     (grad,) = torch.autograd.grad(recorded.sum(), y)
     assert bool((grad != 0).all())
     SOLVES[how](y)  # a leaf: torch says what is missing to whoever differentiates
+
+
+def decay(k):
+    return lambda t, y: -k * y
+
+
+def model_of(k):
+    return ode.Model(lambda x, t: k * torch.tanh(x), ode.paths.VP(), "noise")
+
+
+NOISE = {"noise": "additive", "steps": 5, "seed": 0}
+CLOSURES = {
+    "solve": lambda k: ode.solve(decay(k), start(), adjoint="backprop").last.sum(),
+    "continuous": lambda k: ode.solve(decay(k), start(), adjoint="continuous").last.sum(),
+    "reversible": lambda k: ode.solve(decay(k), start(), solver="rk4", steps=5, adjoint="reversible").last.sum(),
+    "solve_sde": lambda k: ode.solve_sde(decay(k), 0.1, start(), adjoint="backprop", **NOISE).last.sum(),
+    "sample": lambda k: ode.sample(model_of(k), start(), "ddim", 4, adjoint="backprop").sum(),
+}
+
+
+@pytest.mark.parametrize("how", CLOSURES)
+def test_second_derivatives_by_a_closure_are_refused(how):
+    k = torch.tensor(1.3, dtype=torch.float64)
+    with pytest.raises(OdesolveError, match=r"give the view as args|no gradients of their own"):
+        torch.autograd.functional.hessian(CLOSURES[how], k)
+    given = k.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(CLOSURES[how](given), given)
+    (scaled,) = torch.autograd.grad(CLOSURES[how](1.0 * given), given)
+    torch.testing.assert_close(grad, scaled)
+    assert float(grad) != 0.0
