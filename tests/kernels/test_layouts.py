@@ -190,9 +190,10 @@ def check_control(case, run):
     state.abs_()
     state[control.STATUS] = torch.arange(batch) % 2 * (torch.arange(batch) % 3)
     state[control.TOOK] = torch.arange(batch) % 2
+    state[control.END], state[control.SHORTEST] = 9.0, 0.0
     table[0], table[1] = torch.randn(columns).double(), torch.arange(columns) % 8
     nodes = torch.linspace(0, 1, stages, dtype=torch.float64)
-    limits = [9.0, 0.2, 0.1, 0.0, 0.2, 0.9, 0.2, 10.0, case.one_of((0.0, 0.8)), 1e-4, 0.0, 5.0, 99.0, 6.0]
+    limits = [0.2, 0.1, 0.0, 0.2, 0.9, 0.2, 10.0, case.one_of((0.0, 0.8)), 1e-4, 5.0, 99.0, 6.0]
     given_ = [norm.abs(), table, nodes, torch.tensor(limits, dtype=torch.float64)]
     wanted = [
         state.clone(memory_format=torch.contiguous_format),

@@ -125,8 +125,8 @@ def everything(a, b):
         torch.zeros(3, 2, dtype=a.dtype),
         a.new_zeros(1, 3),
     )
-    state[control.STATUS] = 0.0
-    settings = torch.tensor([9.0, 0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 0.0, 5.0, 99.0, 6.0], dtype=a.dtype)
+    state[control.STATUS], state[control.END], state[control.SHORTEST] = 0.0, 9.0, 0.0
+    settings = torch.tensor([0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 5.0, 99.0, 6.0], dtype=a.dtype)
     dispatch.control(state, norm.double(), steps, times, table.round() + 1, table[0, :1], settings)
     sums = [torch.empty_like(a) for _ in range(2)]
     dispatch.normal_sums(sums, KEYS, STREAMS, ROWS)
