@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.forward import pushed
+from odesolve.forward import FAILURES, own_error, pushed
 from odesolve.graphs import gradients
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.models import Model
@@ -110,7 +110,12 @@ def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -
 
 def _pushed(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
     """f at x, and (J v) rise number by number."""
-    here, slope = pushed(f, (x,), (v,))
+    try:
+        here, slope = pushed(f, (x,), (v,))
+    except FAILURES as e:
+        if isinstance(e, OdesolveError) or own_error(e):
+            raise
+        raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
     return here.detach(), slope.detach().double() * rise.double()
 
 
