@@ -18,7 +18,7 @@ from odesolve.graphs import answer
 from odesolve.lower import Guidance, Reading
 from odesolve.paths import PREDICTIONS, Path
 from odesolve.predictions import Coefficients, coefficients, gradient_of, predicted
-from odesolve.watched import refuse_inside
+from odesolve.watched import refuse_inside, watching
 
 TIMES = ("t", "index", "sigma", "c_noise")
 _PLAIN = ("cond",)
@@ -327,6 +327,8 @@ class Model:
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond, read: bool = False) -> Tensor:
         door = self._door = self._door.of(self.net)
+        if not x.requires_grad and not watching():  # nothing is recorded, by anybody
+            return door(x, t, named=cond, read=read) if cond else door.on(x, t, read)
         out = answer(door, x, t, named=cond, read=read) if cond else answer(door.on, x, t, read)
         refuse_inside("what the network returned", out, x)
         return out
@@ -393,8 +395,5 @@ def _default_time(path: Path, predicts: str) -> str:
 
 
 def _parameter_dtype(net: Any) -> torch.dtype | None:
-    if isinstance(net, torch.nn.Module):
-        for p in net.parameters():
-            if p.is_floating_point():
-                return p.dtype
-    return None
+    found = net.parameters() if isinstance(net, torch.nn.Module) else ()
+    return next((p.dtype for p in found if p.is_floating_point()), None)
