@@ -16,6 +16,7 @@ from torch.compiler import is_compiling
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from odesolve.errors import OdesolveError
+from odesolve.graphs import nodes_of
 from odesolve.kernels import dispatch
 
 NOTHING: Mapping[str, Any] = {}
@@ -242,17 +243,8 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def wants_gradients(out: Tensor, leaves: Sequence[Tensor]) -> bool:
     """Whether anything but these leaves, such as a parameter, is to get gradients from out."""
-    todo, seen = [out.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and not any(leaf is mine for mine in leaves):
-            return True
-        todo.extend(before for before, _ in node.next_functions)
-    return False
+    found = (getattr(node, "variable", None) for node in nodes_of(out.grad_fn))
+    return any(leaf is not None and not any(leaf is mine for mine in leaves) for leaf in found)
 
 
 def shielded(fn: Callable[..., Any], what: str, at: int = 1) -> Callable[..., Any]:
@@ -274,7 +266,9 @@ def _owned(out: Any, pool: list[Tensor] | None = None) -> Any:
         return out.clone() if isinstance(out, Tensor) and not dispatch.traced(out) else out
     try:
         storage = out.untyped_storage()
-    except NotImplementedError:  # of a transform, be it one that has ended
+    except (
+        NotImplementedError
+    ):  # torch's word for a wrapper of torch.func without memory, in a transform or after its end
         return out if dispatch.transformed() else out.clone()
     held = getrefcount(out), _owners(out), _uses(storage._cdata)
     if held == ALONE and storage.resizable():  # memory from elsewhere, such as numpy's, is not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,16 +50,18 @@ def reaches(out: Any, node: Any) -> bool:
     """Whether the graph of out has a way to a node."""
     if not isinstance(out, Tensor) or not out.requires_grad:
         return False
-    todo: list[Any] = [get_gradient_edge(out).node]
-    seen = set()
+    return any(at is node for at in nodes_of(get_gradient_edge(out).node))
+
+
+def nodes_of(node: Any, stops: Iterable[Any] = ()) -> Iterator[Any]:
+    """The nodes that a gradient passes from one on, each once; neither ``stops`` nor what lies behind them."""
+    todo, seen = [node], set(stops)
     while todo:
         at = todo.pop()
-        if at is node:
-            return True
         if at is not None and at not in seen:
             seen.add(at)
+            yield at
             todo.extend(before for before, _ in at.next_functions)
-    return False
 
 
 def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.graphs import nodes_of
 
 MODES = ("backprop", "continuous", "reversible")
 VIEWS = ("ViewBackward0", "AliasBackward0")  # of Tensor.view_as
@@ -92,12 +93,7 @@ def wanted(
 def _refuse_views(out: Tensor, before: Any) -> None:
     """Raise OdesolveError for a leaf that f sees through a view of its own shape from before a node: torch.autograd.functional
     makes such views, and differentiates by them, whom gradients of the leaf would pass by."""
-    todo, seen = [out.grad_fn], set()
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_of(out.grad_fn):
         inputs = [x for x, _ in node.next_functions]
         leaf = getattr(inputs[0], "variable", None) if inputs else None
         old = node.name() in VIEWS and node._sequence_nr() < before._sequence_nr()
@@ -106,22 +102,13 @@ def _refuse_views(out: Tensor, before: Any) -> None:
                 f"f holds a view of a tensor {tuple(leaf.shape)} that requires gradients, which would pass the view by: give the "
                 "view as args=(...) of f, or as params=[...]"
             )
-        todo.extend(inputs)
 
 
 def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:
     """The leaves that autograd would send a gradient of out to, not looking behind the tensors ``stops``."""
-    todo, seen, found = [out.grad_fn], {p.grad_fn for p in stops if p.grad_fn is not None}, []
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found.append(leaf)
-        todo.extend(before for before, _ in node.next_functions)
-    return found
+    hidden = {p.grad_fn for p in stops if p.grad_fn is not None}
+    leaves = (getattr(node, "variable", None) for node in nodes_of(out.grad_fn, hidden))
+    return [leaf for leaf in leaves if leaf is not None]
 
 
 def check_mode(adjoint: str | None, steps: object, more: Sequence[object] = ()) -> None:

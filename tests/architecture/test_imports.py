@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "noise": set(),
     "kernels": set(),
     # How functions of users are called; complex numbers as pairs of real ones.
-    "callee": {"kernels"},
+    "callee": {"graphs", "kernels"},
     "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
