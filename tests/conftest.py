@@ -1,4 +1,4 @@
-"""Fixtures that several folders use: every path, and memory that is NaN until something is written to it."""
+"""Fixtures that several folders use: seeds, every path, and memory that is NaN until something is written to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from torch._dynamo.trace_rules import get_torch_obj_rule_map
 from odesolve import paths
 
 torch.set_num_threads(1)  # for tensors of this size more threads only cost
+torch.manual_seed(0)  # for networks that test modules make as they are imported
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test draws the same initial weights and noise, alone or among others."""
+    torch.manual_seed(0)
+
 
 PATHS = {
     "vp": paths.VP(),
