@@ -186,15 +186,26 @@ def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: trac
     extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
-        extra["truncation"] = flow.truncation(flow.enter(x), first.slope, first.trace)
-        extra["prior_mismatch"] = flow.mismatch(found.y, last.slope, last.trace)
-        rounds = None if found.rounds is None else found.rounds + 1
-        found = replace(found, nfe=found.nfe + 1, rounds=rounds)
+        extra["prior_mismatch"], calls = flow.mismatch(found.y, last.slope, last.trace), 1
+        extra["truncation"] = torch.zeros_like(first.trace)
+        if flow.at.sigma > 0.0:
+            before = flow.before(flow.enter(x), first.slope, first.trace, probes)
+            extra["truncation"], calls = before.value, calls + before.calls
+            extra["truncation_error"] = before.error if flow.short else None
+        found = _with_ends(found, probes, calls)
     density = flow.log_base(found.y) + flow.volume
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
 
-def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor) -> LogProb:
+def _with_ends(found: Found, probes: traces.Probes, calls: int) -> Found:
+    """With the evaluations at both ends: one at the base's, others before the first time, of which one has products; none waits
+    for another."""
+    rounds = None if found.rounds is None else found.rounds + 1
+    products = found.products + (probes.products if calls > 1 else 0)
+    return replace(found, nfe=found.nfe + calls, products=products, rounds=rounds)
+
+
+def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor | None) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
     return LogProb(
         value=density + found.change.mean(1),

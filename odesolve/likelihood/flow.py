@@ -17,10 +17,15 @@ from torch import Tensor
 from odesolve.callee import Callee, shielded
 from odesolve.errors import OdesolveError
 from odesolve.graphs import answer
+from odesolve.likelihood import truncation
+from odesolve.likelihood.truncation import Before
 from odesolve.models import Model
+from odesolve.paths import EDM, Discrete, Flipped, Path
+from odesolve.trace import Probes
 from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
+OWN_END = (EDM, Discrete)  # their ``t_min`` is where the networks that are trained on them end
 SIGMA_DATA = 0.5  # of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
 
 
@@ -77,7 +82,7 @@ class PathFlow:
                 'of="plan" for the density of the sampler as it runs'
             )
         path, self.c = model.path, model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
-        first, last = times if times is not None else (_data_end(model), _noise_end(model, self.c))
+        first, last = times if times is not None else (_data_end(model, self.c), _noise_end(model, self.c))
         self.at, self.end = path.points([first, last])
         if not self.at.rho < self.end.rho:
             raise OdesolveError(f"t=({first}, {last}) runs towards the data: give a time near the data first")
@@ -161,15 +166,21 @@ class PathFlow:
         """Trace of dE[x0 | x] / d(x / alpha), from the divergence of dy/du."""
         return cos**2 * y.shape[1:].numel() - sin * cos * trace
 
-    def truncation(self, y: Tensor, slope: Tensor, trace: Tensor) -> Tensor:
-        """Estimate (B,) of log p(x0) - log p(x0 + rho eps) at the first state: to first order in rho^2, by the heat equation."""
-        if self.at.sigma == 0.0:
-            return torch.zeros_like(trace)
-        sin, cos = math.sin(self.start), math.cos(self.start)
-        u = y.new_full((len(y),), self.start, dtype=torch.float64)
-        square = self.score(u, y, slope).double().flatten(1).square().sum(1)
-        curvature = (self._shrinkage(cos, sin, y, trace) - y.shape[1:].numel()) / self.at.rho**2
-        return -0.5 * self.at.rho**2 * (curvature + self.scale**2 * square)
+    @property
+    def short(self) -> bool:
+        """Whether the first time lies after the one at which the path, or the network's table, has its data."""
+        path = self.model.path
+        own = path.t_min if isinstance(_plain(path), OWN_END) else path.t_data
+        return self.at.sigma > 0.0 and self.at.rho > (1 + 1e-9) * path.point(own).rho
+
+    def before(self, y: Tensor, slope: Tensor, trace: Tensor, probes: Probes) -> Before:
+        """What lies before the first angle, at its state, with dy/du and its divergence (B,) there; see ``truncation``."""
+        index = torch.arange(self.batch, device=y.device)
+        at = truncation.angles(self.start, self.stop)
+        fields = [self.field(y.new_full((len(y),), u, dtype=torch.float64), index) for u in at[1:]]
+        after, traces = probes(fields[0], y)
+        slopes = [slope, after, *(field(y) for field in fields[1:])]
+        return truncation.estimate(at, y, slopes, (trace, traces.double().mean(1)))
 
 
 class VelocityFlow:
@@ -239,15 +250,29 @@ def checked(found: Tensor, x: Tensor) -> Tensor:
 
 def _determined(model: Model, t: float, c: float) -> bool:
     if model.predicts == "edm":
-        return math.isfinite(float(model.network_times(torch.tensor(t, dtype=torch.float64))))
+        return _timed(model, t)
     weights = model.path.convert(t, model.predicts, "edm", c)
     return all(math.isfinite(float(w)) for w in weights)
 
 
-def _data_end(model: Model) -> float:
-    """The first time: the data's end where the path keeps noise there, otherwise ``t_min``, below which few networks train."""
+def _plain(path: Path) -> Path:
+    """The path, not flipped."""
+    return path.base if isinstance(path, Flipped) else path
+
+
+def _data_end(model: Model, c: float) -> float:
+    """The first time: the data's end where the path keeps noise there, or where it leaves the data steadily and the network
+    determines the flow; otherwise ``t_min``, below which few networks train."""
     path = model.path
-    return path.t_data if float(path.sigma(path.t_data)) > 0.0 else path.t_min
+    if float(path.sigma(path.t_data)) > 0.0:
+        return path.t_data
+    steady = path.family == "flow" and _determined(model, path.t_data, c) and _timed(model, path.t_data)
+    return path.t_data if steady else path.t_min
+
+
+def _timed(model: Model, t: float) -> bool:
+    """Whether what the network gets as its time is a number."""
+    return math.isfinite(float(model.network_times(torch.tensor(t, dtype=torch.float64))))
 
 
 def _noise_end(model: Model, c: float) -> float:

@@ -25,7 +25,9 @@ class LogProb:
             ``stderr``, 1 where the trace is exact.
         prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves out; None without a path.
         truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data with the noise of the
-            first time on them; None without a path.
+            first time on them; None without a path, 0 where the flow begins at the data's end.
+        truncation_error: what ``truncation`` may err by (B,), where the first time lies after the one at which the path has its
+            data, so that ``interval`` counts both; None otherwise.
         status: "ok", or why the solve of a sample stopped; a list of B.
         rounds: network calls that waited for one another, of all samples together; None where they were not counted.
     """
@@ -40,6 +42,7 @@ class LogProb:
     probes: int
     prior_mismatch: Tensor | None = None
     truncation: Tensor | None = None
+    truncation_error: Tensor | None = None
     status: list[str] = field(default_factory=list, repr=False)
     rounds: int | None = None
 
@@ -72,7 +75,11 @@ class LogProb:
 
         factor = float(stdtrit(self.probes - 1, 0.5 + 0.5 * level)) if self.probes > 1 else 0.0
         reach = factor * self.stderr + (0.0 if self.solver_error is None else self.solver_error)
-        return self.value - reach, self.value + reach
+        if self.truncation is None or self.truncation_error is None:
+            return self.value - reach, self.value + reach
+        reach = reach + self.truncation_error
+        low, high = self.truncation.clamp_max(0.0), self.truncation.clamp_min(0.0)
+        return self.value + low - reach, self.value + high + reach
 
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
         """-log2 P / D of data that take ``levels`` equally wide values in [low, high], from the density of dequantised ones.

@@ -28,7 +28,8 @@ PATHS = {
 
 def truth(problem, path, x, t=None):
     """Log-density of x0 + rho eps, with the noise of the path's first time."""
-    t = t if t is not None else path.t_data if float(path.sigma(path.t_data)) > 0 else path.t_min
+    if t is None:
+        t = path.t_data if path.family == "flow" or float(path.sigma(path.t_data)) > 0 else path.t_min
     alpha = float(path.alpha(t))
     return problem.log_prob(alpha * x, path, t) + problem.dim * math.log(alpha)
 
