@@ -42,9 +42,10 @@ class Curve:
     """A second opinion on a log-density: the trapezoidal rule over the states of the steps, and their distance from the flow.
 
     Along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score. The first term by another rule says what the quadrature
-    errs by, the second what the states do, if the network's score is that of p. The sum of their magnitudes was 0.4 to 8 times
-    the root mean square error for solvers of orders 1 to 3, and far above it for rk4, being of second order itself. Rejected:
-    adding the terms to the value, which is no nearer for some solvers.
+    errs by, the second what the states do, if the network's score is that of p. Twice the sum of their magnitudes, and a
+    fifth of what the second would be if nothing cancelled, held 90 to 100 % of the errors of unipc_2 on trained networks at
+    40 and 80 steps; fewer of heun, which is the trapezoidal rule itself, and all of rk4, of higher order, by far.
+    Rejected: adding the terms to the value, which is no nearer for some solvers.
     """
 
     def __init__(self, plan: Plan, path: Path, gaussian: Gaussian):
@@ -52,6 +53,7 @@ class Curve:
         self._last: list[_Visit] = []
         self._sum: Tensor | float = 0.0
         self._defect: Tensor | float = 0.0
+        self._strayed: Tensor | float = 0.0
         # The evaluation at every time of the grid, at the step's own state where there is one.
         self._asked: dict[float, int] = {}
         for k, i in enumerate(plan.evaluations):
@@ -74,11 +76,12 @@ class Curve:
             self._sum = self._sum + 0.5 * h * (past.rate + here.rate)
             along = (past.score * (moved - h * past.slope)).sum(1) + (here.score * (moved - h * here.slope)).sum(1)
             self._defect = self._defect + 0.5 * along
+            self._strayed = self._strayed + 0.5 * along.abs()
         self._last = [*self._last[-1:], here]
 
     @torch.no_grad()
     def error(self, change: Tensor) -> Tensor:
-        """Estimate (B,) of the error of ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at."""
+        """What ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at, errs by at most (B,), about."""
         found = change.mean(1)
         if not self._last:
             return found.abs()
@@ -90,7 +93,8 @@ class Curve:
         elif len(self._last) > 1:
             before = self._last[0]
             last = here.rate + (here.rate - before.rate) * (h / (here.u - before.u))
-        return (found - self._sum - 0.5 * h * (here.rate + last)).abs() + torch.as_tensor(self._defect).abs()
+        apart = (found - self._sum - 0.5 * h * (here.rate + last)).abs()
+        return 2.0 * (apart + torch.as_tensor(self._defect).abs()) + 0.2 * self._strayed
 
     def _angle(self, t: float) -> float:
         p = self.gaussian.at(t)

@@ -105,7 +105,7 @@ class Group:
     def unresolved(self, length: float) -> Tensor:
         """Estimate (b,) of what the nodes' polynomial errs by, as a root mean square over the state."""
         assert self.curve is not None
-        left = left_out(self.curve.flatten(1)).unflatten(0, self.curve.shape[1:])
+        left = left_out(self.curve.flatten(1), 1.0).unflatten(0, self.curve.shape[1:])
         return length * left.square().mean(1).sqrt()
 
     def part(self, keep: Tensor) -> Group:

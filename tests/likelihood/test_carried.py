@@ -120,7 +120,7 @@ def test_both_singular_ends(name):
 @pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_3m", "heun_edm", "heun", "ab2"])
 def test_the_estimated_error_has_the_size_of_the_error(solver, reverse):
-    """Of the root mean square at least 0.4 and at most 8 times as large, at no evaluation more."""
+    """Root mean square 0.8 to 20 times the error, at no evaluation more; less of heun, which is the trapezoidal rule itself."""
     path = PATHS["vp"]
     plan = ode.plan(solver, path, 30, middle(path), reverse=reverse)
     x = states(MIXTURE, path, plan.grid[0])
@@ -130,7 +130,7 @@ def test_the_estimated_error_has_the_size_of_the_error(solver, reverse):
     error = found.change[:, 0] - MIXTURE.log_prob(y, path, plan.grid[-1]) + MIXTURE.log_prob(x, path, plan.grid[0])
     at_end = error + MIXTURE.log_prob(y, path, plan.grid[-1]) - MIXTURE.log_prob(found.x, path, plan.grid[-1])
     ratio = float(found.error.square().mean().sqrt() / at_end.square().mean().sqrt())
-    assert 0.4 < ratio < 8.0
+    assert (0.4 if solver == "heun" else 0.8) < ratio < 20.0
     assert found.nfe == plan.nfe
 
 
