@@ -15,7 +15,8 @@ from scipy.special import bdtr, stdtrit
 from torch import Tensor
 
 BATCH = 20  # samples from which on their spreads say how much spreads differ
-SLACK = 0.02  # of sums of signs, which take few values: without it an interval would be a sixth wider for a hundredth
+SAFE = 0.8  # intervals go for this share of the misses that they may have, as all that they go by is estimated
+SLACK = 1.3  # and sums of signs, which take few values, may have this share: the next value is far off
 DRAWS, MOST = 2**15, 256  # simulated samples; values from which on skewness does not count
 
 
@@ -28,6 +29,7 @@ def reach(stderr: Tensor, count: int, level: float) -> Tensor:
     known = stderr[torch.isfinite(stderr)].square()
     if count < 2 or not len(known):
         return torch.zeros_like(stderr) * stderr
+    level = 1.0 - SAFE * (1.0 - level)
     own, degrees = stderr.square(), torch.full_like(stderr, count - 1.0)
     if len(known) >= BATCH:
         own, degrees = _drawn_together(own, known, count - 1)
@@ -73,8 +75,8 @@ def _squares(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _signs(count: int, level: float) -> float:
-    """Distance of a sum of signs from 0, over the root of their number, that is held with this probability less ``SLACK``."""
+    """Distance of a sum of signs from 0, over the root of their number, that is held about so often."""
     rarer = np.arange(count // 2, 0, -1)
     held = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
-    enough = rarer[held >= level - SLACK]
+    enough = rarer[held >= 1.0 - SLACK / SAFE * (1.0 - level)]
     return float((count - 2 * (enough[0] if len(enough) else 0)) / count**0.5)
