@@ -125,12 +125,10 @@ def log_prob(
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
-            calls, pulled = pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
-            found = _counted(_on_grid(model, x, probes, plan, base, traces.name_of(estimator, probes)), steady)
-            return _with(found, dependence.of_model(model, x, forward=forward) + calls, pulled)
-        flow = _flow(model, x, t, base, args)
+            found = _counted(_on_grid(model, x, probes, plan, base, estimator), steady)
+            return _with(found, dependence.of_model(model, x, forward=forward))
+        flow = pilot.settled(_flow(model, x, t, base, args), probes, x)
         spent = dependence.of_flow(flow, x, forward)
-        calls, pulled = pilot.settle(probes, flow, flow.enter(x))
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
         if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
@@ -144,8 +142,7 @@ def log_prob(
             options |= {"max_calls": max_calls} if steps is None else {"steps": steps}
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        named = traces.name_of(estimator, probes)
-        return _with(_counted(_result(flow, x, found, probes, named), steady), spent + calls, pulled)
+        return _with(_counted(_result(flow, x, found, probes, estimator), steady), spent)
 
 
 def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, *limits: Any) -> Found:
@@ -181,12 +178,14 @@ def _counted(found: LogProb, steady: Steady) -> LogProb:
     return replace(found, nfe=found.nfe + steady.extra, rounds=rounds)
 
 
-def _with(found: Any, calls: int, pulled: int = 0) -> Any:
-    """With so many network evaluations and Jacobian products more of each sample, which no other waited for."""
-    return replace(found, nfe=found.nfe + calls, products=found.products + pulled)
+def _with(found: Any, calls: int) -> Any:
+    """With so many network evaluations more of each sample, which no other waited for."""
+    return replace(found, nfe=found.nfe + calls)
 
 
-def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:
+def _result(
+    flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: traces.Estimator
+) -> LogProb:
     extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
@@ -198,24 +197,26 @@ def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: trac
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
 
-def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor) -> LogProb:
+def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Tensor) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
+    calls, pulled = pilot.spent(probes)
     return LogProb(
         value=density + found.change.mean(1),
         stderr=standard_error(found.change, probes),
         solver_error=found.error,
         latent=found.y,
-        nfe=found.nfe,
-        products=found.products,
-        trace=trace,
+        nfe=found.nfe + calls,
+        products=found.products + pulled,
+        trace=traces.name_of(trace, probes),
         probes=probes.count,
         status=found.status,
-        rounds=found.rounds,
+        rounds=None if found.rounds is None else found.rounds + calls,
         **extra,
     )
 
 
-def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: str) -> LogProb:
+def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: traces.Estimator) -> LogProb:
+    pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
     found, density = fixed.integrate(model, x, probes, plan, _prior(base))
     return _told(found, density, probes, trace)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -11,39 +13,46 @@ from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.trace import AutoProbes, Probes
 
+AnyFlow = TypeVar("AnyFlow", bound=Flow)
+
 # Shares of the clock: an eighth of the products of a solve with the least nodes, and in the clock of a path the noise levels
 # of a fifth of the data's deviation and of 1.2 times it.
 SEEN = 0.25, 0.75
 
 
-def settle(probes: Probes, flow: Flow, y: Tensor, ends: tuple[float, float] | None = None) -> tuple[int, int]:
-    """Let ``probes`` choose, if they do so, along the flow from the states y (B, ...) at the first of these ends of its clock.
-
-    Returns the network evaluations and the Jacobian products of each sample that it took.
-    """
-    if not isinstance(probes, AutoProbes):
-        return 0, 0
-    start, stop = ends or (flow.start, flow.stop)
-    pilot, index, before = probes.pilot(), torch.arange(len(y), device=y.device), 0.0
-    with torch.no_grad():
-        y = y.detach()
-        slope = _field(flow, index, start)(y)
-        for share in SEEN:  # by steps of Euler's
-            y = y + (share - before) * (stop - start) * slope.to(y.dtype)
-            slope, before = pilot.see(_field(flow, index, start + share * (stop - start)), y), share
-    probes.settle(pilot)
-    return 1 + len(SEEN), len(SEEN) * probes.products
+def settled(flow: AnyFlow, probes: Probes, x: Tensor) -> AnyFlow:
+    """The flow of data x (B, ...), along which ``probes`` have chosen, if they are such as do so."""
+    if isinstance(probes, AutoProbes):
+        _settle(probes, flow, flow.enter(x), (flow.start, flow.stop))
+    return flow
 
 
-def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noise: bool) -> tuple[int, int]:
+def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noise: bool) -> None:
     """The same for a plan from data x (B, ...), or from states x at the plan's first time."""
     if not isinstance(probes, AutoProbes):
-        return 0, 0
+        return
     check_deterministic(plan, model)
     flow = PathFlow(model, None, None, x)
     if from_noise:
-        return settle(probes, flow, x / flow.spread, (flow.stop, flow.start))
-    return settle(probes, flow, flow.enter(x))
+        _settle(probes, flow, x / flow.spread, (flow.stop, flow.start))
+    else:
+        settled(flow, probes, x)
+
+
+def spent(probes: Probes) -> tuple[int, int]:
+    """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has taken."""
+    return (1 + len(SEEN), len(SEEN) * probes.products) if isinstance(probes, AutoProbes) else (0, 0)
+
+
+@torch.no_grad()
+def _settle(probes: AutoProbes, flow: Flow, y: Tensor, ends: tuple[float, float]) -> None:
+    start, width = ends[0], ends[1] - ends[0]
+    pilot, index, before = probes.pilot(), torch.arange(len(y), device=y.device), 0.0
+    slope = _field(flow, index, start)(y)
+    for share in SEEN:  # by steps of Euler's
+        y = y + (share - before) * width * slope.to(y.dtype)
+        slope, before = pilot.see(_field(flow, index, start + share * width), y), share
+    probes.settle(pilot)
 
 
 def _field(flow: Flow, index: Tensor, u: float) -> Field:

@@ -11,7 +11,6 @@ import functools
 
 import numpy as np
 import torch
-from scipy.special import bdtr, stdtrit
 from torch import Tensor
 
 BATCH = 20  # samples from which on their spreads say how much spreads differ
@@ -29,6 +28,8 @@ def reach(stderr: Tensor, count: int, level: float) -> Tensor:
     known = stderr[torch.isfinite(stderr)].square()
     if count < 2 or not len(known):
         return torch.zeros_like(stderr) * stderr
+    from scipy.special import stdtrit
+
     level = 1.0 - SAFE * (1.0 - level)
     own, degrees = stderr.square(), torch.full_like(stderr, count - 1.0)
     if len(known) >= BATCH:
@@ -56,6 +57,8 @@ def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, T
 def factor(count: int, samples: int, level: float) -> float:
     """On the root mean square standard error of so many samples of ``count`` values: their means are held, be the values normal,
     squares of normals, or random signs."""
+    from scipy.special import stdtrit
+
     normal = float(stdtrit(samples * (count - 1), 0.5 + 0.5 * level))
     if count > MOST:
         return normal
@@ -76,6 +79,8 @@ def _squares(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _signs(count: int, level: float) -> float:
     """Distance of a sum of signs from 0, over the root of their number, that is held about so often."""
+    from scipy.special import bdtr
+
     rarer = np.arange(count // 2, 0, -1)
     held = 1.0 - 2.0 * bdtr(rarer - 1.0, count, 0.5)
     enough = rarer[held >= 1.0 - SLACK / SAFE * (1.0 - level)]

@@ -21,8 +21,8 @@ class Fourier:
     Mixed unit vectors (Avron and Toledo 2011, their F D with a Fourier matrix F), in real pairs, drawn without replacement,
     with an odd period, so that all distances |i - j| count alike. The squares of a pair add up to a constant, so a diagonal J is
     exact. For the symmetric part S of J and N = D, or D + 1 if D is even, the mean has the variance
-    2 (|S|_F^2 - sum S_ii^2) / products (1 - products / N): never more than Hutchinson's with signs, nor, but for that N, with
-    vectors at right angles. Exact with ``products`` >= D.
+    2 (|S|_F^2 - sum S_ii^2) / products (N - products) / (N - 1): less than Hutchinson's with signs, and than with vectors at
+    right angles, but for a factor 1 + 2 / D where the diagonal is constant. Exact with ``products`` >= D.
     """
 
     products: int = 16
