@@ -41,7 +41,7 @@ def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noi
 
 def spent(probes: Probes) -> tuple[int, int]:
     """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has taken."""
-    return (1 + len(SEEN), len(SEEN) * probes.products) if isinstance(probes, AutoProbes) else (0, 0)
+    return (1 + len(SEEN), probes.spent) if isinstance(probes, AutoProbes) else (0, 0)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from odesolve.errors import OdesolveError
 from odesolve.trace.draws import frames, waves
 from odesolve.trace.exact import Exact
 from odesolve.trace.fourier import Pairs, of_pairs
-from odesolve.trace.hutchinson import Hutchinson
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.pilot import Pilot
 from odesolve.trace.protocol import Probes
@@ -27,14 +26,14 @@ class Auto:
 
     Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends on nothing that the
     estimate is made of and leaves it without bias; it is the same whatever the batch. Likelihoods run it at states all along
-    their flow, by ``AutoProbes.pilot``; otherwise the first state that is evaluated is what it sees. Below 4 products Hutchinson.
+    their flow, by ``AutoProbes.pilot``; otherwise the first state that is evaluated is what it sees.
     """
 
     products: int = 16
 
     def __post_init__(self):
-        if self.products < 1:
-            raise OdesolveError(f"products={self.products}: give at least 1")
+        if self.products < 4 or self.products % 2:
+            raise OdesolveError(f"products={self.products}: give an even number, at least 4")
 
     def __str__(self) -> str:
         return f"auto({self.products})"
@@ -44,8 +43,6 @@ class Auto:
         dim, pairs = like.shape[1:].numel(), self.products // 2
         if dim <= AFFORDABLE * self.products:
             return Exact().begin(like, keys)
-        if pairs < 2:
-            return Hutchinson(self.products).begin(like, keys)
         drawn = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
         chosen = torch.full((len(like),), UNKNOWN, dtype=torch.int8, device=like.device)
         return AutoProbes(*drawn, keys, chosen, torch.arange(len(like), device=like.device))
@@ -65,6 +62,7 @@ class AutoProbes:
     def __init__(self, z: Tensor, frame: Tensor, keys: Tensor, chosen: Tensor, index: Tensor):
         self.z, self.frame, self.keys, self.chosen, self.index = z, frame, keys, chosen, index
         self.count, self.products = len(frame), len(z)
+        self.spent = 0  # products of the pilot that chose
         self._settled: Probes | None = None
 
     @property
@@ -86,13 +84,16 @@ class AutoProbes:
 
     def pilot(self) -> Pilot:
         """One that has seen nothing yet, with random vectors of its own."""
-        return Pilot(frames(self.z[0], self.keys, self.count, PILOT) / self.z.shape[2] ** 0.5)
+        return Pilot(
+            lambda i: frames(self.z[0], self.keys, self.count, PILOT + i * self.count) / self.z.shape[2] ** 0.5
+        )
 
     def settle(self, pilot: Pilot) -> None:
         """Choose, where that is not done, by what a pilot has seen."""
         chosen = torch.where(pilot.low_rank(), XTRACE, FORMS).to(self.chosen)
         before = self.chosen[self.index]
         self.chosen[self.index] = torch.where(before == UNKNOWN, chosen, before)
+        self.spent = pilot.products
         self._settled = self._taken()
 
     def _taken(self) -> Probes:
@@ -109,7 +110,8 @@ class AutoProbes:
         if self._settled is None:
             if bool((self.chosen[self.index] == UNKNOWN).any()):
                 pilot = self.pilot()
-                pilot.see(f, x)
+                for _ in range(2):  # as often as along a flow
+                    pilot.see(f, x)
                 self.settle(pilot)
             self._settled = self._taken()
         return self._settled(f, x)

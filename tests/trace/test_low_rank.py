@@ -102,7 +102,7 @@ def test_identity_is_exact_for_xtrace():
     assert torch.allclose(values, torch.full((2, K), 1.5 * N, dtype=torch.float64), rtol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(5)], ids=str)
+@pytest.mark.parametrize("estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str)
 def test_exact_where_products_suffice(estimator):
     probes = begin(estimator, torch.zeros(1, N))
     assert (probes.exact, probes.count, probes.products) == (True, 1, N)

@@ -134,7 +134,8 @@ def test_as_many_probes_as_numbers_are_exact(kind, count):
         (lambda: trace.HutchPP(8), "multiple of 3"),
         (lambda: trace.XTrace(7), "even number"),
         (lambda: trace.Fourier(3), "even number"),
-        (lambda: trace.Auto(0), "at least 1"),
+        (lambda: trace.Auto(2), "at least 4"),
+        (lambda: trace.Auto(5), "even number"),
         (lambda: trace.named("xtrac", 10, 12), "did you mean 'xtrace'"),
         (lambda: trace.named("auto", 10, 0), "at least 1"),
         (lambda: trace.named(3, 10, 12), "give a name"),
@@ -150,6 +151,8 @@ def test_settings_that_cannot_be(make, message):
     [
         ("auto", 64, 16, "exact"),
         ("auto", 65, 16, "auto(16)"),
+        ("auto", 3072, 13, "auto(12)"),
+        ("auto", 3072, 3, "hutchinson(3)"),
         ("auto", 4, 1, "exact"),
         ("hutchinson", 10, 3, "hutchinson(3)"),
         ("hutchinson", 10, 10, "exact"),
