@@ -119,7 +119,7 @@ def test_gradients_pass_a_choice():
     a = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 
     def value(a):
-        flow = lambda t, y: a * torch.sin(y.roll(1, 1)) + a * torch.tanh(y)  # noqa: E731
+        flow = lambda t, y: a * torch.sin(y.roll(1, 1)) + a * torch.tanh(y)
         options = {"trace": "auto", "products": 8, "seed": 0, "steps": 4, "solver": "heun", "adjoint": "backprop"}
         return ode.log_prob(flow, x, **options).value.sum()
 
