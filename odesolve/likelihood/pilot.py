@@ -50,7 +50,8 @@ def _settle(probes: AutoProbes, flow: Flow, y: Tensor, ends: tuple[float, float]
     pilot, index, before = probes.pilot(), torch.arange(len(y), device=y.device), 0.0
     slope = _field(flow, index, start)(y)
     for share in SEEN:  # by steps of Euler's
-        y = y + (share - before) * width * slope.to(y.dtype)
+        ahead = y + (share - before) * width * slope.to(y.dtype)
+        y = torch.where(torch.isfinite(ahead), ahead, y)  # a network may refuse what is not finite
         slope, before = pilot.see(_field(flow, index, start + share * width), y), share
     probes.settle(pilot)
 
