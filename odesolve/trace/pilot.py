@@ -21,7 +21,7 @@ from odesolve.trace.xtrace import Basis, lost_without
 # decaying ones', the more vectors the more. From pairs of vectors it could be found in each case, but not well enough.
 CORRELATED = 1 / 6
 # On the forms' error when it is compared. Where they are taken by mistake the loss may be any, where XTrace is, 1.5 mostly.
-CAUTION = 1.1
+CAUTION = 1.05
 FEW = 4  # vectors below which a state is looked at twice
 
 
