@@ -1,71 +1,72 @@
-"""Errors of trace estimators, with the standard errors that they state: the digits' denoiser, and matrices of known spectra.
+"""Errors of trace estimators, with the standard errors that they state, on Jacobians of many kinds, and what they cost.
 
-    python benchmarks/traces.py [--products 24] [--samples 300] [--trials 10] [--json]
+    python benchmarks/traces.py [--trials 1500] [--quick] [--out benchmarks/results/traces.csv]
 
-The digits: the Jacobian of EDM's denoiser of scikit-learn's digits (a Gaussian of deviation 0.15 on each, 64 numbers) at samples
-of the noisy data. The spectra: symmetric 100 x 100 matrices, 30 products. A cell is "rms error (stated / true)": the root
-mean square error over samples and trials, then that of sd / sqrt(K) over it, which is 1 where the standard error is right. Then
-the share of 90 % intervals (Student's t, K - 1 degrees) that hold the trace, and the wall time of one evaluation of a network
-with all its products.
+The Jacobians are those of ``spectra.py``: of denoisers of digits and of patches of images, of a network, and matrices whose
+spectra are flat, of one direction, negative or mixed. Of every estimator at equal products: the root mean square error over the
+trials, that error over the best one's, that of sd / sqrt(K) over it ("stated", 1 where the standard error is right), and the
+share of ``LogProb.interval``'s 80 % and 95 % intervals that hold the trace, in batches of 300 trials. "chosen" says what "auto"
+took. Then the wall time of one evaluation of a network with all its products.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import timing
 import torch
-from scipy import stats
+from spectra import CASES, SPECTRA
 from torch import Tensor, nn
 
-import odesolve as ode
 from odesolve import trace
 from odesolve.keys import keys_of
+from odesolve.likelihood.reach import reach
 
-SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 10.0, 50.0)
-DIM, SPECTRUM_PRODUCTS = 100, 30
+NAMES = ("hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace", "auto")
+COLUMNS = ("case", "dim", "products", "estimator", "error", "over_best", "stated", "held_80", "held_95", "chosen")
+BATCH = 300
 
 
 def estimators(products: int) -> list[trace.Estimator]:
     """All kinds, with this many products at most."""
-    return [trace.named(n, 10**9, products) for n in ("hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace")]
+    return [trace.named(n, 10**9, products) for n in NAMES if n != "hutchpp" or products >= 6]
 
 
-def digits_jacobians(sigma: float, count: int) -> Tensor:
-    """Jacobians (count, 64, 64) of the denoiser at samples of the data with noise sigma."""
-    problem, path = ode.problems.digits(std=0.15), ode.paths.EDM()
-    g = torch.Generator().manual_seed(1)
-    x = problem.sample(count, seed=3)
-    x = (x + sigma * torch.randn(x.shape, generator=g, dtype=x.dtype)).requires_grad_()
-    out = problem.data(x, path, sigma).flatten(1).sum(0)
-    return torch.stack([torch.autograd.grad(o, x, retain_graph=True)[0].flatten(1) for o in out], 1)
-
-
-def spectra() -> dict[str, Tensor]:
-    """Matrices (1, 100, 100) whose eigenvalues decay by a factor, by a power, hardly, and not at all."""
-    i = torch.arange(DIM, dtype=torch.float64)
-    g = torch.Generator().manual_seed(0)
-    q, _ = torch.linalg.qr(torch.randn(DIM, DIM, generator=g, dtype=torch.float64))
-    general = torch.randn(DIM, DIM, generator=g, dtype=torch.float64) / DIM**0.5
-    step = torch.where(i < 8, 1.0, 0.01)
-    values = {"0.8^i": 0.8**i, "i^-2": (i + 1) ** -2.0, "1 to 2": 1 + i / DIM, "1, then 0.01": step}
-    return {name: ((q * v) @ q.T)[None] for name, v in values.items()} | {"not symmetric": general[None]}
-
-
-def measure(estimator: trace.Estimator, jacobians: Tensor, trials: int, level: float = 0.9) -> dict[str, float]:
-    """rms error, what the estimator says of it, and coverage."""
-    many = jacobians.repeat_interleave(trials, 0)
-    x = many.new_zeros(many.shape[:2])
+def measure(estimator: trace.Estimator, jacobians: Tensor, trials: int) -> dict[str, Any]:
+    """rms error, what the estimator says of it, and how many intervals hold the trace."""
+    count, dim = jacobians.shape[:2]
+    shape = (count, max(1, trials // count), dim)
+    x = jacobians.new_zeros(shape).flatten(0, 1)
+    probes = estimator.begin(x, keys_of(len(x), 0, None, x.device))
     with torch.no_grad():
-        _, values = estimator.begin(x, keys_of(len(x), 0, None, x.device))(lambda y: (many @ y[:, :, None])[:, :, 0], x)
+        _, values = probes(lambda y: (y.view(shape) @ jacobians.mT).flatten(0, 1), x)
     k = values.shape[1]
-    error = values.mean(1) - many.diagonal(0, 1, 2).sum(1)
-    stderr = values.std(1) / k**0.5
-    reach = stats.t.ppf(0.5 + 0.5 * level, k - 1) * stderr + 1e-12 * many.flatten(1).norm(dim=1)
-    rms, stated = error.square().mean().sqrt().item(), stderr.square().mean().sqrt().item()
-    return {"error": rms, "stated": stated / max(rms, 1e-300), "covered": (error.abs() <= reach).double().mean().item()}
+    error = values.mean(1) - jacobians.diagonal(0, 1, 2).sum(1).repeat_interleave(shape[1])
+    stderr, mixed = values.std(1) / k**0.5, torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    rms = error.square().mean().sqrt().item()
+    found = {"error": rms, "stated": stderr.square().mean().sqrt().item() / max(rms, 1e-300)}
+    for level in (80, 95):
+        far = torch.cat([reach(one, k, level / 100) for one in stderr[mixed].split(BATCH)])
+        held = error[mixed].abs() <= far + 1e-12 * jacobians.flatten(1).norm(dim=1).max()
+        found[f"held_{level}"] = held.double().mean().item()
+    return {**found, "chosen": trace.name_of(estimator, probes)}
+
+
+def rows_of(name: str, products: int, trials: int) -> list[dict[str, Any]]:
+    """One row an estimator."""
+    jacobians = SPECTRA[name][0]()
+    dim = jacobians.shape[1]
+    rows = [
+        {"case": name, "dim": dim, "products": products, "estimator": str(e), **measure(e, jacobians, trials)}
+        for e in estimators(products)
+    ]
+    best = min(row["error"] for row in rows if not row["estimator"].startswith("auto"))
+    return [{**row, "over_best": row["error"] / max(best, 1e-300)} for row in rows]
 
 
 def best_time(call: Callable[[], object], repeats: int = 7) -> float:
@@ -98,37 +99,34 @@ def costs(products: int) -> dict[str, dict[str, float]]:
     return out
 
 
-def table(title: str, rows: dict[str, list[dict[str, float]]], names: list[str]) -> str:
-    """Plain text: a row a case, a column an estimator."""
-    lines = [f"{title:16}" + "".join(f"{n:>26}" for n in names)]
-    for case, cells in rows.items():
-        shown = (f"{c['error']:.3g} ({c['stated']:.2f}) {100 * c['covered']:.0f} %" for c in cells)
-        lines.append(f"{case:16}" + "".join(f"{s:>26}" for s in shown))
-    return "\n".join(lines)
+def line(row: dict[str, Any]) -> str:
+    """A row for a reader."""
+    told = row["chosen"] if row["estimator"] != row["chosen"] else ""
+    return (
+        f"{row['case']:20}{row['products']:>4}  {row['estimator']:16}{row['error']:>11.4g}{row['over_best']:>9.3g}"
+        f"{row['stated']:>8.2f}{100 * row['held_80']:>7.1f}{100 * row['held_95']:>7.1f}  {told}"
+    )
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--products", type=int, default=24)
-    p.add_argument("--samples", type=int, default=300)
-    p.add_argument("--trials", type=int, default=10)
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--trials", type=int, default=1500)
+    p.add_argument("--quick", action="store_true", help="few trials, and write nothing")
+    p.add_argument("--out", type=Path, default=timing.RESULTS / "traces.csv")
     given = p.parse_args()
-    ours, theirs = estimators(given.products), estimators(SPECTRUM_PRODUCTS)
-    digits = {}
-    for sigma in SIGMAS:
-        jacobians = digits_jacobians(sigma, given.samples)
-        digits[f"noise {sigma:g}"] = [measure(e, jacobians, given.trials) for e in ours]
-    known = {name: [measure(e, a, 100 * given.trials) for e in theirs] for name, a in spectra().items()}
-    times = costs(given.products)
-    if given.json:
-        print(json.dumps({"digits": digits, "spectra": known, "milliseconds": times}))
-        return
-    print(
-        table("digits", digits, [str(e) for e in ours]), table("spectrum", known, [str(e) for e in theirs]), sep="\n\n"
-    )
-    for name, row in times.items():
+    print(f"{'':20}{'':>4}  {'':16}{'error':>11}{'/ best':>9}{'stated':>8}{'80 %':>7}{'95 %':>7}")
+    rows = []
+    for name, products in CASES:
+        found = rows_of(name, products, 60 if given.quick else given.trials)
+        print("\n".join(map(line, found)), flush=True)
+        rows += found
+    if not given.quick:
+        with given.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    for name, row in costs(24).items():
         print(f"\n{name}: " + ", ".join(f"{k} {v:.2f} ms" for k, v in row.items()))
 
 

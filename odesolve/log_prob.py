@@ -16,7 +16,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, dependence, fixed, nodes, picard
+from odesolve.likelihood import along, dependence, fixed, nodes, picard, pilot
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
@@ -77,8 +77,9 @@ def log_prob(
             the path has noise there, to the noise end.
         base: of a model another prior than N(0, prior_std^2 I); of a velocity the density at t[1]: "normal" (the default),
             an object with ``log_prob``, or a function of the latent (B, ...) to (B,).
-        trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace", or an ``odesolve.trace`` estimator.
-            "auto" is exact for up to 4 numbers a product, XTrace from 12 products, Hutchinson below.
+        trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace", or an ``odesolve.trace``
+            estimator. "auto" is exact for up to 4 numbers a product; else a pilot at two states of a crude flow finds for every
+            sample which of "fourier" and "xtrace" errs less (``trace.Auto``). As many products as numbers make any of them exact.
         products: Jacobian products an evaluation that an estimator may take.
         seed, ids: of the probes, as for ``ode.sample``; the probes of a sample stay the same along its trajectory.
         tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2 otherwise.
@@ -124,9 +125,9 @@ def log_prob(
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
-            found = _counted(_on_grid(model, x, probes, plan, base, str(estimator)), steady)
+            found = _counted(_on_grid(model, x, probes, plan, base, estimator), steady)
             return _with(found, dependence.of_model(model, x, forward=forward))
-        flow = _flow(model, x, t, base, args)
+        flow = pilot.settled(_flow(model, x, t, base, args), probes, x)
         spent = dependence.of_flow(flow, x, forward)
         tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
         state_tol = max(STATE * tol, FINEST[x.dtype])
@@ -141,7 +142,7 @@ def log_prob(
             options |= {"max_calls": max_calls} if steps is None else {"steps": steps}
             options = {k: v for k, v in options.items() if v is not None}
             found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        return _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
+        return _with(_counted(_result(flow, x, found, probes, estimator), steady), spent)
 
 
 def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, *limits: Any) -> Found:
@@ -182,7 +183,9 @@ def _with(found: Any, calls: int) -> Any:
     return replace(found, nfe=found.nfe + calls)
 
 
-def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: str) -> LogProb:
+def _result(
+    flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: traces.Estimator
+) -> LogProb:
     extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
@@ -205,24 +208,28 @@ def _with_ends(found: Found, probes: traces.Probes, calls: int) -> Found:
     return replace(found, nfe=found.nfe + calls, products=products, rounds=rounds)
 
 
-def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor | None) -> LogProb:
+def _told(
+    found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Tensor | None
+) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
+    calls, pulled = pilot.spent(probes)
     return LogProb(
         value=density + found.change.mean(1),
         stderr=standard_error(found.change, probes),
         solver_error=found.error,
         latent=found.y,
-        nfe=found.nfe,
-        products=found.products,
-        trace=trace,
+        nfe=found.nfe + calls,
+        products=found.products + pulled,
+        trace=traces.name_of(trace, probes),
         probes=probes.count,
         status=found.status,
-        rounds=found.rounds,
+        rounds=None if found.rounds is None else found.rounds + calls,
         **extra,
     )
 
 
-def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: str) -> LogProb:
+def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: traces.Estimator) -> LogProb:
+    pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
     found, density = fixed.integrate(model, x, probes, plan, _prior(base))
     return _told(found, density, probes, trace)
 

@@ -22,7 +22,8 @@ Width = tuple[int | None, float, float, int]
 def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str, Any]) -> np.ndarray:
     """One row a sample of what ``COLUMNS`` names; ``width`` is (levels, low, high, draws), levels None of continuous data.
 
-    The columns low and high are the bounds of ``LogProb.interval(0.95)``, NaN where the error of the solver is not known.
+    The columns low and high are the bounds of ``LogProb.interval(0.95)`` in this batch, NaN where the error of the solver is
+    not known.
     """
     levels, low, high, draws = width
     options = {**options, "ids": list(ids), "progress": False}

@@ -15,6 +15,7 @@ from odesolve.likelihood import dependence, ito
 from odesolve.likelihood.carried import Tick, carry
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.found import standard_error
+from odesolve.likelihood.pilot import settle_on_plan, spent
 from odesolve.likelihood.plan_density import decoded, push
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
@@ -65,12 +66,15 @@ def draw(
         return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1, error)
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     probes = estimator.begin(x, keys)
+    settle_on_plan(probes, model, plan, x, from_noise=True)
     found = carry(plan, model, x, probes, tick=tick)
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
     stderr = standard_error(found.change, probes)
     forward = getattr(estimator, "mode", None) == "forward"
     nfe = found.nfe + dependence.of_model(model, unit, forward=forward)
-    return found.x, _told(value, stderr, x, nfe, found.products, str(estimator), probes.count, found.error)
+    calls, pulled = spent(probes)
+    named = traces.name_of(estimator, probes)
+    return found.x, _told(value, stderr, x, nfe + calls, found.products + pulled, named, probes.count, found.error)
 
 
 def _told(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.likelihood.reach import reach as reach_of
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class LogProb:
         solver_error: estimate (B,) of the error that the solver makes, None where it was not estimated.
         latent: the state (B, ...) at the noise end.
         nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), a backward pass each at most.
-        trace: how the divergence was found, such as "exact" or "xtrace(24)"; ``probes``: independent estimates behind
-            ``stderr``, 1 where the trace is exact.
+        trace: how the divergence was found, such as "exact" or "xtrace(24)"; of "auto" what it chose, for how many of the
+            samples; ``probes``: estimates behind ``stderr``, 1 where the trace is exact.
         prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves out; None without a path.
         truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data with the noise of the
             first time on them; None without a path, 0 where the flow begins at the data's end.
@@ -64,17 +65,15 @@ class LogProb:
         return torch.hypot(self.stderr, self.solver_error)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Bounds (B,) that hold the log-density with this probability: Student's t over the probes, and the solver error.
+        """Bounds (B,) that hold the log-density with this probability: what the probes may err by, and the solver error.
 
-        Few probes of a skewed quantity fall short of it: where one direction has nearly all of the trace, 8 of Hutchinson's hold
-        it in 86 % of the cases at a level of 95 %, 32 in 91 %, 128 in 95 %.
+        For the probes a batch is looked at as a whole (``likelihood.reach``): spreads of few and skewed values mislead one by
+        one, not together. So a sample's interval depends on the batch that it was in, which its value and ``stderr`` do not;
+        alone it is wider, with few probes much so.
         """
         if not 0.0 < level < 1.0:
             raise OdesolveError(f"level={level}: give a probability between 0 and 1, such as 0.95")
-        from scipy.special import stdtrit
-
-        factor = float(stdtrit(self.probes - 1, 0.5 + 0.5 * level)) if self.probes > 1 else 0.0
-        reach = factor * self.stderr + (0.0 if self.solver_error is None else self.solver_error)
+        reach = reach_of(self.stderr, self.probes, level) + (0.0 if self.solver_error is None else self.solver_error)
         if self.truncation is None or self.truncation_error is None:
             return self.value - reach, self.value + reach
         reach = reach + self.truncation_error

@@ -168,11 +168,11 @@ class SlicedScoreMatching(ScoreMatching):
         self.trace, self.reduced = traces.Hutchinson(projections, law), reduced
 
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
-        probes = self.trace.begin(at.x, keys_for(at.x, generator))
+        probes = self.trace.forms(at.x, keys_for(at.x, generator))
         s, values = probes(at.field, at.x)
         if self.reduced:
             return _half_square(s) + values.mean(1)
-        along = (probes.z.to(s.dtype) * s.flatten(1)).sum(2)  # type: ignore[attr-defined]
+        along = (probes.z.to(s.dtype) * s.flatten(1)).sum(2)
         return 0.5 * along.square().mean(0) + values.mean(1)
 
 

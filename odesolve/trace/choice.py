@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.trace.auto import AFFORDABLE, Auto
 from odesolve.trace.exact import Exact
+from odesolve.trace.fourier import Fourier
 from odesolve.trace.hutchinson import Hutchinson
 from odesolve.trace.hutchpp import HutchPP
 from odesolve.trace.protocol import Estimator
 from odesolve.trace.xtrace import XTrace
 
 NAMES = {
+    "auto": lambda products: Auto(products - products % 2) if products >= 4 else Hutchinson(products),
     "exact": lambda products: Exact(),
     "hutchinson": Hutchinson,
     "gaussian": lambda products: Hutchinson(products, "gaussian"),
     "orthogonal": lambda products: Hutchinson(products, "orthogonal"),
+    "fourier": lambda products: Fourier(products - products % 2),
     "hutchpp": lambda products: HutchPP(products - products % 3),
     "xtrace": lambda products: XTrace(products - products % 2),
 }
@@ -22,8 +26,9 @@ NAMES = {
 def named(name: str | Estimator, dim: int, products: int) -> Estimator:
     """The estimator of this name with at most this many Jacobian products an evaluation, for samples of ``dim`` numbers.
 
-    "auto" is exact where dim <= 4 products, else XTrace from 12 products on and Hutchinson below; never Hutch++, which
-    is worse where the noise is low. An estimator is returned as it is. OdesolveError for names that there are not.
+    With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is so for up to 4 numbers a
+    product, see ``Auto``, and Hutchinson below 4 products. An estimator is returned as it is. OdesolveError for names that there
+    are not.
     """
     if not isinstance(name, str):
         if not hasattr(name, "begin"):
@@ -31,10 +36,8 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
         return name
     if products < 1:
         raise OdesolveError(f"products={products}: give at least 1")
-    if name == "auto":
-        if dim <= 4 * products:
-            return Exact()
-        name = "xtrace" if products >= 12 else "hutchinson"
     if name not in NAMES:
-        raise unknown("trace", name, ["auto", *NAMES])
+        raise unknown("trace", name, list(NAMES))
+    if products >= dim or (name == "auto" and dim <= AFFORDABLE * products):
+        return Exact()
     return NAMES[name](products)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,15 +21,32 @@ def gaussians(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
     return _draw(like, keys, count, "normal", first)
 
 
-def frames(like: Tensor, keys: Tensor, count: int) -> Tensor:
+def frames(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
     """Vectors (count, B, D) of length sqrt(D) at right angles, count <= D, of Haar's distribution.
 
     The orthogonal factor of a Gaussian matrix, where the triangular one has a positive diagonal (Mezzadri 2007, section 5).
     """
-    z = gaussians(like, keys, count).permute(1, 2, 0).double()
+    z = gaussians(like, keys, count, first).permute(1, 2, 0).double()
     q, r = torch.linalg.qr(z)
     q = q * torch.where(r.diagonal(0, 1, 2) < 0, -1.0, 1.0)[:, None]
     return (q.permute(2, 0, 1) * z.shape[1] ** 0.5).to(_wide(like)).contiguous()
+
+
+def waves(like: Tensor, keys: Tensor, pairs: int) -> Tensor:
+    """Vectors (2 pairs, B, D) sqrt(2) s cos(w i), then sqrt(2) s sin(w i): signs s and frequencies w = 2 pi j / period, no
+    two alike, of every sample."""
+    dim = like.shape[1:].numel()
+    ranks = gaussians(like, keys, 1, 1)[0, :, : period(dim) // 2]
+    chosen = ranks.argsort(dim=1, stable=True)[:, :pairs].T[:, :, None] + 1
+    turns = chosen * torch.arange(dim, device=like.device) % period(dim)
+    angles = turns.double() * (2 * math.pi / period(dim))
+    both = 2**0.5 * torch.cat([torch.cos(angles), torch.sin(angles)])
+    return both.to(_wide(like)) * signs(like, keys, 1)
+
+
+def period(dim: int) -> int:
+    """Of the waves: the least odd number that is not less than D."""
+    return dim | 1
 
 
 def _draw(like: Tensor, keys: Tensor, count: int, kind: str, first: int = 0) -> Tensor:

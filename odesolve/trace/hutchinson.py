@@ -20,7 +20,7 @@ class Hutchinson:
     """The mean of z^T J z over ``probes`` random vectors, one Jacobian product each (Hutchinson 1989).
 
     ``law`` "rademacher" has the variance 2 (|S|_F^2 - sum S_ii^2) for the symmetric part S of J, "gaussian" 2 |S|_F^2.
-    "orthogonal" vectors are at right angles: with D of them or more the trace is exact.
+    "orthogonal" vectors are at right angles. Exact with D probes or more, which exact products cost no more than.
     """
 
     probes: int = 1
@@ -39,12 +39,16 @@ class Hutchinson:
     def begin(self, like: Tensor, keys: Tensor) -> Probes:
         """Draw the probes of a batch like (B, ...), with the keys (B, 2) of its samples."""
         dim = like.shape[1:].numel()
-        if self.law != "orthogonal":
-            return Forms(LAWS[self.law](like, keys, self.probes))
         if self.probes >= dim:
             return Exact().begin(like, keys)
+        if self.law != "orthogonal":
+            return self.forms(like, keys)
         # Two probes at right angles have the covariance -var / (D - 1), as draws without replacement from a population of D.
         return Forms(frames(like, keys, self.probes), (1.0 - self.probes / dim) ** 0.5)
+
+    def forms(self, like: Tensor, keys: Tensor) -> Forms:
+        """The probes, however many."""
+        return Forms(LAWS[self.law](like, keys, self.probes))
 
 
 class Forms:

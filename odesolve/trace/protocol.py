@@ -44,3 +44,10 @@ class Estimator(Protocol):
     def begin(self, like: Tensor, keys: Tensor) -> Probes:
         """Draw the probes of a batch like (B, ...) with the keys (B, 2) of its samples (``odesolve.keys.keys_of``)."""
         ...
+
+
+def name_of(estimator: Estimator, probes: Probes) -> str:
+    """What the probes of an estimator are, for a reader: its name, or what became of it in this batch."""
+    if probes.exact:
+        return "exact"
+    return str(getattr(probes, "name", estimator))

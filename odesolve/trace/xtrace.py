@@ -61,17 +61,37 @@ class XTraceProbes:
 
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         line = Linearised(f, x)
-        y, k = line.pull(self.z), self.count
-        q, r = basis_of(torch.cat([self.z, y]))
-        sign = r[:, :k, :k].diagonal(0, 1, 2).sign()[:, None]
-        image = torch.cat([columns(y) * sign, columns(line.pull(vectors(q[:, :, k:])))], 2)
-        inner = (q.mT @ image.to(q)).double()
-        lost, left = _lost(r), line.dim - 2 * k
+        y = line.pull(self.z)
+        basis = Basis(self.z, y)
+        return line.out, basis.estimates(y, line.pull(basis.new)).to(x.dtype)
+
+
+class Basis:
+    """Orthonormal columns q (B, D, 2k) of k vectors z (k, B, D) of length 1 and of what the Jacobian makes of them."""
+
+    def __init__(self, z: Tensor, y: Tensor):
+        self.k = len(z)
+        self.q, self.r = basis_of(torch.cat([z, y]))
+
+    @property
+    def new(self) -> Tensor:
+        """The columns (k, B, D) beyond those of z."""
+        return vectors(self.q[:, :, self.k :])
+
+    def image(self, y: Tensor, new: Tensor) -> Tensor:
+        """What the Jacobian makes of q (B, D, 2k), from what it makes of z and of the new columns."""
+        sign = self.r[:, : self.k, : self.k].diagonal(0, 1, 2).sign()[:, None]
+        return torch.cat([columns(y) * sign, columns(new)], 2).to(self.q)
+
+    def estimates(self, y: Tensor, new: Tensor) -> Tensor:
+        """Values (B, k), spread so that sd / sqrt(k) is the error of their mean."""
+        inner = (self.q.mT @ self.image(y, new)).double()
+        lost, left = lost_without(self.r), self.q.shape[1] - 2 * self.k
         values = _without_one(inner, lost, left)
-        return line.out, spread(values, _inflation(values, inner, lost, left)).to(x.dtype)
+        return spread(values, _inflation(values, inner, lost, left))
 
 
-def _lost(r: Tensor) -> Tensor:
+def lost_without(r: Tensor) -> Tensor:
     """Orthonormal pairs (B, 2k, k, 2), float64: what the basis q of [z, A z] = q r loses without vector i.
 
     They are at right angles to all columns of r but i and k + i: the first, s_i, among what A added to z, the second, t_i, is

@@ -48,6 +48,7 @@ def test_xtrace_is_never_worse(sigma):
         trace.Hutchinson(PRODUCTS),
         trace.Hutchinson(PRODUCTS, "gaussian"),
         trace.Hutchinson(PRODUCTS, "orthogonal"),
+        trace.Fourier(PRODUCTS),
     ],
     ids=str,
 )

@@ -29,6 +29,8 @@ def reference(net, x):
         trace.XTrace(6),
         trace.HutchPP(6),
         trace.Hutchinson(6, "orthogonal"),
+        trace.Hutchinson(6),
+        trace.Fourier(6),
     ],
     ids=repr,
 )
@@ -48,7 +50,9 @@ def test_exact_by_finite_differences():
 
 
 @pytest.mark.parametrize(
-    "estimator", [trace.Hutchinson(4), trace.Hutchinson(4, "orthogonal"), trace.HutchPP(9), trace.XTrace(8)], ids=str
+    "estimator",
+    [trace.Hutchinson(4), trace.Hutchinson(4, "orthogonal"), trace.HutchPP(9), trace.XTrace(8), trace.Fourier(4)],
+    ids=str,
 )
 def test_estimates_have_unbiased_gradients(estimator):
     """The mean over 4000 draws, of the derivative along one direction of x, within four standard errors."""

@@ -35,7 +35,7 @@ def case(request):
     }[request.param]
     z, _ = torch.linalg.qr(torch.randn(3, N, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
     q, r = torch.linalg.qr(torch.cat([z, a @ z], 2))
-    return a, z, (q.mT @ (a @ q), xtrace._lost(r), N - 2 * K)
+    return a, z, (q.mT @ (a @ q), xtrace.lost_without(r), N - 2 * K)
 
 
 def test_leaving_one_out(case):
@@ -102,7 +102,7 @@ def test_identity_is_exact_for_xtrace():
     assert torch.allclose(values, torch.full((2, K), 1.5 * N, dtype=torch.float64), rtol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", [trace.HutchPP(21), trace.XTrace(20)], ids=str)
+@pytest.mark.parametrize("estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str)
 def test_exact_where_products_suffice(estimator):
     probes = begin(estimator, torch.zeros(1, N))
     assert (probes.exact, probes.count, probes.products) == (True, 1, N)

@@ -5,11 +5,11 @@ import torch
 
 from odesolve import trace
 from odesolve.errors import OdesolveError
-from odesolve.trace.draws import frames, gaussians, signs
+from odesolve.trace.draws import frames, gaussians, signs, waves
 
 from .fields import begin, estimates, keys, linear, matrix, mlp
 
-NAMES = ["exact", "hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace"]
+NAMES = ["exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -32,7 +32,11 @@ def test_a_sample_has_its_own_probes(name):
     assert torch.allclose(some, whole[index], rtol=1e-10)
 
 
-@pytest.mark.parametrize("draw", [signs, gaussians, frames])
+def few_waves(like, keys, count):
+    return waves(like, keys, (count + 1) // 2)
+
+
+@pytest.mark.parametrize("draw", [signs, gaussians, frames, few_waves])
 def test_same_bits(draw):
     x = torch.empty(6, 3, 4)
     whole = draw(x, keys(6), 5)
@@ -85,11 +89,41 @@ def test_probes_at_right_angles_err_less_and_say_so(count):
     assert square.item() == pytest.approx(error.item(), rel=0.05)
 
 
-@pytest.mark.parametrize("count", [12, 13, 40])
-def test_a_whole_frame_is_exact(count):
+@pytest.mark.parametrize("dim", [12, 13])
+@pytest.mark.parametrize("products", [2, 6, 10])
+@pytest.mark.parametrize("kind", ["symmetric", "general"])
+def test_waves_err_less_than_signs_and_say_so(kind, products, dim):
+    """var(mean) = 2 (|S|^2 - sum S_ii^2) / m (N - m) / (N - 1), N = D or D + 1, and sd / sqrt(K) of the pairs is its estimate."""
+    a = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    a = a + a.T if kind == "symmetric" else a
+    values = estimates(trace.Fourier(products), linear(a), torch.zeros(1, dim, dtype=torch.float64), 20_000)
+    s = (a + a.T) / 2
+    expected = 2 * ((s**2).sum() - (s.diagonal() ** 2).sum()) / products * (13 - products) / 12
+    error = (values.mean(1) - a.trace()).square().mean()
+    assert abs(values.mean() - a.trace()) < 5 * (expected / 20_000) ** 0.5
+    assert error.item() == pytest.approx(expected.item(), rel=0.06)
+    assert values.shape[1] == products // 2
+    if products > 2:
+        assert (values.var(1) / values.shape[1]).mean().item() == pytest.approx(expected.item(), rel=0.06)
+
+
+@pytest.mark.parametrize("dim", [12, 13])
+def test_waves_are_exact_on_diagonal_jacobians(dim):
+    a = torch.diag(torch.randn(dim, dtype=torch.float64))
+    values = estimates(trace.Fourier(4), linear(a), torch.zeros(1, dim, dtype=torch.float64), 10)
+    assert torch.allclose(values, a.trace().expand_as(values), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("count", [12, 14, 40])
+@pytest.mark.parametrize(
+    "kind", [trace.Hutchinson, lambda k: trace.Hutchinson(k, "gaussian"), lambda k: trace.Hutchinson(k, "orthogonal")]
+)
+def test_as_many_probes_as_numbers_are_exact(kind, count):
+    """However they are drawn: four random signs in two dimensions are all equal in one case of eight, and say so of no error."""
     x = torch.zeros(2, 3, 4, dtype=torch.float64)
-    probes = begin(trace.Hutchinson(count, "orthogonal"), x)
+    probes = begin(kind(count), x)
     assert (probes.exact, probes.count, probes.products) == (True, 1, 12)
+    assert trace.name_of(kind(count), probes) == "exact"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +133,9 @@ def test_a_whole_frame_is_exact(count):
         (lambda: trace.Hutchinson(3, "uniform"), "choose from gaussian, orthogonal, rademacher"),
         (lambda: trace.HutchPP(8), "multiple of 3"),
         (lambda: trace.XTrace(7), "even number"),
+        (lambda: trace.Fourier(3), "even number"),
+        (lambda: trace.Auto(2), "at least 4"),
+        (lambda: trace.Auto(5), "even number"),
         (lambda: trace.named("xtrac", 10, 12), "did you mean 'xtrace'"),
         (lambda: trace.named("auto", 10, 0), "at least 1"),
         (lambda: trace.named(3, 10, 12), "give a name"),
@@ -113,11 +150,16 @@ def test_settings_that_cannot_be(make, message):
     ("name", "dim", "products", "expected"),
     [
         ("auto", 64, 16, "exact"),
-        ("auto", 65, 16, "xtrace(16)"),
-        ("auto", 3072, 13, "xtrace(12)"),
-        ("auto", 3072, 11, "hutchinson(11)"),
+        ("auto", 65, 16, "auto(16)"),
+        ("auto", 3072, 13, "auto(12)"),
+        ("auto", 3072, 3, "hutchinson(3)"),
         ("auto", 4, 1, "exact"),
         ("hutchinson", 10, 3, "hutchinson(3)"),
+        ("hutchinson", 10, 10, "exact"),
+        ("gaussian", 2, 4, "exact"),
+        ("hutchpp", 16, 16, "exact"),
+        ("xtrace", 3, 3, "exact"),
+        ("fourier", 10, 5, "fourier(4)"),
         ("gaussian", 10, 3, "gaussian(3)"),
         ("orthogonal", 10, 3, "orthogonal(3)"),
         ("hutchpp", 100, 16, "hutchpp(15)"),

@@ -1,0 +1,142 @@
+"""The estimator that is taken where none is named: by a pilot on the problem, for every sample on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.trace.draws import frames, waves
+from odesolve.trace.exact import Exact
+from odesolve.trace.fourier import Pairs, of_pairs
+from odesolve.trace.linearised import Field, Linearised
+from odesolve.trace.pilot import Pilot
+from odesolve.trace.protocol import Probes
+from odesolve.trace.xtrace import Basis, XTraceProbes
+
+AFFORDABLE = 4  # numbers a product up to which the trace is exact
+PILOT = 1 << 32  # number of the first random vector of pilots, which no estimate uses
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``, whichever errs less here.
+
+    Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends on nothing that the
+    estimate is made of and leaves it without bias; it is the same whatever the batch. Likelihoods run it at states all along
+    their flow, by ``AutoProbes.pilot``; otherwise the first state that is evaluated is what it sees.
+    """
+
+    products: int = 16
+
+    def __post_init__(self):
+        if self.products < 4 or self.products % 2:
+            raise OdesolveError(f"products={self.products}: give an even number, at least 4")
+
+    def __str__(self) -> str:
+        return f"auto({self.products})"
+
+    def begin(self, like: Tensor, keys: Tensor) -> Probes:
+        """Draw the probes of a batch like (B, ...), with the keys (B, 2) of its samples."""
+        dim, pairs = like.shape[1:].numel(), self.products // 2
+        if dim <= AFFORDABLE * self.products:
+            return Exact().begin(like, keys)
+        drawn = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
+        chosen = torch.full((len(like),), UNKNOWN, dtype=torch.int8, device=like.device)
+        return AutoProbes(*drawn, keys, chosen, torch.arange(len(like), device=like.device))
+
+
+UNKNOWN, FORMS, XTRACE = -1, 0, 1
+
+
+class AutoProbes:
+    """The vectors of both estimators, of which a sample's choice takes one: waves (2k, B, D) and orthonormal ones (k, B, D).
+
+    ``chosen`` is shared by all rows of a batch, which are its samples ``index``.
+    """
+
+    exact = False
+
+    def __init__(self, z: Tensor, frame: Tensor, keys: Tensor, chosen: Tensor, index: Tensor):
+        self.z, self.frame, self.keys, self.chosen, self.index = z, frame, keys, chosen, index
+        self.count, self.products = len(frame), len(z)
+        self.spent = 0  # products of the pilot that chose
+        self._settled: Probes | None = None
+
+    @property
+    def name(self) -> str:
+        """What was chosen: how many samples have which, where not all have the same."""
+        chosen, names = self.chosen[self.index], {FORMS: "fourier", XTRACE: "xtrace"}
+        parts = {name: int((chosen == kind).sum()) for kind, name in names.items()}
+        told = [name for name, count in parts.items() if count]
+        if len(told) == 1:
+            return f"{told[0]}({self.products})"
+        return f"auto({self.products})" + "".join(f", {parts[name]} {name}" for name in told)
+
+    def rows(self, index: Tensor) -> Probes:
+        """The probes of these samples."""
+        if self._settled is not None:
+            return self._settled.rows(index)
+        drawn = self.z[:, index], self.frame[:, index], self.keys[index]
+        return AutoProbes(*drawn, self.chosen, self.index[index])
+
+    def pilot(self) -> Pilot:
+        """One that has seen nothing yet, with random vectors of its own."""
+        return Pilot(
+            lambda i: frames(self.z[0], self.keys, self.count, PILOT + i * self.count) / self.z.shape[2] ** 0.5
+        )
+
+    def settle(self, pilot: Pilot) -> None:
+        """Choose, where that is not done, by what a pilot has seen."""
+        chosen = torch.where(pilot.low_rank(), XTRACE, FORMS).to(self.chosen)
+        before = self.chosen[self.index]
+        self.chosen[self.index] = torch.where(before == UNKNOWN, chosen, before)
+        self.spent = pilot.products
+        self._settled = self._taken()
+
+    def _taken(self) -> Probes:
+        low = self.chosen[self.index] == XTRACE
+        if bool(low.all()):
+            return XTraceProbes(self.frame)
+        if not bool(low.any()):
+            return Pairs(self.z)
+        return Mixed(
+            torch.cat([torch.where(low[:, None], self.frame, self.z[: self.count]), self.z[self.count :]]), low
+        )
+
+    def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self._settled is None:
+            if bool((self.chosen[self.index] == UNKNOWN).any()):
+                pilot = self.pilot()
+                for _ in range(2):  # as often as along a flow
+                    pilot.see(f, x)
+                self.settle(pilot)
+            self._settled = self._taken()
+        return self._settled(f, x)
+
+
+class Mixed:
+    """Samples of both kinds in one evaluation: waves (2k, B, D), the first half XTrace's vectors where ``low`` (B,) says so."""
+
+    exact = False
+
+    def __init__(self, z: Tensor, low: Tensor):
+        self.z, self.low = z, low
+        self.count, self.products = len(z) // 2, len(z)
+
+    def rows(self, index: Tensor) -> Mixed:
+        """The probes of these samples."""
+        return Mixed(self.z[:, index], self.low[index])
+
+    def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        line = Linearised(f, x)
+        first, second = self.z.chunk(2)
+        y, rows = line.pull(first), self.low.nonzero().flatten()
+        basis = Basis(first[:, rows], y[:, rows])
+        second = second.index_copy(1, rows, basis.new.to(second))
+        w = line.pull(second)
+        forms = torch.cat([(y * first).sum(2), (w * second).sum(2)])
+        values = of_pairs(forms, line.dim).to(x.dtype)
+        return line.out, values.index_copy(0, rows, basis.estimates(y[:, rows], w[:, rows]).to(x.dtype))

@@ -1,0 +1,88 @@
+"""Which of two estimators errs less on the problem at hand, from a few Jacobian products at a few of its states.
+
+The spread of an estimator's own values would say so as well, but from a handful of values it is off by a half and more, and
+the wrong one would be taken in one case out of three. Variances are norms: that of quadratic forms is 2 |S|_F^2 over the
+products, S being the symmetric part of J without its diagonal, and XTrace's is that norm for what its bases leave. Every
+product tells D numbers of a norm, so norms are known to a tenth where spreads are known to a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from odesolve.trace.draws import period
+from odesolve.trace.linearised import Field, Linearised
+from odesolve.trace.xtrace import Basis, lost_without
+
+# XTrace's k estimates are correlated: the variance of their mean is 1 to 2 times that of one over k, which is flat spectra's and
+# decaying ones', the more vectors the more. From pairs of vectors it could be found in each case, but not well enough.
+CORRELATED = 1 / 6
+# On the forms' error when it is compared. Where they are taken by mistake the loss may be any, where XTrace is, 1.5 mostly.
+CAUTION = 1.05
+FEW = 4  # vectors below which a state is looked at twice
+
+
+class Pilot:
+    """Errors of quadratic forms of waves with random signs (``fourier.Fourier``) and of XTrace, summed over states: their vectors
+    are the same along a trajectory, so their errors add up.
+
+    ``draw(i)`` gives orthonormal vectors (k, B, D), others for every look i; a look takes 2k products, as both estimators
+    do, all of them together ``products``.
+    """
+
+    def __init__(self, draw: Callable[[int], Tensor]):
+        self.draw, self.products, self.looks = draw, 0, 0
+        self.forms: Tensor | float = 0.0
+        self.xtrace: Tensor | float = 0.0
+
+    @torch.no_grad()
+    def see(self, f: Field, x: Tensor) -> Tensor:
+        """Add the Jacobian of f at x (B, ...); returns f(x)."""
+        line, more = Linearised(f, x), True
+        while more:
+            z = self.draw(self.looks)
+            forms, xtrace = _variances(line, z)
+            self.forms, self.xtrace = self.forms + forms.sqrt(), self.xtrace + xtrace.sqrt()
+            self.looks, self.products = self.looks + 1, self.products + 2 * len(z)
+            more = len(z) < FEW and self.looks % 2 == 1
+        return line.out
+
+    def low_rank(self) -> Tensor:
+        """Whether XTrace is to be taken (B,)."""
+        return torch.as_tensor(self.xtrace <= CAUTION * self.forms)
+
+
+def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the mean (B,) of 2k forms, and of XTrace with 2k products, by orthonormal vectors z (k, B, D)."""
+    y = line.pull(z).to(z)
+    diagonal = (z * y).sum(0) / z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
+    rest = (y - diagonal * z).double()
+    own = _share(torch.einsum("kbd,lbd->bkl", rest, z.double()))
+    left, other = _left(line, z, y)
+    k, dim = len(z), line.dim
+    # The diagonal that was taken off errs by 1 / k of the rest, which makes that look more symmetric than it is.
+    own = (own - (1.0 - own) / k).clamp_min(0.0)
+    near = 1.0 / (k + 1)  # two or three vectors alone do not tell the shares apart
+    forms = dim / (k - 1) * rest.square().sum((0, 2)) * (own + near * (other - own))
+    return forms * (1.0 / k - 2.0 / period(dim)), 2 * left * (other + near * (own - other)) * k ** (CORRELATED - 1)
+
+
+def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its trace; R's ``_share``."""
+    basis = Basis(z, y)
+    s, t = lost_without(basis.r).to(basis.q).unbind(3)
+    moved = basis.image(y, line.pull(basis.new)) @ t
+    inside = basis.q.mT @ moved
+    outside = moved - basis.q @ (inside - s * (s * inside).sum(1, keepdim=True))
+    square = (line.dim - 2 * len(z) + 2) * outside.double().square().sum(1).mean(1)
+    return square, _share((t.mT @ inside).double())
+
+
+def _share(cross: Tensor) -> Tensor:
+    """|S|^2 / |J|^2 (B,) for the symmetric part S of J, from z_i^T J z_j (B, k, k): 1 where J is symmetric, exactly."""
+    cross = cross - torch.diag_embed(cross.diagonal(0, 1, 2))
+    square = cross.square().sum((1, 2))
+    return torch.where(square > 0, 0.5 + 0.5 * (cross * cross.mT).sum((1, 2)) / square, 1.0)
