@@ -114,7 +114,8 @@ class PathFlow:
         return min(0.05, 0.01 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
 
     def field(self, u: Tensor, index: Tensor) -> Field:
-        model = self.model if len(index) == self.batch else self.model.rows(index, self.batch)
+        # Cut even where there are as many rows as samples: at nodes they may all be of one sample.
+        model = self.model.rows(index, self.batch)
         t = self.times(u)
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
 
