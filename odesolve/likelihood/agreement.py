@@ -1,4 +1,4 @@
-"""Whether latents can be of the law that they are given the density of: a wrong base is a wrong number, and nothing else shows it."""
+"""Whether latents can be of the law that they are given the density of: nothing else shows that a base is a wrong one."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def noted(found: LogProb, base: Any, std: float, quiet: bool = False) -> LogProb
 
 
 def apart(latent: Tensor, base: Any, std: float) -> str | None:
-    """What to say of latents (B, ...) that lie too far from the base's mean, or too near to it, for samples of the base; None where
-    they may be some, and of bases that are functions.
+    """What to say of latents (B, ...) that lie too far from the base's mean, or too near to it, for samples of the base; None
+    where they may be some, and of bases that are functions.
 
     The median of the samples' mean squares, for which a few samples that are far off do not count, is compared with that of the
     base, and is apart where the samples beyond it, drawn independently, have a chance below 1e-9.
