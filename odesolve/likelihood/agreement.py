@@ -15,6 +15,7 @@ from odesolve.likelihood.result import LogProb
 
 APART = 2.0  # times that the median square may be off: networks' latents are within a few percent
 RARE = math.log(1e-9)  # of the chance that samples of the base give for what is called apart
+ODD = math.log(0.1)  # of the chance of one such sample alone: data may all be about one place
 DRAWS = 256  # samples of a base that tells no moments
 ALIKE = 1e-5  # relative, of the distances of two samples that count as one: copies say no more than one of them
 
@@ -48,7 +49,7 @@ def apart(latent: Tensor, base: Any, std: float) -> str | None:
     where they may be some, and of bases that are functions.
 
     The median of the samples' mean squares, for which a few samples that are far off do not count, is compared with that of the
-    base, and is apart where the samples beyond it, drawn independently, have a chance below 1e-9.
+    base, and is apart where the samples beyond it, drawn independently, have a chance below 1e-9, and one of them below 0.1.
     """
     law = _law(base, std, latent)
     if law is None:
@@ -61,7 +62,7 @@ def apart(latent: Tensor, base: Any, std: float) -> str | None:
     squares = torch.unique((squares.log() / ALIKE).round()).mul(ALIKE).exp()
     median = float(squares.median())
     low, high = _medians(law.freedom)
-    if low / APART <= median <= APART * high or _chance(squares, median, law.freedom, median > high) > RARE:
+    if low / APART <= median <= APART * high or not _improbable(squares, median, law.freedom, median > high):
         return None
     times = (median / (high if median > high else low)) ** 0.5
     size = float(latent.double().flatten(1).square().mean(1).median().sqrt())
@@ -78,13 +79,14 @@ def _medians(freedom: int) -> tuple[float, float]:
     return (1 - 2 / (9 * freedom)) ** 3, 1.0
 
 
-def _chance(squares: Tensor, median: float, freedom: int, above: bool) -> float:
-    """A bound of the log-probability that as many samples lie beyond this mean square as do."""
+def _improbable(squares: Tensor, median: float, freedom: int, above: bool) -> bool:
+    """Whether so many samples of the base hardly ever lie beyond this mean square, and one alone seldom."""
     half = torch.tensor(0.5 * freedom, dtype=torch.float64)
     tail = (torch.special.gammaincc if above else torch.special.gammainc)(half, half * median)
+    one = math.log(max(float(tail), 1e-300))
     n, k = len(squares), int((squares >= median if above else squares <= median).sum())
     ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return ways + k * math.log(max(float(tail), 1e-300))
+    return one < ODD and ways + k * one < RARE
 
 
 def _law(base: Any, std: float, like: Tensor) -> Law | None:

@@ -47,7 +47,7 @@ def draw(*shape, seed=0):
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("name", PATHS)
-@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("batch", [1, 32])
 def test_exact_problems_are_not_told_of(name, way, batch):
     path, predicts = PATHS[name]
     model = TWO.model(path, predicts)
@@ -163,10 +163,10 @@ def test_a_state_of_the_middle_of_the_path():
 
 
 @pytest.mark.parametrize("dim", [1, 2, 16, 768, 12288])
-@pytest.mark.parametrize("batch", [1, 2, 8, 256])
+@pytest.mark.parametrize("batch", [1, 2, 8, 100])
 def test_samples_of_the_base_are_of_it(dim, batch):
-    """In a hundred batches of every size; and with half as much, or three times the variance, where that shows."""
-    for seed in range(100 if dim < 1000 else 3):
+    """In forty batches of every size; and with half as much, or three times the variance, where that shows."""
+    for seed in range(40 if dim < 1000 else 2):
         z = draw(batch, dim, seed=seed)
         assert apart(80.0 * z, None, 80.0) is None
         assert apart(0.9 * z + 0.2, "normal", 1.0) is None
@@ -175,6 +175,13 @@ def test_samples_of_the_base_are_of_it(dim, batch):
         assert apart(0.5 * z, None, 1.0) is not None
         assert apart(2.0 * z, None, 1.0) is not None
     assert apart(80.0 * 255.0 * z, None, 80.0) is not None or dim * batch < 4
+
+
+def test_data_about_one_place_are_not_told_of():
+    """Many samples about one ordinary point, as noise on one discrete datum makes them."""
+    for dim in (1, 2, 16):
+        z = draw(1, dim, seed=3).clamp(-1.5, 1.5) + 0.02 * draw(1000, dim)
+        assert apart(z, None, 1.0) is None
 
 
 def test_one_sample_among_many_is_an_outlier():
@@ -192,7 +199,7 @@ def trained(path, predicts, seed):
         torch.nn.Linear(4, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)
     )
     f = lambda x, t: net(torch.cat([x, t[:, None], torch.sin(3 * t)[:, None]], 1))
-    model = ode.Model(f, path, predicts, time="t" if predicts != "edm" else None, input_scale=None, dtype=torch.float32)
+    model = ode.Model(f, path, predicts, dtype=torch.float32)
     step = torch.optim.Adam(net.parameters(), 3e-3)
     angle = torch.arange(8) * 2 * torch.pi / 8
     means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
