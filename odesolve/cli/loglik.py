@@ -97,7 +97,7 @@ def _job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
     options = {"trace": given.trace, "products": given.products}
-    limits = {"tol": given.tol, "max_calls": given.max_calls}
+    limits = {"tol": given.tol, "max_calls": given.max_calls, "control": given.control}
     return {**options, **{k: v for k, v in limits.items() if v is not None}}
 
 
@@ -213,6 +213,7 @@ def _settings(given: argparse.Namespace, data: Tensor) -> str:
         "products",
         "tol",
         "max_calls",
+        "control",
         "levels",
         "low",
         "high",

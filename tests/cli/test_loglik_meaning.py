@@ -125,3 +125,21 @@ def test_notes_of_data_in_another_scale(capsys, given):
         assert text.count("note: the latents are") == 1
         assert err.count("odesolve: note: the latents are") == 1
     assert len(json.loads(run(capsys, *given, "--json", "--tol", "1")[1])["notes"]) == 1
+
+
+def test_one_clock(capsys, module):
+    """A network that reads one time for the batch: refused in a sentence, which names an option that is there."""
+    Path("clocked.py").write_text(
+        "import odesolve as ode\nfrom user_models import problem\n\ninner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
+        "def factory():\n"
+        "    return ode.Model(lambda x, t: inner.net(x, t[0].expand(len(x))), ode.paths.VP(), 'noise')\n"
+    )
+    torch.save(ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).sample(5), "x.pt")
+    words = ["clocked.py:factory", "--data", "x.pt"]
+    for out in ([], ["--out", "job"]):
+        code, _, err = run(capsys, *words, *out)
+        assert code == 2
+        assert 'control="batch"' in err
+    code, out, _ = run(capsys, *words, "--control", "batch", "--json")
+    assert code == 0
+    assert json.loads(out)["failed"] == 0

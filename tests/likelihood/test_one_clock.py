@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import odesolve as ode
+from odesolve.integrations.k_diffusion.likelihood import log_likelihood
 from odesolve.likelihood import clock, dependence
 from odesolve.likelihood.flow import PathFlow
 
@@ -202,3 +203,43 @@ def test_gradients_on_one_clock(adjoint):
     (found,) = torch.autograd.grad(ode.log_prob(f, x, adjoint=adjoint, control="batch", tol=1e-6).value.sum(), x)
     (exact,) = torch.autograd.grad(ode.log_prob(velocity, want, adjoint=adjoint, tol=1e-6).value.sum(), want)
     torch.testing.assert_close(found, exact, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("door", ["bits_per_dim", "jobs", "distributed", "k_diffusion"])
+def test_every_door(door, tmp_path):
+    """All ways to log-densities refuse them in one sentence, and take the cure that it names."""
+    model, x = TWO.model(ode.paths.EDM(), "data"), TWO.sample(4, seed=1)
+    net = lambda x, t, **cond: model.net(x, t[0].expand(len(x)), **cond)
+    wrong = ode.Model(net, model.path, "data", time=model.time)
+    if door == "jobs":
+        call = lambda whose, k, **how: ode.jobs.log_prob(whose, x, out=tmp_path / k, progress=False, **how).load()[
+            "nats"
+        ]
+    elif door == "bits_per_dim":
+        whole = (4 + x).round().clamp(0, 7).int()
+        call = lambda whose, k, **how: ode.bits_per_dim(whose, whole, levels=8, low=-4.5, high=3.5, seed=0, **how).value
+    elif door == "distributed":
+        call = lambda whose, k, **how: ode.distributed.log_prob(whose, x, **how).value
+    else:
+        call = lambda whose, k, **how: log_likelihood(whose.net, x, 0.002, 80.0, trace="exact", **how)[0]
+    with pytest.raises(ode.OdesolveError, match=REFUSED):
+        call(wrong, "a")
+    found, want = call(wrong, "b", control="batch"), call(model, "c")
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(want), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("adjoint", ["backprop", "continuous"])
+def test_flows_in_training(adjoint):
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rate = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, t, x):
+            return self.rate * velocity(t.reshape(-1)[0], x)
+
+    with pytest.raises(ode.OdesolveError, match=REFUSED):
+        ode.objectives.MaximumLikelihood(Field(), adjoint=adjoint)(data(4))
+    f = Field()
+    ode.objectives.MaximumLikelihood(f, adjoint=adjoint, control="batch")(data(4)).loss.backward()
+    assert f.rate.grad is not None
