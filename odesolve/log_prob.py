@@ -142,27 +142,35 @@ def log_prob(
         at_nodes = adjoint is None and isinstance(flow, PathFlow) and divergence != "along"
         mixed = steps is None and clock.needed(control, not at_nodes, len(x))
         spent = dependence.of_flow(flow, x, forward, ("nodes" if at_nodes else "along") if mixed else None)
-        tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
-        solve_tol = tolerance(tol, control, len(x))
-        state_tol = max(STATE * solve_tol, FINEST[x.dtype])
-        if at_nodes:
-            found = _at_nodes(flow, x, probes, solver, control, state_tol, 0.5 * tol, progress, max_calls)
-        elif solver == PARALLEL:
-            raise OdesolveError(
-                'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
-            )
-        else:
-            options = {"adjoint": adjoint, "params": params, "progress": progress}
-            options |= {"max_calls": max_calls, "control": control} if steps is None else {"steps": steps}
-            options = {k: v for k, v in options.items() if v is not None}
-            found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, second, options)
+        way = None if at_nodes else {"adjoint": adjoint, "params": params, "steps": steps, "check": second}
+        found = _solved(flow, x, probes, solver, tol, control, (progress, max_calls), way)
         result = _with(_counted(_result(flow, x, found, probes, str(estimator)), steady), spent)
         return noted(result, base, flow.base_std, quiet=adjoint is not None)
 
 
+def _solved(
+    flow: Any, x: Tensor, probes: traces.Probes, solver: Any, tol: float | None, control: Any, limits: Any, way: Any
+) -> Found:
+    """The flow with its divergence: at nodes, or along with what ``way`` says of gradients, steps and a second solve."""
+    tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
+    solve_tol, (progress, max_calls) = tolerance(tol, control, len(x)), limits
+    state_tol = max(STATE * solve_tol, FINEST[x.dtype])
+    if way is None:
+        return _at_nodes(flow, x, probes, solver, control, state_tol, 0.5 * tol, progress, max_calls)
+    if solver == PARALLEL:
+        raise OdesolveError(
+            'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
+        )
+    check, options = way.pop("check"), {**way, "progress": progress}
+    if way["steps"] is None:
+        options |= {"max_calls": max_calls, "control": control}
+    options = {k: v for k, v in options.items() if v is not None}
+    return along.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options)
+
+
 def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, control: Any, *limits: Any) -> Found:
     if solver != PARALLEL:
-        return nodes.integrate(flow, x, probes, solver or SOLVER, *limits, control)
+        return nodes.integrate(flow, x, probes, solver or SOLVER, *limits, control=control)
     if control == "batch":
         raise OdesolveError(
             'solver="picard" asks for all times at once, control="batch" for one time a call: give one of them'
@@ -215,7 +223,7 @@ def _result(flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: trac
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
 
-def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Tensor) -> LogProb:
+def _told(found: Found, density: Tensor, probes: traces.Probes, trace: str, **extra: Any) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
     return LogProb(
         value=density + found.change.mean(1),

@@ -83,7 +83,7 @@ def test_values_of_another_meaning_are_not_gone_on_with(capsys, given, stored):
 def test_failed_samples_are_named(capsys, module):
     """Two that take too many calls, and one whose network is not finite."""
     Path("failing.py").write_text(
-        "import torch\nimport odesolve as ode\nfrom user_models import problem\n\n"
+        "import torch\nimport odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))\n"
         "inner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
         "def far(x, t):\n    out = inner.net(x, t)\n"
         "    return torch.where(x.flatten(1).amax(1).view(-1, 1, 1, 1) > 30, torch.nan, out)\n\n\n"
@@ -130,7 +130,8 @@ def test_notes_of_data_in_another_scale(capsys, given):
 def test_one_clock(capsys, module):
     """A network that reads one time for the batch: refused in a sentence, which names an option that is there."""
     Path("clocked.py").write_text(
-        "import odesolve as ode\nfrom user_models import problem\n\ninner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
+        "import odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))\n"
+        "inner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
         "def factory():\n"
         "    return ode.Model(lambda x, t: inner.net(x, t[0].expand(len(x))), ode.paths.VP(), 'noise')\n"
     )
