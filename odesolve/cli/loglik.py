@@ -78,7 +78,8 @@ def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | Non
 
 def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace, notes: list[str]) -> int:
     facts = _facts(table, data, given)
-    facts["notes"] = [*facts.get("notes", []), *notes]
+    notes = [*([SINGLE] if np.isnan(table[np.isfinite(table[:, 0]), 1]).any() else []), *notes]
+    facts |= {"notes": notes} if notes else {}
     print(json.dumps(facts) if given.json else _text(facts))
     if given.out:
         print(f"wrote {', '.join(COLUMNS)} of every sample in {given.out}", file=sys.stderr)
@@ -146,11 +147,11 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
     n, dim = len(good), data.shape[1:].numel()
     words = Counter(word for word in _words(table) if word != "ok")
     facts: dict[str, Any] = {"samples": len(table), "failed": len(table) - n, "dim": dim, "trace": given.trace}
-    facts |= {"statuses": dict(words), "meaning": meaning(given.levels), "odesolve": __version__}
+    facts |= {"statuses": dict(words)} if words else {}
+    facts |= {"meaning": meaning(given.levels), "odesolve": __version__}
     if not n:
         return facts
     nats, stderr, error, _, _, nfe, products, _ = good.T
-    facts["notes"] = [SINGLE] if np.isnan(stderr).any() else []
     spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
     trace = float((stderr**2).sum() ** 0.5 / n)
     facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": None if math.isnan(trace) else trace}
@@ -184,7 +185,7 @@ def _text(facts: dict[str, Any]) -> str:
             lines.append(f"{name} {facts[name]:.6g}{held}")
     if "nfe" in facts:
         lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")
-    return "\n".join([*lines, *(f"note: {note}" for note in facts["notes"])])
+    return "\n".join([*lines, *(f"note: {note}" for note in facts.get("notes", ()))])
 
 
 def _words(table: np.ndarray) -> list[str]:

@@ -13,7 +13,9 @@ from torch.distributions import Independent, Normal
 from odesolve.errors import warn
 from odesolve.likelihood.result import LogProb
 
-APART = 2.0  # times that the median square may be off: networks' latents are within a few percent
+# Times that the median square may be off. Networks' latents are within a few percent; of data that a model was made of, such as
+# the centres of a mixture, they are nearer to the mean than its samples'.
+ABOVE, BELOW = 3.0, 16.0
 RARE = math.log(1e-9)  # of the chance that samples of the base give for what is called apart
 ODD = math.log(0.1)  # of the chance of one such sample alone: data may all be about one place
 DRAWS = 256  # samples of a base that tells no moments
@@ -62,7 +64,7 @@ def apart(latent: Tensor, base: Any, std: float) -> str | None:
     squares = torch.unique((squares.log() / ALIKE).round()).mul(ALIKE).exp()
     median = float(squares.median())
     low, high = _medians(law.freedom)
-    if low / APART <= median <= APART * high or not _improbable(squares, median, law.freedom, median > high):
+    if low / BELOW <= median <= ABOVE * high or not _improbable(squares, median, law.freedom, median > high):
         return None
     times = (median / (high if median > high else low)) ** 0.5
     size = float(latent.double().flatten(1).square().mean(1).median().sqrt())
