@@ -233,7 +233,7 @@ def _saved(out: File, settings: str, given: argparse.Namespace) -> np.ndarray:
     try:
         with np.load(out, allow_pickle=False) as found:
             mine, columns = str(found["settings"]), [found[c] for c in COLUMNS]
-            theirs, version, words = (found[n] if n in found else None for n in ("meaning", "odesolve", "status"))
+            theirs, version, words = (found.get(n) for n in ("meaning", "odesolve", "status"))
     except (KeyError, ValueError, zipfile.BadZipFile) as e:
         raise OdesolveError(f"{out} holds no values of loglik: give another --out, or leave out --resume") from e
     if theirs is None or str(theirs) != meaning(given.levels) or words is None:
