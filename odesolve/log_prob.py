@@ -16,11 +16,13 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, keys_of
-from odesolve.likelihood import along, dependence, fixed, nodes, picard, pilot
+from odesolve.likelihood import along, clock, dependence, fixed, nodes, picard, pilot
+from odesolve.likelihood.agreement import noted
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
+from odesolve.likelihood.together import check_control, of_one_time, tolerance
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.pairs import Pair
@@ -60,6 +62,7 @@ def log_prob(
     of: str = "flow",
     plan: Plan | None = None,
     check: bool | None = None,
+    control: str | None = None,
     adjoint: str | None = None,
     params: Sequence[Tensor] | None = None,
     args: Sequence[Any] = (),
@@ -96,23 +99,31 @@ def log_prob(
         plan: a ready plan of this model: from data to noise for the flow, in either direction for of="plan".
         check: estimate the error of a divergence "along" by a second, coarser solve; by default unless gradients or ``steps``
             are asked for.
+        control: "sample", every sample's own steps, the default; or "batch", one step and one time for all, for functions and
+            networks that read one time for the whole batch, as t[0] (a function that wants a number gets one). Nodes are then
+            evaluated one a call.
         adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there. Of a
             model on a fixed grid autograd's own, by "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
 
     The network is asked its first question twice, which counts in ``nfe``: one that answers differently, as with dropout in train
-    mode, is refused.
+    mode, is refused. So is one whose answers for a sample go by the times of others, where calls hold several times: three
+    evaluations a sample look for that, unless ``control="batch"`` or ``steps`` hold all to one time.
+
+    Where the latents cannot be of the base (a wrong base, data in another scale), it warns, and says so in ``notes``; not of a
+    base that is a function, and not where gradients are asked for, as of a flow in training.
 
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
     _check(model, x, of, divergence, adjoint)
+    check_control(control)
     t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or _listed(grid))
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
     x = _state(model, x)
-    model, steady = _steady(model, len(x))
+    model, steady = _steady(model, len(x), control)
     if of == "plan" and isinstance(model, Model):
         with torch.set_grad_enabled(adjoint is not None):
             found = plan_log_prob(model, x, plan or plan_for(model, solver, steps or 10, grid, {}))
@@ -126,34 +137,52 @@ def log_prob(
         if on_plan and isinstance(model, Model):
             plan = plan or fixed.encoding_plan(model, solver, steps or 0, grid, t)
             found = _counted(_on_grid(model, x, probes, plan, base, estimator), steady)
-            return _with(found, dependence.of_model(model, x, forward=forward))
+            found = _with(found, dependence.of_model(model, x, forward=forward))
+            return noted(found, base, model.path.start_std(plan.grid[-1]), quiet=adjoint is not None)
         flow = pilot.settled(_flow(model, x, t, base, args), probes, x)
-        spent = dependence.of_flow(flow, x, forward)
-        tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
-        state_tol = max(STATE * tol, FINEST[x.dtype])
-        if adjoint is None and isinstance(flow, PathFlow) and divergence != "along":
-            found = _at_nodes(flow, x, probes, solver, state_tol, 0.5 * tol, progress, max_calls)
-        elif solver == PARALLEL:
-            raise OdesolveError(
-                'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
-            )
-        else:
-            options = {"adjoint": adjoint, "params": params, "progress": progress}
-            options |= {"max_calls": max_calls} if steps is None else {"steps": steps}
-            options = {k: v for k, v in options.items() if v is not None}
-            found = along.integrate(flow, x, probes, solver or SOLVER, state_tol, tol, second, options)
-        return _with(_counted(_result(flow, x, found, probes, estimator), steady), spent)
+        at_nodes = adjoint is None and isinstance(flow, PathFlow) and divergence != "along"
+        mixed = steps is None and clock.needed(control, not at_nodes, len(x))
+        spent = dependence.of_flow(flow, x, forward, at_nodes, mixed)
+        way = None if at_nodes else {"adjoint": adjoint, "params": params, "steps": steps, "check": second}
+        found = _solved(flow, x, probes, solver, tol, control, (progress, max_calls), way)
+        result = _with(_counted(_result(flow, x, found, probes, estimator), steady), spent)
+        return noted(result, base, flow.base_std, quiet=adjoint is not None)
 
 
-def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, *limits: Any) -> Found:
+def _solved(
+    flow: Any, x: Tensor, probes: traces.Probes, solver: Any, tol: float | None, control: Any, limits: Any, way: Any
+) -> Found:
+    """The flow with its divergence: at nodes, or along with what ``way`` says of gradients, steps and a second solve."""
+    tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
+    solve_tol, (progress, max_calls) = tolerance(tol, control, len(x)), limits
+    state_tol = max(STATE * solve_tol, FINEST[x.dtype])
+    if way is None:
+        return _at_nodes(flow, x, probes, solver, control, state_tol, 0.5 * tol, progress, max_calls)
     if solver == PARALLEL:
-        return picard.integrate(flow, x, probes, *limits)
-    return nodes.integrate(flow, x, probes, solver or SOLVER, *limits)
+        raise OdesolveError(
+            'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
+        )
+    check, options = way.pop("check"), {**way, "progress": progress}
+    if way["steps"] is None:
+        options |= {"max_calls": max_calls, "control": control}
+    options = {k: v for k, v in options.items() if v is not None}
+    return along.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options)
 
 
-def _steady(model: Any, batch: int) -> tuple[Any, Steady]:
+def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, control: Any, *limits: Any) -> Found:
+    if solver != PARALLEL:
+        return nodes.integrate(flow, x, probes, solver or SOLVER, *limits, control=control)
+    if control == "batch":
+        raise OdesolveError(
+            'solver="picard" asks for all times at once, control="batch" for one time a call: give one of them'
+        )
+    return picard.integrate(flow, x, probes, *limits)
+
+
+def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
     """The model, or the velocity, as what asks twice at first."""
     warn_of_training(model.net if isinstance(model, Model) else model, noise=False)
+    model = of_one_time(model) if control == "batch" else model
     if isinstance(model, Model):
         return steady_model(model, True, batch)
     asked = Steady(model, always=True, batch=batch)
@@ -178,7 +207,7 @@ def _counted(found: LogProb, steady: Steady) -> LogProb:
     return replace(found, nfe=found.nfe + steady.extra, rounds=rounds)
 
 
-def _with(found: Any, calls: int) -> Any:
+def _with(found: Any, calls: Tensor | int) -> Any:
     """With so many network evaluations more of each sample, which no other waited for."""
     return replace(found, nfe=found.nfe + calls)
 
@@ -208,9 +237,7 @@ def _with_ends(found: Found, probes: traces.Probes, calls: int) -> Found:
     return replace(found, nfe=found.nfe + calls, products=products, rounds=rounds)
 
 
-def _told(
-    found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Tensor | None
-) -> LogProb:
+def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Any) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
     calls, pulled = pilot.spent(probes)
     return LogProb(

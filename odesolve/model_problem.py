@@ -17,6 +17,8 @@ from odesolve.errors import OdesolveError
 from odesolve.models import Model
 from odesolve.paths import Path
 
+OTHERS = 0.4, 0.9  # of the way
+
 
 @dataclass(frozen=True)
 class ModelProblem:
@@ -72,6 +74,18 @@ def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: S
     own = isinstance(times, Tensor)
     clock, ends = (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
     return ModelProblem(model, noise, samples, clock, Exponential(solver, path), ends)
+
+
+def other_times(model: Model, times: Times) -> tuple[float, float]:
+    """Two times of the network between the first and the last one of a solve, training times of a discrete path."""
+    given = torch.as_tensor(times, dtype=torch.float64)
+    first, last = float(given.flatten()[0]), float(given.flatten()[-1])
+    t = torch.tensor([first + share * (last - first) for share in OTHERS], dtype=torch.float64)
+    steps = model.path.training_steps
+    if steps is not None:
+        t = (t * steps).round().clamp_min(1.0) / steps
+    early, late = model.network_times(t).tolist()
+    return early, late
 
 
 def _log_snr(path: Path, times: Times) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import refuse_lost
-from odesolve.model_problem import model_problem
+from odesolve.model_problem import model_problem, other_times
 from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.steady import Steady, steady_model, warn_of_training
@@ -78,7 +78,10 @@ def solve(
         steps: so many equal steps between two neighbouring times, or a number for each interval, without error control.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
             numbers, or one a sample (B,).
-        control: "sample", or "batch" for one step that all samples share; by default by the form of y0.
+        control: "sample", or "batch" for one step that all samples share; by default by the form of y0. A function that takes one
+            time for all samples, as t[0] or t.mean(), is right with "batch" only (t has no dimensions then): with steps of their
+            own rows have times of their own, and no evaluation is spent on finding such an f. Of a ``Model`` the first
+            evaluation, which is made twice anyway, looks for that and refuses it.
         args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
         first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
@@ -126,6 +129,7 @@ def solve(
     warn_of_training(module, noise=False)
     if isinstance(f, Model):
         model, steady = steady_model(f, steps is None)
+        steady.elsewhere = None if control == "batch" else other_times(f, times)
         problem = model_problem(model, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
     else:

@@ -37,7 +37,12 @@ class Steady:
     too, numpy's and Python's), or ``module``, by default the function's own, has layers that draw; otherwise once with
     ``always``. ``batch``: it is repeated for so many of its samples. ``extra`` is how many calls it took more.
     Under a transform of torch.func, which shows no values, the next plain call is the first.
+
+    With ``elsewhere``, two times of the network (of one dimension, a row each), the repeated question has the first and the last
+    row at these: an answer for the others that goes by them is refused, as the solve will ask for rows at times of their own.
     """
+
+    elsewhere: tuple[float, float] | None = None
 
     def __init__(
         self, f: Callable[..., Any], name: str = "f", always: bool = False, batch: int | None = None, module: Any = None
@@ -54,18 +59,58 @@ class Steady:
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
+        mixed = self._mixed(question)
         # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it is seen.
-        early = [self._again(question)] if self.always else []
+        early = [self._again(question if mixed is None else mixed)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
         drew = draws(self.module) or before != _generators(question)
         if not drew and not self.always:
             return out
         out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # or hand out one buffer
-        later = (self._again(question) for _ in range(REPEATS - len(early) if drew else 0))
-        for other in (*early, *later):
+        later = [self._again(question) for _ in range(REPEATS - len(early) if drew else 0)]
+        for other in (*(early if mixed is None else ()), *later):
             check_same(out, other, self.name)
+        if mixed is not None:
+            self._check_times(out, early[0], question)
         return out
+
+    def _mixed(self, question: Any) -> Any:
+        """The question with the first row, and the last of three and more, at other times; None where it has no such times, and
+        where rows see each other in train mode, which is another matter."""
+        if self.elsewhere is None or not self.always or any(m.training for m in modules_of(self.module) if counting(m)):
+            return None
+        args, named = _copied(question)
+        if len(args) < 2 or not isinstance(args[1], Tensor) or args[1].dim() != 1 or len(args[1]) < 2:
+            return None
+        first, last = self.elsewhere
+        args[1][0] = first
+        if len(args[1]) > 2:
+            args[1][-1] = last
+        return args, named
+
+    def _check_times(self, out: Any, other: Any, question: Any) -> None:
+        """Compare the answers for the rows whose times were the same. Raises OdesolveError where others decided on them."""
+        if not isinstance(out, Tensor) or not isinstance(other, Tensor) or len(other) < 2:
+            return
+        rows = slice(1, -1) if len(other) > 2 else slice(1, 2)
+        if _apart(out.detach()[rows], other[rows]):
+            check_same(out, self._again(question), self.name)
+        elif _apart(out.detach()[:1], other[:1]) or not self._late(other[:1], question):
+            return
+        raise OdesolveError(
+            f"{self.name} answers for a sample's time by the times of other samples (one time for all, as t[0] or t.mean() is?), "
+            'and samples step at times of their own: give control="batch", which hands one time for all, or let each row of the '
+            "answer go by its own row of t"
+        )
+
+    def _late(self, first: Tensor, question: Any) -> bool:
+        """Whether the first row, which answered at another time as at its own, would not have where all rows had that time: the
+        latest of all times, or the earliest, may be the one that all solves begin at."""
+        args, named = _copied(question)
+        assert self.elsewhere is not None
+        args[1][:] = self.elsewhere[0]
+        return _apart(self._again((args, named))[:1], first)
 
     def _again(self, question: Any) -> Any:
         self.extra += 1
@@ -169,6 +214,11 @@ def draws(f: Any) -> bool:
     return any(m.training and _draws(m) for m in modules_of(f))
 
 
+def counting(layer: nn.Module) -> bool:
+    """Whether a layer's statistics are of the whole batch in train mode."""
+    return isinstance(layer, COUNTING)
+
+
 def _draws(layer: nn.Module) -> bool:
     share: Any = getattr(layer, "p", 1.0) if isinstance(layer, RANDOM) else 0.0
     if isinstance(layer, SHARES):
@@ -183,6 +233,6 @@ def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> 
     if noise and any(map(_draws, layers)):
         told = f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
         warn(told)
-    if any(isinstance(m, COUNTING) and m.running_mean is not None for m in layers):
+    if any(counting(m) and m.running_mean is not None for m in layers):
         told = f"{about} has BatchNorm in train mode, whose statistics every evaluation changes: call net.eval()"
         warn(told)

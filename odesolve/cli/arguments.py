@@ -75,6 +75,9 @@ def _loglik_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--products", type=int, default=16, metavar="N", help="Jacobian products an evaluation (default 16)")
     p.add_argument("--tol", type=float, metavar="NATS", help="what the solver may err by; by default 1e-3 or 1e-2")
     p.add_argument("--max-calls", type=int, metavar="N", help="evaluations a sample's solve may take (default 10000)")
+    p.add_argument(
+        "--control", help="sample (its own steps, default), or batch: one time for all, for networks that need it"
+    )
     p.add_argument("--levels", type=int, metavar="N", help="the data take N values: dequantise them, report bits")
     p.add_argument("--low", type=float, default=-1.0, metavar="X", help="lowest of the values (default -1)")
     p.add_argument("--high", type=float, default=1.0, metavar="X", help="highest of the values (default 1)")

@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
+import warnings
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path as File
 from typing import Any
 
@@ -14,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve import jobs
+from odesolve import __version__, jobs
 from odesolve.cli.given import first_rank, load_model, path_named
 from odesolve.errors import OdesolveError
-from odesolve.jobs.densities import COLUMNS, device_of, values
+from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
+from odesolve.likelihood.result import SINGLE
 from odesolve.models import Model
 from odesolve.problems import digits
 from odesolve.progress import Bar
 
+NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 NORMAL = 1.96  # standard errors that a mean of many samples lies within at 95 %
 
 
@@ -31,10 +38,30 @@ def loglik_command(given: argparse.Namespace) -> int:
         raise OdesolveError(f"--batch {given.batch}: give at least 1")
     out = _out(given)
     model, data = _model_and_data(given)
-    if out is not None and not out.suffix:
-        return _job(model, data, given)
+    with _heard() as notes:
+        table = _job(model, data, given) if out is not None and not out.suffix else _file(model, data, given, out)
+    return 0 if table is None else _told(table, data, given, notes)
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """What is warned of while values are made: once each at the end, whatever numbers it was said of in how many batches."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield notes
+        finally:
+            told = {NUMBER.sub("", str(w.message)): str(w.message) for w in reversed(caught)}
+            notes += reversed(told.values())
+            for note in notes:
+                print(f"odesolve: note: {note}", file=sys.stderr)
+
+
+def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | None) -> np.ndarray:
+    """The values, batch by batch, kept in a file as they come where there is one."""
     settings = _settings(given, data)
-    table = _saved(out, settings) if given.resume and out is not None else np.zeros((0, len(COLUMNS)))
+    table = _saved(out, settings, given) if given.resume and out is not None else np.zeros((0, len(KEPT)))
     device, width = device_of(model, given.device), (given.levels, given.low, given.high, given.draws)
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
@@ -43,33 +70,35 @@ def loglik_command(given: argparse.Namespace) -> int:
             found = values(model, data[rows].to(device), range(len(data))[rows], width, options)
             table = np.concatenate([table, found])
             if out is not None:
-                _write(out, table, settings)
+                _write(out, table, settings, given)
             if tick is not None:
                 tick(len(table))
-    return _told(table, data, given)
+    return table
 
 
-def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> int:
+def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace, notes: list[str]) -> int:
     facts = _facts(table, data, given)
+    notes = [*([SINGLE] if np.isnan(table[np.isfinite(table[:, 0]), 1]).any() else []), *notes]
+    facts |= {"notes": notes} if notes else {}
     print(json.dumps(facts) if given.json else _text(facts))
     if given.out:
         print(f"wrote {', '.join(COLUMNS)} of every sample in {given.out}", file=sys.stderr)
     return 0
 
 
-def _job(model: Model, data: Tensor, given: argparse.Namespace) -> int:
-    """The values as shards of a folder, by as many processes as there are; the first of torchrun's tells of them."""
+def _job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | None:
+    """The values as shards of a folder, by as many processes as there are; the first of torchrun's gets them."""
     names = ("out", "batch", "seed", "shard", "format", "levels", "low", "high", "draws", "device")
     done = jobs.log_prob(model, data, **{n: getattr(given, n) for n in names}, **_options(given))
-    if first_rank():
-        columns = done.load()
-        return _told(np.stack([columns[c] for c in COLUMNS], 1), data, given)
-    return 0
+    if not first_rank():
+        return None
+    columns = done.load()
+    return np.stack([columns[c] for c in KEPT], 1)
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
     options = {"trace": given.trace, "products": given.products}
-    limits = {"tol": given.tol, "max_calls": given.max_calls}
+    limits = {"tol": given.tol, "max_calls": given.max_calls, "control": given.control}
     return {**options, **{k: v for k, v in limits.items() if v is not None}}
 
 
@@ -116,13 +145,17 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
     as estimated; ``low`` and ``high`` hold the mean of these samples at 95 %, whatever others there are."""
     good = table[np.isfinite(table[:, 0])]
     n, dim = len(good), data.shape[1:].numel()
+    words = Counter(word for word in _words(table) if word != "ok")
     facts: dict[str, Any] = {"samples": len(table), "failed": len(table) - n, "dim": dim, "trace": given.trace}
+    facts |= {"statuses": dict(words)} if words else {}
+    facts |= {"meaning": meaning(given.levels), "odesolve": __version__}
     if not n:
         return facts
-    nats, stderr, error, _, _, nfe, products = good.T
+    nats, stderr, error, _, _, nfe, products, _ = good.T
     spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
-    facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": float((stderr**2).sum() ** 0.5 / n)}
-    if np.isfinite(error).all():
+    trace = float((stderr**2).sum() ** 0.5 / n)
+    facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": None if math.isnan(trace) else trace}
+    if np.isfinite(error).all() and facts["stderr_trace"] is not None:
         reach = NORMAL * facts["stderr_trace"] + float(error.mean())
         facts |= {"solver_error": float(error.mean()), "low": facts["nats"] - reach, "high": facts["nats"] + reach}
     if given.levels:
@@ -130,7 +163,7 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
         width = math.log2(given.levels / (given.high - given.low))
         facts["bits_per_dim"] = width - facts["nats"] / unit
         facts["bits_stderr"] = None if spread is None else spread / unit
-        facts["bits_stderr_trace"] = facts["stderr_trace"] / unit
+        facts["bits_stderr_trace"] = None if math.isnan(trace) else trace / unit
         if "low" in facts:
             facts |= {"bits_low": width - facts["high"] / unit, "bits_high": width - facts["low"] / unit}
     return facts | {"nfe": float(nfe.mean()), "products": float(products.mean())}
@@ -139,18 +172,25 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
 def _text(facts: dict[str, Any]) -> str:
     lines = [f"{facts['samples']} samples of {facts['dim']} numbers, trace {facts['trace']}"]
     if facts["failed"]:
-        lines.append(f"{facts['failed']} samples failed: their solve did not arrive")
+        told = ", ".join(f"{n} {word}" for word, n in facts["statuses"].items())
+        lines.append(f"{facts['failed']} samples failed, their solve did not arrive: {told}")
     for name, over, unit in (("nats", "stderr", ""), ("bits_per_dim", "bits_stderr", "bits_")):
         if name in facts:
             data = "" if facts[over] is None else f" +- {facts[over]:.3g} over the data,"
-            held = f"{data} +- {facts[unit + 'stderr_trace']:.3g} from the trace"
+            trace = facts[unit + "stderr_trace"]
+            held = f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the trace"
             if unit + "low" in facts:
                 low, high = (facts[unit + name] for name in ("low", "high"))
                 held += f"; {low:.6g} to {high:.6g} with the solver's error, at 95 %"
             lines.append(f"{name} {facts[name]:.6g}{held}")
     if "nfe" in facts:
         lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {note}" for note in facts.get("notes", ()))])
+
+
+def _words(table: np.ndarray) -> list[str]:
+    """The status of every sample."""
+    return [STATUSES[int(code)] for code in table[:, -1]]
 
 
 def _out(given: argparse.Namespace) -> File | None:
@@ -174,6 +214,7 @@ def _settings(given: argparse.Namespace, data: Tensor) -> str:
         "products",
         "tol",
         "max_calls",
+        "control",
         "levels",
         "low",
         "high",
@@ -186,26 +227,33 @@ def _settings(given: argparse.Namespace, data: Tensor) -> str:
     return json.dumps({n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total})
 
 
-def _saved(out: File, settings: str) -> np.ndarray:
+def _saved(out: File, settings: str, given: argparse.Namespace) -> np.ndarray:
     if not out.exists():
-        return np.zeros((0, len(COLUMNS)))
+        return np.zeros((0, len(KEPT)))
     try:
         with np.load(out, allow_pickle=False) as found:
-            mine, table = str(found["settings"]), np.stack([found[c] for c in COLUMNS], 1)
+            mine, columns = str(found["settings"]), [found[c] for c in COLUMNS]
+            theirs, version, words = (found.get(n) for n in ("meaning", "odesolve", "status"))
     except (KeyError, ValueError, zipfile.BadZipFile) as e:
         raise OdesolveError(f"{out} holds no values of loglik: give another --out, or leave out --resume") from e
+    if theirs is None or str(theirs) != meaning(given.levels) or words is None:
+        told = None if theirs is None else str(theirs)
+        instead = "give another --out, or leave out --resume"
+        raise other_meaning(out, told, None if version is None else str(version), meaning(given.levels), instead)
     if mine != settings:
         raise OdesolveError(f"{out} was made with {mine}: give the same options, or leave out --resume")
-    return table
+    return np.stack([*columns, [STATUSES.index(str(word)) for word in words]], 1)
 
 
-def _write(out: File, table: np.ndarray, settings: str) -> None:
+def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespace) -> None:
     """All values so far, in place of the old file at once: an interrupted write leaves the old one."""
     part = out.with_name(out.name + ".part")
     with part.open("wb") as f:
         if out.suffix == ".npz":
-            columns: dict[str, Any] = dict(zip(COLUMNS, table.T, strict=True))
-            np.savez(f, settings=np.array(settings), **columns)
+            columns: dict[str, Any] = dict(zip(COLUMNS, table.T[: len(COLUMNS)], strict=True))
+            told = {"settings": settings, "meaning": meaning(given.levels), "odesolve": __version__}
+            named: dict[str, Any] = {k: np.array(v) for k, v in told.items()}
+            np.savez(f, status=np.array(_words(table)), **named, **columns)
         else:
-            np.savetxt(f, table, delimiter=",", header=",".join(COLUMNS), comments="")
+            np.savetxt(f, table[:, : len(COLUMNS)], delimiter=",", header=",".join(COLUMNS), comments="")
     part.replace(out)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.jobs.densities import COLUMNS, device_of, values
+from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
 from odesolve.jobs.files import Arrays, check_format
 from odesolve.jobs.fingerprint import checksum, fingerprint
 from odesolve.jobs.folder import Job, prepared
@@ -119,8 +119,10 @@ def log_prob(
 ) -> Job:
     """Log-densities of data (N, ...) in a folder, by as many processes as call this with the same arguments.
 
-    A sample's id is its number in x. The files hold ``nats``, ``stderr`` (of the trace), ``nfe`` and ``products`` (n,), float64;
-    nats are NaN where a solve did not arrive.
+    A sample's id is its number in x. The files hold ``nats``, ``stderr`` (of the trace), ``solver_error``, ``low`` and ``high``
+    (the interval at 95 %), ``nfe`` and ``products`` (n,), float64, and ``status`` (n,), 0 where a solve arrived; otherwise nats
+    are NaN, and job.json's ``statuses`` names the number. Its ``meaning`` says what the nats are: a folder of another meaning,
+    or of none, is refused.
 
     Args:
         model: an ``ode.Model``.
@@ -139,8 +141,9 @@ def log_prob(
     }
     settings = {"model": fingerprint(model), "data": checksum(x), "seed": seed, "batch": batch, "dtype": _name(x.dtype)}
     settings |= {"levels": levels, "low": low, "high": high, "draws": draws} | told
-    kept = {name: ["float64", []] for name in COLUMNS}
-    job = _prepared("log_prob", out, 0, len(x), _shard(shard, batch), format, kept, settings)
+    kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
+    told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
+    job = _prepared("log_prob", out, 0, len(x), _shard(shard, batch), format, kept, settings, told_of)
     width, where = (levels, low, high, draws), device_of(model, device)
 
     def parts(ids: range) -> Iterator[Arrays]:
@@ -148,13 +151,22 @@ def log_prob(
             rows = torch.tensor(some)
             data = x[some[0] : some[-1] + 1].to(where)
             table = values(model.rows(rows, len(x)), data, some, width, {"seed": seed, **options})
-            yield dict(zip(COLUMNS, table.T, strict=True))
+            columns = dict(zip(KEPT, table.T, strict=True))
+            yield {**columns, "status": columns["status"].astype(np.uint8)}
 
     return work(job, parts, progress)
 
 
 def _prepared(
-    kind: str, out: str | File, first: int, n: int, shard: int, format: str, kept: dict, settings: dict
+    kind: str,
+    out: str | File,
+    first: int,
+    n: int,
+    shard: int,
+    format: str,
+    kept: dict,
+    settings: dict,
+    told: dict | None = None,
 ) -> Job:
     from odesolve import __version__
 
@@ -169,6 +181,7 @@ def _prepared(
         "format": format,
         "arrays": kept,
         "settings": settings,
+        **(told or {}),
     }
     return prepared(out, {**facts, "made_with": {"odesolve": __version__, "torch": torch.__version__}})
 

@@ -9,18 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
 from odesolve.likelihood.dequantise import bits_per_dim
+from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
 
 COLUMNS = ("nats", "stderr", "solver_error", "low", "high", "nfe", "products")
-
+KEPT = (*COLUMNS, "status")  # of a sample: its numbers, and the place of its status among these
+STATUSES = ("ok", "diverged", "max_calls", "max_steps", "min_step", "max_rounds")
 
 Width = tuple[int | None, float, float, int]
 
 
 def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str, Any]) -> np.ndarray:
-    """One row a sample of what ``COLUMNS`` names; ``width`` is (levels, low, high, draws), levels None of continuous data.
+    """One row a sample of what ``KEPT`` names; ``width`` is (levels, low, high, draws), levels None of continuous data.
 
     The columns low and high are the bounds of ``LogProb.interval(0.95)`` in this batch, NaN where the error of the solver is
     not known.
@@ -40,8 +43,25 @@ def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str,
     reach = torch.stack([one.interval(0.95)[1] - one.value + 0 * e for one, e in zip(found, known, strict=True)])
     reach = (share * reach).sum(0)
     nfe, products = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("nfe", "products"))
-    columns = (nats, stderr, error, nats - reach, nats + reach, nfe, products)
+    words = [next((w for w in each if w != "ok"), "ok") for each in zip(*(one.status for one in found), strict=True)]
+    status = torch.tensor([STATUSES.index(word) for word in words])
+    columns = (nats, stderr, error, nats - reach, nats + reach, nfe, products, status)
     return torch.stack([v.double().cpu() for v in columns], 1).numpy()
+
+
+def meaning(levels: int | None) -> str:
+    """What the nats of continuous data are, or of data of so many levels."""
+    if not levels:
+        return LogProb.MEANING
+    bound = f"log-probability of data of {levels} levels as a density, a bound by dequantised data"
+    return f"{bound}, of each draw the {LogProb.MEANING}"
+
+
+def other_meaning(where: Any, theirs: str | None, version: str | None, mine: str, instead: str) -> OdesolveError:
+    """The error of stored values that mean something else, or do not say what they mean."""
+    told = f"mean something else ({theirs})" if theirs else "do not say what they mean"
+    made = f", made with odesolve {version}" if version else ""
+    return OdesolveError(f"the values in {where}{made}, {told}, and new ones would be the {mine}: {instead}")
 
 
 def device_of(model: Model, named: torch.device | str | None = None) -> torch.device:

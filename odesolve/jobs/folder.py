@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from odesolve.errors import OdesolveError
+from odesolve.jobs.densities import other_meaning
 from odesolve.jobs.files import Arrays, cannot_write, content, decode, encode, write_whole
 from odesolve.jobs.leases import leases
 from odesolve.progress import Bar
@@ -221,6 +222,9 @@ def prepared(root: str | File, facts: dict[str, Any]) -> Job:
 
 
 def _check_same(job: Job, facts: dict[str, Any]) -> None:
+    if "meaning" in facts and job.kind == facts["kind"] and job.facts.get("meaning") != facts["meaning"]:
+        version = job.facts.get("made_with", {}).get("odesolve")
+        raise other_meaning(job.root, job.facts.get("meaning"), version, facts["meaning"], "give another folder")
     mine, theirs = _flat(facts), _flat(job.facts)
     other = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k) and k.split(".")[0] not in NOTES]
     if other:

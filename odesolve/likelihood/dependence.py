@@ -17,10 +17,13 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.forward import FAILURES, own_error, pushed
 from odesolve.graphs import gradients
+from odesolve.likelihood import clock as clocks
+from odesolve.likelihood.clock import Clock
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.models import Model
 from odesolve.trace.linearised import check_shape
 
+LOOKED = 8  # samples, where that may be: what is wrong with a network is wrong for all
 TRIES = 3  # directions, each at a sixth of the step before it: all have to say so
 STRAIGHT = 0.01  # of a difference: what the halves on both sides of x may differ by, where it tells a derivative
 OFF = 0.03  # of a product: what autograd and differences may differ by; a cut that changes less is not seen
@@ -29,44 +32,73 @@ Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
 Shared = Callable[..., list[Tensor]]  # see ``Model.shared``
 
 
-def of_model(model: Model, x: Tensor, t: float | None = None, forward: bool = False) -> int:
+def of_model(
+    model: Model,
+    x: Tensor,
+    t: float | None = None,
+    forward: bool = False,
+    flow: PathFlow | None = None,
+    batched: bool = False,
+) -> Tensor | int:
     """Look at what the network says, each sample x (B, ...) of data noised to a time, by default one where signal and noise are
-    alike. Returns the network evaluations that each sample took. Raises OdesolveError for products of another Jacobian."""
+    alike; of a ``flow`` also at times of the samples' own (``clock``). Where the network is ``batched``, asked for other numbers
+    of rows than B, the first ``LOOKED`` samples do. Returns the network evaluations that each sample took, then (B,). Raises
+    OdesolveError for products of another Jacobian, and for one time that is taken for all."""
     path, raw = model.path, copy.copy(model)
     raw.reading = replace(model.reading, applies=())
     if t is None:
         t, steps = float(path.t_of_lam(0.0)), path.training_steps
         t = t if steps is None else max(1, round(t * steps)) / steps
     at = path.points([t])[0]
-    noisy = at.alpha * x.detach() + at.sigma * _normal(x, 0)
+    some = x.detach()[:LOOKED] if batched else x.detach()
+    noisy = at.alpha * some + at.sigma * _normal(some, 0)
 
-    def says(y: Tensor, index: Tensor) -> Tensor:
-        mine = raw if len(index) == len(x) else raw.rows(index, len(x))
-        return getattr(mine, model.predicts)(y, t)
+    def says(y: Tensor, index: Tensor, t: float | Tensor = t) -> Tensor:
+        return getattr(raw.rows(index, len(x)), model.predicts)(y, t)
 
-    return look(says, noisy, model.dtype, model.shared, forward) * model.evaluations_per_call
+    clock = None if flow is None else clocks.of_path(flow, says, t, batched)
+    calls = look(says, noisy, model.dtype, model.shared, forward, clock) * model.evaluations_per_call
+    return (torch.arange(len(x), device=x.device) < len(some)) * calls if batched else calls
 
 
-def of_flow(flow: PathFlow | VelocityFlow, x: Tensor, forward: bool = False) -> int:
-    """``of_model``, or the same look at a velocity half way."""
+def of_flow(
+    flow: PathFlow | VelocityFlow, x: Tensor, forward: bool = False, batched: bool = False, mixed: bool = False
+) -> Tensor | int:
+    """``of_model``, or the same look at a velocity half way; ``mixed`` also at times of the samples' own, as they meet in a call
+    at nodes (``batched``) or along."""
     if isinstance(flow, PathFlow):
-        return of_model(flow.model, x, forward=forward)
+        return of_model(flow.model, x, None, forward, flow if mixed else None, batched)
+    half = 0.5 * (flow.start + flow.stop)
 
     def moves(y: Tensor, index: Tensor) -> Tensor:
-        return flow.field(y.new_full((len(y),), 0.5 * (flow.start + flow.stop)), index)(y)
+        return flow.field(y.new_full((len(y),), half), index)(y)
 
-    return look(moves, x.detach(), None, None, forward)
+    clock = clocks.of_velocity(flow, half) if mixed else None
+    return look(moves, x.detach(), None, None, forward, clock)
 
 
-def look(f: Field, x: Tensor, dtype: torch.dtype | None, shared: Shared | None = None, forward: bool = False) -> int:
+def look(
+    f: Field,
+    x: Tensor,
+    dtype: torch.dtype | None,
+    shared: Shared | None = None,
+    forward: bool = False,
+    clock: Clock | None = None,
+) -> int:
     """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three evaluations, and three more as
-    long as all that were made found the same sample off."""
+    long as all that were made found the same sample off; those of ``clock`` in addition."""
     off = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    spent, late = 0, False
     for attempt in range(TRIES):
         size = torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt
-        off = off & _off(f, x, _direction(x, attempt, size), shared, forward)
+        mine, *times = _off(f, x, _direction(x, attempt, size), shared, forward, clock if attempt == 0 else None)
+        if times:
+            late, spent = bool(times[0].any()), int(times[1].max())
+        off = off & mine
         if not bool(off.any()):
-            return 3 * (attempt + 1)
+            if clock is not None and late:
+                raise clock.refuse()
+            return 3 * (attempt + 1) + spent
     raise OdesolveError(
         "the network depends on its input in a way that autograd does not see, so its divergence would be wrong: its differences "
         "are not what its derivative says. Take torch.no_grad, detach (.data, numpy) and functions without a gradient out of it, "
@@ -80,8 +112,10 @@ def _direction(x: Tensor, seed: int, size: float) -> Tensor:
     return _normal(x, seed + 1) * size * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
 
 
-def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool) -> Tensor:
-    """Which samples (B,) have another derivative by differences along v than by autograd, beyond doubt."""
+def _off(
+    f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool, clock: Clock | None = None
+) -> tuple[Tensor, ...]:
+    """Which samples (B,) have another derivative by differences along v than by autograd, beyond doubt; what ``clock`` saw."""
 
     def call(x: Tensor, v: Tensor, index: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -89,14 +123,15 @@ def _off(f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool) -
         check_shape(after, x)
         rise = 0.5 * (after - before)
         here, seen = (_pushed if forward else _pulled)(lambda x: f(x, index), x, v, rise)
-        return [after + before - 2 * here, rise, seen]
+        times = () if clock is None else clock.look(x, index, here)
+        return [after + before - 2 * here, rise, seen, *times]
 
     rows = x, v, torch.arange(len(x), device=x.device)
-    bend, rise, products = call(*rows) if shared is None else shared(call, *rows)
+    bend, rise, products, *times = call(*rows) if shared is None else shared(call, *rows)
     length, seen = _sum(rise), products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
     gap = (seen - length).abs()
-    return straight & gap.isfinite() & (gap > OFF * length)
+    return straight & gap.isfinite() & (gap > OFF * length), *times
 
 
 def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:

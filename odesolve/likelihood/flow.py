@@ -119,7 +119,8 @@ class PathFlow:
         return min(0.05, 0.01 * (tol / 1e-5) ** 0.2) * (self.stop - self.start)
 
     def field(self, u: Tensor, index: Tensor) -> Field:
-        model = self.model if len(index) == self.batch else self.model.rows(index, self.batch)
+        # Cut even where there are as many rows as samples: at nodes they may all be of one sample.
+        model = self.model.rows(index, self.batch)
         t = self.times(u)
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
 
@@ -134,7 +135,12 @@ class PathFlow:
         x = self.leave(y)
         if self.prior is not None:
             return checked(shielded(self.prior, "the base's log-density", at=0)(x), x)
-        return normal_log_density(x, self.model.path.start_std(self.end.t))
+        return normal_log_density(x, self.base_std)
+
+    @property
+    def base_std(self) -> float:
+        """Standard deviation of the base where none is given."""
+        return self.model.path.start_std(self.end.t)
 
     def score(self, u: Tensor, y: Tensor, slope: Tensor) -> Tensor:
         """Gradient of the log-density in y at angles (n,), where dy/du is ``slope``, if the network is the exact one."""
@@ -186,7 +192,7 @@ class PathFlow:
 class VelocityFlow:
     """A velocity f(t, x, *args) that carries data at t[0] to a base density at t[1] (a continuous normalising flow)."""
 
-    volume = 0.0
+    volume, base_std = 0.0, 1.0
 
     def __init__(self, f: Callable[..., Tensor], times: Sequence[float], base: Any, args: Sequence[Any], like: Tensor):
         self.f, self.base, self.args, self.batch = Callee(f), base, tuple(args), len(like)
@@ -222,7 +228,7 @@ class VelocityFlow:
 
     def log_base(self, y: Tensor) -> Tensor:
         if self.base is None or self.base == "normal":
-            return normal_log_density(y, 1.0)
+            return normal_log_density(y, self.base_std)
         base = self.base.log_prob if hasattr(self.base, "log_prob") else self.base
         return checked(shielded(base, "the base's log-density", at=0)(y), y)
 

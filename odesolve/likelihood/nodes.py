@@ -16,6 +16,7 @@ from torch import Tensor
 
 from odesolve.likelihood.flow import PathFlow, column
 from odesolve.likelihood.found import End, Found
+from odesolve.likelihood.together import Together
 from odesolve.likelihood.truncation import WIDER
 from odesolve.progress import Bar
 from odesolve.solve import solve
@@ -48,6 +49,7 @@ def integrate(
     tol: float,
     progress,
     max_calls: int | None = None,
+    control: str | None = None,
 ) -> Found:
     """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's quadrature may err by, in nats.
 
@@ -60,7 +62,7 @@ def integrate(
     batch, device = len(x), x.device
     index = torch.arange(batch, device=device)
     sol = solve(
-        lambda u, y, i: flow.field(u.flatten(), i)(y),
+        lambda u, y, i: flow.field(u.flatten().expand(len(i)), i)(y),
         flow.enter(x),
         (flow.start, flow.stop),
         solver,
@@ -71,16 +73,27 @@ def integrate(
         dense=True,
         progress=progress,
         max_calls=max_calls,
+        control=control,
     )
-    return along_curve(flow, sol, probes, tol, int(sol.nfe.max()), progress)
+    alone = control == "batch"
+    curve = Together(sol, batch) if alone else sol
+    return along_curve(flow, curve, probes, tol, int(sol.nfe.max()), progress, alone=alone)
 
 
 def along_curve(
-    flow: PathFlow, sol: Curve, probes: Probes, tol: float, rounds: int, progress: bool | None, first: int = FIRST
+    flow: PathFlow,
+    sol: Curve,
+    probes: Probes,
+    tol: float,
+    rounds: int,
+    progress: bool | None,
+    first: int = FIRST,
+    alone: bool = False,
 ) -> Found:
-    """The integral of the divergence along a state that took so many rounds to solve, from ``first`` intervals on."""
+    """The integral of the divergence along a state that took so many rounds to solve, from ``first`` intervals on; every node
+    ``alone`` in its call where one time is for all."""
     device = sol.last.device
-    nodes = Nodes(flow, sol, probes, progress, first)
+    nodes = Nodes(flow, sol, probes, progress, first, alone)
     nodes.refine(tol)
     nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
     nfe = sol.nfe.to(device) + nodes.count
@@ -164,8 +177,16 @@ class Nodes:
     ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows).
     """
 
-    def __init__(self, flow: PathFlow, sol: Curve, probes: Probes, progress: bool | None = None, first: int = FIRST):
-        self.flow, self.sol, self.probes, self.progress = flow, sol, probes, progress
+    def __init__(
+        self,
+        flow: PathFlow,
+        sol: Curve,
+        probes: Probes,
+        progress: bool | None = None,
+        first: int = FIRST,
+        alone: bool = False,
+    ):
+        self.flow, self.sol, self.probes, self.progress, self.alone = flow, sol, probes, progress, alone
         self.arrived = torch.tensor([word == "ok" for word in sol.status], device=sol.last.device)
         batch, device = len(sol.last), sol.last.device
         wide = {"dtype": torch.float64, "device": device}
@@ -215,14 +236,14 @@ class Nodes:
         u = (first + (last - first) * clenshaw_curtis(self.n)[0].to(self.rows.device)).clamp(first, last)  # by rounding
         ends, done = [], 0
         with Bar(len(at), self.progress, "node") as tick:
-            for some in in_batches(len(at), self.sol.last[self.rows].numel()):
+            for some in in_batches(len(at), NUMBERS if self.alone else self.sol.last[self.rows].numel()):
                 part = torch.tensor(at[some], device=self.rows.device)
                 ends.append(self._batch(u[part], part))
                 done += len(part)
                 if tick is not None:
                     tick(done)
         self.count[self.rows] += len(at)
-        self.rounds += 1
+        self.rounds += len(at) if self.alone else 1
         return ends[0][0], ends[-1][1]
 
     def _divergences(self, u: Tensor, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

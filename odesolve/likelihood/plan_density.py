@@ -30,7 +30,7 @@ TRIES = 60  # Newton steps, those taken back included
 ENOUGH = 0.75  # a residual of eps to this power, relative to the data, counts as inverted
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PlanDensity(LogProb):
     """The log-density of what a plan makes of its start, exactly.
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,8 +14,30 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.reach import reach as reach_of
 
+SINGLE = (
+    "one probe has no error bar: what it errs by is unknown, and hides all other errors; give products=8 or more, or "
+    'trace="exact"'
+)
+SHOWN = ("value", "stderr", "solver_error", "prior_mismatch", "truncation", "nfe", "products")
+FEW = 6  # numbers of a line
 
-@dataclass(frozen=True)
+
+def told_statuses(status: Sequence[str]) -> str:
+    """How many samples failed and how, as "2 of 5 failed: 1 diverged, 1 max_calls"; empty where none did."""
+    words = Counter(word for word in status if word != "ok")
+    if not words:
+        return ""
+    return f"{words.total()} of {len(status)} failed: {', '.join(f'{n} {word}' for word, n in words.items())}"
+
+
+def _few(numbers: Tensor) -> str:
+    """The first numbers, and the mean of all where there are more; whole ones as they are."""
+    numbers = numbers.detach().double()
+    shown = ", ".join(f"{v:.6g}" for v in numbers[:FEW].tolist())
+    return shown if len(numbers) <= FEW else f"{shown}, ... (mean {float(numbers.nanmean()):.6g})"
+
+
+@dataclass(frozen=True, repr=False)
 class LogProb:
     """Log-densities of B samples, in nats, with their errors.
 
@@ -31,7 +56,15 @@ class LogProb:
             data, so that ``interval`` counts both; None otherwise.
         status: "ok", or why the solve of a sample stopped; a list of B.
         rounds: network calls that waited for one another, of all samples together; None where they were not counted.
+        notes: sentences on what the numbers do not say, such as that one probe has no error. Printed with them.
+
+    ``LogProb.MEANING`` says what ``value`` is, in one sentence, which stored values carry along.
     """
+
+    MEANING: ClassVar[str] = (
+        "log-density of the model itself in nats: log-density of the base at the latent plus the integral of the divergence; "
+        "the estimates prior_mismatch and truncation are in no value"
+    )
 
     value: Tensor
     stderr: Tensor
@@ -46,6 +79,21 @@ class LogProb:
     truncation_error: Tensor | None = None
     status: list[str] = field(default_factory=list, repr=False)
     rounds: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.probes == 1 and bool(self.stderr.isnan().any()) and SINGLE not in self.notes:
+            object.__setattr__(self, "notes", (*self.notes, SINGLE))
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} of {len(self.value)} samples of {self.dim} numbers, trace {self.trace}"]
+        for name in SHOWN:
+            numbers = getattr(self, name)
+            if numbers is not None and len(numbers):
+                lines.append(f"  {name:<15}{_few(numbers)}")
+        failed = told_statuses(self.status)
+        lines += [f"  {failed}"] if failed else []
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     @property
     def ok(self) -> bool:

@@ -44,6 +44,7 @@ class Window:
     ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does not depend on the others;
     otherwise every step is solved to ``tolerance``, relative to the state's root mean square. No solve takes more rounds than it
     has calls. Of every sample only the states that have moved are evaluated again. ``report`` tells of the latest solve.
+    A network that reads one time for the whole batch, as t[0], is not found out and gets other states than the loop's.
 
     Args:
         size: calls in the window, all of the plan's by default; memory grows with it.

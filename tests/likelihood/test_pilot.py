@@ -40,6 +40,9 @@ def call(kind, x, **options):
     return ode.log_prob(model, x, divergence=kind, **options)
 
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:the latents are:UserWarning"
+)  # of standard normal data, which are not the model's
 KINDS = ["nodes", "along", "velocity", "plan", "sample"]
 
 
@@ -52,7 +55,8 @@ def test_a_sample_is_the_same_in_any_batch(kind):
     for i in (0, 3):
         one = call(kind, x[i : i + 1], trace="auto", products=4, seed=1, ids=[i])
         assert float(one.value) == pytest.approx(float(whole.value[i]), abs=1e-7)
-        assert (int(one.nfe), int(one.products)) == (int(whole.nfe[i]), int(whole.products[i]))
+        looks = 3 if kind in ("along", "velocity") else 0  # whether rows have one clock: alone there is nothing to see
+        assert (int(one.nfe) + looks, int(one.products)) == (int(whole.nfe[i]), int(whole.products[i]))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -93,6 +93,7 @@ def test_raw_answers_are_compared_whatever_the_path_makes_of_them(path, predicts
             ode.solve(model(net, predicts, path), X, (0.9 * path.t_max, 0.5 * path.t_max))
 
 
+@pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
 @pytest.mark.parametrize("way", DENSITIES)
 def test_the_repeated_call_is_counted(way):
     net = dropout(False)
@@ -321,6 +322,7 @@ class Still(Flow):
         return self.net(x, x[:, :1])
 
 
+@pytest.mark.filterwarnings("ignore:the latents are")  # those of a network that nobody trained
 @pytest.mark.parametrize("entry", OTHERS)
 def test_statistics_that_change_are_warned_of_everywhere(entry):
     # Samples that see each other have no densities of their own, which is an error besides.
