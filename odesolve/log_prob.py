@@ -19,7 +19,7 @@ from odesolve.keys import Ids, keys_of
 from odesolve.likelihood import along, clock, dependence, fixed, nodes, picard, pilot
 from odesolve.likelihood.agreement import noted
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
-from odesolve.likelihood.found import Found, standard_error
+from odesolve.likelihood.found import End, Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
 from odesolve.likelihood.together import check_control, of_one_time, tolerance
@@ -218,23 +218,27 @@ def _result(
     extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
-        extra["prior_mismatch"], calls = flow.mismatch(found.y, last.slope, last.trace), 1
-        extra["truncation"] = torch.zeros_like(first.trace)
-        if flow.at.sigma > 0.0:
-            before = flow.before(flow.enter(x), first.slope, first.trace, probes)
-            extra["truncation"], calls = before.value, calls + before.calls
-            extra["truncation_error"] = before.error if flow.short else None
-        found = _with_ends(found, probes, calls)
+        extra["prior_mismatch"] = flow.mismatch(found.y, last.slope, last.trace)
+        found = _spent(found, 1, 0)
+        found, gap = _before(flow, x, found, first, probes)
+        extra |= gap
+        rounds = None if found.rounds is None else found.rounds + 1  # none of these evaluations waits for another
+        found = replace(found, rounds=rounds)
     density = flow.log_base(found.y) + flow.volume
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
 
-def _with_ends(found: Found, probes: traces.Probes, calls: int) -> Found:
-    """With the evaluations at both ends: one at the base's, others before the first time, of which one has products; none waits
-    for another."""
-    rounds = None if found.rounds is None else found.rounds + 1
-    products = found.products + (probes.products if calls > 1 else 0)
-    return replace(found, nfe=found.nfe + calls, products=products, rounds=rounds)
+def _before(flow: PathFlow, x: Tensor, found: Found, first: End, probes: traces.Probes) -> tuple[Found, dict[str, Any]]:
+    """What lies before the first time, with its evaluations counted, of which one has products."""
+    if flow.at.sigma == 0.0:
+        return found, {"truncation": torch.zeros_like(first.trace)}
+    before = flow.before(flow.enter(x), first.slope, first.trace, probes)
+    gap = {"truncation": before.value, "truncation_error": before.error if flow.short else None}
+    return _spent(found, before.calls, probes.products), gap
+
+
+def _spent(found: Found, calls: int, products: int) -> Found:
+    return replace(found, nfe=found.nfe + calls, products=found.products + products)
 
 
 def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Any) -> LogProb:
@@ -257,8 +261,13 @@ def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Es
 
 def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: traces.Estimator) -> LogProb:
     pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
-    found, density = fixed.integrate(model, x, probes, plan, _prior(base))
-    return _told(found, density, probes, trace)
+    prior, extra = _prior(base), {}
+    found, density = fixed.integrate(model, x, probes, plan, prior)
+    if not torch.is_grad_enabled():
+        flow = PathFlow(model, (plan.grid[0], plan.grid[-1]), prior, x)
+        first = flow.ask(flow.start, flow.enter(x), probes)
+        found, extra = _before(flow, x, _spent(found, 1, probes.products), first, probes)
+    return _told(found, density, probes, trace, **extra)
 
 
 def _prior(base: Any) -> Any:

@@ -71,7 +71,7 @@ def draw(
     value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
     stderr = standard_error(found.change, probes)
     forward = getattr(estimator, "mode", None) == "forward"
-    nfe = found.nfe + dependence.of_model(model, unit, forward=forward)
+    nfe = found.nfe + int(dependence.of_model(model, unit, forward=forward))
     calls, pulled = spent(probes)
     named = traces.name_of(estimator, probes)
     return found.x, _told(value, stderr, x, nfe + calls, found.products + pulled, named, probes.count, found.error)

@@ -18,6 +18,7 @@ from odesolve.callee import Callee, shielded
 from odesolve.errors import OdesolveError
 from odesolve.graphs import answer
 from odesolve.likelihood import truncation
+from odesolve.likelihood.found import End
 from odesolve.likelihood.truncation import Before
 from odesolve.models import Model
 from odesolve.paths import EDM, Discrete, Flipped, Path
@@ -172,6 +173,12 @@ class PathFlow:
         """Trace of dE[x0 | x] / d(x / alpha), from the divergence of dy/du."""
         return cos**2 * y.shape[1:].numel() - sin * cos * trace
 
+    def ask(self, u: float, y: Tensor, probes: Probes) -> End:
+        """dy/du and its divergence at one angle and all states."""
+        index = torch.arange(self.batch, device=y.device)
+        slope, traces = probes(self.field(y.new_full((len(y),), u, dtype=torch.float64), index), y)
+        return End(slope, traces.double().mean(1))
+
     @property
     def short(self) -> bool:
         """Whether the first time lies after the one at which the path, or the network's table, has its data."""
@@ -181,12 +188,11 @@ class PathFlow:
 
     def before(self, y: Tensor, slope: Tensor, trace: Tensor, probes: Probes) -> Before:
         """What lies before the first angle, at its state, with dy/du and its divergence (B,) there; see ``truncation``."""
-        index = torch.arange(self.batch, device=y.device)
         at = truncation.angles(self.start, self.stop)
-        fields = [self.field(y.new_full((len(y),), u, dtype=torch.float64), index) for u in at[1:]]
-        after, traces = probes(fields[0], y)
-        slopes = [slope, after, *(field(y) for field in fields[1:])]
-        return truncation.estimate(at, y, slopes, (trace, traces.double().mean(1)))
+        after = self.ask(at[1], y, probes)
+        index = torch.arange(self.batch, device=y.device)
+        wider = [self.field(y.new_full((len(y),), u, dtype=torch.float64), index)(y) for u in at[2:]]
+        return truncation.estimate(at, y, [slope, after.slope, *wider], (trace, after.trace))
 
 
 class VelocityFlow:
