@@ -1,4 +1,4 @@
-"""Small networks trained on sets of two numbers, for measurements on networks that no closed form describes.
+"""Small networks trained on sets of two or sixteen numbers, for measurements on networks that no closed form describes.
 
 Flows on different sets, networks that predict noise on VP's path, EDM's, and others; each takes half a minute. Weights are
 kept in a folder.
@@ -61,6 +61,13 @@ def pinwheel(n: int, g: torch.Generator) -> Tensor:
     return torch.stack([along * angle.cos() - across * angle.sin(), along * angle.sin() + across * angle.cos()], 1)
 
 
+def curve(n: int, g: torch.Generator) -> Tensor:
+    """A closed curve in sixteen dimensions, of eight frequencies, with a little noise around it."""
+    angle = 2 * math.pi * torch.rand(n, 1, generator=g)
+    waves = angle * torch.arange(1, 9)
+    return 0.7 * torch.cat([waves.cos(), waves.sin()], 1) + 0.15 * torch.randn(n, 16, generator=g)
+
+
 class MLP(nn.Module):
     """Layers of one width; the time comes in as it is or as sines of it."""
 
@@ -91,6 +98,8 @@ CASES = {
     "flow, pinwheel": (pinwheel, lambda: MLP(64, nn.SiLU, 6), ode.paths.Linear().flipped(), "velocity"),
     "noise, VP, pinwheel": (pinwheel, lambda: MLP(96, nn.Tanh), ode.paths.VP(), "noise"),
     "EDM, rings": (rings, lambda: MLP(64, nn.GELU), ode.paths.EDM(), "edm"),
+    "flow, 16 numbers": (curve, lambda: MLP(128, nn.SiLU, 3, 16), ode.paths.Linear(), "velocity"),
+    "noise, VP, 16 numbers": (curve, lambda: MLP(128, nn.SiLU, 4, 16), ode.paths.VP(), "noise"),
 }
 CHOSEN_ON = tuple(CASES)[:6]
 

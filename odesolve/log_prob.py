@@ -36,6 +36,7 @@ EXACT, ESTIMATED = (
     1e-3,
     1e-2,
 )  # nats that a solve may err by where the trace is exact, and where probes err by more anyway
+NO_ANSWER = "the network has no answer at t={end}: values are of data with the noise of t={t}, where the flow begins"
 STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
@@ -219,11 +220,15 @@ def _result(
     if found.ends is not None and isinstance(flow, PathFlow):
         first, last = found.ends
         extra["prior_mismatch"] = flow.mismatch(found.y, last.slope, last.trace)
-        found = _spent(found, 1, 0)
-        found, gap = _before(flow, x, found, first, probes)
+        before, gap = _before(flow, x, found, first, probes)
         extra |= gap
-        rounds = None if found.rounds is None else found.rounds + 1  # none of these evaluations waits for another
-        found = replace(found, rounds=rounds)
+        calls = before.nfe - found.nfe + (flow.end.alpha > 0.0)
+        # None of these evaluations waits for another.
+        found = _waited(replace(before, nfe=found.nfe + calls), int(calls.max() > 0))
+    if isinstance(flow, PathFlow):
+        if flow.looked and flow.at.sigma > 0.0:
+            extra["notes"] = (NO_ANSWER.format(t=flow.at.t, end=flow.model.path.t_data),)
+        found = _waited(_spent(found, flow.looked, 0), flow.looked)
     density = flow.log_base(found.y) + flow.volume
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
@@ -239,6 +244,10 @@ def _before(flow: PathFlow, x: Tensor, found: Found, first: End, probes: traces.
 
 def _spent(found: Found, calls: int, products: int) -> Found:
     return replace(found, nfe=found.nfe + calls, products=found.products + products)
+
+
+def _waited(found: Found, rounds: int) -> Found:
+    return found if found.rounds is None else replace(found, rounds=found.rounds + rounds)
 
 
 def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Any) -> LogProb:
@@ -281,8 +290,18 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
     if isinstance(model, Model):
         if args:
             raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
-        return PathFlow(model, t, _prior(base), x)
+        flow = PathFlow(model, t, _prior(base), x)
+        return flow if t is not None or flow.at.sigma > 0.0 else _begun(flow, x)
     return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, x)
+
+
+def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
+    """The flow from the data's end, or from ``t_min`` where the network has no answer there, as one that takes the logarithm
+    of its time has none."""
+    if not flow.answers(x):
+        flow = PathFlow(flow.model, (flow.model.path.t_min, flow.end.t), flow.prior, x)
+    flow.looked = 1
+    return flow
 
 
 def _state(model: Any, x: Tensor) -> Tensor:

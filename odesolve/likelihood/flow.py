@@ -77,6 +77,7 @@ class PathFlow:
                 "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
             )
         self.model, self.batch, self.prior = model, len(like), prior
+        self.looked = 0  # evaluations of each sample before the solve
         if model.reading.applies:
             raise OdesolveError(
                 f"{model.reading.applies[0]!r} bends the flow into one that is no path's: leave it out of the model, or give "
@@ -172,6 +173,18 @@ class PathFlow:
     def _shrinkage(self, cos: float, sin: float, y: Tensor, trace: Tensor) -> Tensor:
         """Trace of dE[x0 | x] / d(x / alpha), from the divergence of dy/du."""
         return cos**2 * y.shape[1:].numel() - sin * cos * trace
+
+    @torch.no_grad()
+    def answers(self, x: Tensor) -> bool:
+        """Whether the network has an answer for any sample at the first time."""
+        index, u = torch.arange(self.batch, device=x.device), x.new_full((self.batch,), self.start, dtype=torch.float64)
+        try:
+            out = self.field(u, index)(self.enter(x))
+        except (OdesolveError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # what is wrong elsewhere, too, is raised again there
+            return False
+        return bool(torch.isfinite(out).flatten(1).all(1).any())
 
     def ask(self, u: float, y: Tensor, probes: Probes) -> End:
         """dy/du and its divergence at one angle and all states."""
