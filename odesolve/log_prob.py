@@ -280,6 +280,8 @@ def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: A
 
 
 def _prior(base: Any) -> Any:
+    if isinstance(base, str) and base == "normal":
+        return None
     prior = base.log_prob if hasattr(base, "log_prob") else base
     if prior is not None and not callable(prior):
         raise OdesolveError(f"base={base!r}: give a density of the latents, with log_prob or as a function")
@@ -292,7 +294,7 @@ def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow 
             raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
         flow = PathFlow(model, t, _prior(base), x)
         return flow if t is not None or flow.at.sigma > 0.0 else _begun(flow, x)
-    return VelocityFlow(model, (0.0, 1.0) if t is None else t, base, args, x)
+    return VelocityFlow(model, (0.0, 1.0) if t is None else t, _prior(base), args, x)
 
 
 def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
@@ -350,6 +352,10 @@ def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[fl
         path = model.path
         if any((t - path.t_data) * (path.t_noise - path.t_data) < 0.0 for t in (first, last)):
             raise OdesolveError(f"t=({first}, {last}) reaches beyond the data at t={path.t_data}: give times after it")
+        if any((t - path.t_noise) * (path.t_noise - path.t_data) > 0.0 for t in (first, last)):
+            raise OdesolveError(
+                f"t=({first}, {last}) reaches beyond the noise at t={path.t_noise}: give times before it"
+            )
     return first, last
 
 

@@ -29,7 +29,6 @@ from odesolve.problems import digits
 from odesolve.progress import Bar
 
 NUMBER = re.compile(r"[0-9][0-9.e+-]*")
-NORMAL = 1.96  # standard errors that a mean of many samples lies within at 95 %
 
 
 def loglik_command(given: argparse.Namespace) -> int:
@@ -151,13 +150,15 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
     facts |= {"meaning": meaning(given.levels), "odesolve": __version__}
     if not n:
         return facts
-    nats, stderr, error, _, _, nfe, products, _ = good.T
+    nats, stderr, error, low, high, reach, nfe, products, _ = good.T
     spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
     trace = float((stderr**2).sum() ** 0.5 / n)
     facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": None if math.isnan(trace) else trace}
     if np.isfinite(error).all() and facts["stderr_trace"] is not None:
-        reach = NORMAL * facts["stderr_trace"] + float(error.mean())
-        facts |= {"solver_error": float(error.mean()), "low": facts["nats"] - reach, "high": facts["nats"] + reach}
+        # Errors of probes cancel in a mean, others may not.
+        probes = float((reach**2).sum() ** 0.5 / n)
+        bounds = float((low + reach).mean()) - probes, float((high - reach).mean()) + probes
+        facts |= {"solver_error": float(error.mean()), "low": bounds[0], "high": bounds[1]}
     if given.levels:
         unit = dim * math.log(2.0)
         width = math.log2(given.levels / (given.high - given.low))
@@ -181,7 +182,7 @@ def _text(facts: dict[str, Any]) -> str:
             held = f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the trace"
             if unit + "low" in facts:
                 low, high = (facts[unit + name] for name in ("low", "high"))
-                held += f"; {low:.6g} to {high:.6g} with the solver's error, at 95 %"
+                held += f"; {low:.6g} to {high:.6g} in all, at 95 %"
             lines.append(f"{name} {facts[name]:.6g}{held}")
     if "nfe" in facts:
         lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")

@@ -176,4 +176,14 @@ def log_prob(
     return replace(found, **dict(zip(names, values, strict=True)), status=status)
 
 
-FIELDS = ("value", "stderr", "solver_error", "latent", "nfe", "products", "prior_mismatch", "truncation")
+FIELDS = (
+    "value",
+    "stderr",
+    "solver_error",
+    "latent",
+    "nfe",
+    "products",
+    "prior_mismatch",
+    "truncation",
+    "truncation_error",
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
 
-COLUMNS = ("nats", "stderr", "solver_error", "low", "high", "nfe", "products")
+COLUMNS = ("nats", "stderr", "solver_error", "low", "high", "reach", "nfe", "products")
 KEPT = (*COLUMNS, "status")  # of a sample: its numbers, and the place of its status among these
 STATUSES = ("ok", "diverged", "max_calls", "max_steps", "min_step", "max_rounds")
 
@@ -26,7 +27,7 @@ def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str,
     """One row a sample of what ``KEPT`` names; ``width`` is (levels, low, high, draws), levels None of continuous data.
 
     The columns low and high are the bounds of ``LogProb.interval(0.95)`` in this batch, NaN where the error of the solver is
-    not known.
+    not known; reach is what the probes have of them on either side.
     """
     levels, low, high, draws = width
     options = {**options, "ids": list(ids), "progress": False}
@@ -40,13 +41,20 @@ def values(model: Model, x: Tensor, ids: range, width: Width, options: dict[str,
     share = torch.softmax(torch.stack([one.value for one in found]), 0)  # of each draw in the sample's value
     known = [torch.full_like(nats, math.nan) if one.solver_error is None else one.solver_error for one in found]
     stderr, error = ((share * torch.stack(v)).sum(0) for v in ([one.stderr for one in found], known))
-    reach = torch.stack([one.interval(0.95)[1] - one.value + 0 * e for one, e in zip(found, known, strict=True)])
-    reach = (share * reach).sum(0)
+    bounds = [_bounds(one) for one in found]
+    below, above, reach = ((share * torch.stack(v)).sum(0) + 0 * error for v in zip(*bounds, strict=True))
     nfe, products = (torch.stack([getattr(one, name) for one in found]).sum(0) for name in ("nfe", "products"))
     words = [next((w for w in each if w != "ok"), "ok") for each in zip(*(one.status for one in found), strict=True)]
     status = torch.tensor([STATUSES.index(word) for word in words])
-    columns = (nats, stderr, error, nats - reach, nats + reach, nfe, products, status)
+    columns = (nats, stderr, error, nats - below, nats + above, reach, nfe, products, status)
     return torch.stack([v.double().cpu() for v in columns], 1).numpy()
+
+
+def _bounds(found: LogProb) -> tuple[Tensor, Tensor, Tensor]:
+    """How far the bounds of 95 % are below and above the values (B,), and how much of that the probes have."""
+    low, high = found.interval(0.95)
+    sure = replace(found, stderr=torch.zeros_like(found.stderr), probes=1).interval(0.95)[1]
+    return found.value - low, high - found.value, high - sure
 
 
 def meaning(levels: int | None) -> str:

@@ -12,7 +12,7 @@ from odesolve import grids
 from odesolve.errors import OdesolveError
 from odesolve.labels import parse_grid
 from odesolve.likelihood.carried import carry
-from odesolve.likelihood.flow import checked, normal_log_density
+from odesolve.likelihood.flow import log_density, normal_log_density
 from odesolve.likelihood.found import Found
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
@@ -57,9 +57,7 @@ def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tupl
     if first.sigma == 0.0:
         raise OdesolveError(f"the plan starts at t={first.t}, where sigma = 0: give a grid that stops before")
     found = carry(plan, model, first.alpha * x, probes)
-    prior = (
-        normal_log_density(found.x, model.path.start_std(last.t)) if base is None else checked(base(found.x), found.x)
-    )
+    prior = normal_log_density(found.x, model.path.start_std(last.t)) if base is None else log_density(base, found.x)
     count = torch.ones(len(x), dtype=torch.int64, device=x.device)
     finite = torch.isfinite(found.change).all(1) & torch.isfinite(found.x.flatten(1)).all(1)
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]

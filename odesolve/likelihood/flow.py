@@ -26,6 +26,12 @@ from odesolve.trace import Probes
 from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
+ONE_NUMBER = (
+    "converted to Scalar",
+    "is ambiguous",
+    "single element",
+    "length-1",
+)  # what torch says to float(t) and `if t`
 OWN_END = (EDM, Discrete)  # their ``t_min`` is where the networks that are trained on them end
 SIGMA_DATA = 0.5  # of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
 
@@ -136,7 +142,7 @@ class PathFlow:
     def log_base(self, y: Tensor) -> Tensor:
         x = self.leave(y)
         if self.prior is not None:
-            return checked(shielded(self.prior, "the base's log-density", at=0)(x), x)
+            return log_density(self.prior, x)
         return normal_log_density(x, self.base_std)
 
     @property
@@ -236,7 +242,15 @@ class VelocityFlow:
             )
 
         def moved(y: Tensor) -> Tensor:
-            out = answer(lambda y: self.f(column(u, y), y, args=args), y)
+            try:
+                out = answer(lambda y: self.f(column(u, y), y, args=args), y)
+            except (RuntimeError, TypeError) as e:
+                if isinstance(e, OdesolveError) or not any(word in str(e) for word in ONE_NUMBER):
+                    raise
+                raise OdesolveError(
+                    f'f takes t as one number, where samples have times of their own, {len(y)} of them: give control="batch", which '
+                    f"hands one time for all ({e})"
+                ) from e
             refuse_inside("what f returned", out, y)
             if not isinstance(out, Tensor) or out.shape != y.shape:
                 given = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -246,10 +260,7 @@ class VelocityFlow:
         return moved
 
     def log_base(self, y: Tensor) -> Tensor:
-        if self.base is None or self.base == "normal":
-            return normal_log_density(y, self.base_std)
-        base = self.base.log_prob if hasattr(self.base, "log_prob") else self.base
-        return checked(shielded(base, "the base's log-density", at=0)(y), y)
+        return normal_log_density(y, self.base_std) if self.base is None else log_density(self.base, y)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
@@ -263,8 +274,17 @@ def normal_log_density(x: Tensor, std: float) -> Tensor:
     return -0.5 * flat.square().sum(1) / std**2 - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
 
 
-def checked(found: Tensor, x: Tensor) -> Tensor:
-    """A user's log-density, summed over a sample where it came one a number; float64."""
+def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A user's log-density at x (B, ...), summed over a sample where it came one a number; float64."""
+    try:
+        found = shielded(base, "the base's log-density", at=0)(x)
+    except OdesolveError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as e:
+        raise OdesolveError(
+            f"the base's log-density fails at the latents, {x.dtype} of shape {tuple(x.shape)}: give base= a density that takes "
+            f"all of them ({e})"
+        ) from e
     if not isinstance(found, Tensor) or len(found) != len(x) or found.is_complex():
         given = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise OdesolveError(
@@ -302,6 +322,6 @@ def _timed(model: Model, t: float) -> bool:
 
 def _noise_end(model: Model, c: float) -> float:
     path = model.path
-    if path.t_clip is None or _determined(model, path.t_noise, c):
+    if path.t_clip is None or (_determined(model, path.t_noise, c) and _timed(model, path.t_noise)):
         return path.t_noise
     return path.t_clip

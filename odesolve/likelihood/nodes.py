@@ -93,6 +93,8 @@ def along_curve(
     """The integral of the divergence along a state that took so many rounds to solve, from ``first`` intervals on; every node
     ``alone`` in its call where one time is for all."""
     device = sol.last.device
+    if all(word != "ok" for word in sol.status):
+        return _lost(sol, probes, rounds)
     nodes = Nodes(flow, sol, probes, progress, first, alone)
     nodes.refine(tol)
     nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
@@ -107,6 +109,13 @@ def along_curve(
         (nodes.first, nodes.last),
         rounds + nodes.rounds,
     )
+
+
+def _lost(sol: Curve, probes: Probes, rounds: int) -> Found:
+    """What there is where no sample's state arrived."""
+    nothing = torch.full((len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device)
+    nfe = sol.nfe.to(nothing.device)
+    return Found(sol.last, nothing, nfe, torch.zeros_like(nfe), sol.status, nothing[:, 0], None, rounds)
 
 
 class Curve(Protocol):

@@ -139,4 +139,6 @@ class Mixed:
         w = line.pull(second)
         forms = torch.cat([(y * first).sum(2), (w * second).sum(2)])
         values = of_pairs(forms, line.dim).to(x.dtype)
+        if not len(rows):
+            return line.out, values
         return line.out, values.index_copy(0, rows, basis.estimates(y[:, rows], w[:, rows]).to(x.dtype))

@@ -34,8 +34,8 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
         if not hasattr(name, "begin"):
             raise OdesolveError(f"trace={name!r}: give a name such as 'auto', or an estimator such as trace.XTrace(24)")
         return name
-    if products < 1:
-        raise OdesolveError(f"products={products}: give at least 1")
+    if not isinstance(products, int) or products < 1:
+        raise OdesolveError(f"products={products}: give a whole number, at least 1")
     if name not in NAMES:
         raise unknown("trace", name, list(NAMES))
     if products >= dim or (name == "auto" and dim <= AFFORDABLE * products):
