@@ -352,7 +352,7 @@ def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[fl
         path = model.path
         if any((t - path.t_data) * (path.t_noise - path.t_data) < 0.0 for t in (first, last)):
             raise OdesolveError(f"t=({first}, {last}) reaches beyond the data at t={path.t_data}: give times after it")
-        if any((t - path.t_noise) * (path.t_noise - path.t_data) > 0.0 for t in (first, last)):
+        if any(float(path.alpha(t)) < 0.0 for t in (first, last)):
             raise OdesolveError(
                 f"t=({first}, {last}) reaches beyond the noise at t={path.t_noise}: give times before it"
             )

@@ -15,9 +15,11 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 
-CALLS = (
-    3  # evaluations that each sample takes, and as many again where the first ones raise a suspicion, or change nothing
+CALLS = 3  # evaluations that each sample takes, and as many again where the first ones raise a suspicion
+FEW = (
+    2  # samples, of which the median of the times, or the middle one, may be the one in question: they are asked twice
 )
+ORDER, TURNED = (0, 1, 2), (1, 0, 2)  # of the times in a call
 # Of the way, the other times: far from the one in question, half way of a velocity, and 0.7 of a path's angle, and so that no
 # mean of them is that one.
 OF_VELOCITY, OF_PATH = (0.1, 0.8, 0.95), (0.1, 0.92, 0.98)
@@ -44,26 +46,25 @@ class Clock:
         and the evaluations (n,) that this took."""
         low, high, higher = self.others
         times = torch.tensor([[low, self.at, high], [higher, self.at, high]], dtype=torch.float64, device=x.device)
-        found = self._answers(x, index, times)
+        off, calls = self._look(x, index, here, times, ORDER)
+        if bool(off.any()) or not (self.batched or len(x) <= FEW):
+            return off, calls
+        times = times.new_tensor([[high, self.at, higher]] * 2)
+        off, more = self._look(x, index, here, times, TURNED)
+        return off, calls + more
+
+    def _look(
+        self, x: Tensor, index: Tensor, here: Tensor, times: Tensor, order: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor]:
+        found = self._answers(x, index, times, order)
         if found is not None and not bool(self._off(found, here).any()):
-            return self._same(x, index, found, here)
+            return self._told(x, 0.0, 1)
         # Another batch may be another rounding, and may not be possible: the same calls, all rows at one time.
-        same = self._answers(x, index, times.new_full((2, 3), self.at))
+        same = self._answers(x, index, times.new_full((2, 3), self.at), order)
         if found is None:
             return self._told(x, 0.0 if same is None else 1.0, 2)
         off = torch.zeros(len(x), dtype=torch.bool, device=x.device) if same is None else self._off(found, same[1])
         return off.double(), self._told(x, 0.0, 2)[1]
-
-    def _same(self, x: Tensor, index: Tensor, found: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-        """Where other times change nothing: a network without a time, or one that goes by the middle of all times."""
-        known = here.detach().nan_to_num(0.0, 0.0, 0.0)
-        rounding = ROUNDING * _size(known).square().mean().sqrt()
-        if any(bool((_size(found[k] - known) > rounding).any()) for k in (0, 2)):
-            return self._told(x, 0.0, 1)
-        low = torch.full((2, 3), self.others[0], dtype=torch.float64, device=x.device)
-        other = self._answers(x, index, low)
-        goes = other is not None and bool((_size(other[1] - known) > rounding).any())
-        return self._told(x, float(goes), 2)
 
     def refuse(self) -> OdesolveError:
         """The error of one that is off."""
@@ -78,11 +79,11 @@ class Clock:
         return each, torch.full_like(each, CALLS * rounds)
 
     @torch.no_grad()
-    def _answers(self, x: Tensor, index: Tensor, times: Tensor) -> Tensor | None:
+    def _answers(self, x: Tensor, index: Tensor, times: Tensor, order: tuple[int, int, int]) -> Tensor | None:
         """Answers (3, n, ...) at the times (2, 3), of the first sample and of all others; None where a call fails."""
         out = x.new_empty(3, *x.shape)
         try:
-            for rows, kinds in _calls(len(x), self.batched and 3 * x.numel() <= NUMBERS, x.device):
+            for rows, kinds in _calls(len(x), self.batched and 3 * x.numel() <= NUMBERS, order, x.device):
                 t = times[(rows > 0).long(), kinds]
                 out[kinds, rows] = self.ask(x[rows], index[rows], t).to(out.dtype)
         except Exception as e:
@@ -100,12 +101,15 @@ class Clock:
         return (gap > rounding) & (gap > SHARE * torch.maximum(*changes))
 
 
-def _calls(n: int, batched: bool, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and which of the three times each has, for calls in which every sample has every time once, first and last rows at
-    others than the middle one: three calls on all samples, or one on three copies of them."""
+def _calls(n: int, batched: bool, order: tuple[int, int, int], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and which of the three times each has, for calls in which every sample has every time once: three calls on all
+    samples, or one on three copies of them, in this order, turned for samples between the first and the last, so that neither
+    the first nor the middle nor the last row always has the middle one."""
     rows = torch.arange(n, device=device)
     if batched:
-        yield rows.repeat_interleave(3), torch.arange(3, device=device).repeat(n)
+        inner = TURNED if n % 2 else ORDER  # the middle row is one's second of three, or one's first
+        kinds = torch.tensor([order if k in (0, n - 1) else inner for k in range(n)], device=device)
+        yield rows.repeat_interleave(3), kinds.flatten()
         return
     for k in range(3):
         yield rows, (rows + k) % 3

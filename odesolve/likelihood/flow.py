@@ -26,12 +26,8 @@ from odesolve.trace import Probes
 from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
-ONE_NUMBER = (
-    "converted to Scalar",
-    "is ambiguous",
-    "single element",
-    "length-1",
-)  # what torch says to float(t) and `if t`
+# What torch says to float(t), and to a comparison of t in an ``if``.
+ONE_NUMBER = ("converted to Scalar", "Python scalars", "is ambiguous", "single element")
 OWN_END = (EDM, Discrete)  # their ``t_min`` is where the networks that are trained on them end
 SIGMA_DATA = 0.5  # of models that do not say; accuracy at a given cost changes by a tenth from 0.3 to 1 on the digits
 
@@ -195,7 +191,11 @@ class PathFlow:
     def ask(self, u: float, y: Tensor, probes: Probes) -> End:
         """dy/du and its divergence at one angle and all states."""
         index = torch.arange(self.batch, device=y.device)
-        slope, traces = probes(self.field(y.new_full((len(y),), u, dtype=torch.float64), index), y)
+
+        def asked(u: Tensor, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return probes.rows(index)(self.field(u, index), y)
+
+        slope, traces = self.model.shared(asked, y.new_full((len(y),), u, dtype=torch.float64), index, y)
         return End(slope, traces.double().mean(1))
 
     @property
@@ -244,12 +244,12 @@ class VelocityFlow:
         def moved(y: Tensor) -> Tensor:
             try:
                 out = answer(lambda y: self.f(column(u, y), y, args=args), y)
-            except (RuntimeError, TypeError) as e:
+            except (RuntimeError, TypeError, ValueError) as e:
                 if isinstance(e, OdesolveError) or not any(word in str(e) for word in ONE_NUMBER):
                     raise
                 raise OdesolveError(
-                    f'f takes t as one number, where samples have times of their own, {len(y)} of them: give control="batch", which '
-                    f"hands one time for all ({e})"
+                    f"f takes t as one number, where {len(y)} samples have times of their own: give "
+                    f'control="batch", which hands one time for all ({e})'
                 ) from e
             refuse_inside("what f returned", out, y)
             if not isinstance(out, Tensor) or out.shape != y.shape:

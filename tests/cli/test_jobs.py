@@ -64,7 +64,7 @@ def test_log_densities(capsys, module):
     words = ["loglik", f"{module}:factory", "--data", "x.pt", "--batch", "4", "--json", "--trace", "hutchinson"]
     code, out, err = run(capsys, *words, "--out", "job", "--shard", "8")
     assert code == 0
-    assert "wrote nats, stderr, solver_error, low, high, nfe, products of every sample in job" in err
+    assert "wrote nats, stderr, solver_error, low, high, reach, nfe, products of every sample in job" in err
     code, alone, _ = run(capsys, *words, "--out", "values.npz")
     assert json.loads(out) == json.loads(alone)
     np.testing.assert_array_equal(ode.jobs.Job("job").load()["nats"], np.load("values.npz")["nats"])

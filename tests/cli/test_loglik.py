@@ -48,10 +48,10 @@ def test_torch_files_and_text(capsys, module, data):
     assert code == 0
     assert "3 samples of 16 numbers, trace auto" in out
     assert "over the data" in out
-    assert "with the solver's error, at 95 %" in out
+    assert "in all, at 95 %" in out
     assert "values.csv" in err
     table = np.loadtxt("values.csv", delimiter=",", skiprows=1)
-    assert table.shape == (3, 7)
+    assert table.shape == (3, 8)
     assert (table[:, 1] == 0).all()  # 16 numbers are exact
     _, other, _ = run(capsys, f"{module}:factory", "--data", "x.npz", "--limit", "3", "--json")
     assert json.loads(other)["nats"] == pytest.approx(table[:, 0].mean(), abs=1e-9)

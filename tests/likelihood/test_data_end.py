@@ -116,3 +116,47 @@ def test_a_grid_of_angles_that_rounds_beyond_its_end():
     """From t = 0.1 of EDM's path the last of the nodes is rounded beyond the solve."""
     model = MIX.model(paths.EDM(), "noise")
     assert ode.log_prob(model, X, t=(0.1, 80.0)).ok
+
+
+def test_nothing_arrives():
+    """Where no sample's first step is done, the result says so, whatever holds the samples together."""
+    nan = ode.Model(lambda x, t: x * float("nan"), paths.VP(), "noise")
+    some = ode.Model(lambda x, t: torch.where(x[:, :1] > 0, x, x * float("nan")), paths.VP(), "noise")
+    for model, options in (
+        (nan, {}),
+        (nan, {"control": "batch"}),
+        (some, {"control": "batch"}),
+        (nan, {"solver": "picard"}),
+    ):
+        found = ode.log_prob(model, X[:4], **options)
+        assert not found.ok
+        assert bool(found.value.isnan().all())
+        assert bool(found.interval(0.95)[0].isnan().all())
+
+
+WRONG = {
+    "one number": lambda: ode.log_prob(lambda t, x: float(t) * x, X),
+    "hands one time for all": lambda: ode.log_prob(lambda t, x: x if t > 0.5 else -x, X),
+    "give a density": lambda: ode.log_prob(lambda t, x: x, X, base="gaussian"),
+    "fails at the latents": lambda: ode.log_prob(lambda t, x: x, X, base=torch.distributions.LogNormal(0.0, 1.0)),
+    "a whole number": lambda: ode.log_prob(MIX.model(paths.VP(), "noise"), X, trace="hutchinson", products=1.5),
+    "beyond the noise": lambda: ode.log_prob(MIX.model(paths.Linear(), "velocity"), X, t=(0.0, 1.1)),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_errors_at_the_door(message):
+    with pytest.raises(ode.OdesolveError, match=message):
+        WRONG[message]()
+
+
+def test_the_normal_base_by_name():
+    model = MIX.model(paths.VP(), "noise")
+    assert torch.equal(ode.log_prob(model, X, base="normal").value, ode.log_prob(model, X).value)
+
+
+def test_a_network_that_gets_an_infinite_time_at_the_noise_end():
+    found = ode.log_prob(
+        ode.Model(lambda x, t: torch.tanh(x) / (1 + t[:, None]), paths.Linear(), "velocity", time="sigma"), X
+    )
+    assert found.ok

@@ -107,7 +107,9 @@ def test_its_evaluations_are_counted():
         return NET(x)
 
     found = ode.log_prob(ode.Model(net, ode.paths.VP(), "noise"), data(3), steps=4, base=lambda z: -z.square().sum(1))
-    assert found.nfe.tolist() == [len(calls)] * 8 == [4 + 3 + 1] * 8  # its steps, the look, and whether it is steady
+    assert (
+        found.nfe.tolist() == [len(calls)] * 8 == [4 + 3 + 1 + 3] * 8
+    )  # its steps, the look, whether it is steady, what lies before
 
 
 def test_nobodys_generator_moves():

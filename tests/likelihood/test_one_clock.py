@@ -20,6 +20,8 @@ READS = {
     "t.mean()": lambda t: t.mean(),
     "t.max()": lambda t: t.max(),
     "t.min()": lambda t: t.min(),
+    "the middle": lambda t: t.reshape(-1)[t.numel() // 2],
+    "t.median()": lambda t: t.median(),
     "float(t[0])": lambda t: float(t.reshape(-1)[0]),
     "the only time": lambda t: t.unique().item(),
 }
