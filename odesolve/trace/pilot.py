@@ -17,11 +17,6 @@ from odesolve.trace.draws import period
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.xtrace import Basis, lost_without
 
-# XTrace's k estimates are correlated: the variance of their mean is 1 to 2 times that of one over k, which is flat spectra's and
-# decaying ones', the more vectors the more. From pairs of vectors it could be found in each case, but not well enough.
-CORRELATED = 1 / 6
-# On the forms' error when it is compared. Where they are taken by mistake the loss may be any, where XTrace is, 1.5 mostly.
-CAUTION = 1.05
 FEW = 4  # vectors below which a state is looked at twice
 
 
@@ -52,7 +47,7 @@ class Pilot:
 
     def low_rank(self) -> Tensor:
         """Whether XTrace is to be taken (B,)."""
-        return torch.as_tensor(self.xtrace <= CAUTION * self.forms)
+        return torch.as_tensor(self.xtrace <= self.forms)
 
 
 def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,24 +56,47 @@ def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = (z * y).sum(0) / z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
     rest = (y - diagonal * z).double()
     own = _share(torch.einsum("kbd,lbd->bkl", rest, z.double()))
-    left, other = _left(line, z, y)
+    left, more, other = _left(line, z, y)
     k, dim = len(z), line.dim
     # The diagonal that was taken off errs by 1 / k of the rest, which makes that look more symmetric than it is.
     own = (own - (1.0 - own) / k).clamp_min(0.0)
     near = 1.0 / (k + 1)  # two or three vectors alone do not tell the shares apart
     forms = dim / (k - 1) * rest.square().sum((0, 2)) * (own + near * (other - own))
-    return forms * (1.0 / k - 2.0 / period(dim)), 2 * left * (other + near * (own - other)) * k ** (CORRELATED - 1)
+    share = other + near * (own - other)
+    xtrace = 2 / k * left * share * _correlated(k, left, (2.0 * share - 1.0).clamp_min(0.0) * more)
+    return forms * (1.0 / k - 2.0 / period(dim)), xtrace
 
 
-def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its trace; R's ``_share``."""
-    basis = Basis(z, y)
+def _correlated(k: int, left: Tensor, more: Tensor) -> Tensor:
+    """The variance (B,) of the mean of XTrace's k estimates over that of k independent ones: 1 to (k + 2) / 3.
+
+    Of a projection of which n directions are left, estimates have the variance 2 n and pairs of them the covariance
+    2 n / (n + 3). In general n is what is left over what a vector takes of it, ``more``; on decaying spectra the factor is up
+    to 1.3 times too large where the errors are close. What is not symmetric has less covariance: none with a share of 1/2.
+    """
+    return 1.0 + (k - 1) * more / (left + 3.0 * more).clamp_min(torch.finfo(left.dtype).tiny)
+
+
+def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its trace; how much more that is
+    for every vector less; R's ``_share``."""
+    basis, k = Basis(z, y), len(z)
+    image = basis.image(y, line.pull(basis.new))
+    left, share = _outside(basis, image)
+    fewer = k - max(1, k // 4)
+    parts = [Basis(z[kept], y[kept]) for kept in (slice(fewer), slice(k - fewer, k))]
+    first, last = [_outside(part, image @ (basis.q.mT @ part.q))[0] for part in parts]
+    return left, ((first + last) / 2 - left).clamp_min(0.0) / (k - fewer), share
+
+
+def _outside(basis: Basis, image: Tensor) -> tuple[Tensor, Tensor]:
+    """|R|_F^2 (B,) and R's ``_share`` for a basis and what J makes of it (B, D, 2k)."""
     s, t = lost_without(basis.r).to(basis.q).unbind(3)
-    moved = basis.image(y, line.pull(basis.new)) @ t
+    moved = image @ t
     inside = basis.q.mT @ moved
     outside = moved - basis.q @ (inside - s * (s * inside).sum(1, keepdim=True))
-    square = (line.dim - 2 * len(z) + 2) * outside.double().square().sum(1).mean(1)
-    return square, _share((t.mT @ inside).double())
+    directions = image.shape[1] - 2 * basis.k + 2
+    return directions * outside.double().square().sum(1).mean(1), _share((t.mT @ inside).double())
 
 
 def _share(cross: Tensor) -> Tensor:
