@@ -182,7 +182,7 @@ def _text(facts: dict[str, Any]) -> str:
             held = f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the trace"
             if unit + "low" in facts:
                 low, high = (facts[unit + name] for name in ("low", "high"))
-                held += f"; {low:.6g} to {high:.6g} in all, at 95 %"
+                held += f"; {low:.6g} to {high:.6g} by numerical errors, at 95 %"
             lines.append(f"{name} {facts[name]:.6g}{held}")
     if "nfe" in facts:
         lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")

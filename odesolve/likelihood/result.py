@@ -14,11 +14,12 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.reach import reach as reach_of
 
+UNSOLVED = "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and steps="
 SINGLE = (
     "one probe has no error bar: what it errs by is unknown, and hides all other errors; give products=8 or more, or "
     'trace="exact"'
 )
-SHOWN = ("value", "stderr", "solver_error", "prior_mismatch", "truncation", "nfe", "products")
+SHOWN = ("value", "stderr", "solver_error", "prior_mismatch", "truncation", "truncation_error", "nfe", "products")
 FEW = 6  # numbers of a line
 
 
@@ -84,13 +85,15 @@ class LogProb:
     def __post_init__(self) -> None:
         if self.probes == 1 and bool(self.stderr.isnan().any()) and SINGLE not in self.notes:
             object.__setattr__(self, "notes", (*self.notes, SINGLE))
+        if self.solver_error is None and UNSOLVED not in self.notes:
+            object.__setattr__(self, "notes", (*self.notes, UNSOLVED))
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} of {len(self.value)} samples of {self.dim} numbers, trace {self.trace}"]
         for name in SHOWN:
             numbers = getattr(self, name)
             if numbers is not None and len(numbers):
-                lines.append(f"  {name:<15}{_few(numbers)}")
+                lines.append(f"  {name:<17}{_few(numbers)}")
         failed = told_statuses(self.status)
         lines += [f"  {failed}"] if failed else []
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -113,7 +116,10 @@ class LogProb:
         return torch.hypot(self.stderr, self.solver_error)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Bounds (B,) that hold the log-density with this probability: what the probes may err by, and the solver error.
+        """Bounds (B,) that hold the log-density with this probability.
+
+        From the value to value + ``truncation`` where that is counted, widened by what the probes may err by at this level, and
+        by ``solver_error`` and ``truncation_error`` as a whole at any level.
 
         For the probes a batch is looked at as a whole (``likelihood.reach``): spreads of few and skewed values mislead one by
         one, not together. So a sample's interval depends on the batch that it was in, which its value and ``stderr`` do not;

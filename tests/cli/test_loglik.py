@@ -48,7 +48,7 @@ def test_torch_files_and_text(capsys, module, data):
     assert code == 0
     assert "3 samples of 16 numbers, trace auto" in out
     assert "over the data" in out
-    assert "in all, at 95 %" in out
+    assert "by numerical errors, at 95 %" in out
     assert "values.csv" in err
     table = np.loadtxt("values.csv", delimiter=",", skiprows=1)
     assert table.shape == (3, 8)
