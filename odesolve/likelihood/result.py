@@ -14,7 +14,10 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.reach import reach as reach_of
 
-UNSOLVED = "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and steps="
+UNSOLVED = (
+    "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and "
+    "steps="
+)
 SINGLE = (
     "one probe has no error bar: what it errs by is unknown, and hides all other errors; give products=8 or more, or "
     'trace="exact"'

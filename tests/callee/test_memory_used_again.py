@@ -199,6 +199,7 @@ DENSITIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the latents are:UserWarning")  # of fields that flow to no base
 @pytest.mark.parametrize("form", [f for f in FORMS if f not in (*WITHOUT_GRADIENTS, "expanded")])
 @pytest.mark.parametrize("how", DENSITIES)
 def test_densities(how, form):
