@@ -54,14 +54,10 @@ class Steady:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.asked or transformed():
             return self.f(*args, **kwargs)
-        self.asked, counted = True, self.extra
-        try:
-            return self._first(args, kwargs)
-        except Exception:  # of a question that has no answer, the next one is the first
-            self.asked, self.extra = False, counted
-            raise
+        return self._first(args, kwargs)
 
     def _first(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
         mixed = self._mixed(question)
         # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it is seen.

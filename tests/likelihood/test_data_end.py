@@ -101,7 +101,9 @@ def test_a_network_without_an_answer_at_the_datas_end(fails):
     assert torch.allclose(found.value, want.value, atol=1e-6)
     assert "no answer at t=0" in found.notes[0]
     assert found.truncation_error is not None
-    assert sum(calls) == int(found.nfe.sum())
+    assert sum(calls) == int(found.nfe.sum()) - 3 * (
+        fails == "raises"
+    )  # the first question was not answered, and asked once
 
 
 def test_a_fixed_grid_knows_what_lies_before_it():
@@ -134,11 +136,12 @@ def test_nothing_arrives():
         assert bool(found.interval(0.95)[0].isnan().all())
 
 
+LOW = torch.distributions.LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))  # float32
 WRONG = {
     "one number": lambda: ode.log_prob(lambda t, x: float(t) * x, X),
     "hands one time for all": lambda: ode.log_prob(lambda t, x: x if t > 0.5 else -x, X),
     "give a density": lambda: ode.log_prob(lambda t, x: x, X, base="gaussian"),
-    "fails at the latents": lambda: ode.log_prob(lambda t, x: x, X, base=torch.distributions.LogNormal(0.0, 1.0)),
+    "fails at the latents": lambda: ode.log_prob(lambda t, x: x, X, base=LOW),
     "a whole number": lambda: ode.log_prob(MIX.model(paths.VP(), "noise"), X, trace="hutchinson", products=1.5),
     "beyond the noise": lambda: ode.log_prob(MIX.model(paths.Linear(), "velocity"), X, t=(0.0, 1.1)),
 }
