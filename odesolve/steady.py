@@ -49,6 +49,7 @@ class Steady:
     ):
         self.f, self.name, self.always, self.batch, self.extra, self.asked = f, name, always, batch, 0, False
         self.module = module if module is not None else f
+        self.held: Any = None
         self.__wrapped__ = f  # whose signature is ours
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +73,12 @@ class Steady:
         for other in (*(early if mixed is None else ()), *later):
             check_same(out, other, self.name)
         if mixed is not None:
+            asked = self.extra
             self._check_times(out, early[0], question)
+            if (
+                self.extra > asked
+            ):  # f may keep what it gets, and was asked later than this: held, it is seen to be kept
+                self.held = args, kwargs
         return out
 
     def _mixed(self, question: Any) -> Any:
