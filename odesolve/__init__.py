@@ -24,12 +24,14 @@ from odesolve.sampler import Sampler
 from odesolve.sde import SDESolution, solve_sde
 from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
+from odesolve.wiring import Check, check
 
 __version__ = "0.1.0"
 __all__ = [
     "Bound",
     "BrownianPath",
     "Chains",
+    "Check",
     "Diverged",
     "Event",
     "Graph",
@@ -47,6 +49,7 @@ __all__ = [
     "Writer",
     "backend",
     "bits_per_dim",
+    "check",
     "default_plan",
     "dequantise",
     "elbo",

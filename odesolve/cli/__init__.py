@@ -1,4 +1,4 @@
-"""The command line: ``odesolve profile | sample | loglik | job | solvers | names | plan``."""
+"""The command line: ``odesolve profile | check | sample | loglik | job | solvers | names | plan``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 where --diff finds a difference, 2 after an error (one line)."""
+    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after an error (one line)."""
     given = parser().parse_args(argv)
     try:
         return given.run(given) or 0

@@ -9,6 +9,7 @@ from odesolve.cli import commands
 from odesolve.cli.given import FACTORY, PATHS
 from odesolve.cli.loglik import loglik_command
 from odesolve.cli.names import names_command
+from odesolve.cli.wiring import check_command
 from odesolve.profile.result import METRICS
 
 
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _profile_arguments(
         _command(verbs, "profile", commands.profile_command, "measure which sampler is best for a model at each budget")
     )
+    _check_arguments(_command(verbs, "check", check_command, "say whether a network is read as it was trained"))
     _sample_arguments(_command(verbs, "sample", commands.sample_command, "draw samples from a model"))
     _loglik_arguments(_command(verbs, "loglik", loglik_command, "log-likelihoods of data under a model"))
     job = _command(
@@ -91,6 +93,16 @@ def _loglik_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out values.npz")
     _job_arguments(p)
+
+
+def _check_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("model", nargs="?", metavar="FACTORY", help=f"{FACTORY}; without it, the handwritten digits")
+    p.add_argument("--path", default="vp", metavar="NAME", help=f"path of the digits: {', '.join(PATHS)} (default vp)")
+    p.add_argument("--data", metavar="FILE", help="x.npz, .npy or .pt with one array (B, ...) of the network's data")
+    p.add_argument("--shape", metavar="B,C,H,W", help="without --data: shape of the samples that are drawn instead")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default 0)")
+    p.add_argument("--seconds", type=float, default=60.0, metavar="S", help="about how long it may take (default 60)")
+    p.add_argument("--plot", metavar="FILE", help="draw the errors over the noise into a .png, .svg or .pdf")
 
 
 def _job_arguments(p: argparse.ArgumentParser) -> None:

@@ -27,6 +27,7 @@ from odesolve.profile.result import Profile, Row
 from odesolve.progress import Bar
 from odesolve.start import draw
 from odesolve.steady import warn_of_training
+from odesolve.wiring.look import warn_of_wiring
 
 Noise = Tensor | Sequence[int]
 
@@ -84,6 +85,8 @@ def profile(
     with Bar(calls, progress, "call") as bar:
         tick = _counted(bar)
         found = _reference(model, z, reference, tolerance, limit, tick)
+        if reference is None:
+            warn_of_wiring(model, z.shape)
         problem = {**_problem(model, z), "seed": seed if not isinstance(noise, Tensor) else None}
         out = Profile([], found.certificate, None, problem, z, found.x)
         bench = Bench(model, z, found, timing, tick)

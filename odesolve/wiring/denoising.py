@@ -1,0 +1,183 @@
+"""How well a network denoises known data when it is read in one way or another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.models import Model
+from odesolve.wiring.attainable import Attainable
+from odesolve.wiring.readings import Wiring, answers, levels_inside
+
+LEVELS = (0.4, 1.0, 0.15, 2.5)  # of the data's deviation, the telling ones first
+_LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one reading denoises.
+
+    ``excess`` is the mean of ``logs``, log(mean squared error / what can be had without a network) at each noise level, so 0.1
+    is ten per cent more; ``rho`` and ``errors`` are the noise to signal ratios and the mean squared errors at them.
+    """
+
+    wiring: Wiring
+    excess: float
+    rho: tuple[float, ...]
+    errors: tuple[float, ...]
+    logs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Inner products of data x, noisy data y and the network's output f at one level: (yy, ff, xx, yf, yx, fx).
+
+    Any reading that is linear in y and f has its error from them; ``rows`` are those of each row (n,), ``means`` the means.
+    """
+
+    rows: tuple[Tensor, ...]
+    means: tuple[float, ...]
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, f: Tensor) -> Answer:
+        """Those of data, noisy data and outputs (n, D)."""
+        rows = tuple((a * b).mean(1) for a, b in ((y, y), (f, f), (x, x), (y, f), (y, x), (f, x)))
+        return cls(rows, tuple(torch.stack([r.mean() for r in rows]).tolist()))
+
+    def least(self) -> float:
+        """The error of the best mix of noisy rows and outputs."""
+        yy, ff, xx, yf, yx, fx = self.means
+        det = yy * ff - yf**2
+        if det <= 1e-9 * yy * ff:
+            return xx - yx**2 / yy
+        return max(xx - (ff * yx**2 - 2 * yf * yx * fx + yy * fx**2) / det, _LEAST)
+
+
+def _error(products: tuple, ky: float, kf: float):
+    """Mean squared error of the denoised rows ky y + kf f, from their inner products."""
+    yy, ff, xx, yf, yx, fx = products
+    return ky**2 * yy + kf**2 * ff + xx + 2 * (ky * kf * yf - ky * yx - kf * fx)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question at one level: noise to signal ratio, what was answered, and the data from it by every prediction.
+
+    ``data`` has (ky, kf) of the data prediction ky y + kf f for each.
+    """
+
+    rho: float
+    data: dict[str, tuple[float, float]]
+    answer: Answer | None
+
+
+class Denoising:
+    """A network asked about data rows (n, ...) under noise of several levels; what gets the same input is asked once.
+
+    ``rows`` and ``others`` are disjoint parts of the data, ``calls`` counts the calls of the network.
+    """
+
+    def __init__(self, model: Model, rows: Tensor, others: Tensor, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        self.model, self.rows, self.calls = model, rows, 0
+        self.noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
+        self.without = Attainable(rows.flatten(1), others.flatten(1), self.noise.flatten(1))
+        deviation = math.sqrt(self.without.variance)
+        self.levels = [share * deviation for share in LEVELS]
+        self._asked: dict[tuple[Wiring, float], Asked] = {}
+        self._answers: dict[tuple[str, str, str], Answer | None] = {}
+
+    def fit(self, wiring: Wiring, levels: int | None = None) -> Fit | None:
+        """How well a reading denoises at the first so many levels; None where the network cannot be asked so."""
+        errors, rhos = [], []
+        for level in self.levels[:levels]:
+            asked = self._at(wiring.same_question(), level)
+            if asked.answer is None:
+                return None
+            ky, kf = asked.data[wiring.predicts]
+            errors.append(max(_error(asked.answer.means, ky, kf * wiring.sign), _LEAST))
+            rhos.append(asked.rho)
+        if not all(map(math.isfinite, errors)):
+            return None
+        logs = [math.log(e / self.without.best(rho)) for e, rho in zip(errors, rhos, strict=True)]
+        return Fit(wiring, sum(logs) / len(logs), tuple(rhos), tuple(errors), tuple(logs))
+
+    def behind(self, fit: Fit, other: Fit) -> float:
+        """By how many standard errors one reading is worse than another on the same rows."""
+        apart = self._each(fit) - self._each(other)
+        spread = float(apart.std()) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
+        return (fit.excess - other.excess) / max(spread, 1e-12)
+
+    def _each(self, fit: Fit) -> Tensor:
+        """What each row adds to the excess, (n,), to first order and up to a constant."""
+        shares = []
+        for level, error in zip(self.levels, fit.errors, strict=True):
+            asked = self._at(fit.wiring.same_question(), level)
+            assert asked.answer is not None, "the fit was made from it"
+            ky, kf = asked.data[fit.wiring.predicts]
+            shares.append(_error(asked.answer.rows, ky, kf * fit.wiring.sign) / error)
+        return torch.stack(shares).mean(0)
+
+    def _at(self, question: Wiring, level: float) -> Asked:
+        """A question at a level, or as near to it as its path goes."""
+        key = question, level
+        if key not in self._asked:
+            self._asked[key] = self._placed(question, level)
+        return self._asked[key]
+
+    def _placed(self, question: Wiring, level: float) -> Asked:
+        made, path = question.applied(self.model), question.path
+        low, high = levels_inside(path)
+        t = path.t_of_rho(min(max(level, low), high))
+        steps = path.training_steps
+        if steps is not None and question.time == "index":
+            first = 0 if question.flipped else 1
+            t = (t * steps).round().clamp(first, first + steps - 1) / steps
+        rho, alpha = float(path.rho(t)), float(path.alpha(t))
+        scale = alpha * float(made.reading.c_in(path, t))
+        time = float(made.network_times(t.reshape(1)))
+        key = f"{scale:.5g}", f"{time:.6g}", f"{rho:.6g}"
+        if key not in self._answers:
+            self._answers[key] = self._ask(scale, time, rho)
+        return Asked(rho, _data_from(question, t, alpha), self._answers[key])
+
+    def _ask(self, scale: float, time: float, rho: float) -> Answer | None:
+        y = self.rows + rho * self.noise
+        dtype = self.model.dtype or torch.float32
+        each = (len(y), 2) if self.model.reading.two_times else (len(y),)
+        t = torch.full(each, time, dtype=torch.promote_types(dtype, torch.float32), device=y.device)
+        self.calls += 1
+        try:
+            with torch.no_grad():
+                (out,) = self.model.evaluate((scale * y).to(dtype), y.to(dtype), t, ("cond",))
+        except Exception:  # whatever a network raises for a time that it does not know, this is not how it was meant
+            return None
+        found = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
+        return found if math.isfinite(found.means[1]) else None
+
+    def informed(self, wiring: Wiring) -> float | None:
+        """How much of what can be known a network's answers tell, 0 to about 1, whatever they mean.
+
+        What the best mix of noisy rows and answers leaves, beside what the noisy rows alone leave and what can be had
+        without a network (of logarithms, over the levels where these differ). None where they do not.
+        """
+        told, can_be = 0.0, 0.0
+        for level in self.levels:
+            asked = self._at(wiring.same_question(), level)
+            if asked.answer is None:
+                return 0.0
+            alone, best = self.without.linear(asked.rho), self.without.best(asked.rho)
+            if best > 0.9 * alone:
+                continue
+            can_be += math.log(alone / best)
+            told += math.log(alone / min(alone, asked.answer.least()))
+        return told / can_be if can_be else None
+
+
+def _data_from(question: Wiring, t: Tensor, alpha: float) -> dict[str, tuple[float, float]]:
+    kinds = {w.predicts for w in answers(question)}
+    read = {k: question.path.convert(t, k, "data", question.sigma_data) for k in kinds}
+    return {k: (alpha * float(kx), float(kf)) for k, (kx, kf) in read.items()}

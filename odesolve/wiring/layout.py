@@ -1,0 +1,76 @@
+"""Data as a check takes them: their shape, their scale, and the order of their axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odesolve.errors import OdesolveError
+from odesolve.models import Model
+from odesolve.wiring.result import Finding
+
+LEAST = 4  # rows
+USUAL = (0.1, 4.0)  # deviations of data that networks are trained on
+
+
+def rows_of(data: Any, device: torch.device) -> Tensor:
+    """Data (N, ...) in float64 on the network's device. Raises OdesolveError for what is no batch of numbers."""
+    try:
+        x = torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise OdesolveError(f"data is {type(data).__name__}: give a tensor or array of samples, (N, ...)") from e
+    if x.dim() < 2 or x.shape[0] < LEAST or x.numel() == 0:
+        raise OdesolveError(f"data has shape {tuple(x.shape)}: give at least {LEAST} samples, as (N, ...)")
+    if x.is_complex() or x.is_sparse or x.dtype == torch.bool:
+        raise OdesolveError(f"data is {x.dtype} ({x.layout}): give real numbers in a dense tensor, (N, ...)")
+    x = x.detach().to(device).double()
+    if not bool(torch.isfinite(x).all()):
+        raise OdesolveError("data holds NaN or infinity: give finite samples, (N, ...)")
+    if float((x - x.mean(0)).abs().max()) == 0.0:
+        raise OdesolveError("all samples of data are the same: give samples that differ, (N, ...)")
+    return x
+
+
+def device_of(model: Model, data: Any) -> torch.device:
+    """Where the network lies, or the data where it has no weights."""
+    weights = next(iter(model.net.parameters()), None) if isinstance(model.net, nn.Module) else None
+    if weights is not None:
+        return weights.device
+    return data.device if isinstance(data, Tensor) else torch.device("cpu")
+
+
+def scale(x: Tensor, model: Model) -> Finding:
+    """Whether the data lie where networks are trained."""
+    deviation = float((x - x.mean(0)).square().mean().sqrt())
+    low, high = float(x.min()), float(x.max())
+    says = f"values from {low:.3g} to {high:.3g}, deviation {deviation:.3g}"
+    whole = bool((x == x.round()).all())
+    if whole and low >= 0 and 100 < high <= 255:
+        return Finding("data", "wrong", f"{says}: pixels as bytes", "x / 127.5 - 1")
+    expected = model.reading.sigma_data
+    if model.predicts == "edm" and not 0.4 < deviation / expected < 2.5:
+        return Finding("data", "doubt", f"{says}, while sigma_data={expected:g}", f"sigma_data={deviation:.2g}")
+    if not USUAL[0] < deviation < USUAL[1]:
+        return Finding(
+            "data", "doubt", f"{says}: networks are mostly trained on deviations near 1", f"x / {deviation:.2g}"
+        )
+    return Finding("data", "right", says)
+
+
+def other_layouts(x: Tensor) -> list[tuple[str, Tensor]]:
+    """The same data with their channels at the other end."""
+    if x.dim() != 4:
+        return []
+    ways = [("x.permute(0, 3, 1, 2)", (0, 3, 1, 2)), ("x.permute(0, 2, 3, 1)", (0, 2, 3, 1))]
+    return [(typed, x.permute(*order).contiguous()) for typed, order in ways]
+
+
+SCALINGS = {
+    "2 * x - 1": lambda x: 2 * x - 1,
+    "(x + 1) / 2": lambda x: (x + 1) / 2,
+    "x / 127.5 - 1": lambda x: x / 127.5 - 1,
+    "x / 255": lambda x: x / 255,
+    "(x - x.mean()) / x.std()": lambda x: (x - x.mean()) / x.std(),
+}

@@ -1,0 +1,185 @@
+"""``ode.check``: whether a network is read as it was trained."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, warn
+from odesolve.models import Model
+from odesolve.progress import Bar
+from odesolve.steady import modules_of
+from odesolve.wiring import behaviour, layout, unseen, verdicts
+from odesolve.wiring.readings import Wiring, questions
+from odesolve.wiring.result import Check, Finding
+from odesolve.wiring.search import Search
+
+ROWS = ((64, 512), (1024, 128), (math.inf, 32))  # rows asked at a level, for samples of up to so many numbers
+OTHERS = 2048
+FEW = 16
+ENOUGH, MOST, CLEAR = 32, 64, 0.2  # samples, and excess, for a word that nobody asked for
+
+
+def check(
+    model: Model,
+    data: Any = None,
+    *,
+    noise: Sequence[int] | None = None,
+    seed: int = 0,
+    seconds: float = 60.0,
+    progress: bool | None = None,
+) -> Check:
+    """Whether a network is read as it was trained: path and direction of time, prediction, time scale, layout and scale of data.
+
+    Known data under known noise are denoised by all readings of the network that are in use (``odesolve.paths`` both ways,
+    predictions, times), at four noise levels: the reading that the network was trained with leaves the least mean squared
+    error. Beside that it is asked whether the network is steady, in eval mode, of one dtype and on one device, and whether
+    the rows of a batch are independent.
+
+    Args:
+        model: an ``ode.Model``, with the conditions that the data have (one row for each sample, or one for all). Guidance
+            and what is done to x0 are left out.
+        data: samples (N, ...) as the network was trained on, 4 at least; some hundred are better. Without data the
+            network's own samples take their place: each reading has to denoise what it draws. That tells less, and says so.
+        noise: without data, the shape of samples (B, ...) to draw.
+        seed: of the noise.
+        seconds: about how long it may take; with less time fewer readings are tried, those near to the declared one first.
+        progress: show a bar; by default on work longer than a second, on a terminal.
+
+    Returns a ``Check``: ``print`` it, or look at ``ok``, ``findings``, ``best``, ``model``. The network's mode is left as it was.
+    Raises OdesolveError for data or shapes that cannot be used, and where the network cannot be called at all.
+
+    The criterion is that the posterior mean has the least mean squared error (Robbins 1956, Miyasawa 1961).
+
+    >>> import odesolve as ode
+    >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
+    >>> net = problem.model(ode.paths.VP(), "noise").net
+    >>> found = ode.check(ode.Model(net, ode.paths.VP(), predicts="velocity"), problem.sample(512))
+    >>> found.status, found["prediction"].typed
+    ('wrong', 'predicts="noise"')
+    """
+    begun = time.monotonic()
+    if not isinstance(model, Model):
+        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)")
+    if isinstance(seconds, bool) or not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+        raise OdesolveError(f"seconds={seconds!r}: give how long the check may take, a positive number")
+    if (data is None) == (noise is None):
+        raise OdesolveError("give data=samples (N, ...) to check with, or without any the shape noise=(64, 3, 32, 32)")
+    found = Check([behaviour.mode(model.net)], data=data is not None)
+    expected = 2 * sum(1 for _ in questions(Wiring.of(model)))
+    with _evaluated(model.net), Bar(expected, progress, "reading") as bar:
+        _look(found, model, data, noise, seed, (begun, begun + seconds), bar)
+    found.seconds = time.monotonic() - begun
+    return found
+
+
+def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
+    """Warn where another reading on the declared path draws samples of clearly more structure, and denoises them better.
+
+    The light form of ``check`` without data: some hundred calls, on samples of this shape, (B, ...) with the batch first.
+    """
+    changed = model.reading.guidance is not None or model.reading.classifier or model.reading.applies
+    if changed or shape[0] < ENOUGH:
+        return
+    declared = Wiring.of(model)
+    few = torch.arange(min(MOST, shape[0]))
+    model = model.rows(few, shape[0])
+    with _evaluated(model.net):
+        drawn, _ = unseen.drawn(model, declared, (len(few), *shape[1:]), seed, math.inf, paths=1)
+        if not drawn or drawn[0].structure > unseen.CLOUD or drawn[0].wiring == declared:
+            return
+        search = Search(unseen.halves(model, drawn[0].x, seed), declared)
+        search.narrow()
+        own, (best, _) = search.own(), search.best()
+    if own is None or (own.excess - best.excess > CLEAR and search.beaten(own, best)):
+        apart = " and ".join(best.wiring.differs(declared))
+        told = f"the network draws and denoises better with another {apart}: {best.wiring}"
+        warn(f"{told}; ode.check(model, data) says more")
+
+
+def _look(
+    found: Check,
+    model: Model,
+    data: Any,
+    noise: Sequence[int] | None,
+    seed: int,
+    span: tuple[float, float],
+    bar: Callable[[float], None] | None,
+) -> None:
+    ticks = itertools.count(1)
+    tick = None if bar is None else lambda: bar(next(ticks))
+    declared = Wiring.of(model)
+    if data is not None:
+        x = layout.rows_of(data, layout.device_of(model, data))
+        x, moved = _answering(model, x)
+        found.findings += [*moved, layout.scale(x, model)]
+    else:
+        middle = (span[0] + span[1]) / 2
+        own, found.calls = unseen.drawn(model, declared, noise or (), seed, middle, tick)
+        if not own:
+            raise OdesolveError(f"no reading of the network draws samples of shape {tuple(noise or ())}: give data=")
+        x = own[0].x
+        says = "none were given: the readings are judged by what they draw, and the data's scale is not known"
+        found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
+    asked = _asked(model, x)
+    found.findings += behaviour.of_network(asked)
+    denoising = unseen.halves(model, x, seed, *_sizes(x))
+    search = Search(denoising, declared, span[1], tick)
+    search.run()
+    verdicts.conclude(found, search)
+    if search.left_out:
+        says = f"{search.left_out} questions were left out for want of time"
+        found.findings.append(Finding("time spent", "doubt", says, "seconds=..."))
+    found.calls += asked.calls + denoising.calls
+
+
+def _sizes(x: Tensor) -> tuple[int, int]:
+    numbers = x[0].numel()
+    return next(rows for limit, rows in ROWS if numbers <= limit), OTHERS
+
+
+def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
+    """Data in the order of axes that the network takes. Raises OdesolveError in the network's words where it takes none."""
+    first = _refusal(model, x)
+    if first is None:
+        return x, [Finding("layout", "right", f"the network takes samples of shape {tuple(x.shape[1:])}")]
+    for typed, other in layout.other_layouts(x):
+        if _refusal(model, other) is None:
+            says = f"the network takes samples of shape {tuple(other.shape[1:])}, not {tuple(x.shape[1:])}"
+            return other, [Finding("layout", "wrong", says, typed)]
+    raise OdesolveError(f"the network cannot be called with data of shape {tuple(x.shape)}: {first}")
+
+
+def _asked(model: Model, x: Tensor) -> behaviour.Asked:
+    """The network with the first rows of the data and their conditions."""
+    few = torch.arange(min(FEW, len(x)), device=x.device)
+    return behaviour.Asked(model.rows(few, len(x)), x[few])
+
+
+def _refusal(model: Model, x: Tensor) -> str | None:
+    try:
+        _asked(model, x)()
+    except Exception as e:  # the network's own words say best what it wants
+        return f"{type(e).__name__}: {str(e).split(chr(10))[0]}"
+    return None
+
+
+@contextlib.contextmanager
+def _evaluated(net: Any) -> Iterator[None]:
+    """The network's layers in eval mode and nothing recorded; each layer's mode is put back."""
+    layers = [m for m in modules_of(net) if m.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in layers:
+            layer.training = True

@@ -1,0 +1,210 @@
+"""The ways in which a network may have been meant: path and direction, prediction, time and input scale."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.models import Model
+from odesolve.paths import EDM, PREDICTIONS, VE, VP, Cosine, Discrete, Flipped, Linear, Path, SubVP, Trig
+
+Time = str | Callable[[Path, Tensor], Tensor]
+SCALES = (1.0, 1000.0)
+DEVIATIONS = (0.5, 1.0)
+HIGHEST = 1e4  # sigma/alpha, where a path has no signal left at its noise end
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """One way to read a network: the arguments of ``ode.Model`` that decide what its answers mean.
+
+    ``sign`` is -1 where the network's answer is to be negated.
+    """
+
+    path: Path
+    predicts: str
+    time: Time
+    time_scale: float = 1.0
+    input_scale: str | None = None
+    sigma_data: float = 0.5
+    sign: int = 1
+
+    @classmethod
+    def of(cls, model: Model) -> Wiring:
+        """How a model reads its network."""
+        read = model.reading
+        return cls(model.path, read.prediction, model.time, model.time_scale, read.input_scale, read.sigma_data)
+
+    def applied(self, model: Model) -> Model:
+        """The network of a model read so, with its conditions and nothing else: no guidance, nothing done to x0."""
+        net = model.net if self.sign > 0 else Negated(model.net)
+        return Model(
+            net,
+            self.path,
+            self.predicts,
+            time=self.time,
+            time_scale=self.time_scale,
+            input_scale=self.input_scale,
+            sigma_data=self.sigma_data,
+            dtype=model.dtype,
+            learned_variance=model.reading.variance,
+            cond=model.cond,
+        )
+
+    @property
+    def base(self) -> Path:
+        """The path with data at t = 0."""
+        return self.path.base if isinstance(self.path, Flipped) else self.path
+
+    @property
+    def flipped(self) -> bool:
+        """Whether time runs from noise to data."""
+        return isinstance(self.path, Flipped)
+
+    def same_question(self) -> Wiring:
+        """What asks the network the same: predictions and signs differ only in how its answer is read."""
+        return replace(self, predicts="noise", sign=1)
+
+    def __str__(self) -> str:
+        net = "net" if self.sign > 0 else "lambda x, t: -net(x, t)"
+        return f"ode.Model({net}, {', '.join(self.arguments())})"
+
+    def arguments(self) -> list[str]:
+        """The arguments as one types them, those that are defaults left out."""
+        flip = ".flipped()" if self.flipped else ""
+        out = [f"{typed_path(self.base)}{flip}", f'predicts="{self.predicts}"']
+        if self.time != _time_by_default(self):
+            out.append(f"time={typed_time(self.time)}")
+        if self.time_scale != 1.0 and self.time == "t":
+            out.append(f"time_scale={self.time_scale:g}")
+        if self.input_scale is not None and self.predicts != "edm":
+            out.append(f'input_scale="{self.input_scale}"')
+        if (self.predicts == "edm" or self.input_scale == "edm") and self.sigma_data != 0.5:
+            out.append(f"sigma_data={self.sigma_data:g}")
+        return out
+
+    def differs(self, other: Wiring) -> list[str]:
+        """Which of path, direction, prediction, time, input and sign are not the other's."""
+        mine, theirs = (w.time_scale if w.time == "t" else 1.0 for w in (self, other))
+        apart = {
+            "path": self.base != other.base,
+            "direction": self.flipped != other.flipped,
+            "prediction": self.predicts != other.predicts,
+            "time": self.time != other.time or mine != theirs,
+            "input": self.input_scale != other.input_scale or self._deviation() != other._deviation(),
+            "sign": self.sign != other.sign,
+        }
+        return [name for name, is_so in apart.items() if is_so]
+
+    def _deviation(self) -> float | None:
+        return self.sigma_data if "edm" in (self.predicts, self.input_scale) else None
+
+
+class Negated:
+    """A network whose answers are negated."""
+
+    def __init__(self, net: Callable[..., Tensor]):
+        self.net, self.two_times = net, getattr(net, "two_times", False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return -self.net(*args, **kwargs)
+
+
+def _time_by_default(wiring: Wiring) -> str:
+    if wiring.predicts == "edm":
+        return "c_noise"
+    return "index" if wiring.path.training_steps is not None else "t"
+
+
+def typed_path(path: Path) -> str:
+    """A path as one types it, parameters that are defaults left out."""
+    if isinstance(path, Discrete):
+        presets = {"ddpm": "ddpm()", "stable_diffusion": "stable_diffusion()"}
+        return f"ode.paths.Discrete{'.' + presets[path.label] if path.label in presets else '(alphas_cumprod)'}"
+    told = {k: v for k, v in path.spec().items() if k != "name"}
+    kind = type(path).__name__
+    usual = _PARAMETERS.get(kind)
+    if usual is None:
+        return repr(path)
+    inside = ", ".join(f"{k}={v:g}" for k, v in told.items() if v != usual.get(k))
+    return f"ode.paths.{kind}({inside})"
+
+
+def typed_time(time: Time) -> str:
+    """A rule for the network's time as one types it."""
+    return f'"{time}"' if isinstance(time, str) else getattr(time, "__name__", "your function")
+
+
+def cosine_table() -> Discrete:
+    """The table of 1000 steps of improved DDPM (Nichol and Dhariwal 2021, eq. 17), no beta above 0.999."""
+
+    def level(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - level((i + 1) / 1000) / level(i / 1000), 0.999) for i in range(1000)]
+    return Discrete.from_betas(betas, "cosine")
+
+
+_KNOWN = (VP(), Linear(), EDM(), Cosine(), Trig(), VE(), SubVP())
+_PARAMETERS = {type(p).__name__: p.spec() for p in _KNOWN}
+
+
+def known_paths(declared: Path) -> list[Path]:
+    """Paths to try, data at t = 0: the declared one, those of the library, and the tables that most networks were trained on."""
+    own = declared.base if isinstance(declared, Flipped) else declared
+    others = [*_KNOWN, Discrete.ddpm(), Discrete.stable_diffusion(), cosine_table()]
+    return [own, *(p for p in others if p != own)]
+
+
+def questions(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
+    """Readings that ask the network different things, the declared one first, then those of its own path.
+
+    ``paths``: of the first so many paths, by default of all.
+    """
+    first = declared.same_question()
+    seen = {first}
+    yield first
+    for path in known_paths(declared.path)[:paths]:
+        for made in _of_path(path, declared):
+            if made not in seen:
+                seen.add(made)
+                yield made
+
+
+def _of_path(path: Path, declared: Wiring) -> Iterator[Wiring]:
+    own = path == declared.base
+    inputs = _inputs(declared) if own or isinstance(path, EDM | VE) else [(None, 0.5)]
+    scales = dict.fromkeys((*SCALES, declared.time_scale))
+    rules: list[tuple[Time, float]] = [("t", s) for s in scales]
+    rules += [("index", 1.0)] if path.training_steps else []
+    rules += [(declared.time, declared.time_scale)] if callable(declared.time) else []
+    for (rule, scale), (scaled, deviation) in itertools.product(rules, inputs):
+        for way in (path, path.flipped()):
+            yield Wiring(way, "noise", rule, scale, scaled, deviation)
+    for rule, (scaled, deviation) in itertools.product(("sigma", "c_noise"), inputs):
+        yield Wiring(path, "noise", rule, 1.0, scaled, deviation)
+
+
+def _inputs(declared: Wiring) -> list[tuple[str | None, float]]:
+    deviations = dict.fromkeys((declared.sigma_data, *DEVIATIONS))
+    return [(None, declared.sigma_data), *(("edm", d) for d in deviations)]
+
+
+def answers(question: Wiring) -> Iterator[Wiring]:
+    """All readings of the answers to one question; only a network whose input is scaled so predicts "edm"."""
+    kinds = PREDICTIONS if question.input_scale == "edm" else [p for p in PREDICTIONS if p != "edm"]
+    for predicts, sign in itertools.product(kinds, (1, -1)):
+        yield replace(question, predicts=predicts, sign=sign)
+
+
+def levels_inside(path: Path) -> tuple[float, float]:
+    """The least and the largest noise to signal ratio that a path is asked at."""
+    ends = path.rho(torch.tensor([path.t_min, path.t_noise], dtype=torch.float64)).tolist()
+    highest = ends[1] if math.isfinite(ends[1]) else HIGHEST
+    return 1.01 * ends[0], 0.99 * highest

@@ -1,0 +1,128 @@
+"""From fits to findings: what is wired right, what is not, and what cannot be told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from odesolve.wiring.denoising import Denoising, Fit
+from odesolve.wiring.readings import Wiring, typed_path, typed_time
+from odesolve.wiring.result import Check, Finding
+from odesolve.wiring.search import Search
+
+ASPECTS = ("prediction", "direction", "path", "time", "input", "sign")
+TELLS_LITTLE = 0.25  # of what can be known: less is an untrained network's
+SEEN = 3  # questions by which that is judged
+BADLY = 0.5  # excess of a best reading that is not to be trusted
+STEADY = 0.5  # of the data's deviation, by which data predictions may spread at the noise end
+SIGNAL = 0.2  # of the noise end's noise
+
+
+def conclude(found: Check, search: Search) -> None:
+    """Write into a check what the fits say."""
+    found.fits, found.declared = search.fits, search.own()
+    told = _told(search)
+    if not search.fits:
+        says = "the network answers none of the readings that are in use"
+        found.findings.append(Finding("training", "unknown", says, "ode.Model(net, your path, predicts=..., time=...)"))
+        return
+    best, same = search.best()
+    if told is not None and told < TELLS_LITTLE:
+        says = f"looks untrained: its answers tell {max(told, 0.0):.0%} of what can be known of noisy data"
+        found.findings.append(Finding("training", "wrong", says, "load its weights, or train it"))
+        found.findings += [Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]]
+        return
+    found.best, found.same = best, same
+    found.model = best.wiring.applied(search.denoising.model)
+    found.findings.append(_trained(told, best))
+    found.findings += _aspects(search, found.declared, best)
+    found.findings.append(_ends(search.denoising, best.wiring))
+
+
+def _told(search: Search) -> float | None:
+    """How much the network's answers tell, at the best of some questions; None where the data do not show it."""
+    asked = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
+    shares = [search.denoising.informed(w) for w in list(asked)[:SEEN]]
+    known = [s for s in shares if s is not None]
+    return max(known) if known else None
+
+
+def _trained(told: float | None, best: Fit) -> Finding:
+    if told is None:
+        says = "these data are as good as a Gaussian cloud: they do not show whether the network is trained"
+        return Finding("training", "unknown", says, "")
+    says = f"its answers tell {told:.0%} of what can be known of noisy data without it"
+    if best.excess > BADLY:
+        more = f"{says}; no reading uses it (the best errs {math.exp(best.excess):.1f} times as much)"
+        return Finding("training", "doubt", more, "train it longer, or give the path that it was trained on")
+    return Finding("training", "right", says)
+
+
+def _aspects(search: Search, declared: Fit | None, best: Fit) -> Iterator[Finding]:
+    wrong = search.beaten(declared, best) and declared is not best
+    changed = best.wiring.differs(search.declared) if wrong else []
+    worse = (
+        "cannot be asked" if declared is None else f"errs {math.exp(declared.excess - best.excess):.3g} times as much"
+    )
+    for aspect in ASPECTS:
+        if aspect in changed:
+            was, now = _value(aspect, search.declared), _value(aspect, best.wiring)
+            says = f"{now} fits, {was} does not: the declared reading {worse}"
+            yield Finding(aspect, "wrong", says, _typed(aspect, best.wiring))
+        elif aspect in ASPECTS[:4] or _value(aspect, search.declared) != "none":
+            yield Finding(aspect, "right", f"{_value(aspect, search.declared)}{_against(aspect, search, best)}")
+    if changed:
+        yield Finding("model", "wrong", f"as declared: {search.declared}", str(best.wiring))
+
+
+def _against(aspect: str, search: Search, best: Fit) -> str:
+    """By how much the best reading that differs in this is worse."""
+    for fit in search.fits:
+        if aspect in fit.wiring.differs(best.wiring) and search.beaten(fit, best):
+            other = math.exp(fit.excess - best.excess)
+            return f" (the next that can be told apart, {_value(aspect, fit.wiring)}, errs {other:.3g} times as much)"
+    return ""
+
+
+def _value(aspect: str, wiring: Wiring) -> str:
+    if aspect == "prediction":
+        return f'"{wiring.predicts}"'
+    if aspect == "direction":
+        return "data at the end of time (flipped)" if wiring.flipped else "data at t = 0"
+    if aspect == "path":
+        return typed_path(wiring.base)
+    if aspect == "time":
+        scale = f" times {wiring.time_scale:g}" if wiring.time == "t" and wiring.time_scale != 1 else ""
+        return f"{typed_time(wiring.time)}{scale}"
+    if aspect == "sign":
+        return "none" if wiring.sign > 0 else "the negated answer"
+    if wiring.input_scale is None:
+        return "none"
+    return f'"{wiring.input_scale}" with sigma_data={wiring.sigma_data:g}'
+
+
+def _typed(aspect: str, wiring: Wiring) -> str:
+    flip = ".flipped()" if wiring.flipped else ""
+    if aspect in ("path", "direction"):
+        return f"{typed_path(wiring.base)}{flip}"
+    if aspect == "prediction":
+        return f'predicts="{wiring.predicts}"'
+    if aspect == "time":
+        scale = f", time_scale={wiring.time_scale:g}" if wiring.time == "t" else ""
+        return f"time={typed_time(wiring.time)}{scale}"
+    if aspect == "sign":
+        return "ode.Model(lambda x, t: -net(x, t), ...)"
+    return f"input_scale={wiring.input_scale!r}, sigma_data={wiring.sigma_data:g}"
+
+
+def _ends(denoising: Denoising, wiring: Wiring) -> Finding:
+    """Whether the noise end of the path holds noise alone, for data of this deviation."""
+    path = wiring.path
+    deviation = math.sqrt(denoising.without.variance)
+    signal = deviation / float(path.rho(path.t_noise))
+    says = f"at the noise end {signal:.2g} of signal for each of noise"
+    if signal > SIGNAL:
+        return Finding(
+            "noise end", "doubt", f"{says}: samples start from less noise than the data need", "smaller data"
+        )
+    return Finding("noise end", "right", says)

@@ -1,0 +1,130 @@
+"""What ``ode.check`` sees of networks themselves: modes, layouts, rows, training."""
+
+import pytest
+import torch
+from torch import nn
+
+import odesolve as ode
+
+PATH = ode.paths.Linear()
+
+
+class Small(nn.Module):
+    """Two layers of 64 and whatever is put between them."""
+
+    def __init__(self, *between, dim=2):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(dim + 1, 64), nn.SiLU(), *between, nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim)
+        )
+
+    def forward(self, x, t):
+        return self.layers(torch.cat([x, t[:, None].to(x.dtype)], 1))
+
+
+def halves(n, seed=0):
+    """Two tight clusters."""
+    return ode.problems.mixture([0.5, 0.5], [[-1.0, 0.5], [1.0, -0.5]], std=0.1).sample(n, seed)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A flow that was trained for some seconds."""
+    torch.manual_seed(0)
+    net, data = Small(), halves(4096, 1).float()
+    optimiser = torch.optim.Adam(net.parameters(), 4e-3)
+    for _ in range(700):
+        x = data[torch.randint(len(data), (256,))]
+        e, t = torch.randn_like(x), torch.rand(len(x))
+        loss = (net((1 - t[:, None]) * x + t[:, None] * e, t) - (e - x)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("path", "predicts", "wrong"),
+    [
+        (PATH, "velocity", set()),
+        (PATH, "noise", {"prediction"}),
+        (PATH.flipped(), "velocity", {"direction"}),
+        (PATH.flipped(), "data", {"direction", "prediction"}),
+    ],
+)
+def test_a_trained_network(learned, path, predicts, wrong):
+    found = ode.check(ode.Model(learned, path, predicts), halves(800, 2))
+    assert {f.about for f in found.findings if f.verdict == "wrong"} == (wrong | {"model"} if wrong else set()), found
+    assert found["training"].verdict == "right"
+
+
+@pytest.mark.parametrize("predicts", ["velocity", "noise", "data", "v"])
+def test_an_untrained_network_is_said_to_be_one(predicts):
+    torch.manual_seed(3)
+    found = ode.check(ode.Model(Small(), PATH, predicts), halves(800, 2))
+    assert found["training"].verdict == "wrong", found
+    assert "untrained" in found["training"].says
+    assert {found[a].verdict for a in ("prediction", "path", "direction", "time")} == {"unknown"}
+
+
+@pytest.mark.parametrize(("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")])
+def test_train_mode(layer, named):
+    net = Small(layer).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = ode.check(ode.Model(net, PATH, "velocity"), halves(100))
+    assert found["mode"].verdict == "wrong"
+    assert named in found["mode"].says
+    assert found["mode"].typed == "net.eval()"
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert ode.check(ode.Model(net.eval(), PATH, "velocity"), halves(100))["mode"].verdict == "right"
+
+
+def test_rows_that_see_each_other(learned):
+    model = ode.Model(lambda x, t: learned(x - x.mean(0), t), PATH, "velocity")
+    assert ode.check(model, halves(400))["rows"].verdict == "doubt"
+    assert ode.check(ode.Model(learned, PATH, "velocity"), halves(400))["rows"].verdict == "right"
+
+
+def test_random_answers(learned):
+    model = ode.Model(lambda x, t: learned(x, t) + 0.1 * torch.randn_like(x), PATH, "velocity")
+    found = ode.check(model, halves(400))
+    assert found["repeated"].verdict == "wrong"
+
+
+def test_answers_that_are_not_finite():
+    found = ode.check(ode.Model(lambda x, t: x / 0.0, PATH, "velocity"), halves(100))
+    assert found["answers"].verdict == "wrong"
+    assert not found.ok
+
+
+def test_channels_last_and_bytes():
+    problem = ode.problems.digits()
+    net = problem.model(ode.paths.VP(), "noise").net
+    pictures = problem.sample(200, seed=2)
+
+    def strict(x, t):
+        if x.shape[1] != 1:
+            raise RuntimeError("expected 1 channel")
+        return net(x, t)
+
+    model = ode.Model(strict, ode.paths.VP(), "noise")
+    found = ode.check(model, pictures.permute(0, 2, 3, 1))
+    assert found["layout"].verdict == "wrong"
+    assert found["layout"].typed == "x.permute(0, 3, 1, 2)"
+    assert found["prediction"].verdict == "right"
+    as_bytes = ((pictures + 1) * 127.5).round().clamp(0, 255)
+    found = ode.check(model, as_bytes)
+    assert found["data"].verdict == "wrong"
+    assert found["data"].typed == "x / 127.5 - 1"
+
+
+def test_a_profile_warns_of_a_wrong_reading(learned):
+    with pytest.warns(
+        UserWarning, match=r"another prediction: ode.Model\(net, ode.paths.Linear\(\), predicts=\"velocity\"\)"
+    ):
+        ode.profile(ode.Model(learned, PATH, "v"), ["ddim"], 4, noise=(64, 2), timing=0)
+
+
+def test_a_profile_says_nothing_of_a_right_one(learned):
+    ode.profile(ode.Model(learned, PATH, "velocity"), ["ddim"], 4, noise=(64, 2), timing=0)
