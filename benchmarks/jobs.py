@@ -21,6 +21,7 @@ import torch
 
 import odesolve as ode
 from odesolve.jobs import calls
+from odesolve.jobs.fingerprint import fingerprint
 
 HEAD = ("what", "setting", "value", "unit")
 BATCH = 200
@@ -57,7 +58,7 @@ def resume(folder: Path, n: int, shard: int) -> float:
             job = ode.jobs.sample(ode.Model(lambda x, t: x, ode.paths.VP(), "noise"), (shard, 2), "ddim", 1, **call)
         job.found()[job.shards // 2].unlink()
         (Path(out) / "job.json").write_text(
-            (Path(out) / "job.json").read_text().replace(job.settings["model"], calls.fingerprint(_model(net)))
+            (Path(out) / "job.json").read_text().replace(job.settings["model"], fingerprint(_model(net)))
         )
         start = time.perf_counter()
         ode.jobs.sample(_model(net), (shard, 2), "ddim", 1, **call)

@@ -58,6 +58,10 @@ class Mixture:
                 raise OdesolveError("a covariance is not positive definite: add a small multiple of the identity")
         self._cache: dict[tuple, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
 
+    def __fingerprint__(self) -> tuple[Any, ...]:
+        """What decides its answers: not what it keeps of earlier ones."""
+        return self.event, self.log_weights, self.means, self.variances, self.vectors
+
     @property
     def dim(self) -> int:
         """Size of one sample."""

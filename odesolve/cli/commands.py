@@ -95,19 +95,25 @@ def job_command(given: argparse.Namespace) -> int:
     job = jobs.Job(given.folder)
     moved = job.verify() if given.verify else []
     for path in moved:
-        print(f"corrupt, moved to {path}", file=sys.stderr)
+        print(f"corrupt, moved to {job.shown(path)}", file=sys.stderr)
+    for path in job.strays():
+        print(f"no shard of this job, left alone: {job.shown(path)}", file=sys.stderr)
+    for paths in job.twice():
+        names = " and ".join(map(job.shown, paths))
+        print(f"one shard with different contents: {names}; the first is read, remove one", file=sys.stderr)
     _told(job, given)
     return int(bool(moved))
 
 
 def _told(job: jobs.Job, given: argparse.Namespace) -> int:
     if first_rank():
-        facts = {"out": str(job.root), "kind": job.kind, "first": job.first, "n": job.n, "done": job.done()}
+        facts = {"out": job.named, "kind": job.kind, "first": job.first, "n": job.n, "done": job.done()}
         facts |= {"shards": len(job.found()), "digest": job.digest}
+        facts |= {"strays": list(map(job.shown, job.strays())), "twice": [list(map(job.shown, p)) for p in job.twice()]}
         print(
             json.dumps(facts | {"settings": job.settings})
             if given.json
-            else f"{job}, digest {job.digest}, in {job.root}"
+            else f"{job}, digest {job.digest}, in {job.named}"
         )
     return 0
 

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.jobs import asked
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
 from odesolve.jobs.files import Arrays, check_format
-from odesolve.jobs.fingerprint import checksum, fingerprint
+from odesolve.jobs.fingerprint import checksum
 from odesolve.jobs.folder import Job, prepared
-from odesolve.jobs.work import work
+from odesolve.jobs.marks import Batches, Marks
+from odesolve.jobs.work import Parts, work
+from odesolve.labels import grid_label, solver_label
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -26,7 +29,8 @@ from odesolve.sample import Sample
 from odesolve.sample import sample as draw
 
 ForIds = Callable[[Tensor], Model]
-SHARD = 1024  # ids in a file, about
+PLAIN = (str, int, float, bool, type(None))
+LOOKS = 16  # at shards that are there, when a job of conditions by id is taken up
 
 
 def sample(
@@ -39,7 +43,7 @@ def sample(
     n: int,
     out: str | File,
     first: int = 0,
-    seed: int = 0,
+    seed: int | None = 0,
     shard: int | None = None,
     format: str = "npz",
     plan: Plan | None = None,
@@ -52,12 +56,15 @@ def sample(
     """Samples of the ids ``first`` to ``first + n - 1`` in a folder, by as many processes as call this with the same arguments.
 
     Seed and id decide a sample, so the files do not depend on how many processes there were, nor on which were interrupted.
-    Start the same job again to go on with it. Under torchrun every rank calls it.
+    Start the same job again to go on with it. Under torchrun every rank calls it; threads of one process may, too.
 
     Args:
-        model: an ``ode.Model``, or a function of ids (b,) that returns one with the conditions of these.
+        model: an ``ode.Model``, or a function of ids (b,) that returns one with the conditions of these. Another model is refused
+            when the job is taken up: its fingerprint (``odesolve.jobs.fingerprint``) is in job.json, and shards of a function of
+            ids have an array ``condition``, a fingerprint of each batch's model.
         noise: shape (B, ...) of the batches that are solved at once; batches are the same in every run.
         solver, steps, grid, plan, dtype, device, executor, options: as for ``ode.sample``.
+        seed: that of all noise; None draws one for a new job, and takes that of a job which is there.
         out: the folder. It holds job.json, and shards with the arrays ``samples`` (n, ...) and ``status`` (n,), 1 where a
             solve diverged, whose sample is its last finite state.
         shard: ids in a file, a multiple of B; by default about 1024.
@@ -67,24 +74,84 @@ def sample(
     Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something else, is full or corrupt, before
     anything is overwritten.
     """
-    shape = tuple(noise)
-    if len(shape) < 2 or any(s < 1 for s in shape):
-        raise OdesolveError(f"noise={noise!r}: give the shape of a batch, such as (64, 3, 32, 32)")
-    batch, like = shape[0], model if isinstance(model, Model) else model(torch.arange(first, first + shape[0]))
+    shape = asked.shape(noise)
+    batch = shape[0]
+    n, first = asked.ids(n, first)
+    like = _model_for(model, range(first, first + min(batch, n)))
+    marks = Marks(model=like) if like is model else Marks(model=like, conditions=model)
     chosen = plan if plan is not None else plan_for(like, solver, steps, grid, options)
-    settings = {"model": fingerprint(like), "solver": chosen.solver, "steps": chosen.steps, "plan": chosen.digest}
-    settings |= {"seed": seed, "batch": batch, "executor": _told(executor)}
+    typed = (
+        {"solver": chosen.solver, "steps": chosen.steps} if plan is not None else _typed(solver, steps, grid, options)
+    )
+    settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": asked.seed(seed), "batch": batch}
+    settings |= {"executor": _told(executor)}
     kept = {"samples": [_name(dtype), list(shape[1:])], "status": ["uint8", []]}
-    job = _prepared("sample", out, first, n, _shard(shard, batch), format, kept, settings)
-    call = partial(draw, plan=chosen, seed=seed, dtype=dtype, device=device, executor=executor, progress=False)
+    batches = Batches(marks, like) if like is not model else None
+    kept |= {"condition": ["uint64", []]} if batches else {}
+    facts = {"first": first, "n": n, "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+    job = _prepared("sample", out, {**facts, "settings": settings}, marks)
+    call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
+    call = partial(call, executor=executor, progress=False)
+    if batches is not None and not isinstance(model, Model):
+        _check_batches(job, model, batches, batch)
 
     def parts(ids: range) -> Iterator[Arrays]:
         for some in _batches(ids, batch):
-            keys = torch.tensor(some)
-            here = model.rows(torch.arange(len(some)), batch) if isinstance(model, Model) else model(keys)
-            yield _drawn(partial(call, here), (len(some), *shape[1:]), keys, here)
+            here = model.rows(torch.arange(len(some)), batch) if isinstance(model, Model) else _model_for(model, some)
+            mark = {} if batches is None else {"condition": np.full(len(some), batches.of(here), np.uint64)}
+            yield {**_drawn(partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here), **mark}
 
-    return work(job, parts, progress)
+    return _worked(job, parts, progress, marks)
+
+
+def _plain(value: Any) -> bool:
+    """Whether job.json can hold a value itself."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return isinstance(value, PLAIN)
+
+
+def _model_for(model: Model | ForIds, ids: range) -> Model:
+    """The model itself, or what a function of ids says of these."""
+    if isinstance(model, Model):
+        return model
+    if not callable(model):
+        raise OdesolveError(
+            f"model is {type(model).__name__}: give an ode.Model, or a function of ids that returns one"
+        )
+    found = model(torch.arange(ids.start, ids.stop))
+    if not isinstance(found, Model):
+        raise OdesolveError(
+            f"model returned {type(found).__name__} for ids {ids.start} to {ids.stop - 1}: let it return an ode.Model"
+        )
+    return found
+
+
+def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> None:
+    """Ask again for the models of some shards that are there, spread over all. Raises OdesolveError where they are others."""
+    there = list(job.found())
+    for k in {there[i * (len(there) - 1) // (LOOKS - 1)] for i in range(LOOKS)} if there else ():
+        marks = job.column(k, "condition")
+        for some in _batches(job.ids(k), batch):
+            if int(marks[some.start - job.ids(k).start]) != batches.of(_model_for(model, some)):
+                raise OdesolveError(
+                    f"{job.named} holds another job (the conditions of ids {some.start} to {some.stop - 1} are others than "
+                    "their shard was made with): give another folder, or the same arguments"
+                )
+
+
+def _typed(solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The plan's arguments as they were given."""
+    name = (
+        solver
+        if isinstance(solver, str)
+        else None
+        if solver is None
+        else getattr(solver, "name", type(solver).__name__)
+    )
+    plain = {k: v if isinstance(v, PLAIN) else str(v) for k, v in sorted(options.items())}
+    grid = grid if isinstance(grid, str | None) else grid_label(grid)
+    return {"solver": name if name is None else solver_label(name, plain), "steps": steps, "grid": grid}
 
 
 def _drawn(call: Callable[..., Any], shape: tuple[int, ...], ids: Tensor, model: Model) -> Arrays:
@@ -106,7 +173,7 @@ def log_prob(
     *,
     out: str | File,
     batch: int = 64,
-    seed: int = 0,
+    seed: int | None = 0,
     shard: int | None = None,
     format: str = "npz",
     levels: int | None = None,
@@ -127,23 +194,30 @@ def log_prob(
     Args:
         model: an ``ode.Model``.
         x: the data, in host memory.
-        out, shard, format, progress: as for ``jobs.sample``; ``batch`` samples are solved at once.
+        out, seed, shard, format, progress: as for ``jobs.sample``; ``batch`` samples are solved at once.
         levels, low, high, draws: of discrete data, see ``ode.bits_per_dim``; nats are then those of the discrete data's density.
         device: where to compute; by default where the network is.
         options: as for ``ode.log_prob``.
 
     Returns the ``Job``. Raises OdesolveError as ``jobs.sample`` does.
     """
-    if batch < 1 or not len(x):
-        raise OdesolveError(f"batch={batch}, {len(x)} samples: give at least one of each")
-    told = {
-        k: v if isinstance(v, (str, int, float, bool, type(None), list, tuple)) else str(v) for k, v in options.items()
-    }
-    settings = {"model": fingerprint(model), "data": checksum(x), "seed": seed, "batch": batch, "dtype": _name(x.dtype)}
-    settings |= {"levels": levels, "low": low, "high": high, "draws": draws} | told
+    batch = asked.whole("batch", batch, "a whole number, at least 1")
+    if not isinstance(model, Model) or not isinstance(x, Tensor):
+        raise OdesolveError(
+            f"model is {type(model).__name__}, x {type(x).__name__}: give an ode.Model and a tensor (N, ...)"
+        )
+    if x.dim() < 2 or batch < 1 or not len(x):
+        raise OdesolveError(f"batch={batch}, x of shape {tuple(x.shape)}: give at least one sample each, x as (N, ...)")
+    shown = {k: v for k, v in options.items() if _plain(v)}
+    marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
+    told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
+    settings = {"model": marks.settings["model"], "data": checksum(x), "seed": asked.seed(seed), "batch": batch}
+    settings |= {"dtype": _name(x.dtype), "levels": levels, "low": low, "high": high, "draws": draws, **shown, **told}
     kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
     told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
-    job = _prepared("log_prob", out, 0, len(x), _shard(shard, batch), format, kept, settings, told_of)
+    facts = {"first": 0, "n": len(x), "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+    job = _prepared("log_prob", out, {**facts, "settings": settings, **told_of}, marks)
+    seed = job.settings["seed"]
     width, where = (levels, low, high, draws), device_of(model, device)
 
     def parts(ids: range) -> Iterator[Arrays]:
@@ -154,46 +228,19 @@ def log_prob(
             columns = dict(zip(KEPT, table.T, strict=True))
             yield {**columns, "status": columns["status"].astype(np.uint8)}
 
-    return work(job, parts, progress)
+    return _worked(job, parts, progress, marks)
 
 
-def _prepared(
-    kind: str,
-    out: str | File,
-    first: int,
-    n: int,
-    shard: int,
-    format: str,
-    kept: dict,
-    settings: dict,
-    told: dict | None = None,
-) -> Job:
-    from odesolve import __version__
-
-    check_format(format)
-    if n < 1 or first < 0 or first + n > 2**32:
-        raise OdesolveError(f"n={n}, first={first}: give at least 1 id, from 0 to 2^32 - 1")
-    facts = {
-        "kind": kind,
-        "first": first,
-        "n": n,
-        "shard": shard,
-        "format": format,
-        "arrays": kept,
-        "settings": settings,
-        **(told or {}),
-    }
-    return prepared(out, {**facts, "made_with": {"odesolve": __version__, "torch": torch.__version__}})
+def _prepared(kind: str, out: str | File, facts: dict[str, Any], marks: Marks) -> Job:
+    check_format(facts["format"])
+    root = asked.folder(out)
+    marks.warn_unseen()
+    return prepared(root, str(out), {"kind": kind, **facts, **marks.notes()})
 
 
-def _shard(shard: int | None, batch: int) -> int:
-    if shard is None:
-        return batch * max(1, SHARD // batch)
-    if shard < 1 or shard % batch:
-        raise OdesolveError(
-            f"shard={shard} is no multiple of the batch, {batch}: give {batch * max(1, shard // batch)}"
-        )
-    return shard
+def _worked(job: Job, parts: Parts, progress: bool | None, marks: Marks) -> Job:
+    with marks.running():
+        return work(job, parts, progress)
 
 
 def _batches(ids: range, batch: int) -> list[range]:

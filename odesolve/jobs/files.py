@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path as File
 from typing import Any
 
@@ -16,6 +19,7 @@ from odesolve.errors import OdesolveError
 
 Arrays = dict[str, np.ndarray]
 FORMATS = ("npz", "safetensors")
+NO_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,9 +40,21 @@ def decode(body: bytes, format: str) -> Arrays:
         return dict(found)
 
 
+def column(path: File, format: str, name: str) -> np.ndarray:
+    """One array of a file, without reading the others."""
+    if format == "safetensors":
+        _safetensors()
+        from safetensors import safe_open
+
+        with safe_open(path, "np") as held:
+            return held.get_tensor(name)
+    with np.load(path, allow_pickle=False) as found:
+        return found[name]
+
+
 def check_format(format: str) -> None:
     """Raise OdesolveError for an unknown format, ImportError for one whose library is missing."""
-    if format not in FORMATS:
+    if not isinstance(format, str) or format not in FORMATS:
         raise OdesolveError(f"format={format!r}: choose from {', '.join(FORMATS)}")
     if format == "safetensors":
         _safetensors()
@@ -61,17 +77,39 @@ def content(body: bytes) -> str:
 
 def write_whole(path: File, body: bytes) -> None:
     """Write a file under another name, bring it to the disk, and only then give it its name."""
-    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    with _written(path, body) as part:
+        part.replace(path)
+    _sync_folder(path.parent)
+
+
+def write_new(path: File, body: bytes) -> None:
+    """The same where there is no file of this name yet: of two who write one at once, the first's stays."""
+    with _written(path, body) as part:
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except (OSError, AttributeError):  # a file system without hard links
+            if not path.exists():
+                part.replace(path)
+        part.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _written(path: File, body: bytes) -> Iterator[File]:
+    """A file under another name, on the disk; removed where what is done with it fails."""
+    owner = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
+    part = path.with_name(f".{path.name}.{owner}.part")
     try:
         with part.open("wb") as f:
             f.write(body)
             f.flush()
             os.fsync(f.fileno())
-        part.replace(path)
+        yield part
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: File) -> None:
@@ -80,6 +118,9 @@ def _sync_folder(folder: File) -> None:
         at = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(at)
+        except OSError as e:
+            if e.errno not in NO_SYNC:
+                raise
         finally:
             os.close(at)
 

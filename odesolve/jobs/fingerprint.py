@@ -1,88 +1,227 @@
-"""What a model's answers depend on, as a hash: another network, path or condition is another job."""
+"""What answers depend on, as a SHA-256: another network, condition, function or constant is another job."""
 
 from __future__ import annotations
 
 import hashlib
-import types
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from odesolve.models import Model
+from odesolve.jobs.code import OF_LIBRARIES, Names, of_library
+from odesolve.jobs.parts import EXACT, Parts, parts_of, unwrapped
 
-PLAIN = (str, int, float, bool, bytes, type(None), torch.dtype, torch.device)
-DEPTH = 6
-CHUNK = 1 << 20
-OWN = ("net", "path", "cond", "_uncond", "time", "time_scale", "dtype", "snap", "functions", "reading", "_classifier")
+KIND = "sha256-1"  # of fingerprints: those of another kind cannot be compared
+DIGITS = 32
+PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
+OF_TORCH = (torch.dtype, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+CHUNK = 1 << 26
+NAMED = 12  # levels that a name tells of
+SHOWN = 3  # levels of parts whose digests are kept, to name what differs
+MOST = 200  # of them
 
 
-def fingerprint(model: Model) -> str:
-    """16 hexadecimal digits from a model's weights, conditions, path and reading; the same on every device.
+def fingerprint(value: Any) -> str:
+    """Hexadecimal digits of all that decides what a model, a function or any other value answers; the same on every device.
 
-    Functions count by their name and by what they hold, not by their code.
+    Of networks: parameters, buffers, attributes, modes, hooks, and the code of classes of the user's. Of functions: their code,
+    defaults, closures, and the globals that they name. Libraries stand by their names; torch.compile and DDP by what they
+    wrap. An object whose class has a method ``__fingerprint__`` is what that returns.
     """
-    told = hashlib.sha256()
-    for name in OWN:
-        for line in _lines(getattr(model, name), name, 0):
-            told.update(line.encode() + b"\n")
-    return told.hexdigest()[:16]
-
-
-def _lines(value: Any, name: str, depth: int) -> Iterator[str]:
-    """Lines of text that differ where two values do; of objects of other kinds no more than their class, past some depth."""
-    if isinstance(value, PLAIN):
-        yield f"{name}={value!r}"
-    elif isinstance(value, Tensor):
-        yield f"{name}={tuple(value.shape)} {value.dtype} {checksum(value)}"
-    elif depth < DEPTH:
-        yield f"{name}:{_kind(value)}"
-        for key, part in _parts(value):
-            yield from _lines(part, f"{name}.{key}", depth + 1)
-
-
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, torch.nn.Module):
-        return [(k, v) for k, v in value.state_dict().items() if isinstance(v, Tensor)]
-    if isinstance(value, Mapping):
-        return [(str(k), v) for k, v in value.items()]
-    if isinstance(value, (list, tuple)):
-        return [(str(k), v) for k, v in enumerate(value)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [(f.name, getattr(value, f.name)) for f in fields(value)]
-    if isinstance(value, types.MethodType):
-        return [("self", value.__self__)]
-    if isinstance(value, types.FunctionType):
-        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
-        return [(k, c.cell_contents) for k, c in cells if _filled(c)]
-    held = vars(value) if hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) else {}
-    kinds = (*PLAIN, Tensor, Mapping, list, tuple)
-    return [
-        (k, v) for k, v in held.items() if isinstance(v, kinds) and not k.startswith("_")
-    ]  # those are its own business
-
-
-def _filled(cell: types.CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
-
-
-def _kind(value: Any) -> str:
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return Walk().digest(value, "it").hex()[:DIGITS]
 
 
 def checksum(x: Tensor) -> str:
-    """A sum over the bytes of a tensor, and one weighted by their places, in whole numbers."""
-    flat = x.detach().contiguous().reshape(-1).view(torch.uint8)
-    plain = placed = 0
-    for k, part in enumerate(flat.split(CHUNK)):
-        held = part.to(torch.int64)
-        plain += int(held.sum())
-        placed += (k + 1) * int((held * torch.arange(1, len(held) + 1, device=x.device)).sum())
-    return f"{plain:x}.{placed:x}"
+    """The SHA-256 of a tensor's bytes, dtype and shape."""
+    return _of_tensor(x).hex()[:DIGITS]
+
+
+@dataclass
+class _Frame:
+    """A value that is being looked at: the rest of its parts, and the digests of those before."""
+
+    value: Any
+    name: str
+    kind: str
+    parts: Iterator[tuple[str, Any]]
+    ordered: bool
+    found: list[tuple[str, bytes]] = field(default_factory=list)
+    label: str = ""
+
+    def close(self) -> bytes:
+        found = self.found if self.ordered else sorted(self.found)
+        told = hashlib.sha256(f"{self.kind} {len(found)} {self.ordered};".encode())
+        for label, digest in found:
+            text = label.encode("utf-8", "surrogatepass")
+            told.update(b"%d:" % len(text) + text + digest)
+        return told.digest()
+
+
+class Walk:
+    """One look at values, however deep and however they refer to each other, each looked at once.
+
+    ``code=False`` leaves out what Python's version decides of code. ``tensors`` are the digests of an earlier look, kept while
+    the tensors are unchanged. Afterwards ``unseen`` has the names of what could not be looked at, ``shown`` digests of parts.
+    """
+
+    def __init__(self, code: bool = True, tensors: dict[int, tuple[Any, Any, bytes]] | None = None):
+        self.code, self.tensors = code, {} if tensors is None else tensors
+        self.done: dict[int, tuple[Any, bytes]] = {}  # with the values, so that none takes the place of another
+        self.unseen: dict[str, str] = {}
+        self.shown: dict[str, str] = {}
+        self.libraries: set[str] = set()
+
+    def digest(self, value: Any, name: str) -> bytes:
+        """The SHA-256 of a value; ``name`` is what it is called where a part of it is told of."""
+        root = unwrapped(value)
+        known = self._known(root, name, {})
+        if known is not None:
+            return known
+        stack, depth = [self._opened(root, name, "")], {id(root): 0}
+        while True:
+            frame = stack[-1]
+            label, part = next(frame.parts, (None, None))
+            if label is None:
+                stack.pop()
+                del depth[id(frame.value)]
+                digest = frame.close()
+                self.done[id(frame.value)] = frame.value, digest
+                self._show(frame.name, digest)
+                if not stack:
+                    return digest
+                stack[-1].found.append((frame.label, digest))
+                continue
+            part = unwrapped(part)
+            inner = f"{frame.name}.{label}" if label and len(stack) <= NAMED else frame.name
+            digest = self._known(part, inner, depth)
+            if digest is not None:
+                frame.found.append((label, digest))
+            else:
+                depth[id(part)] = len(stack)
+                stack.append(self._opened(part, inner, label))
+
+    def _known(self, value: Any, name: str, depth: dict[int, int]) -> bytes | None:
+        """The digest of a value without parts, of one that was looked at, or of one whose parts lead back to it."""
+        if id(value) in depth:
+            return _sha(f"back to {len(depth) - depth[id(value)]}")
+        digest = self._plain(value)
+        if digest is None and id(value) in self.done:
+            return self.done[id(value)][1]
+        if digest is not None:
+            self._show(name, digest)
+        return digest
+
+    def _plain(self, value: Any) -> bytes | None:
+        kind: Any = type(value)
+        if kind in PLAIN:
+            return _sha(_written(value))
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
+            named = "ndarray" if kind is np.memmap else kind.__name__
+            return _sha(f"{named} {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
+        if isinstance(value, torch.device):
+            return _sha("device")
+        if isinstance(value, OF_TORCH):
+            return _sha(str(value))
+        return _of_plain(value) if kind is list or kind is tuple else None  # type: ignore[arg-type]
+
+    def _tensor(self, x: Tensor) -> bytes:
+        state = None if x.is_inference() else (x._version, x.device, _address(x))
+        held = self.tensors.get(id(x))
+        if held is None or state is None or held[1] != state:
+            held = self.tensors[id(x)] = x, state, self._bytes(x)
+        return held[2]
+
+    def _bytes(self, x: Tensor) -> bytes:
+        if isinstance(x, UninitializedParameter | UninitializedBuffer):
+            return _sha("uninitialised")
+        try:
+            return _of_tensor(x)
+        except (RuntimeError, NotImplementedError, TypeError):  # of a kind of tensors that has no bytes of its own
+            self.unseen.setdefault("a tensor", f"{type(x).__module__}.{type(x).__qualname__}")
+            return _sha("unseen")
+
+    def _opened(self, value: Any, name: str, label: str) -> _Frame:
+        try:
+            kind, parts, ordered = self._parts(value)
+            parts = list(parts)
+        except Exception:  # Unseen, and whatever an object raises that is looked at
+            self.unseen.setdefault(name, f"{type(value).__module__}.{type(value).__qualname__}")
+            kind, parts, ordered = "unseen", [("class", type(value))], True
+        return _Frame(value, name, kind, iter(parts), ordered, label=label)
+
+    def _parts(self, value: Any) -> Parts:
+        if isinstance(value, np.ndarray):
+            return Parts("objects", [("shape", value.shape), ("held", value.ravel().tolist())])
+        look = EXACT.get(type(value), parts_of)
+        found = look(value)
+        if isinstance(value, type) and of_library(value):
+            self.libraries.add(value.__module__.partition(".")[0])
+        elif isinstance(value, Names) and found.kind == "library":
+            self.libraries.add(value.module.__name__.partition(".")[0])
+        if found.kind == "code" and not self.code:
+            return Parts("code", [part for part in found.parts if part[0] in ("shape", "arguments")])
+        return found
+
+    def _show(self, name: str, digest: bytes) -> None:
+        if name.count(".") <= SHOWN and name not in self.shown:
+            self.shown[name] = digest.hex()[:8]
+
+    def parts(self) -> dict[str, str]:
+        """Digests of the parts by name, as deep as there are not too many."""
+        for level in range(SHOWN, 0, -1):
+            kept = {name: v for name, v in self.shown.items() if name.count(".") <= level}
+            if len(kept) <= MOST:
+                return kept
+        return {}
+
+    def versions(self) -> dict[str, str]:
+        """The versions of libraries whose classes and modules stand by their names."""
+        found = {name: getattr(sys.modules.get(name), "__version__", None) for name in self.libraries}
+        others = (*OF_LIBRARIES, *sys.stdlib_module_names)
+        return {name: str(v) for name, v in sorted(found.items()) if v is not None and name not in others}
+
+
+def _written(value: Any) -> str:
+    return f"{type(value).__name__} {hex(value) if type(value) is int else repr(value)}"
+
+
+def _sha(text: str, body: bytes = b"") -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass") + b"\0" + body).digest()
+
+
+def _of_plain(values: list[Any] | tuple[Any, ...]) -> bytes | None:
+    """A long list of numbers at once; None for one that holds other things."""
+    if not all(type(v) in PLAIN for v in values):
+        return None
+    text = "\n".join(map(_written, values))
+    return _sha(f"{type(values).__name__} {len(values)} {text}")
+
+
+def _address(x: Tensor) -> int:
+    try:
+        return x.data_ptr()
+    except (RuntimeError, NotImplementedError):  # of sparse tensors, and of wrappers
+        return 0
+
+
+def _of_tensor(x: Tensor) -> bytes:
+    x = x.detach()
+    told = hashlib.sha256(f"{x.dtype} {tuple(x.shape)};".encode())
+    if x.is_meta:
+        return told.digest()
+    if x.layout != torch.strided:
+        x = x.to_dense()
+    if x.is_quantized:
+        told.update(f"{x.qscheme()};".encode())
+        x = torch.stack([x.dequantize(), x.int_repr().to(torch.float32)])
+    flat = x.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    for part in flat.split(CHUNK):
+        told.update(part.cpu().numpy().data)
+    return told.digest()

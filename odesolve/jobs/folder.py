@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from odesolve.errors import OdesolveError
-from odesolve.jobs.densities import other_meaning
-from odesolve.jobs.files import Arrays, cannot_write, content, decode, encode, write_whole
+from odesolve.errors import OdesolveError, warn
+from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
 from odesolve.jobs.leases import leases
+from odesolve.jobs.same import check_same
+from odesolve.keys import fresh_seed
 from odesolve.progress import Bar
 
 MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
 EACH = 1000  # shards in one folder
-NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.\w+")
+NAME = re.compile(r"([0-9]{7})-([0-9a-f]{16})\.(npz|safetensors)")
 MOST = 10**7  # shards that a name can number; the byte after them guards the manifest
-NOTES = ("made_with",)  # of the manifest, for people: no reason to refuse
 
 
 class Job:
@@ -34,7 +35,7 @@ class Job:
     """
 
     def __init__(self, root: str | File):
-        self.root = File(root)
+        self.root, self.named = File(os.path.abspath(root)), str(root)
         try:
             self.facts = json.loads((self.root / MANIFEST).read_text())
             self.kind, self.first, self.n = self.facts["kind"], self.facts["first"], self.facts["n"]
@@ -57,16 +58,45 @@ class Job:
         start = self.first + k * self.shard
         return range(start, min(start + self.shard, self.first + self.n))
 
+    def number(self, folder: str, name: str) -> int | None:
+        """The number of the shard that a file of this name in this folder is; None if it is none: the one rule for names."""
+        told = NAME.fullmatch(name)
+        if told is None or told[3] != self.format:
+            return None
+        k = int(told[1])
+        return k if k < self.shards and folder == _folder_name(k) else None
+
+    def scan(self) -> tuple[dict[int, list[str]], list[str]]:
+        """Files of shards by their number, and what else lies among them, except for what is being written."""
+        shards: dict[int, list[str]] = {}
+        strays: list[str] = []
+        for folder in _entries(self.root / SHARDS):
+            if not folder.is_dir():
+                strays.append(folder.path)
+                continue
+            for entry in _entries(folder.path):
+                k = self.number(folder.name, entry.name)
+                if k is not None and entry.is_file():
+                    shards.setdefault(k, []).append(entry.path)
+                elif not _being_written(entry.name):
+                    strays.append(entry.path)
+        return shards, strays
+
     def found(self) -> dict[int, File]:
         """The shards that are there. Of two of one number, which only a network that is not repeatable makes, one."""
-        out: dict[int, File] = {}
-        for folder in (self.root / SHARDS).iterdir() if (self.root / SHARDS).is_dir() else ():
-            for entry in os.scandir(folder):
-                name = NAME.fullmatch(entry.name)
-                if name is not None:
-                    k = int(name[1])
-                    out[k] = min(out.get(k, File(entry.path)), File(entry.path))
-        return dict(sorted(out.items()))
+        return {k: File(min(paths)) for k, paths in sorted(self.scan()[0].items())}
+
+    def strays(self) -> list[File]:
+        """What lies among the shards and is none of this job: it is left alone, and stands for nothing."""
+        return sorted(map(File, self.scan()[1]))
+
+    def twice(self) -> list[list[File]]:
+        """Files that are the same shard with different contents, of which the first is read."""
+        return [sorted(map(File, paths)) for _, paths in sorted(self.scan()[0].items()) if len(paths) > 1]
+
+    def shown(self, path: File) -> str:
+        """A file of the folder by the name that the folder was given."""
+        return str(File(self.named) / path.relative_to(self.root))
 
     def has(self, k: int) -> bool:
         """Whether shard k is there."""
@@ -74,25 +104,28 @@ class Job:
 
     def done(self) -> int:
         """How many ids have their results."""
-        return sum(len(self.ids(k)) for k in self.found())
+        return sum(len(self.ids(k)) for k in self.scan()[0])
 
     def left(self) -> list[int]:
         """The shards that are not there."""
-        there = self.found()
+        there = self.scan()[0]
         return [k for k in range(self.shards) if k not in there]
 
     def check(self) -> None:
         """Raise OdesolveError if a shard has another length than it should: a look at names and sizes, not at contents."""
-        for k, path in self.found().items():
-            if k >= self.shards or path.stat().st_size != self._size(len(self.ids(k))):
-                raise self._corrupt(path)
+        for k, paths in self.scan()[0].items():
+            if len(paths) > 1:
+                self._warn_of_two(sorted(map(File, paths)))
+            for path in paths:
+                if os.stat(path).st_size != self._size(len(self.ids(k))):
+                    raise self._corrupt(File(path))
 
     def verify(self, progress: bool | None = None) -> list[File]:
         """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
-        moved, there = [], self.found()
+        moved, there = [], [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
         with Bar(len(there), progress, " shards") as tick:
-            for i, (k, path) in enumerate(there.items()):
-                if k >= self.shards or content(path.read_bytes()) != _hash(path):
+            for i, path in enumerate(there):
+                if content(path.read_bytes()) != _hash(path):
                     (self.root / ASIDE).mkdir(exist_ok=True)
                     moved.append(path.rename(self._aside(path)))
                 if tick is not None:
@@ -108,11 +141,17 @@ class Job:
         """The arrays of shard k, if their hash is right. Raises OdesolveError otherwise."""
         there = self._named(k)
         if not there:
-            raise OdesolveError(f"shard {k} of {self.root} is not there yet: start the same job again to make it")
+            raise OdesolveError(f"shard {k} of {self.named} is not there yet: start the same job again to make it")
+        if len(there) > 1:
+            self._warn_of_two(there)
         body = there[0].read_bytes()
         if content(body) != _hash(there[0]):
             raise self._corrupt(there[0])
         return decode(body, self.format)
+
+    def column(self, k: int, name: str) -> np.ndarray:
+        """One array of shard k, as far as it can be read."""
+        return column(self._named(k)[0], self.format, name)
 
     def __iter__(self) -> Iterator[tuple[range, Arrays]]:
         for k in self.found():
@@ -155,25 +194,33 @@ class Job:
             if not self.has(k):
                 write_whole(path, body)
         except OSError as e:
+            if self.has(k):  # another process was first, and has swept
+                return
             raise cannot_write(self.root, e, f"; it keeps {self.done()} of {self.n} results") from e
 
     def sweep(self) -> None:
         """Remove what processes that ended in the middle of a write have left."""
         for part in (self.root / SHARDS).glob("*/.*.part"):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a disk that cannot be written
+                part.unlink()
 
     def _folder(self, k: int) -> File:
-        return self.root / SHARDS / f"{k // EACH:04d}"
+        return self.root / SHARDS / _folder_name(k)
 
     def _named(self, k: int) -> list[File]:
         start, folder = f"{k:07d}-", self._folder(k)
-        if not folder.is_dir():
-            return []
-        return sorted(folder / name for name in os.listdir(folder) if name.startswith(start))
+        near = [e for e in _entries(folder) if e.name.startswith(start)]
+        return sorted(File(e.path) for e in near if self.number(folder.name, e.name) == k and e.is_file())
 
     def _corrupt(self, path: File) -> OdesolveError:
         return OdesolveError(
-            f"{path} is corrupt: `odesolve job {self.root} --verify` moves it aside, then the same job makes it again"
+            f"{path} is corrupt: `odesolve job {self.named} --verify` moves it aside, then the same job makes it again"
+        )
+
+    def _warn_of_two(self, paths: list[File]) -> None:
+        warn(
+            f"{' and '.join(p.name for p in paths)} in {paths[0].parent} are one shard with different contents, as of a network "
+            f"that is not repeatable; {paths[0].name} is read: remove one of them"
         )
 
     def _size(self, n: int) -> int:
@@ -197,41 +244,58 @@ def _hash(path: File) -> str:
     return path.name.partition("-")[2].partition(".")[0]
 
 
+def _folder_name(k: int) -> str:
+    return f"{k // EACH:04d}"
+
+
+def _being_written(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".part")
+
+
+def _entries(folder: str | File) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def joined(parts: Sequence[Arrays]) -> Arrays:
     """Arrays one after the other."""
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
-def prepared(root: str | File, facts: dict[str, Any]) -> Job:
-    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it is another one's."""
-    root = File(root)
+def prepared(root: File, named: str, facts: dict[str, Any]) -> Job:
+    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it is another one's.
+
+    A seed that is None is drawn for a new job; a job that is found has its own.
+    """
+    if root.exists() and not root.is_dir():
+        raise OdesolveError(f"{named} is a file: give a folder that you may write to")
+    if not (root / MANIFEST).exists():  # else nothing is to be written, nor need it be possible
+        _begin(root, named, facts)
+    job = Job(root)
+    job.named = named
+    facts = json.loads(json.dumps(facts))
+    if facts["settings"]["seed"] is None:
+        facts["settings"]["seed"] = job.settings.get("seed")
+    check_same(named, job.facts, facts)
+    return job
+
+
+def _begin(root: File, named: str, facts: dict[str, Any]) -> None:
+    settings = facts["settings"]
+    seed = fresh_seed() if settings["seed"] is None else settings["seed"]
     try:
         root.mkdir(parents=True, exist_ok=True)
         strange = [p.name for p in root.iterdir() if p.name != LEASES and not p.name.startswith(f".{MANIFEST}")]
         if strange and not (root / MANIFEST).exists():
-            raise OdesolveError(f"{root} holds {strange[0]!r} and no job: give an empty folder, or a new one")
+            raise OdesolveError(f"{named} holds {strange[0]!r} and no job: give an empty folder, or a new one")
         with leases(root / LEASES) as lock:
             lock.take(MOST, wait=True)
             if not (root / MANIFEST).exists():
-                write_whole(root / MANIFEST, json.dumps(facts, indent=1).encode())
+                write_new(
+                    root / MANIFEST, json.dumps({**facts, "settings": {**settings, "seed": seed}}, indent=1).encode()
+                )
     except OSError as e:
-        raise cannot_write(root, e) from e
-    job = Job(root)
-    _check_same(job, json.loads(json.dumps(facts)))
-    return job
-
-
-def _check_same(job: Job, facts: dict[str, Any]) -> None:
-    if "meaning" in facts and job.kind == facts["kind"] and job.facts.get("meaning") != facts["meaning"]:
-        version = job.facts.get("made_with", {}).get("odesolve")
-        raise other_meaning(job.root, job.facts.get("meaning"), version, facts["meaning"], "give another folder")
-    mine, theirs = _flat(facts), _flat(job.facts)
-    other = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k) and k.split(".")[0] not in NOTES]
-    if other:
-        told = "; ".join(f"{k} is {theirs.get(k)} there and {mine.get(k)} here" for k in other[:4])
-        raise OdesolveError(f"{job.root} holds another job ({told}): give another folder, or the same arguments")
-
-
-def _flat(facts: dict[str, Any]) -> dict[str, Any]:
-    settings = {f"settings.{k}": v for k, v in facts["settings"].items()}
-    return {k: v for k, v in facts.items() if k != "settings"} | settings
+        raise cannot_write(File(named), e) from e

@@ -1,10 +1,11 @@
-"""Who works at what: locks that end with the process that holds them."""
+"""Who works at what: locks that end with the process, or the call, that holds them."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path as File
 
@@ -14,41 +15,109 @@ except ImportError:  # Windows
     fcntl = None
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
-UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class _Shared:
+    """A file of leases in this process: opened once, as closing any handle of a file gives up all of a process's locks."""
+
+    def __init__(self, path: File):
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.key = _key(self.file)
+        self.users = 0
+        self.held: set[int] = set()
+
+
+_OPEN: dict[tuple[int, int], _Shared] = {}
+_FREED = threading.Condition()  # guards all of it; told when a lease is given
+
+
+def _forget() -> None:
+    """In a new process: locks are not inherited, nor are the threads that held leases."""
+    global _FREED
+    _OPEN.clear()
+    _FREED = threading.Condition()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 class Leases:
     """Leases on numbers: one byte of a file each, locked by the kernel, which frees it when the holder ends however it ends.
 
-    Rejected: lock files with a heartbeat, which need a clock, a patience and a rule for taking over. Locks only spare work:
-    shards are the same whoever makes them, so where a file system has no locks every process takes what it likes.
+    The kernel's locks are those of processes; among the threads of one, a set of what is taken does the same. Rejected: lock
+    files with a heartbeat, which need a clock, a patience and a rule for taking over. Locks only spare work: shards are the
+    same whoever makes them, so where a file system has no locks every process takes what it likes.
     """
 
     def __init__(self, path: File):
-        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.mine: set[int] = set()
+        with _FREED:
+            shared = _OPEN.get(_key(path)) if path.exists() else None
+            self.shared = shared or _Shared(path)
+            _OPEN[self.shared.key] = self.shared
+            self.shared.users += 1
 
     def take(self, k: int, wait: bool = False) -> bool:
         """Whether number k is ours now; with ``wait`` as soon as its holder gives it."""
-        if fcntl is None:
+        if k in self.mine:
             return True
+        with _FREED:
+            while k in self.shared.held:
+                if not wait:
+                    return False
+                _FREED.wait()
+            self.shared.held.add(k)
+        taken = False
         try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, k)
-        except OSError as e:
-            if e.errno in TAKEN:
-                return False
-            if e.errno not in UNSUPPORTED:
-                raise
-        return True
+            taken = _locked(self.shared.file, k, wait)
+        finally:
+            if taken:
+                self.mine.add(k)
+            else:
+                self._free(k)
+        return taken
 
     def give(self, k: int) -> None:
         """Let others take number k."""
+        if k not in self.mine:
+            return
+        self.mine.discard(k)
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.lockf(self.file, fcntl.LOCK_UN, 1, k)
+                fcntl.lockf(self.shared.file, fcntl.LOCK_UN, 1, k)
+        self._free(k)
 
     def close(self) -> None:
         """Give everything."""
-        os.close(self.file)
+        for k in list(self.mine):
+            self.give(k)
+        with _FREED:
+            self.shared.users -= 1
+            if not self.shared.users:
+                _OPEN.pop(self.shared.key, None)
+                os.close(self.shared.file)
+
+    def _free(self, k: int) -> None:
+        with _FREED:
+            self.shared.held.discard(k)
+            _FREED.notify_all()
+
+
+def _locked(file: int, k: int, wait: bool) -> bool:
+    """Whether this process has a byte now: yes, too, where the file system or the system has no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, k)
+    except OSError as e:
+        return e.errno not in TAKEN
+    return True
+
+
+def _key(file: File | int) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

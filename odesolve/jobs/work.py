@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path as File
 
-from odesolve.jobs.files import Arrays
+from odesolve.jobs.files import Arrays, cannot_write
 from odesolve.jobs.folder import LEASES, Job, joined
-from odesolve.jobs.leases import Leases, leases
+from odesolve.jobs.leases import Leases
 from odesolve.progress import Bar
 
 Parts = Callable[[range], Iterator[Arrays]]
@@ -25,10 +27,13 @@ def work(job: Job, parts: Parts, progress: bool | None = None) -> Job:
     """
     job.check()
     todo, rank = job.left(), int(os.environ.get("RANK", 0))
+    if not todo:  # on a disk that cannot be written, too
+        job.sweep()
+        return job
     at = len(todo) * rank // max(1, int(os.environ.get("WORLD_SIZE", 1)))
     todo = todo[at:] + todo[:at]  # apart, for file systems without locks
     with (
-        leases(job.root / LEASES) as lock,
+        _leases(job) as lock,
         Bar(job.n, progress if _first_here() else False, " samples") as tick,
         ThreadPoolExecutor(1) as writer,
     ):
@@ -42,6 +47,18 @@ def work(job: Job, parts: Parts, progress: bool | None = None) -> Job:
                 time.sleep(POLL)
         job.sweep()
     return job
+
+
+@contextmanager
+def _leases(job: Job) -> Iterator[Leases]:
+    try:
+        held = Leases(job.root / LEASES)
+    except OSError as e:
+        raise cannot_write(File(job.named), e, f"; it keeps {job.done()} of {job.n} results") from e
+    try:
+        yield held
+    finally:
+        held.close()
 
 
 @dataclass

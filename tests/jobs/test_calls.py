@@ -70,9 +70,9 @@ def test_log_densities(tmp_path, gaussian):
         np.testing.assert_array_equal(found["nats"][rows], one.value.numpy())
         np.testing.assert_array_equal(found["stderr"][rows], one.stderr.numpy())
         np.testing.assert_array_equal(found["nfe"][rows], one.nfe.numpy())
-    with pytest.raises(ode.OdesolveError, match=r"settings\.data"):
+    with pytest.raises(ode.OdesolveError, match="x holds other data"):
         ode.jobs.log_prob(given, x + 1e-9, out=tmp_path / "job", batch=4, **options)
-    with pytest.raises(ode.OdesolveError, match=r"settings\.tol is None there"):
+    with pytest.raises(ode.OdesolveError, match="tol is None there"):
         ode.jobs.log_prob(given, x, out=tmp_path / "job", batch=4, tol=0.1, **options)
 
 

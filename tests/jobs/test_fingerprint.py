@@ -1,5 +1,6 @@
 """A model's hash: the same for the same model, another for anything that changes its answers."""
 
+import hashlib
 import itertools
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_equal_models_are_equal_and_others_are_not():
         assert fingerprint(MODELS[a]()) != fingerprint(MODELS[b]()), (a, b)
 
 
-@pytest.mark.parametrize("k", [0, 3, 18])
+@pytest.mark.parametrize("k", [0, 2, 18])
 def test_using_a_model_does_not_change_it(k):
     model = MODELS[k]()
     before = fingerprint(model)
@@ -93,3 +94,14 @@ def test_checksums_see_values_and_places(dtype):
     assert checksum(x) != checksum(y)
     assert checksum(torch.tensor(3).to(dtype))
     assert checksum(x[:0]) == checksum(x[:0])
+
+
+def test_checksums_are_sha256():
+    """Of the dtype, the shape and the bytes."""
+    x = torch.tensor([0, 1, 1, 0])
+    told = hashlib.sha256(b"torch.int64 (4,);" + x.numpy().tobytes()).hexdigest()
+    assert checksum(x) == told[:32]
+    assert checksum(x) != checksum(torch.tensor([1, 0, 0, 1]))
+    assert checksum(x) != checksum(x.view(2, 2))
+    assert checksum(x) != checksum(x.int())
+    assert checksum(x) != checksum(x.double())

@@ -1,0 +1,150 @@
+"""What of code decides its answers: its instructions and constants, and the globals that it names; and whose code it is."""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+from odesolve.errors import __file__ as _OURS
+
+# Of a class: what says nothing of an answer, as the constructor, whose outcome is looked at itself.
+_SILENT = """
+    __init__ __new__ __post_init__ __module__ __dict__ __weakref__ __doc__ __annotations__ __qualname__ __firstlineno__
+    __static_attributes__ __slots__ __match_args__
+    __slotnames__ __parameters__ __orig_bases__ __abstractmethods__ _abc_impl __replace__
+    __repr__ __str__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __del__ __dataclass_fields__ __dataclass_params__
+    __annotate__ __annotate_func__ __annotations_cache__ __classcell__ extra_repr reset_parameters training_step
+    validation_step test_step configure_optimizers __fingerprint__
+"""
+SILENT = frozenset(_SILENT.split())
+SHAPED = 0x3AC  # the flags of code that say how it is called: *args, **kwargs, generator, coroutine
+READS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+HEAP = 1 << 9  # the flag of classes that were made by a class statement
+GENERATED = "<string>"  # where code that dataclasses and named tuples write comes from
+FOREIGN = ("site-packages", "dist-packages")
+FOLDERS = tuple(
+    os.path.realpath(folder) + os.sep
+    for folder in (os.path.dirname(_OURS), *(sysconfig.get_path(n) or "" for n in ("stdlib", "platstdlib")))
+    if folder
+)
+OF_LIBRARIES = ("odesolve", "torch", "numpy", "builtins")
+NO_HOME = ("__main__", "__mp_main__")
+
+
+class Names(NamedTuple):
+    """A module of the user's, as far as code uses it: its members of these names."""
+
+    module: types.ModuleType
+    names: frozenset[str]
+
+
+@cache
+def in_library(file: str) -> bool:
+    """Whether a source file belongs to a library, whose version stands for it, rather than to the user."""
+    if file.startswith("<frozen"):
+        return True
+    return any(part in FOREIGN for part in file.split(os.sep)) or os.path.realpath(file).startswith(FOLDERS)
+
+
+@cache
+def module_in_library(name: str) -> bool:
+    """The same of a module, by its name."""
+    top = name.partition(".")[0]
+    if top in OF_LIBRARIES or (top in sys.stdlib_module_names and name not in NO_HOME):
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and in_library(file)
+
+
+def of_library(value: Any) -> bool:
+    """Whether a class or a function is a library's: by the file of its code, else by its module."""
+    if isinstance(value, types.FunctionType):
+        return in_library(value.__code__.co_filename)
+    written = [f.__code__.co_filename for f in vars(value).values() if isinstance(f, types.FunctionType)]
+    files = [file for file in written if file != GENERATED]
+    if files:
+        return in_library(files[0])
+    name = getattr(value, "__module__", None) or ""
+    made = name == "builtins" and value.__flags__ & HEAP  # by exec, without a module
+    return not made and module_in_library(name)
+
+
+def named(value: Any) -> str:
+    """The full name of a class or function."""
+    return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
+def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[str, Any]]:
+    """What decides what code does: neither its place in a file nor the names of its variables."""
+    consts = code.co_consts
+    if doc is not None and consts and consts[0] == doc:
+        consts = (None, *consts[1:])  # as a function without a docstring has it
+    yield "shape", (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & SHAPED)
+    yield "arguments", code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    yield "instructions", code.co_code
+    yield "names", code.co_names
+    yield "constants", consts
+    yield "handlers", getattr(code, "co_exceptiontable", b"")
+
+
+@cache
+def uses(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    """The globals that code and the functions within it name, the modules that they import, and all names of attributes."""
+    found, imported, names = set(), set(), set(code.co_names)
+    for i in dis.get_instructions(code):
+        if i.opname in READS:
+            found.add(i.argval)
+        elif i.opname == "IMPORT_NAME":
+            imported.add(i.argval)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            for mine, theirs in zip((found, imported, names), uses(inner), strict=True):
+                mine |= theirs
+    return frozenset(found), frozenset(imported), frozenset(names)
+
+
+def cells(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The closure of a function, in its order."""
+    names = uses(fn.__code__)[2]
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            yield name, used(cell.cell_contents, names)
+        except ValueError:  # nothing in it yet
+            yield name, "(empty)"
+
+
+def outside(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """The globals and imports that a function uses, by name."""
+    found, imported, names = uses(fn.__code__)
+    for name in sorted(found & fn.__globals__.keys()):
+        yield name, used(fn.__globals__[name], names)
+    for name in sorted(imported & sys.modules.keys()):
+        yield f"import {name}", used(sys.modules[name], names)
+
+
+def used(value: Any, names: frozenset[str]) -> Any:
+    """The value; of a module what code that has these names may use."""
+    return seen_by(value, names) if isinstance(value, types.ModuleType) else value
+
+
+@cache
+def seen_by(module: types.ModuleType, names: frozenset[str]) -> Names:
+    """One object for a module and names, so that modules that use each other are seen to."""
+    return Names(module, names)
+
+
+def members(cls: type) -> Iterator[tuple[str, Any]]:
+    """The methods and constants of a class, without those of its bases."""
+    for name, value in vars(cls).items():
+        generated = (
+            isinstance(value, types.FunctionType) and value.__code__.co_filename == GENERATED and name[:2] == "__"
+        )
+        told = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
+        if name not in SILENT and not generated and not told:
+            yield name, value
