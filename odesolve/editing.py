@@ -11,7 +11,7 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve.defaults import default_grid
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, once
 from odesolve.given import numbers
 from odesolve.keys import Ids, fresh_seed
 from odesolve.labels import parse_grid, parse_solver
@@ -93,6 +93,7 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
 
 
 @unwatched
+@once()
 def interpolate(
     model: Model,
     a: Tensor,

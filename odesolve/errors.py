@@ -7,7 +7,8 @@ import difflib
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -43,8 +44,27 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> OdesolveError:
     return OdesolveError(f"unknown {kind} {given!r}: {hint}")
 
 
+_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
+
+
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """Within it a warning of ours is given the first time only: for what solves one thing in many pieces."""
+    before = _told.get()
+    token = _told.set(set() if before is None else before)
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
 def warn(message: str) -> None:
     """Warn at the line of the user's that called us, through however many layers of ours and of torch's it did."""
+    told = _told.get()
+    if told is not None and message in told:
+        return
+    if told is not None:
+        told.add(message)
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_code.co_filename.startswith(_LAYERS):
         frame, level = frame.f_back, level + 1

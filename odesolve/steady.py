@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from odesolve.errors import OdesolveError, warn
 from odesolve.kernels.dispatch import transformed
+from odesolve.within import modules_within
 
 # Of an answer's size, root mean square: sums in another order differ by less, in half precision too, and dropout by far more.
 APART = 1e-3
@@ -210,9 +211,8 @@ def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[An
 
 
 def modules_of(f: Any) -> list[nn.Module]:
-    """The layers of a module, or of the module whose method f is."""
-    owner = f if isinstance(f, nn.Module) else getattr(f, "__self__", None)
-    return list(owner.modules()) if isinstance(owner, nn.Module) else []
+    """The layers of a module, or of the modules that a function, method or object holds, as far as they are cheap to find."""
+    return list(dict.fromkeys(layer for module in modules_within(f) for layer in module.modules()))
 
 
 def draws(f: Any) -> bool:
@@ -232,13 +232,23 @@ def _draws(layer: nn.Module) -> bool:
     return float(share) > 0.0
 
 
+def mixing(layer: nn.Module) -> bool:
+    """Whether a layer makes a sample's answer depend on the others of its batch in train mode."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
 def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> None:
     """Warn of layers in train mode that change a solve: those that draw random numbers (with ``noise``), as one may want them to,
-    and those whose running statistics every evaluation changes."""
+    and those by which samples change each other's answers, or every evaluation the next one's."""
     layers = [m for m in modules_of(f) if m.training]
     if noise and any(map(_draws, layers)):
-        told = f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
-        warn(told)
-    if any(counting(m) and m.running_mean is not None for m in layers):
-        told = f"{about} has BatchNorm in train mode, whose statistics every evaluation changes: call net.eval()"
-        warn(told)
+        warn(
+            f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
+        )
+    if any(map(mixing, layers)):
+        warn(
+            f"{about} has BatchNorm in train mode, whose statistics every evaluation changes, and which mixes the samples of a "
+            "batch: call net.eval()"
+        )
+    elif any(counting(m) and m.running_mean is not None for m in layers):
+        warn(f"{about} has InstanceNorm in train mode, whose statistics every evaluation changes: call net.eval()")

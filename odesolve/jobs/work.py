@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path as File
 
+from odesolve.errors import once
 from odesolve.jobs.files import Arrays, cannot_write
 from odesolve.jobs.folder import LEASES, Job, joined
 from odesolve.jobs.leases import Leases
@@ -33,6 +34,7 @@ def work(job: Job, parts: Parts, progress: bool | None = None) -> Job:
     at = len(todo) * rank // max(1, int(os.environ.get("WORLD_SIZE", 1)))
     todo = todo[at:] + todo[:at]  # apart, for file systems without locks
     with (
+        once(),
         _leases(job) as lock,
         Bar(job.n, progress if _first_here() else False, " samples") as tick,
         ThreadPoolExecutor(1) as writer,

@@ -31,8 +31,9 @@ MAY_IMPORT = {
     # What forward differentiation and torch.func watch; our own forward differentiation.
     "watched": {"kernels"},
     "forward": {"graphs", "watched"},
-    # Whether a function answers the same question twice the same.
-    "steady": {"kernels"},
+    # The modules that a function calls; whether it answers the same question twice the same.
+    "within": set(),
+    "steady": {"kernels", "within"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {"callee", "forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
     "levy": set(),
@@ -45,19 +46,33 @@ MAY_IMPORT = {
     "laws": {"instructions"},
     "plan": {"instructions", "laws"},
     "paths": {"given"},
-    "transforms": {"kernels"},
+    # Scales of guidance, and guidance put on a model.
+    "scales": {"given"},
+    "guiding": {"conditions", "program", "scales", "transforms"},
+    "transforms": {"kernels", "scales", "watched"},
     "conditions": set(),
     "grids": {"given", "paths"},
     "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
     "labels": {"grids", "solvers"},
     "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.
-    "program": {"paths", "plan"},
+    "program": {"paths", "plan", "scales"},
     "slots": {"instructions", "plan", "program"},
-    "lower": {"instructions", "paths", "plan", "program", "slots"},
+    "lower": {"instructions", "paths", "plan", "program", "scales", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
-    "predictions": {"callee", "paths", "program"},
-    "models": {"callee", "conditions", "graphs", "lower", "paths", "predictions", "transforms", "watched"},
+    "predictions": {"callee", "paths", "program", "scales"},
+    "models": {
+        "callee",
+        "conditions",
+        "graphs",
+        "guiding",
+        "lower",
+        "paths",
+        "predictions",
+        "scales",
+        "transforms",
+        "watched",
+    },
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
     "run": {"callee", "kernels", "lower", "plan", "recurrence", "watched"},
