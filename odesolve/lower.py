@@ -10,12 +10,14 @@ import functools
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from odesolve.errors import PlanError
 from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names, stream_of
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.program import Block, Call, Guidance, Mark, Program, Reading, Transform
+from odesolve.scales import Planned
 from odesolve.slots import Slots, is_step
 
 __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform", "lower"]
@@ -24,14 +26,19 @@ __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform
 CANCELLED = 1e-15
 
 
-@functools.lru_cache(256)
 def lower(plan: Plan, path: Path, reading: Reading, observe: bool = False, stats: bool = False) -> Program:
     """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for those who watch the solve.
 
     ``stats`` keeps of every step that draws noise its mean and how large the noise was. Raises PlanError where the
     network's prediction does not determine what the plan asks for (data from noise at alpha = 0, velocity from data at
-    sigma = 0), and with ``stats`` for a plan whose steps are not a mean plus one Gaussian draw.
+    sigma = 0), and with ``stats`` for a plan whose steps are not a mean plus one Gaussian draw. Scales that are functions of
+    time are asked here, for the plan's times.
     """
+    return _lowered(plan, path, reading.planned(plan), observe, stats)
+
+
+@functools.lru_cache(256)
+def _lowered(plan: Plan, path: Path, reading: Reading, observe: bool, stats: bool) -> Program:
     instructions = _expose(plan, path, reading.applies) if reading.applies else plan.instructions
     lowering = Lowering(instructions, plan, path, reading, observe, stats)
     return Slots(plan, lowering).program()
@@ -227,7 +234,7 @@ def _conversions(
         kx, kf = path.convert(t, reading.prediction, quantity, reading.sigma_data)
         kg = kf * 0
         if reading.classifier:
-            kg = reading.classifier * path.convert(t, "score", quantity)[1]  # the gradient is added to the score
+            kg = _scale(reading, t) * path.convert(t, "score", quantity)[1]  # the gradient is added to the score
         for k, *row in zip(at, kx.tolist(), kf.tolist(), kg.tolist(), strict=True):
             if not all(map(math.isfinite, row)):
                 raise PlanError(
@@ -236,6 +243,12 @@ def _conversions(
                 )
             out[k] = (row[0], row[1], row[2])
     return out
+
+
+def _scale(reading: Reading, t: Any) -> Any:
+    """The classifier's scale at times (n,): a number, or one each."""
+    scale = reading.classifier
+    return _times([scale.at(v) for v in t.tolist()]) if isinstance(scale, Planned) else scale
 
 
 def _times(values: list[float]):

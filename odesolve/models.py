@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve import transforms
+from odesolve import guiding, scales, transforms
 from odesolve.callee import Callee, shielded
-from odesolve.conditions import Cond, own, rows, same_kind, stackable
+from odesolve.conditions import Cond, own, rows, shared_of, stackable, stacked
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import answer
-from odesolve.lower import Guidance, Reading
+from odesolve.lower import Reading
 from odesolve.paths import PREDICTIONS, Path
 from odesolve.predictions import Coefficients, coefficients, gradient_of, predicted
+from odesolve.settling import settle
 from odesolve.watched import refuse_inside, watching
 
 TIMES = ("t", "index", "sigma", "c_noise")
@@ -97,6 +98,8 @@ class Model:
         self._uncond: dict[str, Any] | None = None
         self._classifier: Callable[..., Tensor] | None = None
         self._labels: dict[str, Any] = {}
+        self._strengths: dict[str, Tensor] = {}  # scales of guidance, one a sample
+        self._shared: list[Any] = []  # conditions of all samples, known by a cut of the batch
 
     @property
     def predicts(self) -> str:
@@ -116,11 +119,13 @@ class Model:
 
     def rows(self, index: Tensor, batch: int) -> Model:
         """The model for these samples (n,) of a batch: conditions with one value a sample are cut to theirs."""
-        out = copy.copy(self)
-        out.cond = rows(self.cond, index, batch)
-        out._uncond = None if self._uncond is None else rows(self._uncond, index, batch)
-        out._labels = rows(self._labels, index, batch)
-        cut = {k: f.rows(index, batch) if isinstance(f, transforms.Known) else f for k, f in self.functions.items()}
+        out, before = copy.copy(self), self._shared
+        out._shared = shared_of((self.cond, self._uncond or {}, self._labels), batch, before)
+        out.cond = rows(self.cond, index, batch, before)
+        out._uncond = None if self._uncond is None else rows(self._uncond, index, batch, before)
+        out._labels = rows(self._labels, index, batch, before)
+        out._strengths = scales.cut(self._strengths, index, batch) if self._strengths else {}
+        cut = {k: f.rows(index, batch) if isinstance(f, transforms.ROWS) else f for k, f in self.functions.items()}
         out.functions = cut
         return out
 
@@ -132,27 +137,17 @@ class Model:
         """A copy whose conditions lie in memory of their own, for a captured graph that reads them where they are."""
         out = copy.copy(self)
         out.cond, out._uncond = own(self.cond), None if self._uncond is None else own(self._uncond)
+        out._strengths = own(self._strengths)
         return out
 
     def settle(self, other: Model) -> str | None:
         """Copy the conditions of ``other`` into our memory; where it is another kind of model, why that cannot be done."""
-        if other.net is not self.net or other.branches != self.branches or other.functions != self.functions:
-            return (
-                "the graph was captured for another network, other branches of guidance, or something else done to x0"
-            )
-        pairs = [(self.cond, other.cond), (self._uncond or {}, other._uncond or {})]
-        if not all(same_kind(mine, theirs) for mine, theirs in pairs):
-            return "the conditions differ in more than their values from those that were captured"
-        for mine, theirs in pairs:
-            for k, v in mine.items():
-                if isinstance(v, Tensor):
-                    v.copy_(theirs[k])
-        return None
+        return settle(self, other)
 
     @property
     def held(self) -> list[Any]:
         """The tensors that it was given besides those of the network."""
-        return [self.cond, self._uncond or {}, self._labels, *map(vars, self.functions.values())]
+        return [self.cond, self._uncond or {}, self._labels, self._strengths, *map(vars, self.functions.values())]
 
     @property
     def evaluations_per_call(self) -> int:
@@ -161,7 +156,7 @@ class Model:
 
     def guided(
         self,
-        scale: float,
+        scale: float | Tensor | Callable[[Tensor], Any],
         cond: Cond | None = None,
         uncond: Cond | None = None,
         *,
@@ -170,34 +165,21 @@ class Model:
     ) -> Model:
         """Classifier-free guidance: uncond + scale (cond - uncond); scale 1 is the conditional model (Ho, Salimans 2022).
 
+        ``scale`` is a number, one a sample (B,), or a function of the path's time: it gets one time, a float64 tensor without
+        dimensions, and returns a number; where that is 1 the unconditional branch is not asked. A solve asks it when it plans.
         ``rescale`` pulls the standard deviation of each sample back to the conditional one's (Lin et al. 2024, eq. 16),
         ``interval`` = (t_low, t_high) guides only there (Kynkaanniemi et al. 2024).
         """
-        if scale != 1.0 and uncond is None:
-            raise OdesolveError(
-                "guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes"
-            )
-        if not 0.0 <= rescale <= 1.0:
-            raise OdesolveError(f"rescale={rescale}: give a number from 0 (off) to 1")
-        out = copy.copy(self)
-        out.cond = {**self.cond, **(cond or {})}
-        out._uncond = {**self.cond, **(uncond or {})}
-        out.reading = replace(self.reading, guidance=Guidance(float(scale), interval), mix=None)
-        if rescale and scale != 1.0:
-            out.functions = {**self.functions, "cfg_rescale": transforms.CFGRescale(float(scale), float(rescale))}
-            out.reading = replace(out.reading, mix="cfg_rescale")
-        return out
+        return guiding.classifier_free(self, scale, cond, uncond, rescale, interval)
 
-    def classifier_guided(self, log_prob: Callable[..., Tensor], scale: float = 1.0, cond: Cond | None = None) -> Model:
+    def classifier_guided(self, log_prob: Callable[..., Tensor], scale: Any = 1.0, cond: Cond | None = None) -> Model:
         """Classifier guidance: the noise prediction shifted by -scale sigma grad log p(y|x) (Dhariwal and Nichol 2021).
 
         ``log_prob(x, t, **cond)`` gives shape (B,): log p(y | x_t), at the state itself and the network's time. Its gradient
         has to vanish where no signal is left, as that of a classifier of noisy data does: a velocity's shift divides by alpha.
+        ``scale`` as for ``guided``.
         """
-        out = copy.copy(self)
-        out._classifier, out._labels = log_prob, dict(cond or {})
-        out.reading = replace(self.reading, classifier=float(scale))
-        return out
+        return guiding.by_classifier(self, log_prob, scale, cond)
 
     def inpainted(self, known: Tensor, mask: Tensor) -> Model:
         """The model with x0 replaced by ``known`` (B, ...) where ``mask`` is 1, after each evaluation: for any solver.
@@ -301,22 +283,33 @@ class Model:
         if branches == _PLAIN and not self.reading.variance:
             return [self._checked(self._ask(x_in, t, self.cond, True), state)]
         out: list[Tensor] = []
-        if "uncond" in branches and stackable(self.cond, self._uncond or {}, x_in.shape[0]):
+        guided = "uncond" in branches or "excess" in branches
+        if guided and stackable(self.cond, self._uncond or {}, x_in.shape[0], self._shared):
             out = self._stacked(x_in, t)
         else:
-            conds = {"cond": self.cond, "uncond": self._uncond or {}}
+            conds = {"cond": self.cond, "uncond": self._uncond or {}, "excess": self._uncond or {}}
             out = [self._network(x_in, t, conds[b], state) for b in branches if b in conds]
         variance = out[0].chunk(2, dim=1)[1] if self.reading.variance else None
         if variance is not None:
             out = [o.chunk(2, dim=1)[0] for o in out]
+        if "excess" in branches:
+            out[1] = (self._strength("guidance", state) - 1) * (out[0].to(state.dtype) - out[1].to(state.dtype))
         if "classifier" in branches:
             assert self._classifier is not None
             self._judge = self._judge.of(self._classifier)
-            out.append(self._checked(gradient_of(self._judge, state, t, self._labels), state))
+            slope = self._checked(gradient_of(self._judge, state, t, self._labels), state)
+            out.append(self._strength("classifier", state) * slope if "classifier" in self._strengths else slope)
         if "variance" in branches:
             assert variance is not None
             out.append(variance)
         return out
+
+    def _strength(self, name: str, state: Tensor) -> Tensor:
+        """The scale of each sample, beside the state; it moves to the state's device once."""
+        each = self._strengths[name]
+        if each.device != state.device and not each.requires_grad:
+            each = self._strengths[name] = each.to(state.device)
+        return scales.column(each, state)
 
     def _network(self, x_in: Tensor, t: Tensor, cond: Cond, state: Tensor) -> Tensor:
         """What the network says, of the shape of the state, or with twice its channels where it learned a variance."""
@@ -334,10 +327,8 @@ class Model:
         return out
 
     def _stacked(self, x: Tensor, t: Tensor) -> list[Tensor]:
-        uncond = self._uncond or {}
-        cond = {k: torch.cat([v, uncond[k]]) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
         twice = torch.cat([x, x])
-        return list(self._network(twice, torch.cat([t, t]), cond, twice).chunk(2))
+        return list(self._network(twice, torch.cat([t, t]), stacked(self.cond, self._uncond or {}), twice).chunk(2))
 
     def _checked(self, out: Tensor, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         shape = x.shape if shape is None else shape

@@ -14,8 +14,10 @@ from odesolve.callee import Callee, owned
 from odesolve.errors import OdesolveError
 from odesolve.paths import Path
 from odesolve.program import Reading
+from odesolve.scales import Schedule
 
 Pair = tuple[Tensor, Tensor]
+GUIDED = {"uncond", "excess"}  # branches that are asked inside a guidance's interval alone
 
 
 class Network(Protocol):
@@ -40,7 +42,8 @@ class Coefficients:
 
     ``t`` are the path's times, ``network`` those that the network gets, ``scale`` is the factor to its input, ``inside`` whether
     a time is guided, ``data`` and ``out`` are factors of state and output for the data prediction, where something is done to it,
-    and for the one that is asked for; ``shift`` is that of a classifier's gradient.
+    and for the one that is asked for; ``shift`` is that of a classifier's gradient, ``guide`` a guidance scale that is a function
+    of time.
     """
 
     t: Tensor
@@ -50,6 +53,7 @@ class Coefficients:
     data: Pair | None = None
     shift: Tensor | None = None
     out: Pair | None = None
+    guide: Tensor | None = None
 
     def __getitem__(self, index: Tensor) -> Coefficients:
         held = (getattr(self, f.name) for f in fields(self))
@@ -81,7 +85,10 @@ def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data:
     data = pair(t, given, "data") if reading.applies else None
     given = "data" if reading.applies else given
     # score <- score + scale grad, carried to whatever the output is: linear, so exact in every prediction.
-    shift = held(reading.classifier * path.convert(t, "score", given, sigma_data)[1]) if reading.classifier else None
+    shift = None
+    if reading.classifier:
+        strength: Any = reading.classifier.of(t) if isinstance(reading.classifier, Schedule) else reading.classifier
+        shift = held(strength * path.convert(t, "score", given, sigma_data)[1])
     return Coefficients(
         t=t,
         network=model.network_times(t).to(torch.promote_types(model.dtype or like.dtype, torch.float32)),
@@ -92,7 +99,18 @@ def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data:
         data=data,
         shift=shift,
         out=pair(t, given, want) if given != want else None,
+        guide=_guide(reading, t, held),
     )
+
+
+def _guide(reading: Reading, t: Tensor, held: Callable[[object], Tensor]) -> Tensor | None:
+    """A guidance scale that is a function of time at the times (n,), 1 where they lie outside of its interval."""
+    if reading.guidance is None or not isinstance(reading.guidance.scale, Schedule):
+        return None
+    inside = torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
+    out = torch.ones(len(t), dtype=torch.float64, device=t.device)
+    out[inside] = reading.guidance.scale.of(t[inside])
+    return held(out)
 
 
 def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
@@ -102,10 +120,14 @@ def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
     guided = at.inside is None or bool(at.inside.any())
     branches = model.mixed(guided)
     raw = [r.to(x.dtype) for r in model.evaluate(x_in, x, at.network, list(branches))]
-    output = sum(w * r for w, r in zip(branches.values(), raw, strict=False))
+    weights: list[Any] = list(branches.values())
+    if at.guide is not None and "uncond" in branches:
+        weights[:2] = at.guide.view(column), 1 - at.guide.view(column)
     if model.reading.mix and "uncond" in branches:
-        output = model.functions[model.reading.mix](raw[0], raw[1], at.t)
-    if at.inside is not None and "uncond" in branches and not bool(at.inside.all()):
+        output = model.functions[model.reading.mix](raw[0], raw[1], at.t, at.guide)
+    else:
+        output = sum(w * r for w, r in zip(weights, raw, strict=False))
+    if at.inside is not None and branches.keys() & GUIDED and not bool(at.inside.all()):
         output = torch.where(at.inside.view(column), output, raw[0])  # samples whose time lies outside
     assert isinstance(output, Tensor)
     if at.data is not None:

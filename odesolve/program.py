@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,14 +13,20 @@ from torch import Tensor
 
 from odesolve.paths import Path
 from odesolve.plan import Plan
+from odesolve.scales import Planned, Scale, Schedule
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t) only it is called."""
+    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t) only it is called.
 
-    scale: float
+    A scale of None stands for one number a sample, which the model itself puts on what guidance adds to its conditional
+    answer, the branch "excess". ``apart``: a function mixes the branches, not weights.
+    """
+
+    scale: Scale | None
     interval: tuple[float, float] | None = None
+    apart: bool = False
 
     def inside(self, t):
         """Whether the time t lies in the interval (one answer each for a tensor of times)."""
@@ -26,11 +34,22 @@ class Guidance:
 
     def weights(self, t: float) -> dict[str, float]:
         """Weight of each branch at time t; the weights sum to 1, so they are the same for every prediction type."""
-        return self.mixed() if self.inside(t) else {"cond": 1.0}
+        return self.mixed(t) if self.inside(t) else {"cond": 1.0}
 
-    def mixed(self) -> dict[str, float]:
-        """Weight of each branch inside the interval."""
-        return {"cond": 1.0} if self.scale == 1.0 else {"cond": self.scale, "uncond": 1.0 - self.scale}
+    def mixed(self, t: float | None = None) -> dict[str, float]:
+        """Weight of each branch inside the interval; NaN where it depends on a time that is not given, or a function mixes."""
+        scale = self.scale
+        if scale is None:
+            return {"cond": math.nan, "uncond": math.nan} if self.apart else {"cond": 1.0, "excess": 1.0}
+        if isinstance(scale, Schedule | Planned):
+            scale = math.nan if t is None else scale.at(t)
+        return {"cond": 1.0} if scale == 1.0 else {"cond": scale, "uncond": 1.0 - scale}
+
+    def planned(self, times: Iterable[float]) -> Guidance:
+        """The same with the values at these times in the place of a function of time."""
+        if not isinstance(self.scale, Schedule):
+            return self
+        return replace(self, scale=self.scale.planned(t for t in times if self.inside(t)))
 
 
 @dataclass(frozen=True)
@@ -50,9 +69,19 @@ class Reading:
     guidance: Guidance | None = None
     mix: str | None = None
     applies: tuple[str, ...] = ()
-    classifier: float = 0.0
+    classifier: Scale = 0.0
     variance: bool = False
     two_times: bool = False
+
+    def planned(self, plan: Plan) -> Reading:
+        """The same with the values at a plan's times in the place of functions of time, so that it hashes by them."""
+        scales = (self.classifier, None if self.guidance is None else self.guidance.scale)
+        if not any(isinstance(scale, Schedule) for scale in scales):
+            return self
+        times = [i.t for i in plan.evaluations]
+        classifier = self.classifier.planned(times) if isinstance(self.classifier, Schedule) else self.classifier
+        guidance = None if self.guidance is None else self.guidance.planned(times)
+        return replace(self, guidance=guidance, classifier=classifier)
 
     def c_in(self, path: Path, t: Any) -> Any:
         """Factor from the state to the network's input at time t (float or tensor)."""

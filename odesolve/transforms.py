@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.kernels.dispatch import quantile
+from odesolve.kernels.dispatch import inner, quantile
+from odesolve.scales import Schedule, column, cut
+from odesolve.watched import watching
 
 
 @dataclass(frozen=True)
@@ -42,18 +44,47 @@ class Threshold:
         return (flat.clamp(-s, s) * (self.floor / s)).reshape(data.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CFGRescale:
-    """Guided output rescaled towards the standard deviation of the conditional one (Lin et al. 2024, eq. 15 and 16)."""
+    """Guided output rescaled towards the standard deviation of the conditional one (Lin et al. 2024, eq. 15 and 16).
 
-    scale: float
+    ``scale`` is a number, one a sample (B,), or a function of the time t that it is called with.
+    """
+
+    scale: float | Schedule | Tensor
     strength: float
 
-    def __call__(self, cond: Tensor, uncond: Tensor, t: object) -> Tensor:
-        guided = uncond + self.scale * (cond - uncond)
-        axes = tuple(range(1, cond.dim()))
-        ratio = cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+    def __call__(self, cond: Tensor, uncond: Tensor, t: float | Tensor, scale: Tensor | None = None) -> Tensor:
+        """``scale`` (B,) are the values of a function of time, where they are known already."""
+        guided = uncond + self._at(t, scale, cond) * (cond - uncond)
+        ratio = _deviation(cond) / _deviation(guided)
         return guided * (self.strength * ratio + (1 - self.strength))
+
+    def _at(self, t: float | Tensor, known: Tensor | None, like: Tensor) -> float | Tensor:
+        if isinstance(self.scale, Tensor):
+            return column(self.scale, like)
+        if not isinstance(self.scale, Schedule):
+            return self.scale
+        return column(known, like) if known is not None else self.scale.at(float(t))
+
+    def rows(self, index: Tensor, batch: int) -> CFGRescale:
+        """That of these samples (n,) of a batch."""
+        if not isinstance(self.scale, Tensor):
+            return self
+        return replace(self, scale=cut({"scale": self.scale}, index, batch)["scale"])
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation of each sample (B, 1, ...), the same in any batch; torch's own where somebody differentiates."""
+    if x.requires_grad or watching():
+        return x.std(tuple(range(1, x.dim())), keepdim=True)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    one, n = (-1, *[1] * (x.dim() - 1)), x[:1].numel()
+    total, squares = torch.empty(2, len(x), dtype=torch.float64, device=x.device)
+    inner(total, wide, torch.ones_like(wide))
+    apart = wide - (total / n).to(wide.dtype).view(one)
+    inner(squares, apart, apart)
+    return (squares / (n - 1)).sqrt().to(x.dtype).view(one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +95,23 @@ class Known:
     mask: Tensor
 
     def __call__(self, data: Tensor, t: object) -> Tensor:
-        if len(self.known) not in (1, len(data)) or len(self.mask) not in (1, len(data)):
-            raise OdesolveError(
-                f"what is known has {len(self.known)} samples for a batch of {len(data)}: give one each, or 1"
-            )
+        self._check(len(data))
         known, mask = self.known.to(data), self.mask.to(data)
         return data + mask * (known - data)
 
     def rows(self, index: Tensor, batch: int) -> Known:
-        """Those of these samples (n,) of a batch."""
-        cut = (v[index.to(v.device)] if len(v) == batch else v for v in (self.known, self.mask))
-        return Known(*cut)
+        """Those of these samples (n,) of a batch. Raises OdesolveError where it is of another batch."""
+        self._check(batch)
+        known, mask = (v[index.to(v.device)] if len(v) == batch else v for v in (self.known, self.mask))
+        return Known(known, mask)
+
+    def _check(self, batch: int) -> None:
+        for what, held in (("what is known", self.known), ("the mask", self.mask)):
+            if len(held) not in (1, batch):
+                raise OdesolveError(f"{what} has {len(held)} samples for a batch of {batch}: give one each, or 1")
+
+
+ROWS = (Known, CFGRescale)  # transforms that hold something for each sample
 
 
 def data_transforms(clip: float | None, threshold: float | None) -> dict[str, Callable[..., Tensor]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from odesolve.adjoint.arguments import wanted
 from odesolve.adjoint.pull import Sums, with_gradients
@@ -123,7 +124,7 @@ def differentiable_run(
     if model.reading.classifier:
         raise OdesolveError("a classifier's gradient is not differentiated again: give the model without it")
     rows = Rows(program, model, keys, last, tick)
-    held = [*model.cond.values(), *(model._uncond or {}).values()]
+    held = pytree.tree_leaves(model.held)
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)

@@ -25,6 +25,7 @@ from odesolve.profile.metrics import Comparison
 from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
 from odesolve.progress import Bar
+from odesolve.scales import told
 from odesolve.start import draw
 from odesolve.steady import warn_of_training
 from odesolve.wiring.look import warn_of_wiring
@@ -203,7 +204,7 @@ def _problem(model: Model, z: Tensor) -> dict:
     return {
         "path": model.path.spec(),
         "predicts": model.predicts,
-        "guidance": model.reading.guidance.scale if model.reading.guidance else None,
+        "guidance": told(model.reading.guidance.scale) if model.reading.guidance else None,
         "shape": list(z.shape),
         "dtype": str(z.dtype).removeprefix("torch."),
         "device": f"{z.device.type} ({device}, {torch.get_num_threads()} threads)",

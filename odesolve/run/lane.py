@@ -111,7 +111,9 @@ class Held:
         self.data: dict[str, Tensor] = {}
         weights = self._weights(call.t, model.reading.prediction, "data")
         if weights is not None:
-            self.data = {b: _mixed(state, f, weights, state.dtype) for b, f in self.raw.items() if b in _PREDICTIONS}
+            for b, f in self.raw.items():
+                if b in _PREDICTIONS:
+                    self.data[b] = _mixed(state, f, _of(b, weights), state.dtype)
 
     def at(self, call: Call, state: Tensor) -> list[Tensor]:
         """Its answer to a later call, one tensor a branch; where the data do not determine it, what it said first."""
@@ -121,8 +123,8 @@ class Held:
             name = branch if branch in self.raw else "cond"  # guidance begins or ends in between
             raw = self.raw[name]
             if weights is not None and name in self.data:
-                raw = _mixed(state, self.data[name], weights, raw.dtype)
-            out.append(raw)
+                raw = _mixed(state, self.data[name], _of(name, weights), raw.dtype)
+            out.append(torch.zeros_like(raw) if branch != name and branch == "excess" else raw)
         return out
 
     def _weights(self, t: float, given: str, wanted: str) -> tuple[float, float] | None:
@@ -133,7 +135,12 @@ class Held:
         return (kx, kf) if math.isfinite(kx) and math.isfinite(kf) else None
 
 
-_PREDICTIONS = ("cond", "uncond")  # branches that say what the network predicts, and no gradient or variance
+_PREDICTIONS = ("cond", "uncond", "excess")  # branches that say what the network predicts, and no gradient or variance
+
+
+def _of(branch: str, weights: tuple[float, float]) -> tuple[float, float]:
+    """The weights of the state and of what a branch says: "excess" is a difference of predictions, in which no state is."""
+    return (0.0, weights[1]) if branch == "excess" else weights
 
 
 def _mixed(state: Tensor, other: Tensor, weights: tuple[float, float], dtype: torch.dtype) -> Tensor:

@@ -49,6 +49,7 @@ MAY_IMPORT = {
     # Scales of guidance, and guidance put on a model.
     "scales": {"given"},
     "guiding": {"conditions", "program", "scales", "transforms"},
+    "settling": {"conditions", "scales"},
     "transforms": {"kernels", "scales", "watched"},
     "conditions": set(),
     "grids": {"given", "paths"},
@@ -70,6 +71,7 @@ MAY_IMPORT = {
         "paths",
         "predictions",
         "scales",
+        "settling",
         "transforms",
         "watched",
     },
