@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve import grids
 from odesolve import trace as traces
 from odesolve.adjoint.held import holding
+from odesolve.chunks import in_turn
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
@@ -43,6 +44,7 @@ FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state th
 
 @unwatched
 @holding
+@in_turn
 @torch.inference_mode(False)  # whose tensors autograd does not take
 def log_prob(
     model: Model | Callable[..., Tensor],
@@ -68,6 +70,7 @@ def log_prob(
     params: Sequence[Tensor] | None = None,
     args: Sequence[Any] = (),
     progress: bool | None = None,
+    batch: int | None = None,
 ) -> LogProb:
     """Log-density of data under a model's probability-flow ODE, or under a velocity that carries them to a base density.
 
@@ -107,6 +110,9 @@ def log_prob(
             model on a fixed grid autograd's own, by "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
+        batch: solve at most so many samples at once, chunk after chunk, for memory; conditions and tensors in ``args`` with one
+            value a sample are cut along. Bitwise the densities of one batch at nodes and on fixed grids, where a row of the
+            network's answer does not depend on the others; otherwise within their errors, as steps are chosen anew.
 
     The network is asked its first question twice, which counts in ``nfe``: one that answers differently, as with dropout in train
     mode, is refused. So is one whose answers for a sample go by the times of others, where calls hold several times: three

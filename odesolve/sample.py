@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from odesolve import run
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
-from odesolve.errors import Diverged, OdesolveError
+from odesolve.callbacks import Callback, refuse_unseen, watched_run
+from odesolve.chunks import in_chunks
+from odesolve.errors import Diverged, OdesolveError, once
 from odesolve.execute import execute, program_for
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
@@ -37,7 +40,11 @@ class Sample:
 
     ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t`` after ``steps`` steps.
     ``seed`` is the one that was drawn from where none was given and one was needed, else the one given. ``log_prob`` holds the
-    log-densities of x where they were asked for, None of a solve that diverged.
+    log-densities of x where they were asked for, None of a solve that diverged. ``nfe`` counts for one sample.
+
+    With ``batch=`` each chunk is a solve of its own: ``arrived`` (B,) says of every sample whether its chunk's was "ok";
+    ``status``, ``t`` and ``steps`` are those of the first that diverged. ``nfe`` is a chunk's, as without: the network is called
+    so often for each of them. Densities of chunks that diverged are NaN.
     """
 
     x: Tensor
@@ -48,10 +55,12 @@ class Sample:
     plan: Plan
     seed: int | None = None
     log_prob: LogProb | None = None
+    arrived: Tensor | None = None
 
 
 @unwatched
 @holding
+@once()
 def sample(
     model: Model,
     noise: Noise | None = None,
@@ -67,6 +76,8 @@ def sample(
     device: torch.device | str | None = None,
     executor: run.Executor | None = None,
     progress: bool | None = None,
+    batch: int | None = None,
+    callback: Callback | None = None,
     full: bool = False,
     log_prob: bool | str = False,
     trace: str | Estimator = "auto",
@@ -96,6 +107,11 @@ def sample(
         executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an ``ode.Window`` solves many
             steps at once, an ``ode.Parareal`` blocks of them.
         progress: show a bar; by default on solves longer than a second, on a terminal.
+        batch: solve at most so many samples at once, chunk after chunk, for memory. Noise, conditions, scales and what else holds
+            one value a sample are cut along, and the result is bitwise that of one batch where a row of the network's answer
+            does not depend on the others. An executor's report is that of the last chunk.
+        callback: called with the ``Step`` of each step once it is done, as ``ode.iterate`` yields them, to watch: it returns
+            nothing, and gets copies of x and data. With ``batch=`` the steps of every chunk come in turn, from 1 on.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
         log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products, and three evaluations that
             see whether autograd sees all of the network. "flow" (or True) is that of the probability flow, to the solver's
@@ -120,9 +136,16 @@ def sample(
     refuse_lost("the start", (noise, state), adjoint)
     if kind and executor is not None:
         raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
-    model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
+    refuse_unseen(callback, executor, kind, adjoint)
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
+    how = {"executor": executor, "adjoint": adjoint, "params": params, "last": last, "callback": callback}
+    if batch is not None:
+        each = {"plan": chosen, "seed": seed, "dtype": dtype, "device": device, "trace": trace, "products": products}
+        solve = partial(sample, **each, **how, log_prob=log_prob, full=True)
+        found = in_chunks(solve, model, (noise, state), ids, batch, len(chosen.evaluations), progress)
+        return _result(found, full or kind is not None)
+    model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = program_for(model, chosen, x.dtype, executor)
     full, nfe = full or kind is not None, program.network_calls
@@ -132,18 +155,35 @@ def sample(
             out, density = draw(kind, model, chosen, x, (seed, ids), trace, products, tick)
         else:
             keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
-            if adjoint is not None and torch.is_grad_enabled():
-                out = differentiable_run(program, model, x, keys, params, last, tick)
-            else:
-                out = execute(model, program, x, keys, executor, tick=tick)
+            out = _end(model, program, x, keys, tick, **how)
     nfe += steady.extra if steady is not None else 0
     if bool(torch.isfinite(out).all()):
         return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
     finite, t, done = _last_finite(chosen, model, x, seed, ids)
-    if full:
-        return Sample(finite, "diverged", t, done, nfe, chosen, seed)
+    return _result(Sample(finite, "diverged", t, done, nfe, chosen, seed), full)
+
+
+def _end(model, program, x, keys, tick, *, executor, adjoint, params, last, callback) -> Tensor:
+    """The end of a program from the state x, by what the user asked to be run."""
+    if adjoint is not None and torch.is_grad_enabled():
+        return differentiable_run(program, model, x, keys, params, last, tick)
+    if callback is not None:
+        return watched_run(callback, model, program.plan, x, keys, tick)
+    return execute(model, program, x, keys, executor, tick=tick)
+
+
+def _result(found: Sample, full: bool) -> Tensor | Sample:
+    """What ``sample`` returns, or raises."""
+    if full or found.status == "ok":
+        return found if full else found.x
+    kept = ""
+    if found.arrived is not None:
+        kept = f", {int((~found.arrived).sum())} of {len(found.x)} samples"
     raise Diverged(
-        f"{chosen.solver} left the finite numbers after step {done} at t={t:.4g}: see .state, .t", finite, t, done
+        f"{found.plan.solver} left the finite numbers after step {found.steps} at t={found.t:.4g}{kept}: see .state, .t",
+        found.x,
+        found.t,
+        found.steps,
     )
 
 
@@ -193,14 +233,22 @@ def resume(model: Model, saved: Mapping) -> Tensor:
 
 
 def invert(
-    model: Model, x: Tensor, solver: SolverLike = "ddim", steps: int = 50, grid: GridLike | None = None, **options
+    model: Model,
+    x: Tensor,
+    solver: SolverLike = "ddim",
+    steps: int = 50,
+    grid: GridLike | None = None,
+    *,
+    batch: int | None = None,
+    **options,
 ):
     """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
 
-    x has shape (B, ...); the result is the state at the noise end. Divide by ``model.path.prior_std`` for unit noise.
+    x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at the noise end. Divide by
+    ``model.path.prior_std`` for unit noise.
     """
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
-    return sample(model, state=x, plan=chosen)
+    return sample(model, state=x, plan=chosen, batch=batch)
 
 
 def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:

@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.chunks import Chunks, size_of
 from odesolve.errors import OdesolveError
 from odesolve.execute import execute, program_for
-from odesolve.keys import Ids, keys_of
+from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
-from odesolve.start import Noise, start
+from odesolve.start import Noise, shape_of, start
 from odesolve.steady import warn_of_training
 
 
@@ -22,7 +23,8 @@ class Sampler:
 
     Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a solve that diverges
     returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles the whole loop with the network, and
-    ``executor=ode.Graph(model, like)`` replays it as a captured graph. ``dtype`` is the state's, float32 or float64.
+    ``executor=ode.Graph(model, like)`` replays it as a captured graph. ``dtype`` is the state's, float32 or float64. With
+    ``batch`` at most so many samples are solved at once. Scales that are functions of time were asked when this was made.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class Sampler:
         plan: Plan | None = None,
         dtype: torch.dtype = torch.float32,
         executor: run.Executor | None = None,
+        batch: int | None = None,
         **options,
     ):
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
         warn_of_training(model.net)
         self.model, self.dtype, self.executor = model, dtype, executor
+        self.batch = None if batch is None else size_of(batch)
         self.plan = plan if plan is not None else plan_for(model, solver, steps, grid, options)
         self.program = program_for(model, self.plan, dtype, executor)
         self.stochastic = self.program.stochastic
@@ -56,6 +60,23 @@ class Sampler:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """The final state from noise (a tensor or a shape) or from a state at the plan's first time."""
-        x = start(self.model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
+        if self.batch is None:
+            return self._solved(self.model, noise, state, seed, ids, device)
+        whole = state if state is not None else noise
+        count = len(whole) if isinstance(whole, Tensor) else shape_of(whole)[0]
+        chunks, seed = Chunks(self.model, count, self.batch, ids), fresh_seed() if seed is None else seed
+        parts = ((chunks.part(k), chunks.start(k, noise, state)) for k in range(len(chunks.rows)))
+        return torch.cat([self._solved(model, seed=seed, device=device, **own) for model, own in parts])
+
+    def _solved(
+        self,
+        model: Model,
+        noise: Noise | None,
+        state: Tensor | None,
+        seed: int | None,
+        ids: Ids | None,
+        device: torch.device | str | None,
+    ) -> Tensor:
+        x = start(model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
         keys = keys_of(x.shape[0], seed, ids, x.device) if self.stochastic else None
-        return execute(self.model, self.program, x, keys, self.executor, own=state is None)
+        return execute(model, self.program, x, keys, self.executor, own=state is None)

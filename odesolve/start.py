@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,17 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
 
     The random bits are the same on every device, the numbers to the last bit or two.
     """
+    size = shape_of(shape)
+    if device is None:
+        parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
+        device = parameter.device if parameter is not None else "cpu"
+    out = torch.empty(size, dtype=dtype or torch.float32, device=device)
+    normal(out, keys_of(size[0], seed, ids, out.device), noise.START)
+    return out
+
+
+def shape_of(shape: Any) -> torch.Size:
+    """The shape (B, ...) that noise is asked for by. Raises OdesolveError for what is none."""
     try:
         size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
     except (TypeError, ValueError, RuntimeError) as e:
@@ -53,9 +65,4 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
         raise OdesolveError(
             f"noise is {shape!r}: give a shape with the number of samples first, such as (16, 3, 32, 32)"
         )
-    if device is None:
-        parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
-        device = parameter.device if parameter is not None else "cpu"
-    out = torch.empty(size, dtype=dtype or torch.float32, device=device)
-    normal(out, keys_of(size[0], seed, ids, out.device), noise.START)
-    return out
+    return size
