@@ -50,7 +50,7 @@ class Unseen(Exception):
 
 
 # Attributes that say nothing of an answer: a model's doors, a module's ways of saving itself.
-OF_MODEL = frozenset(("_door", "_judge", "_kept_times"))
+OF_MODEL = frozenset(("_door", "_judge", "_kept_times", "_shared"))
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_MODULE = """
     _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook _state_dict_hooks
