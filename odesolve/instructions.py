@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from msgspec import Meta, Struct
+from msgspec.structs import astuple
+
+from odesolve.files import Number, Size
 
 START = "x0"
+Value = Annotated[str, Meta(pattern=r"\A[^~]", max_length=200)]  # the name of a value
+Source = Annotated[str, Meta(pattern=r"\A([^~]|~[0-9]{1,18}\Z)", max_length=200)]  # or of a draw of noise
+Quantity = Literal["data", "noise", "v", "velocity", "score", "edm"]
 _NOISE = "~"  # "~3" names the standard normal of stream 3
 
 
@@ -68,9 +76,9 @@ class Evaluate:
 class Output(NamedTuple):
     """One result of a Combine: a state at ``time``, or (time None) a derived value; ``guess`` stands for a quantity."""
 
-    name: str
-    time: float | None = None
-    guess: str | None = None
+    name: Value
+    time: Number | None = None
+    guess: Quantity | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,6 @@ class Apply:
 
 
 Instruction = Evaluate | Combine | Apply
-_TAGS = {"E": Evaluate, "C": Combine, "A": Apply}
 
 
 def sound(i: Combine) -> bool:
@@ -148,13 +155,43 @@ def write_row(i: Instruction) -> list:
     return ["A", i.fn, i.input, i.output, i.t, *([] if plain else [i.others, i.stream, i.given])]
 
 
-def read_row(row: list) -> Instruction:
-    """The instruction in a row of a plan's JSON."""
-    tag, *rest = row
-    if tag == "C":
-        outputs, inputs, weights = rest
-        return Combine(tuple(Output(*o) for o in outputs), tuple(inputs), tuple(tuple(w) for w in weights))
-    return _TAGS[tag](*(tuple(v) if isinstance(v, list) else v for v in rest))
+class _Row(Struct, array_like=True, forbid_unknown_fields=True):
+    """A row of a plan's JSON: a letter for the instruction, then its fields, without those at the end that have defaults."""
+
+
+class _Evaluate(_Row, tag="E"):
+    input: Value
+    output: Value
+    t: Number
+    quantity: Quantity = "data"
+    variance: Value | None = None
+    to: Number | None = None
+
+
+class _Combine(_Row, tag="C"):
+    outputs: tuple[Output, ...]
+    inputs: tuple[Source, ...]
+    weights: tuple[tuple[Number, ...], ...]
+
+
+class _Apply(_Row, tag="A"):
+    fn: Value
+    input: Value
+    output: Value
+    t: Number
+    others: tuple[Value, ...] = ()
+    stream: Size | None = None
+    given: tuple[Number, ...] = ()
+
+
+Row = _Evaluate | _Combine | _Apply
+
+
+def read_row(row: Row) -> Instruction:
+    """The instruction in a row of a plan's JSON, read against its schema."""
+    if isinstance(row, _Combine):
+        return Combine(row.outputs, row.inputs, row.weights)
+    return Evaluate(*astuple(row)) if isinstance(row, _Evaluate) else Apply(*astuple(row))
 
 
 def _output_label(o: Output) -> str:

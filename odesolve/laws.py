@@ -6,9 +6,11 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, stream_of
+from odesolve.errors import PlanError
+from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, stream_of, streams_of
 
 TOLERANCE = 1e-13
+MOST = 1024  # draws that a value may carry for every step: many more than any sampler takes, and few enough to add up
 
 
 def residual(grid: Sequence[float], instructions: Sequence[Instruction], finished: Collection[str], path: Any) -> float:
@@ -20,6 +22,7 @@ def residual(grid: Sequence[float], instructions: Sequence[Instruction], finishe
     law = _ClockLaw() if velocity else _PathLaw(grid, instructions, path)
     known = {START: _exact(law.state(grid[0]))}
     noises: dict[str, dict[str, float]] = {}  # of each value since the last finished step: draw -> coefficient
+    noisy, most = any(True for i in instructions for _ in streams_of(i)), MOST * len(grid)
     worst = 0.0
     for i in instructions:
         if isinstance(i, Evaluate):
@@ -31,7 +34,10 @@ def residual(grid: Sequence[float], instructions: Sequence[Instruction], finishe
             columns = [known.get(n, _NO_MEAN) for n in i.inputs]  # a draw has mean 0 and is summed apart
             for out, row in zip(i.outputs, i.weights, strict=True):
                 got = known[out.name] = _weighted(row, columns)
-                noises[out.name] = drawn = _drawn(row, i.inputs, noises)
+                drawn = _drawn(row, i.inputs, noises) if noisy else {}
+                if len(drawn) > most:
+                    raise PlanError(f"{out.name!r} carries {len(drawn)} draws of noise over {len(grid) - 1} steps")
+                noises[out.name] = drawn
                 if out.guess:
                     known[out.name] = _exact(law.evaluation)
                 elif out.time is not None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from odesolve import laws
 from odesolve.errors import PlanError
+from odesolve.files import Door, Number, Text, parsed, shaped, uncollected
 from odesolve.instructions import (
     START,
     Apply,
@@ -21,6 +25,7 @@ from odesolve.instructions import (
     Evaluate,
     Instruction,
     Linear,
+    Row,
     names,
     read_row,
     sound,
@@ -29,6 +34,19 @@ from odesolve.instructions import (
     write_row,
     written,
 )
+
+
+class _File(Struct, forbid_unknown_fields=True):
+    """The JSON of a plan."""
+
+    solver: Text
+    path: dict[str, Any]
+    grid: Annotated[tuple[Number, ...], Meta(min_length=2)]
+    rows: tuple[Row, ...]
+    result: Text
+
+
+_DOOR = Door("this", "is not the JSON of a plan", "give what plan.to_json() returned", PlanError)
 
 
 @dataclass(frozen=True)
@@ -83,15 +101,7 @@ class Plan:
     @classmethod
     def from_json(cls, text: str, path: Any = None) -> Plan:
         """The plan that ``to_json`` wrote. Raises PlanError if the text is no plan, or breaks a law on ``path``."""
-        try:
-            body = json.loads(text)
-            rows = tuple(read_row(r) for r in body["rows"])
-            spec = json.dumps(body["path"], separators=(",", ":")) if body["path"] else ""
-            plan = cls(body["solver"], tuple(body["grid"]), rows, body["result"], spec, path)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
-            raise PlanError(f"this is not the JSON of a plan ({e!r}): give what plan.to_json() returned") from e
-        plan.check()
-        return plan
+        return read_plan(text, lambda _: path)
 
     def check(self) -> None:
         """Raise PlanError unless every name is defined once before use and every state row obeys its law."""
@@ -175,6 +185,17 @@ class Plan:
         rows = [row for i in self.instructions for row in written(i)]
         width = max((len(made) for made, _ in rows), default=0)
         return "\n".join([title, *(f"  {made:<{width}} <- {text}" for made, text in rows), f"  result: {self.result}"])
+
+
+def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
+    """The checked plan in a JSON text; ``path_of`` takes what the text says of its path. Raises PlanError as ``from_json``."""
+    with uncollected(), _DOOR.reading():
+        body = shaped(parsed(text, _DOOR), _File, _DOOR)
+        path = path_of(body.path)
+        spec = json.dumps(body.path, separators=(",", ":")) if body.path else ""
+        plan = Plan(body.solver, body.grid, tuple(map(read_row, body.rows)), body.result, spec, path)
+        plan.check()
+    return plan
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from odesolve import grids
 from odesolve.errors import OdesolveError
 from odesolve.labels import parse_grid, parse_solver
 from odesolve.paths import Path, from_spec
-from odesolve.plan import Plan
+from odesolve.plan import Plan, read_plan
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
 from odesolve.solvers.runge_kutta import runge_kutta
 from odesolve.tableaus import Tableau
@@ -132,8 +130,4 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 
 def load_plan(text: str, path: Path | None = None) -> Plan:
     """The plan in a JSON text, with the path that it names (give the path if that is a table of your own)."""
-    plan = Plan.from_json(text, path)
-    if path is None and plan.path_spec:
-        plan = replace(plan, path=from_spec(json.loads(plan.path_spec)))
-        plan.check()
-    return plan
+    return read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)

@@ -17,6 +17,7 @@ from odesolve.callbacks import Callback, refuse_unseen, watched_run
 from odesolve.chunks import in_chunks
 from odesolve.errors import Diverged, OdesolveError, once
 from odesolve.execute import execute, program_for
+from odesolve.files import shaped
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.likelihood.drawn import draw, kind_of
@@ -28,6 +29,7 @@ from odesolve.parareal import Parareal
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
+from odesolve.run.saved import SAVED, Saved
 from odesolve.start import Noise, start
 from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.trace import Estimator
@@ -225,10 +227,11 @@ def iterate(
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
-    restored = Plan.from_json(saved["plan"], model.path)
-    dtype = getattr(torch, saved["dtypes"][0])
+    found = shaped(saved, Saved, SAVED, texts=True)
+    restored = Plan.from_json(found.plan, model.path)
+    dtype = getattr(torch, found.dtypes[0])
     warn_of_training(model.net)
-    program = lower(restored, model.path, model.reading_for(dtype), saved["observe"], saved["stats"])
+    program = lower(restored, model.path, model.reading_for(dtype), found.observe, found.stats)
     return run.resume(run.Cursor.load(program, saved), model)
 
 

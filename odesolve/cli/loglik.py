@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from odesolve import __version__, jobs
 from odesolve.cli.given import first_rank, load_model, path_named
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, read_npy, read_npz, read_tensors, shaped, short
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
 from odesolve.likelihood.result import SINGLE
 from odesolve.models import Model
 from odesolve.problems import digits
 from odesolve.progress import Bar
 
+READERS = {".npz": read_npz, ".npy": read_npy, ".pt": read_tensors}
 NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 
 
@@ -60,7 +63,7 @@ def _heard() -> Iterator[list[str]]:
 def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | None) -> np.ndarray:
     """The values, batch by batch, kept in a file as they come where there is one."""
     settings = _settings(given, data)
-    table = _saved(out, settings, given) if given.resume and out is not None else np.zeros((0, len(KEPT)))
+    table = _saved(out, settings, given, len(data)) if given.resume and out is not None else np.zeros((0, len(KEPT)))
     device, width = device_of(model, given.device), (given.levels, given.low, given.high, given.draws)
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
@@ -120,23 +123,23 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
 
 def _load(name: str) -> Tensor:
     """The one tensor (B, ...) in an .npz, .npy or .pt file."""
+    door = Door(name, "holds no data that can be read", "give an .npz, .npy or .pt file with one array of numbers")
     kind = File(name).suffix
-    if kind == ".pt":
-        found: Any = torch.load(name, map_location="cpu", weights_only=True)
-    elif kind in (".npz", ".npy"):
-        found = np.load(name, allow_pickle=False)
-        found = dict(found) if kind == ".npz" else found
-    else:
+    if kind not in READERS:
         raise OdesolveError(f"{name} is of no known kind: give .npz, .npy or .pt")
+    found: Any = READERS[kind](name, door)
     if isinstance(found, dict):
         if len(found) != 1:
             raise OdesolveError(f"{name} holds {', '.join(map(str, found)) or 'nothing'}: give a file with one array")
         (found,) = found.values()
     if isinstance(found, np.ndarray):
-        found = torch.from_numpy(found)
+        with door.reading():
+            found = torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
     if not isinstance(found, Tensor) or found.dim() < 2:
         raise OdesolveError(f"{name} holds no array of shape (B, ...): save one tensor with the batch first")
-    return found
+    if found.is_complex() or found.layout != torch.strided or found.device.type != "cpu" or found.is_quantized:
+        raise OdesolveError(f"{name} holds {found.layout} {found.dtype}: save a dense tensor of real numbers")
+    return found.detach()
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
@@ -228,22 +231,43 @@ def _settings(given: argparse.Namespace, data: Tensor) -> str:
     return json.dumps({n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total})
 
 
-def _saved(out: File, settings: str, given: argparse.Namespace) -> np.ndarray:
-    if not out.exists():
+def _saved(out: File, settings: str, given: argparse.Namespace, limit: int) -> np.ndarray:
+    if not os.path.lexists(out):
         return np.zeros((0, len(KEPT)))
-    try:
-        with np.load(out, allow_pickle=False) as found:
-            mine, columns = str(found["settings"]), [found[c] for c in COLUMNS]
-            theirs, version, words = (found.get(n) for n in ("meaning", "odesolve", "status"))
-    except (KeyError, ValueError, zipfile.BadZipFile) as e:
-        raise OdesolveError(f"{out} holds no values of loglik: give another --out, or leave out --resume") from e
-    if theirs is None or str(theirs) != meaning(given.levels) or words is None:
-        told = None if theirs is None else str(theirs)
-        instead = "give another --out, or leave out --resume"
-        raise other_meaning(out, told, None if version is None else str(version), meaning(given.levels), instead)
-    if mine != settings:
-        raise OdesolveError(f"{out} was made with {mine}: give the same options, or leave out --resume")
-    return np.stack([*columns, [STATUSES.index(str(word)) for word in words]], 1)
+    door = Door(str(out), "holds no values of loglik", "give another --out, or leave out --resume")
+    found = read_npz(out, door)
+    held = shaped(found, _Values, door)
+    theirs, version = (None if v is None else str(v) for v in (held.meaning, held.odesolve))
+    if theirs != meaning(given.levels) or held.status is None:
+        raise other_meaning(out, theirs, version, meaning(given.levels), door.instead)
+    if str(held.settings) != settings:
+        raise OdesolveError(f"{out} was made with {held.settings}: give the same options, or leave out --resume")
+    return _table(found, limit, door)
+
+
+class _Values(Struct):
+    """The arrays of a file of values, beside its columns."""
+
+    settings: np.ndarray
+    meaning: np.ndarray | None = None
+    odesolve: np.ndarray | None = None
+    status: np.ndarray | None = None
+
+
+def _table(found: dict[str, np.ndarray], limit: int, door: Door) -> np.ndarray:
+    """The columns of a file side by side: of one length, and of no more samples than there are."""
+    n = found["status"].size
+    for name, kind in (*((name, "f") for name in COLUMNS), ("status", "U")):
+        column = found.get(name)
+        if column is None or column.shape != (n,) or column.dtype.kind != kind:
+            expected = "numbers" if kind == "f" else "words"
+            raise door.refuse(f"{name} is {short(column)}: expected {n} {expected}")
+    words = [str(word) for word in found["status"]]
+    strange = [word for word in words if word not in STATUSES]
+    if strange or not 0 < n <= limit:
+        told = f"status holds {strange[0]!r}" if strange else f"it holds {n} values of {limit} samples"
+        raise door.refuse(told)
+    return np.stack([*(found[name] for name in COLUMNS), [STATUSES.index(word) for word in words]], 1)
 
 
 def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespace) -> None:

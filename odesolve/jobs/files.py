@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, read_npz
 
 Arrays = dict[str, np.ndarray]
 FORMATS = ("npz", "safetensors")
@@ -32,12 +33,13 @@ def encode(arrays: Arrays, format: str) -> bytes:
     return held.getvalue()
 
 
-def decode(body: bytes, format: str) -> Arrays:
-    """The arrays of a file."""
+def decode(body: bytes, format: str, door: Door) -> Arrays:
+    """The arrays of a file. Raises the door's error for bytes that are none."""
     if format == "safetensors":
-        return _safetensors().load(body)
-    with np.load(io.BytesIO(body), allow_pickle=False) as found:
-        return dict(found)
+        library = _safetensors()
+        with door.reading():
+            return library.load(body)
+    return read_npz(body, door)
 
 
 def column(path: File, format: str, name: str) -> np.ndarray:

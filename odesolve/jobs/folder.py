@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from odesolve.errors import OdesolveError, warn
+from odesolve.files import Door, contents, short
 from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
 from odesolve.jobs.leases import leases
+from odesolve.jobs.manifest import read_manifest
 from odesolve.jobs.same import check_same
 from odesolve.keys import fresh_seed
 from odesolve.progress import Bar
@@ -36,17 +38,14 @@ class Job:
 
     def __init__(self, root: str | File):
         self.root, self.named = File(os.path.abspath(root)), str(root)
-        try:
-            self.facts = json.loads((self.root / MANIFEST).read_text())
-            self.kind, self.first, self.n = self.facts["kind"], self.facts["first"], self.facts["n"]
-            self.shard, self.format, self.arrays = self.facts["shard"], self.facts["format"], self.facts["arrays"]
-            self.settings = self.facts["settings"]
-        except FileNotFoundError:
-            raise OdesolveError(f"{root} holds no job: give the folder that --out named") from None
-        except (NotADirectoryError, PermissionError) as e:
-            raise OdesolveError(f"{root} cannot be read ({e.strerror}): give the folder that --out named") from None
-        except (ValueError, KeyError, TypeError) as e:
-            raise OdesolveError(f"{self.root / MANIFEST} is no manifest of a job ({e!r}): give another folder") from e
+        held = self.root / MANIFEST
+        if not os.path.lexists(held):
+            told = f"{root} cannot be read (it is no folder)" if self.root.is_file() else f"{root} holds no job"
+            raise OdesolveError(f"{told}: give the folder that --out named")
+        self.facts = read_manifest(held)
+        self.kind, self.first, self.n = self.facts["kind"], self.facts["first"], self.facts["n"]
+        self.shard, self.format, self.arrays = self.facts["shard"], self.facts["format"], self.facts["arrays"]
+        self.settings = self.facts["settings"]
 
     @property
     def shards(self) -> int:
@@ -113,7 +112,9 @@ class Job:
 
     def check(self) -> None:
         """Raise OdesolveError if a shard has another length than it should: a look at names and sizes, not at contents."""
-        for k, paths in self.scan()[0].items():
+        shards, strays = self.scan()
+        self._check_numbers(strays)
+        for k, paths in shards.items():
             if len(paths) > 1:
                 self._warn_of_two(sorted(map(File, paths)))
             for path in paths:
@@ -121,16 +122,30 @@ class Job:
                     raise self._corrupt(File(path))
 
     def verify(self, progress: bool | None = None) -> list[File]:
-        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
-        moved, there = [], [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
+        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to.
+
+        Raises OdesolveError, before anything is moved, where there are shards that a job of this manifest has not.
+        """
+        shards, strays = self.scan()
+        self._check_numbers(strays)
+        moved, there = [], [File(path) for paths in shards.values() for path in sorted(paths)]
         with Bar(len(there), progress, " shards") as tick:
             for i, path in enumerate(there):
-                if content(path.read_bytes()) != _hash(path):
+                if not _whole(path):
                     (self.root / ASIDE).mkdir(exist_ok=True)
                     moved.append(path.rename(self._aside(path)))
                 if tick is not None:
                     tick(i + 1)
         return moved
+
+    def _check_numbers(self, strays: list[str]) -> None:
+        """Raise OdesolveError where shards are there that the manifest does not know of: then it is not theirs."""
+        for path in map(File, strays):
+            told = NAME.fullmatch(path.name)
+            k = int(told[1]) if told is not None and told[3] == self.format else -1
+            if k >= self.shards and path.parent.name == _folder_name(k):
+                known = f"n is {self.n} and shard {self.shard}, while there is {path.name}"
+                raise OdesolveError(f"{self.root / MANIFEST} is not of these shards ({known}): bring back the right one")
 
     def _aside(self, path: File) -> File:
         """A name in the folder of corrupt shards that is free."""
@@ -138,16 +153,28 @@ class Job:
         return next(p for p in (self.root / ASIDE / name for name in names) if not p.exists())
 
     def read(self, k: int) -> Arrays:
-        """The arrays of shard k, if their hash is right. Raises OdesolveError otherwise."""
+        """The arrays of shard k, if their hash is right and they are those of the manifest. Raises OdesolveError otherwise."""
         there = self._named(k)
         if not there:
             raise OdesolveError(f"shard {k} of {self.named} is not there yet: start the same job again to make it")
         if len(there) > 1:
             self._warn_of_two(there)
-        body = there[0].read_bytes()
+        door = Door(str(there[0]), "cannot be read", "start the same job again to make it")
+        body = contents(there[0], door)
         if content(body) != _hash(there[0]):
             raise self._corrupt(there[0])
-        return decode(body, self.format)
+        arrays = decode(body, self.format, door)
+        self._check_arrays(k, arrays, door)
+        return arrays
+
+    def _check_arrays(self, k: int, arrays: Arrays, door: Door) -> None:
+        """Raise the door's error unless these are the arrays that the manifest says of shard k."""
+        if arrays.keys() != self.arrays.keys():
+            raise door.refuse(f"it holds {', '.join(arrays)}: expected {', '.join(self.arrays)}")
+        for name, (dtype, shape) in self.arrays.items():
+            expected = (len(self.ids(k)), *shape)
+            if arrays[name].shape != expected or arrays[name].dtype != dtype:
+                raise door.refuse(f"{name} is {short(arrays[name])}: expected {dtype} of shape {expected}")
 
     def column(self, k: int, name: str) -> np.ndarray:
         """One array of shard k, as far as it can be read."""
@@ -238,6 +265,16 @@ class Job:
         done = self.done()
         state = "done" if done == self.n else f"{done} of {self.n} done"
         return f"{self.kind} of ids {self.first} to {self.first + self.n - 1}: {state}, {len(self.found())} shards"
+
+
+def _whole(path: File) -> bool:
+    """Whether the content of a shard is what its name says. Raises OdesolveError for a file that cannot be read."""
+    if not path.is_file():  # a link to nothing, a pipe
+        return False
+    try:
+        return content(path.read_bytes()) == _hash(path)
+    except OSError as e:
+        raise OdesolveError(f"{path} cannot be read ({e.strerror}): let this user read it") from None
 
 
 def _hash(path: File) -> str:

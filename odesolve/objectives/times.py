@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, shaped, short
 from odesolve.paths import Path
 
 BINS, HISTORY = 64, 10
+_DOOR = Door("this", "is no state of a law of times", "give what importance.state_dict() returned")
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,11 @@ class Table(Law):
         return path.training_steps
 
 
+class _Remembered(Struct, forbid_unknown_fields=True):
+    losses: Tensor
+    seen: Tensor
+
+
 class Importance:
     """Times as likely as their loss is large: by the root mean square of the latest losses in equal bins of u.
 
@@ -218,10 +226,17 @@ class Importance:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Remember what another one did. Raises OdesolveError for one of other bins or history."""
-        if state["losses"].shape != self.losses.shape:
-            held, mine = tuple(state["losses"].shape), tuple(self.losses.shape)
+        found = shaped(state, _Remembered, _DOOR)
+        if found.losses.shape != self.losses.shape:
+            held, mine = tuple(found.losses.shape), tuple(self.losses.shape)
             raise OdesolveError(f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was")
-        self.losses, self.seen = state["losses"].clone(), state["seen"].clone()
+        for name, mine in (("losses", self.losses), ("seen", self.seen)):
+            given = getattr(found, name)
+            if given.shape != mine.shape or given.dtype != mine.dtype:
+                raise _DOOR.refuse(f"{name} is {short(given)}: expected {short(mine)}")
+        if bool((found.seen < 0).any()):
+            raise _DOOR.refuse("seen holds numbers below 0")
+        self.losses, self.seen = found.losses.clone(), found.seen.clone()
 
     @property
     def probabilities(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
@@ -214,7 +215,7 @@ def _problem(model: Model, z: Tensor) -> dict:
 
 def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
     """Rows of an earlier, unfinished measurement of the same problem. Raises OdesolveError if it is another problem."""
-    if resume is None or not File(resume).exists():
+    if resume is None or not os.path.lexists(resume):
         return {}
     earlier = Profile.from_json(File(resume))
     if earlier.problem != fresh.problem:

@@ -6,21 +6,26 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import statistics
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as File
-from typing import Any
+from typing import Any, Literal
 
+from msgspec import Struct
+from msgspec.structs import asdict, astuple
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.files import MARK, Door, Number, Size, Text, contents, parsed, shaped, uncollected
 from odesolve.labels import parse_grid, solver_label
 from odesolve.profile.reference import EXACT, Certificate
 
 METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")
 FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver
 VERSION = 1
+LONGEST_NAME = 250  # of a file, in errors
 
 
 @dataclass(frozen=True)
@@ -218,24 +223,93 @@ class Profile:
     @classmethod
     def from_json(cls, source: str | File) -> Profile:
         """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError if it is none."""
-        text = source if isinstance(source, str) and source.lstrip().startswith("{") else File(source).read_text()
-        try:
-            body = json.loads(text)
-            rows = [Row(**{k: _number(k, v) for k, v in row.items()}) for row in body["rows"]]
-            parallel = [Parallel(**p) for p in body.get("parallel", [])]
-            return cls(rows, Certificate(**body["certificate"]), body["rounding"], body["problem"], parallel=parallel)
-        except (KeyError, TypeError, ValueError) as e:
-            raise OdesolveError(f"this is not the JSON of a profile ({e!r}): give what profile.to_json() wrote") from e
+        is_text = isinstance(source, (bytes, bytearray)) or (isinstance(source, str) and _like_json(source))
+        door = _DOOR if is_text else replace(_DOOR, name=str(source)[:LONGEST_NAME])
+        given = source if is_text or not isinstance(source, (str, os.PathLike)) else contents(source, door)
+        with uncollected():
+            body = shaped(parsed(given, door), _File, door)
+            rows = [_row(held) for held in body.rows]
+        parallel = [Parallel(**asdict(p)) for p in body.parallel]
+        certificate = Certificate(**asdict(body.certificate))
+        return cls(rows, certificate, body.rounding, body.problem, parallel=parallel)
+
+
+class _Part(Struct, forbid_unknown_fields=True):
+    """A part of the JSON of a profile."""
+
+
+class _Certificate(_Part):
+    rms: Number
+    median: Number
+    worst: Number
+    calls: Size
+    agreed: bool
+    how: str
+
+
+class _Row(_Part):
+    solver: Text
+    grid: Text
+    nfe: Size
+    options: dict[str, Any] = {}
+    status: Literal["ok", "diverged", "error", "skipped"] = "ok"
+    message: str = ""
+    steps: Size = 0
+    calls: Size = 0
+    counted: Number = 0
+    rmse: Number | None = None
+    trimmed: Number | None = None
+    median: Number | None = None
+    worst: Number | None = None
+    sliced: Number | None = None
+    frechet: Number | None = None
+    network_seconds: Number | None = None
+    rest_seconds: Number | None = None
+    order: Number | None = None
+    flags: tuple[Literal["reference", "dtype", "plateau"], ...] = ()
+
+
+class _Parallel(_Part):
+    solver: Text
+    grid: Text
+    nfe: Size
+    batch: Size
+    calls: Size
+    rounds: Size
+    evaluations: Number
+    seconds: Number
+    loop_seconds: Number
+    difference: Number
+    rows: Number
+
+
+class _File(_Part):
+    version: Literal[1]
+    problem: dict[str, Any]
+    certificate: _Certificate
+    rounding: Number | None
+    rows: tuple[_Row, ...]
+    parallel: tuple[_Parallel, ...] = ()
+
+
+_DOOR = Door("this", "is not the JSON of a profile", "give what profile.to_json() wrote")
+
+
+def _like_json(source: str) -> bool:
+    """Whether a text is JSON and no name of a file; no text at all is neither."""
+    return not source.strip() or source.lstrip(MARK).lstrip()[0] in "{["
 
 
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _number(name: str, value: Any) -> Any:
-    if name == "flags":
-        return tuple(value)
-    return math.nan if value is None and name in METRICS[:-1] else value
+def _row(held: _Row) -> Row:
+    """A row, its missing errors NaN; its fields are those of the file, in their order."""
+    for k in METRICS[:-1]:
+        if getattr(held, k) is None:
+            setattr(held, k, math.nan)
+    return Row(*astuple(held))
 
 
 def _mean_log(rows: Sequence[Row], metric: str, floor: float, budgets: set[int]) -> float:

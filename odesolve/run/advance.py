@@ -11,10 +11,12 @@ from torch import Tensor
 
 from odesolve.callee import owned
 from odesolve.errors import OdesolveError
+from odesolve.files import shaped
 from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.lower import Block, Call, Program, Transform
 from odesolve.run.places import PLACES
+from odesolve.run.saved import SAVED, Saved, check_saved
 from odesolve.watched import refuse, watching
 
 Functions = Mapping[str, Callable[..., Tensor]]
@@ -82,19 +84,20 @@ class Cursor:
 
     @classmethod
     def load(cls, program: Program, saved: Mapping) -> Cursor:
-        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError if the plan is another."""
+        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for all else, and for another plan."""
+        found = shaped(saved, Saved, SAVED, texts=True)
         kept = (program.plan.to_json(), program.observe, program.stats)
-        if (saved["plan"], saved["observe"], saved["stats"]) != kept:
+        if (found.plan, found.observe, found.stats) != kept:
             raise OdesolveError(
                 "this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does"
             )
+        check_saved(program, found)
         slots: list[Tensor | None] = [None] * program.slots
-        for i, value in saved["slots"].items():
-            slots[int(i)] = value.clone()
-        device = next(iter(saved["slots"].values())).device
-        state, network = (getattr(torch, name) for name in saved["dtypes"])
-        weights = table_on(program, device)
-        return cls(program, saved["position"], tuple(slots), (state, network), saved["keys"], weights)
+        for i, value in found.slots.items():
+            slots[i] = value.clone()
+        device = next(iter(found.slots.values())).device
+        state, network = (getattr(torch, name) for name in found.dtypes)
+        return cls(program, found.position, tuple(slots), (state, network), found.keys, table_on(program, device))
 
 
 def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...]:

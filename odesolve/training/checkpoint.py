@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, parsed, regular, shaped
 from odesolve.jobs.files import cannot_write, write_whole
 from odesolve.paths import Path
-from odesolve.training.ema import EMA
+from odesolve.training.held import FORMAT, Header, differences, restored, unpacked
 
 PLAIN = (str, int, float, bool, type(None))
-HEADER, FORMAT, DEPTH = "odesolve", 1, 6
+HEADER, DEPTH = "odesolve", 6
+DOOR = Door("this", "is no checkpoint that can be read", "give a file that training.fit wrote")
 
 
 class TorchRandom:
@@ -62,22 +64,7 @@ class Checkpoint:
         if missing:
             held = ", ".join(self.states) or "nothing"
             raise OdesolveError(f"{self.file} holds no {', '.join(missing)}: it holds {held}")
-        for name, part in parts.items():
-            if isinstance(part, (nn.Module, EMA)):
-                self._check_make(name, part)
-        for name, part in parts.items():
-            state = self.states[name]
-            if isinstance(part, torch.Generator):
-                part.set_state(state)
-            else:
-                part.load_state_dict(state)
-
-    def _check_make(self, name: str, part: nn.Module | EMA) -> None:
-        mine = {k: list(v.shape) for k, v in part.state_dict().items() if isinstance(v, Tensor)}
-        held = {k: list(v.shape) for k, v in self.states[name].items() if isinstance(v, Tensor)}
-        found = differences(held, mine)
-        if found:
-            raise OdesolveError(f"{self.file} holds another {name}: {'; '.join(found)}. Build it as it was trained")
+        restored(self.file, parts, self.states)
 
 
 def save(
@@ -120,20 +107,17 @@ def save(
 def read(file: str | File) -> Checkpoint:
     """A checkpoint, on the CPU. Raises OdesolveError where there is none."""
     library, file = _safetensors(), File(file)
-    try:
-        with library.safe_open(file, "pt") as opened:
-            held = json.loads(opened.metadata()[HEADER])
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-        if held["format"] != FORMAT:
-            raise OdesolveError(
-                f"{file} has format {held['format']}, this is odesolve's {FORMAT}: use the one that wrote it"
-            )
-        facts, states = _unpacked(held["facts"], tensors), _unpacked(held["states"], tensors)
-        return Checkpoint(file, held["step"], held["configuration"], facts, states)
-    except (OSError, library.SafetensorError, TypeError, KeyError, json.JSONDecodeError) as e:
-        raise OdesolveError(
-            f"{file} is no checkpoint that can be read ({e}): give a file that training.fit wrote"
-        ) from e
+    door = replace(DOOR, name=str(file))
+    regular(file, door)
+    with door.reading(), library.safe_open(file, "pt") as opened:
+        held = parsed((opened.metadata() or {}).get(HEADER), door, finite=False)
+        form = held.get("format") if isinstance(held, dict) else None
+        if form != FORMAT and isinstance(form, int):
+            raise OdesolveError(f"{file} has format {form}, this is odesolve's {FORMAT}: use the one that wrote it")
+        header = shaped(held, Header, door)
+        tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+    facts, states = unpacked(header.facts, tensors, door), unpacked(header.states, tensors, door)
+    return Checkpoint(file, header.step, header.configuration, facts, shaped(states, dict[str, Any], door))
 
 
 def load(file: str | File, parts: Mapping[str, Any], *, configuration: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -167,32 +151,6 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
     return {"kind": kind, **{k: describe(v, depth - 1) for k, v in held.items()}}
 
 
-def differences(held: Any, given: Any, name: str = "") -> list[str]:
-    """Lines "name is a in the file, b here" of two plain values."""
-    if isinstance(held, dict) and isinstance(given, dict):
-        names = [*held, *(k for k in given if k not in held)]
-        return [
-            line
-            for k in names
-            for line in differences(held.get(k, _ABSENT), given.get(k, _ABSENT), f"{name}.{k}" if name else str(k))
-        ]
-    same = type(held) is type(given) and held == given
-    return [] if same or _both_numbers_equal(held, given) else [f"{name} is {held!r} in the file, {given!r} here"]
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-_ABSENT = _Absent()
-
-
-def _both_numbers_equal(a: Any, b: Any) -> bool:
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
-    return numbers and (a == b or (a != a and b != b))
-
-
 def _normal(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back. Raises OdesolveError for what is not plain."""
     try:
@@ -216,18 +174,6 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, [_packed(v, f"{name}.{k}", tensors) for k, v in enumerate(value)]]
     raise OdesolveError(f"{name} is {type(value).__name__}, which no checkpoint holds: give plain values and tensors")
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, list):
-        return value
-    kind, held = value
-    if kind == "tensor":
-        return tensors[held]
-    if kind == "dict":
-        return {k: _unpacked(v, tensors) for k, v in held}
-    items = [_unpacked(v, tensors) for v in held]
-    return items if kind == "list" else tuple(items)
 
 
 def _safetensors() -> Any:

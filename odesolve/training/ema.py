@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, shaped, short
 
 Profile = Callable[[int], float]
+_DOOR = Door("this", "is no state of an average of this module", "give what ema.state_dict() returned")
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,22 @@ class EMA:
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state. Raises RuntimeError, as torch does, for that of another module."""
-        self._averaged.load_state_dict(state)
+        """Go on from a state. Raises OdesolveError, and keeps its own, for that of another module."""
+        found = shaped(state, dict[str, Any], _DOOR)
+        mine = self.state_dict()
+        for name in (*mine, *found):
+            a, b = found.get(name), mine.get(name)
+            if not _alike(a, b):
+                raise _DOOR.refuse(f"{name} is {short(a)}: expected {short(b)}")
+        with _DOOR.reading():
+            self._averaged.load_state_dict(state)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether one value of a state can stand for the other."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b)
+    return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from odesolve.errors import OdesolveError
+from odesolve.files import shaped, short
 from odesolve.progress import Bar
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Batches, Cond, Stream, moved, source_of
@@ -197,6 +200,14 @@ def _called(terms: Any) -> str:
     return f"numbers of shape {tuple(terms.shape)}" if isinstance(terms, Tensor) else type(terms).__name__
 
 
+class _Facts(Struct):
+    """What a run's checkpoint says beside its states."""
+
+    losses: Tensor
+    norms: Tensor
+    seed: int | None = None
+
+
 class _Run:
     """What a run has done so far, and its folder."""
 
@@ -207,6 +218,7 @@ class _Run:
         self.parts: dict[str, Any] = {}
         self.configuration: dict[str, Any] = {}
         self.held: Checkpoint | None = None
+        self.facts: Any = None
 
     def configure(self, network: nn.Module, objective, own: dict[str, Any], parts: Cond | None, further: Cond | None):
         """Name what the checkpoint holds and what it has to share."""
@@ -225,17 +237,21 @@ class _Run:
 
     def found(self) -> int:
         """Look for the folder's checkpoint, and return its step."""
-        if self.folder is None or not (self.folder / CHECKPOINT).exists():
+        if self.folder is None or not os.path.lexists(self.folder / CHECKPOINT):
             return 0
         self.held = held = checkpoint.read(self.folder / CHECKPOINT)
-        self.seed = held.facts.get("seed", self.seed)
+        door = replace(checkpoint.DOOR, name=str(held.file))
+        self.facts = facts = shaped(held.facts, _Facts, door)
+        if not facts.losses.shape == facts.norms.shape == (held.step,):
+            raise door.refuse(f"losses are {short(facts.losses)}, norms {short(facts.norms)} after {held.step} steps")
+        self.seed = self.seed if facts.seed is None else facts.seed
         return held.step
 
     def resume(self) -> None:
         """Go to where it is: after all that is drawn on the way there, as torch's own generator is set."""
         if self.held is not None:
             self.held.restore(self.parts, self.configuration)
-            self.losses, self.norms = (self.held.facts[k].tolist() for k in ("losses", "norms"))
+            self.losses, self.norms = self.facts.losses.tolist(), self.facts.norms.tolist()
 
     def save(self, done: int) -> None:
         """Write the checkpoint, where there is a folder."""

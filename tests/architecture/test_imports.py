@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "tableaus": set(),
     "schemes": set(),
     "pairs": {"tableaus"},
+    # What is read back: files, texts and arrays against schemas.
+    "files": set(),
     "keys": {"kernels"},
     "progress": set(),
     # Whether autograd sees what an answer was made of.
@@ -42,10 +44,10 @@ MAY_IMPORT = {
     "stochastic": {"adaptive", "brownian", "callee", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
     "trace": {"callee", "forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
-    "instructions": set(),
+    "instructions": {"files"},
     "laws": {"instructions"},
-    "plan": {"instructions", "laws"},
-    "paths": {"given"},
+    "plan": {"files", "instructions", "laws"},
+    "paths": {"files", "given"},
     # Scales of guidance, and guidance put on a model.
     "scales": {"given"},
     "guiding": {"conditions", "program", "scales", "transforms"},
@@ -77,7 +79,7 @@ MAY_IMPORT = {
     },
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
-    "run": {"callee", "kernels", "lower", "plan", "recurrence", "watched"},
+    "run": {"callee", "files", "kernels", "lower", "plan", "program", "recurrence", "watched"},
     "defaults": {"grids", "paths", "plan", "planning"},
     "problems": {"grids", "lower", "models", "paths", "planning", "run"},
 }
@@ -159,7 +161,7 @@ def test_import_brings_nothing_heavy():
     after = set(run("import sys, odesolve; print(*sys.modules)"))
     added = {name.split(".")[0] for name in after - before} - {"odesolve"}
     assert added.isdisjoint({"matplotlib", "rich", "tqdm", "sklearn", "scipy", "diffusers", "pandas", "PIL"})
-    assert {m for m in added if not m.startswith("_")} <= set(sys.stdlib_module_names) | {"numpy"}
+    assert {m for m in added if not m.startswith("_")} <= set(sys.stdlib_module_names) | {"numpy", "msgspec"}
 
 
 @pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
@@ -168,6 +170,10 @@ def test_parts_below_load_without_the_parts_above(file):
     if part_of(file) in MAY_IMPORT:
         top = [n for n in tree_of(file).body if isinstance(n, (ast.Import, ast.ImportFrom))]
         names = {(n.module if isinstance(n, ast.ImportFrom) else n.names[0].name).split(".")[0] for n in top}
-        assert names - {"odesolve", "torch", "numpy", *(["triton"] if "triton" in file.parts else [])} <= set(
-            sys.stdlib_module_names
-        )
+        assert names - {
+            "odesolve",
+            "torch",
+            "numpy",
+            "msgspec",
+            *(["triton"] if "triton" in file.parts else []),
+        } <= set(sys.stdlib_module_names)

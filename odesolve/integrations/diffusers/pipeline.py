@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
+from odesolve.integrations.diffusers.config import check_saved
 from odesolve.integrations.diffusers.recorded import BESIDE, Recorded, axis_of, branches, nested, network_of, record
 from odesolve.integrations.diffusers.scheduler import OdesolveScheduler
 from odesolve.integrations.diffusers.trained import Trained
@@ -111,6 +112,7 @@ def load_pipeline(
     """
     if not (Path(folder) / "model_index.json").is_file():
         raise OdesolveError(f"{folder} holds no pipeline (model_index.json): give a folder that save_pretrained wrote")
+    check_saved(Path(folder))
     try:
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
         pipe = pipe if device is None else pipe.to(device)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from msgspec import Meta, Struct
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Number, Text, shaped
+from odesolve.integrations.diffusers.config import check_config
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import Asked, asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
-from odesolve.integrations.diffusers.walk import Generators, Walk
+from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
 from odesolve.labels import parse_solver
 from odesolve.solvers import REGISTRY
 
 KEPT_SCHEDULES = 64
+Steps = Annotated[int, Meta(ge=1, le=10**6)]
+Levels = tuple[Number, ...] | None
+
+
+class _State(Struct):
+    """What ``OdesolveScheduler.state_dict`` says beside where the loop stands: what it was begun with."""
+
+    asked: tuple[Steps, Levels, Levels, Number | None]
+    device: Text
 
 
 class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
@@ -70,6 +82,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     def _prepare(self) -> None:
         """Read the config."""
         c = self._read = self.config
+        check_config(c)
         self._schedules: dict[tuple, Schedule] = {}
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
@@ -138,13 +151,17 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return chosen
 
     def _begin(self, chosen: Schedule, key: tuple, device: Any) -> None:
+        self._enter(self._made(chosen, key, device))
+
+    def _made(self, chosen: Schedule, key: tuple, device: Any) -> Walk:
+        """A walk through a schedule, before its first call."""
         whole = self.convention.rounds == "all" and bool((chosen.times == chosen.times.round()).all())
         times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
         levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
         walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
         walk.generator = self.generator
         walk.follows = None if self._followed is None else self._followed._walk
-        self._enter(walk)
+        return walk
 
     def _choice(self, steps: int | None) -> Choice:
         """The solver and its options for this many steps."""
@@ -225,10 +242,18 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return {"asked": walk.key, "device": str(walk.timesteps.device), **walk.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with a loop that ``state_dict`` saved from a scheduler of the same config."""
-        n, timesteps, sigmas, mu = state["asked"]
-        self.set_timesteps(n, state["device"], timesteps, sigmas, mu)
-        self._going().load_state_dict(state)
+        """Go on with a loop that ``state_dict`` saved from a scheduler of the same config.
+
+        Raises OdesolveError, and leaves the present loop as it is, for what is no such state.
+        """
+        found = shaped(state, _State, STOOD)
+        if self.config is not self._read:
+            self._prepare()
+        with STOOD.reading():
+            what = asked(*found.asked)
+            walk = self._made(self._scheduled(what), what.key(), torch.device(found.device))
+            walk.load_state_dict({k: v for k, v in state.items() if k not in ("asked", "device")})
+        self._enter(walk)
 
     def __getstate__(self) -> dict[str, Any]:
         state = None if self._walk() is None else self.state_dict()

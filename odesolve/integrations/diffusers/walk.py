@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.files import Door, Number, Size, shaped
 from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
 from odesolve.keys import fresh_seed, keys_of
@@ -16,6 +18,25 @@ from odesolve.program import Call
 from odesolve.run.advance import Cursor, proceed, table_on
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+STOOD = Door("this", "is no state of this scheduler's loop", "give what scheduler.state_dict() returned")
+
+
+class Loop(Struct, forbid_unknown_fields=True):
+    """Of a loop that has begun: the call it waits at, how it began, and its cursor."""
+
+    at: Size
+    begun: tuple[Size, bool, Number, bool]
+    cursor: dict[str, Any]
+
+
+class Stood(Struct):
+    """``Walk.state_dict``: plain values and tensors."""
+
+    index: Size | None
+    begin_index: Size | None
+    loop: Loop | None = None
 
 
 class Walk:
@@ -131,13 +152,20 @@ class Walk:
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another walk through the same schedule stood."""
-        self.index, self.begin_index = state["index"], state["begin_index"]
-        loop = state.get("loop")
+        """Go on where another walk through the same schedule stood. Raises OdesolveError, and stays, for no such state."""
+        found = shaped(state, Stood, STOOD)
+        loop, calls = found.loop, len(self.host)
+        for name, value in (("index", found.index), ("begin_index", found.begin_index)):
+            if value is not None and value > calls:
+                raise STOOD.refuse(f"{name} is {value} of a schedule of {calls} calls")
         if loop is None:
+            self.index, self.begin_index = found.index, found.begin_index
             return
-        self._at, self._begun = loop["at"], tuple(loop["begun"])
-        cursor = Cursor.load(self.schedule.program(*self._begun), loop["cursor"])
+        if loop.at != found.index or loop.at >= calls or loop.begun[0] > loop.at:
+            raise STOOD.refuse(f"loop.at is {loop.at}, begun at {loop.begun[0]}: expected {found.index}, below {calls}")
+        with STOOD.reading():
+            cursor = Cursor.load(self.schedule.program(*loop.begun), loop.cursor)
+        self.index, self.begin_index, self._at, self._begun = found.index, found.begin_index, loop.at, loop.begun
         self._cursor, self._position, self._slots = cursor, cursor.position, list(cursor.slots)
         self._buffers = list[Tensor | None]([None] * cursor.program.slots)
         self._handed = cursor.input.clone()

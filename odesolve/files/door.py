@@ -1,0 +1,67 @@
+"""How what is read is called in errors, and how values are shown in them."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+
+MOST = 200  # letters of what a library says
+LONGEST = 100  # bits of a whole number that is shown as it is
+
+
+@dataclass(frozen=True)
+class Door:
+    """One thing that is read: its ``name``, what is said ``what`` where it is not so, and what to give ``instead``."""
+
+    name: str
+    what: str
+    instead: str
+    error: type[OdesolveError] = OdesolveError
+
+    def refuse(self, why: str) -> OdesolveError:
+        """The error to raise: "NAME WHAT (why): INSTEAD"."""
+        return self.error(f"{self.name} {self.what} ({why}): {self.instead}")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Whatever a library raises about bytes or states that are not its own is one sentence of ours."""
+        try:
+            yield
+        except OdesolveError:
+            raise
+        except Exception as e:
+            raise self.refuse(one_line(e)) from e
+
+
+def one_line(e: Exception) -> str:
+    """What an error of a library says, or the beginning of it; its name where it says nothing."""
+    told = " ".join(str(e).split())
+    return told[:MOST] + " ..." * (len(told) > MOST) if told else type(e).__name__
+
+
+class _Short(reprlib.Repr):
+    """Values as text that is never long, nested or slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 60, 60
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, (Tensor, np.ndarray)):
+            return f"{x.dtype} of shape {tuple(x.shape)}"
+        if isinstance(x, int) and x.bit_length() > LONGEST:
+            return f"a whole number of {x.bit_length()} bits"
+        return super().repr1(x, level)
+
+
+def short(value: Any) -> str:
+    """A value as errors show it."""
+    return _Short().repr(value)

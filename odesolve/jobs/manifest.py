@@ -1,0 +1,45 @@
+"""job.json against its schema: what a job is, before anything is read, moved or written by it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from odesolve.files import Door, Name, Size, Text, contents, parsed, shaped
+
+IDS, LARGEST = 2**32, 2**40  # ids of a seed; numbers in a file
+Count = Annotated[int, Meta(ge=1, le=IDS)]
+Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+
+
+class Manifest(Struct):
+    """What job.json has to say; it may say more, which belongs to the job as all of it does."""
+
+    kind: Text
+    first: Annotated[int, Meta(ge=0, lt=IDS)]
+    n: Count
+    shard: Count
+    format: Literal["npz", "safetensors"]
+    arrays: Annotated[dict[Name, tuple[Dtype, tuple[Size, ...]]], Meta(min_length=1)]
+    settings: dict[str, Any]
+    meaning: str | None = None
+    statuses: tuple[str, ...] = ()
+    made_with: dict[str, str] = field(default_factory=dict)
+
+
+def read_manifest(path: File) -> dict[str, Any]:
+    """The facts of a job. Raises OdesolveError, which names the field, for what describes none."""
+    door = Door(str(path), "is no manifest of a job", "give another folder")
+    facts = parsed(contents(path, door), door, finite=False)
+    held = shaped(facts, Manifest, door)
+    if held.first + held.n > IDS:
+        raise door.refuse(f"first is {held.first} and n {held.n}: expected ids below 2^32")
+    for name, (_, shape) in held.arrays.items():
+        if held.shard * math.prod(shape) > LARGEST:
+            raise door.refuse(
+                f"arrays.{name} is of shape {shape} in files of {held.shard}: expected at most 2^40 numbers"
+            )
+    return facts
