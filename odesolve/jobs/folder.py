@@ -112,9 +112,7 @@ class Job:
 
     def check(self) -> None:
         """Raise OdesolveError if a shard has another length than it should: a look at names and sizes, not at contents."""
-        shards, strays = self.scan()
-        self._check_numbers(strays)
-        for k, paths in shards.items():
+        for k, paths in self.scan()[0].items():
             if len(paths) > 1:
                 self._warn_of_two(sorted(map(File, paths)))
             for path in paths:
@@ -122,13 +120,8 @@ class Job:
                     raise self._corrupt(File(path))
 
     def verify(self, progress: bool | None = None) -> list[File]:
-        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to.
-
-        Raises OdesolveError, before anything is moved, where there are shards that a job of this manifest has not.
-        """
-        shards, strays = self.scan()
-        self._check_numbers(strays)
-        moved, there = [], [File(path) for paths in shards.values() for path in sorted(paths)]
+        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
+        moved, there = [], [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
         with Bar(len(there), progress, " shards") as tick:
             for i, path in enumerate(there):
                 if not _whole(path):
@@ -137,15 +130,6 @@ class Job:
                 if tick is not None:
                     tick(i + 1)
         return moved
-
-    def _check_numbers(self, strays: list[str]) -> None:
-        """Raise OdesolveError where shards are there that the manifest does not know of: then it is not theirs."""
-        for path in map(File, strays):
-            told = NAME.fullmatch(path.name)
-            k = int(told[1]) if told is not None and told[3] == self.format else -1
-            if k >= self.shards and path.parent.name == _folder_name(k):
-                known = f"n is {self.n} and shard {self.shard}, while there is {path.name}"
-                raise OdesolveError(f"{self.root / MANIFEST} is not of these shards ({known}): bring back the right one")
 
     def _aside(self, path: File) -> File:
         """A name in the folder of corrupt shards that is free."""

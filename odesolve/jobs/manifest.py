@@ -12,7 +12,7 @@ from odesolve.files import Door, Name, Size, Text, contents, parsed, shaped
 
 IDS, LARGEST = 2**32, 2**40  # ids of a seed; numbers in a file
 Count = Annotated[int, Meta(ge=1, le=IDS)]
-Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
+Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"]
 
 
 class Manifest(Struct):
@@ -28,6 +28,9 @@ class Manifest(Struct):
     meaning: str | None = None
     statuses: tuple[str, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+    portable: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
 
 
 def read_manifest(path: File) -> dict[str, Any]:
