@@ -15,6 +15,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.compiler import is_compiling
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from odesolve.convention import raise_misread
 from odesolve.errors import OdesolveError
 from odesolve.graphs import nodes_of
 from odesolve.kernels import dispatch
@@ -103,9 +104,13 @@ class Callee:
             return self.fn(*ours, *args, **named)
         except RuntimeError as e:
             if isinstance(self.fn, Differentiating) or "does not require grad" not in str(e):
+                raise_misread(e, self.what, self.at, ours)
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
             out = differentiating.asked(self.asked, e, (*ours, *args), named)
+        except (TypeError, IndexError) as e:
+            raise_misread(e, self.what, self.at, ours)
+            raise
         self.fn, self.free = differentiating, False
         return out
 

@@ -14,7 +14,8 @@ from odesolve.defaults import default_grid
 from odesolve.errors import OdesolveError, once
 from odesolve.given import numbers
 from odesolve.keys import Ids, fresh_seed
-from odesolve.labels import parse_grid, parse_solver
+from odesolve.keywords import door
+from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import Sample, invert, sample
@@ -22,6 +23,7 @@ from odesolve.start import draw
 from odesolve.watched import unwatched
 
 
+@door("ode.sdedit")
 @unwatched
 def sdedit(
     model: Model,
@@ -55,7 +57,10 @@ def sdedit(
     if t == path.t_data:
         raise OdesolveError(f"t={t}: give a time of the path, and not that of the data")
     seed = fresh_seed() if seed is None else seed
-    name = parse_solver(solver)[0] if isinstance(solver, str) else solver
+    name = solver
+    if isinstance(solver, str):
+        label = parse_label(solver, steps)
+        name, grid = label.solver, label.grid if grid is None else grid
     rule = (
         parse_grid(grid) if isinstance(grid, str) else grids.named(default_grid(path, name) if grid is None else grid)
     )
@@ -69,6 +74,7 @@ def sdedit(
     )
 
 
+@door("ode.slerp")
 def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tensor:
     """Noise between two noises along a great circle, of each sample (Shoemake 1985): (B, ...) for a number, (n, B, ...) for n.
 
@@ -92,6 +98,7 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     return out if shares.dim() else out[0]
 
 
+@door("ode.interpolate")
 @unwatched
 @once()
 def interpolate(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -15,10 +15,23 @@ import torch
 
 # Where a warning is not the user's: in this library, in torch and in Python's own context managers.
 _LAYERS = (*(os.path.dirname(m) + os.sep for m in (__file__, torch.__file__)), contextlib.__file__)
+_DROPPED = str.maketrans("", "", " -_")
 
 
 class OdesolveError(ValueError):
     """Something given at the door cannot be used; the message says what to type instead."""
+
+
+class UnknownOption(OdesolveError, TypeError):
+    """A keyword that is nobody's: neither the function's nor, among ``options``, its solver's.
+
+    ``said`` is what the innermost function said of it, ``takes`` what those around that take.
+    """
+
+    def __init__(self, message: str, word: str, options: Iterable[str] = ()):
+        super().__init__(message)
+        self.said, self.word, self.options = message, word, frozenset(options)
+        self.takes: frozenset[str] = frozenset()
 
 
 class PlanError(OdesolveError):
@@ -36,12 +49,60 @@ class Diverged(ArithmeticError):
         self.state, self.t, self.step = state, t, step
 
 
-def unknown(kind: str, given: object, known: Iterable[str]) -> OdesolveError:
-    """Error for a name that is not in the list, with the nearest that is."""
+def unknown(
+    kind: str, given: object, known: Iterable[str], also: Iterable[str] = (), instead: str | None = None
+) -> OdesolveError:
+    """Error for a name that is not in the list, with the nearest that is.
+
+    ``also`` are further names that are understood but not listed; ``instead`` says where to look in the place of a list.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"
-    return OdesolveError(f"unknown {kind} {given!r}: {hint}")
+    near = " or ".join(map(repr, nearest(str(given), [*names, *also])))
+    listed = f"choose from {', '.join(names)}" if instead is None else instead
+    return OdesolveError(f"unknown {kind} {given!r}: {f'did you mean {near}?' if near else listed}")
+
+
+def nearest(given: str, known: Iterable[str]) -> list[str]:
+    """The names, two at most, that ``given`` may be a slip of: at the least distance, if that is short.
+
+    Names that differ in case, spaces and dashes alone are one. One that begins with what was given is near as well.
+    """
+    wanted, names = folded(given), dict[str, str]()
+    for name in sorted(known, key=lambda name: -_shared(given, name)):  # of several spellings the one like this
+        names.setdefault(folded(name), name)
+    most = (len(wanted) + 2) // 3
+    distances = {name: distance(wanted, name, most) for name in names}
+    least = min(distances.values(), default=most + 1)
+    begun = [name for name in names if len(wanted) > 2 and name.startswith(wanted)]
+    if begun and least > min(most, 2):
+        return [names[min(begun, key=len)]]
+    found = sorted((name for name, d in distances.items() if d == least <= most), reverse=True)
+    found.sort(key=lambda name: (-_shared(wanted, name), len(name)))
+    return [names[name] for name in found[:2]]
+
+
+def _shared(a: str, b: str) -> int:
+    return (Counter(a) & Counter(b)).total()
+
+
+def folded(name: str) -> str:
+    """A name without what is written in many ways: its case, spaces, dashes and underscores; "++" is "pp"."""
+    return name.casefold().replace("+", "p").translate(_DROPPED)
+
+
+def distance(a: str, b: str, most: int) -> int:
+    """Slips between two texts: letters left out, put in, replaced, or two neighbours swapped; ``most + 1`` where more."""
+    if abs(len(a) - len(b)) > most:
+        return most + 1
+    before, row = [0] * (len(b) + 1), list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        older, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                cost = min(cost, older[j - 2] + 1)
+            row.append(cost)
+    return min(row[-1], most + 1)
 
 
 _told: ContextVar[set[str] | None] = ContextVar("told", default=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -271,15 +271,26 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
-        if grid not in NAMED:
-            raise unknown("grid", grid, NAMED)
-        return NAMED[grid]
+        return found(grid, NAMED)
     if isinstance(grid, Tensor) and grid.requires_grad:
         raise OdesolveError("grid requires gradients, which the times of a plan do not get: give grid.detach()")
     values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
     if len(values) < 2:
         raise OdesolveError(f"grid is {grid!r}: give two or more times, or the name of a rule such as 'karras'")
     return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
+
+
+def found(name: str, known: Mapping[str, Grid]) -> Grid:
+    """The rule of this name, in any case. Raises OdesolveError with the nearest name otherwise."""
+    rule = known.get(plain(name))
+    if rule is None:
+        raise unknown("grid", name, known)
+    return rule
+
+
+def plain(name: str) -> str:
+    """A grid's name in the case and with the dashes that ours have."""
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:

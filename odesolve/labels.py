@@ -4,32 +4,75 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from odesolve import grids
-from odesolve.errors import OdesolveError, unknown
-from odesolve.solvers import REGISTRY
+from odesolve.errors import OdesolveError, UnknownOption, nearest, unknown
+from odesolve.names.classes import CONFIG
+from odesolve.names.elsewhere import refuse_elsewhere
+from odesolve.names.reading import solver_label
+from odesolve.names.scheduled import OURS, SCHEDULED
+from odesolve.names.understood import LABELS, all_names, understood
+from odesolve.solvers import REGISTRY, Solver
+
+__all__ = ("Label", "grid_label", "parse_grid", "parse_label", "parse_solver", "parts", "rule_of", "solver_label")
 
 # The parameter that a number alone in the brackets of a grid's label stands for.
 GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent", "asinh": "scale"}
 FLAGS = ("afs", "tree")  # of every solver
-GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial()}
+GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial(), **SCHEDULED}
+ELSEWHERE = "ode.solvers() lists the names here, `odesolve names` those of other programs that are understood"
 
 
-def solver_label(name: str, options: Mapping[str, Any]) -> str:
-    """``name(option=value, ...)``; an option that is True is written as its name alone."""
-    inside = ",".join(k if v is True else f"{k}={v}" for k, v in options.items())
-    return f"{name}({inside})" if inside else name
+class Label(NamedTuple):
+    """What a text asks for: a solver of ``ode.solvers()``, its options, and the grid of the schedule that it names, if any."""
+
+    solver: str
+    options: dict[str, Any]
+    grid: grids.Grid | None = None
+    reverse: bool = False
+
+
+def parse_label(text: str, steps: int | None = None) -> Label:
+    """A label such as ``ab3(start=ramp,afs)``, or any name of ``odesolve names``: ``DPM++ 2M Karras``, ``dpmpp_2m_sde_gpu``.
+
+    Names here come first, except that Euler and Heun with a capital are the web UI's. ``steps`` is their number: some classes
+    of diffusers end short solves otherwise. Raises OdesolveError for unknown names.
+    """
+    name, options = parts(text)
+    entry = REGISTRY.named(name)
+    if entry is None or (entry.name != name and (name in LABELS or (options and options.keys() <= CONFIG))):
+        found = understood(name, options, steps)
+        if found is not None:
+            entry, options = REGISTRY.find(found.solver), dict(found.options)
+            _check_options(entry, options)
+            options = {k: v for k, v in options.items() if k in FLAGS or v != entry.options[k]}
+            grid = None if found.schedule is None else GRIDS[OURS.get(found.schedule, found.schedule)]
+            return Label(entry.name, options, grid, found.reverse)
+    if entry is None:
+        refuse_elsewhere(name)
+        raise unknown("solver", name, {**REGISTRY, **REGISTRY.special}, all_names(), ELSEWHERE)
+    _check_options(entry, options)
+    return Label(entry.name, options)
 
 
 def parse_solver(text: str) -> tuple[str, dict[str, Any]]:
-    """The solver and the options in a label such as ``ab3(start=ramp,afs)``. Raises OdesolveError for unknown names."""
-    name, inside = _split(text)
-    options = dict(_option(item) for item in inside.split(",") if item.strip())
-    entry = REGISTRY.find(name)
-    entry.check_options({k: v for k, v in options.items() if k not in FLAGS})
-    return entry.name, options
+    """The solver and the options in a label, where no grid is to be had from it. Raises OdesolveError for others."""
+    label = parse_label(text)
+    if label.grid is not None:
+        solver, grid = solver_label(label.solver, label.options), grid_label(label.grid)
+        raise OdesolveError(
+            f"{text!r} names a schedule of noise levels: give solver={solver!r} and grid={grid!r} apart"
+        )
+    return label.solver, label.options
+
+
+def _check_options(entry: Solver, options: dict[str, Any]) -> None:
+    try:
+        entry.check_options({k: v for k, v in options.items() if k not in FLAGS})
+    except UnknownOption as error:  # an option in brackets is no argument of whoever was called
+        close = " or ".join(map(repr, nearest(error.word, sorted(error.options))))
+        raise OdesolveError(f"{error}: did you mean {close}?" if close else str(error)) from None
 
 
 def parse_grid(text: str) -> grids.Grid:
@@ -38,9 +81,8 @@ def parse_grid(text: str) -> grids.Grid:
     A number alone is the grid's main parameter, a word alone a switch. Raises OdesolveError for anything else.
     """
     name, inside = _split(text)
-    if name not in GRIDS:
-        raise unknown("grid", name, GRIDS)
-    rule, given = GRIDS[name], {}
+    rule, given = grids.found(name, GRIDS), {}
+    name = grids.plain(name)
     for item in filter(None, (part.strip() for part in inside.split(","))):
         main = GRID_PARAMETER.get(name) if _is_number(item) else None
         key, value = (main, float(item)) if main else _option(item)
@@ -49,6 +91,11 @@ def parse_grid(text: str) -> grids.Grid:
             raise OdesolveError(f"grid {text!r}: {name} takes {', '.join(known)}, not {item!r}")
         given[key] = float(value) if type(value) is int else value
     return dataclasses.replace(rule, **given)
+
+
+def rule_of(grid: Any) -> grids.Grid:
+    """The rule of a grid in any form that one is asked for: a label, a rule, a list of times."""
+    return parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
 
 
 def grid_label(grid: Any) -> str:
@@ -77,6 +124,12 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parts(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of ``name(option=value, flag)``."""
+    name, inside = _split(text)
+    return name, dict(_option(item) for item in inside.split(",") if item.strip())
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
+from odesolve.keywords import door
 from odesolve.noise import CHAINS
 from odesolve.run import places
 from odesolve.steady import warn_of_training
@@ -38,6 +39,7 @@ class Chains:
     log_prob: Tensor = field(repr=False)
 
 
+@door("ode.langevin")
 @unwatched
 @torch.no_grad()
 def langevin(
@@ -87,6 +89,7 @@ def langevin(
     return x if kept.states is None else kept.states
 
 
+@door("ode.mala")
 @unwatched
 @torch.no_grad()
 def mala(

@@ -13,10 +13,13 @@ from odesolve import grids
 from odesolve import trace as traces
 from odesolve.adjoint.held import holding
 from odesolve.chunks import in_turn
+from odesolve.convention import time_first
+from odesolve.equation_solvers import ode_solver
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, keys_of
+from odesolve.keywords import door
 from odesolve.likelihood import along, clock, dependence, fixed, nodes, picard, pilot
 from odesolve.likelihood.agreement import noted
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
@@ -42,6 +45,7 @@ STATE = 5e-4  # tolerance of the state for a tolerance of one nat
 FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
 
 
+@door("ode.log_prob")
 @unwatched
 @holding
 @in_turn
@@ -129,6 +133,7 @@ def log_prob(
     t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or _listed(grid))
     on_plan = isinstance(model, Model) and (of == "plan" or steps is not None or plan is not None)
     _check_adjoint(adjoint, params, on_plan)
+    solver = solver if on_plan else ode_solver(solver, steps is not None, (PARALLEL,))
     x = _state(model, x)
     model, steady = _steady(model, len(x), control)
     if of == "plan" and isinstance(model, Model):
@@ -192,6 +197,7 @@ def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
     model = of_one_time(model) if control == "batch" else model
     if isinstance(model, Model):
         return steady_model(model, True, batch)
+    time_first(model)
     asked = Steady(model, always=True, batch=batch)
     return asked, asked
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from odesolve import grids
 from odesolve.defaults import default_choice, default_grid, default_plan
-from odesolve.errors import OdesolveError
-from odesolve.labels import parse_grid, parse_solver
+from odesolve.errors import OdesolveError, UnknownOption
+from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
 from odesolve.plan import Plan
-from odesolve.planning import GridLike, SolverLike
+from odesolve.planning import GridLike, SolverLike, solvers
 from odesolve.planning import plan as make_plan
 
 
@@ -19,14 +19,19 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int, grid: GridLike
     """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None."""
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
-        if options.keys() - {"reverse", "afs", "tree"}:
-            raise OdesolveError(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()")
+        if extra := sorted(options.keys() - {"reverse", "afs", "tree"}):
+            told = f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()"
+            of_solvers = {name for entry in solvers().values() for name in entry.options}
+            raise UnknownOption(told, next((word for word in extra if word not in of_solvers), ""))
         choice = default_choice(model.path, steps)
         rule = _reachable(model, choice.grid if grid is None else grid)
         return default_plan(model.path, steps, rule, **common, **options)
     if isinstance(solver, str):
-        solver, written = parse_solver(solver)
-        options = {**written, **options}
+        label = parse_label(solver, steps)
+        if label.reverse and not options.get("reverse"):
+            raise OdesolveError(f"{solver} goes from data to noise: use ode.invert(model, x, solver={label.solver!r})")
+        solver, grid = label.solver, label.grid if grid is None else grid
+        options = {**label.options, **options}
     rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
     return make_plan(solver, model.path, steps, rule, **common, **options)
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from odesolve import guiding, scales, transforms
 from odesolve.callee import Callee, shielded
 from odesolve.conditions import Cond, own, rows, shared_of, stackable, stacked
+from odesolve.convention import STATE, TIME, check_network, check_order
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import answer
+from odesolve.keywords import door
 from odesolve.lower import Reading
-from odesolve.paths import PREDICTIONS, Path
-from odesolve.predictions import Coefficients, coefficients, gradient_of, predicted
+from odesolve.paths import Path, prediction_named
+from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
 from odesolve.settling import settle
 from odesolve.watched import refuse_inside, watching
 
@@ -33,7 +35,7 @@ class Model:
         net: any callable; x has shape (B, ...), t shape (B,), the result has the shape of x.
         path: the probability path of training; data at t = 0. Give ``path.flipped()`` if it was trained with data at 1.
         predicts: "data" (x0), "noise" (eps), "v" (alpha eps - sigma x0), "velocity" (dx/dt in the path's time),
-            "score" or "edm" (the raw network of EDM's preconditioning).
+            "score" or "edm" (the raw network of EDM's preconditioning); or a word for these: "epsilon", "x0", "flow", ...
         time: what the network gets as t: "t" (times ``time_scale``), "index" (t N - 1 on a table of N steps), "sigma"
             (sigma/alpha), "c_noise" (log(sigma/alpha)/4) or a function (path, t) -> tensor. By default "index" on a
             Discrete path, "c_noise" for "edm", else "t".
@@ -51,6 +53,7 @@ class Model:
     Raises OdesolveError for an unknown prediction or time.
     """
 
+    @door("ode.Model")
     def __init__(
         self,
         net: Callable[..., Tensor],
@@ -68,24 +71,18 @@ class Model:
         learned_variance: bool = False,
         cond: Cond | None = None,
     ):
-        if not callable(net):
-            raise OdesolveError(
-                f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)"
-            )
+        check_network(net, time)
         if not isinstance(path, Path):
             raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
-        if predicts is None:
-            raise OdesolveError(f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}")
-        if predicts not in PREDICTIONS:
-            raise unknown("prediction", predicts, PREDICTIONS)
+        predicts = prediction_named(predicts)
         if input_scale not in (None, "edm", "unit"):
             raise unknown("input_scale", input_scale, ("edm", "unit"))
         self.net, self.path, self.cond = net, path, dict(cond or {})
-        self.time = time if time is not None else _default_time(path, predicts)
+        self.time = time if time is not None else default_time(path, predicts)
         if not callable(self.time) and self.time not in TIMES:
             raise unknown("time", self.time, TIMES)
         self.time_scale = time_scale
-        self.dtype = dtype if dtype is not None else _parameter_dtype(net)
+        self.dtype = dtype if dtype is not None else parameter_dtype(net)
         self.snap = snap if snap is not None else path.training_steps is not None
         scale = input_scale or ("edm" if predicts == "edm" else None)
         self.functions = transforms.data_transforms(clip, threshold)
@@ -179,6 +176,7 @@ class Model:
         has to vanish where no signal is left, as that of a classifier of noisy data does: a velocity's shift divides by alpha.
         ``scale`` as for ``guided``.
         """
+        check_order(log_prob, "log_prob", "log_prob(x, t)", STATE, TIME)
         return guiding.by_classifier(self, log_prob, scale, cond)
 
     def inpainted(self, known: Tensor, mask: Tensor) -> Model:
@@ -344,7 +342,10 @@ class Model:
                 raise OdesolveError(
                     f"{given}: with learned_variance=True it is to return twice the channels, {tuple(shape)}"
                 )
-            raise OdesolveError(f"{given}: wrap it so that both agree (with a learned variance: learned_variance=True)")
+            time = f"t is of shape ({len(x)},), beside x t.view(-1{', 1' * (x.dim() - 1)})"
+            raise OdesolveError(
+                f"{given}: wrap it so that both agree ({time}; of a learned variance: learned_variance=True)"
+            )
         if not out.is_floating_point():
             raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")
         if out.dtype == torch.float64 and x.dtype == torch.float32:
@@ -377,14 +378,3 @@ class Model:
         """The branches of an evaluation and their weights, inside the guidance's interval or outside."""
         branches = self.reading.guidance.mixed() if self.reading.guidance and guided else {"cond": 1.0}
         return {**branches, "classifier": 0.0} if self.reading.classifier else branches
-
-
-def _default_time(path: Path, predicts: str) -> str:
-    if predicts == "edm":
-        return "c_noise"
-    return "index" if path.training_steps is not None else "t"
-
-
-def _parameter_dtype(net: Any) -> torch.dtype | None:
-    found = net.parameters() if isinstance(net, torch.nn.Module) else ()
-    return next((p.dtype for p in found if p.is_floating_point()), None)

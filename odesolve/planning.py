@@ -9,7 +9,8 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.labels import parse_grid, parse_solver
+from odesolve.keywords import door
+from odesolve.labels import parse_grid, parse_label
 from odesolve.paths import Path, from_spec
 from odesolve.plan import Plan, read_plan
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
@@ -25,11 +26,12 @@ def solvers() -> Registry:
     return REGISTRY
 
 
+@door("ode.plan")
 def plan(
     solver: SolverLike,
     path: Path,
     steps: int | None = 10,
-    grid: GridLike = "uniform",
+    grid: GridLike | None = None,
     *,
     afs: bool = False,
     closed: bool = False,
@@ -41,12 +43,12 @@ def plan(
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
 
     Args:
-        solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you like, "ab3(start=ramp)";
-            a ``Tableau``, or a function that takes a ``Writer``.
+        solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you like, "ab3(start=ramp)"; one of
+            ``odesolve names``, such as "DPM++ 2M Karras"; a ``Tableau``, or a function that takes a ``Writer``.
         path: the probability path.
         steps: number of steps; taken from the grid where it is a list of times.
         grid: a name such as "karras" or "vp_time(3,merged)", a rule from ``odesolve.grids``, or a list of times from noise
-            to data.
+            to data; by default that of the schedule in the solver's name, if there is one, else "uniform".
         afs: replace the first evaluation by an analytic guess, which costs none (Dockhorn et al. 2022).
         closed: the network may be asked for its velocity at the data end.
         reverse: from data to noise (inversion, encoding).
@@ -57,11 +59,14 @@ def plan(
     Raises OdesolveError for an unknown solver, grid or option, and for a grid that leaves the path.
     """
     if isinstance(solver, str):
-        solver, written = parse_solver(solver)
-        options = {**written, **options}
+        label = parse_label(solver, steps)
+        solver, grid = label.solver, label.grid if grid is None else grid
+        options = {**label.options, **options}
+        reverse = reverse or label.reverse
         afs, tree = bool(options.pop("afs", afs)), bool(options.pop("tree", tree))
     entry = _entry(solver)
     entry.check_options(options)
+    grid = "uniform" if grid is None else grid
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
     chosen = tuple(sorted((name, frozen(value)) for name, value in options.items()))
     return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tree, chosen)
@@ -128,6 +133,7 @@ def _tableau_entry(tableau: Tableau) -> Solver:
     return Solver(tableau.name, write, tableau.order, tableau.stages, tableau.source, clock="t")
 
 
+@door("ode.load_plan")
 def load_plan(text: str, path: Path | None = None) -> Plan:
     """The plan in a JSON text, with the path that it names (give the path if that is a table of your own)."""
     return read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)

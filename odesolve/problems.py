@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError
 from odesolve.grids import Asinh
 from odesolve.lower import Reading, lower
 from odesolve.models import Model
-from odesolve.paths import Path
+from odesolve.paths import Path, prediction_named
 from odesolve.planning import plan
 
 Time = float | Tensor
@@ -147,6 +147,7 @@ class Mixture:
     def model(self, path: Path, predicts: str = "data", **options) -> Model:
         """The exact network of this problem on a path, with any prediction type, as an ``ode.Model``."""
         sigma_data = options.get("sigma_data", 0.5)
+        predicts = prediction_named(predicts)
         edm = predicts == "edm"
 
         def net(x: Tensor, t: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from odesolve.execute import execute, program_for
 from odesolve.files import shaped
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
+from odesolve.keywords import door
 from odesolve.likelihood.drawn import draw, kind_of
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
@@ -60,6 +61,7 @@ class Sample:
     arrived: Tensor | None = None
 
 
+@door("ode.sample")
 @unwatched
 @holding
 @once()
@@ -94,7 +96,8 @@ def sample(
     Args:
         model: an ``ode.Model``.
         noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a shape to draw it.
-        solver: a name from ``ode.solvers()``; by default one chosen by measurement for this kind of path and number
+        solver: a name from ``ode.solvers()``, or one that it has elsewhere, such as "DPM++ 2M Karras" (``odesolve names``), whose
+            schedule is the grid where none is given; by default one chosen by measurement for this kind of path and number
             of steps (``odesolve.defaults``).
         steps: number of steps; with the default sampler, of network evaluations.
         grid: a name, a rule of ``odesolve.grids``, or the times themselves.
@@ -189,6 +192,7 @@ def _result(found: Sample, full: bool) -> Tensor | Sample:
     )
 
 
+@door("ode.iterate")
 @unwatched
 def iterate(
     model: Model,
@@ -224,6 +228,7 @@ def iterate(
     return run.iterate(cursor, model)
 
 
+@door("ode.resume")
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
@@ -235,6 +240,7 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     return run.resume(run.Cursor.load(program, saved), model)
 
 
+@door("ode.invert")
 def invert(
     model: Model,
     x: Tensor,

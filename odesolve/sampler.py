@@ -10,6 +10,7 @@ from odesolve.chunks import Chunks, size_of
 from odesolve.errors import OdesolveError
 from odesolve.execute import execute, program_for
 from odesolve.keys import Ids, fresh_seed, keys_of
+from odesolve.keywords import door
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -27,6 +28,7 @@ class Sampler:
     ``batch`` at most so many samples are solved at once. Scales that are functions of time were asked when this was made.
     """
 
+    @door("ode.Sampler")
     def __init__(
         self,
         model: Model,

@@ -18,10 +18,13 @@ from odesolve.adaptive.times import shared_times
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
+from odesolve.convention import time_first
+from odesolve.equation_solvers import sde_solver
 from odesolve.errors import OdesolveError
 from odesolve.graphs import refuse_lost
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
+from odesolve.keywords import door
 from odesolve.pairing import type_like
 from odesolve.progress import Bar
 from odesolve.steady import Steady, budget, warn_of_training
@@ -67,6 +70,7 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
+@door("ode.solve_sde")
 @unwatched
 @holding
 def solve_sde(
@@ -136,6 +140,7 @@ def solve_sde(
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
     """
+    solver = sde_solver(solver)
     chosen, step = choose(solver, noise, calculus)
     refuse_lost("y0", y0, adjoint)
     asked = _steady(f, g)
@@ -183,6 +188,8 @@ def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
     """Drift and diffusion, where they are functions as what must answer the same question the same."""
     for h in (f, g):
         warn_of_training(h, "the equation", noise=False)
+    for h, name in ((f, "f"), (g, "g")):
+        time_first(h, name)
     return [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
 
 

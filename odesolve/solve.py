@@ -19,8 +19,11 @@ from odesolve.adjoint.arguments import check_mode
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.ode import Request
 from odesolve.controlled import CONTROLLER, Controlled
+from odesolve.convention import time_first
+from odesolve.equation_solvers import ode_solver
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import refuse_lost
+from odesolve.keywords import door
 from odesolve.model_problem import model_problem, other_times
 from odesolve.models import Model
 from odesolve.pairs import Pair
@@ -28,6 +31,7 @@ from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.watched import unwatched
 
 
+@door("ode.solve")
 @unwatched
 @holding
 def solve(
@@ -117,7 +121,7 @@ def solve(
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
-    times, problem = output_times(t), None
+    times, problem, solver = output_times(t), None, ode_solver(solver, steps is not None)
     if steps is not None and max_calls is not None:
         raise OdesolveError(
             f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
@@ -133,7 +137,7 @@ def solve(
         problem = model_problem(model, _state(y0), solver, times, args)
         f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
     else:
-        f = steady = Steady(f)
+        f = steady = _steady(f)
     steering = (first_step, min_step, max_step, max_steps, controller)
     marks = stop_times(stops)
     if marks and problem is not None and problem.method is not None:
@@ -149,6 +153,11 @@ def solve(
     method = problem.method if problem is not None else None
     found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
     return found if problem is None else problem.back(found)
+
+
+def _steady(f: Callable[..., Any]) -> Steady:
+    time_first(f)
+    return Steady(f)
 
 
 def _counted(found: Solution, steady: Steady) -> Solution:

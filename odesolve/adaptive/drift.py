@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.callee import Callee
+from odesolve.convention import reason
 from odesolve.errors import OdesolveError
 from odesolve.graphs import Followed
 from odesolve.pairing import converted, numbers, pairs, real_type
@@ -151,9 +152,10 @@ class Drift:
                 return {k: shape(v) for k, v in x.items()}
             return [shape(v) for v in x] if isinstance(x, (tuple, list)) else type(x).__name__
 
+        t = self.time(y.new_empty(y.shape[0]))
         return OdesolveError(
             f"f returned {shape(out)} for a state {shape(self.open(y))}: return dy/dt in the form of y. "
-            f"(f is called as f(t, y, *args), t of shape {tuple(self.time(y.new_empty(y.shape[0])).shape)})"
+            f"(f is called as f(t, y, *args), t of shape {tuple(t.shape)}: {reason(t, self.open(y), 'y')})"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.callee import shielded
+from odesolve.convention import time_first
 from odesolve.errors import OdesolveError
 
 HALVINGS = 52  # of an interval of length 1, to the resolution of float64
@@ -51,6 +52,7 @@ class Event:
 
     def shielded(self) -> Event:
         """The same event, whose function cannot write to the state."""
+        time_first(self.fn, "an event's function")
         return replace(self, fn=shielded(self.fn, "an event's function"))
 
 

@@ -154,5 +154,5 @@ def _plan_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("solver", metavar="SOLVER", help="solver, with options in brackets: 'ab3(start=ramp)'")
     p.add_argument("--path", default="vp", metavar="NAME", help=f"{', '.join(PATHS)} (default vp)")
     p.add_argument("--steps", type=int, default=10, metavar="N", help="number of steps (default 10)")
-    p.add_argument("--grid", default="uniform", metavar="NAME", help="time grid (default uniform)")
+    p.add_argument("--grid", metavar="NAME", help="time grid (default uniform)")
     p.add_argument("--diff", metavar="OTHER", help="compare with this solver; exit code 1 if they differ")

@@ -13,7 +13,7 @@ from odesolve import jobs
 from odesolve.cli.given import dtype, first_rank, items, model_of, path_named, whole
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.planning import plan, solvers
-from odesolve.profile import parse_grid, parse_solver, pictures, plotting, profile, report
+from odesolve.profile import parse_grid, pictures, plotting, profile, report
 from odesolve.run import Window
 from odesolve.sample import sample
 
@@ -73,14 +73,13 @@ def sample_command(given: argparse.Namespace) -> int:
     elif out.suffix in pictures.KINDS:
         raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
     model, shape = model_of(given)
-    name, options = parse_solver(given.solver) if given.solver else (None, {})
     grid = parse_grid(given.grid) if given.grid else None
     where = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
     if given.n is not None:
         names = ("n", "out", "first", "shard", "format")
         where |= {k: getattr(given, k) for k in names}
-        return _told(jobs.sample(model, shape, name, given.steps, grid, **where, **options), given)
-    drawn: Any = sample(model, shape, name, given.steps, grid, full=True, **where, **options)
+        return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **where), given)
+    drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **where)
     if drawn.status != "ok":
         raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
     pictures.write(drawn.x, out)
@@ -153,8 +152,7 @@ def plan_command(given: argparse.Namespace) -> int:
 
 
 def _made_plan(given: argparse.Namespace, solver: str):
-    name, options = parse_solver(solver)
-    return plan(name, path_named(given.path), given.steps, parse_grid(given.grid), **options)
+    return plan(solver, path_named(given.path), given.steps, given.grid)
 
 
 def _show(table: Callable[[int], Any], plain: str) -> None:

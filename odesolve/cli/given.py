@@ -119,9 +119,9 @@ def _module(where: str) -> Any:
 
 def path_named(name: str) -> Path:
     """The path of this name. Raises OdesolveError otherwise."""
-    if name not in PATHS:
+    if name.lower() not in PATHS:
         raise unknown("path", name, PATHS)
-    return PATHS[name]()
+    return PATHS[name.lower()]()
 
 
 def items(text: str | None) -> list[str] | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
+from odesolve.labels import parse_label, parts
+from odesolve.names.reading import canonical
+from odesolve.names.understood import understood
+from odesolve.planning import solvers
 
 
 def names_command(given: argparse.Namespace) -> int:
@@ -21,24 +26,35 @@ def names_command(given: argparse.Namespace) -> int:
     facts: dict[str, Any] = {"odesolve": str(found), "schedule": found.schedule}
     for where, called in (("diffusers", names.to_diffusers), ("comfyui", names.to_comfy), ("a1111", names.to_label)):
         facts[where] = _or_none(lambda called=called: called(*what))
+    facts |= _note(given.label, found)
     print(json.dumps(facts, default=_name) if given.json else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
     return 0
 
 
 def _found(label: str) -> names.Named:
-    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), or of a class of diffusers."""
+    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), of diffusers or k-diffusion, or of ours."""
     readers: list[Callable[[], names.Named]] = [
         lambda: names.from_label(label),
         lambda: names.from_comfy(*label.split()),
         lambda: names.from_diffusers(label, {}),
     ]
-    errors = []
     for read in readers:
-        try:
+        with contextlib.suppress(OdesolveError, TypeError):  # TypeError: more words than a name of ComfyUI has
             return read()
-        except (OdesolveError, TypeError) as e:  # TypeError: more words than a name of ComfyUI has
-            errors.append(e)
-    raise errors[0]
+    found = understood(*parts(label))
+    if found is not None:
+        options = canonical(found.solver, found.options)
+        return names.Named(found.solver, options, found.schedule or "normal", found.reverse)
+    ours = parse_label(label)
+    return names.Named(ours.solver, canonical(ours.solver, ours.options))
+
+
+def _note(label: str, found: names.Named) -> dict[str, str]:
+    """Where a name of another program is one of ours with another meaning."""
+    ours = solvers().get(label)
+    if ours is None or ours.name == found.solver:
+        return {}
+    return {"note": f"solver={label!r} is another one here, of {ours.source}: type solver={str(found)!r}"}
 
 
 def _or_none(call: Callable[[], Any]) -> Any:

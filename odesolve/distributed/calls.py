@@ -17,6 +17,7 @@ from odesolve.distributed.ranks import mesh as all_ranks
 from odesolve.distributed.spread import spread
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.keys import Ids, fresh_seed
+from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob as solve_log_prob
 from odesolve.models import Model
@@ -73,6 +74,7 @@ def bare(model: Model) -> Model:
     return out
 
 
+@door("distributed.sample")
 def sample(
     model: Model,
     noise: Noise | None = None,
@@ -130,6 +132,7 @@ def _drawn(part: Part, shape: tuple[int, ...], noise: Any, state: Tensor | None,
     return found
 
 
+@door("distributed.log_prob", passes=solve_log_prob)
 def log_prob(
     model: Model | Callable[..., Tensor],
     x: Tensor,

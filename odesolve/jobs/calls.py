@@ -19,7 +19,9 @@ from odesolve.jobs.fingerprint import checksum
 from odesolve.jobs.folder import Job, prepared
 from odesolve.jobs.marks import Batches, Marks
 from odesolve.jobs.work import Parts, work
+from odesolve.keywords import door
 from odesolve.labels import grid_label, solver_label
+from odesolve.log_prob import log_prob as solve_log_prob
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -33,6 +35,7 @@ PLAIN = (str, int, float, bool, type(None))
 LOOKS = 16  # at shards that are there, when a job of conditions by id is taken up
 
 
+@door("jobs.sample")
 def sample(
     model: Model | ForIds,
     noise: Sequence[int],
@@ -167,6 +170,7 @@ def _drawn(call: Callable[..., Any], shape: tuple[int, ...], ids: Tensor, model:
     return {"samples": torch.cat([row.x for row in rows]).cpu().numpy(), "status": bad}
 
 
+@door("jobs.log_prob", passes=solve_log_prob)
 def log_prob(
     model: Model,
     x: Tensor,

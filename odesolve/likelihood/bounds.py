@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import Ids, keys_of
+from odesolve.keywords import door
 from odesolve.likelihood.vlb import Chain, Decoder, Diffusion, prior_loss
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
@@ -59,6 +60,7 @@ class Bound:
         return bits if self.discrete else bits + math.log2(levels / (high - low))
 
 
+@door("ode.elbo")
 @unwatched
 @torch.no_grad()
 def elbo(

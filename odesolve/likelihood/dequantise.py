@@ -14,6 +14,7 @@ from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
 from odesolve.kernels import dispatch
 from odesolve.keys import Ids, fresh_seed, keys_of
+from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.noise import DEQUANTISE
@@ -146,6 +147,7 @@ class BitsPerDim:
     draws: list[LogProb]
 
 
+@door("ode.bits_per_dim")
 @unwatched
 @holding
 def bits_per_dim(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.labels import parse_grid
+from odesolve.labels import parse_grid, parse_label
 from odesolve.likelihood.carried import carry
 from odesolve.likelihood.flow import log_density, normal_log_density
 from odesolve.likelihood.found import Found
@@ -31,6 +31,8 @@ def encoding_plan(
     """The plan from the data to the noise, between these times or from ``t_min`` to the noise end: where sigma = 0 no data
     prediction says which way to go."""
     path = model.path
+    if grid is None and isinstance(solver, str):
+        grid = parse_label(solver, steps).grid
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(GRID if grid is None else grid)
     if not isinstance(rule, grids.Listed):
         rule = _between(rule, times, path)

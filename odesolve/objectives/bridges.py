@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.keywords import door
 from odesolve.models import Model
+from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column
 from odesolve.objectives.matching import Coupling, Terms
+from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path
 
 ENDS = ("data", "source")
@@ -83,14 +86,15 @@ class Interpolant:
 
     predicts: tuple[str, ...] = ("velocity", "data")
 
+    @door("Interpolant")
     def __init__(
         self,
         model: Model,
         gamma: Gamma,
         denoiser: Model | None = None,
         *,
-        times: laws.Law | laws.Importance | None = None,
-        coupling: Coupling | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
+        coupling: Coupling | str | None = None,
         weight: Callable[[Path, Tensor], Tensor] | None = None,
         antithetic: bool = False,
     ):
@@ -101,8 +105,9 @@ class Interpolant:
                 raise OdesolveError(f"the second model is on {denoiser.path}, the first on {model.path}: give one path")
         margin = MARGIN if gamma.steep else 0.0
         self.model, self.gamma, self.denoiser = model, gamma, denoiser
-        self.times = laws.Uniform(margin, 1 - margin) if times is None else times
-        self.coupling, self.weight, self.antithetic = coupling, weight, antithetic
+        self.times = laws.named(times, laws.Uniform(margin, 1 - margin))
+        self.coupling, self.antithetic = couplings.named(coupling), antithetic
+        self.weight = function(weight, "(path, t) -> (B,)")
 
     def __call__(
         self,
@@ -177,6 +182,7 @@ class TwoSided(Interpolant):
     The velocity is that without the noise, y - x on the linear path; marginals at both ends are blurred by N(0, bandwidth^2).
     """
 
+    @door("TwoSided")
     def __init__(self, model: Model, bandwidth: float, **options: Any):
         super().__init__(model, constant(bandwidth), **options)
 
@@ -193,6 +199,7 @@ class ScoreAndFlow(Interpolant):
         sigma: diffusion of the bridges, above 0; options as for ``Interpolant``.
     """
 
+    @door("ScoreAndFlow")
     def __init__(self, model: Model, score: Model, sigma: float, **options: Any):
         _check_bridge(model, sigma)
         super().__init__(model, brownian(sigma), score, **options)
@@ -212,6 +219,7 @@ class BridgeMatching(Interpolant):
         options: as for ``Interpolant``, without a denoiser.
     """
 
+    @door("BridgeMatching")
     def __init__(self, model: Model, sigma: float, towards: str = "data", **options: Any):
         if options.get("denoiser") is not None:
             raise OdesolveError("a drift needs no denoiser: give ScoreAndFlow two models instead")

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
 from odesolve.grids import Karras, inside
+from odesolve.keywords import door
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
 from odesolve.objectives.matching import Terms
+from odesolve.objectives.weights import function
 from odesolve.paths import EDM
 from odesolve.sample import sample
 from odesolve.start import Noise
@@ -78,6 +80,7 @@ class Consistency:
     Raises OdesolveError for other paths, guided models and a start outside of the path.
     """
 
+    @door("Consistency")
     def __init__(self, model: Model, start: float | None = None):
         if not isinstance(model.path, EDM):
             raise OdesolveError(f"the model is on {model.path}: consistency models take ode.paths.EDM()")
@@ -150,6 +153,7 @@ class ConsistencyTraining:
         rho: exponent of the grid.
     """
 
+    @door("ConsistencyTraining")
     def __init__(
         self,
         consistency: Consistency,
@@ -162,7 +166,8 @@ class ConsistencyTraining:
         rho: float = 7.0,
     ):
         self.consistency, self.target, self.distance = consistency, target or consistency, distance
-        self.weight, self.chances, self.rho, self.points = weight, chances, rho, points
+        self.weight, self.chances = function(weight, "(r, t) -> (B,) of a step's times"), chances
+        self.rho, self.points = rho, points
         self.times(points)
 
     def times(self, points: int | None = None) -> Tensor:
@@ -230,6 +235,7 @@ class ConsistencyDistillation(ConsistencyTraining):
     Raises OdesolveError for a teacher on another path, and unknown solvers.
     """
 
+    @door("ConsistencyDistillation")
     def __init__(
         self, consistency: Consistency, teacher: Model, points: int = 18, *, solver: str = "heun", **options: Any
     ):
@@ -262,18 +268,20 @@ class ContinuousConsistency:
         weight: a function of times (B,); by default 1.
     """
 
+    @door("ContinuousConsistency")
     def __init__(
         self,
         consistency: Consistency,
         *,
         teacher: Model | None = None,
-        times: laws.Law | laws.Importance | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
         weight: Callable[[Tensor], Tensor] | None = None,
     ):
         if teacher is not None:
             check_teacher(teacher, consistency.path)
-        self.consistency, self.teacher, self.weight = consistency, teacher, weight
-        self.times = laws.LogUniform(consistency.start, consistency.path.t_max) if times is None else times
+        self.consistency, self.teacher = consistency, teacher
+        self.weight = function(weight, "of times (B,)")
+        self.times = laws.named(times, laws.LogUniform(consistency.start, consistency.path.t_max))
 
     def __call__(
         self,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.objectives.draws import check_data
+from odesolve.objectives.named import built
 
 LOOK = 10  # iterations between two looks at the marginals, each of which waits for the device
 
@@ -79,6 +81,19 @@ class Sinkhorn:
         _check(x, noise, same=False)
         plan = sinkhorn_plan(squared_distance(x, noise), self.reg, iterations=self.iterations, tolerance=self.tolerance)
         return noise[_drawn(torch.softmax(plan, 1), generator).to(noise.device)]
+
+
+def named(coupling: Any) -> Any:
+    """The coupling that an objective goes by: what it was given, or one by its name, as in "sinkhorn(reg=0.1)"; None for none."""
+    return None if coupling is None else built("coupling", coupling, NAMED, "one of odesolve.objectives.couplings")
+
+
+NAMED: dict[str, type] = {
+    "independent": Independent,
+    "optimal_transport": OptimalTransport,
+    "ot": OptimalTransport,
+    "sinkhorn": Sinkhorn,
+}
 
 
 def sinkhorn_plan(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.keywords import door
 from odesolve.likelihood.bounds import STEPS
 from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
 from odesolve.model_plan import plan_for
@@ -21,7 +22,7 @@ from odesolve.models import Model
 from odesolve.objectives.draws import check_data, normal_for
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.times import Importance
-from odesolve.objectives.weights import Weight
+from odesolve.objectives.weights import Weight, weighed
 from odesolve.planning import GridLike
 
 SHARE = 1e-3  # of the bound in the hybrid loss
@@ -84,6 +85,7 @@ class VariationalBound:
             remembered in ``importance``, a part for checkpoints; the expectation stays the bound.
     """
 
+    @door("VariationalBound")
     def __init__(
         self,
         model: Model,
@@ -197,11 +199,12 @@ class Hybrid:
     Raises OdesolveError for a model that says no variance.
     """
 
+    @door("Hybrid")
     def __init__(self, model: Model, share: float = SHARE, *, weight: Weight = None, **options: Any):
         if options.get("importance"):
             raise OdesolveError("importance=True is for the bound alone: the simple loss takes its terms evenly")
         self.bound = VariationalBound(model, "learned", **options)
-        self.model, self.share, self.weight = model, share, weight
+        self.model, self.share, self.weight = model, share, weighed(weight)
 
     def __call__(
         self,

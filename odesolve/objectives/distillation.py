@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.grids import Grid, make, named
+from odesolve.grids import Grid, make
+from odesolve.keywords import door
+from odesolve.labels import rule_of
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
 from odesolve.objectives.matching import Terms
-from odesolve.objectives.weights import Weight, weights
+from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
 from odesolve.tableaus import EXPLICIT
 
@@ -96,6 +98,7 @@ class ProgressiveDistillation:
     Raises OdesolveError for models that do not go together and an odd number of steps.
     """
 
+    @door("ProgressiveDistillation")
     def __init__(
         self,
         student: Model,
@@ -106,8 +109,8 @@ class ProgressiveDistillation:
         weight: Weight = "max_snr",
     ):
         _check_student(student, teacher)
-        self.student, self.teacher, self.weight = student, teacher, weight
-        self.times = make(named(times), student.path, steps, snap=student.snap)
+        self.student, self.teacher, self.weight = student, teacher, weighed(weight)
+        self.times = make(rule_of(times), student.path, steps, snap=student.snap)
         check_even(self.times)
         if student.predicts in ("noise", "score") and float(student.path.alpha(self.times[0])) == 0.0:
             given = f"the student predicts {student.predicts!r}, and there is no signal at t={self.times[0]}"
@@ -185,7 +188,7 @@ def halve(
 
     Raises OdesolveError where the steps cannot be halved that often.
     """
-    held, stages = make(named(times), teacher.path, steps, snap=teacher.snap), list[Stage]()
+    held, stages = make(rule_of(times), teacher.path, steps, snap=teacher.snap), list[Stage]()
     while len(stages) < rounds if rounds is not None else len(held) % 2 == 1 and len(held) > 1:
         check_even(held)
         teacher = fit(teacher, held)
@@ -220,6 +223,7 @@ class GuidedDistillation:
     Raises OdesolveError for models that do not go together.
     """
 
+    @door("GuidedDistillation")
     def __init__(
         self,
         student: Model,
@@ -230,14 +234,14 @@ class GuidedDistillation:
         high: float = 5.0,
         name: str = "scale",
         weight: Weight = "max_snr",
-        times: laws.Law | laws.Importance | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
     ):
         _check_student(student, teacher)
         if teacher.reading.guidance is not None:
             raise OdesolveError("the teacher is guided already: give the plain one, its scale is drawn here")
-        self.student, self.teacher, self.null, self.weight = student, teacher, dict(null), weight
+        self.student, self.teacher, self.null, self.weight = student, teacher, dict(null), weighed(weight)
         self.low, self.high, self.name = low, high, name
-        self.times = laws.default(student.path, student.predicts) if times is None else times
+        self.times = laws.named(times, laws.default(student.path, student.predicts))
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from odesolve.conditions import rows
 from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
+from odesolve.keywords import door
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
@@ -54,6 +55,7 @@ class FlowMap:
     Raises OdesolveError for paths with an infinite velocity, and as ``ode.Model``.
     """
 
+    @door("FlowMap")
     def __init__(self, net: Callable[..., Tensor], path: Path, **options: Any):
         if not callable(net):
             raise OdesolveError(f"net is {type(net).__name__}: give a function or module net(x, r, t, **cond)")
@@ -123,11 +125,12 @@ class MeanFlow:
     Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
     """
 
+    @door("MeanFlow")
     def __init__(
         self,
         flow_map: FlowMap,
         *,
-        times: laws.Law | laws.Importance | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
         equal: float = 0.75,
         power: float = 1.0,
         offset: float = 1e-3,
@@ -139,7 +142,7 @@ class MeanFlow:
             check_teacher(teacher, flow_map.path)
         self.flow_map, self.teacher = flow_map, teacher
         self.equal, self.power, self.offset = equal, power, offset
-        self.times = laws.LogitNormal(-0.4, 1.0) if times is None else times
+        self.times = laws.named(times, laws.LogitNormal(-0.4, 1.0))
 
     def __call__(
         self,
@@ -204,6 +207,7 @@ class Shortcut:
     Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on another path.
     """
 
+    @door("Shortcut")
     def __init__(
         self,
         flow_map: FlowMap,
@@ -211,7 +215,7 @@ class Shortcut:
         *,
         share: float = 0.25,
         target: FlowMap | None = None,
-        times: laws.Law | laws.Importance | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
     ):
         if steps < 2 or steps & (steps - 1):
             raise OdesolveError(f"steps={steps}: give a power of 2, at least 2")
@@ -219,7 +223,7 @@ class Shortcut:
             raise OdesolveError(f"share={share}: give the share of samples that learn steps, from 0 to 1")
         self.flow_map, self.target, self.steps, self.share = flow_map, target or flow_map, steps, share
         check_teacher(self.target.model, flow_map.path)
-        self.times = laws.Uniform() if times is None else times
+        self.times = laws.named(times, laws.Uniform())
 
     def __call__(
         self,

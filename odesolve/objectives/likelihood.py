@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
@@ -37,6 +38,7 @@ class MaximumLikelihood:
     Raises OdesolveError for options that ``ode.log_prob`` refuses, when it is called.
     """
 
+    @door("MaximumLikelihood", passes=log_prob)
     def __init__(self, model: Model | Callable[..., Tensor], *, adjoint: str = "backprop", **options: Any):
         self.model, self.options = model, {"adjoint": adjoint, "progress": False, **options}
 

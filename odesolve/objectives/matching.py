@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.keywords import door
 from odesolve.models import Model
+from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
-from odesolve.objectives.weights import Weight, weights
+from odesolve.objectives.weights import Weight, weighed, weights
 
 
 class Coupling(Protocol):
@@ -43,23 +45,27 @@ class Matching:
         model: an ``ode.Model`` without guidance; its path, prediction, time and input scaling are those of the training.
         weight: of the squared error; by default 1. The name of a prediction weighs it as if that were regressed on; "vlb" is the
             bound's weight; see ``weights.of_data``. Or a function (path, t).
-        times: a law of ``objectives.times``; by default the path's, see ``times.default``.
-        coupling: which noise goes with which data, see ``objectives.couplings``; by default as they come.
+        times: a law of ``objectives.times``, or its name as in "logit_normal(mean=0.5)"; by default the path's, see
+            ``times.default``.
+        coupling: which noise goes with which data, see ``objectives.couplings``, or its name such as "optimal_transport"; by
+            default as they come.
         importance: divide by the density of ``times`` relative to the uniform one, so that the law changes the variance alone.
     """
 
+    @door("Matching")
     def __init__(
         self,
         model: Model,
         weight: Weight = None,
-        times: laws.Law | laws.Importance | None = None,
-        coupling: Coupling | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
+        coupling: Coupling | str | None = None,
         importance: bool = False,
     ):
         if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
             raise OdesolveError("the model is guided, or does something to x0: train the plain one")
-        self.model, self.weight, self.coupling, self.importance = model, weight, coupling, importance
-        self.times = laws.default(model.path, model.predicts) if times is None else times
+        self.model, self.weight, self.importance = model, weighed(weight), importance
+        self.coupling = couplings.named(coupling)
+        self.times = laws.named(times, laws.default(model.path, model.predicts))
 
     def __call__(
         self,

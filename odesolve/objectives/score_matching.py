@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError
+from odesolve.keywords import door
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, keys_for, normal_for
 from odesolve.objectives.matching import Matching, Terms
-from odesolve.objectives.weights import Weight, weights
+from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
 
 Score = Callable[..., Tensor]
@@ -48,16 +49,19 @@ class ScoreMatching(ABC):
         times: of a model: a law of ``objectives.times``, by default the path's for scores.
     """
 
-    def __init__(self, score: Model | Score, *, weight: Weight = None, times: laws.Law | laws.Importance | None = None):
+    @door("ScoreMatching")
+    def __init__(
+        self, score: Model | Score, *, weight: Weight = None, times: laws.Law | laws.Importance | str | None = None
+    ):
         if isinstance(score, Model):
             if score.reading.guidance is not None or score.reading.classifier or score.reading.applies:
                 raise OdesolveError("the model is guided, or does something to x0: train the plain one")
-            self.times = laws.default(score.path, "score") if times is None else times
+            self.times = laws.named(times, laws.default(score.path, "score"))
         elif not callable(score):
             raise OdesolveError(f"score is {type(score).__name__}: give a function s(x) or an ode.Model")
         elif weight is not None or times is not None:
             raise OdesolveError("weight and times are of an ode.Model: a function s(x) has one level alone")
-        self.score, self.weight = score, weight
+        self.score, self.weight = score, weighed(weight)
 
     def __call__(
         self,
@@ -115,6 +119,7 @@ class ExplicitScoreMatching(ScoreMatching):
     ``exact`` is of the kind of ``score``: a function of x, or with a model another model, or a function of x and times (B,).
     """
 
+    @door("ExplicitScoreMatching")
     def __init__(self, score: Model | Score, exact: Model | Score, **options: Any):
         super().__init__(score, **options)
         if not (isinstance(exact, Model) and isinstance(score, Model)) and not callable(exact):
@@ -135,6 +140,7 @@ class ImplicitScoreMatching(ScoreMatching):
     ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products a sample.
     """
 
+    @door("ImplicitScoreMatching")
     def __init__(self, score: Model | Score, *, trace: traces.Estimator | None = None, **options: Any):
         super().__init__(score, **options)
         self.trace = traces.Exact() if trace is None else trace
@@ -153,6 +159,7 @@ class SlicedScoreMatching(ScoreMatching):
         reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance for nothing.
     """
 
+    @door("SlicedScoreMatching")
     def __init__(
         self,
         score: Model | Score,
@@ -183,6 +190,7 @@ class DenoisingScoreMatching(ScoreMatching):
     ``Matching(model, weight="score")``.
     """
 
+    @door("DenoisingScoreMatching")
     def __init__(self, score: Model | Score, sigma: float | None = None, **options: Any):
         super().__init__(score, **options)
         if isinstance(score, Model) != (sigma is None):

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from msgspec import Struct
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
+from odesolve.objectives.named import built
 from odesolve.paths import Path
 
 BINS, HISTORY = 64, 10
@@ -263,6 +265,23 @@ class Importance:
         p = self.probabilities.to(t.device)
         place = (_number(t, path) * len(p)).long().clamp(0, len(p) - 1)
         return p[place] * len(p) / _length(path)
+
+
+def named(times: Any, default: Law) -> Any:
+    """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)" too, or the default."""
+    return default if times is None else built("times", times, NAMED, "a law of odesolve.objectives.times")
+
+
+NAMED: dict[str, type] = {
+    "uniform": Uniform,
+    "logit_normal": LogitNormal,
+    "mode": Mode,
+    "cosmap": CosMap,
+    "log_normal": LogNormal,
+    "log_uniform": LogUniform,
+    "table": Table,
+    "importance": Importance,
+}
 
 
 def default(path: Path, predicts: str) -> Law:

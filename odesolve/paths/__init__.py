@@ -5,7 +5,7 @@ from typing import Any
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, Number, Text, shaped
-from odesolve.paths.base import PREDICTIONS, Flipped, Path, Point
+from odesolve.paths.base import PREDICTIONS, Flipped, Path, Point, prediction_named
 from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
@@ -24,6 +24,7 @@ __all__ = [
     "SubVP",
     "Trig",
     "from_spec",
+    "prediction_named",
 ]
 
 _PRESETS = {"ddpm": Discrete.ddpm, "stable_diffusion": Discrete.stable_diffusion}

@@ -13,6 +13,12 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.given import row
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
+# What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
+ELSEWHERE = {
+    **dict.fromkeys(("epsilon", "eps"), "noise"),
+    **dict.fromkeys(("x0", "x_0", "x_start", "xstart", "start", "start_x", "sample", "denoised", "original"), "data"),
+    **dict.fromkeys(("flow", "flow_matching", "rectified_flow", "u"), "velocity"),
+}
 Time = float | Tensor
 
 
@@ -37,6 +43,21 @@ def as_time(t: Time) -> Tensor:
     if not isinstance(t, Tensor):
         return torch.as_tensor(t, dtype=torch.float64)
     return t if t.dtype in (torch.float32, torch.float64) else t.to(torch.float32)
+
+
+def prediction_named(given: object) -> str:
+    """The prediction of this name, in any case: one of ``PREDICTIONS``, or of another program's, such as "v-prediction".
+
+    Raises OdesolveError for other names.
+    """
+    if given is None:
+        raise OdesolveError(f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}")
+    word = str(given).strip().lower().replace("-", "_").replace(" ", "_")
+    word = word.removesuffix("_prediction").removesuffix("_pred")
+    found = ELSEWHERE.get(word, word)
+    if found not in PREDICTIONS:
+        raise unknown("prediction", given, PREDICTIONS, ELSEWHERE)
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.errors import OdesolveError
-from odesolve.labels import grid_label, parse_grid, parse_solver, solver_label
+from odesolve.labels import grid_label, parse_grid, parse_label, solver_label
 from odesolve.lower import Program, lower
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
@@ -51,7 +51,8 @@ def candidates(
     chosen: Iterable[str | SolverLike | Candidate] | None = None,
     chosen_grids: Iterable[GridLike] | None = None,
 ) -> list[Candidate]:
-    """Every solver on every grid. A ``Candidate`` stands for itself; None stands for what suits the path's family."""
+    """Every solver on every grid. A ``Candidate`` stands for itself, and a label that names a schedule for a solver on that;
+    None stands for what suits the path's family."""
     picked = default_grids(path) if chosen_grids is None else list(chosen_grids)
     rules = [parse_grid(g) if isinstance(g, str) else g for g in picked]
     out: list[Candidate] = []
@@ -59,8 +60,9 @@ def candidates(
         if isinstance(solver, Candidate):
             out.append(solver)
         elif isinstance(solver, str):
-            name, options = parse_solver(solver)
-            out += [Candidate(name, rule, options) for rule in rules]
+            label = parse_label(solver)
+            own = rules if label.grid is None else [label.grid]
+            out += [Candidate(label.solver, rule, label.options) for rule in own]
         else:
             out += [Candidate(solver, rule) for rule in rules]
     if not out:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.keywords import door
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
@@ -34,6 +35,7 @@ from odesolve.wiring.look import warn_of_wiring
 Noise = Tensor | Sequence[int]
 
 
+@door("ode.profile")
 def profile(
     model: Model,
     solvers: Iterable[str | SolverLike | Candidate] | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import UnknownOption, unknown
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Solver:
         for name in options:
             if name not in self.options:
                 takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
-                raise OdesolveError(f"solver {self.name!r} got an option {name!r}; it takes {takes}")
+                told = f"solver {self.name!r} got an option {name!r}; it takes {takes}"
+                raise UnknownOption(told, name, (*self.options, "afs", "tree"))
 
 
 class Registry(dict[str, Solver]):
@@ -62,13 +63,17 @@ class Registry(dict[str, Solver]):
         widths = [max(len(r[i]) for r in table) for i in range(4)]
         return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table)
 
+    def named(self, name: str) -> Solver | None:
+        """The solver of this name, in any case, None without one."""
+        key = str(name).lower().replace("-", "_").replace("+", "p")
+        return self.get(key) or self.special.get(key)
+
     def find(self, name: str) -> Solver:
         """The solver of this name. Raises OdesolveError with the nearest name otherwise."""
-        key = str(name).lower().replace("-", "_").replace("+", "p")
-        known = {**self, **self.special}
-        if key not in known:
-            raise unknown("solver", name, known)
-        return known[key]
+        found = self.named(name)
+        if found is None:
+            raise unknown("solver", name, {**self, **self.special})
+        return found
 
 
 REGISTRY = Registry()

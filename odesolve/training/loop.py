@@ -17,11 +17,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped, short
+from odesolve.keywords import door
 from odesolve.progress import Bar
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Batches, Cond, Stream, moved, source_of
 from odesolve.training.checkpoint import Checkpoint, TorchRandom, describe
 from odesolve.training.ema import EMA
+from odesolve.training.optimisers import optimiser_of
 
 CHECKPOINT = "checkpoint.safetensors"
 HALVES = (torch.float16, torch.bfloat16)
@@ -69,12 +71,14 @@ def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | Non
     return LambdaLR(optimiser, lambda k: min(1.0, (k + 1) / max(1, steps)) * (1.0 if then is None else float(then(k))))
 
 
+@door("training.fit")
 def fit(
     objective: Callable[..., Any],
     data: Tensor | Batches | Iterable[Any] | Callable[[torch.Generator | None], Any],
     steps: int,
     *,
-    optimiser: Optimizer,
+    optimiser: Optimizer | str | None = None,
+    optimizer: Optimizer | str | None = None,
     network: nn.Module | None = None,
     cond: Cond | None = None,
     batch: int = 256,
@@ -102,7 +106,8 @@ def fit(
         data: a data set (N, ...), of which ``Batches`` are made; batches x or (x, ..., {conditions}), begun anew where they end;
             or a function of the generator that draws one. Batches are brought to the device of the weights.
         steps: in all, those of the checkpoint among them.
-        optimiser: of all weights that are trained.
+        optimiser: of all weights that are trained, or the name of one for those of the network, such as "adamw(lr=1e-3)";
+            ``optimizer`` is the same.
         network: what to save: by default the network of ``objective.model``.
         cond, batch: conditions of the data set, one row a sample, and how many samples to take.
         ema: updated after each step.
@@ -123,7 +128,9 @@ def fit(
         raise OdesolveError(f"dtype={dtype}: give torch.bfloat16 or torch.float16, or None for that of the weights")
     if steps < 0 or every < 1:
         raise OdesolveError(f"steps={steps}, every={every}: give numbers of steps")
-    step = _Step(optimiser, warm_up(optimiser, warmup, schedule), ema, clip, dtype)
+    named = isinstance(optimiser or optimizer, str)
+    chosen = optimiser_of(optimiser, optimizer, _network(objective, network, []) if named else nn.Identity())
+    step = _Step(chosen, warm_up(chosen, warmup, schedule), ema, clip, dtype)
     run = _Run(step, generator, None if folder is None else File(folder), _seed(generator))
     if run.folder is not None:
         own = {"warmup": warmup, "clip": clip, "dtype": str(dtype), "schedule": describe(schedule)}

@@ -16,10 +16,12 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "errors": set(),
     "given": set(),
+    "keywords": set(),
     "noise": set(),
     "kernels": set(),
     # How functions of users are called; complex numbers as pairs of real ones.
-    "callee": {"graphs", "kernels"},
+    "convention": set(),
+    "callee": {"convention", "graphs", "kernels"},
     "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
@@ -37,7 +39,18 @@ MAY_IMPORT = {
     "within": set(),
     "steady": {"kernels", "within"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
-    "adaptive": {"callee", "forward", "given", "graphs", "kernels", "pairing", "pairs", "tableaus", "watched"},
+    "adaptive": {
+        "callee",
+        "convention",
+        "forward",
+        "given",
+        "graphs",
+        "kernels",
+        "pairing",
+        "pairs",
+        "tableaus",
+        "watched",
+    },
     "levy": set(),
     "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
@@ -56,8 +69,10 @@ MAY_IMPORT = {
     "conditions": set(),
     "grids": {"given", "paths"},
     "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
-    "labels": {"grids", "solvers"},
-    "planning": {"grids", "labels", "paths", "plan", "solvers", "tableaus"},
+    # What samplers and schedules are called elsewhere.
+    "names": {"grids", "paths", "solvers"},
+    "labels": {"grids", "names", "solvers"},
+    "planning": {"grids", "keywords", "labels", "paths", "plan", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.
     "program": {"paths", "plan", "scales"},
     "slots": {"instructions", "plan", "program"},
@@ -67,8 +82,10 @@ MAY_IMPORT = {
     "models": {
         "callee",
         "conditions",
+        "convention",
         "graphs",
         "guiding",
+        "keywords",
         "lower",
         "paths",
         "predictions",

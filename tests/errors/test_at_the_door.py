@@ -41,7 +41,7 @@ MODELS = [
         lambda: ode.Model(net, VP),
         "what the network predicts is missing: give predicts= one of data, noise, v, velocity",
     ),
-    (lambda: ode.Model(net, VP, "epsilon"), "unknown prediction 'epsilon': choose from"),
+    (lambda: ode.Model(net, VP, "energy"), "unknown prediction 'energy': choose from"),
     (lambda: ode.Model(net, VP, "nois"), "unknown prediction 'nois': did you mean 'noise'"),
     (lambda: ode.Model(net, VP, "v", time="indx"), "unknown time 'indx': did you mean 'index'"),
     (lambda: ode.Model(net, VP, "v", input_scale="emd"), "unknown input_scale 'emd': did you mean 'edm'"),

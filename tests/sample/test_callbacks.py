@@ -90,7 +90,7 @@ def test_what_writes_is_refused(name, inference):
         ("log_prob", {"log_prob": "plan"}),
         ("adjoint", {"adjoint": "backprop"}),
     ],
-    ids=str,
+    ids=["window", "parareal", "flow", "plan", "adjoint"],
 )
 @pytest.mark.parametrize("batch", [None, 2])
 def test_beside_what_shows_no_steps_it_is_refused(name, options, batch):

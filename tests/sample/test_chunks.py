@@ -86,7 +86,9 @@ def test_densities_while_sampling(model, kind):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"steps": 5}, {"trace": "hutchinson"}, {"base": lambda z: -z.abs().sum(1)}], ids=str
+    "options",
+    [{}, {"steps": 5}, {"trace": "hutchinson"}, {"base": lambda z: -z.abs().sum(1)}],
+    ids=["tolerance", "steps", "trace", "base"],
 )
 @pytest.mark.filterwarnings("ignore:the latents are")
 def test_log_prob(options):

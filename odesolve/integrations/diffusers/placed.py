@@ -11,11 +11,11 @@ import numpy as np
 from odesolve import grids
 from odesolve.errors import OdesolveError
 from odesolve.given import row
-from odesolve.integrations import levels as kinds
 from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
 from odesolve.integrations.diffusers.trained import Trained, alphas_cumprod
-from odesolve.integrations.levels import Levels
 from odesolve.labels import parse_grid
+from odesolve.names import levels as kinds
+from odesolve.names.levels import Levels
 
 # Multistep schedulers begin flows beside t = 1, where the log-SNR is infinite.
 NUDGE = 1e-6

@@ -15,8 +15,8 @@ from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, 
 from odesolve.integrations.diffusers.conventions import Convention
 from odesolve.integrations.diffusers.placed import Placed
 from odesolve.integrations.diffusers.trained import Trained
-from odesolve.integrations.levels import Levels
 from odesolve.lower import Program, lower
+from odesolve.names.levels import Levels
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import plan

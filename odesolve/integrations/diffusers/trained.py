@@ -13,13 +13,13 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import HALF, times_of
-from odesolve.integrations.levels import Levels
 from odesolve.lower import Reading
+from odesolve.names.betas import LOWEST, alphas_cumprod
+from odesolve.names.levels import Levels
 from odesolve.paths import EDM, Discrete, Linear, Path
 from odesolve.transforms import Clip, Threshold
 
 FLOOR = 1e-12  # the cosine table ends at 2e-9
-LOWEST = 2.0**-24  # what most of diffusers' classes put for a terminal cumulative alpha of zero
 PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
 
 
@@ -145,37 +145,3 @@ def _functions(config: Mapping[str, Any]) -> dict[str, Callable[..., Tensor]]:
     if config.get("clip_sample"):
         return {"clip": Clip(float(config.get("clip_sample_range", 1.0)))}
     return {}
-
-
-def alphas_cumprod(config: Mapping[str, Any], lowest: float = LOWEST) -> Tensor:
-    """The table of cumulative alphas that a config describes, (N,), in float32 as the network was trained with it.
-
-    The schedulers that draw the noise of training round every operation to float32; so does this, to be the same table. Where
-    the config asks for a terminal SNR of zero it ends at ``lowest``.
-    """
-    n = int(config.get("num_train_timesteps", 1000))
-    first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    kind = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        betas = torch.as_tensor(config["trained_betas"], dtype=torch.float32)
-    elif kind == "linear":
-        betas = torch.linspace(first, last, n, dtype=torch.float32)
-    elif kind == "scaled_linear":
-        betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float32) ** 2
-    elif kind == "squaredcos_cap_v2":  # Nichol and Dhariwal 2021, eq. 17
-        bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * (math.pi / 2)) ** 2
-        betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999).float()
-    elif kind == "sigmoid":
-        betas = torch.sigmoid(torch.linspace(-6, 6, n)) * (last - first) + first
-    else:
-        raise unknown("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
-    table = torch.cumprod(1.0 - betas, 0)
-    # CogVideoX (Yang et al. 2024): the SNR of every time divided by it.
-    shift = float(config.get("snr_shift_scale") or 1.0)
-    table = table / (shift + (1.0 - shift) * table)
-    if not config.get("rescale_betas_zero_snr"):
-        return table
-    root = table.sqrt()  # Lin et al. 2024, Algorithm 1
-    scaled = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
-    last = lowest if float(scaled[-2]) > lowest else 0.5 * float(scaled[-2])
-    return torch.cat([scaled[:-1], scaled.new_tensor([last])])

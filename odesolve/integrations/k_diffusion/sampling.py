@@ -63,6 +63,7 @@ from odesolve.integrations.k_diffusion.solvers import (
     sample_lms,
 )
 from odesolve.integrations.k_diffusion.utils import append_dims, append_zero
+from odesolve.labels import parse_solver
 from odesolve.solvers import REGISTRY
 
 PREFIX = "sample_ode_"
@@ -130,16 +131,18 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
 
 @lru_cache(None)
 def ode_sampler(solver: str):
-    """A solver of ``ode.solvers()`` as a function of k-diffusion's form, ``sample_ode_<solver>``.
+    """A solver, by any of its names, as a function of k-diffusion's form, ``sample_ode_<solver>``.
 
     It takes the solver's options by name, and ``flow``: whether levels are times of x_t = (1 - t) x0 + t eps, which is found out
     in ComfyUI. Those that draw noise take ``noise_sampler``, and ``tree`` for noise of one Brownian path.
     Raises OdesolveError for a solver that is not there.
     """
-    entry = REGISTRY.find(solver)
+    name, written = parse_solver(solver)
+    entry = REGISTRY.find(name)
 
     def sample(model, x, sigmas, extra_args: Extra = None, callback: Callback | None = None, disable=None, **given):
         flow = given.pop("flow", None)
+        given = {**written, **given}
         return solve(entry.name, model, x, sigmas, extra_args, callback, disable, flow=_decided(flow, model), **given)
 
     more: dict[str, Any] = {"noise_sampler": None, "tree": False} if entry.stochastic else {}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.integrations import levels
 from odesolve.integrations.k_diffusion.utils import append_zero
+from odesolve.names import levels
 
 Device = torch.device | str
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.callee import shielded
+from odesolve.convention import time_first
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
@@ -48,6 +49,7 @@ class Problem:
         self.start = self.drift.packed(self.closed)
         self.own_norm = self.options.pop("norm", None)
         self.norm = self._norm(self.own_norm)
+        time_first(func, "func")
         self.event_fn = None if event_fn is None else shielded(event_fn, "event_fn")
 
     def _norm(self, given: Any) -> Callable[[Any], Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from odesolve.integrations import names
-from odesolve.integrations.names_table import SCHEDULES
+from odesolve.names.table import SCHEDULES
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "names.md").read_text()
 

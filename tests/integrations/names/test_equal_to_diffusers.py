@@ -10,7 +10,7 @@ import torch
 import odesolve as ode
 from odesolve import grids, paths
 from odesolve.integrations import names
-from odesolve.integrations.names_table import ROWS
+from odesolve.names.table import ROWS
 
 from ...parity.fed import dpm_solver_sde, handed, kdpm2_ancestral, patched, seeded, streams
 from ...parity.peers import PREDICTS, PROBLEM, TOLERANCE, gap, scheduler, start

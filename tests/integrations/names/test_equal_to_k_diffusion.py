@@ -7,7 +7,7 @@ import pytest
 import odesolve as ode
 from odesolve import grids, noise, paths
 from odesolve.integrations import names
-from odesolve.integrations.names_table import ROWS
+from odesolve.names.table import ROWS
 
 from ...parity.fed import OnePath, seeded, streams
 from ...parity.peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start

@@ -9,8 +9,8 @@ import pytest
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
 from odesolve.integrations.names import Named
-from odesolve.integrations.names_diffusers import CLASSES
-from odesolve.integrations.names_table import (
+from odesolve.names.classes import CLASSES
+from odesolve.names.table import (
     LACKING_CLASSES,
     LACKING_LABELS,
     LACKING_SAMPLERS,

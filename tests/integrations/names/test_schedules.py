@@ -11,7 +11,7 @@ import torch
 from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
-from odesolve.integrations.names_schedules import RULES
+from odesolve.names.schedules import RULES
 
 from ...parity.peers import float64, gap, k_diffusion
 

@@ -7,9 +7,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.integrations.names_table import LACKING_CLASSES
+from odesolve.names.betas import alphas_cumprod
+from odesolve.names.table import LACKING_CLASSES
 
 Found = tuple[str, dict[str, Any]]
+SPACING = (
+    "timestep_spacing",
+    "sigma_schedule",
+    "steps_offset",
+    *(f"use_{kind}" for kind in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "flow_sigmas", "lu_lambdas")),
+)
+ENDS = ("final_sigmas_type", "lower_order_final", "euler_at_final")  # of use to some orders alone
+# All that decides a sampler in any class.
+CONFIG = frozenset(
+    (
+        *(
+            "solver_order",
+            "solver_type",
+            "algorithm_type",
+            "predict_x0",
+            "disable_corrector",
+            "solver_p",
+            "variance_type",
+        ),
+        *("tau_func", "predictor_order", "corrector_order", "skip_prk_steps", "stochastic_sampling", "correct_steps"),
+        *("clip_sample", *SPACING, *ENDS),
+    )
+)
 SHORT = 15  # below this many steps some classes lower the order at the end
 
 
@@ -18,9 +42,11 @@ class Given:
 
     def __init__(self, name: str, config: Mapping[str, Any], steps: int | None):
         self.name, self.config, self.steps = name, config, steps
+        self.read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
         """The entry, or the class's default."""
+        self.read.add(key)
         return self.config.get(key, default)
 
     def order(self, key: str = "solver_order", most: int = 3) -> int:
@@ -54,11 +80,34 @@ class Given:
 
 def identified(name: str, config: Mapping[str, Any], steps: int | None) -> tuple[str, dict[str, Any], bool]:
     """Solver, options and direction. Raises OdesolveError where there is no equal."""
+    return _identified(Given(name, config, steps))
+
+
+def checked(name: str, config: Mapping[str, Any], steps: int | None) -> tuple[str, dict[str, Any], bool]:
+    """``identified``, of a config that was typed: keys that decide nothing of the sampler are refused."""
+    given = Given(name, config, steps)
+    found = _identified(given)
+    known = {*given.read, *SPACING, *ENDS}
+    for key, value in config.items():
+        if key not in known and (key, value) != ("clip_sample", False):
+            raise OdesolveError(
+                f"{name} got {key}={value!r}, which is not its sampler's: here it takes {', '.join(sorted(known))}"
+            )
+    return found
+
+
+def spaced(config: Mapping[str, Any]) -> bool:
+    """Whether a config says itself how noise levels are spaced."""
+    return any(config.get(key) for key in SPACING)
+
+
+def _identified(given: Given) -> tuple[str, dict[str, Any], bool]:
+    name = given.name
     if name in LACKING_CLASSES:
         raise OdesolveError(f"{name} has no equal here: {LACKING_CLASSES[name]}")
     if name not in CLASSES:
         raise unknown("scheduler class", name, [*CLASSES, *LACKING_CLASSES])
-    solver, options = CLASSES[name](Given(name, config, steps))
+    solver, options = CLASSES[name](given)
     return solver, options, "Inverse" in name
 
 
@@ -196,8 +245,6 @@ def _sa_solver(c: Given) -> Found:
 
 def _levels_around(c: Given, first: int, last: int) -> tuple[float, float]:
     """Noise levels just outside the training times from ``first`` to ``last``."""
-    from odesolve.integrations.diffusers.trained import alphas_cumprod
-
     table = alphas_cumprod(c.config).double()
     rho = ((1 - table) / table).sqrt().tolist()
     low, high = (math.sqrt(rho[i - 1] * rho[i]) if i < len(rho) else math.inf for i in (first, last + 1))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.integrations.levels import Levels, beta, exponential, karras
+from odesolve.names.levels import Levels, beta, exponential, karras
 
 
 def sigmas(schedule: str, n: int, table: Sequence[float], discard: bool = False) -> list[float]:

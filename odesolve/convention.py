@@ -1,0 +1,120 @@
+"""In which order functions of users get time and state, in which shapes, and what is said where one fails because of these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from odesolve.errors import OdesolveError
+
+TIME = {"t", "time", "times", "timestep", "timesteps", "t_", "tau"}
+STATE = {
+    "x",
+    "y",
+    "z",
+    "u",
+    "state",
+    "sample",
+    "x_t",
+    "xt",
+    "y_t",
+    "yt",
+    "x_in",
+    "img",
+    "image",
+    "images",
+    "latents",
+    "inputs",
+}
+# Words of errors that are of shapes; of calls; of indices.
+SHAPES = ("size of tensor", "must match", "dimension", "shape", "expanded size", "sizes of tensors", "broadcast")
+CALLS = ("positional argument", "keyword argument", "required positional")
+
+
+def parameters(fn: Any) -> tuple[str, ...]:
+    """Names of the first parameters of a function, method or module, as they stand in its code; () where that is not known."""
+    if isinstance(fn, partial):
+        return ()
+    if isinstance(fn, nn.Module):
+        fn = fn.forward
+    elif not hasattr(fn, "__code__") and not hasattr(fn, "__func__"):
+        fn = getattr(fn, "__call__", fn)  # noqa: B004
+    bound = getattr(fn, "__self__", None) is not None
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    return () if code is None else code.co_varnames[bound : code.co_argcount]
+
+
+def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]) -> None:
+    """Raise OdesolveError for a function whose parameters have names that say the other order: of ``second``, then ``first``."""
+    names = parameters(fn)[:2]
+    if len(names) == 2 and names[0] in second and names[1] in first:
+        a, b = names
+        swapped = f"lambda {b}, {a}: {_word(what)}({a}, {b})"
+        raise OdesolveError(f"{what} takes ({a}, {b}), and is called as {call}: swap its arguments, as in {swapped}")
+
+
+def time_first(fn: Any, what: str = "f") -> None:
+    """Refuse a function of a state and a time where f(t, y) is called."""
+    check_order(fn, what, f"{_word(what)}(t, y)", TIME, STATE)
+
+
+def path_first(fn: Any, what: str) -> None:
+    """Refuse a function of a time and a path where fn(path, t) is called."""
+    check_order(fn, what, f"{what}(path, t)", {"path", "p"}, TIME)
+
+
+def check_network(net: Any, time: Any) -> None:
+    """Raise OdesolveError for a network, or its function of time, that cannot be called as they will be."""
+    if not callable(net):
+        raise OdesolveError(f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)")
+    check_order(net, "net", "net(x, t)", STATE, TIME)
+    path_first(time, "time")
+
+
+def raise_misread(error: Exception, what: str, at: int, ours: Sequence[Any]) -> None:
+    """Raise OdesolveError that says how a function was called, with the state at place ``at``, for an error of its that is one
+    of shapes, or of the call; return for others, which are the function's own affair."""
+    words = CALLS if isinstance(error, TypeError) else SHAPES
+    told = str(error).split("\n")[0]
+    if len(ours) < 2 or "vmap" in told or not any(word in told.lower() for word in words):
+        return
+    t, y = ours[1 - at], ours[at]
+    if not isinstance(t, Tensor):
+        return
+    names = ("t", "y") if at == 1 else ("x", "t")
+    shapes = " and ".join(f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False))
+    called = f"{_word(what)}({', '.join(names)})"
+    why = reason(t, y, names[at])
+    if isinstance(error, TypeError):
+        more = (
+            "conditions come from model.given(...)" if what == "the network" else "what args= holds comes behind these"
+        )
+        why = f"{more}, and nothing else is given"
+    raise OdesolveError(f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}") from error
+
+
+def reason(t: Tensor, y: Any, name: str) -> str:
+    """Why t has its shape beside this state, and what to write for another one."""
+    dims = y.dim() if isinstance(y, Tensor) else 2
+    if t.dim() == 0:
+        return f"t has no dimensions, as it is one time for all of {name}: write t.expand(n) for a vector of n"
+    if t.dim() == 1 and dims > 1:
+        ones = ", ".join(["1"] * (dims - 1))
+        return f"t has one number a sample, as networks embed it: write t.view(-1, {ones}) beside {name}"
+    return f"t has one number a sample, with ones behind it, to stand beside {name}: write t.flatten() for an embedding"
+
+
+def _word(what: str) -> str:
+    """What a function is called in a call."""
+    return {"the network": "net", "the classifier": "log_prob", "an event's function": "fn"}.get(what, what)
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return {k: _shape(v) for k, v in value.items()}
+    return [_shape(v) for v in value] if isinstance(value, (tuple, list)) else type(value).__name__

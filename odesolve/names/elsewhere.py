@@ -1,0 +1,42 @@
+"""Solvers that belong to another function than the one that was asked for them."""
+
+from __future__ import annotations
+
+from odesolve.errors import OdesolveError
+
+# Solvers of ode.solve whose steps a tolerance chooses, by their names here and elsewhere: the nearest that is here.
+BY_TOLERANCE = {
+    **{
+        name: name
+        for name in ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8", "kvaerno3", "kvaerno5")
+    },
+    **{name: name for name in ("dpm_solver_12", "dpm_solver_23")},
+    **dict.fromkeys(("rk45", "ode45", "dopri", "dopri54", "dormand_prince"), "dopri5"),
+    **dict.fromkeys(("rk23", "ode23", "bogacki_shampine"), "bosh3"),
+    **dict.fromkeys(("dop853", "dopri853"), "dopri8"),
+    **dict.fromkeys(("radau", "bdf", "lsoda", "implicit_adams"), "kvaerno5"),
+    "dpm_adaptive": "dpm_solver_23",
+}
+# The same method by its name elsewhere.
+SAME = {"rk45": "dopri5", "ode45": "dopri5", "rk23": "bosh3", "ode23": "bosh3"}
+OF_SDES = ("milstein", "srid2", "euler_heun", "srk", "reversible_heun", "log_ode")
+
+
+def plain(name: str) -> str:
+    """A solver's name in the case and with the dashes that ours have."""
+    return name.strip().lower().replace("-", "_")
+
+
+def refuse_elsewhere(name: str) -> None:
+    """Raise OdesolveError, with what to type, for a solver of ``ode.solve`` or ``ode.solve_sde`` in the place of a sampler."""
+    solver = BY_TOLERANCE.get(plain(name))
+    if solver is not None:
+        raise OdesolveError(
+            f"solver {name!r} chooses its steps by a tolerance, and a sampler has a number of them: give "
+            f"ode.solve(model, x, t=(model.path.t_noise, model.path.t_data), solver={solver!r}), x = path.prior_std * noise"
+        )
+    if plain(name) in OF_SDES:
+        raise OdesolveError(
+            f"solver {name!r} solves SDEs dy = f dt + g dW: give ode.solve_sde(f, g, y0, solver=...); samplers of a model's "
+            "reverse SDE are 'euler_maruyama', 'stochastic_heun', 'sra1' and 'shark'"
+        )

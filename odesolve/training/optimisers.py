@@ -1,0 +1,27 @@
+"""Optimisers by the names of ``torch.optim``."""
+
+from __future__ import annotations
+
+from torch import nn, optim
+from torch.optim import Optimizer
+
+from odesolve.errors import OdesolveError
+from odesolve.objectives.named import made
+
+KINDS = {
+    name.lower(): kind
+    for name, kind in vars(optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind not in (Optimizer, optim.LBFGS)
+}
+
+
+def optimiser_of(optimiser: Optimizer | str | None, optimizer: Optimizer | str | None, network: nn.Module) -> Optimizer:
+    """The one that is given, in either spelling; by its name, such as "adamw(lr=1e-3)", one of the network's weights."""
+    if optimiser is not None and optimizer is not None:
+        raise OdesolveError("optimiser= and optimizer= are one argument: give one of them")
+    given = optimizer if optimiser is None else optimiser
+    if isinstance(given, str):
+        return made("optimiser", given, KINDS, network.parameters())
+    if not isinstance(given, Optimizer):
+        raise OdesolveError(f"optimiser is {given!r}: give one of torch.optim, or its name such as 'adamw(lr=1e-3)'")
+    return given
