@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.given import row
+from odesolve.given import device_of, is_whole, real, row, switch
 from odesolve.kernels.dispatch import combine, normal_sums
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import DEPTH, TREE, AreaTree, Draws, Tree
@@ -54,13 +54,14 @@ class BrownianPath:
         depth: int = DEPTH,
     ):
         low, high = _interval(t)
-        if not shape or any(int(n) != n or n < 0 for n in shape):
+        if not isinstance(shape, Sequence) or not shape or not all(map(is_whole, shape)):
             raise OdesolveError(f"shape is {shape!r}: give that of an increment with the batch first, such as (16, 2)")
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: increments are torch.float32 or torch.float64")
-        if not 1 <= depth <= 48:
-            raise OdesolveError(f"depth={depth}: the interval is cut into 2^depth ticks, 1 to 48")
-        self.shape, self.area, self.dtype, self.device = tuple(shape), area, dtype, torch.device(device)
+        area = switch("area", area)
+        if not is_whole(depth, 1) or depth > 48:
+            raise OdesolveError(f"depth={depth!r}: the interval is cut into 2^depth ticks, 1 to 48")
+        self.shape, self.area, self.dtype, self.device = tuple(shape), area, dtype, device_of(device)
         self.keys = keys_of(self.shape[0], seed, ids, self.device)
         self.tree = AreaTree(low, high, depth) if area else Tree(low, high, depth)
         self._slack = SLACK * max(abs(low), abs(high))
@@ -82,7 +83,7 @@ class BrownianPath:
             single = all(not isinstance(x, Tensor) or (x.dim() == 0 and x.is_cpu) for x in (s, t))
             if not single:
                 return self._each(s, t, area)
-        a, b = self._tick(float(s)), self._tick(float(t))
+        a, b = (self._tick(x if type(x) is float else real("t", x, "times of the path's interval")) for x in (s, t))
         if isinstance(self.tree, AreaTree):
             draws, areas = self.tree.areas(np.array([min(a, b)]), np.array([max(a, b)]))
             return self._draw(draws, areas, 1.0 if a <= b else -1.0, area)

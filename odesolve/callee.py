@@ -17,6 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from odesolve.convention import raise_misread
 from odesolve.errors import OdesolveError
+from odesolve.given import refuse_loose
 from odesolve.graphs import nodes_of
 from odesolve.kernels import dispatch
 
@@ -126,7 +127,7 @@ class Callee:
         given: Given = (ours, args, named)
         if dispatch.transformed():
             ours_, args, named = _copied(given) if self.careful is not False else given
-            return self.given(*ours_, *args, **named)
+            return self._fitting(self.given(*ours_, *args, **named), ours)
         if self.lent:
             self.careful, self.proven = not all(memory.expired() for memory in self.lent), True
             self.lent = []
@@ -136,11 +137,20 @@ class Callee:
         # A graph holds what it recorded, so whether f keeps its input shows in a call without one.
         unsure = not self.proven and not any(x.requires_grad for x in _tensors(ours))
         if self.careful is not False or unsure or any(x.is_inference() for x in watched):
-            return self._with_copies(ours, args, named)
+            return self._fitting(self._with_copies(ours, args, named), ours)
         before = [x._version for x in watched]
         out = self._run((ours, args, named))
         if before != [x._version for x in watched]:
             raise self._careless()
+        return self._fitting(out, ours)
+
+    def _fitting(self, out: Any, ours: tuple[Any, ...]) -> Any:
+        """What f returned. Raises OdesolveError for tensors that no solver can read."""
+        for x in _tensors([out]):
+            refuse_loose(f"what {self.what} returned", x)
+            if x.is_meta and not any(y.is_meta for y in _tensors(ours)):
+                given = f"what {self.what} returned is on the meta device, without numbers"
+                raise OdesolveError(f"{given}: move it to {_tensors(ours)[0].device}")
         return out
 
     def _with_copies(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:

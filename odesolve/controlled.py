@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.arguments import SYNC, length, tolerance
+from odesolve.adaptive.arguments import SYNC, length, tolerances
 from odesolve.adaptive.batch import Batch, Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift
@@ -74,7 +74,7 @@ class Controlled:
         watch = Watch(drift, times, self.events, self.dense)
         make = self._maker(method, 1 if watch.idle else every)
         span = times[-1] - times[0]
-        scales = tolerance("rtol", self.rtol, drift), tolerance("atol", self.atol, drift)
+        scales = tolerances(self.rtol, self.atol, drift)
         watcher = record if record is not None else None if watch.idle else watch
         made, results = make(), None
         with Bar(100.0, self.progress, "%") as tick:

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from odesolve.errors import OdesolveError
-from odesolve.grids import Grid, Karras, Polynomial, Uniform, VPTime
+from odesolve.grids import Grid, Karras, Listed, Polynomial, Uniform, VPTime, count, named
+from odesolve.labels import parse_grid
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike, plan, solvers
@@ -64,20 +64,23 @@ TABLE: dict[str, tuple[Choice, ...]] = {
 
 def default_choice(path: Path, nfe: int) -> Choice:
     """The entry of the table for this path and number of evaluations. Raises OdesolveError unless nfe is at least 1."""
-    if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
-        raise OdesolveError(f"steps={nfe!r}: give a whole number of at least 1")
+    nfe = count(nfe)
     return next(c for c in TABLE[path.family] if nfe <= c.up_to)
 
 
-def default_plan(path: Path, nfe: int, grid: GridLike | None = None, **common: Any) -> Plan:
+def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **common: Any) -> Plan:
     """The plan of the default sampler with exactly ``nfe`` evaluations (before guidance).
 
-    ``grid`` replaces the grid of the choice; ``common`` goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
+    ``grid`` replaces the grid of the choice; of a list of times ``nfe`` is their number of steps, and None will do. ``common``
+    goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
     """
+    rule = None if grid is None else parse_grid(grid) if isinstance(grid, str) else named(grid)
+    listed = isinstance(rule, Listed)
+    nfe = len(rule.values) - 1 if isinstance(rule, Listed) and nfe is None else 10 if nfe is None else nfe
     choice = default_choice(path, nfe)
-    chosen = choice.grid if grid is None else grid
+    chosen = choice.grid if rule is None else rule
     made = plan(choice.solver, path, nfe, chosen, **{**choice.options, **common})
-    if made.nfe == nfe - 1:  # the analytic first step saved one: spend it on a step more
+    if made.nfe == nfe - 1 and not listed:  # the analytic first step saved one: spend it on a step more
         made = plan(choice.solver, path, nfe + 1, chosen, **{**choice.options, **common})
     return made
 

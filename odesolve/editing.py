@@ -12,13 +12,15 @@ from torch import Tensor
 from odesolve import grids
 from odesolve.defaults import default_grid
 from odesolve.errors import OdesolveError, once
-from odesolve.given import numbers
+from odesolve.given import numbers, refuse_loose
+from odesolve.graphs import refuse_lost
+from odesolve.grids import is_listed
 from odesolve.keys import Ids, fresh_seed
 from odesolve.keywords import door
 from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
-from odesolve.sample import Sample, invert, sample
+from odesolve.sample import INVERSION, Sample, invert, sample
 from odesolve.start import draw
 from odesolve.watched import unwatched
 
@@ -30,7 +32,7 @@ def sdedit(
     guide: Tensor,
     t: float | None = None,
     solver: SolverLike = "unipc_2",
-    steps: int = 10,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     seed: int | None = None,
@@ -53,6 +55,7 @@ def sdedit(
     at = path.t_of_lam(0.0) if t is None else numbers("t", t, expected)
     if at.numel() != 1:
         raise OdesolveError(f"t has shape {tuple(at.shape)}: give {expected}")
+    _check_batches(guide=guide)
     t = float(at) if t is None else grids.inside(path, float(at))
     if t == path.t_data:
         raise OdesolveError(f"t={t}: give a time of the path, and not that of the data")
@@ -81,9 +84,10 @@ def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tens
     It keeps the norm where both have the same; straight interpolation of independent noises would lose 30 % of it. Samples
     that point the same way are interpolated straight.
     """
+    _check_batches(a=a, b=b)
     if a.shape != b.shape or a.dim() < 2:
         raise OdesolveError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}: give two batches (B, ...) of one shape")
-    if a.is_complex() or b.is_complex():
+    if not (a.is_floating_point() and b.is_floating_point()):
         raise OdesolveError(f"a is {a.dtype} and b {b.dtype}: give real noises, such as torch.view_as_real(a)")
     shares = _shares(share)
     u, v = a.double().flatten(1), b.double().flatten(1)
@@ -107,15 +111,18 @@ def interpolate(
     b: Tensor,
     shares: Sequence[float] | Tensor,
     solver: SolverLike = "ddim",
-    steps: int = 50,
+    steps: int | None = None,
     grid: GridLike | None = None,
     **options: Any,
 ) -> Tensor:
     """Data between two data (B, ...), (n, B, ...) for n shares: both encoded, their noises joined by ``slerp``, and decoded.
 
-    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` and ``grid`` as for ``ode.invert``; deterministic ones.
+    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` (50) and ``grid`` as for ``ode.invert``; deterministic ones.
     """
-    shares = _shares(shares).reshape(-1)
+    _check_batches(a=a, b=b)
+    refuse_lost("a or b", (a, b), None)
+    shares, a, b = _shares(shares).reshape(-1), a.detach(), b.detach()
+    steps = INVERSION if steps is None and not is_listed(grid) else steps
     first, second = (invert(model, x, solver, steps, grid, **options) for x in (a, b))
     assert isinstance(first, Tensor)
     assert isinstance(second, Tensor)
@@ -126,8 +133,16 @@ def interpolate(
     return x.view(len(shares), *a.shape)
 
 
+def _check_batches(**given: object) -> None:
+    for name, x in given.items():
+        if not isinstance(x, Tensor):
+            raise OdesolveError(f"{name} is {type(x).__name__}: give a batch (B, ...), a tensor")
+        refuse_loose(name, x)
+
+
 def _shares(given: float | Sequence[float] | Tensor) -> Tensor:
     found = numbers("shares", given, "a number from 0 to 1, or a list of such")
-    if found.dim() > 1 or not bool(found.isfinite().all()):
+    inside = bool(((found >= 0.0) & (found <= 1.0)).all())  # never of NaN
+    if found.dim() > 1 or not inside or isinstance(given, bool) or found.numel() == 0:
         raise OdesolveError(f"shares are {given!r}: give a number from 0 to 1, or a list of such")
     return found.detach()

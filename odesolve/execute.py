@@ -8,9 +8,19 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.errors import OdesolveError
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.plan import Plan
+
+
+def check_executor(executor: object) -> None:
+    """Raise OdesolveError for what runs no programs."""
+    if executor is None or (hasattr(executor, "cast") and not isinstance(executor, type)):
+        return
+    raise OdesolveError(
+        f"executor={executor!r}: give one that was made, such as ode.Window() or ode.Graph(model, like), or None for the loop"
+    )
 
 
 def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Executor | None, observe=False) -> Program:

@@ -15,12 +15,14 @@ from odesolve.adaptive.loop import Results
 from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import is_whole, whole
 from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm, Weights
 from odesolve.pairs import PAIRS
 from odesolve.stochastic.fixed import Alive
 from odesolve.tableaus import EXPLICIT, Row, Tableau
 
+MAX_STEPS = 10**7  # of an interval
 TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 
@@ -46,11 +48,12 @@ class Grid:
 def grid(times: Times, steps: int | Sequence[int]) -> Grid:
     """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
     intervals = len(times) - 1
-    counts = list(steps) if isinstance(steps, Sequence) else [steps] * intervals
-    if len(counts) != intervals or not all(isinstance(n, int) and n > 0 for n in counts):
+    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps] * intervals
+    if len(given) != intervals or not all(is_whole(n, 1) for n in given):
         raise OdesolveError(
             f"steps={steps!r}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"
         )
+    counts = [whole("steps", n, 1, MAX_STEPS) for n in given]
     t = [times[0]]
     for (first, last), n in zip(itertools.pairwise(times), counts, strict=True):
         t += _equal(first, last, n)

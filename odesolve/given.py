@@ -1,9 +1,13 @@
-"""Numbers that users give, in whatever form: lists, arrays or tensors, read without flattening or dropping anything."""
+"""What users give, in whatever form: numbers, lists, arrays or tensors, read without flattening or dropping anything."""
 
 from __future__ import annotations
 
+import math
+import operator
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,3 +43,107 @@ def _tensor(given: Any) -> Tensor:
         return torch.as_tensor(given, dtype=torch.float64)
     found = torch.as_tensor(given)
     return found if found.is_complex() else found.double()
+
+
+def whole(name: str, given: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number in a range, of Python, numpy or torch. Raises OdesolveError for others, for True and False as well."""
+    found = _index(given)
+    if found is None or found < least:
+        raise OdesolveError(f"{name}={given!r}: give a whole number of at least {least}")
+    if most is not None and found > most:
+        raise OdesolveError(f"{name}={given!r}: give a whole number of at most {most}")
+    return found
+
+
+def is_whole(given: Any, least: int = 0) -> bool:
+    """Whether something is a whole number of at least so much."""
+    found = _index(given)
+    return found is not None and found >= least
+
+
+def real(
+    name: str,
+    given: Any,
+    expected: str = "a number",
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    infinite: bool = False,
+) -> float:
+    """A real number from ``least`` to ``most`` and more than ``above``, a finite one unless ``infinite``.
+
+    Raises OdesolveError, which says what is ``expected``, for all else: NaN, text, True and False, lists.
+    """
+    found = _number(given)
+    inside = least <= found <= most and (found > above or above == -math.inf)  # never of NaN
+    if not inside or (math.isinf(found) and not infinite):
+        raise OdesolveError(f"{name}={short(given)}: give {expected}")
+    return found
+
+
+def positive(name: str, given: Any, example: str, infinite: bool = False) -> float:
+    """A number above 0, such as the example. Raises OdesolveError for all else."""
+    return real(name, given, f"a positive number such as {example}", above=0.0, infinite=infinite)
+
+
+def switch(name: str, given: Any) -> bool:
+    """True or False. Raises OdesolveError for all else, such as the text "False", which is true."""
+    if not isinstance(given, (bool, int, np.bool_)) or given not in (0, 1):
+        raise OdesolveError(f"{name}={short(given)}: give True or False")
+    return bool(given)
+
+
+def refuse_loose(name: str, x: Tensor) -> None:
+    """Raise OdesolveError for a tensor whose numbers do not lie in memory one by one: sparse, nested or quantized."""
+    if x.is_nested:
+        raise OdesolveError(
+            f"{name} is a nested tensor: give one of samples of one shape, such as x.to_padded_tensor(0.0)"
+        )
+    if x.is_quantized:
+        raise OdesolveError(f"{name} is {x.dtype}, a quantized tensor: give x.dequantize()")
+    if x.layout is not torch.strided:
+        raise OdesolveError(f"{name} is a tensor of layout {x.layout}: give a dense one, such as x.to_dense()")
+
+
+def device_of(given: Any) -> torch.device:
+    """The device that a name or a device says. Raises OdesolveError for what names none that is here."""
+    try:
+        return torch.device(given)
+    except (TypeError, RuntimeError) as e:
+        raise OdesolveError(f"device={given!r}: give one that is here, such as 'cpu' or 'cuda'") from e
+
+
+def dense(x: Tensor) -> bool:
+    """Whether the numbers of a tensor lie in memory one by one."""
+    return x.layout is torch.strided and not x.is_nested and not x.is_quantized
+
+
+def _index(given: Any) -> int | None:
+    """The whole number that something is, or None."""
+    if isinstance(given, int):
+        return None if isinstance(given, bool) else given
+    if isinstance(given, np.bool_) or getattr(given, "dtype", None) in (torch.bool, np.bool_):
+        return None
+    try:
+        return operator.index(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _number(given: Any) -> float:
+    """The real number that something is, or NaN."""
+    if isinstance(given, bool | np.bool_) or not isinstance(given, Real | Tensor | np.ndarray):
+        return math.nan
+    if not isinstance(given, Real) and (math.prod(given.shape) != 1 or "bool" in str(given.dtype)):
+        return math.nan
+    try:
+        return float(given if isinstance(given, Real) else given.reshape(()))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
+
+
+def short(given: Any) -> str:
+    """What was given, on a line, for errors."""
+    text = " ".join(repr(given).split())
+    return text if len(text) <= 60 else f"{text[:56]} ..."

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import get_gradient_edge
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, warn
 from odesolve.kernels.dispatch import transformed
 
+T = TypeVar("T")
 MOVE = 1e-2  # of a state, to see whether an answer moves with it; half-precision inside of f still sees that
 SAME = 64.0  # roundings that an answer may differ by and be the same
 
@@ -176,13 +178,38 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 def refuse_lost(name: str, state: Any, adjoint: str | None) -> None:
     """Raise OdesolveError for a state that was computed from what asks for gradients, where a solve records none.
 
-    A leaf that asks for them is let pass: whoever differentiates by it hears of it from torch.
+    A leaf that asks for them is let pass, with a warning.
     """
-    if adjoint is not None or not torch.is_grad_enabled():
-        return
-    pieces = state.values() if isinstance(state, Mapping) else state if isinstance(state, (tuple, list)) else [state]
-    if any(isinstance(x, Tensor) and x.grad_fn is not None for x in pieces):
+    asking = _asking(state, adjoint)
+    if any(x.grad_fn is not None for x in asking):
         raise OdesolveError(
             f"{name} was computed from what asks for gradients, of which this solve makes none: give adjoint='backprop', or "
             "detach() it"
         )
+    if asking:
+        warn(
+            f"{name} asks for gradients, of which this solve makes none: give adjoint='backprop' where there is one, or detach() "
+            "it"
+        )
+
+
+def tells_lost(place: int, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorator: ``refuse_lost`` of one argument, for functions that set whether anything is recorded."""
+
+    def decorate(fn: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(fn)
+        def told(*args: Any, **kwargs: Any) -> T:
+            refuse_lost(name, args[place] if len(args) > place else kwargs.get(name), kwargs.get("adjoint"))
+            return fn(*args, **kwargs)
+
+        return told
+
+    return decorate
+
+
+def _asking(state: Any, adjoint: str | None) -> list[Tensor]:
+    """The tensors of a state that ask for gradients which nobody records."""
+    if adjoint is not None or not torch.is_grad_enabled():
+        return []
+    pieces = state.values() if isinstance(state, Mapping) else state if isinstance(state, (tuple, list)) else [state]
+    return [x for x in pieces if isinstance(x, Tensor) and x.requires_grad]

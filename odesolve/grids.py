@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import row
+from odesolve.given import row, whole
 from odesolve.paths import Path
 
 MAX_STEPS = 100_000
@@ -19,6 +19,7 @@ MAX_STEPS = 100_000
 # float32 do, in time (of the path's range) by rounding, and by more where the list itself is in half precision.
 LOG_SNR, ROUNDING = 1e-4, 1e-6
 FLOAT32 = 2.0**-22  # an end itself, written in float32
+STEEPEST = 1e9  # parameter of a grid: beyond it float64 tells its times no longer apart
 HALF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
@@ -123,8 +124,10 @@ class Karras(_LogSNR):
     rho: float = 7.0
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
-        if not self.rho > 0:
-            raise OdesolveError(f"rho={self.rho}: give a positive number, 7 for the grid of the paper")
+        if not 0 < self.rho <= STEEPEST:
+            raise OdesolveError(
+                f"rho={self.rho}: give a positive number up to {STEEPEST:g}, 7 for the grid of the paper"
+            )
         ends = math.exp(-first / self.rho), math.exp(-last / self.rho)
         u = torch.linspace(*ends, n + 1, dtype=torch.float64)
         return -self.rho * torch.log(u)
@@ -195,9 +198,9 @@ class Shifted(Grid):
     mu: float | None = None
 
     def times(self, path: Path, n: int) -> list[float]:
-        k = math.exp(self.mu) if self.mu is not None else self.shift
-        if not k > 0:
-            raise OdesolveError(f"shift={k}: give a positive number; 1 leaves the grid uniform")
+        k = math.exp(min(self.mu, 700.0)) if self.mu is not None else self.shift
+        if not 0 < k <= STEEPEST:
+            raise OdesolveError(f"shift={k}: give a positive number up to {STEEPEST:g}; 1 leaves the grid uniform")
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
         # The shift maps the unshifted ends to the ones asked for.
@@ -293,6 +296,11 @@ def plain(name: str) -> str:
     return name.lower().replace("-", "_").replace(" ", "_")
 
 
+def is_listed(grid: object) -> bool:
+    """Whether a grid is a list of times, which has its own number of steps."""
+    return isinstance(grid, Listed) or not (grid is None or isinstance(grid, str | Grid))
+
+
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end).
 
@@ -323,6 +331,11 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     return torch.where((lam >= last - hair) | (rho == 0.0), path.t_data, times).tolist()
 
 
+def count(steps: object) -> int:
+    """A number of steps. Raises OdesolveError unless it is a whole number of at least 1, and no more than a plan holds."""
+    return whole("steps", steps, 1, MAX_STEPS)
+
+
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
     """The checked times of a grid: n + 1 of them, strictly monotone, inside the path; on training times if ``snap``.
 
@@ -330,9 +343,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     """
     if isinstance(grid, Listed):
         steps = len(grid.values) - 1
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
-        raise OdesolveError(f"steps={steps!r}: give a whole number of at least 1")
-    given = grid.times(path, steps)
+    given = grid.times(path, count(steps))
     times = [inside(path, t, getattr(grid, "rounding", 0.0)) for t in given]
     pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):

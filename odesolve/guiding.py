@@ -11,6 +11,8 @@ from torch import Tensor
 
 from odesolve.conditions import Cond
 from odesolve.errors import OdesolveError
+from odesolve.given import real
+from odesolve.model_arguments import interval_of
 from odesolve.program import Guidance
 from odesolve.scales import scale_of
 from odesolve.transforms import CFGRescale
@@ -28,12 +30,12 @@ def classifier_free(
         raise OdesolveError(
             "guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes"
         )
-    if not 0.0 <= rescale <= 1.0:
-        raise OdesolveError(f"rescale={rescale}: give a number from 0 (off) to 1")
+    real("rescale", rescale, "a number from 0 (off) to 1", 0.0, 1.0)
     out: Any = copy.copy(model)
     out.cond, out._uncond = {**out.cond, **(cond or {})}, {**out.cond, **(uncond or {})}
     each, bent = strength if isinstance(strength, Tensor) else None, bool(rescale) and not plain
-    guidance = Guidance(None if isinstance(strength, Tensor) else strength, interval, apart=bent)
+    inside = interval_of(interval, out.path)
+    guidance = Guidance(None if isinstance(strength, Tensor) else strength, inside, apart=bent)
     out.reading = replace(out.reading, guidance=guidance, mix="cfg_rescale" if bent else None)
     if bent:
         out.functions = {**out.functions, "cfg_rescale": CFGRescale(strength, float(rescale))}

@@ -8,9 +8,20 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import whole
 from odesolve.kernels.philox import keys
 
 Ids = Tensor | Sequence[int]
+SEEDS = 2**64
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def check_keys(batch: int, seed: object, ids: object) -> None:
+    """Raise OdesolveError for a seed or ids that cannot be used, also where no noise is drawn from them."""
+    if seed is not None:
+        seed_of(seed)
+    if ids is not None:
+        ids_of(batch, ids)
 
 
 def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device) -> Tensor:
@@ -18,14 +29,28 @@ def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device)
 
     Raises OdesolveError for seeds and ids that are not whole numbers in their range.
     """
-    if seed is None:
-        seed = fresh_seed()
-    if isinstance(seed, torch.Generator):
-        raise OdesolveError("seed is a generator: give a whole number, such as generator.initial_seed()")
+    number = fresh_seed() if seed is None else seed_of(seed)
     if ids is None:
-        return keys(seed, torch.arange(batch, device=device))
-    samples = torch.as_tensor(ids)
-    if samples.shape != (batch,) or samples.is_floating_point():
+        return keys(number, torch.arange(batch, device=device))
+    return keys(number, ids_of(batch, ids).to(device, non_blocking=True))
+
+
+def seed_of(seed: object, name: str = "seed") -> int:
+    """The seed as a number. Raises OdesolveError unless it is a whole number from 0 to 2^64 - 1."""
+    if isinstance(seed, torch.Generator):
+        raise OdesolveError(f"{name} is a generator: give a whole number, such as generator.initial_seed()")
+    return whole(name, seed, 0, SEEDS - 1)
+
+
+def ids_of(batch: int, ids: object) -> Tensor:
+    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number a sample, from 0 to 2^32 - 1."""
+    try:
+        samples = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise OdesolveError(f"ids={ids!r}: give one whole number a sample, such as range({batch})") from e
+    if samples.dtype not in WHOLE:
+        raise OdesolveError(f"ids are {samples.dtype}: give one whole number a sample, such as range({batch})")
+    if samples.shape != (batch,):
         raise OdesolveError(
             f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample"
         )
@@ -34,8 +59,7 @@ def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device)
         raise OdesolveError(
             "ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples"
         )
-    samples = samples.to(device, non_blocking=True)
-    return keys(seed, samples)
+    return samples
 
 
 def fresh_seed() -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from odesolve import grids
 from odesolve.errors import OdesolveError, UnknownOption, nearest, unknown
+from odesolve.given import real, switch, whole
 from odesolve.names.classes import CONFIG
 from odesolve.names.elsewhere import refuse_elsewhere
 from odesolve.names.reading import solver_label
@@ -96,6 +97,20 @@ def parse_grid(text: str) -> grids.Grid:
 def rule_of(grid: Any) -> grids.Grid:
     """The rule of a grid in any form that one is asked for: a label, a rule, a list of times."""
     return parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
+
+
+def check_grid(grid: grids.Grid) -> grids.Grid:
+    """The rule itself. Raises OdesolveError where one of its numbers is none."""
+    for field in dataclasses.fields(grid):
+        given = getattr(grid, field.name)
+        label = f"grid {type(grid).__name__.lower()}: {field.name}"
+        if isinstance(field.default, bool):
+            switch(label, given)
+        elif field.name == "offset":
+            whole(label, given)
+        elif field.name not in ("spacing", "values", "rounding") and not (given is None and field.default is None):
+            real(label, given, "a number")
+    return grid
 
 
 def grid_label(grid: Any) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
+from odesolve.given import dense, positive, real, refuse_loose, whole
+from odesolve.graphs import tells_lost
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
@@ -20,6 +22,8 @@ from odesolve.steady import warn_of_training
 from odesolve.watched import refuse_inside, unwatched
 
 Field = Callable[[Tensor], Tensor]
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+STREAMS = 2**31 - 1  # numbers of the steps' draws
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Chains:
 
 @door("ode.langevin")
 @unwatched
+@tells_lost(1, "x")
 @torch.no_grad()
 def langevin(
     score: Field,
@@ -72,8 +77,7 @@ def langevin(
     warn_of_training(score, "the score")
     if (step is None) == (snr is None):
         raise OdesolveError("give either step= or snr=")
-    if snr is not None and not 0.0 < snr < math.inf:
-        raise OdesolveError(f"snr={snr}: give a positive ratio such as 0.16")
+    snr = None if snr is None else positive("snr", snr, "0.16")
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     fixed = None if step is None else _weights(step, x)
     z, ask = torch.empty_like(x), Callee(score, "score", at=0)
@@ -91,6 +95,7 @@ def langevin(
 
 @door("ode.mala")
 @unwatched
+@tells_lost(1, "x")
 @torch.no_grad()
 def mala(
     log_prob: Field,
@@ -157,17 +162,26 @@ class _Kept:
 
 
 def _start(x: Tensor, n: int, keep: int | None) -> Tensor:
-    if not isinstance(x, Tensor) or x.dim() == 0 or x.dtype not in (torch.float32, torch.float64):
+    if isinstance(x, Tensor):
+        refuse_loose("x", x)
+    if not isinstance(x, Tensor) or x.is_meta or x.dim() == 0 or x.dtype not in (torch.float32, torch.float64):
         raise OdesolveError("x is where the chains start: give a float32 or float64 tensor (B, ...)")
-    if n < 0 or (keep is not None and keep < 1):
-        raise OdesolveError(f"n={n}, keep={keep}: give a number of steps, and every how many of them to keep the state")
+    whole("n", n, 0, STREAMS)
+    if keep is not None:
+        whole("keep", keep, 1)
+    if x.is_cpu and not bool(x.isfinite().all()):
+        raise OdesolveError("x holds NaN or infinity: give finite values where the chains start")
     return x.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _step(step: float | Tensor, x: Tensor) -> Tensor:
     """The step as (B,) float64. Values on a device are not waited for."""
-    given = step if isinstance(step, Tensor) else x.new_full((), step, dtype=torch.float64)
-    eta = given.to(x.device, torch.float64)
+    if not isinstance(step, Tensor):
+        length = real("step", step, "positive numbers, such as 0.1", above=0.0)
+        return x.new_full(x.shape[:1], length, dtype=torch.float64)
+    if step.is_complex() or step.dtype == torch.bool:
+        raise OdesolveError(f"step is {step.dtype}: give positive numbers")
+    eta = step.to(x.device, torch.float64)
     if eta.dim() > 1 or (eta.dim() == 1 and len(eta) != x.shape[0]):
         raise OdesolveError(f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)")
     if eta.is_cpu and not bool(((eta > 0) & eta.isfinite()).all()):
@@ -185,12 +199,26 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
 
 def _checked(s: Tensor, x: Tensor) -> Tensor:
     refuse_inside("what the score returned", s, x)
-    if not isinstance(s, Tensor) or s.shape != x.shape or s.is_complex():
-        found = f"{s.dtype} {tuple(s.shape)}" if isinstance(s, Tensor) else type(s).__name__
+    if not isinstance(s, Tensor) or not _fits(s, x, x.shape):
+        found = _kind(s)
         raise OdesolveError(
             f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient of log p, real numbers"
         )
     return s.detach()
+
+
+def _fits(out: Tensor, x: Tensor, shape: torch.Size) -> bool:
+    """Whether an answer has real numbers of this shape, one by one in memory, where the chains are."""
+    return dense(out) and out.shape == shape and out.dtype in FLOATS and out.device == x.device
+
+
+def _kind(out: object) -> str:
+    """What an answer is, for errors."""
+    if not isinstance(out, Tensor):
+        return type(out).__name__
+    return (
+        f"{out.dtype} {tuple(out.shape)} on {out.device}" if dense(out) else f"a {out.dtype} tensor that is not dense"
+    )
 
 
 def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,8 +227,8 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
         point = x.detach().clone().requires_grad_(score is None)
         lp = log_prob(point)
         refuse_inside("what the log-density returned", lp, x)
-        if not isinstance(lp, Tensor) or lp.shape != x.shape[:1] or lp.is_complex():
-            found = f"{lp.dtype} {tuple(lp.shape)}" if isinstance(lp, Tensor) else type(lp).__name__
+        if not isinstance(lp, Tensor) or not _fits(lp, x, x.shape[:1]):
+            found = _kind(lp)
             raise OdesolveError(
                 f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,), a real one"
             )

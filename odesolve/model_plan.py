@@ -11,21 +11,61 @@ from odesolve.errors import OdesolveError, UnknownOption
 from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
 from odesolve.plan import Plan
+from odesolve.plan_path import check_direction, check_path
 from odesolve.planning import GridLike, SolverLike, solvers
 from odesolve.planning import plan as make_plan
 
+STEPS = 10
 
-def plan_for(model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict) -> Plan:
-    """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None."""
+
+def chosen_plan(
+    model: Model,
+    plan: Plan | None,
+    solver: SolverLike | None,
+    steps: int | None,
+    grid: GridLike | None,
+    options: dict,
+) -> Plan:
+    """The plan that was given, or that of the other arguments. Raises OdesolveError for both, and for that of another path."""
+    if plan is None:
+        return plan_for(model, solver, steps, grid, options)
+    check_alone("plan", solver=solver, steps=steps, grid=grid, **options)
+    check_path(plan, model.path)
+    return plan
+
+
+def check_start(plan: Plan, model: Model, noise: object) -> None:
+    """Raise OdesolveError for noise that is to start a plan from the data to the noise."""
+    first, last = (abs(t - model.path.t_data) for t in (plan.grid[0], plan.grid[-1]))
+    if noise is not None and first < last:
+        raise OdesolveError(
+            f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as state=, not noise=, or ode.invert"
+        )
+
+
+def check_alone(name: str, **others: object) -> None:
+    """Raise OdesolveError where anything is given beside what has its own of all that."""
+    beside = [f"{k}=" for k, v in others.items() if v is not None]
+    if beside:
+        raise OdesolveError(f"{name}= beside {', '.join(beside)}, of which it has its own: give one or the other")
+
+
+def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: GridLike | None, options: dict) -> Plan:
+    """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None.
+
+    ``steps`` are 10 by default, or those of a list of times.
+    """
+    check_model(model)
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
         if extra := sorted(options.keys() - {"reverse", "afs", "tree"}):
             told = f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()"
             of_solvers = {name for entry in solvers().values() for name in entry.options}
             raise UnknownOption(told, next((word for word in extra if word not in of_solvers), ""))
-        choice = default_choice(model.path, steps)
-        rule = _reachable(model, choice.grid if grid is None else grid)
-        return default_plan(model.path, steps, rule, **common, **options)
+        if grid is None:
+            steps = STEPS if steps is None else steps
+            grid = default_choice(model.path, steps).grid
+        return _towards_data(default_plan(model.path, steps, _reachable(model, grid), **common, **options), options)
     if isinstance(solver, str):
         label = parse_label(solver, steps)
         if label.reverse and not options.get("reverse"):
@@ -33,7 +73,22 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int, grid: GridLike
         solver, grid = label.solver, label.grid if grid is None else grid
         options = {**label.options, **options}
     rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
-    return make_plan(solver, model.path, steps, rule, **common, **options)
+    return _towards_data(make_plan(solver, model.path, steps, rule, **common, **options), options)
+
+
+def _towards_data(plan: Plan, options: dict) -> Plan:
+    """The plan. Raises OdesolveError where its grid goes from the data to the noise, and nobody said that it is to."""
+    if not options.get("reverse"):
+        check_direction(plan.path, plan.grid)
+    return plan
+
+
+def check_model(model: object) -> None:
+    """Raise OdesolveError for anything but a Model."""
+    if not isinstance(model, Model):
+        raise OdesolveError(
+            f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...), which says how to read a network"
+        )
 
 
 def closed(model: Model) -> bool:

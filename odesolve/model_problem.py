@@ -14,6 +14,7 @@ from odesolve.adaptive.solution import Solution
 from odesolve.adaptive.times import Time, Times
 from odesolve.dpm_adaptive import NODES, Exponential
 from odesolve.errors import OdesolveError
+from odesolve.model_arguments import check_times
 from odesolve.models import Model
 from odesolve.paths import Path
 
@@ -58,6 +59,7 @@ def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: S
     """
     if args:
         raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
+    check_model_times(model.path, times)
     batch = x.shape[0]
     samples = (torch.arange(batch, device=x.device),)
 
@@ -74,6 +76,11 @@ def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: S
     own = isinstance(times, Tensor)
     clock, ends = (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
     return ModelProblem(model, noise, samples, clock, Exponential(solver, path), ends)
+
+
+def check_model_times(path: Path, times: Times) -> None:
+    """Raise OdesolveError for times beyond the ends of a model's path."""
+    check_times(path, torch.as_tensor(times, dtype=torch.float64).cpu())
 
 
 def other_times(model: Model, times: Times) -> tuple[float, float]:

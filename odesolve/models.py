@@ -15,16 +15,18 @@ from odesolve.callee import Callee, shielded
 from odesolve.conditions import Cond, own, rows, shared_of, stackable, stacked
 from odesolve.convention import STATE, TIME, check_network, check_order
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import real
 from odesolve.graphs import answer
 from odesolve.keywords import door
 from odesolve.lower import Reading
+from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call
 from odesolve.paths import Path, prediction_named
 from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
 from odesolve.settling import settle
 from odesolve.watched import refuse_inside, watching
 
 TIMES = ("t", "index", "sigma", "c_noise")
-_PLAIN = ("cond",)
+STRIDED, _PLAIN = torch.strided, ("cond",)
 KEPT_TIMES = 64  # grids
 
 
@@ -77,6 +79,7 @@ class Model:
         predicts = prediction_named(predicts)
         if input_scale not in (None, "edm", "unit"):
             raise unknown("input_scale", input_scale, ("edm", "unit"))
+        check_arguments(net, locals())
         self.net, self.path, self.cond = net, path, dict(cond or {})
         self.time = time if time is not None else default_time(path, predicts)
         if not callable(self.time) and self.time not in TIMES:
@@ -97,6 +100,13 @@ class Model:
         self._labels: dict[str, Any] = {}
         self._strengths: dict[str, Tensor] = {}  # scales of guidance, one a sample
         self._shared: list[Any] = []  # conditions of all samples, known by a cut of the batch
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(name, self.__dict__.get("net"))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: a model's answer is ``data(x, t)``, ``noise``, ``score``, ``velocity``, ``v`` or ``edm``."""
+        refuse_call()
 
     @property
     def predicts(self) -> str:
@@ -330,29 +340,12 @@ class Model:
 
     def _checked(self, out: Tensor, x: Tensor, shape: torch.Size | None = None) -> Tensor:
         shape = x.shape if shape is None else shape
-        if type(out) is Tensor and out.dtype is x.dtype and out.shape == shape:
-            return out  # the usual case, looked at once a call
-        if not isinstance(out, Tensor):
-            raise OdesolveError(
-                f"the network returned {type(out).__name__}: wrap it so that it returns the tensor alone"
-            )
-        if out.shape != shape:
-            given = f"the network returned shape {tuple(out.shape)} for a state of shape {tuple(x.shape)}"
-            if shape != x.shape:
-                raise OdesolveError(
-                    f"{given}: with learned_variance=True it is to return twice the channels, {tuple(shape)}"
-                )
-            time = f"t is of shape ({len(x)},), beside x t.view(-1{', 1' * (x.dim() - 1)})"
-            raise OdesolveError(
-                f"{given}: wrap it so that both agree ({time}; of a learned variance: learned_variance=True)"
-            )
-        if not out.is_floating_point():
-            raise OdesolveError(f"the network returned {out.dtype}: wrap it so that it returns a floating-point tensor")
-        if out.dtype == torch.float64 and x.dtype == torch.float32:
-            raise OdesolveError(
-                "the network returned float64 for a float32 state: give float64 noise, or cast its output"
-            )
-        return out
+        try:
+            if type(out) is Tensor and out.dtype is x.dtype and out.layout is STRIDED and out.shape == shape:
+                return out  # the usual case, looked at once a call
+        except RuntimeError:  # of nested tensors, which have no shape
+            pass
+        return checked(out, x, shape)
 
     def at(self, t: Tensor, want: str, like: Tensor) -> Coefficients:
         """What predictions of the kind ``want`` at times (n,) take from the times, for ``predict`` on states like this one."""
@@ -364,6 +357,9 @@ class Model:
 
     def _predict(self, x: Tensor, t: float | Tensor, want: str, sigma_data: float | None = None) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)
+        if not isinstance(t, Tensor) or (t.is_cpu and not watching() and not torch.compiler.is_compiling()):
+            t = t if isinstance(t, Tensor) else real("t", t, "a number, or a time for each sample, (B,)")
+            check_times(self.path, t)
         given = torch.promote_types(t.dtype, wide) if isinstance(t, Tensor) else torch.float64
         t = torch.as_tensor(t, dtype=given, device=x.device)
         t = t.expand(x.shape[0]) if t.dim() == 0 else t

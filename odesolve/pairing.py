@@ -10,6 +10,9 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NUMBERS = (*FLOATS, torch.complex32, torch.complex64, torch.complex128)
+
 
 def pairs(z: Tensor) -> Tensor:
     """Complex numbers (...) as real ones (..., 2), a view where memory allows it; real numbers as they are."""
@@ -41,6 +44,8 @@ def converted(value: Tensor, dtype: torch.dtype, what: str, instead: str) -> Ten
     """
     if value.dtype == dtype:
         return value
+    if value.dtype not in NUMBERS:
+        raise OdesolveError(f"{what} has type {value.dtype}: return floating-point numbers, such as torch.float32")
     if value.is_complex() and not dtype.is_complex:
         raise OdesolveError(f"{what} has type {value.dtype} where numbers are {dtype}: {instead}")
     return value.to(dtype)

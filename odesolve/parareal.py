@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole, real, switch
 from odesolve.instructions import Evaluate, names
 from odesolve.labels import parse_solver
 from odesolve.lower import Program, lower
 from odesolve.model_plan import closed
 from odesolve.models import Model
 from odesolve.plan import Plan
+from odesolve.plan_path import check_path
 from odesolve.planning import plan as make_plan
 from odesolve.run import Report
 from odesolve.run.blocks import Blocks
@@ -53,12 +55,10 @@ class Parareal:
         coarse: str | Plan | None = None,
         exact: bool = False,
     ):
-        if blocks is not None and (isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 2):
+        if blocks is not None and not is_whole(blocks, 2):
             raise OdesolveError(f"blocks={blocks!r}: give a whole number of at least 2, or None for some 2 sqrt(steps)")
-        if not tolerance > 0.0:
-            raise OdesolveError(
-                f"tolerance={tolerance}: give a number above 0, or exact=True for the sequential result"
-            )
+        real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
+        exact = switch("exact", exact)
         if not isinstance(coarse, str | Plan | None):
             raise OdesolveError(f"coarse={coarse!r}: give a solver's name such as 'ddim', a plan or None")
         if isinstance(coarse, str):
@@ -77,6 +77,8 @@ class Parareal:
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
         """The program's result from the start x (B, ...); see ``run.executor.Executor``."""
+        if isinstance(self.coarse, Plan):
+            check_path(self.coarse, model.path, "coarse")
         first = self._cut(program.plan)
         coarse = None
         if self.coarse is not None:

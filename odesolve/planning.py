@@ -9,10 +9,12 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
+from odesolve.given import switch
 from odesolve.keywords import door
-from odesolve.labels import parse_grid, parse_label
+from odesolve.labels import check_grid, parse_label, rule_of
 from odesolve.paths import Path, from_spec
 from odesolve.plan import Plan, read_plan
+from odesolve.plan_path import check_direction, check_path
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
 from odesolve.solvers.runge_kutta import runge_kutta
 from odesolve.tableaus import Tableau
@@ -30,7 +32,7 @@ def solvers() -> Registry:
 def plan(
     solver: SolverLike,
     path: Path,
-    steps: int | None = 10,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     afs: bool = False,
@@ -46,9 +48,10 @@ def plan(
         solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you like, "ab3(start=ramp)"; one of
             ``odesolve names``, such as "DPM++ 2M Karras"; a ``Tableau``, or a function that takes a ``Writer``.
         path: the probability path.
-        steps: number of steps; taken from the grid where it is a list of times.
+        steps: number of steps, 10 by default; where the grid is a list of times, as many as it has.
         grid: a name such as "karras" or "vp_time(3,merged)", a rule from ``odesolve.grids``, or a list of times from noise
-            to data; by default that of the schedule in the solver's name, if there is one, else "uniform".
+            to data, with ``reverse`` too; by default that of the schedule in the solver's name, if there is one, else
+            "uniform". Times that rise to the noise make a plan that encodes.
         afs: replace the first evaluation by an analytic guess, which costs none (Dockhorn et al. 2022).
         closed: the network may be asked for its velocity at the data end.
         reverse: from data to noise (inversion, encoding).
@@ -56,20 +59,24 @@ def plan(
         tree: noise of one Brownian path in log-SNR, the same path whatever the number of steps.
         options: what the solver takes; see ``ode.solvers()[name].options``.
 
-    Raises OdesolveError for an unknown solver, grid or option, and for a grid that leaves the path.
+    Raises OdesolveError for an unknown solver, grid or option, a value that is none of an option's kind, and for a grid that
+    leaves the path, or with ``reverse`` goes from the data to the noise.
     """
+    if not isinstance(path, Path):
+        raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
     if isinstance(solver, str):
         label = parse_label(solver, steps)
         solver, grid = label.solver, label.grid if grid is None else grid
         options = {**label.options, **options}
-        reverse = reverse or label.reverse
-        afs, tree = bool(options.pop("afs", afs)), bool(options.pop("tree", tree))
+        reverse = label.reverse or reverse
+        afs, tree = options.pop("afs", afs), options.pop("tree", tree)
+    named = {"afs": afs, "closed": closed, "reverse": reverse, "snap": snap, "tree": tree}
+    flags = tuple(switch(name, on) for name, on in named.items())
     entry = _entry(solver)
     entry.check_options(options)
-    grid = "uniform" if grid is None else grid
-    rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
-    chosen = tuple(sorted((name, frozen(value)) for name, value in options.items()))
-    return _plan(entry, path, steps, rule, afs, closed, reverse, snap, tree, chosen)
+    rule = check_grid(rule_of("uniform" if grid is None else grid))
+    chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
+    return _plan(entry, path, _count(steps, rule), rule, *flags, chosen)
 
 
 def frozen(value: object) -> object:
@@ -77,6 +84,29 @@ def frozen(value: object) -> object:
     if isinstance(value, Mapping):
         return tuple((k, frozen(v)) for k, v in value.items())
     return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _count(steps: object, rule: grids.Grid) -> int:
+    """How many steps a plan has. Raises OdesolveError for a number that a list of times has not."""
+    count = None if steps is None else grids.count(steps)
+    if not isinstance(rule, grids.Listed):
+        return 10 if count is None else count
+    listed = len(rule.values) - 1
+    if count not in (None, listed):
+        raise OdesolveError(
+            f"steps={steps!r} beside a grid of {listed + 1} times, which has {listed} steps: leave steps= out"
+        )
+    return listed
+
+
+def kept(name: str, value: object) -> object:
+    """``frozen``, of what a cache can hold. Raises OdesolveError for the rest."""
+    value = value.item() if isinstance(value, Tensor) and value.dim() == 0 else value
+    try:
+        hash(found := frozen(value))
+    except TypeError as e:
+        raise OdesolveError(f"{name}={value!r}: give a number, a name, or a list of such") from e
+    return found
 
 
 @functools.lru_cache(1024)
@@ -94,6 +124,7 @@ def _plan(
 ) -> Plan:
     times = grids.make(rule, path, steps, snap)
     if reverse:
+        check_direction(path, times, reverse)
         times = times[::-1] if closed and entry.clock == "t" else _encoding_times(path, times)
     flags = [name for name, on in (("afs", afs), ("tree", tree)) if on]
     label = ",".join([*(f"{k}={getattr(v, '__name__', v)}" for k, v in options), *flags])
@@ -136,4 +167,7 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 @door("ode.load_plan")
 def load_plan(text: str, path: Path | None = None) -> Plan:
     """The plan in a JSON text, with the path that it names (give the path if that is a table of your own)."""
-    return read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
+    found = read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
+    if path is not None:
+        check_path(found, path)
+    return found

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import OdesolveError
+from odesolve.given import numbers, whole
 from odesolve.grids import Asinh
 from odesolve.lower import Reading, lower
 from odesolve.models import Model
@@ -18,6 +19,14 @@ from odesolve.paths import Path, prediction_named
 from odesolve.planning import plan
 
 Time = float | Tensor
+
+
+def _finite(name: str, given: Any, expected: str) -> Tensor:
+    """Finite real numbers as float64. Raises OdesolveError for others."""
+    found = numbers(name, given, f"finite numbers {expected}")
+    if not bool(found.isfinite().all()) or (found.dim() == 0 and name != "std"):
+        raise OdesolveError(f"{name}={given!r}: give finite numbers {expected}")
+    return found
 
 
 class Mixture:
@@ -31,10 +40,9 @@ class Mixture:
     """
 
     def __init__(self, weights, means, *, std: float | Sequence[float] | Tensor | None = None, cov=None):
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means, w = _finite("means", means, "(K, ...)").detach(), _finite("weights", weights, "(K,)").detach()
         self.event = tuple(means.shape[1:])
         self.means = means.reshape(means.shape[0], -1)
-        w = torch.as_tensor(weights, dtype=torch.float64)
         if w.shape != (self.means.shape[0],) or not bool((w > 0).all()):
             raise OdesolveError(
                 f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive weight each"
@@ -44,13 +52,13 @@ class Mixture:
         self.log_weights = torch.log(w / w.sum())
         count, dim = self.means.shape
         if cov is None:
-            widths = torch.as_tensor(std, dtype=torch.float64)
+            widths = _finite("std", std, "standard deviations of at least 0").detach()
             if not bool((widths >= 0).all()):
                 raise OdesolveError(f"std={std}: give standard deviations of at least 0")
             self.variances = (widths**2).expand(count)[:, None]
             self.vectors = None
         else:
-            cov = torch.as_tensor(cov, dtype=torch.float64)
+            cov = _finite("cov", cov, "(K, D, D)").detach()
             if cov.shape != (count, dim, dim):
                 raise OdesolveError(f"cov has shape {tuple(cov.shape)}: give ({count}, {dim}, {dim})")
             self.variances, self.vectors = torch.linalg.eigh(cov)
@@ -77,6 +85,7 @@ class Mixture:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n exact samples of the data, float64, shape (n, ...)."""
+        n, seed = whole("n", n, 0), whole("seed", seed, 0, 2**63 - 1)
         g = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=g)
         z = torch.randn(n, self.dim, dtype=torch.float64, generator=g) * self.variances[k].sqrt()
@@ -242,10 +251,10 @@ def _column(c: Tensor, x: Tensor) -> Tensor:
 
 def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
     """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one sample."""
-    mean = torch.as_tensor(mean, dtype=torch.float64)
+    mean = numbers("mean", mean, "finite numbers").detach()
     mean = mean.expand(shape) if shape else mean.reshape(-1) if mean.dim() == 0 else mean
     if cov is not None:
-        cov = torch.as_tensor(cov, dtype=torch.float64)[None]
+        cov = numbers("cov", cov, "finite numbers (D, D)").detach()[None]
     return Mixture([1.0], mean[None], std=None if cov is not None else (1.0 if std is None else std), cov=cov)
 
 

@@ -16,18 +16,20 @@ from odesolve.adjoint.plans import differentiable_run
 from odesolve.callbacks import Callback, refuse_unseen, watched_run
 from odesolve.chunks import in_chunks
 from odesolve.errors import Diverged, OdesolveError, once
-from odesolve.execute import execute, program_for
+from odesolve.execute import check_executor, execute, program_for
 from odesolve.files import shaped
 from odesolve.graphs import refuse_lost
+from odesolve.grids import is_listed
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.keywords import door
 from odesolve.likelihood.drawn import draw, kind_of
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
-from odesolve.model_plan import plan_for
+from odesolve.model_plan import check_model, check_start, chosen_plan, plan_for
 from odesolve.models import Model
 from odesolve.parareal import Parareal
 from odesolve.plan import Plan
+from odesolve.plan_path import check_path
 from odesolve.planning import GridLike, SolverLike
 from odesolve.progress import Bar
 from odesolve.run.saved import SAVED, Saved
@@ -35,6 +37,8 @@ from odesolve.start import Noise, start
 from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.trace import Estimator
 from odesolve.watched import unwatched
+
+INVERSION = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def sample(
     model: Model,
     noise: Noise | None = None,
     solver: SolverLike | None = None,
-    steps: int = 10,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     seed: int | None = None,
@@ -99,14 +103,14 @@ def sample(
         solver: a name from ``ode.solvers()``, or one that it has elsewhere, such as "DPM++ 2M Karras" (``odesolve names``), whose
             schedule is the grid where none is given; by default one chosen by measurement for this kind of path and number
             of steps (``odesolve.defaults``).
-        steps: number of steps; with the default sampler, of network evaluations.
-        grid: a name, a rule of ``odesolve.grids``, or the times themselves.
+        steps: number of steps, 10 by default, or those of a list of times; with the default sampler, of network evaluations.
+        grid: a name, a rule of ``odesolve.grids``, or the times themselves, from the noise to the data.
         seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic solver's. By default
             torch's own generator chooses one.
         ids: one whole number a sample, (B,): with the seed it alone decides the sample's noise, whatever the batch
             around it. By default 0 to B - 1.
         state: a state at the grid's first time, instead of noise.
-        plan: a ready plan, instead of solver, steps and grid.
+        plan: a ready plan of the model's path, instead of solver, steps, grid and options.
         dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
         device: where to draw noise given as a shape; by default the network's.
         executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an ``ode.Window`` solves many
@@ -135,8 +139,10 @@ def sample(
     Returns the final state, in the state's dtype, or a ``Sample``.
     Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
     """
-    chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
+    chosen = chosen_plan(model, plan, solver, steps, grid, options)
+    check_start(chosen, model, noise)
     kind, density = kind_of(log_prob), None
+    check_executor(executor)
     check_gradients(adjoint, executor or kind, params, last)
     refuse_lost("the start", (noise, state), adjoint)
     if kind and executor is not None:
@@ -198,7 +204,7 @@ def iterate(
     model: Model,
     noise: Noise | None = None,
     solver: SolverLike | None = None,
-    steps: int = 10,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     seed: int | None = None,
@@ -216,8 +222,10 @@ def iterate(
     has the mean, standard deviation and log-probability of what it drew, from the same pass over memory, as those need
     who train on samplers (Black et al. 2024, DDPO). Raises PlanError where the steps are not a mean plus one Gaussian draw.
     """
-    chosen = plan if plan is not None else plan_for(model, solver, steps, grid, options)
+    chosen = chosen_plan(model, plan, solver, steps, grid, options)
+    check_start(chosen, model, noise)
     warn_of_training(model.net)
+    refuse_lost("the start", (noise, state), None)
     if seed is None and chosen.streams:
         seed = fresh_seed()
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
@@ -232,8 +240,10 @@ def iterate(
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
+    check_model(model)
     found = shaped(saved, Saved, SAVED, texts=True)
     restored = Plan.from_json(found.plan, model.path)
+    check_path(restored, model.path, "the saved plan")
     dtype = getattr(torch, found.dtypes[0])
     warn_of_training(model.net)
     program = lower(restored, model.path, model.reading_for(dtype), found.observe, found.stats)
@@ -245,7 +255,7 @@ def invert(
     model: Model,
     x: Tensor,
     solver: SolverLike = "ddim",
-    steps: int = 50,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     batch: int | None = None,
@@ -254,8 +264,10 @@ def invert(
     """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
 
     x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at the noise end. Divide by
-    ``model.path.prior_std`` for unit noise.
+    ``model.path.prior_std`` for unit noise. ``steps`` are 50 by default, or those of a list of times, which go from the
+    noise to the data as for ``ode.sample``.
     """
+    steps = INVERSION if steps is None and not is_listed(grid) else steps
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
     return sample(model, state=x, plan=chosen, batch=batch)
 

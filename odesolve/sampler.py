@@ -8,10 +8,11 @@ from torch import Tensor
 from odesolve import run
 from odesolve.chunks import Chunks, size_of
 from odesolve.errors import OdesolveError
-from odesolve.execute import execute, program_for
+from odesolve.execute import check_executor, execute, program_for
+from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.keywords import door
-from odesolve.model_plan import plan_for
+from odesolve.model_plan import check_start, chosen_plan
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
@@ -33,7 +34,7 @@ class Sampler:
         self,
         model: Model,
         solver: SolverLike | None = None,
-        steps: int = 10,
+        steps: int | None = None,
         grid: GridLike | None = None,
         *,
         plan: Plan | None = None,
@@ -44,10 +45,11 @@ class Sampler:
     ):
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
+        self.plan = chosen_plan(model, plan, solver, steps, grid, options)
+        check_executor(executor)
         warn_of_training(model.net)
         self.model, self.dtype, self.executor = model, dtype, executor
         self.batch = None if batch is None else size_of(batch)
-        self.plan = plan if plan is not None else plan_for(model, solver, steps, grid, options)
         self.program = program_for(model, self.plan, dtype, executor)
         self.stochastic = self.program.stochastic
         assert self.program.table  # made now: a compiler need not trace how
@@ -79,6 +81,8 @@ class Sampler:
         ids: Ids | None,
         device: torch.device | str | None,
     ) -> Tensor:
+        refuse_lost("the start", (noise, state), None)
+        check_start(self.plan, model, noise)
         x = start(model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
         keys = keys_of(x.shape[0], seed, ids, x.device) if self.stochastic else None
         return execute(model, self.program, x, keys, self.executor, own=state is None)

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.arguments import SYNC, length, tolerance
+from odesolve.adaptive.arguments import SYNC, check_settings, length, tolerances
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.times import shared_times
+from odesolve.adaptive.times import check_resolved, shared_times
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.convention import time_first
 from odesolve.equation_solvers import sde_solver
 from odesolve.errors import OdesolveError
+from odesolve.given import real, switch, whole
 from odesolve.graphs import refuse_lost
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
@@ -37,6 +38,7 @@ from odesolve.watched import unwatched
 
 NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged", MAX_CALLS: "max_calls"}
 DEFAULT_STEPS = 100
+MAX_STEPS = 10**8
 # The error of a step is random: one that happens to be small says little of the next. At tolerances from 1e-2 to 1e-4 in a
 # double well the elementary controller rejects a third of the attempts and makes 4 times the error at 0.85 of the cost.
 CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
@@ -140,14 +142,19 @@ def solve_sde(
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
     """
+    check_settings(max_steps, controller, None, args, compact=compact, progress=progress)
+    _check_noise(tree, dtype, g)
     solver = sde_solver(solver)
     chosen, step = choose(solver, noise, calculus)
+    if params is not None and adjoint is None:
+        raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
     refuse_lost("y0", y0, adjoint)
     asked = _steady(f, g)
     drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
     times = shared_times(t, adjoint is not None)
+    check_resolved(times, drift.start.dtype, 1 if steps is None else whole("steps", steps, 1, MAX_STEPS))
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     eq = Equation(drift, asked[1], noise, keys)
@@ -168,20 +175,24 @@ def solve_sde(
         if adjoint is not None:
             request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
             return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
-        if params is not None:
-            raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
         with torch.no_grad():
             return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
+
+
+def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
+    if not isinstance(tree, BrownianPath):
+        switch("tree", tree)
+    if dtype not in (None, torch.float32, torch.float64, torch.complex64, torch.complex128):
+        raise OdesolveError(f"dtype={dtype!r}: states are torch.float32 or torch.float64, or complex of such parts")
+    if isinstance(g, int | float):
+        real("g", g, "a finite number, or a function g(t, y)")
 
 
 def _count(steps: Any, max_calls: int | None) -> int:
     """How many steps lie between two of the times."""
     if max_calls is not None:
         raise OdesolveError(f"max_calls={max_calls} without rtol: so many steps take what they take, leave it out")
-    count = DEFAULT_STEPS if steps is None else steps
-    if not isinstance(count, int) or count < 1:
-        raise OdesolveError(f"steps={steps!r}: give how many steps lie between two of the times, at least 1")
-    return count
+    return DEFAULT_STEPS if steps is None else whole("steps", steps, 1, MAX_STEPS)
 
 
 def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
@@ -257,10 +268,7 @@ def _control(
     compact: bool,
 ) -> Control:
     span = abs(times[-1] - times[0])
-    scales = [
-        tolerance(k, default if v is None else v, drift)
-        for k, v, default in (("rtol", rtol, 1e-3), ("atol", atol, 1e-6))
-    ]
+    scales = tolerances(1e-3 if rtol is None else rtol, 1e-6 if atol is None else atol, drift)
     first = 0.01 * span if first_step is None else length("first_step", first_step)
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.adaptive.arguments import check_settings
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift, State
@@ -121,11 +122,9 @@ def solve(
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
     """
+    check_settings(max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress)
     times, problem, solver = output_times(t), None, ode_solver(solver, steps is not None)
-    if steps is not None and max_calls is not None:
-        raise OdesolveError(
-            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
-        )
+    _check_calls(steps, max_calls)
     check_mode(adjoint, steps, (params, adjoint_options))
     refuse_lost("y0", y0, adjoint)
     events = tuple(e.shielded() for e in listed(events))
@@ -158,6 +157,13 @@ def solve(
 def _steady(f: Callable[..., Any]) -> Steady:
     time_first(f)
     return Steady(f)
+
+
+def _check_calls(steps: Any, max_calls: int | None) -> None:
+    if steps is not None and max_calls is not None:
+        raise OdesolveError(
+            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
+        )
 
 
 def _counted(found: Solution, steady: Steady) -> Solution:

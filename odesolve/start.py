@@ -10,8 +10,9 @@ from torch import Tensor
 
 from odesolve import noise
 from odesolve.errors import OdesolveError
+from odesolve.given import device_of, refuse_loose, short, whole
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import Ids, keys_of
+from odesolve.keys import Ids, check_keys, keys_of
 from odesolve.models import Model
 
 Noise = Tensor | Sequence[int]
@@ -28,14 +29,19 @@ def start(
     if (given is None) == (state is None):
         raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
     x = state if state is not None else given
-    if not isinstance(x, Tensor):
+    if isinstance(x, Tensor):
+        refuse_loose("the start", x)
+        check_keys(x.shape[0] if x.dim() else 0, *key)
+    else:
         x = draw(model, x, key[0], dtype, device, key[1])
     if not x.is_floating_point() or x.dim() == 0:
         raise OdesolveError(f"the start is {x.dtype} of shape {tuple(x.shape)}: give floats of shape (B, ...)")
-    wide = dtype or torch.promote_types(x.dtype, torch.float32)
+    wide = dtype or (x.dtype if x.dtype == torch.float64 else torch.float32)
     if wide not in (torch.float32, torch.float64):
         raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
     x = x.to(wide)
+    if check and x.is_meta:
+        raise OdesolveError("the start is on the meta device, without numbers: give a tensor that has some")
     if check and not bool(torch.isfinite(x).all()):
         raise OdesolveError("the start holds NaN or infinity: give finite values")
     return x if state is not None else x * model.path.start_std(t)
@@ -50,6 +56,9 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
     if device is None:
         parameter = next(iter(model.net.parameters()), None) if isinstance(model.net, torch.nn.Module) else None
         device = parameter.device if parameter is not None else "cpu"
+    device = device_of(device)
+    if dtype not in (None, torch.float32, torch.float64):
+        raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
     out = torch.empty(size, dtype=dtype or torch.float32, device=device)
     normal(out, keys_of(size[0], seed, ids, out.device), noise.START)
     return out
@@ -58,11 +67,11 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
 def shape_of(shape: Any) -> torch.Size:
     """The shape (B, ...) that noise is asked for by. Raises OdesolveError for what is none."""
     try:
-        size = torch.empty(tuple(shape), device="meta").shape  # whole numbers of at least 0
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise OdesolveError(f"noise is {shape!r}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
+        size = torch.Size([whole("noise", n) for n in shape])
+    except (TypeError, OdesolveError) as e:
+        raise OdesolveError(f"noise is {short(shape)}: give a tensor, or a shape such as (16, 3, 32, 32)") from e
     if not size:
         raise OdesolveError(
-            f"noise is {shape!r}: give a shape with the number of samples first, such as (16, 3, 32, 32)"
+            f"noise is {short(shape)}: give a shape with the number of samples first, such as (16, 3, 32, 32)"
         )
     return size

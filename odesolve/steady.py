@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from odesolve.errors import OdesolveError, warn
+from odesolve.given import is_whole, refuse_loose
 from odesolve.kernels.dispatch import transformed
 from odesolve.within import modules_within
 
@@ -66,6 +67,7 @@ class Steady:
         early = [self._again(question if mixed is None else mixed)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
+        self._refuse_loose(out)
         drew = draws(self.module) or before != _generators(question)
         if not drew and not self.always:
             return out
@@ -125,9 +127,17 @@ class Steady:
         out = self.f(
             *again, **named
         )  # in the same mode: attention takes other ways, and other roundings, without gradients
+        self._refuse_loose(out)
         return pytree.tree_map(
             lambda x: x.detach().clone() if isinstance(x, Tensor) else x, out
         )  # of one buffer, maybe
+
+    def _refuse_loose(self, out: Any) -> None:
+        for x in pytree.tree_leaves(out):
+            if isinstance(x, Tensor):
+                refuse_loose(f"what {self.name} returned", x)
+                if x.is_meta:
+                    raise OdesolveError(f"what {self.name} returned is on the meta device, without numbers: move it")
 
     def _of_samples(self, question: Any) -> Any:
         """The question for the first ``batch`` samples."""
@@ -198,9 +208,9 @@ def budget(max_calls: int | None) -> float:
     """The evaluations that a sample may take, infinite for None. Raises OdesolveError for no positive whole number."""
     if max_calls is None:
         return math.inf
-    if isinstance(max_calls, bool) or not isinstance(max_calls, int) or max_calls < 1:
+    if not is_whole(max_calls, 1):
         raise OdesolveError(f"max_calls={max_calls!r}: give how many evaluations a sample may take, at least 1")
-    return max_calls
+    return int(max_calls)
 
 
 def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[Any, Steady]:

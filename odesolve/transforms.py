@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import real
 from odesolve.kernels.dispatch import inner, quantile
 from odesolve.scales import Schedule, column, cut
 from odesolve.watched import watching
@@ -116,10 +117,9 @@ ROWS = (Known, CFGRescale)  # transforms that hold something for each sample
 
 def data_transforms(clip: float | None, threshold: float | None) -> dict[str, Callable[..., Tensor]]:
     """Functions by name for a model's ``clip`` and ``threshold``. Raises OdesolveError outside their ranges."""
-    if clip is not None and not clip > 0:
-        raise OdesolveError(f"clip={clip}: give the largest |x0|, a positive number")
+    if clip is not None:
+        clip = real("clip", clip, "the largest |x0|, a positive number", above=0.0)
     if threshold is not None:
-        if not 0 < threshold <= 1:
-            raise OdesolveError(f"threshold={threshold}: give a quantile of |x0|, such as 0.995")
+        threshold = real("threshold", threshold, "a quantile of |x0|, such as 0.995", 0.0, 1.0, above=0.0)
         return {"threshold": Threshold(threshold, clip or 1.0)}
     return {"clip": Clip(clip)} if clip is not None else {}

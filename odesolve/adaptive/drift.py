@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.callee import Callee
 from odesolve.convention import reason
 from odesolve.errors import OdesolveError
+from odesolve.given import refuse_loose
 from odesolve.graphs import Followed
 from odesolve.pairing import converted, numbers, pairs, real_type
 from odesolve.watched import refuse_inside
@@ -90,12 +91,16 @@ class Drift:
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
         """f at times in the form of ``time`` and a state (B, ...); the result has memory of its own."""
         out = self._answer(t, y, self.args if args is None else args)
-        if self.plain and type(out) is Tensor and out.shape == y.shape and out.dtype is y.dtype:
+        strided = type(out) is Tensor and out.layout is torch.strided and not out.is_nested
+        if self.plain and strided and out.shape == y.shape and out.dtype is y.dtype:
             return out
         return self._fitted(out, y)
 
     def _fitted(self, out: Any, y: Tensor) -> Tensor:
         """What f returned in the form of y. Raises OdesolveError where it does not fit."""
+        for x in _pieces(out)[1]:
+            if isinstance(x, Tensor):
+                refuse_loose("what f returned", x)
         if self.keys is not None:
             return self._pack(out, y)
         tail = self.tails[0]
@@ -177,6 +182,8 @@ def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
 def _check(y0: Any, pieces: list[Any]) -> None:
     if not pieces or not all(isinstance(y, Tensor) for y in pieces):
         raise OdesolveError(f"y0 is {y0!r}: give a tensor, or a tuple, list or dict of tensors")
+    for y in pieces:
+        refuse_loose("y0", y)
     kinds = {(real_type(y.dtype), y.device) for y in pieces}
     if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
         given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
@@ -184,5 +191,7 @@ def _check(y0: Any, pieces: list[Any]) -> None:
             f"y0 has {given}: give float32 or float64 tensors, or complex ones of such parts, all of one type but for "
             "that and on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
         )
+    if any(y.is_meta for y in pieces):
+        raise OdesolveError("y0 is on the meta device, without numbers: give a tensor that has some")
     if any(y.numel() == 0 for y in pieces):
         raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")

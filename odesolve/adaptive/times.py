@@ -13,9 +13,11 @@ from torch import Tensor
 from odesolve.adaptive.drift import Drift
 from odesolve.errors import OdesolveError
 from odesolve.given import numbers
+from odesolve.kernels.control import RESOLUTION
 
 Time = float | Tensor  # of all samples, or one a sample (B,)
 Times = Sequence[float] | Tensor  # of all samples, or (n, B), where row i holds the i-th time of every sample
+SPAN = 2.0  # shortest steps that a solve has at least
 EXPECTED = "two or more times that rise or fall, such as (0.0, 1.0)"
 
 
@@ -65,8 +67,26 @@ def shared_times(t: Any, recorded: bool) -> list[float]:
     return list(times)
 
 
+def check_resolved(times: Times, dtype: torch.dtype, steps: int = 1) -> None:
+    """Raise OdesolveError for times that a state's type does not hold, or a span that float64 does not cut into steps."""
+    given = torch.as_tensor(times, dtype=torch.float64)
+    largest, span = given.abs().amax(0).reshape(-1), (given[-1] - given[0]).abs().reshape(-1)
+    if float(largest.max()) > torch.finfo(dtype).max:
+        held = f"t reaches {float(largest.max()):g}, which {dtype} does not hold"
+        raise OdesolveError(f"{held}: give y0 in float64, or time in larger units")
+    short = span < SPAN * steps * RESOLUTION * largest
+    if bool(short.any()):
+        size, at = float(span[short][0]), float(largest[short][0])
+        raise OdesolveError(
+            f"t goes by {size:g} at t={at:g}, where float64 resolves steps of {RESOLUTION * at:.2g}: give times from 0 on, and "
+            "let f add the first"
+        )
+
+
 def fitted(times: Times, drift: Drift) -> Times:
-    """Times on the device of a state. Raises OdesolveError unless those of each sample's own are as many as samples."""
+    """Times on the device of a state. Raises OdesolveError unless those of each sample's own are as many as samples, and
+    for times that a solve cannot resolve."""
+    check_resolved(times, drift.start.dtype)
     if not isinstance(times, Tensor):
         return times
     count, rows = times.shape

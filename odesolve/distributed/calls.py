@@ -16,7 +16,7 @@ from odesolve.distributed.ranks import agreed, cut, mine, together
 from odesolve.distributed.ranks import mesh as all_ranks
 from odesolve.distributed.spread import spread
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.keys import Ids, fresh_seed
+from odesolve.keys import Ids, fresh_seed, ids_of, seed_of
 from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob as solve_log_prob
@@ -42,10 +42,8 @@ class Part:
         self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
         self.sizes = cut(batch, self.data.size())
         self.rows = mine(batch, self.data.size(), self.data.get_local_rank())
-        self.seed = agreed(fresh_seed() if seed is None else seed, self.device)
-        every = torch.arange(batch) if ids is None else torch.as_tensor(ids)
-        if every.shape != (batch,):
-            raise OdesolveError(f"ids have shape {tuple(every.shape)} for a batch of {batch}: give one a sample")
+        self.seed = agreed(fresh_seed() if seed is None else seed_of(seed), self.device)
+        every = torch.arange(batch) if ids is None else ids_of(batch, ids)
         self.ids = every.cpu()[self.rows]
         self.model = model
         if isinstance(model, Model):

@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from odesolve.errors import OdesolveError
+from odesolve.kernels.philox import signed
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
@@ -62,9 +63,9 @@ def mine(batch: int, ranks: int, rank: int) -> Tensor:
 
 def agreed(seed: int, device: torch.device | str, group: Any = None) -> int:
     """The first rank's seed, on every rank."""
-    held = torch.tensor([seed], dtype=torch.int64, device=device)
+    held = torch.tensor([signed(seed)], dtype=torch.int64, device=device)
     dist.broadcast(held, group=group, group_src=0)
-    return int(held)
+    return int(held) % 2**64
 
 
 def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[Tensor]:

@@ -22,7 +22,7 @@ from odesolve.jobs.work import Parts, work
 from odesolve.keywords import door
 from odesolve.labels import grid_label, solver_label
 from odesolve.log_prob import log_prob as solve_log_prob
-from odesolve.model_plan import plan_for
+from odesolve.model_plan import chosen_plan
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike
@@ -40,7 +40,7 @@ def sample(
     model: Model | ForIds,
     noise: Sequence[int],
     solver: SolverLike | None = None,
-    steps: int = 10,
+    steps: int | None = None,
     grid: GridLike | None = None,
     *,
     n: int,
@@ -82,7 +82,7 @@ def sample(
     n, first = asked.ids(n, first)
     like = _model_for(model, range(first, first + min(batch, n)))
     marks = Marks(model=like) if like is model else Marks(model=like, conditions=model)
-    chosen = plan if plan is not None else plan_for(like, solver, steps, grid, options)
+    chosen = chosen_plan(like, plan, solver, steps, grid, options)
     typed = (
         {"solver": chosen.solver, "steps": chosen.steps} if plan is not None else _typed(solver, steps, grid, options)
     )

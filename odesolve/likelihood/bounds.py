@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import real, refuse_loose, whole
+from odesolve.graphs import tells_lost
+from odesolve.grids import is_listed
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
@@ -62,6 +65,7 @@ class Bound:
 
 @door("ode.elbo")
 @unwatched
+@tells_lost(1, "x")
 @torch.no_grad()
 def elbo(
     model: Model,
@@ -108,21 +112,18 @@ def elbo(
     x = x.double() if model.dtype is not None or x.dtype == torch.float64 else x.float()
     decode = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
     draws = draws if draws is not None else DRAWS if of == "sde" else 1
-    if not isinstance(draws, int) or draws < 1:
-        raise OdesolveError(f"draws={draws!r}: give how many independent estimates are made, at least 1")
+    draws, evaluations = whole("draws", draws, 1), whole("evaluations", evaluations, 1)
     noise = _Noise(x, keys_of(len(x), seed, ids, x.device))
     if of == "sde":
         if steps is not None or grid is not None or terms is not None:
             raise OdesolveError('steps, grid and terms are of a chain: with of="sde" give evaluations=')
         return _sde(model, x, decode, evaluations, draws, noise, progress)
-    if steps is None and not isinstance(grid, (list, tuple, Tensor)):
+    if steps is None and not is_listed(grid):
         steps = model.path.training_steps or STEPS
     rule = "uniform" if grid is None and steps == model.path.training_steps else grid
-    plan = plan_for(model, "ddpm", steps or STEPS, rule, {})
+    plan = plan_for(model, "ddpm", STEPS if steps is None and not is_listed(rule) else steps, rule, {})
     chain = Chain(model, model.path.points(plan.grid), variance, decode, x.device)
-    count = chain.count if terms is None else terms
-    if not isinstance(count, int) or not 1 <= count <= chain.count:
-        raise OdesolveError(f"terms={terms!r}: give 1 to {chain.count}, the terms of this chain")
+    count = chain.count if terms is None else whole("terms", terms, 1, chain.count)
     return _chain(chain, x, count, draws, noise, progress)
 
 
@@ -147,7 +148,7 @@ def _chain(chain: Chain, x: Tensor, count: int, draws: int, noise: _Noise, progr
 
 
 def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int, noise: _Noise, progress) -> Bound:
-    each = evaluations // draws if isinstance(evaluations, int) else 0
+    each = evaluations // draws
     if each < 1:
         raise OdesolveError(f"evaluations={evaluations!r} for {draws} draws: give at least one a draw")
     path = model.path
@@ -168,8 +169,8 @@ def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int,
 def _bound(prior: Tensor, found: Tensor, steps: Tensor | None, x: Tensor, nfe: int, decode: Decoder) -> Bound:
     """``found`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
     draws, (between, last) = len(found), found.mean(0)
-    whole = found.sum(1)
-    stderr = whole.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)
+    sums = found.sum(1)
+    stderr = sums.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)
     value = -(prior + between + last)
     return Bound(value, stderr, prior, between, last, steps, x.shape[1:].numel(), nfe, decode.levels is not None)
 
@@ -202,8 +203,10 @@ def _tick(tick, noise: _Noise) -> None:
 def _check(model, x, of: str, variance: str, decoder: str, levels: int, low: float, high: float) -> None:
     if not isinstance(model, Model):
         raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of")
-    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0:
-        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    if isinstance(x, Tensor):
+        refuse_loose("x", x)
+    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0 or x.is_meta:
+        given = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
         raise OdesolveError(f"x is {given}: give floats of shape (B, ...)")
     for kind, given, known in (
         ("of", of, ("chain", "sde")),
@@ -216,8 +219,9 @@ def _check(model, x, of: str, variance: str, decoder: str, levels: int, low: flo
         raise OdesolveError(
             'variance="learned" is of a chain, by a network that says it: give Model(learned_variance=True)'
         )
+    whole("levels", levels, 2)
     if decoder == "discrete":
-        if not (isinstance(levels, int) and levels >= 2 and low < high):
+        if not real("low", low) < real("high", high):
             raise OdesolveError(f"levels={levels}, low={low}, high={high}: give at least 2 levels from low to high")
         if not bool(((x >= low) & (x <= high)).all()):
             raise OdesolveError(f"x leaves [{low}, {high}]: give low= and high= of its lowest and highest value")

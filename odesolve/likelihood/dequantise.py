@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole, real, refuse_loose, whole
 from odesolve.kernels import dispatch
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.keywords import door
@@ -20,6 +21,7 @@ from odesolve.log_prob import log_prob
 from odesolve.noise import DEQUANTISE
 from odesolve.watched import unwatched
 
+MOST = 2**24  # levels that float32 tells apart
 Noise = str | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -77,7 +79,7 @@ def dequantise(
 
     The result is float32, or float64 for float64 data. Raises OdesolveError for values off the levels.
     """
-    k = _whole(x, levels, low, high)
+    k, draw = _whole(x, levels, low, high), whole("draw", draw)
     z = torch.empty_like(k)
     dispatch.normal(z, keys_of(len(k), seed, ids, k.device), DEQUANTISE + draw)
     if noise == "uniform":
@@ -100,9 +102,11 @@ def dequantise(
 
 def _whole(x: Any, levels: int, low: float, high: float) -> Tensor:
     """The numbers k of the values, as floats."""
-    if levels < 2 or not high > low:
-        raise OdesolveError(f"levels={levels}, low={low}, high={high}: give at least 2 levels, and low below high")
-    if not isinstance(x, Tensor) or x.dim() < 2 or x.is_complex() or x.dtype == torch.bool:
+    if not is_whole(levels, 2) or levels > MOST or not real("high", high) > real("low", low):
+        raise OdesolveError(f"levels={levels!r}, low={low}, high={high}: give at least 2 levels, and low below high")
+    if isinstance(x, Tensor):
+        refuse_loose("x", x)
+    if not isinstance(x, Tensor) or x.is_meta or x.dim() < 2 or x.is_complex() or x.dtype == torch.bool:
         raise OdesolveError(f"x is {getattr(x, 'dtype', type(x).__name__)}: give whole numbers or floats (B, ...)")
     if not x.is_floating_point():
         k = x.to(torch.get_default_dtype())
@@ -175,8 +179,7 @@ def bits_per_dim(
 
     Raises OdesolveError for arguments that cannot be used.
     """
-    if draws < 1:
-        raise OdesolveError(f"draws={draws}: give at least 1")
+    draws = whole("draws", draws, 1)
     seed = fresh_seed() if seed is None else seed
     found, logs = [], []
     for draw in range(draws):

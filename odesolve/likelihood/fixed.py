@@ -26,7 +26,7 @@ SOLVER, GRID = "unipc_2", "karras"
 
 
 def encoding_plan(
-    model: Model, solver: SolverLike | None, steps: int, grid: GridLike | None, times: tuple[float, float] | None
+    model: Model, solver: SolverLike | None, steps: int | None, grid: GridLike | None, times: tuple[float, float] | None
 ) -> Plan:
     """The plan from the data to the noise, between these times or from ``t_min`` to the noise end: where sigma = 0 no data
     prediction says which way to go."""

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from odesolve.conditions import rows
 from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
+from odesolve.grids import is_listed
 from odesolve.keywords import door
+from odesolve.model_plan import closed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
 from odesolve.objectives.matching import Terms
 from odesolve.paths import Path
-from odesolve.planning import GridLike
+from odesolve.planning import GridLike, plan
 from odesolve.sample import sample
 from odesolve.start import Noise
 
@@ -78,13 +80,13 @@ class FlowMap:
     def sample(
         self,
         noise: Noise | None = None,
-        steps: int = 1,
+        steps: int | None = None,
         grid: GridLike = "uniform",
         *,
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Samples (B, ...) by one evaluation a step: ``ode.sample(flow_map.model, noise, "flow_map", steps, grid)``.
+        """Samples (B, ...) by one evaluation a step, 1 by default: ``ode.sample(flow_map.model, noise, "flow_map", 1, grid)``.
 
         Args:
             noise, steps, grid, options: as for ``ode.sample``; from a state at the data end, on a rising grid, it encodes.
@@ -92,7 +94,10 @@ class FlowMap:
 
         Raises what ``ode.sample`` does.
         """
-        return sample(self.model.given(**(cond or {})), noise, "flow_map", steps, grid, **options)
+        model, steps = self.model.given(**(cond or {})), 1 if steps is None and not is_listed(grid) else steps
+        flags = {name: options.pop(name) for name in ("afs", "tree", "reverse") if name in options}
+        chosen = plan("flow_map", model.path, steps, grid, closed=closed(model), snap=model.snap, **flags)
+        return sample(model, noise, plan=chosen, **options)
 
 
 def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

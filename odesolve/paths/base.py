@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import row
+from odesolve.given import real, row
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
@@ -278,6 +279,17 @@ class Flipped(Path):
 
     def spec(self) -> dict:
         return {"name": "Flipped", "base": self.base.spec()}
+
+
+def check_numbers(path: Path, **limits: float) -> None:
+    """Raise OdesolveError for a parameter of a path that is no finite number; ``limits`` are the largest of some."""
+    for field in dataclasses.fields(path):
+        given = getattr(path, field.name)
+        found = real(
+            f"{type(path).__name__} {field.name}", given, "a finite number", most=limits.get(field.name, math.inf)
+        )
+        if type(given) not in (int, float):
+            object.__setattr__(path, field.name, found)
 
 
 def require(condition: bool, message: str) -> None:

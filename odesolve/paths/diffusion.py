@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from odesolve.paths.base import Path, Time, as_time, require
+from odesolve.paths.base import Path, Time, as_time, check_numbers, require
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class _LinearBeta(Path):
     beta_max: float = 20.0
 
     def __post_init__(self):
+        check_numbers(self)
         given = f"beta_min={self.beta_min}, beta_max={self.beta_max}"
         require(0 < self.beta_min <= self.beta_max, f"{given}: give 0 < beta_min <= beta_max")
 
@@ -97,6 +98,7 @@ class Cosine(Path):
     t_clip: ClassVar[float | None] = 0.995
 
     def __post_init__(self):
+        check_numbers(self)
         require(self.offset >= 0, f"offset={self.offset}: give offset >= 0")
 
     @property
@@ -150,6 +152,7 @@ class VE(Path):
     family: ClassVar[str] = "exploding"
 
     def __post_init__(self):
+        check_numbers(self)
         given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
         require(0 < self.sigma_min < self.sigma_max, f"{given}: give 0 < sigma_min < sigma_max")
 
@@ -185,6 +188,7 @@ class EDM(Path):
     family: ClassVar[str] = "exploding"
 
     def __post_init__(self):
+        check_numbers(self)
         given = f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
         require(0 < self.sigma_min < self.sigma_max, f"{given}: give 0 < sigma_min < sigma_max")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from odesolve.given import row
+from odesolve.given import real, row
 from odesolve.paths.base import Path, Time, as_time, require
 
 LOWEST = 2.0**-24
@@ -31,7 +31,14 @@ class Discrete(Path):
 
     def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table", floor: float = LOWEST):
         table = row("alphas_cumprod", alphas_cumprod, "the N cumulative products of 1 - beta, (N,)")
+        require(
+            not getattr(alphas_cumprod, "requires_grad", False), "alphas_cumprod requires gradients: give its detach()"
+        )
+        require(isinstance(label, str), f"label={label!r}: give a name")
         require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
+        floor = real("floor", floor, "the smallest cumulative product to keep, between 0 and 1")
+        least = float(table.min())
+        require(not least < 0.0, f"alphas_cumprod hold {least:g}: give cumulative products, which are not negative")
         require(0 < floor < 1, f"floor={floor}: give the smallest cumulative product to keep, between 0 and 1")
         self._set(0.5 * torch.log(table.clamp_min(0.0)), label, floor)
 

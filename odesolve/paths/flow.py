@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from odesolve.paths.base import Path, Time, as_time, require
+from odesolve.paths.base import Path, Time, as_time, check_numbers, require
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Linear(Path):
     family: ClassVar[str] = "flow"
 
     def __post_init__(self):
+        check_numbers(self)
         require(0 <= self.sigma_min < 1, f"sigma_min={self.sigma_min}: give 0 <= sigma_min < 1")
 
     def alpha(self, t: Time) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole
+from odesolve.grids import MAX_STEPS, is_listed
 from odesolve.labels import grid_label, parse_grid, parse_label, solver_label
 from odesolve.lower import Program, lower
 from odesolve.model_plan import plan_for
@@ -107,14 +109,16 @@ def _cheap(name: str, afs: bool = False) -> str:
 
 def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
     """The candidate's plan on a model, lowered for a state of this dtype."""
-    plan = plan_for(model, candidate.solver, steps, candidate.grid, dict(candidate.options))
+    count = None if is_listed(candidate.grid) else steps
+    plan = plan_for(model, candidate.solver, count, candidate.grid, dict(candidate.options))
     return lower(plan, model.path, model.reading_for(dtype))
 
 
 def _refuse_noise(model: Model, candidate: Candidate) -> None:
     """Raise OdesolveError for a sampler that draws noise; one step to the data end draws none, so two are looked at."""
     try:
-        plan = plan_for(model, candidate.solver, 2, candidate.grid, dict(candidate.options))
+        few = None if is_listed(candidate.grid) else 2
+        plan = plan_for(model, candidate.solver, few, candidate.grid, dict(candidate.options))
     except OdesolveError:
         return  # what is wrong with it is said where its steps are chosen
     if plan.streams:
@@ -162,7 +166,7 @@ def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) ->
 
 def numbers(budgets: int | Sequence[int]) -> list[int]:
     """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless all are positive."""
-    given = [budgets] if isinstance(budgets, int) else list(budgets)
-    if not given or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in given):
+    given = list(budgets) if isinstance(budgets, Sequence) and not isinstance(budgets, str) else [budgets]
+    if not given or not all(is_whole(n, 1) and n <= MAX_STEPS for n in given):
         raise OdesolveError(f"nfe={budgets!r}: give whole numbers of network evaluations, such as (5, 10, 20)")
     return sorted(set(given))

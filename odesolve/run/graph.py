@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
+from odesolve.given import refuse_loose, whole
 from odesolve.kernels.dispatch import combine_row
 from odesolve.lower import Call, Program
 from odesolve.run.loop import Network
@@ -34,6 +36,15 @@ class Graph:
     cast = True
 
     def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 3):
+        for name, count, least in (("steps", steps, 1), ("states", states, 1), ("streams", streams, 0)):
+            whole(name, count, least)
+        if not hasattr(model, "settled"):
+            raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)")
+        if not isinstance(like, Tensor) or like.dtype not in (torch.float32, torch.float64):
+            raise OdesolveError(
+                f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or float64 state (B, ...)"
+            )
+        refuse_loose("like", like)
         self.model, self.like = model.settled(), like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self.reason: str | None = None

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole, real, switch, whole
 from odesolve.lower import Program
 from odesolve.plan import Plan
+from odesolve.plan_path import check_path
 from odesolve.recurrence import recurrence
 from odesolve.run.replay import Replay
 from odesolve.run.sweeps import Sweeps
@@ -73,19 +75,22 @@ class Window:
         stride: int | None = None,
         spread: float = 0.5,
     ):
-        if size is not None and size < 1:
-            raise OdesolveError(f"size={size}: a window holds at least 1 call, or None for all")
-        if not tolerance > 0.0:
-            raise OdesolveError(
-                f"tolerance={tolerance}: give a number above 0, or exact=True for the sequential result"
-            )
+        if size is not None and not is_whole(size, 1):
+            raise OdesolveError(f"size={size!r}: a window holds at least 1 call, or None for all")
+        real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
+        exact = switch("exact", exact)
         if acceleration not in ACCELERATIONS:
             raise OdesolveError(f"acceleration={acceleration!r}: choose from 'secant', 'anderson' and None")
         if exact and (coarse is not None or acceleration == "anderson"):
             given = "coarse" if coarse is not None else "acceleration='anderson'"
             raise OdesolveError(f"exact=True goes through the plan's own rows and has no {given}: leave it out")
-        if stride is not None and stride < 1:
-            raise OdesolveError(f"stride={stride}: give at least 1")
+        if stride is not None:
+            whole("stride", stride, 1)
+        real("spread", spread, "the standard deviation of the data, at least 0", 0.0)
+        if not isinstance(coarse, Plan | None):
+            raise OdesolveError(
+                f"coarse={coarse!r}: give a plan of few steps, such as ode.plan('ddim', path, 5), or None"
+            )
         self.size, self.tolerance, self.exact, self.acceleration = size, tolerance, exact, acceleration
         self.coarse, self.stride, self.spread = coarse, stride, spread
         self.report: Report | None = None
@@ -100,6 +105,8 @@ class Window:
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
         """The program's result from the start x (B, ...); see ``run.executor.Executor``."""
+        if self.coarse is not None and model is not None:
+            check_path(self.coarse, model.path, "coarse")
         found = recurrence(program.plan)
         why = "exact=True" if self.exact else found if isinstance(found, str) else None
         solve = (

@@ -37,7 +37,8 @@ def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> L
 def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point]:
     """For every step the point that its state is raised to: (1 + gamma) rho, at most the noise end of the path."""
     if s_churn < 0.0 or s_tmin > s_tmax:
-        raise PlanError(f"{w.solver}: give s_churn >= 0 and s_tmin <= s_tmax")
+        given = f"s_churn={s_churn!r}, s_tmin={s_tmin!r}, s_tmax={s_tmax!r}"
+        raise PlanError(f"{w.solver}: {given}: give s_churn >= 0 and s_tmin <= s_tmax")
     towards_data(w)
     top = w.path.point(w.path.t_noise).rho
     gamma = min(s_churn / len(w.steps), math.sqrt(2.0) - 1.0)

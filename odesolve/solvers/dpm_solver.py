@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from odesolve.errors import PlanError
 from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
@@ -18,6 +19,12 @@ Land = Callable[[Point, Linear], Linear]
 def inner_lam(r: float):
     """Locator of the half log-SNR at the fraction r of a step; NaN where the step is infinite."""
     return lambda s, t: math.nan if singular(s, t) else s.lam + r * (t.lam - s.lam)
+
+
+def check_fraction(w: Writer, r: float, last: bool = False) -> None:
+    """Raise PlanError unless a stage lies inside its step, or with ``last`` at its end."""
+    if not (0.0 < r < 1.0 or (last and r == 1.0)):
+        raise PlanError(f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1")
 
 
 @solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
@@ -48,6 +55,7 @@ def dpm_solver_1(w: Writer) -> None:
 def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
     """DPM-Solver-2: one stage at the fraction r of the step in log-SNR; r = 1/2 is k-diffusion's dpm_2."""
     x = w.start
+    check_fraction(w, r, last=True)
     for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
         x, _ = second_order_step(w, s, m, t, x, r)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from odesolve.errors import PlanError
 from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.adams import check_start
-from odesolve.solvers.dpm_solver import inner_lam
+from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import data_row, first_order, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
@@ -46,6 +47,7 @@ def midpoint_row(s: Point, t: Point, x: Linear, mix: Linear) -> Linear:
 @solver("dpmpp_2s", 2, 2, "Lu et al. 2022b (DPM-Solver++), Algorithm 1")
 def dpmpp_2s(w: Writer, *, r: float = 0.5) -> None:
     """DPM-Solver++(2S): one stage at the fraction r of the step in log-SNR."""
+    check_fraction(w, r, last=True)
     x = w.start
     for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
         x = midpoint_step(w, s, m, t, x, w.data(x, s), r)
@@ -98,6 +100,8 @@ def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = Fal
 
     ``second`` is the rule of the second step: "midpoint" (diffusers) or "heun" (k-diffusion).
     """
+    if second not in ("midpoint", "heun"):
+        raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
     x, nodes = w.start, []
     for i, (s, t) in enumerate(w.steps):
         nodes = [n for n in [(s, w.data(x, s)), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:3]

@@ -68,7 +68,8 @@ def predictor_corrector(
     if predictor not in PREDICTORS:
         raise unknown("predictor", predictor, PREDICTORS)
     if corrections < 0 or not snr > 0.0:
-        raise PlanError(f"{w.solver}: give corrections >= 0 and snr > 0")
+        raise PlanError(f"{w.solver}: corrections={corrections!r}, snr={snr!r}: give corrections >= 0 and snr > 0")
+    w.check_room("corrections", corrections)
     towards_data(w)
     x = w.start
     for s, t in w.steps:
@@ -95,7 +96,8 @@ def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
     ends with the data prediction (Jolicoeur-Martineau et al. 2021), which takes one evaluation more.
     """
     if each < 1 or not 0.0 < step < 1.0:
-        raise PlanError(f"{w.solver}: give each >= 1 and 0 < step < 1")
+        raise PlanError(f"{w.solver}: each={each!r}, step={step!r}: give each >= 1 and 0 < step < 1")
+    w.check_room("each", each)
     towards_data(w)
     x = w.start
     for s, t in w.steps:

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from odesolve.errors import UnknownOption, unknown
+from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
+from odesolve.given import real, switch, whole
+
+# Options that are numbers of at least 0, and those that may be infinite.
+LEVELS = ("eta", "tau", "s_noise", "s_churn", "s_tmin", "s_tmax", "floor", "snr", "step", "r")
+BOUNDS = ("s_tmax", "s_churn")
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,32 @@ class Solver:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise OdesolveError for an option that this solver does not take."""
+        """Raise OdesolveError for an option that this solver does not take, or a value that is none of its kind."""
         for name in options:
             if name not in self.options:
                 takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
                 told = f"solver {self.name!r} got an option {name!r}; it takes {takes}"
                 raise UnknownOption(told, name, (*self.options, "afs", "tree"))
+            check_option(f"{self.name}: {name}", name, options[name], self.options[name])
+
+
+def check_option(label: str, name: str, given: Any, default: Any) -> None:
+    """Raise OdesolveError for a value of another kind than the option's default, or a negative level."""
+    if isinstance(default, bool):
+        switch(label, given)
+    elif isinstance(default, int):
+        whole(label, given)
+    elif isinstance(default, float):
+        if name in ("eta", "tau"):
+            given = real(label, given, "a noise level, 0 (the ODE), 1 (the reverse SDE) or between")
+            if given < 0.0:
+                raise PlanError(f"{label}={given} is no noise level: give 0 (the ODE), 1 (the reverse SDE) or between")
+        elif name in LEVELS:
+            real(label, given, "a number of at least 0", 0.0, infinite=name in BOUNDS)
+        else:
+            real(label, given)
+    elif isinstance(default, str) and not isinstance(given, str) and not callable(given):
+        raise OdesolveError(f"{label}={given!r}: give a name such as {default!r}")
 
 
 class Registry(dict[str, Solver]):

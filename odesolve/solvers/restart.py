@@ -41,8 +41,11 @@ def _rounds(w: Writer, segments: Segments) -> dict[int, list[list[Point]]]:
     """For the index of a step the ways back that follow it: their points from t_max down."""
     top = w.path.point(w.path.t_noise).rho
     rounds: dict[int, list[list[Point]]] = defaultdict(list)
+    if not isinstance(segments, tuple):
+        raise PlanError(f"{w.solver}: segments={segments!r}: give {{t_min: (steps, times, t_max)}}")
     for segment in segments:
         low, steps, times, high = _checked(w, segment, top)
+        w.check_room("segments", steps * times)
         ends = [(abs(t.rho - low), i) for i, (_, t) in enumerate(w.steps) if 0 < t.rho < high]
         if ends:
             index = min(ends)[1]

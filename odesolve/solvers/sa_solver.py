@@ -46,8 +46,11 @@ def sa_solver(
     ``taper`` lowers the order towards the last step, which is not corrected.
     """
     check_level(w, "tau", tau)
+    if s_tmin > s_tmax:
+        raise PlanError(f"{w.solver}: s_tmin={s_tmin!r}, s_tmax={s_tmax!r}: give s_tmin <= s_tmax")
     if predictor not in (1, 2, 3, 4) or corrector not in (0, 1, 2, 3, 4):
-        raise PlanError(f"{w.solver}: give predictor from 1 to 4 and corrector from 0 (none) to 4")
+        given = f"predictor={predictor!r}, corrector={corrector!r}"
+        raise PlanError(f"{w.solver}: {given}: give predictor from 1 to 4 and corrector from 0 (none) to 4")
     x, nodes, previous, count = w.start, [], None, len(w.steps)
     for i, (s, t) in enumerate(w.steps):
         data = w.data(x, s)

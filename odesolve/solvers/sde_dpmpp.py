@@ -7,7 +7,7 @@ import math
 from odesolve.errors import PlanError
 from odesolve.instructions import Linear
 from odesolve.paths import Point
-from odesolve.solvers.dpm_solver import inner_lam
+from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import noise_of, phi, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import (
@@ -30,12 +30,6 @@ def check_level(w: Writer, name: str, value: float) -> None:
         )
 
 
-def check_fraction(w: Writer, r: float, last: bool = False) -> None:
-    """Raise PlanError unless a stage lies inside its step, or with ``last`` at its end."""
-    if not (0.0 < r < 1.0 or (last and r == 1.0)):
-        raise PlanError(f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1")
-
-
 @solver(
     "sde_dpmpp_1", 1, 1, "Lu et al. 2022b (DPM-Solver++), SDE form; Gonzalez et al. 2023 (SEEDS-1)", stochastic=True
 )
@@ -56,7 +50,7 @@ def dpmpp_2m_sde(w: Writer, *, eta: float = 1.0, second: str = "midpoint", s_noi
     """
     check_level(w, "eta", eta)
     if second not in ("midpoint", "heun"):
-        raise PlanError(f"{w.solver}: give second='midpoint' or 'heun'")
+        raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
     x, last = w.start, []
     for s, t in w.steps:
         node = (s, w.data(x, s))
@@ -148,5 +142,5 @@ def sde_dpm_solver_1(w: Writer) -> None:
 def sde_dpm_solver_2m(w: Writer, *, second: str = "midpoint") -> None:
     """SDE-DPM-Solver-2M on the noise prediction; ``second`` is as in dpmpp_2m_sde."""
     if second not in ("midpoint", "heun"):
-        raise PlanError(f"{w.solver}: give second='midpoint' or 'heun'")
+        raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
     _noise_form(w, second)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from odesolve.errors import PlanError
 from odesolve.instructions import Linear
 from odesolve.paths import Point
-from odesolve.solvers.dpm_solver import inner_lam
+from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import phi, singular
 from odesolve.solvers.registry import solver
-from odesolve.solvers.sde_dpmpp import check_fraction, check_level
+from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.stochastic import tau_mean, tau_noise
 from odesolve.solvers.writer import Writer
 
@@ -22,7 +22,7 @@ def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpo
     check_level(w, "eta", eta)
     check_fraction(w, r, last=True)
     if second not in ("midpoint", "heun"):
-        raise PlanError(f"{w.solver}: give second='midpoint' or 'heun'")
+        raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
     x, exact = w.start, s_noise == 1.0
     for (s, t), m in zip(w.steps, w.between(inner_lam(r)) if r < 1.0 else w.points[1:], strict=True):
         data = w.data(x, s)

@@ -15,6 +15,8 @@ from odesolve.paths import Path, Point
 from odesolve.plan import Plan
 from odesolve.solvers.draws import Cells, Noise, OnePath
 
+MAX_EVALUATIONS = 100_000
+
 
 class Writer:
     """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values and records rows.
@@ -44,6 +46,14 @@ class Writer:
         self.tables: dict[str, list] = {}
         self._instructions: list[Instruction] = []
         self._done = self._stages = self._evaluations = self._kept = 0
+
+    def check_room(self, name: str, more: int) -> None:
+        """Raise PlanError where so many evaluations a step are more than a plan holds."""
+        if more * len(self.steps) > MAX_EVALUATIONS:
+            raise PlanError(
+                f"{self.solver}: {name} makes {more} evaluations a step for {len(self.steps)} steps: give fewer, at most "
+                f"{MAX_EVALUATIONS} together"
+            )
 
     def between(self, locate: Callable[[Point, Point], float]) -> list[Point]:
         """A point inside every step; ``locate`` gives its lambda (NaN where the step has none)."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole
 from odesolve.trace.draws import frames, waves
 from odesolve.trace.exact import Exact
 from odesolve.trace.fourier import Pairs, of_pairs
@@ -32,8 +33,8 @@ class Auto:
     products: int = 16
 
     def __post_init__(self):
-        if self.products < 4 or self.products % 2:
-            raise OdesolveError(f"products={self.products}: give an even number, at least 4")
+        if not is_whole(self.products, 1) or self.products < 4 or self.products % 2:
+            raise OdesolveError(f"products={self.products!r}: give an even number, at least 4")
 
     def __str__(self) -> str:
         return f"auto({self.products})"

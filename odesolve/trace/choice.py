@@ -31,7 +31,7 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
     are not.
     """
     if not isinstance(name, str):
-        if not hasattr(name, "begin"):
+        if not hasattr(name, "begin") or isinstance(name, type):
             raise OdesolveError(f"trace={name!r}: give a name such as 'auto', or an estimator such as trace.XTrace(24)")
         return name
     if not isinstance(products, int) or products < 1:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.forward import own_error, pushed_many
+from odesolve.given import is_whole
 from odesolve.trace.linearised import Field, Linearised, check_shape
 from odesolve.watched import Watched
 
@@ -31,8 +32,8 @@ class Exact:
     def __post_init__(self):
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
-        if self.block is not None and self.block < 1:
-            raise OdesolveError(f"block={self.block}: give the number of unit vectors in one pass, at least 1")
+        if self.block is not None and not (is_whole(self.block, 1) and self.block < 2**31):
+            raise OdesolveError(f"block={self.block!r}: give the number of unit vectors in one pass, at least 1")
 
     def __str__(self) -> str:
         return "exact"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole
 from odesolve.trace.draws import period, waves
 from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import spread
@@ -28,8 +29,8 @@ class Fourier:
     products: int = 16
 
     def __post_init__(self):
-        if self.products < 2 or self.products % 2:
-            raise OdesolveError(f"products={self.products}: give an even number, at least 2")
+        if not is_whole(self.products, 1) or self.products < 2 or self.products % 2:
+            raise OdesolveError(f"products={self.products!r}: give an even number, at least 2")
 
     def __str__(self) -> str:
         return f"fourier({self.products})"

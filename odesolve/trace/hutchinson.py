@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import is_whole
 from odesolve.trace.draws import frames, gaussians, signs
 from odesolve.trace.exact import Exact
 from odesolve.trace.linearised import Field, Linearised
@@ -29,8 +30,8 @@ class Hutchinson:
     def __post_init__(self):
         if self.law not in LAWS:
             raise unknown("law", self.law, LAWS)
-        if self.probes < 1:
-            raise OdesolveError(f"probes={self.probes}: give at least 1")
+        if not is_whole(self.probes, 1) or self.probes < 1:
+            raise OdesolveError(f"probes={self.probes!r}: give at least 1")
 
     def __str__(self) -> str:
         name = "hutchinson" if self.law == "rademacher" else self.law

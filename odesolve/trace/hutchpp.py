@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole
 from odesolve.trace.basis import basis_of, columns, vectors
 from odesolve.trace.draws import signs
 from odesolve.trace.exact import Exact
@@ -25,8 +26,8 @@ class HutchPP:
     products: int = 12
 
     def __post_init__(self):
-        if self.products < 6 or self.products % 3:
-            raise OdesolveError(f"products={self.products}: give a multiple of 3, at least 6")
+        if not is_whole(self.products, 1) or self.products < 6 or self.products % 3:
+            raise OdesolveError(f"products={self.products!r}: give a multiple of 3, at least 6")
 
     def __str__(self) -> str:
         return f"hutchpp({self.products})"

@@ -105,8 +105,10 @@ def test_no_gradients_unless_asked_for():
     k = leaf(0.7)
     y0 = Y0.clone().requires_grad_()
     f = lambda t, y: -k * y
-    assert not ode.solve(f, y0, (0.0, 1.0)).y.requires_grad
-    assert not ode.solve(f, y0, (0.0, 1.0), "rk4", steps=4).y.requires_grad
+    with pytest.warns(UserWarning, match="y0 asks for gradients"):
+        assert not ode.solve(f, y0, (0.0, 1.0)).y.requires_grad
+    with pytest.warns(UserWarning, match="y0 asks for gradients"):
+        assert not ode.solve(f, y0, (0.0, 1.0), "rk4", steps=4).y.requires_grad
     for adjoint in ("backprop", "continuous", "reversible"):
         with torch.no_grad():
             assert not ode.solve(f, y0, (0.0, 1.0), "rk4", steps=4, adjoint=adjoint).y.requires_grad

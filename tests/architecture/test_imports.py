@@ -21,14 +21,14 @@ MAY_IMPORT = {
     "kernels": set(),
     # How functions of users are called; complex numbers as pairs of real ones.
     "convention": set(),
-    "callee": {"convention", "graphs", "kernels"},
+    "callee": {"convention", "given", "graphs", "kernels"},
     "pairing": set(),
     "tableaus": set(),
     "schemes": set(),
     "pairs": {"tableaus"},
     # What is read back: files, texts and arrays against schemas.
     "files": set(),
-    "keys": {"kernels"},
+    "keys": {"given", "kernels"},
     "progress": set(),
     # Whether autograd sees what an answer was made of.
     "graphs": {"kernels"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "forward": {"graphs", "watched"},
     # The modules that a function calls; whether it answers the same question twice the same.
     "within": set(),
-    "steady": {"kernels", "within"},
+    "steady": {"given", "kernels", "within"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {
         "callee",
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "callee", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
-    "trace": {"callee", "forward", "graphs", "kernels", "noise", "watched"},
+    "trace": {"given", "callee", "forward", "graphs", "kernels", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": {"files"},
     "laws": {"instructions"},
@@ -63,30 +63,34 @@ MAY_IMPORT = {
     "paths": {"files", "given"},
     # Scales of guidance, and guidance put on a model.
     "scales": {"given"},
-    "guiding": {"conditions", "program", "scales", "transforms"},
+    "guiding": {"conditions", "given", "model_arguments", "program", "scales", "transforms"},
     "settling": {"conditions", "scales"},
-    "transforms": {"kernels", "scales", "watched"},
+    "transforms": {"given", "kernels", "scales", "watched"},
     "conditions": set(),
     "grids": {"given", "paths"},
-    "solvers": {"instructions", "noise", "paths", "plan", "schemes", "tableaus"},
+    "solvers": {"given", "instructions", "noise", "paths", "plan", "schemes", "tableaus"},
     # What samplers and schedules are called elsewhere.
     "names": {"grids", "paths", "solvers"},
-    "labels": {"grids", "names", "solvers"},
-    "planning": {"grids", "keywords", "labels", "paths", "plan", "solvers", "tableaus"},
+    "labels": {"given", "grids", "names", "solvers"},
+    "plan_path": {"paths", "plan"},
+    "planning": {"given", "grids", "keywords", "labels", "paths", "plan", "plan_path", "solvers", "tableaus"},
     # Lowering: the program, the folding, the slots.
     "program": {"paths", "plan", "scales"},
     "slots": {"instructions", "plan", "program"},
     "lower": {"instructions", "paths", "plan", "program", "scales", "slots"},
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "predictions": {"callee", "paths", "program", "scales"},
+    "model_arguments": {"given", "paths"},
     "models": {
         "callee",
         "conditions",
         "convention",
+        "given",
         "graphs",
         "guiding",
         "keywords",
         "lower",
+        "model_arguments",
         "paths",
         "predictions",
         "scales",
@@ -96,9 +100,9 @@ MAY_IMPORT = {
     },
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
-    "run": {"callee", "files", "kernels", "lower", "plan", "program", "recurrence", "watched"},
-    "defaults": {"grids", "paths", "plan", "planning"},
-    "problems": {"grids", "lower", "models", "paths", "planning", "run"},
+    "run": {"callee", "files", "given", "kernels", "lower", "plan", "plan_path", "program", "recurrence", "watched"},
+    "defaults": {"grids", "labels", "paths", "plan", "planning"},
+    "problems": {"given", "grids", "lower", "models", "paths", "planning", "run"},
 }
 # Everything else (sample, profile, cli, demo, ...) is for users: it imports what it needs, and nobody above imports it.
 

@@ -89,7 +89,10 @@ SAMPLERS = [
     (solve(model(paths.Discrete.ddpm()), solver="ddim", steps=1001), "1001 steps on a table of 1000 training times"),
     (solve(eta=1.0), r"options \['eta'\] need a solver: give solver= a name from ode\.solvers\(\)"),
     (solve(model(LINEAR, "noise"), solver="ddim", grid=[1.0, 0.0]), "does not determine the data: give a grid"),
-    (solve(model(LINEAR, "data"), plan=ode.plan("euler", LINEAR, grid=[0.0, 0.5])), "does not determine the velocity"),
+    (
+        solve(model(LINEAR, "data"), plan=ode.plan("euler", LINEAR, grid=[0.5, 0.0], reverse=True, closed=True)),
+        "does not determine the velocity",
+    ),
 ]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.integrations.diffusers.checks import check_timesteps, numbers_at
 from odesolve.integrations.diffusers.loops import Loops
 from odesolve.paths import Discrete
 
@@ -39,9 +40,13 @@ class Noising(Loops):
 
     def _mix(self, like: Tensor, timesteps: Any) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), float32, shaped to multiply samples like these."""
-        given = torch.as_tensor(timesteps)
-        if given.dim() > 1:
-            raise OdesolveError(f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample (B,)")
+        given = numbers_at(timesteps)
+        if given.dim() > 1 or given.numel() not in (1, len(like)):
+            raise OdesolveError(
+                f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample ({len(like)},)"
+            )
+        if given.is_cpu and self.trained.kind == "vp":
+            check_timesteps(given.double().numpy(), self.trained.steps)
         levels = self._levels(given.reshape(-1))
         if self.trained.kind == "vp":
             alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5

@@ -10,7 +10,8 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.given import row
+from odesolve.given import real, row, whole
+from odesolve.integrations.diffusers.checks import check_timesteps
 from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
 from odesolve.integrations.diffusers.trained import Trained, alphas_cumprod
 from odesolve.labels import parse_grid
@@ -56,9 +57,9 @@ def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[flo
             f"the number of steps is not clear from {told}: give num_inference_steps, timesteps or sigmas"
         )
     steps = next(iter(counts.values()))
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise OdesolveError(f"num_inference_steps={steps!r}: give a whole number of at least 1")
-    return Asked(int(steps), arrays.get("timesteps"), arrays.get("sigmas"), mu)
+    steps = whole("num_inference_steps", steps, 1, grids.MAX_STEPS)
+    mu = None if mu is None else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
+    return Asked(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
 
 
 def placed(trained: Trained, convention: Convention, config: Mapping[str, Any], what: Asked) -> Placed:
@@ -104,6 +105,8 @@ def _table(
     trained: Trained, convention: Convention, config: Mapping[str, Any], kind: str | None, what: Asked
 ) -> Placed:
     table, n = trained.table, what.n
+    if what.timesteps is not None:
+        check_timesteps(what.timesteps, len(table))
     if what.sigmas is not None:
         levels = what.sigmas if what.sigmas[-1] else what.sigmas[:-1]
         times = what.timesteps if what.timesteps is not None else trained.time(levels)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Number, Text, shaped
+from odesolve.integrations.diffusers.checks import warn_of_overridden
 from odesolve.integrations.diffusers.config import check_config
 from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
 from odesolve.integrations.diffusers.loops import StepOutput
@@ -75,6 +76,9 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             raise OdesolveError(
                 "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
             )
+        check_config(given | own)
+        if solver is not None:
+            warn_of_overridden(given | own, solver)
         super().__init__()
         self._followed: OdesolveScheduler | None = None
         self._prepare()

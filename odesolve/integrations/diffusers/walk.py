@@ -11,6 +11,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, Number, Size, shaped
+from odesolve.given import real
+from odesolve.integrations.diffusers.checks import check_tensors, check_time
 from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
 from odesolve.keys import fresh_seed, keys_of
@@ -77,10 +79,19 @@ class Walk:
                 return int(timestep.storage_offset())
             if expected is not None and not timestep.is_cpu:
                 return expected
-        value = float(timestep)
+        value = real("timestep", timestep, "an entry of scheduler.timesteps")
         if expected is not None and expected < len(self.host) and self.host[expected] == value:
             return expected
+        check_time(value, self.schedule.trained.kind, self.schedule.trained.steps)
         return self.nearest(value)
+
+    @staticmethod
+    def _usual(output: Any, sample: Any) -> bool:
+        """Whether both are dense tensors of floats, looked at once a call."""
+        if type(output) is not Tensor or type(sample) is not Tensor or output.is_nested or sample.is_nested:
+            return False
+        floats = output.is_floating_point() and sample.is_floating_point()
+        return floats and output.layout is sample.layout is torch.strided and output.device == sample.device
 
     def nearest(self, value: float) -> int:
         """The first call whose time is nearest to a value, of those that begin a step."""
@@ -99,6 +110,8 @@ class Walk:
         """The sample after call ``index``, in the dtype of ``sample``."""
         if index >= len(self.host):
             raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
+        if not self._usual(output, sample):
+            check_tensors(output, sample)
         if sample.is_complex() or output.is_complex():
             raise OdesolveError(f"the sample is {sample.dtype}, the output {output.dtype}: give real numbers")
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
@@ -281,6 +294,9 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 def _keys(generator: Generators, sample: Tensor) -> Tensor:
     """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the generator of all and its place."""
     batch = sample.shape[0]
+    many = generator if isinstance(generator, list | tuple) else [generator]
+    if not all(isinstance(g, torch.Generator | None) for g in many):
+        raise OdesolveError(f"generator={generator!r}: give a torch.Generator, or a list of one a sample")
     if generator is None or isinstance(generator, torch.Generator) or len(generator) == 1:
         one = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
         return keys_of(batch, _seed(one), None, sample.device)

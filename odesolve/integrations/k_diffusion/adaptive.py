@@ -13,7 +13,8 @@ from torch import Tensor
 from odesolve.callee import owned
 from odesolve.dpm_adaptive import NODES, rows_of
 from odesolve.errors import OdesolveError, warn
-from odesolve.integrations.k_diffusion.driver import path_of
+from odesolve.given import positive, real, refuse_loose
+from odesolve.integrations.k_diffusion.driver import level, path_of, seed_among
 from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.integrations.k_diffusion.noise import NoiseSampler, default_noise_sampler
 from odesolve.kernels.dispatch import combined
@@ -24,6 +25,8 @@ from odesolve.steady import Steady, budget, warn_of_training
 from odesolve.watched import unwatched
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
+SCALES, COEFFICIENTS = ("rtol", "atol", "eta", "s_noise"), ("pcoeff", "icoeff", "dcoeff")
+WITHIN = "the factor above which an attempt counts, from 0 to 1"
 CLOSE = 1e-5  # of the end, in log sigma
 
 
@@ -66,10 +69,20 @@ def sample_dpm_adaptive(
     would take more calls of the model, the solve ends with a warning, and info has "status": "max_calls". A model
     that answers differently when asked again, as with dropout in train mode, is refused, as no tolerance is met then.
     """
-    if order not in METHODS:
+    if isinstance(order, bool) or order not in METHODS:
         raise OdesolveError(f"order={order!r}: give 2 or 3")
-    if not x.is_floating_point():
-        raise OdesolveError(f"x is {x.dtype}: give floats (B, ...)")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise OdesolveError(f"x is {getattr(x, 'dtype', type(x).__name__)}: give floats (B, ...)")
+    refuse_loose("x", x)
+    if x.is_meta or not bool(x.isfinite().all()):
+        raise OdesolveError("x holds NaN or infinity, or no numbers at all: give finite noise")
+    rtol, atol, eta, s_noise = (level(k, v) for k, v in zip(SCALES, (rtol, atol, eta, s_noise), strict=True))
+    if rtol == atol == 0.0:
+        raise OdesolveError(
+            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=0.05"
+        )
+    h_init, accept_safety = positive("h_init", h_init, "0.05"), real("accept_safety", accept_safety, WITHIN, 0.0, 1.0)
+    pcoeff, icoeff, dcoeff = (real(k, v) for k, v in zip(COEFFICIENTS, (pcoeff, icoeff, dcoeff), strict=True))
     low, high = ends(sigma_min, sigma_max)
     if eta and high < low:
         raise OdesolveError(
@@ -77,12 +90,12 @@ def sample_dpm_adaptive(
         )
     control = Control(math.copysign(h_init, high - low), (pcoeff, icoeff, dcoeff), 1.5 if eta else order, accept_safety)
     extra_args = dict(extra_args or {})
-    seed = extra_args.get("seed")
-    draw = noise_sampler or (default_noise_sampler(x, seed if isinstance(seed, int) else fresh_seed()) if eta else None)
+    seed = seed_among(extra_args)
+    draw = noise_sampler or (default_noise_sampler(x, fresh_seed() if seed is None else seed) if eta else None)
     warn_of_training(model, "the model", noise=False)
     steady = Steady(model, "the model")
     network = Model(steady, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
-    run = Run(network, x, order, float(rtol), float(atol), float(eta), float(s_noise), draw, budget(max_calls))
+    run = Run(network, x, order, rtol, atol, eta, s_noise, draw, budget(max_calls))
     with Bar(100.0, None if disable is None else not disable, "%") as tick:
         info = run.solve(-math.log(high), -math.log(low), control, callback, tick)
     info["nfe"] += steady.extra

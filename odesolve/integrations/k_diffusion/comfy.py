@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from odesolve.errors import OdesolveError
-from odesolve.integrations.k_diffusion.driver import solve
+from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.solvers import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
 
@@ -18,6 +18,7 @@ def sample_res_multistep(
     model, x, sigmas, extra_args=None, callback=None, disable=None, s_noise=1.0, noise_sampler=None
 ):
     """RES of two steps, which draws no noise (Zhang et al. 2023, eq. 14)."""
+    level("s_noise", s_noise)
     return solve("res_2m", model, x, sigmas, extra_args, callback, disable)
 
 
@@ -109,7 +110,7 @@ def sample_seeds_2(
     if solver_type not in RULES:
         raise OdesolveError(f"solver_type={solver_type!r}: give 'phi_1' or 'phi_2'")
     call = (model, x, sigmas, extra_args, callback, disable, noise_sampler, is_flow(model))
-    return solve("seeds_2", *call, eta=eta, s_noise=s_noise, r=float(r), second=RULES[solver_type])
+    return solve("seeds_2", *call, eta=eta, s_noise=s_noise, r=r, second=RULES[solver_type])
 
 
 def sample_exp_heun_2_x0(model, x, sigmas, extra_args=None, callback=None, disable=None, solver_type="phi_2"):

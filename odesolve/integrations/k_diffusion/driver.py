@@ -13,20 +13,22 @@ from torch import Tensor
 
 from odesolve import grids, paths
 from odesolve.errors import OdesolveError
+from odesolve.given import numbers, real, refuse_loose
 from odesolve.instructions import Combine, Evaluate
 from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
-from odesolve.keys import keys_of
+from odesolve.keys import keys_of, seed_of
 from odesolve.lower import Reading, lower
 from odesolve.models import Model
 from odesolve.plan import Plan
-from odesolve.planning import frozen
+from odesolve.planning import kept
 from odesolve.program import Block, Call, Program
 from odesolve.progress import Bar
 from odesolve.run.advance import advance, begin
 from odesolve.slots import is_step
 from odesolve.solvers import REGISTRY, Writer
 from odesolve.solvers.draws import Cells, Noise, OnePath
+from odesolve.solvers.registry import BOUNDS, LEVELS
 from odesolve.steady import warn_of_training
 
 Callback = Callable[[dict[str, Any]], Any]
@@ -78,18 +80,24 @@ def solve(
 
     Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the model's output raise.
     """
-    sigmas = sigmas if isinstance(sigmas, Tensor) else torch.as_tensor(sigmas, dtype=torch.float64)
+    sigmas = sigmas if isinstance(sigmas, Tensor) else numbers("sigmas", sigmas, "noise levels (n + 1,)")
     if sigmas.dim() != 1 or not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
         given = f"x is {_form(x)}, sigmas are {_form(sigmas)}"
         raise OdesolveError(f"{given}: give floats (B, ...) and noise levels (n + 1,)")
     if len(sigmas) < 2:
         return x
+    refuse_loose("x", x)
+    if x.is_meta:
+        raise OdesolveError("x is on the meta device, without numbers: give a tensor that has some")
+    for name, value in options.items():
+        if name in LEVELS:
+            options[name] = level(name, value)
     if flow and "s_noise" in options:
         options["s_noise"] *= noise_scale(model)
     levels = tuple(map(float, sigmas.tolist()))
     wide = torch.promote_types(x.dtype, torch.float32)
     source = "given" if noise_sampler is not None else "tree" if tree else "cells"
-    chosen = tuple(sorted((name, frozen(value)) for name, value in options.items()))
+    chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
     ready = prepare(solver, chosen, levels, flow, wide != x.dtype, source)
     return _run(ready, model, x, wide, (levels, sigmas), dict(extra_args or {}), callback, disable, noise_sampler)
 
@@ -103,9 +111,9 @@ def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable,
     times = torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
     sigma_in = times[:, None].expand(-1, x.shape[0]).clone().unbind(0)
     draw = None if noise_sampler is None else Asked(noise_sampler, ready, *levels)
-    seed = extra_args.get("seed")
+    seed = seed_among(extra_args)
     keyed = draw is None and plan.streams
-    keys = keys_of(x.shape[0], seed if isinstance(seed, int) else None, None, x.device) if keyed else None
+    keys = keys_of(x.shape[0], seed, None, x.device) if keyed else None
     with Bar(plan.steps, None if disable is None else not disable, "step") as tick:
         # Every step has memory of its own: models and callbacks keep what they are given.
         cursor = begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw)
@@ -148,6 +156,18 @@ class Asked:
 
     def _level(self, t: float) -> Tensor:
         return self.sigmas[self.index[t]] if t in self.index else self.sigmas.new_tensor(t)
+
+
+def level(name: str, given: Any) -> float:
+    """A number of at least 0, as all numbers among the options are. Raises OdesolveError for anything else."""
+    return real(name, given, "a number of at least 0", 0.0, infinite=name in BOUNDS)
+
+
+def seed_among(extra_args: Mapping[str, Any]) -> int | None:
+    """The seed among a model's arguments, None where there is none, or one a sample, which belongs to a noise sampler."""
+    seed = extra_args.get("seed")
+    several = isinstance(seed, list | tuple) or (isinstance(seed, Tensor) and seed.dim() > 0)
+    return None if seed is None or several else seed_of(seed)
 
 
 @lru_cache(256)

@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from odesolve import grids
 from odesolve.errors import OdesolveError
+from odesolve.given import is_whole, real
 from odesolve.instructions import Linear
-from odesolve.integrations.k_diffusion.driver import solve
+from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.paths import Point
 from odesolve.solvers import Writer
 from odesolve.solvers.dpm_solver import second_order_step, third_order_step
@@ -26,15 +28,16 @@ def sample_dpm_fast(
     Steps are uniform in log sigma. ``eta`` > 0 steps to a lower level and adds noise. The callback gets t = -log sigma as well.
     """
     low, high = ends(sigma_min, sigma_max)
-    if not isinstance(n, int) or n < 1:
-        raise OdesolveError(f"n={n!r}: give the number of evaluations, at least 1")
+    if not is_whole(n, 1) or n > grids.MAX_STEPS:
+        raise OdesolveError(f"n={n!r}: give the number of evaluations, at least 1 and at most {grids.MAX_STEPS}")
+    n, eta = int(n), level("eta", eta)
     count = n // 3 + 1
     orders = (*[3] * (count - 2), 2, 1) if n % 3 == 0 else (*[3] * (count - 1), n % 3)
     t = torch.linspace(-math.log(high), -math.log(low), count + 1, dtype=torch.float64)
     sigmas = torch.exp(-t)
     sigmas[0], sigmas[-1] = high, low
     told = None if callback is None else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
-    options = {"orders": orders, "eta": float(eta), "s_noise": float(s_noise)}
+    options = {"orders": orders, "eta": level("eta", eta), "s_noise": level("s_noise", s_noise)}
     if not eta:
         noise_sampler = None
     return solve(dpm_fast, model, x, sigmas, extra_args, told, disable, noise_sampler, **options)
@@ -42,8 +45,9 @@ def sample_dpm_fast(
 
 def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
     """Both ends of a solve in log sigma. Raises OdesolveError where one has no logarithm."""
-    low, high = float(sigma_min), float(sigma_max)
-    if not (0.0 < low < math.inf and 0.0 < high < math.inf and low != high):
+    given = {"sigma_min": sigma_min, "sigma_max": sigma_max}
+    low, high = (real(k, v, "two different positive noise levels", above=0.0) for k, v in given.items())
+    if low == high:
         raise OdesolveError(f"sigma_min={low}, sigma_max={high}: give two different positive noise levels")
     return low, high
 

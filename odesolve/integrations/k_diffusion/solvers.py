@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.integrations.k_diffusion.driver import solve
+from odesolve.given import whole
+from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.integrations.k_diffusion.flows import dpm2_ancestral_rf, dpmpp_2s_ancestral_rf
 from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
@@ -43,6 +44,7 @@ def sample_dpm_2(
 
 
 def _churned(solver: str, call: tuple, noise_sampler: NoiseSampler | None, options: dict[str, float]) -> Tensor:
+    options = {name: level(name, value) for name, value in options.items()}
     if not options["s_churn"]:
         plain = {"euler_churn": "ddim", "heun_churn": "heun_edm", "dpm2_churn": "dpm_solver_2"}
         return solve(plain[solver], *call)
@@ -55,7 +57,7 @@ def sample_euler_ancestral(
     """Euler steps to a lower level, then noise: DDIM at eta (Song et al. 2021, eq. 12 and 16)."""
     flow = is_flow(model)
     solver, call = "euler_ancestral_rf" if flow else "ddim", (model, x, sigmas, extra_args, callback, disable)
-    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
+    return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
 def sample_dpm_2_ancestral(
@@ -64,7 +66,7 @@ def sample_dpm_2_ancestral(
     """Midpoint steps in sigma to a lower level, then noise."""
     flow = is_flow(model)
     solver, call = dpm2_ancestral_rf if flow else "dpm2_ancestral", (model, x, sigmas, extra_args, callback, disable)
-    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
+    return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
 def sample_dpmpp_2s_ancestral(
@@ -76,13 +78,12 @@ def sample_dpmpp_2s_ancestral(
         dpmpp_2s_ancestral_rf if flow else "dpmpp_2s_ancestral",
         (model, x, sigmas, extra_args, callback, disable),
     )
-    return solve(solver, *call, noise_sampler, flow, eta=float(eta), s_noise=float(s_noise))
+    return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
 def sample_lms(model, x, sigmas, extra_args=None, callback=None, disable=None, order=4):
     """Adams-Bashforth in sigma with exact weights for steps of any size, started with orders 1, 2, ..."""
-    if not isinstance(order, int) or order < 1:
-        raise OdesolveError(f"order={order!r}: give a whole number of at least 1, such as 4")
+    order = whole("order", order, 1)
     return solve(_lms, model, x, sigmas, extra_args, callback, disable, order=order)
 
 

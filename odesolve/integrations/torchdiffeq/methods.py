@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from odesolve.errors import unknown, warn
+from odesolve.errors import OdesolveError, unknown, warn
+from odesolve.given import real, whole
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.pairs import PAIRS
 from odesolve.recorded.grid import RungeKutta, Stepper
@@ -24,6 +25,8 @@ METHODS = (*PAIRS, *EXPLICIT, *ADAMS, *IMPLICIT, SCIPY)
 STEERING = ("first_step", "max_step", "max_num_steps", "safety", "ifactor", "dfactor", "dtype")
 BY_TOLERANCE = (*STEERING, "min_step", "step_t", "jump_t", "norm", "per_sample", "compact")
 ON_GRID = ("step_size", "grid_constructor", "perturb", "interp", "norm")
+COUNTS = ("max_num_steps", "max_order", "max_iters")
+LENGTHS = ("first_step", "max_step", "safety", "ifactor", "dfactor", "step_size", "eps")
 BY_SCIPY = ("solver", "min_step", "max_step", "norm", "grid_points", "eps")
 
 
@@ -47,11 +50,28 @@ def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, A
             ("max_order", "max_iters", "implicit") if method in ADAMS else ("max_iters",) if method in IMPLICIT else ()
         )
         takes = (*ON_GRID, *more)
+    if not isinstance(options, Mapping | None):
+        raise Refused(f"options={options!r}: give a dict, such as dict(step_size=0.1)")
     given = dict(options or {})
+    for name, value in given.items():
+        _check_option(name, value)
     strange = [name for name in given if name not in takes]
     if strange:
         warn(f"{method} ignores the options {strange}: it takes {', '.join(sorted(takes))}")
     return {name: value for name, value in given.items() if name in takes}
+
+
+def _check_option(name: str, given: Any) -> None:
+    """Raise Refused for a value that is none of its option's kind."""
+    try:
+        if name in COUNTS:
+            whole(name, given, 1)
+        elif name in LENGTHS and given is not None:
+            real(name, given, "a positive number", above=0.0, infinite=name == "max_step")
+        elif name == "min_step":
+            real(name, given, "a length of at least 0", 0.0)
+    except OdesolveError as e:
+        raise Refused(str(e)) from None
 
 
 def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
+from odesolve.adaptive.times import check_resolved
 from odesolve.callee import shielded
 from odesolve.convention import time_first
+from odesolve.errors import OdesolveError
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
@@ -38,9 +40,14 @@ class Problem:
         self.method = named(method)
         self.options = known_options(self.method, options)
         _check_times(t, event_fn is not None)
+        if self.method in PAIRS and len(t) > 1:
+            _check_resolved(t)
         refuse("t", t)  # steps are laid by its values
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
+        zero = not isinstance(self.rtol, Tensor) and not isinstance(self.atol, Tensor) and self.rtol == self.atol == 0.0
+        if self.method in PAIRS and zero:
+            raise Refused("rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=1e-7")
         # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
         warn_of_training(func, "func", noise=self.method not in PAIRS)
         self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
@@ -129,6 +136,13 @@ def _check_times(t: Any, event: bool) -> None:
         raise Refused(f"t is {t.tolist()}: give times that rise or fall")
     if event and len(t) != 2:
         raise Refused(f"t has {len(t)} times: with event_fn give two, where to start and in which direction")
+
+
+def _check_resolved(t: Tensor) -> None:
+    try:
+        check_resolved(t.detach().double().cpu(), torch.float64)
+    except OdesolveError as e:
+        raise Refused(str(e)) from None
 
 
 def _moved(tolerance: Tolerance, like: Tensor) -> Tolerance:

@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.errors import OdesolveError
+from odesolve.given import real, refuse_loose
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.pairing import converted, numbers, pairs
 
 HALVES = (torch.float16, torch.bfloat16)
+
+
+def _refuse_loose(y: Tensor) -> None:
+    try:
+        refuse_loose("y0", y)
+    except OdesolveError as e:
+        raise Refused(str(e)) from None
 
 
 class Form:
@@ -27,6 +36,8 @@ class Form:
         pieces = y0 if self.is_tuple else (y0,)
         if not pieces or not all(isinstance(y, Tensor) for y in pieces):
             raise Refused(f"y0 is a {type(y0).__name__}: give a tensor, or a tuple of tensors")
+        for y in pieces:
+            _refuse_loose(y)
         self.shapes = [y.shape for y in pieces]
         self.dtype = functools.reduce(torch.promote_types, (y.dtype for y in pieces))
         self.is_complex = self.dtype.is_complex
@@ -83,9 +94,10 @@ class Form:
             return self._doubled(torch.cat(flat))
         if isinstance(value, Tensor) and value.dim():
             return self._doubled(value.double())
-        if not 0.0 <= float(value) < float("inf"):
-            raise Refused(f"{name} is {value}: give a positive number such as 1e-7")
-        return float(value)
+        try:
+            return real(name, value, "a positive number such as 1e-7", 0.0)
+        except OdesolveError as e:
+            raise Refused(str(e)) from None
 
     def _doubled(self, value: Tensor) -> Tensor:
         """For both parts of complex numbers."""

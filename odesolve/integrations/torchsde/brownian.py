@@ -12,8 +12,9 @@ from torch import Tensor
 
 from odesolve import brownian
 from odesolve.errors import OdesolveError, unknown, warn
+from odesolve.given import is_whole, real
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import fresh_seed
+from odesolve.keys import fresh_seed, seed_of
 from odesolve.levy import levy_area
 from odesolve.noise import LEVY
 from odesolve.pairing import numbers, real_type
@@ -83,10 +84,10 @@ class BrownianInterval(BaseBrownian):
         self.levy_area_approximation = levy_area_approximation
         if self.dtype.is_complex and levy_area_approximation in ("davie", "foster"):
             raise OdesolveError("complex motions have no Levy areas of pairs: give a real dtype, or 'space-time'")
-        self.entropy = fresh_seed() if entropy is None else int(entropy)
+        self.entropy = fresh_seed() if entropy is None else seed_of(entropy, "entropy")
         self.dt, self.tol, self.pool_size, self.cache_size, self.halfway_tree = (
             dt,
-            float(tol),
+            _number("tol", tol),
             pool_size,
             cache_size,
             halfway_tree,
@@ -98,7 +99,7 @@ class BrownianInterval(BaseBrownian):
         self._path = brownian.BrownianPath(
             (*(self.shape or (1,)), 2) if self.dtype.is_complex else self.shape or (1,),
             _ends(self._start, self._end),
-            self.entropy % 2**62,
+            self.entropy,
             area=levy_area_approximation != "none",
             dtype=wide,
             device=self.device,
@@ -257,6 +258,8 @@ def _kind(
     tensors = [x for x in given.values() if x is not None]
     if size is None and not tensors:
         raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
+    if size is not None and not (isinstance(size, Sequence) and all(map(is_whole, size))):
+        raise OdesolveError(f"size={size!r}: give that of an increment, such as size=(16, 2)")
     shape = tuple(tensors[0].shape if size is None else size)
     kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()
     if not real_type(kind).is_floating_point:
@@ -273,7 +276,7 @@ def _kind(
 def _number(name: str, t: Scalar) -> float:
     if isinstance(t, Tensor) and t.numel() != 1:
         raise OdesolveError(f"{name} has shape {tuple(t.shape)}: give a number")
-    return float(t)
+    return real(name, t)
 
 
 def _check_unused(dt: Scalar | None, tol: float, halfway_tree: bool) -> None:

@@ -54,6 +54,8 @@ class Problem:
 
     def _source(self, bm: Any, adaptive: bool) -> tuple[Given | Streams, int]:
         form, areas = self.form, self.method.areas
+        if bm is not None and not callable(bm):
+            raise OdesolveError(f"bm={bm!r}: give a BrownianInterval, or a function of two times")
         first = None if bm is None else Given(bm, areas, form.batch)
         with torch.no_grad():
             motions = form.measure(self.outputs[0], self.start, None if first is None else first.motions())

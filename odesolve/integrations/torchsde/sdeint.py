@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError, warn
+from odesolve.given import real, switch
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
@@ -62,6 +63,7 @@ def sdeint(
     Raises OdesolveError for what cannot be used, Diverged for an adaptive solve that meets NaN.
     """
     _tell(unused_kwargs)
+    _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
     _doubt(problem)
@@ -113,6 +115,7 @@ def sdeint_adjoint(
     Everything else is as in ``sdeint``. Raises OdesolveError also for a tensor that f or g use and that would get no gradient.
     """
     _tell(unused_kwargs)
+    _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
     problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
@@ -137,6 +140,14 @@ def _tell(unused: Mapping[str, Any]) -> None:
         warn(f"arguments without effect: {', '.join(unused)}")
 
 
+def _check(options: Any, names: Any, **switches: Any) -> None:
+    for name, given in (("options", options), ("names", names)):
+        if not isinstance(given, Mapping | None):
+            raise OdesolveError(f"{name}={given!r}: give a dict, or None")
+    for name, given in switches.items():
+        switch(name, given)
+
+
 def _doubt(problem: Problem) -> None:
     """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere (Gaines and Lyons 1997)."""
     if problem.control is not None and problem.name == "euler" and problem.form.noise_type != "additive":
@@ -152,7 +163,6 @@ def _numbers(**given: Scalar) -> dict[str, float]:
     for name, value in given.items():
         if isinstance(value, Tensor) and value.requires_grad:
             raise OdesolveError(f"{name} requires gradients: give a number, or {name}.detach()")
-        out[name] = float(value)
-        if not 0.0 <= out[name] < float("inf") or (name in ("dt", "dt_min") and out[name] == 0.0):
-            raise OdesolveError(f"{name}={out[name]:g}: give a positive number")
+        least = 0.0 if name in ("dt", "dt_min") else -1.0
+        out[name] = real(name, value, "a positive number", 0.0, above=least)
     return out

@@ -1,0 +1,79 @@
+"""What a scheduler is given, checked: numbers and switches of its config, times, and keys that nothing reads."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError, warn
+from odesolve.given import refuse_loose
+
+# Keys that say which solver the config's own class is, with the values that say nothing.
+OVERRIDDEN: dict[str, Any] = {
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "algorithm_type": "dpmsolver++",
+    "euler_at_final": False,
+    "predictor_order": 2,
+    "corrector_order": 2,
+    "disable_corrector": [],
+    "predict_x0": True,
+}
+
+
+def warn_of_overridden(config: Mapping[str, Any], solver: str) -> None:
+    """Warn, once, of the config's keys that would choose another solver than the one that was named."""
+    own = getattr(diffusers, str(config.get("source")), None)
+    defaults = {} if own is None else {k: p.default for k, p in inspect.signature(own.__init__).parameters.items()}
+    usual = {k: (value, defaults.get(k, value)) for k, value in OVERRIDDEN.items()}
+    lost = [f"{k}={config[k]!r}" for k, values in usual.items() if k in config and config[k] not in values]
+    if lost:
+        warn(
+            f"solver={solver!r} is named, so {', '.join(lost)} of the config is not read: give what you want of it in the "
+            "solver's label, or leave solver= out"
+        )
+
+
+def check_timesteps(times: np.ndarray, steps: int) -> None:
+    """Raise OdesolveError for timesteps beyond those of the training, which a network was never told."""
+    if float(times.max()) > steps - 1 or float(times.min()) < 0:
+        raise OdesolveError(
+            f"timesteps go from {times.max():g} to {times.min():g}, and the network was trained on {steps - 1} to 0: give times "
+            "of the training"
+        )
+
+
+def check_time(value: float, kind: str, steps: int) -> None:
+    """Raise OdesolveError for a time that no call of a schedule can stand for."""
+    beyond = kind != "edm" and not -0.5 <= value <= steps + 0.5
+    if math.isnan(value) or beyond:
+        raise OdesolveError(
+            f"timestep={value:g} is none of a training of {steps} steps: give an entry of scheduler.timesteps"
+        )
+
+
+def check_tensors(output: Any, sample: Any) -> None:
+    """Raise OdesolveError for tensors of a step that are none, cannot be read, or lie apart."""
+    for name, x in (("model_output", output), ("sample", sample)):
+        if not isinstance(x, Tensor):
+            raise OdesolveError(f"{name} is {type(x).__name__}: give a tensor (B, ...)")
+        refuse_loose(name, x)
+        if not x.is_floating_point() and not x.is_complex():
+            raise OdesolveError(f"{name} is {x.dtype}: give floating-point numbers")
+    if output.device != sample.device:
+        raise OdesolveError(f"model_output lies on {output.device} and sample on {sample.device}: move one of them")
+
+
+def numbers_at(timesteps: Any) -> Tensor:
+    """Times as a tensor, where they lie. Raises OdesolveError for what holds no numbers."""
+    try:
+        return torch.as_tensor(timesteps)
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise OdesolveError(f"timesteps={timesteps!r}: give a number, or one a sample (B,)") from e
