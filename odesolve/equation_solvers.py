@@ -7,10 +7,10 @@ from typing import Any
 
 from odesolve.adaptive.implicit import ESDIRKS
 from odesolve.dpm_adaptive import NODES
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, plain, unknown
 from odesolve.fixed import TABLEAUS
 from odesolve.labels import parse_label
-from odesolve.names.elsewhere import BY_TOLERANCE, SAME, plain
+from odesolve.names.elsewhere import BY_TOLERANCE, SAME
 from odesolve.pairs import PAIRS
 from odesolve.stochastic.steps import SOLVERS
 

@@ -90,6 +90,11 @@ def folded(name: str) -> str:
     return name.casefold().replace("+", "p").translate(_DROPPED)
 
 
+def plain(name: str) -> str:
+    """A name in the case and with the underscores that ours have."""
+    return name.strip().lower().replace("-", "_").replace(" ", "_")
+
+
 def distance(a: str, b: str, most: int) -> int:
     """Slips between two texts: letters left out, put in, replaced, or two neighbours swapped; ``most + 1`` where more."""
     if abs(len(a) - len(b)) > most:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, plain, unknown
 from odesolve.given import row, whole
 from odesolve.paths import Path
 
@@ -289,11 +289,6 @@ def found(name: str, known: Mapping[str, Grid]) -> Grid:
     if rule is None:
         raise unknown("grid", name, known)
     return rule
-
-
-def plain(name: str) -> str:
-    """A grid's name in the case and with the dashes that ours have."""
-    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def is_listed(grid: object) -> bool:

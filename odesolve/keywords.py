@@ -130,7 +130,7 @@ def door(name: str, passes: Callable[..., Any] | None = None) -> Callable[[Calla
 
         @functools.wraps(call)
         def outer(*args: P.args, **kwargs: P.kwargs) -> R:
-            if passes is not None or kwargs.get("plan") is not None:  # options that nobody would look at
+            if passes is not None:  # options that nobody would look at
                 _refuse(name, takes, kwargs)
             try:
                 return call(*args, **kwargs)

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from odesolve import grids
-from odesolve.errors import OdesolveError, UnknownOption, nearest, unknown
+from odesolve.errors import OdesolveError, UnknownOption, nearest, plain, unknown
 from odesolve.given import real, switch, whole
 from odesolve.names.classes import CONFIG
 from odesolve.names.elsewhere import refuse_elsewhere
@@ -83,7 +83,7 @@ def parse_grid(text: str) -> grids.Grid:
     """
     name, inside = _split(text)
     rule, given = grids.found(name, GRIDS), {}
-    name = grids.plain(name)
+    name = plain(name)
     for item in filter(None, (part.strip() for part in inside.split(","))):
         main = GRID_PARAMETER.get(name) if _is_number(item) else None
         key, value = (main, float(item)) if main else _option(item)
@@ -108,7 +108,9 @@ def check_grid(grid: grids.Grid) -> grids.Grid:
             switch(label, given)
         elif field.name == "offset":
             whole(label, given)
-        elif field.name not in ("spacing", "values", "rounding") and not (given is None and field.default is None):
+        elif field.name not in ("schedule", "spacing", "values", "rounding") and not (
+            given is None and field.default is None
+        ):
             real(label, given, "a number")
     return grid
 

@@ -15,29 +15,26 @@ from odesolve.adjoint.held import holding
 from odesolve.chunks import in_turn
 from odesolve.convention import time_first
 from odesolve.equation_solvers import ode_solver
-from odesolve.errors import OdesolveError, unknown
-from odesolve.given import numbers, positive, refuse_loose, whole
+from odesolve.errors import OdesolveError
 from odesolve.graphs import tells_lost
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
-from odesolve.likelihood import along, clock, dependence, fixed, nodes, picard, pilot
+from odesolve.likelihood import along, asked, clock, dependence, fixed, nodes, picard, pilot
 from odesolve.likelihood.agreement import noted
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.likelihood.found import End, Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
 from odesolve.likelihood.together import check_control, of_one_time, tolerance
-from odesolve.model_arguments import INSIDE
-from odesolve.model_plan import check_alone, plan_for
+from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.pairs import Pair
 from odesolve.plan import Plan
-from odesolve.plan_path import check_path
 from odesolve.planning import GridLike
-from odesolve.steady import Steady, budget, steady_model, warn_of_training
+from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.watched import unwatched
 
-SOLVER, PARALLEL, ADJOINTS = "dopri5", "picard", ("backprop", "continuous", "reversible")
+SOLVER, PARALLEL = "dopri5", "picard"
 EXACT, ESTIMATED = (
     1e-3,
     1e-2,
@@ -131,15 +128,14 @@ def log_prob(
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
-    _check(model, x, of, divergence)
+    asked.check(model, x, of, divergence)
     check_control(control)
-    _check_numbers(tol, products, max_calls, steps, args)
-    _check_plan(model, plan, solver, steps, grid)
-    t = None if t is None else _times(model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid))
-    _check_grid(model, grid, steps, of)
-    given = steps is not None or plan is not None or grid is not None
-    on_plan = isinstance(model, Model) and (of == "plan" or given)
-    _check_adjoint(adjoint, params, on_plan)
+    asked.check_numbers(tol, products, max_calls, steps, args)
+    asked.check_plan(model, plan, solver, steps, grid)
+    t = None if t is None else asked.times(model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid))
+    asked.check_grid(model, grid, steps, of)
+    on_plan = isinstance(model, Model) and (of == "plan" or any(v is not None for v in (steps, plan, grid)))
+    asked.check_adjoint(adjoint, params, on_plan)
     solver = solver if on_plan else ode_solver(solver, steps is not None, (PARALLEL,))
     x = _state(model, x)
     model, steady = _steady(model, len(x), control)
@@ -331,81 +327,3 @@ def _state(model: Any, x: Tensor) -> Tensor:
         x = x.double()
     x = x if x.dtype == torch.float64 else x.float()
     return x.clone() if x.is_inference() else x
-
-
-def _check(model: Any, x: Any, of: str, divergence: str | None) -> None:
-    if not isinstance(model, Model) and not callable(model):
-        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, or a velocity f(t, x)")
-    if isinstance(x, Tensor):
-        refuse_loose("x", x)
-    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0 or x.is_meta:
-        given = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
-        raise OdesolveError(f"x is {given}: give floats of shape (B, ...)")
-    if not bool(torch.isfinite(x).all()):
-        raise OdesolveError("x holds NaN or infinity: give finite data")
-    if of not in ("flow", "plan"):
-        raise unknown("of", of, ("flow", "plan"))
-    if of == "plan" and not isinstance(model, Model):
-        raise OdesolveError('of="plan" needs a model that a sampler runs: give an ode.Model')
-    if divergence not in (None, "nodes", "along"):
-        raise unknown("divergence", divergence, ("nodes", "along"))
-    if divergence == "nodes" and not isinstance(model, Model):
-        raise OdesolveError('divergence="nodes" needs a path, whose clock is smooth: give an ode.Model, or "along"')
-
-
-def _check_numbers(tol: Any, products: Any, max_calls: Any, steps: Any, args: Any) -> None:
-    """Raise OdesolveError for numbers that cannot be used, also where nothing asks for them."""
-    if tol is not None:
-        positive("tol", tol, "1e-3, in nats")
-    whole("products", products, 1)
-    budget(max_calls)
-    if steps is not None:
-        grids.count(steps)
-    if not isinstance(args, tuple | list):
-        raise OdesolveError(
-            f"args is {type(args).__name__}: give a tuple of the further arguments of f, such as (theta,)"
-        )
-
-
-def _check_plan(model: Any, plan: Any, solver: Any, steps: Any, grid: Any) -> None:
-    if isinstance(model, Model) and plan is not None:
-        check_alone("plan", solver=solver, steps=steps, grid=grid)
-        check_path(plan, model.path)
-
-
-def _check_grid(model: Any, grid: Any, steps: Any, of: str) -> None:
-    if grid is not None and not isinstance(model, Model):
-        raise OdesolveError(f"grid={grid!r}: a grid is of a model's path, a velocity takes steps= of one size")
-    if grid is not None and not grids.is_listed(grid) and steps is None and of != "plan":
-        raise OdesolveError(f"grid={grid!r} says how to place steps: give steps= as well, or leave it out")
-
-
-def _times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[float, float]:
-    """The two times, where they are what the solve goes by."""
-    expected = "two times, the time of the data and that of the base"
-    given = numbers("t", t, expected)
-    if given.shape != (2,) or not bool(given.isfinite().all()) or bool(given[0] == given[1]):
-        raise OdesolveError(f"t={t}: give {expected}")
-    if given.requires_grad and adjoint is not None:
-        raise OdesolveError("t requires gradients, which the times of a density do not get: give t.detach()")
-    if elsewhere:
-        raise OdesolveError(f"t={t} beside a plan or a list of times, which have their own: give one or the other")
-    first, last = given.tolist()
-    if isinstance(model, Model):
-        path = model.path
-        if any((t - path.t_data) * (path.t_noise - path.t_data) < 0.0 for t in (first, last)):
-            raise OdesolveError(f"t=({first}, {last}) reaches beyond the data at t={path.t_data}: give times after it")
-        if any(abs(t - path.t_data) > abs(path.t_noise - path.t_data) * (1.0 + INSIDE) for t in (first, last)):
-            raise OdesolveError(
-                f"t=({first}, {last}) reaches beyond the noise at t={path.t_noise}: give times before it"
-            )
-    return first, last
-
-
-def _check_adjoint(adjoint: str | None, params: Sequence[Tensor] | None, on_plan: bool) -> None:
-    if adjoint not in (None, *ADJOINTS):
-        raise unknown("adjoint", adjoint, ADJOINTS)
-    if adjoint is None and params is not None:
-        raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
-    if on_plan and (adjoint not in (None, "backprop") or params is not None):
-        raise OdesolveError('a plan is differentiated by autograd: give adjoint="backprop", without params')

@@ -14,6 +14,7 @@ from odesolve.paths import Path
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INSIDE = 1e-5  # of the path's range: so far outside a time may lie by its rounding
+BEYOND = 1.5
 CALLS = (
     ".data(x, t), .noise, .score, .velocity, .v or .edm for what its answer means, or .net(x, t) for the answer itself"
 )
@@ -72,16 +73,19 @@ def interval_of(given: Any, path: Path) -> tuple[float, float] | None:
     return low, high
 
 
-def check_times(path: Path, t: float | Tensor, name: str = "t") -> None:
-    """Raise OdesolveError for a time, or times that lie on the CPU, beyond the ends of the path by more than rounding."""
+def check_times(path: Path, t: float | Tensor, name: str = "t", trial: bool = False) -> None:
+    """Raise OdesolveError for a time, or times that lie on the CPU, beyond the ends of the path by more than rounding.
+
+    With ``trial`` some way beyond is allowed where noise grows on without an end: solvers by tolerance try steps there.
+    """
     if isinstance(t, Tensor):
         low, high = (
             (t.item(), t.item()) if t.numel() == 1 else (t.amin().item(), t.amax().item()) if t.numel() else (0, 0)
         )
     else:
         low = high = t
-    near = INSIDE * path.t_max
-    if not (-near <= low and high <= path.t_max + near):
+    near, last = INSIDE * path.t_max, path.t_max * (BEYOND if trial and path.family == "exploding" else 1.0)
+    if not (-near <= low and high <= last + near):
         bad = low if not -near <= low else high
         raise OdesolveError(f"{name}={bad:g} lies outside of the path: give times from 0 to {path.t_max:g}")
 

@@ -16,6 +16,7 @@ from odesolve.planning import GridLike, SolverLike, solvers
 from odesolve.planning import plan as make_plan
 
 STEPS = 10
+OF_ANY = {"reverse", "afs", "tree"}  # options of every solver
 
 
 def chosen_plan(
@@ -29,9 +30,17 @@ def chosen_plan(
     """The plan that was given, or that of the other arguments. Raises OdesolveError for both, and for that of another path."""
     if plan is None:
         return plan_for(model, solver, steps, grid, options)
+    if strange := _strange(options):
+        raise UnknownOption(f"{strange}= is no option of any solver: leave it out", strange)
     check_alone("plan", solver=solver, steps=steps, grid=grid, **options)
     check_path(plan, model.path)
     return plan
+
+
+def _strange(options: dict) -> str | None:
+    """The first option that no solver has."""
+    known = OF_ANY.union(*(entry.options for entry in solvers().values()))
+    return next((name for name in sorted(options) if name not in known), None)
 
 
 def check_start(plan: Plan, model: Model, noise: object) -> None:
@@ -58,10 +67,9 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: G
     check_model(model)
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
-        if extra := sorted(options.keys() - {"reverse", "afs", "tree"}):
+        if options.keys() - OF_ANY:
             told = f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()"
-            of_solvers = {name for entry in solvers().values() for name in entry.options}
-            raise UnknownOption(told, next((word for word in extra if word not in of_solvers), ""))
+            raise UnknownOption(told, _strange(options) or "")
         if grid is None:
             steps = STEPS if steps is None else steps
             grid = default_choice(model.path, steps).grid

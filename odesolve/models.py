@@ -359,7 +359,7 @@ class Model:
         wide = torch.promote_types(x.dtype, torch.float32)
         if not isinstance(t, Tensor) or (t.is_cpu and not watching() and not torch.compiler.is_compiling()):
             t = t if isinstance(t, Tensor) else real("t", t, "a number, or a time for each sample, (B,)")
-            check_times(self.path, t)
+            check_times(self.path, t, trial=True)
         given = torch.promote_types(t.dtype, wide) if isinstance(t, Tensor) else torch.float64
         t = torch.as_tensor(t, dtype=given, device=x.device)
         t = t.expand(x.shape[0]) if t.dim() == 0 else t

@@ -146,9 +146,7 @@ def solve_sde(
     _check_noise(tree, dtype, g)
     solver = sde_solver(solver)
     chosen, step = choose(solver, noise, calculus)
-    if params is not None and adjoint is None:
-        raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
-    refuse_lost("y0", y0, adjoint)
+    _check_gradients(y0, params, adjoint)
     asked = _steady(f, g)
     drift = Drift(asked[0], _cast(y0, dtype), args, None)
     if not bool(torch.isfinite(drift.start).all()):
@@ -177,6 +175,12 @@ def solve_sde(
             return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
         with torch.no_grad():
             return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
+
+
+def _check_gradients(y0: State, params: Any, adjoint: str | None) -> None:
+    if params is not None and adjoint is None:
+        raise OdesolveError('params are for gradients: give adjoint="backprop" as well')
+    refuse_lost("y0", y0, adjoint)
 
 
 def _check_noise(tree: Any, dtype: Any, g: Any) -> None:

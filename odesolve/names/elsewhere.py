@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, plain
 
 # Solvers of ode.solve whose steps a tolerance chooses, by their names here and elsewhere: the nearest that is here.
 BY_TOLERANCE = {
@@ -20,11 +20,6 @@ BY_TOLERANCE = {
 # The same method by its name elsewhere.
 SAME = {"rk45": "dopri5", "ode45": "dopri5", "rk23": "bosh3", "ode23": "bosh3"}
 OF_SDES = ("milstein", "srid2", "euler_heun", "srk", "reversible_heun", "log_ode")
-
-
-def plain(name: str) -> str:
-    """A solver's name in the case and with the dashes that ours have."""
-    return name.strip().lower().replace("-", "_")
 
 
 def refuse_elsewhere(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def other_layouts(x: Tensor) -> list[tuple[str, Tensor]]:
     return [(typed, x.permute(*order).contiguous()) for typed, order in ways]
 
 
-SCALINGS = {
+SCALINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "2 * x - 1": lambda x: 2 * x - 1,
     "(x + 1) / 2": lambda x: (x + 1) / 2,
     "x / 127.5 - 1": lambda x: x / 127.5 - 1,

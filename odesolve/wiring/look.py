@@ -24,6 +24,10 @@ from odesolve.wiring.search import Search
 ROWS = ((64, 512), (1024, 128), (math.inf, 32))  # rows asked at a level, for samples of up to so many numbers
 OTHERS = 2048
 FEW = 16
+DOUBTFUL, FAR_BETTER = (
+    0.1,
+    0.3,
+)  # excess of a reading that may be of other data, and by how much other data are to fit better
 ENOUGH, MOST, CLEAR = 32, 64, 0.2  # samples, and excess, for a word that nobody asked for
 
 
@@ -130,14 +134,42 @@ def _look(
         found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
     asked = _asked(model, x)
     found.findings += behaviour.of_network(asked)
-    denoising = unseen.halves(model, x, seed, *_sizes(x))
-    search = Search(denoising, declared, span[1], tick)
-    search.run()
+    search = _searched(model, x, seed, span[1], tick)
+    calls = search.denoising.calls
+    if data is not None and search.fits and search.fits[0].excess > DOUBTFUL:
+        typed, scaled, asked_more = _scaled(model, x, search, seed)
+        calls += asked_more
+        if typed:
+            says = f"{found['data'].says}: read as {typed} the network denoises them far better"
+            found.findings = [f for f in found.findings if f.about != "data"] + [Finding("data", "wrong", says, typed)]
+            search = _searched(model, scaled, seed, span[1], tick)
+            calls += search.denoising.calls
     verdicts.conclude(found, search)
     if search.left_out:
         says = f"{search.left_out} questions were left out for want of time"
         found.findings.append(Finding("time spent", "doubt", says, "seconds=..."))
-    found.calls += asked.calls + denoising.calls
+    found.calls += asked.calls + calls
+
+
+def _searched(model: Model, x: Tensor, seed: int, deadline: float, tick: Callable[[], None] | None) -> Search:
+    search = Search(unseen.halves(model, x, seed, *_sizes(x)), Wiring.of(model), deadline, tick)
+    search.run()
+    return search
+
+
+def _scaled(model: Model, x: Tensor, search: Search, seed: int) -> tuple[str, Tensor, int]:
+    """How the data are to be scaled, "" where no usual scaling helps; the data so; the calls made."""
+    tried: list[tuple[float, str]] = []
+    calls = 0
+    for typed, scale in layout.SCALINGS.items():
+        denoising = unseen.halves(model, scale(x), seed, *_sizes(x))
+        fits = [denoising.fit(w) for w in (search.declared, search.fits[0].wiring)]
+        tried += [(fit.excess, typed) for fit in fits if fit is not None]
+        calls += denoising.calls
+    excess, typed = min(tried, default=(math.inf, ""))
+    if excess > search.fits[0].excess - FAR_BETTER:
+        return "", x, calls
+    return typed, layout.SCALINGS[typed](x), calls
 
 
 def _sizes(x: Tensor) -> tuple[int, int]:

@@ -150,7 +150,7 @@ def test_gradients_are_not_differentiated_again(loss, adjoint):
         ({"adjoint": "continuous", "adjoint_options": {"coupling": 0.9}}, "'coupling'.*takes rtol, atol"),
         ({"adjoint": "reversible", "adjoint_options": {"coupling": 1.0}}, "between 0 and 1"),
         ({"adjoint": None, "params": [leaf(1.0)]}, "are for gradients"),
-        ({"adjoint": None, "steps": None, "params": [leaf(1.0)]}, "are for gradients"),
+        ({"adjoint": None, "steps": 4, "params": [leaf(1.0)]}, "are for gradients"),
         ({"dense": True}, "events and dense"),
         ({"events": ode.Event(lambda t, y: y[:, 0])}, "events and dense"),
     ],

@@ -108,6 +108,7 @@ def test_the_gradient_flow(method):
     torch.testing.assert_close(grad, want, rtol=1e-4, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:y0 asks for gradients")
 def test_jumps_dense_output_and_events():
     y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
     options = {"jump_t": torch.tensor([0.5], dtype=torch.float64)}
@@ -123,6 +124,7 @@ def test_jumps_dense_output_and_events():
         assert number(sol.at(0.5)[0, 0]) == pytest.approx(math.exp(-0.5), rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:y0 asks for gradients")
 def test_why_it_failed_can_be_asked():
     y0 = torch.ones(1, 1, dtype=torch.float64, requires_grad=True)
     sol = ode.solve(lambda t, y: -flow(t, y) * 40, y0, (0.0, 100.0), max_steps=5)

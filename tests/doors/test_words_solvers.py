@@ -176,7 +176,7 @@ def test_every_door_understands_a_label(which, tmp_path):
     if name == "profile":
         assert [(r.solver, r.grid, r.status) for r in found.rows] == [("dpmpp_2m", "karras", "ok")]
     elif name == "jobs.sample":
-        assert found.settings["solver"] == "dpmpp_2m"
+        assert found.settings["solver"] == KARRAS  # as it was typed
     elif isinstance(found, ode.Plan):
         assert found.solver == "dpmpp_2m"
         assert name == "sdedit" or found.grid[1:] != ode.plan("dpmpp_2m", TABLE, 4).grid[1:]

@@ -91,7 +91,7 @@ SAMPLERS = [
     (solve(model(LINEAR, "noise"), solver="ddim", grid=[1.0, 0.0]), "does not determine the data: give a grid"),
     (
         solve(model(LINEAR, "data"), plan=ode.plan("euler", LINEAR, grid=[0.5, 0.0], reverse=True, closed=True)),
-        "does not determine the velocity",
+        "goes from the data at t=0 to the noise: give data as state=",
     ),
 ]
 

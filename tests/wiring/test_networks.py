@@ -119,6 +119,20 @@ def test_channels_last_and_bytes():
     assert found["data"].typed == "x / 127.5 - 1"
 
 
+@pytest.mark.parametrize(
+    ("given", "typed"),
+    [(lambda x: (x + 1) / 2, "2 * x - 1"), (lambda x: (x + 1) * 127.5, "x / 127.5 - 1")],
+    ids=["from 0 to 1", "from 0 to 255"],
+)
+def test_data_of_another_scale(given, typed):
+    problem = ode.problems.digits()
+    pictures = problem.sample(300, seed=2)
+    found = ode.check(problem.model(ode.paths.VP(), "noise"), given(pictures))
+    assert found["data"].verdict == "wrong"
+    assert found["prediction"].verdict == "right"
+    assert typed in found["data"].typed or found["data"].typed == "(x - x.mean()) / x.std()"
+
+
 def test_a_profile_warns_of_a_wrong_reading(learned):
     with pytest.warns(
         UserWarning, match=r"another prediction: ode.Model\(net, ode.paths.Linear\(\), predicts=\"velocity\"\)"

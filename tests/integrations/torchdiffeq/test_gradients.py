@@ -103,6 +103,7 @@ def test_through_grids_that_are_made_of_parameters():
     assert float(found[0][0].abs()) > 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:func has dropout in train mode")
 def test_random_layers_see_the_same_noise_there_and_back():
     """Nothing is evaluated again: dropout's gradient is that of the masks that were drawn."""
     drop, w = torch.nn.Dropout(0.5), torch.ones(40, dtype=torch.float64, requires_grad=True)

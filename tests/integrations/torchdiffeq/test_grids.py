@@ -95,7 +95,7 @@ def test_calls_of_func_are_torchdiffeq_s():
     ("options", "message"),
     [
         ({"step_size": 0.1, "grid_constructor": lambda f, y, t: t}, "give one of them"),
-        ({"step_size": -0.1}, "without the sign"),
+        ({"step_size": -0.1}, "step_size=-0.1: give a positive number"),
         ({"grid_constructor": lambda f, y, t: t[:1]}, "returned no points"),
         ({"grid_constructor": lambda f, y, t: t + 1.0}, "from 1.0 to 2.0"),
         ({"interp": "quadratic"}, "choose from cubic, linear|did you mean"),
