@@ -1,10 +1,16 @@
-"""A progress bar that appears after a second of work."""
+"""Progress: a bar on a terminal that appears after a second of work, lines now and then in a log."""
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+SECONDS, SHARE, EARLIEST = 30.0, 0.1, 5.0  # a line at least so often, or for so much of the work but not more often
 
 
 @dataclass(frozen=True)
@@ -20,10 +26,67 @@ class Portion:
         self.tick(self.done + n)
 
 
+@dataclass
+class Log:
+    """Lines in a file: one when a tenth more of the work is done, or after half a minute; none of work that takes seconds."""
+
+    total: float
+    unit: str
+    clock: Callable[[], float] = time.monotonic
+    begun: float = field(init=False)
+    first: tuple[float, float] | None = None  # when we were told for the first time, and what was done then
+    last: tuple[float, float] = field(init=False)  # the same of the last line
+    lines: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock()
+        self.last = self.begun, 0.0
+
+    def __call__(self, n: float) -> None:
+        """The work has come to n."""
+        now, (when, done) = self.clock(), self.last
+        if self.first is None:
+            self.first = now, n
+            self.last = when, n  # work that is taken up begins where it was
+        elif now - when >= (EARLIEST if n - done >= SHARE * self.total else SECONDS):
+            self._line(n, now)
+
+    def _line(self, n: float, now: float) -> None:
+        done = "" if self.unit == "%" else f"{n:.6g} of {self.total:.6g} {self.unit.strip()}, "
+        share = 100 * n / self.total if self.total else 100.0
+        text = f"odesolve: {done}{share:.0f} % after {_time(now - self.begun)}{self._left(n, now)}"
+        print(text, file=sys.stderr, flush=True)
+        self.last, self.lines = (now, n), self.lines + 1
+
+    def _left(self, n: float, now: float) -> str:
+        when, done = self.first or (now, n)
+        if not done < n < self.total:
+            return ""
+        return f", about {_time((now - when) * (self.total - n) / (n - done))} left"
+
+    def close(self, whole: bool) -> None:
+        """The work has ended: a last line where there were others, and it was done."""
+        if whole and self.lines and self.last[1] < self.total:
+            self._line(self.total, self.clock())
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _is_file(stream: object) -> bool:
+    """Whether what is written lands in a file, where a bar that overwrites itself has no place."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # no stream, or one without a descriptor
+        return False
+
+
 class Bar:
     """``with Bar(total, show, unit) as tick``: tick(n) moves it to n; None where nothing is to be shown.
 
-    ``show`` is True, False, or None for: on a terminal, and only if the work takes more than a second. Or it is a ``Portion``.
+    ``show`` is True, False, or None for: on a terminal and in a file, and only if the work takes its time. Or it is a
+    ``Portion``.
     """
 
     def __init__(self, total: float, show: bool | Portion | None, unit: str):
@@ -33,7 +96,12 @@ class Bar:
         self.bar = None
         if isinstance(self.show, Portion):
             return None if self.show.tick is None else self.show
-        if self.show is False or (self.show is None and not sys.stderr.isatty()):
+        if self.show is False:
+            return None
+        if _is_file(sys.stderr):
+            self.bar = Log(self.total, self.unit)
+            return self.bar
+        if self.show is None and not (sys.stderr is not None and sys.stderr.isatty()):
             return None
         from tqdm.auto import tqdm
 
@@ -45,5 +113,7 @@ class Bar:
         return tick
 
     def __exit__(self, *error) -> None:
-        if self.bar is not None:
+        if isinstance(self.bar, Log):
+            self.bar.close(whole=error[0] is None)
+        elif self.bar is not None:
             self.bar.close()

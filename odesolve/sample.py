@@ -115,7 +115,7 @@ def sample(
         device: where to draw noise given as a shape; by default the network's.
         executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an ``ode.Window`` solves many
             steps at once, an ``ode.Parareal`` blocks of them.
-        progress: show a bar; by default on solves longer than a second, on a terminal.
+        progress: show a bar; by default on solves longer than a second, on a terminal (in a log, lines).
         batch: solve at most so many samples at once, chunk after chunk, for memory. Noise, conditions, scales and what else holds
             one value a sample are cut along, and the result is bitwise that of one batch where a row of the network's answer
             does not depend on the others. An executor's report is that of the last chunk.

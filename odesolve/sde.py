@@ -137,7 +137,7 @@ def solve_sde(
             with calculus="stratonovich".
         params: the parameters that get gradients. By default those of f and g, where they are modules, and all that their first
             evaluation depends on; give them where some are used at later times only.
-        progress: show a bar; by default on a terminal, after a second.
+        progress: show a bar; by default on a terminal, after a second (in a log, lines).
 
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
     Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.

@@ -111,7 +111,7 @@ def solve(
         params: the parameters that get gradients. By default those of f, where it is a module, and all that its first
             evaluation depends on; give them where f uses some at later times only.
         adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
-        progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal.
+        progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal (in a log, lines).
 
     f may work in place on what it gets, and return memory that it uses again. Where it differentiates y (torch.autograd.grad), it
     gets one that can be, if gradients are enabled and y0 or a parameter wants them.

@@ -72,7 +72,7 @@ def sample(
             solve diverged, whose sample is its last finite state.
         shard: ids in a file, a multiple of B; by default about 1024.
         format: "npz" or "safetensors".
-        progress: show a bar of what all processes have done; by default on a terminal.
+        progress: show a bar of what all processes have done; by default on a terminal (in a log, lines).
 
     Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something else, is full or corrupt, before
     anything is overwritten.

@@ -74,7 +74,7 @@ def profile(
         timing: timed runs of which the fastest counts; 0 takes no times.
         executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan of every budget, for one
             sample and for all: see ``Profile.parallel`` and what ``advice`` says of it.
-        progress: show a bar; by default on work longer than a second, on a terminal.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log, lines).
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
 
     Returns a ``Profile``. A sampler that fails is a row with its status and message.

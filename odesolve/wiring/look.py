@@ -55,7 +55,7 @@ def check(
         noise: without data, the shape of samples (B, ...) to draw.
         seed: of the noise.
         seconds: about how long it may take; with less time fewer readings are tried, those near to the declared one first.
-        progress: show a bar; by default on work longer than a second, on a terminal.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log, lines).
 
     Returns a ``Check``: ``print`` it, or look at ``ok``, ``findings``, ``best``, ``model``. The network's mode is left as it was.
     Raises OdesolveError for data or shapes that cannot be used, and where the network cannot be called at all.
