@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 import odesolve as ode
 from odesolve.profile import pictures, plotting
@@ -59,3 +60,46 @@ def test_rows_of_pictures(tmp_path):
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ode.OdesolveError, match="no pictures"):
         pictures.save_grid(torch.zeros(4, 2), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [
+        ((1, 1, 8, 8), 32),
+        ((16, 1, 8, 8), 32),
+        ((256, 1, 8, 8), 9),
+        ((16, 3, 32, 32), 8),
+        ((64, 3, 32, 32), 4),
+        ((10000, 1, 8, 8), 6),
+        ((16, 3, 256, 256), 1),
+        ((1, 3, 1024, 1024), 1),
+        ((5, 1, 3, 37), 6),
+        ((1, 1, 113, 57), 2),
+    ],
+)
+def test_small_pictures_are_enlarged_by_whole_factors(tmp_path, shape, factor):
+    assert pictures.enlarged(shape) == factor
+    if shape[0] * shape[-1] * shape[-2] > 2**18:
+        return
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pictures.write(images, tmp_path / "x.png")
+    drawn = torch.from_numpy(imread(tmp_path / "x.png")[..., :3])
+    expected = pictures.tiled(images, gap=2, scale=factor)
+    assert drawn.shape == expected.shape
+    assert torch.equal((255 * drawn).round(), (255 * expected).floor())  # matplotlib cuts to 8 bits
+    first = drawn[: factor * shape[-2], : factor * shape[-1]]
+    blocks = first.unflatten(1, (shape[-1], factor)).unflatten(0, (shape[-2], factor))
+    assert (blocks == blocks[:, :1, :, :1]).all()
+
+
+@pytest.mark.parametrize("pixels", range(100, 140))
+def test_no_pixel_is_lost(tmp_path, pixels):
+    pictures.save_grid(torch.zeros(1, 1, pixels, pixels), tmp_path / "x.png", scale=1)
+    assert imread(tmp_path / "x.png").shape[:2] == (pixels, pixels)
+
+
+@pytest.mark.parametrize(("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")])
+def test_what_cannot_be_drawn_is_known_before(shape, told):
+    with pytest.raises(ode.OdesolveError, match=told):
+        pictures.check_shape(shape, "x.png")
+    pictures.check_shape(shape, "x.npz")
