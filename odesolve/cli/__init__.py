@@ -2,23 +2,96 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
-from odesolve.cli.arguments import parser
+import torch
+
+from odesolve.cli.arguments import parse
 from odesolve.errors import Diverged, OdesolveError
 
 __all__ = ["main"]
 
+OURS = (OdesolveError, Diverged, ImportError)
+LONGEST = 1000  # characters of an error of others
+TRACEBACK = "ODESOLVE_TRACEBACK"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after an error (one line)."""
-    given = parser().parse_args(argv)
+    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after an error (one line).
+
+    130 after Ctrl-C, 141 where the reader of the output left: what a shell says of programs that these signals ended. With
+    ODESOLVE_TRACEBACK=1 in the environment errors come with their traceback.
+    """
+    if argv is None:
+        _as_program()
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a reader that left is met here, not while Python ends
+    except KeyboardInterrupt:
+        return _ended("interrupted", 130)
+    except BrokenPipeError:
+        return _ended(None, 141)
+    except Exception as e:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(e)
+        return _ended(f"error: {_told(e)}", 2)
+
+
+def _as_program() -> None:
+    """What a process may settle that is ours alone: warnings are one line, and no letter is too much for a stream."""
+    plain = warnings.formatwarning
+
+    def told(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+        note = f"odesolve: note: {' '.join(str(message).split())}\n"
+        return note if category is UserWarning else plain(message, category, *where, **line)
+
+    warnings.formatwarning = told
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    given = parse(argv)
     try:
         return given.run(given) or 0
-    except (OdesolveError, Diverged, ImportError, OSError) as e:
-        print(f"odesolve: error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("odesolve: interrupted", file=sys.stderr)
-        return 130
+    except SystemExit as e:
+        raise OdesolveError(f"the network ended the program, exit code {e.code}: let it return a tensor") from e
+
+
+def _told(e: Exception) -> str:
+    """An error in one line; one that nobody foresaw says what it is, and how to see where it was raised."""
+    text = " ".join(str(e).split())
+    if isinstance(e, OURS):
+        return text
+    if isinstance(e, OSError) and e.strerror is not None:
+        return e.strerror if e.filename is None else f"{e.filename}: {e.strerror}"
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    if isinstance(e, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return f"there is not enough memory: give a smaller batch ({text or type(e).__name__})"
+    return f"{type(e).__name__}: {text} ({TRACEBACK}=1 in the environment shows where)"
+
+
+def _ended(text: str | None, code: int) -> int:
+    """Say why a command ended, and drop what stdout cannot take, so that Python does not complain of it at its end."""
+    with contextlib.suppress(OSError):
+        if text is not None and sys.stderr is not None:
+            print(f"odesolve: {text}", file=sys.stderr)
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

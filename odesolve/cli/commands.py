@@ -9,9 +9,15 @@ from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any
 
+import torch
+
 from odesolve import jobs
-from odesolve.cli.given import dtype, first_rank, items, model_of, path_named, whole
+from odesolve.cli.conditions import Conditions, conditions_of
+from odesolve.cli.files import check_writable
+from odesolve.cli.given import dtype, first_rank, model_of, path_named
+from odesolve.cli.typed import beside
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.models import Model
 from odesolve.planning import plan, solvers
 from odesolve.profile import parse_grid, pictures, plotting, profile, report
 from odesolve.run import Window
@@ -19,14 +25,16 @@ from odesolve.sample import sample
 
 
 def profile_command(given: argparse.Namespace) -> int:
-    """Measure, print the table and the advice, and write files where ``--out`` says."""
+    """Measure, print the table and the advice, and write files where ``--out`` says; exit code 1 where no run arrived."""
+    conditions = conditions_of(given)
     model, shape = model_of(given)
+    conditions.check_rows(shape[0])
     out, saved = _output(given)
     found = profile(
-        model,
-        items(given.solvers),
-        [whole(n, "--nfe") for n in items(given.nfe) or []],
-        items(given.grids),
+        conditions.on(model, torch.arange(shape[0]), given.device),
+        given.solvers,
+        given.nfe,
+        given.grids,
         noise=shape,
         seed=given.seed,
         dtype=dtype(given),
@@ -47,7 +55,7 @@ def profile_command(given: argparse.Namespace) -> int:
         print(f"\n{found.advice(given.metric)}")
     if out is not None:
         print(f"wrote table.csv, profile.json and plot.png in {out}", file=sys.stderr)
-    return 0
+    return int(all(row.status != "ok" for row in found.rows))
 
 
 def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
@@ -58,28 +66,39 @@ def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
         return None, None
     plotting.matplotlib()
     out = File(given.out)
-    out.mkdir(parents=True, exist_ok=True)
-    saved = out / "profile.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise OdesolveError(f"--out {out} is no folder and cannot be made one ({e.strerror}): give another") from e
+    for name in ("table.csv", "plot.png", "profile.json"):
+        check_writable(out / name)
     if not given.resume:
-        saved.unlink(missing_ok=True)
-    return out, saved
+        (out / "profile.json").unlink(missing_ok=True)
+    return out, out / "profile.json"
 
 
 def sample_command(given: argparse.Namespace) -> int:
     """Draw samples and write them: in one file, or with ``--n`` as a job in a folder."""
-    out = File(given.out)
+    out, conditions = File(given.out), conditions_of(given)
     if given.n is None:
         pictures.check_name(out)
+        check_writable(out)
     elif out.suffix in pictures.KINDS:
         raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
+    beside(given, "-n", given.n is not None, {"first": 0, "shard": None, "format": "npz"})
     model, shape = model_of(given)
     grid = parse_grid(given.grid) if given.grid else None
-    where = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
+    options = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
     if given.n is not None:
+        conditions.check_ids(given.first + given.n)
         names = ("n", "out", "first", "shard", "format")
-        where |= {k: getattr(given, k) for k in names}
-        return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **where), given)
-    drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **where)
+        options |= {k: getattr(given, k) for k in names}
+        model = _by_id(model, conditions, shape[0], given.device)
+        return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **options), given)
+    conditions.check_rows(shape[0])
+    pictures.check_shape(shape, out)
+    model = conditions.on(model, torch.arange(shape[0]), given.device)
+    drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **options)
     if drawn.status != "ok":
         raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
     pictures.write(drawn.x, out)
@@ -87,6 +106,13 @@ def sample_command(given: argparse.Namespace) -> int:
     facts |= {"nfe": drawn.nfe, "seed": given.seed}
     print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))
     return 0
+
+
+def _by_id(model: Model, conditions: Conditions, batch: int, device: str | None) -> Any:
+    """What a job asks: one model for all batches, or a function of ids where these have conditions of their own."""
+    if not conditions.arrays:
+        return conditions.on(model, torch.arange(batch), device)
+    return lambda ids: conditions.on(model, ids, device)
 
 
 def job_command(given: argparse.Namespace) -> int:

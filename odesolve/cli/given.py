@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import importlib.util
 import os
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from odesolve import paths, problems
+from odesolve.cli.conditions import setting
 from odesolve.errors import OdesolveError, unknown
 from odesolve.models import Model
 from odesolve.paths import Path
@@ -38,7 +38,9 @@ PICTURES = 4  # samples of a pipeline
 
 def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     """The model that the arguments name, and the shape of its noise."""
-    shape = tuple(whole(n, "--shape") for n in items(given.shape)) if given.shape else None  # type: ignore[union-attr]
+    shape = given.shape
+    if given.call and not given.diffusers:
+        raise OdesolveError(f"--call {given.call[0]} is what a pipeline is called with: give --diffusers FOLDER, too")
     if given.diffusers:
         if given.model is not None:
             raise OdesolveError("two models: give either a FACTORY or --diffusers FOLDER")
@@ -54,25 +56,14 @@ def _of_pipeline(given: argparse.Namespace, shape: tuple[int, ...] | None) -> tu
     """The model of a pipeline saved by diffusers, called as --call says."""
     from odesolve.integrations.diffusers import load_pipeline
 
-    model, event = load_pipeline(given.diffusers, given.device, [_setting(item) for item in given.call])
+    settings = [setting(item, "--call", "prompt='a fox' or --call guidance_scale=5") for item in given.call]
+    model, event = load_pipeline(given.diffusers, given.device, settings)
     shape = shape or (PICTURES, *event)
     if shape[1:] != event:
         raise OdesolveError(
             f"--shape says {shape[1:]} for samples of shape {event}: leave it out, or give --shape B,{event}"
         )
     return model, shape
-
-
-def _setting(item: str) -> tuple[str, Any]:
-    key, equals, value = item.partition("=")
-    if not equals:
-        raise OdesolveError(
-            f"--call {item!r}: give NAME=VALUE, such as --call prompt='a fox' or --call guidance_scale=5"
-        )
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):  # a text without quotes, such as a prompt
-        return key, value
 
 
 def first_rank() -> bool:
@@ -86,15 +77,38 @@ def own_device() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
-def load_model(spec: str) -> Model:
-    """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none."""
-    own_device()
-    where, colon, name = spec.rpartition(":")
-    if not colon:
-        raise OdesolveError(f"{spec!r} names no model: give {FACTORY}")
+def check_device(name: str) -> None:
+    """Raise OdesolveError where torch has no device of this name here."""
     try:
-        made = getattr(_module(where), name)
-        made = made if isinstance(made, Model) else made()
+        found = torch.empty(0, device=name).device
+    except Exception as e:  # torch raises what it likes, from AssertionError to one class for each vendor
+        raise OdesolveError(f"--device {name} is not here: give {_devices()}") from e
+    if found.type == "meta" or (found.type == "cpu" and torch.device(name).index):
+        raise OdesolveError(f"--device {name} is no place for numbers: give {_devices()}")
+
+
+def _devices() -> str:
+    there = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    return " or ".join(["cpu", *there, *(["mps"] if torch.backends.mps.is_available() else [])])
+
+
+def load_model(spec: str) -> Model:
+    """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none.
+
+    The folder of the file, or the current one, can be imported from ever after: networks import when they are called, too.
+    """
+    own_device()
+    where, _, name = spec.rpartition(":")
+    if not where or not name:
+        raise OdesolveError(f"{spec!r} names no model: give {FACTORY}")
+    if where.endswith(".py") and not File(where).is_file():
+        raise OdesolveError(f"{spec}: there is no file {where}")
+    try:
+        made = _made(where, name)
+    except OdesolveError as e:
+        raise OdesolveError(f"{spec}: {e}") from e
+    except SystemExit as e:
+        raise OdesolveError(f"{spec} ended the program, exit code {e.code}: let it return an ode.Model") from e
     except Exception as e:  # whatever the user's code raises is one line here
         raise OdesolveError(f"{spec}: {type(e).__name__}: {e}") from e
     if not isinstance(made, Model):
@@ -102,18 +116,36 @@ def load_model(spec: str) -> Model:
     return made
 
 
+def _made(where: str, name: str) -> Any:
+    """What the module holds by this name, or what that returns."""
+    module = _module(where)
+    if not hasattr(module, name):
+        raise unknown(f"name in {where}", name, [n for n in dir(module) if not n.startswith("_")] or [FACTORY])
+    found = getattr(module, name)
+    if isinstance(found, Model):
+        return found
+    if not callable(found):
+        raise OdesolveError(f"it is {type(found).__name__}: name an ode.Model, or a function that returns one")
+    return found()
+
+
 def _module(where: str) -> Any:
+    folder = os.path.abspath(os.path.dirname(where) if where.endswith(".py") else "")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     if not where.endswith(".py"):
-        sys.path.insert(0, "")
-        try:
-            return importlib.import_module(where)
-        finally:
-            sys.path.remove("")
+        return importlib.import_module(where)
     spec = importlib.util.spec_from_file_location(File(where).stem, where)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    fresh = sys.modules.setdefault(spec.name, module) is module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if fresh:
+            del sys.modules[spec.name]
+        raise
     return module
 
 
@@ -122,28 +154,6 @@ def path_named(name: str) -> Path:
     if name.lower() not in PATHS:
         raise unknown("path", name, PATHS)
     return PATHS[name.lower()]()
-
-
-def items(text: str | None) -> list[str] | None:
-    """The parts between commas, except those inside brackets."""
-    if text is None:
-        return None
-    parts, depth = [""], 0
-    for c in text:
-        depth += (c == "(") - (c == ")")
-        if c == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += c
-    return [p.strip() for p in parts if p.strip()]
-
-
-def whole(text: str, option: str) -> int:
-    """The number in a text. Raises OdesolveError if it holds none."""
-    try:
-        return int(text)
-    except ValueError:
-        raise OdesolveError(f"{option} holds {text!r}: give whole numbers with commas between them") from None
 
 
 def dtype(given: argparse.Namespace) -> torch.dtype:

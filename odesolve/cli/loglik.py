@@ -21,23 +21,24 @@ from msgspec import Struct
 from torch import Tensor
 
 from odesolve import __version__, jobs
+from odesolve.cli.conditions import conditions_of
+from odesolve.cli.files import check_writable, read_array
 from odesolve.cli.given import first_rank, load_model, path_named
+from odesolve.cli.typed import beside
 from odesolve.errors import OdesolveError
-from odesolve.files import Door, read_npy, read_npz, read_tensors, shaped, short
+from odesolve.files import Door, read_npz, shaped, short
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
+from odesolve.jobs.fingerprint import checksum
 from odesolve.likelihood.result import SINGLE
 from odesolve.models import Model
 from odesolve.problems import digits
 from odesolve.progress import Bar
 
-READERS = {".npz": read_npz, ".npy": read_npy, ".pt": read_tensors}
 NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 
 
 def loglik_command(given: argparse.Namespace) -> int:
     """Log-densities of data: their mean, bits a dimension, standard errors and intervals; every sample's to ``--out``."""
-    if given.batch < 1:
-        raise OdesolveError(f"--batch {given.batch}: give at least 1")
     out = _out(given)
     model, data = _model_and_data(given)
     with _heard() as notes:
@@ -62,14 +63,16 @@ def _heard() -> Iterator[list[str]]:
 
 def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | None) -> np.ndarray:
     """The values, batch by batch, kept in a file as they come where there is one."""
-    settings = _settings(given, data)
+    settings = _settings(given, model, data)
     table = _saved(out, settings, given, len(data)) if given.resume and out is not None else np.zeros((0, len(KEPT)))
     device, width = device_of(model, given.device), (given.levels, given.low, given.high, given.draws)
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
             rows = slice(len(table), len(table) + given.batch)
             options = {**_options(given), "seed": given.seed}
-            found = values(model, data[rows].to(device), range(len(data))[rows], width, options)
+            some = range(len(data))[rows]
+            here = model.rows(torch.tensor(some), len(data))
+            found = values(here, data[rows].to(device), some, width, options)
             table = np.concatenate([table, found])
             if out is not None:
                 _write(out, table, settings, given)
@@ -105,41 +108,22 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
+    conditions = conditions_of(given)
     if given.model is None:
         problem = digits()
-        data = _load(given.data) if given.data else problem.sample(64, given.seed)
+        data = read_array(given.data) if given.data else problem.sample(64, given.seed)
         model = problem.model(path_named(given.path))
     elif given.data is None:
         raise OdesolveError("the data are missing: give --data x.npz or x.pt")
     else:
-        model, data = load_model(given.model), _load(given.data)
-    data = data[: given.limit]
+        model, data = load_model(given.model), read_array(given.data)
     if not len(data):
         raise OdesolveError("the data hold no samples: give at least one")
+    conditions.check_rows(len(data), len(data[: given.limit]))
+    data = data[: given.limit]
     if not given.levels or (given.double and data.is_floating_point()):
         data = data.double() if given.double else data.float()
-    return model, data
-
-
-def _load(name: str) -> Tensor:
-    """The one tensor (B, ...) in an .npz, .npy or .pt file."""
-    door = Door(name, "holds no data that can be read", "give an .npz, .npy or .pt file with one array of numbers")
-    kind = File(name).suffix
-    if kind not in READERS:
-        raise OdesolveError(f"{name} is of no known kind: give .npz, .npy or .pt")
-    found: Any = READERS[kind](name, door)
-    if isinstance(found, dict):
-        if len(found) != 1:
-            raise OdesolveError(f"{name} holds {', '.join(map(str, found)) or 'nothing'}: give a file with one array")
-        (found,) = found.values()
-    if isinstance(found, np.ndarray):
-        with door.reading():
-            found = torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
-    if not isinstance(found, Tensor) or found.dim() < 2:
-        raise OdesolveError(f"{name} holds no array of shape (B, ...): save one tensor with the batch first")
-    if found.is_complex() or found.layout != torch.strided or found.device.type != "cpu" or found.is_quantized:
-        raise OdesolveError(f"{name} holds {found.layout} {found.dtype}: save a dense tensor of real numbers")
-    return found.detach()
+    return conditions.on(model, torch.arange(len(data)), given.device), data
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
@@ -206,10 +190,15 @@ def _out(given: argparse.Namespace) -> File | None:
         raise OdesolveError(
             "--resume goes on with the values in a file: give --out values.npz (a folder needs no --resume)"
         )
+    job = out is not None and not out.suffix
+    if out is not None and not job and not (given.resume and os.path.lexists(out)):  # what is there is read first
+        check_writable(out)
+    beside(given, "--out DIR", job, {"shard": None, "format": "npz"})
+    beside(given, "--levels", bool(given.levels), {"low": -1.0, "high": 1.0, "draws": 1})
     return out
 
 
-def _settings(given: argparse.Namespace, data: Tensor) -> str:
+def _settings(given: argparse.Namespace, model: Model, data: Tensor) -> str:
     """What values depend on: resumed ones must agree in it."""
     names = (
         "model",
@@ -228,7 +217,10 @@ def _settings(given: argparse.Namespace, data: Tensor) -> str:
         "limit",
     )
     total = float(data.double().sum())
-    return json.dumps({n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total})
+    facts = {n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total}
+    if given.cond:
+        facts["cond"] = [*given.cond, *(checksum(v) for v in model.cond.values() if isinstance(v, Tensor))]
+    return json.dumps(facts)
 
 
 def _saved(out: File, settings: str, given: argparse.Namespace, limit: int) -> np.ndarray:

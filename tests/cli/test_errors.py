@@ -12,7 +12,7 @@ from odesolve.cli import commands
         (["plan", "ddimm"], "did you mean 'ddim'"),
         (["plan", "ddim", "--path", "vpp"], "unknown path 'vpp'"),
         (["plan", "ddim", "--grid", "karas"], "unknown grid"),
-        (["plan", "ddim", "--steps", "0"], "steps=0"),
+        (["plan", "ddim", "--steps", "0"], "--steps: '0' was given"),
         (["profile", "nowhere:model", "--shape", "2,3"], "No module named 'nowhere'"),
         (["profile", "user_models:nothing", "--shape", "2,3"], "nothing"),
         (["profile", "user_models:wrong", "--shape", "2,3"], "returned int"),
@@ -31,7 +31,7 @@ from odesolve.cli import commands
         (["loglik", "--out", "values.txt"], "in .npz or .csv"),
         (["loglik", "--resume"], "give --out values.npz"),
         (["loglik", "--batch", "0"], "at least 1"),
-        (["loglik", "--limit", "0"], "at least one"),
+        (["loglik", "--limit", "0"], "at least 1"),
         (["loglik", "--limit", "2", "--trace", "xtrac"], "did you mean 'xtrace'"),
         (["loglik", "--limit", "2", "--levels", "17"], "lies off the 17 values"),
         (["sample", "missing.py:model", "--shape", "2,4", "--out", "x.npz"], "missing.py"),
@@ -47,9 +47,7 @@ def test_errors_are_one_line(capsys, module, words, message):
 
 
 def test_wrong_usage_exits_with_2(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["plan"])
-    assert stopped.value.code == 2
+    assert cli.main(["plan"]) == 2
     assert "usage: odesolve plan" in capsys.readouterr().err
 
 

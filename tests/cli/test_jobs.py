@@ -78,7 +78,7 @@ def test_log_densities(capsys, module):
     [
         (["--n", "4", "--out", "x.npz"], "give --out the name of a folder"),
         (["--out", "folder"], "give a name that ends in .npz"),
-        (["--n", "0"], "give at least 1 id"),
+        (["--n", "0"], "give a whole number, at least 1"),
         (["--n", "10", "--shard", "6"], "shard=6 is no multiple of the batch, 4"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 
 import odesolve as ode
 from odesolve.cli import main
-from odesolve.cli.loglik import _load
+from odesolve.cli.files import read_array
 from odesolve.jobs.densities import COLUMNS
 from tests.files.tamper import all_refused, cuts, flips, looked_at, none_raw, outcome, things
 
@@ -177,7 +177,7 @@ def test_data(kind, cases, tmp_path, monkeypatch):
         file.write_bytes(body)
         before = looked_at(tmp_path)
         try:
-            _load(str(file))
+            read_array(str(file))
         finally:
             assert looked_at(tmp_path) == before
 
@@ -198,15 +198,15 @@ def test_data_that_reads(kind, tmp_path):
     file = tmp_path / f"x.{kind}"
     for body in GOOD[kind]():
         file.write_bytes(body)
-        found = _load(str(file))
+        found = read_array(str(file))
         assert found.dtype == torch.float32
         assert np.array_equal(found.numpy(), X)
     for other in (X.astype(">f8"), np.asfortranarray(X), (X > 0), X.astype(np.int64), X[:, :, None]):
         if kind != "pt":
             file.write_bytes(npy(other) if kind == "npy" else npz(other))
-            assert np.array_equal(_load(str(file)).numpy(), other)
+            assert np.array_equal(read_array(str(file)).numpy(), other)
     (tmp_path / f"link.{kind}").symlink_to(file)
-    _load(str(tmp_path / f"link.{kind}"))
+    read_array(str(tmp_path / f"link.{kind}"))
 
 
 @pytest.mark.parametrize("kind", GOOD)
@@ -216,7 +216,7 @@ def test_what_lies_at_the_name_of_data(kind, tmp_path, capsys):
         folder.mkdir()
         things(folder, f"x.{kind}")[name](folder / f"x.{kind}")
         before = looked_at(folder)
-        assert f"x.{kind}" in (outcome(_load, str(folder / f"x.{kind}")) or "")
+        assert f"x.{kind}" in (outcome(read_array, str(folder / f"x.{kind}")) or "")
         assert outcome(main, ["loglik", "--data", str(folder / f"x.{kind}")]) is None
         told = capsys.readouterr()
         assert told.err.startswith(f"odesolve: error: {folder}")

@@ -1,0 +1,7 @@
+"""``python -m odesolve`` is ``odesolve``."""
+
+import sys
+
+from odesolve.cli import main
+
+sys.exit(main())
