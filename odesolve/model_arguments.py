@@ -14,7 +14,7 @@ from odesolve.paths import Path
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INSIDE = 1e-5  # of the path's range: so far outside a time may lie by its rounding
-BEYOND = 1.5
+BEYOND = 10.0  # times the end: levels of other paths are read there as well
 CALLS = (
     ".data(x, t), .noise, .score, .velocity, .v or .edm for what its answer means, or .net(x, t) for the answer itself"
 )

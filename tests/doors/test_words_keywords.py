@@ -84,6 +84,7 @@ def error_of(door, **more):
 
 # Words that reach a function further in, whose arguments they are.
 FURTHER = {
+    "ode.sample of a plan": ["diffusion"],  # an option of solvers, which stand beside no plan
     "ode.sdedit": takes(DOORS["ode.sample"]),
     "ode.interpolate": takes(DOORS["ode.sample"]),
     "jobs.log_prob": takes(DOORS["ode.log_prob"]),
