@@ -57,10 +57,10 @@ class BrownianPath:
         if not isinstance(shape, Sequence) or not shape or not all(map(is_whole, shape)):
             raise OdesolveError(f"shape is {shape!r}: give that of an increment with the batch first, such as (16, 2)")
         if dtype not in (torch.float32, torch.float64):
-            raise OdesolveError(f"dtype={dtype}: increments are torch.float32 or torch.float64")
+            raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
         area = switch("area", area)
         if not is_whole(depth, 1) or depth > 48:
-            raise OdesolveError(f"depth={depth!r}: the interval is cut into 2^depth ticks, 1 to 48")
+            raise OdesolveError(f"depth={depth!r}: give 1 to 48, of which the interval is cut into 2^depth ticks")
         self.shape, self.area, self.dtype, self.device = tuple(shape), area, dtype, device_of(device)
         self.keys = keys_of(self.shape[0], seed, ids, self.device)
         self.tree = AreaTree(low, high, depth) if area else Tree(low, high, depth)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from odesolve.conditions import cut, sizes
 from odesolve.errors import OdesolveError, once
+from odesolve.given import whole
 from odesolve.keys import Ids, keys_of
 from odesolve.models import Model
 from odesolve.progress import Bar, Portion
@@ -24,13 +24,7 @@ OF_THE_MOST = ("nfe", "probes")  # numbers of a chunk, the largest of which coun
 
 def size_of(batch: Any) -> int:
     """How many samples are solved at once. Raises OdesolveError for what is no whole number of at least 1."""
-    try:
-        size = 0 if isinstance(batch, bool) else operator.index(batch)
-    except TypeError:
-        size = 0
-    if size < 1:
-        raise OdesolveError(f"batch={batch!r}: give how many samples to solve at once, a whole number of at least 1")
-    return size
+    return whole("batch", batch, 1)
 
 
 class Chunks:

@@ -171,7 +171,7 @@ def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
         return Implicit(ESDIRKS[solver], linear)
     if linear is not None:
         raise OdesolveError(
-            f"linear={linear!r} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems"
+            f"linear={linear!r} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems, leave linear= out"
         )
     if isinstance(solver, Pair):
         return RungeKutta(solver, depth)

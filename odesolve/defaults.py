@@ -11,8 +11,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from odesolve.given import whole
 from odesolve.grids import Grid, Karras, Listed, Polynomial, Uniform, VPTime, count, named
 from odesolve.labels import parse_grid
+from odesolve.meant import meant
 from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.planning import GridLike, SolverLike, plan, solvers
@@ -68,6 +70,7 @@ def default_choice(path: Path, nfe: int) -> Choice:
     return next(c for c in TABLE[path.family] if nfe <= c.up_to)
 
 
+@meant()
 def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **common: Any) -> Plan:
     """The plan of the default sampler with exactly ``nfe`` evaluations (before guidance).
 
@@ -76,7 +79,13 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
     """
     rule = None if grid is None else parse_grid(grid) if isinstance(grid, str) else named(grid)
     listed = isinstance(rule, Listed)
-    nfe = len(rule.values) - 1 if isinstance(rule, Listed) and nfe is None else 10 if nfe is None else nfe
+    nfe = (
+        len(rule.values) - 1
+        if isinstance(rule, Listed) and nfe is None
+        else 10
+        if nfe is None
+        else whole("nfe", nfe, 1)
+    )
     choice = default_choice(path, nfe)
     chosen = choice.grid if rule is None else rule
     made = plan(choice.solver, path, nfe, chosen, **{**choice.options, **common})

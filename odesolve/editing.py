@@ -12,12 +12,13 @@ from torch import Tensor
 from odesolve import grids
 from odesolve.defaults import default_grid
 from odesolve.errors import OdesolveError, once
-from odesolve.given import numbers, refuse_loose
+from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.grids import is_listed
 from odesolve.keys import Ids, fresh_seed
 from odesolve.keywords import door
 from odesolve.labels import parse_grid, parse_label
+from odesolve.meant import samples
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import INVERSION, Sample, invert, sample
@@ -135,9 +136,7 @@ def interpolate(
 
 def _check_batches(**given: object) -> None:
     for name, x in given.items():
-        if not isinstance(x, Tensor):
-            raise OdesolveError(f"{name} is {type(x).__name__}: give a batch (B, ...), a tensor")
-        refuse_loose(name, x)
+        samples(name, x)
 
 
 def _shares(given: float | Sequence[float] | Tensor) -> Tensor:

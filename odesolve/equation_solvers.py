@@ -9,6 +9,7 @@ from odesolve.adaptive.implicit import ESDIRKS
 from odesolve.dpm_adaptive import NODES
 from odesolve.errors import OdesolveError, plain, unknown
 from odesolve.fixed import TABLEAUS
+from odesolve.given import short
 from odesolve.labels import parse_label
 from odesolve.names.elsewhere import BY_TOLERANCE, SAME
 from odesolve.pairs import PAIRS
@@ -22,6 +23,8 @@ def ode_solver(solver: Any, fixed: bool, also: Iterable[str] = ()) -> Any:
 
     Raises OdesolveError for others, with the function that has them.
     """
+    if getattr(solver, "__hash__", None) is None:
+        raise OdesolveError(f"solver is {short(solver)}: give a name such as 'dopri5'")
     if not isinstance(solver, str):
         return solver
     name = SAME.get(plain(solver), plain(solver))

@@ -48,7 +48,7 @@ class Grid:
 def grid(times: Times, steps: int | Sequence[int]) -> Grid:
     """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
     intervals = len(times) - 1
-    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else [steps] * intervals
+    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, (str, bytes)) else [steps] * intervals
     if len(given) != intervals or not all(is_whole(n, 1) for n in given):
         raise OdesolveError(
             f"steps={steps!r}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"

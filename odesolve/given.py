@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from numbers import Real
 from typing import Any
 
@@ -20,6 +21,8 @@ def numbers(name: str, given: Any, expected: str) -> Tensor:
     Raises OdesolveError for what is no number, and for complex ones; ``expected`` says what to give instead.
     """
     try:
+        if isinstance(given, (bool, np.bool_)):
+            raise TypeError
         found = _tensor(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise OdesolveError(f"{name} is {given!r}, which is no tensor of numbers: give {expected}") from e
@@ -106,12 +109,21 @@ def refuse_loose(name: str, x: Tensor) -> None:
         raise OdesolveError(f"{name} is a tensor of layout {x.layout}: give a dense one, such as x.to_dense()")
 
 
+def named(name: str, given: Any, what: str = "a file") -> str:
+    """The name of a file or folder. Raises OdesolveError for what can be none."""
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given) or "\0" in str(given):
+        raise OdesolveError(f"{name}={short(given)}: give the name of {what}")
+    return str(os.fspath(given))
+
+
 def device_of(given: Any) -> torch.device:
     """The device that a name or a device says. Raises OdesolveError for what names none that is here."""
     try:
+        if not isinstance(given, (str, int, torch.device)) or isinstance(given, bool):
+            raise TypeError
         return torch.device(given)
     except (TypeError, RuntimeError) as e:
-        raise OdesolveError(f"device={given!r}: give one that is here, such as 'cpu' or 'cuda'") from e
+        raise OdesolveError(f"device={short(given)}: give one that is here, such as 'cpu' or 'cuda'") from e
 
 
 def dense(x: Tensor) -> bool:

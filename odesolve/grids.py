@@ -12,6 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, plain, unknown
 from odesolve.given import row, whole
+from odesolve.meant import meant
 from odesolve.paths import Path
 
 MAX_STEPS = 100_000
@@ -42,7 +43,7 @@ class Grid:
     def _ends(self, path: Path) -> tuple[float, float]:
         start = path.t_noise if self.start is None else self.start
         stop = path.t_data if self.stop is None else self.stop
-        return start, stop
+        return inside(path, start), inside(path, stop)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class _LogSNR(Grid):
         if start is None:
             start = path.t_noise if path.t_clip is None else path.t_clip
         stop = path.t_min if self.stop is None else self.stop
+        start, stop = inside(path, start), inside(path, stop)
         lam = path.lam(torch.tensor([start, stop], dtype=torch.float64)).tolist()
         if not all(map(math.isfinite, lam)):
             raise OdesolveError(
@@ -232,7 +234,7 @@ class Spaced(Grid):
         if self.spacing == "trailing":
             index = torch.round(total - i * (total / n))
         elif self.spacing == "leading":
-            index = (n - 1 - i) * (total // n) + 1 + self.offset
+            index = (n - 1 - i) * (total // n) + 1 + whole("offset", self.offset, 0, total - 1)
         elif self.spacing == "linspace":
             index = torch.round(i.flip(0) * ((total - 1) / max(n - 1, 1))) + 1 if n > 1 else torch.tensor([total])
         else:
@@ -285,10 +287,9 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
 
 def found(name: str, known: Mapping[str, Grid]) -> Grid:
     """The rule of this name, in any case. Raises OdesolveError with the nearest name otherwise."""
-    rule = known.get(plain(name))
-    if rule is None:
+    if plain(name) not in known:
         raise unknown("grid", name, known)
-    return rule
+    return known[plain(name)]
 
 
 def is_listed(grid: object) -> bool:
@@ -296,11 +297,11 @@ def is_listed(grid: object) -> bool:
     return isinstance(grid, Listed) or not (grid is None or isinstance(grid, str | Grid))
 
 
+@meant()
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end).
 
-    Ratios beyond those of the path by at most 1e-4 in log-SNR, as in published lists and in tables made in float32, are moved
-    to its ends. Raises OdesolveError for ratios farther outside.
+    Those beyond the path's by at most 1e-4 in log-SNR are moved to its ends. Raises OdesolveError for ratios farther outside.
     """
     rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
     times = times_of(path, rho, _rounding(values))
@@ -327,7 +328,7 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 
 
 def count(steps: object) -> int:
-    """A number of steps. Raises OdesolveError unless it is a whole number of at least 1, and no more than a plan holds."""
+    """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for others."""
     return whole("steps", steps, 1, MAX_STEPS)
 
 

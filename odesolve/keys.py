@@ -55,9 +55,11 @@ def ids_of(batch: int, ids: object) -> Tensor:
             f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample"
         )
     # Ids that lie on a device already are not waited for: their low 32 bits count.
-    if batch and samples.is_cpu and not (int(samples.min()) >= 0 and int(samples.max()) < 2**32):
+    low, high = (int(samples.min()), int(samples.max())) if batch and samples.is_cpu else (0, 0)
+    if low < 0 or high >= 2**32:
+        given = f"{low if low < 0 else high} among the ids"
         raise OdesolveError(
-            "ids lie outside of 0 to 2^32 - 1: give smaller ones, and another seed for every 2^32 samples"
+            f"ids lie outside of 0 to 2^32 - 1 ({given}): give smaller ones, and another seed for every 2^32 samples"
         )
     return samples
 

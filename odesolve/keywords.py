@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from odesolve.errors import OdesolveError, UnknownOption, nearest
+from odesolve.meant import Check, Meant
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,20 +120,25 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
 WORDS: dict[str, Advice] = {word.lower(): advice for words, advice in _TABLE for word in words.split()}
 
 
-def door(name: str, passes: Callable[..., Any] | None = None) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def door(
+    name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a function that users call by this name: a call that does not fit says what to type.
 
-    ``passes`` is a function that gets what it does not take itself.
+    ``passes`` is a function that gets what it does not take itself; ``kinds`` are checks of arguments, beside those that
+    their annotations tell of.
     """
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:
         takes = _takes(call) | (set() if passes is None else _takes(passes))
+        checks = Meant(call, kinds)
 
         @functools.wraps(call)
         def outer(*args: P.args, **kwargs: P.kwargs) -> R:
             if passes is not None:  # options that nobody would look at
                 _refuse(name, takes, kwargs)
             try:
+                checks(args, kwargs)
                 return call(*args, **kwargs)
             except UnknownOption as error:
                 raise _explained(name, takes, error) from None

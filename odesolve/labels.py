@@ -107,10 +107,10 @@ def check_grid(grid: grids.Grid) -> grids.Grid:
         if isinstance(field.default, bool):
             switch(label, given)
         elif field.name == "offset":
-            whole(label, given)
-        elif field.name not in ("schedule", "spacing", "values", "rounding") and not (
-            given is None and field.default is None
-        ):
+            whole(label, given, 0, grids.MAX_STEPS)
+        elif field.name == "spacing" and not isinstance(given, str):
+            raise unknown(label, given, ("trailing", "leading", "linspace"))
+        elif isinstance(field.default, float | None) and not (given is None and field.default is None):
             real(label, given, "a number")
     return grid
 

@@ -165,7 +165,8 @@ def _start(x: Tensor, n: int, keep: int | None) -> Tensor:
     if isinstance(x, Tensor):
         refuse_loose("x", x)
     if not isinstance(x, Tensor) or x.is_meta or x.dim() == 0 or x.dtype not in (torch.float32, torch.float64):
-        raise OdesolveError("x is where the chains start: give a float32 or float64 tensor (B, ...)")
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise OdesolveError(f"x is {given}, and where the chains start: give a float32 or float64 tensor (B, ...)")
     whole("n", n, 0, STREAMS)
     if keep is not None:
         whole("keep", keep, 1)

@@ -15,10 +15,11 @@ from odesolve.callee import Callee, shielded
 from odesolve.conditions import Cond, own, rows, shared_of, stackable, stacked
 from odesolve.convention import STATE, TIME, check_network, check_order
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import real
+from odesolve.given import real, short
 from odesolve.graphs import answer
 from odesolve.keywords import door
 from odesolve.lower import Reading
+from odesolve.meant import meant, samples
 from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call
 from odesolve.paths import Path, prediction_named
 from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
@@ -161,6 +162,7 @@ class Model:
         """Network evaluations that one evaluation of the guided model takes."""
         return 2 if self.reading.guidance and self.reading.guidance.scale != 1.0 else 1
 
+    @meant()
     def guided(
         self,
         scale: float | Tensor | Callable[[Tensor], Any],
@@ -179,6 +181,7 @@ class Model:
         """
         return guiding.classifier_free(self, scale, cond, uncond, rescale, interval)
 
+    @meant()
     def classifier_guided(self, log_prob: Callable[..., Tensor], scale: Any = 1.0, cond: Cond | None = None) -> Model:
         """Classifier guidance: the noise prediction shifted by -scale sigma grad log p(y|x) (Dhariwal and Nichol 2021).
 
@@ -196,6 +199,9 @@ class Model:
         sample ends with what is known: exactly by solvers whose last step is the data prediction (DDIM, DPM++, UniPC, DDPM,
         ...), to the last step's error by others (Wang, Yu and Zhang 2023, DDNM, eq. 13).
         """
+        samples("known", known)
+        if not isinstance(mask, Tensor):
+            raise OdesolveError(f"mask is {short(mask)}: give a tensor of numbers from 0 (free) to 1 (known)")
         if known.dim() != mask.dim() or known.dim() < 2 or known.is_complex():
             given = f"known {known.dtype} {tuple(known.shape)} and mask {tuple(mask.shape)}"
             raise OdesolveError(f"{given}: give both as (B, ...), or with 1 for all samples, real numbers")
@@ -356,6 +362,8 @@ class Model:
         return predicted(self, x, at)
 
     def _predict(self, x: Tensor, t: float | Tensor, want: str, sigma_data: float | None = None) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not x.dim():
+            samples("x", x)  # which refuses it
         wide = torch.promote_types(x.dtype, torch.float32)
         if not isinstance(t, Tensor) or (t.is_cpu and not watching() and not torch.compiler.is_compiling()):
             t = t if isinstance(t, Tensor) else real("t", t, "a number, or a time for each sample, (B,)")

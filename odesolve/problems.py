@@ -11,9 +11,10 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import OdesolveError
-from odesolve.given import numbers, whole
+from odesolve.given import numbers, short, whole
 from odesolve.grids import Asinh
 from odesolve.lower import Reading, lower
+from odesolve.meant import meant, number
 from odesolve.models import Model
 from odesolve.paths import Path, prediction_named
 from odesolve.planning import plan
@@ -252,6 +253,9 @@ def _column(c: Tensor, x: Tensor) -> Tensor:
 def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
     """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one sample."""
     mean = numbers("mean", mean, "finite numbers").detach()
+    if not isinstance(shape, (tuple, list)):
+        raise OdesolveError(f"shape={short(shape)}: give that of one sample, such as (3, 32, 32)")
+    shape = tuple(whole("shape", n, 1) for n in shape)
     mean = mean.expand(shape) if shape else mean.reshape(-1) if mean.dim() == 0 else mean
     if cov is not None:
         cov = numbers("cov", cov, "finite numbers (D, D)").detach()[None]
@@ -263,6 +267,7 @@ def mixture(weights, means, std=None, cov=None) -> Mixture:
     return Mixture(weights, means, std=std, cov=cov)
 
 
+@meant(std=number(0.0))
 def digits(std: float = 0.1) -> Mixture:
     """A Gaussian of this standard deviation on each of scikit-learn's 1797 handwritten digits: (1, 8, 8), pixels in [-1, 1].
 

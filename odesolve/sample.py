@@ -25,6 +25,7 @@ from odesolve.keywords import door
 from odesolve.likelihood.drawn import draw, kind_of
 from odesolve.likelihood.result import LogProb
 from odesolve.lower import lower
+from odesolve.meant import count, samples
 from odesolve.model_plan import check_model, check_start, chosen_plan, plan_for
 from odesolve.models import Model
 from odesolve.parareal import Parareal
@@ -65,7 +66,7 @@ class Sample:
     arrived: Tensor | None = None
 
 
-@door("ode.sample")
+@door("ode.sample", last=count(), products=count())
 @unwatched
 @holding
 @once()
@@ -250,7 +251,7 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     return run.resume(run.Cursor.load(program, saved), model)
 
 
-@door("ode.invert")
+@door("ode.invert", x=samples)
 def invert(
     model: Model,
     x: Tensor,

@@ -44,7 +44,7 @@ class Sampler:
         **options,
     ):
         if dtype not in (torch.float32, torch.float64):
-            raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
+            raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64, give one of them")
         self.plan = chosen_plan(model, plan, solver, steps, grid, options)
         check_executor(executor)
         warn_of_training(model.net)

@@ -26,6 +26,7 @@ from odesolve.graphs import refuse_lost
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
+from odesolve.meant import function, text
 from odesolve.pairing import type_like
 from odesolve.progress import Bar
 from odesolve.steady import Steady, budget, warn_of_training
@@ -72,7 +73,7 @@ class SDESolution:
         return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
 
 
-@door("ode.solve_sde")
+@door("ode.solve_sde", f=function, noise=text("diagonal"), calculus=text("ito"))
 @unwatched
 @holding
 def solve_sde(
@@ -187,7 +188,7 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
     if not isinstance(tree, BrownianPath):
         switch("tree", tree)
     if dtype not in (None, torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise OdesolveError(f"dtype={dtype!r}: states are torch.float32 or torch.float64, or complex of such parts")
+        raise OdesolveError(f"dtype={dtype!r}: give torch.float32 or torch.float64, or complex of such parts")
     if isinstance(g, int | float):
         real("g", g, "a finite number, or a function g(t, y)")
 

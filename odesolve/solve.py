@@ -25,6 +25,7 @@ from odesolve.equation_solvers import ode_solver
 from odesolve.errors import OdesolveError, unknown
 from odesolve.graphs import refuse_lost
 from odesolve.keywords import door
+from odesolve.meant import function
 from odesolve.model_problem import model_problem, other_times
 from odesolve.models import Model
 from odesolve.pairs import Pair
@@ -32,7 +33,7 @@ from odesolve.steady import Steady, steady_model, warn_of_training
 from odesolve.watched import unwatched
 
 
-@door("ode.solve")
+@door("ode.solve", f=function)
 @unwatched
 @holding
 def solve(

@@ -38,7 +38,7 @@ def start(
         raise OdesolveError(f"the start is {x.dtype} of shape {tuple(x.shape)}: give floats of shape (B, ...)")
     wide = dtype or (x.dtype if x.dtype == torch.float64 else torch.float32)
     if wide not in (torch.float32, torch.float64):
-        raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64")
+        raise OdesolveError(f"dtype={wide}: the state is kept in torch.float32 or torch.float64, give one of them")
     x = x.to(wide)
     if check and x.is_meta:
         raise OdesolveError("the start is on the meta device, without numbers: give a tensor that has some")
@@ -58,7 +58,7 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
         device = parameter.device if parameter is not None else "cpu"
     device = device_of(device)
     if dtype not in (None, torch.float32, torch.float64):
-        raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64")
+        raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64, give one of them")
     out = torch.empty(size, dtype=dtype or torch.float32, device=device)
     normal(out, keys_of(size[0], seed, ids, out.device), noise.START)
     return out
@@ -67,6 +67,8 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
 def shape_of(shape: Any) -> torch.Size:
     """The shape (B, ...) that noise is asked for by. Raises OdesolveError for what is none."""
     try:
+        if isinstance(shape, (bytes, bytearray)):
+            raise TypeError
         size = torch.Size([whole("noise", n) for n in shape])
     except (TypeError, OdesolveError) as e:
         raise OdesolveError(f"noise is {short(shape)}: give a tensor, or a shape such as (16, 3, 32, 32)") from e

@@ -12,10 +12,12 @@ from torch import Tensor
 from odesolve.callee import shielded
 from odesolve.convention import time_first
 from odesolve.errors import OdesolveError
+from odesolve.meant import meant
 
 HALVINGS = 52  # of an interval of length 1, to the resolution of float64
 
 
+@meant()
 @dataclass(frozen=True)
 class Event:
     """A zero of fn(t, y, *args) along a solution.

@@ -16,14 +16,16 @@ from odesolve.distributed.ranks import agreed, cut, mine, together
 from odesolve.distributed.ranks import mesh as all_ranks
 from odesolve.distributed.spread import spread
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.given import refuse_loose
 from odesolve.keys import Ids, fresh_seed, ids_of, seed_of
 from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob as solve_log_prob
+from odesolve.meant import samples
 from odesolve.models import Model
 from odesolve.sample import Sample
 from odesolve.sample import sample as draw_samples
-from odesolve.start import Noise
+from odesolve.start import Noise, shape_of
 
 STATUSES = ("ok", "diverged")
 
@@ -106,7 +108,11 @@ def sample(
     given = state if state is not None else noise
     if given is None:
         raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
-    shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(given)
+    shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(shape_of(given))
+    if not shape:
+        raise OdesolveError("noise or state has no dimension: give floats (B, ...)")
+    if isinstance(given, Tensor):
+        refuse_loose("noise" if state is None else "state", given)
     part = Part(mesh, model, shape[0], seed, ids)
     found = _drawn(part, shape, noise, state, args, options)
     if gather:
@@ -152,6 +158,7 @@ def log_prob(
         raise OdesolveError(
             'gradients and of="plan" are not spread over ranks: call ode.log_prob on every rank\'s own data'
         )
+    samples("x", x)
     part = Part(mesh, model, len(x), seed, ids)
     along = options.get("divergence") == "along" or not isinstance(model, Model)
     if part.time.size() > 1 and (along or options.keys() & {"steps", "plan"}):

@@ -14,10 +14,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
+from odesolve.meant import count, meant
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
+@meant(data=count(), time=count())
 def mesh(data: int | None = None, time: int = 1, device: str | None = None) -> DeviceMesh:
     """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that has not been done.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from odesolve.distributed.ranks import cut, together
 from odesolve.errors import OdesolveError
+from odesolve.meant import meant
 from odesolve.models import Model
 
 
@@ -60,6 +61,7 @@ class Spread(Model):
         return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
 
 
+@meant()
 def spread(model: Model, group: Any = None) -> Model:
     """The model with its network's rows spread over the ranks of a process group (all by default), for ``ode.Window``.
 

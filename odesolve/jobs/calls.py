@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.execute import check_executor
+from odesolve.given import refuse_loose, whole
 from odesolve.jobs import asked
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
 from odesolve.jobs.files import Arrays, check_format
@@ -22,6 +24,7 @@ from odesolve.jobs.work import Parts, work
 from odesolve.keywords import door
 from odesolve.labels import grid_label, solver_label
 from odesolve.log_prob import log_prob as solve_log_prob
+from odesolve.meant import count, number
 from odesolve.model_plan import chosen_plan
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -77,6 +80,9 @@ def sample(
     Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something else, is full or corrupt, before
     anything is overwritten.
     """
+    check_executor(executor)
+    if dtype not in (torch.float32, torch.float64):
+        raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
     shape = asked.shape(noise)
     batch = shape[0]
     n, first = asked.ids(n, first)
@@ -170,7 +176,7 @@ def _drawn(call: Callable[..., Any], shape: tuple[int, ...], ids: Tensor, model:
     return {"samples": torch.cat([row.x for row in rows]).cpu().numpy(), "status": bad}
 
 
-@door("jobs.log_prob", passes=solve_log_prob)
+@door("jobs.log_prob", passes=solve_log_prob, levels=count(2), draws=count(), low=number(), high=number())
 def log_prob(
     model: Model,
     x: Tensor,
@@ -205,13 +211,14 @@ def log_prob(
 
     Returns the ``Job``. Raises OdesolveError as ``jobs.sample`` does.
     """
-    batch = asked.whole("batch", batch, "a whole number, at least 1")
+    batch = whole("batch", batch, 1)
     if not isinstance(model, Model) or not isinstance(x, Tensor):
         raise OdesolveError(
             f"model is {type(model).__name__}, x {type(x).__name__}: give an ode.Model and a tensor (N, ...)"
         )
     if x.dim() < 2 or batch < 1 or not len(x):
         raise OdesolveError(f"batch={batch}, x of shape {tuple(x.shape)}: give at least one sample each, x as (N, ...)")
+    refuse_loose("x", x)
     shown = {k: v for k, v in options.items() if _plain(v)}
     marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
     told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
@@ -237,7 +244,7 @@ def log_prob(
 
 def _prepared(kind: str, out: str | File, facts: dict[str, Any], marks: Marks) -> Job:
     check_format(facts["format"])
-    root = asked.folder(out)
+    root = asked.folder("out", out)
     marks.warn_unseen()
     return prepared(root, str(out), {"kind": kind, **facts, **marks.notes()})
 

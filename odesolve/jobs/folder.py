@@ -15,6 +15,7 @@ import numpy as np
 
 from odesolve.errors import OdesolveError, warn
 from odesolve.files import Door, contents, short
+from odesolve.jobs import asked
 from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
 from odesolve.jobs.leases import leases
 from odesolve.jobs.manifest import read_manifest
@@ -37,7 +38,7 @@ class Job:
     """
 
     def __init__(self, root: str | File):
-        self.root, self.named = File(os.path.abspath(root)), str(root)
+        self.root, self.named = asked.folder("root", root), str(root)
         held = self.root / MANIFEST
         if not os.path.lexists(held):
             told = f"{root} cannot be read (it is no folder)" if self.root.is_file() else f"{root} holds no job"

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import real, refuse_loose, whole
+from odesolve.given import refuse_loose, whole
 from odesolve.graphs import tells_lost
 from odesolve.grids import is_listed
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
+from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, Diffusion, prior_loss
+from odesolve.meant import count, meant, number
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.noise import BOUNDS
@@ -54,16 +56,18 @@ class Bound:
     nfe: int
     discrete: bool
 
+    @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
         """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide values in [low, high].
 
         A discrete decoder's value is of probabilities already: the arguments are of no use then.
         """
+        check_width(levels, low, high)
         bits = -self.value / (self.dim * math.log(2.0))
         return bits if self.discrete else bits + math.log2(levels / (high - low))
 
 
-@door("ode.elbo")
+@door("ode.elbo", low=number(), high=number())
 @unwatched
 @tells_lost(1, "x")
 @torch.no_grad()
@@ -219,11 +223,8 @@ def _check(model, x, of: str, variance: str, decoder: str, levels: int, low: flo
         raise OdesolveError(
             'variance="learned" is of a chain, by a network that says it: give Model(learned_variance=True)'
         )
-    whole("levels", levels, 2)
-    if decoder == "discrete":
-        if not real("low", low) < real("high", high):
-            raise OdesolveError(f"levels={levels}, low={low}, high={high}: give at least 2 levels from low to high")
-        if not bool(((x >= low) & (x <= high)).all()):
-            raise OdesolveError(f"x leaves [{low}, {high}]: give low= and high= of its lowest and highest value")
+    check_width(levels, low, high)
+    if decoder == "discrete" and not bool(((x >= low) & (x <= high)).all()):
+        raise OdesolveError(f"x leaves [{low}, {high}]: give low= and high= of its lowest and highest value")
     if not bool(torch.isfinite(x).all()):
         raise OdesolveError("x holds NaN or infinity: give finite data")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from odesolve.adjoint.held import holding
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole, real, refuse_loose, whole
+from odesolve.given import refuse_loose, whole
 from odesolve.kernels import dispatch
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.keywords import door
-from odesolve.likelihood.result import LogProb
+from odesolve.likelihood.result import LogProb, check_width
 from odesolve.log_prob import log_prob
 from odesolve.noise import DEQUANTISE
 from odesolve.watched import unwatched
@@ -102,8 +102,7 @@ def dequantise(
 
 def _whole(x: Any, levels: int, low: float, high: float) -> Tensor:
     """The numbers k of the values, as floats."""
-    if not is_whole(levels, 2) or levels > MOST or not real("high", high) > real("low", low):
-        raise OdesolveError(f"levels={levels!r}, low={low}, high={high}: give at least 2 levels, and low below high")
+    check_width(levels, low, high, MOST)
     if isinstance(x, Tensor):
         refuse_loose("x", x)
     if not isinstance(x, Tensor) or x.is_meta or x.dim() < 2 or x.is_complex() or x.dtype == torch.bool:

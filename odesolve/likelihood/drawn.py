@@ -27,7 +27,7 @@ KINDS = ("flow", "plan", "ito")
 
 def kind_of(log_prob: bool | str) -> str | None:
     """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for one that there is not."""
-    if isinstance(log_prob, str) and log_prob not in KINDS:
+    if log_prob not in KINDS if isinstance(log_prob, str) else not isinstance(log_prob, bool):
         raise unknown("log_prob", log_prob, KINDS)
     return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
 

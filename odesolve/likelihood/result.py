@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import real, whole
 from odesolve.likelihood.reach import reach as reach_of
+from odesolve.meant import count, meant, number
 
 UNSOLVED = (
     "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and "
@@ -24,6 +26,13 @@ SINGLE = (
 )
 SHOWN = ("value", "stderr", "solver_error", "prior_mismatch", "truncation", "truncation_error", "nfe", "products")
 FEW = 6  # numbers of a line
+
+
+def check_width(levels: object, low: object, high: object, most: int | None = None) -> None:
+    """Raise OdesolveError unless there are at least two levels, from low to high."""
+    whole("levels", levels, 2, most)
+    if not real("low", low) < real("high", high):
+        raise OdesolveError(f"low={low!r}, high={high!r}: give the lowest and the highest value, low below high")
 
 
 def told_statuses(status: Sequence[str]) -> str:
@@ -137,6 +146,7 @@ class LogProb:
         low, high = self.truncation.clamp_max(0.0), self.truncation.clamp_min(0.0)
         return self.value + low - reach, self.value + high + reach
 
+    @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
         """-log2 P / D of data that take ``levels`` equally wide values in [low, high], from the density of dequantised ones.
 
@@ -144,4 +154,5 @@ class LogProb:
         for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised uniformly within its value the mean over that noise is an
         upper bound of the discrete model's bits (Theis et al. 2016, section 3.1).
         """
+        check_width(levels, low, high)
         return -self.value / (self.dim * math.log(2.0)) + math.log2(levels / (high - low))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keywords import door
+from odesolve.meant import meant, number
 from odesolve.models import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
@@ -39,11 +40,13 @@ class Gamma:
     steep: bool = False
 
 
+@meant(scale=number(0.0))
 def constant(scale: float) -> Gamma:
     """The same everywhere, also at the ends."""
     return Gamma(lambda u: torch.full_like(u, scale), torch.zeros_like)
 
 
+@meant(scale=number(0.0))
 def brownian(scale: float) -> Gamma:
     """scale sqrt(u (1 - u)): a Brownian bridge of that diffusion."""
     return Gamma(
@@ -51,6 +54,7 @@ def brownian(scale: float) -> Gamma:
     )
 
 
+@meant(scale=number(0.0))
 def sine_squared(scale: float) -> Gamma:
     """scale sin(pi u)^2."""
     return Gamma(lambda u: scale * torch.sin(math.pi * u) ** 2, lambda u: scale * math.pi * torch.sin(2 * math.pi * u))
@@ -182,7 +186,7 @@ class TwoSided(Interpolant):
     The velocity is that without the noise, y - x on the linear path; marginals at both ends are blurred by N(0, bandwidth^2).
     """
 
-    @door("TwoSided")
+    @door("TwoSided", bandwidth=number(0.0))
     def __init__(self, model: Model, bandwidth: float, **options: Any):
         super().__init__(model, constant(bandwidth), **options)
 
@@ -199,7 +203,7 @@ class ScoreAndFlow(Interpolant):
         sigma: diffusion of the bridges, above 0; options as for ``Interpolant``.
     """
 
-    @door("ScoreAndFlow")
+    @door("ScoreAndFlow", sigma=number())
     def __init__(self, model: Model, score: Model, sigma: float, **options: Any):
         _check_bridge(model, sigma)
         super().__init__(model, brownian(sigma), score, **options)
@@ -219,7 +223,7 @@ class BridgeMatching(Interpolant):
         options: as for ``Interpolant``, without a denoiser.
     """
 
-    @door("BridgeMatching")
+    @door("BridgeMatching", sigma=number())
     def __init__(self, model: Model, sigma: float, towards: str = "data", **options: Any):
         if options.get("denoiser") is not None:
             raise OdesolveError("a drift needs no denoiser: give ScoreAndFlow two models instead")

@@ -15,6 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
 from odesolve.grids import Karras, inside
 from odesolve.keywords import door
+from odesolve.meant import count, meant, number, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
@@ -33,6 +34,7 @@ def squared(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().flatten(1).mean(1)
 
 
+@meant(c=number(0.0))
 def pseudo_huber(c: float | None = None) -> Distance:
     """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by default .00054 sqrt(numbers)."""
 
@@ -56,6 +58,7 @@ def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
     return min(first * 2 ** (k // each), last) + 1
 
 
+@meant(mean=number(), std=number(above=0.0))
 def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tensor]:
     """Chances of the steps of a grid: those of a log-normal noise level to lie in them (Song and Dhariwal 2024, section 3.5)."""
     return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
@@ -80,7 +83,7 @@ class Consistency:
     Raises OdesolveError for other paths, guided models and a start outside of the path.
     """
 
-    @door("Consistency")
+    @door("Consistency", start=number(above=0.0))
     def __init__(self, model: Model, start: float | None = None):
         if not isinstance(model.path, EDM):
             raise OdesolveError(f"the model is on {model.path}: consistency models take ode.paths.EDM()")
@@ -153,7 +156,7 @@ class ConsistencyTraining:
         rho: exponent of the grid.
     """
 
-    @door("ConsistencyTraining")
+    @door("ConsistencyTraining", points=count(2), rho=number(above=0.0))
     def __init__(
         self,
         consistency: Consistency,
@@ -235,7 +238,7 @@ class ConsistencyDistillation(ConsistencyTraining):
     Raises OdesolveError for a teacher on another path, and unknown solvers.
     """
 
-    @door("ConsistencyDistillation")
+    @door("ConsistencyDistillation", points=count(2), solver=text("heun"))
     def __init__(
         self, consistency: Consistency, teacher: Model, points: int = 18, *, solver: str = "heun", **options: Any
     ):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.meant import count, meant, number
 from odesolve.objectives.draws import check_data
 from odesolve.objectives.named import built
 
@@ -57,6 +58,7 @@ class OptimalTransport:
         return noise[torch.from_numpy(columns).to(noise.device)]
 
 
+@meant(reg=number(), iterations=count(), tolerance=number(above=0.0))
 @dataclass(frozen=True)
 class Sinkhorn:
     """The partner of every x drawn from its row of the entropic plan; some of the noise may be drawn twice, some never.

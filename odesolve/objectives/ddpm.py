@@ -16,7 +16,9 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keywords import door
 from odesolve.likelihood.bounds import STEPS
+from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
+from odesolve.meant import count, number
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.objectives.draws import check_data, normal_for
@@ -85,7 +87,7 @@ class VariationalBound:
             remembered in ``importance``, a part for checkpoints; the expectation stays the bound.
     """
 
-    @door("VariationalBound")
+    @door("VariationalBound", steps=count(), levels=count(2), low=number(), high=number())
     def __init__(
         self,
         model: Model,
@@ -101,8 +103,7 @@ class VariationalBound:
         importance: bool = False,
     ):
         _check(model, variance, decoder)
-        if decoder == "discrete" and not (isinstance(levels, int) and levels >= 2 and low < high):
-            raise OdesolveError(f"levels={levels}, low={low}, high={high}: give at least 2 levels from low to high")
+        check_width(levels, low, high)
         self.model, self.variance, self.stratified = model, variance, stratified
         self.decoder = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
         if steps is None and not isinstance(grid, (list, tuple, Tensor)):
@@ -199,7 +200,7 @@ class Hybrid:
     Raises OdesolveError for a model that says no variance.
     """
 
-    @door("Hybrid")
+    @door("Hybrid", share=number(0.0))
     def __init__(self, model: Model, share: float = SHARE, *, weight: Weight = None, **options: Any):
         if options.get("importance"):
             raise OdesolveError("importance=True is for the bound alone: the simple loss takes its terms evenly")

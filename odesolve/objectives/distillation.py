@@ -13,6 +13,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import Grid, make
 from odesolve.keywords import door
 from odesolve.labels import rule_of
+from odesolve.meant import count, meant, number, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
@@ -171,6 +172,7 @@ class Stage:
     times: tuple[float, ...]
 
 
+@meant(steps=count(), rounds=count())
 def halve(
     teacher: Model,
     times: str | Grid | Sequence[float] | Tensor,
@@ -223,7 +225,7 @@ class GuidedDistillation:
     Raises OdesolveError for models that do not go together.
     """
 
-    @door("GuidedDistillation")
+    @door("GuidedDistillation", low=number(), high=number(), name=text("scale"))
     def __init__(
         self,
         student: Model,
@@ -239,6 +241,8 @@ class GuidedDistillation:
         _check_student(student, teacher)
         if teacher.reading.guidance is not None:
             raise OdesolveError("the teacher is guided already: give the plain one, its scale is drawn here")
+        if low > high:
+            raise OdesolveError(f"low={low}, high={high}: give scales of guidance, low at most high")
         self.student, self.teacher, self.null, self.weight = student, teacher, dict(null), weighed(weight)
         self.low, self.high, self.name = low, high, name
         self.times = laws.named(times, laws.default(student.path, student.predicts))

@@ -15,6 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
 from odesolve.grids import is_listed
 from odesolve.keywords import door
+from odesolve.meant import count, number
 from odesolve.model_plan import closed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
@@ -130,7 +131,7 @@ class MeanFlow:
     Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
     """
 
-    @door("MeanFlow")
+    @door("MeanFlow", equal=number(0.0, 1.0), power=number(0.0), offset=number(0.0))
     def __init__(
         self,
         flow_map: FlowMap,
@@ -212,7 +213,7 @@ class Shortcut:
     Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on another path.
     """
 
-    @door("Shortcut")
+    @door("Shortcut", steps=count(2), share=number(0.0, 1.0))
     def __init__(
         self,
         flow_map: FlowMap,

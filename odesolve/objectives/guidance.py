@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.meant import meant, number
 
 
+@meant(share=number(0.0, 1.0))
 def dropped(
     cond: Mapping[str, Any],
     null: Mapping[str, Any],

@@ -13,6 +13,7 @@ from odesolve.errors import OdesolveError
 from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
+from odesolve.meant import function, text
 from odesolve.models import Model
 from odesolve.objectives.draws import check_data, seed_for
 from odesolve.objectives.matching import Terms
@@ -38,7 +39,7 @@ class MaximumLikelihood:
     Raises OdesolveError for options that ``ode.log_prob`` refuses, when it is called.
     """
 
-    @door("MaximumLikelihood", passes=log_prob)
+    @door("MaximumLikelihood", passes=log_prob, model=function, adjoint=text("backprop"))
     def __init__(self, model: Model | Callable[..., Tensor], *, adjoint: str = "backprop", **options: Any):
         self.model, self.options = model, {"adjoint": adjoint, "progress": False, **options}
 

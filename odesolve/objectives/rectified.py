@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.meant import count, meant, samples
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.objectives.draws import column
@@ -24,6 +25,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import Sample, iterate, sample
 
 
+@meant(noise=samples, steps=count())
 def pairs(
     model: Model,
     noise: Tensor,
@@ -76,6 +78,7 @@ class Straightness:
         return float(self.transport.double().mean())
 
 
+@meant(noise=samples, steps=count())
 def straightness(model: Model, noise: Tensor, solver: SolverLike = "rk4", steps: int = 32) -> Straightness:
     """The straightness of a model by simulation from noise (B, ...) (Liu et al. 2023, section 2.2).
 
@@ -132,6 +135,7 @@ class Balance:
     after: Tensor = field(repr=False)
 
 
+@meant(x=samples, noise=samples, steps=count())
 def balance(model: Model, x: Tensor, noise: Tensor, solver: SolverLike = "rk4", steps: int = 32) -> Balance:
     """What a rectification of the pairs x, noise (B, ...) saves, and where it goes; trajectories start from the same noise.
 
@@ -169,6 +173,7 @@ class Round:
     noise: Tensor = field(repr=False)
 
 
+@meant(rounds=count(), steps=count())
 def reflow(
     model: Model,
     fit: Callable[[Model, Tensor, Tensor], Model],

@@ -14,7 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from odesolve.equation_solvers import sde_solver
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.meant import count, meant, number, text
 from odesolve.models import Model
 from odesolve.objectives.bridges import check_end, sde
 from odesolve.sde import solve_sde
@@ -104,6 +106,7 @@ def _alternate(
         yield last
 
 
+@meant(sigma=number(0.0), steps=count(), solver=text("euler_maruyama"), seed=count(0, 2**64 - 1))
 def carried(
     model: Model,
     sigma: float,
@@ -116,6 +119,7 @@ def carried(
 
     ``seed`` decides the noise of every call. Raises Diverged where a solve does not arrive.
     """
+    solver = sde_solver(solver)
     f, g = sde(model, sigma, towards=towards)
     ends = (model.path.t_noise, model.path.t_data)
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError
+from odesolve.given import row
 from odesolve.keywords import door
+from odesolve.meant import count, meant, one_of, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, keys_for, normal_for
@@ -140,7 +142,7 @@ class ImplicitScoreMatching(ScoreMatching):
     ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products a sample.
     """
 
-    @door("ImplicitScoreMatching")
+    @door("ImplicitScoreMatching", trace=one_of("Estimator"))
     def __init__(self, score: Model | Score, *, trace: traces.Estimator | None = None, **options: Any):
         super().__init__(score, **options)
         self.trace = traces.Exact() if trace is None else trace
@@ -159,7 +161,7 @@ class SlicedScoreMatching(ScoreMatching):
         reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance for nothing.
     """
 
-    @door("SlicedScoreMatching")
+    @door("SlicedScoreMatching", projections=count(), law=text("rademacher"))
     def __init__(
         self,
         score: Model | Score,
@@ -252,6 +254,7 @@ def energy(of: Callable[..., Tensor]) -> Energy:
     return Energy(of)
 
 
+@meant()
 @dataclass(frozen=True)
 class Levels(laws.Law):
     """Finitely many noise to signal ratios, each as likely."""
@@ -259,8 +262,11 @@ class Levels(laws.Law):
     ratios: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.ratios or not all(0.0 < r < math.inf for r in self.ratios):
-            raise OdesolveError(f"ratios={self.ratios}: give noise to signal ratios, each above 0")
+        expected = "noise to signal ratios, each above 0"
+        if not (row("ratios", self.ratios, expected) > 0.0).all() or not len(self.ratios):
+            raise OdesolveError(f"ratios={self.ratios}: give {expected}")
+        if math.inf in self.ratios:
+            raise OdesolveError(f"ratios={self.ratios}: give finite {expected}")
 
     @classmethod
     def geometric(cls, low: float, high: float, count: int) -> Levels:

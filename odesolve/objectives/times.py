@@ -17,6 +17,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
+from odesolve.meant import count, meant, number
 from odesolve.objectives.named import built
 from odesolve.paths import Path
 
@@ -59,6 +60,7 @@ def _length(path: Path) -> float:
     return abs(path.t_noise - path.t_data)
 
 
+@meant(low=number(0.0, 1.0), high=number(0.0, 1.0))
 @dataclass(frozen=True)
 class Uniform(Law):
     """Uniform between the shares ``low`` and ``high`` of the way from data to noise."""
@@ -79,6 +81,7 @@ class Uniform(Law):
         return inside.double() / ((self.high - self.low) * _length(path))
 
 
+@meant(mean=number(), std=number(above=0.0))
 @dataclass(frozen=True)
 class LogitNormal(Law):
     """u = sigmoid(mean + std n) (Esser et al. 2024, eq. 19); a mean above 0 is nearer to the noise."""
@@ -95,6 +98,7 @@ class LogitNormal(Law):
         return torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi) * u * (1 - u) * _length(path))
 
 
+@meant(scale=number())
 @dataclass(frozen=True)
 class Mode(Law):
     """u = 1 - v - scale (cos^2(pi v / 2) - 1 + v) of uniform v (Esser et al. 2024, eq. 20); -1 <= scale <= 1.7519."""
@@ -122,6 +126,7 @@ class Mode(Law):
         return 1 - v - self.scale * (torch.cos(0.5 * math.pi * v) ** 2 - 1 + v)
 
 
+@meant()
 @dataclass(frozen=True)
 class CosMap(Law):
     """u = 1 - 1 / (tan(pi v / 2) + 1) of uniform v (Esser et al. 2024, eq. 21)."""
@@ -134,6 +139,7 @@ class CosMap(Law):
         return 2 / (math.pi * (1 - 2 * u + 2 * u**2) * _length(path))
 
 
+@meant(mean=number(), std=number(above=0.0))
 @dataclass(frozen=True)
 class LogNormal(Law):
     """log(sigma / alpha) is normal (Karras et al. 2022, table 1), held within the path."""
@@ -152,6 +158,7 @@ class LogNormal(Law):
         return torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi)) * slope
 
 
+@meant(low=number(above=0.0), high=number(above=0.0))
 @dataclass(frozen=True)
 class LogUniform(Law):
     """log(sigma / alpha) is uniform between those of ``low`` and ``high``, noise to signal ratios (NCSN's and VE's levels)."""
@@ -173,6 +180,7 @@ class LogUniform(Law):
         return inside * slope / (math.log(self.high) - math.log(self.low))
 
 
+@meant()
 @dataclass(frozen=True)
 class Table(Law):
     """The training times i / N of a path with a table, each as likely."""
@@ -206,6 +214,7 @@ class Importance:
 
     stratified = False
 
+    @meant(bins=count(2), history=count(), floor=number(0.0, 1.0))
     def __init__(self, bins: int = BINS, history: int = HISTORY, floor: float = 1e-3):
         self.losses = torch.full((bins, history), torch.nan, dtype=torch.float64)
         self.seen = torch.zeros(bins, dtype=torch.int64)

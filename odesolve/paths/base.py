@@ -12,6 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import real, row
+from odesolve.meant import meant
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
@@ -209,6 +210,7 @@ class Path:
         return (w0 * c1 - w1 * c0) / det, scale * (a * w1 - s * w0) / det
 
 
+@meant()
 @dataclass(frozen=True)
 class Flipped(Path):
     """A path seen with time reversed (s = t_max - t): noise at s = 0, data at s = t_max; velocities change sign."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole
+from odesolve.given import is_whole, short
 from odesolve.grids import MAX_STEPS, is_listed
 from odesolve.labels import grid_label, parse_grid, parse_label, solver_label
 from odesolve.lower import Program, lower
@@ -16,6 +16,8 @@ from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.paths import Path
 from odesolve.planning import GridLike, SolverLike, solvers
+
+EXAMPLES = {"solvers": "dpmpp_2m", "grids": "karras"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ def candidates(
 ) -> list[Candidate]:
     """Every solver on every grid. A ``Candidate`` stands for itself, and a label that names a schedule for a solver on that;
     None stands for what suits the path's family."""
+    for name, several in {"solvers": chosen, "grids": chosen_grids}.items():
+        if several is not None and (isinstance(several, (str, bytes, Mapping)) or not isinstance(several, Iterable)):
+            raise OdesolveError(f"{name}={short(several)}: give a list, such as {name}=[{EXAMPLES[name]!r}]")
     picked = default_grids(path) if chosen_grids is None else list(chosen_grids)
     rules = [parse_grid(g) if isinstance(g, str) else g for g in picked]
     out: list[Candidate] = []
@@ -65,6 +70,8 @@ def candidates(
             label = parse_label(solver)
             own = rules if label.grid is None else [label.grid]
             out += [Candidate(label.solver, rule, label.options) for rule in own]
+        elif not callable(solver) and not hasattr(solver, "order"):
+            raise OdesolveError(f"solvers hold {short(solver)}: give names, such as solvers=['dpmpp_2m']")
         else:
             out += [Candidate(solver, rule) for rule in rules]
     if not out:
@@ -166,7 +173,7 @@ def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) ->
 
 def numbers(budgets: int | Sequence[int]) -> list[int]:
     """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless all are positive."""
-    given = list(budgets) if isinstance(budgets, Sequence) and not isinstance(budgets, str) else [budgets]
+    given = list(budgets) if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes)) else [budgets]
     if not given or not all(is_whole(n, 1) and n <= MAX_STEPS for n in given):
         raise OdesolveError(f"nfe={budgets!r}: give whole numbers of network evaluations, such as (5, 10, 20)")
     return sorted(set(given))

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.given import named
 from odesolve.keywords import door
 from odesolve.lower import Program, lower
+from odesolve.meant import count, number, samples
 from odesolve.models import Model
 from odesolve.planning import GridLike, SolverLike
 from odesolve.profile import parallel
@@ -35,7 +37,9 @@ from odesolve.wiring.look import warn_of_wiring
 Noise = Tensor | Sequence[int]
 
 
-@door("ode.profile")
+@door(
+    "ode.profile", batch=count(), timing=count(0), limit=count(), tolerance=number(above=0.0), seed=count(0, 2**64 - 1)
+)
 def profile(
     model: Model,
     solvers: Iterable[str | SolverLike | Candidate] | None = None,
@@ -81,6 +85,7 @@ def profile(
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
     """
     warn_of_training(model.net)
+    resume = None if resume is None else named("resume", resume)
     if solvers is None and model.reading.two_times:
         solvers = ["flow_map", *default_solvers(model.path)]
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
@@ -188,6 +193,7 @@ def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtyp
         given = draw(model, noise if batch is None else (batch, *noise), seed, dtype, device)
     if given.dim() == 0 or not given.is_floating_point() or given.shape[0] == 0:
         raise OdesolveError(f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
+    samples("noise", given)
     return given.to(dtype or torch.promote_types(given.dtype, torch.float32))
 
 
@@ -195,6 +201,7 @@ def _reference(model: Model, z: Tensor, given, tolerance: float, limit: int, tic
     if given is None:
         return references.certified(model, z, tolerance, limit, tick)
     found = given if isinstance(given, Reference) else Reference(given, EXACT)
+    samples("reference", found.x)
     if found.x.shape != z.shape:
         raise OdesolveError(
             f"the reference has shape {tuple(found.x.shape)} for noise of shape {tuple(z.shape)}: give end points of it"

@@ -45,6 +45,8 @@ class Graph:
                 f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or float64 state (B, ...)"
             )
         refuse_loose("like", like)
+        if not like.dim():
+            raise OdesolveError(f"like has shape {tuple(like.shape)}: give a state (B, ...)")
         self.model, self.like = model.settled(), like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self.reason: str | None = None

@@ -76,7 +76,7 @@ class Window:
         spread: float = 0.5,
     ):
         if size is not None and not is_whole(size, 1):
-            raise OdesolveError(f"size={size!r}: a window holds at least 1 call, or None for all")
+            raise OdesolveError(f"size={size!r}: give at least 1 call, or None for all")
         real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
         exact = switch("exact", exact)
         if acceleration not in ACCELERATIONS:

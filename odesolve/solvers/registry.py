@@ -10,6 +10,7 @@ from typing import Any
 
 from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
 from odesolve.given import real, switch, whole
+from odesolve.meant import count, meant, text
 
 # Options that are numbers of at least 0, and those that may be infinite.
 LEVELS = ("eta", "tau", "s_noise", "s_churn", "s_tmin", "s_tmax", "floor", "snr", "step", "r")
@@ -104,6 +105,7 @@ class Registry(dict[str, Solver]):
 REGISTRY = Registry()
 
 
+@meant(order=count(0), evaluations=count(), starters=count(0), name=text("mine"), source=text("Song et al. 2021"))
 def solver(
     name: str,
     order: int,

@@ -32,7 +32,9 @@ def towards_data(w: Writer) -> None:
     """Raise PlanError unless every step lowers the noise: there is no reverse SDE to follow the other way."""
     for s, t in w.steps:
         if not s.lam < t.lam:
-            raise PlanError(f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not")
+            raise PlanError(
+                f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not: give a grid that does"
+            )
 
 
 class Split(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import is_whole
+from odesolve.meant import meant, text
 from odesolve.trace.draws import frames, gaussians, signs
 from odesolve.trace.exact import Exact
 from odesolve.trace.linearised import Field, Linearised
@@ -16,6 +17,7 @@ from odesolve.trace.protocol import Probes
 LAWS = {"rademacher": signs, "gaussian": gaussians, "orthogonal": frames}
 
 
+@meant(law=text("rademacher"))
 @dataclass(frozen=True)
 class Hutchinson:
     """The mean of z^T J z over ``probes`` random vectors, one Jacobian product each (Hutchinson 1989).

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import short
+from odesolve.meant import count, meant
 
 Cond = Mapping[str, Any]
 Batch = tuple[tuple[Tensor, ...], Cond | None]
@@ -26,8 +28,11 @@ class Batches:
     Raises OdesolveError where numbers of rows differ.
     """
 
+    @meant(batch=count(), seed=count(0, 2**64 - 1))
     def __init__(self, data: Tensor | tuple[Tensor, ...], cond: Cond | None = None, batch: int = 256, seed: int = 0):
-        self.data = (data,) if isinstance(data, Tensor) else tuple(data)
+        self.data = (data,) if isinstance(data, Tensor) else tuple(data) if isinstance(data, (list, tuple)) else ()
+        if not self.data or not all(isinstance(v, Tensor) and v.dim() for v in self.data):
+            raise OdesolveError(f"data is {short(data)}: give a tensor (N, ...), or several of as many rows")
         self.cond, self.batch, self.seed = cond, batch, seed
         self.n = len(self.data[0])
         rows = [*self.data, *(v for v in (cond or {}).values() if isinstance(v, Tensor))]

@@ -15,11 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
+from odesolve.given import real
+from odesolve.meant import meant, number
 
 Profile = Callable[[int], float]
 _DOOR = Door("this", "is no state of an average of this module", "give what ema.state_dict() returned")
 
 
+@meant(decay=number(0.0, 1.0))
 @dataclass(frozen=True)
 class Exponential:
     """The decay of an exponential average: mean <- decay mean + (1 - decay) weights.
@@ -44,6 +47,7 @@ class Exponential:
         return self.decay * math.expm1((k - 1) * log) / math.expm1(k * log)
 
 
+@meant(gamma=number(0.0))
 @dataclass(frozen=True)
 class Power:
     """A power-function average: weights of the share u of the training so far count as u^gamma (Karras et al. 2024, section 3.1).
@@ -102,7 +106,11 @@ class EMA:
         if narrow:
             raise OdesolveError(f"{narrow[0]} is of half precision: keep weights in float32, and compute with autocast")
         self.source = source
-        self.profile: Profile = profile if callable(profile) else Exponential(float(profile))
+        self.profile: Profile = (
+            profile
+            if callable(profile)
+            else Exponential(real("profile", profile, "a decay from 0 to 1, or a function", 0.0, 1.0))
+        )
         self._averaged = AveragedModel(source, multi_avg_fn=self._mix)
         self._averaged.update_parameters(source)  # its first call copies: the average of no update is the source
         self.module.requires_grad_(False).eval()

@@ -17,7 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped, short
+from odesolve.given import named as file_name
 from odesolve.keywords import door
+from odesolve.meant import count, meant, number, one_of
 from odesolve.progress import Bar
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Batches, Cond, Stream, moved, source_of
@@ -61,6 +63,7 @@ class History:
         return float(self.losses[-max(1, round(share * len(self))) :].mean())
 
 
+@meant(steps=count(0))
 def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | None = None) -> LambdaLR:
     """A schedule of learning rates: up in a straight line over so many steps, the last of which has the whole rate.
 
@@ -71,7 +74,15 @@ def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | Non
     return LambdaLR(optimiser, lambda k: min(1.0, (k + 1) / max(1, steps)) * (1.0 if then is None else float(then(k))))
 
 
-@door("training.fit")
+@door(
+    "training.fit",
+    ema=one_of("EMA"),
+    steps=count(0),
+    every=count(),
+    warmup=count(0),
+    batch=count(),
+    clip=number(above=0.0),
+)
 def fit(
     objective: Callable[..., Any],
     data: Tensor | Batches | Iterable[Any] | Callable[[torch.Generator | None], Any],
@@ -128,7 +139,8 @@ def fit(
         raise OdesolveError(f"dtype={dtype}: give torch.bfloat16 or torch.float16, or None for that of the weights")
     if steps < 0 or every < 1:
         raise OdesolveError(f"steps={steps}, every={every}: give numbers of steps")
-    named = isinstance(optimiser or optimizer, str)
+    folder = None if folder is None else file_name("folder", folder, "a folder")
+    named = isinstance(optimiser if optimizer is None else optimizer, str)
     chosen = optimiser_of(optimiser, optimizer, _network(objective, network, []) if named else nn.Identity())
     step = _Step(chosen, warm_up(chosen, warmup, schedule), ema, clip, dtype)
     run = _Run(step, generator, None if folder is None else File(folder), _seed(generator))

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, warn
+from odesolve.keywords import door
+from odesolve.meant import count, number
 from odesolve.models import Model
 from odesolve.progress import Bar
+from odesolve.start import shape_of
 from odesolve.steady import modules_of
 from odesolve.wiring import behaviour, layout, unseen, verdicts
 from odesolve.wiring.readings import Wiring, questions
@@ -31,6 +34,7 @@ DOUBTFUL, FAR_BETTER = (
 ENOUGH, MOST, CLEAR = 32, 64, 0.2  # samples, and excess, for a word that nobody asked for
 
 
+@door("ode.check", seed=count(0, 2**64 - 1), seconds=number(above=0.0))
 def check(
     model: Model,
     data: Any = None,
@@ -70,12 +74,9 @@ def check(
     ('wrong', 'predicts="noise"')
     """
     begun = time.monotonic()
-    if not isinstance(model, Model):
-        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)")
-    if isinstance(seconds, bool) or not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-        raise OdesolveError(f"seconds={seconds!r}: give how long the check may take, a positive number")
     if (data is None) == (noise is None):
         raise OdesolveError("give data=samples (N, ...) to check with, or without any the shape noise=(64, 3, 32, 32)")
+    noise = None if noise is None else shape_of(noise)
     found = Check([behaviour.mode(model.net)], data=data is not None)
     expected = 2 * sum(1 for _ in questions(Wiring.of(model)))
     with _evaluated(model.net), Bar(expected, progress, "reading") as bar:

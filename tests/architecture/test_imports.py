@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "errors": set(),
     "given": set(),
-    "keywords": set(),
+    # What can be meant by an argument, and by its name.
+    "meant": {"given"},
+    "keywords": {"meant"},
     "noise": set(),
     "kernels": set(),
     # How functions of users are called; complex numbers as pairs of real ones.
@@ -46,6 +48,7 @@ MAY_IMPORT = {
         "given",
         "graphs",
         "kernels",
+        "meant",
         "pairing",
         "pairs",
         "tableaus",
@@ -55,20 +58,20 @@ MAY_IMPORT = {
     "recorded": {"adaptive", "graphs", "kernels", "pairs", "tableaus"},
     "brownian": {"given", "kernels", "keys", "noise"},
     "stochastic": {"adaptive", "brownian", "callee", "graphs", "kernels", "noise", "pairing", "schemes", "watched"},
-    "trace": {"given", "callee", "forward", "graphs", "kernels", "noise", "watched"},
+    "trace": {"given", "callee", "forward", "graphs", "kernels", "meant", "noise", "watched"},
     # A plan: its instructions, the laws they obey, the whole.
     "instructions": {"files"},
     "laws": {"instructions"},
     "plan": {"files", "instructions", "laws"},
-    "paths": {"files", "given"},
+    "paths": {"files", "given", "meant"},
     # Scales of guidance, and guidance put on a model.
     "scales": {"given"},
     "guiding": {"conditions", "given", "model_arguments", "program", "scales", "transforms"},
     "settling": {"conditions", "scales"},
     "transforms": {"given", "kernels", "scales", "watched"},
     "conditions": set(),
-    "grids": {"given", "paths"},
-    "solvers": {"given", "instructions", "noise", "paths", "plan", "schemes", "tableaus"},
+    "grids": {"given", "meant", "paths"},
+    "solvers": {"given", "instructions", "meant", "noise", "paths", "plan", "schemes", "tableaus"},
     # What samplers and schedules are called elsewhere.
     "names": {"grids", "paths", "solvers"},
     "labels": {"given", "grids", "names", "solvers"},
@@ -90,6 +93,7 @@ MAY_IMPORT = {
         "guiding",
         "keywords",
         "lower",
+        "meant",
         "model_arguments",
         "paths",
         "predictions",
@@ -101,8 +105,8 @@ MAY_IMPORT = {
     # Any linear plan as one recurrence, for windows.
     "recurrence": {"instructions", "plan"},
     "run": {"callee", "files", "given", "kernels", "lower", "plan", "plan_path", "program", "recurrence", "watched"},
-    "defaults": {"grids", "labels", "paths", "plan", "planning"},
-    "problems": {"given", "grids", "lower", "models", "paths", "planning", "run"},
+    "defaults": {"given", "grids", "labels", "meant", "paths", "plan", "planning"},
+    "problems": {"given", "grids", "lower", "meant", "models", "paths", "planning", "run"},
 }
 # Everything else (sample, profile, cli, demo, ...) is for users: it imports what it needs, and nobody above imports it.
 

@@ -238,7 +238,7 @@ def test_optimal_transport_straightens_paths_and_calms_gradients():
         (lambda: OptimalTransport()(normal(3, 1) / 0, normal(3, 1)), "give finite values"),
         (lambda: Sinkhorn(0.5)(normal(3, 2) * math.nan, normal(3, 2)), "give finite values"),
         (lambda: Sinkhorn(0.0), "give a number above 0"),
-        (lambda: Sinkhorn(1.0, iterations=0), "give at least 1"),
+        (lambda: Sinkhorn(1.0, iterations=0), "at least 1"),
         (lambda: sinkhorn_plan(normal(3), 1.0), "floats of shape"),
         (lambda: sinkhorn_plan(normal(3, 2), 1.0, a=normal(2)), "a side of 3"),
         (lambda: sinkhorn_plan(normal(3, 2), 1.0, b=-torch.ones(2)), "above 0 each"),

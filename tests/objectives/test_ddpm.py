@@ -257,7 +257,7 @@ def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
         (lambda m: Hybrid(m), "learned_variance=True"),
         (lambda m: Hybrid(m, importance=True), "for the bound alone"),
         (lambda m: VariationalBound(m, decoder="gausian"), "did you mean 'gaussian'"),
-        (lambda m: VariationalBound(m, decoder="discrete", levels=1), "at least 2 levels"),
+        (lambda m: VariationalBound(m, decoder="discrete", levels=1), "at least 2"),
         (lambda m: VariationalBound(m)(torch.zeros(3)), "give floats of shape"),
         (lambda m: VariationalBound(m)(normal(3, 1), noise=normal(2, 1)), "one for each sample"),
         (lambda m: VariationalBound(m)(normal(3, 1), index=torch.zeros(3)), "one whole number a sample"),

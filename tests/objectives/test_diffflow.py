@@ -325,7 +325,7 @@ def test_no_gradients_of_gradients():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: DiffFlow(1.0, Net(1), 1.0, grid(3)), "cannot be called"),
+        (lambda: DiffFlow(1.0, Net(1), 1.0, grid(3)), "give a function"),
         (lambda: DiffFlow(Net(0), Net(1), 1.0, [1.0, 0.5, 0.0]), "times do not rise"),
         (lambda: DiffFlow(Net(0), Net(1), 1.0, [1.0]), "times do not rise"),
         (lambda: DiffFlow(Net(0), Net(1), 0.0, grid(3)), "give numbers above 0"),

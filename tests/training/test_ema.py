@@ -161,8 +161,8 @@ def test_a_function_is_a_profile():
     ("make", "told"),
     [
         (lambda: EMA(Counter(), 1.0), "decay=1.0"),
-        (lambda: EMA(Counter(), -0.1), "decay=-0.1"),
-        (lambda: Power(-1.0), "of_width"),
+        (lambda: EMA(Counter(), -0.1), "profile=-0.1"),
+        (lambda: Power(-1.0), "gamma=-1.0"),
         (lambda: Power.of_width(0.3), "0.2887"),
         (lambda: Power.of_width(0.0), "above 0"),
         (lambda: EMA(lambda x: x), "nn.Module"),

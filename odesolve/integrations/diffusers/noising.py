@@ -10,6 +10,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.checks import check_timesteps, numbers_at
 from odesolve.integrations.diffusers.loops import Loops
+from odesolve.meant import meant, samples
 from odesolve.paths import Discrete
 
 
@@ -19,6 +20,7 @@ class Noising(Loops):
     def __len__(self) -> int:
         return self.trained.steps
 
+    @meant(original_samples=samples, noise=samples)
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
 

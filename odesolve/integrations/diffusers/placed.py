@@ -50,7 +50,7 @@ def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[flo
     ends = "sigmas" in arrays and len(arrays["sigmas"]) > 1 and arrays["sigmas"][-1] == 0.0
     counts = {k: len(v) - (k == "sigmas" and ends) for k, v in arrays.items()}
     if n is not None:
-        counts["num_inference_steps"] = n
+        counts["num_inference_steps"] = whole("num_inference_steps", n, 1, grids.MAX_STEPS)
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
         raise OdesolveError(

@@ -11,11 +11,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, unknown
 from odesolve.files import Number, Text, shaped
 from odesolve.integrations.diffusers.checks import warn_of_overridden
 from odesolve.integrations.diffusers.config import check_config
-from odesolve.integrations.diffusers.conventions import Convention, convention, source_of
+from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import Asked, asked, placed
@@ -23,7 +23,9 @@ from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
-from odesolve.labels import parse_solver
+from odesolve.labels import parse_grid, parse_solver
+from odesolve.meant import meant
+from odesolve.names import levels as kinds
 from odesolve.solvers import REGISTRY
 
 KEPT_SCHEDULES = 64
@@ -69,6 +71,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         **config: Any,
     ):
         body = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+        config = {k: v for k, v in config.items() if k not in body or v is not None}
         given = {**body, "prediction_type": "epsilon", "steps_offset": 0, **config}
         own = {"solver": solver, "grid": grid, "like": like, "exact_timesteps": exact_timesteps, "source": source}
         self.register_to_config(**given, **own)
@@ -77,6 +80,10 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
                 "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
             )
         check_config(given | own)
+        if grid is not None and grid != "normal" and grid not in kinds.KINDS:
+            parse_grid(grid)  # which refuses what is none
+        if like is not None and like not in CONVENTIONS:
+            raise unknown("like", like, CONVENTIONS)
         if solver is not None:
             warn_of_overridden(given | own, solver)
         super().__init__()
@@ -116,6 +123,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         out = cls(**{**body, **keys})
         return (out, {}) if return_unused_kwargs else out
 
+    @meant()
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -217,6 +225,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
 
         The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
         """
+        if isinstance(sample, Tensor) and not sample.dim():
+            raise OdesolveError("sample has no dimension: give floats (B, ...)")
         walk = self._walk() or self._going()
         index = walk.locate(timestep)
         clipped = bool(use_clipped_model_output)

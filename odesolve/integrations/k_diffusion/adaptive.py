@@ -13,12 +13,13 @@ from torch import Tensor
 from odesolve.callee import owned
 from odesolve.dpm_adaptive import NODES, rows_of
 from odesolve.errors import OdesolveError, warn
-from odesolve.given import positive, real, refuse_loose
+from odesolve.given import positive, real, whole
 from odesolve.integrations.k_diffusion.driver import level, path_of, seed_among
 from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.integrations.k_diffusion.noise import NoiseSampler, default_noise_sampler
 from odesolve.kernels.dispatch import combined
 from odesolve.keys import fresh_seed
+from odesolve.meant import samples
 from odesolve.models import Model
 from odesolve.progress import Bar
 from odesolve.steady import Steady, budget, warn_of_training
@@ -69,11 +70,8 @@ def sample_dpm_adaptive(
     would take more calls of the model, the solve ends with a warning, and info has "status": "max_calls". A model
     that answers differently when asked again, as with dropout in train mode, is refused, as no tolerance is met then.
     """
-    if isinstance(order, bool) or order not in METHODS:
-        raise OdesolveError(f"order={order!r}: give 2 or 3")
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise OdesolveError(f"x is {getattr(x, 'dtype', type(x).__name__)}: give floats (B, ...)")
-    refuse_loose("x", x)
+    order = whole("order", order, 2, 3)
+    samples("x", x)
     if x.is_meta or not bool(x.isfinite().all()):
         raise OdesolveError("x holds NaN or infinity, or no numbers at all: give finite noise")
     rtol, atol, eta, s_noise = (level(k, v) for k, v in zip(SCALES, (rtol, atol, eta, s_noise), strict=True))

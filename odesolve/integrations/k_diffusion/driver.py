@@ -19,6 +19,7 @@ from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.keys import keys_of, seed_of
 from odesolve.lower import Reading, lower
+from odesolve.meant import meant, samples
 from odesolve.models import Model
 from odesolve.plan import Plan
 from odesolve.planning import kept
@@ -50,6 +51,7 @@ class Prepared:
     intervals: Mapping[int, tuple[float, float]]
 
 
+@meant(x=samples)
 def solve(
     solver: str | Write,
     model: Callable[..., Tensor],

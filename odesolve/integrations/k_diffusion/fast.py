@@ -46,7 +46,7 @@ def sample_dpm_fast(
 def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
     """Both ends of a solve in log sigma. Raises OdesolveError where one has no logarithm."""
     given = {"sigma_min": sigma_min, "sigma_max": sigma_max}
-    low, high = (real(k, v, "two different positive noise levels", above=0.0) for k, v in given.items())
+    low, high = (real(k, v, "two different positive noise levels", 0.0, 1e30, above=0.0) for k, v in given.items())
     if low == high:
         raise OdesolveError(f"sigma_min={low}, sigma_max={high}: give two different positive noise levels")
     return low, high

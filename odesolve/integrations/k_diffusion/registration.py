@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from odesolve.errors import OdesolveError
+from odesolve.given import short
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.solvers import REGISTRY
 
@@ -34,6 +35,8 @@ def register(
     Returns the names that are registered now, without "sample_". Called again it changes nothing that is there already.
     ``unregister(host)`` undoes all of it. Raises OdesolveError for a name that is no solver's.
     """
+    if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+        raise OdesolveError(f"names={short(names)}: give a list of names of ode.solvers(), or None for all")
     chosen = list(REGISTRY) if names is None else [REGISTRY.find(n).name for n in names]
     if not chosen and not replace:
         raise OdesolveError("names is empty: give names of ode.solvers(), or None for all")

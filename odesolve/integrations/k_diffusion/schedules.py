@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.given import positive, real, whole
+from odesolve.given import device_of, positive, real, whole
 from odesolve.integrations.k_diffusion.utils import append_zero
 from odesolve.names import levels
 
@@ -48,4 +48,5 @@ def _checked(n: int, sigma_min: float, sigma_max: float) -> tuple[int, float, fl
 
 
 def _finished(found: levels.Levels, device: Device) -> Tensor:
+    device = device_of(device)
     return append_zero(torch.from_numpy(found)).to(device=device, dtype=torch.get_default_dtype())

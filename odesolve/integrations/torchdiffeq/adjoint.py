@@ -15,18 +15,21 @@ from odesolve.adjoint.continuous import UNSEEN, Continuous
 from odesolve.adjoint.held import holding
 from odesolve.adjoint.pull import with_gradients
 from odesolve.errors import unknown
+from odesolve.given import real
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
+from odesolve.meant import meant
 from odesolve.recorded.system import Clock, Outcome, System
 from odesolve.watched import unwatched
 
 
 @unwatched
 @holding
+@meant()
 def odeint_adjoint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -58,6 +61,7 @@ def odeint_adjoint(
         raise Refused(
             "func is no nn.Module: give the tensors that need gradients as adjoint_params, () if there are none"
         )
+    named(method)
     adjoint_method = method if adjoint_method is None else adjoint_method
     if adjoint_method != method and options is not None and adjoint_options is None:
         raise Refused("adjoint_method differs from method, so options do not fit it: give adjoint_options as well")
@@ -104,9 +108,14 @@ class _Back:
         if not callable(self.norm) and self.norm != "seminorm":
             raise unknown("norm of the adjoint", self.norm, ("seminorm", "a function"))
         for name, value in (("adjoint_rtol", rtol), ("adjoint_atol", atol)):
-            if not isinstance(value, float | int) and torch.as_tensor(value).numel() > 1:
+            if (
+                not isinstance(value, float | int)
+                and hasattr(value, "__len__")
+                and math.prod(getattr(value, "shape", ())) > 1
+            ):
                 raise Refused(f"{name} has several values: give one number for the way back")
-        self.rtol, self.atol = float(rtol), float(atol)
+        expected = "a number such as 1e-7"
+        self.rtol, self.atol = real("adjoint_rtol", rtol, expected, 0.0), real("adjoint_atol", atol, expected, 0.0)
 
     def slope(self, t: Tensor, y: Tensor, args: Arguments) -> Tensor:
         """f at times (1,) and a packed state."""

@@ -15,12 +15,14 @@ from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.problem import Problem
+from odesolve.meant import meant
 from odesolve.pairs import PAIRS
 from odesolve.recorded.adaptive import Explicit, Step
 from odesolve.watched import explained
 
 
 @explained
+@meant()
 def odeint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -103,6 +105,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
 
 
 @explained
+@meant()
 def odeint_dense(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

@@ -45,6 +45,9 @@ class Problem:
         refuse("t", t)  # steps are laid by its values
         self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
         self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
+        if not self.options.get("per_sample"):
+            self.form.check_fits("rtol", rtol)
+            self.form.check_fits("atol", atol)
         zero = not isinstance(self.rtol, Tensor) and not isinstance(self.atol, Tensor) and self.rtol == self.atol == 0.0
         if self.method in PAIRS and zero:
             raise Refused("rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=1e-7")

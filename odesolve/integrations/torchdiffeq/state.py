@@ -99,6 +99,18 @@ class Form:
         except OdesolveError as e:
             raise Refused(str(e)) from None
 
+    def check_fits(self, name: str, value: Any) -> None:
+        """Refuse a tolerance that is a tensor and does not fit a state of one tensor."""
+        if self.is_tuple or not isinstance(value, Tensor):
+            return
+        try:
+            fits = torch.broadcast_shapes(value.shape, self.shapes[0]) == self.shapes[0]
+        except RuntimeError:
+            fits = False
+        if not fits:
+            given = f"{name} has shape {tuple(value.shape)}, the state {tuple(self.shapes[0])}"
+            raise Refused(f"{given}: give a number, or a tensor like the state")
+
     def _doubled(self, value: Tensor) -> Tensor:
         """For both parts of complex numbers."""
         if not self.is_complex:

@@ -16,6 +16,7 @@ from odesolve.given import is_whole, real
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import fresh_seed, seed_of
 from odesolve.levy import levy_area
+from odesolve.meant import meant, text
 from odesolve.noise import LEVY
 from odesolve.pairing import numbers, real_type
 
@@ -61,6 +62,7 @@ class BrownianInterval(BaseBrownian):
     Raises OdesolveError for what cannot be used, and for ta > tb.
     """
 
+    @meant(levy_area_approximation=text("space-time"))
     def __init__(
         self,
         t0: Scalar = 0.0,
@@ -258,7 +260,7 @@ def _kind(
     tensors = [x for x in given.values() if x is not None]
     if size is None and not tensors:
         raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
-    if size is not None and not (isinstance(size, Sequence) and all(map(is_whole, size))):
+    if size is not None and not (isinstance(size, (tuple, list)) and all(map(is_whole, size))):
         raise OdesolveError(f"size={size!r}: give that of an increment, such as size=(16, 2)")
     shape = tuple(tensors[0].shape if size is None else size)
     kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()

@@ -84,7 +84,7 @@ def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tupl
         name = "midpoint" if form.calculus == "stratonovich" else "euler" if form.noise_type == "general" else "srk"
     if name == WAY_BACK:
         raise OdesolveError(f"method={WAY_BACK!r} is a way back: give method={REVERSIBLE!r}, whose gradients it makes")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise unknown("method", name, METHODS)
     method = METHODS[name]
     calculi = CALCULI if form.noise_type == "additive" else method.calculi  # of which both are the same equation

@@ -11,6 +11,7 @@ from torch import Tensor
 from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.reversible_heun import ReversibleHeun
 from odesolve.errors import OdesolveError
+from odesolve.given import refuse_loose
 from odesolve.integrations.torchsde.brownian import BrownianInterval
 from odesolve.integrations.torchsde.form import Form, seconds
 from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
@@ -42,6 +43,7 @@ class Problem:
     ):
         if not isinstance(y0, Tensor) or y0.dim() == 0 or not real_type(y0.dtype).is_floating_point or y0.numel() == 0:
             raise OdesolveError("y0 is no batch of states: give a floating-point or complex tensor (B, ...)")
+        refuse_loose("y0", y0)
         times = _times(ts, y0)
         self.form, self.outputs = Form(sde, names, y0, times, logqp), seconds(times)
         self.start = self.form.flat(y0)
@@ -173,7 +175,7 @@ class Problem:
 
 def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:
     if not isinstance(ts, Tensor):
-        if not isinstance(ts, (tuple, list)) or not all(isinstance(t, (float, int)) for t in ts):
+        if not isinstance(ts, (tuple, list)) or not all(isinstance(t, (float, int)) and -1e300 < t < 1e300 for t in ts):
             raise OdesolveError(f"ts is {ts!r}: give a tensor (T,), or a list of numbers")
         ts = torch.tensor(ts, dtype=real_type(y0.dtype), device=y0.device)
     if ts.requires_grad:
