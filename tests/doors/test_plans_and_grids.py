@@ -184,7 +184,7 @@ def counted(n):
 def test_steps(refused, door, steps):
     ode.plan("ddim", VP, 1), ode.plan("ddim", VP, 2)  # whose plans are kept, and 1 == True, 2 == 2.0
     reason = "at most 100000" if steps is STEPS[7] or steps is STEPS[8] else "whole number"
-    refused(counted(steps)[door], f"{'nfe' if door == 'default_plan' else 'steps'}={steps!r}", reason)
+    refused(counted(steps)[door], f"{'' if door == 'default_plan' else 'steps'}={steps!r}", reason)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, "a", 2**70, [1, 2], [0], [1.5]], ids=repr)

@@ -86,7 +86,7 @@ def error_of(door, **more):
 FURTHER = {
     "ode.sample of a plan": ["diffusion"],  # an option of solvers, which stand beside no plan
     "ode.sdedit": takes(DOORS["ode.sample"]),
-    "ode.interpolate": takes(DOORS["ode.sample"]),
+    "ode.interpolate": [*takes(DOORS["ode.sample"]), "x"],  # a state of the inversion
     "jobs.log_prob": takes(DOORS["ode.log_prob"]),
     "distributed.log_prob": takes(DOORS["ode.log_prob"]),
     "DenoisingScoreMatching": ["weight", "times"],
