@@ -16,6 +16,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.given import device_of, real, refuse_loose, short, switch, whole
+from odesolve.kernels.dispatch import transformed
+from odesolve.progress import Portion
 
 Check = Callable[[str, Any], Any]
 FUNCTIONS = ("Callable", "Field", "Callback", "Net", "Distance", "After", "Carry")
@@ -37,9 +39,10 @@ MADE = {
 class Meant:
     """The checks of a function's arguments. Calling it raises OdesolveError for the first that cannot be meant."""
 
-    def __init__(self, call: Callable[..., Any], own: Mapping[str, Check]):
+    def __init__(self, call: Callable[..., Any], own: Mapping[str, Check | None]):
         given = inspect.signature(call).parameters
-        self.names = tuple(given)
+        by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.names = tuple(p.name for p in given.values() if p.kind in by_place)
         self.checks = {p.name: (p.default, check) for p in given.values() if (check := _check_of(p, own)) is not None}
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -98,7 +101,7 @@ def samples(name: str, given: Any) -> None:
     refuse_loose(name, given)
     if not given.is_floating_point() or given.dim() == 0:
         raise OdesolveError(f"{name} is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
-    if given.is_cpu and not bool(torch.isfinite(given).all()):
+    if given.is_cpu and not transformed() and not bool(torch.isfinite(given).all()):
         raise OdesolveError(f"{name} holds NaN or infinity: give finite values")
 
 
@@ -120,7 +123,9 @@ def one_of(*classes: str) -> Check:
     """The check of an instance of a class that is known by its name."""
 
     def check(name: str, given: Any) -> None:
-        if isinstance(given, type) or {c.__name__ for c in type(given).__mro__}.isdisjoint(classes):
+        like_one = "Estimator" in classes and hasattr(given, "begin")  # of the user's own, by the protocol
+        named = {c.__name__ for c in type(given).__mro__}
+        if isinstance(given, type) or (named.isdisjoint(classes) and not like_one):
             raise OdesolveError(f"{name} is {_shown(given)}: give {MADE[classes[0]]}")
 
     return check
@@ -155,9 +160,16 @@ PLAIN: dict[str, Check] = {
 }
 
 
+def _shows(name: str, given: Any) -> None:
+    if not isinstance(given, Portion):  # of a bar that is there already
+        switch(name, given)
+
+
 def _check_of(parameter: inspect.Parameter, own: Mapping[str, Check]) -> Check | None:
     if parameter.name in own:
         check = own[parameter.name]
+    elif parameter.name == "progress":
+        check = _shows
     else:
         kind = str(parameter.annotation).removesuffix(" | None")
         callable_alone = kind.startswith(FUNCTIONS) and "] | " not in kind and (" | " not in kind or "[" in kind)

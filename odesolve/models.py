@@ -56,7 +56,7 @@ class Model:
     Raises OdesolveError for an unknown prediction or time.
     """
 
-    @door("ode.Model")
+    @door("ode.Model", net=None, path=None)  # whose own words say more
     def __init__(
         self,
         net: Callable[..., Tensor],

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from odesolve.errors import OdesolveError
 from odesolve.files import short
-from odesolve.jobs.asked import IDS, SEEDS
+from odesolve.jobs.asked import IDS
+from odesolve.keys import SEEDS
 
 
 class Parser(argparse.ArgumentParser):

@@ -124,7 +124,8 @@ class ExplicitScoreMatching(ScoreMatching):
     @door("ExplicitScoreMatching")
     def __init__(self, score: Model | Score, exact: Model | Score, **options: Any):
         super().__init__(score, **options)
-        if not (isinstance(exact, Model) and isinstance(score, Model)) and not callable(exact):
+        both = isinstance(exact, Model) and isinstance(score, Model)
+        if not both and (isinstance(exact, Model) or not callable(exact)):
             raise OdesolveError(
                 f"exact is {type(exact).__name__}: give a function, as score is, or of an ode.Model another one"
             )

@@ -145,7 +145,7 @@ def test_gradients_are_not_differentiated_again(loss, adjoint):
         ({"steps": [3, 4]}, "1 such numbers"),
         ({"steps": 2.5}, "at least 1"),
         ({"params": [torch.ones(2)]}, "without requires_grad"),
-        ({"params": ["weight"]}, "hold str"),
+        ({"params": ["weight"]}, "give a list of tensors"),
         ({"adjoint_options": {"rtol": 1e-3}}, "'rtol'.*takes none"),
         ({"adjoint": "continuous", "adjoint_options": {"coupling": 0.9}}, "'coupling'.*takes rtol, atol"),
         ({"adjoint": "reversible", "adjoint_options": {"coupling": 1.0}}, "between 0 and 1"),

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "errors": set(),
     "given": set(),
     # What can be meant by an argument, and by its name.
-    "meant": {"given"},
+    "meant": {"given", "kernels", "progress"},
     "keywords": {"meant"},
     "noise": set(),
     "kernels": set(),

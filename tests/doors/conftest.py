@@ -5,6 +5,17 @@ from __future__ import annotations
 import pytest
 
 from odesolve.errors import OdesolveError
+from odesolve.solvers import REGISTRY
+
+
+@pytest.fixture(autouse=True)
+def solvers_as_they_were():
+    """What a test registers is gone after it."""
+    known, special = dict(REGISTRY), dict(REGISTRY.special)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(known)
+    REGISTRY.special = special
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def test_conditions_and_predictions_change_nothing():
         ({"of": "ode"}, "unknown of"),
         ({"variance": "learned"}, "learned_variance=True"),
         ({"decoder": "discrete", "low": 0.0}, "low= and high="),
-        ({"steps": 5, "terms": 9}, "1 to 4"),
+        ({"steps": 5, "terms": 9}, "terms=9: give a whole number of at most 4"),
         ({"of": "sde", "steps": 5}, "evaluations="),
         ({"of": "sde", "evaluations": 2}, "at least one"),
         ({"draws": 0}, "at least 1"),

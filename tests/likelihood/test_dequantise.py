@@ -157,7 +157,7 @@ def test_density_of_the_logistic_noise():
     [
         (lambda: ode.dequantise(torch.tensor([[0.1, 0.2001]])), "lies off the 256 values"),
         (lambda: ode.dequantise(torch.tensor([[0, 300]])), "0 to 300 of 0 to 255"),
-        (lambda: ode.dequantise(torch.tensor([[0, 1]]), levels=1), "at least 2 levels"),
+        (lambda: ode.dequantise(torch.tensor([[0, 1]]), levels=1), "levels=1: give a whole number of at least 2"),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), low=1.0), "low below high"),
         (lambda: ode.dequantise(torch.tensor([0, 1])), r"\(B, ...\)"),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise="gaussian"), "give 'uniform'"),

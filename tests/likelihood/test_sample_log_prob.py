@@ -138,8 +138,8 @@ def test_a_solve_that_diverges_has_no_density():
         ({"log_prob": True, "solver": "euler_maruyama"}, 'log_prob="ito"'),
         ({"log_prob": "plan", "solver": "euler_maruyama"}, 'log_prob="ito"'),
         ({"log_prob": "ito", "solver": "ddim"}, 'log_prob="flow"'),
-        ({"log_prob": True, "reverse": True}, "ode.log_prob"),
-        ({"log_prob": True, "executor": ode.Graph}, "without executor"),
+        ({"log_prob": True, "reverse": True}, "give data as state="),
+        ({"log_prob": True, "executor": ode.Window()}, "without executor"),
     ],
     ids=lambda v: str(v)[:30],
 )

@@ -261,14 +261,14 @@ def test_errors():
     one = torch.tensor([0.5, 0.5])
     vp = problem.model(ode.paths.VP())
     cases = [
-        (lambda: FlowMap(3, LINEAR), "net is int"),
+        (lambda: FlowMap(3, LINEAR), "net is 3: give a function"),
         (lambda: FlowMap(average, ode.paths.VP()), "infinite at the data end"),
-        (lambda: MeanFlow(f, equal=1.5), "from 0 to 1"),
+        (lambda: MeanFlow(f, equal=1.5), "of at least 0 and at most 1"),
         (lambda: MeanFlow(f, teacher=vp), "one path"),
         (lambda: MeanFlow(f)(x, t=one), "both times, or neither"),
         (lambda: MeanFlow(f)(x, r=one, t=one + 1), "the path goes from"),
         (lambda: Shortcut(f, 12), "power of 2"),
-        (lambda: Shortcut(f, share=-0.1), "from 0 to 1"),
+        (lambda: Shortcut(f, share=-0.1), "of at least 0 and at most 1"),
         (lambda: Shortcut(f, target=exact(LINEAR.flipped())), "one path"),
         (lambda: Shortcut(f)(x, r=one), "both times, or neither"),
         (lambda: f.sample(x, grid=[2.0, 0.0]), "leaves the path"),

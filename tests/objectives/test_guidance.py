@@ -31,7 +31,7 @@ def test_a_share_of_the_samples_loses_all_its_conditions():
     [
         ({"a": torch.ones(3)}, {"b": 0}, 0.1, "the same names"),
         ({}, {}, 0.1, "at least one"),
-        ({"a": torch.ones(3)}, {"a": 0}, 1.1, "from 0 to 1"),
+        ({"a": torch.ones(3)}, {"a": 0}, 1.1, "at least 0 and at most 1"),
         ({"a": torch.ones(3), "b": torch.ones(2)}, {"a": 0, "b": 0}, 0.1, "the same samples"),
         ({"a": 3}, {"a": 0}, 0.1, "give"),
         ({"a": torch.ones(3, 2)}, {"a": torch.ones(1, 5)}, 0.1, "give one kind"),

@@ -116,7 +116,7 @@ def test_importance_follows_the_losses():
     ("make", "told"),
     [
         (lambda: times.Uniform(0.5, 0.5), "low=0.5, high=0.5"),
-        (lambda: times.Uniform(-0.1), "0 <= low"),
+        (lambda: times.Uniform(-0.1), "of at least 0 and at most 1"),
         (lambda: times.Mode(2.0), "from -1 to 1.7519"),
         (lambda: times.LogUniform(2.0, 1.0), "0 < low < high"),
     ],

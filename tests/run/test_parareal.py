@@ -21,7 +21,8 @@ def both(executor, solver, steps=12, x=None, net=None, **options):
     """The loop's result and the executor's."""
     net, x = net or model(), noise() if x is None else x
     given = {"solver": solver, "steps": steps, "seed": 4, **options}
-    return ode.sample(net, x, **given), ode.sample(net, x, executor=executor, **given)
+    given |= {"state" if options.get("reverse") else "noise": x}
+    return ode.sample(net, **given), ode.sample(net, executor=executor, **given)
 
 
 def apart(a, b):

@@ -99,7 +99,7 @@ def test_beside_what_shows_no_steps_it_is_refused(name, options, batch):
 
 
 def test_what_cannot_be_called_is_refused():
-    with pytest.raises(OdesolveError, match=r"callback is list: give a function"):
+    with pytest.raises(OdesolveError, match=r"callback is \[\]: give a function"):
         ode.sample(model(), X, "ddim", 3, callback=[])
 
 

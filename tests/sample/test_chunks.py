@@ -212,9 +212,7 @@ def test_batches_that_are_none_are_refused(batch):
         lambda: ode.log_prob(PLAIN, X, steps=3, batch=batch),
         lambda: ode.Sampler(PLAIN, "ddim", 3, batch=batch),
     ):
-        with pytest.raises(
-            OdesolveError, match=r"batch=.*give how many samples to solve at once, a whole number of at least 1"
-        ):
+        with pytest.raises(OdesolveError, match=r"batch=.*give a whole number of at least 1"):
             call()
 
 
@@ -323,6 +321,7 @@ def test_the_bar_counts_the_calls_of_all_chunks(monkeypatch):
             seen.append("closed")
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr("odesolve.progress._is_file", lambda stream: False)  # where a log is written instead
     for options in (
         {},
         {"callback": lambda step: None},

@@ -135,7 +135,7 @@ def test_a_score_of_zero_moves_by_nothing():
         ("predictor_corrector", {"predictor": "euler"}, "predictor"),
         ("predictor_corrector", {"norms": "sampel"}, "did you mean 'sample'"),
         ("predictor_corrector", {"snr": 0.0}, "snr > 0"),
-        ("predictor_corrector", {"corrections": -1}, "corrections >= 0"),
+        ("predictor_corrector", {"corrections": -1}, "corrections=-1: give a whole number of at least 0"),
         ("annealed_langevin", {"each": 0}, "each >= 1"),
         ("annealed_langevin", {"step": 1.5}, "0 < step < 1"),
         ("predictor_corrector", {"reverse": True}, "goes from noise to data"),

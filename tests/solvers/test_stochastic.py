@@ -174,7 +174,7 @@ def test_no_noise_is_replaced_on_the_way_to_noise(solver):
 @pytest.mark.parametrize(
     ("solver", "wanted"),
     [
-        ("sde_dpmpp_1(tau=-1)", "tau=-1 is no noise level"),
+        ("sde_dpmpp_1(tau=-1)", "tau=-1.0 is no noise level"),
         ("dpmpp_sde(r=1.5)", "r=1.5: give the stage's fraction"),
         ("seeds_2(r=0.0)", "r=0.0: give the stage's fraction"),
         ("seeds_2(second=euler)", "give second='midpoint' or 'heun'"),
@@ -182,10 +182,10 @@ def test_no_noise_is_replaced_on_the_way_to_noise(solver):
         ("ddpm(variance=none)", "variance='none': give 'small', 'large' or"),
         ("euler_ancestral_rf(eta=1.5)", "eta=1.5: give a number from 0"),
         ("ddim(eta=1.5)", "would replace"),
-        ("heun_churn(s_churn=-1)", "give s_churn >= 0"),
+        ("heun_churn(s_churn=-1)", "s_churn=-1: give a number of at least 0"),
         ("euler_churn(s_tmin=2,s_tmax=1)", "give s_churn >= 0 and s_tmin <= s_tmax"),
         ("sa_solver(predictor=5)", "give predictor from 1 to 4"),
-        ("sa_solver(corrector=-1)", "corrector from 0"),
+        ("sa_solver(corrector=-1)", "corrector=-1: give a whole number of at least 0"),
         ("er_sde_2(scaling=rho)", "scaling='rho': give 'er', 'ode', 'sde' or a function"),
         ("euler_maruyama(diffusion=beta)", "diffusion='beta': give 'reverse'"),
         ("euler_maruyama(clock=rho)", "clock='rho': give 't', or 'lambda'"),

@@ -71,7 +71,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         **config: Any,
     ):
         body = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-        config = {k: v for k, v in config.items() if k not in body or v is not None}
+        config = {k: v for k, v in config.items() if not k.startswith("beta_") or v is not None}
         given = {**body, "prediction_type": "epsilon", "steps_offset": 0, **config}
         own = {"solver": solver, "grid": grid, "like": like, "exact_timesteps": exact_timesteps, "source": source}
         self.register_to_config(**given, **own)

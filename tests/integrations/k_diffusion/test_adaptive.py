@@ -120,7 +120,7 @@ def test_levels_without_a_logarithm(name, ends):
 
 def test_what_cannot_be_asked_for():
     f, fast = K.sampling.sample_dpm_adaptive, K.sampling.sample_dpm_fast
-    with pytest.raises(ode.OdesolveError, match="order=4: give 2 or 3"):
+    with pytest.raises(ode.OdesolveError, match="order=4: give a whole number of at most 3"):
         f(DENOISER, start(), 0.03, 14.6, order=4)
     with pytest.raises(ode.OdesolveError, match="noise is drawn on the way to the data"):
         f(DENOISER, start(), 14.6, 0.03, eta=1.0)
