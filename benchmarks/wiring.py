@@ -169,7 +169,9 @@ def table(rows: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("/tmp/odesolve-trained"))
+    parser.add_argument(
+        "--weights", type=Path, default=Path("weights"), help="folder of trained weights (default ./weights)"
+    )
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--only", default="", help="networks whose name has this word")
     parser.add_argument("--every", type=int, default=1, help="take only every so many of the networks")

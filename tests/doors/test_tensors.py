@@ -58,7 +58,8 @@ SHAPES_ONLY = ("Sampler", "slerp")  # what looks at no value runs on tensors tha
 @pytest.mark.parametrize("kind", LOOSE)
 def test_starts(refused, door, kind):
     if kind == "meta" and door in SHAPES_ONLY:
-        pytest.skip("its result has no numbers either")
+        assert taking(LOOSE[kind])[door]().is_meta
+        return
     refused(taking(LOOSE[kind])[door])
 
 

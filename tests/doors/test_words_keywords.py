@@ -169,10 +169,8 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("name", "word", "said"), SAID)
+@pytest.mark.parametrize(("name", "word", "said"), [s for s in SAID if s[1] not in takes(DOORS[s[0]])])
 def test_what_is_said(name, word, said):
-    if word in takes(DOORS[name]):
-        pytest.skip("the door has this argument")
     assert re.search(said, error_of(DOORS[name], **{word: 3}))
 
 

@@ -67,11 +67,11 @@ SCHEDULED = [(r.label, a1111, ours) for r in ROWS if r.label for ours, (a1111, _
 @pytest.mark.parametrize(("text", "named", "path"), CASES, ids=[c[0] for c in CASES])
 def test_a_name_is_the_named_solver(text, named, path):
     grid = "karras" if text.endswith(" karras") else "uniform"
-    if "variance=learned" in str(named):
-        pytest.skip("of networks with twice the channels")
     wanted = ode.plan(named.solver, path, STEPS, grid, **dict(named.options))
     given = ode.plan(text, path, STEPS, None if grid == "karras" else grid)
     assert given.digest == wanted.digest
+    if "variance=learned" in str(named):  # the plan is all that can be compared: its network has twice the channels
+        return
     noise, own = torch.ones(2, 3), None if grid == "karras" else grid
     a = ode.sample(model(path), noise, text, STEPS, own, seed=0, full=True)
     b = ode.sample(model(path), noise, named.solver, STEPS, grid, seed=0, full=True, **dict(named.options))
