@@ -91,7 +91,7 @@ def parse_grid(text: str) -> grids.Grid:
         if key not in known:
             raise OdesolveError(f"grid {text!r}: {name} takes {', '.join(known)}, not {item!r}")
         given[key] = float(value) if type(value) is int else value
-    return dataclasses.replace(rule, **given)
+    return dataclasses.replace(rule, **given) if given else rule
 
 
 def rule_of(grid: Any) -> grids.Grid:
@@ -101,6 +101,8 @@ def rule_of(grid: Any) -> grids.Grid:
 
 def check_grid(grid: grids.Grid) -> grids.Grid:
     """The rule itself. Raises OdesolveError where one of its numbers is none."""
+    if any(grid is known for known in GRIDS.values()):
+        return grid
     for field in dataclasses.fields(grid):
         given = getattr(grid, field.name)
         label = f"grid {type(grid).__name__.lower()}: {field.name}"

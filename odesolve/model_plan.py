@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from odesolve.defaults import default_choice, default_grid, default_plan
 from odesolve.errors import OdesolveError, UnknownOption
 from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
+from odesolve.paths import Path
 from odesolve.plan import Plan
 from odesolve.plan_path import check_direction, check_path
 from odesolve.planning import GridLike, SolverLike, solvers
@@ -101,15 +103,31 @@ def check_model(model: object) -> None:
 
 def closed(model: Model) -> bool:
     """Whether the network determines the velocity at the data end, so that a method may evaluate there."""
-    steep = not math.isfinite(float(model.path.dsigma(model.path.t_data)))
-    return not steep and not model.reading.applies and _determined(model, model.path.t_data, "velocity")
+    return not (_steep(model.path) or model.reading.applies) and _determined(model, model.path.t_data, "velocity")
+
+
+@functools.lru_cache(256)
+def _steep(path: Path) -> bool:
+    """Whether the noise level has no finite slope at the data end."""
+    return not math.isfinite(float(path.dsigma(path.t_data)))
 
 
 def _determined(model: Model, t: float, quantity: str) -> bool:
-    if model.reading.classifier and float(model.path.alpha(t)) == 0.0:
+    if model.reading.classifier and _lost(model.path, t):
         return False  # the classifier's gradient is divided by alpha
-    weights = model.path.convert(t, model.predicts, quantity, model.reading.sigma_data)
-    return all(math.isfinite(float(w)) for w in weights)
+    return _converted(model.path, t, model.predicts, quantity, model.reading.sigma_data)
+
+
+@functools.lru_cache(256)
+def _lost(path: Path, t: float) -> bool:
+    """Whether nothing is left of the data."""
+    return float(path.alpha(t)) == 0.0
+
+
+@functools.lru_cache(256)
+def _converted(path: Path, t: float, predicts: str, quantity: str, sigma_data: float | None) -> bool:
+    """Whether a prediction and the state make the quantity."""
+    return all(math.isfinite(float(w)) for w in path.convert(t, predicts, quantity, sigma_data))
 
 
 def _reachable(model: Model, grid: GridLike) -> grids.Grid:
