@@ -1,6 +1,6 @@
 """Wrong inputs at the doors: how many of each kind are refused well, warned of, taken in silence or raise from inside.
 
-    python benchmarks/doors.py            # prints the tally
+    python benchmarks/doors.py            # prints the tally, by the room of the function and by the kind of the value
     python benchmarks/doors.py --write    # and keeps it as results/doors.csv
 
 Functions, arguments and wrong values are those of tests/doors, which fails on the first that is not refused well.
@@ -11,17 +11,28 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import math
 import sys
 import types
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
+from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "doors.csv"
-OUTCOMES = ("refused well", "refused", "warned", "silent", "raw")
+COLUMNS = ("functions", "arguments", "inputs", "refused well", "refused", "warned", "silent", "raw")
 EXAMPLES = 10  # an argument
+KINDS = {  # of values, in the order in which they are asked
+    "None": type(None),
+    "bool": bool,
+    "complex": complex,
+    "text or bytes": (str, bytes),
+    "tensor or array": (Tensor, np.ndarray),
+    "list, tuple or mapping": (list, tuple, dict),
+}
 
 
 def room():
@@ -32,18 +43,23 @@ def room():
     return importlib.import_module("doors.table"), importlib.import_module("doors.judge")
 
 
-def tally(table, judge) -> dict[str, Counter]:
-    """How often each outcome was met, by the room of the function."""
-    found: dict[str, Counter] = defaultdict(Counter)
+def tally(table, judge) -> tuple[dict[str, Counter], dict[str, Counter]]:
+    """How often each outcome was met, by the room of the function and by the kind of the value."""
+    rooms, kinds = defaultdict(Counter), defaultdict(Counter)
     for group, doors in table.TABLE.items():
+        rooms[group]["functions"] = len(doors)
         for door in doors.values():
+            rooms[group]["arguments"] += len(door.wrong)
             for argument in door.wrong:
-                sweep(door, argument, found[group], judge)
-    return found
+                for value, found in met(door, argument, judge):
+                    rooms[group].update((found, "inputs"))
+                    kinds[kind_of(value)].update((found, "inputs"))
+    return rooms, kinds
 
 
-def sweep(door, argument: str, count: Counter, judge) -> None:
-    """Count the outcomes of one argument's wrong values."""
+def met(door, argument: str, judge) -> list[tuple[object, str]]:
+    """One argument's wrong values, and what became of each."""
+    found = []
 
     @settings(
         max_examples=EXAMPLES,
@@ -57,13 +73,22 @@ def sweep(door, argument: str, count: Counter, judge) -> None:
     def one(value):
         kind, text = judge.outcome(door, argument, value)
         good = kind == "refused" and not judge.lacks(text, argument, value)
-        count["refused well" if good else kind] += 1
-        count["inputs"] += 1
+        found.append((value, "refused well" if good else kind))
         if not good:
             print(f"{kind}: {argument}={value!r}: {text}", file=sys.stderr)
 
     one()
-    count["arguments"] += 1
+    return found
+
+
+def kind_of(value) -> str:
+    """The kind of a wrong value."""
+    for name, kinds in KINDS.items():
+        if isinstance(value, kinds):
+            return name
+    if isinstance(value, int | float | np.number):
+        return "NaN or infinite" if isinstance(value, float) and not math.isfinite(value) else "number"
+    return "function, class or other object"
 
 
 def main() -> None:
@@ -71,18 +96,15 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the tally as results/doors.csv")
     write = parser.parse_args().write
     table, judge = room()
-    found = tally(table, judge)
-    heads = ["room", "functions", "arguments", "inputs", *OUTCOMES]
-    rows = [
-        [group, len(table.TABLE[group]), count["arguments"], count["inputs"], *(count[o] for o in OUTCOMES)]
-        for group, count in found.items()
-    ]
-    rows.append(["all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))])
-    for row in (heads, *rows):
-        print("".join(f"{cell!s:>14}" for cell in row))
+    rows = [["by", "kind", *COLUMNS]]
+    for by, found in zip(("function", "value"), tally(table, judge), strict=True):
+        found["all"] = sum(found.values(), Counter())
+        rows += [[by, kind, *(count[c] for c in COLUMNS)] for kind, count in found.items()]
+    for by, kind, *cells in rows:
+        print(f"{by:10}{kind:32}" + "".join(f"{cell!s:>14}" for cell in cells))
     if write:
         with RESULT.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([heads, *rows])
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 if __name__ == "__main__":

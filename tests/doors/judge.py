@@ -114,6 +114,7 @@ def shown_as(value: Any) -> Iterator[str]:
     yield from (getattr(value, "__name__", "the value"), "generator" if "Generator" in repr(value) else "the value")
     if isinstance(value, (Tensor, np.ndarray)):
         yield from (str(value.dtype), "NaN", "infinity", "layout", "no dimension", "dense")
+        yield from shown_as(value.item()) if value.ndim == 0 else ()
     if not isinstance(value, (str, bytes)):
         yield f"shape {tuple(getattr(value, 'shape', (len(value),) if isinstance(value, (list, tuple)) else ()))}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
