@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.given import whole
 from odesolve.trace.auto import AFFORDABLE, Auto
 from odesolve.trace.exact import Exact
 from odesolve.trace.fourier import Fourier
@@ -34,8 +35,7 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
         if not hasattr(name, "begin") or isinstance(name, type):
             raise OdesolveError(f"trace={name!r}: give a name such as 'auto', or an estimator such as trace.XTrace(24)")
         return name
-    if not isinstance(products, int) or products < 1:
-        raise OdesolveError(f"products={products}: give a whole number, at least 1")
+    products = whole("products", products, 1)
     if name not in NAMES:
         raise unknown("trace", name, list(NAMES))
     if products >= dim or (name == "auto" and dim <= AFFORDABLE * products):

@@ -200,7 +200,8 @@ def _refusal(model: Model, x: Tensor) -> str | None:
     try:
         _asked(model, x)()
     except Exception as e:  # the network's own words say best what it wants
-        return f"{type(e).__name__}: {str(e).split(chr(10))[0]}"
+        said = str(e).split("\n")[0]
+        return said if isinstance(e, OdesolveError) else f"{type(e).__name__}: {said}"
     return None
 
 

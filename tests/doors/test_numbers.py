@@ -158,6 +158,7 @@ CASES = [
     *swept("Fourier", trace.Fourier, {"products": [0, -1, 1, 1.5, None, *BAD]}),
     *swept("HutchPP", trace.HutchPP, {"products": [0, -1, 4, 1.5, None, *BAD]}),
     *swept("XTrace", trace.XTrace, {"products": [0, -1, 3, 1.5, None, *BAD]}),
+    *swept("named", lambda **k: trace.named("hutchinson", 9, **k), {"products": [0, -1, 1.5, None, True, *BAD]}),
     *swept("Auto", trace.Auto, {"products": [0, -1, 3, 1.5, None, *BAD]}),
     *swept(
         "Mixture",
