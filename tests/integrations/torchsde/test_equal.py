@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from odesolve.integrations import torchsde as ours
@@ -42,17 +42,18 @@ def test_on_their_path(calculus, method, noise, logqp):
 @settings(max_examples=120, deadline=None, derandomize=True)
 def test_on_anything(case, seed, gaps, first, dt, logqp, adaptive, single):
     """Adaptive too: with a smooth path the steps chosen do not hang on the last digit. Times of float32 are rounded as theirs
-    where steps end, and not always between."""
+    where steps end, and not always between. Where the noise passes zero the log-ratio has a pole, and steps shrink to dt_min: the
+    last digit of a step decides there, so such examples are left out."""
     calculus, method, noise = case
     eq, y0 = Equation(noise, calculus, seed), start(seed)
     ts = first + torch.cumsum(torch.tensor([0.0, *gaps], **WIDE), 0)
     ts = ts.float() if single and not adaptive else ts
     bm = Smooth(eq.m + (logqp and noise == "diagonal"), seed)
     call = {"bm": bm, "method": method, "dt": dt, "logqp": logqp, "adaptive": adaptive, "rtol": 1e-2, "atol": 1e-3}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Numerical solution is|Hitting minimum|Converting a tensor")
-        warnings.filterwarnings("ignore", "adaptive steps of|the step at")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         answers = [lib.sdeint(eq, y0, ts, dt_min=1e-3, **call) for lib in (ours, torchsde)]
+    assume(not (logqp and any("Hitting minimum" in str(w.message) for w in said)))
     assert gap(*answers) < (1e-10 if ts.dtype == torch.float64 else 1e-6)
 
 
