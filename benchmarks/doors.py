@@ -18,13 +18,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "doors.csv"
 COLUMNS = ("functions", "arguments", "inputs", "refused well", "refused", "warned", "silent", "raw")
-EXAMPLES = 10  # an argument
 KINDS = {  # of values, in the order in which they are asked
     "None": type(None),
     "bool": bool,
@@ -61,14 +60,7 @@ def met(door, argument: str, judge) -> list[tuple[object, str]]:
     """One argument's wrong values, and what became of each."""
     found = []
 
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @judge.VALUES
     @given(door.wrong[argument])
     def one(value):
         kind, text = judge.outcome(door, argument, value)

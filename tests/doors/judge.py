@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
@@ -72,6 +73,15 @@ RELATIONS = (
     "unknown path",
     "describes no path",
     "do not fall",
+)
+# How many wrong values of an argument are tried, always the same.
+VALUES = settings(
+    max_examples=10,  # an argument
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 
 

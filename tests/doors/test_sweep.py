@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 
-from .judge import lacks, outcome
+from .judge import VALUES, lacks, outcome
 from .table import TABLE
 
-EXAMPLES = 10  # an argument
 CASES = [
     pytest.param(door, argument, id=f"{name}-{argument}")
     for group in TABLE.values()
@@ -29,14 +28,7 @@ def test_it_works_as_it_is_called_otherwise(door):
 
 @pytest.mark.parametrize(("door", "argument"), CASES)
 def test_what_cannot_be_meant_is_refused(door, argument):
-    @settings(
-        max_examples=EXAMPLES,
-        derandomize=True,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @VALUES
     @given(door.wrong[argument])
     def sweep(value):
         kind, text = outcome(door, argument, value)
