@@ -105,12 +105,12 @@ class Callee:
             return self.fn(*ours, *args, **named)
         except RuntimeError as e:
             if isinstance(self.fn, Differentiating) or "does not require grad" not in str(e):
-                raise_misread(e, self.what, self.at, ours)
+                raise_misread(e, self.what, self.at, ours, named)
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
             out = differentiating.asked(self.asked, e, (*ours, *args), named)
         except (TypeError, IndexError) as e:
-            raise_misread(e, self.what, self.at, ours)
+            raise_misread(e, self.what, self.at, ours, named)
             raise
         self.fn, self.free = differentiating, False
         return out

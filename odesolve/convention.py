@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,8 @@ STATE = {
 }
 # Words of errors that are of shapes; of calls; of indices.
 SHAPES = ("size of tensor", "must match", "dimension", "shape", "expanded size", "sizes of tensors", "broadcast")
-CALLS = ("positional argument", "keyword argument", "required positional")
+NOTHING: Mapping[str, Any] = {}
+CALLS = ("positional argument", "keyword argument", "required positional", "must be tensor")
 
 
 def parameters(fn: Any) -> tuple[str, ...]:
@@ -74,7 +75,9 @@ def check_network(net: Any, time: Any) -> None:
     path_first(time, "time")
 
 
-def raise_misread(error: Exception, what: str, at: int, ours: Sequence[Any]) -> None:
+def raise_misread(
+    error: Exception, what: str, at: int, ours: Sequence[Any], named: Mapping[str, Any] = NOTHING
+) -> None:
     """Raise OdesolveError that says how a function was called, with the state at place ``at``, for an error of its that is one
     of shapes, or of the call; return for others, which are the function's own affair."""
     words = CALLS if isinstance(error, TypeError) else SHAPES
@@ -86,14 +89,27 @@ def raise_misread(error: Exception, what: str, at: int, ours: Sequence[Any]) -> 
         return
     names = ("t", "y") if at == 1 else ("x", "t")
     shapes = " and ".join(f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False))
-    called = f"{_word(what)}({', '.join(names)})"
-    why = reason(t, y, names[at])
+    called = f"{_word(what)}({', '.join((*names, *(f'{name}=' for name in named)))})"
+    why = _uneven(named, y) or reason(t, y, names[at])
     if isinstance(error, TypeError):
         more = (
             "conditions come from model.given(...)" if what == "the network" else "what args= holds comes behind these"
         )
-        why = f"{more}, and nothing else is given"
+        why = _loose(named) or f"{more}, and nothing else is given"
     raise OdesolveError(f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}") from error
+
+
+def _uneven(named: Mapping[str, Any], y: Any) -> str:
+    """Which conditions have another number of rows than the state, and so may be what does not fit."""
+    rows = {k: len(v) for k, v in named.items() if isinstance(v, Tensor) and v.dim() and isinstance(y, Tensor)}
+    odd = [f"{name} has {n} rows for {len(y)} samples" for name, n in rows.items() if n not in (1, len(y))]
+    return f"{' and '.join(odd)}: give one for each sample" if odd else ""
+
+
+def _loose(named: Mapping[str, Any]) -> str:
+    """Which conditions are plain numbers, where a network may want tensors."""
+    plain = [name for name, v in named.items() if isinstance(v, (int, float))]
+    return f"{' and '.join(plain)}: give a tensor with one number for each sample" if plain else ""
 
 
 def reason(t: Tensor, y: Any, name: str) -> str:

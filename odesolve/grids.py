@@ -13,7 +13,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, plain, unknown
 from odesolve.given import row, whole
 from odesolve.meant import meant
-from odesolve.paths import Path
+from odesolve.paths import Path, unknown_grid
 
 MAX_STEPS = 100_000
 # How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists and tables made in
@@ -288,7 +288,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
 def found(name: str, known: Mapping[str, Grid]) -> Grid:
     """The rule of this name, in any case. Raises OdesolveError with the nearest name otherwise."""
     if plain(name) not in known:
-        raise unknown("grid", name, known)
+        raise unknown_grid(name, known)
     return known[plain(name)]
 
 

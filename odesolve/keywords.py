@@ -35,17 +35,27 @@ _GRID: Advice = (
     ("grid", "give grid= a name such as 'karras', or the times; noise levels as ode.grids.sigmas(path, levels)"),
     ("grids", "give grids= names such as 'karras'"),
     ("t", "give t= the times"),
+    (
+        "time_scale",
+        "give path=ode.paths.Discrete(alphas_cumprod) for a network of numbered steps, or time_scale= for one of scaled times",
+    ),
 )
 _COND: Advice = (
     ("cond", "give cond={{'{word}': ...}}, as net(x, t, **cond) takes it"),
     (None, "conditions belong to the model: give model.given({word}=...)"),
 )
+_CONDS: Advice = (
+    ("cond", "give cond={word}, a dict such as {{'y': labels}}, as net(x, t, **cond) takes it"),
+    (None, "conditions belong to the model: give model.given(**{word})"),
+)
 _GUIDED: Advice = (
     ("scale", "give scale="),
     (None, "guidance belongs to the model: give model.guided(scale, cond=..., uncond=...)"),
 )
+_UNCOND: Advice = (("uncond", "give uncond={{'y': ...}}, as net(x, t, **uncond) takes it"), *_GUIDED[1:])
 _SOLVER: Advice = (
-    ("solver", "give solver=, and grid= for where its times lie"),
+    ("grid", "give solver=, and grid= for where its times lie"),
+    ("solver", "give solver="),
     ("solvers", "give solvers="),
     ("path", "give path="),
 )
@@ -73,6 +83,14 @@ _PREDICTS: Advice = (
     ("predicts", "give predicts="),
     (None, "what a network predicts belongs to its model: give ode.Model(net, path, predicts=...)"),
 )
+_RANGE: Advice = (
+    (
+        "grid",
+        "noise levels lie on the path and its grid: give ode.paths.EDM(sigma_min=..., sigma_max=...), "
+        "or grid=ode.grids.sigmas(path, levels)",
+    ),
+    *_GRID,
+)
 _PATH: Advice = (("path", "give path= such as ode.paths.VP()"), *_GRID)
 
 _BEGUN: Advice = (("t", "give t= a time of the path"), (None, "take ode.sdedit(model, guide, t=...)"))
@@ -83,10 +101,22 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
     ("generator rng random_state manual_seed random_seed noise_seed", _SEED),
     ("noise_sampler", (("tree", "noise is drawn by seed= and ids=, with tree=True of one Brownian path"), *_SEED)),
     ("num_inference_steps num_steps n_steps nfe n_step sampling_steps num_sampling_steps inference_steps n", _STEPS),
-    ("n_timesteps num_timesteps timestep_respacing diffusion_steps ddim_steps nfes max_iter n_iter", _STEPS),
+    ("n_timesteps timestep_respacing ddim_steps nfes max_iter n_iter sampling_timesteps", _STEPS),
+    ("num_timesteps diffusion_steps num_train_timesteps num_diffusion_timesteps", (*_STEPS, _GRID[-1])),
+    (
+        "ddim_eta ddim_sampling_eta",
+        (("grid", "give eta= to a solver that has it, such as solver='ddim' or 'dpmpp_2m_sde'"),),
+    ),
+    ("s_churn s_tmin s_tmax", (("grid", "give solver='heun_churn' and s_churn=, s_tmin=, s_tmax=, s_noise="),)),
+    ("rho", (("grid", "give grid='karras(rho=7)'"), *_GRID)),
+    ("order solver_order", (("grid", "a solver's name has its order: give solver= such as 'dpmpp_3m' or 'unipc_2'"),)),
+    ("sigma_min sigma_max", _RANGE),
+    ("device", (("net", "give net.to({word}): the state goes where the network is"),)),
     ("cond y c class_labels class_label labels label prompt prompts context encoder_hidden_states condition", _COND),
-    ("conditions conditioning model_kwargs extra_args cond_kwargs class_cond added_cond_kwargs prompt_embeds", _COND),
-    ("guidance_scale guidance cfg cfg_scale cfg_strength uncond negative_prompt unconditional_conditioning", _GUIDED),
+    ("conditions conditioning class_cond prompt_embeds", _COND),
+    ("model_kwargs extra_args extra_kwargs cond_kwargs cond_dict added_cond_kwargs model_extra_args", _CONDS),
+    ("guidance_scale guidance cfg cfg_scale cfg_strength", _GUIDED),
+    ("uncond negative_prompt unconditional_conditioning null_cond uncond_conditioning", _UNCOND),
     ("unconditional_guidance_scale guidance_weight guidance_rescale cond_scale cond_fn", _GUIDED),
     ("method sampler scheduler sampler_name algorithm integrator solver_name", _SOLVER),
     ("sigmas timesteps t t_span tspan times ts t_eval spacing sigma schedule noise_levels timestep_spacing", _GRID),
@@ -99,6 +129,7 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
     ("rtol atol tol tolerance rel_tol abs_tol max_steps min_step eps adaptive", _TOLERANCE),
     ("dt step_size h delta_t stepsize", _STEP),
     ("prediction_type parameterization parametrization pred_type model_type prediction predict target", _PREDICTS),
+    ("objective model_mean_type pred predicts", _PREDICTS),
     ("net network unet model_fn denoiser eps_model", (("net", "give net="), ("model", "give model= an ode.Model"))),
     ("func fn fun rhs drift vector_field dynamics velocity_fn", (("f", "give f=, called as f(t, y)"), *_PREDICTS[1:])),
     ("diffusion g", (("g", "give g=, called as g(t, y)"),)),
@@ -121,7 +152,7 @@ WORDS: dict[str, Advice] = {word.lower(): advice for words, advice in _TABLE for
 
 
 def door(
-    name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check
+    name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check | None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a function that users call by this name: a call that does not fit says what to type.
 

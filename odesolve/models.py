@@ -19,9 +19,9 @@ from odesolve.given import real, short
 from odesolve.graphs import answer
 from odesolve.keywords import door
 from odesolve.lower import Reading
-from odesolve.meant import meant, samples
+from odesolve.meant import samples
 from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call
-from odesolve.paths import Path, prediction_named
+from odesolve.paths import Path, no_path, prediction_named
 from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
 from odesolve.settling import settle
 from odesolve.watched import refuse_inside, watching
@@ -76,7 +76,7 @@ class Model:
     ):
         check_network(net, time)
         if not isinstance(path, Path):
-            raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
+            raise no_path(path)
         predicts = prediction_named(predicts)
         if input_scale not in (None, "edm", "unit"):
             raise unknown("input_scale", input_scale, ("edm", "unit"))
@@ -162,7 +162,7 @@ class Model:
         """Network evaluations that one evaluation of the guided model takes."""
         return 2 if self.reading.guidance and self.reading.guidance.scale != 1.0 else 1
 
-    @meant()
+    @door("model.guided")
     def guided(
         self,
         scale: float | Tensor | Callable[[Tensor], Any],
@@ -181,7 +181,7 @@ class Model:
         """
         return guiding.classifier_free(self, scale, cond, uncond, rescale, interval)
 
-    @meant()
+    @door("model.classifier_guided")
     def classifier_guided(self, log_prob: Callable[..., Tensor], scale: Any = 1.0, cond: Cond | None = None) -> Model:
         """Classifier guidance: the noise prediction shifted by -scale sigma grad log p(y|x) (Dhariwal and Nichol 2021).
 

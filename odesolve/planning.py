@@ -12,7 +12,7 @@ from odesolve.errors import OdesolveError
 from odesolve.given import switch
 from odesolve.keywords import door
 from odesolve.labels import check_grid, parse_label, rule_of
-from odesolve.paths import Path, from_spec
+from odesolve.paths import Path, from_spec, no_path
 from odesolve.plan import Plan, read_plan
 from odesolve.plan_path import check_direction, check_path
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
@@ -28,7 +28,7 @@ def solvers() -> Registry:
     return REGISTRY
 
 
-@door("ode.plan")
+@door("ode.plan", path=None)  # whose own words say more
 def plan(
     solver: SolverLike,
     path: Path,
@@ -63,7 +63,7 @@ def plan(
     leaves the path, or with ``reverse`` goes from the data to the noise.
     """
     if not isinstance(path, Path):
-        raise OdesolveError(f"path is {path!r}: give one of odesolve.paths, such as odesolve.paths.VP()")
+        raise no_path(path)
     if isinstance(solver, str):
         label = parse_label(solver, steps)
         solver, grid = label.solver, label.grid if grid is None else grid

@@ -16,8 +16,11 @@ from odesolve.cli.names import names_command
 from odesolve.cli.typed import COUNT, ID, LEVELS, NUMBER, POSITIVE, SEED, Parser, beside, counts, labels
 from odesolve.cli.wiring import check_command
 from odesolve.errors import OdesolveError, unknown
+from odesolve.keywords import WORDS
 from odesolve.profile.result import METRICS
 
+# What functions take, where a command has another word for it.
+OPTIONS = {"noise": "shape", "scale": "guidance"}
 EXAMPLES = {
     "profile": ["odesolve profile --path linear --shape 16,1,8,8 --solvers euler,dpmpp_2m --nfe 5,10"],
     "check": ["odesolve check --path vp --shape 64,1,8,8 --seconds 5"],
@@ -30,12 +33,24 @@ EXAMPLES = {
 }
 
 
+def _unknown_option(command: str, typed: str, known: Sequence[str]) -> OdesolveError:
+    """The error for an option that no command has, with the one that other programs' word for it stands for."""
+    what = f"argument of odesolve {command}"
+    word = typed.split("=")[0].lstrip("-").replace("-", "_")
+    places = [place for place, _ in WORDS.get(word.lower(), ()) if place]
+    meant = [f"--{OPTIONS.get(place, place)}" for place in places]
+    option = next((option for option in meant if option in known), None)
+    if option is None:
+        return unknown(what, typed, known)
+    return OdesolveError(f"unknown {what} {typed!r}: give {option}")
+
+
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """What was typed; ``run`` of it is the command. Raises OdesolveError for what cannot be meant."""
     given, others = parser().parse_known_args(argv)
     if others:
         known = [name for action in given.parser._actions for name in action.option_strings]
-        raise unknown(f"argument of odesolve {given.command}", others[0], known)
+        raise _unknown_option(given.command, others[0], known)
     for name, value in vars(given).items():
         if isinstance(value, str):
             _check_text(name, value)

@@ -9,6 +9,7 @@ from odesolve.paths.base import PREDICTIONS, Flipped, Path, Point, prediction_na
 from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
+from odesolve.paths.words import no_path, unknown_grid
 
 __all__ = [
     "EDM",
@@ -24,7 +25,9 @@ __all__ = [
     "SubVP",
     "Trig",
     "from_spec",
+    "no_path",
     "prediction_named",
+    "unknown_grid",
 ]
 
 _PRESETS = {"ddpm": Discrete.ddpm, "stable_diffusion": Discrete.stable_diffusion}

@@ -55,7 +55,11 @@ def prediction_named(given: object) -> str:
     if given is None:
         raise OdesolveError(f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}")
     word = str(given).strip().lower().replace("-", "_").replace(" ", "_")
-    word = word.removesuffix("_prediction").removesuffix("_pred")
+    word = word.removesuffix("_prediction").removesuffix("_pred").removeprefix("pred_")
+    if word in ("f", "f_theta", "raw"):
+        raise OdesolveError(
+            f"unknown prediction {given!r}: did you mean 'edm', EDM's network within its preconditioning?"
+        )
     found = ELSEWHERE.get(word, word)
     if found not in PREDICTIONS:
         raise unknown("prediction", given, PREDICTIONS, ELSEWHERE)

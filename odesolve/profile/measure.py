@@ -90,10 +90,11 @@ def profile(
         solvers = ["flow_map", *default_solvers(model.path)]
     chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
-    calls = len(chosen) * sum(budgets) * max(1, timing) + (2 * references.FIRST if reference is None else 0)
-    with Bar(calls, progress, "call") as bar:
-        tick = _counted(bar)
-        found = _reference(model, z, reference, tolerance, limit, tick)
+    first = 2 * references.FIRST if reference is None else 0
+    calls = first + len(chosen) * sum(budgets) * max(1, timing)
+    with Bar(calls, progress, " calls") as bar:
+        found = _reference(model, z, reference, tolerance, limit, _counted(bar, 0, first))
+        tick = _counted(bar, first, calls)
         if reference is None:
             warn_of_wiring(model, z.shape)
         problem = {**_problem(model, z), "seed": seed if not isinstance(noise, Tensor) else None}
@@ -232,7 +233,10 @@ def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
     return {(r.label, r.grid, r.nfe): replace(r, flags=(), order=None) for r in earlier.rows}
 
 
-def _counted(bar) -> Callable[[int], None] | None:
-    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how many there were."""
-    calls = itertools.count(1)
-    return None if bar is None else lambda _: bar(next(calls))
+def _counted(bar, done: int, most: int) -> Callable[[int], None] | None:
+    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how many there were.
+
+    The bar goes from ``done`` to ``most`` and waits there: how many calls a reference takes is not known before.
+    """
+    calls = itertools.count(done + 1)
+    return None if bar is None else lambda _: bar(min(next(calls), most))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.convention import parameters
 from odesolve.errors import OdesolveError, warn
 from odesolve.keywords import door
 from odesolve.meant import count, number
@@ -20,7 +21,7 @@ from odesolve.progress import Bar
 from odesolve.start import shape_of
 from odesolve.steady import modules_of
 from odesolve.wiring import behaviour, layout, unseen, verdicts
-from odesolve.wiring.readings import Wiring, questions
+from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding
 from odesolve.wiring.search import Search
 
@@ -78,11 +79,16 @@ def check(
         raise OdesolveError("give data=samples (N, ...) to check with, or without any the shape noise=(64, 3, 32, 32)")
     noise = None if noise is None else shape_of(noise)
     found = Check([behaviour.mode(model.net)], data=data is not None)
-    expected = 2 * sum(1 for _ in questions(Wiring.of(model)))
-    with _evaluated(model.net), Bar(expected, progress, "reading") as bar:
+    expected = _expected(Wiring.of(model), data is not None)
+    with _evaluated(model.net), Bar(expected, progress, " readings") as bar:
         _look(found, model, data, noise, seed, (begun, begun + seconds), bar)
     found.seconds = time.monotonic() - begun
     return found
+
+
+def _expected(declared: Wiring, data: bool) -> int:
+    """How many readings are looked at, at most."""
+    return Search.most(declared) + (0 if data else unseen.most(declared))
 
 
 def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
@@ -118,9 +124,11 @@ def _look(
     span: tuple[float, float],
     bar: Callable[[float], None] | None,
 ) -> None:
-    ticks = itertools.count(1)
-    tick = None if bar is None else lambda: bar(next(ticks))
     declared = Wiring.of(model)
+    ticks, expected = itertools.count(1), _expected(declared, data is not None)
+    tick = (
+        None if bar is None else lambda: bar(min(next(ticks), expected))
+    )  # more where data of another scale are tried
     if data is not None:
         x = layout.rows_of(data, layout.device_of(model, data))
         x, moved = _answering(model, x)
@@ -147,8 +155,8 @@ def _look(
             calls += search.denoising.calls
     verdicts.conclude(found, search)
     if search.left_out:
-        says = f"{search.left_out} questions were left out for want of time"
-        found.findings.append(Finding("time spent", "doubt", says, "seconds=..."))
+        says = f"{search.left_out} readings were left out for want of time"
+        found.findings.append(Finding("time spent", "doubt", says, f"seconds={2 * (span[1] - span[0]):g}"))
     found.calls += asked.calls + calls
 
 
@@ -187,7 +195,12 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
         if _refusal(model, other) is None:
             says = f"the network takes samples of shape {tuple(other.shape[1:])}, not {tuple(x.shape[1:])}"
             return other, [Finding("layout", "wrong", says, typed)]
-    raise OdesolveError(f"the network cannot be called with data of shape {tuple(x.shape)}: {first}")
+    for name, held in model.cond.items():
+        if isinstance(held, Tensor) and held.dim() and len(held) not in (1, len(x)):
+            raise OdesolveError(
+                f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one a sample"
+            )
+    raise OdesolveError(f"the network cannot be called with data of shape {tuple(x.shape)}: {first}{_unasked(model)}")
 
 
 def _asked(model: Model, x: Tensor) -> behaviour.Asked:
@@ -203,6 +216,15 @@ def _refusal(model: Model, x: Tensor) -> str | None:
         said = str(e).split("\n")[0]
         return said if isinstance(e, OdesolveError) else f"{type(e).__name__}: {said}"
     return None
+
+
+def _unasked(model: Model) -> str:
+    """What the network takes beside x and t that it is not given, in the words of who gives it."""
+    others = [name for name in parameters(model.net)[2:] if name not in model.cond]
+    if not others:
+        return ""
+    typed = ", ".join(f"{name}=..." for name in others)
+    return f"; it takes {' and '.join(others)} too: give ode.check(model.given({typed}), data), one for each sample"
 
 
 @contextlib.contextmanager

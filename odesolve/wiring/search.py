@@ -20,6 +20,7 @@ MARGIN, LOOSER = (
 SURE = 3.0  # standard errors
 POOR = 0.03  # excess beyond which other scales of time are tried
 MORE_SCALES = (0.001, 0.1, 10.0, 100.0, 250.0, 500.0, 999.0, 2000.0, 4000.0, 10000.0)
+NEAR = (-3, -2, -1, 1, 2, 3)  # further scales, in quarters of an octave
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Search:
         if self.fits and self.fits[0].excess > POOR:
             best = self.fits[0].wiring
             if best.time == "t":
-                near = [best.time_scale * 2 ** (k / 4) for k in (-3, -2, -1, 1, 2, 3)]
+                near = [best.time_scale * 2 ** (k / 4) for k in NEAR]
                 self._round(replace(best.same_question(), time_scale=float(f"{s:.3g}")) for s in near)
         return self.fits
 
@@ -71,6 +72,13 @@ class Search:
         first = [q for q in questions(self.declared) if q.time == "t" and q.time_scale == 1.0]
         for scale in scales:
             yield from (replace(q, time_scale=scale) for q in first)
+
+    @staticmethod
+    def most(declared: Wiring) -> int:
+        """How many questions ``run`` asks at most in its first rounds."""
+        asked = list(questions(declared))
+        others = sum(1 for q in asked if q.time == "t" and q.time_scale == 1.0)
+        return len(asked) + len(MORE_SCALES) * others + len(NEAR)
 
     def own(self) -> Fit | None:
         """How the declared reading fits."""

@@ -78,6 +78,11 @@ def _readings(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
                 yield w
 
 
+def most(declared: Wiring) -> int:
+    """How many readings ``drawn`` looks at, at most."""
+    return sum(1 for _ in _readings(declared))
+
+
 def of_reading(model: Model, wiring: Wiring, shape: Sequence[int], seed: int) -> tuple[Own | None, int]:
     """What one reading draws, None where that cannot be meant, and the calls made."""
     try:

@@ -28,7 +28,7 @@ def conclude(found: Check, search: Search) -> None:
         return
     best, same = search.best()
     if told is not None and told < TELLS_LITTLE:
-        says = f"looks untrained: its answers tell {max(told, 0.0):.0%} of what can be known of noisy data"
+        says = f"looks untrained: its answers tell {max(told, 0.0):.0%} of what the best filter made of the data tells"
         found.findings.append(Finding("training", "wrong", says, "load its weights, or train it"))
         found.findings += [Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]]
         return
@@ -51,7 +51,8 @@ def _trained(told: float | None, best: Fit) -> Finding:
     if told is None:
         says = "these data are as good as a Gaussian cloud: they do not show whether the network is trained"
         return Finding("training", "unknown", says, "")
-    says = f"its answers tell {told:.0%} of what can be known of noisy data without it"
+    tells = "more than" if told > 1 else f"{told:.0%} of what"
+    says = f"its answers tell {tells} the best filter made of the data tells"
     if best.excess > BADLY:
         more = f"{says}; no reading uses it (the best errs {math.exp(best.excess):.1f} times as much)"
         return Finding("training", "doubt", more, "train it longer, or give the path that it was trained on")
@@ -120,7 +121,7 @@ def _ends(denoising: Denoising, wiring: Wiring) -> Finding:
     path = wiring.path
     deviation = math.sqrt(denoising.without.variance)
     signal = deviation / float(path.rho(path.t_noise))
-    says = f"at the noise end {signal:.2g} of signal for each of noise"
+    says = f"where samples start, the data's deviation is {signal:.2g} of the noise's"
     if signal > SIGNAL:
         return Finding(
             "noise end", "doubt", f"{says}: samples start from less noise than the data need", "smaller data"

@@ -34,6 +34,12 @@ from odesolve.cli import commands
         (["loglik", "--limit", "0"], "at least 1"),
         (["loglik", "--limit", "2", "--trace", "xtrac"], "did you mean 'xtrace'"),
         (["loglik", "--limit", "2", "--levels", "17"], "lies off the 17 values"),
+        (["sample", "--sampler", "ddim", "--out", "x.npz"], "'--sampler': give --solver"),
+        (["sample", "--num-inference-steps=20", "--out", "x.npz"], "give --steps"),
+        (["sample", "--batch-size", "4", "--out", "x.npz"], "give --shape"),
+        (["sample", "--guidance-scale", "4", "--out", "x.npz"], "give --guidance"),
+        (["profile", "--num-steps", "4"], "give --nfe"),
+        (["sample", "--qqq", "4", "--out", "x.npz"], "choose from"),
         (["sample", "missing.py:model", "--shape", "2,4", "--out", "x.npz"], "missing.py"),
     ],
 )

@@ -22,9 +22,9 @@ VP, LINEAR, EDM = paths.VP(), paths.Linear(), paths.EDM()
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WORDS = {
     **{word: word for word in PREDICTIONS},
-    **dict.fromkeys(("epsilon", "eps", "EPS", "Epsilon", "noise_prediction", "eps_pred"), "noise"),
-    **dict.fromkeys(("x0", "x_0", "x_start", "x-start", "sample", "X0"), "data"),
-    **dict.fromkeys(("v_prediction", "v-prediction", "V Prediction", "v_pred"), "v"),
+    **dict.fromkeys(("epsilon", "eps", "EPS", "Epsilon", "noise_prediction", "eps_pred", "pred_noise"), "noise"),
+    **dict.fromkeys(("x0", "x_0", "x_start", "x-start", "sample", "X0", "pred_x0"), "data"),
+    **dict.fromkeys(("v_prediction", "v-prediction", "V Prediction", "v_pred", "pred_v"), "v"),
     **dict.fromkeys(("flow", "flow_prediction", "Velocity", "flow-prediction"), "velocity"),
 }
 SLIPS = {"epsilom": "epsilon", "velocty": "velocity", "x_strat": "x_start", "nois": "noise"}

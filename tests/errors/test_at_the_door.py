@@ -36,7 +36,17 @@ def holding(value):
 
 MODELS = [
     (lambda: ode.Model(None, VP, "v"), r"net is NoneType, not callable: give a function or module net\(x, t"),
-    (lambda: ode.Model(net, "vp", "v"), r"path is 'vp': give one of odesolve\.paths, such as odesolve\.paths\.VP\(\)"),
+    (lambda: ode.Model(net, "vp", "v"), r"path is 'vp': give odesolve\.paths\.VP\(\)"),
+    (lambda: ode.Model(net, "rectified_flow", "v"), r"path is 'rectified_flow': give odesolve\.paths\.Linear\(\)"),
+    (lambda: ode.Model(net, type(VP), "v"), r"path is .*: give odesolve\.paths\.VP\(\)"),
+    (lambda: ode.Model(net, ode.paths.Discrete.ddpm, "v"), r"path is .*: give odesolve\.paths\.Discrete\.ddpm\(\)"),
+    (lambda: ode.Model(net, torch.ones(1000), "v"), r"path is of shape \(1000,\): give .*Discrete\(alphas_cumprod\)"),
+    (lambda: ode.plan("ddim", "edm"), r"path is 'edm': give odesolve\.paths\.EDM\(\)"),
+    (
+        lambda: ode.Model(net, "nowhere", "v"),
+        r"path is 'nowhere': give one of odesolve\.paths, such as odesolve\.paths\.VP\(\)",
+    ),
+    (lambda: ode.Model(net, VP, "F"), "unknown prediction 'F': did you mean 'edm'"),
     (
         lambda: ode.Model(net, VP),
         "what the network predicts is missing: give predicts= one of data, noise, v, velocity",

@@ -99,6 +99,15 @@ def test_unknown_name_offers_the_nearest():
         grids.named("karas")
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("logSNR", "lambda"), ("time_uniform", "uniform"), ("time_quadratic", "quadratic"), ("polyexponential", "lambda")],
+)
+def test_rules_of_other_programs_are_named(theirs, ours):
+    with pytest.raises(OdesolveError, match=f"unknown grid '{theirs}': did you mean '{ours}'"):
+        grids.named(theirs)
+
+
 def test_rules_are_values():
     assert grids.Karras() == grids.named("karras")
     assert grids.Karras(rho=5.0) != grids.Karras()

@@ -7,6 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
+from odesolve.errors import OdesolveError
 
 
 class Spy:
@@ -180,3 +181,20 @@ def test_the_time_comes_in_the_dtype_of_the_network(state, network):
     x = torch.zeros(3, 2, dtype=state)
     model.data(x, 0.5), model.score(x, torch.full((3,), 0.5)), ode.sample(model, x, steps=2)
     assert set(seen) == {network}
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (torch.zeros(3, dtype=torch.long), "y has 3 rows for 2 samples: give one for each sample"),
+        (1, "y: give a tensor with one number for each sample"),
+        (None, r"conditions come from model\.given\(\.\.\.\)"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_named(label, said):
+    """The network's own error speaks of its layers, and t is not what is wrong."""
+    table = torch.zeros(4, 2)
+    net = lambda x, t, y=None: x + torch.nn.functional.embedding(y, table)
+    model = ode.Model(net, paths.VP(), "noise", cond={} if label is None else {"y": label})
+    with pytest.raises(OdesolveError, match=said):
+        ode.sample(model, torch.zeros(2, 2), "ddim", 2)

@@ -3,6 +3,8 @@
 import tqdm.auto
 
 import odesolve as ode
+from odesolve.profile import measure
+from odesolve.progress import Bar
 
 
 def test_bar_goes_on_from_run_to_run(gaussian, exact, noise, capsys, monkeypatch):
@@ -22,3 +24,22 @@ def test_bar_goes_on_from_run_to_run(gaussian, exact, noise, capsys, monkeypatch
     for quiet in (None, False):
         ode.profile(gaussian.model(path), ["ddim"], (4, 8), progress=quiet, **args)
         assert capsys.readouterr().err == ""
+
+
+def test_a_reference_of_many_solves_does_not_overrun_the_bar(gaussian, noise, monkeypatch):
+    told = []
+
+    class Counted(Bar):
+        def __enter__(self):
+            told.append(self.total)
+            return told.append
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(measure, "Bar", Counted)
+    ode.profile(gaussian.model(ode.paths.Linear()), ["ddim"], [4], noise=noise, tolerance=1e-9)
+    total, *counts = told
+    assert len(counts) > total  # the reference took more calls than its first solves
+    assert counts == sorted(counts)
+    assert counts[-1] == total

@@ -103,6 +103,14 @@ def test_what_cannot_be_called_is_refused():
         ode.sample(model(), X, "ddim", 3, callback=[])
 
 
+@pytest.mark.parametrize(
+    "callback", [lambda i, t, x: None, lambda: None, lambda *, step: None], ids=["three", "none", "named"]
+)
+def test_those_of_other_programs_are_refused_before_the_first_step(callback):
+    with pytest.raises(OdesolveError, match=r"callback does not take one argument: give callback\(step\)"):
+        ode.sample(model(), X, "ddim", 3, callback=callback)
+
+
 def test_errors_of_its_own_come_through():
     def stops(step):
         if step.index == 2:

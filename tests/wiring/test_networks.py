@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 import odesolve as ode
+from odesolve.errors import OdesolveError
+from odesolve.progress import Bar
+from odesolve.wiring import look
 
 PATH = ode.paths.Linear()
 
@@ -142,3 +145,37 @@ def test_a_profile_warns_of_a_wrong_reading(learned):
 
 def test_a_profile_says_nothing_of_a_right_one(learned):
     ode.profile(ode.Model(learned, PATH, "velocity"), ["ddim"], 4, noise=(64, 2), timing=0)
+
+
+def labelled(x, t, y=None):
+    return torch.nn.functional.embedding(y, torch.zeros(3, x[0].numel())) + x
+
+
+def test_conditions_that_are_missing_or_too_few():
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    model = ode.Model(labelled, ode.paths.VP(), "noise")
+    with pytest.raises(OdesolveError, match=r"it takes y too: give ode\.check\(model\.given\(y=\.\.\.\), data\)"):
+        ode.check(model, x)
+    with pytest.raises(OdesolveError, match="the condition 'y' holds 7 for 40 samples of data: give one a sample"):
+        ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0], ids=["as meant", "of another scale"])
+def test_no_more_readings_are_counted_than_were_announced(scale, monkeypatch):
+    told = []
+
+    class Counted(Bar):
+        def __enter__(self):
+            told.append(self.total)
+            return told.append
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(look, "Bar", Counted)
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    ode.check(ode.Model(lambda x, t: torch.tanh(x), ode.paths.VP(), "noise"), scale * x)
+    total, *counts = told
+    assert len(counts) > 100
+    assert counts == sorted(counts)
+    assert counts[-1] <= total
