@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.convention import check_takes
 from odesolve.errors import OdesolveError
 from odesolve.execute import program_for
 from odesolve.models import Model
@@ -28,26 +27,12 @@ def refuse_unseen(callback: object, executor: object, density: object, adjoint: 
         raise OdesolveError(
             f"callback is {type(callback).__name__}: give a function that takes a step, as step.x, step.t"
         )
-    if not _takes_a_step(callback):
-        raise OdesolveError(
-            "callback does not take one argument: give callback(step), which sees step.index, step.t, step.x, step.data"
-        )
+    check_takes(callback, "callback", "callback(step)")
     for name, given in (("executor", executor), ("log_prob", density), ("adjoint", adjoint)):
         if given is not None:
             raise OdesolveError(
                 f"callback= beside {name}=, which shows no single steps: leave one of them out, or {INSTEAD}, to watch"
             )
-
-
-def _takes_a_step(callback: Callable[..., Any]) -> bool:
-    """Whether a function can be called with one argument, as far as its signature tells."""
-    try:
-        inspect.signature(callback).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # builtins without a signature
-        return True
-    return True
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -57,6 +58,22 @@ def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]
         raise OdesolveError(f"{what} takes ({a}, {b}), and is called as {call}: swap its arguments, as in {swapped}")
 
 
+def check_takes(fn: Any, what: str, call: str) -> None:
+    """Raise OdesolveError for a function that cannot be called with as many things as ``call`` shows.
+
+    Functions whose signature cannot be read are taken as they are.
+    """
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*call.split(","))
+    except TypeError:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise OdesolveError(f"{what} is {name}{signature}: give a function that is called as {call}") from None
+
+
 def time_first(fn: Any, what: str = "f") -> None:
     """Refuse a function of a state and a time where f(t, y) is called."""
     check_order(fn, what, f"{_word(what)}(t, y)", TIME, STATE)
@@ -73,6 +90,8 @@ def check_network(net: Any, time: Any) -> None:
         raise OdesolveError(f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)")
     check_order(net, "net", "net(x, t)", STATE, TIME)
     path_first(time, "time")
+    if callable(time):
+        check_takes(time, "time", "time(path, t)")
 
 
 def raise_misread(

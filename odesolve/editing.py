@@ -16,7 +16,7 @@ from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.grids import is_listed
 from odesolve.keys import Ids, fresh_seed
-from odesolve.keywords import door
+from odesolve.keywords import door, refuse_others
 from odesolve.labels import parse_grid, parse_label
 from odesolve.meant import samples
 from odesolve.models import Model
@@ -24,6 +24,8 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import INVERSION, Sample, invert, sample
 from odesolve.start import draw
 from odesolve.watched import unwatched
+
+BEGUN_BY = ("noise", "state", "plan")  # what ode.sample may begin from, where SDEdit begins from its guide
 
 
 @door("ode.sdedit")
@@ -51,6 +53,7 @@ def sdedit(
 
     Returns what ``ode.sample`` does. Raises OdesolveError for a time outside the path.
     """
+    refuse_others("ode.sdedit", set(), {k: v for k, v in options.items() if k in BEGUN_BY})
     path = model.path
     expected = "one time of the path"
     at = path.t_of_lam(0.0) if t is None else numbers("t", t, expected)

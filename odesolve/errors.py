@@ -57,7 +57,8 @@ def unknown(
     ``also`` are further names that are understood but not listed; ``instead`` says where to look in the place of a list.
     """
     names = sorted(known)
-    near = " or ".join(map(repr, nearest(str(given), [*names, *also])))
+    close = nearest(given, [*names, *also]) if isinstance(given, str) else []
+    near = " or ".join(map(repr, close))
     listed = f"choose from {', '.join(names)}" if instead is None else instead
     return OdesolveError(f"unknown {kind} {given!r}: {f'did you mean {near}?' if near else listed}")
 

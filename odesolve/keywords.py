@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, ParamSpec, TypeVar
 
 from odesolve.errors import OdesolveError, UnknownOption, nearest
@@ -22,14 +23,22 @@ Advice = tuple[tuple[str | None, str], ...]
 
 _STEPS: Advice = (("steps", "give steps="), ("nfe", "give nfe="), ("n", "give n="))
 _SEED: Advice = (
-    ("seed", "give seed= a whole number, and ids= one a sample for noise that does not depend on the batch"),
+    ("ids", "give seed= a whole number, and ids= one a sample for noise that does not depend on the batch"),
+    ("seed", "give seed= a whole number"),
     (None, "nothing is drawn here: leave it out"),
 )
+_ITS_SHAPE = (
+    "the samples have the shape of the noise: give that where they are drawn, as ode.sample(model, (16, 3, 32, 32))"
+)
 _NOISE: Advice = (
-    ("noise", "give noise= a tensor of standard normal noise (B, ...), or its shape, whose first number is the batch"),
-    ("y0", "give y0= the first state (B, ...)"),
+    ("y0", "give y0= the first state (B, ...)"),  # before noise, which says there of what kind it is
     ("guide", "give guide= the data (B, ...)"),
+    ("noise", "give noise= a tensor of standard normal noise (B, ...), or its shape, whose first number is the batch"),
+    ("a", "give a= and b= the data (B, ...)"),
     ("x", "give x= a tensor (B, ...)"),
+    ("solver", _ITS_SHAPE),
+    ("net", _ITS_SHAPE),
+    ("batch", "give batch= a whole number"),
 )
 _GRID: Advice = (
     ("grid", "give grid= a name such as 'karras', or the times; noise levels as ode.grids.sigmas(path, levels)"),
@@ -93,6 +102,10 @@ _RANGE: Advice = (
 )
 _PATH: Advice = (("path", "give path= such as ode.paths.VP()"), *_GRID)
 
+_PLAN: Advice = (
+    ("plan", "give plan="),
+    (None, "take ode.sample(model, state=x, plan=...), which runs a plan from a state at its first time"),
+)
 _BEGUN: Advice = (("t", "give t= a time of the path"), (None, "take ode.sdedit(model, guide, t=...)"))
 
 _TABLE: tuple[tuple[str, Advice], ...] = (
@@ -140,6 +153,7 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
         "strength denoise t_start start_step",
         (("t", "give t= a time of the path"), (None, "take ode.sdedit(model, guide, t=...)")),
     ),
+    ("plan", _PLAN),
     ("mask inpaint_mask known", ((None, "give model.inpainted(known, mask)"),)),
     ("torch_dtype precision fp16 use_fp16 half", (("dtype", "give dtype="), (None, "give ode.Model(..., dtype=...)"))),
     ("lr learning_rate weight_decay", (("optimiser", "it belongs to the optimiser: give optimiser='adamw(lr=1e-3)'"),)),
@@ -167,7 +181,7 @@ def door(
         @functools.wraps(call)
         def outer(*args: P.args, **kwargs: P.kwargs) -> R:
             if passes is not None:  # options that nobody would look at
-                _refuse(name, takes, kwargs)
+                refuse_others(name, takes, kwargs)
             try:
                 checks(args, kwargs)
                 return call(*args, **kwargs)
@@ -190,13 +204,14 @@ def _takes(call: Callable[..., Any]) -> set[str]:
     return {p.name for p in inspect.signature(call).parameters.values() if p.kind in named} - {"self"}
 
 
-def _refuse(name: str, takes: set[str], given: Mapping[str, Any]) -> None:
+def refuse_others(name: str, takes: AbstractSet[str], given: Mapping[str, Any]) -> None:
+    """Raise OdesolveError for a keyword that is none of those that are taken."""
     for word in given:
         if word not in takes:
             raise _explained(name, takes, UnknownOption(f"{name} has no {word}=: leave it out", word))
 
 
-def _explained(name: str, takes: set[str], error: UnknownOption) -> UnknownOption:
+def _explained(name: str, takes: AbstractSet[str], error: UnknownOption) -> UnknownOption:
     """The error of a function for an option that it passed on, and nobody took: the outermost has the last word."""
     word, every = error.word, takes | error.takes
     close = nearest(word, sorted(every | error.options)) if len(word) > 2 else []
@@ -213,7 +228,9 @@ def _explained(name: str, takes: set[str], error: UnknownOption) -> UnknownOptio
     return out
 
 
-def _misfit(name: str, takes: set[str], call: Callable[..., Any], args: Any, kwargs: Any) -> OdesolveError | None:
+def _misfit(
+    name: str, takes: AbstractSet[str], call: Callable[..., Any], args: Any, kwargs: Any
+) -> OdesolveError | None:
     """The error for a call that does not fit a signature, None for one that does."""
     signature = inspect.signature(call)
     try:

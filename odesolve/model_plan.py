@@ -39,10 +39,23 @@ def chosen_plan(
     return plan
 
 
+def _known() -> set[str]:
+    """The options that some solver has."""
+    return OF_ANY.union(*(entry.options for entry in solvers().values()))
+
+
 def _strange(options: dict) -> str | None:
     """The first option that no solver has."""
-    known = OF_ANY.union(*(entry.options for entry in solvers().values()))
+    known = _known()
     return next((name for name in sorted(options) if name not in known), None)
+
+
+def _homeless(options: dict) -> UnknownOption:
+    """The error for options beside no solver: of one that no solver has, or that a solver is to be named for them."""
+    strange = _strange(options)
+    if strange is None:
+        return UnknownOption(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()", "")
+    return UnknownOption(f"{strange}= is no argument here, and no solver's option: leave it out", strange, _known())
 
 
 def check_start(plan: Plan, model: Model, noise: object) -> None:
@@ -70,8 +83,7 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: G
     common = {"closed": closed(model), "snap": model.snap}
     if solver is None:
         if options.keys() - OF_ANY:
-            told = f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()"
-            raise UnknownOption(told, _strange(options) or "")
+            raise _homeless(options)
         if grid is None:
             steps = STEPS if steps is None else steps
             grid = default_choice(model.path, steps).grid
@@ -83,6 +95,8 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: G
         solver, grid = label.solver, label.grid if grid is None else grid
         options = {**label.options, **options}
     rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
+    if isinstance(rule, grids.Listed) and not options.get("reverse"):
+        check_direction(model.path, rule.values)  # before rows are written, which towards the noise may not exist
     return _towards_data(make_plan(solver, model.path, steps, rule, **common, **options), options)
 
 

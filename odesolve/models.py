@@ -192,6 +192,7 @@ class Model:
         check_order(log_prob, "log_prob", "log_prob(x, t)", STATE, TIME)
         return guiding.by_classifier(self, log_prob, scale, cond)
 
+    @door("model.inpainted")
     def inpainted(self, known: Tensor, mask: Tensor) -> Model:
         """The model with x0 replaced by ``known`` (B, ...) where ``mask`` is 1, after each evaluation: for any solver.
 

@@ -118,9 +118,17 @@ class Plan:
                 raise PlanError(f"{self.solver}: {made[0]!r} needs finite weights, a row an output and one an input")
         if self.result not in known:
             raise PlanError(f"{self.solver}: the result {self.result!r} is never defined")
+        self._check_places(known)
         worst = self.law_residual()
         if not worst <= laws.TOLERANCE:
             raise PlanError(f"{self.solver}: a row breaks its law by {worst:.1e} (at most {laws.TOLERANCE:.0e})")
+
+    def _check_places(self, known: set[str]) -> None:
+        """Raise PlanError where the state that ends a step lies at another time than the grid says."""
+        made = {o.name: o.time for i in self.instructions if isinstance(i, Combine) for o in i.outputs}
+        for k, t in enumerate(self.grid[1:], 1):
+            if f"x{k}" not in known or made.get(f"x{k}") not in (t, None):  # a corrector's states have no time
+                raise PlanError(f"{self.solver}: the grid has t={t:.6g} at step {k}, and no row makes 'x{k}' there")
 
     def law_residual(self) -> float:
         """Largest relative violation of the laws over all states.

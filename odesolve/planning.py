@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from odesolve import grids
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, PlanError
 from odesolve.given import switch
 from odesolve.keywords import door
 from odesolve.labels import check_grid, parse_label, rule_of
@@ -129,7 +129,11 @@ def _plan(
     flags = [name for name, on in (("afs", afs), ("tree", tree)) if on]
     label = ",".join([*(f"{k}={getattr(v, '__name__', v)}" for k, v in options), *flags])
     writer = Writer(path, times, f"{entry.name}({label})" if label else entry.name, closed, afs, tree)
-    entry.write(writer, **dict(options))
+    try:
+        entry.write(writer, **dict(options))
+    except (ZeroDivisionError, OverflowError) as e:  # where a clock of the solver is infinite
+        given = f"{entry.name} has no finite row on the times from {times[0]:.6g} to {times[-1]:.6g}"
+        raise PlanError(f"{given}: let the grid end before the noise, or take another solver, such as 'ddim'") from e
     return writer.plan()
 
 

@@ -11,7 +11,7 @@ from odesolve.errors import OdesolveError
 from odesolve.execute import check_executor, execute, program_for
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
-from odesolve.keywords import door
+from odesolve.keywords import door, refuse_others
 from odesolve.model_plan import check_start, chosen_plan
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -19,6 +19,8 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.start import Noise, shape_of, start
 from odesolve.steady import warn_of_training
 from odesolve.watched import watching
+
+CALL = frozenset({"noise", "seed", "ids", "state", "device"})
 
 
 class Sampler:
@@ -63,8 +65,11 @@ class Sampler:
         ids: Ids | None = None,
         state: Tensor | None = None,
         device: torch.device | str | None = None,
+        **other: object,
     ) -> Tensor:
         """The final state from noise (a tensor or a shape) or from a state at the plan's first time."""
+        if other:  # words of other programs; a decorator would cost every call
+            refuse_others("a Sampler's call", CALL, other)
         if self.batch is None:
             return self._solved(self.model, noise, state, seed, ids, device)
         whole = state if state is not None else noise

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
+from torch import Tensor
 
 from odesolve.files.contents import door_of_text
 from odesolve.files.door import Door, short
@@ -132,6 +133,8 @@ def shaped(value: Any, kind: type[Kind] | Any, door: Door, texts: bool = False) 
     """
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
+    if isinstance(value, Tensor):  # which is asked for items as if it were a row of fields
+        raise door.refuse(f"it is a tensor of shape {tuple(value.shape)}")
     try:
         return msgspec.convert(value, kind, str_keys=texts)
     except msgspec.ValidationError as e:

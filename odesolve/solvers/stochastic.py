@@ -14,6 +14,8 @@ from odesolve.solvers.writer import Writer
 
 Node = tuple[Point, Linear]
 
+NONE_TO_REPLACE = "take a solver that draws none, such as 'ddim', towards the noise end, and shares of 0 to 1 elsewhere"
+
 
 def fresh_noise(
     w: Writer, s: Point, t: Point, share: float, via: Sequence[Point] = (), rate: float = 2.0, scale: float = 1.0
@@ -23,7 +25,8 @@ def fresh_noise(
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
     if not 0.0 <= share <= 1.0:
-        raise PlanError(f"{w.solver}: a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise")
+        given = f"a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise"
+        raise PlanError(f"{w.solver}: {given}: {NONE_TO_REPLACE}")
     size = t.sigma * math.sqrt(share) * scale
     return size * w.noise(s, t, via, rate) if size else Linear()
 

@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "plan": {"files", "instructions", "laws"},
     "paths": {"files", "given", "meant"},
     # Scales of guidance, and guidance put on a model.
-    "scales": {"given"},
+    "scales": {"convention", "given"},
     "guiding": {"conditions", "given", "model_arguments", "program", "scales", "transforms"},
     "settling": {"conditions", "scales"},
     "transforms": {"given", "kernels", "scales", "watched"},

@@ -107,7 +107,7 @@ def test_what_cannot_be_called_is_refused():
     "callback", [lambda i, t, x: None, lambda: None, lambda *, step: None], ids=["three", "none", "named"]
 )
 def test_those_of_other_programs_are_refused_before_the_first_step(callback):
-    with pytest.raises(OdesolveError, match=r"callback does not take one argument: give callback\(step\)"):
+    with pytest.raises(OdesolveError, match=r"give a function that is called as callback\(step\)"):
         ode.sample(model(), X, "ddim", 3, callback=callback)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import Number, Text, shaped
 from odesolve.integrations.diffusers.checks import warn_of_overridden
-from odesolve.integrations.diffusers.config import check_config
+from odesolve.integrations.diffusers.config import SAVED, check_config
 from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.noising import Noising
@@ -104,6 +105,12 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         if self.convention.zero and c.get("rescale_betas_zero_snr"):
             self.trained = trained(c, FLOOR)
         self.order = REGISTRY.find(name).evaluations
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The config in a folder, as diffusers reads it. Raises OdesolveError where there is none that can be read."""
+        with replace(SAVED, name=f"the scheduler's config of {pretrained_model_name_or_path}").reading():
+            return super().load_config(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **keys: Any) -> Any:
