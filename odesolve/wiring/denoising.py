@@ -13,6 +13,7 @@ from odesolve.wiring.attainable import Attainable
 from odesolve.wiring.readings import Wiring, answers, levels_inside
 
 LEVELS = (0.4, 1.0, 0.15, 2.5)  # of the data's deviation, the telling ones first
+NEAR, OWED = 0.05, 0.1  # excess over the best linear filter, and what the answers are to take from the excess
 _LEAST = 1e-12
 
 
@@ -110,6 +111,18 @@ class Denoising:
         apart = self._each(fit) - self._each(other)
         spread = float(apart.std()) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
         return (fit.excess - other.excess) / max(spread, 1e-12)
+
+    def filters(self, fit: Fit) -> bool:
+        """Whether a reading denoises as well as the best multiple of the noisy rows, and owes that to the network's answers."""
+        blank = linear = 0.0
+        for level in self.levels:
+            asked = self._at(fit.wiring.same_question(), level)
+            assert asked.answer is not None, "the fit was made from it"
+            least = self.without.best(asked.rho)
+            unanswered = _error(asked.answer.means, asked.data[fit.wiring.predicts][0], 0.0)
+            blank += math.log(max(unanswered, _LEAST) / least) / len(self.levels)
+            linear += math.log(self.without.linear(asked.rho) / least) / len(self.levels)
+        return fit.excess < linear + NEAR and fit.excess < blank - OWED
 
     def _each(self, fit: Fit) -> Tensor:
         """What each row adds to the excess, (n,), to first order and up to a constant."""

@@ -11,7 +11,9 @@ from odesolve.wiring.result import Check, Finding
 from odesolve.wiring.search import Search
 
 ASPECTS = ("prediction", "direction", "path", "time", "input", "sign")
-TELLS_LITTLE = 0.25  # of what can be known: less is an untrained network's
+TELLS_LITTLE = (
+    0.25  # of what can be known: less is an untrained network's, or one's that learned no more than a linear filter
+)
 SEEN = 3  # questions by which that is judged
 BADLY = 0.5  # excess of a best reading that is not to be trusted
 STEADY = 0.5  # of the data's deviation, by which data predictions may spread at the noise end
@@ -28,13 +30,14 @@ def conclude(found: Check, search: Search) -> None:
         return
     best, same = search.best()
     if told is not None and told < TELLS_LITTLE:
-        says = f"looks untrained: its answers tell {max(told, 0.0):.0%} of what the best filter made of the data tells"
-        found.findings.append(Finding("training", "wrong", says, "load its weights, or train it"))
-        found.findings += [Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]]
-        return
+        found.findings.append(_untrained(search, told))
+        if not search.denoising.filters(best):
+            found.findings += [Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]]
+            return
+    else:
+        found.findings.append(_trained(told, best))
     found.best, found.same = best, same
     found.model = best.wiring.applied(search.denoising.model)
-    found.findings.append(_trained(told, best))
     found.findings += _aspects(search, found.declared, best)
     found.findings.append(_ends(search.denoising, best.wiring))
 
@@ -47,16 +50,29 @@ def _told(search: Search) -> float | None:
     return max(known) if known else None
 
 
+def _untrained(search: Search, told: float) -> Finding:
+    """Of a network whose answers tell little."""
+    own, (best, _) = search.own(), search.best()
+    if own is not None and search.denoising.filters(own):
+        says = f"has learned no more than a linear filter: {_share(told)}"
+        return Finding("training", "doubt", says, "load its weights, or train it longer")
+    or_little = " or has learned no more than a linear filter" if search.denoising.filters(best) else ""
+    return Finding("training", "wrong", f"looks untrained{or_little}: {_share(told)}", "load its weights, or train it")
+
+
 def _trained(told: float | None, best: Fit) -> Finding:
     if told is None:
         says = "these data are as good as a Gaussian cloud: they do not show whether the network is trained"
         return Finding("training", "unknown", says, "")
-    tells = "more than" if told > 1 else f"{told:.0%} of what"
-    says = f"its answers tell {tells} the best filter made of the data tells"
     if best.excess > BADLY:
-        more = f"{says}; no reading uses it (the best errs {math.exp(best.excess):.1f} times as much)"
+        more = f"{_share(told)}; no reading uses it (the best errs {math.exp(best.excess):.1f} times as much)"
         return Finding("training", "doubt", more, "train it longer, or give the path that it was trained on")
-    return Finding("training", "right", says)
+    return Finding("training", "right", _share(told))
+
+
+def _share(told: float) -> str:
+    share = "more than" if told > 1 else f"{max(told, 0.0):.0%} of what"
+    return f"its answers tell {share} the best filter made of the data tells"
 
 
 def _aspects(search: Search, declared: Fit | None, best: Fit) -> Iterator[Finding]:

@@ -70,6 +70,42 @@ def test_an_untrained_network_is_said_to_be_one(predicts):
     assert {found[a].verdict for a in ("prediction", "path", "direction", "time")} == {"unknown"}
 
 
+def filtering(x, t):
+    """The noise that a linear filter sees in data of deviation 0.7 on VP, as a network says that has learned little."""
+    path = ode.paths.VP()
+    alpha, sigma = path.alpha(t.double()), path.sigma(t.double())
+    return (sigma / (0.49 * alpha**2 + sigma**2)).to(x.dtype)[:, None] * x
+
+
+def squares(n, seed=0):
+    """Of two numbers each, in eight of sixteen squares, which a linear filter does not see."""
+    draw = torch.Generator().manual_seed(seed)
+    row, column = torch.randint(4, (n,), generator=draw), torch.randint(2, (n,), generator=draw)
+    return 0.6 * (torch.stack([2 * column + row % 2, row], 1) + torch.rand(n, 2, generator=draw) - 2)
+
+
+def test_a_network_that_has_learned_little_is_not_read_wrong():
+    found = ode.check(ode.Model(filtering, ode.paths.VP(), "noise"), squares(800))
+    assert found.ok, found
+    assert found["training"].verdict == "doubt"
+    assert "linear filter" in found["training"].says
+
+
+@pytest.mark.parametrize("predicts", ["data", "score"])
+def test_a_network_that_has_learned_little_is_seen_to_be_read_wrong(predicts):
+    found = ode.check(ode.Model(filtering, ode.paths.VP(), predicts), squares(800))
+    assert found["prediction"].typed == 'predicts="noise"', found
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, -1.0])
+def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
+    torch.manual_seed(3)
+    small = Small()
+    found = ode.check(ode.Model(lambda x, t: share * x + small(x, t), ode.paths.VP(), "noise"), halves(800, 2))
+    assert found["training"].verdict == "wrong", found
+    assert "untrained" in found["training"].says
+
+
 @pytest.mark.parametrize(("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")])
 def test_train_mode(layer, named):
     net = Small(layer).train()
