@@ -73,14 +73,20 @@ def combined(
 
 
 def _combined(ins, weights, base, keys, streams, dtypes):
+    ins = [_bare(x) for x in ins]
     outs = [torch.empty_like(ins[0], dtype=d) for d in dtypes]
     dispatch.combine(outs, ins, weights.detach(), base, keys, streams)
     return outs
 
 
+def _bare(x):
+    """A tensor without its subclass, which has had its say by now, and would have the op show itself again without an end."""
+    return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
+
+
 def _eager(name: str):
     def kernel(*args) -> None:
-        given = list(args)
+        given = [list(map(_bare, v)) if isinstance(v, list | tuple) else _bare(v) for v in args]
         for k in NUMBERS.get(name, ()):
             if given[k].dim() == 0 and given[k].is_cpu:
                 given[k] = given[k].item()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import device_of, is_whole, real, row, switch
 from odesolve.kernels.dispatch import combine, normal_sums
 from odesolve.keys import Ids, keys_of
@@ -55,12 +55,14 @@ class BrownianPath:
     ):
         low, high = _interval(t)
         if not isinstance(shape, Sequence) or not shape or not all(map(is_whole, shape)):
-            raise OdesolveError(f"shape is {shape!r}: give that of an increment with the batch first, such as (16, 2)")
+            raise OdesolveError(
+                f"shape is {short(shape)}: give that of an increment with the batch first, such as (16, 2)"
+            )
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
         area = switch("area", area)
         if not is_whole(depth, 1) or depth > 48:
-            raise OdesolveError(f"depth={depth!r}: give 1 to 48, of which the interval is cut into 2^depth ticks")
+            raise OdesolveError(f"depth={short(depth)}: give 1 to 48, of which the interval is cut into 2^depth ticks")
         self.shape, self.area, self.dtype, self.device = tuple(shape), area, dtype, device_of(device)
         self.keys = keys_of(self.shape[0], seed, ids, self.device)
         self.tree = AreaTree(low, high, depth) if area else Tree(low, high, depth)
@@ -281,5 +283,7 @@ def _interval(t: Sequence[float]) -> tuple[float, float]:
     ends: list[float] = row("t", t, "the two ends of the path's interval, such as (0.0, 1.0)").tolist()
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     if len(ends) != 2 or not (low < high and np.isfinite(high - low)):
-        raise OdesolveError(f"t is {t!r}: give two different finite ends of the path's interval, such as (0.0, 1.0)")
+        raise OdesolveError(
+            f"t is {short(t)}: give two different finite ends of the path's interval, such as (0.0, 1.0)"
+        )
     return low, high

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
-from odesolve.convention import check_takes
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.execute import program_for
 from odesolve.models import Model
@@ -27,7 +27,7 @@ def refuse_unseen(callback: object, executor: object, density: object, adjoint: 
         raise OdesolveError(
             f"callback is {type(callback).__name__}: give a function that takes a step, as step.x, step.t"
         )
-    check_takes(callback, "callback", "callback(step)")
+    check_call(callback, "callback", "step")
     for name, given in (("executor", executor), ("log_prob", density), ("adjoint", adjoint)):
         if given is not None:
             raise OdesolveError(

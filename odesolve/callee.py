@@ -73,6 +73,9 @@ class Callee:
                 written += x._version
         except RuntimeError as e:
             written, out = 0, self._again(e, ours, args, named)
+        except (TypeError, IndexError) as e:
+            raise_misread(e, self.what, self.at, ours)
+            raise
         if written:
             raise self._careless()
         return out if read else self._own(out, self.pool)
@@ -85,7 +88,11 @@ class Callee:
             before = a._version + b._version
         except RuntimeError:  # of inference mode
             return self(a, b, read=read)
-        out = self.given(a, b)
+        try:
+            out = self.given(a, b)
+        except (RuntimeError, TypeError, IndexError) as e:
+            raise_misread(e, self.what, self.at, (a, b))
+            raise
         if a._version + b._version != before:
             raise self._careless()
         return out if read else self._own(out, self.pool)
@@ -103,15 +110,13 @@ class Callee:
             if error is not None:
                 raise error
             return self.fn(*ours, *args, **named)
-        except RuntimeError as e:
-            if isinstance(self.fn, Differentiating) or "does not require grad" not in str(e):
+        except (RuntimeError, TypeError, IndexError) as e:
+            wants = isinstance(e, RuntimeError) and "does not require grad" in str(e)
+            if isinstance(self.fn, Differentiating) or not wants:
                 raise_misread(e, self.what, self.at, ours, named)
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
             out = differentiating.asked(self.asked, e, (*ours, *args), named)
-        except (TypeError, IndexError) as e:
-            raise_misread(e, self.what, self.at, ours, named)
-            raise
         self.fn, self.free = differentiating, False
         return out
 
@@ -208,7 +213,7 @@ class Differentiating:
             out = self._on_leaves(given, named)[0]
         return out if outside else _each(out, Tensor.detach)
 
-    def asked(self, asked: bool | None, error: RuntimeError, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def asked(self, asked: bool | None, error: Exception, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """The first call, after one that failed with an error. Raises OdesolveError unless somebody asks for gradients."""
         if asked is not False:
             outside = torch.is_grad_enabled()

@@ -24,7 +24,7 @@ from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times, each, fitted, in_direction
 from odesolve.adaptive.watch import Watch
 from odesolve.dpm_adaptive import FIRST_STEP, NODES
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.kernels import dispatch
 from odesolve.kernels.control import NFE, OK, REJECTED, RUNNING, STATUS, STEPS
 from odesolve.pairs import PAIRS, Pair
@@ -171,7 +171,7 @@ def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
         return Implicit(ESDIRKS[solver], linear)
     if linear is not None:
         raise OdesolveError(
-            f"linear={linear!r} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems, leave linear= out"
+            f"linear={short(linear)} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems, leave linear= out"
         )
     if isinstance(solver, Pair):
         return RungeKutta(solver, depth)

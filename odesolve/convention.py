@@ -33,7 +33,13 @@ STATE = {
 # Words of errors that are of shapes; of calls; of indices.
 SHAPES = ("size of tensor", "must match", "dimension", "shape", "expanded size", "sizes of tensors", "broadcast")
 NOTHING: Mapping[str, Any] = {}
-CALLS = ("positional argument", "keyword argument", "required positional", "must be tensor")
+CALLS = (
+    "positional argument",
+    "keyword argument",
+    "required positional",
+    "must be tensor",
+    "multiple values for argument",
+)
 
 
 def parameters(fn: Any) -> tuple[str, ...]:
@@ -58,22 +64,6 @@ def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]
         raise OdesolveError(f"{what} takes ({a}, {b}), and is called as {call}: swap its arguments, as in {swapped}")
 
 
-def check_takes(fn: Any, what: str, call: str) -> None:
-    """Raise OdesolveError for a function that cannot be called with as many things as ``call`` shows.
-
-    Functions whose signature cannot be read are taken as they are.
-    """
-    try:
-        signature = inspect.signature(fn)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*call.split(","))
-    except TypeError:
-        name = getattr(fn, "__name__", type(fn).__name__)
-        raise OdesolveError(f"{what} is {name}{signature}: give a function that is called as {call}") from None
-
-
 def time_first(fn: Any, what: str = "f") -> None:
     """Refuse a function of a state and a time where f(t, y) is called."""
     check_order(fn, what, f"{_word(what)}(t, y)", TIME, STATE)
@@ -84,6 +74,22 @@ def path_first(fn: Any, what: str) -> None:
     check_order(fn, what, f"{what}(path, t)", {"path", "p"}, TIME)
 
 
+def check_call(fn: Any, what: str, *names: str) -> None:
+    """Raise OdesolveError for a function that cannot be called with so many arguments, or a class."""
+    shown = f"{_word(what)}({', '.join(names)})"
+    if isinstance(fn, type):
+        raise OdesolveError(f"{what} is the class {fn.__name__}: give a function, called as {shown}")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # of C, and others that do not say
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise OdesolveError(f"{what} is {name}{signature}: give a function that is called as {shown}") from None
+
+
 def check_network(net: Any, time: Any) -> None:
     """Raise OdesolveError for a network, or its function of time, that cannot be called as they will be."""
     if not callable(net):
@@ -91,7 +97,7 @@ def check_network(net: Any, time: Any) -> None:
     check_order(net, "net", "net(x, t)", STATE, TIME)
     path_first(time, "time")
     if callable(time):
-        check_takes(time, "time", "time(path, t)")
+        check_call(time, "time", "path", "t")
 
 
 def raise_misread(
@@ -114,7 +120,8 @@ def raise_misread(
         more = (
             "conditions come from model.given(...)" if what == "the network" else "what args= holds comes behind these"
         )
-        why = _loose(named) or f"{more}, and nothing else is given"
+        loose = _loose(named) if "must be tensor" in told.lower() else ""
+        why = loose or f"{more}, and nothing else is given"
     raise OdesolveError(f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}") from error
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from odesolve.given import whole
-from odesolve.grids import Grid, Karras, Listed, Polynomial, Uniform, VPTime, count, named
+from odesolve.grids import MAX_STEPS, Grid, Karras, Listed, Polynomial, Uniform, VPTime, count, named
 from odesolve.labels import parse_grid
 from odesolve.meant import meant
 from odesolve.paths import Path
@@ -84,7 +84,7 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
         if isinstance(rule, Listed) and nfe is None
         else 10
         if nfe is None
-        else whole("nfe", nfe, 1)
+        else whole("nfe", nfe, 1, MAX_STEPS)
     )
     choice = default_choice(path, nfe)
     chosen = choice.grid if rule is None else rule

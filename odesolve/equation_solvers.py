@@ -51,7 +51,7 @@ def ode_solver(solver: Any, fixed: bool, also: Iterable[str] = ()) -> Any:
 def sde_solver(solver: Any) -> Any:
     """A solver of an SDE by our name of it, in any case. Raises OdesolveError for others, with the function that has them."""
     if not isinstance(solver, str):
-        raise OdesolveError(f"solver is {solver!r}: give a name, one of {', '.join(SOLVERS)}")
+        raise OdesolveError(f"solver is {short(solver)}: give a name, one of {', '.join(SOLVERS)}")
     name = OF_SDES.get(plain(solver), plain(solver))
     if name in SOLVERS:
         return name

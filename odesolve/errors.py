@@ -49,6 +49,15 @@ class Diverged(ArithmeticError):
         self.state, self.t, self.step = state, t, step
 
 
+def short(given: object) -> str:
+    """What was given, on a line, for errors; its class where it cannot be printed, as whole numbers of 5000 digits cannot."""
+    try:
+        text = " ".join(repr(given).split())
+    except Exception:  # whatever a class of somebody else's raises, which would hide what we have to say
+        return f"<{type(given).__name__}>"
+    return text if len(text) <= 60 else f"{text[:56]} ..."
+
+
 def unknown(
     kind: str, given: object, known: Iterable[str], also: Iterable[str] = (), instead: str | None = None
 ) -> OdesolveError:
@@ -60,7 +69,7 @@ def unknown(
     close = nearest(given, [*names, *also]) if isinstance(given, str) else []
     near = " or ".join(map(repr, close))
     listed = f"choose from {', '.join(names)}" if instead is None else instead
-    return OdesolveError(f"unknown {kind} {given!r}: {f'did you mean {near}?' if near else listed}")
+    return OdesolveError(f"unknown {kind} {short(given)}: {f'did you mean {near}?' if near else listed}")
 
 
 def nearest(given: str, known: Iterable[str]) -> list[str]:

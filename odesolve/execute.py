@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from odesolve import run
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.lower import Program, lower
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -19,7 +19,8 @@ def check_executor(executor: object) -> None:
     if executor is None or (hasattr(executor, "cast") and not isinstance(executor, type)):
         return
     raise OdesolveError(
-        f"executor={executor!r}: give one that was made, such as ode.Window() or ode.Graph(model, like), or None for the loop"
+        f"executor={short(executor)}: give one that was made, such as ode.Window() or ode.Graph(model, like), or None for the "
+        "loop"
     )
 
 

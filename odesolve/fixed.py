@@ -14,7 +14,7 @@ from odesolve.adaptive.drift import Drift
 from odesolve.adaptive.loop import Results
 from odesolve.adaptive.stops import Stretch, stretches
 from odesolve.adaptive.times import Time, Times
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.given import is_whole, whole
 from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm, Weights
@@ -51,7 +51,7 @@ def grid(times: Times, steps: int | Sequence[int]) -> Grid:
     given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, (str, bytes)) else [steps] * intervals
     if len(given) != intervals or not all(is_whole(n, 1) for n in given):
         raise OdesolveError(
-            f"steps={steps!r}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"
+            f"steps={short(steps)}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"
         )
     counts = [whole("steps", n, 1, MAX_STEPS) for n in given]
     t = [times[0]]

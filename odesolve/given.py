@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
+
+LARGEST = 2**63 - 1  # of the whole numbers that torch holds
 
 
 def numbers(name: str, given: Any, expected: str) -> Tensor:
@@ -25,7 +27,10 @@ def numbers(name: str, given: Any, expected: str) -> Tensor:
             raise TypeError
         found = _tensor(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise OdesolveError(f"{name} is {given!r}, which is no tensor of numbers: give {expected}") from e
+        raise OdesolveError(f"{name} is {short(given)}, which is no tensor of numbers: give {expected}") from e
+    refuse_loose(name, found)
+    if found.is_meta:
+        raise OdesolveError(f"{name} is on the meta device, without numbers: give {expected}")
     if found.is_complex():
         raise OdesolveError(f"{name} is {found.dtype}: give real numbers, {expected}")
     return found.double()
@@ -52,16 +57,18 @@ def whole(name: str, given: Any, least: int = 0, most: int | None = None) -> int
     """A whole number in a range, of Python, numpy or torch. Raises OdesolveError for others, for True and False as well."""
     found = _index(given)
     if found is None or found < least:
-        raise OdesolveError(f"{name}={given!r}: give a whole number of at least {least}")
-    if most is not None and found > most:
-        raise OdesolveError(f"{name}={given!r}: give a whole number of at most {most}")
+        raise OdesolveError(f"{name}={short(given)}: give a whole number of at least {least}")
+    if found > (LARGEST if most is None else most):
+        raise OdesolveError(
+            f"{name}={short(given)}: give a whole number of at most {LARGEST if most is None else most}"
+        )
     return found
 
 
 def is_whole(given: Any, least: int = 0) -> bool:
-    """Whether something is a whole number of at least so much."""
+    """Whether something is a whole number of at least so much, that torch can hold."""
     found = _index(given)
-    return found is not None and found >= least
+    return found is not None and least <= found <= LARGEST
 
 
 def real(
@@ -122,7 +129,7 @@ def device_of(given: Any) -> torch.device:
         if not isinstance(given, (str, int, torch.device)) or isinstance(given, bool):
             raise TypeError
         return torch.device(given)
-    except (TypeError, RuntimeError) as e:
+    except (TypeError, RuntimeError, ValueError, OverflowError) as e:
         raise OdesolveError(f"device={short(given)}: give one that is here, such as 'cpu' or 'cuda'") from e
 
 
@@ -147,15 +154,11 @@ def _number(given: Any) -> float:
     """The real number that something is, or NaN."""
     if isinstance(given, bool | np.bool_) or not isinstance(given, Real | Tensor | np.ndarray):
         return math.nan
+    if isinstance(given, Tensor) and (given.is_nested or given.is_meta):
+        return math.nan
     if not isinstance(given, Real) and (math.prod(given.shape) != 1 or "bool" in str(given.dtype)):
         return math.nan
     try:
         return float(given if isinstance(given, Real) else given.reshape(()))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
-
-
-def short(given: Any) -> str:
-    """What was given, on a line, for errors."""
-    text = " ".join(repr(given).split())
-    return text if len(text) <= 60 else f"{text[:56]} ..."

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError, plain, unknown
+from odesolve.errors import OdesolveError, plain, short, unknown
 from odesolve.given import row, whole
 from odesolve.meant import meant
 from odesolve.paths import Path, unknown_grid
@@ -281,7 +281,7 @@ def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
         raise OdesolveError("grid requires gradients, which the times of a plan do not get: give grid.detach()")
     values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
     if len(values) < 2:
-        raise OdesolveError(f"grid is {grid!r}: give two or more times, or the name of a rule such as 'karras'")
+        raise OdesolveError(f"grid is {short(grid)}: give two or more times, or the name of a rule such as 'karras'")
     return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import whole
 from odesolve.kernels.philox import keys
 
 Ids = Tensor | Sequence[int]
 SEEDS = 2**64
 WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def check_keys(batch: int, seed: object, ids: object) -> None:
@@ -47,7 +48,9 @@ def ids_of(batch: int, ids: object) -> Tensor:
     try:
         samples = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise OdesolveError(f"ids={ids!r}: give one whole number a sample, such as range({batch})") from e
+        raise OdesolveError(f"ids={short(ids)}: give one whole number a sample, such as range({batch})") from e
+    if samples.dtype in UNSIGNED or not samples.numel():  # torch compares no unsigned ones; none at all are of any type
+        samples = samples.to(torch.int64)
     if samples.dtype not in WHOLE:
         raise OdesolveError(f"ids are {samples.dtype}: give one whole number a sample, such as range({batch})")
     if samples.shape != (batch,):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.callee import Callee
-from odesolve.convention import check_takes
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.given import dense, positive, real, refuse_loose, whole
 from odesolve.graphs import tells_lost
@@ -74,7 +74,7 @@ def langevin(
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
-    check_takes(score, "score", "score(x)")
+    check_call(score, "score", "x")
     x = _start(x, n, keep)
     warn_of_training(score, "the score")
     if (step is None) == (snr is None):
@@ -124,9 +124,9 @@ def mala(
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
-    check_takes(log_prob, "log_prob", "log_prob(x)")
+    check_call(log_prob, "log_prob", "x")
     if score is not None:
-        check_takes(score, "score", "score(x)")
+        check_call(score, "score", "x")
     x = _start(x, n, keep)
     keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
     eta, weights = _step(step, x), _weights(step, x)

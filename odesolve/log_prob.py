@@ -15,7 +15,7 @@ from odesolve.adjoint.held import holding
 from odesolve.chunks import in_turn
 from odesolve.convention import time_first
 from odesolve.equation_solvers import ode_solver
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.graphs import tells_lost
 from odesolve.keys import Ids, keys_of
 from odesolve.keywords import door
@@ -299,7 +299,7 @@ def _prior(base: Any) -> Any:
         return None
     prior = base.log_prob if hasattr(base, "log_prob") else base
     if prior is not None and not callable(prior):
-        raise OdesolveError(f"base={base!r}: give a density of the latents, with log_prob or as a function")
+        raise OdesolveError(f"base={short(base)}: give a density of the latents, with log_prob or as a function")
     return prior
 
 

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,8 +147,27 @@ def _tensors(name: str, given: Any) -> None:
         raise OdesolveError(f"{name}={short(given)}: give a list of tensors, such as list(net.parameters())")
 
 
+def _name(name: str, given: Any) -> None:
+    """Refuse an array: whether it is one of some names, nothing says. What is no name in other ways meets the list of them."""
+    if isinstance(given, Tensor | np.ndarray):
+        raise OdesolveError(f"{name}={short(given)}: give a name, not an array")
+
+
+def _integer(name: str, given: Any) -> None:
+    """Refuse an array of several numbers: whether it is some number, nothing says."""
+    if isinstance(given, Tensor | np.ndarray) and (given.ndim > 1 or len(given) != 1 if given.ndim else False):
+        raise OdesolveError(f"{name}={short(given)}: give one whole number")
+
+
 PLAIN: dict[str, Check] = {
     "bool": switch,
+    "str": _name,
+    "bool | str": _name,
+    "str | traces.Estimator": _name,
+    "str | Estimator": _name,
+    "str | Pair": _name,
+    "str | Callable[[Path, Tensor], Tensor]": _name,
+    "int": _integer,
     "torch.dtype": _dtype,
     "torch.device | str": _device,
     "str | torch.device": _device,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import numbers, positive, refuse_loose, switch
 from odesolve.paths import Path
 
@@ -51,9 +52,9 @@ def check_arguments(net: Any, given: Mapping[str, Any]) -> None:
     positive("sigma_data", given["sigma_data"], "0.5, the standard deviation of the data")
     dtype, cond = given["dtype"], given["cond"]
     if dtype is not None and dtype not in FLOATS:
-        raise OdesolveError(f"dtype={dtype!r}: give the type of the network's input, such as torch.float32")
+        raise OdesolveError(f"dtype={short(dtype)}: give the type of the network's input, such as torch.float32")
     if cond is not None and not (isinstance(cond, Mapping) and all(isinstance(k, str) for k in cond)):
-        raise OdesolveError(f"cond={cond!r}: give keyword arguments of the network, such as cond={{'y': labels}}")
+        raise OdesolveError(f"cond={short(cond)}: give keyword arguments of the network, such as cond={{'y': labels}}")
     switch("learned_variance", given["learned_variance"])
     if given["snap"] is not None:
         switch("snap", given["snap"])
@@ -66,11 +67,26 @@ def interval_of(given: Any, path: Path) -> tuple[float, float] | None:
     expected = f"(t_low, t_high), two times that rise, within the path's from 0 to {path.t_max:g}"
     found = numbers("interval", given, expected)
     if found.shape != (2,) or not bool(found[0] < found[1]):
-        raise OdesolveError(f"interval={given!r}: give {expected}")
+        raise OdesolveError(f"interval={short(given)}: give {expected}")
     low, high = found.tolist()
-    if high < 0.0 or low > path.t_max:
-        raise OdesolveError(f"interval={given!r} lies outside of the path: give {expected}")
+    beyond = path.t_max < high < math.inf  # as noise levels are, on a path whose times end at 1
+    if high < 0.0 or low > path.t_max or beyond:
+        raise OdesolveError(f"interval={short(given)} lies outside of the path: give {expected}")
     return low, high
+
+
+def told_times(told: Any, t: Tensor) -> Tensor:
+    """What a function of time returned for times t. Raises OdesolveError unless it is a real number for each."""
+    if not isinstance(told, Tensor):
+        raise OdesolveError(
+            f"time(path, t) returned {type(told).__name__}: let it return a tensor, one number for each of t"
+        )
+    if told.shape != t.shape:
+        given = f"time(path, t) returned shape {tuple(told.shape)} for t of shape {tuple(t.shape)}"
+        raise OdesolveError(f"{given}: let it return one number for each, as t * 1000 does; networks get (B,)")
+    if told.is_complex():
+        raise OdesolveError(f"time(path, t) returned {told.dtype}: let it return real numbers")
+    return told
 
 
 def check_times(path: Path, t: float | Tensor, name: str = "t", trial: bool = False) -> None:

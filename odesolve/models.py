@@ -20,7 +20,7 @@ from odesolve.graphs import answer
 from odesolve.keywords import door
 from odesolve.lower import Reading
 from odesolve.meant import samples
-from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call
+from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call, told_times
 from odesolve.paths import Path, no_path, prediction_named
 from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
 from odesolve.settling import settle
@@ -203,10 +203,10 @@ class Model:
         samples("known", known)
         if not isinstance(mask, Tensor):
             raise OdesolveError(f"mask is {short(mask)}: give a tensor of numbers from 0 (free) to 1 (known)")
-        if known.dim() != mask.dim() or known.dim() < 2 or known.is_complex():
+        if known.dim() != mask.dim() or known.dim() < 2 or known.is_complex() or not transforms.covers(mask, known):
             given = f"known {known.dtype} {tuple(known.shape)} and mask {tuple(mask.shape)}"
             raise OdesolveError(f"{given}: give both as (B, ...), or with 1 for all samples, real numbers")
-        if bool(((mask < 0) | (mask > 1)).any()):
+        if not bool(((mask >= 0) & (mask <= 1)).all()):
             raise OdesolveError("the mask leaves [0, 1]: give 1 where the data are known, 0 where they are free")
         out = copy.copy(self)
         out.functions = {**self.functions, "known": transforms.Known(known, mask)}
@@ -246,7 +246,7 @@ class Model:
     def network_times(self, t: Tensor) -> Tensor:
         """What the network gets for the path times t (any shape)."""
         if callable(self.time):
-            return shielded(self.time, "time", at=1)(self.path, t)
+            return told_times(shielded(self.time, "time", at=1)(self.path, t), t)
         if self.time == "index":
             steps = self.path.training_steps
             if steps is None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import is_whole, real, switch
 from odesolve.instructions import Evaluate, names
 from odesolve.labels import parse_solver
@@ -56,11 +56,13 @@ class Parareal:
         exact: bool = False,
     ):
         if blocks is not None and not is_whole(blocks, 2):
-            raise OdesolveError(f"blocks={blocks!r}: give a whole number of at least 2, or None for some 2 sqrt(steps)")
+            raise OdesolveError(
+                f"blocks={short(blocks)}: give a whole number of at least 2, or None for some 2 sqrt(steps)"
+            )
         real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
         exact = switch("exact", exact)
         if not isinstance(coarse, str | Plan | None):
-            raise OdesolveError(f"coarse={coarse!r}: give a solver's name such as 'ddim', a plan or None")
+            raise OdesolveError(f"coarse={short(coarse)}: give a solver's name such as 'ddim', a plan or None")
         if isinstance(coarse, str):
             parse_solver(coarse)
         self.blocks, self.tolerance, self.coarse, self.exact = blocks, tolerance, coarse, exact

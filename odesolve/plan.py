@@ -202,7 +202,12 @@ def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
         path = path_of(body.path)
         spec = json.dumps(body.path, separators=(",", ":")) if body.path else ""
         plan = Plan(body.solver, body.grid, tuple(map(read_row, body.rows)), body.result, spec, path)
-        plan.check()
+        try:
+            plan.check()
+        except PlanError as e:
+            if path is None or not spec or spec == json.dumps(path.spec(), separators=(",", ":")):
+                raise
+            raise PlanError(f"{e}: it was made for the path {spec}, give that one, not {path.spec()}") from e
     return plan
 
 

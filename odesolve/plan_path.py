@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.paths import Path, from_spec
 from odesolve.plan import Plan
 
@@ -17,7 +17,7 @@ SAME = 1e-4  # of alpha and sigma: tables made in float32 are the same path
 def check_path(plan: Any, path: Path, name: str = "plan") -> None:
     """Raise OdesolveError unless this is a plan, and one that was made for the path, or for one with the same levels."""
     if not isinstance(plan, Plan):
-        raise OdesolveError(f"{name} is {plan!r}: give what ode.plan(solver, path, steps) returns")
+        raise OdesolveError(f"{name} is {short(plan)}: give what ode.plan(solver, path, steps) returns")
     mine = _spec(path)
     if plan.path_spec != mine and not _alike(plan, path):
         raise OdesolveError(

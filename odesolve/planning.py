@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from odesolve import grids
-from odesolve.errors import OdesolveError, PlanError
+from odesolve.convention import check_call
+from odesolve.errors import OdesolveError, PlanError, short
 from odesolve.given import switch
 from odesolve.keywords import door
 from odesolve.labels import check_grid, parse_label, rule_of
@@ -94,7 +95,7 @@ def _count(steps: object, rule: grids.Grid) -> int:
     listed = len(rule.values) - 1
     if count not in (None, listed):
         raise OdesolveError(
-            f"steps={steps!r} beside a grid of {listed + 1} times, which has {listed} steps: leave steps= out"
+            f"steps={short(steps)} beside a grid of {listed + 1} times, which has {listed} steps: leave steps= out"
         )
     return listed
 
@@ -105,7 +106,7 @@ def kept(name: str, value: object) -> object:
     try:
         hash(found := frozen(value))
     except TypeError as e:
-        raise OdesolveError(f"{name}={value!r}: give a number, a name, or a list of such") from e
+        raise OdesolveError(f"{name}={short(value)}: give a number, a name, or a list of such") from e
     return found
 
 
@@ -156,8 +157,11 @@ def _entry(solver: SolverLike) -> Solver:
     if isinstance(solver, Tableau):
         return _tableau_entry(solver)
     if callable(solver):
+        check_call(solver, "solver", "writer")
         return Solver(getattr(solver, "__name__", "solver"), solver, 0, 0, "given by the user")
-    raise OdesolveError(f"solver is {solver!r}: give a name from ode.solvers(), a Tableau or a function of a Writer")
+    raise OdesolveError(
+        f"solver is {short(solver)}: give a name from ode.solvers(), a Tableau or a function of a Writer"
+    )
 
 
 @functools.lru_cache(64)

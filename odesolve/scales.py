@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.convention import check_takes
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.given import numbers
 
@@ -71,7 +71,7 @@ def scale_of(given: Any, name: str = "scale") -> float | Schedule | Tensor:
             raise OdesolveError(f"{name}={given!r}: give {EXPECTED}")
         return _value(given)
     if callable(given):
-        check_takes(given, name, f"{name}(t)")
+        check_call(given, name, "t")
         return Schedule(given, name)
     if given is None or isinstance(given, (bool, str, bytes, Mapping)):
         raise OdesolveError(f"{name}={given!r}: give {EXPECTED}")

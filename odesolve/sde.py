@@ -20,7 +20,7 @@ from odesolve.adjoint.sde import Request
 from odesolve.brownian import BrownianPath
 from odesolve.convention import time_first
 from odesolve.equation_solvers import sde_solver
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import real, switch, whole
 from odesolve.graphs import refuse_lost
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
@@ -168,7 +168,7 @@ def solve_sde(
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
             found = adapt(lambda of: Equation(of, asked[1], noise, keys), drift, chosen, path, times, control, tick)
             return _solution(drift, asked[0], *found)
-    count = _count(steps, max_calls)
+    count = _count(steps, max_calls, first_step)
     increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
@@ -188,15 +188,18 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
     if not isinstance(tree, BrownianPath):
         switch("tree", tree)
     if dtype not in (None, torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise OdesolveError(f"dtype={dtype!r}: give torch.float32 or torch.float64, or complex of such parts")
+        raise OdesolveError(f"dtype={short(dtype)}: give torch.float32 or torch.float64, or complex of such parts")
     if isinstance(g, int | float):
         real("g", g, "a finite number, or a function g(t, y)")
 
 
-def _count(steps: Any, max_calls: int | None) -> int:
+def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
     """How many steps lie between two of the times."""
     if max_calls is not None:
-        raise OdesolveError(f"max_calls={max_calls} without rtol: so many steps take what they take, leave it out")
+        told = f"max_calls={short(max_calls)} without rtol"
+        raise OdesolveError(f"{told}: so many steps take what they take, leave it out")
+    if first_step is not None:
+        raise OdesolveError(f"first_step={short(first_step)} without rtol: steps= are of one size, leave it out")
     return DEFAULT_STEPS if steps is None else whole("steps", steps, 1, MAX_STEPS)
 
 
@@ -250,7 +253,7 @@ def _path(
 
 def _check_adaptive(name: str, solver: SDESolver, noise: str, steps: int | None, adjoint: str | None) -> None:
     if adjoint is not None:
-        raise OdesolveError(f"adjoint={adjoint!r} takes steps of one size: give steps= instead of rtol= and atol=")
+        raise OdesolveError(f"adjoint={short(adjoint)} takes steps of one size: give steps= instead of rtol= and atol=")
     if noise != "additive" or solver.drifts < 2:
         raise OdesolveError(
             f"{name} with {noise} noise has no error estimate: give steps= instead of rtol= and atol=, or with "

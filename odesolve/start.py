@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ def start(
     if (given is None) == (state is None):
         raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
     x = state if state is not None else given
+    if state is not None and not isinstance(state, Tensor):
+        raise OdesolveError(f"state is {short(state)}: give a tensor (B, ...), the state at the grid's first time")
     if isinstance(x, Tensor):
         refuse_loose("the start", x)
         check_keys(x.shape[0] if x.dim() else 0, *key)
@@ -67,7 +69,7 @@ def draw(model: Model, shape, seed: int | None, dtype, device, ids: Ids | None =
 def shape_of(shape: Any) -> torch.Size:
     """The shape (B, ...) that noise is asked for by. Raises OdesolveError for what is none."""
     try:
-        if isinstance(shape, (bytes, bytearray)):
+        if isinstance(shape, (bytes, bytearray, Set, Mapping)):  # which have no order of sizes
             raise TypeError
         size = torch.Size([whole("noise", n) for n in shape])
     except (TypeError, OdesolveError) as e:

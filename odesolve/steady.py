@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from odesolve.errors import OdesolveError, warn
+from odesolve.errors import OdesolveError, short, warn
 from odesolve.given import is_whole, refuse_loose
 from odesolve.kernels.dispatch import transformed
 from odesolve.within import modules_within
@@ -209,7 +209,7 @@ def budget(max_calls: int | None) -> float:
     if max_calls is None:
         return math.inf
     if not is_whole(max_calls, 1):
-        raise OdesolveError(f"max_calls={max_calls!r}: give how many evaluations a sample may take, at least 1")
+        raise OdesolveError(f"max_calls={short(max_calls)}: give how many evaluations a sample may take, at least 1")
     return int(max_calls)
 
 

@@ -97,6 +97,9 @@ class Known:
 
     def __call__(self, data: Tensor, t: object) -> Tensor:
         self._check(len(data))
+        if self.known.shape[1:] != data.shape[1:]:
+            given = f"what is known has shape {tuple(self.known.shape)} for a state of shape {tuple(data.shape)}"
+            raise OdesolveError(f"{given}: give known in the state's shape, or with 1 for all samples")
         known, mask = self.known.to(data), self.mask.to(data)
         return data + mask * (known - data)
 
@@ -110,6 +113,11 @@ class Known:
         for what, held in (("what is known", self.known), ("the mask", self.mask)):
             if len(held) not in (1, batch):
                 raise OdesolveError(f"{what} has {len(held)} samples for a batch of {batch}: give one each, or 1")
+
+
+def covers(mask: Tensor, known: Tensor) -> bool:
+    """Whether a mask says for each number what is known, itself or by one number for all of an axis."""
+    return all(m in (1, k) for m, k in zip(mask.shape[1:], known.shape[1:], strict=True))
 
 
 ROWS = (Known, CFGRescale)  # transforms that hold something for each sample

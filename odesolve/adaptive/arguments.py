@@ -8,8 +8,8 @@ from torch import Tensor
 from odesolve.adaptive.batch import Scale
 from odesolve.adaptive.controller import Controller
 from odesolve.adaptive.drift import Drift
-from odesolve.errors import OdesolveError
-from odesolve.given import real, switch, whole
+from odesolve.errors import OdesolveError, short
+from odesolve.given import real, refuse_loose, switch, whole
 
 SYNC = 8  # attempts between two looks at a device that runs on its own
 
@@ -27,6 +27,7 @@ def tolerance(name: str, value: Scale, drift: Drift) -> Scale:
     batch = drift.start.shape[0]
     if not isinstance(value, Tensor):
         return real(name, value, "a positive number such as 1e-5", 0.0)
+    refuse_loose(name, value)
     if not drift.by_sample or value.shape != (batch,):
         expected = f"({batch},), one a sample" if drift.by_sample else "a number, as this is one system"
         raise OdesolveError(f"{name} has shape {tuple(value.shape)}: give {expected}")
@@ -50,7 +51,7 @@ def check_settings(max_steps: object, controller: object, sync: object, args: ob
     """Raise OdesolveError for settings of a solve that are none of their kind."""
     whole("max_steps", max_steps, 1)
     if not isinstance(controller, Controller):
-        raise OdesolveError(f"controller={controller!r}: give an odesolve.adaptive.controller.Controller")
+        raise OdesolveError(f"controller={short(controller)}: give an odesolve.adaptive.controller.Controller")
     if sync is not None:
         whole("sync", sync, 1)
     if not isinstance(args, tuple | list):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from odesolve.callee import Callee
 from odesolve.convention import reason
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.given import refuse_loose
 from odesolve.graphs import Followed
 from odesolve.pairing import converted, numbers, pairs, real_type
@@ -181,7 +181,7 @@ def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
 
 def _check(y0: Any, pieces: list[Any]) -> None:
     if not pieces or not all(isinstance(y, Tensor) for y in pieces):
-        raise OdesolveError(f"y0 is {y0!r}: give a tensor, or a tuple, list or dict of tensors")
+        raise OdesolveError(f"y0 is {short(y0)}: give a tensor, or a tuple, list or dict of tensors")
     for y in pieces:
         refuse_loose("y0", y)
     kinds = {(real_type(y.dtype), y.device) for y in pieces}

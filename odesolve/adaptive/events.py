@@ -11,7 +11,7 @@ from torch import Tensor
 
 from odesolve.callee import shielded
 from odesolve.convention import time_first
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 from odesolve.meant import meant
 
 HALVINGS = 52  # of an interval of length 1, to the resolution of float64
@@ -63,7 +63,7 @@ def listed(events: Any) -> tuple[Event, ...]:
     found = tuple(events) if isinstance(events, (tuple, list)) else (events,)
     for event in found:
         if not isinstance(event, Event):
-            raise OdesolveError(f"events hold {event!r}: give ode.Event(fn), fn(t, y) -> one number a sample")
+            raise OdesolveError(f"events hold {short(event)}: give ode.Event(fn), fn(t, y) -> one number a sample")
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adaptive.times import Time, Times
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, short
 
 
 class Stretch(NamedTuple):
@@ -55,10 +55,12 @@ def stop_times(stops: Any) -> tuple[float, ...]:
         raise OdesolveError("stops require gradients, of which they get none: give stops.detach()")
     try:
         given = torch.as_tensor(stops, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         given = torch.full((1,), math.nan)
     if given.dim() != 1 or not bool(given.isfinite().all()):
-        raise OdesolveError(f"stops are {stops!r}: give the times at which f jumps, finite numbers such as (0.3, 0.5)")
+        raise OdesolveError(
+            f"stops are {short(stops)}: give the times at which f jumps, finite numbers such as (0.3, 0.5)"
+        )
     return tuple(sorted(set(given.tolist())))
 
 

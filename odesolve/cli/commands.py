@@ -183,7 +183,7 @@ def _made_plan(given: argparse.Namespace, solver: str):
 
 def _show(table: Callable[[int], Any], plain: str) -> None:
     """A rich table (made for the terminal's width) on a terminal, plain text elsewhere."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():  # None where it was closed
         print(plain)
         return
     from rich.console import Console

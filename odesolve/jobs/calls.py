@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.convention import check_takes
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.execute import check_executor
 from odesolve.given import refuse_loose, whole
@@ -129,7 +129,7 @@ def _model_for(model: Model | ForIds, ids: range) -> Model:
         raise OdesolveError(
             f"model is {type(model).__name__}: give an ode.Model, or a function of ids that returns one"
         )
-    check_takes(model, "model", "model(ids)")
+    check_call(model, "model", "ids")
     found = model(torch.arange(ids.start, ids.stop))
     if not isinstance(found, Model):
         raise OdesolveError(

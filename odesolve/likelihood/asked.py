@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve import grids
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.given import numbers, positive, refuse_loose, whole
 from odesolve.model_arguments import INSIDE
 from odesolve.model_plan import check_alone
@@ -65,9 +65,9 @@ def check_plan(model: Any, plan: Any, solver: Any, steps: Any, grid: Any) -> Non
 def check_grid(model: Any, grid: Any, steps: Any, of: str) -> None:
     """Raise OdesolveError for a grid without steps, or of what has no path."""
     if grid is not None and not isinstance(model, Model):
-        raise OdesolveError(f"grid={grid!r}: a grid is of a model's path, a velocity takes steps= of one size")
+        raise OdesolveError(f"grid={short(grid)}: a grid is of a model's path, a velocity takes steps= of one size")
     if grid is not None and not grids.is_listed(grid) and steps is None and of != "plan":
-        raise OdesolveError(f"grid={grid!r} says how to place steps: give steps= as well, or leave it out")
+        raise OdesolveError(f"grid={short(grid)} says how to place steps: give steps= as well, or leave it out")
 
 
 def times(model: Any, t: Any, adjoint: str | None, elsewhere: bool) -> tuple[float, float]:

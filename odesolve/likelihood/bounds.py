@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.given import refuse_loose, whole
 from odesolve.graphs import tells_lost
 from odesolve.grids import is_listed
@@ -154,7 +154,7 @@ def _chain(chain: Chain, x: Tensor, count: int, draws: int, noise: _Noise, progr
 def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int, noise: _Noise, progress) -> Bound:
     each = evaluations // draws
     if each < 1:
-        raise OdesolveError(f"evaluations={evaluations!r} for {draws} draws: give at least one a draw")
+        raise OdesolveError(f"evaluations={short(evaluations)} for {draws} draws: give at least one a draw")
     path = model.path
     begin = path.t_noise if path.t_clip is None else path.t_clip
     sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode, x.device)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.convention import check_takes, path_first
+from odesolve.convention import check_call, path_first
 from odesolve.errors import OdesolveError, unknown
 from odesolve.paths import PREDICTIONS, Path, prediction_named
 
@@ -46,7 +46,7 @@ def function(weight: Any, form: str) -> Any:
         raise OdesolveError(f"weight is {weight!r}: give a function {form}")
     if "path" in form:
         path_first(weight, "weight")
-        check_takes(weight, "weight", "weight(path, t)")
+        check_call(weight, "weight", "path", "t")
     return weight
 
 

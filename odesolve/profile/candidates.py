@@ -176,6 +176,6 @@ def numbers(budgets: int | Sequence[int]) -> list[int]:
     given = list(budgets) if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes)) else [budgets]
     if not given or not all(is_whole(n, 1) and n <= MAX_STEPS for n in given):
         raise OdesolveError(
-            f"nfe={budgets!r}: give whole numbers of evaluations, at most {MAX_STEPS}, such as (5, 10, 20)"
+            f"nfe={short(budgets)}: give whole numbers of evaluations, at most {MAX_STEPS}, such as (5, 10, 20)"
         )
     return sorted(set(given))

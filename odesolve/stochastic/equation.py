@@ -11,7 +11,7 @@ from torch import Tensor
 
 from odesolve.adaptive.drift import Drift
 from odesolve.callee import Callee
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.graphs import Followed
 from odesolve.pairing import converted, pairs
 from odesolve.stochastic.eager import Combination, Number, Workspace
@@ -225,7 +225,7 @@ def _diffusion(g: Any, noise: str) -> tuple[Callable[..., Any], bool]:
         of_time = noise == "additive" and _takes_time_only(g)
         return (lambda t, y, *rest: g(t)) if of_time else g, of_time
     if noise != "additive" or not isinstance(g, (int, float, complex, Tensor, Mapping, tuple, list)):
-        raise OdesolveError(f"g is {g!r}: give a function g(t, y), or a number or a tensor with noise='additive'")
+        raise OdesolveError(f"g is {short(g)}: give a function g(t, y), or a number or a tensor with noise='additive'")
     return lambda t, y, *rest: g, True
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from odesolve.errors import OdesolveError, unknown
+from odesolve.errors import OdesolveError, short, unknown
 from odesolve.given import whole
 from odesolve.trace.auto import AFFORDABLE, Auto
 from odesolve.trace.exact import Exact
@@ -33,7 +33,9 @@ def named(name: str | Estimator, dim: int, products: int) -> Estimator:
     """
     if not isinstance(name, str):
         if not hasattr(name, "begin") or isinstance(name, type):
-            raise OdesolveError(f"trace={name!r}: give a name such as 'auto', or an estimator such as trace.XTrace(24)")
+            raise OdesolveError(
+                f"trace={short(name)}: give a name such as 'auto', or an estimator such as trace.XTrace(24)"
+            )
         return name
     products = whole("products", products, 1)
     if name not in NAMES:

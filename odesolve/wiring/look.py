@@ -200,7 +200,8 @@ def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
             raise OdesolveError(
                 f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one a sample"
             )
-    raise OdesolveError(f"the network cannot be called with data of shape {tuple(x.shape)}: {first}{_unasked(model)}")
+    given = f"data of shape {tuple(x.shape)}, as net(x, t) with t of shape ({len(x)},)"
+    raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")
 
 
 def _asked(model: Model, x: Tensor) -> behaviour.Asked:
