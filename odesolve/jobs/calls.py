@@ -99,6 +99,7 @@ def sample(
     batches = Batches(marks, like) if like is not model else None
     kept |= {"condition": ["uint64", []]} if batches else {}
     facts = {"first": first, "n": n, "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+    _refuse_whole(model, n, batch)
     job = _prepared("sample", out, {**facts, "settings": settings}, marks)
     call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
     call = partial(call, executor=executor, progress=False)
@@ -112,6 +113,18 @@ def sample(
             yield {**_drawn(partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here), **mark}
 
     return _worked(job, parts, progress, marks)
+
+
+def _refuse_whole(model: Model | ForIds, n: int, batch: int) -> None:
+    """Raise OdesolveError for conditions that have a row for every sample of the job, where one for each of a batch is used."""
+    held = model.cond if isinstance(model, Model) else {}
+    whole = [k for k, v in held.items() if isinstance(v, Tensor) and v.dim() and len(v) == n not in (1, batch)]
+    if whole:
+        told = ", ".join(f"{k}={k}[ids]" for k in whole)
+        raise OdesolveError(
+            f"{' and '.join(whole)} has {n} rows, one for each sample, while {batch} are solved at once: give a function of ids "
+            f"in the place of the model, lambda ids: model.given({told})"
+        )
 
 
 def _plain(value: Any) -> bool:

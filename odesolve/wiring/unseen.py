@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,8 +68,10 @@ def drawn(
 
 
 def _readings(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
-    """The declared reading and the usual ones: no sign, and no input scale but the declared one and that of EDM's networks."""
+    """The declared reading, that of the negated network, and the usual ones: no sign, and no input scale but the declared one and
+    that of EDM's networks."""
     yield declared
+    yield replace(declared, sign=-declared.sign)
     for question in questions(declared, paths):
         for w in answers(question):
             own = w.input_scale == declared.input_scale and w.sigma_data == declared.sigma_data

@@ -29,6 +29,13 @@ def test_conditions_of_a_batch(tmp_path):
         np.testing.assert_array_equal(job.load(first, first + rows)["samples"], part.numpy())
 
 
+def test_conditions_of_all_samples_are_given_by_id(tmp_path):
+    shift = torch.linspace(-0.3, 0.3, 11, dtype=torch.float64)
+    with pytest.raises(ode.OdesolveError, match=r"shift has 11 rows.*lambda ids: model.given\(shift=shift\[ids\]\)"):
+        ode.jobs.sample(model(cond={"shift": shift}), (4, 2, 3), "ddim", 4, n=11, out=tmp_path / "job", seed=1)
+    assert not (tmp_path / "job").exists()
+
+
 def test_a_solve_that_fails_leaves_the_others_alone(tmp_path):
     def net(x, t):
         bad = (x.flatten(1)[:, 0] > 1.0) & (t < 0.6)

@@ -123,6 +123,13 @@ def test_without_data():
     assert wrong["direction"].typed == "ode.paths.Linear().flipped()"
 
 
+def test_a_negated_network_without_data():
+    net = network(ode.paths.VP(), "noise")
+    found = ode.check(ode.Model(lambda x, t: -net(x, t), ode.paths.VP(), "noise"), noise=(128, 2), seconds=20)
+    assert found["sign"].verdict == "wrong", found
+    assert found["prediction"].verdict == "right"
+
+
 def test_a_gaussian_cloud_does_not_show_training():
     cloud = ode.problems.gaussian([0.0, 0.0], std=1.0)
     found = ode.check(cloud.model(ode.paths.VP(), "v"), cloud.sample(400))
