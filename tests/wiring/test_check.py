@@ -125,7 +125,7 @@ def test_without_data():
 
 def test_a_negated_network_without_data():
     net = network(ode.paths.VP(), "noise")
-    found = ode.check(ode.Model(lambda x, t: -net(x, t), ode.paths.VP(), "noise"), noise=(128, 2), seconds=20)
+    found = ode.check(ode.Model(lambda x, t: -net(x, t), ode.paths.VP(), "noise"), noise=(128, 2), seconds=5)
     assert found["sign"].verdict == "wrong", found
     assert found["prediction"].verdict == "right"
 
