@@ -17,6 +17,8 @@ from torch import Tensor
 from torch._C import _functorch, _len_torch_dispatch_stack  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
 
+from odesolve.words import fits
+
 OPS = (
     "combine",
     "combine_row",
@@ -52,6 +54,7 @@ class Backend:
         return "; ".join([f"{self.name} ({used})", *(f"{k}: {v}" for k, v in self.refused.items())])
 
 
+@fits
 @functools.lru_cache(1)
 def backend() -> Backend:
     """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one is not there."""

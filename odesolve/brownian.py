@@ -16,6 +16,7 @@ from odesolve.given import device_of, is_whole, real, row, switch
 from odesolve.kernels.dispatch import combine, normal_sums
 from odesolve.keys import Ids, keys_of
 from odesolve.noise import DEPTH, TREE, AreaTree, Draws, Tree
+from odesolve.words import fits
 
 Time = float | Tensor
 LEVELS: Final = (0, 6, 12)  # where the sums of single times begin: what was summed up to there is kept
@@ -23,6 +24,7 @@ KEPT: Final = 1 << 25  # bytes of it
 SLACK: Final = 2.0**-20  # of the larger end: so far outside a time of float32 may lie by its rounding
 
 
+@fits
 class BrownianPath:
     """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same whenever and however asked.
 

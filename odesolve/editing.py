@@ -16,7 +16,7 @@ from odesolve.given import numbers
 from odesolve.graphs import refuse_lost
 from odesolve.grids import is_listed
 from odesolve.keys import Ids, fresh_seed
-from odesolve.keywords import door, refuse_others
+from odesolve.keywords import door
 from odesolve.labels import parse_grid, parse_label
 from odesolve.meant import samples
 from odesolve.models import Model
@@ -24,6 +24,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.sample import INVERSION, Sample, invert, sample
 from odesolve.start import draw
 from odesolve.watched import unwatched
+from odesolve.words import refuse_others
 
 BEGUN_BY = ("noise", "state", "plan")  # what ode.sample may begin from, where SDEdit begins from its guide
 

@@ -23,8 +23,6 @@ def numbers(name: str, given: Any, expected: str) -> Tensor:
     Raises OdesolveError for what is no number, and for complex ones; ``expected`` says what to give instead.
     """
     try:
-        if isinstance(given, (bool, np.bool_)):
-            raise TypeError
         found = _tensor(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise OdesolveError(f"{name} is {short(given)}, which is no tensor of numbers: give {expected}") from e
@@ -45,7 +43,10 @@ def row(name: str, given: Any, expected: str) -> Tensor:
 
 
 def _tensor(given: Any) -> Tensor:
-    if isinstance(given, (list, tuple)) and any(isinstance(x, (Tensor, list, tuple)) for x in given):
+    """Raises TypeError for True and False, which are no numbers, wherever they stand."""
+    if isinstance(given, (bool, np.bool_)) or getattr(given, "dtype", None) in (torch.bool, np.bool_):
+        raise TypeError
+    if isinstance(given, (list, tuple)) and any(isinstance(x, (Tensor, list, tuple, bool, np.bool_)) for x in given):
         return torch.stack([_tensor(x) for x in given])
     if isinstance(given, (list, tuple)) or not hasattr(given, "dtype"):
         return torch.as_tensor(given, dtype=torch.float64)

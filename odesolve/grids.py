@@ -14,6 +14,8 @@ from odesolve.errors import OdesolveError, plain, short, unknown
 from odesolve.given import row, whole
 from odesolve.meant import meant
 from odesolve.paths import Path, unknown_grid
+from odesolve.snapping import snapped
+from odesolve.words import fits
 
 MAX_STEPS = 100_000
 # How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists and tables made in
@@ -46,6 +48,7 @@ class Grid:
         return inside(path, start), inside(path, stop)
 
 
+@fits
 @dataclass(frozen=True)
 class Polynomial(Grid):
     """t^(1/exponent) uniform between the ends: exponent 1 is uniform in t, 2 quadratic, larger ones finer near the data."""
@@ -64,6 +67,7 @@ class Polynomial(Grid):
         return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
 
 
+@fits
 @dataclass(frozen=True)
 class Uniform(Polynomial):
     """Uniform in t."""
@@ -111,6 +115,7 @@ class _LogSNR(Grid):
         raise NotImplementedError
 
 
+@fits
 @dataclass(frozen=True)
 class Lambda(_LogSNR):
     """Uniform in the half log-SNR lambda, which is also uniform in log sigma (k-diffusion's exponential)."""
@@ -119,6 +124,7 @@ class Lambda(_LogSNR):
         return torch.linspace(first, last, n + 1, dtype=torch.float64)
 
 
+@fits
 @dataclass(frozen=True)
 class Karras(_LogSNR):
     """(sigma/alpha)^(1/rho) uniform (Karras et al. 2022, eq. 5)."""
@@ -135,6 +141,7 @@ class Karras(_LogSNR):
         return -self.rho * torch.log(u)
 
 
+@fits
 @dataclass(frozen=True)
 class VPTime(_LogSNR):
     """Polynomial in the time of a linear-beta VP path with the same range of noise-to-signal ratios.
@@ -164,6 +171,7 @@ class VPTime(_LogSNR):
         return -0.5 * torch.log(torch.expm1(t * (b1 + b2 * t)))
 
 
+@fits
 @dataclass(frozen=True)
 class Asinh(Grid):
     """Uniform in asinh(ratio / scale) of the noise-to-signal ratio: in log-SNR far out, in the ratio itself near the data.
@@ -189,6 +197,7 @@ class Asinh(Grid):
         return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][: n + 1]
 
 
+@fits
 @dataclass(frozen=True)
 class Shifted(Grid):
     """Uniform in t, then t -> k t / (1 + (k - 1) t) in units of t_max, as flow models for large images are sampled.
@@ -213,6 +222,7 @@ class Shifted(Grid):
         return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
 
 
+@fits
 @dataclass(frozen=True)
 class Spaced(Grid):
     """Integer training times of a table of N: "trailing", "leading" or "linspace", then the data end.
@@ -245,6 +255,7 @@ class Spaced(Grid):
         return [*times, path.t_data]
 
 
+@fits
 @dataclass(frozen=True)
 class Listed(Grid):
     """Times given by the user, n + 1 of them; ``rounding`` is that of the numbers as they were given, relative to their size."""
@@ -271,6 +282,7 @@ NAMED: dict[str, Grid] = {
 }
 
 
+@fits
 def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
     """The grid rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown name."""
     if isinstance(grid, Grid):
@@ -327,9 +339,15 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     return torch.where((lam >= last - hair) | (rho == 0.0), path.t_data, times).tolist()
 
 
-def count(steps: object) -> int:
+def count(steps: object, name: str = "steps") -> int:
     """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for others."""
-    return whole("steps", steps, 1, MAX_STEPS)
+    found = whole(name, steps, 1)
+    if found > MAX_STEPS:
+        raise OdesolveError(
+            f"{name}={steps!r}: a plan holds a row of coefficients for each step, of at most {MAX_STEPS}: give fewer, or for a "
+            "longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
+        )
+    return found
 
 
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
@@ -346,7 +364,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
         k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
         pair = ", ".join(_told(given[k], given[k + 1]))
         raise OdesolveError(f"the grid is not strictly monotone at t={pair}: give increasing or decreasing")
-    return tuple(_snapped(path, times) if snap and path.training_steps is not None else times)
+    return tuple(snapped(path, times) if snap and path.training_steps is not None else times)
 
 
 def inside(path: Path, t: float, rounding: float = 0.0) -> float:
@@ -374,27 +392,3 @@ def _told(value: float, *others: float) -> list[str]:
         if told[0] not in told[1:]:
             break
     return told
-
-
-def _snapped(path: Path, times: list[float]) -> list[float]:
-    """Times moved to the nearest training times, duplicates pushed apart; the data end stays where it is."""
-    total = path.training_steps
-    assert total is not None
-    flip = path.t_noise < path.t_data
-    index = [round(((path.t_max - t) if flip else t) * total) for t in times]
-    falling = index[0] >= index[-1]
-    index = index if falling else index[::-1]
-    ends_at_data = times[-1 if falling else 0] == path.t_data
-    n = len(index)
-    if n - ends_at_data > total:
-        raise OdesolveError(
-            f"{n - 1} steps on a table of {total} training times: give fewer steps, or Model(snap=False)"
-        )
-    floor = 0 if ends_at_data else 1
-    for k in range(n):
-        index[k] = min(index[k], total if k == 0 else index[k - 1] - 1)
-    for k in range(n - 1, -1, -1):
-        lowest = floor if k == n - 1 else index[k + 1] + 1
-        index[k] = floor if (k == n - 1 and ends_at_data) else max(index[k], lowest)
-    out = [k / total for k in (index if falling else index[::-1])]
-    return [path.t_max - t for t in out] if flip else out

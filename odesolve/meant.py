@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.given import device_of, real, refuse_loose, short, switch, whole
 from odesolve.kernels.dispatch import transformed
 from odesolve.progress import Portion
+from odesolve.words import refuse_misfit
 
 Check = Callable[[str, Any], Any]
+C = TypeVar("C", bound=Callable[..., Any])
 FUNCTIONS = ("Callable", "Field", "Callback", "Net", "Distance", "After", "Carry")
 MADE = {
     "Model": "an ode.Model(net, path, predicts=...), which says how to read a network",
@@ -44,32 +48,48 @@ class Meant:
         given = inspect.signature(call).parameters
         by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.names = tuple(p.name for p in given.values() if p.kind in by_place)
+        endless = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in given.values())
+        self.most = math.inf if endless else len(self.names)
         self.checks = {p.name: (p.default, check) for p in given.values() if (check := _check_of(p, own)) is not None}
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if len(args) > self.most:
+            raise TypeError("too many positional arguments")  # before what lies in the wrong place is blamed
         for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
             default, check = self.checks.get(name, (value, None))
             if check is not None and value is not default:
                 check(name, value)
 
 
-def meant(**own: Check) -> Callable[[Callable[..., Any]], Any]:
-    """Decorator of a function, or of a class, whose arguments are checked: by their annotations and by ``own`` checks."""
+def meant(**own: Check) -> Callable[[C], C]:
+    """Decorator of a function, or of a class, whose arguments are checked: by their annotations and by ``own`` checks.
 
-    def decorate(call: Any) -> Any:
+    A call that does not fit says what to type.
+    """
+
+    def decorate(call: Any, name: str | None = None) -> Any:
         if isinstance(call, type):
-            call.__init__ = decorate(call.__init__)  # type: ignore[misc]
+            call.__init__ = decorate(call.__init__, call.__name__)  # type: ignore[misc]
             return call
-        checks = Meant(call, own)
+        checks, called = Meant(call, own), name or _called(call)
 
         @functools.wraps(call)
         def outer(*args: Any, **kwargs: Any) -> Any:
-            checks(args, kwargs)
-            return call(*args, **kwargs)
+            try:
+                checks(args, kwargs)
+                return call(*args, **kwargs)
+            except TypeError as error:
+                refuse_misfit(error, called, call, args, kwargs)
+                raise
 
         return outer
 
     return decorate
+
+
+def _called(call: Callable[..., Any]) -> str:
+    """What users call a function: its class, where it makes one."""
+    return call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
 
 def count(least: int = 1, most: int | None = None) -> Check:
@@ -104,6 +124,17 @@ def samples(name: str, given: Any) -> None:
         raise OdesolveError(f"{name} is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
     if given.is_cpu and not transformed() and not bool(torch.isfinite(given).all()):
         raise OdesolveError(f"{name} holds NaN or infinity: give finite values")
+
+
+def takes(*arguments: str, instead: type | tuple[type, ...] = ()) -> Check:
+    """The check of a function that is called with so many arguments; ``instead`` are types of other things that may be given."""
+
+    def check(name: str, given: Any) -> None:
+        if not isinstance(given, instead):
+            function(name, given)
+            check_call(given, name, *arguments)
+
+    return check
 
 
 def function(name: str, given: Any) -> None:

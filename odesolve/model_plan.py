@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from odesolve import grids
 from odesolve.defaults import default_choice, default_grid, default_plan
-from odesolve.errors import OdesolveError, UnknownOption
+from odesolve.errors import OdesolveError, UnknownOption, warn
 from odesolve.labels import parse_grid, parse_label
 from odesolve.models import Model
 from odesolve.paths import Path
@@ -59,12 +59,23 @@ def _homeless(options: dict) -> UnknownOption:
 
 
 def check_start(plan: Plan, model: Model, noise: object) -> None:
-    """Raise OdesolveError for noise that is to start a plan from the data to the noise."""
+    """Raise OdesolveError for noise that is to start a plan from the data to the noise; warn where it alone is no start."""
     first, last = (abs(t - model.path.t_data) for t in (plan.grid[0], plan.grid[-1]))
     if noise is not None and first < last:
         raise OdesolveError(
             f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as state=, not noise=, or ode.invert"
         )
+    if noise is not None and plan.grid[0] != model.path.t_noise and _signal_rules(model.path, plan.grid[0]):
+        warn(
+            f"the grid begins at t={plan.grid[0]:.6g}, where there is no more noise than signal, and noise alone does not lie "
+            f"there: give state= a state of that time, or ode.sdedit(model, guide, t={plan.grid[0]:.6g})"
+        )
+
+
+@functools.lru_cache(256)
+def _signal_rules(path: Path, t: float) -> bool:
+    """Whether a state holds no more noise than signal."""
+    return float(path.rho(t)) <= 1.0
 
 
 def check_alone(name: str, **others: object) -> None:

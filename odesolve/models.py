@@ -21,10 +21,13 @@ from odesolve.keywords import door
 from odesolve.lower import Reading
 from odesolve.meant import samples
 from odesolve.model_arguments import check_arguments, check_times, checked, missing, refuse_call, told_times
+from odesolve.model_text import typed_model
 from odesolve.paths import Path, no_path, prediction_named
-from odesolve.predictions import Coefficients, coefficients, default_time, gradient_of, parameter_dtype, predicted
+from odesolve.predictions import Coefficients, coefficients, gradient_of, parameter_dtype, predicted
 from odesolve.settling import settle
+from odesolve.typed import default_time
 from odesolve.watched import refuse_inside, watching
+from odesolve.words import fits_as
 
 TIMES = ("t", "index", "sigma", "c_noise")
 STRIDED, _PLAIN = torch.strided, ("cond",)
@@ -108,6 +111,9 @@ class Model:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: a model's answer is ``data(x, t)``, ``noise``, ``score``, ``velocity``, ``v`` or ``edm``."""
         refuse_call()
+
+    def __repr__(self) -> str:
+        return typed_model(self)
 
     @property
     def predicts(self) -> str:
@@ -213,26 +219,32 @@ class Model:
         out.reading = replace(self.reading, applies=(*(a for a in self.reading.applies if a != "known"), "known"))
         return out
 
+    @fits_as("model.data")
     def data(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Data prediction E[x0 | x_t = x]; t is a number or shape (B,)."""
         return self._predict(x, t, "data")
 
+    @fits_as("model.noise")
     def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Noise prediction E[eps | x_t = x]."""
         return self._predict(x, t, "noise")
 
+    @fits_as("model.score")
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Score, the gradient of log p_t at x."""
         return self._predict(x, t, "score")
 
+    @fits_as("model.velocity")
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Velocity dx/dt of the probability-flow ODE in the path's time."""
         return self._predict(x, t, "velocity")
 
+    @fits_as("model.v")
     def v(self, x: Tensor, t: float | Tensor) -> Tensor:
         """v-prediction alpha eps - sigma x0 (Salimans and Ho 2022)."""
         return self._predict(x, t, "v")
 
+    @fits_as("model.edm")
     def edm(self, x: Tensor, t: float | Tensor, sigma_data: float | None = None) -> Tensor:
         """(sin(phi) x0 / sigma_data - cos(phi) eps) with tan(phi) = sigma / (alpha sigma_data): what EDM's network predicts.
 
@@ -243,6 +255,7 @@ class Model:
             raise OdesolveError(f"sigma_data={sigma_data}: the network predicts 'edm' for data of deviation {mine}")
         return self._predict(x, t, "edm", sigma_data)
 
+    @fits_as("model.network_times")
     def network_times(self, t: Tensor) -> Tensor:
         """What the network gets for the path times t (any shape)."""
         if callable(self.time):

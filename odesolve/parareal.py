@@ -13,7 +13,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, short
 from odesolve.given import is_whole, real, switch
 from odesolve.instructions import Evaluate, names
-from odesolve.labels import parse_solver
+from odesolve.labels import parse_label
 from odesolve.lower import Program, lower
 from odesolve.model_plan import closed
 from odesolve.models import Model
@@ -23,10 +23,12 @@ from odesolve.planning import plan as make_plan
 from odesolve.run import Report
 from odesolve.run.blocks import Blocks
 from odesolve.run.part import carried, part
+from odesolve.words import fits
 
 SAME_TIME = 1e-9
 
 
+@fits
 class Parareal:
     """An executor that solves blocks of steps side by side: ``ode.sample(model, noise, executor=ode.Parareal())``.
 
@@ -64,7 +66,7 @@ class Parareal:
         if not isinstance(coarse, str | Plan | None):
             raise OdesolveError(f"coarse={short(coarse)}: give a solver's name such as 'ddim', a plan or None")
         if isinstance(coarse, str):
-            parse_solver(coarse)
+            parse_label(coarse)
         self.blocks, self.tolerance, self.coarse, self.exact = blocks, tolerance, coarse, exact
         self.report: Report | None = None
         self.iterations: Tensor | None = None

@@ -34,6 +34,7 @@ from odesolve.instructions import (
     write_row,
     written,
 )
+from odesolve.words import fits, fits_as
 
 
 class _File(Struct, forbid_unknown_fields=True):
@@ -49,6 +50,7 @@ class _File(Struct, forbid_unknown_fields=True):
 _DOOR = Door("this", "is not the JSON of a plan", "give what plan.to_json() returned", PlanError)
 
 
+@fits
 @dataclass(frozen=True)
 class Plan:
     """A sampler on one path and one time grid, as data.
@@ -92,6 +94,7 @@ class Plan:
         """Content hash, stable between processes."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    @fits_as("plan.to_json")
     def to_json(self) -> str:
         """The plan as compact JSON; floats round-trip exactly."""
         rows = [write_row(i) for i in self.instructions]
@@ -99,6 +102,7 @@ class Plan:
         return json.dumps({**body, "rows": rows, "result": self.result}, separators=(",", ":"))
 
     @classmethod
+    @fits_as("Plan.from_json")
     def from_json(cls, text: str, path: Any = None) -> Plan:
         """The plan that ``to_json`` wrote. Raises PlanError if the text is no plan, or breaks a law on ``path``."""
         return read_plan(text, lambda _: path)
@@ -145,6 +149,7 @@ class Plan:
         """Names of the states that finish a step."""
         return frozenset(f"x{i}" for i in range(1, self.steps + 1))
 
+    @fits_as("plan.matrix")
     def matrix(self) -> tuple[list[Linear], Linear]:
         """The plan with every derived value substituted: each evaluation's input, and the result, over x0 and D1, D2, ...
 
@@ -168,6 +173,7 @@ class Plan:
                     env[out.name] = substitute(zip(i.inputs, row, strict=True), env)
         return inputs, env[self.result]
 
+    @fits_as("plan.diff")
     def diff(self, other: Plan, tolerance: float = 1e-13) -> PlanDiff:
         """How two plans differ as samplers: evaluation times and the largest difference of any coefficient.
 

@@ -19,11 +19,13 @@ from odesolve.plan_path import check_direction, check_path
 from odesolve.solvers import REGISTRY, Registry, Solver, Writer
 from odesolve.solvers.runge_kutta import runge_kutta
 from odesolve.tableaus import Tableau
+from odesolve.words import fits
 
 SolverLike = str | Tableau | Solver | Callable[..., None]
 GridLike = str | grids.Grid | Sequence[float] | Tensor
 
 
+@fits
 def solvers() -> Registry:
     """Every solver with its order, evaluations a step and source; prints as a table."""
     return REGISTRY

@@ -163,13 +163,6 @@ def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any
     return found
 
 
-def default_time(path: Path, predicts: str) -> str:
-    """What a network gets as its time where that is not said."""
-    if predicts == "edm":
-        return "c_noise"
-    return "index" if path.training_steps is not None else "t"
-
-
 def parameter_dtype(net: Any) -> torch.dtype | None:
     """That of a module's first parameter, None without one."""
     found = net.parameters() if isinstance(net, torch.nn.Module) else ()

@@ -18,6 +18,7 @@ from odesolve.meant import meant, number
 from odesolve.models import Model
 from odesolve.paths import Path, prediction_named
 from odesolve.planning import plan
+from odesolve.words import fits, fits_as
 
 Time = float | Tensor
 
@@ -30,6 +31,7 @@ def _finite(name: str, given: Any, expected: str) -> Tensor:
     return found
 
 
+@fits
 class Mixture:
     """Data drawn from sum_k w_k N(m_k, C_k).
 
@@ -84,6 +86,7 @@ class Mixture:
         spread = ((self.means - mean) ** 2).mean(1) + self.variances.mean(1)
         return math.sqrt(float(w @ spread))
 
+    @fits_as("problem.sample")
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n exact samples of the data, float64, shape (n, ...)."""
         n, seed = whole("n", n, 0), whole("seed", seed, 0, 2**63 - 1)
@@ -94,22 +97,27 @@ class Mixture:
             z = torch.einsum("nij,nj->ni", self.vectors[k], z)
         return (self.means[k] + z).reshape(n, *self.event)
 
+    @fits_as("problem.data")
     def data(self, x: Tensor, path: Path, t: Time) -> Tensor:
         """Posterior mean E[x0 | x_t = x]; finite at both ends of every path."""
         return self._posterior(x, path, t)[0].reshape(x.shape)
 
+    @fits_as("problem.noise")
     def noise(self, x: Tensor, path: Path, t: Time) -> Tensor:
         """Posterior mean E[eps | x_t = x]."""
         return -(self._scale(path.sigma, x, t) * self._posterior(x, path, t)[1]).reshape(x.shape)
 
+    @fits_as("problem.score")
     def score(self, x: Tensor, path: Path, t: Time) -> Tensor:
         """Gradient of log p_t at x."""
         return self._posterior(x, path, t)[1].reshape(x.shape)
 
+    @fits_as("problem.velocity")
     def velocity(self, x: Tensor, path: Path, t: Time) -> Tensor:
         """Marginal velocity E[alpha' x0 + sigma' eps | x_t = x]."""
         return self._predict(x, path, t, "velocity")
 
+    @fits_as("problem.log_prob")
     def log_prob(self, x: Tensor, path: Path | None = None, t: Time = 0.0) -> Tensor:
         """Log-density in nats of the path's marginal at time t (of the data themselves without a path), shape (B,)."""
         flat = x.reshape(x.shape[0], -1)
@@ -124,6 +132,7 @@ class Mixture:
         """Whether all components are isotropic with one variance."""
         return self.vectors is None and bool((self.variances == self.variances[0]).all())
 
+    @fits_as("problem.solution")
     def solution(self, x: Tensor, path: Path, t: float, r: float, tolerance: float = 1e-5) -> Tensor:
         """The probability-flow map from time t to r, float64: in closed form for one Gaussian, integrated for a mixture.
 
@@ -154,6 +163,7 @@ class Mixture:
             z = z * ratio
         return (q.alpha * mean + z).reshape(x.shape)
 
+    @fits_as("problem.model")
     def model(self, path: Path, predicts: str = "data", **options) -> Model:
         """The exact network of this problem on a path, with any prediction type, as an ``ode.Model``."""
         sigma_data = options.get("sigma_data", 0.5)
@@ -250,6 +260,7 @@ def _column(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
 
 
+@fits
 def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
     """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one sample."""
     mean = numbers("mean", mean, "finite numbers").detach()
@@ -262,6 +273,7 @@ def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...
     return Mixture([1.0], mean[None], std=None if cov is not None else (1.0 if std is None else std), cov=cov)
 
 
+@fits
 def mixture(weights, means, std=None, cov=None) -> Mixture:
     """A Gaussian mixture: weights (K,), means (K, ...), and std (a number or (K,)) or cov (K, D, D)."""
     return Mixture(weights, means, std=std, cov=cov)

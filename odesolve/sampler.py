@@ -11,7 +11,7 @@ from odesolve.errors import OdesolveError
 from odesolve.execute import check_executor, execute, program_for
 from odesolve.graphs import refuse_lost
 from odesolve.keys import Ids, fresh_seed, keys_of
-from odesolve.keywords import door, refuse_others
+from odesolve.keywords import door
 from odesolve.model_plan import check_start, chosen_plan
 from odesolve.models import Model
 from odesolve.plan import Plan
@@ -19,6 +19,7 @@ from odesolve.planning import GridLike, SolverLike
 from odesolve.start import Noise, shape_of, start
 from odesolve.steady import warn_of_training
 from odesolve.watched import watching
+from odesolve.words import refuse_others
 
 CALL = frozenset({"noise", "seed", "ids", "state", "device"})
 

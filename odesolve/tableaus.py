@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from odesolve.words import fits
+
 Row = tuple[float, ...]
 Tree = tuple["Tree", ...]  # a root and its branches, each a tree, in sorted order
 
 
+@fits
 @dataclass(frozen=True)
 class Tableau:
     """Explicit Runge-Kutta coefficients: stage times ``c``, stage weights ``a`` (row i holds i entries), weights ``b``.

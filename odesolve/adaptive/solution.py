@@ -32,6 +32,7 @@ from odesolve.kernels.control import (
     STEPS,
     T,
 )
+from odesolve.words import fits_as
 
 NAMES = {
     OK: "ok",
@@ -89,6 +90,7 @@ class Solution:
         return all(w in ("ok", "event") for w in words)
 
     @torch.no_grad()
+    @fits_as("solution.diagnosis")
     def diagnosis(self, i: int = 0) -> Diagnosis:
         """Why sample i failed; print it. Calls f a dozen times at the last state.
 
@@ -109,6 +111,7 @@ class Solution:
         return diagnose(d.drift, d.results, i, words[i], d.tolerances, limit)
 
     @torch.no_grad()
+    @fits_as("solution.at")
     def at(self, t: float | Sequence[float] | Tensor) -> Any:
         """The states at a time (B, ...), at times (n,), or at times (n, B) of each sample (n, B, ...); needs dense=True.
 
@@ -119,6 +122,7 @@ class Solution:
         return self._dense_at(t, slopes=False)
 
     @torch.no_grad()
+    @fits_as("solution.slope_at")
     def slope_at(self, t: float | Sequence[float] | Tensor) -> Any:
         """dy/dt of what ``at`` gives, which is the polynomials' and not quite f; times, form and errors as for ``at``."""
         return self._dense_at(t, slopes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -9,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -37,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # a reader that left is met here, not while Python ends
-    except KeyboardInterrupt:
-        return _ended("interrupted", 130)
+    except KeyboardInterrupt as e:
+        return _ended(f"interrupted{e}", 130)
     except BrokenPipeError:
         return _ended(None, 141)
     except Exception as e:
@@ -65,8 +67,21 @@ def _run(argv: Sequence[str] | None) -> int:
     given = parse(argv)
     try:
         return given.run(given) or 0
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_going_on(given)) from None
     except SystemExit as e:
         raise OdesolveError(f"the network ended the program, exit code {e.code}: let it return a tensor") from e
+
+
+def _going_on(given: argparse.Namespace) -> str:
+    """How what was interrupted goes on, "" where nothing of it is kept."""
+    out = getattr(given, "out", None)
+    job = given.command == "loglik" and out and not File(out).suffix
+    if job or getattr(given, "n", None) is not None:
+        return f": the same command goes on with the job in {out} where it stopped"
+    if (given.command == "profile" and out) or (given.command == "loglik" and out and out.endswith(".npz")):
+        return f": the same command with --resume goes on from {out}"
+    return ""
 
 
 def _told(e: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from odesolve.cli.names import names_command
 from odesolve.cli.typed import COUNT, ID, LEVELS, NUMBER, POSITIVE, SEED, Parser, beside, counts, labels
 from odesolve.cli.wiring import check_command
 from odesolve.errors import OdesolveError, unknown
-from odesolve.keywords import WORDS
 from odesolve.profile.result import METRICS
+from odesolve.words import WORDS
 
 # What functions take, where a command has another word for it.
 OPTIONS = {"noise": "shape", "scale": "guidance"}
@@ -37,8 +38,11 @@ def _unknown_option(command: str, typed: str, known: Sequence[str]) -> OdesolveE
     """The error for an option that no command has, with the one that other programs' word for it stands for."""
     what = f"argument of odesolve {command}"
     word = typed.split("=")[0].lstrip("-").replace("-", "_")
-    places = [place for place, _ in WORDS.get(word.lower(), ()) if place]
-    meant = [f"--{OPTIONS.get(place, place)}" for place in places]
+    advice = [text for place, text in WORDS.get(word.lower(), ()) if place]
+    names = [
+        found[1] for text in advice if (found := re.search(r"(\w+)=", text))
+    ]  # the argument that it speaks of first
+    meant = [f"--{OPTIONS.get(name, name)}" for name in names]
     option = next((option for option in meant if option in known), None)
     if option is None:
         return unknown(what, typed, known)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from odesolve.errors import OdesolveError
+from odesolve.errors import OdesolveError, unknown
 from odesolve.files import short
 from odesolve.jobs.asked import IDS
 from odesolve.keys import SEEDS
@@ -20,6 +20,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "command" if action.metavar == "COMMAND" else f"value of {'/'.join(action.option_strings)}"
+            self.error(str(unknown(kind, value, list(action.choices))))
 
     def error(self, message: str) -> NoReturn:
         """Raise OdesolveError with where to read on."""

@@ -7,12 +7,13 @@ wait for somebody (a FIFO, a device), and nothing is believed before it is check
 from odesolve.files.arrays import read_npy, read_npz, read_tensors
 from odesolve.files.contents import MARK, contents, door_of_text, regular, text_of
 from odesolve.files.door import Door, one_line, short
-from odesolve.files.schema import Finite, Name, Number, Real, Size, Text, parsed, shaped, uncollected
+from odesolve.files.schema import Finite, Measure, Name, Number, Real, Size, Text, parsed, shaped, uncollected
 
 __all__ = [
     "MARK",
     "Door",
     "Finite",
+    "Measure",
     "Name",
     "Number",
     "Real",

@@ -21,6 +21,9 @@ EXACT = 2**53  # whole numbers up to here are floats too
 
 Finite = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Number = Annotated[int, Meta(ge=-EXACT, le=EXACT)] | Finite  # finite; whole numbers stay whole
+Measure = (
+    Annotated[int, Meta(ge=0, le=EXACT)] | Annotated[float, Meta(ge=0.0, le=LARGEST)]
+)  # of what cannot be negative
 Real = Annotated[int, Meta(ge=-EXACT, le=EXACT)] | float  # or infinite, or NaN
 Size = Annotated[int, Meta(ge=0, le=EXACT)]
 Text = Annotated[str, Meta(min_length=1)]
@@ -31,6 +34,8 @@ _MESSAGE = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key` in `)?\$(?P<where>.*
 _WORDS = {
     f"float >= {-LARGEST!r}": "a finite number",
     f"float <= {LARGEST!r}": "a finite number",
+    "float >= 0.0": "a number of at least 0",
+    "int >= 0": "a number of at least 0",
     f"int >= {-EXACT}": "a whole number from -2^53",
     f"int <= {EXACT}": "a whole number up to 2^53",
     "object": "names with values",

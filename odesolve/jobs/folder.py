@@ -22,6 +22,7 @@ from odesolve.jobs.manifest import read_manifest
 from odesolve.jobs.same import check_same
 from odesolve.keys import fresh_seed
 from odesolve.progress import Bar
+from odesolve.words import fits, fits_as
 
 MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
 EACH = 1000  # shards in one folder
@@ -29,6 +30,7 @@ NAME = re.compile(r"([0-9]{7})-([0-9a-f]{16})\.(npz|safetensors)")
 MOST = 10**7  # shards that a name can number; the byte after them guards the manifest
 
 
+@fits
 class Job:
     """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob`` has written so far.
 
@@ -120,6 +122,7 @@ class Job:
                 if os.stat(path).st_size != self._size(len(self.ids(k))):
                     raise self._corrupt(File(path))
 
+    @fits_as("job.verify")
     def verify(self, progress: bool | None = None) -> list[File]:
         """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
         moved, there = [], [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
@@ -137,6 +140,7 @@ class Job:
         names = (f"{path.stem}.{i}{path.suffix}" for i in range(MOST))
         return next(p for p in (self.root / ASIDE / name for name in names) if not p.exists())
 
+    @fits_as("job.read")
     def read(self, k: int) -> Arrays:
         """The arrays of shard k, if their hash is right and they are those of the manifest. Raises OdesolveError otherwise."""
         there = self._named(k)
@@ -161,6 +165,7 @@ class Job:
             if arrays[name].shape != expected or arrays[name].dtype != dtype:
                 raise door.refuse(f"{name} is {short(arrays[name])}: expected {dtype} of shape {expected}")
 
+    @fits_as("job.column")
     def column(self, k: int, name: str) -> np.ndarray:
         """One array of shard k, as far as it can be read."""
         return column(self._named(k)[0], self.format, name)
@@ -169,6 +174,7 @@ class Job:
         for k in self.found():
             yield self.ids(k), self.read(k)
 
+    @fits_as("job.load")
     def load(self, first: int | None = None, stop: int | None = None) -> Arrays:
         """The arrays of ids from ``first`` up to ``stop``, by default all, in order; only the shards that are needed are read."""
         a = self.first if first is None else first

@@ -8,11 +8,29 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from odesolve.files import Door, Name, Size, Text, contents, parsed, shaped
+from odesolve.files import Door, Name, Number, Size, Text, contents, parsed, shaped, short
+from odesolve.grids import MAX_STEPS
 
 IDS, LARGEST = 2**32, 2**40  # ids of a seed; numbers in a file
 Count = Annotated[int, Meta(ge=1, le=IDS)]
 Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"]
+
+
+class Settings(Struct):
+    """What a job was asked for, as far as it is read or shown; there may be more."""
+
+    solver: Text | None = None
+    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] | None = None
+    grid: Text | None = None
+    plan: Text | None = None
+    seed: int | None = None
+    batch: Count | None = None
+    levels: Annotated[int, Meta(ge=2, le=LARGEST)] | None = None
+    draws: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
+    low: Number | None = None
+    high: Number | None = None
+    dtype: Text | None = None
+    executor: dict[str, Any] | None = None
 
 
 class Manifest(Struct):
@@ -24,7 +42,7 @@ class Manifest(Struct):
     shard: Count
     format: Literal["npz", "safetensors"]
     arrays: Annotated[dict[Name, tuple[Dtype, tuple[Size, ...]]], Meta(min_length=1)]
-    settings: dict[str, Any]
+    settings: Settings
     meaning: str | None = None
     statuses: tuple[str, ...] = ()
     made_with: dict[str, str] = field(default_factory=dict)
@@ -38,6 +56,8 @@ def read_manifest(path: File) -> dict[str, Any]:
     door = Door(str(path), "is no manifest of a job", "give another folder")
     facts = parsed(contents(path, door), door, finite=False)
     held = shaped(facts, Manifest, door)
+    if held.settings.seed is not None and not 0 <= held.settings.seed < 2**64:
+        raise door.refuse(f"settings.seed is {short(held.settings.seed)}: expected a whole number from 0 to 2^64 - 1")
     if held.first + held.n > IDS:
         raise door.refuse(f"first is {held.first} and n {held.n}: expected ids below 2^32")
     for name, (_, shape) in held.arrays.items():

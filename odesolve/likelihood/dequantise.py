@@ -20,6 +20,7 @@ from odesolve.likelihood.result import LogProb, check_width
 from odesolve.log_prob import log_prob
 from odesolve.noise import DEQUANTISE
 from odesolve.watched import unwatched
+from odesolve.words import fits
 
 MOST = 2**24  # levels that float32 tells apart
 Noise = str | Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -55,6 +56,7 @@ class LogisticNoise(nn.Module):
         return torch.sigmoid(a), log_q.flatten(1).sum(1)
 
 
+@fits
 @unwatched
 def dequantise(
     x: Tensor,

@@ -15,6 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.given import real, whole
 from odesolve.likelihood.reach import reach as reach_of
 from odesolve.meant import count, meant, number
+from odesolve.words import fits_as
 
 UNSOLVED = (
     "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and "
@@ -127,6 +128,7 @@ class LogProb:
             return self.stderr
         return torch.hypot(self.stderr, self.solver_error)
 
+    @fits_as("lp.interval")
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Bounds (B,) that hold the log-density with this probability.
 

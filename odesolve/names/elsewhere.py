@@ -21,9 +21,31 @@ BY_TOLERANCE = {
 SAME = {"rk45": "dopri5", "ode45": "dopri5", "rk23": "bosh3", "ode23": "bosh3"}
 OF_SDES = ("milstein", "srid2", "euler_heun", "srk", "reversible_heun", "log_ode")
 
+# Words for several solvers, or for one whose name here they do not say.
+MEANT = {
+    "edm": "'heun_edm', or 'heun_churn' with its noise",
+    "edm_sampler": "'heun_edm', or 'heun_churn' with its noise",
+    "stochastic_edm": "'heun_churn'",
+    "ancestral": "'ddim(eta=1)', which is Euler a, 'dpm2_ancestral' or 'dpmpp_2s_ancestral'",
+    "ancestral_sampling": "'ddpm'",
+    "ancestral_sampler": "'ddpm'",
+    "ddpm_ancestral": "'ddpm'",
+    "pc": "'predictor_corrector'",
+    "pc_sampler": "'predictor_corrector'",
+    "reverse_diffusion": "'euler_maruyama', or 'predictor_corrector' with Langevin's steps between",
+    "reverse_sde": "'euler_maruyama', 'stochastic_heun', 'sra1' or 'shark'",
+    "langevin": "'annealed_langevin'",
+    "ald": "'annealed_langevin'",
+    "ode": "'ddim' or 'dpmpp_2m', or ode.solve(model, x, t=...) for steps by a tolerance",
+    "probability_flow": "'ddim' or 'dpmpp_2m', or ode.solve(model, x, t=...) for steps by a tolerance",
+    "sde": "'euler_maruyama', 'stochastic_heun' or 'dpmpp_2m_sde'",
+}
+
 
 def refuse_elsewhere(name: str) -> None:
     """Raise OdesolveError, with what to type, for a solver of ``ode.solve`` or ``ode.solve_sde`` in the place of a sampler."""
+    if plain(name) in MEANT:
+        raise OdesolveError(f"unknown solver {name!r}: give {MEANT[plain(name)]}")
     solver = BY_TOLERANCE.get(plain(name))
     if solver is not None:
         raise OdesolveError(

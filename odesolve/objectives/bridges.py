@@ -18,7 +18,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.keywords import door
-from odesolve.meant import meant, number
+from odesolve.meant import meant, number, takes
 from odesolve.models import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
@@ -31,6 +31,7 @@ ENDS = ("data", "source")
 MARGIN = 1e-3  # of the times at both ends, where the slope of the noise is infinite
 
 
+@meant(value=takes("u"), slope=takes("u"))
 @dataclass(frozen=True)
 class Gamma:
     """Deviation of the noise at shares u of the way from data (0) to source (1), and its slope; ``steep``: infinite at ends."""
@@ -237,6 +238,7 @@ class BridgeMatching(Interpolant):
         return self.sigma * (torch.sqrt((1 - u) / u) if self.towards == "data" else -torch.sqrt(u / (1 - u)))
 
 
+@meant(sigma=takes("t", instead=(int, float, Tensor)))
 def sde(
     model: Model,
     sigma: float | Callable[[Tensor], Tensor],

@@ -15,7 +15,7 @@ from odesolve.errors import OdesolveError
 from odesolve.forward import pushed
 from odesolve.grids import Karras, inside
 from odesolve.keywords import door
-from odesolve.meant import count, meant, number, text
+from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
@@ -25,10 +25,12 @@ from odesolve.objectives.weights import function
 from odesolve.paths import EDM
 from odesolve.sample import sample
 from odesolve.start import Noise
+from odesolve.words import fits
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
+@fits
 def squared(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of each sample, (B,)."""
     return (a - b).square().flatten(1).mean(1)
@@ -46,12 +48,14 @@ def pseudo_huber(c: float | None = None) -> Distance:
     return distance
 
 
+@fits
 def progressive(k: int, total: int, first: int = 2, last: int = 150) -> int:
     """Points N of the grid in iteration k of ``total`` (Song et al. 2023, appendix C)."""
     share = k / total * ((last + 1) ** 2 - first**2) + first**2
     return math.ceil(math.sqrt(share) - 1) + 1
 
 
+@fits
 def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
     """Points N of the grid in iteration k of ``total``: steps double from first to last (Song and Dhariwal 2024, section 3.4)."""
     each = max(1, math.floor(total / (math.log2(last // first) + 1)))
@@ -64,6 +68,7 @@ def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tenso
     return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
 
 
+@fits
 def inverse_gap(r: Tensor, t: Tensor) -> Tensor:
     """The weight 1 / (t - r) of a step (Song and Dhariwal 2024, section 3.1)."""
     return 1 / (t - r)
@@ -156,7 +161,15 @@ class ConsistencyTraining:
         rho: exponent of the grid.
     """
 
-    @door("ConsistencyTraining", points=count(2), rho=number(above=0.0))
+    @door(
+        "ConsistencyTraining",
+        points=count(2),
+        rho=number(above=0.0),
+        target=takes("x", "t"),
+        distance=takes("a", "b"),
+        weight=takes("r", "t"),
+        chances=takes("times"),
+    )
     def __init__(
         self,
         consistency: Consistency,
@@ -271,7 +284,7 @@ class ContinuousConsistency:
         weight: a function of times (B,); by default 1.
     """
 
-    @door("ContinuousConsistency")
+    @door("ContinuousConsistency", weight=takes("t"))
     def __init__(
         self,
         consistency: Consistency,

@@ -16,10 +16,12 @@ from odesolve.errors import OdesolveError
 from odesolve.meant import count, meant, number
 from odesolve.objectives.draws import check_data
 from odesolve.objectives.named import built
+from odesolve.words import fits
 
 LOOK = 10  # iterations between two looks at the marginals, each of which waits for the device
 
 
+@fits
 class Independent:
     """A random order: pairs of two sets that came in an order of their own are independent afterwards.
 
@@ -33,6 +35,7 @@ class Independent:
         return noise[torch.randperm(len(noise), generator=generator, device=device).to(noise.device)]
 
 
+@fits
 class OptimalTransport:
     """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR; Pooladian et al. 2023).
 
@@ -85,9 +88,11 @@ class Sinkhorn:
         return noise[_drawn(torch.softmax(plan, 1), generator).to(noise.device)]
 
 
+@fits
 def named(coupling: Any) -> Any:
     """The coupling that an objective goes by: what it was given, or one by its name, as in "sinkhorn(reg=0.1)"; None for none."""
-    return None if coupling is None else built("coupling", coupling, NAMED, "one of odesolve.objectives.couplings")
+    instead, takes = "one of odesolve.objectives.couplings", ("x", "noise", "generator")
+    return None if coupling is None else built("coupling", coupling, NAMED, instead, takes)
 
 
 NAMED: dict[str, type] = {
@@ -98,6 +103,7 @@ NAMED: dict[str, type] = {
 }
 
 
+@fits
 def sinkhorn_plan(
     cost: Tensor,
     reg: float,
@@ -142,6 +148,7 @@ def sinkhorn_plan(
     return kernel + f[:, None] + g
 
 
+@fits
 def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances (n, m), float64, of samples x (n, ...) and y (m, ...)."""
     x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))

@@ -16,6 +16,7 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import normal
 from odesolve.keys import Ids, fresh_seed, keys_of
 from odesolve.keywords import door
+from odesolve.meant import takes
 from odesolve.noise import START, STEPS
 from odesolve.objectives.draws import check_data, column, keys_for
 from odesolve.objectives.matching import Terms
@@ -54,7 +55,7 @@ class DiffFlow:
     Raises OdesolveError for times that do not rise, and a g or std that is not above 0.
     """
 
-    @door("DiffFlow")
+    @door("DiffFlow", drift=takes("x", "t"), score=takes("x", "t"), g=takes("t", instead=(int, float, Tensor)))
     def __init__(
         self,
         drift: Net,

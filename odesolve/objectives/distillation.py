@@ -13,7 +13,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import Grid, make
 from odesolve.keywords import door
 from odesolve.labels import rule_of
-from odesolve.meant import count, meant, number, text
+from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import check_data, checked_times, column, normal_for
@@ -172,7 +172,7 @@ class Stage:
     times: tuple[float, ...]
 
 
-@meant(steps=count(), rounds=count())
+@meant(steps=count(), rounds=count(), fit=takes("teacher", "times"))
 def halve(
     teacher: Model,
     times: str | Grid | Sequence[float] | Tensor,

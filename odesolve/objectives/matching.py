@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import short
 from odesolve.keywords import door
 from odesolve.models import Model
 from odesolve.objectives import couplings
@@ -66,6 +67,10 @@ class Matching:
         self.model, self.weight, self.importance = model, weighed(weight), importance
         self.coupling = couplings.named(coupling)
         self.times = laws.named(times, laws.default(model.path, model.predicts))
+        if importance and not hasattr(self.times, "density"):
+            raise OdesolveError(
+                f"importance=True divides by the density of times, and {short(times)} has none: give a law with density(t, path)"
+            )
 
     def __call__(
         self,

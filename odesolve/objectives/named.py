@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError, folded, nearest, unknown
 from odesolve.labels import parts
 
 
-def built(argument: str, given: Any, known: Mapping[str, type], instead: str) -> Any:
+def built(argument: str, given: Any, known: Mapping[str, type], instead: str, takes: tuple[str, ...]) -> Any:
     """What is given as an argument: an object that can be called, or its name with options in brackets.
 
-    ``instead`` says what else to give. Raises OdesolveError for unknown names and options, and for what cannot be called.
+    ``instead`` says what else to give, ``takes`` what it is called with. Raises OdesolveError for unknown names and options, and
+    for what cannot be called so.
     """
     if isinstance(given, str):
         return made(argument, given, known)
@@ -21,6 +23,7 @@ def built(argument: str, given: Any, known: Mapping[str, type], instead: str) ->
         raise OdesolveError(f"{argument} is the class {given.__name__}: give an object of it, {given.__name__}(...)")
     if not callable(given):
         raise OdesolveError(f"{argument} is {given!r}: give a name such as {next(iter(known))!r}, or {instead}")
+    check_call(given, argument, *takes)
     return given
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.meant import count, meant, samples
+from odesolve.meant import count, meant, samples, takes
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
 from odesolve.objectives.draws import column
@@ -173,7 +173,7 @@ class Round:
     noise: Tensor = field(repr=False)
 
 
-@meant(rounds=count(), steps=count())
+@meant(rounds=count(), steps=count(), fit=takes("model", "data", "noise"), noise=takes("round", instead=Tensor))
 def reflow(
     model: Model,
     fit: Callable[[Model, Tensor, Tensor], Model],

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from odesolve.equation_solvers import sde_solver
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.meant import count, meant, number, text
+from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives.bridges import check_end, sde
 from odesolve.sde import solve_sde
+from odesolve.words import fits
 
 Carry = Callable[[Tensor], Tensor]
 
@@ -43,6 +44,7 @@ class Round:
         return self.states[0 if self.towards == "data" else -1]
 
 
+@meant(fit=takes("x", "source", "towards"), rounds=count(0))
 def imf(
     fit: Callable[[Tensor, Tensor, str], Carry], x: Tensor, source: Tensor, rounds: int, towards: str = "data"
 ) -> Iterator[Round]:
@@ -71,6 +73,7 @@ def imf(
     )
 
 
+@meant(fit=takes("states", "towards"), reference=takes("x"), rounds=count(0))
 def ipf(
     fit: Callable[[Tensor, str], Carry], reference: Carry, x: Tensor, source: Tensor, rounds: int
 ) -> Iterator[Round]:
@@ -135,6 +138,7 @@ def carried(
     return carry
 
 
+@meant(mean=takes("x", "k"))
 def chain(
     mean: Callable[[Tensor, int], Tensor], start: Tensor, variances: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -147,6 +151,7 @@ def chain(
     return torch.stack(states)
 
 
+@meant(mean=takes("x", "k"))
 def mean_matching(states: Tensor, mean: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:
     """Inputs and targets (K, B, ...) of the means of the reversed chain, in its order (De Bortoli et al. 2021, mean matching).
 
@@ -159,6 +164,7 @@ def mean_matching(states: Tensor, mean: Callable[[Tensor, int], Tensor]) -> tupl
     return torch.stack(inputs), torch.stack(targets)
 
 
+@fits
 def entropic_covariance(cov: Tensor, source_cov: Tensor, sigma: float) -> Tensor:
     """Cov[x, y] (D, D) of the Schroedinger bridge of diffusion sigma between two Gaussians of these covariances (D, D).
 
@@ -174,6 +180,7 @@ def entropic_covariance(cov: Tensor, source_cov: Tensor, sigma: float) -> Tensor
     return 0.5 * (root @ middle @ inverse - sigma**2 * torch.eye(len(a), dtype=torch.float64, device=cov.device))
 
 
+@fits
 class GaussianBridge:
     """The mixture of Brownian bridges between two Gaussians that go together with a covariance, in closed form.
 

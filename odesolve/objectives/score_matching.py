@@ -27,6 +27,7 @@ from odesolve.objectives.draws import check_data, checked_times, column, keys_fo
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
+from odesolve.words import fits
 
 Score = Callable[..., Tensor]
 
@@ -219,6 +220,7 @@ class DenoisingScoreMatching(ScoreMatching):
         return _half_square(at.field(at.x) + at.noise / column(at.sigma, at.x))
 
 
+@fits
 class Energy(nn.Module):
     """-grad E as a network; see ``energy``."""
 
@@ -244,6 +246,7 @@ class Energy(nn.Module):
         return -gradient
 
 
+@fits
 def energy(of: Callable[..., Tensor]) -> Energy:
     """The score -grad E of a density exp(-E) / Z, as a module that trains; Z is never needed.
 
@@ -285,6 +288,7 @@ class Levels(laws.Law):
         return torch.full_like(t.double(), 1 / len(self.ratios))
 
 
+@fits
 def ncsn(model: Model, levels: Levels) -> Matching:
     """NCSN's loss: the mean over levels of sigma^2 times denoising score matching (Song and Ermon 2019, eqs. 5 and 6).
 

@@ -20,6 +20,7 @@ from odesolve.files import Door, shaped, short
 from odesolve.meant import count, meant, number
 from odesolve.objectives.named import built
 from odesolve.paths import Path
+from odesolve.words import fits
 
 BINS, HISTORY = 64, 10
 _DOOR = Door("this", "is no state of a law of times", "give what importance.state_dict() returned")
@@ -276,9 +277,14 @@ class Importance:
         return p[place] * len(p) / _length(path)
 
 
+@fits
 def named(times: Any, default: Law) -> Any:
     """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)" too, or the default."""
-    return default if times is None else built("times", times, NAMED, "a law of odesolve.objectives.times")
+    return (
+        default
+        if times is None
+        else built("times", times, NAMED, "a law of odesolve.objectives.times", ("n", "path", "generator"))
+    )
 
 
 NAMED: dict[str, type] = {

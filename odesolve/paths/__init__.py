@@ -10,6 +10,7 @@ from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
 from odesolve.paths.words import no_path, unknown_grid
+from odesolve.words import fits
 
 __all__ = [
     "EDM",
@@ -37,6 +38,7 @@ _KINDS: dict[str, type[Path]] = {c.__name__: c for c in (VP, Cosine, VE, SubVP, 
 _DOOR = Door("this", "describes no path", "give what path.spec() returned")
 
 
+@fits
 def from_spec(spec: dict) -> Path:
     """The path that ``path.spec()`` describes; tables other than the presets cannot be rebuilt from their digest.
 

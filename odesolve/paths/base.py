@@ -13,6 +13,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, unknown
 from odesolve.given import real, row
 from odesolve.meant import meant
+from odesolve.words import fits_as
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
@@ -151,16 +152,19 @@ class Path:
         """Number of discrete training times (they lie at i / training_steps), or None for continuous time."""
         return None
 
+    @fits_as("path.flipped")
     def flipped(self) -> Path:
         """The same path with time reversed: noise at 0 and data at ``t_max``, as flow-matching papers write it."""
         return Flipped(self)
 
+    @fits_as("path.points")
     def points(self, times) -> list[Point]:
         """The path at each of the given times, in float64 on the host."""
         t = row("times", times, "times (n,)")
         columns = (t, self.alpha(t), self.sigma(t), self.dalpha(t), self.dsigma(t), self.lam(t))
         return [Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)]
 
+    @fits_as("path.point")
     def point(self, t: float) -> Point:
         """The path at one time."""
         return self.points([t])[0]
@@ -194,6 +198,7 @@ class Path:
             return torch.where(steep, zero, da), torch.where(steep, one, ds), torch.where(steep, zero, one)
         raise unknown("prediction", prediction, PREDICTIONS)
 
+    @fits_as("path.convert")
     def convert(self, t: Time, given: str, want: str, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
         """(k_x, k_F) with ``want`` = k_x * x + k_F * F for a network output F that predicts ``given``.
 
@@ -280,6 +285,7 @@ class Flipped(Path):
     def t_of_lam(self, lam: Time) -> Tensor:
         return self.base.t_max - self.base.t_of_lam(lam)
 
+    @fits_as("path.flipped")
     def flipped(self) -> Path:
         return self.base
 

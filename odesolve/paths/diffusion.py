@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from odesolve.paths.base import Path, Time, as_time, check_numbers, require
+from odesolve.words import fits
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class _LinearBeta(Path):
         return -0.5 * self.beta(t)
 
 
+@fits
 @dataclass(frozen=True)
 class VP(_LinearBeta):
     """Variance-preserving path with linear beta (Song et al. 2021, eq. 11 and appendix C)."""
@@ -68,6 +70,7 @@ class VP(_LinearBeta):
         return self._t_of_B(softplus(-2 * as_time(lam), threshold=1e9))
 
 
+@fits
 @dataclass(frozen=True)
 class SubVP(_LinearBeta):
     """Sub-VP path: its standard deviation (not its variance) is 1 - exp(-B) (Song et al. 2021, eq. 29)."""
@@ -90,6 +93,7 @@ class SubVP(_LinearBeta):
         return self._t_of_B(2 * torch.asinh(0.5 * torch.exp(-as_time(lam))))
 
 
+@fits
 @dataclass(frozen=True)
 class Cosine(Path):
     """Cosine path normalised so that alpha(0) = 1 exactly (Nichol and Dhariwal 2021, eq. 17)."""
@@ -142,6 +146,7 @@ class Cosine(Path):
         return torch.where(lam < 0, near_noise, near_data)
 
 
+@fits
 @dataclass(frozen=True)
 class VE(Path):
     """Variance-exploding path with a geometric sigma; sigma(0) = sigma_min, not 0 (Song et al. 2021, eq. 9)."""
@@ -179,6 +184,7 @@ class VE(Path):
         return (-as_time(lam) - math.log(self.sigma_min)) / self._rate
 
 
+@fits
 @dataclass(frozen=True)
 class EDM(Path):
     """EDM path: alpha = 1 and time is the noise level, t = sigma from 0 to ``sigma_max`` (Karras et al. 2022)."""

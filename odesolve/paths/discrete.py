@@ -12,10 +12,12 @@ from torch import Tensor
 
 from odesolve.given import real, row
 from odesolve.paths.base import Path, Time, as_time, require
+from odesolve.words import fits, fits_as
 
 LOWEST = 2.0**-24
 
 
+@fits
 @dataclass(frozen=True, init=False)
 class Discrete(Path):
     """A variance-preserving path through a table of N cumulative products, alpha_i^2 = ``alphas_cumprod[i-1]``.
@@ -51,6 +53,7 @@ class Discrete(Path):
         object.__setattr__(self, "label", label)
 
     @classmethod
+    @fits_as("Discrete.from_betas")
     def from_betas(cls, betas: Sequence[float] | Tensor, label: str = "table") -> Discrete:
         """The path of per-step noise rates beta_1..beta_N (log1p keeps the small ones exact)."""
         b = row("betas", betas, "the N betas of the training, (N,)")
@@ -61,11 +64,13 @@ class Discrete(Path):
         return path
 
     @classmethod
+    @fits_as("Discrete.ddpm")
     def ddpm(cls) -> Discrete:
         """DDPM's table: beta linear from 1e-4 to 0.02 in 1000 steps (Ho et al. 2020)."""
         return cls.from_betas(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), "ddpm")
 
     @classmethod
+    @fits_as("Discrete.stable_diffusion")
     def stable_diffusion(cls) -> Discrete:
         """Stable Diffusion's table: sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) in 1000 steps."""
         root = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from odesolve.paths.base import Path, Time, as_time, check_numbers, require
+from odesolve.words import fits
 
 
+@fits
 @dataclass(frozen=True)
 class Linear(Path):
     """Straight path alpha = 1 - t, sigma = s + (1 - s) t with s = ``sigma_min`` (Lipman et al. 2023, eq. 20)."""
@@ -48,6 +50,7 @@ class Linear(Path):
         return torch.where(lam > 0, near_data, near_noise)
 
 
+@fits
 @dataclass(frozen=True)
 class Trig(Path):
     """Trigonometric path alpha = cos(pi t/2), sigma = sin(pi t/2) (Albergo and Vanden-Eijnden 2023)."""

@@ -18,9 +18,10 @@ from msgspec.structs import asdict, astuple
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.files import MARK, Door, Number, Size, Text, contents, parsed, shaped, uncollected
+from odesolve.files import MARK, Door, Measure, Number, Size, Text, contents, parsed, shaped, uncollected
 from odesolve.labels import parse_grid, solver_label
 from odesolve.profile.reference import EXACT, Certificate
+from odesolve.words import fits_as
 
 METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")
 FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver
@@ -136,6 +137,7 @@ class Profile:
         known = {"median": self.certificate.median, "worst": self.certificate.worst}
         return FLOOR * known.get(metric, self.certificate.rms)
 
+    @fits_as("profile.best")
     def best(self, nfe: int, metric: str = "median") -> Row:
         """The most accurate row within ``nfe`` evaluations; below the floor the cheapest counts as the best.
 
@@ -143,6 +145,7 @@ class Profile:
         """
         return self.ranked(nfe, metric)[0]
 
+    @fits_as("profile.ranked")
     def ranked(self, nfe: int, metric: str = "median") -> list[Row]:
         """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if there are none."""
         fits = [r for r in self.good if r.calls <= nfe]
@@ -153,6 +156,7 @@ class Profile:
         floor = self.floor(metric)
         return sorted(fits, key=lambda r: (max(r.error(metric), floor), r.calls, r.rest_seconds or 0.0))
 
+    @fits_as("profile.front")
     def front(self, metric: str = "median") -> list[Row]:
         """The Pareto front, ascending in evaluations: rows that no cheaper row beats."""
         out: list[Row] = []
@@ -161,6 +165,7 @@ class Profile:
                 out.append(row)
         return out
 
+    @fits_as("profile.lines")
     def lines(self, metric: str = "median") -> dict[str, list[Row]]:
         """For every solver with its options the rows on its best grid, ascending in evaluations, the best solver first.
 
@@ -179,18 +184,21 @@ class Profile:
         total = sum(r.network_seconds + r.rest_seconds for r in timed)  # type: ignore[operator]
         return sum(r.rest_seconds for r in timed) / total if total else None  # type: ignore[misc]
 
+    @fits_as("profile.table")
     def table(self, limit: int | None = None, metric: str = "median") -> str:
         """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks the Pareto front."""
         from odesolve.profile import report
 
         return report.text(self, limit, metric)
 
+    @fits_as("profile.advice")
     def advice(self, metric: str = "median") -> str:
         """In words: what to use at each budget, by how much it is better, and where the time goes."""
         from odesolve.profile import report
 
         return report.advice(self, metric)
 
+    @fits_as("profile.plot")
     def plot(self, path: str | File, metric: str = "median") -> None:
         """Write a work-precision plot as PNG, SVG or PDF. Raises ImportError if matplotlib is missing."""
         from odesolve.profile import plotting
@@ -200,6 +208,7 @@ class Profile:
     def __str__(self) -> str:
         return f"{self.table(limit=5)}\n\n{self.advice()}"
 
+    @fits_as("profile.to_csv")
     def to_csv(self, path: str | File) -> None:
         """Write the rows as CSV, one column a field."""
         names = [f.name for f in dataclasses.fields(Row)]
@@ -210,6 +219,7 @@ class Profile:
                 values = {**vars(row), "options": json.dumps(row.options), "flags": " ".join(row.flags)}
                 writer.writerow([values[n] for n in names])
 
+    @fits_as("profile.to_json")
     def to_json(self, path: str | File | None = None) -> str:
         """The profile as JSON text (without tensors), also written to ``path`` if one is given."""
         body = {"version": VERSION, "problem": self.problem, "certificate": vars(self.certificate)}
@@ -239,9 +249,9 @@ class _Part(Struct, forbid_unknown_fields=True):
 
 
 class _Certificate(_Part):
-    rms: Number
-    median: Number
-    worst: Number
+    rms: Measure
+    median: Measure
+    worst: Measure
     calls: Size
     agreed: bool
     how: str
@@ -256,15 +266,15 @@ class _Row(_Part):
     message: str = ""
     steps: Size = 0
     calls: Size = 0
-    counted: Number = 0
-    rmse: Number | None = None
-    trimmed: Number | None = None
-    median: Number | None = None
-    worst: Number | None = None
-    sliced: Number | None = None
-    frechet: Number | None = None
-    network_seconds: Number | None = None
-    rest_seconds: Number | None = None
+    counted: Measure = 0
+    rmse: Measure | None = None
+    trimmed: Measure | None = None
+    median: Measure | None = None
+    worst: Measure | None = None
+    sliced: Measure | None = None
+    frechet: Measure | None = None
+    network_seconds: Measure | None = None
+    rest_seconds: Measure | None = None
     order: Number | None = None
     flags: tuple[Literal["reference", "dtype", "plateau"], ...] = ()
 
@@ -276,18 +286,18 @@ class _Parallel(_Part):
     batch: Size
     calls: Size
     rounds: Size
-    evaluations: Number
-    seconds: Number
-    loop_seconds: Number
-    difference: Number
-    rows: Number
+    evaluations: Measure
+    seconds: Measure
+    loop_seconds: Measure
+    difference: Measure
+    rows: Measure
 
 
 class _File(_Part):
     version: Literal[1]
     problem: dict[str, Any]
     certificate: _Certificate
-    rounding: Number | None
+    rounding: Measure | None
     rows: tuple[_Row, ...]
     parallel: tuple[_Parallel, ...] = ()
 

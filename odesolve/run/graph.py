@@ -15,10 +15,12 @@ from odesolve.lower import Call, Program
 from odesolve.run.loop import Network
 from odesolve.run.loop import run as run_loop
 from odesolve.run.table import Layout, Table, table_of, unfit
+from odesolve.words import fits
 
 KEPT = 16  # programs whose tables are kept on the host
 
 
+@fits
 class Graph:
     """An executor that captures one step, network included, as a CUDA graph, and replays it for every step of any plan.
 

@@ -21,6 +21,7 @@ from odesolve.plan_path import check_path
 from odesolve.recurrence import recurrence
 from odesolve.run.replay import Replay
 from odesolve.run.sweeps import Sweeps
+from odesolve.words import fits
 
 ACCELERATIONS = ("secant", "anderson", None)
 
@@ -40,6 +41,7 @@ class Report:
         return f"{self.rounds} rounds, {float(each.mean()):.1f} evaluations a sample (at most {int(each.max())})"
 
 
+@fits
 class Window:
     """An executor that solves any plan in a few rounds: ``ode.sample(model, noise, executor=ode.Window())``.
 

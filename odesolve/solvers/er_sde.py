@@ -13,7 +13,7 @@ from odesolve.instructions import Linear
 from odesolve.paths import Point
 from odesolve.solvers.generator import moment_weights, singular
 from odesolve.solvers.registry import solver
-from odesolve.solvers.stochastic import Node, Split, fresh_noise, split_row
+from odesolve.solvers.stochastic import Node, Split, fresh_noise, split_row, towards_data
 from odesolve.solvers.writer import Writer
 
 Scaling = str | Callable[[float], float]
@@ -55,6 +55,7 @@ def _moments(s: Point, t: Point, ratio: Callable[[float], float], count: int) ->
 
 
 def _er_sde(w: Writer, order: int, scaling: Scaling, published: bool, s_noise: float) -> None:
+    towards_data(w)
     ratio = _ratio(scaling)
     x, nodes, exact = w.start, [], s_noise == 1.0
     for s, t in w.steps:

@@ -14,7 +14,7 @@ from odesolve.solvers.writer import Writer
 
 Node = tuple[Point, Linear]
 
-NONE_TO_REPLACE = "take a solver that draws none, such as 'ddim', towards the noise end, and shares of 0 to 1 elsewhere"
+NONE_TO_REPLACE = "take a solver that draws none, such as 'ddim', or shares of 0 to 1"
 
 
 def fresh_noise(
@@ -24,6 +24,8 @@ def fresh_noise(
 
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
+    if share < 0.0 and t.lam < s.lam:
+        raise _towards_noise(w, s)
     if not 0.0 <= share <= 1.0:
         given = f"a step from t={s.t:.4g} to t={t.t:.4g} would replace {share:.3g} of its noise"
         raise PlanError(f"{w.solver}: {given}: {NONE_TO_REPLACE}")
@@ -35,9 +37,14 @@ def towards_data(w: Writer) -> None:
     """Raise PlanError unless every step lowers the noise: there is no reverse SDE to follow the other way."""
     for s, t in w.steps:
         if not s.lam < t.lam:
-            raise PlanError(
-                f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not: give a grid that does"
-            )
+            raise _towards_noise(w, s)
+
+
+def _towards_noise(w: Writer, s: Point) -> PlanError:
+    return PlanError(
+        f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not: give a deterministic solver "
+        "such as 'ddim', or a grid that does"
+    )
 
 
 class Split(NamedTuple):

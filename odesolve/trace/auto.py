@@ -16,11 +16,13 @@ from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.pilot import Pilot
 from odesolve.trace.protocol import Probes
 from odesolve.trace.xtrace import Basis, XTraceProbes
+from odesolve.words import fits
 
 AFFORDABLE = 4  # numbers a product up to which the trace is exact
 PILOT = 1 << 32  # number of the first random vector of pilots, which no estimate uses
 
 
+@fits
 @dataclass(frozen=True)
 class Auto:
     """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``, whichever errs less here.

@@ -11,6 +11,7 @@ from odesolve.trace.hutchinson import Hutchinson
 from odesolve.trace.hutchpp import HutchPP
 from odesolve.trace.protocol import Estimator
 from odesolve.trace.xtrace import XTrace
+from odesolve.words import fits
 
 NAMES = {
     "auto": lambda products: Auto(products - products % 2) if products >= 4 else Hutchinson(products),
@@ -24,6 +25,7 @@ NAMES = {
 }
 
 
+@fits
 def named(name: str | Estimator, dim: int, products: int) -> Estimator:
     """The estimator of this name with at most this many Jacobian products an evaluation, for samples of ``dim`` numbers.
 

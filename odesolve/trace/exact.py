@@ -12,10 +12,12 @@ from odesolve.forward import own_error, pushed_many
 from odesolve.given import is_whole
 from odesolve.trace.linearised import Field, Linearised, check_shape
 from odesolve.watched import Watched
+from odesolve.words import fits
 
 MODES = ("auto", "reverse", "forward")
 
 
+@fits
 @dataclass(frozen=True)
 class Exact:
     """The trace itself, from D Jacobian products of unit vectors, ``block`` of them in one pass.

@@ -13,8 +13,10 @@ from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
+from odesolve.words import fits
 
 
+@fits
 @dataclass(frozen=True)
 class Fourier:
     """The mean of z^T J z over z = sqrt(2) s cos(w i) and sqrt(2) s sin(w i): random signs s_i, ``products`` / 2 frequencies w.

@@ -14,8 +14,10 @@ from odesolve.trace.draws import signs
 from odesolve.trace.exact import Exact
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
+from odesolve.words import fits
 
 
+@fits
 @dataclass(frozen=True)
 class HutchPP:
     """tr(Q^T J Q) + Hutchinson on the complement of Q, a third of the ``products`` each way (Meyer et al. 2021, algorithm 1).

@@ -15,10 +15,12 @@ from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
+from odesolve.words import fits
 
 SINGULAR = 1.5e-8  # relative diagonal from which on a triangle counts as singular; the root of float64's rounding
 
 
+@fits
 @dataclass(frozen=True)
 class XTrace:
     """The mean of k leave-one-out estimates, k half of the ``products`` (Epperly, Tropp and Webber 2024, sections 2.1, 2.3).

@@ -16,12 +16,14 @@ from odesolve.files import Door, parsed, regular, shaped
 from odesolve.jobs.files import cannot_write, write_whole
 from odesolve.paths import Path
 from odesolve.training.held import FORMAT, Header, differences, restored, unpacked
+from odesolve.words import fits
 
 PLAIN = (str, int, float, bool, type(None))
 HEADER, DEPTH = "odesolve", 6
 DOOR = Door("this", "is no checkpoint that can be read", "give a file that training.fit wrote")
 
 
+@fits
 class TorchRandom:
     """torch's own generators, CPU and GPUs, as a part of a checkpoint: what dropout draws from."""
 
@@ -37,6 +39,7 @@ class TorchRandom:
             torch.cuda.set_rng_state(held, k)
 
 
+@fits
 @dataclass(frozen=True)
 class Checkpoint:
     """What a file holds: ``step``, ``configuration`` and ``facts`` as they were saved, and the ``states`` of its parts."""

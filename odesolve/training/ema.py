@@ -17,6 +17,7 @@ from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
 from odesolve.given import real
 from odesolve.meant import meant, number
+from odesolve.words import fits
 
 Profile = Callable[[int], float]
 _DOOR = Door("this", "is no state of an average of this module", "give what ema.state_dict() returned")
@@ -84,6 +85,7 @@ class Power:
         return (1 - 1 / k) ** (self.gamma + 1)
 
 
+@fits
 class EMA:
     """A running average of a module's weights, updated after every step of an optimiser.
 

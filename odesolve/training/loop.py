@@ -19,7 +19,7 @@ from odesolve.errors import OdesolveError
 from odesolve.files import shaped, short
 from odesolve.given import named as file_name
 from odesolve.keywords import door
-from odesolve.meant import count, meant, number, one_of
+from odesolve.meant import count, meant, number, one_of, takes
 from odesolve.progress import Bar
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Batches, Cond, Stream, moved, source_of
@@ -63,7 +63,7 @@ class History:
         return float(self.losses[-max(1, round(share * len(self))) :].mean())
 
 
-@meant(steps=count(0))
+@meant(steps=count(0), then=takes("step"))
 def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | None = None) -> LambdaLR:
     """A schedule of learning rates: up in a straight line over so many steps, the last of which has the whole rate.
 
@@ -82,6 +82,8 @@ def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | Non
     warmup=count(0),
     batch=count(),
     clip=number(above=0.0),
+    schedule=takes("step"),
+    after=takes("step", "terms"),
 )
 def fit(
     objective: Callable[..., Any],

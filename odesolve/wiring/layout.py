@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def rows_of(data: Any, device: torch.device) -> Tensor:
     try:
         x = torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as e:
-        raise OdesolveError(f"data is {type(data).__name__}: give a tensor or array of samples, (N, ...)") from e
+        raise OdesolveError(f"data is {type(data).__name__}: {_to_type(data)}") from e
     if x.dim() < 2 or x.shape[0] < LEAST or x.numel() == 0:
         raise OdesolveError(f"data has shape {tuple(x.shape)}: give at least {LEAST} samples, as (N, ...)")
     if x.is_complex() or x.is_sparse or x.dtype == torch.bool:
@@ -32,6 +33,32 @@ def rows_of(data: Any, device: torch.device) -> Tensor:
     if float((x - x.mean(0)).abs().max()) == 0.0:
         raise OdesolveError("all samples of data are the same: give samples that differ, (N, ...)")
     return x
+
+
+def _to_type(data: Any) -> str:
+    """What to type for data in another form."""
+    if isinstance(data, (str, os.PathLike)):
+        how = f"give what the file holds, {_loaded(os.fspath(data))}"
+    elif isinstance(data, Mapping):
+        how = f"give the samples in it, such as data[{next(iter(data), 'x')!r}]"
+    elif isinstance(data, tuple) and len({getattr(part, "shape", None) for part in data}) > 1:
+        how = "give the samples in it, such as data[0]"
+    elif isinstance(data, (list, tuple)):
+        how = "give torch.stack([torch.as_tensor(x) for x in data])"
+    elif hasattr(data, "dataset") or (not hasattr(data, "__getitem__") and isinstance(data, Iterable)):
+        how = "give one batch of it, such as next(iter(data)), or next(iter(data))[0] where that holds labels too"
+    elif not isinstance(data, bytes) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        how = "give torch.stack([data[i] for i in range(256)]), or data[i][0] where a sample has a label too"
+    else:
+        how = "give a tensor or array of samples"
+    return f"{how}, (N, ...)"
+
+
+def _loaded(name: str) -> str:
+    """What reads a file of this name."""
+    if name.endswith((".npy", ".npz")):
+        return f"np.load({name!r})" + ("['x']" if name.endswith("z") else "")
+    return f"such as np.load({name!r}) or torch.load({name!r})"
 
 
 def device_of(model: Model, data: Any) -> torch.device:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from odesolve.models import Model
-from odesolve.paths import EDM, PREDICTIONS, VE, VP, Cosine, Discrete, Flipped, Linear, Path, SubVP, Trig
+from odesolve.paths import EDM, PREDICTIONS, VE, Discrete, Flipped, Path
+from odesolve.typed import KNOWN, Time, typed_reading
 
-Time = str | Callable[[Path, Tensor], Tensor]
 SCALES = (1.0, 1000.0)
 DEVIATIONS = (0.5, 1.0)
 HIGHEST = 1e4  # sigma/alpha, where a path has no signal left at its noise end
@@ -77,17 +77,7 @@ class Wiring:
 
     def arguments(self) -> list[str]:
         """The arguments as one types them, those that are defaults left out."""
-        flip = ".flipped()" if self.flipped else ""
-        out = [f"{typed_path(self.base)}{flip}", f'predicts="{self.predicts}"']
-        if self.time != _time_by_default(self):
-            out.append(f"time={typed_time(self.time)}")
-        if self.time_scale != 1.0 and self.time == "t":
-            out.append(f"time_scale={self.time_scale:g}")
-        if self.input_scale is not None and self.predicts != "edm":
-            out.append(f'input_scale="{self.input_scale}"')
-        if (self.predicts == "edm" or self.input_scale == "edm") and self.sigma_data != 0.5:
-            out.append(f"sigma_data={self.sigma_data:g}")
-        return out
+        return typed_reading(self.path, self.predicts, self.time, self.time_scale, self.input_scale, self.sigma_data)
 
     def differs(self, other: Wiring) -> list[str]:
         """Which of path, direction, prediction, time, input and sign are not the other's."""
@@ -116,31 +106,6 @@ class Negated:
         return -self.net(*args, **kwargs)
 
 
-def _time_by_default(wiring: Wiring) -> str:
-    if wiring.predicts == "edm":
-        return "c_noise"
-    return "index" if wiring.path.training_steps is not None else "t"
-
-
-def typed_path(path: Path) -> str:
-    """A path as one types it, parameters that are defaults left out."""
-    if isinstance(path, Discrete):
-        presets = {"ddpm": "ddpm()", "stable_diffusion": "stable_diffusion()"}
-        return f"ode.paths.Discrete{'.' + presets[path.label] if path.label in presets else '(alphas_cumprod)'}"
-    told = {k: v for k, v in path.spec().items() if k != "name"}
-    kind = type(path).__name__
-    usual = _PARAMETERS.get(kind)
-    if usual is None:
-        return repr(path)
-    inside = ", ".join(f"{k}={v:g}" for k, v in told.items() if v != usual.get(k))
-    return f"ode.paths.{kind}({inside})"
-
-
-def typed_time(time: Time) -> str:
-    """A rule for the network's time as one types it."""
-    return f'"{time}"' if isinstance(time, str) else getattr(time, "__name__", "your function")
-
-
 def cosine_table() -> Discrete:
     """The table of 1000 steps of improved DDPM (Nichol and Dhariwal 2021, eq. 17), no beta above 0.999."""
 
@@ -151,14 +116,10 @@ def cosine_table() -> Discrete:
     return Discrete.from_betas(betas, "cosine")
 
 
-_KNOWN = (VP(), Linear(), EDM(), Cosine(), Trig(), VE(), SubVP())
-_PARAMETERS = {type(p).__name__: p.spec() for p in _KNOWN}
-
-
 def known_paths(declared: Path) -> list[Path]:
     """Paths to try, data at t = 0: the declared one, those of the library, and the tables that most networks were trained on."""
     own = declared.base if isinstance(declared, Flipped) else declared
-    others = [*_KNOWN, Discrete.ddpm(), Discrete.stable_diffusion(), cosine_table()]
+    others = [*KNOWN, Discrete.ddpm(), Discrete.stable_diffusion(), cosine_table()]
     return [own, *(p for p in others if p != own)]
 
 

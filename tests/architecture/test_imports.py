@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Every part of the library that others build on, with all that it may import of ours; errors may be imported by anyone.
+# Every part of the library that others build on, with all that it may import of ours; anyone may import errors and words.
 MAY_IMPORT = {
     "errors": set(),
     "given": set(),
-    # What can be meant by an argument, and by its name.
-    "meant": {"given", "kernels", "progress"},
+    # What can be meant by an argument, and by its name: words of other programs, checks, both at the door of a function.
+    "words": set(),
+    "meant": {"convention", "given", "kernels", "progress"},
     "keywords": {"meant"},
     "noise": set(),
     "kernels": set(),
@@ -70,7 +71,8 @@ MAY_IMPORT = {
     "settling": {"conditions", "scales"},
     "transforms": {"given", "kernels", "scales", "watched"},
     "conditions": set(),
-    "grids": {"given", "meant", "paths"},
+    "snapping": {"paths"},
+    "grids": {"given", "meant", "paths", "snapping"},
     "solvers": {"given", "instructions", "meant", "noise", "paths", "plan", "schemes", "tableaus"},
     # What samplers and schedules are called elsewhere.
     "names": {"grids", "paths", "solvers"},
@@ -95,6 +97,9 @@ MAY_IMPORT = {
     # How a network is to be read (Reading, Guidance) is what a model makes and lowering takes.
     "predictions": {"callee", "paths", "program", "scales"},
     "model_arguments": {"given", "paths"},
+    # How a network is read, as one types it.
+    "typed": {"paths"},
+    "model_text": {"predictions", "scales", "typed"},
     "models": {
         "callee",
         "conditions",
@@ -106,11 +111,13 @@ MAY_IMPORT = {
         "lower",
         "meant",
         "model_arguments",
+        "model_text",
         "paths",
         "predictions",
         "scales",
         "settling",
         "transforms",
+        "typed",
         "watched",
     },
     # Any linear plan as one recurrence, for windows.
@@ -168,7 +175,7 @@ def test_arrows(file):
     part = part_of(file)
     if part not in MAY_IMPORT:
         return
-    allowed = MAY_IMPORT[part] | {part, "errors"}
+    allowed = MAY_IMPORT[part] | {part, "errors", "words"}
     for other, for_types in imports(file):
         assert other in allowed or (for_types and (part, other) in FOR_TYPES), f"{part} must not import {other}"
 

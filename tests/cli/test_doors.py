@@ -230,7 +230,7 @@ EMPTY = [
     (("names", ""), "label"),
     (("job", ""), "folder"),
     ((), "COMMAND"),
-    (("",), "COMMAND"),
+    (("",), "command"),
     (("sample", NET, *SHAPE), "--out"),
     (("plan",), "SOLVER"),
     (("sample", NET, *OUT), "--shape"),

@@ -3,7 +3,7 @@
 import pytest
 
 from odesolve import cli
-from odesolve.cli import commands
+from odesolve.cli import arguments, commands
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,47 @@ def test_every_command_has_help(capsys, command):
     text = capsys.readouterr().out
     assert f"usage: odesolve {command}" in text
     assert "--json" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sampl"], "unknown command 'sampl': did you mean 'sample'?"),
+        (["profiel"], "unknown command 'profiel': did you mean 'profile'?"),
+        (["likelihood"], "unknown command 'likelihood': choose from check, job, loglik"),
+        (["profile", "--metric", "medain"], "unknown value of --metric 'medain': did you mean 'median'?"),
+        (["--print-completion", "bassh"], "unknown value of --print-completion 'bassh': did you mean 'bash'?"),
+    ],
+)
+def test_slips_of_commands_and_choices(capsys, words, said):
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (
+            ["sample", "--out", "digits", "--n", "64"],
+            ": the same command goes on with the job in digits where it stopped",
+        ),
+        (["loglik", "--out", "values"], ": the same command goes on with the job in values where it stopped"),
+        (["loglik", "--out", "values.npz"], ": the same command with --resume goes on from values.npz"),
+        (["profile", "--out", "found"], ": the same command with --resume goes on from found"),
+        (["sample", "--out", "x.npz"], ""),
+        (["loglik", "--out", "values.csv"], ""),
+        (["loglik"], ""),
+        (["profile"], ""),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, words, goes_on):
+    def interrupted(given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, f"{words[0]}_command", interrupted, raising=False)
+    monkeypatch.setattr(arguments, "loglik_command", interrupted)
+    assert cli.main(words) == 130
+    assert capsys.readouterr().err == f"odesolve: interrupted{goes_on}\n"
 
 
 def test_ctrl_c_is_no_traceback(capsys, monkeypatch):

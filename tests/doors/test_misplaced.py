@@ -136,7 +136,7 @@ def test_solvers_whose_clock_is_infinite_at_the_noise(solver):
 
 @pytest.mark.parametrize("solver", ["Euler a", "DPM++ 2M SDE Karras"])
 def test_solvers_that_draw_do_not_encode(solver):
-    with pytest.raises(ode.OdesolveError, match="take a solver that draws none, such as 'ddim'"):
+    with pytest.raises(ode.OdesolveError, match="give a deterministic solver such as 'ddim'"):
         ode.invert(MODEL, Z, solver, 4)
     assert ode.invert(MODEL, Z, "ddim", 4).shape == Z.shape
 

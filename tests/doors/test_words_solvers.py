@@ -189,11 +189,10 @@ def test_every_door_has_the_same_near_matches(which, tmp_path):
         call()
 
 
-def test_doors_without_a_grid_say_to_give_it_apart():
-    for door in (ode_sampler, ode.Parareal(coarse="ddim").__class__):
-        with pytest.raises(OdesolveError, match="give solver='dpmpp_2m' and grid='karras' apart"):
-            door(KARRAS) if door is ode_sampler else door(coarse=KARRAS)
+def test_doors_with_times_of_their_own_take_the_solver():
+    assert ode_sampler(KARRAS).__name__ == "sample_ode_dpmpp_2m"
     assert ode_sampler("DPM++ 2M SDE").__name__ == "sample_ode_dpmpp_2m_sde"
+    assert ode.Parareal(coarse=KARRAS).coarse == KARRAS
 
 
 @pytest.mark.parametrize("label", ["DPM++ 2M Karras", "Euler a", "dpmpp_2m_sde_gpu"])

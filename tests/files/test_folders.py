@@ -88,6 +88,32 @@ def manifests(body):
     yield from other_bytes(text.encode())
 
 
+SETTINGS = {
+    "steps": [[], {}, "3", 0, -1, 1.5, True, 2**63, 10**6, 10**400],
+    "solver": [[], {}, "", 3, True, 2**63],
+    "grid": [[], {}, "", 3, True],
+    "plan": [[], {}, "", 3],
+    "seed": [[], {}, "3", -1, 2**64, 1.5, True, 10**400],
+    "batch": [[], {}, "3", 0, -1, 1.5, 2**63],
+    "executor": [[], "graph", 3],
+}
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_settings(job, key):
+    file = job.root / "job.json"
+    body = json.loads(file.read_text())
+
+    def read(given):
+        file.write_text(given)
+        Job(job.root)
+
+    cases = [(f"{v}", {**body, "settings": {**body["settings"], key: v}}, f"settings.{key}") for v in SETTINGS[key]]
+    all_refused(read, dumped(cases), least=3)
+    file.write_text(json.dumps(body))
+    assert Job(job.root).settings == body["settings"]
+
+
 def test_manifests(job, capsys):
     """By the library, by the same job again, and by ``--verify``, with every file where it was."""
     file = job.root / "job.json"

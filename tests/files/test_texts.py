@@ -203,6 +203,34 @@ PROFILE_FIELDS = {
 }
 
 
+MEASURES = (
+    "rmse",
+    "trimmed",
+    "median",
+    "worst",
+    "sliced",
+    "frechet",
+    "counted",
+    "calls",
+    "network_seconds",
+    "rest_seconds",
+)
+
+
+@pytest.mark.parametrize("key", MEASURES)
+def test_errors_counts_and_seconds_are_not_negative(key):
+    body = json.loads(profile().to_json())
+    for wrong in (-1, -0.5, -1e-300):
+        body["rows"][0][key] = wrong
+        with pytest.raises(ode.OdesolveError, match=rf"rows\[0\]\.{key} is -.*expected a"):
+            Profile.from_json(json.dumps(body))
+    for name in ("rms", "median", "worst", "calls"):
+        body = json.loads(profile().to_json())
+        body["certificate"][name] = -1
+        with pytest.raises(ode.OdesolveError, match=rf"certificate\.{name} is -1: expected a"):
+            Profile.from_json(json.dumps(body))
+
+
 def test_profiles(tmp_path):
     """As text, and as the file that a measurement goes on with."""
     text = profile().to_json()

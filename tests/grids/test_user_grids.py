@@ -63,7 +63,7 @@ def test_bad_lists(values, what):
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "10", 10**6])
 def test_bad_numbers_of_steps(steps):
-    with pytest.raises(OdesolveError, match=r"steps=.*: give a whole number"):
+    with pytest.raises(OdesolveError, match=r"steps=.*: (give a whole number|a plan holds a row .*: give fewer)"):
         grids.make(grids.named("uniform"), paths.VP(), steps)
 
 

@@ -307,8 +307,8 @@ def test_carried_goes_the_way_of_the_path():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: next(imf(None, normal(3, 1), normal(4, 1), 1)), "give pairs"),
-        (lambda: imf(None, normal(3, 1), normal(3, 1), 1, towards="dat"), "did you mean 'data'"),
+        (lambda: next(imf(lambda x, source, end: None, normal(3, 1), normal(4, 1), 1)), "give pairs"),
+        (lambda: imf(lambda x, source, end: None, normal(3, 1), normal(3, 1), 1, towards="dat"), "did you mean 'data'"),
         (lambda: carried(ode.Model(lambda x, t: x, ode.paths.Linear(), "velocity"), 1.0, "up"), "unknown towards"),
         (lambda: entropic_covariance(torch.zeros(2, 2), torch.eye(2), 1.0), "not positive definite"),
         (lambda: GaussianBridge(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2), 1.0), "cov has shape"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, warn
 from odesolve.given import refuse_loose
+from odesolve.integrations.diffusers.config import READ
+from odesolve.words import refuse_others, takes_of
 
 # Keys that say which solver the config's own class is, with the values that say nothing.
 OVERRIDDEN: dict[str, Any] = {
@@ -26,6 +29,25 @@ OVERRIDDEN: dict[str, Any] = {
     "disable_corrector": [],
     "predict_x0": True,
 }
+
+
+@functools.cache
+def _keys_of_diffusers() -> frozenset[str]:
+    """Every key that a scheduler of diffusers has in its config."""
+    classes = [getattr(diffusers.schedulers, name) for name in dir(diffusers.schedulers) if name.endswith("Scheduler")]
+    return frozenset(key for cls in classes for key in takes_of(cls.__init__))
+
+
+def strange(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a config that no scheduler has, neither ours nor one of diffusers."""
+    left = {k: v for k, v in config.items() if k not in READ and k not in OVERRIDDEN and not k.startswith("_")}
+    return {k: v for k, v in left.items() if k not in _keys_of_diffusers()} if left else left
+
+
+def refuse_strange(given: Mapping[str, Any]) -> None:
+    """Raise OdesolveError for a keyword of ``OdesolveScheduler`` that is no key of any scheduler's config."""
+    if nobodys := strange(given):
+        refuse_others("OdesolveScheduler", READ | OVERRIDDEN.keys(), nobodys)
 
 
 def warn_of_overridden(config: Mapping[str, Any], solver: str) -> None:
@@ -47,6 +69,15 @@ def check_timesteps(times: np.ndarray, steps: int) -> None:
         raise OdesolveError(
             f"timesteps go from {times.max():g} to {times.min():g}, and the network was trained on {steps - 1} to 0: give times "
             "of the training"
+        )
+
+
+def check_whole(given: np.ndarray, told: np.ndarray) -> None:
+    """Raise OdesolveError for timesteps that a network would be told as others: not whole where they are to be."""
+    if (given != told).any():
+        raise OdesolveError(
+            f"timesteps hold {float(given[given != told][0]):g}, and whole ones are told: give whole numbers, or "
+            "OdesolveScheduler(..., exact_timesteps=True)"
         )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import diffusers
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.labels import GRIDS, grid_label, parse_label
+from odesolve.names.levels import KINDS
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,14 @@ def kind_of_levels(grid: str | None, config: Mapping[str, Any]) -> str | None:
     if len(chosen) > 1:
         raise OdesolveError(f"the config asks for {' and '.join(chosen)} noise levels at once: give grid= one of them")
     return chosen[0] if chosen else None
+
+
+def spacing_named(solver: str) -> str | None:
+    """How a solver's label says that noise levels are spaced, as ``grid`` does; None where it says nothing."""
+    rule = parse_label(solver).grid
+    if rule is None:
+        return None
+    return next((kind for kind in ("normal", *KINDS) if GRIDS.get(kind) == rule), None) or grid_label(rule)
 
 
 def source_of(config: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from odesolve.integrations.diffusers.recorded import BESIDE, Recorded, axis_of, 
 from odesolve.integrations.diffusers.scheduler import OdesolveScheduler
 from odesolve.integrations.diffusers.trained import Trained
 from odesolve.models import Model
+from odesolve.words import fits
 
 
 class PipelineNetwork(nn.Module):
@@ -45,6 +46,7 @@ class PipelineNetwork(nn.Module):
         return value
 
 
+@fits
 def from_pipeline(pipe: Any, *, network: nn.Module | None = None, clip: bool = False, **call: Any) -> Model:
     """A model of a diffusers pipeline's network, with the conditions and guidance of ``pipe(**call)``.
 
@@ -103,6 +105,7 @@ def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
     return {"time": time}
 
 
+@fits
 def load_pipeline(
     folder: str, device: str | None = None, call: Iterable[tuple[str, Any]] = ()
 ) -> tuple[Model, tuple[int, ...]]:

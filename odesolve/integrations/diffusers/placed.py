@@ -10,8 +10,8 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.given import real, row, whole
-from odesolve.integrations.diffusers.checks import check_timesteps
+from odesolve.given import real, row
+from odesolve.integrations.diffusers.checks import check_timesteps, check_whole
 from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
 from odesolve.integrations.diffusers.trained import Trained, alphas_cumprod
 from odesolve.labels import parse_grid
@@ -50,14 +50,14 @@ def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[flo
     ends = "sigmas" in arrays and len(arrays["sigmas"]) > 1 and arrays["sigmas"][-1] == 0.0
     counts = {k: len(v) - (k == "sigmas" and ends) for k, v in arrays.items()}
     if n is not None:
-        counts["num_inference_steps"] = whole("num_inference_steps", n, 1, grids.MAX_STEPS)
+        counts["num_inference_steps"] = grids.count(n, "num_inference_steps")
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
         raise OdesolveError(
             f"the number of steps is not clear from {told}: give num_inference_steps, timesteps or sigmas"
         )
     steps = next(iter(counts.values()))
-    steps = whole("num_inference_steps", steps, 1, grids.MAX_STEPS)
+    steps = grids.count(steps, "num_inference_steps")
     mu = None if mu is None else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
     return Asked(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
 
@@ -130,7 +130,10 @@ def _table(
     final = config.get("final_sigmas_type") or convention.final
     if final == "alpha":
         final = "zero" if config.get("set_alpha_to_one", True) else "sigma_min"
-    return Placed(_ended(levels, table[0] if final == "sigma_min" else 0.0), _told(at, convention, config, kind))
+    told = _told(at, convention, config, kind)
+    if kind is None and what.timesteps is not None:
+        check_whole(at, told)
+    return Placed(_ended(levels, table[0] if final == "sigma_min" else 0.0), told)
 
 
 def _clipped(trained: Trained, config: Mapping[str, Any]) -> int:
@@ -181,7 +184,10 @@ def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], k
         levels = np.concatenate([[1 - NUDGE], levels[1:]])
     times = what.timesteps if what.timesteps is not None else trained.time(levels)
     if convention.rounds == "all" and not config.get("exact_timesteps"):
-        times = np.floor(times)
+        cut = np.floor(times)
+        if what.timesteps is not None:
+            check_whole(times, cut)
+        times = cut
     return Placed(np.append(levels, 0.0), times)
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import Number, Text, shaped
-from odesolve.integrations.diffusers.checks import warn_of_overridden
+from odesolve.integrations.diffusers.checks import refuse_strange, strange, warn_of_overridden
 from odesolve.integrations.diffusers.config import SAVED, check_config
-from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of
+from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of, spacing_named
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.noising import Noising
 from odesolve.integrations.diffusers.placed import Asked, asked, placed
@@ -24,10 +24,11 @@ from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
 from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
-from odesolve.labels import parse_grid, parse_solver
+from odesolve.labels import parse_grid, parse_label
 from odesolve.meant import meant
 from odesolve.names import levels as kinds
 from odesolve.solvers import REGISTRY
+from odesolve.words import fits
 
 KEPT_SCHEDULES = 64
 Steps = Annotated[int, Meta(ge=1, le=10**6)]
@@ -41,12 +42,13 @@ class _State(Struct):
     device: Text
 
 
+@fits
 class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
 
     Args:
-        solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)"; None for the sampler that the config's own
-            class is.
+        solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)", or of another program, whose schedule is the
+            grid then, such as "DPM++ 2M Karras"; None for the sampler that the config's own class is.
         grid: "karras", "exponential", "beta", "lu", "normal" (training times), or the label of a grid of ours, such as
             "vp_time(3,merged)"; None for what the config says.
         like: the diffusers class whose habits are followed in placing and rounding times; None for the class that a user of
@@ -71,6 +73,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         source: str | None = None,
         **config: Any,
     ):
+        refuse_strange(config)
         body = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
         config = {k: v for k, v in config.items() if not k.startswith("beta_") or v is not None}
         given = {**body, "prediction_type": "epsilon", "steps_offset": 0, **config}
@@ -96,6 +99,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         c = self._read = self.config
         check_config(c)
         self._schedules: dict[tuple, Schedule] = {}
+        self._grid = c["grid"] if c["grid"] is not None or c["solver"] is None else spacing_named(c["solver"])
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
         self._takes_eta = name == "ddim" and "eta" not in options
@@ -127,8 +131,18 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         body = {k: v for k, v in config.items() if not k.startswith("_")}
         if source and source != cls.__name__:
             body["source"] = source
-        out = cls(**{**body, **keys})
+        refuse_strange(keys)
+        out = cls.__new__(cls)
+        out._on({**body, **keys})
         return (out, {}) if return_unused_kwargs else out
+
+    def _on(self, config: Mapping[str, Any]) -> None:
+        """Begin with a config that was saved or is another's, where entries that no scheduler reads are kept as they are."""
+        unread = strange(config)
+        self.__init__(**{k: v for k, v in config.items() if k not in unread})
+        if unread:
+            self.register_to_config(**unread)
+            self._read = self.config
 
     @meant()
     def set_timesteps(
@@ -160,7 +174,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         key = what.key()
         chosen = self._schedules.get(key)
         if chosen is None:
-            found = placed(self.trained, self.convention, self.config, what)
+            found = placed(self.trained, self.convention, {**self.config, "grid": self._grid}, what)
             chosen = schedule(
                 self.trained, self.convention, self._choice(what.n), found, self.config["exact_timesteps"]
             )
@@ -191,7 +205,12 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
                 raise OdesolveError(f"{c['source']} goes from data to noise: use ode.invert on ode.from_pipeline(pipe)")
             name, options = named.solver, dict(named.options)
         else:
-            name, options = parse_solver(c["solver"])
+            label = parse_label(c["solver"], steps)
+            if label.reverse:
+                raise OdesolveError(
+                    f"solver {c['solver']!r} goes from data to noise: use ode.invert on ode.from_pipeline(pipe)"
+                )
+            name, options = label.solver, dict(label.options)
         takes = REGISTRY.find(name).options
         if "start" in takes:  # a loop driven from outside has one call a step of these, from any step on
             options.setdefault("start", "ramp")
@@ -281,6 +300,6 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return {"config": dict(self.config), "state": state}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(**{k: v for k, v in saved["config"].items() if not k.startswith("_")})
+        self._on({k: v for k, v in saved["config"].items() if not k.startswith("_")})
         if saved["state"] is not None:
             self.load_state_dict(saved["state"])

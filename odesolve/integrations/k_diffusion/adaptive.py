@@ -24,6 +24,7 @@ from odesolve.models import Model
 from odesolve.progress import Bar
 from odesolve.steady import Steady, budget, warn_of_training
 from odesolve.watched import unwatched
+from odesolve.words import fits
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
 SCALES, COEFFICIENTS = ("rtol", "atol", "eta", "s_noise"), ("pcoeff", "icoeff", "dcoeff")
@@ -55,6 +56,7 @@ class Control:
         return accepted
 
 
+@fits
 @unwatched
 @torch.no_grad()
 def sample_dpm_adaptive(

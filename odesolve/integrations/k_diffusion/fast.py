@@ -17,8 +17,10 @@ from odesolve.solvers import Writer
 from odesolve.solvers.dpm_solver import second_order_step, third_order_step
 from odesolve.solvers.generator import noise_of, noise_row
 from odesolve.solvers.stochastic import eta_split, towards_data
+from odesolve.words import fits
 
 
+@fits
 def sample_dpm_fast(
     model, x, sigma_min, sigma_max, n, extra_args=None, callback=None, disable=None, eta=0.0, s_noise=1.0,
     noise_sampler=None,

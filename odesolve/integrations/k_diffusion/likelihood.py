@@ -13,8 +13,10 @@ from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.log_prob import log_prob
 from odesolve.models import Model
 from odesolve.trace import Estimator
+from odesolve.words import fits
 
 
+@fits
 def log_likelihood(
     model: Callable[..., Tensor],
     x: Tensor,

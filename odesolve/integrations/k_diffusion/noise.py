@@ -15,11 +15,13 @@ from odesolve.kernels.dispatch import normal
 from odesolve.kernels.philox import keys, signed
 from odesolve.keys import fresh_seed, keys_of
 from odesolve.noise import STEPS
+from odesolve.words import fits
 
 NoiseSampler = Callable[[Any, Any], Any]
 DEPTH: Final = 36  # levels of the path: the last steps of a thousand are 1e-7 of the range of sigma
 
 
+@fits
 def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
     """Independent noise of the shape of x at every call: torch.randn_like, or with a seed a function of seed, sample and call.
 
@@ -42,6 +44,7 @@ def drawn(x: Tensor, keys: Tensor, stream: int) -> Tensor:
     return out.to(x.dtype)
 
 
+@fits
 class BrownianTreeNoiseSampler:
     """Increments of one Brownian path a sample, in units of their deviation: steps of any size follow the same path.
 

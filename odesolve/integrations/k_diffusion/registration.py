@@ -10,11 +10,13 @@ from odesolve.errors import OdesolveError
 from odesolve.given import short
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.solvers import REGISTRY
+from odesolve.words import fits
 
 LISTS = ("KSAMPLER_NAMES", "SAMPLER_NAMES", "SAMPLERS")
 RECORD = "_odesolve_registered"
 
 
+@fits
 def register(
     host: Any,
     prefix: str = "ode_",
@@ -56,6 +58,7 @@ def register(
     return list(made)
 
 
+@fits
 def unregister(host: Any) -> None:
     """Take out what ``register`` put into a host, and put back what was there before."""
     record = vars(host).pop(RECORD, None)

@@ -63,8 +63,9 @@ from odesolve.integrations.k_diffusion.solvers import (
     sample_lms,
 )
 from odesolve.integrations.k_diffusion.utils import append_dims, append_zero
-from odesolve.labels import parse_solver
+from odesolve.labels import parse_label
 from odesolve.solvers import REGISTRY
+from odesolve.words import fits
 
 PREFIX = "sample_ode_"
 
@@ -115,11 +116,13 @@ __all__ = [
 ]
 
 
+@fits
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
     """The slope dx/dsigma = (x - denoised) / sigma of the probability flow; sigma is a number or (B,)."""
     return (x - denoised) / append_dims(sigma, x.dim())
 
 
+@fits
 def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tuple[Any, Any]:
     """(sigma_down, sigma_up): the level to step down to, and the noise that leads from it back up to ``sigma_to``."""
     if not eta:
@@ -129,6 +132,7 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
     return (sigma_to**2 - up**2) ** 0.5, up
 
 
+@fits
 @lru_cache(None)
 def ode_sampler(solver: str):
     """A solver, by any of its names, as a function of k-diffusion's form, ``sample_ode_<solver>``.
@@ -137,8 +141,8 @@ def ode_sampler(solver: str):
     in ComfyUI. Those that draw noise take ``noise_sampler``, and ``tree`` for noise of one Brownian path.
     Raises OdesolveError for a solver that is not there.
     """
-    name, written = parse_solver(solver)
-    entry = REGISTRY.find(name)
+    label = parse_label(solver)  # whose schedule yields to the levels that are always given here
+    entry, written = REGISTRY.find(label.solver), label.options
 
     def sample(model, x, sigmas, extra_args: Extra = None, callback: Callback | None = None, disable=None, **given):
         flow = given.pop("flow", None)

@@ -12,20 +12,24 @@ from torch import Tensor
 from odesolve.given import device_of, positive, real, whole
 from odesolve.integrations.k_diffusion.utils import append_zero
 from odesolve.names import levels
+from odesolve.words import fits
 
 Device = torch.device | str
 
 
+@fits
 def get_sigmas_karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0, device: Device = "cpu") -> Tensor:
     """sigma^(1/rho) uniform, (n + 1,) (Karras et al. 2022, eq. 5)."""
     return _finished(levels.karras(*_checked(n, sigma_min, sigma_max), positive("rho", rho, "7.0")), device)
 
 
+@fits
 def get_sigmas_exponential(n: int, sigma_min: float, sigma_max: float, device: Device = "cpu") -> Tensor:
     """Uniform in log sigma, (n + 1,)."""
     return get_sigmas_polyexponential(n, sigma_min, sigma_max, 1.0, device)
 
 
+@fits
 def get_sigmas_polyexponential(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, device: Device = "cpu"
 ) -> Tensor:
@@ -33,6 +37,7 @@ def get_sigmas_polyexponential(
     return _finished(levels.exponential(*_checked(n, sigma_min, sigma_max), positive("rho", rho, "1.0")), device)
 
 
+@fits
 def get_sigmas_vp(
     n: int, beta_d: float = 19.9, beta_min: float = 0.1, eps_s: float = 1e-3, device: Device = "cpu"
 ) -> Tensor:

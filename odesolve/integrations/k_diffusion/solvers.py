@@ -12,10 +12,12 @@ from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.solvers import Writer
 from odesolve.solvers.adams import adams
+from odesolve.words import fits
 
 INF = float("inf")
 
 
+@fits
 def sample_euler(
     model, x, sigmas, extra_args=None, callback=None, disable=None, s_churn=0.0, s_tmin=0.0, s_tmax=INF, s_noise=1.0,
     noise_sampler=None,
@@ -25,6 +27,7 @@ def sample_euler(
     return _churned("euler_churn", (model, x, sigmas, extra_args, callback, disable), noise_sampler, options)
 
 
+@fits
 def sample_heun(
     model, x, sigmas, extra_args=None, callback=None, disable=None, s_churn=0.0, s_tmin=0.0, s_tmax=INF, s_noise=1.0,
     noise_sampler=None,
@@ -34,6 +37,7 @@ def sample_heun(
     return _churned("heun_churn", (model, x, sigmas, extra_args, callback, disable), noise_sampler, options)
 
 
+@fits
 def sample_dpm_2(
     model, x, sigmas, extra_args=None, callback=None, disable=None, s_churn=0.0, s_tmin=0.0, s_tmax=INF, s_noise=1.0,
     noise_sampler=None,
@@ -51,6 +55,7 @@ def _churned(solver: str, call: tuple, noise_sampler: NoiseSampler | None, optio
     return solve(solver, *call, noise_sampler=noise_sampler, flow=is_flow(call[0]), **options)
 
 
+@fits
 def sample_euler_ancestral(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):
@@ -60,6 +65,7 @@ def sample_euler_ancestral(
     return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
+@fits
 def sample_dpm_2_ancestral(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):
@@ -69,6 +75,7 @@ def sample_dpm_2_ancestral(
     return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
+@fits
 def sample_dpmpp_2s_ancestral(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):
@@ -81,6 +88,7 @@ def sample_dpmpp_2s_ancestral(
     return solve(solver, *call, noise_sampler, flow, eta=eta, s_noise=s_noise)
 
 
+@fits
 def sample_lms(model, x, sigmas, extra_args=None, callback=None, disable=None, order=4):
     """Adams-Bashforth in sigma with exact weights for steps of any size, started with orders 1, 2, ..."""
     order = whole("order", order, 1)
@@ -91,11 +99,13 @@ def _lms(w: Writer, order: int) -> None:
     adams(w, order=order, clock="rho", start="ramp")
 
 
+@fits
 def sample_dpmpp_2m(model, x, sigmas, extra_args=None, callback=None, disable=None):
     """DPM-Solver++(2M) (Lu et al. 2022b, Algorithm 2)."""
     return solve("dpmpp_2m", model, x, sigmas, extra_args, callback, disable)
 
 
+@fits
 def sample_dpmpp_sde(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None, r=1 / 2
 ):
@@ -104,6 +114,7 @@ def sample_dpmpp_sde(
     return solve("dpmpp_sde", *call, eta=eta, s_noise=s_noise, r=r)
 
 
+@fits
 def sample_dpmpp_2m_sde(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None,
     solver_type="midpoint",
@@ -115,6 +126,7 @@ def sample_dpmpp_2m_sde(
     return solve("dpmpp_2m_sde", *call, eta=eta, s_noise=s_noise, second=solver_type)
 
 
+@fits
 def sample_dpmpp_3m_sde(
     model, x, sigmas, extra_args=None, callback=None, disable=None, eta=1.0, s_noise=1.0, noise_sampler=None
 ):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.words import fits
 
 
 def append_dims(x: Tensor, target_dims: int) -> Tensor:
@@ -16,6 +17,7 @@ def append_dims(x: Tensor, target_dims: int) -> Tensor:
     return x.reshape(*x.shape, *[1] * missing)
 
 
+@fits
 def append_zero(x: Tensor) -> Tensor:
     """A list of noise levels (n,) with the data end after it, (n + 1,)."""
     return torch.cat([x, x.new_zeros(1)])

@@ -11,8 +11,10 @@ from torch import Tensor
 from odesolve.adjoint.held import holding
 from odesolve.integrations.torchdiffeq.event_time import with_event_time
 from odesolve.integrations.torchdiffeq.odeint import odeint
+from odesolve.words import fits
 
 
+@fits
 @holding
 def odeint_event(
     func: Callable[[Tensor, Any], Any],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from odesolve.errors import unknown
+from odesolve.words import fits
 
 NOISES = ("diagonal", "scalar", "additive", "general")
 CALCULI = ("ito", "stratonovich")
 
 
+@fits
 class BaseSDE(nn.Module):
     """A module with ``noise_type`` ("diagonal", "scalar", "additive", "general") and ``sde_type`` ("ito", "stratonovich").
 
@@ -22,6 +24,7 @@ class BaseSDE(nn.Module):
         self.noise_type, self.sde_type = noise_type, sde_type
 
 
+@fits
 class SDEIto(BaseSDE):
     """An equation in Ito's calculus."""
 
@@ -29,6 +32,7 @@ class SDEIto(BaseSDE):
         super().__init__(noise_type, "ito")
 
 
+@fits
 class SDEStratonovich(BaseSDE):
     """An equation in Stratonovich's calculus."""
 

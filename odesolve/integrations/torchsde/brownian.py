@@ -19,6 +19,7 @@ from odesolve.levy import levy_area
 from odesolve.meant import meant, text
 from odesolve.noise import LEVY
 from odesolve.pairing import numbers, real_type
+from odesolve.words import fits
 
 AREAS = ("none", "space-time", "davie", "foster")
 FINEST = 32  # levels of the tree without a tolerance
@@ -28,6 +29,7 @@ MIX = 0x9E3779B97F4A7C15  # spreads two numbers over the streams of Levy areas
 Scalar = float | Tensor
 
 
+@fits
 class BaseBrownian:
     """What sdeint takes as a Brownian motion: called as bm(ta, tb), with a ``shape`` (B, m) and ``levy_area_approximation``."""
 
@@ -188,6 +190,7 @@ class _Shifted(BaseBrownian):
         return f"{type(self).__name__}(interval={self._interval})"
 
 
+@fits
 class BrownianPath(_Shifted):
     """A Brownian motion on [t0, t0 + 1] that begins at w0; ``window_size`` has no effect."""
 
@@ -195,6 +198,7 @@ class BrownianPath(_Shifted):
         super().__init__(w0, brownian_interval_like(w0, t0, t0 + 1))
 
 
+@fits
 class BrownianTree(_Shifted):
     """A Brownian motion on [t0, t1] from w0, to w1 where it is given; t1 is t0 + 1 by default.
 
@@ -218,6 +222,7 @@ class BrownianTree(_Shifted):
         super().__init__(w0, brownian_interval_like(w0, t0, end, entropy=entropy, tol=tol, W=known))
 
 
+@fits
 class ReverseBrownian(BaseBrownian):
     """A Brownian motion seen in -t: over [ta, tb] it has the increment of the other over [-tb, -ta]."""
 
@@ -236,6 +241,7 @@ class ReverseBrownian(BaseBrownian):
         return f"{type(self).__name__}(base_brownian={self.base_brownian})"
 
 
+@fits
 def brownian_interval_like(
     y: Tensor,
     t0: Scalar = 0.0,

@@ -15,11 +15,13 @@ from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
 from odesolve.steady import warn_of_training
 from odesolve.watched import explained, unwatched
+from odesolve.words import fits
 
 Scalar = float | Tensor
 Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for
 
 
+@fits
 @explained
 def sdeint(
     sde: Any,
@@ -73,6 +75,7 @@ def sdeint(
     return problem.answer(*problem.solve(), extra)
 
 
+@fits
 @unwatched
 @holding
 def sdeint_adjoint(
