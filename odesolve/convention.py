@@ -74,8 +74,11 @@ def path_first(fn: Any, what: str) -> None:
     check_order(fn, what, f"{what}(path, t)", {"path", "p"}, TIME)
 
 
-def check_call(fn: Any, what: str, *names: str) -> None:
-    """Raise OdesolveError for a function that cannot be called with so many arguments, or a class."""
+def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
+    """Raise OdesolveError for a function that cannot be called with so many arguments, or a class.
+
+    ``options`` are given to it as well, as far as it takes them.
+    """
     shown = f"{_word(what)}({', '.join(names)})"
     if isinstance(fn, type):
         raise OdesolveError(f"{what} is the class {fn.__name__}: give a function, called as {shown}")
@@ -84,7 +87,7 @@ def check_call(fn: Any, what: str, *names: str) -> None:
     except (TypeError, ValueError):  # of C, and others that do not say
         return
     try:
-        signature.bind(*names)
+        signature.bind(*names, **{k: v for k, v in options.items() if k in signature.parameters})
     except TypeError:
         name = getattr(fn, "__name__", type(fn).__name__)
         raise OdesolveError(f"{what} is {name}{signature}: give a function that is called as {shown}") from None

@@ -66,8 +66,8 @@ def unknown(
     ``also`` are further names that are understood but not listed; ``instead`` says where to look in the place of a list.
     """
     names = sorted(known)
-    close = nearest(given, [*names, *also]) if isinstance(given, str) else []
-    near = " or ".join(map(repr, close))
+    text = given.decode(errors="replace") if isinstance(given, bytes) else given
+    near = " or ".join(map(repr, nearest(text, [*names, *also]))) if isinstance(text, str) else ""
     listed = f"choose from {', '.join(names)}" if instead is None else instead
     return OdesolveError(f"unknown {kind} {short(given)}: {f'did you mean {near}?' if near else listed}")
 

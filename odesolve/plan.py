@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from odesolve import laws
-from odesolve.errors import PlanError
+from odesolve.errors import PlanError, short
 from odesolve.files import Door, Number, Text, parsed, shaped, uncollected
 from odesolve.instructions import (
     START,
@@ -213,7 +213,9 @@ def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
         except PlanError as e:
             if path is None or not spec or spec == json.dumps(path.spec(), separators=(",", ":")):
                 raise
-            raise PlanError(f"{e}: it was made for the path {spec}, give that one, not {path.spec()}") from e
+            raise PlanError(
+                f"{e}: it was made for the path {short(body.path)}, give that one, not {short(path.spec())}"
+            ) from e
     return plan
 
 

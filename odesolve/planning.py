@@ -75,7 +75,7 @@ def plan(
         afs, tree = options.pop("afs", afs), options.pop("tree", tree)
     named = {"afs": afs, "closed": closed, "reverse": reverse, "snap": snap, "tree": tree}
     flags = tuple(switch(name, on) for name, on in named.items())
-    entry = _entry(solver)
+    entry = _entry(solver, options)
     entry.check_options(options)
     rule = check_grid(rule_of("uniform" if grid is None else grid))
     chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
@@ -151,7 +151,7 @@ def _encoding_times(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
     return (path.t_min, *rest) if inside else tuple(rest)
 
 
-def _entry(solver: SolverLike) -> Solver:
+def _entry(solver: SolverLike, options: Mapping[str, object]) -> Solver:
     if isinstance(solver, str):
         return REGISTRY.find(solver)
     if isinstance(solver, Solver):
@@ -159,7 +159,7 @@ def _entry(solver: SolverLike) -> Solver:
     if isinstance(solver, Tableau):
         return _tableau_entry(solver)
     if callable(solver):
-        check_call(solver, "solver", "writer")
+        check_call(solver, "solver", "writer", **options)
         return Solver(getattr(solver, "__name__", "solver"), solver, 0, 0, "given by the user")
     raise OdesolveError(
         f"solver is {short(solver)}: give a name from ode.solvers(), a Tableau or a function of a Writer"
