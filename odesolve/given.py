@@ -54,7 +54,7 @@ def _tensor(given: Any) -> Tensor:
     return found if found.is_complex() else found.double()
 
 
-def whole(name: str, given: Any, least: int = 0, most: int | None = None) -> int:
+def whole(name: str, given: Any, least: int = 0, most: float | None = None) -> int:
     """A whole number in a range, of Python, numpy or torch. Raises OdesolveError for others, for True and False as well."""
     found = _index(given)
     if found is None or found < least:

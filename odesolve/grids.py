@@ -341,11 +341,11 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 
 def count(steps: object, name: str = "steps") -> int:
     """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for others."""
-    found = whole(name, steps, 1)
+    found = whole(name, steps, 1, math.inf)
     if found > MAX_STEPS:
         raise OdesolveError(
-            f"{name}={steps!r}: a plan holds a row of coefficients for each step, of at most {MAX_STEPS}: give fewer, or for a "
-            "longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
+            f"{name}={short(steps)}: a plan holds a row of coefficients for each step, of at most {MAX_STEPS}: give fewer, or "
+            "for a longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
         )
     return found
 
