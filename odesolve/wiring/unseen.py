@@ -19,6 +19,7 @@ from odesolve.wiring.readings import Wiring, answers, questions
 STEPS = 16
 NARROWEST, WIDEST = 0.1, 4.0  # deviations of samples that can be meant
 CLOUD = -0.1  # structure of a Gaussian cloud, by chance
+AS_WELL = 0.05  # excess of a reading that denoises as well as can be
 UNSURE = 2.0  # what one of excess costs beside one of structure
 
 
@@ -34,6 +35,11 @@ class Own:
     x: Tensor
     fit: Fit
     structure: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the samples have structure, which the reading that drew them denoises as well as can be."""
+        return self.structure < CLOUD and self.fit.excess < AS_WELL
 
     @property
     def cost(self) -> float:
@@ -62,7 +68,10 @@ def drawn(
         if tick is not None:
             tick()
     found.sort(key=lambda own: own.cost)
-    if found and found[0].structure > CLOUD:  # a linear network draws clouds in every reading: none is likelier
+    holds = any(
+        own.wiring == declared and own.holds for own in found
+    )  # as others may that draw other data: none is likelier
+    if holds or (found and found[0].structure > CLOUD):  # and a linear network draws clouds in every reading
         found.sort(key=lambda own: own.wiring != declared)
     return found, calls
 
