@@ -8,7 +8,6 @@ Writes a picture.
 """
 
 import argparse
-import itertools
 
 import torch
 from networks import MLP
@@ -40,14 +39,10 @@ def distilled(teacher: ode.Model, data, steps: int) -> Consistency:
 
 def trained(sigma_data: float, data, steps: int) -> Consistency:
     """From data alone, on a grid whose steps double from 10 to 160."""
-    net, count = MLP(), itertools.count()
+    net = MLP()
     model = Consistency(ode.Model(net, PATH, "edm", sigma_data=sigma_data))
-    objective = ConsistencyTraining(model, **HOW)
-
-    def growing(x, **given):
-        return objective(x, points=doubling(next(count), steps, last=160), **given)
-
-    train(growing, lambda g: data(256), net.parameters(), steps, 1e-3)
+    objective = ConsistencyTraining(model, lambda k: doubling(k, steps, last=160), **HOW)
+    train(objective, lambda g: data(256), net.parameters(), steps, 1e-3)
     return model
 
 

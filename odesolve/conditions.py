@@ -76,6 +76,11 @@ def sizes(conditions: Iterable[Cond]) -> list[tuple[str, int]]:
     return [(name, n) for name, n in found if n is not None]
 
 
+def of_samples(cond: Cond, batch: int) -> list[tuple[str, Any]]:
+    """Name and value of every condition, also of nested ones, that has one value for each sample of a batch."""
+    return [(name, value) for name, value in _leaves(cond) if _size(value) == batch]
+
+
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """What can be cut, by the names that lead to it."""
     if isinstance(value, Mapping) or _nested(value):

@@ -127,8 +127,8 @@ class Model:
 
     def given(self, **cond: Any) -> Model:
         """The model with these conditions in the place of those of the same names."""
-        out = copy.copy(self)
-        out.cond = {**self.cond, **cond}
+        out = object.__new__(type(self))  # copy.copy, in words that torch.compile understands
+        out.__dict__.update(self.__dict__, cond={**self.cond, **cond})
         return out
 
     def rows(self, index: Tensor, batch: int) -> Model:

@@ -27,6 +27,8 @@ from odesolve.objectives.score_matching import (
     energy,
     ncsn,
 )
+from odesolve.objectives.trig import TrigConsistency
+from odesolve.objectives.uncertainty import Uncertainty
 
 __all__ = [
     "BridgeMatching",
@@ -55,7 +57,9 @@ __all__ = [
     "Sinkhorn",
     "SlicedScoreMatching",
     "Terms",
+    "TrigConsistency",
     "TwoSided",
+    "Uncertainty",
     "VariationalBound",
     "balance",
     "bridges",

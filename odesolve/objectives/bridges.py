@@ -22,7 +22,8 @@ from odesolve.meant import meant, number, takes
 from odesolve.models import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
-from odesolve.objectives.draws import check_data, checked_times, column
+from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, seen
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path
@@ -82,7 +83,7 @@ class Interpolant:
         denoiser: a second model on the same path: predicts "noise", here z, or "score", that of x_t, with the weight gamma^2.
             Its other predictions would be read as if the source were z.
         times: a law of ``objectives.times``; by default uniform, 1e-3 away from the ends where gamma is steep.
-        coupling: which source goes with which data; by default as they come.
+        coupling: which source goes with which data, within labels, see ``conditioned.coupled``; by default as they come.
         weight: of the velocity's squared error, (path, t) -> (B,).
         antithetic: the mean over z and -z, which keeps the variance of gradients bounded where gamma is steep.
 
@@ -123,6 +124,7 @@ class Interpolant:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> BridgeTerms:
         """The loss between data x (B, ...) and samples of the source (B, ...), float32 or float64.
 
@@ -131,10 +133,13 @@ class Interpolant:
             t: times (B,) of the path instead of random ones.
             cond: conditions of the data, as the networks take them.
             generator: of coupling, times and noise; by default torch's own.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
+                a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not go together and times outside the path, or at its ends where gamma is steep.
         """
-        y, t, z = self._drawn(x, source, noise, t, generator)
+        counts = mask_for(mask, x)
+        y, t, z = self._drawn(x, source, noise, t, cond, generator)
         path = self.model.path
         u, rate = _share(path, t)
         mean = column(path.alpha(t), x) * x + column(path.sigma(t), x) * y
@@ -142,11 +147,13 @@ class Interpolant:
         gamma, slope = column(self.gamma.value(u), x), column(self._slope(u) * rate, x)
         signed = (z, -z) if self.antithetic else (z,)
         states = [mean + gamma * w for w in signed]
-        flows = [self._flow(x_t, straight + slope * w, t, cond) for x_t, w in zip(states, signed, strict=True)]
+        flows = [self._flow(x_t, straight + slope * w, t, cond, counts) for x_t, w in zip(states, signed, strict=True)]
         flow = torch.stack(flows).mean(0)
         if self.denoiser is None:
             return BridgeTerms(flow.mean(), flow, t, flow, None)
-        scores = [_score_error(self.denoiser, x_t, w, gamma, t, cond) for x_t, w in zip(states, signed, strict=True)]
+        scores = [
+            _score_error(self.denoiser, x_t, w, gamma, t, cond, counts) for x_t, w in zip(states, signed, strict=True)
+        ]
         score = torch.stack(scores).mean(0)
         return BridgeTerms((flow + score).mean(), flow + score, t, flow, score)
 
@@ -154,29 +161,28 @@ class Interpolant:
         """Factor of z in what is regressed on, by u."""
         return self.gamma.slope(u)
 
-    def _flow(self, x_t: Tensor, target: Tensor, t: Tensor, cond: Mapping[str, Any] | None) -> Tensor:
+    def _flow(self, x_t: Tensor, target: Tensor, t: Tensor, cond: Mapping[str, Any] | None, counts) -> Tensor:
         path, predicts = self.model.path, self.model.predicts
         if predicts != "velocity":
             kx, kv = path.convert(t, "velocity", predicts)
             target = column(kx, x_t) * x_t + column(kv, x_t) * target
-        each = (_said(self.model, x_t, t, cond) - target).square().flatten(1).mean(1)
+        each = mean_square(_said(self.model, x_t, t, cond) - target, counts)
         return each if self.weight is None else each * self.weight(path, t).to(each.dtype)
 
-    def _drawn(self, x: Tensor, y: Tensor, z: Tensor | None, t: Tensor | None, generator):
+    def _drawn(self, x: Tensor, y: Tensor, z: Tensor | None, t: Tensor | None, cond, generator):
         check_data(x)
         check_data(y)
         if self.coupling is not None:
-            y = self.coupling(x, y, generator)
-        t = checked_times(self.times(len(x), self.model.path, generator) if t is None else t, x, self.model)
+            y = coupled(self.coupling, x, y, {**self.model.cond, **(cond or {})}, generator)
+        t = checked_times(laws.drawn(self.times, len(x), self.model.path, generator) if t is None else t, x, self.model)
         if z is None:
             device = x.device if generator is None else generator.device
             z = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
         if y.shape != x.shape or z.shape != x.shape:
             given = f"source {tuple(y.shape)} and noise {tuple(z.shape)} for data {tuple(x.shape)}"
             raise OdesolveError(f"{given}: give one of each for each sample")
-        if self.gamma.steep and bool(
-            torch.isin(t, t.new_tensor([self.model.path.t_data, self.model.path.t_noise])).any()
-        ):
+        ends = torch.isin(t, t.new_tensor([self.model.path.t_data, self.model.path.t_noise]))
+        if self.gamma.steep and seen(t) and bool(ends.any()):
             raise OdesolveError("the noise has an infinite slope at both ends: give times between them")
         return y, t, z
 
@@ -286,9 +292,9 @@ def _said(model: Model, x: Tensor, t: Tensor, cond: Mapping[str, Any] | None) ->
     return own.predict(x, own.at(t, own.predicts, x))
 
 
-def _score_error(model: Model, x_t: Tensor, z: Tensor, gamma: Tensor, t: Tensor, cond) -> Tensor:
+def _score_error(model: Model, x_t: Tensor, z: Tensor, gamma: Tensor, t: Tensor, cond, counts) -> Tensor:
     said = _said(model, x_t, t, cond)
-    return (said - z if model.predicts == "noise" else gamma * said + z).square().flatten(1).mean(1)
+    return mean_square(said - z if model.predicts == "noise" else gamma * said + z, counts)
 
 
 def check_end(towards: str) -> None:

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
-from odesolve.forward import pushed
+from odesolve.given import whole
 from odesolve.grids import Karras, inside
 from odesolve.keywords import door
 from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for, same_draws, seen
 from odesolve.objectives.matching import Terms
+from odesolve.objectives.tangents import along
 from odesolve.objectives.weights import function
 from odesolve.paths import EDM
 from odesolve.sample import sample
@@ -147,12 +148,21 @@ class _Carried(nn.Module):
         return self.carry(x, t, **cond)
 
 
+def _points(name: str, given: Any) -> None:
+    """The check of points: a whole number, or a function of the step."""
+    check = takes("step") if callable(given) else count(2)
+    check(name, given)
+
+
 class ConsistencyTraining:
     """From data alone: f at x + t z is to be f at x + r z, of one noise z and a step from t to r (Song et al. 2023, algorithm 3).
 
+    Dropout, and whatever else networks draw from torch's own generators, is the same in both (Song and Dhariwal 2024).
+
     Args:
         consistency: what is trained.
-        points: N of EDM's grid, at least 2 (OdesolveError for fewer); given with each batch, it may grow (``doubling``).
+        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the step 0, 1, ... of the training, such
+            as ``lambda k: doubling(k, 4000)``, so that it grows; ``training.fit`` says the step.
         target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged weights), or a function
             (x, t, **cond); by default ``consistency`` itself.
         distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``.
@@ -163,7 +173,7 @@ class ConsistencyTraining:
 
     @door(
         "ConsistencyTraining",
-        points=count(2),
+        points=_points,
         rho=number(above=0.0),
         target=takes("x", "t"),
         distance=takes("a", "b"),
@@ -173,7 +183,7 @@ class ConsistencyTraining:
     def __init__(
         self,
         consistency: Consistency,
-        points: int = 18,
+        points: int | Callable[[int], int] = 18,
         *,
         target: Callable[..., Tensor] | None = None,
         distance: Distance = squared,
@@ -184,21 +194,25 @@ class ConsistencyTraining:
         self.consistency, self.target, self.distance = consistency, target or consistency, distance
         self.weight, self.chances = function(weight, "(r, t) -> (B,) of a step's times"), chances
         self.rho, self.points = rho, points
-        self.times(points)
+        self._times: dict[int, Tensor] = {}
+        self.times(points(0) if callable(points) else points)
 
     def times(self, points: int | None = None) -> Tensor:
         """The rising times (N,) of the grid, float64, from ``start`` to the noise end."""
-        points = self.points if points is None else points
-        if points < 2:
-            raise OdesolveError(f"points={points}: a grid has at least 2")
-        grid = Karras(stop=self.consistency.start, final=False, rho=self.rho)
-        return torch.tensor(grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64)
+        if points is None and callable(self.points):
+            raise OdesolveError("points is a function of the step: give step=, which training.fit does, or points=")
+        points = whole("points", self.points if points is None else points, 2)
+        if points not in self._times:
+            grid = Karras(stop=self.consistency.start, final=False, rho=self.rho)
+            self._times[points] = torch.tensor(grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64)
+        return self._times[points]
 
     def __call__(
         self,
         x: Tensor,
         *,
         points: int | None = None,
+        step: int | None = None,
         index: Tensor | None = None,
         noise: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
@@ -208,17 +222,25 @@ class ConsistencyTraining:
 
         Args:
             points: of the grid, for this batch alone.
+            step: how many of the training have been done, where ``points`` grows with it.
             index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random ones.
             noise, cond, generator: as for ``Matching``.
 
         Raises OdesolveError for shapes that do not go together and steps outside of the grid.
         """
         check_data(x)
+        if torch.compiler.is_compiling():
+            _check_still(self.consistency.model.net)
         cond, z = cond or {}, normal_for(x, noise, generator)
+        if points is None and step is not None and callable(self.points):
+            points = self.points(step)
         r, t = self._step(x, points, index, generator)
         x_t = x + column(t, x) * z
         with torch.no_grad():
-            aim = self.target(self._cleaner(x, z, x_t, r, t, cond), r, **cond)
+            cleaner = self._cleaner(x, z, x_t, r, t, cond)
+            again = same_draws(x)
+            aim = self.target(cleaner, r, **cond)
+        again()
         each = self.distance(self.consistency(x_t, t, **cond), aim)
         if self.weight is not None:
             each = each * self.weight(r, t).to(each.dtype)
@@ -234,10 +256,20 @@ class ConsistencyTraining:
             chances = torch.ones(len(times) - 1) if self.chances is None else self.chances(times)
             device = "cpu" if generator is None else generator.device
             index = torch.multinomial(chances.to(device), len(x), replacement=True, generator=generator)
-        if index.shape != x.shape[:1] or bool(((index < 0) | (index > len(times) - 2)).any()):
+        elif index.shape != x.shape[:1] or (seen(index) and bool(((index < 0) | (index > len(times) - 2)).any())):
             raise OdesolveError(f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {len(times) - 2}")
         times, index = times.to(x.device), index.to(x.device)
         return times[index], times[index + 1]
+
+
+def _check_still(net: Any) -> None:
+    """Raise OdesolveError for a network whose dropout a compiled loss could not make the same twice."""
+    parts = net.modules() if isinstance(net, nn.Module) else ()
+    if any(isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0 for part in parts):
+        raise OdesolveError(
+            "the network has dropout, which is to be the same for student and target, and torch.compile draws it anew: "
+            "compile the network in the place of the loss, torch.compile(net)"
+        )
 
 
 class ConsistencyDistillation(ConsistencyTraining):
@@ -251,9 +283,15 @@ class ConsistencyDistillation(ConsistencyTraining):
     Raises OdesolveError for a teacher on another path, and unknown solvers.
     """
 
-    @door("ConsistencyDistillation", points=count(2), solver=text("heun"))
+    @door("ConsistencyDistillation", points=_points, solver=text("heun"))
     def __init__(
-        self, consistency: Consistency, teacher: Model, points: int = 18, *, solver: str = "heun", **options: Any
+        self,
+        consistency: Consistency,
+        teacher: Model,
+        points: int | Callable[[int], int] = 18,
+        *,
+        solver: str = "heun",
+        **options: Any,
     ):
         super().__init__(consistency, points, **options)
         check_teacher(teacher, consistency.path)
@@ -314,13 +352,15 @@ class ContinuousConsistency:
         """
         check_data(x)
         cond, z, path = cond or {}, normal_for(x, noise, generator), self.consistency.path
-        t = checked_times(self.times(len(x), path, generator) if t is None else t, x, self.consistency.model)
-        if bool((t < self.consistency.start * (1 - 1e-12)).any()):
+        t = checked_times(
+            laws.drawn(self.times, len(x), path, generator) if t is None else t, x, self.consistency.model
+        )
+        if seen(t) and bool((t < self.consistency.start * (1 - 1e-12)).any()):
             raise OdesolveError(f"t goes down to {float(t.min()):.4g}: give times from {self.consistency.start} up")
         x_t = x + column(t, x) * z
         with torch.no_grad():
             tangent = z if self.teacher is None else self.teacher.given(**cond).velocity(x_t, t)
-        f, df = pushed(lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t)))
+        f, df = along(lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t)))
         df = df.detach()
         each = (f * df).flatten(1).mean(1)
         if self.weight is not None:

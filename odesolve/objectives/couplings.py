@@ -1,6 +1,7 @@
 """Which samples of the source go with which data: at random, by optimal transport within the batch, by entropic transport.
 
 A coupling gives the source in the order in which it goes with the data; data, and with them their conditions, keep their places.
+Objectives apply it within labels, so that no source tells the condition of its data: see ``conditioned.coupled``.
 """
 
 from __future__ import annotations
@@ -35,9 +36,14 @@ class Independent:
         return noise[torch.randperm(len(noise), generator=generator, device=device).to(noise.device)]
 
 
-@fits
+@meant(cond_weight=number(0.0))
+@dataclass(frozen=True)
 class OptimalTransport:
     """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR; Pooladian et al. 2023).
+
+    Args:
+        cond_weight: factor of the squared distance of conditions in the cost, see ``conditioned.coupled``; objectives with
+            conditions that are real numbers need it.
 
     Solved on the host in O(B^3), in O(B log B) for samples of one number. The plan is one of the batch: batches of B samples
     approach the transport of the two laws as B grows. Batches that differ in size need POT (the extra ``ot``): partners are then
@@ -45,6 +51,8 @@ class OptimalTransport:
 
     Raises OdesolveError for values that are not finite, ImportError for batches of different size without POT.
     """
+
+    cond_weight: float | None = None
 
     def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The noise (M, ...) in the order that goes with x (B, ...); where M = B nothing is drawn."""
@@ -61,7 +69,7 @@ class OptimalTransport:
         return noise[torch.from_numpy(columns).to(noise.device)]
 
 
-@meant(reg=number(), iterations=count(), tolerance=number(above=0.0))
+@meant(reg=number(), iterations=count(), tolerance=number(above=0.0), cond_weight=number(0.0), relax=number(above=0.0))
 @dataclass(frozen=True)
 class Sinkhorn:
     """The partner of every x drawn from its row of the entropic plan; some of the noise may be drawn twice, some never.
@@ -70,6 +78,10 @@ class Sinkhorn:
         reg: factor of the entropy beside the mean squared distance. ``2 sigma**2`` is the static Schroedinger bridge of Brownian
             motion of diffusion sigma over a unit of time (Tong et al. 2024, AISTATS); towards 0 it is optimal transport.
         iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the default tolerance.
+        cond_weight: as for ``OptimalTransport``.
+        relax: unbalanced transport, of the source alone: its samples need not be drawn as often as each other, at the cost of
+            this factor times the divergence KL from equal chances, so that what lies far from all data need not be gone to. For
+            bridges: in ``Matching`` it would change the noise that sampling starts from, and is refused.
 
     Batches may differ in size. Raises OdesolveError where the iteration does not reach its tolerance.
     """
@@ -77,6 +89,8 @@ class Sinkhorn:
     reg: float
     iterations: int = 2000
     tolerance: float | None = 1e-2
+    cond_weight: float | None = None
+    relax: float | None = None
 
     def __post_init__(self) -> None:
         _check_reg(self.reg, self.iterations)
@@ -84,7 +98,8 @@ class Sinkhorn:
     def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A partner (B, ...) for every x (B, ...) among the noise (M, ...)."""
         _check(x, noise, same=False)
-        plan = sinkhorn_plan(squared_distance(x, noise), self.reg, iterations=self.iterations, tolerance=self.tolerance)
+        limits = {"iterations": self.iterations, "tolerance": self.tolerance, "relax": self.relax}
+        plan = sinkhorn_plan(squared_distance(x, noise), self.reg, **limits)
         return noise[_drawn(torch.softmax(plan, 1), generator).to(noise.device)]
 
 
@@ -112,6 +127,7 @@ def sinkhorn_plan(
     *,
     iterations: int = 2000,
     tolerance: float | None = 1e-6,
+    relax: float | None = None,
 ) -> Tensor:
     """Logarithm (n, m) of the plan of least mean cost minus ``reg`` times its entropy (Cuturi 2013), in the cost's dtype.
 
@@ -122,22 +138,31 @@ def sinkhorn_plan(
         iterations: at most so many, each over both sides, on logarithms. Their number grows like the largest cost over ``reg``.
         tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the rows hold); None makes all
             the iterations without a look.
+        relax: factor of the divergence KL(columns of the plan | b) in the place of the columns' weights (Chizat et al. 2018); the
+            rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
     """
     _check_reg(reg, iterations)
+    if relax is not None and not 0 < relax < math.inf:
+        raise OdesolveError(
+            f"relax={relax}: give a number above 0, or leave it out: the columns then keep their weights"
+        )
     if cost.dim() != 2 or not cost.is_floating_point():
         raise OdesolveError(f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give floats of shape (n, m)")
     rows, columns = (_log_weights(w, n, cost) for w, n in zip((a, b), cost.shape, strict=True))
     kernel, g, error = -_finite(cost) / reg, torch.zeros_like(columns), math.inf
+    share, slack = (1.0, 0.0) if relax is None else (relax / (relax + reg), reg / relax)
     f = rows - torch.logsumexp(kernel, 1)
     for k in range(iterations):
         reached = torch.logsumexp(kernel + f[:, None], 0)
         if tolerance is not None and (k % LOOK == 0 or k == iterations - 1):
-            error = float((torch.exp(reached + g) - columns.exp()).abs().sum())
+            error = float((torch.exp(reached + g) - torch.exp(columns - slack * g)).abs().sum())
             if error <= tolerance:
                 break
-        g = columns - reached
+        g = share * (columns - reached)
+        if slack:  # what is drawn of all columns is 1 in the end: the part of g that would come to it slowest, at once
+            g = g + torch.logsumexp(columns - slack * g, 0) / slack
         f = rows - torch.logsumexp(kernel + g, 1)
     else:
         if tolerance is not None:

@@ -32,7 +32,10 @@ SHARE = 1e-3  # of the bound in the hybrid loss
 
 @dataclass(frozen=True)
 class BoundTerms(Terms):
-    """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times ``term``, that of ``index``."""
+    """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times ``term``, that of ``index``.
+
+    ``raw`` is ``term``.
+    """
 
     prior: Tensor = field(repr=False)
     term: Tensor = field(repr=False)
@@ -84,7 +87,7 @@ class VariationalBound:
         decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete", probabilities of ``levels`` values.
         stratified: numbers of a batch lie one in each n-th of all, as in ``objectives.times``.
         importance: draw terms by the root mean square of their latest losses (Nichol and Dhariwal 2021, eq. 18), which are
-            remembered in ``importance``, a part for checkpoints; the expectation stays the bound.
+            remembered in ``importance``, which ``training.fit`` saves; the expectation stays the bound.
     """
 
     @door("VariationalBound", steps=count(), levels=count(2), low=number(), high=number())
@@ -183,7 +186,7 @@ class VariationalBound:
         term = chain.each(model, x, index, noise, still)
         law = self.importance
         each = prior + (self.count if law is None else 1 / law.probabilities.to(x.device)[index]) * term
-        return BoundTerms(each.mean(), each, chain.t[index], prior, term, index)
+        return BoundTerms(each.mean(), each, chain.t[index], prior, term, index, raw=term)
 
 
 class Hybrid:
@@ -206,6 +209,7 @@ class Hybrid:
             raise OdesolveError("importance=True is for the bound alone: the simple loss takes its terms evenly")
         self.bound = VariationalBound(model, "learned", **options)
         self.model, self.share, self.weight = model, share, weighed(weight)
+        self._simple = Matching(model, weight)
 
     def __call__(
         self,
@@ -221,7 +225,9 @@ class Hybrid:
         once = self.model.given(**(cond or {}))
         once.net = _Once(once.net)
         t = self.bound.chain(x.device).t[index]
-        simple = Matching(once, self.weight)(x, noise=noise, t=t)
+        matching = copy.copy(self._simple)
+        matching.model = once
+        simple = matching(x, noise=noise, t=t)
         bound = self.bound.at(once, x, index, noise, still=True).each / x.shape[1:].numel()
         each = simple.each + self.share * bound.to(simple.each.dtype)
         return HybridTerms(each.mean(), each, t, simple.each, bound)

@@ -16,11 +16,22 @@ from odesolve.labels import rule_of
 from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.draws import (
+    check_data,
+    check_finite,
+    checked_times,
+    column,
+    mask_for,
+    mean_square,
+    normal_for,
+    seen,
+)
 from odesolve.objectives.matching import Terms
-from odesolve.objectives.weights import Weight, weighed, weights
+from odesolve.objectives.means import law_for
+from odesolve.objectives.weights import Weight, signal, weighed, weights
 from odesolve.paths import Path
 from odesolve.tableaus import EXPLICIT
+from odesolve.words import fits
 
 TABLEAUS = {tableau.name: tableau for tableau in EXPLICIT}
 
@@ -73,15 +84,29 @@ def _check_student(student: Model, teacher: Model) -> None:
     check_teacher(teacher, student.path)
 
 
-def _error(student: Model, x_t: Tensor, t: Tensor, aim: Tensor, weight: Weight) -> Tensor:
-    """Weighted squared error (B,) of a student's own prediction where its data prediction is to be ``aim``."""
+def _error(
+    student: Model,
+    x_t: Tensor,
+    t: Tensor,
+    aim: Tensor,
+    weight: Weight,
+    given: bool = False,
+    counts: Tensor | None = None,
+) -> Tensor:
+    """Weighted squared error (B,) of a student's own prediction where its data prediction is to be ``aim``.
+
+    Raises OdesolveError where that is infinite at times that were given.
+    """
     predicts, sigma_data = student.predicts, student.reading.sigma_data
+    factor = weights(student.path, t, weight, predicts, sigma_data)
+    kx, kd = student.path.convert(t, "data", predicts, sigma_data)
+    if given:
+        finite = kd.isfinite() & (kd.isfinite() if factor is None else factor.isfinite())
+        check_finite(t, finite, f"{predicts!r} of a data prediction, or its weight,")
     said = student.predict(x_t, student.at(t, predicts, x_t))
     if predicts != "data":
-        kx, kd = student.path.convert(t, "data", predicts, sigma_data)
         aim = column(kx, x_t) * x_t + column(kd, x_t) * aim
-    each = (said - aim).square().flatten(1).mean(1)
-    factor = weights(student.path, t, weight, predicts, sigma_data)
+    each = mean_square(said - aim, counts)
     return each if factor is None else each * factor.to(each.dtype)
 
 
@@ -113,7 +138,8 @@ class ProgressiveDistillation:
         self.student, self.teacher, self.weight = student, teacher, weighed(weight)
         self.times = make(rule_of(times), student.path, steps, snap=student.snap)
         check_even(self.times)
-        if student.predicts in ("noise", "score") and float(student.path.alpha(self.times[0])) == 0.0:
+        first = torch.tensor(self.times[0], dtype=torch.float64)
+        if student.predicts in ("noise", "score") and float(signal(student.path, first)) == 0.0:
             given = f"the student predicts {student.predicts!r}, and there is no signal at t={self.times[0]}"
             raise OdesolveError(f"{given}: let it predict 'v', 'data' or 'velocity', or begin where alpha is not 0")
 
@@ -130,6 +156,7 @@ class ProgressiveDistillation:
         noise: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Terms:
         """The loss of data x (B, ...); ``t`` of the terms is where the student's steps begin.
 
@@ -138,6 +165,8 @@ class ProgressiveDistillation:
             noise: standard normal (B, ...), instead of random noise.
             cond: conditions of this batch, as the networks take them.
             generator: of steps and noise; by default torch's own.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
+                a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not go together and steps that are not there.
         """
@@ -146,7 +175,7 @@ class ProgressiveDistillation:
         if index is None:
             device = "cpu" if generator is None else generator.device
             index = torch.randint(n, (len(x),), generator=generator, device=device)
-        if index.shape != x.shape[:1] or bool(((index < 0) | (index >= n)).any()):
+        elif index.shape != x.shape[:1] or (seen(index) and bool(((index < 0) | (index >= n)).any())):
             raise OdesolveError(f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {n - 1}")
         times = torch.tensor(self.times, dtype=torch.float64, device=x.device)
         t, middle, end = (times[2 * index.to(x.device) + k] for k in range(3))
@@ -154,7 +183,7 @@ class ProgressiveDistillation:
         x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
         with torch.no_grad():
             aim = two_steps(self.teacher.given(**cond), x_t, t, middle, end)
-        each = _error(self.student.given(**cond), x_t, t, aim, self.weight)
+        each = _error(self.student.given(**cond), x_t, t, aim, self.weight, counts=mask_for(mask, x))
         return Terms(each.mean(), each, t)
 
 
@@ -245,7 +274,7 @@ class GuidedDistillation:
             raise OdesolveError(f"low={low}, high={high}: give scales of guidance, low at most high")
         self.student, self.teacher, self.null, self.weight = student, teacher, dict(null), weighed(weight)
         self.low, self.high, self.name = low, high, name
-        self.times = laws.named(times, laws.default(student.path, student.predicts))
+        self.times = law_for(times, student.path, student.predicts, self.weight, student.reading.sigma_data)
 
     def __call__(
         self,
@@ -256,18 +285,19 @@ class GuidedDistillation:
         noise: Tensor | None = None,
         t: Tensor | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> GuidedTerms:
         """The loss of data x (B, ...).
 
         Args:
             cond: conditions of this batch, as the teacher takes them.
-            scale: (B,), instead of random ones; noise, t, generator as for ``Matching``.
+            scale: (B,), instead of random ones; noise, t, generator, mask as for ``Matching``.
 
         Raises OdesolveError for shapes that do not go together and times outside the path.
         """
         check_data(x)
-        path, z = self.student.path, normal_for(x, noise, generator)
-        t = checked_times(self.times(len(x), path, generator) if t is None else t, x, self.student)
+        path, z, given = self.student.path, normal_for(x, noise, generator), t is not None
+        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, self.student)
         if scale is None:
             device = "cpu" if generator is None else generator.device
             scale = torch.rand(len(x), dtype=x.dtype, generator=generator, device=device)
@@ -277,13 +307,15 @@ class GuidedDistillation:
         scale = scale.to(x)
         x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
         with torch.no_grad():
-            there, gone = (self.teacher.given(**c).data(x_t, t) for c in (cond, _expanded(self.null, len(x))))
+            there, gone = (self.teacher.given(**c).data(x_t, t) for c in (cond, expanded(self.null, len(x))))
             aim = gone + column(scale, x) * (there - gone)
-        each = _error(self.student.given(**cond, **{self.name: scale}), x_t, t, aim, self.weight)
+        student = self.student.given(**cond, **{self.name: scale})
+        each = _error(student, x_t, t, aim, self.weight, given, mask_for(mask, x))
         return GuidedTerms(each.mean(), each, t, scale)
 
 
-def _expanded(cond: Mapping[str, Any], batch: int) -> dict[str, Any]:
+@fits
+def expanded(cond: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """Conditions with one row, as one a sample."""
 
     def rows(v: Any) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
+from odesolve.given import short
 from odesolve.grids import ROUNDING
 from odesolve.keys import keys_of
 from odesolve.models import Model
@@ -21,6 +25,21 @@ def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | Non
     return noise
 
 
+def same_draws(x: Tensor) -> Callable[[], None]:
+    """What sets torch's own generators, of the host and of the device of x, back to where they stand now."""
+    if torch.compiler.is_compiling():  # torch.compile knows no states of generators
+        return lambda: None
+    host = torch.get_rng_state()
+    device = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+
+    def again() -> None:
+        torch.set_rng_state(host)
+        if device is not None:
+            torch.cuda.set_rng_state(device, x.device)
+
+    return again
+
+
 def keys_for(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Keys (B, 2) of a batch, under a seed from the generator."""
     return keys_of(len(x), seed_for(generator), None, x.device)
@@ -34,22 +53,74 @@ def seed_for(generator: torch.Generator | None) -> int | None:
 
 
 def check_data(x: Tensor) -> None:
-    """Raise OdesolveError unless x is a batch (B, ...) of floats."""
+    """Raise OdesolveError unless x is a batch (B, ...) of float32 or float64."""
+    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+        raise OdesolveError(f"the data are {x.dtype}: give x.float(), as ode.Model casts what its network is to see")
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or not len(x):
         given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise OdesolveError(f"the data are {given}: give floats of shape (B, ...)")
 
 
+def seen(found: Tensor) -> bool:
+    """Whether a look at numbers is free: on the host, outside of torch.compile. On a GPU the host would wait for it."""
+    return found.is_cpu and not torch.compiler.is_compiling()
+
+
+def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
+    """Raise OdesolveError at times (B,) at which something is infinite, where ``seen``: elsewhere it shows in the loss."""
+    if not seen(finite) or bool(finite.all()):
+        return
+    at = float(t[~finite.to(t.device)][0])
+    raise OdesolveError(f"t holds {at:.6g}, where {what} is infinite: give times away from that end of the path")
+
+
 def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
-    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape and for times outside of the path."""
+    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape and for times outside of the path.
+
+    Under torch.compile, and for times on a GPU, where the host would wait, times outside of the path are NaN, and so is the loss.
+    """
     low, high = sorted((model.path.t_data, model.path.t_noise))
+    if not isinstance(t, Tensor):
+        raise OdesolveError(f"t is {short(t)}: give one time a sample, a tensor (B,)")
     if t.shape != x.shape[:1]:
         raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample")
-    t = t.to(x.device, torch.float64)
+    t = t.double()
     near = t.clamp(low, high)  # times in float32 lie beyond an end by their rounding
-    if not bool(((t - near).abs() <= ROUNDING * (high - low)).all()):
+    inside = (t - near).abs() <= ROUNDING * (high - low)
+    if not seen(inside):
+        near = torch.where(inside, near, math.nan)
+    elif not bool(inside.all()):
         raise OdesolveError(f"t goes from {float(t.min())} to {float(t.max())}: the path goes from {low} to {high}")
-    return near
+    return near.to(x.device)
+
+
+def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask or weights of numbers as factors (B, ...) of squares, whose mean over a sample is 1.
+
+    Raises OdesolveError for another shape, negative weights and samples of which nothing counts.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.is_complex():
+        raise OdesolveError(f"mask is {short(mask)}: give a tensor of booleans or weights that broadcasts to x")
+    try:
+        own = mask.to(x.device, x.dtype).expand(x.shape)
+    except RuntimeError:
+        raise OdesolveError(
+            f"mask has shape {tuple(mask.shape)}: give one that broadcasts to {tuple(x.shape)}"
+        ) from None
+    mean = own.flatten(1).mean(1)
+    if seen(own) and not (bool((own >= 0).all()) and bool(((mean > 0) & mean.isfinite()).all())):
+        raise OdesolveError(
+            "mask holds negative or infinite weights, or leaves nothing of a sample: let something count"
+        )
+    return own / column(mean, x)
+
+
+def mean_square(error: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean square (B,) of errors (B, ...), by the factors of ``mask_for``."""
+    square = error.square()
+    return (square if mask is None else square * mask).flatten(1).mean(1)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:

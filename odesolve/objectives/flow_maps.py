@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.conditions import rows
-from odesolve.errors import OdesolveError
-from odesolve.forward import pushed
+from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import is_listed
 from odesolve.keywords import door
 from odesolve.meant import count, number
@@ -20,8 +19,10 @@ from odesolve.model_plan import closed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for
+from odesolve.objectives.guidance import dropped
 from odesolve.objectives.matching import Terms
+from odesolve.objectives.tangents import along
 from odesolve.paths import Path
 from odesolve.planning import GridLike, plan
 from odesolve.sample import sample
@@ -107,6 +108,11 @@ def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     return x_t, column(path.dalpha(t), x) * x + column(path.dsigma(t), x) * z
 
 
+def _numbers(mask: Tensor | None, x: Tensor) -> float | Tensor:
+    """How many numbers of a sample count, or what they weigh, (B,)."""
+    return x[0].numel() if mask is None else mask.to(x).expand(x.shape).flatten(1).sum(1)
+
+
 @dataclass(frozen=True)
 class FlowMapTerms(Terms):
     """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without weight or gradients."""
@@ -124,14 +130,27 @@ class MeanFlow:
         flow_map: what is trained.
         times: the law of two times, the one nearer to the noise being t; by default the paper's log-normal one.
         equal: the share of samples with r = t, which are plain flow matching.
-        power, offset: the error e of a sample, the mean of its squares, has the weight 1 / (e + offset)^power, detached. The
-            paper's offset is of sums: divide it by the numbers of a sample. Power 0 is the plain loss.
+        power, offset: the loss of a sample is S / (S + offset)^power, S the sum of its squares, the divisor detached (the
+            paper's section 4.3). Power 0 is the plain loss, the mean of the squares.
+        of: what S is, "sum", or "mean": the mean of the squares, under which an offset weighs as much more as there are numbers.
         teacher: an ``ode.Model`` on the same path whose velocity is averaged, instead of that between data and noise.
+        null: conditions of no condition, tensors (B, ...) or (1, ...), or numbers: makes the map a guided one, of one evaluation
+            (the paper's section 4.2). What is averaged is scale v + mix u(c) + (1 - scale - mix) u(null), u the map's own
+            velocity at t; a share ``drop`` of the samples learns without conditions, and v itself.
+        scale, mix: of guidance; the guidance that comes out is scale / (1 - mix), 1 being the conditional flow.
 
     Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
     """
 
-    @door("MeanFlow", equal=number(0.0, 1.0), power=number(0.0), offset=number(0.0))
+    @door(
+        "MeanFlow",
+        equal=number(0.0, 1.0),
+        power=number(0.0),
+        offset=number(0.0),
+        scale=number(0.0),
+        mix=number(0.0, 1.0),
+        drop=number(0.0, 1.0),
+    )
     def __init__(
         self,
         flow_map: FlowMap,
@@ -140,14 +159,24 @@ class MeanFlow:
         equal: float = 0.75,
         power: float = 1.0,
         offset: float = 1e-3,
+        of: str = "sum",
         teacher: Model | None = None,
+        null: Mapping[str, Any] | None = None,
+        scale: float = 1.0,
+        mix: float = 0.0,
+        drop: float = 0.1,
     ):
+        if null is None and (scale, mix) != (1.0, 0.0):
+            raise OdesolveError(f"scale={scale}, mix={mix} guide from null=: give the conditions of no condition")
         if not 0.0 <= equal <= 1.0:
             raise OdesolveError(f"equal={equal}: give the share of samples with r = t, from 0 to 1")
         if teacher is not None:
             check_teacher(teacher, flow_map.path)
-        self.flow_map, self.teacher = flow_map, teacher
-        self.equal, self.power, self.offset = equal, power, offset
+        self.flow_map, self.teacher, self.null = flow_map, teacher, null
+        self.scale, self.mix, self.drop = scale, mix, drop
+        if of not in ("sum", "mean"):
+            raise unknown("of", of, ("sum", "mean"))
+        self.equal, self.power, self.offset, self.of = equal, power, offset, of
         self.times = laws.named(times, laws.LogitNormal(-0.4, 1.0))
 
     def __call__(
@@ -159,6 +188,7 @@ class MeanFlow:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> FlowMapTerms:
         """The loss of data x (B, ...).
 
@@ -167,6 +197,8 @@ class MeanFlow:
             r, t: both times (B,) instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
+                a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not go together, one time without the other and times outside of the path.
         """
@@ -177,19 +209,39 @@ class MeanFlow:
         if self.teacher is not None:
             with torch.no_grad():
                 v = self.teacher.given(**cond).velocity(x_t, t)
+        if self.null is not None:
+            cond, v = self._guided(x_t, t, v, cond, generator)
         net = lambda x, r, t: self.flow_map.average(x, r, t, **cond)  # noqa: E731
-        said, slope = pushed(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
+        said, slope = along(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
         aim = (v - column(t - r, x) * slope).detach()
-        error = (said - aim).square().flatten(1).mean(1)
-        each = error if self.power == 0 else error / (error.detach() + self.offset) ** self.power
+        error = mean_square(said - aim, mask_for(mask, x))
+        each = error if self.power == 0 else self._weighed(error, _numbers(mask, x))
         return FlowMapTerms(each.mean(), each, t, r, error.detach())
+
+    @torch.no_grad()
+    def _guided(
+        self, x: Tensor, t: Tensor, v: Tensor, cond: Mapping[str, Any], generator
+    ) -> tuple[Mapping[str, Any], Tensor]:
+        """Conditions, some of them dropped, and the guided velocity of those that are not."""
+        assert self.null is not None
+        mark, name = torch.ones(len(x), device=x.device), "kept by MeanFlow"
+        drawn = dropped({**cond, name: mark}, {**self.null, name: 0.0}, self.drop, generator)
+        kept = drawn.pop(name)
+        plain, free = (self.flow_map.average(x, t, t, **c) for c in (cond, dropped(cond, self.null, 1.0)))
+        guided = self.scale * v + self.mix * plain + (1 - self.scale - self.mix) * free
+        return drawn, torch.where(column(kept, x) > 0, guided, v)
+
+    def _weighed(self, error: Tensor, numbers: float | Tensor) -> Tensor:
+        """The loss (B,) of errors (B,), means of so many squares."""
+        size = error * numbers if self.of == "sum" else error
+        return size / (size.detach() + self.offset) ** self.power
 
     def _times(self, x: Tensor, r: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
         path, n = self.flow_map.path, len(x)
         if (r is None) != (t is None):
             raise OdesolveError("one of r and t is missing: give both times, or neither")
         if r is None or t is None:
-            a, b = (self.times(n, path, generator) for _ in range(2))
+            a, b = (laws.drawn(self.times, n, path, generator) for _ in range(2))
             falls = path.t_data < path.t_noise
             r, t = (torch.minimum(a, b), torch.maximum(a, b)) if falls else (torch.maximum(a, b), torch.minimum(a, b))
             same = torch.rand(n, generator=generator, device=t.device) < self.equal
@@ -240,6 +292,7 @@ class Shortcut:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> FlowMapTerms:
         """The loss of data x (B, ...); arguments and errors as for ``MeanFlow``."""
         check_data(x)
@@ -250,13 +303,19 @@ class Shortcut:
             r, t = self._drawn(len(x), generator)
         r, t = checked_times(r, x, model), checked_times(t, x, model)
         x_t, aim = _states(path, x, z, t)
-        index = (r != t).nonzero()[:, 0]
-        if len(index):
-            with torch.no_grad():
-                halves = self._halves(x_t[index], r[index], t[index], rows(cond, index, len(x)))
-            aim = aim.index_copy(0, index, halves)
-        each = (self.flow_map.average(x_t, r, t, **cond) - aim).square().flatten(1).mean(1)
+        aim = self._stepped(x_t, r, t, aim, cond)
+        each = mean_square(self.flow_map.average(x_t, r, t, **cond) - aim, mask_for(mask, x))
         return FlowMapTerms(each.mean(), each, t, r, each.detach())
+
+    @torch.no_grad()
+    def _stepped(self, x: Tensor, r: Tensor, t: Tensor, aim: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """Velocities, and where r is not t the mean velocity of two half steps; all are made where torch.compile counts none."""
+        if torch.compiler.is_compiling():
+            return torch.where(column(r != t, x) > 0, self._halves(x, r, t, cond), aim)
+        index = (r != t).nonzero()[:, 0]
+        if not len(index):
+            return aim
+        return aim.index_copy(0, index, self._halves(x[index], r[index], t[index], rows(cond, index, len(x))))
 
     def _halves(self, x: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The mean velocity of two half steps; those of the smallest size are asked for with r = t."""
@@ -269,7 +328,7 @@ class Shortcut:
 
     def _drawn(self, n: int, generator) -> tuple[Tensor, Tensor]:
         path, device = self.flow_map.path, "cpu" if generator is None else generator.device
-        t = self.times(n, path, generator)
+        t = laws.drawn(self.times, n, path, generator)
         u = torch.rand(3, n, dtype=torch.float64, generator=generator, device=device)
         size = 0.5 ** (u[1] * (self.steps.bit_length() - 1)).floor()
         place = ((u[2] / size).floor() + 1) * size  # where the step begins: a multiple of it, as share of the path

@@ -2,48 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from odesolve.errors import OdesolveError
-from odesolve.meant import meant, number
+from odesolve.errors import OdesolveError, unknown
+from odesolve.given import real, short
+from odesolve.meant import meant
 
 
-@meant(share=number(0.0, 1.0))
+def _shares(name: str, given: Any) -> None:
+    """The check of one share, or of one for each of some names."""
+    for key, value in given.items() if isinstance(given, Mapping) else [("", given)]:
+        real(f"{name}[{key!r}]" if key else name, value, "a finite number of at least 0 and at most 1", 0.0, 1.0)
+
+
+@meant(share=_shares)
 def dropped(
     cond: Mapping[str, Any],
     null: Mapping[str, Any],
-    share: float = 0.1,
+    share: float | Mapping[str, float] = 0.1,
     generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
     """Conditions of a batch, with a random share of its samples given those of no condition (Ho and Salimans 2022, algorithm 1).
 
     Args:
-        cond: what the network takes, tensors (B, ...) with one row a sample; ``Matching(model)(x, cond=dropped(...))``.
-        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind. Every condition of a sample goes at once.
+        cond: what the network takes, tensors (B, ...) with one row a sample, or dicts of them; ``Matching(model)(x,
+            cond=dropped(...))``.
+        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole number for labels.
+        share: by one number every condition of a sample goes at once; by a share for each name, {"label": 0.1, "text": 0.2},
+            each goes by itself, and those without one stay.
 
-    Raises OdesolveError for names or shapes that do not go together, and a share outside of 0 to 1.
+    Raises OdesolveError for names or shapes that do not go together, a null that the condition's dtype cannot hold, and a share
+    outside of 0 to 1.
     """
     if cond.keys() != null.keys() or not cond:
         raise OdesolveError(f"cond has {sorted(cond)} and null {sorted(null)}: give the same names, at least one")
-    if not 0.0 <= share <= 1.0:
-        raise OdesolveError(f"share={share}: give a number from 0 to 1")
-    sizes = {len(v) for v in cond.values() if isinstance(v, Tensor) and v.dim()}
-    if len(sizes) != 1 or not all(isinstance(v, Tensor) and v.dim() for v in cond.values()):
+    sizes = {len(v) if isinstance(v, Tensor) and v.dim() else 0 for v in _leaves(cond)}
+    if len(sizes) != 1 or 0 in sizes:
         raise OdesolveError("the conditions are no tensors with one row for each of the same samples: give (B, ...)")
+    (batch,) = sizes
+    if not isinstance(share, Mapping):
+        gone = _draw(batch, share, generator)
+        return {name: _without(name, value, null[name], gone) for name, value in cond.items()}
+    for name in share:
+        if name not in cond:
+            raise unknown("share", name, cond)
+    drawn = {name: _draw(batch, s, generator) for name, s in share.items()}
+    return {k: _without(k, v, null[k], drawn[k]) if k in drawn else v for k, v in cond.items()}
+
+
+def _draw(batch: int, share: float, generator: torch.Generator | None) -> Tensor:
     device = "cpu" if generator is None else generator.device
-    gone = torch.rand(sizes.pop(), generator=generator, device=device) < share
-    out = {}
-    for name, value in cond.items():
-        other = torch.as_tensor(null[name], dtype=value.dtype, device=value.device)
-        try:
-            other = other.expand_as(value)
-        except RuntimeError as e:
-            raise OdesolveError(
-                f"{name} is {tuple(value.shape)} and its null {tuple(other.shape)}: give one kind"
-            ) from e
-        out[name] = torch.where(gone.to(value.device).view(-1, *[1] * (value.dim() - 1)), other, value)
-    return out
+    return torch.rand(batch, generator=generator, device=device) < share
+
+
+def _leaves(cond: Mapping[str, Any]) -> Iterator[Any]:
+    for value in cond.values():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _without(name: str, value: Any, null: Any, gone: Tensor) -> Any:
+    """A condition with the null where it is gone."""
+    if isinstance(value, Mapping):
+        if not isinstance(null, Mapping) or null.keys() != value.keys():
+            raise OdesolveError(f"{name} holds {sorted(value)} and its null is {short(null)}: give the same names")
+        return {k: _without(f"{name}.{k}", v, null[k], gone) for k, v in value.items()}
+    other = _null(name, value, null)
+    return torch.where(gone.to(value.device).view(-1, *[1] * (value.dim() - 1)), other, value)
+
+
+def _null(name: str, value: Tensor, null: Any) -> Tensor:
+    """The null of a condition, in its dtype and shape."""
+    try:
+        given = torch.as_tensor(null, device=value.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise OdesolveError(f"{name} is {short(value)} and its null {short(null)}: give one kind") from None
+    other = given.to(value.dtype)
+    if not value.is_floating_point() and not bool((other == given).all()):
+        raise OdesolveError(
+            f"{name} is {value.dtype}, which cannot hold its null {short(null)}: give one of its own kind"
+        )
+    try:
+        return other.expand_as(value)
+    except RuntimeError as e:
+        raise OdesolveError(f"{name} is {tuple(value.shape)} and its null {tuple(other.shape)}: give one kind") from e

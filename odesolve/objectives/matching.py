@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.given import short
 from odesolve.keywords import door
+from odesolve.meant import takes
 from odesolve.models import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for
-from odesolve.objectives.weights import Weight, weighed, weights
+from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.draws import check_data, check_finite, checked_times, column, mask_for, mean_square, normal_for
+from odesolve.objectives.means import law_for
+from odesolve.objectives.uncertainty import balanced
+from odesolve.objectives.weights import Weight, compared, weighed
 
 
 class Coupling(Protocol):
     """Which noise goes with which data."""
 
     def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay with their data."""
+        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay with their data.
+
+        Objectives ask within labels, see ``conditioned.coupled``; what takes ``cond`` is given the conditions instead.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every sample, ``t`` (B,) its time."""
+    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every sample, ``t`` (B,) its time.
+
+    ``raw`` (B,) is the loss of every sample before the factors of importance and uncertainty, which is what
+    ``times.Importance.update`` follows.
+    """
 
     loss: Tensor
     each: Tensor = field(repr=False)
     t: Tensor = field(repr=False)
+    raw: Tensor = field(repr=False, default=cast(Tensor, None), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.raw is None:
+            object.__setattr__(self, "raw", self.each)
 
 
 class Matching:
@@ -47,13 +62,20 @@ class Matching:
         weight: of the squared error; by default 1. The name of a prediction weighs it as if that were regressed on; "vlb" is the
             bound's weight; see ``weights.of_data``. Or a function (path, t).
         times: a law of ``objectives.times``, or its name as in "logit_normal(mean=0.5)"; by default the path's, see
-            ``times.default``.
+            ``times.default``, and where the mean of the weight is infinite under that, away from the end where it is. On a table
+            its times are rounded up to those of the table.
         coupling: which noise goes with which data, see ``objectives.couplings``, or its name such as "optimal_transport"; by
-            default as they come.
-        importance: divide by the density of ``times`` relative to the uniform one, so that the law changes the variance alone.
+            default as they come. Within labels, where there are conditions: see ``conditioned.coupled``.
+        importance: divide by the density of ``times`` relative to the uniform one (of a table: by its probabilities relative to
+            equal ones), so that the law changes the variance alone.
+        uncertainty: u, a function or module of times (B,), such as ``Uncertainty(path)``, whose parameters are trained along:
+            the loss becomes raw exp(-u) + u, whose minimum has e^u the mean raw loss of a time, so that all times weigh the
+            same (Karras et al. 2024, EDM2, appendix B).
+
+    Raises OdesolveError for guided models, and for a weight whose mean under the times is infinite.
     """
 
-    @door("Matching")
+    @door("Matching", uncertainty=takes("t"))
     def __init__(
         self,
         model: Model,
@@ -61,16 +83,18 @@ class Matching:
         times: laws.Law | laws.Importance | str | None = None,
         coupling: Coupling | str | None = None,
         importance: bool = False,
+        uncertainty: Callable[[Tensor], Tensor] | None = None,
     ):
         if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
             raise OdesolveError("the model is guided, or does something to x0: train the plain one")
         self.model, self.weight, self.importance = model, weighed(weight), importance
-        self.coupling = couplings.named(coupling)
-        self.times = laws.named(times, laws.default(model.path, model.predicts))
-        if importance and not hasattr(self.times, "density"):
+        coupling = couplings.named(coupling)
+        if getattr(coupling, "relax", None) is not None:
             raise OdesolveError(
-                f"importance=True divides by the density of times, and {short(times)} has none: give a law with density(t, path)"
+                "coupling relaxes the weights of the noise, all of which sampling starts from: leave relax= out"
             )
+        self.coupling, self.uncertainty = coupling, uncertainty
+        self.times = law_for(times, model.path, model.predicts, self.weight, model.reading.sigma_data, importance)
 
     def __call__(
         self,
@@ -80,6 +104,7 @@ class Matching:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Terms:
         """The loss of data x (B, ...), float32 or float64.
 
@@ -88,29 +113,32 @@ class Matching:
             t: times (B,) of the path instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
+                a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not go together and times outside the path.
         """
-        t, noise = self._drawn(x, noise, t, generator)
+        given = t is not None
+        t, noise = self._drawn(x, noise, t, cond, generator)
         path, predicts, sigma_data = self.model.path, self.model.predicts, self.model.reading.sigma_data
         x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise
         own = self.model if not cond else self.model.given(**cond)
         said = own.predict(x_t, own.at(t, predicts, x_t))
-        c0, c1, scale = path.rows(t, predicts, sigma_data)
-        target = column(c0 / scale, x) * x + column(c1 / scale, x) * noise
-        each = (said - target).square().flatten(1).mean(1)
-        factor = weights(path, t, self.weight, predicts, sigma_data)
-        if factor is not None:
-            each = each * factor.to(each.dtype)
-        if self.importance:
-            uniform = laws.Uniform().density(t, path)
-            each = each * (uniform / self.times.density(t, path)).to(each.dtype)
-        return Terms(each.mean(), each, t)
+        rows = compared(path, t, self.weight, predicts, sigma_data)
+        if given:
+            check_finite(t, rows.finite, f"the weighted error of {predicts!r}")
+        target = column(rows.c0, x) * x + column(rows.c1, x) * noise
+        said = said if rows.scale is None else column(rows.scale, x) * said
+        raw = mean_square(said - target, mask_for(mask, x))
+        raw = raw if rows.factor is None else raw * rows.factor.to(raw.dtype)
+        each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
+        each = each / laws.relative(self.times, t, path).to(raw.dtype) if self.importance else each
+        return Terms(each.mean(), each, t, raw=raw)
 
-    def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+    def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, cond, generator) -> tuple[Tensor, Tensor]:
         check_data(x)
         noise = normal_for(x, noise, generator)
         if self.coupling is not None:
-            noise = self.coupling(x, noise, generator)
-        t = self.times(len(x), self.model.path, generator) if t is None else t
+            noise = coupled(self.coupling, x, noise, {**self.model.cond, **(cond or {})}, generator)
+        t = laws.drawn(self.times, len(x), self.model.path, generator) if t is None else t
         return checked_times(t, x, self.model), noise

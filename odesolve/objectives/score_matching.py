@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,9 @@ from odesolve.keywords import door
 from odesolve.meant import count, meant, one_of, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
-from odesolve.objectives.draws import check_data, checked_times, column, keys_for, normal_for
+from odesolve.objectives.draws import check_data, check_finite, checked_times, column, keys_for, normal_for
 from odesolve.objectives.matching import Matching, Terms
+from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
 from odesolve.words import fits
@@ -52,6 +53,8 @@ class ScoreMatching(ABC):
         times: of a model: a law of ``objectives.times``, by default the path's for scores.
     """
 
+    noised: ClassVar[bool] = False  # the score is compared with the noise over its deviation
+
     @door("ScoreMatching")
     def __init__(
         self, score: Model | Score, *, weight: Weight = None, times: laws.Law | laws.Importance | str | None = None
@@ -59,7 +62,7 @@ class ScoreMatching(ABC):
         if isinstance(score, Model):
             if score.reading.guidance is not None or score.reading.classifier or score.reading.applies:
                 raise OdesolveError("the model is guided, or does something to x0: train the plain one")
-            self.times = laws.named(times, laws.default(score.path, "score"))
+            self.times = self._law(score, times, weighed(weight))
         elif not callable(score):
             raise OdesolveError(f"score is {type(score).__name__}: give a function s(x) or an ode.Model")
         elif weight is not None or times is not None:
@@ -90,8 +93,25 @@ class ScoreMatching(ABC):
         each = self._each(at, generator)
         if isinstance(self.score, Model):
             factor = weights(self.score.path, at.t, self.weight, "score", self.score.reading.sigma_data)
+            if t is not None:
+                self._check_ends(at, factor)
             each = each if factor is None else each * factor.to(each.dtype)
         return Terms(each.mean(), each, at.t)
+
+    def _law(self, model: Model, times: laws.Law | laws.Importance | str | None, weight: Weight) -> Any:
+        if self.noised or model.predicts != "score":  # scores that are as large as the noise over its deviation
+            return law_for(times, model.path, "score", weight, model.reading.sigma_data)
+        return laws.named(times, laws.default(model.path, "score"))
+
+    def _check_ends(self, at: States, factor: Tensor | None) -> None:
+        model = self.score
+        assert isinstance(model, Model)
+        finite = torch.ones_like(at.t, dtype=torch.bool) if factor is None else factor.isfinite()
+        if (self.noised or model.predicts != "score") and at.sigma is not None:
+            finite = finite & (at.sigma > 0)
+        if model.predicts in ("data", "velocity"):
+            check_finite(at.t, finite & model.path.convert(at.t, model.predicts, "score")[1].isfinite(), "the score")
+        check_finite(at.t, finite, "the weighted score")
 
     def _at(
         self, x: Tensor, noise: Tensor | None, t: float | Tensor | None, cond: Mapping[str, Any], generator
@@ -102,7 +122,7 @@ class ScoreMatching(ABC):
                 raise OdesolveError("noise, t and cond are of an ode.Model: a function s(x) is looked at where x is")
             return States(model, x, x.new_zeros(len(x), dtype=torch.float64))
         if t is None:
-            t = self.times(len(x), model.path, generator)
+            t = laws.drawn(self.times, len(x), model.path, generator)
         elif not isinstance(t, Tensor):
             t = torch.full((len(x),), float(t), dtype=torch.float64)
         t, noise = checked_times(t, x, model), normal_for(x, noise, generator)
@@ -194,6 +214,8 @@ class DenoisingScoreMatching(ScoreMatching):
     ``Matching(model, weight="score")``.
     """
 
+    noised: ClassVar[bool] = True
+
     @door("DenoisingScoreMatching")
     def __init__(self, score: Model | Score, sigma: float | None = None, **options: Any):
         super().__init__(score, **options)
@@ -263,6 +285,7 @@ def energy(of: Callable[..., Tensor]) -> Energy:
 class Levels(laws.Law):
     """Finitely many noise to signal ratios, each as likely."""
 
+    discrete: ClassVar[bool] = True
     ratios: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -286,6 +309,11 @@ class Levels(laws.Law):
     def density(self, t: Tensor, path: Path) -> Tensor:
         """Probability of each."""
         return torch.full_like(t.double(), 1 / len(self.ratios))
+
+    def share(self, t: Tensor, path: Path) -> Tensor:
+        """The probability of times from the data up to these, float64."""
+        ratios = torch.tensor(self.ratios, dtype=torch.float64, device=t.device)
+        return (ratios <= path.rho(t.double())[..., None] * (1 + 1e-12)).double().mean(-1)
 
 
 @fits

@@ -5,11 +5,12 @@ Numbers u in [0, 1] run from data (0) to noise (1), whatever the direction and r
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from msgspec import Struct
@@ -23,6 +24,7 @@ from odesolve.paths import Path
 from odesolve.words import fits
 
 BINS, HISTORY = 64, 10
+EDGE = 1e-9  # what is drawn at an end of a law may lie beyond it by its rounding, and has a density there
 _DOOR = Door("this", "is no state of a law of times", "give what importance.state_dict() returned")
 
 
@@ -47,6 +49,16 @@ class Law(ABC):
     @abstractmethod
     def density(self, t: Tensor, path: Path) -> Tensor:
         """Density at times of the path."""
+
+    def share(self, t: Tensor, path: Path) -> Tensor:
+        """The probability of times from the data up to these, float64."""
+        u = _number(t, path)
+        low, high = torch.zeros_like(u), torch.ones_like(u)
+        for _ in range(60):  # bisection: the quantile rises in u
+            middle = 0.5 * (low + high)
+            above = _number(self.quantile(middle, path), path) > u
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return high
 
 
 def _time(u: Tensor, path: Path) -> Tensor:
@@ -78,7 +90,7 @@ class Uniform(Law):
 
     def density(self, t: Tensor, path: Path) -> Tensor:
         u = _number(t, path)
-        inside = (u >= self.low) & (u <= self.high)
+        inside = (u >= self.low - EDGE) & (u <= self.high + EDGE)
         return inside.double() / ((self.high - self.low) * _length(path))
 
 
@@ -177,7 +189,7 @@ class LogUniform(Law):
     def density(self, t: Tensor, path: Path) -> Tensor:
         t = t.double()
         slope = (path.dsigma(t) / path.sigma(t) - path.dalpha(t) / path.alpha(t)).abs()
-        inside = (path.rho(t) >= self.low) & (path.rho(t) <= self.high)
+        inside = (path.rho(t) >= self.low * (1 - EDGE)) & (path.rho(t) <= self.high * (1 + EDGE))
         return inside * slope / (math.log(self.high) - math.log(self.low))
 
 
@@ -185,6 +197,8 @@ class LogUniform(Law):
 @dataclass(frozen=True)
 class Table(Law):
     """The training times i / N of a path with a table, each as likely."""
+
+    discrete: ClassVar[bool] = True
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         n = self._steps(path)
@@ -209,8 +223,9 @@ class _Remembered(Struct, forbid_unknown_fields=True):
 class Importance:
     """Times as likely as their loss is large: by the root mean square of the latest losses in equal bins of u.
 
-    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with the times and losses of a
-    batch; with ``importance=True`` the objective is that of uniform times.
+    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with the times and raw losses of a
+    batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each`` holds the factor of importance already. With
+    ``importance=True`` the objective is that of uniform times.
     """
 
     stratified = False
@@ -223,8 +238,7 @@ class Importance:
 
     def update(self, t: Tensor, losses: Tensor, path: Path) -> None:
         """Remember the losses (n,) at times (n,)."""
-        bins = len(self.losses)
-        self.remember((_number(t.cpu(), path) * bins).long().clamp(0, bins - 1), losses)
+        self.remember(self._place(t.cpu(), path), losses)
 
     def remember(self, places: Tensor, losses: Tensor) -> None:
         """Remember the losses (n,) in bins (n,)."""
@@ -273,8 +287,47 @@ class Importance:
     def density(self, t: Tensor, path: Path) -> Tensor:
         """Density at times of the path."""
         p = self.probabilities.to(t.device)
-        place = (_number(t, path) * len(p)).long().clamp(0, len(p) - 1)
-        return p[place] * len(p) / _length(path)
+        return p[self._place(t, path)] * len(p) / _length(path)
+
+    def share(self, t: Tensor, path: Path) -> Tensor:
+        """The probability of times from the data up to these, float64."""
+        p = self.probabilities.to(t.device)
+        u = (_number(t, path) * len(p)).clamp(0, len(p))
+        whole = u.long().clamp_max(len(p) - 1)
+        return p.cumsum(0)[whole] - p[whole] * (whole + 1 - u)
+
+    def _place(self, t: Tensor, path: Path) -> Tensor:
+        """Bins of times; a time of a table stands for the numbers up to it from the one before."""
+        u = _number(t, path)
+        u = u if path.training_steps is None else u - 0.5 / path.training_steps
+        return (u * len(self.losses)).long().clamp(0, len(self.losses) - 1)
+
+
+@fits
+def drawn(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
+    """Times (n,) of a law; on a path with a table each is rounded up to the next time of the table, as ``Table`` does."""
+    t = law(n, path, generator)
+    if path.training_steps is None or isinstance(law, Table) or not isinstance(t, Tensor):
+        return t
+    return _time(_index(t, path) / path.training_steps, path)
+
+
+@fits
+def relative(law: Any, t: Tensor, path: Path) -> Tensor:
+    """The density of a law at times relative to the uniform one; on a table the probability relative to equal ones."""
+    steps = path.training_steps
+    if steps is None:
+        return law.density(t, path) * _length(path)
+    at = _index(t, path)
+    share = law.share if hasattr(law, "share") else functools.partial(Law.share, law)
+    high, low = (share(_time(k / steps, path), path) for k in (at + 1e-6, at - 1 + 1e-6))
+    return steps * (torch.where(at >= steps, 1.0, high) - torch.where(at <= 1, 0.0, low))
+
+
+def _index(t: Tensor, path: Path) -> Tensor:
+    """Numbers of the table's times, 1 to N and float64, that these lie below or at."""
+    assert path.training_steps is not None
+    return (_number(t, path) * path.training_steps - 1e-6).ceil().clamp_min(1)
 
 
 @fits
@@ -297,6 +350,14 @@ NAMED: dict[str, type] = {
     "table": Table,
     "importance": Importance,
 }
+
+
+@fits
+def shares(path: Path) -> tuple[float, float]:
+    """Numbers between which the log-SNR of a path is held: of its ``t_min`` and ``t_clip``, without one as near to the noise."""
+    low = float(_number(torch.tensor(path.t_min, dtype=torch.float64), path))
+    high = 1 - low if path.t_clip is None else float(_number(torch.tensor(path.t_clip, dtype=torch.float64), path))
+    return low, high
 
 
 def default(path: Path, predicts: str) -> Law:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,10 @@ from torch import Tensor
 from odesolve.convention import check_call, path_first
 from odesolve.errors import OdesolveError, unknown
 from odesolve.paths import PREDICTIONS, Path, prediction_named
+from odesolve.paths.discrete import LOWEST
 
 Weight = str | Callable[[Path, Tensor], Tensor] | None
-NAMED: dict[str, Callable[[Tensor], Tensor]] = {
-    "snr": lambda snr: snr,  # the plain error of the noise
-    "max_snr": lambda snr: snr.clamp_min(1.0),  # Salimans and Ho 2022, "truncated SNR"
-    "snr_plus_1": lambda snr: snr + 1.0,
-}
+NAMED = ("snr", "max_snr", "snr_plus_1")  # the plain error of the noise; "truncated SNR" and it (Salimans and Ho 2022)
 MIN_SNR = re.compile(r"min_snr\((\d+\.?\d*|\.\d+)\)")
 # What weights are called elsewhere; None is the network's own error as it is.
 ELSEWHERE = {"simple": "noise", "elbo": "vlb", "truncated_snr": "max_snr", "min_snr": "min_snr(5)", "uniform": None}
@@ -52,23 +49,13 @@ def function(weight: Any, form: str) -> Any:
 
 def factor(path: Path, t: Tensor, predicts: str, sigma_data: float) -> Tensor:
     """kF^2 at times (n,), float64: what the squared error of a prediction is to that of the data."""
-    return path.convert(t.double(), "data", predicts, sigma_data)[1].square()
+    return weighted(path, t, predicts, "data", sigma_data)
 
 
 def of_data(path: Path, t: Tensor, weight: str, sigma_data: float) -> Tensor:
     """w(t) of e0, (n,) float64, of a weighting's name: a prediction, whose plain error it is, "vlb" (minus half the slope of the
     SNR: the continuous bound in nats), "snr", "max_snr", "snr_plus_1", "min_snr(5)" (Hang et al. 2023). Raises OdesolveError."""
-    t = t.double()
-    if weight in PREDICTIONS:
-        return factor(path, t, weight, sigma_data)
-    snr = torch.exp(2 * path.lam(t))
-    if weight == "vlb":
-        return 0.5 * path.g2(t) * snr / path.sigma(t) ** 2
-    if weight in NAMED:
-        return NAMED[weight](snr)
-    if (limit := MIN_SNR.fullmatch(weight)) is not None:
-        return snr.clamp_max(float(limit[1]))
-    raise unknown("weight", weight, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"))
+    return weighted(path, t, weight, "data", sigma_data)
 
 
 def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: float) -> Tensor | None:
@@ -80,4 +67,97 @@ def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: fl
         if not isinstance(given, Tensor) or given.shape != t.shape:
             raise OdesolveError(f"the weight returned {getattr(given, 'shape', type(given).__name__)}: return (n,)")
         return given
-    return of_data(path, t, weight, sigma_data) / factor(path, t, predicts, sigma_data)
+    return weighted(path, t, weight, predicts, sigma_data)
+
+
+class Powers(NamedTuple):
+    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so quotients have their limits."""
+
+    alpha: Tensor
+    sigma: Tensor
+    rest: Tensor
+
+
+def weighted(
+    path: Path, t: Tensor, weight: str, predicts: str, sigma_data: float, ends: Tensor | None = None
+) -> Tensor:
+    """The factor (n,) float64 of a prediction's squared error, by a weight's name; at both ends of the path its limit, which may
+    be infinite. Where ``ends`` says so the error is that of sigma times the prediction."""
+    t = t.double()
+    up, down = (powers(path, t, name, sigma_data) for name in (weight, predicts))
+    a, s = signal(path, t), path.sigma(t)
+    power = up.sigma - down.sigma
+    if ends is not None:
+        power = torch.where(ends, power - 2, power)
+    return up.rest / down.rest * a.pow(up.alpha - down.alpha) * s.pow(power)
+
+
+def signal(path: Path, t: Tensor) -> Tensor:
+    """alpha, and 0 where a table was raised to its floor because it has no signal."""
+    a = path.alpha(t)
+    return a if path.training_steps is None else torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
+
+
+def powers(path: Path, t: Tensor, name: str, sigma_data: float) -> Powers:
+    """sigma^2 kF^2 of a prediction, sigma^2 w of a weight. Raises OdesolveError for other names."""
+    a, s = signal(path, t), path.sigma(t)
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    if name in ("data", "noise", "snr", "score", "v"):
+        alpha, sigma = {"data": (0, 2), "v": (0, 0), "score": (2, -2)}.get(name, (2, 0))
+        return Powers(alpha * one, sigma * one, (a**2 + s**2).square() if name == "v" else one)
+    if name == "edm":
+        return Powers(zero, zero, ((a * sigma_data) ** 2 + s**2) / sigma_data**2)
+    if name in ("velocity", "vlb"):
+        return _moving(path, t, name == "vlb")
+    if name == "max_snr":
+        return Powers(zero, zero, torch.maximum(a**2, s**2))
+    if name == "snr_plus_1":
+        return Powers(zero, zero, a**2 + s**2)
+    if (limit := MIN_SNR.fullmatch(name)) is not None:
+        most = float(limit[1])
+        low = a**2 < most * s**2
+        return Powers(2.0 * low, 2.0 * ~low, torch.where(low, one, most * one))
+    raise unknown("weight", name, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"))
+
+
+def _moving(path: Path, t: Tensor, bound: bool) -> Powers:
+    """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma' - sigma alpha'.
+
+    Where sigma' is infinite that is alpha g^2 / (2 sigma).
+    """
+    a, s, ds = path.alpha(t), path.sigma(t), path.dsigma(t)
+    steep = torch.isinf(ds)
+    moved = torch.where(steep, 0.5 * path.g2(t), a * torch.where(steep, 0.0, ds) - s * path.dalpha(t)).abs()
+    if bound:
+        return Powers(torch.where(steep, 2.0, 1.0), torch.where(steep, -2.0, -1.0), moved)
+    return Powers(2.0 * steep, -2.0 * steep, moved.square())
+
+
+class Rows(NamedTuple):
+    """What a prediction is compared with: the error of ``scale`` F - (c0 x0 + c1 noise), times ``factor`` (None for 1).
+
+    ``scale`` is None for 1; it is 0 at times where F itself is infinite, and its weighted error need not be.
+    """
+
+    c0: Tensor
+    c1: Tensor
+    scale: Tensor | None
+    factor: Tensor | None
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether it is, of every time."""
+        found = self.c0.isfinite() & self.c1.isfinite()
+        return found if self.factor is None else found & self.factor.isfinite()
+
+
+def compared(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: float) -> Rows:
+    """The rows of a regression at times (n,), finite wherever its weighted error is."""
+    c0, c1, scale = path.rows(t, predicts, sigma_data)
+    if predicts not in ("score", "velocity") or not isinstance(weight, str) or weight == predicts:
+        return Rows(c0 / scale, c1 / scale, None, weights(path, t, weight, predicts, sigma_data))
+    ends = scale == 0
+    safe = torch.where(ends, 1.0, scale)
+    if predicts == "velocity":  # sigma times it
+        c1 = torch.where(ends, 0.5 * path.g2(t), c1)
+    return Rows(c0 / safe, c1 / safe, 1.0 - ends.to(t.dtype), weighted(path, t, weight, predicts, sigma_data, ends))

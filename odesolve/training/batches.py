@@ -5,40 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.given import short
 from odesolve.meant import count, meant
+from odesolve.training.rows import held_by, moved_to, taken, tensor_of
 
 Cond = Mapping[str, Any]
+Data = Tensor | np.ndarray
 Batch = tuple[tuple[Tensor, ...], Cond | None]
+Names = tuple[str, ...]
 
 
 class Batches:
     """Random batches of a data set in which every sample comes once before any comes again; a function of the step alone.
 
     Args:
-        data: (N, ...), or several tensors of N rows that go together: the arguments of an objective.
-        cond: conditions; tensors have one row a sample.
+        data: (N, ...), or several tensors of N rows that go together: the arguments of an objective; arrays, too.
+        cond: conditions, within dicts, too: whatever can be indexed, tensors, arrays, lists of captions, has one row a sample;
+            numbers and words hold for all. Arrays and lists of numbers come as tensors.
         batch: how many samples, also more than N.
         seed: of the order.
 
-    Raises OdesolveError where numbers of rows differ.
+    Raises OdesolveError where numbers of rows differ, and for conditions that have none.
     """
 
     @meant(batch=count(), seed=count(0, 2**64 - 1))
-    def __init__(self, data: Tensor | tuple[Tensor, ...], cond: Cond | None = None, batch: int = 256, seed: int = 0):
-        self.data = (data,) if isinstance(data, Tensor) else tuple(data) if isinstance(data, (list, tuple)) else ()
+    def __init__(self, data: Data | tuple[Data, ...], cond: Cond | None = None, batch: int = 256, seed: int = 0):
+        several = isinstance(data, (list, tuple))
+        self.data = tuple(tensor_of(v) for v in (data if several else (data,)))
         if not self.data or not all(isinstance(v, Tensor) and v.dim() for v in self.data):
             raise OdesolveError(f"data is {short(data)}: give a tensor (N, ...), or several of as many rows")
-        self.cond, self.batch, self.seed = cond, batch, seed
         self.n = len(self.data[0])
-        rows = [*self.data, *(v for v in (cond or {}).values() if isinstance(v, Tensor))]
-        if any(not v.dim() or len(v) != self.n for v in rows) or not self.n or batch < 1:
-            given = ", ".join(str(tuple(v.shape)) for v in rows)
-            raise OdesolveError(f"data and conditions are {given} and batch={batch}: give one row for each sample")
+        if any(len(v) != self.n for v in self.data) or not self.n:
+            given = ", ".join(str(tuple(v.shape)) for v in self.data)
+            raise OdesolveError(f"data is {given}: give one row for each sample, and at least one")
+        self.cond = None if cond is None else {k: held_by(v, self.n, f"cond[{k!r}]") for k, v in cond.items()}
+        self.batch, self.seed = batch, seed
         self._order: tuple[int, Tensor] | None = None
 
     def __call__(self, step: int) -> Batch:
@@ -49,12 +55,7 @@ class Batches:
             parts.append(self._epoch(epoch)[place : place + end - at])
             at += len(parts[-1])
         index = torch.cat(parts)
-        cond = (
-            None
-            if self.cond is None
-            else {k: _rows(v, index) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
-        )
-        return tuple(_rows(v, index) for v in self.data), cond
+        return tuple(taken(v, index, self.n) for v in self.data), taken(self.cond, index, self.n)
 
     def _epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -63,22 +64,18 @@ class Batches:
         return self._order[1]
 
 
-def _rows(value: Tensor, index: Tensor) -> Tensor:
-    return value[index.to(value.device)]
-
-
 class Stream:
     """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what lies before it."""
 
-    def __init__(self, data: Iterable[Any]):
-        self.data, self.running, self.done = data, iter(data), 0
+    def __init__(self, data: Iterable[Any], names: Names = ()):
+        self.data, self.names, self.running, self.done = data, names, iter(data), 0
 
     def __call__(self, step: int) -> Batch:
         while True:
             item = self._next()
             self.done += 1
             if self.done > step:
-                return as_batch(item)
+                return as_batch(item, self.names)
 
     def _next(self) -> Any:
         item = next(self.running, None)
@@ -90,34 +87,86 @@ class Stream:
         return item
 
 
-def as_batch(item: Any) -> Batch:
-    """What an iterable yields, x or (x, ..., {conditions}), as tensors and conditions. Raises OdesolveError for others."""
-    items: list[Any] = [item] if isinstance(item, Tensor) else list(item) if isinstance(item, (tuple, list)) else []
+def as_batch(item: Any, names: Names = ()) -> Batch:
+    """What an iterable yields as tensors and conditions: x, (x, ..., {conditions}), (x, ..., a, b) or a dict, a and b by name.
+
+    Raises OdesolveError for others.
+    """
+    if isinstance(item, Mapping):
+        return _of_mapping(item, names)
+    items = [tensor_of(v) for v in item] if isinstance(item, (tuple, list)) else [tensor_of(item)]
     cond: Cond | None = items.pop() if items and isinstance(items[-1], Mapping) else None
+    if names and cond is None and len(items) > len(names):
+        cond = dict(zip(names, items[-len(names) :], strict=True))
+        del items[-len(names) :]
+    if names and (cond is None or any(name not in cond for name in names)):
+        raise OdesolveError(f"a batch is {_told(item)}: cond={names} names its last ones, after x")
     if not items or not all(isinstance(v, Tensor) for v in items):
-        raise OdesolveError(f"a batch is {type(item).__name__}: give x, or (x, {{'label': y}}) with its conditions")
+        kinds = f"{_told(item)}: give x, or (x, {{'label': y}}) with its conditions, or name those of (x, y) by cond='label'"
+        raise OdesolveError(f"a batch is {kinds}")
     return tuple(items), cond
 
 
+def _of_mapping(item: Mapping[str, Any], names: Names) -> Batch:
+    """The data are "x", or the only one that is not named, or the only floats (B, ...); all others are conditions."""
+    held = {k: tensor_of(v) for k, v in item.items()}
+    missing = [name for name in names if name not in held]
+    if missing:
+        raise OdesolveError(f"a batch has {', '.join(map(str, held))}, not {missing[0]!r}: name by cond= what is there")
+    others = {k: v for k, v in held.items() if k not in names}
+    floats = [k for k, v in others.items() if isinstance(v, Tensor) and v.is_floating_point() and v.dim()]
+    data = ["x"] if "x" in others else floats
+    if len(data) != 1 or not isinstance(held[data[0]], Tensor):
+        raise OdesolveError(
+            f"a batch is {_told(item)}, and which are the data is not known: call them 'x', or name the conditions by cond="
+        )
+    return (held.pop(data[0]),), held or None
+
+
+def _told(item: Any) -> str:
+    """A batch in words: what each of its parts is."""
+    if isinstance(item, Mapping):
+        return "dict of " + (", ".join(map(str, item)) or "nothing")
+    if isinstance(item, (tuple, list)):
+        return f"{type(item).__name__} of " + (", ".join(type(v).__name__ for v in item) or "nothing")
+    return type(item).__name__
+
+
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device."""
-    x, cond = batch
-    there = None if cond is None else {k: v.to(device) if isinstance(v, Tensor) else v for k, v in cond.items()}
-    return tuple(v.to(device) for v in x), there
+    """A batch on a device, its conditions wherever they are nested."""
+    return moved_to(batch, device)
 
 
-def source_of(data: Any, cond: Cond | None, batch: int, seed: int, generator) -> Callable[[int], Batch]:
+def names_of(cond: Any) -> Names:
+    """Names of conditions, where these are given in the place of conditions; none for conditions themselves."""
+    if isinstance(cond, str):
+        return (cond,)
+    if isinstance(cond, (list, tuple)) and cond and all(isinstance(v, str) for v in cond):
+        return tuple(cond)
+    return ()
+
+
+def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callable[[int], Batch]:
     """The batch of a step, from all that ``fit`` takes as data. Raises OdesolveError for others."""
-    if isinstance(data, Tensor):
+    names = names_of(cond)
+    if cond is not None and not names and not isinstance(cond, Mapping):
+        raise OdesolveError(
+            f"cond is {short(cond)}: give {{'label': y}} for a data set, or 'label' for what batches hold"
+        )
+    if isinstance(data, (Tensor, np.ndarray)):
+        if names:
+            raise OdesolveError(
+                f"cond={cond!r} names parts of batches, and the data are a data set: give {{name: rows}}"
+            )
         return Batches(data, cond, batch, seed)
-    if cond is not None:
-        raise OdesolveError("cond= goes with a data set: let batches be (x, {conditions})")
+    if cond is not None and (not names or isinstance(data, Batches)):
+        raise OdesolveError("cond= goes with a data set: let batches be (x, {conditions}), or give names, cond='label'")
     if isinstance(data, Batches):
         return data
     if callable(data):
-        return lambda step: as_batch(data(generator))
-    if not isinstance(data, Iterable):
+        return lambda step: as_batch(data(generator), names)
+    if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         raise OdesolveError(
             f"the data are {type(data).__name__}: give a tensor, batches, or a function that draws them"
         )
-    return Stream(data)
+    return Stream(data, names)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, parsed, regular, shaped
 from odesolve.jobs.files import cannot_write, write_whole
-from odesolve.paths import Path
+from odesolve.training.described import PLAIN, describe
 from odesolve.training.held import FORMAT, Header, differences, restored, unpacked
 from odesolve.words import fits
 
-PLAIN = (str, int, float, bool, type(None))
-HEADER, DEPTH = "odesolve", 6
+__all__ = ["Checkpoint", "TorchRandom", "describe", "load", "read", "save"]
+
+HEADER = "odesolve"
 DOOR = Door("this", "is no checkpoint that can be read", "give a file that training.fit wrote")
 
 
@@ -128,30 +129,6 @@ def load(file: str | File, parts: Mapping[str, Any], *, configuration: Mapping[s
     found = read(file)
     found.restore(parts, configuration)
     return found
-
-
-def describe(value: Any, depth: int = DEPTH) -> Any:
-    """Plain values that tell what an object is set to, for a configuration: of tensors their shape, of modules their class."""
-    if isinstance(value, PLAIN):
-        return value
-    if isinstance(value, Path):
-        return value.spec()
-    if isinstance(value, Tensor):
-        return [str(value.dtype), *value.shape]
-    if isinstance(value, (torch.dtype, torch.device)):
-        return str(value)
-    kind = getattr(value, "__qualname__", type(value).__qualname__)
-    if isinstance(value, nn.Module) or hasattr(value, "__qualname__") or depth == 0:
-        return kind
-    if isinstance(value, Mapping):
-        return {str(k): describe(v, depth - 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [describe(v, depth - 1) for v in value]
-    if is_dataclass(value):
-        held = {f.name: getattr(value, f.name) for f in fields(value)}
-    else:
-        held = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    return {"kind": kind, **{k: describe(v, depth - 1) for k, v in held.items()}}
 
 
 def _normal(configuration: Mapping[str, Any]) -> dict[str, Any]:

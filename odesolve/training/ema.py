@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
 from odesolve.given import real
-from odesolve.meant import meant, number
+from odesolve.meant import count, meant, number, takes
 from odesolve.words import fits
 
 Profile = Callable[[int], float]
@@ -85,35 +85,60 @@ class Power:
         return (1 - 1 / k) ** (self.gamma + 1)
 
 
+@meant(points=takes("step"), decay=number(0.0, 1.0, above=0.0), first=count())
+@dataclass(frozen=True)
+class Growing:
+    """The decay of the target of a consistency model whose grid grows: exp(s_0 log mu_0 / N(k)) (Song et al. 2023, appendix C).
+
+    ``points`` is N, a function of the step 0, 1, ... such as that of ``ConsistencyTraining``; ``decay`` is mu_0, ``first`` s_0,
+    the points that it belongs to.
+    """
+
+    points: Callable[[int], int]
+    decay: float = 0.95
+    first: int = 2
+
+    def __call__(self, k: int) -> float:
+        """The share that the average keeps in update k = 1, 2, ..., which follows step k - 1."""
+        return math.exp(self.first * math.log(self.decay) / self.points(k - 1))
+
+
 @fits
 class EMA:
     """A running average of a module's weights, updated after every step of an optimiser.
 
     ``module`` is the averaged copy, in evaluation mode: sample ``ode.Model(ema.module, path, ...)``, or the model that is trained
-    inside ``with ema.applied():``. Buffers are copied as they are, and so are weights that are no floats.
+    inside ``with ema.applied():``, which is in evaluation mode there, too. Buffers are copied as they are, and so are weights
+    that are no floats; see ``recalibrated`` for those of batch norms.
 
     Args:
         source: the module that is trained.
         profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of an update to the share that
             the average keeps. It begins as the weights that the source has now.
+        dtype: float32 or float64 of the average, where the source is, or becomes, of half precision; by default the source's.
 
-    Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision, where small steps round to none: keep
-    them in float32 and use autocast.
+    Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision without a ``dtype``: small steps of an
+    average round to none there.
     """
 
-    def __init__(self, source: nn.Module, profile: float | Profile = 0.999):
+    def __init__(self, source: nn.Module, profile: float | Profile = 0.999, dtype: torch.dtype | None = None):
         if not isinstance(source, nn.Module):
             raise OdesolveError(f"the source is {type(source).__name__}: give the nn.Module that is trained")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64, or None for that of the weights")
         narrow = [name for name, p in source.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
-        if narrow:
-            raise OdesolveError(f"{narrow[0]} is of half precision: keep weights in float32, and compute with autocast")
-        self.source = source
+        if narrow and dtype is None:
+            told = "give dtype=torch.float32 for the average, or keep weights in float32 and compute with autocast"
+            raise OdesolveError(f"{narrow[0]} is of half precision: {told}")
+        self.source, self._wide = source, dtype is not None
         self.profile: Profile = (
             profile
             if callable(profile)
             else Exponential(real("profile", profile, "a decay from 0 to 1, or a function", 0.0, 1.0))
         )
         self._averaged = AveragedModel(source, multi_avg_fn=self._mix)
+        if dtype is not None:
+            self.module.to(dtype)
         self._averaged.update_parameters(source)  # its first call copies: the average of no update is the source
         self.module.requires_grad_(False).eval()
 
@@ -129,7 +154,9 @@ class EMA:
 
     def update(self) -> None:
         """Take in the weights that the source has now."""
-        self._averaged.update_parameters(self.source)
+        first = [next((p.dtype for p in m.parameters()), None) for m in (self.module, self.source)]
+        other = self._wide or first[0] is not first[1]
+        self._averaged.update_parameters(_Widened(self.source, self.module) if other else self.source)
 
     def _mix(self, average, weights, _) -> None:
         keep = self.profile(self.updates + 1)
@@ -156,12 +183,19 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The source with the averaged weights inside of a ``with``; its own come back after it, also after an error."""
+        """The source with the averaged weights, in evaluation mode, inside of a ``with``.
+
+        Its own weights come back after it, and each of its modules is in the mode that it was in, also after an error.
+        """
         kept = {name: value.detach().clone() for name, value in tensors_of(self.source).items()}
+        modes = [(module, module.training) for module in self.source.modules()]
         try:
             self.copy_to(self.source)
+            self.source.eval()
             yield self.source
         finally:
+            for module, mode in modes:
+                module.training = mode
             with torch.no_grad():
                 for name, value in tensors_of(self.source).items():
                     value.copy_(kept[name])
@@ -180,6 +214,22 @@ class EMA:
                 raise _DOOR.refuse(f"{name} is {short(a)}: expected {short(b)}")
         with _DOOR.reading():
             self._averaged.load_state_dict(state)
+
+
+class _Widened(nn.Module):
+    """A module whose weights are seen in the dtypes of its average, which torch groups with them."""
+
+    def __init__(self, source: nn.Module, average: nn.Module):
+        super().__init__()
+        self.tensors = [(p, a.dtype) for p, a in zip(source.parameters(), average.parameters(), strict=True)]
+        self.copied = list(source.buffers())
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        for p, dtype in self.tensors:
+            yield nn.Parameter(p.detach().to(dtype), requires_grad=False)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        yield from self.copied
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -173,8 +173,13 @@ def _other_optimiser(part: Optimizer, state: dict[str, Any]) -> list[str]:
 
 
 def differences(held: Any, given: Any, name: str = "") -> list[str]:
-    """Lines "name is a in the file, b here" of two plain values."""
+    """Lines "name is a in the file, b here" of two plain values.
+
+    Code is compared where one Python wrote both, as each has instructions of its own.
+    """
     if isinstance(held, dict) and isinstance(given, dict):
+        if all("code" in each for each in (held, given)) and held.get("python") != given.get("python"):
+            held, given = ({k: v for k, v in each.items() if k not in ("python", "code")} for each in (held, given))
         names = [*held, *(k for k in given if k not in held)]
         return [
             line

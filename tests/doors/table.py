@@ -644,6 +644,7 @@ OBJECTIVES = {
             "times": LAW,
             "coupling": of.name(none=True),
             "importance": of.switch(),
+            "uncertainty": of.function(none=True),
         },
     ),
     "Hybrid": Door(
@@ -728,7 +729,10 @@ OBJECTIVES = {
             "equal": of.number(0, 1),
             "power": of.number(0),
             "offset": of.number(0),
+            "of": of.name(),
             "teacher": of.model(none=True),
+            "null": of.mapping(none=True),
+            "drop": of.number(0, 1),
         },
     ),
     "Shortcut": Door(
@@ -791,7 +795,29 @@ OBJECTIVES = {
     "Sinkhorn": Door(
         objectives.Sinkhorn,
         {"reg": 0.1},
-        {"reg": of.number(0, above=True), "iterations": of.whole(), "tolerance": of.number(0, above=True, none=True)},
+        {
+            "reg": of.number(0, above=True),
+            "iterations": of.whole(),
+            "tolerance": of.number(0, above=True, none=True),
+            "cond_weight": of.number(0, none=True),
+            "relax": of.number(0, above=True, none=True),
+        },
+    ),
+    "OptimalTransport": Door(objectives.OptimalTransport, {}, {"cond_weight": of.number(0, none=True)}),
+    "TrigConsistency": Door(
+        objectives.TrigConsistency,
+        {"model": ode.Model(NET, paths.Trig(), "v")},
+        {
+            "model": of.model(),
+            "teacher": of.model(none=True),
+            "times": LAW,
+            "offset": of.number(0, above=True),
+            "share": of.number(0, 1),
+            "uncertainty": of.function(none=True),
+        },
+    ),
+    "Uncertainty": Door(
+        objectives.Uncertainty, {"path": VP}, {"path": of.path(), "features": of.whole(), "seed": of.whole(0)}
     ),
     "couplings.named": Door(couplings.named, {"coupling": "independent"}, {"coupling": of.name(none=True)}),
     "dropped": Door(
@@ -857,6 +883,9 @@ OBJECTIVES = {
     },
 }
 
+AVERAGE = training.EMA(NET, training.Power(1.0))
+AVERAGE.update()
+SNAPSHOT = training.Snapshot.of(AVERAGE)
 TRAINING = {
     "fit": Door(
         fitted,
@@ -868,6 +897,7 @@ TRAINING = {
             "network": of.nothing(True, 3, "a", {}, of.fn),
             "cond": of.mapping(),
             "batch": of.whole(),
+            "accumulate": of.whole(none=True),
             "ema": of.nothing(True, 3, "a", {}, of.fn),
             "warmup": of.whole(0),
             "schedule": of.function(none=True),
@@ -893,7 +923,30 @@ TRAINING = {
     "EMA": Door(
         training.EMA,
         {"source": NET},
-        {"source": of.nothing(False, 3, "a", {}, of.fn), "profile": of.number(0, 1).filter(lambda v: v is not of.fn)},
+        {
+            "source": of.nothing(False, 3, "a", {}, of.fn),
+            "profile": of.number(0, 1).filter(lambda v: v is not of.fn),
+            "dtype": of.dtype(),
+        },
+    ),
+    "Growing": Door(
+        training.Growing,
+        {"points": lambda k: 3},
+        {"points": of.function(), "decay": of.number(0, 1, above=True), "first": of.whole()},
+    ),
+    "recalibrated": Door(
+        lambda **k: training.recalibrated(**k).__enter__(),
+        {"module": nn.BatchNorm1d(2)},
+        {"module": of.nothing(False, 3, "a", {}, of.fn)},
+    ),
+    "reconstructed": Door(
+        training.reconstructed,
+        {"snapshots": [SNAPSHOT], "profile": 0.1},
+        {
+            "snapshots": of.nothing(False, 3, "a", {}, [], of.fn),
+            "profile": of.number(0, 12**-0.5, above=True),
+            "updates": of.whole(none=True, most=1),
+        },
     ),
     "Exponential": Door(training.Exponential, {}, {"decay": of.number(0, 1), "corrected": of.switch()}),
     "Power": Door(training.Power, {}, {"gamma": of.number(0)}),

@@ -321,8 +321,8 @@ def test_couplings_and_conditions():
         seen.append((s, label))
         return torch.zeros_like(s)
 
-    x, label = normal(16, 2), torch.arange(16)
-    y = x.flip(0) + 1e-3
+    x, label = normal(16, 2), torch.arange(16) // 8
+    y = x.view(2, 8, 2).flip(1).view(16, 2) + 1e-3
     objective = TwoSided(ode.Model(net, LINEAR, "velocity"), 0.0, coupling=OptimalTransport())
     objective(x, y, cond={"label": label}, t=torch.full((16,), 0.5))
     torch.testing.assert_close(seen[0][0], x + 5e-4)

@@ -17,6 +17,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+MODEL = ode.Model(lambda x, t: x, ode.paths.Linear(), "velocity")
+
+
 def normal(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=generator(seed))
 
@@ -137,6 +140,37 @@ def test_the_plan_approaches_the_assignment():
     assert torch.equal(OptimalTransport()(x, near), near.flip(0))
 
 
+def test_the_unbalanced_plan_has_its_form():
+    """Rows exact; columns b' with g = -relax log(b' / b), which is where the derivative of cost, entropy and divergence is 0."""
+    c = normal(7, 5).square()
+    b = normal(5, seed=2).exp()
+    plan = sinkhorn_plan(c, 0.3, None, b, tolerance=1e-13, relax=0.7)
+    torch.testing.assert_close(plan.exp().sum(1), torch.full((7,), 1 / 7, dtype=torch.float64), rtol=1e-13, atol=0)
+    rest = 0.3 * plan + c  # f + g
+    g = rest[0] - rest[0, 0]
+    drawn = plan.exp().sum(0)
+    exact = -0.7 * torch.log(drawn / (b / b.sum()))
+    torch.testing.assert_close(g, exact - exact[0], rtol=1e-9, atol=1e-10)
+    assert float((drawn - b / b.sum()).abs().sum()) > 0.1
+
+
+def test_the_unbalanced_plan_at_its_limits():
+    c = normal(7, 5).square()
+    stiff = sinkhorn_plan(c, 0.3, tolerance=1e-12, relax=1e9)
+    torch.testing.assert_close(stiff, sinkhorn_plan(c, 0.3, tolerance=1e-12), rtol=1e-6, atol=1e-6)
+    free = sinkhorn_plan(c, 0.3, tolerance=1e-8, relax=1e-6)
+    torch.testing.assert_close(free.exp(), torch.softmax(-c / 0.3, 1) / 7, rtol=1e-4, atol=1e-7)
+
+
+def test_a_far_source_is_left_out():
+    """A tenth of the source lies far from all data: drawn as often as the rest when balanced, hardly ever when not."""
+    x, y = normal(100, 2), normal(100, 2, seed=1)
+    y[:10] += 50.0
+    share = [float((Sinkhorn(1.0, relax=r)(x, y, generator())[:, 0] > 25).double().mean()) for r in (None, 1.0)]
+    assert share[0] == pytest.approx(0.1, abs=0.05)
+    assert share[1] == 0.0
+
+
 SIGMA, DEVIATIONS, COVARIANCE = 0.8, (1.0, 0.5), 0.2736328832
 
 
@@ -238,6 +272,11 @@ def test_optimal_transport_straightens_paths_and_calms_gradients():
         (lambda: OptimalTransport()(normal(3, 1) / 0, normal(3, 1)), "give finite values"),
         (lambda: Sinkhorn(0.5)(normal(3, 2) * math.nan, normal(3, 2)), "give finite values"),
         (lambda: Sinkhorn(0.0), "give a number above 0"),
+        (lambda: Sinkhorn(1.0, relax=0.0), "above 0"),
+        (
+            lambda: Matching(MODEL, coupling=Sinkhorn(1.0, relax=1.0)),
+            "all of which sampling starts from: leave relax= out",
+        ),
         (lambda: Sinkhorn(1.0, iterations=0), "at least 1"),
         (lambda: sinkhorn_plan(normal(3), 1.0), "floats of shape"),
         (lambda: sinkhorn_plan(normal(3, 2), 1.0, a=normal(2)), "a side of 3"),

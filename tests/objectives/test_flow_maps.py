@@ -138,7 +138,7 @@ def test_adaptive_weights_get_no_gradient():
     f = FlowMap(lambda x, r, t: a * x * torch.cos(r - t)[:, None], LINEAR)
     x, z, t, r = normal(6, 2), normal(6, 2, seed=1), uniform(6), uniform(6, seed=1)
     plain = MeanFlow(f, power=0.0)(x, noise=z, r=r, t=t)
-    found = MeanFlow(f, power=0.5, offset=0.01)(x, noise=z, r=r, t=t)
+    found = MeanFlow(f, power=0.5, offset=0.01, of="mean")(x, noise=z, r=r, t=t)
     factor = 1 / (plain.error + 0.01) ** 0.5
     torch.testing.assert_close(found.error, plain.error)
     torch.testing.assert_close(found.each, factor * plain.each)

@@ -169,7 +169,7 @@ def test_sources_and_couplings():
         return torch.zeros_like(x)
 
     x = torch.arange(8, dtype=torch.float64).view(8, 1)
-    flip = lambda x, noise, generator=None: noise.flip(0)
+    flip = lambda x, noise, generator=None, cond=None: noise.flip(0)
     objective = Matching(ode.Model(net, PATHS["linear"], "velocity"), coupling=flip)
     noise = 10 * x
     found = objective(x, noise=noise, t=torch.full((8,), 0.25), cond={"label": torch.arange(8)})

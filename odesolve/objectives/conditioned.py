@@ -1,0 +1,115 @@
+"""Couplings of data with conditions: sampling starts from noise that knows none, so that of training may not know one either."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from odesolve.conditions import of_samples
+from odesolve.errors import OdesolveError
+from odesolve.given import short
+from odesolve.objectives.couplings import Independent
+
+Cond = Mapping[str, Any]
+
+
+def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generator: torch.Generator | None) -> Tensor:
+    """The noise (B, ...) in the order in which a coupling has it go with data x (B, ...) of these conditions.
+
+    Where noise is moved across conditions, it depends on them, and that of sampling does not: the samples of a condition are
+    then those of no law. So noise stays with the condition that it was drawn with: exactly for labels (whole numbers, booleans,
+    strings), within each of which the coupling is applied; nearly for real numbers, whose squared distance, times the coupling's
+    ``cond_weight``, is added to the cost (Kerrigan et al. 2024; Chemseddine et al. 2024). As that weight grows, pairs become
+    those of independent noise. ``Independent`` needs none of it, and a coupling of the user's own that takes ``cond`` is given
+    the conditions and left alone. Conditions of all samples at once do not matter. Where the batches differ in size, each label
+    is matched to all of the noise.
+
+    Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither labels nor numbers.
+    """
+    if isinstance(coupling, Independent):
+        return coupling(x, noise, generator)
+    if cond and _takes_cond(coupling):
+        return coupling(x, noise, generator, cond=cond)
+    labels, beside = list[Tensor](), list[Tensor]()
+    for name, value in of_samples(cond or {}, len(x)):
+        marks, numbers = _read(name, value)
+        if marks is not None:
+            labels.append(marks.to(x.device))
+        elif numbers is not None:
+            root = _root(coupling, name, value, x, noise)
+            beside.append(root * numbers.to(x).reshape(len(x), -1))
+    if not labels and not beside:
+        return coupling(x, noise, generator)
+    groups = _groups(labels) if labels else [torch.arange(len(x), device=x.device)]
+    out = noise.new_empty(len(x), *noise.shape[1:])
+    for rows in groups:
+        at = rows.to(noise.device)
+        own = noise[at] if len(noise) == len(x) else noise
+        out[at] = _near(coupling, x[rows], own, [b[rows] for b in beside], generator)
+    return out
+
+
+def _near(coupling: Any, x: Tensor, noise: Tensor, beside: list[Tensor], generator: torch.Generator | None) -> Tensor:
+    """The coupling of samples that have more numbers beside them, the same ones on both sides."""
+    if not beside:
+        return coupling(x, noise, generator)
+    wide = coupling(*(torch.cat([v.flatten(1), *(b.to(v) for b in beside)], 1) for v in (x, noise)), generator)
+    return wide[:, : noise[0].numel()].reshape(noise.shape)
+
+
+def _groups(labels: list[Tensor]) -> list[Tensor]:
+    """The rows of each combination of labels."""
+    _, group = torch.unique(torch.stack(labels, 1), dim=0, return_inverse=True)
+    order = group.argsort(stable=True)
+    return list(order.split(torch.bincount(group).tolist()))
+
+
+def _takes_cond(coupling: Any) -> bool:
+    try:
+        return "cond" in inspect.signature(coupling).parameters
+    except (TypeError, ValueError):  # of C, and others that do not say
+        return False
+
+
+def _root(coupling: Any, name: str, value: Any, x: Tensor, noise: Tensor) -> float:
+    """The factor of a real condition beside the samples."""
+    weight = getattr(coupling, "cond_weight", None)
+    if weight is None:
+        raise OdesolveError(
+            f"coupling: by it the noise would depend on the condition {name!r}, {short(value)}, and that of sampling does not: "
+            "give OptimalTransport(cond_weight=...), the factor of its squared distance in the cost, or no coupling"
+        )
+    if len(noise) != len(x):
+        given = f"the source has {len(noise)} samples for {len(x)} data of the condition {name!r}"
+        raise OdesolveError(f"{given}, {short(value)}: give one for each")
+    return math.sqrt(weight)
+
+
+def _read(name: str, value: Any) -> tuple[Tensor | None, Tensor | None]:
+    """A condition as labels (B,), or as real numbers (B, ...)."""
+    if not isinstance(value, Tensor):
+        value = np.asarray(value)
+        if value.dtype.kind not in "biuf":
+            return _numbered(name, value.tolist()), None
+        value = torch.as_tensor(value)
+    if value.is_complex():
+        raise OdesolveError(f"coupling: the condition {name!r} is {value.dtype}: give its real and imaginary parts")
+    if value.is_floating_point():
+        return None, value.detach()
+    return torch.unique(value.reshape(len(value), -1), dim=0, return_inverse=True)[1], None
+
+
+def _numbered(name: str, values: list[Any]) -> Tensor:
+    """A number for each different one of strings and the like."""
+    numbers: dict[Any, int] = {}
+    try:
+        return torch.tensor([numbers.setdefault(v, len(numbers)) for v in values])
+    except TypeError:
+        given = f"the condition {name!r} is {short(values)}"
+        raise OdesolveError(f"coupling: {given}: give one label or one row of numbers a sample") from None

@@ -1,0 +1,92 @@
+"""Continuous consistency on the trigonometric path: TrigFlow's networks, with the tangent normalised (Lu and Song 2025, sCM)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.keywords import door
+from odesolve.meant import number, takes
+from odesolve.models import Model
+from odesolve.objectives import times as laws
+from odesolve.objectives.consistency import ContinuousTerms
+from odesolve.objectives.distillation import check_teacher
+from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.tangents import along
+from odesolve.objectives.uncertainty import balanced
+from odesolve.paths import Trig
+
+
+class TrigConsistency:
+    """sCM: f(x, t) = cos(a) x - sin(a) F(x, t), a = pi t / 2, is to be one along the flow (Lu and Song 2025, section 4).
+
+    F is the model's own v prediction, so f is its data prediction: a diffusion model is what training can begin from, and
+    ``ode.sample(model, noise, "consistency", steps)`` is what samples it. Data are to have deviation 1. With F' that of detached
+    weights, v = dx/da and g = -cos(a)^2 (F' - v) - share cos(a) sin(a) (x + dF'/da), the loss is the mean of
+    (F - F' - g / (|g| / sqrt(D) + offset))^2, whose value is not to be watched. Networks must know forward-mode derivatives.
+
+    Args:
+        model: an ``ode.Model`` on ``paths.Trig()`` that predicts "v", without guidance.
+        teacher: an ``ode.Model`` on the same path, whose v is followed; by default from data.
+        times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the paper's.
+        offset: c of the normalisation, .1 in the paper.
+        share: r, of the second half of g, raised from 0 to 1 over the paper's first 10000 steps; also given with a batch.
+        uncertainty: as for ``Matching``.
+
+    Raises OdesolveError for other paths and predictions, and guided models.
+    """
+
+    @door("TrigConsistency", offset=number(above=0.0), share=number(0.0, 1.0), uncertainty=takes("t"))
+    def __init__(
+        self,
+        model: Model,
+        *,
+        teacher: Model | None = None,
+        times: laws.Law | laws.Importance | str | None = None,
+        offset: float = 0.1,
+        share: float = 1.0,
+        uncertainty: Callable[[Tensor], Tensor] | None = None,
+    ):
+        if not isinstance(model.path, Trig) or model.predicts != "v":
+            raise OdesolveError(f'the model predicts {model.predicts!r} on {model.path}: give "v" on ode.paths.Trig()')
+        if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
+            raise OdesolveError("the model is guided, or does something to x0: give the plain one")
+        if teacher is not None:
+            check_teacher(teacher, model.path)
+        self.model, self.teacher, self.offset, self.share = model, teacher, offset, share
+        self.times = laws.named(times, laws.LogNormal(-1.0, 1.4))
+        self.uncertainty = uncertainty
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        t: Tensor | None = None,
+        cond: Mapping[str, Any] | None = None,
+        share: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ContinuousTerms:
+        """The objective of data x (B, ...); ``derivative`` of the terms is g. Arguments and errors as for ``Matching``."""
+        check_data(x)
+        z, path, own = normal_for(x, noise, generator), self.model.path, self.model.given(**(cond or {}))
+        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, own)
+        cos, sin = column(path.alpha(t), x), column(path.sigma(t), x)
+        x_t, v = cos * x + sin * z, cos * z - sin * x
+        if self.teacher is not None:
+            with torch.no_grad():
+                v = self.teacher.given(**(cond or {})).v(x_t, t)
+        said, slope = along(own.v, (x_t, t), (v, torch.full_like(t, 2 / math.pi)))
+        still = said.detach()
+        share = self.share if share is None else share
+        g = -(cos**2) * (still - v) - share * cos * sin * (x_t + slope.detach())
+        size = g.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
+        aim = still + g / column(size + self.offset, x)
+        raw = (said - aim).square().flatten(1).mean(1)
+        each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
+        return ContinuousTerms(each.mean(), each, t, g, raw=raw)

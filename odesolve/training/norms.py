@@ -1,0 +1,50 @@
+"""Batch norms of averaged weights: their statistics are those of the weights that were trained, until taken anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from odesolve.errors import OdesolveError
+from odesolve.meant import meant
+
+
+@meant()
+@contextmanager
+def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
+    """Take the statistics of batch norms anew, from all that the module is called with inside of a ``with``, each call alike.
+
+    ``with recalibrated(ema.module): ...`` calls it, or an objective of a model of it, on batches of data, without gradients; all
+    else is as in evaluation. The next ``ema.update()`` brings the statistics of the trained weights back. Raises OdesolveError
+    for a module without such norms, and where it was not called.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        raise OdesolveError(
+            f"{type(module).__name__} has no batch norm that keeps statistics: there is nothing to take anew"
+        )
+    modes = [(m, m.training) for m in module.modules()]
+    kept = [(m, m.momentum, {k: v.clone() for k, v in m.named_buffers(recurse=False)}) for m in norms]
+    finished = False
+    try:
+        module.eval()
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum, m.training = None, True  # None: the mean of all batches
+        with torch.no_grad():
+            yield module
+        finished = True
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        uncalled = any(not m.num_batches_tracked for m in norms)
+        for m, momentum, buffers in kept:
+            m.momentum = momentum
+            if uncalled or not finished:
+                m.load_state_dict(buffers, strict=False)
+    if uncalled:
+        raise OdesolveError(f"{type(module).__name__} was not called: call it on batches of data inside of the with")

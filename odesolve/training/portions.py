@@ -1,0 +1,74 @@
+"""Which batches of a step a rank takes, and what each of them draws from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data.distributed import DistributedSampler
+
+from odesolve.training.batches import Batch, Stream
+
+
+class Drawn(NamedTuple):
+    """A batch, the generator for it, and that one's state (None without one) before the objective draws."""
+
+    batch: Batch
+    generator: torch.Generator | None
+    state: Tensor | None
+
+
+class Portions:
+    """``count`` batches a step, spread over the ranks, each seeded by step and place, so that ranks do not change a draw.
+
+    One batch a step draws from the generators as they are. Ranks for which there is none take that of another, which does
+    not ``counts`` then.
+    """
+
+    def __init__(self, source: Callable[[int], Batch], count: int, seed: int, generator, rank: int = 0, ranks: int = 1):
+        self.source, self.count, self.seed, self.generator = source, count, seed, generator
+        self.counts = rank < count
+        self.own = list(range(rank, count, ranks)) or [rank % count]
+        self.apart = isinstance(source, Stream) and _has_own_share(source.data)
+
+    def __call__(self, step: int) -> Iterator[Drawn]:
+        """What this rank takes in step 0, 1, ..."""
+        if self.count == 1 and not self.apart:
+            return iter((self._drawn(self.source(step)),))
+        return self._each(step)
+
+    def _each(self, step: int) -> Iterator[Drawn]:
+        first = step * len(self.own) if self.apart else step * self.count
+        if isinstance(self.source, Stream) and not self.apart:
+            held = [self.source(first + k) for k in range(self.count)]  # all, as ranks go through it together
+            taken = [lambda k=k: held[k] for k in self.own]
+        else:
+            places = range(len(self.own)) if self.apart else self.own
+            taken = [lambda k=k: self.source(first + k) for k in places]
+        for place, take in zip(self.own, taken, strict=True):
+            if self.count > 1:
+                self._seeded(step, place)
+            yield self._drawn(take())
+
+    def _drawn(self, batch: Batch) -> Drawn:
+        return Drawn(batch, self.generator, None if self.generator is None else self.generator.get_state())
+
+    def skip(self, steps: int) -> None:
+        """Leave out what these steps took of an iterable."""
+        if steps and isinstance(self.source, Stream):
+            self.source(steps * (len(self.own) if self.apart else self.count) - 1)
+
+    def _seeded(self, step: int, place: int) -> None:
+        for k, generator in enumerate((torch.default_generator, self.generator)):
+            if generator is not None:
+                told = hashlib.sha256(f"{self.seed} {step} {place} {k}".encode()).digest()
+                number = int.from_bytes(told[:7], "little")
+                torch.manual_seed(number) if k == 0 else generator.manual_seed(number)
+
+
+def _has_own_share(data: object) -> bool:
+    """Whether each rank's loader yields samples of its own."""
+    return isinstance(getattr(data, "sampler", None), DistributedSampler)

@@ -1,0 +1,82 @@
+"""What an objective remembers from step to step, found in what it holds, and whether it asks for the step's number."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odesolve.training.ema import tensors_of
+
+FIXED = ("teacher", "distance")  # networks that are asked, never changed
+DEPTH = 6
+
+
+def takes_step(objective: Callable[..., Any]) -> bool:
+    """Whether an objective has an argument ``step``, the number 0, 1, ... of the step that it is called for."""
+    try:
+        return "step" in inspect.signature(objective).parameters
+    except (TypeError, ValueError):  # of C, and others that do not say
+        return False
+
+
+def states_of(objective: Any, others: Iterable[Any]) -> dict[str, Any]:
+    """All within an objective that has a state of its own, by its name there, beside what these others hold."""
+    seen = {id(part) for part in others}
+    covered: set[int] = set()
+    for part in others:
+        covered |= _tensors(part)
+    return dict(_found(objective, "objective", seen, covered, DEPTH))
+
+
+def _found(value: Any, name: str, seen: set[int], covered: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+    if id(value) in seen or depth < 0 or isinstance(value, (type, Tensor, types.ModuleType)):
+        return
+    seen.add(id(value))
+    if isinstance(value, nn.Module):
+        if own := _tensors(value) - covered:
+            covered |= own
+            yield name, value
+    elif _has_state(value):
+        yield name, value
+    else:
+        for key, held in _held(value):
+            if key not in FIXED:
+                yield from _found(held, f"{name}.{key}", seen, covered, depth - 1)
+
+
+def _has_state(value: Any) -> bool:
+    return isinstance(value, torch.Generator) or all(
+        callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
+    )
+
+
+def _tensors(part: Any) -> set[int]:
+    """The memory of a module's tensors, of an average's too."""
+    module = part if isinstance(part, nn.Module) else getattr(part, "module", None)
+    return {id(v) for v in tensors_of(module).values()} if isinstance(module, nn.Module) else set()
+
+
+def _held(value: Any) -> Iterator[tuple[str, Any]]:
+    """What can hold a state: parts of containers, attributes, and what functions close over."""
+    if isinstance(value, Mapping):
+        yield from ((str(k), v) for k, v in value.items())
+    elif isinstance(value, (list, tuple)):
+        yield from ((str(k), v) for k, v in enumerate(value[:64]))
+    elif isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif isinstance(value, types.MethodType):
+        yield "of", value.__self__
+    elif isinstance(value, types.FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            try:
+                yield name, cell.cell_contents
+            except ValueError:  # not filled yet
+                continue
+    else:
+        yield from getattr(value, "__dict__", {}).items()

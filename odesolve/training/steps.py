@@ -1,0 +1,150 @@
+"""One step of an optimiser, with everything that goes along with it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from odesolve.errors import OdesolveError
+from odesolve.training.batches import moved
+from odesolve.training.ema import EMA
+from odesolve.training.portions import Drawn
+from odesolve.training.ranks import Ranks
+from odesolve.training.states import takes_step
+from odesolve.within import modules_within
+
+
+@dataclass
+class Pass:
+    """One batch of a step: its loss, and the norm of the gradients up to it where more follow."""
+
+    drawn: Drawn
+    terms: Any
+    loss: Tensor
+    norm: Tensor | None = None
+
+
+class Step:
+    """Losses of the batches of a step, their mean gradient, a step of the optimiser, of its rates and of the average."""
+
+    def __init__(
+        self,
+        objective: Callable[..., Any],
+        optimiser: Optimizer,
+        rates: LRScheduler,
+        ema: EMA | None,
+        clip: float | None,
+        dtype: torch.dtype | None,
+    ):
+        self.objective, self.asked = objective, takes_step(objective)
+        self.optimiser, self.rates, self.ema, self.clip, self.dtype = optimiser, rates, ema, clip, dtype
+        self.trained = [p for group in optimiser.param_groups for p in group["params"]]
+        self.device = self.trained[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.ranks = Ranks(self.device)
+        self.passes: list[Pass] = []
+
+    @property
+    def terms(self) -> Any:
+        """What the objective returned last."""
+        return self.passes[-1].terms
+
+    def __call__(self, drawn: Iterable[Drawn], step: int, count: int, counts: bool) -> tuple[float, float]:
+        """Loss and gradient's norm of ``count`` batches; the weights are touched only where both are finite."""
+        own = {"step": step} if self.asked else {}
+        self.passes = []
+        with contextlib.ExitStack() as held:
+            for module in wrapped(self.objective) if self.ranks.count > 1 else ():
+                held.enter_context(module.no_sync())
+            for each in drawn:
+                if self.passes:
+                    self.passes[-1].norm = self._norm()
+                self._gradient(each, own, count)
+        loss = self._shared(count, counts)
+        self.scaler.unscale_(self.optimiser)
+        total = self._norm()
+        if self.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trained, self.clip, total)
+        norm, scaled = float(total), self.scaler.is_enabled()
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            self._move(scaled)
+        return loss, norm
+
+    def spoilt(self) -> Pass:
+        """The batch that made the loss or the gradient what it is: the first that is not finite, or the last."""
+        bad = (p for p in self.passes if not all(math.isfinite(float(v)) for v in (p.loss, p.norm) if v is not None))
+        return next(bad, self.passes[-1])
+
+    def _gradient(self, drawn: Drawn, own: dict[str, Any], count: int) -> None:
+        """Add a batch's share of the gradient."""
+        x, cond = moved(drawn.batch, self.device)
+        own = own if cond is None else {**own, "cond": cond}
+        if len(x) > 1:
+            _check_several(self.objective, len(x), own)
+        cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        with cast:
+            terms = self.objective(*x, generator=drawn.generator, **own)
+        loss = terms if isinstance(terms, Tensor) else getattr(terms, "loss", None)
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise OdesolveError(
+                f"the objective returned {_called(terms)}: return Terms, whose loss is one number, or that number"
+            )
+        if not self.passes:
+            self.optimiser.zero_grad()
+        self.scaler.scale(loss if count == 1 else loss / count).backward()
+        self.passes.append(Pass(drawn, terms, loss.detach()))
+
+    def _shared(self, count: int, counts: bool) -> float:
+        """The mean loss of all batches, their mean gradient on every rank."""
+        if self.ranks.count == 1:
+            return sum(float(p.loss) for p in self.passes) / count
+        if not counts:
+            for p in self.trained:
+                p.grad = None
+        self.ranks.add_gradients(self.trained)
+        losses = [float(p.loss) for p in self.passes] if counts else [0.0]
+        return self.ranks.sum(sum(losses)) / count
+
+    def _norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+
+    def _move(self, scaled: bool) -> None:
+        before = self.scaler.get_scale() if scaled else 0.0
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if scaled and self.scaler.get_scale() < before:
+            return  # the gradients of float16 overflowed: there was no step to go along with
+        self.rates.step()
+        if self.ema is not None:
+            self.ema.update()
+
+
+def _check_several(objective: Callable[..., Any], n: int, own: Mapping[str, Any]) -> None:
+    """Raise OdesolveError where a batch holds more tensors than an objective takes."""
+    try:
+        inspect.signature(objective).bind(*range(n), generator=None, **own)
+    except TypeError:
+        told = "name the conditions among them, as in cond='label' for (x, y)"
+        raise OdesolveError(f"a batch holds {n} tensors, which are not what the objective takes: {told}") from None
+    except ValueError:  # of C, and others that do not say
+        return
+
+
+def wrapped(objective: Any) -> list[DistributedDataParallel]:
+    """The networks of an objective that share gradients among ranks themselves."""
+    inside = [m for given in modules_within(objective) for m in given.modules()]
+    return [m for m in inside if isinstance(m, DistributedDataParallel)]
+
+
+def _called(terms: Any) -> str:
+    return f"numbers of shape {tuple(terms.shape)}" if isinstance(terms, Tensor) else type(terms).__name__

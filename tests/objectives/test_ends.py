@@ -1,0 +1,349 @@
+"""Ends of paths: weighted losses have their limits there, or are refused; means are finite, or are refused."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+import odesolve as ode
+from odesolve.objectives import (
+    BridgeMatching,
+    Consistency,
+    ContinuousConsistency,
+    DenoisingScoreMatching,
+    ExplicitScoreMatching,
+    FlowMap,
+    GuidedDistillation,
+    Hybrid,
+    ImplicitScoreMatching,
+    Independent,
+    Matching,
+    MeanFlow,
+    OptimalTransport,
+    ProgressiveDistillation,
+    Shortcut,
+    Sinkhorn,
+    SlicedScoreMatching,
+    VariationalBound,
+    bridges,
+    times,
+)
+from odesolve.objectives.consistency import ConsistencyTraining
+from odesolve.objectives.weights import weights
+
+PATHS = {
+    "vp": ode.paths.VP(),
+    "sub_vp": ode.paths.SubVP(),
+    "ve": ode.paths.VE(),
+    "edm": ode.paths.EDM(),
+    "cosine": ode.paths.Cosine(),
+    "linear": ode.paths.Linear(),
+    "blurred": ode.paths.Linear(0.1),
+    "trig": ode.paths.Trig(),
+    "flipped": ode.paths.Linear().flipped(),
+    "vp flipped": ode.paths.VP().flipped(),
+    "table": ode.paths.Discrete.ddpm(),
+}
+PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
+WEIGHTS = (None, *PREDICTIONS, "vlb", "snr", "max_snr", "snr_plus_1", "min_snr(5)", "min_snr(0.3)")
+X, NOISE = (torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+
+
+def silent(path, predicts):
+    return ode.Model(lambda x, t, **cond: 0.3 * x, path, predicts)
+
+
+def at(path, end, away):
+    """A time this share of the path away from an end."""
+    ends = (path.t_data, path.t_noise) if end == "data" else (path.t_noise, path.t_data)
+    return ends[0] + away * (ends[1] - ends[0])
+
+
+def written_out(path, predicts, weight, t, x=X, noise=NOISE):
+    """The loss in plain formulas, whose quotients have no limits: for times inside of the path."""
+    a, s, da, ds = (f(t) for f in (path.alpha, path.sigma, path.dalpha, path.dsigma))
+    r = torch.hypot(s, 0.5 * a)
+    state = a * x + s * noise
+    target = {
+        "data": x,
+        "noise": noise,
+        "v": a * noise - s * x,
+        "velocity": da * x + ds * noise,
+        "score": -noise / s,
+        "edm": (x - 0.25 * a / r**2 * state) * r / (0.5 * s),
+    }
+    # The error of each in that of the data: at one state the noise moves by -a/s of what the data do.
+    moves = {"data": 1, "noise": a / s, "v": a * a / s + s, "velocity": ds * a / s - da, "score": a / s**2}
+    moves["edm"] = r / (0.5 * s)
+    snr = (a / s) ** 2
+    g2 = 2 * s * (ds - da / a * s)
+    others = {"vlb": 0.5 * g2.abs() * snr / s**2, "snr": snr, "max_snr": snr.clamp_min(1), "snr_plus_1": snr + 1}
+    others |= {"min_snr(5)": snr.clamp_max(5.0), "min_snr(0.3)": snr.clamp_max(0.3)}
+    model = silent(path, predicts)
+    said = 0.3 * state * model.reading.c_in(path, t)
+    error = (said - target[predicts]).square().mean(1)
+    if weight is None:
+        return error
+    of_data = others[weight] if weight in others else torch.as_tensor(moves[weight]) ** 2
+    return error * of_data / torch.as_tensor(moves[predicts]) ** 2
+
+
+def loss(path, predicts, weight, t):
+    return Matching(silent(path, predicts), weight, times=times.LogUniform())(X, noise=NOISE, t=t)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_losses_inside_are_those_written_out(predicts, path):
+    path = PATHS[path]
+    for weight, share in itertools.product(WEIGHTS, (0.07, 0.4, 0.93)):
+        t = torch.tensor([at(path, "data", share)], dtype=torch.float64)
+        torch.testing.assert_close(
+            loss(path, predicts, weight, t).each, written_out(path, predicts, weight, t), rtol=1e-9, atol=1e-13
+        )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_conditions_couplings_weights_and_importance_together(predicts, path):
+    """The written-out loss of the noise that goes with each sample within its label, over the density of its time."""
+    path, law = PATHS[path], times.LogUniform(0.2, 20.0)
+    g = torch.Generator().manual_seed(4)
+    x, noise = torch.randn(8, 5, dtype=torch.float64, generator=g), torch.randn(8, 5, dtype=torch.float64, generator=g)
+    y, t = torch.arange(8) % 2, times.drawn(law, 8, path, g)
+    model = silent(path, predicts)
+    found = Matching(model, "v", times=law, coupling="ot", importance=True)(x, noise=noise, t=t, cond={"y": y})
+    moved = noise.clone()
+    for label in (0, 1):
+        moved[y == label] = OptimalTransport()(x[y == label], noise[y == label])
+    assert not torch.equal(moved, OptimalTransport()(x, noise))
+    for k in range(8):
+        raw = written_out(path, predicts, "v", t[k : k + 1], x[k : k + 1], moved[k : k + 1])
+        torch.testing.assert_close(found.raw[k : k + 1], raw, rtol=1e-8, atol=1e-13)
+    torch.testing.assert_close(found.each, found.raw / times.relative(law, t, path), rtol=1e-12, atol=0)
+    if path.training_steps is None:
+        slope = (path.rho(t + 1e-6).log() - path.rho(t - 1e-6).log()).abs() / 2e-6 / math.log(100.0)
+        torch.testing.assert_close(found.each * slope * abs(path.t_noise - path.t_data), found.raw, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("end", ["data", "noise"])
+def test_losses_at_the_ends_are_their_limits(end, predicts, path):
+    """Near the end the written-out loss settles at what it is there; where it grows without end the time is refused. In float32,
+    as torch.rand gives times, too."""
+    path = PATHS[path]
+    for weight in WEIGHTS:
+        near, nearer = (
+            float(written_out(path, predicts, weight, torch.tensor([at(path, end, h)], dtype=torch.float64)))
+            for h in (1e-6, 1e-8)
+        )
+        for dtype in (torch.float64, torch.float32):
+            t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
+            if nearer > 9 * near:
+                with pytest.raises(ode.OdesolveError, match=r"t holds .* is infinite: give times away from that end"):
+                    loss(path, predicts, weight, t)
+                continue
+            found = loss(path, predicts, weight, t)
+            # sigma goes like a root of the time on some paths: 1e-4 where h is 1e-8
+            assert float(found.loss) == pytest.approx(nearer, rel=2e-2, abs=1e-6), weight
+
+
+@pytest.mark.parametrize(("path", "predicts", "weight", "value"), [
+    ("linear", "v", "noise", None), ("linear", "velocity", "noise", None), ("vp", "score", "noise", None),
+    ("vp", "velocity", "noise", None), ("flipped", "v", "noise", None),
+])  # fmt: skip
+def test_whole_batches_at_the_data_end(path, predicts, weight, value):
+    """At the data end the noise network's loss of a v or velocity network is its own error: exact values."""
+    path = PATHS[path]
+    found = loss(path, predicts, weight, torch.tensor([path.t_data]))
+    said = 0.3 * X
+    exact = {
+        ("linear", "v"): said - NOISE,
+        ("flipped", "v"): said - NOISE,
+        ("linear", "velocity"): said - (NOISE - X),
+        ("vp", "score"): NOISE,  # sigma times the score, whose network's part is gone
+        ("vp", "velocity"): NOISE,
+    }
+    key = next(k for k, p in PATHS.items() if p is path)
+    torch.testing.assert_close(found.loss, exact[key, predicts].square().mean(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_gradients_at_the_ends_are_numbers(predicts, path):
+    path = PATHS[path]
+    layer = torch.nn.Linear(5, 5).double()
+    model = ode.Model(lambda x, t: layer(x), path, predicts)
+    for weight, end in itertools.product(WEIGHTS, (path.t_data, path.t_noise)):
+        layer.zero_grad()
+        try:
+            found = Matching(model, weight, times=times.LogUniform())(X, noise=NOISE, t=torch.tensor([end]))
+        except ode.OdesolveError:
+            continue
+        found.loss.backward()
+        assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("weight", [w for w in WEIGHTS if w is not None])
+def test_means_are_finite_under_the_default_law(weight, path):
+    """The mean of the weighted error does not grow as shares of the law nearer to its ends are added."""
+    path = PATHS[path]
+    for predicts in PREDICTIONS:
+        model = silent(path, predicts)
+        law = Matching(model, weight).times
+        if path.training_steps is not None:
+            assert law == times.Table()
+            continue
+        shares = torch.logspace(-14, math.log10(0.5), 20_000, dtype=torch.float64)
+        near = shares > 1e-9
+        x = torch.ones(20_000, 1, dtype=torch.float64)
+        for t in (law.quantile(shares, path), law.quantile(1 - shares, path)):
+            size = Matching(model, weight)(x, noise=x, t=t).each
+            every, most = torch.trapezoid(size, shares), torch.trapezoid(size[near], shares[near])
+            assert math.isfinite(every)
+            assert float(every) < 1.01 * float(most) + 1e-9, predicts
+
+
+@pytest.mark.parametrize(
+    ("path", "predicts", "weight", "ends"),
+    [
+        ("linear", "data", "vlb", "data"),
+        ("linear", "velocity", "vlb", "data"),
+        ("vp", "noise", "vlb", "data"),
+        ("linear", "noise", "data", "noise"),
+        ("trig", "noise", "max_snr", "noise"),
+        ("linear", "data", "noise", "data"),
+        ("flipped", "data", "vlb", "data"),
+    ],
+)
+def test_laws_with_an_infinite_mean_are_refused(path, predicts, weight, ends):
+    model = silent(PATHS[path], predicts)
+    for law in (times.Uniform(), "uniform", "cosmap", times.Mode(), times.Importance()):
+        with pytest.raises(
+            ode.OdesolveError, match=rf"infinite mean under times=.*reach the {ends} end: give times=Unif"
+        ):
+            Matching(model, weight, times=law)
+    for law in (times.LogUniform(0.01, 50.0), times.Uniform(0.01, 0.99), "logit_normal", times.LogNormal()):
+        Matching(model, weight, times=law)
+    Matching(model, lambda path, t: t, times="uniform")
+
+
+@pytest.mark.parametrize(
+    ("path", "predicts", "weight"),
+    [("vp", "noise", "data"), ("linear", "velocity", "v"), ("linear", "edm", "noise"), ("ve", "score", "noise"),
+     ("vp", "score", "noise"), ("trig", "v", "data"), ("edm", "edm", "data"), ("linear", "v", "min_snr(5)")],
+)  # fmt: skip
+def test_laws_with_a_finite_mean_are_not(path, predicts, weight):
+    model = silent(PATHS[path], predicts)
+    for law in ("uniform", "cosmap", "mode", "importance", "logit_normal", "log_normal"):
+        Matching(model, weight, times=law)
+    assert Matching(model, weight).times == times.default(PATHS[path], predicts)
+
+
+def test_importance_has_the_mean_of_uniform_times():
+    """Whatever the law: dividing by its density brings the infinite mean back."""
+    model = silent(PATHS["linear"], "data")
+    with pytest.raises(ode.OdesolveError, match="infinite mean"):
+        Matching(model, "vlb", times=times.LogNormal(), importance=True)
+    Matching(model, "vlb", times=times.Uniform(0.01, 1.0), importance=True)
+
+
+ZERO = ode.paths.Discrete(torch.linspace(0.99, 0.0, 20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("predicts", ["noise", "score"])
+def test_tables_without_a_signal_at_their_end(predicts):
+    """Zero terminal SNR, which the table holds as 2^-24: what says nothing of the data there is refused."""
+    teacher = silent(ZERO, "v")
+    with pytest.raises(ode.OdesolveError, match="there is no signal at t=1"):
+        ProgressiveDistillation(silent(ZERO, predicts), teacher, "uniform", 10)
+    for weight in ("data", "max_snr", "v", "edm"):
+        with pytest.raises(ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"):
+            Matching(silent(ZERO, predicts), weight)
+        with pytest.raises(ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"):
+            GuidedDistillation(silent(ZERO, predicts), teacher, {}, weight=weight)
+    for weight in (None, "noise", "min_snr(5)"):
+        Matching(silent(ZERO, predicts), weight)
+    for other in ("v", "data"):
+        Matching(silent(ZERO, other), "max_snr")
+        ProgressiveDistillation(silent(ZERO, other), teacher, "uniform", 10)
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+def test_distillation_of_guidance_at_the_ends(predicts, t):
+    """max_snr times the error of the data's: refused where either is infinite, a number elsewhere."""
+    path = ode.paths.Linear()
+    found = GuidedDistillation(silent(path, predicts), silent(path, "v"), {"y": 0}, times="logit_normal", weight="data")
+    try:
+        value = found(X, cond={"y": 1}, scale=torch.ones(1), noise=NOISE, t=torch.tensor([t])).loss
+    except ode.OdesolveError as error:
+        assert "is infinite: give times" in str(error)  # noqa: PT017
+        assert predicts != "data"
+    else:
+        assert math.isfinite(value)
+
+
+@pytest.mark.parametrize("make", [
+    lambda m: DenoisingScoreMatching(m, weight="noise"), lambda m: DenoisingScoreMatching(m),
+    lambda m: ImplicitScoreMatching(m), lambda m: SlicedScoreMatching(m, weight="noise"),
+    lambda m: ExplicitScoreMatching(m, m, weight="noise"),
+])  # fmt: skip
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("path", ["vp", "linear", "flipped", "ve"])
+def test_scores_at_the_data_end(make, predicts, path):
+    model = silent(PATHS[path], predicts)
+    try:
+        found = make(model)(X, noise=NOISE, t=float(model.path.t_data))
+    except ode.OdesolveError as error:
+        assert "is infinite: give times" in str(error)  # noqa: PT017
+        assert path != "ve"
+    else:
+        assert math.isfinite(found.loss)
+
+
+def two_times(x, r, t, **cond):
+    return 0.1 * x
+
+
+MODEL, STRAIGHT = silent(ode.paths.VP(), "noise"), silent(ode.paths.Linear(), "velocity")
+CONSISTENCY = Consistency(silent(ode.paths.EDM(), "edm"))
+MAP = FlowMap(two_times, ode.paths.Linear())
+ENTRIES = {
+    "Matching": lambda x: Matching(MODEL)(x),
+    "Matching score": lambda x: Matching(silent(ode.paths.VE(), "score"), "noise")(x),
+    "BridgeMatching": lambda x: BridgeMatching(STRAIGHT, 1.0)(x, x),
+    "BridgeMatching source": lambda x: BridgeMatching(STRAIGHT, 1.0)(x.float(), x),
+    "Interpolant": lambda x: bridges.Interpolant(STRAIGHT, bridges.constant(0.1))(x, x),
+    "MeanFlow": lambda x: MeanFlow(MAP)(x),
+    "Shortcut": lambda x: Shortcut(MAP)(x),
+    "ConsistencyTraining": lambda x: ConsistencyTraining(CONSISTENCY)(x),
+    "ContinuousConsistency": lambda x: ContinuousConsistency(CONSISTENCY)(x),
+    "ProgressiveDistillation": lambda x: ProgressiveDistillation(STRAIGHT, STRAIGHT, "uniform", 4)(x),
+    "GuidedDistillation": lambda x: GuidedDistillation(STRAIGHT, STRAIGHT, {})(x, cond={}),
+    "DenoisingScoreMatching": lambda x: DenoisingScoreMatching(MODEL)(x),
+    "ImplicitScoreMatching": lambda x: ImplicitScoreMatching(MODEL)(x),
+    "SlicedScoreMatching": lambda x: SlicedScoreMatching(MODEL)(x),
+    "VariationalBound": lambda x: VariationalBound(MODEL)(x),
+    "Hybrid": lambda x: Hybrid(
+        ode.Model(lambda x, t: torch.cat([x, x], 1), ode.paths.VP(), "noise", learned_variance=True)
+    )(x[:, :, None, None]),
+    "OptimalTransport": lambda x: OptimalTransport()(x, x),
+    "Sinkhorn": lambda x: Sinkhorn(0.1)(x, x),
+    "Independent": lambda x: Independent()(x, x),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ENTRIES)
+def test_data_of_half_precision_are_refused(name, dtype):
+    with pytest.raises(ode.OdesolveError, match=rf"the data are {dtype}: give x.float\(\)"):
+        ENTRIES[name](torch.ones(4, 2, dtype=dtype))
+
+
+def test_min_snr_holds_its_number_in_double():
+    t = torch.tensor([1e-3], dtype=torch.float64)
+    assert float(weights(ode.paths.VP(), t, "min_snr(5.3)", "data", 0.5)) == pytest.approx(5.3, rel=1e-15)
