@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from odesolve.errors import OdesolveError, UnknownOption, nearest
 
@@ -106,6 +106,18 @@ _PLAN: Advice = (
 )
 _BEGUN: Advice = (("t", "give t= a time of the path"), (None, "take ode.sdedit(model, guide, t=...)"))
 
+_COUNTED: Advice = (
+    (
+        "objective",
+        "give cond={{'mask': mask}}, and as the objective a function such as lambda x, *, generator, cond: "
+        "Matching(model)(x, mask=cond['mask'], generator=generator)",
+    ),
+    (
+        "generator",
+        "a bound or density is of all numbers of a sample: give it to losses of squares, as Matching(model)(x, mask=...)",
+    ),
+)
+
 _TABLE: tuple[tuple[str, Advice], ...] = (
     ("callback callbacks callback_steps callback_on_step_end step_callback on_step img_callback", _CALLBACK),
     ("return_trajectory return_intermediates return_all return_all_timesteps trajectory intermediates", _ALL_STEPS),
@@ -152,10 +164,22 @@ _TABLE: tuple[tuple[str, Advice], ...] = (
         (("t", "give t= a time of the path"), (None, "take ode.sdedit(model, guide, t=...)")),
     ),
     ("plan", _PLAN),
-    ("mask inpaint_mask known", ((None, "give model.inpainted(known, mask)"),)),
+    ("mask inpaint_mask known", (*_COUNTED, (None, "give model.inpainted(known, mask)"))),
     ("torch_dtype precision fp16 use_fp16 half", (("dtype", "give dtype="), (None, "give ode.Model(..., dtype=...)"))),
     ("lr learning_rate weight_decay", (("optimiser", "it belongs to the optimiser: give optimiser='adamw(lr=1e-3)'"),)),
     ("epochs num_epochs iterations", (("steps", "give steps="),)),
+    (
+        "gradient_accumulation_steps accumulation_steps accumulate_grad_batches grad_accum_steps grad_accum accum_steps",
+        (("accumulate", "give accumulate="),),
+    ),
+    ("ema_decay ema_rate ema_model", (("ema", "give ema=training.EMA(network, decay)"),)),
+    ("max_grad_norm grad_clip gradient_clip_val clip_grad_norm clip_norm max_norm", (("clip", "give clip="),)),
+    (
+        "checkpoint_dir output_dir save_dir ckpt_dir resume resume_from",
+        (("folder", "give folder=: a run goes on there"),),
+    ),
+    ("mixed_precision amp use_amp", (("accumulate", "give dtype=torch.bfloat16 or torch.float16"),)),
+    ("seed", (("generator", "give generator=torch.Generator().manual_seed(0)"),)),
     ("dataloader loader train_loader dataset", (("data", "give data="),)),
     ("loss_weight weighting loss_weighting loss_type", (("weight", "give weight="),)),
     ("time_distribution timestep_sampler schedule_sampler t_sampler", (("times", "give times="),)),
@@ -188,6 +212,20 @@ def fits_as(name: str) -> Callable[[C], C]:
         return outer
 
     return decorate
+
+
+def fits_call(call: C) -> C:
+    """A ``__call__`` whose calls that do not fit say what to type, by the class of what is called."""
+
+    @functools.wraps(call)
+    def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(self, *args, **kwargs)
+        except TypeError as error:
+            refuse_misfit(error, f"{type(self).__name__}(...)", call, (self, *args), kwargs)
+            raise
+
+    return cast(C, outer)
 
 
 def _without_arguments(self: Any) -> None:

@@ -27,6 +27,7 @@ from odesolve.objectives.draws import check_data, checked_times, column, mask_fo
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path
+from odesolve.words import fits_call
 
 ENDS = ("data", "source")
 MARGIN = 1e-3  # of the times at both ends, where the slope of the noise is infinite
@@ -115,6 +116,7 @@ class Interpolant:
         self.coupling, self.antithetic = couplings.named(coupling), antithetic
         self.weight = function(weight, "(path, t) -> (B,)")
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,

@@ -18,35 +18,26 @@ from odesolve.keywords import door
 from odesolve.meant import count, meant, number, takes, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
+from odesolve.objectives.distances import Distance, masked, squared
+from odesolve.objectives.distances import pseudo_huber as pseudo_huber
 from odesolve.objectives.distillation import check_solver, check_teacher, runge_kutta
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for, same_draws, seen
+from odesolve.objectives.draws import (
+    check_data,
+    checked_times,
+    column,
+    mask_for,
+    mean_over,
+    normal_for,
+    same_draws,
+    seen,
+)
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.tangents import along
 from odesolve.objectives.weights import function
 from odesolve.paths import EDM
 from odesolve.sample import sample
 from odesolve.start import Noise
-from odesolve.words import fits
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-
-
-@fits
-def squared(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared difference of each sample, (B,)."""
-    return (a - b).square().flatten(1).mean(1)
-
-
-@meant(c=number(0.0))
-def pseudo_huber(c: float | None = None) -> Distance:
-    """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by default .00054 sqrt(numbers)."""
-
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        offset = 0.00054 * math.sqrt(a[0].numel()) if c is None else c
-        square = (a - b).square().flatten(1).sum(1)
-        return square / (torch.sqrt(square + offset**2) + offset)  # the same, without a difference of large numbers
-
-    return distance
+from odesolve.words import fits, fits_call
 
 
 @fits
@@ -165,7 +156,8 @@ class ConsistencyTraining:
             as ``lambda k: doubling(k, 4000)``, so that it grows; ``training.fit`` says the step.
         target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged weights), or a function
             (x, t, **cond); by default ``consistency`` itself.
-        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``.
+        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. One of your own needs a third argument ``mask``,
+            the weights (B, ...) of numbers, for losses with a mask.
         weight: of the distance, a function (r, t) of the step's times (B,), such as ``inverse_gap``; by default 1.
         chances: of the N - 1 steps, a function of the rising times (N,), such as ``log_normal()``; by default equal ones.
         rho: exponent of the grid.
@@ -207,6 +199,7 @@ class ConsistencyTraining:
             self._times[points] = torch.tensor(grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64)
         return self._times[points]
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -217,6 +210,7 @@ class ConsistencyTraining:
         noise: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Terms:
         """The loss of data x (B, ...); ``t`` of the terms is the noisier time of each step.
 
@@ -225,13 +219,14 @@ class ConsistencyTraining:
             step: how many of the training have been done, where ``points`` grows with it.
             index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random ones.
             noise, cond, generator: as for ``Matching``.
+            mask: which numbers of the data count, as for ``Matching``; the distance has them.
 
-        Raises OdesolveError for shapes that do not go together and steps outside of the grid.
+        Raises OdesolveError for shapes that do not go together, steps outside of the grid and a distance without a mask.
         """
         check_data(x)
         if torch.compiler.is_compiling():
             _check_still(self.consistency.model.net)
-        cond, z = cond or {}, normal_for(x, noise, generator)
+        apart, cond, z = masked(self.distance, mask, x), cond or {}, normal_for(x, noise, generator)
         if points is None and step is not None and callable(self.points):
             points = self.points(step)
         r, t = self._step(x, points, index, generator)
@@ -241,7 +236,7 @@ class ConsistencyTraining:
             again = same_draws(x)
             aim = self.target(cleaner, r, **cond)
         again()
-        each = self.distance(self.consistency(x_t, t, **cond), aim)
+        each = apart(self.consistency(x_t, t, **cond), aim)
         if self.weight is not None:
             each = each * self.weight(r, t).to(each.dtype)
         return Terms(each.mean(), each, t)
@@ -337,6 +332,7 @@ class ContinuousConsistency:
         self.weight = function(weight, "of times (B,)")
         self.times = laws.named(times, laws.LogUniform(consistency.start, consistency.path.t_max))
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -345,6 +341,7 @@ class ContinuousConsistency:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> ContinuousTerms:
         """The objective of data x (B, ...), whose value is not to be watched; arguments as for ``Matching``.
 
@@ -362,7 +359,7 @@ class ContinuousConsistency:
             tangent = z if self.teacher is None else self.teacher.given(**cond).velocity(x_t, t)
         f, df = along(lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t)))
         df = df.detach()
-        each = (f * df).flatten(1).mean(1)
+        each = mean_over(f * df, mask_for(mask, x))
         if self.weight is not None:
             each = each * self.weight(t).to(each.dtype)
         return ContinuousTerms(each.mean(), each, t, df)

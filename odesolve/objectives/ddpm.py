@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.grids import is_listed
 from odesolve.keywords import door
 from odesolve.likelihood.bounds import STEPS
 from odesolve.likelihood.result import check_width
@@ -21,11 +22,12 @@ from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
 from odesolve.meant import count, number
 from odesolve.model_plan import plan_for
 from odesolve.models import Model
-from odesolve.objectives.draws import check_data, normal_for
+from odesolve.objectives.draws import check_data, check_told, normal_for
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.times import Importance
 from odesolve.objectives.weights import Weight, weighed
 from odesolve.planning import GridLike
+from odesolve.words import fits_call
 
 SHARE = 1e-3  # of the bound in the hybrid loss
 
@@ -109,11 +111,13 @@ class VariationalBound:
         check_width(levels, low, high)
         self.model, self.variance, self.stratified = model, variance, stratified
         self.decoder = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
-        if steps is None and not isinstance(grid, (list, tuple, Tensor)):
+        if steps is None and not is_listed(grid):
             steps = model.path.training_steps or STEPS
         rule = "uniform" if grid is None and steps == model.path.training_steps else grid
-        self._points = model.path.points(plan_for(model, "ddpm", steps or STEPS, rule, {}).grid)
-        self._chains = {torch.device("cpu"): _Terms(model, self._points, variance, self.decoder)}
+        self._points = model.path.points(plan_for(model, "ddpm", steps, rule, {}).grid)
+        chain = _Terms(model, self._points, variance, self.decoder)
+        check_told(chain.t, model)
+        self._chains = {torch.device("cpu"): chain}
         self.importance = Importance(self.count) if importance else None
 
     @property
@@ -128,6 +132,7 @@ class VariationalBound:
             self._chains[device] = _Terms(self.model, self._points, self.variance, self.decoder, device)
         return self._chains[device]
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -211,6 +216,7 @@ class Hybrid:
         self.model, self.share, self.weight = model, share, weighed(weight)
         self._simple = Matching(model, weight)
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,

@@ -21,7 +21,9 @@ from odesolve.noise import START, STEPS
 from odesolve.objectives.draws import check_data, column, keys_for
 from odesolve.objectives.matching import Terms
 from odesolve.sde import solve_sde
+from odesolve.steady import draws
 from odesolve.trace.linearised import check_shape
+from odesolve.words import fits_call
 
 Net = Callable[[Tensor, Tensor], Tensor]
 Level = float | Callable[[Tensor], Tensor]
@@ -42,7 +44,8 @@ class DiffFlow:
     being the noise that takes the backward process from x_{i+1} to x_i.
 
     Args:
-        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); networks that draw nothing (no dropout).
+        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint networks that draw nothing (no
+            dropout).
         g: the noise of both processes, above 0: a number, or a function of times of any shape.
         times: t_0 < ... < t_N, from data to noise.
         std: deviation of the prior N(0, std^2) at t_N.
@@ -86,6 +89,7 @@ class DiffFlow:
         """N."""
         return len(self.times) - 1
 
+    @fits_call
     @holding
     def __call__(
         self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None
@@ -96,9 +100,13 @@ class DiffFlow:
             noise: of the forward steps (N, B, ...), standard normal, instead of random noise.
             generator: of the noise; by default torch's own.
 
-        Raises OdesolveError for data or noise of another shape, and networks that return one.
+        Raises OdesolveError for data or noise of another shape, networks that return one, and dropout where the adjoint would
+        draw it anew.
         """
         check_data(x)
+        if self.adjoint and (draws(self.drift) or draws(self.score)):
+            told = "call net.eval(), or give adjoint=False"
+            raise OdesolveError(f"a network has dropout in train mode, which the adjoint would draw anew: {told}")
         if noise is not None and noise.shape != (self.steps, *x.shape):
             raise OdesolveError(
                 f"noise has shape {tuple(noise.shape)}: give {(self.steps, *x.shape)}, standard normal numbers for every step"

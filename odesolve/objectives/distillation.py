@@ -19,6 +19,7 @@ from odesolve.objectives import times as laws
 from odesolve.objectives.draws import (
     check_data,
     check_finite,
+    check_told,
     checked_times,
     column,
     mask_for,
@@ -31,7 +32,7 @@ from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, signal, weighed, weights
 from odesolve.paths import Path
 from odesolve.tableaus import EXPLICIT
-from odesolve.words import fits
+from odesolve.words import fits, fits_call
 
 TABLEAUS = {tableau.name: tableau for tableau in EXPLICIT}
 
@@ -142,12 +143,15 @@ class ProgressiveDistillation:
         if student.predicts in ("noise", "score") and float(signal(student.path, first)) == 0.0:
             given = f"the student predicts {student.predicts!r}, and there is no signal at t={self.times[0]}"
             raise OdesolveError(f"{given}: let it predict 'v', 'data' or 'velocity', or begin where alpha is not 0")
+        for model in (student, teacher):
+            check_told(torch.tensor(self.times[:-1], dtype=torch.float64), model)
 
     @property
     def student_times(self) -> tuple[float, ...]:
         """The grid to sample the student on: ``ode.sample(student, noise, "ddim", grid=objective.student_times)``."""
         return self.times[::2]
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -276,6 +280,7 @@ class GuidedDistillation:
         self.low, self.high, self.name = low, high, name
         self.times = law_for(times, student.path, student.predicts, self.weight, student.reading.sigma_data)
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,

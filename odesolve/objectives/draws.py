@@ -75,7 +75,8 @@ def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
 
 
 def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
-    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape and for times outside of the path.
+    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape, for times outside of the path, and for
+    ends of it whose time is infinite to the network.
 
     Under torch.compile, and for times on a GPU, where the host would wait, times outside of the path are NaN, and so is the loss.
     """
@@ -91,11 +92,18 @@ def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
         near = torch.where(inside, near, math.nan)
     elif not bool(inside.all()):
         raise OdesolveError(f"t goes from {float(t.min())} to {float(t.max())}: the path goes from {low} to {high}")
+    elif bool((ends := (near == low) | (near == high)).any()):
+        check_told(near[ends], model)
     return near.to(x.device)
 
 
-def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """A mask or weights of numbers as factors (B, ...) of squares, whose mean over a sample is 1.
+def check_told(t: Tensor, model: Model) -> None:
+    """Raise OdesolveError for times (n,) that are infinite as the network gets them, such as the logarithm of no noise."""
+    check_finite(t, model.network_times(t).isfinite(), f"the network's time (time={short(model.time)})")
+
+
+def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask or weights of numbers as factors (B, ...) of what is summed over a sample.
 
     Raises OdesolveError for another shape, negative weights and samples of which nothing counts.
     """
@@ -114,13 +122,33 @@ def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
         raise OdesolveError(
             "mask holds negative or infinite weights, or leaves nothing of a sample: let something count"
         )
-    return own / column(mean, x)
+    return own
+
+
+def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask or weights of numbers as factors (B, ...), whose mean over a sample is 1. Errors are those of ``counted``."""
+    own = counted(mask, x)
+    return None if own is None else own / column(own.flatten(1).mean(1), x)
+
+
+def numbers(mask: Tensor | None, x: Tensor) -> float | Tensor:
+    """How many numbers of a sample count, or what they weigh, (B,)."""
+    return x[0].numel() if mask is None else mask.to(x).expand(x.shape).flatten(1).sum(1)
+
+
+def sum_over(values: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The sum (B,) of numbers (B, ...), by the factors of ``counted``."""
+    return (values if counts is None else values * counts).flatten(1).sum(1)
+
+
+def mean_over(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The mean (B,) of numbers (B, ...), by the factors of ``mask_for``."""
+    return (values if mask is None else values * mask).flatten(1).mean(1)
 
 
 def mean_square(error: Tensor, mask: Tensor | None = None) -> Tensor:
     """The mean square (B,) of errors (B, ...), by the factors of ``mask_for``."""
-    square = error.square()
-    return (square if mask is None else square * mask).flatten(1).mean(1)
+    return mean_over(error.square(), mask)
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:

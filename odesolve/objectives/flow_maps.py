@@ -19,7 +19,7 @@ from odesolve.model_plan import closed
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
-from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for
+from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for, numbers
 from odesolve.objectives.guidance import dropped
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.tangents import along
@@ -27,6 +27,7 @@ from odesolve.paths import Path
 from odesolve.planning import GridLike, plan
 from odesolve.sample import sample
 from odesolve.start import Noise
+from odesolve.words import fits_call
 
 
 class _TwoTimes(nn.Module):
@@ -108,11 +109,6 @@ def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor
     return x_t, column(path.dalpha(t), x) * x + column(path.dsigma(t), x) * z
 
 
-def _numbers(mask: Tensor | None, x: Tensor) -> float | Tensor:
-    """How many numbers of a sample count, or what they weigh, (B,)."""
-    return x[0].numel() if mask is None else mask.to(x).expand(x.shape).flatten(1).sum(1)
-
-
 @dataclass(frozen=True)
 class FlowMapTerms(Terms):
     """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without weight or gradients."""
@@ -179,6 +175,7 @@ class MeanFlow:
         self.equal, self.power, self.offset, self.of = equal, power, offset, of
         self.times = laws.named(times, laws.LogitNormal(-0.4, 1.0))
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -215,7 +212,7 @@ class MeanFlow:
         said, slope = along(net, (x_t, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
         aim = (v - column(t - r, x) * slope).detach()
         error = mean_square(said - aim, mask_for(mask, x))
-        each = error if self.power == 0 else self._weighed(error, _numbers(mask, x))
+        each = error if self.power == 0 else self._weighed(error, numbers(mask, x))
         return FlowMapTerms(each.mean(), each, t, r, error.detach())
 
     @torch.no_grad()
@@ -283,6 +280,7 @@ class Shortcut:
         check_teacher(self.target.model, flow_map.path)
         self.times = laws.named(times, laws.Uniform())
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,

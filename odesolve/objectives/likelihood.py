@@ -17,6 +17,7 @@ from odesolve.meant import function, text
 from odesolve.models import Model
 from odesolve.objectives.draws import check_data, seed_for
 from odesolve.objectives.matching import Terms
+from odesolve.words import fits_call
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class MaximumLikelihood:
     def __init__(self, model: Model | Callable[..., Tensor], *, adjoint: str = "backprop", **options: Any):
         self.model, self.options = model, {"adjoint": adjoint, "progress": False, **options}
 
+    @fits_call
     def __call__(
         self, x: Tensor, *, cond: Mapping[str, Any] | None = None, generator: torch.Generator | None = None
     ) -> LikelihoodTerms:

@@ -20,6 +20,7 @@ from odesolve.objectives.draws import check_data, check_finite, checked_times, c
 from odesolve.objectives.means import law_for
 from odesolve.objectives.uncertainty import balanced
 from odesolve.objectives.weights import Weight, compared, weighed
+from odesolve.words import fits_call
 
 
 class Coupling(Protocol):
@@ -96,6 +97,7 @@ class Matching:
         self.coupling, self.uncertainty = coupling, uncertainty
         self.times = law_for(times, model.path, model.predicts, self.weight, model.reading.sigma_data, importance)
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,

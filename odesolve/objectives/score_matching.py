@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,25 +23,48 @@ from odesolve.keywords import door
 from odesolve.meant import count, meant, one_of, text
 from odesolve.models import Model
 from odesolve.objectives import times as laws
-from odesolve.objectives.draws import check_data, check_finite, checked_times, column, keys_for, normal_for
+from odesolve.objectives.draws import (
+    check_data,
+    check_finite,
+    checked_times,
+    column,
+    counted,
+    keys_for,
+    normal_for,
+    sum_over,
+)
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
-from odesolve.words import fits
+from odesolve.words import fits, fits_call
 
 Score = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class States:
-    """Where a score is looked at: its field, the states (B, ...), their times (B,); of noised data noise and deviation."""
+    """Where a score is looked at: its field, the states (B, ...), their times (B,); of noised data noise and deviation.
+
+    ``counts`` (B, ...) is what each number of the loss weighs, None for 1.
+    """
 
     field: Callable[[Tensor], Tensor]
     x: Tensor
     t: Tensor
     noise: Tensor | None = None
     sigma: Tensor | None = None
+    counts: Tensor | None = None
+
+    def weighed(self, x: Tensor) -> Tensor:
+        """The field at x times what its numbers weigh, whose divergence is theirs."""
+        return self.field(x) if self.counts is None else self.counts * self.field(x)
+
+    def half_square(self, v: Tensor, within: bool = False) -> Tensor:
+        """Half of the weighted sum of squares (B,); of numbers that the weights are ``within`` already, as of ``weighed``."""
+        if self.counts is not None and within:
+            return 0.5 * sum_over(v * (v / torch.where(self.counts > 0, self.counts, 1.0)))
+        return 0.5 * sum_over(v.square(), self.counts)
 
 
 class ScoreMatching(ABC):
@@ -69,6 +92,7 @@ class ScoreMatching(ABC):
             raise OdesolveError("weight and times are of an ode.Model: a function s(x) has one level alone")
         self.score, self.weight = score, weighed(weight)
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -77,6 +101,7 @@ class ScoreMatching(ABC):
         t: float | Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Terms:
         """The loss of x (B, ...), float32 or float64; times are 0 where there are none.
 
@@ -85,11 +110,13 @@ class ScoreMatching(ABC):
             t: of a model: one time, or (B,), instead of random ones.
             cond: of a model: conditions of this batch.
             generator: of times, noise and projections; by default torch's own.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
+                a sample is their weighted sum: Hyvärinen's theorem holds for each number by itself.
 
         Raises OdesolveError for shapes that do not go together, times outside the path, and arguments that are a model's.
         """
         check_data(x)
-        at = self._at(x, noise, t, cond or {}, generator)
+        at = replace(self._at(x, noise, t, cond or {}, generator), counts=counted(mask, x))
         each = self._each(at, generator)
         if isinstance(self.score, Model):
             factor = weights(self.score.path, at.t, self.weight, "score", self.score.reading.sigma_data)
@@ -155,7 +182,7 @@ class ExplicitScoreMatching(ScoreMatching):
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
         exact: Score = self.exact.score if isinstance(self.exact, Model) else self.exact
         target = exact(at.x, at.t) if isinstance(self.score, Model) else exact(at.x)
-        return _half_square(at.field(at.x) - target)
+        return at.half_square(at.field(at.x) - target)
 
 
 class ImplicitScoreMatching(ScoreMatching):
@@ -170,8 +197,8 @@ class ImplicitScoreMatching(ScoreMatching):
         self.trace = traces.Exact() if trace is None else trace
 
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
-        s, values = self.trace.begin(at.x, keys_for(at.x, generator))(at.field, at.x)
-        return _half_square(s) + values.mean(1)
+        s, values = self.trace.begin(at.x, keys_for(at.x, generator))(at.weighed, at.x)
+        return at.half_square(s, within=True) + values.mean(1)
 
 
 class SlicedScoreMatching(ScoreMatching):
@@ -200,9 +227,11 @@ class SlicedScoreMatching(ScoreMatching):
 
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
         probes = self.trace.forms(at.x, keys_for(at.x, generator))
-        s, values = probes(at.field, at.x)
+        s, values = probes(at.weighed, at.x)
         if self.reduced:
-            return _half_square(s) + values.mean(1)
+            return at.half_square(s, within=True) + values.mean(1)
+        if at.counts is not None:
+            s = s / torch.where(at.counts > 0, at.counts, 1.0).sqrt()
         along = (probes.z.to(s.dtype) * s.flatten(1)).sum(2)
         return 0.5 * along.square().mean(0) + values.mean(1)
 
@@ -239,7 +268,7 @@ class DenoisingScoreMatching(ScoreMatching):
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
         assert at.noise is not None
         assert at.sigma is not None
-        return _half_square(at.field(at.x) + at.noise / column(at.sigma, at.x))
+        return at.half_square(at.field(at.x) + at.noise / column(at.sigma, at.x))
 
 
 @fits
@@ -323,7 +352,3 @@ def ncsn(model: Model, levels: Levels) -> Matching:
     It is ``Matching``, 2 / D times theirs: of N(m, s^2) the floor of a level is s^2 / (s^2 + sigma^2).
     """
     return Matching(model, weight="noise", times=levels)
-
-
-def _half_square(v: Tensor) -> Tensor:
-    return 0.5 * v.square().flatten(1).sum(1)

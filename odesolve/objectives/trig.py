@@ -11,15 +11,16 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.keywords import door
-from odesolve.meant import number, takes
+from odesolve.meant import count, number, takes
 from odesolve.models import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.consistency import ContinuousTerms
 from odesolve.objectives.distillation import check_teacher
-from odesolve.objectives.draws import check_data, checked_times, column, normal_for
+from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for
 from odesolve.objectives.tangents import along
 from odesolve.objectives.uncertainty import balanced
 from odesolve.paths import Trig
+from odesolve.words import fits_call
 
 
 class TrigConsistency:
@@ -35,13 +36,15 @@ class TrigConsistency:
         teacher: an ``ode.Model`` on the same path, whose v is followed; by default from data.
         times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the paper's.
         offset: c of the normalisation, .1 in the paper.
-        share: r, of the second half of g, raised from 0 to 1 over the paper's first 10000 steps; also given with a batch.
+        share: r, of the second half of g, which is what makes training unstable; also given with a batch.
+        warmup: steps over which the share is raised from 0 in a straight line, 10000 in the paper; 0 for none. The step is what
+            ``training.fit`` tells.
         uncertainty: as for ``Matching``.
 
     Raises OdesolveError for other paths and predictions, and guided models.
     """
 
-    @door("TrigConsistency", offset=number(above=0.0), share=number(0.0, 1.0), uncertainty=takes("t"))
+    @door("TrigConsistency", offset=number(above=0.0), share=number(0.0, 1.0), warmup=count(0), uncertainty=takes("t"))
     def __init__(
         self,
         model: Model,
@@ -50,6 +53,7 @@ class TrigConsistency:
         times: laws.Law | laws.Importance | str | None = None,
         offset: float = 0.1,
         share: float = 1.0,
+        warmup: int = 0,
         uncertainty: Callable[[Tensor], Tensor] | None = None,
     ):
         if not isinstance(model.path, Trig) or model.predicts != "v":
@@ -58,10 +62,12 @@ class TrigConsistency:
             raise OdesolveError("the model is guided, or does something to x0: give the plain one")
         if teacher is not None:
             check_teacher(teacher, model.path)
-        self.model, self.teacher, self.offset, self.share = model, teacher, offset, share
+        self.model, self.teacher, self.offset = model, teacher, offset
+        self.share, self.warmup = share, warmup
         self.times = laws.named(times, laws.LogNormal(-1.0, 1.4))
         self.uncertainty = uncertainty
 
+    @fits_call
     def __call__(
         self,
         x: Tensor,
@@ -70,10 +76,21 @@ class TrigConsistency:
         t: Tensor | None = None,
         cond: Mapping[str, Any] | None = None,
         share: float | None = None,
+        step: int | None = None,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> ContinuousTerms:
-        """The objective of data x (B, ...); ``derivative`` of the terms is g. Arguments and errors as for ``Matching``."""
+        """The objective of data x (B, ...); ``derivative`` of the terms is g.
+
+        Args:
+            share: r of this batch.
+            step: how many of the training have been done, where there is a warm-up.
+            noise, t, cond, generator, mask: as for ``Matching``; g is normalised by the numbers that count.
+
+        Raises OdesolveError for a warm-up without a step, and as ``Matching``.
+        """
         check_data(x)
+        counts, share = mask_for(mask, x), self._share(step) if share is None else share
         z, path, own = normal_for(x, noise, generator), self.model.path, self.model.given(**(cond or {}))
         t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, own)
         cos, sin = column(path.alpha(t), x), column(path.sigma(t), x)
@@ -83,10 +100,18 @@ class TrigConsistency:
                 v = self.teacher.given(**(cond or {})).v(x_t, t)
         said, slope = along(own.v, (x_t, t), (v, torch.full_like(t, 2 / math.pi)))
         still = said.detach()
-        share = self.share if share is None else share
         g = -(cos**2) * (still - v) - share * cos * sin * (x_t + slope.detach())
-        size = g.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
+        size = mean_square(g, counts).sqrt()
         aim = still + g / column(size + self.offset, x)
-        raw = (said - aim).square().flatten(1).mean(1)
+        raw = mean_square(said - aim, counts)
         each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
         return ContinuousTerms(each.mean(), each, t, g, raw=raw)
+
+    def _share(self, step: int | None) -> float:
+        """The share of a step, which rises where there is a warm-up."""
+        if not self.warmup:
+            return self.share
+        if step is None:
+            told = "give step=, which training.fit does, or share="
+            raise OdesolveError(f"warmup={self.warmup} raises the share by the step: {told}")
+        return self.share * min(1.0, step / self.warmup)

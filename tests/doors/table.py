@@ -813,6 +813,7 @@ OBJECTIVES = {
             "times": LAW,
             "offset": of.number(0, above=True),
             "share": of.number(0, 1),
+            "warmup": of.whole(0),
             "uncertainty": of.function(none=True),
         },
     ),

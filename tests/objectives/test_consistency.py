@@ -272,6 +272,19 @@ def test_distances_weights_and_chances():
     torch.testing.assert_close(law(times), edges.diff())
 
 
+@pytest.mark.parametrize("c", [0.0, 1e-60, 0.1, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_difference_has_no_gradient(c, dtype):
+    """Where student and target are one, the distance and its gradient are 0, whatever the offset; of none it is the norm."""
+    a = torch.ones(2, 3, dtype=dtype, requires_grad=True)
+    found = pseudo_huber(c)(a, a.detach())
+    found.sum().backward()
+    assert torch.equal(found, torch.zeros_like(found))
+    assert torch.equal(a.grad, torch.zeros_like(a))
+    apart = torch.tensor([[3.0, 0.0, 4.0]], dtype=dtype)
+    torch.testing.assert_close(pseudo_huber(0.0)(apart, torch.zeros_like(apart)), torch.full((1,), 5.0, dtype=dtype))
+
+
 def test_schedules():
     assert [progressive(k, 1000) for k in (0, 1000)] == [2, 151]
     assert progressive(250, 1000) == math.ceil(math.sqrt(0.25 * (151**2 - 4) + 4) - 1) + 1 == 76

@@ -339,3 +339,16 @@ def test_no_gradients_of_gradients():
 def test_bad_input(call, told):
     with pytest.raises(ode.OdesolveError, match=told):
         call()
+
+
+@pytest.mark.parametrize("layers", ["drift", "score"])
+def test_dropout_that_the_adjoint_would_draw_anew_is_refused(layers):
+    """Its gradients would be those of another network; with every step kept there is one draw a call."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    parts = {"drift": lambda x, t: -x, "score": lambda x, t: -x, layers: lambda x, t: net(x)}
+    x = torch.ones(3, 2)
+    with pytest.raises(ode.OdesolveError, match=r"call net.eval\(\), or give adjoint=False"):
+        DiffFlow(**parts, g=1.0, times=[0.0, 0.5, 1.0])(x)
+    assert torch.isfinite(DiffFlow(**parts, g=1.0, times=[0.0, 0.5, 1.0], adjoint=False)(x).loss)
+    net.eval()
+    assert torch.isfinite(DiffFlow(**parts, g=1.0, times=[0.0, 0.5, 1.0])(x).loss)

@@ -51,7 +51,8 @@ X, NOISE = (torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().m
 
 
 def silent(path, predicts):
-    return ode.Model(lambda x, t, **cond: 0.3 * x, path, predicts)
+    """A network that does not look at its time, which is finite at both ends."""
+    return ode.Model(lambda x, t, **cond: 0.3 * x, path, predicts, time="t")
 
 
 def at(path, end, away):
@@ -175,7 +176,7 @@ def test_whole_batches_at_the_data_end(path, predicts, weight, value):
 def test_gradients_at_the_ends_are_numbers(predicts, path):
     path = PATHS[path]
     layer = torch.nn.Linear(5, 5).double()
-    model = ode.Model(lambda x, t: layer(x), path, predicts)
+    model = ode.Model(lambda x, t: layer(x), path, predicts, time="t")
     for weight, end in itertools.product(WEIGHTS, (path.t_data, path.t_noise)):
         layer.zero_grad()
         try:
@@ -303,6 +304,53 @@ def test_scores_at_the_data_end(make, predicts, path):
         assert path != "ve"
     else:
         assert math.isfinite(found.loss)
+
+
+def told(path, predicts="edm", time=None):
+    return ode.Model(lambda x, t, **cond: torch.tanh(x + t[:, None]), path, predicts, time=time)
+
+
+@pytest.mark.parametrize("make", [
+    lambda m: Matching(m, times="uniform"), lambda m: DenoisingScoreMatching(m), lambda m: ImplicitScoreMatching(m),
+    lambda m: GuidedDistillation(m, m, {}, times="logit_normal", weight="noise"),
+])  # fmt: skip
+@pytest.mark.parametrize("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
+def test_times_that_are_infinite_to_the_network_are_refused(make, time):
+    """The logarithm of no signal: what a network makes of it is no number, or has gradients that are none."""
+    path, extra = ode.paths.Linear(), {}
+    objective = make(told(path, "v", time))
+    if isinstance(objective, GuidedDistillation):
+        extra = {"cond": {}}
+    for dtype in (torch.float32, torch.float64):
+        with pytest.raises(
+            ode.OdesolveError, match=r"t holds 1, where the network's time .* is infinite: give times away"
+        ):
+            objective(torch.cat([X, X]), t=torch.tensor([0.3, 1.0], dtype=dtype), **extra)
+        assert math.isfinite(objective(X, t=torch.tensor([0.999], dtype=dtype), **extra).loss)
+
+
+def test_chains_and_steps_that_begin_where_the_networks_time_is_infinite_are_refused():
+    model, straight = told(ode.paths.Linear()), told(ode.paths.Linear(), "v")
+    for make in (
+        lambda: VariationalBound(model, steps=4),
+        lambda: ProgressiveDistillation(model, straight, "uniform", 4),
+        lambda: ProgressiveDistillation(straight, model, "uniform", 4),
+    ):
+        with pytest.raises(
+            ode.OdesolveError, match=r"t holds 1, where the network's time \(time='c_noise'\) is infinite"
+        ):
+            make()
+    for begin in (VariationalBound(model, grid=[0.9, 0.5, 0.1, 0.0]), VariationalBound(straight, steps=4)):
+        assert math.isfinite(begin(X).loss)
+
+
+@pytest.mark.parametrize("grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])])
+def test_bounds_on_a_list_of_times(grid):
+    found = VariationalBound(silent(ode.paths.VP(), "noise"), grid=grid)
+    assert found.count == 3
+    torch.testing.assert_close(
+        found.chain("cpu").t, torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64), rtol=0, atol=1e-7
+    )
 
 
 def two_times(x, r, t, **cond):

@@ -97,3 +97,28 @@ def test_functions_that_fit_are_called():
     )(X)
     assert bool((found.t == 0.5).all())
     assert torch.isfinite(found.loss)
+
+
+@pytest.mark.parametrize(("word", "told"), [
+    ("gradient_accumulation_steps", "give accumulate="), ("accumulate_grad_batches", "give accumulate="),
+    ("ema_decay", r"give ema=training.EMA\(network, decay\)"), ("max_grad_norm", "give clip="),
+    ("checkpoint_dir", "give folder="), ("mixed_precision", "give dtype=torch.bfloat16"),
+    ("seed", r"give generator=torch.Generator\(\).manual_seed"), ("mask", r"give cond=\{'mask': mask\}.*mask=cond\['mask'\]"),
+    ("lr", "give optimiser='adamw"), ("epochs", "give steps="),
+])  # fmt: skip
+def test_words_of_other_trainers(word, told):
+    with pytest.raises(OdesolveError, match=rf"training.fit has no {word}=: .*{told}"):
+        training.fit(objectives.Matching(LINEAR), X, 1, optimiser=OPTIMISER, **{word: 1})
+
+
+def test_a_mask_goes_along_as_it_is_said():
+    """Each sample has its own row."""
+    seen, inner, mask = [], objectives.Matching(LINEAR), torch.arange(1.0, 9.0).view(4, 2)
+
+    def objective(x, *, generator, cond):
+        seen.append((x, cond["mask"]))
+        return inner(x, mask=cond["mask"], generator=generator)
+
+    x = torch.arange(8.0).view(4, 2)
+    training.fit(objective, x, 3, optimiser=OPTIMISER, batch=4, cond={"mask": mask})
+    assert all(torch.equal(given + 1, weights) for given, weights in seen)

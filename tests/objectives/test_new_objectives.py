@@ -7,6 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve.objectives import FlowMap, Matching, MeanFlow, TrigConsistency, Uncertainty, times
+from odesolve.training import fit
 
 LINEAR, TRIG, VP = ode.paths.Linear(), ode.paths.Trig(), ode.paths.VP()
 
@@ -146,6 +147,39 @@ def test_the_tangent_is_that_of_f(share):
     (gradient,) = torch.autograd.grad(found.loss, w)
     by_hand = (-2 * step * torch.tanh(x_t) * (1 + t)[:, None]).mean()
     torch.testing.assert_close(gradient, by_hand, rtol=1e-6, atol=1e-8)
+
+
+def test_the_share_rises_with_the_steps():
+    """r = min(1, k / H) in step k, begun at nothing (the paper's algorithm 1); without a step it is not known."""
+    model = ode.Model(lambda x, t: torch.tanh(x) * (1 + t)[:, None], TRIG, "v")
+    x, noise, t = normal(6, 4), normal(6, 4, seed=1), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    rising = TrigConsistency(model, warmup=10_000)
+    for step, share in ((0, 0.0), (1, 1e-4), (2500, 0.25), (9999, 0.9999), (10_000, 1.0), (25_000, 1.0)):
+        exact = TrigConsistency(model, share=share)(x, noise=noise, t=t)
+        found = rising(x, noise=noise, t=t, step=step)
+        torch.testing.assert_close(found.derivative, exact.derivative, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(found.each, exact.each, rtol=1e-12, atol=1e-14)
+    half = TrigConsistency(model, warmup=4, share=0.5)(x, noise=noise, t=t, step=2).derivative
+    torch.testing.assert_close(half, rising(x, noise=noise, t=t, share=0.25).derivative)
+    with pytest.raises(ode.OdesolveError, match="warmup=10000 raises the share by the step: give step="):
+        rising(x)
+    for warmup in (-1, 2.5, "a"):
+        with pytest.raises(ode.OdesolveError, match="warmup"):
+            TrigConsistency(model, warmup=warmup)
+
+
+def test_fit_tells_the_step_of_the_warm_up(tmp_path):
+    """Each step has the share of its number, on after a stop, too."""
+    pytest.importorskip("safetensors")
+    layer, shares = torch.nn.Linear(2, 2), []
+    net = lambda x, t: layer(x)
+    objective = TrigConsistency(ode.Model(net, TRIG, "v", dtype=torch.float32), warmup=4)
+    plain = objective._share
+    objective._share = lambda step: shares.append(plain(step)) or shares[-1]
+    for steps in (2, 6):
+        optimiser = torch.optim.SGD(layer.parameters(), 1e-3)
+        fit(objective, torch.randn(8, 2), steps, optimiser=optimiser, network=layer, batch=4, folder=tmp_path)
+    assert shares == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 def test_training_ends_at_the_exact_map():
