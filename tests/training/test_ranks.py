@@ -31,8 +31,9 @@ class Net(nn.Module):
         self.layers = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2))
         self.label, self.idle = nn.Embedding(4, 2), nn.Linear(2, 2)
 
-    def forward(self, x, t, label=None):
+    def forward(self, x, t, label=None, scale=None):
         out = self.layers(torch.cat([x, torch.sin(t).to(x.dtype)[:, None]], 1))
+        out = out if scale is None else out + scale[:, None]
         return out if label is None else out + self.label(label)
 
 
@@ -43,6 +44,16 @@ def model(net, predicts="velocity", path=LINEAR):
 def labelled(net):
     inner = obj.Matching(model(net))
     return lambda x, *, generator, cond: inner(x, cond=dropped(cond, {"label": 3}, 0.3, generator), generator=generator)
+
+
+def masked(net):
+    inner = obj.Matching(model(net))
+    return lambda x, *, generator, cond: inner(x, mask=cond["mask"], generator=generator)
+
+
+def two_dropped(net):
+    inner, null, shares = obj.Matching(model(net)), {"label": 3, "scale": 0.0}, {"label": 0.3, "scale": 0.5}
+    return lambda x, *, generator, cond: inner(x, cond=dropped(cond, null, shares, generator), generator=generator)
 
 
 def grown(net):
@@ -56,6 +67,18 @@ KINDS = {
     "bound": lambda net: obj.VariationalBound(model(net, "noise", ode.paths.VP()), steps=4),
     "sliced": lambda net: obj.SlicedScoreMatching(lambda x: net(x, torch.zeros(len(x)))),
     "consistency": grown,
+    "importance": lambda net: obj.Matching(model(net), times="logit_normal", importance=True),
+    "uncertainty": lambda net: obj.Matching(model(net), uncertainty=obj.Uncertainty(LINEAR, 4)),
+    "masks": masked,
+    "two conditions dropped": two_dropped,
+    "sCM": lambda net: obj.TrigConsistency(model(net, "v", ode.paths.Trig()), warmup=4),
+}
+
+
+CONDITIONS = {
+    "labels": {"label": LABELS},
+    "masks": {"mask": torch.rand(30, 2, generator=torch.Generator().manual_seed(6)) + 0.1},
+    "two conditions dropped": {"label": LABELS, "scale": torch.linspace(-1, 1, 30)},
 }
 
 
@@ -66,13 +89,15 @@ def run(kind="labels", steps=7, folder=None, wrapped=False, data=POINTS, seeded=
     net = Net()
     ema = EMA(net, 0.8)
     objective = KINDS[kind](DistributedDataParallel(net) if wrapped else net)
-    cond = {"label": LABELS} if kind == "labels" and isinstance(data, torch.Tensor) else None
+    cond = CONDITIONS.get(kind) if isinstance(data, torch.Tensor) else None
+    learned = getattr(objective, "uncertainty", None)
+    trained = [*net.parameters(), *([] if learned is None else learned.parameters())]
     generator = torch.Generator().manual_seed(7 + rank) if seeded else None
     history = fit(
-        objective, data, steps, optimiser=torch.optim.Adam(net.parameters(), 1e-2), ema=ema, batch=8, network=net,
+        objective, data, steps, optimiser=torch.optim.Adam(trained, 1e-2), ema=ema, batch=8, network=net,
         generator=generator, folder=folder, every=3, cond=cond, warmup=3, clip=2.0, **options,
     )  # fmt: skip
-    tensors = (*net.parameters(), *ema.module.parameters(), history.losses, history.norms)
+    tensors = (*trained, *ema.module.parameters(), history.losses, history.norms)
     return [v.detach().double().flatten().tolist() for v in tensors]
 
 

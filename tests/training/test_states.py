@@ -28,6 +28,7 @@ class Net(nn.Module):
 
     def forward(self, x, *given, label=None, scale=None):
         out = self.layers(torch.cat([x, *(torch.sin(t).to(x.dtype).expand(len(x))[:, None] for t in given)], 1))
+        out = out if scale is None else out + scale[:, None]
         return out if label is None else out + self.label(label)
 
 
@@ -90,6 +91,18 @@ def remembered(net, ema):
         return terms
 
     return objective
+
+
+def masked(net, ema):
+    """Numbers that count with each sample."""
+    inner = obj.Matching(model(net))
+    return lambda x, *, generator, cond: inner(x, mask=cond["mask"], generator=generator)
+
+
+def two_dropped(net, ema):
+    """A label and a number that are left out each by itself."""
+    inner, null, shares = obj.Matching(model(net)), {"label": 3, "scale": 0.0}, {"label": 0.3, "scale": 0.5}
+    return lambda x, *, generator, cond: inner(x, cond=dropped(cond, null, shares, generator), generator=generator)
 
 
 def bound(net, ema):
@@ -165,6 +178,11 @@ KINDS = {
     "sinkhorn": plain(coupling=couplings.Sinkhorn(0.5)),
     "importance of a law": plain(times="logit_normal", importance=True),
     "times that follow": remembered,
+    "uncertainty": lambda net, ema: obj.Matching(model(net), uncertainty=obj.Uncertainty(LINEAR, 4)),
+    "masks": masked,
+    "two conditions dropped": two_dropped,
+    "guided mean flow": lambda net, ema: obj.MeanFlow(flow_map(net), null={"label": 3}, scale=2.0, mix=0.2),
+    "sCM": lambda net, ema: obj.TrigConsistency(model(net, "v", ode.paths.Trig()), warmup=6),
     "learned weight": lambda net, ema: obj.Matching(model(net), weight=Learned()),
     "ddpm": lambda net, ema: obj.Matching(model(net, "noise", ode.paths.Discrete.ddpm())),
     "edm": lambda net, ema: obj.Matching(model(net, "edm", EDM)),
@@ -186,7 +204,15 @@ KINDS = {
     "halving": halved,
     "guided": guided,
 }
-TWO_TIMES = ("mean flow", "shortcut", "target of its own")
+MASK = torch.rand(24, 2, generator=torch.Generator().manual_seed(6)) + 0.1
+CONDITIONS = {
+    "labels": {"label": LABELS},
+    "guided": {"label": LABELS},
+    "guided mean flow": {"label": LABELS},
+    "masks": {"mask": MASK},
+    "two conditions dropped": {"label": LABELS.numpy(), "scale": torch.linspace(-1, 1, 24)},
+}
+TWO_TIMES = ("mean flow", "guided mean flow", "shortcut", "target of its own")
 FORWARD = ("mean flow", "continuous consistency")
 
 
@@ -196,8 +222,9 @@ def run(kind, steps, folder=None, dtype=None, **options):
     net = Net(4 if kind == "hybrid" else 2, 2 if kind in TWO_TIMES else 1)
     ema = EMA(net, Growing(lambda k: 4 + k))
     objective = KINDS[kind](net, ema)
-    own = [p for m in (net, getattr(objective, "weight", None)) if isinstance(m, nn.Module) for p in m.parameters()]
-    options = {"cond": {"label": LABELS}, **options} if kind in ("labels", "guided") else options
+    learned = (getattr(objective, name, None) for name in ("weight", "uncertainty"))
+    own = [p for m in (net, *learned) if isinstance(m, nn.Module) for p in m.parameters()]
+    options = {"cond": CONDITIONS[kind], **options} if kind in CONDITIONS else options
     history = fit(
         objective, POINTS, steps, optimiser=torch.optim.Adam(own, 1e-2), network=net, ema=ema, batch=10, folder=folder,
         every=4, dtype=dtype, generator=torch.Generator().manual_seed(2), schedule=lambda k: 0.9**k, **options,
