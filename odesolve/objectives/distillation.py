@@ -302,7 +302,9 @@ class GuidedDistillation:
         """
         check_data(x)
         path, z, given = self.student.path, normal_for(x, noise, generator), t is not None
-        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, self.student)
+        t = checked_times(
+            laws.drawn(self.times, len(x), path, generator) if t is None else t, x, self.student, self.teacher
+        )
         if scale is None:
             device = "cpu" if generator is None else generator.device
             scale = torch.rand(len(x), dtype=x.dtype, generator=generator, device=device)

@@ -74,9 +74,9 @@ def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
     raise OdesolveError(f"t holds {at:.6g}, where {what} is infinite: give times away from that end of the path")
 
 
-def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
+def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = None) -> Tensor:
     """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape, for times outside of the path, and for
-    ends of it whose time is infinite to the network.
+    ends of it whose time is infinite to the network, or to a teacher's.
 
     Under torch.compile, and for times on a GPU, where the host would wait, times outside of the path are NaN, and so is the loss.
     """
@@ -93,7 +93,8 @@ def checked_times(t: Tensor, x: Tensor, model: Model) -> Tensor:
     elif not bool(inside.all()):
         raise OdesolveError(f"t goes from {float(t.min())} to {float(t.max())}: the path goes from {low} to {high}")
     elif bool((ends := (near == low) | (near == high)).any()):
-        check_told(near[ends], model)
+        for each in (model,) if teacher is None else (model, teacher):
+            check_told(near[ends], each)
     return near.to(x.device)
 
 

@@ -243,7 +243,7 @@ class MeanFlow:
             r, t = (torch.minimum(a, b), torch.maximum(a, b)) if falls else (torch.maximum(a, b), torch.minimum(a, b))
             same = torch.rand(n, generator=generator, device=t.device) < self.equal
             r = torch.where(same, t, r)
-        return checked_times(r, x, self.flow_map.model), checked_times(t, x, self.flow_map.model)
+        return checked_times(r, x, self.flow_map.model), checked_times(t, x, self.flow_map.model, self.teacher)
 
 
 class Shortcut:

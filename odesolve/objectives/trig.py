@@ -92,7 +92,7 @@ class TrigConsistency:
         check_data(x)
         counts, share = mask_for(mask, x), self._share(step) if share is None else share
         z, path, own = normal_for(x, noise, generator), self.model.path, self.model.given(**(cond or {}))
-        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, own)
+        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, own, self.teacher)
         cos, sin = column(path.alpha(t), x), column(path.sigma(t), x)
         x_t, v = cos * x + sin * z, cos * z - sin * x
         if self.teacher is not None:

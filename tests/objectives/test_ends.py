@@ -25,6 +25,7 @@ from odesolve.objectives import (
     Shortcut,
     Sinkhorn,
     SlicedScoreMatching,
+    TrigConsistency,
     VariationalBound,
     bridges,
     times,
@@ -327,6 +328,19 @@ def test_times_that_are_infinite_to_the_network_are_refused(make, time):
         ):
             objective(torch.cat([X, X]), t=torch.tensor([0.3, 1.0], dtype=dtype), **extra)
         assert math.isfinite(objective(X, t=torch.tensor([0.999], dtype=dtype), **extra).loss)
+
+
+def test_teachers_whose_time_is_infinite_are_refused():
+    linear, trig = ode.paths.Linear(), ode.paths.Trig()
+    for loss, t in (
+        (lambda t: GuidedDistillation(told(linear, "v"), told(linear), {}, weight="noise")(X, cond={}, t=t), 1.0),
+        (lambda t: MeanFlow(MAP, teacher=told(linear))(X, r=t, t=t), 1.0),
+        (lambda t: TrigConsistency(told(trig, "v"), teacher=told(trig))(X, t=t), 0.0),
+        (lambda t: TrigConsistency(told(trig, "v"), teacher=told(trig))(X, t=t), 1.0),
+    ):
+        with pytest.raises(ode.OdesolveError, match=r"where the network's time .* is infinite"):
+            loss(torch.tensor([t]))
+        assert math.isfinite(loss(torch.tensor([0.5])).loss.detach())
 
 
 def test_chains_and_steps_that_begin_where_the_networks_time_is_infinite_are_refused():
