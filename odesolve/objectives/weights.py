@@ -71,11 +71,14 @@ def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: fl
 
 
 class Powers(NamedTuple):
-    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so quotients have their limits."""
+    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so quotients have their limits.
 
-    alpha: Tensor
-    sigma: Tensor
-    rest: Tensor
+    Each is one number, or one a time.
+    """
+
+    alpha: Tensor | float
+    sigma: Tensor | float
+    rest: Tensor | float
 
 
 def weighted(
@@ -84,8 +87,8 @@ def weighted(
     """The factor (n,) float64 of a prediction's squared error, by a weight's name; at both ends of the path its limit, which may
     be infinite. Where ``ends`` says so the error is that of sigma times the prediction."""
     t = t.double()
-    up, down = (powers(path, t, name, sigma_data) for name in (weight, predicts))
     a, s = signal(path, t), path.sigma(t)
+    up, down = (powers(path, t, a, s, name, sigma_data) for name in (weight, predicts))
     power = up.sigma - down.sigma
     if ends is not None:
         power = torch.where(ends, power - 2, power)
@@ -98,34 +101,38 @@ def signal(path: Path, t: Tensor) -> Tensor:
     return a if path.training_steps is None else torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
 
 
-def powers(path: Path, t: Tensor, name: str, sigma_data: float) -> Powers:
-    """sigma^2 kF^2 of a prediction, sigma^2 w of a weight. Raises OdesolveError for other names."""
-    a, s = signal(path, t), path.sigma(t)
-    zero, one = torch.zeros_like(a), torch.ones_like(a)
-    if name in ("data", "noise", "snr", "score", "v"):
-        alpha, sigma = {"data": (0, 2), "v": (0, 0), "score": (2, -2)}.get(name, (2, 0))
-        return Powers(alpha * one, sigma * one, (a**2 + s**2).square() if name == "v" else one)
+def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: float) -> Powers:
+    """sigma^2 kF^2 of a prediction, sigma^2 w of a weight, by alpha and sigma at t. Raises OdesolveError for other names."""
+    if name in ("noise", "snr"):
+        return Powers(2.0, 0.0, 1.0)
+    if name == "data":
+        return Powers(0.0, 2.0, 1.0)
+    if name == "score":
+        return Powers(2.0, -2.0, 1.0)
+    if name == "v":
+        return Powers(0.0, 0.0, (a**2 + s**2).square())
     if name == "edm":
-        return Powers(zero, zero, ((a * sigma_data) ** 2 + s**2) / sigma_data**2)
+        return Powers(0.0, 0.0, ((a * sigma_data) ** 2 + s**2) / sigma_data**2)
     if name in ("velocity", "vlb"):
-        return _moving(path, t, name == "vlb")
+        return _moving(path, t, a, s, name == "vlb")
     if name == "max_snr":
-        return Powers(zero, zero, torch.maximum(a**2, s**2))
+        return Powers(0.0, 0.0, torch.maximum(a**2, s**2))
     if name == "snr_plus_1":
-        return Powers(zero, zero, a**2 + s**2)
+        return Powers(0.0, 0.0, a**2 + s**2)
     if (limit := MIN_SNR.fullmatch(name)) is not None:
         most = float(limit[1])
         low = a**2 < most * s**2
+        one = torch.ones_like(a)
         return Powers(2.0 * low, 2.0 * ~low, torch.where(low, one, most * one))
     raise unknown("weight", name, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"))
 
 
-def _moving(path: Path, t: Tensor, bound: bool) -> Powers:
+def _moving(path: Path, t: Tensor, a: Tensor, s: Tensor, bound: bool) -> Powers:
     """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma' - sigma alpha'.
 
     Where sigma' is infinite that is alpha g^2 / (2 sigma).
     """
-    a, s, ds = path.alpha(t), path.sigma(t), path.dsigma(t)
+    ds = path.dsigma(t)
     steep = torch.isinf(ds)
     moved = torch.where(steep, 0.5 * path.g2(t), a * torch.where(steep, 0.0, ds) - s * path.dalpha(t)).abs()
     if bound:
