@@ -23,7 +23,8 @@ constexpr Loops<T> loops_in() {
             error<T>,
             dot<T>,
             add<T>,
-            advance<T>};
+            advance<T>,
+            reduced<T>};
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ enum Type : uint8_t { F32, F64, BF16, F16, I64 };
 constexpr int64_t TILE = 1024;
 constexpr int64_t QUADS = TILE / 4;  // counters of a tile; a counter gives four random words
 constexpr int64_t BLOCK = 64;        // quads whose words are made before they become normals, in two loops that each fit
+constexpr int64_t LEAST = 128;       // groups of values of which the least are found
 constexpr int GROUP = 4;              // streams that are added to a sum at a time
 static_assert(QUADS % BLOCK == 0, "a list of quads is read in whole blocks");
 
@@ -46,6 +47,8 @@ struct Loops {
     // total += weight[k] * z[k], one k after the other, for at most GROUP of them.
     void (*add)(T* total, int terms, const float* const* z, const T* weight, int64_t n);
     double (*advance)(T* state, T* out, const T* change, const T* old, T growth, int64_t n);
+    // value = cost + price, and the least of each of LEAST groups.
+    void (*reduced)(T* value, T* least, const T* cost, const T* price, int64_t n);
 };
 
 struct Kernels {

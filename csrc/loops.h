@@ -175,5 +175,20 @@ double advance(T* state, T* out, const T* change, const T* old, T growth, int64_
     return folded(total);
 }
 
+// Group l of LEAST has the elements l, l + LEAST, l + 2 LEAST, ...: its least value is found without going across lanes.
+template <class T>
+void reduced(T* value, T* least, const T* cost, const T* price, int64_t n) {
+    for (int64_t l = 0; l < LEAST; ++l) least[l] = __builtin_inf();
+    for (int64_t i = 0; i < n; i += LEAST) {
+        const int64_t count = n - i < LEAST ? n - i : LEAST;
+        INDEPENDENT
+        for (int64_t l = 0; l < count; ++l) {
+            const T x = cost[i + l] + price[i + l];
+            value[i + l] = x;
+            least[l] = x < least[l] ? x : least[l];
+        }
+    }
+}
+
 }  // namespace
 }  // namespace odesolve

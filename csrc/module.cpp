@@ -78,6 +78,7 @@ PyMethodDef methods[] = {
     OP(window),
     OP(control),
     OP(normal_sums),
+    OP(assignment),
     {"bind", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(bind)), METH_FASTCALL,
      "bind(Tensor, Parameter, exchange table, is_grad_enabled, increment_version, path of libtorch_cpu)"},
     {nullptr, nullptr, 0, nullptr},

@@ -16,6 +16,7 @@ void quadratic_form(PyObject* const* args, Py_ssize_t count, Arguments& argument
 void quantile(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void window(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void normal_sums(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
+void assignment(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 void control(PyObject* const* args, Py_ssize_t count, Arguments& arguments);
 
 // Lets other Python threads run while there is much to do.

@@ -128,9 +128,9 @@ Tensor Arguments::read(PyObject* object) {
     return x;
 }
 
-Tensor Arguments::write(PyObject* object) {
+Tensor Arguments::write(PyObject* object, bool whole) {
     Tensor x = read(object);
-    require(x.is_float() && !overlaps_itself(x));
+    require(x.is_float() != whole && !overlaps_itself(x));
     written_.push_back(object);
     return x;
 }

@@ -102,7 +102,7 @@ class Arguments {
     ~Arguments();
     Arguments(const Arguments&) = delete;
     Tensor read(PyObject* object);
-    Tensor write(PyObject* object);
+    Tensor write(PyObject* object, bool whole = false);
     void written();
 
   private:

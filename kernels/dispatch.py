@@ -30,6 +30,7 @@ OPS = (
     "window",
     "control",
     "normal_sums",
+    "assignment",
 )
 # Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
 # leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
@@ -277,3 +278,8 @@ def normal_sums(
 ) -> None:
     """Weighted sums of any number of streams; ``reference.normal_sums`` is its contract."""
     run("normal_sums", outs[0], outs, keys, streams, weights, accumulate)
+
+
+def assignment(order: Tensor, cost: Tensor) -> None:
+    """The column of every row in the order of least total cost; ``reference.assignment`` is its contract."""
+    run("assignment", cost, order, cost)

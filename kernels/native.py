@@ -39,3 +39,4 @@ quantile = _native.quantile
 window = _native.window
 control = _native.control
 normal_sums = _native.normal_sums
+assignment = _native.assignment

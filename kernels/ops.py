@@ -22,6 +22,7 @@ SCHEMA = {
     "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, Tensor weights, "
     "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
     "normal_sums": "(Tensor(a!)[] outs, Tensor keys, Tensor streams, Tensor weights, bool accumulate) -> ()",
+    "assignment": "(Tensor(a!) order, Tensor cost) -> ()",
     "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor table, Tensor nodes, "
     "Tensor settings, bool begin) -> ()",
 }

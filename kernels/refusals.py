@@ -119,6 +119,15 @@ def quantile(x: Tensor, q: float) -> None:
         raise OdesolveError(f"x has shape {tuple(x.shape)}: a quantile needs samples of at least one element")
 
 
+def assignment(order: Tensor, cost: Tensor) -> None:
+    """Refuse costs that have no least order, and what cannot hold it."""
+    n = len(cost) if cost.dim() else 0
+    if cost.shape != (n, n) or not cost.is_floating_point() or not bool(torch.isfinite(cost).all()):
+        raise OdesolveError(f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give finite floats of shape (n, n)")
+    if order.shape != (n,) or order.dtype != torch.int64:
+        raise OdesolveError(f"order is {order.dtype} of shape {tuple(order.shape)}: give int64 of shape ({n},)")
+
+
 def window(
     out: Tensor, residual: Tensor, origin: Tensor, others: Sequence[Tensor], tables: dict[str, Tensor | None]
 ) -> None:

@@ -131,7 +131,9 @@ def everything(a, b):
     sums = [torch.empty_like(a) for _ in range(2)]
     dispatch.normal_sums(sums, KEYS, STREAMS, ROWS)
     dispatch.normal_sums(sums, KEYS, torch.arange(6).view(3, 2), table.expand(3, 2, 2), True)
-    return (*outs, norm, drawn, numbers, window, residual, state, steps, times, *sums)
+    order = torch.empty(3, dtype=torch.int64)
+    dispatch.assignment(order, a.flatten(1)[:, :3] + torch.eye(3, dtype=a.dtype))
+    return (*outs, norm, drawn, numbers, window, residual, state, steps, times, *sums, order)
 
 
 @pytest.mark.parametrize("how", ["compile", "make_fx"])
@@ -168,4 +170,5 @@ def test_fake_tensors():
         (1, 3),
         (3, 2, 2),
         (3, 2, 2),
+        (3,),
     ]

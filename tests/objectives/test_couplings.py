@@ -48,6 +48,26 @@ def test_optimal_transport_is_scipys(shape):
     assert torch.equal(OptimalTransport()(x, y), y[torch.from_numpy(order)])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("batch", [1, 2, 3, 40, 300])
+def test_optimal_transport_costs_as_little_as_scipys(batch, dtype):
+    """Of data that repeats itself, lies in clusters, far away or at other magnitudes; costs are summed from the differences."""
+    y, far = normal(batch, 5, seed=1).to(dtype), normal(batch, 5).to(dtype)
+    centres = far[torch.arange(batch) % 4 % batch]
+    data = {
+        "repeated": centres,
+        "clusters": centres + 1e-3 * far,
+        "shifted": far + 1e3,
+        "equal": far[:1].expand(batch, 5),
+    }
+    data |= {"the noise itself": y.flip(0), "huge": 1e15 * far, "tiny": 1e-15 * far}
+    for name, x in data.items():
+        costs = (x.double()[:, None] - y.double()).square().sum(2)
+        rows, columns = linear_sum_assignment(costs.numpy())
+        best, found = float(costs[rows, columns].sum()), cost(x.double(), OptimalTransport()(x, y).double())
+        assert abs(found - best) <= 1e-9 * best + 1e-12, name
+
+
 def test_optimal_transport_of_different_sizes_is_the_exact_plan():
     """As many copies of each sample as make the sizes equal give an assignment problem, which scipy solves."""
     x, y = normal(12, 2), normal(8, 2, seed=1)
