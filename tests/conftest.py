@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch._dynamo.trace_rules import get_torch_obj_rule_map
 
 from odesolve import paths
@@ -16,6 +17,14 @@ torch.manual_seed(0)  # for networks that test modules make as they are imported
 def _seeded():
     """Every test draws the same initial weights and noise, alone or among others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _alone():
+    """A test that joins a process group leaves it: ranks that a later one forks would find themselves in it."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 PATHS = {
