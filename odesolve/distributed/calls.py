@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.nn.parallel import DistributedDataParallel
 
-from odesolve.distributed.ranks import agreed, cut, mine, together
-from odesolve.distributed.ranks import mesh as all_ranks
-from odesolve.distributed.spread import spread
+from odesolve.conditions import sizes as sizes_of
+from odesolve.distributed.part import Together
+from odesolve.distributed.spread import Spread
+from odesolve.distributed.wrappers import FULLY_SHARDED, TENSOR_PARALLEL, bare, sharded
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.given import refuse_loose
 from odesolve.keys import Ids, fresh_seed, ids_of, seed_of
@@ -28,50 +28,41 @@ from odesolve.sample import sample as draw_samples
 from odesolve.start import Noise, shape_of
 
 STATUSES = ("ok", "diverged")
+COLLECTIVE = {
+    FULLY_SHARDED: "give mesh(time=) all ranks, which then take the same steps",
+    TENSOR_PARALLEL: "all of them have to see the same rows: call ode.{} itself on every rank, with one noise and seed",
+}
 
 
-class Part:
-    """What one rank of a mesh has of a batch: the samples ``rows`` and the model for them."""
+def _check_net(ranks: Together, model: Any, name: str) -> None:
+    """Raise OdesolveError for a network that all ranks have to call together where they would not."""
+    kind = sharded(model.net if isinstance(model, Model) else model)
+    if kind == TENSOR_PARALLEL or (kind is not None and ranks.data.size() > 1):
+        raise OdesolveError(f"the network's weights are {kind} over ranks: {COLLECTIVE[kind].format(name)}")
 
-    def __init__(self, where: DeviceMesh | None, model: Any, batch: int, seed: int | None, ids: Ids | None):
-        self.mesh = where if where is not None else all_ranks()
-        if self.mesh.mesh_dim_names != ("data", "time"):
+
+def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:
+    """Raise OdesolveError for conditions that have one value for each sample of a part, not of the batch."""
+    held = (model.cond, model._uncond or {}) if isinstance(model, Model) else ()
+    for name, n in sizes_of(held):
+        if n in sizes and n not in (1, batch):
             raise OdesolveError(
-                f"the mesh has {self.mesh.mesh_dim_names}: give one of ode.distributed.mesh(data, time)"
+                f"the condition {name!r} has {n} rows for a batch of {batch}: give one a sample of the whole batch, on every rank"
             )
-        self.data, self.time = self.mesh["data"], self.mesh["time"]
-        kind = self.mesh.device_type
-        self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-        self.sizes = cut(batch, self.data.size())
-        self.rows = mine(batch, self.data.size(), self.data.get_local_rank())
-        self.seed = agreed(fresh_seed() if seed is None else seed_of(seed), self.device)
-        every = torch.arange(batch) if ids is None else ids_of(batch, ids)
-        self.ids = every.cpu()[self.rows]
-        self.model = model
-        if isinstance(model, Model):
-            self.model = bare(model).rows(self.rows, batch)
-            if self.time.size() > 1:
-                self.model = spread(self.model, self.time.get_group())
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing for this rank."""
-        return not len(self.rows)
-
-    def whole(self, *parts: Tensor) -> list[Tensor]:
-        """Every rank's rows, on every rank."""
-        return together(parts, self.sizes, self.data.get_group())
 
 
-def bare(model: Model) -> Model:
-    """The model without DistributedDataParallel around its network, whose forward waits for the other ranks: solves that take
-    different numbers of calls would hang."""
-    if not isinstance(model.net, DistributedDataParallel):
+def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
+    """The model for these samples of a batch, its network's rows spread over "time"."""
+    if not isinstance(model, Model):
         return model
-    out = Model.__new__(type(model))
-    out.__dict__.update(model.__dict__)
-    out.net = model.net.module
-    return out
+    own = model.rows(rows, batch)
+    return Spread(own, ranks.groups[1], compared=True) if ranks.lockstep else own
+
+
+def _rows(ranks: Together, batch: int) -> tuple[list[int], Tensor, Tensor]:
+    """How many samples each rank has, this rank's, and those that it solves: one that nobody gets where it has none."""
+    sizes, rows = ranks.cut(batch)
+    return sizes, rows, rows if len(rows) else torch.zeros(1, dtype=torch.int64)
 
 
 @door("distributed.sample")
@@ -101,39 +92,78 @@ def sample(
     Where a solve diverges all ranks raise Diverged with ``gather``, the rank itself without. Raises OdesolveError as
     ``ode.sample`` does.
     """
-    if options.get("log_prob") or options.get("adjoint"):
-        raise OdesolveError(
-            "log_prob and adjoint are not spread over ranks: call ode.distributed.log_prob on the samples"
-        )
-    given = state if state is not None else noise
-    if given is None:
-        raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
-    shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(shape_of(given))
-    if not shape:
-        raise OdesolveError("noise or state has no dimension: give floats (B, ...)")
-    if isinstance(given, Tensor):
-        refuse_loose("noise" if state is None else "state", given)
-    part = Part(mesh, model, shape[0], seed, ids)
-    found = _drawn(part, shape, noise, state, args, options)
-    if gather:
-        code = torch.full((len(part.rows),), STATUSES.index(found.status), dtype=torch.int64, device=found.x.device)
-        x, codes = part.whole(found.x, code)
-        found = replace(found, x=x, status=STATUSES[int(codes.max())] if len(codes) else "ok")
+    ranks = Together(mesh, "distributed.sample")
+    named = dict(zip(("solver", "steps", "grid"), args, strict=False))
+    given = {"model": model, "noise": noise, "state": state, "seed": seed, "ids": ids, "gather": gather}
+    with bare(model.net if isinstance(model, Model) else model), ranks.call.made():
+        batch = _Batch(noise, state)
+        seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), given | named | options)
+        found = ranks.solved(lambda: batch.solve(ranks, model, named | options, seed, ids), gather)
+        if gather:
+            code = torch.full((len(found.x),), STATUSES.index(found.status), dtype=torch.int64, device=found.x.device)
+            x, codes = ranks.whole([found.x, code], ranks.cut(batch.size)[0])
+            found = replace(found, x=x, status=STATUSES[int(codes.max())] if len(codes) else "ok")
     if full or found.status == "ok":
         return found if full else found.x
     raise Diverged(f"{found.plan.solver} left the finite numbers: see .state, .t", found.x, found.t, found.steps)
 
 
-def _drawn(part: Part, shape: tuple[int, ...], noise: Any, state: Tensor | None, args: tuple, options: dict) -> Sample:
-    start: dict[str, Any] = {"noise": (len(part.rows), *shape[1:])}
-    if isinstance(noise, Tensor):
-        start = {"noise": noise[part.rows.to(noise.device)]}
-    elif state is not None:
-        start = {"state": state[part.rows.to(state.device)]}
-    named = dict(zip(("solver", "steps", "grid"), args, strict=False))
-    found = draw_samples(part.model, **start, **named, seed=part.seed, ids=part.ids, full=True, **options)
-    assert isinstance(found, Sample)
-    return found
+class _Batch:
+    """The start of all samples, and a rank's part of their solve."""
+
+    def __init__(self, noise: Any, state: Any):
+        self.noise, self.state = noise, state
+        self.shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.shape[0]
+
+    def check(self, ranks: Together, model: Any, args: tuple, options: dict, seed: int | None, ids: Ids | None) -> int:
+        """The seed of this rank. Raises OdesolveError for what cannot be solved."""
+        if len(args) > 3:
+            raise OdesolveError(f"{len(args) + 2} arguments without a name: give those after grid by name")
+        if options.get("log_prob") or options.get("adjoint"):
+            raise OdesolveError(
+                "log_prob and adjoint are not spread over ranks: call ode.distributed.log_prob on the samples"
+            )
+        given = self.state if self.state is not None else self.noise
+        if given is None:
+            raise OdesolveError("give either noise= (a tensor or a shape) or state= (a state at the grid's first time)")
+        self.shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(shape_of(given))
+        if not self.shape:
+            raise OdesolveError("noise or state has no dimension: give floats (B, ...)")
+        if isinstance(given, Tensor):
+            refuse_loose("noise" if self.state is None else "state", given)
+        return _checked(ranks, model, "sample", self.size, seed, ids)
+
+    def solve(self, ranks: Together, model: Any, options: dict, seed: int, ids: Ids | None) -> Sample:
+        """The samples of this rank."""
+        _, rows, asked = _rows(ranks, self.size)
+        start: dict[str, Any] = {"noise": (len(asked), *self.shape[1:])}
+        if isinstance(self.noise, Tensor):
+            start = {"noise": self.noise[asked.to(self.noise.device)]}
+        elif self.state is not None:
+            start = {"state": self.state[asked.to(self.state.device)]}
+        own = _ids(self.size, ids)[asked]
+        found = draw_samples(
+            _part_of(ranks, model, asked, self.size), **start, **options, seed=seed, ids=own, full=True
+        )
+        assert isinstance(found, Sample)
+        return found if len(rows) else replace(found, x=found.x[:0], status="ok")
+
+
+def _checked(ranks: Together, model: Any, name: str, batch: int, seed: int | None, ids: Ids | None) -> int:
+    """What holds of every call; the seed of this rank."""
+    _check_net(ranks, model, name)
+    _check_conditions(model, batch, ranks.cut(batch)[0])
+    if ids is not None:
+        ids_of(batch, ids)
+    return fresh_seed() if seed is None else seed_of(seed)
+
+
+def _ids(batch: int, ids: Ids | None) -> Tensor:
+    return torch.arange(batch) if ids is None else ids_of(batch, ids).cpu()
 
 
 @door("distributed.log_prob", passes=solve_log_prob)
@@ -154,34 +184,40 @@ def log_prob(
     "data" waits for another inside a solve; those along "time" share the network's rows and the divergences at nodes, which
     pays with ``solver="picard"``. Not differentiable.
     """
+    ranks = Together(mesh, "distributed.log_prob")
+    given = {"model": model, "x": x, "seed": seed, "ids": ids, "gather": gather, "args": args}
+    with bare(model.net if isinstance(model, Model) else model), ranks.call.made():
+        check = partial(_check_densities, ranks, model, x, options, seed, ids)
+        seed = ranks.agree(check, given | options)
+        sizes, rows, asked = _rows(ranks, len(x))
+        here = asked.to(x.device)
+        cut_args = tuple(a[here] if isinstance(a, Tensor) and a.dim() and len(a) == len(x) else a for a in args)
+        solved, own = _part_of(ranks, model, asked, len(x)), _ids(len(x), ids)[asked]
+        solve = partial(solve_log_prob, solved, x[here], seed=seed, ids=own, args=cut_args, **options)
+        found = ranks.solved(solve, gather)
+        names = [n for n in FIELDS if getattr(found, n) is not None]
+        values = [getattr(found, n)[: len(rows)] for n in names]
+        status = found.status[: len(rows)]
+        if gather:
+            values = ranks.whole(values, sizes)
+            status = [word for words in ranks.told(status) for word in words]
+    return replace(found, **dict(zip(names, values, strict=True)), status=status)
+
+
+def _check_densities(ranks: Together, model: Any, x: Any, options: dict, seed: int | None, ids: Ids | None) -> int:
+    """The seed of this rank. Raises OdesolveError for what cannot be solved."""
     if options.get("adjoint") is not None or options.get("of", "flow") != "flow":
         raise OdesolveError(
             'gradients and of="plan" are not spread over ranks: call ode.log_prob on every rank\'s own data'
         )
     samples("x", x)
-    part = Part(mesh, model, len(x), seed, ids)
     along = options.get("divergence") == "along" or not isinstance(model, Model)
-    if part.time.size() > 1 and (along or options.keys() & {"steps", "plan"}):
+    if ranks.lockstep and (along or options.keys() & {"steps", "plan"}):
         raise OdesolveError(
             'ranks along "time" share the evaluations at nodes, of a model and without steps=, plan= and divergence="along": '
             "give mesh(time=1)"
         )
-    rows, own, solved = part.rows, part.ids, part.model
-    if part.empty:  # one sample that nobody gets, so that the answer has its form
-        rows = own = torch.zeros(1, dtype=torch.int64)
-        solved = bare(model).rows(rows, len(x)) if isinstance(model, Model) else model
-    here = rows.to(x.device)
-    cut_args = tuple(a[here] if isinstance(a, Tensor) and a.dim() and len(a) == len(x) else a for a in args)
-    found = solve_log_prob(solved, x[here], seed=part.seed, ids=own, args=cut_args, **options)
-    names = [n for n in FIELDS if getattr(found, n) is not None]
-    values = [getattr(found, n)[: len(part.rows)] for n in names]
-    status = found.status[: len(part.rows)]
-    if gather:
-        values = part.whole(*values)
-        told: list[Any] = [None] * part.data.size()
-        dist.all_gather_object(told, status, group=part.data.get_group())
-        status = [word for words in told for word in words]
-    return replace(found, **dict(zip(names, values, strict=True)), status=status)
+    return _checked(ranks, model, "log_prob", len(x), seed, ids)
 
 
 FIELDS = (

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-import os
+import weakref
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
+from odesolve.distributed.waits import BROKEN, LIMITS, gathered
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
-from odesolve.meant import count, meant
+from odesolve.launch import address, launched
+from odesolve.meant import count, meant, number
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+NAMES = ("data", "time")
+MINUTES = 10.0
+MARGIN = 60.0  # seconds
+# Groups hold threads and sockets until the end of the process, so each kind of mesh is made once.
+_MADE: weakref.WeakKeyDictionary[Any, dict[tuple, DeviceMesh]] = weakref.WeakKeyDictionary()
 
 
-@meant(data=count(), time=count())
-def mesh(data: int | None = None, time: int = 1, device: str | None = None) -> DeviceMesh:
+@meant(data=count(), time=count(), timeout=number(above=0.0))
+def mesh(data: int | None = None, time: int = 1, device: str | None = None, timeout: float | None = None) -> DeviceMesh:
     """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that has not been done.
 
-    Under torchrun every rank calls it, with the same numbers; alone it is a mesh of one. ``device`` is "cuda" (NCCL) where there
-    is one, else "cpu" (gloo). Raises OdesolveError where data times time is not the number of ranks.
+    Under torchrun, srun or mpirun every rank calls it, with the same numbers; alone it is a mesh of one. Asked again, it is the
+    same mesh.
+
+    Args:
+        data, time: how many ranks along each; data times time is the number of ranks.
+        device: "cuda" (NCCL) where there is one, else "cpu" (gloo).
+        timeout: seconds that a rank waits for the others before it raises and names them, 600 by default.
+
+    Raises OdesolveError where data times time is not the number of ranks, and where a rank does not come.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in BACKENDS:
         raise OdesolveError(f"device={device!r}: give 'cpu' or 'cuda'")
+    limit = 60.0 * MINUTES if timeout is None else float(timeout)
     if not dist.is_initialized():
-        _join(kind)
+        _join(kind, limit)
     ranks = dist.get_world_size()
     if time < 1 or (data is not None and data < 1):
         raise OdesolveError(f"data={data}, time={time}: give at least 1 of each")
@@ -39,16 +55,43 @@ def mesh(data: int | None = None, time: int = 1, device: str | None = None) -> D
             f"data={data} times time={time} is not the number of ranks, {ranks}: give numbers whose product it is, or start "
             f"torchrun --nproc-per-node {(data or 1) * time}"
         )
-    return init_device_mesh(kind, (ranks // time, time), mesh_dim_names=("data", "time"))
+    made = _MADE.setdefault(dist.group.WORLD, {})
+    key = (kind, time, limit)
+    if key not in made or any(group in BROKEN for group in made[key].get_all_groups()):
+        made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
+    return made[key]
 
 
-def _join(kind: str) -> None:
+def _made(kind: str, ranks: Tensor, limit: float) -> DeviceMesh:
+    """A mesh of these ranks (data, time) whose groups wait no longer than so many seconds."""
+    groups = [_group(lines, limit, BACKENDS[kind]) for lines in (ranks.T.tolist(), ranks.tolist())]
+    made = DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=NAMES)
+    for group in groups:
+        LIMITS[group] = limit
+    return made
+
+
+def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
+    """This rank's of the groups of a dimension."""
+    # gloo waits longer than we do, who can say for whom; NCCL, where the host does not wait, keeps the limit itself.
+    longest = limit + MARGIN * (backend == "gloo")
+    made, _ = dist.new_subgroups_by_enumeration(lines, timedelta(seconds=longest), backend)
+    return made
+
+
+def _join(kind: str, limit: float) -> None:
+    launch = launched()
     if kind == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if "RANK" in os.environ:
-        dist.init_process_group(BACKENDS[kind])
+        torch.cuda.set_device(launch.local)
+    options: dict[str, Any] = {"backend": BACKENDS[kind], "timeout": timedelta(seconds=limit)}
+    if launch.by == "torchrun":
+        dist.init_process_group(**options)
+    elif launch.count == 1:
+        dist.init_process_group(**options, store=HashStore(), rank=0, world_size=1)
     else:
-        dist.init_process_group(BACKENDS[kind], store=HashStore(), rank=0, world_size=1)
+        host, port = address(launch)
+        where = f"tcp://{host}:{port}"
+        dist.init_process_group(**options, init_method=where, rank=launch.rank, world_size=launch.count)
 
 
 def cut(batch: int, ranks: int) -> list[int]:
@@ -64,10 +107,9 @@ def mine(batch: int, ranks: int, rank: int) -> Tensor:
 
 
 def agreed(seed: int, device: torch.device | str, group: Any = None) -> int:
-    """The first rank's seed, on every rank."""
+    """The first rank's seed, on every rank of a group."""
     held = torch.tensor([signed(seed)], dtype=torch.int64, device=device)
-    dist.broadcast(held, group=group, group_src=0)
-    return int(held) % 2**64
+    return int(gathered(held, group)[0]) % 2**64
 
 
 def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[Tensor]:
@@ -78,9 +120,8 @@ def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[
     send = torch.zeros(rows, sum(widths), dtype=torch.uint8, device=parts[0].device)
     if len(parts[0]):
         send[: len(parts[0])] = torch.cat(flat, 1)
-    got = torch.empty(len(sizes) * rows, send.shape[1], dtype=torch.uint8, device=send.device)
-    dist.all_gather(list(got.split(rows)), send, group=group)
-    kept = torch.cat([got[r * rows : r * rows + n] for r, n in enumerate(sizes)])
+    got = gathered(send, group)
+    kept = torch.cat([part[:n] for part, n in zip(got, sizes, strict=True)])
     columns = kept.split(widths, 1)
     return [
         c.contiguous().view(p.dtype).view(-1, *p.shape[1:]) if c.numel() else p.new_empty(len(kept), *p.shape[1:])

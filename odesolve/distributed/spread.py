@@ -9,8 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from odesolve.distributed.alike import differing, parts
 from odesolve.distributed.ranks import cut, together
+from odesolve.distributed.waits import RankError, objects
 from odesolve.errors import OdesolveError
+from odesolve.jobs.fingerprint import checksum
 from odesolve.meant import meant
 from odesolve.models import Model
 
@@ -22,9 +25,10 @@ class Spread(Model):
     ``shared``, which cuts the rows of more than a network call, the network is called on all that it is given.
     """
 
-    def __init__(self, model: Model, group: Any):
+    def __init__(self, model: Model, group: Any, compared: bool = False):
         self.__dict__.update(model.__dict__)
         self.group, self.within = group, [False]  # one list for all copies
+        self.compared = compared  # whether all ranks are known to make the same solve
 
     def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
         """As ``Model.evaluate``, of rows on any number of ranks. Raises OdesolveError where gradients are to be recorded."""
@@ -53,6 +57,8 @@ class Spread(Model):
         n, ranks = len(whole[0]), dist.get_world_size(self.group)
         if ranks == 1 or n == 0:
             return list(call(*whole))
+        if not self.compared:
+            self._compare(whole)
         sizes, rank = cut(n, ranks), dist.get_rank(self.group)
         first = sum(sizes[:rank])
         # A rank without rows asks for the first one all the same: it has to know what an answer looks like.
@@ -60,11 +66,28 @@ class Spread(Model):
         outputs = call(*(v[own] for v in whole))
         return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
 
+    def _compare(self, whole: Sequence[Tensor]) -> None:
+        """Raise OdesolveError where the ranks ask for other rows: each would get answers to another's questions."""
+        told = [checksum(v) for v in whole]
+        others = objects((len(whole[0]), told), self.group)
+        if any(other != others[0] for other in others):
+            counts = ", ".join(str(n) for n, _ in others)
+            raise RankError(
+                f"ranks that share a network ask it for other rows ({counts} of them): give every rank the same noise, "
+                "conditions and options, or call ode.distributed.sample, which says what differs"
+            )
+
 
 @meant()
 def spread(model: Model, group: Any = None) -> Model:
     """The model with its network's rows spread over the ranks of a process group (all by default), for ``ode.Window``.
 
-    One all-gather a network call, of all branches at once. All ranks hold the same network and make the same calls.
+    One all-gather a network call, of all branches at once. All ranks hold the same network and make the same calls: what they
+    ask for is compared before each, which ``ode.distributed.sample`` does once for a whole solve. Raises OdesolveError where
+    weights or rows differ.
     """
+    told = objects(parts({"model": model}), group)
+    if any(each != told[0] for each in told):
+        ranks = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
+        raise OdesolveError(f"distributed.spread: {differing(told, ranks)}: give every rank the same")
     return Spread(model, group)

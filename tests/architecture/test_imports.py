@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "forward": {"graphs", "watched"},
     # The modules that a function calls; whether it answers the same question twice the same.
     "within": set(),
+    # How this process was started: as which of how many.
+    "launch": set(),
     "steady": {"given", "kernels", "within"},
     # Steps by tolerance, and noise: what knows neither paths nor networks.
     "adaptive": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import multiprocessing
 import queue
+import time
 import traceback
 
 import torch
@@ -28,22 +29,40 @@ def _rank(check, rank, world, store, told):
 
 def on_ranks(check, world, folder):
     """What ``check()`` returns on every one of so many ranks, in order. Processes are forked, so nothing is imported anew."""
+    found = outcomes(check, world, folder)
+    gone = [rank for rank, value in enumerate(found) if value is None]
+    assert not gone, f"ranks {gone} of {world} ended"
+    return found
+
+
+def outcomes(check, world, folder):
+    """The same; None of ranks that end without a word."""
     made = multiprocessing.get_context("fork")
     told = made.Queue()
     store = str(folder / f"store{world}")
     ranks = [made.Process(target=_rank, args=(check, r, world, store, told), daemon=True) for r in range(world)]
     for p in ranks:
         p.start()
-    found = {}
+    found, end = {}, time.monotonic() + LIMIT
     try:
-        for _ in ranks:
-            rank, value, error = told.get(timeout=LIMIT)
-            assert error is None, error
-            found[rank] = value
-    except queue.Empty:
-        raise AssertionError(f"only ranks {sorted(found)} of {world} came to an end in {LIMIT:.0f} s") from None
+        while len(found) < world:
+            _read(told, found)
+            for rank, p in enumerate(ranks):
+                if p.exitcode not in (None, 0) and rank not in found:
+                    found[rank] = None
+            waiting = [rank for rank in range(world) if rank not in found]
+            assert time.monotonic() < end, f"ranks {waiting} of {world} came to no end in {LIMIT:.0f} s"
     finally:
         for p in ranks:
             p.join(5.0)
             p.kill()
     return [found[r] for r in range(world)]
+
+
+def _read(told, found):
+    try:
+        rank, value, error = told.get(timeout=0.2)
+    except queue.Empty:
+        return
+    assert error is None, error
+    found[rank] = value

@@ -1,0 +1,126 @@
+"""What the ranks of a mesh do together in a call: compare what they were given, solve, bring their parts together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from odesolve.distributed.alike import differing, marks, parts
+from odesolve.distributed.ranks import NAMES, cut, mine, together
+from odesolve.distributed.ranks import mesh as all_ranks
+from odesolve.distributed.waits import BROKEN, Call, RankError, gathered, line, objects
+from odesolve.errors import OdesolveError
+from odesolve.kernels.philox import signed
+
+Solved = TypeVar("Solved")
+
+
+class Together:
+    """A call that the ranks of a mesh make together.
+
+    Every rank comes to every exchange, also one that has failed: so all of them end, each with its own error or another's.
+    """
+
+    def __init__(self, mesh: DeviceMesh | None, name: str):
+        self.mesh = where = all_ranks() if mesh is None else mesh
+        _check(where)
+        self.data, self.time = where["data"], where["time"]
+        self.groups = self.data.get_group(), self.time.get_group()
+        kind = where.device_type
+        self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+        self.call, self.name = Call(where, name), name
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether ranks meet within a solve."""
+        return self.time.size() > 1
+
+    def cut(self, batch: int) -> tuple[list[int], Tensor]:
+        """How many samples of a batch each rank along "data" has, and which are this rank's."""
+        ranks = self.data.size()
+        return cut(batch, ranks), mine(batch, ranks, self.data.get_local_rank())
+
+    def agree(self, check: Callable[[], int], given: Mapping[str, Any]) -> int:
+        """The first rank's seed, which ``check`` returns; on every rank an error of any, or that it was given something else."""
+        seed, error, told = 0, None, {}
+        try:
+            seed, told = check(), marks(given)
+        except Exception as e:
+            error = e
+        own = torch.tensor([error is not None, signed(seed), *_numbers(told)], device=self.device)
+        rows = self._of_all(own)
+        if bool(rows[:, 0].any()):
+            raise self._failure(error)
+        if bool((rows[:, 2:] != rows[0, 2:]).any()):
+            differ = differing(self._told_of_all(parts(given)), self.call.ranks)
+            raise RankError(f"{self.name}: {differ}: give every rank the same")
+        return int(rows[0, 1]) % 2**64
+
+    def solved(self, solve: Callable[[], Solved], gather: bool) -> Solved:
+        """What the solve returns, once it has on every rank that waits for it; its error, or another rank's."""
+        found, error = None, None
+        try:
+            found = solve()
+        except BaseException as e:
+            if self.lockstep:  # others wait within the solve, and find on the board that this one has left
+                BROKEN.update(self.groups)
+            if self.lockstep or not (gather and isinstance(e, Exception)):
+                raise
+            error = e
+        if gather or self.lockstep:
+            failed = self._of_all(torch.tensor([error is not None], device=self.device))
+            if bool(failed.any()):
+                raise self._failure(error)
+        return found  # type: ignore[return-value]
+
+    def whole(self, values: list[Tensor], sizes: list[int]) -> list[Tensor]:
+        """Every rank's rows, on every rank."""
+        return together(values, sizes, self.groups[0])
+
+    def told(self, value: Any) -> list[Any]:
+        """A value of every rank along "data"."""
+        return objects(value, self.groups[0])
+
+    def _of_all(self, own: Tensor) -> Tensor:
+        """A row of every rank of the mesh, in the order of its ranks."""
+        column = torch.stack(gathered(own, self.groups[0]))
+        return torch.stack(gathered(column, self.groups[1]), 1).flatten(0, 1)
+
+    def _told_of_all(self, own: Any) -> list[Any]:
+        lines = objects(objects(own, self.groups[0]), self.groups[1])
+        return [each for places in zip(*lines, strict=True) for each in places]
+
+    def _failure(self, error: Exception | None) -> Exception:
+        """The error of this rank, or, where it has none, one that says which rank failed and in what."""
+        said = self._told_of_all(None if error is None else line(error))
+        if error is not None:
+            return error
+        rank, what = next((r, s) for r, s in zip(self.call.ranks, said, strict=True) if s is not None)
+        return RankError(f"{self.name}: rank {rank} failed ({what}), and rank {self.call.rank} waited for it")
+
+
+def _check(mesh: DeviceMesh) -> None:
+    if not isinstance(mesh, DeviceMesh) or mesh.mesh_dim_names != NAMES:
+        given = mesh.mesh_dim_names if isinstance(mesh, DeviceMesh) else type(mesh).__name__
+        raise OdesolveError(f"the mesh has {given}: give one of ode.distributed.mesh(data, time)")
+    if mesh.get_coordinate() is None:
+        raise OdesolveError(
+            f"rank {dist.get_rank()} is none of the mesh's, {mesh.mesh.flatten().tolist()}: let those call"
+        )
+    if any(group in BROKEN for group in mesh.get_all_groups()):
+        raise OdesolveError(
+            "a call on this mesh broke off, and ranks may wait in it: make it anew, ode.distributed.mesh(...)"
+        )
+
+
+def _numbers(told: Mapping[str, bytes]) -> list[int]:
+    """All digests as two whole numbers."""
+
+    whole = sha256(b"".join(name.encode() + b"\0" + mark for name, mark in sorted(told.items()))).digest()
+    return [int.from_bytes(whole[k : k + 8], "little", signed=True) for k in (0, 8)]

@@ -1,0 +1,190 @@
+"""Ranks that wait for each other come to an end: who fails tells the others, who does not come is named."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import time
+import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from odesolve.errors import OdesolveError
+
+LIMITS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()  # seconds, of our groups
+LIMIT = 600.0
+SPIN = 1e-3  # seconds without a pause: most answers are there by then
+PAUSE = 2e-3
+LOOK = 0.2  # seconds between two looks at whether another rank has failed
+GRACE = 2.0  # seconds in which ranks answer that live
+_NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
+BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()  # groups whose ranks may still wait for a call that ended elsewhere
+_CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+class Call:
+    """One call that the ranks of a mesh make together, and the board on which one that fails in it tells the others.
+
+    ``ranks`` are those of the mesh. Every rank makes the same calls of a mesh in the same order, so that their numbers agree.
+    """
+
+    def __init__(self, mesh: DeviceMesh, name: str):
+        self.name, self.ranks = name, mesh.mesh.flatten().tolist()
+        self.groups = tuple(mesh.get_all_groups())
+        self.rank = dist.get_rank()
+        numbers = _NUMBERS.setdefault(dist.group.WORLD, {})
+        place = f"odesolve/{','.join(map(str, self.ranks))}"
+        numbers[place] = numbers.get(place, 0) + 1
+        self.key, self.waits = f"{place}/{numbers[place]}", 0
+        self.board = _store() if len(self.ranks) > 1 else None
+        self.left = False
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[Call]:
+        """While it runs: what it raises is told to the ranks that wait for this one, unless they know."""
+        before = _CALL.set(self)
+        try:
+            yield self
+        except BaseException as e:
+            if not isinstance(e, RankError):
+                self.tell(e)
+            raise
+        finally:
+            _CALL.reset(before)
+
+    def tell(self, error: BaseException) -> None:
+        """Write on the board that this rank has left, and why."""
+        if self.board is not None and not self.left:
+            self.left = True
+            with contextlib.suppress(RuntimeError):
+                self.board.set(f"{self.key}/failed", f"{self.rank} {line(error)}".encode())
+
+    def look(self) -> None:
+        """Raise OdesolveError where another rank has left this call."""
+        if self.board is None:
+            return
+        try:
+            if not self.board.check([f"{self.key}/failed"]):
+                return
+            rank, _, said = self.board.get(f"{self.key}/failed").decode().partition(" ")
+        except RuntimeError as e:
+            raise RankError(f"{self.name}: the process that keeps the ranks together has ended: start them anew") from e
+        if int(rank) != self.rank:
+            raise RankError(f"{self.name}: rank {rank} failed ({said}), and this rank, {self.rank}, waited for it")
+
+    def here(self) -> None:
+        """Write on the board that this rank has come to this point of the call."""
+        if self.board is not None:
+            with contextlib.suppress(RuntimeError):
+                self.board.set(f"{self.key}/{self.waits}/{self.rank}", "")
+
+    def missing(self, ranks: list[int]) -> list[int]:
+        """Ranks that have not come to this point, or do not answer."""
+        if self.board is None:
+            return []
+        try:
+            return [r for r in ranks if not self.board.check([f"{self.key}/{self.waits}/{r}"])]
+        except RuntimeError:
+            return [0]
+
+
+class RankError(OdesolveError):
+    """Ranks were given something else, or another one failed, ended or did not come: all that wait for it find it out."""
+
+
+def gathered(send: Tensor, group: Any) -> list[Tensor]:
+    """A tensor of every rank of a group, all of one shape. Raises OdesolveError, soon, where one of them does not come."""
+    count = dist.get_world_size(group)
+    if count == 1:
+        return [send]
+    got = list(torch.empty(count, *send.shape, dtype=send.dtype, device=send.device))
+    if send.is_cuda:  # the host goes on, and NCCL's own watchdog keeps the limit
+        dist.all_gather(got, send, group=group)
+        return got
+    call = _CALL.get()
+    try:
+        work = dist.all_gather(got, send, group=group, async_op=True)
+        _wait(work, group, call)
+        work.wait()
+    except (RankError, RuntimeError) as e:
+        BROKEN.update((_own(group),) if call is None else call.groups)
+        if isinstance(e, RankError):
+            raise
+        raise _lost(group, call, e) from e  # a connection was closed
+    return got
+
+
+def objects(value: Any, group: Any) -> list[Any]:
+    """A value of every rank of a group, whatever can be pickled."""
+    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+    body = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
+    sizes = [int(n) for n in gathered(torch.tensor([len(body)], device=device), group)]
+    send = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
+    send[: len(body)] = body
+    return [
+        pickle.loads(part[:n].cpu().numpy().tobytes()) for part, n in zip(gathered(send, group), sizes, strict=True)
+    ]
+
+
+def _wait(work: Any, group: Any, call: Call | None) -> None:
+    began, look, limit = time.monotonic(), LOOK, LIMITS.get(_own(group), LIMIT)
+    if call is not None:
+        call.waits += 1
+    while not work.is_completed():
+        waited = time.monotonic() - began
+        time.sleep(0.0 if waited < SPIN else PAUSE)
+        if waited < look:
+            continue
+        if call is not None:
+            if look == LOOK:
+                call.here()
+            call.look()
+        look = waited + LOOK
+        if waited > limit:
+            raise _late(group, call, limit)
+
+
+def _own(group: Any) -> Any:
+    return dist.group.WORLD if group is None else group
+
+
+def _late(group: Any, call: Call | None, limit: float) -> RankError:
+    ranks = dist.get_process_group_ranks(_own(group))
+    missing = call.missing(ranks) if call is not None else []
+    whom = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "the other ranks"
+    name = "a network spread over ranks" if call is None else call.name
+    return RankError(
+        f"{name}: {whom} did not come in {limit:g} s: look there for what keeps it, or give mesh(timeout=) more seconds"
+    )
+
+
+def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
+    """A connection was closed: who failed says so, who has ended does not answer."""
+    name = "a network spread over ranks" if call is None else call.name
+    if call is None:
+        return RankError(f"{name}: another rank has ended ({line(error)})")
+    call.here()
+    ranks, end = dist.get_process_group_ranks(_own(group)), time.monotonic() + GRACE
+    while (missing := call.missing(ranks)) and time.monotonic() < end:
+        try:
+            call.look()
+        except RankError as e:
+            return e
+        time.sleep(PAUSE)
+    whom = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "a rank"
+    return RankError(f"{name}: {whom} ended ({line(error)}): start the ranks anew")
+
+
+def line(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said if len(said) <= 300 else said[:296] + ' ...'}"
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()

@@ -1,0 +1,86 @@
+"""How this process was started: as which of how many, by torchrun, srun, mpirun or by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from odesolve.errors import OdesolveError
+
+# Variables of the rank, the number of ranks and the rank on this machine, of those that start processes. A SLURM batch script
+# has SLURM_PROCID as well and is alone: the number of a step's tasks is only there within srun.
+STARTED_BY = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+}
+SAME_MACHINE = {"mpirun": "OMPI_COMM_WORLD_LOCAL_SIZE", "mpiexec": "MPI_LOCALNRANKS"}
+JOB = ("SLURM_JOB_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid")
+PORTS = (20_000, 20_000)  # the first, and how many
+FIRST_HOST = re.compile(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which of how many processes this is; ``local`` which one of those on its machine, ``by`` what started it."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+    by: str = ""
+
+
+def launched(env: Mapping[str, str] | None = None) -> Launch:
+    """What the environment says of this process; alone where it says nothing. Raises OdesolveError where it says half."""
+    env = os.environ if env is None else env
+    for by, names in STARTED_BY.items():
+        rank, count, _ = names
+        if rank not in env or count not in env:
+            if by == "torchrun" and (rank in env or count in env):
+                missing = count if rank in env else rank
+                raise OdesolveError(
+                    f"the environment has {'RANK' if rank in env else 'WORLD_SIZE'} without {missing}: set both"
+                )
+            continue
+        if by != "torchrun" and env[count] == "1":
+            continue
+        numbers = [_number(name, env.get(name, "0")) for name in names]
+        if not numbers[0] < numbers[1]:
+            raise OdesolveError(f"{rank}={env[rank]} and {count}={env[count]}: give ranks from 0 to {count} - 1")
+        return Launch(*numbers, by)
+    return Launch()
+
+
+def address(launch: Launch, env: Mapping[str, str] | None = None) -> tuple[str, int]:
+    """Host and port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or what the launcher tells.
+
+    Raises OdesolveError where neither says.
+    """
+    env = os.environ if env is None else env
+    job = next((env[name] for name in JOB if name in env), str(os.getppid()))
+    port = _number("MASTER_PORT", env.get("MASTER_PORT", str(PORTS[0] + zlib.crc32(job.encode()) % PORTS[1])))
+    host = env.get("MASTER_ADDR") or _host(launch, env)
+    if host is None:
+        raise OdesolveError(
+            f"{launch.count} processes were started by {launch.by} and nothing says where the first of them runs: "
+            "set MASTER_ADDR (its host) and MASTER_PORT, or use torchrun"
+        )
+    return host, port
+
+
+def _host(launch: Launch, env: Mapping[str, str]) -> str | None:
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") if launch.by == "srun" else None
+    if nodes and (first := FIRST_HOST.match(nodes)):
+        return first[1] + (first[2] or "")
+    here = env.get(SAME_MACHINE.get(launch.by, ""))
+    return "127.0.0.1" if here == str(launch.count) else None
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise OdesolveError(f"{name}={value!r} in the environment: set a whole number")
+    return int(value)
