@@ -19,6 +19,10 @@ def _load():
         raise ImportError(f"torch {torch.__version__} has no DLPack C exchange table; torch 2.10 and newer have one")
     try:
         module = importlib.import_module("odesolve._native")
+    except ModuleNotFoundError as e:
+        raise ImportError(
+            "the kernels in C++ were not compiled: install a C++ compiler and Python's headers (g++, python3-dev), then odesolve again"
+        ) from e
     except ImportError as e:
         raise ImportError(f"the compiled module does not load: {e}") from e
     library = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"), "")
