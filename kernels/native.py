@@ -21,7 +21,7 @@ def _load():
         module = importlib.import_module("odesolve._native")
     except ModuleNotFoundError as e:
         raise ImportError(
-            "the kernels in C++ were not compiled: install a C++ compiler and Python's headers (g++, python3-dev), then odesolve again"
+            "the kernels in C++ were not compiled: install g++ and python3-dev, then odesolve again"
         ) from e
     except ImportError as e:
         raise ImportError(f"the compiled module does not load: {e}") from e

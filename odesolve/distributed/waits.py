@@ -182,6 +182,7 @@ def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
 
 
 def line(error: BaseException) -> str:
+    """An error on one line, as other ranks are told of it."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said if len(said) <= 300 else said[:296] + ' ...'}"
 

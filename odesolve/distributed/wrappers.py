@@ -27,7 +27,9 @@ def sharded(f: Any) -> str | None:
     modules = inside(f)
     fully = any(isinstance(m, (FSDPModule, FullyShardedDataParallel)) for m in modules)
     cut = [p for m in modules for p in m.parameters(recurse=False) if isinstance(p, DTensor)]
-    if any(p.device_mesh.ndim > 1 for p in cut) or (cut and not fully):
+    # Of two dimensions the first is that of copies, or of fully sharded weights that are tensor parallel as well.
+    both = any(p.device_mesh.ndim > 1 and not p.placements[0].is_replicate() for p in cut)
+    if both or (cut and not fully):
         return TENSOR_PARALLEL
     return FULLY_SHARDED if fully else None
 
