@@ -22,12 +22,13 @@ from odesolve.meant import count, meant, number
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 NAMES = ("data", "time")
 MINUTES = 10.0
+WEEK = 604_800.0  # seconds
 MARGIN = 60.0  # seconds
 # Groups hold threads and sockets until the end of the process, so each kind of mesh is made once.
 _MADE: weakref.WeakKeyDictionary[Any, dict[tuple, DeviceMesh]] = weakref.WeakKeyDictionary()
 
 
-@meant(data=count(), time=count(), timeout=number(above=0.0))
+@meant(data=count(), time=count(), timeout=number(0.0, WEEK, above=0.0))
 def mesh(data: int | None = None, time: int = 1, device: str | None = None, timeout: float | None = None) -> DeviceMesh:
     """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that has not been done.
 

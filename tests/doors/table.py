@@ -1018,7 +1018,11 @@ WORK = {
             "mesh": of.nothing(True, 3, "a", {}, of.fn),
         },
     ),
-    "distributed.mesh": Door(distributed.mesh, {}, {"data": of.whole(none=True), "time": of.whole()}),
+    "distributed.mesh": Door(
+        distributed.mesh,
+        {},
+        {"data": of.whole(none=True), "time": of.whole(), "timeout": of.number(0, above=True, none=True)},
+    ),
     "distributed.spread": Door(distributed.spread, {"model": MODEL}, {"model": of.model()}),
 }
 SAMPLING = {"model": denoised, "x": Z, "sigmas": SIGMAS, "disable": True}
