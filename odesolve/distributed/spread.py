@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odesolve.distributed.alike import differing, parts
-from odesolve.distributed.ranks import cut, together
+from odesolve.distributed.ranks import cut, mesh, together
 from odesolve.distributed.waits import RankError, objects
 from odesolve.errors import OdesolveError
 from odesolve.jobs.fingerprint import checksum
@@ -80,12 +80,14 @@ class Spread(Model):
 
 @meant()
 def spread(model: Model, group: Any = None) -> Model:
-    """The model with its network's rows spread over the ranks of a process group (all by default), for ``ode.Window``.
+    """The model with its network's rows spread over the ranks of a process group (by default all, which join here), for ``ode.Window``.
 
     One all-gather a network call, of all branches at once. All ranks hold the same network and make the same calls: what they
     ask for is compared before each, which ``ode.distributed.sample`` does once for a whole solve. Raises OdesolveError where
     weights or rows differ.
     """
+    if not dist.is_initialized():
+        mesh()
     told = objects(parts({"model": model}), group)
     if any(each != told[0] for each in told):
         ranks = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)

@@ -11,6 +11,7 @@ import traceback
 import torch
 import torch.distributed as dist
 
+ENDED = "ended without a word"
 LIMIT = 60.0  # seconds; a hang ends here
 
 
@@ -30,13 +31,13 @@ def _rank(check, rank, world, store, told):
 def on_ranks(check, world, folder):
     """What ``check()`` returns on every one of so many ranks, in order. Processes are forked, so nothing is imported anew."""
     found = outcomes(check, world, folder)
-    gone = [rank for rank, value in enumerate(found) if value is None]
+    gone = [rank for rank, value in enumerate(found) if value is ENDED]
     assert not gone, f"ranks {gone} of {world} ended"
     return found
 
 
 def outcomes(check, world, folder):
-    """The same; None of ranks that end without a word."""
+    """The same; ``ENDED`` of ranks that end without a word."""
     made = multiprocessing.get_context("fork")
     told = made.Queue()
     store = str(folder / f"store{world}")
@@ -49,7 +50,7 @@ def outcomes(check, world, folder):
             _read(told, found)
             for rank, p in enumerate(ranks):
                 if p.exitcode not in (None, 0) and rank not in found:
-                    found[rank] = None
+                    found[rank] = ENDED
             waiting = [rank for rank in range(world) if rank not in found]
             assert time.monotonic() < end, f"ranks {waiting} of {world} came to no end in {LIMIT:.0f} s"
     finally:

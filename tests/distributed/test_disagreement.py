@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import odesolve as ode
-from tests.distributed.ranks import on_ranks, outcomes
+from tests.distributed.ranks import ENDED, on_ranks, outcomes
 from tests.run.rational import PATH, model, noise
 
 SHIFT = torch.linspace(-0.3, 0.3, 5, dtype=torch.float64)
@@ -274,7 +274,7 @@ def test_a_rank_that_ends_is_named(time_ranks, tmp_path):
         return told(lambda: sampled(mesh, model=ode.Model(Ending(), PATH, "data"), executor=ode.Window()))
 
     found = outcomes(check, 3, tmp_path)
-    assert found[1] is None
+    assert found[1] is ENDED
     for rank in (0, 2):
         kind, said, waited = found[rank]
         assert (kind, "ended" in said and "rank 1" in said) == ("RankError", True), said

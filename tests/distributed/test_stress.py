@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 import odesolve as ode
-from tests.distributed.ranks import outcomes
+from tests.distributed.ranks import ENDED, outcomes
 from tests.distributed.test_disagreement import DIFFERENT, Net, sampled, told
 from tests.run.rational import PATH, noise
 
@@ -112,7 +112,7 @@ def test_a_round(seed, tmp_path):
     found = outcomes(lambda: one_round(case), world, tmp_path)
     for rank, value in enumerate(found):
         if case["kind"] == "kill" and rank == case["rank"]:
-            assert value is None, case
+            assert value is ENDED, case
             continue
         kind, said, waited, x = value
         assert kind in expected(case, rank, world), (case, rank, kind, said)
