@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from odesolve.errors import OdesolveError
 from odesolve.given import short
@@ -65,10 +68,15 @@ class Batches:
 
 
 class Stream:
-    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what lies before it."""
+    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what lies before it.
 
-    def __init__(self, data: Iterable[Any], names: Names = ()):
-        self.data, self.names, self.running, self.done = data, names, iter(data), 0
+    The order of a ``DataLoader`` is a function of the seed and of how often it was begun: samplers with ``set_epoch`` are told.
+    """
+
+    def __init__(self, data: Iterable[Any], names: Names = (), seed: int = 0):
+        self.data, self.names, self.seed = data, names, seed
+        self.running: Iterator[Any] = iter(())
+        self.begun = self.done = 0
 
     def __call__(self, step: int) -> Batch:
         while True:
@@ -80,11 +88,40 @@ class Stream:
     def _next(self) -> Any:
         item = next(self.running, None)
         if item is None:
-            self.running = iter(self.data)
-            item = next(self.running, None)
+            item = self._first()
         if item is None:
             raise OdesolveError(f"the data ended after {self.done} batches: give more, or what can be iterated again")
         return item
+
+    def _first(self) -> Any:
+        """The first batch of the next time through."""
+        for sampler in samplers_of(self.data):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self.begun)
+        with _seeded(self.seed, self.begun) if isinstance(self.data, DataLoader) else nullcontext():
+            self.running = iter(self.data)
+            item = next(self.running, None)  # it is here that samplers draw their order
+        self.begun += 1
+        return item
+
+
+def samplers_of(data: object) -> list[Any]:
+    """What gives a loader its order."""
+    batches = getattr(data, "batch_sampler", None)
+    held = (getattr(data, "sampler", None), batches, getattr(batches, "sampler", None))
+    return [s for k, s in enumerate(held) if s is not None and all(s is not other for other in held[:k])]
+
+
+@contextmanager
+def _seeded(seed: int, begun: int) -> Iterator[None]:
+    """torch's own generator, seeded within and as it was afterwards."""
+    before = torch.get_rng_state()
+    told = hashlib.sha256(f"{seed} order {begun}".encode()).digest()
+    torch.default_generator.manual_seed(int.from_bytes(told[:7], "little"))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def as_batch(item: Any, names: Names = ()) -> Batch:
@@ -167,6 +204,6 @@ def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callabl
         return lambda step: as_batch(data(generator), names)
     if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         raise OdesolveError(
-            f"the data are {type(data).__name__}: give a tensor, batches, or a function that draws them"
+            f"the data are {type(data).__name__}: give a tensor, a DataLoader of a data set, or a function that draws batches"
         )
-    return Stream(data, names)
+    return Stream(data, names, seed)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from odesolve.training.batches import Batch, Stream
+from odesolve.training.batches import Batch, Stream, samplers_of
 
 
 class Drawn(NamedTuple):
@@ -71,4 +71,4 @@ class Portions:
 
 def _has_own_share(data: object) -> bool:
     """Whether each rank's loader yields samples of its own."""
-    return isinstance(getattr(data, "sampler", None), DistributedSampler)
+    return any(isinstance(sampler, DistributedSampler) for sampler in samplers_of(data))
