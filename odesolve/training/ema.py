@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from odesolve.errors import OdesolveError
@@ -112,7 +113,7 @@ class EMA:
     that are no floats; see ``recalibrated`` for those of batch norms.
 
     Args:
-        source: the module that is trained.
+        source: the module that is trained; of one in ``DistributedDataParallel`` what is inside, as sampling is for one rank.
         profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of an update to the share that
             the average keeps. It begins as the weights that the source has now.
         dtype: float32 or float64 of the average, where the source is, or becomes, of half precision; by default the source's.
@@ -130,6 +131,7 @@ class EMA:
         if narrow and dtype is None:
             told = "give dtype=torch.float32 for the average, or keep weights in float32 and compute with autocast"
             raise OdesolveError(f"{narrow[0]} is of half precision: {told}")
+        source = source.module if isinstance(source, DistributedDataParallel) else source
         self.source, self._wide = source, dtype is not None
         self.profile: Profile = (
             profile

@@ -21,7 +21,7 @@ from odesolve.training.batches import Batches, Cond, source_of
 from odesolve.training.ema import EMA
 from odesolve.training.optimisers import optimiser_of
 from odesolve.training.portions import Portions
-from odesolve.training.run import History, NotFinite, Run, network_of, rates_told
+from odesolve.training.run import History, NotFinite, Run, check_learned, network_of, rates_told
 from odesolve.training.states import states_of
 from odesolve.training.steps import Step
 
@@ -81,8 +81,9 @@ def fit(
     """Train: ``objective(x, ..., generator=, cond=).loss``, its gradient, a step of the optimiser, the average of the weights.
 
     Run again with the same arguments, or more steps, it goes on from the checkpoint of its folder, bitwise as if it had never
-    stopped; of iterables this holds where they yield the same batches again. What the objective remembers (``times.Importance``,
-    weights that it learns, averaged targets) is saved with the rest.
+    stopped; of iterables this holds where they yield the same batches again, as a ``DataLoader`` does: the order of its samples
+    is drawn from the run's own seed. What the objective remembers (``times.Importance``, weights that it learns, averaged
+    targets) is saved with the rest.
 
     On several ranks of ``torch.distributed`` each takes batches of its own; gradients are averaged here, with a network in
     ``DistributedDataParallel`` or a plain one, and the first rank writes. Two ranks train as one process with ``accumulate=2``
@@ -96,7 +97,8 @@ def fit(
         steps: in all, those of the checkpoint among them.
         optimiser: of all weights that are trained, or the name of one for those of the network, such as "adamw(lr=1e-3)";
             ``optimizer`` is the same.
-        network: what to save: by default the network of ``objective.model``.
+        network: what to save: by default the network that the objective trains; an objective that is a function needs it, where
+            there is a folder or the optimiser is a name.
         cond: conditions of the data set, see ``Batches``; or the names of those that batches hold: "label" for (x, y).
         batch: how many samples to take of a data set.
         accumulate: batches of a step, whose gradients are averaged, in all; by default one a rank, or as the checkpoint has it.
@@ -124,6 +126,7 @@ def fit(
     named = isinstance(optimiser if optimizer is None else optimizer, str)
     chosen = optimiser_of(optimiser, optimizer, _trained(objective, network) if named else nn.Identity())
     step = Step(objective, chosen, _rates(chosen, warmup, schedule), ema, clip, dtype)
+    check_learned(objective, step.trained)
     run = Run(step, generator, None if folder is None else File(folder), _seed(generator))
     done = run.found()
     run.spread(accumulate)

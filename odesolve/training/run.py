@@ -221,9 +221,17 @@ def rates_told(schedule: Any) -> Any:
     return {"kind": type(schedule).__qualname__, **describe(held)}
 
 
+def _own_network(objective: Any) -> Any:
+    """That of the model, the consistency model, the map or the student that an objective trains."""
+    known = (getattr(objective, name, None) for name in ("model", "consistency", "flow_map", "student"))
+    trained = next((v for v in known if v is not None), None)
+    net = getattr(getattr(trained, "model", trained), "net", None)
+    return getattr(net, "net", None) if getattr(net, "two_times", False) else net
+
+
 def network_of(objective: Any, network: nn.Module | None, trained: list[Tensor]) -> nn.Module:
     """The module to save, which holds everything that is trained beside weights that the objective itself learns."""
-    own = getattr(getattr(objective, "model", None), "net", None)
+    own = _own_network(objective)
     network = own if network is None else network
     if not isinstance(network, nn.Module):
         raise OdesolveError("what is to be saved is not known: give network=, or an nn.ModuleList of several")
@@ -234,3 +242,14 @@ def network_of(objective: Any, network: nn.Module | None, trained: list[Tensor])
             "the optimiser trains weights that the network does not hold: give network= with all of them"
         )
     return bare(network)
+
+
+def check_learned(objective: Any, trained: list[Tensor]) -> None:
+    """Raise OdesolveError for a weight or an uncertainty that is to be learned and that the optimiser does not know."""
+    known = {id(p) for p in trained}
+    for name in ("uncertainty", "weight"):
+        module = getattr(objective, name, None)
+        own = {id(p) for p in module.parameters() if p.requires_grad} if isinstance(module, nn.Module) else set()
+        if own and own.isdisjoint(known):
+            told = "give it [*net.parameters(), *u.parameters()], or its name, as in 'adamw(lr=1e-3)'"
+            raise OdesolveError(f"the optimiser trains no weight of {name}={type(module).__name__}: {told}")

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odesolve.jobs.code import of_library, outside
 from odesolve.training.ema import tensors_of
 
 FIXED = ("teacher", "distance")  # networks that are asked, never changed
-DEPTH = 6
+DEPTH, CALL = 6, "__call__"
 
 
 def takes_step(objective: Callable[..., Any]) -> bool:
@@ -63,7 +64,7 @@ def _tensors(part: Any) -> set[int]:
 
 
 def _held(value: Any) -> Iterator[tuple[str, Any]]:
-    """What can hold a state: parts of containers, attributes, and what functions close over."""
+    """What can hold a state: parts of containers, attributes, what functions close over, and globals that code of users has."""
     if isinstance(value, Mapping):
         yield from ((str(k), v) for k, v in value.items())
     elif isinstance(value, (list, tuple)):
@@ -72,11 +73,27 @@ def _held(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
     elif isinstance(value, types.MethodType):
         yield "of", value.__self__
+        yield from _globals(value.__func__)
     elif isinstance(value, types.FunctionType):
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
                 yield name, cell.cell_contents
             except ValueError:  # not filled yet
                 continue
+        yield from _globals(value)
     else:
         yield from getattr(value, "__dict__", {}).items()
+        yield from _globals(getattr(type(value), CALL, None))
+
+
+def _globals(code: Any) -> Iterator[tuple[str, Any]]:
+    """Objectives, laws, functions and others with a state that a function of the user's uses, but for modules: these are frozen
+    encoders as often as not, and those that are trained are the network's."""
+    if not isinstance(code, types.FunctionType) or of_library(code):
+        return
+    for name, held in outside(code):
+        ours = type(held).__module__.partition(".")[0] == "odesolve"
+        function = isinstance(held, types.FunctionType) and not of_library(held)
+        bound = isinstance(held, (types.MethodType, functools.partial))
+        if ours or function or bound or (_has_state(held) and not isinstance(held, nn.Module)):
+            yield name, held

@@ -287,3 +287,17 @@ def test_files_do_not_know_what_was_wrapped_around_a_network(tmp_path):
     close(trained(4, tmp_path / "compiled"), whole)
     trained(2, tmp_path / "plain")
     close(trained(4, tmp_path / "plain", compiled), whole)
+
+
+def test_the_average_of_a_wrapped_network_is_that_of_what_is_inside(tmp_path):
+    """So one rank may sample it while the others are elsewhere, as buffers are not shared by its forward."""
+
+    def check():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        ema = EMA(DistributedDataParallel(net), 0.8)
+        assert ema.source is net
+        assert ema.state_dict().keys() == EMA(net, 0.8).state_dict().keys()
+        return type(ema.module) is nn.Sequential
+
+    assert on_ranks(check, 2, tmp_path) == [True, True]

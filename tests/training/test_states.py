@@ -16,6 +16,7 @@ pytest.importorskip("safetensors")
 POINTS = torch.randn(24, 2, generator=torch.Generator().manual_seed(5))
 LABELS = torch.arange(24) % 3
 LINEAR, EDM, STEPS = ode.paths.Linear(), ode.paths.EDM(sigma_max=5.0), 9
+LAW, FOLLOWING = None, None  # what functions use from outside, as those of scripts do
 
 
 class Net(nn.Module):
@@ -272,10 +273,96 @@ def test_what_is_remembered_is_in_the_file_by_name(tmp_path):
     assert not [k for k in checkpoint.read(tmp_path / "a" / "checkpoint.safetensors").states if "objective" in k]
 
 
+def law_of_a_global(x, *, generator):
+    terms = FOLLOWING(x, generator=generator)
+    LAW.update(terms.t, terms.raw, LINEAR)
+    return terms.loss
+
+
+class Following:
+    """An objective of the user's that uses globals."""
+
+    def __call__(self, x, *, generator):
+        return law_of_a_global(x, generator=generator)
+
+    def loss(self, x, *, generator):
+        return law_of_a_global(x, generator=generator)
+
+
+BY_GLOBALS = {
+    "function": lambda: law_of_a_global,
+    "lambda": lambda: lambda x, *, generator: law_of_a_global(x, generator=generator),
+    "partial": lambda: functools.partial(law_of_a_global),
+    "instance": Following,
+    "method": lambda: Following().loss,
+}
+
+
+@pytest.mark.parametrize("kind", BY_GLOBALS)
+def test_functions_of_globals_go_on_bitwise(tmp_path, kind, monkeypatch):
+    def run(steps, folder):
+        torch.manual_seed(0)
+        net, law = Net(), times.Importance(bins=4, history=2)
+        following = obj.Matching(model(net), times=law, importance=True)
+        monkeypatch.setitem(globals(), "LAW", law)
+        monkeypatch.setitem(globals(), "FOLLOWING", following)
+        optimiser, drawn = torch.optim.SGD(net.parameters(), 0.1), torch.Generator().manual_seed(1)
+        fit(
+            BY_GLOBALS[kind](),
+            POINTS,
+            steps,
+            optimiser=optimiser,
+            network=net,
+            batch=16,
+            generator=drawn,
+            folder=folder,
+        )
+        return law.losses.tolist(), [w.tolist() for w in net.parameters()]
+
+    whole = run(24, tmp_path / "whole")
+    run(13, tmp_path / "parts")
+    assert run(24, tmp_path / "parts") == whole
+
+
 def test_weights_that_an_objective_learns_are_trained_by_an_optimiser_by_name():
     net, weight = Net(), Learned()
     fit(obj.Matching(model(net), weight=weight), POINTS, 2, optimiser="sgd(lr=0.1)", batch=8)
     assert float(weight.log.detach()) != 0.0
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "weight"])
+def test_weights_that_an_optimiser_does_not_know_are_refused(name):
+    net = Net()
+    learned = obj.Uncertainty(LINEAR, 4) if name == "uncertainty" else Learned()
+    objective = obj.Matching(model(net), **{name: learned})
+    with pytest.raises(ode.OdesolveError, match=f"trains no weight of {name}="):
+        fit(objective, POINTS, 2, optimiser=torch.optim.SGD(net.parameters(), 0.1), batch=8)
+    learned.requires_grad_(False)
+    fit(objective, POINTS, 2, optimiser=torch.optim.SGD(net.parameters(), 0.1), batch=8)
+
+
+NETWORKS = {
+    "consistency": lambda net: obj.ConsistencyTraining(obj.Consistency(model(net, "edm", EDM))),
+    "flow map": lambda net: obj.Shortcut(obj.FlowMap(net, LINEAR, dtype=torch.float32)),
+    "student": lambda net: obj.ProgressiveDistillation(model(net), model(Net()), "uniform", 4),
+}
+
+
+class Carrying(Net):
+    """Of one time, or two."""
+
+    def forward(self, x, *times):
+        return super().forward(x, sum(times))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_network_of_every_objective_is_known(tmp_path, kind):
+    net = Carrying()
+    before = [w.clone() for w in net.parameters()]
+    fit(NETWORKS[kind](net), POINTS, 2, optimiser="sgd(lr=0.1)", batch=8, folder=tmp_path)
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    held = checkpoint.read(tmp_path / "checkpoint.safetensors").states["network"]
+    assert held.keys() == net.state_dict().keys()
 
 
 def test_steps_are_told_to_those_that_ask():
