@@ -74,7 +74,7 @@ class Callee:
         except RuntimeError as e:
             written, out = 0, self._again(e, ours, args, named)
         except (TypeError, IndexError) as e:
-            raise_misread(e, self.what, self.at, ours)
+            raise_misread(e, self.what, self.at, ours, named)
             raise
         if written:
             raise self._careless()

@@ -136,8 +136,8 @@ def _uneven(named: Mapping[str, Any], y: Any) -> str:
 
 
 def _loose(named: Mapping[str, Any]) -> str:
-    """Which conditions are plain numbers, where a network may want tensors."""
-    plain = [name for name, v in named.items() if isinstance(v, (int, float))]
+    """Which conditions are plain numbers or lists, where a network may want tensors."""
+    plain = [name for name, v in named.items() if isinstance(v, (int, float, list, tuple))]
     return f"{' and '.join(plain)}: give a tensor with one number for each sample" if plain else ""
 
 

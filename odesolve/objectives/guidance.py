@@ -29,9 +29,10 @@ def dropped(
     """Conditions of a batch, with a random share of its samples given those of no condition (Ho and Salimans 2022, algorithm 1).
 
     Args:
-        cond: what the network takes, tensors (B, ...) with one row a sample, or dicts of them; ``Matching(model)(x,
-            cond=dropped(...))``.
-        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole number for labels.
+        cond: what the network takes, tensors (B, ...) with one row a sample, lists such as captions, or dicts of them;
+            ``Matching(model)(x, cond=dropped(...))``.
+        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole number for labels, "" for
+            captions.
         share: by one number every condition of a sample goes at once; by a share for each name, {"label": 0.1, "text": 0.2},
             each goes by itself, and those without one stay.
 
@@ -40,10 +41,10 @@ def dropped(
     """
     if cond.keys() != null.keys() or not cond:
         raise OdesolveError(f"cond has {sorted(cond)} and null {sorted(null)}: give the same names, at least one")
-    sizes = {len(v) if isinstance(v, Tensor) and v.dim() else 0 for v in _leaves(cond)}
-    if len(sizes) != 1 or 0 in sizes:
-        raise OdesolveError("the conditions are no tensors with one row for each of the same samples: give (B, ...)")
-    (batch,) = sizes
+    sizes = [_rows(v) for v in _leaves(cond)]
+    if len(set(sizes)) != 1 or 0 in sizes:
+        raise OdesolveError(f"the conditions have {sizes} rows: give tensors (B, ...) or lists, one row a sample")
+    batch = sizes[0]
     if not isinstance(share, Mapping):
         gone = _draw(batch, share, generator)
         return {name: _without(name, value, null[name], gone) for name, value in cond.items()}
@@ -57,6 +58,11 @@ def dropped(
 def _draw(batch: int, share: float, generator: torch.Generator | None) -> Tensor:
     device = "cpu" if generator is None else generator.device
     return torch.rand(batch, generator=generator, device=device) < share
+
+
+def _rows(value: Any) -> int:
+    several = value.dim() if isinstance(value, Tensor) else isinstance(value, (list, tuple))
+    return len(value) if several else 0
 
 
 def _leaves(cond: Mapping[str, Any]) -> Iterator[Any]:
@@ -73,6 +79,8 @@ def _without(name: str, value: Any, null: Any, gone: Tensor) -> Any:
         if not isinstance(null, Mapping) or null.keys() != value.keys():
             raise OdesolveError(f"{name} holds {sorted(value)} and its null is {short(null)}: give the same names")
         return {k: _without(f"{name}.{k}", v, null[k], gone) for k, v in value.items()}
+    if not isinstance(value, Tensor):
+        return type(value)(null if out else v for v, out in zip(value, gone.tolist(), strict=True))
     other = _null(name, value, null)
     return torch.where(gone.to(value.device).view(-1, *[1] * (value.dim() - 1)), other, value)
 

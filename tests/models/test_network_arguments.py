@@ -198,3 +198,14 @@ def test_conditions_that_do_not_fit_are_named(label, said):
     model = ode.Model(net, paths.VP(), "noise", cond={} if label is None else {"y": label})
     with pytest.raises(OdesolveError, match=said):
         ode.sample(model, torch.zeros(2, 2), "ddim", 2)
+
+
+@pytest.mark.parametrize("label", [1, [1, 1], (1, 1)])
+@pytest.mark.parametrize("where", ["cond", "uncond"])
+def test_labels_of_guidance_that_are_no_tensors_are_named(label, where):
+    table = torch.zeros(4, 2)
+    model = ode.Model(lambda x, t, y: x + torch.nn.functional.embedding(y, table), paths.VP(), "noise")
+    labels = {"cond": torch.ones(2, dtype=torch.long), "uncond": torch.ones(2, dtype=torch.long), where: label}
+    guided = model.guided(2.0, *({"y": labels[k]} for k in ("cond", "uncond")))
+    with pytest.raises(OdesolveError, match="y: give a tensor with one number for each sample"):
+        ode.sample(guided, torch.zeros(2, 2), "ddim", 2)

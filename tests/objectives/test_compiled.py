@@ -17,7 +17,10 @@ from odesolve.objectives import (
     MeanFlow,
     ProgressiveDistillation,
     Shortcut,
+    TrigConsistency,
+    Uncertainty,
     bridges,
+    dropped,
 )
 
 LINEAR, VP, EDM, TABLE = ode.paths.Linear(), ode.paths.VP(), ode.paths.EDM(), ode.paths.Discrete.ddpm()
@@ -52,8 +55,15 @@ LOSSES = {
     "Shortcut": Shortcut(MAP, share=0.5),
     "ProgressiveDistillation": ProgressiveDistillation(FLOW, FLOW, "uniform", 4),
     "GuidedDistillation": lambda x: GUIDED(x, cond={"y": Y}),
+    "sCM": TrigConsistency(model("v", ode.paths.Trig())),
+    "uncertainty": Matching(FLOW, uncertainty=Uncertainty(LINEAR, 4)),
+    "mask": lambda x: PLAIN(x, mask=torch.ones(16, 2)),
+    "dropped": lambda x: BY_LABEL(x, cond=dropped({"y": Y}, {"y": 3}, {"y": 0.5})),
+    "guided MeanFlow": lambda x: GUIDED_MAP(x, cond={"y": Y}),
 }
 PLAIN, BRIDGE, INTERPOLANT = Matching(FLOW), BridgeMatching(FLOW, 1.0), Interpolant(FLOW, bridges.constant(0.1))
+BY_LABEL = Matching(ode.Model(lambda x, t, y: LAYER(x) + y[:, None], LINEAR, "velocity", dtype=torch.float32))
+GUIDED_MAP = MeanFlow(MAP, null={"y": 3}, scale=2.0)
 GUIDED = GuidedDistillation(FLOW, FLOW, {"y": 0})
 
 

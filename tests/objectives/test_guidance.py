@@ -32,7 +32,8 @@ def test_a_share_of_the_samples_loses_all_its_conditions():
         ({"a": torch.ones(3)}, {"b": 0}, 0.1, "the same names"),
         ({}, {}, 0.1, "at least one"),
         ({"a": torch.ones(3)}, {"a": 0}, 1.1, "at least 0 and at most 1"),
-        ({"a": torch.ones(3), "b": torch.ones(2)}, {"a": 0, "b": 0}, 0.1, "the same samples"),
+        ({"a": torch.ones(3), "b": torch.ones(2)}, {"a": 0, "b": 0}, 0.1, r"have \[3, 2\] rows"),
+        ({"a": torch.ones(2), "b": ["x"]}, {"a": 0, "b": ""}, 0.1, r"have \[2, 1\] rows"),
         ({"a": 3}, {"a": 0}, 0.1, "give"),
         ({"a": torch.ones(3, 2)}, {"a": torch.ones(1, 5)}, 0.1, "give one kind"),
     ],
@@ -40,6 +41,18 @@ def test_a_share_of_the_samples_loses_all_its_conditions():
 def test_at_the_door(cond, null, share, told):
     with pytest.raises(ode.OdesolveError, match=told):
         dropped(cond, null, share)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_captions_go_with_the_rest_of_their_samples(kind):
+    label, words = torch.arange(1000) + 1, kind(f"row {k}" for k in range(1000))
+    out = dropped({"label": label, "text": {"words": words}}, {"label": 0, "text": {"words": ""}}, 0.2, generator())
+    assert type(out["text"]["words"]) is kind
+    assert list(out["text"]["words"]) == [f"row {v - 1}" if v else "" for v in out["label"].tolist()]
+    assert 150 < int((out["label"] == 0).sum()) < 250
+    alone = dropped({"label": label, "words": words}, {"label": 0, "words": None}, {"words": 0.5}, generator())
+    assert torch.equal(alone["label"], label)
+    assert 400 < sum(v is None for v in alone["words"]) < 600
 
 
 def test_one_network_learns_both():
