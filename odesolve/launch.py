@@ -51,7 +51,7 @@ def launched(env: Mapping[str, str] | None = None) -> Launch:
         numbers = [_number(name, env.get(name, "0")) for name in names]
         if not numbers[0] < numbers[1]:
             raise OdesolveError(f"{rank}={env[rank]} and {count}={env[count]}: give ranks from 0 to {count} - 1")
-        return Launch(*numbers, by)
+        return Launch(numbers[0], numbers[1], numbers[2], by)
     return Launch()
 
 

@@ -109,7 +109,7 @@ def gathered(send: Tensor, group: Any) -> list[Tensor]:
         return got
     call = _CALL.get()
     try:
-        work = dist.all_gather(got, send, group=group, async_op=True)
+        work: Any = dist.all_gather(got, send, group=group, async_op=True)
         _wait(work, group, call)
         work.wait()
     except (RankError, RuntimeError) as e:
