@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from odesolve.errors import OdesolveError
 
 # Variables of the rank, the number of ranks and the rank on this machine, of those that start processes. A SLURM batch script
@@ -53,6 +55,14 @@ def launched(env: Mapping[str, str] | None = None) -> Launch:
             raise OdesolveError(f"{rank}={env[rank]} and {count}={env[count]}: give ranks from 0 to {count} - 1")
         return Launch(numbers[0], numbers[1], numbers[2], by)
     return Launch()
+
+
+def own_device(launch: Launch | None = None) -> None:
+    """Make "cuda" this process's own GPU: that of its rank on its machine, or the only one that it sees."""
+    launch = launched() if launch is None else launch
+    if launch.by and torch.cuda.is_available():
+        seen = torch.cuda.device_count()
+        torch.cuda.set_device(launch.local % seen if seen else launch.local)
 
 
 def address(launch: Launch, env: Mapping[str, str] | None = None) -> tuple[str, int]:

@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ import torch
 
 from odesolve.cli.arguments import parse
 from odesolve.errors import Diverged, OdesolveError
+from odesolve.jobs.ending import CODE, SIGNALS, Signalled, Stopped, at_once
 
 __all__ = ["main"]
 
@@ -28,8 +31,8 @@ TRACEBACK = "ODESOLVE_TRACEBACK"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after an error (one line).
 
-    130 after Ctrl-C, 141 where the reader of the output left: what a shell says of programs that these signals ended. With
-    ODESOLVE_TRACEBACK=1 in the environment errors come with their traceback.
+    130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, 141 where the reader of the output left: what a shell says of programs
+    that these signals ended. With ODESOLVE_TRACEBACK=1 in the environment errors come with their traceback.
     """
     if argv is None:
         _as_program()
@@ -39,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # a reader that left is met here, not while Python ends
+    except Stopped as e:  # which has been told of
+        return _ended(None, int(str(e.code)))
+    except Signalled as e:
+        return _ended(f"ended by {signal.Signals(e.number).name}{e}", CODE + e.number)
     except KeyboardInterrupt as e:
         return _ended(f"interrupted{e}", 130)
     except BrokenPipeError:
@@ -61,12 +68,20 @@ def _as_program() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, at_once)
 
 
 def _run(argv: Sequence[str] | None) -> int:
     given = parse(argv)
     try:
         return given.run(given) or 0
+    except Stopped:
+        raise
+    except Signalled as e:
+        raise Signalled(e.number, _going_on(given)) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_going_on(given)) from None
     except SystemExit as e:

@@ -14,9 +14,11 @@ from odesolve.cli.completion import SHELLS, PrintCompletion
 from odesolve.cli.given import FACTORY, PATHS, check_device
 from odesolve.cli.loglik import loglik_command
 from odesolve.cli.names import names_command
-from odesolve.cli.typed import COUNT, ID, LEVELS, NUMBER, POSITIVE, SEED, Parser, beside, counts, labels
+from odesolve.cli.typed import COUNT, ID, LEVELS, NUMBER, POSITIVE, SECONDS, SEED, Parser, beside, counts, labels
 from odesolve.cli.wiring import check_command
 from odesolve.errors import OdesolveError, unknown
+from odesolve.jobs.ending import GRACE
+from odesolve.jobs.watch import PATIENCE
 from odesolve.profile.result import METRICS
 from odesolve.words import WORDS
 
@@ -225,6 +227,18 @@ def _check_arguments(p: argparse.ArgumentParser) -> None:
 def _job_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--shard", type=COUNT, metavar="N", help="of a job: results in a file (default about 1024)")
     p.add_argument("--format", metavar="KIND", help="of a job: npz or safetensors (default npz)")
+    p.add_argument(
+        "--patience",
+        type=POSITIVE,
+        metavar="S",
+        help=f"of a job: seconds after which a shard is made here, too, whose holder does not move (default {PATIENCE:g})",
+    )
+    p.add_argument(
+        "--grace",
+        type=SECONDS,
+        metavar="S",
+        help=f"of a job: seconds to finish the batch that runs after SIGTERM or SIGUSR1 (default {GRACE:g})",
+    )
 
 
 def _profile_arguments(p: argparse.ArgumentParser) -> None:

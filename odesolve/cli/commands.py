@@ -14,8 +14,8 @@ import torch
 from odesolve import jobs
 from odesolve.cli.conditions import Conditions, conditions_of
 from odesolve.cli.files import check_writable
-from odesolve.cli.given import dtype, first_rank, model_of, path_named
-from odesolve.cli.typed import beside
+from odesolve.cli.given import check_alone, dtype, first_rank, model_of, path_named
+from odesolve.cli.typed import OF_JOBS, beside
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.models import Model
 from odesolve.planning import plan, solvers
@@ -26,6 +26,7 @@ from odesolve.sample import sample
 
 def profile_command(given: argparse.Namespace) -> int:
     """Measure, print the table and the advice, and write files where ``--out`` says; exit code 1 where no run arrived."""
+    check_alone("profile", "profile before the others are started")
     conditions = conditions_of(given)
     model, shape = model_of(given)
     conditions.check_rows(shape[0])
@@ -81,17 +82,18 @@ def sample_command(given: argparse.Namespace) -> int:
     """Draw samples and write them: in one file, or with ``--n`` as a job in a folder."""
     out, conditions = File(given.out), conditions_of(given)
     if given.n is None:
+        check_alone("sample", "make it a job that they share: -n N --out DIR")
         pictures.check_name(out)
         check_writable(out)
     elif out.suffix in pictures.KINDS:
         raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
-    beside(given, "-n", given.n is not None, {"first": 0, "shard": None, "format": "npz"})
+    beside(given, "-n", given.n is not None, {"first": 0, **OF_JOBS})
     model, shape = model_of(given)
     grid = parse_grid(given.grid) if given.grid else None
     options = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
     if given.n is not None:
         conditions.check_ids(given.first + given.n)
-        names = ("n", "out", "first", "shard", "format")
+        names = ("n", "out", "first", *OF_JOBS)
         options |= {k: getattr(given, k) for k in names}
         model = _by_id(model, conditions, shape[0], given.device)
         return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **options), given)
@@ -117,6 +119,8 @@ def _by_id(model: Model, conditions: Conditions, batch: int, device: str | None)
 
 def job_command(given: argparse.Namespace) -> int:
     """Say how far a job is; with ``--verify`` exit code 1 if a shard was corrupt."""
+    if given.verify:
+        check_alone("job --verify", "leave out --verify")
     job = jobs.Job(given.folder)
     moved = job.verify() if given.verify else []
     for path in moved:

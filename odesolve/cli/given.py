@@ -15,6 +15,7 @@ import torch
 from odesolve import paths, problems
 from odesolve.cli.conditions import setting
 from odesolve.errors import OdesolveError, unknown
+from odesolve.launch import launched, own_device
 from odesolve.models import Model
 from odesolve.paths import Path
 
@@ -38,6 +39,7 @@ PICTURES = 4  # samples of a pipeline
 
 def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     """The model that the arguments name, and the shape of its noise."""
+    own_device()
     shape = given.shape
     if given.call and not given.diffusers:
         raise OdesolveError(f"--call {given.call[0]} is what a pipeline is called with: give --diffusers FOLDER, too")
@@ -67,14 +69,18 @@ def _of_pipeline(given: argparse.Namespace, shape: tuple[int, ...] | None) -> tu
 
 
 def first_rank() -> bool:
-    """Whether this process is the first of torchrun's, or the only one."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Whether this process is the first of those that were started together, or the only one."""
+    return launched().rank == 0
 
 
-def own_device() -> None:
-    """Under torchrun every process of a machine has a GPU of its own, before a factory puts its network on "cuda"."""
-    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+def check_alone(command: str, instead: str) -> None:
+    """Raise OdesolveError where several processes were started to do what one does, and writes."""
+    launch = launched()
+    if launch.count > 1:
+        raise OdesolveError(
+            f"{launch.by} started {launch.count} processes, each of which would do all of odesolve {command}: "
+            f"start one, or {instead}"
+        )
 
 
 def check_device(name: str) -> None:

@@ -23,12 +23,13 @@ from torch import Tensor
 from odesolve import __version__, jobs
 from odesolve.cli.conditions import conditions_of
 from odesolve.cli.files import check_writable, read_array
-from odesolve.cli.given import first_rank, load_model, path_named
-from odesolve.cli.typed import beside
+from odesolve.cli.given import check_alone, first_rank, load_model, path_named
+from odesolve.cli.typed import OF_JOBS, beside
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, read_npz, shaped, short
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
 from odesolve.jobs.fingerprint import checksum
+from odesolve.launch import own_device
 from odesolve.likelihood.result import SINGLE
 from odesolve.models import Model
 from odesolve.problems import digits
@@ -93,7 +94,7 @@ def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace, notes: lis
 
 def _job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | None:
     """The values as shards of a folder, by as many processes as there are; the first of torchrun's gets them."""
-    names = ("out", "batch", "seed", "shard", "format", "levels", "low", "high", "draws", "device")
+    names = ("out", "batch", "seed", *OF_JOBS, "levels", "low", "high", "draws", "device")
     done = jobs.log_prob(model, data, **{n: getattr(given, n) for n in names}, **_options(given))
     if not first_rank():
         return None
@@ -108,6 +109,7 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
+    own_device()
     conditions = conditions_of(given)
     if given.model is None:
         problem = digits()
@@ -191,9 +193,11 @@ def _out(given: argparse.Namespace) -> File | None:
             "--resume goes on with the values in a file: give --out values.npz (a folder needs no --resume)"
         )
     job = out is not None and not out.suffix
+    if not job:
+        check_alone("loglik", "make it a job that they share: --out DIR")
     if out is not None and not job and not (given.resume and os.path.lexists(out)):  # what is there is read first
         check_writable(out)
-    beside(given, "--out DIR", job, {"shard": None, "format": "npz"})
+    beside(given, "--out DIR", job, OF_JOBS)
     beside(given, "--levels", bool(given.levels), {"low": -1.0, "high": 1.0, "draws": 1})
     return out
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import short
 from odesolve.jobs.asked import IDS
+from odesolve.jobs.ending import GRACE
+from odesolve.jobs.watch import PATIENCE
 from odesolve.keys import SEEDS
 
 
@@ -46,26 +48,30 @@ def integer(expected: str, least: int, limit: float = math.inf) -> Callable[[str
     return read
 
 
-def real(expected: str, above: float = -math.inf) -> Callable[[str], float]:
-    """The type of finite numbers above a limit."""
+def real(expected: str, above: float = -math.inf, least: float = -math.inf) -> Callable[[str], float]:
+    """The type of finite numbers above a limit, and of at least another."""
 
     def read(text: str) -> float:
         try:
             found = float(text)
         except ValueError:
             found = math.nan
-        if not above < found < math.inf:
+        if not (above < found < math.inf and found >= least):
             raise argparse.ArgumentTypeError(f"{short(text)} was given: give {expected}")
         return found
 
     return read
 
 
+# Options of jobs alone, with their defaults.
+OF_JOBS = {"shard": None, "format": "npz", "patience": PATIENCE, "grace": GRACE}
+
 COUNT = integer("a whole number, at least 1 and below 2^63", 1, 2**63)
 LEVELS = integer("a whole number, at least 2", 2)
 ID = integer("a whole number from 0 to 2^32 - 1", 0, IDS)
 SEED = integer("a whole number from 0 to 2^64 - 1", 0, SEEDS)
 POSITIVE = real("a positive number", 0.0)
+SECONDS = real("a number, at least 0", least=0.0)
 NUMBER = real("a number")
 
 
@@ -104,4 +110,5 @@ def beside(given: argparse.Namespace, other: str, there: bool, defaults: dict[st
         if value is None:
             setattr(given, name, default)
         elif not there:
-            raise OdesolveError(f"--{name} {value} says nothing without {other}: give both, or neither")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise OdesolveError(f"--{name} {shown} says nothing without {other}: give both, or neither")

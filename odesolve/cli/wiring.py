@@ -10,7 +10,7 @@ import torch
 
 from odesolve.cli.conditions import conditions_of
 from odesolve.cli.files import check_writable, read_array
-from odesolve.cli.given import DIGITS, load_model, path_named
+from odesolve.cli.given import DIGITS, check_alone, load_model, path_named
 from odesolve.errors import OdesolveError
 from odesolve.models import Model
 from odesolve.problems import digits
@@ -20,6 +20,7 @@ from odesolve.wiring import check
 
 def check_command(given: argparse.Namespace) -> int:
     """Say what is wired wrong and what to type; exit code 1 where something is."""
+    check_alone("check", "check before the others are started")
     if given.plot:
         check_plot(given.plot)
     model, what = _model_and_data(given)

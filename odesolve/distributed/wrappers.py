@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from odesolve.within import modules_within
 
 FULLY_SHARDED, TENSOR_PARALLEL = "fully sharded", "tensor parallel"
-_OFF: dict[int, int] = {}  # how many calls have taken a wrapper off
+# Of wrappers that are off: how many calls have taken them off, and what they had.
+_OFF: dict[int, tuple[int, dict[str, Any]]] = {}
+_GUARD = threading.Lock()  # of these: jobs are worked at by threads, too
 
 
 def inside(f: Any) -> list[nn.Module]:
@@ -43,13 +46,37 @@ def bare(f: Any) -> Iterator[None]:
     """
     held = [m for m in inside(f) if isinstance(m, DistributedDataParallel)]
     for wrapper in held:
-        if not _OFF.setdefault(id(wrapper), 0):
-            wrapper.__dict__["forward"] = wrapper.module.__call__
-        _OFF[id(wrapper)] += 1
+        _take_off(wrapper)
     try:
         yield
     finally:
         for wrapper in held:
-            _OFF[id(wrapper)] -= 1
-            if not _OFF[id(wrapper)]:
-                del _OFF[id(wrapper)], wrapper.__dict__["forward"]
+            _put_on(wrapper)
+
+
+def _take_off(wrapper: DistributedDataParallel) -> None:
+    with _GUARD:
+        count, held = _OFF.get(id(wrapper), (0, {}))
+        if not count:
+            off = _silent(wrapper)
+            held = {name: vars(wrapper)[name] for name in off if name in vars(wrapper)}
+            vars(wrapper).update(off)
+        _OFF[id(wrapper)] = count + 1, held
+
+
+def _silent(wrapper: DistributedDataParallel) -> dict[str, Any]:
+    """The attributes with which a wrapper asks nothing of others; the forward of a user's class is left to it."""
+    if type(wrapper).forward is not DistributedDataParallel.forward:
+        return {"require_forward_param_sync": False, "require_backward_grad_sync": False}
+    return {"forward": wrapper.module.__call__}
+
+
+def _put_on(wrapper: DistributedDataParallel) -> None:
+    with _GUARD:
+        count, held = _OFF.pop(id(wrapper))
+        if count > 1:
+            _OFF[id(wrapper)] = count - 1, held
+            return
+        for name in _silent(wrapper):
+            del vars(wrapper)[name]
+        vars(wrapper).update(held)

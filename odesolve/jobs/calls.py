@@ -16,12 +16,15 @@ from odesolve.errors import OdesolveError
 from odesolve.execute import check_executor
 from odesolve.given import refuse_loose, whole
 from odesolve.jobs import asked
+from odesolve.jobs.alone import alone, settle_device
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
+from odesolve.jobs.ending import GRACE
 from odesolve.jobs.files import Arrays, check_format
 from odesolve.jobs.fingerprint import checksum
 from odesolve.jobs.folder import Job, prepared
 from odesolve.jobs.marks import Batches, Marks
-from odesolve.jobs.work import Parts, work
+from odesolve.jobs.watch import PATIENCE
+from odesolve.jobs.work import Limits, Parts, work
 from odesolve.keywords import door
 from odesolve.labels import grid_label, solver_label
 from odesolve.log_prob import log_prob as solve_log_prob
@@ -39,7 +42,7 @@ PLAIN = (str, int, float, bool, type(None))
 LOOKS = 16  # at shards that are there, when a job of conditions by id is taken up
 
 
-@door("jobs.sample")
+@door("jobs.sample", patience=number(above=0.0), grace=number(0.0))
 def sample(
     model: Model | ForIds,
     noise: Sequence[int],
@@ -57,6 +60,8 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     executor: Executor | None = None,
+    patience: float = PATIENCE,
+    grace: float = GRACE,
     progress: bool | None = None,
     **options: Any,
 ) -> Job:
@@ -76,43 +81,54 @@ def sample(
             solve diverged, whose sample is its last finite state.
         shard: ids in a file, a multiple of B; by default about 1024.
         format: "npz" or "safetensors".
+        patience: seconds after which a shard is made here, too, whose holder has not moved (stopped, hung, on a lost machine).
+        grace: seconds in which the batch that runs may be finished after SIGTERM or SIGUSR1 has asked for the end.
         progress: show a bar of what all processes have done; by default on a terminal (in a log, lines).
 
     Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something else, is full or corrupt, before
-    anything is overwritten.
+    anything is overwritten, and SystemExit with code 143 or 138 after these signals, with all finished batches kept.
     """
+    settle_device(model, device)
     check_executor(executor)
     if dtype not in (torch.float32, torch.float64):
         raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
     shape = asked.shape(noise)
     batch = shape[0]
     n, first = asked.ids(n, first)
-    like = _model_for(model, range(first, first + min(batch, n)))
-    marks = Marks(model=like) if like is model else Marks(model=like, conditions=model)
-    chosen = chosen_plan(like, plan, solver, steps, grid, options)
-    typed = (
-        {"solver": chosen.solver, "steps": chosen.steps} if plan is not None else _typed(solver, steps, grid, options)
-    )
-    settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": asked.seed(seed), "batch": batch}
-    settings |= {"executor": _told(executor)}
-    kept = {"samples": [_name(dtype), list(shape[1:])], "status": ["uint8", []]}
-    batches = Batches(marks, like) if like is not model else None
-    kept |= {"condition": ["uint64", []]} if batches else {}
-    facts = {"first": first, "n": n, "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
-    _refuse_whole(model, n, batch)
-    job = _prepared("sample", out, {**facts, "settings": settings}, marks)
-    call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
-    call = partial(call, executor=executor, progress=False)
-    if batches is not None and not isinstance(model, Model):
-        _check_batches(job, model, batches, batch)
+    with alone("sample", model):
+        like = _model_for(model, range(first, first + min(batch, n)))
+    with alone("sample", model, like, executor, *options.values()):
+        marks = Marks(model=like) if like is model else Marks(model=like, conditions=model)
+        chosen = chosen_plan(like, plan, solver, steps, grid, options)
+        typed = _typed(solver, steps, grid, options)
+        typed = typed if plan is None else {"solver": chosen.solver, "steps": chosen.steps}
+        settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": asked.seed(seed), "batch": batch}
+        settings |= {"executor": _told(executor)}
+        kept = {"samples": [_name(dtype), list(shape[1:])], "status": ["uint8", []]}
+        batches = Batches(marks, like) if like is not model else None
+        kept |= {"condition": ["uint64", []]} if batches else {}
+        facts = {"first": first, "n": n, "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+        _refuse_whole(model, n, batch)
+        job = _prepared("sample", out, {**facts, "settings": settings}, marks)
+        call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
+        call = partial(call, executor=executor, progress=False)
+        if batches is not None and not isinstance(model, Model):
+            _check_batches(job, model, batches, batch)
 
-    def parts(ids: range) -> Iterator[Arrays]:
-        for some in _batches(ids, batch):
-            here = model.rows(torch.arange(len(some)), batch) if isinstance(model, Model) else _model_for(model, some)
-            mark = {} if batches is None else {"condition": np.full(len(some), batches.of(here), np.uint64)}
-            yield {**_drawn(partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here), **mark}
+        def parts(ids: range) -> Iterator[Arrays]:
+            for some in _batches(ids, batch):
+                here = _here(model, some, batch)
+                mark = {} if batches is None else {"condition": np.full(len(some), batches.of(here), np.uint64)}
+                with alone("sample", *([] if here.net is like.net else [here])):
+                    drawn = _drawn(partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here)
+                yield {**drawn, **mark}
 
-    return _worked(job, parts, progress, marks)
+        return _worked(job, parts, progress, marks, Limits(patience, grace))
+
+
+def _here(model: Model | ForIds, some: range, batch: int) -> Model:
+    """The model of one batch."""
+    return model.rows(torch.arange(len(some)), batch) if isinstance(model, Model) else _model_for(model, some)
 
 
 def _refuse_whole(model: Model | ForIds, n: int, batch: int) -> None:
@@ -164,7 +180,9 @@ def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> Non
                 )
 
 
-def _typed(solver: SolverLike | None, steps: int, grid: GridLike | None, options: dict[str, Any]) -> dict[str, Any]:
+def _typed(
+    solver: SolverLike | None, steps: int | None, grid: GridLike | None, options: dict[str, Any]
+) -> dict[str, Any]:
     """The plan's arguments as they were given."""
     name = (
         solver
@@ -191,7 +209,16 @@ def _drawn(call: Callable[..., Any], shape: tuple[int, ...], ids: Tensor, model:
     return {"samples": torch.cat([row.x for row in rows]).cpu().numpy(), "status": bad}
 
 
-@door("jobs.log_prob", passes=solve_log_prob, levels=count(2), draws=count(), low=number(), high=number())
+@door(
+    "jobs.log_prob",
+    passes=solve_log_prob,
+    levels=count(2),
+    draws=count(),
+    low=number(),
+    high=number(),
+    patience=number(above=0.0),
+    grace=number(0.0),
+)
 def log_prob(
     model: Model,
     x: Tensor,
@@ -206,6 +233,8 @@ def log_prob(
     high: float = 1.0,
     draws: int = 1,
     device: torch.device | str | None = None,
+    patience: float = PATIENCE,
+    grace: float = GRACE,
     progress: bool | None = None,
     **options: Any,
 ) -> Job:
@@ -219,7 +248,7 @@ def log_prob(
     Args:
         model: an ``ode.Model``.
         x: the data, in host memory.
-        out, seed, shard, format, progress: as for ``jobs.sample``; ``batch`` samples are solved at once.
+        out, seed, shard, format, patience, grace, progress: as for ``jobs.sample``; ``batch`` samples are solved at once.
         levels, low, high, draws: of discrete data, see ``ode.bits_per_dim``; nats are then those of the discrete data's density.
         device: where to compute; by default where the network is.
         options: as for ``ode.log_prob``.
@@ -234,27 +263,37 @@ def log_prob(
     if x.dim() < 2 or batch < 1 or not len(x):
         raise OdesolveError(f"batch={batch}, x of shape {tuple(x.shape)}: give at least one sample each, x as (N, ...)")
     refuse_loose("x", x)
-    shown = {k: v for k, v in options.items() if _plain(v)}
-    marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
-    told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
-    settings = {"model": marks.settings["model"], "data": checksum(x), "seed": asked.seed(seed), "batch": batch}
-    settings |= {"dtype": _name(x.dtype), "levels": levels, "low": low, "high": high, "draws": draws, **shown, **told}
-    kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
-    told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
-    facts = {"first": 0, "n": len(x), "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
-    job = _prepared("log_prob", out, {**facts, "settings": settings, **told_of}, marks)
-    seed = job.settings["seed"]
-    width, where = (levels, low, high, draws), device_of(model, device)
+    settle_device(model, device)
+    with alone("log_prob", model, *options.values()):
+        shown = {k: v for k, v in options.items() if _plain(v)}
+        marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
+        told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
+        settings = {"model": marks.settings["model"], "data": checksum(x), "seed": asked.seed(seed), "batch": batch}
+        settings |= {
+            "dtype": _name(x.dtype),
+            "levels": levels,
+            "low": low,
+            "high": high,
+            "draws": draws,
+            **shown,
+            **told,
+        }
+        kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
+        told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
+        facts = {"first": 0, "n": len(x), "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+        job = _prepared("log_prob", out, {**facts, "settings": settings, **told_of}, marks)
+        seed = job.settings["seed"]
+        width, where = (levels, low, high, draws), device_of(model, device)
 
-    def parts(ids: range) -> Iterator[Arrays]:
-        for some in _batches(ids, batch):
-            rows = torch.tensor(some)
-            data = x[some[0] : some[-1] + 1].to(where)
-            table = values(model.rows(rows, len(x)), data, some, width, {"seed": seed, **options})
-            columns = dict(zip(KEPT, table.T, strict=True))
-            yield {**columns, "status": columns["status"].astype(np.uint8)}
+        def parts(ids: range) -> Iterator[Arrays]:
+            for some in _batches(ids, batch):
+                rows = torch.tensor(some)
+                data = x[some[0] : some[-1] + 1].to(where)
+                table = values(model.rows(rows, len(x)), data, some, width, {"seed": seed, **options})
+                columns = dict(zip(KEPT, table.T, strict=True))
+                yield {**columns, "status": columns["status"].astype(np.uint8)}
 
-    return _worked(job, parts, progress, marks)
+        return _worked(job, parts, progress, marks, Limits(patience, grace))
 
 
 def _prepared(kind: str, out: str | File, facts: dict[str, Any], marks: Marks) -> Job:
@@ -264,9 +303,9 @@ def _prepared(kind: str, out: str | File, facts: dict[str, Any], marks: Marks) -
     return prepared(root, str(out), {"kind": kind, **facts, **marks.notes()})
 
 
-def _worked(job: Job, parts: Parts, progress: bool | None, marks: Marks) -> Job:
+def _worked(job: Job, parts: Parts, progress: bool | None, marks: Marks, limits: Limits) -> Job:
     with marks.running():
-        return work(job, parts, progress)
+        return work(job, parts, progress, limits)
 
 
 def _batches(ids: range, batch: int) -> list[range]:

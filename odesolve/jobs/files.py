@@ -7,8 +7,6 @@ import errno
 import hashlib
 import io
 import os
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path as File
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, read_npz
+from odesolve.jobs.owners import fresh_name, host
 
 Arrays = dict[str, np.ndarray]
 FORMATS = ("npz", "safetensors")
@@ -101,16 +100,16 @@ def write_new(path: File, body: bytes) -> None:
 @contextlib.contextmanager
 def _written(path: File, body: bytes) -> Iterator[File]:
     """A file under another name, on the disk; removed where what is done with it fails."""
-    owner = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
-    part = path.with_name(f".{path.name}.{owner}.part")
+    part = path.with_name(f".{path.name}.{host()}.{fresh_name()}.part")
     try:
         with part.open("wb") as f:
             f.write(body)
             f.flush()
             os.fsync(f.fileno())
         yield part
-    except OSError:
-        part.unlink(missing_ok=True)
+    except BaseException:  # a signal, too
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise
 
 

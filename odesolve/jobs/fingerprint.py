@@ -31,7 +31,8 @@ def fingerprint(value: Any) -> str:
 
     Of networks: parameters, buffers, attributes, modes, hooks, and the code of classes of the user's. Of functions: their code,
     defaults, closures, and the globals that they name. Libraries stand by their names; torch.compile and DDP by what they
-    wrap. An object whose class has a method ``__fingerprint__`` is what that returns.
+    wrap, and a dict of weights by their names within it. Of weights that are cut over ranks, this rank's part. An object whose
+    class has a method ``__fingerprint__`` is what that returns.
     """
     return Walk().digest(value, "it").hex()[:DIGITS]
 
@@ -214,6 +215,9 @@ def _address(x: Tensor) -> int:
 def _of_tensor(x: Tensor) -> bytes:
     x = x.detach()
     told = hashlib.sha256(f"{x.dtype} {tuple(x.shape)};".encode())
+    if hasattr(x, "to_local"):  # a DTensor: this rank's part, and how it is cut
+        told.update(f"{x.placements} of {tuple(x.device_mesh.shape)};".encode())  # type: ignore[attr-defined]
+        x = x.to_local()  # type: ignore[attr-defined]
     if x.is_meta:
         return told.digest()
     if x.layout != torch.strided:

@@ -17,8 +17,9 @@ from odesolve.errors import OdesolveError, warn
 from odesolve.files import Door, contents, short
 from odesolve.jobs import asked
 from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
-from odesolve.jobs.leases import leases
+from odesolve.jobs.leases import Leases, leases
 from odesolve.jobs.manifest import read_manifest
+from odesolve.jobs.owners import left_behind, owner_of
 from odesolve.jobs.same import check_same
 from odesolve.keys import fresh_seed
 from odesolve.progress import Bar
@@ -27,7 +28,9 @@ from odesolve.words import fits, fits_as
 MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
 EACH = 1000  # shards in one folder
 NAME = re.compile(r"([0-9]{7})-([0-9a-f]{16})\.(npz|safetensors)")
+NUMBER = re.compile(r"\.([0-9]{7})-")  # of what is being written
 MOST = 10**7  # shards that a name can number; the byte after them guards the manifest
+MANIFEST_WAIT = 30.0  # seconds for whoever writes one, which takes milliseconds
 
 
 @fits
@@ -217,10 +220,14 @@ class Job:
             raise cannot_write(self.root, e, f"; it keeps {self.done()} of {self.n} results") from e
 
     def sweep(self) -> None:
-        """Remove what processes that ended in the middle of a write have left."""
-        for part in (self.root / SHARDS).glob("*/.*.part"):
-            with contextlib.suppress(OSError):  # of a disk that cannot be written
-                part.unlink()
+        """Remove what processes that ended in the middle of a write have left; what others are writing stays."""
+        parts = list((self.root / SHARDS).glob("*/.*.part"))
+        if not parts:
+            return
+        with contextlib.suppress(OSError), leases(self.root / LEASES) as lock:  # a disk that cannot be written
+            for part in parts:
+                if left_behind(part) or _of_nobody(part, lock):
+                    part.unlink(missing_ok=True)
 
     def _folder(self, k: int) -> File:
         return self.root / SHARDS / _folder_name(k)
@@ -280,6 +287,17 @@ def _being_written(name: str) -> bool:
     return name.startswith(".") and name.endswith(".part")
 
 
+def _of_nobody(part: File, lock: Leases) -> bool:
+    """Whether what is being written under a name of earlier versions is nobody's: its shard's lease is free."""
+    told = NUMBER.match(part.name)
+    if told is None or owner_of(part.name) is not None:
+        return False
+    k = int(told[1])
+    free = lock.take(k) and lock.certain
+    lock.give(k)
+    return free
+
+
 def _entries(folder: str | File) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as found:
@@ -320,7 +338,7 @@ def _begin(root: File, named: str, facts: dict[str, Any]) -> None:
         if strange and not (root / MANIFEST).exists():
             raise OdesolveError(f"{named} holds {strange[0]!r} and no job: give an empty folder, or a new one")
         with leases(root / LEASES) as lock:
-            lock.take(MOST, wait=True)
+            lock.take(MOST, MANIFEST_WAIT)  # in vain where its holder is stopped: the first manifest stays all the same
             if not (root / MANIFEST).exists():
                 write_new(
                     root / MANIFEST, json.dumps({**facts, "settings": {**settings, "seed": seed}}, indent=1).encode()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path as File
 
@@ -15,6 +16,7 @@ except ImportError:  # Windows
     fcntl = None
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
+POLL = 0.01  # seconds between two looks at whether a lease is given
 
 
 class _Shared:
@@ -28,14 +30,14 @@ class _Shared:
 
 
 _OPEN: dict[tuple[int, int], _Shared] = {}
-_FREED = threading.Condition()  # guards all of it; told when a lease is given
+_GUARD = threading.Lock()  # of all of it
 
 
 def _forget() -> None:
     """In a new process: locks are not inherited, nor are the threads that held leases."""
-    global _FREED
+    global _GUARD
     _OPEN.clear()
-    _FREED = threading.Condition()
+    _GUARD = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -45,32 +47,38 @@ if hasattr(os, "register_at_fork"):
 class Leases:
     """Leases on numbers: one byte of a file each, locked by the kernel, which frees it when the holder ends however it ends.
 
-    The kernel's locks are those of processes; among the threads of one, a set of what is taken does the same. Rejected: lock
-    files with a heartbeat, which need a clock, a patience and a rule for taking over. Locks only spare work: shards are the
-    same whoever makes them, so where a file system has no locks every process takes what it likes.
+    The kernel's locks are those of processes; among the threads of one, a set of what is taken does the same. Locks only spare
+    work: shards are the same whoever makes them, so where a file system has no locks every process takes what it likes.
     """
 
     def __init__(self, path: File):
         self.mine: set[int] = set()
-        with _FREED:
+        self.certain = fcntl is not None  # whether the file system has locks, as far as it was asked
+        with _GUARD:
             shared = _OPEN.get(_key(path)) if path.exists() else None
             self.shared = shared or _Shared(path)
             _OPEN[self.shared.key] = self.shared
             self.shared.users += 1
 
-    def take(self, k: int, wait: bool = False) -> bool:
-        """Whether number k is ours now; with ``wait`` as soon as its holder gives it."""
+    def take(self, k: int, wait: float = 0.0) -> bool:
+        """Whether number k is ours now; its holder has so many seconds to give it."""
+        end = time.monotonic() + wait
+        while not self._taken(k):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def _taken(self, k: int) -> bool:
         if k in self.mine:
             return True
-        with _FREED:
-            while k in self.shared.held:
-                if not wait:
-                    return False
-                _FREED.wait()
+        with _GUARD:
+            if k in self.shared.held:
+                return False
             self.shared.held.add(k)
         taken = False
         try:
-            taken = _locked(self.shared.file, k, wait)
+            taken = self._locked(k)
         finally:
             if taken:
                 self.mine.add(k)
@@ -92,27 +100,26 @@ class Leases:
         """Give everything."""
         for k in list(self.mine):
             self.give(k)
-        with _FREED:
+        with _GUARD:
             self.shared.users -= 1
             if not self.shared.users:
                 _OPEN.pop(self.shared.key, None)
                 os.close(self.shared.file)
 
-    def _free(self, k: int) -> None:
-        with _FREED:
-            self.shared.held.discard(k)
-            _FREED.notify_all()
-
-
-def _locked(file: int, k: int, wait: bool) -> bool:
-    """Whether this process has a byte now: yes, too, where the file system or the system has no locks."""
-    if fcntl is None:
+    def _locked(self, k: int) -> bool:
+        """Whether this process has a byte now: yes, too, where the file system or the system has no locks."""
+        if fcntl is None:
+            return True
+        try:
+            fcntl.lockf(self.shared.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, k)
+        except OSError as e:
+            self.certain = self.certain and e.errno in TAKEN
+            return e.errno not in TAKEN
         return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, k)
-    except OSError as e:
-        return e.errno not in TAKEN
-    return True
+
+    def _free(self, k: int) -> None:
+        with _GUARD:
+            self.shared.held.discard(k)
 
 
 def _key(file: File | int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from odesolve.callee import Callee
 from odesolve.jobs.code import (
@@ -60,6 +60,12 @@ _OF_MODULE = """
 OF_MODULE = frozenset(_OF_MODULE.split())
 QUIET = (logging.Logger, type(threading.Lock()), type(threading.RLock()), weakref.WeakKeyDictionary, threading.local)
 WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")  # the networks of other wrappers of torch
+PREFIX = re.compile(
+    r"(?:(?<=\.)|^)(?:module|_orig_mod|_checkpoint_wrapped_module)\."
+)  # which these put before names of weights
+CALLS = ("__call__", "_wrapped_call_impl")  # what torch calls the one method
+BEFORE = ("_forward_pre_hooks", "_backward_pre_hooks")
 MANGLED = re.compile(r"___torch_mangle_\d+\.?")
 CONTAINERS = (dict, list, tuple, set, frozenset, str, int, float, bytes)
 HEAD = object.__basicsize__
@@ -69,11 +75,10 @@ def unwrapped(value: Any) -> Any:
     """What answers in the place of a wrapper that changes no more than rounding: of a compiler, of ranks, of our doors."""
     while True:
         held = value.__dict__ if hasattr(value, "__dict__") and not isinstance(value, type) else {}
-        if isinstance(value, nn.Module) and "_orig_mod" in held.get("_modules", ()):
-            value = held["_modules"]["_orig_mod"]
-        elif isinstance(value, WRAPPERS):
-            value = value.module
-        elif "_torchdynamo_orig_callable" in held:
+        inner = _network_of(value)
+        if inner is not None and not _adds(value):
+            value = inner
+        elif "_torchdynamo_orig_callable" in held and inner is None:
             value = held["_torchdynamo_orig_callable"]
         elif isinstance(value, Callee):
             value = value.given
@@ -83,6 +88,35 @@ def unwrapped(value: Any) -> Any:
             value = value()
         else:
             return value
+
+
+def _network_of(value: Any) -> nn.Module | None:
+    """The network that a wrapper calls; None of what is no wrapper."""
+    if not isinstance(value, nn.Module) or isinstance(value, torch.jit.ScriptModule):
+        return None
+    if isinstance(value, WRAPPERS):
+        return value.module
+    inside = value.__dict__.get("_modules", {})
+    return next((inside[name] for name in WRAPPED if name in inside and of_library(type(value))), None)
+
+
+def _adds(wrapper: Any) -> bool:
+    """Whether a wrapper does more than to call its network: has hooks, or a forward of the user's."""
+    return _hooked(wrapper) or _own_forward(wrapper) or not of_library(type(wrapper).forward)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return any(module.__dict__.get(name) for name in HOOKS)
+
+
+def _own_forward(wrapper: nn.Module) -> bool:
+    """Whether the user gave this object a forward, other than its network."""
+    forward = wrapper.__dict__.get("forward")
+    return (
+        isinstance(wrapper, WRAPPERS)
+        and forward is not None
+        and getattr(forward, "__self__", None) is not wrapper.module
+    )
 
 
 def parts_of(value: Any) -> Parts:
@@ -101,10 +135,28 @@ def _model(model: Model) -> Parts:
 
 
 def _module(module: nn.Module) -> Parts:
+    net = _network_of(module)
+    if net is None:
+        return _with_hooks(
+            module, {name: list(vars(module)[name].values()) for name in HOOKS if vars(module).get(name)}
+        )
+    outer = {name: list(module.__dict__[name].values()) for name in HOOKS if module.__dict__.get(name)}
+    net = unwrapped(net)
+    own = vars(module)["forward"] if _own_forward(module) else type(module).forward
+    if _network_of(net) is not None or not of_library(own):
+        return Parts("wrapper", [("class", type(module)), ("forward", own), ("module", net), *outer.items()])
+    for name in HOOKS:  # as where the network itself has them
+        own = list(vars(net).get(name, {}).values())
+        both = outer.get(name, []) + own if name in BEFORE else own + outer.get(name, [])
+        outer |= {name: both} if both else {}
+    return _with_hooks(net, outer)
+
+
+def _with_hooks(module: nn.Module, hooks: dict[str, list[Any]]) -> Parts:
     held = vars(module)
     inside = held["_modules"]
     parts = [("class", type(module)), ("order", tuple(inside)), *held["_parameters"].items(), *held["_buffers"].items()]
-    parts += [(name, tuple(held[name].values())) for name in HOOKS if held.get(name)]
+    parts += [(name, tuple(hooks[name])) for name in HOOKS if name in hooks]
     own = [(k, v) for k, v in _attributes(module) if k not in OF_MODULE and k not in HOOKS]
     return Parts("module", [*parts, *inside.items(), *own], ordered=False)
 
@@ -141,7 +193,13 @@ def _function(fn: types.FunctionType) -> Parts:
     return Parts("function", [("code", code), *given, *cells(fn), *outside(fn), *held])
 
 
-def _method(method: types.MethodType) -> Parts:
+def _method(method: Any) -> Parts:
+    net = unwrapped(method.__self__)
+    if net is not method.__self__ and isinstance(net, nn.Module):  # what a wrapper of it calls
+        if method.__name__ in CALLS:
+            method = net.__call__
+        elif method.__name__ == "forward" and not _hooked(net):
+            method = net.forward
     return Parts("method", [("self", method.__self__), ("function", method.__func__)])
 
 
@@ -195,7 +253,15 @@ def _mapping(held: Mapping) -> Parts:
     ordered = isinstance(held, OrderedDict) or any(callable(v) for _, v in items)
     if not text:
         return Parts("mapping", [("", pair) for pair in items], ordered)
+    if items and all(isinstance(v, Tensor) for _, v in items):
+        items = _unprefixed(items)
     return Parts("mapping", items if ordered else sorted(items, key=lambda item: item[0]), ordered)
+
+
+def _unprefixed(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Weights by their names within a network, whatever it was wrapped in."""
+    names = [PREFIX.sub("", name) for name, _ in items]
+    return list(zip(names, (v for _, v in items), strict=True)) if len(set(names)) == len(names) else items
 
 
 def _sequence(held: Any) -> Parts:

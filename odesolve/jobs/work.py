@@ -2,53 +2,82 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as File
 
 from odesolve.errors import once
+from odesolve.jobs import begun
+from odesolve.jobs.ending import GRACE, Stopped, check, graceful, name_of
 from odesolve.jobs.files import Arrays, cannot_write
 from odesolve.jobs.folder import LEASES, Job, joined
 from odesolve.jobs.leases import Leases
-from odesolve.progress import Bar
+from odesolve.jobs.lines import shown
+from odesolve.jobs.notes import Notebook, sweep_notes
+from odesolve.jobs.watch import PATIENCE, Watch
+from odesolve.launch import Launch, launched
 
 Parts = Callable[[range], Iterator[Arrays]]
 POLL, REFRESH = 0.1, 1.0  # seconds between looks at what others hold, and at what all have done
 
 
-def work(job: Job, parts: Parts, progress: bool | None = None) -> Job:
+@dataclass(frozen=True)
+class Limits:
+    """Seconds: without a move of another after which its shard is made here, too; for the end after a signal."""
+
+    patience: float = PATIENCE
+    grace: float = GRACE
+
+
+def work(job: Job, parts: Parts, progress: bool | None = None, limits: Limits | None = None) -> Job:
     """Make all shards that are not there, beside whoever else does; ``parts(ids)`` yields the results of ids, batch by batch.
 
-    Returns when all are there, made here or elsewhere: shards of a process that ended are taken over. Raises OdesolveError for a
-    corrupt shard before any work.
+    Returns when all are there, made here or elsewhere: shards of a process that ended, or does not move, are taken over. Raises
+    OdesolveError for a corrupt shard before any work, Stopped (a SystemExit) after a signal.
     """
+    limits = limits or Limits()
     job.check()
-    todo, rank = job.left(), int(os.environ.get("RANK", 0))
+    todo, launch = job.left(), launched()
     if not todo:  # on a disk that cannot be written, too
-        job.sweep()
+        _swept(job)
         return job
-    at = len(todo) * rank // max(1, int(os.environ.get("WORLD_SIZE", 1)))
+    at = len(todo) * launch.rank // launch.count
     todo = todo[at:] + todo[:at]  # apart, for file systems without locks
+    show = progress if launch.local == 0 else False
+    watch = Watch(job.root, job.named, limits.patience, show is not False)
     with (
         once(),
+        graceful(limits.grace),
+        _told(job),
         _leases(job) as lock,
-        Bar(job.n, progress if _first_here() else False, " samples") as tick,
+        _noted(job, launch) as book,
+        shown(job, show) as tick,
         ThreadPoolExecutor(1) as writer,
     ):
-        worker = _Worker(job, parts, lock, writer, _Meter(job, tick))
-        while todo:
-            todo = [k for k in todo if not worker.make(k)]
-            worker.settle()
-            todo = [k for k in todo if not job.has(k)]
-            worker.meter.others()
-            if todo:
-                time.sleep(POLL)
-        job.sweep()
+        _Worker(job, parts, lock, writer, _Meter(job, tick), watch, book).run(todo)
+    _swept(job)
     return job
+
+
+def _swept(job: Job) -> None:
+    job.sweep()
+    begun.sweep_begun(job)
+    sweep_notes(job.root)
+
+
+@contextmanager
+def _told(job: Job) -> Iterator[None]:
+    """Say in a line what is kept where a signal ends the job."""
+    try:
+        yield
+    except Stopped as e:
+        done = f"{job.named} keeps {job.done()} of {job.n} results, and the batches of shards that were begun"
+        print(f"odesolve: {name_of(e)}: {done}: start the same job again to go on", file=sys.stderr, flush=True)
+        raise
 
 
 @contextmanager
@@ -63,6 +92,15 @@ def _leases(job: Job) -> Iterator[Leases]:
         held.close()
 
 
+@contextmanager
+def _noted(job: Job, launch: Launch) -> Iterator[Notebook]:
+    book = Notebook(job.root, launch)
+    try:
+        yield book
+    finally:
+        book.close()
+
+
 @dataclass
 class _Worker:
     """Makes shards; one is written while the next is computed, for a disk takes milliseconds to say that it has it."""
@@ -72,23 +110,60 @@ class _Worker:
     lock: Leases
     writer: ThreadPoolExecutor
     meter: _Meter
+    watch: Watch
+    book: Notebook
     writing: Future | None = None
+    begun: dict[int, list[File]] = field(default_factory=dict)
+
+    def run(self, todo: list[int]) -> None:
+        """Make these shards, or see that others have."""
+        while todo:
+            self.begun = begun.begun(self.job)
+            todo = [k for k in todo if not self.make(k)]
+            self.settle()
+            todo = [k for k in todo if not self.job.has(k)]
+            self.meter.others()
+            check()
+            if todo:
+                self.watch.look(todo)
+                time.sleep(POLL)
 
     def make(self, k: int) -> bool:
         """Make shard k, unless it is there; False where somebody else is at it."""
-        if not self.lock.take(k):
+        lease = next((n for n in self.watch.leases(k) if self.lock.take(n)), None)
+        if lease is None:
             return False
-        if self.job.has(k):
-            self.lock.give(k)
-            return True
         try:
-            arrays = joined(list(self.meter.counted(self.parts(self.job.ids(k)))))
-            self.settle()
+            arrays = None if self.job.has(k) else self._made(k, lease)
         except BaseException:
-            self.lock.give(k)
+            self.lock.give(lease)
             raise
-        self.writing = self.writer.submit(self._write, k, arrays)
+        if arrays is None:
+            self.lock.give(lease)
+        else:
+            self.writing = self.writer.submit(self._write, k, lease, arrays)
         return True
+
+    def _made(self, k: int, lease: int) -> Arrays:
+        """The results of shard k; where it ends before, what is done is kept for whoever makes it."""
+        check()
+        self.watch.taken_over(k, lease)
+        self.book.begin(k)
+        ids, held = self.job.ids(k), begun.taken_up(self.job, k, self.begun.get(k, []))
+        done = [] if held is None else [held]
+        count = sum(map(begun.rows, done))
+        try:
+            for part in self.meter.counted(self.parts(ids[count:])):
+                done.append(part)
+                count += begun.rows(part)
+                self.book.batch()
+                if count < len(ids):
+                    check()
+        except (Stopped, KeyboardInterrupt):
+            begun.keep(self.job, k, done)
+            raise
+        self.settle()
+        return joined(done)
 
     def settle(self) -> None:
         """Wait for what is being written; raises what that raised."""
@@ -96,16 +171,11 @@ class _Worker:
             self.writing.result()
             self.writing = None
 
-    def _write(self, k: int, arrays: Arrays) -> None:
+    def _write(self, k: int, lease: int, arrays: Arrays) -> None:
         try:
             self.job.write(k, arrays)
         finally:
-            self.lock.give(k)
-
-
-def _first_here() -> bool:
-    """Whether this is the process of its machine that shows how far all are."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+            self.lock.give(lease)
 
 
 class _Meter:

@@ -1,0 +1,72 @@
+"""Shards that were begun: the batches that a process had finished when it was told to end, for whoever makes the shard."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path as File
+
+from odesolve.errors import OdesolveError
+from odesolve.files import Door, contents
+from odesolve.jobs.files import Arrays, content, decode, encode, write_whole
+from odesolve.jobs.folder import NAME, Job, joined
+from odesolve.jobs.owners import left_behind
+
+BEGUN = "begun"
+
+
+def keep(job: Job, k: int, parts: list[Arrays]) -> None:
+    """Keep the batches of shard k that are done; a disk that refuses costs no more than these."""
+    if not parts:
+        return
+    body = encode(joined(parts), job.format)
+    path = job.root / BEGUN / f"{k:07d}-{content(body)}.{job.format}"
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, body)
+
+
+def begun(job: Job) -> dict[int, list[File]]:
+    """The files of shards that were begun, by their number."""
+    found: dict[int, list[File]] = {}
+    for path in sorted((job.root / BEGUN).glob(f"*.{job.format}")):
+        told = NAME.fullmatch(path.name)
+        if told is not None:
+            found.setdefault(int(told[1]), []).append(path)
+    return found
+
+
+def taken_up(job: Job, k: int, paths: list[File]) -> Arrays | None:
+    """The longest beginning of shard k that is whole and of whole batches; None where there is none."""
+    read = [_read(job, k, path) for path in paths]
+    return max((arrays for arrays in read if arrays is not None), key=rows, default=None)
+
+
+def rows(arrays: Arrays) -> int:
+    """How many results arrays hold."""
+    return len(next(iter(arrays.values())))
+
+
+def _read(job: Job, k: int, path: File) -> Arrays | None:
+    door = Door(str(path), "cannot be read", "remove it")
+    try:
+        body = contents(path, door)
+        arrays = decode(body, job.format, door) if content(body) in path.name else {}
+    except OdesolveError:
+        return None
+    if arrays.keys() != job.arrays.keys():
+        return None
+    n = rows(arrays)
+    fits = all(arrays[name].dtype == d and arrays[name].shape == (n, *s) for name, (d, s) in job.arrays.items())
+    whole = 0 < n < len(job.ids(k)) and n % job.settings["batch"] == 0
+    return arrays if fits and whole else None
+
+
+def sweep_begun(job: Job) -> None:
+    """Remove the beginnings of shards that are there, and what was left in the middle of a write."""
+    done = [path for k, paths in begun(job).items() if job.has(k) for path in paths]
+    halves = [path for path in (job.root / BEGUN).glob(".*.part") if left_behind(path)]
+    for path in (*done, *halves):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        (job.root / BEGUN).rmdir()

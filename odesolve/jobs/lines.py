@@ -1,0 +1,54 @@
+"""How far a job is, in lines, where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from odesolve.jobs.folder import Job
+from odesolve.progress import Bar
+
+FIRST, EVERY = 10.0, 60.0  # seconds until the first line, and between two
+
+
+class Lines:
+    """``with Lines(job) as tick``: tick(n) of n results that are there prints a line now and then, at most one a minute."""
+
+    def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
+        self.job, self.clock = job, clock
+        self.begun: tuple[float, float] | None = None
+        self.next, self.lines = 0.0, 0
+
+    def __enter__(self) -> Callable[[float], None]:
+        return self
+
+    def __call__(self, n: float) -> None:
+        now = self.clock()
+        if self.begun is None:
+            self.begun, self.next = (now, n), now + FIRST
+        if now >= self.next:
+            self.next = now + EVERY
+            self._line(n, now)
+
+    def _line(self, n: float, now: float) -> None:
+        job, (when, before) = self.job, self.begun or (now, n)
+        rate = (n - before) / (now - when) if now > when else 0.0
+        done = f"{len(job.found())} of {job.shards} shards, {n:.0f} of {job.n} results"
+        left = f", about {timedelta(seconds=round((job.n - n) / rate))} left" if rate and n < job.n else ""
+        print(f"odesolve: {job.named}: {done}, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+        self.lines += 1
+
+    def __exit__(self, *error: Any) -> None:
+        if self.lines and error[0] is None:
+            self._line(self.job.n, self.clock())
+
+
+def shown(job: Job, progress: bool | None) -> Bar | Lines:
+    """What shows how far a job is: a bar on a terminal, else lines."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if progress is None and sys.stderr is not None and not terminal:
+        return Lines(job)
+    return Bar(job.n, progress, " samples")

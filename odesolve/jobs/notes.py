@@ -1,0 +1,101 @@
+"""What every process of a job works at, in a file of its own, for those that wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path as File
+
+import msgspec
+
+from odesolve.jobs.owners import fresh_name, host, left_behind, owner_of
+from odesolve.launch import Launch
+
+WORKERS = "workers"
+LENGTH = 400  # bytes of a note, so that a new one covers the old
+EACH = 1.0  # seconds between two notes of one shard
+
+
+class Note(msgspec.Struct):
+    """Who is at which shard, since when by its own clock, and how many batches of it are done."""
+
+    host: str
+    pid: int
+    rank: int
+    shard: int
+    since: float
+    done: int = 0
+    name: str = ""
+
+    def told(self) -> str:
+        """Whose the shard is and since when, in words."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
+        owner = owner_of(self.name)
+        halted = f", which is stopped: kill -CONT {self.pid} lets it go on" if owner and owner.halted() else ""
+        return f"rank {self.rank} (pid {self.pid} on {self.host}) has it since {since}{halted}"
+
+
+class Notebook:
+    """This call's own note; where nothing can be written the others know less, and no more is lost."""
+
+    def __init__(self, root: File, launch: Launch):
+        self.name = fresh_name()
+        self.path = root / WORKERS / f"{self.name}.json"
+        self.note = Note(host(), os.getpid(), launch.rank, -1, 0.0)
+        self.at = 0.0
+        self.file: int | None = None
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(exist_ok=True)
+            self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
+
+    def begin(self, k: int) -> None:
+        """Shard k is ours now."""
+        self.note.shard, self.note.since, self.note.done = k, time.time(), 0
+        self._write()
+
+    def batch(self) -> None:
+        """One batch more of it is done."""
+        self.note.done += 1
+        if time.monotonic() - self.at > EACH:
+            self._write()
+
+    def close(self) -> None:
+        """Nothing is ours any more."""
+        if self.file is not None:
+            os.close(self.file)
+            self.file = None
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        with contextlib.suppress(OSError):  # others have theirs there
+            self.path.parent.rmdir()
+
+    def _write(self) -> None:
+        self.at = time.monotonic()
+        if self.file is not None:
+            with contextlib.suppress(OSError):  # a full disk
+                os.lseek(self.file, 0, os.SEEK_SET)
+                os.write(self.file, msgspec.json.encode(self.note).ljust(LENGTH))
+
+
+def notes(root: File) -> list[Note]:
+    """The notes of all that have not ended, as far as that is known."""
+    found = []
+    for path in sorted((root / WORKERS).glob("*.json")):
+        if left_behind(path):
+            continue
+        with contextlib.suppress(OSError, msgspec.DecodeError):  # gone, or half written
+            note = msgspec.json.decode(path.read_bytes(), type=Note)
+            note.name = path.stem
+            found.append(note)
+    return found
+
+
+def sweep_notes(root: File) -> None:
+    """Remove the notes of processes that have ended."""
+    for path in (root / WORKERS).glob("*.json"):
+        if left_behind(path):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    with contextlib.suppress(OSError):
+        (root / WORKERS).rmdir()

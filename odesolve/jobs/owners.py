@@ -1,0 +1,99 @@
+"""Whose a file or a shard is: processes by names that no other has, and whether one of them has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import socket
+import time
+from functools import cache
+from pathlib import Path as File
+from typing import NamedTuple
+
+PROCESSES = File("/proc")
+NAME = re.compile(r"(?:^|\.)([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}(?:\.part|\.json)?$")
+STATE, BEGAN = 0, 19  # fields of /proc/PID/stat, after the name of the program
+ENDED, HALTED = "ZX", "Tt"
+DAY = 86_400.0  # seconds after which what somebody left is nobody's, where nothing else can be known
+
+
+class Owner(NamedTuple):
+    """A process: ``place`` is the boot of a machine and the processes that see each other on it, ``began`` its start since."""
+
+    place: str
+    pid: int
+    began: int
+
+    def ended(self) -> bool | None:
+        """Whether it has ended; None where that cannot be known from here."""
+        state = self._state()
+        return None if state is None else state in ENDED
+
+    def halted(self) -> bool:
+        """Whether it is known to be stopped, by SIGSTOP or Ctrl-Z."""
+        return (self._state() or "?") in HALTED
+
+    def _state(self) -> str | None:
+        if not self.place.strip("0") or self.place != _place():
+            return None
+        fields = _fields(self.pid)
+        if fields is None or int(fields[BEGAN]) != self.began:  # another process has the number now
+            return "X"
+        return fields[STATE]
+
+
+def fresh_name() -> str:
+    """The name of something of this process, which nobody else gives."""
+    pid = os.getpid()
+    return f"{_place()}-{pid}-{_began(pid)}-{secrets.token_hex(4)}"
+
+
+def owner_of(name: str) -> Owner | None:
+    """Whose a name is; None for one that is none of ours."""
+    found = NAME.search(name)
+    return None if found is None else Owner(found[1], int(found[2]), int(found[3]))
+
+
+def left_behind(path: str | File) -> bool:
+    """Whether what made a file has ended: known of processes of this machine, of others only after a day."""
+    owner = owner_of(os.path.basename(path))
+    ended = None if owner is None else owner.ended()
+    if ended is not None:
+        return ended
+    with contextlib.suppress(OSError):
+        return time.time() - os.stat(path).st_mtime > DAY
+    return False
+
+
+def host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+@cache
+def _place() -> str:
+    """Eight digits of this boot and of the processes that are seen here, as in a container; 0 where the system tells neither."""
+    try:
+        boot = (PROCESSES / "sys/kernel/random/boot_id").read_text()
+        seen = os.readlink(PROCESSES / "self/ns/pid")
+    except OSError:
+        return "0" * 8
+    return hashlib.sha256(f"{boot} {seen}".encode()).hexdigest()[:8]
+
+
+@cache
+def _began(pid: int) -> str:
+    """When this process began; by its number, as one that is forked has another."""
+    fields = _fields(pid)
+    return "0" if fields is None else fields[BEGAN]
+
+
+def _fields(pid: int) -> list[str] | None:
+    """What the system says of a process after its name; None where there is none."""
+    try:
+        return (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None

@@ -1,0 +1,157 @@
+"""The end that others set: what SIGTERM and SIGUSR1 keep, how long it takes, and what a command says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import odesolve as ode
+from odesolve.jobs import ending
+from tests.jobs.ranks import BATCH, SHARD, Calls, N, Slow, draw, start, until
+
+KINDS = [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+
+
+def interrupted(out, number, code, at=5, **options):
+    """A job that a signal ended in its second shard, of two batches in two steps each."""
+    calls = Calls(number, at)
+    (p,) = start(lambda: draw(out, Slow(before=calls), **options))
+    p.join(20.0)
+    assert p.exitcode == code
+    return calls.value
+
+
+@pytest.mark.parametrize(("number", "code"), KINDS)
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+def test_the_running_batch_is_kept(tmp_path, capfd, number, code, format):
+    whole = draw(tmp_path / "whole", Slow(), format=format)
+    assert interrupted(tmp_path / "job", number, code, format=format) == 6  # the batch that ran was finished, no more
+    name = signal.Signals(number).name
+    assert capfd.readouterr().err.splitlines() == [
+        f"odesolve: {name}: {tmp_path}/job keeps 8 of {N} results, and the batches of shards that were begun: "
+        "start the same job again to go on"
+    ]
+    kept = list((tmp_path / "job" / "begun").iterdir())
+    assert [p.name[:8] for p in kept] == ["0000001-"]
+    calls = Calls()
+    job = draw(tmp_path / "job", Slow(0.0, calls), format=format)
+    assert calls.value == 2 * N // BATCH - 6
+    assert job.digest == whole.digest
+    assert sorted(p.name for p in job.root.iterdir()) == ["job.json", "leases", "shards"]
+
+
+def test_a_shard_is_written_where_its_last_batch_was_running(tmp_path):
+    """Then there is nothing that was begun."""
+    assert interrupted(tmp_path, signal.SIGTERM, 143, at=7) == 8
+    assert ode.jobs.Job(tmp_path).done() == 2 * SHARD
+    assert not (tmp_path / "begun").exists()
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_grace_is_a_limit(tmp_path, twice):
+    """And a second signal ends at once."""
+    calls = Calls()
+    (p,) = start(lambda: draw(tmp_path, Slow(30.0, calls), grace=60.0 if twice else 0.2))
+    until(lambda: calls.value >= 1)
+    began = time.monotonic()
+    p.terminate()
+    if twice:
+        time.sleep(0.2)
+        p.terminate()
+    p.join(10.0)
+    assert p.exitcode == 143
+    assert time.monotonic() - began < 8.0
+    assert draw(tmp_path, Slow()).done() == N
+
+
+@pytest.mark.parametrize("harm", ["half", "other", "rows", "flipped"])
+def test_what_was_begun_is_taken_up_only_if_it_is_whole(tmp_path, harm):
+    interrupted(tmp_path / "job", signal.SIGTERM, 143)
+    (path,) = (tmp_path / "job" / "begun").iterdir()
+    body = path.read_bytes()
+    if harm == "half":
+        path.write_bytes(body[:100])
+    elif harm == "flipped":
+        path.write_bytes(body[:200] + bytes([body[200] ^ 1]) + body[201:])
+    elif harm == "other":
+        path.rename(path.with_name("0000001-0123456789abcdef.npz"))
+    else:
+        other = draw(tmp_path / "other", Slow(), shard=2 * SHARD).found()[0]
+        path.unlink()
+        path.with_name(other.name.replace("0000000-", "0000001-")).write_bytes(other.read_bytes())
+    job = draw(tmp_path / "job", Slow())
+    assert job.digest == draw(tmp_path / "whole", Slow()).digest
+    assert not (tmp_path / "job" / "begun").exists()
+
+
+def test_handlers_of_others_stay(tmp_path):
+    """As those of a launcher, or of a framework that asks to be queued again."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *args: seen.append(args))
+    try:
+        net = Slow(before=lambda: os.kill(os.getpid(), signal.SIGTERM) if not seen else None)
+        assert draw(tmp_path, net).done() == N
+        assert len(seen) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_handlers_are_there_again_afterwards(tmp_path):
+    before = [signal.getsignal(number) for number in ending.SIGNALS]
+    draw(tmp_path, Slow())
+    assert [signal.getsignal(number) for number in ending.SIGNALS] == before
+    thread = threading.Thread(target=draw, args=(tmp_path / "thread", Slow()))  # where no handler can be set
+    thread.start()
+    thread.join(30.0)
+    assert ode.jobs.Job(tmp_path / "thread").done() == N
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), "3", True, None])
+def test_what_is_no_time(tmp_path, wrong):
+    with pytest.raises(ode.OdesolveError, match="grace"):
+        draw(tmp_path / "job", Slow(), grace=wrong)
+    with pytest.raises(ode.OdesolveError, match="patience"):
+        draw(tmp_path / "job", Slow(), patience=wrong)
+    assert not (tmp_path / "job").exists()
+
+
+SOURCE = """
+import time
+import odesolve as ode
+
+def net(x, t):
+    time.sleep(0.02)
+    return x
+
+def model():
+    return ode.Model(net, ode.paths.VP(), "noise")
+
+def endless():
+    open("loading", "w").close()
+    time.sleep(60.0)
+"""
+
+
+@pytest.mark.parametrize(("number", "code", "job"), [(*KINDS[0], True), (*KINDS[1], False)])
+def test_commands_end_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, job):
+    """Within a job, and while a network is loaded."""
+    (tmp_path / "nets.py").write_text(SOURCE)
+    factory = "nets.py:model" if job else "nets.py:endless"
+    words = ["sample", factory, "--shape", "4,3", "--steps", "4", "-n", "4000", "--out", "job"]
+    command = [sys.executable, "-m", "odesolve", *words]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        until(lambda: (tmp_path / ("job/workers" if job else "loading")).exists())
+        time.sleep(0.1)
+        p.send_signal(number)
+        out, err = p.communicate(timeout=30)
+    name = signal.Signals(number).name
+    said = f"odesolve: {name}: job keeps " if job else f"odesolve: ended by {name}: the same command goes on"
+    assert (p.returncode, out, err.count("\n")) == (code, "", 1)
+    assert err.startswith(said)
