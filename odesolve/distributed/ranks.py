@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from odesolve.distributed.waits import BROKEN, LIMITS, gathered
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
-from odesolve.launch import address, launched
+from odesolve.launch import address, launched, own_device
 from odesolve.meant import count, meant, number
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -83,7 +83,7 @@ def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
 def _join(kind: str, limit: float) -> None:
     launch = launched()
     if kind == "cuda":
-        torch.cuda.set_device(launch.local)
+        own_device(launch)
     options: dict[str, Any] = {"backend": BACKENDS[kind], "timeout": timedelta(seconds=limit)}
     if launch.by == "torchrun":
         dist.init_process_group(**options)
