@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar, cast
 
-from odesolve.errors import OdesolveError, UnknownOption, nearest
+import torch
+
+from odesolve.errors import OdesolveError, UnknownOption, nearest, short
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -221,11 +223,23 @@ def fits_call(call: C) -> C:
     def outer(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return call(self, *args, **kwargs)
-        except TypeError as error:
-            refuse_misfit(error, f"{type(self).__name__}(...)", call, (self, *args), kwargs)
+        except (TypeError, AttributeError, RuntimeError) as error:
+            _refuse_kinds(error, kwargs)
+            if isinstance(error, TypeError):
+                refuse_misfit(error, f"{type(self).__name__}(...)", call, (self, *args), kwargs)
             raise
 
     return cast(C, outer)
+
+
+def _refuse_kinds(error: Exception, given: Mapping[str, Any]) -> None:
+    """Raise OdesolveError where a call failed that was given conditions without names, or a generator of another library."""
+    cond, generator = given.get("cond"), given.get("generator")
+    if cond is not None and not (isinstance(cond, Mapping) and all(isinstance(k, str) for k in cond)):
+        told = "give what the network is called with by name, as cond={'label': y}"
+        raise OdesolveError(f"cond is {short(cond)}: {told}") from error
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise OdesolveError(f"generator is {short(generator)}: give a torch.Generator") from error
 
 
 def _without_arguments(self: Any) -> None:

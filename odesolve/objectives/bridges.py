@@ -23,7 +23,7 @@ from odesolve.models import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
 from odesolve.objectives.conditioned import coupled
-from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, seen
+from odesolve.objectives.draws import check_data, check_noise, checked_times, column, mask_for, mean_square, seen
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path
@@ -180,6 +180,7 @@ class Interpolant:
         if z is None:
             device = x.device if generator is None else generator.device
             z = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+        check_noise(z)
         if y.shape != x.shape or z.shape != x.shape:
             given = f"source {tuple(y.shape)} and noise {tuple(z.shape)} for data {tuple(x.shape)}"
             raise OdesolveError(f"{given}: give one of each for each sample")

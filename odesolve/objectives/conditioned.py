@@ -13,7 +13,7 @@ from torch import Tensor
 
 from odesolve.conditions import of_samples
 from odesolve.errors import OdesolveError
-from odesolve.given import short
+from odesolve.given import dense, short
 from odesolve.objectives.couplings import Independent
 
 Cond = Mapping[str, Any]
@@ -33,11 +33,11 @@ def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generato
     Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither labels nor numbers.
     """
     if isinstance(coupling, Independent):
-        return coupling(x, noise, generator)
+        return _asked(coupling, x, noise, generator)
     if cond and _takes_cond(coupling):
-        return coupling(x, noise, generator, cond=cond)
+        return _asked(coupling, x, noise, generator, cond=cond)
     labels, beside = list[Tensor](), list[Tensor]()
-    for name, value in of_samples(cond or {}, len(x)):
+    for name, value in of_samples(_listed("", cond or {}, len(x)), len(x)):
         marks, numbers = _read(name, value)
         if marks is not None:
             labels.append(marks.to(x.device))
@@ -45,7 +45,7 @@ def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generato
             root = _root(coupling, name, value, x, noise)
             beside.append(root * numbers.to(x).reshape(len(x), -1))
     if not labels and not beside:
-        return coupling(x, noise, generator)
+        return _asked(coupling, x, noise, generator)
     groups = _groups(labels) if labels else [torch.arange(len(x), device=x.device)]
     out = noise.new_empty(len(x), *noise.shape[1:])
     for rows in groups:
@@ -55,11 +55,24 @@ def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generato
     return out
 
 
+def _asked(coupling: Any, x: Tensor, noise: Tensor, generator: torch.Generator | None, **cond: Any) -> Tensor:
+    """What a coupling answers. Raises OdesolveError for what is not a sample of the noise for each of the data."""
+    found = coupling(x, noise, generator, **cond)
+    expected = (len(x), *noise.shape[1:])
+    if not isinstance(found, Tensor) or found.shape != expected or found.dtype != noise.dtype:
+        given = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise OdesolveError(
+            f"coupling returned {given}: return the noise in its order, {noise.dtype} of shape {expected}"
+        )
+    return found
+
+
 def _near(coupling: Any, x: Tensor, noise: Tensor, beside: list[Tensor], generator: torch.Generator | None) -> Tensor:
     """The coupling of samples that have more numbers beside them, the same ones on both sides."""
     if not beside:
-        return coupling(x, noise, generator)
-    wide = coupling(*(torch.cat([v.flatten(1), *(b.to(v) for b in beside)], 1) for v in (x, noise)), generator)
+        return _asked(coupling, x, noise, generator)
+    data, source = (torch.cat([v.flatten(1), *(b.to(v) for b in beside)], 1) for v in (x, noise))
+    wide = _asked(coupling, data, source, generator)
     return wide[:, : noise[0].numel()].reshape(noise.shape)
 
 
@@ -68,6 +81,19 @@ def _groups(labels: list[Tensor]) -> list[Tensor]:
     _, group = torch.unique(torch.stack(labels, 1), dim=0, return_inverse=True)
     order = group.argsort(stable=True)
     return list(order.split(torch.bincount(group).tolist()))
+
+
+def _listed(name: str, value: Any, n: int) -> Any:
+    """Conditions whose rows stand in tuples and the like as lists. Raises OdesolveError for rows that are tensors in a list."""
+    if isinstance(value, Mapping):
+        return {k: _listed(f"{name}.{k}" if name else str(k), v, n) for k, v in value.items()}
+    if type(value) not in (list, tuple, range) or len(value) != n:
+        return value
+    if not any(isinstance(v, Tensor) for v in value):
+        return list(value)
+    if type(value) is tuple or all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
+        return value  # several conditions
+    raise OdesolveError(f"coupling: the condition {name!r} is a list of {n} tensors: give one, torch.stack({name})")
 
 
 def _takes_cond(coupling: Any) -> bool:
@@ -92,17 +118,31 @@ def _root(coupling: Any, name: str, value: Any, x: Tensor, noise: Tensor) -> flo
 
 
 def _read(name: str, value: Any) -> tuple[Tensor | None, Tensor | None]:
-    """A condition as labels (B,), or as real numbers (B, ...)."""
+    """A condition as labels (B,), or as real numbers (B, ...); neither of one that has no numbers."""
     if not isinstance(value, Tensor):
-        value = np.asarray(value)
+        value = _array(name, value)
         if value.dtype.kind not in "biuf":
             return _numbered(name, value.tolist()), None
         value = torch.as_tensor(value)
+    if not dense(value) or value.is_meta:
+        given = f"the condition {name!r} is on the meta device, quantized or {value.layout}"
+        raise OdesolveError(f"coupling: {given}: give its numbers in a dense tensor")
+    if not value.numel():
+        return None, None
     if value.is_complex():
         raise OdesolveError(f"coupling: the condition {name!r} is {value.dtype}: give its real and imaginary parts")
     if value.is_floating_point():
         return None, value.detach()
     return torch.unique(value.reshape(len(value), -1), dim=0, return_inverse=True)[1], None
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """Rows as an array. Raises OdesolveError for rows of several lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        given = f"the condition {name!r} is {short(value)}, rows of several lengths"
+        raise OdesolveError(f"coupling: {given}: give one label or one row of numbers a sample") from None
 
 
 def _numbered(name: str, values: list[Any]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.given import short
+from odesolve.given import dense, refuse_loose, short
 from odesolve.grids import ROUNDING
 from odesolve.keys import keys_of
 from odesolve.models import Model
@@ -20,9 +20,16 @@ def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | Non
     if noise is None:
         device = x.device if generator is None else generator.device
         return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
+    check_noise(noise)
     if noise.shape != x.shape:
         raise OdesolveError(f"noise has shape {tuple(noise.shape)} for data {tuple(x.shape)}: give one for each sample")
     return noise
+
+
+def check_noise(noise: Tensor) -> None:
+    """Raise OdesolveError for noise that is no dense tensor of numbers."""
+    if not isinstance(noise, Tensor) or not dense(noise) or noise.is_meta:
+        raise OdesolveError(f"noise is {short(noise)}: give a dense tensor, one row for each sample")
 
 
 def same_draws(x: Tensor) -> Callable[[], None]:
@@ -54,7 +61,11 @@ def seed_for(generator: torch.Generator | None) -> int | None:
 
 def check_data(x: Tensor) -> None:
     """Raise OdesolveError unless x is a batch (B, ...) of float32 or float64."""
-    if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16):
+    if isinstance(x, Tensor):
+        refuse_loose("the data", x)
+        if x.is_meta:
+            raise OdesolveError("the data are on the meta device, without numbers: give them on the network's")
+    if isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < 4:
         raise OdesolveError(f"the data are {x.dtype}: give x.float(), as ode.Model casts what its network is to see")
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or not len(x):
         given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
@@ -83,6 +94,8 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
     low, high = sorted((model.path.t_data, model.path.t_noise))
     if not isinstance(t, Tensor):
         raise OdesolveError(f"t is {short(t)}: give one time a sample, a tensor (B,)")
+    if t.is_complex() or not dense(t) or t.is_meta:
+        raise OdesolveError(f"t is {t.dtype}, {t.layout}, on {t.device}: give real times in a dense tensor (B,)")
     if t.shape != x.shape[:1]:
         raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample")
     t = t.double()
@@ -114,7 +127,7 @@ def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
     """
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.is_complex():
+    if not isinstance(mask, Tensor) or mask.is_complex() or not dense(mask) or (mask.is_meta and not x.is_meta):
         raise OdesolveError(f"mask is {short(mask)}: give a tensor of booleans or weights that broadcasts to x")
     try:
         own = mask.to(x.device, x.dtype).expand(x.shape)

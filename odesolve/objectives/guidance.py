@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import real, short
+from odesolve.given import dense, real, short
 from odesolve.meant import meant
 
 
@@ -87,16 +87,27 @@ def _without(name: str, value: Any, null: Any, gone: Tensor) -> Any:
 
 def _null(name: str, value: Tensor, null: Any) -> Tensor:
     """The null of a condition, in its dtype and shape."""
+    if not dense(value) or value.is_meta:
+        raise OdesolveError(f"{name} is on the meta device or {value.layout}: give its numbers in a dense tensor")
     try:
         given = torch.as_tensor(null, device=value.device)
     except (TypeError, ValueError, RuntimeError):
         raise OdesolveError(f"{name} is {short(value)} and its null {short(null)}: give one kind") from None
-    other = given.to(value.dtype)
-    if not value.is_floating_point() and not bool((other == given).all()):
+    if not _holds(value.dtype, given):
         raise OdesolveError(
             f"{name} is {value.dtype}, which cannot hold its null {short(null)}: give one of its own kind"
         )
     try:
-        return other.expand_as(value)
+        return given.to(value.dtype).expand_as(value)
     except RuntimeError as e:
-        raise OdesolveError(f"{name} is {tuple(value.shape)} and its null {tuple(other.shape)}: give one kind") from e
+        raise OdesolveError(f"{name} is {tuple(value.shape)} and its null {tuple(given.shape)}: give one kind") from e
+
+
+def _holds(dtype: torch.dtype, given: Tensor) -> bool:
+    """Whether a type can hold numbers: whole ones as they are, others to rounding."""
+    if given.is_complex() and not dtype.is_complex:
+        return False
+    other = given.to(dtype)
+    if dtype.is_floating_point or dtype.is_complex:
+        return bool((other.isfinite() | ~given.isfinite()).all())
+    return bool((other == given).all())

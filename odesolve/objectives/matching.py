@@ -68,7 +68,7 @@ class Matching:
         coupling: which noise goes with which data, see ``objectives.couplings``, or its name such as "optimal_transport"; by
             default as they come. Within labels, where there are conditions: see ``conditioned.coupled``.
         importance: divide by the density of ``times`` relative to the uniform one (of a table: by its probabilities relative to
-            equal ones), so that the law changes the variance alone.
+            equal ones), so that the law changes the variance alone; of a law on part of the path the loss is that of the part.
         uncertainty: u, a function or module of times (B,), such as ``Uncertainty(path)``, whose parameters are trained along:
             the loss becomes raw exp(-u) + u, whose minimum has e^u the mean raw loss of a time, so that all times weigh the
             same (Karras et al. 2024, EDM2, appendix B).
@@ -134,7 +134,11 @@ class Matching:
         raw = mean_square(said - target, mask_for(mask, x))
         raw = raw if rows.factor is None else raw * rows.factor.to(raw.dtype)
         each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
-        each = each / laws.relative(self.times, t, path).to(raw.dtype) if self.importance else each
+        if self.importance:
+            density = laws.relative(self.times, t, path)
+            if given:
+                check_finite(t, density > 0, "the factor of importance, one over the density of times=,")
+            each = each / density.to(raw.dtype)
         return Terms(each.mean(), each, t, raw=raw)
 
     def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, cond, generator) -> tuple[Tensor, Tensor]:

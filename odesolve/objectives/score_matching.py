@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from odesolve import trace as traces
 from odesolve.errors import OdesolveError
-from odesolve.given import row
+from odesolve.given import real, row
 from odesolve.keywords import door
 from odesolve.meant import count, meant, one_of, text
 from odesolve.models import Model
@@ -151,7 +151,7 @@ class ScoreMatching(ABC):
         if t is None:
             t = laws.drawn(self.times, len(x), model.path, generator)
         elif not isinstance(t, Tensor):
-            t = torch.full((len(x),), float(t), dtype=torch.float64)
+            t = torch.full((len(x),), real("t", t, "one time, or a tensor (B,)"), dtype=torch.float64)
         t, noise = checked_times(t, x, model), normal_for(x, noise, generator)
         sigma = model.path.sigma(t)
         own = model.given(**cond)

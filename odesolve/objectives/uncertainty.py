@@ -49,8 +49,9 @@ class Uncertainty(nn.Module):
 
 def balanced(raw: Tensor, u: Tensor) -> Tensor:
     """raw exp(-u) + u, (B,). Raises OdesolveError for a u of another shape."""
-    if not isinstance(u, Tensor) or u.shape != raw.shape:
-        given = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+    if not isinstance(u, Tensor) or u.shape != raw.shape or u.is_complex():
+        shape = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+        given = u.dtype if isinstance(u, Tensor) and u.is_complex() else shape
         raise OdesolveError(f"uncertainty returned {given} for {len(raw)} times: return one number each, (B,)")
     u = u.to(raw.dtype)
     return raw * torch.exp(-u) + u

@@ -66,6 +66,8 @@ def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: fl
         given = weight(path, t)
         if not isinstance(given, Tensor) or given.shape != t.shape:
             raise OdesolveError(f"the weight returned {getattr(given, 'shape', type(given).__name__)}: return (n,)")
+        if given.is_complex():
+            raise OdesolveError(f"the weight returned {given.dtype}: return real numbers (n,)")
         return given
     return weighted(path, t, weight, predicts, sigma_data)
 
