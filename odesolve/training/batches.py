@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.given import short
 from odesolve.meant import count, meant
-from odesolve.training.rows import held_by, moved_to, taken, tensor_of
+from odesolve.training.rows import check_rows, held_by, moved_to, taken, tensor_of
 
 Cond = Mapping[str, Any]
 Data = Tensor | np.ndarray
 Batch = tuple[tuple[Tensor, ...], Cond | None]
 Names = tuple[str, ...]
+_ENDED = object()
 
 
 class Batches:
@@ -42,6 +44,8 @@ class Batches:
         self.data = tuple(tensor_of(v) for v in (data if several else (data,)))
         if not self.data or not all(isinstance(v, Tensor) and v.dim() for v in self.data):
             raise OdesolveError(f"data is {short(data)}: give a tensor (N, ...), or several of as many rows")
+        for v in self.data:
+            check_rows(v, "data")
         self.n = len(self.data[0])
         if any(len(v) != self.n for v in self.data) or not self.n:
             given = ", ".join(str(tuple(v.shape)) for v in self.data)
@@ -86,10 +90,10 @@ class Stream:
                 return as_batch(item, self.names)
 
     def _next(self) -> Any:
-        item = next(self.running, None)
-        if item is None:
+        item = next(self.running, _ENDED)
+        if item is _ENDED:
             item = self._first()
-        if item is None:
+        if item is _ENDED:
             raise OdesolveError(f"the data ended after {self.done} batches: give more, or what can be iterated again")
         return item
 
@@ -100,7 +104,7 @@ class Stream:
                 sampler.set_epoch(self.begun)
         with _seeded(self.seed, self.begun) if isinstance(self.data, DataLoader) else nullcontext():
             self.running = iter(self.data)
-            item = next(self.running, None)  # it is here that samplers draw their order
+            item = next(self.running, _ENDED)  # it is here that samplers draw their order
         self.begun += 1
         return item
 
@@ -201,7 +205,12 @@ def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callabl
     if isinstance(data, Batches):
         return data
     if callable(data):
+        check_call(data, "data", "generator")
         return lambda step: as_batch(data(generator), names)
+    if isinstance(data, Dataset) and not isinstance(data, Iterable):
+        raise OdesolveError(
+            f"the data are {type(data).__name__}, of single samples: give DataLoader(data, {batch}, shuffle=True)"
+        )
     if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         raise OdesolveError(
             f"the data are {type(data).__name__}: give a tensor, a DataLoader of a data set, or a function that draws batches"

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from odesolve.convention import check_call
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
 from odesolve.given import real
@@ -101,7 +103,8 @@ class Growing:
 
     def __call__(self, k: int) -> float:
         """The share that the average keeps in update k = 1, 2, ..., which follows step k - 1."""
-        return math.exp(self.first * math.log(self.decay) / self.points(k - 1))
+        points = real(f"points of step {k - 1}", self.points(k - 1), "a number of points above 0", above=0.0)
+        return math.exp(self.first * math.log(self.decay) / points)
 
 
 @fits
@@ -127,6 +130,12 @@ class EMA:
             raise OdesolveError(f"the source is {type(source).__name__}: give the nn.Module that is trained")
         if dtype not in (None, torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64, or None for that of the weights")
+        if any(is_lazy(p) for p in source.parameters()):
+            raise OdesolveError(
+                "the source has weights of no shape yet: call it once on a batch of data before EMA(source)"
+            )
+        if callable(profile):
+            check_call(profile, "profile", "k")
         narrow = [name for name, p in source.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
         if narrow and dtype is None:
             told = "give dtype=torch.float32 for the average, or keep weights in float32 and compute with autocast"
@@ -162,7 +171,7 @@ class EMA:
 
     def _mix(self, average, weights, _) -> None:
         keep = self.profile(self.updates + 1)
-        if not 0.0 <= keep <= 1.0:
+        if isinstance(keep, (str, bytes, type(None))) or not 0.0 <= keep <= 1.0:
             raise OdesolveError(
                 f"the profile returned {keep} for update {self.updates + 1}: return a share from 0 to 1"
             )

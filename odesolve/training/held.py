@@ -115,7 +115,7 @@ def _check_make(file: File, name: str, part: Any, state: Any) -> None:
         found = differences(_shapes(state), _shapes(mine)) or differences(_kinds(state), _kinds(mine))
     elif isinstance(part, Optimizer):
         found = _other_optimiser(part, state)
-    elif isinstance(part, LRScheduler) and "last_epoch" not in state:
+    elif isinstance(part, LRScheduler) and "last_epoch" not in state and "last_epoch" in part.state_dict():
         found = ["it has no last_epoch"]
     elif isinstance(part, (LRScheduler, GradScaler)):
         found = _clashes(state, part.state_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path as File
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from odesolve.errors import OdesolveError
 from odesolve.given import named as file_name
+from odesolve.given import real
 from odesolve.keywords import door
 from odesolve.meant import count, meant, number, one_of, takes
 from odesolve.progress import Bar
-from odesolve.training.batches import Batches, Cond, source_of
+from odesolve.training.batches import Batches, Cond, names_of, source_of
 from odesolve.training.ema import EMA
 from odesolve.training.optimisers import optimiser_of
 from odesolve.training.portions import Portions
@@ -28,6 +29,7 @@ from odesolve.training.steps import Step
 __all__ = ["History", "NotFinite", "fit", "warm_up"]
 
 HALVES = (torch.float16, torch.bfloat16)
+FACTOR = "a finite number of at least 0"
 After = Callable[[int, Any], bool | None]
 
 
@@ -39,7 +41,12 @@ def warm_up(optimiser: Optimizer, steps: int, then: Callable[[int], float] | Non
     """
     if steps < 0:
         raise OdesolveError(f"warmup={steps}: give a number of steps, 0 for none")
-    return LambdaLR(optimiser, lambda k: min(1.0, (k + 1) / max(1, steps)) * (1.0 if then is None else float(then(k))))
+
+    def factor(k: int) -> float:
+        share = 1.0 if then is None else real(f"the schedule's factor of step {k}", then(k), FACTOR, 0.0)
+        return min(1.0, (k + 1) / max(1, steps)) * share
+
+    return LambdaLR(optimiser, factor)
 
 
 @door(
@@ -125,18 +132,19 @@ def fit(
     folder = None if folder is None else file_name("folder", folder, "a folder")
     named = isinstance(optimiser if optimizer is None else optimizer, str)
     chosen = optimiser_of(optimiser, optimizer, _trained(objective, network) if named else nn.Identity())
-    step = Step(objective, chosen, _rates(chosen, warmup, schedule), ema, clip, dtype)
+    step = Step(objective, chosen, _rates(chosen, warmup, schedule, steps), ema, clip, dtype)
     check_learned(objective, step.trained)
+    _check_average(ema, step)
     run = Run(step, generator, None if folder is None else File(folder), _seed(generator))
+    run.alike(steps, every, folder, batch=batch, accumulate=accumulate, warmup=warmup, clip=clip, schedule=schedule)
     done = run.found()
     run.spread(accumulate)
     if folder is not None:
         known = network_of(objective, network, step.trained)
         own = {"warmup": warmup, "clip": clip, "dtype": str(dtype), "schedule": rates_told(schedule)}
-        if isinstance(data, (Tensor, np.ndarray)):
-            own |= {"batch": batch, "samples": len(data)}
-        run.configure(known, objective, own, parts, configuration)
+        run.configure(known, objective, own | _batches(data, cond, batch), parts, configuration)
     source, ranks = source_of(data, cond, batch, run.seed, generator), step.ranks
+    may_stop = ranks.any(after is not None)
     portions = Portions(source, run.batches, run.seed, generator, ranks.rank, ranks.count)
     portions.skip(done)
     run.resume(objective)
@@ -144,7 +152,7 @@ def fit(
         while done < steps:
             run.note(step(portions(done), done, run.batches, portions.counts), done)
             done += 1
-            stop = after is not None and ranks.any(bool(after(done, step.terms)))
+            stop = may_stop and ranks.any(after is not None and bool(after(done, step.terms)))
             if done % every == 0 or done == steps or stop:
                 run.save(done)
             if tick is not None:
@@ -155,14 +163,36 @@ def fit(
     return run.history()
 
 
-def _rates(optimiser: Optimizer, warmup: int, schedule: Callable[[int], float] | LRScheduler | None) -> LRScheduler:
+def _rates(
+    optimiser: Optimizer, warmup: int, schedule: Callable[[int], float] | LRScheduler | None, steps: int
+) -> LRScheduler:
     """The schedule of learning rates, made of a warm-up and a function, or one of torch's as it is."""
     if not isinstance(schedule, LRScheduler):
         return warm_up(optimiser, warmup, schedule)
     if isinstance(schedule, ReduceLROnPlateau) or schedule.optimizer is not optimiser or warmup:
         told = "give one of this optimiser's that needs no measure, and no warmup= beside it"
         raise OdesolveError(f"schedule is {type(schedule).__name__}, warmup={warmup}: {told}")
+    total = getattr(schedule, "total_steps", None)
+    if total is not None and steps > total:
+        raise OdesolveError(
+            f"schedule is {type(schedule).__name__} of {total} steps, steps={steps}: give it total_steps={steps}"
+        )
     return schedule
+
+
+def _batches(data: Any, cond: Any, batch: int) -> dict[str, Any]:
+    """What a checkpoint has to share of a data set, and the names of conditions where there are any."""
+    rows = isinstance(data, (Tensor, np.ndarray)) and data.ndim > 0
+    names = [*map(str, names_of(cond) or (cond if isinstance(cond, Mapping) else ()))]
+    return ({"batch": batch, "samples": len(data)} if rows else {}) | ({"cond": names} if names else {})
+
+
+def _check_average(ema: EMA | None, step: Step) -> None:
+    """Raise OdesolveError for an average of a module that is not trained."""
+    if ema is not None and {id(p) for p in step.trained}.isdisjoint(map(id, ema.source.parameters())):
+        raise OdesolveError(
+            "ema averages a module of which the optimiser trains nothing: give EMA(network) of the one trained"
+        )
 
 
 def _trained(objective: Any, network: nn.Module | None) -> nn.ModuleList:

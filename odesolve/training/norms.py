@@ -29,7 +29,7 @@ def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
         )
     modes = [(m, m.training) for m in module.modules()]
     kept = [(m, m.momentum, {k: v.clone() for k, v in m.named_buffers(recurse=False)}) for m in norms]
-    finished = False
+    finished = spoilt = False
     try:
         module.eval()
         for m in norms:
@@ -42,9 +42,16 @@ def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
         for m, mode in modes:
             m.training = mode
         uncalled = any(not m.num_batches_tracked for m in norms)
+        spoilt = not all(
+            bool(v.isfinite().all()) for m in norms for v in (m.running_mean, m.running_var) if v is not None
+        )
         for m, momentum, buffers in kept:
             m.momentum = momentum
-            if uncalled or not finished:
+            if uncalled or spoilt or not finished:
                 m.load_state_dict(buffers, strict=False)
     if uncalled:
         raise OdesolveError(f"{type(module).__name__} was not called: call it on batches of data inside of the with")
+    if spoilt:
+        raise OdesolveError(
+            f"the statistics of {type(module).__name__} became NaN or infinite: give batches of finite data"
+        )

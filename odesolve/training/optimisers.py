@@ -21,7 +21,16 @@ def optimiser_of(optimiser: Optimizer | str | None, optimizer: Optimizer | str |
         raise OdesolveError("optimiser= and optimizer= are one argument: give one of them")
     given = optimizer if optimiser is None else optimiser
     if isinstance(given, str):
-        return made("optimiser", given, KINDS, network.parameters())
+        try:
+            return made("optimiser", given, KINDS, network.parameters())
+        except OdesolveError:
+            raise
+        except ValueError as error:  # of torch: weights that are not for it
+            raise OdesolveError(f"optimiser={given!r} is not for these weights: {error}") from error
     if not isinstance(given, Optimizer):
         raise OdesolveError(f"optimiser is {given!r}: give one of torch.optim, or its name such as 'adamw(lr=1e-3)'")
+    if isinstance(given, optim.LBFGS):
+        raise OdesolveError(
+            "optimiser is LBFGS, which asks for the loss several times a step: give one that asks once, as Adam"
+        )
     return given

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from odesolve.distributed.ranks import agreed
 from odesolve.errors import OdesolveError
+from odesolve.given import short
 
 
 class Ranks:
@@ -52,6 +56,18 @@ class Ranks:
                 f"{name} is {number} on rank {self.rank} and differs among ranks: give a folder all share"
             )
 
+    def same(self, settings: Mapping[str, Any]) -> None:
+        """Raise OdesolveError on all ranks unless these plain values are the first one's on each; every rank names the same."""
+        mine = torch.tensor([_number(v) for v in settings.values()], device=self.device)
+        first = mine.clone()
+        dist.broadcast(first, 0)
+        other = (mine != first).int()
+        dist.all_reduce(other)
+        for name, differs in zip(settings, other.tolist(), strict=True):
+            if differs:
+                told = f"{name} is {short(settings[name])} on rank {self.rank} and differs among ranks"
+                raise OdesolveError(f"{told}: give the same on all of them")
+
     @torch.no_grad()
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Give all ranks the first one's values."""
@@ -80,3 +96,9 @@ class Ranks:
             dist.all_reduce(flat)
             for g, whole in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 g.copy_(whole.view_as(g))
+
+
+def _number(value: Any) -> int:
+    """A number of plain values, another one for others."""
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.given import short
+from odesolve.given import refuse_loose, short
 
 SHARED = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device)
 EXPECTED = "give one row a sample (a tensor, an array, a list), or a number or word that holds for all"
@@ -23,13 +23,33 @@ def tensor_of(value: Any) -> Any:
     if isinstance(value, (Tensor, *SHARED, Mapping)):
         return value
     if hasattr(value, "__array__"):  # frames of other libraries, too
-        found = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
-        if found.dtype.kind not in "fiubc":
-            return found.tolist()
-        return torch.as_tensor(found if found.flags.writeable else found.copy())
+        return _of_array(value)
     if type(value) in (list, tuple, range) and len(value) and all(type(v) in (int, float, bool) for v in value):
         return torch.tensor(value)
     return value
+
+
+def _of_array(value: Any) -> Any:
+    if isinstance(value, np.ma.MaskedArray):
+        raise OdesolveError(
+            "a masked array is given, of which a tensor has no mask: give value.filled(...), and a mask= apart"
+        )
+    found = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
+    if found.dtype.kind not in "fiubc":
+        return found.tolist()
+    widest = {"f": np.float64, "c": np.complex128}.get(found.dtype.kind)
+    if widest is not None and found.dtype.itemsize > np.dtype(widest).itemsize:
+        found = found.astype(widest)
+    if not found.dtype.isnative:
+        found = found.astype(found.dtype.newbyteorder("="))
+    return torch.as_tensor(found if found.flags.writeable else found.copy())
+
+
+def check_rows(value: Tensor, name: str) -> None:
+    """Raise OdesolveError for a tensor that has no rows to take: on the meta device, sparse or nested."""
+    refuse_loose(name, value)
+    if value.is_meta:
+        raise OdesolveError(f"{name} is on the meta device, without numbers: give one with its numbers")
 
 
 def held_by(value: Any, n: int, name: str) -> Any:
@@ -41,6 +61,8 @@ def held_by(value: Any, n: int, name: str) -> Any:
         return type(value)(held_by(v, n, f"{name}[{k}]") for k, v in enumerate(value))
     if isinstance(value, SHARED):
         return value
+    if isinstance(value, Tensor):
+        check_rows(value, name)
     size = _size(value)
     if size is None:
         raise OdesolveError(f"{name} is {short(value)}: {EXPECTED}")

@@ -21,7 +21,7 @@ from odesolve.training.batches import Batch, Cond
 from odesolve.training.checkpoint import Checkpoint, TorchRandom
 from odesolve.training.described import bare, describe
 from odesolve.training.ema import tensors_of
-from odesolve.training.states import states_of
+from odesolve.training.states import has_state, states_of
 from odesolve.training.steps import Step
 from odesolve.within import modules_within
 
@@ -92,17 +92,26 @@ class Run:
         step = self.step
         own_parts = {"network": network, "ema": step.ema, "optimiser": step.optimiser, "schedule": step.rates}
         own_parts |= {"scaler": step.scaler, "generator": self.generator, "torch": TorchRandom()}
+        _check_parts(parts or {}, own_parts)
         named = {name: part for name, part in {**own_parts, **(parts or {})}.items() if part is not None}
         self.parts = {**named, **states_of(objective, named.values())}
         own = own | ({"batches": self.batches} if self.batches > 1 or "batches" in self._held_training() else {})
         self.configuration = {
             "objective": describe(objective),
-            "optimiser": {"kind": type(step.optimiser).__qualname__, **_options(step.optimiser)},
-            "ema": None if step.ema is None else describe(step.ema.profile),
+            **_trainer(step),
             "generator": self.generator is not None,
             "training": own,
             "configuration": dict(further or {}),
         }
+
+    def alike(self, steps: int, every: int, folder: Any, **own: Any) -> None:
+        """Raise OdesolveError on all ranks where one was given other settings than the first."""
+        step = self.step
+        if step.ranks.count > 1:
+            own["schedule"] = rates_told(own["schedule"])
+            weights = [[str(p.dtype), *p.shape] for p in step.trained]
+            kinds = {"folder": folder is not None, "dtype": str(step.dtype), "weights": weights}
+            step.ranks.same({"steps": steps, "every": every, **kinds, **own, **_trainer(step)})
 
     def spread(self, accumulate: int | None) -> None:
         """Settle how many batches a step takes: those of the file, or as asked, or one a rank; and the seed of all ranks."""
@@ -202,6 +211,21 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else repr(value)
 
 
+def _check_parts(parts: Cond, own: dict[str, Any]) -> None:
+    """Raise OdesolveError for parts without a state, or under a name that is taken."""
+    for name, part in parts.items():
+        if name in own:
+            raise OdesolveError(f"parts has {name!r}, which names what is saved anyway: give it another name")
+        if part is not None and not has_state(part):
+            raise OdesolveError(f"parts[{name!r}] is {short(part)}: give something with state_dict and load_state_dict")
+
+
+def _trainer(step: Step) -> dict[str, Any]:
+    """What moves and averages the weights, as plain values."""
+    optimiser = {"kind": type(step.optimiser).__qualname__, **_options(step.optimiser)}
+    return {"optimiser": optimiser, "ema": None if step.ema is None else describe(step.ema.profile)}
+
+
 def _options(optimiser) -> dict[str, Any]:
     """What an optimiser is set to, and its groups where they are set to something else; rates as before any schedule."""
     told = describe(optimiser.defaults)
@@ -218,6 +242,12 @@ def rates_told(schedule: Any) -> Any:
         return describe(schedule)
     moving = ("optimizer", "last_epoch", "base_lrs")
     held = {k: v for k, v in vars(schedule).items() if k not in moving and k[:1] != "_"}
+    inner = getattr(schedule, "_schedulers", None)  # of one after another, or all at once
+    if inner is not None:
+        held |= {
+            "schedules": [rates_told(each) for each in inner],
+            "milestones": getattr(schedule, "_milestones", None),
+        }
     return {"kind": type(schedule).__qualname__, **describe(held)}
 
 

@@ -43,7 +43,7 @@ def _found(value: Any, name: str, seen: set[int], covered: set[int], depth: int)
         if own := _tensors(value) - covered:
             covered |= own
             yield name, value
-    elif _has_state(value):
+    elif has_state(value):
         yield name, value
     else:
         for key, held in _held(value):
@@ -51,7 +51,8 @@ def _found(value: Any, name: str, seen: set[int], covered: set[int], depth: int)
                 yield from _found(held, f"{name}.{key}", seen, covered, depth - 1)
 
 
-def _has_state(value: Any) -> bool:
+def has_state(value: Any) -> bool:
+    """Whether something can be saved: a generator, or what has ``state_dict`` and ``load_state_dict``."""
     return isinstance(value, torch.Generator) or all(
         callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
     )
@@ -95,5 +96,5 @@ def _globals(code: Any) -> Iterator[tuple[str, Any]]:
         ours = type(held).__module__.partition(".")[0] == "odesolve"
         function = isinstance(held, types.FunctionType) and not of_library(held)
         bound = isinstance(held, (types.MethodType, functools.partial))
-        if ours or function or bound or (_has_state(held) and not isinstance(held, nn.Module)):
+        if ours or function or bound or (has_state(held) and not isinstance(held, nn.Module)):
             yield name, held

@@ -50,6 +50,7 @@ class Step:
         self.optimiser, self.rates, self.ema, self.clip, self.dtype = optimiser, rates, ema, clip, dtype
         self.trained = [p for group in optimiser.param_groups for p in group["params"]]
         self.device = self.trained[0].device
+        _check_weights(self.trained, dtype)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
         self.ranks = Ranks(self.device)
         self.passes: list[Pass] = []
@@ -71,6 +72,10 @@ class Step:
                     self.passes[-1].norm = self._norm()
                 self._gradient(each, own, count)
         loss = self._shared(count, counts)
+        if all(p.grad is None for p in self.trained):
+            raise OdesolveError(
+                "no weight of the optimiser has a gradient of this loss: give one of the network that the objective calls"
+            )
         self.scaler.unscale_(self.optimiser)
         total = self._norm()
         if self.clip is not None:
@@ -93,11 +98,20 @@ class Step:
             _check_several(self.objective, len(x), own)
         cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
         with cast:
-            terms = self.objective(*x, generator=drawn.generator, **own)
+            try:
+                terms = self.objective(*x, generator=drawn.generator, **own)
+            except TypeError as error:
+                _check_called(self.objective, len(x), own, error)
+                raise
         loss = terms if isinstance(terms, Tensor) else getattr(terms, "loss", None)
         if not isinstance(loss, Tensor) or loss.dim():
             raise OdesolveError(
                 f"the objective returned {_called(terms)}: return Terms, whose loss is one number, or that number"
+            )
+        if not loss.requires_grad or loss.is_complex():
+            given = "complex" if loss.is_complex() else "of no weight: it has no gradient"
+            raise OdesolveError(
+                f"the loss is {given}: let the objective compute a real one from weights that are trained, where gradients are on"
             )
         if not self.passes:
             self.optimiser.zero_grad()
@@ -138,6 +152,30 @@ def _check_several(objective: Callable[..., Any], n: int, own: Mapping[str, Any]
         raise OdesolveError(f"a batch holds {n} tensors, which are not what the objective takes: {told}") from None
     except ValueError:  # of C, and others that do not say
         return
+
+
+def _check_called(objective: Callable[..., Any], n: int, own: Mapping[str, Any], error: TypeError) -> None:
+    """Raise OdesolveError where an objective cannot be called as it was."""
+    if isinstance(error, OdesolveError):
+        return
+    called = ", ".join(["x"] * n + [f"{name}=" for name in ("generator", *own)])
+    try:
+        inspect.signature(objective).bind(*range(n), generator=None, **own)
+    except TypeError:
+        raise OdesolveError(f"objective does not fit its call ({called}): {error}; let it take these") from error
+    except ValueError:  # of C, and others that do not say
+        return
+
+
+def _check_weights(weights: list[Tensor], dtype: torch.dtype | None) -> None:
+    """Raise OdesolveError for weights that no step can move."""
+    if any(p.is_meta for p in weights):
+        told = "give network.to_empty(device='cpu'), initialise it, and make the optimiser of its weights then"
+        raise OdesolveError(f"weights are on the meta device, without numbers: {told}")
+    if dtype is torch.float16 and any(p.dtype is torch.float16 for p in weights):
+        raise OdesolveError(
+            "weights are float16, and their gradients cannot be scaled: keep them in float32 beside dtype=torch.float16"
+        )
 
 
 def wrapped(objective: Any) -> list[DistributedDataParallel]:

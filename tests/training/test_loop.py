@@ -390,7 +390,7 @@ def test_it_learns():
         ({"warmup": -1}, "warmup=-1"),
         ({"every": 0}, "every=0"),
         ({"data": 3}, "the data are int"),
-        ({"data": torch.utils.data.TensorDataset(POINTS)}, "a DataLoader of a data set"),
+        ({"data": torch.utils.data.TensorDataset(POINTS)}, r"give DataLoader\(data, "),
         ({"data": []}, "the data ended after 0 batches"),
         ({"data": iter([torch.zeros(4, 2)])}, "the data ended after 1 batches"),
         ({"data": [{"x": 1}]}, "a batch is dict"),

@@ -301,3 +301,44 @@ def test_the_average_of_a_wrapped_network_is_that_of_what_is_inside(tmp_path):
         return type(ema.module) is nn.Sequential
 
     assert on_ranks(check, 2, tmp_path) == [True, True]
+
+
+OTHERS = {
+    "steps": lambda rank: {"steps": 2 + rank},
+    "every": lambda rank: {"every": 1 + rank},
+    "batch": lambda rank: {"batch": 4 + rank},
+    "accumulate": lambda rank: {"accumulate": 2 + rank},
+    "warmup": lambda rank: {"warmup": rank},
+    "clip": lambda rank: {"clip": 1.0 if rank else None},
+    "dtype": lambda rank: {"dtype": torch.bfloat16 if rank else None},
+    "optimiser": lambda rank: {"optimiser": f"sgd(lr={0.1 * (1 + rank)})"},
+    "schedule": lambda rank: {"schedule": (lambda k: 0.5) if rank else None},
+}
+
+
+def differing():
+    rank, told = dist.get_rank(), {}
+    for name, other in OTHERS.items():
+        options = {"steps": 2, "batch": 4, "optimiser": "sgd(lr=0.1)", **other(rank)}
+        try:
+            fit(obj.Matching(model(Net())), POINTS, progress=False, **options)
+        except ode.OdesolveError as error:
+            told[name] = str(error)
+    return told
+
+
+def test_settings_that_differ_among_ranks_are_refused_on_all(tmp_path):
+    for rank, told in enumerate(on_ranks(differing, 2, tmp_path)):
+        assert told.keys() == OTHERS.keys()
+        assert all(f"{name} is" in text and f"on rank {rank} and differs" in text for name, text in told.items())
+
+
+def watched_by_one():
+    rank, net, seen = dist.get_rank(), Net(), []
+    after = (lambda k, terms: seen.append(k) or k == 2) if rank == 0 else None
+    done = fit(obj.Matching(model(net)), POINTS, 5, batch=4, optimiser="sgd(lr=0.1)", progress=False, after=after)
+    return len(done), seen
+
+
+def test_one_rank_may_watch_and_stop(tmp_path):
+    assert on_ranks(watched_by_one, 2, tmp_path) == [(2, [1, 2]), (2, [])]
