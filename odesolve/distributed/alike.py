@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from odesolve.distributed.wrappers import sharded
+from odesolve.jobs.code import of_library
 from odesolve.jobs.fingerprint import Walk
 from odesolve.jobs.parts import unwrapped
 from odesolve.models import Model
@@ -23,6 +25,31 @@ PLAIN = (int, float, str, bool, type(None))
 PROBES = 32  # tensors of a network of which a number is looked at
 SHOWN = 3  # parts that differ, in a message
 _NETS: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = weakref.WeakKeyDictionary()
+_TENSORS: weakref.WeakKeyDictionary[nn.Module, dict[int, tuple]] = weakref.WeakKeyDictionary()
+HELD = frozenset(vars(nn.Module())) - {k for k in vars(nn.Module()) if k.endswith("hooks")}  # looked at elsewhere
+
+
+def unlike(call: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given and is not the default of a call, each in one form of those that mean the same."""
+    defaults = {name: p.default for name, p in inspect.signature(call).parameters.items()}
+    found = {name: _one_form(value, name) for name, value in given.items()}
+    return {
+        name: v for name, v in found.items() if not (isinstance(v, PLAIN) and name in defaults and v == defaults[name])
+    }
+
+
+def _one_form(value: Any, name: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if name == "gather":
+        return bool(value)
+    if name in ("noise", "ids") and isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
+        return [int(v) for v in value]
+    if name == "ids" and isinstance(value, Tensor) and not value.is_floating_point():
+        return value.tolist()
+    return value
 
 
 def marks(given: Mapping[str, Any]) -> dict[str, bytes]:
@@ -93,15 +120,32 @@ def _state(net: nn.Module) -> tuple | None:
     """Modules with their plain attributes, tensors with their versions, and some numbers; None where that cannot be had."""
     modules = list(net.modules())
     tensors = [x for m in modules for held in (m._parameters, m._buffers) for x in held.values() if x is not None]
-    plain = [(id(m), k, v) for m in modules for k, v in vars(m).items() if isinstance(v, PLAIN)]
+    plain = [(id(m), type(m), k, v) for m in modules for k, v in vars(m).items() if isinstance(v, PLAIN)]
     try:
         places = [(id(x), x._version, x.data_ptr()) for x in tensors]
-        return places, plain, _numbers(tensors[:: 1 + len(tensors) // PROBES])
+        return places, plain, _rest(net, modules), _numbers(tensors[:: 1 + len(tensors) // PROBES])
     except (
         RuntimeError,
         NotImplementedError,
     ):  # of inference, sharded, sparse: without a version, or a place in memory
         return None
+
+
+def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:
+    """Attributes that are neither plain nor weights, as far as there is something in them, and code of the user's."""
+    walk = Walk(tensors=_TENSORS.setdefault(net, {}))
+    walk.done |= {id(m): (m, b"module") for m in modules}
+    numbers, others = [], []
+    for place, m in enumerate(modules):
+        for name, value in vars(m).items():
+            if name in HELD or isinstance(value, PLAIN) or (isinstance(value, (dict, list, tuple)) and not value):
+                continue
+            if type(value) is tuple and all(type(v) in PLAIN for v in value):
+                numbers.append((place, name, value))
+            else:
+                others.append((place, name, value))
+    classes = {type(m): None for m in modules if not of_library(type(m))}
+    return numbers, walk.digest([others, list(classes)], "net")
 
 
 def _numbers(tensors: list[Tensor]) -> tuple[bytes, ...]:

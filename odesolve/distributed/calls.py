@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from odesolve.conditions import sizes as sizes_of
-from odesolve.distributed.part import Together
+from odesolve.distributed.alike import unlike
+from odesolve.distributed.part import Together, ranked, ranks_now
 from odesolve.distributed.spread import Spread
 from odesolve.distributed.wrappers import FULLY_SHARDED, TENSOR_PARALLEL, bare, sharded
 from odesolve.errors import Diverged, OdesolveError
@@ -27,6 +28,7 @@ from odesolve.sample import Sample
 from odesolve.sample import sample as draw_samples
 from odesolve.start import Noise, shape_of
 
+PLACES = ("solver", "steps", "grid")  # of arguments after noise
 STATUSES = ("ok", "diverged")
 COLLECTIVE = {
     FULLY_SHARDED: "give mesh(time=) all ranks, which then take the same steps",
@@ -65,6 +67,7 @@ def _rows(ranks: Together, batch: int) -> tuple[list[int], Tensor, Tensor]:
     return sizes, rows, rows if len(rows) else torch.zeros(1, dtype=torch.int64)
 
 
+@ranked("distributed.sample")
 @door("distributed.sample")
 def sample(
     model: Model,
@@ -92,17 +95,19 @@ def sample(
     Where a solve diverges all ranks raise Diverged with ``gather``, the rank itself without. Raises OdesolveError as
     ``ode.sample`` does.
     """
-    ranks = Together(mesh, "distributed.sample")
-    named = dict(zip(("solver", "steps", "grid"), args, strict=False))
+    ranks = ranks_now()
+    named = dict(zip(PLACES, args, strict=False))
     given = {"model": model, "noise": noise, "state": state, "seed": seed, "ids": ids, "gather": gather}
-    with bare(model.net if isinstance(model, Model) else model), ranks.call.made():
+    asked = unlike(draw_samples, given | named | options)
+    with bare(model.net if isinstance(model, Model) else model):
         batch = _Batch(noise, state)
-        seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), given | named | options)
+        seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), asked)
         found = ranks.solved(lambda: batch.solve(ranks, model, named | options, seed, ids), gather)
         if gather:
             code = torch.full((len(found.x),), STATUSES.index(found.status), dtype=torch.int64, device=found.x.device)
             x, codes = ranks.whole([found.x, code], ranks.cut(batch.size)[0])
             found = replace(found, x=x, status=STATUSES[int(codes.max())] if len(codes) else "ok")
+    ranks.call.alone = True
     if full or found.status == "ok":
         return found if full else found.x
     raise Diverged(f"{found.plan.solver} left the finite numbers: see .state, .t", found.x, found.t, found.steps)
@@ -123,6 +128,8 @@ class _Batch:
         """The seed of this rank. Raises OdesolveError for what cannot be solved."""
         if len(args) > 3:
             raise OdesolveError(f"{len(args) + 2} arguments without a name: give those after grid by name")
+        if twice := [name for name in PLACES[: len(args)] if name in options]:
+            raise OdesolveError(f"{', '.join(twice)} given by place and by name: give each once")
         if options.get("log_prob") or options.get("adjoint"):
             raise OdesolveError(
                 "log_prob and adjoint are not spread over ranks: call ode.distributed.log_prob on the samples"
@@ -166,6 +173,7 @@ def _ids(batch: int, ids: Ids | None) -> Tensor:
     return torch.arange(batch) if ids is None else ids_of(batch, ids).cpu()
 
 
+@ranked("distributed.log_prob")
 @door("distributed.log_prob", passes=solve_log_prob)
 def log_prob(
     model: Model | Callable[..., Tensor],
@@ -184,11 +192,11 @@ def log_prob(
     "data" waits for another inside a solve; those along "time" share the network's rows and the divergences at nodes, which
     pays with ``solver="picard"``. Not differentiable.
     """
-    ranks = Together(mesh, "distributed.log_prob")
+    ranks = ranks_now()
     given = {"model": model, "x": x, "seed": seed, "ids": ids, "gather": gather, "args": args}
-    with bare(model.net if isinstance(model, Model) else model), ranks.call.made():
+    with bare(model.net if isinstance(model, Model) else model):
         check = partial(_check_densities, ranks, model, x, options, seed, ids)
-        seed = ranks.agree(check, given | options)
+        seed = ranks.agree(check, unlike(solve_log_prob, given | options))
         sizes, rows, asked = _rows(ranks, len(x))
         here = asked.to(x.device)
         cut_args = tuple(a[here] if isinstance(a, Tensor) and a.dim() and len(a) == len(x) else a for a in args)

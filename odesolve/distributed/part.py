@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,6 +21,8 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
 
 Solved = TypeVar("Solved")
+P = ParamSpec("P")
+_NOW: ContextVar[Together] = ContextVar("ranks")
 
 
 class Together:
@@ -35,6 +39,7 @@ class Together:
         kind = where.device_type
         self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
         self.call, self.name = Call(where, name), name
+        self.asked = False
 
     @property
     def lockstep(self) -> bool:
@@ -48,6 +53,7 @@ class Together:
 
     def agree(self, check: Callable[[], int], given: Mapping[str, Any]) -> int:
         """The first rank's seed, which ``check`` returns; on every rank an error of any, or that it was given something else."""
+        self.asked = True
         if len(self.call.ranks) == 1:
             return check()
         seed, error, told = 0, None, {}
@@ -55,8 +61,9 @@ class Together:
             seed, told = check(), marks(given)
         except Exception as e:
             error = e
-        own = torch.tensor([error is not None, signed(seed), *_numbers(told)], device=self.device)
-        rows = self._of_all(own)
+        own = torch.tensor([error is not None, signed(seed), *_numbers(told), self.call.number], device=self.device)
+        rows, numbers = self._of_all(own).split([4, 1], 1)
+        self.call.count(int(numbers.max()))
         if bool(rows[:, 0].any()):
             raise self._failure(error)
         if bool((rows[:, 2:] != rows[0, 2:]).any()):
@@ -67,12 +74,11 @@ class Together:
     def solved(self, solve: Callable[[], Solved], gather: bool) -> Solved:
         """What the solve returns, once it has on every rank that waits for it; its error, or another rank's."""
         found, error = None, None
+        self.call.alone = not (gather or self.lockstep)
         try:
             found = solve()
-        except BaseException as e:
-            if self.lockstep:  # others wait within the solve, and find on the board that this one has left
-                BROKEN.update(self.groups)
-            if self.lockstep or not (gather and isinstance(e, Exception)):
+        except Exception as e:
+            if self.lockstep or not gather:  # others wait within the solve, or not at all
                 raise
             error = e
         if gather or self.lockstep:
@@ -102,9 +108,47 @@ class Together:
         """The error of this rank, or, where it has none, one that says which rank failed and in what."""
         said = self._told_of_all(None if error is None else line(error))
         if error is not None:
+            self.call.alone = True
             return error
         rank, what = next((r, s) for r, s in zip(self.call.ranks, said, strict=True) if s is not None)
         return RankError(f"{self.name}: rank {rank} failed ({what}), and rank {self.call.rank} waited for it")
+
+
+def ranked(name: str) -> Callable[[Callable[P, Solved]], Callable[P, Solved]]:
+    """Decorator of a call of many ranks, outside of its door: where a rank is refused there, the others are told."""
+
+    def decorate(call: Callable[P, Solved]) -> Callable[P, Solved]:
+        @functools.wraps(call)
+        def outer(*args: P.args, **kwargs: P.kwargs) -> Solved:
+            ranks = Together(kwargs.get("mesh"), name)  # type: ignore[arg-type]
+            before = _NOW.set(ranks)
+            try:
+                with ranks.call.made():
+                    return _called(ranks, lambda: call(*args, **kwargs))
+            finally:
+                _NOW.reset(before)
+
+        return outer
+
+    return decorate
+
+
+def ranks_now() -> Together:
+    """The ranks of the call that is running."""
+    return _NOW.get()
+
+
+def _called(ranks: Together, call: Callable[[], Solved]) -> Solved:
+    try:
+        return call()
+    except Exception as e:
+        if not ranks.asked:
+            ranks.agree(functools.partial(_raise, e), {})
+        raise
+
+
+def _raise(error: Exception) -> int:
+    raise error
 
 
 def _check(mesh: DeviceMesh) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 
-from odesolve.distributed.waits import BROKEN, LIMITS, gathered
+from odesolve.distributed.waits import BROKEN, LIMITS, gathered, line, meet
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
-from odesolve.launch import address, launched, own_device
+from odesolve.launch import Launch, address, launched, own_device
 from odesolve.meant import count, meant, number
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -59,6 +59,7 @@ def mesh(data: int | None = None, time: int = 1, device: str | None = None, time
     made = _MADE.setdefault(dist.group.WORLD, {})
     key = (kind, time, limit)
     if key not in made or any(group in BROKEN for group in made[key].get_all_groups()):
+        meet("distributed.mesh", f"time={time}, device={kind!r}", limit)
         made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
     return made[key]
 
@@ -82,6 +83,17 @@ def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
 
 def _join(kind: str, limit: float) -> None:
     launch = launched()
+    try:
+        _join_as(launch, kind, limit)
+    # torch.distributed's: a port that is taken, no address, ranks that do not come.
+    except (RuntimeError, ValueError) as e:
+        raise OdesolveError(
+            f"distributed.mesh: {launch.count} ranks did not meet ({line(e)}): start all of them, set MASTER_ADDR and "
+            "MASTER_PORT to the first one's host and a free port of it, or give mesh(timeout=) more seconds"
+        ) from e
+
+
+def _join_as(launch: Launch, kind: str, limit: float) -> None:
     if kind == "cuda":
         own_device(launch)
     options: dict[str, Any] = {"backend": BACKENDS[kind], "timeout": timedelta(seconds=limit)}

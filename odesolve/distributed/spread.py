@@ -80,7 +80,7 @@ class Spread(Model):
 
 @meant()
 def spread(model: Model, group: Any = None) -> Model:
-    """The model with its network's rows spread over the ranks of a process group, for ``ode.Window``; by default all, which join.
+    """The model with its network's rows spread over the ranks of a group (by default all, which join here), for ``ode.Window``.
 
     One all-gather a network call, of all branches at once. All ranks hold the same network and make the same calls: what they
     ask for is compared before each, which ``ode.distributed.sample`` does once for a whole solve. Raises OdesolveError where

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -23,6 +24,7 @@ SPIN = 1e-3  # seconds without a pause: most answers are there by then
 PAUSE = 2e-3
 LOOK = 0.2  # seconds between two looks at whether another rank has failed
 GRACE = 2.0  # seconds in which ranks answer that live
+ANSWER = 1.0  # seconds in which the process that keeps the board answers
 _NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
 BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()  # groups whose ranks may still wait for a call that ended elsewhere
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
@@ -38,12 +40,18 @@ class Call:
         self.name, self.ranks = name, mesh.mesh.flatten().tolist()
         self.groups = tuple(mesh.get_all_groups())
         self.rank = dist.get_rank()
-        numbers = _NUMBERS.setdefault(dist.group.WORLD, {})
-        place = f"odesolve/{','.join(map(str, self.ranks))}"
-        numbers[place] = numbers.get(place, 0) + 1
-        self.key, self.waits = f"{place}/{numbers[place]}", 0
-        self.board = _store() if len(self.ranks) > 1 else None
+        self.place = f"odesolve/{','.join(map(str, self.ranks))}"
+        self.number = _NUMBERS.setdefault(dist.group.WORLD, {}).get(self.place, 0)
+        self.count(self.number + 1)
+        self.waits = 0
+        self.board = Board() if len(self.ranks) > 1 else None
         self.left = False
+        self.alone = False  # whether no other rank waits for this one any more
+
+    def count(self, number: int) -> None:
+        """Take a number for this call: the ranks' highest, where one of them was refused a call that others made."""
+        self.number = _NUMBERS[dist.group.WORLD][self.place] = number
+        self.key = f"{self.place}/{number}"
 
     @contextlib.contextmanager
     def made(self) -> Iterator[Call]:
@@ -52,8 +60,9 @@ class Call:
         try:
             yield self
         except BaseException as e:
-            if not isinstance(e, RankError):
+            if not isinstance(e, RankError) and not self.alone and len(self.ranks) > 1:
                 self.tell(e)
+                BROKEN.update(self.groups)  # as on the ranks that find it on the board
             raise
         finally:
             _CALL.reset(before)
@@ -70,9 +79,11 @@ class Call:
         if self.board is None:
             return
         try:
-            if not self.board.check([f"{self.key}/failed"]):
+            if not self.board.check(f"{self.key}/failed"):
                 return
             rank, _, said = self.board.get(f"{self.key}/failed").decode().partition(" ")
+        except Silent:
+            return
         except RuntimeError as e:
             raise RankError(f"{self.name}: the process that keeps the ranks together has ended: start them anew") from e
         if int(rank) != self.rank:
@@ -89,13 +100,88 @@ class Call:
         if self.board is None:
             return []
         try:
-            return [r for r in ranks if not self.board.check([f"{self.key}/{self.waits}/{r}"])]
+            return [r for r in ranks if not self.board.check(f"{self.key}/{self.waits}/{r}")]
         except RuntimeError:
             return [0]
 
 
+class Silent(RuntimeError):
+    """The process that keeps the board does not answer: it is stopped, or hangs."""
+
+
+class Board:
+    """The store by which the ranks met. What is asked of it is asked in a thread, as it has no limit of its own."""
+
+    _asking: threading.Thread | None = None
+
+    def __init__(self) -> None:
+        self.store = _store()
+
+    def check(self, key: str) -> bool:
+        """Whether somebody has written here."""
+        return self._asked(lambda: self.store.check([key]))
+
+    def get(self, key: str) -> bytes:
+        """What is written."""
+        return self._asked(lambda: self.store.get(key))
+
+    def set(self, key: str, value: bytes | str) -> None:
+        """Write."""
+        self._asked(lambda: self.store.set(key, value))
+
+    def wipe(self, key: str) -> None:
+        """Take what is written away."""
+        self._asked(lambda: self.store.delete_key(key))
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        if Board._asking is not None and Board._asking.is_alive():
+            raise Silent
+        found: list[Any] = []
+        errors: list[RuntimeError] = []
+
+        def run() -> None:
+            try:
+                found.append(ask())
+            except RuntimeError as e:
+                errors.append(e)
+
+        Board._asking = thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(ANSWER)
+        if thread.is_alive():
+            raise Silent
+        if errors:
+            raise errors[0]
+        return found[0]
+
+
 class RankError(OdesolveError):
     """Ranks were given something else, or another one failed, ended or did not come: all that wait for it find it out."""
+
+
+def meet(name: str, what: str, limit: float) -> None:
+    """Wait until every rank has come here, with the same: to make groups, which would wait without a word.
+
+    Raises OdesolveError where one does not come, or with something else.
+    """
+    numbers, ranks, rank = _NUMBERS.setdefault(dist.group.WORLD, {}), range(dist.get_world_size()), dist.get_rank()
+    board, number, told = Board(), numbers.get(name, 0), {}
+    board.set(f"odesolve/{name}/{number}/{rank}", what)
+    end = time.monotonic() + limit
+    while len(told) < len(ranks):
+        with contextlib.suppress(Silent):
+            here = [r for r in ranks if r not in told and board.check(f"odesolve/{name}/{number}/{r}")]
+            told |= {r: board.get(f"odesolve/{name}/{number}/{r}").decode() for r in here}
+        if len(told) < len(ranks) and time.monotonic() > end:
+            with contextlib.suppress(RuntimeError):
+                board.wipe(f"odesolve/{name}/{number}/{rank}")
+            whom = ", ".join(str(r) for r in ranks if r not in told)
+            raise RankError(f"{name}: rank {whom} did not come in {limit:g} s: make the same calls on every rank")
+        time.sleep(PAUSE)
+    numbers[name] = number + 1
+    if len(set(told.values())) > 1:
+        said = " and ".join(f"rank {r} {told[r]}" for r in ranks)
+        raise RankError(f"{name}: {said} were given: give every rank the same")
 
 
 def gathered(send: Tensor, group: Any) -> list[Tensor]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+import types
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -279,3 +283,218 @@ def test_a_rank_that_ends_is_named(time_ranks, tmp_path):
         kind, said, waited = found[rank]
         assert (kind, "ended" in said and "rank 1" in said) == ("RankError", True), said
         assert waited < 15.0
+
+
+FACTOR = [1.0]
+
+
+class Held(Net):
+    """What it answers hangs on more than its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.settings, self.numbers, self.held = {"k": 1.0}, [1.0], types.SimpleNamespace(k=1.0)
+        self.tensor, self.array, self.f = torch.ones((), dtype=torch.float64), np.ones(1), lambda: 1.0
+
+    def forward(self, x, t):
+        factor = self.settings["k"] * self.numbers[0] * self.held.k * self.tensor * float(self.array[0]) * self.f()
+        return super().forward(x, t) * factor * FACTOR[0]
+
+
+class Other(Held):
+    def forward(self, x, t):
+        return 0.5 * super().forward(x, t)
+
+
+CHANGES = {
+    "settings": lambda net: net.settings.update(k=0.9),
+    "numbers": lambda net: net.numbers.__setitem__(0, 0.9),
+    "held": lambda net: setattr(net.held, "k", 0.9),
+    "tensor": lambda net: net.tensor.mul_(0.9),
+    "another tensor": lambda net: setattr(net, "tensor", torch.tensor(0.9, dtype=torch.float64)),
+    "array": lambda net: net.array.fill(0.9),
+    "f": lambda net: setattr(net, "f", lambda: 0.9),
+    "hook": lambda net: net.register_forward_hook(lambda module, given, answer: 0.9 * answer),
+    "forward": lambda net: setattr(net, "forward", lambda x, t: 0.9 * x),
+    "class": lambda net: setattr(net, "__class__", Other),
+    "global": lambda net: FACTOR.__setitem__(0, 0.9),
+    "data": lambda net: net.scale.data.mul_(0.9),
+}
+
+
+def test_what_changes_on_a_rank_between_calls(tmp_path):
+    """A network is looked at once: what is cheap to see has to show each of these."""
+
+    def check():
+        found = {}
+        for name, change in CHANGES.items():
+            whose = ode.Model(Held(), PATH, "data")
+            FACTOR[0] = 1.0
+            before = told(lambda whose=whose: sampled(None, model=whose))[0]
+            if dist.get_rank() == 1:
+                change(whose.net)
+            found[name] = before, *told(lambda whose=whose: sampled(None, model=whose))[:2]
+        return found
+
+    for found in on_ranks(check, 2, tmp_path):
+        for name, (before, after, said) in found.items():
+            assert (before, after) == ("value", "RankError"), name
+            assert said.startswith("distributed.sample: model.net"), said
+
+
+# What rank 0 and rank 1 are given that means the same.
+SAME = {
+    "by place and by name": (
+        (model(), noise(), "ddim", 8),
+        {},
+        (model(),),
+        {"noise": noise(), "steps": 8, "solver": "ddim"},
+    ),
+    "defaults": (
+        (model(), noise(), "ddim", 8),
+        {},
+        (model(), noise(), "ddim", 8, None),
+        {"executor": None, "ids": None},
+    ),
+    "numbers": (
+        (model(), noise(), "ddpm", 8),
+        {"seed": 1},
+        (model(), noise(), "ddpm", np.int64(8)),
+        {"seed": np.int64(1)},
+    ),
+    "ids": (
+        (model(), noise(), "ddpm", 8),
+        {"seed": 1, "ids": [0, 1, 2, 3, 4]},
+        (model(), noise(), "ddpm", 8),
+        {"seed": 1, "ids": torch.arange(5)},
+    ),
+    "shapes": (
+        (model(), (5, 2, 3), "ddpm", 8),
+        {"seed": 1},
+        (model(), torch.Size([5, 2, 3]), "ddpm", 8),
+        {"seed": 1},
+    ),
+    "gather": ((model(), noise(), "ddim", 8), {"gather": False}, (model(), noise(), "ddim", 8), {}),
+}
+
+
+def test_what_means_the_same_is_no_disagreement(tmp_path):
+    def check():
+        own = dist.get_rank() * 2
+        return {name: told(lambda c=c: ode.distributed.sample(*c[own], **c[own + 1])) for name, c in SAME.items()}
+
+    for found in on_ranks(check, 2, tmp_path):
+        assert {name: kind for name, (kind, _, _) in found.items()} == dict.fromkeys(SAME, "value"), found
+
+
+def test_an_argument_given_twice():
+    with pytest.raises(ode.OdesolveError, match="solver given by place and by name: give each once"):
+        ode.distributed.sample(model(), noise(), "ddim", solver="heun", mesh=ode.distributed.mesh())
+    dist.destroy_process_group()
+
+
+REFUSED = {
+    "an option that there is not": ({"trase": "exact"}, "UnknownOption: distributed.log_prob has no trase="),
+    "a value of another kind": ({"seed": "one"}, "OdesolveError: seed='one'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_rank_refused_at_the_door_ends_the_others(name, tmp_path):
+    """They do not take its next call for this one."""
+    wrong, said = REFUSED[name]
+
+    def check():
+        options = wrong if dist.get_rank() else {"seed": 1}
+        first = told(lambda: ode.distributed.log_prob(model(), noise(), **options))
+        return first, [ode.distributed.log_prob(model(), noise() * k, seed=1).nfe.tolist() for k in (1, 2)]
+
+    (waiting, own), (refused, other) = on_ranks(check, 2, tmp_path)
+    assert waiting[0] == "RankError"
+    assert f"rank 1 failed ({said}" in waiting[1]
+    assert said.startswith(refused[0])
+    assert len(own[0]) + len(other[0]) == 5
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def leave():
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("how", [interrupt, leave])
+@pytest.mark.parametrize("where", ["solve", "door"])
+def test_a_rank_that_is_interrupted_ends_the_others(how, where, tmp_path):
+    """All ranks know that the mesh is broken: a rank that went on with it would meet another's next mesh."""
+
+    class Interrupted(Net):
+        def forward(self, x, t):
+            if where == "solve" and dist.get_rank() == 1:
+                how()
+            return super().forward(x, t)
+
+        def __fingerprint__(self):
+            if where == "door" and dist.get_rank() == 1:
+                how()
+            return "interrupted"
+
+    def check():
+        mesh = ode.distributed.mesh(timeout=20.0)
+        try:
+            first = told(lambda: sampled(mesh, model=ode.Model(Interrupted(), PATH, "data")))
+        except BaseException as e:
+            first = type(e).__name__, "", 0.0
+        again = told(lambda: sampled(mesh))[0]
+        return first, again, sampled(ode.distributed.mesh(timeout=20.0)).tolist()
+
+    alone = ode.sample(model(), noise(), "ddim", 8)
+    for rank, (first, again, x) in enumerate(on_ranks(check, 2, tmp_path)):
+        assert first[0] == ("RankError", {interrupt: "KeyboardInterrupt", leave: "SystemExit"}[how])[rank], first
+        assert first[2] < 10.0
+        assert again == "OdesolveError"
+        assert torch.equal(torch.tensor(x, dtype=torch.float64), alone)
+
+
+def test_meshes_that_differ(tmp_path):
+    def check():
+        differ = told(lambda: ode.distributed.mesh(time=1 + dist.get_rank()))
+        ode.distributed.mesh()
+        late = told(lambda: ode.distributed.mesh(timeout=1.0)) if dist.get_rank() == 0 else None
+        dist.barrier()
+        return differ, late, sampled(ode.distributed.mesh(time=2)).tolist()
+
+    found = on_ranks(check, 2, tmp_path)
+    for (kind, said, _), _, _ in found:
+        assert (kind, "rank 0 time=1" in said and "rank 1 time=2" in said) == ("RankError", True), said
+    assert "rank 1 did not come in 1 s" in found[0][1][1]
+
+
+ALONE = """
+import os, signal, sys, time
+import torch, odesolve as ode
+model = ode.Model(lambda x, t: 0.5 * x, ode.paths.VP(), "data")
+mesh = ode.distributed.mesh(timeout=2.0)
+if os.environ["RANK"] == "0":
+    os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    ode.distributed.sample(model, (4, 2), "ddim", 4, mesh=mesh, seed=0, gather=True)
+except ode.OdesolveError as e:
+    print(e, flush=True)
+os._exit(0)
+"""
+
+
+def test_the_rank_that_keeps_the_others_together_is_stopped():
+    """Of a store in a stopped process no answer comes, and none has to."""
+    port = str(20_000 + os.getpid() % 20_000)
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ALONE]
+    stopped = subprocess.Popen(command, env=env | {"RANK": "0"})
+    try:
+        waiting = subprocess.run(command, env=env | {"RANK": "1"}, capture_output=True, text=True, timeout=100)
+    finally:
+        stopped.kill()
+        stopped.wait()
+    assert "rank 0 did not come in 2 s" in waiting.stdout, waiting.stderr
