@@ -12,12 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from odesolve.distributed.wrappers import sharded
+from odesolve.distributed.wrappers import networks, sharded
 from odesolve.jobs.code import of_library
 from odesolve.jobs.fingerprint import Walk
 from odesolve.jobs.parts import unwrapped
 from odesolve.models import Model
-from odesolve.within import modules_within
 
 # What ranks may be given of their own: where they compute, and what they show.
 OWN = frozenset(("device", "progress", "callback", "full", "mesh"))
@@ -88,7 +87,7 @@ def _mark(value: Any, name: str) -> bytes:
 def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
     """A look at a value that knows the networks within a model already, or only those whose weights lie on other ranks, too."""
     walk = Walk()
-    for net in modules_within(value.net) if isinstance(value, Model) else ():
+    for net in networks(value) if isinstance(value, Model) else ():
         net = unwrapped(net)
         if sharded(net) is not None:
             names = [(k, str(p.dtype), *p.shape) for k, p in net.named_parameters()]

@@ -38,7 +38,7 @@ COLLECTIVE = {
 
 def _check_net(ranks: Together, model: Any, name: str) -> None:
     """Raise OdesolveError for a network that all ranks have to call together where they would not."""
-    kind = sharded(model.net if isinstance(model, Model) else model)
+    kind = sharded(model)
     if kind == TENSOR_PARALLEL or (kind is not None and ranks.data.size() > 1):
         raise OdesolveError(f"the network's weights are {kind} over ranks: {COLLECTIVE[kind].format(name)}")
 
@@ -99,7 +99,7 @@ def sample(
     named = dict(zip(PLACES, args, strict=False))
     given = {"model": model, "noise": noise, "state": state, "seed": seed, "ids": ids, "gather": gather}
     asked = unlike(draw_samples, given | named | options)
-    with bare(model.net if isinstance(model, Model) else model):
+    with bare(model):
         batch = _Batch(noise, state)
         seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), asked)
         found = ranks.solved(lambda: batch.solve(ranks, model, named | options, seed, ids), gather)
@@ -194,7 +194,7 @@ def log_prob(
     """
     ranks = ranks_now()
     given = {"model": model, "x": x, "seed": seed, "ids": ids, "gather": gather, "args": args}
-    with bare(model.net if isinstance(model, Model) else model):
+    with bare(model):
         check = partial(_check_densities, ranks, model, x, options, seed, ids)
         seed = ranks.agree(check, unlike(solve_log_prob, given | options))
         sizes, rows, asked = _rows(ranks, len(x))

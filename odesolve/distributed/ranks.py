@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 
-from odesolve.distributed.waits import BROKEN, LIMITS, gathered, line, meet
+from odesolve.distributed.waits import BROKEN, LIMITS, RankError, gathered, line, meet
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
 from odesolve.launch import Launch, address, launched, own_device
@@ -60,7 +60,12 @@ def mesh(data: int | None = None, time: int = 1, device: str | None = None, time
     key = (kind, time, limit)
     if key not in made or any(group in BROKEN for group in made[key].get_all_groups()):
         meet("distributed.mesh", f"time={time}, device={kind!r}", limit)
-        made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
+        try:
+            made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
+        except (
+            RuntimeError
+        ) as e:  # of torch.distributed, which finds old addresses where it is joined anew by one store
+            raise RankError(f"distributed.mesh: its groups could not be made ({line(e)}): start the ranks anew") from e
     return made[key]
 
 

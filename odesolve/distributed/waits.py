@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import threading
 import time
@@ -26,6 +27,7 @@ LOOK = 0.2  # seconds between two looks at whether another rank has failed
 GRACE = 2.0  # seconds in which ranks answer that live
 ANSWER = 1.0  # seconds in which the process that keeps the board answers
 _NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
+_WORLDS = itertools.count()  # stores outlive the groups that met by them
 BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()  # groups whose ranks may still wait for a call that ended elsewhere
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
@@ -40,8 +42,9 @@ class Call:
         self.name, self.ranks = name, mesh.mesh.flatten().tolist()
         self.groups = tuple(mesh.get_all_groups())
         self.rank = dist.get_rank()
-        self.place = f"odesolve/{','.join(map(str, self.ranks))}"
-        self.number = _NUMBERS.setdefault(dist.group.WORLD, {}).get(self.place, 0)
+        self.numbers = _numbers()
+        self.place = f"{_place(self.numbers)}/{','.join(map(str, self.ranks))}"
+        self.number = self.numbers.get(self.place, 0)
         self.count(self.number + 1)
         self.waits = 0
         self.board = Board() if len(self.ranks) > 1 else None
@@ -50,7 +53,7 @@ class Call:
 
     def count(self, number: int) -> None:
         """Take a number for this call: the ranks' highest, where one of them was refused a call that others made."""
-        self.number = _NUMBERS[dist.group.WORLD][self.place] = number
+        self.number = self.numbers[self.place] = number
         self.key = f"{self.place}/{number}"
 
     @contextlib.contextmanager
@@ -159,22 +162,35 @@ class RankError(OdesolveError):
     """Ranks were given something else, or another one failed, ended or did not come: all that wait for it find it out."""
 
 
+def _numbers() -> dict[str, int]:
+    """How often what was done by the ranks that are joined now, and which of this process's worlds they are."""
+    world = dist.group.WORLD
+    if world not in _NUMBERS:
+        _NUMBERS[world] = {"world": next(_WORLDS)}
+    return _NUMBERS[world]
+
+
+def _place(numbers: dict[str, int]) -> str:
+    return f"odesolve/{numbers['world']}"
+
+
 def meet(name: str, what: str, limit: float) -> None:
     """Wait until every rank has come here, with the same: to make groups, which would wait without a word.
 
     Raises OdesolveError where one does not come, or with something else.
     """
-    numbers, ranks, rank = _NUMBERS.setdefault(dist.group.WORLD, {}), range(dist.get_world_size()), dist.get_rank()
+    numbers, ranks, rank = _numbers(), range(dist.get_world_size()), dist.get_rank()
     board, number, told = Board(), numbers.get(name, 0), {}
-    board.set(f"odesolve/{name}/{number}/{rank}", what)
+    place = f"{_place(numbers)}/{name}/{number}"
+    board.set(f"{place}/{rank}", what)
     end = time.monotonic() + limit
     while len(told) < len(ranks):
         with contextlib.suppress(Silent):
-            here = [r for r in ranks if r not in told and board.check(f"odesolve/{name}/{number}/{r}")]
-            told |= {r: board.get(f"odesolve/{name}/{number}/{r}").decode() for r in here}
+            here = [r for r in ranks if r not in told and board.check(f"{place}/{r}")]
+            told |= {r: board.get(f"{place}/{r}").decode() for r in here}
         if len(told) < len(ranks) and time.monotonic() > end:
             with contextlib.suppress(RuntimeError):
-                board.wipe(f"odesolve/{name}/{number}/{rank}")
+                board.wipe(f"{place}/{rank}")
             whom = ", ".join(str(r) for r in ranks if r not in told)
             raise RankError(f"{name}: rank {whom} did not come in {limit:g} s: make the same calls on every rank")
         time.sleep(PAUSE)

@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from odesolve.models import Model
 from odesolve.within import modules_within
 
 FULLY_SHARDED, TENSOR_PARALLEL = "fully sharded", "tensor parallel"
@@ -21,8 +22,14 @@ _GUARD = threading.Lock()  # of these: jobs are worked at by threads, too
 
 
 def inside(f: Any) -> list[nn.Module]:
-    """All modules that a callable calls, those within them as well."""
-    return [m for outer in modules_within(f) for m in outer.modules()]
+    """All modules that a callable or a model calls, those within them as well."""
+    return [m for outer in networks(f) for m in outer.modules()]
+
+
+def networks(f: Any) -> list[nn.Module]:
+    """The modules that a callable calls; of a model those of its network and of its classifier."""
+    called = (f.net, f._classifier) if isinstance(f, Model) else (f,)
+    return [m for each in called for m in modules_within(each)]
 
 
 def sharded(f: Any) -> str | None:

@@ -264,3 +264,38 @@ def test_no_network_is_called_on_no_rows(tmp_path):
     for rank, (whole, shape, status, fewest) in enumerate(on_ranks(check, 3, tmp_path)):
         assert torch.equal(torch.tensor(whole), x)
         assert (shape, status, fewest) == ([int(rank == 0), 4], "ok", 1)
+
+
+class Judge(torch.nn.Module):
+    """A classifier, with a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x, t):
+        return -(self.weight * x * x).flatten(1).sum(1)
+
+
+def judged(judge):
+    return model().classifier_guided(judge), torch.cat([0.01 * noise(1), 3.0 * noise(1)])
+
+
+def test_a_classifier_is_looked_at_as_the_network_is(tmp_path):
+    """Windows take other numbers of rounds on every rank, so that a wrapped classifier would wait for ever."""
+    window = {"tolerance": 1e-3, "size": 4}
+
+    def check():
+        mesh = ode.distributed.mesh(timeout=20.0)
+        whose, x = judged(DistributedDataParallel(Judge()))
+        found = ode.distributed.sample(whose, x, "ddim", 24, mesh=mesh, gather=True, executor=ode.Window(**window))
+        cut = fully_shard(Judge(), mesh=init_device_mesh("cpu", (2,)))
+        with pytest.raises(ode.OdesolveError, match=r"fully sharded over ranks: give mesh\(time=\)"):
+            ode.distributed.sample(judged(cut)[0], x, "ddim", 24, mesh=mesh)
+        return found.tolist()
+
+    whose, x = judged(Judge())
+    alone = [ode.sample(whose, row, "ddim", 24, executor=ode.Window(**window)) for row in x.split(1)]
+    for found in on_ranks(check, 2, tmp_path):
+        assert torch.equal(torch.tensor(found, dtype=x.dtype), torch.cat(alone))
