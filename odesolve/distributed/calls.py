@@ -15,7 +15,7 @@ from odesolve.conditions import sizes as sizes_of
 from odesolve.distributed.alike import unlike
 from odesolve.distributed.part import Together, ranked, ranks_now
 from odesolve.distributed.spread import Spread
-from odesolve.distributed.wrappers import FULLY_SHARDED, TENSOR_PARALLEL, bare, sharded
+from odesolve.distributed.wrappers import FULLY_SHARDED, TENSOR_PARALLEL, bare, sharded, synchronised
 from odesolve.errors import Diverged, OdesolveError
 from odesolve.given import refuse_loose
 from odesolve.keys import Ids, fresh_seed, ids_of, seed_of
@@ -41,6 +41,10 @@ def _check_net(ranks: Together, model: Any, name: str) -> None:
     kind = sharded(model)
     if kind == TENSOR_PARALLEL or (kind is not None and ranks.data.size() > 1):
         raise OdesolveError(f"the network's weights are {kind} over ranks: {COLLECTIVE[kind].format(name)}")
+    if synchronised(model):
+        raise OdesolveError(
+            "the network's SyncBatchNorm takes means over all ranks, whose samples are others: call .eval() on the network"
+        )
 
 
 def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:

@@ -44,6 +44,11 @@ def sharded(f: Any) -> str | None:
     return FULLY_SHARDED if fully else None
 
 
+def synchronised(f: Any) -> bool:
+    """Whether a network's batch norms take means over all ranks, each of which would have to make the same calls."""
+    return any(isinstance(m, nn.SyncBatchNorm) and m.training for m in inside(f))
+
+
 @contextlib.contextmanager
 def bare(f: Any) -> Iterator[None]:
     """Within, every DistributedDataParallel that f calls is its network alone, wherever it sits.

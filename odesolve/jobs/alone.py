@@ -31,7 +31,7 @@ def alone(name: str, *called: Any) -> Iterator[None]:
 
 
 def _make_alone(held: ExitStack, name: str, value: Any) -> None:
-    from odesolve.distributed.wrappers import bare, inside, sharded
+    from odesolve.distributed.wrappers import bare, sharded, synchronised
 
     spread = sys.modules.get("odesolve.distributed.spread")
     if spread is not None and isinstance(value, spread.Spread):
@@ -39,19 +39,18 @@ def _make_alone(held: ExitStack, name: str, value: Any) -> None:
             f"jobs.{name}: the model's network is spread over ranks, which work at batches of their own: give the model that "
             "distributed.spread was given"
         )
-    f = value.net if isinstance(value, Model) else value
-    kind = sharded(f)
+    kind = sharded(value)
     if kind is not None:
         raise OdesolveError(
             f"jobs.{name}: the network's weights are {kind} over ranks, which work at batches of their own: "
             + INSTEAD.format(name)
         )
-    if any(isinstance(m, torch.nn.SyncBatchNorm) and m.training for m in inside(f)):
+    if synchronised(value):
         raise OdesolveError(
             f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which have batches of their own: call .eval() "
             "on the network"
         )
-    held.enter_context(bare(f))
+    held.enter_context(bare(value))
 
 
 def settle_device(model: Any, device: torch.device | str | None) -> None:

@@ -186,6 +186,33 @@ def test_tensor_parallel(tmp_path):
         torch.testing.assert_close(torch.tensor(own), x)
 
 
+def test_batch_norms_over_ranks(tmp_path):
+    """In train mode a call of one rank waits for a call of every other."""
+
+    class Normed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.SyncBatchNorm(4)
+
+        def forward(self, x, t):
+            return self.norm(x)
+
+    def check():
+        whole = ode.Model(Normed(), PATH, "data")
+        for call in (
+            lambda: ode.distributed.sample(whole, hard(), "ddim", 3),
+            lambda: ode.distributed.log_prob(whole, hard()),
+        ):
+            with pytest.raises(ode.OdesolveError, match=r"SyncBatchNorm takes means over all ranks.*call \.eval\(\)"):
+                call()
+        whole.net.eval()
+        return ode.distributed.sample(whole, hard(), "ddim", 3, gather=True).tolist()
+
+    x = ode.sample(ode.Model(Normed().eval(), PATH, "data"), hard(), "ddim", 3)
+    for own in on_ranks(check, 2, tmp_path):
+        torch.testing.assert_close(torch.tensor(own), x)
+
+
 def test_calls_keep_no_threads_and_files(tmp_path):
     def check():
         def held():
