@@ -31,6 +31,20 @@ from odesolve.jobs.code import (
     seen_by,
     used,
 )
+from odesolve.jobs.wrapped import (
+    COMPILED,
+    HOOKS,
+    additions,
+    adds,
+    adds_by_class,
+    attributes_of,
+    compiled,
+    compiles,
+    hooked,
+    network_of,
+    own_forward,
+    set_by_users,
+)
 from odesolve.models import Model
 from odesolve.steady import Steady
 
@@ -51,7 +65,6 @@ class Unseen(Exception):
 
 # Attributes that say nothing of an answer: a model's doors, a module's ways of saving itself.
 OF_MODEL = frozenset(("_door", "_judge", "_kept_times", "_shared"))
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OF_MODULE = """
     _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook _state_dict_hooks
     _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks _forward_hooks_with_kwargs
@@ -59,8 +72,6 @@ _OF_MODULE = """
 """
 OF_MODULE = frozenset(_OF_MODULE.split())
 QUIET = (logging.Logger, type(threading.Lock()), type(threading.RLock()), weakref.WeakKeyDictionary, threading.local)
-WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-WRAPPED = ("_orig_mod", "_checkpoint_wrapped_module")  # the networks of other wrappers of torch
 PREFIX = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_checkpoint_wrapped_module)\."
 )  # which these put before names of weights
@@ -74,12 +85,12 @@ HEAD = object.__basicsize__
 def unwrapped(value: Any) -> Any:
     """What answers in the place of a wrapper that changes no more than rounding: of a compiler, of ranks, of our doors."""
     while True:
-        held = value.__dict__ if hasattr(value, "__dict__") and not isinstance(value, type) else {}
-        inner = _network_of(value)
-        if inner is not None and not _adds(value):
+        inner = network_of(value)
+        given = compiled(value)
+        if inner is not None and not adds(value):
             value = inner
-        elif "_torchdynamo_orig_callable" in held and inner is None:
-            value = held["_torchdynamo_orig_callable"]
+        elif given is not None:
+            value = given
         elif isinstance(value, Callee):
             value = value.given
         elif isinstance(value, Steady):
@@ -88,35 +99,6 @@ def unwrapped(value: Any) -> Any:
             value = value()
         else:
             return value
-
-
-def _network_of(value: Any) -> nn.Module | None:
-    """The network that a wrapper calls; None of what is no wrapper."""
-    if not isinstance(value, nn.Module) or isinstance(value, torch.jit.ScriptModule):
-        return None
-    if isinstance(value, WRAPPERS):
-        return value.module
-    inside = value.__dict__.get("_modules", {})
-    return next((inside[name] for name in WRAPPED if name in inside and of_library(type(value))), None)
-
-
-def _adds(wrapper: Any) -> bool:
-    """Whether a wrapper does more than to call its network: has hooks, or a forward of the user's."""
-    return _hooked(wrapper) or _own_forward(wrapper) or not of_library(type(wrapper).forward)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return any(module.__dict__.get(name) for name in HOOKS)
-
-
-def _own_forward(wrapper: nn.Module) -> bool:
-    """Whether the user gave this object a forward, other than its network."""
-    forward = wrapper.__dict__.get("forward")
-    return (
-        isinstance(wrapper, WRAPPERS)
-        and forward is not None
-        and getattr(forward, "__self__", None) is not wrapper.module
-    )
 
 
 def parts_of(value: Any) -> Parts:
@@ -135,16 +117,17 @@ def _model(model: Model) -> Parts:
 
 
 def _module(module: nn.Module) -> Parts:
-    net = _network_of(module)
+    net = network_of(module)
     if net is None:
         return _with_hooks(
             module, {name: list(vars(module)[name].values()) for name in HOOKS if vars(module).get(name)}
         )
     outer = {name: list(module.__dict__[name].values()) for name in HOOKS if module.__dict__.get(name)}
     net = unwrapped(net)
-    own = vars(module)["forward"] if _own_forward(module) else type(module).forward
-    if _network_of(net) is not None or not of_library(own):
-        return Parts("wrapper", [("class", type(module)), ("forward", own), ("module", net), *outer.items()])
+    own = vars(module)["forward"] if own_forward(module) else type(module).forward
+    more = list(additions(module))
+    if network_of(net) is not None or not of_library(own) or adds_by_class(module) or more:
+        return Parts("wrapper", [("class", type(module)), ("forward", own), ("module", net), *outer.items(), *more])
     for name in HOOKS:  # as where the network itself has them
         own = list(vars(net).get(name, {}).values())
         both = outer.get(name, []) + own if name in BEFORE else own + outer.get(name, [])
@@ -185,7 +168,9 @@ def _script_function(fn: Any) -> Parts:
 
 
 def _function(fn: types.FunctionType) -> Parts:
-    held = sorted(vars(fn).items())
+    held = attributes_of(fn)
+    if compiles(fn):
+        return Parts("compiled", [("function", vars(fn)[COMPILED]), *set_by_users(fn)])
     if of_library(fn):
         return Parts("function", [("name", named(fn)), *cells(fn), *held])
     given = [("defaults", fn.__defaults__), ("kwdefaults", fn.__kwdefaults__)]
@@ -198,7 +183,7 @@ def _method(method: Any) -> Parts:
     if net is not method.__self__ and isinstance(net, nn.Module):  # what a wrapper of it calls
         if method.__name__ in CALLS:
             method = net.__call__
-        elif method.__name__ == "forward" and not _hooked(net):
+        elif method.__name__ == "forward" and not hooked(net):
             method = net.forward
     return Parts("method", [("self", method.__self__), ("function", method.__func__)])
 
