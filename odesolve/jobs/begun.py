@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path as File
 
 from odesolve.errors import OdesolveError
@@ -39,6 +40,14 @@ def taken_up(job: Job, k: int, paths: list[File]) -> Arrays | None:
     """The longest beginning of shard k that is whole and of whole batches; None where there is none."""
     read = [_read(job, k, path) for path in paths]
     return max((arrays for arrays in read if arrays is not None), key=rows, default=None)
+
+
+def beginnings(job: Job) -> Iterator[tuple[int, Arrays]]:
+    """What there is of shards that are not there yet."""
+    for k, paths in begun(job).items():
+        arrays = None if job.has(k) else taken_up(job, k, paths)
+        if arrays is not None:
+            yield k, arrays
 
 
 def rows(arrays: Arrays) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path as File
 from typing import Any
 
@@ -17,6 +18,7 @@ from odesolve.execute import check_executor
 from odesolve.given import refuse_loose, whole
 from odesolve.jobs import asked
 from odesolve.jobs.alone import alone, settle_device
+from odesolve.jobs.begun import beginnings
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
 from odesolve.jobs.ending import GRACE
 from odesolve.jobs.files import Arrays, check_format
@@ -39,7 +41,7 @@ from odesolve.sample import sample as draw
 
 ForIds = Callable[[Tensor], Model]
 PLAIN = (str, int, float, bool, type(None))
-LOOKS = 16  # at shards that are there, when a job of conditions by id is taken up
+LOOKS = 16  # at shards that are there, and at those that were begun, when a job of conditions by id is taken up
 
 
 @door("jobs.sample", patience=number(above=0.0), grace=number(0.0))
@@ -168,12 +170,18 @@ def _model_for(model: Model | ForIds, ids: range) -> Model:
 
 
 def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> None:
-    """Ask again for the models of some shards that are there, spread over all. Raises OdesolveError where they are others."""
+    """Ask again for the models of some shards, spread over all, and of some that were begun.
+
+    Raises OdesolveError where they are others.
+    """
     there = list(job.found())
-    for k in {there[i * (len(there) - 1) // (LOOKS - 1)] for i in range(LOOKS)} if there else ():
-        marks = job.column(k, "condition")
-        for some in _batches(job.ids(k), batch):
-            if int(marks[some.start - job.ids(k).start]) != batches.of(_model_for(model, some)):
+    looked = {there[i * (len(there) - 1) // (LOOKS - 1)] for i in range(LOOKS)} if there else set()
+    known = [(k, job.column(k, "condition")) for k in looked]
+    known += [(k, arrays["condition"]) for k, arrays in islice(beginnings(job), LOOKS)]
+    for k, marks in known:
+        ids = job.ids(k)[: len(marks)]
+        for some in _batches(ids, batch):
+            if int(marks[some.start - ids.start]) != batches.of(_model_for(model, some)):
                 raise OdesolveError(
                     f"{job.named} holds another job (the conditions of ids {some.start} to {some.stop - 1} are others than "
                     "their shard was made with): give another folder, or the same arguments"

@@ -51,13 +51,14 @@ def graceful(seconds: float) -> Iterator[None]:
         _ASKED.append(number)
         if again or not seconds:
             raise Stopped(CODE + _ASKED[0])
-        timers.append(threading.Timer(seconds, _again, (number,)))
+        timers.append(threading.Timer(min(seconds, threading.TIMEOUT_MAX), _again, (number,)))
         timers[0].daemon = True
         timers[0].start()
 
     before = {number: signal.signal(number, asked) for number in ours}
     try:
         yield
+        check()  # one that came at the very end asks whatever comes next to end as well
     finally:
         for timer in timers:
             timer.cancel()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from pathlib import Path as File
+from typing import Annotated
 
 import msgspec
 
@@ -14,6 +15,7 @@ from odesolve.launch import Launch
 
 WORKERS = "workers"
 LENGTH = 400  # bytes of a note, so that a new one covers the old
+LATEST = 1e11  # seconds since 1970 that a calendar can tell: a note with more is none
 EACH = 1.0  # seconds between two notes of one shard
 
 
@@ -24,7 +26,7 @@ class Note(msgspec.Struct):
     pid: int
     rank: int
     shard: int
-    since: float
+    since: Annotated[float, msgspec.Meta(ge=0.0, le=LATEST)]
     done: int = 0
     name: str = ""
 

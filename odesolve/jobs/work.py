@@ -51,8 +51,8 @@ def work(job: Job, parts: Parts, progress: bool | None = None, limits: Limits | 
     watch = Watch(job.root, job.named, limits.patience, show is not False)
     with (
         once(),
-        graceful(limits.grace),
         _told(job),
+        graceful(limits.grace),
         _leases(job) as lock,
         _noted(job, launch) as book,
         shown(job, show) as tick,
@@ -75,8 +75,10 @@ def _told(job: Job) -> Iterator[None]:
     try:
         yield
     except Stopped as e:
-        done = f"{job.named} keeps {job.done()} of {job.n} results, and the batches of shards that were begun"
-        print(f"odesolve: {name_of(e)}: {done}: start the same job again to go on", file=sys.stderr, flush=True)
+        done = job.done()
+        rest = ", and the batches of shards that were begun: start the same job again to go on" if done < job.n else ""
+        told = f"odesolve: {name_of(e)}: {job.named} keeps {done} of {job.n} results{rest}"
+        print(told, file=sys.stderr, flush=True)
         raise
 
 

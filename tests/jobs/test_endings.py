@@ -9,10 +9,14 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
+import torch
 
 import odesolve as ode
-from odesolve.jobs import ending
+from odesolve.jobs import Job, calls, ending
+from odesolve.jobs.leases import Leases
+from odesolve.jobs.notes import Notebook
 from tests.jobs.ranks import BATCH, SHARD, Calls, N, Slow, draw, start, until
 
 KINDS = [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
@@ -53,6 +57,24 @@ def test_a_shard_is_written_where_its_last_batch_was_running(tmp_path):
     assert not (tmp_path / "begun").exists()
 
 
+@pytest.mark.parametrize(("owner", "name", "call"), [(Notebook, "close", 1), (Leases, "close", 2), (Job, "write", 6)])
+def test_no_signal_is_lost_at_the_end(tmp_path, monkeypatch, capsys, owner, name, call):
+    """When all is done as well: what comes after the job in a program is not to begin."""
+    plain, calls = getattr(owner, name), []
+
+    def signalled(*given):
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given)
+
+    monkeypatch.setattr(owner, name, signalled)
+    with pytest.raises(SystemExit) as ended:
+        draw(tmp_path, Slow(0.0))
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == f"odesolve: SIGTERM: {tmp_path} keeps {N} of {N} results\n"
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_the_grace_is_a_limit(tmp_path, twice):
     """And a second signal ends at once."""
@@ -88,6 +110,46 @@ def test_what_was_begun_is_taken_up_only_if_it_is_whole(tmp_path, harm):
     job = draw(tmp_path / "job", Slow())
     assert job.digest == draw(tmp_path / "whole", Slow()).digest
     assert not (tmp_path / "job" / "begun").exists()
+
+
+def test_what_was_begun_with_other_conditions_is_refused(tmp_path, monkeypatch):
+    """Labels of a file that a function of ids reads have changed behind the first batch, in which they are as they were."""
+    labels, plain, drawn = tmp_path / "labels.npy", calls._drawn, []
+    np.save(labels, np.ones(SHARD))
+
+    def signalled(*given):
+        drawn.append(given)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*given)
+
+    def net(x, t, y):
+        return x * y[:, None, None]
+
+    def conditioned(ids):
+        return ode.Model(net, ode.paths.VP(), predicts="noise", cond={"y": torch.from_numpy(np.load(labels))[ids]})
+
+    def job():
+        given = {"n": SHARD, "shard": SHARD, "progress": False, "out": tmp_path / "job", "dtype": torch.float64}
+        return ode.jobs.sample(conditioned, (2, 1, 3), "ddim", 2, **given)
+
+    monkeypatch.setattr(calls, "_drawn", signalled)
+    with pytest.raises(SystemExit):
+        job()
+    assert list((tmp_path / "job" / "begun").iterdir())
+    np.save(labels, np.r_[np.ones(2), np.full(SHARD - 2, 2.0)])
+    with pytest.raises(ode.OdesolveError, match="conditions of ids 2 to 3 are others"):
+        job()
+    np.save(labels, np.ones(SHARD))
+    assert job().done() == SHARD
+
+
+@pytest.mark.parametrize("grace", [1e9, 1e300])
+def test_a_grace_longer_than_clocks_can_tell(tmp_path, grace):
+    sent = []
+    net = Slow(0.0, before=lambda: sent or (sent.append(1), os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(SystemExit):
+        draw(tmp_path, net, grace=grace)
 
 
 def test_handlers_of_others_stay(tmp_path):

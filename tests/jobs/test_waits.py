@@ -167,7 +167,13 @@ def test_a_job_that_was_stopped_while_it_began(tmp_path, monkeypatch):
     assert ode.jobs.Job(tmp_path).done() == N
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\0" * 400, b'{"host": 3}', b'{"host":"a","pid":"b"}'])
+NO_NOTES = [b"", b"{", b"[]", b"\0" * 400, b'{"host": 3}', b'{"host":"a","pid":"b"}']
+NO_TIMES = [
+    f'{{"host":"a","pid":1,"rank":0,"shard":1,"since":{since}}}'.encode() for since in ("1e300", "-1e300", "1e12")
+]
+
+
+@pytest.mark.parametrize("body", [*NO_NOTES, *NO_TIMES])
 def test_notes_that_are_none(tmp_path, body):
     (tmp_path / "workers").mkdir()
     (tmp_path / "workers" / f"{owners.fresh_name()}.json").write_bytes(body)
