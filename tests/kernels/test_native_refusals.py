@@ -150,7 +150,16 @@ def test_an_older_torch_is_named(monkeypatch):
 
 def test_a_missing_module_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "odesolve._native", None)
-    with pytest.raises(ImportError, match="the compiled module does not load: "):
+    with pytest.raises(ImportError, match=r"were not compiled: install g\+\+ and python3-dev, then odesolve again"):
+        native._load()
+
+
+def test_a_module_that_does_not_load_is_named(monkeypatch):
+    def broken(name):
+        raise ImportError("undefined symbol")
+
+    monkeypatch.setattr(native.importlib, "import_module", broken)
+    with pytest.raises(ImportError, match="the compiled module does not load: undefined symbol"):
         native._load()
 
 
