@@ -123,8 +123,8 @@ def _state(net: nn.Module) -> tuple | None:
     try:
         places = [(id(x), x._version, x.data_ptr()) for x in tensors]
         return places, plain, _rest(net, modules), _numbers(tensors[:: 1 + len(tensors) // PROBES])
-    except (RuntimeError, NotImplementedError):
-        return None  # of inference, sharded, sparse: without a version, or a place in memory
+    except (RuntimeError, NotImplementedError):  # of inference, sharded, sparse: no version, or no place in memory
+        return None
 
 
 def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:

@@ -46,7 +46,10 @@ def along(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tens
     try:
         with _watched():
             return pushed(f, at, tangents)
-    except (RuntimeError, NotImplementedError) as error:
+    except (
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # torch's, by layers without a forward derivative; others go on
         for told, instead in FAILS.items():
             if (found := re.search(told, str(error))) is not None:
                 raise OdesolveError(

@@ -127,8 +127,6 @@ def fit(
     """
     if dtype not in (None, *HALVES):
         raise OdesolveError(f"dtype={dtype}: give torch.bfloat16 or torch.float16, or None for that of the weights")
-    if steps < 0 or every < 1:
-        raise OdesolveError(f"steps={steps}, every={every}: give numbers of steps")
     folder = None if folder is None else file_name("folder", folder, "a folder")
     named = isinstance(optimiser if optimizer is None else optimizer, str)
     chosen = optimiser_of(optimiser, optimizer, _trained(objective, network) if named else nn.Identity())

@@ -65,7 +65,7 @@ def test_measures_of_an_exact_flow(bench):
     found = bench.two_labels().measure(ode.Model(exact, bench.PATH, "velocity"), 0)
     assert found["distance, label 0"] < 1e-3
     assert found["distance, label 1"] < 1e-3
-    assert found["straightness, label 1"] == pytest.approx(found["straightness, label 0"], rel=1e-3)
+    assert found["straightness, label 1"] == pytest.approx(found["straightness, label 0"], rel=1e-5)
     assert 0.1 < found["straightness, label 0"] < 0.2
 
 

@@ -21,7 +21,7 @@ from odesolve.jobs import lines, work
 from odesolve.jobs.fingerprint import checksum, fingerprint
 from tests.distributed.ranks import on_ranks
 from tests.jobs.nets import model
-from tests.jobs.ranks import SHARD, Holder, N, Slow, draw, in_lambda
+from tests.jobs.ranks import SHARD, Holder, N, Net, Slow, draw, in_lambda
 
 STARTED = {
     "torchrun": {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"},
@@ -166,18 +166,6 @@ def test_a_wrapper_with_a_forward_of_its_own_keeps_it(group, tmp_path):
     with bare(wrapper):
         torch.testing.assert_close(wrapper(x, t), 2.0 * wrapper.module(x, t))
     assert job.digest != draw(tmp_path / "other", Slow()).digest
-
-
-class Net(torch.nn.Module):
-    """Without a fingerprint of its own."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner = torch.nn.Linear(3, 3)
-
-    def forward(self, x, t):
-        return self.inner(x)
 
 
 class Forwarding(DistributedDataParallel):

@@ -11,6 +11,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.parallel import DistributedDataParallel
 
 from odesolve.jobs.fingerprint import fingerprint
+from tests.jobs.ranks import Net
 
 
 @pytest.fixture
@@ -19,16 +20,6 @@ def group():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
-
-
-class Net(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.inner = torch.nn.Linear(3, 3)
-
-    def forward(self, x, t):
-        return self.inner(x)
 
 
 class Scaled(torch.nn.DataParallel):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from odesolve.kernels import dispatch, reference
@@ -155,19 +153,3 @@ def test_what_has_no_order_is_refused(backend, order, cost):
     with pytest.raises(ode.OdesolveError, match=r"give (finite floats|int64) of shape"):
         BACKENDS[backend].assignment(order, cost)
     assert torch.equal(order.nan_to_num(), kept.nan_to_num())
-
-
-@pytest.mark.skipif(dispatch.backend().devices["cpu"] != "native", reason="scipy solves it without compiled kernels")
-@pytest.mark.parametrize("kind", ["uniform", "distances", "clusters"])
-def test_it_is_much_faster_than_scipy(kind):
-    """In time of this thread, which others do not lengthen: 5 to 20 times at this size, more at larger ones."""
-    cost = KINDS[kind](1024, generator(7)).contiguous()
-
-    def seconds(solve):
-        begun = time.thread_time()
-        solve()
-        return time.thread_time() - begun
-
-    ours = min(seconds(lambda: order_of(cost)) for _ in range(3))
-    theirs = min(seconds(lambda: linear_sum_assignment(cost.numpy())) for _ in range(2))
-    assert ours < theirs / 2
