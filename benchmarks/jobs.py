@@ -20,8 +20,8 @@ from unittest import mock
 import torch
 
 import odesolve as ode
+from odesolve.fingerprints.fingerprint import fingerprint
 from odesolve.jobs import calls
-from odesolve.jobs.fingerprint import fingerprint
 
 HEAD = ("what", "setting", "value", "unit")
 BATCH = 200

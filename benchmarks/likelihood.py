@@ -39,8 +39,8 @@ from tqdm import tqdm
 
 import odesolve as ode
 from odesolve import trace
-from odesolve.keys import keys_of
 from odesolve.log_prob import log_prob
+from odesolve.noise.keys import keys_of
 
 # Where the peers' procedures begin and end: in sigma, in the straight path's time (the same ratio of noise to signal at the
 # end), and score_sde's first time.

@@ -16,8 +16,9 @@ import torch
 from odesolve.kernels.dispatch import combine
 
 import odesolve as ode
-from odesolve import planning, run
-from odesolve.lower import Block, lower
+from odesolve import run
+from odesolve.lowering.lower import Block, lower
+from odesolve.planning import planner
 
 PATH = ode.paths.VP()
 SOLVERS = ("euler", "ddim", "dpmpp_2m", "unipc_2", "ipndm_4", "deis_tab2", "heun_edm", "rk4")
@@ -37,7 +38,7 @@ def planning_us(solver: str, rows: int) -> tuple[float, float]:
     """Fresh and cached planning of this many rows."""
 
     def fresh():
-        planning._plan.cache_clear()
+        planner._plan.cache_clear()
         ode.plan(solver, PATH, rows, "karras")
 
     return median_us(fresh), median_us(lambda: ode.plan(solver, PATH, rows, "karras"))

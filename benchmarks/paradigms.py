@@ -15,9 +15,9 @@ from odesolve.kernels.dispatch import normal_sums
 from torch import Tensor
 
 import odesolve as ode
-from odesolve.keys import keys_of
-from odesolve.plan import Plan
-from odesolve.recurrence import Recurrence, recurrence
+from odesolve.noise.keys import keys_of
+from odesolve.plans.plan import Plan
+from odesolve.plans.recurrence import Recurrence, recurrence
 
 
 @dataclass(frozen=True)

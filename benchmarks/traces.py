@@ -24,8 +24,8 @@ from spectra import CASES, SPECTRA
 from torch import Tensor, nn
 
 from odesolve import trace
-from odesolve.keys import keys_of
 from odesolve.likelihood.reach import reach
+from odesolve.noise.keys import keys_of
 
 NAMES = ("hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace", "auto")
 COLUMNS = ("case", "dim", "products", "estimator", "error", "over_best", "stated", "held_80", "held_95", "chosen")

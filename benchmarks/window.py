@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import odesolve as ode
-from odesolve.plan import Plan
+from odesolve.plans.plan import Plan
 
 TESTS = ("tests/run/test_window.py", "tests/benchmarks/test_window.py")
 PATH, SEED = ode.paths.VP(), 0

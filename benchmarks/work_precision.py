@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import odesolve as ode
 from odesolve import grids, paths, run
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
 from odesolve.profile.metrics import Comparison
 
 NFE = (5, 8, 10, 15, 20, 50)

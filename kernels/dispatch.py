@@ -14,10 +14,11 @@ import torch
 from odesolve.kernels import reference
 from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from torch import Tensor
-from torch._C import _functorch, _len_torch_dispatch_stack  # type: ignore[attr-defined]
+from torch._C import _len_torch_dispatch_stack  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
 
-from odesolve.words import fits
+from odesolve.doors.modes import transformed
+from odesolve.doors.words import fits
 
 OPS = (
     "combine",
@@ -110,11 +111,6 @@ def _fused(name: str) -> tuple[Callable[..., bool | None], Callable[..., bool | 
 def traced(x: Tensor) -> bool:
     """Whether somebody watches the ops on x (compile, export, make_fx, fake tensors, subclasses), so that the op must show."""
     return is_compiling() or _len_torch_dispatch_stack() > 0 or type(x) is not Tensor
-
-
-def transformed() -> bool:
-    """Whether a torch.func transform is under way, to which only plain torch ops are transparent."""
-    return not is_compiling() and _functorch.peek_interpreter_stack() is not None
 
 
 def run(name: str, x: Tensor, *args) -> None:

@@ -2,31 +2,34 @@
 
 import importlib
 
-from odesolve import grids, paths, problems, tableaus, trace
-from odesolve.brownian import BrownianPath
-from odesolve.defaults import default_plan
+from odesolve import aliases, grids, paths, problems, trace
+from odesolve.dequantise import bits_per_dim, dequantise
 from odesolve.editing import interpolate, sdedit, slerp
 from odesolve.errors import Diverged, OdesolveError, PlanError
 from odesolve.kernels.dispatch import backend
 from odesolve.langevin import Chains, langevin, mala
 from odesolve.likelihood.bounds import Bound, elbo
-from odesolve.likelihood.dequantise import bits_per_dim, dequantise
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
-from odesolve.models import Model
-from odesolve.parareal import Parareal
-from odesolve.plan import Plan
-from odesolve.planning import load_plan, plan, solvers
+from odesolve.methods import tableaus
+from odesolve.model.model import Model
+from odesolve.noise.brownian import BrownianPath
+from odesolve.planning.defaults import default_plan
+from odesolve.planning.planner import load_plan, plan, solvers
+from odesolve.plans.plan import Plan
 from odesolve.profile import profile
 from odesolve.run import Graph, Window
 from odesolve.sample import Sample, invert, iterate, resume, sample
-from odesolve.sampler import Sampler
+from odesolve.sampling.parareal import Parareal
+from odesolve.sampling.sampler import Sampler
 from odesolve.sde import SDESolution, solve_sde
 from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
+from odesolve.version import __version__ as __version__
+
+aliases.install()
 from odesolve.wiring import Check, check
 
-__version__ = "0.1.0"
 __all__ = [
     "Bound",
     "BrownianPath",

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from odesolve import paths, problems
 from odesolve.errors import OdesolveError
-from odesolve.profile import Candidate, Profile, parse_grid, parse_solver, pictures, plotting, profile, report
+from odesolve.pictures import figures, sheets
+from odesolve.profile import Candidate, Profile, parse_grid, parse_solver, plotting, profile, report
 from odesolve.sample import sample
 
 QUESTION = "Which sampler for handwritten digits?"
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(out: File, quick: bool = False) -> dict[str, Profile]:
     """Measure on the three paths, print, and write everything into ``out``."""
     begin = time.perf_counter()
-    plotting.matplotlib()  # before the work, so that a missing library is not found at its end
+    figures.matplotlib()  # before the work, so that a missing library is not found at its end
     out.mkdir(parents=True, exist_ok=True)
     digits = problems.digits()
     found = {name: measured(digits, path, quick) for name, path in PATHS.items()}
@@ -126,7 +127,7 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
         result.to_json(out / f"{short}.json")
     for suffix in ("png", "svg"):
         plotting.save(list(found.values()), out / f"work-precision.{suffix}", titles=list(found))
-    pictures.save_rows(rows_of_digits(digits, next(iter(found.values()))), out / "digits.png")
+    sheets.save_rows(rows_of_digits(digits, next(iter(found.values()))), out / "digits.png")
     print(f"\n{summary(found)}")
     seconds = time.perf_counter() - begin
     print(f"\nWrote tables, work-precision.png, .svg and digits.png in {out}/ after {seconds:.0f} s.")

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from odesolve import grids
-from odesolve.defaults import default_grid
+from odesolve.doors.annotations import samples
+from odesolve.doors.keywords import door
+from odesolve.doors.values import numbers
+from odesolve.doors.words import refuse_others
 from odesolve.errors import OdesolveError, once
-from odesolve.given import numbers
-from odesolve.graphs import refuse_lost
+from odesolve.functions.graphs import refuse_lost
+from odesolve.functions.torch_func import unwatched
 from odesolve.grids import is_listed
-from odesolve.keys import Ids, fresh_seed
-from odesolve.keywords import door
-from odesolve.labels import parse_grid, parse_label
-from odesolve.meant import samples
-from odesolve.models import Model
-from odesolve.planning import GridLike, SolverLike
+from odesolve.model.model import Model
+from odesolve.noise.keys import Ids, fresh_seed
+from odesolve.planning.defaults import default_grid
+from odesolve.planning.labels import parse_grid, parse_label
+from odesolve.planning.planner import GridLike, SolverLike
 from odesolve.sample import INVERSION, Sample, invert, sample
-from odesolve.start import draw
-from odesolve.watched import unwatched
-from odesolve.words import refuse_others
+from odesolve.sampling.start import draw
 
 BEGUN_BY = ("noise", "state", "plan")  # what ode.sample may begin from, where SDEdit begins from its guide
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant
+from odesolve.doors.values import row, whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, plain, short, unknown
-from odesolve.given import row, whole
-from odesolve.meant import meant
 from odesolve.paths import Path, unknown_grid
-from odesolve.snapping import snapped
-from odesolve.words import fits
+from odesolve.paths.snapping import snapped
 
 MAX_STEPS = 100_000
 # How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists and tables made in

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from odesolve.callee import Callee
-from odesolve.convention import check_call
+from odesolve.doors.convention import check_call
+from odesolve.doors.keywords import door
+from odesolve.doors.values import dense, positive, real, refuse_loose, whole
 from odesolve.errors import OdesolveError
-from odesolve.given import dense, positive, real, refuse_loose, whole
-from odesolve.graphs import tells_lost
+from odesolve.functions.callee import Callee
+from odesolve.functions.graphs import tells_lost
+from odesolve.functions.steadiness import warn_of_training
+from odesolve.functions.torch_func import refuse_inside, unwatched
 from odesolve.kernels.dispatch import combine, inner, normal, quadratic_form
-from odesolve.keys import Ids, keys_of
-from odesolve.keywords import door
-from odesolve.noise import CHAINS
+from odesolve.noise.keys import Ids, keys_of
+from odesolve.noise.stream_numbers import CHAINS
 from odesolve.run import places
-from odesolve.steady import warn_of_training
-from odesolve.watched import refuse_inside, unwatched
 
 Field = Callable[[Tensor], Tensor]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -11,28 +11,28 @@ from torch import Tensor
 
 from odesolve import grids
 from odesolve import trace as traces
-from odesolve.adjoint.held import holding
-from odesolve.chunks import in_turn
-from odesolve.convention import time_first
-from odesolve.equation_solvers import ode_solver
+from odesolve.adjoint.memory import holding
+from odesolve.doors.convention import time_first
+from odesolve.doors.keywords import door
 from odesolve.errors import OdesolveError, short
-from odesolve.graphs import tells_lost
-from odesolve.keys import Ids, keys_of
-from odesolve.keywords import door
-from odesolve.likelihood import along, asked, clock, dependence, fixed, nodes, picard, pilot
+from odesolve.functions.graphs import tells_lost
+from odesolve.functions.steadiness import Steady, steady_model, warn_of_training
+from odesolve.functions.torch_func import unwatched
+from odesolve.likelihood import augmented, checks, clock, dependence, nodes, on_grid, picard, pilot
 from odesolve.likelihood.agreement import noted
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
-from odesolve.likelihood.found import End, Found, standard_error
+from odesolve.likelihood.integral import End, Found, standard_error
 from odesolve.likelihood.plan_density import plan_log_prob
 from odesolve.likelihood.result import LogProb
-from odesolve.likelihood.together import check_control, of_one_time, tolerance
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
-from odesolve.pairs import Pair
-from odesolve.plan import Plan
-from odesolve.planning import GridLike
-from odesolve.steady import Steady, steady_model, warn_of_training
-from odesolve.watched import unwatched
+from odesolve.likelihood.shared_clock import check_control, of_one_time, tolerance
+from odesolve.methods.pairs import Pair
+from odesolve.model.model import Model
+from odesolve.noise.keys import Ids, keys_of
+from odesolve.planning.equation_solvers import ode_solver
+from odesolve.planning.planner import GridLike
+from odesolve.plans.plan import Plan
+from odesolve.sampling.chunks import in_turn
+from odesolve.sampling.model_plan import plan_for
 
 SOLVER, PARALLEL = "dopri5", "picard"
 EXACT, ESTIMATED = (
@@ -128,14 +128,18 @@ def log_prob(
     Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
     OdesolveError for arguments that cannot be used.
     """
-    asked.check(model, x, of, divergence)
+    checks.check(model, x, of, divergence)
     check_control(control)
-    asked.check_numbers(tol, products, max_calls, steps, args)
-    asked.check_plan(model, plan, solver, steps, grid)
-    t = None if t is None else asked.times(model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid))
-    asked.check_grid(model, grid, steps, of)
+    checks.check_numbers(tol, products, max_calls, steps, args)
+    checks.check_plan(model, plan, solver, steps, grid)
+    t = (
+        None
+        if t is None
+        else checks.times(model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid))
+    )
+    checks.check_grid(model, grid, steps, of)
     on_plan = isinstance(model, Model) and (of == "plan" or any(v is not None for v in (steps, plan, grid)))
-    asked.check_adjoint(adjoint, params, on_plan)
+    checks.check_adjoint(adjoint, params, on_plan)
     solver = solver if on_plan else ode_solver(solver, steps is not None, (PARALLEL,))
     x = _state(model, x)
     model, steady = _steady(model, len(x), control)
@@ -150,7 +154,7 @@ def log_prob(
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
-            plan = plan or fixed.encoding_plan(model, solver, steps, grid, t)
+            plan = plan or on_grid.encoding_plan(model, solver, steps, grid, t)
             found = _counted(_on_grid(model, x, probes, plan, base, estimator), steady)
             found = _with(found, dependence.of_model(model, x, forward=forward))
             return noted(found, base, model.path.start_std(plan.grid[-1]), quiet=adjoint is not None)
@@ -181,7 +185,7 @@ def _solved(
     if way["steps"] is None:
         options |= {"max_calls": max_calls, "control": control}
     options = {k: v for k, v in options.items() if v is not None}
-    return along.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options)
+    return augmented.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options)
 
 
 def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, control: Any, *limits: Any) -> Found:
@@ -201,8 +205,8 @@ def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
     if isinstance(model, Model):
         return steady_model(model, True, batch)
     time_first(model)
-    asked = Steady(model, always=True, batch=batch)
-    return asked, asked
+    checks = Steady(model, always=True, batch=batch)
+    return checks, checks
 
 
 def _ask_plainly(model: Any, steady: Steady, estimator: Any, x: Tensor, t: Any, args: Sequence[Any]) -> None:
@@ -286,7 +290,7 @@ def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Es
 def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: traces.Estimator) -> LogProb:
     pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
     prior, extra = _prior(base), {}
-    found, density = fixed.integrate(model, x, probes, plan, prior)
+    found, density = on_grid.integrate(model, x, probes, plan, prior)
     if not torch.is_grad_enabled():
         flow = PathFlow(model, (plan.grid[0], plan.grid[-1]), prior, x)
         first = flow.ask(flow.start, flow.enter(x), probes)

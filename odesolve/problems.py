@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.doors.annotations import meant, number
+from odesolve.doors.values import numbers, short, whole
+from odesolve.doors.words import fits, fits_as
 from odesolve.errors import OdesolveError
-from odesolve.given import numbers, short, whole
 from odesolve.grids import Asinh
-from odesolve.lower import Reading, lower
-from odesolve.meant import meant, number
-from odesolve.models import Model
+from odesolve.lowering.lower import Reading, lower
+from odesolve.model.model import Model
 from odesolve.paths import Path, prediction_named
-from odesolve.planning import plan
-from odesolve.words import fits, fits_as
+from odesolve.planning.planner import plan
 
 Time = float | Tensor
 

@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 
 from odesolve import run
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
 from odesolve.adjoint.plans import check as check_gradients
 from odesolve.adjoint.plans import differentiable_run
-from odesolve.callbacks import Callback, refuse_unseen, watched_run
-from odesolve.chunks import in_chunks
+from odesolve.doors.annotations import count, samples
+from odesolve.doors.keywords import door
 from odesolve.errors import Diverged, OdesolveError, once
-from odesolve.execute import check_executor, execute, program_for
 from odesolve.files import shaped
-from odesolve.graphs import refuse_lost
+from odesolve.functions.graphs import refuse_lost
+from odesolve.functions.steadiness import Steady, steady_model, warn_of_training
+from odesolve.functions.torch_func import unwatched
 from odesolve.grids import is_listed
-from odesolve.keys import Ids, fresh_seed, keys_of
-from odesolve.keywords import door
-from odesolve.likelihood.drawn import draw, kind_of
 from odesolve.likelihood.result import LogProb
-from odesolve.lower import lower
-from odesolve.meant import count, samples
-from odesolve.model_plan import check_model, check_start, chosen_plan, plan_for
-from odesolve.models import Model
-from odesolve.parareal import Parareal
-from odesolve.plan import Plan
-from odesolve.plan_path import check_path
-from odesolve.planning import GridLike, SolverLike
-from odesolve.progress import Bar
-from odesolve.run.saved import SAVED, Saved
-from odesolve.start import Noise, start
-from odesolve.steady import Steady, steady_model, warn_of_training
+from odesolve.likelihood.samples import draw, kind_of
+from odesolve.lowering.lower import lower
+from odesolve.model.model import Model
+from odesolve.noise.keys import Ids, fresh_seed, keys_of
+from odesolve.planning.planner import GridLike, SolverLike
+from odesolve.plans.path import check_path
+from odesolve.plans.plan import Plan
+from odesolve.process.progress import Bar
+from odesolve.run.snapshot import SAVED, Saved
+from odesolve.sampling.callbacks import Callback, refuse_unseen, watched_run
+from odesolve.sampling.chunks import in_chunks
+from odesolve.sampling.execute import check_executor, execute, program_for
+from odesolve.sampling.model_plan import check_model, check_start, chosen_plan, plan_for
+from odesolve.sampling.parareal import Parareal
+from odesolve.sampling.start import Noise, start
 from odesolve.trace import Estimator
-from odesolve.watched import unwatched
 
 INVERSION = 50  # steps
 
@@ -103,7 +103,7 @@ def sample(
         noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a shape to draw it.
         solver: a name from ``ode.solvers()``, or one that it has elsewhere, such as "DPM++ 2M Karras" (``odesolve names``), whose
             schedule is the grid where none is given; by default one chosen by measurement for this kind of path and number
-            of steps (``odesolve.defaults``).
+            of steps (``odesolve.planning.defaults``).
         steps: number of steps, 10 by default, or those of a list of times; with the default sampler, of network evaluations.
         grid: a name, a rule of ``odesolve.grids``, or the times themselves, from the noise to the data.
         seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic solver's. By default

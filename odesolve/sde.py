@@ -10,32 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.arguments import SYNC, check_settings, length, tolerances
-from odesolve.adaptive.batch import Scale
-from odesolve.adaptive.controller import Controller
-from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.times import check_resolved, shared_times
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
 from odesolve.adjoint.sde import Request
-from odesolve.brownian import BrownianPath
-from odesolve.convention import time_first
-from odesolve.equation_solvers import sde_solver
+from odesolve.doors.annotations import function, text
+from odesolve.doors.convention import time_first
+from odesolve.doors.keywords import door
+from odesolve.doors.values import real, switch, whole
 from odesolve.errors import OdesolveError, short
-from odesolve.given import real, switch, whole
-from odesolve.graphs import refuse_lost
+from odesolve.functions.graphs import refuse_lost
+from odesolve.functions.pairing import type_like
+from odesolve.functions.steadiness import Steady, budget, warn_of_training
+from odesolve.functions.torch_func import unwatched
 from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
-from odesolve.keys import Ids, keys_of
-from odesolve.keywords import door
-from odesolve.meant import function, text
-from odesolve.pairing import type_like
-from odesolve.progress import Bar
-from odesolve.steady import Steady, budget, warn_of_training
+from odesolve.noise.brownian import BrownianPath
+from odesolve.noise.keys import Ids, keys_of
+from odesolve.ode.batch import Scale
+from odesolve.ode.checks import SYNC, check_settings, length, tolerances
+from odesolve.ode.controller import Controller
+from odesolve.ode.drift import Drift, State
+from odesolve.ode.times import check_resolved, shared_times
+from odesolve.planning.equation_solvers import sde_solver
+from odesolve.process.progress import Bar
 from odesolve.stochastic.adaptive import Control, adapt
 from odesolve.stochastic.equation import Equation
-from odesolve.stochastic.fixed import march
 from odesolve.stochastic.increments import Path, Streams
+from odesolve.stochastic.on_grid import march
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
-from odesolve.watched import unwatched
 
 NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged", MAX_CALLS: "max_calls"}
 DEFAULT_STEPS = 100

@@ -8,29 +8,29 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.adaptive.arguments import check_settings
-from odesolve.adaptive.batch import Scale
-from odesolve.adaptive.controller import Controller
-from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.events import Event, listed
-from odesolve.adaptive.solution import Solution, solution
-from odesolve.adaptive.stops import stop_times
-from odesolve.adaptive.times import moments, output_times
-from odesolve.adjoint.arguments import check_mode
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
 from odesolve.adjoint.ode import Request
-from odesolve.controlled import CONTROLLER, Controlled
-from odesolve.convention import time_first
-from odesolve.equation_solvers import ode_solver
+from odesolve.adjoint.targets import check_mode
+from odesolve.doors.annotations import function
+from odesolve.doors.convention import time_first
+from odesolve.doors.keywords import door
 from odesolve.errors import OdesolveError, unknown
-from odesolve.graphs import refuse_lost
-from odesolve.keywords import door
-from odesolve.meant import function
-from odesolve.model_problem import model_problem, other_times
-from odesolve.models import Model
-from odesolve.pairs import Pair
-from odesolve.steady import Steady, steady_model, warn_of_training
-from odesolve.watched import unwatched
+from odesolve.functions.graphs import refuse_lost
+from odesolve.functions.steadiness import Steady, steady_model, warn_of_training
+from odesolve.functions.torch_func import unwatched
+from odesolve.methods.pairs import Pair
+from odesolve.model.model import Model
+from odesolve.model.problem import model_problem, other_times
+from odesolve.ode.batch import Scale
+from odesolve.ode.checks import check_settings
+from odesolve.ode.controlled import CONTROLLER, Controlled
+from odesolve.ode.controller import Controller
+from odesolve.ode.drift import Drift, State
+from odesolve.ode.events import Event, listed
+from odesolve.ode.solution import Solution, solution
+from odesolve.ode.stops import stop_times
+from odesolve.ode.times import moments, output_times
+from odesolve.planning.equation_solvers import ode_solver
 
 
 @door("ode.solve", f=function)
@@ -93,7 +93,7 @@ def solve(
         min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
         max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes no further attempt
             (looked at once in ``sync``; an attempt that has begun is finished); by default what ``max_steps`` makes of them.
-        controller: an ``odesolve.adaptive.Controller``.
+        controller: an ``odesolve.ode.Controller``.
         events: ``Event``s to find on the way.
         stops: times at which f jumps, within the span or not: steps end there and begin anew on the other side, where f gets the
             neighbouring numbers of y's type for the time. Without them a short pulse of f may be stepped over, and a step

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
+from odesolve.adjoint.targets import Arguments
 
 Step = Callable[
     [int, Tensor, Arguments], Tensor

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.times import Times, each
-from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
+from odesolve.adjoint.targets import Arguments
 from odesolve.errors import OdesolveError
-from odesolve.pairing import pairs, type_like
+from odesolve.functions.pairing import pairs, type_like
+from odesolve.ode.times import Times, each
 
 Slope = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
 # Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing depends on them

@@ -11,26 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.drift import Drift, State
-from odesolve.adaptive.loop import Results
-from odesolve.adaptive.record import Recorder
-from odesolve.adaptive.runge_kutta import RungeKutta
-from odesolve.adaptive.solution import Details, Solution, solution
-from odesolve.adaptive.steps import increment, lengths
-from odesolve.adaptive.stops import Stretch, stretches
-from odesolve.adaptive.times import Time, Times, each, fitted
-from odesolve.adjoint.arguments import Arguments, wanted
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.continuous import Continuous, Slope
 from odesolve.adjoint.pull import Mode, with_gradients
 from odesolve.adjoint.reversible import Reversible
-from odesolve.controlled import Controlled
+from odesolve.adjoint.targets import Arguments, wanted
 from odesolve.errors import OdesolveError
-from odesolve.fixed import Grid, grid_with_stops, march, tableau_of
 from odesolve.kernels.control import DIVERGED, NFE, OK, REJECTED, STATUS, STEPS, T
-from odesolve.pairs import PAIRS, Pair
-from odesolve.progress import Bar
-from odesolve.tableaus import Tableau
+from odesolve.methods.pairs import PAIRS, Pair
+from odesolve.methods.tableaus import Tableau
+from odesolve.ode.adaptive_loop import Results
+from odesolve.ode.controlled import Controlled
+from odesolve.ode.drift import Drift, State
+from odesolve.ode.equal_steps import Grid, grid_with_stops, march, tableau_of
+from odesolve.ode.record import Recorder
+from odesolve.ode.runge_kutta import RungeKutta
+from odesolve.ode.solution import Details, Solution, solution
+from odesolve.ode.steps import increment, lengths
+from odesolve.ode.stops import Stretch, stretches
+from odesolve.ode.times import Time, Times, each, fitted
+from odesolve.process.progress import Bar
 
 ANYWHERE = Stretch(-math.inf, math.inf)
 OPTIONS = {"backprop": (), "continuous": ("rtol", "atol", "solver", "steps"), "reversible": ("coupling",)}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from odesolve.adjoint.arguments import wanted
 from odesolve.adjoint.pull import Sums, with_gradients
+from odesolve.adjoint.targets import wanted
 from odesolve.errors import OdesolveError, unknown
-from odesolve.models import Model
-from odesolve.program import Call, Program
+from odesolve.lowering.program import Call, Program
+from odesolve.model.model import Model
 from odesolve.run import begin
 from odesolve.run.advance import Buffers, accept, proceed
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 
-from odesolve.adjoint.arguments import Arguments, Wanted
-from odesolve.adjoint.held import held
+from odesolve.adjoint.memory import held
+from odesolve.adjoint.targets import Arguments, Wanted
 from odesolve.errors import OdesolveError
-from odesolve.graphs import first_only, gradients
-from odesolve.watched import watched
+from odesolve.functions.graphs import first_only, gradients
+from odesolve.functions.torch_func import watched
 
 RECORD = "record its steps, by a loop of yours or by odeint of odesolve.integrations.torchdiffeq"
 Move = Callable[[Tensor, Arguments], Tensor]

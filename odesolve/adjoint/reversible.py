@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
+from odesolve.adjoint.targets import Arguments
 from odesolve.errors import OdesolveError
 
 # (number of the step, whether it is made forwards, state, arguments): the increment of a step of the method on step k from

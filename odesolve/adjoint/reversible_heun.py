@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.pull import Sums
+from odesolve.adjoint.targets import Arguments
 
 Both = Callable[[Any, Tensor, Arguments], tuple[Tensor, Tensor]]  # (t, z, arguments): drift and diffusion
 

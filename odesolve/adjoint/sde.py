@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adaptive.drift import State
-from odesolve.adjoint.arguments import Arguments, Wanted, check_mode, wanted
 from odesolve.adjoint.backprop import Backprop, Trail
 from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible import Reversible
+from odesolve.adjoint.targets import Arguments, Wanted, check_mode, wanted
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
+from odesolve.ode.alive import Alive
+from odesolve.ode.drift import State
 from odesolve.stochastic.derivative import along, along_columns
 from odesolve.stochastic.equation import Equation, Matrix
-from odesolve.stochastic.fixed import Alive, grid_of, march
 from odesolve.stochastic.increments import Increments
+from odesolve.stochastic.on_grid import grid_of, march
 from odesolve.stochastic.plain import Plain, Steps
 from odesolve.stochastic.steps import SDESolver, Step
 

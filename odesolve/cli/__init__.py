@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from odesolve.cli.arguments import parse
+from odesolve.cli.parser import parse
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.jobs.ending import CODE, SIGNALS, Signalled, Stopped, at_once
+from odesolve.jobs.signals import CODE, SIGNALS, Signalled, Stopped, at_once
 
 __all__ = ["main"]
 

@@ -14,12 +14,13 @@ import torch
 from odesolve import jobs
 from odesolve.cli.conditions import Conditions, conditions_of
 from odesolve.cli.files import check_writable
-from odesolve.cli.given import check_alone, dtype, first_rank, model_of, path_named
-from odesolve.cli.typed import OF_JOBS, beside
+from odesolve.cli.options import OF_JOBS, beside
+from odesolve.cli.values import check_alone, dtype, first_rank, model_of, path_named
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.models import Model
-from odesolve.planning import plan, solvers
-from odesolve.profile import parse_grid, pictures, plotting, profile, report
+from odesolve.model.model import Model
+from odesolve.pictures import figures, sheets
+from odesolve.planning.planner import plan, solvers
+from odesolve.profile import parse_grid, profile, report
 from odesolve.run import Window
 from odesolve.sample import sample
 
@@ -65,7 +66,7 @@ def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
         if given.resume:
             raise OdesolveError("--resume goes on with the profile in a folder: give --out DIR")
         return None, None
-    plotting.matplotlib()
+    figures.matplotlib()
     out = File(given.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -83,9 +84,9 @@ def sample_command(given: argparse.Namespace) -> int:
     out, conditions = File(given.out), conditions_of(given)
     if given.n is None:
         check_alone("sample", "make it a job that they share: -n N --out DIR")
-        pictures.check_name(out)
+        sheets.check_name(out)
         check_writable(out)
-    elif out.suffix in pictures.KINDS:
+    elif out.suffix in sheets.KINDS:
         raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
     beside(given, "-n", given.n is not None, {"first": 0, **OF_JOBS})
     model, shape = model_of(given)
@@ -98,12 +99,12 @@ def sample_command(given: argparse.Namespace) -> int:
         model = _by_id(model, conditions, shape[0], given.device)
         return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **options), given)
     conditions.check_rows(shape[0])
-    pictures.check_shape(shape, out)
+    sheets.check_shape(shape, out)
     model = conditions.on(model, torch.arange(shape[0]), given.device)
     drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **options)
     if drawn.status != "ok":
         raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
-    pictures.write(drawn.x, out)
+    sheets.write(drawn.x, out)
     facts = {"out": str(out), "shape": list(drawn.x.shape), "solver": drawn.plan.solver, "steps": drawn.steps}
     facts |= {"nfe": drawn.nfe, "seed": given.seed}
     print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))

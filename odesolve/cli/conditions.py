@@ -17,7 +17,7 @@ from torch import Tensor
 from odesolve.cli.files import READERS, read_array
 from odesolve.errors import OdesolveError
 from odesolve.jobs.densities import device_of
-from odesolve.models import Model
+from odesolve.model.model import Model
 
 ANYTHING = inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)
 

@@ -20,20 +20,21 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from odesolve import __version__, jobs
+from odesolve import jobs
 from odesolve.cli.conditions import conditions_of
 from odesolve.cli.files import check_writable, read_array
-from odesolve.cli.given import check_alone, first_rank, load_model, path_named
-from odesolve.cli.typed import OF_JOBS, beside
+from odesolve.cli.options import OF_JOBS, beside
+from odesolve.cli.values import check_alone, first_rank, load_model, path_named
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, read_npz, shaped, short
+from odesolve.fingerprints.fingerprint import checksum
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
-from odesolve.jobs.fingerprint import checksum
-from odesolve.launch import own_device
 from odesolve.likelihood.result import SINGLE
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.problems import digits
-from odesolve.progress import Bar
+from odesolve.process.launch import own_device
+from odesolve.process.progress import Bar
+from odesolve.version import __version__
 
 NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations import names
-from odesolve.labels import parse_label, parts
+from odesolve.names.lookup import understood
 from odesolve.names.reading import canonical
-from odesolve.names.understood import understood
-from odesolve.planning import solvers
+from odesolve.planning.labels import parse_label, parts
+from odesolve.planning.planner import solvers
 
 
 def names_command(given: argparse.Namespace) -> int:

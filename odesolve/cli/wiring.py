@@ -10,11 +10,11 @@ import torch
 
 from odesolve.cli.conditions import conditions_of
 from odesolve.cli.files import check_writable, read_array
-from odesolve.cli.given import DIGITS, check_alone, load_model, path_named
+from odesolve.cli.values import DIGITS, check_alone, load_model, path_named
 from odesolve.errors import OdesolveError
-from odesolve.models import Model
+from odesolve.model.model import Model
+from odesolve.pictures import figures
 from odesolve.problems import digits
-from odesolve.profile import plotting
 from odesolve.wiring import check
 
 
@@ -46,7 +46,7 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
 
 def check_plot(name: str) -> None:
     """Raise OdesolveError where no plot of this name could be written, ImportError without matplotlib."""
-    if File(name).suffix.lower() not in plotting.SUFFIXES:
-        raise OdesolveError(f"--plot {name}: give a name that ends in one of {', '.join(plotting.SUFFIXES)}")
-    plotting.matplotlib()
+    if File(name).suffix.lower() not in figures.SUFFIXES:
+        raise OdesolveError(f"--plot {name}: give a name that ends in one of {', '.join(figures.SUFFIXES)}")
+    figures.matplotlib()
     check_writable(name, "--plot")

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from odesolve.conditions import sizes as sizes_of
-from odesolve.distributed.alike import unlike
+from odesolve.distributed.agreement import unlike
 from odesolve.distributed.part import Together, ranked, ranks_now
 from odesolve.distributed.spread import Spread
 from odesolve.distributed.wrappers import FULLY_SHARDED, TENSOR_PARALLEL, bare, sharded, synchronised
+from odesolve.doors.annotations import samples
+from odesolve.doors.keywords import door
+from odesolve.doors.values import refuse_loose
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.given import refuse_loose
-from odesolve.keys import Ids, fresh_seed, ids_of, seed_of
-from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob as solve_log_prob
-from odesolve.meant import samples
-from odesolve.models import Model
+from odesolve.model.conditions import sizes as sizes_of
+from odesolve.model.model import Model
+from odesolve.noise.keys import Ids, fresh_seed, ids_of, seed_of
 from odesolve.sample import Sample
 from odesolve.sample import sample as draw_samples
-from odesolve.start import Noise, shape_of
+from odesolve.sampling.start import Noise, shape_of
 
 PLACES = ("solver", "steps", "grid")  # of arguments after noise
 STATUSES = ("ok", "diverged")

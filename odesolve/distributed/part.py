@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from odesolve.distributed.alike import differing, marks, parts
+from odesolve.distributed.agreement import differing, marks, parts
 from odesolve.distributed.ranks import NAMES, cut, mine, together
 from odesolve.distributed.ranks import mesh as all_ranks
 from odesolve.distributed.waits import BROKEN, Call, RankError, gathered, line, objects

@@ -14,10 +14,10 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh
 
 from odesolve.distributed.waits import BROKEN, LIMITS, RankError, gathered, line, meet
+from odesolve.doors.annotations import count, meant, number
 from odesolve.errors import OdesolveError
 from odesolve.kernels.philox import signed
-from odesolve.launch import Launch, address, launched, own_device
-from odesolve.meant import count, meant, number
+from odesolve.process.launch import Launch, address, launched, own_device
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 NAMES = ("data", "time")

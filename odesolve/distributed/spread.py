@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from odesolve.distributed.alike import differing, parts
+from odesolve.distributed.agreement import differing, parts
 from odesolve.distributed.ranks import cut, mesh, together
 from odesolve.distributed.waits import RankError, objects
+from odesolve.doors.annotations import meant
 from odesolve.errors import OdesolveError
-from odesolve.jobs.fingerprint import checksum
-from odesolve.meant import meant
-from odesolve.models import Model
+from odesolve.fingerprints.fingerprint import checksum
+from odesolve.model.model import Model
 
 
 class Spread(Model):

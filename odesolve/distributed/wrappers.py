@@ -12,8 +12,8 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from odesolve.models import Model
-from odesolve.within import modules_within
+from odesolve.functions.modules import modules_within
+from odesolve.model.model import Model
 
 FULLY_SHARDED, TENSOR_PARALLEL = "fully sharded", "tensor parallel"
 # Of wrappers that are off: how many calls have taken them off, and what they had.

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from odesolve.errors import OdesolveError
 from odesolve.jobs.densities import device_of
-from odesolve.launch import own_device
-from odesolve.models import Model
+from odesolve.model.model import Model
+from odesolve.process.launch import own_device
 
 INSTEAD = (
     "gather the weights into a plain network on every process, or call ode.distributed.{} over mesh(time=) all ranks"

@@ -12,32 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.convention import check_call
+from odesolve.doors.annotations import count, number
+from odesolve.doors.convention import check_call
+from odesolve.doors.keywords import door
+from odesolve.doors.values import refuse_loose, whole
 from odesolve.errors import OdesolveError
-from odesolve.execute import check_executor
-from odesolve.given import refuse_loose, whole
-from odesolve.jobs import asked
+from odesolve.fingerprints.fingerprint import checksum
+from odesolve.jobs import checks
 from odesolve.jobs.alone import alone, settle_device
-from odesolve.jobs.begun import beginnings
+from odesolve.jobs.beginnings import beginnings
 from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, values
-from odesolve.jobs.ending import GRACE
 from odesolve.jobs.files import Arrays, check_format
-from odesolve.jobs.fingerprint import checksum
 from odesolve.jobs.folder import Job, prepared
 from odesolve.jobs.marks import Batches, Marks
+from odesolve.jobs.signals import GRACE
 from odesolve.jobs.watch import PATIENCE
 from odesolve.jobs.work import Limits, Parts, work
-from odesolve.keywords import door
-from odesolve.labels import grid_label, solver_label
 from odesolve.log_prob import log_prob as solve_log_prob
-from odesolve.meant import count, number
-from odesolve.model_plan import chosen_plan
-from odesolve.models import Model
-from odesolve.plan import Plan
-from odesolve.planning import GridLike, SolverLike
+from odesolve.model.model import Model
+from odesolve.planning.labels import grid_label, solver_label
+from odesolve.planning.planner import GridLike, SolverLike
+from odesolve.plans.plan import Plan
 from odesolve.run import Executor
 from odesolve.sample import Sample
 from odesolve.sample import sample as draw
+from odesolve.sampling.execute import check_executor
+from odesolve.sampling.model_plan import chosen_plan
 
 ForIds = Callable[[Tensor], Model]
 PLAIN = (str, int, float, bool, type(None))
@@ -74,7 +74,7 @@ def sample(
 
     Args:
         model: an ``ode.Model``, or a function of ids (b,) that returns one with the conditions of these. Another model is refused
-            when the job is taken up: its fingerprint (``odesolve.jobs.fingerprint``) is in job.json, and shards of a function of
+            when the job is taken up: its fingerprint (a SHA-256) is in job.json, and shards of a function of
             ids have an array ``condition``, a fingerprint of each batch's model.
         noise: shape (B, ...) of the batches that are solved at once; batches are the same in every run.
         solver, steps, grid, plan, dtype, device, executor, options: as for ``ode.sample``.
@@ -94,9 +94,9 @@ def sample(
     check_executor(executor)
     if dtype not in (torch.float32, torch.float64):
         raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
-    shape = asked.shape(noise)
+    shape = checks.shape(noise)
     batch = shape[0]
-    n, first = asked.ids(n, first)
+    n, first = checks.ids(n, first)
     with alone("sample", model):
         like = _model_for(model, range(first, first + min(batch, n)))
     with alone("sample", model, like, executor, *options.values()):
@@ -104,12 +104,12 @@ def sample(
         chosen = chosen_plan(like, plan, solver, steps, grid, options)
         typed = _typed(solver, steps, grid, options)
         typed = typed if plan is None else {"solver": chosen.solver, "steps": chosen.steps}
-        settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": asked.seed(seed), "batch": batch}
+        settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": checks.seed(seed), "batch": batch}
         settings |= {"executor": _told(executor)}
         kept = {"samples": [_name(dtype), list(shape[1:])], "status": ["uint8", []]}
         batches = Batches(marks, like) if like is not model else None
         kept |= {"condition": ["uint64", []]} if batches else {}
-        facts = {"first": first, "n": n, "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+        facts = {"first": first, "n": n, "shard": checks.shard(shard, batch), "format": format, "arrays": kept}
         _refuse_whole(model, n, batch)
         job = _prepared("sample", out, {**facts, "settings": settings}, marks)
         call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
@@ -276,7 +276,7 @@ def log_prob(
         shown = {k: v for k, v in options.items() if _plain(v)}
         marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
         told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
-        settings = {"model": marks.settings["model"], "data": checksum(x), "seed": asked.seed(seed), "batch": batch}
+        settings = {"model": marks.settings["model"], "data": checksum(x), "seed": checks.seed(seed), "batch": batch}
         settings |= {
             "dtype": _name(x.dtype),
             "levels": levels,
@@ -288,7 +288,7 @@ def log_prob(
         }
         kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
         told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
-        facts = {"first": 0, "n": len(x), "shard": asked.shard(shard, batch), "format": format, "arrays": kept}
+        facts = {"first": 0, "n": len(x), "shard": checks.shard(shard, batch), "format": format, "arrays": kept}
         job = _prepared("log_prob", out, {**facts, "settings": settings, **told_of}, marks)
         seed = job.settings["seed"]
         width, where = (levels, low, high, draws), device_of(model, device)
@@ -306,7 +306,7 @@ def log_prob(
 
 def _prepared(kind: str, out: str | File, facts: dict[str, Any], marks: Marks) -> Job:
     check_format(facts["format"])
-    root = asked.folder("out", out)
+    root = checks.folder("out", out)
     marks.warn_unseen()
     return prepared(root, str(out), {"kind": kind, **facts, **marks.notes()})
 

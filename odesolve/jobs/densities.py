@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.dequantise import bits_per_dim
 from odesolve.errors import OdesolveError
-from odesolve.likelihood.dequantise import bits_per_dim
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
-from odesolve.models import Model
+from odesolve.model.model import Model
 
 COLUMNS = ("nats", "stderr", "solver_error", "low", "high", "reach", "nfe", "products")
 KEPT = (*COLUMNS, "status")  # of a sample: its numbers, and the place of its status among these

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from odesolve.doors.words import fits, fits_as
 from odesolve.errors import OdesolveError, warn
 from odesolve.files import Door, contents, short
-from odesolve.jobs import asked
+from odesolve.jobs import checks
+from odesolve.jobs.comparison import check_same
 from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
 from odesolve.jobs.leases import Leases, leases
 from odesolve.jobs.manifest import read_manifest
 from odesolve.jobs.owners import left_behind, owner_of
-from odesolve.jobs.same import check_same
-from odesolve.keys import fresh_seed
-from odesolve.progress import Bar
-from odesolve.words import fits, fits_as
+from odesolve.noise.keys import fresh_seed
+from odesolve.process.progress import Bar
 
 MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
 EACH = 1000  # shards in one folder
@@ -43,7 +43,7 @@ class Job:
     """
 
     def __init__(self, root: str | File):
-        self.root, self.named = asked.folder("root", root), str(root)
+        self.root, self.named = checks.folder("root", root), str(root)
         held = self.root / MANIFEST
         if not os.path.lexists(held):
             told = f"{root} cannot be read (it is no folder)" if self.root.is_file() else f"{root} holds no job"

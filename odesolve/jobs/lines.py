@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from odesolve.jobs.folder import Job
-from odesolve.progress import Bar
+from odesolve.process.progress import Bar
 
 FIRST, EVERY = 10.0, 60.0  # seconds until the first line, and between two
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from odesolve.errors import warn
-from odesolve.jobs.fingerprint import DIGITS, KIND, Walk
-from odesolve.jobs.parts import Parts, parts_of
-from odesolve.models import Model
+from odesolve.fingerprints.fingerprint import DIGITS, KIND, Walk
+from odesolve.fingerprints.parts import Parts, parts_of
+from odesolve.model.model import Model
 
 # Fingerprints after calls of ours, by what they were before: what calls change (a cache, a counter) makes no other model.
 _USED: dict[str, str] = {}
@@ -61,7 +61,7 @@ class Marks:
 
     def made_with(self) -> dict[str, Any]:
         """The versions of everything that stands by its name."""
-        from odesolve import __version__
+        from odesolve.version import __version__
 
         versions = {"odesolve": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
         return {**versions, **self.walk.versions()}

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from odesolve.jobs.owners import fresh_name, host, left_behind, owner_of
-from odesolve.launch import Launch
+from odesolve.process.launch import Launch
 
 WORKERS = "workers"
 LENGTH = 400  # bytes of a note, so that a new one covers the old

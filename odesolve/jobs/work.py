@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 
 from odesolve.errors import once
-from odesolve.jobs import begun
-from odesolve.jobs.ending import GRACE, Stopped, check, graceful, name_of
+from odesolve.jobs import beginnings
 from odesolve.jobs.files import Arrays, cannot_write
 from odesolve.jobs.folder import LEASES, Job, joined
 from odesolve.jobs.leases import Leases
 from odesolve.jobs.lines import shown
 from odesolve.jobs.notes import Notebook, sweep_notes
+from odesolve.jobs.signals import GRACE, Stopped, check, graceful, name_of
 from odesolve.jobs.watch import PATIENCE, Watch
-from odesolve.launch import Launch, launched
+from odesolve.process.launch import Launch, launched
 
 Parts = Callable[[range], Iterator[Arrays]]
 POLL, REFRESH = 0.1, 1.0  # seconds between looks at what others hold, and at what all have done
@@ -65,7 +65,7 @@ def work(job: Job, parts: Parts, progress: bool | None = None, limits: Limits | 
 
 def _swept(job: Job) -> None:
     job.sweep()
-    begun.sweep_begun(job)
+    beginnings.sweep_begun(job)
     sweep_notes(job.root)
 
 
@@ -115,12 +115,12 @@ class _Worker:
     watch: Watch
     book: Notebook
     writing: Future | None = None
-    begun: dict[int, list[File]] = field(default_factory=dict)
+    beginnings: dict[int, list[File]] = field(default_factory=dict)
 
     def run(self, todo: list[int]) -> None:
         """Make these shards, or see that others have."""
         while todo:
-            self.begun = begun.begun(self.job)
+            self.begun = beginnings.begun(self.job)
             todo = [k for k in todo if not self.make(k)]
             self.settle()
             todo = [k for k in todo if not self.job.has(k)]
@@ -151,18 +151,18 @@ class _Worker:
         check()
         self.watch.taken_over(k, lease)
         self.book.begin(k)
-        ids, held = self.job.ids(k), begun.taken_up(self.job, k, self.begun.get(k, []))
+        ids, held = self.job.ids(k), beginnings.taken_up(self.job, k, self.begun.get(k, []))
         done = [] if held is None else [held]
-        count = sum(map(begun.rows, done))
+        count = sum(map(beginnings.rows, done))
         try:
             for part in self.meter.counted(self.parts(ids[count:])):
                 done.append(part)
-                count += begun.rows(part)
+                count += beginnings.rows(part)
                 self.book.batch()
                 if count < len(ids):
                     check()
         except (Stopped, KeyboardInterrupt):
-            begun.keep(self.job, k, done)
+            beginnings.keep(self.job, k, done)
             raise
         self.settle()
         return joined(done)

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.keywords import door
+from odesolve.doors.values import refuse_loose, whole
 from odesolve.errors import OdesolveError, short, unknown
-from odesolve.given import refuse_loose, whole
-from odesolve.graphs import tells_lost
+from odesolve.functions.graphs import tells_lost
+from odesolve.functions.steadiness import warn_of_training
+from odesolve.functions.torch_func import unwatched
 from odesolve.grids import is_listed
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import Ids, keys_of
-from odesolve.keywords import door
 from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, Diffusion, prior_loss
-from odesolve.meant import count, meant, number
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
-from odesolve.noise import BOUNDS
-from odesolve.planning import GridLike
-from odesolve.progress import Bar
-from odesolve.steady import warn_of_training
-from odesolve.watched import unwatched
+from odesolve.model.model import Model
+from odesolve.noise.keys import Ids, keys_of
+from odesolve.noise.stream_numbers import BOUNDS
+from odesolve.planning.planner import GridLike
+from odesolve.process.progress import Bar
+from odesolve.sampling.model_plan import plan_for
 
 STEPS = 100  # of a chain on a path without a table of its own
 EVALUATIONS, DRAWS = 64, 4  # of the SDE's bound

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.modes import transformed
 from odesolve.errors import OdesolveError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
-from odesolve.kernels.dispatch import transformed
 from odesolve.likelihood.curve import Curve
 from odesolve.likelihood.flow import SIGMA_DATA
-from odesolve.lower import Call, lower
-from odesolve.models import Model
+from odesolve.lowering.lower import Call, lower
+from odesolve.model.model import Model
+from odesolve.model.transforms import Threshold
 from odesolve.paths import Path, Point
-from odesolve.plan import Plan
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
+from odesolve.plans.plan import Plan
 from odesolve.run.advance import Cursor, accept, proceed, table_on
 from odesolve.trace import Probes
-from odesolve.transforms import Threshold
 
 Tick = Callable[[int], None] | None
 See = Callable[[int, Tensor, Tensor, Tensor], None] | None

@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from odesolve.instructions import START
 from odesolve.paths import Path, Point
-from odesolve.plan import Plan
+from odesolve.plans.instructions import START
+from odesolve.plans.plan import Plan
 
 
 class Gaussian(Protocol):

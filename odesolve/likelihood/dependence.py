@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.forward import FAILURES, own_error, pushed
-from odesolve.graphs import gradients
+from odesolve.functions.forward import FAILURES, own_error, pushed
+from odesolve.functions.graphs import gradients
 from odesolve.likelihood import clock as clocks
 from odesolve.likelihood.clock import Clock
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.trace.linearised import check_shape
 
 LOOKED = 8  # samples, where that may be: what is wrong with a network is wrong for all

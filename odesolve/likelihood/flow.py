@@ -14,16 +14,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from odesolve.callee import Callee, shielded
 from odesolve.errors import OdesolveError
-from odesolve.graphs import answer
+from odesolve.functions.callee import Callee, shielded
+from odesolve.functions.graphs import answer
+from odesolve.functions.torch_func import refuse_inside
 from odesolve.likelihood import truncation
-from odesolve.likelihood.found import End
+from odesolve.likelihood.integral import End
 from odesolve.likelihood.truncation import Before
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.paths import EDM, Discrete, Flipped, Path
 from odesolve.trace import Probes
-from odesolve.watched import refuse_inside
 
 Field = Callable[[Tensor], Tensor]
 # What torch says to float(t), and to a comparison of t in an ``if``.

@@ -22,15 +22,15 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import OdesolveError
-from odesolve.execute import program_for
-from odesolve.instructions import START, Apply, Combine, Evaluate, Linear, stream_of, substitute
 from odesolve.kernels.dispatch import normal_sums
 from odesolve.likelihood.carried import default_width
 from odesolve.likelihood.flow import normal_log_density
-from odesolve.models import Model
-from odesolve.noise import CORRECTIONS
+from odesolve.model.model import Model
+from odesolve.noise.stream_numbers import CORRECTIONS
 from odesolve.paths import Path, Point
-from odesolve.plan import Plan
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Linear, stream_of, substitute
+from odesolve.plans.plan import Plan
+from odesolve.sampling.execute import program_for
 
 REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse SDE
 

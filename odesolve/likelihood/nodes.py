@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from odesolve.likelihood.flow import PathFlow, column
-from odesolve.likelihood.found import End, Found
-from odesolve.likelihood.together import Together
+from odesolve.likelihood.integral import End, Found
+from odesolve.likelihood.shared_clock import Together
 from odesolve.likelihood.truncation import WIDER
-from odesolve.progress import Bar
+from odesolve.process.progress import Bar
 from odesolve.solve import solve
 from odesolve.trace import Probes
 

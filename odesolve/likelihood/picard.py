@@ -17,11 +17,11 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
+from odesolve.functions.steadiness import budget
 from odesolve.likelihood.flow import PathFlow
-from odesolve.likelihood.found import Found
+from odesolve.likelihood.integral import Found
 from odesolve.likelihood.nodes import FIRST, MOST, along_curve, clenshaw_curtis, in_batches, left_out
-from odesolve.progress import Bar
-from odesolve.steady import budget
+from odesolve.process.progress import Bar
 from odesolve.trace import Probes
 
 LIMIT = 100  # rounds

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from odesolve.likelihood.carried import check_deterministic
 from odesolve.likelihood.flow import Field, Flow, PathFlow
-from odesolve.models import Model
-from odesolve.plan import Plan
+from odesolve.model.model import Model
+from odesolve.plans.plan import Plan
 from odesolve.trace import AutoProbes, Probes
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow)

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from odesolve import run
 from odesolve.errors import OdesolveError
-from odesolve.graphs import differentiable_once
-from odesolve.instructions import START, Apply, Combine, Evaluate
+from odesolve.functions.graphs import differentiable_once
 from odesolve.likelihood.carried import Tick, walk
 from odesolve.likelihood.flow import normal_log_density
 from odesolve.likelihood.result import LogProb
-from odesolve.lower import lower
-from odesolve.models import Model
-from odesolve.plan import Plan
-from odesolve.planning import plan as make_plan
+from odesolve.lowering.lower import lower
+from odesolve.model.model import Model
+from odesolve.planning.planner import plan as make_plan
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate
+from odesolve.plans.plan import Plan
 from odesolve.trace.linearised import Linearised
 
 TRIES = 60  # Newton steps, those taken back included

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.values import real, whole
+from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError
-from odesolve.given import real, whole
 from odesolve.likelihood.reach import reach as reach_of
-from odesolve.meant import count, meant, number
-from odesolve.words import fits_as
 
 UNSOLVED = (
     "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.flow import SIGMA_DATA, column
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.paths import Point
 
 CELLS = 256  # of the density that noise levels are drawn from

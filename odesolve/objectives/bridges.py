@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant, number, takes
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
-from odesolve.keywords import door
-from odesolve.meant import meant, number, takes
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
-from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.conditions import coupled
 from odesolve.objectives.draws import check_data, check_noise, checked_times, column, mask_for, mean_square, seen
 from odesolve.objectives.matching import Coupling, Terms
 from odesolve.objectives.weights import function
 from odesolve.paths import Flipped, Linear, Path
-from odesolve.words import fits_call
 
 ENDS = ("data", "source")
 MARGIN = 1e-3  # of the times at both ends, where the slope of the noise is infinite

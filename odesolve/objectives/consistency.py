@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.keywords import door
+from odesolve.doors.values import whole
+from odesolve.doors.words import fits, fits_call
 from odesolve.errors import OdesolveError
-from odesolve.given import whole
 from odesolve.grids import Karras, inside
-from odesolve.keywords import door
-from odesolve.meant import count, meant, number, takes, text
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distances import Distance, masked, squared
 from odesolve.objectives.distances import pseudo_huber as pseudo_huber
@@ -36,8 +37,7 @@ from odesolve.objectives.tangents import along
 from odesolve.objectives.weights import function
 from odesolve.paths import EDM
 from odesolve.sample import sample
-from odesolve.start import Noise
-from odesolve.words import fits, fits_call
+from odesolve.sampling.start import Noise
 
 
 @fits

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import assignment
-from odesolve.meant import count, meant, number
 from odesolve.objectives.draws import check_data
-from odesolve.objectives.named import built
-from odesolve.words import fits
+from odesolve.objectives.names import built
 
 LOOK = 10  # iterations between two looks at the marginals, each of which waits for the device
 

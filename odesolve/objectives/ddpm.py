@@ -13,21 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, number
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import is_listed
-from odesolve.keywords import door
 from odesolve.likelihood.bounds import STEPS
 from odesolve.likelihood.result import check_width
 from odesolve.likelihood.vlb import Chain, Decoder, prior_loss
-from odesolve.meant import count, number
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives.draws import check_data, check_told, normal_for
 from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.times import Importance
 from odesolve.objectives.weights import Weight, weighed
-from odesolve.planning import GridLike
-from odesolve.words import fits_call
+from odesolve.planning.planner import GridLike
+from odesolve.sampling.model_plan import plan_for
 
 SHARE = 1e-3  # of the bound in the hybrid loss
 

@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from odesolve.adjoint.arguments import Arguments, Wanted, wanted
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import Sums, with_gradients
+from odesolve.adjoint.targets import Arguments, Wanted, wanted
+from odesolve.doors.annotations import takes
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
+from odesolve.functions.steadiness import draws
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import Ids, fresh_seed, keys_of
-from odesolve.keywords import door
-from odesolve.meant import takes
-from odesolve.noise import START, STEPS
+from odesolve.noise.keys import Ids, fresh_seed, keys_of
+from odesolve.noise.stream_numbers import START, STEPS
 from odesolve.objectives.draws import check_data, column, keys_for
 from odesolve.objectives.matching import Terms
 from odesolve.sde import solve_sde
-from odesolve.steady import draws
 from odesolve.trace.linearised import check_shape
-from odesolve.words import fits_call
 
 Net = Callable[[Tensor, Tensor], Tensor]
 Level = float | Callable[[Tensor], Tensor]

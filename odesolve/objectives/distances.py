@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant, number
+from odesolve.doors.values import short
+from odesolve.doors.words import fits, takes_of
 from odesolve.errors import OdesolveError
-from odesolve.given import short
-from odesolve.meant import meant, number
 from odesolve.objectives.draws import counted, mask_for, mean_square, numbers
-from odesolve.words import fits, takes_of
 
 Distance = Callable[..., Tensor]
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits, fits_call
 from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import Grid, make
-from odesolve.keywords import door
-from odesolve.labels import rule_of
-from odesolve.meant import count, meant, number, takes, text
-from odesolve.models import Model
+from odesolve.methods.tableaus import EXPLICIT
+from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import (
     check_data,
@@ -31,8 +32,7 @@ from odesolve.objectives.matching import Terms
 from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, signal, weighed, weights
 from odesolve.paths import Path
-from odesolve.tableaus import EXPLICIT
-from odesolve.words import fits, fits_call
+from odesolve.planning.labels import rule_of
 
 TABLEAUS = {tableau.name: tableau for tableau in EXPLICIT}
 

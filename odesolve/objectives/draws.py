@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import dense, refuse_loose, short
 from odesolve.errors import OdesolveError
-from odesolve.given import dense, refuse_loose, short
 from odesolve.grids import ROUNDING
-from odesolve.keys import keys_of
-from odesolve.models import Model
+from odesolve.model.model import Model
+from odesolve.noise.keys import keys_of
 
 
 def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.conditions import rows
+from odesolve.doors.annotations import count, number
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError, unknown
 from odesolve.grids import is_listed
-from odesolve.keywords import door
-from odesolve.meant import count, number
-from odesolve.model_plan import closed
-from odesolve.models import Model
+from odesolve.model.conditions import rows
+from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
 from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for, numbers
@@ -24,10 +24,10 @@ from odesolve.objectives.guidance import dropped
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.tangents import along
 from odesolve.paths import Path
-from odesolve.planning import GridLike, plan
+from odesolve.planning.planner import GridLike, plan
 from odesolve.sample import sample
-from odesolve.start import Noise
-from odesolve.words import fits_call
+from odesolve.sampling.model_plan import closed
+from odesolve.sampling.start import Noise
 
 
 class _TwoTimes(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant
+from odesolve.doors.values import dense, real, short
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import dense, real, short
-from odesolve.meant import meant
 
 
 def _shares(name: str, given: Any) -> None:

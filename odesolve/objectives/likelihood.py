@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import function, text
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
-from odesolve.keywords import door
 from odesolve.likelihood.result import LogProb
 from odesolve.log_prob import log_prob
-from odesolve.meant import function, text
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives.draws import check_data, seed_for
 from odesolve.objectives.matching import Terms
-from odesolve.words import fits_call
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import takes
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
-from odesolve.keywords import door
-from odesolve.meant import takes
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
-from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.conditions import coupled
 from odesolve.objectives.draws import check_data, check_finite, checked_times, column, mask_for, mean_square, normal_for
 from odesolve.objectives.means import law_for
 from odesolve.objectives.uncertainty import balanced
 from odesolve.objectives.weights import Weight, compared, weighed
-from odesolve.words import fits_call
 
 
 class Coupling(Protocol):

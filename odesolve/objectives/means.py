@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import short
 from odesolve.errors import OdesolveError
-from odesolve.given import short
 from odesolve.objectives import times as laws
 from odesolve.objectives.weights import Weight, compared
 from odesolve.paths import Flipped, Path

@@ -14,15 +14,15 @@ import numpy
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, samples, takes
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.meant import count, meant, samples, takes
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives.draws import column
 from odesolve.paths import Flipped, Linear, Path
-from odesolve.plan import Plan
-from odesolve.planning import GridLike, SolverLike
+from odesolve.planning.planner import GridLike, SolverLike
+from odesolve.plans.plan import Plan
 from odesolve.sample import Sample, iterate, sample
+from odesolve.sampling.model_plan import plan_for
 
 
 @meant(noise=samples, steps=count())

@@ -14,13 +14,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from odesolve.equation_solvers import sde_solver
+from odesolve.doors.annotations import count, meant, number, takes, text
+from odesolve.doors.words import fits
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.meant import count, meant, number, takes, text
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives.bridges import check_end, sde
+from odesolve.planning.equation_solvers import sde_solver
 from odesolve.sde import solve_sde
-from odesolve.words import fits
 
 Carry = Callable[[Tensor], Tensor]
 

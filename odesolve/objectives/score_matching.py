@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from odesolve import trace as traces
+from odesolve.doors.annotations import count, meant, one_of, text
+from odesolve.doors.keywords import door
+from odesolve.doors.values import real, row
+from odesolve.doors.words import fits, fits_call
 from odesolve.errors import OdesolveError
-from odesolve.given import real, row
-from odesolve.keywords import door
-from odesolve.meant import count, meant, one_of, text
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.draws import (
     check_data,
@@ -37,7 +38,6 @@ from odesolve.objectives.matching import Matching, Terms
 from odesolve.objectives.means import law_for
 from odesolve.objectives.weights import Weight, weighed, weights
 from odesolve.paths import Path
-from odesolve.words import fits, fits_call
 
 Score = Callable[..., Tensor]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.forward import pushed
+from odesolve.functions.forward import pushed
 
 CHECKPOINTS = "train without torch.utils.checkpoint"
 # What torch says of layers without a forward derivative, and what to type.

@@ -16,12 +16,12 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from odesolve.doors.annotations import count, meant, number
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
-from odesolve.meant import count, meant, number
-from odesolve.objectives.named import built
+from odesolve.objectives.names import built
 from odesolve.paths import Path
-from odesolve.words import fits
 
 BINS, HISTORY = 64, 10
 EDGE = 1e-9  # what is drawn at an end of a law may lie beyond it by its rounding, and has a density there

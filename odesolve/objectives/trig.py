@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import count, number, takes
+from odesolve.doors.keywords import door
+from odesolve.doors.words import fits_call
 from odesolve.errors import OdesolveError
-from odesolve.keywords import door
-from odesolve.meant import count, number, takes
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.consistency import ContinuousTerms
 from odesolve.objectives.distillation import check_teacher
@@ -20,7 +21,6 @@ from odesolve.objectives.draws import check_data, checked_times, column, mask_fo
 from odesolve.objectives.tangents import along
 from odesolve.objectives.uncertainty import balanced
 from odesolve.paths import Trig
-from odesolve.words import fits_call
 
 
 class TrigConsistency:

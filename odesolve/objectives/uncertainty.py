@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from odesolve.doors.annotations import count
+from odesolve.doors.keywords import door
 from odesolve.errors import OdesolveError
-from odesolve.keywords import door
-from odesolve.meant import count
 from odesolve.paths import Path
 
 STEEPEST = 20.0  # of the half log-SNR, which is infinite at the ends of paths

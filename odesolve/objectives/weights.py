@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from odesolve.convention import check_call, path_first
+from odesolve.doors.convention import check_call, path_first
 from odesolve.errors import OdesolveError, unknown
 from odesolve.paths import PREDICTIONS, Path, prediction_named
 from odesolve.paths.discrete import LOWEST

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, Number, Text, shaped
 from odesolve.paths.base import PREDICTIONS, Flipped, Path, Point, prediction_named
@@ -10,7 +11,6 @@ from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
 from odesolve.paths.words import no_path, unknown_grid
-from odesolve.words import fits
 
 __all__ = [
     "EDM",

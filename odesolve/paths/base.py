@@ -10,10 +10,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant
+from odesolve.doors.values import real, row
+from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import real, row
-from odesolve.meant import meant
-from odesolve.words import fits_as
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from odesolve.doors.words import fits
 from odesolve.paths.base import Path, Time, as_time, check_numbers, require
-from odesolve.words import fits
 
 
 @dataclass(frozen=True)

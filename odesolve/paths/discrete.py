@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from odesolve.given import real, row
+from odesolve.doors.values import real, row
+from odesolve.doors.words import fits, fits_as
 from odesolve.paths.base import Path, Time, as_time, require
-from odesolve.words import fits, fits_as
 
 LOWEST = 2.0**-24
 

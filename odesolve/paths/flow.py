@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from odesolve.doors.words import fits
 from odesolve.paths.base import Path, Time, as_time, check_numbers, require
-from odesolve.words import fits
 
 
 @fits

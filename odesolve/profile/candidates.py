@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from odesolve.doors.values import is_whole, short
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole, short
 from odesolve.grids import MAX_STEPS, is_listed
-from odesolve.labels import grid_label, parse_grid, parse_label, solver_label
-from odesolve.lower import Program, lower
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
+from odesolve.lowering.lower import Program, lower
+from odesolve.model.model import Model
 from odesolve.paths import Path
-from odesolve.planning import GridLike, SolverLike, solvers
+from odesolve.planning.labels import grid_label, parse_grid, parse_label, solver_label
+from odesolve.planning.planner import GridLike, SolverLike, solvers
+from odesolve.sampling.model_plan import plan_for
 
 EXAMPLES = {"solvers": "dpmpp_2m", "grids": "karras"}
 

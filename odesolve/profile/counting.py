@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.models import Model
+from odesolve.model.model import Model
 
 
 class Counter:

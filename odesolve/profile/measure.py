@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from odesolve import run
+from odesolve.doors.annotations import count, number, samples
+from odesolve.doors.keywords import door
+from odesolve.doors.values import named
 from odesolve.errors import Diverged, OdesolveError
-from odesolve.given import named
-from odesolve.keywords import door
-from odesolve.lower import Program, lower
-from odesolve.meant import count, number, samples
-from odesolve.models import Model
-from odesolve.planning import GridLike, SolverLike
+from odesolve.functions.steadiness import warn_of_training
+from odesolve.lowering.lower import Program, lower
+from odesolve.lowering.scales import told
+from odesolve.model.model import Model
+from odesolve.planning.planner import GridLike, SolverLike
+from odesolve.process.progress import Bar
 from odesolve.profile import parallel
 from odesolve.profile import reference as references
 from odesolve.profile.candidates import Candidate, candidates, default_solvers, fit, numbers
@@ -28,10 +31,7 @@ from odesolve.profile.flags import flagged
 from odesolve.profile.metrics import Comparison
 from odesolve.profile.reference import EXACT, Reference
 from odesolve.profile.result import Profile, Row
-from odesolve.progress import Bar
-from odesolve.scales import told
-from odesolve.start import draw
-from odesolve.steady import warn_of_training
+from odesolve.sampling.start import draw
 from odesolve.wiring.look import warn_of_wiring
 
 Noise = Tensor | Sequence[int]

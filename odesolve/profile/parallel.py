@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.execute import execute, program_for
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
-from odesolve.plan import Plan
+from odesolve.model.model import Model
+from odesolve.plans.plan import Plan
 from odesolve.profile.counting import clock
 from odesolve.profile.result import Parallel, Profile, Row
+from odesolve.sampling.execute import execute, program_for
+from odesolve.sampling.model_plan import plan_for
 
 PAYS, ALIKE = 0.9, 2.0  # share of the loop's time that is a gain; errors that are not told apart
 SMALL = 0.5  # rows of a batch cost less than this share of a call each where a network has room

@@ -7,6 +7,7 @@ from pathlib import Path as File
 from typing import Any
 
 from odesolve.errors import OdesolveError
+from odesolve.pictures.figures import SUFFIXES, matplotlib
 from odesolve.profile.report import family
 from odesolve.profile.result import Profile, Row
 
@@ -29,23 +30,6 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^D"
 ALWAYS = ("ddim", "euler", "dpmpp_2m", "heun_edm", "heun", "unipc_2")
 HIGHLIGHTED = 12
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def matplotlib() -> Any:
-    """A figure class that draws without a display. Raises ImportError with the install line."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise ImportError("plots need matplotlib: pip install 'odesolve[plot]'") from e
-
-    def figure(**options):
-        made = Figure(**options)
-        FigureCanvasAgg(made)
-        return made
-
-    return figure
 
 
 def save(profiles: Sequence[Profile], path: str | File, metric: str = "median", titles: Sequence[str] = ()) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from odesolve import grids, run
 from odesolve.errors import Diverged
-from odesolve.lower import lower
-from odesolve.model_plan import plan_for
-from odesolve.models import Model
+from odesolve.lowering.lower import lower
+from odesolve.model.model import Model
 from odesolve.profile.metrics import Comparison
+from odesolve.sampling.model_plan import plan_for
 
 FIRST = 256
 Tick = Callable[[int], None] | None

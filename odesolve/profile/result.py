@@ -17,11 +17,11 @@ from msgspec import Struct
 from msgspec.structs import asdict, astuple
 from torch import Tensor
 
+from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import MARK, Door, Measure, Number, Size, Text, contents, parsed, shaped, uncollected
-from odesolve.labels import parse_grid, solver_label
+from odesolve.planning.labels import parse_grid, solver_label
 from odesolve.profile.reference import EXACT, Certificate
-from odesolve.words import fits_as
 
 METRICS = ("median", "trimmed", "rmse", "worst", "sliced", "frechet")
 FLOOR = 3.0  # errors below this many times the certificate say nothing about the solver

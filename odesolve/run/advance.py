@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.callee import owned
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped
+from odesolve.functions.callee import owned
+from odesolve.functions.torch_func import refuse, watching
 from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm
-from odesolve.lower import Block, Call, Program, Transform
+from odesolve.lowering.lower import Block, Call, Program, Transform
 from odesolve.run.places import PLACES
-from odesolve.run.saved import SAVED, Saved, check_saved
-from odesolve.watched import refuse, watching
+from odesolve.run.snapshot import SAVED, Saved, check_saved
 
 Functions = Mapping[str, Callable[..., Tensor]]
 Buffers = list[Tensor | None]

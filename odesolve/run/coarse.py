@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.lower import lower
-from odesolve.plan import Plan
-from odesolve.recurrence import Recurrence
+from odesolve.lowering.lower import lower
+from odesolve.plans.plan import Plan
+from odesolve.plans.recurrence import Recurrence
 from odesolve.run.advance import begin
 from odesolve.run.loop import iterate
 

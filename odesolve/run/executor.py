@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from odesolve.lower import Program
+from odesolve.lowering.lower import Program
 from odesolve.run.loop import Network
 
 

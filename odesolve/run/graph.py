@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import refuse_loose, whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import refuse_loose, whole
 from odesolve.kernels.dispatch import combine_row
-from odesolve.lower import Call, Program
+from odesolve.lowering.lower import Call, Program
 from odesolve.run.loop import Network
 from odesolve.run.loop import run as run_loop
 from odesolve.run.table import Layout, Table, table_of, unfit
-from odesolve.words import fits
 
 KEPT = 16  # programs whose tables are kept on the host
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.kernels.dispatch import combined
-from odesolve.lower import Call
+from odesolve.lowering.lower import Call
 from odesolve.run.advance import Cursor, Functions, accept, proceed
 from odesolve.run.rows import Request
 

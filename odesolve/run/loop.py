@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from odesolve.lower import Call, Mark, Program, Reading
+from odesolve.lowering.lower import Call, Mark, Program, Reading
 from odesolve.run.advance import Buffers, Cursor, Functions, accept, advance, begin, proceed
 
 

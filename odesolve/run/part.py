@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.lower import Block, Call, Program, Transform
+from odesolve.lowering.lower import Block, Call, Program, Transform
 from odesolve.run.advance import Cursor, begin
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from odesolve.kernels.dispatch import combined, inner
-from odesolve.lower import Call, Program
+from odesolve.lowering.lower import Call, Program
 from odesolve.run.advance import accept, begin, proceed
 from odesolve.run.rows import Request, alike, answered, squares
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine, inner, normal_sums, window
-from odesolve.plan import Plan
-from odesolve.recurrence import Recurrence
+from odesolve.plans.plan import Plan
+from odesolve.plans.recurrence import Recurrence
 from odesolve.run.anderson import Mixing
 from odesolve.run.coarse import answers, visited
 

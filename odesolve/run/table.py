@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.lower import Block, Call, Program, Transform
+from odesolve.lowering.lower import Block, Call, Program, Transform
 
 NO_BASE, LEAVE_ALONE = -1, -2  # codes of kernels.reference.combine_row
 

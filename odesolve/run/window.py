@@ -13,15 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import is_whole, real, switch, whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole, real, switch, whole
-from odesolve.lower import Program
-from odesolve.plan import Plan
-from odesolve.plan_path import check_path
-from odesolve.recurrence import recurrence
+from odesolve.lowering.lower import Program
+from odesolve.plans.path import check_path
+from odesolve.plans.plan import Plan
+from odesolve.plans.recurrence import recurrence
 from odesolve.run.replay import Replay
 from odesolve.run.sweeps import Sweeps
-from odesolve.words import fits
 
 ACCELERATIONS = ("secant", "anderson", None)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from odesolve import tableaus
 from odesolve.errors import OdesolveError
-from odesolve.instructions import Linear
+from odesolve.methods import tableaus
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.generator import first_order, moment_weights
 from odesolve.solvers.registry import solver

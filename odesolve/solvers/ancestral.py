@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import data_row, first_order, noise_of, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import first_order, noise_of, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data

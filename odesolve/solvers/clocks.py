@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import unknown
-from odesolve.instructions import Linear
 from odesolve.paths import Path, Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import noise_of
 from odesolve.solvers.writer import Writer
 

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam, second_order_step, third_order_step
 from odesolve.solvers.generator import first_order, moment_weights, noise_of, noise_row

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import eta_split, split_row

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import data_row, first_order, singular

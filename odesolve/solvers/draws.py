@@ -10,11 +10,11 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from odesolve import noise
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear, noise_name
-from odesolve.noise import AreaTree, Tree
+from odesolve.noise import stream_numbers
+from odesolve.noise.stream_numbers import AreaTree, Tree
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear, noise_name
 
 LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
 DEPTH = 20  # steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would show
@@ -38,7 +38,7 @@ class Moves:
         self._moves = 0
 
     def fresh(self, s: Point, t: Point) -> Linear:
-        stream = noise.CORRECTIONS + self._moves
+        stream = stream_numbers.CORRECTIONS + self._moves
         self._moves += 1
         self.intervals[stream] = (s.t, t.t)
         return Linear({noise_name(stream): 1.0})
@@ -61,16 +61,18 @@ class Cells(Moves):
         shares = [_clock_share(p, q, t, rate) for p, q in cells] if len(cells) > 1 else [1.0]
         out = Linear()
         for (p, q), share in zip(cells, shares, strict=True):
-            out = out + Linear({noise_name(noise.STEPS + self._number(p, q)): math.sqrt(share / sum(shares))})
+            out = out + Linear({noise_name(stream_numbers.STEPS + self._number(p, q)): math.sqrt(share / sum(shares))})
         return out
 
     def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
         cell = self._number(s, t)
-        return Linear({noise_name(noise.STEPS + cell): 1.0}), Linear({noise_name(noise.AREAS + cell): 1.0})
+        return Linear({noise_name(stream_numbers.STEPS + cell): 1.0}), Linear(
+            {noise_name(stream_numbers.AREAS + cell): 1.0}
+        )
 
     def _number(self, s: Point, t: Point) -> int:
         number = self._numbers.setdefault((s.t, t.t), len(self._numbers))
-        self.intervals[noise.STEPS + number] = (s.t, t.t)
+        self.intervals[stream_numbers.STEPS + number] = (s.t, t.t)
         return number
 
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 import numpy as np
 
 from odesolve.errors import OdesolveError, PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import moment_weights, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import Node, Split, fresh_noise, split_row, towards_data

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from odesolve.errors import PlanError, unknown
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import first_order, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.reverse_sde import euler_row

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from odesolve.doors.annotations import count, meant, text
+from odesolve.doors.values import real, switch, whole
 from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
-from odesolve.given import real, switch, whole
-from odesolve.meant import count, meant, text
 
 # Options that are numbers of at least 0, and those that may be infinite.
 LEVELS = ("eta", "tau", "s_noise", "s_churn", "s_tmin", "s_tmax", "floor", "snr", "step", "r")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from odesolve.errors import OdesolveError, PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.srk import run_srk

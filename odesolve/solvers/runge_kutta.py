@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from odesolve import tableaus
-from odesolve.instructions import Linear
+from odesolve.methods import tableaus
+from odesolve.methods.tableaus import Tableau
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.clocks import Clock, clock_named
 from odesolve.solvers.generator import first_order
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
-from odesolve.tableaus import Tableau
 
 
 def runge_kutta(w: Writer, *, tableau: Tableau, clock: str = "t") -> None:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level

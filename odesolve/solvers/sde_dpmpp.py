@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import noise_of, phi, singular
 from odesolve.solvers.registry import solver

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
 from odesolve.solvers.generator import phi, singular
 from odesolve.solvers.registry import solver

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from odesolve import schemes
-from odesolve.instructions import Linear
+from odesolve.methods import schemes
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.generator import singular
 from odesolve.solvers.registry import solver

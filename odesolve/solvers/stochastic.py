@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from odesolve.errors import PlanError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.generator import exponential_weights, first_order, singular
 from odesolve.solvers.writer import Writer
 

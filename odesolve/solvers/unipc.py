@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from odesolve.errors import OdesolveError
-from odesolve.instructions import Linear
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.dpmpp import midpoint_row, third_order_step

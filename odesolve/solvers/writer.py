@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 
 from odesolve.errors import PlanError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, stream_of
 from odesolve.paths import Path, Point
-from odesolve.plan import Plan
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, stream_of
+from odesolve.plans.plan import Plan
 from odesolve.solvers.draws import Cells, Noise, OnePath
 
 MAX_EVALUATIONS = 100_000

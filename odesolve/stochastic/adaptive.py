@@ -13,14 +13,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.batch import Batch, Blocks, Scale
-from odesolve.adaptive.controller import Controller
-from odesolve.adaptive.drift import Drift
-from odesolve.adaptive.loop import Method, integrate
-from odesolve.brownian import BrownianPath
 from odesolve.kernels.control import H0, OK, ROWS, RUNNING, STATUS, TOOK, H, T
 from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm
+from odesolve.noise.brownian import BrownianPath
+from odesolve.ode.adaptive_loop import Method, integrate
+from odesolve.ode.batch import Batch, Blocks, Scale
+from odesolve.ode.controller import Controller
+from odesolve.ode.drift import Drift
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.steps import SDESolver
 

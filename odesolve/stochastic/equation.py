@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.drift import Drift
-from odesolve.callee import Callee
 from odesolve.errors import OdesolveError, short, unknown
-from odesolve.graphs import Followed
-from odesolve.pairing import converted, pairs
+from odesolve.functions.callee import Callee
+from odesolve.functions.graphs import Followed
+from odesolve.functions.pairing import converted, pairs
+from odesolve.functions.torch_func import refuse_inside
+from odesolve.ode.drift import Drift
 from odesolve.stochastic.eager import Combination, Number, Workspace
-from odesolve.watched import refuse_inside
 
 NOISES = ("diagonal", "additive", "scalar", "general")
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import torch
 
-from odesolve.brownian import BrownianPath
 from odesolve.kernels.dispatch import normal
-from odesolve.noise import AREAS, STEPS
+from odesolve.noise.brownian import BrownianPath
+from odesolve.noise.stream_numbers import AREAS, STEPS
 from odesolve.stochastic.equation import Equation
 
 

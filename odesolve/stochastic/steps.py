@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve import schemes
 from odesolve.errors import OdesolveError, unknown
+from odesolve.methods import schemes
 from odesolve.stochastic.eager import Combination, Number
 from odesolve.stochastic.equation import Equation
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import is_whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole
 from odesolve.trace.draws import frames, waves
 from odesolve.trace.exact import Exact
 from odesolve.trace.fourier import Pairs, of_pairs
@@ -16,7 +17,6 @@ from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.pilot import Pilot
 from odesolve.trace.protocol import Probes
 from odesolve.trace.xtrace import Basis, XTraceProbes
-from odesolve.words import fits
 
 AFFORDABLE = 4  # numbers a product up to which the trace is exact
 PILOT = 1 << 32  # number of the first random vector of pilots, which no estimate uses

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from odesolve.doors.values import whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, short, unknown
-from odesolve.given import whole
 from odesolve.trace.auto import AFFORDABLE, Auto
 from odesolve.trace.exact import Exact
 from odesolve.trace.fourier import Fourier
@@ -11,7 +12,6 @@ from odesolve.trace.hutchinson import Hutchinson
 from odesolve.trace.hutchpp import HutchPP
 from odesolve.trace.protocol import Estimator
 from odesolve.trace.xtrace import XTrace
-from odesolve.words import fits
 
 NAMES = {
     "auto": lambda products: Auto(products - products % 2) if products >= 4 else Hutchinson(products),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from odesolve.kernels import dispatch
-from odesolve.noise import PROBES
+from odesolve.noise.stream_numbers import PROBES
 
 
 def signs(like: Tensor, keys: Tensor, count: int) -> Tensor:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import is_whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, unknown
-from odesolve.forward import own_error, pushed_many
-from odesolve.given import is_whole
+from odesolve.functions.forward import own_error, pushed_many
+from odesolve.functions.torch_func import Watched
 from odesolve.trace.linearised import Field, Linearised, check_shape
-from odesolve.watched import Watched
-from odesolve.words import fits
 
 MODES = ("auto", "reverse", "forward")
 

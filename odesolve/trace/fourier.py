@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from odesolve.doors.values import is_whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole
 from odesolve.trace.draws import period, waves
 from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
-from odesolve.words import fits
 
 
 @fits

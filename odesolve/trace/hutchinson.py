@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from odesolve.doors.annotations import meant, text
+from odesolve.doors.values import is_whole
 from odesolve.errors import OdesolveError, unknown
-from odesolve.given import is_whole
-from odesolve.meant import meant, text
 from odesolve.trace.draws import frames, gaussians, signs
 from odesolve.trace.exact import Exact
 from odesolve.trace.linearised import Field, Linearised

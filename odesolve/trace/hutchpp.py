@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import is_whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole
 from odesolve.trace.basis import basis_of, columns, vectors
 from odesolve.trace.draws import signs
 from odesolve.trace.exact import Exact
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
-from odesolve.words import fits
 
 
 @fits

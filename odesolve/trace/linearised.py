@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from odesolve.callee import wants_gradients
 from odesolve.errors import OdesolveError
-from odesolve.graphs import Independent, gradients
+from odesolve.functions.callee import wants_gradients
+from odesolve.functions.graphs import Independent, gradients
 
 Field = Callable[[Tensor], Tensor]
 BYTES = 64 * 2**20  # of vectors that are pulled back in one pass,

@@ -42,7 +42,7 @@ class Estimator(Protocol):
     """A way to estimate traces; ``str`` gives its name."""
 
     def begin(self, like: Tensor, keys: Tensor) -> Probes:
-        """Draw the probes of a batch like (B, ...) with the keys (B, 2) of its samples (``odesolve.keys.keys_of``)."""
+        """Draw the probes of a batch like (B, ...) with the keys (B, 2) of its samples (``odesolve.noise.keys.keys_of``)."""
         ...
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import is_whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole
 from odesolve.trace.basis import basis_of, columns, vectors
 from odesolve.trace.draws import frames
 from odesolve.trace.exact import Exact
 from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
-from odesolve.words import fits
 
 SINGULAR = 1.5e-8  # relative diagonal from which on a triangle counts as singular; the root of float64's rounding
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from odesolve.convention import check_call
+from odesolve.doors.annotations import count, meant
+from odesolve.doors.convention import check_call
+from odesolve.doors.values import short
 from odesolve.errors import OdesolveError
-from odesolve.given import short
-from odesolve.meant import count, meant
 from odesolve.training.rows import check_rows, held_by, moved_to, taken, tensor_of
 
 Cond = Mapping[str, Any]

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, parsed, regular, shaped
 from odesolve.jobs.files import cannot_write, write_whole
-from odesolve.training.described import PLAIN, describe
-from odesolve.training.held import FORMAT, Header, differences, restored, unpacked
-from odesolve.words import fits
+from odesolve.training.settings import PLAIN, describe
+from odesolve.training.validation import FORMAT, Header, differences, restored, unpacked
 
 __all__ = ["Checkpoint", "TorchRandom", "describe", "load", "read", "save"]
 

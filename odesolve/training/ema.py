@@ -15,12 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from odesolve.convention import check_call
+from odesolve.doors.annotations import count, meant, number, takes
+from odesolve.doors.convention import check_call
+from odesolve.doors.values import real
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
-from odesolve.given import real
-from odesolve.meant import count, meant, number, takes
-from odesolve.words import fits
 
 Profile = Callable[[int], float]
 _DOOR = Door("this", "is no state of an average of this module", "give what ema.state_dict() returned")

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from odesolve.doors.annotations import count, meant, number, one_of, takes
+from odesolve.doors.keywords import door
+from odesolve.doors.values import named as file_name
+from odesolve.doors.values import real
 from odesolve.errors import OdesolveError
-from odesolve.given import named as file_name
-from odesolve.given import real
-from odesolve.keywords import door
-from odesolve.meant import count, meant, number, one_of, takes
-from odesolve.progress import Bar
+from odesolve.process.progress import Bar
 from odesolve.training.batches import Batches, Cond, names_of, source_of
 from odesolve.training.ema import EMA
 from odesolve.training.optimisers import optimiser_of

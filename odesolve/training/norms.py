@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from odesolve.doors.annotations import meant
 from odesolve.errors import OdesolveError
-from odesolve.meant import meant
 
 
 @meant()

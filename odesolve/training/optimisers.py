@@ -6,7 +6,7 @@ from torch import nn, optim
 from torch.optim import Optimizer
 
 from odesolve.errors import OdesolveError
-from odesolve.objectives.named import made
+from odesolve.objectives.names import made
 
 KINDS = {
     name.lower(): kind

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odesolve.doors.annotations import count, meant
+from odesolve.doors.values import real, short
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import real, short
-from odesolve.meant import count, meant
 from odesolve.training.ema import EMA, Power, tensors_of
-from odesolve.words import fits
 
 WIDEST = 12**-0.5
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from odesolve.distributed.ranks import agreed
+from odesolve.doors.values import short
 from odesolve.errors import OdesolveError
-from odesolve.given import short
 
 
 class Ranks:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import refuse_loose, short
 from odesolve.errors import OdesolveError
-from odesolve.given import refuse_loose, short
 
 SHARED = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device)
 EXPECTED = "give one row a sample (a tensor, an array, a list), or a number or word that holds for all"

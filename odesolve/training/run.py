@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped, short
+from odesolve.functions.modules import modules_within
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Cond
 from odesolve.training.checkpoint import Checkpoint, TorchRandom
-from odesolve.training.described import bare, describe
 from odesolve.training.ema import tensors_of
+from odesolve.training.settings import bare, describe
 from odesolve.training.states import has_state, states_of
 from odesolve.training.steps import Step
-from odesolve.within import modules_within
 
 CHECKPOINT = "checkpoint.safetensors"
 SKIPPED = 32  # steps of float16 in a row, which take its scale from 2^16 to 2^-16

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.jobs.code import of_library, outside
+from odesolve.fingerprints.code import of_library, outside
 from odesolve.training.ema import tensors_of
 
 FIXED = ("teacher", "distance")  # networks that are asked, never changed

@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from odesolve.errors import OdesolveError
+from odesolve.functions.modules import modules_within
 from odesolve.training.batches import moved
 from odesolve.training.ema import EMA
 from odesolve.training.portions import Drawn
 from odesolve.training.ranks import Ranks
 from odesolve.training.states import takes_step
-from odesolve.within import modules_within
 
 
 @dataclass

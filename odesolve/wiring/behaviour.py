@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from odesolve.models import Model
-from odesolve.steady import counting, draws, modules_of
+from odesolve.functions.steadiness import counting, draws, modules_of
+from odesolve.model.model import Model
 from odesolve.wiring.result import Finding
 
 APART = 1e-3  # of an answer's size: rounding of other shapes of matrix products is less, in half precision too

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.wiring.attainable import Attainable
 from odesolve.wiring.readings import Wiring, answers, levels_inside
 

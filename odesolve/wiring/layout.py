@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from odesolve.errors import OdesolveError
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.wiring.result import Finding
 
 LEAST = 4  # rows

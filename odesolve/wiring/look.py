@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.convention import parameters
+from odesolve.doors.annotations import count, number
+from odesolve.doors.convention import parameters
+from odesolve.doors.keywords import door
 from odesolve.errors import OdesolveError, warn
-from odesolve.keywords import door
-from odesolve.meant import count, number
-from odesolve.models import Model
-from odesolve.progress import Bar
-from odesolve.start import shape_of
-from odesolve.steady import modules_of
+from odesolve.functions.steadiness import modules_of
+from odesolve.model.model import Model
+from odesolve.process.progress import Bar
+from odesolve.sampling.start import shape_of
 from odesolve.wiring import behaviour, layout, unseen, verdicts
 from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path as File
 
 from odesolve.errors import OdesolveError
-from odesolve.profile.plotting import SUFFIXES, matplotlib
+from odesolve.pictures.figures import SUFFIXES, matplotlib
 from odesolve.wiring.denoising import Fit
 from odesolve.wiring.result import Check
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.models import Model
+from odesolve.model.model import Model
+from odesolve.model.reading_text import KNOWN, Time, typed_reading
 from odesolve.paths import EDM, PREDICTIONS, VE, Discrete, Flipped, Path
-from odesolve.typed import KNOWN, Time, typed_reading
 
 SCALES = (1.0, 1000.0)
 DEVIATIONS = (0.5, 1.0)

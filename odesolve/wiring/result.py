@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Any
 
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.wiring.denoising import Fit
 
 VERDICTS = ("right", "wrong", "doubt", "unknown")

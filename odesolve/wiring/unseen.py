@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.sample import sample
 from odesolve.wiring.denoising import Denoising, Fit
 from odesolve.wiring.readings import Wiring, answers, questions

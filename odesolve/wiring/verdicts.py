@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from odesolve.typed import typed_path, typed_time
+from odesolve.model.reading_text import typed_path, typed_time
 from odesolve.wiring.denoising import Denoising, Fit
 from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.adaptive.crossings import zeros
 from odesolve.errors import OdesolveError
+from odesolve.ode.crossings import zeros
 
 SOLVERS = ("dopri5", "dopri8", "tsit5", "bosh3", "adaptive_heun", "kvaerno3", "kvaerno5")
 ROOTS = {

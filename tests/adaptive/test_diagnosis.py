@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve import pairs
-from odesolve.adaptive.diagnosis import stability_limit
 from odesolve.errors import OdesolveError
+from odesolve.methods import pairs
+from odesolve.ode.diagnosis import stability_limit
 
 from .problems import relaxation
 

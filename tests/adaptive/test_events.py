@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from odesolve.adaptive.events import Event, find_zero
 from odesolve.errors import OdesolveError
+from odesolve.ode.events import Event, find_zero
 from odesolve.solve import solve
 
 from .problems import lotka_volterra, rotation

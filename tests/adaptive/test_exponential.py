@@ -9,8 +9,8 @@ import torch
 
 import odesolve as ode
 from odesolve import paths, problems
-from odesolve.dpm_adaptive import _bend
 from odesolve.errors import OdesolveError
+from odesolve.ode.exponential import _bend
 from odesolve.solve import solve
 
 SOLVERS = pytest.mark.parametrize("solver", ["dpm_solver_12", "dpm_solver_23"])

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from odesolve.adaptive import Controller
-from odesolve.adaptive.events import Event
-from odesolve.adaptive.implicit import ESDIRK, ESDIRKS, Implicit, hermite
-from odesolve.adaptive.linear import gmres
 from odesolve.errors import OdesolveError
+from odesolve.methods.tableaus import elementary_weights, weigh
+from odesolve.ode import Controller
+from odesolve.ode.events import Event
+from odesolve.ode.implicit import ESDIRK, ESDIRKS, Implicit, hermite
+from odesolve.ode.linear import gmres
 from odesolve.solve import solve
-from odesolve.tableaus import elementary_weights, weigh
 
 SOLVERS = pytest.mark.parametrize("solver", ESDIRKS)
 LINEAR = pytest.mark.parametrize("linear", ["dense", "krylov"])

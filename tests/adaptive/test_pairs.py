@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve import grids, pairs, paths, run, tableaus
-from odesolve.lower import lower
-from odesolve.pairs import PAIRS, Pair
-from odesolve.tableaus import elementary_weights, weigh
+from odesolve import grids, paths, run
+from odesolve.lowering.lower import lower
+from odesolve.methods import pairs, tableaus
+from odesolve.methods.pairs import PAIRS, Pair
+from odesolve.methods.tableaus import elementary_weights, weigh
 
 ALL = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 DENSE = {"dopri5": 4, "tsit5": 4, "dopri8": 7}

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from odesolve.adaptive import Controller
 from odesolve.errors import OdesolveError
-from odesolve.progress import Bar
+from odesolve.ode import Controller
+from odesolve.process.progress import Bar
 from odesolve.solve import solve
 
 from .problems import decay, logistic, rotation

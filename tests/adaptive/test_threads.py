@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve import forward
+from odesolve.functions import forward
 from odesolve.integrations import torchdiffeq
 from odesolve.objectives import FlowMap, MeanFlow
 

@@ -5,12 +5,12 @@ import contextlib
 import pytest
 import torch
 
-from odesolve import controlled
-from odesolve.adaptive.events import Event
-from odesolve.adaptive.implicit import ESDIRKS
 from odesolve.errors import OdesolveError
-from odesolve.models import Model
-from odesolve.pairs import PAIRS
+from odesolve.methods.pairs import PAIRS
+from odesolve.model.model import Model
+from odesolve.ode import controlled
+from odesolve.ode.events import Event
+from odesolve.ode.implicit import ESDIRKS
 from odesolve.paths import VP
 from odesolve.solve import solve
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve import tableaus
-from odesolve.pairs import DOPRI5
+from odesolve.methods import tableaus
+from odesolve.methods.pairs import DOPRI5
 
 from .unrolled import reversible, runge_kutta
 

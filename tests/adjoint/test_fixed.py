@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.fixed import TABLEAUS
+from odesolve.ode.equal_steps import TABLEAUS
 
 from .unrolled import runge_kutta
 

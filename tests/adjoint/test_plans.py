@@ -7,7 +7,7 @@ import torch
 
 import odesolve as ode
 from odesolve import OdesolveError, paths
-from odesolve.keys import keys_of
+from odesolve.noise.keys import keys_of
 
 from ..plan.literal import states
 from .memory import peak

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import odesolve as ode
-from odesolve import schemes
+from odesolve.methods import schemes
 
 WIDE = {"dtype": torch.float64}
 TIMES, STEPS = (0.0, 0.4, 1.0), 6

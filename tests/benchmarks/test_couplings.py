@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.conditions import coupled
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

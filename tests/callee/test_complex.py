@@ -7,9 +7,9 @@ import torch
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
+from odesolve.functions.pairing import converted, numbers, pairs
 from odesolve.integrations.k_diffusion.sampling import sample_dpm_adaptive, sample_euler
 from odesolve.integrations.torchdiffeq import odeint, odeint_adjoint, odeint_event
-from odesolve.pairing import converted, numbers, pairs
 
 T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 K = torch.tensor([0.2 + 1.0j, -0.5 + 2.0j, 0.1 - 1.0j], dtype=torch.complex128)

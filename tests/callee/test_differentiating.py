@@ -12,7 +12,7 @@ import odesolve as ode
 from odesolve.errors import OdesolveError
 from odesolve.integrations.torchdiffeq import odeint, odeint_adjoint, odeint_dense, odeint_event
 from odesolve.integrations.torchdiffeq.methods import METHODS
-from odesolve.pairs import PAIRS
+from odesolve.methods.pairs import PAIRS
 
 T = torch.tensor([0.0, 1.0], dtype=torch.float64)
 VP = ode.paths.VP()

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.callee import Callee
 from odesolve.errors import OdesolveError
+from odesolve.functions.callee import Callee
 from odesolve.integrations.torchdiffeq import odeint, odeint_adjoint
 from odesolve.integrations.torchsde import sdeint
 

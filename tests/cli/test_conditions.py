@@ -72,8 +72,8 @@ def test_numbers_hold_for_all_and_texts_are_passed(here):
 
 
 def test_what_the_network_is_given():
-    from odesolve.cli.arguments import parse
     from odesolve.cli.conditions import conditions_of
+    from odesolve.cli.parser import parse
 
     words = [
         "--cond",

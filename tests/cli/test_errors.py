@@ -3,7 +3,7 @@
 import pytest
 
 from odesolve import cli
-from odesolve.cli import arguments, commands
+from odesolve.cli import commands, parser
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch, words, goes_on):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, f"{words[0]}_command", interrupted, raising=False)
-    monkeypatch.setattr(arguments, "loglik_command", interrupted)
+    monkeypatch.setattr(parser, "loglik_command", interrupted)
     assert cli.main(words) == 130
     assert capsys.readouterr().err == f"odesolve: interrupted{goes_on}\n"
 

@@ -10,7 +10,7 @@ import pytest
 
 import odesolve as ode
 from odesolve import cli
-from odesolve.cli.arguments import EXAMPLES, parser
+from odesolve.cli.parser import EXAMPLES, parser
 
 PROGRAM = f"{shlex.quote(sys.executable)} -m odesolve"
 

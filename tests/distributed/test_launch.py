@@ -6,7 +6,7 @@ import pytest
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
-from odesolve.launch import Launch, address, launched
+from odesolve.process.launch import Launch, address, launched
 
 SRUN = {
     "SLURM_PROCID": "5",

@@ -13,9 +13,9 @@ import torch
 
 import odesolve as ode
 from odesolve import jobs, problems
+from odesolve.doors.words import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.profile import Profile
-from odesolve.words import WORDS, advised
 
 
 def named(text: str) -> list[str]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.adaptive.implicit import ESDIRKS
-from odesolve.dpm_adaptive import NODES
 from odesolve.errors import OdesolveError
-from odesolve.fixed import TABLEAUS
 from odesolve.integrations import torchdiffeq, torchsde
 from odesolve.integrations.torchsde.methods import METHODS
-from odesolve.pairs import PAIRS
+from odesolve.methods.pairs import PAIRS
+from odesolve.ode.equal_steps import TABLEAUS
+from odesolve.ode.exponential import NODES
+from odesolve.ode.implicit import ESDIRKS
 from odesolve.stochastic.steps import SOLVERS
 
 Y, T = torch.ones(2, 2), torch.tensor([0.0, 1.0])

@@ -12,9 +12,9 @@ from torch import nn
 
 import odesolve as ode
 from odesolve import distributed, jobs, objectives, paths
+from odesolve.doors.words import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.training import fit
-from odesolve.words import WORDS, advised
 
 VP = paths.VP()
 X = torch.ones(2, 3)

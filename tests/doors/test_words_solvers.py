@@ -10,17 +10,17 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.adaptive.implicit import ESDIRKS
 from odesolve.cli import main
-from odesolve.dpm_adaptive import NODES
 from odesolve.errors import OdesolveError, distance, folded
-from odesolve.fixed import TABLEAUS
 from odesolve.integrations import names
 from odesolve.integrations.k_diffusion.sampling import ode_sampler
+from odesolve.methods.pairs import PAIRS
 from odesolve.names.elsewhere import BY_TOLERANCE, OF_SDES
+from odesolve.names.lookup import all_names
 from odesolve.names.table import AUTOMATIC, LACKING_CLASSES, LACKING_LABELS, LACKING_SAMPLERS, ROWS, SCHEDULES
-from odesolve.names.understood import all_names
-from odesolve.pairs import PAIRS
+from odesolve.ode.equal_steps import TABLEAUS
+from odesolve.ode.exponential import NODES
+from odesolve.ode.implicit import ESDIRKS
 from odesolve.stochastic.steps import SOLVERS
 
 TABLE, STEPS = paths.Discrete.ddpm(), 20  # a number of steps that divides the table

@@ -160,8 +160,8 @@ def test_network_that_says_nothing_at_the_noise_end_begins_inside():
 
 
 def test_transform_that_is_missing():
-    from odesolve.instructions import Apply, Combine, Evaluate, Output
-    from odesolve.plan import Plan
+    from odesolve.plans.instructions import Apply, Combine, Evaluate, Output
+    from odesolve.plans.plan import Plan
 
     a, b = VP.points([1.0, 0.5])
     row = Combine((Output("x1", 0.5),), ("x0", "D2"), ((b.sigma / a.sigma, b.alpha - b.sigma / a.sigma * a.alpha),))

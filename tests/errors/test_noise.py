@@ -10,8 +10,8 @@ from odesolve.kernels import philox
 
 import odesolve as ode
 from odesolve import paths, run
-from odesolve.lower import lower
-from odesolve.noise import START
+from odesolve.lowering.lower import lower
+from odesolve.noise.stream_numbers import START
 
 MODEL = ode.Model(lambda x, t: 0.3 * x, paths.VP(), "v")
 
@@ -117,7 +117,7 @@ def test_noise_is_scaled_to_the_start_of_the_path_and_a_state_is_not(path):
 def test_device_of_the_network():
     layer = torch.nn.Linear(3, 3, device="meta")
     model = ode.Model(layer, paths.VP(), "v")
-    from odesolve.start import draw
+    from odesolve.sampling.start import draw
 
     assert draw(model, (2, 3), 1, None, None).device.type == "meta"
     assert draw(model, (2, 3), 1, None, "cpu").device.type == "cpu"

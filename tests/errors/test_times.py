@@ -9,7 +9,7 @@ import torch
 import odesolve as ode
 from odesolve.errors import OdesolveError
 from odesolve.integrations import torchdiffeq, torchsde
-from odesolve.integrations.imported_function import imported_function
+from odesolve.integrations.imported.function import imported_function
 from odesolve.paths import Discrete
 
 PATH = ode.paths.VP()

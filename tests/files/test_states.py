@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 import odesolve as ode
 from odesolve.integrations.diffusers import OdesolveScheduler
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
 from odesolve.objectives.times import Importance
-from odesolve.plan import Plan
+from odesolve.plans.plan import Plan
 from odesolve.run import Cursor
 from odesolve.training import EMA, checkpoint, fit
 from tests.files.tamper import (

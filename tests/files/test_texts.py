@@ -10,8 +10,8 @@ import pytest
 
 import odesolve as ode
 from odesolve.paths import from_spec
-from odesolve.plan import Plan
-from odesolve.planning import load_plan
+from odesolve.planning.planner import load_plan
+from odesolve.plans.plan import Plan
 from odesolve.profile import Profile
 from odesolve.profile.reference import Certificate
 from odesolve.profile.result import Parallel, Row

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import odesolve as ode
-from odesolve.jobs.fingerprint import fingerprint
+from odesolve.fingerprints.fingerprint import fingerprint
 from tests.jobs import nets
 from tests.jobs.nets import Callable, Net, Pair, Slotted, changed, closed, cyclic, hooked, model, nested, of, partial
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.jobs import Job, calls, ending
+from odesolve.jobs import Job, calls, signals
 from odesolve.jobs.leases import Leases
 from odesolve.jobs.notes import Notebook
 from tests.jobs.ranks import BATCH, SHARD, Calls, N, Slow, draw, start, until
@@ -166,9 +166,9 @@ def test_handlers_of_others_stay(tmp_path):
 
 
 def test_handlers_are_there_again_afterwards(tmp_path):
-    before = [signal.getsignal(number) for number in ending.SIGNALS]
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
     draw(tmp_path, Slow())
-    assert [signal.getsignal(number) for number in ending.SIGNALS] == before
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
     thread = threading.Thread(target=draw, args=(tmp_path / "thread", Slow()))  # where no handler can be set
     thread.start()
     thread.join(30.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.jobs.fingerprint import checksum, fingerprint
+from odesolve.fingerprints.fingerprint import checksum, fingerprint
 
 
 class Scaled:

@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import odesolve as ode
 from odesolve.distributed.wrappers import bare
+from odesolve.fingerprints.fingerprint import checksum, fingerprint
 from odesolve.jobs import lines, work
-from odesolve.jobs.fingerprint import checksum, fingerprint
 from tests.distributed.ranks import on_ranks
 from tests.jobs.nets import model
 from tests.jobs.ranks import SHARD, Holder, N, Net, Slow, draw, in_lambda

@@ -11,7 +11,7 @@ import pytest
 import odesolve as ode
 from odesolve.jobs import folder, notes, owners, watch
 from odesolve.jobs.leases import Leases
-from odesolve.launch import Launch
+from odesolve.process.launch import Launch
 from tests.jobs.ranks import FORK, N, Slow, draw, go_on, start, stop, until
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.parallel import DistributedDataParallel
 
-from odesolve.jobs.fingerprint import fingerprint
+from odesolve.fingerprints.fingerprint import fingerprint
 from tests.jobs.ranks import Net
 
 

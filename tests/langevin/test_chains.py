@@ -11,7 +11,7 @@ from scipy import stats
 
 import odesolve as ode
 from odesolve import OdesolveError
-from odesolve.noise import CHAINS
+from odesolve.noise.stream_numbers import CHAINS
 
 WIDE = {"dtype": torch.float64}
 MEANS, STD, SHARES = torch.tensor([[-1.0, 0.5], [1.2, -0.4]], **WIDE), 0.6, torch.tensor([0.3, 0.7], **WIDE)

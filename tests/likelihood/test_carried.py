@@ -11,9 +11,9 @@ import torch
 import odesolve as ode
 from odesolve import grids, paths, run, trace
 from odesolve.errors import OdesolveError
-from odesolve.keys import keys_of
 from odesolve.likelihood.carried import carry
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
+from odesolve.noise.keys import keys_of
 
 PATHS = {"vp": paths.VP(), "ve": paths.VE(), "edm": paths.EDM(), "linear": paths.Linear().flipped()}
 MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import odesolve as ode
+from odesolve.dequantise import LogisticNoise
 from odesolve.errors import OdesolveError
-from odesolve.likelihood.dequantise import LogisticNoise
 
 LEVELS = 17  # of the digits' pixels
 

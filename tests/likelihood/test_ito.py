@@ -9,8 +9,8 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.keys import keys_of
 from odesolve.likelihood.ito import along
+from odesolve.noise.keys import keys_of
 
 PATHS = [paths.VP(), paths.EDM(), paths.Linear(), paths.Linear().flipped(), paths.VE()]
 MIXTURE = ode.problems.mixture([0.3, 0.7], [[-1.5], [1.0]], std=[0.3, 0.5])

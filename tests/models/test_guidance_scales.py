@@ -10,8 +10,8 @@ import torch
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
-from odesolve.jobs.fingerprint import fingerprint
-from odesolve.lower import lower
+from odesolve.fingerprints.fingerprint import fingerprint
+from odesolve.lowering.lower import lower
 from odesolve.run import Graph
 from odesolve.run import run as run_plan
 

@@ -8,7 +8,7 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
-from odesolve.transforms import CFGRescale, Clip, Threshold
+from odesolve.model.transforms import CFGRescale, Clip, Threshold
 
 DTYPE = torch.float64
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))

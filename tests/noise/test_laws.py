@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import odesolve as ode
-from odesolve.noise import AreaTree, Tree
+from odesolve.noise.stream_numbers import AreaTree, Tree
 
 INTERVALS = [(0.0, 1.0), (0.0, 0.3), (0.3, 1.0), (0.2501, 0.2502), (0.1, 0.71), (0.5, 0.75), (0.7, 0.9), (0.9, 0.9)]
 LOW, HIGH = -2.0, 3.0

@@ -7,8 +7,8 @@ import torch
 from odesolve.kernels.dispatch import normal
 
 import odesolve as ode
-from odesolve.keys import keys_of
-from odesolve.noise import STEPS
+from odesolve.noise.keys import keys_of
+from odesolve.noise.stream_numbers import STEPS
 from odesolve.objectives.consistency import (
     Consistency,
     ConsistencyDistillation,

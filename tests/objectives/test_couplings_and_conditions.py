@@ -18,7 +18,7 @@ from odesolve.objectives import (
     TwoSided,
     bridges,
 )
-from odesolve.objectives.conditioned import coupled
+from odesolve.objectives.conditions import coupled
 
 LINEAR = ode.paths.Linear()
 COUPLINGS = {

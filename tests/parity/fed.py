@@ -11,7 +11,7 @@ from odesolve.kernels import philox
 from torch import Tensor
 
 import odesolve as ode
-from odesolve import noise
+from odesolve.noise import stream_numbers
 
 from .peers import PROBLEM, Scheduler, Wide
 
@@ -24,7 +24,7 @@ def draw(stream: int) -> Tensor:
     return philox.normals(keys, stream, math.prod(PROBLEM.event)).double().reshape(BATCH, *PROBLEM.event)
 
 
-def streams(first: int = noise.STEPS) -> Iterator[Tensor]:
+def streams(first: int = stream_numbers.STEPS) -> Iterator[Tensor]:
     """The noise of step 0, 1, 2, ... that a plan with this seed adds; from ``noise.CORRECTIONS``, that goes back up."""
     return map(draw, itertools.count(first))
 

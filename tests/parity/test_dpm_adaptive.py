@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from odesolve import paths
-from odesolve.adaptive import Controller
+from odesolve.ode import Controller
 from odesolve.solve import solve
 
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start

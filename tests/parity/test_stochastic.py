@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from odesolve import grids, noise, paths
+from odesolve import grids, paths
+from odesolve.noise import stream_numbers
 
 from .fed import OnePath, seeded, streams
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
@@ -84,7 +85,7 @@ def test_churn(name, solver, window, monkeypatch):
     options = WINDOWS[window]
     with float64():
         sigmas = sampling.get_sigmas_karras(8, 0.002, 80.0)
-        given = streams(noise.CORRECTIONS)
+        given = streams(stream_numbers.CORRECTIONS)
         raised = iter([options["s_tmin"] <= s <= options["s_tmax"] for s in sigmas[:-1]])
         monkeypatch.setattr(torch, "randn_like", lambda x: next(given) if next(raised) else x * torch.nan)
         assert compare(name, solver, options, options, paths.EDM(200.0), sigmas) < TOLERANCE
@@ -95,7 +96,7 @@ def test_churn_stays_on_the_path():
     model = PROBLEM.model(paths.EDM(), "data")
     grid = grids.sigmas(model.path, [80.0, 70.0, 1.0])
     out = seeded(model, start() * 80.0, "euler_churn", grid, s_churn=1.0, s_tmax=math.inf)
-    rise = (80.0**2 - 70.0**2) ** 0.5 * next(streams(noise.CORRECTIONS))
+    rise = (80.0**2 - 70.0**2) ** 0.5 * next(streams(stream_numbers.CORRECTIONS))
     x = start() * 80.0
     x = x + (model.data(x, 80.0) - x) * (10 / 80) + rise
     assert gap(out, x + (model.data(x, 80.0) - x) * (79 / 80)) < TOLERANCE

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from odesolve import grids, noise, paths
+from odesolve import grids, paths
+from odesolve.noise import stream_numbers
 from odesolve.paths import Discrete
 
 from .fed import OnePath, dpm_solver_sde, handed, kdpm2_ancestral, patched, seeded, streams
@@ -215,7 +216,7 @@ def test_edm_euler_with_churn(s_churn, monkeypatch):
     peer = scheduler("EDMEulerScheduler", 9)
     model, x = PROBLEM.model(peer.path, "data"), start() * peer.grid.values[0]
     options = {"s_churn": s_churn, "s_tmin": 0.1, "s_tmax": 20.0, "s_noise": 1.01}
-    given, y, at = streams(noise.CORRECTIONS), x, None
+    given, y, at = streams(stream_numbers.CORRECTIONS), x, None
     monkeypatch.setattr("diffusers.schedulers.scheduling_edm_euler.randn_tensor", lambda *_, **__: at.as_subclass(Wide))
     gamma = min(s_churn / 9, math.sqrt(2.0) - 1)
     for sigma, t in zip(peer.peer.sigmas[:-1], peer.peer.timesteps, strict=True):

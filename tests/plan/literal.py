@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from odesolve.kernels.philox import normals
 
-from odesolve.instructions import START, Combine, Evaluate, stream_of
+from odesolve.plans.instructions import START, Combine, Evaluate, stream_of
 
 
 def langevin(x, score, z, snr, scale):

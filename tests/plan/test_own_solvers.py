@@ -9,11 +9,12 @@ import torch
 from odesolve.kernels.philox import keys
 
 import odesolve as ode
-from odesolve import grids, paths, tableaus
+from odesolve import grids, paths
 from odesolve.errors import OdesolveError
-from odesolve.instructions import Apply, Combine, Evaluate, Linear, Output
-from odesolve.plan import Plan
-from odesolve.tableaus import Tableau
+from odesolve.methods import tableaus
+from odesolve.methods.tableaus import Tableau
+from odesolve.plans.instructions import Apply, Combine, Evaluate, Linear, Output
+from odesolve.plans.plan import Plan
 
 from ..plan.literal import states
 

@@ -11,8 +11,8 @@ import pytest
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import PlanError
-from odesolve.instructions import Apply, Combine, Evaluate, Output
-from odesolve.plan import Plan
+from odesolve.plans.instructions import Apply, Combine, Evaluate, Output
+from odesolve.plans.plan import Plan
 
 SOLVERS = list(ode.solvers())
 

@@ -12,7 +12,7 @@ import pytest
 import odesolve as ode
 from odesolve import grids, paths
 from odesolve.errors import OdesolveError, PlanError
-from odesolve.plan import Plan
+from odesolve.plans.plan import Plan
 
 SOLVERS = list(ode.solvers())
 # One network evaluation a step and no starters: what is sent around as a table.

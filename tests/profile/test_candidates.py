@@ -3,7 +3,7 @@
 import pytest
 
 import odesolve as ode
-from odesolve.labels import grid_label
+from odesolve.planning.labels import grid_label
 from odesolve.profile import Candidate, parse_grid, parse_solver
 from odesolve.profile.candidates import candidates
 

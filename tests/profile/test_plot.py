@@ -7,7 +7,8 @@ import torch
 from matplotlib.image import imread
 
 import odesolve as ode
-from odesolve.profile import pictures, plotting
+from odesolve.pictures import sheets
+from odesolve.profile import plotting
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_a_missing_matplotlib_names_the_extra(found, tmp_path, monkeypatch):
 
 def test_a_sheet_of_pictures():
     images = torch.stack([torch.full((1, 2, 3), v) for v in (-1.0, 0.0, 1.0)])
-    sheet = pictures.tiled(images, columns=2, gap=1)
+    sheet = sheets.tiled(images, columns=2, gap=1)
     assert sheet.shape == (5, 7, 3)
     assert sheet[0, 0].tolist() == [0, 0, 0]
     assert sheet[0, 4].tolist() == [0.5, 0.5, 0.5]
@@ -56,10 +57,10 @@ def test_a_sheet_of_pictures():
 
 def test_rows_of_pictures(tmp_path):
     images = torch.zeros(4, 3, 8, 8)
-    pictures.save_rows([("a", images), ("b", images)], tmp_path / "rows.png")
+    sheets.save_rows([("a", images), ("b", images)], tmp_path / "rows.png")
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ode.OdesolveError, match="no pictures"):
-        pictures.save_grid(torch.zeros(4, 2), tmp_path / "x.png")
+        sheets.save_grid(torch.zeros(4, 2), tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(
@@ -78,13 +79,13 @@ def test_rows_of_pictures(tmp_path):
     ],
 )
 def test_small_pictures_are_enlarged_by_whole_factors(tmp_path, shape, factor):
-    assert pictures.enlarged(shape) == factor
+    assert sheets.enlarged(shape) == factor
     if shape[0] * shape[-1] * shape[-2] > 2**18:
         return
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pictures.write(images, tmp_path / "x.png")
+    sheets.write(images, tmp_path / "x.png")
     drawn = torch.from_numpy(imread(tmp_path / "x.png")[..., :3])
-    expected = pictures.tiled(images, gap=2, scale=factor)
+    expected = sheets.tiled(images, gap=2, scale=factor)
     assert drawn.shape == expected.shape
     assert torch.equal((255 * drawn).round(), (255 * expected).floor())  # matplotlib cuts to 8 bits
     first = drawn[: factor * shape[-2], : factor * shape[-1]]
@@ -94,12 +95,12 @@ def test_small_pictures_are_enlarged_by_whole_factors(tmp_path, shape, factor):
 
 @pytest.mark.parametrize("pixels", range(100, 140))
 def test_no_pixel_is_lost(tmp_path, pixels):
-    pictures.save_grid(torch.zeros(1, 1, pixels, pixels), tmp_path / "x.png", scale=1)
+    sheets.save_grid(torch.zeros(1, 1, pixels, pixels), tmp_path / "x.png", scale=1)
     assert imread(tmp_path / "x.png").shape[:2] == (pixels, pixels)
 
 
 @pytest.mark.parametrize(("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")])
 def test_what_cannot_be_drawn_is_known_before(shape, told):
     with pytest.raises(ode.OdesolveError, match=told):
-        pictures.check_shape(shape, "x.png")
-    pictures.check_shape(shape, "x.npz")
+        sheets.check_shape(shape, "x.png")
+    sheets.check_shape(shape, "x.npz")

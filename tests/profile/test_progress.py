@@ -3,8 +3,8 @@
 import tqdm.auto
 
 import odesolve as ode
+from odesolve.process.progress import Bar
 from odesolve.profile import measure
-from odesolve.progress import Bar
 
 
 def test_bar_goes_on_from_run_to_run(gaussian, exact, noise, capsys, monkeypatch):

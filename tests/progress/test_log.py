@@ -6,8 +6,8 @@ import sys
 import pytest
 
 import odesolve as ode
-from odesolve import progress
-from odesolve.progress import Bar, Log
+from odesolve.process import progress
+from odesolve.process.progress import Bar, Log
 
 
 class Clock:

@@ -11,7 +11,7 @@ from odesolve.kernels.philox import keys
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
 from odesolve.run import Cursor, advance, begin
 
 SOLVERS = list(ode.solvers())

@@ -43,7 +43,7 @@ def test_it_converges_on_every_path_with_every_prediction(name, predicts):
 
 
 def test_the_table_covers_every_number_of_evaluations():
-    from odesolve.defaults import TABLE
+    from odesolve.planning.defaults import TABLE
 
     for choices in TABLE.values():
         bounds = [c.up_to for c in choices]

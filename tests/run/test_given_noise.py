@@ -10,7 +10,7 @@ from odesolve.kernels import philox
 
 import odesolve as ode
 from odesolve import paths, run
-from odesolve.lower import Reading, lower
+from odesolve.lowering.lower import Reading, lower
 
 SHAPE = (3, 2, 4)
 KEYS = philox.keys(5, torch.arange(SHAPE[0]))

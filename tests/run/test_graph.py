@@ -10,8 +10,8 @@ from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import paths, run
-from odesolve.execute import program_for
-from odesolve.instructions import Apply
+from odesolve.plans.instructions import Apply
+from odesolve.sampling.execute import program_for
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
 PATH = paths.VP()

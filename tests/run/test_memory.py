@@ -10,9 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.instructions import Apply, Combine, Evaluate, Output
-from odesolve.lower import Reading, lower
-from odesolve.plan import Plan
+from odesolve.lowering.lower import Reading, lower
+from odesolve.plans.instructions import Apply, Combine, Evaluate, Output
+from odesolve.plans.plan import Plan
 
 SOLVERS = list(ode.solvers())
 SHAPE = (20, 600)  # larger than anything that counts evaluations

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.execute import program_for
 from odesolve.run.part import carried
+from odesolve.sampling.execute import program_for
 from tests.run.rational import PATH, model, net, noise
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))

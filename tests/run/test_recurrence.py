@@ -7,8 +7,8 @@ import torch
 from odesolve.kernels.dispatch import normal_sums
 
 import odesolve as ode
-from odesolve.keys import keys_of
-from odesolve.recurrence import DEEPEST, recurrence
+from odesolve.noise.keys import keys_of
+from odesolve.plans.recurrence import DEEPEST, recurrence
 from tests.run.rational import PATH, model, noise
 
 FAR_BACK = {"ab4", "ipndm_v4", "deis_tab3", "deis_rhoab3", "deis_lamab3"}  # their starters keep a step's many stages

@@ -64,7 +64,7 @@ def test_watching_changes_nothing(solver):
 
 
 def test_statistics_take_no_launch_of_their_own():
-    from odesolve.lower import lower
+    from odesolve.lowering.lower import lower
 
     plan = ode.plan("ddim(eta=1)", MODEL.path, 6, "karras")
     plain, told = (lower(plan, MODEL.path, MODEL.reading_for(X.dtype), True, stats) for stats in (False, True))

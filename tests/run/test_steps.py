@@ -8,7 +8,7 @@ from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.instructions import Evaluate, names
+from odesolve.plans.instructions import Evaluate, names
 
 from ..plan.literal import states
 

@@ -11,9 +11,9 @@ import torch
 
 import odesolve as ode
 from odesolve.errors import PlanError
-from odesolve.execute import program_for
 from odesolve.objectives import FlowMap
 from odesolve.run.graph import Graph
+from odesolve.sampling.execute import program_for
 
 LINEAR = ode.paths.Linear()
 MEAN, STD = 0.4, 0.6

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.execute import program_for
-from odesolve.instructions import Apply
-from odesolve.recurrence import recurrence
+from odesolve.plans.instructions import Apply
+from odesolve.plans.recurrence import recurrence
 from odesolve.run.sweeps import Sweeps
+from odesolve.sampling.execute import program_for
 from tests.run.rational import PATH, model, net, noise
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))

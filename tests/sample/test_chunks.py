@@ -321,7 +321,7 @@ def test_the_bar_counts_the_calls_of_all_chunks(monkeypatch):
             seen.append("closed")
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
-    monkeypatch.setattr("odesolve.progress._is_file", lambda stream: False)  # where a log is written instead
+    monkeypatch.setattr("odesolve.process.progress._is_file", lambda stream: False)  # where a log is written instead
     for options in (
         {},
         {"callback": lambda step: None},

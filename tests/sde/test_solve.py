@@ -10,7 +10,7 @@ from odesolve.kernels import dispatch, philox
 
 import odesolve as ode
 from odesolve import OdesolveError
-from odesolve.noise import STEPS
+from odesolve.noise.stream_numbers import STEPS
 
 WIDE = {"dtype": torch.float64}
 ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1", "shark")

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from odesolve.instructions import START, Combine, Evaluate, noise_name
-from odesolve.plan import Plan
+from odesolve.plans.instructions import START, Combine, Evaluate, noise_name
+from odesolve.plans.plan import Plan
 
 
 def final_state(plan: Plan, path, mean: float, std: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.lower import Transform, lower
+from odesolve.lowering.lower import Transform, lower
 
 from .cases import PATHS, SOLVERS
 

@@ -10,7 +10,7 @@ from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import run
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
 from odesolve.paths import PREDICTIONS
 
 from ..plan.literal import states

@@ -8,9 +8,9 @@ from odesolve.kernels.philox import keys
 
 import odesolve as ode
 from odesolve import run
-from odesolve.instructions import Combine
-from odesolve.lower import Reading, lower
-from odesolve.plan import Plan
+from odesolve.lowering.lower import Reading, lower
+from odesolve.plans.instructions import Combine
+from odesolve.plans.plan import Plan
 
 from .cases import GRIDS, PATHS, SOLVERS
 

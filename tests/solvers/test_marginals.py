@@ -10,7 +10,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.instructions import Apply
+from odesolve.plans.instructions import Apply
 
 from .cases import window
 from .moments import final_state, moments

@@ -11,7 +11,7 @@ import torch
 
 import odesolve as ode
 from odesolve import paths, run
-from odesolve.lower import lower
+from odesolve.lowering.lower import lower
 
 from .cases import DETERMINISTIC, window
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from odesolve import schemes
+from odesolve.methods import schemes
 
 CELLS = 512
 THETA, START = 1.3, 0.8

@@ -11,7 +11,8 @@ from odesolve.kernels.philox import keys, normals
 from scipy.integrate import quad
 
 import odesolve as ode
-from odesolve import grids, noise, paths
+from odesolve import grids, paths
+from odesolve.noise import stream_numbers
 from odesolve.solvers.er_sde import RATIOS, _moments
 
 from .cases import PATHS, window
@@ -112,7 +113,7 @@ def test_published_er_sde_is_the_papers_recursion():
             bend = (slopes[-1] - slopes[-2]) / ((s - levels[i - 2]) / 2)
             area = quad(lambda v, s=s: (v - s) / phi(v), t, s, epsrel=1e-13)[0]
             new = new + (dt**2 / 2 + area * phi(t)) * bend
-        z = normals(keys(3, torch.arange(4)), noise.STEPS + i, 2).double()
+        z = normals(keys(3, torch.arange(4)), stream_numbers.STEPS + i, 2).double()
         x = new + math.sqrt(t**2 - (s * r) ** 2) * z
     torch.testing.assert_close(ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11)
 
@@ -131,7 +132,7 @@ def test_restart_is_its_algorithm():
         return x + (t - s) / 2 * (d + slope(x + (t - s) * d, t))
 
     inner = [(high ** (1 / 7) + k / steps * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for k in range(steps + 1)]
-    draws = (normals(keys(3, torch.arange(4)), noise.CORRECTIONS + k, 2).double() for k in range(times))
+    draws = (normals(keys(3, torch.arange(4)), stream_numbers.CORRECTIONS + k, 2).double() for k in range(times))
     for s, t in itertools.pairwise(levels):
         x = heun(x, s, t)
         for _ in range(times if t == low else 0):

@@ -10,7 +10,7 @@ import torch
 
 import odesolve as ode
 from odesolve import grids, paths
-from odesolve.instructions import Linear
+from odesolve.plans.instructions import Linear
 from odesolve.solvers import Writer
 
 from .cases import PATHS, SOLVERS

@@ -12,7 +12,7 @@ from scipy.interpolate import CubicSpline
 
 import odesolve as ode
 from odesolve import paths
-from odesolve.instructions import Combine, Evaluate
+from odesolve.plans.instructions import Combine, Evaluate
 
 from .cases import inside, window
 from .moments import errors

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import odesolve as ode
-from odesolve.within import modules_within
+from odesolve.functions.modules import modules_within
 
 X = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
 VP = ode.paths.VP()

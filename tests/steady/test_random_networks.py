@@ -13,9 +13,9 @@ from torch import nn
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
+from odesolve.functions.steadiness import Steady, draws
 from odesolve.integrations import k_diffusion as K
 from odesolve.integrations import torchdiffeq, torchsde
-from odesolve.steady import Steady, draws
 
 X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
 REFUSED = "answers differently to the same question"

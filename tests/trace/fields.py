@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import odesolve as ode
-from odesolve.keys import keys_of
+from odesolve.noise.keys import keys_of
 
 
 def keys(batch, seed=0, ids=None):

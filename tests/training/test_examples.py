@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.forward import pushed
+from odesolve.functions.forward import pushed
 from odesolve.objectives import Matching
 from odesolve.objectives.flow_maps import FlowMap, MeanFlow
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import odesolve as ode
 from odesolve.errors import OdesolveError
-from odesolve.progress import Bar
+from odesolve.process.progress import Bar
 from odesolve.wiring import look
 
 PATH = ode.paths.Linear()

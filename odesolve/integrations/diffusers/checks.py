@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import refuse_loose
+from odesolve.doors.words import refuse_others, takes_of
 from odesolve.errors import OdesolveError, warn
-from odesolve.given import refuse_loose
 from odesolve.integrations.diffusers.config import READ
-from odesolve.words import refuse_others, takes_of
 
 # Keys that say which solver the config's own class is, with the values that say nothing.
 OVERRIDDEN: dict[str, Any] = {

@@ -12,8 +12,8 @@ from typing import Any
 import diffusers
 
 from odesolve.errors import OdesolveError, unknown
-from odesolve.labels import GRIDS, grid_label, parse_label
 from odesolve.names.levels import KINDS
+from odesolve.planning.labels import GRIDS, grid_label, parse_label
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.conventions import Convention
-from odesolve.integrations.diffusers.trained import Trained
+from odesolve.integrations.diffusers.network import Trained
 from odesolve.integrations.diffusers.walk import Generators, Walk
 
 

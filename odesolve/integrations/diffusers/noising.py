@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.annotations import meant, samples
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.checks import check_timesteps, numbers_at
 from odesolve.integrations.diffusers.loops import Loops
-from odesolve.meant import meant, samples
 from odesolve.paths import Discrete
 
 

@@ -10,13 +10,13 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.config import check_saved
-from odesolve.integrations.diffusers.recorded import BESIDE, Recorded, axis_of, branches, nested, network_of, record
+from odesolve.integrations.diffusers.network import Trained
+from odesolve.integrations.diffusers.recorder import BESIDE, Recorded, axis_of, branches, nested, network_of, record
 from odesolve.integrations.diffusers.scheduler import OdesolveScheduler
-from odesolve.integrations.diffusers.trained import Trained
-from odesolve.models import Model
-from odesolve.words import fits
+from odesolve.model.model import Model
 
 
 class PipelineNetwork(nn.Module):

@@ -11,15 +11,15 @@ import numpy as np
 
 from odesolve import grids
 from odesolve.errors import OdesolveError
-from odesolve.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names
 from odesolve.integrations.diffusers.conventions import Convention
-from odesolve.integrations.diffusers.placed import Placed
-from odesolve.integrations.diffusers.trained import Trained
-from odesolve.lower import Program, lower
+from odesolve.integrations.diffusers.network import Trained
+from odesolve.integrations.diffusers.placement import Placed
+from odesolve.lowering.lower import Program, lower
 from odesolve.names.levels import Levels
 from odesolve.paths import Path
-from odesolve.plan import Plan
-from odesolve.planning import plan
+from odesolve.planning.planner import plan
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names
+from odesolve.plans.plan import Plan
 from odesolve.solvers import REGISTRY
 
 

@@ -12,23 +12,23 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from msgspec import Meta, Struct
 from torch import Tensor
 
+from odesolve.doors.annotations import meant
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import Number, Text, shaped
 from odesolve.integrations.diffusers.checks import refuse_strange, strange, warn_of_overridden
 from odesolve.integrations.diffusers.config import SAVED, check_config
 from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of, spacing_named
 from odesolve.integrations.diffusers.loops import StepOutput
+from odesolve.integrations.diffusers.network import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.noising import Noising
-from odesolve.integrations.diffusers.placed import Asked, asked, placed
+from odesolve.integrations.diffusers.placement import Asked, asked, placed
 from odesolve.integrations.diffusers.schedule import Choice, Schedule, schedule
-from odesolve.integrations.diffusers.trained import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.walk import STOOD, Generators, Walk
 from odesolve.integrations.names import from_diffusers
-from odesolve.labels import parse_grid, parse_label
-from odesolve.meant import meant
 from odesolve.names import levels as kinds
+from odesolve.planning.labels import parse_grid, parse_label
 from odesolve.solvers import REGISTRY
-from odesolve.words import fits
 
 KEPT_SCHEDULES = 64
 Steps = Annotated[int, Meta(ge=1, le=10**6)]

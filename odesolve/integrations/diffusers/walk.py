@@ -9,14 +9,14 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from odesolve.doors.values import real
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, Number, Size, shaped
-from odesolve.given import real
 from odesolve.integrations.diffusers.checks import check_tensors, check_time
 from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
-from odesolve.keys import fresh_seed, keys_of
-from odesolve.program import Call
+from odesolve.lowering.program import Call
+from odesolve.noise.keys import fresh_seed, keys_of
 from odesolve.run.advance import Cursor, proceed, table_on
 
 Generators = torch.Generator | Sequence[torch.Generator] | None

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.callee import owned
-from odesolve.dpm_adaptive import NODES, rows_of
+from odesolve.doors.annotations import samples
+from odesolve.doors.values import positive, real, whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, warn
-from odesolve.given import positive, real, whole
+from odesolve.functions.callee import owned
+from odesolve.functions.steadiness import Steady, budget, warn_of_training
+from odesolve.functions.torch_func import unwatched
 from odesolve.integrations.k_diffusion.driver import level, path_of, seed_among
 from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.integrations.k_diffusion.noise import NoiseSampler, default_noise_sampler
 from odesolve.kernels.dispatch import combined
-from odesolve.keys import fresh_seed
-from odesolve.meant import samples
-from odesolve.models import Model
-from odesolve.progress import Bar
-from odesolve.steady import Steady, budget, warn_of_training
-from odesolve.watched import unwatched
-from odesolve.words import fits
+from odesolve.model.model import Model
+from odesolve.noise.keys import fresh_seed
+from odesolve.ode.exponential import NODES, rows_of
+from odesolve.process.progress import Bar
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
 SCALES, COEFFICIENTS = ("rtol", "atol", "eta", "s_noise"), ("pcoeff", "icoeff", "dcoeff")

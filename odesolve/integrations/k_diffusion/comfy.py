@@ -6,11 +6,11 @@ from functools import lru_cache
 
 import torch
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.solvers import sample_dpmpp_2m_sde, sample_dpmpp_3m_sde, sample_dpmpp_sde
-from odesolve.words import fits
 
 RULES = {"phi_1": "midpoint", "phi_2": "heun"}
 

@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 
 from odesolve import grids, paths
+from odesolve.doors.annotations import meant, samples
+from odesolve.doors.values import numbers, real, refuse_loose
 from odesolve.errors import OdesolveError
-from odesolve.given import numbers, real, refuse_loose
-from odesolve.instructions import Combine, Evaluate
+from odesolve.functions.steadiness import warn_of_training
 from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
-from odesolve.keys import keys_of, seed_of
-from odesolve.lower import Reading, lower
-from odesolve.meant import meant, samples
-from odesolve.models import Model
-from odesolve.plan import Plan
-from odesolve.planning import kept
-from odesolve.program import Block, Call, Program
-from odesolve.progress import Bar
+from odesolve.lowering.lower import Reading, lower
+from odesolve.lowering.program import Block, Call, Program
+from odesolve.lowering.slots import is_step
+from odesolve.model.model import Model
+from odesolve.noise.keys import keys_of, seed_of
+from odesolve.planning.planner import kept
+from odesolve.plans.instructions import Combine, Evaluate
+from odesolve.plans.plan import Plan
+from odesolve.process.progress import Bar
 from odesolve.run.advance import advance, begin
-from odesolve.slots import is_step
 from odesolve.solvers import REGISTRY, Writer
 from odesolve.solvers.draws import Cells, Noise, OnePath
 from odesolve.solvers.registry import BOUNDS, LEVELS
-from odesolve.steady import warn_of_training
 
 Callback = Callable[[dict[str, Any]], Any]
 Write = Callable[..., None]

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from odesolve import grids
+from odesolve.doors.values import is_whole, real
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import is_whole, real
-from odesolve.instructions import Linear
 from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.paths import Point
+from odesolve.plans.instructions import Linear
 from odesolve.solvers import Writer
 from odesolve.solvers.dpm_solver import second_order_step, third_order_step
 from odesolve.solvers.generator import noise_of, noise_row
 from odesolve.solvers.stochastic import eta_split, towards_data
-from odesolve.words import fits
 
 
 @fits

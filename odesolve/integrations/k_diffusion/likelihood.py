@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.words import fits
 from odesolve.integrations.k_diffusion.driver import Extra, path_of
 from odesolve.integrations.k_diffusion.fast import ends
 from odesolve.log_prob import log_prob
-from odesolve.models import Model
+from odesolve.model.model import Model
 from odesolve.trace import Estimator
-from odesolve.words import fits
 
 
 @fits

@@ -9,13 +9,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from odesolve.brownian import BrownianPath
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import normal
 from odesolve.kernels.philox import keys, signed
-from odesolve.keys import fresh_seed, keys_of
-from odesolve.noise import STEPS
-from odesolve.words import fits
+from odesolve.noise.brownian import BrownianPath
+from odesolve.noise.keys import fresh_seed, keys_of
+from odesolve.noise.stream_numbers import STEPS
 
 NoiseSampler = Callable[[Any, Any], Any]
 DEPTH: Final = 36  # levels of the path: the last steps of a thousand are 1e-7 of the range of sigma

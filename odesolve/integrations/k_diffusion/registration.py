@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from odesolve.doors.values import short
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import short
 from odesolve.integrations.k_diffusion import sampling
 from odesolve.solvers import REGISTRY
-from odesolve.words import fits
 
 LISTS = ("KSAMPLER_NAMES", "SAMPLER_NAMES", "SAMPLERS")
 RECORD = "_odesolve_registered"

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from odesolve.doors.words import fits
 from odesolve.integrations.k_diffusion.adaptive import sample_dpm_adaptive
 from odesolve.integrations.k_diffusion.comfy import (
     sample_ddpm,
@@ -63,9 +64,8 @@ from odesolve.integrations.k_diffusion.solvers import (
     sample_lms,
 )
 from odesolve.integrations.k_diffusion.utils import append_dims, append_zero
-from odesolve.labels import parse_label
+from odesolve.planning.labels import parse_label
 from odesolve.solvers import REGISTRY
-from odesolve.words import fits
 
 PREFIX = "sample_ode_"
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.given import device_of, positive, real, whole
+from odesolve.doors.values import device_of, positive, real, whole
+from odesolve.doors.words import fits
 from odesolve.integrations.k_diffusion.utils import append_zero
 from odesolve.names import levels
-from odesolve.words import fits
 
 Device = torch.device | str
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from odesolve.doors.values import whole
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.given import whole
 from odesolve.integrations.k_diffusion.driver import level, solve
 from odesolve.integrations.k_diffusion.flows import dpm2_ancestral_rf, dpmpp_2s_ancestral_rf
 from odesolve.integrations.k_diffusion.hosts import is_flow
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.solvers import Writer
 from odesolve.solvers.adams import adams
-from odesolve.words import fits
 
 INF = float("inf")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.words import fits
 
 
 def append_dims(x: Tensor, target_dims: int) -> Tensor:

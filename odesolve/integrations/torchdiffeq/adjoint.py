@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adaptive.drift import Drift
-from odesolve.adjoint.arguments import Arguments, Wanted
 from odesolve.adjoint.continuous import UNSEEN, Continuous
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
 from odesolve.adjoint.pull import with_gradients
+from odesolve.adjoint.targets import Arguments, Wanted
+from odesolve.doors.annotations import meant
+from odesolve.doors.values import real
 from odesolve.errors import unknown
-from odesolve.given import real
+from odesolve.functions.torch_func import unwatched
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.odeint import by_sample
 from odesolve.integrations.torchdiffeq.problem import Problem, listeners
-from odesolve.meant import meant
-from odesolve.recorded.system import Clock, Outcome, System
-from odesolve.watched import unwatched
+from odesolve.ode.drift import Drift
+from odesolve.ode.recorded.system import Clock, Outcome, System
 
 
 @unwatched

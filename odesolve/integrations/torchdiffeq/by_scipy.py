@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from odesolve.integrations.torchdiffeq.errors import Refused
-from odesolve.recorded.system import Outcome, System, moment
+from odesolve.ode.recorded.system import Outcome, System, moment
 
 
 def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.controller import Controller
-from odesolve.adaptive.solution import solution
-from odesolve.controlled import Controlled
-from odesolve.given import numbers
+from odesolve.doors.values import numbers
+from odesolve.functions.torch_func import refuse, watching
 from odesolve.integrations.torchdiffeq.by_scipy import solve_by_scipy
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
-from odesolve.pairs import PAIRS
-from odesolve.recorded.adaptive import Adaptive
-from odesolve.recorded.grid import Gridded, even_grid
-from odesolve.recorded.search import LONGEST
-from odesolve.recorded.system import Listeners, Outcome, System
-from odesolve.watched import refuse, watching
+from odesolve.methods.pairs import PAIRS
+from odesolve.ode.controlled import Controlled
+from odesolve.ode.controller import Controller
+from odesolve.ode.recorded.adaptive import Adaptive
+from odesolve.ode.recorded.grid import Gridded, even_grid
+from odesolve.ode.recorded.search import LONGEST
+from odesolve.ode.recorded.system import Listeners, Outcome, System
+from odesolve.ode.solution import solution
 
 
 def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Outcome:

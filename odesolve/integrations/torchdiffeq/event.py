@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
+from odesolve.doors.words import fits
 from odesolve.integrations.torchdiffeq.event_time import with_event_time
 from odesolve.integrations.torchdiffeq.odeint import odeint
-from odesolve.words import fits
 
 
 @fits

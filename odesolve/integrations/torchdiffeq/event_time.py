@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.callee import shielded
 from odesolve.errors import OdesolveError
-from odesolve.recorded.system import Outcome
-from odesolve.watched import refuse
+from odesolve.functions.callee import shielded
+from odesolve.functions.torch_func import refuse
+from odesolve.ode.recorded.system import Outcome
 
 
 def met_at(outcome: Outcome, t: Tensor) -> Tensor:

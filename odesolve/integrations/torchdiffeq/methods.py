@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
+from odesolve.doors.values import real, whole
 from odesolve.errors import OdesolveError, unknown, warn
-from odesolve.given import real, whole
 from odesolve.integrations.torchdiffeq.errors import Refused
-from odesolve.pairs import PAIRS
-from odesolve.recorded.grid import RungeKutta, Stepper
-from odesolve.recorded.implicit import IMPLICIT, ImplicitRungeKutta
-from odesolve.recorded.multistep import FEWEST, Adams
-from odesolve.recorded.system import System
-from odesolve.tableaus import EULER, HEUN, HEUN3, MIDPOINT, RK4_38
+from odesolve.methods.pairs import PAIRS
+from odesolve.methods.tableaus import EULER, HEUN, HEUN3, MIDPOINT, RK4_38
+from odesolve.ode.recorded.grid import RungeKutta, Stepper
+from odesolve.ode.recorded.implicit import IMPLICIT, ImplicitRungeKutta
+from odesolve.ode.recorded.multistep import FEWEST, Adams
+from odesolve.ode.recorded.system import System
 
 EXPLICIT = {"euler": EULER, "midpoint": MIDPOINT, "heun2": HEUN, "heun3": HEUN3, "rk4": RK4_38}
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import odesolve
-from odesolve.given import numbers
+from odesolve.doors.annotations import meant
+from odesolve.doors.values import numbers
+from odesolve.functions.torch_func import explained
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.problem import Problem
-from odesolve.meant import meant
-from odesolve.pairs import PAIRS
-from odesolve.recorded.adaptive import Explicit, Step
-from odesolve.watched import explained
+from odesolve.methods.pairs import PAIRS
+from odesolve.ode.recorded.adaptive import Explicit, Step
+from odesolve.solve import solve
 
 
 @explained
@@ -80,7 +80,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     strange = sorted(set(options) - set(engine.STEERING))
     if strange:
         raise Refused(f"per_sample takes no {', '.join(strange)}: leave them out")
-    found = odesolve.solve(
+    found = solve(
         problem.f,
         problem.closed,
         problem.t,

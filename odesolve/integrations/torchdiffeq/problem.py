@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adaptive.drift import Drift
-from odesolve.adaptive.times import check_resolved
-from odesolve.callee import shielded
-from odesolve.convention import time_first
+from odesolve.doors.convention import time_first
 from odesolve.errors import OdesolveError
+from odesolve.functions.callee import shielded
+from odesolve.functions.steadiness import Steady, warn_of_training
+from odesolve.functions.torch_func import refuse
 from odesolve.integrations.torchdiffeq import engine
 from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.methods import callbacks, known_options, named
 from odesolve.integrations.torchdiffeq.state import Form
-from odesolve.pairs import PAIRS
-from odesolve.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
-from odesolve.steady import Steady, warn_of_training
-from odesolve.watched import refuse
+from odesolve.methods.pairs import PAIRS
+from odesolve.ode.drift import Drift
+from odesolve.ode.recorded.system import Callback, Clock, Listeners, Outcome, System, Tolerance
+from odesolve.ode.times import check_resolved
 
 
 class Problem:

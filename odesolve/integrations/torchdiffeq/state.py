@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from odesolve.doors.values import real, refuse_loose
 from odesolve.errors import OdesolveError
-from odesolve.given import real, refuse_loose
+from odesolve.functions.pairing import converted, numbers, pairs
 from odesolve.integrations.torchdiffeq.errors import Refused
-from odesolve.pairing import converted, numbers, pairs
 
 HALVES = (torch.float16, torch.bfloat16)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from odesolve.doors.words import fits
 from odesolve.errors import unknown
-from odesolve.words import fits
 
 NOISES = ("diagonal", "scalar", "additive", "general")
 CALCULI = ("ito", "stratonovich")

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve import brownian
+from odesolve.doors.annotations import meant, text
+from odesolve.doors.values import is_whole, real
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, unknown, warn
-from odesolve.given import is_whole, real
+from odesolve.functions.pairing import numbers, real_type
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import fresh_seed, seed_of
-from odesolve.levy import levy_area
-from odesolve.meant import meant, text
-from odesolve.noise import LEVY
-from odesolve.pairing import numbers, real_type
-from odesolve.words import fits
+from odesolve.noise import brownian
+from odesolve.noise.keys import fresh_seed, seed_of
+from odesolve.noise.levy import levy_area
+from odesolve.noise.stream_numbers import LEVY
 
 AREAS = ("none", "space-time", "davie", "foster")
 FINEST = 32  # levels of the tree without a tolerance

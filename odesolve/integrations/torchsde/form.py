@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.arguments import leaves_of
-from odesolve.callee import Callee
+from odesolve.adjoint.targets import leaves_of
 from odesolve.errors import OdesolveError, unknown
-from odesolve.graphs import Followed
+from odesolve.functions.callee import Callee
+from odesolve.functions.graphs import Followed
+from odesolve.functions.pairing import converted
+from odesolve.functions.torch_func import refuse
 from odesolve.integrations.torchsde.base import check_types
-from odesolve.pairing import converted
 from odesolve.stochastic.derivative import along, along_columns
-from odesolve.watched import refuse
 
 METHODS = {
     "drift": "f",

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odesolve.adjoint.arguments import Arguments, Wanted, leaves_of
 from odesolve.adjoint.pull import Mode, Sums, with_gradients
 from odesolve.adjoint.reversible_heun import pack
 from odesolve.adjoint.sde import StochasticAdjoint
+from odesolve.adjoint.targets import Arguments, Wanted, leaves_of
 from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK

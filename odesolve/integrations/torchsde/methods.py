@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
+from odesolve.functions.pairing import real_type
 from odesolve.integrations.torchsde.base import CALCULI, NOISES
 from odesolve.integrations.torchsde.form import Form
-from odesolve.pairing import real_type
 from odesolve.stochastic import steps
 
 Step = Callable[[Any, Any, Any, Any, Any, Any], Any]  # (equation, y, t, h, increment, area): the state after a step

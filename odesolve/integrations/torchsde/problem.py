@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odesolve.adjoint.arguments import Arguments
 from odesolve.adjoint.reversible_heun import ReversibleHeun
+from odesolve.adjoint.targets import Arguments
+from odesolve.doors.values import refuse_loose
 from odesolve.errors import OdesolveError
-from odesolve.given import refuse_loose
+from odesolve.functions.pairing import real_type
+from odesolve.functions.steadiness import Steady
 from odesolve.integrations.torchsde.brownian import BrownianInterval
 from odesolve.integrations.torchsde.form import Form, seconds
 from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
 from odesolve.integrations.torchsde.sources import Given, Streams
-from odesolve.pairing import real_type
-from odesolve.steady import Steady
 from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.adjoint.held import holding
+from odesolve.adjoint.memory import holding
+from odesolve.doors.values import real, switch
+from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, warn
-from odesolve.given import real, switch
+from odesolve.functions.steadiness import warn_of_training
+from odesolve.functions.torch_func import explained, unwatched
 from odesolve.integrations.torchsde.gradients import Gradients
 from odesolve.integrations.torchsde.methods import REVERSIBLE
 from odesolve.integrations.torchsde.problem import Problem
-from odesolve.steady import warn_of_training
-from odesolve.watched import explained, unwatched
-from odesolve.words import fits
 
 Scalar = float | Tensor
 Result = Any  # states, and behind them a log-ratio and the solver's state where they are asked for

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from odesolve import brownian
 from odesolve.errors import OdesolveError
+from odesolve.functions.pairing import numbers, real_type
 from odesolve.kernels.dispatch import normal
-from odesolve.keys import keys_of
-from odesolve.levy import levy_area
-from odesolve.noise import AREAS, LEVY, STEPS
-from odesolve.pairing import numbers, real_type
+from odesolve.noise import brownian
+from odesolve.noise.keys import keys_of
+from odesolve.noise.levy import levy_area
+from odesolve.noise.stream_numbers import AREAS, LEVY, STEPS
 
 KNOWN = {"none": (), "space-time": ("space-time",), "davie": ("space-time", "levy"), "foster": ("space-time", "levy")}
 

@@ -11,7 +11,7 @@ import torch
 from odesolve.kernels import philox
 from torch import Tensor
 
-from odesolve import noise
+from odesolve.noise import stream_numbers
 
 from .compare import STABLE_DIFFUSION, TOLERANCE, difference, stock
 
@@ -30,7 +30,7 @@ TABLE = [
 
 def feed(monkeypatch, theirs) -> None:
     """Make a scheduler of diffusers draw what ours draws with the same generator: the seed is its next number."""
-    streams, seed = itertools.count(noise.STEPS), []
+    streams, seed = itertools.count(stream_numbers.STEPS), []
 
     def draw(shape, generator: torch.Generator | None = None, **_) -> Tensor:
         if not seed:

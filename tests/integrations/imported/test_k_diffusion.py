@@ -8,8 +8,8 @@ import torch
 import odesolve as ode
 from odesolve import paths
 from odesolve.errors import OdesolveError
-from odesolve.instructions import Combine
 from odesolve.integrations.imported import imported_function
+from odesolve.plans.instructions import Combine
 
 from ...parity.fed import seeded
 from ...parity.peers import float64, k_diffusion

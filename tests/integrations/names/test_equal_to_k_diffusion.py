@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 import odesolve as ode
-from odesolve import grids, noise, paths
+from odesolve import grids, paths
 from odesolve.integrations import names
 from odesolve.names.table import ROWS
+from odesolve.noise import stream_numbers
 
 from ...parity.fed import OnePath, seeded, streams
 from ...parity.peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
@@ -29,7 +30,7 @@ def arguments(row) -> dict:
     if given.get("eta") == 0.0:
         return {**given, "noise_sampler": lambda *_: 0.0}
     if "sde" in name or "ancestral" in name:
-        draws = streams(noise.STEPS)
+        draws = streams(stream_numbers.STEPS)
         return {**given, "noise_sampler": lambda *_: next(draws)}
     return dict(given)
 

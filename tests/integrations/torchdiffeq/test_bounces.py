@@ -125,7 +125,7 @@ def test_a_search_has_a_budget(monkeypatch):
         )
     assert e.value.status == "max_steps"
     assert len(calls) < 300 * 7
-    monkeypatch.setattr("odesolve.recorded.grid.LONGEST", 200)
+    monkeypatch.setattr("odesolve.ode.recorded.grid.LONGEST", 200)
     t, still = torch.tensor([0.0, 1.0]), lambda t, y: 0 * y
     with pytest.raises(ours.Failed, match="longer step_size") as e:
         ours.odeint(still, number(1.0), t, event_fn=lambda t, y: y, method="euler", options={"step_size": 1.0})

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from odesolve.recorded.implicit import IMPLICIT
-from odesolve.tableaus import elementary_weights, weigh
+from odesolve.methods.tableaus import elementary_weights, weigh
+from odesolve.ode.recorded.implicit import IMPLICIT
 
 from .problems import Field, exact, gap, ours
 

@@ -1,3 +1,0 @@
-"""Adaptive steps: error norms, control, dense output and events, with a step of its own for every sample."""
-
-from odesolve.adaptive.controller import Controller as Controller

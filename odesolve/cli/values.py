@@ -1,0 +1,167 @@
+"""From what was typed to models, paths, labels and numbers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path as File
+from typing import Any
+
+import torch
+
+from odesolve import paths, problems
+from odesolve.cli.conditions import setting
+from odesolve.errors import OdesolveError, unknown
+from odesolve.model.model import Model
+from odesolve.paths import Path
+from odesolve.process.launch import launched, own_device
+
+PATHS = {
+    "vp": paths.VP,
+    "edm": paths.EDM,
+    "linear": paths.Linear,
+    "cosine": paths.Cosine,
+    "ve": paths.VE,
+    "subvp": paths.SubVP,
+    "trig": paths.Trig,
+    "ddpm": paths.Discrete.ddpm,
+    "sd": paths.Discrete.stable_diffusion,
+}
+FACTORY = (
+    "package.module:factory or file.py:factory, a function without arguments that returns an ode.Model (or a Model)"
+)
+DIGITS = (256, 1, 8, 8)
+PICTURES = 4  # samples of a pipeline
+
+
+def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
+    """The model that the arguments name, and the shape of its noise."""
+    own_device()
+    shape = given.shape
+    if given.call and not given.diffusers:
+        raise OdesolveError(f"--call {given.call[0]} is what a pipeline is called with: give --diffusers FOLDER, too")
+    if given.diffusers:
+        if given.model is not None:
+            raise OdesolveError("two models: give either a FACTORY or --diffusers FOLDER")
+        return _of_pipeline(given, shape)
+    if given.model is None:
+        return problems.digits().model(path_named(given.path)), shape or DIGITS
+    if shape is None:
+        raise OdesolveError("the shape of the samples is missing: give --shape B,C,H,W")
+    return load_model(given.model), shape
+
+
+def _of_pipeline(given: argparse.Namespace, shape: tuple[int, ...] | None) -> tuple[Model, tuple[int, ...]]:
+    """The model of a pipeline saved by diffusers, called as --call says."""
+    from odesolve.integrations.diffusers import load_pipeline
+
+    settings = [setting(item, "--call", "prompt='a fox' or --call guidance_scale=5") for item in given.call]
+    model, event = load_pipeline(given.diffusers, given.device, settings)
+    shape = shape or (PICTURES, *event)
+    if shape[1:] != event:
+        raise OdesolveError(
+            f"--shape says {shape[1:]} for samples of shape {event}: leave it out, or give --shape B,{event}"
+        )
+    return model, shape
+
+
+def first_rank() -> bool:
+    """Whether this process is the first of those that were started together, or the only one."""
+    return launched().rank == 0
+
+
+def check_alone(command: str, instead: str) -> None:
+    """Raise OdesolveError where several processes were started to do what one does, and writes."""
+    launch = launched()
+    if launch.count > 1:
+        raise OdesolveError(
+            f"{launch.by} started {launch.count} processes, each of which would do all of odesolve {command}: "
+            f"start one, or {instead}"
+        )
+
+
+def check_device(name: str) -> None:
+    """Raise OdesolveError where torch has no device of this name here."""
+    try:
+        found = torch.empty(0, device=name).device
+    except Exception as e:  # torch raises what it likes, from AssertionError to one class for each vendor
+        raise OdesolveError(f"--device {name} is not here: give {_devices()}") from e
+    if found.type == "meta" or (found.type == "cpu" and torch.device(name).index):
+        raise OdesolveError(f"--device {name} is no place for numbers: give {_devices()}")
+
+
+def _devices() -> str:
+    there = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    return " or ".join(["cpu", *there, *(["mps"] if torch.backends.mps.is_available() else [])])
+
+
+def load_model(spec: str) -> Model:
+    """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none.
+
+    The folder of the file, or the current one, can be imported from ever after: networks import when they are called, too.
+    """
+    own_device()
+    where, _, name = spec.rpartition(":")
+    if not where or not name:
+        raise OdesolveError(f"{spec!r} names no model: give {FACTORY}")
+    if where.endswith(".py") and not File(where).is_file():
+        raise OdesolveError(f"{spec}: there is no file {where}")
+    try:
+        made = _made(where, name)
+    except OdesolveError as e:
+        raise OdesolveError(f"{spec}: {e}") from e
+    except SystemExit as e:
+        raise OdesolveError(f"{spec} ended the program, exit code {e.code}: let it return an ode.Model") from e
+    except Exception as e:  # whatever the user's code raises is one line here
+        raise OdesolveError(f"{spec}: {type(e).__name__}: {e}") from e
+    if not isinstance(made, Model):
+        raise OdesolveError(f"{spec} returned {type(made).__name__}: let it return an ode.Model")
+    return made
+
+
+def _made(where: str, name: str) -> Any:
+    """What the module holds by this name, or what that returns."""
+    module = _module(where)
+    if not hasattr(module, name):
+        raise unknown(f"name in {where}", name, [n for n in dir(module) if not n.startswith("_")] or [FACTORY])
+    found = getattr(module, name)
+    if isinstance(found, Model):
+        return found
+    if not callable(found):
+        raise OdesolveError(f"it is {type(found).__name__}: name an ode.Model, or a function that returns one")
+    return found()
+
+
+def _module(where: str) -> Any:
+    folder = os.path.abspath(os.path.dirname(where) if where.endswith(".py") else "")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if not where.endswith(".py"):
+        return importlib.import_module(where)
+    spec = importlib.util.spec_from_file_location(File(where).stem, where)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    fresh = sys.modules.setdefault(spec.name, module) is module  # dataclasses and pickle look there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        if fresh:
+            del sys.modules[spec.name]
+        raise
+    return module
+
+
+def path_named(name: str) -> Path:
+    """The path of this name. Raises OdesolveError otherwise."""
+    if name.lower() not in PATHS:
+        raise unknown("path", name, PATHS)
+    return PATHS[name.lower()]()
+
+
+def dtype(given: argparse.Namespace) -> torch.dtype:
+    """The state's dtype."""
+    return torch.float64 if given.double else torch.float32

@@ -1,0 +1,45 @@
+"""The doors: functions that users call, whose arguments are checked and whose calls that do not fit say what to type."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from odesolve.doors.annotations import Check, Meant
+from odesolve.doors.words import explained, refuse_misfit, refuse_others, takes_of
+from odesolve.errors import UnknownOption
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def door(
+    name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check | None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator of a function that users call by this name: a call that does not fit says what to type.
+
+    ``passes`` is a function that gets what it does not take itself; ``kinds`` are checks of arguments, beside those that
+    their annotations tell of.
+    """
+
+    def decorate(call: Callable[P, R]) -> Callable[P, R]:
+        takes = takes_of(call) | (set() if passes is None else takes_of(passes))
+        checks = Meant(call, kinds)
+
+        @functools.wraps(call)
+        def outer(*args: P.args, **kwargs: P.kwargs) -> R:
+            if passes is not None:  # options that nobody would look at
+                refuse_others(name, takes, kwargs)
+            try:
+                checks(args, kwargs)
+                return call(*args, **kwargs)
+            except UnknownOption as error:
+                raise explained(name, takes, error) from None
+            except TypeError as error:
+                refuse_misfit(error, name, call, args, kwargs)
+                raise
+
+        return outer
+
+    return decorate

@@ -1,0 +1,113 @@
+"""Tensors that forward differentiation or a transform of torch.func watches, which solvers would lose: refused at the door."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor
+from torch._C import _functorch  # type: ignore[attr-defined]
+from torch.autograd import forward_ad
+
+from odesolve.doors.modes import transformed
+from odesolve.errors import OdesolveError
+from odesolve.kernels.dispatch import is_compiling
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+
+
+class Watched(OdesolveError):
+    """A tensor that a solver would take from whoever watches it."""
+
+    def __init__(self, what: str):
+        super().__init__(
+            f"{what} is watched by forward differentiation, or by a transform of torch.func, which would lose it here: take "
+            'adjoint="backprop" and torch.autograd.grad, or for derivatives of all kinds a solver whose steps are recorded, '
+            'odeint(method="rk4", options={"step_size": ...}) and sdeint of odesolve.integrations.torchdiffeq and torchsde'
+        )
+
+
+def watching() -> bool:
+    """Whether there is anybody who may watch a tensor."""
+    return not is_compiling() and (forward_ad._current_level >= 0 or transformed())
+
+
+def watched(x: Any) -> bool:
+    """Whether a tensor has a tangent, or is a wrapper of torch.func's."""
+    if not isinstance(x, Tensor):
+        return False
+    return _functorch.is_functorch_wrapped_tensor(x) or _moves(x)
+
+
+def _moves(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None
+
+
+def refuse(what: str, found: Any, given: Any = None) -> None:
+    """Raise Watched for watched tensors among ``found``, unless what they were made of has a tangent: then it is us who watch."""
+    if watching() and any(map(watched, _tensors(found))) and not any(map(_moves, _tensors(given))):
+        raise Watched(what)
+
+
+def refuse_inside(what: str, found: Any, given: Any) -> None:
+    """``refuse`` within a call that is ``unwatched``; what is recorded elsewhere may be watched."""
+    if watching() and _inside.get():
+        refuse(what, found, given)
+
+
+def unwatched(call: Callable[P, R]) -> Callable[P, R]:
+    """A function that users call, none of whose arguments may be watched."""
+
+    @functools.wraps(call)
+    def door(*args: P.args, **kwargs: P.kwargs) -> R:
+        if watching():
+            for name, value in inspect.signature(call).bind_partial(*args, **kwargs).arguments.items():
+                refuse(name, (value, *getattr(value, "held", ())))  # a model's conditions, too
+        token = _inside.set(True)
+        try:
+            return call(*args, **kwargs)
+        except RuntimeError as error:
+            if not transformed() and "vmap" not in str(error):  # functional.jacobian's own vmap is none of torch.func
+                raise
+            raise Watched(f"something that {call.__name__} met ({error})") from error
+        finally:
+            _inside.reset(token)
+
+    return door
+
+
+def explained(call: Callable[P, R]) -> Callable[P, R]:
+    """A function whose operations are recorded: watched arguments are welcome, and what is not possible is said in a sentence."""
+
+    @functools.wraps(call)
+    def door(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not watching():
+            return call(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        except RuntimeError as error:
+            if not transformed() and not any(map(watched, _tensors((args, kwargs)))):
+                raise
+            raise OdesolveError(
+                f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or torch.autograd.forward_ad, which "
+                "go through every method, or for transforms of torch.func of odeint a method with steps of one size, rk4"
+            ) from error
+
+    return door
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for v in value.values():
+            yield from _tensors(v)
+    elif isinstance(value, (tuple, list)):
+        for v in value:
+            yield from _tensors(v)

@@ -1,0 +1,220 @@
+"""Where a scheduler's evaluations lie: noise levels and what the network is told at them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from odesolve import grids
+from odesolve.doors.values import real, row
+from odesolve.errors import OdesolveError
+from odesolve.integrations.diffusers.checks import check_timesteps, check_whole
+from odesolve.integrations.diffusers.conventions import Convention, kind_of_levels
+from odesolve.integrations.diffusers.network import Trained, alphas_cumprod
+from odesolve.names import levels as kinds
+from odesolve.names.levels import Levels
+from odesolve.planning.labels import parse_grid
+
+# Multistep schedulers begin flows beside t = 1, where the log-SNR is infinite.
+NUDGE = 1e-6
+
+
+class Asked(NamedTuple):
+    """What ``set_timesteps`` was given."""
+
+    n: int
+    timesteps: Levels | None = None
+    sigmas: Levels | None = None
+    mu: float | None = None
+
+    def key(self) -> tuple:
+        """The same as plain values."""
+        timesteps, sigmas = (None if v is None else tuple(v.tolist()) for v in (self.timesteps, self.sigmas))
+        return self.n, timesteps, sigmas, self.mu
+
+
+class Placed(NamedTuple):
+    """n + 1 noise levels from noise to data, and what the network is told at the first n of them."""
+
+    levels: Levels
+    times: Levels
+
+
+def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None) -> Asked:
+    """The arguments of ``set_timesteps``, checked. Raises OdesolveError where they contradict each other."""
+    given = {"timesteps": timesteps, "sigmas": sigmas}
+    arrays = {k: _array(k, v) for k, v in given.items() if v is not None}
+    ends = "sigmas" in arrays and len(arrays["sigmas"]) > 1 and arrays["sigmas"][-1] == 0.0
+    counts = {k: len(v) - (k == "sigmas" and ends) for k, v in arrays.items()}
+    if n is not None:
+        counts["num_inference_steps"] = grids.count(n, "num_inference_steps")
+    if len(set(counts.values())) != 1:
+        told = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
+        raise OdesolveError(
+            f"the number of steps is not clear from {told}: give num_inference_steps, timesteps or sigmas"
+        )
+    steps = next(iter(counts.values()))
+    steps = grids.count(steps, "num_inference_steps")
+    mu = None if mu is None else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
+    return Asked(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
+
+
+def placed(trained: Trained, convention: Convention, config: Mapping[str, Any], what: Asked) -> Placed:
+    """Noise levels and times for what was asked. Raises OdesolveError where they do not fall from noise to data."""
+    kind = kind_of_levels(config.get("grid"), config)
+    if kind is not None and kind not in kinds.KINDS:
+        found = _by_rule(kind, trained, what)
+    elif trained.kind == "flow":
+        found = _flow(trained, convention, config, kind, what)
+    elif trained.kind == "edm":
+        found = _edm(trained, config, kind, what)
+    else:
+        found = _table(trained, convention, config, kind, what)
+    if not bool((np.diff(found.levels) < 0).all()):
+        raise OdesolveError(
+            f"the noise levels do not fall: {found.levels.tolist()[:8]} ...; give timesteps or sigmas that do"
+        )
+    return found
+
+
+def _array(name: str, values: Sequence[float]) -> Levels:
+    out = row(name, values, "a list of numbers").numpy()
+    if not np.isfinite(out).all() or out.size == 0:
+        raise OdesolveError(f"{name} are {list(values)[:8]}: give at least one finite number")
+    return out
+
+
+def _by_rule(label: str, trained: Trained, what: Asked) -> Placed:
+    """One of our own grids, by its label."""
+    if what.timesteps is not None or what.sigmas is not None:
+        raise OdesolveError(f"grid={label!r} places the times itself: give either it or timesteps and sigmas")
+    times = grids.make(parse_grid(label), trained.path, what.n)
+    levels = trained.levels_at(list(times))
+    return Placed(levels, trained.time(levels[:-1]))
+
+
+def _ended(levels: Levels, last: float) -> Levels:
+    """With the level that follows the last evaluation; zero where that would be no step."""
+    return np.append(levels, last if last < levels[-1] * (1 - 1e-6) else 0.0)
+
+
+def _table(
+    trained: Trained, convention: Convention, config: Mapping[str, Any], kind: str | None, what: Asked
+) -> Placed:
+    table, n = trained.table, what.n
+    if what.timesteps is not None:
+        check_timesteps(what.timesteps, len(table))
+    if what.sigmas is not None:
+        levels = what.sigmas if what.sigmas[-1] else what.sigmas[:-1]
+        times = what.timesteps if what.timesteps is not None else trained.time(levels)
+        return Placed(
+            np.append(levels, 0.0), times if what.timesteps is not None else _told(times, convention, config, "karras")
+        )
+    if what.timesteps is not None:
+        at = what.timesteps
+    else:
+        usable = _clipped(trained, config) if convention.inner else len(table)
+        spacing = config.get("timestep_spacing") or convention.spacing
+        at = kinds.positions(
+            spacing, n, usable, int(config.get("steps_offset") or 0), convention.inner, convention.whole
+        )
+    levels = np.interp(at, np.arange(len(table)), table)
+    if kind is not None:
+        span = (table[0], table[-1]) if convention.table else (levels[-1], levels[0])
+        low, high = (float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), span, strict=True))
+        levels = kinds.spaced(kind, n, low, high)
+        at = trained.time(levels)
+    final = config.get("final_sigmas_type") or convention.final
+    if final == "alpha":
+        final = "zero" if config.get("set_alpha_to_one", True) else "sigma_min"
+    told = _told(at, convention, config, kind)
+    if kind is None and what.timesteps is not None:
+        check_whole(at, told)
+    return Placed(_ended(levels, table[0] if final == "sigma_min" else 0.0), told)
+
+
+def _clipped(trained: Trained, config: Mapping[str, Any]) -> int:
+    """Number of training steps whose half log-SNR is at least ``lambda_min_clipped``."""
+    lowest = float(config.get("lambda_min_clipped") or -math.inf)
+    return max(1, int((-np.log(trained.table) >= lowest).sum()))
+
+
+def _told(at: Levels, convention: Convention, config: Mapping[str, Any], kind: str | None) -> Levels:
+    """What the network is told: the positions, rounded as the class does it (or cut, where it cuts)."""
+    if convention.rounds not in ("all", kind) or config.get("exact_timesteps"):
+        return at
+    cut = kind in ("exponential", "beta") or (kind and config.get("beta_schedule") == "squaredcos_cap_v2")
+    return np.floor(at) if cut else np.round(at)
+
+
+def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], kind: str | None, what: Asked) -> Placed:
+    n, total, match = what.n, trained.steps, convention.flow == "match"
+    shift = _shift(config, what.mu)
+    if what.sigmas is not None:
+        levels = what.sigmas[:n]
+    elif what.timesteps is not None:
+        levels = trained.level(what.timesteps)
+    elif match:
+        # The ends of the shifted table, shifted once more below: the published habit.
+        low, high = (s if config.get("use_dynamic_shifting") else shift(s) for s in (1 / total, 1.0))
+        levels = np.linspace(high, low, n)
+    elif convention.flow == "unipc":
+        levels = np.linspace(1.0, 1 / total, n + 1)[:-1]
+    else:
+        levels = 1.0 - np.linspace(1.0, 1 / total, n + 1)[:0:-1]
+    # Karras levels of multistep schedulers are those of sigma/alpha over the table that their config describes; their other
+    # kinds leave the range of flows in diffusers, and are placed here as its flow schedulers do.
+    if kind == "karras" and not match:
+        bar = alphas_cumprod(config).numpy().astype(np.float64)
+        ends = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
+        low, high = (float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), ends, strict=True))
+        ratio = kinds.spaced(kind, n, low, high)
+        levels = ratio / (1 + ratio)
+    else:
+        levels = shift(levels)
+        if config.get("shift_terminal") and n > 1:
+            left = 1 - levels  # divided as diffusers divides it: times are cut to whole numbers
+            levels = 1 - left / (left[-1] / (1 - float(config["shift_terminal"])))
+        if kind is not None:
+            levels = kinds.spaced(kind, n, levels[-1], levels[0])
+    if not match and levels[0] > 1 - NUDGE:
+        levels = np.concatenate([[1 - NUDGE], levels[1:]])
+    times = what.timesteps if what.timesteps is not None else trained.time(levels)
+    if convention.rounds == "all" and not config.get("exact_timesteps"):
+        cut = np.floor(times)
+        if what.timesteps is not None:
+            check_whole(times, cut)
+        times = cut
+    return Placed(np.append(levels, 0.0), times)
+
+
+def _shift(config: Mapping[str, Any], mu: float | None):
+    """The map of flow times that moves them towards the noise: k s / (1 + (k - 1) s)."""
+    k = float(config.get("shift") or config.get("flow_shift") or 1.0)
+    if config.get("use_dynamic_shifting"):
+        if mu is None:
+            raise OdesolveError("the config shifts times by the size of the picture: give mu= to set_timesteps")
+        k = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+    return lambda s: k * s / (1 + (k - 1) * s)
+
+
+def _edm(trained: Trained, config: Mapping[str, Any], kind: str | None, what: Asked) -> Placed:
+    low, high = trained.path.t_min, trained.path.t_max
+    if what.timesteps is not None and what.sigmas is None:
+        raise OdesolveError("a network in EDM's scaling takes noise levels: give sigmas=, or num_inference_steps")
+    if what.sigmas is not None:
+        levels = what.sigmas[: what.n]
+    else:
+        kind = kind or config.get("sigma_schedule")
+        if kind is None:
+            raise OdesolveError(
+                "the config does not say how noise levels are spaced: give grid='karras' or 'exponential'"
+            )
+        levels = kinds.spaced(
+            kind, what.n, low, high, **({"rho": float(config.get("rho", 7.0))} if kind == "karras" else {})
+        )
+    times = what.timesteps if what.timesteps is not None else trained.time(levels)
+    return Placed(_ended(levels, low if config.get("final_sigmas_type") == "sigma_min" else 0.0), times)

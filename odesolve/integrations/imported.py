@@ -1,9 +1,0 @@
-"""Samplers of other libraries as plans: found by probing with unit vectors, since between two network calls they are linear.
-
-print(imported(scheduler, 8)); imported(scheduler, 8).diff(ode.plan("dpmpp_2m", path, grid=...))
-"""
-
-from odesolve.integrations.imported_function import imported_function
-from odesolve.integrations.imported_scheduler import imported
-
-__all__ = ["imported", "imported_function"]

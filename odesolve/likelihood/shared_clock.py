@@ -1,0 +1,68 @@
+"""One clock for a whole batch: what ``control="batch"`` asks for, in a solve that all samples step through together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from odesolve.errors import unknown
+from odesolve.model.model import Model
+
+CONTROLS = ("sample", "batch")
+
+
+def check_control(control: str | None) -> None:
+    """Raise OdesolveError for a control that there is not."""
+    if control not in (None, *CONTROLS):
+        raise unknown("control", control, CONTROLS)
+
+
+def tolerance(tol: float, control: str | None, samples: int) -> float:
+    """The tolerance of a batch that keeps every sample's: its error is a root mean square over all of them."""
+    return tol / samples**0.5 if control == "batch" else tol
+
+
+class Together:
+    """The dense solution of a batch as one system, in the form of one of samples: a status and a count for each."""
+
+    def __init__(self, sol: Any, samples: int):
+        self.last, self.at, self.slope_at = sol.last, sol.at, sol.slope_at
+        self.status = [sol.status] * samples
+        self.nfe = sol.nfe.expand(samples)
+
+
+class OneTime:
+    """A function that gets one time for all, as its argument number ``at``: as the column of its contract, or as a number of no
+    dimensions, as ``ode.solve(control="batch")`` hands it, where the first call fails with the column and not with the number."""
+
+    def __init__(self, f: Callable[..., Any], at: int = 0):
+        self.f, self.at, self.number = f, at, None
+        self.__wrapped__ = self.__self__ = f  # whose signature is ours, and whose layers
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if self.number is not None:
+            return self.f(*self._given(args), **named)
+        try:
+            out, self.number = self.f(*args, **named), False
+        except Exception as first:
+            try:
+                self.number = True
+                out = self.f(*self._given(args), **named)
+            except Exception:
+                raise first from None
+        return out
+
+    def _given(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not self.number:
+            return args
+        return *args[: self.at], args[self.at].flatten()[0], *args[self.at + 1 :]
+
+
+def of_one_time(model: Any) -> Any:
+    """The model, or the velocity, whose network is handed one time for all."""
+    if not isinstance(model, Model):
+        return OneTime(model)
+    out = copy.copy(model)
+    out.net = OneTime(model.net, 1)
+    return out

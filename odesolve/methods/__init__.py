@@ -1,0 +1,1 @@
+"""Methods for differential equations: tableaus, embedded pairs and schemes, which check themselves when they are made."""

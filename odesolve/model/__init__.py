@@ -1,0 +1,1 @@
+"""A user's network, and how it is read."""

@@ -1,0 +1,148 @@
+"""The loop of an adaptive solve: attempts, a look at who is done every few of them, and samples that leave."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.kernels.control import MAX_CALLS, NFE, ROWS, RUNNING, STATUS, T
+from odesolve.ode.batch import Batch, Blocks
+
+LEAVE = 0.75  # the batch is made smaller once no more than this share of it is running
+
+
+class Attempts(Protocol):
+    """What the loop needs of a method."""
+
+    evaluations: int
+
+    @property
+    def last(self) -> Any:
+        """What the last attempt left."""
+
+    def attempt(self, batch: Batch) -> None:
+        """Make a step of every running sample from its current state, with its error in ``batch.norm`` (not finite: the
+        step failed, and is tried again with the smallest factor)."""
+
+    def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
+        """The current states, once the last attempt has been judged."""
+        ...
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these of the running samples."""
+
+
+class Method(Attempts, Protocol):
+    """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
+
+    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
+    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times; ``takes_slopes`` says that its drift is
+    dy/dt. What an attempt leaves, as ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it, and is not
+    written to before the host has looked at it.
+    """
+
+    order: float
+    evaluations: int
+    blocks: Blocks
+    takes_slopes: bool
+
+    def start(self, batch: Batch, f0: Tensor) -> None:
+        """Take the first state, ``batch.drift.start``, and f there."""
+
+    def replace(self, index: Tensor, y: Tensor) -> None:
+        """Give these of the running samples another state after their last accepted attempt."""
+
+    def interpolant(self, attempt: Any, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
+        """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt; ``state`` is the control
+        state after it. Evaluations that this costs are added to the NFE row of ``batch.state``."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who looks at every attempt: outputs, dense output, events."""
+
+    def note(self, attempt: Any, state: Tensor) -> None:
+        """Remember an attempt and the control state after it."""
+
+    def look(self, method: Any, batch: Batch) -> None:
+        """Evaluate what was remembered; may end samples."""
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these of the running samples."""
+
+
+class Results:
+    """What samples leave behind: their last state and their control state."""
+
+    def __init__(self, like: Tensor):
+        self.y = torch.empty_like(like)
+        self.state = torch.zeros(ROWS, like.shape[0], dtype=torch.float64, device=like.device)
+
+    def collect(self, method: Attempts, batch: Batch, index: Tensor | None = None) -> None:
+        """Take the current state of these of the running samples."""
+        rows = batch.rows if index is None else batch.rows[index]
+        self.y[rows] = method.current(batch, index)
+        self.state[:, rows] = batch.state if index is None else batch.state[:, index]
+
+
+def integrate(
+    method: Attempts,
+    batch: Batch,
+    watcher: Watcher | None = None,
+    sync: int = 1,
+    compact: bool = True,
+    tick: Callable[[Tensor], None] | None = None,
+    max_calls: float = math.inf,
+) -> Results:
+    """Run until every sample has ended. ``batch.begin`` and ``method.start`` have been called.
+
+    The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing else waits for it.
+    ``tick`` gets the times of all samples at each such look, where samples end whose next attempt would take them beyond
+    ``max_calls`` evaluations. Raises OdesolveError if f fails once the batch is smaller than it was.
+    """
+    results = Results(batch.drift.start)
+    seen, times = 0, batch.state[T].clone()
+    while True:
+        for _ in range(sync):
+            try:
+                method.attempt(batch)
+            except Exception as e:
+                if len(batch) == len(results.y):
+                    raise
+                raise _shrunk(batch, e) from e
+            batch.control()
+            if watcher is not None:
+                watcher.note(method.last, batch.state)
+        if watcher is not None:
+            watcher.look(method, batch)
+        if max_calls < math.inf:
+            over = (batch.state[STATUS] == RUNNING) & (batch.state[NFE] + max(method.evaluations, 1) > max_calls)
+            batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
+        if tick is not None:
+            times[batch.rows] = batch.state[T]
+            tick(times)
+        ended = int(torch.count_nonzero(batch.state[STATUS]))
+        if ended == len(batch):
+            results.collect(method, batch)
+            return results
+        if compact and ended > seen and len(batch) - ended <= LEAVE * len(batch):
+            running = batch.state[STATUS] == RUNNING
+            results.collect(method, batch, (~running).nonzero().flatten())
+            index = running.nonzero().flatten()
+            for part in (method, batch, *([watcher] if watcher is not None else [])):
+                part.keep(index)
+            ended = 0
+        seen = ended
+
+
+def _shrunk(batch: Batch, error: Exception) -> OdesolveError:
+    total = batch.drift.start.shape[0]
+    return OdesolveError(
+        f"f failed ({type(error).__name__}: {error}) after the batch had shrunk from {total} samples to the {len(batch)} still "
+        "running: give tensors that f needs for every sample as args=(...), which are cut along, or compact=False"
+    )

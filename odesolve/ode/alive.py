@@ -1,0 +1,53 @@
+"""Samples that leave the finite numbers on their way over a fixed grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.control import DIVERGED, NFE, OK, ROWS, STATUS, STEPS, T
+from odesolve.kernels.dispatch import combine
+
+
+class Alive:
+    """Which samples are finite; the others keep the last finite state and when that was. A step evaluates f ``drifts`` times."""
+
+    def __init__(self, like: Tensor, drifts: int):
+        self.drifts, self.step = drifts, 0
+        wide = {"dtype": torch.float64, "device": like.device}
+        self.state = torch.zeros(ROWS, like.shape[0], **wide)
+        self.state[STATUS] = OK
+        self.norm, self.all = torch.zeros(like.shape[0], **wide), True
+
+    def note(self, t: float | Tensor, old: Tensor, new: Tensor) -> None:
+        """After a step from t (a number, or one a sample) whose states have these norms: samples that are not finite go back
+        to the old state, and stay.
+
+        On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the cost of a pass.
+        """
+        self.step += 1
+        finite = self.norm.isfinite()
+        if self.all and self.norm.is_cpu and bool(finite.all()):
+            return
+        self.all = False
+        lost = ~finite & (self.state[STATUS] == OK)
+        self.state[T] = torch.where(lost, t, self.state[T])
+        self.state[STEPS] = self.state[STEPS].masked_fill(lost, self.step - 1)
+        self.state[NFE] = self.state[NFE].masked_fill(lost, self.step * self.drifts)
+        self.state[STATUS] = self.state[STATUS].masked_fill(lost, DIVERGED)
+        ok = (self.state[STATUS] == OK).double()
+        combine((new,), (new, old), torch.stack([ok, 1 - ok], 1)[:, None], (-1,))
+
+    def masked(self, y: Tensor) -> Tensor:
+        """The states, with NaN for samples that have ended."""
+        if self.all:
+            return y
+        ended = self.state[STATUS] == DIVERGED
+        return y.masked_fill(ended.view(-1, *[1] * (y.dim() - 1)), torch.nan)
+
+    def finish(self, t: float | Tensor) -> Tensor:
+        """The control state of a solve that went on to t."""
+        ok = self.state[STATUS] == OK
+        for row, value in ((T, t), (STEPS, self.step), (NFE, self.step * self.drifts)):
+            self.state[row] = torch.where(ok, value, self.state[row])
+        return self.state

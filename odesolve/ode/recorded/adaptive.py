@@ -1,0 +1,297 @@
+"""Steps by tolerance: the control of all adaptive solves over steps that autograd records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from odesolve.kernels.control import (
+    DIVERGED,
+    EVENT,
+    H0,
+    MAX_STEPS,
+    NORM,
+    OK,
+    RUNNING,
+    STATUS,
+    STEPS,
+    T0,
+    TOOK,
+    H,
+    T,
+)
+from odesolve.methods.pairs import Pair
+from odesolve.ode.adaptive_loop import Results, integrate
+from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.controller import Controller
+from odesolve.ode.diagnosis import diagnose, stability_limit
+from odesolve.ode.first_step import starting_step
+from odesolve.ode.recorded.search import LOST, Search
+from odesolve.ode.recorded.system import Outcome, System, beside
+from odesolve.ode.runge_kutta import dense_rows
+from odesolve.ode.solution import NAMES
+from odesolve.ode.steps import moved, slopes, weighted
+
+TINY = 1e-20  # of the interval: no step is shorter
+
+
+def last_time(like: Tensor) -> float:
+    """Where a search for an event ends: f takes times in the type of the state, whose squares shall be numbers, too."""
+    return torch.finfo(like.dtype).max ** (1 / 3)
+
+
+def _read(state: Tensor, *rows: int) -> list[float]:
+    values = state[:, 0].tolist()
+    return [values[row] for row in rows]
+
+
+@dataclass
+class Step:
+    """An accepted step: where it began, its signed length, the states at its ends and all its stages."""
+
+    t0: float
+    h: float
+    y0: Tensor
+    y1: Tensor
+    k: list[Tensor]
+
+
+class Explicit:
+    """The attempts of an embedded pair, of one system; ``end`` is where the present stretch ends and ``jump`` says that f jumps
+    there. The attempt after one that was accepted starts from ``next``, a state and f there."""
+
+    next: tuple[Tensor, Tensor]
+    last: Step
+
+    def __init__(self, pair: Pair, system: System, min_step: float):
+        self.pair, self.system, self.min_step = pair, system, min_step
+        self.order, self.evaluations = float(pair.error_order), pair.stages
+        self.blocks = Blocks([[[(0.0, 0)]]], (1.0,))  # none are used; the fused control asks for some
+        self.end, self.jump = math.inf, False
+        self.dense = dense_rows(pair).tolist()
+
+    def attempt(self, batch: Batch) -> None:
+        """One step; its error goes to ``batch.norm``."""
+        took, t, h = _read(batch.state, TOOK, T, H)
+        if took:
+            self.now = self.next
+        system, (y, f), lands = self.system, self.now, h == self.end - t
+        if system.listeners.step is not None:
+            system.listeners.step(t, y.detach(), h)
+        k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
+        y1 = moved(y, self.pair.b, k, h)
+        k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
+        self.last, self.next = Step(t, h, y, y1, k), (y1, k[-1])
+        with torch.no_grad():
+            batch.norm.copy_(self._error(self.last))
+            if abs(h) <= self.min_step:  # a shortest step that was asked for is taken as it is
+                batch.norm.copy_(batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0)))
+
+    def _time(self, t: float, h: float, c: float, lands: bool, like: Tensor) -> Tensor:
+        """The time of a stage; that before a jump where the step ends at one."""
+        end = c == 1.0 and lands
+        at = self.system.clock.moment(self.end if end else t + c * h, like)
+        return beside(at, -math.copysign(1.0, h)) if end and self.jump else at
+
+    def _error(self, step: Step) -> Tensor:
+        norms = []
+        for row in (self.pair.error, self.pair.error_third):
+            if row is not None:
+                error = weighted(row, [k.detach() for k in step.k], step.h)
+                norms.append(self.system.size(error, step.y0.detach(), step.y1.detach()))
+        if len(norms) == 1:
+            return norms[0]
+        square = norms[0].square()
+        return square / (square + 0.01 * norms[1].square()).sqrt().clamp_min(1e-300)
+
+    def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
+        """The state once the last attempt has been judged."""
+        return (self.next if bool(batch.state[TOOK, 0]) else self.now)[0].detach()
+
+    def keep(self, index: Tensor) -> None:
+        """There is but one system."""
+
+    def complete(self, step: Step) -> None:
+        """Evaluate the stages of a step that only its dense output needs."""
+        for c, row in self.pair.extra[len(step.k) - self.pair.stages - 1 :]:
+            at = self._time(step.t0, step.h, c, False, step.y0)
+            step.k.append(self.system.drift(at, moved(step.y0, row, step.k, step.h)))
+
+    def between(self, step: Step, theta: Tensor) -> Tensor:
+        """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where it is to something."""
+        y, k = step.y0, step.k
+        powers = theta[:, None] ** torch.arange(1, len(self.dense[0]) + 1, device=theta.device)
+        out = y.expand(len(theta), *y.shape)
+        for row, stage in zip(self.dense, k, strict=True):
+            if any(row):
+                weights = step.h * (powers * powers.new_tensor(row)).sum(1)
+                out = out + weights.to(y).view(-1, *[1] * y.dim()) * stage
+        return out
+
+
+class Watch:
+    """Looks at every attempt: output times, the event, callbacks; keeps the steps if ``dense``."""
+
+    def __init__(self, system: System, method: Explicit, dense: bool):
+        self.system, self.method, self.dense = system, method, dense
+        self.y, self.done, self.steps, self.reached = [system.y0[None]], 1, [], None
+        self.search = None if system.event is None else Search(system, system.clock.times[0], system.y0)
+
+    def note(self, attempt: Step, state: Tensor) -> None:
+        """An attempt has been judged."""
+        system = self.system
+        took, t0, h, t = _read(state, TOOK, T0, H0, T)
+        told = system.listeners.accept if took else system.listeners.reject
+        if told is not None:
+            told(t0, attempt.y0.detach(), h)
+        if not took:
+            return
+        if self.dense:
+            self.method.complete(attempt)
+            self.steps.append(attempt)
+        if self.search is None:
+            self._output(attempt, t)
+        else:
+            self._event(self.search, attempt, t)
+
+    def _output(self, step: Step, reached: float) -> None:
+        times, sign = self.system.clock.times, self.system.clock.sign
+        first = self.done
+        while self.done < len(times) and sign * times[self.done] <= sign * reached:
+            self.done += 1
+        clock, last = self.system.clock, self.done
+        if not clock.linked and last > first and times[last - 1] == reached:
+            last -= 1  # that is the end of the step
+        if last > first:
+            self.method.complete(step)
+            start = clock.t[0] + (step.t0 - times[0])
+            self.y.append(self.method.between(step, (clock.t[first:last] - start) / step.h))
+        if last < self.done:
+            self.y.append(step.y1[None])
+
+    def _event(self, search: Search, step: Step, end: float) -> None:
+        method = self.method
+        method.complete(step)  # recorded, as the search is not
+        theta = search.first(step.t0, step.h, step.k[0], lambda theta: method.between(step, theta), step.y1, end)
+        if theta is None:
+            return
+        self.reached = step.t0 + theta * step.h
+        clock = self.system.clock
+        start = clock.t[0] + (step.t0 - clock.times[0])
+        self.y.append(method.between(step, (self.reached - start).reshape(1) / step.h))
+
+    def look(self, method: Explicit, batch: Batch) -> None:
+        """End the solve at its event, or where it is lost."""
+        if self.reached is not None:
+            batch.state[STATUS] = EVENT
+        elif self.search is not None and self.search.lost:
+            batch.state[STATUS] = DIVERGED
+
+    def keep(self, index: Tensor) -> None:
+        """There is but one system."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A solve by an embedded pair.
+
+    Args:
+        pair, controller: the method and how steps follow from errors.
+        first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its error is.
+        max_steps: attempts.
+        stops: times that steps end at; ``jumps``: times where f jumps, which steps end at from one side and leave from the
+            other: f gets the neighbouring numbers of the state's type.
+        dense: keep all steps.
+    """
+
+    pair: Pair
+    controller: Controller
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_steps: int = 2**31 - 1
+    stops: Sequence[float] = ()
+    jumps: Sequence[float] = ()
+    dense: bool = False
+
+    def run(self, system: System) -> Outcome:
+        """Solve; a failure is a status."""
+        drift, clock = system.drift, system.clock
+        sign, t0 = clock.sign, clock.times[0]
+        end = clock.times[-1] if system.event is None else sign * last_time(system.y0)
+        span = end - t0 if system.event is None else sign
+        method = Explicit(self.pair, system, self.min_step)
+        shortest = max(self.min_step, TINY * abs(span))
+        settings = self.controller.settings(method.order, self.max_step, self.max_steps, method.evaluations)
+        batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
+        begin = clock.moment(t0, system.y0)
+        f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
+        method.next = (system.y0, f0)
+        watch = Watch(system, method, self.dense)
+        h: float = sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
+        at = t0
+        for mark, jump in self._marks(t0, end, sign):
+            method.end, method.jump = mark, jump
+            batch.bound(mark, shortest)
+            batch.state[STATUS] = float(RUNNING)
+            batch.begin(at, h)
+            results = integrate(method, batch, watch)
+            status, at, made = _read(batch.state, STATUS, T, STEPS)
+            if status != OK or mark == end:
+                break
+            h = self._next(batch, method, h)
+            if jump:
+                y = method.next[0]
+                method.next = (y, drift(beside(clock.moment(mark, y), sign), y))
+        reached = at if watch.reached is None else watch.reached
+        last = method.current(batch) if watch.reached is None else watch.y[-1][0]
+        word = NAMES[int(status)]
+        if system.event is not None and status == OK:
+            word = NAMES[MAX_STEPS]
+        why = "" if word in (NAMES[OK], NAMES[EVENT]) else self._why(system, watch, results, word)
+        return Outcome(torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps)
+
+    @torch.no_grad()
+    def _why(self, system: System, watch: Watch, results: Results, word: str) -> str:
+        if watch.search is not None and watch.search.lost:
+            return LOST
+        if watch.search is not None and word == NAMES[MAX_STEPS]:
+            return (
+                f"No event in {self.max_steps} attempts, or before time ends: give an event_fn whose sign changes along the "
+                "solution, or options=dict(max_num_steps=...) for a longer search."
+            )
+        rtol, atol = (float(torch.as_tensor(x).min()) for x in (system.rtol, system.atol))
+        limit = stability_limit(self.pair.a, self.pair.b)
+        return str(diagnose(system.drift, results, 0, word, (rtol, atol), limit))
+
+    def _marks(self, t0: float, end: float, sign: float) -> list[tuple[float, bool]]:
+        """The ends of all stretches, in order, and whether f jumps there."""
+        inner = {**dict.fromkeys(self.stops, False), **dict.fromkeys(self.jumps, True)}
+        marks = [(t, jump) for t, jump in inner.items() if sign * t0 < sign * t < sign * end]
+        return [*sorted(marks, key=lambda mark: sign * mark[0]), (end, end in self.jumps)]
+
+    @torch.no_grad()
+    def _first(self, system: System, span: float, f0: Tensor) -> float:
+        start = system.y0.detach()
+        h = starting_step(
+            system.drift,
+            system.clock.times[0],
+            span,
+            f0.detach(),
+            float(self.pair.error_order),
+            lambda x: system.size(x, start, start),
+        )
+        return float(h)
+
+    def _next(self, batch: Batch, method: Explicit, before: float) -> float:
+        """The step after one that was cut short by the end of its stretch: no shorter than the one that began the stretch,
+        unless its error asks for that."""
+        h, error = _read(batch.state, H0, NORM)
+        c = self.controller
+        factor = c.safety * max(error, 1e-10) ** (-1.0 / method.order)
+        h *= min(c.max_factor, max(c.min_factor, factor))
+        return h if factor < 1.0 else math.copysign(max(abs(h), abs(before)), h)

@@ -1,0 +1,217 @@
+"""What looks at every accepted step: output times, events and the record for dense output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from odesolve.errors import OdesolveError
+from odesolve.functions.torch_func import refuse_inside
+from odesolve.kernels.control import EVENT, H0, NFE, STATUS, T0, TOOK, H, T
+from odesolve.ode.adaptive_loop import Method
+from odesolve.ode.batch import Batch
+from odesolve.ode.crossings import Rows, Zeros, limit, zeros
+from odesolve.ode.dense import Dense, Piece, evaluate
+from odesolve.ode.drift import Drift
+from odesolve.ode.events import Event, Found
+from odesolve.ode.times import Times
+
+ULPS = 4.0  # of the time in the state's type: an event may be off by them
+
+
+class Marks:
+    """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a number, or one a sample)."""
+
+    def __init__(self, times: Times, like: Tensor):
+        self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
+        way = (self.t[-1] - self.t[0]).sign()
+        self.sign = way if way.dim() else float(way)
+        self.inner = (self.sign * self.t[:-1]).t().contiguous()
+
+    def passed(self, rows: Tensor, t: Tensor) -> Tensor:
+        """How many of the times but the last these samples have reached at times t (n,)."""
+        if not isinstance(self.sign, Tensor):
+            return torch.searchsorted(self.inner, self.sign * t, right=True)
+        return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[:, 0]
+
+    def at(self, place: Tensor, rows: Tensor) -> Tensor:
+        """The times of these numbers of these samples."""
+        return self.t[place, rows] if self.t.dim() > 1 else self.t[place]
+
+
+class Watch:
+    """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if ``dense``.
+
+    Attempts are noted as they are made and evaluated when the host looks, one after the other; a terminal event takes its
+    sample back to the counts of the attempt in which it lies.
+    """
+
+    def __init__(self, drift: Drift, times: Times, events: Sequence[Event], dense: bool):
+        start = drift.start
+        self.drift, self.events = drift, tuple(events)
+        self.marks = Marks(times, start)
+        self.y = start.new_full((len(times), *start.shape), torch.nan)
+        self.y[0] = start
+        self.dense = Dense(len(start), self.marks.sign) if dense else None
+        self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)  # output times passed
+        self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
+        self.noted: list[tuple[Any, Tensor]] = []
+        first = self.marks.t[0].expand(len(start))
+        self.values = [self._value(e, first, start, drift.args).clone() for e in self.events]
+        # Of crossings.zeros, once they are known.
+        self.limits = [v.new_full((2, len(v)), torch.nan) for v in self.values]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to look for."""
+        return len(self.y) == 2 and not self.events and self.dense is None
+
+    def note(self, attempt: Any, state: Tensor) -> None:
+        """Remember an attempt and the control state after it."""
+        self.noted.append((attempt, state.clone()))
+
+    def look(self, method: Method, batch: Batch) -> None:
+        """Evaluate what was noted, and end the samples that met a terminal event."""
+        self.stopped = torch.zeros(len(batch), dtype=torch.bool, device=batch.state.device)
+        self.more = torch.zeros(len(batch), dtype=torch.float64, device=batch.state.device)
+        for attempt, state in self.noted:
+            took = (state[TOOK] > 0) & ~self.stopped
+            passed = self.marks.passed(batch.rows, state[T])
+            need = took if self.dense or self.events else took & (passed > self.done[batch.rows])
+            index = need.nonzero().flatten()
+            if len(index):
+                nfe = batch.state[NFE].clone()
+                piece = Piece(batch.rows[index], state[T0, index], state[H0, index],
+                              method.interpolant(attempt, state, index, batch))  # fmt: skip
+                self.more += batch.state[NFE] - nfe
+                reached, met, states = self._find(piece, attempt.y1[index], state[T, index], batch, index)
+                if bool(met.any()):
+                    method.replace(index[met], states[met])
+                    self._stop(index[met], reached[met], state, batch)
+                self._output(piece, reached)
+                if self.dense is not None:
+                    self.dense.add(piece)
+        self.noted.clear()
+        if bool(self.stopped.any()):
+            batch.control(begin=True)
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these of the running samples: what is kept here is of all."""
+
+    def _value(self, event: Event, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
+        value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
+        refuse_inside("what an event's function returned", value, y)
+        expected = (len(y),) if self.drift.by_sample else ()
+        if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
+            given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise OdesolveError(
+                f"an event's function returned {given}: return a tensor of shape {expected}, one a sample: real "
+                "numbers, whose sign changes at the event"
+            )
+        return value.double().reshape(len(y))
+
+    def _find(
+        self, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the zeros within steps that end at ``end`` (n,) in states ``last``, and drop those after a terminal one.
+
+        ``index`` are the numbers of these samples among those that run. Returns how far the solution goes, (n,), whether a
+        terminal event ended it, and the states there.
+        """
+        reached, met, states = end.clone(), torch.zeros_like(end, dtype=torch.bool), torch.empty_like(last)
+        found = [self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))]
+        times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
+        for event, z, t in zip(self.events, found, times, strict=True):
+            if event.terminal:
+                reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
+        for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
+            kept = way[z.rows] * t <= (way * reached)[z.rows]
+            rows, t = z.rows[kept], t[kept]
+            y = evaluate(piece.coefficients[:, rows], z.theta[kept])
+            all_found.append((piece.rows[rows], t, y))
+            if event.terminal:
+                met[rows], states[rows] = True, y
+        return reached, met, states
+
+    def _zeros(self, i: int, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor) -> Zeros:
+        """The zeros of an event within these steps, of its direction."""
+        event, args, n = self.events[i], self.drift.args_of(piece.rows), len(end)
+
+        def part(rows: Rows, theta: Tensor | float) -> Tensor:
+            t = piece.t0[rows] + theta * piece.h[rows]
+            given = args if isinstance(rows, slice) else self.drift.args_of(piece.rows[rows])
+            return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
+
+        def value(rows: Rows, theta: Tensor | float) -> Tensor:
+            if isinstance(rows, slice):
+                return part(rows, theta)
+            assert isinstance(theta, Tensor)
+            parts = zip(rows.split(n), theta.split(n), strict=True)  # no more samples at a time than there are
+            return torch.cat([part(*given) for given in parts]) if len(rows) else theta
+
+        before, after = self.values[i][piece.rows], self._value(event, end, last, args)
+        limits = self.limits[i][:, piece.rows]
+        if bool(limits.isnan().any()):
+            limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
+        found, limits = zeros(value, before, after, limits)
+        self.values[i][piece.rows], self.limits[i][:, piece.rows] = after, limits
+        wanted = found.rising if event.direction > 0 else ~found.rising
+        return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
+
+    def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
+        """What the event must exceed in these first steps before it counts."""
+        y, slope, args = piece.coefficients[0], piece.coefficients[1], self.drift.args_of(piece.rows)
+        eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
+        start, later = (self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps))
+        rtol, atol = (
+            s[index].to(y.dtype).view(-1, *[1] * (y.dim() - 1)) if isinstance(s, Tensor) else s
+            for s in (batch.rtol, batch.atol)
+        )
+        return limit(
+            lambda y: self._value(event, piece.t0, y, args), y, slope, atol + rtol * y.abs(), (later - start).abs()
+        )
+
+    def _stop(self, index: Tensor, t: Tensor, state: Tensor, batch: Batch) -> None:
+        """End these samples at times t, with the counts of the attempt that ``state`` belongs to."""
+        batch.state[:, index] = state[:, index]
+        for row, value in ((T, t), (STATUS, float(EVENT)), (TOOK, 1.0), (H, 0.0)):
+            batch.state[row, index] = value
+        batch.state[NFE, index] += self.more[index]
+        self.stopped[index] = True
+
+    def _output(self, piece: Piece, reached: Tensor) -> None:
+        """States at the output times within these steps."""
+        first = self.done[piece.rows]
+        passed = self.marks.passed(piece.rows, reached)
+        count = (passed - first).clamp_min(0)
+        self.done[piece.rows] = first + count
+        which = torch.arange(len(count), device=count.device).repeat_interleave(count)
+        if len(which):
+            place = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which] + first[which]
+            rows = piece.rows[which]
+            theta = (self.marks.at(place, rows) - piece.t0[which]) / piece.h[which]
+            self.y[place, rows] = evaluate(piece.coefficients[:, which], theta)
+
+    def finish(self, arrived: Tensor, y: Tensor) -> Tensor:
+        """The states at all output times; those of samples (B,) that arrived are y at the last."""
+        self.y[-1] = torch.where(arrived.view(-1, *[1] * (y.dim() - 1)), y, self.y[-1])
+        return self.y
+
+    def events_found(self) -> list[Found]:
+        """The zeros of every event, sample by sample in order of time."""
+        out = []
+        for found in self.found:
+            rows, t, y = (torch.cat(part) for part in zip(*found, strict=True)) if found else self._none()
+            order = rows.sort(stable=True).indices
+            counts = torch.bincount(rows, minlength=len(self.done)).tolist()
+            ts, ys = t[order].split(counts), y[order].split(counts)
+            each = [self.drift.open(v if self.drift.by_sample else v[:, None]) for v in ys]
+            out.append(Found(list(ts), each) if self.drift.by_sample else Found(ts[0], each[0]))
+        return out
+
+    def _none(self) -> tuple[Tensor, Tensor, Tensor]:
+        start = self.drift.start
+        return self.done[:0], start[:0].double().flatten(), start[:0]

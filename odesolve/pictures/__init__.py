@@ -1,0 +1,1 @@
+"""Pictures: figures that need no display, and sheets of samples."""

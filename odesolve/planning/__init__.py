@@ -1,0 +1,1 @@
+"""From names of solvers and grids to plans."""

@@ -1,0 +1,1 @@
+"""What lies between a model with a plan and its samples: the start, the executor, chunks and callbacks."""
