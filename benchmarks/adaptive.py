@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import odesolve as ode
 
-TESTS = ("tests/kernels/test_control.py", "tests/adaptive")
+TESTS = ("tests/kernels/test_control.py", "tests/ode")
 SHAPES = ((1, 2), (256, 2), (64, 64))
 RTOL, ATOL, END, HIDDEN = 1e-5, 1e-6, 5.0, 64
 STEPS, WARM = 20, 50_000.0

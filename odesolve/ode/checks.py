@@ -51,7 +51,7 @@ def check_settings(max_steps: object, controller: object, sync: object, args: ob
     """Raise OdesolveError for settings of a solve that are none of their kind."""
     whole("max_steps", max_steps, 1)
     if not isinstance(controller, Controller):
-        raise OdesolveError(f"controller={short(controller)}: give an odesolve.adaptive.controller.Controller")
+        raise OdesolveError(f"controller={short(controller)}: give an odesolve.ode.controller.Controller")
     if sync is not None:
         whole("sync", sync, 1)
     if not isinstance(args, tuple | list):

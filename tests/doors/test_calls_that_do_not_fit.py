@@ -28,7 +28,7 @@ ROOMS = named("""
     odesolve.objectives.consistency odesolve.objectives.couplings odesolve.objectives.distillation
     odesolve.objectives.flow_maps odesolve.objectives.rectified odesolve.objectives.schroedinger
     odesolve.objectives.times odesolve.training odesolve.jobs odesolve.problems odesolve.distributed
-    odesolve.tableaus odesolve.integrations.torchdiffeq odesolve.integrations.torchsde
+    odesolve.methods.tableaus odesolve.integrations.torchdiffeq odesolve.integrations.torchsde
     odesolve.integrations.diffusers odesolve.integrations.k_diffusion odesolve.integrations.k_diffusion.sampling
 """)
 # What the library makes and hands out, errors, protocols and bases of one's own, and what its rooms share.

@@ -422,7 +422,7 @@ MADE = "[nets.Net(), nets.Callable(), nets.Slotted().__call__, nets.partial(nets
 
 def test_another_process_finds_the_same(tmp_path):
     """With other addresses and hashes, from a script in another place."""
-    code = f"from tests.jobs import nets; from odesolve.jobs.fingerprint import fingerprint; print(fingerprint({MADE}))"
+    code = f"from tests.jobs import nets; from odesolve.fingerprints.fingerprint import fingerprint; print(fingerprint({MADE}))"
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(File(__file__).parents[2])!r})\n{code}")
     environment = {**os.environ, "PYTHONHASHSEED": "1"}

@@ -77,7 +77,7 @@ def test_using_a_model_does_not_change_it(k):
 
 
 def test_it_is_the_same_in_another_process():
-    code = "import odesolve as ode; from odesolve.jobs.fingerprint import fingerprint;"
+    code = "import odesolve as ode; from odesolve.fingerprints.fingerprint import fingerprint;"
     code += "print(fingerprint(ode.problems.digits().model(ode.paths.VP())))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert told.strip() == fingerprint(MODELS[18]())
