@@ -1,9 +1,10 @@
-"""Queries of a Brownian path beside torchsde's BrownianTree and BrownianInterval, and whole SDE solves beside torchsde's.
+"""Queries of a Brownian path beside torchsde's BrownianTree and BrownianInterval, and whole SDE
+solves beside torchsde's.
 
-Paths on [0, 1] are resolved to 1e-6, torchsde's default: 2^-20. Every path answers its queries one after the other and
-keeps what it likes; a round goes on where the last one stopped. "in order" are the intervals of a solve with 10,000
-steps, "anywhere" the same 10,000 intervals shuffled, "wide" 10,000 intervals between two random times.
-"""
+Paths on [0, 1] are resolved to 1e-6, torchsde's default: 2^-20. Every path answers its queries one
+after the other and keeps what it likes; a round goes on where the last one stopped. "in order" are
+the intervals of a solve with 10,000 steps, "anywhere" the same 10,000 intervals shuffled, "wide"
+10,000 intervals between two random times."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ import odesolve as ode
 TESTS = ("tests/noise", "tests/sde", "tests/kernels/test_sums.py")
 SHAPES = ((256, 2), (1, 4, 64, 64))
 QUERIES, DEPTH, SOME = 10_000, 20, 100
-# A power of 2: where the floats dt do not add up to 1, torchsde takes a last step of 1e-15, which costs it a second.
+# A power of 2: where the floats dt do not add up to 1, torchsde takes a last step of 1e-15, which
+# costs it a second.
 STEPS = 128
 
 
@@ -39,8 +41,12 @@ def cases() -> Iterator[Case]:
         zero = torch.zeros(shape)
         contenders = {
             OURS: _queries(ode.BrownianPath(shape, depth=DEPTH), intervals),
-            "torchsde tree": _queries(torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=0), intervals),
-            "torchsde interval": _queries(torchsde.BrownianInterval(0.0, 1.0, size=shape, entropy=0), intervals),
+            "torchsde tree": _queries(
+                torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=0), intervals
+            ),
+            "torchsde interval": _queries(
+                torchsde.BrownianInterval(0.0, 1.0, size=shape, entropy=0), intervals
+            ),
         }
         yield Case("brownian", name, "x".join(map(str, shape)), contenders, per=SOME)
     for shape in SHAPES:
@@ -78,7 +84,9 @@ class _Equation:
 def _ours(shape, tree: bool) -> Callable:
     y = torch.zeros(shape).flatten(1)
     equation = _Equation(y.shape[1], y.shape[0])
-    return lambda: ode.solve_sde(equation.f, 0.5, y, noise="additive", steps=STEPS, seed=0, tree=tree, progress=False)
+    return lambda: ode.solve_sde(
+        equation.f, 0.5, y, noise="additive", steps=STEPS, seed=0, tree=tree, progress=False
+    )
 
 
 def _torchsde(shape, tree: bool) -> Callable:
@@ -86,7 +94,11 @@ def _torchsde(shape, tree: bool) -> Callable:
     equation = _Equation(y.shape[1], y.shape[0])
 
     def run():
-        bm = torchsde.BrownianTree(t0=0.0, w0=torch.zeros_like(y), t1=1.0, entropy=0) if tree else None
+        bm = (
+            torchsde.BrownianTree(t0=0.0, w0=torch.zeros_like(y), t1=1.0, entropy=0)
+            if tree
+            else None
+        )
         torchsde.sdeint(equation, y, ts, bm=bm, dt=1.0 / STEPS, method="euler")
 
     return run

@@ -1,14 +1,17 @@
-"""What couplings within labels do to conditional flows: distance, class accuracy, straightness and time beside independent noise.
+"""What couplings within labels do to conditional flows: distance, class accuracy, straightness and
+time beside independent noise.
 
-    python benchmarks/couplings.py [--seeds 3] [--quick] [--only digits] [--out benchmarks/results/couplings.csv]
+    python benchmarks/couplings.py [--seeds 3] [--quick] [--only digits] [--out
+    benchmarks/results/couplings.csv]
 
-Velocity networks with a label are trained alike but for the coupling, on two labels of one number each, N(-2, 0.3^2) and
-N(2, 0.3^2), and on scikit-learn's 8x8 digits, of which 1200 train and 597 are held out. Of the two labels: the Wasserstein
-distance of each label's samples to its law. Of the digits, drawn three times for each label held out: the share that a support
-vector machine, fitted to the training digits, takes for the label asked for; and the Frechet distance to held-out digits in 20
-principal components, of all and as the mean over the classes; after 4, 8 and 64 Euler steps. Of both: straightness, 0 where
-trajectories are straight. "across labels" is transport that sees no labels, as a warning.
-"""
+Velocity networks with a label are trained alike but for the coupling, on two labels of one number
+each, N(-2, 0.3^2) and N(2, 0.3^2), and on scikit-learn's 8x8 digits, of which 1200 train and 597
+are held out. Of the two labels: the Wasserstein distance of each label's samples to its law. Of the
+digits, drawn three times for each label held out: the share that a support vector machine, fitted
+to the training digits, takes for the label asked for; and the Frechet distance to held-out digits
+in 20 principal components, of all and as the mean over the classes; after 4, 8 and 64 Euler steps.
+Of both: straightness, 0 where trajectories are straight. "across labels" is transport that sees no
+labels, as a warning."""
 
 from __future__ import annotations
 
@@ -37,9 +40,12 @@ PLAIN, TRANSPORT = "independent", "transport within labels"
 
 
 class AcrossLabels:
-    """Optimal transport of the whole batch: it takes the conditions, so that it is left alone, and does not look at them."""
+    """Optimal transport of the whole batch: it takes the conditions, so that it is left alone, and
+    does not look at them."""
 
-    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None, cond=None) -> Tensor:
+    def __call__(
+        self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None, cond=None
+    ) -> Tensor:
         return OptimalTransport()(x, noise, generator)
 
 
@@ -60,12 +66,15 @@ class Conditional(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.said = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(depth)
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+            for _ in range(depth)
         )
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         phase = t[:, None].to(x.dtype) * self.rates
-        told = self.time(torch.cat([t[:, None].to(x.dtype), phase.sin(), phase.cos()], 1)) + self.label(label)
+        told = self.time(
+            torch.cat([t[:, None].to(x.dtype), phase.sin(), phase.cos()], 1)
+        ) + self.label(label)
         told, h = nn.functional.silu(told), self.enter(x)
         for norm, said, layer in zip(self.norms, self.said, self.layers, strict=True):
             scale, shift = said(told).chunk(2, 1)
@@ -75,7 +84,8 @@ class Conditional(nn.Module):
 
 @dataclass(frozen=True)
 class Problem:
-    """What to train on: batches (x, {"label": y}), a network, Sinkhorn's regularisation, and what to measure of a model."""
+    """What to train on: batches (x, {"label": y}), a network, Sinkhorn's regularisation, and what
+    to measure of a model."""
 
     draw: Callable[[torch.Generator], tuple[Tensor, dict[str, Tensor]]]
     net: Callable[[], nn.Module]
@@ -94,11 +104,15 @@ def two_labels(steps: int = 3000, batch: int = 256, width: int = 64) -> Problem:
 
     def measure(model: ode.Model, seed: int) -> dict[str, float]:
         found = {}
-        z = torch.special.ndtri((torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS)[:, None].float()
+        z = torch.special.ndtri((torch.arange(POINTS, dtype=torch.float64) + 0.5) / POINTS)[
+            :, None
+        ].float()
         for label in (0, 1):
             own = model.given(label=torch.full((len(z),), label))
             end = ode.sample(own, state=z, solver="heun", steps=FINE, grid="uniform").sort(0).values
-            found[f"distance, label {label}"] = float((end - (4.0 * label - 2.0 + 0.3 * z)).abs().mean())
+            found[f"distance, label {label}"] = float(
+                (end - (4.0 * label - 2.0 + 0.3 * z)).abs().mean()
+            )
             found[f"straightness, label {label}"] = straightness(own, z).value
         return found
 
@@ -112,7 +126,10 @@ def digits(steps: int = 3000, batch: int = 256, width: int = 128) -> Problem:
 
     found = load_digits()
     order = torch.randperm(len(found.data), generator=torch.Generator().manual_seed(0))
-    whole, labels = torch.from_numpy(found.data).float()[order], torch.from_numpy(found.target)[order]
+    whole, labels = (
+        torch.from_numpy(found.data).float()[order],
+        torch.from_numpy(found.target)[order],
+    )
     held, train = slice(None, HELD_OUT), slice(HELD_OUT, None)
     judge = SVC(gamma=1e-3).fit(whole[train], labels[train])
     data = spread(whole, torch.Generator().manual_seed(0))
@@ -137,7 +154,10 @@ def digits(steps: int = 3000, batch: int = 256, width: int = 128) -> Problem:
             out |= {f"{name}, {nfe} steps": value for name, value in told.items()}
         return out | {"straightness": straightness(model, noise).value}
 
-    told = {"class accuracy": float(judge.score(whole[held], labels[held])), **distances(data[train], labels[train])}
+    told = {
+        "class accuracy": float(judge.score(whole[held], labels[held])),
+        **distances(data[train], labels[train]),
+    }
     return Problem(draw, lambda: Conditional(64, 10, width), 2.0, steps, measure, told)
 
 
@@ -147,7 +167,8 @@ def spread(whole: Tensor, g: torch.Generator) -> Tensor:
 
 
 class Frechet:
-    """Distance of Gaussian fits |m - n|^2 + tr(C + D - 2 (C^1/2 D C^1/2)^1/2) in principal components of some data."""
+    """Distance of Gaussian fits |m - n|^2 + tr(C + D - 2 (C^1/2 D C^1/2)^1/2) in principal
+    components of some data."""
 
     def __init__(self, data: Tensor):
         data = data.double()
@@ -167,8 +188,15 @@ def trained(problem: Problem, coupling: Callable, seed: int) -> ode.Model:
     net = problem.net()
     objective = Matching(ode.Model(net, PATH, "velocity"), coupling=coupling)
     steps, g = problem.steps, torch.Generator().manual_seed(seed)
-    fit(objective, problem.draw, steps, optimiser=torch.optim.Adam(net.parameters(), 1e-3), generator=g, progress=False,
-        schedule=lambda k: 0.5 * (1 + math.cos(math.pi * min(k / steps, 1.0))))  # fmt: skip
+    fit(
+        objective,
+        problem.draw,
+        steps,
+        optimiser=torch.optim.Adam(net.parameters(), 1e-3),
+        generator=g,
+        progress=False,
+        schedule=lambda k: 0.5 * (1 + math.cos(math.pi * min(k / steps, 1.0))),
+    )
     return ode.Model(net.eval().requires_grad_(False), PATH, "velocity")
 
 
@@ -205,19 +233,34 @@ def rows_of(name: str, problem: Problem, seeds: int, rounds: int) -> Iterator[di
     for what, value in problem.told.items():
         yield {"problem": name, "coupling": "data", "seed": "", "measure": what, "value": value}
     for coupling, ms in milliseconds(problem, rounds).items():
-        yield {"problem": name, "coupling": coupling, "seed": "", "measure": "CPU ms a step", "value": ms}
+        yield {
+            "problem": name,
+            "coupling": coupling,
+            "seed": "",
+            "measure": "CPU ms a step",
+            "value": ms,
+        }
     for seed in range(seeds):
         for called, coupling in couplings(problem.reg).items():
             for what, value in problem.measure(trained(problem, coupling, seed), seed).items():
-                yield {"problem": name, "coupling": called, "seed": seed, "measure": what, "value": value}
+                yield {
+                    "problem": name,
+                    "coupling": called,
+                    "seed": seed,
+                    "measure": what,
+                    "value": value,
+                }
 
 
 def table(rows: list[dict]) -> str:
-    """Of each measure and coupling the median over the seeds, the range, and the median ratio to independent noise, by seed."""
+    """Of each measure and coupling the median over the seeds, the range, and the median ratio to
+    independent noise, by seed."""
     lines = [f"{'':12}{'':30}{'':26}{'median':>9}{'least':>9}{'most':>9}{'ratio':>9}"]
     groups: dict[tuple[str, str, str], dict] = {}
     for row in rows:
-        groups.setdefault((row["problem"], row["measure"], row["coupling"]), {})[row["seed"]] = row["value"]
+        groups.setdefault((row["problem"], row["measure"], row["coupling"]), {})[row["seed"]] = row[
+            "value"
+        ]
     for (problem, measure, coupling), each in sorted(groups.items(), key=lambda g: g[0][:2]):
         values, plain = each.values(), groups.get((problem, measure, PLAIN), {})
         ratios = [each[seed] / plain[seed] for seed in each if seed in plain]
@@ -229,10 +272,16 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     """Measure, print and write."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--only", default="", help="problems whose name has this word")
-    p.add_argument("--quick", action="store_true", help="small networks, a few steps of training, and write nothing")
+    p.add_argument(
+        "--quick",
+        action="store_true",
+        help="small networks, a few steps of training, and write nothing",
+    )
     p.add_argument("--out", type=Path, default=timing.RESULTS / "couplings.csv")
     given = p.parse_args()
     torch.set_num_threads(1)

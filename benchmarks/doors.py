@@ -1,10 +1,11 @@
-"""Wrong inputs at the doors: how many of each kind are refused well, warned of, taken in silence or raise from inside.
+"""Wrong inputs at the doors: how many of each kind are refused well, warned of, taken in silence or
+raise from inside.
 
-    python benchmarks/doors.py            # prints the tally, by the room of the function and by the kind of the value
-    python benchmarks/doors.py --write    # and keeps it as results/doors.csv
+    python benchmarks/doors.py            # prints the tally, by the room of the function and by the
+    kind of the value python benchmarks/doors.py --write    # and keeps it as results/doors.csv
 
-Functions, arguments and wrong values are those of tests/doors, which fails on the first that is not refused well.
-"""
+Functions, arguments and wrong values are those of tests/doors, which fails on the first that is not
+refused well."""
 
 from __future__ import annotations
 
@@ -79,7 +80,9 @@ def kind_of(value) -> str:
         if isinstance(value, kinds):
             return name
     if isinstance(value, int | float | np.number):
-        return "NaN or infinite" if isinstance(value, float) and not math.isfinite(value) else "number"
+        return (
+            "NaN or infinite" if isinstance(value, float) and not math.isfinite(value) else "number"
+        )
     return "function, class or other object"
 
 

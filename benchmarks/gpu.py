@@ -2,10 +2,10 @@
 
 python benchmarks/gpu.py [checks] [ops] [--quick] [--match TEXT] [--out FILE]
 
-Nothing is timed while a check fails. Without a CUDA or ROCm device it says so and ends. Times are medians of
-``triton.testing.do_bench`` (the L2 cache is flushed between runs) with p20 and p80; ``share_of_copy`` is the bandwidth by
-the bytes that an ideal implementation moves, over that of ``Tensor.copy_`` on 2^27 float32 numbers in the same run.
-"""
+Nothing is timed while a check fails. Without a CUDA or ROCm device it says so and ends. Times are
+medians of ``triton.testing.do_bench`` (the L2 cache is flushed between runs) with p20 and p80;
+``share_of_copy`` is the bandwidth by the bytes that an ideal implementation moves, over that of
+``Tensor.copy_`` on 2^27 float32 numbers in the same run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,19 @@ from timing import OURS, RESULTS, machine
 import odesolve as ode
 
 COLUMNS = (
-    *("op", "case", "size", "dtype", "backend", "p20_us", "p50_us", "p80_us", "bytes", "gbps", "share_of_copy"),
+    *(
+        "op",
+        "case",
+        "size",
+        "dtype",
+        "backend",
+        "p20_us",
+        "p50_us",
+        "p80_us",
+        "bytes",
+        "gbps",
+        "share_of_copy",
+    ),
     *("device", "torch", "triton", "commit"),
 )
 HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
@@ -37,7 +49,8 @@ DEVICE = "cuda"
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal implementation moves."""
+    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal
+    implementation moves."""
 
     op: str
     name: str
@@ -70,7 +83,10 @@ def agreement() -> Iterator[tuple[str, bool]]:
         out, want = torch.empty_like(x), torch.empty(shape, device=DEVICE)
         dispatch.normal(out, keys, 5)
         reference.normal(want, keys, 5)
-        yield f"normal {shape}", close(out, want.double(), 4 * EPS[SINGLE] * want.double().abs().clamp(min=0.1))
+        yield (
+            f"normal {shape}",
+            close(out, want.double(), 4 * EPS[SINGLE] * want.double().abs().clamp(min=0.1)),
+        )
         got, want = torch.empty(4, device=DEVICE), torch.empty(4, device=DEVICE, dtype=DOUBLE)
         for name, args in (
             ("rms", (x, y, z, 1e-3, 1e-2)),
@@ -94,7 +110,10 @@ def _combine_agrees(shape, dtype, keys) -> Iterator[tuple[str, bool]]:
         want = [torch.empty(shape, device=DEVICE, dtype=DOUBLE) for _ in outs]
         reference.combine(want, [t.double() for t in ins], rows, (0, -1), keys, (9,))
         size = 4 * sum(t.double().abs() for t in ins) + 4
-        ok = all(close(o, w, 8 * EPS[SINGLE] * size + EPS[o.dtype] * w.abs()) for o, w in zip(outs, want, strict=True))
+        ok = all(
+            close(o, w, 8 * EPS[SINGLE] * size + EPS[o.dtype] * w.abs())
+            for o, w in zip(outs, want, strict=True)
+        )
         yield f"combine {layout} {shape} {dtype}", ok
         single = [torch.empty_like(o[1:2]) for o in outs]
         dispatch.combine(single, [t[1:2] for t in ins], rows, (0, -1), keys[1:2], (9,))
@@ -116,8 +135,13 @@ def close(got: torch.Tensor, want: torch.Tensor, allowed: torch.Tensor) -> bool:
 
 
 def device_only() -> Iterator[tuple[str, bool]]:
-    """No call waits for the device, a block is one kernel, and a captured graph follows its row counter."""
-    keys, ins, out = philox.keys(7, torch.arange(4, device=DEVICE)), new(2, 4, 4096), new(1, 4, 4096)
+    """No call waits for the device, a block is one kernel, and a captured graph follows its row
+    counter."""
+    keys, ins, out = (
+        philox.keys(7, torch.arange(4, device=DEVICE)),
+        new(2, 4, 4096),
+        new(1, 4, 4096),
+    )
     rows = weights(1, 3)
     step = lambda: dispatch.combine(out, ins, rows, (0,), keys, (2,))  # noqa: E731
     step()
@@ -126,7 +150,8 @@ def device_only() -> Iterator[tuple[str, bool]]:
     try:
         for k in range(50):
             step()
-            dispatch.combine(out, ins, rows, (0,), keys, (100 + k,))  # a stream that was never seen before
+            # a stream that was never seen before
+            dispatch.combine(out, ins, rows, (0,), keys, (100 + k,))
         yield "fifty calls never wait", True
     except RuntimeError as e:
         yield f"fifty calls never wait ({e})", False
@@ -136,14 +161,18 @@ def device_only() -> Iterator[tuple[str, bool]]:
         step()
         torch.cuda.synchronize()
     started = [
-        e.name for e in seen.events() if e.device_type != torch.autograd.DeviceType.CPU and "sync" not in e.name.lower()
+        e.name
+        for e in seen.events()
+        if e.device_type != torch.autograd.DeviceType.CPU and "sync" not in e.name.lower()
     ]
     yield f"a block with noise is one kernel ({', '.join(started)})", len(started) == 1
     yield "a captured graph follows its row", _graph_follows(keys)
 
 
 def _graph_follows(keys: torch.Tensor) -> bool:
-    table = torch.tensor([[[0.5, 0.1, 0.2]], [[-0.3, 0.0, 0.7]], [[0.0, 0.0, 0.0]]], dtype=DOUBLE, device=DEVICE)
+    table = torch.tensor(
+        [[[0.5, 0.1, 0.2]], [[-0.3, 0.0, 0.7]], [[0.0, 0.0, 0.0]]], dtype=DOUBLE, device=DEVICE
+    )
     codes = torch.tensor([[0, 4], [-1, 9], [-2, 0]], device=DEVICE)
     row, ins, out = (
         torch.zeros(1, dtype=torch.int64, device=DEVICE),
@@ -202,12 +231,17 @@ def _noisy(n: int, dtype: torch.dtype) -> Case:
         "eager": eager,
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
     }
-    return Case("combine", "2 inputs and noise", str(n), contenders, 3 * n * a.element_size(), dtype)
+    return Case(
+        "combine", "2 inputs and noise", str(n), contenders, 3 * n * a.element_size(), dtype
+    )
 
 
 def _normal(n: int) -> Case:
     (out,), keys = new(1, 1, n), philox.keys(0, torch.arange(1, device=DEVICE))
-    contenders = {OURS: lambda: dispatch.normal(out, keys, 3), "torch.randn": lambda: torch.randn(1, n, out=out)}
+    contenders = {
+        OURS: lambda: dispatch.normal(out, keys, 3),
+        "torch.randn": lambda: torch.randn(1, n, out=out),
+    }
     return Case("normal", "fill", str(n), contenders, 4 * n)
 
 
@@ -218,14 +252,20 @@ def _inner(n: int) -> Case:
 
 
 def _error(n: int) -> Case:
-    ins, out, norm = new(4, 16, n // 16), torch.empty(16, n // 16, device=DEVICE), torch.empty(16, device=DEVICE)
+    ins, out, norm = (
+        new(4, 16, n // 16),
+        torch.empty(16, n // 16, device=DEVICE),
+        torch.empty(16, device=DEVICE),
+    )
     rows, error = ((0.0, 0.1, 0.2, 0.3), (0.0, 0.01, -0.02, 0.01)), ErrorNorm(norm, 1e-3, 1e-4)
 
     def eager():
         y, a, b, c = ins
         moved = y + 0.1 * a + 0.2 * b + 0.3 * c
         e = 0.01 * a - 0.02 * b + 0.01 * c
-        return moved, (e / (1e-4 + 1e-3 * torch.maximum(y.abs(), moved.abs()))).square().mean(1).sqrt()
+        return moved, (e / (1e-4 + 1e-3 * torch.maximum(y.abs(), moved.abs()))).square().mean(
+            1
+        ).sqrt()
 
     contenders = {
         OURS: lambda: dispatch.combine([out], ins, rows, (0,), None, (), error),
@@ -256,7 +296,8 @@ def _window(points: int, n: int) -> Case:
 
 
 def samplers() -> Iterator[tuple[str, bool]]:
-    """Whole samplers and solves: nothing waits, one kernel a step, a captured step equals the loop, the CPU agrees."""
+    """Whole samplers and solves: nothing waits, one kernel a step, a captured step equals the loop,
+    the CPU agrees."""
     for check in (
         gpu_samplers.waits,
         gpu_samplers.launches,
@@ -275,11 +316,22 @@ def graph() -> Iterator[Case]:
 
 
 def solves() -> Iterator[Case]:
-    """A hundred steps of DDIM with a small network at batch 1: in a window, as a captured step, by the loop."""
+    """A hundred steps of DDIM with a small network at batch 1: in a window, as a captured step, by
+    the loop."""
     net = gpu_samplers.Net(width=64, blocks=4).to(DEVICE).eval().requires_grad_(False)
-    model, x, steps = ode.Model(net, gpu_samplers.PATH, "noise"), torch.randn(gpu_samplers.SHAPE, device=DEVICE), 100
-    executors = {"ode.Window": ode.Window(), "ode.Graph": ode.Graph(model, torch.zeros_like(x), steps), "loop": None}
-    samplers = {n: ode.Sampler(model, "ddim", steps, "uniform", executor=e) for n, e in executors.items()}
+    model, x, steps = (
+        ode.Model(net, gpu_samplers.PATH, "noise"),
+        torch.randn(gpu_samplers.SHAPE, device=DEVICE),
+        100,
+    )
+    executors = {
+        "ode.Window": ode.Window(),
+        "ode.Graph": ode.Graph(model, torch.zeros_like(x), steps),
+        "loop": None,
+    }
+    samplers = {
+        n: ode.Sampler(model, "ddim", steps, "uniform", executor=e) for n, e in executors.items()
+    }
     contenders = {n: functools.partial(sampler, x, seed=0) for n, sampler in samplers.items()}
     yield Case("solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders, 0)
 
@@ -291,14 +343,24 @@ REGISTRY = {"ops": ops, "graph": graph, "solves": solves}
 
 def main() -> int:
     """Check, time and write; 1 if a check fails, 0 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of checks, {', '.join(REGISTRY)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="a few runs a case, to see that it works")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of checks, {', '.join(REGISTRY)}; all by default"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a few runs a case, to see that it works"
+    )
     parser.add_argument("--match", default="", help="only cases whose line holds this text")
-    parser.add_argument("--out", type=Path, help="CSV file (default benchmarks/results/DEVICE.csv for a whole run)")
+    parser.add_argument(
+        "--out", type=Path, help="CSV file (default benchmarks/results/DEVICE.csv for a whole run)"
+    )
     args = parser.parse_args()
     if unknown := set(args.names) - {"checks", *REGISTRY}:
-        parser.error(f"nothing named {', '.join(sorted(unknown))}: choose from checks, {', '.join(REGISTRY)}")
+        parser.error(
+            f"nothing named {', '.join(sorted(unknown))}: choose from checks, {', '.join(REGISTRY)}"
+        )
     if not torch.cuda.is_available():
         print("not measured: no CUDA or ROCm device")
         return 0
@@ -314,7 +376,9 @@ def main() -> int:
             if args.match in f"{case.op} {case.name} {case.size} {case.dtype}":
                 rows += _timed(case, copy, args.quick)
     out = args.out or (
-        RESULTS / f"{_slug(torch.cuda.get_device_name())}.csv" if not (args.names or args.match) else None
+        RESULTS / f"{_slug(torch.cuda.get_device_name())}.csv"
+        if not (args.names or args.match)
+        else None
     )
     if out and not args.quick:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -327,12 +391,18 @@ def main() -> int:
 
 
 def _fast_enough(rows: list[dict]) -> bool:
-    """Whether the captured step, if it was timed, is as much faster than a diffusers loop as it has to be."""
-    times = {row["backend"].split()[0]: float(row["p50_us"]) for row in rows if row["op"] == "graph"}
+    """Whether the captured step, if it was timed, is as much faster than a diffusers loop as it has
+    to be."""
+    times = {
+        row["backend"].split()[0]: float(row["p50_us"]) for row in rows if row["op"] == "graph"
+    }
     if "diffusers" not in times:
         return True
     ratio = times["diffusers"] / times[OURS]
-    return _checked(f"a captured step is {ratio:.2f} times faster than diffusers' loop", ratio >= gpu_samplers.FASTER)
+    return _checked(
+        f"a captured step is {ratio:.2f} times faster than diffusers' loop",
+        ratio >= gpu_samplers.FASTER,
+    )
 
 
 def _checked(what: str, holds: bool) -> bool:
@@ -350,25 +420,50 @@ def _quantiles(run: Callable, quick: bool) -> tuple[float, float, float]:
     """p20, p50 and p80 in microseconds."""
     from triton.testing import do_bench
 
-    low, middle, high = do_bench(run, warmup=5 if quick else 25, rep=10 if quick else 200, quantiles=[0.2, 0.5, 0.8])
+    low, middle, high = do_bench(
+        run, warmup=5 if quick else 25, rep=10 if quick else 200, quantiles=[0.2, 0.5, 0.8]
+    )
     return low * 1e3, middle * 1e3, high * 1e3
 
 
 def _timed(case: Case, copy: float, quick: bool) -> list[dict]:
     import triton
 
-    here = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__}
+    here = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+    }
     rows = []
     for name, run in case.contenders.items():
         low, middle, high = _quantiles(run, quick)
         gbps = case.bytes / middle / 1e3
-        row = {"op": case.op, "case": case.name, "size": case.size, "dtype": str(case.dtype).removeprefix("torch.")}
+        row = {
+            "op": case.op,
+            "case": case.name,
+            "size": case.size,
+            "dtype": str(case.dtype).removeprefix("torch."),
+        }
         row |= {"backend": f"{OURS} {dispatch.backend().devices[DEVICE]}" if name == OURS else name}
-        row |= {"p20_us": f"{low:.2f}", "p50_us": f"{middle:.2f}", "p80_us": f"{high:.2f}", "bytes": case.bytes}
-        row |= {"gbps": f"{gbps:.1f}", "share_of_copy": f"{gbps / copy:.3f}", **here, "commit": machine()["commit"]}
+        row |= {
+            "p20_us": f"{low:.2f}",
+            "p50_us": f"{middle:.2f}",
+            "p80_us": f"{high:.2f}",
+            "bytes": case.bytes,
+        }
+        row |= {
+            "gbps": f"{gbps:.1f}",
+            "share_of_copy": f"{gbps / copy:.3f}",
+            **here,
+            "commit": machine()["commit"],
+        }
         rows.append(row)
         shown = f"{middle:10.1f} us {gbps:8.0f} GB/s {gbps / copy:6.1%} of copy_"
-        print(f"{case.op:8} {case.name:22} {case.size:>12} {row['dtype']:9} {row['backend']:24} {shown}", flush=True)
+        print(
+            f"{case.op:8} {case.name:22} {case.size:>12} {row['dtype']:9} {row['backend']:24} "
+            f"{shown}",
+            flush=True,
+        )
     return rows
 
 

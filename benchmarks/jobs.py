@@ -1,11 +1,12 @@
-"""What the bookkeeping of jobs costs, and how long a job of a million ids takes to be taken up again.
+"""What the bookkeeping of jobs costs, and how long a job of a million ids takes to be taken up
+again.
 
     python benchmarks/jobs.py [--quick] [--folder DIR] [--out benchmarks/results/jobs.csv]
 
-"bookkeeping" is the share of a job's wall time that is not spent drawing samples: manifest, leases, hashes, writes. The network
-is the exact mixture over the digits, on one thread, which costs 1 ms a call of 200 samples; with real networks the share is
-smaller. "resume" is the time from the call to the first shard that is to be made, of a folder with all shards but one.
-"""
+"bookkeeping" is the share of a job's wall time that is not spent drawing samples: manifest, leases,
+hashes, writes. The network is the exact mixture over the digits, on one thread, which costs 1 ms a
+call of 200 samples; with real networks the share is smaller. "resume" is the time from the call to
+the first shard that is to be made, of a folder with all shards but one."""
 
 from __future__ import annotations
 
@@ -55,10 +56,14 @@ def resume(folder: Path, n: int, shard: int) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as out:
         call = {"n": n, "out": out, "shard": shard}
         with mock.patch("odesolve.jobs.files.os.fsync"):  # one by one they would take minutes
-            job = ode.jobs.sample(ode.Model(lambda x, t: x, ode.paths.VP(), "noise"), (shard, 2), "ddim", 1, **call)
+            job = ode.jobs.sample(
+                ode.Model(lambda x, t: x, ode.paths.VP(), "noise"), (shard, 2), "ddim", 1, **call
+            )
         job.found()[job.shards // 2].unlink()
         (Path(out) / "job.json").write_text(
-            (Path(out) / "job.json").read_text().replace(job.settings["model"], fingerprint(_model(net)))
+            (Path(out) / "job.json")
+            .read_text()
+            .replace(job.settings["model"], fingerprint(_model(net)))
         )
         start = time.perf_counter()
         ode.jobs.sample(_model(net), (shard, 2), "ddim", 1, **call)
@@ -70,9 +75,16 @@ def _model(net) -> ode.Model:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="smaller jobs, to see that it runs")
-    parser.add_argument("--folder", type=Path, default=Path("."), help="where to write; speeds are those of its disk")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("."),
+        help="where to write; speeds are those of its disk",
+    )
     parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -80,7 +92,14 @@ def main() -> None:
     rows = []
     for steps, shard in ((5, 200), (10, 1000), (50, 1000)):
         share = statistics.median(bookkeeping(args.folder, n, steps, shard) for _ in range(rounds))
-        rows.append(("bookkeeping", f"{n} samples, {steps} steps, shards of {shard}", f"{100 * share:.2f}", "%"))
+        rows.append(
+            (
+                "bookkeeping",
+                f"{n} samples, {steps} steps, shards of {shard}",
+                f"{100 * share:.2f}",
+                "%",
+            )
+        )
         print(*rows[-1], flush=True)
     for shard in (1000, 64):
         seconds = resume(args.folder, ids, shard)

@@ -1,21 +1,25 @@
-"""Log-densities beside the peers' procedures: network evaluations, Jacobian products, error, wall time.
+"""Log-densities beside the peers' procedures: network evaluations, Jacobian products, error, wall
+time.
 
-    python benchmarks/likelihood.py [--quick] [--only network] [--samples 64] [--out benchmarks/results/likelihood.csv]
+    python benchmarks/likelihood.py [--quick] [--only network] [--samples 64] [--out
+    benchmarks/results/likelihood.csv]
 
-Two models of scikit-learn's digits, 64 numbers each: the exact mixture with a Gaussian of deviation 0.15 on each of them, whose
-density is known, and a network of 1.4 million parameters that is trained here for about a minute; of it the reference is a solve
-with the exact trace at a tolerance of 1e-5 nats. The contenders:
+Two models of scikit-learn's digits, 64 numbers each: the exact mixture with a Gaussian of deviation
+0.15 on each of them, whose density is known, and a network of 1.4 million parameters that is
+trained here for about a minute; of it the reference is a solve with the exact trace at a tolerance
+of 1e-5 nats. The contenders:
 
 - k-diffusion's ``log_likelihood``, one probe: torchdiffeq's dopri5 in sigma.
-- flow_matching's ``compute_likelihood`` (its procedure, by torchdiffeq's dopri5 along the straight path), one probe.
-- score_sde's likelihood (its procedure: scipy's RK45 on one long vector, VP SDE, network called once for the drift and once for
-  the divergence), one probe.
+- flow_matching's ``compute_likelihood`` (its procedure, by torchdiffeq's dopri5 along the straight
+  path), one probe.
+- score_sde's likelihood (its procedure: scipy's RK45 on one long vector, VP SDE, network called
+  once for the drift and once for the divergence), one probe.
 - the exact trace under torchdiffeq's dopri5, along both paths.
 - ``odesolve.log_prob``, with the divergence along the solve, or at nodes of its own.
 
-"evaluations" are forward passes a sample, "in turn" how many had to wait for each other, "products" Jacobian products a
-sample. The error is the root mean square over samples (and probes) against the reference.
-"""
+"evaluations" are forward passes a sample, "in turn" how many had to wait for each other, "products"
+Jacobian products a sample. The error is the root mean square over samples (and probes) against the
+reference."""
 
 from __future__ import annotations
 
@@ -42,8 +46,8 @@ from odesolve import trace
 from odesolve.log_prob import log_prob
 from odesolve.noise.keys import keys_of
 
-# Where the peers' procedures begin and end: in sigma, in the straight path's time (the same ratio of noise to signal at the
-# end), and score_sde's first time.
+# Where the peers' procedures begin and end: in sigma, in the straight path's time (the same ratio
+# of noise to signal at the end), and score_sde's first time.
 SIGMA, STRAIGHT, EPS = (0.002, 80.0), (1e-3, 80 / 81), 1e-5
 
 
@@ -61,15 +65,22 @@ class Row:
     seconds: float
 
     def __str__(self) -> str:
-        costs = f"{self.evaluations:7.1f} {self.in_turn:7d} {self.products:8.0f} {self.rms:9.4f} {self.seconds:8.2f}"
+        costs = (
+            f"{self.evaluations:7.1f} {self.in_turn:7d} {self.products:8.0f} {self.rms:9.4f} "
+            f"{self.seconds:8.2f}"
+        )
         return f"{self.model:8} {self.contender:32} {self.setting:22} {costs}"
 
 
-HEAD = f"{'model':8} {'contender':32} {'setting':22} {'evals':>7} {'in turn':>7} {'products':>8} {'rms nats':>9} {'seconds':>8}"
+HEAD = (
+    f"{'model':8} {'contender':32} {'setting':22} {'evals':>7} {'in turn':>7} {'products':>8} "
+    f"{'rms nats':>9} {'seconds':>8}"
+)
 
 
 class Network(nn.Module):
-    """A residual network on the raw pixels, with the noise level as features: 1.4 million parameters."""
+    """A residual network on the raw pixels, with the noise level as features: 1.4 million
+    parameters."""
 
     def __init__(self, width: int = 660):
         super().__init__()
@@ -85,7 +96,8 @@ class Network(nn.Module):
 
 
 def trained(data: Tensor, steps: int) -> ode.Model:
-    """The network after EDM's training (Karras et al. 2022, table 1) on digits with noise of deviation 0.05 on them."""
+    """The network after EDM's training (Karras et al. 2022, table 1) on digits with noise of
+    deviation 0.05 on them."""
     torch.manual_seed(0)
     net, batch = Network(), 256
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
@@ -139,8 +151,11 @@ def normal(x: Tensor, std: float) -> Tensor:
     return torch.distributions.Normal(0.0, std).log_prob(x).flatten(1).sum(1)
 
 
-def by_torchdiffeq(denoiser: Counted, x: Tensor, tol: float, path: str, exact: bool) -> tuple[Tensor, float, float]:
-    """The joint solve of state and log-density along one path, one probe fixed for the whole of it or the exact trace."""
+def by_torchdiffeq(
+    denoiser: Counted, x: Tensor, tol: float, path: str, exact: bool
+) -> tuple[Tensor, float, float]:
+    """The joint solve of state and log-density along one path, one probe fixed for the whole of it
+    or the exact trace."""
     how = trace.Exact() if exact else trace.Hutchinson(1)
     probes = how.begin(x, keys_of(len(x), None, None, x.device))
 
@@ -156,9 +171,14 @@ def by_torchdiffeq(denoiser: Counted, x: Tensor, tol: float, path: str, exact: b
     straight = path == "straight"
     times = x.new_tensor(STRAIGHT if straight else SIGMA)
     shrunk = 1 - STRAIGHT[0] if straight else 1.0
-    # Without its last argument torchdiffeq evaluates beyond the end, where the path has no signal left.
-    options = {"method": "dopri5", "options": {"step_t": times[1:]}} if straight else {"method": "dopri5"}
-    y, change = odeint(joint, (x * shrunk, x.new_zeros(len(x))), times, rtol=tol, atol=tol, **options)
+    # Without its last argument torchdiffeq evaluates beyond the end, where the path has no signal
+    # left.
+    options = (
+        {"method": "dopri5", "options": {"step_t": times[1:]}} if straight else {"method": "dopri5"}
+    )
+    y, change = odeint(
+        joint, (x * shrunk, x.new_zeros(len(x))), times, rtol=tol, atol=tol, **options
+    )
     value = normal(y[-1], float(times[1])) + change[-1] + x[0].numel() * np.log(shrunk)
     return value, denoiser.calls, denoiser.calls * probes.products
 
@@ -183,15 +203,28 @@ def by_scipy(denoiser: Counted, x: Tensor, tol: float) -> tuple[Tensor, float, f
     start = np.concatenate([x.flatten().double().numpy(), np.zeros(len(x))])
     sol = solve_ivp(joint, (EPS, 1.0), start, rtol=tol, atol=tol, method="RK45")
     y = torch.from_numpy(sol.y[: x.numel(), -1]).reshape(shape)
-    return normal(y, 1.0) + torch.from_numpy(sol.y[x.numel() :, -1]), denoiser.calls, denoiser.calls / 2
+    return (
+        normal(y, 1.0) + torch.from_numpy(sol.y[x.numel() :, -1]),
+        denoiser.calls,
+        denoiser.calls / 2,
+    )
 
 
 PEERS: dict[str, tuple[Callable, bool]] = {
     "k-diffusion": (by_k_diffusion, False),
-    "flow_matching's procedure": (lambda m, x, tol: by_torchdiffeq(m, x, tol, "straight", False), False),
+    "flow_matching's procedure": (
+        lambda m, x, tol: by_torchdiffeq(m, x, tol, "straight", False),
+        False,
+    ),
     "score_sde's procedure": (by_scipy, False),
-    "torchdiffeq, exact, in sigma": (lambda m, x, tol: by_torchdiffeq(m, x, tol, "sigma", True), True),
-    "torchdiffeq, exact, straight": (lambda m, x, tol: by_torchdiffeq(m, x, tol, "straight", True), True),
+    "torchdiffeq, exact, in sigma": (
+        lambda m, x, tol: by_torchdiffeq(m, x, tol, "sigma", True),
+        True,
+    ),
+    "torchdiffeq, exact, straight": (
+        lambda m, x, tol: by_torchdiffeq(m, x, tol, "straight", True),
+        True,
+    ),
 }
 
 
@@ -211,7 +244,9 @@ def _on_vp(model: ode.Model, y: Tensor, t: Tensor) -> Tensor:
     return model.data(y / path.alpha(t).view(shape), path.rho(t))
 
 
-def peers(name: str, model: ode.Model, x: Tensor, tols: tuple[float, ...], rounds: int, few: Tensor):
+def peers(
+    name: str, model: ode.Model, x: Tensor, tols: tuple[float, ...], rounds: int, few: Tensor
+):
     """Rows of all peers; the exact trace on the samples ``few``."""
     for contender, (run, exact) in PEERS.items():
         data = few if exact else x
@@ -225,7 +260,16 @@ def peers(name: str, model: ode.Model, x: Tensor, tols: tuple[float, ...], round
                 seconds.append(time.perf_counter() - begun)
                 found.append(value - truth)
             rms = float(torch.stack(found).square().mean().sqrt())
-            yield Row(name, contender, f"tol {tol:g}", evaluations, int(evaluations), products, rms, min(seconds))
+            yield Row(
+                name,
+                contender,
+                f"tol {tol:g}",
+                evaluations,
+                int(evaluations),
+                products,
+                rms,
+                min(seconds),
+            )
 
 
 OURS = [
@@ -245,20 +289,39 @@ def ours(name: str, model: ode.Model, x: Tensor, tols: tuple[float, ...], rounds
         for tol in tols:
             found, seconds = [], []
             for seed in range(1 if estimator == "exact" else rounds):
-                options = {"trace": estimator, "products": products, "divergence": divergence, "tol": tol, "seed": seed}
+                options = {
+                    "trace": estimator,
+                    "products": products,
+                    "divergence": divergence,
+                    "tol": tol,
+                    "seed": seed,
+                }
                 begun = time.perf_counter()
                 lp = log_prob(model, data, t=SIGMA, check=False, **options)
                 seconds.append(time.perf_counter() - begun)
                 found.append(lp.value - truth)
             rms = float(torch.stack(found).square().mean().sqrt())
-            evaluations, most = float(lp.nfe.double().mean()), int(in_turn(lp, divergence, x[0].numel()).max())
+            evaluations, most = (
+                float(lp.nfe.double().mean()),
+                int(in_turn(lp, divergence, x[0].numel()).max()),
+            )
             label = f"odesolve, {estimator}" + (f"({products})" if estimator != "exact" else "")
             setting = f"{divergence}, tol {tol:g}"
-            yield Row(name, label, setting, evaluations, most, float(lp.products.double().mean()), rms, min(seconds))
+            yield Row(
+                name,
+                label,
+                setting,
+                evaluations,
+                most,
+                float(lp.products.double().mean()),
+                rms,
+                min(seconds),
+            )
 
 
 def in_turn(lp: ode.LogProb, divergence: str, dim: int) -> Tensor:
-    """Evaluations (B,) that waited for each other: nodes are evaluated together, once for every time they are doubled."""
+    """Evaluations (B,) that waited for each other: nodes are evaluated together, once for every
+    time they are doubled."""
     if divergence == "along":
         return lp.nfe
     each = dim if lp.trace == "exact" else int(lp.trace.split("(")[1][:-1])
@@ -268,9 +331,15 @@ def in_turn(lp: ode.LogProb, divergence: str, dim: int) -> Tensor:
 
 def main() -> None:
     """Print the tables, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few samples and a network that is hardly trained")
-    parser.add_argument("--only", choices=["mixture", "network"], help="one of the two models; writes no file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few samples and a network that is hardly trained"
+    )
+    parser.add_argument(
+        "--only", choices=["mixture", "network"], help="one of the two models; writes no file"
+    )
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=timing.RESULTS / "likelihood.csv")
@@ -279,7 +348,9 @@ def main() -> None:
     count, rounds = (4, 1) if args.quick else (args.samples, 3)
     problem = ode.problems.digits(0.15)
     data = (problem.means.reshape(-1, 1, 8, 8)).float()
-    fresh = data[:count] + 0.05 * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    fresh = data[:count] + 0.05 * torch.randn(
+        count, 1, 8, 8, generator=torch.Generator().manual_seed(1)
+    )
     exact = problem.sample(count, seed=1)
     rows: list[Row] = []
     print(HEAD)
@@ -292,15 +363,21 @@ def main() -> None:
         for name in [args.only] if args.only else jobs:
             model, x = jobs[name]()
             few = x if name == "mixture" else x[: max(4, count // 4)]
-            for row in peers(name, model, x, (1e-4,) if args.quick else (1e-3, 1e-4, 1e-5), rounds, few):
+            for row in peers(
+                name, model, x, (1e-4,) if args.quick else (1e-3, 1e-4, 1e-5), rounds, few
+            ):
                 rows.append(row)
                 print(row, flush=True)
-            for row in ours(name, model, x, (0.1,) if args.quick else (1.0, 0.1, 0.03, 0.01, 0.001), rounds, few):
+            for row in ours(
+                name, model, x, (0.1,) if args.quick else (1.0, 0.1, 0.03, 0.01, 0.001), rounds, few
+            ):
                 rows.append(row)
                 print(row, flush=True)
     if not (args.quick or args.only):
         with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*asdict(rows[0]), *timing.machine()], lineterminator="\n")
+            writer = csv.DictWriter(
+                file, [*asdict(rows[0]), *timing.machine()], lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows({**asdict(row), **timing.machine()} for row in rows)
         print(f"written: {args.out}")

@@ -36,7 +36,10 @@ def _tensors(count: int, *shape: int) -> list[torch.Tensor]:
 
 def _combine(k: int, n: int) -> Case:
     ins, out, other = _tensors(k, 1, n), torch.empty(1, n), torch.empty(1, n)
-    weights, (source, copied) = torch.tensor([WEIGHTS[:k]], dtype=torch.float64), _tensors(2, n * (k + 1) // 2)
+    weights, (source, copied) = (
+        torch.tensor([WEIGHTS[:k]], dtype=torch.float64),
+        _tensors(2, n * (k + 1) // 2),
+    )
 
     def eager():
         total = WEIGHTS[0] * ins[0]
@@ -56,14 +59,18 @@ def _combine(k: int, n: int) -> Case:
         "eager in place": in_place,
         "torch.compile into out": compiled,
         "copy_": lambda: other.copy_(ins[0]),
-        COPY: lambda: copied.copy_(source),  # whether it fits the cache is decided by the same number of bytes
+        # whether it fits the cache is decided by the same number of bytes
+        COPY: lambda: copied.copy_(source),
     }
     return Case("combine", f"{k} inputs", str(n), contenders, 4 * n * (k + 1))
 
 
 def _noisy(n: int) -> Case:
     ins, out, other = _tensors(2, 1, n), torch.empty(1, n), torch.empty(1, n)
-    weights, keys = torch.tensor([[0.7, -0.2, 0.4]], dtype=torch.float64), philox.keys(0, torch.arange(1))
+    weights, keys = (
+        torch.tensor([[0.7, -0.2, 0.4]], dtype=torch.float64),
+        philox.keys(0, torch.arange(1)),
+    )
 
     def eager():
         return 0.7 * ins[0] + -0.2 * ins[1] + 0.4 * torch.randn_like(ins[0])
@@ -79,7 +86,10 @@ def _noisy(n: int) -> Case:
 
 def _normal(n: int) -> Case:
     out, other, keys = torch.empty(1, n), torch.empty(1, n), philox.keys(0, torch.arange(1))
-    contenders = {OURS: lambda: dispatch.normal(out, keys, 3), "torch.randn": lambda: torch.randn(1, n, out=other)}
+    contenders = {
+        OURS: lambda: dispatch.normal(out, keys, 3),
+        "torch.randn": lambda: torch.randn(1, n, out=other),
+    }
     return Case("normal", "fill", str(n), contenders, 4 * n)
 
 
@@ -125,12 +135,16 @@ def _window(points: int, shape: list[int]) -> Case:
 
     contenders = {
         OURS: lambda: dispatch.window(out, residual, origin, old, (old, moved), weights, growth),
-        "reference": lambda: reference.window(other, gap, origin, old, (old, moved), weights, growth),
+        "reference": lambda: reference.window(
+            other, gap, origin, old, (old, moved), weights, growth
+        ),
         "torch loop": loop,
         "torch cumsum": cumulative,
         "torch.compile": torch.compile(loop, dynamic=False),
     }
-    return Case("window", f"{points} points", "x".join(map(str, shape)), contenders, 12 * out.numel())
+    return Case(
+        "window", f"{points} points", "x".join(map(str, shape)), contenders, 12 * out.numel()
+    )
 
 
 def _inner(batch: int, n: int) -> Case:

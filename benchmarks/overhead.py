@@ -1,4 +1,5 @@
-"""What planning and the loop cost outside the network: medians in microseconds, on this machine, in this run.
+"""What planning and the loop cost outside the network: medians in microseconds, on this machine, in
+this run.
 
 python benchmarks/overhead.py [--out overhead.json]
 """
@@ -45,7 +46,8 @@ def planning_us(solver: str, rows: int) -> tuple[float, float]:
 
 
 def loop_us(solver: str, steps: int, shape) -> dict[str, float]:
-    """Time a step of the loop with a network that returns its input, and of its ops alone on the same buffers."""
+    """Time a step of the loop with a network that returns its input, and of its ops alone on the
+    same buffers."""
     model = ode.Model(lambda x, t: x, PATH, "noise")
     x = torch.randn(shape)
     program = lower(ode.plan(solver, PATH, steps, "karras"), PATH, model.reading_for(x.dtype))
@@ -59,18 +61,26 @@ def loop_us(solver: str, steps: int, shape) -> dict[str, float]:
     with torch.no_grad():
         whole, alone = median_us(lambda: run.run(program, model, x)), median_us(ops)
     n = len(program.times)
-    return {"loop": whole / n, "ops": alone / n, "overhead": (whole - alone) / n, "passes": program.passes / steps}
+    return {
+        "loop": whole / n,
+        "ops": alone / n,
+        "overhead": (whole - alone) / n,
+        "passes": program.passes / steps,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     parser.add_argument("--rows", type=int, default=50, help="rows to plan and steps to run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = {}
     print(
-        f"{'solver':12} {'plan us':>9} {'cached':>8} {'loop/call':>10} {'ops/call':>9} {'overhead':>9} {'passes/step':>12}"
+        f"{'solver':12} {'plan us':>9} {'cached':>8} {'loop/call':>10} {'ops/call':>9} "
+        f"{'overhead':>9} {'passes/step':>12}"
     )
     for solver in SOLVERS:
         fresh, cached = planning_us(solver, args.rows)
@@ -81,7 +91,11 @@ def main() -> None:
             f"{row['overhead']:9.1f} {row['passes']:12.2f}"
         )
     if args.out:
-        about = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+        about = {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        }
         args.out.write_text(json.dumps({"about": about, "us": table}, indent=1))
 
 

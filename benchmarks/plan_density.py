@@ -2,13 +2,14 @@
 
     python benchmarks/plan_density.py [--samples 200000] [--steps 8]
 
-DDIM in 8 steps on a mixture of four Gaussians in 8 dimensions, with its exact network. Points are drawn from a law that covers
-what the sampler makes, the latent of each is searched, and the mean of density over law estimates the integral, which is 1.
+DDIM in 8 steps on a mixture of four Gaussians in 8 dimensions, with its exact network. Points are
+drawn from a law that covers what the sampler makes, the latent of each is searched, and the mean of
+density over law estimates the integral, which is 1.
 
 - exact: the determinant of the map's Jacobian (``ode.log_prob(..., of="plan")``).
 - carried: the divergence of the flow, integrated by the rows of the plan.
-- Euler: the divergence times the step in the noise-to-signal ratio, the clock in which DDIM is Euler's method; what is added up
-  elsewhere for the log-likelihood of samples along their steps.
+- Euler: the divergence times the step in the noise-to-signal ratio, the clock in which DDIM is
+  Euler's method; what is added up elsewhere for the log-likelihood of samples along their steps.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ WIDTH, CENTRES = 0.7, 300  # of the law that points are drawn from
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=200_000)
     parser.add_argument("--steps", type=int, default=8)
     given = parser.parse_args()
@@ -50,7 +53,10 @@ def main() -> None:
             lost += sum(word != "ok" for word in found.status)
             smallest = min(smallest, float(found.smallest.min()))
     ratio = torch.cat(ratios, 1)
-    print(f"{plan.solver}, {plan.steps} steps, {given.samples} samples, {time.perf_counter() - began:.0f} s")
+    print(
+        f"{plan.solver}, {plan.steps} steps, {given.samples} samples, "
+        f"{time.perf_counter() - began:.0f} s"
+    )
     for name, row in zip(("exact", "carried", "Euler"), ratio, strict=True):
         print(f"{name:8} {float(row.mean()):.4g} +- {float(row.std()) / given.samples**0.5:.2g}")
     print(f"latents not found: {lost}; smallest singular value: {smallest:.3g}")
@@ -59,7 +65,11 @@ def main() -> None:
 def covering(plan: ode.Plan, model: ode.Model) -> ode.problems.Mixture:
     """The images of many latents, each blurred as the map itself blurs there."""
     std, g = model.path.start_std(plan.grid[0]), torch.Generator().manual_seed(5)
-    z = math.sqrt(1.0 - WIDTH**2) * std * torch.randn(CENTRES, DIM, dtype=torch.float64, generator=g)
+    z = (
+        math.sqrt(1.0 - WIDTH**2)
+        * std
+        * torch.randn(CENTRES, DIM, dtype=torch.float64, generator=g)
+    )
     at = push(plan, model, z)
     spread = std * WIDTH * at.jacobian
     return ode.problems.Mixture([1.0] * CENTRES, at.x, cov=spread @ spread.mT)
@@ -67,7 +77,10 @@ def covering(plan: ode.Plan, model: ode.Model) -> ode.problems.Mixture:
 
 def usual(plan: ode.Plan, model: ode.Model, z: Tensor) -> tuple[Tensor, Tensor]:
     """Log-densities of the images of these latents by the flow's divergence along the steps."""
-    prior, probes = normal_log_density(z, model.path.start_std(plan.grid[0])), trace.Exact().begin(z, torch.empty(0))
+    prior, probes = (
+        normal_log_density(z, model.path.start_std(plan.grid[0])),
+        trace.Exact().begin(z, torch.empty(0)),
+    )
     carried = prior + carry(plan, model, z, probes).change[:, 0]
     points, traces = model.path.points(plan.grid), walk(plan, model, z, probes, lambda t: 0.0)[1]
     euler = prior + DIM * math.log(points[0].alpha / points[-1].alpha)

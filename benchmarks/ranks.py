@@ -1,8 +1,9 @@
-"""What a call over ranks costs beside the solve: comparing what ranks were given, telling of failures, bringing parts together.
+"""What a call over ranks costs beside the solve: comparing what ranks were given, telling of
+failures, bringing parts together.
 
-Ranks of gloo on this machine; ``python benchmarks/ranks.py`` writes results/ranks.csv. Medians in ms, of the slowest rank.
-``--calls`` makes so many more calls and prints threads and open files before and after.
-"""
+Ranks of gloo on this machine; ``python benchmarks/ranks.py`` writes results/ranks.csv. Medians in
+ms, of the slowest rank. ``--calls`` makes so many more calls and prints threads and open files
+before and after."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ REPEATS = 100
 
 
 class Net(torch.nn.Module):
-    """So many modules of two tensors each, of which none is called: what a look at a network costs."""
+    """So many modules of two tensors each, of which none is called: what a look at a network
+    costs."""
 
     def __init__(self, modules: int):
         super().__init__()
@@ -58,9 +60,13 @@ def rows(ranks: int):
     for name, model, shape in cases():
         noise, half = torch.zeros(shape), torch.zeros(max(1, shape[0] // ranks), *shape[1:])
         solve = median_ms(lambda model=model, half=half: ode.sample(model, half, "ddim", 10))
-        own = median_ms(lambda model=model, noise=noise: ode.distributed.sample(model, noise, "ddim", 10))
+        own = median_ms(
+            lambda model=model, noise=noise: ode.distributed.sample(model, noise, "ddim", 10)
+        )
         whole = median_ms(
-            lambda model=model, noise=noise: ode.distributed.sample(model, noise, "ddim", 10, gather=True)
+            lambda model=model, noise=noise: ode.distributed.sample(
+                model, noise, "ddim", 10, gather=True
+            )
         )
         yield {"ranks": ranks, "model": name, "solve": solve, "call": own, "gathered": whole}
 
@@ -68,13 +74,17 @@ def rows(ranks: int):
 def held() -> tuple[int, int]:
     """Threads and open files of this process."""
     status = Path("/proc/self/status").read_text()
-    threads = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads"))
+    threads = next(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads")
+    )
     return threads, len(os.listdir("/proc/self/fd"))
 
 
 def rank(number: int, ranks: int, store: str, calls: int, told) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(store, ranks), rank=number, world_size=ranks)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(store, ranks), rank=number, world_size=ranks
+    )
     found = list(rows(ranks))
     model = ode.Model(lambda x, t: 0.5 * x, ode.paths.VP(), "data")
     ode.distributed.sample(model, (8, 4), "ddim", 1)
@@ -89,14 +99,19 @@ def rank(number: int, ranks: int, store: str, calls: int, told) -> None:
 def measured(ranks: int, calls: int) -> list[dict]:
     made = multiprocessing.get_context("fork")
     told, store = made.Queue(), str(Path(tempfile.mkdtemp()) / "store")
-    processes = [made.Process(target=rank, args=(k, ranks, store, calls, told)) for k in range(ranks)]
+    processes = [
+        made.Process(target=rank, args=(k, ranks, store, calls, told)) for k in range(ranks)
+    ]
     for p in processes:
         p.start()
     answers = [told.get() for _ in processes]
     for p in processes:
         p.join()
     for number, _, before, after in sorted(answers):
-        print(f"rank {number} of {ranks}, {calls} calls: threads and files {before} before, {after} after")
+        print(
+            f"rank {number} of {ranks}, {calls} calls: threads and files {before} before, "
+            f"{after} after"
+        )
     slowest = []
     for lines in zip(*(found for _, found, _, _ in answers), strict=True):
         worst = {k: max(line[k] for line in lines) for k in ("solve", "call", "gathered")}
@@ -105,7 +120,9 @@ def measured(ranks: int, calls: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=0)
     given = parser.parse_args()
     found = [row for ranks in (1, 2) for row in measured(ranks, given.calls)]

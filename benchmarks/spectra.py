@@ -1,4 +1,5 @@
-"""Jacobians as matrices (n, D, D), of the kinds that an estimator of traces meets; D = 30 to 768."""
+"""Jacobians as matrices (n, D, D), of the kinds that an estimator of traces meets; D = 30 to
+768."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def digits(sigma: float, count: int = 60) -> Tensor:
 
 @functools.cache
 def patches(side: int = 8, sigmas: tuple[float, ...] = (0.1, 0.3, 1.0)) -> Tensor:
-    """Denoisers of patches of images in three colours, D = 3 side^2: Gaussian, of a power that falls with the square of the
-    frequency; at three noise levels."""
+    """Denoisers of patches of images in three colours, D = 3 side^2: Gaussian, of a power that
+    falls with the square of the frequency; at three noise levels."""
     frequency = torch.fft.fftfreq(side, dtype=torch.float64) * side
     power = 1.0 / (1.0 + frequency[:, None] ** 2 + frequency**2)
     lag, i = torch.fft.ifft2(power).real * side, torch.arange(side)
@@ -46,7 +47,9 @@ def convolution(side: int = 16) -> Tensor:
     """A small convolutional network in three colours at one state, D = 3 side^2."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1)).double()
+        net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1)
+        ).double()
     x = torch.randn(1, 3, side, side, dtype=torch.float64, generator=generator(1))
     found = torch.autograd.functional.jacobian(net, x, vectorize=True)
     return found.reshape(1, x.numel(), x.numel()).detach()

@@ -1,7 +1,8 @@
-"""Time outside the network for one step of whole samplers, beside diffusers, k-diffusion and torchsde.
+"""Time outside the network for one step of whole samplers, beside diffusers, k-diffusion and
+torchsde.
 
-The network is a function that hands out the same tensor, so that all that is timed is what the sampler does. Planning
-(ours) and set_timesteps (diffusers) are not in it.
+The network is a function that hands out the same tensor, so that all that is timed is what the
+sampler does. Planning (ours) and set_timesteps (diffusers) are not in it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ PATH = paths.Discrete.stable_diffusion()
 # Name, our solver, the scheduler of diffusers that computes the same, k-diffusion's sampler.
 SAMPLERS = {
     "Euler": ("ddim", ("EulerDiscreteScheduler", {}, {}), ("euler", {})),
-    "DDIM(eta=1)": ("ddim(eta=1)", ("DDIMScheduler", {"clip_sample": False}, {"eta": 1.0}), ("euler_ancestral", {})),
+    "DDIM(eta=1)": (
+        "ddim(eta=1)",
+        ("DDIMScheduler", {"clip_sample": False}, {"eta": 1.0}),
+        ("euler_ancestral", {}),
+    ),
     "DPM++ 2M": ("dpmpp_2m", ("DPMSolverMultistepScheduler", {}, {}), ("dpmpp_2m", {})),
     "UniPC-2": ("unipc_2(taper=True)", ("UniPCMultistepScheduler", {}, {}), None),
     "SDE-DPM++ 2M": (
@@ -45,7 +50,8 @@ def cases() -> Iterator[Case]:
         large = torch.Size(shape).numel() > 1_000_000
         steps, rounds = (4, 3) if large else (20, 15)
         for name, (solver, scheduler, k_sampler) in SAMPLERS.items():
-            if scheduler is None and large:  # k-diffusion's path keeps more states than this memory holds
+            # k-diffusion's path keeps more states than this memory holds
+            if scheduler is None and large:
                 continue
             contenders: dict = {OURS: _ours(solver, PATH, "noise", shape, steps)}
             if scheduler is not None:
@@ -54,7 +60,9 @@ def cases() -> Iterator[Case]:
                 contenders["k-diffusion"] = _k_diffusion(*k_sampler, shape, steps)
             if name == "DDIM(eta=1)":
                 contenders["torchsde euler"] = _torchsde(shape, steps)
-            yield Case("step", name, "x".join(map(str, shape)), contenders, per=steps, rounds=rounds)
+            yield Case(
+                "step", name, "x".join(map(str, shape)), contenders, per=steps, rounds=rounds
+            )
         flow = {
             OURS: _ours("euler", paths.Linear(), "velocity", shape, steps),
             "diffusers": _diffusers("FlowMatchEulerDiscreteScheduler", {}, {}, shape, steps),
@@ -65,11 +73,15 @@ def cases() -> Iterator[Case]:
 def _ours(solver: str, path: paths.Path, predicts: str, shape, steps: int) -> Callable:
     answer, x = torch.randn(shape), torch.randn(shape)
     model = ode.Model(lambda x, t: answer, path, predicts)
-    sampler = ode.Sampler(model, solver, steps, grids.Uniform() if predicts == "velocity" else "karras")
+    sampler = ode.Sampler(
+        model, solver, steps, grids.Uniform() if predicts == "velocity" else "karras"
+    )
     return lambda: sampler(x, seed=0)
 
 
-def _diffusers(name: str, config: dict, arguments: dict, shape, steps: int) -> tuple[Callable, Callable]:
+def _diffusers(
+    name: str, config: dict, arguments: dict, shape, steps: int
+) -> tuple[Callable, Callable]:
     import diffusers
 
     scheduler = getattr(diffusers, name)(**config)
@@ -96,7 +108,10 @@ def _k_diffusion(name: str, arguments: dict, shape, steps: int) -> Callable:
 
     sampling, _ = k_diffusion()
     answer, x = torch.randn(shape), torch.randn(shape) * 14.0
-    sigmas, sampler = sampling.get_sigmas_karras(steps, 0.03, 14.0), getattr(sampling, f"sample_{name}")
+    sigmas, sampler = (
+        sampling.get_sigmas_karras(steps, 0.03, 14.0),
+        getattr(sampling, f"sample_{name}"),
+    )
     return lambda: sampler(lambda x, sigma: answer, x, sigmas, disable=True, **arguments)
 
 

@@ -1,4 +1,5 @@
-"""Timing contenders side by side: rounds that visit each of them, medians and spreads, rows of a CSV file."""
+"""Timing contenders side by side: rounds that visit each of them, medians and spreads, rows of a
+CSV file."""
 
 from __future__ import annotations
 
@@ -39,12 +40,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal implementation moves.
+    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal
+    implementation moves.
 
-    A contender is a function to time, or (prepare, function): what prepare returns is handed to the function, untimed.
-    ``per`` divides the times, for loops of that many steps. A contender runs for at least ``least_us`` a round: long
-    interpreted code needs more than its first run after another contender, which finds all caches cold.
-    """
+    A contender is a function to time, or (prepare, function): what prepare returns is handed to the
+    function, untimed. ``per`` divides the times, for loops of that many steps. A contender runs for
+    at least ``least_us`` a round: long interpreted code needs more than its first run after another
+    contender, which finds all caches cold."""
 
     op: str
     name: str
@@ -59,7 +61,8 @@ class Case:
 
 @dataclass
 class Timed:
-    """Times of the contenders of a case in microseconds: p20, p50, p80 each, and the median ratio to ours."""
+    """Times of the contenders of a case in microseconds: p20, p50, p80 each, and the median ratio
+    to ours."""
 
     case: Case
     spread: dict[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -93,23 +96,33 @@ class Timed:
 
 
 def measure(case: Case, rounds: int, least_us: float | None = None) -> Timed:
-    """Time every contender in every round; the ratio to ours is the median over rounds, so that drift cancels."""
-    torch._dynamo.reset()  # every case compiles for itself, and none counts against the limit of the next
+    """Time every contender in every round; the ratio to ours is the median over rounds, so that
+    drift cancels."""
+    # every case compiles for itself, and none counts against the limit of the next
+    torch._dynamo.reset()
     ready = {name: c if isinstance(c, tuple) else (None, c) for name, c in case.contenders.items()}
     repeats = {}
     for name, (prepare, run) in ready.items():
         _time(prepare, run, 1)  # compiles, loads, touches its memory
         once = _time(prepare, run, 1)
-        repeats[name] = max(1, int((least_us or case.least_us) / max(once, 0.1))) if prepare is None else 1
+        repeats[name] = (
+            max(1, int((least_us or case.least_us) / max(once, 0.1))) if prepare is None else 1
+        )
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(case.rounds or rounds):
         for name, (prepare, run) in ready.items():
             times[name].append(_time(prepare, run, repeats[name]) / case.per)
     timed = Timed(case)
     for name, found in times.items():
-        cuts = statistics.quantiles(found, n=10, method="inclusive") if len(found) > 1 else [found[0]] * 9
+        cuts = (
+            statistics.quantiles(found, n=10, method="inclusive")
+            if len(found) > 1
+            else [found[0]] * 9
+        )
         timed.spread[name] = (cuts[1], statistics.median(found), cuts[7])
-        timed.ratio[name] = statistics.median(a / b for a, b in zip(found, times[OURS], strict=True))
+        timed.ratio[name] = statistics.median(
+            a / b for a, b in zip(found, times[OURS], strict=True)
+        )
     return timed
 
 
@@ -123,7 +136,12 @@ def _time(prepare: Callable | None, run: Callable, repeats: int) -> float:
 
 def machine() -> dict[str, str | int]:
     """What the figures belong to."""
-    return {"threads": torch.get_num_threads(), "device": _processor(), "torch": torch.__version__, "commit": _commit()}
+    return {
+        "threads": torch.get_num_threads(),
+        "device": _processor(),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
 
 
 def _processor() -> str:
@@ -131,15 +149,24 @@ def _processor() -> str:
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
         found = None
-    return f"{found[1].strip() if found else platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+    return (
+        f"{found[1].strip() if found else platform.processor() or platform.machine()} "
+        f"({os.cpu_count()} cores)"
+    )
 
 
 def _commit() -> str:
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     dirty = subprocess.run(
-        ["git", "diff", "--quiet", "HEAD", "--", "odesolve", "kernels", "csrc"], cwd=ROOT, check=False
+        ["git", "diff", "--quiet", "HEAD", "--", "odesolve", "kernels", "csrc"],
+        cwd=ROOT,
+        check=False,
     )
     return (done.stdout.strip() or "unknown") + ("+" if dirty.returncode else "")
 

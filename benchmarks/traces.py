@@ -1,13 +1,15 @@
-"""Errors of trace estimators, with the standard errors that they state, on Jacobians of many kinds, and what they cost.
+"""Errors of trace estimators, with the standard errors that they state, on Jacobians of many kinds,
+and what they cost.
 
     python benchmarks/traces.py [--trials 1500] [--quick] [--out benchmarks/results/traces.csv]
 
-The Jacobians are those of ``spectra.py``: of denoisers of digits and of patches of images, of a network, and matrices whose
-spectra are flat, of one direction, negative or mixed. Of every estimator at equal products: the root mean square error over the
-trials, that error over the best one's, that of sd / sqrt(K) over it ("stated", 1 where the standard error is right), and the
-share of ``LogProb.interval``'s 80 % and 95 % intervals that hold the trace, in batches of 300 trials. "chosen" says what "auto"
-took. Then the wall time of one evaluation of a network with all its products.
-"""
+The Jacobians are those of ``spectra.py``: of denoisers of digits and of patches of images, of a
+network, and matrices whose spectra are flat, of one direction, negative or mixed. Of every
+estimator at equal products: the root mean square error over the trials, that error over the best
+one's, that of sd / sqrt(K) over it ("stated", 1 where the standard error is right), and the share
+of ``LogProb.interval``'s 80 % and 95 % intervals that hold the trace, in batches of 300 trials.
+"chosen" says what "auto" took. Then the wall time of one evaluation of a network with all its
+products."""
 
 from __future__ import annotations
 
@@ -28,7 +30,18 @@ from odesolve.likelihood.reach import reach
 from odesolve.noise.keys import keys_of
 
 NAMES = ("hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace", "auto")
-COLUMNS = ("case", "dim", "products", "estimator", "error", "over_best", "stated", "held_80", "held_95", "chosen")
+COLUMNS = (
+    "case",
+    "dim",
+    "products",
+    "estimator",
+    "error",
+    "over_best",
+    "stated",
+    "held_80",
+    "held_95",
+    "chosen",
+)
 BATCH = 300
 
 
@@ -47,7 +60,10 @@ def measure(estimator: trace.Estimator, jacobians: Tensor, trials: int) -> dict[
         _, values = probes(lambda y: (y.view(shape) @ jacobians.mT).flatten(0, 1), x)
     k = values.shape[1]
     error = values.mean(1) - jacobians.diagonal(0, 1, 2).sum(1).repeat_interleave(shape[1])
-    stderr, mixed = values.std(1) / k**0.5, torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    stderr, mixed = (
+        values.std(1) / k**0.5,
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(0)),
+    )
     rms = error.square().mean().sqrt().item()
     found = {"error": rms, "stated": stderr.square().mean().sqrt().item() / max(rms, 1e-300)}
     for level in (80, 95):
@@ -62,7 +78,13 @@ def rows_of(name: str, products: int, trials: int) -> list[dict[str, Any]]:
     jacobians = SPECTRA[name][0]()
     dim = jacobians.shape[1]
     rows = [
-        {"case": name, "dim": dim, "products": products, "estimator": str(e), **measure(e, jacobians, trials)}
+        {
+            "case": name,
+            "dim": dim,
+            "products": products,
+            "estimator": str(e),
+            **measure(e, jacobians, trials),
+        }
         for e in estimators(products)
     ]
     best = min(row["error"] for row in rows if not row["estimator"].startswith("auto"))
@@ -81,13 +103,19 @@ def best_time(call: Callable[[], object], repeats: int = 7) -> float:
 
 
 def costs(products: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of one evaluation with all products, for an MLP and a small convolutional network."""
+    """Milliseconds of one evaluation with all products, for an MLP and a small convolutional
+    network."""
     torch.manual_seed(0)
-    mlp = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 64))
+    mlp = nn.Sequential(
+        nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 64)
+    )
     conv = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 3, 3, padding=1))
     out: dict[str, dict[str, float]] = {}
     exact = [trace.Exact(), trace.Exact("forward")]
-    for name, net, shape in (("mlp, 64 x 64", mlp, (64, 64)), ("conv, 4 x 3 x 16 x 16", conv, (4, 3, 16, 16))):
+    for name, net, shape in (
+        ("mlp, 64 x 64", mlp, (64, 64)),
+        ("conv, 4 x 3 x 16 x 16", conv, (4, 3, 16, 16)),
+    ):
         x = torch.randn(shape)
         with torch.no_grad():
             row = {"forward alone": best_time(lambda net=net, x=x: net(x))}
@@ -103,14 +131,17 @@ def line(row: dict[str, Any]) -> str:
     """A row for a reader."""
     told = row["chosen"] if row["estimator"] != row["chosen"] else ""
     return (
-        f"{row['case']:20}{row['products']:>4}  {row['estimator']:16}{row['error']:>11.4g}{row['over_best']:>9.3g}"
+        f"{row['case']:20}{row['products']:>4}  "
+        f"{row['estimator']:16}{row['error']:>11.4g}{row['over_best']:>9.3g}"
         f"{row['stated']:>8.2f}{100 * row['held_80']:>7.1f}{100 * row['held_95']:>7.1f}  {told}"
     )
 
 
 def main() -> None:
     """Measure, print and write."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--trials", type=int, default=1500)
     p.add_argument("--quick", action="store_true", help="few trials, and write nothing")
     p.add_argument("--out", type=Path, default=timing.RESULTS / "traces.csv")
@@ -125,7 +156,10 @@ def main() -> None:
         with given.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+            writer.writerows(
+                {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+                for row in rows
+            )
     for name, row in costs(24).items():
         print(f"\n{name}: " + ", ".join(f"{k} {v:.2f} ms" for k, v in row.items()))
 

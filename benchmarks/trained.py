@@ -1,7 +1,8 @@
-"""Small networks trained on sets of two or sixteen numbers, for measurements on networks that no closed form describes.
+"""Small networks trained on sets of two or sixteen numbers, for measurements on networks that no
+closed form describes.
 
-Flows on different sets, networks that predict noise on VP's path, EDM's, and others; each takes half a minute. Weights are
-kept in a folder.
+Flows on different sets, networks that predict noise on VP's path, EDM's, and others; each takes
+half a minute. Weights are kept in a folder.
 """
 
 from __future__ import annotations
@@ -43,14 +44,18 @@ def spiral(n: int, g: torch.Generator) -> Tensor:
     """A curve that winds twice around the origin."""
     turn = torch.rand(n, generator=g).sqrt()
     angle = 4 * math.pi * turn
-    return (turn * torch.stack([angle.cos(), angle.sin()])).T + 0.03 * torch.randn(n, 2, generator=g)
+    return (turn * torch.stack([angle.cos(), angle.sin()])).T + 0.03 * torch.randn(
+        n, 2, generator=g
+    )
 
 
 def rings(n: int, g: torch.Generator) -> Tensor:
     """Two circles around the origin."""
     angle, outer = 2 * math.pi * torch.rand(n, generator=g), torch.rand(n, generator=g) < 0.6
     radius = torch.where(outer, 1.0, 0.45)
-    return (radius * torch.stack([angle.cos(), angle.sin()])).T + 0.06 * torch.randn(n, 2, generator=g)
+    return (radius * torch.stack([angle.cos(), angle.sin()])).T + 0.06 * torch.randn(
+        n, 2, generator=g
+    )
 
 
 def pinwheel(n: int, g: torch.Generator) -> Tensor:
@@ -58,7 +63,9 @@ def pinwheel(n: int, g: torch.Generator) -> Tensor:
     arm, along = torch.randint(5, (n,), generator=g), 0.6 + 0.25 * torch.randn(n, generator=g)
     across = 0.06 * torch.randn(n, generator=g)
     angle = arm * (2 * math.pi / 5) + 1.2 * along
-    return torch.stack([along * angle.cos() - across * angle.sin(), along * angle.sin() + across * angle.cos()], 1)
+    return torch.stack(
+        [along * angle.cos() - across * angle.sin(), along * angle.sin() + across * angle.cos()], 1
+    )
 
 
 def curve(n: int, g: torch.Generator) -> Tensor:
@@ -88,14 +95,39 @@ class MLP(nn.Module):
 
 
 CASES = {
-    "flow, eight gaussians": (eight_gaussians, lambda: MLP(64, nn.SiLU), ode.paths.Linear(), "velocity"),
+    "flow, eight gaussians": (
+        eight_gaussians,
+        lambda: MLP(64, nn.SiLU),
+        ode.paths.Linear(),
+        "velocity",
+    ),
     "flow, moons": (moons, lambda: MLP(96, nn.Tanh, 4), ode.paths.Linear().flipped(), "velocity"),
-    "noise, VP, checkerboard": (checkerboard, lambda: MLP(128, nn.SiLU, 5), ode.paths.VP(), "noise"),
+    "noise, VP, checkerboard": (
+        checkerboard,
+        lambda: MLP(128, nn.SiLU, 5),
+        ode.paths.VP(),
+        "noise",
+    ),
     "EDM, moons": (moons, lambda: MLP(96, nn.SiLU), ode.paths.EDM(), "edm"),
-    "flow, trigonometric, spiral": (spiral, lambda: MLP(128, nn.GELU, 3), ode.paths.Trig(), "velocity"),
-    "v, cosine, eight gaussians": (eight_gaussians, lambda: MLP(96, nn.SiLU, 4), ode.paths.Cosine(), "v"),
+    "flow, trigonometric, spiral": (
+        spiral,
+        lambda: MLP(128, nn.GELU, 3),
+        ode.paths.Trig(),
+        "velocity",
+    ),
+    "v, cosine, eight gaussians": (
+        eight_gaussians,
+        lambda: MLP(96, nn.SiLU, 4),
+        ode.paths.Cosine(),
+        "v",
+    ),
     "flow, rings": (rings, lambda: MLP(128, nn.ReLU), ode.paths.Linear(), "velocity"),
-    "flow, pinwheel": (pinwheel, lambda: MLP(64, nn.SiLU, 6), ode.paths.Linear().flipped(), "velocity"),
+    "flow, pinwheel": (
+        pinwheel,
+        lambda: MLP(64, nn.SiLU, 6),
+        ode.paths.Linear().flipped(),
+        "velocity",
+    ),
     "noise, VP, pinwheel": (pinwheel, lambda: MLP(96, nn.Tanh), ode.paths.VP(), "noise"),
     "EDM, rings": (rings, lambda: MLP(64, nn.GELU), ode.paths.EDM(), "edm"),
     "flow, 16 numbers": (curve, lambda: MLP(128, nn.SiLU, 3, 16), ode.paths.Linear(), "velocity"),
@@ -104,8 +136,11 @@ CASES = {
 CHOSEN_ON = tuple(CASES)[:6]
 
 
-def trained(name: str, folder: Path, steps: int = 6000) -> tuple[ode.Model, Callable[[int], Tensor]]:
-    """A model by its name in ``CASES``, and samples of its data by a seed; trained where the folder has no weights of it."""
+def trained(
+    name: str, folder: Path, steps: int = 6000
+) -> tuple[ode.Model, Callable[[int], Tensor]]:
+    """A model by its name in ``CASES``, and samples of its data by a seed; trained where the folder
+    has no weights of it."""
     draw, make, path, predicts = CASES[name]
     torch.manual_seed(0)
     net = make()
@@ -117,12 +152,23 @@ def trained(name: str, folder: Path, steps: int = 6000) -> tuple[ode.Model, Call
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(net.state_dict(), file)
     net = net.eval().requires_grad_(False)
-    return ode.Model(net, path, predicts), lambda n, seed=1: draw(n, torch.Generator().manual_seed(seed))
+    return ode.Model(net, path, predicts), lambda n, seed=1: draw(
+        n, torch.Generator().manual_seed(seed)
+    )
 
 
 def _train(net: nn.Module, draw: Callable, path: ode.paths.Path, predicts: str, steps: int) -> None:
     g = torch.Generator().manual_seed(0)
     objective = Matching(ode.Model(net, path, predicts))
     optimiser = torch.optim.Adam(net.parameters(), 2e-3)
-    fit(objective, draw(100_000, g), steps, optimiser=optimiser, network=net, batch=512, generator=g, progress=False,
-        schedule=lambda k: 0.5 * (1 + math.cos(math.pi * min(k / steps, 1.0))))  # fmt: skip
+    fit(
+        objective,
+        draw(100_000, g),
+        steps,
+        optimiser=optimiser,
+        network=net,
+        batch=512,
+        generator=g,
+        progress=False,
+        schedule=lambda k: 0.5 * (1 + math.cos(math.pi * min(k / steps, 1.0))),
+    )

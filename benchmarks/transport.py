@@ -1,10 +1,12 @@
-"""Optimal transport of a batch: the assignment and the whole coupling beside scipy's solver, in the same run.
+"""Optimal transport of a batch: the assignment and the whole coupling beside scipy's solver, in the
+same run.
 
-    python benchmarks/transport.py [--quick] [--only images] [--rounds 3] [--out benchmarks/results/transport.csv]
+    python benchmarks/transport.py [--quick] [--only images] [--rounds 3] [--out
+    benchmarks/results/transport.csv]
 
-Gaussian noise goes to Gaussians, to tight clusters and to what looks like images. "assignment" is the order of a matrix of costs
-that is there, "coupling" all from samples in float32 to the noise in its order. Both orders have the same total, which
-is checked.
+Gaussian noise goes to Gaussians, to tight clusters and to what looks like images. "assignment" is
+the order of a matrix of costs that is there, "coupling" all from samples in float32 to the noise in
+its order. Both orders have the same total, which is checked.
 """
 
 from __future__ import annotations
@@ -38,13 +40,17 @@ def gaussian(batch: int, dim: int) -> Tensor:
 def clusters(batch: int, count: int, dim: int) -> Tensor:
     """Data of so many clusters, of deviation 0.02, around centres of deviation 2."""
     centres = 2 * torch.randn(count, dim, generator=generator(1))
-    return centres[torch.randint(0, count, (batch,), generator=generator(2))] + 0.02 * gaussian(batch, dim)
+    return centres[torch.randint(0, count, (batch,), generator=generator(2))] + 0.02 * gaussian(
+        batch, dim
+    )
 
 
 def images(batch: int) -> Tensor:
     """Smooth images of ten kinds, 784 numbers from -1 to 1."""
     kinds = torch.rand(10, 1, 7, 7, generator=generator(3))
-    small = kinds[torch.randint(0, 10, (batch,), generator=generator(4))] + 0.15 * gaussian(batch, 49).view(-1, 1, 7, 7)
+    small = kinds[torch.randint(0, 10, (batch,), generator=generator(4))] + 0.15 * gaussian(
+        batch, 49
+    ).view(-1, 1, 7, 7)
     large = torch.nn.functional.interpolate(small, size=(28, 28), mode="bicubic")
     return (3 * (large - 0.6)).clamp(-1, 1).flatten(1)
 
@@ -99,7 +105,9 @@ def compared(name: str, x: Tensor, noise: Tensor) -> Iterator[timing.Case]:
 
 def main() -> None:
     """Print the times, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="batches of 256 alone")
     parser.add_argument("--only", default="", help="data whose name has this text; writes no file")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,14 +1,16 @@
 """``ode.Window`` beside ParaDiGMS' procedure and the loop: rounds, evaluations, errors, wall time.
 
-    python benchmarks/window.py [--quick] [--only mlp] [--samples 64] [--out benchmarks/results/window.csv]
+    python benchmarks/window.py [--quick] [--only mlp] [--samples 64] [--out
+    benchmarks/results/window.csv]
 
-Two models of scikit-learn's digits on the VP path with uniform times: the exact mixture in float64, and a network of two layers
-of 256 units that is trained here for some seconds, in float32 at batch 1. All contenders get the same noise. "rounds" are batches
-of evaluations one after another, of every sample until it was done; with ParaDiGMS' procedure (``paradigms.py``) a batch is done
-at once. "evaluations" are those of a sample divided by the number of steps, "error" is relative to the loop's result. A tolerance
-is relative to the state's root mean square here, in ParaDiGMS to the deviation of a DDPM step, which is less; so ``ode.Window``
-is given a smaller one as well. "seconds" of the network are medians of solves that take turns.
-"""
+Two models of scikit-learn's digits on the VP path with uniform times: the exact mixture in float64,
+and a network of two layers of 256 units that is trained here for some seconds, in float32 at batch
+1. All contenders get the same noise. "rounds" are batches of evaluations one after another, of
+   every sample until it was done; with ParaDiGMS' procedure (``paradigms.py``) a batch is done
+at once. "evaluations" are those of a sample divided by the number of steps, "error" is relative to
+the loop's result. A tolerance is relative to the state's root mean square here, in ParaDiGMS to the
+deviation of a DDPM step, which is less; so ``ode.Window`` is given a smaller one as well. "seconds"
+of the network are medians of solves that take turns."""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ JOBS = (
     *(("dpmpp_2m_sde", n) for n in (50, 100)),
 )
 SAID = {"secant": "secant", "anderson": "Anderson", None: "plain Picard"}
-# What a contender makes of (model, plan, noise): the result, and rounds and evaluations of every sample.
+# What a contender makes of (model, plan, noise): the result, and rounds and evaluations of every
+# sample.
 Solve = Callable[[ode.Model, Plan, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
@@ -67,11 +70,20 @@ class Row:
 
     def __str__(self) -> str:
         *head, tolerance = astuple(self)[:6]
-        rounds, evaluations, errors = astuple(self)[6:10], astuple(self)[10:12], astuple(self)[12:16]
-        costs = (
-            f"{rounds[0]:7.1f}" + "".join(f"{v:5.0f}" for v in rounds[1:]) + "".join(f"{v:6.2f}" for v in evaluations)
+        rounds, evaluations, errors = (
+            astuple(self)[6:10],
+            astuple(self)[10:12],
+            astuple(self)[12:16],
         )
-        said = "".join(f"{v:>{w}} " for v, w in zip(head, WIDTHS, strict=True)) + f"{tolerance or '-':>7}"
+        costs = (
+            f"{rounds[0]:7.1f}"
+            + "".join(f"{v:5.0f}" for v in rounds[1:])
+            + "".join(f"{v:6.2f}" for v in evaluations)
+        )
+        said = (
+            "".join(f"{v:>{w}} " for v, w in zip(head, WIDTHS, strict=True))
+            + f"{tolerance or '-':>7}"
+        )
         return (
             said
             + costs
@@ -82,7 +94,10 @@ class Row:
 
 WIDTHS = (6, 12, 5, 20, 12)
 HEAD = (
-    "".join(f"{v:>{w}} " for v, w in zip(("model", "solver", "steps", "contender", "setting"), WIDTHS, strict=True))
+    "".join(
+        f"{v:>{w}} "
+        for v, w in zip(("model", "solver", "steps", "contender", "setting"), WIDTHS, strict=True)
+    )
     + f"{'tol':>7}{'rounds':>7}{'p50':>5}{'p90':>5}{'max':>5}{'ev/N':>6}{'max':>6}"
     + f"{'error':>8}{'p50':>8}{'p90':>8}{'max':>8}{'seconds':>9}"
 )
@@ -152,13 +167,19 @@ def by_paradigms(tolerance: float, size: int | None) -> Solve:
 
 
 def contenders(solver: str, steps: int) -> Iterator[tuple[str, str, float | None, Solve]]:
-    """(contender, setting, tolerance, solve) of everything that is compared on this plan, the loop first."""
+    """(contender, setting, tolerance, solve) of everything that is compared on this plan, the loop
+    first."""
     yield "loop", "", None, by_loop
     for acceleration in SAID if solver == "ddim" else ("secant",):
         yield timing.OURS, SAID[acceleration], TOLERANCE, by_window(TOLERANCE, acceleration)
     yield timing.OURS, SAID["secant"], MATCHED, by_window(MATCHED, "secant")
     for size in (50, None) if steps > 50 else (None,):
-        yield THEIRS, f"window {size}" if size else "whole", TOLERANCE, by_paradigms(TOLERANCE, size)
+        yield (
+            THEIRS,
+            f"window {size}" if size else "whole",
+            TOLERANCE,
+            by_paradigms(TOLERANCE, size),
+        )
 
 
 def compared(name: str, model: ode.Model, solver: str, steps: int, noise: Tensor) -> Iterator[Row]:
@@ -168,7 +189,11 @@ def compared(name: str, model: ode.Model, solver: str, steps: int, noise: Tensor
     for contender, setting, tolerance, solve in contenders(solver, steps):
         x, rounds, evaluations = solve(model, plan, noise)
         want = x if want is None else want
-        figures = (*_spread(rounds), *_mean_max(evaluations.double() / plan.nfe), *_spread(_error(x, want)))
+        figures = (
+            *_spread(rounds),
+            *_mean_max(evaluations.double() / plan.nfe),
+            *_spread(_error(x, want)),
+        )
         yield Row(name, solver, steps, contender, setting, tolerance, *figures)
 
 
@@ -204,11 +229,15 @@ def _timed(model: ode.Model, steps: int = 100) -> timing.Case:
         "loop": sampled(None),
         THEIRS: lambda: paradigms.solve(model, plan, state, None, TOLERANCE, SEED),
     }
-    return timing.Case("window", f"{steps} steps of DDIM, batch 1", "x".join(map(str, noise.shape)), ran)
+    return timing.Case(
+        "window", f"{steps} steps of DDIM, batch 1", "x".join(map(str, noise.shape)), ran
+    )
 
 
 def _noise(samples: int) -> Tensor:
-    return torch.randn(samples, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
+    return torch.randn(
+        samples, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED)
+    )
 
 
 def network_rows(training: int, rounds: int) -> Iterator[Row]:
@@ -224,9 +253,17 @@ def network_rows(training: int, rounds: int) -> Iterator[Row]:
 
 def main() -> None:
     """Print the table, write the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="4 samples, 50 steps and a network that is hardly trained")
-    parser.add_argument("--only", choices=["digits", "mlp"], help="one of the two models; writes no file")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="4 samples, 50 steps and a network that is hardly trained",
+    )
+    parser.add_argument(
+        "--only", choices=["digits", "mlp"], help="one of the two models; writes no file"
+    )
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=timing.RESULTS / "window.csv")
@@ -250,7 +287,9 @@ def main() -> None:
             print(row, flush=True)
     if not (args.quick or args.only):
         with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*asdict(rows[0]), *timing.machine()], lineterminator="\n")
+            writer = csv.DictWriter(
+                file, [*asdict(rows[0]), *timing.machine()], lineterminator="\n"
+            )
             writer.writeheader()
             writer.writerows({**asdict(row), **timing.machine()} for row in rows)
         print(f"written: {args.out}")

@@ -1,13 +1,14 @@
-"""Whether ``ode.check`` finds what is wired wrong: a confusion table over networks that are known, and its time.
+"""Whether ``ode.check`` finds what is wired wrong: a confusion table over networks that are known,
+and its time.
 
     python benchmarks/wiring.py [--weights folder] [--steps 2000] [--plot file.png] [--only word]
 
-Exact networks of a mixture in the plane and of 8x8 digits, for every prediction on seven paths, both directions and two time
-scales, and networks trained by ``trained.py``. Each is declared as it is, and wrongly: another prediction, another path, the
-other direction, another time scale, or two of these at once, by a generator of a fixed seed. The truth counts as found where
-it is the best reading or among those that fit as well. ``--blind``: the same without data, from what the network draws.
-Writes ``results/wiring.csv`` or ``wiring_blind.csv``, a row for each declaration.
-"""
+Exact networks of a mixture in the plane and of 8x8 digits, for every prediction on seven paths,
+both directions and two time scales, and networks trained by ``trained.py``. Each is declared as it
+is, and wrongly: another prediction, another path, the other direction, another time scale, or two
+of these at once, by a generator of a fixed seed. The truth counts as found where it is the best
+reading or among those that fit as well. ``--blind``: the same without data, from what the network
+draws. Writes ``results/wiring.csv`` or ``wiring_blind.csv``, a row for each declaration."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Row:
-    """One declaration: what was wrong with it, what the check said, and whether the truth was the best that it found."""
+    """One declaration: what was wrong with it, what the check said, and whether the truth was the
+    best that it found."""
 
     network: str
     data: bool
@@ -70,7 +72,9 @@ class Case:
 def eight() -> ode.problems.Mixture:
     """Eight Gaussians on a ring."""
     angles = [k * math.pi / 4 for k in range(8)]
-    return ode.problems.mixture([1 / 8] * 8, [[1.5 * math.cos(a), 1.5 * math.sin(a)] for a in angles], std=0.15)
+    return ode.problems.mixture(
+        [1 / 8] * 8, [[1.5 * math.cos(a), 1.5 * math.sin(a)] for a in angles], std=0.15
+    )
 
 
 def exact_cases() -> Iterator[Case]:
@@ -84,7 +88,9 @@ def exact_cases() -> Iterator[Case]:
             yield Case(f"exact {name}", *exact(problem, way, predicts, scale), data)
 
 
-def exact(problem: ode.problems.Mixture, path: ode.paths.Path, predicts: str, scale: float) -> tuple[object, Wiring]:
+def exact(
+    problem: ode.problems.Mixture, path: ode.paths.Path, predicts: str, scale: float
+) -> tuple[object, Wiring]:
     """The exact network of a problem, and how to read it."""
     if predicts == "edm":
         return problem.model(path, "edm").net, Wiring(path, "edm", "c_noise", 1.0, "edm")
@@ -120,7 +126,9 @@ def wrong(true: Wiring, kind: str, rng: random.Random) -> Wiring:
         return replace(true, path=other.flipped() if true.flipped else other)
     predicts = rng.choice([p for p in PREDICTIONS if p != true.predicts])
     edm = predicts == "edm"
-    return replace(true, predicts=predicts, input_scale="edm" if edm else None, time="c_noise" if edm else "t")
+    return replace(
+        true, predicts=predicts, input_scale="edm" if edm else None, time="c_noise" if edm else "t"
+    )
 
 
 def row_of(case: Case, kind: str, declared: Wiring, blind: bool, seconds: float) -> Row:
@@ -147,34 +155,54 @@ def row_of(case: Case, kind: str, declared: Wiring, blind: bool, seconds: float)
 
 
 def differs(one: Wiring, other: Wiring) -> list[str]:
-    """In what two readings differ that decides a sampler: EDM's networks go by the noise alone, on any path and either way."""
+    """In what two readings differ that decides a sampler: EDM's networks go by the noise alone, on
+    any path and either way."""
     apart = one.differs(other)
     by_noise = one.predicts == other.predicts == "edm" and one.time == other.time == "c_noise"
     return [a for a in apart if not (by_noise and a in ("direction", "path"))]
 
 
 def table(rows: list[Row]) -> str:
-    """The confusion table: for each kind of declaration how many were flagged, and how often the truth was found."""
-    lines = [f"{'data':6} {'network':8} {'declared':11} {'n':>4} {'flagged':>8} {'truth found':>12} {'median s':>9}"]
+    """The confusion table: for each kind of declaration how many were flagged, and how often the
+    truth was found."""
+    lines = [
+        f"{'data':6} {'network':8} {'declared':11} {'n':>4} {'flagged':>8} "
+        f"{'truth found':>12} {'median s':>9}"
+    ]
     for data in (True, False):
         for sort in ("exact", "trained"):
             for kind in KINDS:
-                some = [r for r in rows if r.data == data and r.network.startswith(sort) and r.kind == kind]
+                some = [
+                    r
+                    for r in rows
+                    if r.data == data and r.network.startswith(sort) and r.kind == kind
+                ]
                 if some:
                     seconds = sorted(r.seconds for r in some)[len(some) // 2]
-                    counts = f"{len(some):4} {sum(r.flagged for r in some):8} {sum(r.found for r in some):12}"
-                    lines.append(f"{'given' if data else 'none':6} {sort:8} {kind:11} {counts} {seconds:9.1f}")
+                    counts = (
+                        f"{len(some):4} {sum(r.flagged for r in some):8} "
+                        f"{sum(r.found for r in some):12}"
+                    )
+                    lines.append(
+                        f"{'given' if data else 'none':6} {sort:8} {kind:11} {counts} "
+                        f"{seconds:9.1f}"
+                    )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--weights", type=Path, default=Path("weights"), help="folder of trained weights (default ./weights)"
+        "--weights",
+        type=Path,
+        default=Path("weights"),
+        help="folder of trained weights (default ./weights)",
     )
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--only", default="", help="networks whose name has this word")
-    parser.add_argument("--every", type=int, default=1, help="take only every so many of the networks")
+    parser.add_argument(
+        "--every", type=int, default=1, help="take only every so many of the networks"
+    )
     parser.add_argument("--blind", action="store_true", help="without data")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -186,7 +214,8 @@ def main() -> None:
             r = rows[-1]
             if r.flagged != (kind != "right") or not r.found:
                 print(
-                    f"{kind}: {r.status}, flagged {r.flagged}, truth found {r.found}\n   {r.true}\n   {r.declared}",
+                    f"{kind}: {r.status}, flagged {r.flagged}, truth found {r.found}\n   "
+                    f"{r.true}\n   {r.declared}",
                     flush=True,
                 )
     print(table(rows))

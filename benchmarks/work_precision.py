@@ -2,15 +2,16 @@
 
     python benchmarks/work_precision.py [--paths vp,edm,flow] [--live] [--out results.json]
 
-The problem: the exact posterior mean of the mixture with a Gaussian of standard deviation 0.1 on each of scikit-learn's 1797
-digits; 256 fixed noises; error of the end point at sigma = 0 against the exact flow. Printed for each path and budget: the best
-of our samplers (its name), the default of ``ode.sample``, and the best of all peers, in three columns (RMSE over everything,
-without the worst 5 % of the samples, median of the per-sample RMSE).
+The problem: the exact posterior mean of the mixture with a Gaussian of standard deviation 0.1 on
+each of scikit-learn's 1797 digits; 256 fixed noises; error of the end point at sigma = 0 against
+the exact flow. Printed for each path and budget: the best of our samplers (its name), the default
+of ``ode.sample``, and the best of all peers, in three columns (RMSE over everything, without the
+worst 5 % of the samples, median of the per-sample RMSE).
 
-``RECORDED`` is what the peers' best reached on this very problem (diffusers 0.42.1, k-diffusion 0.1.1, torchdiffeq 0.2.5, EDM,
-and the research repository zju-pi/diff-sampler, which cannot be installed). ``--live`` runs diffusers and k-diffusion again in
-this process, on the same noise, and prints them too.
-"""
+``RECORDED`` is what the peers' best reached on this very problem (diffusers 0.42.1, k-diffusion
+0.1.1, torchdiffeq 0.2.5, EDM, and the research repository zju-pi/diff-sampler, which cannot be
+installed). ``--live`` runs diffusers and k-diffusion again in this process, on the same noise, and
+prints them too."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from odesolve.profile.metrics import Comparison
 
 NFE = (5, 8, 10, 15, 20, 50)
 COLUMNS = ("rmse", "trimmed", "median")
-ONE_SWITCH = 0.0165  # what one sample that ends on another digit adds to the RMSE: the grace of that column
+# what one sample that ends on another digit adds to the RMSE: the grace of that column
+ONE_SWITCH = 0.0165
 RECORDED = {
     "vp": {
         "rmse": (0.1444, 0.0897, 0.0619, 0.0345, 0.0198, 0.0005),
@@ -69,14 +71,29 @@ class Sampler:
 
 
 def samplers(path: str) -> list[Sampler]:
-    """What is compared on a path: solvers that suit it, on a ladder of grids, with and without the analytic first step."""
+    """What is compared on a path: solvers that suit it, on a ladder of grids, with and without the
+    analytic first step."""
     ramp = {"start": "ramp"}
-    solvers = [(s, {}) for s in ("ddim", "dpmpp_2m", "dpm_solver_2m", "unipc_2", "ipndm_3", "ipndm_4")]
-    solvers += [(s, ramp) for s in ("dpmpp_3m", "unipc_3", "ipndm_v3", "ipndm_v4", "deis_tab2", "deis_tab3")]
+    solvers = [
+        (s, {}) for s in ("ddim", "dpmpp_2m", "dpm_solver_2m", "unipc_2", "ipndm_3", "ipndm_4")
+    ]
+    solvers += [
+        (s, ramp) for s in ("dpmpp_3m", "unipc_3", "ipndm_v3", "ipndm_v4", "deis_tab2", "deis_tab3")
+    ]
     ladder = [(f"vp_time({e:g})", grids.VPTime(exponent=e)) for e in (2.0, 3.0, 4.0)]
-    ladder += [(f"vp_time({e:g},merged)", grids.VPTime(exponent=e, merged=True)) for e in (1.75, 2.0, 2.5, 3.0)]
+    ladder += [
+        (f"vp_time({e:g},merged)", grids.VPTime(exponent=e, merged=True))
+        for e in (1.75, 2.0, 2.5, 3.0)
+    ]
     if path == "flow":
-        solvers += [("euler", {}), ("midpoint", {}), ("ab2", {}), ("ab3", ramp), ("ab4", ramp), ("rk4", {})]
+        solvers += [
+            ("euler", {}),
+            ("midpoint", {}),
+            ("ab2", {}),
+            ("ab3", ramp),
+            ("ab4", ramp),
+            ("rk4", {}),
+        ]
         ladder += [(f"polynomial({e:g})", grids.Polynomial(exponent=e)) for e in (1.0, 1.3, 1.5)]
         ladder += [("shift(0.5)", grids.Shifted(shift=0.5))]
     else:
@@ -97,15 +114,21 @@ class Problem:
         self.path, predicts = PATHS[name]
         self.mixture = ode.problems.digits(std=0.1)
         self.model = self.mixture.model(self.path, predicts, snap=False)
-        noise = torch.randn(256, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            256, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+        )
         self.noise = noise
         self.start = noise * float(self.path.sigma(self.path.t_noise))
-        self.wanted = self.mixture.solution(self.start, self.path, self.path.t_noise, self.path.t_data)
+        self.wanted = self.mixture.solution(
+            self.start, self.path, self.path.t_noise, self.path.t_data
+        )
         self.compare = Comparison(self.wanted)
 
     def run(self, plan: ode.Plan) -> Tensor:
         """End points of a plan from the fixed start."""
-        return run.run(lower(plan, self.path, self.model.reading_for(torch.float64)), self.model, self.start)
+        return run.run(
+            lower(plan, self.path, self.model.reading_for(torch.float64)), self.model, self.start
+        )
 
     def errors(self, x: Tensor) -> dict[str, float]:
         """RMSE, trimmed RMSE and median."""
@@ -117,7 +140,12 @@ class Problem:
         best = None
         for steps in range(1, nfe + 2):
             plan = ode.plan(
-                sampler.solver, self.path, steps, sampler.grid, closed=self.name == "flow", **sampler.options
+                sampler.solver,
+                self.path,
+                steps,
+                sampler.grid,
+                closed=self.name == "flow",
+                **sampler.options,
             )
             if plan.nfe > nfe:
                 break
@@ -132,7 +160,11 @@ def live_peers(problem: Problem, nfe: int) -> Iterator[tuple[str, Tensor]]:
 
     path, net = problem.path, problem.mixture
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    base = {"vp": {"prediction_type": "sample"}, "flow": flow, "edm": {"prediction_type": "sample"}}[problem.name]
+    base = {
+        "vp": {"prediction_type": "sample"},
+        "flow": flow,
+        "edm": {"prediction_type": "sample"},
+    }[problem.name]
     tables = {
         "vp": [
             ("DPMSolverMultistepScheduler", {"solver_order": 2, "use_karras_sigmas": True}),
@@ -153,7 +185,10 @@ def live_peers(problem: Problem, nfe: int) -> Iterator[tuple[str, Tensor]]:
         first = s.path.point(s.grid.values[0])
         x = problem.noise * first.sigma
         label = ",".join(f"{k}={v}" for k, v in config.items())
-        yield f"diffusers {name.removesuffix('Scheduler')} {label}", s.run(lambda x, t: predict(x, t), x)
+        yield (
+            f"diffusers {name.removesuffix('Scheduler')} {label}",
+            s.run(lambda x, t: predict(x, t), x),
+        )
     if problem.name != "edm":
         return
     sampling, _ = peers.k_diffusion()
@@ -181,7 +216,11 @@ def measure(problem: Problem, live: bool) -> dict:
         chosen = ode.default_plan(problem.path, nfe, closed=problem.name == "flow")
         results[nfe] = {
             "ours": table,
-            "default": {"name": chosen.solver, "nfe": chosen.nfe, **problem.errors(problem.run(chosen))},
+            "default": {
+                "name": chosen.solver,
+                "nfe": chosen.nfe,
+                **problem.errors(problem.run(chosen)),
+            },
             "peers": {n: problem.errors(x) for n, x in live_peers(problem, nfe)} if live else {},
         }
     bar.close()
@@ -193,10 +232,16 @@ def report(name: str, results: dict) -> int:
     missed = 0
     for column in COLUMNS:
         print(f"\n{name}, {column}")
-        print(f"{'NFE':>4} {'ours':>9} {'peers':>9} {'ratio':>6}  {'default':>9} {'of ours':>8}  our best; the default")
+        print(
+            f"{'NFE':>4} {'ours':>9} {'peers':>9} {'ratio':>6}  {'default':>9} {'of ours':>8}  "
+            "our best; the default"
+        )
         for k, nfe in enumerate(NFE):
             r = results[nfe]
-            best = min([*r["ours"].items(), (r["default"]["name"], r["default"])], key=lambda kv: kv[1][column])
+            best = min(
+                [*r["ours"].items(), (r["default"]["name"], r["default"])],
+                key=lambda kv: kv[1][column],
+            )
             peer, mine, default = RECORDED[name][column][k], best[1][column], r["default"][column]
             # The recorded figures have four decimals: what rounds to the same is as good.
             grace = ONE_SWITCH if column == "rmse" else 0.5e-4
@@ -204,7 +249,8 @@ def report(name: str, results: dict) -> int:
             missed += not ok
             flag = "" if ok else "  MISSED"
             print(
-                f"{nfe:4} {mine:9.5f} {peer:9.4f} {mine / peer:6.2f}  {default:9.5f} {default / mine:8.2f}  "
+                f"{nfe:4} {mine:9.5f} {peer:9.4f} {mine / peer:6.2f}  {default:9.5f} "
+                f"{default / mine:8.2f}  "
                 f"{best[0]}; {r['default']['name']}{flag}"
             )
     for nfe in NFE:
@@ -214,9 +260,13 @@ def report(name: str, results: dict) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--paths", default="vp,edm,flow", help="which of vp, edm, flow")
-    parser.add_argument("--live", action="store_true", help="also run diffusers and k-diffusion here")
+    parser.add_argument(
+        "--live", action="store_true", help="also run diffusers and k-diffusion here"
+    )
     parser.add_argument("--out", type=Path, help="write all figures as JSON")
     args = parser.parse_args()
     everything, missed = {}, 0
@@ -224,9 +274,16 @@ def main() -> int:
         everything[name] = measure(Problem(name), args.live)
         missed += report(name, everything[name])
     if args.out:
-        about = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+        about = {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+        }
         args.out.write_text(json.dumps({"about": about, "results": everything}, indent=1))
-    print(f"\n{missed} of {len(everything) * len(NFE) * len(COLUMNS)} cells miss the best of all peers")
+    print(
+        f"\n{missed} of {len(everything) * len(NFE) * len(COLUMNS)} cells miss the best of all "
+        "peers"
+    )
     return 1 if missed else 0
 
 

@@ -1,10 +1,11 @@
-"""Langevin dynamics does not find how much mass each mode has; annealed Langevin does (Song and Ermon 2019, figure 3).
+"""Langevin dynamics does not find how much mass each mode has; annealed Langevin does (Song and
+Ermon 2019, figure 3).
 
 python examples/annealed_langevin.py [--out annealed_langevin.png]
 
-Between two modes that lie far apart the score says nothing about their weights, so a chain stays in the mode that it starts
-near. Noise joins the modes: chains that begin at much noise are shared out rightly, and keep their place as it is taken away.
-"""
+Between two modes that lie far apart the score says nothing about their weights, so a chain stays in
+the mode that it starts near. Noise joins the modes: chains that begin at much noise are shared out
+rightly, and keep their place as it is taken away."""
 
 import argparse
 
@@ -14,14 +15,17 @@ from matplotlib.figure import Figure
 
 import odesolve as ode
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument("--out", default="annealed_langevin.png")
 out = parser.parse_args().out
 
 WEIGHT = 0.2  # of the mode at (-5, -5)
 mixture = ode.problems.mixture([WEIGHT, 1 - WEIGHT], [[-5.0, -5.0], [5.0, 5.0]], std=1.0)
 path = ode.paths.VE(sigma_min=0.05, sigma_max=20.0)
-start = 16 * torch.rand(4096, 2, generator=torch.Generator().manual_seed(0)) - 8  # in the square [-8, 8]^2
+# in the square [-8, 8]^2
+start = 16 * torch.rand(4096, 2, generator=torch.Generator().manual_seed(0)) - 8
 
 plain = ode.langevin(lambda x: mixture.score(x, path, 0.0), start, step=0.1, n=1000, seed=0)
 levels = [float(path.t_of_rho(s)) for s in np.geomspace(20.0, 0.1, 30)]

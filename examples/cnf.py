@@ -2,9 +2,9 @@
 
 python examples/cnf.py [--steps 400] [--adjoint backprop] [--out cnf.png]
 
-The entropy of these data is known, so the gap to the best likelihood there is: the divergence KL(data, flow), in nats. Writes a
-picture of the flow's density beside samples of it and of the data.
-"""
+The entropy of these data is known, so the gap to the best likelihood there is: the divergence
+KL(data, flow), in nats. Writes a picture of the flow's density beside samples of it and of the
+data."""
 
 import argparse
 import math
@@ -52,15 +52,32 @@ class Velocity(torch.nn.Module):
 def train(velocity, data, steps, batch, solver_steps, adjoint):
     """Maximise the likelihood of fresh data; data lie at t = 0, normal noise at t = 1."""
     optimiser = torch.optim.Adam(velocity.parameters(), 2e-2)
-    loss = MaximumLikelihood(velocity, adjoint=adjoint, trace="exact", solver="rk4", steps=solver_steps)
-    up, down = max(1, steps // 5), lambda k: 0.5 + 0.5 * math.cos(math.pi * max(0, k - steps / 5) / (0.8 * steps))
-    fit(loss, lambda g: data.sample(batch), steps, optimiser=optimiser, warmup=up, schedule=down, clip=5.0)
+    loss = MaximumLikelihood(
+        velocity, adjoint=adjoint, trace="exact", solver="rk4", steps=solver_steps
+    )
+    up, down = (
+        max(1, steps // 5),
+        lambda k: 0.5 + 0.5 * math.cos(math.pi * max(0, k - steps / 5) / (0.8 * steps)),
+    )
+    fit(
+        loss,
+        lambda g: data.sample(batch),
+        steps,
+        optimiser=optimiser,
+        warmup=up,
+        schedule=down,
+        clip=5.0,
+    )
 
 
 def divergence(velocity, data, samples):
-    """KL(data, flow) in nats and its standard error, from both log-densities of the same fresh samples."""
+    """KL(data, flow) in nats and its standard error, from both log-densities of the same fresh
+    samples."""
     x = data.sample(samples)
-    gap = data.log_prob(x) - ode.log_prob(velocity, x, trace="exact", check=False, progress=False).value
+    gap = (
+        data.log_prob(x)
+        - ode.log_prob(velocity, x, trace="exact", check=False, progress=False).value
+    )
     return gap.mean().item(), gap.std().item() / math.sqrt(samples)
 
 
@@ -78,7 +95,10 @@ def picture(velocity, data, file):
     axes = figure.subplots(1, 3)
     axes[0].imshow(density.numpy(), origin="lower", extent=(-3.5, 3.5, -3.5, 3.5))
     axes[0].set_title("density of the flow")
-    for panel, x, title in ((axes[1], drawn, "samples of the flow"), (axes[2], data.sample(2000), "data")):
+    for panel, x, title in (
+        (axes[1], drawn, "samples of the flow"),
+        (axes[2], data.sample(2000), "data"),
+    ):
         panel.scatter(*x.T.numpy(), s=1.5)
         panel.set_title(title)
     for panel in axes:
@@ -87,15 +107,28 @@ def picture(velocity, data, file):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400, help="of training (default 400)")
-    parser.add_argument("--batch", type=int, default=512, help="samples a training step (default 512)")
-    parser.add_argument(
-        "--solver-steps", type=int, default=4, help="Runge-Kutta steps of a solve while training (default 4)"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--width", type=int, default=64, help="of the two hidden layers (default 64)")
-    parser.add_argument("--adjoint", default="backprop", choices=("backprop", "continuous", "reversible"))
-    parser.add_argument("--samples", type=int, default=4000, help="to estimate the gap with (default 4000)")
+    parser.add_argument("--steps", type=int, default=400, help="of training (default 400)")
+    parser.add_argument(
+        "--batch", type=int, default=512, help="samples a training step (default 512)"
+    )
+    parser.add_argument(
+        "--solver-steps",
+        type=int,
+        default=4,
+        help="Runge-Kutta steps of a solve while training (default 4)",
+    )
+    parser.add_argument(
+        "--width", type=int, default=64, help="of the two hidden layers (default 64)"
+    )
+    parser.add_argument(
+        "--adjoint", default="backprop", choices=("backprop", "continuous", "reversible")
+    )
+    parser.add_argument(
+        "--samples", type=int, default=4000, help="to estimate the gap with (default 4000)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", metavar="FILE", default="cnf.png")
     given = parser.parse_args(arguments)
@@ -105,7 +138,8 @@ def main(arguments=None):
     gap, error = divergence(velocity, data, given.samples)
     entropy = -data.log_prob(data.sample(200_000)).mean().item()
     print(
-        f"entropy of the data {entropy:.3f} nats, of the flow about them {entropy + gap:.3f}: {gap:.3f} +- {error:.3f} more"
+        f"entropy of the data {entropy:.3f} nats, of the flow about them {entropy + gap:.3f}: "
+        f"{gap:.3f} +- {error:.3f} more"
     )
     with torch.no_grad():
         picture(velocity, data, given.out)

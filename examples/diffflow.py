@@ -1,12 +1,13 @@
-"""DiffFlow on two moons in few steps: a forward process that is trained beside the backward one, and one that is fixed.
+"""DiffFlow on two moons in few steps: a forward process that is trained beside the backward one,
+and one that is fixed.
 
 python examples/diffflow.py [--set moons] [--times 8] [--steps 1200] [--out diffflow.png]
 
-Forward and backward process have g = 1 and the same few times (Zhang and Chen 2021); the forward drift begins as that of DDPM's
-chain on them, which the second training keeps, as every plain diffusion model does. Both are trained by the stochastic adjoint,
-whose memory does not grow with the number of times. Prints the bound of -log p (nats) while it falls, and how far samples of the
-backward process and the forward process's end are from data and prior (sliced distance).
-"""
+Forward and backward process have g = 1 and the same few times (Zhang and Chen 2021); the forward
+drift begins as that of DDPM's chain on them, which the second training keeps, as every plain
+diffusion model does. Both are trained by the stochastic adjoint, whose memory does not grow with
+the number of times. Prints the bound of -log p (nats) while it falls, and how far samples of the
+backward process and the forward process's end are from data and prior (sliced distance)."""
 
 import argparse
 import math
@@ -33,7 +34,8 @@ def process(n: int, learned: bool):
         return net(x, (t + 0.01).log() / 3) / (t[:, None] + h).sqrt()
 
     def fixed(x, t):
-        beta = (h + rise * t)[:, None]  # the length of the step from t, which is the variance of its noise
+        # the length of the step from t, which is the variance of its noise
+        beta = (h + rise * t)[:, None]
         return ((1 - beta).clamp_min(0).sqrt() - 1) / beta * x
 
     def drift(x, t):
@@ -48,9 +50,13 @@ def process(n: int, learned: bool):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="moons")
-    parser.add_argument("--times", type=int, default=8, help="steps of both processes, at least 2 (default 8)")
+    parser.add_argument(
+        "--times", type=int, default=8, help="steps of both processes, at least 2 (default 8)"
+    )
     parser.add_argument("--steps", type=int, default=1200, help="of training (default 1200)")
     parser.add_argument("--out", default="diffflow.png")
     given = parser.parse_args()
@@ -74,9 +80,14 @@ def main() -> None:
             end = test
             for i in range(flow.steps):
                 end = flow.forward(i, end, torch.randn_like(end))
-        found = ode.solve_sde(flow.backward_drift, flow.g, prior, flow.times[::-1], steps=1, noise="additive", seed=0)
-        print(f"{name}: bound {told}; samples {sliced_distance(found.last, test):.3f} from the data, the forward end "
-              f"{sliced_distance(end, prior):.3f} from the prior")  # fmt: skip
+        found = ode.solve_sde(
+            flow.backward_drift, flow.g, prior, flow.times[::-1], steps=1, noise="additive", seed=0
+        )
+        print(
+            f"{name}: bound {told}; samples {sliced_distance(found.last, test):.3f} from the "
+            "data, the forward end "
+            f"{sliced_distance(end, prior):.3f} from the prior"
+        )
         panels[f"{name}: end"], panels[name] = end[:4000], found.last[:4000]
         lines[name] = found.y[:, :100]
     picture(panels, given.out, lines)

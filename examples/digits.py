@@ -1,4 +1,5 @@
-"""Scikit-learn's handwritten digits for the examples: images with a density, a distance between sets of them, boards of them."""
+"""Scikit-learn's handwritten digits for the examples: images with a density, a distance between
+sets of them, boards of them."""
 
 from __future__ import annotations
 
@@ -12,12 +13,16 @@ LEVELS, HELD_OUT, FEATURES = 17, 297, 20
 
 
 def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images of whole values 0 to 16, (N, 1, 8, 8), and labels, for training; the same of 297 that are held out."""
+    """Images of whole values 0 to 16, (N, 1, 8, 8), and labels, for training; the same of 297 that
+    are held out."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
     order = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(0))
-    images, labels = torch.from_numpy(found.images).float()[:, None][order], torch.from_numpy(found.target)[order]
+    images, labels = (
+        torch.from_numpy(found.images).float()[:, None][order],
+        torch.from_numpy(found.target)[order],
+    )
     return images[HELD_OUT:], labels[HELD_OUT:], images[:HELD_OUT], labels[:HELD_OUT]
 
 
@@ -32,7 +37,8 @@ def whole(x: Tensor) -> Tensor:
 
 
 class Batches:
-    """Random batches of images, dequantised anew each time: x, or (x, {"label": y}) where labels are given."""
+    """Random batches of images, dequantised anew each time: x, or (x, {"label": y}) where labels
+    are given."""
 
     def __init__(self, whole: Tensor, batch: int, labels: Tensor | None = None):
         self.whole, self.batch, self.labels = whole, batch, labels
@@ -44,8 +50,11 @@ class Batches:
         return x if self.labels is None else (x, {"label": self.labels[rows]})
 
 
-def train(objective, draw, net: torch.nn.Module, steps: int, rate: float = 2e-3) -> tuple[EMA, History]:
-    """Adam on batches of ``draw``, its rate falling from step 500 on: the averaged weights, in ``.module``, and the losses."""
+def train(
+    objective, draw, net: torch.nn.Module, steps: int, rate: float = 2e-3
+) -> tuple[EMA, History]:
+    """Adam on batches of ``draw``, its rate falling from step 500 on: the averaged weights, in
+    ``.module``, and the losses."""
     ema = EMA(net, Power.of_width(0.1))
     history = fit(
         objective,
@@ -62,7 +71,8 @@ def train(objective, draw, net: torch.nn.Module, steps: int, rate: float = 2e-3)
 
 
 class Frechet:
-    """Distance of Gaussian fits |m - n|^2 + tr(C + D - 2 (C^1/2 D C^1/2)^1/2) in principal components of the training images."""
+    """Distance of Gaussian fits |m - n|^2 + tr(C + D - 2 (C^1/2 D C^1/2)^1/2) in principal
+    components of the training images."""
 
     def __init__(self, images: Tensor):
         flat = images.flatten(1).double()
@@ -91,7 +101,12 @@ def picture(boards: dict[str, Tensor], path: str, columns: int = 8) -> None:
     for k, (title, x) in enumerate(boards.items()):
         tiles = torch.nn.functional.pad(x[:, 0].detach(), (1, 1, 1, 1), value=-1.0)
         rows = len(tiles) // columns
-        board = tiles[: rows * columns].view(rows, columns, 10, 10).transpose(1, 2).reshape(10 * rows, 10 * columns)
+        board = (
+            tiles[: rows * columns]
+            .view(rows, columns, 10, 10)
+            .transpose(1, 2)
+            .reshape(10 * rows, 10 * columns)
+        )
         axes = figure.add_subplot(1, len(boards), k + 1)
         axes.imshow(board.numpy(), cmap="gray_r", vmin=-1, vmax=1)
         axes.set(title=title, xticks=[], yticks=[])

@@ -2,10 +2,10 @@
 
 python examples/edit_digits.py [--checkpoint digits.safetensors] [--out edit_digits.png]
 
-By default the model is the exact one of scikit-learn's digits, each with a narrow Gaussian on it, so that nothing has to be
-trained; with a checkpoint it is the network that train_digits.py trained, and the digits are held-out ones. Prints how far edits
-are from what was given, and their Frechet distance to other digits. Writes a picture of digits before and after.
-"""
+By default the model is the exact one of scikit-learn's digits, each with a narrow Gaussian on it,
+so that nothing has to be trained; with a checkpoint it is the network that train_digits.py trained,
+and the digits are held-out ones. Prints how far edits are from what was given, and their Frechet
+distance to other digits. Writes a picture of digits before and after."""
 
 import argparse
 
@@ -32,8 +32,12 @@ def setting(file: str | None) -> tuple[ode.Model, torch.Tensor, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", metavar="FILE", help="of train_digits.py; by default the exact model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", help="of train_digits.py; by default the exact model"
+    )
     parser.add_argument("--out", default="edit_digits.png")
     given = parser.parse_args()
     model, x, others = setting(given.checkpoint)
@@ -41,7 +45,8 @@ def main() -> None:
     far = lambda drawn: f"Frechet distance {distance(drawn, others):.3f}"  # noqa: E731
     boards = {"digits": x[:64]}
     print(
-        f"the digits as they are: {far(x)} to others; drawn anew: {far(ode.sample(model, x.shape, steps=20, seed=0))}"
+        f"the digits as they are: {far(x)} to others; drawn anew: "
+        f"{far(ode.sample(model, x.shape, steps=20, seed=0))}"
     )
 
     rough = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(x, 2), scale_factor=2.0)

@@ -2,9 +2,9 @@
 
 python examples/few_steps.py [--set moons] [--steps 3000] [--out few_steps.png]
 
-Prints straightness round by round, and how far samples of one Euler step are from the data; for MeanFlow how far those of one
-and two steps are from the data and from the flow's. Writes a picture of one step each.
-"""
+Prints straightness round by round, and how far samples of one Euler step are from the data; for
+MeanFlow how far those of one and two steps are from the data and from the flow's. Writes a picture
+of one step each."""
 
 import argparse
 
@@ -17,7 +17,9 @@ from odesolve.objectives import FlowMap, Matching, MeanFlow, reflow, straightnes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="moons")
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default 3000)")
     parser.add_argument("--out", default="few_steps.png")
@@ -37,18 +39,28 @@ def main() -> None:
             rows = torch.randint(len(pairs), (256,))
             return pairs[rows], starts[rows]
 
-        train(lambda x, z, **given: Matching(model)(x, noise=z, **given), batch, net.parameters(), given.steps)
+        train(
+            lambda x, z, **given: Matching(model)(x, noise=z, **given),
+            batch,
+            net.parameters(),
+            given.steps,
+        )
         return model
 
     first = ode.Model(MLP(), path, "velocity")
     train(Matching(first), lambda g: data(256), first.net.parameters(), given.steps)
     rounds = reflow(first, fit, lambda k: torch.randn(5 * n, 2), rounds=2, solver="heun", steps=50)
     panels = {"data": test}
-    for name, model in zip(("flow", "reflow", "reflow twice"), (first, *(r.model for r in rounds)), strict=True):
+    for name, model in zip(
+        ("flow", "reflow", "reflow twice"), (first, *(r.model for r in rounds)), strict=True
+    ):
         bent = straightness(model, noise)
         panels[name] = ode.sample(model, noise, "euler", 1, "uniform").detach()
         far = sliced_distance(panels[name], test)
-        print(f"{name}: straightness {bent.value:.4f} +- {bent.stderr:.4f}, one step ends {far:.3f} from the data")
+        print(
+            f"{name}: straightness {bent.value:.4f} +- {bent.stderr:.4f}, one step ends "
+            f"{far:.3f} from the data"
+        )
     net = MLP(times=2)
     carried = FlowMap(net, path)
     train(MeanFlow(carried), lambda g: data(256), net.parameters(), 2 * given.steps)
@@ -57,10 +69,15 @@ def main() -> None:
         for steps in (1, 2):
             x = ode.sample(carried.model, noise, "flow_map", steps, "uniform")
             panels.setdefault("MeanFlow", x)
-            print(f"MeanFlow: {steps} of its steps end {sliced_distance(x, test):.3f} from the data, "
-                  f"{sliced_distance(x, whole):.3f} from the flow in 50 steps")  # fmt: skip
-    print(f"the flow in 50 steps of Heun: {sliced_distance(whole, test):.3f}; data from data: "
-          f"{sliced_distance(data(n), test):.3f}")  # fmt: skip
+            print(
+                f"MeanFlow: {steps} of its steps end {sliced_distance(x, test):.3f} from the "
+                "data, "
+                f"{sliced_distance(x, whole):.3f} from the flow in 50 steps"
+            )
+    print(
+        f"the flow in 50 steps of Heun: {sliced_distance(whole, test):.3f}; data from data: "
+        f"{sliced_distance(data(n), test):.3f}"
+    )
     picture(panels, given.out)
     print(f"wrote {given.out}")
 

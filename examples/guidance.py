@@ -21,4 +21,7 @@ label = torch.ones(512, dtype=torch.long)
 for scale in (0.0, 1.0, 2.0):
     guided = model.guided(scale, cond={"label": label}, uncond={"label": 0 * label})
     x = ode.sample(guided, noise, steps=20)
-    print(f"scale {scale:.0f}: {(x[:, 0] < 0).float().mean():.2f} on the left, mean x {x[:, 0].mean():+.3f}")
+    print(
+        f"scale {scale:.0f}: {(x[:, 0] < 0).float().mean():.2f} on the left, mean x "
+        f"{x[:, 0].mean():+.3f}"
+    )

@@ -1,10 +1,11 @@
-"""Guidance of digits: classifier-free, by one network with and without labels; and by a classifier of noisy digits.
+"""Guidance of digits: classifier-free, by one network with and without labels; and by a classifier
+of noisy digits.
 
 python examples/guided_digits.py [--steps 1400] [--out guided_digits.png]
 
-For both and three scales, prints the share of samples that a support vector machine takes for the digit that was asked for, and
-the Frechet distance to held-out digits: a higher scale obeys more and varies less. Writes a picture, one column a digit.
-"""
+For both and three scales, prints the share of samples that a support vector machine takes for the
+digit that was asked for, and the Frechet distance to held-out digits: a higher scale obeys more and
+varies less. Writes a picture, one column a digit."""
 
 import argparse
 
@@ -30,7 +31,8 @@ def train_network(draw, steps: int) -> torch.nn.Module:
 
 
 def log_probs(classifier: torch.nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """log p(label | x_t) (B, 10). The logits fall as alpha does, as they must: the noise end has no label."""
+    """log p(label | x_t) (B, 10). The logits fall as alpha does, as they must: the noise end has no
+    label."""
     return torch.log_softmax(PATH.alpha(t)[:, None] * classifier(x, t), 1)
 
 
@@ -50,7 +52,9 @@ def train_classifier(draw, steps: int) -> torch.nn.Module:
 def main() -> None:
     from sklearn.svm import SVC
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=1400, help="of each training (default 1400)")
     parser.add_argument("--out", default="guided_digits.png")
     given = parser.parse_args()
@@ -63,14 +67,18 @@ def main() -> None:
     classifier = train_classifier(draw, given.steps)
     judge, frechet = SVC(gamma=1e-3).fit(whole.flatten(1), labels), digits.Frechet(data)
     right = judge.score(whole_held.flatten(1), labels_held)
-    print(f"the judge knows {right:.3f} of held-out digits; Frechet distance of training digits "
-          f"{frechet(data[:n], held):.3f}")  # fmt: skip
+    print(
+        f"the judge knows {right:.3f} of held-out digits; Frechet distance of training digits "
+        f"{frechet(data[:n], held):.3f}"
+    )
     asked = torch.arange(n) % 10
     of_label = lambda x, t, label: log_probs(classifier, x, t).gather(1, label[:, None])[:, 0]  # noqa: E731
     cond, none = {"label": asked}, {"label": torch.full_like(asked, NONE)}
     models = {"not guided": model}
     models |= {f"classifier-free, scale {s}": model.guided(s, cond, none) for s in (1, 2, 4)}
-    models |= {f"classifier, scale {s}": model.classifier_guided(of_label, s, cond) for s in (1, 2, 4)}
+    models |= {
+        f"classifier, scale {s}": model.classifier_guided(of_label, s, cond) for s in (1, 2, 4)
+    }
     boards, far = {}, {}
     for name, guided in models.items():
         drawn = ode.sample(guided, (n, 1, 8, 8), steps=12, seed=0)

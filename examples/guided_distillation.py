@@ -1,11 +1,12 @@
-"""Guidance in one evaluation in the place of two, then in few steps: the two stages of Meng et al. 2023.
+"""Guidance in one evaluation in the place of two, then in few steps: the two stages of Meng et al.
+2023.
 
 python examples/guided_distillation.py [--steps 3000] [--out guided_distillation.png]
 
-The teacher learns eight Gaussians with their labels, and a tenth of each batch without. Its student takes the scale of guidance
-as a condition; then its steps are halved. Prints at scales 1, 2, 4 how far the teacher's samples are from the data, where larger
-scales lead away on purpose, and how far both students end from the teacher from the same noise. Writes a picture.
-"""
+The teacher learns eight Gaussians with their labels, and a tenth of each batch without. Its student
+takes the scale of guidance as a condition; then its steps are halved. Prints at scales 1, 2, 4 how
+far the teacher's samples are from the data, where larger scales lead away on purpose, and how far
+both students end from the teacher from the same noise. Writes a picture."""
 
 import argparse
 import math
@@ -15,7 +16,13 @@ from networks import MLP
 from toys import eight_gaussians, picture, sliced_distance, train
 
 import odesolve as ode
-from odesolve.objectives import GuidedDistillation, Matching, ProgressiveDistillation, guidance, halve
+from odesolve.objectives import (
+    GuidedDistillation,
+    Matching,
+    ProgressiveDistillation,
+    guidance,
+    halve,
+)
 
 NONE = 8  # the label of no condition
 SCALES = (1.0, 2.0, 4.0)
@@ -40,8 +47,12 @@ def student_of(net):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000, help="of training; fewer for each halving (default 3000)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=3000, help="of training; fewer for each halving (default 3000)"
+    )
     parser.add_argument("--out", default="guided_distillation.png")
     given = parser.parse_args()
     torch.manual_seed(0)
@@ -78,9 +89,15 @@ def main() -> None:
             by_first = ode.sample(first.given(**own), noise, "ddim", 32, "uniform")
             by_last = ode.sample(last.model.given(**own), noise, "ddim", grid=last.times)
         off = [(x - aim).square().sum(1).mean().sqrt() for x in (by_first, by_last)]
-        print(f"scale {scale:.0f}: teacher in 32 steps {sliced_distance(aim, test):.3f} from data of the same labels; "
-              f"student {off[0]:.4f} from it in 32 steps, {off[1]:.4f} in one")  # fmt: skip
-        panels |= {f"scale {scale:.0f}: teacher, 32 steps": aim, f"scale {scale:.0f}: student, 1 step": by_last}
+        print(
+            f"scale {scale:.0f}: teacher in 32 steps {sliced_distance(aim, test):.3f} from data "
+            "of the same labels; "
+            f"student {off[0]:.4f} from it in 32 steps, {off[1]:.4f} in one"
+        )
+        panels |= {
+            f"scale {scale:.0f}: teacher, 32 steps": aim,
+            f"scale {scale:.0f}: student, 1 step": by_last,
+        }
     picture(panels, given.out)
     print(f"wrote {given.out}")
 

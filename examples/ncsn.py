@@ -1,12 +1,14 @@
-"""A noise-conditional score network, trained at ten levels of noise and sampled by annealed Langevin dynamics.
+"""A noise-conditional score network, trained at ten levels of noise and sampled by annealed
+Langevin dynamics.
 
 python examples/ncsn.py [--set checkerboard] [--steps 3000] [--out ncsn.png]
 
-Song and Ermon 2019 (algorithm 1; levels and the form s = f / sigma after Song and Ermon 2020), with the last denoising step of
-Jolicoeur-Martineau et al. 2021. Prints how far the samples are from the data: their sliced distance, which sees the shares of the
-parts, and their mean distance to the nearest of so many data, which sees the noise that is left. Plain Langevin dynamics at the
-smallest level, for as long, keeps the shares that it starts with: those of standard normal noise are wrong on the checkerboard
-and the moons, and right by symmetry on the eight Gaussians. Writes a picture.
+Song and Ermon 2019 (algorithm 1; levels and the form s = f / sigma after Song and Ermon 2020), with
+the last denoising step of Jolicoeur-Martineau et al. 2021. Prints how far the samples are from the
+data: their sliced distance, which sees the shares of the parts, and their mean distance to the
+nearest of so many data, which sees the noise that is left. Plain Langevin dynamics at the smallest
+level, for as long, keeps the shares that it starts with: those of standard normal noise are wrong
+on the checkerboard and the moons, and right by symmetry on the eight Gaussians. Writes a picture.
 """
 
 import argparse
@@ -22,7 +24,9 @@ EACH, STEP = 30, 0.1  # Langevin steps at a level, and their size in units of si
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="checkerboard")
     parser.add_argument("--steps", type=int, default=3000, help="of training (default 3000)")
     parser.add_argument("--out", default="ncsn.png")
@@ -31,14 +35,24 @@ def main() -> None:
     data, path = SETS[given.set], ode.paths.EDM()  # its time is the level
     levels = Levels.geometric(0.05, 5.0, 10)  # from the finest parts of the data to their diameter
     model = ode.Model(MLP(width=64), path, "noise", time="c_noise", input_scale="unit")
-    loss = train(ncsn(model, levels), lambda g: data(512), model.net.parameters(), given.steps, rate=1e-2)
+    loss = train(
+        ncsn(model, levels), lambda g: data(512), model.net.parameters(), given.steps, rate=1e-2
+    )
     tests, noise = [data(3000) for _ in range(5)], torch.randn(3000, 2)
-    solver, low, calls = f"annealed_langevin(each={EACH},step={STEP})", levels.ratios[-1], EACH * len(levels.ratios)
+    solver, low, calls = (
+        f"annealed_langevin(each={EACH},step={STEP})",
+        levels.ratios[-1],
+        EACH * len(levels.ratios),
+    )
     panels = {"data": data(3000)}
     with torch.no_grad():
         panels["annealed"] = ode.sample(model, noise, solver, grid=levels.ratios, seed=0)
-        panels["annealed, denoised"] = ode.sample(model, noise, solver, grid=[*levels.ratios, 0.0], seed=0)
-        panels["plain Langevin"] = ode.langevin(lambda x: model.score(x, low), noise, STEP * low**2, calls, seed=0)
+        panels["annealed, denoised"] = ode.sample(
+            model, noise, solver, grid=[*levels.ratios, 0.0], seed=0
+        )
+        panels["plain Langevin"] = ode.langevin(
+            lambda x: model.score(x, low), noise, STEP * low**2, calls, seed=0
+        )
     print(f"loss {loss:.3f}; {calls} network calls, with denoising one more")
     for name, x in panels.items():
         far = sum(sliced_distance(x, test) for test in tests) / len(tests)

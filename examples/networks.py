@@ -1,8 +1,9 @@
-"""Small networks for the examples: a perceptron for points, a U-Net for digits of 8 by 8 pixels, and an autoencoder of them.
+"""Small networks for the examples: a perceptron for points, a U-Net for digits of 8 by 8 pixels,
+and an autoencoder of them.
 
-The first two are called net(x, t, label=...), as ``ode.Model`` calls them; with ``times=2`` net(x, r, t, label=...), as
-``odesolve.objectives.FlowMap`` does. Without a label, or with the label ``classes``, they are not conditioned.
-"""
+The first two are called net(x, t, label=...), as ``ode.Model`` calls them; with ``times=2`` net(x,
+r, t, label=...), as ``odesolve.objectives.FlowMap`` does. Without a label, or with the label
+``classes``, they are not conditioned."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 
 class Embedding(nn.Module):
-    """Times (B,) and a label (B,) as one vector (B, width); times and noise levels are expected within about -2 to 2."""
+    """Times (B,) and a label (B,) as one vector (B, width); times and noise levels are expected
+    within about -2 to 2."""
 
     def __init__(self, width: int, times: int = 1, classes: int | None = None, waves: int = 16):
         super().__init__()
@@ -31,14 +33,24 @@ class Embedding(nn.Module):
             out = out + layer(torch.cat([column, phase.sin(), phase.cos()], 1))
         if self.of_label is not None:
             none = self.of_label.num_embeddings - 1
-            out = out + self.of_label(torch.full_like(times[0], none, dtype=torch.long) if label is None else label)
+            out = out + self.of_label(
+                torch.full_like(times[0], none, dtype=torch.long) if label is None else label
+            )
         return self.mixed(out)
 
 
 class MLP(nn.Module):
-    """Points (B, dim) with waves of their places, shifted in every layer by what the times and the label say."""
+    """Points (B, dim) with waves of their places, shifted in every layer by what the times and the
+    label say."""
 
-    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, times: int = 1, classes: int | None = None):
+    def __init__(
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        times: int = 1,
+        classes: int | None = None,
+    ):
         super().__init__()
         self.embedding = Embedding(width, times, classes)
         self.register_buffer("rates", 2.0 ** torch.arange(3))
@@ -61,7 +73,9 @@ class Block(nn.Module):
 
     def __init__(self, inside: int, outside: int, said: int):
         super().__init__()
-        self.first = nn.Sequential(nn.GroupNorm(8, inside), nn.SiLU(), nn.Conv2d(inside, outside, 3, padding=1))
+        self.first = nn.Sequential(
+            nn.GroupNorm(8, inside), nn.SiLU(), nn.Conv2d(inside, outside, 3, padding=1)
+        )
         self.modulation = nn.Linear(said, 2 * outside)
         self.norm = nn.GroupNorm(8, outside)
         self.second = zeroed(nn.Conv2d(outside, outside, 3, padding=1))
@@ -89,19 +103,31 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Images (B, channels, 8, 8) at two resolutions, most of it and attention at the lower one; 0.4 million weights."""
+    """Images (B, channels, 8, 8) at two resolutions, most of it and attention at the lower one; 0.4
+    million weights."""
 
-    def __init__(self, channels: int = 1, width: int = 16, wide: int = 80, times: int = 1, classes: int | None = None):
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 16,
+        wide: int = 80,
+        times: int = 1,
+        classes: int | None = None,
+    ):
         super().__init__()
         said = 64
         self.embedding = Embedding(said, times, classes)
         self.enter = nn.Conv2d(channels, width, 3, padding=1)
         self.down = Block(width, width, said)
-        self.middle = nn.ModuleList([Block(width, wide, said), Block(wide, wide, said), Block(wide, wide, said)])
+        self.middle = nn.ModuleList(
+            [Block(width, wide, said), Block(wide, wide, said), Block(wide, wide, said)]
+        )
         self.attention = Attention(wide)
         self.widen = nn.Conv2d(wide, width, 1)
         self.up = Block(2 * width, width, said)
-        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, channels, 3, padding=1)))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), zeroed(nn.Conv2d(width, channels, 3, padding=1))
+        )
 
     def forward(self, x: Tensor, *times: Tensor, label: Tensor | None = None) -> Tensor:
         said = self.embedding(*times, label=label)
@@ -115,7 +141,8 @@ class UNet(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images (B, 1, 8, 8) as numbers (B, outside); with times=1 of noisy images and their times, as a classifier needs."""
+    """Images (B, 1, 8, 8) as numbers (B, outside); with times=1 of noisy images and their times, as
+    a classifier needs."""
 
     def __init__(self, outside: int, width: int = 32, times: int = 0):
         super().__init__()
@@ -123,7 +150,9 @@ class Encoder(nn.Module):
         self.embedding = Embedding(self.said, times) if times else None
         self.enter = nn.Conv2d(1, width, 3, padding=1)
         self.blocks = nn.ModuleList(Block(width, width, self.said) for _ in range(2))
-        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Flatten(), nn.Linear(16 * width, outside))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Flatten(), nn.Linear(16 * width, outside)
+        )
 
     def forward(self, x: Tensor, *times: Tensor) -> Tensor:
         said = x.new_zeros(len(x), self.said) if self.embedding is None else self.embedding(*times)
@@ -141,7 +170,9 @@ class Autoencoder(nn.Module):
         self.encode = Encoder(latent, width)
         self.enter = nn.Sequential(nn.Linear(latent, 16 * width), nn.Unflatten(1, (width, 4, 4)))
         self.blocks = nn.ModuleList(Block(width, width, self.encode.said) for _ in range(2))
-        self.leave = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
+        self.leave = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1)
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         x, said = self.enter(z), z.new_zeros(len(z), self.encode.said)

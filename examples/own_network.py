@@ -1,9 +1,10 @@
-"""Train any network with a loop of your own, here noise prediction on two moons, and sample it with three solvers.
+"""Train any network with a loop of your own, here noise prediction on two moons, and sample it with
+three solvers.
 
 python examples/own_network.py
 
-Nothing of the library is needed before there is a network: an ``ode.Model`` says on which path it was trained, and for what.
-"""
+Nothing of the library is needed before there is a network: an ``ode.Model`` says on which path it
+was trained, and for what."""
 
 import torch
 from networks import MLP
@@ -28,4 +29,7 @@ with torch.no_grad():
     exact = ode.sample(model, noise, "unipc_3", steps=200, grid="lambda")
     for solver in ("ddim", "dpmpp_2m", "deis_tab3"):
         x = ode.sample(model, noise, solver, steps=10)
-        print(f"{solver:9} 10 evaluations: median distance to the exact flow {(x - exact).norm(dim=1).median():.4f}")
+        print(
+            f"{solver:9} 10 evaluations: median distance to the exact flow "
+            f"{(x - exact).norm(dim=1).median():.4f}"
+        )

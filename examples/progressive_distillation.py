@@ -1,10 +1,12 @@
-"""Progressive distillation: a student takes two DDIM steps of its teacher in one, again and again, down to one step.
+"""Progressive distillation: a student takes two DDIM steps of its teacher in one, again and again,
+down to one step.
 
-python examples/progressive_distillation.py [--set checkerboard] [--steps 4000] [--out progressive_distillation.png]
+python examples/progressive_distillation.py [--set checkerboard] [--steps 4000] [--out
+progressive_distillation.png]
 
-After every halving prints the sliced distance to the data of the student, of the first teacher with as few steps, and how far the
-student ends from where the first teacher goes in 32 steps from the same noise: what the halvings have lost. Writes a picture.
-"""
+After every halving prints the sliced distance to the data of the student, of the first teacher with
+as few steps, and how far the student ends from where the first teacher goes in 32 steps from the
+same noise: what the halvings have lost. Writes a picture."""
 
 import argparse
 
@@ -17,10 +19,15 @@ from odesolve.objectives import Matching, ProgressiveDistillation, halve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="checkerboard")
     parser.add_argument(
-        "--steps", type=int, default=4000, help="of training; a quarter for each student (default 4000)"
+        "--steps",
+        type=int,
+        default=4000,
+        help="of training; a quarter for each student (default 4000)",
     )
     parser.add_argument("--out", default="progressive_distillation.png")
     given = parser.parse_args()
@@ -34,26 +41,40 @@ def main() -> None:
         return student
 
     def fit(before, times):
-        """A student of the model before, begun as it: v tells the data even from pure noise, where a noise network could not."""
+        """A student of the model before, begun as it: v tells the data even from pure noise, where
+        a noise network could not."""
         student = ode.Model(MLP(), before.path, "v")
         student.net.load_state_dict(before.net.state_dict())
-        return trained(student, ProgressiveDistillation(student, before, times), given.steps // 4, 1e-3)
+        return trained(
+            student, ProgressiveDistillation(student, before, times), given.steps // 4, 1e-3
+        )
 
     teacher = ode.Model(MLP(), ode.paths.Cosine(), "v")
     trained(teacher, Matching(teacher), given.steps, 2e-3)
     stages = halve(teacher, "uniform", fit, steps=32)
     with torch.no_grad():
-        by_teacher = {n: ode.sample(teacher, noise, "ddim", n, "uniform") for n in (32, 16, 8, 4, 2, 1)}
-        by_student = {len(s.times) - 1: ode.sample(s.model, noise, "ddim", grid=s.times) for s in stages}
+        by_teacher = {
+            n: ode.sample(teacher, noise, "ddim", n, "uniform") for n in (32, 16, 8, 4, 2, 1)
+        }
+        by_student = {
+            len(s.times) - 1: ode.sample(s.model, noise, "ddim", grid=s.times) for s in stages
+        }
     whole = by_teacher[32]
-    print(f"sliced distance to the data: teacher in 32 steps {sliced_distance(whole, test):.3f}, "
-          f"data from data {sliced_distance(data(6000), test):.3f}")  # fmt: skip
+    print(
+        f"sliced distance to the data: teacher in 32 steps {sliced_distance(whole, test):.3f}, "
+        f"data from data {sliced_distance(data(6000), test):.3f}"
+    )
     print("steps  student  teacher  student from the teacher's 32 steps")
     for n, x in by_student.items():
         off = (x - whole).square().sum(1).mean().sqrt()
-        print(f"{n:5} {sliced_distance(x, test):8.3f} {sliced_distance(by_teacher[n], test):8.3f} {off:10.4f}")
+        print(
+            f"{n:5} {sliced_distance(x, test):8.3f} {sliced_distance(by_teacher[n], test):8.3f} "
+            f"{off:10.4f}"
+        )
     panels = {"teacher, 32 steps": whole, "student, 1 step": by_student[1]}
-    panels |= {f"teacher, {n} steps": by_teacher[n] for n in (4, 2)} | {"teacher, 1 step": by_teacher[1]}
+    panels |= {f"teacher, {n} steps": by_teacher[n] for n in (4, 2)} | {
+        "teacher, 1 step": by_teacher[1]
+    }
     picture(panels, given.out)
     print(f"wrote {given.out}")
 

@@ -1,4 +1,5 @@
-"""Stop a solve in the middle, save it to a file, and finish it elsewhere: bitwise the same sample."""
+"""Stop a solve in the middle, save it to a file, and finish it elsewhere: bitwise the same
+sample."""
 
 import io
 

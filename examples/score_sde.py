@@ -1,11 +1,12 @@
-"""The score SDEs of Song et al. 2021, VP, VE and sub-VP, each sampled in five ways and scored by its flow.
+"""The score SDEs of Song et al. 2021, VP, VE and sub-VP, each sampled in five ways and scored by
+its flow.
 
 python examples/score_sde.py [--steps 3000] [--out score_sde.png]
 
-The data are eight Gaussians, so that their density is known. Prints the sliced distance of samples to the data, after few and
-after many network calls, and of the data to themselves; then the log-density of held-out points beside the exact one: what is
-missing is the Kullback-Leibler divergence of the model. The picture shows what the samplers of the VP SDE reach in few calls.
-"""
+The data are eight Gaussians, so that their density is known. Prints the sliced distance of samples
+to the data, after few and after many network calls, and of the data to themselves; then the
+log-density of held-out points beside the exact one: what is missing is the Kullback-Leibler
+divergence of the model. The picture shows what the samplers of the VP SDE reach in few calls."""
 
 import argparse
 import math
@@ -27,20 +28,27 @@ def samples(model: ode.Model, noise: torch.Tensor, n: int) -> dict[str, torch.Te
     """What every sampler makes of the noise in n calls of the network."""
     return {
         "reverse SDE": ode.sample(model, noise, "euler_maruyama", n, "uniform", seed=0),
-        "predictor-corrector": ode.sample(model, noise, "predictor_corrector", n // 2, "uniform", seed=0),
+        "predictor-corrector": ode.sample(
+            model, noise, "predictor_corrector", n // 2, "uniform", seed=0
+        ),
         "flow, DPM++ 2M": ode.sample(model, noise, "dpmpp_2m", n, "vp_time"),
         "flow, default": ode.sample(model, noise, steps=n),
     }
 
 
 @torch.no_grad()
-def report(name: str, model: ode.Model, noise: torch.Tensor, test: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Print how far samples are from the data and what the flow says of them; returns samples of few calls."""
+def report(
+    name: str, model: ode.Model, noise: torch.Tensor, test: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Print how far samples are from the data and what the flow says of them; returns samples of
+    few calls."""
     few, many, path = samples(model, noise, FEW), samples(model, noise, MANY), model.path
     for sampler, x in few.items():
         far = f"{sliced_distance(x, test):9.3f} {sliced_distance(many[sampler], test):9.3f}"
         print(f"{name:7} {sampler:20} {far}")
-    solved = ode.solve(model, noise * path.prior_std, (path.t_noise, path.t_min), rtol=1e-3, atol=1e-3)
+    solved = ode.solve(
+        model, noise * path.prior_std, (path.t_noise, path.t_min), rtol=1e-3, atol=1e-3
+    )
     calls = f"({solved.nfe.double().mean():.0f} calls)"
     print(f"{name:7} {'flow, adaptive':20} {calls:>9} {sliced_distance(solved.last, test):9.3f}")
     found, exact = ode.log_prob(model, test[:1000]).value, EXACT.log_prob(test[:1000].double())
@@ -50,20 +58,26 @@ def report(name: str, model: ode.Model, noise: torch.Tensor, test: torch.Tensor)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=3000, help="of each training (default 3000)")
     parser.add_argument("--out", default="score_sde.png")
     given = parser.parse_args()
-    data, test, *others = (EXACT.sample(n, seed=k).float() for k, n in enumerate((100_000, *[POINTS] * 11)))
+    data, test, *others = (
+        EXACT.sample(n, seed=k).float() for k, n in enumerate((100_000, *[POINTS] * 11))
+    )
     floor = torch.tensor([sliced_distance(other, test) for other in others])
     print(f"{'path':7} {'sampler':20} {FEW:3} calls {MANY:3} calls: sliced distance to the data")
     print(f"{'':7} {'data':20} {floor.min():9.3f} to {floor.max():.3f} in ten draws")
     panels = {"data": test}
     for name, path in PATHS.items():
         torch.manual_seed(0)
-        # A noise network's small errors at much noise add up along the flow: with "noise" here several times as much is missing.
+        # A noise network's small errors at much noise add up along the flow: with "noise" here
+        # several times as much is missing.
         model = ode.Model(MLP(width=64), path, "edm", time="t", sigma_data=1.0)
-        loss = Matching(model, weight="noise", times=times.Uniform(stratified=True))  # lambda = sigma^2
+        # lambda = sigma^2
+        loss = Matching(model, weight="noise", times=times.Uniform(stratified=True))
         draw = lambda g: data[torch.randint(len(data), (1024,), generator=g)]  # noqa: E731
         train(loss, draw, model.net.parameters(), given.steps, rate=1e-2)
         few = report(name, model, torch.randn(POINTS, 2), test)

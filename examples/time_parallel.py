@@ -1,4 +1,5 @@
-"""A hundred steps in a few rounds: one sample of a small network, by the loop and many steps at once, and what a profile says.
+"""A hundred steps in a few rounds: one sample of a small network, by the loop and many steps at
+once, and what a profile says.
 
 python examples/time_parallel.py [--steps 100] [--tolerance 1e-3]
 """
@@ -12,7 +13,8 @@ import odesolve as ode
 
 
 class Network(torch.nn.Module):
-    """Stands for yours: small enough that one call on a hundred states takes hardly longer than on one."""
+    """Stands for yours: small enough that one call on a hundred states takes hardly longer than on
+    one."""
 
     def __init__(self, size: int = 64, width: int = 128):
         super().__init__()
@@ -34,7 +36,9 @@ def fastest(call, rounds: int = 5):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--tolerance", type=float, default=1e-3)
     given = parser.parse_args()
@@ -49,10 +53,14 @@ def main() -> None:
         "Parareal": ode.Parareal(tolerance=given.tolerance),
     }
     for name, executor in executors.items():
-        x, ms = fastest(lambda executor=executor: ode.sample(model, (1, 64), executor=executor, **common))
+        x, ms = fastest(
+            lambda executor=executor: ode.sample(model, (1, 64), executor=executor, **common)
+        )
         error = float((x - loop).norm() / loop.norm())
         print(f"{name}: {executor.report}, {ms:.1f} ms, {error:.0e} from the loop")
-    found = ode.profile(model, ["ddim"], given.steps, ["uniform"], noise=(8, 64), executor=ode.Window())
+    found = ode.profile(
+        model, ["ddim"], given.steps, ["uniform"], noise=(8, 64), executor=ode.Window()
+    )
     print(found.advice())
 
 

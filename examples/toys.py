@@ -23,7 +23,9 @@ def moons(n: int, generator: torch.Generator | None = None) -> Tensor:
 def eight_gaussians(n: int, generator: torch.Generator | None = None) -> Tensor:
     """Eight narrow Gaussians on a circle, (n, 2), of about unit spread."""
     angle = 0.25 * math.pi * torch.randint(8, (n,), generator=generator)
-    return 1.4 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(n, 2, generator=generator)
+    return 1.4 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(
+        n, 2, generator=generator
+    )
 
 
 def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -38,9 +40,12 @@ SETS = {"moons": moons, "eight": eight_gaussians, "checkerboard": checkerboard}
 
 
 def train(objective, draw, parameters, steps: int, rate: float = 2e-3) -> float:
-    """Adam with a cosine schedule on batches of ``draw(generator)``; returns the mean loss of the last tenth."""
+    """Adam with a cosine schedule on batches of ``draw(generator)``; returns the mean loss of the
+    last tenth."""
     cosine = lambda k: 0.5 + 0.5 * math.cos(math.pi * k / steps)  # noqa: E731
-    return fit(objective, draw, steps, optimiser=torch.optim.Adam(parameters, rate), schedule=cosine).mean()
+    return fit(
+        objective, draw, steps, optimiser=torch.optim.Adam(parameters, rate), schedule=cosine
+    ).mean()
 
 
 def sliced_distance(a: Tensor, b: Tensor, directions: int = 64) -> float:
@@ -51,7 +56,8 @@ def sliced_distance(a: Tensor, b: Tensor, directions: int = 64) -> float:
 
 
 def picture(panels, path: str, lines=None) -> None:
-    """Named sets of points side by side as a PNG; ``lines`` are trajectories (T, n, 2) to draw under those of the same name."""
+    """Named sets of points side by side as a PNG; ``lines`` are trajectories (T, n, 2) to draw
+    under those of the same name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -59,8 +65,14 @@ def picture(panels, path: str, lines=None) -> None:
     FigureCanvasAgg(figure)
     for k, (name, points) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), k + 1)
-        for line in (lines or {}).get(name, torch.zeros(0, 0, 2)).transpose(0, 1) if lines and name in lines else ():
+        for line in (
+            (lines or {}).get(name, torch.zeros(0, 0, 2)).transpose(0, 1)
+            if lines and name in lines
+            else ()
+        ):
             axes.plot(line[:, 0], line[:, 1], color="0.75", linewidth=0.4)
         axes.scatter(points[:, 0], points[:, 1], s=1.5, color="tab:blue")
-        axes.set(title=name, xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect="equal")
+        axes.set(
+            title=name, xlim=(-2.4, 2.4), ylim=(-2.4, 2.4), xticks=[], yticks=[], aspect="equal"
+        )
     figure.savefig(path)

@@ -33,15 +33,21 @@ OPS = (
     "normal_sums",
     "assignment",
 )
-# Module of each backend and the type of device it serves. A backend's function returns False for arguments that it
-# leaves to the reference (a layout or a dtype without a kernel), and has written nothing then.
+# Module of each backend and the type of device it serves. A backend's function returns False for
+# arguments that it leaves to the reference (a layout or a dtype without a kernel), and has written
+# nothing then.
 FEW = 8  # streams that every backend draws in one pass
-BACKENDS = {"reference": ("reference", ""), "native": ("native", "cpu"), "triton": ("triton.backend", "cuda")}
+BACKENDS = {
+    "reference": ("reference", ""),
+    "native": ("native", "cpu"),
+    "triton": ("triton.backend", "cuda"),
+}
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs: ``name`` on this machine's fastest device, ``devices`` on each type of device, and which ops there are.
+    """What runs: ``name`` on this machine's fastest device, ``devices`` on each type of device, and
+    which ops there are.
 
     ``refused`` says of each known backend that is not in use why.
     """
@@ -59,27 +65,40 @@ class Backend:
 @fits
 @functools.lru_cache(1)
 def backend() -> Backend:
-    """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one is not there."""
+    """The backends in use; ``ODESOLVE_BACKEND`` forces one. Raises RuntimeError if the forced one
+    is not there."""
     asked = os.environ.get("ODESOLVE_BACKEND")
     if asked is not None and asked not in BACKENDS:
-        raise RuntimeError(f"ODESOLVE_BACKEND={asked!r} is not available: choose from {', '.join(BACKENDS)}")
+        raise RuntimeError(
+            f"ODESOLVE_BACKEND={asked!r} is not available: choose from {', '.join(BACKENDS)}"
+        )
     refused = {k: why for k in BACKENDS if (why := _refusal(k))}
     if asked in refused:
         raise RuntimeError(f"ODESOLVE_BACKEND={asked!r} is not available: {refused[asked]}")
     if asked is None and "native" in refused:
-        logging.getLogger("odesolve").warning("the slow reference kernels run on the CPU: %s", refused["native"])
+        logging.getLogger("odesolve").warning(
+            "the slow reference kernels run on the CPU: %s", refused["native"]
+        )
     if asked is not None:
-        refused.update({k: f"ODESOLVE_BACKEND={asked}" for k in BACKENDS if k not in (asked, *refused)})
+        refused.update(
+            {k: f"ODESOLVE_BACKEND={asked}" for k in BACKENDS if k not in (asked, *refused)}
+        )
     serving = {kind: k for k, (_, kind) in BACKENDS.items() if k not in refused}
     devices = {kind: serving.get(kind, "reference") for kind in ("cpu", "cuda")}
     if asked == "triton" and not torch.cuda.is_available():
         devices["cpu"] = "triton"  # its interpreter runs on CPU tensors
-    return Backend(asked or devices["cuda" if torch.cuda.is_available() else "cpu"], devices, OPS, refused)
+    return Backend(
+        asked or devices["cuda" if torch.cuda.is_available() else "cpu"], devices, OPS, refused
+    )
 
 
 def _refusal(name: str) -> str:
     """Why a backend cannot run here, "" if it can."""
-    if name == "triton" and not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    if (
+        name == "triton"
+        and not torch.cuda.is_available()
+        and os.environ.get("TRITON_INTERPRET") != "1"
+    ):
         return "no CUDA or ROCm device"  # said before Triton is imported, which takes a second
     try:
         return getattr(_module(name), "refusal", lambda: "")()
@@ -104,17 +123,20 @@ def _refuse(*args) -> bool:
 
 @functools.cache
 def _fused(name: str) -> tuple[Callable[..., bool | None], Callable[..., bool | None]]:
-    """The implementations for CPU tensors and for others; one that always refuses where there is none."""
+    """The implementations for CPU tensors and for others; one that always refuses where there is
+    none."""
     return implementation(name, "cpu") or _refuse, implementation(name, "cuda") or _refuse
 
 
 def traced(x: Tensor) -> bool:
-    """Whether somebody watches the ops on x (compile, export, make_fx, fake tensors, subclasses), so that the op must show."""
+    """Whether somebody watches the ops on x (compile, export, make_fx, fake tensors, subclasses),
+    so that the op must show."""
     return is_compiling() or _len_torch_dispatch_stack() > 0 or type(x) is not Tensor
 
 
 def run(name: str, x: Tensor, *args) -> None:
-    """One op on the backend of x's device: fused where it can be, else the reference; one node where it is traced."""
+    """One op on the backend of x's device: fused where it can be, else the reference; one node
+    where it is traced."""
     if traced(x):
         from odesolve.kernels import ops
 
@@ -134,7 +156,8 @@ def combine(
     streams: Sequence[int] = (),
     error: ErrorNorm | None = None,
 ) -> None:
-    """A block of linear combinations and noise in one pass over memory; ``reference.combine`` is its contract.
+    """A block of linear combinations and noise in one pass over memory; ``reference.combine`` is
+    its contract.
 
     Not differentiable: ``combined`` is.
     """
@@ -152,12 +175,16 @@ def combine(
 
 
 def _combine_sums(outs, ins, weights, base, keys, streams) -> None:
-    """``combine`` in two passes, for more streams than a kernel takes: the noise of every output is one input more."""
-    n_in, table = len(ins), weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
+    """``combine`` in two passes, for more streams than a kernel takes: the noise of every output is
+    one input more."""
+    n_in = len(ins)
+    table = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
     wide = torch.float64 if any(t.dtype == torch.float64 for t in (*outs, *ins)) else torch.float32
     sums = [torch.empty_like(o, dtype=wide) for o in outs]
     normal_sums(sums, keys, streams, table[..., n_in:])
-    unit = torch.eye(len(outs), dtype=table.dtype, device=table.device).expand(*table.shape[:-1], -1)
+    unit = torch.eye(len(outs), dtype=table.dtype, device=table.device).expand(
+        *table.shape[:-1], -1
+    )
     combine(outs, [*ins, *sums], torch.cat([table[..., :n_in], unit], -1), base)
 
 
@@ -165,7 +192,8 @@ def _combine_traced(outs, ins, weights, base, keys, streams, error) -> None:
     weights = weights if isinstance(weights, Tensor) else torch.tensor(weights, dtype=torch.float64)
     dtypes = [o.dtype for o in outs]
     if error is not None:
-        base, dtypes = [*base, -1], [*dtypes, error.out.dtype]
+        base = [*base, -1]
+        dtypes = [*dtypes, error.out.dtype]
     values = combined(ins, weights, base, keys, streams, dtypes)
     for out, value in zip(outs, values, strict=False):
         out.copy_(value)
@@ -181,12 +209,15 @@ def combined(
     streams: Sequence[int] = (),
     dtypes: Sequence[torch.dtype] | None = None,
 ) -> list[Tensor]:
-    """The outputs of ``combine`` as new tensors (of the first input's dtype unless given): differentiable and traceable."""
+    """The outputs of ``combine`` as new tensors (of the first input's dtype unless given):
+    differentiable and traceable."""
     x = ins[0]
     dtypes = [x.dtype] * len(base) if dtypes is None else list(dtypes)
     if transformed():
         return reference.combined(ins, weights, base, keys, streams, dtypes)
-    watched = torch.is_grad_enabled() and (weights.requires_grad or any(t.requires_grad for t in ins))
+    watched = torch.is_grad_enabled() and (
+        weights.requires_grad or any(t.requires_grad for t in ins)
+    )
     if watched or traced(x):
         from odesolve.kernels import ops
 
@@ -197,9 +228,15 @@ def combined(
 
 
 def combine_row(
-    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    codes: Tensor,
+    row: Tensor,
+    keys: Tensor,
 ) -> None:
-    """A block whose coefficients are a row of a table on the device; ``reference.combine_row`` is its contract."""
+    """A block whose coefficients are a row of a table on the device; ``reference.combine_row`` is
+    its contract."""
     run("combine_row", ins[0], outs, ins, weights, codes, row, keys)
 
 
@@ -227,7 +264,8 @@ def quadratic_form(
     weight: Scale = 1.0,
     accumulate: bool = False,
 ) -> None:
-    """eps . v of each sample with eps drawn on the way; ``reference.quadratic_form`` is its contract."""
+    """eps . v of each sample with eps drawn on the way; ``reference.quadratic_form`` is its
+    contract."""
     run("quadratic_form", v, out, v, keys, stream, kind, weight, accumulate)
 
 
@@ -261,7 +299,8 @@ def control(
     settings: Tensor,
     begin: bool = False,
 ) -> None:
-    """Acceptance, next step and next weights of every sample; ``kernels.control`` is its contract."""
+    """Acceptance, next step and next weights of every sample; ``kernels.control`` is its
+    contract."""
     run("control", state, state, norm, weights, times, table, nodes, settings, begin)
 
 
@@ -277,5 +316,6 @@ def normal_sums(
 
 
 def assignment(order: Tensor, cost: Tensor) -> None:
-    """The column of every row in the order of least total cost; ``reference.assignment`` is its contract."""
+    """The column of every row in the order of least total cost; ``reference.assignment`` is its
+    contract."""
     run("assignment", cost, order, cost)

@@ -1,9 +1,10 @@
-"""The ops in C++ on the CPU: the functions of ``odesolve._native`` themselves, which take positional arguments.
+"""The ops in C++ on the CPU: the functions of ``odesolve._native`` themselves, which take
+positional arguments.
 
-They take the arguments of ``reference`` and return False, with nothing written, for those that they leave to it: tensors
-that are no plain CPU tensors or are watched by autograd, outputs that overlap something, shapes that do not fit. Importing
-this fails, with the reason, where they cannot run at all.
-"""
+They take the arguments of ``reference`` and return False, with nothing written, for those that they
+leave to it: tensors that are no plain CPU tensors or are watched by autograd, outputs that overlap
+something, shapes that do not fit. Importing this fails, with the reason, where they cannot run at
+all."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ import torch
 def _load():
     table = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if table is None:
-        raise ImportError(f"torch {torch.__version__} has no DLPack C exchange table; torch 2.10 and newer have one")
+        raise ImportError(
+            f"torch {torch.__version__} has no DLPack C exchange table; torch 2.10 "
+            "and newer have one"
+        )
     try:
         module = importlib.import_module("odesolve._native")
     except ModuleNotFoundError as e:

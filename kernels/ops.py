@@ -1,4 +1,5 @@
-"""The ops as tracing sees them: torch.compile, export, make_fx, fake tensors and autograd. Eager calls never come here."""
+"""The ops as tracing sees them: torch.compile, export, make_fx, fake tensors and autograd. Eager
+calls never come here."""
 
 from __future__ import annotations
 
@@ -13,21 +14,32 @@ from torch.library import Library, register_autograd, register_fake
 # Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.
 LIBRARY = Library("odesolve", "DEF")
 SCHEMA = {
-    "combined": "(Tensor[] ins, Tensor weights, int[] base, Tensor? keys, int[] streams, ScalarType[] dtypes) -> Tensor[]",
+    "combined": "(Tensor[] ins, Tensor weights, int[] base, Tensor? keys, int[] streams, "
+    "ScalarType[] dtypes) -> Tensor[]",
     "normal": "(Tensor(a!) out, Tensor keys, Tensor stream, str kind) -> ()",
     "rms": "(Tensor(a!) out, Tensor e, Tensor y0, Tensor y1, Tensor rtol, Tensor atol) -> ()",
     "inner": "(Tensor(a!) out, Tensor a, Tensor b, Tensor weight, bool accumulate) -> ()",
-    "quadratic_form": "(Tensor(a!) out, Tensor v, Tensor keys, Tensor stream, str kind, Tensor weight, bool accumulate) -> ()",
+    "quadratic_form": "(Tensor(a!) out, Tensor v, Tensor keys, Tensor stream, str kind, Tensor "
+    "weight, bool accumulate) -> ()",
     "quantile": "(Tensor(a!) out, Tensor x, float q) -> ()",
-    "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, Tensor weights, "
+    "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, "
+    "Tensor weights, "
     "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
-    "normal_sums": "(Tensor(a!)[] outs, Tensor keys, Tensor streams, Tensor weights, bool accumulate) -> ()",
+    "normal_sums": "(Tensor(a!)[] outs, Tensor keys, Tensor streams, Tensor weights, bool "
+    "accumulate) -> ()",
     "assignment": "(Tensor(a!) order, Tensor cost) -> ()",
-    "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor table, Tensor nodes, "
+    "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor "
+    "table, Tensor nodes, "
     "Tensor settings, bool begin) -> ()",
 }
 # Arguments that may be numbers in the public form and are tensors here.
-NUMBERS = {"normal": (2,), "rms": (4, 5), "inner": (3,), "quadratic_form": (3, 5), "normal_sums": (2, 3)}
+NUMBERS = {
+    "normal": (2,),
+    "rms": (4, 5),
+    "inner": (3,),
+    "quadratic_form": (3, 5),
+    "normal_sums": (2, 3),
+}
 KINDS = {"normal": 3, "quadratic_form": 4}  # where the kind of noise stands
 
 
@@ -43,7 +55,8 @@ def run(name: str, args: Sequence) -> None:
 
 
 def _tensor(value) -> Tensor:
-    """A number, or numbers of one sort, as a tensor: whole ones as the signed ones with the same 64 bits."""
+    """A number, or numbers of one sort, as a tensor: whole ones as the signed ones with the same 64
+    bits."""
     if isinstance(value, float):
         return torch.tensor(value, dtype=torch.float64)
     if isinstance(value, int):
@@ -51,7 +64,9 @@ def _tensor(value) -> Tensor:
     if not isinstance(value, (list, tuple)):
         return torch.as_tensor(value)
     whole = all(isinstance(v, int) for v in value)
-    return torch.tensor(philox.signed_all(value) if whole else value, dtype=torch.int64 if whole else torch.float64)
+    return torch.tensor(
+        philox.signed_all(value) if whole else value, dtype=torch.int64 if whole else torch.float64
+    )
 
 
 def combined(
@@ -63,7 +78,8 @@ def combined(
     dtypes: Sequence[torch.dtype],
     watched: bool,
 ) -> list[Tensor]:
-    """``dispatch.combined`` as one node of a trace; with its gradient where autograd has ``watched``."""
+    """``dispatch.combined`` as one node of a trace; with its gradient where autograd has
+    ``watched``."""
     if not watched and weights.is_cuda and dispatch.backend().devices["cuda"] == "triton":
         from odesolve.kernels.triton import traced
 
@@ -81,7 +97,8 @@ def _combined(ins, weights, base, keys, streams, dtypes):
 
 
 def _bare(x):
-    """A tensor without its subclass, which has had its say by now, and would have the op show itself again without an end."""
+    """A tensor without its subclass, which has had its say by now, and would have the op show
+    itself again without an end."""
     return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
 
 
@@ -98,7 +115,9 @@ def _eager(name: str):
 
 def _remember(ctx, inputs, output) -> None:
     ins, weights, base, keys, streams, _ = inputs
-    ctx.base, ctx.streams, ctx.dtypes = base, streams, [x.dtype for x in ins]
+    ctx.base = base
+    ctx.streams = streams
+    ctx.dtypes = [x.dtype for x in ins]
     # Inputs are kept only for the gradient of the weights.
     kept = ins if weights.requires_grad else []
     ctx.save_for_backward(weights, *([] if keys is None else [keys]), *kept)
@@ -110,13 +129,20 @@ def _gradients(ctx, grads):
     keys = rest.pop(0) if ctx.keyed else None
     n = len(ctx.dtypes)
     back, base = _transposed(weights, ctx.base, n)
-    into = [torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)]
-    if _functorch.is_legacy_batchedtensor(grads[0]):  # many gradients at once, of is_grads_batched=True
+    into = [
+        torch.promote_types(d, g.dtype) for d, g in zip(ctx.dtypes, [grads[0]] * n, strict=True)
+    ]
+    # many gradients at once, of is_grads_batched=True
+    if _functorch.is_legacy_batchedtensor(grads[0]):
         for_ins = reference.combined(grads, back, base, None, (), into)
     else:
         for_ins = dispatch.combined(grads, back, base, dtypes=into)
     for_ins = [g.to(d) for g, d in zip(for_ins, ctx.dtypes, strict=True)]
-    for_weights = _weight_gradient(weights, grads, rest, keys, ctx.streams) if ctx.needs_input_grad[1] else None
+    for_weights = (
+        _weight_gradient(weights, grads, rest, keys, ctx.streams)
+        if ctx.needs_input_grad[1]
+        else None
+    )
     # An empty list of numbers counts as a list of tensors, which wants a list back.
     return for_ins, for_weights, None, None, None if ctx.streams else [], None
 
@@ -124,8 +150,8 @@ def _gradients(ctx, grads):
 def _transposed(weights: Tensor, base: Sequence[int], n: int) -> tuple[Tensor, list[int]]:
     """Coefficients of the backward pass, the same op: the transpose, with every base in its place.
 
-    The first output that adds input j as its base is the base of gradient j; of others the 1 goes into the weight.
-    """
+    The first output that adds input j as its base is the base of gradient j; of others the 1 goes
+    into the weight."""
     back = weights[..., :n].transpose(-1, -2)
     first = [base.index(j) if j in base else -1 for j in range(n)]
     rest = [(j, i) for i, j in enumerate(base) if j >= 0 and first[j] != i]
@@ -139,7 +165,9 @@ def _transposed(weights: Tensor, base: Sequence[int], n: int) -> tuple[Tensor, l
 def _weight_gradient(weights, grads, ins, keys, streams) -> Tensor:
     normals = [reference.normal_like(grads[0], keys, s, grads[0].dtype) for s in streams]
     columns = [x.double().flatten(1) for x in (*ins, *normals)]
-    products = [torch.stack([(g.double().flatten(1) * c).sum(1) for c in columns], dim=-1) for g in grads]
+    products = [
+        torch.stack([(g.double().flatten(1) * c).sum(1) for c in columns], dim=-1) for g in grads
+    ]
     each = torch.stack(products, dim=-2)  # (B, n_out, n)
     return (each if weights.dim() == 3 else each.sum(0)).to(weights)
 

@@ -1,8 +1,9 @@
-"""The specification of noise: Philox4x32-10 and Box-Muller, element by element, in torch on any device.
+"""The specification of noise: Philox4x32-10 and Box-Muller, element by element, in torch on any
+device.
 
-A normal number is a function of (seed, sample id, stream, element) alone: of no batch, layout, device or thread. Every
-backend computes what stands here with the same float32 operations in the same order, each rounded, none fused.
-"""
+A normal number is a function of (seed, sample id, stream, element) alone: of no batch, layout,
+device or thread. Every backend computes what stands here with the same float32 operations in the
+same order, each rounded, none fused."""
 
 from __future__ import annotations
 
@@ -35,23 +36,30 @@ SIN: Final = (-0.16666650772094727, 0.008331977762281895, -0.0001949556753970682
 COS: Final = (0.04166664555668831, -0.0013887366512790322, 2.4438379114144482e-05)
 SQRT_HALF_BITS: Final = 0x3F3504F3  # float32 sqrt(1/2), as its bits
 LN2: Final = 0.693147182464599609375  # float32
-QUARTER_TURN: Final = math.pi / 2 * 2.0**-30  # radians per unit of the remainder, rounded to float32 where used
+# radians per unit of the remainder, rounded to float32 where used
+QUARTER_TURN: Final = math.pi / 2 * 2.0**-30
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Philox4x32-10 (Salmon et al. 2011): four words of 32 bits from a counter of four and a key of two, all in int64."""
+    """Philox4x32-10 (Salmon et al. 2011): four words of 32 bits from a counter of four and a key of
+    two, all in int64."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
         h0, l0 = _product(c0, MULTIPLIERS[0])
         h1, l1 = _product(c2, MULTIPLIERS[1])
-        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
-        k0, k1 = (k0 + WEYL[0]) & _LOW, (k1 + WEYL[1]) & _LOW
+        c0 = h1 ^ c1 ^ k0
+        c1 = l1
+        c2 = h0 ^ c3 ^ k1
+        c3 = l0
+        k0 = (k0 + WEYL[0]) & _LOW
+        k1 = (k1 + WEYL[1]) & _LOW
     return c0, c1, c2, c3
 
 
 def _product(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a 64-bit product; int64 wraps, and wrapped bits are the right bits."""
+    """High and low 32 bits of a 64-bit product; int64 wraps, and wrapped bits are the right
+    bits."""
     p = a * m
     return (p >> 32) & _LOW, p & _LOW
 
@@ -59,12 +67,13 @@ def _product(a: Tensor, m: int) -> tuple[Tensor, Tensor]:
 def words(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
     """The n random words of each sample, (B, n) int64 in [0, 2^32).
 
-    ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one a sample, (B,). Element e is
-    word e % 4 of the counter (e // 4, sample id, stream low, stream high) under the key (seed low, seed high).
-    """
+    ``keys`` is (B, 2) int64, a row (seed, sample id); ``stream`` a number of 64 bits or one a
+    sample, (B,). Element e is word e % 4 of the counter (e // 4, sample id, stream low, stream
+    high) under the key (seed low, seed high)."""
     refusals.keys(keys, len(keys))
     quad = torch.arange((n + 3) // 4, dtype=torch.int64, device=keys.device)[None, :]
-    seed, sample = keys[:, 0:1], keys[:, 1:2] & _LOW
+    seed = keys[:, 0:1]
+    sample = keys[:, 1:2] & _LOW
     where = streams(stream, keys.device, len(keys)).reshape(-1, 1)
     shape = (keys.shape[0], quad.shape[1])
     counter = (quad, sample, where & _LOW, (where >> 32) & _LOW)
@@ -84,16 +93,21 @@ def signs(keys: Tensor, stream: Tensor | int, n: int) -> Tensor:
 
 
 def box_muller(a: Tensor, b: Tensor) -> Tensor:
-    """Two normals (..., 2) from two words: radius from ``a``, angle from ``b``. At most 6.66 in size."""
+    """Two normals (..., 2) from two words: radius from ``a``, angle from ``b``. At most 6.66 in
+    size."""
     u = (a >> 1).float() * 2.0**-31 + 2.0**-32  # in (0, 1]
-    # The square root is taken in float64 and rounded: correct in float32, which torch.sqrt on a CPU is not.
+    # The square root is taken in float64 and rounded: correct in float32, which torch.sqrt on a CPU
+    # is not.
     radius = (-2.0 * log(u)).double().sqrt().float()
     signed = b - ((b >> 31) << 32)
     quadrant = (signed + 2**29) >> 30
-    y = (signed - (quadrant << 30)).float() * torch.tensor(QUARTER_TURN, dtype=torch.float32, device=b.device)
+    y = (signed - (quadrant << 30)).float() * torch.tensor(
+        QUARTER_TURN, dtype=torch.float32, device=b.device
+    )
     sin, cos = sin_cos(y)
     odd = (quadrant & 1) == 1
-    s, c = torch.where(odd, cos, sin), torch.where(odd, sin, cos)
+    s = torch.where(odd, cos, sin)
+    c = torch.where(odd, sin, cos)
     s = torch.where((quadrant & 2) == 2, -s, s)
     c = torch.where(((quadrant + 1) & 2) == 2, -c, c)
     return torch.stack([radius * c, radius * s], dim=-1)
@@ -118,7 +132,8 @@ def sin_cos(y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    """Polynomial with these coefficients, lowest first: one product and one sum a term, each rounded."""
+    """Polynomial with these coefficients, lowest first: one product and one sum a term, each
+    rounded."""
     out = torch.full_like(x, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         out = out * x + c
@@ -126,15 +141,19 @@ def horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def keys(seed: int, samples: Tensor) -> Tensor:
-    """Keys (B, 2) of samples with these ids (B,), whole numbers from 0 to 2^32 - 1, under one seed of 64 bits."""
+    """Keys (B, 2) of samples with these ids (B,), whole numbers from 0 to 2^32 - 1, under one seed
+    of 64 bits."""
     seeds = torch.full_like(samples, signed(seed), dtype=torch.int64)
     return torch.stack([seeds, samples.to(torch.int64)], dim=1)
 
 
 def streams(given, device: torch.device, batch: int | None = None) -> Tensor:
-    """Numbers of streams, one or a tensor or list of them, in int64; refused unless they are whole (and fit the batch)."""
+    """Numbers of streams, one or a tensor or list of them, in int64; refused unless they are whole
+    (and fit the batch)."""
     try:
-        found = torch.as_tensor(signed_all(given) if isinstance(given, (list, tuple)) else signed(given), device=device)
+        found = torch.as_tensor(
+            signed_all(given) if isinstance(given, (list, tuple)) else signed(given), device=device
+        )
     except (TypeError, ValueError, RuntimeError):
         found = None
     return refusals.streams(given, found, batch).to(torch.int64)

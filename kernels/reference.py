@@ -1,9 +1,9 @@
 """The specification of every op: a few lines of torch each, on any device and in any dtype.
 
-A backend computes what stands here: integers and random bits exactly, sums to rounding, and the same bits for a sample
-whatever the batch around it. Ops write into tensors they are given; ``odesolve.kernels.dispatch`` has the public forms.
-The first dimension is the batch: a tensor of one dimension holds samples of one element, a tensor of none is one of them.
-"""
+A backend computes what stands here: integers and random bits exactly, sums to rounding, and the
+same bits for a sample whatever the batch around it. Ops write into tensors they are given;
+``odesolve.kernels.dispatch`` has the public forms. The first dimension is the batch: a tensor of
+one dimension holds samples of one element, a tensor of none is one of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Scale = float | Tensor
 
 
 class ErrorNorm(NamedTuple):
-    """Where ``combine`` puts the norm of an embedded error estimate, (B,), and its tolerances (numbers or (B,))."""
+    """Where ``combine`` puts the norm of an embedded error estimate, (B,), and its tolerances
+    (numbers or (B,))."""
 
     out: Tensor
     rtol: Scale
@@ -36,16 +37,18 @@ def combine(
     streams: Sequence[int] = (),
     error: ErrorNorm | None = None,
 ) -> None:
-    """outs[i] <- ins[base[i]] + sum_j weights[i][j] * ins[j] + sum_k weights[i][n_in + k] * z_k; base -1 means no base.
+    """outs[i] <- ins[base[i]] + sum_j weights[i][j] * ins[j] + sum_k weights[i][n_in + k] * z_k;
+    base -1 means no base.
 
-    ``weights`` is (n_out, n_in + n_streams) as Python floats or a tensor, or a tensor (B, n_out, n_in + n_streams) with one
-    block a sample along the first dimension. All tensors have one shape; inputs may be of a narrower float type than the
-    outputs. Weights are rounded to the widest type present (float32 at least), sums are taken in it in the order above
-    with the base last, and are rounded once into each output. A weight of exactly 0 does not read its input.
-    z_k is the standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
+    ``weights`` is (n_out, n_in + n_streams) as Python floats or a tensor, or a tensor (B, n_out,
+    n_in + n_streams) with one block a sample along the first dimension. All tensors have one shape;
+    inputs may be of a narrower float type than the outputs. Weights are rounded to the widest type
+    present (float32 at least), sums are taken in it in the order above with the base last, and are
+    rounded once into each output. A weight of exactly 0 does not read its input. z_k is the
+    standard normal of ``normal(keys, streams[k])``, (B, ...), one number for all outputs.
 
-    With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the root mean square over the
-    sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).
+    With ``error`` the weights have one row more, whose value e is not stored: error.out[b] <- the
+    root mean square over the sample of e / (atol + rtol * max(|ins[0]|, |outs[0]|)).
 
     An output may be an input, of the same layout; any other overlap is not allowed.
     """
@@ -55,7 +58,8 @@ def combine(
     refusals.table("combine", weights, rows, len(ins) + len(streams), _batch(ins[0]))
     wide = torch.promote_types(torch.float32, _widest([*outs, *ins]))
     refusals.lossy("combine", outs, torch.promote_types(torch.float32, _widest(ins)))
-    given, outs = outs, [torch.empty_like(o) if _shares(o, ins) else o for o in outs]
+    given = outs
+    outs = [torch.empty_like(o) if _shares(o, ins) else o for o in outs]
     extra = [normal_like(outs[0] if outs else ins[0], keys, s, wide) for s in streams]
     n = len(ins) + len(extra)
     for i, out in enumerate(outs):
@@ -83,7 +87,9 @@ def combined(
     dtypes: Sequence[torch.dtype],
 ) -> list[Tensor]:
     """``combine`` into new tensors, as plain torch ops that torch.func can transform."""
-    wide = torch.promote_types(torch.float32, _widest([*ins, *(torch.empty(0, dtype=d) for d in dtypes)]))
+    wide = torch.promote_types(
+        torch.float32, _widest([*ins, *(torch.empty(0, dtype=d) for d in dtypes)])
+    )
     terms = [x.to(wide) for x in ins] + [normal_like(ins[0], keys, s, wide) for s in streams]
     outs = []
     for i, dtype in enumerate(dtypes):
@@ -97,29 +103,44 @@ def combined(
 
 
 def combine_row(
-    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    codes: Tensor,
+    row: Tensor,
+    keys: Tensor,
 ) -> None:
-    """``combine`` with the coefficients of one row of a table on the device, so that a captured graph can be fed others.
+    """``combine`` with the coefficients of one row of a table on the device, so that a captured
+    graph can be fed others.
 
-    ``weights`` is (rows, n_out, n_in + n_streams) float64; ``codes`` (rows, n_out + n_streams) int64: the base of each
-    output (-1 none, -2: this output is left alone), then the streams; ``row`` holds one int64. An output may be an input.
-    A row or column of zeros is not read, a stream whose weights are all 0 is not drawn.
-    """
-    block, code = weights[int(row)], codes[int(row)].tolist()
-    base, streams = code[: len(outs)], code[len(outs) :]
+    ``weights`` is (rows, n_out, n_in + n_streams) float64; ``codes`` (rows, n_out + n_streams)
+    int64: the base of each output (-1 none, -2: this output is left alone), then the streams;
+    ``row`` holds one int64. An output may be an input. A row or column of zeros is not read, a
+    stream whose weights are all 0 is not drawn."""
+    block = weights[int(row)]
+    code = codes[int(row)].tolist()
+    base = code[: len(outs)]
+    streams = code[len(outs) :]
     live = [i for i in range(len(outs)) if base[i] > -2]
     drawn = [k for k in range(len(streams)) if bool(block[:, len(ins) + k].any())]
     columns = [*range(len(ins)), *(len(ins) + k for k in drawn)]
     rows = block[live][:, columns].tolist()
-    combine([outs[i] for i in live], ins, rows, [base[i] for i in live], keys, [streams[k] for k in drawn])
+    combine(
+        [outs[i] for i in live],
+        ins,
+        rows,
+        [base[i] for i in live],
+        keys,
+        [streams[k] for k in drawn],
+    )
 
 
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
     """out (B, ...) <- numbers of a stream: standard normals, or signs with ``kind`` "rademacher".
 
-    ``keys`` (B, 2) int64 holds (seed, sample id) of each sample, the id in [0, 2^32). The element number is the logical
-    index within the sample, whatever the strides. The numbers are float32 in every dtype, rounded where it is narrower.
-    """
+    ``keys`` (B, 2) int64 holds (seed, sample id) of each sample, the id in [0, 2^32). The element
+    number is the logical index within the sample, whatever the strides. The numbers are float32 in
+    every dtype, rounded where it is narrower."""
     refusals.kind_of_noise(kind)
     refusals.lossy("normal", [out], torch.float32)
     draw = philox.normals if kind == "normal" else philox.signs
@@ -134,13 +155,14 @@ def normal_sums(
     weights: Weights,
     accumulate: bool = False,
 ) -> None:
-    """outs[i] (B, ...) <- sum_k weights[i, k] z_k, added to what is there with ``accumulate``; z_k are standard normals.
+    """outs[i] (B, ...) <- sum_k weights[i, k] z_k, added to what is there with ``accumulate``; z_k
+    are standard normals.
 
-    ``streams`` is (K,), or (B, K) for streams of each sample's own; ``weights`` (n_out, K) or (B, n_out, K). Both may be
-    plain numbers where samples share them. K may be as large as one likes: nothing of the outputs' size is made. Weights are
-    rounded to the widest type of the outputs (float32 at least), sums are taken in it in the order of k, from what is
-    there or 0 on, and rounded once. A stream whose weights are all 0 is not drawn.
-    """
+    ``streams`` is (K,), or (B, K) for streams of each sample's own; ``weights`` (n_out, K) or (B,
+    n_out, K). Both may be plain numbers where samples share them. K may be as large as one likes:
+    nothing of the outputs' size is made. Weights are rounded to the widest type of the outputs
+    (float32 at least), sums are taken in it in the order of k, from what is there or 0 on, and
+    rounded once. A stream whose weights are all 0 is not drawn."""
     refusals.other_shapes("normal_sums", outs, outs[0].shape)
     refusals.lossy("normal_sums", outs, torch.float32)
     wide = torch.promote_types(torch.float32, _widest(outs))
@@ -159,24 +181,32 @@ def normal_sums(
 
 def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: torch.dtype) -> Tensor:
     """The standard normals of a stream in the shape of x."""
-    return philox.normals(refusals.keys(keys, _batch(x)), stream, x.shape[1:].numel()).reshape(x.shape).to(dtype)
+    return (
+        philox.normals(refusals.keys(keys, _batch(x)), stream, x.shape[1:].numel())
+        .reshape(x.shape)
+        .to(dtype)
+    )
 
 
 def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
-    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for an empty sample.
+    """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for
+    an empty sample.
 
     The ratio is taken in the widest type of the three, float32 at least.
     """
     _check_reduction("rms", out, e, y0, y1)
-    size, batch = torch.maximum(y0.abs(), y1.abs()), _batch(e)
+    size = torch.maximum(y0.abs(), y1.abs())
+    batch = _batch(e)
     e = e.to(torch.promote_types(torch.float32, _widest([e, y0, y1])))
-    r, a = refusals.scale("rtol", rtol, batch), refusals.scale("atol", atol, batch)
+    r = refusals.scale("rtol", rtol, batch)
+    a = refusals.scale("atol", atol, batch)
     scale = _column(a, e) + _column(r, e) * size.to(e.dtype)
     out.copy_(_mean((e / scale).double().square()).sqrt())
 
 
 def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
-    """out (B,) <- weight * sum over each sample of a * b, added to what is there with ``accumulate``."""
+    """out (B,) <- weight * sum over each sample of a * b, added to what is there with
+    ``accumulate``."""
     _check_reduction("inner", out, a, b)
     w = refusals.scale("weight", weight, _batch(a))
     value = _flat(a.double() * b.double()).sum(1) * (w.reshape(-1) if isinstance(w, Tensor) else w)
@@ -192,7 +222,8 @@ def quadratic_form(
     weight: Scale = 1.0,
     accumulate: bool = False,
 ) -> None:
-    """out (B,) <- weight * sum over each sample of eps * v, with eps the numbers that ``normal`` draws."""
+    """out (B,) <- weight * sum over each sample of eps * v, with eps the numbers that ``normal``
+    draws."""
     refusals.complex_numbers("quadratic_form", [v])
     eps = torch.empty_like(v, dtype=torch.promote_types(v.dtype, torch.float32))
     normal(eps, keys, stream, kind)
@@ -200,7 +231,8 @@ def quadratic_form(
 
 
 def quantile(out: Tensor, x: Tensor, q: float) -> None:
-    """out (B,) <- the q-quantile of |x| over each sample, interpolated linearly between order statistics."""
+    """out (B,) <- the q-quantile of |x| over each sample, interpolated linearly between order
+    statistics."""
     _check_reduction("quantile", out, x)
     refusals.quantile(x, q)
     flat = _flat(x.abs()).to(torch.promote_types(x.dtype, torch.float32)).sort(dim=1).values
@@ -223,29 +255,40 @@ def window(
     keys: Tensor | None = None,
     streams: Tensor | None = None,
 ) -> None:
-    """The Picard update of a window: new states of points 1 to P from the values at all points, and how far they moved.
+    """The Picard update of a window: new states of points 1 to P from the values at all points, and
+    how far they moved.
 
-    out[p] <- prev + (growth[p] * prev + sum_j weights[p, j] * ins[j][p] (+ weights[p, n_in] * z_p)), prev = out[p - 1],
-    or ``origin`` for p = 0; residual[p, b] <- mean over sample b of (out[p] - old[p])^2. ``out``, ``old`` and ins are
-    (P, B, ...), ``origin`` (B, ...), ``residual`` (P, B); ``growth`` is (P,) or (P, B), ``weights`` (P, n) or (P, B, n) and
-    ``streams`` (P,) or (P, B), so that every sample may have a window of its own. Sums as in ``combine``. ``out`` may
-    be ``old``.
-    """
+    out[p] <- prev + (growth[p] * prev + sum_j weights[p, j] * ins[j][p] (+ weights[p, n_in] *
+    z_p)), prev = out[p - 1], or ``origin`` for p = 0; residual[p, b] <- mean over sample b of
+    (out[p] - old[p])^2. ``out``, ``old`` and ins are (P, B, ...), ``origin`` (B, ...), ``residual``
+    (P, B); ``growth`` is (P,) or (P, B), ``weights`` (P, n) or (P, B, n) and ``streams`` (P,) or
+    (P, B), so that every sample may have a window of its own. Sums as in ``combine``. ``out`` may
+    be ``old``."""
     refusals.window(out, residual, origin, [old, *ins], {"growth": growth, "streams": streams})
     points, batch = out.shape[:2]
     refusals.table_of_points("weights", weights, points, batch, len(ins) + (streams is not None))
     refusals.lossy("window", [out], torch.promote_types(torch.float32, _widest([origin, *ins])))
     wide = torch.promote_types(torch.float32, _widest([out, origin, *ins]))
-    given, out = out, torch.empty_like(out) if _shares(out, [origin, *ins]) else out
-    w = weights.to(wide) if weights.dim() == 3 else weights.to(wide)[:, None].expand(points, batch, -1)
+    given = out
+    out = torch.empty_like(out) if _shares(out, [origin, *ins]) else out
+    w = (
+        weights.to(wide)
+        if weights.dim() == 3
+        else weights.to(wide)[:, None].expand(points, batch, -1)
+    )
     g = (growth if growth.dim() == 2 else growth[:, None]).to(wide).expand(points, batch)
-    s = None if streams is None else (streams if streams.dim() == 2 else streams[:, None]).expand(points, batch)
+    s = (
+        None
+        if streams is None
+        else (streams if streams.dim() == 2 else streams[:, None]).expand(points, batch)
+    )
     prev = origin.to(wide)
     for p in range(points):
         terms = [x[p] for x in ins]
         if s is not None:
             terms.append(normal_like(prev, keys, s[p], wide))
-        change, total = torch.empty_like(prev), _column(g[p], prev) * prev
+        change = torch.empty_like(prev)
+        total = _column(g[p], prev) * prev
         _sum_into(change, terms, [_column(w[p, :, j], prev) for j in range(len(terms))])
         prev = prev + (total + change)
         residual[p] = _mean((prev - old[p]).double().square())
@@ -255,7 +298,8 @@ def window(
 
 
 def assignment(order: Tensor, cost: Tensor) -> None:
-    """order (n,) int64 <- the column of every row of cost (n, n), each column once, of least total cost.
+    """order (n,) int64 <- the column of every row of cost (n, n), each column once, of least total
+    cost.
 
     Of several such orders any may come out, the same one every time.
     """
@@ -275,12 +319,14 @@ def _row(weights: Weights, i: int, n: int, dim: int) -> Sequence[Scale]:
 
 
 def _along(dim: int) -> tuple[int, ...]:
-    """The shape that lays numbers of samples along the first of so many dimensions; without any there is one sample."""
+    """The shape that lays numbers of samples along the first of so many dimensions; without any
+    there is one sample."""
     return (-1, *[1] * (dim - 1)) if dim else ()
 
 
 def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> None:
-    """total <- the weighted sum of ins, without temporaries of its size where the weights are numbers."""
+    """total <- the weighted sum of ins, without temporaries of its size where the weights are
+    numbers."""
     terms = [(x, w) for x, w in zip(ins, row, strict=True) if isinstance(w, Tensor) or w != 0.0]
     if not terms:
         total.zero_()
@@ -288,7 +334,10 @@ def _sum_into(total: Tensor, ins: Sequence[Tensor], row: Sequence[Scale]) -> Non
         if isinstance(w, Tensor):
             w = w.to(total.dtype)
             term = torch.where(w == 0, 0.0, x.to(total.dtype) * w)
-            total.add_(term) if k else total.copy_(term)
+            if k:
+                total.add_(term)
+            else:
+                total.copy_(term)
         elif k:
             total.add_(x, alpha=w)
         elif x.dtype == total.dtype:

@@ -1,4 +1,5 @@
-"""What no op takes, said in one sentence each: the fused kernels leave such arguments to the reference, which asks here."""
+"""What no op takes, said in one sentence each: the fused kernels leave such arguments to the
+reference, which asks here."""
 
 from __future__ import annotations
 
@@ -24,51 +25,69 @@ def kind_of_noise(kind: object) -> None:
 
 
 def other_shapes(op: str, tensors: Sequence[Tensor], shape: Sequence[int]) -> None:
-    """Refuse tensors that are not of one shape: torch would spread the smaller ones, and resize an output."""
+    """Refuse tensors that are not of one shape: torch would spread the smaller ones, and resize an
+    output."""
     for x in tensors:
         if x.shape != torch.Size(shape):
             raise OdesolveError(
-                f"{op}: a tensor of shape {tuple(x.shape)} stands where {tuple(shape)} is expected: give all of one shape"
+                f"{op}: a tensor of shape {tuple(x.shape)} stands where {tuple(shape)} is "
+                "expected: give all of one shape"
             )
 
 
 def other_samples(op: str, out: Tensor, batch: int) -> None:
     """Refuse an output that does not hold one number a sample."""
     if out.shape != (batch,):
-        raise OdesolveError(f"{op}: out has shape {tuple(out.shape)} for {batch} samples: give ({batch},)")
+        raise OdesolveError(
+            f"{op}: out has shape {tuple(out.shape)} for {batch} samples: give ({batch},)"
+        )
 
 
 def lossy(op: str, outs: Sequence[Tensor], value: torch.dtype) -> None:
-    """Refuse outputs that would drop a part of every value: its imaginary part, or what stands behind the point."""
+    """Refuse outputs that would drop a part of every value: its imaginary part, or what stands
+    behind the point."""
     for out in outs:
         if not torch.can_cast(value, out.dtype):
-            raise OdesolveError(f"{op}: {out.dtype} cannot hold values of {value}: give an output of {value}")
+            raise OdesolveError(
+                f"{op}: {out.dtype} cannot hold values of {value}: give an output of {value}"
+            )
 
 
 def complex_numbers(op: str, tensors: Sequence[Tensor]) -> None:
     """Refuse complex tensors where an op is one of real numbers."""
     if any(x.is_complex() for x in tensors):
-        raise OdesolveError(f"{op} takes real numbers, and a tensor is complex: give torch.view_as_real(x)")
+        raise OdesolveError(
+            f"{op} takes real numbers, and a tensor is complex: give torch.view_as_real(x)"
+        )
 
 
 def keys(given: Tensor | None, batch: int) -> Tensor:
     """The keys, refused unless there is a row of two for each sample."""
     if given is None:
-        raise OdesolveError("noise streams need keys, and keys is None: give (B, 2) int64, a row (seed, id) a sample")
+        raise OdesolveError(
+            "noise streams need keys, and keys is None: give (B, 2) int64, a row "
+            "(seed, id) a sample"
+        )
     if given.dtype != torch.int64 or given.shape != (batch, 2):
         raise OdesolveError(
-            f"keys of shape {tuple(given.shape)} in {given.dtype} for {batch} samples: give ({batch}, 2) in torch.int64"
+            f"keys of shape {tuple(given.shape)} in {given.dtype} for {batch} samples: give "
+            f"({batch}, 2) in torch.int64"
         )
     return given
 
 
 def streams(given: object, found: Tensor | None, batch: int | None = None) -> Tensor:
-    """What was found to be the numbers of streams, refused unless they are whole, and one or one a sample."""
+    """What was found to be the numbers of streams, refused unless they are whole, and one or one a
+    sample."""
     whole = found is not None and not (found.is_floating_point() or found.is_complex())
     if found is None or not (whole or found.numel() == 0):
-        raise OdesolveError(f"stream {given!r} is no whole number: give an int, or a tensor of them")
+        raise OdesolveError(
+            f"stream {given!r} is no whole number: give an int, or a tensor of them"
+        )
     if batch is not None and found.numel() not in (1, batch):
-        raise OdesolveError(f"{found.numel()} streams for {batch} samples: give one, or one for each sample")
+        raise OdesolveError(
+            f"{found.numel()} streams for {batch} samples: give one, or one for each sample"
+        )
     return found
 
 
@@ -77,7 +96,8 @@ def scale(name: str, value: object, batch: int) -> float | Tensor:
     if isinstance(value, Tensor):
         if value.numel() not in (1, batch) or value.is_complex():
             raise OdesolveError(
-                f"{name} of shape {tuple(value.shape)} in {value.dtype} for {batch} samples: give a real number, or one a sample"
+                f"{name} of shape {tuple(value.shape)} in {value.dtype} for {batch} samples: give "
+                "a real number, or one a sample"
             )
         return value
     try:
@@ -88,17 +108,26 @@ def scale(name: str, value: object, batch: int) -> float | Tensor:
         ) from None
 
 
-def table(op: str, weights: Tensor | Sequence[Sequence[float]], rows: int, columns: int, batch: int) -> None:
-    """Refuse weights that are not (rows, columns), or one such block a sample: what is over would not be read."""
+def table(
+    op: str,
+    weights: Tensor | Sequence[Sequence[float]],
+    rows: int,
+    columns: int,
+    batch: int,
+) -> None:
+    """Refuse weights that are not (rows, columns), or one such block a sample: what is over would
+    not be read."""
     shape = tuple(weights.shape) if isinstance(weights, Tensor) else _shape_of(weights, columns)
     if shape[-2:] != (rows, columns) or shape[:-2] not in ((), (1,), (batch,)):
         raise OdesolveError(
-            f"{op}: weights of shape {shape}: give ({rows}, {columns}), or ({batch}, {rows}, {columns}) for each sample's own"
+            f"{op}: weights of shape {shape}: give ({rows}, {columns}), or ({batch}, {rows}, "
+            f"{columns}) for each sample's own"
         )
 
 
 def _shape_of(rows, columns: int) -> tuple[int, int]:
-    """Of rows in lists; where there is none it has as many columns as one likes, where they differ -1."""
+    """Of rows in lists; where there is none it has as many columns as one likes, where they differ
+    -1."""
     lengths = {len(row) for row in rows} or {columns}
     return len(rows), lengths.pop() if len(lengths) == 1 else -1
 
@@ -107,7 +136,8 @@ def bases(base: Sequence[int], outs: int, ins: int) -> None:
     """Refuse bases that are no inputs: -1 says that there is none."""
     if len(base) != outs or any(not -1 <= b < ins or b != int(b) for b in base):
         raise OdesolveError(
-            f"base={list(base)!r} for {outs} outputs and {ins} inputs: give -1 or an input's place for each"
+            f"base={list(base)!r} for {outs} outputs and {ins} inputs: give -1 or an input's "
+            "place for each"
         )
 
 
@@ -116,24 +146,36 @@ def quantile(x: Tensor, q: float) -> None:
     if not 0.0 <= q <= 1.0:
         raise OdesolveError(f"q={q!r} is no quantile: give a number from 0 to 1")
     if x.shape[1:].numel() == 0 and x.shape[:1].numel():
-        raise OdesolveError(f"x has shape {tuple(x.shape)}: a quantile needs samples of at least one element")
+        raise OdesolveError(
+            f"x has shape {tuple(x.shape)}: a quantile needs samples of at least one element"
+        )
 
 
 def assignment(order: Tensor, cost: Tensor) -> None:
     """Refuse costs that have no least order, and what cannot hold it."""
     n = len(cost) if cost.dim() else 0
     if cost.shape != (n, n) or not cost.is_floating_point() or not bool(torch.isfinite(cost).all()):
-        raise OdesolveError(f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give finite floats of shape (n, n)")
+        raise OdesolveError(
+            f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give finite floats of shape (n, n)"
+        )
     if order.shape != (n,) or order.dtype != torch.int64:
-        raise OdesolveError(f"order is {order.dtype} of shape {tuple(order.shape)}: give int64 of shape ({n},)")
+        raise OdesolveError(
+            f"order is {order.dtype} of shape {tuple(order.shape)}: give int64 of shape ({n},)"
+        )
 
 
 def window(
-    out: Tensor, residual: Tensor, origin: Tensor, others: Sequence[Tensor], tables: dict[str, Tensor | None]
+    out: Tensor,
+    residual: Tensor,
+    origin: Tensor,
+    others: Sequence[Tensor],
+    tables: dict[str, Tensor | None],
 ) -> None:
     """Refuse what does not fit the points and samples of a window."""
     if out.dim() < 2:
-        raise OdesolveError(f"window: out has shape {tuple(out.shape)}: give (points, samples, ...)")
+        raise OdesolveError(
+            f"window: out has shape {tuple(out.shape)}: give (points, samples, ...)"
+        )
     other_shapes("window", others, out.shape)
     other_shapes("window", [origin], out.shape[1:])
     other_shapes("window", [residual], out.shape[:2])
@@ -144,6 +186,7 @@ def window(
 
 def table_of_points(name: str, table: Tensor, points: int, batch: int, *columns: int) -> None:
     """Refuse a table that is not one of points, or of points and samples."""
-    one, each = (points, *columns), (points, batch, *columns)
+    one = (points, *columns)
+    each = (points, batch, *columns)
     if table.shape not in (one, each):
         raise OdesolveError(f"window: {name} of shape {tuple(table.shape)}: give {one} or {each}")

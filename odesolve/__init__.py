@@ -1,4 +1,5 @@
-"""odesolve: solvers for the differential equations behind diffusion, score and flow-matching models."""
+"""odesolve: solvers for the differential equations behind diffusion, score and flow-matching
+models."""
 
 import importlib
 
@@ -26,9 +27,9 @@ from odesolve.sde import SDESolution, solve_sde
 from odesolve.solve import Event, Solution, solve
 from odesolve.solvers import Writer, solver
 from odesolve.version import __version__ as __version__
+from odesolve.wiring import Check, check
 
 aliases.install()
-from odesolve.wiring import Check, check
 
 __all__ = [
     "Bound",
@@ -82,11 +83,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # It needs diffusers, which is optional and slow to import; so `from odesolve import *` leaves it out.
+    # It needs diffusers, which is optional and slow to import; so `from odesolve import *` leaves
+    # it out.
     if name == "from_pipeline":
         from odesolve.integrations.diffusers import from_pipeline
 
         return from_pipeline
-    if name in ("distributed", "jobs", "objectives", "training"):  # torch.distributed takes its time, too
+    # torch.distributed takes its time, too
+    if name in ("distributed", "jobs", "objectives", "training"):
         return importlib.import_module(f"odesolve.{name}")
     raise AttributeError(f"module 'odesolve' has no attribute {name!r}")

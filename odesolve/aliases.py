@@ -8,7 +8,8 @@ import importlib.util
 import sys
 from types import ModuleType
 
-# Those that pages and docstrings told users to import. Rejected: a file at each old place, which would be a loose module again.
+# Those that pages and docstrings told users to import. Rejected: a file at each old place, which
+# would be a loose module again.
 MOVED = {
     "odesolve.adaptive": "odesolve.ode",
     "odesolve.brownian": "odesolve.noise.brownian",
@@ -21,7 +22,8 @@ MOVED = {
 
 
 class Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its old name; asked last of all finders, so that nothing else becomes slower."""
+    """Finds a module under its old name; asked last of all finders, so that nothing else becomes
+    slower."""
 
     def find_spec(self, fullname, path=None, target=None):
         """The spec of an old name, or None."""
@@ -34,7 +36,8 @@ class Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give a module that is loaded already its own spec back, which the import has just replaced."""
+        """Give a module that is loaded already its own spec back, which the import has just
+        replaced."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 

@@ -1,8 +1,9 @@
-"""The demo: which sampler for handwritten digits? ``python -m odesolve.demo [--out demo-output] [--quick]``.
+"""The demo: which sampler for handwritten digits?
+``python -m odesolve.demo [--out demo-output] [--quick]``.
 
-The network is exact (the posterior mean of a Gaussian on each of scikit-learn's 1797 digits), so that every error is
-the sampler's own. Writes tables, a work-precision plot and a picture of digits into the output folder.
-"""
+The network is exact (the posterior mean of a Gaussian on each of scikit-learn's 1797 digits), so
+that every error is the sampler's own. Writes tables, a work-precision plot and a picture of digits
+into the output folder."""
 
 from __future__ import annotations
 
@@ -23,13 +24,17 @@ from odesolve.profile import Candidate, Profile, parse_grid, parse_solver, plott
 from odesolve.sample import sample
 
 QUESTION = "Which sampler for handwritten digits?"
-PATHS = {"VP (diffusion)": paths.VP(), "EDM (diffusion)": paths.EDM(), "Linear (flow matching)": paths.Linear()}
+PATHS = {
+    "VP (diffusion)": paths.VP(),
+    "EDM (diffusion)": paths.EDM(),
+    "Linear (flow matching)": paths.Linear(),
+}
 BUDGETS = (5, 8, 10, 15, 20, 50)
 SAMPLES = 256
 COLUMNS = 16
 
-# Each solver on the grids that served it best among many, beside what people use by default ("vp_time" is a polynomial
-# grid in the time of a VP path, on any path).
+# Each solver on the grids that served it best among many, beside what people use by default
+# ("vp_time" is a polynomial grid in the time of a VP path, on any path).
 COMMON = ("dpmpp_2m karras", "heun_edm karras")
 SAMPLERS = {
     "VP": (
@@ -100,8 +105,12 @@ KNOWN = ("ddim", "dpmpp_2m", "heun", "heun_edm")  # in the printed tables whatev
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m odesolve.demo", description=QUESTION)
-    parser.add_argument("--out", default="demo-output", metavar="DIR", help="output folder (default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="64 samples and three budgets, in a few seconds")
+    parser.add_argument(
+        "--out", default="demo-output", metavar="DIR", help="output folder (default %(default)s)"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="64 samples and three budgets, in a few seconds"
+    )
     given = parser.parse_args(argv)
     try:
         run(File(given.out), given.quick)
@@ -130,13 +139,17 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
     sheets.save_rows(rows_of_digits(digits, next(iter(found.values()))), out / "digits.png")
     print(f"\n{summary(found)}")
     seconds = time.perf_counter() - begin
-    print(f"\nWrote tables, work-precision.png, .svg and digits.png in {out}/ after {seconds:.0f} s.")
+    print(
+        f"\nWrote tables, work-precision.png, .svg and digits.png in {out}/ after {seconds:.0f} s."
+    )
     return found
 
 
 def measured(digits: problems.Mixture, path: paths.Path, quick: bool = False) -> Profile:
     """The profile of one path, in float64 from the same 256 normal draws."""
-    noise = torch.randn(SAMPLES, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(
+        SAMPLES, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     budgets, noise = ((5, 10, 20), noise[:64]) if quick else (BUDGETS, noise)
     return profile(digits.model(path), samplers(path), budgets, noise=noise, timing=1)
 
@@ -152,11 +165,15 @@ def samplers(path: paths.Path) -> list[Candidate]:
 
 
 def rows_of_digits(digits: problems.Mixture, found: Profile) -> list[tuple[str, Tensor]]:
-    """Real digits, and the same noise turned into digits with more and more evaluations, up to the exact solution."""
+    """Real digits, and the same noise turned into digits with more and more evaluations, up to the
+    exact solution."""
     assert found.noise is not None
     assert found.reference is not None
-    model, noise = digits.model(paths.VP()), found.noise[:COLUMNS]
-    plain = min((r for r in found.good if r.solver == "ddim" and r.nfe == 5), key=lambda r: r.median)
+    model = digits.model(paths.VP())
+    noise = found.noise[:COLUMNS]
+    plain = min(
+        (r for r in found.good if r.solver == "ddim" and r.nfe == 5), key=lambda r: r.median
+    )
     shown = [("real digits", digits.sample(COLUMNS, seed=1))]
     for row in (plain, *(found.best(n) for n in (5, 10, 20))):
         drawn = sample(model, noise, **row.arguments())
@@ -183,8 +200,12 @@ def summary(found: dict[str, Profile]) -> str:
 def _compared(result: Profile, nfe: int) -> str:
     """How much the recommended sampler gains over what people use."""
     best = result.best(nfe)
-    usual = [next(r for r in result.good if r.nfe == nfe and r.solver == s) for s in ("ddim", "dpmpp_2m")]
-    gains = " and ".join(f"{r.median / best.median:.0f} times that of {r.label} on {r.grid}" for r in usual)
+    usual = [
+        next(r for r in result.good if r.nfe == nfe and r.solver == s) for s in ("ddim", "dpmpp_2m")
+    ]
+    gains = " and ".join(
+        f"{r.median / best.median:.0f} times that of {r.label} on {r.grid}" for r in usual
+    )
     return f"At {nfe} evaluations the accuracy is {gains} (error of the median sample)."
 
 

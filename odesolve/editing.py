@@ -26,7 +26,8 @@ from odesolve.planning.planner import GridLike, SolverLike
 from odesolve.sample import INVERSION, Sample, invert, sample
 from odesolve.sampling.start import draw
 
-BEGUN_BY = ("noise", "state", "plan")  # what ode.sample may begin from, where SDEdit begins from its guide
+# what ode.sample may begin from, where SDEdit begins from its guide
+BEGUN_BY = ("noise", "state", "plan")
 
 
 @door("ode.sdedit")
@@ -47,10 +48,11 @@ def sdedit(
 
     Args:
         guide: data (B, ...) to begin with.
-        t: time of the path, by default where signal and noise are alike for unit data; nearer to the noise more is changed.
-        solver, steps, grid, seed, ids, options: as for ``ode.sample``; the grid's rule begins at t. A stochastic solver is the
-            paper's, a deterministic one the probability flow's. Rejected as a default: that of ``ode.sample``, whose analytic
-            first step is for the noise end.
+        t: time of the path, by default where signal and noise are alike for unit data; nearer to
+            the noise more is changed.
+        solver, steps, grid, seed, ids, options: as for ``ode.sample``; the grid's rule begins at t.
+            A stochastic solver is the paper's, a deterministic one the probability flow's. Rejected
+            as a default: that of ``ode.sample``, whose analytic first step is for the noise end.
 
     Returns what ``ode.sample`` does. Raises OdesolveError for a time outside the path.
     """
@@ -68,34 +70,52 @@ def sdedit(
     name = solver
     if isinstance(solver, str):
         label = parse_label(solver, steps)
-        name, grid = label.solver, label.grid if grid is None else grid
+        name = label.solver
+        grid = label.grid if grid is None else grid
     rule = (
-        parse_grid(grid) if isinstance(grid, str) else grids.named(default_grid(path, name) if grid is None else grid)
+        parse_grid(grid)
+        if isinstance(grid, str)
+        else grids.named(default_grid(path, name) if grid is None else grid)
     )
     if isinstance(rule, grids.Listed):
-        raise OdesolveError("the grid is a list of times: give a rule's name such as 'karras', which begins at t")
+        raise OdesolveError(
+            "the grid is a list of times: give a rule's name such as 'karras', which begins at t"
+        )
     z = draw(model, guide.shape, seed, guide.dtype, guide.device, ids)
     p = path.point(t)
     state = p.alpha * guide + p.sigma * z
     return sample(
-        model, state=state, solver=solver, steps=steps, grid=replace(rule, start=t), seed=seed, ids=ids, **options
+        model,
+        state=state,
+        solver=solver,
+        steps=steps,
+        grid=replace(rule, start=t),
+        seed=seed,
+        ids=ids,
+        **options,
     )
 
 
 @door("ode.slerp")
 def slerp(a: Tensor, b: Tensor, share: float | Sequence[float] | Tensor) -> Tensor:
-    """Noise between two noises along a great circle, of each sample (Shoemake 1985): (B, ...) for a number, (n, B, ...) for n.
+    """Noise between two noises along a great circle, of each sample (Shoemake 1985): (B, ...) for a
+    number, (n, B, ...) for n.
 
-    It keeps the norm where both have the same; straight interpolation of independent noises would lose 30 % of it. Samples
-    that point the same way are interpolated straight.
+    It keeps the norm where both have the same; straight interpolation of independent noises would
+    lose 30 % of it. Samples that point the same way are interpolated straight.
     """
     _check_batches(a=a, b=b)
     if a.shape != b.shape or a.dim() < 2:
-        raise OdesolveError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}: give two batches (B, ...) of one shape")
+        raise OdesolveError(
+            f"a is {tuple(a.shape)} and b {tuple(b.shape)}: give two batches (B, ...) of one shape"
+        )
     if not (a.is_floating_point() and b.is_floating_point()):
-        raise OdesolveError(f"a is {a.dtype} and b {b.dtype}: give real noises, such as torch.view_as_real(a)")
+        raise OdesolveError(
+            f"a is {a.dtype} and b {b.dtype}: give real noises, such as torch.view_as_real(a)"
+        )
     shares = _shares(share)
-    u, v = a.double().flatten(1), b.double().flatten(1)
+    u = a.double().flatten(1)
+    v = b.double().flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1)).clamp_min(1e-300)
     angle = torch.acos(cosine.clamp(-1, 1))
     s = shares.reshape(-1, 1).to(a.device)
@@ -120,13 +140,16 @@ def interpolate(
     grid: GridLike | None = None,
     **options: Any,
 ) -> Tensor:
-    """Data between two data (B, ...), (n, B, ...) for n shares: both encoded, their noises joined by ``slerp``, and decoded.
+    """Data between two data (B, ...), (n, B, ...) for n shares: both encoded, their noises joined
+    by ``slerp``, and decoded.
 
-    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` (50) and ``grid`` as for ``ode.invert``; deterministic ones.
-    """
+    Song et al. 2021 (DDIM, section 5.3). ``solver``, ``steps`` (50) and ``grid`` as for
+    ``ode.invert``; deterministic ones."""
     _check_batches(a=a, b=b)
     refuse_lost("a or b", (a, b), None)
-    shares, a, b = _shares(shares).reshape(-1), a.detach(), b.detach()
+    shares = _shares(shares).reshape(-1)
+    a = a.detach()
+    b = b.detach()
     steps = INVERSION if steps is None and not is_listed(grid) else steps
     first, second = (invert(model, x, solver, steps, grid, **options) for x in (a, b))
     assert isinstance(first, Tensor)

@@ -1,4 +1,5 @@
-"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone for every n from 1 to 1000."""
+"""Time grids: n + 1 times from the noise end of a path to its data end, strictly monotone for every
+n from 1 to 1000."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ from odesolve.paths import Path, unknown_grid
 from odesolve.paths.snapping import snapped
 
 MAX_STEPS = 100_000
-# How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists and tables made in
-# float32 do, in time (of the path's range) by rounding, and by more where the list itself is in half precision.
-LOG_SNR, ROUNDING = 1e-4, 1e-6
+# How far a time may lie beyond an end of its path and be moved to it: in log-SNR as published lists
+# and tables made in float32 do, in time (of the path's range) by rounding, and by more where the
+# list itself is in half precision.
+LOG_SNR = 1e-4
+ROUNDING = 1e-6
 FLOAT32 = 2.0**-22  # an end itself, written in float32
 STEEPEST = 1e9  # parameter of a grid: beyond it float64 tells its times no longer apart
 HALF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -30,10 +33,10 @@ HALF = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 class Grid:
     """A rule that places n + 1 times on a path.
 
-    ``start`` and ``stop`` are times on the path. The default start is the noise end. Rules in log-SNR cannot reach an end
-    where it is infinite: they place n times down to ``stop`` (by default the path's ``t_min``) and add the data end; rules
-    in time go to the data end directly unless ``stop`` is given.
-    """
+    ``start`` and ``stop`` are times on the path. The default start is the noise end. Rules in
+    log-SNR cannot reach an end where it is infinite: they place n times down to ``stop`` (by
+    default the path's ``t_min``) and add the data end; rules in time go to the data end directly
+    unless ``stop`` is given."""
 
     start: float | None = None
     stop: float | None = None
@@ -51,17 +54,23 @@ class Grid:
 @fits
 @dataclass(frozen=True)
 class Polynomial(Grid):
-    """t^(1/exponent) uniform between the ends: exponent 1 is uniform in t, 2 quadratic, larger ones finer near the data."""
+    """t^(1/exponent) uniform between the ends: exponent 1 is uniform in t, 2 quadratic, larger ones
+    finer near the data."""
 
     exponent: float = 2.0
 
     def times(self, path: Path, n: int) -> list[float]:
         if not self.exponent > 0:
-            raise OdesolveError(f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid")
+            raise OdesolveError(
+                f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid"
+            )
         start, stop = self._ends(path)
         # Distances from the data end, so that a flipped path gets the same grid.
-        a, b = abs(start - path.t_data), abs(stop - path.t_data)
-        u = torch.linspace(a ** (1 / self.exponent), b ** (1 / self.exponent), n + 1, dtype=torch.float64)
+        a = abs(start - path.t_data)
+        b = abs(stop - path.t_data)
+        u = torch.linspace(
+            a ** (1 / self.exponent), b ** (1 / self.exponent), n + 1, dtype=torch.float64
+        )
         away = u**self.exponent
         away[0], away[-1] = a, b
         return (path.t_data + math.copysign(1.0, path.t_noise - path.t_data) * away).tolist()
@@ -79,9 +88,9 @@ class Uniform(Polynomial):
 class _LogSNR(Grid):
     """Grids that are placed by the noise-to-signal ratio.
 
-    ``final`` adds the data end after ``stop`` (k-diffusion's trailing zero). With ``merged`` the last of the n + 1 placed
-    times is moved onto the data end instead, which saves the evaluation at ``stop``: better for methods whose last step is
-    not first order, worse for those in log-SNR.
+    ``final`` adds the data end after ``stop`` (k-diffusion's trailing zero). With ``merged`` the
+    last of the n + 1 placed times is moved onto the data end instead, which saves the evaluation at
+    ``stop``: better for methods whose last step is not first order, worse for those in log-SNR.
     """
 
     final: bool = True
@@ -103,11 +112,13 @@ class _LogSNR(Grid):
         if start is None:
             start = path.t_noise if path.t_clip is None else path.t_clip
         stop = path.t_min if self.stop is None else self.stop
-        start, stop = inside(path, start), inside(path, stop)
+        start = inside(path, start)
+        stop = inside(path, stop)
         lam = path.lam(torch.tensor([start, stop], dtype=torch.float64)).tolist()
         if not all(map(math.isfinite, lam)):
             raise OdesolveError(
-                f"the log-SNR is infinite at t={start} or t={stop}: give start= and stop= between the ends"
+                f"the log-SNR is infinite at t={start} or t={stop}: give start= and stop= between "
+                "the ends"
             )
         return lam[0], lam[1]
 
@@ -118,7 +129,8 @@ class _LogSNR(Grid):
 @fits
 @dataclass(frozen=True)
 class Lambda(_LogSNR):
-    """Uniform in the half log-SNR lambda, which is also uniform in log sigma (k-diffusion's exponential)."""
+    """Uniform in the half log-SNR lambda, which is also uniform in log sigma (k-diffusion's
+    exponential)."""
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
         return torch.linspace(first, last, n + 1, dtype=torch.float64)
@@ -134,7 +146,8 @@ class Karras(_LogSNR):
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
         if not 0 < self.rho <= STEEPEST:
             raise OdesolveError(
-                f"rho={self.rho}: give a positive number up to {STEEPEST:g}, 7 for the grid of the paper"
+                f"rho={self.rho}: give a positive number up to {STEEPEST:g}, 7 for the grid of "
+                "the paper"
             )
         ends = math.exp(-first / self.rho), math.exp(-last / self.rho)
         u = torch.linspace(*ends, n + 1, dtype=torch.float64)
@@ -144,10 +157,11 @@ class Karras(_LogSNR):
 @fits
 @dataclass(frozen=True)
 class VPTime(_LogSNR):
-    """Polynomial in the time of a linear-beta VP path with the same range of noise-to-signal ratios.
+    """Polynomial in the time of a linear-beta VP path with the same range of noise-to-signal
+    ratios.
 
-    On any path: the ratios of the VP path whose ends match are taken at times with t^(1/exponent) uniform. On VP itself
-    this is ``Polynomial`` from 1 to ``epsilon``.
+    On any path: the ratios of the VP path whose ends match are taken at times with t^(1/exponent)
+    uniform. On VP itself this is ``Polynomial`` from 1 to ``epsilon``.
     """
 
     exponent: float = 2.0
@@ -155,16 +169,20 @@ class VPTime(_LogSNR):
 
     def _place(self, path: Path, first: float, last: float, n: int) -> Tensor:
         if not self.exponent > 0:
-            raise OdesolveError(f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid")
+            raise OdesolveError(
+                f"exponent={self.exponent}: give a positive number, 2 for the quadratic grid"
+            )
         if not 0 < self.epsilon < 1:
             raise OdesolveError(f"epsilon={self.epsilon}: give a number between 0 and 1")
         # B(t) = log(1 + rho^2) = b1 t + b2 t^2 through both ends.
-        top, low = math.log1p(math.exp(-2 * first)), math.log1p(math.exp(-2 * last))
+        top = math.log1p(math.exp(-2 * first))
+        low = math.log1p(math.exp(-2 * last))
         b2 = (low / self.epsilon - top) / (self.epsilon - 1)
         b1 = top - b2
         if b1 + 2 * b2 <= 0:  # B would fall again before t = 1
             raise OdesolveError(
-                f"epsilon={self.epsilon} does not fit this range of noise: give epsilon={low / top:.2g}"
+                f"epsilon={self.epsilon} does not fit this range of noise: give "
+                f"epsilon={low / top:.2g}"
             )
         u = torch.linspace(1.0, self.epsilon ** (1 / self.exponent), n + 1, dtype=torch.float64)
         t = u**self.exponent
@@ -174,11 +192,12 @@ class VPTime(_LogSNR):
 @fits
 @dataclass(frozen=True)
 class Asinh(Grid):
-    """Uniform in asinh(ratio / scale) of the noise-to-signal ratio: in log-SNR far out, in the ratio itself near the data.
+    """Uniform in asinh(ratio / scale) of the noise-to-signal ratio: in log-SNR far out, in the
+    ratio itself near the data.
 
-    It reaches both ends, and suits methods in rho, whose last step is as good as the others; references are solved on it.
-    Where the ratio is infinite at one end, the time next to it lies at ``far``.
-    """
+    It reaches both ends, and suits methods in rho, whose last step is as good as the others;
+    references are solved on it. Where the ratio is infinite at one end, the time next to it lies at
+    ``far``."""
 
     scale: float = 0.15
     far: float = 250.0
@@ -187,20 +206,28 @@ class Asinh(Grid):
         if not (self.scale > 0 and 0 < self.far < math.inf):
             raise OdesolveError(f"scale={self.scale}, far={self.far}: give positive numbers")
         start, stop = self._ends(path)
-        first, last = path.point(start).rho, path.point(stop).rho
-        if math.isinf(last) and not math.isinf(first):  # towards the noise: the same times backwards
+        first = path.point(start).rho
+        last = path.point(stop).rho
+        # towards the noise: the same times backwards
+        if math.isinf(last) and not math.isinf(first):
             return replace(self, start=stop, stop=start).times(path, n)[::-1]
         infinite = math.isinf(first)
-        ends = (math.asinh((self.far if infinite else first) / self.scale), math.asinh(last / self.scale))
+        ends = (
+            math.asinh((self.far if infinite else first) / self.scale),
+            math.asinh(last / self.scale),
+        )
         u = torch.linspace(ends[0], ends[1], n + 1 - infinite, dtype=torch.float64)
         ratio = self.scale * torch.sinh(u)
-        return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][: n + 1]
+        return [start, *path.t_of_rho(ratio[:-1] if infinite else ratio[1:-1]).tolist(), stop][
+            : n + 1
+        ]
 
 
 @fits
 @dataclass(frozen=True)
 class Shifted(Grid):
-    """Uniform in t, then t -> k t / (1 + (k - 1) t) in units of t_max, as flow models for large images are sampled.
+    """Uniform in t, then t -> k t / (1 + (k - 1) t) in units of t_max, as flow models for large
+    images are sampled.
 
     ``shift`` is k; ``mu`` gives k = exp(mu) instead, the dynamic shift of Flux and SD3.
     """
@@ -211,7 +238,9 @@ class Shifted(Grid):
     def times(self, path: Path, n: int) -> list[float]:
         k = math.exp(min(self.mu, 700.0)) if self.mu is not None else self.shift
         if not 0 < k <= STEEPEST:
-            raise OdesolveError(f"shift={k}: give a positive number up to {STEEPEST:g}; 1 leaves the grid uniform")
+            raise OdesolveError(
+                f"shift={k}: give a positive number up to {STEEPEST:g}; 1 leaves the grid uniform"
+            )
         start, stop = self._ends(path)
         a, b = (abs(v - path.t_data) / path.t_max for v in (start, stop))
         # The shift maps the unshifted ends to the ones asked for.
@@ -225,10 +254,11 @@ class Shifted(Grid):
 @fits
 @dataclass(frozen=True)
 class Spaced(Grid):
-    """Integer training times of a table of N: "trailing", "leading" or "linspace", then the data end.
+    """Integer training times of a table of N: "trailing", "leading" or "linspace", then the data
+    end.
 
-    "trailing" is N - i N/n (it starts at the noise end), "leading" starts one stride lower, "linspace" covers both ends
-    (Lin et al. 2024, table 2). Rounded to integers without duplicates.
+    "trailing" is N - i N/n (it starts at the noise end), "leading" starts one stride lower,
+    "linspace" covers both ends (Lin et al. 2024, table 2). Rounded to integers without duplicates.
     """
 
     spacing: str = "trailing"
@@ -237,16 +267,24 @@ class Spaced(Grid):
     def times(self, path: Path, n: int) -> list[float]:
         total = path.training_steps
         if total is None:
-            raise OdesolveError(f"grid {self.spacing!r} needs a path with training times: use paths.Discrete(...)")
+            raise OdesolveError(
+                f"grid {self.spacing!r} needs a path with training times: use paths.Discrete(...)"
+            )
         if n > total:
-            raise OdesolveError(f"{n} steps on a table of {total} training times: give at most {total}")
+            raise OdesolveError(
+                f"{n} steps on a table of {total} training times: give at most {total}"
+            )
         i = torch.arange(n, dtype=torch.float64)
         if self.spacing == "trailing":
             index = torch.round(total - i * (total / n))
         elif self.spacing == "leading":
             index = (n - 1 - i) * (total // n) + 1 + whole("offset", self.offset, 0, total - 1)
         elif self.spacing == "linspace":
-            index = torch.round(i.flip(0) * ((total - 1) / max(n - 1, 1))) + 1 if n > 1 else torch.tensor([total])
+            index = (
+                torch.round(i.flip(0) * ((total - 1) / max(n - 1, 1))) + 1
+                if n > 1
+                else torch.tensor([total])
+            )
         else:
             raise unknown("spacing", self.spacing, ("trailing", "leading", "linspace"))
         times = (index.clamp(1, total) / total).tolist()
@@ -258,7 +296,8 @@ class Spaced(Grid):
 @fits
 @dataclass(frozen=True)
 class Listed(Grid):
-    """Times given by the user, n + 1 of them; ``rounding`` is that of the numbers as they were given, relative to their size."""
+    """Times given by the user, n + 1 of them; ``rounding`` is that of the numbers as they were
+    given, relative to their size."""
 
     values: tuple[float, ...] = ()
     rounding: float = 0.0
@@ -284,16 +323,21 @@ NAMED: dict[str, Grid] = {
 
 @fits
 def named(grid: str | Grid | Sequence[float] | Tensor) -> Grid:
-    """The grid rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown name."""
+    """The grid rule for a name, a rule, or a list of times. Raises OdesolveError for an unknown
+    name."""
     if isinstance(grid, Grid):
         return grid
     if isinstance(grid, str):
         return found(grid, NAMED)
     if isinstance(grid, Tensor) and grid.requires_grad:
-        raise OdesolveError("grid requires gradients, which the times of a plan do not get: give grid.detach()")
+        raise OdesolveError(
+            "grid requires gradients, which the times of a plan do not get: give grid.detach()"
+        )
     values = row("grid", grid, "the name of a rule, a rule, or a list of two or more times")
     if len(values) < 2:
-        raise OdesolveError(f"grid is {short(grid)}: give two or more times, or the name of a rule such as 'karras'")
+        raise OdesolveError(
+            f"grid is {short(grid)}: give two or more times, or the name of a rule such as 'karras'"
+        )
     return Listed(values=tuple(values.tolist()), rounding=_rounding(grid))
 
 
@@ -313,17 +357,19 @@ def is_listed(grid: object) -> bool:
 def sigmas(path: Path, values: Sequence[float] | Tensor) -> Listed:
     """The grid at these noise-to-signal ratios (k-diffusion's sigmas; a last 0 is the data end).
 
-    Those beyond the path's by at most 1e-4 in log-SNR are moved to its ends. Raises OdesolveError for ratios farther outside.
-    """
+    Those beyond the path's by at most 1e-4 in log-SNR are moved to its ends. Raises OdesolveError
+    for ratios farther outside."""
     rho = row("sigmas", values, "a list of noise-to-signal ratios, such as k-diffusion's sigmas")
     times = times_of(path, rho, _rounding(values))
     if len(times) > 1 and float(rho[-1]) == 0.0 and times[-2] == path.t_data:
-        times.pop()  # the data end of this path has noise, and the list reached it before its last 0
+        # the data end of this path has noise, and the list reached it before its last 0
+        times.pop()
     return Listed(values=tuple(times))
 
 
 def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
-    """Times of noise-to-signal ratios (n,), float64 on the host, moved and refused as by ``sigmas``; 0 is the data end."""
+    """Times of noise-to-signal ratios (n,), float64 on the host, moved and refused as by
+    ``sigmas``; 0 is the data end."""
     first, last = path.lam(torch.tensor([path.t_noise, path.t_data], dtype=torch.float64)).tolist()
     lam = -torch.log(rho)
     inside = lam.clamp(first, last)
@@ -332,7 +378,8 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
         lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
         sigma, low, high = _told(float(rho[~near][0]), lowest, math.exp(-first))
         raise OdesolveError(
-            f"the grid leaves the path's range: sigma={sigma} is not in [{low}, {high}]; give noise levels inside"
+            f"the grid leaves the path's range: sigma={sigma} is not in [{low}, {high}]; give "
+            "noise levels inside"
         )
     hair = max(FLOAT32, rounding)  # before an end
     times = torch.where(lam <= first + hair, path.t_noise, path.t_of_lam(inside))
@@ -340,21 +387,24 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
 
 
 def count(steps: object, name: str = "steps") -> int:
-    """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for others."""
+    """A number of steps: whole, at least 1, and no more than a plan holds. Raises OdesolveError for
+    others."""
     found = whole(name, steps, 1, math.inf)
     if found > MAX_STEPS:
         raise OdesolveError(
-            f"{name}={short(steps)}: a plan holds a row of coefficients for each step, of at most {MAX_STEPS}: give fewer, or "
+            f"{name}={short(steps)}: a plan holds a row of coefficients for each step, of at most "
+            f"{MAX_STEPS}: give fewer, or "
             "for a longer solve ode.solve(model, x, t=..., rtol=..., atol=...), which holds none"
         )
     return found
 
 
 def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple[float, ...]:
-    """The checked times of a grid: n + 1 of them, strictly monotone, inside the path; on training times if ``snap``.
+    """The checked times of a grid: n + 1 of them, strictly monotone, inside the path; on training
+    times if ``snap``.
 
-    Raises OdesolveError where the grid leaves the path's range or is not monotone, or steps is no positive integer.
-    """
+    Raises OdesolveError where the grid leaves the path's range or is not monotone, or steps is no
+    positive integer."""
     if isinstance(grid, Listed):
         steps = len(grid.values) - 1
     given = grid.times(path, count(steps))
@@ -363,12 +413,15 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
         pair = ", ".join(_told(given[k], given[k + 1]))
-        raise OdesolveError(f"the grid is not strictly monotone at t={pair}: give increasing or decreasing")
+        raise OdesolveError(
+            f"the grid is not strictly monotone at t={pair}: give increasing or decreasing"
+        )
     return tuple(snapped(path, times) if snap and path.training_steps is not None else times)
 
 
 def inside(path: Path, t: float, rounding: float = 0.0) -> float:
-    """A time of the path, or the end that it lies beyond by no more than rounding. Raises OdesolveError farther outside."""
+    """A time of the path, or the end that it lies beyond by no more than rounding. Raises
+    OdesolveError farther outside."""
     low, high = sorted((path.t_noise, path.t_data))
     end = min(max(t, low), high)
     if t == end or abs(t - end) <= max(ROUNDING, rounding) * (high - low):
@@ -377,7 +430,9 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
     if abs(beyond - at) <= max(LOG_SNR, rounding):
         return end
     told, low, high = _told(t, low, high)
-    raise OdesolveError(f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside")
+    raise OdesolveError(
+        f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside"
+    )
 
 
 def _rounding(values: object) -> float:

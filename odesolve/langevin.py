@@ -1,4 +1,5 @@
-"""Markov chains that sample a density: unadjusted Langevin, with a fixed or a signal-to-noise step, and MALA."""
+"""Markov chains that sample a density: unadjusted Langevin, with a fixed or a signal-to-noise step,
+and MALA."""
 
 from __future__ import annotations
 
@@ -59,17 +60,20 @@ def langevin(
     ids: Ids | None = None,
     keep: int | None = None,
 ) -> Tensor:
-    """n steps of unadjusted Langevin dynamics, x <- x + step score(x) + sqrt(2 step) z, for every sample of a batch.
+    """n steps of unadjusted Langevin dynamics, x <- x + step score(x) + sqrt(2 step) z, for every
+    sample of a batch.
 
     Args:
         score: gradient of the log-density, (B, ...) -> (B, ...).
         x: where the chains start, (B, ...) in float32 or float64.
-        step: the step, a number or one a chain (B,). On a normal law of variance v the chain's own law has the variance
-            v / (1 - step / (2 v)).
-        snr: in place of a step, a ratio r of signal to noise: step = 2 (r |z| / |score|)^2 with the norms of each sample's
-            own, on the device (Song et al. 2021, algorithm 5, which takes the batch's mean norms). It is for many dimensions D: a
-            step that depends on the state and on the noise leaves a law ((D + 2) / D)^2 times too wide even as r goes to 0.
-        seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by default).
+        step: the step, a number or one a chain (B,). On a normal law of variance v the chain's own
+            law has the variance v / (1 - step / (2 v)).
+        snr: in place of a step, a ratio r of signal to noise: step = 2 (r |z| / |score|)^2 with the
+            norms of each sample's own, on the device (Song et al. 2021, algorithm 5, which takes
+            the batch's mean norms). It is for many dimensions D: a step that depends on the state
+            and on the noise leaves a law ((D + 2) / D)^2 times too wide even as r goes to 0.
+        seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by
+            default).
         keep: return the states after every so many steps, (n // keep, B, ...), instead of the last.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
@@ -80,9 +84,11 @@ def langevin(
     if (step is None) == (snr is None):
         raise OdesolveError("give either step= or snr=")
     snr = None if snr is None else positive("snr", snr, "0.16")
-    keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
+    keys = keys_of(x.shape[0], seed, ids, x.device)
+    kept = _Kept(x, n, keep)
     fixed = None if step is None else _weights(step, x)
-    z, ask = torch.empty_like(x), Callee(score, "score", at=0)
+    z = torch.empty_like(x)
+    ask = Callee(score, "score", at=0)
     for k in range(n):
         s = _checked(ask(x), x)
         if fixed is not None:
@@ -110,16 +116,20 @@ def mala(
     ids: Ids | None = None,
     keep: int | None = None,
 ) -> Chains:
-    """n steps of the Metropolis-adjusted Langevin algorithm, whose law is exactly that of the density (Roberts, Tweedie 1996).
+    """n steps of the Metropolis-adjusted Langevin algorithm, whose law is exactly that of the
+    density (Roberts, Tweedie 1996).
 
-    A Langevin step proposes, and is accepted with probability min(1, p(y) q(x | y) / (p(x) q(y | x))), each chain for itself.
+    A Langevin step proposes, and is accepted with probability min(1, p(y) q(x | y) / (p(x) q(y |
+    x))), each chain for itself.
 
     Args:
         log_prob: log-density up to a constant, (B, ...) -> (B,).
         x: where the chains start, (B, ...) in float32 or float64.
-        step: of the Langevin step, a number or one a chain (B,). The best acceptance in many dimensions is 0.57.
+        step: of the Langevin step, a number or one a chain (B,). The best acceptance in many
+            dimensions is 0.57.
         score: gradient of ``log_prob``; by default autograd's.
-        seed, ids: the numbers of a chain, proposals and acceptances, are a function of the seed and its own id.
+        seed, ids: the numbers of a chain, proposals and acceptances, are a function of the seed and
+            its own id.
         keep: also return the states after every so many steps.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
@@ -128,24 +138,34 @@ def mala(
     if score is not None:
         check_call(score, "score", "x")
     x = _start(x, n, keep)
-    keys, kept = keys_of(x.shape[0], seed, ids, x.device), _Kept(x, n, keep)
-    eta, weights = _step(step, x), _weights(step, x)
-    log_prob, score = Callee(log_prob, "log_prob", at=0), None if score is None else Callee(score, "score", at=0)
+    keys = keys_of(x.shape[0], seed, ids, x.device)
+    kept = _Kept(x, n, keep)
+    eta = _step(step, x)
+    weights = _weights(step, x)
+    log_prob = Callee(log_prob, "log_prob", at=0)
+    score = None if score is None else Callee(score, "score", at=0)
     lp, s = _density(log_prob, score, x)
-    s, y, both = s.clone(), torch.empty_like(x), torch.empty_like(x)
-    accepted, cross, square = (torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3))
+    s = s.clone()
+    y = torch.empty_like(x)
+    both = torch.empty_like(x)
+    accepted, cross, square = (
+        torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3)
+    )
     u = accepted.new_empty(x.shape[0], 1)
     for k in range(n):
-        proposal, draw = CHAINS + 2 * k, CHAINS + 2 * k + 1
+        proposal = CHAINS + 2 * k
+        draw = CHAINS + 2 * k + 1
         combine((y,), (x, s), weights, (0,), keys, (proposal,))
         lp_y, s_y = _density(log_prob, score, y)
-        # log q(x | y) - log q(y | x) with y - x = eta s + sqrt(2 eta) z, the squares of z cancelled by hand.
+        # log q(x | y) - log q(y | x) with y - x = eta s + sqrt(2 eta) z, the squares of z cancelled
+        # by hand.
         combine((both,), (s, s_y), ((1.0, 1.0),), (-1,))
         quadratic_form(cross, both, keys, proposal, "normal")
         inner(square, both, both)
         normal(u, keys, draw)
         ratio = lp_y - lp - (eta / 2) ** 0.5 * cross - (eta / 4) * square
-        took = (torch.special.log_ndtr(u[:, 0]) < ratio).double()  # NaN, beyond the support, is no acceptance
+        # NaN, beyond the support, is no acceptance
+        took = (torch.special.log_ndtr(u[:, 0]) < ratio).double()
         rows = torch.stack([1 - took, took, torch.zeros_like(took), torch.zeros_like(took)], 1)
         combine((x, s), (x, y, s, s_y), torch.stack([rows, rows.roll(2, 1)], 1), (-1, -1))
         lp = torch.where(took > 0, lp_y, lp)
@@ -169,9 +189,16 @@ class _Kept:
 def _start(x: Tensor, n: int, keep: int | None) -> Tensor:
     if isinstance(x, Tensor):
         refuse_loose("x", x)
-    if not isinstance(x, Tensor) or x.is_meta or x.dim() == 0 or x.dtype not in (torch.float32, torch.float64):
+    if (
+        not isinstance(x, Tensor)
+        or x.is_meta
+        or x.dim() == 0
+        or x.dtype not in (torch.float32, torch.float64)
+    ):
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise OdesolveError(f"x is {given}, and where the chains start: give a float32 or float64 tensor (B, ...)")
+        raise OdesolveError(
+            f"x is {given}, and where the chains start: give a float32 or float64 tensor (B, ...)"
+        )
     whole("n", n, 0, STREAMS)
     if keep is not None:
         whole("keep", keep, 1)
@@ -189,7 +216,9 @@ def _step(step: float | Tensor, x: Tensor) -> Tensor:
         raise OdesolveError(f"step is {step.dtype}: give positive numbers")
     eta = step.to(x.device, torch.float64)
     if eta.dim() > 1 or (eta.dim() == 1 and len(eta) != x.shape[0]):
-        raise OdesolveError(f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)")
+        raise OdesolveError(
+            f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)"
+        )
     if eta.is_cpu and not bool(((eta > 0) & eta.isfinite()).all()):
         raise OdesolveError(f"step is {step}: give positive numbers")
     return eta.expand(x.shape[0])
@@ -208,13 +237,15 @@ def _checked(s: Tensor, x: Tensor) -> Tensor:
     if not isinstance(s, Tensor) or not _fits(s, x, x.shape):
         found = _kind(s)
         raise OdesolveError(
-            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient of log p, real numbers"
+            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient "
+            "of log p, real numbers"
         )
     return s.detach()
 
 
 def _fits(out: Tensor, x: Tensor, shape: torch.Size) -> bool:
-    """Whether an answer has real numbers of this shape, one by one in memory, where the chains are."""
+    """Whether an answer has real numbers of this shape, one by one in memory, where the chains
+    are."""
     return dense(out) and out.shape == shape and out.dtype in FLOATS and out.device == x.device
 
 
@@ -223,7 +254,9 @@ def _kind(out: object) -> str:
     if not isinstance(out, Tensor):
         return type(out).__name__
     return (
-        f"{out.dtype} {tuple(out.shape)} on {out.device}" if dense(out) else f"a {out.dtype} tensor that is not dense"
+        f"{out.dtype} {tuple(out.shape)} on {out.device}"
+        if dense(out)
+        else f"a {out.dtype} tensor that is not dense"
     )
 
 
@@ -236,7 +269,8 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
         if not isinstance(lp, Tensor) or not _fits(lp, x, x.shape[:1]):
             found = _kind(lp)
             raise OdesolveError(
-                f"log_prob returned {found} for {x.shape[0]} states: return one number a state, (B,), a real one"
+                f"log_prob returned {found} for {x.shape[0]} states: return one number a state, "
+                "(B,), a real one"
             )
         if score is None:
             (s,) = torch.autograd.grad(lp.sum(), point)

@@ -34,14 +34,18 @@ from odesolve.plans.plan import Plan
 from odesolve.sampling.chunks import in_turn
 from odesolve.sampling.model_plan import plan_for
 
-SOLVER, PARALLEL = "dopri5", "picard"
-EXACT, ESTIMATED = (
-    1e-3,
-    1e-2,
-)  # nats that a solve may err by where the trace is exact, and where probes err by more anyway
-NO_ANSWER = "the network has no answer at t={end}: values are of data with the noise of t={t}, where the flow begins"
+SOLVER = "dopri5"
+PARALLEL = "picard"
+# nats that a solve may err by where the trace is exact, and where probes err by more anyway
+EXACT = 1e-3
+ESTIMATED = 1e-2
+NO_ANSWER = (
+    "the network has no answer at t={end}: values are of data with the noise of t={t}, "
+    "where the flow begins"
+)
 STATE = 5e-4  # tolerance of the state for a tolerance of one nat
-FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}  # tolerances of a state that its numbers resolve
+# tolerances of a state that its numbers resolve
+FINEST = {torch.float32: 3e-7, torch.float64: 1e-12}
 
 
 @door("ode.log_prob")
@@ -76,57 +80,73 @@ def log_prob(
     progress: bool | None = None,
     batch: int | None = None,
 ) -> LogProb:
-    """Log-density of data under a model's probability-flow ODE, or under a velocity that carries them to a base density.
+    """Log-density of data under a model's probability-flow ODE, or under a velocity that carries
+    them to a base density.
 
-    log p(x) = log base(x(T)) + integral of div v along dx/dt = v from the data to T (Chen et al. 2018; Song et al. 2021, eq. 39).
+    log p(x) = log base(x(T)) + integral of div v along dx/dt = v from the data to T (Chen et al.
+    2018; Song et al. 2021, eq. 39).
 
     Args:
-        model: an ``ode.Model``, of which the density is that of x0 + rho eps with the little noise of the first time; or a
-            function f(t, x, *args) as ``ode.solve`` takes it (t of shape (B, 1, ..., 1)), and ``t`` and ``base`` with it.
+        model: an ``ode.Model``, of which the density is that of x0 + rho eps with the little noise
+            of the first time; or a function f(t, x, *args) as ``ode.solve`` takes it (t of shape
+            (B, 1, ..., 1)), and ``t`` and ``base`` with it.
         x: data (B, ...).
-        t: the times of the data and of the base. A model's are those of its path: by default ``t_min``, or the data's end where
-            the path has noise there, to the noise end.
-        base: of a model another prior than N(0, prior_std^2 I); of a velocity the density at t[1]: "normal" (the default),
-            an object with ``log_prob``, or a function of the latent (B, ...) to (B,).
-        trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp", "xtrace", or an ``odesolve.trace``
-            estimator. "auto" is exact for up to 4 numbers a product; else a pilot at two states of a crude flow finds for every
-            sample which of "fourier" and "xtrace" errs less (``trace.Auto``). As many products as numbers make any of them exact.
+        t: the times of the data and of the base. A model's are those of its path: by default
+            ``t_min``, or the data's end where the path has noise there, to the noise end.
+        base: of a model another prior than N(0, prior_std^2 I); of a velocity the density at t[1]:
+            "normal" (the default), an object with ``log_prob``, or a function of the latent (B,
+            ...) to (B,).
+        trace: "auto", "exact", "hutchinson", "gaussian", "orthogonal", "fourier", "hutchpp",
+            "xtrace", or an ``odesolve.trace`` estimator. "auto" is exact for up to 4 numbers a
+            product; else a pilot at two states of a crude flow finds for every sample which of
+            "fourier" and "xtrace" errs less (``trace.Auto``). As many products as numbers make any
+            of them exact.
         products: Jacobian products an evaluation that an estimator may take.
-        seed, ids: of the probes, as for ``ode.sample``; the probes of a sample stay the same along its trajectory.
-        tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2 otherwise.
-        divergence: "nodes" evaluates it at quadrature nodes apart from the solve of the state (models; the default), "along"
-            integrates it with the state (the default for velocities and gradients).
-        solver: an adaptive solver of ``ode.solve``, dopri5 by default; "picard" solves a model's state at all nodes at once, in
-            some ten rounds of batched calls (``likelihood.picard``); with ``steps`` a sampler of ``ode.solvers()`` for a
-            model, an explicit Runge-Kutta method for a velocity.
-        max_calls: network evaluations that the solve of a sample's state may take before it ends with the status "max_calls" (a
-            value of NaN, and the last state as the latent). The divergence is evaluated at most 513 times more, at its nodes.
+        seed, ids: of the probes, as for ``ode.sample``; the probes of a sample stay the same along
+            its trajectory.
+        tol: nats that the solver may err by, about; by default 1e-3 where the trace is exact, 1e-2
+            otherwise.
+        divergence: "nodes" evaluates it at quadrature nodes apart from the solve of the state
+            (models; the default), "along" integrates it with the state (the default for velocities
+            and gradients).
+        solver: an adaptive solver of ``ode.solve``, dopri5 by default; "picard" solves a model's
+            state at all nodes at once, in some ten rounds of batched calls (``likelihood.picard``);
+            with ``steps`` a sampler of ``ode.solvers()`` for a model, an explicit Runge-Kutta
+            method for a velocity.
+        max_calls: network evaluations that the solve of a sample's state may take before it ends
+            with the status "max_calls" (a value of NaN, and the last state as the latent). The
+            divergence is evaluated at most 513 times more, at its nodes.
         steps, grid: a fixed grid instead of a tolerance.
-        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for ``solver``, ``steps`` and
-            ``grid``, or ``plan``.
-        plan: a ready plan of this model: from data to noise for the flow, in either direction for of="plan".
-        check: estimate the error of a divergence "along" by a second, coarser solve; by default unless gradients or ``steps``
-            are asked for.
-        control: "sample", every sample's own steps, the default; or "batch", one step and one time for all, for functions and
-            networks that read one time for the whole batch, as t[0] (a function that wants a number gets one). Nodes are then
-            evaluated one a call.
-        adjoint: "backprop", "continuous" or "reversible": gradients of the value, see ``ode.solve``; ``params`` as there. Of a
-            model on a fixed grid autograd's own, by "backprop": of all that asks for them, with memory for every step.
+        of: "flow", or "plan": the exact density of the map that a sampler of so many steps is, for
+            ``solver``, ``steps`` and ``grid``, or ``plan``.
+        plan: a ready plan of this model: from data to noise for the flow, in either direction for
+            of="plan".
+        check: estimate the error of a divergence "along" by a second, coarser solve; by default
+            unless gradients or ``steps`` are asked for.
+        control: "sample", every sample's own steps, the default; or "batch", one step and one time
+            for all, for functions and networks that read one time for the whole batch, as t[0] (a
+            function that wants a number gets one). Nodes are then evaluated one a call.
+        adjoint: "backprop", "continuous" or "reversible": gradients of the value, see
+            ``ode.solve``; ``params`` as there. Of a model on a fixed grid autograd's own, by
+            "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
-        batch: solve at most so many samples at once, chunk after chunk, for memory; conditions and tensors in ``args`` with one
-            value a sample are cut along. Bitwise the densities of one batch at nodes and on fixed grids, where a row of the
-            network's answer does not depend on the others; otherwise within their errors, as steps are chosen anew.
+        batch: solve at most so many samples at once, chunk after chunk, for memory; conditions and
+            tensors in ``args`` with one value a sample are cut along. Bitwise the densities of one
+            batch at nodes and on fixed grids, where a row of the network's answer does not depend
+            on the others; otherwise within their errors, as steps are chosen anew.
 
-    The network is asked its first question twice, which counts in ``nfe``: one that answers differently, as with dropout in train
-    mode, is refused. So is one whose answers for a sample go by the times of others, where calls hold several times: three
-    evaluations a sample look for that, unless ``control="batch"`` or ``steps`` hold all to one time.
+    The network is asked its first question twice, which counts in ``nfe``: one that answers
+    differently, as with dropout in train mode, is refused. So is one whose answers for a sample go
+    by the times of others, where calls hold several times: three evaluations a sample look for
+    that, unless ``control="batch"`` or ``steps`` hold all to one time.
 
-    Where the latents cannot be of the base (a wrong base, data in another scale), it warns, and says so in ``notes``; not of a
-    base that is a function, and not where gradients are asked for, as of a flow in training.
+    Where the latents cannot be of the base (a wrong base, data in another scale), it warns, and
+    says so in ``notes``; not of a base that is a function, and not where gradients are asked for,
+    as of a flow in training.
 
-    Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of the map's Jacobian. Raises
-    OdesolveError for arguments that cannot be used.
+    Returns a ``LogProb``, in nats; of="plan" a ``PlanDensity``, with the smallest singular value of
+    the map's Jacobian. Raises OdesolveError for arguments that cannot be used.
     """
     checks.check(model, x, of, divergence)
     check_control(control)
@@ -135,10 +155,14 @@ def log_prob(
     t = (
         None
         if t is None
-        else checks.times(model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid))
+        else checks.times(
+            model, t, adjoint, of == "plan" or plan is not None or grids.is_listed(grid)
+        )
     )
     checks.check_grid(model, grid, steps, of)
-    on_plan = isinstance(model, Model) and (of == "plan" or any(v is not None for v in (steps, plan, grid)))
+    on_plan = isinstance(model, Model) and (
+        of == "plan" or any(v is not None for v in (steps, plan, grid))
+    )
     checks.check_adjoint(adjoint, params, on_plan)
     solver = solver if on_plan else ode_solver(solver, steps is not None, (PARALLEL,))
     x = _state(model, x)
@@ -150,50 +174,79 @@ def log_prob(
     estimator = traces.named(trace, x.shape[1:].numel(), products)
     _ask_plainly(model, steady, estimator, x, t, args)
     probes = estimator.begin(x, keys_of(len(x), seed, ids, x.device))
-    forward = getattr(estimator, "mode", None) == "forward"  # which sees what no_grad hides, but not what detach does
+    # which sees what no_grad hides, but not what detach does
+    forward = getattr(estimator, "mode", None) == "forward"
     second = (adjoint is None and steps is None and plan is None) if check is None else check
     with torch.set_grad_enabled(adjoint is not None):
         if on_plan and isinstance(model, Model):
             plan = plan or on_grid.encoding_plan(model, solver, steps, grid, t)
             found = _counted(_on_grid(model, x, probes, plan, base, estimator), steady)
             found = _with(found, dependence.of_model(model, x, forward=forward))
-            return noted(found, base, model.path.start_std(plan.grid[-1]), quiet=adjoint is not None)
+            return noted(
+                found, base, model.path.start_std(plan.grid[-1]), quiet=adjoint is not None
+            )
         flow = pilot.settled(_flow(model, x, t, base, args), probes, x)
         at_nodes = adjoint is None and isinstance(flow, PathFlow) and divergence != "along"
         mixed = steps is None and clock.needed(control, not at_nodes, len(x))
         spent = dependence.of_flow(flow, x, forward, at_nodes, mixed)
-        way = None if at_nodes else {"adjoint": adjoint, "params": params, "steps": steps, "check": second}
+        way = (
+            None
+            if at_nodes
+            else {"adjoint": adjoint, "params": params, "steps": steps, "check": second}
+        )
         found = _solved(flow, x, probes, solver, tol, control, (progress, max_calls), way)
         result = _with(_counted(_result(flow, x, found, probes, estimator), steady), spent)
         return noted(result, base, flow.base_std, quiet=adjoint is not None)
 
 
 def _solved(
-    flow: Any, x: Tensor, probes: traces.Probes, solver: Any, tol: float | None, control: Any, limits: Any, way: Any
+    flow: Any,
+    x: Tensor,
+    probes: traces.Probes,
+    solver: Any,
+    tol: float | None,
+    control: Any,
+    limits: Any,
+    way: Any,
 ) -> Found:
-    """The flow with its divergence: at nodes, or along with what ``way`` says of gradients, steps and a second solve."""
+    """The flow with its divergence: at nodes, or along with what ``way`` says of gradients, steps
+    and a second solve."""
     tol = tol if tol is not None else EXACT if probes.exact else ESTIMATED
     solve_tol, (progress, max_calls) = tolerance(tol, control, len(x)), limits
     state_tol = max(STATE * solve_tol, FINEST[x.dtype])
     if way is None:
-        return _at_nodes(flow, x, probes, solver, control, state_tol, 0.5 * tol, progress, max_calls)
+        return _at_nodes(
+            flow, x, probes, solver, control, state_tol, 0.5 * tol, progress, max_calls
+        )
     if solver == PARALLEL:
         raise OdesolveError(
-            'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and divergence="along"'
+            'solver="picard" evaluates at nodes: give an ode.Model, without adjoint= and '
+            'divergence="along"'
         )
-    check, options = way.pop("check"), {**way, "progress": progress}
+    check = way.pop("check")
+    options = {**way, "progress": progress}
     if way["steps"] is None:
         options |= {"max_calls": max_calls, "control": control}
     options = {k: v for k, v in options.items() if v is not None}
-    return augmented.integrate(flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options)
+    return augmented.integrate(
+        flow, x, probes, solver or SOLVER, state_tol, solve_tol, check, options
+    )
 
 
-def _at_nodes(flow: PathFlow, x: Tensor, probes: traces.Probes, solver: Any, control: Any, *limits: Any) -> Found:
+def _at_nodes(
+    flow: PathFlow,
+    x: Tensor,
+    probes: traces.Probes,
+    solver: Any,
+    control: Any,
+    *limits: Any,
+) -> Found:
     if solver != PARALLEL:
         return nodes.integrate(flow, x, probes, solver or SOLVER, *limits, control=control)
     if control == "batch":
         raise OdesolveError(
-            'solver="picard" asks for all times at once, control="batch" for one time a call: give one of them'
+            'solver="picard" asks for all times at once, control="batch" for one time a call: '
+            "give one of them"
         )
     return picard.integrate(flow, x, probes, *limits)
 
@@ -209,15 +262,27 @@ def _steady(model: Any, batch: int, control: str | None) -> tuple[Any, Steady]:
     return checks, checks
 
 
-def _ask_plainly(model: Any, steady: Steady, estimator: Any, x: Tensor, t: Any, args: Sequence[Any]) -> None:
-    """Ask outside of torch.func, whose transforms show no answers, where an estimator would ask inside of it."""
+def _ask_plainly(
+    model: Any,
+    steady: Steady,
+    estimator: Any,
+    x: Tensor,
+    t: Any,
+    args: Sequence[Any],
+) -> None:
+    """Ask outside of torch.func, whose transforms show no answers, where an estimator would ask
+    inside of it."""
     if getattr(estimator, "mode", None) != "forward":
         return
     with torch.no_grad():
         if isinstance(model, Model):
             model.noise(x, model.path.t_min)
         else:
-            model(x.new_full((len(x), *[1] * (x.dim() - 1)), 0.0 if t is None else float(t[0])), x, *args)
+            model(
+                x.new_full((len(x), *[1] * (x.dim() - 1)), 0.0 if t is None else float(t[0])),
+                x,
+                *args,
+            )
     steady.extra += 1
 
 
@@ -233,7 +298,11 @@ def _with(found: Any, calls: Tensor | int) -> Any:
 
 
 def _result(
-    flow: PathFlow | VelocityFlow, x: Tensor, found: Found, probes: traces.Probes, trace: traces.Estimator
+    flow: PathFlow | VelocityFlow,
+    x: Tensor,
+    found: Found,
+    probes: traces.Probes,
+    trace: traces.Estimator,
 ) -> LogProb:
     extra = {}
     if found.ends is not None and isinstance(flow, PathFlow):
@@ -252,7 +321,13 @@ def _result(
     return _told(replace(found, y=flow.leave(found.y)), density, probes, trace, **extra)
 
 
-def _before(flow: PathFlow, x: Tensor, found: Found, first: End, probes: traces.Probes) -> tuple[Found, dict[str, Any]]:
+def _before(
+    flow: PathFlow,
+    x: Tensor,
+    found: Found,
+    first: End,
+    probes: traces.Probes,
+) -> tuple[Found, dict[str, Any]]:
     """What lies before the first time, with its evaluations counted, of which one has products."""
     if flow.at.sigma == 0.0:
         return found, {"truncation": torch.zeros_like(first.trace)}
@@ -269,7 +344,13 @@ def _waited(found: Found, rounds: int) -> Found:
     return found if found.rounds is None else replace(found, rounds=found.rounds + rounds)
 
 
-def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Estimator, **extra: Any) -> LogProb:
+def _told(
+    found: Found,
+    density: Tensor,
+    probes: traces.Probes,
+    trace: traces.Estimator,
+    **extra: Any,
+) -> LogProb:
     """The result: ``density`` (B,) is what there is besides the divergence."""
     calls, pulled = pilot.spent(probes)
     return LogProb(
@@ -287,9 +368,17 @@ def _told(found: Found, density: Tensor, probes: traces.Probes, trace: traces.Es
     )
 
 
-def _on_grid(model: Model, x: Tensor, probes: traces.Probes, plan: Plan, base: Any, trace: traces.Estimator) -> LogProb:
+def _on_grid(
+    model: Model,
+    x: Tensor,
+    probes: traces.Probes,
+    plan: Plan,
+    base: Any,
+    trace: traces.Estimator,
+) -> LogProb:
     pilot.settle_on_plan(probes, model, plan, x, from_noise=False)
-    prior, extra = _prior(base), {}
+    prior = _prior(base)
+    extra = {}
     found, density = on_grid.integrate(model, x, probes, plan, prior)
     if not torch.is_grad_enabled():
         flow = PathFlow(model, (plan.grid[0], plan.grid[-1]), prior, x)
@@ -303,22 +392,27 @@ def _prior(base: Any) -> Any:
         return None
     prior = base.log_prob if hasattr(base, "log_prob") else base
     if prior is not None and not callable(prior):
-        raise OdesolveError(f"base={short(base)}: give a density of the latents, with log_prob or as a function")
+        raise OdesolveError(
+            f"base={short(base)}: give a density of the latents, with log_prob or as a function"
+        )
     return prior
 
 
 def _flow(model: Any, x: Tensor, t, base: Any, args: Sequence[Any]) -> PathFlow | VelocityFlow:
     if isinstance(model, Model):
         if args:
-            raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
+            raise OdesolveError(
+                "a model takes no args: give its conditions as Model(cond={...}) "
+                "or guided(cond={...})"
+            )
         flow = PathFlow(model, t, _prior(base), x)
         return flow if t is not None or flow.at.sigma > 0.0 else _begun(flow, x)
     return VelocityFlow(model, (0.0, 1.0) if t is None else t, _prior(base), args, x)
 
 
 def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
-    """The flow from the data's end, or from ``t_min`` where the network has no answer there, as one that takes the logarithm
-    of its time has none."""
+    """The flow from the data's end, or from ``t_min`` where the network has no answer there, as one
+    that takes the logarithm of its time has none."""
     if not flow.answers(x):
         flow = PathFlow(flow.model, (flow.model.path.t_min, flow.end.t), flow.prior, x)
     flow.looked = 1
@@ -326,7 +420,8 @@ def _begun(flow: PathFlow, x: Tensor) -> PathFlow:
 
 
 def _state(model: Any, x: Tensor) -> Tensor:
-    """x in the dtype that the state is kept in: float64 wherever the network gets its own dtype at its door."""
+    """x in the dtype that the state is kept in: float64 wherever the network gets its own dtype at
+    its door."""
     if isinstance(model, Model) and model.dtype is not None:
         x = x.double()
     x = x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,5 @@
-"""Problems with known answers: Gaussians and Gaussian mixtures, whose score, flow and density are exact on every path."""
+"""Problems with known answers: Gaussians and Gaussian mixtures, whose score, flow and density are
+exact on every path."""
 
 from __future__ import annotations
 
@@ -38,17 +39,27 @@ class Mixture:
     Args:
         weights: shape (K,), made to sum to 1.
         means: shape (K, ...); the rest is the shape of one sample.
-        std: standard deviation of every component (one number, or shape (K,)) for isotropic covariances,
+        std: standard deviation of every component (one number, or shape (K,)) for isotropic
+            covariances,
         cov: or covariances of shape (K, D, D), D the size of one sample.
     """
 
-    def __init__(self, weights, means, *, std: float | Sequence[float] | Tensor | None = None, cov=None):
-        means, w = _finite("means", means, "(K, ...)").detach(), _finite("weights", weights, "(K,)").detach()
+    def __init__(
+        self,
+        weights,
+        means,
+        *,
+        std: float | Sequence[float] | Tensor | None = None,
+        cov=None,
+    ):
+        means = _finite("means", means, "(K, ...)").detach()
+        w = _finite("weights", weights, "(K,)").detach()
         self.event = tuple(means.shape[1:])
         self.means = means.reshape(means.shape[0], -1)
         if w.shape != (self.means.shape[0],) or not bool((w > 0).all()):
             raise OdesolveError(
-                f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive weight each"
+                f"weights of shape {tuple(w.shape)} for {len(means)} means: give one positive "
+                "weight each"
             )
         if (std is None) == (cov is None):
             raise OdesolveError("give either std= or cov=")
@@ -63,10 +74,14 @@ class Mixture:
         else:
             cov = _finite("cov", cov, "(K, D, D)").detach()
             if cov.shape != (count, dim, dim):
-                raise OdesolveError(f"cov has shape {tuple(cov.shape)}: give ({count}, {dim}, {dim})")
+                raise OdesolveError(
+                    f"cov has shape {tuple(cov.shape)}: give ({count}, {dim}, {dim})"
+                )
             self.variances, self.vectors = torch.linalg.eigh(cov)
             if not bool((self.variances > 0).all()):
-                raise OdesolveError("a covariance is not positive definite: add a small multiple of the identity")
+                raise OdesolveError(
+                    "a covariance is not positive definite: add a small multiple of the identity"
+                )
         self._cache: dict[tuple, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
 
     def __fingerprint__(self) -> tuple[Any, ...]:
@@ -89,7 +104,8 @@ class Mixture:
     @fits_as("problem.sample")
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n exact samples of the data, float64, shape (n, ...)."""
-        n, seed = whole("n", n, 0), whole("seed", seed, 0, 2**63 - 1)
+        n = whole("n", n, 0)
+        seed = whole("seed", seed, 0, 2**63 - 1)
         g = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=g)
         z = torch.randn(n, self.dim, dtype=torch.float64, generator=g) * self.variances[k].sqrt()
@@ -119,12 +135,17 @@ class Mixture:
 
     @fits_as("problem.log_prob")
     def log_prob(self, x: Tensor, path: Path | None = None, t: Time = 0.0) -> Tensor:
-        """Log-density in nats of the path's marginal at time t (of the data themselves without a path), shape (B,)."""
+        """Log-density in nats of the path's marginal at time t (of the data themselves without a
+        path), shape (B,)."""
         flat = x.reshape(x.shape[0], -1)
-        a, s = torch.ones_like(flat[:, :1]), torch.zeros_like(flat[:, :1])
+        a = torch.ones_like(flat[:, :1])
+        s = torch.zeros_like(flat[:, :1])
         if path is not None:
-            a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
-        logits = self._logits_shared(flat, a, s) if self._shared else self._components(flat, a, s)[0]
+            a = self._scale(path.alpha, x, t)
+            s = self._scale(path.sigma, x, t)
+        logits = (
+            self._logits_shared(flat, a, s) if self._shared else self._components(flat, a, s)[0]
+        )
         return torch.logsumexp(logits, 1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     @property
@@ -133,27 +154,43 @@ class Mixture:
         return self.vectors is None and bool((self.variances == self.variances[0]).all())
 
     @fits_as("problem.solution")
-    def solution(self, x: Tensor, path: Path, t: float, r: float, tolerance: float = 1e-5) -> Tensor:
-        """The probability-flow map from time t to r, float64: in closed form for one Gaussian, integrated for a mixture.
+    def solution(
+        self,
+        x: Tensor,
+        path: Path,
+        t: float,
+        r: float,
+        tolerance: float = 1e-5,
+    ) -> Tensor:
+        """The probability-flow map from time t to r, float64: in closed form for one Gaussian,
+        integrated for a mixture.
 
-        Integration takes two methods with twice as many steps each time, until they agree to ``tolerance`` relative to
-        the result's RMS. Raises OdesolveError if they do not with 8192 evaluations.
-        """
+        Integration takes two methods with twice as many steps each time, until they agree to
+        ``tolerance`` relative to the result's RMS. Raises OdesolveError if they do not with 8192
+        evaluations."""
         x = x.double()
         if self.means.shape[0] == 1:
             return self._gaussian_solution(x, path, t, r)
-        steps, grid, model = 256, Asinh(start=t, stop=r), self.model(path, "data")
+        steps = 256
+        grid = Asinh(start=t, stop=r)
+        model = self.model(path, "data")
         while steps <= 8192:
-            plans = [plan("ab4", path, steps, grid, clock="rho"), plan("rk4", path, steps // 4, grid, clock="rho")]
+            plans = [
+                plan("ab4", path, steps, grid, clock="rho"),
+                plan("rk4", path, steps // 4, grid, clock="rho"),
+            ]
             a, b = (run.run(lower(p, path, model.reading_for(x.dtype)), model, x) for p in plans)
             if float((a - b).norm()) <= tolerance * float(a.norm()):
                 return a
             steps *= 2
-        raise OdesolveError(f"two solves from t={t} to {r} do not agree to {tolerance}: give a larger tolerance=")
+        raise OdesolveError(
+            f"two solves from t={t} to {r} do not agree to {tolerance}: give a larger tolerance="
+        )
 
     def _gaussian_solution(self, x: Tensor, path: Path, t: float, r: float) -> Tensor:
         p, q = path.points([t, r])
-        mean, var = self.means[0], self.variances[0]
+        mean = self.means[0]
+        var = self.variances[0]
         ratio = torch.sqrt((q.alpha**2 * var + q.sigma**2) / (p.alpha**2 * var + p.sigma**2))
         z = x.reshape(x.shape[0], -1) - p.alpha * mean
         if self.vectors is not None:
@@ -165,7 +202,8 @@ class Mixture:
 
     @fits_as("problem.model")
     def model(self, path: Path, predicts: str = "data", **options) -> Model:
-        """The exact network of this problem on a path, with any prediction type, as an ``ode.Model``."""
+        """The exact network of this problem on a path, with any prediction type, as an
+        ``ode.Model``."""
         sigma_data = options.get("sigma_data", 0.5)
         predicts = prediction_named(predicts)
         edm = predicts == "edm"
@@ -178,20 +216,30 @@ class Mixture:
 
         return Model(net, path, predicts, **{"time": "c_noise" if edm else "t", **options})
 
-    def _predict(self, x: Tensor, path: Path, t: Time, predicts: str, sigma_data: float = 0.5) -> Tensor:
+    def _predict(
+        self,
+        x: Tensor,
+        path: Path,
+        t: Time,
+        predicts: str,
+        sigma_data: float = 0.5,
+    ) -> Tensor:
         data, score = self._posterior(x, path, t)
         if predicts == "score":
             return score.reshape(x.shape)
         at = self._time(x, t)
         c0, c1, scale = (_flat(c, x) for c in path.rows(at, predicts, sigma_data))
         out = (c0 * data - c1 * self._scale(path.sigma, x, t) * score) / scale
-        if predicts == "velocity" and bool((scale == 0).any()):  # sigma' is infinite, f x - g^2 score / 2 is not
+        # sigma' is infinite, f x - g^2 score / 2 is not
+        if predicts == "velocity" and bool((scale == 0).any()):
             kx, ks = (_flat(k, x) for k in path.convert(at, "score", "velocity"))
             out = torch.where(scale == 0, kx * x.reshape(out.shape) + ks * score, out)
         return out.reshape(x.shape)
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
-        t = torch.as_tensor(t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device)
+        t = torch.as_tensor(
+            t, dtype=x.dtype if isinstance(t, Tensor) else torch.float64, device=x.device
+        )
         return t.expand(x.shape[0])
 
     def _scale(self, f, x: Tensor, t: Time) -> Tensor:
@@ -200,7 +248,8 @@ class Mixture:
     def _posterior(self, x: Tensor, path: Path, t: Time) -> tuple[Tensor, Tensor]:
         """(E[x0 | x], score), each of shape (B, D)."""
         flat = x.reshape(x.shape[0], -1)
-        a, s = self._scale(path.alpha, x, t), self._scale(path.sigma, x, t)
+        a = self._scale(path.alpha, x, t)
+        s = self._scale(path.sigma, x, t)
         if self._shared:
             return self._posterior_shared(flat, a, s)
         logits, z, v, means, vectors, variances = self._components(flat, a, s)
@@ -210,15 +259,23 @@ class Mixture:
         return (r[..., None] * (means + shift)).sum(1), score
 
     def _posterior_shared(self, flat: Tensor, a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """The same where all components share one variance: one product with the means, in one buffer of shape (B, K).
+        """The same where all components share one variance: one product with the means, in one
+        buffer of shape (B, K).
 
-        The softmax leaves out what is common to all components, and works in place: on a CPU, fresh pages for each
-        intermediate of this size would cost three times the arithmetic.
+        The softmax leaves out what is common to all components, and works in place: on a CPU, fresh
+        pages for each intermediate of this size would cost three times the arithmetic.
         """
         log_w, means, variances, _ = self._tensors(flat)
         v = a**2 * variances[0] + s**2
-        columns = [flat * (a / v), (-0.5 * a**2 / v).expand(len(flat), 1), torch.ones_like(flat[:, :1])]
-        r = torch.cat(columns, 1) @ torch.cat([means, (means**2).sum(1, keepdim=True), log_w[:, None]], 1).T
+        columns = [
+            flat * (a / v),
+            (-0.5 * a**2 / v).expand(len(flat), 1),
+            torch.ones_like(flat[:, :1]),
+        ]
+        r = (
+            torch.cat(columns, 1)
+            @ torch.cat([means, (means**2).sum(1, keepdim=True), log_w[:, None]], 1).T
+        )
         r = r.sub_(r.detach().amax(1, keepdim=True)).exp_()
         mean = (r @ means) / r.sum(1, keepdim=True)
         gap = flat - a * mean
@@ -227,11 +284,14 @@ class Mixture:
     def _logits_shared(self, flat: Tensor, a: Tensor, s: Tensor) -> Tensor:
         log_w, means, variances, _ = self._tensors(flat)
         v = a**2 * variances[0] + s**2
-        square = (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
+        square = (
+            (flat**2).sum(1, keepdim=True) - 2 * a * (flat @ means.T) + a**2 * (means**2).sum(1)
+        )
         return log_w - 0.5 * square / v - 0.5 * self.dim * torch.log(v)
 
     def _components(self, flat: Tensor, a: Tensor, s: Tensor):
-        """Log joint density of x with each component (without the constant), and what posterior means need."""
+        """Log joint density of x with each component (without the constant), and what posterior
+        means need."""
         log_w, means, variances, vectors = self._tensors(flat)
         z = flat[:, None] - a[..., None] * means
         if vectors is not None:
@@ -244,7 +304,12 @@ class Mixture:
         key = (like.dtype, like.device)
         if key not in self._cache:
             vectors = self.vectors.to(like) if self.vectors is not None else None
-            self._cache[key] = (self.log_weights.to(like), self.means.to(like), self.variances.to(like), vectors)
+            self._cache[key] = (
+                self.log_weights.to(like),
+                self.means.to(like),
+                self.variances.to(like),
+                vectors,
+            )
         return self._cache[key]
 
 
@@ -262,7 +327,8 @@ def _column(c: Tensor, x: Tensor) -> Tensor:
 
 @fits
 def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...] = ()) -> Mixture:
-    """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one sample."""
+    """A single Gaussian; its probability-flow map is exact (``solution``). ``shape`` is that of one
+    sample."""
     mean = numbers("mean", mean, "finite numbers").detach()
     if not isinstance(shape, (tuple, list)):
         raise OdesolveError(f"shape={short(shape)}: give that of one sample, such as (3, 32, 32)")
@@ -270,25 +336,31 @@ def gaussian(mean=0.0, std: float | None = None, cov=None, shape: tuple[int, ...
     mean = mean.expand(shape) if shape else mean.reshape(-1) if mean.dim() == 0 else mean
     if cov is not None:
         cov = numbers("cov", cov, "finite numbers (D, D)").detach()[None]
-    return Mixture([1.0], mean[None], std=None if cov is not None else (1.0 if std is None else std), cov=cov)
+    return Mixture(
+        [1.0], mean[None], std=None if cov is not None else (1.0 if std is None else std), cov=cov
+    )
 
 
 @fits
 def mixture(weights, means, std=None, cov=None) -> Mixture:
-    """A Gaussian mixture: weights (K,), means (K, ...), and std (a number or (K,)) or cov (K, D, D)."""
+    """A Gaussian mixture: weights (K,), means (K, ...), and std (a number or (K,)) or cov (K, D,
+    D)."""
     return Mixture(weights, means, std=std, cov=cov)
 
 
 @meant(std=number(0.0))
 def digits(std: float = 0.1) -> Mixture:
-    """A Gaussian of this standard deviation on each of scikit-learn's 1797 handwritten digits: (1, 8, 8), pixels in [-1, 1].
+    """A Gaussian of this standard deviation on each of scikit-learn's 1797 handwritten digits: (1,
+    8, 8), pixels in [-1, 1].
 
     Raises ImportError with the install line if scikit-learn is missing.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as e:
-        raise ImportError("problems.digits needs scikit-learn: pip install 'odesolve[digits]'") from e
+        raise ImportError(
+            "problems.digits needs scikit-learn: pip install 'odesolve[digits]'"
+        ) from e
     bunch: Any = load_digits()
     images = torch.from_numpy(bunch.images) / 8 - 1
     return Mixture([1.0] * len(images), images[:, None], std=std)

@@ -46,14 +46,15 @@ INVERSION = 50  # steps
 class Sample:
     """What ``ode.sample(..., full=True)`` returns.
 
-    ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t`` after ``steps`` steps.
-    ``seed`` is the one that was drawn from where none was given and one was needed, else the one given. ``log_prob`` holds the
-    log-densities of x where they were asked for, None of a solve that diverged. ``nfe`` counts for one sample.
+    ``status`` is "ok" or "diverged"; ``x`` the final state, or the last finite one at time ``t``
+    after ``steps`` steps. ``seed`` is the one that was drawn from where none was given and one was
+    needed, else the one given. ``log_prob`` holds the log-densities of x where they were asked for,
+    None of a solve that diverged. ``nfe`` counts for one sample.
 
-    With ``batch=`` each chunk is a solve of its own: ``arrived`` (B,) says of every sample whether its chunk's was "ok";
-    ``status``, ``t`` and ``steps`` are those of the first that diverged. ``nfe`` is a chunk's, as without: the network is called
-    so often for each of them. Densities of chunks that diverged are NaN.
-    """
+    With ``batch=`` each chunk is a solve of its own: ``arrived`` (B,) says of every sample whether
+    its chunk's was "ok"; ``status``, ``t`` and ``steps`` are those of the first that diverged.
+    ``nfe`` is a chunk's, as without: the network is called so often for each of them. Densities of
+    chunks that diverged are NaN."""
 
     x: Tensor
     status: str
@@ -96,53 +97,66 @@ def sample(
     last: int | None = None,
     **options,
 ) -> Tensor | Sample:
-    """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its reverse SDE, to data.
+    """Samples from a model: solves its probability-flow ODE, or with a stochastic solver its
+    reverse SDE, to data.
 
     Args:
         model: an ``ode.Model``.
-        noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a shape to draw it.
-        solver: a name from ``ode.solvers()``, or one that it has elsewhere, such as "DPM++ 2M Karras" (``odesolve names``), whose
-            schedule is the grid where none is given; by default one chosen by measurement for this kind of path and number
-            of steps (``odesolve.planning.defaults``).
-        steps: number of steps, 10 by default, or those of a list of times; with the default sampler, of network evaluations.
-        grid: a name, a rule of ``odesolve.grids``, or the times themselves, from the noise to the data.
-        seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic solver's. By default
-            torch's own generator chooses one.
-        ids: one whole number a sample, (B,): with the seed it alone decides the sample's noise, whatever the batch
-            around it. By default 0 to B - 1.
+        noise: standard normal noise of shape (B, ...), scaled here to the path's start level; or a
+            shape to draw it.
+        solver: a name from ``ode.solvers()``, or one that it has elsewhere, such as "DPM++ 2M
+            Karras" (``odesolve names``), whose schedule is the grid where none is given; by default
+            one chosen by measurement for this kind of path and number of steps
+            (``odesolve.planning.defaults``).
+        steps: number of steps, 10 by default, or those of a list of times; with the default
+            sampler, of network evaluations.
+        grid: a name, a rule of ``odesolve.grids``, or the times themselves, from the noise to the
+            data.
+        seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic
+            solver's. By default torch's own generator chooses one.
+        ids: one whole number a sample, (B,): with the seed it alone decides the sample's noise,
+            whatever the batch around it. By default 0 to B - 1.
         state: a state at the grid's first time, instead of noise.
         plan: a ready plan of the model's path, instead of solver, steps, grid and options.
-        dtype: dtype of the state: float32 by default and under half-precision networks, float64 for float64 noise.
+        dtype: dtype of the state: float32 by default and under half-precision networks, float64 for
+            float64 noise.
         device: where to draw noise given as a shape; by default the network's.
-        executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an ``ode.Window`` solves many
-            steps at once, an ``ode.Parareal`` blocks of them.
-        progress: show a bar; by default on solves longer than a second, on a terminal (in a log, lines).
-        batch: solve at most so many samples at once, chunk after chunk, for memory. Noise, conditions, scales and what else holds
-            one value a sample are cut along, and the result is bitwise that of one batch where a row of the network's answer
-            does not depend on the others. An executor's report is that of the last chunk.
-        callback: called with the ``Step`` of each step once it is done, as ``ode.iterate`` yields them, to watch: it returns
-            nothing, and gets copies of x and data. With ``batch=`` the steps of every chunk come in turn, from 1 on.
+        executor: what runs instead of the loop: an ``ode.Graph`` replays one captured step, an
+            ``ode.Window`` solves many steps at once, an ``ode.Parareal`` blocks of them.
+        progress: show a bar; by default on solves longer than a second, on a terminal (in a log,
+            lines).
+        batch: solve at most so many samples at once, chunk after chunk, for memory. Noise,
+            conditions, scales and what else holds one value a sample are cut along, and the result
+            is bitwise that of one batch where a row of the network's answer does not depend on the
+            others. An executor's report is that of the last chunk.
+        callback: called with the ``Step`` of each step once it is done, as ``ode.iterate`` yields
+            them, to watch: it returns nothing, and gets copies of x and data. With ``batch=`` the
+            steps of every chunk come in turn, from 1 on.
         full: return a ``Sample`` with status and counts instead of raising on divergence.
-        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products, and three evaluations that
-            see whether autograd sees all of the network. "flow" (or True) is that of the probability flow, to the solver's
-            order; "plan" the exact one of the map that so few steps are (``PlanDensity``); "ito" of a stochastic solver the
-            marginals', up to the steps' error.
+        log_prob: return a ``Sample`` with the log-densities of x, for Jacobian products, and three
+            evaluations that see whether autograd sees all of the network. "flow" (or True) is that
+            of the probability flow, to the solver's order; "plan" the exact one of the map that so
+            few steps are (``PlanDensity``); "ito" of a stochastic solver the marginals', up to the
+            steps' error.
         trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
-        adjoint: "backprop" records gradients, of the start, the network's parameters and its conditions: every network call is
-            made once more on the way back, two or three states a call are kept, and noise is drawn again.
+        adjoint: "backprop" records gradients, of the start, the network's parameters and its
+            conditions: every network call is made once more on the way back, two or three states a
+            call are kept, and noise is drawn again.
         params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
-        options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps) and whatever the solver takes.
+        options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps)
+            and whatever the solver takes.
 
-    A module with dropout in train mode is sampled with a warning, as one may want its spread (of a function that calls one
-    nothing is known). With ``log_prob``, ``adjoint`` or
+    A module with dropout in train mode is sampled with a warning, as one may want its spread (of a
+    function that calls one nothing is known). With ``log_prob``, ``adjoint`` or
     an executor that iterates, a network that answers differently when asked again is refused.
 
     Returns the final state, in the state's dtype, or a ``Sample``.
-    Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the solve blows up.
-    """
+    Raises OdesolveError for input that cannot be used, Diverged (with the last finite state) if the
+    solve blows up."""
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
-    kind, density = kind_of(log_prob), None
+    kind = kind_of(log_prob)
+    density = None
     check_executor(executor)
     check_gradients(adjoint, executor or kind, params, last)
     refuse_lost("the start", (noise, state), adjoint)
@@ -151,16 +165,34 @@ def sample(
     refuse_unseen(callback, executor, kind, adjoint)
     if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
         seed = fresh_seed()
-    how = {"executor": executor, "adjoint": adjoint, "params": params, "last": last, "callback": callback}
+    how = {
+        "executor": executor,
+        "adjoint": adjoint,
+        "params": params,
+        "last": last,
+        "callback": callback,
+    }
     if batch is not None:
-        each = {"plan": chosen, "seed": seed, "dtype": dtype, "device": device, "trace": trace, "products": products}
+        each = {
+            "plan": chosen,
+            "seed": seed,
+            "dtype": dtype,
+            "device": device,
+            "trace": trace,
+            "products": products,
+        }
         solve = partial(sample, **each, **how, log_prob=log_prob, full=True)
-        found = in_chunks(solve, model, (noise, state), ids, batch, len(chosen.evaluations), progress)
+        found = in_chunks(
+            solve, model, (noise, state), ids, batch, len(chosen.evaluations), progress
+        )
         return _result(found, full or kind is not None)
-    model, steady = _watched(model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal)))
+    model, steady = _watched(
+        model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal))
+    )
     x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
     program = program_for(model, chosen, x.dtype, executor)
-    full, nfe = full or kind is not None, program.network_calls
+    full = full or kind is not None
+    nfe = program.network_calls
     with Bar(len(program.times), progress, "call") as bar:
         tick = None if bar is None else lambda i: bar(i + 1)
         if kind:
@@ -170,7 +202,11 @@ def sample(
             out = _end(model, program, x, keys, tick, **how)
     nfe += steady.extra if steady is not None else 0
     if bool(torch.isfinite(out).all()):
-        return Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density) if full else out
+        return (
+            Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density)
+            if full
+            else out
+        )
     finite, t, done = _last_finite(chosen, model, x, seed, ids)
     return _result(Sample(finite, "diverged", t, done, nfe, chosen, seed), full)
 
@@ -192,7 +228,8 @@ def _result(found: Sample, full: bool) -> Tensor | Sample:
     if found.arrived is not None:
         kept = f", {int((~found.arrived).sum())} of {len(found.x)} samples"
     raise Diverged(
-        f"{found.plan.solver} left the finite numbers after step {found.steps} at t={found.t:.4g}{kept}: see .state, .t",
+        f"{found.plan.solver} left the finite numbers after step {found.steps} at "
+        f"t={found.t:.4g}{kept}: see .state, .t",
         found.x,
         found.t,
         found.steps,
@@ -217,12 +254,13 @@ def iterate(
     stats: bool = False,
     **options,
 ) -> Iterator[run.Step]:
-    """The same solve one step at a time: yields ``Step`` with x, data, t, index and a cursor that can be saved.
+    """The same solve one step at a time: yields ``Step`` with x, data, t, index and a cursor that
+    can be saved.
 
-    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded. With ``stats`` a step also
-    has the mean, standard deviation and log-probability of what it drew, from the same pass over memory, as those need
-    who train on samplers (Black et al. 2024, DDPO). Raises PlanError where the steps are not a mean plus one Gaussian draw.
-    """
+    Arguments as for ``sample``. Step i is the state after step i; the start state is not yielded.
+    With ``stats`` a step also has the mean, standard deviation and log-probability of what it drew,
+    from the same pass over memory, as those need who train on samplers (Black et al. 2024, DDPO).
+    Raises PlanError where the steps are not a mean plus one Gaussian draw."""
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
     warn_of_training(model.net)
@@ -240,7 +278,8 @@ def iterate(
 @door("ode.resume")
 @unwatched
 def resume(model: Model, saved: Mapping) -> Tensor:
-    """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never interrupted."""
+    """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never
+    interrupted."""
     check_model(model)
     found = shaped(saved, Saved, SAVED, texts=True)
     restored = Plan.from_json(found.plan, model.path)
@@ -264,9 +303,9 @@ def invert(
 ):
     """Encode data as noise: the plan run from data to noise (Song et al. 2021, DDIM inversion).
 
-    x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at the noise end. Divide by
-    ``model.path.prior_std`` for unit noise. ``steps`` are 50 by default, or those of a list of times, which go from the
-    noise to the data as for ``ode.sample``.
+    x has shape (B, ...), of which ``batch`` at most are solved at once; the result is the state at
+    the noise end. Divide by ``model.path.prior_std`` for unit noise. ``steps`` are 50 by default,
+    or those of a list of times, which go from the noise to the data as for ``ode.sample``.
     """
     steps = INVERSION if steps is None and not is_listed(grid) else steps
     chosen = plan_for(model, solver, steps, grid, {**options, "reverse": True})
@@ -274,7 +313,8 @@ def invert(
 
 
 def _watched(model: Model, exact: bool) -> tuple[Model, Steady | None]:
-    """The model as it is, with a warning where it is random; for what asks the same again, one that must be steady."""
+    """The model as it is, with a warning where it is random; for what asks the same again, one that
+    must be steady."""
     warn_of_training(model.net, noise=not exact)
     return steady_model(model, False) if exact else (model, None)
 

@@ -1,4 +1,5 @@
-"""Solves of stochastic differential equations dy = f dt + g dW: from drift and diffusion to a solution, and gradients."""
+"""Solves of stochastic differential equations dy = f dt + g dW: from drift and diffusion to a
+solution, and gradients."""
 
 from __future__ import annotations
 
@@ -21,7 +22,18 @@ from odesolve.functions.graphs import refuse_lost
 from odesolve.functions.pairing import type_like
 from odesolve.functions.steadiness import Steady, budget, warn_of_training
 from odesolve.functions.torch_func import unwatched
-from odesolve.kernels.control import DIVERGED, MAX_CALLS, MAX_STEPS, MIN_STEP, NFE, OK, REJECTED, STATUS, STEPS, T
+from odesolve.kernels.control import (
+    DIVERGED,
+    MAX_CALLS,
+    MAX_STEPS,
+    MIN_STEP,
+    NFE,
+    OK,
+    REJECTED,
+    STATUS,
+    STEPS,
+    T,
+)
 from odesolve.noise.brownian import BrownianPath
 from odesolve.noise.keys import Ids, keys_of
 from odesolve.ode.batch import Scale
@@ -37,26 +49,37 @@ from odesolve.stochastic.increments import Path, Streams
 from odesolve.stochastic.on_grid import march
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
 
-NAMES = {OK: "ok", MAX_STEPS: "max_steps", MIN_STEP: "min_step", DIVERGED: "diverged", MAX_CALLS: "max_calls"}
+NAMES = {
+    OK: "ok",
+    MAX_STEPS: "max_steps",
+    MIN_STEP: "min_step",
+    DIVERGED: "diverged",
+    MAX_CALLS: "max_calls",
+}
 DEFAULT_STEPS = 100
 MAX_STEPS = 10**8
-# The error of a step is random: one that happens to be small says little of the next. At tolerances from 1e-2 to 1e-4 in a
-# double well the elementary controller rejects a third of the attempts and makes 4 times the error at 0.85 of the cost.
+# The error of a step is random: one that happens to be small says little of the next. At tolerances
+# from 1e-2 to 1e-4 in a double well the elementary controller rejects a third of the attempts and
+# makes 4 times the error at 0.85 of the cost.
 CONTROLLER = Controller(pcoeff=0.4, icoeff=0.3, safety=0.8, max_factor=3.0)
 TICKS = 16  # of the path in the shortest step
 
 
 @dataclass(frozen=True)
 class SDESolution:
-    """The states of a solve and how it went; of one system the numbers have no batch dimension and ``status`` is one word.
+    """The states of a solve and how it went; of one system the numbers have no batch dimension and
+    ``status`` is one word.
 
     Attributes:
-        y: states (len(t), B, ...) at the times asked for, in the form of y0; NaN where a sample had ended before.
-        last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one of a sample that failed.
+        y: states (len(t), B, ...) at the times asked for, in the form of y0; NaN where a sample had
+            ended before.
+        last: the last state (B, ...) of each sample: at the end, or the last finite or accepted one
+            of a sample that failed.
         t: the time (B,) of ``last``, float64.
         nfe, steps, rejected: evaluations of f, steps and rejected attempts (B,), int64.
-        status: "ok", "diverged" (f, g or the state is not finite), of an adaptive solve also "min_step" (the error stays too
-            large for the shortest step), "max_steps" or "max_calls", a list of B.
+        status: "ok", "diverged" (f, g or the state is not finite), of an adaptive solve also
+            "min_step" (the error stays too large for the shortest step), "max_steps" or
+            "max_calls", a list of B.
     """
 
     y: Any = field(repr=False)
@@ -70,7 +93,9 @@ class SDESolution:
     @property
     def ok(self) -> bool:
         """Whether every sample arrived."""
-        return all(w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status))
+        return all(
+            w == "ok" for w in ([self.status] if isinstance(self.status, str) else self.status)
+        )
 
 
 @door("ode.solve_sde", f=function, noise=text("diagonal"), calculus=text("ito"))
@@ -102,47 +127,58 @@ def solve_sde(
     params: Sequence[Tensor] | None = None,
     progress: bool | None = None,
 ) -> SDESolution:
-    """Solve dy = f dt + g dW from t[0] to t[-1]. No gradients are recorded unless ``adjoint`` says how.
+    """Solve dy = f dt + g dW from t[0] to t[-1]. No gradients are recorded unless ``adjoint`` says
+    how.
 
     Args:
-        f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type, without dimensions of one
-            system. Returns a value in the form of y.
-        g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a number, a tensor or a
-            function of t alone, and its value a number, one a sample (B, 1, ..., 1), or a tensor.
-        y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in ``ode.solve``. Numbers are real or
-            complex, in single or double precision.
-        t: times (n,) at which the states are returned, the same for all samples, rising or falling. Falling times solve the
-            equation in that direction: f is the drift of the time-reversed process (with its score), dt is negative, and
-            the noise has variance g^2 |dt|.
-        solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun, stochastic_heun, midpoint and
-            milstein, or for additive noise sra1 and shark.
-        steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t`` with steps=1.
-        seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by default), not of the batch.
-        noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g independent of y.
-            "scalar": one Brownian motion a sample. "general": m of them, g of a tensor y (B, ...) returns (B, ..., m). W is
-            always real, a complex element has one motion, and g may be complex: of circularly symmetric noise g dW the two
-            columns of "general" are g / sqrt(2) and 1j g / sqrt(2).
-        calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are the same, and every solver of
-            that noise takes either; other noise is solved in a solver's own calculus alone, and nothing is converted.
+        f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type,
+            without dimensions of one system. Returns a value in the form of y.
+        g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a
+            number, a tensor or a function of t alone, and its value a number, one a sample (B, 1,
+            ..., 1), or a tensor.
+        y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in
+            ``ode.solve``. Numbers are real or complex, in single or double precision.
+        t: times (n,) at which the states are returned, the same for all samples, rising or falling.
+            Falling times solve the equation in that direction: f is the drift of the time-reversed
+            process (with its score), dt is negative, and the noise has variance g^2 |dt|.
+        solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun,
+            stochastic_heun, midpoint and milstein, or for additive noise sra1 and shark.
+        steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t``
+            with steps=1.
+        seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
+            default), not of the batch.
+        noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g
+            independent of y. "scalar": one Brownian motion a sample. "general": m of them, g of a
+            tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has one
+            motion, and g may be complex: of circularly symmetric noise g dW the two columns of
+            "general" are g / sqrt(2) and 1j g / sqrt(2).
+        calculus: "ito" or "stratonovich": how the equation is meant. With additive noise both are
+            the same, and every solver of that noise takes either; other noise is solved in a
+            solver's own calculus alone, and nothing is converted.
         tree: draw the noise from one Brownian path, the same for any number of steps; or that path.
-        args: further arguments of f and g; of tensors with B rows they get those of the samples that are still running.
+        args: further arguments of f and g; of tensors with B rows they get those of the samples
+            that are still running.
         dtype: of the states, y0's by default; of complex ones that of their parts.
-        rtol, atol: choose the steps of every sample by its error instead, on the path of the tree (1e-3 and 1e-6 where only
-            one is given): sra1, shark and stochastic_heun with additive noise. Numbers, or one a sample (B,).
+        rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
+            (1e-3 and 1e-6 where only one is given): sra1, shark and stochastic_heun with additive
+            noise. Numbers, or one a sample (B,).
         first_step, max_steps, max_calls, controller, compact: of these, as in ``ode.solve``.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g; with fixed ``steps``, and the
-            noise made again from its keys. "backprop": of the steps, each evaluated once more on the way back, with one state
-            a step kept. "continuous": of the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
-            noise an element of g depends on its own element of y alone (Li et al. 2020). "reversible": of a solve of its own
-            kind that can be walked back, twice the evaluations, nothing kept (McCallum and Foster 2024); of additive noise, or
-            with calculus="stratonovich".
-        params: the parameters that get gradients. By default those of f and g, where they are modules, and all that their first
-            evaluation depends on; give them where some are used at later times only.
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g;
+            with fixed ``steps``, and the noise made again from its keys. "backprop": of the steps,
+            each evaluated once more on the way back, with one state a step kept. "continuous": of
+            the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
+            noise an element of g depends on its own element of y alone (Li et al. 2020).
+            "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
+            nothing kept (McCallum and Foster 2024); of additive noise, or with
+            calculus="stratonovich".
+        params: the parameters that get gradients. By default those of f and g, where they are
+            modules, and all that their first evaluation depends on; give them where some are used
+            at later times only.
         progress: show a bar; by default on a terminal, after a second (in a log, lines).
 
     Returns an ``SDESolution``; a sample that fails is a status there, not an exception.
-    Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this equation.
-    """
+    Raises OdesolveError for arguments that cannot be used, and a solver that does not solve this
+    equation."""
     check_settings(max_steps, controller, None, args, compact=compact, progress=progress)
     _check_noise(tree, dtype, g)
     solver = sde_solver(solver)
@@ -153,7 +189,9 @@ def solve_sde(
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
     times = shared_times(t, adjoint is not None)
-    check_resolved(times, drift.start.dtype, 1 if steps is None else whole("steps", steps, 1, MAX_STEPS))
+    check_resolved(
+        times, drift.start.dtype, 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
+    )
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
     adaptive = rtol is not None or atol is not None
     eq = Equation(drift, asked[1], noise, keys)
@@ -163,19 +201,40 @@ def solve_sde(
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
         control = _control(
-            drift, times, path, rtol, atol, first_step, max_steps, budget(max_calls), controller, compact
+            drift,
+            times,
+            path,
+            rtol,
+            atol,
+            first_step,
+            max_steps,
+            budget(max_calls),
+            controller,
+            compact,
         )
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            found = adapt(lambda of: Equation(of, asked[1], noise, keys), drift, chosen, path, times, control, tick)
+            found = adapt(
+                lambda of: Equation(of, asked[1], noise, keys),
+                drift,
+                chosen,
+                path,
+                times,
+                control,
+                tick,
+            )
             return _solution(drift, asked[0], *found)
     count = _count(steps, max_calls, first_step)
     increments = Streams(shape) if path is None else Path(path)
     with Bar(count * (len(times) - 1), progress, "step") as tick:
         if adjoint is not None:
-            request = Request(eq, chosen, step, increments, times, count, calculus, adjoint, params, tick)
+            request = Request(
+                eq, chosen, step, increments, times, count, calculus, adjoint, params, tick
+            )
             return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
         with torch.no_grad():
-            return _solution(drift, asked[0], *march(eq, chosen, step, increments, times, count, tick))
+            return _solution(
+                drift, asked[0], *march(eq, chosen, step, increments, times, count, tick)
+            )
 
 
 def _check_gradients(y0: State, params: Any, adjoint: str | None) -> None:
@@ -188,7 +247,9 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
     if not isinstance(tree, BrownianPath):
         switch("tree", tree)
     if dtype not in (None, torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise OdesolveError(f"dtype={short(dtype)}: give torch.float32 or torch.float64, or complex of such parts")
+        raise OdesolveError(
+            f"dtype={short(dtype)}: give torch.float32 or torch.float64, or complex of such parts"
+        )
     if isinstance(g, int | float):
         real("g", g, "a finite number, or a function g(t, y)")
 
@@ -199,12 +260,15 @@ def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
         told = f"max_calls={short(max_calls)} without rtol"
         raise OdesolveError(f"{told}: so many steps take what they take, leave it out")
     if first_step is not None:
-        raise OdesolveError(f"first_step={short(first_step)} without rtol: steps= are of one size, leave it out")
+        raise OdesolveError(
+            f"first_step={short(first_step)} without rtol: steps= are of one size, leave it out"
+        )
     return DEFAULT_STEPS if steps is None else whole("steps", steps, 1, MAX_STEPS)
 
 
 def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
-    """Drift and diffusion, where they are functions as what must answer the same question the same."""
+    """Drift and diffusion, where they are functions as what must answer the same question the
+    same."""
     for h in (f, g):
         warn_of_training(h, "the equation", noise=False)
     for h, name in ((f, "f"), (g, "g")):
@@ -233,17 +297,27 @@ def _path(
     shape: tuple[int, ...],
     keys: Tensor,
 ) -> BrownianPath | None:
-    """The Brownian path that the solve follows, with increments of this shape: the one given, one of these keys, or none."""
-    y, ends = drift.start, (min(times), max(times))
+    """The Brownian path that the solve follows, with increments of this shape: the one given, one
+    of these keys, or none."""
+    y = drift.start
+    ends = (min(times), max(times))
     if isinstance(tree, BrownianPath):
-        low, high = tree.tree.low, tree.tree.high
-        if (tree.shape, tree.dtype, tree.device) != (shape, y.dtype, y.device) or ends[0] < low or ends[1] > high:
+        low = tree.tree.low
+        high = tree.tree.high
+        if (
+            (tree.shape, tree.dtype, tree.device) != (shape, y.dtype, y.device)
+            or ends[0] < low
+            or ends[1] > high
+        ):
             raise OdesolveError(
-                f"the path has increments {tree.shape} of {tree.dtype} on {tree.device} over [{low:g}, {high:g}]: give "
+                f"the path has increments {tree.shape} of {tree.dtype} on {tree.device} over "
+                f"[{low:g}, {high:g}]: give "
                 f"BrownianPath({shape}, t={ends}, dtype={y.dtype}, device={str(y.device)!r})"
             )
         if solver.area and not tree.area:
-            raise OdesolveError("this solver needs the path's Levy areas: make it with BrownianPath(..., area=True)")
+            raise OdesolveError(
+                "this solver needs the path's Levy areas: make it with BrownianPath(..., area=True)"
+            )
         return tree
     if not (tree or adaptive):
         return None
@@ -251,12 +325,22 @@ def _path(
     return path.keyed(keys)
 
 
-def _check_adaptive(name: str, solver: SDESolver, noise: str, steps: int | None, adjoint: str | None) -> None:
+def _check_adaptive(
+    name: str,
+    solver: SDESolver,
+    noise: str,
+    steps: int | None,
+    adjoint: str | None,
+) -> None:
     if adjoint is not None:
-        raise OdesolveError(f"adjoint={short(adjoint)} takes steps of one size: give steps= instead of rtol= and atol=")
+        raise OdesolveError(
+            f"adjoint={short(adjoint)} takes steps of one size: give steps= "
+            "instead of rtol= and atol="
+        )
     if noise != "additive" or solver.drifts < 2:
         raise OdesolveError(
-            f"{name} with {noise} noise has no error estimate: give steps= instead of rtol= and atol=, or with "
+            f"{name} with {noise} noise has no error estimate: give steps= instead of rtol= and "
+            "atol=, or with "
             f"noise='additive' take {', '.join(k for k, s in SOLVERS.items() if s.drifts > 1)}"
         )
     if steps is not None:
@@ -281,7 +365,16 @@ def _control(
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC
     return Control(
-        controller, scales[0], scales[1], max(first, shortest), shortest, math.inf, max_steps, calls, sync, compact
+        controller,
+        scales[0],
+        scales[1],
+        max(first, shortest),
+        shortest,
+        math.inf,
+        max_steps,
+        calls,
+        sync,
+        compact,
     )
 
 
@@ -293,5 +386,11 @@ def _solution(drift: Drift, f: Any, y: Tensor, last: Tensor, state: Tensor) -> S
     nfe, steps, rejected = (each(row).long() for row in (NFE, STEPS, REJECTED))
     nfe = nfe + f.extra
     return SDESolution(
-        drift.open(y), drift.open(last), each(T), nfe, steps, rejected, words if drift.by_sample else words[0]
+        drift.open(y),
+        drift.open(last),
+        each(T),
+        nfe,
+        steps,
+        rejected,
+        words if drift.by_sample else words[0],
     )

@@ -1,4 +1,5 @@
-"""Solves of dy/dt = f(t, y): from a right-hand side to a solution with statuses, and gradients through it."""
+"""Solves of dy/dt = f(t, y): from a right-hand side to a solution with statuses, and gradients
+through it."""
 
 from __future__ import annotations
 
@@ -64,67 +65,92 @@ def solve(
     adjoint_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Solution:
-    """Solve dy/dt = f(t, y) between two times, with steps of its own for every sample, or with ``steps`` of one size.
+    """Solve dy/dt = f(t, y) between two times, with steps of its own for every sample, or with
+    ``steps`` of one size.
 
     No gradients are recorded unless ``adjoint`` says how.
 
     Args:
-        f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one system t has no
-            dimensions. Returns dy/dt in the form of y. Or a ``Model``: its velocity, in the time of its path.
-        y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of such (t is (B, 1) then).
-            A tensor with less than two dimensions, or tensors that share no first dimension, are one system. Complex64 and
-            complex128 too, of one precision with real ones beside them: their two parts count as numbers of their own in
-            tolerances, and gradients are torch's, dL/dRe + i dL/dIm.
-        t: times (n,), rising or falling, float64 whatever y is; or (B, n), a row for each sample: its own span, in its own
-            direction, and output times. ``Solution.y`` is (n, B, ...) either way.
-        solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for stiff problems the implicit
-            kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12 and dpm_solver_23, which step in the log-SNR (their
-            paper takes rtol=0.05, atol=0.0078) and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any
-            explicit method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
-        steps: so many equal steps between two neighbouring times, or a number for each interval, without error control.
-        rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|, |y1|)) is at most 1;
-            numbers, or one a sample (B,).
-        control: "sample", or "batch" for one step that all samples share; by default by the form of y0. A function that takes one
-            time for all samples, as t[0] or t.mean(), is right with "batch" only (t has no dimensions then): with steps of their
-            own rows have times of their own, and no evaluation is spent on finding such an f. Of a ``Model`` the first
+        f: called as f(t, y, *args) on all samples, t of shape (B, 1, ..., 1) in y's type; of one
+            system t has no dimensions. Returns dy/dt in the form of y. Or a ``Model``: its
+            velocity, in the time of its path.
+        y0: a float32 or float64 tensor (B, ...) of independent samples, or a tuple, list or dict of
+            such (t is (B, 1) then). A tensor with less than two dimensions, or tensors that share
+            no first dimension, are one system. Complex64 and complex128 too, of one precision with
+            real ones beside them: their two parts count as numbers of their own in tolerances, and
+            gradients are torch's, dL/dRe + i dL/dIm.
+        t: times (n,), rising or falling, float64 whatever y is; or (B, n), a row for each sample:
+            its own span, in its own direction, and output times. ``Solution.y`` is (n, B, ...)
+            either way.
+        solver: adaptive_heun, fehlberg2, bosh3, dopri5, tsit5, dopri8, or a ``pairs.Pair``; for
+            stiff problems the implicit kvaerno3 and kvaerno5; for a ``Model`` also dpm_solver_12
+            and dpm_solver_23, which step in the log-SNR (their paper takes rtol=0.05, atol=0.0078)
+            and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any explicit
+            method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
+        steps: so many equal steps between two neighbouring times, or a number for each interval,
+            without error control.
+        rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
+            |y1|)) is at most 1; numbers, or one a sample (B,).
+        control: "sample", or "batch" for one step that all samples share; by default by the form of
+            y0. A function that takes one time for all samples, as t[0] or t.mean(), is right with
+            "batch" only (t has no dimensions then): with steps of their own rows have times of
+            their own, and no evaluation is spent on finding such an f. Of a ``Model`` the first
             evaluation, which is made twice anyway, looks for that and refuses it.
-        args: further arguments of f; of tensors with B rows f gets those of the samples that are still running.
-        first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4 (one evaluation).
-        min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends its sample.
-        max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes no further attempt
-            (looked at once in ``sync``; an attempt that has begun is finished); by default what ``max_steps`` makes of them.
+        args: further arguments of f; of tensors with B rows f gets those of the samples that are
+            still running.
+        first_step: length of the first step; by default by Hairer, Norsett and Wanner 1993, II.4
+            (one evaluation).
+        min_step, max_step: limits of the length of a step. A step of ``min_step`` that fails ends
+            its sample.
+        max_steps: attempts a sample may make. ``max_calls``: evaluations of f after which it makes
+            no further attempt (looked at once in ``sync``; an attempt that has begun is finished);
+            by default what ``max_steps`` makes of them.
         controller: an ``odesolve.ode.Controller``.
         events: ``Event``s to find on the way.
-        stops: times at which f jumps, within the span or not: steps end there and begin anew on the other side, where f gets the
-            neighbouring numbers of y's type for the time. Without them a short pulse of f may be stepped over, and a step
-            across a jump is of low order. With ``steps`` an interval that holds stops is cut there, and its steps are shared
-            out by length, rounded up.
+        stops: times at which f jumps, within the span or not: steps end there and begin anew on the
+            other side, where f gets the neighbouring numbers of y's type for the time. Without them
+            a short pulse of f may be stepped over, and a step across a jump is of low order. With
+            ``steps`` an interval that holds stops is cut there, and its steps are shared out by
+            length, rounded up.
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
-        linear: how an implicit solver solves its linear systems: "dense" keeps and factors a Jacobian a sample, "krylov"
-            takes products with it (GMRES); by default dense up to 256 numbers a sample.
-        sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere, where each is a wait.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters. "backprop": of the steps that were made,
-            each evaluated once more on the way back, with one state a step kept (by tolerance: steps end at every time of
-            ``t``, their lengths are constants). "continuous": of the equation, by its adjoint solved back in time with the
-            same tolerances or steps, nothing kept; times ``t`` get gradients too (Chen et al. 2018). "reversible": of a
-            solve of its own kind that can be walked back, twice the evaluations, nothing kept (McCallum and Foster 2024).
-        params: the parameters that get gradients. By default those of f, where it is a module, and all that its first
-            evaluation depends on; give them where f uses some at later times only.
-        adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of "reversible": coupling, below 1.
-        progress: show a bar of the way that is done; by default on solves longer than a second, on a terminal (in a log, lines).
+        linear: how an implicit solver solves its linear systems: "dense" keeps and factors a
+            Jacobian a sample, "krylov" takes products with it (GMRES); by default dense up to 256
+            numbers a sample.
+        sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere,
+            where each is a wait.
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters. "backprop":
+            of the steps that were made, each evaluated once more on the way back, with one state a
+            step kept (by tolerance: steps end at every time of ``t``, their lengths are constants).
+            "continuous": of the equation, by its adjoint solved back in time with the same
+            tolerances or steps, nothing kept; times ``t`` get gradients too (Chen et al. 2018).
+            "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
+            nothing kept (McCallum and Foster 2024).
+        params: the parameters that get gradients. By default those of f, where it is a module, and
+            all that its first evaluation depends on; give them where f uses some at later times
+            only.
+        adjoint_options: of "continuous": rtol, atol, solver, steps of the way back; of
+            "reversible": coupling, below 1.
+        progress: show a bar of the way that is done; by default on solves longer than a second, on
+            a terminal (in a log, lines).
 
-    f may work in place on what it gets, and return memory that it uses again. Where it differentiates y (torch.autograd.grad), it
-    gets one that can be, if gradients are enabled and y0 or a parameter wants them.
+    f may work in place on what it gets, and return memory that it uses again. Where it
+    differentiates y (torch.autograd.grad), it gets one that can be, if gradients are enabled and y0
+    or a parameter wants them.
 
-    Where the first evaluation of f draws from a global random generator, or f has dropout in train mode, it is repeated, as it
-    is of a ``Model`` with steps by tolerance; the call more counts in ``nfe``, and answers that differ are refused.
+    Where the first evaluation of f draws from a global random generator, or f has dropout in train
+    mode, it is repeated, as it is of a ``Model`` with steps by tolerance; the call more counts in
+    ``nfe``, and answers that differ are refused.
 
     Returns a ``Solution``; a solve that fails is a status there, not an exception.
-    Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated again.
-    """
-    check_settings(max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress)
-    times, problem, solver = output_times(t), None, ode_solver(solver, steps is not None)
+    Raises OdesolveError for arguments that cannot be used. Gradients cannot be differentiated
+    again."""
+    check_settings(
+        max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress
+    )
+    times = output_times(t)
+    problem = None
+    solver = ode_solver(solver, steps is not None)
     _check_calls(steps, max_calls)
     check_mode(adjoint, steps, (params, adjoint_options))
     refuse_lost("y0", y0, adjoint)
@@ -135,20 +161,54 @@ def solve(
         model, steady = steady_model(f, steps is None)
         steady.elsewhere = None if control == "batch" else other_times(f, times)
         problem = model_problem(model, _state(y0), solver, times, args)
-        f, times, args, events = problem.f, problem.times, problem.args, tuple(map(problem.event, events))
+        f = problem.f
+        times = problem.times
+        args = problem.args
+        events = tuple(map(problem.event, events))
     else:
         f = steady = _steady(f)
     steering = (first_step, min_step, max_step, max_steps, controller)
     marks = stop_times(stops)
     if marks and problem is not None and problem.method is not None:
-        raise OdesolveError(f"{solver} steps in the log-SNR and takes no stops, which are times: take dopri5 for these")
-    how = Controlled(solver, rtol, atol, *steering, events, dense, compact, sync, linear, progress, max_calls, marks)
+        raise OdesolveError(
+            f"{solver} steps in the log-SNR and takes no stops, which are times: "
+            "take dopri5 for these"
+        )
+    how = Controlled(
+        solver,
+        rtol,
+        atol,
+        *steering,
+        events,
+        dense,
+        compact,
+        sync,
+        linear,
+        progress,
+        max_calls,
+        marks,
+    )
     by_sample = _by_sample(control)
     if steps is not None or adjoint is not None:
         if problem is not None and problem.method is not None:
-            raise OdesolveError(f"{solver} takes steps by tolerance and no gradients: take dopri5 for these")
+            raise OdesolveError(
+                f"{solver} takes steps by tolerance and no gradients: take dopri5 for these"
+            )
         options = dict(adjoint_options or {})
-        asked = Request(f, module, y0, times, moments(t), tuple(args), by_sample, how, steps, adjoint, params, options)
+        asked = Request(
+            f,
+            module,
+            y0,
+            times,
+            moments(t),
+            tuple(args),
+            by_sample,
+            how,
+            steps,
+            adjoint,
+            params,
+            options,
+        )
         return _counted(asked.solve(), steady)
     method = problem.method if problem is not None else None
     found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
@@ -163,7 +223,8 @@ def _steady(f: Callable[..., Any]) -> Steady:
 def _check_calls(steps: Any, max_calls: int | None) -> None:
     if steps is not None and max_calls is not None:
         raise OdesolveError(
-            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave it out"
+            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave "
+            "it out"
         )
 
 
@@ -174,9 +235,13 @@ def _counted(found: Solution, steady: Steady) -> Solution:
 
 def _state(y0: State) -> Tensor:
     if not isinstance(y0, Tensor):
-        raise OdesolveError(f"y0 is a {type(y0).__name__}: give the state of a model as one tensor (B, ...)")
+        raise OdesolveError(
+            f"y0 is a {type(y0).__name__}: give the state of a model as one tensor (B, ...)"
+        )
     if y0.is_complex():
-        raise OdesolveError(f"y0 is {y0.dtype}: give a model real numbers, such as torch.view_as_real(y0)")
+        raise OdesolveError(
+            f"y0 is {y0.dtype}: give a model real numbers, such as torch.view_as_real(y0)"
+        )
     return y0
 
 

@@ -1,4 +1,5 @@
-"""Fixtures that several folders use: seeds, every path, and memory that is NaN until something is written to it."""
+"""Fixtures that several folders use: seeds, every path, and memory that is NaN until something is
+written to it."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _alone():
-    """A test that joins a process group leaves it: ranks that a later one forks would find themselves in it."""
+    """A test that joins a process group leaves it: ranks that a later one forks would find
+    themselves in it."""
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -43,14 +45,17 @@ FLIPPED = {f"{name}_flipped": path.flipped() for name, path in PATHS.items()}
 
 
 def _path_fixture(table):
-    return pytest.fixture(params=list(table.values()), ids=list(table))(lambda request: request.param)
+    return pytest.fixture(params=list(table.values()), ids=list(table))(
+        lambda request: request.param
+    )
 
 
 path = _path_fixture({**PATHS, **FLIPPED})  # every path in both time directions
 base_path = _path_fixture(PATHS)
 
 
-get_torch_obj_rule_map()  # the compiler's table of torch functions: made on first use, it must not hold the poisoned ones
+# the compiler's table of torch functions: made on first use, it must not hold the poisoned ones
+get_torch_obj_rule_map()
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""The ops of ``odesolve.kernels.reference`` on CUDA and ROCm devices. An op returns False for what it leaves to the
-reference, having written nothing.
+"""The ops of ``odesolve.kernels.reference`` on CUDA and ROCm devices. An op returns False for what
+it leaves to the reference, having written nothing.
 
-Nothing here waits for the device: coefficients on the host are uploaded once for the same values, from pinned memory.
-``quantile`` is the reference's: selecting order statistics is a sort, torch's own segmented sort runs at the speed of
-memory, and dynamic thresholding calls it once a step.
+Nothing here waits for the device: coefficients on the host are uploaded once for the same values,
+from pinned memory. ``quantile`` is the reference's: selecting order statistics is a sort, torch's
+own segmented sort runs at the speed of memory, and dynamic thresholding calls it once a step.
 """
 
 from __future__ import annotations
@@ -42,18 +42,27 @@ def combine(
     streams: Sequence[int] = (),
     error: ErrorNorm | None = None,
 ) -> bool | None:
-    """``reference.combine`` in one launch (two with ``error``); an output may be an input of the same layout."""
-    n_out, n_in, n_noise = len(outs), len(ins), len(streams)
+    """``reference.combine`` in one launch (two with ``error``); an output may be an input of the
+    same layout."""
+    n_out = len(outs)
+    n_in = len(ins)
+    n_noise = len(streams)
     if (
         n_noise > UNROLLED
-    ):  # their number changes from step to step on a Brownian path: code for each would be compiled anew
+        # their number changes from step to step on a Brownian path: code for each would be compiled
+        # anew
+    ):
         return False
     tensors = [*outs, *ins]
     each = isinstance(weights, Tensor) and weights.dim() == 3
     where = _fits(tensors, n_out, n_in, n_noise, keys, each or error is not None)
     if where is None or (error is not None and not (outs and ins and _measured(error, tensors[0]))):
         return False
-    if error is not None and where.work.n % 16 == 0 and (where.rank > 0 or any(t.data_ptr() & 15 for t in tensors)):
+    if (
+        error is not None
+        and where.work.n % 16 == 0
+        and (where.rank > 0 or any(t.data_ptr() & 15 for t in tensors))
+    ):
         plain, _ = geometry.plain(ins, True)  # for the reason given there
         fresh = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in outs]
         if combine(fresh, plain, weights, base, keys, streams, error) is False:
@@ -63,7 +72,11 @@ def combine(
         return None
     device = tensors[0].device
     table = launch.coefficients(weights, n_out + (error is not None), n_in + n_noise, device)
-    if table is None or len(base) != n_out or (each and len(weights) != tensors[0].shape[:1].numel()):
+    if (
+        table is None
+        or len(base) != n_out
+        or (each and len(weights) != tensors[0].shape[:1].numel())
+    ):
         return False
     codes = launch.codes(base, streams, n_in, device)
     if codes is None:
@@ -73,22 +86,45 @@ def combine(
 
 
 def combine_row(
-    outs: Sequence[Tensor], ins: Sequence[Tensor], weights: Tensor, codes: Tensor, row: Tensor, keys: Tensor
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Tensor,
+    codes: Tensor,
+    row: Tensor,
+    keys: Tensor,
 ) -> bool | None:
-    """``reference.combine_row`` in one launch that reads the row on the device; a captured graph may hold it."""
+    """``reference.combine_row`` in one launch that reads the row on the device; a captured graph
+    may hold it."""
     n_noise = codes.shape[1] - len(outs)
-    where = _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False) if n_noise >= 0 else None
-    if where is None or weights.shape != (len(codes), len(outs), len(ins) + n_noise) or row.numel() != 1:
+    where = (
+        _fits([*outs, *ins], len(outs), len(ins), n_noise, keys, False) if n_noise >= 0 else None
+    )
+    if (
+        where is None
+        or weights.shape != (len(codes), len(outs), len(ins) + n_noise)
+        or row.numel() != 1
+    ):
         return False
     if row.dtype != torch.int64 or codes.dtype != torch.int64:
         return False
-    if not (weights.is_contiguous() and codes.is_contiguous() and launch.on(outs[0].device, weights, codes, row)):
+    if not (
+        weights.is_contiguous()
+        and codes.is_contiguous()
+        and launch.on(outs[0].device, weights, codes, row)
+    ):
         return False
     _start(where, outs, ins, weights, 0, codes, row, keys if n_noise else None, None)
     return None
 
 
-def _fits(tensors, n_out: int, n_in: int, n_noise: int, keys, per_sample: bool) -> geometry.Geometry | None:
+def _fits(
+    tensors,
+    n_out: int,
+    n_in: int,
+    n_noise: int,
+    keys,
+    per_sample: bool,
+) -> geometry.Geometry | None:
     if n_out > _kernels.MAX_OUT or n_in > _kernels.MAX_IN or n_noise > _kernels.MAX_NOISE:
         return None
     # Many tensors fill the registers: half the elements a program then.
@@ -106,11 +142,16 @@ def _per_sample(out: Tensor, like: Tensor) -> bool:
 
 def _measured(error: ErrorNorm, like: Tensor) -> bool:
     batch = like.shape[:1].numel()
-    return _per_sample(error.out, like) and launch.each(error.rtol, batch) and launch.each(error.atol, batch)
+    return (
+        _per_sample(error.out, like)
+        and launch.each(error.rtol, batch)
+        and launch.each(error.atol, batch)
+    )
 
 
 def _drawable(where: geometry.Geometry, keys: Tensor | None, like: Tensor) -> bool:
-    """Whether there is a key for every sample, where it is needed, and a counter of 32 bits for every quad."""
+    """Whether there is a key for every sample, where it is needed, and a counter of 32 bits for
+    every quad."""
     samples = like.shape[0] if like.dim() else 1
     return (
         where.work.n < 2**34
@@ -122,9 +163,16 @@ def _drawable(where: geometry.Geometry, keys: Tensor | None, like: Tensor) -> bo
 
 
 def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
-    n_out, n_in, n_noise, device = len(outs), len(ins), codes.shape[-1] - len(outs), codes.device
+    n_out = len(outs)
+    n_in = len(ins)
+    n_noise = codes.shape[-1] - len(outs)
+    device = codes.device
     work = where.work
-    rtol, r_step, atol, a_step, partials = None, 0, None, 0, None
+    rtol = None
+    r_step = 0
+    atol = None
+    a_step = 0
+    partials = None
     if error is not None:
         rtol, r_step = launch.scalars(error.rtol, device)
         atol, a_step = launch.scalars(error.atol, device)
@@ -135,11 +183,34 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
         key = (where.key, n_out, n_in, n_noise, where.double, kinds, launch.marks([*outs, *ins]))
         args = (
             *(*outs, *_NO_OUTS[n_out], *ins, *_NO_INS[n_in]),
-            *(weights, codes, row, keys, where.layout(device), rtol, atol, partials, work.n, work.n.bit_length()),
-            *(w_step, r_step, a_step, n_out, n_in, n_noise, where.rank, int(error is not None), where.double),
+            *(
+                weights,
+                codes,
+                row,
+                keys,
+                where.layout(device),
+                rtol,
+                atol,
+                partials,
+                work.n,
+                work.n.bit_length(),
+            ),
+            *(
+                w_step,
+                r_step,
+                a_step,
+                n_out,
+                n_in,
+                n_noise,
+                where.rank,
+                int(error is not None),
+                where.double,
+            ),
         )
         # A row may be one that leaves everything alone, and sums must not move: neither is tuned.
-        _combine.start(key, device, work, args, _WRITTEN[n_out] if row is None and error is None else ())
+        _combine.start(
+            key, device, work, args, _WRITTEN[n_out] if row is None and error is None else ()
+        )
     if error is not None and partials is not None:
         reductions.finish(error.out, partials, work, work.samples, reductions.ROOT_MEAN)
 
@@ -155,7 +226,15 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
     if work.programs:
         streams, step = launch.streams_of(stream, out.device)
         key = (where.key, kind, launch.marks([out]))
-        args = (out, keys.contiguous(), streams, where.layout(out.device), work.n, work.n.bit_length(), step)
+        args = (
+            out,
+            keys.contiguous(),
+            streams,
+            where.layout(out.device),
+            work.n,
+            work.n.bit_length(),
+            step,
+        )
         _normal.start(key, out.device, work, (*args, where.rank, kind != "normal"), ("y",))
     return None
 
@@ -171,12 +250,20 @@ def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale
     partials = torch.empty(work.programs, dtype=torch.float64, device=e.device)
     if work.programs:
         args = (e, y0, y1, r, a, partials, work.n, r_step, a_step, where.double)
-        reductions.rms_launcher.start((where.key, r.dtype, a.dtype, launch.marks([e, y0, y1])), e.device, work, args)
+        reductions.rms_launcher.start(
+            (where.key, r.dtype, a.dtype, launch.marks([e, y0, y1])), e.device, work, args
+        )
     reductions.finish(out, partials, work, work.samples, reductions.ROOT_MEAN)
     return None
 
 
-def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> bool | None:
+def inner(
+    out: Tensor,
+    a: Tensor,
+    b: Tensor,
+    weight: Scale = 1.0,
+    accumulate: bool = False,
+) -> bool | None:
     """``reference.inner`` in two launches."""
     return _inner(out, [a, b], None, None, 0, False, weight, accumulate)
 
@@ -201,7 +288,9 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
     draw = keys is not None
     factors, where = geometry.plain(factors, draw)
     device = factors[0].device
-    if where is None or not (_per_sample(out, factors[0]) and launch.each(weight, where.work.samples)):
+    if where is None or not (
+        _per_sample(out, factors[0]) and launch.each(weight, where.work.samples)
+    ):
         return False
     if draw and not _drawable(where, keys, factors[0]):
         return False
@@ -210,8 +299,12 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
     if work.programs:
         a, b = (factors[0], None) if draw else factors
         args = (a, b, keys, streams, partials, work.n, step, draw, signs)
-        reductions.inner_launcher.start((where.key, draw, signs, launch.marks(factors)), device, work, args)
-    reductions.finish(out, partials, work, work.samples, reductions.ADD if accumulate else reductions.SUM, weight)
+        reductions.inner_launcher.start(
+            (where.key, draw, signs, launch.marks(factors)), device, work, args
+        )
+    reductions.finish(
+        out, partials, work, work.samples, reductions.ADD if accumulate else reductions.SUM, weight
+    )
     return None
 
 
@@ -226,13 +319,19 @@ def window(
     keys: Tensor | None = None,
     streams: Tensor | None = None,
 ) -> bool | None:
-    """``reference.window`` in two launches; layouts other than contiguous and aligned are copied."""
+    """``reference.window`` in two launches; layouts other than contiguous and aligned are
+    copied."""
     if not _fits_window(out, residual, origin, [old, *ins], weights, growth, streams):
         return False
     points, batch = out.shape[:2]
     whole, where = geometry.plain([old, *ins], True)
     (first,), single = geometry.plain([origin], True)
-    if where is None or single is None or len(ins) > _windows.MAX_IN or out.dtype not in geometry.FLOATS:
+    if (
+        where is None
+        or single is None
+        or len(ins) > _windows.MAX_IN
+        or out.dtype not in geometry.FLOATS
+    ):
         return False
     if not residual.is_contiguous() or not launch.on(origin.device, out, old, residual):
         return False
@@ -241,7 +340,8 @@ def window(
     if out.numel() == 0:
         residual.zero_()
         return None
-    device, work = out.device, single.work
+    device = out.device
+    work = single.work
     direct = out.is_contiguous() and not out.data_ptr() & 15
     written = out if direct else torch.empty(out.shape, dtype=out.dtype, device=device)
     w, w_steps = _per_point(weights, 3, device)
@@ -255,7 +355,15 @@ def window(
         *(w, g, noise, s, partials, work.n, points, batch),
         *(*w_steps, *g_steps, *s_steps, len(ins), noise is not None, double),
     )
-    key = (single.key, where.key, out.dtype, w.dtype, g.dtype, noise is None, launch.marks([written, first, *whole]))
+    key = (
+        single.key,
+        where.key,
+        out.dtype,
+        w.dtype,
+        g.dtype,
+        noise is None,
+        launch.marks([written, first, *whole]),
+    )
     _window.start(key, device, work, args)
     reductions.finish(residual, partials, work, points * batch, reductions.MEAN)
     if not direct:
@@ -265,10 +373,12 @@ def window(
 
 def _fits_window(out, residual, origin, others, weights, growth, streams) -> bool:
     """Whether the shapes are those of a window: a kernel asks no more."""
-    shape, columns = out.shape, len(others) - 1 + (streams is not None)
+    shape = out.shape
+    columns = len(others) - 1 + (streams is not None)
     if out.dim() < 2 or origin.shape != shape[1:] or any(x.shape != shape for x in others):
         return False
-    one, each = tuple(shape[:1]), tuple(shape[:2])
+    one = tuple(shape[:1])
+    each = tuple(shape[:2])
     tables = [weights.shape in ((*one, columns), (*each, columns)), growth.shape in (one, each)]
     if streams is not None:
         tables.append(streams.dtype == torch.int64 and streams.shape in (one, each))
@@ -294,14 +404,34 @@ def control(
     begin: bool = False,
 ) -> bool | None:
     """``kernels.control.control`` in one launch."""
-    wide, batch = (state, norm, weights, table, nodes, settings), state.shape[-1]
-    shapes = [(ROWS, batch), (batch,), (batch, table.shape[-1]), (2, table.shape[-1]), (len(nodes),), (SETTINGS,)]
+    wide = (state, norm, weights, table, nodes, settings)
+    batch = state.shape[-1]
+    shapes = [
+        (ROWS, batch),
+        (batch,),
+        (batch, table.shape[-1]),
+        (2, table.shape[-1]),
+        (len(nodes),),
+        (SETTINGS,),
+    ]
     fit = all(x.shape == s and x.dtype == torch.float64 for x, s in zip(wide, shapes, strict=True))
     if not (fit and times.shape == (len(nodes), batch) and times.dtype in geometry.FLOATS):
         return False
     if not all(x.is_contiguous() and x.device == state.device for x in (*wide, times)):
         return False
-    args = (state, norm, weights, times, table, nodes, settings, batch, table.shape[1], len(nodes), begin)
+    args = (
+        state,
+        norm,
+        weights,
+        times,
+        table,
+        nodes,
+        settings,
+        batch,
+        table.shape[1],
+        len(nodes),
+        begin,
+    )
     work = launch.Work(1, batch, _controls.SAMPLES, 1)
     if work.programs:
         _control.start((times.dtype, begin), state.device, work, args)
@@ -316,7 +446,8 @@ def normal_sums(
     accumulate: bool = False,
 ) -> bool | None:
     """``reference.normal_sums`` in one launch."""
-    n_out, device = len(outs), outs[0].device
+    n_out = len(outs)
+    device = outs[0].device
     where = geometry.of(outs, True, False, written=n_out) if n_out <= _sums.MAX_OUT else None
     if where is None or not _drawable(where, keys, outs[0]):
         return False
@@ -333,7 +464,11 @@ def normal_sums(
         streams = streams.to(device, non_blocking=True).contiguous()
     batch = where.work.samples
     each = isinstance(weights, Tensor) and weights.dim() == 3
-    if table is None or (each and len(weights) != batch) or (streams.dim() == 2 and len(streams) != batch):
+    if (
+        table is None
+        or (each and len(weights) != batch)
+        or (streams.dim() == 2 and len(streams) != batch)
+    ):
         return False
     work = where.work
     if work.programs:
@@ -341,7 +476,16 @@ def normal_sums(
         key = (where.key, n_out, accumulate, table[0].dtype, launch.marks(outs))
         args = (
             *(*outs, *(None,) * (_sums.MAX_OUT - n_out)),
-            *(keys.contiguous(), streams, table[0], where.layout(device), work.n, terms, s_step, table[1]),
+            *(
+                keys.contiguous(),
+                streams,
+                table[0],
+                where.layout(device),
+                work.n,
+                terms,
+                s_step,
+                table[1],
+            ),
             *(n_out, where.rank, accumulate, where.double),
         )
         _normal_sums.start(key, device, work, args)

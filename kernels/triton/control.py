@@ -1,4 +1,5 @@
-"""The kernel of ``control``: a few samples a program, from the judgement of an attempt to the weights of the next."""
+"""The kernel of ``control``: a few samples a program, from the judgement of an attempt to the
+weights of the next."""
 
 from __future__ import annotations
 
@@ -49,19 +50,40 @@ _IF_KEPT = tl.constexpr(layout.IF_KEPT)
 
 @triton.jit(
     do_not_specialize=["batch", "columns", "stages"],
-    do_not_specialize_on_alignment=["state", "norm", "weights", "times", "table", "nodes", "settings"],
+    do_not_specialize_on_alignment=[
+        "state",
+        "norm",
+        "weights",
+        "times",
+        "table",
+        "nodes",
+        "settings",
+    ],
 )
 def control_kernel(
-    state, norm, weights, times, table, nodes, settings, batch, columns, stages, BEGIN: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
-    """BLOCK samples; ``state`` (ROWS, batch), ``weights`` (batch, columns), ``times`` (stages, batch)."""
+    state,
+    norm,
+    weights,
+    times,
+    table,
+    nodes,
+    settings,
+    batch,
+    columns,
+    stages,
+    BEGIN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """BLOCK samples; ``state`` (ROWS, batch), ``weights`` (batch, columns), ``times`` (stages,
+    batch)."""
     sample = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = sample < batch
     row = state + sample
     if not BEGIN:
         judge(row, tl.load(norm + sample, mask=mask, other=0.0), settings, batch, mask)
     longest = tl.load(settings + _LONGEST)
-    tl.debug_barrier()  # what the judgement stored is read by the same thread, but no one may reorder it
+    # what the judgement stored is read by the same thread, but no one may reorder it
+    tl.debug_barrier()
     t = tl.load(row + _T * batch, mask=mask, other=0.0)
     end = tl.load(row + _END * batch, mask=mask, other=0.0)
     took = tl.load(row + _TOOK * batch, mask=mask, other=0.0)
@@ -80,10 +102,18 @@ def control_kernel(
         inside = column < columns
         coefficient = tl.load(table + column, mask=inside, other=0.0)
         kind = tl.load(table + columns + column, mask=inside, other=0.0).to(tl.int32)
-        value = tl.where((kind & _BY_STEP)[None, :] != 0, coefficient[None, :] * h[:, None], coefficient[None, :])
-        wrong = tl.where((took != 0.0)[:, None], (kind & _IF_KEPT)[None, :], (kind & _IF_TOOK)[None, :])
+        value = tl.where(
+            (kind & _BY_STEP)[None, :] != 0, coefficient[None, :] * h[:, None], coefficient[None, :]
+        )
+        wrong = tl.where(
+            (took != 0.0)[:, None], (kind & _IF_KEPT)[None, :], (kind & _IF_TOOK)[None, :]
+        )
         value = tl.where(wrong != 0, 0.0, value)
-        tl.store(weights + sample[:, None] * columns + column[None, :], value, mask=mask[:, None] & inside[None, :])
+        tl.store(
+            weights + sample[:, None] * columns + column[None, :],
+            value,
+            mask=mask[:, None] & inside[None, :],
+        )
 
 
 @triton.jit
@@ -91,16 +121,13 @@ def judge(row, norm, settings, batch, mask):
     """Accept or reject the attempt of every running sample and choose its next step."""
     status = tl.load(row + _STATUS * batch, mask=mask, other=1.0)
     live = mask & (False | (status == 0.0))
-    t, h = tl.load(row + _T * batch, mask=mask, other=0.0), tl.load(row + _H * batch, mask=mask, other=0.0)
-    last, older = (
-        tl.load(row + _ERROR * batch, mask=mask, other=0.0),
-        tl.load(row + _OLDER * batch, mask=mask, other=0.0),
-    )
+    t = tl.load(row + _T * batch, mask=mask, other=0.0)
+    h = tl.load(row + _H * batch, mask=mask, other=0.0)
+    last = tl.load(row + _ERROR * batch, mask=mask, other=0.0)
+    older = tl.load(row + _OLDER * batch, mask=mask, other=0.0)
     kept = tl.load(row + _TOOK * batch, mask=mask, other=0.0) == 0.0
-    steps, failed = (
-        tl.load(row + _STEPS * batch, mask=mask, other=0.0),
-        tl.load(row + _REJECTED * batch, mask=mask, other=0.0),
-    )
+    steps = tl.load(row + _STEPS * batch, mask=mask, other=0.0)
+    failed = tl.load(row + _REJECTED * batch, mask=mask, other=0.0)
     end = tl.load(row + _END * batch, mask=mask, other=0.0)
     least = tl.load(settings + _MIN_FACTOR)
     finite = tl.abs(norm) < float("inf")
@@ -111,7 +138,8 @@ def judge(row, norm, settings, batch, mask):
     landed = tl.where(h == end - t, accepted, 0) != 0
     shortest = tl.load(row + _SHORTEST * batch, mask=mask, other=0.0)
     shortest = tl.maximum(tl.abs(t) * _RESOLUTION, shortest)
-    steps, failed = tl.where(took, steps + 1.0, steps), tl.where(took, failed, failed + 1.0)
+    steps = tl.where(took, steps + 1.0, steps)
+    failed = tl.where(took, failed, failed + 1.0)
     status = tl.where(steps + failed >= tl.load(settings + _LIMIT), _MAX_STEPS, status)
     under = tl.where(tl.abs(h) <= shortest, 1 - accepted, 0) != 0
     status = tl.where(under, tl.where(finite, _MIN_STEP, _DIVERGED), status)
@@ -119,7 +147,9 @@ def judge(row, norm, settings, batch, mask):
     tl.debug_barrier()
     tl.store(row + _T * batch, tl.where(landed, end, tl.where(took, t + h, t)), mask=live)
     tl.store(row + _H * batch, tl.where(h < 0.0, -size, size), mask=live)
-    tl.store(row + _OLDER * batch, tl.where(took, tl.where(last > 0.0, last, error), older), mask=live)
+    tl.store(
+        row + _OLDER * batch, tl.where(took, tl.where(last > 0.0, last, error), older), mask=live
+    )
     tl.store(row + _ERROR * batch, tl.where(took, error, last), mask=live)
     tl.store(row + _STATUS * batch, tl.where(landed, _OK, status), mask=live)
     tl.store(row + _TOOK * batch, tl.where(live, accepted, 0).to(tl.float64), mask=mask)
@@ -134,9 +164,14 @@ def judge(row, norm, settings, batch, mask):
 
 @triton.jit
 def factor(norm, last, older, kept, settings):
-    """By how much the step changes, the error to remember, and whether the attempt is accepted (0 or 1)."""
-    b1, b2, b3 = tl.load(settings + _BETA_1), tl.load(settings + _BETA_2), tl.load(settings + _BETA_3)
-    safety, accept, floor = tl.load(settings + _SAFETY), tl.load(settings + _ACCEPT), tl.load(settings + _FLOOR)
+    """By how much the step changes, the error to remember, and whether the attempt is accepted (0
+    or 1)."""
+    b1 = tl.load(settings + _BETA_1)
+    b2 = tl.load(settings + _BETA_2)
+    b3 = tl.load(settings + _BETA_3)
+    safety = tl.load(settings + _SAFETY)
+    accept = tl.load(settings + _ACCEPT)
+    floor = tl.load(settings + _FLOOR)
     error = tl.where(accept > 0.0, norm + floor, tl.maximum(norm, _SMALLEST))
     last = tl.where(last > 0.0, last, error)
     older = tl.where(older > 0.0, older, last)
@@ -144,10 +179,15 @@ def factor(norm, last, older, kept, settings):
     smooth = (1.0 + atan(change - 1.0)).to(tl.float32).to(tl.float64)
     below = norm <= 1.0
     change = tl.where(below, change, power(error, -tl.load(settings + _EXPONENT)) * safety)
-    least, most = tl.load(settings + _MIN_FACTOR), tl.load(settings + _MAX_FACTOR)
+    least = tl.load(settings + _MIN_FACTOR)
+    most = tl.load(settings + _MAX_FACTOR)
     change = tl.minimum(tl.maximum(change, least), most).to(tl.float32).to(tl.float64)
     change = tl.where(tl.where(below, kept.to(tl.int32), 0) != 0, tl.minimum(change, 1.0), change)
-    accepted = tl.where(tl.where(accept > 0.0, smooth, 2.0) >= accept, tl.where(accept > 0.0, 1, below.to(tl.int32)), 0)
+    accepted = tl.where(
+        tl.where(accept > 0.0, smooth, 2.0) >= accept,
+        tl.where(accept > 0.0, 1, below.to(tl.int32)),
+        0,
+    )
     change = tl.where(accept > 0.0, smooth, change)
     return change, tl.where(accept > 0.0, error, tl.maximum(error, floor)), accepted
 
@@ -160,7 +200,8 @@ def power(x, exponent):
 
 @triton.jit
 def atan(x):
-    """The arc tangent by four halvings of the angle and its series: the same bits in the interpreter, which has no other."""
+    """The arc tangent by four halvings of the angle and its series: the same bits in the
+    interpreter, which has no other."""
     for _ in tl.static_range(4):
         x = x / (1.0 + tl.sqrt(1.0 + x * x))
     square = x * x

@@ -1,4 +1,5 @@
-"""How kernels are started: compiled handles kept by key, small tables uploaded once, and never a wait for the device."""
+"""How kernels are started: compiled handles kept by key, small tables uploaded once, and never a
+wait for the device."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from odesolve.kernels import philox
 from odesolve.kernels.reference import Weights
 from torch import Tensor
 
-# Sums and products stand alone, as in the specification: an output row then has the same bits alone and in a block, and
-# noise the bits of ``odesolve.kernels.philox``. Contraction would save a fifth of the instructions, but no memory traffic.
+# Sums and products stand alone, as in the specification: an output row then has the same bits alone
+# and in a block, and noise the bits of ``odesolve.kernels.philox``. Contraction would save a fifth
+# of the instructions, but no memory traffic.
 OPTIONS = {"enable_fp_fusion": False}
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 OLDEST = (3, 4)
@@ -24,15 +26,16 @@ NEWEST = (3, 9)  # the newest version whose launcher is known to take what ``Lau
 VERSION = tuple(int(v) for v in triton.__version__.split(".")[:2])
 TABLES = 4096
 WARP = 64 if torch.version.hip else 32  # threads
-# ODESOLVE_AUTOTUNE=1 has Triton try these for every new shape class and machine; the default needs no trial. Kernels that
-# sum are never tuned: a block of another size would give other bits.
+# ODESOLVE_AUTOTUNE=1 has Triton try these for every new shape class and machine; the default needs
+# no trial. Kernels that sum are never tuned: a block of another size would give other bits.
 AUTOTUNE = os.environ.get("ODESOLVE_AUTOTUNE") == "1"
 CONFIGS = ((256, 1), (512, 2), (512, 4), (1024, 4), (1024, 8), (2048, 4), (2048, 8), (4096, 8))
 BENCH = None  # Triton's own timer
 
 
 class Work(NamedTuple):
-    """How much there is to do, and how it is cut: samples, elements of each, elements and warps of a program."""
+    """How much there is to do, and how it is cut: samples, elements of each, elements and warps of
+    a program."""
 
     samples: int
     n: int
@@ -57,11 +60,11 @@ def refusal() -> str:
 class Launcher:
     """A kernel and its compiled forms.
 
-    ``key`` of a call says all that a compiled form depends on: types, alignment, divisibility, constants. The first call of
-    a key goes through Triton's JIT, later ones hand pointers straight to the compiled form's launcher (its convention has
-    not changed from 3.4 to 3.9; a version beyond that goes through the JIT every time). Launch hooks of Triton's own
-    profiler see the first call only; CUPTI and rocprof see all.
-    """
+    ``key`` of a call says all that a compiled form depends on: types, alignment, divisibility,
+    constants. The first call of a key goes through Triton's JIT, later ones hand pointers straight
+    to the compiled form's launcher (its convention has not changed from 3.4 to 3.9; a version
+    beyond that goes through the JIT every time). Launch hooks of Triton's own profiler see the
+    first call only; CUPTI and rocprof see all."""
 
     def __init__(self, kernel, tuned_by: Sequence[str] = ()) -> None:
         self.kernel = kernel
@@ -71,12 +74,18 @@ class Launcher:
         self.tuners: dict[tuple[str, ...], triton.runtime.Autotuner] = {}
 
     def start(
-        self, key: Hashable, device: torch.device, work: Work, args: Sequence, written: tuple[str, ...] = ()
+        self,
+        key: Hashable,
+        device: torch.device,
+        work: Work,
+        args: Sequence,
+        written: tuple[str, ...] = (),
     ) -> None:
-        """Start the kernel with its arguments in order, None and constants included, all but the last, its block.
+        """Start the kernel with its arguments in order, None and constants included, all but the
+        last, its block.
 
-        ``written`` names the tensors that the kernel writes, where a tuner may choose another block.
-        """
+        ``written`` names the tensors that the kernel writes, where a tuner may choose another
+        block."""
         index = device.index
         if index is not None and index != torch.cuda.current_device():
             with torch.cuda.device(index):
@@ -86,7 +95,12 @@ class Launcher:
         if form is None:
             block, compiled = self._first(work, args, written)
             if self.direct:
-                self.ready[key, index] = (block, compiled.run, compiled.function, compiled.packed_metadata)
+                self.ready[key, index] = (
+                    block,
+                    compiled.run,
+                    compiled.function,
+                    compiled.packed_metadata,
+                )
             return
         block, run, function, metadata = form
         stream = torch._C._cuda_getCurrentRawStream(index)
@@ -95,16 +109,23 @@ class Launcher:
         run(programs, 1, 1, stream, function, metadata, None, None, None, *pointers, block)
 
     def _first(self, work: Work, args: Sequence, written: tuple[str, ...]):
-        """A launch through the JIT, which compiles and, if asked for, tunes: the block and the compiled form."""
+        """A launch through the JIT, which compiles and, if asked for, tunes: the block and the
+        compiled form."""
         if not (AUTOTUNE and written):
-            return work.block, self.kernel[(work.programs,)](*args, work.block, num_warps=work.warps, **OPTIONS)
+            return work.block, self.kernel[(work.programs,)](
+                *args, work.block, num_warps=work.warps, **OPTIONS
+            )
         if written not in self.tuners:
             configs = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in CONFIGS]
             # Every trial starts from what the tensors held: an output may be an input.
-            tune = triton.autotune(configs, self.tuned_by, restore_value=list(written), do_bench=BENCH)
+            tune = triton.autotune(
+                configs, self.tuned_by, restore_value=list(written), do_bench=BENCH
+            )
             self.tuners[written] = tune(self.kernel)
         tuner = self.tuners[written]
-        compiled = tuner[lambda chosen: (work.samples * -(-work.n // chosen["BLOCK"]),)](*args, **OPTIONS)
+        compiled = tuner[lambda chosen: (work.samples * -(-work.n // chosen["BLOCK"]),)](
+            *args, **OPTIONS
+        )
         return tuner.best_config.kwargs["BLOCK"], compiled
 
 
@@ -114,13 +135,18 @@ def on(device: torch.device, *tensors: Tensor) -> bool:
 
 
 def marks(tensors: Sequence[Tensor]) -> Hashable:
-    """What Triton asks of tensors beyond their types, part of a key: 0 if every one begins at a multiple of 16 bytes.
+    """What Triton asks of tensors beyond their types, part of a key: 0 if every one begins at a
+    multiple of 16 bytes.
 
     Else which do. On ROCm also which are below 2 GiB, as those are addressed with 32 bits.
     """
     pointers = [t.data_ptr() & 15 for t in tensors]
     found = tuple(p == 0 for p in pointers) if any(pointers) else 0
-    return (found, *(t.untyped_storage().nbytes() < 2**31 for t in tensors)) if torch.version.hip else found
+    return (
+        (found, *(t.untyped_storage().nbytes() < 2**31 for t in tensors))
+        if torch.version.hip
+        else found
+    )
 
 
 def number(n: int) -> int:
@@ -129,7 +155,8 @@ def number(n: int) -> int:
 
 
 def blocks(n: int, largest: int, smallest: int = 128) -> tuple[int, int]:
-    """Elements and warps of a program: eight elements a thread. A function of the sample alone, as sums must be."""
+    """Elements and warps of a program: eight elements a thread. A function of the sample alone, as
+    sums must be."""
     block = min(max(1 << (n - 1).bit_length(), smallest), largest)
     return block, max(1, block // (8 * WARP))
 
@@ -139,10 +166,17 @@ def signed(stream: int) -> int:
     return philox.signed(operator.index(stream))
 
 
-def codes(base: Sequence[int], streams: Sequence[int], ins: int, device: torch.device) -> Tensor | None:
-    """Bases of outputs, then streams, as a table on the device; None unless all are whole and every base is an input or -1."""
+def codes(
+    base: Sequence[int],
+    streams: Sequence[int],
+    ins: int,
+    device: torch.device,
+) -> Tensor | None:
+    """Bases of outputs, then streams, as a table on the device; None unless all are whole and every
+    base is an input or -1."""
     try:
-        places, numbers = tuple(map(operator.index, base)), tuple(map(signed, streams))
+        places = tuple(map(operator.index, base))
+        numbers = tuple(map(signed, streams))
     except TypeError:
         return None
     if places and not -1 <= min(places) <= max(places) < ins:
@@ -150,30 +184,38 @@ def codes(base: Sequence[int], streams: Sequence[int], ins: int, device: torch.d
     return table((*places, *numbers), torch.int64, device)
 
 
-def upload(values: Sequence[float] | Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def upload(
+    values: Sequence[float] | Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """A new tensor on a device; the copy is queued behind what runs there."""
     host = torch.tensor(values, dtype=dtype)
     if device.type == "cpu":
         return host
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "coefficients that were never used before appeared while a CUDA graph was captured: run the same calls once "
+            "coefficients that were never used before appeared while a CUDA graph was captured: "
+            "run the same calls once "
             "before the capture, or pass the coefficients as tensors on the device"
         )
     return host.pin_memory().to(device, non_blocking=True)
 
 
 def table(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``upload``, once for the same values and stream of the device: another stream might read before they arrive."""
+    """``upload``, once for the same values and stream of the device: another stream might read
+    before they arrive."""
     copies = _copies(values, dtype, device)
     if device.type == "cpu":
-        stream, capturing = 0, False
+        stream = 0
+        capturing = False
     else:
-        stream, capturing = torch._C._cuda_getCurrentRawStream(device.index), torch.cuda.is_current_stream_capturing()
+        stream = torch._C._cuda_getCurrentRawStream(device.index)
+        capturing = torch.cuda.is_current_stream_capturing()
     found = copies.get(stream)
     if found is None:
         # A capture begins with a synchronisation, so it may use what any stream has brought.
-        found = next(iter(copies.values())) if capturing and copies else upload(values, dtype, device)
+        found = (
+            next(iter(copies.values())) if capturing and copies else upload(values, dtype, device)
+        )
         copies[stream] = found
     if capturing:
         _captured.add(found)
@@ -188,15 +230,23 @@ def _copies(values: tuple, dtype: torch.dtype, device: torch.device) -> dict[int
 _captured: set[Tensor] = set()  # a graph knows only addresses: what it reads must never be freed
 
 
-def coefficients(weights: Weights, rows: int, columns: int, device: torch.device) -> tuple[Tensor, int] | None:
-    """Weights as a table on the device, rows without gaps, and the distance of the blocks of two samples in it.
+def coefficients(
+    weights: Weights,
+    rows: int,
+    columns: int,
+    device: torch.device,
+) -> tuple[Tensor, int] | None:
+    """Weights as a table on the device, rows without gaps, and the distance of the blocks of two
+    samples in it.
 
     None if they are not of this shape.
     """
     if not isinstance(weights, Tensor):
         if len(weights) != rows or any(len(row) != columns for row in weights):
             return None
-        return table(tuple(map(float, itertools.chain.from_iterable(weights))), torch.float64, device), 0
+        return table(
+            tuple(map(float, itertools.chain.from_iterable(weights))), torch.float64, device
+        ), 0
     if weights.shape[-2:] != (rows, columns) or weights.dim() > 3:
         return None
     if weights.device != device:
@@ -208,7 +258,8 @@ def coefficients(weights: Weights, rows: int, columns: int, device: torch.device
 
 
 def each(value: object, batch: int) -> bool:
-    """Whether it is a number, or a tensor of one or of one a sample: a kernel reads as many as there are samples."""
+    """Whether it is a number, or a tensor of one or of one a sample: a kernel reads as many as
+    there are samples."""
     if isinstance(value, Tensor):
         return value.numel() == 1 or value.shape == (batch,)
     return hasattr(value, "__float__") and not hasattr(value, "__len__")

@@ -1,10 +1,11 @@
-"""Normal numbers in registers: Philox4x32-10 on quads and Box-Muller with the polynomials of ``odesolve.kernels.philox``.
+"""Normal numbers in registers: Philox4x32-10 on quads and Box-Muller with the polynomials of
+``odesolve.kernels.philox``.
 
-Four elements share one counter, so a block of n elements costs n/4 Philox calls, and the sine and cosine of n/2 angles.
-``tl.randn`` takes four times the instructions (one counter and one slow-path sine an element): it is bound by compute
-where this stays bound by memory. Every product and sum stands alone as in the specification: compile with
-``enable_fp_fusion=False`` (see ``launch.OPTIONS``).
-"""
+Four elements share one counter, so a block of n elements costs n/4 Philox calls, and the sine and
+cosine of n/2 angles. ``tl.randn`` takes four times the instructions (one counter and one slow-path
+sine an element): it is bound by compute where this stays bound by memory. Every product and sum
+stands alone as in the specification: compile with ``enable_fp_fusion=False`` (see
+``launch.OPTIONS``)."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ QUARTER_TURN = tl.constexpr(philox.QUARTER_TURN)
 
 @triton.jit
 def words(quad, keys, sample, stream):
-    """The four words of each quad (uint32) of a sample, whose (seed, id) is row ``sample`` of ``keys``."""
+    """The four words of each quad (uint32) of a sample, whose (seed, id) is row ``sample`` of
+    ``keys``."""
     seed = tl.load(keys + 2 * sample)
     k0 = seed.to(tl.uint32)
     k1 = (seed >> 32).to(tl.uint32)
@@ -50,7 +52,8 @@ def words(quad, keys, sample, stream):
 
 @triton.jit
 def normals(start, keys, sample, stream, BLOCK: tl.constexpr):
-    """Standard normals (float32) of the elements start to start + BLOCK - 1 of a sample; start is a multiple of four."""
+    """Standard normals (float32) of the elements start to start + BLOCK - 1 of a sample; start is a
+    multiple of four."""
     quad = start // 4 + tl.arange(0, BLOCK // 4)
     a, b, c, d = words(quad, keys, sample, stream)
     n0, n1 = box_muller(a, b)
@@ -73,11 +76,14 @@ def box_muller(a, b):
     u = (a >> 1).to(tl.int32).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10
     radius = tl.sqrt_rn(-2.0 * log(u))
     signed = b.to(tl.int32, bitcast=True)
-    quadrant = (signed + 536870912) >> 30  # where the sum wraps, quadrant -2 stands for 2: no bit below differs
+    # where the sum wraps, quadrant -2 stands for 2: no bit below differs
+    quadrant = (signed + 536870912) >> 30
     y = (signed - (quadrant << 30)).to(tl.float32) * QUARTER_TURN
     square = y * y
     sin = y + (y * square) * (((SIN[2] * square) + SIN[1]) * square + SIN[0])
-    cos = (1.0 - 0.5 * square) + (square * square) * (((COS[2] * square) + COS[1]) * square + COS[0])
+    cos = (1.0 - 0.5 * square) + (square * square) * (
+        ((COS[2] * square) + COS[1]) * square + COS[0]
+    )
     odd = (quadrant & 1) == 1
     s = tl.where(odd, cos, sin)
     c = tl.where(odd, sin, cos)

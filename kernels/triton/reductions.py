@@ -1,8 +1,9 @@
-"""Per-sample sums: one partial sum a block, then one program a sample that adds them in a fixed order.
+"""Per-sample sums: one partial sum a block, then one program a sample that adds them in a fixed
+order.
 
-Sums are taken in float64 and in an order that depends on the sample's size and types alone. Atomics, or blocks chosen by
-how many samples there are, would give a sample other bits in another batch.
-"""
+Sums are taken in float64 and in an order that depends on the sample's size and types alone.
+Atomics, or blocks chosen by how many samples there are, would give a sample other bits in another
+batch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from odesolve.kernels.triton import launch, noise
 from odesolve.kernels.triton.combine import block_of, rounded
 from torch import Tensor
 
-SUM, ADD, MEAN, ROOT_MEAN = 0, 1, 2, 3
+SUM = 0
+ADD = 1
+MEAN = 2
+ROOT_MEAN = 3
 _WIDTH = 1024
 _SUM = tl.constexpr(SUM)
 _ADD = tl.constexpr(ADD)
@@ -20,9 +24,22 @@ _ROOT_MEAN = tl.constexpr(ROOT_MEAN)
 
 
 @triton.jit(
-    do_not_specialize=["rtol_sample", "atol_sample"], do_not_specialize_on_alignment=["rtol", "atol", "partials"]
+    do_not_specialize=["rtol_sample", "atol_sample"],
+    do_not_specialize_on_alignment=["rtol", "atol", "partials"],
 )
-def rms_kernel(e, y0, y1, rtol, atol, partials, n, rtol_sample, atol_sample, DOUBLE: tl.constexpr, BLOCK: tl.constexpr):
+def rms_kernel(
+    e,
+    y0,
+    y1,
+    rtol,
+    atol,
+    partials,
+    n,
+    rtol_sample,
+    atol_sample,
+    DOUBLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Sum over a block of the square of e / (atol + rtol * max(|y0|, |y1|))."""
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sample, start = block_of(n, BLOCK)
@@ -32,15 +49,29 @@ def rms_kernel(e, y0, y1, rtol, atol, partials, n, rtol_sample, atol_sample, DOU
     a = tl.abs(tl.load(y0 + first + lane, mask=mask, other=0.0).to(WIDE))
     b = tl.abs(tl.load(y1 + first + lane, mask=mask, other=0.0).to(WIDE))
     size = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-    scale = tl.load(atol + sample * atol_sample).to(WIDE) + tl.load(rtol + sample * rtol_sample).to(WIDE) * size
+    scale = (
+        tl.load(atol + sample * atol_sample).to(WIDE)
+        + tl.load(rtol + sample * rtol_sample).to(WIDE) * size
+    )
     value = tl.load(e + first + lane, mask=mask, other=0.0).to(WIDE)
     ratio = tl.where(mask, value / scale, 0.0).to(tl.float64)
     tl.store(partials + tl.program_id(0), tl.sum(ratio * ratio, 0))
 
 
-@triton.jit(do_not_specialize=["s_sample"], do_not_specialize_on_alignment=["keys", "streams", "partials"])
+@triton.jit(
+    do_not_specialize=["s_sample"], do_not_specialize_on_alignment=["keys", "streams", "partials"]
+)
 def inner_kernel(
-    a, b, keys, streams, partials, n, s_sample, DRAW: tl.constexpr, SIGNS: tl.constexpr, BLOCK: tl.constexpr
+    a,
+    b,
+    keys,
+    streams,
+    partials,
+    n,
+    s_sample,
+    DRAW: tl.constexpr,
+    SIGNS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Sum over a block of a * b, where b is drawn from a stream with DRAW."""
     sample, start = block_of(n, BLOCK)
@@ -63,7 +94,17 @@ def inner_kernel(
     do_not_specialize=["n", "chunks", "w_sample", "o_sample"],
     do_not_specialize_on_alignment=["out", "partials", "weight"],
 )
-def finish_kernel(out, partials, weight, n, chunks, w_sample, o_sample, MODE: tl.constexpr, BLOCK: tl.constexpr):
+def finish_kernel(
+    out,
+    partials,
+    weight,
+    n,
+    chunks,
+    w_sample,
+    o_sample,
+    MODE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The partial sums of one sample added, and what is wanted of them."""
     sample = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -87,8 +128,16 @@ inner_launcher = launch.Launcher(inner_kernel)
 _finish = launch.Launcher(finish_kernel)
 
 
-def finish(out: Tensor, partials: Tensor, work: launch.Work, sums: int, mode: int, weight=1.0) -> None:
-    """out (sums,) <- the sums of the partial sums of each sample: weighted (SUM, ADD) or their (ROOT_)MEAN."""
+def finish(
+    out: Tensor,
+    partials: Tensor,
+    work: launch.Work,
+    sums: int,
+    mode: int,
+    weight=1.0,
+) -> None:
+    """out (sums,) <- the sums of the partial sums of each sample: weighted (SUM, ADD) or their
+    (ROOT_)MEAN."""
     if sums == 0:
         return
     chunks = -(-work.n // work.block)

@@ -1,4 +1,5 @@
-"""The kernel of ``normal_sums``: totals stay in registers while one stream after the other is drawn onto them."""
+"""The kernel of ``normal_sums``: totals stay in registers while one stream after the other is drawn
+onto them."""
 
 from __future__ import annotations
 
@@ -15,10 +16,26 @@ MAX_OUT = 4
     do_not_specialize_on_alignment=["keys", "streams", "weights", "layout"],
 )
 def sums_kernel(
-    y0, y1, y2, y3, keys, streams, weights, layout, n, terms, s_sample, w_sample,
-    N_OUT: tl.constexpr, RANK: tl.constexpr, ADD: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One block of one sample. ``streams`` (terms,) and ``weights`` (N_OUT, terms) have the given distance of samples."""
+    y0,
+    y1,
+    y2,
+    y3,
+    keys,
+    streams,
+    weights,
+    layout,
+    n,
+    terms,
+    s_sample,
+    w_sample,
+    N_OUT: tl.constexpr,
+    RANK: tl.constexpr,
+    ADD: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of one sample. ``streams`` (terms,) and ``weights`` (N_OUT, terms) have the given
+    distance of samples."""
     outs = (y0, y1, y2, y3)
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sample, start = block_of(n, BLOCK)

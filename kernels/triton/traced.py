@@ -1,8 +1,9 @@
-"""``combined`` for torch.compile on CUDA and ROCm: an op that Inductor opens, so that it sees the kernel and its buffers.
+"""``combined`` for torch.compile on CUDA and ROCm: an op that Inductor opens, so that it sees the
+kernel and its buffers.
 
-``odesolve::combined`` is a black box in a graph. This one is decomposed into the kernel itself when AOTAutograd traces it:
-no dispatch is left at run time, buffers are planned with the rest of the graph, and CUDA graphs hold it.
-"""
+``odesolve::combined`` is a black box in a graph. This one is decomposed into the kernel itself when
+AOTAutograd traces it: no dispatch is left at run time, buffers are planned with the rest of the
+graph, and CUDA graphs hold it."""
 
 from __future__ import annotations
 
@@ -28,27 +29,38 @@ def combined(
 ) -> list[Tensor]:
     """``dispatch.combined`` of tensors on a CUDA or ROCm device, as nodes that Inductor can open.
 
-    ``weights`` (n_out, n) or (B, n_out, n) is a tensor on the same device. Outputs are contiguous, or channels last where
-    all inputs are and no noise is drawn. Inductor compiles the kernel as it pleases: where it fuses products and sums,
-    the last bits differ from those of an eager call.
+    ``weights`` (n_out, n) or (B, n_out, n) is a tensor on the same device. Outputs are contiguous,
+    or channels last where all inputs are and no noise is drawn. Inductor compiles the kernel as it
+    pleases: where it fuses products and sums, the last bits differ from those of an eager call.
     """
     where = [launch.signed(s) for s in streams]
-    return combined_triton(list(ins), weights, list(base), keys, where, [TYPES.index(d) for d in dtypes])
+    return combined_triton(
+        list(ins), weights, list(base), keys, where, [TYPES.index(d) for d in dtypes]
+    )
 
 
 def fits(ins: Sequence[Tensor], n_out: int, n_noise: int) -> bool:
-    """Whether one launch can do it: the counts and types for which there is a kernel, every tensor on one GPU."""
+    """Whether one launch can do it: the counts and types for which there is a kernel, every tensor
+    on one GPU."""
     counts = 0 < n_out <= MAX_OUT and 0 < len(ins) <= MAX_IN and n_noise <= MAX_NOISE
     if not counts:
         return False
     x = ins[0]
-    return all(t.dtype in TYPES and t.shape == x.shape and t.device == x.device and t.is_cuda for t in ins)
+    return all(
+        t.dtype in TYPES and t.shape == x.shape and t.device == x.device and t.is_cuda for t in ins
+    )
 
 
-# Types of outputs are given as places in TYPES: a schema that is read from annotations knows no list of dtypes.
+# Types of outputs are given as places in TYPES: a schema that is read from annotations knows no
+# list of dtypes.
 @triton_op("odesolve::combined_triton", mutates_args=())
 def combined_triton(
-    ins: list[Tensor], weights: Tensor, base: list[int], keys: Tensor | None, streams: list[int], types: list[int]
+    ins: list[Tensor],
+    weights: Tensor,
+    base: list[int],
+    keys: Tensor | None,
+    streams: list[int],
+    types: list[int],
 ) -> list[Tensor]:
     """``combined``; ``types`` are places in ``TYPES``."""
     x = ins[0]
@@ -56,21 +68,30 @@ def combined_triton(
     layout = torch.contiguous_format
     if flat and not x.is_contiguous() and all(_channels_last(t) for t in ins):
         layout = torch.channels_last
-    outs = [torch.empty(x.shape, dtype=TYPES[k], device=x.device, memory_format=layout) for k in types]
+    outs = [
+        torch.empty(x.shape, dtype=TYPES[k], device=x.device, memory_format=layout) for k in types
+    ]
     if x.numel() == 0:
         return outs
     samples = x.shape[0] if x.dim() else 1
     n = x.numel() // samples
     if flat:
-        samples, n = 1, x.numel()
-    # Sizes may be symbols here, so the block is that of a large sample: a small one leaves threads of it idle.
+        samples = 1
+        n = x.numel()
+    # Sizes may be symbols here, so the block is that of a large sample: a small one leaves threads
+    # of it idle.
     block = 1024 if len(outs) + len(ins) <= 8 else 512
-    # Filled on the device, one number each, and so part of what Inductor fuses: a tensor made from a list would be copied
-    # from the host at every call.
-    codes = torch.cat([torch.full((1,), c, dtype=torch.int64, device=x.device) for c in [*base, *streams]])
+    # Filled on the device, one number each, and so part of what Inductor fuses: a tensor made from
+    # a list would be copied from the host at every call.
+    codes = torch.cat(
+        [torch.full((1,), c, dtype=torch.int64, device=x.device) for c in [*base, *streams]]
+    )
     arguments = {
         **{f"y{i}": outs[i] if i < len(outs) else None for i in range(MAX_OUT)},
-        **{f"x{j}": ins[j].contiguous(memory_format=layout) if j < len(ins) else None for j in range(MAX_IN)},
+        **{
+            f"x{j}": ins[j].contiguous(memory_format=layout) if j < len(ins) else None
+            for j in range(MAX_IN)
+        },
         "weights": weights.contiguous(),
         "codes": codes,
         "row": None,

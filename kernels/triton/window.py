@@ -1,4 +1,5 @@
-"""The kernel of the Picard update: the recurrence over a window's points stays in registers, each value is read once."""
+"""The kernel of the Picard update: the recurrence over a window's points stays in registers, each
+value is read once."""
 
 from __future__ import annotations
 
@@ -11,15 +12,51 @@ MAX_IN = 8  # six answers, the states they belong to, and noise that was drawn b
 
 
 @triton.jit(
-    do_not_specialize=["points", "batch", "w_point", "w_sample", "g_point", "g_sample", "s_point", "s_sample"],
+    do_not_specialize=[
+        "points",
+        "batch",
+        "w_point",
+        "w_sample",
+        "g_point",
+        "g_sample",
+        "s_point",
+        "s_sample",
+    ],
     do_not_specialize_on_alignment=["weights", "growth", "keys", "streams", "partials"],
 )
 def window_kernel(
-    out, origin, old, x0, x1, x2, x3, x4, x5, x6, x7, weights, growth, keys, streams, partials, n, points, batch,
-    w_point, w_sample, g_point, g_sample, s_point, s_sample,
-    N_IN: tl.constexpr, NOISE: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """One block of one sample through all points; ``partials`` (points, samples, blocks) gets its squared moves."""
+    out,
+    origin,
+    old,
+    x0,
+    x1,
+    x2,
+    x3,
+    x4,
+    x5,
+    x6,
+    x7,
+    weights,
+    growth,
+    keys,
+    streams,
+    partials,
+    n,
+    points,
+    batch,
+    w_point,
+    w_sample,
+    g_point,
+    g_sample,
+    s_point,
+    s_sample,
+    N_IN: tl.constexpr,
+    NOISE: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One block of one sample through all points; ``partials`` (points, samples, blocks) gets its
+    squared moves."""
     ins = (x0, x1, x2, x3, x4, x5, x6, x7)
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sample, start = block_of(n, BLOCK)
@@ -38,7 +75,9 @@ def window_kernel(
         if NOISE:
             stream = tl.load(streams + p * s_point + sample * s_sample)
             w = tl.load(row + N_IN).to(WIDE)
-            change += tl.where(w != 0.0, noise.normals(start, keys, sample, stream, BLOCK).to(WIDE) * w, 0.0)
+            change += tl.where(
+                w != 0.0, noise.normals(start, keys, sample, stream, BLOCK).to(WIDE) * w, 0.0
+            )
         prev = prev + (tl.load(growth + p * g_point + sample * g_sample).to(WIDE) * prev + change)
         move = tl.load(old + first + lane, mask=mask, other=0.0).to(WIDE)
         tl.debug_barrier()  # ``out`` may be ``old``: no warp may write what another has yet to read

@@ -1,4 +1,5 @@
-"""Gradients of the steps that were made: every state between them is kept, every step is evaluated once more on the way back."""
+"""Gradients of the steps that were made: every state between them is kept, every step is evaluated
+once more on the way back."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ Step = Callable[
 
 @dataclass
 class Trail:
-    """A solve as it was made: states (n, B, ...) at the output times and (N, B, ...) before every step, the steps, and how many
-    of them had been made at every output time."""
+    """A solve as it was made: states (n, B, ...) at the output times and (N, B, ...) before every
+    step, the steps, and how many of them had been made at every output time."""
 
     y: Tensor
     before: Tensor
@@ -31,19 +32,26 @@ class Trail:
 class Backprop:
     """The gradient of the discrete solve that ``run`` makes of a first state.
 
-    What is kept is one state a step. Where f is a network that is little beside its activations, of which those of one step
-    are alive at a time. Rejected: the states of every sqrt(N)-th step, which cost another evaluation of all; ``Reversible`` keeps
-    none at all.
+    What is kept is one state a step. Where f is a network that is little beside its activations, of
+    which those of one step are alive at a time. Rejected: the states of every sqrt(N)-th step,
+    which cost another evaluation of all; ``Reversible`` keeps none at all.
     """
 
     run: Callable[[Tensor], Trail]
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         trail = self.run(y0)
-        self.step, self.passed = trail.step, list(trail.passed)
+        self.step = trail.step
+        self.passed = list(trail.passed)
         return trail.y, (trail.before,)
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor, None]:
         (before,) = kept
         g = torch.zeros_like(grad[0])
         for k in range(len(before), -1, -1):

@@ -1,4 +1,5 @@
-"""The adjoint equation, solved backwards in time (Pontryagin; Chen, Rubanova, Bettencourt and Duvenaud 2018)."""
+"""The adjoint equation, solved backwards in time (Pontryagin; Chen, Rubanova, Bettencourt and
+Duvenaud 2018)."""
 
 from __future__ import annotations
 
@@ -17,24 +18,27 @@ from odesolve.functions.pairing import pairs, type_like
 from odesolve.ode.times import Times, each
 
 Slope = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
-# Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing depends on them
-# (Kidger, Chen and Lyons 2021). A power of two, so that nothing is rounded.
+# Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing
+# depends on them (Kidger, Chen and Lyons 2021). A power of two, so that nothing is rounded.
 UNSEEN = 2.0**-40
 
 
 @dataclass
 class Continuous:
-    """da/dt = -a df/dy with a = dL/dy, from the last output time to the first; gradients of parameters are the integral of
-    a df/dp. The gradient is that of the equation, not of the steps: both agree as the tolerances do.
+    """da/dt = -a df/dy with a = dL/dy, from the last output time to the first; gradients of
+    parameters are the integral of a df/dp. The gradient is that of the equation, not of the steps:
+    both agree as the tolerances do.
 
-    ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse, with the norm of its errors
-    divided by the square root of ``share``, to something with ``last``, ``ok``, ``status`` and ``t`` as of a Solution. The
-    states start again from the kept ones at every output time; with ``timed`` the times get gradients too. All samples share
-    their steps on the way back, as the integral of a parameter is one number of all of them. Where each has times of its
-    own, ``within(i)`` is f over interval i in a clock that they share, 1 at its end and 0 at its beginning.
+    ``solve`` makes the way there. ``back(i, f, state, share)`` solves over interval i in reverse,
+    with the norm of its errors divided by the square root of ``share``, to something with ``last``,
+    ``ok``, ``status`` and ``t`` as of a Solution. The states start again from the kept ones at
+    every output time; with ``timed`` the times get gradients too. All samples share their steps on
+    the way back, as the integral of a parameter is one number of all of them. Where each has times
+    of its own, ``within(i)`` is f over interval i in a clock that they share, 1 at its end and 0 at
+    its beginning.
 
-    A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost (Gholami, Keutzer and
-    Biros 2019): take ``Backprop`` there.
+    A flow that contracts by more than the tolerance cannot be walked back, so its gradient is lost
+    (Gholami, Keutzer and Biros 2019): take ``Backprop`` there.
     """
 
     solve: Callable[[Tensor], Tensor]
@@ -47,7 +51,13 @@ class Continuous:
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.solve(y0), ()
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, Tensor | None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor, Tensor | None]:
         a = torch.zeros_like(grad[0])
         for_times = torch.zeros(y.shape[:2], dtype=torch.float64, device=y.device)
         for i in range(len(y) - 1, 0, -1):
@@ -62,10 +72,13 @@ class Continuous:
 
     def _along(self, i: int, y: Tensor, grad: Tensor, sums: Sums) -> Tensor:
         """The gradient (B,) of a shift of output time i."""
-        return (self.f(each(self.times[i], y), y, sums.wanted.args) * grad).double().flatten(1).sum(1)
+        return (
+            (self.f(each(self.times[i], y), y, sums.wanted.args) * grad).double().flatten(1).sum(1)
+        )
 
     def _interval(self, i: int, y: Tensor, a: Tensor, sums: Sums) -> Tensor:
-        """a at the beginning of interval i from the one at its end; gradients of parameters are added up."""
+        """a at the beginning of interval i from the one at its end; gradients of parameters are
+        added up."""
         totals = [torch.zeros_like(p) for p in sums.wanted.tensors]
         f = self.f if self.within is None else self.within(i)
 
@@ -73,7 +86,10 @@ class Continuous:
             now, cotangent, *_ = state
             times = t.expand(len(now))
             slope, back, grads = sums.product(lambda y, args: f(times, y, args), now, -cotangent)
-            grads = [torch.zeros_like(p) if g is None else g * UNSEEN for p, g in zip(totals, grads, strict=True)]
+            grads = [
+                torch.zeros_like(p) if g is None else g * UNSEEN
+                for p, g in zip(totals, grads, strict=True)
+            ]
             return slope, back, *map(carried, grads)
 
         def carried(g: Tensor) -> Tensor:
@@ -86,11 +102,13 @@ class Continuous:
         if not solution.ok:
             raise OdesolveError(
                 f"the adjoint equation ended with status {solution.status!r} in interval {i}, at "
-                f"{'t' if self.within is None else 'its share'}={float(solution.t):.6g}: give other "
+                f"{'t' if self.within is None else 'its share'}={float(solution.t):.6g}: give "
+                "other "
                 'adjoint_options=dict(rtol=..., atol=...), or take adjoint="backprop"'
             )
         _, a, *rest = solution.last
         for k, (p, g) in enumerate(zip(totals, rest, strict=True)):
-            total, more = sums.totals[k], (g / UNSEEN).to(p.dtype)
+            total = sums.totals[k]
+            more = (g / UNSEEN).to(p.dtype)
             sums.totals[k] = more if total is None else total + more
         return a

@@ -1,10 +1,11 @@
-"""What a way back needs, held where Python's garbage collector sees it: a module that keeps its own solution is freed with it.
+"""What a way back needs, held where Python's garbage collector sees it: a module that keeps its own
+solution is freed with it.
 
-The collector follows a tensor to its graph only where the tensor is the direct result of a ``torch.autograd.Function`` that
-nothing else holds; what stands behind nodes of C++, such as those of views, it does not see. So the tensors that a call returns
-are made direct results of ``_Returned``, which holds all that the call's ways back need, and these know it weakly. Everything
-that is computed from such a tensor keeps its ``_Returned`` alive, and with it the way back.
-"""
+The collector follows a tensor to its graph only where the tensor is the direct result of a
+``torch.autograd.Function`` that nothing else holds; what stands behind nodes of C++, such as those
+of views, it does not see. So the tensors that a call returns are made direct results of
+``_Returned``, which holds all that the call's ways back need, and these know it weakly. Everything
+that is computed from such a tensor keeps its ``_Returned`` alive, and with it the way back."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _holder: ContextVar[Holder | None] = ContextVar("holder", default=None)
 
 
 def held() -> Holder | None:
-    """What the results of the call under way are going to hold, None where nobody will look after that."""
+    """What the results of the call under way are going to hold, None where nobody will look after
+    that."""
     return _holder.get()
 
 
@@ -43,7 +45,8 @@ class _Returned(torch.autograd.Function):
 
 
 def holding(call: Callable[P, R]) -> Callable[P, R]:
-    """A function that users call, whose results hold what their gradients need; inside of another such call that one's do."""
+    """A function that users call, whose results hold what their gradients need; inside of another
+    such call that one's do."""
 
     @functools.wraps(call)
     def outer(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -66,7 +69,9 @@ def _returned(result: Any, holder: Holder) -> Any:
         return _piece(result, holder)
     given = {f.name: getattr(result, f.name) for f in fields(result) if f.init}
     made = {name: _piece(value, holder) for name, value in given.items()}
-    return replace(result, **{name: value for name, value in made.items() if value is not given[name]})
+    return replace(
+        result, **{name: value for name, value in made.items() if value is not given[name]}
+    )
 
 
 def _piece(value: Any, holder: Holder) -> Any:

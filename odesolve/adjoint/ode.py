@@ -1,4 +1,5 @@
-"""Solves of ordinary differential equations with steps of one size, with gradients, or both: the rest of ``ode.solve``."""
+"""Solves of ordinary differential equations with steps of one size, with gradients, or both: the
+rest of ``ode.solve``."""
 
 from __future__ import annotations
 
@@ -33,15 +34,20 @@ from odesolve.ode.times import Time, Times, each, fitted
 from odesolve.process.progress import Bar
 
 ANYWHERE = Stretch(-math.inf, math.inf)
-OPTIONS = {"backprop": (), "continuous": ("rtol", "atol", "solver", "steps"), "reversible": ("coupling",)}
+OPTIONS = {
+    "backprop": (),
+    "continuous": ("rtol", "atol", "solver", "steps"),
+    "reversible": ("coupling",),
+}
 
 
 @dataclass
 class Request:
-    """A solve of dy/dt = f with steps of one size (``steps``) or by the tolerances of ``how``, and a way to gradients.
+    """A solve of dy/dt = f with steps of one size (``steps``) or by the tolerances of ``how``, and
+    a way to gradients.
 
-    ``module`` is what parameters are listed from; ``clock`` are the times as the user gave them, (n,) or (B, n).
-    """
+    ``module`` is what parameters are listed from; ``clock`` are the times as the user gave them,
+    (n,) or (B, n)."""
 
     f: Callable[..., Any]
     module: Any
@@ -60,23 +66,27 @@ class Request:
         allowed = OPTIONS.get(self.adjoint or "", ())
         for name in set(self.options) - set(allowed):
             raise OdesolveError(
-                f"adjoint_options hold {name!r}: adjoint={self.adjoint!r} takes {', '.join(allowed) or 'none'}"
+                f"adjoint_options hold {name!r}: adjoint={self.adjoint!r} takes "
+                f"{', '.join(allowed) or 'none'}"
             )
         if self.how.events or self.how.dense:
             raise OdesolveError(
-                "events and dense output need steps by tolerance and no gradients: leave out steps= and adjoint="
+                "events and dense output need steps by tolerance and no gradients: leave out "
+                "steps= and adjoint="
             )
         explicit = isinstance(self.how.solver, Pair) or self.how.solver in PAIRS
         if self.adjoint == "backprop" and self.steps is None and not explicit:
             raise OdesolveError(
-                f'adjoint="backprop" repeats explicit steps, which {self.how.solver} does not make: take "continuous"'
+                f'adjoint="backprop" repeats explicit steps, which {self.how.solver} does not '
+                'make: take "continuous"'
             )
         self.drift = Drift(self.f, self.y0, self.args, self.by_sample)
         self.times = fitted(self.times, self.drift)
         self.grid = None if self.steps is None else self._gridded(self.times, self.steps)
 
     def solve(self) -> Solution:
-        """The solution; where gradients are recorded its states are connected to everything that wants them."""
+        """The solution; where gradients are recorded its states are connected to everything that
+        wants them."""
         recording = self.adjoint is not None and torch.is_grad_enabled()
         if not recording and self.adjoint != "reversible":
             with torch.no_grad():
@@ -84,7 +94,10 @@ class Request:
             return solution(details, y, [])
         clock = self.clock.to(self.drift.start.device) if self.clock.requires_grad else None
         if clock is not None and self.adjoint != "continuous":
-            raise OdesolveError(f'adjoint={self.adjoint!r} gives no gradients of t: take "continuous", or t.detach()')
+            raise OdesolveError(
+                f"adjoint={self.adjoint!r} gives no gradients of t: take "
+                '"continuous", or t.detach()'
+            )
         want = wanted(
             self.module,
             lambda ys, args: self._slope(self.times[0], ys[0], args),
@@ -92,14 +105,17 @@ class Request:
             self.args,
             self.params if recording else (),
         )
-        y = with_gradients(self._mode(), want, self.drift.packed(self.y0), None if clock is None else clock.t())
+        y = with_gradients(
+            self._mode(), want, self.drift.packed(self.y0), None if clock is None else clock.t()
+        )
         if self.adjoint == "reversible":
             self.details = self._reached(y.detach())
         results = Results(y[0])
         results.state = self.details.results.state
         arrived = (results.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         results.y = torch.where(arrived, y[-1], self.details.results.y)
-        results.state[NFE] += float(want.found and not isinstance(self.module, torch.nn.Module))  # the one that looked
+        # the one that looked
+        results.state[NFE] += float(want.found and not isinstance(self.module, torch.nn.Module))
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
     def _gridded(self, times: Times, steps: int | Sequence[int]) -> Grid:
@@ -110,12 +126,16 @@ class Request:
         return self.drift(self.drift.time(part.clamp(each(t, y))), y, args)
 
     def _within(self, i: int) -> Slope:
-        """f over interval i by the share of it that is done, 0 to 1, where each sample has times of its own."""
+        """f over interval i by the share of it that is done, 0 to 1, where each sample has times of
+        its own."""
         assert isinstance(self.times, Tensor)
-        first, last = self.times[i], self.times[i + 1]
+        first = self.times[i]
+        last = self.times[i + 1]
 
         def slope(share: Tensor, y: Tensor, args: Arguments) -> Tensor:
-            return self._slope(torch.lerp(first, last, share.double()), y, args) * lengths(last - first, y)
+            return self._slope(torch.lerp(first, last, share.double()), y, args) * lengths(
+                last - first, y
+            )
 
         return slope
 
@@ -130,16 +150,27 @@ class Request:
     def _mode(self) -> Mode:
         if self.adjoint == "continuous":
             within = self._within if isinstance(self.times, Tensor) else None
-            return Continuous(self._through, self._slope, self._sides(), self._back, self.clock.requires_grad, within)
+            return Continuous(
+                self._through,
+                self._slope,
+                self._sides(),
+                self._back,
+                self.clock.requires_grad,
+                within,
+            )
         if self.adjoint == "backprop":
             return Backprop(self._trail if self.grid is not None else self._recorded)
         return self._reversible()
 
     def _sides(self) -> Times:
-        """The output times as f takes them: on the inner side of a jump at the start, before one at any other."""
+        """The output times as f takes them: on the inner side of a jump at the start, before one at
+        any other."""
         if isinstance(self.times, Tensor):
             return self.times
-        intervals = [stretches(*x, self.how.stops, self.drift.start.dtype) for x in itertools.pairwise(self.times)]
+        intervals = [
+            stretches(*x, self.how.stops, self.drift.start.dtype)
+            for x in itertools.pairwise(self.times)
+        ]
         ends = [parts[-1].beside(t) for parts, t in zip(intervals, self.times[1:], strict=True)]
         return [intervals[0][0].beside(self.times[0]), *ends]
 
@@ -174,8 +205,13 @@ class Request:
         return Trail(y, kept, lambda k, y, args: y + self._step(k, True, y, args), where.passed)
 
     def _recorded(self, y0: Tensor) -> Trail:
-        """Steps by tolerance, kept: every interval between two output times is a solve of its own, so that a step ends there."""
-        y, passed, last, state, reached = [y0], [0], y0, None, y0
+        """Steps by tolerance, kept: every interval between two output times is a solve of its own,
+        so that a step ends there."""
+        y = [y0]
+        passed = [0]
+        last = y0
+        state = None
+        reached = y0
         tables: list[tuple[Tensor, Tensor, Tensor]] = []
         parts: list[Stretch] = []
         for first, end in itertools.pairwise(self.times):
@@ -183,13 +219,18 @@ class Request:
                 drift = self.drift.onward(last, part.of(self.f))
                 record = Recorder(torch.arange(len(y0), device=y0.device))
                 self.details, states, _ = self._left(state).run(drift, part.ends, None, record)
-                made, last = self.details.results, states[-1]
+                made = self.details.results
+                last = states[-1]
                 tables.append(record.table(made.y, made.state[T]))
                 parts += [part] * len(tables[-1][0])
                 if state is not None:  # a sample that failed before keeps where it was
                     failed = (state[STATUS] != OK).view(-1, *[1] * (y0.dim() - 1))
-                    made.y, made.state = torch.where(failed, reached, made.y), _joined(state, made.state)
-                state, reached = made.state, made.y
+                    made.y, made.state = (
+                        torch.where(failed, reached, made.y),
+                        _joined(state, made.state),
+                    )
+                state = made.state
+                reached = made.y
             passed.append(len(parts))
             y.append(last)
         method = self.details.method
@@ -197,15 +238,20 @@ class Request:
         t, h, before = (torch.cat(part) for part in zip(*tables, strict=True))
 
         def step(k: int, y: Tensor, args: Arguments) -> Tensor:
-            return y + increment(lambda t, y: self._slope(t, y, args, parts[k]), method.pair, t[k], h[k], y)
+            return y + increment(
+                lambda t, y: self._slope(t, y, args, parts[k]), method.pair, t[k], h[k], y
+            )
 
         return Trail(torch.stack(y), before, step, passed)
 
     def _left(self, state: Tensor | None) -> Controlled:
-        """How to solve a stretch after this control state: with what the samples have left of their evaluations."""
+        """How to solve a stretch after this control state: with what the samples have left of their
+        evaluations."""
         if state is None or self.how.max_calls is None:
             return replace(self.how, stops=())
-        return replace(self.how, stops=(), max_calls=max(1, self.how.max_calls - int(state[NFE].max())))
+        return replace(
+            self.how, stops=(), max_calls=max(1, self.how.max_calls - int(state[NFE].max()))
+        )
 
     def _reversible(self) -> Reversible:
         assert self.grid is not None
@@ -214,15 +260,26 @@ class Request:
     def _reached(self, y: Tensor) -> Details:
         """What a reversible solve to these states leaves."""
         assert self.grid is not None
-        results, steps = Results(y[0]), len(self.grid.t) - 1
+        results = Results(y[0])
+        steps = len(self.grid.t) - 1
         finite = y[-1].isfinite().flatten(1).all(1)
         results.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
-        for row, value in ((T, self.times[-1]), (STEPS, steps), (NFE, 2 * steps * self._tableau.stages)):
+        for row, value in (
+            (T, self.times[-1]),
+            (STEPS, steps),
+            (NFE, 2 * steps * self._tableau.stages),
+        ):
             results.state[row] = value
         results.y = y[-1].detach()
         return self._details(self.drift, results)
 
-    def _back(self, i: int, f: Callable[..., Any], state: tuple[Tensor, ...], share: float) -> Solution:
+    def _back(
+        self,
+        i: int,
+        f: Callable[..., Any],
+        state: tuple[Tensor, ...],
+        share: float,
+    ) -> Solution:
         """The adjoint equation over an interval, in reverse."""
         drift = Drift(f, state, (), False)
         times = (1.0, 0.0) if isinstance(self.times, Tensor) else (self.times[i + 1], self.times[i])
@@ -236,12 +293,15 @@ class Request:
         # One sample may be given a tolerance of its own: all share their steps here.
         rtol, atol = (math.sqrt(share) * float(torch.as_tensor(x).min()) for x in given)
         limits = {"max_steps": self.how.max_steps, "max_calls": self.how.max_calls}
-        how = Controlled(solver, rtol, atol, controller=self.how.controller, stops=self.how.stops, **limits)
+        how = Controlled(
+            solver, rtol, atol, controller=self.how.controller, stops=self.how.stops, **limits
+        )
         return solution(*how.run(drift, times))
 
 
 def _joined(before: Tensor, after: Tensor) -> Tensor:
-    """The control state after two solves, one behind the other; a sample that failed in the first has failed."""
+    """The control state after two solves, one behind the other; a sample that failed in the first
+    has failed."""
     out = after.clone()
     for row in (NFE, STEPS, REJECTED):
         out[row] += before[row]

@@ -1,4 +1,5 @@
-"""Gradients through a plan's run: of the start state, the network's parameters and its conditions."""
+"""Gradients through a plan's run: of the start state, the network's parameters and its
+conditions."""
 
 from __future__ import annotations
 
@@ -20,8 +21,9 @@ from odesolve.run.advance import Buffers, accept, proceed
 
 @dataclass
 class Rows:
-    """A program as pieces, from one network call to the next; what is kept between them are the slots in use, two or three of
-    the state's size. Noise is made again from its keys, so nothing of it is kept.
+    """A program as pieces, from one network call to the next; what is kept between them are the
+    slots in use, two or three of the state's size. Noise is made again from its keys, so nothing of
+    it is kept.
 
     ``last`` is how many of the calls gradients go through (None: all of them, and to the start).
     """
@@ -39,10 +41,12 @@ class Rows:
         self.skipped = 0 if self.last is None else max(0, count - self.last)
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        program, model = self.program, self.model
+        program = self.program
+        model = self.model
         self.cursor = begin(program, y0, model.dtype, model.functions, None, self.keys)
         self.times = model.times_for(program.asked, y0)
-        slots, kept = list(self.cursor.slots), [] if self.last is not None else [y0]
+        slots = list(self.cursor.slots)
+        kept = [] if self.last is not None else [y0]
         for k in range(len(self.calls)):
             self.layout.append([i for i, x in enumerate(slots) if x is not None])
             values = [slots[i] for i in self.layout[-1]]
@@ -54,12 +58,21 @@ class Rows:
         assert out is not None
         return out, tuple(kept)
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor | None, None]:
-        rest, grads = list(kept), {self.program.result: grad}
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor | None, None]:
+        rest = list(kept)
+        grads = {self.program.result: grad}
         for k in range(len(self.calls) - 1, self.skipped - 1, -1):
             places = self.layout[k]
             rest, values = rest[: -len(places)], rest[-len(places) :]
-            grads = self._pulled(lambda slots, k=k: self._through(k, slots), places, values, grads, sums)
+            grads = self._pulled(
+                lambda slots, k=k: self._through(k, slots), places, values, grads, sums
+            )
         if self.last is not None:
             return None, None
         grads = self._pulled(self._begin, [self.program.start], rest, grads, sums)
@@ -73,7 +86,8 @@ class Rows:
         grads: dict[int, Tensor],
         sums: Sums,
     ) -> dict[int, Tensor]:
-        """Gradients of the slots ``places`` that hold these values, from those of the slots after a move."""
+        """Gradients of the slots ``places`` that hold these values, from those of the slots after a
+        move."""
 
         def moved(leaves: Sequence[Tensor], args: object) -> list[Tensor]:
             slots: Buffers = [None] * self.program.slots
@@ -95,7 +109,8 @@ class Rows:
         position = self.calls[k]
         call = self.program.ops[position]
         assert isinstance(call, Call)
-        given, state = slots[call.input], slots[call.state]
+        given = slots[call.input]
+        state = slots[call.state]
         assert given is not None
         assert state is not None
         outputs = self.model.evaluate(given, state, self.times[call.index], call.branches)
@@ -112,23 +127,30 @@ def differentiable_run(
     last: int | None = None,
     tick: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """``run.run`` with gradients: of the start state x (B, ...), the network's parameters and the model's conditions.
+    """``run.run`` with gradients: of the start state x (B, ...), the network's parameters and the
+    model's conditions.
 
-    Every network call is made once more on the way back; its activations alone are alive then. ``params`` are the parameters
-    that get gradients, by default those of the network, where it is a module, and else what its first call depends on.
-    ``last`` lets gradients through the last so many network calls only, and not to x (Clark et al. 2024, DRaFT-K).
-    Raises OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is not differentiated.
-    """
+    Every network call is made once more on the way back; its activations alone are alive then.
+    ``params`` are the parameters that get gradients, by default those of the network, where it is a
+    module, and else what its first call depends on. ``last`` lets gradients through the last so
+    many network calls only, and not to x (Clark et al. 2024, DRaFT-K).
+    Raises OdesolveError for a ``last`` below 1, and for a classifier's guidance, whose gradient is
+    not differentiated."""
     if last is not None and last < 1:
-        raise OdesolveError(f"last={last}: give how many of the last network calls gradients go through, at least 1")
+        raise OdesolveError(
+            f"last={last}: give how many of the last network calls gradients go through, at least 1"
+        )
     if model.reading.classifier:
-        raise OdesolveError("a classifier's gradient is not differentiated again: give the model without it")
+        raise OdesolveError(
+            "a classifier's gradient is not differentiated again: give the model without it"
+        )
     rows = Rows(program, model, keys, last, tick)
     held = pytree.tree_leaves(model.held)
 
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, None, keys)
-        time, call = model.times_for(program.asked, x)[cursor.call.index], cursor.call
+        time = model.times_for(program.asked, x)[cursor.call.index]
+        call = cursor.call
 
     def first(ys: Sequence[Tensor], args: object) -> Tensor:
         return torch.cat([o.flatten() for o in model.evaluate(ys[0], ys[1], time, call.branches)])
@@ -145,5 +167,6 @@ def check(adjoint: str | None, other: object, params: object, last: object) -> N
         raise OdesolveError('params and last are for gradients: give adjoint="backprop" as well')
     if adjoint is not None and other is not None:
         raise OdesolveError(
-            "neither captured graphs nor carried densities have gradients: give adjoint without executor= and log_prob="
+            "neither captured graphs nor carried densities have gradients: give adjoint without "
+            "executor= and log_prob="
         )

@@ -1,4 +1,5 @@
-"""Gradients of a solve that is walked backwards: one piece is evaluated again, pulled back and forgotten, then the one before."""
+"""Gradients of a solve that is walked backwards: one piece is evaluated again, pulled back and
+forgotten, then the one before."""
 
 from __future__ import annotations
 
@@ -38,31 +39,48 @@ class Sums:
                 self.totals[i] = g if total is None else total + g
 
     def pull(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and parameters are added up."""
+        """(move(y, args), gradient of y) for a gradient of the result; those of arguments and
+        parameters are added up."""
         out, back, grads = self.product(move, y, cotangent)
         self.add(grads)
         return out, back
 
-    def product(self, move: Move, y: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    def product(
+        self,
+        move: Move,
+        y: Tensor,
+        cotangent: Tensor,
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """The result, its gradient of y, and of everything that is wanted."""
-        (out,), (back,), grads = self.products(lambda ys, args: [move(ys[0], args)], [y], [cotangent])
+        (out,), (back,), grads = self.products(
+            lambda ys, args: [move(ys[0], args)], [y], [cotangent]
+        )
         return out, back, grads
 
     def products(
-        self, move: Moves, ys: Sequence[Tensor], cotangents: Sequence[Tensor | None]
+        self,
+        move: Moves,
+        ys: Sequence[Tensor],
+        cotangents: Sequence[Tensor | None],
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
         """``product`` of several states at once; a gradient None of a result is none."""
         leaves = [y.detach().requires_grad_() for y in ys]
         args, inputs = self.wanted.leaves()
         with torch.enable_grad():
             outs = move(leaves, args)
-        pairs = [(x, g) for x, g in zip(outs, cotangents, strict=True) if x.requires_grad and g is not None]
+        pairs = [
+            (x, g)
+            for x, g in zip(outs, cotangents, strict=True)
+            if x.requires_grad and g is not None
+        ]
         for x, _ in pairs:
             self.wanted.check(x, (*leaves, *inputs))
-        values, zeros = [x.detach() for x in outs], [torch.zeros_like(y) for y in ys]
+        values = [x.detach() for x in outs]
+        zeros = [torch.zeros_like(y) for y in ys]
         if not pairs:
             return values, zeros, [None] * len(inputs)
-        # The graph is kept for what f holds that was computed outside of it; ours goes with ``outs``.
+        # The graph is kept for what f holds that was computed outside of it; ours goes with
+        # ``outs``.
         found = gradients(
             [x for x, _ in pairs],
             (*leaves, *inputs),
@@ -78,26 +96,34 @@ class Mode(Protocol):
     """A way to gradients: a solve that keeps something, and its way back."""
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The result (the states (n, B, ...) at the output times), and what the way back needs besides them."""
+        """The result (the states (n, B, ...) at the output times), and what the way back needs
+        besides them."""
         ...
 
     def backward(
-        self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of y0 and, where the way gives them, of the output times (n,), from those of the states."""
+        """Gradients of y0 and, where the way gives them, of the output times (n,), from those of
+        the states."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class _Way:
-    """A mode, what it finds gradients of, and a tensor without numbers that depends on all of that."""
+    """A mode, what it finds gradients of, and a tensor without numbers that depends on all of
+    that."""
 
     mode: Mode
     wanted: Wanted
     anchor: Tensor
 
     def shared(self) -> Callable[[], _Way]:
-        """Itself for a node of the graph: weakly where the results of the call hold it, see ``held``."""
+        """Itself for a node of the graph: weakly where the results of the call hold it, see
+        ``held``."""
         holder = held()
         if holder is None:
             return lambda: self
@@ -113,7 +139,8 @@ class _Solve(torch.autograd.Function):
         y, kept = way.mode.forward(y0.detach())
         if ctx.autocast:
             ctx.precision = (kind, torch.get_autocast_dtype(kind))
-            torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
+            # weights that were cast here have no gradients, and must not be met again
+            torch.clear_autocast_cache()
         ctx.way = way.shared()
         ctx.save_for_backward(y, *kept)
         return y
@@ -124,10 +151,15 @@ class _Solve(torch.autograd.Function):
         way = ctx.way()
         if way is None:
             raise OdesolveError(
-                "the result of this solve is gone, and what its gradient needs with it: differentiate what the solver returned"
+                "the result of this solve is gone, and what its gradient needs with it: "
+                "differentiate what the solver returned"
             )
         sums = Sums(way.wanted)
-        precision = torch.autocast(*ctx.precision, cache_enabled=False) if ctx.autocast else contextlib.nullcontext()
+        precision = (
+            torch.autocast(*ctx.precision, cache_enabled=False)
+            if ctx.autocast
+            else contextlib.nullcontext()
+        )
         with torch.no_grad(), precision, _one_at_a_time(grad):
             for_y0, for_times = way.mode.backward(y.detach(), tuple(kept), grad, sums)
         found = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
@@ -146,11 +178,13 @@ def _one_at_a_time(grad: Tensor) -> Iterator[None]:
         if not (watched(grad) or _functorch.is_legacy_batchedtensor(grad)):
             raise
         raise OdesolveError(
-            f"this solve's gradients are not taken many at once ({error}): leave out is_grads_batched=True or vectorize=True"
+            f"this solve's gradients are not taken many at once ({error}): leave out "
+            "is_grads_batched=True or vectorize=True"
         ) from error
 
 
 def with_gradients(mode: Mode, wanted: Wanted, y0: Tensor, times: Tensor | None = None) -> Tensor:
-    """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what is wanted."""
+    """The states (n, B, ...) of a mode's solve, connected to y0 (B, ...), to the times, and to what
+    is wanted."""
     anchor = first_only(y0.new_empty(0), RECORD, y0, times, *wanted.tensors)
     return _Solve.apply(_Way(mode, wanted, anchor), y0, times, *wanted.tensors)  # type: ignore[return-value]

@@ -12,14 +12,16 @@ from odesolve.adjoint.pull import Sums
 from odesolve.adjoint.targets import Arguments
 from odesolve.errors import OdesolveError
 
-# (number of the step, whether it is made forwards, state, arguments): the increment of a step of the method on step k from
-# its beginning to its end, or from its end to its beginning.
+# (number of the step, whether it is made forwards, state, arguments): the increment of a step of
+# the method on step k from its beginning to its end, or from its end to its beginning.
 Increment = Callable[[int, bool, Tensor, Arguments], Tensor]
-CLOSEST, GROWTH = 0.99, 2.0
+CLOSEST = 0.99
+GROWTH = 2.0
 
 
 def coupling(steps: int) -> float:
-    """The weight l of y in y' = l y + (1 - l) z + increment: 0.99, or nearer to 1 on more than 200 steps.
+    """The weight l of y in y' = l y + (1 - l) z + increment: 0.99, or nearer to 1 on more than 200
+    steps.
 
     Walking back multiplies rounding errors by 1/l a step; this way by no more than e^2 in all.
     """
@@ -28,11 +30,13 @@ def coupling(steps: int) -> float:
 
 @dataclass
 class Reversible:
-    """A second state z is carried along: y' = l y + (1 - l) z + Psi_h(t, z), z' = z - Psi_{-h}(t', y'), from z = y.
+    """A second state z is carried along: y' = l y + (1 - l) z + Psi_h(t, z), z' = z - Psi_{-h}(t',
+    y'), from z = y.
 
-    Both maps can be solved for what they began with, so the way back makes the states anew, with twice the evaluations of
-    the method Psi, whose order it has. The gradient is that of the discrete solve, up to rounding; besides the states at the
-    output times two are kept. Source: McCallum and Foster 2024, "Efficient, accurate and stable gradients for neural ODEs".
+    Both maps can be solved for what they began with, so the way back makes the states anew, with
+    twice the evaluations of the method Psi, whose order it has. The gradient is that of the
+    discrete solve, up to rounding; besides the states at the output times two are kept. Source:
+    McCallum and Foster 2024, "Efficient, accurate and stable gradients for neural ODEs".
 
     ``passed`` is how many steps have been made at each output time, ``args`` are those of f.
     """
@@ -50,7 +54,8 @@ class Reversible:
             raise OdesolveError(f"coupling={self.l}: give a number between 0 and 1, such as 0.99")
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, z = y0, y0
+        y = y0
+        z = y0
         out = y0.new_empty(len(self.passed), *y0.shape)
         for k in range(self.steps + 1):
             for i, passed in enumerate(self.passed):
@@ -63,9 +68,16 @@ class Reversible:
                     self.tick(k + 1)
         return out, (y, z)
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor, None]:
         now, z = kept
-        for_y, for_z = torch.zeros_like(now), torch.zeros_like(now)
+        for_y = torch.zeros_like(now)
+        for_z = torch.zeros_like(now)
         for k in range(self.steps, -1, -1):
             for i, passed in enumerate(self.passed):
                 if passed == k:
@@ -75,11 +87,18 @@ class Reversible:
         return for_y + for_z, None
 
     def _back(
-        self, k: int, y: Tensor, z: Tensor, for_y: Tensor, for_z: Tensor, sums: Sums
+        self,
+        k: int,
+        y: Tensor,
+        z: Tensor,
+        for_y: Tensor,
+        for_z: Tensor,
+        sums: Sums,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both states before step k, and their gradients."""
         moved, more = sums.pull(lambda y, args: self.psi(k, False, y, args), y, -for_z)
-        z, for_y = z + moved, for_y + more
+        z = z + moved
+        for_y = for_y + more
         moved, more = sums.pull(lambda z, args: self.psi(k, True, z, args), z, for_y)
         y = (y - moved - (1.0 - self.l) * z) / self.l
         return y, z, self.l * for_y, for_z + (1.0 - self.l) * for_y + more

@@ -1,4 +1,5 @@
-"""The reversible Heun method's own gradient, walked back without anything kept on the way (Kidger et al. 2021)."""
+"""The reversible Heun method's own gradient, walked back without anything kept on the way (Kidger
+et al. 2021)."""
 
 from __future__ import annotations
 
@@ -12,20 +13,23 @@ from torch import Tensor
 from odesolve.adjoint.pull import Sums
 from odesolve.adjoint.targets import Arguments
 
-Both = Callable[[Any, Tensor, Arguments], tuple[Tensor, Tensor]]  # (t, z, arguments): drift and diffusion
+# (t, z, arguments): drift and diffusion
+Both = Callable[[Any, Tensor, Arguments], tuple[Tensor, Tensor]]
 
 
 @dataclass
 class ReversibleHeun:
-    """z' = 2 y - z + f h + g w, then f', g' at z', then y' = y + (f + f') h/2 + (g + g') w/2, for the state (y, z, f, g).
+    """z' = 2 y - z + f h + g w, then f', g' at z', then y' = y + (f + f') h/2 + (g + g') w/2, for
+    the state (y, z, f, g).
 
-    All of a step can be made again from its end, with one evaluation, which its gradient needs as well: the way back costs as
-    many evaluations as the way there. The gradient is that of the discrete solve, up to rounding. Source: Kidger, Foster, Li
-    and Lyons 2021, "Efficient and accurate gradients for neural SDEs", algorithms 1 and 2.
+    All of a step can be made again from its end, with one evaluation, which its gradient needs as
+    well: the way back costs as many evaluations as the way there. The gradient is that of the
+    discrete solve, up to rounding. Source: Kidger, Foster, Li and Lyons 2021, "Efficient and
+    accurate gradients for neural SDEs", algorithms 1 and 2.
 
-    States come and go packed, ``split`` into views of the four; ``passed`` is how many steps have been made at each output.
-    ``product`` is g w, ``spread`` its transpose: the gradient of g from that of the product, and w.
-    """
+    States come and go packed, ``split`` into views of the four; ``passed`` is how many steps have
+    been made at each output. ``product`` is g w, ``spread`` its transpose: the gradient of g from
+    that of the product, and w."""
 
     both: Both
     product: Callable[[Tensor, Tensor], Tensor]
@@ -36,7 +40,13 @@ class ReversibleHeun:
     passed: Sequence[int]
     args: Arguments
 
-    def step(self, s: Any, t: Any, w: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step(
+        self,
+        s: Any,
+        t: Any,
+        w: Tensor,
+        state: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The state after a step."""
         (y, z, f, g), h = state, float(t - s)
         z1 = 2 * y - z + f * h + self.product(g, w)
@@ -54,7 +64,13 @@ class ReversibleHeun:
                 state = self.step(*self.grid[k], self.noise(k), state)
         return out, ()
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor, None]:
         now = [x.detach() for x in self.split(y[-1])]
         outs, leaves = self._again(len(self.grid), now[1], sums)
         a = [torch.zeros_like(x) for x in now]
@@ -66,7 +82,12 @@ class ReversibleHeun:
                 now, outs, leaves, a = self._back(k - 1, now, outs, leaves, a, sums)
         return pack(a), None
 
-    def _again(self, k: int, z: Tensor, sums: Sums) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
+    def _again(
+        self,
+        k: int,
+        z: Tensor,
+        sums: Sums,
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
         """Drift and diffusion at z, where k steps have been made, and what they were made of."""
         leaf = z.detach().requires_grad_()
         args, inputs = sums.wanted.leaves()
@@ -77,17 +98,31 @@ class ReversibleHeun:
                 sums.wanted.check(x, (leaf, *inputs))
         return outs, (leaf, *inputs)
 
-    def _back(self, k: int, now: Sequence[Tensor], outs: Any, leaves: Any, a: Sequence[Tensor], sums: Sums):
-        """The state before step k, drift and diffusion there, and its gradients, from those after."""
+    def _back(
+        self,
+        k: int,
+        now: Sequence[Tensor],
+        outs: Any,
+        leaves: Any,
+        a: Sequence[Tensor],
+        sums: Sums,
+    ):
+        """The state before step k, drift and diffusion there, and its gradients, from those
+        after."""
         (s, t), w = self.grid[k], self.noise(k)
         h = float(t - s)
         y, z, f, g = now
         for_y, for_z, for_f, for_g = a
-        for_f, for_g = for_f + (0.5 * h) * for_y, for_g + self.spread(0.5 * for_y, w)
+        for_f = for_f + (0.5 * h) * for_y
+        for_g = for_g + self.spread(0.5 * for_y, w)
         pairs = [(x, c) for x, c in zip(outs, (for_f, for_g), strict=True) if x.requires_grad]
         if pairs:
             found = torch.autograd.grad(
-                [x for x, _ in pairs], leaves, [c for _, c in pairs], retain_graph=True, allow_unused=True
+                [x for x, _ in pairs],
+                leaves,
+                [c for _, c in pairs],
+                retain_graph=True,
+                allow_unused=True,
             )
             for_z = for_z if found[0] is None else for_z + found[0]
             sums.add(found[1:])
@@ -95,7 +130,12 @@ class ReversibleHeun:
         before, leaves = self._again(k, z0, sums)
         f0, g0 = (x.detach() for x in before)
         y0 = y - (f + f0) * (0.5 * h) - self.product(g + g0, 0.5 * w)
-        back = [for_y + 2 * for_z, -for_z, (0.5 * h) * for_y + h * for_z, self.spread(0.5 * for_y + for_z, w)]
+        back = [
+            for_y + 2 * for_z,
+            -for_z,
+            (0.5 * h) * for_y + h * for_z,
+            self.spread(0.5 * for_y + for_z, w),
+        ]
         return [y0, z0, f0, g0], before, leaves, back
 
 

@@ -1,4 +1,5 @@
-"""Gradients of solves of stochastic differential equations: the three ways, with the noise made again from its keys."""
+"""Gradients of solves of stochastic differential equations: the three ways, with the noise made
+again from its keys."""
 
 from __future__ import annotations
 
@@ -27,14 +28,16 @@ from odesolve.stochastic.steps import SDESolver, Step
 
 @dataclass
 class StochasticAdjoint:
-    """The adjoint equation on the path of the solve, backwards in Stratonovich's calculus (Li et al. 2020, theorem 3.1).
+    """The adjoint equation on the path of the solve, backwards in Stratonovich's calculus (Li et
+    al. 2020, theorem 3.1).
 
-    da = -a df/dy dt - a dg/dy o dW with a = dL/dy, and y with it, by stochastic Heun on the steps of the solve; gradients of
-    parameters are the integrals of a df/dp dt + a dg/dp o dW. The gradient is that of the equation, and the steps' own in the
-    limit of small ones: strong order 1. Only the states at the output times are kept, and taken up again there.
+    da = -a df/dy dt - a dg/dy o dW with a = dL/dy, and y with it, by stochastic Heun on the steps
+    of the solve; gradients of parameters are the integrals of a df/dp dt + a dg/dp o dW. The
+    gradient is that of the equation, and the steps' own in the limit of small ones: strong order 1.
+    Only the states at the output times are kept, and taken up again there.
 
-    ``run`` makes the way there on the steps of ``grid``, ``noise`` the increment of W over one of them; ``moved`` is f h + g w of
-    (t, y, arguments, h, w), with Stratonovich's f.
+    ``run`` makes the way there on the steps of ``grid``, ``noise`` the increment of W over one of
+    them; ``moved`` is f h + g w of (t, y, arguments, h, w), with Stratonovich's f.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -46,10 +49,17 @@ class StochasticAdjoint:
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.run(y0), ()
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor, None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor, None]:
         a = torch.zeros_like(grad[0])
         for i in range(len(y) - 1, 0, -1):
-            a, now = a + grad[i], y[i]
+            a = a + grad[i]
+            now = y[i]
             for k in range(self.passed[i] - 1, self.passed[i - 1] - 1, -1):
                 now, a = self._back(k, now, a, sums)
         return a + grad[0], None
@@ -71,7 +81,8 @@ class StochasticAdjoint:
 
 @dataclass
 class Request:
-    """A solve on a fixed grid, ``count`` steps between two of the times, and a way to gradients of it."""
+    """A solve on a fixed grid, ``count`` steps between two of the times, and a way to gradients of
+    it."""
 
     eq: Equation
     solver: SDESolver
@@ -89,23 +100,29 @@ class Request:
         self.ito = self.calculus == "ito" and self.eq.noise != "additive"
         if self.ito and self.adjoint == "reversible":
             raise OdesolveError(
-                'adjoint="reversible" walks back on the path, where an Ito integral is another one: state the equation with '
-                'calculus="stratonovich" (its drift is f - (dg/dy) g / 2), or take adjoint="backprop" or "continuous"'
+                'adjoint="reversible" walks back on the path, where an Ito integral is another '
+                "one: state the equation with "
+                'calculus="stratonovich" (its drift is f - (dg/dy) g / 2), or take '
+                'adjoint="backprop" or "continuous"'
             )
         grid = grid_of(self.times, self.count)
         self.steps = Steps(self.eq, self.step, self.solver.area, self.increments, grid)
         self.passed = range(0, len(grid) + 1, self.count)
 
     def solve(self, y0: State, f: Any, g: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the arguments and the parameters."""
-        drift, recording = self.eq.drift, torch.is_grad_enabled()
+        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the
+        arguments and the parameters."""
+        drift = self.eq.drift
+        recording = torch.is_grad_enabled()
         if not recording and self.adjoint != "reversible":
             with torch.no_grad():
                 return self._run(), self.last, self.state
         modules = [m for m in (f, g) if isinstance(m, nn.Module)]
         module = nn.ModuleList(modules) if len(modules) == 2 else None
         held = [p for m in modules for p in m.parameters()]
-        want = wanted(module, self._first, [drift.start], drift.args, self.params if recording else (), held)
+        want = wanted(
+            module, self._first, [drift.start], drift.args, self.params if recording else (), held
+        )
         y = with_gradients(self._mode(want), want, drift.packed(y0))
         if self.adjoint == "reversible":
             self._reached(y.detach())
@@ -116,7 +133,8 @@ class Request:
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""
         self.eq.begin()
-        plain, t = Plain(self.eq, args), self.times[0]
+        plain = Plain(self.eq, args)
+        t = self.times[0]
         f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
         return f + moved
 
@@ -124,7 +142,11 @@ class Request:
         if self.adjoint == "continuous":
             steps = self.steps
             return StochasticAdjoint(
-                lambda y0: self._run(), steps.grid, lambda k: steps.noise(k)[0], self._moved, self.passed
+                lambda y0: self._run(),
+                steps.grid,
+                lambda k: steps.noise(k)[0],
+                self._moved,
+                self.passed,
             )
         if self.adjoint == "backprop":
             return Backprop(self._trail)
@@ -149,13 +171,25 @@ class Request:
 
     def _run(self, before: Tensor | None = None) -> Tensor:
         y, self.last, self.state = march(
-            self.eq, self.solver, self.step, self.increments, self.times, self.count, self.tick, before
+            self.eq,
+            self.solver,
+            self.step,
+            self.increments,
+            self.times,
+            self.count,
+            self.tick,
+            before,
         )
         return y
 
     def _trail(self, y0: Tensor) -> Trail:
         before = y0.new_empty(len(self.steps), *y0.shape)
-        return Trail(self._run(before), before, lambda k, y, args: self.steps.move(k, True, y, args), self.passed)
+        return Trail(
+            self._run(before),
+            before,
+            lambda k, y, args: self.steps.move(k, True, y, args),
+            self.passed,
+        )
 
     def _reached(self, y: Tensor) -> None:
         """What a reversible solve to these states leaves."""
@@ -163,4 +197,5 @@ class Request:
         alive.step = len(self.steps)
         finite = y[-1].isfinite().flatten(1).all(1)
         alive.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
-        self.state, self.last = alive.finish(self.times[-1]), y[-1]
+        self.state = alive.finish(self.times[-1])
+        self.last = y[-1]

@@ -1,4 +1,5 @@
-"""What gets gradients besides the first state: tensors among the arguments, and the parameters of f, found or given."""
+"""What gets gradients besides the first state: tensors among the arguments, and the parameters of
+f, found or given."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The arguments of f, which of them want gradients, and parameters; ``found`` says that nobody listed them."""
+    """The arguments of f, which of them want gradients, and parameters; ``found`` says that nobody
+    listed them."""
 
     args: Arguments
     places: tuple[int, ...]
@@ -32,23 +34,28 @@ class Wanted:
         return (*(self.args[i] for i in self.places), *self.params)
 
     def leaves(self) -> tuple[Arguments, tuple[Tensor, ...]]:
-        """The arguments with leaves of their own in place of those that want gradients, and ``tensors`` with these leaves."""
+        """The arguments with leaves of their own in place of those that want gradients, and
+        ``tensors`` with these leaves."""
         args = list(self.args)
         for i in self.places:
             args[i] = self.args[i].detach().requires_grad_()
         return tuple(args), (*(args[i] for i in self.places), *self.params)
 
     def check(self, out: Tensor, own: Sequence[Tensor]) -> None:
-        """Raise OdesolveError if out depends on a parameter that would get no gradient; ``own`` are leaves of this pass."""
+        """Raise OdesolveError if out depends on a parameter that would get no gradient; ``own`` are
+        leaves of this pass."""
         if not self.found:
             return
         known = {id(p) for p in (*self.params, *own)}
         for p in leaves_of(out, self.params):
             if id(p) not in known:
                 raise OdesolveError(
-                    f"f uses a tensor of shape {tuple(p.shape)} that requires gradients and was not found: it is no parameter "
-                    "of f, or its first evaluation did not use it. Give all as params=[...], such as list(net.parameters()); "
-                    "where it is memory that f writes to again and returns, let f return a new tensor"
+                    f"f uses a tensor of shape {tuple(p.shape)} that requires gradients and was "
+                    "not found: it is no parameter "
+                    "of f, or its first evaluation did not use it. Give all as params=[...], such "
+                    "as list(net.parameters()); "
+                    "where it is memory that f writes to again and returns, let f return a new "
+                    "tensor"
                 )
 
 
@@ -62,19 +69,26 @@ def wanted(
 ) -> Wanted:
     """Arguments and parameters that get gradients.
 
-    Without ``params`` they are those of ``module``, where it is one, else every leaf with ``requires_grad`` that the result of
-    ``call(ys, args)`` depends on: one evaluation of f finds what closures, methods and partials hold. A tensor that is itself
-    computed from leaves counts by its leaves; where that is expensive, give it in ``args`` or ``params``. ``held`` are more
+    Without ``params`` they are those of ``module``, where it is one, else every leaf with
+    ``requires_grad`` that the result of ``call(ys, args)`` depends on: one evaluation of f finds
+    what closures, methods and partials hold. A tensor that is itself computed from leaves counts by
+    its leaves; where that is expensive, give it in ``args`` or ``params``. ``held`` are more
     tensors that f is known to hold.
-    Raises OdesolveError for ``params`` that hold anything but floating-point tensors with ``requires_grad``.
-    """
+    Raises OdesolveError for ``params`` that hold anything but floating-point tensors with
+    ``requires_grad``."""
     places = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad)
     if params is not None:
         given = tuple(params)
         for p in given:
             if not isinstance(p, Tensor) or not p.requires_grad:
-                what = f"a tensor {tuple(p.shape)} without requires_grad" if isinstance(p, Tensor) else type(p).__name__
-                raise OdesolveError(f"params hold {what}: give tensors that require gradients, or leave params out")
+                what = (
+                    f"a tensor {tuple(p.shape)} without requires_grad"
+                    if isinstance(p, Tensor)
+                    else type(p).__name__
+                )
+                raise OdesolveError(
+                    f"params hold {what}: give tensors that require gradients, or leave params out"
+                )
         return Wanted(tuple(args), places, given, False)
     known = [x for x in held if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(module, nn.Module):
@@ -86,36 +100,46 @@ def wanted(
             before = torch.zeros(1, requires_grad=True).view(1).grad_fn
             out = call(states, copies)
         _refuse_views(out, before)
-        known += [p for p in leaves_of(out, known) if not any(p is mine for mine in (*own, *states))]
+        known += [
+            p for p in leaves_of(out, known) if not any(p is mine for mine in (*own, *states))
+        ]
     return Wanted(tuple(args), places, tuple({id(p): p for p in known}.values()), True)
 
 
 def _refuse_views(out: Tensor, before: Any) -> None:
-    """Raise OdesolveError for a leaf that f sees through a view of its own shape from before a node: torch.autograd.functional
-    makes such views, and differentiates by them, whom gradients of the leaf would pass by."""
+    """Raise OdesolveError for a leaf that f sees through a view of its own shape from before a
+    node: torch.autograd.functional makes such views, and differentiates by them, whom gradients of
+    the leaf would pass by."""
     for node in nodes_of(out.grad_fn):
         inputs = [x for x, _ in node.next_functions]
         leaf = getattr(inputs[0], "variable", None) if inputs else None
         old = node.name() in VIEWS and node._sequence_nr() < before._sequence_nr()
         if old and leaf is not None and tuple(leaf.shape) == tuple(node._input_metadata[0].shape):
             raise OdesolveError(
-                f"f holds a view of a tensor {tuple(leaf.shape)} that requires gradients, which would pass the view by: give the "
+                f"f holds a view of a tensor {tuple(leaf.shape)} that requires gradients, which "
+                "would pass the view by: give the "
                 "view as args=(...) of f, or as params=[...]"
             )
 
 
 def leaves_of(out: Tensor, stops: Sequence[Tensor] = ()) -> list[Tensor]:
-    """The leaves that autograd would send a gradient of out to, not looking behind the tensors ``stops``."""
+    """The leaves that autograd would send a gradient of out to, not looking behind the tensors
+    ``stops``."""
     hidden = {p.grad_fn for p in stops if p.grad_fn is not None}
     leaves = (getattr(node, "variable", None) for node in nodes_of(out.grad_fn, hidden))
     return [leaf for leaf in leaves if leaf is not None]
 
 
 def check_mode(adjoint: str | None, steps: object, more: Sequence[object] = ()) -> None:
-    """Raise OdesolveError for an unknown way to gradients, one that needs steps of one size, or ``more`` without any way."""
+    """Raise OdesolveError for an unknown way to gradients, one that needs steps of one size, or
+    ``more`` without any way."""
     if adjoint is None and any(x is not None for x in more):
-        raise OdesolveError('params and adjoint_options are for gradients: give adjoint="backprop" as well')
+        raise OdesolveError(
+            'params and adjoint_options are for gradients: give adjoint="backprop" as well'
+        )
     if adjoint is not None and adjoint not in MODES:
         raise unknown("adjoint", adjoint, MODES)
     if adjoint == "reversible" and steps is None:
-        raise OdesolveError('adjoint="reversible" takes steps of one size: give steps=, such as steps=20')
+        raise OdesolveError(
+            'adjoint="reversible" takes steps of one size: give steps=, such as steps=20'
+        )

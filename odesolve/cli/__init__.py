@@ -1,4 +1,5 @@
-"""The command line: ``odesolve profile | check | sample | loglik | job | solvers | names | plan``."""
+"""The command line:
+``odesolve profile | check | sample | loglik | job | solvers | names | plan``."""
 
 from __future__ import annotations
 
@@ -29,11 +30,12 @@ TRACEBACK = "ODESOLVE_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after an error (one line).
+    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after
+    an error (one line).
 
-    130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, 141 where the reader of the output left: what a shell says of programs
-    that these signals ended. With ODESOLVE_TRACEBACK=1 in the environment errors come with their traceback.
-    """
+    130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, 141 where the reader of the output left:
+    what a shell says of programs that these signals ended. With ODESOLVE_TRACEBACK=1 in the
+    environment errors come with their traceback."""
     if argv is None:
         _as_program()
     try:
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _as_program() -> None:
-    """What a process may settle that is ours alone: warnings are one line, and no letter is too much for a stream."""
+    """What a process may settle that is ours alone: warnings are one line, and no letter is too
+    much for a stream."""
     plain = warnings.formatwarning
 
     def told(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
@@ -85,7 +88,9 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_going_on(given)) from None
     except SystemExit as e:
-        raise OdesolveError(f"the network ended the program, exit code {e.code}: let it return a tensor") from e
+        raise OdesolveError(
+            f"the network ended the program, exit code {e.code}: let it return a tensor"
+        ) from e
 
 
 def _going_on(given: argparse.Namespace) -> str:
@@ -94,13 +99,16 @@ def _going_on(given: argparse.Namespace) -> str:
     job = given.command == "loglik" and out and not File(out).suffix
     if job or getattr(given, "n", None) is not None:
         return f": the same command goes on with the job in {out} where it stopped"
-    if (given.command == "profile" and out) or (given.command == "loglik" and out and out.endswith(".npz")):
+    if (given.command == "profile" and out) or (
+        given.command == "loglik" and out and out.endswith(".npz")
+    ):
         return f": the same command with --resume goes on from {out}"
     return ""
 
 
 def _told(e: Exception) -> str:
-    """An error in one line; one that nobody foresaw says what it is, and how to see where it was raised."""
+    """An error in one line; one that nobody foresaw says what it is, and how to see where it was
+    raised."""
     text = " ".join(str(e).split())
     if isinstance(e, OURS):
         return text
@@ -113,7 +121,8 @@ def _told(e: Exception) -> str:
 
 
 def _ended(text: str | None, code: int) -> int:
-    """Say why a command ended, and drop what stdout cannot take, so that Python does not complain of it at its end."""
+    """Say why a command ended, and drop what stdout cannot take, so that Python does not complain
+    of it at its end."""
     with contextlib.suppress(OSError):
         if text is not None and sys.stderr is not None:
             print(f"odesolve: {text}", file=sys.stderr)

@@ -26,7 +26,8 @@ from odesolve.sample import sample
 
 
 def profile_command(given: argparse.Namespace) -> int:
-    """Measure, print the table and the advice, and write files where ``--out`` says; exit code 1 where no run arrived."""
+    """Measure, print the table and the advice, and write files where ``--out`` says; exit code 1
+    where no run arrived."""
     check_alone("profile", "profile before the others are started")
     conditions = conditions_of(given)
     model, shape = model_of(given)
@@ -61,7 +62,8 @@ def profile_command(given: argparse.Namespace) -> int:
 
 
 def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
-    """The folder to write into and the file that a profile is kept in; what cannot work is found before the work."""
+    """The folder to write into and the file that a profile is kept in; what cannot work is found
+    before the work."""
     if not given.out:
         if given.resume:
             raise OdesolveError("--resume goes on with the profile in a folder: give --out DIR")
@@ -71,7 +73,9 @@ def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise OdesolveError(f"--out {out} is no folder and cannot be made one ({e.strerror}): give another") from e
+        raise OdesolveError(
+            f"--out {out} is no folder and cannot be made one ({e.strerror}): give another"
+        ) from e
     for name in ("table.csv", "plot.png", "profile.json"):
         check_writable(out / name)
     if not given.resume:
@@ -81,13 +85,16 @@ def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
 
 def sample_command(given: argparse.Namespace) -> int:
     """Draw samples and write them: in one file, or with ``--n`` as a job in a folder."""
-    out, conditions = File(given.out), conditions_of(given)
+    out = File(given.out)
+    conditions = conditions_of(given)
     if given.n is None:
         check_alone("sample", "make it a job that they share: -n N --out DIR")
         sheets.check_name(out)
         check_writable(out)
     elif out.suffix in sheets.KINDS:
-        raise OdesolveError(f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}")
+        raise OdesolveError(
+            f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}"
+        )
     beside(given, "-n", given.n is not None, {"first": 0, **OF_JOBS})
     model, shape = model_of(given)
     grid = parse_grid(given.grid) if given.grid else None
@@ -103,16 +110,24 @@ def sample_command(given: argparse.Namespace) -> int:
     model = conditions.on(model, torch.arange(shape[0]), given.device)
     drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **options)
     if drawn.status != "ok":
-        raise Diverged(f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps)
+        raise Diverged(
+            f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps
+        )
     sheets.write(drawn.x, out)
-    facts = {"out": str(out), "shape": list(drawn.x.shape), "solver": drawn.plan.solver, "steps": drawn.steps}
+    facts = {
+        "out": str(out),
+        "shape": list(drawn.x.shape),
+        "solver": drawn.plan.solver,
+        "steps": drawn.steps,
+    }
     facts |= {"nfe": drawn.nfe, "seed": given.seed}
     print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))
     return 0
 
 
 def _by_id(model: Model, conditions: Conditions, batch: int, device: str | None) -> Any:
-    """What a job asks: one model for all batches, or a function of ids where these have conditions of their own."""
+    """What a job asks: one model for all batches, or a function of ids where these have conditions
+    of their own."""
     if not conditions.arrays:
         return conditions.on(model, torch.arange(batch), device)
     return lambda ids: conditions.on(model, ids, device)
@@ -130,16 +145,28 @@ def job_command(given: argparse.Namespace) -> int:
         print(f"no shard of this job, left alone: {job.shown(path)}", file=sys.stderr)
     for paths in job.twice():
         names = " and ".join(map(job.shown, paths))
-        print(f"one shard with different contents: {names}; the first is read, remove one", file=sys.stderr)
+        print(
+            f"one shard with different contents: {names}; the first is read, remove one",
+            file=sys.stderr,
+        )
     _told(job, given)
     return int(bool(moved))
 
 
 def _told(job: jobs.Job, given: argparse.Namespace) -> int:
     if first_rank():
-        facts = {"out": job.named, "kind": job.kind, "first": job.first, "n": job.n, "done": job.done()}
+        facts = {
+            "out": job.named,
+            "kind": job.kind,
+            "first": job.first,
+            "n": job.n,
+            "done": job.done(),
+        }
         facts |= {"shards": len(job.found()), "digest": job.digest}
-        facts |= {"strays": list(map(job.shown, job.strays())), "twice": [list(map(job.shown, p)) for p in job.twice()]}
+        facts |= {
+            "strays": list(map(job.shown, job.strays())),
+            "twice": [list(map(job.shown, p)) for p in job.twice()],
+        }
         print(
             json.dumps(facts | {"settings": job.settings})
             if given.json
@@ -152,7 +179,16 @@ def solvers_command(given: argparse.Namespace) -> int:
     """List the solvers."""
     entries = [*solvers().values(), *solvers().special.values()]
     if given.json:
-        names = ("name", "order", "evaluations", "starters", "clock", "source", "summary", "options")
+        names = (
+            "name",
+            "order",
+            "evaluations",
+            "starters",
+            "clock",
+            "source",
+            "summary",
+            "options",
+        )
         print(json.dumps([{n: getattr(s, n) for n in names} for s in entries], indent=1))
         return 0
     _show(_solver_table, str(solvers()))
@@ -177,8 +213,17 @@ def plan_command(given: argparse.Namespace) -> int:
         print(first.to_json() if given.json else first)
         return 0
     found = first.diff(others[0])
-    facts = {"same": found.same(), "nfe": [found.nfe, found.other_nfe], "largest": found.largest, "times": found.times}
-    print(json.dumps(facts | {"largest": None} if found.nfe != found.other_nfe else facts) if given.json else found)
+    facts = {
+        "same": found.same(),
+        "nfe": [found.nfe, found.other_nfe],
+        "largest": found.largest,
+        "times": found.times,
+    }
+    print(
+        json.dumps(facts | {"largest": None} if found.nfe != found.other_nfe else facts)
+        if given.json
+        else found
+    )
     return 0 if found.same() else 1
 
 

@@ -1,4 +1,5 @@
-"""``odesolve --print-completion bash``: what a shell reads to complete commands, options and files."""
+"""``odesolve --print-completion bash``: what a shell reads to complete commands, options and
+files."""
 
 from __future__ import annotations
 
@@ -36,5 +37,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Every argument of a parser and of the parsers of its commands."""
     for action in parser._actions:
         yield action
-        for inner in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+        for inner in (
+            action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
+        ):
             yield from _actions(inner)

@@ -24,7 +24,8 @@ ANYTHING = inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was typed: tensors have one row for each sample, numbers hold for all, other values are passed as they are.
+    """What was typed: tensors have one row for each sample, numbers hold for all, other values are
+    passed as they are.
 
     ``arrays`` are the tensors, by what was typed.
     """
@@ -44,14 +45,18 @@ class Conditions:
         for name, value in self.arrays.items():
             if len(value) not in fit:
                 raise OdesolveError(
-                    f"{name} holds {len(value)} rows for {fit[0]} samples: give one row for each sample"
+                    f"{name} holds {len(value)} rows for {fit[0]} samples: give one row for each "
+                    "sample"
                 )
 
     def check_ids(self, end: int) -> None:
         """Raise OdesolveError where an array has no row for an id: row k is that of id k."""
         for name, value in self.arrays.items():
             if len(value) < end:
-                raise OdesolveError(f"{name} holds {len(value)} rows for ids up to {end - 1}: give a row for each id")
+                raise OdesolveError(
+                    f"{name} holds {len(value)} rows for ids up to {end - 1}: "
+                    "give a row for each id"
+                )
 
     def on(self, model: Model, ids: Tensor, device: str | None = None) -> Model:
         """The model under the conditions of these samples (n,)."""
@@ -66,41 +71,56 @@ class Conditions:
         if self.guidance is None:
             return model.given(**cond)
         for name in uncond.keys() - cond.keys() - model.cond.keys():
-            raise OdesolveError(f"--uncond {name} stands in the place of no condition: give --cond {name}=..., too")
+            raise OdesolveError(
+                f"--uncond {name} stands in the place of no condition: give --cond {name}=..., too"
+            )
         return model.guided(self.guidance, cond, {**cond, **uncond})
 
     def _check_call(self, model: Model) -> None:
-        """Raise OdesolveError where a network takes no argument of a name, or needs one that is missing."""
+        """Raise OdesolveError where a network takes no argument of a name, or needs one that is
+        missing."""
         beside = _beside(model.net)
         known = {p.name: p for p in beside if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind == p.VAR_KEYWORD for p in beside):
-            for option, name in [*(("--cond", k) for k in self.cond), *(("--uncond", k) for k in self.uncond)]:
+            for option, name in [
+                *(("--cond", k) for k in self.cond),
+                *(("--uncond", k) for k in self.uncond),
+            ]:
                 if name not in known:
                     instead = f"give one of {', '.join(known)}" if known else "leave it out"
                     told = f"{option} {name}=... is nothing that the network takes beside x and t"
                     raise OdesolveError(f"{told}: {instead}")
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in {*model.cond, *self.cond}:
-                raise OdesolveError(f"the network cannot be called without {name}: give --cond {name}=labels.npy")
+                raise OdesolveError(
+                    f"the network cannot be called without {name}: give --cond {name}=labels.npy"
+                )
 
 
 def conditions_of(given: argparse.Namespace) -> Conditions:
     """What the arguments say. Raises OdesolveError for what no model could be given."""
-    guidance, uncond = getattr(given, "guidance", None), getattr(given, "uncond", [])
+    guidance = getattr(given, "guidance", None)
+    uncond = getattr(given, "uncond", [])
     if guidance is not None and not uncond:
         raise OdesolveError(
-            f"--guidance {guidance:g} needs what the network gets where nothing is asked for: give --uncond NAME=VALUE, "
+            f"--guidance {guidance:g} needs what the network gets where nothing is asked for: "
+            "give --uncond NAME=VALUE, "
             "such as y=10 where label 10 was trained for no class, or y=None"
         )
     if uncond and guidance is None:
         raise OdesolveError(f"--uncond {uncond[0]} is for guidance: give --guidance SCALE, too")
     arrays: dict[str, Tensor] = {}
-    cond, uncond = _read(given.cond, "--cond", arrays), _read(uncond, "--uncond", arrays)
+    cond = _read(given.cond, "--cond", arrays)
+    uncond = _read(uncond, "--uncond", arrays)
     wide = torch.float64 if getattr(given, "double", False) else torch.float32
     found = Conditions(cond, uncond, arrays, guidance, wide)
     if found and given.model is None:
         told = f"--cond {given.cond[0]}" if given.cond else f"--guidance {guidance:g}"
-        instead = "give --call guidance_scale=..." if getattr(given, "diffusers", None) else "give a FACTORY"
+        instead = (
+            "give --call guidance_scale=..."
+            if getattr(given, "diffusers", None)
+            else "give a FACTORY"
+        )
         raise OdesolveError(f"{told} is for the network of a FACTORY: {instead}")
     return found
 
@@ -108,7 +128,9 @@ def conditions_of(given: argparse.Namespace) -> Conditions:
 def _beside(net: Any) -> list[inspect.Parameter]:
     """What a network takes beside x and t, as far as that can be seen."""
     try:
-        takes = inspect.signature(net.forward if isinstance(net, torch.nn.Module) else net).parameters.values()
+        takes = inspect.signature(
+            net.forward if isinstance(net, torch.nn.Module) else net
+        ).parameters.values()
     except (TypeError, ValueError):  # of functions that are not Python's
         return [ANYTHING]
     return [p for k, p in enumerate(takes) if k > 1 or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -129,13 +151,15 @@ def _read(items: Sequence[str], option: str, arrays: dict[str, Tensor]) -> dict[
 
 
 def setting(item: str, option: str, example: str) -> tuple[str, Any]:
-    """The name and the value of NAME=VALUE: a number, list or other literal of Python, else the text itself."""
+    """The name and the value of NAME=VALUE: a number, list or other literal of Python, else the
+    text itself."""
     name, equals, value = item.partition("=")
     if not equals or not name.isidentifier() or name == "self":
         raise OdesolveError(f"{option} {item!r}: give NAME=VALUE, such as {option} {example}")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotes, such as a prompt
+    # a text without quotes, such as a prompt
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return name, value
 
 
@@ -149,10 +173,18 @@ def _value(told: str, value: Any) -> Any:
         try:
             value = torch.from_numpy(np.array(value))
         except (TypeError, ValueError, RuntimeError) as e:
-            raise OdesolveError(f"{told}: give a list of numbers, or a file such as labels.npy") from e
+            raise OdesolveError(
+                f"{told}: give a list of numbers, or a file such as labels.npy"
+            ) from e
         if value.is_complex():
             raise OdesolveError(f"{told}: give real numbers")
-    numbers = value if isinstance(value, Tensor) else torch.tensor(value) if _number(told, value) else None
+    numbers = (
+        value
+        if isinstance(value, Tensor)
+        else torch.tensor(value)
+        if _number(told, value)
+        else None
+    )
     if numbers is not None and not (numbers.numel() and bool(torch.isfinite(numbers).all())):
         raise OdesolveError(f"{told} holds no numbers, or such as are not finite: give finite ones")
     return value
@@ -169,7 +201,9 @@ def _rows(value: Any, ids: Tensor, device: torch.device, dtype: torch.dtype) -> 
     if isinstance(value, Tensor):
         value = value[ids]
     elif _number("", value):
-        value = torch.full((len(ids),), value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+        value = torch.full(
+            (len(ids),), value, dtype=torch.float64 if isinstance(value, float) else torch.int64
+        )
     else:
         return value
     whole = value.dtype if value.dtype == torch.bool else torch.int64

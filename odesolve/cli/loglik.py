@@ -1,4 +1,5 @@
-"""``odesolve loglik``: the log-densities of a file of data, batch by batch, kept as they come, in a file or a job's folder."""
+"""``odesolve loglik``: the log-densities of a file of data, batch by batch, kept as they come, in a
+file or a job's folder."""
 
 from __future__ import annotations
 
@@ -28,7 +29,15 @@ from odesolve.cli.values import check_alone, first_rank, load_model, path_named
 from odesolve.errors import OdesolveError
 from odesolve.files import Door, read_npz, shaped, short
 from odesolve.fingerprints.fingerprint import checksum
-from odesolve.jobs.densities import COLUMNS, KEPT, STATUSES, device_of, meaning, other_meaning, values
+from odesolve.jobs.densities import (
+    COLUMNS,
+    KEPT,
+    STATUSES,
+    device_of,
+    meaning,
+    other_meaning,
+    values,
+)
 from odesolve.likelihood.result import SINGLE
 from odesolve.model.model import Model
 from odesolve.problems import digits
@@ -40,17 +49,23 @@ NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 
 
 def loglik_command(given: argparse.Namespace) -> int:
-    """Log-densities of data: their mean, bits a dimension, standard errors and intervals; every sample's to ``--out``."""
+    """Log-densities of data: their mean, bits a dimension, standard errors and intervals; every
+    sample's to ``--out``."""
     out = _out(given)
     model, data = _model_and_data(given)
     with _heard() as notes:
-        table = _job(model, data, given) if out is not None and not out.suffix else _file(model, data, given, out)
+        table = (
+            _job(model, data, given)
+            if out is not None and not out.suffix
+            else _file(model, data, given, out)
+        )
     return 0 if table is None else _told(table, data, given, notes)
 
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What is warned of while values are made: once each at the end, whatever numbers it was said of in how many batches."""
+    """What is warned of while values are made: once each at the end, whatever numbers it was said
+    of in how many batches."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -66,8 +81,13 @@ def _heard() -> Iterator[list[str]]:
 def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | None) -> np.ndarray:
     """The values, batch by batch, kept in a file as they come where there is one."""
     settings = _settings(given, model, data)
-    table = _saved(out, settings, given, len(data)) if given.resume and out is not None else np.zeros((0, len(KEPT)))
-    device, width = device_of(model, given.device), (given.levels, given.low, given.high, given.draws)
+    table = (
+        _saved(out, settings, given, len(data))
+        if given.resume and out is not None
+        else np.zeros((0, len(KEPT)))
+    )
+    device = device_of(model, given.device)
+    width = (given.levels, given.low, given.high, given.draws)
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
             rows = slice(len(table), len(table) + given.batch)
@@ -94,7 +114,8 @@ def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace, notes: lis
 
 
 def _job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | None:
-    """The values as shards of a folder, by as many processes as there are; the first of torchrun's gets them."""
+    """The values as shards of a folder, by as many processes as there are; the first of torchrun's
+    gets them."""
     names = ("out", "batch", "seed", *OF_JOBS, "levels", "low", "high", "draws", "device")
     done = jobs.log_prob(model, data, **{n: getattr(given, n) for n in names}, **_options(given))
     if not first_rank():
@@ -119,7 +140,8 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
     elif given.data is None:
         raise OdesolveError("the data are missing: give --data x.npz or x.pt")
     else:
-        model, data = load_model(given.model), read_array(given.data)
+        model = load_model(given.model)
+        data = read_array(given.data)
     if not len(data):
         raise OdesolveError("the data hold no samples: give at least one")
     conditions.check_rows(len(data), len(data[: given.limit]))
@@ -130,12 +152,19 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
-    """Means over the samples whose solve arrived: ``stderr`` over the data, ``stderr_trace`` from the probes, ``solver_error``
-    as estimated; ``low`` and ``high`` hold the mean of these samples at 95 %, whatever others there are."""
+    """Means over the samples whose solve arrived: ``stderr`` over the data, ``stderr_trace`` from
+    the probes, ``solver_error`` as estimated; ``low`` and ``high`` hold the mean of these samples
+    at 95 %, whatever others there are."""
     good = table[np.isfinite(table[:, 0])]
-    n, dim = len(good), data.shape[1:].numel()
+    n = len(good)
+    dim = data.shape[1:].numel()
     words = Counter(word for word in _words(table) if word != "ok")
-    facts: dict[str, Any] = {"samples": len(table), "failed": len(table) - n, "dim": dim, "trace": given.trace}
+    facts: dict[str, Any] = {
+        "samples": len(table),
+        "failed": len(table) - n,
+        "dim": dim,
+        "trace": given.trace,
+    }
     facts |= {"statuses": dict(words)} if words else {}
     facts |= {"meaning": meaning(given.levels), "odesolve": __version__}
     if not n:
@@ -143,7 +172,11 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
     nats, stderr, error, low, high, reach, nfe, products, _ = good.T
     spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
     trace = float((stderr**2).sum() ** 0.5 / n)
-    facts |= {"nats": float(nats.mean()), "stderr": spread, "stderr_trace": None if math.isnan(trace) else trace}
+    facts |= {
+        "nats": float(nats.mean()),
+        "stderr": spread,
+        "stderr_trace": None if math.isnan(trace) else trace,
+    }
     if np.isfinite(error).all() and facts["stderr_trace"] is not None:
         # Errors of probes cancel in a mean, others may not.
         probes = float((reach**2).sum() ** 0.5 / n)
@@ -156,7 +189,10 @@ def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[s
         facts["bits_stderr"] = None if spread is None else spread / unit
         facts["bits_stderr_trace"] = None if math.isnan(trace) else trace / unit
         if "low" in facts:
-            facts |= {"bits_low": width - facts["high"] / unit, "bits_high": width - facts["low"] / unit}
+            facts |= {
+                "bits_low": width - facts["high"] / unit,
+                "bits_high": width - facts["low"] / unit,
+            }
     return facts | {"nfe": float(nfe.mean()), "products": float(products.mean())}
 
 
@@ -169,7 +205,10 @@ def _text(facts: dict[str, Any]) -> str:
         if name in facts:
             data = "" if facts[over] is None else f" +- {facts[over]:.3g} over the data,"
             trace = facts[unit + "stderr_trace"]
-            held = f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the trace"
+            held = (
+                f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the "
+                "trace"
+            )
             if unit + "low" in facts:
                 low, high = (facts[unit + name] for name in ("low", "high"))
                 held += f"; {low:.6g} to {high:.6g} by numerical errors, at 95 %"
@@ -188,15 +227,19 @@ def _out(given: argparse.Namespace) -> File | None:
     """Where to write; what cannot work is found before the work."""
     out = File(given.out) if given.out else None
     if out is not None and out.suffix not in (".npz", ".csv", ""):
-        raise OdesolveError(f"--out {given.out}: give a name in .npz or .csv, or the name of a folder")
+        raise OdesolveError(
+            f"--out {given.out}: give a name in .npz or .csv, or the name of a folder"
+        )
     if given.resume and (out is None or out.suffix != ".npz"):
         raise OdesolveError(
-            "--resume goes on with the values in a file: give --out values.npz (a folder needs no --resume)"
+            "--resume goes on with the values in a file: give --out values.npz (a folder needs no "
+            "--resume)"
         )
     job = out is not None and not out.suffix
     if not job:
         check_alone("loglik", "make it a job that they share: --out DIR")
-    if out is not None and not job and not (given.resume and os.path.lexists(out)):  # what is there is read first
+    # what is there is read first
+    if out is not None and not job and not (given.resume and os.path.lexists(out)):
         check_writable(out)
     beside(given, "--out DIR", job, OF_JOBS)
     beside(given, "--levels", bool(given.levels), {"low": -1.0, "high": 1.0, "draws": 1})
@@ -224,7 +267,10 @@ def _settings(given: argparse.Namespace, model: Model, data: Tensor) -> str:
     total = float(data.double().sum())
     facts = {n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total}
     if given.cond:
-        facts["cond"] = [*given.cond, *(checksum(v) for v in model.cond.values() if isinstance(v, Tensor))]
+        facts["cond"] = [
+            *given.cond,
+            *(checksum(v) for v in model.cond.values() if isinstance(v, Tensor)),
+        ]
     return json.dumps(facts)
 
 
@@ -238,7 +284,9 @@ def _saved(out: File, settings: str, given: argparse.Namespace, limit: int) -> n
     if theirs != meaning(given.levels) or held.status is None:
         raise other_meaning(out, theirs, version, meaning(given.levels), door.instead)
     if str(held.settings) != settings:
-        raise OdesolveError(f"{out} was made with {held.settings}: give the same options, or leave out --resume")
+        raise OdesolveError(
+            f"{out} was made with {held.settings}: give the same options, or leave out --resume"
+        )
     return _table(found, limit, door)
 
 
@@ -262,13 +310,20 @@ def _table(found: dict[str, np.ndarray], limit: int, door: Door) -> np.ndarray:
     words = [str(word) for word in found["status"]]
     strange = [word for word in words if word not in STATUSES]
     if strange or not 0 < n <= limit:
-        told = f"status holds {strange[0]!r}" if strange else f"it holds {n} values of {limit} samples"
+        told = (
+            f"status holds {strange[0]!r}"
+            if strange
+            else (f"it holds {n} values of {limit} samples")
+        )
         raise door.refuse(told)
-    return np.stack([*(found[name] for name in COLUMNS), [STATUSES.index(word) for word in words]], 1)
+    return np.stack(
+        [*(found[name] for name in COLUMNS), [STATUSES.index(word) for word in words]], 1
+    )
 
 
 def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespace) -> None:
-    """All values so far, in place of the old file at once: an interrupted write leaves the old one."""
+    """All values so far, in place of the old file at once: an interrupted write leaves the old
+    one."""
     part = out.with_name(out.name + ".part")
     with part.open("wb") as f:
         if out.suffix == ".npz":
@@ -277,5 +332,7 @@ def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespac
             named: dict[str, Any] = {k: np.array(v) for k, v in told.items()}
             np.savez(f, status=np.array(_words(table)), **named, **columns)
         else:
-            np.savetxt(f, table[:, : len(COLUMNS)], delimiter=",", header=",".join(COLUMNS), comments="")
+            np.savetxt(
+                f, table[:, : len(COLUMNS)], delimiter=",", header=",".join(COLUMNS), comments=""
+            )
     part.replace(out)

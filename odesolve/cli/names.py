@@ -24,22 +24,32 @@ def names_command(given: argparse.Namespace) -> int:
     found = _found(given.label)
     what = (found.solver, dict(found.options), found.schedule)
     facts: dict[str, Any] = {"odesolve": str(found), "schedule": found.schedule}
-    for where, called in (("diffusers", names.to_diffusers), ("comfyui", names.to_comfy), ("a1111", names.to_label)):
+    for where, called in (
+        ("diffusers", names.to_diffusers),
+        ("comfyui", names.to_comfy),
+        ("a1111", names.to_label),
+    ):
         facts[where] = _or_none(lambda called=called: called(*what))
     facts |= _note(given.label, found)
-    print(json.dumps(facts, default=_name) if given.json else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
+    print(
+        json.dumps(facts, default=_name)
+        if given.json
+        else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items())
+    )
     return 0
 
 
 def _found(label: str) -> names.Named:
-    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), of diffusers or k-diffusion, or of ours."""
+    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), of diffusers or
+    k-diffusion, or of ours."""
     readers: list[Callable[[], names.Named]] = [
         lambda: names.from_label(label),
         lambda: names.from_comfy(*label.split()),
         lambda: names.from_diffusers(label, {}),
     ]
     for read in readers:
-        with contextlib.suppress(OdesolveError, TypeError):  # TypeError: more words than a name of ComfyUI has
+        # TypeError: more words than a name of ComfyUI has
+        with contextlib.suppress(OdesolveError, TypeError):
             return read()
     found = understood(*parts(label))
     if found is not None:
@@ -54,7 +64,10 @@ def _note(label: str, found: names.Named) -> dict[str, str]:
     ours = solvers().get(label)
     if ours is None or ours.name == found.solver:
         return {}
-    return {"note": f"solver={label!r} is another one here, of {ours.source}: type solver={str(found)!r}"}
+    return {
+        "note": f"solver={label!r} is another one here, of {ours.source}: type "
+        f"solver={str(found)!r}"
+    }
 
 
 def _or_none(call: Callable[[], Any]) -> Any:
@@ -70,7 +83,8 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         first, second = value
         if isinstance(second, dict):
-            return f"{first}({', '.join(f'{k}={_name(v) if callable(v) else repr(v)}' for k, v in second.items())})"
+            options = {k: _name(v) if callable(v) else repr(v) for k, v in second.items()}
+            return f"{first}({', '.join(f'{k}={v}' for k, v in options.items())})"
         return f"{first} {second}"
     return str(value)
 

@@ -1,4 +1,5 @@
-"""What options may hold: numbers in their range, shapes, lists of labels. What they cannot is refused while it is parsed."""
+"""What options may hold: numbers in their range, shapes, lists of labels. What they cannot is
+refused while it is parsed."""
 
 from __future__ import annotations
 
@@ -25,7 +26,11 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            kind = "command" if action.metavar == "COMMAND" else f"value of {'/'.join(action.option_strings)}"
+            kind = (
+                "command"
+                if action.metavar == "COMMAND"
+                else f"value of {'/'.join(action.option_strings)}"
+            )
             self.error(str(unknown(kind, value, list(action.choices))))
 
     def error(self, message: str) -> NoReturn:
@@ -48,7 +53,9 @@ def integer(expected: str, least: int, limit: float = math.inf) -> Callable[[str
     return read
 
 
-def real(expected: str, above: float = -math.inf, least: float = -math.inf) -> Callable[[str], float]:
+def real(
+    expected: str, above: float = -math.inf, least: float = -math.inf
+) -> Callable[[str], float]:
     """The type of finite numbers above a limit, and of at least another."""
 
     def read(text: str) -> float:
@@ -83,14 +90,16 @@ def counts(text: str) -> tuple[int, ...]:
         found = (0,)
     if min(found) < 1 or math.prod(found) >= 2**63:
         raise argparse.ArgumentTypeError(
-            f"{short(text)} was given: give whole numbers, at least 1, with commas between them, such as 16,3,32,32"
+            f"{short(text)} was given: give whole numbers, at least 1, with commas between them, "
+            "such as 16,3,32,32"
         )
     return found
 
 
 def labels(text: str) -> list[str]:
     """The type of lists: the parts between commas, except those inside brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for c in text:
         depth += (c == "(") - (c == ")")
         if c == "," and depth == 0:
@@ -99,16 +108,21 @@ def labels(text: str) -> list[str]:
             parts[-1] += c
     found = [p.strip() for p in parts]
     if not all(found):
-        raise argparse.ArgumentTypeError(f"{short(text)} was given: give names with one comma between two")
+        raise argparse.ArgumentTypeError(
+            f"{short(text)} was given: give names with one comma between two"
+        )
     return found
 
 
 def beside(given: argparse.Namespace, other: str, there: bool, defaults: dict[str, Any]) -> None:
-    """Give options their defaults. Raises OdesolveError where one was given without the other that it belongs to."""
+    """Give options their defaults. Raises OdesolveError where one was given without the other that
+    it belongs to."""
     for name, default in defaults.items():
         value = getattr(given, name)
         if value is None:
             setattr(given, name, default)
         elif not there:
             shown = f"{value:g}" if isinstance(value, float) else value
-            raise OdesolveError(f"--{name} {shown} says nothing without {other}: give both, or neither")
+            raise OdesolveError(
+                f"--{name} {shown} says nothing without {other}: give both, or neither"
+            )

@@ -31,7 +31,8 @@ PATHS = {
     "sd": paths.Discrete.stable_diffusion,
 }
 FACTORY = (
-    "package.module:factory or file.py:factory, a function without arguments that returns an ode.Model (or a Model)"
+    "package.module:factory or file.py:factory, a function without arguments that returns an "
+    "ode.Model (or a Model)"
 )
 DIGITS = (256, 1, 8, 8)
 PICTURES = 4  # samples of a pipeline
@@ -42,7 +43,10 @@ def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     own_device()
     shape = given.shape
     if given.call and not given.diffusers:
-        raise OdesolveError(f"--call {given.call[0]} is what a pipeline is called with: give --diffusers FOLDER, too")
+        raise OdesolveError(
+            f"--call {given.call[0]} is what a pipeline is called with: give "
+            "--diffusers FOLDER, too"
+        )
     if given.diffusers:
         if given.model is not None:
             raise OdesolveError("two models: give either a FACTORY or --diffusers FOLDER")
@@ -54,16 +58,21 @@ def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     return load_model(given.model), shape
 
 
-def _of_pipeline(given: argparse.Namespace, shape: tuple[int, ...] | None) -> tuple[Model, tuple[int, ...]]:
+def _of_pipeline(
+    given: argparse.Namespace, shape: tuple[int, ...] | None
+) -> tuple[Model, tuple[int, ...]]:
     """The model of a pipeline saved by diffusers, called as --call says."""
     from odesolve.integrations.diffusers import load_pipeline
 
-    settings = [setting(item, "--call", "prompt='a fox' or --call guidance_scale=5") for item in given.call]
+    settings = [
+        setting(item, "--call", "prompt='a fox' or --call guidance_scale=5") for item in given.call
+    ]
     model, event = load_pipeline(given.diffusers, given.device, settings)
     shape = shape or (PICTURES, *event)
     if shape[1:] != event:
         raise OdesolveError(
-            f"--shape says {shape[1:]} for samples of shape {event}: leave it out, or give --shape B,{event}"
+            f"--shape says {shape[1:]} for samples of shape {event}: leave it out, or give "
+            f"--shape B,{event}"
         )
     return model, shape
 
@@ -78,7 +87,8 @@ def check_alone(command: str, instead: str) -> None:
     launch = launched()
     if launch.count > 1:
         raise OdesolveError(
-            f"{launch.by} started {launch.count} processes, each of which would do all of odesolve {command}: "
+            f"{launch.by} started {launch.count} processes, each of which would do all of "
+            f"odesolve {command}: "
             f"start one, or {instead}"
         )
 
@@ -87,7 +97,8 @@ def check_device(name: str) -> None:
     """Raise OdesolveError where torch has no device of this name here."""
     try:
         found = torch.empty(0, device=name).device
-    except Exception as e:  # torch raises what it likes, from AssertionError to one class for each vendor
+    # torch raises what it likes, from AssertionError to one class for each vendor
+    except Exception as e:
         raise OdesolveError(f"--device {name} is not here: give {_devices()}") from e
     if found.type == "meta" or (found.type == "cpu" and torch.device(name).index):
         raise OdesolveError(f"--device {name} is no place for numbers: give {_devices()}")
@@ -99,10 +110,11 @@ def _devices() -> str:
 
 
 def load_model(spec: str) -> Model:
-    """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there is none.
+    """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there
+    is none.
 
-    The folder of the file, or the current one, can be imported from ever after: networks import when they are called, too.
-    """
+    The folder of the file, or the current one, can be imported from ever after: networks import
+    when they are called, too."""
     own_device()
     where, _, name = spec.rpartition(":")
     if not where or not name:
@@ -114,7 +126,9 @@ def load_model(spec: str) -> Model:
     except OdesolveError as e:
         raise OdesolveError(f"{spec}: {e}") from e
     except SystemExit as e:
-        raise OdesolveError(f"{spec} ended the program, exit code {e.code}: let it return an ode.Model") from e
+        raise OdesolveError(
+            f"{spec} ended the program, exit code {e.code}: let it return an ode.Model"
+        ) from e
     except Exception as e:  # whatever the user's code raises is one line here
         raise OdesolveError(f"{spec}: {type(e).__name__}: {e}") from e
     if not isinstance(made, Model):
@@ -126,12 +140,16 @@ def _made(where: str, name: str) -> Any:
     """What the module holds by this name, or what that returns."""
     module = _module(where)
     if not hasattr(module, name):
-        raise unknown(f"name in {where}", name, [n for n in dir(module) if not n.startswith("_")] or [FACTORY])
+        raise unknown(
+            f"name in {where}", name, [n for n in dir(module) if not n.startswith("_")] or [FACTORY]
+        )
     found = getattr(module, name)
     if isinstance(found, Model):
         return found
     if not callable(found):
-        raise OdesolveError(f"it is {type(found).__name__}: name an ode.Model, or a function that returns one")
+        raise OdesolveError(
+            f"it is {type(found).__name__}: name an ode.Model, or a function that returns one"
+        )
     return found()
 
 

@@ -33,20 +33,29 @@ def check_command(given: argparse.Namespace) -> int:
 
 def _model_and_data(given: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
     if given.data and given.shape:
-        raise OdesolveError("--shape is of samples that are drawn where there are no data: give --data or --shape")
+        raise OdesolveError(
+            "--shape is of samples that are drawn where there are no data: give --data or --shape"
+        )
     if not (given.data or given.shape or given.model is None):
         raise OdesolveError("there is nothing to check with: give --data x.npz, or --shape B,C,H,W")
     conditions = conditions_of(given)
-    model = digits().model(path_named(given.path)) if given.model is None else load_model(given.model)
-    what: dict[str, Any] = {"data": read_array(given.data)} if given.data else {"noise": given.shape or DIGITS}
+    model = (
+        digits().model(path_named(given.path)) if given.model is None else load_model(given.model)
+    )
+    what: dict[str, Any] = (
+        {"data": read_array(given.data)} if given.data else {"noise": given.shape or DIGITS}
+    )
     rows = len(what["data"]) if given.data else what["noise"][0]
     conditions.check_rows(rows)
     return conditions.on(model, torch.arange(rows)), what
 
 
 def check_plot(name: str) -> None:
-    """Raise OdesolveError where no plot of this name could be written, ImportError without matplotlib."""
+    """Raise OdesolveError where no plot of this name could be written, ImportError without
+    matplotlib."""
     if File(name).suffix.lower() not in figures.SUFFIXES:
-        raise OdesolveError(f"--plot {name}: give a name that ends in one of {', '.join(figures.SUFFIXES)}")
+        raise OdesolveError(
+            f"--plot {name}: give a name that ends in one of {', '.join(figures.SUFFIXES)}"
+        )
     figures.matplotlib()
     check_writable(name, "--plot")

@@ -1,4 +1,5 @@
-"""The same calls on many ranks of ``torch.distributed``: samples spread over "data", the network's rows over "time"."""
+"""The same calls on many ranks of ``torch.distributed``: samples spread over "data", the network's
+rows over "time"."""
 
 from odesolve.distributed.calls import log_prob, sample
 from odesolve.distributed.ranks import mesh

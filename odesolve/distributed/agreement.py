@@ -1,4 +1,5 @@
-"""What the ranks of a call were given, compared: other weights, noise or steps on a rank would make a mixture of two answers."""
+"""What the ranks of a call were given, compared: other weights, noise or steps on a rank would make
+a mixture of two answers."""
 
 from __future__ import annotations
 
@@ -25,15 +26,19 @@ PROBES = 32  # tensors of a network of which a number is looked at
 SHOWN = 3  # parts that differ, in a message
 _NETS: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = weakref.WeakKeyDictionary()
 _TENSORS: weakref.WeakKeyDictionary[nn.Module, dict[int, tuple]] = weakref.WeakKeyDictionary()
-HELD = frozenset(vars(nn.Module())) - {k for k in vars(nn.Module()) if k.endswith("hooks")}  # looked at elsewhere
+# looked at elsewhere
+HELD = frozenset(vars(nn.Module())) - {k for k in vars(nn.Module()) if k.endswith("hooks")}
 
 
 def unlike(call: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given and is not the default of a call, each in one form of those that mean the same."""
+    """What was given and is not the default of a call, each in one form of those that mean the
+    same."""
     defaults = {name: p.default for name, p in inspect.signature(call).parameters.items()}
     found = {name: _one_form(value, name) for name, value in given.items()}
     return {
-        name: v for name, v in found.items() if not (isinstance(v, PLAIN) and name in defaults and v == defaults[name])
+        name: v
+        for name, v in found.items()
+        if not (isinstance(v, PLAIN) and name in defaults and v == defaults[name])
     }
 
 
@@ -44,7 +49,11 @@ def _one_form(value: Any, name: str) -> Any:
         return int(value)
     if name == "gather":
         return bool(value)
-    if name in ("noise", "ids") and isinstance(value, (list, tuple)) and all(isinstance(v, int) for v in value):
+    if (
+        name in ("noise", "ids")
+        and isinstance(value, (list, tuple))
+        and all(isinstance(v, int) for v in value)
+    ):
         return [int(v) for v in value]
     if name == "ids" and isinstance(value, Tensor) and not value.is_floating_point():
         return value.tolist()
@@ -75,7 +84,9 @@ def differing(told: list[dict[str, str]], ranks: list[int]) -> str:
     kinds: dict[tuple, list[int]] = defaultdict(list)
     for rank, each in zip(ranks, told, strict=True):
         kinds[tuple(each.get(n) for n in leaves)].append(rank)
-    groups = " and ".join(f"rank{'s' * (len(g) > 1)} {', '.join(map(str, g))}" for g in kinds.values())
+    groups = " and ".join(
+        f"rank{'s' * (len(g) > 1)} {', '.join(map(str, g))}" for g in kinds.values()
+    )
     rest = f" and {len(leaves) - SHOWN} more" if len(leaves) > SHOWN else ""
     return f"{', '.join(leaves[:SHOWN])}{rest} differ{'s' * (len(leaves) == 1)} between {groups}"
 
@@ -85,7 +96,8 @@ def _mark(value: Any, name: str) -> bytes:
 
 
 def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
-    """A look at a value that knows the networks within a model already, or only those whose weights lie on other ranks, too."""
+    """A look at a value that knows the networks within a model already, or only those whose weights
+    lie on other ranks, too."""
     walk = Walk()
     for net in networks(value) if isinstance(value, Model) else ():
         net = unwrapped(net)
@@ -102,7 +114,8 @@ def _settings(value: Any) -> Any:
     kind = type(value)
     if not kind.__module__.startswith("odesolve.run") and kind.__name__ != "Parareal":
         return value
-    held, names = vars(value), inspect.signature(kind).parameters
+    held = vars(value)
+    names = inspect.signature(kind).parameters
     return [kind.__qualname__, {k: held[k] for k in names if k in held}]
 
 
@@ -116,25 +129,41 @@ def _of_net(net: nn.Module) -> bytes:
 
 
 def _state(net: nn.Module) -> tuple | None:
-    """Modules with their plain attributes, tensors with their versions, and some numbers; None where that cannot be had."""
+    """Modules with their plain attributes, tensors with their versions, and some numbers; None
+    where that cannot be had."""
     modules = list(net.modules())
-    tensors = [x for m in modules for held in (m._parameters, m._buffers) for x in held.values() if x is not None]
-    plain = [(id(m), type(m), k, v) for m in modules for k, v in vars(m).items() if isinstance(v, PLAIN)]
+    tensors = [
+        x
+        for m in modules
+        for held in (m._parameters, m._buffers)
+        for x in held.values()
+        if x is not None
+    ]
+    plain = [
+        (id(m), type(m), k, v) for m in modules for k, v in vars(m).items() if isinstance(v, PLAIN)
+    ]
     try:
         places = [(id(x), x._version, x.data_ptr()) for x in tensors]
         return places, plain, _rest(net, modules), _numbers(tensors[:: 1 + len(tensors) // PROBES])
-    except (RuntimeError, NotImplementedError):  # of inference, sharded, sparse: no version, or no place in memory
+    # of inference, sharded, sparse: no version, or no place in memory
+    except (RuntimeError, NotImplementedError):
         return None
 
 
 def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:
-    """Attributes that are neither plain nor weights, as far as there is something in them, and code of the user's."""
+    """Attributes that are neither plain nor weights, as far as there is something in them, and code
+    of the user's."""
     walk = Walk(tensors=_TENSORS.setdefault(net, {}))
     walk.done |= {id(m): (m, b"module") for m in modules}
-    numbers, others = [], []
+    numbers = []
+    others = []
     for place, m in enumerate(modules):
         for name, value in vars(m).items():
-            if name in HELD or isinstance(value, PLAIN) or (isinstance(value, (dict, list, tuple)) and not value):
+            if (
+                name in HELD
+                or isinstance(value, PLAIN)
+                or (isinstance(value, (dict, list, tuple)) and not value)
+            ):
                 continue
             if type(value) is tuple and all(type(v) in PLAIN for v in value):
                 numbers.append((place, name, value))

@@ -1,4 +1,5 @@
-"""What the ranks of a mesh do together in a call: compare what they were given, solve, bring their parts together."""
+"""What the ranks of a mesh do together in a call: compare what they were given, solve, bring their
+parts together."""
 
 from __future__ import annotations
 
@@ -28,17 +29,23 @@ _NOW: ContextVar[Together] = ContextVar("ranks")
 class Together:
     """A call that the ranks of a mesh make together.
 
-    Every rank comes to every exchange, also one that has failed: so all of them end, each with its own error or another's.
-    """
+    Every rank comes to every exchange, also one that has failed: so all of them end, each with its
+    own error or another's."""
 
     def __init__(self, mesh: DeviceMesh | None, name: str):
         self.mesh = where = all_ranks() if mesh is None else mesh
         _check(where)
-        self.data, self.time = where["data"], where["time"]
+        self.data = where["data"]
+        self.time = where["time"]
         self.groups = self.data.get_group(), self.time.get_group()
         kind = where.device_type
-        self.device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-        self.call, self.name = Call(where, name), name
+        self.device = (
+            torch.device(kind, torch.cuda.current_device())
+            if kind == "cuda"
+            else torch.device(kind)
+        )
+        self.call = Call(where, name)
+        self.name = name
         self.asked = False
 
     @property
@@ -52,16 +59,22 @@ class Together:
         return cut(batch, ranks), mine(batch, ranks, self.data.get_local_rank())
 
     def agree(self, check: Callable[[], int], given: Mapping[str, Any]) -> int:
-        """The first rank's seed, which ``check`` returns; on every rank an error of any, or that it was given something else."""
+        """The first rank's seed, which ``check`` returns; on every rank an error of any, or that it
+        was given something else."""
         self.asked = True
         if len(self.call.ranks) == 1:
             return check()
-        seed, error, told = 0, None, {}
+        seed = 0
+        error = None
+        told = {}
         try:
-            seed, told = check(), marks(given)
+            seed = check()
+            told = marks(given)
         except Exception as e:
             error = e
-        own = torch.tensor([error is not None, signed(seed), *_numbers(told), self.call.number], device=self.device)
+        own = torch.tensor(
+            [error is not None, signed(seed), *_numbers(told), self.call.number], device=self.device
+        )
         rows, numbers = self._of_all(own).split([4, 1], 1)
         self.call.count(int(numbers.max()))
         if bool(rows[:, 0].any()):
@@ -72,8 +85,10 @@ class Together:
         return int(rows[0, 1]) % 2**64
 
     def solved(self, solve: Callable[[], Solved], gather: bool) -> Solved:
-        """What the solve returns, once it has on every rank that waits for it; its error, or another rank's."""
-        found, error = None, None
+        """What the solve returns, once it has on every rank that waits for it; its error, or
+        another rank's."""
+        found = None
+        error = None
         self.call.alone = not (gather or self.lockstep)
         try:
             found = solve()
@@ -105,17 +120,23 @@ class Together:
         return [each for places in zip(*lines, strict=True) for each in places]
 
     def _failure(self, error: Exception | None) -> Exception:
-        """The error of this rank, or, where it has none, one that says which rank failed and in what."""
+        """The error of this rank, or, where it has none, one that says which rank failed and in
+        what."""
         said = self._told_of_all(None if error is None else line(error))
         if error is not None:
             self.call.alone = True
             return error
-        rank, what = next((r, s) for r, s in zip(self.call.ranks, said, strict=True) if s is not None)
-        return RankError(f"{self.name}: rank {rank} failed ({what}), and rank {self.call.rank} waited for it")
+        rank, what = next(
+            (r, s) for r, s in zip(self.call.ranks, said, strict=True) if s is not None
+        )
+        return RankError(
+            f"{self.name}: rank {rank} failed ({what}), and rank {self.call.rank} waited for it"
+        )
 
 
 def ranked(name: str) -> Callable[[Callable[P, Solved]], Callable[P, Solved]]:
-    """Decorator of a call of many ranks, outside of its door: where a rank is refused there, the others are told."""
+    """Decorator of a call of many ranks, outside of its door: where a rank is refused there, the
+    others are told."""
 
     def decorate(call: Callable[P, Solved]) -> Callable[P, Solved]:
         @functools.wraps(call)
@@ -157,16 +178,20 @@ def _check(mesh: DeviceMesh) -> None:
         raise OdesolveError(f"the mesh has {given}: give one of ode.distributed.mesh(data, time)")
     if mesh.get_coordinate() is None:
         raise OdesolveError(
-            f"rank {dist.get_rank()} is none of the mesh's, {mesh.mesh.flatten().tolist()}: let those call"
+            f"rank {dist.get_rank()} is none of the mesh's, {mesh.mesh.flatten().tolist()}: let "
+            "those call"
         )
     if any(group in BROKEN for group in mesh.get_all_groups()):
         raise OdesolveError(
-            "a call on this mesh broke off, and ranks may wait in it: make it anew, ode.distributed.mesh(...)"
+            "a call on this mesh broke off, and ranks may wait in it: make it anew, "
+            "ode.distributed.mesh(...)"
         )
 
 
 def _numbers(told: Mapping[str, bytes]) -> list[int]:
     """All digests as two whole numbers."""
 
-    whole = sha256(b"".join(name.encode() + b"\0" + mark for name, mark in sorted(told.items()))).digest()
+    whole = sha256(
+        b"".join(name.encode() + b"\0" + mark for name, mark in sorted(told.items()))
+    ).digest()
     return [int.from_bytes(whole[k : k + 8], "little", signed=True) for k in (0, 8)]

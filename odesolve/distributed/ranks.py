@@ -29,19 +29,26 @@ _MADE: weakref.WeakKeyDictionary[Any, dict[tuple, DeviceMesh]] = weakref.WeakKey
 
 
 @meant(data=count(), time=count(), timeout=number(0.0, WEEK, above=0.0))
-def mesh(data: int | None = None, time: int = 1, device: str | None = None, timeout: float | None = None) -> DeviceMesh:
-    """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that has not been done.
+def mesh(
+    data: int | None = None,
+    time: int = 1,
+    device: str | None = None,
+    timeout: float | None = None,
+) -> DeviceMesh:
+    """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that
+    has not been done.
 
-    Under torchrun, srun or mpirun every rank calls it, with the same numbers; alone it is a mesh of one. Asked again, it is the
-    same mesh.
+    Under torchrun, srun or mpirun every rank calls it, with the same numbers; alone it is a mesh of
+    one. Asked again, it is the same mesh.
 
     Args:
         data, time: how many ranks along each; data times time is the number of ranks.
         device: "cuda" (NCCL) where there is one, else "cpu" (gloo).
-        timeout: seconds that a rank waits for the others before it raises and names them, 600 by default.
+        timeout: seconds that a rank waits for the others before it raises and names them, 600 by
+            default.
 
-    Raises OdesolveError where data times time is not the number of ranks, and where a rank does not come.
-    """
+    Raises OdesolveError where data times time is not the number of ranks, and where a rank does not
+    come."""
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in BACKENDS:
         raise OdesolveError(f"device={device!r}: give 'cpu' or 'cuda'")
@@ -53,7 +60,8 @@ def mesh(data: int | None = None, time: int = 1, device: str | None = None, time
         raise OdesolveError(f"data={data}, time={time}: give at least 1 of each")
     if ranks % time or (data is not None and data * time != ranks):
         raise OdesolveError(
-            f"data={data} times time={time} is not the number of ranks, {ranks}: give numbers whose product it is, or start "
+            f"data={data} times time={time} is not the number of ranks, {ranks}: give numbers "
+            "whose product it is, or start "
             f"torchrun --nproc-per-node {(data or 1) * time}"
         )
     made = _MADE.setdefault(dist.group.WORLD, {})
@@ -64,8 +72,11 @@ def mesh(data: int | None = None, time: int = 1, device: str | None = None, time
             made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
         except (
             RuntimeError
-        ) as e:  # of torch.distributed, which finds old addresses where it is joined anew by one store
-            raise RankError(f"distributed.mesh: its groups could not be made ({line(e)}): start the ranks anew") from e
+            # of torch.distributed, which finds old addresses where it is joined anew by one store
+        ) as e:
+            raise RankError(
+                f"distributed.mesh: its groups could not be made ({line(e)}): start the ranks anew"
+            ) from e
     return made[key]
 
 
@@ -80,7 +91,8 @@ def _made(kind: str, ranks: Tensor, limit: float) -> DeviceMesh:
 
 def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
     """This rank's of the groups of a dimension."""
-    # gloo waits longer than we do, who can say for whom; NCCL, where the host does not wait, keeps the limit itself.
+    # gloo waits longer than we do, who can say for whom; NCCL, where the host does not wait, keeps
+    # the limit itself.
     longest = limit + MARGIN * (backend == "gloo")
     made, _ = dist.new_subgroups_by_enumeration(lines, timedelta(seconds=longest), backend)
     return made
@@ -93,8 +105,10 @@ def _join(kind: str, limit: float) -> None:
     # torch.distributed's: a port that is taken, no address, ranks that do not come.
     except (RuntimeError, ValueError) as e:
         raise OdesolveError(
-            f"distributed.mesh: {launch.count} ranks did not meet ({line(e)}): start all of them, set MASTER_ADDR and "
-            "MASTER_PORT to the first one's host and a free port of it, or give mesh(timeout=) more seconds"
+            f"distributed.mesh: {launch.count} ranks did not meet ({line(e)}): start all of them, "
+            "set MASTER_ADDR and "
+            "MASTER_PORT to the first one's host and a free port of it, or give mesh(timeout=) "
+            "more seconds"
         ) from e
 
 
@@ -109,7 +123,9 @@ def _join_as(launch: Launch, kind: str, limit: float) -> None:
     else:
         host, port = address(launch)
         where = f"tcp://{host}:{port}"
-        dist.init_process_group(**options, init_method=where, rank=launch.rank, world_size=launch.count)
+        dist.init_process_group(
+            **options, init_method=where, rank=launch.rank, world_size=launch.count
+        )
 
 
 def cut(batch: int, ranks: int) -> list[int]:
@@ -131,9 +147,13 @@ def agreed(seed: int, device: torch.device | str, group: Any = None) -> int:
 
 
 def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[Tensor]:
-    """Tensors with one row a sample, of which a rank has ``sizes[rank]`` rows, whole on every rank: one all-gather of bytes."""
+    """Tensors with one row a sample, of which a rank has ``sizes[rank]`` rows, whole on every rank:
+    one all-gather of bytes."""
     rows = max(sizes)
-    flat = [p.contiguous().view(len(p), -1).view(torch.uint8) if p.numel() else p.new_empty(0) for p in parts]
+    flat = [
+        p.contiguous().view(len(p), -1).view(torch.uint8) if p.numel() else p.new_empty(0)
+        for p in parts
+    ]
     widths = [p.element_size() * p.shape[1:].numel() for p in parts]
     send = torch.zeros(rows, sum(widths), dtype=torch.uint8, device=parts[0].device)
     if len(parts[0]):
@@ -142,6 +162,8 @@ def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[
     kept = torch.cat([part[:n] for part, n in zip(got, sizes, strict=True)])
     columns = kept.split(widths, 1)
     return [
-        c.contiguous().view(p.dtype).view(-1, *p.shape[1:]) if c.numel() else p.new_empty(len(kept), *p.shape[1:])
+        c.contiguous().view(p.dtype).view(-1, *p.shape[1:])
+        if c.numel()
+        else p.new_empty(len(kept), *p.shape[1:])
         for c, p in zip(columns, parts, strict=True)
     ]

@@ -19,24 +19,35 @@ from odesolve.model.model import Model
 
 
 class Spread(Model):
-    """The same model, its network called on a part of the rows by every rank of ``group``, and all answers given to all.
+    """The same model, its network called on a part of the rows by every rank of ``group``, and all
+    answers given to all.
 
-    Every rank makes the same calls: what decides on them is computed from gathered values on every rank, the same way. Within
-    ``shared``, which cuts the rows of more than a network call, the network is called on all that it is given.
-    """
+    Every rank makes the same calls: what decides on them is computed from gathered values on every
+    rank, the same way. Within ``shared``, which cuts the rows of more than a network call, the
+    network is called on all that it is given."""
 
     def __init__(self, model: Model, group: Any, compared: bool = False):
         self.__dict__.update(model.__dict__)
-        self.group, self.within = group, [False]  # one list for all copies
+        # one list for all copies
+        self.group = group
+        self.within = [False]
         self.compared = compared  # whether all ranks are known to make the same solve
 
-    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
-        """As ``Model.evaluate``, of rows on any number of ranks. Raises OdesolveError where gradients are to be recorded."""
+    def evaluate(
+        self,
+        x_in: Tensor,
+        state: Tensor,
+        t: Tensor,
+        branches: Sequence[str],
+    ) -> list[Tensor]:
+        """As ``Model.evaluate``, of rows on any number of ranks. Raises OdesolveError where
+        gradients are to be recorded."""
         if self.within[0]:
             return Model.evaluate(self, x_in, state, t, branches)
         if torch.is_grad_enabled() and x_in.requires_grad:
             raise OdesolveError(
-                "a network whose rows are spread over ranks has no gradients: give the model itself, or time=1"
+                "a network whose rows are spread over ranks has no gradients: give the model "
+                "itself, or time=1"
             )
         n = len(x_in)
 
@@ -46,7 +57,8 @@ class Spread(Model):
         return self._cut(own, (x_in, state, t, torch.arange(n, device=x_in.device)))
 
     def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
-        """As ``Model.shared``: every rank makes the call for its share of the rows, and all get all answers."""
+        """As ``Model.shared``: every rank makes the call for its share of the rows, and all get all
+        answers."""
         self.within[0] = True
         try:
             return self._cut(call, rows)
@@ -54,42 +66,50 @@ class Spread(Model):
             self.within[0] = False
 
     def _cut(self, call: Callable[..., Sequence[Tensor]], whole: Sequence[Tensor]) -> list[Tensor]:
-        n, ranks = len(whole[0]), dist.get_world_size(self.group)
+        n = len(whole[0])
+        ranks = dist.get_world_size(self.group)
         if ranks == 1 or n == 0:
             return list(call(*whole))
         if not self.compared:
             self._compare(whole)
-        sizes, rank = cut(n, ranks), dist.get_rank(self.group)
+        sizes = cut(n, ranks)
+        rank = dist.get_rank(self.group)
         first = sum(sizes[:rank])
-        # A rank without rows asks for the first one all the same: it has to know what an answer looks like.
+        # A rank without rows asks for the first one all the same: it has to know what an answer
+        # looks like.
         own = slice(first, first + sizes[rank]) if sizes[rank] else slice(0, 1)
         outputs = call(*(v[own] for v in whole))
         return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
 
     def _compare(self, whole: Sequence[Tensor]) -> None:
-        """Raise OdesolveError where the ranks ask for other rows: each would get answers to another's questions."""
+        """Raise OdesolveError where the ranks ask for other rows: each would get answers to
+        another's questions."""
         told = [checksum(v) for v in whole]
         others = objects((len(whole[0]), told), self.group)
         if any(other != others[0] for other in others):
             counts = ", ".join(str(n) for n, _ in others)
             raise RankError(
-                f"ranks that share a network ask it for other rows ({counts} of them): give every rank the same noise, "
+                f"ranks that share a network ask it for other rows ({counts} of them): give every "
+                "rank the same noise, "
                 "conditions and options, or call ode.distributed.sample, which says what differs"
             )
 
 
 @meant()
 def spread(model: Model, group: Any = None) -> Model:
-    """The model with its network's rows spread over the ranks of a group (by default all, which join here), for ``ode.Window``.
+    """The model with its network's rows spread over the ranks of a group (by default all, which
+    join here), for ``ode.Window``.
 
-    One all-gather a network call, of all branches at once. All ranks hold the same network and make the same calls: what they
-    ask for is compared before each, which ``ode.distributed.sample`` does once for a whole solve. Raises OdesolveError where
-    weights or rows differ.
+    One all-gather a network call, of all branches at once. All ranks hold the same network and make
+    the same calls: what they ask for is compared before each, which ``ode.distributed.sample`` does
+    once for a whole solve. Raises OdesolveError where weights or rows differ.
     """
     if not dist.is_initialized():
         mesh()
     told = objects(parts({"model": model}), group)
     if any(each != told[0] for each in told):
         ranks = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
-        raise OdesolveError(f"distributed.spread: {differing(told, ranks)}: give every rank the same")
+        raise OdesolveError(
+            f"distributed.spread: {differing(told, ranks)}: give every rank the same"
+        )
     return Spread(model, group)

@@ -1,4 +1,5 @@
-"""Ranks that wait for each other come to an end: who fails tells the others, who does not come is named."""
+"""Ranks that wait for each other come to an end: who fails tells the others, who does not come is
+named."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from odesolve.errors import OdesolveError
 
-LIMITS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()  # seconds, of our groups
+# seconds, of our groups
+LIMITS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 LIMIT = 600.0
 SPIN = 1e-3  # seconds without a pause: most answers are there by then
 PAUSE = 2e-3
@@ -28,18 +30,21 @@ GRACE = 2.0  # seconds in which ranks answer that live
 ANSWER = 1.0  # seconds in which the process that keeps the board answers
 _NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
 _WORLDS = itertools.count()  # stores outlive the groups that met by them
-BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()  # groups whose ranks may still wait for a call that ended elsewhere
+# groups whose ranks may still wait for a call that ended elsewhere
+BROKEN: weakref.WeakSet[Any] = weakref.WeakSet()
 _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 class Call:
-    """One call that the ranks of a mesh make together, and the board on which one that fails in it tells the others.
+    """One call that the ranks of a mesh make together, and the board on which one that fails in it
+    tells the others.
 
-    ``ranks`` are those of the mesh. Every rank makes the same calls of a mesh in the same order, so that their numbers agree.
-    """
+    ``ranks`` are those of the mesh. Every rank makes the same calls of a mesh in the same order, so
+    that their numbers agree."""
 
     def __init__(self, mesh: DeviceMesh, name: str):
-        self.name, self.ranks = name, mesh.mesh.flatten().tolist()
+        self.name = name
+        self.ranks = mesh.mesh.flatten().tolist()
         self.groups = tuple(mesh.get_all_groups())
         self.rank = dist.get_rank()
         self.numbers = _numbers()
@@ -52,13 +57,15 @@ class Call:
         self.alone = False  # whether no other rank waits for this one any more
 
     def count(self, number: int) -> None:
-        """Take a number for this call: the ranks' highest, where one of them was refused a call that others made."""
+        """Take a number for this call: the ranks' highest, where one of them was refused a call
+        that others made."""
         self.number = self.numbers[self.place] = number
         self.key = f"{self.place}/{number}"
 
     @contextlib.contextmanager
     def made(self) -> Iterator[Call]:
-        """While it runs: what it raises is told to the ranks that wait for this one, unless they know."""
+        """While it runs: what it raises is told to the ranks that wait for this one, unless they
+        know."""
         before = _CALL.set(self)
         try:
             yield self
@@ -88,9 +95,14 @@ class Call:
         except Silent:
             return
         except RuntimeError as e:
-            raise RankError(f"{self.name}: the process that keeps the ranks together has ended: start them anew") from e
+            raise RankError(
+                f"{self.name}: the process that keeps the ranks together has ended: start them anew"
+            ) from e
         if int(rank) != self.rank:
-            raise RankError(f"{self.name}: rank {rank} failed ({said}), and this rank, {self.rank}, waited for it")
+            raise RankError(
+                f"{self.name}: rank {rank} failed ({said}), and this rank, "
+                f"{self.rank}, waited for it"
+            )
 
     def here(self) -> None:
         """Write on the board that this rank has come to this point of the call."""
@@ -113,7 +125,8 @@ class Silent(RuntimeError):
 
 
 class Board:
-    """The store by which the ranks met. What is asked of it is asked in a thread, as it has no limit of its own."""
+    """The store by which the ranks met. What is asked of it is asked in a thread, as it has no
+    limit of its own."""
 
     _asking: threading.Thread | None = None
 
@@ -159,11 +172,13 @@ class Board:
 
 
 class RankError(OdesolveError):
-    """Ranks were given something else, or another one failed, ended or did not come: all that wait for it find it out."""
+    """Ranks were given something else, or another one failed, ended or did not come: all that wait
+    for it find it out."""
 
 
 def _numbers() -> dict[str, int]:
-    """How often what was done by the ranks that are joined now, and which of this process's worlds they are."""
+    """How often what was done by the ranks that are joined now, and which of this process's worlds
+    they are."""
     world = dist.group.WORLD
     if world not in _NUMBERS:
         _NUMBERS[world] = {"world": next(_WORLDS)}
@@ -175,12 +190,17 @@ def _place(numbers: dict[str, int]) -> str:
 
 
 def meet(name: str, what: str, limit: float) -> None:
-    """Wait until every rank has come here, with the same: to make groups, which would wait without a word.
+    """Wait until every rank has come here, with the same: to make groups, which would wait without
+    a word.
 
     Raises OdesolveError where one does not come, or with something else.
     """
-    numbers, ranks, rank = _numbers(), range(dist.get_world_size()), dist.get_rank()
-    board, number, told = Board(), numbers.get(name, 0), {}
+    numbers = _numbers()
+    ranks = range(dist.get_world_size())
+    rank = dist.get_rank()
+    board = Board()
+    number = numbers.get(name, 0)
+    told = {}
     place = f"{_place(numbers)}/{name}/{number}"
     board.set(f"{place}/{rank}", what)
     end = time.monotonic() + limit
@@ -192,7 +212,10 @@ def meet(name: str, what: str, limit: float) -> None:
             with contextlib.suppress(RuntimeError):
                 board.wipe(f"{place}/{rank}")
             whom = ", ".join(str(r) for r in ranks if r not in told)
-            raise RankError(f"{name}: rank {whom} did not come in {limit:g} s: make the same calls on every rank")
+            raise RankError(
+                f"{name}: rank {whom} did not come in {limit:g} s: make the same "
+                "calls on every rank"
+            )
         time.sleep(PAUSE)
     numbers[name] = number + 1
     if len(set(told.values())) > 1:
@@ -201,7 +224,8 @@ def meet(name: str, what: str, limit: float) -> None:
 
 
 def gathered(send: Tensor, group: Any) -> list[Tensor]:
-    """A tensor of every rank of a group, all of one shape. Raises OdesolveError, soon, where one of them does not come."""
+    """A tensor of every rank of a group, all of one shape. Raises OdesolveError, soon, where one of
+    them does not come."""
     count = dist.get_world_size(group)
     if count == 1:
         return [send]
@@ -230,12 +254,15 @@ def objects(value: Any, group: Any) -> list[Any]:
     send = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     send[: len(body)] = body
     return [
-        pickle.loads(part[:n].cpu().numpy().tobytes()) for part, n in zip(gathered(send, group), sizes, strict=True)
+        pickle.loads(part[:n].cpu().numpy().tobytes())
+        for part, n in zip(gathered(send, group), sizes, strict=True)
     ]
 
 
 def _wait(work: Any, group: Any, call: Call | None) -> None:
-    began, look, limit = time.monotonic(), LOOK, LIMITS.get(_own(group), LIMIT)
+    began = time.monotonic()
+    look = LOOK
+    limit = LIMITS.get(_own(group), LIMIT)
     if call is not None:
         call.waits += 1
     while not work.is_completed():
@@ -259,10 +286,15 @@ def _own(group: Any) -> Any:
 def _late(group: Any, call: Call | None, limit: float) -> RankError:
     ranks = dist.get_process_group_ranks(_own(group))
     missing = call.missing(ranks) if call is not None else []
-    whom = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "the other ranks"
+    whom = (
+        f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
+        if missing
+        else "the other ranks"
+    )
     name = "a network spread over ranks" if call is None else call.name
     return RankError(
-        f"{name}: {whom} did not come in {limit:g} s: look there for what keeps it, or give mesh(timeout=) more seconds"
+        f"{name}: {whom} did not come in {limit:g} s: look there for what keeps it, or give "
+        "mesh(timeout=) more seconds"
     )
 
 
@@ -272,7 +304,8 @@ def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
     if call is None:
         return RankError(f"{name}: another rank has ended ({line(error)})")
     call.here()
-    ranks, end = dist.get_process_group_ranks(_own(group)), time.monotonic() + GRACE
+    ranks = dist.get_process_group_ranks(_own(group))
+    end = time.monotonic() + GRACE
     while (missing := call.missing(ranks)) and time.monotonic() < end:
         try:
             call.look()

@@ -1,8 +1,9 @@
-"""What can be meant by an argument, told from its annotation: switches, functions, models, paths, types, devices, mappings.
+"""What can be meant by an argument, told from its annotation: switches, functions, models, paths,
+types, devices, mappings.
 
-``Meant`` holds a check for each argument of a function that has one; ``door`` asks it before the function runs. Numbers say
-their bounds themselves: ``count``, ``number`` and ``text`` make the checks for them.
-"""
+``Meant`` holds a check for each argument of a function that has one; ``door`` asks it before the
+function runs. Numbers say their bounds themselves: ``count``, ``number`` and ``text`` make the
+checks for them."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ MADE = {
 
 
 class Meant:
-    """The checks of a function's arguments. Calling it raises OdesolveError for the first that cannot be meant."""
+    """The checks of a function's arguments. Calling it raises OdesolveError for the first that
+    cannot be meant."""
 
     def __init__(self, call: Callable[..., Any], own: Mapping[str, Check | None]):
         given = inspect.signature(call).parameters
@@ -50,11 +52,16 @@ class Meant:
         self.names = tuple(p.name for p in given.values() if p.kind in by_place)
         endless = any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in given.values())
         self.most = math.inf if endless else len(self.names)
-        self.checks = {p.name: (p.default, check) for p in given.values() if (check := _check_of(p, own)) is not None}
+        self.checks = {
+            p.name: (p.default, check)
+            for p in given.values()
+            if (check := _check_of(p, own)) is not None
+        }
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if len(args) > self.most:
-            raise TypeError("too many positional arguments")  # before what lies in the wrong place is blamed
+            # before what lies in the wrong place is blamed
+            raise TypeError("too many positional arguments")
         for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
             default, check = self.checks.get(name, (value, None))
             if check is not None and value is not default:
@@ -62,7 +69,8 @@ class Meant:
 
 
 def meant(**own: Check) -> Callable[[C], C]:
-    """Decorator of a function, or of a class, whose arguments are checked: by their annotations and by ``own`` checks.
+    """Decorator of a function, or of a class, whose arguments are checked: by their annotations and
+    by ``own`` checks.
 
     A call that does not fit says what to type.
     """
@@ -97,11 +105,21 @@ def count(least: int = 1, most: int | None = None) -> Check:
     return lambda name, given: whole(name, given, least, most)
 
 
-def number(least: float = -torch.inf, most: float = torch.inf, *, above: float = -torch.inf) -> Check:
+def number(
+    least: float = -torch.inf, most: float = torch.inf, *, above: float = -torch.inf
+) -> Check:
     """The check of a finite number from ``least`` to ``most``, and more than ``above``."""
-    low = f"above {above:g}" if above > -torch.inf else f"of at least {least:g}" if least > -torch.inf else ""
+    low = (
+        f"above {above:g}"
+        if above > -torch.inf
+        else f"of at least {least:g}"
+        if least > -torch.inf
+        else ""
+    )
     high = f"at most {most:g}" if most < torch.inf else ""
-    expected = " ".join(["a finite number", *([" and ".join(filter(None, (low, high)))] if low or high else [])])
+    expected = " ".join(
+        ["a finite number", *([" and ".join(filter(None, (low, high)))] if low or high else [])]
+    )
     return lambda name, given: real(name, given, expected, least, most, above=above)
 
 
@@ -116,18 +134,22 @@ def text(example: str) -> Check:
 
 
 def samples(name: str, given: Any) -> None:
-    """The check of a tensor (B, ...) of floating-point numbers, finite where they lie on the CPU."""
+    """The check of a tensor (B, ...) of floating-point numbers, finite where they lie on the
+    CPU."""
     if not isinstance(given, Tensor):
         raise OdesolveError(f"{name} is {short(given)}: give a tensor (B, ...)")
     refuse_loose(name, given)
     if not given.is_floating_point() or given.dim() == 0:
-        raise OdesolveError(f"{name} is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
+        raise OdesolveError(
+            f"{name} is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)"
+        )
     if given.is_cpu and not transformed() and not bool(torch.isfinite(given).all()):
         raise OdesolveError(f"{name} holds NaN or infinity: give finite values")
 
 
 def takes(*arguments: str, instead: type | tuple[type, ...] = ()) -> Check:
-    """The check of a function that is called with so many arguments; ``instead`` are types of other things that may be given."""
+    """The check of a function that is called with so many arguments; ``instead`` are types of other
+    things that may be given."""
 
     def check(name: str, given: Any) -> None:
         if not isinstance(given, instead):
@@ -147,7 +169,8 @@ def keyed(name: str, given: Any) -> None:
     """The check of keyword arguments."""
     if not (isinstance(given, Mapping) and all(isinstance(k, str) for k in given)):
         raise OdesolveError(
-            f"{name}={short(given)}: give keyword arguments of the network, such as {name}={{'y': labels}}"
+            f"{name}={short(given)}: give keyword arguments of the network, such as {name}={{'y': "
+            f"labels}}"
         )
 
 
@@ -155,7 +178,8 @@ def one_of(*classes: str) -> Check:
     """The check of an instance of a class that is known by its name."""
 
     def check(name: str, given: Any) -> None:
-        like_one = "Estimator" in classes and hasattr(given, "begin")  # of the user's own, by the protocol
+        # of the user's own, by the protocol
+        like_one = "Estimator" in classes and hasattr(given, "begin")
         named = {c.__name__ for c in type(given).__mro__}
         if isinstance(given, type) or (named.isdisjoint(classes) and not like_one):
             raise OdesolveError(f"{name} is {_shown(given)}: give {MADE[classes[0]]}")
@@ -173,20 +197,29 @@ def _device(name: str, given: Any) -> None:
 
 
 def _tensors(name: str, given: Any) -> None:
-    one_by_one = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping, Tensor))
-    if not one_by_one or (isinstance(given, (list, tuple)) and not all(isinstance(v, Tensor) for v in given)):
-        raise OdesolveError(f"{name}={short(given)}: give a list of tensors, such as list(net.parameters())")
+    one_by_one = isinstance(given, Iterable) and not isinstance(
+        given, (str, bytes, Mapping, Tensor)
+    )
+    if not one_by_one or (
+        isinstance(given, (list, tuple)) and not all(isinstance(v, Tensor) for v in given)
+    ):
+        raise OdesolveError(
+            f"{name}={short(given)}: give a list of tensors, such as list(net.parameters())"
+        )
 
 
 def _name(name: str, given: Any) -> None:
-    """Refuse an array: whether it is one of some names, nothing says. What is no name in other ways meets the list of them."""
+    """Refuse an array: whether it is one of some names, nothing says. What is no name in other ways
+    meets the list of them."""
     if isinstance(given, Tensor | np.ndarray):
         raise OdesolveError(f"{name}={short(given)}: give a name, not an array")
 
 
 def _integer(name: str, given: Any) -> None:
     """Refuse an array of several numbers: whether it is some number, nothing says."""
-    if isinstance(given, Tensor | np.ndarray) and (given.ndim > 1 or len(given) != 1 if given.ndim else False):
+    if isinstance(given, Tensor | np.ndarray) and (
+        given.ndim > 1 or len(given) != 1 if given.ndim else False
+    ):
         raise OdesolveError(f"{name}={short(given)}: give one whole number")
 
 
@@ -223,7 +256,9 @@ def _check_of(parameter: inspect.Parameter, own: Mapping[str, Check]) -> Check |
         check = _shows
     else:
         kind = str(parameter.annotation).removesuffix(" | None")
-        callable_alone = kind.startswith(FUNCTIONS) and "] | " not in kind and (" | " not in kind or "[" in kind)
+        callable_alone = (
+            kind.startswith(FUNCTIONS) and "] | " not in kind and (" | " not in kind or "[" in kind)
+        )
         check = function if callable_alone else PLAIN.get(kind)
     if check is None or not str(parameter.annotation).endswith("| None"):
         return check

@@ -1,4 +1,5 @@
-"""In which order functions of users get time and state, in which shapes, and what is said where one fails because of these."""
+"""In which order functions of users get time and state, in which shapes, and what is said where one
+fails because of these."""
 
 from __future__ import annotations
 
@@ -31,7 +32,15 @@ STATE = {
     "inputs",
 }
 # Words of errors that are of shapes; of calls; of indices.
-SHAPES = ("size of tensor", "must match", "dimension", "shape", "expanded size", "sizes of tensors", "broadcast")
+SHAPES = (
+    "size of tensor",
+    "must match",
+    "dimension",
+    "shape",
+    "expanded size",
+    "sizes of tensors",
+    "broadcast",
+)
 NOTHING: Mapping[str, Any] = {}
 CALLS = (
     "positional argument",
@@ -43,7 +52,8 @@ CALLS = (
 
 
 def parameters(fn: Any) -> tuple[str, ...]:
-    """Names of the first parameters of a function, method or module, as they stand in its code; () where that is not known."""
+    """Names of the first parameters of a function, method or module, as they stand in its code; ()
+    where that is not known."""
     if isinstance(fn, partial):
         return ()
     if isinstance(fn, nn.Module):
@@ -56,12 +66,15 @@ def parameters(fn: Any) -> tuple[str, ...]:
 
 
 def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]) -> None:
-    """Raise OdesolveError for a function whose parameters have names that say the other order: of ``second``, then ``first``."""
+    """Raise OdesolveError for a function whose parameters have names that say the other order: of
+    ``second``, then ``first``."""
     names = parameters(fn)[:2]
     if len(names) == 2 and names[0] in second and names[1] in first:
         a, b = names
         swapped = f"lambda {b}, {a}: {_word(what)}({a}, {b})"
-        raise OdesolveError(f"{what} takes ({a}, {b}), and is called as {call}: swap its arguments, as in {swapped}")
+        raise OdesolveError(
+            f"{what} takes ({a}, {b}), and is called as {call}: swap its arguments, as in {swapped}"
+        )
 
 
 def time_first(fn: Any, what: str = "f") -> None:
@@ -81,7 +94,9 @@ def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
     """
     shown = f"{_word(what)}({', '.join(names)})"
     if isinstance(fn, type):
-        raise OdesolveError(f"{what} is the class {fn.__name__}: give a function, called as {shown}")
+        raise OdesolveError(
+            f"{what} is the class {fn.__name__}: give a function, called as {shown}"
+        )
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # of C, and others that do not say
@@ -90,13 +105,19 @@ def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
         signature.bind(*names, **{k: v for k, v in options.items() if k in signature.parameters})
     except TypeError:
         name = getattr(fn, "__name__", type(fn).__name__)
-        raise OdesolveError(f"{what} is {name}{signature}: give a function that is called as {shown}") from None
+        raise OdesolveError(
+            f"{what} is {name}{signature}: give a function that is called as {shown}"
+        ) from None
 
 
 def check_network(net: Any, time: Any) -> None:
-    """Raise OdesolveError for a network, or its function of time, that cannot be called as they will be."""
+    """Raise OdesolveError for a network, or its function of time, that cannot be called as they
+    will be."""
     if not callable(net):
-        raise OdesolveError(f"net is {type(net).__name__}, not callable: give a function or module net(x, t, **cond)")
+        raise OdesolveError(
+            f"net is {type(net).__name__}, not callable: give a function or "
+            "module net(x, t, **cond)"
+        )
     check_order(net, "net", "net(x, t)", STATE, TIME)
     path_first(time, "time")
     if callable(time):
@@ -104,34 +125,55 @@ def check_network(net: Any, time: Any) -> None:
 
 
 def raise_misread(
-    error: Exception, what: str, at: int, ours: Sequence[Any], named: Mapping[str, Any] = NOTHING
+    error: Exception,
+    what: str,
+    at: int,
+    ours: Sequence[Any],
+    named: Mapping[str, Any] = NOTHING,
 ) -> None:
-    """Raise OdesolveError that says how a function was called, with the state at place ``at``, for an error of its that is one
-    of shapes, or of the call; return for others, which are the function's own affair."""
+    """Raise OdesolveError that says how a function was called, with the state at place ``at``, for
+    an error of its that is one of shapes, or of the call; return for others, which are the
+    function's own affair."""
     words = CALLS if isinstance(error, TypeError) else SHAPES
     told = str(error).split("\n")[0]
     if len(ours) < 2 or "vmap" in told or not any(word in told.lower() for word in words):
         return
-    t, y = ours[1 - at], ours[at]
+    t = ours[1 - at]
+    y = ours[at]
     if not isinstance(t, Tensor):
         return
     names = ("t", "y") if at == 1 else ("x", "t")
-    shapes = " and ".join(f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False))
+    shapes = " and ".join(
+        f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False)
+    )
     called = f"{_word(what)}({', '.join((*names, *(f'{name}=' for name in named)))})"
     why = _uneven(named, y) or reason(t, y, names[at])
     if isinstance(error, TypeError):
         more = (
-            "conditions come from model.given(...)" if what == "the network" else "what args= holds comes behind these"
+            "conditions come from model.given(...)"
+            if what == "the network"
+            else "what args= holds comes behind these"
         )
         loose = _loose(named) if "must be tensor" in told.lower() else ""
         why = loose or f"{more}, and nothing else is given"
-    raise OdesolveError(f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}") from error
+    raise OdesolveError(
+        f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}"
+    ) from error
 
 
 def _uneven(named: Mapping[str, Any], y: Any) -> str:
-    """Which conditions have another number of rows than the state, and so may be what does not fit."""
-    rows = {k: len(v) for k, v in named.items() if isinstance(v, Tensor) and v.dim() and isinstance(y, Tensor)}
-    odd = [f"{name} has {n} rows for {len(y)} samples" for name, n in rows.items() if n not in (1, len(y))]
+    """Which conditions have another number of rows than the state, and so may be what does not
+    fit."""
+    rows = {
+        k: len(v)
+        for k, v in named.items()
+        if isinstance(v, Tensor) and v.dim() and isinstance(y, Tensor)
+    }
+    odd = [
+        f"{name} has {n} rows for {len(y)} samples"
+        for name, n in rows.items()
+        if n not in (1, len(y))
+    ]
     return f"{' and '.join(odd)}: give one for each sample" if odd else ""
 
 
@@ -145,16 +187,27 @@ def reason(t: Tensor, y: Any, name: str) -> str:
     """Why t has its shape beside this state, and what to write for another one."""
     dims = y.dim() if isinstance(y, Tensor) else 2
     if t.dim() == 0:
-        return f"t has no dimensions, as it is one time for all of {name}: write t.expand(n) for a vector of n"
+        return (
+            f"t has no dimensions, as it is one time for all of {name}: write t.expand(n) for "
+            "a vector of n"
+        )
     if t.dim() == 1 and dims > 1:
         ones = ", ".join(["1"] * (dims - 1))
-        return f"t has one number a sample, as networks embed it: write t.view(-1, {ones}) beside {name}"
-    return f"t has one number a sample, with ones behind it, to stand beside {name}: write t.flatten() for an embedding"
+        return (
+            f"t has one number a sample, as networks embed it: write t.view(-1, {ones}) beside "
+            f"{name}"
+        )
+    return (
+        f"t has one number a sample, with ones behind it, to stand beside {name}: write "
+        "t.flatten() for an embedding"
+    )
 
 
 def _word(what: str) -> str:
     """What a function is called in a call."""
-    return {"the network": "net", "the classifier": "log_prob", "an event's function": "fn"}.get(what, what)
+    return {"the network": "net", "the classifier": "log_prob", "an event's function": "fn"}.get(
+        what, what
+    )
 
 
 def _shape(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""The doors: functions that users call, whose arguments are checked and whose calls that do not fit say what to type."""
+"""The doors: functions that users call, whose arguments are checked and whose calls that do not fit
+say what to type."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ R = TypeVar("R")
 def door(
     name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check | None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator of a function that users call by this name: a call that does not fit says what to type.
+    """Decorator of a function that users call by this name: a call that does not fit says what to
+    type.
 
-    ``passes`` is a function that gets what it does not take itself; ``kinds`` are checks of arguments, beside those that
-    their annotations tell of.
+    ``passes`` is a function that gets what it does not take itself; ``kinds`` are checks of
+    arguments, beside those that their annotations tell of.
     """
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:

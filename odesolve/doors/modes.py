@@ -7,5 +7,6 @@ from torch.compiler import is_compiling
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform is under way, to which only plain torch ops are transparent."""
+    """Whether a torch.func transform is under way, to which only plain torch ops are
+    transparent."""
     return not is_compiling() and _functorch.peek_interpreter_stack() is not None

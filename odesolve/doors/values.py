@@ -1,4 +1,5 @@
-"""What users give, in whatever form: numbers, lists, arrays or tensors, read without flattening or dropping anything."""
+"""What users give, in whatever form: numbers, lists, arrays or tensors, read without flattening or
+dropping anything."""
 
 from __future__ import annotations
 
@@ -20,12 +21,14 @@ LARGEST = 2**63 - 1  # of the whole numbers that torch holds
 def numbers(name: str, given: Any, expected: str) -> Tensor:
     """Real numbers as a float64 tensor of the shape given, connected to what they were made of.
 
-    Raises OdesolveError for what is no number, and for complex ones; ``expected`` says what to give instead.
-    """
+    Raises OdesolveError for what is no number, and for complex ones; ``expected`` says what to give
+    instead."""
     try:
         found = _tensor(given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise OdesolveError(f"{name} is {short(given)}, which is no tensor of numbers: give {expected}") from e
+        raise OdesolveError(
+            f"{name} is {short(given)}, which is no tensor of numbers: give {expected}"
+        ) from e
     refuse_loose(name, found)
     if found.is_meta:
         raise OdesolveError(f"{name} is on the meta device, without numbers: give {expected}")
@@ -35,7 +38,8 @@ def numbers(name: str, given: Any, expected: str) -> Tensor:
 
 
 def row(name: str, given: Any, expected: str) -> Tensor:
-    """Real numbers (n,), float64 on the host and without gradients. Raises OdesolveError for others, and for other shapes."""
+    """Real numbers (n,), float64 on the host and without gradients. Raises OdesolveError for
+    others, and for other shapes."""
     found = numbers(name, given, expected)
     if found.dim() != 1:
         raise OdesolveError(f"{name} has shape {tuple(found.shape)}: give {expected}")
@@ -44,9 +48,14 @@ def row(name: str, given: Any, expected: str) -> Tensor:
 
 def _tensor(given: Any) -> Tensor:
     """Raises TypeError for True and False, which are no numbers, wherever they stand."""
-    if isinstance(given, (bool, np.bool_)) or getattr(given, "dtype", None) in (torch.bool, np.bool_):
+    if isinstance(given, (bool, np.bool_)) or getattr(given, "dtype", None) in (
+        torch.bool,
+        np.bool_,
+    ):
         raise TypeError
-    if isinstance(given, (list, tuple)) and any(isinstance(x, (Tensor, list, tuple, bool, np.bool_)) for x in given):
+    if isinstance(given, (list, tuple)) and any(
+        isinstance(x, (Tensor, list, tuple, bool, np.bool_)) for x in given
+    ):
         return torch.stack([_tensor(x) for x in given])
     if isinstance(given, (list, tuple)) or not hasattr(given, "dtype"):
         return torch.as_tensor(given, dtype=torch.float64)
@@ -55,13 +64,15 @@ def _tensor(given: Any) -> Tensor:
 
 
 def whole(name: str, given: Any, least: int = 0, most: float | None = None) -> int:
-    """A whole number in a range, of Python, numpy or torch. Raises OdesolveError for others, for True and False as well."""
+    """A whole number in a range, of Python, numpy or torch. Raises OdesolveError for others, for
+    True and False as well."""
     found = _index(given)
     if found is None or found < least:
         raise OdesolveError(f"{name}={short(given)}: give a whole number of at least {least}")
     if found > (LARGEST if most is None else most):
         raise OdesolveError(
-            f"{name}={short(given)}: give a whole number of at most {LARGEST if most is None else most}"
+            f"{name}={short(given)}: give a whole number of at most "
+            f"{LARGEST if most is None else most}"
         )
     return found
 
@@ -82,10 +93,11 @@ def real(
     above: float = -math.inf,
     infinite: bool = False,
 ) -> float:
-    """A real number from ``least`` to ``most`` and more than ``above``, a finite one unless ``infinite``.
+    """A real number from ``least`` to ``most`` and more than ``above``, a finite one unless
+    ``infinite``.
 
-    Raises OdesolveError, which says what is ``expected``, for all else: NaN, text, True and False, lists.
-    """
+    Raises OdesolveError, which says what is ``expected``, for all else: NaN, text, True and False,
+    lists."""
     found = _number(given)
     inside = least <= found <= most and (found > above or above == -math.inf)  # never of NaN
     if not inside or (math.isinf(found) and not infinite):
@@ -106,15 +118,19 @@ def switch(name: str, given: Any) -> bool:
 
 
 def refuse_loose(name: str, x: Tensor) -> None:
-    """Raise OdesolveError for a tensor whose numbers do not lie in memory one by one: sparse, nested or quantized."""
+    """Raise OdesolveError for a tensor whose numbers do not lie in memory one by one: sparse,
+    nested or quantized."""
     if x.is_nested:
         raise OdesolveError(
-            f"{name} is a nested tensor: give one of samples of one shape, such as x.to_padded_tensor(0.0)"
+            f"{name} is a nested tensor: give one of samples of one shape, such as "
+            "x.to_padded_tensor(0.0)"
         )
     if x.is_quantized:
         raise OdesolveError(f"{name} is {x.dtype}, a quantized tensor: give x.dequantize()")
     if x.layout is not torch.strided:
-        raise OdesolveError(f"{name} is a tensor of layout {x.layout}: give a dense one, such as x.to_dense()")
+        raise OdesolveError(
+            f"{name} is a tensor of layout {x.layout}: give a dense one, such as x.to_dense()"
+        )
 
 
 def named(name: str, given: Any, what: str = "a file") -> str:
@@ -125,13 +141,16 @@ def named(name: str, given: Any, what: str = "a file") -> str:
 
 
 def device_of(given: Any) -> torch.device:
-    """The device that a name or a device says. Raises OdesolveError for what names none that is here."""
+    """The device that a name or a device says. Raises OdesolveError for what names none that is
+    here."""
     try:
         if not isinstance(given, (str, int, torch.device)) or isinstance(given, bool):
             raise TypeError
         return torch.device(given)
     except (TypeError, RuntimeError, ValueError, OverflowError) as e:
-        raise OdesolveError(f"device={short(given)}: give one that is here, such as 'cpu' or 'cuda'") from e
+        raise OdesolveError(
+            f"device={short(given)}: give one that is here, such as 'cpu' or 'cuda'"
+        ) from e
 
 
 def dense(x: Tensor) -> bool:

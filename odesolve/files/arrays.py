@@ -1,4 +1,5 @@
-"""Arrays of .npy, .npz and .pt files, whose sizes are checked against the file before memory is taken for them."""
+"""Arrays of .npy, .npz and .pt files, whose sizes are checked against the file before memory is
+taken for them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npy(path: str | os.PathLike, door: Door) -> np.ndarray:
-    """The array of an .npy file. Raises the door's error for pickles, and for files of another length than they claim."""
+    """The array of an .npy file. Raises the door's error for pickles, and for files of another
+    length than they claim."""
     size = regular(path, door)
     with door.reading(), open(path, "rb") as file:
         _check_claim(file, size, door, "the array")
@@ -32,7 +34,8 @@ def read_npy(path: str | os.PathLike, door: Door) -> np.ndarray:
 
 
 def read_npz(source: str | os.PathLike | bytes, door: Door) -> Arrays:
-    """The arrays of an .npz file, or of its bytes. Raises the door's error as ``read_npy`` does, and for damaged archives."""
+    """The arrays of an .npz file, or of its bytes. Raises the door's error as ``read_npy`` does,
+    and for damaged archives."""
     size = len(source) if isinstance(source, bytes) else regular(source, door)
     out: Arrays = {}
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
@@ -50,7 +53,8 @@ def read_npz(source: str | os.PathLike | bytes, door: Door) -> Arrays:
 
 
 def read_tensors(path: str | os.PathLike, door: Door) -> Any:
-    """What ``torch.save`` wrote of tensors and plain containers, on the CPU. Raises the door's error for all else."""
+    """What ``torch.save`` wrote of tensors and plain containers, on the CPU. Raises the door's
+    error for all else."""
     size = regular(path, door)
     with door.reading():
         if zipfile.is_zipfile(path):
@@ -66,10 +70,18 @@ def _check_archive(archive: zipfile.ZipFile, size: int, door: Door) -> None:
         raise door.refuse("its members claim more bytes than it has")
     for m in members:
         if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise door.refuse(f"member {m.filename!r} is packed in another way than numpy and torch do")
-        most = m.compress_size if m.compress_type == zipfile.ZIP_STORED else m.compress_size * PACKED + SLACK
+            raise door.refuse(
+                f"member {m.filename!r} is packed in another way than numpy and torch do"
+            )
+        most = (
+            m.compress_size
+            if m.compress_type == zipfile.ZIP_STORED
+            else m.compress_size * PACKED + SLACK
+        )
         if m.file_size > most:
-            raise door.refuse(f"member {m.filename!r} claims {m.file_size} bytes and can hold {most}")
+            raise door.refuse(
+                f"member {m.filename!r} claims {m.file_size} bytes and can hold {most}"
+            )
 
 
 def _check_claim(file: BinaryIO, size: int, door: Door, name: str) -> None:

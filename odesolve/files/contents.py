@@ -19,7 +19,8 @@ SPECIAL = {
 
 
 def regular(path: str | os.PathLike, door: Door) -> int:
-    """The size of a regular file that holds something. Raises the door's error for all else, without opening it."""
+    """The size of a regular file that holds something. Raises the door's error for all else,
+    without opening it."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -60,7 +61,11 @@ def door_of_text(given: Any, door: Door) -> str:
         given = text_of(bytes(given), door)
     if not isinstance(given, str):
         told = f"it is {short(given)}"
-        raise door.refuse(f"{told}: read its text first" if isinstance(given, os.PathLike) else f"{told} and no text")
+        raise door.refuse(
+            f"{told}: read its text first"
+            if isinstance(given, os.PathLike)
+            else f"{told} and no text"
+        )
     if not given.strip():
         raise door.refuse("it is empty")
     if given.startswith(MARK):

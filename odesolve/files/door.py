@@ -19,7 +19,8 @@ LONGEST = 100  # bits of a whole number that is shown as it is
 
 @dataclass(frozen=True)
 class Door:
-    """One thing that is read: its ``name``, what is said ``what`` where it is not so, and what to give ``instead``."""
+    """One thing that is read: its ``name``, what is said ``what`` where it is not so, and what to
+    give ``instead``."""
 
     name: str
     what: str
@@ -32,7 +33,8 @@ class Door:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Whatever a library raises about bytes or states that are not its own is one sentence of ours."""
+        """Whatever a library raises about bytes or states that are not its own is one sentence of
+        ours."""
         try:
             yield
         except OdesolveError:
@@ -52,7 +54,9 @@ class _Short(reprlib.Repr):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 3, 60, 60
+        self.maxlevel = 3
+        self.maxstring = 60
+        self.maxother = 60
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, (Tensor, np.ndarray)):

@@ -1,4 +1,5 @@
-"""JSON as plain values, and plain values against schemas (``msgspec.Struct``), strictly: nothing is turned into a number."""
+"""JSON as plain values, and plain values against schemas (``msgspec.Struct``), strictly: nothing is
+turned into a number."""
 
 from __future__ import annotations
 
@@ -50,10 +51,11 @@ _STEP = re.compile(r"\.(\w+)|\[(\d+)\]|(\[\.\.\.\])")
 
 
 def parsed(given: Any, door: Door, finite: bool = True) -> Any:
-    """The values of a JSON text; ``finite`` also refuses the words NaN and Infinity, which are no JSON.
+    """The values of a JSON text; ``finite`` also refuses the words NaN and Infinity, which are no
+    JSON.
 
-    Raises the door's error for what is no JSON, names a key twice, or is nested too deeply to be of ours.
-    """
+    Raises the door's error for what is no JSON, names a key twice, or is nested too deeply to be of
+    ours."""
     text = door_of_text(given, door)
     try:
         found = _quick(text) if finite else None
@@ -65,7 +67,8 @@ def parsed(given: Any, door: Door, finite: bool = True) -> Any:
 
 
 class uncollected:
-    """A ``with`` without garbage collection, which would look through all that has been read again and again."""
+    """A ``with`` without garbage collection, which would look through all that has been read again
+    and again."""
 
     __slots__ = ("on",)
 
@@ -82,7 +85,8 @@ _ANY = msgspec.json.Decoder()
 
 
 def _quick(text: str) -> Any:
-    """The values, if the text has as many keys as they have; None where that has to be looked into."""
+    """The values, if the text has as many keys as they have; None where that has to be looked
+    into."""
     if " :" in text or "\n:" in text or "\t:" in text or "\r:" in text:
         return None
     try:
@@ -96,12 +100,20 @@ def _keys(value: Any) -> int:
     """How many keys there are, in lists where they begin with one that has some."""
     if isinstance(value, dict):
         return len(value) + sum(map(_keys, value.values()))
-    return sum(map(_keys, value)) if isinstance(value, list) and value and isinstance(value[0], dict) else 0
+    return (
+        sum(map(_keys, value))
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+        else 0
+    )
 
 
 def _careful(text: str, finite: bool) -> Any:
     strange: list[str] = []
-    found = json.loads(text, object_pairs_hook=_once, parse_constant=lambda word: strange.append(word) or float(word))
+    found = json.loads(
+        text,
+        object_pairs_hook=_once,
+        parse_constant=lambda word: strange.append(word) or float(word),
+    )
     if "\\u" in text:  # half a character, which no text can be written with
         json.dumps(found, ensure_ascii=False).encode()
     if strange and finite:
@@ -120,7 +132,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unreal(value: Any) -> str | None:
-    """Where the first number is that is none, as in ".rows[3]"; "" for the value itself, None where there is none."""
+    """Where the first number is that is none, as in ".rows[3]"; "" for the value itself, None where
+    there is none."""
     if isinstance(value, dict):
         parts = [(f".{name}", part) for name, part in value.items()]
     elif isinstance(value, list):
@@ -132,7 +145,8 @@ def _unreal(value: Any) -> str | None:
 
 
 def shaped(value: Any, kind: type[Kind] | Any, door: Door, texts: bool = False) -> Kind:
-    """Plain values as what a schema says. Raises the door's error, which names the field, what is there and what is expected.
+    """Plain values as what a schema says. Raises the door's error, which names the field, what is
+    there and what is expected.
 
     With ``texts`` keys that are whole numbers may be given as text, as JSON has them.
     """
@@ -149,7 +163,8 @@ def shaped(value: Any, kind: type[Kind] | Any, door: Door, texts: bool = False) 
 
 
 def _with_key(message: str, value: Any, kind: Any, texts: bool) -> str:
-    """msgspec's message with the key for which it writes "...": the one that is refused when it is alone."""
+    """msgspec's message with the key for which it writes "...": the one that is refused when it is
+    alone."""
     before, dots, after = message.partition("[...]")
     if not dots:
         return message
@@ -186,7 +201,9 @@ def _told(message: str, value: Any) -> str:
     what = parts["what"].replace("`", "")
     what = what[0].lower() + what[1:].partition(", got ")[0]
     expected = what.removeprefix("expected ")
-    expected = "the name of a value" if expected.startswith("str matching") else _WORDS.get(expected)
+    expected = (
+        "the name of a value" if expected.startswith("str matching") else _WORDS.get(expected)
+    )
     what = what if expected is None else f"expected {expected}"
     where = parts["where"] or ""
     if parts["key"]:

@@ -1,4 +1,5 @@
-"""What of code decides its answers: its instructions and constants, and the globals that it names; and whose code it is."""
+"""What of code decides its answers: its instructions and constants, and the globals that it names;
+and whose code it is."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ from odesolve.errors import __file__ as _OURS
 
 # Of a class: what says nothing of an answer, as the constructor, whose outcome is looked at itself.
 _SILENT = """
-    __init__ __new__ __post_init__ __module__ __dict__ __weakref__ __doc__ __annotations__ __qualname__ __firstlineno__
+    __init__ __new__ __post_init__ __module__ __dict__ __weakref__ __doc__ __annotations__
+    __qualname__ __firstlineno__
     __static_attributes__ __slots__ __match_args__
     __slotnames__ __parameters__ __orig_bases__ __abstractmethods__ _abc_impl __replace__
-    __repr__ __str__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __del__ __dataclass_fields__ __dataclass_params__
-    __annotate__ __annotate_func__ __annotations_cache__ __classcell__ extra_repr reset_parameters training_step
+    __repr__ __str__ __reduce__ __reduce_ex__ __getstate__ __setstate__ __del__
+    __dataclass_fields__ __dataclass_params__
+    __annotate__ __annotate_func__ __annotations_cache__ __classcell__ extra_repr reset_parameters
+    training_step
     validation_step test_step configure_optimizers __fingerprint__
 """
 SILENT = frozenset(_SILENT.split())
@@ -30,7 +34,10 @@ GENERATED = "<string>"  # where code that dataclasses and named tuples write com
 FOREIGN = ("site-packages", "dist-packages")
 FOLDERS = tuple(
     os.path.realpath(folder) + os.sep
-    for folder in (os.path.dirname(_OURS), *(sysconfig.get_path(n) or "" for n in ("stdlib", "platstdlib")))
+    for folder in (
+        os.path.dirname(_OURS),
+        *(sysconfig.get_path(n) or "" for n in ("stdlib", "platstdlib")),
+    )
     if folder
 )
 OF_LIBRARIES = ("odesolve", "torch", "numpy", "builtins")
@@ -46,10 +53,13 @@ class Names(NamedTuple):
 
 @cache
 def in_library(file: str) -> bool:
-    """Whether a source file belongs to a library, whose version stands for it, rather than to the user."""
+    """Whether a source file belongs to a library, whose version stands for it, rather than to the
+    user."""
     if file.startswith("<frozen"):
         return True
-    return any(part in FOREIGN for part in file.split(os.sep)) or os.path.realpath(file).startswith(FOLDERS)
+    return any(part in FOREIGN for part in file.split(os.sep)) or os.path.realpath(file).startswith(
+        FOLDERS
+    )
 
 
 @cache
@@ -66,7 +76,9 @@ def of_library(value: Any) -> bool:
     """Whether a class or a function is a library's: by the file of its code, else by its module."""
     if isinstance(value, types.FunctionType):
         return in_library(value.__code__.co_filename)
-    written = [f.__code__.co_filename for f in vars(value).values() if isinstance(f, types.FunctionType)]
+    written = [
+        f.__code__.co_filename for f in vars(value).values() if isinstance(f, types.FunctionType)
+    ]
     files = [file for file in written if file != GENERATED]
     if files:
         return in_library(files[0])
@@ -77,7 +89,8 @@ def of_library(value: Any) -> bool:
 
 def named(value: Any) -> str:
     """The full name of a class or function."""
-    return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{getattr(value, '__module__', None)}.{name}"
 
 
 def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[str, Any]]:
@@ -85,7 +98,10 @@ def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[s
     consts = code.co_consts
     if doc is not None and consts and consts[0] == doc:
         consts = (None, *consts[1:])  # as a function without a docstring has it
-    yield "shape", (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & SHAPED)
+    yield (
+        "shape",
+        (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & SHAPED),
+    )
     yield "arguments", code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     yield "instructions", code.co_code
     yield "names", code.co_names
@@ -95,8 +111,11 @@ def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[s
 
 @cache
 def uses(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """The globals that code and the functions within it name, the modules that they import, and all names of attributes."""
-    found, imported, names = set(), set(), set(code.co_names)
+    """The globals that code and the functions within it name, the modules that they import, and all
+    names of attributes."""
+    found = set()
+    imported = set()
+    names = set(code.co_names)
     for i in dis.get_instructions(code):
         if i.opname in READS:
             found.add(i.argval)
@@ -143,7 +162,9 @@ def members(cls: type) -> Iterator[tuple[str, Any]]:
     """The methods and constants of a class, without those of its bases."""
     for name, value in vars(cls).items():
         generated = (
-            isinstance(value, types.FunctionType) and value.__code__.co_filename == GENERATED and name[:2] == "__"
+            isinstance(value, types.FunctionType)
+            and value.__code__.co_filename == GENERATED
+            and name[:2] == "__"
         )
         told = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
         if name not in SILENT and not generated and not told:

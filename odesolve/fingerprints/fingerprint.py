@@ -1,4 +1,5 @@
-"""What answers depend on, as a SHA-256: another network, condition, function or constant is another job."""
+"""What answers depend on, as a SHA-256: another network, condition, function or constant is another
+job."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ from odesolve.fingerprints.parts import EXACT, Parts, parts_of, unwrapped
 KIND = "sha256-1"  # of fingerprints: those of another kind cannot be compared
 DIGITS = 32
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
-OF_TORCH = (torch.dtype, torch.layout, torch.memory_format, torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+OF_TORCH = (
+    torch.dtype,
+    torch.layout,
+    torch.memory_format,
+    torch._ops.OpOverload,
+    torch._ops.OpOverloadPacket,
+)
 CHUNK = 1 << 26
 NAMED = 12  # levels that a name tells of
 SHOWN = 3  # levels of parts whose digests are kept, to name what differs
@@ -27,13 +34,14 @@ MOST = 200  # of them
 
 
 def fingerprint(value: Any) -> str:
-    """Hexadecimal digits of all that decides what a model, a function or any other value answers; the same on every device.
+    """Hexadecimal digits of all that decides what a model, a function or any other value answers;
+    the same on every device.
 
-    Of networks: parameters, buffers, attributes, modes, hooks, and the code of classes of the user's. Of functions: their code,
-    defaults, closures, and the globals that they name. Libraries stand by their names; torch.compile and DDP by what they
-    wrap, and a dict of weights by their names within it. Of weights that are cut over ranks, this rank's part. An object whose
-    class has a method ``__fingerprint__`` is what that returns.
-    """
+    Of networks: parameters, buffers, attributes, modes, hooks, and the code of classes of the
+    user's. Of functions: their code, defaults, closures, and the globals that they name. Libraries
+    stand by their names; torch.compile and DDP by what they wrap, and a dict of weights by their
+    names within it. Of weights that are cut over ranks, this rank's part. An object whose class has
+    a method ``__fingerprint__`` is what that returns."""
     return Walk().digest(value, "it").hex()[:DIGITS]
 
 
@@ -66,13 +74,15 @@ class _Frame:
 class Walk:
     """One look at values, however deep and however they refer to each other, each looked at once.
 
-    ``code=False`` leaves out what Python's version decides of code. ``tensors`` are the digests of an earlier look, kept while
-    the tensors are unchanged. Afterwards ``unseen`` has the names of what could not be looked at, ``shown`` digests of parts.
-    """
+    ``code=False`` leaves out what Python's version decides of code. ``tensors`` are the digests of
+    an earlier look, kept while the tensors are unchanged. Afterwards ``unseen`` has the names of
+    what could not be looked at, ``shown`` digests of parts."""
 
     def __init__(self, code: bool = True, tensors: dict[int, tuple[Any, Any, bytes]] | None = None):
-        self.code, self.tensors = code, {} if tensors is None else tensors
-        self.done: dict[int, tuple[Any, bytes]] = {}  # with the values, so that none takes the place of another
+        self.code = code
+        self.tensors = {} if tensors is None else tensors
+        # with the values, so that none takes the place of another
+        self.done: dict[int, tuple[Any, bytes]] = {}
         self.unseen: dict[str, str] = {}
         self.shown: dict[str, str] = {}
         self.libraries: set[str] = set()
@@ -83,7 +93,8 @@ class Walk:
         known = self._known(root, name, {})
         if known is not None:
             return known
-        stack, depth = [self._opened(root, name, "")], {id(root): 0}
+        stack = [self._opened(root, name, "")]
+        depth = {id(root): 0}
         while True:
             frame = stack[-1]
             label, part = next(frame.parts, (None, None))
@@ -107,7 +118,8 @@ class Walk:
                 stack.append(self._opened(part, inner, label))
 
     def _known(self, value: Any, name: str, depth: dict[int, int]) -> bytes | None:
-        """The digest of a value without parts, of one that was looked at, or of one whose parts lead back to it."""
+        """The digest of a value without parts, of one that was looked at, or of one whose parts
+        lead back to it."""
         if id(value) in depth:
             return _sha(f"back to {len(depth) - depth[id(value)]}")
         digest = self._plain(value)
@@ -125,7 +137,9 @@ class Walk:
             return self._tensor(value)
         if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
             named = "ndarray" if kind is np.memmap else kind.__name__
-            return _sha(f"{named} {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes())
+            return _sha(
+                f"{named} {value.dtype.str} {value.shape}", np.ascontiguousarray(value).tobytes()
+            )
         if isinstance(value, torch.device):
             return _sha("device")
         if isinstance(value, OF_TORCH):
@@ -144,7 +158,8 @@ class Walk:
             return _sha("uninitialised")
         try:
             return _of_tensor(x)
-        except (RuntimeError, NotImplementedError, TypeError):  # of a kind of tensors that has no bytes of its own
+        # of a kind of tensors that has no bytes of its own
+        except (RuntimeError, NotImplementedError, TypeError):
             self.unseen.setdefault("a tensor", f"{type(x).__module__}.{type(x).__qualname__}")
             return _sha("unseen")
 
@@ -154,7 +169,9 @@ class Walk:
             parts = list(parts)
         except Exception:  # Unseen, and whatever an object raises that is looked at
             self.unseen.setdefault(name, f"{type(value).__module__}.{type(value).__qualname__}")
-            kind, parts, ordered = "unseen", [("class", type(value))], True
+            kind = "unseen"
+            parts = [("class", type(value))]
+            ordered = True
         return _Frame(value, name, kind, iter(parts), ordered, label=label)
 
     def _parts(self, value: Any) -> Parts:
@@ -167,7 +184,9 @@ class Walk:
         elif isinstance(value, Names) and found.kind == "library":
             self.libraries.add(value.module.__name__.partition(".")[0])
         if found.kind == "code" and not self.code:
-            return Parts("code", [part for part in found.parts if part[0] in ("shape", "arguments")])
+            return Parts(
+                "code", [part for part in found.parts if part[0] in ("shape", "arguments")]
+            )
         return found
 
     def _show(self, name: str, digest: bytes) -> None:
@@ -184,9 +203,15 @@ class Walk:
 
     def versions(self) -> dict[str, str]:
         """The versions of libraries whose classes and modules stand by their names."""
-        found = {name: getattr(sys.modules.get(name), "__version__", None) for name in self.libraries}
+        found = {
+            name: getattr(sys.modules.get(name), "__version__", None) for name in self.libraries
+        }
         others = (*OF_LIBRARIES, *sys.stdlib_module_names)
-        return {name: str(v) for name, v in sorted(found.items()) if v is not None and name not in others}
+        return {
+            name: str(v)
+            for name, v in sorted(found.items())
+            if v is not None and name not in others
+        }
 
 
 def _written(value: Any) -> str:

@@ -52,7 +52,8 @@ Named = Iterable[tuple[str, Any]]
 
 
 class Parts(NamedTuple):
-    """A value's kind and its parts by name; ``ordered``: parts count in their order, else by their names."""
+    """A value's kind and its parts by name; ``ordered``: parts count in their order, else by their
+    names."""
 
     kind: str
     parts: Named
@@ -66,12 +67,21 @@ class Unseen(Exception):
 # Attributes that say nothing of an answer: a model's doors, a module's ways of saving itself.
 OF_MODEL = frozenset(("_door", "_judge", "_kept_times", "_shared"))
 _OF_MODULE = """
-    _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook _state_dict_hooks
-    _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks _forward_hooks_with_kwargs
-    _forward_hooks_always_called _forward_pre_hooks_with_kwargs _compiled_call_impl _is_torch_compile
+    _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook
+    _state_dict_hooks
+    _state_dict_pre_hooks _load_state_dict_pre_hooks _load_state_dict_post_hooks
+    _forward_hooks_with_kwargs
+    _forward_hooks_always_called _forward_pre_hooks_with_kwargs _compiled_call_impl
+    _is_torch_compile
 """
 OF_MODULE = frozenset(_OF_MODULE.split())
-QUIET = (logging.Logger, type(threading.Lock()), type(threading.RLock()), weakref.WeakKeyDictionary, threading.local)
+QUIET = (
+    logging.Logger,
+    type(threading.Lock()),
+    type(threading.RLock()),
+    weakref.WeakKeyDictionary,
+    threading.local,
+)
 PREFIX = re.compile(
     r"(?:(?<=\.)|^)(?:module|_orig_mod|_checkpoint_wrapped_module)\."
 )  # which these put before names of weights
@@ -83,7 +93,8 @@ HEAD = object.__basicsize__
 
 
 def unwrapped(value: Any) -> Any:
-    """What answers in the place of a wrapper that changes no more than rounding: of a compiler, of ranks, of our doors."""
+    """What answers in the place of a wrapper that changes no more than rounding: of a compiler, of
+    ranks, of our doors."""
     while True:
         inner = network_of(value)
         given = compiled(value)
@@ -120,14 +131,20 @@ def _module(module: nn.Module) -> Parts:
     net = network_of(module)
     if net is None:
         return _with_hooks(
-            module, {name: list(vars(module)[name].values()) for name in HOOKS if vars(module).get(name)}
+            module,
+            {name: list(vars(module)[name].values()) for name in HOOKS if vars(module).get(name)},
         )
-    outer = {name: list(module.__dict__[name].values()) for name in HOOKS if module.__dict__.get(name)}
+    outer = {
+        name: list(module.__dict__[name].values()) for name in HOOKS if module.__dict__.get(name)
+    }
     net = unwrapped(net)
     own = vars(module)["forward"] if own_forward(module) else type(module).forward
     more = list(additions(module))
     if network_of(net) is not None or not of_library(own) or adds_by_class(module) or more:
-        return Parts("wrapper", [("class", type(module)), ("forward", own), ("module", net), *outer.items(), *more])
+        return Parts(
+            "wrapper",
+            [("class", type(module)), ("forward", own), ("module", net), *outer.items(), *more],
+        )
     for name in HOOKS:  # as where the network itself has them
         own = list(vars(net).get(name, {}).values())
         both = outer.get(name, []) + own if name in BEFORE else own + outer.get(name, [])
@@ -138,7 +155,12 @@ def _module(module: nn.Module) -> Parts:
 def _with_hooks(module: nn.Module, hooks: dict[str, list[Any]]) -> Parts:
     held = vars(module)
     inside = held["_modules"]
-    parts = [("class", type(module)), ("order", tuple(inside)), *held["_parameters"].items(), *held["_buffers"].items()]
+    parts = [
+        ("class", type(module)),
+        ("order", tuple(inside)),
+        *held["_parameters"].items(),
+        *held["_buffers"].items(),
+    ]
     parts += [(name, tuple(hooks[name])) for name in HOOKS if name in hooks]
     own = [(k, v) for k, v in _attributes(module) if k not in OF_MODULE and k not in HOOKS]
     return Parts("module", [*parts, *inside.items(), *own], ordered=False)
@@ -148,7 +170,9 @@ def _scripted(module: torch.jit.ScriptModule) -> Parts:
     """A network of TorchScript: its code, constants and attributes."""
     core: Any = module._c
     names = {
-        n for n in re.findall(r"^\s*(\w+) = ", core.dump_to_str(False, True, False), re.MULTILINE) if core.hasattr(n)
+        n
+        for n in re.findall(r"^\s*(\w+) = ", core.dump_to_str(False, True, False), re.MULTILINE)
+        if core.hasattr(n)
     }
     inside = dict(module.named_children())
     held = {n: core.getattr(n) for n in names - inside.keys()}
@@ -157,9 +181,19 @@ def _scripted(module: torch.jit.ScriptModule) -> Parts:
         text, constants = module.code_with_constants
         code = [("code", MANGLED.sub("", text)), ("constants", dict(constants.const_mapping))]
     plain = [(n, v) for n, v in held.items() if not isinstance(v, torch._C.ScriptObject)]
-    tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    tensors = {
+        **dict(module.named_parameters(recurse=False)),
+        **dict(module.named_buffers(recurse=False)),
+    }
     return Parts(
-        "scripted", [*code, ("training", module.training), *inside.items(), *{**dict(plain), **tensors}.items()], False
+        "scripted",
+        [
+            *code,
+            ("training", module.training),
+            *inside.items(),
+            *{**dict(plain), **tensors}.items(),
+        ],
+        False,
     )
 
 
@@ -195,7 +229,10 @@ def _builtin(fn: Any) -> Parts:
 
 
 def _partial(fn: functools.partial) -> Parts:
-    return Parts("partial", [("func", fn.func), ("args", fn.args), ("keywords", fn.keywords), ("held", vars(fn))])
+    return Parts(
+        "partial",
+        [("func", fn.func), ("args", fn.args), ("keywords", fn.keywords), ("held", vars(fn))],
+    )
 
 
 def _class(cls: type) -> Parts:
@@ -232,7 +269,8 @@ def _cached(made: Any) -> Parts:
 
 
 def _mapping(held: Mapping) -> Parts:
-    """By names, as two of another order are equal; in their order where they say so, or hold what may be called in turn."""
+    """By names, as two of another order are equal; in their order where they say so, or hold what
+    may be called in turn."""
     items = list(held.items())
     text = all(type(k) is str for k, _ in items)
     ordered = isinstance(held, OrderedDict) or any(callable(v) for _, v in items)
@@ -246,7 +284,11 @@ def _mapping(held: Mapping) -> Parts:
 def _unprefixed(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Weights by their names within a network, whatever it was wrapped in."""
     names = [PREFIX.sub("", name) for name, _ in items]
-    return list(zip(names, (v for _, v in items), strict=True)) if len(set(names)) == len(names) else items
+    return (
+        list(zip(names, (v for _, v in items), strict=True))
+        if len(set(names)) == len(names)
+        else items
+    )
 
 
 def _sequence(held: Any) -> Parts:
@@ -259,7 +301,9 @@ def _set(held: Any) -> Parts:
 
 
 def _enum(member: enum.Enum) -> Parts:
-    return Parts("enum", [("class", type(member).__name__), ("name", member.name), ("value", member.value)])
+    return Parts(
+        "enum", [("class", type(member).__name__), ("name", member.name), ("value", member.value)]
+    )
 
 
 def _file(path: pathlib.PurePath) -> Parts:
@@ -275,7 +319,8 @@ def _code(code: types.CodeType) -> Parts:
 
 
 def _instance(value: Any) -> Parts:
-    """Any other object: its class and its attributes, what it holds as a container, and what it would be saved as."""
+    """Any other object: its class and its attributes, what it holds as a container, and what it
+    would be saved as."""
     cls = type(value)
     parts: list[tuple[str, Any]] = [("class", cls), *_attributes(value)]
     parts += [("held", _as(kind, value)) for kind in CONTAINERS if isinstance(value, kind)][:1]
@@ -290,9 +335,11 @@ def _as(kind: Any, value: Any) -> Any:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes by name, without those that a cached property keeps, which follow from the others."""
+    """Attributes by name, without those that a cached property keeps, which follow from the
+    others."""
     cls = type(value)
-    for name, held in list(getattr(value, "__dict__", {}).items()):  # which another thread may add to
+    # which another thread may add to
+    for name, held in list(getattr(value, "__dict__", {}).items()):
         if not isinstance(getattr(cls, name, None), functools.cached_property):
             yield name, held
     for name in _slots(cls):
@@ -313,7 +360,8 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 @functools.cache
 def _hides(cls: type) -> bool:
-    """Whether its objects hold more memory than their attributes take: that of an extension module."""
+    """Whether its objects hold more memory than their attributes take: that of an extension
+    module."""
     if issubclass(cls, (*CONTAINERS, BaseException)):
         return False
     return cls.__basicsize__ > HEAD + 8 * len(_slots(cls)) + 16
@@ -328,7 +376,13 @@ def _saved(value: Any) -> Any:
     if isinstance(made, str):
         return made
     call, args, state, items, pairs = (*made, None, None, None)[:5]
-    return named(call), args, state, None if items is None else list(items), None if pairs is None else list(pairs)
+    return (
+        named(call),
+        args,
+        state,
+        None if items is None else list(items),
+        None if pairs is None else list(pairs),
+    )
 
 
 KINDS: tuple[tuple[Any, Any], ...] = (
@@ -354,4 +408,11 @@ KINDS: tuple[tuple[Any, Any], ...] = (
     (pathlib.PurePath, _file),
     (types.MappingProxyType, _mapping),
 )
-EXACT = {dict: _mapping, OrderedDict: _mapping, list: _sequence, tuple: _sequence, set: _set, frozenset: _set}
+EXACT = {
+    dict: _mapping,
+    OrderedDict: _mapping,
+    list: _sequence,
+    tuple: _sequence,
+    set: _set,
+    frozenset: _set,
+}

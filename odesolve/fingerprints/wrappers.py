@@ -1,4 +1,5 @@
-"""Wrappers of compilers and of ranks: which network answers in their place, and what users have added to them."""
+"""Wrappers of compilers and of ranks: which network answers in their place, and what users have
+added to them."""
 
 from __future__ import annotations
 
@@ -30,11 +31,14 @@ def network_of(value: Any) -> nn.Module | None:
     if isinstance(value, DATA_PARALLEL):
         return value.module
     inside = value.__dict__.get("_modules", {})
-    return next((inside[name] for name in INSIDE if name in inside and of_library(type(value))), None)
+    return next(
+        (inside[name] for name in INSIDE if name in inside and of_library(type(value))), None
+    )
 
 
 def compiled(value: Any) -> Any | None:
-    """What was compiled; None of other functions, those with a copy of a compiled one's attributes as well."""
+    """What was compiled; None of other functions, those with a copy of a compiled one's attributes
+    as well."""
     if not isinstance(value, types.FunctionType) or not compiles(value) or set_by_users(value):
         return None
     return vars(value)[COMPILED]
@@ -52,13 +56,24 @@ def set_by_users(fn: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def attributes_of(fn: types.FunctionType) -> list[tuple[str, Any]]:
-    """What is set on a function, without what says which compiled one it is, as that is another in every process."""
-    return sorted((k, v) for k, v in vars(fn).items() if not k.startswith("_torchdynamo") and k not in OF_COMPILED)
+    """What is set on a function, without what says which compiled one it is, as that is another in
+    every process."""
+    return sorted(
+        (k, v)
+        for k, v in vars(fn).items()
+        if not k.startswith("_torchdynamo") and k not in OF_COMPILED
+    )
 
 
 def adds(wrapper: Any) -> bool:
-    """Whether a wrapper does more than to call its network: has hooks, or what a user gave it or its class."""
-    return hooked(wrapper) or own_forward(wrapper) or adds_by_class(wrapper) or bool(list(additions(wrapper)))
+    """Whether a wrapper does more than to call its network: has hooks, or what a user gave it or
+    its class."""
+    return (
+        hooked(wrapper)
+        or own_forward(wrapper)
+        or adds_by_class(wrapper)
+        or bool(list(additions(wrapper)))
+    )
 
 
 def hooked(module: nn.Module) -> bool:
@@ -67,7 +82,8 @@ def hooked(module: nn.Module) -> bool:
 
 
 def own_forward(wrapper: nn.Module) -> bool:
-    """Whether the user gave this object a forward, other than its network or what was compiled of it."""
+    """Whether the user gave this object a forward, other than its network or what was compiled of
+    it."""
     forward = wrapper.__dict__.get("forward")
     if forward is None or getattr(forward, "__self__", None) is network_of(wrapper):
         return False
@@ -80,12 +96,15 @@ def adds_by_class(wrapper: nn.Module) -> bool:
 
 
 def additions(wrapper: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a user has set on a wrapper: attributes, weights and networks that its class has none of."""
-    held, net = vars(wrapper), network_of(wrapper)
+    """What a user has set on a wrapper: attributes, weights and networks that its class has none
+    of."""
+    held = vars(wrapper)
+    net = network_of(wrapper)
     yield from held["_parameters"].items()
     yield from held["_buffers"].items()
     yield from ((name, module) for name, module in held["_modules"].items() if module is not net)
-    if not type(wrapper).__module__.startswith(COMPILER):  # those hand attributes on to their network
+    # those hand attributes on to their network
+    if not type(wrapper).__module__.startswith(COMPILER):
         own = _attributes(type(wrapper))
         yield from ((name, value) for name, value in held.items() if name not in own)
 

@@ -1,7 +1,8 @@
-"""The door through which functions of users are called: they cannot harm our memory, and we do not rely on theirs.
+"""The door through which functions of users are called: they cannot harm our memory, and we do not
+rely on theirs.
 
-A function may work in place on what it is given, or keep it; and what it returns may be a buffer that its next call writes to.
-"""
+A function may work in place on what it is given, or keep it; and what it returns may be a buffer
+that its next call writes to."""
 
 from __future__ import annotations
 
@@ -29,31 +30,45 @@ POOL = 32  # copies of results that are kept for their memory
 class Callee:
     """A function of a user's, called with tensors of ours.
 
-    Its first call gets copies. Where it writes to them or keeps them, so do all others; else they get the tensors themselves,
-    and a later call that writes to one raises OdesolveError. Tensors of inference mode, whose writes leave no trace, are always
-    copied. What it returns is ours: copied where anybody else holds its memory, be it a view.
+    Its first call gets copies. Where it writes to them or keeps them, so do all others; else they
+    get the tensors themselves, and a later call that writes to one raises OdesolveError. Tensors of
+    inference mode, whose writes leave no trace, are always copied. What it returns is ours: copied
+    where anybody else holds its memory, be it a view.
 
-    ``what`` is the function's name in errors; with ``several`` it returns tensors, each of which is made ours; ``at`` is the
-    place of the state among what it gets from us, which it may differentiate.
-    """
+    ``what`` is the function's name in errors; with ``several`` it returns tensors, each of which is
+    made ours; ``at`` is the place of the state among what it gets from us, which it may
+    differentiate."""
 
-    asked: bool | None  # whether f may differentiate its state; None where that depends on the parameters that it has
+    # whether f may differentiate its state; None where that depends on the parameters that it has
+    asked: bool | None
 
     def __init__(self, fn: Callable[..., Any], what: str = "f", several: bool = False, at: int = 1):
-        self.fn, self.what, self._own = fn, what, _each_owned if several else _owned
-        self.given, self.at, self.asked = fn, at, True
-        self.careful: bool | None = None  # whether it gets copies; None until its first call has been looked at
-        self.lent: list[StorageWeakRef] = []  # the copies of the first call that nothing recorded, until the next
-        self.pool: list[Tensor] | None = None  # memory for copies of what it returns, for calls of one thread
+        self.fn = fn
+        self.what = what
+        self._own = _each_owned if several else _owned
+        self.given = fn
+        self.at = at
+        self.asked = True
+        # whether it gets copies; None until its first call has been looked at
+        self.careful: bool | None = None
+        # the copies of the first call that nothing recorded, until the next
+        self.lent: list[StorageWeakRef] = []
+        # memory for copies of what it returns, for calls of one thread
+        self.pool: list[Tensor] | None = None
         self.spoils = False  # whether it gets copies of what is the user's own, too
         self.proven = False  # whether they have been looked at
         self.quick = self.flat = False  # whether it is harmless, and gets tensors alone from us
         self.free = False  # both, and nothing else is to be done for it
 
     def __call__(
-        self, *ours: Any, args: Sequence[Any] = (), named: Mapping[str, Any] = NOTHING, read: bool = False
+        self,
+        *ours: Any,
+        args: Sequence[Any] = (),
+        named: Mapping[str, Any] = NOTHING,
+        read: bool = False,
     ) -> Any:
-        """``fn(*ours, *args, **named)``: tensors of ours, or tuples, lists or dicts of such, and what is the user's own.
+        """``fn(*ours, *args, **named)``: tensors of ours, or tuples, lists or dicts of such, and
+        what is the user's own.
 
         With ``read`` what it returns is read before the next call, and need not be ours.
         """
@@ -73,7 +88,8 @@ class Callee:
             for x in watched:
                 written += x._version
         except RuntimeError as e:
-            written, out = 0, self._again(e, ours, args, named)
+            written = 0
+            out = self._again(e, ours, args, named)
         except (TypeError, IndexError) as e:
             raise_misread(e, self.what, self.at, ours, named)
             raise
@@ -82,7 +98,8 @@ class Callee:
         return out if read else self._own(out, self.pool)
 
     def on(self, a: Tensor, b: Tensor, read: bool = False) -> Any:
-        """The same for two tensors, as every step calls it: in fewer lines for a function that is known to be harmless."""
+        """The same for two tensors, as every step calls it: in fewer lines for a function that is
+        known to be harmless."""
         if is_compiling() or not self.free:
             return self(a, b, read=read)
         try:
@@ -98,8 +115,15 @@ class Callee:
             raise self._careless()
         return out if read else self._own(out, self.pool)
 
-    def _again(self, e: RuntimeError, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """A call that failed, because versions of inference mode cannot be read or because f differentiates."""
+    def _again(
+        self,
+        e: RuntimeError,
+        ours: tuple[Any, ...],
+        args: Sequence[Any],
+        named: Mapping[str, Any],
+    ) -> Any:
+        """A call that failed, because versions of inference mode cannot be read or because f
+        differentiates."""
         if any(x.is_inference() for x in _all((ours, args, named))):
             return self._with_copies(ours, args, named)
         return self._run((ours, args, named), e)
@@ -118,7 +142,8 @@ class Callee:
                 raise
             differentiating = Differentiating(self.given, self.what, self.at)
             out = differentiating.asked(self.asked, e, (*ours, *args), named)
-        self.fn, self.free = differentiating, False
+        self.fn = differentiating
+        self.free = False
         return out
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,16 +153,24 @@ class Callee:
         """This door where it is that of fn, else a new one of its kind."""
         return self if self.given is fn else Callee(fn, self.what, at=self.at)
 
-    def _looked_at(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """A call that something transforms, one of the first two, or one of a function that gets copies."""
+    def _looked_at(
+        self,
+        ours: tuple[Any, ...],
+        args: Sequence[Any],
+        named: Mapping[str, Any],
+    ) -> Any:
+        """A call that something transforms, one of the first two, or one of a function that gets
+        copies."""
         given: Given = (ours, args, named)
         if transformed():
             ours_, args, named = _copied(given) if self.careful is not False else given
             return self._fitting(self.given(*ours_, *args, **named), ours)
         if self.lent:
-            self.careful, self.proven = not all(memory.expired() for memory in self.lent), True
+            self.careful = not all(memory.expired() for memory in self.lent)
+            self.proven = True
             self.lent = []
-            self.quick, self.flat = not self.careful, all(isinstance(x, Tensor) for x in ours)
+            self.quick = not self.careful
+            self.flat = all(isinstance(x, Tensor) for x in ours)
             self.free = self.quick and self.flat and self.fn is self.given
         watched = _all((ours, args, named))
         # A graph holds what it recorded, so whether f keeps its input shows in a call without one.
@@ -159,27 +192,42 @@ class Callee:
                 raise OdesolveError(f"{given}: move it to {_tensors(ours)[0].device}")
         return out
 
-    def _with_copies(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def _with_copies(
+        self,
+        ours: tuple[Any, ...],
+        args: Sequence[Any],
+        named: Mapping[str, Any],
+    ) -> Any:
         originals = _all((ours, args, named))
         if self.careful is None and not _capturing(originals):
             return self._first(ours, args, named)
-        given = _copied((ours, args, named)) if self.spoils else (*_copied((ours, (), NOTHING))[:1], args, named)
+        given = (
+            _copied((ours, args, named))
+            if self.spoils
+            else (*_copied((ours, (), NOTHING))[:1], args, named)
+        )
         out = self._run(given)
         self._lend(given[0])
         return out
 
     def _first(self, ours: tuple[Any, ...], args: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """The first call: on copies of what is ours; what is the user's is put back where it was written to."""
-        given, theirs = _copied((ours, (), NOTHING))[0], _all(((), args, named))
-        kept, before = [x.clone() for x in theirs], _versions(theirs)
+        """The first call: on copies of what is ours; what is the user's is put back where it was
+        written to."""
+        given = _copied((ours, (), NOTHING))[0]
+        theirs = _all(((), args, named))
+        kept = [x.clone() for x in theirs]
+        before = _versions(theirs)
         out = self._run((given, args, named))
-        written = any(_differs(x, y, 0) for x, y in zip(_tensors(given), _tensors(ours), strict=True))
+        written = any(
+            _differs(x, y, 0) for x, y in zip(_tensors(given), _tensors(ours), strict=True)
+        )
         for x, y, version in zip(theirs, kept, before, strict=True):
             if _differs(x, y, version):
                 self.spoils = True
                 with torch.no_grad():
                     x.copy_(y)
-        self.careful, self.flat = written or self.spoils, all(isinstance(x, Tensor) for x in ours)
+        self.careful = written or self.spoils
+        self.flat = all(isinstance(x, Tensor) for x in ours)
         self.quick = self.flat and not self.careful  # while a graph is recorded
         self._lend(given)
         return out
@@ -192,21 +240,27 @@ class Callee:
             self.lent = [] if recorded else [StorageWeakRef(x.untyped_storage()) for x in lent]
 
     def _careless(self) -> OdesolveError:
-        self.careful, self.quick, self.free = True, False, False
+        self.careful = True
+        self.quick = False
+        self.free = False
         return OdesolveError(
-            f"{self.what} wrote to its input, and not in its first call, so that what it wrote over is lost: let it work on a "
+            f"{self.what} wrote to its input, and not in its first call, so that what it wrote "
+            "over is lost: let it work on a "
             "copy, such as y = y.clone()"
         )
 
 
 class Differentiating:
-    """A function that differentiates its state, called so that it can: with gradients enabled, on a leaf of its own.
+    """A function that differentiates its state, called so that it can: with gradients enabled, on a
+    leaf of its own.
 
     Where nothing outside is recorded its results hold no graph.
     """
 
     def __init__(self, fn: Callable[..., Any], what: str, at: int):
-        self.fn, self.what, self.at = fn, what, at
+        self.fn = fn
+        self.what = what
+        self.at = at
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         outside = torch.is_grad_enabled()
@@ -214,8 +268,15 @@ class Differentiating:
             out = self._on_leaves(given, named)[0]
         return out if outside else _each(out, Tensor.detach)
 
-    def asked(self, asked: bool | None, error: Exception, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """The first call, after one that failed with an error. Raises OdesolveError unless somebody asks for gradients."""
+    def asked(
+        self,
+        asked: bool | None,
+        error: Exception,
+        given: Sequence[Any],
+        named: Mapping[str, Any],
+    ) -> Any:
+        """The first call, after one that failed with an error. Raises OdesolveError unless somebody
+        asks for gradients."""
         if asked is not False:
             outside = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
@@ -223,13 +284,18 @@ class Differentiating:
             if asked or any(wants_gradients(x, leaves) for x in _tensors([out])):
                 return out if outside else _each(out, Tensor.detach)
         raise OdesolveError(
-            f"{self.what} differentiates its state, of which nobody asks gradients here: let it do so within "
-            "torch.enable_grad(), of y = y if y.requires_grad else y.detach().requires_grad_(), with create_graph=True; or ask "
+            f"{self.what} differentiates its state, of which nobody asks gradients here: let it "
+            "do so within "
+            "torch.enable_grad(), of y = y if y.requires_grad else y.detach().requires_grad_(), "
+            "with create_graph=True; or ask "
             "for gradients, by y0 with requires_grad outside of torch.no_grad"
         ) from error
 
-    def _on_leaves(self, given: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
-        given, named = [_each(x, _normal) for x in given], {k: _each(x, _normal) for k, x in named.items()}
+    def _on_leaves(
+        self, given: Sequence[Any], named: Mapping[str, Any]
+    ) -> tuple[Any, list[Tensor]]:
+        given = [_each(x, _normal) for x in given]
+        named = {k: _each(x, _normal) for k, x in named.items()}
         state = given[self.at]
         recorded = any(x.requires_grad for x in _tensors([state]))
         state = state if recorded else _each(state, _leaf)
@@ -237,7 +303,8 @@ class Differentiating:
         out = self.fn(*given, **named)
         if recorded and not any(x.requires_grad for x in _tensors([out])):
             raise OdesolveError(
-                f"{self.what} differentiates its state, and what it returns has no graph: give create_graph=True to "
+                f"{self.what} differentiates its state, and what it returns has no graph: give "
+                "create_graph=True to "
                 "torch.autograd.grad"
             )
         return out, _tensors([state])
@@ -275,10 +342,11 @@ def shielded(fn: Callable[..., Any], what: str, at: int = 1) -> Callable[..., An
 
 
 def owned(out: Any) -> Any:
-    """A tensor that the caller alone holds, by one name: ``out`` itself, or a copy where anything else holds its memory.
+    """A tensor that the caller alone holds, by one name: ``out`` itself, or a copy where anything
+    else holds its memory.
 
-    What is no tensor comes back as it is, and so does everything while something traces or transforms.
-    """
+    What is no tensor comes back as it is, and so does everything while something traces or
+    transforms."""
     return out if is_compiling() else _owned(out)
 
 
@@ -301,7 +369,8 @@ def _owned(out: Any, pool: list[Tensor] | None = None) -> Any:
 
 
 def _copied_to(out: Tensor, pool: list[Tensor]) -> Tensor:
-    """A copy in memory of a pool that nothing holds any more; fresh pages cost a CPU several times the copy."""
+    """A copy in memory of a pool that nothing holds any more; fresh pages cost a CPU several times
+    the copy."""
     for i in range(len(pool)):
         if _held_in(pool, i) == POOLED:
             free = pool[i]
@@ -320,7 +389,8 @@ def _held_in(pool: list[Tensor], i: int) -> tuple[int, int, int]:
 
 
 def _measured(out: Tensor) -> tuple[Any, Any]:
-    """The numbers of references that ``_owned`` finds: the same lines, so that they are the same."""
+    """The numbers of references that ``_owned`` finds: the same lines, so that they are the
+    same."""
     storage = out.untyped_storage()
     held = getrefcount(out), _owners(out), _uses(storage._cdata)
     base = out._base if held else None
@@ -330,7 +400,8 @@ def _measured(out: Tensor) -> tuple[Any, Any]:
 def _calibrated() -> tuple[Any, Any, Any]:
     """What ``_owned`` finds of a fresh tensor, of a fresh view, and of its base."""
     with torch.inference_mode(False):
-        fresh, view = torch.empty(2), torch.empty(2)[1:]
+        fresh = torch.empty(2)
+        view = torch.empty(2)[1:]
         return _measured(fresh)[0], *_measured(view)
 
 
@@ -346,7 +417,8 @@ if _uses(torch.empty(0).untyped_storage()._cdata) < 0:  # then nothing is known 
 def _each_owned(out: Any, pool: list[Tensor] | None = None) -> Any:
     if not isinstance(out, (tuple, list)):
         return _owned(out)
-    parts, found = list(out), []
+    parts = list(out)
+    found = []
     del out
     while parts:
         part = parts.pop()
@@ -372,7 +444,8 @@ def _tensors(values: Iterable[Any], least: int = 0) -> list[Tensor]:
 
 
 def _all(given: Given) -> list[Tensor]:
-    """All tensors; a user's own without dimensions are taken for counters, which may be written to."""
+    """All tensors; a user's own without dimensions are taken for counters, which may be written
+    to."""
     ours, args, named = given
     found = _tensors(ours)
     return [*found, *_tensors(args, 1), *_tensors(named.values(), 1)] if args or named else found
@@ -380,7 +453,11 @@ def _all(given: Given) -> list[Tensor]:
 
 def _copied(given: Given) -> Given:
     ours, args, named = given
-    return tuple(_copy(x) for x in ours), tuple(_copy(v, 1) for v in args), {k: _copy(v, 1) for k, v in named.items()}
+    return (
+        tuple(_copy(x) for x in ours),
+        tuple(_copy(v, 1) for v in args),
+        {k: _copy(v, 1) for k, v in named.items()},
+    )
 
 
 def _copy(v: Any, least: int = 0) -> Any:
@@ -392,7 +469,8 @@ def _versions(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _differs(x: Tensor, y: Tensor, version: int) -> bool:
-    """Whether x was written to: by its version, and by its values, as writes by numpy or a kernel leave no trace."""
+    """Whether x was written to: by its version, and by its values, as writes by numpy or a kernel
+    leave no trace."""
     return (not x.is_inference() and x._version > version) or not (x.is_meta or torch.equal(x, y))
 
 

@@ -1,4 +1,5 @@
-"""Forward differentiation, by one thread at a time: torch keeps its levels for the whole process."""
+"""Forward differentiation, by one thread at a time: torch keeps its levels for the whole
+process."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.graphs import Independent, answer
 from odesolve.functions.torch_func import Watched
 
-# A thread that holds it may take it again: an f that is differentiated may solve something with Jacobians of its own. What a
-# user differentiates forwards in another thread at the same time is not under it.
+# A thread that holds it may take it again: an f that is differentiated may solve something with
+# Jacobians of its own. What a user differentiates forwards in another thread at the same time is
+# not under it.
 LOCK = threading.RLock()
 # What an f raises that has no forward derivative; ``own_error`` tells it from an error of f's own.
 FAILURES = (RuntimeError, Independent, Watched)
@@ -24,17 +26,20 @@ FAILURES = (RuntimeError, Independent, Watched)
 
 @functools.cache
 def _load() -> None:
-    """Its first use makes torch load what warns of torch.jit: not for users, who may have made warnings errors."""
+    """Its first use makes torch load what warns of torch.jit: not for users, who may have made
+    warnings errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
-def pushed(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def pushed(
+    f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """f and its derivative along tangents, by forward differentiation; gradients go through both.
 
-    Raises OdesolveError (``graphs.Independent``) where the result has no tangent, and what torch.func raises for an f that it
-    cannot transform.
+    Raises OdesolveError (``graphs.Independent``) where the result has no tangent, and what
+    torch.func raises for an f that it cannot transform.
     """
     with LOCK:
         _load()
@@ -58,6 +63,10 @@ def slopes(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, chunk: int) -> T
 
 
 def own_error(error: Exception) -> bool:
-    """Whether an error of FAILURES has a class that torch does not use, so that it must be f's own. A plain RuntimeError may be
-    either: whoever goes on without forward differentiation calls f itself at the same place, where it is raised again."""
-    return not isinstance(error, OdesolveError) and type(error).__module__.split(".")[0] not in ("builtins", "torch")
+    """Whether an error of FAILURES has a class that torch does not use, so that it must be f's own.
+    A plain RuntimeError may be either: whoever goes on without forward differentiation calls f
+    itself at the same place, where it is raised again."""
+    return not isinstance(error, OdesolveError) and type(error).__module__.split(".")[0] not in (
+        "builtins",
+        "torch",
+    )

@@ -1,4 +1,5 @@
-"""Whether autograd can see what an answer was made of: networks and right-hand sides that lose the graph are refused."""
+"""Whether autograd can see what an answer was made of: networks and right-hand sides that lose the
+graph are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from odesolve.doors.modes import transformed
 from odesolve.errors import OdesolveError, warn
 
 T = TypeVar("T")
-MOVE = 1e-2  # of a state, to see whether an answer moves with it; half-precision inside of f still sees that
+# of a state, to see whether an answer moves with it; half-precision inside of f still sees that
+MOVE = 1e-2
 SAME = 64.0  # roundings that an answer may differ by and be the same
 
 
@@ -24,26 +26,31 @@ class Independent(OdesolveError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the network's output does not depend on its input, as far as autograd can see: take torch.no_grad, inference_mode "
-            "and detach (.data, numpy) out of the network (a field that is really constant: return its value + 0 * x)"
+            "the network's output does not depend on its input, as far as autograd can see: take "
+            "torch.no_grad, inference_mode "
+            "and detach (.data, numpy) out of the network (a field that is really constant: "
+            "return its value + 0 * x)"
         )
 
 
 def origin(x: Tensor) -> Any:
-    """The node of x, where gradients by x are recorded, else None. Taken before a call: work in place gives x another."""
+    """The node of x, where gradients by x are recorded, else None. Taken before a call: work in
+    place gives x another."""
     recorded = x.requires_grad and torch.is_grad_enabled() and not transformed()
     return get_gradient_edge(x).node if recorded else None
 
 
 def gradients(*args: Any, **options: Any) -> tuple[Tensor | None, ...]:
-    """``torch.autograd.grad``; raises OdesolveError for a network that was compiled to give its graph away at its first use."""
+    """``torch.autograd.grad``; raises OdesolveError for a network that was compiled to give its
+    graph away at its first use."""
     try:
         return torch.autograd.grad(*args, **options)
     except RuntimeError as e:
         if "donated buffers" not in str(e):
             raise
         raise OdesolveError(
-            "the network was compiled so that its graph serves once: set torch._functorch.config.donated_buffer = False before "
+            "the network was compiled so that its graph serves once: set "
+            "torch._functorch.config.donated_buffer = False before "
             "its first call"
         ) from e
 
@@ -56,8 +63,10 @@ def reaches(out: Any, node: Any) -> bool:
 
 
 def nodes_of(node: Any, stops: Iterable[Any] = ()) -> Iterator[Any]:
-    """The nodes that a gradient passes from one on, each once; neither ``stops`` nor what lies behind them."""
-    todo, seen = [node], set(stops)
+    """The nodes that a gradient passes from one on, each once; neither ``stops`` nor what lies
+    behind them."""
+    todo = [node]
+    seen = set(stops)
     while todo:
         at = todo.pop()
         if at is not None and at not in seen:
@@ -67,8 +76,9 @@ def nodes_of(node: Any, stops: Iterable[Any] = ()) -> Iterator[Any]:
 
 
 def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:
-    """net(x, *args, **cond), which is to depend on x: by a graph to x where gradients by x are recorded, in forward
-    differentiation by a tangent. Raises Independent (an OdesolveError) for an answer without."""
+    """net(x, *args, **cond), which is to depend on x: by a graph to x where gradients by x are
+    recorded, in forward differentiation by a tangent. Raises Independent (an OdesolveError) for an
+    answer without."""
     node = origin(x)
     out = net(x, *args, **cond)
     if node is not None and not reaches(out, node):
@@ -79,15 +89,18 @@ def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:
 
 
 class Followed:
-    """Calls of a right-hand side ``name``, which may be constant in the state y, but must not hide from autograd that it is not.
+    """Calls of a right-hand side ``name``, which may be constant in the state y, but must not hide
+    from autograd that it is not.
 
-    Wherever gradients by y are recorded, a part of an answer that has no graph to y is compared with its value at a y that was
-    moved: one that moves too is refused. Such answers are looked at when they are the 1st, 2nd, 4th, 8th, ...; ``calls`` counts
-    the calls that this took.
+    Wherever gradients by y are recorded, a part of an answer that has no graph to y is compared
+    with its value at a y that was moved: one that moves too is refused. Such answers are looked at
+    when they are the 1st, 2nd, 4th, 8th, ...; ``calls`` counts the calls that this took.
     """
 
     def __init__(self, name: str = "f"):
-        self.name, self.lost, self.calls = name, 0, 0
+        self.name = name
+        self.lost = 0
+        self.calls = 0
 
     def __call__(self, call: Callable[[Tensor], Any], y: Tensor) -> Any:
         """call(y). Raises OdesolveError for what moves with y, and has no graph to it."""
@@ -99,7 +112,13 @@ class Followed:
                 self._look(call, y, out, constant)
         return out
 
-    def _look(self, call: Callable[[Tensor], Any], y: Tensor, out: Any, constant: list[Any]) -> None:
+    def _look(
+        self,
+        call: Callable[[Tensor], Any],
+        y: Tensor,
+        out: Any,
+        constant: list[Any],
+    ) -> None:
         self.lost += 1
         if self.lost & (self.lost - 1):
             return
@@ -109,15 +128,17 @@ class Followed:
         here = _parts(out)
         if any(_differ(here[k].detach(), again[k]) for k in constant):
             raise OdesolveError(
-                f"{self.name} depends on y in a way that autograd does not see, so gradients would be wrong: take "
-                f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name} (where it differentiates y, give "
+                f"{self.name} depends on y in a way that autograd does not see, so gradients "
+                "would be wrong: take "
+                f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name} "
+                "(where it differentiates y, give "
                 "create_graph=True to torch.autograd.grad), or call the solver without gradients"
             )
 
 
 class _FirstOnly(torch.autograd.Function):
-    """A value that cannot be differentiated by the ``inputs``, whichever is asked for; torch's once_differentiable says nothing
-    of a constant one."""
+    """A value that cannot be differentiated by the ``inputs``, whichever is asked for; torch's
+    once_differentiable says nothing of a constant one."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
@@ -130,24 +151,32 @@ class _FirstOnly(torch.autograd.Function):
 
 
 def first_only(value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
-    """A gradient that depends on the inputs in a way that nothing recorded: to differentiate it raises OdesolveError."""
+    """A gradient that depends on the inputs in a way that nothing recorded: to differentiate it
+    raises OdesolveError."""
     return _FirstOnly.apply(value, advice, *inputs)  # type: ignore[return-value]
 
 
 class _Guarded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, advice: str, anchors: list[Tensor]) -> Tensor:
-        ctx.advice, ctx.anchors = advice, anchors
+        ctx.advice = advice
+        ctx.anchors = anchors
         return x.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        return first_only(grad, ctx.advice, *ctx.anchors) if torch.is_grad_enabled() else grad, None, None
+        return (
+            first_only(grad, ctx.advice, *ctx.anchors) if torch.is_grad_enabled() else grad,
+            None,
+            None,
+        )
 
 
 def differentiable_once(x: Tensor, advice: str) -> Tensor:
-    """x, whose gradients are right and whose gradients' gradients would not be: these are refused."""
-    anchors = [first_only(x.new_empty(0), advice, x)]  # in a list autograd does not visit it on the way back
+    """x, whose gradients are right and whose gradients' gradients would not be: these are
+    refused."""
+    # in a list autograd does not visit it on the way back
+    anchors = [first_only(x.new_empty(0), advice, x)]
     return _Guarded.apply(x, advice, anchors)  # type: ignore[return-value]
 
 
@@ -158,13 +187,19 @@ def _moves(x: Any) -> bool:
 
 def _parts(out: Any) -> dict[Any, Tensor]:
     """The tensors of an answer."""
-    items = out.items() if isinstance(out, Mapping) else enumerate(out if isinstance(out, (tuple, list)) else [out])
+    items = (
+        out.items()
+        if isinstance(out, Mapping)
+        else enumerate(out if isinstance(out, (tuple, list)) else [out])
+    )
     return {k: v for k, v in items if isinstance(v, Tensor)}
 
 
 def _moved(y: Tensor) -> Tensor:
     """A state nearby, every number of which has moved by another share."""
-    shares = torch.linspace(0.5 * MOVE, 1.5 * MOVE, y.numel(), dtype=y.dtype, device=y.device).view_as(y)
+    shares = torch.linspace(
+        0.5 * MOVE, 1.5 * MOVE, y.numel(), dtype=y.dtype, device=y.device
+    ).view_as(y)
     return y + shares * (1.0 + y.abs())
 
 
@@ -176,30 +211,36 @@ def _differ(a: Tensor, b: Tensor) -> bool:
 
 
 def refuse_lost(name: str, state: Any, adjoint: str | None) -> None:
-    """Raise OdesolveError for a state that was computed from what asks for gradients, where a solve records none.
+    """Raise OdesolveError for a state that was computed from what asks for gradients, where a solve
+    records none.
 
     A leaf that asks for them is let pass, with a warning.
     """
     asking = _asking(state, adjoint)
     if any(x.grad_fn is not None for x in asking):
         raise OdesolveError(
-            f"{name} was computed from what asks for gradients, of which this solve makes none: give adjoint='backprop', or "
+            f"{name} was computed from what asks for gradients, of which this solve makes none: "
+            "give adjoint='backprop', or "
             "detach() it"
         )
     if asking:
         warn(
-            f"{name} asks for gradients, of which this solve makes none: give adjoint='backprop' where there is one, or detach() "
+            f"{name} asks for gradients, of which this solve makes none: give adjoint='backprop' "
+            "where there is one, or detach() "
             "it"
         )
 
 
 def tells_lost(place: int, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorator: ``refuse_lost`` of one argument, for functions that set whether anything is recorded."""
+    """Decorator: ``refuse_lost`` of one argument, for functions that set whether anything is
+    recorded."""
 
     def decorate(fn: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(fn)
         def told(*args: Any, **kwargs: Any) -> T:
-            refuse_lost(name, args[place] if len(args) > place else kwargs.get(name), kwargs.get("adjoint"))
+            refuse_lost(
+                name, args[place] if len(args) > place else kwargs.get(name), kwargs.get("adjoint")
+            )
             return fn(*args, **kwargs)
 
         return told
@@ -211,5 +252,11 @@ def _asking(state: Any, adjoint: str | None) -> list[Tensor]:
     """The tensors of a state that ask for gradients which nobody records."""
     if adjoint is not None or not torch.is_grad_enabled():
         return []
-    pieces = state.values() if isinstance(state, Mapping) else state if isinstance(state, (tuple, list)) else [state]
+    pieces = (
+        state.values()
+        if isinstance(state, Mapping)
+        else state
+        if isinstance(state, (tuple, list))
+        else [state]
+    )
     return [x for x in pieces if isinstance(x, Tensor) and x.requires_grad]

@@ -1,4 +1,5 @@
-"""The modules that a callable calls: as itself, its method's owner, in partials, closures, attributes or globals that it uses."""
+"""The modules that a callable calls: as itself, its method's owner, in partials, closures,
+attributes or globals that it uses."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Names = frozenset[str]
 
 
 def modules_within(f: Any) -> list[nn.Module]:
-    """Modules that f is, or holds where that is cheap to see; it looks at no values and calls nothing."""
+    """Modules that f is, or holds where that is cheap to see; it looks at no values and calls
+    nothing."""
     return [f] if isinstance(f, nn.Module) else list(_found(f, frozenset(), 0, set()))
 
 
@@ -46,14 +48,19 @@ def _parts(value: Any, names: Names) -> Iterable[Any]:
         return (value.func, *value.args, *value.keywords.values())
     if isinstance(value, types.MethodType):
         owner = value.__self__
-        return (owner,) if isinstance(owner, nn.Module) else _attributes(owner, _reached(owner, value.__func__))
+        return (
+            (owner,)
+            if isinstance(owner, nn.Module)
+            else _attributes(owner, _reached(owner, value.__func__))
+        )
     if isinstance(value, PARTS):
         return itertools.islice(value.values() if isinstance(value, dict) else value, LOOKED_AT)
     return _attributes(value, names | _reached(value, getattr(type(value), CALL, None)))
 
 
 def _attributes(owner: Any, names: Names) -> list[Any]:
-    """Attributes of these names, if a module is among them; else all, as code reaches them in more ways."""
+    """Attributes of these names, if a module is among them; else all, as code reaches them in more
+    ways."""
     slots = getattr(type(owner), "__slots__", ())
     held = {k: getattr(owner, k, None) for k in ([slots] if isinstance(slots, str) else slots)}
     held |= getattr(owner, "__dict__", {})
@@ -83,7 +90,8 @@ def _held_by_function(f: types.FunctionType) -> Iterator[Any]:
     yield from (f.__kwdefaults__ or {}).values()
     for name in _globals(f.__code__):
         value = f.__globals__.get(name)
-        if not isinstance(value, types.FunctionType) or value.__globals__ is f.__globals__:  # not into libraries
+        # not into libraries
+        if not isinstance(value, types.FunctionType) or value.__globals__ is f.__globals__:
             yield value
 
 

@@ -1,7 +1,8 @@
-"""Complex numbers as pairs of real ones, side by side in a last dimension of 2: what solvers see of them.
+"""Complex numbers as pairs of real ones, side by side in a last dimension of 2: what solvers see of
+them.
 
-Both directions are recorded by autograd in torch's convention: the gradient of a real loss is dL/dRe + i dL/dIm.
-"""
+Both directions are recorded by autograd in torch's convention: the gradient of a real loss is
+dL/dRe + i dL/dIm."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ NUMBERS = (*FLOATS, torch.complex32, torch.complex64, torch.complex128)
 
 
 def pairs(z: Tensor) -> Tensor:
-    """Complex numbers (...) as real ones (..., 2), a view where memory allows it; real numbers as they are."""
+    """Complex numbers (...) as real ones (..., 2), a view where memory allows it; real numbers as
+    they are."""
     return torch.view_as_real(z.resolve_conj()) if z.is_complex() else z
 
 
@@ -45,7 +47,9 @@ def converted(value: Tensor, dtype: torch.dtype, what: str, instead: str) -> Ten
     if value.dtype == dtype:
         return value
     if value.dtype not in NUMBERS:
-        raise OdesolveError(f"{what} has type {value.dtype}: return floating-point numbers, such as torch.float32")
+        raise OdesolveError(
+            f"{what} has type {value.dtype}: return floating-point numbers, such as torch.float32"
+        )
     if value.is_complex() and not dtype.is_complex:
         raise OdesolveError(f"{what} has type {value.dtype} where numbers are {dtype}: {instead}")
     return value.to(dtype)

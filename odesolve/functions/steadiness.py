@@ -1,8 +1,9 @@
-"""Whether a right-hand side answers the same question twice the same, and what layers in train mode do to a solve.
+"""Whether a right-hand side answers the same question twice the same, and what layers in train mode
+do to a solve.
 
-A solver by tolerance takes a random answer for an error and shortens its steps without end; one of fixed steps returns a number
-that means nothing. Dropout of a network that was left in train mode is the usual cause.
-"""
+A solver by tolerance takes a random answer for an error and shortens its steps without end; one of
+fixed steps returns a number that means nothing. Dropout of a network that was left in train mode is
+the usual cause."""
 
 from __future__ import annotations
 
@@ -23,9 +24,12 @@ from odesolve.doors.values import is_whole, refuse_loose
 from odesolve.errors import OdesolveError, short, warn
 from odesolve.functions.modules import modules_within
 
-# Of an answer's size, root mean square: sums in another order differ by less, in half precision too, and dropout by far more.
+# Of an answer's size, root mean square: sums in another order differ by less, in half precision
+# too, and dropout by far more.
 APART = 1e-3
-REPEATS = 3  # of an answer that drew random numbers: of few numbers one in twenty may come out the same by chance
+# of an answer that drew random numbers: of few numbers one in twenty may come out the same by
+# chance
+REPEATS = 3
 RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 SHARES = (nn.MultiheadAttention, nn.RNNBase)  # whose ``dropout`` is a number
 MT19937 = 625 * 4  # bytes
@@ -33,23 +37,35 @@ COUNTING = nn.modules.batchnorm._NormBase
 
 
 class Steady:
-    """A function that is asked the same again in its first call. Raises OdesolveError where the answers differ.
+    """A function that is asked the same again in its first call. Raises OdesolveError where the
+    answers differ.
 
-    The question is repeated three times where the first answer moved one of the global random generators (torch's, of the device
-    too, numpy's and Python's), or ``module``, by default the function's own, has layers that draw; otherwise once with
-    ``always``. ``batch``: it is repeated for so many of its samples. ``extra`` is how many calls it took more.
-    Under a transform of torch.func, which shows no values, the next plain call is the first.
+    The question is repeated three times where the first answer moved one of the global random
+    generators (torch's, of the device too, numpy's and Python's), or ``module``, by default the
+    function's own, has layers that draw; otherwise once with ``always``. ``batch``: it is repeated
+    for so many of its samples. ``extra`` is how many calls it took more. Under a transform of
+    torch.func, which shows no values, the next plain call is the first.
 
-    With ``elsewhere``, two times of the network (of one dimension, a row each), the repeated question has the first and the last
-    row at these: an answer for the others that goes by them is refused, as the solve will ask for rows at times of their own.
-    """
+    With ``elsewhere``, two times of the network (of one dimension, a row each), the repeated
+    question has the first and the last row at these: an answer for the others that goes by them is
+    refused, as the solve will ask for rows at times of their own."""
 
     elsewhere: tuple[float, float] | None = None
 
     def __init__(
-        self, f: Callable[..., Any], name: str = "f", always: bool = False, batch: int | None = None, module: Any = None
+        self,
+        f: Callable[..., Any],
+        name: str = "f",
+        always: bool = False,
+        batch: int | None = None,
+        module: Any = None,
     ):
-        self.f, self.name, self.always, self.batch, self.extra, self.asked = f, name, always, batch, 0, False
+        self.f = f
+        self.name = name
+        self.always = always
+        self.batch = batch
+        self.extra = 0
+        self.asked = False
         self.module = module if module is not None else f
         self.held: Any = None
         self.__wrapped__ = f  # whose signature is ours
@@ -63,7 +79,8 @@ class Steady:
         self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
         mixed = self._mixed(question)
-        # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it is seen.
+        # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it
+        # is seen.
         early = [self._again(question if mixed is None else mixed)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
@@ -71,7 +88,8 @@ class Steady:
         drew = draws(self.module) or before != _generators(question)
         if not drew and not self.always:
             return out
-        out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)  # or hand out one buffer
+        # or hand out one buffer
+        out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)
         later = [self._again(question) for _ in range(REPEATS - len(early) if drew else 0)]
         for other in (*(early if mixed is None else ()), *later):
             check_same(out, other, self.name)
@@ -80,17 +98,29 @@ class Steady:
             self._check_times(out, early[0], question)
             if (
                 self.extra > asked
-            ):  # f may keep what it gets, and was asked later than this: held, it is seen to be kept
+                # f may keep what it gets, and was asked later than this: held, it is seen to be
+                # kept
+            ):
                 self.held = args, kwargs
         return out
 
     def _mixed(self, question: Any) -> Any:
-        """The question with the first row, and the last of three and more, at other times; None where it has no such times, and
-        where rows see each other in train mode, which is another matter."""
-        if self.elsewhere is None or not self.always or any(m.training for m in modules_of(self.module) if counting(m)):
+        """The question with the first row, and the last of three and more, at other times; None
+        where it has no such times, and where rows see each other in train mode, which is another
+        matter."""
+        if (
+            self.elsewhere is None
+            or not self.always
+            or any(m.training for m in modules_of(self.module) if counting(m))
+        ):
             return None
         args, named = _copied(question)
-        if len(args) < 2 or not isinstance(args[1], Tensor) or args[1].dim() != 1 or len(args[1]) < 2:
+        if (
+            len(args) < 2
+            or not isinstance(args[1], Tensor)
+            or args[1].dim() != 1
+            or len(args[1]) < 2
+        ):
             return None
         first, last = self.elsewhere
         args[1][0] = first
@@ -99,7 +129,8 @@ class Steady:
         return args, named
 
     def _check_times(self, out: Any, other: Any, question: Any) -> None:
-        """Compare the answers for the rows whose times were the same. Raises OdesolveError where others decided on them."""
+        """Compare the answers for the rows whose times were the same. Raises OdesolveError where
+        others decided on them."""
         if not isinstance(out, Tensor) or not isinstance(other, Tensor) or len(other) < 2:
             return
         rows = slice(1, -1) if len(other) > 2 else slice(1, 2)
@@ -108,14 +139,17 @@ class Steady:
         elif _apart(out.detach()[:1], other[:1]) or not self._late(other[:1], question):
             return
         raise OdesolveError(
-            f"{self.name} answers for a sample's time by the times of other samples (one time for all, as t[0] or t.mean() is?), "
-            'and samples step at times of their own: give control="batch", which hands one time for all, or let each row of the '
+            f"{self.name} answers for a sample's time by the times of other samples (one time for "
+            "all, as t[0] or t.mean() is?), "
+            'and samples step at times of their own: give control="batch", which hands one time '
+            "for all, or let each row of the "
             "answer go by its own row of t"
         )
 
     def _late(self, first: Tensor, question: Any) -> bool:
-        """Whether the first row, which answered at another time as at its own, would not have where all rows had that time: the
-        latest of all times, or the earliest, may be the one that all solves begin at."""
+        """Whether the first row, which answered at another time as at its own, would not have where
+        all rows had that time: the latest of all times, or the earliest, may be the one that all
+        solves begin at."""
         args, named = _copied(question)
         assert self.elsewhere is not None
         args[1][:] = self.elsewhere[0]
@@ -137,7 +171,9 @@ class Steady:
             if isinstance(x, Tensor):
                 refuse_loose(f"what {self.name} returned", x)
                 if x.is_meta:
-                    raise OdesolveError(f"what {self.name} returned is on the meta device, without numbers: move it")
+                    raise OdesolveError(
+                        f"what {self.name} returned is on the meta device, without numbers: move it"
+                    )
 
     def _of_samples(self, question: Any) -> Any:
         """The question for the first ``batch`` samples."""
@@ -146,16 +182,26 @@ class Steady:
             return question
         whole = max(sizes)
         return pytree.tree_map(
-            lambda x: x[: self.batch] if isinstance(x, Tensor) and x.dim() and len(x) == whole else x, question
+            lambda x: (
+                x[: self.batch] if isinstance(x, Tensor) and x.dim() and len(x) == whole else x
+            ),
+            question,
         )
 
 
 def check_same(one: Any, other: Any, name: str) -> None:
-    """Raise OdesolveError where two answers to one question differ by more than rounding; the second may be of fewer samples."""
+    """Raise OdesolveError where two answers to one question differ by more than rounding; the
+    second may be of fewer samples."""
     for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and _apart(a.detach(), b.detach()):
-            cure = "call net.eval()" if name != "f" else "call net.eval(), or draw its random numbers before the solve"
-            raise OdesolveError(f"{name} answers differently to the same question (dropout in train mode?): {cure}")
+            cure = (
+                "call net.eval()"
+                if name != "f"
+                else ("call net.eval(), or draw its random numbers before the solve")
+            )
+            raise OdesolveError(
+                f"{name} answers differently to the same question (dropout in train mode?): {cure}"
+            )
 
 
 def _apart(a: Tensor, b: Tensor) -> bool:
@@ -164,7 +210,9 @@ def _apart(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or torch.equal(a, b):
         return False
     a, b = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (a, b))
-    close = max(APART, 4 * torch.finfo(a.dtype).eps) if a.is_floating_point() or a.is_complex() else 0.0
+    close = (
+        max(APART, 4 * torch.finfo(a.dtype).eps) if a.is_floating_point() or a.is_complex() else 0.0
+    )
     wide = torch.complex128 if a.is_complex() else torch.float64
     gap, size = (torch.linalg.vector_norm(x.to("cpu", wide)) for x in (a - b, a))
     return bool(gap > close * size)
@@ -187,7 +235,8 @@ def _devices(x: Any) -> set[torch.device]:
 
 
 def _generators(question: Any) -> list[Any]:
-    """The states of the global random generators that an answer may draw from, without a wait for a device."""
+    """The states of the global random generators that an answer may draw from, without a wait for a
+    device."""
     states: list[Any] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
     if "numpy" in sys.modules:
         states.append(_numpy_state(sys.modules["numpy"].random.get_bit_generator()))
@@ -199,17 +248,21 @@ def _generators(question: Any) -> list[Any]:
 
 
 def _numpy_state(generator: Any) -> Any:
-    if type(generator).__name__ == "MT19937":  # the usual one: its state as it lies in memory, as a copy costs 0.1 ms
+    # the usual one: its state as it lies in memory, as a copy costs 0.1 ms
+    if type(generator).__name__ == "MT19937":
         return ctypes.string_at(generator.ctypes.state_address, MT19937)
     return repr(generator.state)
 
 
 def budget(max_calls: int | None) -> float:
-    """The evaluations that a sample may take, infinite for None. Raises OdesolveError for no positive whole number."""
+    """The evaluations that a sample may take, infinite for None. Raises OdesolveError for no
+    positive whole number."""
     if max_calls is None:
         return math.inf
     if not is_whole(max_calls, 1):
-        raise OdesolveError(f"max_calls={short(max_calls)}: give how many evaluations a sample may take, at least 1")
+        raise OdesolveError(
+            f"max_calls={short(max_calls)}: give how many evaluations a sample may take, at least 1"
+        )
     return int(max_calls)
 
 
@@ -221,7 +274,8 @@ def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[An
 
 
 def modules_of(f: Any) -> list[nn.Module]:
-    """The layers of a module, or of the modules that a function, method or object holds, as far as they are cheap to find."""
+    """The layers of a module, or of the modules that a function, method or object holds, as far as
+    they are cheap to find."""
     return list(dict.fromkeys(layer for module in modules_within(f) for layer in module.modules()))
 
 
@@ -248,17 +302,23 @@ def mixing(layer: nn.Module) -> bool:
 
 
 def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> None:
-    """Warn of layers in train mode that change a solve: those that draw random numbers (with ``noise``), as one may want them to,
-    and those by which samples change each other's answers, or every evaluation the next one's."""
+    """Warn of layers in train mode that change a solve: those that draw random numbers (with
+    ``noise``), as one may want them to, and those by which samples change each other's answers, or
+    every evaluation the next one's."""
     layers = [m for m in modules_of(f) if m.training]
     if noise and any(map(_draws, layers)):
         warn(
-            f"{about} has dropout in train mode, so that every evaluation is random: call net.eval() if that is not meant"
+            f"{about} has dropout in train mode, so that every evaluation is random: call "
+            "net.eval() if that is not meant"
         )
     if any(map(mixing, layers)):
         warn(
-            f"{about} has BatchNorm in train mode, whose statistics every evaluation changes, and which mixes the samples of a "
+            f"{about} has BatchNorm in train mode, whose statistics every evaluation changes, and "
+            "which mixes the samples of a "
             "batch: call net.eval()"
         )
     elif any(counting(m) and m.running_mean is not None for m in layers):
-        warn(f"{about} has InstanceNorm in train mode, whose statistics every evaluation changes: call net.eval()")
+        warn(
+            f"{about} has InstanceNorm in train mode, whose statistics every evaluation changes: "
+            "call net.eval()"
+        )

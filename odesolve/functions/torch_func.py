@@ -1,4 +1,5 @@
-"""Tensors that forward differentiation or a transform of torch.func watches, which solvers would lose: refused at the door."""
+"""Tensors that forward differentiation or a transform of torch.func watches, which solvers would
+lose: refused at the door."""
 
 from __future__ import annotations
 
@@ -27,9 +28,12 @@ class Watched(OdesolveError):
 
     def __init__(self, what: str):
         super().__init__(
-            f"{what} is watched by forward differentiation, or by a transform of torch.func, which would lose it here: take "
-            'adjoint="backprop" and torch.autograd.grad, or for derivatives of all kinds a solver whose steps are recorded, '
-            'odeint(method="rk4", options={"step_size": ...}) and sdeint of odesolve.integrations.torchdiffeq and torchsde'
+            f"{what} is watched by forward differentiation, or by a transform of torch.func, "
+            "which would lose it here: take "
+            'adjoint="backprop" and torch.autograd.grad, or for derivatives of all kinds a solver '
+            "whose steps are recorded, "
+            'odeint(method="rk4", options={"step_size": ...}) and sdeint of '
+            "odesolve.integrations.torchdiffeq and torchsde"
         )
 
 
@@ -50,7 +54,8 @@ def _moves(x: Tensor) -> bool:
 
 
 def refuse(what: str, found: Any, given: Any = None) -> None:
-    """Raise Watched for watched tensors among ``found``, unless what they were made of has a tangent: then it is us who watch."""
+    """Raise Watched for watched tensors among ``found``, unless what they were made of has a
+    tangent: then it is us who watch."""
     if watching() and any(map(watched, _tensors(found))) and not any(map(_moves, _tensors(given))):
         raise Watched(what)
 
@@ -67,13 +72,16 @@ def unwatched(call: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(call)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
         if watching():
-            for name, value in inspect.signature(call).bind_partial(*args, **kwargs).arguments.items():
+            for name, value in (
+                inspect.signature(call).bind_partial(*args, **kwargs).arguments.items()
+            ):
                 refuse(name, (value, *getattr(value, "held", ())))  # a model's conditions, too
         token = _inside.set(True)
         try:
             return call(*args, **kwargs)
         except RuntimeError as error:
-            if not transformed() and "vmap" not in str(error):  # functional.jacobian's own vmap is none of torch.func
+            # functional.jacobian's own vmap is none of torch.func
+            if not transformed() and "vmap" not in str(error):
                 raise
             raise Watched(f"something that {call.__name__} met ({error})") from error
         finally:
@@ -83,7 +91,8 @@ def unwatched(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def explained(call: Callable[P, R]) -> Callable[P, R]:
-    """A function whose operations are recorded: watched arguments are welcome, and what is not possible is said in a sentence."""
+    """A function whose operations are recorded: watched arguments are welcome, and what is not
+    possible is said in a sentence."""
 
     @functools.wraps(call)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -95,8 +104,10 @@ def explained(call: Callable[P, R]) -> Callable[P, R]:
             if not transformed() and not any(map(watched, _tensors((args, kwargs)))):
                 raise
             raise OdesolveError(
-                f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or torch.autograd.forward_ad, which "
-                "go through every method, or for transforms of torch.func of odeint a method with steps of one size, rk4"
+                f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or "
+                "torch.autograd.forward_ad, which "
+                "go through every method, or for transforms of torch.func of odeint a method with "
+                "steps of one size, rk4"
             ) from error
 
     return door

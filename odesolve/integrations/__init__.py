@@ -1,1 +1,2 @@
-"""Drop-in adapters: the calls of other libraries, answered by this one. Import each by its own name."""
+"""Drop-in adapters: the calls of other libraries, answered by this one. Import each by its own
+name."""

@@ -1,4 +1,5 @@
-"""Every process of a job works at batches of its own: no call of a network may wait for another process."""
+"""Every process of a job works at batches of its own: no call of a network may wait for another
+process."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from odesolve.model.model import Model
 from odesolve.process.launch import own_device
 
 INSTEAD = (
-    "gather the weights into a plain network on every process, or call ode.distributed.{} over mesh(time=) all ranks"
+    "gather the weights into a plain network on every process, or call ode.distributed.{} over "
+    "mesh(time=) all ranks"
 )
 
 
 @contextmanager
 def alone(name: str, *called: Any) -> Iterator[None]:
-    """Within, DistributedDataParallel is off wherever models and functions hold it. Raises OdesolveError for cut networks."""
+    """Within, DistributedDataParallel is off wherever models and functions hold it. Raises
+    OdesolveError for cut networks."""
     with ExitStack() as held:
         if dist.is_available() and dist.is_initialized():  # before that there are no such networks
             for value in called:
@@ -36,25 +39,28 @@ def _make_alone(held: ExitStack, name: str, value: Any) -> None:
     spread = sys.modules.get("odesolve.distributed.spread")
     if spread is not None and isinstance(value, spread.Spread):
         raise OdesolveError(
-            f"jobs.{name}: the model's network is spread over ranks, which work at batches of their own: give the model that "
+            f"jobs.{name}: the model's network is spread over ranks, which work at batches of "
+            "their own: give the model that "
             "distributed.spread was given"
         )
     kind = sharded(value)
     if kind is not None:
         raise OdesolveError(
-            f"jobs.{name}: the network's weights are {kind} over ranks, which work at batches of their own: "
-            + INSTEAD.format(name)
+            f"jobs.{name}: the network's weights are {kind} over ranks, which work at batches of "
+            "their own: " + INSTEAD.format(name)
         )
     if synchronised(value):
         raise OdesolveError(
-            f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which have batches of their own: call .eval() "
+            f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which have "
+            "batches of their own: call .eval() "
             "on the network"
         )
     held.enter_context(bare(value))
 
 
 def settle_device(model: Any, device: torch.device | str | None) -> None:
-    """Make "cuda" the GPU of this process's rank on its machine, unless the network lies on one that was chosen."""
+    """Make "cuda" the GPU of this process's rank on its machine, unless the network lies on one
+    that was chosen."""
     if device is None and isinstance(model, Model):
         device = device_of(model)
     if not str(device).startswith("cuda:"):

@@ -1,4 +1,5 @@
-"""Shards that were begun: the batches that a process had finished when it was told to end, for whoever makes the shard."""
+"""Shards that were begun: the batches that a process had finished when it was told to end, for
+whoever makes the shard."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def begun(job: Job) -> dict[int, list[File]]:
 
 
 def taken_up(job: Job, k: int, paths: list[File]) -> Arrays | None:
-    """The longest beginning of shard k that is whole and of whole batches; None where there is none."""
+    """The longest beginning of shard k that is whole and of whole batches; None where there is
+    none."""
     read = [_read(job, k, path) for path in paths]
     return max((arrays for arrays in read if arrays is not None), key=rows, default=None)
 
@@ -65,13 +67,17 @@ def _read(job: Job, k: int, path: File) -> Arrays | None:
     if arrays.keys() != job.arrays.keys():
         return None
     n = rows(arrays)
-    fits = all(arrays[name].dtype == d and arrays[name].shape == (n, *s) for name, (d, s) in job.arrays.items())
+    fits = all(
+        arrays[name].dtype == d and arrays[name].shape == (n, *s)
+        for name, (d, s) in job.arrays.items()
+    )
     whole = 0 < n < len(job.ids(k)) and n % job.settings["batch"] == 0
     return arrays if fits and whole else None
 
 
 def sweep_begun(job: Job) -> None:
-    """Remove the beginnings of shards that are there, and what was left in the middle of a write."""
+    """Remove the beginnings of shards that are there, and what was left in the middle of a
+    write."""
     done = [path for k, paths in begun(job).items() if job.has(k) for path in paths]
     halves = [path for path in (job.root / BEGUN).glob(".*.part") if left_behind(path)]
     for path in (*done, *halves):

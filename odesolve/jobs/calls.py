@@ -41,7 +41,8 @@ from odesolve.sampling.model_plan import chosen_plan
 
 ForIds = Callable[[Tensor], Model]
 PLAIN = (str, int, float, bool, type(None))
-LOOKS = 16  # at shards that are there, and at those that were begun, when a job of conditions by id is taken up
+# at shards that are there, and at those that were begun, when a job of conditions by id is taken up
+LOOKS = 16
 
 
 @door("jobs.sample", patience=number(above=0.0), grace=number(0.0))
@@ -67,29 +68,37 @@ def sample(
     progress: bool | None = None,
     **options: Any,
 ) -> Job:
-    """Samples of the ids ``first`` to ``first + n - 1`` in a folder, by as many processes as call this with the same arguments.
+    """Samples of the ids ``first`` to ``first + n - 1`` in a folder, by as many processes as call
+    this with the same arguments.
 
-    Seed and id decide a sample, so the files do not depend on how many processes there were, nor on which were interrupted.
-    Start the same job again to go on with it. Under torchrun every rank calls it; threads of one process may, too.
+    Seed and id decide a sample, so the files do not depend on how many processes there were, nor on
+    which were interrupted. Start the same job again to go on with it. Under torchrun every rank
+    calls it; threads of one process may, too.
 
     Args:
-        model: an ``ode.Model``, or a function of ids (b,) that returns one with the conditions of these. Another model is refused
-            when the job is taken up: its fingerprint (a SHA-256) is in job.json, and shards of a function of
-            ids have an array ``condition``, a fingerprint of each batch's model.
-        noise: shape (B, ...) of the batches that are solved at once; batches are the same in every run.
+        model: an ``ode.Model``, or a function of ids (b,) that returns one with the conditions of
+            these. Another model is refused when the job is taken up: its fingerprint (a SHA-256) is
+            in job.json, and shards of a function of ids have an array ``condition``, a fingerprint
+            of each batch's model.
+        noise: shape (B, ...) of the batches that are solved at once; batches are the same in every
+            run.
         solver, steps, grid, plan, dtype, device, executor, options: as for ``ode.sample``.
-        seed: that of all noise; None draws one for a new job, and takes that of a job which is there.
-        out: the folder. It holds job.json, and shards with the arrays ``samples`` (n, ...) and ``status`` (n,), 1 where a
-            solve diverged, whose sample is its last finite state.
+        seed: that of all noise; None draws one for a new job, and takes that of a job which is
+            there.
+        out: the folder. It holds job.json, and shards with the arrays ``samples`` (n, ...) and
+            ``status`` (n,), 1 where a solve diverged, whose sample is its last finite state.
         shard: ids in a file, a multiple of B; by default about 1024.
         format: "npz" or "safetensors".
-        patience: seconds after which a shard is made here, too, whose holder has not moved (stopped, hung, on a lost machine).
-        grace: seconds in which the batch that runs may be finished after SIGTERM or SIGUSR1 has asked for the end.
-        progress: show a bar of what all processes have done; by default on a terminal (in a log, lines).
+        patience: seconds after which a shard is made here, too, whose holder has not moved
+            (stopped, hung, on a lost machine).
+        grace: seconds in which the batch that runs may be finished after SIGTERM or SIGUSR1 has
+            asked for the end.
+        progress: show a bar of what all processes have done; by default on a terminal (in a log,
+            lines).
 
-    Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something else, is full or corrupt, before
-    anything is overwritten, and SystemExit with code 143 or 138 after these signals, with all finished batches kept.
-    """
+    Returns the ``Job``, to ``load`` from. Raises OdesolveError for a folder that holds something
+    else, is full or corrupt, before anything is overwritten, and SystemExit with code 143 or 138
+    after these signals, with all finished batches kept."""
     settle_device(model, device)
     check_executor(executor)
     if dtype not in (torch.float32, torch.float64):
@@ -104,12 +113,24 @@ def sample(
         chosen = chosen_plan(like, plan, solver, steps, grid, options)
         typed = _typed(solver, steps, grid, options)
         typed = typed if plan is None else {"solver": chosen.solver, "steps": chosen.steps}
-        settings = {**marks.settings, **typed, "plan": chosen.digest, "seed": checks.seed(seed), "batch": batch}
+        settings = {
+            **marks.settings,
+            **typed,
+            "plan": chosen.digest,
+            "seed": checks.seed(seed),
+            "batch": batch,
+        }
         settings |= {"executor": _told(executor)}
         kept = {"samples": [_name(dtype), list(shape[1:])], "status": ["uint8", []]}
         batches = Batches(marks, like) if like is not model else None
         kept |= {"condition": ["uint64", []]} if batches else {}
-        facts = {"first": first, "n": n, "shard": checks.shard(shard, batch), "format": format, "arrays": kept}
+        facts = {
+            "first": first,
+            "n": n,
+            "shard": checks.shard(shard, batch),
+            "format": format,
+            "arrays": kept,
+        }
         _refuse_whole(model, n, batch)
         job = _prepared("sample", out, {**facts, "settings": settings}, marks)
         call = partial(draw, plan=chosen, seed=job.settings["seed"], dtype=dtype, device=device)
@@ -120,9 +141,15 @@ def sample(
         def parts(ids: range) -> Iterator[Arrays]:
             for some in _batches(ids, batch):
                 here = _here(model, some, batch)
-                mark = {} if batches is None else {"condition": np.full(len(some), batches.of(here), np.uint64)}
+                mark = (
+                    {}
+                    if batches is None
+                    else {"condition": np.full(len(some), batches.of(here), np.uint64)}
+                )
                 with alone("sample", *([] if here.net is like.net else [here])):
-                    drawn = _drawn(partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here)
+                    drawn = _drawn(
+                        partial(call, here), (len(some), *shape[1:]), torch.tensor(some), here
+                    )
                 yield {**drawn, **mark}
 
         return _worked(job, parts, progress, marks, Limits(patience, grace))
@@ -130,17 +157,27 @@ def sample(
 
 def _here(model: Model | ForIds, some: range, batch: int) -> Model:
     """The model of one batch."""
-    return model.rows(torch.arange(len(some)), batch) if isinstance(model, Model) else _model_for(model, some)
+    return (
+        model.rows(torch.arange(len(some)), batch)
+        if isinstance(model, Model)
+        else _model_for(model, some)
+    )
 
 
 def _refuse_whole(model: Model | ForIds, n: int, batch: int) -> None:
-    """Raise OdesolveError for conditions that have a row for every sample of the job, where one for each of a batch is used."""
+    """Raise OdesolveError for conditions that have a row for every sample of the job, where one for
+    each of a batch is used."""
     held = model.cond if isinstance(model, Model) else {}
-    whole = [k for k, v in held.items() if isinstance(v, Tensor) and v.dim() and len(v) == n not in (1, batch)]
+    whole = [
+        k
+        for k, v in held.items()
+        if isinstance(v, Tensor) and v.dim() and len(v) == n not in (1, batch)
+    ]
     if whole:
         told = ", ".join(f"{k}={k}[ids]" for k in whole)
         raise OdesolveError(
-            f"{' and '.join(whole)} has {n} rows, one for each sample, while {batch} are solved at once: give a function of ids "
+            f"{' and '.join(whole)} has {n} rows, one for each sample, while {batch} are solved "
+            "at once: give a function of ids "
             f"in the place of the model, lambda ids: model.given({told})"
         )
 
@@ -158,13 +195,15 @@ def _model_for(model: Model | ForIds, ids: range) -> Model:
         return model
     if not callable(model):
         raise OdesolveError(
-            f"model is {type(model).__name__}: give an ode.Model, or a function of ids that returns one"
+            f"model is {type(model).__name__}: give an ode.Model, or a function of ids that "
+            "returns one"
         )
     check_call(model, "model", "ids")
     found = model(torch.arange(ids.start, ids.stop))
     if not isinstance(found, Model):
         raise OdesolveError(
-            f"model returned {type(found).__name__} for ids {ids.start} to {ids.stop - 1}: let it return an ode.Model"
+            f"model returned {type(found).__name__} for ids {ids.start} to {ids.stop - 1}: let it "
+            "return an ode.Model"
         )
     return found
 
@@ -183,13 +222,17 @@ def _check_batches(job: Job, model: ForIds, batches: Batches, batch: int) -> Non
         for some in _batches(ids, batch):
             if int(marks[some.start - ids.start]) != batches.of(_model_for(model, some)):
                 raise OdesolveError(
-                    f"{job.named} holds another job (the conditions of ids {some.start} to {some.stop - 1} are others than "
+                    f"{job.named} holds another job (the conditions of ids {some.start} to "
+                    f"{some.stop - 1} are others than "
                     "their shard was made with): give another folder, or the same arguments"
                 )
 
 
 def _typed(
-    solver: SolverLike | None, steps: int | None, grid: GridLike | None, options: dict[str, Any]
+    solver: SolverLike | None,
+    steps: int | None,
+    grid: GridLike | None,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """The plan's arguments as they were given."""
     name = (
@@ -201,11 +244,16 @@ def _typed(
     )
     plain = {k: v if isinstance(v, PLAIN) else str(v) for k, v in sorted(options.items())}
     grid = grid if isinstance(grid, str | None) else grid_label(grid)
-    return {"solver": name if name is None else solver_label(name, plain), "steps": steps, "grid": grid}
+    return {
+        "solver": name if name is None else solver_label(name, plain),
+        "steps": steps,
+        "grid": grid,
+    }
 
 
 def _drawn(call: Callable[..., Any], shape: tuple[int, ...], ids: Tensor, model: Model) -> Arrays:
-    """One batch; where a solve of it diverges every sample is solved apart, so that the others keep their results."""
+    """One batch; where a solve of it diverges every sample is solved apart, so that the others keep
+    their results."""
     found: Sample = call(shape, ids=ids, full=True)
     if found.status == "ok":
         return {"samples": found.x.cpu().numpy(), "status": np.zeros(len(ids), np.uint8)}
@@ -246,18 +294,22 @@ def log_prob(
     progress: bool | None = None,
     **options: Any,
 ) -> Job:
-    """Log-densities of data (N, ...) in a folder, by as many processes as call this with the same arguments.
+    """Log-densities of data (N, ...) in a folder, by as many processes as call this with the same
+    arguments.
 
-    A sample's id is its number in x. The files hold ``nats``, ``stderr`` (of the trace), ``solver_error``, ``low`` and ``high``
-    (the interval at 95 %), ``nfe`` and ``products`` (n,), float64, and ``status`` (n,), 0 where a solve arrived; otherwise nats
-    are NaN, and job.json's ``statuses`` names the number. Its ``meaning`` says what the nats are: a folder of another meaning,
-    or of none, is refused.
+    A sample's id is its number in x. The files hold ``nats``, ``stderr`` (of the trace),
+    ``solver_error``, ``low`` and ``high`` (the interval at 95 %), ``nfe`` and ``products`` (n,),
+    float64, and ``status`` (n,), 0 where a solve arrived; otherwise nats are NaN, and job.json's
+    ``statuses`` names the number. Its ``meaning`` says what the nats are: a folder of another
+    meaning, or of none, is refused.
 
     Args:
         model: an ``ode.Model``.
         x: the data, in host memory.
-        out, seed, shard, format, patience, grace, progress: as for ``jobs.sample``; ``batch`` samples are solved at once.
-        levels, low, high, draws: of discrete data, see ``ode.bits_per_dim``; nats are then those of the discrete data's density.
+        out, seed, shard, format, patience, grace, progress: as for ``jobs.sample``; ``batch``
+            samples are solved at once.
+        levels, low, high, draws: of discrete data, see ``ode.bits_per_dim``; nats are then those of
+            the discrete data's density.
         device: where to compute; by default where the network is.
         options: as for ``ode.log_prob``.
 
@@ -266,17 +318,28 @@ def log_prob(
     batch = whole("batch", batch, 1)
     if not isinstance(model, Model) or not isinstance(x, Tensor):
         raise OdesolveError(
-            f"model is {type(model).__name__}, x {type(x).__name__}: give an ode.Model and a tensor (N, ...)"
+            f"model is {type(model).__name__}, x {type(x).__name__}: give an ode.Model and a "
+            "tensor (N, ...)"
         )
     if x.dim() < 2 or batch < 1 or not len(x):
-        raise OdesolveError(f"batch={batch}, x of shape {tuple(x.shape)}: give at least one sample each, x as (N, ...)")
+        raise OdesolveError(
+            f"batch={batch}, x of shape {tuple(x.shape)}: give at least one "
+            "sample each, x as (N, ...)"
+        )
     refuse_loose("x", x)
     settle_device(model, device)
     with alone("log_prob", model, *options.values()):
         shown = {k: v for k, v in options.items() if _plain(v)}
         marks = Marks(model=model, **{k: v for k, v in options.items() if k not in shown})
-        told = {k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"}
-        settings = {"model": marks.settings["model"], "data": checksum(x), "seed": checks.seed(seed), "batch": batch}
+        told = {
+            k: f"{type(options[k]).__name__} {v}" for k, v in marks.settings.items() if k != "model"
+        }
+        settings = {
+            "model": marks.settings["model"],
+            "data": checksum(x),
+            "seed": checks.seed(seed),
+            "batch": batch,
+        }
         settings |= {
             "dtype": _name(x.dtype),
             "levels": levels,
@@ -288,7 +351,13 @@ def log_prob(
         }
         kept = {**{name: ["float64", []] for name in COLUMNS}, "status": ["uint8", []]}
         told_of = {"meaning": meaning(levels), "statuses": list(STATUSES)}
-        facts = {"first": 0, "n": len(x), "shard": checks.shard(shard, batch), "format": format, "arrays": kept}
+        facts = {
+            "first": 0,
+            "n": len(x),
+            "shard": checks.shard(shard, batch),
+            "format": format,
+            "arrays": kept,
+        }
         job = _prepared("log_prob", out, {**facts, "settings": settings, **told_of}, marks)
         seed = job.settings["seed"]
         width, where = (levels, low, high, draws), device_of(model, device)
@@ -297,7 +366,9 @@ def log_prob(
             for some in _batches(ids, batch):
                 rows = torch.tensor(some)
                 data = x[some[0] : some[-1] + 1].to(where)
-                table = values(model.rows(rows, len(x)), data, some, width, {"seed": seed, **options})
+                table = values(
+                    model.rows(rows, len(x)), data, some, width, {"seed": seed, **options}
+                )
                 columns = dict(zip(KEPT, table.T, strict=True))
                 yield {**columns, "status": columns["status"].astype(np.uint8)}
 

@@ -1,4 +1,5 @@
-"""What a job may be asked for: ids, shards, batches and folders, looked at before anything is made."""
+"""What a job may be asked for: ids, shards, batches and folders, looked at before anything is
+made."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SHARD = 1024  # ids in a file, about
 def ids(n: Any, first: Any) -> tuple[int, int]:
     """How many ids and the first of them."""
     expected = "at least 1 id, from 0 to 2^32 - 1"
-    n, first = whole("n", n, 1, IDS), whole("first", first, 0, IDS)
+    n = whole("n", n, 1, IDS)
+    first = whole("first", first, 0, IDS)
     if first + n > IDS:
         raise OdesolveError(f"n={n}, first={first}: give {expected}")
     return n, first
@@ -34,7 +36,11 @@ def seed(given: Any) -> int | None:
 def shape(noise: Any) -> tuple[int, ...]:
     """The shape of a batch."""
     expected = "the shape of a batch, such as (64, 3, 32, 32)"
-    if not isinstance(noise, Iterable) or isinstance(noise, (str, bytes, Mapping)) or getattr(noise, "ndim", 1) != 1:
+    if (
+        not isinstance(noise, Iterable)
+        or isinstance(noise, (str, bytes, Mapping))
+        or getattr(noise, "ndim", 1) != 1
+    ):
         kind = f"a {type(noise).__name__}" if hasattr(noise, "ndim") else repr(noise)
         raise OdesolveError(f"noise is {kind}: give {expected}")
     found = tuple(noise)

@@ -66,13 +66,15 @@ def _safetensors() -> Any:
         from safetensors import numpy
     except ImportError as e:
         raise ImportError(
-            "format='safetensors' needs safetensors: pip install 'odesolve[training]', or give 'npz'"
+            "format='safetensors' needs safetensors: pip install 'odesolve[training]', or give "
+            "'npz'"
         ) from e
     return numpy
 
 
 def content(body: bytes) -> str:
-    """The hash of a file's bytes: the first 16 hexadecimal digits of their SHA-256, as ``sha256sum`` prints them."""
+    """The hash of a file's bytes: the first 16 hexadecimal digits of their SHA-256, as
+    ``sha256sum`` prints them."""
     return hashlib.sha256(body).hexdigest()[:16]
 
 
@@ -84,7 +86,8 @@ def write_whole(path: File, body: bytes) -> None:
 
 
 def write_new(path: File, body: bytes) -> None:
-    """The same where there is no file of this name yet: of two who write one at once, the first's stays."""
+    """The same where there is no file of this name yet: of two who write one at once, the first's
+    stays."""
     with _written(path, body) as part:
         try:
             os.link(part, path)
@@ -129,5 +132,10 @@ def _sync_folder(folder: File) -> None:
 def cannot_write(root: File, e: OSError, kept: str = "") -> OdesolveError:
     """The error to raise where a folder refuses: what it holds is kept."""
     if e.errno in FULL:
-        return OdesolveError(f"{root} has no room left ({e.strerror}){kept}: make room, then start the same job again")
-    return OdesolveError(f"{root} cannot be written ({e.strerror}){kept}: give a folder that you may write to")
+        return OdesolveError(
+            f"{root} has no room left ({e.strerror}){kept}: make room, then "
+            "start the same job again"
+        )
+    return OdesolveError(
+        f"{root} cannot be written ({e.strerror}){kept}: give a folder that you may write to"
+    )

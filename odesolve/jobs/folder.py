@@ -1,4 +1,5 @@
-"""A job's folder: a manifest that says what the job is, and shards of its results, each whole and named by its content."""
+"""A job's folder: a manifest that says what the job is, and shards of its results, each whole and
+named by its content."""
 
 from __future__ import annotations
 
@@ -18,14 +19,26 @@ from odesolve.errors import OdesolveError, warn
 from odesolve.files import Door, contents, short
 from odesolve.jobs import checks
 from odesolve.jobs.comparison import check_same
-from odesolve.jobs.files import Arrays, cannot_write, column, content, decode, encode, write_new, write_whole
+from odesolve.jobs.files import (
+    Arrays,
+    cannot_write,
+    column,
+    content,
+    decode,
+    encode,
+    write_new,
+    write_whole,
+)
 from odesolve.jobs.leases import Leases, leases
 from odesolve.jobs.manifest import read_manifest
 from odesolve.jobs.owners import left_behind, owner_of
 from odesolve.noise.keys import fresh_seed
 from odesolve.process.progress import Bar
 
-MANIFEST, LEASES, SHARDS, ASIDE = "job.json", "leases", "shards", "corrupt"
+MANIFEST = "job.json"
+LEASES = "leases"
+SHARDS = "shards"
+ASIDE = "corrupt"
 EACH = 1000  # shards in one folder
 NAME = re.compile(r"([0-9]{7})-([0-9a-f]{16})\.(npz|safetensors)")
 NUMBER = re.compile(r"\.([0-9]{7})-")  # of what is being written
@@ -35,22 +48,32 @@ MANIFEST_WAIT = 30.0  # seconds for whoever writes one, which takes milliseconds
 
 @fits
 class Job:
-    """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob`` has written so far.
+    """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob``
+    has written so far.
 
-    ``first`` and ``n`` say which ids it is about, ``shard`` how many lie in a file, ``arrays`` what it keeps of each (name:
-    dtype, shape), ``settings`` what its results depend on. Iterating yields (ids, arrays) of all shards that are there. Raises
-    OdesolveError where there is no job, or its manifest cannot be read.
-    """
+    ``first`` and ``n`` say which ids it is about, ``shard`` how many lie in a file, ``arrays`` what
+    it keeps of each (name: dtype, shape), ``settings`` what its results depend on. Iterating yields
+    (ids, arrays) of all shards that are there. Raises OdesolveError where there is no job, or its
+    manifest cannot be read."""
 
     def __init__(self, root: str | File):
-        self.root, self.named = checks.folder("root", root), str(root)
+        self.root = checks.folder("root", root)
+        self.named = str(root)
         held = self.root / MANIFEST
         if not os.path.lexists(held):
-            told = f"{root} cannot be read (it is no folder)" if self.root.is_file() else f"{root} holds no job"
+            told = (
+                f"{root} cannot be read (it is no folder)"
+                if self.root.is_file()
+                else f"{root} holds no job"
+            )
             raise OdesolveError(f"{told}: give the folder that --out named")
         self.facts = read_manifest(held)
-        self.kind, self.first, self.n = self.facts["kind"], self.facts["first"], self.facts["n"]
-        self.shard, self.format, self.arrays = self.facts["shard"], self.facts["format"], self.facts["arrays"]
+        self.kind = self.facts["kind"]
+        self.first = self.facts["first"]
+        self.n = self.facts["n"]
+        self.shard = self.facts["shard"]
+        self.format = self.facts["format"]
+        self.arrays = self.facts["arrays"]
         self.settings = self.facts["settings"]
 
     @property
@@ -64,7 +87,8 @@ class Job:
         return range(start, min(start + self.shard, self.first + self.n))
 
     def number(self, folder: str, name: str) -> int | None:
-        """The number of the shard that a file of this name in this folder is; None if it is none: the one rule for names."""
+        """The number of the shard that a file of this name in this folder is; None if it is none:
+        the one rule for names."""
         told = NAME.fullmatch(name)
         if told is None or told[3] != self.format:
             return None
@@ -72,7 +96,8 @@ class Job:
         return k if k < self.shards and folder == _folder_name(k) else None
 
     def scan(self) -> tuple[dict[int, list[str]], list[str]]:
-        """Files of shards by their number, and what else lies among them, except for what is being written."""
+        """Files of shards by their number, and what else lies among them, except for what is being
+        written."""
         shards: dict[int, list[str]] = {}
         strays: list[str] = []
         for folder in _entries(self.root / SHARDS):
@@ -88,16 +113,22 @@ class Job:
         return shards, strays
 
     def found(self) -> dict[int, File]:
-        """The shards that are there. Of two of one number, which only a network that is not repeatable makes, one."""
+        """The shards that are there. Of two of one number, which only a network that is not
+        repeatable makes, one."""
         return {k: File(min(paths)) for k, paths in sorted(self.scan()[0].items())}
 
     def strays(self) -> list[File]:
-        """What lies among the shards and is none of this job: it is left alone, and stands for nothing."""
+        """What lies among the shards and is none of this job: it is left alone, and stands for
+        nothing."""
         return sorted(map(File, self.scan()[1]))
 
     def twice(self) -> list[list[File]]:
         """Files that are the same shard with different contents, of which the first is read."""
-        return [sorted(map(File, paths)) for _, paths in sorted(self.scan()[0].items()) if len(paths) > 1]
+        return [
+            sorted(map(File, paths))
+            for _, paths in sorted(self.scan()[0].items())
+            if len(paths) > 1
+        ]
 
     def shown(self, path: File) -> str:
         """A file of the folder by the name that the folder was given."""
@@ -117,7 +148,8 @@ class Job:
         return [k for k in range(self.shards) if k not in there]
 
     def check(self) -> None:
-        """Raise OdesolveError if a shard has another length than it should: a look at names and sizes, not at contents."""
+        """Raise OdesolveError if a shard has another length than it should: a look at names and
+        sizes, not at contents."""
         for k, paths in self.scan()[0].items():
             if len(paths) > 1:
                 self._warn_of_two(sorted(map(File, paths)))
@@ -127,8 +159,10 @@ class Job:
 
     @fits_as("job.verify")
     def verify(self, progress: bool | None = None) -> list[File]:
-        """Hash every shard; those whose content is not what their name says are moved aside. Returns where to."""
-        moved, there = [], [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
+        """Hash every shard; those whose content is not what their name says are moved aside.
+        Returns where to."""
+        moved = []
+        there = [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
         with Bar(len(there), progress, " shards") as tick:
             for i, path in enumerate(there):
                 if not _whole(path):
@@ -145,10 +179,13 @@ class Job:
 
     @fits_as("job.read")
     def read(self, k: int) -> Arrays:
-        """The arrays of shard k, if their hash is right and they are those of the manifest. Raises OdesolveError otherwise."""
+        """The arrays of shard k, if their hash is right and they are those of the manifest. Raises
+        OdesolveError otherwise."""
         there = self._named(k)
         if not there:
-            raise OdesolveError(f"shard {k} of {self.named} is not there yet: start the same job again to make it")
+            raise OdesolveError(
+                f"shard {k} of {self.named} is not there yet: start the same job again to make it"
+            )
         if len(there) > 1:
             self._warn_of_two(there)
         door = Door(str(there[0]), "cannot be read", "start the same job again to make it")
@@ -166,7 +203,9 @@ class Job:
         for name, (dtype, shape) in self.arrays.items():
             expected = (len(self.ids(k)), *shape)
             if arrays[name].shape != expected or arrays[name].dtype != dtype:
-                raise door.refuse(f"{name} is {short(arrays[name])}: expected {dtype} of shape {expected}")
+                raise door.refuse(
+                    f"{name} is {short(arrays[name])}: expected {dtype} of shape {expected}"
+                )
 
     @fits_as("job.column")
     def column(self, k: int, name: str) -> np.ndarray:
@@ -179,14 +218,18 @@ class Job:
 
     @fits_as("job.load")
     def load(self, first: int | None = None, stop: int | None = None) -> Arrays:
-        """The arrays of ids from ``first`` up to ``stop``, by default all, in order; only the shards that are needed are read."""
+        """The arrays of ids from ``first`` up to ``stop``, by default all, in order; only the
+        shards that are needed are read."""
         a = self.first if first is None else first
         b = self.first + self.n if stop is None else stop
         if not self.first <= a < b <= self.first + self.n:
-            raise OdesolveError(f"ids {a} to {b}: the job has {self.first} to {self.first + self.n}")
+            raise OdesolveError(
+                f"ids {a} to {b}: the job has {self.first} to {self.first + self.n}"
+            )
         parts = []
         for k in range((a - self.first) // self.shard, (b - 1 - self.first) // self.shard + 1):
-            start, arrays = self.ids(k)[0], self.read(k)
+            start = self.ids(k)[0]
+            arrays = self.read(k)
             parts.append({name: v[max(0, a - start) : b - start] for name, v in arrays.items()})
         return joined(parts)
 
@@ -201,12 +244,14 @@ class Job:
         return content("\n".join(self.hashes).encode())
 
     def write(self, k: int, arrays: Arrays) -> None:
-        """Keep the results of shard k, unless somebody else has. Raises OdesolveError where the folder refuses."""
+        """Keep the results of shard k, unless somebody else has. Raises OdesolveError where the
+        folder refuses."""
         n = len(self.ids(k))
         for name, (dtype, shape) in self.arrays.items():
             if arrays[name].shape != (n, *shape) or arrays[name].dtype != dtype:
                 raise OdesolveError(
-                    f"{name} is {arrays[name].dtype} {arrays[name].shape}: the job keeps {dtype} {(n, *shape)}"
+                    f"{name} is {arrays[name].dtype} {arrays[name].shape}: the job keeps {dtype} "
+                    f"{(n, *shape)}"
                 )
         body = encode(arrays, self.format)
         path = self._folder(k) / f"{k:07d}-{content(body)}.{self.format}"
@@ -220,11 +265,13 @@ class Job:
             raise cannot_write(self.root, e, f"; it keeps {self.done()} of {self.n} results") from e
 
     def sweep(self) -> None:
-        """Remove what processes that ended in the middle of a write have left; what others are writing stays."""
+        """Remove what processes that ended in the middle of a write have left; what others are
+        writing stays."""
         parts = list((self.root / SHARDS).glob("*/.*.part"))
         if not parts:
             return
-        with contextlib.suppress(OSError), leases(self.root / LEASES) as lock:  # a disk that cannot be written
+        # a disk that cannot be written
+        with contextlib.suppress(OSError), leases(self.root / LEASES) as lock:
             for part in parts:
                 if left_behind(part) or _of_nobody(part, lock):
                     part.unlink(missing_ok=True)
@@ -233,18 +280,23 @@ class Job:
         return self.root / SHARDS / _folder_name(k)
 
     def _named(self, k: int) -> list[File]:
-        start, folder = f"{k:07d}-", self._folder(k)
+        start = f"{k:07d}-"
+        folder = self._folder(k)
         near = [e for e in _entries(folder) if e.name.startswith(start)]
-        return sorted(File(e.path) for e in near if self.number(folder.name, e.name) == k and e.is_file())
+        return sorted(
+            File(e.path) for e in near if self.number(folder.name, e.name) == k and e.is_file()
+        )
 
     def _corrupt(self, path: File) -> OdesolveError:
         return OdesolveError(
-            f"{path} is corrupt: `odesolve job {self.named} --verify` moves it aside, then the same job makes it again"
+            f"{path} is corrupt: `odesolve job {self.named} --verify` moves it aside, then the "
+            "same job makes it again"
         )
 
     def _warn_of_two(self, paths: list[File]) -> None:
         warn(
-            f"{' and '.join(p.name for p in paths)} in {paths[0].parent} are one shard with different contents, as of a network "
+            f"{' and '.join(p.name for p in paths)} in {paths[0].parent} are one shard with "
+            "different contents, as of a network "
             f"that is not repeatable; {paths[0].name} is read: remove one of them"
         )
 
@@ -256,23 +308,30 @@ class Job:
         """Bytes of a file, and of the last one."""
         counts = self.shard, len(self.ids(self.shards - 1))
         return [
-            len(encode({k: np.zeros((n, *s), d) for k, (d, s) in self.arrays.items()}, self.format)) for n in counts
+            len(encode({k: np.zeros((n, *s), d) for k, (d, s) in self.arrays.items()}, self.format))
+            for n in counts
         ]
 
     def __str__(self) -> str:
         done = self.done()
         state = "done" if done == self.n else f"{done} of {self.n} done"
-        return f"{self.kind} of ids {self.first} to {self.first + self.n - 1}: {state}, {len(self.found())} shards"
+        return (
+            f"{self.kind} of ids {self.first} to {self.first + self.n - 1}: {state}, "
+            f"{len(self.found())} shards"
+        )
 
 
 def _whole(path: File) -> bool:
-    """Whether the content of a shard is what its name says. Raises OdesolveError for a file that cannot be read."""
+    """Whether the content of a shard is what its name says. Raises OdesolveError for a file that
+    cannot be read."""
     if not path.is_file():  # a link to nothing, a pipe
         return False
     try:
         return content(path.read_bytes()) == _hash(path)
     except OSError as e:
-        raise OdesolveError(f"{path} cannot be read ({e.strerror}): let this user read it") from None
+        raise OdesolveError(
+            f"{path} cannot be read ({e.strerror}): let this user read it"
+        ) from None
 
 
 def _hash(path: File) -> str:
@@ -288,7 +347,8 @@ def _being_written(name: str) -> bool:
 
 
 def _of_nobody(part: File, lock: Leases) -> bool:
-    """Whether what is being written under a name of earlier versions is nobody's: its shard's lease is free."""
+    """Whether what is being written under a name of earlier versions is nobody's: its shard's lease
+    is free."""
     told = NUMBER.match(part.name)
     if told is None or owner_of(part.name) is not None:
         return False
@@ -312,7 +372,8 @@ def joined(parts: Sequence[Arrays]) -> Arrays:
 
 
 def prepared(root: File, named: str, facts: dict[str, Any]) -> Job:
-    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it is another one's.
+    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it
+    is another one's.
 
     A seed that is None is drawn for a new job; a job that is found has its own.
     """
@@ -334,14 +395,24 @@ def _begin(root: File, named: str, facts: dict[str, Any]) -> None:
     seed = fresh_seed() if settings["seed"] is None else settings["seed"]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        strange = [p.name for p in root.iterdir() if p.name != LEASES and not p.name.startswith(f".{MANIFEST}")]
+        strange = [
+            p.name
+            for p in root.iterdir()
+            if p.name != LEASES and not p.name.startswith(f".{MANIFEST}")
+        ]
         if strange and not (root / MANIFEST).exists():
-            raise OdesolveError(f"{named} holds {strange[0]!r} and no job: give an empty folder, or a new one")
+            raise OdesolveError(
+                f"{named} holds {strange[0]!r} and no job: give an empty folder, or a new one"
+            )
         with leases(root / LEASES) as lock:
-            lock.take(MOST, MANIFEST_WAIT)  # in vain where its holder is stopped: the first manifest stays all the same
+            # in vain where its holder is stopped: the first manifest stays all the same
+            lock.take(MOST, MANIFEST_WAIT)
             if not (root / MANIFEST).exists():
                 write_new(
-                    root / MANIFEST, json.dumps({**facts, "settings": {**settings, "seed": seed}}, indent=1).encode()
+                    root / MANIFEST,
+                    json.dumps(
+                        {**facts, "settings": {**settings, "seed": seed}}, indent=1
+                    ).encode(),
                 )
     except OSError as e:
         raise cannot_write(File(named), e) from e

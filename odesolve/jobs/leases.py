@@ -20,7 +20,8 @@ POLL = 0.01  # seconds between two looks at whether a lease is given
 
 
 class _Shared:
-    """A file of leases in this process: opened once, as closing any handle of a file gives up all of a process's locks."""
+    """A file of leases in this process: opened once, as closing any handle of a file gives up all
+    of a process's locks."""
 
     def __init__(self, path: File):
         self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -45,15 +46,17 @@ if hasattr(os, "register_at_fork"):
 
 
 class Leases:
-    """Leases on numbers: one byte of a file each, locked by the kernel, which frees it when the holder ends however it ends.
+    """Leases on numbers: one byte of a file each, locked by the kernel, which frees it when the
+    holder ends however it ends.
 
-    The kernel's locks are those of processes; among the threads of one, a set of what is taken does the same. Locks only spare
-    work: shards are the same whoever makes them, so where a file system has no locks every process takes what it likes.
-    """
+    The kernel's locks are those of processes; among the threads of one, a set of what is taken does
+    the same. Locks only spare work: shards are the same whoever makes them, so where a file system
+    has no locks every process takes what it likes."""
 
     def __init__(self, path: File):
         self.mine: set[int] = set()
-        self.certain = fcntl is not None  # whether the file system has locks, as far as it was asked
+        # whether the file system has locks, as far as it was asked
+        self.certain = fcntl is not None
         with _GUARD:
             shared = _OPEN.get(_key(path)) if path.exists() else None
             self.shared = shared or _Shared(path)
@@ -107,7 +110,8 @@ class Leases:
                 os.close(self.shared.file)
 
     def _locked(self, k: int) -> bool:
-        """Whether this process has a byte now: yes, too, where the file system or the system has no locks."""
+        """Whether this process has a byte now: yes, too, where the file system or the system has no
+        locks."""
         if fcntl is None:
             return True
         try:

@@ -11,16 +11,21 @@ from typing import Any
 from odesolve.jobs.folder import Job
 from odesolve.process.progress import Bar
 
-FIRST, EVERY = 10.0, 60.0  # seconds until the first line, and between two
+# seconds until the first line, and between two
+FIRST = 10.0
+EVERY = 60.0
 
 
 class Lines:
-    """``with Lines(job) as tick``: tick(n) of n results that are there prints a line now and then, at most one a minute."""
+    """``with Lines(job) as tick``: tick(n) of n results that are there prints a line now and then,
+    at most one a minute."""
 
     def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
-        self.job, self.clock = job, clock
+        self.job = job
+        self.clock = clock
         self.begun: tuple[float, float] | None = None
-        self.next, self.lines = 0.0, 0
+        self.next = 0.0
+        self.lines = 0
 
     def __enter__(self) -> Callable[[float], None]:
         return self
@@ -28,7 +33,8 @@ class Lines:
     def __call__(self, n: float) -> None:
         now = self.clock()
         if self.begun is None:
-            self.begun, self.next = (now, n), now + FIRST
+            self.begun = (now, n)
+            self.next = now + FIRST
         if now >= self.next:
             self.next = now + EVERY
             self._line(n, now)
@@ -37,8 +43,14 @@ class Lines:
         job, (when, before) = self.job, self.begun or (now, n)
         rate = (n - before) / (now - when) if now > when else 0.0
         done = f"{len(job.found())} of {job.shards} shards, {n:.0f} of {job.n} results"
-        left = f", about {timedelta(seconds=round((job.n - n) / rate))} left" if rate and n < job.n else ""
-        print(f"odesolve: {job.named}: {done}, {rate:.3g} a second{left}", file=sys.stderr, flush=True)
+        left = (
+            f", about {timedelta(seconds=round((job.n - n) / rate))} left"
+            if rate and n < job.n
+            else ""
+        )
+        print(
+            f"odesolve: {job.named}: {done}, {rate:.3g} a second{left}", file=sys.stderr, flush=True
+        )
         self.lines += 1
 
     def __exit__(self, *error: Any) -> None:

@@ -11,9 +11,13 @@ from msgspec import Meta, Struct, field
 from odesolve.files import Door, Name, Number, Size, Text, contents, parsed, shaped, short
 from odesolve.grids import MAX_STEPS
 
-IDS, LARGEST = 2**32, 2**40  # ids of a seed; numbers in a file
+# ids of a seed; numbers in a file
+IDS = 2**32
+LARGEST = 2**40
 Count = Annotated[int, Meta(ge=1, le=IDS)]
-Dtype = Literal["bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"]
+Dtype = Literal[
+    "bool", "uint8", "int8", "int16", "int32", "int64", "uint64", "float16", "float32", "float64"
+]
 
 
 class Settings(Struct):
@@ -57,12 +61,16 @@ def read_manifest(path: File) -> dict[str, Any]:
     facts = parsed(contents(path, door), door, finite=False)
     held = shaped(facts, Manifest, door)
     if held.settings.seed is not None and not 0 <= held.settings.seed < 2**64:
-        raise door.refuse(f"settings.seed is {short(held.settings.seed)}: expected a whole number from 0 to 2^64 - 1")
+        raise door.refuse(
+            f"settings.seed is {short(held.settings.seed)}: expected a whole number "
+            "from 0 to 2^64 - 1"
+        )
     if held.first + held.n > IDS:
         raise door.refuse(f"first is {held.first} and n {held.n}: expected ids below 2^32")
     for name, (_, shape) in held.arrays.items():
         if held.shard * math.prod(shape) > LARGEST:
             raise door.refuse(
-                f"arrays.{name} is of shape {shape} in files of {held.shard}: expected at most 2^40 numbers"
+                f"arrays.{name} is of shape {shape} in files of {held.shard}: expected at most "
+                "2^40 numbers"
             )
     return facts

@@ -1,4 +1,5 @@
-"""The fingerprints of a job: of its model, of what else is given as a function or an object, and of each batch's conditions."""
+"""The fingerprints of a job: of its model, of what else is given as a function or an object, and of
+each batch's conditions."""
 
 from __future__ import annotations
 
@@ -15,30 +16,37 @@ from odesolve.fingerprints.fingerprint import DIGITS, KIND, Walk
 from odesolve.fingerprints.parts import Parts, parts_of
 from odesolve.model.model import Model
 
-# Fingerprints after calls of ours, by what they were before: what calls change (a cache, a counter) makes no other model.
+# Fingerprints after calls of ours, by what they were before: what calls change (a cache, a counter)
+# makes no other model.
 _USED: dict[str, str] = {}
 MOST = 1000  # of these
-# The same while jobs run in this process: of a value's own object, and of all of a model but its network.
+# The same while jobs run in this process: of a value's own object, and of all of a model but its
+# network.
 _RUNNING: dict[tuple[int, bytes], tuple[str, int]] = {}
 _GUARD = threading.Lock()
 
 
 class Marks:
-    """Fingerprints of the values that decide a job's results, by name; ``settings`` and ``notes`` are what job.json keeps."""
+    """Fingerprints of the values that decide a job's results, by name; ``settings`` and ``notes``
+    are what job.json keeps."""
 
     def __init__(self, **values: Any):
         self.values = values
         self.walk = Walk()
-        self.raw = {name: self.walk.digest(value, name).hex()[:DIGITS] for name, value in values.items()}
+        self.raw = {
+            name: self.walk.digest(value, name).hex()[:DIGITS] for name, value in values.items()
+        }
         self.keys = {name: _key(value, self.walk.tensors) for name, value in values.items()}
         found = {
-            name: _RUNNING.get(self.keys[name], (_USED.get(digest, digest), 0)) for name, digest in self.raw.items()
+            name: _RUNNING.get(self.keys[name], (_USED.get(digest, digest), 0))
+            for name, digest in self.raw.items()
         }
         self.settings = {name: digest for name, (digest, _) in found.items()}
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While a job of these values runs: what its calls change makes them no others to threads that join, nor afterwards."""
+        """While a job of these values runs: what its calls change makes them no others to threads
+        that join, nor afterwards."""
         self._count(1)
         try:
             yield
@@ -54,29 +62,45 @@ class Marks:
                     _RUNNING[key] = digest, count + by
 
     def notes(self) -> dict[str, Any]:
-        """What is kept beside the fingerprints: their kind, digests of parts, what other versions of Python agree in."""
+        """What is kept beside the fingerprints: their kind, digests of parts, what other versions
+        of Python agree in."""
         plain = Walk(code=False, tensors=self.walk.tensors)
-        portable = {name: plain.digest(value, name).hex()[:DIGITS] for name, value in self.values.items()}
-        return {"fingerprint": KIND, "portable": portable, "parts": self.walk.parts(), "made_with": self.made_with()}
+        portable = {
+            name: plain.digest(value, name).hex()[:DIGITS] for name, value in self.values.items()
+        }
+        return {
+            "fingerprint": KIND,
+            "portable": portable,
+            "parts": self.walk.parts(),
+            "made_with": self.made_with(),
+        }
 
     def made_with(self) -> dict[str, Any]:
         """The versions of everything that stands by its name."""
         from odesolve.version import __version__
 
-        versions = {"odesolve": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+        versions = {
+            "odesolve": __version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        }
         return {**versions, **self.walk.versions()}
 
     def warn_unseen(self) -> None:
         """Name what cannot be looked at."""
         if self.walk.unseen:
-            told = ", ".join(f"{name} ({kind})" for name, kind in list(self.walk.unseen.items())[:3])
+            told = ", ".join(
+                f"{name} ({kind})" for name, kind in list(self.walk.unseen.items())[:3]
+            )
             warn(
-                f"what {told} holds cannot be seen, so that a job would go on with another: give its class a method "
+                f"what {told} holds cannot be seen, so that a job would go on with another: give "
+                "its class a method "
                 "__fingerprint__ that returns what decides its answers"
             )
 
     def used(self) -> None:
-        """Look again after calls: what they changed is no reason to refuse the same model in this process."""
+        """Look again after calls: what they changed is no reason to refuse the same model in this
+        process."""
         after = Walk(tensors=self.walk.tensors)
         if len(_USED) > MOST:
             _USED.clear()
@@ -90,7 +114,8 @@ class Batches:
     """The fingerprints of models that a function of ids returns, batch by batch: 64 bits each."""
 
     def __init__(self, marks: Marks, like: Model):
-        self.tensors, self.net = marks.walk.tensors, like.net
+        self.tensors = marks.walk.tensors
+        self.net = like.net
 
     def of(self, model: Model) -> int:
         """That of a model; the network counts where it is another object than the first batch's."""
@@ -99,7 +124,11 @@ class Batches:
 
 def _key(value: Any, tensors: dict) -> tuple[int, bytes]:
     """Which object a value is; of a model, which network it has and all else."""
-    return (id(value.net), _beside(value, value.net, tensors)) if isinstance(value, Model) else (id(value), b"")
+    return (
+        (id(value.net), _beside(value, value.net, tensors))
+        if isinstance(value, Model)
+        else (id(value), b"")
+    )
 
 
 def _beside(model: Model, net: Any, tensors: dict) -> bytes:

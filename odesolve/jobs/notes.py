@@ -34,12 +34,17 @@ class Note(msgspec.Struct):
         """Whose the shard is and since when, in words."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         owner = owner_of(self.name)
-        halted = f", which is stopped: kill -CONT {self.pid} lets it go on" if owner and owner.halted() else ""
+        halted = (
+            f", which is stopped: kill -CONT {self.pid} lets it go on"
+            if owner and owner.halted()
+            else ""
+        )
         return f"rank {self.rank} (pid {self.pid} on {self.host}) has it since {since}{halted}"
 
 
 class Notebook:
-    """This call's own note; where nothing can be written the others know less, and no more is lost."""
+    """This call's own note; where nothing can be written the others know less, and no more is
+    lost."""
 
     def __init__(self, root: File, launch: Launch):
         self.name = fresh_name()
@@ -53,7 +58,9 @@ class Notebook:
 
     def begin(self, k: int) -> None:
         """Shard k is ours now."""
-        self.note.shard, self.note.since, self.note.done = k, time.time(), 0
+        self.note.shard = k
+        self.note.since = time.time()
+        self.note.done = 0
         self._write()
 
     def batch(self) -> None:

@@ -1,4 +1,5 @@
-"""Whose a file or a shard is: processes by names that no other has, and whether one of them has ended."""
+"""Whose a file or a shard is: processes by names that no other has, and whether one of them has
+ended."""
 
 from __future__ import annotations
 
@@ -15,13 +16,18 @@ from typing import NamedTuple
 
 PROCESSES = File("/proc")
 NAME = re.compile(r"(?:^|\.)([0-9a-f]{8})-([0-9]+)-([0-9]+)-[0-9a-f]{8}(?:\.part|\.json)?$")
-STATE, BEGAN = 0, 19  # fields of /proc/PID/stat, after the name of the program
-ENDED, HALTED = "ZX", "Tt"
-DAY = 86_400.0  # seconds after which what somebody left is nobody's, where nothing else can be known
+# fields of /proc/PID/stat, after the name of the program
+STATE = 0
+BEGAN = 19
+ENDED = "ZX"
+HALTED = "Tt"
+# seconds after which what somebody left is nobody's, where nothing else can be known
+DAY = 86_400.0
 
 
 class Owner(NamedTuple):
-    """A process: ``place`` is the boot of a machine and the processes that see each other on it, ``began`` its start since."""
+    """A process: ``place`` is the boot of a machine and the processes that see each other on it,
+    ``began`` its start since."""
 
     place: str
     pid: int
@@ -58,7 +64,8 @@ def owner_of(name: str) -> Owner | None:
 
 
 def left_behind(path: str | File) -> bool:
-    """Whether what made a file has ended: known of processes of this machine, of others only after a day."""
+    """Whether what made a file has ended: known of processes of this machine, of others only after
+    a day."""
     owner = owner_of(os.path.basename(path))
     ended = None if owner is None else owner.ended()
     if ended is not None:
@@ -75,7 +82,8 @@ def host() -> str:
 
 @cache
 def _place() -> str:
-    """Eight digits of this boot and of the processes that are seen here, as in a container; 0 where the system tells neither."""
+    """Eight digits of this boot and of the processes that are seen here, as in a container; 0 where
+    the system tells neither."""
     try:
         boot = (PROCESSES / "sys/kernel/random/boot_id").read_text()
         seen = os.readlink(PROCESSES / "self/ns/pid")

@@ -17,7 +17,8 @@ _ASKED: list[int] = []  # the signal that has asked this process to end
 
 
 class Stopped(SystemExit):
-    """A signal ended the job, whose finished batches are kept; ``code`` is 128 and the number of the signal."""
+    """A signal ended the job, whose finished batches are kept; ``code`` is 128 and the number of
+    the signal."""
 
 
 class Signalled(KeyboardInterrupt):
@@ -35,10 +36,11 @@ def at_once(number: int, frame: Any) -> None:
 
 @contextmanager
 def graceful(seconds: float) -> Iterator[None]:
-    """Within, a signal is asked for by ``check``; a second one ends at once, and so does the first after so many seconds.
+    """Within, a signal is asked for by ``check``; a second one ends at once, and so does the first
+    after so many seconds.
 
-    Only in the main thread, and where nobody else has handlers of these signals. The handlers before are there again
-    afterwards.
+    Only in the main thread, and where nobody else has handlers of these signals. The handlers
+    before are there again afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -22,14 +22,23 @@ Movement = tuple[tuple[str, float, int], ...]
 class Watch:
     """What a process that waits has seen of shards that are not there, by its own clock.
 
-    A holder moves where its note does: whatever keeps it (SIGSTOP, a disk, a GPU), after ``patience`` seconds without a batch
-    its shard is made here under another lease. Results are the same bits, so nothing is lost where it goes on afterwards.
-    """
+    A holder moves where its note does: whatever keeps it (SIGSTOP, a disk, a GPU), after
+    ``patience`` seconds without a batch its shard is made here under another lease. Results are the
+    same bits, so nothing is lost where it goes on afterwards."""
 
     def __init__(
-        self, root: File, named: str, patience: float, show: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        root: File,
+        named: str,
+        patience: float,
+        show: bool,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self.root, self.named, self.patience, self.show, self.clock = root, named, patience, show, clock
+        self.root = root
+        self.named = named
+        self.patience = patience
+        self.show = show
+        self.clock = clock
         self.seen: dict[int, tuple[Movement, float]] = {}
         self.begun: dict[int, float] = {}
         self.holders: dict[int, str] = {}
@@ -68,11 +77,19 @@ class Watch:
         if not self.show or now - self.begun[k] < min(TOLD, self.patience / 2):
             return
         self.begun[k] = float("inf")
-        moved = f"it moved {now - self.seen[k][1]:.0f} s ago, after {self.patience:g} s without a move another makes it"
-        print(f"odesolve: {self.named} waits for shard {k}: {self.holders[k]}; {moved}", file=sys.stderr, flush=True)
+        moved = (
+            f"it moved {now - self.seen[k][1]:.0f} s ago, after {self.patience:g} s without a "
+            "move another makes it"
+        )
+        print(
+            f"odesolve: {self.named} waits for shard {k}: {self.holders[k]}; {moved}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def leases(self, k: int) -> list[int]:
-        """The numbers of leases under which shard k may be made: its own, and others after nothing has moved for so long."""
+        """The numbers of leases under which shard k may be made: its own, and others after nothing
+        has moved for so long."""
         turn = self.turns.get(k, 0)
         return [k, k + turn * (MOST + 1)] if turn else [k]
 
@@ -80,6 +97,7 @@ class Watch:
         """Say that shard k is made here, too."""
         if lease != k:
             warn(
-                f"shard {k} of {self.named} has not moved for {self.patience:g} s ({self.holders[k]}): it is made here, with "
+                f"shard {k} of {self.named} has not moved for {self.patience:g} s "
+                f"({self.holders[k]}): it is made here, with "
                 "the same results; look there for what keeps it"
             )

@@ -22,26 +22,31 @@ from odesolve.jobs.watch import PATIENCE, Watch
 from odesolve.process.launch import Launch, launched
 
 Parts = Callable[[range], Iterator[Arrays]]
-POLL, REFRESH = 0.1, 1.0  # seconds between looks at what others hold, and at what all have done
+# seconds between looks at what others hold, and at what all have done
+POLL = 0.1
+REFRESH = 1.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: without a move of another after which its shard is made here, too; for the end after a signal."""
+    """Seconds: without a move of another after which its shard is made here, too; for the end after
+    a signal."""
 
     patience: float = PATIENCE
     grace: float = GRACE
 
 
 def work(job: Job, parts: Parts, progress: bool | None = None, limits: Limits | None = None) -> Job:
-    """Make all shards that are not there, beside whoever else does; ``parts(ids)`` yields the results of ids, batch by batch.
+    """Make all shards that are not there, beside whoever else does; ``parts(ids)`` yields the
+    results of ids, batch by batch.
 
-    Returns when all are there, made here or elsewhere: shards of a process that ended, or does not move, are taken over. Raises
-    OdesolveError for a corrupt shard before any work, Stopped (a SystemExit) after a signal.
-    """
+    Returns when all are there, made here or elsewhere: shards of a process that ended, or does not
+    move, are taken over. Raises OdesolveError for a corrupt shard before any work, Stopped (a
+    SystemExit) after a signal."""
     limits = limits or Limits()
     job.check()
-    todo, launch = job.left(), launched()
+    todo = job.left()
+    launch = launched()
     if not todo:  # on a disk that cannot be written, too
         _swept(job)
         return job
@@ -76,7 +81,11 @@ def _told(job: Job) -> Iterator[None]:
         yield
     except Stopped as e:
         done = job.done()
-        rest = ", and the batches of shards that were begun: start the same job again to go on" if done < job.n else ""
+        rest = (
+            ", and the batches of shards that were begun: start the same job again to go on"
+            if done < job.n
+            else ""
+        )
         told = f"odesolve: {name_of(e)}: {job.named} keeps {done} of {job.n} results{rest}"
         print(told, file=sys.stderr, flush=True)
         raise
@@ -105,7 +114,8 @@ def _noted(job: Job, launch: Launch) -> Iterator[Notebook]:
 
 @dataclass
 class _Worker:
-    """Makes shards; one is written while the next is computed, for a disk takes milliseconds to say that it has it."""
+    """Makes shards; one is written while the next is computed, for a disk takes milliseconds to say
+    that it has it."""
 
     job: Job
     parts: Parts
@@ -147,11 +157,13 @@ class _Worker:
         return True
 
     def _made(self, k: int, lease: int) -> Arrays:
-        """The results of shard k; where it ends before, what is done is kept for whoever makes it."""
+        """The results of shard k; where it ends before, what is done is kept for whoever makes
+        it."""
         check()
         self.watch.taken_over(k, lease)
         self.book.begin(k)
-        ids, held = self.job.ids(k), beginnings.taken_up(self.job, k, self.begun.get(k, []))
+        ids = self.job.ids(k)
+        held = beginnings.taken_up(self.job, k, self.begun.get(k, []))
         done = [] if held is None else [held]
         count = sum(map(beginnings.rows, done))
         try:
@@ -181,10 +193,15 @@ class _Worker:
 
 
 class _Meter:
-    """How many ids all processes have done, by a look at the folder now and then, and our own since."""
+    """How many ids all processes have done, by a look at the folder now and then, and our own
+    since."""
 
     def __init__(self, job: Job, tick: Callable[[float], None] | None):
-        self.job, self.tick, self.own, self.all, self.at = job, tick, 0, 0, -REFRESH
+        self.job = job
+        self.tick = tick
+        self.own = 0
+        self.all = 0
+        self.at = -REFRESH
         self.others()
 
     def others(self) -> None:

@@ -1,4 +1,5 @@
-"""The divergence as one more component of the state: what continuous normalising flows integrate."""
+"""The divergence as one more component of the state: what continuous normalising flows
+integrate."""
 
 from __future__ import annotations
 
@@ -12,23 +13,32 @@ from odesolve.likelihood.integral import End, Found
 from odesolve.solve import solve
 from odesolve.trace import Probes
 
-# A tenth of the tolerance in nats counts in the root mean square over all components as much as the state's tolerance in
-# every number of the state: a step's error may be the whole error, and this costs 3 % more evaluations on the digits.
+# A tenth of the tolerance in nats counts in the root mean square over all components as much as the
+# state's tolerance in every number of the state: a step's error may be the whole error, and this
+# costs 3 % more evaluations on the digits.
 WEIGHT = 10.0
 LEAST = 0.08  # of the tolerance, that the solver is said to err by
 COARSER = 10.0  # tolerance of the second solve over that of the first
 
 
 def integrate(
-    flow: Flow, x: Tensor, probes: Probes, solver, state_tol: float, tol: float, check: bool, options
+    flow: Flow,
+    x: Tensor,
+    probes: Probes,
+    solver,
+    state_tol: float,
+    tol: float,
+    check: bool,
+    options,
 ) -> Found:
     """Carry the log-density with the state, to about ``tol`` nats.
 
-    With ``check`` a second solve at ten times the tolerances says what the error is at most, but for a few samples in a hundred:
-    the difference of the base's log-densities and that of the integrals, in magnitude, and a little of the tolerance. Errors of
-    the state move both, against each other: a third of the difference of their sum, which the error's order promises, is
-    small by accident for one sample in five. Of linear f both solves may take the same steps. ``options`` go to ``solve``.
-    """
+    With ``check`` a second solve at ten times the tolerances says what the error is at most, but
+    for a few samples in a hundred: the difference of the base's log-densities and that of the
+    integrals, in magnitude, and a little of the tolerance. Errors of the state move both, against
+    each other: a third of the difference of their sum, which the error's order promises, is small
+    by accident for one sample in five. Of linear f both solves may take the same steps. ``options``
+    go to ``solve``."""
     fine = _once(flow, x, probes, solver, state_tol, tol, options)
     if not check:
         return fine
@@ -39,12 +49,24 @@ def integrate(
         base = (flow.log_base(fine.y) - flow.log_base(coarse.y)).abs()
         change = (fine.change.mean(1) - coarse.change.mean(1)).abs()
     return replace(
-        fine, nfe=fine.nfe + coarse.nfe, products=fine.products + coarse.products, error=base + change + LEAST * tol
+        fine,
+        nfe=fine.nfe + coarse.nfe,
+        products=fine.products + coarse.products,
+        error=base + change + LEAST * tol,
     )
 
 
-def _once(flow: Flow, x: Tensor, probes: Probes, solver, state_tol: float, tol: float, options) -> Found:
-    batch, count = len(x), probes.count
+def _once(
+    flow: Flow,
+    x: Tensor,
+    probes: Probes,
+    solver,
+    state_tol: float,
+    tol: float,
+    options,
+) -> Found:
+    batch = len(x)
+    count = probes.count
     dim = x.shape[1:].numel()
     scale = WEIGHT * state_tol / tol * (1.0 + dim / count) ** 0.5
 
@@ -69,11 +91,14 @@ def _once(flow: Flow, x: Tensor, probes: Probes, solver, state_tol: float, tol: 
     bad = [k for k, word in enumerate(status) if word != "ok"]
     if bad:
         change = change.index_fill(0, torch.tensor(bad, device=x.device), torch.nan)
-    return Found(y, change, nfe, nfe * probes.products, status, ends=None if seen is None else seen.ends())
+    return Found(
+        y, change, nfe, nfe * probes.products, status, ends=None if seen is None else seen.ends()
+    )
 
 
 class Seen:
-    """The drift and its divergence at both ends, as they come by: a solver evaluates them anyway."""
+    """The drift and its divergence at both ends, as they come by: a solver evaluates them
+    anyway."""
 
     def __init__(self, flow: Flow, like: Tensor):
         self.clock = flow.start, flow.stop
@@ -81,7 +106,8 @@ class Seen:
         self.traces = torch.full((2, len(like)), torch.nan, dtype=torch.float64, device=like.device)
 
     def note(self, u: Tensor, index: Tensor, out: Tensor, values: Tensor) -> None:
-        """What was evaluated at clock times (n,) for these samples; the last evaluation at an end counts."""
+        """What was evaluated at clock times (n,) for these samples; the last evaluation at an end
+        counts."""
         trace = values.detach().double().mean(1)
         for k, end in enumerate(self.clock):
             here = (u - end).abs() <= 2 * torch.finfo(u.dtype).eps * abs(end)

@@ -1,4 +1,5 @@
-"""Lower bounds of log-densities that need no divergence: the variational bound of a sampler's steps, and that of its SDE."""
+"""Lower bounds of log-densities that need no divergence: the variational bound of a sampler's
+steps, and that of its SDE."""
 
 from __future__ import annotations
 
@@ -27,12 +28,15 @@ from odesolve.process.progress import Bar
 from odesolve.sampling.model_plan import plan_for
 
 STEPS = 100  # of a chain on a path without a table of its own
-EVALUATIONS, DRAWS = 64, 4  # of the SDE's bound
+# of the SDE's bound
+EVALUATIONS = 64
+DRAWS = 4
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Lower bounds of the log-densities of B samples, in nats: unbiased estimates, whose expectation is the bound.
+    """Lower bounds of the log-densities of B samples, in nats: unbiased estimates, whose
+    expectation is the bound.
 
     Attributes:
         value: -(prior + diffusion + reconstruction), (B,) float64.
@@ -40,7 +44,8 @@ class Bound:
         prior: L_T (B,), KL of the noised data to the prior; exact.
         diffusion: sum of the terms between (B,).
         reconstruction: L_0 (B,), minus the decoder's log-density.
-        steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN where a term was not drawn; None of the SDE's bound.
+        steps: the terms L_{t-1} (B, N - 1) from noise to data, NaN where a term was not drawn; None
+            of the SDE's bound.
         dim: numbers in a sample.
         nfe: network evaluations of every sample.
         discrete: whether the decoder gave probabilities of discrete values.
@@ -58,7 +63,8 @@ class Bound:
 
     @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
-        """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide values in [low, high].
+        """-log2 P / D, an upper bound (B,). Of a density, of data that take ``levels`` equally wide
+        values in [low, high].
 
         A discrete decoder's value is of probabilities already: the arguments are of no use then.
         """
@@ -90,23 +96,32 @@ def elbo(
     ids: Ids | None = None,
     progress: bool | None = None,
 ) -> Bound:
-    """Lower bound of the log-density of data x (B, ...) under ancestral sampling, or under the reverse SDE.
+    """Lower bound of the log-density of data x (B, ...) under ancestral sampling, or under the
+    reverse SDE.
 
     Args:
         model: an ``ode.Model``, of any prediction type and path.
         x: data (B, ...).
-        of: "chain": L_T + sum L_{t-1} + L_0 of DDPM's steps (Ho et al. 2020, eq. 5). "sde": its limit of infinitely many
-            steps from the noise end to the path's ``t_min`` (Kingma et al. 2021, eq. 17; Song et al. 2021b, theorem 3), which
-            equals log p(x) in expectation for an exact model, but for what the decoder misses at ``t_min``.
-        steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100 steps.
-        variance: of a step: "small" (beta-tilde), "large" (beta) or "learned", as for the solver ddpm.
-        decoder: "gaussian": a density, N(x0; prediction, variance of the last step). "discrete": the probability that it gives a
-            value, of ``levels`` from ``low`` to ``high``. The variance is beta of the last step unless it is learned; of the SDE
-            it is sigma^2 / alpha^2.
-        terms: of the chain evaluate only so many of the terms between, a random one of each of so many equal shares.
-        evaluations: of the SDE's integrand, of all draws together, which have one decoder's evaluation each besides.
-        draws: independent estimates; their spread gives ``stderr``. By default 1 of a chain, 4 of the SDE.
-        seed, ids: of the noise, as for ``ode.sample``: a sample's estimate does not depend on the batch.
+        of: "chain": L_T + sum L_{t-1} + L_0 of DDPM's steps (Ho et al. 2020, eq. 5). "sde": its
+            limit of infinitely many steps from the noise end to the path's ``t_min`` (Kingma et al.
+            2021, eq. 17; Song et al. 2021b, theorem 3), which equals log p(x) in expectation for an
+            exact model, but for what the decoder misses at ``t_min``.
+        steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100
+            steps.
+        variance: of a step: "small" (beta-tilde), "large" (beta) or "learned", as for the solver
+            ddpm.
+        decoder: "gaussian": a density, N(x0; prediction, variance of the last step). "discrete":
+            the probability that it gives a value, of ``levels`` from ``low`` to ``high``. The
+            variance is beta of the last step unless it is learned; of the SDE it is sigma^2 /
+            alpha^2.
+        terms: of the chain evaluate only so many of the terms between, a random one of each of so
+            many equal shares.
+        evaluations: of the SDE's integrand, of all draws together, which have one decoder's
+            evaluation each besides.
+        draws: independent estimates; their spread gives ``stderr``. By default 1 of a chain, 4 of
+            the SDE.
+        seed, ids: of the noise, as for ``ode.sample``: a sample's estimate does not depend on the
+            batch.
         progress: show a bar on long computations.
 
     Returns a ``Bound``. Raises OdesolveError for arguments that cannot be used.
@@ -116,30 +131,49 @@ def elbo(
     x = x.double() if model.dtype is not None or x.dtype == torch.float64 else x.float()
     decode = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
     draws = draws if draws is not None else DRAWS if of == "sde" else 1
-    draws, evaluations = whole("draws", draws, 1), whole("evaluations", evaluations, 1)
+    draws = whole("draws", draws, 1)
+    evaluations = whole("evaluations", evaluations, 1)
     noise = _Noise(x, keys_of(len(x), seed, ids, x.device))
     if of == "sde":
         if steps is not None or grid is not None or terms is not None:
-            raise OdesolveError('steps, grid and terms are of a chain: with of="sde" give evaluations=')
+            raise OdesolveError(
+                'steps, grid and terms are of a chain: with of="sde" give evaluations='
+            )
         return _sde(model, x, decode, evaluations, draws, noise, progress)
     if steps is None and not is_listed(grid):
         steps = model.path.training_steps or STEPS
     rule = "uniform" if grid is None and steps == model.path.training_steps else grid
-    plan = plan_for(model, "ddpm", STEPS if steps is None and not is_listed(rule) else steps, rule, {})
+    plan = plan_for(
+        model, "ddpm", STEPS if steps is None and not is_listed(rule) else steps, rule, {}
+    )
     chain = Chain(model, model.path.points(plan.grid), variance, decode, x.device)
     count = chain.count if terms is None else whole("terms", terms, 1, chain.count)
     return _chain(chain, x, count, draws, noise, progress)
 
 
-def _chain(chain: Chain, x: Tensor, count: int, draws: int, noise: _Noise, progress: bool | None) -> Bound:
-    batch, n, device = len(x), chain.count, x.device
+def _chain(
+    chain: Chain,
+    x: Tensor,
+    count: int,
+    draws: int,
+    noise: _Noise,
+    progress: bool | None,
+) -> Bound:
+    batch = len(x)
+    n = chain.count
+    device = x.device
     found = torch.zeros(draws, 2, batch, dtype=torch.float64, device=device)
     sums, seen = (torch.zeros(batch, n, dtype=torch.float64, device=device) for _ in range(2))
     with Bar(draws * (count + 1), progress, "call") as tick:
         for draw in range(draws):
             for k in range(count):
                 u = k + (noise.uniform() if count < n else 0.5)
-                index = torch.as_tensor(u * (n / count), device=device).long().clamp(max=n - 1).expand(batch)
+                index = (
+                    torch.as_tensor(u * (n / count), device=device)
+                    .long()
+                    .clamp(max=n - 1)
+                    .expand(batch)
+                )
                 term = chain.term(x, index, noise())
                 found[draw, 0] += term * (n / count)
                 sums.scatter_add_(1, index[:, None], term[:, None])
@@ -151,10 +185,20 @@ def _chain(chain: Chain, x: Tensor, count: int, draws: int, noise: _Noise, progr
     return _bound(prior, found, sums / seen, x, noise.count, chain.decoder)
 
 
-def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int, noise: _Noise, progress) -> Bound:
+def _sde(
+    model: Model,
+    x: Tensor,
+    decode: Decoder,
+    evaluations: int,
+    draws: int,
+    noise: _Noise,
+    progress,
+) -> Bound:
     each = evaluations // draws
     if each < 1:
-        raise OdesolveError(f"evaluations={short(evaluations)} for {draws} draws: give at least one a draw")
+        raise OdesolveError(
+            f"evaluations={short(evaluations)} for {draws} draws: give at least one a draw"
+        )
     path = model.path
     begin = path.t_noise if path.t_clip is None else path.t_clip
     sde = Diffusion(model, path.point(begin), path.point(path.t_min), decode, x.device)
@@ -167,23 +211,45 @@ def _sde(model: Model, x: Tensor, decode: Decoder, evaluations: int, draws: int,
                 _tick(tick, noise)
             found[draw, 1] = sde.data_term(x, noise())
             _tick(tick, noise)
-    return _bound(prior_loss(x, sde.first, path.start_std(begin)), found, None, x, noise.count, decode)
+    return _bound(
+        prior_loss(x, sde.first, path.start_std(begin)), found, None, x, noise.count, decode
+    )
 
 
-def _bound(prior: Tensor, found: Tensor, steps: Tensor | None, x: Tensor, nfe: int, decode: Decoder) -> Bound:
+def _bound(
+    prior: Tensor,
+    found: Tensor,
+    steps: Tensor | None,
+    x: Tensor,
+    nfe: int,
+    decode: Decoder,
+) -> Bound:
     """``found`` (draws, 2, B) holds the sums of terms between, and the decoder's."""
     draws, (between, last) = len(found), found.mean(0)
     sums = found.sum(1)
     stderr = sums.std(0) / draws**0.5 if draws > 1 else torch.full_like(prior, torch.nan)
     value = -(prior + between + last)
-    return Bound(value, stderr, prior, between, last, steps, x.shape[1:].numel(), nfe, decode.levels is not None)
+    return Bound(
+        value,
+        stderr,
+        prior,
+        between,
+        last,
+        steps,
+        x.shape[1:].numel(),
+        nfe,
+        decode.levels is not None,
+    )
 
 
 class _Noise:
-    """Normal numbers like x for one evaluation after the other, each from its own stream, and a uniform number with them."""
+    """Normal numbers like x for one evaluation after the other, each from its own stream, and a
+    uniform number with them."""
 
     def __init__(self, x: Tensor, keys: Tensor):
-        self.x, self.keys, self.count = x, keys, 0
+        self.x = x
+        self.keys = keys
+        self.count = 0
 
     def __call__(self) -> Tensor:
         """The noise of the next evaluation, of the shape of x."""
@@ -204,13 +270,34 @@ def _tick(tick, noise: _Noise) -> None:
         tick(noise.count)
 
 
-def _check(model, x, of: str, variance: str, decoder: str, levels: int, low: float, high: float) -> None:
+def _check(
+    model,
+    x,
+    of: str,
+    variance: str,
+    decoder: str,
+    levels: int,
+    low: float,
+    high: float,
+) -> None:
     if not isinstance(model, Model):
-        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of")
+        raise OdesolveError(
+            f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of"
+        )
     if isinstance(x, Tensor):
         refuse_loose("x", x)
-    if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.numel() == 0 or x.is_meta:
-        given = f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
+    if (
+        not isinstance(x, Tensor)
+        or x.dim() < 2
+        or not x.is_floating_point()
+        or x.numel() == 0
+        or x.is_meta
+    ):
+        given = (
+            f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
+            if isinstance(x, Tensor)
+            else type(x).__name__
+        )
         raise OdesolveError(f"x is {given}: give floats of shape (B, ...)")
     for kind, given, known in (
         ("of", of, ("chain", "sde")),
@@ -221,10 +308,13 @@ def _check(model, x, of: str, variance: str, decoder: str, levels: int, low: flo
             raise unknown(kind, given, known)
     if variance == "learned" and not (model.reading.variance and of == "chain"):
         raise OdesolveError(
-            'variance="learned" is of a chain, by a network that says it: give Model(learned_variance=True)'
+            'variance="learned" is of a chain, by a network that says it: give '
+            "Model(learned_variance=True)"
         )
     check_width(levels, low, high)
     if decoder == "discrete" and not bool(((x >= low) & (x <= high)).all()):
-        raise OdesolveError(f"x leaves [{low}, {high}]: give low= and high= of its lowest and highest value")
+        raise OdesolveError(
+            f"x leaves [{low}, {high}]: give low= and high= of its lowest and highest value"
+        )
     if not bool(torch.isfinite(x).all()):
         raise OdesolveError("x holds NaN or infinity: give finite data")

@@ -1,9 +1,9 @@
 """Log-densities that a plan carries along with its states, by the same rows.
 
-A row x1 = sum_k a_k x_k + sum_j b_j D_j integrates dy/dlambda = e^lambda D for y = x / sigma, lambda = log(alpha / sigma). The
-log-density of y obeys the same equation with -sigma tr(dD/dx) in the place of D, so the weights that carry the state carry
-it too, to the same order, whatever the solver. Rows of velocities u carry it with -tr(du/dx).
-"""
+A row x1 = sum_k a_k x_k + sum_j b_j D_j integrates dy/dlambda = e^lambda D for y = x / sigma,
+lambda = log(alpha / sigma). The log-density of y obeys the same equation with -sigma tr(dD/dx) in
+the place of D, so the weights that carry the state carry it too, to the same order, whatever the
+solver. Rows of velocities u carry it with -tr(du/dx)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ See = Callable[[int, Tensor, Tensor, Tensor], None] | None
 class Carried:
     """A plan's end state with what became of its log-density.
 
-    ``x`` (B, ...) is the end state; ``change`` (B, K), float64, is log p_end(x_end) - log p_start(x_start) for every probe;
-    ``error`` (B,) estimates what the solver errs by, see ``curve.Curve``; ``nfe`` and ``products`` count network evaluations
-    (each branch of guidance) and Jacobian products of each sample.
-    """
+    ``x`` (B, ...) is the end state; ``change`` (B, K), float64, is log p_end(x_end) - log
+    p_start(x_start) for every probe; ``error`` (B,) estimates what the solver errs by, see
+    ``curve.Curve``; ``nfe`` and ``products`` count network evaluations (each branch of guidance)
+    and Jacobian products of each sample."""
 
     x: Tensor
     change: Tensor
@@ -49,67 +49,95 @@ class Carried:
 
 
 def carry(
-    plan: Plan, model: Model, x: Tensor, probes: Probes, width: float | None = None, tick: Tick = None
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    probes: Probes,
+    width: float | None = None,
+    tick: Tick = None,
 ) -> Carried:
-    """Run a deterministic plan from the state x (B, ...) at its first time, in either direction, with its log-density.
+    """Run a deterministic plan from the state x (B, ...) at its first time, in either direction,
+    with its log-density.
 
-    What the flow of Gaussian data of deviation ``width`` does to the log-density is known in closed form (by default that of an
-    "edm" network, else 0.5); only the rest is estimated and integrated. Its integrand vanishes at both ends, and on the
-    choice nothing depends beyond the solver's error. ``tick`` is told the number of every call that is done.
+    What the flow of Gaussian data of deviation ``width`` does to the log-density is known in closed
+    form (by default that of an "edm" network, else 0.5); only the rest is estimated and integrated.
+    Its integrand vanishes at both ends, and on the choice nothing depends beyond the solver's
+    error. ``tick`` is told the number of every call that is done.
 
-    The states are those of ``ode.sample``, bit by bit where the network answers the same whether gradients are recorded or
-    not. With gradients enabled the results are connected to x and to the network's parameters, without they hold no graph.
+    The states are those of ``ode.sample``, bit by bit where the network answers the same whether
+    gradients are recorded or not. With gradients enabled the results are connected to x and to the
+    network's parameters, without they hold no graph.
     Raises OdesolveError for plans that draw noise or apply functions, and models that do.
     """
     check_deterministic(plan, model)
     width = default_width(model) if width is None else width
     if not width > 0.0:
-        raise OdesolveError(f"width={width}: give the standard deviation of the data, a positive number")
+        raise OdesolveError(
+            f"width={width}: give the standard deviation of the data, a positive number"
+        )
     gauge = Gauge(plan, model.path, width)
     curve = Curve(plan, model.path, gauge)
-    out, traces, nfe = walk(plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick, curve.see)
+    out, traces, nfe = walk(
+        plan, model, x, probes, lambda t: gauge.slope(gauge.at(t)), tick, curve.see
+    )
     zero = torch.zeros(len(x), probes.count, dtype=torch.float64, device=x.device)
     rest = gauge.integrate(traces, zero, x.shape[1:].numel())
-    first, last = gauge.at(plan.grid[0]), gauge.at(plan.grid[-1])
+    first = gauge.at(plan.grid[0])
+    last = gauge.at(plan.grid[-1])
     known = -x.shape[1:].numel() * math.log(gauge.spread(last) / gauge.spread(first))
     return Carried(out, known + rest, curve.error(rest), nfe, len(traces) * probes.products)
 
 
 def default_width(model: Model) -> float:
-    """The deviation of the data that an "edm" network was made for, that of unknown data otherwise."""
+    """The deviation of the data that an "edm" network was made for, that of unknown data
+    otherwise."""
     return model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
 
 
 def check_deterministic(plan: Plan, model: Model) -> None:
-    """Raise OdesolveError unless the plan and the model together are a flow whose divergence the rows can carry."""
+    """Raise OdesolveError unless the plan and the model together are a flow whose divergence the
+    rows can carry."""
     if plan.streams:
         raise OdesolveError(
-            f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an ODE solver'
+            f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an '
+            "ODE solver"
         )
     places = [*model.reading.applies, *(i.fn for i in plan.instructions if isinstance(i, Apply))]
     if places:
         raise OdesolveError(
-            f"{places[0]!r} is not part of the flow that a density is carried along: leave it out of the model, or give "
+            f"{places[0]!r} is not part of the flow that a density is carried along: leave it out "
+            "of the model, or give "
             'log_prob="plan" (of="plan") for the density of the sampler as it runs'
         )
     if model.reading.classifier:
         raise OdesolveError(
-            "the gradient of a classifier is not differentiated, so its divergence is unknown: give the model without it"
+            "the gradient of a classifier is not differentiated, so its divergence is unknown: "
+            "give the model without it"
         )
 
 
 class Gauge:
-    """The scalars of a plan: m = log p less the log-density that Gaussian data of deviation ``width`` would have there.
+    """The scalars of a plan: m = log p less the log-density that Gaussian data of deviation
+    ``width`` would have there.
 
-    Along the flow dm/dlambda = -alpha (tr dD/dx - dim c), with c the Gaussian's own dD/dx, and likewise in time for velocities.
-    """
+    Along the flow dm/dlambda = -alpha (tr dD/dx - dim c), with c the Gaussian's own dD/dx, and
+    likewise in time for velocities."""
 
     def __init__(self, plan: Plan, path: Path, width: float):
-        self.plan, self.path, self.width = plan, path, width
+        self.plan = plan
+        self.path = path
+        self.width = width
         outputs = [o for i in plan.instructions if isinstance(i, Combine) for o in i.outputs]
-        times = {*plan.grid, *(i.t for i in plan.evaluations), *(o.time for o in outputs if o.time is not None)}
+        times = {
+            *plan.grid,
+            *(i.t for i in plan.evaluations),
+            *(o.time for o in outputs if o.time is not None),
+        }
         self._points = {p.t: p for p in path.points(sorted(times))}
-        self.velocity = "velocity" in (*(i.quantity for i in plan.evaluations), *(o.guess for o in outputs))
+        self.velocity = "velocity" in (
+            *(i.quantity for i in plan.evaluations),
+            *(o.guess for o in outputs),
+        )
         self.to_data = not self.velocity and self.at(plan.grid[0]).rho > self.at(plan.grid[-1]).rho
 
     def at(self, t: float) -> Point:
@@ -126,13 +154,15 @@ class Gauge:
         data = p.alpha * self.width**2 / square
         if not self.velocity:
             return data
-        # Near the data velocities follow from scores, near the noise from data: the other way may be infinite.
+        # Near the data velocities follow from scores, near the noise from data: the other way may
+        # be infinite.
         given, factor = ("score", -1.0 / square) if p.sigma < p.alpha else ("data", data)
         kx, kf = (float(k) for k in self.path.convert(p.t, given, "velocity"))
         return kx + kf * factor
 
     def integrate(self, traces: Sequence[Tensor], start: Tensor, dim: int) -> Tensor:
-        """m (B, K) of the plan's result, from m at its start and, for every evaluation, the trace (B, K) less the Gaussian's."""
+        """m (B, K) of the plan's result, from m at its start and, for every evaluation, the trace
+        (B, K) less the Gaussian's."""
         return _Rows(self, traces, start, dim).run()
 
     def unit(self, p: Point) -> float:
@@ -141,14 +171,21 @@ class Gauge:
 
 
 class _Rows:
-    """One pass over a plan's instructions: m of every state, and of every evaluation its point, m at its input, its trace."""
+    """One pass over a plan's instructions: m of every state, and of every evaluation its point, m
+    at its input, its trace."""
 
     def __init__(self, gauge: Gauge, traces: Sequence[Tensor], start: Tensor, dim: int):
-        self.gauge, self.dim, self.traces = gauge, dim, iter(traces)
+        self.gauge = gauge
+        self.dim = dim
+        self.traces = iter(traces)
         self.zero = (
-            torch.zeros_like(traces[0], dtype=torch.float64) if traces else torch.zeros(1, 1, dtype=torch.float64)
+            torch.zeros_like(traces[0], dtype=torch.float64)
+            if traces
+            else torch.zeros(1, 1, dtype=torch.float64)
         )
-        self.states: dict[str, tuple[Point, Tensor]] = {START: (gauge.at(gauge.plan.grid[0]), start)}
+        self.states: dict[str, tuple[Point, Tensor]] = {
+            START: (gauge.at(gauge.plan.grid[0]), start)
+        }
         self.evaluations: dict[str, tuple[Point, Tensor, Tensor]] = {}
         self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
 
@@ -171,7 +208,9 @@ class _Rows:
         if out.guess is not None:  # a multiple of the state instead of an evaluation
             ((state, weight),) = terms
             p = self.states[state][0]
-            self._evaluated(out.name, state, p, self.zero + self.dim * (weight - self.gauge.slope(p)))
+            self._evaluated(
+                out.name, state, p, self.zero + self.dim * (weight - self.gauge.slope(p))
+            )
         elif out.time is None:
             self.env[out.name] = substitute(terms, self.env)
         else:
@@ -182,11 +221,11 @@ class _Rows:
     def _row(self, to: Point, terms: Mapping[str, float]) -> Tensor:
         """m at a point by a row over states and evaluations.
 
-        With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x / alpha it carries alpha m, and
-        they stand for m - alpha trace. Constants are carried exactly either way. What grows along the plan is the one to divide
-        by: the other magnifies the errors of early steps, and is 0 at the end. Rejected: one of the two by the noise level,
-        or a mean of both, which are between them in accuracy.
-        """
+        With y = x / sigma the row carries sigma m, and evaluations stand for -sigma trace; with x /
+        alpha it carries alpha m, and they stand for m - alpha trace. Constants are carried exactly
+        either way. What grows along the plan is the one to divide by: the other magnifies the
+        errors of early steps, and is 0 at the end. Rejected: one of the two by the noise level, or
+        a mean of both, which are between them in accuracy."""
         total = self.zero
         for name, w in terms.items():
             if name in self.states:
@@ -210,14 +249,18 @@ def walk(
 ) -> tuple[Tensor, list[Tensor], int]:
     """Run a plan from the state x, with what ``probes`` say of the Jacobian of every evaluation.
 
-    The Jacobian is that of the plan's quantity, data or velocity, less ``slope(t)`` times the identity. Returns the end state,
-    that of ``ode.sample``, the probes' values for every evaluation, and the network evaluations.
-    """
+    The Jacobian is that of the plan's quantity, data or velocity, less ``slope(t)`` times the
+    identity. Returns the end state, that of ``ode.sample``, the probes' values for every
+    evaluation, and the network evaluations."""
     program = lower(plan, model.path, model.reading_for(x.dtype))
-    cursor = Cursor(program, 0, (), (x.dtype, model.dtype or x.dtype), None, table_on(program, x.device))
+    cursor = Cursor(
+        program, 0, (), (x.dtype, model.dtype or x.dtype), None, table_on(program, x.device)
+    )
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
-    times, found, nfe = model.times_for(program.asked, x), [], 0
+    times = model.times_for(program.asked, x)
+    found = []
+    nfe = 0
     position = proceed(cursor, 0, slots, model.functions, None)
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]
@@ -238,19 +281,32 @@ def walk(
 
 
 class _Asked:
-    """The model at one call of a program: asked for data or velocities, it hears the network's input as the program made it,
-    and keeps what the network answers, so that the states after the call are those without a density."""
+    """The model at one call of a program: asked for data or velocities, it hears the network's
+    input as the program made it, and keeps what the network answers, so that the states after the
+    call are those without a density."""
 
     def __init__(self, model: Model, entry: Tensor, time: Tensor, call: Call):
-        self.entry, self.time, self.call, self.calls = entry, time, call, 0
-        self._network, self._answers = model, None
+        self.entry = entry
+        self.time = time
+        self.call = call
+        self.calls = 0
+        self._network = model
+        self._answers = None
         self._heard = copy.copy(model)
         self._heard.evaluate = self._evaluate  # type: ignore[method-assign]
         self._heard.functions = {k: _differentiable(fn) for k, fn in model.functions.items()}
-        self.data, self.velocity = self._heard.data, self._heard.velocity
+        self.data = self._heard.data
+        self.velocity = self._heard.velocity
 
-    def _evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]:
-        entry = self.entry.detach() + (x_in - x_in.detach())  # the value of the one, the derivative of the other
+    def _evaluate(
+        self,
+        x_in: Tensor,
+        state: Tensor,
+        t: Tensor,
+        branches: Sequence[str],
+    ) -> list[Tensor]:
+        # the value of the one, the derivative of the other
+        entry = self.entry.detach() + (x_in - x_in.detach())
         raw = self._network.evaluate(entry, state, self.time, self.call.branches)
         self.calls += 1
         if not transformed():
@@ -258,7 +314,8 @@ class _Asked:
         return raw
 
     def answers(self, state: Tensor, connected: bool) -> list[Tensor]:
-        """The network's outputs; under a transform of torch.func, which shows none, by one call more."""
+        """The network's outputs; under a transform of torch.func, which shows none, by one call
+        more."""
         raw = self._answers
         if raw is None:
             self.calls += 1

@@ -1,8 +1,9 @@
-"""A look at a field from outside: whether every row is answered at its own time, whatever the times of the other rows are.
+"""A look at a field from outside: whether every row is answered at its own time, whatever the times
+of the other rows are.
 
-Samples with steps of their own, and nodes that are evaluated at once, hand rows of different times to one call. A function that
-reads one of them for all (``t[0]``, ``t.mean()``) answers for another time than it was asked for, and nothing else shows it.
-"""
+Samples with steps of their own, and nodes that are evaluated at once, hand rows of different times
+to one call. A function that reads one of them for all (``t[0]``, ``t.mean()``) answers for another
+time than it was asked for, and nothing else shows it."""
 
 from __future__ import annotations
 
@@ -15,25 +16,33 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 
-CALLS = 3  # evaluations that each sample takes, and as many again where the first ones raise a suspicion
+# evaluations that each sample takes, and as many again where the first ones raise a suspicion
+CALLS = 3
 FEW = (
-    2  # samples, of which the median of the times, or the middle one, may be the one in question: they are asked twice
+    # samples, of which the median of the times, or the middle one, may be the one in question: they
+    # are asked twice
+    2
 )
-ORDER, TURNED = (0, 1, 2), (1, 0, 2)  # of the times in a call
-# Of the way, the other times: far from the one in question, half way of a velocity, and 0.7 of a path's angle, and so that no
-# mean of them is that one.
-OF_VELOCITY, OF_PATH = (0.1, 0.8, 0.95), (0.1, 0.92, 0.98)
+# of the times in a call
+ORDER = (0, 1, 2)
+TURNED = (1, 0, 2)
+# Of the way, the other times: far from the one in question, half way of a velocity, and 0.7 of a
+# path's angle, and so that no mean of them is that one.
+OF_VELOCITY = (0.1, 0.8, 0.95)
+OF_PATH = (0.1, 0.92, 0.98)
 NUMBERS = 2**22  # of states that are evaluated in one call
 ROUNDING = 1e-4  # of an answer's size: what other calls on the same rows may change
 SHARE = 0.02  # of what another time changes: what the times of others change beyond doubt
 
-Ask = Callable[[Tensor, Tensor, Tensor], Tensor]  # (states, numbers of the samples, times), a row each
+# (states, numbers of the samples, times), a row each
+Ask = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How to ask at rows of different times: ``ask`` at time ``at``, of which the answers are known, and at three ``others``,
-    one below and two above. ``batched``: a sample may stand in a call more than once, as it does at nodes."""
+    """How to ask at rows of different times: ``ask`` at time ``at``, of which the answers are
+    known, and at three ``others``, one below and two above. ``batched``: a sample may stand in a
+    call more than once, as it does at nodes."""
 
     ask: Ask
     at: float
@@ -42,10 +51,12 @@ class Clock:
     name: str = "the network"
 
     def look(self, x: Tensor, index: Tensor, here: Tensor) -> tuple[Tensor, Tensor]:
-        """Which samples (n,) have another answer at ``at`` than ``here`` (n, ...) where the others have other times, as 0 or 1,
-        and the evaluations (n,) that this took."""
+        """Which samples (n,) have another answer at ``at`` than ``here`` (n, ...) where the others
+        have other times, as 0 or 1, and the evaluations (n,) that this took."""
         low, high, higher = self.others
-        times = torch.tensor([[low, self.at, high], [higher, self.at, high]], dtype=torch.float64, device=x.device)
+        times = torch.tensor(
+            [[low, self.at, high], [higher, self.at, high]], dtype=torch.float64, device=x.device
+        )
         off, calls = self._look(x, index, here, times, ORDER)
         if bool(off.any()) or not (self.batched or len(x) <= FEW):
             return off, calls
@@ -54,23 +65,35 @@ class Clock:
         return off, calls + more
 
     def _look(
-        self, x: Tensor, index: Tensor, here: Tensor, times: Tensor, order: tuple[int, int, int]
+        self,
+        x: Tensor,
+        index: Tensor,
+        here: Tensor,
+        times: Tensor,
+        order: tuple[int, int, int],
     ) -> tuple[Tensor, Tensor]:
         found = self._answers(x, index, times, order)
         if found is not None and not bool(self._off(found, here).any()):
             return self._told(x, 0.0, 1)
-        # Another batch may be another rounding, and may not be possible: the same calls, all rows at one time.
+        # Another batch may be another rounding, and may not be possible: the same calls, all rows
+        # at one time.
         same = self._answers(x, index, times.new_full((2, 3), self.at), order)
         if found is None:
             return self._told(x, 0.0 if same is None else 1.0, 2)
-        off = torch.zeros(len(x), dtype=torch.bool, device=x.device) if same is None else self._off(found, same[1])
+        off = (
+            torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            if same is None
+            else self._off(found, same[1])
+        )
         return off.double(), self._told(x, 0.0, 2)[1]
 
     def refuse(self) -> OdesolveError:
         """The error of one that is off."""
         return OdesolveError(
-            f"{self.name} answers for a sample's time by the times of other samples (one time for all, as t[0] or t.mean() is?), "
-            'and samples are asked at times of their own: give control="batch", which hands one time for all, or let each row '
+            f"{self.name} answers for a sample's time by the times of other samples (one time for "
+            "all, as t[0] or t.mean() is?), "
+            'and samples are asked at times of their own: give control="batch", which hands one '
+            "time for all, or let each row "
             "of the answer go by its own row of t"
         )
 
@@ -79,11 +102,20 @@ class Clock:
         return each, torch.full_like(each, CALLS * rounds)
 
     @torch.no_grad()
-    def _answers(self, x: Tensor, index: Tensor, times: Tensor, order: tuple[int, int, int]) -> Tensor | None:
-        """Answers (3, n, ...) at the times (2, 3), of the first sample and of all others; None where a call fails."""
+    def _answers(
+        self,
+        x: Tensor,
+        index: Tensor,
+        times: Tensor,
+        order: tuple[int, int, int],
+    ) -> Tensor | None:
+        """Answers (3, n, ...) at the times (2, 3), of the first sample and of all others; None
+        where a call fails."""
         out = x.new_empty(3, *x.shape)
         try:
-            for rows, kinds in _calls(len(x), self.batched and 3 * x.numel() <= NUMBERS, order, x.device):
+            for rows, kinds in _calls(
+                len(x), self.batched and 3 * x.numel() <= NUMBERS, order, x.device
+            ):
                 t = times[(rows > 0).long(), kinds]
                 out[kinds, rows] = self.ask(x[rows], index[rows], t).to(out.dtype)
         except Exception as e:
@@ -101,13 +133,20 @@ class Clock:
         return (gap > rounding) & (gap > SHARE * torch.maximum(*changes))
 
 
-def _calls(n: int, batched: bool, order: tuple[int, int, int], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and which of the three times each has, for calls in which every sample has every time once: three calls on all
-    samples, or one on three copies of them, in this order, turned for samples between the first and the last, so that neither
-    the first nor the middle nor the last row always has the middle one."""
+def _calls(
+    n: int,
+    batched: bool,
+    order: tuple[int, int, int],
+    device: torch.device,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and which of the three times each has, for calls in which every sample has every time
+    once: three calls on all samples, or one on three copies of them, in this order, turned for
+    samples between the first and the last, so that neither the first nor the middle nor the last
+    row always has the middle one."""
     rows = torch.arange(n, device=device)
     if batched:
-        inner = TURNED if n % 2 else ORDER  # the middle row is one's second of three, or one's first
+        # the middle row is one's second of three, or one's first
+        inner = TURNED if n % 2 else ORDER
         kinds = torch.tensor([order if k in (0, n - 1) else inner for k in range(n)], device=device)
         yield rows.repeat_interleave(3), kinds.flatten()
         return
@@ -129,7 +168,8 @@ def of_velocity(flow: VelocityFlow, at: float) -> Clock:
 
 
 def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> Clock:
-    """A model's, which answered at the path's time ``at``; discrete ones are asked at their training times."""
+    """A model's, which answered at the path's time ``at``; discrete ones are asked at their
+    training times."""
     t = flow.times(torch.tensor(_between(flow, OF_PATH), dtype=torch.float64))
     steps = flow.model.path.training_steps
     if steps is not None:
@@ -138,11 +178,14 @@ def of_path(flow: PathFlow, ask: Ask, at: float, batched: bool) -> Clock:
     return Clock(ask, at, (low, high, higher), batched)
 
 
-def _between(flow: PathFlow | VelocityFlow, shares: tuple[float, float, float]) -> tuple[float, float, float]:
+def _between(
+    flow: PathFlow | VelocityFlow, shares: tuple[float, float, float]
+) -> tuple[float, float, float]:
     low, high, higher = (flow.start + share * (flow.stop - flow.start) for share in shares)
     return low, high, higher
 
 
 def needed(control: str | None, in_turn: bool, samples: int) -> bool:
-    """Whether rows of different times meet in a call: where nothing holds them to one, and there are several in a call."""
+    """Whether rows of different times meet in a call: where nothing holds them to one, and there
+    are several in a call."""
     return control != "batch" and (samples > 1 or not in_turn)

@@ -27,8 +27,8 @@ class Gaussian(Protocol):
 class _Visit(NamedTuple):
     """A state in y = x / sqrt(alpha^2 c^2 + sigma^2) at the angle u = atan(sigma / (alpha c)).
 
-    ``rate`` (B,) is what the log-density gains per du; ``y``, ``slope`` = dy/du and ``score`` are (B, D), ``score`` the gradient
-    of log p. Densities are less the Gaussian's.
+    ``rate`` (B,) is what the log-density gains per du; ``y``, ``slope`` = dy/du and ``score`` are
+    (B, D), ``score`` the gradient of log p. Densities are less the Gaussian's.
     """
 
     u: float
@@ -39,17 +39,21 @@ class _Visit(NamedTuple):
 
 
 class Curve:
-    """A second opinion on a log-density: the trapezoidal rule over the states of the steps, and their distance from the flow.
+    """A second opinion on a log-density: the trapezoidal rule over the states of the steps, and
+    their distance from the flow.
 
-    Along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score. The first term by another rule says what the quadrature
-    errs by, the second what the states do, if the network's score is that of p. Twice the sum of their magnitudes, and a
-    fifth of what the second would be if nothing cancelled, held 90 to 100 % of the errors of unipc_2 on trained networks at
-    40 and 80 steps; fewer of heun, which is the trapezoidal rule itself, and all of rk4, of higher order, by far.
+    Along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score. The first term by another
+    rule says what the quadrature errs by, the second what the states do, if the network's score is
+    that of p. Twice the sum of their magnitudes, and a fifth of what the second would be if nothing
+    cancelled, held 90 to 100 % of the errors of unipc_2 on trained networks at 40 and 80 steps;
+    fewer of heun, which is the trapezoidal rule itself, and all of rk4, of higher order, by far.
     Rejected: adding the terms to the value, which is no nearer for some solvers.
     """
 
     def __init__(self, plan: Plan, path: Path, gaussian: Gaussian):
-        self.plan, self.path, self.gaussian = plan, path, gaussian
+        self.plan = plan
+        self.path = path
+        self.gaussian = gaussian
         self._last: list[_Visit] = []
         self._sum: Tensor | float = 0.0
         self._defect: Tensor | float = 0.0
@@ -57,35 +61,45 @@ class Curve:
         # The evaluation at every time of the grid, at the step's own state where there is one.
         self._asked: dict[float, int] = {}
         for k, i in enumerate(plan.evaluations):
-            if i.t in plan.grid and (i.t not in self._asked or i.input == START or i.input in plan.step_names):
+            if i.t in plan.grid and (
+                i.t not in self._asked or i.input == START or i.input in plan.step_names
+            ):
                 self._asked[i.t] = k
 
     @torch.no_grad()
     def see(self, k: int, state: Tensor, rest: Tensor, traces: Tensor) -> None:
-        """Evaluation k of the plan: ``rest`` (B, ...) is what it said, ``traces`` (B, K) its divergence, less the Gaussian's."""
+        """Evaluation k of the plan: ``rest`` (B, ...) is what it said, ``traces`` (B, K) its
+        divergence, less the Gaussian's."""
         i = self.plan.evaluations[k]
         p = self.gaussian.at(i.t)
         if self._asked.get(i.t) != k or p.sigma == 0.0:
             return
-        here = self._visit(p, state.double().flatten(1), rest.double().flatten(1), traces.double().mean(1))
+        here = self._visit(
+            p, state.double().flatten(1), rest.double().flatten(1), traces.double().mean(1)
+        )
         if not self._last:
             self._sum = here.rate * (here.u - self._angle(self.plan.grid[0]))
         else:
             past = self._last[-1]
-            h, moved = here.u - past.u, here.y - past.y
+            h = here.u - past.u
+            moved = here.y - past.y
             self._sum = self._sum + 0.5 * h * (past.rate + here.rate)
-            along = (past.score * (moved - h * past.slope)).sum(1) + (here.score * (moved - h * here.slope)).sum(1)
+            along = (past.score * (moved - h * past.slope)).sum(1) + (
+                here.score * (moved - h * here.slope)
+            ).sum(1)
             self._defect = self._defect + 0.5 * along
             self._strayed = self._strayed + 0.5 * along.abs()
         self._last = [*self._last[-1:], here]
 
     @torch.no_grad()
     def error(self, change: Tensor) -> Tensor:
-        """What ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at, errs by at most (B,), about."""
+        """What ``change`` (B, K), the log-density less the Gaussian's that the rows arrived at,
+        errs by at most (B,), about."""
         found = change.mean(1)
         if not self._last:
             return found.abs()
-        here, end = self._last[-1], self.gaussian.at(self.plan.grid[-1])
+        here = self._last[-1]
+        end = self.gaussian.at(self.plan.grid[-1])
         h = self._angle(end.t) - here.u
         last = here.rate
         if end.sigma == 0.0 or end.alpha == 0.0:
@@ -101,11 +115,18 @@ class Curve:
         return math.atan2(p.sigma, p.alpha * self.gaussian.width)
 
     def _visit(self, p: Point, x: Tensor, rest: Tensor, trace: Tensor) -> _Visit:
-        g, u = self.gaussian, self._angle(p.t)
+        g = self.gaussian
+        u = self._angle(p.t)
         data = rest + g.slope(p) * x
         if g.velocity:
             kx, kf = (float(k) for k in self.path.convert(p.t, "velocity", "data"))
-            data, trace = kx * x + kf * data, kf * trace
-        c, sin, cos, y = g.width, math.sin(u), math.cos(u), x / g.spread(p)
+            data = kx * x + kf * data
+            trace = kf * trace
+        c = g.width
+        sin = math.sin(u)
+        cos = math.cos(u)
+        y = x / g.spread(p)
         score = -(y - (cos / c) * data) / sin**2
-        return _Visit(u, trace * (g.spread(p) / (c * sin)), y, (cos / sin) * y - data / (c * sin), score + y)
+        return _Visit(
+            u, trace * (g.spread(p) / (c * sin)), y, (cos / sin) * y - data / (c * sin), score + y
+        )

@@ -1,8 +1,9 @@
-"""A look at a field from outside: whether the products that autograd takes with its Jacobian are those of its differences.
+"""A look at a field from outside: whether the products that autograd takes with its Jacobian are
+those of its differences.
 
-A network that is cut off from its input altogether is found where it is called (``graphs.answer``). One that is cut off in part,
-as ``x + net(x.detach())`` is, has a graph, and a trace of another Jacobian.
-"""
+A network that is cut off from its input altogether is found where it is called (``graphs.answer``).
+One that is cut off in part, as ``x + net(x.detach())`` is, has a graph, and a trace of another
+Jacobian."""
 
 from __future__ import annotations
 
@@ -25,8 +26,10 @@ from odesolve.trace.linearised import check_shape
 
 LOOKED = 8  # samples, where that may be: what is wrong with a network is wrong for all
 TRIES = 3  # directions, each at a sixth of the step before it: all have to say so
-STRAIGHT = 0.01  # of a difference: what the halves on both sides of x may differ by, where it tells a derivative
-OFF = 0.03  # of a product: what autograd and differences may differ by; a cut that changes less is not seen
+# of a difference: what the halves on both sides of x may differ by, where it tells a derivative
+STRAIGHT = 0.01
+# of a product: what autograd and differences may differ by; a cut that changes less is not seen
+OFF = 0.03
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
 Shared = Callable[..., list[Tensor]]  # see ``Model.shared``
@@ -40,14 +43,17 @@ def of_model(
     flow: PathFlow | None = None,
     batched: bool = False,
 ) -> Tensor | int:
-    """Look at what the network says, each sample x (B, ...) of data noised to a time, by default one where signal and noise are
-    alike; of a ``flow`` also at times of the samples' own (``clock``). Where the network is ``batched``, asked for other numbers
-    of rows than B, the first ``LOOKED`` samples do. Returns the network evaluations that each sample took, then (B,). Raises
+    """Look at what the network says, each sample x (B, ...) of data noised to a time, by default
+    one where signal and noise are alike; of a ``flow`` also at times of the samples' own
+    (``clock``). Where the network is ``batched``, asked for other numbers of rows than B, the first
+    ``LOOKED`` samples do. Returns the network evaluations that each sample took, then (B,). Raises
     OdesolveError for products of another Jacobian, and for one time that is taken for all."""
-    path, raw = model.path, copy.copy(model)
+    path = model.path
+    raw = copy.copy(model)
     raw.reading = replace(model.reading, applies=())
     if t is None:
-        t, steps = float(path.t_of_lam(0.0)), path.training_steps
+        t = float(path.t_of_lam(0.0))
+        steps = path.training_steps
         t = t if steps is None else max(1, round(t * steps)) / steps
     at = path.points([t])[0]
     some = x.detach()[:LOOKED] if batched else x.detach()
@@ -57,15 +63,21 @@ def of_model(
         return getattr(raw.rows(index, len(x)), model.predicts)(y, t)
 
     clock = None if flow is None else clocks.of_path(flow, says, t, batched)
-    calls = look(says, noisy, model.dtype, model.shared, forward, clock) * model.evaluations_per_call
+    calls = (
+        look(says, noisy, model.dtype, model.shared, forward, clock) * model.evaluations_per_call
+    )
     return (torch.arange(len(x), device=x.device) < len(some)) * calls if batched else calls
 
 
 def of_flow(
-    flow: PathFlow | VelocityFlow, x: Tensor, forward: bool = False, batched: bool = False, mixed: bool = False
+    flow: PathFlow | VelocityFlow,
+    x: Tensor,
+    forward: bool = False,
+    batched: bool = False,
+    mixed: bool = False,
 ) -> Tensor | int:
-    """``of_model``, or the same look at a velocity half way; ``mixed`` also at times of the samples' own, as they meet in a call
-    at nodes (``batched``) or along."""
+    """``of_model``, or the same look at a velocity half way; ``mixed`` also at times of the
+    samples' own, as they meet in a call at nodes (``batched``) or along."""
     if isinstance(flow, PathFlow):
         return of_model(flow.model, x, None, forward, flow if mixed else None, batched)
     half = 0.5 * (flow.start + flow.stop)
@@ -85,23 +97,30 @@ def look(
     forward: bool = False,
     clock: Clock | None = None,
 ) -> int:
-    """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three evaluations, and three more as
-    long as all that were made found the same sample off; those of ``clock`` in addition."""
+    """Compare products with differences at x (B, ...); ``dtype`` is that of the network. Three
+    evaluations, and three more as long as all that were made found the same sample off; those of
+    ``clock`` in addition."""
     off = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    spent, late = 0, False
+    spent = 0
+    late = False
     for attempt in range(TRIES):
         size = torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt
-        mine, *times = _off(f, x, _direction(x, attempt, size), shared, forward, clock if attempt == 0 else None)
+        mine, *times = _off(
+            f, x, _direction(x, attempt, size), shared, forward, clock if attempt == 0 else None
+        )
         if times:
-            late, spent = bool(times[0].any()), int(times[1].max())
+            late = bool(times[0].any())
+            spent = int(times[1].max())
         off = off & mine
         if not bool(off.any()):
             if clock is not None and late:
                 raise clock.refuse()
             return 3 * (attempt + 1) + spent
     raise OdesolveError(
-        "the network depends on its input in a way that autograd does not see, so its divergence would be wrong: its differences "
-        "are not what its derivative says. Take torch.no_grad, detach (.data, numpy) and functions without a gradient out of it, "
+        "the network depends on its input in a way that autograd does not see, so its divergence "
+        "would be wrong: its differences "
+        "are not what its derivative says. Take torch.no_grad, detach (.data, numpy) and "
+        "functions without a gradient out of it, "
         "and call net.eval() where its samples see each other, as BatchNorm lets them in train mode"
     )
 
@@ -109,17 +128,28 @@ def look(
 def _direction(x: Tensor, seed: int, size: float) -> Tensor:
     """A random step from x (B, ...), of this size relative to each sample's numbers."""
     scale = x.flatten(1).square().mean(1).sqrt()
-    return _normal(x, seed + 1) * size * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
+    return (
+        _normal(x, seed + 1)
+        * size
+        * torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (x.dim() - 1))
+    )
 
 
 def _off(
-    f: Field, x: Tensor, v: Tensor, shared: Shared | None, forward: bool, clock: Clock | None = None
+    f: Field,
+    x: Tensor,
+    v: Tensor,
+    shared: Shared | None,
+    forward: bool,
+    clock: Clock | None = None,
 ) -> tuple[Tensor, ...]:
-    """Which samples (B,) have another derivative by differences along v than by autograd, beyond doubt; what ``clock`` saw."""
+    """Which samples (B,) have another derivative by differences along v than by autograd, beyond
+    doubt; what ``clock`` saw."""
 
     def call(x: Tensor, v: Tensor, index: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            after, before = f(x + v, index), f(x - v, index)
+            after = f(x + v, index)
+            before = f(x - v, index)
         check_shape(after, x)
         rise = 0.5 * (after - before)
         here, seen = (_pushed if forward else _pulled)(lambda x: f(x, index), x, v, rise)
@@ -128,29 +158,44 @@ def _off(
 
     rows = x, v, torch.arange(len(x), device=x.device)
     bend, rise, products, *times = call(*rows) if shared is None else shared(call, *rows)
-    length, seen = _sum(rise), products.flatten(1).sum(1)
+    length = _sum(rise)
+    seen = products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()
     gap = (seen - length).abs()
     return straight & gap.isfinite() & (gap > OFF * length), *times
 
 
-def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+def _pulled(
+    f: Callable[[Tensor], Tensor],
+    x: Tensor,
+    v: Tensor,
+    rise: Tensor,
+) -> tuple[Tensor, Tensor]:
     """f at x, and (J^T rise) v number by number."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         here = f(leaf)
         (back,) = gradients(here, leaf, rise.to(here.dtype), allow_unused=True)
-    return here.detach(), torch.zeros_like(v).double() if back is None else back.double() * v.double()
+    return here.detach(), torch.zeros_like(
+        v
+    ).double() if back is None else back.double() * v.double()
 
 
-def _pushed(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, rise: Tensor) -> tuple[Tensor, Tensor]:
+def _pushed(
+    f: Callable[[Tensor], Tensor],
+    x: Tensor,
+    v: Tensor,
+    rise: Tensor,
+) -> tuple[Tensor, Tensor]:
     """f at x, and (J v) rise number by number."""
     try:
         here, slope = pushed(f, (x,), (v,))
     except FAILURES as e:
         if isinstance(e, OdesolveError) or own_error(e):
             raise
-        raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
+        raise OdesolveError(
+            f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})"
+        ) from e
     return here.detach(), slope.detach().double() * rise.double()
 
 

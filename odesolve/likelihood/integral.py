@@ -20,11 +20,12 @@ class End:
 
 @dataclass(frozen=True)
 class Found:
-    """An integrated flow: the last states (B, ...), the integral of the divergence for every probe (B, K), what it cost.
+    """An integrated flow: the last states (B, ...), the integral of the divergence for every probe
+    (B, K), what it cost.
 
-    ``error`` (B,) is an estimate of the error that the solver made of the log-density, ``ends`` what is known at both ends,
-    ``rounds`` how many network calls waited for one another, None where that was not counted.
-    """
+    ``error`` (B,) is an estimate of the error that the solver made of the log-density, ``ends``
+    what is known at both ends, ``rounds`` how many network calls waited for one another, None where
+    that was not counted."""
 
     y: Tensor
     change: Tensor
@@ -37,7 +38,8 @@ class Found:
 
 
 def standard_error(change: Tensor, probes: Probes) -> Tensor:
-    """Of the mean over probes (B, K): 0 where they are exact; of a single probe nothing is known, and it is NaN."""
+    """Of the mean over probes (B, K): 0 where they are exact; of a single probe nothing is known,
+    and it is NaN."""
     change = change.detach()
     if probes.exact:
         return torch.zeros_like(change[:, 0])

@@ -1,13 +1,15 @@
-"""The log-density along samples of the reverse SDE, from the scores that the sampler evaluates anyway.
+"""The log-density along samples of the reverse SDE, from the scores that the sampler evaluates
+anyway.
 
-In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of deviation c stay N(0, I), and log p_z = -|z|^2 / 2 + l. Towards the
-data, at the noise level kappa = tau^2 and in the clock m, dm = d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
+In z = x / V with V^2 = alpha^2 c^2 + sigma^2 Gaussian data of deviation c stay N(0, I), and log p_z
+= -|z|^2 / 2 + l. Towards the data, at the noise level kappa = tau^2 and in the clock m, dm =
+d(rho^2) / (c^2 + rho^2) as rho falls, with eta = grad l,
     dz = [(1 + kappa) eta - kappa z] dm / 2 + sqrt(kappa) dW,
     dl = |eta|^2 dm / 2 + eta . sqrt(kappa) dW + (kappa - 1) [div eta + |eta|^2 - eta . z] dm / 2,
-by Ito's formula and the Fokker-Planck equation: at kappa = 1, the reverse SDE, no divergence is left (Karczewski et al. 2025,
-theorem 1; Skreta et al. 2025, theorem 1). At other levels it is the covariation of eta and z: the ratio of the two
-transition densities between z and z', once towards the data and once towards the noise, has it in the difference of the scores.
-"""
+by Ito's formula and the Fokker-Planck equation: at kappa = 1, the reverse SDE, no divergence is
+left (Karczewski et al. 2025, theorem 1; Skreta et al. 2025, theorem 1). At other levels it is the
+covariation of eta and z: the ratio of the two transition densities between z and z', once towards
+the data and once towards the noise, has it in the difference of the scores."""
 
 from __future__ import annotations
 
@@ -28,7 +30,15 @@ from odesolve.likelihood.flow import normal_log_density
 from odesolve.model.model import Model
 from odesolve.noise.stream_numbers import CORRECTIONS
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Linear, stream_of, substitute
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Linear,
+    stream_of,
+    substitute,
+)
 from odesolve.plans.plan import Plan
 from odesolve.sampling.execute import program_for
 
@@ -37,23 +47,27 @@ REVERSE = 1e-9  # so near to 1 the noise level of a step is that of the reverse 
 
 @torch.no_grad()
 def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of that, and its deviation (B,).
+    """Run a stochastic plan from the state x (B, ...): its end, the estimated log-density (B,) of
+    that, and its deviation (B,).
 
-    The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation is added. The density is
-    that of the path's marginals if the scores are theirs; where the plan ends at sigma = 0, what the last, noiseless step does
-    to it counts but for the curvature, of order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5).
-    Otherwise the mean of the error falls with the first power of the step, with the second for solvers of the reverse SDE that
-    are of weak order 2, and its deviation with the square root: a step's integral of eta . dW lacks (N^T S N - tr S dm) / 2 with
-    S the Jacobian of eta and N the noise, of variance |S|^2 dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
+    The state at the plan's first time is taken to be of the prior, N(0, start_std^2). No evaluation
+    is added. The density is that of the path's marginals if the scores are theirs; where the plan
+    ends at sigma = 0, what the last, noiseless step does to it counts but for the curvature, of
+    order sigma^2. Exact for Gaussian data of the model's ``sigma_data`` (0.5). Otherwise the mean
+    of the error falls with the first power of the step, with the second for solvers of the reverse
+    SDE that are of weak order 2, and its deviation with the square root: a step's integral of eta .
+    dW lacks (N^T S N - tr S dm) / 2 with S the Jacobian of eta and N the noise, of variance |S|^2
+    dm^2 / 2, and |S|^2 dm is about |the change of eta|^2.
 
-    Raises OdesolveError for plans of which a step draws no noise, runs towards the noise or is not linear, or whose network is
-    not evaluated at the step's states.
+    Raises OdesolveError for plans of which a step draws no noise, runs towards the noise or is not
+    linear, or whose network is not evaluated at the step's states.
     """
     steps = _steps(plan, model.path)
     program = program_for(model, plan, x.dtype, None)
     cursor = run.begin(program, x, model.dtype, model.functions, keys=keys)
     times = model.times_for(program.times, x)
-    width, last = default_width(model), None
+    width = default_width(model)
+    last = None
     value = normal_log_density(x, model.path.start_std(plan.grid[0]))
     variance = torch.zeros_like(value)
     for call in range(len(program.times)):
@@ -63,11 +77,13 @@ def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Te
             at = _Visit.of(model, steps[number].start, cursor.state, outputs, width)
             if last is not None:
                 gain, missed = steps[number - 1].gain(last, at, keys, width)
-                value, variance = value + gain, variance + missed
+                value = value + gain
+                variance = variance + missed
             last = at
         cursor = run.advance(cursor, outputs, model.functions)
     assert last is not None
-    out, end = cursor.result, steps[-1].stop
+    out = cursor.result
+    end = steps[-1].stop
     z = out / math.hypot(end.alpha * width, end.sigma)
     gain, missed = steps[-1].gain(last, _Visit(z, last.eta), keys, width)
     return out, value + gain, (variance + missed).sqrt()
@@ -81,8 +97,16 @@ class _Visit:
     eta: Tensor
 
     @classmethod
-    def of(cls, model: Model, p: Point, x: Tensor, outputs: Sequence[Tensor], width: float) -> _Visit:
-        """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network predicts."""
+    def of(
+        cls,
+        model: Model,
+        p: Point,
+        x: Tensor,
+        outputs: Sequence[Tensor],
+        width: float,
+    ) -> _Visit:
+        """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network
+        predicts."""
         heard = copy.copy(model)
         heard.evaluate = lambda x_in, state, t, branches: list(outputs[: len(branches)])  # type: ignore[method-assign]
         eta = heard.edm(x, p.t, width) * (p.alpha * width / p.sigma)
@@ -99,13 +123,20 @@ class _Step:
 
     def gain(self, a: _Visit, b: _Visit, keys: Tensor, width: float) -> tuple[Tensor, Tensor]:
         """log p(x_stop) - log p(x_start), (B,), and the variance of its error."""
-        s, t = self.start, self.stop
+        s = self.start
+        t = self.stop
         wide = [math.hypot(p.alpha * width, p.sigma) for p in (s, t)]
-        length = 2.0 * (math.log(wide[0] / wide[1]) - math.log(s.alpha / t.alpha)) if s.alpha > 0 else math.inf
+        length = (
+            2.0 * (math.log(wide[0] / wide[1]) - math.log(s.alpha / t.alpha))
+            if s.alpha > 0
+            else math.inf
+        )
         drawn = sum(w * w for w in self.noise.values())
-        whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))  # the variance that the reverse SDE adds
+        # the variance that the reverse SDE adds
+        whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))
         level = drawn / whole if whole else 1.0
-        e, turned = math.exp(-0.5 * level * length), b.eta - a.eta
+        e = math.exp(-0.5 * level * length)
+        turned = b.eta - a.eta
         dim = a.z.shape[1:].numel()
         value = 0.5 * (_inner(a.z, a.z) - _inner(b.z, b.z)) + dim * math.log(wide[0] / wide[1])
         variance = 0.5 * drawn / (level * wide[1]) ** 2 * _inner(turned, turned)
@@ -114,7 +145,8 @@ class _Step:
             if self.noise:
                 value = value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / wide[1]
             return value, variance
-        on, back = (level + 1.0) / level, (level - 1.0) / level
+        on = (level + 1.0) / level
+        back = (level - 1.0) / level
         moves = on * _inner(a.eta, b.z - e * a.z) - back * _inner(b.eta, a.z - e * b.z)
         squares = back**2 * _inner(b.eta, b.eta) - on**2 * _inner(a.eta, a.eta)
         return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares, variance
@@ -142,11 +174,13 @@ def _steps(plan: Plan, path: Path) -> list[_Step]:
     for i in plan.instructions:
         if isinstance(i, Apply):
             raise OdesolveError(
-                f"{plan.solver} applies {i.fn!r}, whose noise is no known Gaussian: take a solver of the SDE"
+                f"{plan.solver} applies {i.fn!r}, whose noise is no known Gaussian: take a solver "
+                "of the SDE"
             )
     if any(k >= CORRECTIONS for k in plan.streams):
         raise OdesolveError(
-            f"{plan.solver} moves at fixed noise levels, which no SDE describes: take a solver of the SDE"
+            f"{plan.solver} moves at fixed noise levels, which no SDE describes: take a solver of "
+            "the SDE"
         )
     noise: dict[str, Linear] = {}
     env: dict[str, Linear] = {START: Linear()}
@@ -163,16 +197,19 @@ def _steps(plan: Plan, path: Path) -> list[_Step]:
         drawn = Linear({n: w for n, w in noise[f"x{k + 1}"].items() if w})
         if not s.lam < t.lam:
             raise OdesolveError(
-                f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid that does"
+                f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid "
+                "that does"
             )
         if not drawn and t.sigma > 0.0:
             raise OdesolveError(
-                f"{plan.solver} draws no noise from t={s.t:.4g} to {t.t:.4g}: the estimate is of stochastic samples; for a "
+                f"{plan.solver} draws no noise from t={s.t:.4g} to {t.t:.4g}: the estimate is of "
+                "stochastic samples; for a "
                 'deterministic solver give log_prob="flow"'
             )
         if k not in visited:
             raise OdesolveError(
-                f"{plan.solver} does not evaluate the state at t={s.t:.4g}: take a solver that evaluates every one"
+                f"{plan.solver} does not evaluate the state at t={s.t:.4g}: take a solver that "
+                "evaluates every one"
             )
         steps.append(_Step(s, t, drawn))
     return steps

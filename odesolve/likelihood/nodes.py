@@ -1,9 +1,10 @@
-"""The divergence at quadrature nodes of its own: the state is solved first, then all nodes are evaluated in one batch.
+"""The divergence at quadrature nodes of its own: the state is solved first, then all nodes are
+evaluated in one batch.
 
-A divergence costs a network evaluation and all its Jacobian products, a state one evaluation alone: the solver's many
-evaluations carry no products. In the clock of ``flow.PathFlow`` the integrand is smooth up to both ends, and the nodes
-converge geometrically: to 0.02 nats on the digits 24, where a solver of the joint equations takes 60, and 120 or more in time.
-"""
+A divergence costs a network evaluation and all its Jacobian products, a state one evaluation alone:
+the solver's many evaluations carry no products. In the clock of ``flow.PathFlow`` the integrand is
+smooth up to both ends, and the nodes converge geometrically: to 0.02 nats on the digits 24, where a
+solver of the joint equations takes 60, and 120 or more in time."""
 
 from __future__ import annotations
 
@@ -22,19 +23,26 @@ from odesolve.process.progress import Bar
 from odesolve.solve import solve
 from odesolve.trace import Probes
 
-FIRST, MOST = 16, 512  # intervals between nodes
+# intervals between nodes
+FIRST = 16
+MOST = 512
 NUMBERS = 2**22  # of states that are evaluated in one batch
 
 
 @functools.lru_cache(16)
 def clenshaw_curtis(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes in [0, 1], ascending, and weights of the rule with n + 1 nodes, n even; those of n are every second of 2 n's.
+    """Nodes in [0, 1], ascending, and weights of the rule with n + 1 nodes, n even; those of n are
+    every second of 2 n's.
 
-    Clenshaw and Curtis 1960. Rejected: Gauss-Kronrod rules, as accurate for as many nodes, but they nest only once.
-    """
+    Clenshaw and Curtis 1960. Rejected: Gauss-Kronrod rules, as accurate for as many nodes, but they
+    nest only once."""
     k = torch.arange(n + 1, dtype=torch.float64)
     j = torch.arange(1, n // 2 + 1, dtype=torch.float64)
-    terms = torch.where(j == n // 2, 1.0, 2.0) / (4 * j**2 - 1) * torch.cos(2 * math.pi * k[:, None] * j / n)
+    terms = (
+        torch.where(j == n // 2, 1.0, 2.0)
+        / (4 * j**2 - 1)
+        * torch.cos(2 * math.pi * k[:, None] * j / n)
+    )
     weights = (1 - terms.sum(1)) / n
     weights[0] = weights[-1] = 0.5 * weights[0]
     return 0.5 - 0.5 * torch.cos(math.pi * k / n), weights
@@ -51,15 +59,18 @@ def integrate(
     max_calls: int | None = None,
     control: str | None = None,
 ) -> Found:
-    """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's quadrature may err by, in nats.
+    """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's
+    quadrature may err by, in nats.
 
-    ``state_tol`` is the absolute and relative tolerance of the state's solve. The error is the quadrature's (``held``) and that
-    of the computed curve, by its defect: along any curve y(u), d log p(y(u)) = -div F du + (dy - F du) . score, so the
-    integral of the defect against the score is what the curve's distance from the flow costs, if the score is that of p.
-    Rejected: adding that term to the value. It is exact for an exact network (0.03 nats from 40 evaluations on the digits), but
-    a trained network's score is not the gradient of its flow's density, and the value gets worse.
-    """
-    batch, device = len(x), x.device
+    ``state_tol`` is the absolute and relative tolerance of the state's solve. The error is the
+    quadrature's (``held``) and that of the computed curve, by its defect: along any curve y(u), d
+    log p(y(u)) = -div F du + (dy - F du) . score, so the integral of the defect against the score
+    is what the curve's distance from the flow costs, if the score is that of p.
+    Rejected: adding that term to the value. It is exact for an exact network (0.03 nats from 40
+    evaluations on the digits), but a trained network's score is not the gradient of its flow's
+    density, and the value gets worse."""
+    batch = len(x)
+    device = x.device
     index = torch.arange(batch, device=device)
     sol = solve(
         lambda u, y, i: flow.field(u.flatten().expand(len(i)), i)(y),
@@ -90,8 +101,8 @@ def along_curve(
     first: int = FIRST,
     alone: bool = False,
 ) -> Found:
-    """The integral of the divergence along a state that took so many rounds to solve, from ``first`` intervals on; every node
-    ``alone`` in its call where one time is for all."""
+    """The integral of the divergence along a state that took so many rounds to solve, from
+    ``first`` intervals on; every node ``alone`` in its call where one time is for all."""
     device = sol.last.device
     if all(word != "ok" for word in sol.status):
         return _lost(sol, probes, rounds)
@@ -113,9 +124,13 @@ def along_curve(
 
 def _lost(sol: Curve, probes: Probes, rounds: int) -> Found:
     """What there is where no sample's state arrived."""
-    nothing = torch.full((len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device)
+    nothing = torch.full(
+        (len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device
+    )
     nfe = sol.nfe.to(nothing.device)
-    return Found(sol.last, nothing, nfe, torch.zeros_like(nfe), sol.status, nothing[:, 0], None, rounds)
+    return Found(
+        sol.last, nothing, nfe, torch.zeros_like(nfe), sol.status, nothing[:, 0], None, rounds
+    )
 
 
 class Curve(Protocol):
@@ -138,7 +153,8 @@ def in_batches(rows: int, each: int) -> list[slice]:
 
 
 def quarters(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean squares (B,) of the third and last quarter of the Chebyshev coefficients of values (n + 1, B) at the nodes."""
+    """Root mean squares (B,) of the third and last quarter of the Chebyshev coefficients of values
+    (n + 1, B) at the nodes."""
     n = len(values) - 1
     k = torch.arange(n + 1, dtype=torch.float64, device=values.device)
     halves = torch.where((k == 0) | (k == n), 0.5, 1.0)
@@ -148,31 +164,34 @@ def quarters(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def left_out(values: Tensor, power: float = 0.5) -> Tensor:
-    """Estimate (B,) of what the rule on [0, 1] errs by for smooth values (n + 1, B) at its nodes: three times the last quarter of
-    their coefficients over n, times what it foretells of the next: its ratio to the third quarter, to this power.
+    """Estimate (B,) of what the rule on [0, 1] errs by for smooth values (n + 1, B) at its nodes:
+    three times the last quarter of their coefficients over n, times what it foretells of the next:
+    its ratio to the third quarter, to this power.
 
-    With power 1 it is closer on the average; then the few samples of which it is small by accident stop too early, and err by
-    up to 50 times as much. Rejected: differences of successive rules, small by accident for one sample in fifty.
-    """
+    With power 1 it is closer on the average; then the few samples of which it is small by accident
+    stop too early, and err by up to 50 times as much. Rejected: differences of successive rules,
+    small by accident for one sample in fifty."""
     third, last = quarters(values)
     ratio = (last / third.clamp_min(1e-300)).clamp_max(1.0)
     return 3 / (len(values) - 1) * last * ratio**power
 
 
 def unresolved(values: Tensor) -> Tensor:
-    """``left_out``, or a share of the last quarter where the coefficients fall slowly, as where the divergence jumps (of a
-    network with ReLU): then they come back into the integral as a whole."""
+    """``left_out``, or a share of the last quarter where the coefficients fall slowly, as where the
+    divergence jumps (of a network with ReLU): then they come back into the integral as a whole."""
     third, last = quarters(values)
-    return torch.maximum(left_out(values), 0.7 * last * (last / third.clamp_min(1e-300)).clamp_max(1.0) ** 3)
+    return torch.maximum(
+        left_out(values), 0.7 * last * (last / third.clamp_min(1e-300)).clamp_max(1.0) ** 3
+    )
 
 
 def held(values: Tensor) -> Tensor:
-    """What the rule errs by at most (B,), in all but a few of a hundred samples: twice what it leaves out, by either account,
-    and a little of what the rule with half of the intervals does.
+    """What the rule errs by at most (B,), in all but a few of a hundred samples: twice what it
+    leaves out, by either account, and a little of what the rule with half of the intervals does.
 
-    Chosen on trained networks, digits and mixtures, at tolerances of 5e-4 to 0.5: ``benchmarks/calibration.py``. What the rule
-    is refined by is less wary of slow coefficients, for which more nodes are a poor cure.
-    """
+    Chosen on trained networks, digits and mixtures, at tolerances of 5e-4 to 0.5:
+    ``benchmarks/calibration.py``. What the rule is refined by is less wary of slow coefficients,
+    for which more nodes are a poor cure."""
     third, last = quarters(values)
     slow = last * (last / third.clamp_min(1e-300)).clamp_max(1.0) ** 2
     return 2.0 * torch.maximum(left_out(values), slow) + 0.02 * left_out(values[::2])
@@ -181,10 +200,10 @@ def held(values: Tensor) -> Tensor:
 class Nodes:
     """The divergence at nested nodes along a solution, refined for the samples that need it.
 
-    Of all samples: ``change`` (B, K) is the integral, ``error`` (B,) what rule and curve err by at most, but for a few samples
-    in a hundred, ``count`` (B,) the nodes, ``rounds`` in how many batches; ``first`` and ``last`` hold what is known at the
-    ends. Of the samples ``rows`` that are refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows).
-    """
+    Of all samples: ``change`` (B, K) is the integral, ``error`` (B,) what rule and curve err by at
+    most, but for a few samples in a hundred, ``count`` (B,) the nodes, ``rounds`` in how many
+    batches; ``first`` and ``last`` hold what is known at the ends. Of the samples ``rows`` that are
+    refined: ``traces`` (n + 1, n_rows, K) and ``defects`` (n + 1, n_rows)."""
 
     def __init__(
         self,
@@ -195,14 +214,21 @@ class Nodes:
         first: int = FIRST,
         alone: bool = False,
     ):
-        self.flow, self.sol, self.probes, self.progress, self.alone = flow, sol, probes, progress, alone
+        self.flow = flow
+        self.sol = sol
+        self.probes = probes
+        self.progress = progress
+        self.alone = alone
         self.arrived = torch.tensor([word == "ok" for word in sol.status], device=sol.last.device)
-        batch, device = len(sol.last), sol.last.device
+        batch = len(sol.last)
+        device = sol.last.device
         wide = {"dtype": torch.float64, "device": device}
         self.change = torch.zeros(batch, probes.count, **wide)
         self.count = torch.zeros(batch, dtype=torch.int64, device=device)
         self.error = torch.zeros(batch, **wide)
-        self.n, self.rows, self.rounds = first, torch.arange(batch, device=device), 0
+        self.n = first
+        self.rows = torch.arange(batch, device=device)
+        self.rounds = 0
         self.traces = torch.zeros(first + 1, batch, probes.count, **wide)
         self.defects = torch.zeros(first + 1, batch, **wide)
         self.first, self.last = self._evaluate(range(first + 1))
@@ -210,7 +236,9 @@ class Nodes:
     def refine(self, tol: float) -> None:
         """Double the nodes of samples until the estimated error is below ``tol``."""
         while True:
-            weights, rows, length = self._weights(), self.rows, self.flow.stop - self.flow.start
+            weights = self._weights()
+            rows = self.rows
+            length = self.flow.stop - self.flow.start
             values = self.traces.mean(2)
             self.change[rows] = torch.einsum("n,nbk->bk", weights, self.traces)
             self.error[rows] = length * held(values) + self._strayed(weights) + 0.02 * tol
@@ -220,12 +248,15 @@ class Nodes:
             self._double(more)
 
     def _weights(self) -> Tensor:
-        return (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[1].to(self.traces.device)
+        return (self.flow.stop - self.flow.start) * clenshaw_curtis(self.n)[1].to(
+            self.traces.device
+        )
 
     def _strayed(self, weights: Tensor) -> Tensor:
-        """What the curve's distance from the flow costs at most: the integral of the defect against the score may be small by
-        accident, that of its magnitudes cannot be. The score of a network is not believed to grow below the first of the wider
-        angles of ``truncation``: there it is mostly its error, divided by the angle."""
+        """What the curve's distance from the flow costs at most: the integral of the defect against
+        the score may be small by accident, that of its magnitudes cannot be. The score of a network
+        is not believed to grow below the first of the wider angles of ``truncation``: there it is
+        mostly its error, divided by the angle."""
         return (weights @ self.defects).abs() + 0.2 * (weights @ self.defects.abs())
 
     def _double(self, more: Tensor) -> None:
@@ -240,12 +271,20 @@ class Nodes:
         self._evaluate(range(1, self.n, 2))
 
     def _evaluate(self, at: range) -> tuple[End, End]:
-        """Evaluate these nodes for ``rows``, as many at once as fit; returns what is known at the first and the last."""
-        first, last = self.flow.start, self.flow.stop
-        u = (first + (last - first) * clenshaw_curtis(self.n)[0].to(self.rows.device)).clamp(first, last)  # by rounding
-        ends, done = [], 0
+        """Evaluate these nodes for ``rows``, as many at once as fit; returns what is known at the
+        first and the last."""
+        first = self.flow.start
+        last = self.flow.stop
+        # by rounding
+        u = (first + (last - first) * clenshaw_curtis(self.n)[0].to(self.rows.device)).clamp(
+            first, last
+        )
+        ends = []
+        done = 0
         with Bar(len(at), self.progress, "node") as tick:
-            for some in in_batches(len(at), NUMBERS if self.alone else self.sol.last[self.rows].numel()):
+            for some in in_batches(
+                len(at), NUMBERS if self.alone else self.sol.last[self.rows].numel()
+            ):
                 part = torch.tensor(at[some], device=self.rows.device)
                 ends.append(self._batch(u[part], part))
                 done += len(part)
@@ -260,15 +299,23 @@ class Nodes:
         return self.probes.rows(index)(self.flow.field(u, index), y)
 
     def _batch(self, u: Tensor, part: Tensor) -> tuple[End, End]:
-        n, rows = len(u), self.rows
-        y, dy = self.sol.at(u)[:, rows], self.sol.slope_at(u)[:, rows]
-        flat, index, angles = y.flatten(0, 1), rows.repeat(n), u.repeat_interleave(len(rows))
+        n = len(u)
+        rows = self.rows
+        y = self.sol.at(u)[:, rows]
+        dy = self.sol.slope_at(u)[:, rows]
+        flat = y.flatten(0, 1)
+        index = rows.repeat(n)
+        angles = u.repeat_interleave(len(rows))
         slope, values = self.flow.model.shared(self._divergences, angles, index, flat)
-        score = self.flow.score(angles, flat, slope) * column((angles / WIDER[0]).clamp_max(1.0), flat)
+        score = self.flow.score(angles, flat, slope) * column(
+            (angles / WIDER[0]).clamp_max(1.0), flat
+        )
         defect = ((dy.flatten(0, 1) - slope) * score).double().flatten(1).sum(1)
-        # At sigma = 0 the score may be infinite; the curve begins with the slope of the flow, so its defect is 0 there.
+        # At sigma = 0 the score may be infinite; the curve begins with the slope of the flow, so
+        # its defect is 0 there.
         defect = torch.where(torch.isfinite(defect), defect, 0.0)
         self.traces[part] = values.double().unflatten(0, (n, len(rows)))
         self.defects[part] = defect.unflatten(0, (n, len(rows)))
-        traces, slopes = self.traces[part].mean(2), slope.unflatten(0, (n, len(rows)))
+        traces = self.traces[part].mean(2)
+        slopes = slope.unflatten(0, (n, len(rows)))
         return End(slopes[0], traces[0]), End(slopes[-1], traces[-1])

@@ -1,4 +1,5 @@
-"""Log-densities of a model on a fixed grid: a sampler's plan from the data to the noise, which carries them with its weights."""
+"""Log-densities of a model on a fixed grid: a sampler's plan from the data to the noise, which
+carries them with its weights."""
 
 from __future__ import annotations
 
@@ -21,19 +22,27 @@ from odesolve.plans.plan import Plan
 from odesolve.sampling.model_plan import plan_for
 from odesolve.trace import Probes
 
-# Of the multistep methods the one whose log-density of the digits was the most accurate at 20, 40 and 80 evaluations.
-SOLVER, GRID = "unipc_2", "karras"
+# Of the multistep methods the one whose log-density of the digits was the most accurate at 20, 40
+# and 80 evaluations.
+SOLVER = "unipc_2"
+GRID = "karras"
 
 
 def encoding_plan(
-    model: Model, solver: SolverLike | None, steps: int | None, grid: GridLike | None, times: tuple[float, float] | None
+    model: Model,
+    solver: SolverLike | None,
+    steps: int | None,
+    grid: GridLike | None,
+    times: tuple[float, float] | None,
 ) -> Plan:
-    """The plan from the data to the noise, between these times or from ``t_min`` to the noise end: where sigma = 0 no data
-    prediction says which way to go."""
+    """The plan from the data to the noise, between these times or from ``t_min`` to the noise end:
+    where sigma = 0 no data prediction says which way to go."""
     path = model.path
     if grid is None and isinstance(solver, str):
         grid = parse_label(solver, steps).grid
-    rule = parse_grid(grid) if isinstance(grid, str) else grids.named(GRID if grid is None else grid)
+    rule = (
+        parse_grid(grid) if isinstance(grid, str) else grids.named(GRID if grid is None else grid)
+    )
     if not isinstance(rule, grids.Listed):
         rule = _between(rule, times, path)
     if getattr(rule, "final", False):  # the step between ``stop`` and sigma = 0
@@ -42,7 +51,8 @@ def encoding_plan(
 
 
 def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) -> grids.Grid:
-    """The rule with the ends that it has not got; ``times`` and ends of its own do not go together."""
+    """The rule with the ends that it has not got; ``times`` and ends of its own do not go
+    together."""
     if times is None:
         return rule if rule.stop is not None else replace(rule, stop=path.t_min)
     if rule.start is not None or rule.stop is not None:
@@ -52,14 +62,24 @@ def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) ->
 
 
 def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Found, Tensor]:
-    """The flow from the data by a plan, and the log-density (B,) of the base where it ends, with that of scaling x first."""
+    """The flow from the data by a plan, and the log-density (B,) of the base where it ends, with
+    that of scaling x first."""
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
     if not first.rho < last.rho:
-        raise OdesolveError(f"the plan runs from t={first.t} to {last.t}, towards the data: give one with reverse=True")
+        raise OdesolveError(
+            f"the plan runs from t={first.t} to {last.t}, towards the data: give "
+            "one with reverse=True"
+        )
     if first.sigma == 0.0:
-        raise OdesolveError(f"the plan starts at t={first.t}, where sigma = 0: give a grid that stops before")
+        raise OdesolveError(
+            f"the plan starts at t={first.t}, where sigma = 0: give a grid that stops before"
+        )
     found = carry(plan, model, first.alpha * x, probes)
-    prior = normal_log_density(found.x, model.path.start_std(last.t)) if base is None else log_density(base, found.x)
+    prior = (
+        normal_log_density(found.x, model.path.start_std(last.t))
+        if base is None
+        else log_density(base, found.x)
+    )
     count = torch.ones(len(x), dtype=torch.int64, device=x.device)
     finite = torch.isfinite(found.change).all(1) & torch.isfinite(found.x.flatten(1)).all(1)
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]

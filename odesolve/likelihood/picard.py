@@ -1,8 +1,8 @@
 """The flow's state at all quadrature nodes at once, in rounds: Picard iteration on Chebyshev nodes.
 
-Clenshaw 1957, Bai and Junkins 2011 (Picard-Chebyshev methods). In the clock of ``flow.PathFlow`` the state is smooth up to both
-ends, so some 32 nodes carry it to 1e-6, and a round evaluates all of them in one batch: sequential rounds take the place of a
-solver's sequential evaluations.
+Clenshaw 1957, Bai and Junkins 2011 (Picard-Chebyshev methods). In the clock of ``flow.PathFlow``
+the state is smooth up to both ends, so some 32 nodes carry it to 1e-6, and a round evaluates all of
+them in one batch: sequential rounds take the place of a solver's sequential evaluations.
 """
 
 from __future__ import annotations
@@ -20,29 +20,42 @@ from torch import Tensor
 from odesolve.functions.steadiness import budget
 from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.integral import Found
-from odesolve.likelihood.nodes import FIRST, MOST, along_curve, clenshaw_curtis, in_batches, left_out
+from odesolve.likelihood.nodes import (
+    FIRST,
+    MOST,
+    along_curve,
+    clenshaw_curtis,
+    in_batches,
+    left_out,
+)
 from odesolve.process.progress import Bar
 from odesolve.trace import Probes
 
 LIMIT = 100  # rounds
 # A tolerance of the whole curve from one of a solver's step: errors in nats were then alike.
 GLOBAL = 10.0
-FINER = 32  # intervals for the first divergences: 16 seldom do, and a round counts for more than 16 evaluations
-REFINE = 10.0  # nodes are doubled when the states move by less than so many times what the nodes leave out
+# intervals for the first divergences: 16 seldom do, and a round counts for more than 16 evaluations
+FINER = 32
+# nodes are doubled when the states move by less than so many times what the nodes leave out
+REFINE = 10.0
 MOVED = 1e-12  # of a state, relative: below it there is no slope to be seen
 
 
 @functools.lru_cache(32)
 def values_at(n: int, s: tuple[float, ...]) -> Tensor:
-    """Matrix (m, n + 1) from values at the nodes of ``clenshaw_curtis(n)`` to their polynomial's at s in [0, 1]."""
+    """Matrix (m, n + 1) from values at the nodes of ``clenshaw_curtis(n)`` to their polynomial's at
+    s in [0, 1]."""
     return torch.from_numpy(chebyshev.chebvander(2 * np.array(s) - 1, n) @ _coefficients(n))
 
 
 @functools.lru_cache(32)
 def integrals_to(n: int, s: tuple[float, ...]) -> Tensor:
-    """Matrix (m, n + 1) from values at the nodes to the integral of their polynomial from 0 to s."""
+    """Matrix (m, n + 1) from values at the nodes to the integral of their polynomial from 0 to
+    s."""
     once = chebyshev.chebint(np.eye(n + 1), lbnd=-1, axis=0)
-    return 0.5 * torch.from_numpy(chebyshev.chebvander(2 * np.array(s) - 1, n + 1) @ once @ _coefficients(n))
+    return 0.5 * torch.from_numpy(
+        chebyshev.chebvander(2 * np.array(s) - 1, n + 1) @ once @ _coefficients(n)
+    )
 
 
 @functools.lru_cache(16)
@@ -57,11 +70,12 @@ def _nodes(n: int) -> tuple[float, ...]:
 
 @dataclass
 class Group:
-    """Samples ``rows`` (b,) with n + 1 nodes each: states ``y`` (n + 1, b, D), and of the last round the states ``before``, the
-    flow's slopes there, ``slope``, and their secant in the state, ``secant`` (n + 1, b).
+    """Samples ``rows`` (b,) with n + 1 nodes each: states ``y`` (n + 1, b, D), and of the last
+    round the states ``before``, the flow's slopes there, ``slope``, and their secant in the state,
+    ``secant`` (n + 1, b).
 
-    ``moved`` (b,) is how far the states moved in the last round, the largest root mean square of a node.
-    """
+    ``moved`` (b,) is how far the states moved in the last round, the largest root mean square of a
+    node."""
 
     n: int
     rows: Tensor
@@ -76,19 +90,29 @@ class Group:
     def begun(cls, n: int, rows: Tensor, y: Tensor) -> Group:
         """All nodes at the start (b, D): for Gaussian data nothing moves."""
         secant = torch.zeros(n + 1, len(rows), dtype=y.dtype, device=y.device)
-        return cls(n, rows, y.expand(n + 1, *y.shape).clone(), secant, torch.full_like(secant[0], torch.inf))
+        return cls(
+            n,
+            rows,
+            y.expand(n + 1, *y.shape).clone(),
+            secant,
+            torch.full_like(secant[0], torch.inf),
+        )
 
     def sweep(self, slope: Tensor, start: Tensor, length: float) -> Tensor:
-        """One round with the flow's slopes (n + 1, b, D) at ``y``; returns an estimate (b,) of what the states still err by.
+        """One round with the flow's slopes (n + 1, b, D) at ``y``; returns an estimate (b,) of what
+        the states still err by.
 
-        The slope is taken as linear in the state, with the secant of the last two rounds, one number a node and sample: the
-        states solve y = start + integral of (slope + secant (y - before)), a linear system of n + 1 unknowns.
-        """
+        The slope is taken as linear in the state, with the secant of the last two rounds, one
+        number a node and sample: the states solve y = start + integral of (slope + secant (y -
+        before)), a linear system of n + 1 unknowns."""
         if self.before is not None and self.slope is not None:
-            step, bend = self.y - self.before, slope - self.slope
+            step = self.y - self.before
+            bend = slope - self.slope
             size = (step * step).sum(2)
             seen = size > MOVED**2 * self.y.square().sum(2)
-            self.secant = torch.where(seen, (step * bend).sum(2) / size.clamp_min(1e-300), self.secant)
+            self.secant = torch.where(
+                seen, (step * bend).sum(2) / size.clamp_min(1e-300), self.secant
+            )
         matrix = (length * integrals_to(self.n, _nodes(self.n))).to(self.y)
         known = start + torch.einsum("kl,lbd->kbd", matrix, slope - self.secant[..., None] * self.y)
         system = torch.eye(self.n + 1).to(matrix) - matrix * self.secant.T[:, None, :]
@@ -96,14 +120,20 @@ class Group:
         singular = ~torch.isfinite(new).flatten(2).all(2).all(0)
         if bool(singular.any()):  # a plain Picard round
             self.secant = torch.where(singular, 0.0, self.secant)
-            new = torch.where(singular[:, None], start + torch.einsum("kl,lbd->kbd", matrix, slope), new)
+            new = torch.where(
+                singular[:, None], start + torch.einsum("kl,lbd->kbd", matrix, slope), new
+            )
         self.curve = slope + self.secant[..., None] * (new - self.y)
-        self.before, self.slope, self.y = self.y, slope, new
-        last, self.moved = self.moved, (new - self.before).square().mean(2).sqrt().amax(0)
+        self.before = self.y
+        self.slope = slope
+        self.y = new
+        last = self.moved
+        self.moved = (new - self.before).square().mean(2).sqrt().amax(0)
         return self.moved * torch.where(torch.isfinite(last), self.moved / last, 1.0).clamp_max(1.0)
 
     def unresolved(self, length: float) -> Tensor:
-        """Estimate (b,) of what the nodes' polynomial errs by, as a root mean square over the state."""
+        """Estimate (b,) of what the nodes' polynomial errs by, as a root mean square over the
+        state."""
         assert self.curve is not None
         left = left_out(self.curve.flatten(1), 1.0).unflatten(0, self.curve.shape[1:])
         return length * left.square().mean(1).sqrt()
@@ -111,12 +141,17 @@ class Group:
     def part(self, keep: Tensor) -> Group:
         """These of the samples (mask or index)."""
         cut = [None if v is None else v[:, keep] for v in (self.before, self.slope, self.curve)]
-        return Group(self.n, self.rows[keep], self.y[:, keep], self.secant[:, keep], self.moved[keep], *cut)
+        return Group(
+            self.n, self.rows[keep], self.y[:, keep], self.secant[:, keep], self.moved[keep], *cut
+        )
 
     def finer(self) -> Group:
         """The same polynomials at twice the nodes."""
         matrix = values_at(self.n, _nodes(2 * self.n)).to(self.y)
-        many = [None if v is None else torch.einsum("kl,lb...->kb...", matrix, v) for v in (self.before, self.slope)]
+        many = [
+            None if v is None else torch.einsum("kl,lb...->kb...", matrix, v)
+            for v in (self.before, self.slope)
+        ]
         y, secant = (torch.einsum("kl,lb...->kb...", matrix, v) for v in (self.y, self.secant))
         return Group(2 * self.n, self.rows, y, secant, self.moved, *many)
 
@@ -133,27 +168,39 @@ def merged(groups: list[Group]) -> dict[int, Group]:
 def _both(a: Group, b: Group) -> Group:
     pairs = ((a.before, b.before), (a.slope, b.slope))
     many = [None if v is None or w is None else torch.cat([v, w], 1) for v, w in pairs]
-    y, secant = torch.cat([a.y, b.y], 1), torch.cat([a.secant, b.secant], 1)
+    y = torch.cat([a.y, b.y], 1)
+    secant = torch.cat([a.secant, b.secant], 1)
     return Group(a.n, torch.cat([a.rows, b.rows]), y, secant, torch.cat([a.moved, b.moved]), *many)
 
 
 class Trajectory:
-    """The flow from x (B, ...), solved in rounds to ``tol``, the root mean square that a state may err by.
+    """The flow from x (B, ...), solved in rounds to ``tol``, the root mean square that a state may
+    err by.
 
-    Like a dense ``Solution``: ``at`` and ``slope_at`` at angles (m,), ``last``, ``status``, ``nfe`` (B,); ``rounds`` batches of
-    evaluations one after another.
+    Like a dense ``Solution``: ``at`` and ``slope_at`` at angles (m,), ``last``, ``status``, ``nfe``
+    (B,); ``rounds`` batches of evaluations one after another.
     """
 
     def __init__(
-        self, flow: PathFlow, x: Tensor, tol: float, progress: bool | None = None, max_calls: float = math.inf
+        self,
+        flow: PathFlow,
+        x: Tensor,
+        tol: float,
+        progress: bool | None = None,
+        max_calls: float = math.inf,
     ):
         self.max_calls = max_calls
-        self.flow, self.tol, self.length, self.like = flow, tol, flow.stop - flow.start, x
+        self.flow = flow
+        self.tol = tol
+        self.length = flow.stop - flow.start
+        self.like = x
         self.start = flow.enter(x).double().flatten(1)
-        batch, device = len(x), x.device
+        batch = len(x)
+        device = x.device
         self.nfe = torch.zeros(batch, dtype=torch.int64, device=device)
         self.status = ["ok"] * batch
-        self.rounds, self.done = 0, []
+        self.rounds = 0
+        self.done = []
         groups = merged([Group.begun(FIRST, torch.arange(batch, device=device), self.start)])
         with Bar(batch, progress, " samples") as tick:
             while groups:
@@ -178,7 +225,8 @@ class Trajectory:
         return merged(out)
 
     def _told(self, g: Group, error: Tensor, arrived: Tensor) -> Tensor:
-        """Which samples (b,) are at an end: those that have arrived, and those that will not, whose status says why."""
+        """Which samples (b,) are at an end: those that have arrived, and those that will not, whose
+        status says why."""
         bad = ~torch.isfinite(error)
         late = ~bad & ~arrived if self.rounds == LIMIT else torch.zeros_like(bad)
         spent = ~bad & ~arrived & ~late & (self.nfe[g.rows] + g.n + 1 > self.max_calls)
@@ -189,19 +237,34 @@ class Trajectory:
 
     def _slopes(self, groups: list[Group]) -> list[Tensor]:
         """The flow's slopes at all nodes of all groups, in one batch or in as few as fit."""
-        u = [self.flow.start + self.length * clenshaw_curtis(g.n)[0].to(self.start.device) for g in groups]
-        angles = torch.cat([a.repeat_interleave(len(g.rows)) for a, g in zip(u, groups, strict=True)])
+        u = [
+            self.flow.start + self.length * clenshaw_curtis(g.n)[0].to(self.start.device)
+            for g in groups
+        ]
+        angles = torch.cat(
+            [a.repeat_interleave(len(g.rows)) for a, g in zip(u, groups, strict=True)]
+        )
         index = torch.cat([g.rows.repeat(g.n + 1) for g in groups])
         states = torch.cat([g.y.flatten(0, 1) for g in groups]).to(self.like.dtype)
         states = states.unflatten(1, self.like.shape[1:])
-        found = [self.flow.field(angles[p], index[p])(states[p]) for p in in_batches(len(index), self.start.shape[1])]
-        slopes = torch.cat(found).double().flatten(1).split([g.y.shape[0] * g.y.shape[1] for g in groups])
+        found = [
+            self.flow.field(angles[p], index[p])(states[p])
+            for p in in_batches(len(index), self.start.shape[1])
+        ]
+        slopes = (
+            torch.cat(found)
+            .double()
+            .flatten(1)
+            .split([g.y.shape[0] * g.y.shape[1] for g in groups])
+        )
         return [s.view_as(g.y) for s, g in zip(slopes, groups, strict=True)]
 
     def at(self, u: Tensor) -> Tensor:
         """The state at angles (m,): (m, B, ...)."""
         out = self._read(u, integrals_to)
-        return (self.start + self.length * out).to(self.like.dtype).unflatten(2, self.like.shape[1:])
+        return (
+            (self.start + self.length * out).to(self.like.dtype).unflatten(2, self.like.shape[1:])
+        )
 
     def slope_at(self, u: Tensor) -> Tensor:
         """Its slope, dy/du, of the same shape."""
@@ -226,6 +289,7 @@ def integrate(
     progress: bool | None = None,
     max_calls: int | None = None,
 ) -> Found:
-    """The log-density along the flow from x (B, ...), state and divergences both by batches of nodes; see ``nodes.integrate``."""
+    """The log-density along the flow from x (B, ...), state and divergences both by batches of
+    nodes; see ``nodes.integrate``."""
     found = Trajectory(flow, x, GLOBAL * state_tol, progress, budget(max_calls))
     return along_curve(flow, found, probes, tol, found.rounds, progress, FINER)

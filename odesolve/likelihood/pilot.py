@@ -1,4 +1,5 @@
-"""Where the estimator that chooses for itself looks before a likelihood is integrated: at two states along a crude flow."""
+"""Where the estimator that chooses for itself looks before a likelihood is integrated: at two
+states along a crude flow."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ from odesolve.trace import AutoProbes, Probes
 
 AnyFlow = TypeVar("AnyFlow", bound=Flow)
 
-# Shares of the clock: an eighth of the products of a solve with the least nodes, and in the clock of a path the noise levels
-# of a fifth of the data's deviation and of 1.2 times it.
+# Shares of the clock: an eighth of the products of a solve with the least nodes, and in the clock
+# of a path the noise levels of a fifth of the data's deviation and of 1.2 times it.
 SEEN = 0.25, 0.75
 
 
 def settled(flow: AnyFlow, probes: Probes, x: Tensor) -> AnyFlow:
-    """The flow of data x (B, ...), along which ``probes`` have chosen, if they are such as do so."""
+    """The flow of data x (B, ...), along which ``probes`` have chosen, if they are such as do
+    so."""
     if isinstance(probes, AutoProbes):
         _settle(probes, flow, flow.enter(x), (flow.start, flow.stop))
     return flow
@@ -40,19 +42,24 @@ def settle_on_plan(probes: Probes, model: Model, plan: Plan, x: Tensor, from_noi
 
 
 def spent(probes: Probes) -> tuple[int, int]:
-    """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has taken."""
+    """Network evaluations and Jacobian products of each sample that the choice of ``probes`` has
+    taken."""
     return (1 + len(SEEN), probes.spent) if isinstance(probes, AutoProbes) else (0, 0)
 
 
 @torch.no_grad()
 def _settle(probes: AutoProbes, flow: Flow, y: Tensor, ends: tuple[float, float]) -> None:
-    start, width = ends[0], ends[1] - ends[0]
-    pilot, index, before = probes.pilot(), torch.arange(len(y), device=y.device), 0.0
+    start = ends[0]
+    width = ends[1] - ends[0]
+    pilot = probes.pilot()
+    index = torch.arange(len(y), device=y.device)
+    before = 0.0
     slope = _field(flow, index, start)(y)
     for share in SEEN:  # by steps of Euler's
         ahead = y + (share - before) * width * slope.to(y.dtype)
         y = torch.where(torch.isfinite(ahead), ahead, y)  # a network may refuse what is not finite
-        slope, before = pilot.see(_field(flow, index, start + share * width), y), share
+        slope = pilot.see(_field(flow, index, start + share * width), y)
+        before = share
     probes.settle(pilot)
 
 

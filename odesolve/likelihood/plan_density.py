@@ -1,8 +1,9 @@
-"""The density of the sampler that runs: a plan of a few steps is a map of its own, and its Jacobian is known exactly.
+"""The density of the sampler that runs: a plan of a few steps is a map of its own, and its Jacobian
+is known exactly.
 
-A few-step map is not the flow that it approximates, nor is its density the flow's. Rows are linear, so the Jacobian of every
-value with respect to the start follows from those of the evaluations, and one determinant at the end is exact.
-"""
+A few-step map is not the flow that it approximates, nor is its density the flow's. Rows are linear,
+so the Jacobian of every value with respect to the start follows from those of the evaluations, and
+one determinant at the end is exact."""
 
 from __future__ import annotations
 
@@ -34,13 +35,14 @@ ENOUGH = 0.75  # a residual of eps to this power, relative to the data, counts a
 class PlanDensity(LogProb):
     """The log-density of what a plan makes of its start, exactly.
 
-    ``smallest`` (B,) is the smallest singular value of the map's Jacobian at the latent, in units of the data per unit of normal
-    noise: the map folds where it is 0, and a point may have several latents then, of which ``value`` counts one. ``residual``
-    (B,) is the root mean square distance of the latent's image from x.
+    ``smallest`` (B,) is the smallest singular value of the map's Jacobian at the latent, in units
+    of the data per unit of normal noise: the map folds where it is 0, and a point may have several
+    latents then, of which ``value`` counts one. ``residual`` (B,) is the root mean square distance
+    of the latent's image from x.
 
-    The status of a sample is "ok"; "not_inverted" where no latent was found, and ``value`` is NaN; "singular" where the Jacobian
-    has no inverse, as where x0 is clipped, so that there is no density and ``value`` is infinite; or "diverged".
-    """
+    The status of a sample is "ok"; "not_inverted" where no latent was found, and ``value`` is NaN;
+    "singular" where the Jacobian has no inverse, as where x0 is clipped, so that there is no
+    density and ``value`` is infinite; or "diverged"."""
 
     smallest: Tensor
     residual: Tensor
@@ -48,7 +50,8 @@ class PlanDensity(LogProb):
 
 @dataclass(frozen=True)
 class Pushed:
-    """The end state of a plan (B, ...), its Jacobian (B, D, D) with respect to the start, float64, and what they cost."""
+    """The end state of a plan (B, ...), its Jacobian (B, D, D) with respect to the start, float64,
+    and what they cost."""
 
     x: Tensor
     jacobian: Tensor
@@ -57,11 +60,12 @@ class Pushed:
 
 
 def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
-    """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products an evaluation.
+    """Run a plan from the state x (B, ...) with its exact Jacobian, for D Jacobian products an
+    evaluation.
 
-    The end state is that of ``ode.sample``. Clipping and thresholds are part of the map. Raises OdesolveError for plans that draw
-    noise or apply functions of their own, and for models with a classifier.
-    """
+    The end state is that of ``ode.sample``. Clipping and thresholds are part of the map. Raises
+    OdesolveError for plans that draw noise or apply functions of their own, and for models with a
+    classifier."""
     _check(plan, model)
     out, found, nfe = walk(plan, model, x, _Jacobian(x), lambda t: 0.0, tick)
     products = len(found) * x.shape[1:].numel()
@@ -71,9 +75,10 @@ def push(plan: Plan, model: Model, x: Tensor, tick: Tick = None) -> Pushed:
 def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
     """Log-density of x (B, ...) under the map that a plan is, with normal noise at its noise end.
 
-    A plan that encodes (from data to noise) gives it directly: log prior(G(x)) + log |det G'(x)|. One that decodes is inverted by
-    damped Newton steps from a DDIM encoding: log prior(z) - log |det F'(z)| with F(z) = x. Densities are of the state at the
-    plan's data end. With gradients enabled the value is connected to x and to the network's parameters.
+    A plan that encodes (from data to noise) gives it directly: log prior(G(x)) + log |det G'(x)|.
+    One that decodes is inverted by damped Newton steps from a DDIM encoding: log prior(z) - log
+    |det F'(z)| with F(z) = x. Densities are of the state at the plan's data end. With gradients
+    enabled the value is connected to x and to the network's parameters.
     """
     _check(plan, model)
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
@@ -84,22 +89,31 @@ def plan_log_prob(model: Model, x: Tensor, plan: Plan) -> PlanDensity:
         return _density(value, std / _singular(found.jacobian)[:, 0], found.x, found)
     z, nfe, products = _inverted(plan, model, x)
     if torch.is_grad_enabled():
-        at = push(plan, model, z)  # one more step, of value 0, which depends on x and the parameters as the latent does
-        z = differentiable_once(z + _newton(at.jacobian.detach(), x - at.x), "give a plan from data to noise")
-        nfe, products = nfe + at.nfe, products + at.products
+        # one more step, of value 0, which depends on x and the parameters as the latent does
+        at = push(plan, model, z)
+        z = differentiable_once(
+            z + _newton(at.jacobian.detach(), x - at.x), "give a plan from data to noise"
+        )
+        nfe = nfe + at.nfe
+        products = products + at.products
     at = push(plan, model, z)
     residual = _rms(x - at.x.detach())
     drawn = decoded(model, plan, z, at)
     lost = ~(residual <= _close(model, x))
-    status = ["not_inverted" if bad else word for bad, word in zip(lost.tolist(), drawn.status, strict=True)]
+    status = [
+        "not_inverted" if bad else word
+        for bad, word in zip(lost.tolist(), drawn.status, strict=True)
+    ]
     value = torch.where(lost, torch.nan, drawn.value)
     counts = {"nfe": drawn.nfe + nfe, "products": drawn.products + products}
     return replace(drawn, value=value, residual=residual, status=status, **counts)
 
 
 def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
-    """The density of ``at``, the image of the latents z under a plan from noise to data: log prior(z) - log |det F'(z)|."""
-    std, singular = model.path.start_std(plan.grid[0]), _singular(at.jacobian)
+    """The density of ``at``, the image of the latents z under a plan from noise to data: log
+    prior(z) - log |det F'(z)|."""
+    std = model.path.start_std(plan.grid[0])
+    singular = _singular(at.jacobian)
     value = normal_log_density(z, std) - torch.linalg.slogdet(at.jacobian).logabsdet
     # Rows that vanish but for round-off have a determinant that is all round-off.
     flat = singular[:, -1] <= singular.shape[1] * torch.finfo(torch.float64).eps * singular[:, 0]
@@ -108,7 +122,10 @@ def decoded(model: Model, plan: Plan, z: Tensor, at: Pushed) -> PlanDensity:
 
 def _density(value: Tensor, smallest: Tensor, z: Tensor, at: Pushed) -> PlanDensity:
     zero = torch.zeros_like(value.detach())
-    nfe, products = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (at.nfe, at.products))
+    nfe, products = (
+        torch.full(value.shape, n, dtype=torch.int64, device=value.device)
+        for n in (at.nfe, at.products)
+    )
     return PlanDensity(
         value=value,
         stderr=zero,
@@ -131,14 +148,18 @@ def _word(value: float) -> str:
 def _check(plan: Plan, model: Model) -> None:
     if plan.streams:
         raise OdesolveError(
-            f'{plan.solver} draws noise, it is no map: give log_prob="ito" to ode.sample, or an ODE solver'
+            f'{plan.solver} draws noise, it is no map: give log_prob="ito" to ode.sample, or an '
+            "ODE solver"
         )
     places = [i.fn for i in plan.instructions if isinstance(i, Apply)]
     if places:
-        raise OdesolveError(f"the plan applies {places[0]!r}, whose derivative is unknown: give a plan without it")
+        raise OdesolveError(
+            f"the plan applies {places[0]!r}, whose derivative is unknown: give a plan without it"
+        )
     if model.reading.classifier:
         raise OdesolveError(
-            "the gradient of a classifier is not differentiated, so the Jacobian is unknown: give the model without it"
+            "the gradient of a classifier is not differentiated, so the Jacobian is unknown: give "
+            "the model without it"
         )
 
 
@@ -182,22 +203,32 @@ def _read(i) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents whose images are x where they were found, with the evaluations and products (B,) that each took."""
+    """Latents whose images are x where they were found, with the evaluations and products (B,) that
+    each took."""
     z, calls = _encoded(plan, model, x)
     at = push(plan, model, z)
-    image, jacobian = at.x, at.jacobian
-    residual, close = _rms(x - image), _close(model, x)
-    step, runs = torch.ones_like(residual), torch.ones_like(residual, dtype=torch.int64)
+    image = at.x
+    jacobian = at.jacobian
+    residual = _rms(x - image)
+    close = _close(model, x)
+    step = torch.ones_like(residual)
+    runs = torch.ones_like(residual, dtype=torch.int64)
     for _ in range(TRIES):
         todo = (~(residual <= close)).nonzero().flatten()
         if not len(todo):
             break
-        move = step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1)) * _newton(jacobian[todo], (x - image)[todo])
+        move = step[todo].to(x.dtype).view(-1, *[1] * (x.dim() - 1)) * _newton(
+            jacobian[todo], (x - image)[todo]
+        )
         trial = push(plan, model.rows(todo, len(x)), z[todo] + move)
         found = _rms(x[todo] - trial.x)
         better = found < (1 - 1e-4 * step[todo]) * residual[todo]
         rows = todo[better]
-        z[rows], image[rows], jacobian[rows] = (z[todo] + move)[better], trial.x[better], trial.jacobian[better]
+        z[rows], image[rows], jacobian[rows] = (
+            (z[todo] + move)[better],
+            trial.x[better],
+            trial.jacobian[better],
+        )
         residual[rows] = found[better]
         step[todo] = torch.where(better, (2 * step[todo]).clamp_max(1.0), 0.5 * step[todo])
         runs[todo] += 1
@@ -205,10 +236,12 @@ def _inverted(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
-    """Where DDIM takes x on the plan's grid, backwards from its last time with noise; a guess of the latent."""
+    """Where DDIM takes x on the plan's grid, backwards from its last time with noise; a guess of
+    the latent."""
     times = list(plan.grid)
     if float(model.path.sigma(times[-1])) == 0.0:
-        x, times = x * float(model.path.alpha(times[-2])), times[:-1]
+        x = x * float(model.path.alpha(times[-2]))
+        times = times[:-1]
     if len(times) < 2:
         return x.clone(), 0
     back = make_plan("ddim", model.path, None, times, reverse=True)
@@ -218,11 +251,14 @@ def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
 
 def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:
     """The move of the latent that closes the gap to first order."""
-    return torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result.to(gap.dtype).view_as(gap)
+    return (
+        torch.linalg.solve_ex(jacobian, gap.double().flatten(1)).result.to(gap.dtype).view_as(gap)
+    )
 
 
 def _close(model: Model, x: Tensor) -> Tensor:
-    """The residual (B,) at which a latent counts as found, by what the network's numbers resolve."""
+    """The residual (B,) at which a latent counts as found, by what the network's numbers
+    resolve."""
     eps = max(torch.finfo(d).eps for d in (x.dtype, model.dtype or x.dtype))
     return eps**ENOUGH * x.detach().double().flatten(1).abs().amax(1).clamp_min(1.0)
 
@@ -233,6 +269,7 @@ def _rms(gap: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _singular(jacobian: Tensor) -> Tensor:
-    """Singular values (B, D), the largest first; NaN where the Jacobian is not finite, which LAPACK would not take."""
+    """Singular values (B, D), the largest first; NaN where the Jacobian is not finite, which LAPACK
+    would not take."""
     finite = torch.isfinite(jacobian).flatten(1).all(1)[:, None]
     return torch.where(finite, torch.linalg.svdvals(jacobian.nan_to_num(0.0, 0.0, 0.0)), torch.nan)

@@ -1,9 +1,10 @@
-"""How far from an estimate the truth lies, when all that is known of the error is the spread of a few values.
+"""How far from an estimate the truth lies, when all that is known of the error is the spread of a
+few values.
 
-Student's t is right for normal values. A probe's are quadratic forms: where one direction has nearly all of the trace they are
-squares of normals, which are skewed, and a sample whose values happen to be small has a small spread, too. Of 8 of them t holds
-the mean in 85 % of the cases at a level of 95 %. The spreads of a whole batch together do not share one sample's accident.
-"""
+Student's t is right for normal values. A probe's are quadratic forms: where one direction has
+nearly all of the trace they are squares of normals, which are skewed, and a sample whose values
+happen to be small has a small spread, too. Of 8 of them t holds the mean in 85 % of the cases at a
+level of 95 %. The spreads of a whole batch together do not share one sample's accident."""
 
 from __future__ import annotations
 
@@ -14,24 +15,30 @@ import torch
 from torch import Tensor
 
 BATCH = 20  # samples from which on their spreads say how much spreads differ
-SAFE = 0.8  # intervals go for this share of the misses that they may have, as all that they go by is estimated
-SLACK = 1.3  # and sums of signs, which take few values, may have this share: the next value is far off
-DRAWS, MOST = 2**15, 256  # simulated samples; values from which on skewness does not count
+# intervals go for this share of the misses that they may have, as all that they go by is estimated
+SAFE = 0.8
+# and sums of signs, which take few values, may have this share: the next value is far off
+SLACK = 1.3
+# simulated samples; values from which on skewness does not count
+DRAWS = 2**15
+MOST = 256
 
 
 def reach(stderr: Tensor, count: int, level: float) -> Tensor:
-    """Distance (B,) that holds the truth with this probability, for standard errors (B,) of the mean of ``count`` values each.
+    """Distance (B,) that holds the truth with this probability, for standard errors (B,) of the
+    mean of ``count`` values each.
 
-    The larger of two: what the root mean square of all standard errors says, by ``factor``, and what the sample's own one says,
-    by Student's t, from 20 samples on drawn to the others as far as they are alike. NaN of a standard error that is NaN.
-    """
+    The larger of two: what the root mean square of all standard errors says, by ``factor``, and
+    what the sample's own one says, by Student's t, from 20 samples on drawn to the others as far as
+    they are alike. NaN of a standard error that is NaN."""
     known = stderr[torch.isfinite(stderr)].square()
     if count < 2 or not len(known):
         return torch.zeros_like(stderr) * stderr
     from scipy.special import stdtrit
 
     level = 1.0 - SAFE * (1.0 - level)
-    own, degrees = stderr.square(), torch.full_like(stderr, count - 1.0)
+    own = stderr.square()
+    degrees = torch.full_like(stderr, count - 1.0)
     if len(known) >= BATCH:
         own, degrees = _drawn_together(own, known, count - 1)
     t = torch.from_numpy(stdtrit(degrees.cpu().numpy(), 0.5 + 0.5 * level)).to(stderr)
@@ -39,11 +46,12 @@ def reach(stderr: Tensor, count: int, level: float) -> Tensor:
 
 
 def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, Tensor]:
-    """Variances (B,) of single samples, and their degrees of freedom, if variances are spread as inverse chi-squares.
+    """Variances (B,) of single samples, and their degrees of freedom, if variances are spread as
+    inverse chi-squares.
 
-    Moderated t (Smyth 2004), here with the prior's degrees d from the second moment: that of variances is
-    (1 + 2 / degrees) (d - 2) / (d - 4) times the square of their mean. That moment is taken 3 / sqrt(n) higher than found.
-    """
+    Moderated t (Smyth 2004), here with the prior's degrees d from the second moment: that of
+    variances is (1 + 2 / degrees) (d - 2) / (d - 4) times the square of their mean. That moment is
+    taken 3 / sqrt(n) higher than found."""
     mean = known.mean()
     if not float(mean) > 0.0:
         return own, torch.full_like(own, float(degrees))
@@ -55,15 +63,17 @@ def _drawn_together(own: Tensor, known: Tensor, degrees: int) -> tuple[Tensor, T
 
 @functools.lru_cache(256)
 def factor(count: int, samples: int, level: float) -> float:
-    """On the root mean square standard error of so many samples of ``count`` values: their means are held, be the values normal,
-    squares of normals, or random signs."""
+    """On the root mean square standard error of so many samples of ``count`` values: their means
+    are held, be the values normal, squares of normals, or random signs."""
     from scipy.special import stdtrit
 
     normal = float(stdtrit(samples * (count - 1), 0.5 + 0.5 * level))
     if count > MOST:
         return normal
     errors, variances = _squares(count)
-    window = np.concatenate([[0.0], np.cumsum(np.resize(variances, len(variances) + min(samples, DRAWS)))])
+    window = np.concatenate(
+        [[0.0], np.cumsum(np.resize(variances, len(variances) + min(samples, DRAWS)))]
+    )
     size = len(window) - 1 - len(variances)
     pooled = (window[size:-1] - window[: -1 - size]) / size
     squares = float(np.quantile(np.abs(errors) / np.sqrt(pooled / count), level))
@@ -72,13 +82,15 @@ def factor(count: int, samples: int, level: float) -> float:
 
 @functools.lru_cache(16)
 def _squares(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of the mean of so many squares of normals, and the squares' variances, of many simulated samples."""
+    """Errors of the mean of so many squares of normals, and the squares' variances, of many
+    simulated samples."""
     values = np.random.default_rng(0).standard_normal((DRAWS, count)) ** 2
     return values.mean(1) - 1.0, values.var(1, ddof=1)
 
 
 def _signs(count: int, level: float) -> float:
-    """Distance of a sum of signs from 0, over the root of their number, that is held about so often."""
+    """Distance of a sum of signs from 0, over the root of their number, that is held about so
+    often."""
     from scipy.special import bdtr
 
     rarer = np.arange(count // 2, 0, -1)

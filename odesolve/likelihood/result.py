@@ -18,14 +18,25 @@ from odesolve.errors import OdesolveError
 from odesolve.likelihood.reach import reach as reach_of
 
 UNSOLVED = (
-    "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask without adjoint= and "
+    "the solver's error was not estimated, and interval() leaves it out: give check=True, or ask "
+    "without adjoint= and "
     "steps="
 )
 SINGLE = (
-    "one probe has no error bar: what it errs by is unknown, and hides all other errors; give products=8 or more, or "
+    "one probe has no error bar: what it errs by is unknown, and hides all other errors; give "
+    "products=8 or more, or "
     'trace="exact"'
 )
-SHOWN = ("value", "stderr", "solver_error", "prior_mismatch", "truncation", "truncation_error", "nfe", "products")
+SHOWN = (
+    "value",
+    "stderr",
+    "solver_error",
+    "prior_mismatch",
+    "truncation",
+    "truncation_error",
+    "nfe",
+    "products",
+)
 FEW = 6  # numbers of a line
 
 
@@ -33,15 +44,21 @@ def check_width(levels: object, low: object, high: object, most: int | None = No
     """Raise OdesolveError unless there are at least two levels, from low to high."""
     whole("levels", levels, 2, most)
     if not real("low", low) < real("high", high):
-        raise OdesolveError(f"low={low!r}, high={high!r}: give the lowest and the highest value, low below high")
+        raise OdesolveError(
+            f"low={low!r}, high={high!r}: give the lowest and the highest value, low below high"
+        )
 
 
 def told_statuses(status: Sequence[str]) -> str:
-    """How many samples failed and how, as "2 of 5 failed: 1 diverged, 1 max_calls"; empty where none did."""
+    """How many samples failed and how, as "2 of 5 failed: 1 diverged, 1 max_calls"; empty where
+    none did."""
     words = Counter(word for word in status if word != "ok")
     if not words:
         return ""
-    return f"{words.total()} of {len(status)} failed: {', '.join(f'{n} {word}' for word, n in words.items())}"
+    return (
+        f"{words.total()} of {len(status)} failed: "
+        f"{', '.join(f'{n} {word}' for word, n in words.items())}"
+    )
 
 
 def _few(numbers: Tensor) -> str:
@@ -57,26 +74,35 @@ class LogProb:
 
     Attributes:
         value: log-density (B,), float64; differentiable where it was asked for with gradients.
-        stderr: standard error (B,) that comes from the random probes of the trace; 0 where the trace is exact, NaN of one probe.
-        solver_error: estimate (B,) of the error that the solver makes, None where it was not estimated.
+        stderr: standard error (B,) that comes from the random probes of the trace; 0 where the
+            trace is exact, NaN of one probe.
+        solver_error: estimate (B,) of the error that the solver makes, None where it was not
+            estimated.
         latent: the state (B, ...) at the noise end.
-        nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), a backward pass each at most.
-        trace: how the divergence was found, such as "exact" or "xtrace(24)"; of "auto" what it chose, for how many of the
-            samples; ``probes``: estimates behind ``stderr``, 1 where the trace is exact.
-        prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves out; None without a path.
-        truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data with the noise of the
-            first time on them; None without a path, 0 where the flow begins at the data's end.
-        truncation_error: what ``truncation`` may err by (B,), where the first time lies after the one at which the path has its
-            data, so that ``interval`` counts both; None otherwise.
+        nfe: network evaluations (B,), forward passes; ``products``: Jacobian products (B,), a
+            backward pass each at most.
+        trace: how the divergence was found, such as "exact" or "xtrace(24)"; of "auto" what it
+            chose, for how many of the samples; ``probes``: estimates behind ``stderr``, 1 where the
+            trace is exact.
+        prior_mismatch: estimate (B,) of log p_T - log prior at the latent, which ``value`` leaves
+            out; None without a path.
+        truncation: estimate (B,) of log p of the clean data less ``value``, which is of the data
+            with the noise of the first time on them; None without a path, 0 where the flow begins
+            at the data's end.
+        truncation_error: what ``truncation`` may err by (B,), where the first time lies after the
+            one at which the path has its data, so that ``interval`` counts both; None otherwise.
         status: "ok", or why the solve of a sample stopped; a list of B.
-        rounds: network calls that waited for one another, of all samples together; None where they were not counted.
-        notes: sentences on what the numbers do not say, such as that one probe has no error. Printed with them.
+        rounds: network calls that waited for one another, of all samples together; None where they
+            were not counted.
+        notes: sentences on what the numbers do not say, such as that one probe has no error.
+            Printed with them.
 
     ``LogProb.MEANING`` says what ``value`` is, in one sentence, which stored values carry along.
     """
 
     MEANING: ClassVar[str] = (
-        "log-density of the model itself in nats: log-density of the base at the latent plus the integral of the divergence; "
+        "log-density of the model itself in nats: log-density of the base at the latent plus the "
+        "integral of the divergence; "
         "the estimates prior_mismatch and truncation are in no value"
     )
 
@@ -102,7 +128,10 @@ class LogProb:
             object.__setattr__(self, "notes", (*self.notes, UNSOLVED))
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} of {len(self.value)} samples of {self.dim} numbers, trace {self.trace}"]
+        lines = [
+            f"{type(self).__name__} of {len(self.value)} samples of {self.dim} numbers, "
+            f"trace {self.trace}"
+        ]
         for name in SHOWN:
             numbers = getattr(self, name)
             if numbers is not None and len(numbers):
@@ -132,29 +161,34 @@ class LogProb:
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         """Bounds (B,) that hold the log-density with this probability.
 
-        From the value to value + ``truncation`` where that is counted, widened by what the probes may err by at this level, and
-        by ``solver_error`` and ``truncation_error`` as a whole at any level.
+        From the value to value + ``truncation`` where that is counted, widened by what the probes
+        may err by at this level, and by ``solver_error`` and ``truncation_error`` as a whole at any
+        level.
 
-        For the probes a batch is looked at as a whole (``likelihood.reach``): spreads of few and skewed values mislead one by
-        one, not together. So a sample's interval depends on the batch that it was in, which its value and ``stderr`` do not;
-        alone it is wider, with few probes much so.
-        """
+        For the probes a batch is looked at as a whole (``likelihood.reach``): spreads of few and
+        skewed values mislead one by one, not together. So a sample's interval depends on the batch
+        that it was in, which its value and ``stderr`` do not; alone it is wider, with few probes
+        much so."""
         if not 0.0 < level < 1.0:
             raise OdesolveError(f"level={level}: give a probability between 0 and 1, such as 0.95")
-        reach = reach_of(self.stderr, self.probes, level) + (0.0 if self.solver_error is None else self.solver_error)
+        reach = reach_of(self.stderr, self.probes, level) + (
+            0.0 if self.solver_error is None else self.solver_error
+        )
         if self.truncation is None or self.truncation_error is None:
             return self.value - reach, self.value + reach
         reach = reach + self.truncation_error
-        low, high = self.truncation.clamp_max(0.0), self.truncation.clamp_min(0.0)
+        low = self.truncation.clamp_max(0.0)
+        high = self.truncation.clamp_min(0.0)
         return self.value + low - reach, self.value + high + reach
 
     @meant(levels=count(2), low=number(), high=number())
     def bits_per_dim(self, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
-        """-log2 P / D of data that take ``levels`` equally wide values in [low, high], from the density of dequantised ones.
+        """-log2 P / D of data that take ``levels`` equally wide values in [low, high], from the
+        density of dequantised ones.
 
-        The width of a value is (high - low) / levels, so the density in bits gains log2(levels / (high - low)) a dimension: 7
-        for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised uniformly within its value the mean over that noise is an
-        upper bound of the discrete model's bits (Theis et al. 2016, section 3.1).
-        """
+        The width of a value is (high - low) / levels, so the density in bits gains log2(levels /
+        (high - low)) a dimension: 7 for 8-bit images in [-1, 1], 8 in [0, 1]. For x dequantised
+        uniformly within its value the mean over that noise is an upper bound of the discrete
+        model's bits (Theis et al. 2016, section 3.1)."""
         check_width(levels, low, high)
         return -self.value / (self.dim * math.log(2.0)) + math.log2(levels / (high - low))

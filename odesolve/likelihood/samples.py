@@ -26,7 +26,8 @@ KINDS = ("flow", "plan", "ito")
 
 
 def kind_of(log_prob: bool | str) -> str | None:
-    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for one that there is not."""
+    """Which density ``ode.sample`` is asked for; None for none. Raises OdesolveError for one that
+    there is not."""
     if log_prob not in KINDS if isinstance(log_prob, str) else not isinstance(log_prob, bool):
         raise unknown("log_prob", log_prob, KINDS)
     return log_prob if isinstance(log_prob, str) else "flow" if log_prob else None
@@ -43,15 +44,20 @@ def draw(
     products: int,
     tick: Tick = None,
 ) -> tuple[Tensor, LogProb]:
-    """Run a plan from x (B, ...), a state of the prior at its first time; the end state with its log-density.
+    """Run a plan from x (B, ...), a state of the prior at its first time; the end state with its
+    log-density.
 
-    ``key`` is (seed, ids), of the probes and of the plan's noise. Raises OdesolveError for a plan that runs to the noise, and
-    where the plan has no density of this kind.
+    ``key`` is (seed, ids), of the probes and of the plan's noise. Raises OdesolveError for a plan
+    that runs to the noise, and where the plan has no density of this kind.
     """
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
     if not first.rho > last.rho:
-        raise OdesolveError("the plan runs from data to noise: for the log-density of data give them to ode.log_prob")
-    # Where the network is looked at: noise itself, as samples of a network that is far from a data set may saturate it.
+        raise OdesolveError(
+            "the plan runs from data to noise: for the log-density of data give "
+            "them to ode.log_prob"
+        )
+    # Where the network is looked at: noise itself, as samples of a network that is far from a data
+    # set may saturate it.
     unit = x / model.path.start_std(first.t)
     if kind == "plan":
         at = push(plan, model, x, tick)
@@ -74,12 +80,23 @@ def draw(
     nfe = found.nfe + int(dependence.of_model(model, unit, forward=forward))
     calls, pulled = spent(probes)
     named = traces.name_of(estimator, probes)
-    return found.x, _told(value, stderr, x, nfe + calls, found.products + pulled, named, probes.count, found.error)
+    return found.x, _told(
+        value, stderr, x, nfe + calls, found.products + pulled, named, probes.count, found.error
+    )
 
 
 def _told(
-    value: Tensor, stderr: Tensor, x: Tensor, calls: int, each: int, trace: str, probes: int, error=None
+    value: Tensor,
+    stderr: Tensor,
+    x: Tensor,
+    calls: int,
+    each: int,
+    trace: str,
+    probes: int,
+    error=None,
 ) -> LogProb:
-    nfe, products = (torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (calls, each))
+    nfe, products = (
+        torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (calls, each)
+    )
     status = ["ok" if fine else "diverged" for fine in torch.isfinite(value).tolist()]
     return LogProb(value, stderr, error, x, nfe, products, trace, probes, status=status)

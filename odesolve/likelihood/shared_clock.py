@@ -1,4 +1,5 @@
-"""One clock for a whole batch: what ``control="batch"`` asks for, in a solve that all samples step through together."""
+"""One clock for a whole batch: what ``control="batch"`` asks for, in a solve that all samples step
+through together."""
 
 from __future__ import annotations
 
@@ -19,32 +20,40 @@ def check_control(control: str | None) -> None:
 
 
 def tolerance(tol: float, control: str | None, samples: int) -> float:
-    """The tolerance of a batch that keeps every sample's: its error is a root mean square over all of them."""
+    """The tolerance of a batch that keeps every sample's: its error is a root mean square over all
+    of them."""
     return tol / samples**0.5 if control == "batch" else tol
 
 
 class Together:
-    """The dense solution of a batch as one system, in the form of one of samples: a status and a count for each."""
+    """The dense solution of a batch as one system, in the form of one of samples: a status and a
+    count for each."""
 
     def __init__(self, sol: Any, samples: int):
-        self.last, self.at, self.slope_at = sol.last, sol.at, sol.slope_at
+        self.last = sol.last
+        self.at = sol.at
+        self.slope_at = sol.slope_at
         self.status = [sol.status] * samples
         self.nfe = sol.nfe.expand(samples)
 
 
 class OneTime:
-    """A function that gets one time for all, as its argument number ``at``: as the column of its contract, or as a number of no
-    dimensions, as ``ode.solve(control="batch")`` hands it, where the first call fails with the column and not with the number."""
+    """A function that gets one time for all, as its argument number ``at``: as the column of its
+    contract, or as a number of no dimensions, as ``ode.solve(control="batch")`` hands it, where the
+    first call fails with the column and not with the number."""
 
     def __init__(self, f: Callable[..., Any], at: int = 0):
-        self.f, self.at, self.number = f, at, None
+        self.f = f
+        self.at = at
+        self.number = None
         self.__wrapped__ = self.__self__ = f  # whose signature is ours, and whose layers
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         if self.number is not None:
             return self.f(*self._given(args), **named)
         try:
-            out, self.number = self.f(*args, **named), False
+            out = self.f(*args, **named)
+            self.number = False
         except Exception as first:
             try:
                 self.number = True

@@ -1,4 +1,5 @@
-"""The terms of variational bounds: of a chain of Gaussian steps, and of its limit of infinitely many, the reverse SDE."""
+"""The terms of variational bounds: of a chain of Gaussian steps, and of its limit of infinitely
+many, the reverse SDE."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ from odesolve.model.model import Model
 from odesolve.paths import Point
 
 CELLS = 256  # of the density that noise levels are drawn from
-FLOOR = 0.1  # share of that density that is uniform: no level is so rare that its weight could ruin an estimate
+# share of that density that is uniform: no level is so rare that its weight could ruin an estimate
+FLOOR = 0.1
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """p(x0 | x_1): a density N(x0; mean, var), or with ``levels`` what it gives a value of discrete data.
+    """p(x0 | x_1): a density N(x0; mean, var), or with ``levels`` what it gives a value of discrete
+    data.
 
     The lowest and the highest value get the tails (Ho et al. 2020, eq. 13).
     """
@@ -32,9 +35,13 @@ class Decoder:
 
     def loss(self, x: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         """-log p of each sample, (B,) float64; ``log_var`` broadcasts to x."""
-        x, mean, log_var = x.double(), mean.double(), log_var.double()
+        x = x.double()
+        mean = mean.double()
+        log_var = log_var.double()
         if self.levels is None:
-            each = 0.5 * (math.log(2 * math.pi) + log_var + (x - mean).square() * torch.exp(-log_var))
+            each = 0.5 * (
+                math.log(2 * math.pi) + log_var + (x - mean).square() * torch.exp(-log_var)
+            )
             return each.flatten(1).sum(1)
         half = 0.5 * (self.high - self.low) / (self.levels - 1)
         scale = torch.exp(-0.5 * log_var)
@@ -59,21 +66,30 @@ def prior_loss(x: Tensor, first: Point, std: float) -> Tensor:
 
 
 class Chain:
-    """Ancestral steps between the points of a grid with noise, from noise to data: what L_VLB is of (Ho et al. 2020, eq. 5).
+    """Ancestral steps between the points of a grid with noise, from noise to data: what L_VLB is of
+    (Ho et al. 2020, eq. 5).
 
-    Term k is KL(q(x_t | x_s, x0) || p(x_t | x_s)) of the step from point k to k + 1, both Gaussians; the last point is left
-    by the decoder. Raises OdesolveError for grids that do not run to data, and a variance that the model does not have.
-    """
+    Term k is KL(q(x_t | x_s, x0) || p(x_t | x_s)) of the step from point k to k + 1, both
+    Gaussians; the last point is left by the decoder. Raises OdesolveError for grids that do not run
+    to data, and a variance that the model does not have."""
 
     def __init__(
-        self, model: Model, points: Sequence[Point], variance: str, decoder: Decoder, device: torch.device | str = "cpu"
+        self,
+        model: Model,
+        points: Sequence[Point],
+        variance: str,
+        decoder: Decoder,
+        device: torch.device | str = "cpu",
     ):
-        self.model, self.variance, self.decoder = model, variance, decoder
+        self.model = model
+        self.variance = variance
+        self.decoder = decoder
         self.points = [p for p in points if p.sigma > 0.0]
         pairs = list(zip(self.points[:-1], self.points[1:], strict=True))
         if not pairs or not all(s.lam < t.lam for s, t in pairs):
             raise OdesolveError(
-                "a chain runs from noise to data through two noisy times at least: give such a grid, or steps=2"
+                "a chain runs from noise to data through two noisy times at least: give such a "
+                "grid, or steps=2"
             )
         fresh = [-math.expm1(2.0 * (s.lam - t.lam)) for s, t in pairs]
 
@@ -98,34 +114,44 @@ class Chain:
         small, large, lead = (column(c[k], x.double()) for c in (self.small, self.large, self.lead))
         log_var = small + share * (large - small)
         error = lead * (x.double() - data)
-        each = 0.5 * (log_var - small + torch.expm1(small - log_var) + error.square() * torch.exp(-log_var))
+        each = 0.5 * (
+            log_var - small + torch.expm1(small - log_var) + error.square() * torch.exp(-log_var)
+        )
         return each.expand(x.shape).flatten(1).sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
-        """L_0 (B,). The variance is beta; a learned one lies between it and the beta-tilde of the step before.
+        """L_0 (B,). The variance is beta; a learned one lies between it and the beta-tilde of the
+        step before.
 
-        Rejected: that beta-tilde for "small" and "large" too, as in improved-diffusion: for unit Gaussian data 0.11 nats worse.
-        """
+        Rejected: that beta-tilde for "small" and "large" too, as in improved-diffusion: for unit
+        Gaussian data 0.11 nats worse."""
         data, share = self._data(x, torch.full((len(x),), self.count, device=x.device), eps)
         large = 2.0 * math.log(self.points[-1].sigma)
         below = (
-            (large - float(self.small[-1])) * (1.0 - share) if self.variance == "learned" else torch.zeros_like(share)
+            (large - float(self.small[-1])) * (1.0 - share)
+            if self.variance == "learned"
+            else torch.zeros_like(share)
         )
         return self.decoder.loss(x, data, large - below)
 
     def _data(self, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """The data prediction, and where the log-variance lies from beta-tilde's (0) to beta's (1)."""
+        """The data prediction, and where the log-variance lies from beta-tilde's (0) to beta's
+        (1)."""
         alpha, sigma = (column(c[k], x) for c in (self.alpha, self.sigma))
-        noisy, t = alpha * x + sigma * eps, self.t[k]
+        noisy = alpha * x + sigma * eps
+        t = self.t[k]
         if self.variance != "learned":
-            share = torch.tensor(float(self.variance == "large"), dtype=torch.float64, device=x.device)
+            share = torch.tensor(
+                float(self.variance == "large"), dtype=torch.float64, device=x.device
+            )
             return self.model.data(noisy, t).double(), share
         data, v = data_and_variance(self.model, noisy, t)
         return data.double(), 0.5 * (v.double() + 1.0)
 
 
 def data_and_variance(model: Model, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The data prediction and the half of the network's channels that says the variance, from one evaluation."""
+    """The data prediction and the half of the network's channels that says the variance, from one
+    evaluation."""
     seen: list[Tensor] = []
 
     def net(*args, **cond) -> Tensor:
@@ -139,20 +165,32 @@ def data_and_variance(model: Model, x: Tensor, t: Tensor) -> tuple[Tensor, Tenso
 
 
 class Diffusion:
-    """The reverse SDE between two noise levels: its bound is an integral over half log-SNRs (Kingma et al. 2021, eq. 17).
+    """The reverse SDE between two noise levels: its bound is an integral over half log-SNRs (Kingma
+    et al. 2021, eq. 17).
 
-    L_inf = E integral |eps - eps_hat(x_lambda)|^2 d lambda. Levels are drawn from a density that follows the integrand of
-    Gaussian data of deviation c, D / (1 + rho^2 / c^2). Rejected: the loss that their denoiser has on the same noise as a
-    control variate: where data are finer than c (the digits at a noise of 0.1 to 0.5) it adds the noise that it should take away.
-    """
+    L_inf = E integral |eps - eps_hat(x_lambda)|^2 d lambda. Levels are drawn from a density that
+    follows the integrand of Gaussian data of deviation c, D / (1 + rho^2 / c^2). Rejected: the loss
+    that their denoiser has on the same noise as a control variate: where data are finer than c (the
+    digits at a noise of 0.1 to 0.5) it adds the noise that it should take away."""
 
-    def __init__(self, model: Model, first: Point, last: Point, decoder: Decoder, device: torch.device | str = "cpu"):
-        self.model, self.first, self.last, self.decoder = model, first, last, decoder
+    def __init__(
+        self,
+        model: Model,
+        first: Point,
+        last: Point,
+        decoder: Decoder,
+        device: torch.device | str = "cpu",
+    ):
+        self.model = model
+        self.first = first
+        self.last = last
+        self.decoder = decoder
         self.c = model.reading.sigma_data if model.predicts == "edm" else SIGMA_DATA
         edges = torch.linspace(first.lam, last.lam, CELLS + 1, dtype=torch.float64, device=device)
         shape = torch.sigmoid(edges[:-1] + edges[1:] + 2 * math.log(self.c))
         mass = shape / shape.sum() * (1 - FLOOR) + FLOOR / CELLS
-        self.edges, self.mass = edges, mass
+        self.edges = edges
+        self.mass = mass
         self.total = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
 
     def level(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,17 +203,21 @@ class Diffusion:
         """The integrand (B,) at half log-SNRs (B,)."""
         path = self.model.path
         t = path.t_of_lam(lam)
-        alpha, sigma = path.alpha(t), path.sigma(t)
+        alpha = path.alpha(t)
+        sigma = path.sigma(t)
         noisy = column(alpha, x) * x + column(sigma, x) * eps
         return (eps - self.model.noise(noisy, t)).double().flatten(1).square().sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
-        """-log p(x0 | x) (B,) at the last level: around the data prediction, of variance sigma^2 / alpha^2.
+        """-log p(x0 | x) (B,) at the last level: around the data prediction, of variance sigma^2 /
+        alpha^2.
 
-        Next to the data the error of the prediction is almost the noise: of a density half of its square is replaced by its mean.
-        """
+        Next to the data the error of the prediction is almost the noise: of a density half of its
+        square is replaced by its mean."""
         data = self.model.data(self.last.alpha * x + self.last.sigma * eps, self.last.t)
-        loss = self.decoder.loss(x, data, torch.tensor(2.0 * math.log(self.last.rho), dtype=torch.float64))
+        loss = self.decoder.loss(
+            x, data, torch.tensor(2.0 * math.log(self.last.rho), dtype=torch.float64)
+        )
         if self.decoder.levels is not None:
             return loss
         return loss + 0.5 * (x.shape[1:].numel() - eps.double().flatten(1).square().sum(1))

@@ -1,7 +1,8 @@
-"""Folding a model into a plan: prediction type, guidance, input scaling and buffers become coefficients and slots.
+"""Folding a model into a plan: prediction type, guidance, input scaling and buffers become
+coefficients and slots.
 
-A lowered program alternates between network calls and one block that computes everything which the next call and the
-later rows need. A raw network output lives only until the block that follows it.
+A lowered program alternates between network calls and one block that computes everything which the
+next call and the later rows need. A raw network output lives only until the block that follows it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from odesolve.lowering.program import Block, Call, Guidance, Mark, Program, Read
 from odesolve.lowering.scales import Planned
 from odesolve.lowering.slots import Slots, is_step
 from odesolve.paths import Path
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names, stream_of
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Instruction,
+    Output,
+    names,
+    stream_of,
+)
 from odesolve.plans.plan import Plan
 
 __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform", "lower"]
@@ -26,14 +36,21 @@ __all__ = ["Block", "Call", "Guidance", "Mark", "Program", "Reading", "Transform
 CANCELLED = 1e-15
 
 
-def lower(plan: Plan, path: Path, reading: Reading, observe: bool = False, stats: bool = False) -> Program:
-    """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for those who watch the solve.
+def lower(
+    plan: Plan,
+    path: Path,
+    reading: Reading,
+    observe: bool = False,
+    stats: bool = False,
+) -> Program:
+    """Fold ``reading`` into the plan; ``observe`` keeps every data prediction, for those who watch
+    the solve.
 
-    ``stats`` keeps of every step that draws noise its mean and how large the noise was. Raises PlanError where the
-    network's prediction does not determine what the plan asks for (data from noise at alpha = 0, velocity from data at
-    sigma = 0), and with ``stats`` for a plan whose steps are not a mean plus one Gaussian draw. Scales that are functions of
-    time are asked here, for the plan's times.
-    """
+    ``stats`` keeps of every step that draws noise its mean and how large the noise was. Raises
+    PlanError where the network's prediction does not determine what the plan asks for (data from
+    noise at alpha = 0, velocity from data at sigma = 0), and with ``stats`` for a plan whose steps
+    are not a mean plus one Gaussian draw. Scales that are functions of time are asked here, for the
+    plan's times."""
     return _lowered(plan, path, reading.planned(plan), observe, stats)
 
 
@@ -45,7 +62,8 @@ def _lowered(plan: Plan, path: Path, reading: Reading, observe: bool, stats: boo
 
 
 def _expose(plan: Plan, path: Path, applies: tuple[str, ...]) -> tuple[Instruction, ...]:
-    """The instructions with every evaluation's data prediction passed through the named transforms."""
+    """The instructions with every evaluation's data prediction passed through the named
+    transforms."""
     out: list[Instruction] = []
     for i in plan.instructions:
         if not isinstance(i, Evaluate):
@@ -55,18 +73,22 @@ def _expose(plan: Plan, path: Path, applies: tuple[str, ...]) -> tuple[Instructi
         if i.quantity != "data":
             names[-1] = f"{i.output}.data"
         out.append(replace(i, output=names[0], quantity="data"))
-        out += [Apply(fn, a, b, i.t) for fn, a, b in zip(applies, names[:-1], names[1:], strict=True)]
+        out += [
+            Apply(fn, a, b, i.t) for fn, a, b in zip(applies, names[:-1], names[1:], strict=True)
+        ]
         if i.quantity != "data":
             kx, kd = (float(k) for k in path.convert(i.t, "data", i.quantity))
             out.append(Combine((Output(i.output),), (i.input, names[-1]), ((kx, kd),)))
     return tuple(out)
 
 
-Terms = dict[str, tuple[float, float]]  # name -> (coefficient, sum of the magnitudes it was summed from)
+# name -> (coefficient, sum of the magnitudes it was summed from)
+Terms = dict[str, tuple[float, float]]
 
 
 class Lowering:
-    """First pass: ops over names. ``env`` expresses every canonical value by materialised ones and raw outputs."""
+    """First pass: ops over names. ``env`` expresses every canonical value by materialised ones and
+    raw outputs."""
 
     def __init__(
         self,
@@ -77,7 +99,11 @@ class Lowering:
         observe: bool,
         stats: bool,
     ):
-        self.path, self.reading, self.observe, self.stats, self.plan = path, reading, observe, stats, plan
+        self.path = path
+        self.reading = reading
+        self.observe = observe
+        self.stats = stats
+        self.plan = plan
         self.instructions = list(instructions)
         self.ops: list[tuple] = []
         self.env: dict[str, Terms] = {START: {START: (1.0, 1.0)}}
@@ -98,11 +124,14 @@ class Lowering:
         for out, row in zip(i.outputs, i.weights, strict=True):
             self.env[out.name] = self._substitute(zip(i.inputs, row, strict=True))
             self.pending.append(out.name)
-            if self.observe and is_step(out.name):  # shown, even where the next step goes on from it without a call
+            # shown, even where the next step goes on from it without a call
+            if self.observe and is_step(out.name):
                 self.last_use[out.name] = max(self.last_use.get(out.name, -1), self._next_flush(k))
             if self.stats and is_step(out.name) and _noises(self.env[out.name]):
                 mean = f"{out.name}.mean"
-                self.env[mean] = {n: w for n, w in self.env[out.name].items() if stream_of(n) is None}
+                self.env[mean] = {
+                    n: w for n, w in self.env[out.name].items() if stream_of(n) is None
+                }
                 self.pending.append(mean)
                 self.last_use[mean] = self._next_flush(k)
 
@@ -115,10 +144,14 @@ class Lowering:
 
     def _evaluate(self, k: int, i: Evaluate) -> None:
         if i.variance is not None and not self.reading.variance:
-            raise PlanError(f"{self.plan.solver} uses a learned variance: give ode.Model(..., learned_variance=True)")
+            raise PlanError(
+                f"{self.plan.solver} uses a learned variance: give ode.Model(..., "
+                "learned_variance=True)"
+            )
         if i.to is not None and not self.reading.two_times:
             raise PlanError(
-                f"{self.plan.solver} asks for averages between two times: give ode.objectives.FlowMap(...).model"
+                f"{self.plan.solver} asks for averages between two times: give "
+                "ode.objectives.FlowMap(...).model"
             )
         c_in = float(self.reading.c_in(self.path, i.t))
         separate = self.reading.cast or c_in != 1.0
@@ -126,16 +159,23 @@ class Lowering:
         if separate:
             self.env[entry] = self._substitute([(i.input, c_in)])
         self._flush(k, [entry] if separate else [])
-        branches = dict(self.reading.guidance.weights(i.t)) if self.reading.guidance else {"cond": 1.0}
+        branches = (
+            dict(self.reading.guidance.weights(i.t)) if self.reading.guidance else {"cond": 1.0}
+        )
         kx, kf, kg = self.conversions[k]
         if self.reading.classifier:
             branches["classifier"] = math.nan
         raw = [f"{i.output}:{b}" for b in branches]
         call = len(self.ops)
         more = {} if i.variance is None else {"variance": i.variance}
-        self.ops.append(("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t, i.to))
+        self.ops.append(
+            ("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t, i.to)
+        )
         self.raw.update(raw, more.values())
-        terms = [(n, kg if b == "classifier" else kf * w) for n, (b, w) in zip(raw, branches.items(), strict=True)]
+        terms = [
+            (n, kg if b == "classifier" else kf * w)
+            for n, (b, w) in zip(raw, branches.items(), strict=True)
+        ]
         if self.reading.mix and "uncond" in branches:
             mixed = f"{i.output}:mixed"
             self.ops.append(("apply", self.reading.mix, tuple(raw[:2]), mixed, i.t, None, ()))
@@ -149,7 +189,8 @@ class Lowering:
             self.seen[call] = self._watch(k, i)
 
     def _watch(self, k: int, i: Evaluate) -> str:
-        """Name of the data prediction of evaluation k, after its transforms, kept until the step is finished."""
+        """Name of the data prediction of evaluation k, after its transforms, kept until the step is
+        finished."""
         if self.reading.applies:
             return self.instructions[k + len(self.reading.applies)].output  # type: ignore[union-attr]
         name = i.output
@@ -192,13 +233,16 @@ class Lowering:
         if outs:
             rows = [{n: w for n, (w, _) in self.env[o].items()} for o in outs]
             norm = self._noisy_step(outs, rows) if self.stats else None
-            self.ops.append(("block", tuple(outs), tuple(rows), tuple(o not in live for o in outs), norm))
+            self.ops.append(
+                ("block", tuple(outs), tuple(rows), tuple(o not in live for o in outs), norm)
+            )
         for name in outs:
             self._materialise(name)
         self.pending = []
 
     def _noisy_step(self, outs: list[str], rows: list[dict[str, float]]) -> str | None:
-        """The one output of a block that draws noise, if it is a step's; every other draw is one too many."""
+        """The one output of a block that draws noise, if it is a step's; every other draw is one
+        too many."""
         noisy = [o for o, row in zip(outs, rows, strict=True) if _noises(row)]
         steps = [o for o in noisy if is_step(o)]
         # The network's next input is the same state, scaled: its noise is the step's.
@@ -212,7 +256,8 @@ class Lowering:
 
     def _no_stats(self) -> PlanError:
         return PlanError(
-            f"{self.plan.solver} has steps that are not a mean plus one Gaussian draw: stats=True needs a solver such as "
+            f"{self.plan.solver} has steps that are not a mean plus one Gaussian draw: stats=True "
+            "needs a solver such as "
             "ddim(eta=1), ddpm, euler_maruyama or dpmpp_2m_sde"
         )
 
@@ -224,22 +269,30 @@ def _noises(row: Iterable[str]) -> list[str]:
 def _conversions(
     instructions: list[Instruction], path: Path, reading: Reading
 ) -> dict[int, tuple[float, float, float]]:
-    """For each evaluation: coefficients of the state, of the network's output and of a classifier's gradient."""
+    """For each evaluation: coefficients of the state, of the network's output and of a classifier's
+    gradient."""
     out: dict[int, tuple[float, float, float]] = {}
     for quantity in ("data", "velocity", "noise"):
-        at = {k: i.t for k, i in enumerate(instructions) if isinstance(i, Evaluate) and i.quantity == quantity}
+        at = {
+            k: i.t
+            for k, i in enumerate(instructions)
+            if isinstance(i, Evaluate) and i.quantity == quantity
+        }
         if not at:
             continue
         t = _times(list(at.values()))
         kx, kf = path.convert(t, reading.prediction, quantity, reading.sigma_data)
         kg = kf * 0
         if reading.classifier:
-            kg = _scale(reading, t) * path.convert(t, "score", quantity)[1]  # the gradient is added to the score
+            # the gradient is added to the score
+            kg = _scale(reading, t) * path.convert(t, "score", quantity)[1]
         for k, *row in zip(at, kx.tolist(), kf.tolist(), kg.tolist(), strict=True):
             if not all(map(math.isfinite, row)):
                 raise PlanError(
-                    f"at t={at[k]:g} a network that predicts {reading.prediction!r} does not determine the {quantity}: "
-                    f"give a grid that stays away from this time, or a model that predicts 'velocity', 'v' or 'edm'"
+                    f"at t={at[k]:g} a network that predicts {reading.prediction!r} does not "
+                    f"determine the {quantity}: "
+                    "give a grid that stays away from this time, or a model that predicts "
+                    "'velocity', 'v' or 'edm'"
                 )
             out[k] = (row[0], row[1], row[2])
     return out

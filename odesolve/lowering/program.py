@@ -1,4 +1,5 @@
-"""What lowering is given and what it makes: how to read a network, and a program of calls and blocks over slots."""
+"""What lowering is given and what it makes: how to read a network, and a program of calls and
+blocks over slots."""
 
 from __future__ import annotations
 
@@ -18,11 +19,12 @@ from odesolve.plans.plan import Plan
 
 @dataclass(frozen=True)
 class Guidance:
-    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t) only it is called.
+    """Weights of the branches: ``scale`` 1 is the conditional model; beyond ``interval`` (in t)
+    only it is called.
 
-    A scale of None stands for one number a sample, which the model itself puts on what guidance adds to its conditional
-    answer, the branch "excess". ``apart``: a function mixes the branches, not weights.
-    """
+    A scale of None stands for one number a sample, which the model itself puts on what guidance
+    adds to its conditional answer, the branch "excess". ``apart``: a function mixes the branches,
+    not weights."""
 
     scale: Scale | None
     interval: tuple[float, float] | None = None
@@ -33,14 +35,20 @@ class Guidance:
         return self.interval is None or (self.interval[0] <= t) & (t <= self.interval[1])
 
     def weights(self, t: float) -> dict[str, float]:
-        """Weight of each branch at time t; the weights sum to 1, so they are the same for every prediction type."""
+        """Weight of each branch at time t; the weights sum to 1, so they are the same for every
+        prediction type."""
         return self.mixed(t) if self.inside(t) else {"cond": 1.0}
 
     def mixed(self, t: float | None = None) -> dict[str, float]:
-        """Weight of each branch inside the interval; NaN where it depends on a time that is not given, or a function mixes."""
+        """Weight of each branch inside the interval; NaN where it depends on a time that is not
+        given, or a function mixes."""
         scale = self.scale
         if scale is None:
-            return {"cond": math.nan, "uncond": math.nan} if self.apart else {"cond": 1.0, "excess": 1.0}
+            return (
+                {"cond": math.nan, "uncond": math.nan}
+                if self.apart
+                else {"cond": 1.0, "excess": 1.0}
+            )
         if isinstance(scale, Schedule | Planned):
             scale = math.nan if t is None else scale.at(t)
         return {"cond": 1.0} if scale == 1.0 else {"cond": scale, "uncond": 1.0 - scale}
@@ -54,13 +62,15 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read a network: what it predicts, how its input is scaled, which branches are mixed and what is applied.
+    """How to read a network: what it predicts, how its input is scaled, which branches are mixed
+    and what is applied.
 
-    ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard deviation ``sigma_data``) or
-    "unit" (the same for unit data). ``cast`` says that the network's dtype is not the state's. ``mix`` names a nonlinear
-    mix of the branches (CFG-rescale), ``applies`` names transforms of the data prediction, ``classifier`` is the scale of
-    a classifier's gradient, ``variance`` says that the network also predicts one, ``two_times`` that it takes a second time.
-    """
+    ``input_scale`` is None, "edm" (divide by the standard deviation of x for data of standard
+    deviation ``sigma_data``) or "unit" (the same for unit data). ``cast`` says that the network's
+    dtype is not the state's. ``mix`` names a nonlinear mix of the branches (CFG-rescale),
+    ``applies`` names transforms of the data prediction, ``classifier`` is the scale of a
+    classifier's gradient, ``variance`` says that the network also predicts one, ``two_times`` that
+    it takes a second time."""
 
     prediction: str = "data"
     sigma_data: float = 0.5
@@ -74,12 +84,17 @@ class Reading:
     two_times: bool = False
 
     def planned(self, plan: Plan) -> Reading:
-        """The same with the values at a plan's times in the place of functions of time, so that it hashes by them."""
+        """The same with the values at a plan's times in the place of functions of time, so that it
+        hashes by them."""
         scales = (self.classifier, None if self.guidance is None else self.guidance.scale)
         if not any(isinstance(scale, Schedule) for scale in scales):
             return self
         times = [i.t for i in plan.evaluations]
-        classifier = self.classifier.planned(times) if isinstance(self.classifier, Schedule) else self.classifier
+        classifier = (
+            self.classifier.planned(times)
+            if isinstance(self.classifier, Schedule)
+            else self.classifier
+        )
         guidance = None if self.guidance is None else self.guidance.planned(times)
         return replace(self, guidance=guidance, classifier=classifier)
 
@@ -93,7 +108,8 @@ class Reading:
 
 @dataclass(frozen=True)
 class Call:
-    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one slot a branch comes out.
+    """Call the network: ``input`` is its scaled and cast input, ``state`` the state itself, one
+    slot a branch comes out.
 
     ``to`` is its second time, where it has one.
     """
@@ -109,7 +125,8 @@ class Call:
 
 @dataclass(frozen=True)
 class Block:
-    """One fused combine: slots out, slots in, weights, base (see ``kernels.reference``), which outputs are cast.
+    """One fused combine: slots out, slots in, weights, base (see ``kernels.reference``), which
+    outputs are cast.
 
     ``weights`` has a column for each input, then one for each of the noise ``streams``.
     """
@@ -125,8 +142,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Norm:
-    """What a block tells of the noise in its last row of weights, an output's: slot ``slot`` <- its root mean square
-    over each sample, in units of its deviation ``std``."""
+    """What a block tells of the noise in its last row of weights, an output's: slot ``slot`` <- its
+    root mean square over each sample, in units of its deviation ``std``."""
 
     slot: int
     std: float
@@ -134,7 +151,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class Transform:
-    """A nonlinear place: slot ``output`` <- fn(slots ``inputs``, t); for those of ``run.places`` see ``Apply``."""
+    """A nonlinear place: slot ``output`` <- fn(slots ``inputs``, t); for those of ``run.places``
+    see ``Apply``."""
 
     fn: str
     inputs: tuple[int, ...]
@@ -149,10 +167,11 @@ Op = Call | Block | Transform
 
 @dataclass(frozen=True)
 class Mark:
-    """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data prediction's slot.
+    """After op ``position`` the state of a finished step is in slot ``state``; ``data`` is its data
+    prediction's slot.
 
-    ``mean`` is the slot of the state without the noise that the step added, ``norm`` tells of that noise.
-    """
+    ``mean`` is the slot of the state without the noise that the step added, ``norm`` tells of that
+    noise."""
 
     position: int
     step: int
@@ -165,7 +184,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the times of all calls.
+    """A lowered plan. ``frees[i]`` are the slots whose value is dead after op i; ``times`` the
+    times of all calls.
 
     ``asked`` is what the network gets in each call: the time, or of plans with second times both.
     """
@@ -186,7 +206,8 @@ class Program:
     def table(self) -> tuple[Tensor | None, ...]:
         """The weights of every block as a float64 tensor, at the place of its op."""
         return tuple(
-            torch.tensor(op.weights, dtype=torch.float64) if isinstance(op, Block) else None for op in self.ops
+            torch.tensor(op.weights, dtype=torch.float64) if isinstance(op, Block) else None
+            for op in self.ops
         )
 
     @functools.cached_property

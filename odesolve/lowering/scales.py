@@ -15,15 +15,17 @@ from odesolve.doors.convention import check_call
 from odesolve.doors.values import numbers
 from odesolve.errors import OdesolveError
 
-EXPECTED = "a finite number, one number a sample (B,), or a function of the time t that returns a number"
+EXPECTED = (
+    "a finite number, one number a sample (B,), or a function of the time t that returns a number"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A scale that is a function of the path's time; ``name`` is what the user gave it as.
 
-    It is asked for one time after the other, each a float64 tensor without dimensions on the host, as comparisons, the
-    functions of ``math`` and those of torch all take it.
+    It is asked for one time after the other, each a float64 tensor without dimensions on the host,
+    as comparisons, the functions of ``math`` and those of torch all take it.
     """
 
     function: Callable[[Tensor], Any]
@@ -34,16 +36,21 @@ class Schedule:
         out = self.function(torch.tensor(t, dtype=torch.float64))
         if isinstance(out, Tensor) and out.requires_grad:
             raise OdesolveError(
-                f"{self.name}(t) at t={t:g} asks for gradients, which a function of time gets none of: return a number"
+                f"{self.name}(t) at t={t:g} asks for gradients, which a function of time gets "
+                "none of: return a number"
             )
         if not _plain(out) or not math.isfinite(_value(out)):
-            raise OdesolveError(f"{self.name}(t) at t={t:g} is {out!r}: return one finite number for one time")
+            raise OdesolveError(
+                f"{self.name}(t) at t={t:g} is {out!r}: return one finite number for one time"
+            )
         return _value(out)
 
     def of(self, t: Tensor) -> Tensor:
         """The scale at each of the times (n,), float64 on their device."""
         each, place = t.detach().double().unique(return_inverse=True)
-        return torch.tensor([self.at(v) for v in each.tolist()], dtype=torch.float64, device=t.device)[place]
+        return torch.tensor(
+            [self.at(v) for v in each.tolist()], dtype=torch.float64, device=t.device
+        )[place]
 
     def planned(self, times: Iterable[float]) -> Planned:
         """The values at these times, as one that compares and hashes by them."""
@@ -65,7 +72,8 @@ Scale = float | Schedule | Planned
 
 
 def scale_of(given: Any, name: str = "scale") -> float | Schedule | Tensor:
-    """What a user gave as a scale: a number, a ``Schedule``, or a float64 tensor (B,). Raises OdesolveError for anything else."""
+    """What a user gave as a scale: a number, a ``Schedule``, or a float64 tensor (B,). Raises
+    OdesolveError for anything else."""
     if _plain(given) and not _asks(given):
         if not math.isfinite(_value(given)):
             raise OdesolveError(f"{name}={given!r}: give {EXPECTED}")
@@ -91,7 +99,8 @@ def told(scale: Scale | None) -> float | str:
 
 
 def column(each: Tensor, like: Tensor) -> Tensor:
-    """One number a sample (B,), to be multiplied with a state (B, ...). Raises OdesolveError for another number of samples."""
+    """One number a sample (B,), to be multiplied with a state (B, ...). Raises OdesolveError for
+    another number of samples."""
     check(each, len(like))
     return each.to(like.device, like.dtype).view(-1, *[1] * (like.dim() - 1))
 
@@ -100,12 +109,14 @@ def check(each: Tensor, batch: int) -> None:
     """Raise OdesolveError unless there is one number for each of the batch."""
     if len(each) != batch:
         raise OdesolveError(
-            f"the scale of guidance has {len(each)} numbers for a batch of {batch}: give one a sample, or one number for all"
+            f"the scale of guidance has {len(each)} numbers for a batch of {batch}: give one a "
+            "sample, or one number for all"
         )
 
 
 def cut(strengths: Mapping[str, Tensor], index: Tensor, batch: int) -> dict[str, Tensor]:
-    """Those of the samples ``index`` (n,) of a batch. Raises OdesolveError for another number of samples."""
+    """Those of the samples ``index`` (n,) of a batch. Raises OdesolveError for another number of
+    samples."""
     for each in strengths.values():
         check(each, batch)
     return {name: each[index.to(each.device)] for name, each in strengths.items()}
@@ -119,8 +130,16 @@ def same_sizes(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool
 def _plain(given: Any) -> bool:
     """Whether it is one number, in whatever form."""
     if isinstance(given, Tensor):
-        return given.numel() == 1 and given.dim() == 0 and not given.is_complex() and given.dtype != torch.bool
-    if getattr(given, "shape", None) == () and getattr(getattr(given, "dtype", None), "kind", "") in "fiu":
+        return (
+            given.numel() == 1
+            and given.dim() == 0
+            and not given.is_complex()
+            and given.dtype != torch.bool
+        )
+    if (
+        getattr(given, "shape", None) == ()
+        and getattr(getattr(given, "dtype", None), "kind", "") in "fiu"
+    ):
         return True  # of numpy
     return isinstance(given, Real) and not isinstance(given, bool)
 

@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
 
 class Slots:
-    """Second pass: names become slots. An output of a block may take the slot of a value that dies in it: in place, a
-    kernel moves less memory, and fewer buffers are needed."""
+    """Second pass: names become slots. An output of a block may take the slot of a value that dies
+    in it: in place, a kernel moves less memory, and fewer buffers are needed."""
 
     def __init__(self, plan: Plan, lowering: Lowering):
-        self.plan, self.low = plan, lowering
+        self.plan = plan
+        self.low = lowering
         self.dies: dict[str, int] = {plan.result: len(lowering.ops)}
         self.norm: Norm | None = None  # of the block just made
         for k, op in enumerate(lowering.ops):
             for name in _reads(op):
                 self.dies[name] = max(k, self.dies.get(name, -1))
             for name in _writes(op):
-                if lowering.observe and (is_step(name) or name.endswith(".mean")):  # shown before the next call
+                # shown before the next call
+                if lowering.observe and (is_step(name) or name.endswith(".mean")):
                     self.dies[name] = max(self._next_call(k), self.dies.get(name, -1))
         self.data: dict[int, str] = {}
         self._watch()
@@ -37,7 +39,10 @@ class Slots:
 
     def program(self) -> Program:
         self._take(START, "state")
-        ops, frees, marks, times = [], [], [], []
+        ops = []
+        frees = []
+        marks = []
+        times = []
         alive = {START}
         for k, op in enumerate(self.low.ops):
             dead = sorted(n for n in alive if self.dies.get(n, -1) <= k)
@@ -50,7 +55,11 @@ class Slots:
                 times.append(op[5])
             unread = sorted(n for n in _writes(op) if self.dies.get(n, -1) <= k)
             alive = (alive | set(_writes(op))).difference(dead, unread)
-            frees.append(tuple(sorted({self.slot[n] for n in (*dead, *unread)} - {self.slot[n] for n in alive})))
+            frees.append(
+                tuple(
+                    sorted({self.slot[n] for n in (*dead, *unread)} - {self.slot[n] for n in alive})
+                )
+            )
             marks += self._marks(k, op)
             self._release(unread)
         return Program(
@@ -72,7 +81,8 @@ class Slots:
             self.free.setdefault(self._kind(name), []).append(self.slot[name])
 
     def _watch(self) -> None:
-        """Keep the latest data prediction alive until the network call that follows a finished step."""
+        """Keep the latest data prediction alive until the network call that follows a finished
+        step."""
         latest = None
         ops = self.low.ops
         for k, op in enumerate(ops):
@@ -111,7 +121,8 @@ class Slots:
 
     def _block(self, op: tuple, index: int) -> Block:
         _, outs, rows, cast, noisy = op
-        # Oldest first, whatever other rows are in the block: a watched solve then sums in the order of an unwatched one.
+        # Oldest first, whatever other rows are in the block: a watched solve then sums in the order
+        # of an unwatched one.
         given = {n for row in rows for n in row}
         drawn = {s: n for n in given if (s := stream_of(n)) is not None}
         draws = [drawn[s] for s in sorted(drawn)]
@@ -126,7 +137,9 @@ class Slots:
         if noisy is not None:
             weights = (*weights, self._noise_row(rows[outs.index(noisy)], [*names, *draws]))
         bases = tuple(names.index(b) if b else -1 for b in base)
-        return Block(taken, ins, weights, bases, cast, tuple(sorted(drawn)), self.norm if noisy else None)
+        return Block(
+            taken, ins, weights, bases, cast, tuple(sorted(drawn)), self.norm if noisy else None
+        )
 
     def _noise_row(self, row: dict[str, float], columns: list[str]) -> tuple[float, ...]:
         """The noise of a row alone; remembers what is told of it."""
@@ -160,15 +173,24 @@ def is_step(name: str) -> bool:
 
 
 def _base(row: dict[str, float], raw: set[str]) -> str | None:
-    """The input to write the row as an increment of: its coefficient is near 1, so that coefficient - 1 is exact."""
-    near = [(abs(w - 1.0), n) for n, w in row.items() if n not in raw and stream_of(n) is None and abs(w - 1.0) <= 0.5]
+    """The input to write the row as an increment of: its coefficient is near 1, so that coefficient
+    - 1 is exact."""
+    near = [
+        (abs(w - 1.0), n)
+        for n, w in row.items()
+        if n not in raw and stream_of(n) is None and abs(w - 1.0) <= 0.5
+    ]
     return min(near)[1] if near else None
 
 
 def _reads(op: tuple) -> tuple[str, ...]:
     if op[0] == "call":
         return (op[1], op[2])
-    return tuple(n for row in op[2] for n in row if stream_of(n) is None) if op[0] == "block" else op[2]
+    return (
+        tuple(n for row in op[2] for n in row if stream_of(n) is None)
+        if op[0] == "block"
+        else op[2]
+    )
 
 
 def _writes(op: tuple) -> tuple[str, ...]:

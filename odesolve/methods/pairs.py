@@ -1,4 +1,5 @@
-"""Embedded explicit Runge-Kutta pairs: a method, the estimate of its local error, and its dense output."""
+"""Embedded explicit Runge-Kutta pairs: a method, the estimate of its local error, and its dense
+output."""
 
 from __future__ import annotations
 
@@ -10,21 +11,27 @@ from odesolve.methods.tableaus import Row, Tableau, elementary_weights, weigh
 
 @dataclass(frozen=True)
 class Pair(Tableau):
-    """An explicit Runge-Kutta method with an embedded error estimate; as a ``Tableau`` it serves fixed steps too.
+    """An explicit Runge-Kutta method with an embedded error estimate; as a ``Tableau`` it serves
+    fixed steps too.
 
-    The stages of a step of size h are k_1 ... k_s of the tableau, k_{s+1} = f(t + h, y1), which is the first stage of the
-    next step, and then the ``extra`` stages.
+    The stages of a step of size h are k_1 ... k_s of the tableau, k_{s+1} = f(t + h, y1), which is
+    the first stage of the next step, and then the ``extra`` stages.
 
     Args:
-        error: weights of the local error h sum_j error_j k_j over the first s + 1 stages: the method less the embedded one.
-        error_order: the local error behaves as h^error_order, as a controller needs it: 5 for dopri5.
-        dense: rows over all stages with y(t + theta h) = y0 + h sum_j k_j sum_p dense[j][p] theta^(p+1);
-            empty where none is published: use the cubic Hermite polynomial of y0, y1, k_1 and k_{s+1}.
-        error_third: weights e3 of a second estimate, for err = e^2 / sqrt(e^2 + 0.01 e3^2) on the norms; None for most.
-        extra: (c, row of a) of each stage that only the dense output needs, rows over the stages before it.
+        error: weights of the local error h sum_j error_j k_j over the first s + 1 stages: the
+            method less the embedded one.
+        error_order: the local error behaves as h^error_order, as a controller needs it: 5 for
+            dopri5.
+        dense: rows over all stages with y(t + theta h) = y0 + h sum_j k_j sum_p dense[j][p]
+            theta^(p+1); empty where none is published: use the cubic Hermite polynomial of y0, y1,
+            k_1 and k_{s+1}.
+        error_third: weights e3 of a second estimate, for err = e^2 / sqrt(e^2 + 0.01 e3^2) on the
+            norms; None for most.
+        extra: (c, row of a) of each stage that only the dense output needs, rows over the stages
+            before it.
 
-    Raises ValueError if a stage count is wrong, if an order condition of the method fails, or if an estimate does not vanish
-    where its order says.
+    Raises ValueError if a stage count is wrong, if an order condition of the method fails, or if an
+    estimate does not vanish where its order says.
     """
 
     error: Row = ()
@@ -33,7 +40,9 @@ class Pair(Tableau):
     error_third: Row | None = None
     extra: tuple[tuple[float, Row], ...] = ()
 
-    fsal = True  # every pair here shares its last stage with the next step, at no cost: a rejected step keeps k_1
+    # every pair here shares its last stage with the next step, at no cost: a rejected step keeps
+    # k_1
+    fsal = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -42,15 +51,19 @@ class Pair(Tableau):
         stages = self.stages + 1
         if len(self.error) != stages or len(self.error_third or self.error) != stages:
             raise ValueError(
-                f"pair {self.name}: an error estimate needs {stages} weights, one a stage and one for f(t1, y1)"
+                f"pair {self.name}: an error estimate needs {stages} weights, one a stage and one "
+                "for f(t1, y1)"
             )
         if self.dense and len(self.dense) != stages + len(self.extra):
             raise ValueError(
-                f"pair {self.name}: dense has {len(self.dense)} rows for {stages + len(self.extra)} stages"
+                f"pair {self.name}: dense has {len(self.dense)} rows for "
+                f"{stages + len(self.extra)} stages"
             )
         for n, _, phi in elementary_weights((*self.a, self.b), self.embedded_order):
             if abs(residual := weigh(self.error, phi)) > 1e-14 * self.scale:
-                raise ValueError(f"pair {self.name}: the embedded order {n} fails by {residual:.1e}")
+                raise ValueError(
+                    f"pair {self.name}: the embedded order {n} fails by {residual:.1e}"
+                )
 
     @property
     def embedded_order(self) -> int:
@@ -116,8 +129,9 @@ BOSH3 = Pair(
 )
 
 _B5 = _row("35/384 0 500/1113 125/192 -2187/6784 11/84")
-# Estimate and dense output: Shampine 1986, "Some practical Runge-Kutta formulas". The estimate is two thirds of Dormand and
-# Prince's (scipy's): at equal tolerance a twelfth fewer steps, and the same step for the same tolerance as torchdiffeq.
+# Estimate and dense output: Shampine 1986, "Some practical Runge-Kutta formulas". The estimate is
+# two thirds of Dormand and Prince's (scipy's): at equal tolerance a twelfth fewer steps, and the
+# same step for the same tolerance as torchdiffeq.
 DOPRI5 = Pair(
     name="dopri5",
     order=5,
@@ -157,7 +171,10 @@ TSIT5 = Pair(
         5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525;
         5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.02826905039406838"""
     ),
-    b=_row("0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774"),
+    b=_row(
+        "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 "
+        "2.324710524099774"
+    ),
     source="Tsitouras 2011",
     error=_row(
         """0.00178001105222577714 0.0008164344596567469 -0.007880878010261995 0.1447110071732629
@@ -165,7 +182,11 @@ TSIT5 = Pair(
     ),
     error_order=5,
     dense=(
-        _product((-1.0530884977290216,), (-1.3299890189751412, 1), (0.7139816917074209, -1.4364028541716351, 1)),
+        _product(
+            (-1.0530884977290216,),
+            (-1.3299890189751412, 1),
+            (0.7139816917074209, -1.4364028541716351, 1),
+        ),
         _product((0, 0.1017), (1.2949852507374631, -2.1966568338249754, 1)),
         _product((0, 2.490627285651252793), (1.57803468208092486, -2.38535645472061657, 1)),
         _product((0, -16.54810288924490272), (-1.21712927295533244, 1), (-0.61620406037800089, 1)),
@@ -175,8 +196,8 @@ TSIT5 = Pair(
     ),
 )
 
-# DOP853 of Hairer, Norsett and Wanner (1993), "Solving ordinary differential equations I", II.5 and II.6; the figures are
-# those of its program, of 24 to 30 digits, rounded to float64.
+# DOP853 of Hairer, Norsett and Wanner (1993), "Solving ordinary differential equations I", II.5 and
+# II.6; the figures are those of its program, of 24 to 30 digits, rounded to float64.
 _A8 = _rows(
     """
     ;
@@ -213,7 +234,8 @@ _EXTRA8 = _rows(
     -0.0013990241651590145 2.9475147891527724 -9.15095847217987
     """
 )
-# Rows of the upper four polynomials of the dense output, over twelve stages, f(t1, y1) and three extra stages.
+# Rows of the upper four polynomials of the dense output, over twelve stages, f(t1, y1) and three
+# extra stages.
 _D8 = _rows(
     """
     -8.428938276109013 0 0 0 0 0.5667149535193777 -3.0689499459498917 2.38466765651207 2.117034582445028
@@ -233,14 +255,23 @@ _D8 = _rows(
 
 
 def _dense8() -> tuple[Row, ...]:
-    """Powers of theta from the published nested form, whose lower three rows follow from y0, y1, k_1 and f(t1, y1)."""
-    b, first, last = ((*row, *(0.0,) * (16 - len(row))) for row in (_B8, (1.0,), (*(0.0,) * 12, 1.0)))
+    """Powers of theta from the published nested form, whose lower three rows follow from y0, y1,
+    k_1 and f(t1, y1)."""
+    b, first, last = (
+        (*row, *(0.0,) * (16 - len(row))) for row in (_B8, (1.0,), (*(0.0,) * 12, 1.0))
+    )
     bend = tuple(2 * v - f - g for v, f, g in zip(b, first, last, strict=True))
     rows = (b, _minus(first, b), bend, *_D8)
     down = (1.0, -1.0)
-    basis = [_product((0.0, 1.0), *[(0.0, 1.0)] * (i // 2), *[down] * ((i + 1) // 2))[1:] for i in range(7)]
+    basis = [
+        _product((0.0, 1.0), *[(0.0, 1.0)] * (i // 2), *[down] * ((i + 1) // 2))[1:]
+        for i in range(7)
+    ]
     return tuple(
-        tuple(sum(row[j] * p[k] for row, p in zip(rows, basis, strict=True) if k < len(p)) for k in range(7))
+        tuple(
+            sum(row[j] * p[k] for row, p in zip(rows, basis, strict=True) if k < len(p))
+            for k in range(7)
+        )
         for j in range(16)
     )
 
@@ -266,7 +297,8 @@ DOPRI8 = Pair(
     error_order=8,
     dense=_dense8(),
     error_third=_minus(
-        (*_B8, 0.0), _row("0.2440944881889764 0 0 0 0 0 0 0 0.7338466882816118 0 0 0.022058823529411766 0")
+        (*_B8, 0.0),
+        _row("0.2440944881889764 0 0 0 0 0 0 0 0.7338466882816118 0 0 0.022058823529411766 0"),
     ),
     extra=tuple(zip((1 / 10, 1 / 5, 7 / 9), _EXTRA8, strict=True)),
 )

@@ -17,7 +17,8 @@ def own(cond: Cond) -> dict[str, Any]:
 
 
 def same_kind(mine: Cond, theirs: Cond) -> bool:
-    """Whether the second could be copied into the first: tensors of the same make, everything else the same object."""
+    """Whether the second could be copied into the first: tensors of the same make, everything else
+    the same object."""
     if mine.keys() != theirs.keys():
         return False
     for k, v in mine.items():
@@ -31,7 +32,8 @@ def same_kind(mine: Cond, theirs: Cond) -> bool:
 
 
 def copy_into(pairs: Iterable[tuple[Cond, Cond]]) -> None:
-    """Copy the tensors of the second conditions of each pair, which are of the same kind, into those of the first."""
+    """Copy the tensors of the second conditions of each pair, which are of the same kind, into
+    those of the first."""
     for mine, theirs in pairs:
         for k, v in mine.items():
             if isinstance(v, Tensor):
@@ -44,10 +46,11 @@ def stacked(cond: Cond, uncond: Cond) -> dict[str, Any]:
 
 
 def rows(cond: Cond, index: Tensor, batch: int, shared: Sequence[Any] = ()) -> dict[str, Any]:
-    """The conditions of these samples (n,): tensors, arrays and lists with one value for each of the batch are cut.
+    """The conditions of these samples (n,): tensors, arrays and lists with one value for each of
+    the batch are cut.
 
-    Within dicts, and within lists and tuples that hold tensors, it is their tensors that are. What is one of ``shared`` is left.
-    """
+    Within dicts, and within lists and tuples that hold tensors, it is their tensors that are. What
+    is one of ``shared`` is left."""
     return {k: cut(v, index, batch, shared) for k, v in cond.items()}
 
 
@@ -65,7 +68,8 @@ def cut(value: Any, index: Tensor, batch: int, shared: Sequence[Any] = ()) -> An
 
 
 def shared_of(conditions: Iterable[Cond], batch: int, before: Sequence[Any] = ()) -> list[Any]:
-    """What holds no value for each sample of a batch, and so belongs to all of them, whatever their number becomes."""
+    """What holds no value for each sample of a batch, and so belongs to all of them, whatever their
+    number becomes."""
     found = (v for cond in conditions for _, v in _leaves(cond))
     return [v for v in found if _size(v) != batch or any(v is one for one in before)]
 
@@ -77,7 +81,8 @@ def sizes(conditions: Iterable[Cond]) -> list[tuple[str, int]]:
 
 
 def of_samples(cond: Cond, batch: int) -> list[tuple[str, Any]]:
-    """Name and value of every condition, also of nested ones, that has one value for each sample of a batch."""
+    """Name and value of every condition, also of nested ones, that has one value for each sample of
+    a batch."""
     return [(name, value) for name, value in _leaves(cond) if _size(value) == batch]
 
 
@@ -103,7 +108,8 @@ def _size(value: Any) -> int | None:
 
 
 def stackable(cond: Cond, uncond: Cond, batch: int, shared: Sequence[Any] = ()) -> bool:
-    """Whether both branches fit one call: the same keywords, tensors of one shape with the batch first, equal others.
+    """Whether both branches fit one call: the same keywords, tensors of one shape with the batch
+    first, equal others.
 
     What is one of ``shared`` holds no value for each of the batch, even where its size says so.
     """

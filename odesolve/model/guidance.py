@@ -1,4 +1,5 @@
-"""Guidance put on a model: what the doors ``guided`` and ``classifier_guided`` of ``ode.Model`` make of their arguments."""
+"""Guidance put on a model: what the doors ``guided`` and ``classifier_guided`` of ``ode.Model``
+make of their arguments."""
 
 from __future__ import annotations
 
@@ -21,19 +22,26 @@ M = TypeVar("M")
 
 
 def classifier_free(
-    model: M, scale: Any, cond: Cond | None, uncond: Cond | None, rescale: float, interval: tuple[float, float] | None
+    model: M,
+    scale: Any,
+    cond: Cond | None,
+    uncond: Cond | None,
+    rescale: float,
+    interval: tuple[float, float] | None,
 ) -> M:
     """A copy of the model whose branches are mixed, as ``Model.guided`` says."""
     strength = scale_of(scale)
     plain = isinstance(strength, float) and strength == 1.0
     if not plain and uncond is None:
         raise OdesolveError(
-            "guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) takes"
+            "guidance needs the unconditional arguments: give uncond={...} as net(x, t, **uncond) "
+            "takes"
         )
     real("rescale", rescale, "a number from 0 (off) to 1", 0.0, 1.0)
     out: Any = copy.copy(model)
     out.cond, out._uncond = {**out.cond, **(cond or {})}, {**out.cond, **(uncond or {})}
-    each, bent = strength if isinstance(strength, Tensor) else None, bool(rescale) and not plain
+    each = strength if isinstance(strength, Tensor) else None
+    bent = bool(rescale) and not plain
     inside = interval_of(interval, out.path)
     guidance = Guidance(None if isinstance(strength, Tensor) else strength, inside, apart=bent)
     out.reading = replace(out.reading, guidance=guidance, mix="cfg_rescale" if bent else None)
@@ -47,7 +55,8 @@ def by_classifier(model: M, log_prob: Callable[..., Tensor], scale: Any, cond: C
     """A copy of the model with a classifier's gradient, as ``Model.classifier_guided`` says."""
     strength = scale_of(scale)
     out: Any = copy.copy(model)
-    out._classifier, out._labels = log_prob, dict(cond or {})
+    out._classifier = log_prob
+    out._labels = dict(cond or {})
     each = strength if isinstance(strength, Tensor) else None
     out.reading = replace(out.reading, classifier=1.0 if each is not None else strength)
     out._strengths = _with(out._strengths, "classifier", each)

@@ -1,5 +1,5 @@
-"""From what a network says at states and times to the prediction that is asked for: numbers that depend on the times alone, and
-the few operations on tensors that are left."""
+"""From what a network says at states and times to the prediction that is asked for: numbers that
+depend on the times alone, and the few operations on tensors that are left."""
 
 from __future__ import annotations
 
@@ -33,18 +33,25 @@ class Network(Protocol):
     def predicts(self) -> str: ...
     def network_times(self, t: Tensor) -> Tensor: ...
     def mixed(self, guided: bool) -> dict[str, float]: ...
-    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]: ...
+    def evaluate(
+        self,
+        x_in: Tensor,
+        state: Tensor,
+        t: Tensor,
+        branches: Sequence[str],
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """All that a model's prediction of one kind takes from n times, each (n,) in the state's dtype; ``[index]`` cuts to some.
+    """All that a model's prediction of one kind takes from n times, each (n,) in the state's dtype;
+    ``[index]`` cuts to some.
 
-    ``t`` are the path's times, ``network`` those that the network gets, ``scale`` is the factor to its input, ``inside`` whether
-    a time is guided, ``data`` and ``out`` are factors of state and output for the data prediction, where something is done to it,
-    and for the one that is asked for; ``shift`` is that of a classifier's gradient, ``guide`` a guidance scale that is a function
-    of time.
-    """
+    ``t`` are the path's times, ``network`` those that the network gets, ``scale`` is the factor to
+    its input, ``inside`` whether a time is guided, ``data`` and ``out`` are factors of state and
+    output for the data prediction, where something is done to it, and for the one that is asked
+    for; ``shift`` is that of a classifier's gradient, ``guide`` a guidance scale that is a function
+    of time."""
 
     t: Tensor
     network: Tensor
@@ -66,14 +73,25 @@ def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
     return None if value is None else value[index]
 
 
-def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data: float) -> Coefficients:
-    """Those of a model at times (n,) for states like this one; ``want`` is one of ``paths.PREDICTIONS``.
+def coefficients(
+    model: Network,
+    t: Tensor,
+    want: str,
+    like: Tensor,
+    sigma_data: float,
+) -> Coefficients:
+    """Those of a model at times (n,) for states like this one; ``want`` is one of
+    ``paths.PREDICTIONS``.
 
     Raises OdesolveError for complex states.
     """
-    path, reading, given = model.path, model.reading, model.predicts
+    path = model.path
+    reading = model.reading
+    given = model.predicts
     if like.is_complex():
-        raise OdesolveError(f"x is {like.dtype}: give a model real numbers, such as torch.view_as_real(x)")
+        raise OdesolveError(
+            f"x is {like.dtype}: give a model real numbers, such as torch.view_as_real(x)"
+        )
 
     def held(c: object) -> Tensor:
         return torch.as_tensor(c, device=like.device).to(like.dtype).expand(len(t))
@@ -84,14 +102,21 @@ def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data:
 
     data = pair(t, given, "data") if reading.applies else None
     given = "data" if reading.applies else given
-    # score <- score + scale grad, carried to whatever the output is: linear, so exact in every prediction.
+    # score <- score + scale grad, carried to whatever the output is: linear, so exact in every
+    # prediction.
     shift = None
     if reading.classifier:
-        strength: Any = reading.classifier.of(t) if isinstance(reading.classifier, Schedule) else reading.classifier
+        strength: Any = (
+            reading.classifier.of(t)
+            if isinstance(reading.classifier, Schedule)
+            else reading.classifier
+        )
         shift = held(strength * path.convert(t, "score", given, sigma_data)[1])
     return Coefficients(
         t=t,
-        network=model.network_times(t).to(torch.promote_types(model.dtype or like.dtype, torch.float32)),
+        network=model.network_times(t).to(
+            torch.promote_types(model.dtype or like.dtype, torch.float32)
+        ),
         scale=None if reading.input_scale is None else held(reading.c_in(path, t)),
         inside=torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
         if reading.guidance
@@ -104,7 +129,8 @@ def coefficients(model: Network, t: Tensor, want: str, like: Tensor, sigma_data:
 
 
 def _guide(reading: Reading, t: Tensor, held: Callable[[object], Tensor]) -> Tensor | None:
-    """A guidance scale that is a function of time at the times (n,), 1 where they lie outside of its interval."""
+    """A guidance scale that is a function of time at the times (n,), 1 where they lie outside of
+    its interval."""
     if reading.guidance is None or not isinstance(reading.guidance.scale, Schedule):
         return None
     inside = torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
@@ -128,7 +154,8 @@ def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
     else:
         output = sum(w * r for w, r in zip(weights, raw, strict=False))
     if at.inside is not None and branches.keys() & GUIDED and not bool(at.inside.all()):
-        output = torch.where(at.inside.view(column), output, raw[0])  # samples whose time lies outside
+        # samples whose time lies outside
+        output = torch.where(at.inside.view(column), output, raw[0])
     assert isinstance(output, Tensor)
     if at.data is not None:
         output = at.data[0].view(column) * x + at.data[1].view(column) * output
@@ -143,23 +170,29 @@ def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
 
 
 def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any]) -> Tensor:
-    """The gradient at states x (B, ...) of a classifier's log p(y | x), (B,); recorded where gradients by x are.
+    """The gradient at states x (B, ...) of a classifier's log p(y | x), (B,); recorded where
+    gradients by x are.
 
     Raises OdesolveError for a classifier that does not depend on x.
     """
     recording = torch.is_grad_enabled() and x.requires_grad
     with torch.enable_grad():
         leaf = x.view_as(x) if recording else x.detach().requires_grad_(True)
-        value, found = log_prob(leaf, t, named=labels), None
+        value = log_prob(leaf, t, named=labels)
+        found = None
         if (
             isinstance(value, Tensor)
             and value.shape == x.shape[:1]
             and value.is_floating_point()
             and value.requires_grad
         ):
-            (found,) = torch.autograd.grad(value.sum(), leaf, create_graph=recording, allow_unused=True)
+            (found,) = torch.autograd.grad(
+                value.sum(), leaf, create_graph=recording, allow_unused=True
+            )
     if found is None:
-        raise OdesolveError("the classifier must depend on x: give log p(y | x) of shape (B,), computed from x")
+        raise OdesolveError(
+            "the classifier must depend on x: give log p(y | x) of shape (B,), computed from x"
+        )
     return found
 
 

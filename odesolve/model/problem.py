@@ -1,4 +1,5 @@
-"""A model as the right-hand side of an adaptive solve: its velocity in time, or its noise prediction in the log-SNR."""
+"""A model as the right-hand side of an adaptive solve: its velocity in time, or its noise
+prediction in the log-SNR."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ OTHERS = 0.4, 0.9  # of the way
 class ModelProblem:
     """What ``solve`` needs of a model.
 
-    ``f`` takes the numbers of the samples that it is asked about as its argument, for their conditions. ``times`` are
-    those of the solver's clock, which is the log-SNR if ``method`` is there.
-    """
+    ``f`` takes the numbers of the samples that it is asked about as its argument, for their
+    conditions. ``times`` are those of the solver's clock, which is the log-SNR if ``method`` is
+    there."""
 
     model: Model
     f: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -51,14 +52,23 @@ class ModelProblem:
     ends: Time = math.nan
 
 
-def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: Sequence[object] = ()) -> ModelProblem:
+def model_problem(
+    model: Model,
+    x: Tensor,
+    solver: object,
+    times: Times,
+    args: Sequence[object] = (),
+) -> ModelProblem:
     """The problem of a model from the state x (B, ...) between times of its path.
 
-    The log-SNR of "dpm_solver_12" and "dpm_solver_23" is infinite at sigma = 0: they stop at ``path.t_min`` instead.
+    The log-SNR of "dpm_solver_12" and "dpm_solver_23" is infinite at sigma = 0: they stop at
+    ``path.t_min`` instead.
     Raises OdesolveError where they would start at an infinite log-SNR, and for ``args``.
     """
     if args:
-        raise OdesolveError("a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})")
+        raise OdesolveError(
+            "a model takes no args: give its conditions as Model(cond={...}) or guided(cond={...})"
+        )
     check_model_times(model.path, times)
     batch = x.shape[0]
     samples = (torch.arange(batch, device=x.device),)
@@ -67,14 +77,18 @@ def model_problem(model: Model, x: Tensor, solver: object, times: Times, args: S
         return model if len(index) == batch else model.rows(index, batch)
 
     if not isinstance(solver, str) or solver not in NODES:
-        return ModelProblem(model, lambda t, x, index: of(index).velocity(x, _flat(t)), samples, times)
+        return ModelProblem(
+            model, lambda t, x, index: of(index).velocity(x, _flat(t)), samples, times
+        )
     path, (at, lams) = model.path, _log_snr(model.path, times)
 
     def noise(lam: Tensor, x: Tensor, index: Tensor) -> Tensor:
         return of(index).noise(x, path.t_of_lam(_flat(lam).double()))
 
     own = isinstance(times, Tensor)
-    clock, ends = (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
+    clock, ends = (
+        (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
+    )
     return ModelProblem(model, noise, samples, clock, Exponential(solver, path), ends)
 
 
@@ -84,9 +98,11 @@ def check_model_times(path: Path, times: Times) -> None:
 
 
 def other_times(model: Model, times: Times) -> tuple[float, float]:
-    """Two times of the network between the first and the last one of a solve, training times of a discrete path."""
+    """Two times of the network between the first and the last one of a solve, training times of a
+    discrete path."""
     given = torch.as_tensor(times, dtype=torch.float64)
-    first, last = float(given.flatten()[0]), float(given.flatten()[-1])
+    first = float(given.flatten()[0])
+    last = float(given.flatten()[-1])
     t = torch.tensor([first + share * (last - first) for share in OTHERS], dtype=torch.float64)
     steps = model.path.training_steps
     if steps is not None:
@@ -96,7 +112,8 @@ def other_times(model: Model, times: Times) -> tuple[float, float]:
 
 
 def _log_snr(path: Path, times: Times) -> tuple[Tensor, Tensor]:
-    """Times (n,) or (n, B) and their log-SNR; a solve that would end where it is infinite ends at ``path.t_min``."""
+    """Times (n,) or (n, B) and their log-SNR; a solve that would end where it is infinite ends at
+    ``path.t_min``."""
     at = torch.as_tensor(times, dtype=torch.float64).clone()
     lams = path.lam(at)
     clean = lams[-1].isinf() & (lams[-1] > 0)
@@ -105,7 +122,9 @@ def _log_snr(path: Path, times: Times) -> tuple[Tensor, Tensor]:
     if not bool(lams.isfinite().all()):
         inside = path.t_noise if path.t_clip is None else path.t_clip
         bad = float(at[~lams.isfinite()][0])
-        raise OdesolveError(f"the log-SNR is infinite at t={bad}: give times between {inside} and {path.t_min}")
+        raise OdesolveError(
+            f"the log-SNR is infinite at t={bad}: give times between {inside} and {path.t_min}"
+        )
     return at, lams
 
 

@@ -1,4 +1,5 @@
-"""How a network is read, as one types it: paths, times, and the arguments of ``ode.Model`` that are not defaults."""
+"""How a network is read, as one types it: paths, times, and the arguments of ``ode.Model`` that are
+not defaults."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def typed_path(path: Path) -> str:
     if isinstance(path, Flipped):
         return f"{typed_path(path.base)}.flipped()"
     if isinstance(path, Discrete):
-        return f"ode.paths.Discrete{'.' + _PRESETS[path.label] if path.label in _PRESETS else '(alphas_cumprod)'}"
+        preset = _PRESETS.get(path.label)
+        return f"ode.paths.Discrete{'.' + preset if preset else '(alphas_cumprod)'}"
     kind = type(path).__name__
     usual = _PARAMETERS.get(kind)
     if usual is None:
@@ -43,9 +45,15 @@ def default_time(path: Path, predicts: str) -> str:
 
 
 def typed_reading(
-    path: Path, predicts: str, time: Time, time_scale: float, input_scale: str | None, sigma_data: float
+    path: Path,
+    predicts: str,
+    time: Time,
+    time_scale: float,
+    input_scale: str | None,
+    sigma_data: float,
 ) -> list[str]:
-    """The arguments of ``ode.Model`` behind the network that say what its answers mean, those that are defaults left out."""
+    """The arguments of ``ode.Model`` behind the network that say what its answers mean, those that
+    are defaults left out."""
     out = [typed_path(path), f'predicts="{predicts}"']
     if time != default_time(path, predicts):
         out.append(f"time={typed_time(time)}")

@@ -1,4 +1,5 @@
-"""The conditions of one model copied into the memory of another, for a captured graph that reads them where they are."""
+"""The conditions of one model copied into the memory of another, for a captured graph that reads
+them where they are."""
 
 from __future__ import annotations
 
@@ -9,9 +10,17 @@ from odesolve.model.conditions import copy_into, same_kind
 
 
 def settle(mine: Any, theirs: Any) -> str | None:
-    """Copy the conditions of a model into another's memory; where it is another kind of model, why that cannot be done."""
-    if theirs.net is not mine.net or theirs.branches != mine.branches or theirs.functions != mine.functions:
-        return "the graph was captured for another network, other branches of guidance, or something else done to x0"
+    """Copy the conditions of a model into another's memory; where it is another kind of model, why
+    that cannot be done."""
+    if (
+        theirs.net is not mine.net
+        or theirs.branches != mine.branches
+        or theirs.functions != mine.functions
+    ):
+        return (
+            "the graph was captured for another network, other branches of guidance, or "
+            "something else done to x0"
+        )
     pairs = [(mine.cond, theirs.cond), (mine._uncond or {}, theirs._uncond or {})]
     if not all(same_kind(one, other) for one, other in pairs):
         return "the conditions differ in more than their values from those that were captured"

@@ -1,4 +1,5 @@
-"""A model as one types it: how its network is read, its conditions by name, and what was put on it."""
+"""A model as one types it: how its network is read, its conditions by name, and what was put on
+it."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from odesolve.model.reading_text import names_of, typed_reading
 
 
 def typed_model(model: Any) -> str:
-    """``ode.Model(net, ode.paths.VP(), predicts="noise")``, with all that is no default, and what was put on it."""
+    """``ode.Model(net, ode.paths.VP(), predicts="noise")``, with all that is no default, and what
+    was put on it."""
     read = model.reading
-    told = typed_reading(model.path, read.prediction, model.time, model.time_scale, read.input_scale, read.sigma_data)
+    told = typed_reading(
+        model.path, read.prediction, model.time, model.time_scale, read.input_scale, read.sigma_data
+    )
     if model.dtype != parameter_dtype(model.net):
         told.append(f"dtype={model.dtype}")
     if model.snap != (model.path.training_steps is not None):
@@ -31,7 +35,8 @@ def _limits(model: Any) -> list[str]:
 
 def _put_on(model: Any) -> list[str]:
     """The calls that make the model of one without conditions, guidance or what is known."""
-    read, out = model.reading, []
+    read = model.reading
+    out = []
     if model.cond:
         out.append(f".given({names_of(model.cond)})")
     if read.guidance is not None:
@@ -43,7 +48,8 @@ def _put_on(model: Any) -> list[str]:
 
 def _guided(model: Any) -> list[str]:
     """The arguments of guidance, its conditions beside the scale."""
-    guidance, rescaled = model.reading.guidance, model.functions.get("cfg_rescale")
+    guidance = model.reading.guidance
+    rescaled = model.functions.get("cfg_rescale")
     out = [_scale(model, "guidance", guidance.scale if rescaled is None else rescaled.scale)]
     if model._uncond:
         out.append(f"uncond=dict({names_of(model._uncond)})")
@@ -58,4 +64,8 @@ def _scale(model: Any, name: str, scale: Any) -> str:
     """A scale: its number, or the name of what gives one for each sample or time."""
     if isinstance(scale, Schedule | Planned):
         return "scale_of_t"
-    return "scales" if name in model._strengths or not isinstance(scale, (int, float)) else f"{scale:g}"
+    return (
+        "scales"
+        if name in model._strengths or not isinstance(scale, (int, float))
+        else f"{scale:g}"
+    )

@@ -1,1 +1,2 @@
-"""What samplers and schedules of noise levels are called elsewhere, and how their levels are placed."""
+"""What samplers and schedules of noise levels are called elsewhere, and how their levels are
+placed."""

@@ -15,13 +15,15 @@ LOWEST = 2.0**-24  # what most of diffusers' classes put for a terminal cumulati
 
 
 def alphas_cumprod(config: Mapping[str, Any], lowest: float = LOWEST) -> Tensor:
-    """The table of cumulative alphas that a config describes, (N,), in float32 as the network was trained with it.
+    """The table of cumulative alphas that a config describes, (N,), in float32 as the network was
+    trained with it.
 
-    The schedulers that draw the noise of training round every operation to float32; so does this, to be the same table. Where
-    the config asks for a terminal SNR of zero it ends at ``lowest``.
+    The schedulers that draw the noise of training round every operation to float32; so does this,
+    to be the same table. Where the config asks for a terminal SNR of zero it ends at ``lowest``.
     """
     n = int(config.get("num_train_timesteps", 1000))
-    first, last = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    first = float(config.get("beta_start", 1e-4))
+    last = float(config.get("beta_end", 0.02))
     kind = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
         betas = torch.as_tensor(config["trained_betas"], dtype=torch.float32)
@@ -30,12 +32,19 @@ def alphas_cumprod(config: Mapping[str, Any], lowest: float = LOWEST) -> Tensor:
     elif kind == "scaled_linear":
         betas = torch.linspace(first**0.5, last**0.5, n, dtype=torch.float32) ** 2
     elif kind == "squaredcos_cap_v2":  # Nichol and Dhariwal 2021, eq. 17
-        bar = torch.cos((torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * (math.pi / 2)) ** 2
+        bar = (
+            torch.cos(
+                (torch.linspace(0, 1, n + 1, dtype=torch.float64) + 0.008) / 1.008 * (math.pi / 2)
+            )
+            ** 2
+        )
         betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999).float()
     elif kind == "sigmoid":
         betas = torch.sigmoid(torch.linspace(-6, 6, n)) * (last - first) + first
     else:
-        raise unknown("beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"))
+        raise unknown(
+            "beta_schedule", kind, ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+        )
     table = torch.cumprod(1.0 - betas, 0)
     # CogVideoX (Yang et al. 2024): the SNR of every time divided by it.
     shift = float(config.get("snr_shift_scale") or 1.0)

@@ -15,7 +15,16 @@ SPACING = (
     "timestep_spacing",
     "sigma_schedule",
     "steps_offset",
-    *(f"use_{kind}" for kind in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "flow_sigmas", "lu_lambdas")),
+    *(
+        f"use_{kind}"
+        for kind in (
+            "karras_sigmas",
+            "exponential_sigmas",
+            "beta_sigmas",
+            "flow_sigmas",
+            "lu_lambdas",
+        )
+    ),
 )
 ENDS = ("final_sigmas_type", "lower_order_final", "euler_at_final")  # of use to some orders alone
 # All that decides a sampler in any class.
@@ -30,7 +39,14 @@ CONFIG = frozenset(
             "solver_p",
             "variance_type",
         ),
-        *("tau_func", "predictor_order", "corrector_order", "skip_prk_steps", "stochastic_sampling", "correct_steps"),
+        *(
+            "tau_func",
+            "predictor_order",
+            "corrector_order",
+            "skip_prk_steps",
+            "stochastic_sampling",
+            "correct_steps",
+        ),
         *("clip_sample", *SPACING, *ENDS),
     )
 )
@@ -41,7 +57,9 @@ class Given:
     """A config with a class's defaults, and what is said when it has no equal."""
 
     def __init__(self, name: str, config: Mapping[str, Any], steps: int | None):
-        self.name, self.config, self.steps = name, config, steps
+        self.name = name
+        self.config = config
+        self.steps = steps
         self.read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -70,7 +88,11 @@ class Given:
     @property
     def short(self) -> bool:
         """Whether ``lower_order_final`` lowers the order of a solve of this many steps."""
-        return bool(self.get("lower_order_final", True)) and self.steps is not None and self.steps < SHORT
+        return (
+            bool(self.get("lower_order_final", True))
+            and self.steps is not None
+            and self.steps < SHORT
+        )
 
     @property
     def to_zero(self) -> bool:
@@ -78,20 +100,26 @@ class Given:
         return "Inverse" not in self.name and self.get("final_sigmas_type", "zero") == "zero"
 
 
-def identified(name: str, config: Mapping[str, Any], steps: int | None) -> tuple[str, dict[str, Any], bool]:
+def identified(
+    name: str, config: Mapping[str, Any], steps: int | None
+) -> tuple[str, dict[str, Any], bool]:
     """Solver, options and direction. Raises OdesolveError where there is no equal."""
     return _identified(Given(name, config, steps))
 
 
-def checked(name: str, config: Mapping[str, Any], steps: int | None) -> tuple[str, dict[str, Any], bool]:
-    """``identified``, of a config that was typed: keys that decide nothing of the sampler are refused."""
+def checked(
+    name: str, config: Mapping[str, Any], steps: int | None
+) -> tuple[str, dict[str, Any], bool]:
+    """``identified``, of a config that was typed: keys that decide nothing of the sampler are
+    refused."""
     given = Given(name, config, steps)
     found = _identified(given)
     known = {*given.read, *SPACING, *ENDS}
     for key, value in config.items():
         if key not in known and (key, value) != ("clip_sample", False):
             raise OdesolveError(
-                f"{name} got {key}={value!r}, which is not its sampler's: here it takes {', '.join(sorted(known))}"
+                f"{name} got {key}={value!r}, which is not its sampler's: here it takes "
+                f"{', '.join(sorted(known))}"
             )
     return found
 
@@ -113,10 +141,17 @@ def _identified(given: Given) -> tuple[str, dict[str, Any], bool]:
 
 def schedule_of(name: str, config: Mapping[str, Any]) -> str:
     """How a config spaces noise levels. Raises OdesolveError where it asks for two ways at once."""
-    flags = {"karras": "karras_sigmas", "exponential": "exponential_sigmas", "beta": "beta_sigmas", "lu": "lu_lambdas"}
+    flags = {
+        "karras": "karras_sigmas",
+        "exponential": "exponential_sigmas",
+        "beta": "beta_sigmas",
+        "lu": "lu_lambdas",
+    }
     chosen = [kind for kind, flag in flags.items() if config.get(f"use_{flag}")]
     if len(chosen) > 1:
-        raise OdesolveError(f"the config asks for {' and '.join(chosen)} noise levels at once: keep one")
+        raise OdesolveError(
+            f"the config asks for {' and '.join(chosen)} noise levels at once: keep one"
+        )
     if chosen:
         return chosen[0]
     if name.startswith(("EDM", "Cosine")):
@@ -134,14 +169,18 @@ LEADING = ("DDIM", "DDPM", "PNDM", "CogVideoX")
 
 
 def _multistep(c: Given) -> Found:
-    order, rule = c.order(), c.get("solver_type", "midpoint")
+    order = c.order()
+    rule = c.get("solver_type", "midpoint")
     rule = {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}.get(rule, rule)
-    kind = c.one_of("algorithm_type", "dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis")
+    kind = c.one_of(
+        "algorithm_type", "dpmsolver++", "sde-dpmsolver++", "dpmsolver", "sde-dpmsolver", "deis"
+    )
     if rule not in ("midpoint", "heun"):
         raise unknown(f"solver_type of {c.name}", rule, ("midpoint", "heun"))
     if kind in ("dpmsolver", "sde-dpmsolver") and c.to_zero:
         raise c.differs(
-            "final_sigmas_type='zero'", f"{kind} cannot end at sigma = 0: give final_sigmas_type='sigma_min'"
+            "final_sigmas_type='zero'",
+            f"{kind} cannot end at sigma = 0: give final_sigmas_type='sigma_min'",
         )
     end = _end(c, order)
     if kind == "sde-dpmsolver++":
@@ -154,12 +193,16 @@ def _multistep(c: Given) -> Found:
 
 
 def _end(c: Given, order: int) -> dict[str, Any]:
-    """How the order falls at the end: {"taper": True}, or nothing where it does not or the end makes it do so anyway."""
+    """How the order falls at the end: {"taper": True}, or nothing where it does not or the end
+    makes it do so anyway."""
     last = c.short or bool(c.get("euler_at_final"))
     if order == 1 or (order == 2 and (c.to_zero or not last)):
         return {}
     if order == 3 and c.get("euler_at_final") and not c.short and not c.to_zero:
-        raise c.differs("euler_at_final=True", "it drops from order 3 to 1 in one step: give lower_order_final=True")
+        raise c.differs(
+            "euler_at_final=True",
+            "it drops from order 3 to 1 in one step: give lower_order_final=True",
+        )
     return {"taper": True} if (last if order == 2 else c.short) else {}
 
 
@@ -167,10 +210,13 @@ def _sde(c: Given, order: int, rule: str, end: Mapping[str, Any]) -> Found:
     if order == 1:
         return "sde_dpmpp_1", {}
     if order == 3:
-        raise c.differs("solver_order=3", "its third-order weight has a wrong sign; give solver='dpmpp_3m_sde'")
+        raise c.differs(
+            "solver_order=3", "its third-order weight has a wrong sign; give solver='dpmpp_3m_sde'"
+        )
     if end:
         raise c.differs(
-            "a first-order last step to sigma_min", "give lower_order_final=False, or solver='dpmpp_2m_sde'"
+            "a first-order last step to sigma_min",
+            "give lower_order_final=False, or solver='dpmpp_2m_sde'",
         )
     return "dpmpp_2m_sde", {"second": rule}
 
@@ -179,7 +225,10 @@ def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: boo
     if order == 1:
         return ("sde_dpm_solver_1" if noisy else "dpm_solver_1"), {}
     if order == 3:
-        raise c.differs("solver_order=3 in noise form", "give algorithm_type='dpmsolver++', or solver='deis_lamab2'")
+        raise c.differs(
+            "solver_order=3 in noise form",
+            "give algorithm_type='dpmsolver++', or solver='deis_lamab2'",
+        )
     if not noisy and rule == "heun":
         return "deis_lamab1", end
     if end:
@@ -190,21 +239,34 @@ def _noise_form(c: Given, order: int, rule: str, end: dict[str, Any], noisy: boo
 def _singlestep(c: Given) -> Found:
     if c.order() == 1:
         return ("sde_dpmpp_1" if "sde" in c.get("algorithm_type", "dpmsolver++") else "ddim"), {}
-    other = "dpmpp_sde" if "sde" in c.get("algorithm_type", "dpmsolver++") else f"dpmpp_{c.order()}s"
-    raise c.differs(f"solver_order={c.order()}", f"its stages are points of its grid; nearest: solver={other!r}")
+    other = (
+        "dpmpp_sde" if "sde" in c.get("algorithm_type", "dpmsolver++") else f"dpmpp_{c.order()}s"
+    )
+    raise c.differs(
+        f"solver_order={c.order()}", f"its stages are points of its grid; nearest: solver={other!r}"
+    )
 
 
 def _unipc(c: Given) -> Found:
-    order, variant = c.order(), c.get("solver_type", "bh2")
+    order = c.order()
+    variant = c.get("solver_type", "bh2")
     variant = {"midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}.get(variant, variant)
     if variant not in ("bh1", "bh2"):
         raise unknown(f"solver_type of {c.name}", variant, ("bh1", "bh2"))
     if not c.get("predict_x0", True):
-        raise c.differs("predict_x0=False", "ours extrapolates the data prediction: give predict_x0=True")
+        raise c.differs(
+            "predict_x0=False", "ours extrapolates the data prediction: give predict_x0=True"
+        )
     if c.get("disable_corrector") or c.get("solver_p") is not None:
-        raise c.differs("disable_corrector or solver_p", "ours corrects every step but the last: leave them out")
+        raise c.differs(
+            "disable_corrector or solver_p", "ours corrects every step but the last: leave them out"
+        )
     start = {"start": "ramp"} if order == 3 else {}
-    return f"unipc_{order}", {"variant": variant, "taper": bool(c.get("lower_order_final", True)), **start}
+    return f"unipc_{order}", {
+        "variant": variant,
+        "taper": bool(c.get("lower_order_final", True)),
+        **start,
+    }
 
 
 def _deis(c: Given) -> Found:
@@ -215,11 +277,17 @@ def _deis(c: Given) -> Found:
 
 
 def _ddpm(c: Given) -> Found:
-    sizes = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large", "learned_range": "learned"}
+    sizes = {
+        "fixed_small": "small",
+        "fixed_small_log": "small",
+        "fixed_large": "large",
+        "learned_range": "learned",
+    }
     kind = c.get("variance_type", "fixed_small")
     if kind in ("fixed_large_log", "learned"):
         raise c.differs(
-            f"variance_type={kind!r}", "it takes a logarithm for a variance; give fixed_large or learned_range"
+            f"variance_type={kind!r}",
+            "it takes a logarithm for a variance; give fixed_large or learned_range",
         )
     if kind not in sizes:
         raise unknown("variance_type", kind, sizes)
@@ -228,8 +296,13 @@ def _ddpm(c: Given) -> Found:
 
 def _sa_solver(c: Given) -> Found:
     if c.get("algorithm_type", "data_prediction") != "data_prediction":
-        raise c.differs("algorithm_type='noise_prediction'", "ours extrapolates the data prediction")
-    orders = {"predictor": c.order("predictor_order", 4), "corrector": c.order("corrector_order", 4)}
+        raise c.differs(
+            "algorithm_type='noise_prediction'", "ours extrapolates the data prediction"
+        )
+    orders = {
+        "predictor": c.order("predictor_order", 4),
+        "corrector": c.order("corrector_order", 4),
+    }
     end = {"published": True, "taper": bool(c.get("lower_order_final", True))}
     tau = c.get("tau_func")
     if tau is None:
@@ -238,7 +311,8 @@ def _sa_solver(c: Given) -> Found:
     values = {float(tau(t)) for t in range(int(c.get("num_train_timesteps", 1000)))}
     if len(values) != 1:
         raise c.differs(
-            "a tau_func that varies", "ours takes one tau and an interval: solver='sa_solver(tau=...,s_tmin=...)'"
+            "a tau_func that varies",
+            "ours takes one tau and an interval: solver='sa_solver(tau=...,s_tmin=...)'",
         )
     return "sa_solver", {**orders, **end, "tau": values.pop()}
 
@@ -247,20 +321,26 @@ def _levels_around(c: Given, first: int, last: int) -> tuple[float, float]:
     """Noise levels just outside the training times from ``first`` to ``last``."""
     table = alphas_cumprod(c.config).double()
     rho = ((1 - table) / table).sqrt().tolist()
-    low, high = (math.sqrt(rho[i - 1] * rho[i]) if i < len(rho) else math.inf for i in (first, last + 1))
+    low, high = (
+        math.sqrt(rho[i - 1] * rho[i]) if i < len(rho) else math.inf for i in (first, last + 1)
+    )
     return low, high
 
 
 def _flow_match(c: Given) -> Found:
     if c.get("stochastic_sampling"):
-        raise c.differs("stochastic_sampling=True", "it draws its noise anew at every step, as consistency models do")
+        raise c.differs(
+            "stochastic_sampling=True",
+            "it draws its noise anew at every step, as consistency models do",
+        )
     return "euler", {}
 
 
 def _variance_exploding(c: Given) -> Found:
     if c.get("correct_steps", 1):
         raise c.differs(
-            "correct_steps", "its corrector's size is of batch means; nearest: solver='predictor_corrector'"
+            "correct_steps",
+            "its corrector's size is of batch means; nearest: solver='predictor_corrector'",
         )
     return "ddpm", {"variance": "large"}
 
@@ -280,11 +360,13 @@ def _cosine(c: Given) -> Found:
 def _pndm(c: Given) -> Found:
     if not c.get("skip_prk_steps"):
         raise c.differs(
-            "skip_prk_steps=False", "it starts with pseudo Runge-Kutta steps; nearest: solver='ipndm_4(start=heun)'"
+            "skip_prk_steps=False",
+            "it starts with pseudo Runge-Kutta steps; nearest: solver='ipndm_4(start=heun)'",
         )
     if c.get("prediction_type", "epsilon") != "epsilon":
         raise c.differs(
-            "prediction_type='v_prediction'", "it extrapolates v and not the noise; give solver='ipndm_4(start=heun)'"
+            "prediction_type='v_prediction'",
+            "it extrapolates v and not the noise; give solver='ipndm_4(start=heun)'",
         )
     return "ipndm_4", {"start": "heun"}
 

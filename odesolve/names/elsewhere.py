@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from odesolve.errors import OdesolveError, plain
 
-# Solvers of ode.solve whose steps a tolerance chooses, by their names here and elsewhere: the nearest that is here.
+# Solvers of ode.solve whose steps a tolerance chooses, by their names here and elsewhere: the
+# nearest that is here.
 BY_TOLERANCE = {
     **{
         name: name
-        for name in ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "tsit5", "dopri8", "kvaerno3", "kvaerno5")
+        for name in (
+            "adaptive_heun",
+            "fehlberg2",
+            "bosh3",
+            "dopri5",
+            "tsit5",
+            "dopri8",
+            "kvaerno3",
+            "kvaerno5",
+        )
     },
     **{name: name for name in ("dpm_solver_12", "dpm_solver_23")},
     **dict.fromkeys(("rk45", "ode45", "dopri", "dopri54", "dormand_prince"), "dopri5"),
@@ -37,23 +47,28 @@ MEANT = {
     "langevin": "'annealed_langevin'",
     "ald": "'annealed_langevin'",
     "ode": "'ddim' or 'dpmpp_2m', or ode.solve(model, x, t=...) for steps by a tolerance",
-    "probability_flow": "'ddim' or 'dpmpp_2m', or ode.solve(model, x, t=...) for steps by a tolerance",
+    "probability_flow": "'ddim' or 'dpmpp_2m', or ode.solve(model, x, t=...) for steps by a "
+    "tolerance",
     "sde": "'euler_maruyama', 'stochastic_heun' or 'dpmpp_2m_sde'",
 }
 
 
 def refuse_elsewhere(name: str) -> None:
-    """Raise OdesolveError, with what to type, for a solver of ``ode.solve`` or ``ode.solve_sde`` in the place of a sampler."""
+    """Raise OdesolveError, with what to type, for a solver of ``ode.solve`` or ``ode.solve_sde`` in
+    the place of a sampler."""
     if plain(name) in MEANT:
         raise OdesolveError(f"unknown solver {name!r}: give {MEANT[plain(name)]}")
     solver = BY_TOLERANCE.get(plain(name))
     if solver is not None:
         raise OdesolveError(
-            f"solver {name!r} chooses its steps by a tolerance, and a sampler has a number of them: give "
-            f"ode.solve(model, x, t=(model.path.t_noise, model.path.t_data), solver={solver!r}), x = path.prior_std * noise"
+            f"solver {name!r} chooses its steps by a tolerance, and a sampler has a number of "
+            "them: give "
+            f"ode.solve(model, x, t=(model.path.t_noise, model.path.t_data), solver={solver!r}), "
+            "x = path.prior_std * noise"
         )
     if plain(name) in OF_SDES:
         raise OdesolveError(
-            f"solver {name!r} solves SDEs dy = f dt + g dW: give ode.solve_sde(f, g, y0, solver=...); samplers of a model's "
+            f"solver {name!r} solves SDEs dy = f dt + g dW: give ode.solve_sde(f, g, y0, "
+            "solver=...); samplers of a model's "
             "reverse SDE are 'euler_maruyama', 'stochastic_heun', 'sra1' and 'shark'"
         )

@@ -1,4 +1,5 @@
-"""Lists of noise levels as the samplers of this field place them, in float64, from high to low, without a last zero."""
+"""Lists of noise levels as the samplers of this field place them, in float64, from high to low,
+without a last zero."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def karras(n: int, low: float, high: float, rho: float = 7.0) -> Levels:
 
 
 def exponential(n: int, low: float, high: float, power: float = 1.0) -> Levels:
-    """Uniform in log sigma; with a ``power`` that of a uniform ramp in log sigma (k-diffusion's polyexponential)."""
+    """Uniform in log sigma; with a ``power`` that of a uniform ramp in log sigma (k-diffusion's
+    polyexponential)."""
     ramp = np.linspace(1.0, 0.0, n) ** power
     return np.exp(ramp * (math.log(high) - math.log(low)) + math.log(low))
 
@@ -40,11 +42,20 @@ def spaced(kind: str, n: int, low: float, high: float, **options: float) -> Leve
     return KINDS[kind](n, low, high, **options)
 
 
-def positions(spacing: str, n: int, total: int, offset: int = 0, inner: bool = False, whole: bool = True) -> Levels:
-    """Where on a table of ``total`` training steps n evaluations lie, from high to low (Lin et al. 2024, table 2).
+def positions(
+    spacing: str,
+    n: int,
+    total: int,
+    offset: int = 0,
+    inner: bool = False,
+    whole: bool = True,
+) -> Levels:
+    """Where on a table of ``total`` training steps n evaluations lie, from high to low (Lin et al.
+    2024, table 2).
 
-    With ``inner`` the table is cut into n + 1 and the lowest position left out, as multistep schedulers do; ``whole`` rounds
-    to training steps. A spacing that would repeat itself or leave the table is replaced by an even one.
+    With ``inner`` the table is cut into n + 1 and the lowest position left out, as multistep
+    schedulers do; ``whole`` rounds to training steps. A spacing that would repeat itself or leave
+    the table is replaced by an even one.
     Raises OdesolveError for an unknown spacing.
     """
     if spacing == "trailing":

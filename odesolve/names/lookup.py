@@ -16,7 +16,8 @@ LABELS = frozenset(row.label for row in ROWS if row.label)
 
 @dataclass(frozen=True)
 class Understood:
-    """A solver of ``ode.solvers()`` with options, the schedule that the name spoke of, if it did, and its direction."""
+    """A solver of ``ode.solvers()`` with options, the schedule that the name spoke of, if it did,
+    and its direction."""
 
     solver: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -25,17 +26,23 @@ class Understood:
 
 
 def understood(name: str, given: Mapping[str, Any], steps: int | None = None) -> Understood | None:
-    """What a label of the web UI or of ComfyUI, a class of diffusers or a function of k-diffusion means; None for other names.
+    """What a label of the web UI or of ComfyUI, a class of diffusers or a function of k-diffusion
+    means; None for other names.
 
-    ``given`` are options beside the name: of a class its config, else those of the solver. Raises OdesolveError for what has no
-    equal here, with the reason.
+    ``given`` are options beside the name: of a class its config, else those of the solver. Raises
+    OdesolveError for what has no equal here, with the reason.
     """
     text = " ".join(name.split())
     if (given and given.keys() <= CONFIG) or (f"{text}Scheduler" in CLASSES and text not in LABELS):
         found = _class(text, given, steps)
         if found is not None:
             return found
-    return _label(text, given) or _comfy(text, given) or _function(text, given) or _class(text, given, steps)
+    return (
+        _label(text, given)
+        or _comfy(text, given)
+        or _function(text, given)
+        or _class(text, given, steps)
+    )
 
 
 def all_names() -> Iterator[str]:
@@ -61,11 +68,14 @@ def _class(text: str, given: Mapping[str, Any], steps: int | None) -> Understood
         return None
     config = {k: WORDS.get(v, v) if isinstance(v, str) else v for k, v in given.items()}
     solver, options, reverse = checked(cls, config, steps)
-    return Understood(solver, options, schedule_of(cls, config) if spaced(config) else None, reverse)
+    return Understood(
+        solver, options, schedule_of(cls, config) if spaced(config) else None, reverse
+    )
 
 
 def _function(text: str, given: Mapping[str, Any]) -> Understood | None:
-    """A sampler of k-diffusion; its arguments where the table has them, else the solver's options."""
+    """A sampler of k-diffusion; its arguments where the table has them, else the solver's
+    options."""
     name = text.lower().removeprefix("sample_")
     if name == text.lower():
         return None
@@ -77,7 +87,8 @@ def _function(text: str, given: Mapping[str, Any]) -> Understood | None:
 
 
 def _label(text: str, given: Mapping[str, Any]) -> Understood | None:
-    row, schedule = row_named(text, lambda r: r.label, LACKING_LABELS), None
+    row = row_named(text, lambda r: r.label, LACKING_LABELS)
+    schedule = None
     if row is None:
         text, schedule = split(text)
         row = row_named(text, lambda r: r.label, LACKING_LABELS)

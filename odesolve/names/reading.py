@@ -16,12 +16,13 @@ Options = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class Named:
-    """A sampler by our names: a solver of ``ode.solvers()``, those of its options that are not defaults, and a schedule.
+    """A sampler by our names: a solver of ``ode.solvers()``, those of its options that are not
+    defaults, and a schedule.
 
-    ``schedule`` is "normal" for training times at equal distances, another name that ``sigmas`` knows, "lu" (uniform in
-    log-SNR, diffusers) or "flow"; rounding and whether the last time is left out are a program's own, and the multistep
-    classes of diffusers leave it out. ``reverse`` marks solves from data to noise (``ode.plan(..., reverse=True)``).
-    """
+    ``schedule`` is "normal" for training times at equal distances, another name that ``sigmas``
+    knows, "lu" (uniform in log-SNR, diffusers) or "flow"; rounding and whether the last time is
+    left out are a program's own, and the multistep classes of diffusers leave it out. ``reverse``
+    marks solves from data to noise (``ode.plan(..., reverse=True)``)."""
 
     solver: str
     options: Options = ()
@@ -37,22 +38,25 @@ def from_diffusers(class_name: str, config: Mapping[str, Any], steps: int | None
 
     Args:
         class_name: such as "DPMSolverMultistepScheduler".
-        config: its config; keys that are missing have the class's defaults, and keys of other classes are passed over.
-        steps: the number of steps, as some classes lower the order at the end of short solves (below 15); None: many.
+        config: its config; keys that are missing have the class's defaults, and keys of other
+            classes are passed over.
+        steps: the number of steps, as some classes lower the order at the end of short solves
+            (below 15); None: many.
 
-    What a config says of the network (table, prediction type, clipping) is no part of a name. Raises OdesolveError for an
-    unknown class, and for one that has no equal here, with what differs.
-    """
+    What a config says of the network (table, prediction type, clipping) is no part of a name.
+    Raises OdesolveError for an unknown class, and for one that has no equal here, with what
+    differs."""
     solver, options, reverse = identified(class_name, config, steps)
     return Named(solver, canonical(solver, options), schedule_of(class_name, config), reverse)
 
 
 def from_label(label: str, schedule: str | None = None) -> Named:
-    """What a sampler of AUTOMATIC1111's web UI is: "DPM++ 2M SDE Karras", or "DPM++ 2M SDE" with schedule "Karras".
+    """What a sampler of AUTOMATIC1111's web UI is: "DPM++ 2M SDE Karras", or "DPM++ 2M SDE" with
+    schedule "Karras".
 
-    Case does not matter. Where no schedule is named it is "normal" (for DDIM "ddim_uniform"), as labels meant before
-    schedules had names of their own; "Automatic" is what the web UI chooses. Raises OdesolveError for an unknown label or
-    schedule, and for one that has no equal here.
+    Case does not matter. Where no schedule is named it is "normal" (for DDIM "ddim_uniform"), as
+    labels meant before schedules had names of their own; "Automatic" is what the web UI chooses.
+    Raises OdesolveError for an unknown label or schedule, and for one that has no equal here.
     """
     wanted = " ".join(label.split())
     if schedule is None and not any(_same(r.label, wanted) for r in ROWS):
@@ -82,14 +86,18 @@ def solver_label(name: str, options: Mapping[str, Any]) -> str:
 
 
 def canonical(solver: str, options: Mapping[str, Any]) -> Options:
-    """Options that are not defaults, by name. Raises OdesolveError for those that the solver does not take."""
+    """Options that are not defaults, by name. Raises OdesolveError for those that the solver does
+    not take."""
     entry = REGISTRY.find(solver)
     entry.check_options(dict(options))
     return tuple(sorted((k, v) for k, v in options.items() if v != entry.options[k]))
 
 
-def row_named(wanted: str, column: Callable[[Row], str | None], lacking: Mapping[str, str]) -> Row | None:
-    """The row that has this name in a column, None without one. Raises OdesolveError for what has no equal, with the reason."""
+def row_named(
+    wanted: str, column: Callable[[Row], str | None], lacking: Mapping[str, str]
+) -> Row | None:
+    """The row that has this name in a column, None without one. Raises OdesolveError for what has
+    no equal, with the reason."""
     for row in ROWS:
         if _same(column(row), wanted):
             return row
@@ -99,7 +107,12 @@ def row_named(wanted: str, column: Callable[[Row], str | None], lacking: Mapping
     return None
 
 
-def _labelled(wanted: str, column: Callable[[Row], str | None], lacking: Mapping[str, str], kind: str) -> Row:
+def _labelled(
+    wanted: str,
+    column: Callable[[Row], str | None],
+    lacking: Mapping[str, str],
+    kind: str,
+) -> Row:
     row = row_named(wanted, column, lacking)
     if row is None:
         known = [name for r in ROWS if (name := column(r))]

@@ -1,4 +1,5 @@
-"""Lists of noise levels by the names of the user interfaces, as ComfyUI and AUTOMATIC1111's web UI compute them."""
+"""Lists of noise levels by the names of the user interfaces, as ComfyUI and AUTOMATIC1111's web UI
+compute them."""
 
 from __future__ import annotations
 
@@ -12,17 +13,19 @@ from odesolve.names.levels import Levels, beta, exponential, karras
 
 
 def sigmas(schedule: str, n: int, table: Sequence[float], discard: bool = False) -> list[float]:
-    """Noise levels from high to low with a 0 at the end, as a program with this table of trained levels lists them.
+    """Noise levels from high to low with a 0 at the end, as a program with this table of trained
+    levels lists them.
 
     Args:
-        schedule: "normal", "karras", "exponential", "polyexponential", "beta" (quantiles of levels: web UI and diffusers),
-            "beta_times" (quantiles of training times: ComfyUI), "simple", "sgm_uniform", "ddim_uniform", "kl_optimal" or
-            "linear_quadratic".
-        n: number of steps: n + 1 levels, except where the peers make another number: "ddim_uniform" takes every
-            (N // n)-th level, "beta_times" leaves repeated ones out.
-        table: trained levels sigma/alpha, rising, (N,); "normal" and "sgm_uniform" interpolate their logarithm.
-        discard: place one more and leave out the last before 0, as the programs do for DPM2, DPM2 a, DPM++ 3M SDE
-            (web UI) and dpm_2, dpm_2_ancestral, uni_pc (ComfyUI).
+        schedule: "normal", "karras", "exponential", "polyexponential", "beta" (quantiles of levels:
+            web UI and diffusers), "beta_times" (quantiles of training times: ComfyUI), "simple",
+            "sgm_uniform", "ddim_uniform", "kl_optimal" or "linear_quadratic".
+        n: number of steps: n + 1 levels, except where the peers make another number: "ddim_uniform"
+            takes every (N // n)-th level, "beta_times" leaves repeated ones out.
+        table: trained levels sigma/alpha, rising, (N,); "normal" and "sgm_uniform" interpolate
+            their logarithm.
+        discard: place one more and leave out the last before 0, as the programs do for DPM2, DPM2
+            a, DPM++ 3M SDE (web UI) and dpm_2, dpm_2_ancestral, uni_pc (ComfyUI).
 
     Raises OdesolveError for an unknown schedule and for numbers that cannot be used.
     """
@@ -32,7 +35,9 @@ def sigmas(schedule: str, n: int, table: Sequence[float], discard: bool = False)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise OdesolveError(f"n={n!r}: give a whole number of steps, at least 1")
     if levels.ndim != 1 or len(levels) < 2 or not (levels[0] > 0 and (np.diff(levels) > 0).all()):
-        raise OdesolveError("table: give trained noise levels sigma/alpha, positive and rising, at least 2")
+        raise OdesolveError(
+            "table: give trained noise levels sigma/alpha, positive and rising, at least 2"
+        )
     found = RULES[schedule](n + discard, levels).tolist()
     return [*(found[:-1] if discard else found), 0.0]
 
@@ -69,11 +74,14 @@ def _kl_optimal(n: int, table: Levels) -> Levels:
 
 
 def _linear_quadratic(n: int, table: Levels) -> Levels:
-    """Of 1 - sigma: half of the steps linear up to 0.025, the others a parabola to 1 that continues it (Mochi)."""
+    """Of 1 - sigma: half of the steps linear up to 0.025, the others a parabola to 1 that continues
+    it (Mochi)."""
     if n == 1:
         return table[-1:]
-    low, half = 0.025, n // 2
-    i, rest = np.arange(n, dtype=np.float64), n - half
+    low = 0.025
+    half = n // 2
+    i = np.arange(n, dtype=np.float64)
+    rest = n - half
     excess = half - low * n
     bend = excess / (half * rest**2)
     curve = bend * i**2 + (low / half - 2 * excess / rest**2) * i + bend * half**2

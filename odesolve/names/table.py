@@ -1,8 +1,9 @@
-"""The equivalents of our solvers in diffusers, AUTOMATIC1111's web UI and ComfyUI, as one table, and their schedules.
+"""The equivalents of our solvers in diffusers, AUTOMATIC1111's web UI and ComfyUI, as one table,
+and their schedules.
 
-Rows with a class of diffusers or a ``peer`` were run against it (tests/integrations/names): ``peer`` is the function of
-k-diffusion that both user interfaces call, with the arguments that the row means, None where they have their own.
-"""
+Rows with a class of diffusers or a ``peer`` were run against it (tests/integrations/names):
+``peer`` is the function of k-diffusion that both user interfaces call, with the arguments that the
+row means, None where they have their own."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ NO_NOISE = {"eta": 0.0}
 RAMP: dict[str, Any] = {"start": "ramp"}
 TAPER: dict[str, Any] = {"taper": True}
 PUBLISHED: dict[str, Any] = {"published": True}
-MULTISTEP, UNIPC, DEIS = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "DEISMultistepScheduler"
+MULTISTEP = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+DEIS = "DEISMultistepScheduler"
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 FULL = {"lower_order_final": False}
 TO_SIGMA_MIN = {"final_sigmas_type": "sigma_min", **FULL}
@@ -27,7 +30,8 @@ def one(t: float) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One sampler under its names. ``diffusers`` is a class with the config that makes it, ``flow`` that for flow models."""
+    """One sampler under its names. ``diffusers`` is a class with the config that makes it, ``flow``
+    that for flow models."""
 
     solver: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -45,12 +49,21 @@ def _both(cls: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unipc(order: int, variant: str, taper: bool) -> Row:
-    """UniPC; only tapered bh2 can end at sigma = 0 in diffusers, and its grids for flows end nowhere else."""
+    """UniPC; only tapered bh2 can end at sigma = 0 in diffusers, and its grids for flows end
+    nowhere else."""
     bh1 = variant == "bh1"
-    config = {"solver_order": order, **({"solver_type": "bh1"} if bh1 else {}), **({} if taper else FULL)}
+    config = {
+        "solver_order": order,
+        **({"solver_type": "bh1"} if bh1 else {}),
+        **({} if taper else FULL),
+    }
     if bh1 or not taper:
         config["final_sigmas_type"] = "sigma_min"
-    options = {**({"variant": "bh1"} if bh1 else {}), **(TAPER if taper else {}), **(RAMP if order == 3 else {})}
+    options = {
+        **({"variant": "bh1"} if bh1 else {}),
+        **(TAPER if taper else {}),
+        **(RAMP if order == 3 else {}),
+    }
     names: dict[str, Any] = {}
     if order == 3 and taper:
         names = {"label": "UniPC", "comfy": "uni_pc"} if bh1 else {"comfy": "uni_pc_bh2"}
@@ -74,16 +87,16 @@ ROWS: tuple[Row, ...] = (
     Row("dpmpp_2m", {}, **_both(MULTISTEP, {"solver_order": 2}), label="DPM++ 2M", comfy="dpmpp_2m", peer=("dpmpp_2m", {})),
     Row("dpmpp_2m", TAPER, **_both(MULTISTEP, {"solver_order": 2, "euler_at_final": True, "final_sigmas_type": "sigma_min"})),
     Row("res_2m", {}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun"}), comfy="res_multistep",
-        peer=("dpmpp_2m_sde", {**NO_NOISE, "solver_type": "heun"})),
+        peer=("dpmpp_2m_sde", {**NO_NOISE, "solver_type": "heun"}),),
     Row("dpmpp_3m_published", {}, **_both(MULTISTEP, {"solver_order": 3, **FULL})),
     Row("dpmpp_3m_published", TAPER, **_both(MULTISTEP, {"solver_order": 3})),
     Row("dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
     Row("dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "dpmsolver", **TO_SIGMA_MIN})),
     Row("sde_dpmpp_1", {}, **_both(MULTISTEP, {"solver_order": 1, **SDE})),
     Row("dpmpp_2m_sde", {}, **_both(MULTISTEP, {"solver_order": 2, **SDE}), label="DPM++ 2M SDE", comfy="dpmpp_2m_sde",
-        peer=("dpmpp_2m_sde", {})),
+        peer=("dpmpp_2m_sde", {}),),
     Row("dpmpp_2m_sde", {"second": "heun"}, **_both(MULTISTEP, {"solver_order": 2, "solver_type": "heun", **SDE}),
-        label="DPM++ 2M SDE Heun", comfy="dpmpp_2m_sde_heun", peer=("dpmpp_2m_sde", {"solver_type": "heun"})),
+        label="DPM++ 2M SDE Heun", comfy="dpmpp_2m_sde_heun", peer=("dpmpp_2m_sde", {"solver_type": "heun"}),),
     Row("dpmpp_3m_sde", PUBLISHED, label="DPM++ 3M SDE", comfy="dpmpp_3m_sde", peer=("dpmpp_3m_sde", {})),
     Row("sde_dpm_solver_1", {}, (MULTISTEP, {"solver_order": 1, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
     Row("sde_dpm_solver_2m", {}, (MULTISTEP, {"solver_order": 2, "algorithm_type": "sde-dpmsolver", **TO_SIGMA_MIN})),
@@ -113,24 +126,41 @@ ROWS: tuple[Row, ...] = (
 # What has no equal here, and why.
 LACKING_CLASSES: dict[str, str] = {
     **dict.fromkeys(
-        ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler", "CMStochasticIterativeScheduler", "SCMScheduler"),
-        "it draws its noise anew at every step, and solves no equation; nearest: solver='consistency'",
+        (
+            "LCMScheduler",
+            "TCDScheduler",
+            "FlowMatchLCMScheduler",
+            "CMStochasticIterativeScheduler",
+            "SCMScheduler",
+        ),
+        "it draws its noise anew at every step, and solves no equation; nearest: "
+        "solver='consistency'",
     ),
     **dict.fromkeys(
-        ("VQDiffusionScheduler", "AmusedScheduler", "DiscreteDDIMScheduler", "BlockRefinementScheduler"),
+        (
+            "VQDiffusionScheduler",
+            "AmusedScheduler",
+            "DiscreteDDIMScheduler",
+            "BlockRefinementScheduler",
+        ),
         "it samples tokens, not numbers",
     ),
-    "CogVideoXDPMScheduler": "its second-order step draws two noises a step; nearest: solver='dpmpp_2m_sde'",
-    "DDPMWuerstchenScheduler": "its time steps are of a continuous cosine table; nearest: solver='ddpm' on paths.Cosine()",
+    "CogVideoXDPMScheduler": "its second-order step draws two noises a step; nearest: "
+    "solver='dpmpp_2m_sde'",
+    "DDPMWuerstchenScheduler": "its time steps are of a continuous cosine table; nearest: "
+    "solver='ddpm' on paths.Cosine()",
     "UnCLIPScheduler": "its steps skip training times by arguments of step; nearest: solver='ddpm'",
     "RePaintScheduler": "it inpaints; nearest: solver='ddpm'",
     "KarrasVeScheduler": "it is called by step and step_correct; nearest: solver='heun_churn'",
-    "ScoreSdeVpScheduler": "it steps by 1/n where its times are (1 - eps)/(n - 1) apart; nearest: solver='euler_maruyama'",
+    "ScoreSdeVpScheduler": "it steps by 1/n where its times are (1 - eps)/(n - 1) apart; nearest: "
+    "solver='euler_maruyama'",
     "ConsistencyDecoderScheduler": "it is a consistency decoder's and solves no equation",
 }
 LACKING_LABELS: dict[str, str] = {
-    "DPM fast": "its steps are of different orders: odesolve.integrations.k_diffusion.sampling.sample_dpm_fast runs it",
-    "DPM adaptive": "it has a tolerance, not a number of steps: ode.solve(model, x, t=(t0, t1), solver='dpm_solver_23')",
+    "DPM fast": "its steps are of different orders: "
+    "odesolve.integrations.k_diffusion.sampling.sample_dpm_fast runs it",
+    "DPM adaptive": "it has a tolerance, not a number of steps: ode.solve(model, x, t=(t0, t1), "
+    "solver='dpm_solver_23')",
     "Restart": "its segments depend on the number of steps: solver='restart', segments=...",
     "LCM": LACKING_CLASSES["LCMScheduler"],
     "DDIM CFG++": "it takes the unconditional prediction apart, which a solver does not see",
@@ -140,14 +170,20 @@ LACKING_SAMPLERS: dict[str, str] = {
     "dpm_adaptive": LACKING_LABELS["DPM adaptive"],
     "lcm": LACKING_CLASSES["LCMScheduler"],
     "heunpp2": "it averages slopes by weights that depend on sigma; nearest: solver='heun_edm'",
-    "lms": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_v4(start=ramp)'",
+    "lms": "its step to sigma = 0 is the data prediction alone; nearest: "
+           "solver='ipndm_v4(start=ramp)'",
     "ipndm": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_4'",
-    "ipndm_v": "its step to sigma = 0 is the data prediction alone; nearest: solver='ipndm_v4(start=ramp)'",
-    "deis": "its weights are integrated numerically on a VP path; nearest: solver='deis_tab2(start=ramp)'",
-    "res_multistep_ancestral": "it steps to a lower level first; nearest: solver='dpmpp_2m_sde(second=heun)'",
+    "ipndm_v": "its step to sigma = 0 is the data prediction alone; nearest: "
+               "solver='ipndm_v4(start=ramp)'",
+    "deis": "its weights are integrated numerically on a VP path; nearest: "
+            "solver='deis_tab2(start=ramp)'",
+    "res_multistep_ancestral": "it steps to a lower level first; nearest: "
+                               "solver='dpmpp_2m_sde(second=heun)'",
     "gradient_estimation": "it extrapolates differences of slopes; nearest: solver='ab2'",
-    "sa_solver": "its interval of noise depends on the model: solver='sa_solver(predictor=3,corrector=4)' with s_tmin, s_tmax",
-    "sa_solver_pece": "it evaluates again after correcting; nearest: solver='sa_solver(predictor=3,corrector=4)'",
+    "sa_solver": "its interval of noise depends on the model: "
+                 "solver='sa_solver(predictor=3,corrector=4)' with s_tmin, s_tmax",
+    "sa_solver_pece": "it evaluates again after correcting; nearest: "
+                      "solver='sa_solver(predictor=3,corrector=4)'",
     **dict.fromkeys(
         (f"{name}_cfg_pp" for name in
          ("euler", "euler_ancestral", "dpmpp_2s_ancestral", "dpmpp_2m", "res_multistep", "res_multistep_ancestral",
@@ -162,7 +198,8 @@ AUTOMATIC: dict[str, str] = {
     **dict.fromkeys(("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"), "exponential"),
 }
 
-# Schedules: our name -> (AUTOMATIC1111's, ComfyUI's, the config of diffusers), None where that program has no such one.
+# Schedules: our name -> (AUTOMATIC1111's, ComfyUI's, the config of diffusers), None where that
+# program has no such one.
 SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = {
     "normal": ("Normal", "normal", {"timestep_spacing": "linspace"}),
     "karras": ("Karras", "karras", {"use_karras_sigmas": True}),
@@ -179,8 +216,9 @@ SCHEDULES: dict[str, tuple[str | None, str | None, Mapping[str, Any] | None]] = 
     "flow": (None, None, {}),
 }
 
-# The schedules that a scheduler class takes, where it is not all of them. DDPM's class adds noise in its last step unless
-# that is from training time 0; DDIM's and PNDM's step beside their own times where the stride is not whole.
+# The schedules that a scheduler class takes, where it is not all of them. DDPM's class adds noise
+# in its last step unless that is from training time 0; DDIM's and PNDM's step beside their own
+# times where the stride is not whole.
 TIMES = ("normal", "simple", "ddim_uniform")
 TAKES: dict[str, tuple[str, ...]] = {
     "IPNDMScheduler": ("normal",),
@@ -191,4 +229,5 @@ TAKES: dict[str, tuple[str, ...]] = {
     "FlowMatchHeunDiscreteScheduler": ("flow",),
     "LTXEulerAncestralRFScheduler": ("flow",),
 }
-FIXED = ("IPNDMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler")  # they take no such key
+# they take no such key
+FIXED = ("IPNDMScheduler", "FlowMatchHeunDiscreteScheduler", "LTXEulerAncestralRFScheduler")

@@ -1,4 +1,5 @@
-"""Brownian paths for users: the increment over any interval, at random access, every sample's path from its own key."""
+"""Brownian paths for users: the increment over any interval, at random access, every sample's path
+from its own key."""
 
 from __future__ import annotations
 
@@ -19,27 +20,32 @@ from odesolve.noise.keys import Ids, keys_of
 from odesolve.noise.stream_numbers import DEPTH, TREE, AreaTree, Draws, Tree
 
 Time = float | Tensor
-LEVELS: Final = (0, 6, 12)  # where the sums of single times begin: what was summed up to there is kept
+# where the sums of single times begin: what was summed up to there is kept
+LEVELS: Final = (0, 6, 12)
 KEPT: Final = 1 << 25  # bytes of it
-SLACK: Final = 2.0**-20  # of the larger end: so far outside a time of float32 may lie by its rounding
+# of the larger end: so far outside a time of float32 may lie by its rounding
+SLACK: Final = 2.0**-20
 
 
 @fits
 class BrownianPath:
-    """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same whenever and however asked.
+    """A Brownian motion for every sample of a batch: ``path(s, t)`` is W(t) - W(s), the same
+    whenever and however asked.
 
     Args:
         shape: of an increment, (B, ...).
         t: the interval on which the path is known, in either order.
-        seed, ids: a sample's path is a function of the seed and its own id (0 to B - 1 by default) alone: it does not depend
-            on the batch. Without a seed torch's own generator gives one.
-        area: also know the space-time Levy areas. That path is another one, and a query costs about four times as much.
+        seed, ids: a sample's path is a function of the seed and its own id (0 to B - 1 by default)
+            alone: it does not depend on the batch. Without a seed torch's own generator gives one.
+        area: also know the space-time Levy areas. That path is another one, and a query costs about
+            four times as much.
         dtype: of the increments; sums of single intervals are taken in float64.
-        depth: the interval is resolved to 2^-depth of its length; times are moved to the nearest such tick. A path of
-            another depth is the same path.
+        depth: the interval is resolved to 2^-depth of its length; times are moved to the nearest
+            such tick. A path of another depth is the same path.
 
-    Virtual Brownian tree (Levy's construction; Gaines and Lyons 1997): W is a sum of at most ``depth + 1`` standard normals
-    a point, computed where it is asked for. Nothing is drawn from a generator.
+    Virtual Brownian tree (Levy's construction; Gaines and Lyons 1997): W is a sum of at most
+    ``depth + 1`` standard normals a point, computed where it is asked for. Nothing is drawn from a
+    generator.
 
     Raises OdesolveError for a shape or an interval that cannot be used.
     """
@@ -58,36 +64,50 @@ class BrownianPath:
         low, high = _interval(t)
         if not isinstance(shape, Sequence) or not shape or not all(map(is_whole, shape)):
             raise OdesolveError(
-                f"shape is {short(shape)}: give that of an increment with the batch first, such as (16, 2)"
+                f"shape is {short(shape)}: give that of an increment with the batch first, such "
+                "as (16, 2)"
             )
         if dtype not in (torch.float32, torch.float64):
             raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64")
         area = switch("area", area)
         if not is_whole(depth, 1) or depth > 48:
-            raise OdesolveError(f"depth={short(depth)}: give 1 to 48, of which the interval is cut into 2^depth ticks")
-        self.shape, self.area, self.dtype, self.device = tuple(shape), area, dtype, device_of(device)
+            raise OdesolveError(
+                f"depth={short(depth)}: give 1 to 48, of which the interval is "
+                "cut into 2^depth ticks"
+            )
+        self.shape = tuple(shape)
+        self.area = area
+        self.dtype = dtype
+        self.device = device_of(device)
         self.keys = keys_of(self.shape[0], seed, ids, self.device)
         self.tree = AreaTree(low, high, depth) if area else Tree(low, high, depth)
         self._slack = SLACK * max(abs(low), abs(high))
         self._walk = _Walk(self.tree, self.keys, self.shape, dtype)
 
     def __call__(self, s: Time, t: Time, area: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """W(t) - W(s), (B, ...), for numbers or for times (B,) of each sample's own; with ``area`` the pair (W, H).
+        """W(t) - W(s), (B, ...), for numbers or for times (B,) of each sample's own; with ``area``
+        the pair (W, H).
 
-        H is the mean of the path over the interval less that of its two ends: of variance |t - s| / 12 and independent of
-        W. With s > t W changes its sign, and H does not; with s = t both are 0. Times on another device than the CPU are
-        not waited for: those outside of the path's interval give NaN there.
+        H is the mean of the path over the interval less that of its two ends: of variance |t - s| /
+        12 and independent of W. With s > t W changes its sign, and H does not; with s = t both are
+        0. Times on another device than the CPU are not waited for: those outside of the path's
+           interval give NaN there.
 
-        Raises OdesolveError for times outside of the path's interval (by more than their rounding), and for areas of a path
-        that was made without.
+        Raises OdesolveError for times outside of the path's interval (by more than their rounding),
+        and for areas of a path that was made without.
         """
         if area and not self.area:
-            raise OdesolveError("this path knows no areas: make it with BrownianPath(..., area=True)")
+            raise OdesolveError(
+                "this path knows no areas: make it with BrownianPath(..., area=True)"
+            )
         if isinstance(s, Tensor) or isinstance(t, Tensor):
             single = all(not isinstance(x, Tensor) or (x.dim() == 0 and x.is_cpu) for x in (s, t))
             if not single:
                 return self._each(s, t, area)
-        a, b = (self._tick(x if type(x) is float else real("t", x, "times of the path's interval")) for x in (s, t))
+        a, b = (
+            self._tick(x if type(x) is float else real("t", x, "times of the path's interval"))
+            for x in (s, t)
+        )
         if isinstance(self.tree, AreaTree):
             draws, areas = self.tree.areas(np.array([min(a, b)]), np.array([max(a, b)]))
             return self._draw(draws, areas, 1.0 if a <= b else -1.0, area)
@@ -100,7 +120,8 @@ class BrownianPath:
     def keyed(self, keys: Tensor) -> BrownianPath:
         """Paths on the same interval of samples with these keys (B, 2), a seed and an id each."""
         part = copy.copy(self)
-        part.keys, part.shape = keys, (keys.shape[0], *self.shape[1:])
+        part.keys = keys
+        part.shape = (keys.shape[0], *self.shape[1:])
         part._walk = _Walk(part.tree, part.keys, part.shape, part.dtype)
         return part
 
@@ -108,7 +129,8 @@ class BrownianPath:
         tree = self.tree
         if not tree.low - self._slack <= t <= tree.high + self._slack:
             raise OdesolveError(
-                f"t={t:g} lies outside of the path's interval: give a time from {tree.low:g} to {tree.high:g}"
+                f"t={t:g} lies outside of the path's interval: give a time from {tree.low:g} to "
+                f"{tree.high:g}"
             )
         share = (t - tree.low) / (tree.high - tree.low)
         return round(min(max(share, 0.0), 1.0) * 2**tree.depth)
@@ -116,14 +138,21 @@ class BrownianPath:
     def _each(self, s: Time, t: Time, area: bool) -> Tensor | tuple[Tensor, Tensor]:
         """Intervals of each sample's own, computed where the path lies."""
         ends = torch.stack([self._times(x) for x in (s, t)])
-        outside = ~((ends >= self.tree.low - self._slack) & (ends <= self.tree.high + self._slack)).all(0)
+        outside = ~(
+            (ends >= self.tree.low - self._slack) & (ends <= self.tree.high + self._slack)
+        ).all(0)
         if outside.is_cpu and bool(outside.any()):
             i = int(outside.nonzero()[0])
             for x in ends[:, i].tolist():
                 self._tick(x)
         ticks = self.tree.ticks(ends)
-        a, b = ticks.amin(0), ticks.amax(0)
-        sign = torch.where(ticks[0] <= ticks[1], 1.0, -1.0).to(torch.float64).masked_fill(outside, torch.nan)
+        a = ticks.amin(0)
+        b = ticks.amax(0)
+        sign = (
+            torch.where(ticks[0] <= ticks[1], 1.0, -1.0)
+            .to(torch.float64)
+            .masked_fill(outside, torch.nan)
+        )
         if isinstance(self.tree, AreaTree):
             return self._draw(*self.tree.areas(a, b), sign[:, None], area)
         return self._draw(self.tree.increments(a, b), None, sign[:, None], area)
@@ -134,36 +163,46 @@ class BrownianPath:
         given = x.to(self.device, torch.float64, non_blocking=True)
         if given.dim() > 1 or (given.dim() == 1 and len(given) != self.shape[0]):
             raise OdesolveError(
-                f"times have shape {tuple(given.shape)}: give a number, or one a sample, ({self.shape[0]},)"
+                f"times have shape {tuple(given.shape)}: give a number, or one a sample, "
+                f"({self.shape[0]},)"
             )
         return given.expand(self.shape[0])
 
     def _draw(self, draws: Draws, areas, sign, area: bool) -> Tensor | tuple[Tensor, Tensor]:
-        """The sums of these rows of draws, one row for all samples as arrays, or one a sample as tensors."""
+        """The sums of these rows of draws, one row for all samples as arrays, or one a sample as
+        tensors."""
         rows = [draws.weights * sign]
         if area:
-            rows.append(areas if isinstance(sign, float) else areas + 0.0 * sign)  # NaN where the times are outside
+            # NaN where the times are outside
+            rows.append(areas if isinstance(sign, float) else areas + 0.0 * sign)
         outs = [torch.empty(self.shape, dtype=self.dtype, device=self.device) for _ in rows]
         if isinstance(sign, float):
-            normal_sums(outs, self.keys, draws.streams[0].tolist(), [row[0].tolist() for row in rows])
+            normal_sums(
+                outs, self.keys, draws.streams[0].tolist(), [row[0].tolist() for row in rows]
+            )
         else:
             normal_sums(outs, self.keys, draws.streams, torch.stack(rows, 1))
         return (outs[0], outs[1]) if area else outs[0]
 
 
 class _Walk:
-    """W over single intervals: what the nodes below a level add to a time, on the chord of that level's cell.
+    """W over single intervals: what the nodes below a level add to a time, on the chord of that
+    level's cell.
 
-    Cells of some levels are kept, and the last two times. A value has the same bits whether or not what leads to it was
-    kept: every sum begins at a fixed level. The ends of cells are in float64, whose differences cost 4 digits of 16 in an
-    interval of 1e-8 of the whole.
+    Cells of some levels are kept, and the last two times. A value has the same bits whether or not
+    what leads to it was kept: every sum begins at a fixed level. The ends of cells are in float64,
+    whose differences cost 4 digits of 16 in an interval of 1e-8 of the whole.
     """
 
     def __init__(self, tree: Tree, keys: Tensor, shape: Sequence[int], dtype: torch.dtype):
-        self.tree, self.keys, self.shape, self.dtype = tree, keys, shape, dtype
+        self.tree = tree
+        self.keys = keys
+        self.shape = shape
+        self.dtype = dtype
         self.levels = [level for level in LEVELS if level < tree.depth]
         unit = (tree.high - tree.low) / 2**tree.depth
-        # Of the nodes of a level: the number of the first, their width in ticks and the slope of their functions.
+        # Of the nodes of a level: the number of the first, their width in ticks and the slope of
+        # their functions.
         widths = [1 << (tree.depth - k) for k in range(tree.depth)]
         self.nodes = [(TREE + (1 << k), w, (w * unit) ** 0.5 / w) for k, w in enumerate(widths)]
         self.width = widths[self.levels[-1]]
@@ -180,7 +219,8 @@ class _Walk:
         if a == b:
             return out.zero_()
         sign, (a, b) = (1.0 if a < b else -1.0), (min(a, b), max(a, b))
-        width, which = self.width, len(self.levels) - 1
+        width = self.width
+        which = len(self.levels) - 1
         (first, low), (second, high) = divmod(a, width), divmod(b, width)
         terms = [(-1.0, self._residual(a))] if low else []
         if high:
@@ -205,7 +245,8 @@ class _Walk:
         if found is not None:
             self.times.move_to_end(x)
             return found
-        streams, weights = [], []
+        streams = []
+        weights = []
         for first, w, slope in self.nodes[self.levels[-1] :]:
             into = x & (w - 1)
             if into:
@@ -219,7 +260,8 @@ class _Walk:
         return out
 
     def _cell(self, which: int, cell: int, rise: bool, start: bool) -> dict[str, Tensor]:
-        """Of a cell of level ``levels[which]`` the increment of W over it and W at its left end, where they are wanted.
+        """Of a cell of level ``levels[which]`` the increment of W over it and W at its left end,
+        where they are wanted.
 
         The number of cells counts as a cell: its left end is the end of the path.
         """
@@ -228,7 +270,8 @@ class _Walk:
         cells[cell] = found
         if len(cells) > max(self.rooms[which], 2):  # two are in use
             self.spare += cells.popitem(last=False)[1].values()
-        rise, start = rise and "rise" not in found, start and "start" not in found
+        rise = rise and "rise" not in found
+        start = start and "start" not in found
         wanted = [name for name, want in (("rise", rise), ("start", start)) if want]
         for name in wanted:
             made = (
@@ -261,16 +304,25 @@ class _Walk:
             found["start"].zero_()
 
     def _sum(self, outs: list[Tensor], which: int, cell: int, rise: bool, start: bool) -> None:
-        """The increment and the left end of a cell from those of the cell around it and the nodes in between."""
+        """The increment and the left end of a cell from those of the cell around it and the nodes
+        in between."""
         up, level = self.levels[which - 1 : which + 1]
-        parts, width = 1 << (level - up), 1 << (self.tree.depth - level)
+        parts = 1 << (level - up)
+        width = 1 << (self.tree.depth - level)
         parent, place = divmod(cell, parts)
         above = self._cell(which - 1, parent, rise or place > 0, start)
         names = [name for name, used in (("rise", rise or place > 0), ("start", start)) if used]
         shares = [{"rise": 1.0 / parts}] * rise + [{"rise": place / parts}] * start
         base = [-1] * rise + [names.index("start")] * start if start else [-1]
-        combine(outs, [above[n] for n in names], [[row.get(n, 0.0) for n in names] for row in shares], base)
-        streams, rises, starts = [], [], []
+        combine(
+            outs,
+            [above[n] for n in names],
+            [[row.get(n, 0.0) for n in names] for row in shares],
+            base,
+        )
+        streams = []
+        rises = []
+        starts = []
         for first, w, slope in self.nodes[up:level]:
             into = cell * width & (w - 1)
             if not (rise or into):
@@ -282,10 +334,14 @@ class _Walk:
 
 
 def _interval(t: Sequence[float]) -> tuple[float, float]:
-    ends: list[float] = row("t", t, "the two ends of the path's interval, such as (0.0, 1.0)").tolist()
-    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    ends: list[float] = row(
+        "t", t, "the two ends of the path's interval, such as (0.0, 1.0)"
+    ).tolist()
+    low = min(ends, default=0.0)
+    high = max(ends, default=0.0)
     if len(ends) != 2 or not (low < high and np.isfinite(high - low)):
         raise OdesolveError(
-            f"t is {short(t)}: give two different finite ends of the path's interval, such as (0.0, 1.0)"
+            f"t is {short(t)}: give two different finite ends of the path's interval, such as "
+            "(0.0, 1.0)"
         )
     return low, high

@@ -18,7 +18,8 @@ UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def check_keys(batch: int, seed: object, ids: object) -> None:
-    """Raise OdesolveError for a seed or ids that cannot be used, also where no noise is drawn from them."""
+    """Raise OdesolveError for a seed or ids that cannot be used, also where no noise is drawn from
+    them."""
     if seed is not None:
         seed_of(seed)
     if ids is not None:
@@ -26,7 +27,8 @@ def check_keys(batch: int, seed: object, ids: object) -> None:
 
 
 def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device) -> Tensor:
-    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B - 1 by default.
+    """Keys (B, 2): the seed (taken from torch's generator where there is none) and the ids, 0 to B
+    - 1 by default.
 
     Raises OdesolveError for seeds and ids that are not whole numbers in their range.
     """
@@ -39,34 +41,45 @@ def keys_of(batch: int, seed: int | None, ids: Ids | None, device: torch.device)
 def seed_of(seed: object, name: str = "seed") -> int:
     """The seed as a number. Raises OdesolveError unless it is a whole number from 0 to 2^64 - 1."""
     if isinstance(seed, torch.Generator):
-        raise OdesolveError(f"{name} is a generator: give a whole number, such as generator.initial_seed()")
+        raise OdesolveError(
+            f"{name} is a generator: give a whole number, such as generator.initial_seed()"
+        )
     return whole(name, seed, 0, SEEDS - 1)
 
 
 def ids_of(batch: int, ids: object) -> Tensor:
-    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number a sample, from 0 to 2^32 - 1."""
+    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number a sample,
+    from 0 to 2^32 - 1."""
     try:
         samples = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
-        raise OdesolveError(f"ids={short(ids)}: give one whole number a sample, such as range({batch})") from e
-    if samples.dtype in UNSIGNED or not samples.numel():  # torch compares no unsigned ones; none at all are of any type
+        raise OdesolveError(
+            f"ids={short(ids)}: give one whole number a sample, such as range({batch})"
+        ) from e
+    # torch compares no unsigned ones; none at all are of any type
+    if samples.dtype in UNSIGNED or not samples.numel():
         samples = samples.to(torch.int64)
     if samples.dtype not in WHOLE:
-        raise OdesolveError(f"ids are {samples.dtype}: give one whole number a sample, such as range({batch})")
+        raise OdesolveError(
+            f"ids are {samples.dtype}: give one whole number a sample, such as range({batch})"
+        )
     if samples.shape != (batch,):
         raise OdesolveError(
-            f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number a sample"
+            f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number "
+            "a sample"
         )
     # Ids that lie on a device already are not waited for: their low 32 bits count.
     low, high = (int(samples.min()), int(samples.max())) if batch and samples.is_cpu else (0, 0)
     if low < 0 or high >= 2**32:
         given = f"{low if low < 0 else high} among the ids"
         raise OdesolveError(
-            f"ids lie outside of 0 to 2^32 - 1 ({given}): give smaller ones, and another seed for every 2^32 samples"
+            f"ids lie outside of 0 to 2^32 - 1 ({given}): give smaller ones, and another seed for "
+            "every 2^32 samples"
         )
     return samples
 
 
 def fresh_seed() -> int:
-    """A seed that torch's own generator decides, so that torch.manual_seed makes a run repeatable."""
+    """A seed that torch's own generator decides, so that torch.manual_seed makes a run
+    repeatable."""
     return int(torch.randint(2**62, ()))

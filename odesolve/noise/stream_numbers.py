@@ -1,7 +1,8 @@
-"""Which streams of random numbers a solve draws from, and the virtual Brownian paths that are sums of them.
+"""Which streams of random numbers a solve draws from, and the virtual Brownian paths that are sums
+of them.
 
-A stream is a number of 64 bits under a sample's (seed, id). The top byte says what it is for, so that what one part draws
-never meets what another does.
+A stream is a number of 64 bits under a sample's (seed, id). The top byte says what it is for, so
+that what one part draws never meets what another does.
 """
 
 from __future__ import annotations
@@ -17,35 +18,43 @@ STEPS: Final = 0 << _SHIFT  # + number of the interval: noise that a plan adds
 START: Final = 1 << _SHIFT  # the noise that a solve starts from
 AREAS: Final = 2 << _SHIFT  # + number of the interval: its space-time Levy area
 TREE: Final = 3 << _SHIFT  # + number of the node of a Brownian tree
-AREA_TREE: Final = 4 << _SHIFT  # + twice the number of the node (+ 1) of a tree that knows its areas
+# + twice the number of the node (+ 1) of a tree that knows its areas
+AREA_TREE: Final = 4 << _SHIFT
 CHAINS: Final = 5 << _SHIFT  # + number of the draw of a Markov chain
 CORRECTIONS: Final = 6 << _SHIFT  # + number of the corrector step of a plan
 PROBES: Final = 7 << _SHIFT  # + number of the probe of a trace
-DEQUANTISE: Final = 8 << _SHIFT  # + number of the draw that spreads discrete data over the width of their values
-BOUNDS: Final = 9 << _SHIFT  # + twice the number of the evaluation of a bound, its noise (+ 1: its time)
+# + number of the draw that spreads discrete data over the width of their values
+DEQUANTISE: Final = 8 << _SHIFT
+# + twice the number of the evaluation of a bound, its noise (+ 1: its time)
+BOUNDS: Final = 9 << _SHIFT
 LEVY: Final = 10 << _SHIFT  # + number of the interval: what Levy areas have beside their mean
 
 DEPTH: Final = 24
 
-Array = Any  # a Tensor, or a NumPy array: of one interval on the host NumPy takes less than half of torch's time
+# a Tensor, or a NumPy array: of one interval on the host NumPy takes less than half of torch's time
+Array = Any
 
 
 class Draws(NamedTuple):
-    """Sums of standard normals: row i is sum_k weights[i, k] z(streams[i, k]), both (n, K); weight 0 draws nothing."""
+    """Sums of standard normals: row i is sum_k weights[i, k] z(streams[i, k]), both (n, K); weight
+    0 draws nothing."""
 
     streams: Array
     weights: Array
 
 
 class Tree:
-    """A Brownian path on [low, high], known at 2^depth + 1 ticks, every value a sum of the normals of its tree's nodes.
+    """A Brownian path on [low, high], known at 2^depth + 1 ticks, every value a sum of the normals
+    of its tree's nodes.
 
-    Its increment over any interval is a closed formula of at most 2 depth + 1 terms: nothing is walked, stored or searched.
-    End points are moved to the nearest tick, and into [low, high].
+    Its increment over any interval is a closed formula of at most 2 depth + 1 terms: nothing is
+    walked, stored or searched. End points are moved to the nearest tick, and into [low, high].
     """
 
     def __init__(self, low: float, high: float, depth: int = DEPTH):
-        self.low, self.high, self.depth = low, high, depth
+        self.low = low
+        self.high = high
+        self.depth = depth
 
     def ticks(self, u: Tensor) -> Tensor:
         """Number of the tick nearest to each u, int64."""
@@ -55,17 +64,21 @@ class Tree:
     def increments(self, a: Array, b: Array, rate: float = 0.0) -> Draws:
         """W(b) - W(a) for ticks a <= b, (n,), int64, in the kind of array that they are.
 
-        W is Brownian in u, or with a ``rate`` in the clock e^(rate u), there in units of its standard deviation over [0, b].
-        Levy's construction: W(mid) = its mean given the ends + sqrt(va vb / (va + vb)) z, with va and vb the two halves.
-        """
+        W is Brownian in u, or with a ``rate`` in the clock e^(rate u), there in units of its
+        standard deviation over [0, b]. Levy's construction: W(mid) = its mean given the ends +
+        sqrt(va vb / (va + vb)) z, with va and vb the two halves."""
         lib = _library(a)
-        a, b = a[:, None], b[:, None]
+        a = a[:, None]
+        b = b[:, None]
         ends = lib.zeros_like(a)
         whole = self._span(ends, ends + 2**self.depth, b, rate)
-        streams, weights = [lib.full_like(a, TREE)], [self._span(a, b, b, rate) / whole**0.5]
+        streams = [lib.full_like(a, TREE)]
+        weights = [self._span(a, b, b, rate) / whole**0.5]
         for heap, left, width, once in self._nodes(a, b):
-            mid, right = left + width // 2, left + width
-            va, vb = self._span(left, mid, b, rate), self._span(mid, right, b, rate)
+            mid = left + width // 2
+            right = left + width
+            va = self._span(left, mid, b, rate)
+            vb = self._span(mid, right, b, rate)
             rise = self._span(_clamp(a, left, mid), _clamp(b, left, mid), b, rate) / va
             fall = self._span(_clamp(a, mid, right), _clamp(b, mid, right), b, rate) / vb
             streams.append(TREE + heap)
@@ -73,7 +86,8 @@ class Tree:
         return Draws(lib.concatenate(streams, 1), lib.concatenate(weights, 1))
 
     def _nodes(self, a: Array, b: Array):
-        """(number, left end, width, whether it counts) of the nodes around a on every level, then of those around b."""
+        """(number, left end, width, whether it counts) of the nodes around a on every level, then
+        of those around b."""
         lib = _library(a)
         level = np.arange(self.depth) if lib is np else torch.arange(self.depth, device=a.device)
         width = 2 ** (self.depth - level)
@@ -92,49 +106,61 @@ class Tree:
 
 
 class AreaTree(Tree):
-    """A Brownian path in u with its space-time Levy area H, again a sum of normals: at most 4 depth + 2 of them.
+    """A Brownian path in u with its space-time Levy area H, again a sum of normals: at most 4 depth
+    + 2 of them.
 
-    H over an interval of length h is the mean of the path less its chord: normal of variance h/12, independent of W
-    (Foster, Lyons and Oberhauser 2020). Halving: W1, W2 = W/2 +- 3H/2 +- sqrt(h) X/4,
-    H1, H2 = H/4 - sqrt(h) X/8 +- sqrt(h/12) Y/2.
+    H over an interval of length h is the mean of the path less its chord: normal of variance h/12,
+    independent of W (Foster, Lyons and Oberhauser 2020). Halving: W1, W2 = W/2 +- 3H/2 +- sqrt(h)
+    X/4, H1, H2 = H/4 - sqrt(h) X/8 +- sqrt(h/12) Y/2.
     """
 
     def areas(self, a: Array, b: Array) -> tuple[Draws, Array]:
         """(draws of W, weights of H on the same streams) over [a, b], for ticks a <= b, (n,)."""
         lib = _library(a)
         unit = (self.high - self.low) / 2**self.depth
-        a, b = a[:, None], b[:, None]
-        whole, h = self.high - self.low, _wide(b - a) * unit
-        x, dx = _wide(a + b) * (unit / whole), h / whole
+        a = a[:, None]
+        b = b[:, None]
+        whole = self.high - self.low
+        h = _wide(b - a) * unit
+        x = _wide(a + b) * (unit / whole)
+        dx = h / whole
         h = h.clip(unit / 2, None)  # of an empty interval everything below is 0
-        streams = [lib.concatenate([lib.full_like(a, AREA_TREE), lib.full_like(a, AREA_TREE + 1)], 1)]
+        streams = [
+            lib.concatenate([lib.full_like(a, AREA_TREE), lib.full_like(a, AREA_TREE + 1)], 1)
+        ]
         bend = (whole / 12) ** 0.5
         w = [lib.concatenate([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
         area = [lib.concatenate([lib.zeros_like(dx), bend * dx**2], 1)]
-        # Nodes around a and around b in one pass: of single intervals on the host most of the time is in the calls.
+        # Nodes around a and around b in one pass: of single intervals on the host most of the time
+        # is in the calls.
         heaps, lefts, widths, counts = zip(*self._nodes(a, b), strict=True)
         heap, left, once = (lib.stack(x, 1) for x in (heaps, lefts, counts))
         width, (a, b, long) = widths[0], (x[:, None] for x in (a, b, h))
         outside = _wide((b - left - width).clip(0, None) - (left - a).clip(0, None)) * unit
         halves = [_Half(a, b, left, width, unit), _Half(a, b, left + width // 2, width, unit)]
-        k1, k2 = halves[0].length, halves[1].length
+        k1 = halves[0].length
+        k2 = halves[1].length
         found = []
         for k, shape in enumerate((_X, _Y)):
             (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
-            merged = (k1 * h1 + k2 * h2) / long + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * long)
+            merged = (k1 * h1 + k2 * h2) / long + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (
+                2 * long
+            )
             found.append((AREA_TREE + 2 * heap + k, once * (w1 + w2), once * merged))
         for into, parts in zip((streams, w, area), zip(*found, strict=True), strict=True):
             into.append(lib.stack(parts, 2).reshape(len(a), -1))
         return Draws(lib.concatenate(streams, 1), lib.concatenate(w, 1)), lib.concatenate(area, 1)
 
 
-# What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of its width.
+# What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of
+# its width.
 _X = ((0.25, -0.75), (-0.25, -0.75))
 _Y = ((0.0, 3 / 12**0.5), (0.0, -3 / 12**0.5))
 
 
 class _Half:
-    """The part of [a, b] in one half of a node: where the node's function is slope tau + bend tau (1 - tau)."""
+    """The part of [a, b] in one half of a node: where the node's function is slope tau + bend tau
+    (1 - tau)."""
 
     def __init__(self, a: Array, b: Array, left: Array, width: Array, unit: float):
         half = width // 2
@@ -144,7 +170,8 @@ class _Half:
         delta = (stop - start) / half
         self.middle = 1 - (start + stop) / half
         scale = (_wide(width) * unit) ** 0.5
-        self.first, self.second = scale * delta, scale * delta**2
+        self.first = scale * delta
+        self.second = scale * delta**2
 
     def moments(self, shape, which: int) -> tuple[Array, Array]:
         slope, bend = shape[which]

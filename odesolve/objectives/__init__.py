@@ -1,6 +1,16 @@
-"""What networks are trained by: thin losses on the paths and models that are sampled, profiled and scored here."""
+"""What networks are trained by: thin losses on the paths and models that are sampled, profiled and
+scored here."""
 
-from odesolve.objectives import bridges, consistency, couplings, distillation, flow_maps, rectified, schroedinger, times
+from odesolve.objectives import (
+    bridges,
+    consistency,
+    couplings,
+    distillation,
+    flow_maps,
+    rectified,
+    schroedinger,
+    times,
+)
 from odesolve.objectives.bridges import BridgeMatching, Interpolant, ScoreAndFlow, TwoSided
 from odesolve.objectives.consistency import (
     Consistency,

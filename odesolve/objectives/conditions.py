@@ -1,4 +1,5 @@
-"""Couplings of data with conditions: sampling starts from noise that knows none, so that of training may not know one either."""
+"""Couplings of data with conditions: sampling starts from noise that knows none, so that of
+training may not know one either."""
 
 from __future__ import annotations
 
@@ -19,24 +20,34 @@ from odesolve.objectives.couplings import Independent
 Cond = Mapping[str, Any]
 
 
-def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generator: torch.Generator | None) -> Tensor:
-    """The noise (B, ...) in the order in which a coupling has it go with data x (B, ...) of these conditions.
+def coupled(
+    coupling: Any,
+    x: Tensor,
+    noise: Tensor,
+    cond: Cond | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The noise (B, ...) in the order in which a coupling has it go with data x (B, ...) of these
+    conditions.
 
-    Where noise is moved across conditions, it depends on them, and that of sampling does not: the samples of a condition are
-    then those of no law. So noise stays with the condition that it was drawn with: exactly for labels (whole numbers, booleans,
-    strings), within each of which the coupling is applied; nearly for real numbers, whose squared distance, times the coupling's
-    ``cond_weight``, is added to the cost (Kerrigan et al. 2024; Chemseddine et al. 2024). As that weight grows, pairs become
-    those of independent noise. ``Independent`` needs none of it, and a coupling of the user's own that takes ``cond`` is given
-    the conditions and left alone. Conditions of all samples at once do not matter. Where the batches differ in size, each label
-    is matched to all of the noise.
+    Where noise is moved across conditions, it depends on them, and that of sampling does not: the
+    samples of a condition are then those of no law. So noise stays with the condition that it was
+    drawn with: exactly for labels (whole numbers, booleans, strings), within each of which the
+    coupling is applied; nearly for real numbers, whose squared distance, times the coupling's
+    ``cond_weight``, is added to the cost (Kerrigan et al. 2024; Chemseddine et al. 2024). As that
+    weight grows, pairs become those of independent noise. ``Independent`` needs none of it, and a
+    coupling of the user's own that takes ``cond`` is given the conditions and left alone.
+    Conditions of all samples at once do not matter. Where the batches differ in size, each label is
+    matched to all of the noise.
 
-    Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither labels nor numbers.
-    """
+    Raises OdesolveError for real conditions without a ``cond_weight``, and for what is neither
+    labels nor numbers."""
     if isinstance(coupling, Independent):
         return _asked(coupling, x, noise, generator)
     if cond and _takes_cond(coupling):
         return _asked(coupling, x, noise, generator, cond=cond)
-    labels, beside = list[Tensor](), list[Tensor]()
+    labels = list[Tensor]()
+    beside = list[Tensor]()
     for name, value in of_samples(_listed("", cond or {}, len(x)), len(x)):
         marks, numbers = _read(name, value)
         if marks is not None:
@@ -55,19 +66,37 @@ def coupled(coupling: Any, x: Tensor, noise: Tensor, cond: Cond | None, generato
     return out
 
 
-def _asked(coupling: Any, x: Tensor, noise: Tensor, generator: torch.Generator | None, **cond: Any) -> Tensor:
-    """What a coupling answers. Raises OdesolveError for what is not a sample of the noise for each of the data."""
+def _asked(
+    coupling: Any,
+    x: Tensor,
+    noise: Tensor,
+    generator: torch.Generator | None,
+    **cond: Any,
+) -> Tensor:
+    """What a coupling answers. Raises OdesolveError for what is not a sample of the noise for each
+    of the data."""
     found = coupling(x, noise, generator, **cond)
     expected = (len(x), *noise.shape[1:])
     if not isinstance(found, Tensor) or found.shape != expected or found.dtype != noise.dtype:
-        given = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        given = (
+            f"{found.dtype} of shape {tuple(found.shape)}"
+            if isinstance(found, Tensor)
+            else type(found).__name__
+        )
         raise OdesolveError(
-            f"coupling returned {given}: return the noise in its order, {noise.dtype} of shape {expected}"
+            f"coupling returned {given}: return the noise in its order, {noise.dtype} of shape "
+            f"{expected}"
         )
     return found
 
 
-def _near(coupling: Any, x: Tensor, noise: Tensor, beside: list[Tensor], generator: torch.Generator | None) -> Tensor:
+def _near(
+    coupling: Any,
+    x: Tensor,
+    noise: Tensor,
+    beside: list[Tensor],
+    generator: torch.Generator | None,
+) -> Tensor:
     """The coupling of samples that have more numbers beside them, the same ones on both sides."""
     if not beside:
         return _asked(coupling, x, noise, generator)
@@ -84,7 +113,8 @@ def _groups(labels: list[Tensor]) -> list[Tensor]:
 
 
 def _listed(name: str, value: Any, n: int) -> Any:
-    """Conditions whose rows stand in tuples and the like as lists. Raises OdesolveError for rows that are tensors in a list."""
+    """Conditions whose rows stand in tuples and the like as lists. Raises OdesolveError for rows
+    that are tensors in a list."""
     if isinstance(value, Mapping):
         return {k: _listed(f"{name}.{k}" if name else str(k), v, n) for k, v in value.items()}
     if type(value) not in (list, tuple, range) or len(value) != n:
@@ -93,7 +123,9 @@ def _listed(name: str, value: Any, n: int) -> Any:
         return list(value)
     if type(value) is tuple or all(isinstance(v, Tensor) and v.shape[:1] == (n,) for v in value):
         return value  # several conditions
-    raise OdesolveError(f"coupling: the condition {name!r} is a list of {n} tensors: give one, torch.stack({name})")
+    raise OdesolveError(
+        f"coupling: the condition {name!r} is a list of {n} tensors: give one, torch.stack({name})"
+    )
 
 
 def _takes_cond(coupling: Any) -> bool:
@@ -108,8 +140,10 @@ def _root(coupling: Any, name: str, value: Any, x: Tensor, noise: Tensor) -> flo
     weight = getattr(coupling, "cond_weight", None)
     if weight is None:
         raise OdesolveError(
-            f"coupling: by it the noise would depend on the condition {name!r}, {short(value)}, and that of sampling does not: "
-            "give OptimalTransport(cond_weight=...), the factor of its squared distance in the cost, or no coupling"
+            f"coupling: by it the noise would depend on the condition {name!r}, {short(value)}, "
+            "and that of sampling does not: "
+            "give OptimalTransport(cond_weight=...), the factor of its squared distance in the "
+            "cost, or no coupling"
         )
     if len(noise) != len(x):
         given = f"the source has {len(noise)} samples for {len(x)} data of the condition {name!r}"
@@ -118,7 +152,8 @@ def _root(coupling: Any, name: str, value: Any, x: Tensor, noise: Tensor) -> flo
 
 
 def _read(name: str, value: Any) -> tuple[Tensor | None, Tensor | None]:
-    """A condition as labels (B,), or as real numbers (B, ...); neither of one that has no numbers."""
+    """A condition as labels (B,), or as real numbers (B, ...); neither of one that has no
+    numbers."""
     if not isinstance(value, Tensor):
         value = _array(name, value)
         if value.dtype.kind not in "biuf":
@@ -130,7 +165,9 @@ def _read(name: str, value: Any) -> tuple[Tensor | None, Tensor | None]:
     if not value.numel():
         return None, None
     if value.is_complex():
-        raise OdesolveError(f"coupling: the condition {name!r} is {value.dtype}: give its real and imaginary parts")
+        raise OdesolveError(
+            f"coupling: the condition {name!r} is {value.dtype}: give its real and imaginary parts"
+        )
     if value.is_floating_point():
         return None, value.detach()
     return torch.unique(value.reshape(len(value), -1), dim=0, return_inverse=True)[1], None
@@ -142,7 +179,9 @@ def _array(name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError:
         given = f"the condition {name!r} is {short(value)}, rows of several lengths"
-        raise OdesolveError(f"coupling: {given}: give one label or one row of numbers a sample") from None
+        raise OdesolveError(
+            f"coupling: {given}: give one label or one row of numbers a sample"
+        ) from None
 
 
 def _numbered(name: str, values: list[Any]) -> Tensor:
@@ -152,4 +191,6 @@ def _numbered(name: str, values: list[Any]) -> Tensor:
         return torch.tensor([numbers.setdefault(v, len(numbers)) for v in values])
     except TypeError:
         given = f"the condition {name!r} is {short(values)}"
-        raise OdesolveError(f"coupling: {given}: give one label or one row of numbers a sample") from None
+        raise OdesolveError(
+            f"coupling: {given}: give one label or one row of numbers a sample"
+        ) from None

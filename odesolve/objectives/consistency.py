@@ -1,4 +1,5 @@
-"""Consistency models: networks that carry a state on the EDM path to its data end at once, distilled or trained from data."""
+"""Consistency models: networks that carry a state on the EDM path to its data end at once,
+distilled or trained from data."""
 
 from __future__ import annotations
 
@@ -49,14 +50,16 @@ def progressive(k: int, total: int, first: int = 2, last: int = 150) -> int:
 
 @fits
 def doubling(k: int, total: int, first: int = 10, last: int = 1280) -> int:
-    """Points N of the grid in iteration k of ``total``: steps double from first to last (Song and Dhariwal 2024, section 3.4)."""
+    """Points N of the grid in iteration k of ``total``: steps double from first to last (Song and
+    Dhariwal 2024, section 3.4)."""
     each = max(1, math.floor(total / (math.log2(last // first) + 1)))
     return min(first * 2 ** (k // each), last) + 1
 
 
 @meant(mean=number(), std=number(above=0.0))
 def log_normal(mean: float = -1.1, std: float = 2.0) -> Callable[[Tensor], Tensor]:
-    """Chances of the steps of a grid: those of a log-normal noise level to lie in them (Song and Dhariwal 2024, section 3.5)."""
+    """Chances of the steps of a grid: those of a log-normal noise level to lie in them (Song and
+    Dhariwal 2024, section 3.5)."""
     return lambda times: torch.special.ndtr((times.log() - mean) / std).diff()
 
 
@@ -67,10 +70,12 @@ def inverse_gap(r: Tensor, t: Tensor) -> Tensor:
 
 
 class Consistency:
-    """f(x, t) = c_skip(t) x + c_out(t) F(x, t), which is x itself at the time ``start`` (Song et al. 2023, eq. 5 and appendix C).
+    """f(x, t) = c_skip(t) x + c_out(t) F(x, t), which is x itself at the time ``start`` (Song et
+    al. 2023, eq. 5 and appendix C).
 
-    With e = start and s the model's ``sigma_data``, c_skip = s^2 / ((t - e)^2 + s^2), c_out = s (t - e) / sqrt(t^2 + s^2); F is
-    the model's EDM prediction, whatever its network predicts: a diffusion model on the path is what training can begin from.
+    With e = start and s the model's ``sigma_data``, c_skip = s^2 / ((t - e)^2 + s^2), c_out = s (t
+    - e) / sqrt(t^2 + s^2); F is the model's EDM prediction, whatever its network predicts: a
+      diffusion model on the path is what training can begin from.
     ``denoiser`` is f as an ``ode.Model`` that predicts data, for the solver "consistency".
 
     Args:
@@ -83,20 +88,25 @@ class Consistency:
     @door("Consistency", start=number(above=0.0))
     def __init__(self, model: Model, start: float | None = None):
         if not isinstance(model.path, EDM):
-            raise OdesolveError(f"the model is on {model.path}: consistency models take ode.paths.EDM()")
+            raise OdesolveError(
+                f"the model is on {model.path}: consistency models take ode.paths.EDM()"
+            )
         if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
             raise OdesolveError("the model is guided, or does something to x0: give the plain one")
-        self.model, self.path = model, model.path
+        self.model = model
+        self.path = model.path
         self.start = model.path.sigma_min if start is None else start
         if not 0 < self.start < self.path.t_max:
             raise OdesolveError(f"start={start}: give a time above 0 and below {self.path.t_max}")
         self.denoiser = Model(_Carried(self), self.path, "data", time="t")
-        self.denoiser.dtype = None  # f takes states in their own dtype; the model inside casts for its network
+        # f takes states in their own dtype; the model inside casts for its network
+        self.denoiser.dtype = None
 
     def __call__(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """f at states x (B, ...) and times t, a number or (B,), from ``start`` up."""
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(len(x))
-        s, away = self.model.reading.sigma_data, t - self.start
+        s = self.model.reading.sigma_data
+        away = t - self.start
         own = self.model.given(**cond) if cond else self.model
         out = s * away / torch.sqrt(t**2 + s**2)
         return column(s**2 / (away**2 + s**2), x) * x + column(out, x) * own.edm(x, t)
@@ -109,21 +119,28 @@ class Consistency:
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Samples at ``start``: f at each of the falling times, with new noise up to the next (Song et al. 2023, algorithm 1).
+        """Samples at ``start``: f at each of the falling times, with new noise up to the next (Song
+        et al. 2023, algorithm 1).
 
-        It is ``ode.sample(consistency.denoiser, noise, "consistency", grid=[*times, start], floor=start)``.
+        It is ``ode.sample(consistency.denoiser,
+        noise, "consistency", grid=[*times, start], floor=start)``.
 
         Args:
             noise, options: as for ``ode.sample``.
             times: one a step, from noise to data; by default the noise end alone: one step.
             cond: conditions, as the network takes them.
 
-        Raises OdesolveError for times that do not fall, or leave (start, t_max], and what ``ode.sample`` does.
-        """
-        taus = [self.path.t_noise] if times is None else [inside(self.path, float(t)) for t in times]
+        Raises OdesolveError for times that do not fall, or leave (start, t_max], and what
+        ``ode.sample`` does."""
+        taus = (
+            [self.path.t_noise] if times is None else [inside(self.path, float(t)) for t in times]
+        )
         if not taus or taus[-1] <= self.start or any(a <= b for a, b in itertools.pairwise(taus)):
-            raise OdesolveError(f"times={taus}: give falling times above {self.start}, up to {self.path.t_max}")
-        model, grid = self.denoiser.given(**(cond or {})), [*taus, self.start]
+            raise OdesolveError(
+                f"times={taus}: give falling times above {self.start}, up to {self.path.t_max}"
+            )
+        model = self.denoiser.given(**(cond or {}))
+        grid = [*taus, self.start]
         return sample(model, noise, "consistency", grid=grid, floor=self.start, **options)
 
 
@@ -146,20 +163,26 @@ def _points(name: str, given: Any) -> None:
 
 
 class ConsistencyTraining:
-    """From data alone: f at x + t z is to be f at x + r z, of one noise z and a step from t to r (Song et al. 2023, algorithm 3).
+    """From data alone: f at x + t z is to be f at x + r z, of one noise z and a step from t to r
+    (Song et al. 2023, algorithm 3).
 
-    Dropout, and whatever else networks draw from torch's own generators, is the same in both (Song and Dhariwal 2024).
+    Dropout, and whatever else networks draw from torch's own generators, is the same in both (Song
+    and Dhariwal 2024).
 
     Args:
         consistency: what is trained.
-        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the step 0, 1, ... of the training, such
-            as ``lambda k: doubling(k, 4000)``, so that it grows; ``training.fit`` says the step.
-        target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged weights), or a function
-            (x, t, **cond); by default ``consistency`` itself.
-        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. One of your own needs a third argument ``mask``,
-            the weights (B, ...) of numbers, for losses with a mask.
-        weight: of the distance, a function (r, t) of the step's times (B,), such as ``inverse_gap``; by default 1.
-        chances: of the N - 1 steps, a function of the rising times (N,), such as ``log_normal()``; by default equal ones.
+        points: N of EDM's grid, at least 2 (OdesolveError for fewer), or a function of the step 0,
+            1, ... of the training, such as ``lambda k: doubling(k, 4000)``, so that it grows;
+            ``training.fit`` says the step.
+        target: what f at r is taken from, without gradients: another ``Consistency`` (of averaged
+            weights), or a function (x, t, **cond); by default ``consistency`` itself.
+        distance: (B, ...), (B, ...) -> (B,); ``squared`` or ``pseudo_huber()``. One of your own
+            needs a third argument ``mask``, the weights (B, ...) of numbers, for losses with a
+            mask.
+        weight: of the distance, a function (r, t) of the step's times (B,), such as
+            ``inverse_gap``; by default 1.
+        chances: of the N - 1 steps, a function of the rising times (N,), such as ``log_normal()``;
+            by default equal ones.
         rho: exponent of the grid.
     """
 
@@ -183,20 +206,28 @@ class ConsistencyTraining:
         chances: Callable[[Tensor], Tensor] | None = None,
         rho: float = 7.0,
     ):
-        self.consistency, self.target, self.distance = consistency, target or consistency, distance
-        self.weight, self.chances = function(weight, "(r, t) -> (B,) of a step's times"), chances
-        self.rho, self.points = rho, points
+        self.consistency = consistency
+        self.target = target or consistency
+        self.distance = distance
+        self.weight = function(weight, "(r, t) -> (B,) of a step's times")
+        self.chances = chances
+        self.rho = rho
+        self.points = points
         self._times: dict[int, Tensor] = {}
         self.times(points(0) if callable(points) else points)
 
     def times(self, points: int | None = None) -> Tensor:
         """The rising times (N,) of the grid, float64, from ``start`` to the noise end."""
         if points is None and callable(self.points):
-            raise OdesolveError("points is a function of the step: give step=, which training.fit does, or points=")
+            raise OdesolveError(
+                "points is a function of the step: give step=, which training.fit does, or points="
+            )
         points = whole("points", self.points if points is None else points, 2)
         if points not in self._times:
             grid = Karras(stop=self.consistency.start, final=False, rho=self.rho)
-            self._times[points] = torch.tensor(grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64)
+            self._times[points] = torch.tensor(
+                grid.times(self.consistency.path, points - 1)[::-1], dtype=torch.float64
+            )
         return self._times[points]
 
     @fits_call
@@ -217,16 +248,19 @@ class ConsistencyTraining:
         Args:
             points: of the grid, for this batch alone.
             step: how many of the training have been done, where ``points`` grows with it.
-            index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random ones.
+            index: steps (B,) from 0 (the one that ends at ``start``) to N - 2, instead of random
+                ones.
             noise, cond, generator: as for ``Matching``.
             mask: which numbers of the data count, as for ``Matching``; the distance has them.
 
-        Raises OdesolveError for shapes that do not go together, steps outside of the grid and a distance without a mask.
-        """
+        Raises OdesolveError for shapes that do not go together, steps outside of the grid and a
+        distance without a mask."""
         check_data(x)
         if torch.compiler.is_compiling():
             _check_still(self.consistency.model.net)
-        apart, cond, z = masked(self.distance, mask, x), cond or {}, normal_for(x, noise, generator)
+        apart = masked(self.distance, mask, x)
+        cond = cond or {}
+        z = normal_for(x, noise, generator)
         if points is None and step is not None and callable(self.points):
             points = self.points(step)
         r, t = self._step(x, points, index, generator)
@@ -241,38 +275,67 @@ class ConsistencyTraining:
             each = each * self.weight(r, t).to(each.dtype)
         return Terms(each.mean(), each, t)
 
-    def _cleaner(self, x: Tensor, z: Tensor, x_t: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    def _cleaner(
+        self,
+        x: Tensor,
+        z: Tensor,
+        x_t: Tensor,
+        r: Tensor,
+        t: Tensor,
+        cond: Mapping[str, Any],
+    ) -> Tensor:
         """The state at r that belongs to x_t."""
         return x + column(r, x) * z
 
-    def _step(self, x: Tensor, points: int | None, index: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+    def _step(
+        self,
+        x: Tensor,
+        points: int | None,
+        index: Tensor | None,
+        generator,
+    ) -> tuple[Tensor, Tensor]:
         times = self.times(points)
         if index is None:
             chances = torch.ones(len(times) - 1) if self.chances is None else self.chances(times)
             device = "cpu" if generator is None else generator.device
-            index = torch.multinomial(chances.to(device), len(x), replacement=True, generator=generator)
-        elif index.shape != x.shape[:1] or (seen(index) and bool(((index < 0) | (index > len(times) - 2)).any())):
-            raise OdesolveError(f"index has shape {tuple(index.shape)}: give (B,) whole numbers, 0 to {len(times) - 2}")
-        times, index = times.to(x.device), index.to(x.device)
+            index = torch.multinomial(
+                chances.to(device), len(x), replacement=True, generator=generator
+            )
+        elif index.shape != x.shape[:1] or (
+            seen(index) and bool(((index < 0) | (index > len(times) - 2)).any())
+        ):
+            raise OdesolveError(
+                f"index has shape {tuple(index.shape)}: give (B,) whole numbers, "
+                f"0 to {len(times) - 2}"
+            )
+        times = times.to(x.device)
+        index = index.to(x.device)
         return times[index], times[index + 1]
 
 
 def _check_still(net: Any) -> None:
-    """Raise OdesolveError for a network whose dropout a compiled loss could not make the same twice."""
+    """Raise OdesolveError for a network whose dropout a compiled loss could not make the same
+    twice."""
     parts = net.modules() if isinstance(net, nn.Module) else ()
-    if any(isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0 for part in parts):
+    if any(
+        isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0
+        for part in parts
+    ):
         raise OdesolveError(
-            "the network has dropout, which is to be the same for student and target, and torch.compile draws it anew: "
+            "the network has dropout, which is to be the same for student and target, and "
+            "torch.compile draws it anew: "
             "compile the network in the place of the loss, torch.compile(net)"
         )
 
 
 class ConsistencyDistillation(ConsistencyTraining):
-    """From a diffusion model: f at x_t is to be f at what one step of a solver makes of x_t (Song et al. 2023, algorithm 2).
+    """From a diffusion model: f at x_t is to be f at what one step of a solver makes of x_t (Song
+    et al. 2023, algorithm 2).
 
     Args:
         teacher: an ``ode.Model`` on the same path, guided or not; conditions go to both.
-        solver: a Runge-Kutta method in the path's time: "euler", "heun" (the paper's), "midpoint", "rk4", ...
+        solver: a Runge-Kutta method in the path's time: "euler", "heun" (the paper's), "midpoint",
+            "rk4", ...
         consistency, points, options: as for ``ConsistencyTraining``.
 
     Raises OdesolveError for a teacher on another path, and unknown solvers.
@@ -291,24 +354,36 @@ class ConsistencyDistillation(ConsistencyTraining):
         super().__init__(consistency, points, **options)
         check_teacher(teacher, consistency.path)
         check_solver(solver)
-        self.teacher, self.solver = teacher, solver
+        self.teacher = teacher
+        self.solver = solver
 
-    def _cleaner(self, x: Tensor, z: Tensor, x_t: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    def _cleaner(
+        self,
+        x: Tensor,
+        z: Tensor,
+        x_t: Tensor,
+        r: Tensor,
+        t: Tensor,
+        cond: Mapping[str, Any],
+    ) -> Tensor:
         return runge_kutta(self.teacher.given(**cond), x_t, t, r, self.solver)
 
 
 @dataclass(frozen=True)
 class ContinuousTerms(Terms):
-    """Of the continuous objective; ``derivative`` (B, ...) is df/dt along the way, without gradients."""
+    """Of the continuous objective; ``derivative`` (B, ...) is df/dt along the way, without
+    gradients."""
 
     derivative: Tensor = field(repr=False)
 
 
 class ContinuousConsistency:
-    """The limit of endless points: E[weight f . sg(df/dt)], whose gradient, not value, means something.
+    """The limit of endless points: E[weight f . sg(df/dt)], whose gradient, not value, means
+    something.
 
-    Song et al. 2023, theorems 6 (from data: x_t moves by (x_t - x) / t) and 5 (from a teacher: by its velocity). The gradient is
-    half that of the squared distance, divided by the step. Networks must know forward-mode derivatives.
+    Song et al. 2023, theorems 6 (from data: x_t moves by (x_t - x) / t) and 5 (from a teacher: by
+    its velocity). The gradient is half that of the squared distance, divided by the step. Networks
+    must know forward-mode derivatives.
 
     Args:
         consistency: what is trained; the derivative is that of its own weights, detached.
@@ -328,7 +403,8 @@ class ContinuousConsistency:
     ):
         if teacher is not None:
             check_teacher(teacher, consistency.path)
-        self.consistency, self.teacher = consistency, teacher
+        self.consistency = consistency
+        self.teacher = teacher
         self.weight = function(weight, "of times (B,)")
         self.times = laws.named(times, laws.LogUniform(consistency.start, consistency.path.t_max))
 
@@ -343,21 +419,28 @@ class ContinuousConsistency:
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
     ) -> ContinuousTerms:
-        """The objective of data x (B, ...), whose value is not to be watched; arguments as for ``Matching``.
+        """The objective of data x (B, ...), whose value is not to be watched; arguments as for
+        ``Matching``.
 
-        Raises OdesolveError for shapes that do not go together and times below ``start`` or above the path's.
-        """
+        Raises OdesolveError for shapes that do not go together and times below ``start`` or above
+        the path's."""
         check_data(x)
         cond, z, path = cond or {}, normal_for(x, noise, generator), self.consistency.path
         t = checked_times(
-            laws.drawn(self.times, len(x), path, generator) if t is None else t, x, self.consistency.model
+            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            x,
+            self.consistency.model,
         )
         if seen(t) and bool((t < self.consistency.start * (1 - 1e-12)).any()):
-            raise OdesolveError(f"t goes down to {float(t.min()):.4g}: give times from {self.consistency.start} up")
+            raise OdesolveError(
+                f"t goes down to {float(t.min()):.4g}: give times from {self.consistency.start} up"
+            )
         x_t = x + column(t, x) * z
         with torch.no_grad():
             tangent = z if self.teacher is None else self.teacher.given(**cond).velocity(x_t, t)
-        f, df = along(lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t)))
+        f, df = along(
+            lambda x, t: self.consistency(x, t, **cond), (x_t, t), (tangent, torch.ones_like(t))
+        )
         df = df.detach()
         each = mean_over(f * df, mask_for(mask, x))
         if self.weight is not None:

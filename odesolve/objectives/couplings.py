@@ -1,8 +1,9 @@
-"""Which samples of the source go with which data: at random, by optimal transport within the batch, by entropic transport.
+"""Which samples of the source go with which data: at random, by optimal transport within the batch,
+by entropic transport.
 
-A coupling gives the source in the order in which it goes with the data; data, and with them their conditions, keep their places.
-Objectives apply it within labels, so that no source tells the condition of its data: see ``conditioned.coupled``.
-"""
+A coupling gives the source in the order in which it goes with the data; data, and with them their
+conditions, keep their places. Objectives apply it within labels, so that no source tells the
+condition of its data: see ``conditioned.coupled``."""
 
 from __future__ import annotations
 
@@ -25,43 +26,61 @@ LOOK = 10  # iterations between two looks at the marginals, each of which waits 
 
 @fits
 class Independent:
-    """A random order: pairs of two sets that came in an order of their own are independent afterwards.
+    """A random order: pairs of two sets that came in an order of their own are independent
+    afterwards.
 
     Raises OdesolveError for batches of different size.
     """
 
-    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """The noise (B, ...) in an order drawn from the generator."""
         _check(x, noise)
         device = "cpu" if generator is None else generator.device
-        return noise[torch.randperm(len(noise), generator=generator, device=device).to(noise.device)]
+        return noise[
+            torch.randperm(len(noise), generator=generator, device=device).to(noise.device)
+        ]
 
 
 @meant(cond_weight=number(0.0))
 @dataclass(frozen=True)
 class OptimalTransport:
-    """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR; Pooladian et al. 2023).
+    """The order of least total squared distance within the batch, exactly (Tong et al. 2024, TMLR;
+    Pooladian et al. 2023).
 
     Args:
-        cond_weight: factor of the squared distance of conditions in the cost, see ``conditioned.coupled``; objectives with
-            conditions that are real numbers need it.
+        cond_weight: factor of the squared distance of conditions in the cost, see
+            ``conditioned.coupled``; objectives with conditions that are real numbers need it.
 
-    Solved on the host by an auction and shortest augmenting paths, up to rounding in float64: there is no gap to the optimum. A
-    batch of 4096 takes 0.2 to 1.4 s of a core, the longest for tight clusters, and tens of seconds by scipy, which solves it
-    where the compiled kernels do not run; samples of one number are sorted. The plan is one of the batch: batches of B samples
-    approach the transport of the two laws as B grows. Batches that differ in size need POT (the extra ``ot``): partners are then
-    drawn from the rows of the exact plan, as some are shared.
+    Solved on the host by an auction and shortest augmenting paths, up to rounding in float64: there
+    is no gap to the optimum. A batch of 4096 takes 0.2 to 1.4 s of a core, the longest for tight
+    clusters, and tens of seconds by scipy, which solves it where the compiled kernels do not run;
+    samples of one number are sorted. The plan is one of the batch: batches of B samples approach
+    the transport of the two laws as B grows. Batches that differ in size need POT (the extra
+    ``ot``): partners are then drawn from the rows of the exact plan, as some are shared.
 
-    Raises OdesolveError for values that are not finite, ImportError for batches of different size without POT.
-    """
+    Raises OdesolveError for values that are not finite, ImportError for batches of different size
+    without POT."""
 
     cond_weight: float | None = None
 
-    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The noise (M, ...) in the order that goes with x (B, ...); where M = B nothing is drawn."""
+    def __call__(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The noise (M, ...) in the order that goes with x (B, ...); where M = B nothing is
+        drawn."""
         _check(x, noise, same=False)
         if len(x) != len(noise):
-            return noise[_drawn(_exact_plan(_finite(squared_distance(x, noise))), generator).to(noise.device)]
+            return noise[
+                _drawn(_exact_plan(_finite(squared_distance(x, noise))), generator).to(noise.device)
+            ]
         if x[0].numel() == 1:
             order = torch.empty(len(x), dtype=torch.int64, device=noise.device)
             order[_sorted(x).to(noise.device)] = _sorted(noise)
@@ -72,22 +91,32 @@ class OptimalTransport:
         return noise[order.to(noise.device)]
 
 
-@meant(reg=number(), iterations=count(), tolerance=number(above=0.0), cond_weight=number(0.0), relax=number(above=0.0))
+@meant(
+    reg=number(),
+    iterations=count(),
+    tolerance=number(above=0.0),
+    cond_weight=number(0.0),
+    relax=number(above=0.0),
+)
 @dataclass(frozen=True)
 class Sinkhorn:
-    """The partner of every x drawn from its row of the entropic plan; some of the noise may be drawn twice, some never.
+    """The partner of every x drawn from its row of the entropic plan; some of the noise may be
+    drawn twice, some never.
 
     Args:
-        reg: factor of the entropy beside the mean squared distance. ``2 sigma**2`` is the static Schroedinger bridge of Brownian
-            motion of diffusion sigma over a unit of time (Tong et al. 2024, AISTATS); towards 0 it is optimal transport.
-        iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the default tolerance.
+        reg: factor of the entropy beside the mean squared distance. ``2 sigma**2`` is the static
+            Schroedinger bridge of Brownian motion of diffusion sigma over a unit of time (Tong et
+            al. 2024, AISTATS); towards 0 it is optimal transport.
+        iterations, tolerance: of the plan, see ``sinkhorn_plan``; draws vary by far more than the
+            default tolerance.
         cond_weight: as for ``OptimalTransport``.
-        relax: unbalanced transport, of the source alone: its samples need not be drawn as often as each other, at the cost of
-            this factor times the divergence KL from equal chances, so that what lies far from all data need not be gone to. For
-            bridges: in ``Matching`` it would change the noise that sampling starts from, and is refused.
+        relax: unbalanced transport, of the source alone: its samples need not be drawn as often as
+            each other, at the cost of this factor times the divergence KL from equal chances, so
+            that what lies far from all data need not be gone to. For bridges: in ``Matching`` it
+            would change the noise that sampling starts from, and is refused.
 
-    Batches may differ in size. Raises OdesolveError where the iteration does not reach its tolerance.
-    """
+    Batches may differ in size. Raises OdesolveError where the iteration does not reach its
+    tolerance."""
 
     reg: float
     iterations: int = 2000
@@ -98,7 +127,12 @@ class Sinkhorn:
     def __post_init__(self) -> None:
         _check_reg(self.reg, self.iterations)
 
-    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """A partner (B, ...) for every x (B, ...) among the noise (M, ...)."""
         _check(x, noise, same=False)
         limits = {"iterations": self.iterations, "tolerance": self.tolerance, "relax": self.relax}
@@ -108,8 +142,10 @@ class Sinkhorn:
 
 @fits
 def named(coupling: Any) -> Any:
-    """The coupling that an objective goes by: what it was given, or one by its name, as in "sinkhorn(reg=0.1)"; None for none."""
-    instead, takes = "one of odesolve.objectives.couplings", ("x", "noise", "generator")
+    """The coupling that an objective goes by: what it was given, or one by its name, as in
+    "sinkhorn(reg=0.1)"; None for none."""
+    instead = "one of odesolve.objectives.couplings"
+    takes = ("x", "noise", "generator")
     return None if coupling is None else built("coupling", coupling, NAMED, instead, takes)
 
 
@@ -132,29 +168,37 @@ def sinkhorn_plan(
     tolerance: float | None = 1e-6,
     relax: float | None = None,
 ) -> Tensor:
-    """Logarithm (n, m) of the plan of least mean cost minus ``reg`` times its entropy (Cuturi 2013), in the cost's dtype.
+    """Logarithm (n, m) of the plan of least mean cost minus ``reg`` times its entropy (Cuturi
+    2013), in the cost's dtype.
 
     Args:
         cost: (n, m).
         reg: of the entropy, above 0.
-        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, made to sum to 1.
-        iterations: at most so many, each over both sides, on logarithms. Their number grows like the largest cost over ``reg``.
-        tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the rows hold); None makes all
-            the iterations without a look.
-        relax: factor of the divergence KL(columns of the plan | b) in the place of the columns' weights (Chizat et al. 2018); the
-            rows keep theirs.
+        a, b: weights (n,) of the rows and (m,) of the columns, above 0; equal by default, made to
+            sum to 1.
+        iterations: at most so many, each over both sides, on logarithms. Their number grows like
+            the largest cost over ``reg``.
+        tolerance: sum of the absolute errors of the columns' weights at which it ends (those of the
+            rows hold); None makes all the iterations without a look.
+        relax: factor of the divergence KL(columns of the plan | b) in the place of the columns'
+            weights (Chizat et al. 2018); the rows keep theirs.
 
     Raises OdesolveError where the tolerance is not reached, and for a cost that is not finite.
     """
     _check_reg(reg, iterations)
     if relax is not None and not 0 < relax < math.inf:
         raise OdesolveError(
-            f"relax={relax}: give a number above 0, or leave it out: the columns then keep their weights"
+            f"relax={relax}: give a number above 0, or leave it out: the columns then keep their "
+            "weights"
         )
     if cost.dim() != 2 or not cost.is_floating_point():
-        raise OdesolveError(f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give floats of shape (n, m)")
+        raise OdesolveError(
+            f"cost is {cost.dtype} of shape {tuple(cost.shape)}: give floats of shape (n, m)"
+        )
     rows, columns = (_log_weights(w, n, cost) for w, n in zip((a, b), cost.shape, strict=True))
-    kernel, g, error = -_finite(cost) / reg, torch.zeros_like(columns), math.inf
+    kernel = -_finite(cost) / reg
+    g = torch.zeros_like(columns)
+    error = math.inf
     share, slack = (1.0, 0.0) if relax is None else (relax / (relax + reg), reg / relax)
     f = rows - torch.logsumexp(kernel, 1)
     for k in range(iterations):
@@ -164,13 +208,16 @@ def sinkhorn_plan(
             if error <= tolerance:
                 break
         g = share * (columns - reached)
-        if slack:  # what is drawn of all columns is 1 in the end: the part of g that would come to it slowest, at once
+        # what is drawn of all columns is 1 in the end: the part of g that would come to it slowest,
+        # at once
+        if slack:
             g = g + torch.logsumexp(columns - slack * g, 0) / slack
         f = rows - torch.logsumexp(kernel + g, 1)
     else:
         if tolerance is not None:
             raise OdesolveError(
-                f"the columns miss their weights by {error:.2g} after {iterations} iterations: give more iterations=, a "
+                f"the columns miss their weights by {error:.2g} after {iterations} iterations: "
+                "give more iterations=, a "
                 f"larger tolerance= than {tolerance:g}, or a larger reg= than {reg:g}"
             )
     return kernel + f[:, None] + g
@@ -181,14 +228,17 @@ def squared_distance(x: Tensor, y: Tensor) -> Tensor:
     """Squared distances (n, m), float64, of samples x (n, ...) and y (m, ...)."""
     x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))
     centre = x.mean(0)  # the product below loses the digits that a common shift has
-    x, y = x - centre, y - centre
+    x = x - centre
+    y = y - centre
     return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_min(0)
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
-    """-2 x.y (n, n), float64, of centred samples: squared distances but for terms that are the same in any order."""
+    """-2 x.y (n, n), float64, of centred samples: squared distances but for terms that are the same
+    in any order."""
     x, y = (z.detach().flatten(1).double() for z in (x, y.to(x.device)))
-    x, y = x - x.mean(0), y - y.mean(0)
+    x = x - x.mean(0)
+    y = y - y.mean(0)
     _finite(x.square().sum() + y.square().sum())  # which bounds every product
     return (-2 * x) @ y.T
 
@@ -197,9 +247,13 @@ def _drawn(plan: Tensor, generator: torch.Generator | None) -> Tensor:
     """A column (n,) for every row of a plan (n, m), by its weights."""
     device = "cpu" if generator is None else generator.device
     # One uniform number a row: multinomial would need the generator on the device of the plan.
-    u = torch.rand(len(plan), 1, dtype=torch.float64, generator=generator, device=device).to(plan.device)
+    u = torch.rand(len(plan), 1, dtype=torch.float64, generator=generator, device=device).to(
+        plan.device
+    )
     cumulated = plan.cumsum(1)
-    return torch.searchsorted(cumulated, u * cumulated[:, -1:], right=True).clamp_max(plan.shape[1] - 1)[:, 0]
+    return torch.searchsorted(cumulated, u * cumulated[:, -1:], right=True).clamp_max(
+        plan.shape[1] - 1
+    )[:, 0]
 
 
 def _exact_plan(cost: Tensor) -> Tensor:
@@ -209,7 +263,8 @@ def _exact_plan(cost: Tensor) -> Tensor:
     except ImportError as e:
         n, m = cost.shape
         raise ImportError(
-            f"optimal transport of {n} to {m} samples needs POT: pip install 'odesolve[ot]', or give {n}"
+            f"optimal transport of {n} to {m} samples needs POT: pip install 'odesolve[ot]', or "
+            f"give {n}"
         ) from e
     rows, columns = (torch.full((k,), 1 / k, dtype=torch.float64).numpy() for k in cost.shape)
     return torch.from_numpy(ot.emd(rows, columns, cost.cpu().numpy()))
@@ -223,7 +278,9 @@ def _log_weights(weights: Tensor | None, n: int, cost: Tensor) -> Tensor:
     if weights is None:
         return cost.new_full((n,), -math.log(n))
     if weights.shape != (n,) or not bool((weights > 0).all()):
-        raise OdesolveError(f"weights of shape {tuple(weights.shape)} for a side of {n}: give one above 0 each")
+        raise OdesolveError(
+            f"weights of shape {tuple(weights.shape)} for a side of {n}: give one above 0 each"
+        )
     return torch.log(weights / weights.sum()).to(cost)
 
 
@@ -245,4 +302,6 @@ def _check(x: Tensor, noise: Tensor, same: bool = True) -> None:
     check_data(noise)
     if x.shape[1:] != noise.shape[1:] or (same and len(x) != len(noise)):
         expected = "as many samples of the same shape" if same else "samples of the same shape"
-        raise OdesolveError(f"data {tuple(x.shape)} and noise {tuple(noise.shape)}: give {expected}")
+        raise OdesolveError(
+            f"data {tuple(x.shape)} and noise {tuple(noise.shape)}: give {expected}"
+        )

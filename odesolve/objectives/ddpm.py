@@ -1,4 +1,5 @@
-"""DDPM's variational bound as a loss, of steps of fixed or learned variance, and the hybrid loss that learned variances train by.
+"""DDPM's variational bound as a loss, of steps of fixed or learned variance, and the hybrid loss
+that learned variances train by.
 
 Its simple loss is ``Matching(model)``.
 """
@@ -34,7 +35,8 @@ SHARE = 1e-3  # of the bound in the hybrid loss
 
 @dataclass(frozen=True)
 class BoundTerms(Terms):
-    """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times ``term``, that of ``index``.
+    """``each`` (B,) estimates the bound of a sample: ``prior`` and the number of terms times
+    ``term``, that of ``index``.
 
     ``raw`` is ``term``.
     """
@@ -46,14 +48,16 @@ class BoundTerms(Terms):
 
 @dataclass(frozen=True)
 class HybridTerms(Terms):
-    """``each`` (B,) is ``simple`` (B,) and a share of ``bound`` (B,), both a number of the sample."""
+    """``each`` (B,) is ``simple`` (B,) and a share of ``bound`` (B,), both a number of the
+    sample."""
 
     simple: Tensor = field(repr=False)
     bound: Tensor = field(repr=False)
 
 
 class _Terms(Chain):
-    """A chain whose terms of a batch, the decoder's among them, are made from one evaluation of the network."""
+    """A chain whose terms of a batch, the decoder's among them, are made from one evaluation of the
+    network."""
 
     said: tuple[Tensor, Tensor] | None = None
 
@@ -61,7 +65,8 @@ class _Terms(Chain):
         return super()._data(x, k, eps) if self.said is None else self.said
 
     def each(self, model: Model, x: Tensor, k: Tensor, eps: Tensor, still: bool) -> Tensor:
-        """Terms (B,) of numbers k (B,) by this model; ``still`` keeps gradients from its data prediction."""
+        """Terms (B,) of numbers k (B,) by this model; ``still`` keeps gradients from its data
+        prediction."""
         chain = copy.copy(self)
         chain.model = model
         data, share = chain._data(x, k, eps)
@@ -71,25 +76,34 @@ class _Terms(Chain):
             rows = ((k == self.count) == last).nonzero()[:, 0]
             if len(rows):
                 chain.said = data[rows], share if share.dim() == 0 else share[rows]
-                term = chain.data_term(x[rows], eps[rows]) if last else chain.term(x[rows], k[rows], eps[rows])
+                term = (
+                    chain.data_term(x[rows], eps[rows])
+                    if last
+                    else chain.term(x[rows], k[rows], eps[rows])
+                )
                 out = out.index_copy(0, rows, term)
         return out
 
 
 class VariationalBound:
-    """DDPM's bound L_T + sum L_{t-1} + L_0 in nats, a random one of its terms a sample (Ho et al. 2020, eq. 5).
+    """DDPM's bound L_T + sum L_{t-1} + L_0 in nats, a random one of its terms a sample (Ho et al.
+    2020, eq. 5).
 
     In expectation it is minus the value of ``ode.elbo`` on the same chain, whose terms these are.
 
     Args:
         model: an ``ode.Model`` without guidance, of any prediction and path.
-        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two, where the second half of the
-            channels of a model with ``learned_variance=True`` says (Nichol and Dhariwal 2021, eq. 15).
-        steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100 steps.
-        decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete", probabilities of ``levels`` values.
+        variance: of a step: "small" (beta-tilde), "large" (beta), or "learned": between the two,
+            where the second half of the channels of a model with ``learned_variance=True`` says
+            (Nichol and Dhariwal 2021, eq. 15).
+        steps, grid: of the chain, as for ``ode.sample``; by default the path's own table, or 100
+            steps.
+        decoder, levels, low, high: as for ``ode.elbo``: "gaussian", a density, or "discrete",
+            probabilities of ``levels`` values.
         stratified: numbers of a batch lie one in each n-th of all, as in ``objectives.times``.
-        importance: draw terms by the root mean square of their latest losses (Nichol and Dhariwal 2021, eq. 18), which are
-            remembered in ``importance``, which ``training.fit`` saves; the expectation stays the bound.
+        importance: draw terms by the root mean square of their latest losses (Nichol and Dhariwal
+            2021, eq. 18), which are remembered in ``importance``, which ``training.fit`` saves; the
+            expectation stays the bound.
     """
 
     @door("VariationalBound", steps=count(), levels=count(2), low=number(), high=number())
@@ -109,7 +123,9 @@ class VariationalBound:
     ):
         _check(model, variance, decoder)
         check_width(levels, low, high)
-        self.model, self.variance, self.stratified = model, variance, stratified
+        self.model = model
+        self.variance = variance
+        self.stratified = stratified
         self.decoder = Decoder(levels, low, high) if decoder == "discrete" else Decoder()
         if steps is None and not is_listed(grid):
             steps = model.path.training_steps or STEPS
@@ -122,14 +138,17 @@ class VariationalBound:
 
     @property
     def count(self) -> int:
-        """Number of terms besides the prior's: those between, from noise to data (0 on), and the decoder's, the last."""
+        """Number of terms besides the prior's: those between, from noise to data (0 on), and the
+        decoder's, the last."""
         return self.chain("cpu").count + 1
 
     def chain(self, device: torch.device | str) -> _Terms:
         """The chain, its numbers on a device."""
         device = torch.device(device)
         if device not in self._chains:
-            self._chains[device] = _Terms(self.model, self._points, self.variance, self.decoder, device)
+            self._chains[device] = _Terms(
+                self.model, self._points, self.variance, self.decoder, device
+            )
         return self._chains[device]
 
     @fits_call
@@ -150,20 +169,29 @@ class VariationalBound:
             cond: conditions of this batch, as the network takes them.
             generator: of numbers and noise; by default torch's own.
 
-        Raises OdesolveError for shapes that do not go together, numbers out of range, and data beyond a discrete decoder's.
-        """
+        Raises OdesolveError for shapes that do not go together, numbers out of range, and data
+        beyond a discrete decoder's."""
         index, noise = self.drawn(x, noise, index, generator)
         terms = self.at(self.model.given(**(cond or {})), x, index, noise)
         if self.importance is not None:
             self.importance.remember(terms.index, terms.term)
         return terms
 
-    def drawn(self, x: Tensor, noise: Tensor | None, index: Tensor | None, generator) -> tuple[Tensor, Tensor]:
+    def drawn(
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        index: Tensor | None,
+        generator,
+    ) -> tuple[Tensor, Tensor]:
         """Numbers (B,) and noise (B, ...) for data, drawn where they are not given."""
         check_data(x)
-        if self.decoder.levels is not None and not bool(((x >= self.decoder.low) & (x <= self.decoder.high)).all()):
+        if self.decoder.levels is not None and not bool(
+            ((x >= self.decoder.low) & (x <= self.decoder.high)).all()
+        ):
             raise OdesolveError(
-                f"x leaves [{self.decoder.low}, {self.decoder.high}]: give low= and high= of its lowest and highest value"
+                f"x leaves [{self.decoder.low}, {self.decoder.high}]: give low= and high= of its "
+                "lowest and highest value"
             )
         if index is None:
             device = x.device if generator is None else generator.device
@@ -174,30 +202,45 @@ class VariationalBound:
             index = even if self.importance is None else self.importance.places(u)
         if index.shape != x.shape[:1] or index.is_floating_point():
             raise OdesolveError(
-                f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: give one whole number a sample"
+                f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: "
+                "give one whole number a sample"
             )
         index = index.to(x.device, torch.int64)
         if bool(((index < 0) | (index >= self.count)).any()):
             raise OdesolveError(
-                f"index goes from {int(index.min())} to {int(index.max())}: the terms are 0 to {self.count - 1}"
+                f"index goes from {int(index.min())} to {int(index.max())}: the terms are 0 to "
+                f"{self.count - 1}"
             )
         return index, normal_for(x, noise, generator)
 
-    def at(self, model: Model, x: Tensor, index: Tensor, noise: Tensor, still: bool = False) -> BoundTerms:
-        """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the steps."""
+    def at(
+        self,
+        model: Model,
+        x: Tensor,
+        index: Tensor,
+        noise: Tensor,
+        still: bool = False,
+    ) -> BoundTerms:
+        """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the
+        steps."""
         chain = self.chain(x.device)
         first = chain.points[0]
         prior = prior_loss(x, first, model.path.start_std(first.t))
         term = chain.each(model, x, index, noise, still)
         law = self.importance
-        each = prior + (self.count if law is None else 1 / law.probabilities.to(x.device)[index]) * term
+        each = (
+            prior
+            + (self.count if law is None else 1 / law.probabilities.to(x.device)[index]) * term
+        )
         return BoundTerms(each.mean(), each, chain.t[index], prior, term, index, raw=term)
 
 
 class Hybrid:
-    """L_simple + 1e-3 L_vlb, the bound's gradient kept from the mean: it trains the variance alone (Nichol and Dhariwal 2021).
+    """L_simple + 1e-3 L_vlb, the bound's gradient kept from the mean: it trains the variance alone
+    (Nichol and Dhariwal 2021).
 
-    Their eq. 16, by one evaluation of the network. Both are a number of the sample, the bound in nats.
+    Their eq. 16, by one evaluation of the network. Both are a number of the sample, the bound in
+    nats.
 
     Args:
         model: an ``ode.Model`` with ``learned_variance=True``.
@@ -209,11 +252,22 @@ class Hybrid:
     """
 
     @door("Hybrid", share=number(0.0))
-    def __init__(self, model: Model, share: float = SHARE, *, weight: Weight = None, **options: Any):
+    def __init__(
+        self,
+        model: Model,
+        share: float = SHARE,
+        *,
+        weight: Weight = None,
+        **options: Any,
+    ):
         if options.get("importance"):
-            raise OdesolveError("importance=True is for the bound alone: the simple loss takes its terms evenly")
+            raise OdesolveError(
+                "importance=True is for the bound alone: the simple loss takes its terms evenly"
+            )
         self.bound = VariationalBound(model, "learned", **options)
-        self.model, self.share, self.weight = model, share, weighed(weight)
+        self.model = model
+        self.share = share
+        self.weight = weighed(weight)
         self._simple = Matching(model, weight)
 
     @fits_call
@@ -243,7 +297,8 @@ class _Once:
     """A network for one batch: what it said the first time, it says again."""
 
     def __init__(self, net):
-        self.net, self.said = net, None
+        self.net = net
+        self.said = None
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         if self.said is None:
@@ -253,7 +308,9 @@ class _Once:
 
 def _check(model: Model, variance: str, decoder: str) -> None:
     if not isinstance(model, Model):
-        raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of")
+        raise OdesolveError(
+            f"model is {type(model).__name__}: give an ode.Model, whose path the bound is of"
+        )
     if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
         raise OdesolveError("the model is guided, or does something to x0: train the plain one")
     for kind, given, known in (
@@ -263,4 +320,6 @@ def _check(model: Model, variance: str, decoder: str) -> None:
         if given not in known:
             raise unknown(kind, given, known)
     if variance == "learned" and not model.reading.variance:
-        raise OdesolveError("the model says no variance: give ode.Model(..., learned_variance=True)")
+        raise OdesolveError(
+            "the model says no variance: give ode.Model(..., learned_variance=True)"
+        )

@@ -1,4 +1,5 @@
-"""DiffFlow: a forward and a backward process that are both trained, with gradients that remember no trajectory."""
+"""DiffFlow: a forward and a backward process that are both trained, with gradients that remember no
+trajectory."""
 
 from __future__ import annotations
 
@@ -32,33 +33,43 @@ Noise = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class DiffFlowTerms(Terms):
-    """``each`` (B,) is the loss in nats; ``bound`` (B,), without gradients, an upper bound of -log p_B(x) in expectation."""
+    """``each`` (B,) is the loss in nats; ``bound`` (B,), without gradients, an upper bound of -log
+    p_B(x) in expectation."""
 
     bound: Tensor = field(repr=False)
 
 
 class DiffFlow:
-    """Trains dx = f dt + g dW from data to noise, and its reverse dx = (f - g^2 s) dt + g dW, by the divergence of their paths.
+    """Trains dx = f dt + g dW from data to noise, and its reverse dx = (f - g^2 s) dt + g dW, by
+    the divergence of their paths.
 
-    Zhang and Chen 2021, section 3: E[-log p_B(x_N) + sum_i |delta_i|^2 / 2] over trajectories of the forward process, delta_i
-    being the noise that takes the backward process from x_{i+1} to x_i.
+    Zhang and Chen 2021, section 3: E[-log p_B(x_N) + sum_i |delta_i|^2 / 2] over trajectories of
+    the forward process, delta_i being the noise that takes the backward process from x_{i+1} to
+    x_i.
 
     Args:
-        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint networks that draw nothing (no
-            dropout).
+        drift, score: f and s, functions (x, t) of states (B, ...) and times (B,); with the adjoint
+            networks that draw nothing (no dropout).
         g: the noise of both processes, above 0: a number, or a function of times of any shape.
         times: t_0 < ... < t_N, from data to noise.
         std: deviation of the prior N(0, std^2) at t_N.
-        adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2), which makes the trajectory again
-            from its noise. Data and keys of the noise are all that is kept; on the way back there are 2 sqrt(N) states, and the
-            activations of one step. It takes five evaluations of f and two of s a step, in the place of one of each, which
+        adjoint: memory that does not grow with the steps: the stochastic adjoint (algorithm 2),
+            which makes the trajectory again from its noise. Data and keys of the noise are all that
+            is kept; on the way back there are 2 sqrt(N) states, and the activations of one step. It
+            takes five evaluations of f and two of s a step, in the place of one of each, which
             autograd would keep. Gradients are those of the steps, the same either way.
-        params: parameters that get gradients, for functions that are no modules and use some at later times only.
+        params: parameters that get gradients, for functions that are no modules and use some at
+            later times only.
 
     Raises OdesolveError for times that do not rise, and a g or std that is not above 0.
     """
 
-    @door("DiffFlow", drift=takes("x", "t"), score=takes("x", "t"), g=takes("t", instead=(int, float, Tensor)))
+    @door(
+        "DiffFlow",
+        drift=takes("x", "t"),
+        score=takes("x", "t"),
+        g=takes("t", instead=(int, float, Tensor)),
+    )
     def __init__(
         self,
         drift: Net,
@@ -71,18 +82,33 @@ class DiffFlow:
         params: Sequence[Tensor] | None = None,
     ):
         if not callable(drift) or not callable(score):
-            raise OdesolveError("drift or score cannot be called: give functions or modules of (x, t)")
-        t = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
-        if t.dim() != 1 or len(t) < 2 or not bool((t.diff() > 0).all()) or not bool(t.isfinite().all()):
             raise OdesolveError(
-                "times do not rise: give t_0 < ... < t_N from data to noise, such as torch.linspace(0, 1, 31)"
+                "drift or score cannot be called: give functions or modules of (x, t)"
+            )
+        t = torch.as_tensor(times, dtype=torch.float64).detach().cpu()
+        if (
+            t.dim() != 1
+            or len(t) < 2
+            or not bool((t.diff() > 0).all())
+            or not bool(t.isfinite().all())
+        ):
+            raise OdesolveError(
+                "times do not rise: give t_0 < ... < t_N from data to noise, such as "
+                "torch.linspace(0, 1, 31)"
             )
         levels = torch.as_tensor(g(t) if callable(g) else g, dtype=torch.float64).expand(t.shape)
         if not bool((levels > 0).all()) or not std > 0:
-            raise OdesolveError(f"g goes down to {float(levels.min()):.4g}, std={std}: give numbers above 0")
-        self.drift, self.score, self.g, self.std = drift, score, g, std
-        self.adjoint, self.params = adjoint, params
-        self.times, self.levels = t.tolist(), levels.tolist()
+            raise OdesolveError(
+                f"g goes down to {float(levels.min()):.4g}, std={std}: give numbers above 0"
+            )
+        self.drift = drift
+        self.score = score
+        self.g = g
+        self.std = std
+        self.adjoint = adjoint
+        self.params = params
+        self.times = t.tolist()
+        self.levels = levels.tolist()
 
     @property
     def steps(self) -> int:
@@ -92,7 +118,11 @@ class DiffFlow:
     @fits_call
     @holding
     def __call__(
-        self, x: Tensor, *, noise: Tensor | None = None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> DiffFlowTerms:
         """The loss of data x (B, ...).
 
@@ -100,33 +130,48 @@ class DiffFlow:
             noise: of the forward steps (N, B, ...), standard normal, instead of random noise.
             generator: of the noise; by default torch's own.
 
-        Raises OdesolveError for data or noise of another shape, networks that return one, and dropout where the adjoint would
-        draw it anew.
+        Raises OdesolveError for data or noise of another shape, networks that return one, and
+        dropout where the adjoint would draw it anew.
         """
         check_data(x)
         if self.adjoint and (draws(self.drift) or draws(self.score)):
             told = "call net.eval(), or give adjoint=False"
-            raise OdesolveError(f"a network has dropout in train mode, which the adjoint would draw anew: {told}")
+            raise OdesolveError(
+                f"a network has dropout in train mode, which the adjoint would draw anew: {told}"
+            )
         if noise is not None and noise.shape != (self.steps, *x.shape):
             raise OdesolveError(
-                f"noise has shape {tuple(noise.shape)}: give {(self.steps, *x.shape)}, standard normal numbers for every step"
+                f"noise has shape {tuple(noise.shape)}: give {(self.steps, *x.shape)}, standard "
+                "normal numbers for every step"
             )
         drawn: Noise = _Keyed(x, keys_for(x, generator)) if noise is None else noise.__getitem__
         way = _Adjoint(self, drawn)
         each = with_gradients(way, self._wanted(x, drawn), x) if self.adjoint else way.forward(x)[0]
         change = x.shape[1:].numel() * math.log(self.levels[-1] / self.levels[0])
         bound = each.detach() - way.spent + change
-        return DiffFlowTerms(each.mean(), each, x.new_full((len(x),), self.times[-1], dtype=torch.float64), bound)
+        return DiffFlowTerms(
+            each.mean(), each, x.new_full((len(x),), self.times[-1], dtype=torch.float64), bound
+        )
 
     def forward(self, i: int, x: Tensor, z: Tensor, f: Tensor | None = None) -> Tensor:
-        """State i + 1 of the forward process from state i and its noise; ``f`` is the drift there, where it is known."""
+        """State i + 1 of the forward process from state i and its noise; ``f`` is the drift there,
+        where it is known."""
         h = self.times[i + 1] - self.times[i]
         f = self._said(self.drift, x, self.times[i]) if f is None else f
         return x + h * f + (self.levels[i] * h**0.5) * z
 
-    def step(self, i: int, x: Tensor, z: Tensor, f: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """State i + 1, what the step adds to the loss (B,) (the last one with the prior's share), and the drift at its end."""
-        t, g, h = self.times[i + 1], self.levels[i + 1], self.times[i + 1] - self.times[i]
+    def step(
+        self,
+        i: int,
+        x: Tensor,
+        z: Tensor,
+        f: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """State i + 1, what the step adds to the loss (B,) (the last one with the prior's share),
+        and the drift at its end."""
+        t = self.times[i + 1]
+        g = self.levels[i + 1]
+        h = self.times[i + 1] - self.times[i]
         y = self.forward(i, x, z, f)
         f = self._said(self.drift, y, t)
         delta = (x - y + h * (f - g**2 * self._said(self.score, y, t))) / (g * h**0.5)
@@ -146,10 +191,13 @@ class DiffFlow:
         nets = [net for net in (self.drift, self.score) if isinstance(net, nn.Module)]
         module = nn.ModuleList(nets) if len(nets) == 2 else None
         held = [p for net in nets for p in net.parameters()]
-        return wanted(module, lambda ys, args: self.step(0, ys[0], noise(0))[1], [x], (), self.params, held)
+        return wanted(
+            module, lambda ys, args: self.step(0, ys[0], noise(0))[1], [x], (), self.params, held
+        )
 
     def backward_drift(self, t: Tensor, x: Tensor) -> Tensor:
-        """f - g^2 s at times (B, 1, ..., 1), for ``ode.solve_sde`` with falling times, as ``sample`` solves it."""
+        """f - g^2 s at times (B, 1, ..., 1), for ``ode.solve_sde`` with falling times, as
+        ``sample`` solves it."""
         return self._reverse(t, x, 1.0)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
@@ -174,11 +222,13 @@ class DiffFlow:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Samples (B, ...) of the backward process on ``times``, without gradients; NaN where one is not finite.
+        """Samples (B, ...) of the backward process on ``times``, without gradients; NaN where one
+        is not finite.
 
         Args:
             shape: of all, (B, ...).
-            seed, ids: of the noise, as for ``ode.sample``: a sample does not depend on the batch. A generator gives a seed.
+            seed, ids: of the noise, as for ``ode.sample``: a sample does not depend on the batch. A
+                generator gives a seed.
             solver: of ``ode.solve_sde``; by default the steps that were trained.
             dtype, device: of the samples.
         """
@@ -205,7 +255,8 @@ class _Keyed:
     """The noise of every step (B, ...), made from keys wherever it is asked for."""
 
     def __init__(self, x: Tensor, keys: Tensor):
-        self.like, self.keys = x.detach(), keys
+        self.like = x.detach()
+        self.keys = keys
 
     def __call__(self, i: int) -> Tensor:
         z = torch.empty_like(self.like, memory_format=torch.contiguous_format)
@@ -215,17 +266,21 @@ class _Keyed:
 
 @dataclass
 class _Adjoint:
-    """The loss of a trajectory, and its way back: states are made again from those of every sqrt(N)-th step.
+    """The loss of a trajectory, and its way back: states are made again from those of every
+    sqrt(N)-th step.
 
-    Rejected: every state kept, as the paper has it, for one evaluation of f a step less on the way back.
-    """
+    Rejected: every state kept, as the paper has it, for one evaluation of f a step less on the way
+    back."""
 
     flow: DiffFlow
     noise: Noise
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        x, f, each = y0, None, torch.zeros(len(y0), dtype=y0.dtype, device=y0.device)
-        self.spent = torch.zeros_like(each)  # |noise|^2 / 2: what log p_F of the steps is, but for constants
+        x = y0
+        f = None
+        each = torch.zeros(len(y0), dtype=y0.dtype, device=y0.device)
+        # |noise|^2 / 2: what log p_F of the steps is, but for constants
+        self.spent = torch.zeros_like(each)
         for i in range(self.flow.steps):
             z = self.noise(i)
             self.spent += 0.5 * z.square().flatten(1).sum(1)
@@ -234,9 +289,14 @@ class _Adjoint:
         return each, (y0,)
 
     def backward(
-        self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Zhang and Chen 2021, algorithm 2, but for delta_N in its line 2: line 5 adds that again."""
+        """Zhang and Chen 2021, algorithm 2, but for delta_N in its line 2: line 5 adds that
+        again."""
         n = self.flow.steps
         length = math.isqrt(n - 1) + 1
         starts = [kept[0].detach()]

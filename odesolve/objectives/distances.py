@@ -1,4 +1,5 @@
-"""Distances of two batches of states, one number a sample, of all numbers of a state or of those that a mask leaves."""
+"""Distances of two batches of states, one number a sample, of all numbers of a state or of those
+that a mask leaves."""
 
 from __future__ import annotations
 
@@ -25,25 +26,30 @@ def squared(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
 
 @meant(c=number(0.0))
 def pseudo_huber(c: float | None = None) -> Distance:
-    """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by default .00054 sqrt(numbers).
+    """sqrt(|a - b|^2 + c^2) - c of each sample (Song and Dhariwal 2024, section 3.3); c is by
+    default .00054 sqrt(numbers).
 
     With a mask the norm and the numbers are of those that count.
     """
 
     def distance(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-        counts, apart = counted(mask, a), a - b
+        counts = counted(mask, a)
+        apart = a - b
         apart = apart if counts is None else apart * counts.sqrt()
         size = torch.linalg.vector_norm(apart.flatten(1), dim=1)
         given = 0.00054 * numbers(mask, a) ** 0.5 if c is None else c
         offset = torch.as_tensor(given, dtype=size.dtype, device=size.device)
-        offset = offset.clamp_min(torch.finfo(size.dtype).tiny)  # a difference of 0 has a gradient of 0
-        return size * (size / (torch.hypot(size, offset) + offset))  # the same, without a difference of large numbers
+        # a difference of 0 has a gradient of 0
+        offset = offset.clamp_min(torch.finfo(size.dtype).tiny)
+        # the same, without a difference of large numbers
+        return size * (size / (torch.hypot(size, offset) + offset))
 
     return distance
 
 
 def masked(distance: Distance, mask: Tensor | None, x: Tensor) -> Distance:
-    """The distance by a mask of data x, which is (B, ...) there. Raises OdesolveError for one that takes none."""
+    """The distance by a mask of data x, which is (B, ...) there. Raises OdesolveError for one that
+    takes none."""
     if mask is None:
         return distance
     if "mask" not in takes_of(distance):

@@ -16,24 +16,31 @@ from odesolve.noise.keys import keys_of
 
 
 def normal_for(x: Tensor, noise: Tensor | None, generator: torch.Generator | None) -> Tensor:
-    """The noise given for x (B, ...), or standard normal noise. Raises OdesolveError for another shape."""
+    """The noise given for x (B, ...), or standard normal noise. Raises OdesolveError for another
+    shape."""
     if noise is None:
         device = x.device if generator is None else generator.device
         return torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
     check_noise(noise)
     if noise.shape != x.shape:
-        raise OdesolveError(f"noise has shape {tuple(noise.shape)} for data {tuple(x.shape)}: give one for each sample")
+        raise OdesolveError(
+            f"noise has shape {tuple(noise.shape)} for data {tuple(x.shape)}: "
+            "give one for each sample"
+        )
     return noise
 
 
 def check_noise(noise: Tensor) -> None:
     """Raise OdesolveError for noise that is no dense tensor of numbers."""
     if not isinstance(noise, Tensor) or not dense(noise) or noise.is_meta:
-        raise OdesolveError(f"noise is {short(noise)}: give a dense tensor, one row for each sample")
+        raise OdesolveError(
+            f"noise is {short(noise)}: give a dense tensor, one row for each sample"
+        )
 
 
 def same_draws(x: Tensor) -> Callable[[], None]:
-    """What sets torch's own generators, of the host and of the device of x, back to where they stand now."""
+    """What sets torch's own generators, of the host and of the device of x, back to where they
+    stand now."""
     if torch.compiler.is_compiling():  # torch.compile knows no states of generators
         return lambda: None
     host = torch.get_rng_state()
@@ -64,40 +71,55 @@ def check_data(x: Tensor) -> None:
     if isinstance(x, Tensor):
         refuse_loose("the data", x)
         if x.is_meta:
-            raise OdesolveError("the data are on the meta device, without numbers: give them on the network's")
+            raise OdesolveError(
+                "the data are on the meta device, without numbers: give them on the network's"
+            )
     if isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < 4:
-        raise OdesolveError(f"the data are {x.dtype}: give x.float(), as ode.Model casts what its network is to see")
+        raise OdesolveError(
+            f"the data are {x.dtype}: give x.float(), as ode.Model casts what its network is to see"
+        )
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or not len(x):
-        given = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        given = (
+            f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        )
         raise OdesolveError(f"the data are {given}: give floats of shape (B, ...)")
 
 
 def seen(found: Tensor) -> bool:
-    """Whether a look at numbers is free: on the host, outside of torch.compile. On a GPU the host would wait for it."""
+    """Whether a look at numbers is free: on the host, outside of torch.compile. On a GPU the host
+    would wait for it."""
     return found.is_cpu and not torch.compiler.is_compiling()
 
 
 def check_finite(t: Tensor, finite: Tensor, what: str) -> None:
-    """Raise OdesolveError at times (B,) at which something is infinite, where ``seen``: elsewhere it shows in the loss."""
+    """Raise OdesolveError at times (B,) at which something is infinite, where ``seen``: elsewhere
+    it shows in the loss."""
     if not seen(finite) or bool(finite.all()):
         return
     at = float(t[~finite.to(t.device)][0])
-    raise OdesolveError(f"t holds {at:.6g}, where {what} is infinite: give times away from that end of the path")
+    raise OdesolveError(
+        f"t holds {at:.6g}, where {what} is infinite: give times away from that end of the path"
+    )
 
 
 def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = None) -> Tensor:
-    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape, for times outside of the path, and for
-    ends of it whose time is infinite to the network, or to a teacher's.
+    """Times (B,) as float64 on the device of x. Raises OdesolveError for another shape, for times
+    outside of the path, and for ends of it whose time is infinite to the network, or to a
+    teacher's.
 
-    Under torch.compile, and for times on a GPU, where the host would wait, times outside of the path are NaN, and so is the loss.
-    """
+    Under torch.compile, and for times on a GPU, where the host would wait, times outside of the
+    path are NaN, and so is the loss."""
     low, high = sorted((model.path.t_data, model.path.t_noise))
     if not isinstance(t, Tensor):
         raise OdesolveError(f"t is {short(t)}: give one time a sample, a tensor (B,)")
     if t.is_complex() or not dense(t) or t.is_meta:
-        raise OdesolveError(f"t is {t.dtype}, {t.layout}, on {t.device}: give real times in a dense tensor (B,)")
+        raise OdesolveError(
+            f"t is {t.dtype}, {t.layout}, on {t.device}: give real times in a dense tensor (B,)"
+        )
     if t.shape != x.shape[:1]:
-        raise OdesolveError(f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample")
+        raise OdesolveError(
+            f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample"
+        )
     t = t.double()
     if seen(t):  # what lies between the ends, as nearly all times do, is looked at once
         first, last = (float(v) for v in torch.aminmax(t))
@@ -108,7 +130,9 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
     if not seen(inside):
         near = torch.where(inside, near, math.nan)
     elif not bool(inside.all()):
-        raise OdesolveError(f"t goes from {float(t.min())} to {float(t.max())}: the path goes from {low} to {high}")
+        raise OdesolveError(
+            f"t goes from {float(t.min())} to {float(t.max())}: the path goes from {low} to {high}"
+        )
     elif bool((ends := (near == low) | (near == high)).any()):
         for each in (model,) if teacher is None else (model, teacher):
             check_told(near[ends], each)
@@ -116,8 +140,11 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
 
 
 def check_told(t: Tensor, model: Model) -> None:
-    """Raise OdesolveError for times (n,) that are infinite as the network gets them, such as the logarithm of no noise."""
-    check_finite(t, model.network_times(t).isfinite(), f"the network's time (time={short(model.time)})")
+    """Raise OdesolveError for times (n,) that are infinite as the network gets them, such as the
+    logarithm of no noise."""
+    check_finite(
+        t, model.network_times(t).isfinite(), f"the network's time (time={short(model.time)})"
+    )
 
 
 def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -127,8 +154,15 @@ def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
     """
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.is_complex() or not dense(mask) or (mask.is_meta and not x.is_meta):
-        raise OdesolveError(f"mask is {short(mask)}: give a tensor of booleans or weights that broadcasts to x")
+    if (
+        not isinstance(mask, Tensor)
+        or mask.is_complex()
+        or not dense(mask)
+        or (mask.is_meta and not x.is_meta)
+    ):
+        raise OdesolveError(
+            f"mask is {short(mask)}: give a tensor of booleans or weights that broadcasts to x"
+        )
     try:
         own = mask.to(x.device, x.dtype).expand(x.shape)
     except RuntimeError:
@@ -138,13 +172,15 @@ def counted(mask: Tensor | None, x: Tensor) -> Tensor | None:
     mean = own.flatten(1).mean(1)
     if seen(own) and not (bool((own >= 0).all()) and bool(((mean > 0) & mean.isfinite()).all())):
         raise OdesolveError(
-            "mask holds negative or infinite weights, or leaves nothing of a sample: let something count"
+            "mask holds negative or infinite weights, or leaves nothing of a sample: let "
+            "something count"
         )
     return own
 
 
 def mask_for(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """A mask or weights of numbers as factors (B, ...), whose mean over a sample is 1. Errors are those of ``counted``."""
+    """A mask or weights of numbers as factors (B, ...), whose mean over a sample is 1. Errors are
+    those of ``counted``."""
     own = counted(mask, x)
     return None if own is None else own / column(own.flatten(1).mean(1), x)
 

@@ -1,4 +1,5 @@
-"""Networks of two times, which carry a state from one to the other at once: trained by MeanFlow or as shortcut models."""
+"""Networks of two times, which carry a state from one to the other at once: trained by MeanFlow or
+as shortcut models."""
 
 from __future__ import annotations
 
@@ -19,7 +20,15 @@ from odesolve.model.conditions import rows
 from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.distillation import check_teacher
-from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for, numbers
+from odesolve.objectives.draws import (
+    check_data,
+    checked_times,
+    column,
+    mask_for,
+    mean_square,
+    normal_for,
+    numbers,
+)
 from odesolve.objectives.guidance import dropped
 from odesolve.objectives.matching import Terms
 from odesolve.objectives.tangents import along
@@ -31,7 +40,8 @@ from odesolve.sampling.start import Noise
 
 
 class _TwoTimes(nn.Module):
-    """net(x, r, t) as ``ode.Model`` calls it: r in a second column of the times, or among the conditions, or t itself."""
+    """net(x, r, t) as ``ode.Model`` calls it: r in a second column of the times, or among the
+    conditions, or t itself."""
 
     two_times = True
 
@@ -46,14 +56,17 @@ class _TwoTimes(nn.Module):
 
 
 class FlowMap:
-    """The map of the probability flow from time t to r as x + (r - t) u(x, r, t), u the average velocity in between.
+    """The map of the probability flow from time t to r as x + (r - t) u(x, r, t), u the average
+    velocity in between.
 
-    Velocities are derivatives by the path's time, with data at t = 0 unless the path is flipped, as for ``ode.Model``; r may lie
-    on either side of t, and is nearer to the data in training. At r = t the network is the velocity itself: ``model`` is that
-    ``ode.Model``, which is sampled, profiled and scored as any other, and in large steps by the solver "flow_map".
+    Velocities are derivatives by the path's time, with data at t = 0 unless the path is flipped, as
+    for ``ode.Model``; r may lie on either side of t, and is nearer to the data in training. At r =
+    t the network is the velocity itself: ``model`` is that ``ode.Model``, which is sampled,
+    profiled and scored as any other, and in large steps by the solver "flow_map".
 
     Args:
-        net: net(x, r, t, **cond) -> u (B, ...); both times are (B,). It takes no condition called r.
+        net: net(x, r, t, **cond) -> u (B, ...); both times are (B,). It takes no condition called
+            r.
         path: where the velocity is finite at the data end, such as ``paths.Linear()``.
         options: those of ``ode.Model`` (``time_scale``, ``dtype``, ``cond``, ...), for both times.
 
@@ -63,21 +76,29 @@ class FlowMap:
     @door("FlowMap")
     def __init__(self, net: Callable[..., Tensor], path: Path, **options: Any):
         if not callable(net):
-            raise OdesolveError(f"net is {type(net).__name__}: give a function or module net(x, r, t, **cond)")
+            raise OdesolveError(
+                f"net is {type(net).__name__}: give a function or module net(x, r, t, **cond)"
+            )
         self.model = Model(_TwoTimes(net), path, "velocity", **options)
         if not math.isfinite(float(path.dsigma(path.t_data))):
-            raise OdesolveError(f"the velocity on {path} is infinite at the data end: use ode.paths.Linear()")
+            raise OdesolveError(
+                f"the velocity on {path} is infinite at the data end: use ode.paths.Linear()"
+            )
         self.path = path
 
     def average(self, x: Tensor, r: float | Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         """u at states x (B, ...) of time t; times are numbers or (B,)."""
-        r, t = (torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t))
+        r, t = (
+            torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t)
+        )
         kind = torch.promote_types(self.model.dtype or x.dtype, torch.float32)
         return self.model.given(**cond, r=self.model.network_times(r).to(kind)).velocity(x, t)
 
     def carry(self, x: Tensor, t: float | Tensor, r: float | Tensor, **cond: Any) -> Tensor:
         """States x (B, ...) of time t, carried to r."""
-        r, t = (torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t))
+        r, t = (
+            torch.as_tensor(v, dtype=torch.float64, device=x.device).expand(len(x)) for v in (r, t)
+        )
         return x + column(r - t, x) * self.average(x, r, t, **cond)
 
     def sample(
@@ -89,17 +110,22 @@ class FlowMap:
         cond: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """Samples (B, ...) by one evaluation a step, 1 by default: ``ode.sample(flow_map.model, noise, "flow_map", 1, grid)``.
+        """Samples (B, ...) by one evaluation a step, 1 by default:
+        ``ode.sample(flow_map.model, noise, "flow_map", 1, grid)``.
 
         Args:
-            noise, steps, grid, options: as for ``ode.sample``; from a state at the data end, on a rising grid, it encodes.
+            noise, steps, grid, options: as for ``ode.sample``; from a state at the data end, on a
+                rising grid, it encodes.
             cond: conditions, as the network takes them.
 
         Raises what ``ode.sample`` does.
         """
-        model, steps = self.model.given(**(cond or {})), 1 if steps is None and not is_listed(grid) else steps
+        model = self.model.given(**(cond or {}))
+        steps = 1 if steps is None and not is_listed(grid) else steps
         flags = {name: options.pop(name) for name in ("afs", "tree", "reverse") if name in options}
-        chosen = plan("flow_map", model.path, steps, grid, closed=closed(model), snap=model.snap, **flags)
+        chosen = plan(
+            "flow_map", model.path, steps, grid, closed=closed(model), snap=model.snap, **flags
+        )
         return sample(model, noise, plan=chosen, **options)
 
 
@@ -111,29 +137,38 @@ def _states(path: Path, x: Tensor, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class FlowMapTerms(Terms):
-    """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without weight or gradients."""
+    """``r`` (B,) is where each sample is carried to, ``error`` (B,) its squared error without
+    weight or gradients."""
 
     r: Tensor = field(repr=False)
     error: Tensor = field(repr=False)
 
 
 class MeanFlow:
-    """MeanFlow: u = v - (t - r) du/dt along the flow, one Jacobian-vector product a loss (Geng et al. 2025, algorithm 1).
+    """MeanFlow: u = v - (t - r) du/dt along the flow, one Jacobian-vector product a loss (Geng et
+    al. 2025, algorithm 1).
 
-    The tangent of (x, r, t) is (v, 0, 1); the target is detached. The network must know forward-mode derivatives.
+    The tangent of (x, r, t) is (v, 0, 1); the target is detached. The network must know
+    forward-mode derivatives.
 
     Args:
         flow_map: what is trained.
-        times: the law of two times, the one nearer to the noise being t; by default the paper's log-normal one.
+        times: the law of two times, the one nearer to the noise being t; by default the paper's
+            log-normal one.
         equal: the share of samples with r = t, which are plain flow matching.
-        power, offset: the loss of a sample is S / (S + offset)^power, S the sum of its squares, the divisor detached (the
-            paper's section 4.3). Power 0 is the plain loss, the mean of the squares.
-        of: what S is, "sum", or "mean": the mean of the squares, under which an offset weighs as much more as there are numbers.
-        teacher: an ``ode.Model`` on the same path whose velocity is averaged, instead of that between data and noise.
-        null: conditions of no condition, tensors (B, ...) or (1, ...), or numbers: makes the map a guided one, of one evaluation
-            (the paper's section 4.2). What is averaged is scale v + mix u(c) + (1 - scale - mix) u(null), u the map's own
-            velocity at t; a share ``drop`` of the samples learns without conditions, and v itself.
-        scale, mix: of guidance; the guidance that comes out is scale / (1 - mix), 1 being the conditional flow.
+        power, offset: the loss of a sample is S / (S + offset)^power, S the sum of its squares, the
+            divisor detached (the paper's section 4.3). Power 0 is the plain loss, the mean of the
+            squares.
+        of: what S is, "sum", or "mean": the mean of the squares, under which an offset weighs as
+            much more as there are numbers.
+        teacher: an ``ode.Model`` on the same path whose velocity is averaged, instead of that
+            between data and noise.
+        null: conditions of no condition, tensors (B, ...) or (1, ...), or numbers: makes the map a
+            guided one, of one evaluation (the paper's section 4.2). What is averaged is scale v +
+            mix u(c) + (1 - scale - mix) u(null), u the map's own velocity at t; a share ``drop`` of
+            the samples learns without conditions, and v itself.
+        scale, mix: of guidance; the guidance that comes out is scale / (1 - mix), 1 being the
+            conditional flow.
 
     Raises OdesolveError for a share outside of 0 to 1 and a teacher on another path.
     """
@@ -163,16 +198,25 @@ class MeanFlow:
         drop: float = 0.1,
     ):
         if null is None and (scale, mix) != (1.0, 0.0):
-            raise OdesolveError(f"scale={scale}, mix={mix} guide from null=: give the conditions of no condition")
+            raise OdesolveError(
+                f"scale={scale}, mix={mix} guide from null=: give the conditions of no condition"
+            )
         if not 0.0 <= equal <= 1.0:
             raise OdesolveError(f"equal={equal}: give the share of samples with r = t, from 0 to 1")
         if teacher is not None:
             check_teacher(teacher, flow_map.path)
-        self.flow_map, self.teacher, self.null = flow_map, teacher, null
-        self.scale, self.mix, self.drop = scale, mix, drop
+        self.flow_map = flow_map
+        self.teacher = teacher
+        self.null = null
+        self.scale = scale
+        self.mix = mix
+        self.drop = drop
         if of not in ("sum", "mean"):
             raise unknown("of", of, ("sum", "mean"))
-        self.equal, self.power, self.offset, self.of = equal, power, offset, of
+        self.equal = equal
+        self.power = power
+        self.offset = offset
+        self.of = of
         self.times = laws.named(times, laws.LogitNormal(-0.4, 1.0))
 
     @fits_call
@@ -194,11 +238,11 @@ class MeanFlow:
             r, t: both times (B,) instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
-                a sample is their weighted mean.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
+                broadcasts to x. The loss of a sample is their weighted mean.
 
-        Raises OdesolveError for shapes that do not go together, one time without the other and times outside of the path.
-        """
+        Raises OdesolveError for shapes that do not go together, one time without the other and
+        times outside of the path."""
         check_data(x)
         cond, z = cond or {}, normal_for(x, noise, generator)
         r, t = self._times(x, r, t, generator)
@@ -217,14 +261,22 @@ class MeanFlow:
 
     @torch.no_grad()
     def _guided(
-        self, x: Tensor, t: Tensor, v: Tensor, cond: Mapping[str, Any], generator
+        self,
+        x: Tensor,
+        t: Tensor,
+        v: Tensor,
+        cond: Mapping[str, Any],
+        generator,
     ) -> tuple[Mapping[str, Any], Tensor]:
         """Conditions, some of them dropped, and the guided velocity of those that are not."""
         assert self.null is not None
-        mark, name = torch.ones(len(x), device=x.device), "kept by MeanFlow"
+        mark = torch.ones(len(x), device=x.device)
+        name = "kept by MeanFlow"
         drawn = dropped({**cond, name: mark}, {**self.null, name: 0.0}, self.drop, generator)
         kept = drawn.pop(name)
-        plain, free = (self.flow_map.average(x, t, t, **c) for c in (cond, dropped(cond, self.null, 1.0)))
+        plain, free = (
+            self.flow_map.average(x, t, t, **c) for c in (cond, dropped(cond, self.null, 1.0))
+        )
         guided = self.scale * v + self.mix * plain + (1 - self.scale - self.mix) * free
         return drawn, torch.where(column(kept, x) > 0, guided, v)
 
@@ -233,34 +285,50 @@ class MeanFlow:
         size = error * numbers if self.of == "sum" else error
         return size / (size.detach() + self.offset) ** self.power
 
-    def _times(self, x: Tensor, r: Tensor | None, t: Tensor | None, generator) -> tuple[Tensor, Tensor]:
-        path, n = self.flow_map.path, len(x)
+    def _times(
+        self,
+        x: Tensor,
+        r: Tensor | None,
+        t: Tensor | None,
+        generator,
+    ) -> tuple[Tensor, Tensor]:
+        path = self.flow_map.path
+        n = len(x)
         if (r is None) != (t is None):
             raise OdesolveError("one of r and t is missing: give both times, or neither")
         if r is None or t is None:
             a, b = (laws.drawn(self.times, n, path, generator) for _ in range(2))
             falls = path.t_data < path.t_noise
-            r, t = (torch.minimum(a, b), torch.maximum(a, b)) if falls else (torch.maximum(a, b), torch.minimum(a, b))
+            r, t = (
+                (torch.minimum(a, b), torch.maximum(a, b))
+                if falls
+                else (torch.maximum(a, b), torch.minimum(a, b))
+            )
             same = torch.rand(n, generator=generator, device=t.device) < self.equal
             r = torch.where(same, t, r)
-        return checked_times(r, x, self.flow_map.model), checked_times(t, x, self.flow_map.model, self.teacher)
+        return checked_times(r, x, self.flow_map.model), checked_times(
+            t, x, self.flow_map.model, self.teacher
+        )
 
 
 class Shortcut:
-    """Shortcut models: flow matching at r = t, and elsewhere one step that is to be two of half its size (Frans et al. 2025).
+    """Shortcut models: flow matching at r = t, and elsewhere one step that is to be two of half its
+    size (Frans et al. 2025).
 
-    Steps are 1, 1/2, 1/4, ... of the path, down to two of the smallest, 1/``steps``, which is read as r = t. What a step is
-    compared with is the mean of the network's own two half steps, without gradients.
+    Steps are 1, 1/2, 1/4, ... of the path, down to two of the smallest, 1/``steps``, which is read
+    as r = t. What a step is compared with is the mean of the network's own two half steps, without
+    gradients.
 
     Args:
         flow_map: what is trained.
         steps: a power of 2, at least 2.
         share: of samples that learn steps, rather than the velocity.
-        target: the map that takes the half steps, such as one of averaged weights; by default ``flow_map`` itself.
+        target: the map that takes the half steps, such as one of averaged weights; by default
+            ``flow_map`` itself.
         times: the law of the times of flow matching; by default uniform.
 
-    Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on another path.
-    """
+    Raises OdesolveError for steps that are no power of 2, a share outside of 0 to 1 and a target on
+    another path."""
 
     @door("Shortcut", steps=count(2), share=number(0.0, 1.0))
     def __init__(
@@ -275,8 +343,13 @@ class Shortcut:
         if steps < 2 or steps & (steps - 1):
             raise OdesolveError(f"steps={steps}: give a power of 2, at least 2")
         if not 0.0 <= share <= 1.0:
-            raise OdesolveError(f"share={share}: give the share of samples that learn steps, from 0 to 1")
-        self.flow_map, self.target, self.steps, self.share = flow_map, target or flow_map, steps, share
+            raise OdesolveError(
+                f"share={share}: give the share of samples that learn steps, from 0 to 1"
+            )
+        self.flow_map = flow_map
+        self.target = target or flow_map
+        self.steps = steps
+        self.share = share
         check_teacher(self.target.model, flow_map.path)
         self.times = laws.named(times, laws.Uniform())
 
@@ -294,30 +367,46 @@ class Shortcut:
     ) -> FlowMapTerms:
         """The loss of data x (B, ...); arguments and errors as for ``MeanFlow``."""
         check_data(x)
-        cond, z, path, model = cond or {}, normal_for(x, noise, generator), self.flow_map.path, self.flow_map.model
+        cond = cond or {}
+        z = normal_for(x, noise, generator)
+        path = self.flow_map.path
+        model = self.flow_map.model
         if (r is None) != (t is None):
             raise OdesolveError("one of r and t is missing: give both times, or neither")
         if r is None or t is None:
             r, t = self._drawn(len(x), generator)
-        r, t = checked_times(r, x, model), checked_times(t, x, model)
+        r = checked_times(r, x, model)
+        t = checked_times(t, x, model)
         x_t, aim = _states(path, x, z, t)
         aim = self._stepped(x_t, r, t, aim, cond)
         each = mean_square(self.flow_map.average(x_t, r, t, **cond) - aim, mask_for(mask, x))
         return FlowMapTerms(each.mean(), each, t, r, each.detach())
 
     @torch.no_grad()
-    def _stepped(self, x: Tensor, r: Tensor, t: Tensor, aim: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """Velocities, and where r is not t the mean velocity of two half steps; all are made where torch.compile counts none."""
+    def _stepped(
+        self,
+        x: Tensor,
+        r: Tensor,
+        t: Tensor,
+        aim: Tensor,
+        cond: Mapping[str, Any],
+    ) -> Tensor:
+        """Velocities, and where r is not t the mean velocity of two half steps; all are made where
+        torch.compile counts none."""
         if torch.compiler.is_compiling():
             return torch.where(column(r != t, x) > 0, self._halves(x, r, t, cond), aim)
         index = (r != t).nonzero()[:, 0]
         if not len(index):
             return aim
-        return aim.index_copy(0, index, self._halves(x[index], r[index], t[index], rows(cond, index, len(x))))
+        return aim.index_copy(
+            0, index, self._halves(x[index], r[index], t[index], rows(cond, index, len(x)))
+        )
 
     def _halves(self, x: Tensor, r: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """The mean velocity of two half steps; those of the smallest size are asked for with r = t."""
-        middle, length = 0.5 * (r + t), abs(self.flow_map.path.t_noise - self.flow_map.path.t_data)
+        """The mean velocity of two half steps; those of the smallest size are asked for with r =
+        t."""
+        middle = 0.5 * (r + t)
+        length = abs(self.flow_map.path.t_noise - self.flow_map.path.t_data)
         small = (t - r).abs() * self.steps < 2 * length * (1 + 1e-9)
         first = self.target.average(x, torch.where(small, t, middle), t, **cond)
         there = x + column(middle - t, x) * first
@@ -325,12 +414,15 @@ class Shortcut:
         return 0.5 * (first + second)
 
     def _drawn(self, n: int, generator) -> tuple[Tensor, Tensor]:
-        path, device = self.flow_map.path, "cpu" if generator is None else generator.device
+        path = self.flow_map.path
+        device = "cpu" if generator is None else generator.device
         t = laws.drawn(self.times, n, path, generator)
         u = torch.rand(3, n, dtype=torch.float64, generator=generator, device=device)
         size = 0.5 ** (u[1] * (self.steps.bit_length() - 1)).floor()
-        place = ((u[2] / size).floor() + 1) * size  # where the step begins: a multiple of it, as share of the path
+        # where the step begins: a multiple of it, as share of the path
+        place = ((u[2] / size).floor() + 1) * size
         way = path.t_noise - path.t_data
         learns = u[0] < self.share
-        begin, end = path.t_data + way * place, path.t_data + way * (place - size)
+        begin = path.t_data + way * place
+        end = path.t_data + way * (place - size)
         return torch.where(learns, end, t), torch.where(learns, begin, t)

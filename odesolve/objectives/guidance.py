@@ -16,7 +16,13 @@ from odesolve.errors import OdesolveError, unknown
 def _shares(name: str, given: Any) -> None:
     """The check of one share, or of one for each of some names."""
     for key, value in given.items() if isinstance(given, Mapping) else [("", given)]:
-        real(f"{name}[{key!r}]" if key else name, value, "a finite number of at least 0 and at most 1", 0.0, 1.0)
+        real(
+            f"{name}[{key!r}]" if key else name,
+            value,
+            "a finite number of at least 0 and at most 1",
+            0.0,
+            1.0,
+        )
 
 
 @meant(share=_shares)
@@ -26,24 +32,29 @@ def dropped(
     share: float | Mapping[str, float] = 0.1,
     generator: torch.Generator | None = None,
 ) -> dict[str, Any]:
-    """Conditions of a batch, with a random share of its samples given those of no condition (Ho and Salimans 2022, algorithm 1).
+    """Conditions of a batch, with a random share of its samples given those of no condition (Ho and
+    Salimans 2022, algorithm 1).
 
     Args:
-        cond: what the network takes, tensors (B, ...) with one row a sample, lists such as captions, or dicts of them;
-            ``Matching(model)(x, cond=dropped(...))``.
-        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole number for labels, "" for
-            captions.
-        share: by one number every condition of a sample goes at once; by a share for each name, {"label": 0.1, "text": 0.2},
-            each goes by itself, and those without one stay.
+        cond: what the network takes, tensors (B, ...) with one row a sample, lists such as
+            captions, or dicts of them; ``Matching(model)(x, cond=dropped(...))``.
+        null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole
+            number for labels, "" for captions.
+        share: by one number every condition of a sample goes at once; by a share for each name,
+            {"label": 0.1, "text": 0.2}, each goes by itself, and those without one stay.
 
-    Raises OdesolveError for names or shapes that do not go together, a null that the condition's dtype cannot hold, and a share
-    outside of 0 to 1.
+    Raises OdesolveError for names or shapes that do not go together, a null that the condition's
+    dtype cannot hold, and a share outside of 0 to 1.
     """
     if cond.keys() != null.keys() or not cond:
-        raise OdesolveError(f"cond has {sorted(cond)} and null {sorted(null)}: give the same names, at least one")
+        raise OdesolveError(
+            f"cond has {sorted(cond)} and null {sorted(null)}: give the same names, at least one"
+        )
     sizes = [_rows(v) for v in _leaves(cond)]
     if len(set(sizes)) != 1 or 0 in sizes:
-        raise OdesolveError(f"the conditions have {sizes} rows: give tensors (B, ...) or lists, one row a sample")
+        raise OdesolveError(
+            f"the conditions have {sizes} rows: give tensors (B, ...) or lists, one row a sample"
+        )
     batch = sizes[0]
     if not isinstance(share, Mapping):
         gone = _draw(batch, share, generator)
@@ -77,7 +88,9 @@ def _without(name: str, value: Any, null: Any, gone: Tensor) -> Any:
     """A condition with the null where it is gone."""
     if isinstance(value, Mapping):
         if not isinstance(null, Mapping) or null.keys() != value.keys():
-            raise OdesolveError(f"{name} holds {sorted(value)} and its null is {short(null)}: give the same names")
+            raise OdesolveError(
+                f"{name} holds {sorted(value)} and its null is {short(null)}: give the same names"
+            )
         return {k: _without(f"{name}.{k}", v, null[k], gone) for k, v in value.items()}
     if not isinstance(value, Tensor):
         return type(value)(null if out else v for v, out in zip(value, gone.tolist(), strict=True))
@@ -88,19 +101,26 @@ def _without(name: str, value: Any, null: Any, gone: Tensor) -> Any:
 def _null(name: str, value: Tensor, null: Any) -> Tensor:
     """The null of a condition, in its dtype and shape."""
     if not dense(value) or value.is_meta:
-        raise OdesolveError(f"{name} is on the meta device or {value.layout}: give its numbers in a dense tensor")
+        raise OdesolveError(
+            f"{name} is on the meta device or {value.layout}: give its numbers in a dense tensor"
+        )
     try:
         given = torch.as_tensor(null, device=value.device)
     except (TypeError, ValueError, RuntimeError):
-        raise OdesolveError(f"{name} is {short(value)} and its null {short(null)}: give one kind") from None
+        raise OdesolveError(
+            f"{name} is {short(value)} and its null {short(null)}: give one kind"
+        ) from None
     if not _holds(value.dtype, given):
         raise OdesolveError(
-            f"{name} is {value.dtype}, which cannot hold its null {short(null)}: give one of its own kind"
+            f"{name} is {value.dtype}, which cannot hold its null {short(null)}: give one of its "
+            "own kind"
         )
     try:
         return given.to(value.dtype).expand_as(value)
     except RuntimeError as e:
-        raise OdesolveError(f"{name} is {tuple(value.shape)} and its null {tuple(given.shape)}: give one kind") from e
+        raise OdesolveError(
+            f"{name} is {tuple(value.shape)} and its null {tuple(given.shape)}: give one kind"
+        ) from e
 
 
 def _holds(dtype: torch.dtype, given: Tensor) -> bool:

@@ -1,4 +1,5 @@
-"""Regression on a path: what DDPM, score SDEs, EDM and flow matching train by; any prediction, weight, law of times, source."""
+"""Regression on a path: what DDPM, score SDEs, EDM and flow matching train by; any prediction,
+weight, law of times, source."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ from odesolve.model.model import Model
 from odesolve.objectives import couplings
 from odesolve.objectives import times as laws
 from odesolve.objectives.conditions import coupled
-from odesolve.objectives.draws import check_data, check_finite, checked_times, column, mask_for, mean_square, normal_for
+from odesolve.objectives.draws import (
+    check_data,
+    check_finite,
+    checked_times,
+    column,
+    mask_for,
+    mean_square,
+    normal_for,
+)
 from odesolve.objectives.means import law_for
 from odesolve.objectives.uncertainty import balanced
 from odesolve.objectives.weights import Weight, compared, weighed
@@ -26,20 +35,27 @@ from odesolve.objectives.weights import Weight, compared, weighed
 class Coupling(Protocol):
     """Which noise goes with which data."""
 
-    def __call__(self, x: Tensor, noise: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay with their data.
+    def __call__(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The noise (B, ...) in the order in which it goes with the data (B, ...); conditions stay
+        with their data.
 
-        Objectives ask within labels, see ``conditioned.coupled``; what takes ``cond`` is given the conditions instead.
-        """
+        Objectives ask within labels, see ``conditioned.coupled``; what takes ``cond`` is given the
+        conditions instead."""
         ...
 
 
 @dataclass(frozen=True)
 class Terms:
-    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every sample, ``t`` (B,) its time.
+    """A loss and what it is made of: ``loss`` the mean over the batch, ``each`` (B,) of every
+    sample, ``t`` (B,) its time.
 
-    ``raw`` (B,) is the loss of every sample before the factors of importance and uncertainty, which is what
-    ``times.Importance.update`` follows.
+    ``raw`` (B,) is the loss of every sample before the factors of importance and uncertainty, which
+    is what ``times.Importance.update`` follows.
     """
 
     loss: Tensor
@@ -53,25 +69,33 @@ class Terms:
 
 
 class Matching:
-    """Squared error of the network's own prediction at random times: ``Matching(model)(x).loss.backward()``.
+    """Squared error of the network's own prediction at random times:
+    ``Matching(model)(x).loss.backward()``.
 
-    Sohl-Dickstein et al. 2015 and Ho et al. 2020 (noise: DDPM's simple loss); Vincent 2011 and Song et al. 2021 (score); Karras
-    et al. 2022 (edm); Lipman et al. 2023, Liu et al. 2023, Albergo and Vanden-Eijnden 2023 (velocity: conditional flow matching).
+    Sohl-Dickstein et al. 2015 and Ho et al. 2020 (noise: DDPM's simple loss); Vincent 2011 and Song
+    et al. 2021 (score); Karras et al. 2022 (edm); Lipman et al. 2023, Liu et al. 2023, Albergo and
+    Vanden-Eijnden 2023 (velocity: conditional flow matching).
 
     Args:
-        model: an ``ode.Model`` without guidance; its path, prediction, time and input scaling are those of the training.
-        weight: of the squared error; by default 1. The name of a prediction weighs it as if that were regressed on; "vlb" is the
-            bound's weight; see ``weights.of_data``. Or a function (path, t).
-        times: a law of ``objectives.times``, or its name as in "logit_normal(mean=0.5)"; by default the path's, see
-            ``times.default``, and where the mean of the weight is infinite under that, away from the end where it is. On a table
-            its times are rounded up to those of the table.
-        coupling: which noise goes with which data, see ``objectives.couplings``, or its name such as "optimal_transport"; by
-            default as they come. Within labels, where there are conditions: see ``conditioned.coupled``.
-        importance: divide by the density of ``times`` relative to the uniform one (of a table: by its probabilities relative to
-            equal ones), so that the law changes the variance alone; of a law on part of the path the loss is that of the part.
-        uncertainty: u, a function or module of times (B,), such as ``Uncertainty(path)``, whose parameters are trained along:
-            the loss becomes raw exp(-u) + u, whose minimum has e^u the mean raw loss of a time, so that all times weigh the
-            same (Karras et al. 2024, EDM2, appendix B).
+        model: an ``ode.Model`` without guidance; its path, prediction, time and input scaling are
+            those of the training.
+        weight: of the squared error; by default 1. The name of a prediction weighs it as if that
+            were regressed on; "vlb" is the bound's weight; see ``weights.of_data``. Or a function
+            (path, t).
+        times: a law of ``objectives.times``, or its name as in "logit_normal(mean=0.5)"; by default
+            the path's, see ``times.default``, and where the mean of the weight is infinite under
+            that, away from the end where it is. On a table its times are rounded up to those of the
+            table.
+        coupling: which noise goes with which data, see ``objectives.couplings``, or its name such
+            as "optimal_transport"; by default as they come. Within labels, where there are
+            conditions: see ``conditioned.coupled``.
+        importance: divide by the density of ``times`` relative to the uniform one (of a table: by
+            its probabilities relative to equal ones), so that the law changes the variance alone;
+            of a law on part of the path the loss is that of the part.
+        uncertainty: u, a function or module of times (B,), such as ``Uncertainty(path)``, whose
+            parameters are trained along: the loss becomes raw exp(-u) + u, whose minimum has e^u
+            the mean raw loss of a time, so that all times weigh the same (Karras et al. 2024, EDM2,
+            appendix B).
 
     Raises OdesolveError for guided models, and for a weight whose mean under the times is infinite.
     """
@@ -88,14 +112,20 @@ class Matching:
     ):
         if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
             raise OdesolveError("the model is guided, or does something to x0: train the plain one")
-        self.model, self.weight, self.importance = model, weighed(weight), importance
+        self.model = model
+        self.weight = weighed(weight)
+        self.importance = importance
         coupling = couplings.named(coupling)
         if getattr(coupling, "relax", None) is not None:
             raise OdesolveError(
-                "coupling relaxes the weights of the noise, all of which sampling starts from: leave relax= out"
+                "coupling relaxes the weights of the noise, all of which sampling starts from: "
+                "leave relax= out"
             )
-        self.coupling, self.uncertainty = coupling, uncertainty
-        self.times = law_for(times, model.path, model.predicts, self.weight, model.reading.sigma_data, importance)
+        self.coupling = coupling
+        self.uncertainty = uncertainty
+        self.times = law_for(
+            times, model.path, model.predicts, self.weight, model.reading.sigma_data, importance
+        )
 
     @fits_call
     def __call__(
@@ -115,14 +145,16 @@ class Matching:
             t: times (B,) of the path instead of random ones.
             cond: conditions of this batch, as the network takes them.
             generator: of times and noise; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
-                a sample is their weighted mean.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
+                broadcasts to x. The loss of a sample is their weighted mean.
 
         Raises OdesolveError for shapes that do not go together and times outside the path.
         """
         given = t is not None
         t, noise = self._drawn(x, noise, t, cond, generator)
-        path, predicts, sigma_data = self.model.path, self.model.predicts, self.model.reading.sigma_data
+        path = self.model.path
+        predicts = self.model.predicts
+        sigma_data = self.model.reading.sigma_data
         x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise
         own = self.model if not cond else self.model.given(**cond)
         said = own.predict(x_t, own.at(t, predicts, x_t))
@@ -137,11 +169,20 @@ class Matching:
         if self.importance:
             density = laws.relative(self.times, t, path)
             if given:
-                check_finite(t, density > 0, "the factor of importance, one over the density of times=,")
+                check_finite(
+                    t, density > 0, "the factor of importance, one over the density of times=,"
+                )
             each = each / density.to(raw.dtype)
         return Terms(each.mean(), each, t, raw=raw)
 
-    def _drawn(self, x: Tensor, noise: Tensor | None, t: Tensor | None, cond, generator) -> tuple[Tensor, Tensor]:
+    def _drawn(
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        t: Tensor | None,
+        cond,
+        generator,
+    ) -> tuple[Tensor, Tensor]:
         check_data(x)
         noise = normal_for(x, noise, generator)
         if self.coupling is not None:

@@ -1,4 +1,5 @@
-"""Whether a weighted error has a mean under a law of times: what is infinite there is no loss, however often it is drawn."""
+"""Whether a weighted error has a mean under a law of times: what is infinite there is no loss,
+however often it is drawn."""
 
 from __future__ import annotations
 
@@ -13,19 +14,29 @@ from odesolve.objectives import times as laws
 from odesolve.objectives.weights import Weight, compared
 from odesolve.paths import Flipped, Path
 
-# Shares of a law's probability next to an end of the path, small and smaller ones; near 1 floats are not as dense as near 0.
+# Shares of a law's probability next to an end of the path, small and smaller ones; near 1 floats
+# are not as dense as near 0.
 NEAR = {"data": (1e-20, 1e-40), "noise": (2.0**-20, 2.0**-40)}
 
 
-def law_for(times: Any, path: Path, predicts: str, weight: Weight, sigma_data: float, importance: bool = False) -> Any:
-    """The law of an objective: what is given, or by default the path's, kept from an end where the mean would be infinite.
+def law_for(
+    times: Any,
+    path: Path,
+    predicts: str,
+    weight: Weight,
+    sigma_data: float,
+    importance: bool = False,
+) -> Any:
+    """The law of an objective: what is given, or by default the path's, kept from an end where the
+    mean would be infinite.
 
-    Raises OdesolveError for a law without a density where importance divides by it, and for an infinite mean.
-    """
+    Raises OdesolveError for a law without a density where importance divides by it, and for an
+    infinite mean."""
     law = laws.named(times, laws.default(path, predicts))
     if importance:
         _check_density(law, times, path)
-    if weight is None:  # the plain error: the path's law stays where that is finite, other laws are the user's choice
+    # the plain error: the path's law stays where that is finite, other laws are the user's choice
+    if weight is None:
         return law
     found = infinite(law, path, predicts, weight, sigma_data, importance)
     if not found:
@@ -35,7 +46,10 @@ def law_for(times: Any, path: Path, predicts: str, weight: Weight, sigma_data: f
         return inner
     what = f"weight={weight!r} of a network that predicts {predicts!r} has an infinite mean"
     if path.training_steps is not None:
-        raise OdesolveError(f"{what}: the table has no signal at its noise end, where it should predict 'v' or 'data'")
+        raise OdesolveError(
+            f"{what}: the table has no signal at its noise end, where it should "
+            "predict 'v' or 'data'"
+        )
     raise OdesolveError(
         f"{what} under times={short(times)}, which reach the {' and the '.join(found)} end: give "
         f"times=Uniform({inner.low:.4g}, {inner.high:.4g}), or leave times= out"
@@ -43,17 +57,27 @@ def law_for(times: Any, path: Path, predicts: str, weight: Weight, sigma_data: f
 
 
 def infinite(
-    law: Any, path: Path, predicts: str, weight: Weight, sigma_data: float, importance: bool = False
+    law: Any,
+    path: Path,
+    predicts: str,
+    weight: Weight,
+    sigma_data: float,
+    importance: bool = False,
 ) -> list[str]:
-    """The ends of the path, "data" or "noise", near which the mean is infinite. Unknown for functions of the user's own: none."""
+    """The ends of the path, "data" or "noise", near which the mean is infinite. Unknown for
+    functions of the user's own: none."""
     if not isinstance(weight, str):
         return []
     path = path.base if isinstance(path, Flipped) else path
     if path.training_steps is not None:
         t = torch.arange(1, path.training_steps + 1, dtype=torch.float64) / path.training_steps
-        return [] if bool(_size(path, t, predicts, weight, sigma_data).isfinite().all()) else ["noise"]
+        return (
+            [] if bool(_size(path, t, predicts, weight, sigma_data).isfinite().all()) else ["noise"]
+        )
     if isinstance(law, laws.Importance):
-        law, importance = laws.Uniform(), False  # of which it has a part everywhere
+        # of which it has a part everywhere
+        law = laws.Uniform()
+        importance = False
     if not isinstance(law, laws.Law):
         return []
     found = []
@@ -78,7 +102,9 @@ def _inside(path: Path, ends: list[str], usual: laws.Law) -> laws.Uniform:
     """Even times away from these ends, and from where the path's law keeps away."""
     low, high = laws.shares(path)
     least = usual.low if isinstance(usual, laws.Uniform) else 0.0
-    return laws.Uniform(max(low, least) if "data" in ends else least, high if "noise" in ends else 1.0)
+    return laws.Uniform(
+        max(low, least) if "data" in ends else least, high if "noise" in ends else 1.0
+    )
 
 
 def _check_density(law: Any, times: Any, path: Path) -> None:
@@ -87,6 +113,10 @@ def _check_density(law: Any, times: Any, path: Path) -> None:
         raise OdesolveError(f"{what} has none: give a law with density(t, path)")
     if path.training_steps is None:
         if getattr(law, "discrete", False):
-            raise OdesolveError(f"{what} has single times: give a law with a density, or leave importance= out")
+            raise OdesolveError(
+                f"{what} has single times: give a law with a density, or leave importance= out"
+            )
     elif not hasattr(law, "share") and not hasattr(law, "quantile"):
-        raise OdesolveError(f"{what} on a table by its probabilities: give a law with quantile(u, path)")
+        raise OdesolveError(
+            f"{what} on a table by its probabilities: give a law with quantile(u, path)"
+        )

@@ -1,4 +1,5 @@
-"""Parts of objectives by name: ``times="logit_normal(mean=-0.5)"``, ``coupling="optimal_transport"``."""
+"""Parts of objectives by name: ``times="logit_normal(mean=-0.5)"``,
+``coupling="optimal_transport"``."""
 
 from __future__ import annotations
 
@@ -11,24 +12,36 @@ from odesolve.errors import OdesolveError, folded, nearest, unknown
 from odesolve.planning.labels import parts
 
 
-def built(argument: str, given: Any, known: Mapping[str, type], instead: str, takes: tuple[str, ...]) -> Any:
-    """What is given as an argument: an object that can be called, or its name with options in brackets.
+def built(
+    argument: str,
+    given: Any,
+    known: Mapping[str, type],
+    instead: str,
+    takes: tuple[str, ...],
+) -> Any:
+    """What is given as an argument: an object that can be called, or its name with options in
+    brackets.
 
-    ``instead`` says what else to give, ``takes`` what it is called with. Raises OdesolveError for unknown names and options, and
-    for what cannot be called so.
+    ``instead`` says what else to give, ``takes`` what it is called with. Raises OdesolveError for
+    unknown names and options, and for what cannot be called so.
     """
     if isinstance(given, str):
         return made(argument, given, known)
     if isinstance(given, type) and given in known.values():
-        raise OdesolveError(f"{argument} is the class {given.__name__}: give an object of it, {given.__name__}(...)")
+        raise OdesolveError(
+            f"{argument} is the class {given.__name__}: give an object of it, {given.__name__}(...)"
+        )
     if not callable(given):
-        raise OdesolveError(f"{argument} is {given!r}: give a name such as {next(iter(known))!r}, or {instead}")
+        raise OdesolveError(
+            f"{argument} is {given!r}: give a name such as {next(iter(known))!r}, or {instead}"
+        )
     check_call(given, argument, *takes)
     return given
 
 
 def made(argument: str, text: str, known: Mapping[str, Any], *first: Any) -> Any:
-    """An object by a name of these, called with ``first`` and the options in brackets. Raises OdesolveError."""
+    """An object by a name of these, called with ``first`` and the options in brackets. Raises
+    OdesolveError."""
     name, options = parts(text)
     kinds = {folded(key): kind for key, kind in known.items()}
     if folded(name) not in kinds:
@@ -38,8 +51,13 @@ def made(argument: str, text: str, known: Mapping[str, Any], *first: Any) -> Any
     for option in options:
         if option not in takes:
             close = nearest(option, takes) or takes
-            raise OdesolveError(f"{argument}={text!r}: {name} takes {' or '.join(close) or 'nothing'}, not {option!r}")
+            raise OdesolveError(
+                f"{argument}={text!r}: {name} takes "
+                f"{' or '.join(close) or 'nothing'}, not {option!r}"
+            )
     try:
         return kind(*first, **options)
     except TypeError as error:
-        raise OdesolveError(f"{argument}={text!r}: give {name}({', '.join(f'{t}=...' for t in takes)})") from error
+        raise OdesolveError(
+            f"{argument}={text!r}: give {name}({', '.join(f'{t}=...' for t in takes)})"
+        ) from error

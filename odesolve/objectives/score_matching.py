@@ -1,9 +1,9 @@
-"""Score matching: against a known score, without any target, by random projections, and by denoising at one level; scores of
-energies, and NCSN's loss of many levels.
+"""Score matching: against a known score, without any target, by random projections, and by
+denoising at one level; scores of energies, and NCSN's loss of many levels.
 
-Losses are the published ones, half of a squared norm summed over the numbers of a sample: they differ by constants alone, so that
-their gradients agree in expectation. ``Matching`` has the mean over the numbers, and no half.
-"""
+Losses are the published ones, half of a squared norm summed over the numbers of a sample: they
+differ by constants alone, so that their gradients agree in expectation. ``Matching`` has the mean
+over the numbers, and no half."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ Score = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class States:
-    """Where a score is looked at: its field, the states (B, ...), their times (B,); of noised data noise and deviation.
+    """Where a score is looked at: its field, the states (B, ...), their times (B,); of noised data
+    noise and deviation.
 
     ``counts`` (B, ...) is what each number of the loss weighs, None for 1.
     """
@@ -61,18 +62,21 @@ class States:
         return self.field(x) if self.counts is None else self.counts * self.field(x)
 
     def half_square(self, v: Tensor, within: bool = False) -> Tensor:
-        """Half of the weighted sum of squares (B,); of numbers that the weights are ``within`` already, as of ``weighed``."""
+        """Half of the weighted sum of squares (B,); of numbers that the weights are ``within``
+        already, as of ``weighed``."""
         if self.counts is not None and within:
             return 0.5 * sum_over(v * (v / torch.where(self.counts > 0, self.counts, 1.0)))
         return 0.5 * sum_over(v.square(), self.counts)
 
 
 class ScoreMatching(ABC):
-    """What the losses of this file share: ``loss(x)`` of a function s(x) at x itself, of an ``ode.Model`` at x noised to time t.
+    """What the losses of this file share: ``loss(x)`` of a function s(x) at x itself, of an
+    ``ode.Model`` at x noised to time t.
 
     Args:
         score: s(x) of states (B, ...), or an ``ode.Model`` without guidance, of any prediction.
-        weight: of a model's loss at a time, as the squared error of its score would be weighed, see ``Matching``.
+        weight: of a model's loss at a time, as the squared error of its score would be weighed, see
+            ``Matching``.
         times: of a model: a law of ``objectives.times``, by default the path's for scores.
     """
 
@@ -80,17 +84,32 @@ class ScoreMatching(ABC):
 
     @door("ScoreMatching")
     def __init__(
-        self, score: Model | Score, *, weight: Weight = None, times: laws.Law | laws.Importance | str | None = None
+        self,
+        score: Model | Score,
+        *,
+        weight: Weight = None,
+        times: laws.Law | laws.Importance | str | None = None,
     ):
         if isinstance(score, Model):
-            if score.reading.guidance is not None or score.reading.classifier or score.reading.applies:
-                raise OdesolveError("the model is guided, or does something to x0: train the plain one")
+            if (
+                score.reading.guidance is not None
+                or score.reading.classifier
+                or score.reading.applies
+            ):
+                raise OdesolveError(
+                    "the model is guided, or does something to x0: train the plain one"
+                )
             self.times = self._law(score, times, weighed(weight))
         elif not callable(score):
-            raise OdesolveError(f"score is {type(score).__name__}: give a function s(x) or an ode.Model")
+            raise OdesolveError(
+                f"score is {type(score).__name__}: give a function s(x) or an ode.Model"
+            )
         elif weight is not None or times is not None:
-            raise OdesolveError("weight and times are of an ode.Model: a function s(x) has one level alone")
-        self.score, self.weight = score, weighed(weight)
+            raise OdesolveError(
+                "weight and times are of an ode.Model: a function s(x) has one level alone"
+            )
+        self.score = score
+        self.weight = weighed(weight)
 
     @fits_call
     def __call__(
@@ -110,23 +129,32 @@ class ScoreMatching(ABC):
             t: of a model: one time, or (B,), instead of random ones.
             cond: of a model: conditions of this batch.
             generator: of times, noise and projections; by default torch's own.
-            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that broadcasts to x. The loss of
-                a sample is their weighted sum: Hyvärinen's theorem holds for each number by itself.
+            mask: which numbers of the data count: booleans, or weights of at least 0, a tensor that
+                broadcasts to x. The loss of a sample is their weighted sum: Hyvärinen's theorem
+                holds for each number by itself.
 
-        Raises OdesolveError for shapes that do not go together, times outside the path, and arguments that are a model's.
-        """
+        Raises OdesolveError for shapes that do not go together, times outside the path, and
+        arguments that are a model's."""
         check_data(x)
         at = replace(self._at(x, noise, t, cond or {}, generator), counts=counted(mask, x))
         each = self._each(at, generator)
         if isinstance(self.score, Model):
-            factor = weights(self.score.path, at.t, self.weight, "score", self.score.reading.sigma_data)
+            factor = weights(
+                self.score.path, at.t, self.weight, "score", self.score.reading.sigma_data
+            )
             if t is not None:
                 self._check_ends(at, factor)
             each = each if factor is None else each * factor.to(each.dtype)
         return Terms(each.mean(), each, at.t)
 
-    def _law(self, model: Model, times: laws.Law | laws.Importance | str | None, weight: Weight) -> Any:
-        if self.noised or model.predicts != "score":  # scores that are as large as the noise over its deviation
+    def _law(
+        self,
+        model: Model,
+        times: laws.Law | laws.Importance | str | None,
+        weight: Weight,
+    ) -> Any:
+        # scores that are as large as the noise over its deviation
+        if self.noised or model.predicts != "score":
             return law_for(times, model.path, "score", weight, model.reading.sigma_data)
         return laws.named(times, laws.default(model.path, "score"))
 
@@ -137,21 +165,34 @@ class ScoreMatching(ABC):
         if (self.noised or model.predicts != "score") and at.sigma is not None:
             finite = finite & (at.sigma > 0)
         if model.predicts in ("data", "velocity"):
-            check_finite(at.t, finite & model.path.convert(at.t, model.predicts, "score")[1].isfinite(), "the score")
+            check_finite(
+                at.t,
+                finite & model.path.convert(at.t, model.predicts, "score")[1].isfinite(),
+                "the score",
+            )
         check_finite(at.t, finite, "the weighted score")
 
     def _at(
-        self, x: Tensor, noise: Tensor | None, t: float | Tensor | None, cond: Mapping[str, Any], generator
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        t: float | Tensor | None,
+        cond: Mapping[str, Any],
+        generator,
     ) -> States:
         model = self.score
         if not isinstance(model, Model):
             if noise is not None or t is not None or cond:
-                raise OdesolveError("noise, t and cond are of an ode.Model: a function s(x) is looked at where x is")
+                raise OdesolveError(
+                    "noise, t and cond are of an ode.Model: a function s(x) is looked at where x is"
+                )
             return States(model, x, x.new_zeros(len(x), dtype=torch.float64))
         if t is None:
             t = laws.drawn(self.times, len(x), model.path, generator)
         elif not isinstance(t, Tensor):
-            t = torch.full((len(x),), real("t", t, "one time, or a tensor (B,)"), dtype=torch.float64)
+            t = torch.full(
+                (len(x),), real("t", t, "one time, or a tensor (B,)"), dtype=torch.float64
+            )
         t, noise = checked_times(t, x, model), normal_for(x, noise, generator)
         sigma = model.path.sigma(t)
         own = model.given(**cond)
@@ -166,8 +207,8 @@ class ScoreMatching(ABC):
 class ExplicitScoreMatching(ScoreMatching):
     """|s - grad log p|^2 / 2 for a known score: half the Fisher divergence (Hyvärinen 2005, eq. 2).
 
-    ``exact`` is of the kind of ``score``: a function of x, or with a model another model, or a function of x and times (B,).
-    """
+    ``exact`` is of the kind of ``score``: a function of x, or with a model another model, or a
+    function of x and times (B,)."""
 
     @door("ExplicitScoreMatching")
     def __init__(self, score: Model | Score, exact: Model | Score, **options: Any):
@@ -175,7 +216,8 @@ class ExplicitScoreMatching(ScoreMatching):
         both = isinstance(exact, Model) and isinstance(score, Model)
         if not both and (isinstance(exact, Model) or not callable(exact)):
             raise OdesolveError(
-                f"exact is {type(exact).__name__}: give a function, as score is, or of an ode.Model another one"
+                f"exact is {type(exact).__name__}: give a function, as score is, or of an "
+                "ode.Model another one"
             )
         self.exact = exact
 
@@ -186,13 +228,20 @@ class ExplicitScoreMatching(ScoreMatching):
 
 
 class ImplicitScoreMatching(ScoreMatching):
-    """|s|^2 / 2 + div s, the explicit loss less half the Fisher information: no target is needed (Hyvärinen 2005, theorem 1).
+    """|s|^2 / 2 + div s, the explicit loss less half the Fisher information: no target is needed
+    (Hyvärinen 2005, theorem 1).
 
-    ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products a sample.
-    """
+    ``trace`` is an estimator of ``odesolve.trace``; by default the exact one, D Jacobian products a
+    sample."""
 
     @door("ImplicitScoreMatching", trace=one_of("Estimator"))
-    def __init__(self, score: Model | Score, *, trace: traces.Estimator | None = None, **options: Any):
+    def __init__(
+        self,
+        score: Model | Score,
+        *,
+        trace: traces.Estimator | None = None,
+        **options: Any,
+    ):
         super().__init__(score, **options)
         self.trace = traces.Exact() if trace is None else trace
 
@@ -202,12 +251,14 @@ class ImplicitScoreMatching(ScoreMatching):
 
 
 class SlicedScoreMatching(ScoreMatching):
-    """The implicit loss by random projections v with E v v^T = 1, one product v^T grad (v^T s) each (Song, Garg et al. 2019).
+    """The implicit loss by random projections v with E v v^T = 1, one product v^T grad (v^T s) each
+    (Song, Garg et al. 2019).
 
     Args:
         projections: how many a sample.
         law: "rademacher" or "gaussian".
-        reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less variance for nothing.
+        reduced: |s|^2 / 2 in the place of (v^T s)^2 / 2, whose mean it is (their SSM-VR): less
+            variance for nothing.
     """
 
     @door("SlicedScoreMatching", projections=count(), law=text("rademacher"))
@@ -223,7 +274,8 @@ class SlicedScoreMatching(ScoreMatching):
         super().__init__(score, **options)
         if law not in ("rademacher", "gaussian"):
             raise OdesolveError(f'law={law!r}: give "rademacher" or "gaussian" projections')
-        self.trace, self.reduced = traces.Hutchinson(projections, law), reduced
+        self.trace = traces.Hutchinson(projections, law)
+        self.reduced = reduced
 
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
         probes = self.trace.forms(at.x, keys_for(at.x, generator))
@@ -237,10 +289,11 @@ class SlicedScoreMatching(ScoreMatching):
 
 
 class DenoisingScoreMatching(ScoreMatching):
-    """|s(x~) + noise / sigma|^2 / 2 at noised data: the explicit loss of their score and a constant (Vincent 2011, eq. 9).
+    """|s(x~) + noise / sigma|^2 / 2 at noised data: the explicit loss of their score and a constant
+    (Vincent 2011, eq. 9).
 
-    With a function s it is at x~ = x + ``sigma`` noise; a model has its own levels, and is D / 2 times
-    ``Matching(model, weight="score")``.
+    With a function s it is at x~ = x + ``sigma`` noise; a model has its own levels, and is D / 2
+    times ``Matching(model, weight="score")``.
     """
 
     noised: ClassVar[bool] = True
@@ -250,20 +303,32 @@ class DenoisingScoreMatching(ScoreMatching):
         super().__init__(score, **options)
         if isinstance(score, Model) != (sigma is None):
             raise OdesolveError(
-                f"sigma={sigma}: give it with a function s(x), and not with an ode.Model, which has levels"
+                f"sigma={sigma}: give it with a function s(x), and not with an ode.Model, which "
+                "has levels"
             )
         if sigma is not None and not 0 < sigma < math.inf:
             raise OdesolveError(f"sigma={sigma}: give the deviation of the noise, above 0")
         self.sigma = sigma
 
     def _at(
-        self, x: Tensor, noise: Tensor | None, t: float | Tensor | None, cond: Mapping[str, Any], generator
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        t: float | Tensor | None,
+        cond: Mapping[str, Any],
+        generator,
     ) -> States:
         if self.sigma is None:
             return super()._at(x, noise, t, cond, generator)
         plain = super()._at(x, None, t, cond, generator)
         noise = normal_for(x, noise, generator)
-        return States(plain.field, x + self.sigma * noise, plain.t, noise, torch.full_like(plain.t, self.sigma))
+        return States(
+            plain.field,
+            x + self.sigma * noise,
+            plain.t,
+            noise,
+            torch.full_like(plain.t, self.sigma),
+        )
 
     def _each(self, at: States, generator: torch.Generator | None) -> Tensor:
         assert at.noise is not None
@@ -280,7 +345,8 @@ class Energy(nn.Module):
         self.of = of
 
     def forward(self, x: Tensor, *args: Any, **cond: Any) -> Tensor:
-        """The score (B, ...) at x, connected to x and to what E depends on where gradients are recorded."""
+        """The score (B, ...) at x, connected to x and to what E depends on where gradients are
+        recorded."""
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             free = x.clone() if x.is_inference() else x.detach()
@@ -288,12 +354,19 @@ class Energy(nn.Module):
             value = self.of(at, *args, **cond)
             if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
                 given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise OdesolveError(f"the energy returned {given} for a batch of {len(x)}: return E(x) of shape (B,)")
+                raise OdesolveError(
+                    f"the energy returned {given} for a batch of {len(x)}: return "
+                    "E(x) of shape (B,)"
+                )
             gradient = None
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value.sum(), at, create_graph=recording, allow_unused=True)
+                (gradient,) = torch.autograd.grad(
+                    value.sum(), at, create_graph=recording, allow_unused=True
+                )
         if gradient is None:
-            raise OdesolveError("the energy does not depend on x, as far as autograd can see: compute it from x")
+            raise OdesolveError(
+                "the energy does not depend on x, as far as autograd can see: compute it from x"
+            )
         return -gradient
 
 
@@ -301,7 +374,8 @@ class Energy(nn.Module):
 def energy(of: Callable[..., Tensor]) -> Energy:
     """The score -grad E of a density exp(-E) / Z, as a module that trains; Z is never needed.
 
-    E(x, ...) gives (B,) for x (B, ...); other arguments are passed on: ``ode.Model(energy(E), path, "score")`` for E(x, t).
+    E(x, ...) gives (B,) for x (B, ...); other arguments are passed on:
+    ``ode.Model(energy(E), path, "score")`` for E(x, t).
     Raises OdesolveError for an E of another shape, or that does not depend on x.
     """
     if not callable(of):
@@ -326,9 +400,12 @@ class Levels(laws.Law):
 
     @classmethod
     def geometric(cls, low: float, high: float, count: int) -> Levels:
-        """``count`` ratios from high to low with one quotient, as NCSN's (Song and Ermon 2019, section 4.2)."""
+        """``count`` ratios from high to low with one quotient, as NCSN's (Song and Ermon 2019,
+        section 4.2)."""
         if not (0.0 < low < high < math.inf and count >= 2):
-            raise OdesolveError(f"low={low}, high={high}, count={count}: give 0 < low < high and two levels or more")
+            raise OdesolveError(
+                f"low={low}, high={high}, count={count}: give 0 < low < high and two levels or more"
+            )
         return cls(tuple(high * (low / high) ** (k / (count - 1)) for k in range(count)))
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
@@ -347,8 +424,9 @@ class Levels(laws.Law):
 
 @fits
 def ncsn(model: Model, levels: Levels) -> Matching:
-    """NCSN's loss: the mean over levels of sigma^2 times denoising score matching (Song and Ermon 2019, eqs. 5 and 6).
+    """NCSN's loss: the mean over levels of sigma^2 times denoising score matching (Song and Ermon
+    2019, eqs. 5 and 6).
 
-    It is ``Matching``, 2 / D times theirs: of N(m, s^2) the floor of a level is s^2 / (s^2 + sigma^2).
-    """
+    It is ``Matching``, 2 / D times theirs: of N(m, s^2) the floor of a level is s^2 / (s^2 +
+    sigma^2)."""
     return Matching(model, weight="noise", times=levels)

@@ -1,4 +1,5 @@
-"""Derivatives along the flow inside of a loss: forward differentiation, and which layers cannot be asked so."""
+"""Derivatives along the flow inside of a loss: forward differentiation, and which layers cannot be
+asked so."""
 
 from __future__ import annotations
 
@@ -20,27 +21,35 @@ FAILS = {
         "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
     ),
     r"forward AD with \w*weight_norm": (
-        "it holds torch.nn.utils.weight_norm: give torch.nn.utils.parametrizations.weight_norm, or remove_weight_norm(module)"
+        "it holds torch.nn.utils.weight_norm: give torch.nn.utils.parametrizations.weight_norm, "
+        "or remove_weight_norm(module)"
     ),
-    r"forward AD with (\w+)": "{0} has none: write that layer in operations that have one, such as sums and products",
+    r"forward AD with (\w+)": "{0} has none: write that layer in operations that have one, such "
+    "as sums and products",
     r"setup_context": (
-        f"it calls an autograd.Function without one, as checkpoints with use_reentrant=True do: {CHECKPOINTS}, "
+        "it calls an autograd.Function without one, as checkpoints with use_reentrant=True do: "
+        f"{CHECKPOINTS}, "
         "or give the function setup_context and jvp"
     ),
     r"mutate a captured|in-place operation|inplace arithmetic": (
-        "it writes to tensors of its own in place, as BatchNorm in train mode does: give GroupNorm or LayerNorm, put BatchNorm "
+        "it writes to tensors of its own in place, as BatchNorm in train mode does: give "
+        "GroupNorm or LayerNorm, put BatchNorm "
         "in eval mode, or call torch.func.replace_all_batch_norm_modules_(net)"
     ),
-    r"checkpointed layers": f"it is checkpointed, and the way back would not find what was saved: {CHECKPOINTS}",
+    r"checkpointed layers": "it is checkpointed, and the way back would not find what was saved: "
+    f"{CHECKPOINTS}",
 }
 
 
-def along(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def along(
+    f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """f and its derivative along tangents; gradients go through both.
 
-    Raises OdesolveError that names the layer, and what to give, for networks that have no forward derivative.
-    """
-    if torch.compiler.is_compiling():  # which needs no lock: the derivative is written into its graph
+    Raises OdesolveError that names the layer, and what to give, for networks that have no forward
+    derivative."""
+    # which needs no lock: the derivative is written into its graph
+    if torch.compiler.is_compiling():
         value, slope, *_ = torch.func.jvp(f, at, tangents)
         return value, slope
     try:
@@ -59,7 +68,8 @@ def along(f: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tens
 
 
 def _watched() -> contextlib.AbstractContextManager[None]:
-    """Checkpoints without reentry hook what is saved, and fail on the way back alone: told here instead."""
+    """Checkpoints without reentry hook what is saved, and fail on the way back alone: told here
+    instead."""
     if not torch.is_grad_enabled():
         return contextlib.nullcontext()
     return torch.autograd.graph.disable_saved_tensors_hooks("checkpointed layers")

@@ -1,7 +1,8 @@
-"""Laws of the times that a network is trained at: each a quantile function of uniform numbers, with its density.
+"""Laws of the times that a network is trained at: each a quantile function of uniform numbers, with
+its density.
 
-Numbers u in [0, 1] run from data (0) to noise (1), whatever the direction and range of the path's own time.
-"""
+Numbers u in [0, 1] run from data (0) to noise (1), whatever the direction and range of the path's
+own time."""
 
 from __future__ import annotations
 
@@ -23,14 +24,17 @@ from odesolve.files import Door, shaped, short
 from odesolve.objectives.names import built
 from odesolve.paths import Path
 
-BINS, HISTORY = 64, 10
-EDGE = 1e-9  # what is drawn at an end of a law may lie beyond it by its rounding, and has a density there
+BINS = 64
+HISTORY = 10
+# what is drawn at an end of a law may lie beyond it by its rounding, and has a density there
+EDGE = 1e-9
 _DOOR = Door("this", "is no state of a law of times", "give what importance.state_dict() returned")
 
 
 @dataclass(frozen=True)
 class Law(ABC):
-    """A law of times; ``stratified`` numbers of a batch lie one in each n-th of [0, 1] (Kingma et al. 2021, appendix I.1)."""
+    """A law of times; ``stratified`` numbers of a batch lie one in each n-th of [0, 1] (Kingma et
+    al. 2021, appendix I.1)."""
 
     stratified: bool = field(default=False, kw_only=True)
 
@@ -53,11 +57,13 @@ class Law(ABC):
     def share(self, t: Tensor, path: Path) -> Tensor:
         """The probability of times from the data up to these, float64."""
         u = _number(t, path)
-        low, high = torch.zeros_like(u), torch.ones_like(u)
+        low = torch.zeros_like(u)
+        high = torch.ones_like(u)
         for _ in range(60):  # bisection: the quantile rises in u
             middle = 0.5 * (low + high)
             above = _number(self.quantile(middle, path), path) > u
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            low = torch.where(above, low, middle)
+            high = torch.where(above, middle, high)
         return high
 
 
@@ -83,7 +89,9 @@ class Uniform(Law):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.low < self.high <= 1.0:
-            raise OdesolveError(f"low={self.low}, high={self.high}: give shares of the way, 0 <= low < high <= 1")
+            raise OdesolveError(
+                f"low={self.low}, high={self.high}: give shares of the way, 0 <= low < high <= 1"
+            )
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         return _time(self.low + (self.high - self.low) * u, path)
@@ -97,7 +105,8 @@ class Uniform(Law):
 @meant(mean=number(), std=number(above=0.0))
 @dataclass(frozen=True)
 class LogitNormal(Law):
-    """u = sigmoid(mean + std n) (Esser et al. 2024, eq. 19); a mean above 0 is nearer to the noise."""
+    """u = sigmoid(mean + std n) (Esser et al. 2024, eq. 19); a mean above 0 is nearer to the
+    noise."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -108,30 +117,37 @@ class LogitNormal(Law):
     def density(self, t: Tensor, path: Path) -> Tensor:
         u = _number(t, path)
         z = (torch.logit(u) - self.mean) / self.std
-        return torch.exp(-0.5 * z**2) / (self.std * math.sqrt(2 * math.pi) * u * (1 - u) * _length(path))
+        return torch.exp(-0.5 * z**2) / (
+            self.std * math.sqrt(2 * math.pi) * u * (1 - u) * _length(path)
+        )
 
 
 @meant(scale=number())
 @dataclass(frozen=True)
 class Mode(Law):
-    """u = 1 - v - scale (cos^2(pi v / 2) - 1 + v) of uniform v (Esser et al. 2024, eq. 20); -1 <= scale <= 1.7519."""
+    """u = 1 - v - scale (cos^2(pi v / 2) - 1 + v) of uniform v (Esser et al. 2024, eq. 20); -1 <=
+    scale <= 1.7519."""
 
     scale: float = 1.29
 
     def __post_init__(self) -> None:
         if not -1.0 <= self.scale <= 2 / (math.pi - 2):
-            raise OdesolveError(f"scale={self.scale}: give a number from -1 to {2 / (math.pi - 2):.4f}")
+            raise OdesolveError(
+                f"scale={self.scale}: give a number from -1 to {2 / (math.pi - 2):.4f}"
+            )
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         return _time(self._mode(1 - u), path)
 
     def density(self, t: Tensor, path: Path) -> Tensor:
         u = _number(t, path)
-        low, high = torch.zeros_like(u), torch.ones_like(u)
+        low = torch.zeros_like(u)
+        high = torch.ones_like(u)
         for _ in range(60):  # bisection: u falls in v
             middle = 0.5 * (low + high)
             above = self._mode(middle) > u
-            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+            low = torch.where(above, middle, low)
+            high = torch.where(above, high, middle)
         slope = 1 + self.scale * (1 - 0.5 * math.pi * torch.sin(math.pi * low))
         return 1 / (slope * _length(path))
 
@@ -174,14 +190,17 @@ class LogNormal(Law):
 @meant(low=number(above=0.0), high=number(above=0.0))
 @dataclass(frozen=True)
 class LogUniform(Law):
-    """log(sigma / alpha) is uniform between those of ``low`` and ``high``, noise to signal ratios (NCSN's and VE's levels)."""
+    """log(sigma / alpha) is uniform between those of ``low`` and ``high``, noise to signal ratios
+    (NCSN's and VE's levels)."""
 
     low: float = 0.02
     high: float = 100.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low < self.high:
-            raise OdesolveError(f"low={self.low}, high={self.high}: give noise to signal ratios, 0 < low < high")
+            raise OdesolveError(
+                f"low={self.low}, high={self.high}: give noise to signal ratios, 0 < low < high"
+            )
 
     def quantile(self, u: Tensor, path: Path) -> Tensor:
         return path.t_of_lam(-(math.log(self.low) + (math.log(self.high) - math.log(self.low)) * u))
@@ -211,7 +230,9 @@ class Table(Law):
 
     def _steps(self, path: Path) -> int:
         if path.training_steps is None:
-            raise OdesolveError("the path has no table of training times: give another law, such as times.Uniform()")
+            raise OdesolveError(
+                "the path has no table of training times: give another law, such as times.Uniform()"
+            )
         return path.training_steps
 
 
@@ -221,12 +242,13 @@ class _Remembered(Struct, forbid_unknown_fields=True):
 
 
 class Importance:
-    """Times as likely as their loss is large: by the root mean square of the latest losses in equal bins of u.
+    """Times as likely as their loss is large: by the root mean square of the latest losses in equal
+    bins of u.
 
-    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with the times and raw losses of a
-    batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each`` holds the factor of importance already. With
-    ``importance=True`` the objective is that of uniform times.
-    """
+    Nichol and Dhariwal 2021, section 3.3, with bins in the place of a table. Call ``update`` with
+    the times and raw losses of a batch: ``law.update(terms.t, terms.raw, path)``, as ``terms.each``
+    holds the factor of importance already. With ``importance=True`` the objective is that of
+    uniform times."""
 
     stratified = False
 
@@ -242,7 +264,9 @@ class Importance:
 
     def remember(self, places: Tensor, losses: Tensor) -> None:
         """Remember the losses (n,) in bins (n,)."""
-        for place, loss in zip(places.tolist(), losses.detach().double().cpu().tolist(), strict=True):
+        for place, loss in zip(
+            places.tolist(), losses.detach().double().cpu().tolist(), strict=True
+        ):
             self.losses[place, self.seen[place] % self.losses.shape[1]] = loss
             self.seen[place] += 1
 
@@ -254,15 +278,19 @@ class Importance:
         """Remember what another one did. Raises OdesolveError for one of other bins or history."""
         found = shaped(state, _Remembered, _DOOR)
         if found.losses.shape != self.losses.shape:
-            held, mine = tuple(found.losses.shape), tuple(self.losses.shape)
-            raise OdesolveError(f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was")
+            held = tuple(found.losses.shape)
+            mine = tuple(self.losses.shape)
+            raise OdesolveError(
+                f"the state is of (bins, history) = {held}, this law of {mine}: make it as it was"
+            )
         for name, mine in (("losses", self.losses), ("seen", self.seen)):
             given = getattr(found, name)
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise _DOOR.refuse(f"{name} is {short(given)}: expected {short(mine)}")
         if bool((found.seen < 0).any()):
             raise _DOOR.refuse("seen holds numbers below 0")
-        self.losses, self.seen = found.losses.clone(), found.seen.clone()
+        self.losses = found.losses.clone()
+        self.seen = found.seen.clone()
 
     @property
     def probabilities(self) -> Tensor:
@@ -305,7 +333,8 @@ class Importance:
 
 @fits
 def drawn(law: Any, n: int, path: Path, generator: torch.Generator | None = None) -> Tensor:
-    """Times (n,) of a law; on a path with a table each is rounded up to the next time of the table, as ``Table`` does."""
+    """Times (n,) of a law; on a path with a table each is rounded up to the next time of the table,
+    as ``Table`` does."""
     t = law(n, path, generator)
     if path.training_steps is None or isinstance(law, Table) or not isinstance(t, Tensor):
         return t
@@ -314,7 +343,8 @@ def drawn(law: Any, n: int, path: Path, generator: torch.Generator | None = None
 
 @fits
 def relative(law: Any, t: Tensor, path: Path) -> Tensor:
-    """The density of a law at times relative to the uniform one; on a table the probability relative to equal ones."""
+    """The density of a law at times relative to the uniform one; on a table the probability
+    relative to equal ones."""
     steps = path.training_steps
     if steps is None:
         return law.density(t, path) * _length(path)
@@ -332,11 +362,14 @@ def _index(t: Tensor, path: Path) -> Tensor:
 
 @fits
 def named(times: Any, default: Law) -> Any:
-    """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)" too, or the default."""
+    """The law that an objective goes by: what it was given, by name such as "logit_normal(mean=1)"
+    too, or the default."""
     return (
         default
         if times is None
-        else built("times", times, NAMED, "a law of odesolve.objectives.times", ("n", "path", "generator"))
+        else built(
+            "times", times, NAMED, "a law of odesolve.objectives.times", ("n", "path", "generator")
+        )
     )
 
 
@@ -354,15 +387,20 @@ NAMED: dict[str, type] = {
 
 @fits
 def shares(path: Path) -> tuple[float, float]:
-    """Numbers between which the log-SNR of a path is held: of its ``t_min`` and ``t_clip``, without one as near to the noise."""
+    """Numbers between which the log-SNR of a path is held: of its ``t_min`` and ``t_clip``, without
+    one as near to the noise."""
     low = float(_number(torch.tensor(path.t_min, dtype=torch.float64), path))
-    high = 1 - low if path.t_clip is None else float(_number(torch.tensor(path.t_clip, dtype=torch.float64), path))
+    high = (
+        1 - low
+        if path.t_clip is None
+        else float(_number(torch.tensor(path.t_clip, dtype=torch.float64), path))
+    )
     return low, high
 
 
 def default(path: Path, predicts: str) -> Law:
-    """The law that a path's networks are trained by: its table; EDM's log-normal for "edm"; else uniform, from where the target
-    is finite."""
+    """The law that a path's networks are trained by: its table; EDM's log-normal for "edm"; else
+    uniform, from where the target is finite."""
     if path.training_steps is not None:
         return Table()
     if predicts == "edm":

@@ -1,4 +1,5 @@
-"""Continuous consistency on the trigonometric path: TrigFlow's networks, with the tangent normalised (Lu and Song 2025, sCM)."""
+"""Continuous consistency on the trigonometric path: TrigFlow's networks, with the tangent
+normalised (Lu and Song 2025, sCM)."""
 
 from __future__ import annotations
 
@@ -17,34 +18,52 @@ from odesolve.model.model import Model
 from odesolve.objectives import times as laws
 from odesolve.objectives.consistency import ContinuousTerms
 from odesolve.objectives.distillation import check_teacher
-from odesolve.objectives.draws import check_data, checked_times, column, mask_for, mean_square, normal_for
+from odesolve.objectives.draws import (
+    check_data,
+    checked_times,
+    column,
+    mask_for,
+    mean_square,
+    normal_for,
+)
 from odesolve.objectives.tangents import along
 from odesolve.objectives.uncertainty import balanced
 from odesolve.paths import Trig
 
 
 class TrigConsistency:
-    """sCM: f(x, t) = cos(a) x - sin(a) F(x, t), a = pi t / 2, is to be one along the flow (Lu and Song 2025, section 4).
+    """sCM: f(x, t) = cos(a) x - sin(a) F(x, t), a = pi t / 2, is to be one along the flow (Lu and
+    Song 2025, section 4).
 
-    F is the model's own v prediction, so f is its data prediction: a diffusion model is what training can begin from, and
-    ``ode.sample(model, noise, "consistency", steps)`` is what samples it. Data are to have deviation 1. With F' that of detached
-    weights, v = dx/da and g = -cos(a)^2 (F' - v) - share cos(a) sin(a) (x + dF'/da), the loss is the mean of
-    (F - F' - g / (|g| / sqrt(D) + offset))^2, whose value is not to be watched. Networks must know forward-mode derivatives.
+    F is the model's own v prediction, so f is its data prediction: a diffusion model is what
+    training can begin from, and ``ode.sample(model, noise, "consistency", steps)`` is what samples
+    it. Data are to have deviation 1. With F' that of detached weights, v = dx/da and g = -cos(a)^2
+    (F' - v) - share cos(a) sin(a) (x + dF'/da), the loss is the mean of (F - F' - g / (|g| /
+    sqrt(D) + offset))^2, whose value is not to be watched. Networks must know forward-mode
+    derivatives.
 
     Args:
         model: an ``ode.Model`` on ``paths.Trig()`` that predicts "v", without guidance.
         teacher: an ``ode.Model`` on the same path, whose v is followed; by default from data.
-        times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the paper's.
+        times: a law of ``objectives.times``; by default tan(a) is log-normal of -1 and 1.4, the
+            paper's.
         offset: c of the normalisation, .1 in the paper.
-        share: r, of the second half of g, which is what makes training unstable; also given with a batch.
-        warmup: steps over which the share is raised from 0 in a straight line, 10000 in the paper; 0 for none. The step is what
-            ``training.fit`` tells.
+        share: r, of the second half of g, which is what makes training unstable; also given with a
+            batch.
+        warmup: steps over which the share is raised from 0 in a straight line, 10000 in the paper;
+            0 for none. The step is what ``training.fit`` tells.
         uncertainty: as for ``Matching``.
 
     Raises OdesolveError for other paths and predictions, and guided models.
     """
 
-    @door("TrigConsistency", offset=number(above=0.0), share=number(0.0, 1.0), warmup=count(0), uncertainty=takes("t"))
+    @door(
+        "TrigConsistency",
+        offset=number(above=0.0),
+        share=number(0.0, 1.0),
+        warmup=count(0),
+        uncertainty=takes("t"),
+    )
     def __init__(
         self,
         model: Model,
@@ -57,13 +76,19 @@ class TrigConsistency:
         uncertainty: Callable[[Tensor], Tensor] | None = None,
     ):
         if not isinstance(model.path, Trig) or model.predicts != "v":
-            raise OdesolveError(f'the model predicts {model.predicts!r} on {model.path}: give "v" on ode.paths.Trig()')
+            raise OdesolveError(
+                f'the model predicts {model.predicts!r} on {model.path}: give "v" '
+                "on ode.paths.Trig()"
+            )
         if model.reading.guidance is not None or model.reading.classifier or model.reading.applies:
             raise OdesolveError("the model is guided, or does something to x0: give the plain one")
         if teacher is not None:
             check_teacher(teacher, model.path)
-        self.model, self.teacher, self.offset = model, teacher, offset
-        self.share, self.warmup = share, warmup
+        self.model = model
+        self.teacher = teacher
+        self.offset = offset
+        self.share = share
+        self.warmup = warmup
         self.times = laws.named(times, laws.LogNormal(-1.0, 1.4))
         self.uncertainty = uncertainty
 
@@ -85,16 +110,27 @@ class TrigConsistency:
         Args:
             share: r of this batch.
             step: how many of the training have been done, where there is a warm-up.
-            noise, t, cond, generator, mask: as for ``Matching``; g is normalised by the numbers that count.
+            noise, t, cond, generator, mask: as for ``Matching``; g is normalised by the numbers
+                that count.
 
         Raises OdesolveError for a warm-up without a step, and as ``Matching``.
         """
         check_data(x)
-        counts, share = mask_for(mask, x), self._share(step) if share is None else share
-        z, path, own = normal_for(x, noise, generator), self.model.path, self.model.given(**(cond or {}))
-        t = checked_times(laws.drawn(self.times, len(x), path, generator) if t is None else t, x, own, self.teacher)
-        cos, sin = column(path.alpha(t), x), column(path.sigma(t), x)
-        x_t, v = cos * x + sin * z, cos * z - sin * x
+        counts = mask_for(mask, x)
+        share = self._share(step) if share is None else share
+        z = normal_for(x, noise, generator)
+        path = self.model.path
+        own = self.model.given(**(cond or {}))
+        t = checked_times(
+            laws.drawn(self.times, len(x), path, generator) if t is None else t,
+            x,
+            own,
+            self.teacher,
+        )
+        cos = column(path.alpha(t), x)
+        sin = column(path.sigma(t), x)
+        x_t = cos * x + sin * z
+        v = cos * z - sin * x
         if self.teacher is not None:
             with torch.no_grad():
                 v = self.teacher.given(**(cond or {})).v(x_t, t)

@@ -1,4 +1,5 @@
-"""Uncertainty that is learned along: how large a loss is at each time, so that none outweighs the others."""
+"""Uncertainty that is learned along: how large a loss is at each time, so that none outweighs the
+others."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ STEEPEST = 20.0  # of the half log-SNR, which is infinite at the ends of paths
 
 
 class Uncertainty(nn.Module):
-    """u(t), a linear layer over random Fourier features of the log-SNR, 0 before it is trained (Karras et al. 2024, EDM2).
+    """u(t), a linear layer over random Fourier features of the log-SNR, 0 before it is trained
+    (Karras et al. 2024, EDM2).
 
     Give its parameters to the optimiser beside those of the network; sampling does not need them.
 
@@ -52,6 +54,8 @@ def balanced(raw: Tensor, u: Tensor) -> Tensor:
     if not isinstance(u, Tensor) or u.shape != raw.shape or u.is_complex():
         shape = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
         given = u.dtype if isinstance(u, Tensor) and u.is_complex() else shape
-        raise OdesolveError(f"uncertainty returned {given} for {len(raw)} times: return one number each, (B,)")
+        raise OdesolveError(
+            f"uncertainty returned {given} for {len(raw)} times: return one number each, (B,)"
+        )
     u = u.to(raw.dtype)
     return raw * torch.exp(-u) + u

@@ -1,7 +1,8 @@
-"""Weights of squared errors. All regressions of this field measure one error, that of the data, each with its own factor.
+"""Weights of squared errors. All regressions of this field measure one error, that of the data,
+each with its own factor.
 
-With e0 = |x0 - x0'|^2 the error of a prediction F = kx x + kF x0 is kF^2 e0; a weighting is known by its factor w(t) of e0.
-"""
+With e0 = |x0 - x0'|^2 the error of a prediction F = kx x + kF x0 is kF^2 e0; a weighting is known
+by its factor w(t) of e0."""
 
 from __future__ import annotations
 
@@ -18,14 +19,22 @@ from odesolve.paths import PREDICTIONS, Path, prediction_named
 from odesolve.paths.discrete import LOWEST
 
 Weight = str | Callable[[Path, Tensor], Tensor] | None
-NAMED = ("snr", "max_snr", "snr_plus_1")  # the plain error of the noise; "truncated SNR" and it (Salimans and Ho 2022)
+# the plain error of the noise; "truncated SNR" and it (Salimans and Ho 2022)
+NAMED = ("snr", "max_snr", "snr_plus_1")
 MIN_SNR = re.compile(r"min_snr\((\d+\.?\d*|\.\d+)\)")
 # What weights are called elsewhere; None is the network's own error as it is.
-ELSEWHERE = {"simple": "noise", "elbo": "vlb", "truncated_snr": "max_snr", "min_snr": "min_snr(5)", "uniform": None}
+ELSEWHERE = {
+    "simple": "noise",
+    "elbo": "vlb",
+    "truncated_snr": "max_snr",
+    "min_snr": "min_snr(5)",
+    "uniform": None,
+}
 
 
 def weighed(weight: Weight) -> Weight:
-    """A weight as an objective is given it, by our name of it, checked before any batch. Raises OdesolveError."""
+    """A weight as an objective is given it, by our name of it, checked before any batch. Raises
+    OdesolveError."""
     if not isinstance(weight, str):
         return function(weight, "(path, t) -> (B,), or a name such as 'min_snr(5)'")
     name = ELSEWHERE.get(weight.lower().replace("-", "_"), weight.lower().replace("-", "_"))
@@ -34,11 +43,14 @@ def weighed(weight: Weight) -> Weight:
     try:
         return prediction_named(name)
     except OdesolveError:
-        raise unknown("weight", weight, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"), ELSEWHERE) from None
+        raise unknown(
+            "weight", weight, (*PREDICTIONS, "vlb", *NAMED, "min_snr(5)"), ELSEWHERE
+        ) from None
 
 
 def function(weight: Any, form: str) -> Any:
-    """A weight that is a function or None. Raises OdesolveError for anything else, with the form that it has."""
+    """A weight that is a function or None. Raises OdesolveError for anything else, with the form
+    that it has."""
     if weight is not None and not callable(weight):
         raise OdesolveError(f"weight is {weight!r}: give a function {form}")
     if "path" in form:
@@ -48,24 +60,35 @@ def function(weight: Any, form: str) -> Any:
 
 
 def factor(path: Path, t: Tensor, predicts: str, sigma_data: float) -> Tensor:
-    """kF^2 at times (n,), float64: what the squared error of a prediction is to that of the data."""
+    """kF^2 at times (n,), float64: what the squared error of a prediction is to that of the
+    data."""
     return weighted(path, t, predicts, "data", sigma_data)
 
 
 def of_data(path: Path, t: Tensor, weight: str, sigma_data: float) -> Tensor:
-    """w(t) of e0, (n,) float64, of a weighting's name: a prediction, whose plain error it is, "vlb" (minus half the slope of the
-    SNR: the continuous bound in nats), "snr", "max_snr", "snr_plus_1", "min_snr(5)" (Hang et al. 2023). Raises OdesolveError."""
+    """w(t) of e0, (n,) float64, of a weighting's name: a prediction, whose plain error it is, "vlb"
+    (minus half the slope of the SNR: the continuous bound in nats), "snr", "max_snr", "snr_plus_1",
+    "min_snr(5)" (Hang et al. 2023). Raises OdesolveError."""
     return weighted(path, t, weight, "data", sigma_data)
 
 
-def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: float) -> Tensor | None:
-    """The factor (n,) of a network's own squared error at times (n,), None for 1; a function (path, t) gives it itself."""
+def weights(
+    path: Path,
+    t: Tensor,
+    weight: Weight,
+    predicts: str,
+    sigma_data: float,
+) -> Tensor | None:
+    """The factor (n,) of a network's own squared error at times (n,), None for 1; a function (path,
+    t) gives it itself."""
     if weight is None or weight == predicts:
         return None
     if callable(weight):
         given = weight(path, t)
         if not isinstance(given, Tensor) or given.shape != t.shape:
-            raise OdesolveError(f"the weight returned {getattr(given, 'shape', type(given).__name__)}: return (n,)")
+            raise OdesolveError(
+                f"the weight returned {getattr(given, 'shape', type(given).__name__)}: return (n,)"
+            )
         if given.is_complex():
             raise OdesolveError(f"the weight returned {given.dtype}: return real numbers (n,)")
         return given
@@ -73,7 +96,8 @@ def weights(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: fl
 
 
 class Powers(NamedTuple):
-    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so quotients have their limits.
+    """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so
+    quotients have their limits.
 
     Each is one number, or one a time.
     """
@@ -84,12 +108,19 @@ class Powers(NamedTuple):
 
 
 def weighted(
-    path: Path, t: Tensor, weight: str, predicts: str, sigma_data: float, ends: Tensor | None = None
+    path: Path,
+    t: Tensor,
+    weight: str,
+    predicts: str,
+    sigma_data: float,
+    ends: Tensor | None = None,
 ) -> Tensor:
-    """The factor (n,) float64 of a prediction's squared error, by a weight's name; at both ends of the path its limit, which may
-    be infinite. Where ``ends`` says so the error is that of sigma times the prediction."""
+    """The factor (n,) float64 of a prediction's squared error, by a weight's name; at both ends of
+    the path its limit, which may be infinite. Where ``ends`` says so the error is that of sigma
+    times the prediction."""
     t = t.double()
-    a, s = signal(path, t), path.sigma(t)
+    a = signal(path, t)
+    s = path.sigma(t)
     up, down = (powers(path, t, a, s, name, sigma_data) for name in (weight, predicts))
     power = up.sigma - down.sigma
     if ends is not None:
@@ -100,11 +131,14 @@ def weighted(
 def signal(path: Path, t: Tensor) -> Tensor:
     """alpha, and 0 where a table was raised to its floor because it has no signal."""
     a = path.alpha(t)
-    return a if path.training_steps is None else torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
+    return (
+        a if path.training_steps is None else torch.where(a.square() <= LOWEST * (1 + 1e-9), 0.0, a)
+    )
 
 
 def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: float) -> Powers:
-    """sigma^2 kF^2 of a prediction, sigma^2 w of a weight, by alpha and sigma at t. Raises OdesolveError for other names."""
+    """sigma^2 kF^2 of a prediction, sigma^2 w of a weight, by alpha and sigma at t. Raises
+    OdesolveError for other names."""
     if name in ("noise", "snr"):
         return Powers(2.0, 0.0, 1.0)
     if name == "data":
@@ -130,23 +164,27 @@ def powers(path: Path, t: Tensor, a: Tensor, s: Tensor, name: str, sigma_data: f
 
 
 def _moving(path: Path, t: Tensor, a: Tensor, s: Tensor, bound: bool) -> Powers:
-    """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma' - sigma alpha'.
+    """Of velocity and the bound's weight (alpha / sigma times the velocity's root), by alpha sigma'
+    - sigma alpha'.
 
     Where sigma' is infinite that is alpha g^2 / (2 sigma).
     """
     ds = path.dsigma(t)
     steep = torch.isinf(ds)
-    moved = torch.where(steep, 0.5 * path.g2(t), a * torch.where(steep, 0.0, ds) - s * path.dalpha(t)).abs()
+    moved = torch.where(
+        steep, 0.5 * path.g2(t), a * torch.where(steep, 0.0, ds) - s * path.dalpha(t)
+    ).abs()
     if bound:
         return Powers(torch.where(steep, 2.0, 1.0), torch.where(steep, -2.0, -1.0), moved)
     return Powers(2.0 * steep, -2.0 * steep, moved.square())
 
 
 class Rows(NamedTuple):
-    """What a prediction is compared with: the error of ``scale`` F - (c0 x0 + c1 noise), times ``factor`` (None for 1).
+    """What a prediction is compared with: the error of ``scale`` F - (c0 x0 + c1 noise), times
+    ``factor`` (None for 1).
 
-    ``scale`` is None for 1; it is 0 at times where F itself is infinite, and its weighted error need not be.
-    """
+    ``scale`` is None for 1; it is 0 at times where F itself is infinite, and its weighted error
+    need not be."""
 
     c0: Tensor
     c1: Tensor
@@ -169,4 +207,9 @@ def compared(path: Path, t: Tensor, weight: Weight, predicts: str, sigma_data: f
     safe = torch.where(ends, 1.0, scale)
     if predicts == "velocity":  # sigma times it
         c1 = torch.where(ends, 0.5 * path.g2(t), c1)
-    return Rows(c0 / safe, c1 / safe, 1.0 - ends.to(t.dtype), weighted(path, t, weight, predicts, sigma_data, ends))
+    return Rows(
+        c0 / safe,
+        c1 / safe,
+        1.0 - ends.to(t.dtype),
+        weighted(path, t, weight, predicts, sigma_data, ends),
+    )

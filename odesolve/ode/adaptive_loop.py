@@ -1,4 +1,5 @@
-"""The loop of an adaptive solve: attempts, a look at who is done every few of them, and samples that leave."""
+"""The loop of an adaptive solve: attempts, a look at who is done every few of them, and samples
+that leave."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ class Attempts(Protocol):
         """What the last attempt left."""
 
     def attempt(self, batch: Batch) -> None:
-        """Make a step of every running sample from its current state, with its error in ``batch.norm`` (not finite: the
-        step failed, and is tried again with the smallest factor)."""
+        """Make a step of every running sample from its current state, with its error in
+        ``batch.norm`` (not finite: the step failed, and is tried again with the smallest
+        factor)."""
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The current states, once the last attempt has been judged."""
@@ -40,11 +42,11 @@ class Attempts(Protocol):
 class Method(Attempts, Protocol):
     """How one attempt is made. ``runge_kutta.RungeKutta`` is the model.
 
-    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose cost varies says 0 and adds
-    to the NFE row of ``batch.state`` itself), ``blocks`` its weights and stage times; ``takes_slopes`` says that its drift is
-    dy/dt. What an attempt leaves, as ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it, and is not
-    written to before the host has looked at it.
-    """
+    ``order`` is that of the local error, ``evaluations`` what every attempt costs (a method whose
+    cost varies says 0 and adds to the NFE row of ``batch.state`` itself), ``blocks`` its weights
+    and stage times; ``takes_slopes`` says that its drift is dy/dt. What an attempt leaves, as
+    ``interpolant`` takes it, has the states ``y`` before and ``y1`` after it, and is not written to
+    before the host has looked at it."""
 
     order: float
     evaluations: int
@@ -58,8 +60,9 @@ class Method(Attempts, Protocol):
         """Give these of the running samples another state after their last accepted attempt."""
 
     def interpolant(self, attempt: Any, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
-        """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt; ``state`` is the control
-        state after it. Evaluations that this costs are added to the NFE row of ``batch.state``."""
+        """Coefficients (p + 1, n, ...) of y(t0 + theta h) for these samples of an accepted attempt;
+        ``state`` is the control state after it. Evaluations that this costs are added to the NFE
+        row of ``batch.state``."""
         ...
 
 
@@ -101,12 +104,13 @@ def integrate(
 ) -> Results:
     """Run until every sample has ended. ``batch.begin`` and ``method.start`` have been called.
 
-    The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing else waits for it.
-    ``tick`` gets the times of all samples at each such look, where samples end whose next attempt would take them beyond
-    ``max_calls`` evaluations. Raises OdesolveError if f fails once the batch is smaller than it was.
-    """
+    The device is asked for the number of samples that have ended once in ``sync`` attempts; nothing
+    else waits for it. ``tick`` gets the times of all samples at each such look, where samples end
+    whose next attempt would take them beyond ``max_calls`` evaluations. Raises OdesolveError if f
+    fails once the batch is smaller than it was."""
     results = Results(batch.drift.start)
-    seen, times = 0, batch.state[T].clone()
+    seen = 0
+    times = batch.state[T].clone()
     while True:
         for _ in range(sync):
             try:
@@ -121,7 +125,9 @@ def integrate(
         if watcher is not None:
             watcher.look(method, batch)
         if max_calls < math.inf:
-            over = (batch.state[STATUS] == RUNNING) & (batch.state[NFE] + max(method.evaluations, 1) > max_calls)
+            over = (batch.state[STATUS] == RUNNING) & (
+                batch.state[NFE] + max(method.evaluations, 1) > max_calls
+            )
             batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
         if tick is not None:
             times[batch.rows] = batch.state[T]
@@ -143,6 +149,8 @@ def integrate(
 def _shrunk(batch: Batch, error: Exception) -> OdesolveError:
     total = batch.drift.start.shape[0]
     return OdesolveError(
-        f"f failed ({type(error).__name__}: {error}) after the batch had shrunk from {total} samples to the {len(batch)} still "
-        "running: give tensors that f needs for every sample as args=(...), which are cut along, or compact=False"
+        f"f failed ({type(error).__name__}: {error}) after the batch had shrunk from {total} "
+        f"samples to the {len(batch)} still "
+        "running: give tensors that f needs for every sample as args=(...), which are cut along, "
+        "or compact=False"
     )

@@ -10,21 +10,24 @@ from odesolve.kernels.dispatch import combine
 
 
 class Alive:
-    """Which samples are finite; the others keep the last finite state and when that was. A step evaluates f ``drifts`` times."""
+    """Which samples are finite; the others keep the last finite state and when that was. A step
+    evaluates f ``drifts`` times."""
 
     def __init__(self, like: Tensor, drifts: int):
-        self.drifts, self.step = drifts, 0
+        self.drifts = drifts
+        self.step = 0
         wide = {"dtype": torch.float64, "device": like.device}
         self.state = torch.zeros(ROWS, like.shape[0], **wide)
         self.state[STATUS] = OK
-        self.norm, self.all = torch.zeros(like.shape[0], **wide), True
+        self.norm = torch.zeros(like.shape[0], **wide)
+        self.all = True
 
     def note(self, t: float | Tensor, old: Tensor, new: Tensor) -> None:
-        """After a step from t (a number, or one a sample) whose states have these norms: samples that are not finite go back
-        to the old state, and stay.
+        """After a step from t (a number, or one a sample) whose states have these norms: samples
+        that are not finite go back to the old state, and stay.
 
-        On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the cost of a pass.
-        """
+        On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the
+        cost of a pass."""
         self.step += 1
         finite = self.norm.isfinite()
         if self.all and self.norm.is_cpu and bool(finite.all()):

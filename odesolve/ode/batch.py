@@ -1,4 +1,5 @@
-"""The samples that are still running: their control state and the weights and times of the attempt to come."""
+"""The samples that are still running: their control state and the weights and times of the attempt
+to come."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ Scale = float | Tensor
 
 
 class Blocks:
-    """The weights that a method's combines take, as one table: ``dispatch.control`` says how it becomes numbers.
+    """The weights that a method's combines take, as one table: ``dispatch.control`` says how it
+    becomes numbers.
 
-    A block is a matrix of (coefficient, kind), one row an output; ``nodes`` are the stage times in steps.
-    """
+    A block is a matrix of (coefficient, kind), one row an output; ``nodes`` are the stage times in
+    steps."""
 
-    def __init__(self, blocks: Sequence[Sequence[Sequence[tuple[float, int]]]], nodes: Sequence[float]):
+    def __init__(
+        self, blocks: Sequence[Sequence[Sequence[tuple[float, int]]]], nodes: Sequence[float]
+    ):
         self.shapes = [(len(rows), len(rows[0])) for rows in blocks]
         flat = [entry for rows in blocks for row in rows for entry in row]
         self.table = torch.tensor(flat, dtype=torch.float64).reshape(-1, 2).t().contiguous()
@@ -34,24 +38,38 @@ class Blocks:
 
 
 class Batch:
-    """Running samples: ``rows`` are their numbers in the first state, ``state`` (ROWS, n) what controls them.
+    """Running samples: ``rows`` are their numbers in the first state, ``state`` (ROWS, n) what
+    controls them.
 
-    ``norm`` (n,) takes the error norm of an attempt; ``weights`` and ``clocks`` are views of what the control wrote for the
-    next one: blocks (n, rows, columns), and the stage times as f takes them.
-    """
+    ``norm`` (n,) takes the error norm of an attempt; ``weights`` and ``clocks`` are views of what
+    the control wrote for the next one: blocks (n, rows, columns), and the stage times as f takes
+    them."""
 
-    def __init__(self, drift: Drift, blocks: Blocks, settings: Sequence[float], rtol: Scale, atol: Scale):
-        y, n = drift.start, drift.start.shape[0]
-        self.drift, self.blocks, self.rtol, self.atol = drift, blocks, rtol, atol
+    def __init__(
+        self,
+        drift: Drift,
+        blocks: Blocks,
+        settings: Sequence[float],
+        rtol: Scale,
+        atol: Scale,
+    ):
+        y = drift.start
+        n = drift.start.shape[0]
+        self.drift = drift
+        self.blocks = blocks
+        self.rtol = rtol
+        self.atol = atol
         wide = {"dtype": torch.float64, "device": y.device}
         self.settings = torch.tensor(tuple(settings), dtype=torch.float64).to(y.device)
-        self.table, self.nodes = blocks.table.to(y.device), blocks.nodes.to(y.device)
+        self.table = blocks.table.to(y.device)
+        self.nodes = blocks.nodes.to(y.device)
         self.rows = torch.arange(n, device=y.device)
         self.state = torch.zeros(ROWS, n, **wide)
         self._room()
 
     def _room(self) -> None:
-        y, n = self.drift.start, len(self.rows)
+        y = self.drift.start
+        n = len(self.rows)
         self.norm = self.state.new_zeros(n)
         self._weights = self.state.new_zeros(n, self.table.shape[1])
         self._times = torch.zeros(len(self.nodes), n, dtype=y.dtype, device=y.device)
@@ -63,22 +81,33 @@ class Batch:
         self.state[END], self.state[SHORTEST] = end, shortest
 
     def begin(self, t: Tensor | float, h: Tensor | float) -> None:
-        """Start, or start again after a change of the state, from time t with a step h: the first attempt selects its
-        state as if the last one had been accepted."""
+        """Start, or start again after a change of the state, from time t with a step h: the first
+        attempt selects its state as if the last one had been accepted."""
         self.state[T], self.state[H], self.state[TOOK] = t, h, 1.0
         self.control(begin=True)
 
     def control(self, begin: bool = False) -> None:
         """Judge the attempt whose error is in ``norm``, and write what the next one needs."""
         dispatch.control(
-            self.state, self.norm, self._weights, self._times, self.table, self.nodes, self.settings, begin
+            self.state,
+            self.norm,
+            self._weights,
+            self._times,
+            self.table,
+            self.nodes,
+            self.settings,
+            begin,
         )
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
-        self.rows, self.state = self.rows[index], self.state[:, index]
-        self.rtol, self.atol = (s[index] if isinstance(s, Tensor) else s for s in (self.rtol, self.atol))
-        weights, times = self._weights, self._times
+        self.rows = self.rows[index]
+        self.state = self.state[:, index]
+        self.rtol, self.atol = (
+            s[index] if isinstance(s, Tensor) else s for s in (self.rtol, self.atol)
+        )
+        weights = self._weights
+        times = self._times
         self.drift.keep(self.rows)
         self._room()
         self._weights.copy_(weights[index])

@@ -15,7 +15,8 @@ SYNC = 8  # attempts between two looks at a device that runs on its own
 
 
 def length(name: str, value: float) -> float:
-    """A length without a sign, that of a longest step may be infinite. Raises OdesolveError for anything else."""
+    """A length without a sign, that of a longest step may be infinite. Raises OdesolveError for
+    anything else."""
     expected = "a length, without the sign of the direction"
     if name == "min_step":
         return real(name, value, expected, 0.0)
@@ -29,7 +30,9 @@ def tolerance(name: str, value: Scale, drift: Drift) -> Scale:
         return real(name, value, "a positive number such as 1e-5", 0.0)
     refuse_loose(name, value)
     if not drift.by_sample or value.shape != (batch,):
-        expected = f"({batch},), one a sample" if drift.by_sample else "a number, as this is one system"
+        expected = (
+            f"({batch},), one a sample" if drift.by_sample else ("a number, as this is one system")
+        )
         raise OdesolveError(f"{name} has shape {tuple(value.shape)}: give {expected}")
     if value.is_cpu and not bool(((value >= 0.0) & value.isfinite()).all()):
         raise OdesolveError(f"{name} is {value.tolist()}: give positive numbers such as 1e-5")
@@ -40,23 +43,35 @@ def tolerances(rtol: Scale, atol: Scale, drift: Drift) -> tuple[Scale, Scale]:
     """Both tolerances. Raises OdesolveError where they leave no error at all: no step has none."""
     found = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
     known = [v for v in found if not isinstance(v, Tensor) or v.is_cpu]
-    if len(known) == 2 and bool((torch.as_tensor(known[0]) + torch.as_tensor(known[1]) == 0.0).any()):
+    if len(known) == 2 and bool(
+        (torch.as_tensor(known[0]) + torch.as_tensor(known[1]) == 0.0).any()
+    ):
         raise OdesolveError(
-            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=1e-5"
+            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as "
+            "rtol=1e-5"
         )
     return found
 
 
-def check_settings(max_steps: object, controller: object, sync: object, args: object, **switches: object) -> None:
+def check_settings(
+    max_steps: object,
+    controller: object,
+    sync: object,
+    args: object,
+    **switches: object,
+) -> None:
     """Raise OdesolveError for settings of a solve that are none of their kind."""
     whole("max_steps", max_steps, 1)
     if not isinstance(controller, Controller):
-        raise OdesolveError(f"controller={short(controller)}: give an odesolve.ode.controller.Controller")
+        raise OdesolveError(
+            f"controller={short(controller)}: give an odesolve.ode.controller.Controller"
+        )
     if sync is not None:
         whole("sync", sync, 1)
     if not isinstance(args, tuple | list):
         raise OdesolveError(
-            f"args is {type(args).__name__}: give a tuple of the further arguments of f, such as (theta,)"
+            f"args is {type(args).__name__}: give a tuple of the further arguments of f, such as "
+            "(theta,)"
         )
     for name, given in switches.items():
         if given is not None:

@@ -31,8 +31,9 @@ from odesolve.ode.times import Time, Times, each, fitted, in_direction
 from odesolve.ode.watch import Watch
 from odesolve.process.progress import Bar
 
-# The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit at tolerances from 1e-4
-# to 1e-8 the least work for the same error; PI controllers took 2 to 4 percent more at safety 0.9, 6 and more above.
+# The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit
+# at tolerances from 1e-4 to 1e-8 the least work for the same error; PI controllers took 2 to 4
+# percent more at safety 0.9, 6 and more above.
 CONTROLLER = Controller()
 TINY = 1e-20  # of the interval: no step is shorter
 
@@ -63,12 +64,16 @@ class Controlled:
 
     @torch.no_grad()
     def run(
-        self, drift: Drift, times: Times, method: Method | None = None, record: Recorder | None = None
+        self,
+        drift: Drift,
+        times: Times,
+        method: Method | None = None,
+        record: Recorder | None = None,
     ) -> tuple[Details, Tensor, list[Found]]:
         """What ``solution`` makes a Solution of, from ``drift.start`` through the times.
 
-        ``method`` replaces the named one; ``record`` keeps the steps, and then there are no states at inner times.
-        """
+        ``method`` replaces the named one; ``record`` keeps the steps, and then there are no states
+        at inner times."""
         times = fitted(times, drift)
         every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
         watch = Watch(drift, times, self.events, self.dense)
@@ -76,17 +81,27 @@ class Controlled:
         span = times[-1] - times[0]
         scales = tolerances(self.rtol, self.atol, drift)
         watcher = record if record is not None else None if watch.idle else watch
-        made, results = make(), None
+        made = make()
+        results = None
         with Bar(100.0, self.progress, "%") as tick:
-            share = None if tick is None else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
+            share = (
+                None
+                if tick is None
+                else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
+            )
             for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
-                here, made = _on(part, drift, results), make() if results is not None else made
+                here = _on(part, drift, results)
+                made = make() if results is not None else made
                 watch.drift = here
                 batch = Batch(here, made.blocks, self._settings(made), *scales)
                 batch.bound(part.last, self._shortest(span))
-                h = _start(made, batch, part.first, part.last - part.first, self._first_step(method))
+                h = _start(
+                    made, batch, part.first, part.last - part.first, self._first_step(method)
+                )
                 _go_on(batch, results, part.first, h)
-                ended = integrate(made, batch, watcher, every, self.compact, share, budget(self.max_calls))
+                ended = integrate(
+                    made, batch, watcher, every, self.compact, share, budget(self.max_calls)
+                )
                 results = _joined(results, ended)
                 if len(self.stops) > 0 and not bool((results.state[STATUS] == OK).any()):
                     break
@@ -102,7 +117,8 @@ class Controlled:
             return lambda: _method(self.solver, self.linear, depth)
         if self.events or self.dense:
             raise OdesolveError(
-                f"{self.solver} gives states at the times t alone: for events and dense output take dopri5"
+                f"{self.solver} gives states at the times t alone: for events and dense output "
+                "take dopri5"
             )
         return lambda: method
 
@@ -119,7 +135,11 @@ class Controlled:
 
     def _shortest(self, span: Time) -> Time:
         least = length("min_step", self.min_step)
-        return (TINY * span.abs()).clamp_min(least) if isinstance(span, Tensor) else max(least, TINY * abs(span))
+        return (
+            (TINY * span.abs()).clamp_min(least)
+            if isinstance(span, Tensor)
+            else max(least, TINY * abs(span))
+        )
 
 
 def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
@@ -131,7 +151,8 @@ def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
 
 
 def _go_on(batch: Batch, before: Results | None, t: Time, h: Time) -> None:
-    """Begin a stretch: with the counts of the one before it, and without the samples that ended there."""
+    """Begin a stretch: with the counts of the one before it, and without the samples that ended
+    there."""
     if before is not None:
         counts = [NFE, STEPS, REJECTED]
         batch.state[counts] += before.state[counts]
@@ -140,7 +161,8 @@ def _go_on(batch: Batch, before: Results | None, t: Time, h: Time) -> None:
 
 
 def _joined(before: Results | None, after: Results) -> Results:
-    """What samples leave after two stretches: those that ended in the first, what they left there."""
+    """What samples leave after two stretches: those that ended in the first, what they left
+    there."""
     if before is None:
         return after
     arrived = before.state[STATUS] == OK
@@ -150,7 +172,8 @@ def _joined(before: Results | None, after: Results) -> Results:
 
 
 def _start(method: Method, batch: Batch, t: Time, span: Time, given: float | None) -> Time:
-    """Start the method; returns the first step with its sign: the given one, or one that costs an evaluation."""
+    """Start the method; returns the first step with its sign: the given one, or one that costs an
+    evaluation."""
     drift = batch.drift
     f0 = drift(drift.time(each(t, drift.start)), drift.start)
     method.start(batch, f0)
@@ -171,12 +194,15 @@ def _method(solver: str | Pair, linear: str | None, depth: int) -> Method:
         return Implicit(ESDIRKS[solver], linear)
     if linear is not None:
         raise OdesolveError(
-            f"linear={short(linear)} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} solves no systems, leave linear= out"
+            f"linear={short(linear)} is for implicit solvers, {', '.join(ESDIRKS)}: {solver} "
+            "solves no systems, leave linear= out"
         )
     if isinstance(solver, Pair):
         return RungeKutta(solver, depth)
     if solver not in PAIRS:
         if solver in NODES:
-            raise OdesolveError(f"{solver} needs to know the path: give an odesolve.Model instead of a function")
+            raise OdesolveError(
+                f"{solver} needs to know the path: give an odesolve.Model instead of a function"
+            )
         raise unknown("adaptive solver", solver, (*PAIRS, *ESDIRKS, *NODES))
     return RungeKutta(PAIRS[solver], depth)

@@ -1,10 +1,11 @@
-"""All zeros of a function within a step, from values of it along the step's polynomial, and zeros that a solution starts from.
+"""All zeros of a function within a step, from values of it along the step's polynomial, and zeros
+that a solution starts from.
 
-A step's error control knows nothing of the function: a step that suits the solution may hold any number of its zeros. The
-function is sampled at ``NODES`` points; where the polynomial through them does not resolve it, the step is halved, up to
-``DEPTH`` times. Sign changes between samples are zeros for sure; where that polynomial comes close to 0 between two samples
-of one sign, its dip is searched with values of the function itself.
-"""
+A step's error control knows nothing of the function: a step that suits the solution may hold any
+number of its zeros. The function is sampled at ``NODES`` points; where the polynomial through them
+does not resolve it, the step is halved, up to ``DEPTH`` times. Sign changes between samples are
+zeros for sure; where that polynomial comes close to 0 between two samples of one sign, its dip is
+searched with values of the function itself."""
 
 from __future__ import annotations
 
@@ -20,22 +21,27 @@ from torch import Tensor
 from odesolve.ode.events import find_zero
 
 NODES = (
-    9  # a function that is linear in the state is a polynomial along the step, of a degree below it for every method
+    # a function that is linear in the state is a polynomial along the step, of a degree below it
+    # for every method
+    9
 )
 DEPTH = 5  # halvings of a step whose samples do not resolve the function
 RESOLVED = 1e-3  # of its largest value: what the last coefficients may be
 GAP = 4  # points to look at the polynomial between two nodes
 SEARCH = 40  # evaluations that look for the other sign in a dip
-NEAR_START = 10  # pieces of a first step, each 16 times as long as the one before: a zero may follow at once
+# pieces of a first step, each 16 times as long as the one before: a zero may follow at once
+NEAR_START = 10
 EXPLAINED = 2.0  # tolerances by which a state that was set by hand may miss a zero
 ROUNDING = 16.0  # in units of the type's resolution
 
 Rows = Tensor | slice
-Value = Callable[[Rows, Tensor | float], Tensor]  # (rows (k,), places theta in their steps): values (k,), float64
+# (rows (k,), places theta in their steps): values (k,), float64
+Value = Callable[[Rows, Tensor | float], Tensor]
 
 
 class Zeros(NamedTuple):
-    """Zeros of one function: of which rows (k,), where in their steps (k,), and whether it rises there; in order."""
+    """Zeros of one function: of which rows (k,), where in their steps (k,), and whether it rises
+    there; in order."""
 
     rows: Tensor
     theta: Tensor
@@ -62,18 +68,23 @@ class _Pieces(NamedTuple):
         return (COEFFICIENTS.to(self.a) @ self.values).abs()
 
     def resolved(self) -> Tensor:
-        """Whether the polynomial through the values is the function, as far as can be seen: its last coefficients are small."""
+        """Whether the polynomial through the values is the function, as far as can be seen: its
+        last coefficients are small."""
         size = self.sizes()
         return size[-2:].amax(0) <= RESOLVED * size.amax(0)
 
     def quiet(self) -> Tensor:
-        """Whether it is, and is not 0 anywhere for sure: its mean is larger than all else together."""
+        """Whether it is, and is not 0 anywhere for sure: its mean is larger than all else
+        together."""
         size = self.sizes()
-        return (size[-2:].amax(0) <= RESOLVED * size[0]) & ((2.0 - RESOLVED) * size[0] > size.sum(0))
+        return (size[-2:].amax(0) <= RESOLVED * size[0]) & (
+            (2.0 - RESOLVED) * size[0] > size.sum(0)
+        )
 
 
 class _Spans(NamedTuple):
-    """Parts of steps between two evaluated points: rows (k,), their ends and the values there (k,)."""
+    """Parts of steps between two evaluated points: rows (k,), their ends and the values there
+    (k,)."""
 
     rows: Tensor
     a: Tensor
@@ -83,8 +94,8 @@ class _Spans(NamedTuple):
 
 
 def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The nodes of [0, 1], the points to look at, and what values at the nodes become: Chebyshev's coefficients, values and
-    slopes at the points."""
+    """The nodes of [0, 1], the points to look at, and what values at the nodes become: Chebyshev's
+    coefficients, values and slopes at the points."""
     degree = NODES - 1
     nodes = 0.5 - 0.5 * np.cos(np.pi * np.arange(NODES) / degree)
     inner = [np.linspace(a, b, GAP, endpoint=False) for a, b in itertools.pairwise(nodes)]
@@ -110,20 +121,22 @@ def zeros(value: Value, before: Tensor, after: Tensor, limits: Tensor) -> tuple[
     Args:
         value: the function.
         before, after: its values (n,) at the beginning and at the end.
-        limits: (2, n); a zero counts once the function has been above the first or below minus the second, see ``limit``.
-            Negative: every one does.
+        limits: (2, n); a zero counts once the function has been above the first or below minus the
+            second, see ``limit``. Negative: every one does.
 
-    Found is every change of sign between two of the samples: two zeros in a step are told apart, or noticed at all, when
-    a sample lies between them, or when the polynomial through the samples shows the dip. Of a value that is 0 only the way
-    there counts, not the way from it. NaN has no sign.
-    """
+    Found is every change of sign between two of the samples: two zeros in a step are told apart, or
+    noticed at all, when a sample lies between them, or when the polynomial through the samples
+    shows the dip. Of a value that is 0 only the way there counts, not the way from it. NaN has no
+    sign."""
     fresh = limits[0] >= 0
     whole = _whole(value, before, after)
     loud = fresh | ~whole.quiet()
     if not bool(loud.any()):
         none = before[:0]
         return Zeros(none.long(), none, none > 0), limits
-    pieces = _resolved(value, _joined(whole.of(loud & ~fresh), _near_start(value, before, after, fresh)))
+    pieces = _resolved(
+        value, _joined(whole.of(loud & ~fresh), _near_start(value, before, after, fresh))
+    )
     spans, places, values = _promising(value, pieces)
     theta = spans.a + (spans.b - spans.a) * _within(value, spans)
     found = Zeros(spans.rows, theta, spans.low < 0)
@@ -149,16 +162,26 @@ def _whole(value: Value, before: Tensor, after: Tensor) -> _Pieces:
 
 
 def _near_start(value: Value, before: Tensor, after: Tensor, fresh: Tensor) -> _Pieces:
-    """Steps of rows that may still stand at the zero they start from, in pieces, the shortest first."""
+    """Steps of rows that may still stand at the zero they start from, in pieces, the shortest
+    first."""
     index = fresh.nonzero().flatten()
     marks = torch.cat([before.new_zeros(1), 16.0 ** -torch.arange(NEAR_START, -1, -1).to(before)])
     rows = index.repeat_interleave(NEAR_START + 1)
     a, b = (x.repeat(len(index)) for x in (marks[:-1], marks[1:]))
     low, high = (value(rows, x) if len(rows) else a for x in (a, b))
-    return _sampled(value, rows, a, b, before[rows].where(a == 0, low), after[rows].where(b == 1, high))
+    return _sampled(
+        value, rows, a, b, before[rows].where(a == 0, low), after[rows].where(b == 1, high)
+    )
 
 
-def _sampled(value: Value, rows: Tensor, a: Tensor, b: Tensor, low: Tensor, high: Tensor) -> _Pieces:
+def _sampled(
+    value: Value,
+    rows: Tensor,
+    a: Tensor,
+    b: Tensor,
+    low: Tensor,
+    high: Tensor,
+) -> _Pieces:
     """Pieces whose values at the ends are known."""
     if not len(rows):
         return _Pieces(rows, a, b, a.new_empty(NODES, 0))
@@ -179,16 +202,22 @@ def _resolved(value: Value, pieces: _Pieces) -> _Pieces:
         if bool(good.all()):
             return _joined(*done)
         rows, a, b, values = pieces.of(~good)
-        middle, between = 0.5 * (a + b), values[NODES // 2]
-        low, high = torch.cat([values[0], between]), torch.cat([between, values[-1]])
-        pieces = _sampled(value, rows.repeat(2), torch.cat([a, middle]), torch.cat([middle, b]), low, high)
+        middle = 0.5 * (a + b)
+        between = values[NODES // 2]
+        low = torch.cat([values[0], between])
+        high = torch.cat([between, values[-1]])
+        pieces = _sampled(
+            value, rows.repeat(2), torch.cat([a, middle]), torch.cat([middle, b]), low, high
+        )
     return _joined(*done, pieces)
 
 
 def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, tuple[Tensor, Tensor], Tensor]:
-    """Spans with a sign change, and what was evaluated to find them: rows (k,) with places (m, k), and values (m, k)."""
+    """Spans with a sign change, and what was evaluated to find them: rows (k,) with places (m, k),
+    and values (m, k)."""
     v = pieces.values
-    like, slope = VALUES.to(v) @ v, SLOPES.to(v) @ v
+    like = VALUES.to(v) @ v
+    slope = SLOPES.to(v) @ v
     like[::GAP] = v
     width = POINTS.diff().to(v)[:, None]
     margin = RESOLVED * v.abs().amax(0)
@@ -198,7 +227,9 @@ def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, tuple[Tensor, Ten
     inside = gap * GAP + torch.arange(GAP + 1, device=v.device)[:, None]
     chosen = pieces.of(piece)
     at = chosen.a + (chosen.b - chosen.a) * POINTS.to(v)[inside]
-    exact = torch.stack([v[gap, piece], *(value(chosen.rows, x) for x in at[1:-1]), v[gap + 1, piece]])
+    exact = torch.stack(
+        [v[gap, piece], *(value(chosen.rows, x) for x in at[1:-1]), v[gap + 1, piece]]
+    )
     where, column = _changes(exact).nonzero().unbind(1)
     crossing = _span(chosen.rows, at, exact, where, column)
     if len(piece):
@@ -214,42 +245,57 @@ def _span(rows: Tensor, at: Tensor, values: Tensor, where: Tensor, column: Tenso
 
 
 def _changes(values: Tensor) -> Tensor:
-    """Whether the sign changes, or 0 is reached, between neighbours: (m, k) of values (m + 1, k)."""
+    """Whether the sign changes, or 0 is reached, between neighbours: (m, k) of values (m + 1,
+    k)."""
     sign = values.sign()
-    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0) & ~values[1:].isnan()  # torch's sign of NaN is 0
+    # torch's sign of NaN is 0
+    return (sign[:-1] != 0) & (sign[:-1] * sign[1:] <= 0) & ~values[1:].isnan()
 
 
 def _dips(values: Tensor, slopes: Tensor, width: Tensor, margin: Tensor) -> Tensor:
-    """Whether a function may reach 0 and return between neighbours: it heads for 0 at both ends, and its tangents meet
-    beyond 0, or within the margin of it."""
+    """Whether a function may reach 0 and return between neighbours: it heads for 0 at both ends,
+    and its tangents meet beyond 0, or within the margin of it."""
     sign = values[:-1].sign()
-    down, up = -sign * slopes[:-1], sign * slopes[1:]
-    first, last = values[:-1].abs(), values[1:].abs()
+    down = -sign * slopes[:-1]
+    up = sign * slopes[1:]
+    first = values[:-1].abs()
+    last = values[1:].abs()
     meet = torch.minimum((first - last + up * width) / (down + up), width).clamp_min(0.0)
     return (sign * values[1:].sign() > 0) & (down > 0) & (up > 0) & (first - down * meet <= margin)
 
 
 def _deepened(value: Value, spans: _Spans) -> _Spans:
-    """The two halves of those spans in whose dip, by golden section, the function takes the other sign."""
+    """The two halves of those spans in whose dip, by golden section, the function takes the other
+    sign."""
     if not len(spans.rows):
         return spans
-    share, sign = 0.5 * (math.sqrt(5.0) - 1.0), spans.low.sign()
-    a, b = spans.a, spans.b
-    left, right = b - share * (b - a), a + share * (b - a)
+    share = 0.5 * (math.sqrt(5.0) - 1.0)
+    sign = spans.low.sign()
+    a = spans.a
+    b = spans.b
+    left = b - share * (b - a)
+    right = a + share * (b - a)
     at_left, at_right = (sign * value(spans.rows, x) for x in (left, right))
     for _ in range(SEARCH):
         if bool((torch.minimum(at_left, at_right) < 0).all()):
             break
         lower = at_left < at_right
-        a, b = torch.where(lower, a, left), torch.where(lower, right, b)
+        a = torch.where(lower, a, left)
+        b = torch.where(lower, right, b)
         new = torch.where(lower, b - share * (b - a), a + share * (b - a))
-        kept, at_kept = torch.where(lower, left, right), torch.where(lower, at_left, at_right)
+        kept = torch.where(lower, left, right)
+        at_kept = torch.where(lower, at_left, at_right)
         at_new = sign * value(spans.rows, new)
-        left, right = torch.where(lower, new, kept), torch.where(lower, kept, new)
-        at_left, at_right = torch.where(lower, at_new, at_kept), torch.where(lower, at_kept, at_new)
-    place, size = torch.where(at_left < at_right, left, right), torch.minimum(at_left, at_right)
+        left = torch.where(lower, new, kept)
+        right = torch.where(lower, kept, new)
+        at_left = torch.where(lower, at_new, at_kept)
+        at_right = torch.where(lower, at_kept, at_new)
+    place = torch.where(at_left < at_right, left, right)
+    size = torch.minimum(at_left, at_right)
     hit = (size < 0).nonzero().flatten()
-    rows, place, deep = spans.rows[hit], place[hit], (sign * size)[hit]
+    rows = spans.rows[hit]
+    place = place[hit]
+    deep = (sign * size)[hit]
     return _Spans(
         rows.repeat(2),
         torch.cat([spans.a[hit], place]),
@@ -263,15 +309,25 @@ def _within(value: Value, spans: _Spans) -> Tensor:
     """Where in these spans the function is 0."""
     if not len(spans.rows):
         return spans.a
-    return find_zero(lambda x: value(spans.rows, spans.a + (spans.b - spans.a) * x), spans.low, spans.high)
+    return find_zero(
+        lambda x: value(spans.rows, spans.a + (spans.b - spans.a) * x), spans.low, spans.high
+    )
 
 
-def limit(value: Callable[[Tensor], Tensor], y: Tensor, slope: Tensor, allowed: Tensor, rounding: Tensor) -> Tensor:
-    """What a function must exceed, above and below 0, before its zeros count, (2, m), or -1 where they do at once.
+def limit(
+    value: Callable[[Tensor], Tensor],
+    y: Tensor,
+    slope: Tensor,
+    allowed: Tensor,
+    rounding: Tensor,
+) -> Tensor:
+    """What a function must exceed, above and below 0, before its zeros count, (2, m), or -1 where
+    they do at once.
 
-    A zero that a solution starts from does not count. It starts from one where the function is no larger than what the
-    tolerances, or rounding, explain: than it changes when the state moves by ``allowed``. The zero that it starts from
-    is behind it once the function has grown, or has the other sign, by more than ``rounding``.
+    A zero that a solution starts from does not count. It starts from one where the function is no
+    larger than what the tolerances, or rounding, explain: than it changes when the state moves by
+    ``allowed``. The zero that it starts from is behind it once the function has grown, or has the
+    other sign, by more than ``rounding``.
 
     Args:
         value: the function of a state at the start, (n, ...) -> (m,), with m = n, or n = 1.
@@ -280,7 +336,11 @@ def limit(value: Callable[[Tensor], Tensor], y: Tensor, slope: Tensor, allowed: 
         rounding: (m,) what the function may be off by rounding of the time.
     """
     start = value(y)
-    noise = ROUNDING * torch.finfo(y.dtype).eps * y.abs().flatten(1).amax(1).view(-1, *[1] * (y.dim() - 1))
+    noise = (
+        ROUNDING
+        * torch.finfo(y.dtype).eps
+        * y.abs().flatten(1).amax(1).view(-1, *[1] * (y.dim() - 1))
+    )
     noise = noise.clamp_min(torch.finfo(y.dtype).tiny).expand_as(y)
     floor = torch.maximum(rounding, _change(value, start, y, slope, noise))
     most = torch.maximum(floor, _change(value, start, y, slope, EXPLAINED * allowed + noise))
@@ -288,9 +348,15 @@ def limit(value: Callable[[Tensor], Tensor], y: Tensor, slope: Tensor, allowed: 
     return both.where(start.abs() <= most, -1.0)
 
 
-def _change(value: Callable[[Tensor], Tensor], start: Tensor, y: Tensor, slope: Tensor, by: Tensor) -> Tensor:
-    """How much the function changes when every number of the state moves on by its ``by``, or all of them along the slope by
-    as much on average."""
+def _change(
+    value: Callable[[Tensor], Tensor],
+    start: Tensor,
+    y: Tensor,
+    slope: Tensor,
+    by: Tensor,
+) -> Tensor:
+    """How much the function changes when every number of the state moves on by its ``by``, or all
+    of them along the slope by as much on average."""
     pace = (slope / by).double().flatten(1).square().mean(1).sqrt().clamp_min(1e-300)
     along = slope * pace.reciprocal().clamp_max(1e300).to(y.dtype).view(-1, *[1] * (y.dim() - 1))
     moves = (by * slope.sign(), along)

@@ -1,4 +1,5 @@
-"""Solutions between the steps: polynomials in theta = (t - t0) / h, one for every accepted step of every sample."""
+"""Solutions between the steps: polynomials in theta = (t - t0) / h, one for every accepted step of
+every sample."""
 
 from __future__ import annotations
 
@@ -26,11 +27,14 @@ def evaluate(coefficients: Tensor, theta: Tensor | float) -> Tensor:
 def derivative(coefficients: Tensor, h: Tensor) -> Tensor:
     """Coefficients (p - 1, n, ...) of the slope of these polynomials in time."""
     factors = torch.arange(1, len(coefficients), device=h.device)[:, None] / h
-    return coefficients[1:] * factors.to(coefficients.dtype).view(*factors.shape, *[1] * (coefficients.dim() - 2))
+    return coefficients[1:] * factors.to(coefficients.dtype).view(
+        *factors.shape, *[1] * (coefficients.dim() - 2)
+    )
 
 
 class Piece(NamedTuple):
-    """Steps of one attempt: numbers of the samples, beginnings, lengths (n,), coefficients (p, n, ...)."""
+    """Steps of one attempt: numbers of the samples, beginnings, lengths (n,), coefficients (p, n,
+    ...)."""
 
     rows: Tensor
     t0: Tensor
@@ -39,10 +43,12 @@ class Piece(NamedTuple):
 
 
 class Dense:
-    """All steps of a solve, found by time. ``sign`` is the direction of time, or of each sample's, ``batch`` their number."""
+    """All steps of a solve, found by time. ``sign`` is the direction of time, or of each sample's,
+    ``batch`` their number."""
 
     def __init__(self, batch: int, sign: float | Tensor):
-        self.batch, self.sign = batch, sign
+        self.batch = batch
+        self.sign = sign
         self.pieces: list[Piece] = []
         self._table: tuple[Tensor, Tensor, Piece] | None = None
 
@@ -51,7 +57,8 @@ class Dense:
         self.pieces.append(piece)
 
     def _join(self) -> tuple[Tensor, Tensor, Piece]:
-        """Ends of the steps of every sample (B, most) with infinity after the last, where they begin in the list, the list."""
+        """Ends of the steps of every sample (B, most) with infinity after the last, where they
+        begin in the list, the list."""
         if self._table is None:
             rows, t0, h = (torch.cat([p[i] for p in self.pieces]) for i in range(3))
             order = rows.sort(stable=True).indices
@@ -62,11 +69,13 @@ class Dense:
             place = torch.arange(len(rows), device=rows.device) - first[whole.rows]
             ends = t0.new_full((self.batch, int(counts.max())), torch.inf)
             ends[whole.rows, place] = whole.h.sign() * (whole.t0 + whole.h)
-            self._table, self.pieces = (ends, first, whole), [whole]
+            self._table = (ends, first, whole)
+            self.pieces = [whole]
         return self._table
 
     def at(self, t: Tensor, last: Tensor, slopes: bool = False) -> Tensor:
-        """States (n, B, ...) at times (n, B), or their slopes; NaN beyond the time (B,) that a sample reached, ``last``."""
+        """States (n, B, ...) at times (n, B), or their slopes; NaN beyond the time (B,) that a
+        sample reached, ``last``."""
         ends, first, whole = self._join()
         n = len(t)
         step = torch.searchsorted(ends, (self.sign * t).t().contiguous())
@@ -78,4 +87,6 @@ class Dense:
         out = evaluate(derivative(pieces, whole.h[place]) if slopes else pieces, theta)
         beyond = (self.sign * (t - last) > 0) | (have == 0).t()
         shape = (n, self.batch, *out.shape[1:])
-        return out.view(shape).masked_fill(beyond.view(n, self.batch, *[1] * (out.dim() - 1)), torch.nan)
+        return out.view(shape).masked_fill(
+            beyond.view(n, self.batch, *[1] * (out.dim() - 1)), torch.nan
+        )

@@ -1,4 +1,5 @@
-"""Why a sample failed: where, with which step and error, and what its right-hand side is like there."""
+"""Why a sample failed: where, with which step and error, and what its right-hand side is like
+there."""
 
 from __future__ import annotations
 
@@ -23,11 +24,15 @@ class Diagnosis:
     """Facts about the failure of one sample; ``str`` says what they mean.
 
     Attributes:
-        t, h, error: time of the last accepted state, length and error norm (1 is the tolerance) of the last attempt.
-        radius: spectral radius of df/dy at the last state, by power iteration on differences; NaN where f is not finite.
-        limit: h times radius that the method stands on the negative axis, infinite if it is L-stable.
+        t, h, error: time of the last accepted state, length and error norm (1 is the tolerance) of
+            the last attempt.
+        radius: spectral radius of df/dy at the last state, by power iteration on differences; NaN
+            where f is not finite.
+        limit: h times radius that the method stands on the negative axis, infinite if it is
+            L-stable.
         finite: whether f is finite at the last state.
-        floor: share of the state's elements for which the tolerance lies below what its type resolves.
+        floor: share of the state's elements for which the tolerance lies below what its type
+            resolves.
         shortest: the shortest step that time resolves at t, in float64.
     """
 
@@ -44,20 +49,26 @@ class Diagnosis:
     @property
     def stiff(self) -> bool:
         """Whether stability, not accuracy, bounds the step."""
-        return abs(self.h) * self.radius > NEAR * self.limit and self.error < 1e3 and self.radius > 0
+        return (
+            abs(self.h) * self.radius > NEAR * self.limit and self.error < 1e3 and self.radius > 0
+        )
 
     def __str__(self) -> str:
         lines = [
-            f"{self.status} at t = {self.t:.10g}: last step {self.h:.3g} with {self.error:.3g} times the error allowed",
-            f"spectral radius of df/dy there about {self.radius:.3g}, times the step {abs(self.h) * self.radius:.3g}",
+            f"{self.status} at t = {self.t:.10g}: last step {self.h:.3g} with {self.error:.3g} "
+            "times the error allowed",
+            f"spectral radius of df/dy there about {self.radius:.3g}, times the step "
+            f"{abs(self.h) * self.radius:.3g}",
         ]
         if self.status in BUDGETS and self.stiff:
             lines.append(
-                f"stiff: the method is stable up to {self.limit:.3g} only. Use an implicit solver such as kvaerno5"
+                f"stiff: the method is stable up to {self.limit:.3g} only. Use an implicit solver "
+                "such as kvaerno5"
             )
         elif self.status in BUDGETS:
             lines.append(
-                f"not stiff: the accuracy asked for needs these steps. Raise {self.status}, rtol and atol, or the order"
+                f"not stiff: the accuracy asked for needs these steps. Raise {self.status}, rtol "
+                "and atol, or the order"
             )
         if not self.finite:
             lines.append("f is not finite at the last state")
@@ -65,22 +76,31 @@ class Diagnosis:
             lines.append("f is finite at the last state, but not right after it")
         if self.floor > 0:
             lines.append(
-                f"for {self.floor:.0%} of the state the tolerance is below its rounding: use float64, or raise rtol"
+                f"for {self.floor:.0%} of the state the tolerance is below its rounding: use "
+                "float64, or raise rtol"
             )
         if self.status == "min_step" and self.floor == 0:
             lines.append(
-                f"no step down to {self.shortest:.1g} is accurate: f or its solution is singular or jumps near this t"
+                f"no step down to {self.shortest:.1g} is accurate: f or its solution is singular "
+                "or jumps near this t"
             )
         return "\n".join(lines)
 
 
 def diagnose(
-    drift: Drift, results: Results, i: int, status: str, tolerances: tuple[Scale, Scale], limit: float
+    drift: Drift,
+    results: Results,
+    i: int,
+    status: str,
+    tolerances: tuple[Scale, Scale],
+    limit: float,
 ) -> Diagnosis:
     """The diagnosis of sample i, from its last state: f is called about a dozen times."""
     index = torch.tensor([i], device=results.y.device)
-    y, state = results.y[index], results.state[:, i].tolist()
-    args, t = drift.args_of(index), state[T]
+    y = results.y[index]
+    state = results.state[:, i].tolist()
+    args = drift.args_of(index)
+    t = state[T]
 
     def f(x: Tensor) -> Tensor:
         return drift(drift.time(torch.full((1,), t, dtype=x.dtype, device=x.device)), x, args)
@@ -101,10 +121,12 @@ def diagnose(
 
 
 def _radius(f, y: Tensor) -> float:
-    """Spectral radius of df/dy by the power method; the product with a direction is a difference quotient."""
+    """Spectral radius of df/dy by the power method; the product with a direction is a difference
+    quotient."""
     at = f(y)
     v = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0)).to(y.device)
-    size, growth = 1.0 + float(y.norm()), 0.0
+    size = 1.0 + float(y.norm())
+    growth = 0.0
     for _ in range(ITERATIONS):
         v = v / v.norm()
         short = torch.finfo(y.dtype).eps ** 0.5 * size
@@ -116,7 +138,8 @@ def _radius(f, y: Tensor) -> float:
 
 
 def stability_limit(a: Sequence[Sequence[float]], b: Sequence[float]) -> float:
-    """The z up to which |R(-z)| <= 1 for the explicit Runge-Kutta method of these rows and weights."""
+    """The z up to which |R(-z)| <= 1 for the explicit Runge-Kutta method of these rows and
+    weights."""
 
     def growth(z: float) -> float:
         k: list[float] = []
@@ -124,7 +147,8 @@ def stability_limit(a: Sequence[Sequence[float]], b: Sequence[float]) -> float:
             k.append(-z * (1.0 + sum(w * x for w, x in zip(row, k, strict=True))))
         return abs(1.0 + sum(w * x for w, x in zip(b, k, strict=True)))
 
-    low, step = 0.0, 0.01
+    low = 0.0
+    step = 0.01
     while growth(low + step) <= 1.0 and low < 100.0:
         low += step
     return low

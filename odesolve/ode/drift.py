@@ -1,4 +1,5 @@
-"""The right-hand side as a solver calls it: one dense tensor of samples in, one out, whatever the user's state is."""
+"""The right-hand side as a solver calls it: one dense tensor of samples in, one out, whatever the
+user's state is."""
 
 from __future__ import annotations
 
@@ -20,24 +21,37 @@ State = Tensor | Sequence[Tensor] | Mapping[Any, Tensor]
 
 
 class Drift:
-    """f(t, y, *args) on a state of B independent samples, or on one system, kept as a tensor (B, ...) or (1, ...).
+    """f(t, y, *args) on a state of B independent samples, or on one system, kept as a tensor (B,
+    ...) or (1, ...).
 
-    ``start`` is the first state in that form, in memory of its own. Samples: t reaches f as (B, 1, ..., 1) in the state's
-    real type ((B, 1) for tuples and dicts), and tensors among ``args`` with B rows are cut along when samples leave. A system:
-    t has no dimension. Complex numbers are kept as pairs, in a last dimension of 2; f sees and returns them as they are.
-    Raises OdesolveError for a state that is no tensor of real or complex numbers in single or double precision, or tuple,
-    list or dict of such of one precision, and for a result of f that does not fit the state.
-    """
+    ``start`` is the first state in that form, in memory of its own. Samples: t reaches f as (B, 1,
+    ..., 1) in the state's real type ((B, 1) for tuples and dicts), and tensors among ``args`` with
+    B rows are cut along when samples leave. A system: t has no dimension. Complex numbers are kept
+    as pairs, in a last dimension of 2; f sees and returns them as they are.
+    Raises OdesolveError for a state that is no tensor of real or complex numbers in single or
+    double precision, or tuple, list or dict of such of one precision, and for a result of f that
+    does not fit the state."""
 
-    def __init__(self, f: Callable[..., Any], y0: State, args: Sequence[Any], by_sample: bool | None):
-        self.f, self.given, self.followed = f, tuple(args), Followed()
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        y0: State,
+        args: Sequence[Any],
+        by_sample: bool | None,
+    ):
+        self.f = f
+        self.given = tuple(args)
+        self.followed = Followed()
         self.keys, pieces = _pieces(y0)
         _check(y0, pieces)
         sizes = {y.shape[0] if y.dim() else None for y in pieces}
-        can = len(sizes) == 1 and None not in sizes and (self.keys is not None or pieces[0].dim() > 1)
+        can = (
+            len(sizes) == 1 and None not in sizes and (self.keys is not None or pieces[0].dim() > 1)
+        )
         if by_sample and not can:
             raise OdesolveError(
-                f"the state has shapes {[tuple(y.shape) for y in pieces]}, which share no batch dimension: give tensors "
+                f"the state has shapes {[tuple(y.shape) for y in pieces]}, which share no batch "
+                "dimension: give tensors "
                 'of shape (B, ...), or control="batch" for one system'
             )
         self.by_sample = can if by_sample is None else by_sample
@@ -45,9 +59,13 @@ class Drift:
         self.shapes = [y.shape[1:] if self.by_sample else y.shape for y in pieces]
         self.dtypes = [y.dtype for y in pieces]
         self.tails = [(2,) if d.is_complex else () for d in self.dtypes]  # dimensions of a pair
-        self.plain = self.by_sample and self.keys is None and not self.tails[0]  # f takes states as they are
-        self.sizes = [s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)]
-        self.args, self.rows = self.given, batch
+        # f takes states as they are
+        self.plain = self.by_sample and self.keys is None and not self.tails[0]
+        self.sizes = [
+            s.numel() * (2 if tail else 1) for s, tail in zip(self.shapes, self.tails, strict=True)
+        ]
+        self.args = self.given
+        self.rows = batch
         self.call = Callee(f)
         self.call.pool = []
         self.call.asked = _asked(f, [*pieces, *self.given])
@@ -64,15 +82,16 @@ class Drift:
     def onward(self, y: Tensor, f: Callable[..., Any] | None = None) -> Drift:
         """The same from another state (B, ...), by f if it is given: a later part of one solve.
 
-        Whether gradients are asked for was seen at its door; parts may be solved where nothing is recorded.
-        """
+        Whether gradients are asked for was seen at its door; parts may be solved where nothing is
+        recorded."""
         out = Drift(self.f if f is None else f, self.open(y), self.given, self.by_sample)
         out.call.asked = self.call.asked
         return out
 
     def keep(self, rows: Tensor) -> None:
         """Only these samples, by their number in the first state, are called from now on."""
-        self.args, self.rows = self.args_of(rows), len(rows)
+        self.args = self.args_of(rows)
+        self.rows = len(rows)
 
     def args_of(self, rows: Tensor) -> tuple[Any, ...]:
         """The arguments of these samples."""
@@ -80,16 +99,22 @@ class Drift:
             return self.given
         batch = self.start.shape[0]
         return tuple(
-            a[rows] if isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] == batch else a for a in self.given
+            a[rows] if isinstance(a, Tensor) and a.dim() > 0 and a.shape[0] == batch else a
+            for a in self.given
         )
 
     def time(self, t: Tensor) -> Tensor:
         """Times (B,) in the form that f takes."""
         tail = self.tails[0] if self.keys is None else ()
-        return t.view(-1, *[1] * (self.start.dim() - 1 - len(tail))) if self.by_sample else t.reshape(())
+        return (
+            t.view(-1, *[1] * (self.start.dim() - 1 - len(tail)))
+            if self.by_sample
+            else t.reshape(())
+        )
 
     def __call__(self, t: Tensor, y: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
-        """f at times in the form of ``time`` and a state (B, ...); the result has memory of its own."""
+        """f at times in the form of ``time`` and a state (B, ...); the result has memory of its
+        own."""
         out = self._answer(t, y, self.args if args is None else args)
         strided = type(out) is Tensor and out.layout is torch.strided and not out.is_nested
         if self.plain and strided and out.shape == y.shape and out.dtype is y.dtype:
@@ -112,23 +137,30 @@ class Drift:
         return out if self.by_sample else out.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
-        """What f returned for a piece of the state in the real type of the state, complex numbers as pairs."""
+        """What f returned for a piece of the state in the real type of the state, complex numbers
+        as pairs."""
         dtype = self.dtypes[piece]
         instead = f"give y0 as {out.dtype} numbers, or let f return real ones"
         return pairs(converted(out, dtype, "f's result", instead))
 
     def _answer(self, t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Any:
-        """What f says, with a graph to y where gradients by y are recorded, unless it is constant in y."""
+        """What f says, with a graph to y where gradients by y are recorded, unless it is constant
+        in y."""
         if y.requires_grad:
             out = self.followed(lambda y: self.call(t, self.open(y), args=args), y)
         else:
             state = y if self.plain else self.open(y)
-            out = self.call(t, state, args=args) if args or self.keys is not None else self.call.on(t, state)
+            out = (
+                self.call(t, state, args=args)
+                if args or self.keys is not None
+                else self.call.on(t, state)
+            )
         refuse_inside("what f returned", out, y)
         return out
 
     def open(self, y: Tensor) -> Any:
-        """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in (times, B, ...), are kept."""
+        """The user's form of a state (B, ...): views of it. Dimensions before the batch, as in
+        (times, B, ...), are kept."""
         lead = y.shape[: y.dim() - self.start.dim()]
         if self.keys is None:
             whole = y if self.by_sample else y.reshape((*lead, *self.shapes[0], *self.tails[0]))
@@ -136,13 +168,20 @@ class Drift:
         lead = (*lead, y.shape[len(lead)]) if self.by_sample else lead
         flat = y if self.by_sample else y.squeeze(len(lead))
         parts = zip(flat.split(self.sizes, -1), self.shapes, self.tails, strict=True)
-        pieces = [numbers(x.view((*lead, *s, *tail))) if tail else x.view((*lead, *s)) for x, s, tail in parts]
+        pieces = [
+            numbers(x.view((*lead, *s, *tail))) if tail else x.view((*lead, *s))
+            for x, s, tail in parts
+        ]
         return dict(zip(self.keys, pieces, strict=True)) if self.keys else tuple(pieces)
 
     def _pack(self, out: Any, y: Tensor) -> Tensor:
         keys, found = _pieces(out)
         lead = (y.shape[0],) if self.by_sample else ()
-        if keys is None or (self.keys and set(keys) != set(self.keys)) or len(found) != len(self.shapes):
+        if (
+            keys is None
+            or (self.keys and set(keys) != set(self.keys))
+            or len(found) != len(self.shapes)
+        ):
             raise self._misfit(out, y)
         found = [out[k] for k in self.keys] if self.keys else found
         if any(x.shape != (*lead, *s) for x, s in zip(found, self.shapes, strict=True)):
@@ -159,20 +198,24 @@ class Drift:
 
         t = self.time(y.new_empty(y.shape[0]))
         return OdesolveError(
-            f"f returned {shape(out)} for a state {shape(self.open(y))}: return dy/dt in the form of y. "
-            f"(f is called as f(t, y, *args), t of shape {tuple(t.shape)}: {reason(t, self.open(y), 'y')})"
+            f"f returned {shape(out)} for a state {shape(self.open(y))}: return dy/dt in the form "
+            "of y. "
+            f"(f is called as f(t, y, *args), t of shape {tuple(t.shape)}: "
+            f"{reason(t, self.open(y), 'y')})"
         )
 
 
 def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
-    """The tensors of a state, with the keys of a dict, () for a tuple or list, None for a tensor."""
+    """The tensors of a state, with the keys of a dict, () for a tuple or list, None for a
+    tensor."""
     if isinstance(y, Mapping):
         return tuple(y), list(y.values())
     return ((), list(y)) if isinstance(y, (tuple, list)) else (None, [y])
 
 
 def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
-    """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may hold parameters unseen."""
+    """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may
+    hold parameters unseen."""
     if not torch.is_grad_enabled():
         return False
     held = [*tensors, *(f.parameters() if isinstance(f, torch.nn.Module) else ())]
@@ -181,17 +224,25 @@ def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
 
 def _check(y0: Any, pieces: list[Any]) -> None:
     if not pieces or not all(isinstance(y, Tensor) for y in pieces):
-        raise OdesolveError(f"y0 is {short(y0)}: give a tensor, or a tuple, list or dict of tensors")
+        raise OdesolveError(
+            f"y0 is {short(y0)}: give a tensor, or a tuple, list or dict of tensors"
+        )
     for y in pieces:
         refuse_loose("y0", y)
     kinds = {(real_type(y.dtype), y.device) for y in pieces}
     if len(kinds) > 1 or real_type(pieces[0].dtype) not in (torch.float32, torch.float64):
         given = ", ".join(sorted({f"{y.dtype} on {y.device}" for y in pieces}))
         raise OdesolveError(
-            f"y0 has {given}: give float32 or float64 tensors, or complex ones of such parts, all of one type but for "
-            "that and on one device, such as y.to(torch.float32), of complex numbers y.to(torch.complex64)"
+            f"y0 has {given}: give float32 or float64 tensors, or complex ones of such parts, all "
+            "of one type but for "
+            "that and on one device, such as y.to(torch.float32), of complex numbers "
+            "y.to(torch.complex64)"
         )
     if any(y.is_meta for y in pieces):
-        raise OdesolveError("y0 is on the meta device, without numbers: give a tensor that has some")
+        raise OdesolveError(
+            "y0 is on the meta device, without numbers: give a tensor that has some"
+        )
     if any(y.numel() == 0 for y in pieces):
-        raise OdesolveError(f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve")
+        raise OdesolveError(
+            f"y0 has shapes {[tuple(y.shape) for y in pieces]}: there is nothing to solve"
+        )

@@ -28,8 +28,9 @@ TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 @dataclass(frozen=True)
 class Grid:
-    """The times ``t`` of all steps (numbers, or one a sample), how many steps have been made at every output time (``passed``),
-    and the stretches between jumps of f in which the steps lie, if there are any."""
+    """The times ``t`` of all steps (numbers, or one a sample), how many steps have been made at
+    every output time (``passed``), and the stretches between jumps of f in which the steps lie, if
+    there are any."""
 
     t: tuple[Time, ...]
     passed: tuple[int, ...]
@@ -37,7 +38,8 @@ class Grid:
 
     def step(self, k: int, forwards: bool = True) -> tuple[Time, Time]:
         """(time, signed length) of a step from its beginning, or from its end back."""
-        first, last = self.t[k], self.t[k + 1]
+        first = self.t[k]
+        last = self.t[k + 1]
         return (first, last - first) if forwards else (last, first - last)
 
     def inside(self, k: int, t: Tensor) -> Tensor:
@@ -46,12 +48,18 @@ class Grid:
 
 
 def grid(times: Times, steps: int | Sequence[int]) -> Grid:
-    """Equal steps between neighbouring times: so many in each interval, or a number for each. Raises OdesolveError."""
+    """Equal steps between neighbouring times: so many in each interval, or a number for each.
+    Raises OdesolveError."""
     intervals = len(times) - 1
-    given = list(steps) if isinstance(steps, Sequence) and not isinstance(steps, (str, bytes)) else [steps] * intervals
+    given = (
+        list(steps)
+        if isinstance(steps, Sequence) and not isinstance(steps, (str, bytes))
+        else [steps] * intervals
+    )
     if len(given) != intervals or not all(is_whole(n, 1) for n in given):
         raise OdesolveError(
-            f"steps={short(steps)}: give how many steps lie between two of the times, at least 1, or {intervals} such numbers"
+            f"steps={short(steps)}: give how many steps lie between two of the times, at least 1, "
+            f"or {intervals} such numbers"
         )
     counts = [whole("steps", n, 1, MAX_STEPS) for n in given]
     t = [times[0]]
@@ -60,13 +68,23 @@ def grid(times: Times, steps: int | Sequence[int]) -> Grid:
     return Grid(tuple(t), (0, *itertools.accumulate(counts)))
 
 
-def grid_with_stops(times: Times, steps: int | Sequence[int], stops: Sequence[float], dtype: torch.dtype) -> Grid:
-    """``grid``, whose intervals are cut at the stops within them: their steps are shared out by length, rounded up."""
+def grid_with_stops(
+    times: Times,
+    steps: int | Sequence[int],
+    stops: Sequence[float],
+    dtype: torch.dtype,
+) -> Grid:
+    """``grid``, whose intervals are cut at the stops within them: their steps are shared out by
+    length, rounded up."""
     even = grid(times, steps)
     if not stops:
         return even
-    t, passed, parts = [times[0]], [0], []
-    for (first, last), (a, b) in zip(itertools.pairwise(times), itertools.pairwise(even.passed), strict=True):
+    t = [times[0]]
+    passed = [0]
+    parts = []
+    for (first, last), (a, b) in zip(
+        itertools.pairwise(times), itertools.pairwise(even.passed), strict=True
+    ):
         for part in stretches(first, last, stops, dtype):
             share = (part.last - part.first) / (last - first)
             count = max(1, math.ceil((b - a) * share - 1e-9))
@@ -91,19 +109,27 @@ def tableau_of(solver: str | Tableau) -> Tableau:
 
 
 def march(
-    drift: Drift, tableau: Tableau, where: Grid, keep: bool, tick: Callable[[float], None] | None = None
+    drift: Drift,
+    tableau: Tableau,
+    where: Grid,
+    keep: bool,
+    tick: Callable[[float], None] | None = None,
 ) -> tuple[Tensor, Results, Tensor]:
-    """(states (n, B, ...) at the output times, what every sample leaves, states (N, B, ...) before every step or none).
+    """(states (n, B, ...) at the output times, what every sample leaves, states (N, B, ...) before
+    every step or none).
 
-    Without ``keep`` nothing of the state's size is taken after the first step. A sample that leaves the finite numbers has NaN
-    from then on, and its last finite state in the results.
+    Without ``keep`` nothing of the state's size is taken after the first step. A sample that leaves
+    the finite numbers has NaN from then on, and its last finite state in the results.
     """
-    n, start = len(where.t) - 1, drift.start
+    n = len(where.t) - 1
+    start = drift.start
     kept = start.new_empty(n if keep else 0, *start.shape)
     y = start.clone()
     out = start.new_empty(len(where.passed), *start.shape)
     out[0] = y
-    alive, stage, new = Alive(y, tableau.stages), torch.empty_like(y), torch.empty_like(y)
+    alive = Alive(y, tableau.stages)
+    stage = torch.empty_like(y)
+    new = torch.empty_like(y)
     norm = ErrorNorm(alive.norm, 0.0, 1.0)
     clock = start.new_empty(len(start))
     stages = [(c, *_used(row)) for c, row in zip(tableau.c, tableau.a, strict=True)]
@@ -132,7 +158,8 @@ def march(
         if tick is not None:
             tick(k + 1)
     results = Results(start)
-    results.y, results.state = y, alive.finish(where.t[-1])
+    results.y = y
+    results.state = alive.finish(where.t[-1])
     return out, results, kept
 
 

@@ -1,4 +1,5 @@
-"""Adaptive DPM-Solvers: exponential integrators of two orders on the noise prediction, in the clock of the log-SNR."""
+"""Adaptive DPM-Solvers: exponential integrators of two orders on the noise prediction, in the clock
+of the log-SNR."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ FIRST_STEP = 0.05  # in log-SNR (Lu et al. 2022a, Algorithm 3)
 
 
 class Step(NamedTuple):
-    """The state before an attempt, the candidates of the higher and the lower order after it, and the noise before it."""
+    """The state before an attempt, the candidates of the higher and the lower order after it, and
+    the noise before it."""
 
     y: Tensor
     y1: Tensor
@@ -28,16 +30,18 @@ class Step(NamedTuple):
 
 
 class Exponential:
-    """DPM-Solver-12 and DPM-Solver-23 (Lu et al. 2022a, Algorithm 3 and appendix C), with a step for every sample.
+    """DPM-Solver-12 and DPM-Solver-23 (Lu et al. 2022a, Algorithm 3 and appendix C), with a step
+    for every sample.
 
-    The drift is the noise prediction as a function of half log-SNR and state. The error of a step is the root mean square
-    of (low - high) / max(atol, rtol max(|low|, |low of the step before|)).
+    The drift is the noise prediction as a function of half log-SNR and state. The error of a step
+    is the root mean square of (low - high) / max(atol, rtol max(|low|, |low of the step before|)).
     """
 
     takes_slopes = False
 
     def __init__(self, name: str, path: Path):
-        self.path, self.nodes = path, NODES[name]
+        self.path = path
+        self.nodes = NODES[name]
         self.evaluations = len(self.nodes)
         self.order = float(len(self.nodes))
         self.blocks = Blocks((), self.nodes)
@@ -46,7 +50,8 @@ class Exponential:
         """Take the first state and the noise there, which the first attempt uses."""
         y = batch.drift.start
         self.last = Step(y, y.clone(), y.clone(), f0)
-        self.before, self.known = y, f0
+        self.before = y
+        self.known = f0
         batch.state[NFE] -= 1.0
 
     def attempt(self, batch: Batch) -> None:
@@ -55,7 +60,8 @@ class Exponential:
         y = torch.where(took, self.last.y1, self.last.y)
         self.before = torch.where(took, self.last.low, self.before)
         at = [self._point(batch.state[T] + r * batch.state[H]) for r in (*self.nodes, 1.0)]
-        h, none = batch.state[H], batch.state[H] == 0
+        h = batch.state[H]
+        none = batch.state[H] == 0
         rows = rows_of(at, h)
         noises = [batch.drift(batch.clocks[0], y) if self.known is None else self.known]
         self.known = None
@@ -63,10 +69,13 @@ class Exponential:
             stage = torch.empty_like(y)
             dispatch.combine((stage,), (y, *noises), _weights([row], none), (0,))
             noises.append(batch.drift(clock, stage))
-        low, high = torch.empty_like(y), torch.empty_like(y)
+        low = torch.empty_like(y)
+        high = torch.empty_like(y)
         dispatch.combine((low, high), (y, *noises), _weights(rows[len(noises) - 1 :], none), (0, 0))
         self.last = Step(y, high, low, noises[0])
-        rtol, atol = (columns(s, y) if isinstance(s, Tensor) else s for s in (batch.rtol, batch.atol))
+        rtol, atol = (
+            columns(s, y) if isinstance(s, Tensor) else s for s in (batch.rtol, batch.atol)
+        )
         scale = (rtol * torch.maximum(low.abs(), self.before.abs())).clamp_min(atol)
         dispatch.rms(batch.norm, (low - high) / scale, low, low, 0.0, 1.0)
 
@@ -89,9 +98,13 @@ class Exponential:
         self.last.y1[index] = y
 
     def interpolant(self, attempt: Step, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
-        """Coefficients (4, n, ...) of the cubic Hermite polynomial in theta: one evaluation, at the end of the step."""
-        y0, y1, e0 = attempt.y[index], attempt.y1[index], attempt.noise[index]
-        lam, h = state[T0, index], state[H0, index]
+        """Coefficients (4, n, ...) of the cubic Hermite polynomial in theta: one evaluation, at the
+        end of the step."""
+        y0 = attempt.y[index]
+        y1 = attempt.y1[index]
+        e0 = attempt.noise[index]
+        lam = state[T0, index]
+        h = state[H0, index]
         args = batch.drift.args_of(batch.rows[index])
         e1 = batch.drift(batch.drift.time((lam + h).to(y0.dtype)), y1, args)
         batch.state[NFE, index] += 1.0
@@ -99,8 +112,10 @@ class Exponential:
 
     def _slope(self, lam: Tensor, y: Tensor, noise: Tensor) -> Tensor:
         """dx/dlam = (d log alpha / dlam) x - sigma noise."""
-        t, path = self.path.t_of_lam(lam), self.path
-        growth, spread = path.dalpha(t) / path.alpha(t), path.dsigma(t) / path.sigma(t)
+        t = self.path.t_of_lam(lam)
+        path = self.path
+        growth = path.dalpha(t) / path.alpha(t)
+        spread = path.dsigma(t) / path.sigma(t)
         out = torch.empty_like(y)
         weights = torch.stack([growth / (growth - spread), -path.sigma(t)], 1)[:, None]
         dispatch.combine((out,), (y, noise), weights, (-1,))
@@ -111,10 +126,11 @@ Rows = list[list[Tensor]]
 
 
 def rows_of(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
-    """Weights of an attempt of length h in log-SNR with (alpha, sigma) at its nodes and end: stages, lower, higher order.
+    """Weights of an attempt of length h in log-SNR with (alpha, sigma) at its nodes and end:
+    stages, lower, higher order.
 
-    Of the state (less 1), then of the noise predictions at the nodes: two of DPM-Solver-12, three of DPM-Solver-23.
-    """
+    Of the state (less 1), then of the noise predictions at the nodes: two of DPM-Solver-12, three
+    of DPM-Solver-23."""
     return _second(at, h) if len(at) == 3 else _third(at, h)
 
 
@@ -127,9 +143,11 @@ def _second(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
 
 
 def _third(at: list[tuple[Tensor, Tensor]], h: Tensor) -> Rows:
-    """Weights of (x, e0, e1, e2), x's less 1: two stages, DPM-Solver-2 with r = 1/3, DPM-Solver-3."""
+    """Weights of (x, e0, e1, e2), x's less 1: two stages, DPM-Solver-2 with r = 1/3,
+    DPM-Solver-3."""
     (a0, _), (a1, s1), (a2, s2), (a, s) = at
-    whole, grow = -s * torch.expm1(h), a / a0 - 1
+    whole = -s * torch.expm1(h)
+    grow = a / a0 - 1
     inner = -2.0 * s2 * _bend(2 / 3 * h)
     outer = -1.5 * s * _bend(h)
     return [
@@ -148,4 +166,6 @@ def _bend(h: Tensor) -> Tensor:
 
 def _weights(rows: Rows, none: Tensor) -> Tensor:
     """A block (B, rows, columns); zeros for samples that stand still."""
-    return torch.stack([torch.stack(row, 1) for row in rows], 1).masked_fill(none[:, None, None], 0.0)
+    return torch.stack([torch.stack(row, 1) for row in rows], 1).masked_fill(
+        none[:, None, None], 0.0
+    )

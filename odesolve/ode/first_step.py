@@ -13,19 +13,26 @@ from odesolve.ode.times import Time
 
 
 def starting_step(
-    drift: Drift, t: Time, span: Time, f0: Tensor, order: float, size_of: Callable[[Tensor], Tensor]
+    drift: Drift,
+    t: Time,
+    span: Time,
+    f0: Tensor,
+    order: float,
+    size_of: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Length (B,) of a first step from f at the start and one explicit Euler step: one evaluation.
 
-    ``span`` is the signed length of the interval (a number, or one a sample), ``order`` that of the local error; ``size_of``
-    gives the norms (B,) of what has the form of the state, by the tolerances at the start. Where f is not finite the step
-    is a hundredth of the interval.
+    ``span`` is the signed length of the interval (a number, or one a sample), ``order`` that of the
+    local error; ``size_of`` gives the norms (B,) of what has the form of the state, by the
+    tolerances at the start. Where f is not finite the step is a hundredth of the interval.
     """
     y = drift.start
-    size, slope = size_of(y), size_of(f0)
+    size = size_of(y)
+    slope = size_of(f0)
     h0 = (0.01 * size / slope).where((size >= 1e-5) & (slope >= 1e-5), 1e-6).clamp_max(abs(span))
     h0 = h0.where(h0.isfinite(), 0.01 * abs(span)).copysign(span)
-    there, bend = torch.empty_like(y), torch.empty_like(y)
+    there = torch.empty_like(y)
+    bend = torch.empty_like(y)
     one = torch.ones_like(h0)
     dispatch.combine([there], [y, f0], torch.stack([one, h0], 1)[:, None], [-1])
     f1 = drift(drift.time((t + h0).to(y.dtype)), there)
@@ -34,6 +41,7 @@ def starting_step(
     h1 = (0.01 / steepest) ** (1 / order)
     h1 = h1.where(steepest > 1e-15, (h0.abs() * 1e-3).clamp_min(1e-6))
     h = torch.minimum(100 * h0.abs(), h1)
-    # Rounded to float32: the last bits of a power depend on where in a tensor it stands, and a sample shall not.
+    # Rounded to float32: the last bits of a power depend on where in a tensor it stands, and a
+    # sample shall not.
     h = h.where(h.isfinite() & (h > 0), h0.abs()).clamp_max(abs(span)).float().double()
     return h.copysign(h0)

@@ -1,4 +1,5 @@
-"""Diagonally implicit Runge-Kutta pairs for stiff problems, with Newton's method for every sample."""
+"""Diagonally implicit Runge-Kutta pairs for stiff problems, with Newton's method for every
+sample."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ SLOW = 0.02  # a rate of convergence that asks for a new Jacobian
 
 @dataclass(frozen=True)
 class ESDIRK:
-    """A singly diagonally implicit Runge-Kutta pair with an explicit first stage, stiffly accurate: y1 is the last stage.
+    """A singly diagonally implicit Runge-Kutta pair with an explicit first stage, stiffly accurate:
+    y1 is the last stage.
 
     Args:
-        a: rows of length 1, 2, ..., the first (0,), with one number ``gamma`` at the end of all others; the last row are the
-            weights of the step, and its stage the first one of the next step.
+        a: rows of length 1, 2, ..., the first (0,), with one number ``gamma`` at the end of all
+            others; the last row are the weights of the step, and its stage the first one of the
+            next step.
         error: weights of the local error, the method less the embedded one.
         error_order: the local error behaves as h^error_order.
 
@@ -42,8 +45,13 @@ class ESDIRK:
     source: str
 
     def __post_init__(self):
-        if any(len(row) != i + 1 or row[-1] != (self.gamma if i else 0.0) for i, row in enumerate(self.a)):
-            raise ValueError(f"{self.name}: a needs rows of length 1, 2, ... that end in gamma, the first (0,)")
+        if any(
+            len(row) != i + 1 or row[-1] != (self.gamma if i else 0.0)
+            for i, row in enumerate(self.a)
+        ):
+            raise ValueError(
+                f"{self.name}: a needs rows of length 1, 2, ... that end in gamma, the first (0,)"
+            )
         for n, density, phi in elementary_weights(self.a, self.order):
             short = n < self.error_order and abs(weigh(self.error, phi)) > 1e-14
             if abs(weigh(self.a[-1], phi) - 1 / density) > 1e-14 or short:
@@ -57,10 +65,14 @@ class ESDIRK:
     @property
     def c(self) -> Row:
         """The stage times."""
-        return tuple(math.fsum(row) if 0 < i < len(self.a) - 1 else float(i > 0) for i, row in enumerate(self.a))
+        return tuple(
+            math.fsum(row) if 0 < i < len(self.a) - 1 else float(i > 0)
+            for i, row in enumerate(self.a)
+        )
 
     def guesses(self) -> list[Row]:
-        """Weights of earlier slopes in the first guess of each stage's: the polynomial through up to four of them."""
+        """Weights of earlier slopes in the first guess of each stage's: the polynomial through up
+        to four of them."""
         out: list[Row] = [()]
         for i in range(1, len(self.a)):
             near = sorted(range(i), key=lambda j: (abs(self.c[j] - self.c[i]), -j))
@@ -68,7 +80,11 @@ class ESDIRK:
             for j in near:
                 if all(abs(self.c[j] - self.c[m]) > 1e-3 for m in nodes) and len(nodes) < 4:
                     nodes.append(j)
-            out.append(tuple(_lagrange(self.c, nodes, j, self.c[i]) if j in nodes else 0.0 for j in range(i)))
+            out.append(
+                tuple(
+                    _lagrange(self.c, nodes, j, self.c[i]) if j in nodes else 0.0 for j in range(i)
+                )
+            )
         return out
 
 
@@ -77,16 +93,29 @@ def _lagrange(c: Row, nodes: list[int], j: int, at: float) -> float:
 
 
 def _kvaerno3() -> ESDIRK:
-    g = 0.43586652150845899942  # the root of 6 g^3 - 18 g^2 + 9 g - 1 that makes the method L-stable
+    # the root of 6 g^3 - 18 g^2 + 9 g - 1 that makes the method L-stable
+    g = 0.43586652150845899942
     two = (-(4 * g * g - 6 * g + 1) / (4 * g), (1 - 2 * g) / (4 * g), g)
-    three = ((6 * g - 1) / (12 * g), -1 / ((24 * g - 12) * g), -(6 * g * g - 6 * g + 1) / (6 * g - 3), g)
+    three = (
+        (6 * g - 1) / (12 * g),
+        -1 / ((24 * g - 12) * g),
+        -(6 * g * g - 6 * g + 1) / (6 * g - 3),
+        g,
+    )
     error = (three[0] - two[0], three[1] - two[1], three[2] - g, g)
     return ESDIRK("kvaerno3", 3, ((0.0,), (g, g), two, three), error, 3, "Kvaerno 2004, ESDIRK 3/2")
 
 
 def _kvaerno5() -> ESDIRK:
     g = 0.26
-    six = (0.13855640231268224, 0.0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676, g)
+    six = (
+        0.13855640231268224,
+        0.0,
+        -0.04245337201752043,
+        0.02446657898003141,
+        0.61943039072480676,
+        g,
+    )
     seven = (0.13659751177640291, 0.0, -0.05496908796538376, -0.04118626728321046)
     seven = (*seven, 0.62993304899016403, 0.06962479448202728, g)
     rows = (
@@ -106,16 +135,17 @@ ESDIRKS = {pair.name: pair for pair in (_kvaerno3(), _kvaerno5())}
 
 
 class Implicit:
-    """The method of an L-stable ESDIRK pair; a step whose equations are not solved fails and is tried again, shorter.
+    """The method of an L-stable ESDIRK pair; a step whose equations are not solved fails and is
+    tried again, shorter.
 
     Args:
         pair: the tableau.
-        linear: "dense" keeps and factors a Jacobian for each sample, "krylov" solves by GMRES on products with it; by
-            default dense up to 256 numbers a sample. Jacobians and products come from forward differentiation of f; by
-            differences where f cannot be transformed.
+        linear: "dense" keeps and factors a Jacobian for each sample, "krylov" solves by GMRES on
+            products with it; by default dense up to 256 numbers a sample. Jacobians and products
+            come from forward differentiation of f; by differences where f cannot be transformed.
 
-    Every sample has its own iterations: its values do not depend on the samples beside it. The host waits for the device
-    once an iteration.
+    Every sample has its own iterations: its values do not depend on the samples beside it. The host
+    waits for the device once an iteration.
     """
 
     evaluations = 0  # counted in the attempts
@@ -125,12 +155,16 @@ class Implicit:
     def __init__(self, pair: ESDIRK, linear: str | None = None):
         if linear not in (None, "dense", "krylov"):
             raise unknown("linear", linear, ("dense", "krylov"))
-        self.pair, self.kind, self.order = pair, linear, float(pair.error_order)
+        self.pair = pair
+        self.kind = linear
+        self.order = float(pair.error_order)
         self.guesses = pair.guesses()
         self.blocks = Blocks(self._blocks(), pair.c[1:])
 
     def _blocks(self) -> list[list[list[tuple[float, int]]]]:
-        none, kept, took = (0.0, 0), (1.0, IF_KEPT), (1.0, IF_TOOK)
+        none = (0.0, 0)
+        kept = (1.0, IF_KEPT)
+        took = (1.0, IF_TOOK)
         select = [[kept, took, none, none], [none, none, kept, took]]
         rows = [[[(w, BY_STEP) for w in row[:-1]]] for row in self.pair.a[1:]]
         guesses = [[[(w * self.pair.gamma, BY_STEP) for w in row]] for row in self.guesses[1:]]
@@ -142,21 +176,33 @@ class Implicit:
         y = batch.drift.start
         numbers = y[0].numel()
         if self.kind == "dense" and numbers > 16 * LARGEST:
-            raise OdesolveError(f'a Jacobian of {numbers} x {numbers} a sample is too large: give linear="krylov"')
-        self.newton = Newton(batch, self.kind == "krylov" or (self.kind is None and numbers > LARGEST))
+            raise OdesolveError(
+                f'a Jacobian of {numbers} x {numbers} a sample is too large: give linear="krylov"'
+            )
+        self.newton = Newton(
+            batch, self.kind == "krylov" or (self.kind is None and numbers > LARGEST)
+        )
         self.last = Attempt(y.clone(), y.clone(), [f0, f0])
 
     def attempt(self, batch: Batch) -> None:
         """One step of every running sample; its error, or infinity, goes to ``batch.norm``."""
-        before, newton = self.last, self.newton
-        y, first = torch.empty_like(before.y), torch.empty_like(before.y)
-        dispatch.combine((y, first), (before.y, before.y1, before.k[0], before.k[-1]), batch.weights[0], (-1, -1))
-        t, s = batch.state[T], batch.state[H] * self.pair.gamma
+        before = self.last
+        newton = self.newton
+        y = torch.empty_like(before.y)
+        first = torch.empty_like(before.y)
+        dispatch.combine(
+            (y, first), (before.y, before.y1, before.k[0], before.k[-1]), batch.weights[0], (-1, -1)
+        )
+        t = batch.state[T]
+        s = batch.state[H] * self.pair.gamma
         newton.linear.advance(batch.state[TOOK] > 0)
         newton.begin(batch, y, t, s, SLOW)
-        good, k, y1 = s != 0, [first], y
+        good = s != 0
+        k = [first]
+        y1 = y
         for clock, weights in zip(batch.clocks, batch.weights[1:-1], strict=True):
-            base, z = torch.empty_like(y), torch.empty_like(y)
+            base = torch.empty_like(y)
+            z = torch.empty_like(y)
             dispatch.combine((base, z), (y, *k), weights, (0, -1))
             guess = z
             z, done = newton.solve(batch, clock, base, z, s, good)
@@ -180,9 +226,13 @@ class Implicit:
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took, y, y1 = batch.state[TOOK] > 0, self.last.y, self.last.y1
+        took = batch.state[TOOK] > 0
+        y = self.last.y
+        y1 = self.last.y1
         if index is not None:
-            took, y, y1 = took[index], y[index], y1[index]
+            took = took[index]
+            y = y[index]
+            y1 = y1[index]
         return torch.where(columns(took, y) != 0, y1, y)
 
     def keep(self, index: Tensor) -> None:
@@ -196,15 +246,29 @@ class Implicit:
         self.last.y1[index] = y
 
     def interpolant(self, attempt: Attempt, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
-        """Coefficients (4, n, ...) of the cubic Hermite polynomial in theta, for these samples of an attempt."""
-        return hermite(attempt.y[index], attempt.y1[index], attempt.k[0][index], attempt.k[-1][index], state[H0, index])
+        """Coefficients (4, n, ...) of the cubic Hermite polynomial in theta, for these samples of
+        an attempt."""
+        return hermite(
+            attempt.y[index],
+            attempt.y1[index],
+            attempt.k[0][index],
+            attempt.k[-1][index],
+            state[H0, index],
+        )
 
 
 def hermite(y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor, h: Tensor) -> Tensor:
-    """Coefficients (4, n, ...), lowest power first, of the cubic in theta with these ends and slopes over steps h (n,)."""
+    """Coefficients (4, n, ...), lowest power first, of the cubic in theta with these ends and
+    slopes over steps h (n,)."""
     out = torch.empty(4, *y0.shape, dtype=y0.dtype, device=y0.device)
-    zero, one = torch.zeros_like(h), torch.ones_like(h)
-    rows = ((one, zero, zero, zero), (zero, zero, h, zero), (-3 * one, 3 * one, -2 * h, -h), (2 * one, -2 * one, h, h))
+    zero = torch.zeros_like(h)
+    one = torch.ones_like(h)
+    rows = (
+        (one, zero, zero, zero),
+        (zero, zero, h, zero),
+        (-3 * one, 3 * one, -2 * h, -h),
+        (2 * one, -2 * one, h, h),
+    )
     weights = torch.stack([torch.stack(row, 1) for row in rows], 1)
     dispatch.combine(list(out), (y0, y1, f0, f1), weights, [-1] * 4)
     return out

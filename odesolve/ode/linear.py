@@ -1,4 +1,5 @@
-"""Linear systems (I - s J) x = r of an implicit step, one a sample: factored Jacobians, or GMRES on products with J."""
+"""Linear systems (I - s J) x = r of an implicit step, one a sample: factored Jacobians, or GMRES on
+products with J."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from odesolve.ode.drift import Drift
 
 CHUNK = 1 << 24  # numbers in one call of f for columns of a Jacobian
 DRIFTED = 0.2  # a factorisation serves steps that differ from its own by this share
-SMALL = 1e-3  # of the largest entry: smaller ones are moved by differences as if they were this large
+# of the largest entry: smaller ones are moved by differences as if they were this large
+SMALL = 1e-3
 VECTORS = 64  # of a Krylov space
 
 
@@ -22,15 +24,23 @@ def columns(s: Tensor, like: Tensor) -> Tensor:
 
 
 class Jacobian:
-    """Products of df/dy with vectors, by forward differentiation; by differences once f turns out not to allow it.
+    """Products of df/dy with vectors, by forward differentiation; by differences once f turns out
+    not to allow it.
 
-    Differences lose half of the digits, which costs iterations and not accuracy. Errors of f's own come out of either.
-    """
+    Differences lose half of the digits, which costs iterations and not accuracy. Errors of f's own
+    come out of either."""
 
     def __init__(self, drift: Drift):
-        self.drift, self.exact = drift, True
+        self.drift = drift
+        self.exact = True
 
-    def product(self, t: Tensor, y: Tensor, v: Tensor, args: tuple[Any, ...] | None = None) -> Tensor:
+    def product(
+        self,
+        t: Tensor,
+        y: Tensor,
+        v: Tensor,
+        args: tuple[Any, ...] | None = None,
+    ) -> Tensor:
         """J v at (t, y), for v (B, ...): the work of about two evaluations."""
         if self.exact:
             try:
@@ -38,7 +48,8 @@ class Jacobian:
             except FAILURES as e:
                 self._inexact(e)
         here = self.drift(t, y, args)
-        info, size = torch.finfo(y.dtype), y.abs()
+        info = torch.finfo(y.dtype)
+        size = y.abs()
         size = torch.maximum(size, SMALL * columns(size.flatten(1).amax(1), y)).clamp_min(info.eps)
         step = columns(info.eps**0.5 / (v / size).flatten(1).abs().amax(1).clamp_min(info.tiny), y)
         return (self.drift(t, y + step * v, args) - here) / step
@@ -49,7 +60,9 @@ class Jacobian:
         if self.exact:
             try:
                 chunk = max(1, CHUNK // y.numel())
-                rows = slopes(lambda z: self.drift(t, z, args), y, unit[:, None].expand(-1, *y.shape), chunk)
+                rows = slopes(
+                    lambda z: self.drift(t, z, args), y, unit[:, None].expand(-1, *y.shape), chunk
+                )
                 return rows.flatten(2).permute(1, 2, 0)
             except FAILURES as e:
                 self._inexact(e)
@@ -65,19 +78,33 @@ class Dense:
     """One Jacobian and one LU factorisation a sample, kept while they serve."""
 
     def __init__(self, drift: Drift, rows: Tensor):
-        self.jacobian, y = Jacobian(drift), drift.start
+        self.jacobian = Jacobian(drift)
+        y = drift.start
         n = y[0].numel()
         self.rows = rows
         self.j = y.new_zeros(len(y), n, n)
-        self.lu, self.pivots = torch.linalg.lu_factor(torch.eye(n, dtype=y.dtype, device=y.device).expand_as(self.j))
-        self.shift = torch.zeros(len(y), dtype=torch.float64, device=y.device)  # s of the factorisation; 0: none yet
-        self.fresh = torch.zeros(len(y), dtype=torch.bool, device=y.device)  # J belongs to the current state
+        self.lu, self.pivots = torch.linalg.lu_factor(
+            torch.eye(n, dtype=y.dtype, device=y.device).expand_as(self.j)
+        )
+        # s of the factorisation; 0: none yet
+        self.shift = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+        # J belongs to the current state
+        self.fresh = torch.zeros(len(y), dtype=torch.bool, device=y.device)
 
-    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor, force: bool = False) -> bool:
-        """New Jacobians at (t, y), t (B,), and factors, for the wanted samples and those that have none or one of another s.
+    def update(
+        self,
+        t: Tensor,
+        y: Tensor,
+        s: Tensor,
+        wanted: Tensor,
+        spent: Tensor,
+        force: bool = False,
+    ) -> bool:
+        """New Jacobians at (t, y), t (B,), and factors, for the wanted samples and those that have
+        none or one of another s.
 
-        A Jacobian of the current step is renewed only by ``force``. Returns whether anything can be renewed.
-        """
+        A Jacobian of the current step is renewed only by ``force``. Returns whether anything can be
+        renewed."""
         wanted = (wanted | (self.shift == 0)) & (~self.fresh | force) & (s != 0)
         index = wanted.nonzero().flatten()
         if len(index):
@@ -98,8 +125,18 @@ class Dense:
             self.shift[index] = s[index]
         return True
 
-    def solve(self, t: Tensor, y: Tensor, s: Tensor, r: Tensor, scale: Tensor, enough: float, spent: Tensor) -> Tensor:
-        """x (B, ...). Where the factors are those of another s, 2 / (1 + s / their s) corrects the stiff part (CVODE)."""
+    def solve(
+        self,
+        t: Tensor,
+        y: Tensor,
+        s: Tensor,
+        r: Tensor,
+        scale: Tensor,
+        enough: float,
+        spent: Tensor,
+    ) -> Tensor:
+        """x (B, ...). Where the factors are those of another s, 2 / (1 + s / their s) corrects the
+        stiff part (CVODE)."""
         x = torch.linalg.lu_solve(self.lu, self.pivots, r.flatten(1)[..., None])[..., 0].view_as(r)
         ratio = (s / self.shift).where(s != 0, 1.0)
         return x * columns(2 / (1 + ratio), x)
@@ -115,20 +152,38 @@ class Dense:
 
 
 class Krylov:
-    """GMRES on products with the Jacobian at the iterate (Brown and Saad 1990): nothing of the size of J is stored."""
+    """GMRES on products with the Jacobian at the iterate (Brown and Saad 1990): nothing of the size
+    of J is stored."""
 
     def __init__(self, drift: Drift, rows: Tensor):
         self.jacobian = Jacobian(drift)
 
-    def update(self, t: Tensor, y: Tensor, s: Tensor, wanted: Tensor, spent: Tensor, force: bool = False) -> bool:
+    def update(
+        self,
+        t: Tensor,
+        y: Tensor,
+        s: Tensor,
+        wanted: Tensor,
+        spent: Tensor,
+        force: bool = False,
+    ) -> bool:
         """There is nothing to renew."""
         return False
 
-    def solve(self, t: Tensor, y: Tensor, s: Tensor, r: Tensor, scale: Tensor, enough: float, spent: Tensor) -> Tensor:
+    def solve(
+        self,
+        t: Tensor,
+        y: Tensor,
+        s: Tensor,
+        r: Tensor,
+        scale: Tensor,
+        enough: float,
+        spent: Tensor,
+    ) -> Tensor:
         """x (B, ...), with a residual of at most ``enough`` in the norm of the tolerances.
 
-        A share of r is not enough: the stiff part of r is large, and what is left of it may lie in the other part.
-        """
+        A share of r is not enough: the stiff part of r is large, and what is left of it may lie in
+        the other part."""
         shift = columns(s, y)
 
         def system(v: Tensor) -> Tensor:
@@ -149,8 +204,8 @@ class Krylov:
 def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     """(x, products) with |system(x) - r| <= enough, for every row of r (B, N) on its own.
 
-    Saad and Schultz 1986, without restarts, in at most VECTORS products. A row that has arrived, or is not finite, changes no
-    more, whatever the others need.
+    Saad and Schultz 1986, without restarts, in at most VECTORS products. A row that has arrived, or
+    is not finite, changes no more, whatever the others need.
     """
     most = min(VECTORS, r.shape[1])
     size = r.norm(dim=1)
@@ -165,16 +220,21 @@ def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
         if not bool(active.any()):
             break
         count += active
-        w, column = system(basis[k]), []
+        w = system(basis[k])
+        column = []
         for v in basis:
             column.append((w * v).sum(1))
             w = w - column[-1][:, None] * v
         below = w.norm(dim=1)
         basis.append(w / below.clamp_min(torch.finfo(r.dtype).tiny)[:, None])
         for j, (c, s) in enumerate(turns):
-            column[j], column[j + 1] = c * column[j] + s * column[j + 1], c * column[j + 1] - s * column[j]
+            column[j], column[j + 1] = (
+                c * column[j] + s * column[j + 1],
+                c * column[j + 1] - s * column[j],
+            )
         length = torch.hypot(column[k], below)
-        c, s = column[k] / length, below / length
+        c = column[k] / length
+        s = below / length
         turns.append((c, s))
         column[k] = length
         upper[:, : k + 1, k] = torch.stack(column, 1).where(active[:, None], upper[:, : k + 1, k])
@@ -184,5 +244,9 @@ def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
         active = active & (g[:, k + 1].abs() > enough)
     weights = torch.linalg.solve_triangular(upper, g[:, :most, None], upper=True)[..., 0]
     n = len(basis) - 1
-    x = torch.einsum("bk,kbn->bn", weights[:, :n], torch.stack(basis[:n])) if n else torch.zeros_like(r)
+    x = (
+        torch.einsum("bk,kbn->bn", weights[:, :n], torch.stack(basis[:n]))
+        if n
+        else torch.zeros_like(r)
+    )
     return x.masked_fill(~size.isfinite()[:, None], torch.nan), count

@@ -1,4 +1,5 @@
-"""Newton's method for the stages of an implicit step, with a convergence of its own for every sample."""
+"""Newton's method for the stages of an implicit step, with a convergence of its own for every
+sample."""
 
 from __future__ import annotations
 
@@ -15,13 +16,15 @@ MEMORY = 0.3  # of the rate of convergence
 
 
 class Newton:
-    """Solves z = s f(t, base + z) for every sample, s = h gamma, by simplified Newton iterations (Hairer, Wanner IV.8).
+    """Solves z = s f(t, base + z) for every sample, s = h gamma, by simplified Newton iterations
+    (Hairer, Wanner IV.8).
 
-    An iteration ends when the error that it leaves, predicted from its rate of convergence, is ACCURACY of the
-    tolerance; it fails when it stops converging, runs out of iterations or is not finite.
+    An iteration ends when the error that it leaves, predicted from its rate of convergence, is
+    ACCURACY of the tolerance; it fails when it stops converging, runs out of iterations or is not
+    finite.
 
-    ``rate`` (B,) is how much an iteration takes off at least, over the stages since ``begin``; ``spent`` (B,) counts
-    evaluations, in which a product with the Jacobian counts as one.
+    ``rate`` (B,) is how much an iteration takes off at least, over the stages since ``begin``;
+    ``spent`` (B,) counts evaluations, in which a product with the Jacobian counts as one.
     """
 
     def __init__(self, batch: Batch, krylov: bool):
@@ -31,7 +34,8 @@ class Newton:
         self.slowest = torch.zeros_like(batch.norm)
 
     def begin(self, batch: Batch, y: Tensor, t: Tensor, s: Tensor, slow: float) -> None:
-        """A new step from (t, y): Jacobians are renewed of samples whose last step converged more slowly than ``slow``."""
+        """A new step from (t, y): Jacobians are renewed of samples whose last step converged more
+        slowly than ``slow``."""
         self.spent.zero_()
         self.linear.update(t, y, s, self.slowest > slow, self.spent)
         self.rate.fill_(0.5)
@@ -39,20 +43,32 @@ class Newton:
         self.scale = _tolerance(batch, y)
         eps = torch.finfo(y.dtype).eps
         floor = eps * y.abs() / self.scale
-        self.enough = torch.full_like(batch.norm, ACCURACY).maximum(floor.flatten(1).amax(1).to(torch.float64))
+        self.enough = torch.full_like(batch.norm, ACCURACY).maximum(
+            floor.flatten(1).amax(1).to(torch.float64)
+        )
 
     def solve(
-        self, batch: Batch, clock: Tensor, base: Tensor, z: Tensor, s: Tensor, active: Tensor
+        self,
+        batch: Batch,
+        clock: Tensor,
+        base: Tensor,
+        z: Tensor,
+        s: Tensor,
+        active: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(z, converged) from a guess z, for the active samples; others keep their z."""
         drift = batch.drift
-        shift, last = columns(s, z), torch.zeros_like(s)
-        norm, done = torch.empty_like(s), torch.zeros_like(active)
+        shift = columns(s, z)
+        last = torch.zeros_like(s)
+        norm = torch.empty_like(s)
+        done = torch.zeros_like(active)
         for m in range(ITERATIONS):
             stage = base + z
             residual = shift * drift(clock, stage) - z
             self.spent += active
-            delta = self.linear.solve(clock, stage, s, residual, self.scale, 0.1 * ACCURACY, self.spent)
+            delta = self.linear.solve(
+                clock, stage, s, residual, self.scale, 0.1 * ACCURACY, self.spent
+            )
             dispatch.rms(norm, delta / self.scale, delta, delta, 0.0, 1.0)
             if m:
                 now = (norm / last).where(last > 0, 0.0)
@@ -73,7 +89,9 @@ class Newton:
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
         self.linear.keep(index)
-        self.rate, self.spent, self.slowest = self.rate[index], self.spent[index], self.slowest[index]
+        self.rate = self.rate[index]
+        self.spent = self.spent[index]
+        self.slowest = self.slowest[index]
 
 
 def _tolerance(batch: Batch, y: Tensor) -> Tensor:

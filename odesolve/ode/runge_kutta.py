@@ -1,4 +1,5 @@
-"""Attempts of an explicit Runge-Kutta pair: 7 launches and 42 passes over the state for dopri5, network apart."""
+"""Attempts of an explicit Runge-Kutta pair: 7 launches and 42 passes over the state for dopri5,
+network apart."""
 
 from __future__ import annotations
 
@@ -15,12 +16,15 @@ from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import Pair
 from odesolve.ode.batch import Batch, Blocks
 
-ALONE, FIRST = (-1, -1, -1), (0,)  # bases of the outputs: none, the first input
+# bases of the outputs: none, the first input
+ALONE = (-1, -1, -1)
+FIRST = (0,)
 
 
 @dataclass
 class Attempt:
-    """What an attempt leaves: the state before it, the candidate after it and the stages k, the last of them f(t + h, y1)."""
+    """What an attempt leaves: the state before it, the candidate after it and the stages k, the
+    last of them f(t + h, y1)."""
 
     y: Tensor
     y1: Tensor
@@ -34,15 +38,17 @@ class RungeKutta:
         pair: the tableau with its error estimate.
         depth: so many attempts are kept one behind the other; with 1 they share their buffers.
 
-    Whether the last attempt was accepted is known on the device only: the next one begins with a combine of its two states
-    and first stages under weights 1 and 0, and an input of weight 0 is not read.
-    """
+    Whether the last attempt was accepted is known on the device only: the next one begins with a
+    combine of its two states and first stages under weights 1 and 0, and an input of weight 0 is
+    not read."""
 
     takes_slopes = True
 
     def __init__(self, pair: Pair, depth: int = 1):
-        self.pair, self.depth = pair, depth
-        self.order, self.evaluations = float(pair.error_order), pair.stages
+        self.pair = pair
+        self.depth = depth
+        self.order = float(pair.error_order)
+        self.evaluations = pair.stages
         self.columns, self.judged, self.blocks, self.dense = _recipe(pair)
 
     def start(self, batch: Batch, f0: Tensor) -> None:
@@ -53,7 +59,8 @@ class RungeKutta:
         self._room(y)
 
     def _room(self, like: Tensor) -> None:
-        self.stage, self.now = torch.empty_like(like), 0
+        self.stage = torch.empty_like(like)
+        self.now = 0
         self.third = torch.empty(len(like), dtype=torch.float64, device=like.device)
         for _ in range(self.depth - 1):
             fresh = [torch.empty_like(like) for _ in range(3)]
@@ -68,7 +75,9 @@ class RungeKutta:
         """One step of every running sample; its error goes to ``batch.norm``."""
         before = self.last
         self.now = (self.now + 1) % self.depth
-        new, drift, stage = self.last, batch.drift, self.stage
+        new = self.last
+        drift = batch.drift
+        stage = self.stage
         k = [new.k[0]]
         ins = (before.k[0], before.k[-1], before.y, before.y1)
         dispatch.combine((stage, new.y, k[0]), ins, batch.weights[0], ALONE)
@@ -86,13 +95,19 @@ class RungeKutta:
             dispatch.combine((new.y1,), ins, weights, FIRST, None, (), error)
         if len(self.judged) > 1:
             square = batch.norm.square()
-            batch.norm.copy_(square / (square + 0.01 * self.third.square()).sqrt().clamp_min(1e-300))
+            batch.norm.copy_(
+                square / (square + 0.01 * self.third.square()).sqrt().clamp_min(1e-300)
+            )
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took, y, y1 = batch.state[TOOK] > 0, self.last.y, self.last.y1
+        took = batch.state[TOOK] > 0
+        y = self.last.y
+        y1 = self.last.y1
         if index is not None:
-            took, y, y1 = took[index], y[index], y1[index]
+            took = took[index]
+            y = y[index]
+            y1 = y1[index]
         return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
 
     def keep(self, index: Tensor) -> None:
@@ -107,16 +122,20 @@ class RungeKutta:
         self.last.y1[index] = y
 
     def interpolant(self, attempt: Attempt, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
-        """Coefficients (p + 1, n, ...) of y(t + theta h), lowest power first, for these samples of an attempt.
+        """Coefficients (p + 1, n, ...) of y(t + theta h), lowest power first, for these samples of
+        an attempt.
 
-        ``state`` is the control state after it. Stages that only the dense output needs are evaluated here.
-        """
-        y, k = attempt.y[index], [x[index] for x in attempt.k]
+        ``state`` is the control state after it. Stages that only the dense output needs are
+        evaluated here."""
+        y = attempt.y[index]
+        k = [x[index] for x in attempt.k]
         h = state[H0, index]
         for c, row in self.pair.extra:
             stage = torch.empty_like(y)
             used = [j for j, w in enumerate(row) if w]
-            weights = h[:, None, None] * torch.tensor([[0.0, *(row[j] for j in used)]], dtype=h.dtype, device=h.device)
+            weights = h[:, None, None] * torch.tensor(
+                [[0.0, *(row[j] for j in used)]], dtype=h.dtype, device=h.device
+            )
             dispatch.combine([stage], [y, *(k[j] for j in used)], weights, FIRST)
             t = batch.drift.time((state[T0, index] + c * h).to(y.dtype))
             k.append(batch.drift(t, stage, batch.drift.args_of(batch.rows[index])))
@@ -130,8 +149,9 @@ class RungeKutta:
 
 
 class Recipe(NamedTuple):
-    """What is the same in every solve with a pair: of each combine after the first the stages that it reads, then of those
-    that end in a norm; their weights; and the rows of the dense output over all stages."""
+    """What is the same in every solve with a pair: of each combine after the first the stages that
+    it reads, then of those that end in a norm; their weights; and the rows of the dense output over
+    all stages."""
 
     columns: list[list[int]]
     judged: list[list[int]]
@@ -141,7 +161,9 @@ class Recipe(NamedTuple):
 
 @functools.lru_cache(64)
 def _recipe(pair: Pair) -> Recipe:
-    nothing, kept, took = (0.0, 0), (1.0, IF_KEPT), (1.0, IF_TOOK)
+    nothing = (0.0, 0)
+    kept = (1.0, IF_KEPT)
+    took = (1.0, IF_TOOK)
     first = pair.a[1][0]
     select = [
         [(first, BY_STEP | IF_KEPT), (first, BY_STEP | IF_TOOK), kept, took],
@@ -150,13 +172,17 @@ def _recipe(pair: Pair) -> Recipe:
     ]
     stages = [[row] for row in (*pair.a[2:], pair.b)]
     norms = [[(*pair.b, 0.0), row] for row in (pair.error, pair.error_third) if row is not None]
-    used = [[j for j, w in enumerate(zip(*rows, strict=True)) if any(w)] for rows in (*stages, *norms)]
+    used = [
+        [j for j, w in enumerate(zip(*rows, strict=True)) if any(w)] for rows in (*stages, *norms)
+    ]
     blocks = [
         [[nothing, *((row[j], BY_STEP) for j in columns)] for row in rows]
         for rows, columns in zip((*stages, *norms), used, strict=True)
     ]
     n = len(stages)
-    return Recipe(used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense_rows(pair))
+    return Recipe(
+        used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense_rows(pair)
+    )
 
 
 def dense_rows(pair: Pair) -> Tensor:
@@ -165,7 +191,8 @@ def dense_rows(pair: Pair) -> Tensor:
 
 
 def _hermite(pair: Pair) -> list[list[float]]:
-    """The cubic through y0, y1 with slopes k_1 and f(t1, y1), as rows over the stages: y1 - y0 is h sum_j b_j k_j."""
+    """The cubic through y0, y1 with slopes k_1 and f(t1, y1), as rows over the stages: y1 - y0 is h
+    sum_j b_j k_j."""
     rows = [[0.0, 3 * b, -2 * b] for b in (*pair.b, 0.0)]
     for j, slopes in ((0, (1, -2, 1)), (-1, (0, -1, 1))):
         rows[j] = [r + s for r, s in zip(rows[j], slopes, strict=True)]

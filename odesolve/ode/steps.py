@@ -13,17 +13,29 @@ from odesolve.kernels import dispatch
 from odesolve.methods.tableaus import Row, Tableau
 
 Slope = Callable[[Any, Tensor], Tensor]  # (t, y): a time of the clock's, and the state (B, ...)
-Clock = Callable[[float], Any]  # the time of a stage from its node c: a number, or a tensor as the slope takes it
+# the time of a stage from its node c: a number, or a tensor as the slope takes it
+Clock = Callable[[float], Any]
 
 
-def increment(f: Slope, tableau: Tableau, t: float | Tensor, h: float | Tensor, y: Tensor) -> Tensor:
+def increment(
+    f: Slope,
+    tableau: Tableau,
+    t: float | Tensor,
+    h: float | Tensor,
+    y: Tensor,
+) -> Tensor:
     """y(t + h) - y for a step from t; t and h are numbers, or one a sample (B,)."""
     k = slopes(f, tableau, lambda c: t + c * h, h, y)
     return weighted(tableau.b, k, lengths(h, y))
 
 
 def slopes(
-    f: Slope, tableau: Tableau, clock: Clock, h: float | Tensor, y: Tensor, first: Tensor | None = None
+    f: Slope,
+    tableau: Tableau,
+    clock: Clock,
+    h: float | Tensor,
+    y: Tensor,
+    first: Tensor | None = None,
 ) -> list[Tensor]:
     """The stages k of a step from y; ``first`` is the first of them where it is known."""
     length = lengths(h, y)
@@ -50,7 +62,8 @@ def lengths(h: float | Tensor, y: Tensor) -> float | Tensor:
 
 def weighted(weights: Row, slopes: Sequence[Tensor], h: float | Tensor) -> Tensor:
     """h sum_j w_j k_j, with one operation a slope whose weight is not 0, as one is."""
-    number, total = h if isinstance(h, float) else 1.0, None
+    number = h if isinstance(h, float) else 1.0
+    total = None
     for w, k in zip(weights, slopes, strict=False):
         if w:
             total = k * (w * number) if total is None else total.add(k, alpha=w * number)

@@ -1,4 +1,5 @@
-"""Times at which f jumps: steps end there and begin anew, and f is called on the side of them that it is asked about."""
+"""Times at which f jumps: steps end there and begin anew, and f is called on the side of them that
+it is asked about."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from odesolve.ode.times import Time, Times
 
 
 class Stretch(NamedTuple):
-    """A part of a solve, in its direction of time, and the least and the largest time that f gets in it."""
+    """A part of a solve, in its direction of time, and the least and the largest time that f gets
+    in it."""
 
     first: Time
     last: Time
@@ -23,7 +25,8 @@ class Stretch(NamedTuple):
     most: float = math.inf
 
     def clamp(self, t: Tensor) -> Tensor:
-        """Times within the stretch, where they are within it but for rounding, that are not those of its jumps."""
+        """Times within the stretch, where they are within it but for rounding, that are not those
+        of its jumps."""
         return t.clamp(self.least, self.most) if self.bounded else t
 
     @property
@@ -50,7 +53,8 @@ class Stretch(NamedTuple):
 
 
 def stop_times(stops: Any) -> tuple[float, ...]:
-    """The times as numbers, each once, in order. Raises OdesolveError unless they are finite numbers."""
+    """The times as numbers, each once, in order. Raises OdesolveError unless they are finite
+    numbers."""
     if isinstance(stops, Tensor) and stops.requires_grad:
         raise OdesolveError("stops require gradients, of which they get none: give stops.detach()")
     try:
@@ -59,29 +63,38 @@ def stop_times(stops: Any) -> tuple[float, ...]:
         given = torch.full((1,), math.nan)
     if given.dim() != 1 or not bool(given.isfinite().all()):
         raise OdesolveError(
-            f"stops are {short(stops)}: give the times at which f jumps, finite numbers such as (0.3, 0.5)"
+            f"stops are {short(stops)}: give the times at which f jumps, finite numbers such as "
+            "(0.3, 0.5)"
         )
     return tuple(sorted(set(given.tolist())))
 
 
 def stretches(first: Time, last: Time, stops: Sequence[float], dtype: torch.dtype) -> list[Stretch]:
-    """The parts between neighbouring stops of a solve from one time to another, whose times f gets in a type.
+    """The parts between neighbouring stops of a solve from one time to another, whose times f gets
+    in a type.
 
     Raises OdesolveError for stops where samples have times of their own.
     """
     if isinstance(first, Tensor) or isinstance(last, Tensor):
         if stops:
-            raise OdesolveError("stops are times of all samples, which have times of their own: give t as (n,)")
+            raise OdesolveError(
+                "stops are times of all samples, which have times of their own: give t as (n,)"
+            )
         return [Stretch(first, last)]
     sign, known = math.copysign(1.0, last - first), set(stops)
-    inner = sorted((t for t in known if sign * first < sign * t < sign * last), key=lambda t: sign * t)
+    inner = sorted(
+        (t for t in known if sign * first < sign * t < sign * last), key=lambda t: sign * t
+    )
     return [_stretch(a, b, known, dtype) for a, b in itertools.pairwise((first, *inner, last))]
 
 
 def _stretch(first: float, last: float, stops: set[float], dtype: torch.dtype) -> Stretch:
-    low, high = min(first, last), max(first, last)
+    low = min(first, last)
+    high = max(first, last)
     least = _beside(low, math.inf, dtype) if low in stops else -math.inf
-    return Stretch(first, last, least, _beside(high, -math.inf, dtype) if high in stops else math.inf)
+    return Stretch(
+        first, last, least, _beside(high, -math.inf, dtype) if high in stops else math.inf
+    )
 
 
 def _beside(t: float, side: float, dtype: torch.dtype) -> float:

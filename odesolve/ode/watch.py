@@ -23,7 +23,8 @@ ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
 class Marks:
-    """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a number, or one a sample)."""
+    """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a
+    number, or one a sample)."""
 
     def __init__(self, times: Times, like: Tensor):
         self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
@@ -35,7 +36,9 @@ class Marks:
         """How many of the times but the last these samples have reached at times t (n,)."""
         if not isinstance(self.sign, Tensor):
             return torch.searchsorted(self.inner, self.sign * t, right=True)
-        return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[:, 0]
+        return torch.searchsorted(self.inner[rows], (self.sign[rows] * t)[:, None], right=True)[
+            :, 0
+        ]
 
     def at(self, place: Tensor, rows: Tensor) -> Tensor:
         """The times of these numbers of these samples."""
@@ -43,20 +46,23 @@ class Marks:
 
 
 class Watch:
-    """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if ``dense``.
+    """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if
+    ``dense``.
 
-    Attempts are noted as they are made and evaluated when the host looks, one after the other; a terminal event takes its
-    sample back to the counts of the attempt in which it lies.
+    Attempts are noted as they are made and evaluated when the host looks, one after the other; a
+    terminal event takes its sample back to the counts of the attempt in which it lies.
     """
 
     def __init__(self, drift: Drift, times: Times, events: Sequence[Event], dense: bool):
         start = drift.start
-        self.drift, self.events = drift, tuple(events)
+        self.drift = drift
+        self.events = tuple(events)
         self.marks = Marks(times, start)
         self.y = start.new_full((len(times), *start.shape), torch.nan)
         self.y[0] = start
         self.dense = Dense(len(start), self.marks.sign) if dense else None
-        self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)  # output times passed
+        # output times passed
+        self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)
         self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
         self.noted: list[tuple[Any, Tensor]] = []
         first = self.marks.t[0].expand(len(start))
@@ -87,7 +93,9 @@ class Watch:
                 piece = Piece(batch.rows[index], state[T0, index], state[H0, index],
                               method.interpolant(attempt, state, index, batch))  # fmt: skip
                 self.more += batch.state[NFE] - nfe
-                reached, met, states = self._find(piece, attempt.y1[index], state[T, index], batch, index)
+                reached, met, states = self._find(
+                    piece, attempt.y1[index], state[T, index], batch, index
+                )
                 if bool(met.any()):
                     method.replace(index[met], states[met])
                     self._stop(index[met], reached[met], state, batch)
@@ -105,38 +113,65 @@ class Watch:
         value = event.fn(self.drift.time(t.to(y.dtype)), self.drift.open(y), *args)
         refuse_inside("what an event's function returned", value, y)
         expected = (len(y),) if self.drift.by_sample else ()
-        if not isinstance(value, Tensor) or value.shape != expected or not value.is_floating_point():
-            given = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if (
+            not isinstance(value, Tensor)
+            or value.shape != expected
+            or not value.is_floating_point()
+        ):
+            given = (
+                f"{value.dtype} {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
             raise OdesolveError(
-                f"an event's function returned {given}: return a tensor of shape {expected}, one a sample: real "
+                f"an event's function returned {given}: return a tensor of shape {expected}, one "
+                "a sample: real "
                 "numbers, whose sign changes at the event"
             )
         return value.double().reshape(len(y))
 
     def _find(
-        self, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor
+        self,
+        piece: Piece,
+        last: Tensor,
+        end: Tensor,
+        batch: Batch,
+        index: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the zeros within steps that end at ``end`` (n,) in states ``last``, and drop those after a terminal one.
+        """Find the zeros within steps that end at ``end`` (n,) in states ``last``, and drop those
+        after a terminal one.
 
-        ``index`` are the numbers of these samples among those that run. Returns how far the solution goes, (n,), whether a
-        terminal event ended it, and the states there.
+        ``index`` are the numbers of these samples among those that run. Returns how far the
+        solution goes, (n,), whether a terminal event ended it, and the states there.
         """
-        reached, met, states = end.clone(), torch.zeros_like(end, dtype=torch.bool), torch.empty_like(last)
+        reached = end.clone()
+        met = torch.zeros_like(end, dtype=torch.bool)
+        states = torch.empty_like(last)
         found = [self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))]
-        times, way = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found], piece.h.sign()
+        times = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found]
+        way = piece.h.sign()
         for event, z, t in zip(self.events, found, times, strict=True):
             if event.terminal:
                 reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
         for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
             kept = way[z.rows] * t <= (way * reached)[z.rows]
-            rows, t = z.rows[kept], t[kept]
+            rows = z.rows[kept]
+            t = t[kept]
             y = evaluate(piece.coefficients[:, rows], z.theta[kept])
             all_found.append((piece.rows[rows], t, y))
             if event.terminal:
                 met[rows], states[rows] = True, y
         return reached, met, states
 
-    def _zeros(self, i: int, piece: Piece, last: Tensor, end: Tensor, batch: Batch, index: Tensor) -> Zeros:
+    def _zeros(
+        self,
+        i: int,
+        piece: Piece,
+        last: Tensor,
+        end: Tensor,
+        batch: Batch,
+        index: Tensor,
+    ) -> Zeros:
         """The zeros of an event within these steps, of its direction."""
         event, args, n = self.events[i], self.drift.args_of(piece.rows), len(end)
 
@@ -149,10 +184,12 @@ class Watch:
             if isinstance(rows, slice):
                 return part(rows, theta)
             assert isinstance(theta, Tensor)
-            parts = zip(rows.split(n), theta.split(n), strict=True)  # no more samples at a time than there are
+            # no more samples at a time than there are
+            parts = zip(rows.split(n), theta.split(n), strict=True)
             return torch.cat([part(*given) for given in parts]) if len(rows) else theta
 
-        before, after = self.values[i][piece.rows], self._value(event, end, last, args)
+        before = self.values[i][piece.rows]
+        after = self._value(event, end, last, args)
         limits = self.limits[i][:, piece.rows]
         if bool(limits.isnan().any()):
             limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
@@ -163,19 +200,30 @@ class Watch:
 
     def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
         """What the event must exceed in these first steps before it counts."""
-        y, slope, args = piece.coefficients[0], piece.coefficients[1], self.drift.args_of(piece.rows)
+        y, slope, args = (
+            piece.coefficients[0],
+            piece.coefficients[1],
+            self.drift.args_of(piece.rows),
+        )
         eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
-        start, later = (self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps))
+        start, later = (
+            self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps)
+        )
         rtol, atol = (
             s[index].to(y.dtype).view(-1, *[1] * (y.dim() - 1)) if isinstance(s, Tensor) else s
             for s in (batch.rtol, batch.atol)
         )
         return limit(
-            lambda y: self._value(event, piece.t0, y, args), y, slope, atol + rtol * y.abs(), (later - start).abs()
+            lambda y: self._value(event, piece.t0, y, args),
+            y,
+            slope,
+            atol + rtol * y.abs(),
+            (later - start).abs(),
         )
 
     def _stop(self, index: Tensor, t: Tensor, state: Tensor, batch: Batch) -> None:
-        """End these samples at times t, with the counts of the attempt that ``state`` belongs to."""
+        """End these samples at times t, with the counts of the attempt that ``state`` belongs
+        to."""
         batch.state[:, index] = state[:, index]
         for row, value in ((T, t), (STATUS, float(EVENT)), (TOOK, 1.0), (H, 0.0)):
             batch.state[row, index] = value
@@ -190,7 +238,11 @@ class Watch:
         self.done[piece.rows] = first + count
         which = torch.arange(len(count), device=count.device).repeat_interleave(count)
         if len(which):
-            place = torch.arange(len(which), device=count.device) - (count.cumsum(0) - count)[which] + first[which]
+            place = (
+                torch.arange(len(which), device=count.device)
+                - (count.cumsum(0) - count)[which]
+                + first[which]
+            )
             rows = piece.rows[which]
             theta = (self.marks.at(place, rows) - piece.t0[which]) / piece.h[which]
             self.y[place, rows] = evaluate(piece.coefficients[:, which], theta)
@@ -204,10 +256,13 @@ class Watch:
         """The zeros of every event, sample by sample in order of time."""
         out = []
         for found in self.found:
-            rows, t, y = (torch.cat(part) for part in zip(*found, strict=True)) if found else self._none()
+            rows, t, y = (
+                (torch.cat(part) for part in zip(*found, strict=True)) if found else self._none()
+            )
             order = rows.sort(stable=True).indices
             counts = torch.bincount(rows, minlength=len(self.done)).tolist()
-            ts, ys = t[order].split(counts), y[order].split(counts)
+            ts = t[order].split(counts)
+            ys = y[order].split(counts)
             each = [self.drift.open(v if self.drift.by_sample else v[:, None]) for v in ys]
             out.append(Found(list(ts), each) if self.drift.by_sample else Found(ts[0], each[0]))
         return out

@@ -1,4 +1,5 @@
-"""Probability paths: alpha, sigma, their derivatives, log-SNR and its inverse, the SDE's f and g, and conversions."""
+"""Probability paths: alpha, sigma, their derivatives, log-SNR and its inverse, the SDE's f and g,
+and conversions."""
 
 from dataclasses import fields
 from typing import Any
@@ -40,13 +41,16 @@ _DOOR = Door("this", "describes no path", "give what path.spec() returned")
 
 @fits
 def from_spec(spec: dict) -> Path:
-    """The path that ``path.spec()`` describes; tables other than the presets cannot be rebuilt from their digest.
+    """The path that ``path.spec()`` describes; tables other than the presets cannot be rebuilt from
+    their digest.
 
     Raises OdesolveError for what describes none.
     """
-    flips, found = 0, shaped(spec, dict[str, Any], _DOOR)
+    flips = 0
+    found = shaped(spec, dict[str, Any], _DOOR)
     while found.get("name") == "Flipped":
-        flips, found = flips + 1, shaped(found.get("base"), dict[str, Any], _DOOR)
+        flips = flips + 1
+        found = shaped(found.get("base"), dict[str, Any], _DOOR)
     path = _unflipped(found)
     for _ in range(flips):
         path = path.flipped()
@@ -60,10 +64,15 @@ def _unflipped(spec: dict[str, Any]) -> Path:
         label = parameters.get("label")
         if not isinstance(label, str) or label not in _PRESETS:
             given = f"a Discrete path with digest {parameters.get('digest')}"
-            raise OdesolveError(f"{given} cannot be rebuilt from JSON: pass the path itself, Discrete(alphas_cumprod)")
+            raise OdesolveError(
+                f"{given} cannot be rebuilt from JSON: pass the path itself, "
+                "Discrete(alphas_cumprod)"
+            )
         return _PRESETS[label]()
     if name not in _KINDS:
-        raise OdesolveError(f"unknown path {name!r}: choose from {', '.join([*_KINDS, 'Discrete', 'Flipped'])}")
+        raise OdesolveError(
+            f"unknown path {name!r}: choose from {', '.join([*_KINDS, 'Discrete', 'Flipped'])}"
+        )
     kind = _KINDS[name]
     for k, value in parameters.items():
         shaped(value, Number, _DOOR)

@@ -1,4 +1,5 @@
-"""Probability paths x_t = alpha(t) x0 + sigma(t) eps, and every conversion between what networks predict on them."""
+"""Probability paths x_t = alpha(t) x0 + sigma(t) eps, and every conversion between what networks
+predict on them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
 ELSEWHERE = {
     **dict.fromkeys(("epsilon", "eps"), "noise"),
-    **dict.fromkeys(("x0", "x_0", "x_start", "xstart", "start", "start_x", "sample", "denoised", "original"), "data"),
+    **dict.fromkeys(
+        ("x0", "x_0", "x_start", "xstart", "start", "start_x", "sample", "denoised", "original"),
+        "data",
+    ),
     **dict.fromkeys(("flow", "flow_matching", "rectified_flow", "u"), "velocity"),
 }
 Time = float | Tensor
@@ -49,17 +53,21 @@ def as_time(t: Time) -> Tensor:
 
 
 def prediction_named(given: object) -> str:
-    """The prediction of this name, in any case: one of ``PREDICTIONS``, or of another program's, such as "v-prediction".
+    """The prediction of this name, in any case: one of ``PREDICTIONS``, or of another program's,
+    such as "v-prediction".
 
     Raises OdesolveError for other names.
     """
     if given is None:
-        raise OdesolveError(f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}")
+        raise OdesolveError(
+            f"what the network predicts is missing: give predicts= one of {', '.join(PREDICTIONS)}"
+        )
     word = str(given).strip().lower().replace("-", "_").replace(" ", "_")
     word = word.removesuffix("_prediction").removesuffix("_pred").removeprefix("pred_")
     if word in ("f", "f_theta", "raw"):
         raise OdesolveError(
-            f"unknown prediction {given!r}: did you mean 'edm', EDM's network within its preconditioning?"
+            f"unknown prediction {given!r}: did you mean 'edm', EDM's network within its "
+            "preconditioning?"
         )
     found = ELSEWHERE.get(word, word)
     if found not in PREDICTIONS:
@@ -71,11 +79,11 @@ def prediction_named(given: object) -> str:
 class Path:
     """A Gaussian probability path; data at t = 0, noise at t = ``t_max``.
 
-    All functions of time take a float or a tensor of any shape and return a tensor of that shape (float64 for a float).
-    ``t_min`` is where grids that are uniform in log-SNR stop before the last step to the data end, ``t_clip`` where they
-    begin after the first step when the log-SNR at ``t_max`` is infinite. ``family`` is "preserving" (unit variance),
-    "exploding" (the signal stays, the noise grows) or "flow" (no signal is left at the noise end, and none is missed).
-    """
+    All functions of time take a float or a tensor of any shape and return a tensor of that shape
+    (float64 for a float). ``t_min`` is where grids that are uniform in log-SNR stop before the last
+    step to the data end, ``t_clip`` where they begin after the first step when the log-SNR at
+    ``t_max`` is infinite. ``family`` is "preserving" (unit variance), "exploding" (the signal
+    stays, the noise grows) or "flow" (no signal is left at the noise end, and none is missed)."""
 
     t_max: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
@@ -129,7 +137,8 @@ class Path:
         return self.t_of_lam(-torch.log(as_time(rho)))
 
     def start_std(self, t: float) -> float:
-        """Standard deviation of the noise that a solve starting at t begins with: sigma, or 1 on unit-variance paths."""
+        """Standard deviation of the noise that a solve starting at t begins with: sigma, or 1 on
+        unit-variance paths."""
         return float(self.sigma(t))
 
     @property
@@ -149,12 +158,14 @@ class Path:
 
     @property
     def training_steps(self) -> int | None:
-        """Number of discrete training times (they lie at i / training_steps), or None for continuous time."""
+        """Number of discrete training times (they lie at i / training_steps), or None for
+        continuous time."""
         return None
 
     @fits_as("path.flipped")
     def flipped(self) -> Path:
-        """The same path with time reversed: noise at 0 and data at ``t_max``, as flow-matching papers write it."""
+        """The same path with time reversed: noise at 0 and data at ``t_max``, as flow-matching
+        papers write it."""
         return Flipped(self)
 
     @fits_as("path.points")
@@ -162,7 +173,9 @@ class Path:
         """The path at each of the given times, in float64 on the host."""
         t = row("times", times, "times (n,)")
         columns = (t, self.alpha(t), self.sigma(t), self.dalpha(t), self.dsigma(t), self.lam(t))
-        return [Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)]
+        return [
+            Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)
+        ]
 
     @fits_as("path.point")
     def point(self, t: float) -> Point:
@@ -173,14 +186,21 @@ class Path:
         """Name and parameters as plain values, for JSON."""
         return {"name": type(self).__name__, **dataclasses.asdict(self)}
 
-    def rows(self, t: Time, prediction: str, sigma_data: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(
+        self,
+        t: Time,
+        prediction: str,
+        sigma_data: float = 0.5,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(c0, c1, s) with s * F = c0 * x0 + c1 * eps for what a network of this kind predicts.
 
-        The scale s keeps c0 and c1 finite where F itself is not (the score at sigma = 0, the velocity where sigma' is
-        infinite).
+        The scale s keeps c0 and c1 finite where F itself is not (the score at sigma = 0, the
+        velocity where sigma' is infinite).
         """
-        a, s = self.alpha(t), self.sigma(t)
-        one, zero = torch.ones_like(a), torch.zeros_like(a)
+        a = self.alpha(t)
+        s = self.sigma(t)
+        one = torch.ones_like(a)
+        zero = torch.zeros_like(a)
         if prediction == "data":
             return one, zero, one
         if prediction == "noise":
@@ -193,24 +213,38 @@ class Path:
             r = torch.hypot(s, a * sigma_data)
             return s / (sigma_data * r), -a * sigma_data / r, one
         if prediction == "velocity":
-            da, ds = self.dalpha(t), self.dsigma(t)
+            da = self.dalpha(t)
+            ds = self.dsigma(t)
             steep = torch.isinf(ds)
-            return torch.where(steep, zero, da), torch.where(steep, one, ds), torch.where(steep, zero, one)
+            return (
+                torch.where(steep, zero, da),
+                torch.where(steep, one, ds),
+                torch.where(steep, zero, one),
+            )
         raise unknown("prediction", prediction, PREDICTIONS)
 
     @fits_as("path.convert")
-    def convert(self, t: Time, given: str, want: str, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
-        """(k_x, k_F) with ``want`` = k_x * x + k_F * F for a network output F that predicts ``given``.
+    def convert(
+        self,
+        t: Time,
+        given: str,
+        want: str,
+        sigma_data: float = 0.5,
+    ) -> tuple[Tensor, Tensor]:
+        """(k_x, k_F) with ``want`` = k_x * x + k_F * F for a network output F that predicts
+        ``given``.
 
-        One 2x2 system, [x; s F] = [[alpha, sigma], [c0, c1]] [x0; eps], inverted once. Entries are infinite or NaN only
-        where the quantity itself is undetermined (noise at sigma = 0 from data, data at alpha = 0 from noise).
-        """
+        One 2x2 system, [x; s F] = [[alpha, sigma], [c0, c1]] [x0; eps], inverted once. Entries are
+        infinite or NaN only where the quantity itself is undetermined (noise at sigma = 0 from
+        data, data at alpha = 0 from noise)."""
         if given == want:
             a = self.alpha(t)
             return torch.zeros_like(a), torch.ones_like(a)
-        if (given, want) == ("score", "velocity"):  # f x - g^2 score / 2 stays finite at the data end, sigma' may not
+        # f x - g^2 score / 2 stays finite at the data end, sigma' may not
+        if (given, want) == ("score", "velocity"):
             return self.f(t), (-0.5 if self.t_noise > self.t_data else 0.5) * self.g2(t)
-        a, s = self.alpha(t), self.sigma(t)
+        a = self.alpha(t)
+        s = self.sigma(t)
         if {given, want} == {"noise", "score"}:  # each other's multiple, also where alpha = 0
             return torch.zeros_like(s), -s if want == "noise" else -1 / s
         c0, c1, scale = self.rows(t, given, sigma_data)
@@ -222,7 +256,8 @@ class Path:
 @meant()
 @dataclass(frozen=True)
 class Flipped(Path):
-    """A path seen with time reversed (s = t_max - t): noise at s = 0, data at s = t_max; velocities change sign."""
+    """A path seen with time reversed (s = t_max - t): noise at s = 0, data at s = t_max; velocities
+    change sign."""
 
     base: Path
 
@@ -279,7 +314,8 @@ class Flipped(Path):
         return -self.base.f(self._t(t))
 
     def g2(self, t: Time) -> Tensor:
-        """Squared diffusion of the base path's SDE (non-negative; the SDE itself runs in the base path's time)."""
+        """Squared diffusion of the base path's SDE (non-negative; the SDE itself runs in the base
+        path's time)."""
         return self.base.g2(self._t(t))
 
     def t_of_lam(self, lam: Time) -> Tensor:
@@ -294,11 +330,15 @@ class Flipped(Path):
 
 
 def check_numbers(path: Path, **limits: float) -> None:
-    """Raise OdesolveError for a parameter of a path that is no finite number; ``limits`` are the largest of some."""
+    """Raise OdesolveError for a parameter of a path that is no finite number; ``limits`` are the
+    largest of some."""
     for field in dataclasses.fields(path):
         given = getattr(path, field.name)
         found = real(
-            f"{type(path).__name__} {field.name}", given, "a finite number", most=limits.get(field.name, math.inf)
+            f"{type(path).__name__} {field.name}",
+            given,
+            "a finite number",
+            most=limits.get(field.name, math.inf),
         )
         if type(given) not in (int, float):
             object.__setattr__(path, field.name, found)

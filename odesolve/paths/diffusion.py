@@ -36,7 +36,14 @@ class _LinearBeta(Path):
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def _t_of_B(self, B: Tensor) -> Tensor:
-        return 2 * B / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * B))
+        return (
+            2
+            * B
+            / (
+                self.beta_min
+                + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * B)
+            )
+        )
 
     def alpha(self, t: Time) -> Tensor:
         return torch.exp(-0.5 * self.B(t))
@@ -57,7 +64,8 @@ class VP(_LinearBeta):
         return torch.sqrt(-torch.expm1(-self.B(t)))
 
     def dsigma(self, t: Time) -> Tensor:
-        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)  # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+        # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)
 
     def g2(self, t: Time) -> Tensor:
         return self.beta(t)
@@ -73,7 +81,8 @@ class VP(_LinearBeta):
 @fits
 @dataclass(frozen=True)
 class SubVP(_LinearBeta):
-    """Sub-VP path: its standard deviation (not its variance) is 1 - exp(-B) (Song et al. 2021, eq. 29)."""
+    """Sub-VP path: its standard deviation (not its variance) is 1 - exp(-B) (Song et al. 2021, eq.
+    29)."""
 
     def sigma(self, t: Time) -> Tensor:
         return -torch.expm1(-self.B(t))
@@ -89,7 +98,8 @@ class SubVP(_LinearBeta):
         return -0.5 * B - torch.log(-torch.expm1(-B))
 
     def t_of_lam(self, lam: Time) -> Tensor:
-        # y = alpha solves y = e^lam (1 - y^2). For large lam, 1 - y is what matters: asinh keeps it.
+        # y = alpha solves y = e^lam (1 - y^2). For large lam, 1 - y is what matters: asinh keeps
+        # it.
         return self._t_of_B(2 * torch.asinh(0.5 * torch.exp(-as_time(lam))))
 
 
@@ -134,22 +144,27 @@ class Cosine(Path):
         return -2 * self.f(t)
 
     def t_of_lam(self, lam: Time) -> Tensor:
-        # Near the noise end 1 - t comes from cos(a), near the data end t from sin(a)^2 - sin(a0)^2: nothing cancels.
+        # Near the noise end 1 - t comes from cos(a), near the data end t from sin(a)^2 - sin(a0)^2:
+        # nothing cancels.
         lam = as_time(lam)
         a0 = self.offset * self._rate
         cos = math.cos(a0) * torch.sqrt(torch.sigmoid(2 * lam))
         rise = math.cos(a0) ** 2 * torch.sigmoid(-2 * lam)
         sin = torch.sqrt(rise + math.sin(a0) ** 2)
         # rise = sin(a - a0) sin(a + a0)
-        below = (cos * math.cos(a0) + sin * math.sin(a0)) * (sin * math.cos(a0) + cos * math.sin(a0))
-        near_noise, near_data = 1 - torch.asin(cos) / self._rate, torch.atan2(rise, below) / self._rate
+        below = (cos * math.cos(a0) + sin * math.sin(a0)) * (
+            sin * math.cos(a0) + cos * math.sin(a0)
+        )
+        near_noise = 1 - torch.asin(cos) / self._rate
+        near_data = torch.atan2(rise, below) / self._rate
         return torch.where(lam < 0, near_noise, near_data)
 
 
 @fits
 @dataclass(frozen=True)
 class VE(Path):
-    """Variance-exploding path with a geometric sigma; sigma(0) = sigma_min, not 0 (Song et al. 2021, eq. 9)."""
+    """Variance-exploding path with a geometric sigma; sigma(0) = sigma_min, not 0 (Song et al.
+    2021, eq. 9)."""
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -187,7 +202,8 @@ class VE(Path):
 @fits
 @dataclass(frozen=True)
 class EDM(Path):
-    """EDM path: alpha = 1 and time is the noise level, t = sigma from 0 to ``sigma_max`` (Karras et al. 2022)."""
+    """EDM path: alpha = 1 and time is the noise level, t = sigma from 0 to ``sigma_max`` (Karras et
+    al. 2022)."""
 
     sigma_max: float = 80.0
     sigma_min: float = 0.002

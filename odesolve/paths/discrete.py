@@ -20,36 +20,58 @@ LOWEST = 2.0**-24
 @fits
 @dataclass(frozen=True, init=False)
 class Discrete(Path):
-    """A variance-preserving path through a table of N cumulative products, alpha_i^2 = ``alphas_cumprod[i-1]``.
+    """A variance-preserving path through a table of N cumulative products, alpha_i^2 =
+    ``alphas_cumprod[i-1]``.
 
-    Training time i (1..N) lies at t = i/N, the data at t = 0, and log(alpha) is interpolated linearly between them, so
-    that the path is continuous and passes through every trained level. A network that was trained with indices 0..N-1
-    sees t N - 1. Products below ``floor`` (a zero terminal SNR) are raised to it, so that the log-SNR stays finite.
-    """
+    Training time i (1..N) lies at t = i/N, the data at t = 0, and log(alpha) is interpolated
+    linearly between them, so that the path is continuous and passes through every trained level. A
+    network that was trained with indices 0..N-1 sees t N - 1. Products below ``floor`` (a zero
+    terminal SNR) are raised to it, so that the log-SNR stays finite."""
 
     digest: str
     label: str
     _log_alpha: Tensor = field(compare=False, repr=False)
 
-    def __init__(self, alphas_cumprod: Sequence[float] | Tensor, label: str = "table", floor: float = LOWEST):
+    def __init__(
+        self,
+        alphas_cumprod: Sequence[float] | Tensor,
+        label: str = "table",
+        floor: float = LOWEST,
+    ):
         table = row("alphas_cumprod", alphas_cumprod, "the N cumulative products of 1 - beta, (N,)")
         require(
-            not getattr(alphas_cumprod, "requires_grad", False), "alphas_cumprod requires gradients: give its detach()"
+            not getattr(alphas_cumprod, "requires_grad", False),
+            "alphas_cumprod requires gradients: give its detach()",
         )
         require(isinstance(label, str), f"label={label!r}: give a name")
-        require(table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta")
+        require(
+            table.numel() > 0, "alphas_cumprod is empty: give the N cumulative products of 1 - beta"
+        )
         floor = real("floor", floor, "the smallest cumulative product to keep, between 0 and 1")
         least = float(table.min())
-        require(not least < 0.0, f"alphas_cumprod hold {least:g}: give cumulative products, which are not negative")
-        require(0 < floor < 1, f"floor={floor}: give the smallest cumulative product to keep, between 0 and 1")
+        require(
+            not least < 0.0,
+            f"alphas_cumprod hold {least:g}: give cumulative products, which are not negative",
+        )
+        require(
+            0 < floor < 1,
+            f"floor={floor}: give the smallest cumulative product to keep, between 0 and 1",
+        )
         self._set(0.5 * torch.log(table.clamp_min(0.0)), label, floor)
 
     def _set(self, log_alpha: Tensor, label: str, floor: float = LOWEST) -> None:
-        values = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha.clamp_min(0.5 * math.log(floor))])
+        values = torch.cat(
+            [torch.zeros(1, dtype=torch.float64), log_alpha.clamp_min(0.5 * math.log(floor))]
+        )
         falls = bool((values.diff() < 0).all())
-        require(falls, f"alphas_cumprod must fall strictly from below 1 to {floor:g}: give cumprod(1 - betas)")
+        require(
+            falls,
+            f"alphas_cumprod must fall strictly from below 1 to {floor:g}: give cumprod(1 - betas)",
+        )
         object.__setattr__(self, "_log_alpha", values)
-        object.__setattr__(self, "digest", hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16])
+        object.__setattr__(
+            self, "digest", hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+        )
         object.__setattr__(self, "label", label)
 
     @classmethod
@@ -58,7 +80,10 @@ class Discrete(Path):
         """The path of per-step noise rates beta_1..beta_N (log1p keeps the small ones exact)."""
         b = row("betas", betas, "the N betas of the training, (N,)")
         inside = bool(((b > 0) & (b < 1)).all()) and b.numel() > 0
-        require(inside, "betas must lie strictly between 0 and 1: give the noise rate of each training step")
+        require(
+            inside,
+            "betas must lie strictly between 0 and 1: give the noise rate of each training step",
+        )
         path = cls.__new__(cls)
         path._set(0.5 * torch.cumsum(torch.log1p(-b), 0), label)
         return path
@@ -72,7 +97,8 @@ class Discrete(Path):
     @classmethod
     @fits_as("Discrete.stable_diffusion")
     def stable_diffusion(cls) -> Discrete:
-        """Stable Diffusion's table: sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) in 1000 steps."""
+        """Stable Diffusion's table: sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) in 1000
+        steps."""
         root = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
         return cls.from_betas(root**2, "stable_diffusion")
 
@@ -90,9 +116,10 @@ class Discrete(Path):
         table = self._log_alpha.to(t.device, t.dtype)
         position = t * self.training_steps
         left = position.detach().ceil().long().sub(1).clamp(0, self.training_steps - 1)
-        slope = self._log_alpha.diff().to(t.device, t.dtype)[left]  # differences in float64, whatever t is
-        # A trained level is exact at its own time: count from the right node; in the first segment from (0, 0), where
-        # the log-SNR is infinite and counting from the right would cancel.
+        # differences in float64, whatever t is
+        slope = self._log_alpha.diff().to(t.device, t.dtype)[left]
+        # A trained level is exact at its own time: count from the right node; in the first segment
+        # from (0, 0), where the log-SNR is infinite and counting from the right would cancel.
         anchor = torch.where(left > 0, left + 1, 0)
         return table[anchor], slope, position - anchor
 
@@ -108,10 +135,12 @@ class Discrete(Path):
         return torch.exp(self.log_alpha(t))
 
     def sigma(self, t: Time) -> Tensor:
-        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t))).abs()  # sqrt(-0.0) is -0.0, and 1/-0.0 is -inf
+        # sqrt(-0.0) is -0.0, and 1/-0.0 is -inf
+        return torch.sqrt(-torch.expm1(2 * self.log_alpha(t))).abs()
 
     def dsigma(self, t: Time) -> Tensor:
-        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)  # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+        # from alpha^2 + sigma^2 = 1: nothing cancels near noise
+        return -self.alpha(t) * self.dalpha(t) / self.sigma(t)
 
     def f(self, t: Time) -> Tensor:
         return self._segment(t)[1] * self.training_steps
@@ -127,9 +156,13 @@ class Discrete(Path):
         lam = as_time(lam)
         target = -0.5 * torch.nn.functional.softplus(-2 * lam, threshold=1e9)
         table = self._log_alpha.to(lam.device, lam.dtype)
-        right = torch.searchsorted(-table, -target.detach().contiguous()).clamp(1, self.training_steps)
+        right = torch.searchsorted(-table, -target.detach().contiguous()).clamp(
+            1, self.training_steps
+        )
         anchor = torch.where(right > 1, right, 0)
-        offset = (target - table[anchor]) / self._log_alpha.diff().to(lam.device, lam.dtype)[right - 1]
+        offset = (target - table[anchor]) / self._log_alpha.diff().to(lam.device, lam.dtype)[
+            right - 1
+        ]
         return (anchor + offset) / self.training_steps
 
     @property

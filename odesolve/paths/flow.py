@@ -16,7 +16,8 @@ from odesolve.paths.base import Path, Time, as_time, check_numbers, require
 @fits
 @dataclass(frozen=True)
 class Linear(Path):
-    """Straight path alpha = 1 - t, sigma = s + (1 - s) t with s = ``sigma_min`` (Lipman et al. 2023, eq. 20)."""
+    """Straight path alpha = 1 - t, sigma = s + (1 - s) t with s = ``sigma_min`` (Lipman et al.
+    2023, eq. 20)."""
 
     sigma_min: float = 0.0
     t_clip: ClassVar[float | None] = 0.99
@@ -43,8 +44,10 @@ class Linear(Path):
         return torch.log1p(-t) - torch.log(self.sigma(t))
 
     def t_of_lam(self, lam: Time) -> Tensor:
-        lam, s = as_time(lam), self.sigma_min
-        ratio = torch.exp(-lam.abs())  # rho towards the data end, 1/rho towards the noise end: never overflows
+        lam = as_time(lam)
+        s = self.sigma_min
+        # rho towards the data end, 1/rho towards the noise end: never overflows
+        ratio = torch.exp(-lam.abs())
         near_data = (ratio - s) / (ratio + (1 - s))
         near_noise = (1 - s * ratio) / (1 + (1 - s) * ratio)
         return torch.where(lam > 0, near_data, near_noise)
@@ -53,7 +56,8 @@ class Linear(Path):
 @fits
 @dataclass(frozen=True)
 class Trig(Path):
-    """Trigonometric path alpha = cos(pi t/2), sigma = sin(pi t/2) (Albergo and Vanden-Eijnden 2023)."""
+    """Trigonometric path alpha = cos(pi t/2), sigma = sin(pi t/2) (Albergo and Vanden-Eijnden
+    2023)."""
 
     t_clip: ClassVar[float | None] = 0.99
     family: ClassVar[str] = "flow"

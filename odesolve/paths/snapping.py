@@ -7,7 +7,8 @@ from odesolve.paths import Path
 
 
 def snapped(path: Path, times: list[float]) -> list[float]:
-    """Times moved to the nearest training times, duplicates pushed apart; the data end stays where it is."""
+    """Times moved to the nearest training times, duplicates pushed apart; the data end stays where
+    it is."""
     total = path.training_steps
     assert total is not None
     flip = path.t_noise < path.t_data
@@ -18,7 +19,8 @@ def snapped(path: Path, times: list[float]) -> list[float]:
     n = len(index)
     if n - ends_at_data > total:
         raise OdesolveError(
-            f"{n - 1} steps on a table of {total} training times: give fewer steps, or Model(snap=False)"
+            f"{n - 1} steps on a table of {total} training times: give fewer steps, or "
+            "Model(snap=False)"
         )
     floor = 0 if ends_at_data else 1
     for k in range(n):

@@ -34,7 +34,11 @@ def no_path(given: Any) -> OdesolveError:
     shape = getattr(given, "shape", None)  # of a table
     name = given if isinstance(given, str) else getattr(given, "__name__", "")
     typed = WORDS.get("betas" if shape is not None else folded(str(name)))
-    instead = f"odesolve.paths.{typed}" if typed else "one of odesolve.paths, such as odesolve.paths.VP()"
+    instead = (
+        f"odesolve.paths.{typed}"
+        if typed
+        else ("one of odesolve.paths, such as odesolve.paths.VP()")
+    )
     shown = repr(given) if shape is None else f"of shape {tuple(shape)}"
     return OdesolveError(f"path is {shown}: give {instead}")
 
@@ -42,4 +46,8 @@ def no_path(given: Any) -> OdesolveError:
 def unknown_grid(name: str, known: Iterable[str]) -> OdesolveError:
     """The error for a name that no grid has."""
     near = GRIDS.get(folded(name))
-    return OdesolveError(f"unknown grid {name!r}: did you mean {near!r}?") if near else unknown("grid", name, known)
+    return (
+        OdesolveError(f"unknown grid {name!r}: did you mean {near!r}?")
+        if near
+        else unknown("grid", name, known)
+    )

@@ -1,9 +1,9 @@
 """The sampler and the grid that a user gets without naming them.
 
-Chosen by measurement on the digits (``benchmarks/work_precision.py``), on two independent batches of noise. Rejected: whatever
-wins at one number of evaluations and loses at the next. On the exploding path DPM++ 2M and UniPC-2 reach the smallest error of
-all at 15 evaluations, by cancellation, and nearly twice that error at 25; the choices below improve steadily.
-"""
+Chosen by measurement on the digits (``benchmarks/work_precision.py``), on two independent batches
+of noise. Rejected: whatever wins at one number of evaluations and loses at the next. On the
+exploding path DPM++ 2M and UniPC-2 reach the smallest error of all at 15 evaluations, by
+cancellation, and nearly twice that error at 25; the choices below improve steadily."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from typing import Any
 
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import whole
-from odesolve.grids import MAX_STEPS, Grid, Karras, Listed, Polynomial, Uniform, VPTime, count, named
+from odesolve.grids import (
+    MAX_STEPS,
+    Grid,
+    Karras,
+    Listed,
+    Polynomial,
+    Uniform,
+    VPTime,
+    count,
+    named,
+)
 from odesolve.paths import Path
 from odesolve.planning.labels import parse_grid
 from odesolve.planning.planner import GridLike, SolverLike, plan, solvers
@@ -36,7 +46,8 @@ def _vp(exponent: float) -> VPTime:
 
 AFS = {"afs": True}
 RAMP = {"start": "ramp"}
-# Keyed by what the noise end of a path looks like: unit variance, a noise that grows on a signal that stays, or no signal.
+# Keyed by what the noise end of a path looks like: unit variance, a noise that grows on a signal
+# that stays, or no signal.
 TABLE: dict[str, tuple[Choice, ...]] = {
     "preserving": (
         Choice(6, "ipndm_3", _vp(3.0), AFS),
@@ -65,7 +76,8 @@ TABLE: dict[str, tuple[Choice, ...]] = {
 
 
 def default_choice(path: Path, nfe: int) -> Choice:
-    """The entry of the table for this path and number of evaluations. Raises OdesolveError unless nfe is at least 1."""
+    """The entry of the table for this path and number of evaluations. Raises OdesolveError unless
+    nfe is at least 1."""
     nfe = count(nfe)
     return next(c for c in TABLE[path.family] if nfe <= c.up_to)
 
@@ -74,8 +86,8 @@ def default_choice(path: Path, nfe: int) -> Choice:
 def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **common: Any) -> Plan:
     """The plan of the default sampler with exactly ``nfe`` evaluations (before guidance).
 
-    ``grid`` replaces the grid of the choice; of a list of times ``nfe`` is their number of steps, and None will do. ``common``
-    goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
+    ``grid`` replaces the grid of the choice; of a list of times ``nfe`` is their number of steps,
+    and None will do. ``common`` goes to ``ode.plan``. Raises OdesolveError as ``ode.plan`` does.
     """
     rule = None if grid is None else parse_grid(grid) if isinstance(grid, str) else named(grid)
     listed = isinstance(rule, Listed)
@@ -89,7 +101,8 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
     choice = default_choice(path, nfe)
     chosen = choice.grid if rule is None else rule
     made = plan(choice.solver, path, nfe, chosen, **{**choice.options, **common})
-    if made.nfe == nfe - 1 and not listed:  # the analytic first step saved one: spend it on a step more
+    # the analytic first step saved one: spend it on a step more
+    if made.nfe == nfe - 1 and not listed:
         made = plan(choice.solver, path, nfe + 1, chosen, **{**choice.options, **common})
     return made
 

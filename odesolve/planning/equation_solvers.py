@@ -1,4 +1,5 @@
-"""Names of solvers of equations, as ``ode.solve``, ``ode.solve_sde`` and ``ode.log_prob`` are asked for them."""
+"""Names of solvers of equations, as ``ode.solve``, ``ode.solve_sde`` and ``ode.log_prob`` are asked
+for them."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ OF_SDES = {"euler": "euler_maruyama", "em": "euler_maruyama"}  # the same method
 
 
 def ode_solver(solver: Any, fixed: bool, also: Iterable[str] = ()) -> Any:
-    """A solver of an ODE by our name of it, in any case; ``fixed`` steps or those of a tolerance. What is no text is left.
+    """A solver of an ODE by our name of it, in any case; ``fixed`` steps or those of a tolerance.
+    What is no text is left.
 
     Raises OdesolveError for others, with the function that has them.
     """
@@ -33,14 +35,18 @@ def ode_solver(solver: Any, fixed: bool, also: Iterable[str] = ()) -> Any:
         return name
     if name in TABLEAUS:
         raise OdesolveError(
-            f"solver {solver!r} has no estimate of its error, by which steps are chosen: give steps= as well, or solver='dopri5'"
+            f"solver {solver!r} has no estimate of its error, by which steps are chosen: give "
+            "steps= as well, or solver='dopri5'"
         )
     if name in (*ESDIRKS, *NODES):
         raise OdesolveError(
-            f"solver {solver!r} chooses its steps by a tolerance: leave steps= out, or give solver='rk4'"
+            f"solver {solver!r} chooses its steps by a tolerance: leave steps= out, or give "
+            "solver='rk4'"
         )
     if name in SOLVERS:
-        raise OdesolveError(f"solver {solver!r} solves SDEs: give ode.solve_sde(f, g, y0, solver={name!r})")
+        raise OdesolveError(
+            f"solver {solver!r} solves SDEs: give ode.solve_sde(f, g, y0, solver={name!r})"
+        )
     _refuse_sampler(solver, "'rk4'" if fixed else "'dopri5'")
     near = BY_TOLERANCE.get(name)
     if near is not None and near in known:
@@ -49,7 +55,8 @@ def ode_solver(solver: Any, fixed: bool, also: Iterable[str] = ()) -> Any:
 
 
 def sde_solver(solver: Any) -> Any:
-    """A solver of an SDE by our name of it, in any case. Raises OdesolveError for others, with the function that has them."""
+    """A solver of an SDE by our name of it, in any case. Raises OdesolveError for others, with the
+    function that has them."""
     if not isinstance(solver, str):
         raise OdesolveError(f"solver is {short(solver)}: give a name, one of {', '.join(SOLVERS)}")
     name = OF_SDES.get(plain(solver), plain(solver))
@@ -57,7 +64,8 @@ def sde_solver(solver: Any) -> Any:
         return name
     if name in (*TABLEAUS, *BY_TOLERANCE):
         raise OdesolveError(
-            f"solver {solver!r} solves ODEs: give ode.solve(f, y0, solver=...), or one of {', '.join(SOLVERS)}"
+            f"solver {solver!r} solves ODEs: give ode.solve(f, y0, solver=...), or one of "
+            f"{', '.join(SOLVERS)}"
         )
     _refuse_sampler(solver, "'euler_maruyama'")
     raise unknown("SDE solver", solver, SOLVERS, OF_SDES)
@@ -69,6 +77,7 @@ def _refuse_sampler(solver: str, instead: str) -> None:
     except OdesolveError:
         return
     raise OdesolveError(
-        f"solver {solver!r} is a sampler of models: give ode.sample(model, noise, solver={solver!r}, steps=...), or for an "
+        f"solver {solver!r} is a sampler of models: give ode.sample(model, noise, "
+        f"solver={solver!r}, steps=...), or for an "
         f"equation solver={instead}"
     )

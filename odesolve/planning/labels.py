@@ -1,4 +1,5 @@
-"""Samplers written as text: ``ab3(start=ramp,afs)`` and ``vp_time(3,merged)``, in both directions."""
+"""Samplers written as text: ``ab3(start=ramp,afs)`` and ``vp_time(3,merged)``, in both
+directions."""
 
 from __future__ import annotations
 
@@ -16,17 +17,36 @@ from odesolve.names.lookup import LABELS, all_names, understood
 from odesolve.names.reading import solver_label
 from odesolve.solvers import REGISTRY, Solver
 
-__all__ = ("Label", "grid_label", "parse_grid", "parse_label", "parse_solver", "parts", "rule_of", "solver_label")
+__all__ = (
+    "Label",
+    "grid_label",
+    "parse_grid",
+    "parse_label",
+    "parse_solver",
+    "parts",
+    "rule_of",
+    "solver_label",
+)
 
 # The parameter that a number alone in the brackets of a grid's label stands for.
-GRID_PARAMETER = {"karras": "rho", "vp_time": "exponent", "shift": "shift", "polynomial": "exponent", "asinh": "scale"}
+GRID_PARAMETER = {
+    "karras": "rho",
+    "vp_time": "exponent",
+    "shift": "shift",
+    "polynomial": "exponent",
+    "asinh": "scale",
+}
 FLAGS = ("afs", "tree")  # of every solver
 GRIDS: dict[str, grids.Grid] = {**grids.NAMED, "polynomial": grids.Polynomial(), **SCHEDULED}
-ELSEWHERE = "ode.solvers() lists the names here, `odesolve names` those of other programs that are understood"
+ELSEWHERE = (
+    "ode.solvers() lists the names here, `odesolve names` those of other programs that "
+    "are understood"
+)
 
 
 class Label(NamedTuple):
-    """What a text asks for: a solver of ``ode.solvers()``, its options, and the grid of the schedule that it names, if any."""
+    """What a text asks for: a solver of ``ode.solvers()``, its options, and the grid of the
+    schedule that it names, if any."""
 
     solver: str
     options: dict[str, Any]
@@ -35,20 +55,26 @@ class Label(NamedTuple):
 
 
 def parse_label(text: str, steps: int | None = None) -> Label:
-    """A label such as ``ab3(start=ramp,afs)``, or any name of ``odesolve names``: ``DPM++ 2M Karras``, ``dpmpp_2m_sde_gpu``.
+    """A label such as ``ab3(start=ramp,afs)``, or any name of ``odesolve names``:
+    ``DPM++ 2M Karras``, ``dpmpp_2m_sde_gpu``.
 
-    Names here come first, except that Euler and Heun with a capital are the web UI's. ``steps`` is their number: some classes
-    of diffusers end short solves otherwise. Raises OdesolveError for unknown names.
-    """
+    Names here come first, except that Euler and Heun with a capital are the web UI's. ``steps`` is
+    their number: some classes of diffusers end short solves otherwise. Raises OdesolveError for
+    unknown names."""
     name, options = parts(text)
     entry = REGISTRY.named(name)
-    if entry is None or (entry.name != name and (name in LABELS or (options and options.keys() <= CONFIG))):
+    if entry is None or (
+        entry.name != name and (name in LABELS or (options and options.keys() <= CONFIG))
+    ):
         found = understood(name, options, steps)
         if found is not None:
-            entry, options = REGISTRY.find(found.solver), dict(found.options)
+            entry = REGISTRY.find(found.solver)
+            options = dict(found.options)
             _check_options(entry, options)
             options = {k: v for k, v in options.items() if k in FLAGS or v != entry.options[k]}
-            grid = None if found.schedule is None else GRIDS[OURS.get(found.schedule, found.schedule)]
+            grid = (
+                None if found.schedule is None else GRIDS[OURS.get(found.schedule, found.schedule)]
+            )
             return Label(entry.name, options, grid, found.reverse)
     if entry is None:
         refuse_elsewhere(name)
@@ -58,12 +84,15 @@ def parse_label(text: str, steps: int | None = None) -> Label:
 
 
 def parse_solver(text: str) -> tuple[str, dict[str, Any]]:
-    """The solver and the options in a label, where no grid is to be had from it. Raises OdesolveError for others."""
+    """The solver and the options in a label, where no grid is to be had from it. Raises
+    OdesolveError for others."""
     label = parse_label(text)
     if label.grid is not None:
-        solver, grid = solver_label(label.solver, label.options), grid_label(label.grid)
+        solver = solver_label(label.solver, label.options)
+        grid = grid_label(label.grid)
         raise OdesolveError(
-            f"{text!r} names a schedule of noise levels: give solver={solver!r} and grid={grid!r} apart"
+            f"{text!r} names a schedule of noise levels: give solver={solver!r} and grid={grid!r} "
+            "apart"
         )
     return label.solver, label.options
 
@@ -77,12 +106,14 @@ def _check_options(entry: Solver, options: dict[str, Any]) -> None:
 
 
 def parse_grid(text: str) -> grids.Grid:
-    """The grid in a label: a name, or a name with numbers as in ``shift(0.5)`` or ``karras(rho=5,stop=0.01)``.
+    """The grid in a label: a name, or a name with numbers as in ``shift(0.5)`` or
+    ``karras(rho=5,stop=0.01)``.
 
-    A number alone is the grid's main parameter, a word alone a switch. Raises OdesolveError for anything else.
-    """
+    A number alone is the grid's main parameter, a word alone a switch. Raises OdesolveError for
+    anything else."""
     name, inside = _split(text)
-    rule, given = grids.found(name, GRIDS), {}
+    rule = grids.found(name, GRIDS)
+    given = {}
     name = plain(name)
     for item in filter(None, (part.strip() for part in inside.split(","))):
         main = GRID_PARAMETER.get(name) if _is_number(item) else None
@@ -112,13 +143,16 @@ def check_grid(grid: grids.Grid) -> grids.Grid:
             whole(label, given, 0, grids.MAX_STEPS)
         elif field.name == "spacing" and not isinstance(given, str):
             raise unknown(label, given, ("trailing", "leading", "linspace"))
-        elif isinstance(field.default, float | None) and not (given is None and field.default is None):
+        elif isinstance(field.default, float | None) and not (
+            given is None and field.default is None
+        ):
             real(label, given, "a number")
     return grid
 
 
 def grid_label(grid: Any) -> str:
-    """The shortest label of a grid; ``parse_grid`` reads it back unless it holds times of its own."""
+    """The shortest label of a grid; ``parse_grid`` reads it back unless it holds times of its
+    own."""
     rule = grids.named(grid)
     if isinstance(rule, grids.Listed):
         return f"{len(rule.values) - 1} times"
@@ -128,12 +162,19 @@ def grid_label(grid: Any) -> str:
 
 def _written(name: str, rule: grids.Grid) -> str:
     """The label of a rule that starts from the named one."""
-    main, parts = GRID_PARAMETER.get(name), []
+    main = GRID_PARAMETER.get(name)
+    parts = []
     for field_name in sorted((f.name for f in dataclasses.fields(rule)), key=lambda n: n != main):
         value = getattr(rule, field_name)
         if value != getattr(GRIDS[name], field_name):
             text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(text if field_name == main else field_name if value is True else f"{field_name}={text}")
+            parts.append(
+                text
+                if field_name == main
+                else field_name
+                if value is True
+                else f"{field_name}={text}"
+            )
     return f"{name}({','.join(parts)})" if parts else name
 
 

@@ -48,31 +48,36 @@ def plan(
     """The plan of a solver on a path: the table of all its coefficients, in float64 on the host.
 
     Args:
-        solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you like, "ab3(start=ramp)"; one of
-            ``odesolve names``, such as "DPM++ 2M Karras"; a ``Tableau``, or a function that takes a ``Writer``.
+        solver: a name from ``ode.solvers()`` such as "dpmpp_2m", with options in brackets if you
+            like, "ab3(start=ramp)"; one of ``odesolve names``, such as "DPM++ 2M Karras"; a
+            ``Tableau``, or a function that takes a ``Writer``.
         path: the probability path.
         steps: number of steps, 10 by default; where the grid is a list of times, as many as it has.
-        grid: a name such as "karras" or "vp_time(3,merged)", a rule from ``odesolve.grids``, or a list of times from noise
-            to data, with ``reverse`` too; by default that of the schedule in the solver's name, if there is one, else
-            "uniform". Times that rise to the noise make a plan that encodes.
-        afs: replace the first evaluation by an analytic guess, which costs none (Dockhorn et al. 2022).
+        grid: a name such as "karras" or "vp_time(3,merged)", a rule from ``odesolve.grids``, or a
+            list of times from noise to data, with ``reverse`` too; by default that of the schedule
+            in the solver's name, if there is one, else "uniform". Times that rise to the noise make
+            a plan that encodes.
+        afs: replace the first evaluation by an analytic guess, which costs none (Dockhorn et al.
+            2022).
         closed: the network may be asked for its velocity at the data end.
         reverse: from data to noise (inversion, encoding).
         snap: move the grid onto the training times of a Discrete path.
         tree: noise of one Brownian path in log-SNR, the same path whatever the number of steps.
         options: what the solver takes; see ``ode.solvers()[name].options``.
 
-    Raises OdesolveError for an unknown solver, grid or option, a value that is none of an option's kind, and for a grid that
-    leaves the path, or with ``reverse`` goes from the data to the noise.
+    Raises OdesolveError for an unknown solver, grid or option, a value that is none of an option's
+    kind, and for a grid that leaves the path, or with ``reverse`` goes from the data to the noise.
     """
     if not isinstance(path, Path):
         raise no_path(path)
     if isinstance(solver, str):
         label = parse_label(solver, steps)
-        solver, grid = label.solver, label.grid if grid is None else grid
+        solver = label.solver
+        grid = label.grid if grid is None else grid
         options = {**label.options, **options}
         reverse = label.reverse or reverse
-        afs, tree = options.pop("afs", afs), options.pop("tree", tree)
+        afs = options.pop("afs", afs)
+        tree = options.pop("tree", tree)
     named = {"afs": afs, "closed": closed, "reverse": reverse, "snap": snap, "tree": tree}
     flags = tuple(switch(name, on) for name, on in named.items())
     entry = _entry(solver, options)
@@ -97,7 +102,8 @@ def _count(steps: object, rule: grids.Grid) -> int:
     listed = len(rule.values) - 1
     if count not in (None, listed):
         raise OdesolveError(
-            f"steps={short(steps)} beside a grid of {listed + 1} times, which has {listed} steps: leave steps= out"
+            f"steps={short(steps)} beside a grid of {listed + 1} times, which has {listed} steps: "
+            "leave steps= out"
         )
     return listed
 
@@ -108,7 +114,9 @@ def kept(name: str, value: object) -> object:
     try:
         hash(found := frozen(value))
     except TypeError as e:
-        raise OdesolveError(f"{name}={short(value)}: give a number, a name, or a list of such") from e
+        raise OdesolveError(
+            f"{name}={short(value)}: give a number, a name, or a list of such"
+        ) from e
     return found
 
 
@@ -131,17 +139,24 @@ def _plan(
         times = times[::-1] if closed and entry.clock == "t" else _encoding_times(path, times)
     flags = [name for name, on in (("afs", afs), ("tree", tree)) if on]
     label = ",".join([*(f"{k}={getattr(v, '__name__', v)}" for k, v in options), *flags])
-    writer = Writer(path, times, f"{entry.name}({label})" if label else entry.name, closed, afs, tree)
+    writer = Writer(
+        path, times, f"{entry.name}({label})" if label else entry.name, closed, afs, tree
+    )
     try:
         entry.write(writer, **dict(options))
     except (ZeroDivisionError, OverflowError) as e:  # where a clock of the solver is infinite
-        given = f"{entry.name} has no finite row on the times from {times[0]:.6g} to {times[-1]:.6g}"
-        raise PlanError(f"{given}: let the grid end before the noise, or take another solver, such as 'ddim'") from e
+        given = (
+            f"{entry.name} has no finite row on the times from {times[0]:.6g} to {times[-1]:.6g}"
+        )
+        raise PlanError(
+            f"{given}: let the grid end before the noise, or take another solver, such as 'ddim'"
+        ) from e
     return writer.plan()
 
 
 def _encoding_times(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
-    """Times from data to noise. No exponential step can leave sigma = 0: there the state is taken to lie at ``t_min``."""
+    """Times from data to noise. No exponential step can leave sigma = 0: there the state is taken
+    to lie at ``t_min``."""
     first, *rest = times[::-1]
     if first != path.t_data or float(path.sigma(first)) > 0.0:
         return (first, *rest)
@@ -162,7 +177,8 @@ def _entry(solver: SolverLike, options: Mapping[str, object]) -> Solver:
         check_call(solver, "solver", "writer", **options)
         return Solver(getattr(solver, "__name__", "solver"), solver, 0, 0, "given by the user")
     raise OdesolveError(
-        f"solver is {short(solver)}: give a name from ode.solvers(), a Tableau or a function of a Writer"
+        f"solver is {short(solver)}: give a name from ode.solvers(), a Tableau or a function of a "
+        "Writer"
     )
 
 
@@ -176,7 +192,8 @@ def _tableau_entry(tableau: Tableau) -> Solver:
 
 @door("ode.load_plan")
 def load_plan(text: str, path: Path | None = None) -> Plan:
-    """The plan in a JSON text, with the path that it names (give the path if that is a table of your own)."""
+    """The plan in a JSON text, with the path that it names (give the path if that is a table of
+    your own)."""
     found = read_plan(text, lambda spec: from_spec(spec) if path is None and spec else path)
     if path is not None:
         check_path(found, path)

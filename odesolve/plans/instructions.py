@@ -14,13 +14,15 @@ from odesolve.files import Number, Size
 
 START = "x0"
 Value = Annotated[str, Meta(pattern=r"\A[^~]", max_length=200)]  # the name of a value
-Source = Annotated[str, Meta(pattern=r"\A([^~]|~[0-9]{1,18}\Z)", max_length=200)]  # or of a draw of noise
+# or of a draw of noise
+Source = Annotated[str, Meta(pattern=r"\A([^~]|~[0-9]{1,18}\Z)", max_length=200)]
 Quantity = Literal["data", "noise", "v", "velocity", "score", "edm"]
 _NOISE = "~"  # "~3" names the standard normal of stream 3
 
 
 def noise_name(stream: int) -> str:
-    """Name of the standard normal, one number an element, that stream ``stream`` of the solve's noise holds."""
+    """Name of the standard normal, one number an element, that stream ``stream`` of the solve's
+    noise holds."""
     return f"{_NOISE}{stream}"
 
 
@@ -30,7 +32,8 @@ def stream_of(name: str) -> int | None:
 
 
 class Linear(dict):
-    """A linear combination of named values: name -> coefficient (float64). Supports +, -, * by a number."""
+    """A linear combination of named values: name -> coefficient (float64). Supports +, -, * by a
+    number."""
 
     def __add__(self, other: Mapping[str, float]) -> Linear:
         out = Linear(self)
@@ -59,11 +62,12 @@ class Linear(dict):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity`` there.
+    """Call the network on ``input`` at time ``t``; ``output`` is what it says about ``quantity``
+    there.
 
-    ``variance``, where given, names the variance that the network has learned to predict along with it. ``to`` is the second
-    time of a network of two times, whose velocity is the average from ``t`` to there.
-    """
+    ``variance``, where given, names the variance that the network has learned to predict along with
+    it. ``to`` is the second time of a network of two times, whose velocity is the average from
+    ``t`` to there."""
 
     input: str
     output: str
@@ -74,7 +78,8 @@ class Evaluate:
 
 
 class Output(NamedTuple):
-    """One result of a Combine: a state at ``time``, or (time None) a derived value; ``guess`` stands for a quantity."""
+    """One result of a Combine: a state at ``time``, or (time None) a derived value; ``guess``
+    stands for a quantity."""
 
     name: Value
     time: Number | None = None
@@ -95,10 +100,11 @@ class Combine:
 
 @dataclass(frozen=True)
 class Apply:
-    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the plan is run.
+    """A named nonlinear place: ``output`` <- fn(``input``), where ``fn`` is found by name when the
+    plan is run.
 
-    The places of ``run.places`` also read the values ``others``, draw the ``stream`` and take the numbers ``given``.
-    """
+    The places of ``run.places`` also read the values ``others``, draw the ``stream`` and take the
+    numbers ``given``."""
 
     fn: str
     input: str
@@ -114,12 +120,15 @@ Instruction = Evaluate | Combine | Apply
 
 def sound(i: Combine) -> bool:
     """Whether the weights of a block have the shape of its names and are finite."""
-    shaped = len(i.weights) == len(i.outputs) and all(len(row) == len(i.inputs) for row in i.weights)
+    shaped = len(i.weights) == len(i.outputs) and all(
+        len(row) == len(i.inputs) for row in i.weights
+    )
     return shaped and all(math.isfinite(w) for row in i.weights for w in row)
 
 
 def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) -> Linear:
-    """The combination of terms with every name replaced by what it stands for in ``env``; noise stands for itself."""
+    """The combination of terms with every name replaced by what it stands for in ``env``; noise
+    stands for itself."""
     out = Linear()
     for name, weight in terms:
         out = out + (env[name] if stream_of(name) is None else Linear({name: 1.0})) * weight
@@ -146,7 +155,9 @@ def streams_of(i: Instruction) -> Iterator[int]:
 def write_row(i: Instruction) -> list:
     """An instruction as a row of a plan's JSON: what is at its default at the end is left out."""
     if isinstance(i, Combine):
-        outputs = [[v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs]
+        outputs = [
+            [v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs
+        ]
         return ["C", outputs, i.inputs, i.weights]
     if isinstance(i, Evaluate):
         more = [i.variance] if i.to is None else [i.variance, i.to]
@@ -156,7 +167,8 @@ def write_row(i: Instruction) -> list:
 
 
 class _Row(Struct, array_like=True, forbid_unknown_fields=True):
-    """A row of a plan's JSON: a letter for the instruction, then its fields, without those at the end that have defaults."""
+    """A row of a plan's JSON: a letter for the instruction, then its fields, without those at the
+    end that have defaults."""
 
 
 class _Evaluate(_Row, tag="E"):

@@ -1,4 +1,5 @@
-"""The laws that every row of a plan obeys: what a step carries exactly, whatever the network says."""
+"""The laws that every row of a plan obeys: what a step carries exactly, whatever the network
+says."""
 
 from __future__ import annotations
 
@@ -7,22 +8,43 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from odesolve.errors import PlanError
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, stream_of, streams_of
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Instruction,
+    stream_of,
+    streams_of,
+)
 
 TOLERANCE = 1e-13
-MOST = 1024  # draws that a value may carry for every step: many more than any sampler takes, and few enough to add up
+# draws that a value may carry for every step: many more than any sampler takes, and few enough to
+# add up
+MOST = 1024
 
 
-def residual(grid: Sequence[float], instructions: Sequence[Instruction], finished: Collection[str], path: Any) -> float:
-    """Largest relative violation over all states; ``finished`` names the states that end a step (see ``Plan.law_residual``)."""
+def residual(
+    grid: Sequence[float],
+    instructions: Sequence[Instruction],
+    finished: Collection[str],
+    path: Any,
+) -> float:
+    """Largest relative violation over all states; ``finished`` names the states that end a step
+    (see ``Plan.law_residual``)."""
     guesses = (o.guess for i in instructions if isinstance(i, Combine) for o in i.outputs)
-    velocity = "velocity" in (*(i.quantity for i in instructions if isinstance(i, Evaluate)), *guesses)
+    velocity = "velocity" in (
+        *(i.quantity for i in instructions if isinstance(i, Evaluate)),
+        *guesses,
+    )
     if path is None and not velocity:
         return 0.0
     law = _ClockLaw() if velocity else _PathLaw(grid, instructions, path)
     known = {START: _exact(law.state(grid[0]))}
-    noises: dict[str, dict[str, float]] = {}  # of each value since the last finished step: draw -> coefficient
-    noisy, most = any(True for i in instructions for _ in streams_of(i)), MOST * len(grid)
+    # of each value since the last finished step: draw -> coefficient
+    noises: dict[str, dict[str, float]] = {}
+    noisy = any(True for i in instructions for _ in streams_of(i))
+    most = MOST * len(grid)
     worst = 0.0
     for i in instructions:
         if isinstance(i, Evaluate):
@@ -31,19 +53,31 @@ def residual(grid: Sequence[float], instructions: Sequence[Instruction], finishe
             known[i.output] = known[i.input]
             noises[i.output] = noises.get(i.input, {})
         else:
-            columns = [known.get(n, _NO_MEAN) for n in i.inputs]  # a draw has mean 0 and is summed apart
+            # a draw has mean 0 and is summed apart
+            columns = [known.get(n, _NO_MEAN) for n in i.inputs]
             for out, row in zip(i.outputs, i.weights, strict=True):
                 got = known[out.name] = _weighted(row, columns)
                 drawn = _drawn(row, i.inputs, noises) if noisy else {}
                 if len(drawn) > most:
-                    raise PlanError(f"{out.name!r} carries {len(drawn)} draws of noise over {len(grid) - 1} steps")
+                    raise PlanError(
+                        f"{out.name!r} carries {len(drawn)} draws of noise over "
+                        f"{len(grid) - 1} steps"
+                    )
                 noises[out.name] = drawn
                 if out.guess:
                     known[out.name] = _exact(law.evaluation)
                 elif out.time is not None:
                     want = law.state(out.time)
                     got = law.with_noise(got, drawn) if drawn else got
-                    worst = max([worst, *(abs(g - w) / max(m, 1.0) for (g, m), w in zip(got, want, strict=True))])
+                    worst = max(
+                        [
+                            worst,
+                            *(
+                                abs(g - w) / max(m, 1.0)
+                                for (g, m), w in zip(got, want, strict=True)
+                            ),
+                        ]
+                    )
                     if out.name in finished:
                         known[out.name] = _exact(want)
                         noises[out.name] = {}
@@ -61,7 +95,9 @@ class _PathLaw:
 
     def __init__(self, grid: Sequence[float], instructions: Sequence[Instruction], path: Any):
         combines = [i for i in instructions if isinstance(i, Combine)]
-        times = sorted({grid[0], *(o.time for c in combines for o in c.outputs if o.time is not None)})
+        times = sorted(
+            {grid[0], *(o.time for c in combines for o in c.outputs if o.time is not None)}
+        )
         self._at = {p.t: (p.alpha, p.sigma) for p in path.points(times)}
 
     def state(self, t: float) -> tuple[float, float]:
@@ -90,12 +126,18 @@ def _weighted(row: tuple[float, ...], columns: list[Sized]) -> Sized:
     """The combination of columns, and the sum of the sizes of its terms."""
     a = b = size_a = size_b = 0.0
     for w, ((va, ma), (vb, mb)) in zip(row, columns, strict=True):
-        a, b, size_a, size_b = a + w * va, b + w * vb, size_a + abs(w) * ma, size_b + abs(w) * mb
+        a = a + w * va
+        b = b + w * vb
+        size_a = size_a + abs(w) * ma
+        size_b = size_b + abs(w) * mb
     return [(a, size_a), (b, size_b)]
 
 
-def _drawn(row: tuple[float, ...], inputs: tuple[str, ...], noises: Mapping[str, dict[str, float]]) -> dict[str, float]:
-    """Coefficients of the draws in the combination of inputs, directly or through values that carry them."""
+def _drawn(
+    row: tuple[float, ...], inputs: tuple[str, ...], noises: Mapping[str, dict[str, float]]
+) -> dict[str, float]:
+    """Coefficients of the draws in the combination of inputs, directly or through values that carry
+    them."""
     out: dict[str, float] = {}
     for w, name in zip(row, inputs, strict=True):
         carried = {name: 1.0} if stream_of(name) is not None else noises.get(name, {})

@@ -1,8 +1,8 @@
 """A sampler written down: a straight-line program of network evaluations and linear combinations.
 
-Values are named and written once. A plan is in the canonical basis: an evaluation yields the data prediction D (or the
-velocity u) at its time, whatever the network itself predicts; ``lower`` folds the network in.
-"""
+Values are named and written once. A plan is in the canonical basis: an evaluation yields the data
+prediction D (or the velocity u) at its time, whatever the network itself predicts; ``lower`` folds
+the network in."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ _DOOR = Door("this", "is not the JSON of a plan", "give what plan.to_json() retu
 class Plan:
     """A sampler on one path and one time grid, as data.
 
-    ``grid`` holds the n + 1 step times in the order they are visited. ``path`` is the path it was written for (any object
-    with ``points`` and ``convert``); it takes no part in equality and may be absent on a plan read from JSON.
-    """
+    ``grid`` holds the n + 1 step times in the order they are visited. ``path`` is the path it was
+    written for (any object with ``points`` and ``convert``); it takes no part in equality and may
+    be absent on a plan read from JSON."""
 
     solver: str
     grid: tuple[float, ...]
@@ -98,17 +98,23 @@ class Plan:
     def to_json(self) -> str:
         """The plan as compact JSON; floats round-trip exactly."""
         rows = [write_row(i) for i in self.instructions]
-        body = {"solver": self.solver, "path": json.loads(self.path_spec or "{}"), "grid": self.grid}
+        body = {
+            "solver": self.solver,
+            "path": json.loads(self.path_spec or "{}"),
+            "grid": self.grid,
+        }
         return json.dumps({**body, "rows": rows, "result": self.result}, separators=(",", ":"))
 
     @classmethod
     @fits_as("Plan.from_json")
     def from_json(cls, text: str, path: Any = None) -> Plan:
-        """The plan that ``to_json`` wrote. Raises PlanError if the text is no plan, or breaks a law on ``path``."""
+        """The plan that ``to_json`` wrote. Raises PlanError if the text is no plan, or breaks a law
+        on ``path``."""
         return read_plan(text, lambda _: path)
 
     def check(self) -> None:
-        """Raise PlanError unless every name is defined once before use and every state row obeys its law."""
+        """Raise PlanError unless every name is defined once before use and every state row obeys
+        its law."""
         known = {START}
         for i in self.instructions:
             used, made = names(i)
@@ -119,28 +125,40 @@ class Plan:
                     raise PlanError(f"{self.solver}: {name!r} is defined twice")
                 known.add(name)
             if isinstance(i, Combine) and not sound(i):
-                raise PlanError(f"{self.solver}: {made[0]!r} needs finite weights, a row an output and one an input")
+                raise PlanError(
+                    f"{self.solver}: {made[0]!r} needs finite weights, a row an "
+                    "output and one an input"
+                )
         if self.result not in known:
             raise PlanError(f"{self.solver}: the result {self.result!r} is never defined")
         self._check_places(known)
         worst = self.law_residual()
         if not worst <= laws.TOLERANCE:
-            raise PlanError(f"{self.solver}: a row breaks its law by {worst:.1e} (at most {laws.TOLERANCE:.0e})")
+            raise PlanError(
+                f"{self.solver}: a row breaks its law by {worst:.1e} (at most {laws.TOLERANCE:.0e})"
+            )
 
     def _check_places(self, known: set[str]) -> None:
-        """Raise PlanError where the state that ends a step lies at another time than the grid says."""
-        made = {o.name: o.time for i in self.instructions if isinstance(i, Combine) for o in i.outputs}
+        """Raise PlanError where the state that ends a step lies at another time than the grid
+        says."""
+        made = {
+            o.name: o.time for i in self.instructions if isinstance(i, Combine) for o in i.outputs
+        }
         for k, t in enumerate(self.grid[1:], 1):
-            if f"x{k}" not in known or made.get(f"x{k}") not in (t, None):  # a corrector's states have no time
-                raise PlanError(f"{self.solver}: the grid has t={t:.6g} at step {k}, and no row makes 'x{k}' there")
+            # a corrector's states have no time
+            if f"x{k}" not in known or made.get(f"x{k}") not in (t, None):
+                raise PlanError(
+                    f"{self.solver}: the grid has t={t:.6g} at step {k}, and no row "
+                    f"makes 'x{k}' there"
+                )
 
     def law_residual(self) -> float:
         """Largest relative violation of the laws over all states.
 
-        With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t), the variance of the noise it
-        adds included. A row of a velocity plan must be exact for dx/dt = 0 and dx/dt = 1. Relative to the size of the
-        terms that are summed, through the stages of a step: a stage next to sigma = 0 cancels large terms, and round-off is
-        all that is forgiven.
+        With D = x0 a row of a data plan must carry (alpha_s, sigma_s) to (alpha_t, sigma_t), the
+        variance of the noise it adds included. A row of a velocity plan must be exact for dx/dt = 0
+        and dx/dt = 1. Relative to the size of the terms that are summed, through the stages of a
+        step: a stage next to sigma = 0 cancels large terms, and round-off is all that is forgiven.
         """
         return laws.residual(self.grid, self.instructions, self.step_names, self.path)
 
@@ -151,23 +169,28 @@ class Plan:
 
     @fits_as("plan.matrix")
     def matrix(self) -> tuple[list[Linear], Linear]:
-        """The plan with every derived value substituted: each evaluation's input, and the result, over x0 and D1, D2, ...
+        """The plan with every derived value substituted: each evaluation's input, and the result,
+        over x0 and D1, D2, ...
 
-        Two plans are the same sampler when these agree, however they are written. Velocity evaluations are expressed by
-        data ones at the same point, which needs ``path``.
+        Two plans are the same sampler when these agree, however they are written. Velocity
+        evaluations are expressed by data ones at the same point, which needs ``path``.
         """
         env: dict[str, Linear] = {START: Linear({START: 1.0})}
         inputs: list[Linear] = []
         for i in self.instructions:
             if isinstance(i, Evaluate):
                 inputs.append(env[i.input])
-                d = Linear({f"D{len(inputs)}" if i.to is None else f"u{len(inputs)} to {i.to!r}": 1.0})
+                d = Linear(
+                    {f"D{len(inputs)}" if i.to is None else f"u{len(inputs)} to {i.to!r}": 1.0}
+                )
                 if i.quantity != "data" and i.to is None:
                     kx, kd = (float(k) for k in self._path().convert(i.t, "data", i.quantity))
                     d = d * kd + env[i.input] * kx
                 env[i.output] = d
             elif isinstance(i, Apply):
-                raise PlanError("a plan with an Apply is not linear: compare the plans before their transforms")
+                raise PlanError(
+                    "a plan with an Apply is not linear: compare the plans before their transforms"
+                )
             else:
                 for out, row in zip(i.outputs, i.weights, strict=True):
                     env[out.name] = substitute(zip(i.inputs, row, strict=True), env)
@@ -175,11 +198,13 @@ class Plan:
 
     @fits_as("plan.diff")
     def diff(self, other: Plan, tolerance: float = 1e-13) -> PlanDiff:
-        """How two plans differ as samplers: evaluation times and the largest difference of any coefficient.
+        """How two plans differ as samplers: evaluation times and the largest difference of any
+        coefficient.
 
-        ``tolerance`` is for plans found in less than float64, such as those of a sampler that was imported.
-        """
-        mine, theirs = self.matrix(), other.matrix()
+        ``tolerance`` is for plans found in less than float64, such as those of a sampler that was
+        imported."""
+        mine = self.matrix()
+        theirs = other.matrix()
         pairs = [(a.t, b.t) for a, b in zip(self.evaluations, other.evaluations, strict=False)]
         times = [(a, b) for a, b in pairs if abs(a - b) > tolerance * max(abs(a), abs(b))]
         if self.nfe != other.nfe:
@@ -195,33 +220,47 @@ class Plan:
         return self.path
 
     def __str__(self) -> str:
-        title = f"{self.solver}: {self.steps} steps, {self.nfe} evaluations, {self.path_spec or 'no path'}"
+        title = (
+            f"{self.solver}: {self.steps} steps, {self.nfe} evaluations, "
+            f"{self.path_spec or 'no path'}"
+        )
         rows = [row for i in self.instructions for row in written(i)]
         width = max((len(made) for made, _ in rows), default=0)
-        return "\n".join([title, *(f"  {made:<{width}} <- {text}" for made, text in rows), f"  result: {self.result}"])
+        return "\n".join(
+            [
+                title,
+                *(f"  {made:<{width}} <- {text}" for made, text in rows),
+                f"  result: {self.result}",
+            ]
+        )
 
 
 def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
-    """The checked plan in a JSON text; ``path_of`` takes what the text says of its path. Raises PlanError as ``from_json``."""
+    """The checked plan in a JSON text; ``path_of`` takes what the text says of its path. Raises
+    PlanError as ``from_json``."""
     with uncollected(), _DOOR.reading():
         body = shaped(parsed(text, _DOOR), _File, _DOOR)
         path = path_of(body.path)
         spec = json.dumps(body.path, separators=(",", ":")) if body.path else ""
-        plan = Plan(body.solver, body.grid, tuple(map(read_row, body.rows)), body.result, spec, path)
+        plan = Plan(
+            body.solver, body.grid, tuple(map(read_row, body.rows)), body.result, spec, path
+        )
         try:
             plan.check()
         except PlanError as e:
             if path is None or not spec or spec == json.dumps(path.spec(), separators=(",", ":")):
                 raise
             raise PlanError(
-                f"{e}: it was made for the path {short(body.path)}, give that one, not {short(path.spec())}"
+                f"{e}: it was made for the path {short(body.path)}, give that one, not "
+                f"{short(path.spec())}"
             ) from e
     return plan
 
 
 @dataclass(frozen=True)
 class PlanDiff:
-    """Result of ``plan.diff``: evaluation counts, largest coefficient difference, evaluation times that differ."""
+    """Result of ``plan.diff``: evaluation counts, largest coefficient difference, evaluation times
+    that differ."""
 
     nfe: int
     other_nfe: int
@@ -230,8 +269,11 @@ class PlanDiff:
     tolerance: float = 1e-13
 
     def same(self, tolerance: float | None = None) -> bool:
-        """Whether the two plans are the same sampler to this tolerance, by default that of the comparison."""
-        return self.nfe == self.other_nfe and self.largest <= (self.tolerance if tolerance is None else tolerance)
+        """Whether the two plans are the same sampler to this tolerance, by default that of the
+        comparison."""
+        return self.nfe == self.other_nfe and self.largest <= (
+            self.tolerance if tolerance is None else tolerance
+        )
 
     def __str__(self) -> str:
         if self.nfe != self.other_nfe:

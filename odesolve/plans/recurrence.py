@@ -1,4 +1,5 @@
-"""Any linear plan as one recurrence over the states at which it calls the network: what a window of them is solved by."""
+"""Any linear plan as one recurrence over the states at which it calls the network: what a window of
+them is solved by."""
 
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ DEEPEST = 6  # past evaluations a row may read
 
 @dataclass(frozen=True)
 class Recurrence:
-    """y[k+1] = y[k] + growth[k] y[k] + sum_j weights[k, j] E[k - j] + sum_s scales[k, s] z(streams[k, s]), k = 0 to n - 1.
+    """y[k+1] = y[k] + growth[k] y[k] + sum_j weights[k, j] E[k - j] + sum_s scales[k, s]
+    z(streams[k, s]), k = 0 to n - 1.
 
-    y[k] is the state of call k at ``times[k]``, y[n] the plan's result, y[0] is ``first`` times the start. E[k] is
-    mix[k, 0] y[k] + mix[k, 1] times what the network says there about ``quantities[k]``: where a plan keeps something else than
-    that, a velocity or a noise, E is what it keeps, or every row would reach back to the first. float64 on the host.
-    """
+    y[k] is the state of call k at ``times[k]``, y[n] the plan's result, y[0] is ``first`` times the
+    start. E[k] is mix[k, 0] y[k] + mix[k, 1] times what the network says there about
+    ``quantities[k]``: where a plan keeps something else than that, a velocity or a noise, E is what
+    it keeps, or every row would reach back to the first. float64 on the host."""
 
     times: Tensor
     quantities: tuple[str, ...]
@@ -43,18 +45,24 @@ class Recurrence:
 
 @functools.lru_cache(64)
 def recurrence(plan: Plan) -> Recurrence | str:
-    """The recurrence of a plan, single-step, multistep, of several stages or stochastic; a text that says why there is none.
+    """The recurrence of a plan, single-step, multistep, of several stages or stochastic; a text
+    that says why there is none.
 
-    A stage or a corrected state is expressed by the state of the latest call and past evaluations: of UniPC this is the
-    predicted state, whose corrections come with the next call.
+    A stage or a corrected state is expressed by the state of the latest call and past evaluations:
+    of UniPC this is the predicted state, whose corrections come with the next call.
     """
     if bad := next((i.fn for i in plan.instructions if isinstance(i, Apply)), None):
         return f"it applies {bad!r} between the evaluations"
     if any(i.to is not None for i in plan.evaluations):
         return "its network takes two times"
     if not plan.evaluations or any(i.variance for i in plan.evaluations):
-        return "its noise has a variance that the network predicts" if plan.evaluations else "it calls no network"
-    rows, mix = [], [(0.0, 1.0)] * plan.nfe
+        return (
+            "its noise has a variance that the network predicts"
+            if plan.evaluations
+            else "it calls no network"
+        )
+    rows = []
+    mix = [(0.0, 1.0)] * plan.nfe
     for row in _rows(plan, mix):
         if row is None:
             return "a later step goes back to a state that the latest one has forgotten"
@@ -63,7 +71,8 @@ def recurrence(plan: Plan) -> Recurrence | str:
 
 
 def _rows(plan: Plan, mix: list[tuple[float, float]]) -> Iterator[Linear | None]:
-    """The state of every call, then the result, over the state and the evaluations (by number) before it; fills ``mix``."""
+    """The state of every call, then the result, over the state and the evaluations (by number)
+    before it; fills ``mix``."""
     last: dict[str, int] = {}
     for k, i in enumerate(plan.instructions):
         last.update(dict.fromkeys(names(i)[0], k))
@@ -85,8 +94,15 @@ def _rows(plan: Plan, mix: list[tuple[float, float]]) -> Iterator[Linear | None]
         else:
             for out, row in zip(i.outputs, i.weights, strict=True):  # type: ignore[union-attr]
                 made = env[out.name] = substitute(zip(i.inputs, row, strict=True), env)  # type: ignore[union-attr]
-                latest, kept = str(call - 1), last.get(out.name, -1) > (*calls, len(plan.instructions))[call]
-                if kept and out.time is None and call and set(made) == {STATE, latest} and made[latest]:
+                latest = str(call - 1)
+                kept = last.get(out.name, -1) > (*calls, len(plan.instructions))[call]
+                if (
+                    kept
+                    and out.time is None
+                    and call
+                    and set(made) == {STATE, latest}
+                    and made[latest]
+                ):
                     mix[call - 1] = made[STATE], made[latest]
                     env = {n: _mixed(v, latest, *mix[call - 1]) for n, v in env.items()}
                     env[out.name] = Linear({latest: 1.0})
@@ -110,25 +126,30 @@ def _rebased(value: Linear, at: Linear) -> Linear:
     ratio = share / at[STATE]
     out = Linear({STATE: ratio})
     for name in (value.keys() | at.keys()) - {STATE}:
-        mine, theirs = value.get(name, 0.0), ratio * at.get(name, 0.0)
+        mine = value.get(name, 0.0)
+        theirs = ratio * at.get(name, 0.0)
         if abs(mine - theirs) > ROUNDED * (abs(mine) + abs(theirs)):
             out[name] = mine - theirs
     return out
 
 
 def _written(plan: Plan, rows: list[Linear], mix: list[tuple[float, float]]) -> Recurrence | str:
-    first, n = rows[0], len(rows) - 1
+    first = rows[0]
+    n = len(rows) - 1
     if set(first) != {STATE}:
         return "its first call is not at the start"
-    depth, width = 1, 1
+    depth = 1
+    width = 1
     for k, row in enumerate(rows[1:]):
         past = [k - int(name) for name in row if name != STATE and stream_of(name) is None]
         depth = max([depth, *(j + 1 for j in past)])
         width = max(width, sum(stream_of(name) is not None for name in row))
     if depth > DEEPEST:
         return f"a row reads {depth} evaluations"
-    weights, scales = torch.zeros(n, depth, dtype=torch.float64), torch.zeros(n, width, dtype=torch.float64)
-    streams, growth = torch.zeros(n, width, dtype=torch.int64), torch.zeros(n, dtype=torch.float64)
+    weights = torch.zeros(n, depth, dtype=torch.float64)
+    scales = torch.zeros(n, width, dtype=torch.float64)
+    streams = torch.zeros(n, width, dtype=torch.int64)
+    growth = torch.zeros(n, dtype=torch.float64)
     for k, row in enumerate(rows[1:]):
         growth[k] = row.get(STATE, 0.0) - 1.0
         drawn = 0
@@ -142,5 +163,12 @@ def _written(plan: Plan, rows: list[Linear], mix: list[tuple[float, float]]) -> 
     times = torch.tensor([i.t for i in plan.evaluations], dtype=torch.float64)
     quantities = tuple(i.quantity for i in plan.evaluations)
     return Recurrence(
-        times, quantities, torch.tensor(mix, dtype=torch.float64), growth, weights, streams, scales, first[STATE]
+        times,
+        quantities,
+        torch.tensor(mix, dtype=torch.float64),
+        growth,
+        weights,
+        streams,
+        scales,
+        first[STATE],
     )

@@ -12,9 +12,10 @@ import torch
 
 from odesolve.errors import OdesolveError
 
-# Variables of the rank, the number of ranks and the rank on this machine, of those that start processes. mpirun and mpiexec
-# start their helpers by srun, whose variables the processes then have as well. A SLURM batch script has SLURM_PROCID too and
-# is alone: the number of a step's tasks is only there within srun.
+# Variables of the rank, the number of ranks and the rank on this machine, of those that start
+# processes. mpirun and mpiexec start their helpers by srun, whose variables the processes then have
+# as well. A SLURM batch script has SLURM_PROCID too and is alone: the number of a step's tasks is
+# only there within srun.
 STARTED_BY = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -22,7 +23,8 @@ STARTED_BY = {
     "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 }
 SAME_MACHINE = {"mpirun": "OMPI_COMM_WORLD_LOCAL_SIZE", "mpiexec": "MPI_LOCALNRANKS"}
-MPIEXEC = {"SLURM_PROCID": "PMI_RANK", "SLURM_STEP_NUM_TASKS": "PMI_SIZE"}  # equal where srun itself speaks PMI
+# equal where srun itself speaks PMI
+MPIEXEC = {"SLURM_PROCID": "PMI_RANK", "SLURM_STEP_NUM_TASKS": "PMI_SIZE"}
 JOB = ("SLURM_JOB_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid")
 STEP = "SLURM_STEP_ID"  # of a job's steps some may run at the same time
 PORTS = (20_000, 20_000)  # the first, and how many
@@ -31,7 +33,8 @@ FIRST_HOST = re.compile(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?")
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is; ``local`` which one of those on its machine, ``by`` what started it."""
+    """Which of how many processes this is; ``local`` which one of those on its machine, ``by`` what
+    started it."""
 
     rank: int = 0
     count: int = 1
@@ -40,7 +43,8 @@ class Launch:
 
 
 def launched(env: Mapping[str, str] | None = None) -> Launch:
-    """What the environment says of this process; alone where it says nothing. Raises OdesolveError where it says half."""
+    """What the environment says of this process; alone where it says nothing. Raises OdesolveError
+    where it says half."""
     env = os.environ if env is None else env
     for by, names in STARTED_BY.items():
         rank, count, _ = names
@@ -49,17 +53,22 @@ def launched(env: Mapping[str, str] | None = None) -> Launch:
             continue
         if by != "torchrun" and env[count] == "1":
             continue
-        if by == "srun" and any(env.get(name, env.get(own)) != env.get(own) for own, name in MPIEXEC.items()):
+        if by == "srun" and any(
+            env.get(name, env.get(own)) != env.get(own) for own, name in MPIEXEC.items()
+        ):
             continue
         numbers = [_number(name, env.get(name, "0")) for name in names]
         if not numbers[0] < numbers[1]:
-            raise OdesolveError(f"{rank}={env[rank]} and {count}={env[count]}: give ranks from 0 to {count} - 1")
+            raise OdesolveError(
+                f"{rank}={env[rank]} and {count}={env[count]}: give ranks from 0 to {count} - 1"
+            )
         return Launch(numbers[0], numbers[1], numbers[2], by)
     return Launch()
 
 
 def own_device(launch: Launch | None = None) -> None:
-    """Make "cuda" this process's own GPU: that of its rank on its machine, or the only one that it sees."""
+    """Make "cuda" this process's own GPU: that of its rank on its machine, or the only one that it
+    sees."""
     launch = launched() if launch is None else launch
     if launch.by and torch.cuda.is_available():
         seen = torch.cuda.device_count()
@@ -75,24 +84,32 @@ def _refuse_half(by: str, rank: str, count: str, env: Mapping[str, str]) -> None
 
 
 def address(launch: Launch, env: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """Host and port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or what the launcher tells.
+    """Host and port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or what the launcher
+    tells.
 
     Raises OdesolveError where neither says.
     """
     env = os.environ if env is None else env
     job = next((env[name] for name in JOB if name in env), str(os.getppid())) + env.get(STEP, "")
-    port = _number("MASTER_PORT", env.get("MASTER_PORT", str(PORTS[0] + zlib.crc32(job.encode()) % PORTS[1])))
+    port = _number(
+        "MASTER_PORT", env.get("MASTER_PORT", str(PORTS[0] + zlib.crc32(job.encode()) % PORTS[1]))
+    )
     host = env.get("MASTER_ADDR") or _host(launch, env)
     if host is None:
         raise OdesolveError(
-            f"{launch.count} processes were started by {launch.by} and nothing says where the first of them runs: "
+            f"{launch.count} processes were started by {launch.by} and nothing says where the "
+            "first of them runs: "
             "set MASTER_ADDR (its host) and MASTER_PORT, or use torchrun"
         )
     return host, port
 
 
 def _host(launch: Launch, env: Mapping[str, str]) -> str | None:
-    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") if launch.by == "srun" else None
+    nodes = (
+        env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
+        if launch.by == "srun"
+        else None
+    )
     if nodes and (first := FIRST_HOST.match(nodes)):
         return first[1] + (first[2] or "")
     here = env.get(SAME_MACHINE.get(launch.by, ""))

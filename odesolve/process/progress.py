@@ -1,4 +1,5 @@
-"""Progress: a bar on a terminal that appears after a second of work, lines now and then in a log."""
+"""Progress: a bar on a terminal that appears after a second of work, lines now and then in a
+log."""
 
 from __future__ import annotations
 
@@ -10,12 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-SECONDS, SHARE, EARLIEST = 30.0, 0.1, 5.0  # a line at least so often, or for so much of the work but not more often
+# a line at least so often, or for so much of the work but not more often
+SECONDS = 30.0
+SHARE = 0.1
+EARLIEST = 5.0
 
 
 @dataclass(frozen=True)
 class Portion:
-    """A part of the work that a bar shows already: given as ``show``, it moves that bar, from ``done`` on."""
+    """A part of the work that a bar shows already: given as ``show``, it moves that bar, from
+    ``done`` on."""
 
     tick: Callable[[float], None] | None
     done: float
@@ -28,13 +33,15 @@ class Portion:
 
 @dataclass
 class Log:
-    """Lines in a file: one when a tenth more of the work is done, or after half a minute; none of work that takes seconds."""
+    """Lines in a file: one when a tenth more of the work is done, or after half a minute; none of
+    work that takes seconds."""
 
     total: float
     unit: str
     clock: Callable[[], float] = time.monotonic
     begun: float = field(init=False)
-    first: tuple[float, float] | None = None  # when we were told for the first time, and what was done then
+    # when we were told for the first time, and what was done then
+    first: tuple[float, float] | None = None
     last: tuple[float, float] = field(init=False)  # the same of the last line
     lines: int = 0
 
@@ -56,7 +63,8 @@ class Log:
         share = 100 * n / self.total if self.total else 100.0
         text = f"odesolve: {done}{share:.0f} % after {_time(now - self.begun)}{self._left(n, now)}"
         print(text, file=sys.stderr, flush=True)
-        self.last, self.lines = (now, n), self.lines + 1
+        self.last = (now, n)
+        self.lines = self.lines + 1
 
     def _left(self, n: float, now: float) -> str:
         when, done = self.first or (now, n)
@@ -83,14 +91,17 @@ def _is_file(stream: object) -> bool:
 
 
 class Bar:
-    """``with Bar(total, show, unit) as tick``: tick(n) moves it to n; None where nothing is to be shown.
+    """``with Bar(total, show, unit) as tick``: tick(n) moves it to n; None where nothing is to be
+    shown.
 
-    ``show`` is True, False, or None for: on a terminal and in a file, and only if the work takes its time. Or it is a
-    ``Portion``.
+    ``show`` is True, False, or None for: on a terminal and in a file, and only if the work takes
+    its time. Or it is a ``Portion``.
     """
 
     def __init__(self, total: float, show: bool | Portion | None, unit: str):
-        self.total, self.show, self.unit = total, show, unit
+        self.total = total
+        self.show = show
+        self.unit = unit
 
     def __enter__(self) -> Callable[[float], None] | None:
         self.bar = None
@@ -105,7 +116,9 @@ class Bar:
             return None
         from tqdm.auto import tqdm
 
-        bar = self.bar = tqdm(total=self.total, delay=0.0 if self.show else 1.0, leave=False, unit=self.unit)
+        bar = self.bar = tqdm(
+            total=self.total, delay=0.0 if self.show else 1.0, leave=False, unit=self.unit
+        )
 
         def tick(n: float) -> None:
             bar.update(n - bar.n)

@@ -1,4 +1,5 @@
-"""Work-precision profiles: each sampler's error at each budget of network evaluations, on a user's own model."""
+"""Work-precision profiles: each sampler's error at each budget of network evaluations, on a user's
+own model."""
 
 from odesolve.planning.labels import parse_grid, parse_solver
 from odesolve.profile.candidates import Candidate

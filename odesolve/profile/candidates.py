@@ -1,4 +1,5 @@
-"""Samplers to compare: a solver with its options on a grid, their short labels, and how many steps a budget buys."""
+"""Samplers to compare: a solver with its options on a grid, their short labels, and how many steps
+a budget buys."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ EXAMPLES = {"solvers": "dpmpp_2m", "grids": "karras"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampler to measure: a solver and a grid as ``ode.plan`` takes them, and the options that go with them."""
+    """A sampler to measure: a solver and a grid as ``ode.plan`` takes them, and the options that go
+    with them."""
 
     solver: SolverLike
     grid: GridLike
@@ -32,7 +34,9 @@ class Candidate:
     def name(self) -> str:
         """The solver without its options."""
         return (
-            self.solver if isinstance(self.solver, str) else getattr(self.solver, "name", None) or _called(self.solver)
+            self.solver
+            if isinstance(self.solver, str)
+            else getattr(self.solver, "name", None) or _called(self.solver)
         )
 
     @property
@@ -55,11 +59,15 @@ def candidates(
     chosen: Iterable[str | SolverLike | Candidate] | None = None,
     chosen_grids: Iterable[GridLike] | None = None,
 ) -> list[Candidate]:
-    """Every solver on every grid. A ``Candidate`` stands for itself, and a label that names a schedule for a solver on that;
-    None stands for what suits the path's family."""
+    """Every solver on every grid. A ``Candidate`` stands for itself, and a label that names a
+    schedule for a solver on that; None stands for what suits the path's family."""
     for name, several in {"solvers": chosen, "grids": chosen_grids}.items():
-        if several is not None and (isinstance(several, (str, bytes, Mapping)) or not isinstance(several, Iterable)):
-            raise OdesolveError(f"{name}={short(several)}: give a list, such as {name}=[{EXAMPLES[name]!r}]")
+        if several is not None and (
+            isinstance(several, (str, bytes, Mapping)) or not isinstance(several, Iterable)
+        ):
+            raise OdesolveError(
+                f"{name}={short(several)}: give a list, such as {name}=[{EXAMPLES[name]!r}]"
+            )
     picked = default_grids(path) if chosen_grids is None else list(chosen_grids)
     rules = [parse_grid(g) if isinstance(g, str) else g for g in picked]
     out: list[Candidate] = []
@@ -71,7 +79,9 @@ def candidates(
             own = rules if label.grid is None else [label.grid]
             out += [Candidate(label.solver, rule, label.options) for rule in own]
         elif not callable(solver) and not hasattr(solver, "order"):
-            raise OdesolveError(f"solvers hold {short(solver)}: give names, such as solvers=['dpmpp_2m']")
+            raise OdesolveError(
+                f"solvers hold {short(solver)}: give names, such as solvers=['dpmpp_2m']"
+            )
         else:
             out += [Candidate(solver, rule) for rule in rules]
     if not out:
@@ -101,16 +111,27 @@ def default_solvers(path: Path) -> list[str]:
         "unipc_3",
         "deis_tab2",
     ]
-    chosen = [_cheap(name) for name in [*names, "ipndm_3", "ipndm_4", "ipndm_v4", "ab2", "ab3", "rk4"]]
+    chosen = [
+        _cheap(name) for name in [*names, "ipndm_3", "ipndm_4", "ipndm_v4", "ab2", "ab3", "rk4"]
+    ]
     if path.family == "flow":
         return chosen
-    return [*chosen, *(_cheap(name, afs=True) for name in ("dpmpp_2m", "deis_tab2", "ipndm_3", "ipndm_4", "ipndm_v4"))]
+    return [
+        *chosen,
+        *(
+            _cheap(name, afs=True)
+            for name in ("dpmpp_2m", "deis_tab2", "ipndm_3", "ipndm_4", "ipndm_v4")
+        ),
+    ]
 
 
 def _cheap(name: str, afs: bool = False) -> str:
-    """The label of a solver without extra evaluations for its start: at few steps they cost more than they give."""
+    """The label of a solver without extra evaluations for its start: at few steps they cost more
+    than they give."""
     entry = solvers().find(name)
-    options: dict[str, Any] = {"start": "ramp"} if "start" in entry.options and entry.starters else {}
+    options: dict[str, Any] = (
+        {"start": "ramp"} if "start" in entry.options and entry.starters else {}
+    )
     return solver_label(name, {**options, "afs": True} if afs else options)
 
 
@@ -122,7 +143,8 @@ def lowered(model: Model, candidate: Candidate, steps: int, dtype) -> Program:
 
 
 def _refuse_noise(model: Model, candidate: Candidate) -> None:
-    """Raise OdesolveError for a sampler that draws noise; one step to the data end draws none, so two are looked at."""
+    """Raise OdesolveError for a sampler that draws noise; one step to the data end draws none, so
+    two are looked at."""
     try:
         few = None if is_listed(candidate.grid) else 2
         plan = plan_for(model, candidate.solver, few, candidate.grid, dict(candidate.options))
@@ -130,29 +152,38 @@ def _refuse_noise(model: Model, candidate: Candidate) -> None:
         return  # what is wrong with it is said where its steps are chosen
     if plan.streams:
         raise OdesolveError(
-            f"{plan.solver} draws noise, and a profile measures the distance to the end point of the ODE: give a solver "
+            f"{plan.solver} draws noise, and a profile measures the distance to the end point of "
+            "the ODE: give a solver "
             "without noise, or eta=0"
         )
 
 
 def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | None:
-    """The program with the most steps whose network calls stay within the budget; None if one step takes more.
+    """The program with the most steps whose network calls stay within the budget; None if one step
+    takes more.
 
-    Every step takes at least one call, so a secant search between brackets needs two or three plans. Raises the
-    OdesolveError of the plan if no number of steps gives one.
+    Every step takes at least one call, so a secant search between brackets needs two or three
+    plans. Raises the OdesolveError of the plan if no number of steps gives one.
     """
     _refuse_noise(model, candidate)
-    best, low, high, failure = None, 0, math.inf, None
+    best = None
+    low = 0
+    high = math.inf
+    failure = None
     known = solvers().get(candidate.name)
     steps = max(1, budget // (model.evaluations_per_call * (known.evaluations if known else 1)))
     while low + 1 < high and (best is None or best.network_calls < budget):
         try:
             program = lowered(model, candidate, steps, dtype)
-            calls, taken = program.network_calls, program.plan.steps
+            calls = program.network_calls
+            taken = program.plan.steps
         except OdesolveError as e:
-            failure, calls, taken = e, math.inf, steps
+            failure = e
+            calls = math.inf
+            taken = steps
         if calls <= budget:
-            best, low = program, steps
+            best = program
+            low = steps
             if taken != steps:  # the grid is a list of times: there is nothing to choose
                 break
         else:
@@ -164,7 +195,8 @@ def fit(model: Model, candidate: Candidate, budget: int, dtype) -> Program | Non
 
 
 def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) -> int:
-    """Where calls would meet the budget if they grew in proportion, kept strictly inside the bracket."""
+    """Where calls would meet the budget if they grew in proportion, kept strictly inside the
+    bracket."""
     if math.isinf(calls):
         return max(1, (low + steps) // 2)
     guess = steps + math.floor((budget - calls) * steps / max(calls, 1))
@@ -172,10 +204,16 @@ def _next_guess(steps: int, calls: float, budget: int, low: int, high: float) ->
 
 
 def numbers(budgets: int | Sequence[int]) -> list[int]:
-    """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless all are positive."""
-    given = list(budgets) if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes)) else [budgets]
+    """The budgets of network evaluations, ascending, without repeats. Raises OdesolveError unless
+    all are positive."""
+    given = (
+        list(budgets)
+        if isinstance(budgets, Sequence) and not isinstance(budgets, (str, bytes))
+        else [budgets]
+    )
     if not given or not all(is_whole(n, 1) and n <= MAX_STEPS for n in given):
         raise OdesolveError(
-            f"nfe={short(budgets)}: give whole numbers of evaluations, at most {MAX_STEPS}, such as (5, 10, 20)"
+            f"nfe={short(budgets)}: give whole numbers of evaluations, at most {MAX_STEPS}, such "
+            "as (5, 10, 20)"
         )
     return sorted(set(given))

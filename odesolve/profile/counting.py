@@ -1,4 +1,5 @@
-"""Counting and timing network evaluations from outside: what a sampler really asked for, whatever its plan says."""
+"""Counting and timing network evaluations from outside: what a sampler really asked for, whatever
+its plan says."""
 
 from __future__ import annotations
 
@@ -16,13 +17,15 @@ from odesolve.model.model import Model
 class Counter:
     """Evaluations of a network on a batch of this size, and the seconds spent inside it.
 
-    An evaluation is ``batch`` rows: a guided call that stacks both branches has twice as many and counts twice. With
-    ``timed`` a CUDA device is synchronised around every call, so that its work is charged to the network.
-    """
+    An evaluation is ``batch`` rows: a guided call that stacks both branches has twice as many and
+    counts twice. With ``timed`` a CUDA device is synchronised around every call, so that its work
+    is charged to the network."""
 
     def __init__(self, batch: int, timed: bool = True):
-        self.batch, self.timed = batch, timed
-        self.rows, self.seconds = 0, 0.0
+        self.batch = batch
+        self.timed = timed
+        self.rows = 0
+        self.seconds = 0.0
 
     @property
     def calls(self) -> float:
@@ -45,7 +48,8 @@ class Counter:
         return watched
 
     def watch(self, model: Model) -> Model:
-        """The model with its network (and its classifier, if it is guided by one) watched by this counter."""
+        """The model with its network (and its classifier, if it is guided by one) watched by this
+        counter."""
         out = copy.copy(model)
         out.net = self.around(model.net)
         if model._classifier is not None:

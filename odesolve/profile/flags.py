@@ -1,4 +1,5 @@
-"""What the rows of one sampler say together: its measured order, and where its errors stop meaning anything."""
+"""What the rows of one sampler say together: its measured order, and where its errors stop meaning
+anything."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def flagged(profile: Profile) -> list[Row]:
 
 
 def _flags(rows: list[Row], profile: Profile) -> list[Row]:
-    known, rounding = profile.certificate, profile.rounding
+    known = profile.certificate
+    rounding = profile.rounding
     out: list[Row] = []
     before: Row | None = None
     for row in sorted(rows, key=lambda r: r.nfe):
@@ -47,14 +49,22 @@ def _flags(rows: list[Row], profile: Profile) -> list[Row]:
 
 
 def _stalled(before: Row, row: Row) -> bool:
-    return row.steps >= 1.5 * before.steps and row.median > STALLED * before.median and row.median < SMALL
+    return (
+        row.steps >= 1.5 * before.steps
+        and row.median > STALLED * before.median
+        and row.median < SMALL
+    )
 
 
 def order(rows: list[Row], metric: str = "median") -> float | None:
-    """Least-squares slope of -log error against log steps over the last three different step counts above the floor."""
-    points = {r.steps: r.error(metric) for r in rows if r.ok and not r.flags and r.error(metric) > 0}
+    """Least-squares slope of -log error against log steps over the last three different step counts
+    above the floor."""
+    points = {
+        r.steps: r.error(metric) for r in rows if r.ok and not r.flags and r.error(metric) > 0
+    }
     used = sorted(points.items())[-POINTS:]
     if len(used) < 2:
         return None
-    x, y = [math.log(n) for n, _ in used], [math.log(e) for _, e in used]
+    x = [math.log(n) for n, _ in used]
+    y = [math.log(e) for _, e in used]
     return -statistics.linear_regression(x, y).slope

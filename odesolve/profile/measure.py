@@ -1,4 +1,5 @@
-"""The measurement itself: every sampler at every budget, run, counted, timed and compared with the reference."""
+"""The measurement itself: every sampler at every budget, run, counted, timed and compared with the
+reference."""
 
 from __future__ import annotations
 
@@ -38,7 +39,12 @@ Noise = Tensor | Sequence[int]
 
 
 @door(
-    "ode.profile", batch=count(), timing=count(0), limit=count(), tolerance=number(above=0.0), seed=count(0, 2**64 - 1)
+    "ode.profile",
+    batch=count(),
+    timing=count(0),
+    limit=count(),
+    tolerance=number(above=0.0),
+    seed=count(0, 2**64 - 1),
 )
 def profile(
     model: Model,
@@ -59,26 +65,33 @@ def profile(
     progress: bool | None = None,
     resume: str | File | None = None,
 ) -> Profile:
-    """Measure samplers on a model: the error of their end points at each budget of network evaluations.
+    """Measure samplers on a model: the error of their end points at each budget of network
+    evaluations.
 
     Args:
         model: an ``ode.Model``; guidance counts twice.
-        solvers: names, with options in brackets such as "ab3(start=ramp,afs)"; or tableaus, functions of a ``Writer``,
-            and ``Candidate``s, which bring their own grid. By default a set that suits the path.
+        solvers: names, with options in brackets such as "ab3(start=ramp,afs)"; or tableaus,
+            functions of a ``Writer``, and ``Candidate``s, which bring their own grid. By default a
+            set that suits the path.
         nfe: budgets; each sampler takes as many steps as stay at or under it.
-        grids: names, with their number in brackets such as "shift(0.5)"; or rules, or lists of times.
+        grids: names, with their number in brackets such as "shift(0.5)"; or rules, or lists of
+            times.
         noise: standard normal noise of shape (B, ...), or a shape to draw it.
-        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor of which the first are taken.
+        batch: number of samples; then ``noise`` is the shape of one sample, or a tensor of which
+            the first are taken.
         seed: seed of the noise that is drawn.
-        dtype: dtype of the state in the measured runs: float32 by default, float64 for float64 noise.
+        dtype: dtype of the state in the measured runs: float32 by default, float64 for float64
+            noise.
         device: where to put noise that is given as a shape; by default the network's.
-        reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default two solves that
-            agree.
+        reference: exact end points of shape (B, ...) for this noise, or a ``Reference``; by default
+            two solves that agree.
         tolerance, limit: of the reference, see ``reference.certified``.
         timing: timed runs of which the fastest counts; 0 takes no times.
-        executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan of every budget, for one
-            sample and for all: see ``Profile.parallel`` and what ``advice`` says of it.
-        progress: show a bar; by default on work longer than a second, on a terminal (in a log, lines).
+        executor: an ``ode.Window`` or ``ode.Parareal`` to measure beside the loop, on the best plan
+            of every budget, for one sample and for all: see ``Profile.parallel`` and what
+            ``advice`` says of it.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log,
+            lines).
         resume: a JSON file that is written after each sampler; rows in it are not measured again.
 
     Returns a ``Profile``. A sampler that fails is a row with its status and message.
@@ -88,7 +101,8 @@ def profile(
     resume = None if resume is None else named("resume", resume)
     if solvers is None and model.reading.two_times:
         solvers = ["flow_map", *default_solvers(model.path)]
-    chosen, budgets = candidates(model.path, solvers, grids), numbers(nfe)
+    chosen = candidates(model.path, solvers, grids)
+    budgets = numbers(nfe)
     z = _noise(model, noise, batch, seed, dtype, device)
     first = 2 * references.FIRST if reference is None else 0
     calls = first + len(chosen) * sum(budgets) * max(1, timing)
@@ -117,10 +131,21 @@ def profile(
 
 
 class Bench:
-    """Runs samplers from one batch of noise (standard normal, in the state's dtype) and compares their end points."""
+    """Runs samplers from one batch of noise (standard normal, in the state's dtype) and compares
+    their end points."""
 
-    def __init__(self, model: Model, noise: Tensor, reference: Reference, timing: int = 2, tick=None):
-        self.model, self.noise, self.timing, self.tick = model, noise, timing, tick
+    def __init__(
+        self,
+        model: Model,
+        noise: Tensor,
+        reference: Reference,
+        timing: int = 2,
+        tick=None,
+    ):
+        self.model = model
+        self.noise = noise
+        self.timing = timing
+        self.tick = tick
         self.compare = Comparison(reference.x)
         self.counter = Counter(noise.shape[0], timing > 0)
         self.watched = self.counter.watch(model)
@@ -135,12 +160,15 @@ class Bench:
         except OdesolveError as e:
             return replace(row, status="error", message=str(e))
         if program is None:
-            return replace(row, status="skipped", message=f"one step takes more than {budget} evaluations")
+            return replace(
+                row, status="skipped", message=f"one step takes more than {budget} evaluations"
+            )
         digest = program.plan.digest
         if digest not in self.measured:
             try:
                 self.measured[digest] = self._measured(program, row)
-            except Exception as e:  # the user's network or solver: its failure is a result, and the others go on
+            # the user's network or solver: its failure is a result, and the others go on
+            except Exception as e:
                 status = "diverged" if isinstance(e, Diverged) else "error"
                 self.measured[digest] = replace(row, status=status, message=str(e).split("\n")[0])
         same = self.measured[digest]
@@ -159,11 +187,13 @@ class Bench:
         return row
 
     def _fastest(self, program: Program) -> tuple[Tensor, float, tuple[float, float]]:
-        """End points, counted evaluations, and the seconds inside and outside the network of the fastest run."""
+        """End points, counted evaluations, and the seconds inside and outside the network of the
+        fastest run."""
         start = self.noise * self.model.path.start_std(program.plan.grid[0])
         times = []
         for _ in range(max(1, self.timing)):
-            self.counter.rows, self.counter.seconds = 0, 0.0
+            self.counter.rows = 0
+            self.counter.seconds = 0.0
             begin = clock(start.device) if self.timing else 0.0
             x = run.run(program, self.watched, start, self.tick)
             total = clock(start.device) - begin if self.timing else 0.0
@@ -172,11 +202,14 @@ class Bench:
         return x, self.counter.calls, (inside, total - inside)
 
     def rounding(self) -> float | None:
-        """RMS difference between the most accurate run and the same plan with a float64 state; None if unknown."""
+        """RMS difference between the most accurate run and the same plan with a float64 state; None
+        if unknown."""
         if self.closest is None or self.noise.dtype == torch.float64:
             return None
         _, program, x = self.closest
-        plan, path, wide = program.plan, self.model.path, torch.float64
+        plan = program.plan
+        path = self.model.path
+        wide = torch.float64
         try:
             start = self.noise.to(wide) * path.start_std(plan.grid[0])
             exact = run.run(lower(plan, path, self.model.reading_for(wide)), self.model, start)
@@ -185,15 +218,26 @@ class Bench:
         return float((exact - x).square().mean().sqrt())
 
 
-def _noise(model: Model, noise: Noise | None, batch: int | None, seed: int, dtype, device) -> Tensor:
+def _noise(
+    model: Model,
+    noise: Noise | None,
+    batch: int | None,
+    seed: int,
+    dtype,
+    device,
+) -> Tensor:
     if noise is None:
-        raise OdesolveError("the shape of the samples is missing: give noise=(64, 3, 32, 32), or a tensor of noise")
+        raise OdesolveError(
+            "the shape of the samples is missing: give noise=(64, 3, 32, 32), or a tensor of noise"
+        )
     if isinstance(noise, Tensor):
         given = noise if batch is None else noise[:batch]
     else:
         given = draw(model, noise if batch is None else (batch, *noise), seed, dtype, device)
     if given.dim() == 0 or not given.is_floating_point() or given.shape[0] == 0:
-        raise OdesolveError(f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)")
+        raise OdesolveError(
+            f"noise is {given.dtype} of shape {tuple(given.shape)}: give floats of shape (B, ...)"
+        )
     samples("noise", given)
     return given.to(dtype or torch.promote_types(given.dtype, torch.float32))
 
@@ -205,13 +249,18 @@ def _reference(model: Model, z: Tensor, given, tolerance: float, limit: int, tic
     samples("reference", found.x)
     if found.x.shape != z.shape:
         raise OdesolveError(
-            f"the reference has shape {tuple(found.x.shape)} for noise of shape {tuple(z.shape)}: give end points of it"
+            f"the reference has shape {tuple(found.x.shape)} for noise of shape {tuple(z.shape)}: "
+            "give end points of it"
         )
     return found
 
 
 def _problem(model: Model, z: Tensor) -> dict:
-    device = torch.cuda.get_device_name(z.device) if z.device.type == "cuda" else platform.processor() or "cpu"
+    device = (
+        torch.cuda.get_device_name(z.device)
+        if z.device.type == "cuda"
+        else platform.processor() or "cpu"
+    )
     return {
         "path": model.path.spec(),
         "predicts": model.predicts,
@@ -224,19 +273,23 @@ def _problem(model: Model, z: Tensor) -> dict:
 
 
 def _known(resume: str | File | None, fresh: Profile) -> dict[tuple, Row]:
-    """Rows of an earlier, unfinished measurement of the same problem. Raises OdesolveError if it is another problem."""
+    """Rows of an earlier, unfinished measurement of the same problem. Raises OdesolveError if it is
+    another problem."""
     if resume is None or not os.path.lexists(resume):
         return {}
     earlier = Profile.from_json(File(resume))
     if earlier.problem != fresh.problem:
-        raise OdesolveError(f"{resume} holds a profile of another problem: give another file, or remove it")
+        raise OdesolveError(
+            f"{resume} holds a profile of another problem: give another file, or remove it"
+        )
     return {(r.label, r.grid, r.nfe): replace(r, flags=(), order=None) for r in earlier.rows}
 
 
 def _counted(bar, done: int, most: int) -> Callable[[int], None] | None:
-    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how many there were.
+    """A tick for many runs, each of which numbers its own calls, from the bar's, which is told how
+    many there were.
 
-    The bar goes from ``done`` to ``most`` and waits there: how many calls a reference takes is not known before.
-    """
+    The bar goes from ``done`` to ``most`` and waits there: how many calls a reference takes is not
+    known before."""
     calls = itertools.count(done + 1)
     return None if bar is None else lambda _: bar(min(next(calls), most))

@@ -16,10 +16,10 @@ TRIMMED = 0.05
 class Errors:
     """Distances from the reference, all in units of one coordinate of the state (a pixel).
 
-    ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the per-sample RMSE and
-    ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between both batches, ``frechet`` the Frechet
-    distance of their Gaussian fits, divided by the root of the number of coordinates fitted (None below 8 samples).
-    """
+    ``rmse`` over everything, ``trimmed`` without the worst 5 % of the samples, ``median`` of the
+    per-sample RMSE and ``worst`` sample; ``sliced`` is the sliced 2-Wasserstein distance between
+    both batches, ``frechet`` the Frechet distance of their Gaussian fits, divided by the root of
+    the number of coordinates fitted (None below 8 samples)."""
 
     rmse: float
     trimmed: float
@@ -30,17 +30,20 @@ class Errors:
 
 
 class Comparison:
-    """Compares batches of end points with one reference batch of shape (B, ...), in float64 on the host.
+    """Compares batches of end points with one reference batch of shape (B, ...), in float64 on the
+    host.
 
-    The Gaussian fit covers all coordinates if there are more than twice as many samples; otherwise it covers
-    min(64, B // 4) fixed random orthonormal directions, where a covariance from B samples means something.
-    """
+    The Gaussian fit covers all coordinates if there are more than twice as many samples; otherwise
+    it covers min(64, B // 4) fixed random orthonormal directions, where a covariance from B samples
+    means something."""
 
     def __init__(self, reference: Tensor):
         self.reference = _flat(reference)
         batch, dim = self.reference.shape
         generator = torch.Generator().manual_seed(0)
-        random = torch.randn(dim, min(DIRECTIONS, 4 * dim), generator=generator, dtype=torch.float64)
+        random = torch.randn(
+            dim, min(DIRECTIONS, 4 * dim), generator=generator, dtype=torch.float64
+        )
         self.directions = random / random.norm(dim=0)
         self.projected = (self.reference @ self.directions).sort(0).values
         self.axes = _axes(batch, dim, generator)
@@ -69,7 +72,8 @@ class Comparison:
         )
 
     def _frechet(self, flat: Tensor) -> float | None:
-        """Root of |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), over the root of the number of directions."""
+        """Root of |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), over the root of the number
+        of directions."""
         if self.axes is None:
             return None
         mean, cov = _moments(flat @ self.axes)

@@ -1,4 +1,5 @@
-"""A parallel executor beside the loop: rounds, evaluations and wall time of the best plans, and whether it pays."""
+"""A parallel executor beside the loop: rounds, evaluations and wall time of the best plans, and
+whether it pays."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from odesolve.profile.result import Parallel, Profile, Row
 from odesolve.sampling.execute import execute, program_for
 from odesolve.sampling.model_plan import plan_for
 
-PAYS, ALIKE = 0.9, 2.0  # share of the loop's time that is a gain; errors that are not told apart
+# share of the loop's time that is a gain; errors that are not told apart
+PAYS = 0.9
+ALIKE = 2.0
 SMALL = 0.5  # rows of a batch cost less than this share of a call each where a network has room
 
 
@@ -30,13 +33,23 @@ class _Setting:
     rounds: int
 
 
-def measured(profile: Profile, model: Model, noise: Tensor, executor: Any, metric: str, timing: int) -> list[Parallel]:
-    """The executor on the best plan of every budget, for one sample and for the whole batch of ``noise`` (B, ...).
+def measured(
+    profile: Profile,
+    model: Model,
+    noise: Tensor,
+    executor: Any,
+    metric: str,
+    timing: int,
+) -> list[Parallel]:
+    """The executor on the best plan of every budget, for one sample and for the whole batch of
+    ``noise`` (B, ...).
 
-    ``executor`` is an ``ode.Window``, or another that keeps a ``report``. Raises OdesolveError for one that does not.
-    """
+    ``executor`` is an ``ode.Window``, or another that keeps a ``report``. Raises OdesolveError for
+    one that does not."""
     if not hasattr(executor, "report"):
-        raise OdesolveError(f"executor is {type(executor).__name__}: give an ode.Window() or an ode.Parareal()")
+        raise OdesolveError(
+            f"executor is {type(executor).__name__}: give an ode.Window() or an ode.Parareal()"
+        )
     best: dict[tuple[str, str, int], Row] = {}
     for budget in profile.budgets:
         if any(r.calls <= budget for r in profile.good):
@@ -45,7 +58,9 @@ def measured(profile: Profile, model: Model, noise: Tensor, executor: Any, metri
     out = []
     for row in best.values():
         for batch in sorted({1, len(noise)}):
-            setting = _Setting(model.rows(torch.arange(batch), len(noise)), noise[:batch], executor, max(1, timing))
+            setting = _Setting(
+                model.rows(torch.arange(batch), len(noise)), noise[:batch], executor, max(1, timing)
+            )
             out.append(_one(setting, row))
     return out
 
@@ -78,13 +93,16 @@ def _timed(s: _Setting, plan: Plan, start: Tensor, executor: Any) -> tuple[Tenso
     """The end points, and the seconds of the fastest run after one that warms up."""
     program = program_for(s.model, plan, start.dtype, executor)
     with torch.no_grad():
-        return _fastest(lambda: execute(s.model, program, start, None, executor), s.rounds, start.device)
+        return _fastest(
+            lambda: execute(s.model, program, start, None, executor), s.rounds, start.device
+        )
 
 
 def _rows(s: _Setting, start: Tensor, plan: Plan) -> float:
-    """What a call on the states of all steps costs, in calls on one of them and divided by their number: 1 where the network
-    is busy with one, a small share where it has room for more."""
-    n, t = plan.nfe, plan.grid[len(plan.grid) // 2]
+    """What a call on the states of all steps costs, in calls on one of them and divided by their
+    number: 1 where the network is busy with one, a small share where it has room for more."""
+    n = plan.nfe
+    t = plan.grid[len(plan.grid) // 2]
     many = start.repeat(n, *[1] * (start.dim() - 1))
     wide = s.model.rows(torch.arange(len(start)).repeat(n), len(start))
     with torch.no_grad():
@@ -93,7 +111,8 @@ def _rows(s: _Setting, start: Tensor, plan: Plan) -> float:
 
 
 def _fastest(call: Callable[[], Tensor], rounds: int, device: torch.device) -> tuple[Tensor, float]:
-    x, best = call(), float("inf")
+    x = call()
+    best = float("inf")
     for _ in range(rounds):
         begin = clock(device)
         x = call()
@@ -107,7 +126,8 @@ def advice(profile: Profile, metric: str = "median") -> list[str]:
     for p in profile.parallel:
         many = "1 sample" if p.batch == 1 else f"{p.batch} samples"
         told = (
-            f"{p.solver} on {p.grid}, {p.calls} calls, {many}: in parallel {p.rounds} rounds, {p.evaluations:.0f} evaluations, "
+            f"{p.solver} on {p.grid}, {p.calls} calls, {many}: in parallel {p.rounds} rounds, "
+            f"{p.evaluations:.0f} evaluations, "
             f"{1e3 * p.seconds:.1f} ms; one after another {1e3 * p.loop_seconds:.1f} ms"
         )
         reasons = _reasons(profile, p, metric)
@@ -124,25 +144,39 @@ def _reasons(profile: Profile, p: Parallel, metric: str) -> list[str]:
     out = []
     if p.evaluations * p.rows > PAYS * p.calls:
         out.append(
-            f"the network is busy: a call on {p.calls} states takes {p.rows * p.calls:.1f} times as long as on one"
+            f"the network is busy: a call on {p.calls} states takes {p.rows * p.calls:.1f} times "
+            "as long as on one"
             if p.rows > SMALL
-            else f"{p.evaluations:.0f} evaluations are too many for a network whose calls on {p.calls} states take "
+            else f"{p.evaluations:.0f} evaluations are too many for a network whose calls on "
+            f"{p.calls} states take "
             f"{p.rows * p.calls:.1f} times as long as on one"
         )
     else:
         out.append(f"{p.rounds} rounds cost more outside the network than {p.calls} calls")
     few = _few_steps(profile, p, metric)
     if few is not None:
-        out.append(f"a plan of {few.calls} calls is as good: {few.label} on {few.grid}, error {few.error(metric):.2g}")
+        out.append(
+            f"a plan of {few.calls} calls is as good: {few.label} on {few.grid}, error "
+            f"{few.error(metric):.2g}"
+        )
     return out
 
 
 def _few_steps(profile: Profile, p: Parallel, metric: str) -> Row | None:
-    """The cheapest row whose error is alike and that takes no more calls than the executor takes rounds."""
-    mine = min(r.error(metric) for r in profile.good if (r.label, r.grid, r.nfe) == (p.solver, p.grid, p.nfe))
+    """The cheapest row whose error is alike and that takes no more calls than the executor takes
+    rounds."""
+    mine = min(
+        r.error(metric)
+        for r in profile.good
+        if (r.label, r.grid, r.nfe) == (p.solver, p.grid, p.nfe)
+    )
     alike = max(ALIKE * mine, profile.floor(metric))
     return min(
-        (r for r in profile.good if r.error(metric) <= alike and r.calls <= p.rounds and r.calls < p.calls),
+        (
+            r
+            for r in profile.good
+            if r.error(metric) <= alike and r.calls <= p.rounds and r.calls < p.calls
+        ),
         key=lambda r: r.calls,
         default=None,
     )
@@ -156,6 +190,7 @@ def _devices(profile: Profile) -> list[str]:
     if devices < 2:
         return []
     return [
-        f"There are {devices} devices: for a network that is large enough to be split over them (tensor or sequence parallelism) "
+        f"There are {devices} devices: for a network that is large enough to be split over them "
+        "(tensor or sequence parallelism) "
         f"that keeps the evaluations, of which rounds take up to {most:.1f} times as many."
     ]

@@ -1,4 +1,5 @@
-"""Work-precision plots: error against network evaluations, one line a solver, with the Pareto front and the floor."""
+"""Work-precision plots: error against network evaluations, one line a solver, with the Pareto front
+and the floor."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from odesolve.pictures.figures import SUFFIXES, matplotlib
 from odesolve.profile.report import family
 from odesolve.profile.result import Profile, Row
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a family, one dash and marker a member.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a family, one dash
+# and marker a member.
 COLOURS = {
     "iPNDM": "#D55E00",
     "UniPC": "#0072B2",
@@ -32,7 +34,12 @@ ALWAYS = ("ddim", "euler", "dpmpp_2m", "heun_edm", "heun", "unipc_2")
 HIGHLIGHTED = 12
 
 
-def save(profiles: Sequence[Profile], path: str | File, metric: str = "median", titles: Sequence[str] = ()) -> None:
+def save(
+    profiles: Sequence[Profile],
+    path: str | File,
+    metric: str = "median",
+    titles: Sequence[str] = (),
+) -> None:
     """Write one panel a profile, side by side, to a PNG, SVG or PDF file."""
     if File(path).suffix.lower() not in SUFFIXES:
         raise OdesolveError(f"{path}: give a file name that ends in one of {', '.join(SUFFIXES)}")
@@ -42,7 +49,10 @@ def save(profiles: Sequence[Profile], path: str | File, metric: str = "median", 
     styles = _styles(profiles, metric)
     for k, (panel, profile) in enumerate(zip(panels, profiles, strict=True)):
         draw(panel, profile, metric, styles)
-        panel.set_title(titles[k] if k < len(titles) else profile.problem.get("path", {}).get("name", ""), loc="left")
+        panel.set_title(
+            titles[k] if k < len(titles) else profile.problem.get("path", {}).get("name", ""),
+            loc="left",
+        )
         panel.set_xlabel("network evaluations")
     panels[0].set_ylabel(f"{LABELS.get(metric, metric)} error of the end point, pixel units")
     figure.savefig(path)
@@ -57,26 +67,42 @@ LABELS = {
 
 
 def draw(panel: Any, profile: Profile, metric: str, styles: dict[str, dict]) -> None:
-    """One work-precision panel on matplotlib axes; ``styles`` maps the highlighted solvers to line properties."""
+    """One work-precision panel on matplotlib axes; ``styles`` maps the highlighted solvers to line
+    properties."""
     lines = best_lines(profile, metric)
     front = profile.front(metric)
     panel.plot([r.calls for r in front], [r.error(metric) for r in front], **FRONT)
     for rows in lines.values():
-        x, y = [r.calls for r in rows], [r.error(metric) for r in rows]
+        x = [r.calls for r in rows]
+        y = [r.error(metric) for r in rows]
         style = styles.get(rows[0].solver)
         label = f"{_short(rows[0])}, {rows[0].grid}"
-        panel.plot(x, y, **({**style, "label": label} if style else {"color": "0.85", "lw": 1, "zorder": 1}))
+        panel.plot(
+            x,
+            y,
+            **({**style, "label": label} if style else {"color": "0.85", "lw": 1, "zorder": 1}),
+        )
     floor = profile.floor(metric)
     errors = [r.error(metric) for r in profile.good]
     if floor and errors and floor > 0.3 * min(errors):
         panel.axhspan(0.1 * floor, floor, color="0.92", zorder=0)
         panel.annotate(
-            "below the reference's accuracy", (0.02, floor), xycoords=("axes fraction", "data"), va="top", size=8
+            "below the reference's accuracy",
+            (0.02, floor),
+            xycoords=("axes fraction", "data"),
+            va="top",
+            size=8,
         )
     _axes(panel, profile, errors)
 
 
-LEGEND = {"frameon": False, "fontsize": 7, "handlelength": 2.6, "columnspacing": 0.8, "labelspacing": 0.4}
+LEGEND = {
+    "frameon": False,
+    "fontsize": 7,
+    "handlelength": 2.6,
+    "columnspacing": 0.8,
+    "labelspacing": 0.4,
+}
 FRONT = {
     "color": "#F0E442",
     "lw": 7,
@@ -125,7 +151,8 @@ def _styles(profiles: Sequence[Profile], metric: str) -> dict[str, dict]:
     ranked = sorted(ranks, key=ranks.__getitem__)
     known = [s for s in ALWAYS if s in ranks]
     chosen = [*[s for s in ranked if s not in known][: HIGHLIGHTED - len(known)], *known]
-    styles, members = {}, {}
+    styles = {}
+    members = {}
     for solver in sorted(chosen):
         kind = family(solver)
         k = members[kind] = members.get(kind, -1) + 1

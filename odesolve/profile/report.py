@@ -50,12 +50,21 @@ IDLE = 0.05  # share of the time outside the network below which a faster solver
 
 def family(solver: str) -> str:
     """The family that a solver is known by."""
-    names = (n for n in (solver, solver.rsplit("_", 1)[0], solver.split("_", 1)[0], solver.rstrip("0123456789")))
+    names = (
+        n
+        for n in (
+            solver,
+            solver.rsplit("_", 1)[0],
+            solver.split("_", 1)[0],
+            solver.rstrip("0123456789"),
+        )
+    )
     return next((FAMILIES[n] for n in names if n in FAMILIES), "Runge-Kutta")
 
 
 def shown(profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()) -> list[Row]:
-    """Rows by budget, then error; with a limit that many solvers, each on its best grid, and those of ``also``."""
+    """Rows by budget, then error; with a limit that many solvers, each on its best grid, and those
+    of ``also``."""
     rows = sorted(profile.rows, key=lambda r: (r.nfe, not r.ok, r.error(metric)))
     if limit is None:
         return rows
@@ -74,7 +83,9 @@ def cells(row: Row, front: Sequence[Row]) -> tuple[str, ...]:
     mark = "*" if row in front else ""
     if not row.ok:
         return (mark, str(row.nfe), row.label, row.grid, *[""] * 8, f"{row.status}: {row.message}")
-    errors = (f"{row.error(m):.2g}" if row.error(m) >= 1e-3 else f"{row.error(m):.1e}" for m in HEAD[5:8])
+    errors = (
+        f"{row.error(m):.2g}" if row.error(m) >= 1e-3 else f"{row.error(m):.1e}" for m in HEAD[5:8]
+    )
     order = "" if row.order is None else f"{row.order:.1f}"
     times = (_milliseconds(s) for s in (row.network_seconds, row.rest_seconds))
     head = (mark, str(row.nfe), row.label, row.grid, str(row.steps))
@@ -85,29 +96,44 @@ def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{1e3 * seconds:.1f} ms"
 
 
-def text(profile: Profile, limit: int | None = None, metric: str = "median", also: Iterable[str] = ()) -> str:
+def text(
+    profile: Profile,
+    limit: int | None = None,
+    metric: str = "median",
+    also: Iterable[str] = (),
+) -> str:
     """The table as plain text."""
     front = profile.front(metric)
     body = [HEAD, *(cells(r, front) for r in shown(profile, limit, metric, also))]
     widths = [max(len(line[i]) for line in body) for i in range(len(HEAD))]
-    lines, budget = [], body[0][1]
+    lines = []
+    budget = body[0][1]
     for line in body:
         if line[1] != budget:
             lines.append("")
             budget = line[1]
-        parts = (c.rjust(w) if h in NUMBERS else c.ljust(w) for c, w, h in zip(line, widths, HEAD, strict=True))
+        parts = (
+            c.rjust(w) if h in NUMBERS else c.ljust(w)
+            for c, w, h in zip(line, widths, HEAD, strict=True)
+        )
         lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
 
 
-def rich_table(profile: Profile, limit: int | None = None, metric: str = "median", width: int = 120) -> Table:
+def rich_table(
+    profile: Profile,
+    limit: int | None = None,
+    metric: str = "median",
+    width: int = 120,
+) -> Table:
     """The table for a terminal: the Pareto front in bold, rows at a floor and failures dimmed.
 
     Where the terminal is too narrow the columns of ``SPARE`` are left out, the first ones first.
     """
     from rich.table import Table
 
-    front, rows = profile.front(metric), shown(profile, limit, metric)
+    front = profile.front(metric)
+    rows = shown(profile, limit, metric)
     body = [dict(zip(HEAD, cells(r, front), strict=True)) for r in rows]
     widths = {h: max([len(h), *(len(line[h]) for line in body)]) for h in HEAD if h != "flags"}
     kept = [h for h in HEAD if h != "flags" or any(line[h] for line in body)]
@@ -116,7 +142,9 @@ def rich_table(profile: Profile, limit: int | None = None, metric: str = "median
             kept.remove(name)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in kept:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags")
+        table.add_column(
+            name, justify="right" if name in NUMBERS else "left", no_wrap=name != "flags"
+        )
     for k, (row, line) in enumerate(zip(rows, body, strict=True)):
         if k and row.nfe != rows[k - 1].nfe:
             table.add_row()
@@ -126,12 +154,16 @@ def rich_table(profile: Profile, limit: int | None = None, metric: str = "median
 
 
 def advice(profile: Profile, metric: str = "median") -> str:
-    """What to use at each budget, how much better it is than other families, and where the time goes."""
+    """What to use at each budget, how much better it is than other families, and where the time
+    goes."""
     lines = [_advice_for(profile, n, metric) for n in profile.budgets]
     failed = [r for r in profile.rows if r.status in ("diverged", "error")]
     if failed:
         names = ", ".join(sorted({f"{r.label} on {r.grid}" for r in failed})[:3])
-        lines.append(f"{len(failed)} of {len(profile.rows)} runs failed ({names}{', ...' if len(failed) > 3 else ''}).")
+        lines.append(
+            f"{len(failed)} of {len(profile.rows)} runs failed "
+            f"({names}{', ...' if len(failed) > 3 else ''})."
+        )
     lines += [*_where_the_time_goes(profile), *parallel.advice(profile, metric)]
     return "\n".join([*lines, f"The {profile.certificate}."])
 
@@ -143,7 +175,8 @@ def _advice_for(profile: Profile, nfe: int, metric: str) -> str:
     ranked = profile.ranked(nfe, metric)
     best = ranked[0]
     head = (
-        f"{nfe} evaluations: {best.label} on {best.grid} ({best.steps} steps), {metric} error {best.error(metric):.2g}"
+        f"{nfe} evaluations: {best.label} on {best.grid} ({best.steps} steps), {metric} error "
+        f"{best.error(metric):.2g}"
     )
     rivals = {}
     for row in ranked:
@@ -152,7 +185,8 @@ def _advice_for(profile: Profile, nfe: int, metric: str) -> str:
     names = list(rivals)[:1] + [f for f in WELL_KNOWN if f in rivals and f not in list(rivals)[:1]]
     floor = max(best.error(metric), profile.floor(metric), 1e-300)
     others = [
-        f"{f} {_times(rivals[f].error(metric) / floor)} ({rivals[f].label} on {rivals[f].grid})" for f in names[:1]
+        f"{f} {_times(rivals[f].error(metric) / floor)} ({rivals[f].label} on {rivals[f].grid})"
+        for f in names[:1]
     ]
     others += [f"{f} {_times(rivals[f].error(metric) / floor)}" for f in names[1:4]]
     tail = f"; by comparison {', '.join(others)}" if others else ""
@@ -166,11 +200,15 @@ def _times(ratio: float) -> str:
 
 
 def _other_metric(fits: list[Row], best: Row, metric: str) -> str:
-    """The sampler with the lowest RMSE, where it is another by a margin: few samples that end elsewhere decide it."""
+    """The sampler with the lowest RMSE, where it is another by a margin: few samples that end
+    elsewhere decide it."""
     other = min(fits, key=lambda r: r.rmse)
     if metric == "rmse" or other.rmse > 0.8 * best.rmse:
         return ""
-    return f" Over all samples {other.label} on {other.grid} is closest: rmse {other.rmse:.2g} against {best.rmse:.2g}."
+    return (
+        f" Over all samples {other.label} on {other.grid} is closest: rmse {other.rmse:.2g} "
+        f"against {best.rmse:.2g}."
+    )
 
 
 def _where_the_time_goes(profile: Profile) -> list[str]:
@@ -181,9 +219,11 @@ def _where_the_time_goes(profile: Profile) -> list[str]:
     where = "GPU" if str(device).startswith("cuda") else "CPU"
     if share < IDLE:
         return [
-            f"{share:.1%} of the {where} wall time is spent outside the network: a faster solver does not matter here."
+            f"{share:.1%} of the {where} wall time is spent outside the network: a faster solver "
+            "does not matter here."
         ]
     return [
-        f"{share:.0%} of the {where} wall time is spent outside the network: the solver's own arithmetic counts here, "
+        f"{share:.0%} of the {where} wall time is spent outside the network: the solver's own "
+        "arithmetic counts here, "
         "so prefer solvers with few buffers, or larger networks and batches."
     ]

@@ -1,4 +1,5 @@
-"""What a profile holds: a row for each sampler and budget, the problem, and what follows from the rows."""
+"""What a profile holds: a row for each sampler and budget, the problem, and what follows from the
+rows."""
 
 from __future__ import annotations
 
@@ -19,7 +20,18 @@ from torch import Tensor
 
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
-from odesolve.files import MARK, Door, Measure, Number, Size, Text, contents, parsed, shaped, uncollected
+from odesolve.files import (
+    MARK,
+    Door,
+    Measure,
+    Number,
+    Size,
+    Text,
+    contents,
+    parsed,
+    shaped,
+    uncollected,
+)
 from odesolve.planning.labels import parse_grid, solver_label
 from odesolve.profile.reference import EXACT, Certificate
 
@@ -33,12 +45,12 @@ LONGEST_NAME = 250  # of a file, in errors
 class Row:
     """One sampler at one budget.
 
-    ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted`` what the network saw
-    (guidance counts twice); errors are in units of a pixel, see ``metrics.Errors``. Seconds are wall time of the
-    fastest run, inside the network and outside it. ``order`` is the measured order, ``flags`` holds "reference" (error
-    at the reference's floor), "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
-    ``status`` is "ok", "diverged", "error" or "skipped", explained by ``message``.
-    """
+    ``nfe`` is the budget of network evaluations, ``calls`` what the plan asks for and ``counted``
+    what the network saw (guidance counts twice); errors are in units of a pixel, see
+    ``metrics.Errors``. Seconds are wall time of the fastest run, inside the network and outside it.
+    ``order`` is the measured order, ``flags`` holds "reference" (error at the reference's floor),
+    "dtype" (at the rounding of the state's dtype) and "plateau" (more steps do not help).
+    ``status`` is "ok", "diverged", "error" or "skipped", explained by ``message``."""
 
     solver: str
     grid: str
@@ -71,25 +83,33 @@ class Row:
         return self.status == "ok"
 
     def error(self, metric: str = "median") -> float:
-        """One of its errors; infinite where there is none. Raises OdesolveError for an unknown metric."""
+        """One of its errors; infinite where there is none. Raises OdesolveError for an unknown
+        metric."""
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
         value = getattr(self, metric)
         return value if self.ok and value is not None else math.inf
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments that give this sampler: ``ode.sample(model, noise, **row.arguments())``."""
-        return {"solver": self.solver, "grid": parse_grid(self.grid), "steps": self.steps, **self.options}
+        """Keyword arguments that give this sampler:
+        ``ode.sample(model, noise, **row.arguments())``."""
+        return {
+            "solver": self.solver,
+            "grid": parse_grid(self.grid),
+            "steps": self.steps,
+            **self.options,
+        }
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """A parallel executor beside the loop, on the plan of one row (``solver``, ``grid``, ``nfe``) and ``batch`` samples.
+    """A parallel executor beside the loop, on the plan of one row (``solver``, ``grid``, ``nfe``)
+    and ``batch`` samples.
 
-    The plan takes ``calls`` evaluations, the executor ``rounds`` batches of them in turn and ``evaluations`` a sample. Seconds
-    are wall time of the fastest run, of the executor and of the loop; ``difference`` is that of the end points, relative, a
-    root mean square; ``rows`` what a call on the states of all steps costs in calls on one, over their number.
-    """
+    The plan takes ``calls`` evaluations, the executor ``rounds`` batches of them in turn and
+    ``evaluations`` a sample. Seconds are wall time of the fastest run, of the executor and of the
+    loop; ``difference`` is that of the end points, relative, a root mean square; ``rows`` what a
+    call on the states of all steps costs in calls on one, over their number."""
 
     solver: str
     grid: str
@@ -108,11 +128,11 @@ class Parallel:
 class Profile:
     """Rows of ``ode.profile``, and what they were measured on.
 
-    ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the state's dtype on the
-    most accurate row (None if it was not measured), ``parallel`` a parallel executor on the best plans, ``problem`` the
-    path, shape, seed and machine. ``noise`` and ``reference`` (tensors of shape (B, ...)) are there after a
-    measurement, not after reading a file.
-    """
+    ``certificate`` says how well the reference is known, ``rounding`` is the RMS effect of the
+    state's dtype on the most accurate row (None if it was not measured), ``parallel`` a parallel
+    executor on the best plans, ``problem`` the path, shape, seed and machine. ``noise`` and
+    ``reference`` (tensors of shape (B, ...)) are there after a measurement, not after reading a
+    file."""
 
     rows: list[Row]
     certificate: Certificate = EXACT
@@ -139,7 +159,8 @@ class Profile:
 
     @fits_as("profile.best")
     def best(self, nfe: int, metric: str = "median") -> Row:
-        """The most accurate row within ``nfe`` evaluations; below the floor the cheapest counts as the best.
+        """The most accurate row within ``nfe`` evaluations; below the floor the cheapest counts as
+        the best.
 
         Raises OdesolveError if no row is that cheap.
         """
@@ -147,14 +168,21 @@ class Profile:
 
     @fits_as("profile.ranked")
     def ranked(self, nfe: int, metric: str = "median") -> list[Row]:
-        """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if there are none."""
+        """All rows within ``nfe`` evaluations, the best first. Raises OdesolveError if there are
+        none."""
         fits = [r for r in self.good if r.calls <= nfe]
         if not fits:
             least = min((r.calls for r in self.good), default=None)
-            hint = f"the cheapest takes {least}" if least else "every row failed, see profile.rows[i].message"
+            hint = (
+                f"the cheapest takes {least}"
+                if least
+                else ("every row failed, see profile.rows[i].message")
+            )
             raise OdesolveError(f"no sampler was measured within {nfe} evaluations: {hint}")
         floor = self.floor(metric)
-        return sorted(fits, key=lambda r: (max(r.error(metric), floor), r.calls, r.rest_seconds or 0.0))
+        return sorted(
+            fits, key=lambda r: (max(r.error(metric), floor), r.calls, r.rest_seconds or 0.0)
+        )
 
     @fits_as("profile.front")
     def front(self, metric: str = "median") -> list[Row]:
@@ -167,40 +195,57 @@ class Profile:
 
     @fits_as("profile.lines")
     def lines(self, metric: str = "median") -> dict[str, list[Row]]:
-        """For every solver with its options the rows on its best grid, ascending in evaluations, the best solver first.
+        """For every solver with its options the rows on its best grid, ascending in evaluations,
+        the best solver first.
 
         Best is the lowest mean logarithm of the error over the budgets that all compared rows have.
         """
         grids: dict[str, dict[str, list[Row]]] = {}
         for row in sorted(self.good, key=lambda r: r.calls):
             grids.setdefault(row.label, {}).setdefault(row.grid, []).append(row)
-        best = {label: _lowest(options.values(), metric, self.floor(metric)) for label, options in grids.items()}
-        common = set.intersection(*({r.nfe for r in rows} for rows in best.values())) if best else set()
-        return dict(sorted(best.items(), key=lambda item: _mean_log(item[1], metric, self.floor(metric), common)))
+        best = {
+            label: _lowest(options.values(), metric, self.floor(metric))
+            for label, options in grids.items()
+        }
+        common = (
+            set.intersection(*({r.nfe for r in rows} for rows in best.values())) if best else set()
+        )
+        return dict(
+            sorted(
+                best.items(),
+                key=lambda item: _mean_log(item[1], metric, self.floor(metric), common),
+            )
+        )
 
     def outside(self) -> float | None:
-        """Share of the wall time that was spent outside the network, over all rows; None if no times were taken."""
-        timed = [r for r in self.good if r.network_seconds is not None and r.rest_seconds is not None]
+        """Share of the wall time that was spent outside the network, over all rows; None if no
+        times were taken."""
+        timed = [
+            r for r in self.good if r.network_seconds is not None and r.rest_seconds is not None
+        ]
         total = sum(r.network_seconds + r.rest_seconds for r in timed)  # type: ignore[operator]
         return sum(r.rest_seconds for r in timed) / total if total else None  # type: ignore[misc]
 
     @fits_as("profile.table")
     def table(self, limit: int | None = None, metric: str = "median") -> str:
-        """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks the Pareto front."""
+        """The rows as text, by budget and then error; ``limit`` keeps that many a budget. * marks
+        the Pareto front."""
         from odesolve.profile import report
 
         return report.text(self, limit, metric)
 
     @fits_as("profile.advice")
     def advice(self, metric: str = "median") -> str:
-        """In words: what to use at each budget, by how much it is better, and where the time goes."""
+        """In words: what to use at each budget, by how much it is better, and where the time
+        goes."""
         from odesolve.profile import report
 
         return report.advice(self, metric)
 
     @fits_as("profile.plot")
     def plot(self, path: str | File, metric: str = "median") -> None:
-        """Write a work-precision plot as PNG, SVG or PDF. Raises ImportError if matplotlib is missing."""
+        """Write a work-precision plot as PNG, SVG or PDF. Raises ImportError if matplotlib is
+        missing."""
         from odesolve.profile import plotting
 
         plotting.save([self], path, metric)
@@ -216,7 +261,11 @@ class Profile:
             writer = csv.writer(file)
             writer.writerow(names)
             for row in self.rows:
-                values = {**vars(row), "options": json.dumps(row.options), "flags": " ".join(row.flags)}
+                values = {
+                    **vars(row),
+                    "options": json.dumps(row.options),
+                    "flags": " ".join(row.flags),
+                }
                 writer.writerow([values[n] for n in names])
 
     @fits_as("profile.to_json")
@@ -224,7 +273,11 @@ class Profile:
         """The profile as JSON text (without tensors), also written to ``path`` if one is given."""
         body = {"version": VERSION, "problem": self.problem, "certificate": vars(self.certificate)}
         rows = [{k: _plain(v) for k, v in vars(r).items()} for r in self.rows]
-        body |= {"rounding": self.rounding, "parallel": [vars(p) for p in self.parallel], "rows": rows}
+        body |= {
+            "rounding": self.rounding,
+            "parallel": [vars(p) for p in self.parallel],
+            "rows": rows,
+        }
         text = json.dumps(body, indent=1, allow_nan=False)
         if path is not None:
             File(path).write_text(text + "\n", encoding="utf-8")
@@ -232,10 +285,17 @@ class Profile:
 
     @classmethod
     def from_json(cls, source: str | File) -> Profile:
-        """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError if it is none."""
-        is_text = isinstance(source, (bytes, bytearray)) or (isinstance(source, str) and _like_json(source))
+        """The profile that ``to_json`` wrote, from its text or its file. Raises OdesolveError if it
+        is none."""
+        is_text = isinstance(source, (bytes, bytearray)) or (
+            isinstance(source, str) and _like_json(source)
+        )
         door = _DOOR if is_text else replace(_DOOR, name=str(source)[:LONGEST_NAME])
-        given = source if is_text or not isinstance(source, (str, os.PathLike)) else contents(source, door)
+        given = (
+            source
+            if is_text or not isinstance(source, (str, os.PathLike))
+            else contents(source, door)
+        )
         with uncollected():
             body = shaped(parsed(given, door), _File, door)
             rows = [_row(held) for held in body.rows]

@@ -6,4 +6,16 @@ from odesolve.run.graph import Graph
 from odesolve.run.loop import Step, iterate, resume, run
 from odesolve.run.window import Report, Window
 
-__all__ = ["Cursor", "Executor", "Graph", "Report", "Step", "Window", "advance", "begin", "iterate", "resume", "run"]
+__all__ = [
+    "Cursor",
+    "Executor",
+    "Graph",
+    "Report",
+    "Step",
+    "Window",
+    "advance",
+    "begin",
+    "iterate",
+    "resume",
+    "run",
+]

@@ -1,4 +1,5 @@
-"""The pure core of every executor: a cursor that waits at a network call, and the move to the next one."""
+"""The pure core of every executor: a cursor that waits at a network call, and the move to the next
+one."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ Draw = Callable[
 
 @dataclass(frozen=True)
 class Cursor:
-    """A solve that waits at ``program.ops[position]``, a network call, or is done; ``slots`` holds the live values.
+    """A solve that waits at ``program.ops[position]``, a network call, or is done; ``slots`` holds
+    the live values.
 
-    ``dtypes`` are the state's and the network input's; ``keys`` (B, 2) the seed and id of every sample, for a program that
-    draws noise; ``weights`` the program's table on the state's device.
+    ``dtypes`` are the state's and the network input's; ``keys`` (B, 2) the seed and id of every
+    sample, for a program that draws noise; ``weights`` the program's table on the state's device.
     """
 
     program: Program
@@ -84,12 +86,14 @@ class Cursor:
 
     @classmethod
     def load(cls, program: Program, saved: Mapping) -> Cursor:
-        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for all else, and for another plan."""
+        """The cursor that ``state_dict`` saved, on the same program. Raises OdesolveError for all
+        else, and for another plan."""
         found = shaped(saved, Saved, SAVED, texts=True)
         kept = (program.plan.to_json(), program.observe, program.stats)
         if (found.plan, found.observe, found.stats) != kept:
             raise OdesolveError(
-                "this cursor was saved from another plan: lower the plan in saved['plan'], as ode.resume does"
+                "this cursor was saved from another plan: lower the plan in saved['plan'], as "
+                "ode.resume does"
             )
         check_saved(program, found)
         slots: list[Tensor | None] = [None] * program.slots
@@ -97,7 +101,14 @@ class Cursor:
             slots[i] = value.clone()
         device = next(iter(found.slots.values())).device
         state, network = (getattr(torch, name) for name in found.dtypes)
-        return cls(program, found.position, tuple(slots), (state, network), found.keys, table_on(program, device))
+        return cls(
+            program,
+            found.position,
+            tuple(slots),
+            (state, network),
+            found.keys,
+            table_on(program, device),
+        )
 
 
 def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...]:
@@ -109,7 +120,9 @@ def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...
         blocks = [w for w in program.table if w is not None]
         flat = torch.cat([w.flatten() for w in blocks]).to(device, non_blocking=True)
         parts = iter(flat.split([w.numel() for w in blocks]))
-        uploaded[device] = tuple(None if w is None else next(parts).view(w.shape) for w in program.table)
+        uploaded[device] = tuple(
+            None if w is None else next(parts).view(w.shape) for w in program.table
+        )
     return uploaded[device]
 
 
@@ -126,14 +139,18 @@ def begin(
     """A cursor at the first network call, from the start state x (its dtype is the state's).
 
     x is copied, or with ``own`` taken as memory of the solve: it will be overwritten.
-    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw`` is given, here and at
-    every later call: the solve's noise is then what draw(stream) returns. OdesolveError without.
-    """
+    ``keys`` (see ``kernels.philox.keys``) are needed by a program that draws noise, unless ``draw``
+    is given, here and at every later call: the solve's noise is then what draw(stream) returns.
+    OdesolveError without."""
     refuse("the start state", x)
     if program.stochastic and keys is None and draw is None:
-        raise OdesolveError(f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample")
+        raise OdesolveError(
+            f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample"
+        )
     slots: list[Tensor | None] = [None] * program.slots
-    slots[program.start] = x.detach() if own else x.detach().clone(memory_format=torch.preserve_format)
+    slots[program.start] = (
+        x.detach() if own else x.detach().clone(memory_format=torch.preserve_format)
+    )
     if buffers is not None:
         buffers[program.start] = slots[program.start]
     dtypes = (x.dtype, network_dtype or x.dtype)
@@ -148,21 +165,30 @@ def advance(
     buffers: Buffers | None = None,
     draw: Draw | None = None,
 ) -> Cursor:
-    """The cursor at the next network call, given what the network answered to this one (one tensor a branch).
+    """The cursor at the next network call, given what the network answered to this one (one tensor
+    a branch).
 
-    Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots`` entries, None at first)
-    each slot's memory is used again and the old cursor is spent. ``draw`` as for ``begin``.
-    """
+    Without ``buffers`` nothing of the old cursor is touched. With them (a list of ``program.slots``
+    entries, None at first) each slot's memory is used again and the old cursor is spent. ``draw``
+    as for ``begin``."""
     slots = list(cursor.slots)
     accept(cursor.program, cursor.position, slots, outputs, buffers)
     return _at(cursor, proceed(cursor, cursor.position + 1, slots, functions, buffers, draw), slots)
 
 
 def _at(cursor: Cursor, position: int, slots: Buffers) -> Cursor:
-    return Cursor(cursor.program, position, tuple(slots), cursor.dtypes, cursor.keys, cursor.weights)
+    return Cursor(
+        cursor.program, position, tuple(slots), cursor.dtypes, cursor.keys, cursor.weights
+    )
 
 
-def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Tensor], buffers: Buffers | None) -> None:
+def accept(
+    program: Program,
+    position: int,
+    slots: Buffers,
+    outputs: Sequence[Tensor],
+    buffers: Buffers | None,
+) -> None:
     """Put what the network answered to the call at ``position`` into its slots."""
     call = program.ops[position]
     assert isinstance(call, Call)
@@ -170,7 +196,9 @@ def accept(program: Program, position: int, slots: Buffers, outputs: Sequence[Te
         refuse("what the network returned", outputs)
     for slot, value in zip(call.outputs, outputs, strict=True):
         # An output that is the network's input is memory that is about to be used again.
-        slots[slot] = value.clone() if buffers is not None and _shares(value, slots[call.input]) else value
+        slots[slot] = (
+            value.clone() if buffers is not None and _shares(value, slots[call.input]) else value
+        )
     for slot in program.frees[position]:
         slots[slot] = None
 
@@ -183,10 +211,11 @@ def proceed(
     buffers: Buffers | None,
     draw: Draw | None = None,
 ) -> int:
-    """Run blocks and transforms from ``position`` to the next network call, in ``slots``; returns its position.
+    """Run blocks and transforms from ``position`` to the next network call, in ``slots``; returns
+    its position.
 
-    Of the cursor only what does not change in a solve is read. This is the inside of ``advance``, for loops that need no
-    cursor at every call.
+    Of the cursor only what does not change in a solve is read. This is the inside of ``advance``,
+    for loops that need no cursor at every call.
     """
     program = cursor.program
     ops = program.ops
@@ -199,18 +228,30 @@ def proceed(
         elif op.fn in PLACES:
             _place(cursor, op, slots, buffers, draw)
         else:
-            _transform(op, slots, functions or {}, program.frees[position] if buffers is not None else ())
+            _transform(
+                op, slots, functions or {}, program.frees[position] if buffers is not None else ()
+            )
         for slot in program.frees[position]:
             slots[slot] = None
         position += 1
     return position
 
 
-def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers | None, draw: Draw | None) -> None:
+def _block(
+    cursor: Cursor,
+    op: Block,
+    weights,
+    slots: Buffers,
+    buffers: Buffers | None,
+    draw: Draw | None,
+) -> None:
     ins: list[Tensor] = [slots[i] for i in op.ins]  # type: ignore[misc]
-    dtypes, streams = cursor.dtypes, op.streams
-    if draw is not None and streams:  # the columns of streams follow those of inputs: noise from outside is more inputs
-        ins, streams = [*ins, *(_drawn(draw, s, ins[0], dtypes[0]) for s in streams)], ()
+    dtypes = cursor.dtypes
+    streams = op.streams
+    # the columns of streams follow those of inputs: noise from outside is more inputs
+    if draw is not None and streams:
+        ins = [*ins, *(_drawn(draw, s, ins[0], dtypes[0]) for s in streams)]
+        streams = ()
     if buffers is not None and op.norm is None:
         outs: list[Tensor] = []
         for slot, cast in zip(op.outs, op.cast, strict=True):
@@ -223,10 +264,16 @@ def _block(cursor: Cursor, op: Block, weights, slots: Buffers, buffers: Buffers 
         return
     if op.norm is not None:
         outs = [torch.empty_like(ins[0], dtype=dtypes[cast]) for cast in op.cast]
-        norm = slots[op.norm.slot] = torch.empty(ins[0].shape[0], dtype=torch.float64, device=ins[0].device)
-        combine(outs, ins, weights, op.base, cursor.keys, streams, ErrorNorm(norm, 0.0, op.norm.std))
+        norm = slots[op.norm.slot] = torch.empty(
+            ins[0].shape[0], dtype=torch.float64, device=ins[0].device
+        )
+        combine(
+            outs, ins, weights, op.base, cursor.keys, streams, ErrorNorm(norm, 0.0, op.norm.std)
+        )
     else:
-        outs = combined(ins, weights, op.base, cursor.keys, streams, [dtypes[cast] for cast in op.cast])
+        outs = combined(
+            ins, weights, op.base, cursor.keys, streams, [dtypes[cast] for cast in op.cast]
+        )
     for slot, out in zip(op.outs, outs, strict=True):
         slots[slot] = out
 
@@ -242,7 +289,13 @@ def _drawn(draw: Draw, stream: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         raise OdesolveError(f"{given}: give standard normals of the state's shape") from e
 
 
-def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | None, draw: Draw | None) -> None:
+def _place(
+    cursor: Cursor,
+    op: Transform,
+    slots: Buffers,
+    buffers: Buffers | None,
+    draw: Draw | None,
+) -> None:
     inputs: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     out = None if buffers is None else buffers[op.output]
     if out is None:
@@ -260,8 +313,12 @@ def _place(cursor: Cursor, op: Transform, slots: Buffers, buffers: Buffers | Non
 
 def _transform(op: Transform, slots: Buffers, functions: Functions, spent: tuple[int, ...]) -> None:
     if op.fn not in functions:
-        raise OdesolveError(f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], a function of (x, t)")
-    # A function that works in place must not change what is read again, nor return a slot about to be given away.
+        raise OdesolveError(
+            f"the plan applies {op.fn!r}: give it as model.functions[{op.fn!r}], "
+            "a function of (x, t)"
+        )
+    # A function that works in place must not change what is read again, nor return a slot about to
+    # be given away.
     given: list[Tensor] = [slots[i] for i in op.inputs]  # type: ignore[misc]
     inputs = [s if i in spent else s.clone() for i, s in zip(op.inputs, given, strict=True)]
     out = functions[op.fn](*inputs, op.t)

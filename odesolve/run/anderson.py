@@ -1,4 +1,5 @@
-"""Anderson acceleration of a window, causal: every state is mixed by what the states before it say."""
+"""Anderson acceleration of a window, causal: every state is mixed by what the states before it
+say."""
 
 from __future__ import annotations
 
@@ -7,26 +8,29 @@ from torch import Tensor
 
 from odesolve.kernels.dispatch import combine, inner
 
-MEMORY = 2  # sweeps that are mixed; on the digits three took more rounds than two, and two more than one
+# sweeps that are mixed; on the digits three took more rounds than two, and two more than one
+MEMORY = 2
 DAMPED = 1e-9  # of the trace, added to the diagonal
 
 
 class Mixing:
-    """Triangular Anderson acceleration (Tang et al. 2024, ParaTAA, section 3.2), of any number of samples.
+    """Triangular Anderson acceleration (Tang et al. 2024, ParaTAA, section 3.2), of any number of
+    samples.
 
-    With x the states before a sweep, g(x) behind it and r = g(x) - x, the next states are g(x) - sum_m c_m (dx_m + dr_m) with
-    c the least-squares fit of r by the dr_m over all states up to the one that is mixed.
-    """
+    With x the states before a sweep, g(x) behind it and r = g(x) - x, the next states are g(x) -
+    sum_m c_m (dx_m + dr_m) with c the least-squares fit of r by the dr_m over all states up to the
+    one that is mixed."""
 
     def __init__(self) -> None:
         self.before: tuple[Tensor, Tensor] | None = None
         self.steps: list[tuple[Tensor, Tensor]] = []  # (dr, dx + dr), the latest last
 
     def __call__(self, states: Tensor, old: Tensor, move: Tensor, sure: Tensor) -> Tensor:
-        """Mix ``states`` (W, B, ...), a sweep's result from ``old``, in place; returns how far each moved, (W, B).
+        """Mix ``states`` (W, B, ...), a sweep's result from ``old``, in place; returns how far each
+        moved, (W, B).
 
-        ``move`` is that of the sweep alone. The first ``sure`` (B,) states and the next one are right, and are left alone.
-        """
+        ``move`` is that of the sweep alone. The first ``sure`` (B,) states and the next one are
+        right, and are left alone."""
         residual = states - old
         if self.before is not None:
             dr = residual - self.before[1]
@@ -48,11 +52,15 @@ class Mixing:
     def _fit(self, residual: Tensor) -> Tensor:
         """c (W, B, m) of every state."""
         drs = [dr for dr, _ in self.steps]
-        gram = torch.stack([torch.stack([_products(a, b) for b in drs], -1) for a in drs], -2).cumsum(0)
+        gram = torch.stack(
+            [torch.stack([_products(a, b) for b in drs], -1) for a in drs], -2
+        ).cumsum(0)
         right = torch.stack([_products(a, residual) for a in drs], -1).cumsum(0)
         damp = DAMPED * gram.diagonal(dim1=-2, dim2=-1).sum(-1) + 1e-300
         eye = torch.eye(len(drs), dtype=gram.dtype, device=gram.device)
-        found = torch.linalg.solve_ex(gram + damp[..., None, None] * eye, right[..., None]).result[..., 0]
+        found = torch.linalg.solve_ex(gram + damp[..., None, None] * eye, right[..., None]).result[
+            ..., 0
+        ]
         return torch.where(torch.isfinite(found), found, 0.0)
 
 

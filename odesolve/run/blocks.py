@@ -1,8 +1,9 @@
-"""Parareal on a program cut into blocks of steps: fine solves of all blocks side by side, a coarse one to join them.
+"""Parareal on a program cut into blocks of steps: fine solves of all blocks side by side, a coarse
+one to join them.
 
-Lions, Maday and Turinici 2001; of diffusion models Selvam et al. 2024 (SRDS), whose pipeline this is: a block is solved
-again as soon as its new start is known, while the sweep that found it goes on.
-"""
+Lions, Maday and Turinici 2001; of diffusion models Selvam et al. 2024 (SRDS), whose pipeline this
+is: a block is solved again as soon as its new start is known, while the sweep that found it goes
+on."""
 
 from __future__ import annotations
 
@@ -22,14 +23,18 @@ CLOSE = 0.01  # of the tolerance
 
 
 class Visit:
-    """A boundary in one iteration: ``slots`` as all samples come to it, ``final`` (B,) where they are the loop's.
+    """A boundary in one iteration: ``slots`` as all samples come to it, ``final`` (B,) where they
+    are the loop's.
 
-    The block behind makes ``coarse`` of them; ``fine`` and ``base`` are what fine and coarse solver made of the slots ``at``
-    which each sample was last solved. ``far`` (B,) are the samples that are solved again, ``before`` is the iteration before.
-    """
+    The block behind makes ``coarse`` of them; ``fine`` and ``base`` are what fine and coarse solver
+    made of the slots ``at`` which each sample was last solved. ``far`` (B,) are the samples that
+    are solved again, ``before`` is the iteration before."""
 
     def __init__(self, slots: Slots, final: Tensor, far: Tensor, before: Visit | None):
-        self.slots, self.final, self.far, self.before = slots, final, far, before
+        self.slots = slots
+        self.final = final
+        self.far = far
+        self.before = before
         self.at = slots if before is None else _where(far, slots, before.at)
         self.coarse: Slots = {} if before is None else before.coarse
         self.fine: Slots | None = None
@@ -37,7 +42,9 @@ class Visit:
 
     def solved(self, fine: Slots, rows: Tensor) -> None:
         """Told what the fine solver made of the samples ``rows``."""
-        self.fine = _spread(None if self.before is None else self.before.fine, fine, rows, len(self.far))
+        self.fine = _spread(
+            None if self.before is None else self.before.fine, fine, rows, len(self.far)
+        )
         self._release()
 
     def guessed(self, coarse: Slots, rows: Tensor) -> None:
@@ -47,7 +54,9 @@ class Visit:
     def settle(self) -> None:
         """Told that ``coarse`` is complete."""
         before = self.before
-        self.base = self.coarse if before is None else _where(self.far, self.coarse, before.base or {})
+        self.base = (
+            self.coarse if before is None else _where(self.far, self.coarse, before.base or {})
+        )
         self._release()
 
     def _release(self) -> None:
@@ -60,13 +69,17 @@ class Blocks:
 
     U[k, n] = F(U[k-1, n-1]) + (G(U[k, n-1]) - G(U[k-1, n-1])),
 
-    bitwise F's where its last two are the same. Without a coarse part G goes through the plan's own rows, the prediction of
-    the data held from the block's first call on: of DDIM that is one step, of any plan it has its history and its noise. With
-    one it does that only for values beside the state. The first call of a block serves both F and G.
-    """
+    bitwise F's where its last two are the same. Without a coarse part G goes through the plan's own
+    rows, the prediction of the data held from the block's first call on: of DDIM that is one step,
+    of any plan it has its history and its noise. With one it does that only for values beside the
+    state. The first call of a block serves both F and G."""
 
     def __init__(self, fine: Part, coarse: Part | None, model: Any, tolerance: float, exact: bool):
-        self.fine, self.coarse, self.model, self.tolerance, self.exact = fine, coarse, model, tolerance, exact
+        self.fine = fine
+        self.coarse = coarse
+        self.model = model
+        self.tolerance = tolerance
+        self.exact = exact
         self.start = {s: v for s, v in enumerate(fine.cursor.slots) if v is not None}
         self.result = self.start[fine.states[0]]
         self.batch = len(self.result)
@@ -75,9 +88,14 @@ class Blocks:
         self.next = [1]  # the boundary that each iteration's sweep comes to next
         self.rounds = 0
         self.evaluations = torch.zeros(self.batch, dtype=torch.int64)
-        self.sample_rounds, self.iterations = torch.zeros_like(self.evaluations), torch.zeros_like(self.evaluations)
+        self.sample_rounds, self.iterations = (
+            torch.zeros_like(self.evaluations),
+            torch.zeros_like(self.evaluations),
+        )
         self.open = torch.ones(self.batch, dtype=torch.bool)
-        self.difference = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64, device=self.result.device)
+        self.difference = torch.tensor(
+            [[0.0, 1.0, -1.0]], dtype=torch.float64, device=self.result.device
+        )
 
     def run(self, tick: Callable[[int], None] | None) -> Tensor:
         """Rounds until every sample is done."""
@@ -88,9 +106,10 @@ class Blocks:
         return self.result
 
     def _round(self) -> None:
-        """One batch of calls, the pending one of every lane. A lane without samples takes its time all the same, so that no
-        sample's schedule depends on its mates."""
-        lanes, self.lanes = self.lanes, []
+        """One batch of calls, the pending one of every lane. A lane without samples takes its time
+        all the same, so that no sample's schedule depends on its mates."""
+        lanes = self.lanes
+        self.lanes = []
         asked = [lane.request(self.open) for lane, _, _ in lanes]
         found = iter(answered(self.model, self.batch, [a for a in asked if a is not None]))
         seen = torch.zeros_like(self.open)
@@ -106,8 +125,15 @@ class Blocks:
         self.sample_rounds += seen
         self.rounds += bool(seen.any())
 
-    def _headed(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> list[Tensor] | None:
-        """The first call of a block has been answered: the coarse solve, and a lane for those alone that are solved again."""
+    def _headed(
+        self,
+        lane: Lane,
+        visit: Visit,
+        n: int,
+        outputs: list[Tensor] | None,
+    ) -> list[Tensor] | None:
+        """The first call of a block has been answered: the coarse solve, and a lane for those alone
+        that are solved again."""
         if outputs is not None and (self.coarse is None or self.fine.kept[n + 1]):
             visit.guessed(self._leaving(lane.held(outputs, self.model), n), lane.rows)
         if self.coarse is None:
@@ -128,23 +154,32 @@ class Blocks:
         else:
             assert self.coarse is not None
             if len(lane.rows):
-                visit.guessed({self.fine.states[n + 1]: lane.alive[self.coarse.states[n + 1]]}, lane.rows)
+                visit.guessed(
+                    {self.fine.states[n + 1]: lane.alive[self.coarse.states[n + 1]]}, lane.rows
+                )
             visit.settle()
 
     def _leaving(self, lane: Lane, n: int) -> Slots:
         alive = lane.alive
-        return alive if n + 1 < self.fine.blocks or not len(lane.rows) else {k: alive[k] for k in self.fine.states[-1:]}
+        return (
+            alive
+            if n + 1 < self.fine.blocks or not len(lane.rows)
+            else {k: alive[k] for k in self.fine.states[-1:]}
+        )
 
     def _shared(self, n: int) -> bool:
         """Whether the first call of block n is the coarse part's, too."""
         assert self.coarse is not None
-        mine, other = self.fine.call(n), self.coarse.call(n)
+        mine = self.fine.call(n)
+        other = self.coarse.call(n)
         return (mine.t, mine.to, mine.branches) == (other.t, other.to, other.branches)
 
     def _beside(self, rows: Tensor, visit: Visit, n: int) -> Lane:
         """The coarse part's way through block n, from a visit's states."""
         assert self.coarse is not None
-        state, part, call = visit.slots[self.fine.states[n]], self.coarse, self.coarse.call(n)
+        state = visit.slots[self.fine.states[n]]
+        part = self.coarse
+        call = self.coarse.call(n)
         slots: list[Tensor | None] = [None] * part.cursor.program.slots
         slots[call.state] = state = state[rows.to(state.device)]
         if call.input != call.state:
@@ -158,7 +193,8 @@ class Blocks:
         return combined([state], weights, [-1], dtypes=[self.fine.cursor.dtypes[1]])[0]
 
     def _arrive(self, tick: Callable[[int], None] | None) -> None:
-        """Every sweep goes on as far as what it needs is known; the next one begins where the blocks are not final yet."""
+        """Every sweep goes on as far as what it needs is known; the next one begins where the
+        blocks are not final yet."""
         k = 0
         while k <= self.fine.blocks and bool(self.open.any()):
             if k == len(self.next):
@@ -182,13 +218,15 @@ class Blocks:
         left = self.visits.get((k, n - 1)) or below
         assert left is not None
         if below is None:
-            slots, final = self._first(left, n), torch.zeros_like(self.open)
+            slots = self._first(left, n)
+            final = torch.zeros_like(self.open)
         else:
             assert below.fine is not None
             same = torch.ones_like(self.open)
             for s, v in left.slots.items():
                 same &= alike(v, below.at[s]).cpu()
-            final, rows = left.final & same, (self.open & ~same).nonzero().flatten()
+            final = left.final & same
+            rows = (self.open & ~same).nonzero().flatten()
             slots = self._corrected(left, below, n, rows) if len(rows) else below.fine
         if n < self.fine.blocks:
             self._enter(k, n, slots, final)
@@ -197,16 +235,19 @@ class Blocks:
 
     def _first(self, left: Visit, n: int) -> Slots:
         """The slots of the first sweep: the coarse solver's."""
-        state, given = self.fine.states[n], self.fine.inputs[n]
+        state = self.fine.states[n]
+        given = self.fine.inputs[n]
         if self.coarse is None or state == given:
             return left.coarse
         return {**left.coarse, given: self._scaled(left.coarse[state], self.fine.call(n).t)}
 
     def _corrected(self, left: Visit, below: Visit, n: int, rows: Tensor) -> Slots:
-        """The fine solver's slots, corrected for these samples by what the coarse one sees of their moves."""
+        """The fine solver's slots, corrected for these samples by what the coarse one sees of their
+        moves."""
         assert below.fine is not None
         assert below.base is not None
-        state, given = self.fine.states[n], self.fine.inputs[n]
+        state = self.fine.states[n]
+        given = self.fine.inputs[n]
         rows = rows.to(self.result.device)
         out = {s: v.clone() for s, v in below.fine.items()}
         for s in out.keys() - ({given} - {state}):
@@ -217,7 +258,8 @@ class Blocks:
         return out
 
     def _enter(self, k: int, n: int, slots: Slots, final: Tensor) -> None:
-        """Begin block n of iteration k, for the samples that come to it otherwise than in the iteration before."""
+        """Begin block n of iteration k, for the samples that come to it otherwise than in the
+        iteration before."""
         before = self.visits.get((k - 1, n))
         moved = far = self.open.clone()
         if before is not None:
@@ -226,7 +268,8 @@ class Blocks:
             for s, v in slots.items():
                 same &= alike(v, before.slots[s]).cpu()
             moved = moved & ~same
-            # By now the loop's own values have come here: solved from them, a bad coarse solver costs no accuracy.
+            # By now the loop's own values have come here: solved from them, a bad coarse solver
+            # costs no accuracy.
             tolerance = self.tolerance * (CLOSE if n == k else 1.0)
             far = moved if self.exact else moved & ~_near(slots[state], before.at[state], tolerance)
         visit = self.visits[k, n] = Visit(slots, final, far, before)
@@ -235,12 +278,15 @@ class Blocks:
         entered: list[Tensor | None] = [None] * self.fine.cursor.program.slots
         for s, v in slots.items():
             entered[s] = v[on]
-        self.lanes.append((Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered), visit, n))
+        self.lanes.append(
+            (Lane(self.fine.cursor, self.fine.times, self.fine.calls[n], rows, entered), visit, n)
+        )
         if self.coarse is not None and not self._shared(n):
             self.lanes.append((self._beside(rows, visit, n), visit, n))
 
     def _finish(self, k: int, x: Tensor, final: Tensor, tick: Callable[[int], None] | None) -> None:
-        """Iteration k has a result: the samples that it did not change are done, and all after as many as there are blocks."""
+        """Iteration k has a result: the samples that it did not change are done, and all after as
+        many as there are blocks."""
         done = (
             torch.zeros_like(self.open)
             if k == 0
@@ -260,7 +306,8 @@ class Blocks:
 
 
 def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:
-    """Whether each sample's state is the other, relative to its root mean square; never where it has left the numbers."""
+    """Whether each sample's state is the other, relative to its root mean square; never where it
+    has left the numbers."""
     moved, size = squares(x, at)
     return ((moved <= tolerance**2 * size) & torch.isfinite(size)).cpu()
 
@@ -269,7 +316,10 @@ def _where(mask: Tensor, yes: Slots, no: Slots) -> Slots:
     """Slot by slot the one or the other, for each sample."""
     if bool(mask.all()):
         return yes
-    return {s: torch.where(mask.to(v.device).view(-1, *[1] * (v.dim() - 1)), v, no[s]) for s, v in yes.items()}
+    return {
+        s: torch.where(mask.to(v.device).view(-1, *[1] * (v.dim() - 1)), v, no[s])
+        for s, v in yes.items()
+    }
 
 
 def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
@@ -280,6 +330,8 @@ def _spread(old: Slots | None, new: Slots, rows: Tensor, batch: int) -> Slots:
         return old or {}
     out = {}
     for s, v in new.items():
-        out[s] = v.new_zeros((batch, *v.shape[1:])) if old is None or s not in old else old[s].clone()
+        out[s] = (
+            v.new_zeros((batch, *v.shape[1:])) if old is None or s not in old else old[s].clone()
+        )
         out[s][rows.to(v.device)] = v
     return out

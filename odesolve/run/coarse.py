@@ -1,4 +1,5 @@
-"""A first guess for a window: what a plan of few steps, solved by the loop, said of the network on its way."""
+"""A first guess for a window: what a plan of few steps, solved by the loop, said of the network on
+its way."""
 
 from __future__ import annotations
 
@@ -16,29 +17,46 @@ from odesolve.run.loop import iterate
 
 
 def visited(plan: Plan, model: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(times (n,), states (n, B, ...), data predictions (n, B, ...)) of all calls of a plan of one evaluation a step, from x.
+    """(times (n,), states (n, B, ...), data predictions (n, B, ...)) of all calls of a plan of one
+    evaluation a step, from x.
 
     Raises OdesolveError for plans with more evaluations a step, and for stochastic ones.
     """
     if plan.nfe != plan.steps or plan.streams:
-        kind = "draws noise" if plan.streams else f"makes {plan.nfe} evaluations in {plan.steps} steps"
-        raise OdesolveError(f"coarse={plan.solver} {kind}: give a deterministic plan of one evaluation a step")
+        kind = (
+            "draws noise"
+            if plan.streams
+            else (f"makes {plan.nfe} evaluations in {plan.steps} steps")
+        )
+        raise OdesolveError(
+            f"coarse={plan.solver} {kind}: give a deterministic plan of one evaluation a step"
+        )
     program = lower(plan, model.path, model.reading_for(x.dtype), observe=True)
-    states, data = [x], []
+    states = [x]
+    data = []
     for step in iterate(begin(program, x, model.dtype, model.functions), model):
         states.append(step.x)
         assert step.data is not None
         data.append(step.data)
-    return torch.tensor(program.times, dtype=torch.float64), torch.stack(states[:-1]), torch.stack(data)
+    return (
+        torch.tensor(program.times, dtype=torch.float64),
+        torch.stack(states[:-1]),
+        torch.stack(data),
+    )
 
 
 def answers(rec: Recurrence, model: Any, calls: Tensor, states: Tensor, data: Tensor) -> Tensor:
-    """What a recurrence keeps of the network at these states, were they those of its ``calls`` (n,)."""
+    """What a recurrence keeps of the network at these states, were they those of its ``calls``
+    (n,)."""
     out = torch.empty_like(data)
     for k, (call, x, d) in enumerate(zip(calls.tolist(), states, data, strict=True)):
-        kx, kd = 0.0, 1.0
+        kx = 0.0
+        kd = 1.0
         if rec.quantities[call] != "data":
-            kx, kd = (float(c) for c in model.path.convert(float(rec.times[call]), "data", rec.quantities[call]))
+            kx, kd = (
+                float(c)
+                for c in model.path.convert(float(rec.times[call]), "data", rec.quantities[call])
+            )
         of_state, of_output = rec.mix[call].tolist()
         out[k] = (of_state + of_output * kx) * x + (of_output * kd) * d
     return out

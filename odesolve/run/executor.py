@@ -12,7 +12,8 @@ from odesolve.run.loop import Network
 
 
 class Executor(Protocol):
-    """A driver of programs: ``cast`` says that the network is to read a buffer of its own, beside the state."""
+    """A driver of programs: ``cast`` says that the network is to read a buffer of its own, beside
+    the state."""
 
     cast: bool
 
@@ -24,5 +25,6 @@ class Executor(Protocol):
         model: Network | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """The program's result from the start state x, which is not overwritten; ``tick`` is told of calls as they are done."""
+        """The program's result from the start state x, which is not overwritten; ``tick`` is told
+        of calls as they are done."""
         ...

@@ -1,4 +1,5 @@
-"""The loop as a captured graph: network and update are recorded once, then replayed with the coefficients of any plan."""
+"""The loop as a captured graph: network and update are recorded once, then replayed with the
+coefficients of any plan."""
 
 from __future__ import annotations
 
@@ -22,10 +23,12 @@ KEPT = 16  # programs whose tables are kept on the host
 
 @fits
 class Graph:
-    """An executor that captures one step, network included, as a CUDA graph, and replays it for every step of any plan.
+    """An executor that captures one step, network included, as a CUDA graph, and replays it for
+    every step of any plan.
 
-    Solver, steps up to ``steps``, grid, guidance scale and seed are data: they are written into a table on the device, and
-    nothing is captured again. Where a graph is impossible the plain loop runs, and ``reason`` says why.
+    Solver, steps up to ``steps``, grid, guidance scale and seed are data: they are written into a
+    table on the device, and nothing is captured again. Where a graph is impossible the plain loop
+    runs, and ``reason`` says why.
 
     Args:
         model: the network to capture, with its conditions.
@@ -37,19 +40,34 @@ class Graph:
 
     cast = True
 
-    def __init__(self, model: Network, like: Tensor, steps: int = 128, states: int = 5, streams: int = 3):
-        for name, count, least in (("steps", steps, 1), ("states", states, 1), ("streams", streams, 0)):
+    def __init__(
+        self,
+        model: Network,
+        like: Tensor,
+        steps: int = 128,
+        states: int = 5,
+        streams: int = 3,
+    ):
+        for name, count, least in (
+            ("steps", steps, 1),
+            ("states", states, 1),
+            ("streams", streams, 0),
+        ):
             whole(name, count, least)
         if not hasattr(model, "settled"):
-            raise OdesolveError(f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)")
+            raise OdesolveError(
+                f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)"
+            )
         if not isinstance(like, Tensor) or like.dtype not in (torch.float32, torch.float64):
             raise OdesolveError(
-                f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or float64 state (B, ...)"
+                f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or "
+                "float64 state (B, ...)"
             )
         refuse_loose("like", like)
         if not like.dim():
             raise OdesolveError(f"like has shape {tuple(like.shape)}: give a state (B, ...)")
-        self.model, self.like = model.settled(), like
+        self.model = model.settled()
+        self.like = like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
         self.reason: str | None = None
         self._captured: torch.cuda.CUDAGraph | None = None
@@ -74,50 +92,71 @@ class Graph:
         model: Network | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Run a program from the start state x; ``run.run`` in one launch a step, equal to it up to rounding.
+        """Run a program from the start state x; ``run.run`` in one launch a step, equal to it up to
+        rounding.
 
         ``model`` may have other conditions than the captured one, of the same shapes.
         """
         self.reason = self._misfit(program, x, model) or self._capture()
         if self.reason is not None:
-            logging.getLogger("odesolve").warning("the plain loop runs instead of the graph: %s", self.reason)
+            logging.getLogger("odesolve").warning(
+                "the plain loop runs instead of the graph: %s", self.reason
+            )
             return run_loop(program, model or self.model, x, tick, keys)
         assert self._captured is not None
         return self.replay(program, x, keys, self._captured.replay, model)
 
-    def replay(self, program: Program, x: Tensor, keys: Tensor | None, step, model: Network | None = None) -> Tensor:
+    def replay(
+        self,
+        program: Program,
+        x: Tensor,
+        keys: Tensor | None,
+        step,
+        model: Network | None = None,
+    ) -> Tensor:
         """Fill the table and the buffers, and call ``step`` once for every evaluation."""
         table = self._load(program, model or self.model)
         if keys is not None:
             self._keys.copy_(keys)
         self._states[table.start].copy_(x)
         self._row.zero_()
-        self._update(self._states[:1] * len(self.layout.branches))  # row 0 reads no output of the network
+        # row 0 reads no output of the network
+        self._update(self._states[:1] * len(self.layout.branches))
         for op in program.ops:
             if isinstance(op, Call):
                 step()
         return self._states[table.result].clone()
 
     def step(self) -> None:
-        """One evaluation and the update after it; everything it reads and writes stays where it is."""
+        """One evaluation and the update after it; everything it reads and writes stays where it
+        is."""
         t = self._times.index_select(0, self._row)[0]
         self._update(self.model.evaluate(self._input, self._states[0], t, self.layout.branches))
 
     def _update(self, outputs: list[Tensor]) -> None:
-        outs, ins = [*self._states, self._input], [*self._states, *outputs]
+        outs = [*self._states, self._input]
+        ins = [*self._states, *outputs]
         combine_row(outs, ins, self._weights, self._codes, self._row, self._keys)
         self._row.add_(1)
 
     def _misfit(self, program: Program, x: Tensor, model: Network | None = None) -> str | None:
         like = self.like
         same = (
-            x.shape == like.shape and x.dtype == like.dtype and x.device == like.device and x.stride() == like.stride()
+            x.shape == like.shape
+            and x.dtype == like.dtype
+            and x.device == like.device
+            and x.stride() == like.stride()
         )
         if not same:
-            return f"a state of {x.dtype} {tuple(x.shape)} where {like.dtype} {tuple(like.shape)} was captured"
+            return (
+                f"a state of {x.dtype} {tuple(x.shape)} where {like.dtype} {tuple(like.shape)} "
+                "was captured"
+            )
         if "classifier" in self.layout.branches:
             return "a classifier's gradient is taken at the state itself, which moves"
-        return unfit(program, self.layout) or (self.model.settle(model) if model is not None else None)
+        return unfit(program, self.layout) or (
+            self.model.settle(model) if model is not None else None
+        )
 
     def _load(self, program: Program, model: Network) -> Table:
         """Write a program's table; its times as this model's network takes them."""
@@ -128,7 +167,8 @@ class Graph:
         table = self._tables[id(program)][1]
         self._weights.copy_(table.weights, non_blocking=True)
         self._codes.copy_(table.codes, non_blocking=True)
-        # Call k is answered by row k + 1, and the step reads its time by the row it is about to run.
+        # Call k is answered by row k + 1, and the step reads its time by the row it is about to
+        # run.
         times = model.times_for(program.asked, self.like)
         if self._times.dim() > times[0].dim() + 1:  # a plan of single times on a network of two
             times = [torch.stack([t, t], 1) for t in times]
@@ -140,7 +180,9 @@ class Graph:
         if self._captured is not None:
             return None
         if not self.like.is_cuda:
-            return f"a graph needs a CUDA or ROCm device, and the state is on {self.like.device.type}"
+            return (
+                f"a graph needs a CUDA or ROCm device, and the state is on {self.like.device.type}"
+            )
         try:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
@@ -153,6 +195,9 @@ class Graph:
             with torch.cuda.graph(graph):
                 self.step()
         except Exception as e:
-            return f"the network cannot be captured: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+            return (
+                "the network cannot be captured: "
+                f"{str(e).splitlines()[0] if str(e) else type(e).__name__}"
+            )
         self._captured = graph
         return None

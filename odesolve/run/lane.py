@@ -1,4 +1,5 @@
-"""Some samples on their way through a part of a program, from call to call; and the same way with the network held."""
+"""Some samples on their way through a part of a program, from call to call; and the same way with
+the network held."""
 
 from __future__ import annotations
 
@@ -17,10 +18,11 @@ from odesolve.run.rows import Request
 
 
 class Lane:
-    """The samples ``rows`` (n,) of a batch in the part of ``cursor.program`` whose calls are at the positions ``calls``.
+    """The samples ``rows`` (n,) of a batch in the part of ``cursor.program`` whose calls are at the
+    positions ``calls``.
 
-    ``slots`` hold a row for each of them, of ``cursor`` only what does not change in a solve is read; ``times`` are the
-    network's, (B,) a call.
+    ``slots`` hold a row for each of them, of ``cursor`` only what does not change in a solve is
+    read; ``times`` are the network's, (B,) a call.
     """
 
     def __init__(
@@ -31,7 +33,11 @@ class Lane:
         rows: Tensor,
         slots: list[Tensor | None],
     ):
-        self.cursor, self.times, self.calls, self.rows, self.slots = cursor, times, calls, rows, slots
+        self.cursor = cursor
+        self.times = times
+        self.calls = calls
+        self.rows = rows
+        self.slots = slots
         self.made = 0
 
     @property
@@ -69,29 +75,37 @@ class Lane:
         self.keep(under_way[self.rows])
         if not len(self.rows):
             return None
-        call, state = self.call, self.state
-        rows, given = self.rows.to(state.device), self.slots[self.call.input]
+        call = self.call
+        state = self.state
+        rows = self.rows.to(state.device)
+        given = self.slots[self.call.input]
         assert given is not None
         return Request(call.branches, rows, given, state, self.times[call.index][rows])
 
     def answer(self, outputs: Sequence[Tensor] | None, functions: Functions) -> None:
-        """Go to the next call with what the network said to this one, or past it where no sample is left."""
+        """Go to the next call with what the network said to this one, or past it where no sample is
+        left."""
         position = self.calls[self.made]
         self.made += 1
         if outputs is None or not len(self.rows):
             return
         keys = self.cursor.keys
-        cursor = replace(self.cursor, keys=None if keys is None else keys[self.rows.to(keys.device)])
+        cursor = replace(
+            self.cursor, keys=None if keys is None else keys[self.rows.to(keys.device)]
+        )
         accept(cursor.program, position, self.slots, outputs, None)
         proceed(cursor, position + 1, self.slots, functions, None)
 
     def functions(self, model: Any) -> Functions:
         """What a model does to x0, for these samples."""
         batch = len(self.times[0])
-        return model.functions if len(self.rows) == batch else model.rows(self.rows, batch).functions
+        return (
+            model.functions if len(self.rows) == batch else model.rows(self.rows, batch).functions
+        )
 
     def held(self, outputs: Sequence[Tensor], model: Any) -> Lane:
-        """The same samples at the end of the part, had the network gone on to predict the data that it predicts here."""
+        """The same samples at the end of the part, had the network gone on to predict the data that
+        it predicts here."""
         out = Lane(self.cursor, self.times, self.calls, self.rows, list(self.slots))
         out.made = self.made
         network = Held(model, self.call, self.state, outputs)
@@ -103,7 +117,8 @@ class Lane:
 
 
 class Held:
-    """A network that has been asked once, and from there on predicts the same data, whatever it predicts them by."""
+    """A network that has been asked once, and from there on predicts the same data, whatever it
+    predicts them by."""
 
     def __init__(self, model: Any, call: Call, state: Tensor, outputs: Sequence[Tensor]):
         self.model = model
@@ -116,7 +131,8 @@ class Held:
                     self.data[b] = _mixed(state, f, _of(b, weights), state.dtype)
 
     def at(self, call: Call, state: Tensor) -> list[Tensor]:
-        """Its answer to a later call, one tensor a branch; where the data do not determine it, what it said first."""
+        """Its answer to a later call, one tensor a branch; where the data do not determine it, what
+        it said first."""
         weights = self._weights(call.t, "data", self.model.reading.prediction)
         out = []
         for branch in call.branches:
@@ -128,21 +144,32 @@ class Held:
         return out
 
     def _weights(self, t: float, given: str, wanted: str) -> tuple[float, float] | None:
-        """Of the state and of what is given; None where nothing is to be converted, or cannot be."""
+        """Of the state and of what is given; None where nothing is to be converted, or cannot
+        be."""
         if given == wanted:
             return None
-        kx, kf = (float(k) for k in self.model.path.convert(t, given, wanted, self.model.reading.sigma_data))
+        kx, kf = (
+            float(k)
+            for k in self.model.path.convert(t, given, wanted, self.model.reading.sigma_data)
+        )
         return (kx, kf) if math.isfinite(kx) and math.isfinite(kf) else None
 
 
-_PREDICTIONS = ("cond", "uncond", "excess")  # branches that say what the network predicts, and no gradient or variance
+# branches that say what the network predicts, and no gradient or variance
+_PREDICTIONS = ("cond", "uncond", "excess")
 
 
 def _of(branch: str, weights: tuple[float, float]) -> tuple[float, float]:
-    """The weights of the state and of what a branch says: "excess" is a difference of predictions, in which no state is."""
+    """The weights of the state and of what a branch says: "excess" is a difference of predictions,
+    in which no state is."""
     return (0.0, weights[1]) if branch == "excess" else weights
 
 
-def _mixed(state: Tensor, other: Tensor, weights: tuple[float, float], dtype: torch.dtype) -> Tensor:
+def _mixed(
+    state: Tensor,
+    other: Tensor,
+    weights: tuple[float, float],
+    dtype: torch.dtype,
+) -> Tensor:
     table = torch.tensor([weights], dtype=torch.float64, device=state.device)
     return combined([state, other], table, [-1], dtypes=[dtype])[0]

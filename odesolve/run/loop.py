@@ -33,19 +33,28 @@ class Network(Protocol):
 
     def settle(self, other: Network) -> str | None: ...
 
-    def times_for(self, times: Sequence[float | tuple[float, float]], x: Tensor) -> list[Tensor]: ...
+    def times_for(
+        self, times: Sequence[float | tuple[float, float]], x: Tensor
+    ) -> list[Tensor]: ...
 
-    def evaluate(self, x_in: Tensor, state: Tensor, t: Tensor, branches: Sequence[str]) -> list[Tensor]: ...
+    def evaluate(
+        self,
+        x_in: Tensor,
+        state: Tensor,
+        t: Tensor,
+        branches: Sequence[str],
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step of ``ode.iterate``: ``x`` is the state at time ``t``, ``data`` the last data prediction.
+    """One finished step of ``ode.iterate``: ``x`` is the state at time ``t``, ``data`` the last
+    data prediction.
 
-    Both stay valid after later steps. ``cursor`` can be saved and resumed. With ``stats=True`` the step was drawn from a
-    Gaussian of mean ``mean`` and deviation ``std`` (a number), and ``log_prob`` (B,) is the log-density of the draw; of a
-    step that draws nothing ``mean`` is x, ``std`` 0 and ``log_prob`` None.
-    """
+    Both stay valid after later steps. ``cursor`` can be saved and resumed. With ``stats=True`` the
+    step was drawn from a Gaussian of mean ``mean`` and deviation ``std`` (a number), and
+    ``log_prob`` (B,) is the log-density of the draw; of a step that draws nothing ``mean`` is x,
+    ``std`` 0 and ``log_prob`` None."""
 
     index: int
     t: float
@@ -65,13 +74,16 @@ def run(
     keys: Tensor | None = None,
     own: bool = False,
 ) -> Tensor:
-    """Run a program from the start state x; no memory of the state's size is taken after the first steps.
+    """Run a program from the start state x; no memory of the state's size is taken after the first
+    steps.
 
-    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample, for a program that draws
-    noise. Traceable by torch.compile.
+    x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample,
+    for a program that draws noise. Traceable by torch.compile.
     """
     # A trace has no use for memory of its own: the compiler plans that.
-    buffers: Buffers | None = None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)
+    buffers: Buffers | None = (
+        None if torch.compiler.is_compiling() else list[Tensor | None]([None] * program.slots)
+    )
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, buffers, keys, own)
     return _loop(cursor, model, buffers, progress)
@@ -83,12 +95,20 @@ def resume(cursor: Cursor, model: Network, progress: Callable[[int], None] | Non
 
 
 @torch.no_grad()
-def _loop(cursor: Cursor, model: Network, buffers: list | None, progress: Callable[[int], None] | None) -> Tensor:
+def _loop(
+    cursor: Cursor,
+    model: Network,
+    buffers: list | None,
+    progress: Callable[[int], None] | None,
+) -> Tensor:
     if cursor.done:
         return cursor.result
-    program, slots, position = cursor.program, list(cursor.slots), cursor.position
+    program = cursor.program
+    slots = list(cursor.slots)
+    position = cursor.position
     times = model.times_for(program.asked, cursor.state)
-    functions, evaluate = model.functions, model.evaluate
+    functions = model.functions
+    evaluate = model.evaluate
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]
         outputs = evaluate(slots[call.input], slots[call.state], times[call.index], call.branches)  # type: ignore[arg-type]
@@ -115,7 +135,8 @@ def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
         with torch.no_grad():
             outputs = model.evaluate(cursor.input, cursor.state, times[call.index], call.branches)
             # No buffers: every step has memory of its own, so that what is yielded stays valid.
-            position, cursor = cursor.position, advance(cursor, outputs, model.functions)
+            position = cursor.position
+            cursor = advance(cursor, outputs, model.functions)
         for p in range(position, cursor.position):
             if p in marks:
                 yield _step(marks[p], cursor)

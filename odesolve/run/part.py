@@ -1,4 +1,5 @@
-"""A program cut into blocks of steps: where each begins, and what is carried over its boundaries."""
+"""A program cut into blocks of steps: where each begins, and what is carried over its
+boundaries."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from odesolve.run.advance import Cursor, begin
 
 @dataclass(frozen=True)
 class Part:
-    """A program cut into P blocks: ``calls`` the positions of each one's calls. At the P + 1 boundaries, the result the last,
-    ``states`` are the slots of the state, ``inputs`` those of what the network is given there, ``kept`` all others alive."""
+    """A program cut into P blocks: ``calls`` the positions of each one's calls. At the P + 1
+    boundaries, the result the last, ``states`` are the slots of the state, ``inputs`` those of what
+    the network is given there, ``kept`` all others alive."""
 
     cursor: Cursor
     times: Sequence[Tensor]
@@ -37,21 +39,30 @@ class Part:
         return op
 
 
-def part(program: Program, first: Sequence[int], x: Tensor, keys: Tensor | None, model: Any) -> Part:
+def part(
+    program: Program,
+    first: Sequence[int],
+    x: Tensor,
+    keys: Tensor | None,
+    model: Any,
+) -> Part:
     """A program cut before its calls ``first`` (P,), begun at x."""
     cursor = begin(program, x, model.dtype, model.functions, keys=keys)
     positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
     calls = [positions[a:b] for a, b in itertools.pairwise([*first, len(positions)])]
     heads: list[Call] = [program.ops[c[0]] for c in calls]  # type: ignore[misc]
-    states, inputs = [h.state for h in heads], [h.input for h in heads]
-    result, kept = program.result, carried(program, first)
+    states = [h.state for h in heads]
+    inputs = [h.input for h in heads]
+    result = program.result
+    kept = carried(program, first)
     times = model.times_for(program.asked, x)
     return Part(cursor, times, calls, [*states, result], [*inputs, result], [*kept, set()])
 
 
 def carried(program: Program, calls: Sequence[int]) -> list[set[int]]:
     """The slots that are alive before each of these calls, without those that the call reads."""
-    alive, before = {program.start}, []
+    alive = {program.start}
+    before = []
     for op, frees in zip(program.ops, program.frees, strict=True):
         if isinstance(op, Call):
             before.append(alive - {op.state, op.input})

@@ -1,7 +1,8 @@
-"""The nonlinear places that come with the library: they add noise, and their coefficients depend on the state.
+"""The nonlinear places that come with the library: they add noise, and their coefficients depend on
+the state.
 
-They are given standard normals ``z`` and return the new state, in the memory of z unless gradients are recorded.
-"""
+They are given standard normals ``z`` and return the new state, in the memory of z unless gradients
+are recorded."""
 
 from __future__ import annotations
 
@@ -12,18 +13,25 @@ from odesolve.kernels.dispatch import combine, inner
 
 
 def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
-    """x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| / |s|)^2 of each sample.
+    """x + eta s + sqrt(2 eta) z for the state x and its score s, with eta = 2 scale (snr |z| /
+    |s|)^2 of each sample.
 
-    ``given`` is (snr, scale). The published step takes |z| and |s| from averages over the batch, and then depends on who
-    else is in it (Song et al. 2021, Algorithms 4 and 5).
+    ``given`` is (snr, scale). The published step takes |z| and |s| from averages over the batch,
+    and then depends on who else is in it (Song et al. 2021, Algorithms 4 and 5).
     """
     x, score = inputs
     snr, scale = given
     if _watched(inputs):
         squares = [v.double().square().flatten(1).sum(1) for v in (z, score)]
-        eta = (2.0 * scale * snr**2 * squares[0] / squares[1]).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        eta = (
+            (2.0 * scale * snr**2 * squares[0] / squares[1])
+            .to(x.dtype)
+            .view(-1, *[1] * (x.dim() - 1))
+        )
         return x + (eta * score + (2.0 * eta).sqrt() * z)
-    noise, signal = (torch.empty(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(2))
+    noise, signal = (
+        torch.empty(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(2)
+    )
     inner(noise, z, z)
     inner(signal, score, score, 1.0 / (2.0 * scale * snr**2))
     eta = torch.where(signal > 0, noise / signal, 0.0)
@@ -33,10 +41,11 @@ def langevin(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tenso
 
 
 def learned_noise(z: Tensor, inputs: list[Tensor], given: tuple[float, ...]) -> Tensor:
-    """mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq. 15).
+    """mean + exp(v' / 2) z, where v' lies between two log-variances (Nichol and Dhariwal 2021, eq.
+    15).
 
-    ``given`` holds them: that of beta-tilde, where the network says -1, and that of beta, where it says 1.
-    """
+    ``given`` holds them: that of beta-tilde, where the network says -1, and that of beta, where it
+    says 1."""
     mean, v = inputs
     low, high = given
     deviation = torch.exp(v.to(z.dtype) * ((high - low) / 4) + (high + low) / 4)

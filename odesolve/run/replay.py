@@ -1,4 +1,5 @@
-"""The row by row form of a window: the program's own blocks and transforms, run with guessed answers of the network."""
+"""The row by row form of a window: the program's own blocks and transforms, run with guessed
+answers of the network."""
 
 from __future__ import annotations
 
@@ -24,8 +25,9 @@ class Settings(Protocol):
 
 
 class Visit:
-    """What is known of one call: the state and scaled input that the last sweep arrived with, the state ``at`` which each
-    sample's ``outputs`` were computed, and their ``slopes`` (B,) in the state."""
+    """What is known of one call: the state and scaled input that the last sweep arrived with, the
+    state ``at`` which each sample's ``outputs`` were computed, and their ``slopes`` (B,) in the
+    state."""
 
     def __init__(self, call: Call, batch: int):
         self.call = call
@@ -42,14 +44,24 @@ class Visit:
 class Replay:
     """A solve of any program by sweeps through its own ops.
 
-    At the fixed point every op has read what it reads in the loop, so the result is the loop's, bitwise; for linear plans
-    ``Sweeps`` does the same in one launch, to rounding. A window begins at the first call that is not settled for all
-    samples; sweeps start there, from the slots as they were.
-    """
+    At the fixed point every op has read what it reads in the loop, so the result is the loop's,
+    bitwise; for linear plans ``Sweeps`` does the same in one launch, to rounding. A window begins
+    at the first call that is not settled for all samples; sweeps start there, from the slots as
+    they were."""
 
-    def __init__(self, given: Settings, program: Program, x: Tensor, keys: Tensor | None, model: Any):
-        self.given, self.program, self.model = given, program, model
-        self.batch, self.rounds = len(x), 0
+    def __init__(
+        self,
+        given: Settings,
+        program: Program,
+        x: Tensor,
+        keys: Tensor | None,
+        model: Any,
+    ):
+        self.given = given
+        self.program = program
+        self.model = model
+        self.batch = len(x)
+        self.rounds = 0
         self.positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
         self.n = len(self.positions)
         self.size = min(given.size or self.n, self.n)
@@ -84,21 +96,31 @@ class Replay:
         return range(self.origin, min(self.origin + self.size, self.n))
 
     def _evaluate(self) -> None:
-        """Call the network wherever the state is not the one it was called with, all calls of one kind in one batch."""
+        """Call the network wherever the state is not the one it was called with, all calls of one
+        kind in one batch."""
         wanted: list[tuple[Visit, Tensor]] = []
-        requests, first = [], self.rounds == 0
+        requests = []
+        first = self.rounds == 0
         for k in self.window:
             visit = self.visits[k]
             rows = (~visit.settled).nonzero().flatten()
-            # Before anything is known every later state is the start's guess of itself: only the first call is worth its price.
+            # Before anything is known every later state is the start's guess of itself: only the
+            # first call is worth its price.
             if len(rows) and (k == self.origin or not first):
-                state, given = visit.state, visit.input
+                state = visit.state
+                given = visit.input
                 assert state is not None
                 assert given is not None
                 rows = rows.to(state.device)
                 wanted.append((visit, rows))
-                requests.append(Request(visit.call.branches, rows, given[rows], state[rows], self.times[k][rows]))
-        for (visit, rows), outputs in zip(wanted, answered(self.model, self.batch, requests), strict=True):
+                requests.append(
+                    Request(
+                        visit.call.branches, rows, given[rows], state[rows], self.times[k][rows]
+                    )
+                )
+        for (visit, rows), outputs in zip(
+            wanted, answered(self.model, self.batch, requests), strict=True
+        ):
             self._learn(visit, rows, outputs)
             self.evaluations[rows.cpu()] += 1
 
@@ -107,11 +129,15 @@ class Replay:
         assert state is not None
         if visit.at is None:
             visit.at = torch.zeros_like(state)
-            visit.outputs = [torch.zeros(state.shape, dtype=o.dtype, device=o.device) for o in outputs]
+            visit.outputs = [
+                torch.zeros(state.shape, dtype=o.dtype, device=o.device) for o in outputs
+            ]
             visit.slopes = [state.new_zeros(self.batch, dtype=torch.float64) for _ in outputs]
         x = state[rows]
         dx = x - visit.at[rows]
-        square, product = (torch.empty(len(rows), dtype=torch.float64, device=x.device) for _ in range(2))
+        square, product = (
+            torch.empty(len(rows), dtype=torch.float64, device=x.device) for _ in range(2)
+        )
         inner(square, dx, dx)
         tells = visit.known.to(x.device)[rows] & (square > 0)
         for held, slope, out in zip(visit.outputs, visit.slopes, outputs, strict=True):
@@ -123,14 +149,17 @@ class Replay:
         visit.known[rows.cpu()] = True
 
     def _sweep(self) -> None:
-        """Run the window's ops from its first call on, with what is known of the network, and see which states are settled."""
-        slots, position = list(self.slots), self.positions[self.origin]
+        """Run the window's ops from its first call on, with what is known of the network, and see
+        which states are settled."""
+        slots = list(self.slots)
+        position = self.positions[self.origin]
         latest: list[Tensor] = []
         for k in self.window:
             call: Call = self.program.ops[position]  # type: ignore[assignment]
             visit = self.visits.setdefault(k, Visit(call, self.batch))
             visit.slots = list(slots)
-            visit.state, visit.input = slots[call.state], slots[call.input]
+            visit.state = slots[call.state]
+            visit.input = slots[call.input]
             visit.settled = self._settled(visit)
             latest = self._answers(visit, latest)
             accept(self.program, position, slots, latest, None)
@@ -142,8 +171,9 @@ class Replay:
             self.result = result
 
     def _answers(self, visit: Visit, latest: list[Tensor]) -> list[Tensor]:
-        """The network's answers at the present state: as a linear function around where it was asked, which is the answer itself,
-        bitwise, where the state is the same; of a call that was never asked, the answers of the call before."""
+        """The network's answers at the present state: as a linear function around where it was
+        asked, which is the answer itself, bitwise, where the state is the same; of a call that was
+        never asked, the answers of the call before."""
         state = visit.state
         assert state is not None
         if visit.at is None:
@@ -154,7 +184,10 @@ class Replay:
         for held, slope in zip(visit.outputs, visit.slopes, strict=True):
             weights = torch.stack([torch.zeros_like(slope), slope, -slope], 1)[:, None]
             out += combined(
-                [held, state, visit.at], weights, [0], dtypes=[torch.promote_types(held.dtype, state.dtype)]
+                [held, state, visit.at],
+                weights,
+                [0],
+                dtypes=[torch.promote_types(held.dtype, state.dtype)],
             )
         return out
 
@@ -162,7 +195,8 @@ class Replay:
         """Whether each sample's state is the one at which the network was asked, or near enough."""
         if visit.at is None:
             return torch.zeros(self.batch, dtype=torch.bool)
-        x, at = visit.state, visit.at
+        x = visit.state
+        at = visit.at
         assert x is not None
         if self.given.exact:
             same = alike(x, at)
@@ -173,7 +207,9 @@ class Replay:
 
     def _slide(self) -> None:
         """Begin the window at the first call that is not settled for every sample."""
-        done, calls, by = torch.ones(self.batch, dtype=torch.bool), self.window, 0
+        done = torch.ones(self.batch, dtype=torch.bool)
+        calls = self.window
+        by = 0
         for k in calls:
             done &= self.visits[k].settled
             by += bool(done.all())

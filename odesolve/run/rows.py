@@ -1,4 +1,5 @@
-"""Rows of a batch: network calls of some samples at several times in one batch, and how far a state has moved."""
+"""Rows of a batch: network calls of some samples at several times in one batch, and how far a state
+has moved."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from odesolve.kernels.dispatch import inner
 
 @dataclass(frozen=True)
 class Request:
-    """A call of the network for some samples: ``rows`` (n,) are their numbers, the other tensors hold a row for each."""
+    """A call of the network for some samples: ``rows`` (n,) are their numbers, the other tensors
+    hold a row for each."""
 
     branches: tuple[str, ...]
     rows: Tensor
@@ -24,7 +26,8 @@ class Request:
 
 
 def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[Tensor]]:
-    """What the network says to every request, one tensor a branch; all requests for the same branches go in one batch."""
+    """What the network says to every request, one tensor a branch; all requests for the same
+    branches go in one batch."""
     kinds: dict[tuple[str, ...], list[int]] = {}
     for n, request in enumerate(requests):
         kinds.setdefault(request.branches, []).append(n)
@@ -32,11 +35,13 @@ def answered(model: Any, batch: int, requests: Sequence[Request]) -> list[list[T
     for branches, members in kinds.items():
         asked = [requests[n] for n in members]
         rows, inputs, states, times = (
-            torch.cat([getattr(r, name) for r in asked]) for name in ("rows", "input", "state", "time")
+            torch.cat([getattr(r, name) for r in asked])
+            for name in ("rows", "input", "state", "time")
         )
         outputs = model.rows(rows, batch).evaluate(inputs, states, times, branches)
         sizes = [len(r.rows) for r in asked]
-        kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]  # the next call may write over them
+        # the next call may write over them
+        kept = outputs if len(kinds) == 1 else [o.clone() for o in outputs]
         for n, *parts in zip(members, *(o.split(sizes) for o in kept), strict=True):
             out[n] = parts
     return out

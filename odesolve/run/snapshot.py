@@ -28,7 +28,8 @@ class Saved(Struct, forbid_unknown_fields=True):
 
 
 def check_saved(program: Program, saved: Saved) -> None:
-    """Raise OdesolveError unless the program can go on from these values: at a call, with all that is still to be read."""
+    """Raise OdesolveError unless the program can go on from these values: at a call, with all that
+    is still to be read."""
     at = saved.position
     if at > len(program.ops) or (at < len(program.ops) and not isinstance(program.ops[at], Call)):
         raise SAVED.refuse(f"position is {at}, where the plan does not wait for the network")
@@ -41,7 +42,8 @@ def check_saved(program: Program, saved: Saved) -> None:
 
 
 def _check_slots(program: Program, saved: Saved) -> None:
-    """All states of one solve: of one shape, apart from norms of samples, and of the dtypes that are named."""
+    """All states of one solve: of one shape, apart from norms of samples, and of the dtypes that
+    are named."""
     state, network = (getattr(torch, name) for name in saved.dtypes)
     call = program.ops[saved.position] if saved.position < len(program.ops) else None
     main = saved.slots[call.state if isinstance(call, Call) else program.result]
@@ -50,7 +52,9 @@ def _check_slots(program: Program, saved: Saved) -> None:
         shape = main.shape[:1] if i in norms else main.shape
         if value.shape != shape or value.dim() == 0 or value.device != main.device:
             where = f"{short(value)} on {value.device}"
-            raise SAVED.refuse(f"slots[{i}] is {where}: expected shape {tuple(shape)} on {main.device}")
+            raise SAVED.refuse(
+                f"slots[{i}] is {where}: expected shape {tuple(shape)} on {main.device}"
+            )
         if not value.is_floating_point() or value.layout != torch.strided:
             raise SAVED.refuse(f"slots[{i}] is {short(value)}: expected a dense tensor of floats")
     wanted = {"state": (main, state)}
@@ -64,7 +68,10 @@ def _check_slots(program: Program, saved: Saved) -> None:
 def _check_keys(saved: Saved, batch: int) -> None:
     keys = saved.keys
     if keys is None or keys.dtype != torch.int64 or keys.shape != (batch, 2):
-        raise SAVED.refuse(f"keys are {short(keys)}: expected a seed and an id a sample, int64 of shape {(batch, 2)}")
+        raise SAVED.refuse(
+            f"keys are {short(keys)}: expected a seed and an id a sample, int64 of "
+            f"shape {(batch, 2)}"
+        )
 
 
 def _read_from(program: Program, position: int) -> set[int]:

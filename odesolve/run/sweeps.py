@@ -30,11 +30,14 @@ class Settings(Protocol):
 
 @functools.lru_cache(64)
 def prior_slopes(plan: Plan, quantities: tuple[str, ...], spread: float) -> list[float]:
-    """Slope in the state of what is known of every call before the first: Gaussian data of this deviation."""
+    """Slope in the state of what is known of every call before the first: Gaussian data of this
+    deviation."""
     if plan.path is None:
         return [0.0] * len(quantities)
     out = []
-    for p, quantity in zip(plan.path.points([i.t for i in plan.evaluations]), quantities, strict=True):
+    for p, quantity in zip(
+        plan.path.points([i.t for i in plan.evaluations]), quantities, strict=True
+    ):
         slope = p.alpha * spread**2 / ((p.alpha * spread) ** 2 + p.sigma**2)
         if quantity != "data":
             kx, kd = (float(k) for k in plan.path.convert(p.t, "data", quantity))
@@ -46,21 +49,39 @@ def prior_slopes(plan: Plan, quantities: tuple[str, ...], spread: float) -> list
 class Sweeps:
     """A solve of B samples in windows of W calls, each sample's at its own place.
 
-    ``x`` (W + 1, B, ...) are the states from call ``origin`` (B,) on, ``answer`` (depth - 1 + W, B, ...) what the plan keeps of
-    the network at the states ``at`` (W, B, ...), ``slope`` (W, B) how that changes with the state. ``known`` (W, B) says whether
-    a call was evaluated, ``moved`` (W, B) how far its state has gone since, at most, as a root mean square.
-    """
+    ``x`` (W + 1, B, ...) are the states from call ``origin`` (B,) on, ``answer`` (depth - 1 + W, B,
+    ...) what the plan keeps of the network at the states ``at`` (W, B, ...), ``slope`` (W, B) how
+    that changes with the state. ``known`` (W, B) says whether a call was evaluated, ``moved`` (W,
+    B) how far its state has gone since, at most, as a root mean square."""
 
-    def __init__(self, given: Settings, rec: Recurrence, plan: Plan, x: Tensor, keys: Tensor | None, model: Any):
-        self.given, self.rec, self.model, self.keys = given, rec, model, keys
-        self.n, self.batch, device = rec.calls, len(x), x.device
+    def __init__(
+        self,
+        given: Settings,
+        rec: Recurrence,
+        plan: Plan,
+        x: Tensor,
+        keys: Tensor | None,
+        model: Any,
+    ):
+        self.given = given
+        self.rec = rec
+        self.model = model
+        self.keys = keys
+        self.n = rec.calls
+        self.batch = len(x)
+        device = x.device
         self.w = w = min(given.size or self.n, self.n)
         self.depth = rec.weights.shape[1]
         wide = {"dtype": torch.float64, "device": device}
         tables = [rec.growth, rec.weights, rec.mix, rec.scales, rec.streams]
-        tables.append(torch.tensor(prior_slopes(plan, rec.quantities, given.spread), dtype=torch.float64))
+        tables.append(
+            torch.tensor(prior_slopes(plan, rec.quantities, given.spread), dtype=torch.float64)
+        )
         # Rows beyond the last one change nothing.
-        padded = [torch.cat([v, v.new_zeros(w, *v.shape[1:])]).to(device, non_blocking=True) for v in tables]
+        padded = [
+            torch.cat([v, v.new_zeros(w, *v.shape[1:])]).to(device, non_blocking=True)
+            for v in tables
+        ]
         self.growth, self.weights, self.mix, self.scales, self.streams, self.prior = padded
         times = rec.times.to(device, non_blocking=True)
         self.told = {kind: model.at(times, kind, x) for kind in sorted(set(rec.quantities))}
@@ -81,27 +102,37 @@ class Sweeps:
         self.slope = self._mixed_prior()
         self.known = torch.zeros(w, self.batch, dtype=torch.bool, device=device)
         self.moved = torch.zeros(w, self.batch, **wide)
-        self.residual, self.last = torch.zeros(w, self.batch, **wide), torch.full((self.batch,), torch.inf, **wide)
+        self.residual, self.last = (
+            torch.zeros(w, self.batch, **wide),
+            torch.full((self.batch,), torch.inf, **wide),
+        )
         self.scale = torch.zeros_like(self.residual)
         self.stride = torch.full_like(self.origin, given.stride or _stride(w))
         self.tries = torch.zeros_like(self.origin)
-        self.steep = torch.zeros(self.batch, dtype=torch.bool, device=device)  # no slopes are taken of these samples
-        self.evaluations, self.sample_rounds = torch.zeros_like(self.origin), torch.zeros_like(self.origin)
+        # no slopes are taken of these samples
+        self.steep = torch.zeros(self.batch, dtype=torch.bool, device=device)
+        self.evaluations, self.sample_rounds = (
+            torch.zeros_like(self.origin),
+            torch.zeros_like(self.origin),
+        )
         self.mixing = Mixing() if given.acceleration == "anderson" else None
         self.result = torch.full_like(x, torch.nan)
         self.rounds = 0
 
     def _place(self) -> None:
-        """What goes with where the windows are (W, B): ``step``, the number of the call in every slot, ``inside``, whether it is
-        one of a sample that is under way, and the rows' ``weight`` and ``grow``."""
+        """What goes with where the windows are (W, B): ``step``, the number of the call in every
+        slot, ``inside``, whether it is one of a sample that is under way, and the rows' ``weight``
+        and ``grow``."""
         self.step = self.origin + self.slot
         self.inside = (self.step < self.n) & self.alive
-        self.weight, self.grow = self.weights[self.step], self.growth[self.step]
+        self.weight = self.weights[self.step]
+        self.grow = self.growth[self.step]
 
     @property
     def sure(self) -> Tensor:
-        """How many calls after the origin are as in the loop (B,): those before the first whose state has moved since it was
-        evaluated. Every round evaluates that one too, so no sample takes more rounds than calls."""
+        """How many calls after the origin are as in the loop (B,): those before the first whose
+        state has moved since it was evaluated. Every round evaluates that one too, so no sample
+        takes more rounds than calls."""
         return (self.known & (self.moved == 0)).long().cumprod(0).sum(0)
 
     def _mixed_prior(self) -> Tensor:
@@ -114,7 +145,8 @@ class Sweeps:
         if self.given.coarse is not None:
             self._begin(self.given.coarse)
         self._sweep()
-        under_way, gaps = self.batch > 0, True
+        under_way = self.batch > 0
+        gaps = True
         while under_way:
             self._evaluate(gaps)
             self._sweep()
@@ -125,24 +157,31 @@ class Sweeps:
         return self.result
 
     def _begin(self, coarse: Plan) -> None:
-        """Let the calls next to those of a coarse plan answer as it was answered, and those between them in between."""
+        """Let the calls next to those of a coarse plan answer as it was answered, and those between
+        them in between."""
         times, states, data = visited(coarse, self.model, self.x[0])
         nearest = (times[:, None] - self.rec.times).abs().argmin(1)
         last = {int(call): k for k, call in enumerate(nearest) if call < self.w}
         calls = torch.tensor(list(last), dtype=torch.int64)
         at = list(last.values())
-        self.answer[self.depth - 1 + calls] = answers(self.rec, self.model, calls, states[at], data[at])
+        self.answer[self.depth - 1 + calls] = answers(
+            self.rec, self.model, calls, states[at], data[at]
+        )
         self.at[calls] = states[at]
         self.known[calls], self.moved[calls] = True, torch.inf
-        self.rounds, self.evaluations = coarse.nfe, self.evaluations + coarse.nfe
+        self.rounds = coarse.nfe
+        self.evaluations = self.evaluations + coarse.nfe
         self._interpolate()
 
     def _evaluate(self, gaps: bool) -> None:
-        """Call the network where it is to be called, and take the slope of its answers since the last time."""
+        """Call the network where it is to be called, and take the slope of its answers since the
+        last time."""
         p, b = self._wanted().nonzero(as_tuple=True)
-        x, call = self.x[p, b], self.step[p, b]
+        x = self.x[p, b]
+        call = self.step[p, b]
         answer = self._answers(x, call, b)
-        before, at = self.answer[self.depth - 1 + p, b], self.at[p, b]
+        before = self.answer[self.depth - 1 + p, b]
+        at = self.at[p, b]
         if self.given.acceleration == "secant":
             self._secant(p, b, x, answer, at, before)
         else:
@@ -154,8 +193,8 @@ class Sweeps:
             self._interpolate()
 
     def _wanted(self) -> Tensor:
-        """Calls that are evaluated this round (W, B): those on the sample's stride that are new or have moved, and the first that
-        is not sure."""
+        """Calls that are evaluated this round (W, B): those on the sample's stride that are new or
+        have moved, and the first that is not sure."""
         new = ~self.known | (self.moved > self.given.tolerance * SETTLED * self.scale)
         on = (self.step % self.stride == 0) | (self.step == self.n - 1)
         return self.inside & ((new & on) | (self.slot == self.sure))
@@ -168,39 +207,64 @@ class Sweeps:
         return out.view(self.w, self.batch).sqrt()
 
     def _answers(self, x: Tensor, call: Tensor, b: Tensor) -> Tensor:
-        """What the plan keeps of the network's answers (R, ...) at states x of these calls and samples (R,)."""
+        """What the plan keeps of the network's answers (R, ...) at states x of these calls and
+        samples (R,)."""
         if len(self.told) == 1:
             (told,) = self.told.values()
             out = self.model.rows(b, self.batch).predict(x, told[call])
         else:
             out = torch.empty_like(x)
             for kind, told in self.told.items():
-                here = torch.tensor([q == kind for q in self.rec.quantities], device=x.device)[call].nonzero().flatten()
+                here = (
+                    torch.tensor([q == kind for q in self.rec.quantities], device=x.device)[call]
+                    .nonzero()
+                    .flatten()
+                )
                 if len(here):
-                    out[here] = self.model.rows(b[here], self.batch).predict(x[here], told[call[here]])
+                    out[here] = self.model.rows(b[here], self.batch).predict(
+                        x[here], told[call[here]]
+                    )
         if not self.plain:
             combine([out], [x, out], self.mix[call][:, None], [-1])
         return out
 
-    def _secant(self, p: Tensor, b: Tensor, x: Tensor, answer: Tensor, at: Tensor, before: Tensor) -> None:
-        """slope <- <d answer, d x> / <d x, d x>, where the call had been evaluated before and has moved enough to tell."""
-        dx, dy = x - at, answer - before
-        square, product, size = (torch.empty(len(x), dtype=torch.float64, device=x.device) for _ in range(3))
+    def _secant(
+        self,
+        p: Tensor,
+        b: Tensor,
+        x: Tensor,
+        answer: Tensor,
+        at: Tensor,
+        before: Tensor,
+    ) -> None:
+        """slope <- <d answer, d x> / <d x, d x>, where the call had been evaluated before and has
+        moved enough to tell."""
+        dx = x - at
+        dy = answer - before
+        square, product, size = (
+            torch.empty(len(x), dtype=torch.float64, device=x.device) for _ in range(3)
+        )
         inner(square, dx, dx)
         inner(product, dx, dy)
         inner(size, x, x)
-        tells = self.known[p, b] & ~self.steep[b] & (square > ROUNDED * size * torch.finfo(x.dtype).eps ** 2)
+        tells = (
+            self.known[p, b]
+            & ~self.steep[b]
+            & (square > ROUNDED * size * torch.finfo(x.dtype).eps ** 2)
+        )
         self.slope[p, b] = torch.where(tells, product / square.clamp_min(1e-300), self.slope[p, b])
 
     def _interpolate(self) -> None:
-        """Between two known calls of a sample those that are not known answer in between; after the last, as the last."""
+        """Between two known calls of a sample those that are not known answer in between; after the
+        last, as the last."""
         gap = ~self.known & self.inside
         p, b = gap.nonzero(as_tuple=True)
         if not len(p):
             return
         place = torch.where(self.known, self.slot, -1).cummax(0).values
         after = torch.where(self.known, self.slot, self.w).flip(0).cummin(0).values.flip(0)
-        low, high = place[p, b], after[p, b]
+        low = place[p, b]
+        high = after[p, b]
         share = torch.where(high < self.w, (p - low) / (high - low).clamp_min(1), 0.0).double()
         high = torch.where(high < self.w, high, low)
         weights = torch.stack([1.0 - share, share], 1)[:, None]
@@ -212,9 +276,12 @@ class Sweeps:
         self.slope[p, b] = torch.where(high > low, slope, 0.0)
 
     def _sweep(self) -> None:
-        """Carry the first state of every window through its rows; ``residual`` is how far the states moved, mean squares."""
-        d, weights = self.depth, self.weight
-        # Past answers move with their states as well: by as much, to first order, as the present one's.
+        """Carry the first state of every window through its rows; ``residual`` is how far the
+        states moved, mean squares."""
+        d = self.depth
+        weights = self.weight
+        # Past answers move with their states as well: by as much, to first order, as the present
+        # one's.
         slopes = torch.cat([self.slope.new_zeros(d - 1, self.batch), self.slope])
         bend = weights[..., 0] * self.slope
         for j in range(1, d):
@@ -226,7 +293,9 @@ class Sweeps:
             ins.append(self.noise)
         states = self.x[1:]
         old = states.clone() if self.mixing is not None else states
-        window(states, self.residual, self.x[0], old, ins, torch.stack(columns, -1), self.grow + bend)
+        window(
+            states, self.residual, self.x[0], old, ins, torch.stack(columns, -1), self.grow + bend
+        )
         move = self.residual.sqrt()
         if self.mixing is not None:
             move = self.mixing(states, old, move, self.sure)
@@ -234,8 +303,9 @@ class Sweeps:
         self.scale = self._scale()
 
     def _judge(self) -> tuple[bool, bool]:
-        """Which samples are done, whose windows slide, and which go on to a finer stride: whether any are under way, and whether
-        calls will be left out. One look at what a device has found."""
+        """Which samples are done, whose windows slide, and which go on to a finer stride: whether
+        any are under way, and whether calls will be left out. One look at what a device has
+        found."""
         inside = self.inside
         move = self.residual.sqrt() / self.scale.clamp_min(1e-300)
         largest = torch.where(inside, move, 0.0).amax(0)
@@ -243,7 +313,12 @@ class Sweeps:
         self.last = largest
         exact = self.slot < self.sure
         good = exact | (self.known & (move * ratio <= self.given.tolerance)) | ~inside
-        done = good.all(0) & (self.origin + self.w >= self.n) & ((self.stride == 1) | exact.all(0)) & self.alive
+        done = (
+            good.all(0)
+            & (self.origin + self.w >= self.n)
+            & ((self.stride == 1) | exact.all(0))
+            & self.alive
+        )
         left = self.alive & ~done
         bad = left & ~torch.isfinite(largest)
         self.tries += 1
@@ -253,14 +328,19 @@ class Sweeps:
         by = torch.zeros_like(self.origin)
         if self.w < self.n:
             firm = exact | (good & (move * ratio <= FIRM * self.given.tolerance))
-            by = (left * firm.long().cumprod(0).sum(0)).minimum((self.n - self.w - self.origin).clamp_min(0))
-        told = torch.stack([done.any(), bad.any(), (by > 0).any(), left.any(), (left & (self.stride > 1)).any()])
+            by = (left * firm.long().cumprod(0).sum(0)).minimum(
+                (self.n - self.w - self.origin).clamp_min(0)
+            )
+        told = torch.stack(
+            [done.any(), bad.any(), (by > 0).any(), left.any(), (left & (self.stride > 1)).any()]
+        )
         some_done, some_bad, some_slide, under_way, gaps = told.tolist()
         if some_done:
             self._finish(done)
         if some_bad:
             self._recover(bad)
-            under_way, gaps = bool(self.alive.any()), True
+            under_way = bool(self.alive.any())
+            gaps = True
             by = by * self.alive * ~bad
         if some_slide:
             self._slide(by)
@@ -268,27 +348,35 @@ class Sweeps:
 
     def _finish(self, done: Tensor) -> None:
         rows = done.nonzero().flatten()
-        # A sample that has diverged may be far from its end; its last state in the window is as good.
+        # A sample that has diverged may be far from its end; its last state in the window is as
+        # good.
         self.result[rows] = self.x[(self.n - self.origin[rows]).clamp_max(self.w), rows]
         self.sample_rounds[rows] = self.rounds
         self.alive[rows] = False
         self.inside = self.inside & self.alive
 
     def _recover(self, bad: Tensor) -> None:
-        """Sweeps that left the finite numbers begin again behind the last state that is sure, without slopes; a sample whose sure
-        state is not finite has diverged, as it does in the loop."""
+        """Sweeps that left the finite numbers begin again behind the last state that is sure,
+        without slopes; a sample whose sure state is not finite has diverged, as it does in the
+        loop."""
         rows = bad.nonzero().flatten()
         sure = self.sure[rows]
         lost = ~torch.isfinite(self.x[sure, rows].flatten(1)).all(1)
         self._finish(torch.zeros_like(self.alive).index_fill(0, rows[lost], True))
         for s, b in zip(sure[~lost].tolist(), rows[~lost].tolist(), strict=True):
-            self.known[s:, b], self.slope[s:, b], self.moved[s:, b], self.at[s:, b] = False, 0.0, 0.0, 0.0
+            self.known[s:, b], self.slope[s:, b], self.moved[s:, b], self.at[s:, b] = (
+                False,
+                0.0,
+                0.0,
+                0.0,
+            )
             self.answer[self.depth - 1 + s :, b] = self.answer[self.depth - 2 + s, b] if s else 0.0
             self.steep[b], self.last[b] = True, torch.inf
         self._sweep()
 
     def _slide(self, by: Tensor) -> None:
-        """Move every sample's window on; calls that come in answer as the last one did, until they are asked."""
+        """Move every sample's window on; calls that come in answer as the last one did, until they
+        are asked."""
         last = self.w - 1
         new = self.slot + by > last
         self.x = self._taken(self.x, by)
@@ -329,8 +417,11 @@ def _stride(calls: int) -> int:
 
 
 SETTLED = 0.2  # of the tolerance: a state that has moved by less is not evaluated again
-CONTRACTS = 0.3  # the most that a sweep is trusted to have brought a state nearer than its last move
-FIRM = 0.1  # of the tolerance: what a state may err by that a window leaves behind, as later steps may magnify it
+# the most that a sweep is trusted to have brought a state nearer than its last move
+CONTRACTS = 0.3
+# of the tolerance: what a state may err by that a window leaves behind, as later steps may magnify
+# it
+FIRM = 0.1
 FINER = 0.3  # relative move below which a sample goes on to a finer stride
 PATIENCE = 2  # rounds at one stride at most
 ROUNDED = 1e4  # squares of rounding errors that a move must exceed to tell a slope

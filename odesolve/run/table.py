@@ -1,7 +1,8 @@
-"""A lowered program as a table: the same step over and over, with its coefficients read from one row after another.
+"""A lowered program as a table: the same step over and over, with its coefficients read from one
+row after another.
 
-The step calls the network on one fixed buffer and updates fixed buffers in place, so that it can be captured once and
-fed any solver, grid, guidance scale and seed.
+The step calls the network on one fixed buffer and updates fixed buffers in place, so that it can be
+captured once and fed any solver, grid, guidance scale and seed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from odesolve.lowering.lower import Block, Call, Program, Transform
 
-NO_BASE, LEAVE_ALONE = -1, -2  # codes of kernels.reference.combine_row
+# codes of kernels.reference.combine_row
+NO_BASE = -1
+LEAVE_ALONE = -2
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Room in a table: rows, state buffers, the network's branches in order, noise streams a row."""
+    """Room in a table: rows, state buffers, the network's branches in order, noise streams a
+    row."""
 
     rows: int
     states: int
@@ -39,10 +43,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Table:
-    """What a program writes into the table: weights (rows, outs, ins + streams), codes (rows, outs + streams).
+    """What a program writes into the table: weights (rows, outs, ins + streams), codes (rows, outs
+    + streams).
 
-    Row 0 comes before the first call of the network, row k after call k. ``start`` and ``result`` are state buffers.
-    """
+    Row 0 comes before the first call of the network, row k after call k. ``start`` and ``result``
+    are state buffers."""
 
     weights: Tensor
     codes: Tensor
@@ -51,13 +56,17 @@ class Table:
 
 
 class Places:
-    """Where the values of a program's slots lie: in state buffers, in the network's input, in its outputs."""
+    """Where the values of a program's slots lie: in state buffers, in the network's input, in its
+    outputs."""
 
     def __init__(self, program: Program):
         calls = [op for op in program.ops if isinstance(op, Call)]
         self.inputs = {op.input for op in calls}
         raw = {s for op in calls for s in op.outputs}
-        self.state = {s: k for k, s in enumerate(s for s in range(program.slots) if s not in self.inputs | raw)}
+        self.state = {
+            s: k
+            for k, s in enumerate(s for s in range(program.slots) if s not in self.inputs | raw)
+        }
 
     def read(self, slot: int, call: Call | None, layout: Layout) -> int:
         """Number of the input of a row that holds a slot after this call."""
@@ -80,13 +89,18 @@ def unfit(program: Program, layout: Layout) -> str | None:
         return f"it applies {transforms[0]!r} between the evaluations"
     branches = {b for op in calls for b in op.branches}
     if not branches <= set(layout.branches):
-        return f"it needs the branches {sorted(branches)} of the network where {sorted(layout.branches)} were captured"
+        return (
+            f"it needs the branches {sorted(branches)} of the network where "
+            f"{sorted(layout.branches)} were captured"
+        )
     if any(op.input == op.state for op in calls):
         return "its network reads the state itself: lower it with a separate input"
     kinds = [type(op) for op in program.ops]
     if kinds != [Block, *[Call, Block] * len(calls)]:
         return "it does more than one block between two evaluations"
-    return _lacks_room(len(blocks), len(Places(program).state), max(len(b.streams) for b in blocks), layout)
+    return _lacks_room(
+        len(blocks), len(Places(program).state), max(len(b.streams) for b in blocks), layout
+    )
 
 
 def _lacks_room(rows: int, states: int, streams: int, layout: Layout) -> str | None:
@@ -102,8 +116,11 @@ def _lacks_room(rows: int, states: int, streams: int, layout: Layout) -> str | N
 
 def table_of(program: Program, layout: Layout) -> Table:
     """The table of a program that fits the layout, on the host."""
-    places, call = Places(program), None
-    weights = torch.zeros(layout.rows, layout.outs, layout.ins + layout.streams, dtype=torch.float64)
+    places = Places(program)
+    call = None
+    weights = torch.zeros(
+        layout.rows, layout.outs, layout.ins + layout.streams, dtype=torch.float64
+    )
     codes = torch.zeros(layout.rows, layout.outs + layout.streams, dtype=torch.int64)
     codes[:, : layout.outs] = LEAVE_ALONE
     row = 0
@@ -119,10 +136,17 @@ def table_of(program: Program, layout: Layout) -> Table:
 
 
 def _write_row(
-    weights: Tensor, codes: Tensor, block: Block, rows: Sequence[int], columns: Sequence[int], layout: Layout
+    weights: Tensor,
+    codes: Tensor,
+    block: Block,
+    rows: Sequence[int],
+    columns: Sequence[int],
+    layout: Layout,
 ) -> None:
     for out, row, base in zip(rows, block.weights, block.base, strict=True):
-        for column, weight in zip([*columns, *range(layout.ins, layout.ins + len(block.streams))], row, strict=True):
+        for column, weight in zip(
+            [*columns, *range(layout.ins, layout.ins + len(block.streams))], row, strict=True
+        ):
             weights[out, column] += weight
         codes[out] = columns[base] if base >= 0 else NO_BASE
     for j, stream in enumerate(block.streams):

@@ -1,9 +1,10 @@
-"""Time-parallel solving: sliding-window Picard iteration over the network calls of a plan, many in one batch.
+"""Time-parallel solving: sliding-window Picard iteration over the network calls of a plan, many in
+one batch.
 
-Shih et al. 2023 (ParaDiGMS). A round calls the network at the present guesses of all states in the window, in one batch,
-and a sweep carries the start through the plan's rows with what was answered. Sequential rounds take the place of sequential
-calls; a sample gets what the loop would give it, to a tolerance or exactly.
-"""
+Shih et al. 2023 (ParaDiGMS). A round calls the network at the present guesses of all states in the
+window, in one batch, and a sweep carries the start through the plan's rows with what was answered.
+Sequential rounds take the place of sequential calls; a sample gets what the loop would give it, to
+a tolerance or exactly."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ ACCELERATIONS = ("secant", "anderson", None)
 
 @dataclass(frozen=True)
 class Report:
-    """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations`` (B,) of every sample's own,
-    ``sample_rounds`` (B,) after how many rounds each sample was done; ``why`` it was not solved by the fused sweep, if not."""
+    """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations``
+    (B,) of every sample's own, ``sample_rounds`` (B,) after how many rounds each sample was done;
+    ``why`` it was not solved by the fused sweep, if not."""
 
     rounds: int
     evaluations: Tensor
@@ -38,29 +40,36 @@ class Report:
 
     def __str__(self) -> str:
         each = self.evaluations.double()
-        return f"{self.rounds} rounds, {float(each.mean()):.1f} evaluations a sample (at most {int(each.max())})"
+        return (
+            f"{self.rounds} rounds, {float(each.mean()):.1f} evaluations a sample (at most "
+            f"{int(each.max())})"
+        )
 
 
 @fits
 class Window:
-    """An executor that solves any plan in a few rounds: ``ode.sample(model, noise, executor=ode.Window())``.
+    """An executor that solves any plan in a few rounds:
+    ``ode.sample(model, noise, executor=ode.Window())``.
 
-    ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does not depend on the others;
-    otherwise every step is solved to ``tolerance``, relative to the state's root mean square. No solve takes more rounds than it
-    has calls. Of every sample only the states that have moved are evaluated again. ``report`` tells of the latest solve.
-    A network that reads one time for the whole batch, as t[0], is not found out and gets other states than the loop's.
+    ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does
+    not depend on the others; otherwise every step is solved to ``tolerance``, relative to the
+    state's root mean square. No solve takes more rounds than it has calls. Of every sample only the
+    states that have moved are evaluated again. ``report`` tells of the latest solve. A network that
+    reads one time for the whole batch, as t[0], is not found out and gets other states than the
+    loop's.
 
     Args:
         size: calls in the window, all of the plan's by default; memory grows with it.
         tolerance: of every state of a sample, as the fixed point's estimated error.
         exact: end equal to the sequential result.
-        acceleration: "secant" takes the network's answer as a linear function of the state, with the slope that it had between
-            the last two rounds, one number for each call and sample; "anderson" mixes the last sweeps by least squares,
-            causally (Tang et al. 2024, ParaTAA); None is plain Picard iteration.
-        coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the first window begins with what
-            it found. It pays where evaluations cost more than rounds.
-        stride: the first rounds evaluate only every ``stride``-th call and interpolate the others; by default so that some 20
-            calls are evaluated.
+        acceleration: "secant" takes the network's answer as a linear function of the state, with
+            the slope that it had between the last two rounds, one number for each call and sample;
+            "anderson" mixes the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA);
+            None is plain Picard iteration.
+        coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the
+            first window begins with what it found. It pays where evaluations cost more than rounds.
+        stride: the first rounds evaluate only every ``stride``-th call and interpolate the others;
+            by default so that some 20 calls are evaluated.
         spread: standard deviation of the data, for the first guess.
     """
 
@@ -79,22 +88,37 @@ class Window:
     ):
         if size is not None and not is_whole(size, 1):
             raise OdesolveError(f"size={size!r}: give at least 1 call, or None for all")
-        real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
+        real(
+            "tolerance",
+            tolerance,
+            "a number above 0, or exact=True for the sequential result",
+            above=0.0,
+        )
         exact = switch("exact", exact)
         if acceleration not in ACCELERATIONS:
-            raise OdesolveError(f"acceleration={acceleration!r}: choose from 'secant', 'anderson' and None")
+            raise OdesolveError(
+                f"acceleration={acceleration!r}: choose from 'secant', 'anderson' and None"
+            )
         if exact and (coarse is not None or acceleration == "anderson"):
             given = "coarse" if coarse is not None else "acceleration='anderson'"
-            raise OdesolveError(f"exact=True goes through the plan's own rows and has no {given}: leave it out")
+            raise OdesolveError(
+                f"exact=True goes through the plan's own rows and has no {given}: leave it out"
+            )
         if stride is not None:
             whole("stride", stride, 1)
         real("spread", spread, "the standard deviation of the data, at least 0", 0.0)
         if not isinstance(coarse, Plan | None):
             raise OdesolveError(
-                f"coarse={coarse!r}: give a plan of few steps, such as ode.plan('ddim', path, 5), or None"
+                f"coarse={coarse!r}: give a plan of few steps, such as ode.plan('ddim', path, 5), "
+                "or None"
             )
-        self.size, self.tolerance, self.exact, self.acceleration = size, tolerance, exact, acceleration
-        self.coarse, self.stride, self.spread = coarse, stride, spread
+        self.size = size
+        self.tolerance = tolerance
+        self.exact = exact
+        self.acceleration = acceleration
+        self.coarse = coarse
+        self.stride = stride
+        self.spread = spread
         self.report: Report | None = None
 
     @torch.no_grad()

@@ -1,1 +1,2 @@
-"""What lies between a model with a plan and its samples: the start, the executor, chunks and callbacks."""
+"""What lies between a model with a plan and its samples: the start, the executor, chunks and
+callbacks."""

@@ -20,18 +20,21 @@ INSTEAD = "iterate, for step in ode.iterate(...)"
 
 
 def refuse_unseen(callback: object, executor: object, density: object, adjoint: object) -> None:
-    """Raise OdesolveError for a callback that cannot be called, and beside what does not go step by step."""
+    """Raise OdesolveError for a callback that cannot be called, and beside what does not go step by
+    step."""
     if callback is None:
         return
     if not callable(callback):
         raise OdesolveError(
-            f"callback is {type(callback).__name__}: give a function that takes a step, as step.x, step.t"
+            f"callback is {type(callback).__name__}: give a function that takes a step, as "
+            "step.x, step.t"
         )
     check_call(callback, "callback", "step")
     for name, given in (("executor", executor), ("log_prob", density), ("adjoint", adjoint)):
         if given is not None:
             raise OdesolveError(
-                f"callback= beside {name}=, which shows no single steps: leave one of them out, or {INSTEAD}, to watch"
+                f"callback= beside {name}=, which shows no single steps: leave one of them out, "
+                f"or {INSTEAD}, to watch"
             )
 
 
@@ -44,10 +47,11 @@ def watched_run(
     keys: Tensor | None,
     tick: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The end of a plan from the state x, bitwise that of the loop; the callback is given copies, so that it changes nothing.
+    """The end of a plan from the state x, bitwise that of the loop; the callback is given copies,
+    so that it changes nothing.
 
-    Raises OdesolveError for one that returns something or writes to what it is given, as one does that means to change the solve.
-    """
+    Raises OdesolveError for one that returns something or writes to what it is given, as one does
+    that means to change the solve."""
     program = program_for(model, plan, x.dtype, None, observe=True)
     cursor = run.begin(program, x, model.dtype, model.functions, keys=keys)
     for step in run.iterate(cursor, model):
@@ -65,8 +69,12 @@ def _show(callback: Callback, step: run.Step) -> None:
     told = callback(replace(step, x=given[0], data=given[1]))  # type: ignore[arg-type]
     if told is not None:
         raise OdesolveError(
-            f"callback returned {type(told).__name__}, and only watches: let it return nothing; to stop a solve or to change it "
+            f"callback returned {type(told).__name__}, and only watches: let it return nothing; "
+            "to stop a solve or to change it "
             f"{INSTEAD}"
         )
     if before != [None if v is None else v._version for v in given]:
-        raise OdesolveError(f"callback wrote to step {step.index}, of which it has a copy: to change a solve {INSTEAD}")
+        raise OdesolveError(
+            f"callback wrote to step {step.index}, of which it has a copy: to "
+            f"change a solve {INSTEAD}"
+        )

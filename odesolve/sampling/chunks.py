@@ -19,22 +19,27 @@ from odesolve.process.progress import Bar, Portion
 from odesolve.sampling.start import Noise, shape_of
 
 Found = TypeVar("Found")
-OF_THE_MOST = ("nfe", "probes")  # numbers of a chunk, the largest of which counts; every other number is a sum
+# numbers of a chunk, the largest of which counts; every other number is a sum
+OF_THE_MOST = ("nfe", "probes")
 
 
 def size_of(batch: Any) -> int:
-    """How many samples are solved at once. Raises OdesolveError for what is no whole number of at least 1."""
+    """How many samples are solved at once. Raises OdesolveError for what is no whole number of at
+    least 1."""
     return whole("batch", batch, 1)
 
 
 class Chunks:
-    """The samples of a whole in chunks of at most ``batch``: ``rows`` are those of each. An empty whole is one chunk.
+    """The samples of a whole in chunks of at most ``batch``: ``rows`` are those of each. An empty
+    whole is one chunk.
 
-    Raises OdesolveError for a condition that cannot be told from one with a value a sample within a chunk.
-    """
+    Raises OdesolveError for a condition that cannot be told from one with a value a sample within a
+    chunk."""
 
     def __init__(self, model: Any, whole: int, batch: Any, ids: Ids | None):
-        self.model, self.whole, size = model, whole, size_of(batch)
+        self.model = model
+        self.whole = whole
+        size = size_of(batch)
         self.rows = list(torch.arange(whole).split(min(size, max(1, whole))))
         self.ids = torch.arange(whole) if ids is None else torch.as_tensor(ids)
         if ids is not None:
@@ -46,23 +51,31 @@ class Chunks:
         for name, n in sizes([self.model.cond, self.model._uncond or {}, self.model._labels]):
             if n != self.whole and n in chunks and n > 1:
                 raise OdesolveError(
-                    f"the condition {name!r} holds {n} for {self.whole} samples, and would pass for one each in a chunk of {n}: "
+                    f"the condition {name!r} holds {n} for {self.whole} samples, and would pass "
+                    f"for one each in a chunk of {n}: "
                     f"give one a sample, or a batch= other than {size}"
                 )
 
     def part(self, k: int) -> Any:
         """The model of chunk k."""
-        return self.model.rows(self.rows[k], self.whole) if isinstance(self.model, Model) else self.model
+        return (
+            self.model.rows(self.rows[k], self.whole)
+            if isinstance(self.model, Model)
+            else self.model
+        )
 
     def start(self, k: int, noise: Noise | None, state: Tensor | None) -> dict[str, Any]:
         """Chunk k of what the whole starts from, one of both, and its ids."""
-        whole, rows = state if state is not None else noise, self.rows[k]
+        whole = state if state is not None else noise
+        rows = self.rows[k]
         if isinstance(whole, Tensor):
             first = int(rows[0]) if len(rows) else 0
             own: Any = whole[first : first + len(rows)]
         else:
             own = (len(rows), *shape_of(whole)[1:])
-        return {"noise": None, "state": None, "ids": self.ids_of(k)} | {"noise" if state is None else "state": own}
+        return {"noise": None, "state": None, "ids": self.ids_of(k)} | {
+            "noise" if state is None else "state": own
+        }
 
     def ids_of(self, k: int) -> Tensor:
         """The ids of chunk k."""
@@ -78,7 +91,8 @@ def in_chunks(
     calls: int,
     progress: bool | None,
 ) -> Any:
-    """What ``solve`` finds of noise or states, ``given`` one of them, in chunks of at most ``batch`` samples, joined.
+    """What ``solve`` finds of noise or states, ``given`` one of them, in chunks of at most
+    ``batch`` samples, joined.
 
     ``calls`` are those of a chunk. Notices are given once for all.
     """
@@ -89,23 +103,28 @@ def in_chunks(
     shape = whole.shape if isinstance(whole, Tensor) else shape_of(whole)
     if isinstance(whole, Tensor) and not bool(torch.isfinite(whole).all()):
         raise OdesolveError("the start holds NaN or infinity: give finite values")
-    chunks, found = Chunks(model, shape[0], batch, ids), []
+    chunks = Chunks(model, shape[0], batch, ids)
+    found = []
     with once(), Bar(calls * len(chunks.rows), progress, "call") as tick:
         for k in range(len(chunks.rows)):
-            own, bar = chunks.start(k, noise, state), Portion(tick, calls * k)
+            own = chunks.start(k, noise, state)
+            bar = Portion(tick, calls * k)
             found.append(solve(chunks.part(k), **own, progress=bar))
     return joined(found, [len(rows) for rows in chunks.rows])
 
 
 def in_turn(density: Callable[..., Found]) -> Callable[..., Found]:
-    """A log-density of data (B, ...) that takes ``batch=``: chunk after chunk, joined; tensors in ``args`` are cut along."""
+    """A log-density of data (B, ...) that takes ``batch=``: chunk after chunk, joined; tensors in
+    ``args`` are cut along."""
 
     @functools.wraps(density)
     def whole(model: Any, x: Tensor, *, batch: int | None = None, **options: Any) -> Found:
         if batch is None or not isinstance(x, Tensor) or not x.dim() or not len(x):
             return density(model, x, **options)
-        args, ids = options.pop("args", ()), options.pop("ids", None)
-        chunks, found = Chunks(model, len(x), batch, ids), []
+        args = options.pop("args", ())
+        ids = options.pop("ids", None)
+        chunks = Chunks(model, len(x), batch, ids)
+        found = []
         with once(), Bar(len(x), options.pop("progress", None), "sample") as tick:
             for k, rows in enumerate(chunks.rows):
                 own = {"args": cut(args, rows, len(x)), "ids": chunks.ids_of(k), "progress": False}
@@ -118,10 +137,12 @@ def in_turn(density: Callable[..., Found]) -> Callable[..., Found]:
 
 
 def joined(found: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """The ``Sample`` of a whole from those of its chunks: ``status``, ``t`` and ``steps`` of the first that diverged, if any."""
+    """The ``Sample`` of a whole from those of its chunks: ``status``, ``t`` and ``steps`` of the
+    first that diverged, if any."""
     told = next((part for part in found if part.status != "ok"), found[0])
     arrived = [
-        part.x.new_full((n,), part.status == "ok", dtype=torch.bool) for n, part in zip(sizes, found, strict=True)
+        part.x.new_full((n,), part.status == "ok", dtype=torch.bool)
+        for n, part in zip(sizes, found, strict=True)
     ]
     return replace(
         told,
@@ -133,11 +154,14 @@ def joined(found: Sequence[Any], sizes: Sequence[int]) -> Any:
 
 
 def _densities(found: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """One log-density of all samples: NaN for those of chunks that have none, None where no chunk has one."""
+    """One log-density of all samples: NaN for those of chunks that have none, None where no chunk
+    has one."""
     known = next((part for part in found if part is not None), None)
     if known is None:
         return None
-    return together([_missing(known, n) if part is None else part for part, n in zip(found, sizes, strict=True)])
+    return together(
+        [_missing(known, n) if part is None else part for part, n in zip(found, sizes, strict=True)]
+    )
 
 
 def _missing(like: Found, n: int) -> Found:
@@ -146,14 +170,19 @@ def _missing(like: Found, n: int) -> Found:
     for f in fields(like):  # type: ignore[arg-type]
         value = getattr(like, f.name)
         if isinstance(value, Tensor):
-            known = f.name == "stderr" or not value.is_floating_point()  # of a sample that failed as of any that does
+            # of a sample that failed as of any that does
+            known = f.name == "stderr" or not value.is_floating_point()
             blank[f.name] = value.new_full((n, *value.shape[1:]), 0 if known else torch.nan)
     return replace(like, **blank)  # type: ignore[type-var]
 
 
 def together(found: Sequence[Found]) -> Found:
-    """One result of many that are of different samples: tensors and lists in a row, numbers as ``OF_THE_MOST`` says."""
-    joint = {f.name: _together(f.name, [getattr(part, f.name) for part in found]) for f in fields(found[0])}  # type: ignore[arg-type]
+    """One result of many that are of different samples: tensors and lists in a row, numbers as
+    ``OF_THE_MOST`` says."""
+    joint = {
+        f.name: _together(f.name, [getattr(part, f.name) for part in found])
+        for f in fields(found[0])
+    }  # type: ignore[arg-type]
     return replace(found[0], **joint)  # type: ignore[type-var]
 
 

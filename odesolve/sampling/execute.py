@@ -19,12 +19,19 @@ def check_executor(executor: object) -> None:
     if executor is None or (hasattr(executor, "cast") and not isinstance(executor, type)):
         return
     raise OdesolveError(
-        f"executor={short(executor)}: give one that was made, such as ode.Window() or ode.Graph(model, like), or None for the "
+        f"executor={short(executor)}: give one that was made, such as ode.Window() or "
+        "ode.Graph(model, like), or None for the "
         "loop"
     )
 
 
-def program_for(model: Model, plan: Plan, dtype: torch.dtype, executor: run.Executor | None, observe=False) -> Program:
+def program_for(
+    model: Model,
+    plan: Plan,
+    dtype: torch.dtype,
+    executor: run.Executor | None,
+    observe=False,
+) -> Program:
     """The plan lowered onto the model, as the executor needs it."""
     reading = model.reading_for(dtype)
     if executor is not None and executor.cast:
@@ -41,7 +48,8 @@ def execute(
     own: bool = False,
     tick=None,
 ) -> Tensor:
-    """Run a program by the loop, or by the executor that the user gave; ``own`` lets the loop overwrite x."""
+    """Run a program by the loop, or by the executor that the user gave; ``own`` lets the loop
+    overwrite x."""
     if executor is None:
         return run.run(program, model, x, tick, keys, own)
     return executor.run(program, x, keys, model, tick)

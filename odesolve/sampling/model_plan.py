@@ -1,4 +1,5 @@
-"""The plan that a model is run by: what its network determines decides where a grid may begin and a method evaluate."""
+"""The plan that a model is run by: what its network determines decides where a grid may begin and a
+method evaluate."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def chosen_plan(
     grid: GridLike | None,
     options: dict,
 ) -> Plan:
-    """The plan that was given, or that of the other arguments. Raises OdesolveError for both, and for that of another path."""
+    """The plan that was given, or that of the other arguments. Raises OdesolveError for both, and
+    for that of another path."""
     if plan is None:
         return plan_for(model, solver, steps, grid, options)
     if strange := _strange(options):
@@ -51,24 +53,37 @@ def _strange(options: dict) -> str | None:
 
 
 def _homeless(options: dict) -> UnknownOption:
-    """The error for options beside no solver: of one that no solver has, or that a solver is to be named for them."""
+    """The error for options beside no solver: of one that no solver has, or that a solver is to be
+    named for them."""
     strange = _strange(options)
     if strange is None:
-        return UnknownOption(f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()", "")
-    return UnknownOption(f"{strange}= is no argument here, and no solver's option: leave it out", strange, _known())
+        return UnknownOption(
+            f"options {sorted(options)} need a solver: give solver= a name from ode.solvers()", ""
+        )
+    return UnknownOption(
+        f"{strange}= is no argument here, and no solver's option: leave it out", strange, _known()
+    )
 
 
 def check_start(plan: Plan, model: Model, noise: object) -> None:
-    """Raise OdesolveError for noise that is to start a plan from the data to the noise; warn where it alone is no start."""
+    """Raise OdesolveError for noise that is to start a plan from the data to the noise; warn where
+    it alone is no start."""
     first, last = (abs(t - model.path.t_data) for t in (plan.grid[0], plan.grid[-1]))
     if noise is not None and first < last:
         raise OdesolveError(
-            f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as state=, not noise=, or ode.invert"
+            f"this plan goes from the data at t={plan.grid[0]:.6g} to the noise: give data as "
+            "state=, not noise=, or ode.invert"
         )
-    if noise is not None and plan.grid[0] != model.path.t_noise and _signal_rules(model.path, plan.grid[0]):
+    if (
+        noise is not None
+        and plan.grid[0] != model.path.t_noise
+        and _signal_rules(model.path, plan.grid[0])
+    ):
         warn(
-            f"the grid begins at t={plan.grid[0]:.6g}, where there is no more noise than signal, and noise alone does not lie "
-            f"there: give state= a state of that time, or ode.sdedit(model, guide, t={plan.grid[0]:.6g})"
+            f"the grid begins at t={plan.grid[0]:.6g}, where there is no more noise than signal, "
+            "and noise alone does not lie "
+            "there: give state= a state of that time, or ode.sdedit(model, guide, "
+            f"t={plan.grid[0]:.6g})"
         )
 
 
@@ -82,11 +97,20 @@ def check_alone(name: str, **others: object) -> None:
     """Raise OdesolveError where anything is given beside what has its own of all that."""
     beside = [f"{k}=" for k, v in others.items() if v is not None]
     if beside:
-        raise OdesolveError(f"{name}= beside {', '.join(beside)}, of which it has its own: give one or the other")
+        raise OdesolveError(
+            f"{name}= beside {', '.join(beside)}, of which it has its own: give one or the other"
+        )
 
 
-def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: GridLike | None, options: dict) -> Plan:
-    """The plan that ``sample`` runs for these arguments on this model; solver and grid may be labels, or None.
+def plan_for(
+    model: Model,
+    solver: SolverLike | None,
+    steps: int | None,
+    grid: GridLike | None,
+    options: dict,
+) -> Plan:
+    """The plan that ``sample`` runs for these arguments on this model; solver and grid may be
+    labels, or None.
 
     ``steps`` are 10 by default, or those of a list of times.
     """
@@ -98,21 +122,29 @@ def plan_for(model: Model, solver: SolverLike | None, steps: int | None, grid: G
         if grid is None:
             steps = STEPS if steps is None else steps
             grid = default_choice(model.path, steps).grid
-        return _towards_data(default_plan(model.path, steps, _reachable(model, grid), **common, **options), options)
+        return _towards_data(
+            default_plan(model.path, steps, _reachable(model, grid), **common, **options), options
+        )
     if isinstance(solver, str):
         label = parse_label(solver, steps)
         if label.reverse and not options.get("reverse"):
-            raise OdesolveError(f"{solver} goes from data to noise: use ode.invert(model, x, solver={label.solver!r})")
-        solver, grid = label.solver, label.grid if grid is None else grid
+            raise OdesolveError(
+                f"{solver} goes from data to noise: use ode.invert(model, x, "
+                f"solver={label.solver!r})"
+            )
+        solver = label.solver
+        grid = label.grid if grid is None else grid
         options = {**label.options, **options}
     rule = _reachable(model, default_grid(model.path, solver) if grid is None else grid)
     if isinstance(rule, grids.Listed) and not options.get("reverse"):
-        check_direction(model.path, rule.values)  # before rows are written, which towards the noise may not exist
+        # before rows are written, which towards the noise may not exist
+        check_direction(model.path, rule.values)
     return _towards_data(make_plan(solver, model.path, steps, rule, **common, **options), options)
 
 
 def _towards_data(plan: Plan, options: dict) -> Plan:
-    """The plan. Raises OdesolveError where its grid goes from the data to the noise, and nobody said that it is to."""
+    """The plan. Raises OdesolveError where its grid goes from the data to the noise, and nobody
+    said that it is to."""
     if not options.get("reverse"):
         check_direction(plan.path, plan.grid)
     return plan
@@ -122,13 +154,17 @@ def check_model(model: object) -> None:
     """Raise OdesolveError for anything but a Model."""
     if not isinstance(model, Model):
         raise OdesolveError(
-            f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...), which says how to read a network"
+            f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...), which "
+            "says how to read a network"
         )
 
 
 def closed(model: Model) -> bool:
-    """Whether the network determines the velocity at the data end, so that a method may evaluate there."""
-    return not (_steep(model.path) or model.reading.applies) and _determined(model, model.path.t_data, "velocity")
+    """Whether the network determines the velocity at the data end, so that a method may evaluate
+    there."""
+    return not (_steep(model.path) or model.reading.applies) and _determined(
+        model, model.path.t_data, "velocity"
+    )
 
 
 @functools.lru_cache(256)
@@ -150,14 +186,25 @@ def _lost(path: Path, t: float) -> bool:
 
 
 @functools.lru_cache(256)
-def _converted(path: Path, t: float, predicts: str, quantity: str, sigma_data: float | None) -> bool:
+def _converted(
+    path: Path,
+    t: float,
+    predicts: str,
+    quantity: str,
+    sigma_data: float | None,
+) -> bool:
     """Whether a prediction and the state make the quantity."""
     return all(math.isfinite(float(w)) for w in path.convert(t, predicts, quantity, sigma_data))
 
 
 def _reachable(model: Model, grid: GridLike) -> grids.Grid:
-    """The grid, begun at the path's ``t_clip`` where the network says nothing at the noise end (noise at alpha = 0)."""
+    """The grid, begun at the path's ``t_clip`` where the network says nothing at the noise end
+    (noise at alpha = 0)."""
     rule = parse_grid(grid) if isinstance(grid, str) else grids.named(grid)
     if rule.start is not None or model.path.t_clip is None or isinstance(rule, grids.Listed):
         return rule
-    return rule if _determined(model, model.path.t_noise, "data") else replace(rule, start=model.path.t_clip)
+    return (
+        rule
+        if _determined(model, model.path.t_noise, "data")
+        else replace(rule, start=model.path.t_clip)
+    )

@@ -1,4 +1,5 @@
-"""Time-parallel solving by blocks of steps: Parareal on any plan, exact after as many iterations as there are blocks."""
+"""Time-parallel solving by blocks of steps: Parareal on any plan, exact after as many iterations as
+there are blocks."""
 
 from __future__ import annotations
 
@@ -30,21 +31,26 @@ SAME_TIME = 1e-9
 
 @fits
 class Parareal:
-    """An executor that solves blocks of steps side by side: ``ode.sample(model, noise, executor=ode.Parareal())``.
+    """An executor that solves blocks of steps side by side:
+    ``ode.sample(model, noise, executor=ode.Parareal())``.
 
-    Lions, Maday and Turinici 2001; SRDS, Selvam et al. 2024. In each iteration all blocks are solved by the plan from guesses of
-    their starts, and a sweep of a coarse solver, one step a block, joins them. Of every sample only blocks whose start has
-    moved are solved again. No solve takes more iterations than blocks, and by then the result is the loop's. ``report`` tells
-    of the latest solve, ``iterations`` (B,) how many each sample took.
+    Lions, Maday and Turinici 2001; SRDS, Selvam et al. 2024. In each iteration all blocks are
+    solved by the plan from guesses of their starts, and a sweep of a coarse solver, one step a
+    block, joins them. Of every sample only blocks whose start has moved are solved again. No solve
+    takes more iterations than blocks, and by then the result is the loop's. ``report`` tells of the
+    latest solve, ``iterations`` (B,) how many each sample took.
 
     Args:
-        blocks: number P of blocks of steps, by default some 2 sqrt(N): K iterations take K N / P + P - K rounds of calls.
-        tolerance: a sample is done when an iteration changes its result by less, relative to its root mean square.
-        exact: end bitwise equal to the loop, if a row of the network's batch does not depend on the others.
-        coarse: None holds the prediction of the data through the plan's own rows of a block: one step of DDIM for a plan
-            without noise, and the plan's own noise for one with it, of one call that is the block's first anyway. Or a
-            deterministic single-step solver's name, "ddim" or "heun"; or a plan of it, whose grid then says where the blocks
-            begin.
+        blocks: number P of blocks of steps, by default some 2 sqrt(N): K iterations take K N / P +
+            P - K rounds of calls.
+        tolerance: a sample is done when an iteration changes its result by less, relative to its
+            root mean square.
+        exact: end bitwise equal to the loop, if a row of the network's batch does not depend on the
+            others.
+        coarse: None holds the prediction of the data through the plan's own rows of a block: one
+            step of DDIM for a plan without noise, and the plan's own noise for one with it, of one
+            call that is the block's first anyway. Or a deterministic single-step solver's name,
+            "ddim" or "heun"; or a plan of it, whose grid then says where the blocks begin.
     """
 
     cast = False
@@ -59,15 +65,26 @@ class Parareal:
     ):
         if blocks is not None and not is_whole(blocks, 2):
             raise OdesolveError(
-                f"blocks={short(blocks)}: give a whole number of at least 2, or None for some 2 sqrt(steps)"
+                f"blocks={short(blocks)}: give a whole number of at least 2, or None for some 2 "
+                "sqrt(steps)"
             )
-        real("tolerance", tolerance, "a number above 0, or exact=True for the sequential result", above=0.0)
+        real(
+            "tolerance",
+            tolerance,
+            "a number above 0, or exact=True for the sequential result",
+            above=0.0,
+        )
         exact = switch("exact", exact)
         if not isinstance(coarse, str | Plan | None):
-            raise OdesolveError(f"coarse={short(coarse)}: give a solver's name such as 'ddim', a plan or None")
+            raise OdesolveError(
+                f"coarse={short(coarse)}: give a solver's name such as 'ddim', a plan or None"
+            )
         if isinstance(coarse, str):
             parse_label(coarse)
-        self.blocks, self.tolerance, self.coarse, self.exact = blocks, tolerance, coarse, exact
+        self.blocks = blocks
+        self.tolerance = tolerance
+        self.coarse = coarse
+        self.exact = exact
         self.report: Report | None = None
         self.iterations: Tensor | None = None
 
@@ -89,7 +106,9 @@ class Parareal:
             plan = self._coarse(program, first, model)
             below = lower(plan, model.path, model.reading_for(x.dtype))
             coarse = part(below, _single(plan, below), x, None, model)
-        solve = Blocks(part(program, first, x, keys, model), coarse, model, self.tolerance, self.exact)
+        solve = Blocks(
+            part(program, first, x, keys, model), coarse, model, self.tolerance, self.exact
+        )
         result = solve.run(tick)
         self.report = Report(solve.rounds, solve.evaluations, solve.sample_rounds)
         self.iterations = solve.iterations
@@ -100,7 +119,8 @@ class Parareal:
         starts = starts_of(plan)
         if len(starts) < 2:
             raise OdesolveError(
-                f"{plan.solver} has {plan.steps} step(s) with calls in {len(starts)}: Parareal cuts a plan of at least 2; "
+                f"{plan.solver} has {plan.steps} step(s) with calls in {len(starts)}: Parareal "
+                "cuts a plan of at least 2; "
                 "give more steps, or leave executor= out"
             )
         if isinstance(self.coarse, Plan):
@@ -108,26 +128,43 @@ class Parareal:
         blocks = self.blocks or min(round(2 * math.sqrt(len(starts))), len(starts))
         if blocks > len(starts):
             raise OdesolveError(
-                f"blocks={blocks} for {plan.solver} of {plan.steps} steps: give from 2 to {len(starts)}, or leave it out"
+                f"blocks={blocks} for {plan.solver} of {plan.steps} steps: give from 2 to "
+                f"{len(starts)}, or leave it out"
             )
         return [starts[k * len(starts) // blocks] for k in range(blocks)]
 
     def _listed(self, plan: Plan, starts: list[int], coarse: Plan) -> list[int]:
         """The calls at the times of a coarse plan's grid."""
         if self.blocks not in (None, coarse.steps):
-            raise OdesolveError(f"blocks={self.blocks} and a coarse plan of {coarse.steps} steps: leave blocks= out")
-        times, last = {s: plan.evaluations[s].t for s in starts}, plan.grid[-1]
-        found = [next((s for s, t in times.items() if _same(t, at)), None) for at in coarse.grid[:-1]]
+            raise OdesolveError(
+                f"blocks={self.blocks} and a coarse plan of {coarse.steps} steps: leave blocks= out"
+            )
+        times = {s: plan.evaluations[s].t for s in starts}
+        last = plan.grid[-1]
+        found = [
+            next((s for s, t in times.items() if _same(t, at)), None) for at in coarse.grid[:-1]
+        ]
         first = [s for s in found if s is not None]
-        if len(first) != coarse.steps or first[0] or sorted({*first}) != first or not _same(coarse.grid[-1], last):
-            strange = [at for at, s in zip(coarse.grid, found, strict=False) if s is None] or list(coarse.grid)
+        if (
+            len(first) != coarse.steps
+            or first[0]
+            or sorted({*first}) != first
+            or not _same(coarse.grid[-1], last)
+        ):
+            strange = [at for at, s in zip(coarse.grid, found, strict=False) if s is None] or list(
+                coarse.grid
+            )
             every = ", ".join(f"{t:.6g}" for t in times.values())
             raise OdesolveError(
-                f"the coarse plan's grid has t={strange[0]:.6g}, at which no step of {plan.solver} begins: give "
-                f"ode.plan('ddim', path, None, [...]) with times from {every}; the first and then {last:.6g} as the last"
+                f"the coarse plan's grid has t={strange[0]:.6g}, at which no step of "
+                f"{plan.solver} begins: give "
+                f"ode.plan('ddim', path, None, [...]) with times from {every}; the first and then "
+                f"{last:.6g} as the last"
             )
         if len(first) < 2:
-            raise OdesolveError("the coarse plan has 1 step, which makes 1 block: give a plan of at least 2 steps")
+            raise OdesolveError(
+                "the coarse plan has 1 step, which makes 1 block: give a plan of at least 2 steps"
+            )
         return first
 
     def _coarse(self, program: Program, first: list[int], model: Model) -> Plan:
@@ -139,7 +176,8 @@ class Parareal:
         down = all(a > b for a, b in itertools.pairwise(times))
         if not down and not all(a < b for a, b in itertools.pairwise(times)):
             raise OdesolveError(
-                f"{program.plan.solver} goes back to earlier times, where coarse={self.coarse!r} does not follow: "
+                f"{program.plan.solver} goes back to earlier times, where coarse={self.coarse!r} "
+                "does not follow: "
                 "give coarse=None"
             )
         reverse = down != (model.path.t_noise > model.path.t_data)
@@ -149,7 +187,8 @@ class Parareal:
 
 def starts_of(plan: Plan) -> list[int]:
     """Number of the first call of every step that makes one."""
-    starts, calls = {0} if plan.nfe else set(), 0
+    starts = {0} if plan.nfe else set()
+    calls = 0
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             calls += 1
@@ -159,7 +198,8 @@ def starts_of(plan: Plan) -> list[int]:
 
 
 def _single(plan: Plan, program: Program) -> list[int]:
-    """The first calls of a coarse plan's steps. Raises OdesolveError for what a coarse solver cannot be."""
+    """The first calls of a coarse plan's steps. Raises OdesolveError for what a coarse solver
+    cannot be."""
     starts = starts_of(plan)
     fault = None
     if plan.streams:
@@ -170,7 +210,8 @@ def _single(plan: Plan, program: Program) -> list[int]:
         fault = "keeps values from step to step"
     if fault:
         raise OdesolveError(
-            f"coarse={plan.solver} {fault}: give a deterministic single-step solver such as 'ddim' or 'heun'"
+            f"coarse={plan.solver} {fault}: give a deterministic single-step solver such as "
+            "'ddim' or 'heun'"
         )
     return starts
 

@@ -1,4 +1,5 @@
-"""A sampler prepared once and called often: planning, lowering and checks are done before the first call."""
+"""A sampler prepared once and called often: planning, lowering and checks are done before the first
+call."""
 
 from __future__ import annotations
 
@@ -25,13 +26,14 @@ CALL = frozenset({"noise", "seed", "ids", "state", "device"})
 
 
 class Sampler:
-    """``ode.sample`` with everything decided but the noise; ``sampler(noise, seed=0)`` gives the final state.
+    """``ode.sample`` with everything decided but the noise; ``sampler(noise, seed=0)`` gives the
+    final state.
 
-    Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a solve that diverges
-    returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles the whole loop with the network, and
-    ``executor=ode.Graph(model, like)`` replays it as a captured graph. ``dtype`` is the state's, float32 or float64. With
-    ``batch`` at most so many samples are solved at once. Scales that are functions of time were asked when this was made.
-    """
+    Arguments as for ``ode.sample``. A call waits for nothing on the device and looks at no value: a
+    solve that diverges returns what it returns. ``torch.compile(sampler, fullgraph=True)`` compiles
+    the whole loop with the network, and ``executor=ode.Graph(model, like)`` replays it as a
+    captured graph. ``dtype`` is the state's, float32 or float64. With ``batch`` at most so many
+    samples are solved at once. Scales that are functions of time were asked when this was made."""
 
     @door("ode.Sampler")
     def __init__(
@@ -48,11 +50,16 @@ class Sampler:
         **options,
     ):
         if dtype not in (torch.float32, torch.float64):
-            raise OdesolveError(f"dtype={dtype}: the state is kept in torch.float32 or torch.float64, give one of them")
+            raise OdesolveError(
+                f"dtype={dtype}: the state is kept in torch.float32 or "
+                "torch.float64, give one of them"
+            )
         self.plan = chosen_plan(model, plan, solver, steps, grid, options)
         check_executor(executor)
         warn_of_training(model.net)
-        self.model, self.dtype, self.executor = model, dtype, executor
+        self.model = model
+        self.dtype = dtype
+        self.executor = executor
         self.batch = None if batch is None else size_of(batch)
         self.program = program_for(model, self.plan, dtype, executor)
         self.stochastic = self.program.stochastic
@@ -68,16 +75,20 @@ class Sampler:
         device: torch.device | str | None = None,
         **other: object,
     ) -> Tensor:
-        """The final state from noise (a tensor or a shape) or from a state at the plan's first time."""
+        """The final state from noise (a tensor or a shape) or from a state at the plan's first
+        time."""
         if other:  # words of other programs; a decorator would cost every call
             refuse_others("a Sampler's call", CALL, other)
         if self.batch is None:
             return self._solved(self.model, noise, state, seed, ids, device)
         whole = state if state is not None else noise
         count = len(whole) if isinstance(whole, Tensor) else shape_of(whole)[0]
-        chunks, seed = Chunks(self.model, count, self.batch, ids), fresh_seed() if seed is None else seed
+        chunks = Chunks(self.model, count, self.batch, ids)
+        seed = fresh_seed() if seed is None else seed
         parts = ((chunks.part(k), chunks.start(k, noise, state)) for k in range(len(chunks.rows)))
-        return torch.cat([self._solved(model, seed=seed, device=device, **own) for model, own in parts])
+        return torch.cat(
+            [self._solved(model, seed=seed, device=device, **own) for model, own in parts]
+        )
 
     def _solved(
         self,
@@ -91,6 +102,8 @@ class Sampler:
         if not watching():  # what watches is refused in its own words
             refuse_lost("the start", (noise, state), None)
         check_start(self.plan, model, noise)
-        x = start(model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False)
+        x = start(
+            model, noise, state, self.plan.grid[0], (seed, ids), self.dtype, device, check=False
+        )
         keys = keys_of(x.shape[0], seed, ids, x.device) if self.stochastic else None
         return execute(model, self.program, x, keys, self.executor, own=state is None)

@@ -1,4 +1,5 @@
-"""Adams-Bashforth methods with exact variable-step weights, and iPNDM, which keeps the weights of equal steps."""
+"""Adams-Bashforth methods with exact variable-step weights, and iPNDM, which keeps the weights of
+equal steps."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ EQUAL_STEPS = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
-# Order q needs starting values of local order q: the ramp 1, 2, ..., q gives only 2, so the first q - 2 steps are
-# Runge-Kutta steps of order q - 1 ("single"). The ramp is what peers do and costs no extra evaluation.
+# Order q needs starting values of local order q: the ramp 1, 2, ..., q gives only 2, so the first q
+# - 2 steps are Runge-Kutta steps of order q - 1 ("single"). The ramp is what peers do and costs no
+# extra evaluation.
 STARTERS = {3: tableaus.MIDPOINT, 4: tableaus.HEUN3}
 
 
@@ -30,14 +32,18 @@ def check_start(start: str) -> None:
     """Raise OdesolveError unless start is "single" or "ramp"."""
     if start not in ("single", "ramp"):
         raise OdesolveError(
-            f"start={start!r}: choose 'single' (full order, extra evaluations at the start) or 'ramp' (orders 1, 2, ...)"
+            f"start={start!r}: choose 'single' (full order, extra evaluations at the start) or "
+            "'ramp' (orders 1, 2, ...)"
         )
 
 
 def adams(w: Writer, *, order: int, clock: str, start: str) -> None:
-    """Adams-Bashforth of this order in the chosen clock, weights exact for the actual step sizes."""
+    """Adams-Bashforth of this order in the chosen clock, weights exact for the actual step
+    sizes."""
     check_start(start)
-    x, c, history = w.start, clock_named(clock), []
+    x = w.start
+    c = clock_named(clock)
+    history = []
     for i, (s, t) in enumerate(w.steps):
         if start == "single" and i < order - 2:
             x, slope = rk_step(w, c, STARTERS[order], i, x)
@@ -48,7 +54,14 @@ def adams(w: Writer, *, order: int, clock: str, start: str) -> None:
         x = w.step(t, _adams_row(c, s, t, x, history, data))
 
 
-def _adams_row(c: Clock, s: Point, t: Point, x: Linear, history: History, data: Linear | None) -> Linear:
+def _adams_row(
+    c: Clock,
+    s: Point,
+    t: Point,
+    x: Linear,
+    history: History,
+    data: Linear | None,
+) -> Linear:
     if c.singular(s, t):
         assert data is not None, "the clock t is finite everywhere"
         return first_order(s, t, x, data)
@@ -60,12 +73,16 @@ def _adams_row(c: Clock, s: Point, t: Point, x: Linear, history: History, data: 
 
 
 def ipndm(w: Writer, *, order: int, clock: str, start: str = "ramp") -> None:
-    """Adams-Bashforth with the weights of equal steps on any grid, started with orders 1, 2, ... or with a step of Heun's."""
+    """Adams-Bashforth with the weights of equal steps on any grid, started with orders 1, 2, ... or
+    with a step of Heun's."""
     if start not in ("ramp", "heun"):
         raise OdesolveError(
-            f"start={start!r}: choose 'ramp' (orders 1, 2, ...) or 'heun' (one more evaluation, as PLMS)"
+            f"start={start!r}: choose 'ramp' (orders 1, 2, ...) or 'heun' (one more evaluation, "
+            "as PLMS)"
         )
-    x, c, history = w.start, clock_named(clock), []
+    x = w.start
+    c = clock_named(clock)
+    history = []
     for i, (s, t) in enumerate(w.steps):
         if start == "heun" and i == 0:
             x, slope = rk_step(w, c, tableaus.HEUN, i, x)
@@ -79,15 +96,27 @@ def ipndm(w: Writer, *, order: int, clock: str, start: str = "ramp") -> None:
             continue
         span = c.tau(t) - c.tau(s)
         weights = EQUAL_STEPS[len(history)]
-        x = w.step(t, c.row(s, t, x, [(k, span * v) for k, v in zip(history, weights, strict=True)]))
+        x = w.step(
+            t, c.row(s, t, x, [(k, span * v) for k, v in zip(history, weights, strict=True)])
+        )
 
 
 def _register_ab(order: int) -> None:
-    @solver(f"ab{order}", order, 1, "Bashforth and Adams 1883", starters={2: 0, 3: 1, 4: 4}[order], clock="t")
+    @solver(
+        f"ab{order}",
+        order,
+        1,
+        "Bashforth and Adams 1883",
+        starters={2: 0, 3: 1, 4: 4}[order],
+        clock="t",
+    )
     def write(w: Writer, *, clock: str = "t", start: str = "single") -> None:
         adams(w, order=order, clock=clock, start=start)
 
-    write.__doc__ = f"Adams-Bashforth of order {order} in time on the velocity: the multistep method for flow models."
+    write.__doc__ = (
+        f"Adams-Bashforth of order {order} in time on the velocity: the multistep "
+        "method for flow models."
+    )
 
 
 def _register_ipndm(order: int) -> None:
@@ -98,18 +127,27 @@ def _register_ipndm(order: int) -> None:
         ipndm(w, order=order, clock=clock, start=start)
 
     fixed.__doc__ = (
-        f"iPNDM with up to {order} noise predictions and equal-step weights; second order as published. Of order 4 and with "
+        f"iPNDM with up to {order} noise predictions and equal-step weights; second order as "
+        "published. Of order 4 and with "
         "start='heun' it is PLMS, the multistep part of PNDM."
     )
 
     starters = {3: 1, 4: 4}[order]
 
-    @solver(f"ipndm_v{order}", order, 1, "Zhang and Chen 2023, with variable steps", starters, clock="rho")
+    @solver(
+        f"ipndm_v{order}",
+        order,
+        1,
+        "Zhang and Chen 2023, with variable steps",
+        starters,
+        clock="rho",
+    )
     def variable(w: Writer, *, start: str = "single") -> None:
         adams(w, order=order, clock="rho", start=start)
 
     variable.__doc__ = (
-        f"iPNDM with the exact variable-step weights of order {order} in rho; published with start='ramp'."
+        f"iPNDM with the exact variable-step weights of order {order} in rho; published with "
+        "start='ramp'."
     )
 
 

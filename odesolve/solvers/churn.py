@@ -1,4 +1,5 @@
-"""Churn: raise the noise of the state a little, then take a deterministic step from there (Karras et al. 2022)."""
+"""Churn: raise the noise of the state a little, then take a deterministic step from there (Karras
+et al. 2022)."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Land = Callable[[Point, Linear, bool], Linear]
 
 
 def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool) -> Linear:
-    """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes the new state."""
+    """Heun's method in rho = sigma/alpha from s to t; first order to the data end. ``land`` writes
+    the new state."""
     data = w.data(x, s)
     if singular(s, t):
         return land(t, first_order(s, t, x, data), exact)
@@ -31,18 +33,23 @@ def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool)
 def raise_noise(w: Writer, s: Point, hat: Point, x: Linear, s_noise: float) -> Linear:
     """The state at s taken back to the noisier point ``hat`` by noise of its own."""
     added = hat.alpha * math.sqrt((hat.rho - s.rho) * (hat.rho + s.rho))
-    return w.stage(hat, (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat), exact=s_noise == 1.0)
+    return w.stage(
+        hat, (hat.alpha / s.alpha) * x + (added * s_noise) * w.fresh(s, hat), exact=s_noise == 1.0
+    )
 
 
 def _hats(w: Writer, s_churn: float, s_tmin: float, s_tmax: float) -> list[Point]:
-    """For every step the point that its state is raised to: (1 + gamma) rho, at most the noise end of the path."""
+    """For every step the point that its state is raised to: (1 + gamma) rho, at most the noise end
+    of the path."""
     if s_churn < 0.0 or s_tmin > s_tmax:
         given = f"s_churn={s_churn!r}, s_tmin={s_tmin!r}, s_tmax={s_tmax!r}"
         raise PlanError(f"{w.solver}: {given}: give s_churn >= 0 and s_tmin <= s_tmax")
     towards_data(w)
     top = w.path.point(w.path.t_noise).rho
     gamma = min(s_churn / len(w.steps), math.sqrt(2.0) - 1.0)
-    raised = [min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s, _ in w.steps]
+    raised = [
+        min((1.0 + gamma) * s.rho, top) if s_tmin <= s.rho <= s_tmax else s.rho for s, _ in w.steps
+    ]
     finite = torch.tensor([r if math.isfinite(r) else 1.0 for r in raised], dtype=torch.float64)
     found = w.path.points(w.path.t_of_rho(finite))
     rises = [s.rho * (1.0 + 1e-9) < r < math.inf for (s, _), r in zip(w.steps, raised, strict=True)]
@@ -55,9 +62,21 @@ def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: f
         yield hat, t, lambda x, s=s, hat=hat: x if hat is s else raise_noise(w, s, hat, x, s_noise)
 
 
-@solver("euler_churn", 1, 1, "Karras et al. 2022, Algorithm 2 with Euler steps", clock="rho", stochastic=True)
+@solver(
+    "euler_churn",
+    1,
+    1,
+    "Karras et al. 2022, Algorithm 2 with Euler steps",
+    clock="rho",
+    stochastic=True,
+)
 def euler_churn(
-    w: Writer, *, s_churn: float = 40.0, s_tmin: float = 0.05, s_tmax: float = 50.0, s_noise: float = 1.0
+    w: Writer,
+    *,
+    s_churn: float = 40.0,
+    s_tmin: float = 0.05,
+    s_tmax: float = 50.0,
+    s_noise: float = 1.0,
 ) -> None:
     """Churn with Euler steps in rho = sigma/alpha; options as in heun_churn."""
     x = w.start
@@ -68,27 +87,47 @@ def euler_churn(
 
 @solver("heun_churn", 2, 2, "Karras et al. 2022, Algorithm 2", clock="rho", stochastic=True)
 def heun_churn(
-    w: Writer, *, s_churn: float = 40.0, s_tmin: float = 0.05, s_tmax: float = 50.0, s_noise: float = 1.0
+    w: Writer,
+    *,
+    s_churn: float = 40.0,
+    s_tmin: float = 0.05,
+    s_tmax: float = 50.0,
+    s_noise: float = 1.0,
 ) -> None:
-    """EDM's stochastic sampler: noise is raised by min(s_churn / steps, sqrt(2) - 1), then a Heun step.
+    """EDM's stochastic sampler: noise is raised by min(s_churn / steps, sqrt(2) - 1), then a Heun
+    step.
 
-    Only where s_tmin <= sigma/alpha <= s_tmax, and at most to the noise end of the path. ``s_noise`` scales what is added:
-    the paper's 1.003 makes up for what networks remove, 1 is exact.
-    """
+    Only where s_tmin <= sigma/alpha <= s_tmax, and at most to the noise end of the path.
+    ``s_noise`` scales what is added: the paper's 1.003 makes up for what networks remove, 1 is
+    exact."""
     x = w.start
     for hat, t, lift in _churned(w, s_churn, s_tmin, s_tmax, s_noise):
         x = heun_step(w, hat, t, lift(x), w.step, s_noise == 1.0)
 
 
-@solver("dpm2_churn", 2, 2, "Crowson 2022 (k-diffusion), on Karras et al. 2022", clock="rho", stochastic=True)
+@solver(
+    "dpm2_churn",
+    2,
+    2,
+    "Crowson 2022 (k-diffusion), on Karras et al. 2022",
+    clock="rho",
+    stochastic=True,
+)
 def dpm2_churn(
-    w: Writer, *, s_churn: float = 40.0, s_tmin: float = 0.05, s_tmax: float = 50.0, s_noise: float = 1.0
+    w: Writer,
+    *,
+    s_churn: float = 40.0,
+    s_tmin: float = 0.05,
+    s_tmax: float = 50.0,
+    s_noise: float = 1.0,
 ) -> None:
-    """Churn with midpoint steps in rho, the middle taken in log-SNR (k-diffusion's dpm_2); options as in heun_churn."""
+    """Churn with midpoint steps in rho, the middle taken in log-SNR (k-diffusion's dpm_2); options
+    as in heun_churn."""
     steps = list(_churned(w, s_churn, s_tmin, s_tmax, s_noise))
     middle = [0.0 if singular(hat, t) else 0.5 * (hat.lam + t.lam) for hat, t, _ in steps]
     inner = w.path.points(w.path.t_of_lam(torch.tensor(middle, dtype=torch.float64)))
-    x, exact = w.start, s_noise == 1.0
+    x = w.start
+    exact = s_noise == 1.0
     for (hat, t, lift), m in zip(steps, inner, strict=True):
         x = lift(x)
         data = w.data(x, hat)

@@ -1,7 +1,8 @@
-"""Variables in which the probability-flow ODE has no linear part, so that any Runge-Kutta or Adams method applies.
+"""Variables in which the probability-flow ODE has no linear part, so that any Runge-Kutta or Adams
+method applies.
 
-With y = x / scale and clock tau the ODE is dy/dtau = slope (``method``: plain t, noise-to-signal rho, and e^lambda).
-"""
+With y = x / scale and clock tau the ODE is dy/dtau = slope (``method``: plain t, noise-to-signal
+rho, and e^lambda)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from odesolve.solvers.writer import Writer
 
 @dataclass(frozen=True)
 class Clock:
-    """One change of variable: ``scale`` and ``tau`` at a point, ``locate`` the time at which the clock reads tau."""
+    """One change of variable: ``scale`` and ``tau`` at a point, ``locate`` the time at which the
+    clock reads tau."""
 
     name: str
     scale: Callable[[Point], float]
@@ -29,7 +31,8 @@ class Clock:
     locate: Callable[[Path, Tensor], Tensor]
 
     def slope(self, w: Writer, x: Linear, at: Point) -> tuple[Linear, Linear | None]:
-        """Evaluate at x: the slope dy/dtau, and the data prediction where the clock is based on one."""
+        """Evaluate at x: the slope dy/dtau, and the data prediction where the clock is based on
+        one."""
         if self.name == "t":
             return w.velocity(x, at), None
         data = w.data(x, at)
@@ -49,14 +52,18 @@ class Clock:
         return not (math.isfinite(self.tau(s)) and math.isfinite(self.tau(t)) and self.scale(s) > 0)
 
     def inside(self, w: Writer, i: int, c: float) -> Point:
-        """The point at the fraction c of step i in clock time; found for all steps at once, since that costs the same."""
+        """The point at the fraction c of step i in clock time; found for all steps at once, since
+        that costs the same."""
         s, t = w.steps[i]
         if c in (0.0, 1.0):
             return (s, t)[int(c)]
         key = (self.name, c)
         if key not in w.inner:
             taus = [(self.tau(a), self.tau(b)) for a, b in w.steps]
-            tau = torch.tensor([a + c * (b - a) if math.isfinite(a + b) else 1.0 for a, b in taus], dtype=torch.float64)
+            tau = torch.tensor(
+                [a + c * (b - a) if math.isfinite(a + b) else 1.0 for a, b in taus],
+                dtype=torch.float64,
+            )
             w.inner[key] = w.path.points(self.locate(w.path, tau))
         return w.inner[key][i]
 

@@ -1,4 +1,5 @@
-"""DEIS: exponential integrators whose noise prediction is extrapolated as a polynomial in t, rho or lambda."""
+"""DEIS: exponential integrators whose noise prediction is extrapolated as a polynomial in t, rho or
+lambda."""
 
 from __future__ import annotations
 
@@ -21,9 +22,11 @@ CLOCK = {"t": lambda p: p.t, "rho": lambda p: p.rho, "lam": lambda p: p.lam}
 
 
 def deis(w: Writer, degree: int, basis: str, start: str, taper: bool) -> None:
-    """x_t = (alpha_t/alpha_s) x + alpha_t sum_j w_j eps_j, w_j the integral over rho of the j-th Lagrange polynomial."""
+    """x_t = (alpha_t/alpha_s) x + alpha_t sum_j w_j eps_j, w_j the integral over rho of the j-th
+    Lagrange polynomial."""
     check_start(start)
-    x, nodes = w.start, []
+    x = w.start
+    nodes = []
     fractions = {2: (1 / 2,), 3: (1 / 3, 2 / 3)}.get(degree, ()) if start == "single" else ()
     inner = [w.between(inner_lam(r)) for r in fractions]
     for i, (s, t) in enumerate(w.steps):
@@ -63,11 +66,12 @@ def _gauss() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moments(w: Writer, basis: str, count: int, i: int) -> list[float]:
-    """For step i and k < count: the integral over rho of u^k, u the fraction of the step in the basis variable.
+    """For step i and k < count: the integral over rho of u^k, u the fraction of the step in the
+    basis variable.
 
-    In rho they are exact. In t the integral is taken by parts, so that only rho itself (continuous on a table of alphas,
-    where its derivative jumps) meets the 40-point Gauss rule; one call of the path serves all steps.
-    """
+    In rho they are exact. In t the integral is taken by parts, so that only rho itself (continuous
+    on a table of alphas, where its derivative jumps) meets the 40-point Gauss rule; one call of the
+    path serves all steps."""
     s, t = w.steps[i]
     if basis == "rho":
         return [(t.rho - s.rho) / (k + 1) for k in range(count)]
@@ -84,11 +88,15 @@ def _register(degree: int, basis: str) -> None:
     tag = {"t": "tab", "rho": "rhoab", "lam": "lamab"}[basis]
     starters = {1: 0, 2: 1, 3: 4}[degree]
 
-    @solver(f"deis_{tag}{degree}", degree + 1, 1, "Zhang and Chen 2023 (DEIS), eq. 14", starters, basis)
+    @solver(
+        f"deis_{tag}{degree}", degree + 1, 1, "Zhang and Chen 2023 (DEIS), eq. 14", starters, basis
+    )
     def write(w: Writer, *, start: str = "single", taper: bool = False) -> None:
         deis(w, degree, basis, start, taper)
 
-    write.__doc__ = f"DEIS {tag}-{degree}: noise extrapolated by a polynomial of degree {degree} in {basis}."
+    write.__doc__ = (
+        f"DEIS {tag}-{degree}: noise extrapolated by a polynomial of degree {degree} in {basis}."
+    )
 
 
 for _degree in (1, 2, 3):

@@ -1,4 +1,5 @@
-"""DDIM and the DPM-Solvers: exponential integrators in log-SNR on the noise prediction (Lu et al. 2022a)."""
+"""DDIM and the DPM-Solvers: exponential integrators in log-SNR on the noise prediction (Lu et al.
+2022a)."""
 
 from __future__ import annotations
 
@@ -24,22 +25,28 @@ def inner_lam(r: float):
 def check_fraction(w: Writer, r: float, last: bool = False) -> None:
     """Raise PlanError unless a stage lies inside its step, or with ``last`` at its end."""
     if not (0.0 < r < 1.0 or (last and r == 1.0)):
-        raise PlanError(f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1")
+        raise PlanError(
+            f"{w.solver}: r={r!r}: give the stage's fraction of the step, between 0 and 1"
+        )
 
 
 @solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
 def ddim(w: Writer, *, eta: float = 0.0, s_noise: float = 1.0) -> None:
     """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha.
 
-    ``eta`` > 0 draws noise: 1 is DDPM's ancestral sampling with the posterior variance (eq. 16). ``s_noise`` scales it.
-    """
+    ``eta`` > 0 draws noise: 1 is DDPM's ancestral sampling with the posterior variance (eq. 16).
+    ``s_noise`` scales it."""
     x = w.start
     for s, t in w.steps:
         data = w.data(x, s)
         if eta == 0.0:
             x = w.step(t, data_row(s, t, x, [(s, data)]))
             continue
-        x = w.step(t, split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise), exact=s_noise == 1.0)
+        x = w.step(
+            t,
+            split_row(w, s, t, x, data, eta_split(s, t, eta), scale=s_noise),
+            exact=s_noise == 1.0,
+        )
 
 
 @solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")
@@ -48,12 +55,18 @@ def dpm_solver_1(w: Writer) -> None:
     x = w.start
     for s, t in w.steps:
         data = w.data(x, s)
-        x = w.step(t, first_order(s, t, x, data) if singular(s, t) else noise_row(s, t, x, [_node(s, x, data)]))
+        x = w.step(
+            t,
+            first_order(s, t, x, data)
+            if singular(s, t)
+            else noise_row(s, t, x, [_node(s, x, data)]),
+        )
 
 
 @solver("dpm_solver_2", 2, 2, "Lu et al. 2022a (DPM-Solver), Algorithm 1")
 def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
-    """DPM-Solver-2: one stage at the fraction r of the step in log-SNR; r = 1/2 is k-diffusion's dpm_2."""
+    """DPM-Solver-2: one stage at the fraction r of the step in log-SNR; r = 1/2 is k-diffusion's
+    dpm_2."""
     x = w.start
     check_fraction(w, r, last=True)
     for (s, t), m in zip(w.steps, w.between(inner_lam(r)), strict=True):
@@ -61,13 +74,21 @@ def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
 
 
 def second_order_step(
-    w: Writer, s: Point, m: Point, t: Point, x: Linear, r: float = 0.5, land: Land | None = None, exact: bool = True
+    w: Writer,
+    s: Point,
+    m: Point,
+    t: Point,
+    x: Linear,
+    r: float = 0.5,
+    land: Land | None = None,
+    exact: bool = True,
 ) -> tuple[Linear, Linear]:
     """One DPM-Solver-2 step; returns the new state and the noise prediction at s.
 
     ``land`` finishes it, by default as a step; ``exact`` is as for ``Writer.stage``.
     """
-    data, land = w.data(x, s), land or w.step
+    data = w.data(x, s)
+    land = land or w.step
     if singular(s, t):
         return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
     e0 = w.keep(noise_of(s, x, data))
@@ -87,13 +108,23 @@ def dpm_solver_3(w: Writer) -> None:
 
 
 def third_order_step(
-    w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear, land: Land | None = None, exact: bool = True
+    w: Writer,
+    s: Point,
+    m1: Point,
+    m2: Point,
+    t: Point,
+    x: Linear,
+    land: Land | None = None,
+    exact: bool = True,
 ) -> tuple[Linear, Linear]:
     """One DPM-Solver-3 step (r1 = 1/3, r2 = 2/3), as ``second_order_step``."""
-    data, land = w.data(x, s), land or w.step
+    data = w.data(x, s)
+    land = land or w.step
     if singular(s, t):
         return land(t, first_order(s, t, x, data)), noise_of(s, x, data)
-    h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
+    h = t.lam - s.lam
+    r1 = 1 / 3
+    r2 = 2 / 3
     e0 = w.keep(noise_of(s, x, data))
     y = w.stage(m1, noise_row(s, m1, x, [(s, e0)]), exact)
     e1 = noise_of(m1, y, w.data(y, m1))
@@ -107,8 +138,10 @@ def third_order_step(
 
 @solver("dpm_solver_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), appendix B, noise form")
 def dpm_solver_2m(w: Writer) -> None:
-    """The two-step midpoint method on the noise prediction (diffusers' algorithm_type "dpmsolver")."""
-    x, last = w.start, None
+    """The two-step midpoint method on the noise prediction (diffusers' algorithm_type
+    "dpmsolver")."""
+    x = w.start
+    last = None
     for s, t in w.steps:
         data = w.data(x, s)
         e = w.keep(noise_of(s, x, data))

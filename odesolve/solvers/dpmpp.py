@@ -17,20 +17,31 @@ Node = tuple[Point, Linear]
 
 
 def exponential_ab(w: Writer, order: int, start: str, taper: bool) -> None:
-    """Exponential Adams-Bashforth of this order on D; ``taper`` lowers the order towards the last step, as peers do."""
+    """Exponential Adams-Bashforth of this order on D; ``taper`` lowers the order towards the last
+    step, as peers do."""
     check_start(start)
-    x, nodes = w.start, []
+    x = w.start
+    nodes = []
     inner = w.between(inner_lam(0.5)) if start == "single" and order > 2 else w.points
     for i, (s, t) in enumerate(w.steps):
         data = w.data(x, s)
         if start == "single" and i < order - 2:
-            x, nodes = midpoint_step(w, s, inner[i], t, x, data), [(s, data), *nodes]
+            x = midpoint_step(w, s, inner[i], t, x, data)
+            nodes = [(s, data), *nodes]
             continue
         nodes = [(s, data), *nodes[: order - 1]]
         x = w.step(t, data_row(s, t, x, nodes[: len(w.steps) - i] if taper else nodes))
 
 
-def midpoint_step(w: Writer, s: Point, m: Point, t: Point, x: Linear, data: Linear, r: float = 0.5) -> Linear:
+def midpoint_step(
+    w: Writer,
+    s: Point,
+    m: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+    r: float = 0.5,
+) -> Linear:
     """One DPM-Solver++(2S) step with its stage at m, the fraction r of the step in log-SNR."""
     if singular(s, t):
         return w.step(t, first_order(s, t, x, data))
@@ -57,16 +68,28 @@ def dpmpp_2s(w: Writer, *, r: float = 0.5) -> None:
 def dpmpp_3s(w: Writer) -> None:
     """DPM-Solver++(3S): stages at one and two thirds of the step in log-SNR."""
     x = w.start
-    for (s, t), m1, m2 in zip(w.steps, w.between(inner_lam(1 / 3)), w.between(inner_lam(2 / 3)), strict=True):
+    for (s, t), m1, m2 in zip(
+        w.steps, w.between(inner_lam(1 / 3)), w.between(inner_lam(2 / 3)), strict=True
+    ):
         x, _ = third_order_step(w, s, m1, m2, t, x)
 
 
-def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Linear) -> tuple[Linear, Linear]:
-    """One DPM-Solver++(3S) step (r1 = 1/3, r2 = 2/3); returns the new state and the data prediction at s."""
+def third_order_step(
+    w: Writer,
+    s: Point,
+    m1: Point,
+    m2: Point,
+    t: Point,
+    x: Linear,
+) -> tuple[Linear, Linear]:
+    """One DPM-Solver++(3S) step (r1 = 1/3, r2 = 2/3); returns the new state and the data prediction
+    at s."""
     data = w.data(x, s)
     if singular(s, t):
         return w.step(t, first_order(s, t, x, data)), data
-    h, r1, r2 = t.lam - s.lam, 1 / 3, 2 / 3
+    h = t.lam - s.lam
+    r1 = 1 / 3
+    r2 = 2 / 3
     y = w.stage(m1, data_row(s, m1, x, [(s, data)]))
     bend = m2.alpha * r2 / r1 * (math.expm1(-r2 * h) / (r2 * h) + 1)
     y = w.stage(m2, midpoint_row(s, m2, x, data) + bend * (w.data(y, m1) - data))
@@ -77,10 +100,16 @@ def third_order_step(w: Writer, s: Point, m1: Point, m2: Point, t: Point, x: Lin
 @solver("dpmpp_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), Algorithm 2")
 def dpmpp_2m(w: Writer, *, taper: bool = False) -> None:
     """DPM-Solver++(2M): the data prediction extrapolated linearly to the middle of the step."""
-    x, last = w.start, None
+    x = w.start
+    last = None
     for i, (s, t) in enumerate(w.steps):
         data = w.data(x, s)
-        if (taper and i == len(w.steps) - 1) or singular(s, t) or last is None or not math.isfinite(last[0].lam):
+        if (
+            (taper and i == len(w.steps) - 1)
+            or singular(s, t)
+            or last is None
+            or not math.isfinite(last[0].lam)
+        ):
             x = w.step(t, data_row(s, t, x, [(s, data)]))
         else:
             ahead = 0.5 * (t.lam - s.lam) / (s.lam - last[0].lam)
@@ -90,7 +119,8 @@ def dpmpp_2m(w: Writer, *, taper: bool = False) -> None:
 
 @solver("dpmpp_3m", 3, 1, "Lu et al. 2022b (DPM-Solver++) with the third-order weights", starters=1)
 def dpmpp_3m(w: Writer, *, start: str = "single", taper: bool = False) -> None:
-    """DPM-Solver++(3M) with its true third order: quadratic extrapolation, and a starter that does not cap the order."""
+    """DPM-Solver++(3M) with its true third order: quadratic extrapolation, and a starter that does
+    not cap the order."""
     exponential_ab(w, 3, start, taper)
 
 
@@ -102,7 +132,8 @@ def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = Fal
     """
     if second not in ("midpoint", "heun"):
         raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
-    x, nodes = w.start, []
+    x = w.start
+    nodes = []
     for i, (s, t) in enumerate(w.steps):
         nodes = [n for n in [(s, w.data(x, s)), *nodes] if math.isfinite(n[0].lam) or n[0] is s][:3]
         used = nodes[: len(w.steps) - i] if taper else nodes
@@ -119,20 +150,27 @@ def _published_row(s: Point, t: Point, x: Linear, nodes: list[Node], second: str
         return midpoint_row(s, t, x, nodes[0][1] + 0.5 * d0)
     r1 = (nodes[1][0].lam - nodes[2][0].lam) / h
     d1 = (1 / r1) * (nodes[1][1] - nodes[2][1])
-    slope, bend = d0 + (r0 / (r0 + r1)) * (d0 - d1), (1 / (r0 + r1)) * (d0 - d1)
+    slope = d0 + (r0 / (r0 + r1)) * (d0 - d1)
+    bend = (1 / (r0 + r1)) * (d0 - d1)
     p2 = math.expm1(-h) / h + 1
-    return midpoint_row(s, t, x, nodes[0][1]) + (t.alpha * p2) * slope - (t.alpha * (p2 / h - 0.5)) * bend
+    return (
+        midpoint_row(s, t, x, nodes[0][1])
+        + (t.alpha * p2) * slope
+        - (t.alpha * (p2 / h - 0.5)) * bend
+    )
 
 
 @solver("res_2m", 2, 1, "Zhang et al. 2023 (RES), eq. 14; exponential Adams-Bashforth")
 def res_2m(w: Writer, *, taper: bool = False) -> None:
-    """RES multistep, ComfyUI's res_multistep: exponential Adams-Bashforth of order 2 on the data prediction."""
+    """RES multistep, ComfyUI's res_multistep: exponential Adams-Bashforth of order 2 on the data
+    prediction."""
     exponential_ab(w, 2, "ramp", taper)
 
 
 @solver("exp_heun", 2, 2, "Hochbruck and Ostermann 2005, section 5")
 def exp_heun(w: Writer) -> None:
-    """Exponential Heun: the data prediction interpolated linearly in log-SNR between both ends of the step."""
+    """Exponential Heun: the data prediction interpolated linearly in log-SNR between both ends of
+    the step."""
     x = w.start
     for s, t in w.steps:
         data = w.data(x, s)

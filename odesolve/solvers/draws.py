@@ -1,4 +1,5 @@
-"""Where a plan's noise comes from: a stream of its own for every interval, or one Brownian path in log-SNR."""
+"""Where a plan's noise comes from: a stream of its own for every interval, or one Brownian path in
+log-SNR."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from odesolve.paths import Point
 from odesolve.plans.instructions import Linear, noise_name
 
 LIMIT = 32.0  # half log-SNR; a ratio of variances beyond e^64 is none
-DEPTH = 20  # steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would show
+# steps begin at multiples of 64 / 2^20: moving one by less costs nothing that a step's error would
+# show
+DEPTH = 20
 
 
 class Noise(Protocol):
@@ -31,7 +34,8 @@ class Noise(Protocol):
 
 
 class Moves:
-    """Normals of their own for moves that no path follows. ``intervals`` says of each stream between which times it is drawn."""
+    """Normals of their own for moves that no path follows. ``intervals`` says of each stream
+    between which times it is drawn."""
 
     def __init__(self):
         self.intervals: dict[int, tuple[float, float]] = {}
@@ -47,8 +51,8 @@ class Moves:
 class Cells(Moves):
     """One stream an interval, the cheapest noise: it belongs to the number of the step.
 
-    ``whole`` gives an interval a stream of its own also where it is the sum of others: for noise from outside that knows how
-    its intervals hang together.
+    ``whole`` gives an interval a stream of its own also where it is the sum of others: for noise
+    from outside that knows how its intervals hang together.
     """
 
     def __init__(self, whole: bool = False):
@@ -61,7 +65,13 @@ class Cells(Moves):
         shares = [_clock_share(p, q, t, rate) for p, q in cells] if len(cells) > 1 else [1.0]
         out = Linear()
         for (p, q), share in zip(cells, shares, strict=True):
-            out = out + Linear({noise_name(stream_numbers.STEPS + self._number(p, q)): math.sqrt(share / sum(shares))})
+            out = out + Linear(
+                {
+                    noise_name(stream_numbers.STEPS + self._number(p, q)): math.sqrt(
+                        share / sum(shares)
+                    )
+                }
+            )
         return out
 
     def normal_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
@@ -77,11 +87,13 @@ class Cells(Moves):
 
 
 class OnePath(Moves):
-    """All noise from one path, so that plans with other steps follow the same one; of some 32 streams an interval, 41 at most."""
+    """All noise from one path, so that plans with other steps follow the same one; of some 32
+    streams an interval, 41 at most."""
 
     def __init__(self):
         super().__init__()
-        self._tree, self._areas = Tree(-LIMIT, LIMIT, DEPTH), AreaTree(-LIMIT, LIMIT, DEPTH)
+        self._tree = Tree(-LIMIT, LIMIT, DEPTH)
+        self._areas = AreaTree(-LIMIT, LIMIT, DEPTH)
 
     def normal(self, s: Point, t: Point, via: Sequence[Point], rate: float) -> Linear:
         draws = self._tree.increments(*self._ticks(s, t), rate)
@@ -95,8 +107,10 @@ class OnePath(Moves):
         a, b = self._tree.ticks(torch.tensor([[s.lam], [t.lam]], dtype=torch.float64)).numpy()
         if not a < b:
             raise PlanError(
-                f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from {-LIMIT:g} to {LIMIT:g}, and "
-                f"the step from t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or tree=False"
+                f"a Brownian path is resolved to {2 * LIMIT / 2**DEPTH:.0e} in log-SNR from "
+                f"{-LIMIT:g} to {LIMIT:g}, and "
+                f"the step from t={s.t:.6g} to t={t.t:.6g} is none there: give fewer steps, or "
+                "tree=False"
             )
         return a, b
 
@@ -108,6 +122,8 @@ def _clock_share(s: Point, t: Point, end: Point, rate: float) -> float:
 
 def _unit(streams: np.ndarray, weights: np.ndarray) -> Linear:
     """The sum of one row of draws, scaled to unit variance."""
-    drawn = {k: w for k, w in zip(streams[0].tolist(), weights[0].tolist(), strict=True) if w != 0.0}
+    drawn = {
+        k: w for k, w in zip(streams[0].tolist(), weights[0].tolist(), strict=True) if w != 0.0
+    }
     scale = 1.0 / math.sqrt(math.fsum(w * w for w in drawn.values()))
     return Linear({noise_name(k): w * scale for k, w in drawn.items()})

@@ -1,4 +1,5 @@
-"""The one coefficient generator behind every exponential integrator and multistep method (moment equations)."""
+"""The one coefficient generator behind every exponential integrator and multistep method (moment
+equations)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from odesolve.plans.instructions import Linear
 
 
 def phi(k: int, z: float) -> float:
-    """phi_k(z) = sum_j z^j / (j + k)!, by its series for |z| < 1 where the recurrence would cancel."""
+    """phi_k(z) = sum_j z^j / (j + k)!, by its series for |z| < 1 where the recurrence would
+    cancel."""
     if abs(z) < 1.0:
         term = total = 1.0 / math.factorial(k)
         for j in range(1, 20):
@@ -24,7 +26,8 @@ def phi(k: int, z: float) -> float:
 
 
 def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    """Weights W with sum_j nodes_j^k W_j = moments_k for k = 0..q-1; the first equation holds to round-off."""
+    """Weights W with sum_j nodes_j^k W_j = moments_k for k = 0..q-1; the first equation holds to
+    round-off."""
     weights = []
     for j, own in enumerate(nodes):
         polynomial = [1.0]  # coefficients of the j-th Lagrange polynomial, lowest degree first
@@ -32,23 +35,28 @@ def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[flo
             if m != j:
                 scale = 1.0 / (own - other)
                 shifted = [0.0, *polynomial]
-                polynomial = [(a - other * b) * scale for a, b in zip(shifted, [*polynomial, 0.0], strict=True)]
+                polynomial = [
+                    (a - other * b) * scale
+                    for a, b in zip(shifted, [*polynomial, 0.0], strict=True)
+                ]
         weights.append(sum(c * m for c, m in zip(polynomial, moments, strict=True)))
     return [moments[0] - sum(weights[1:]), *weights[1:]]
 
 
 def exponential_weights(h: float, offsets: Sequence[float], sign: int = -1) -> list[float]:
-    """W_j with sum_j offsets_j^k W_j = k! h^{k+1} phi_{k+1}(sign h); offsets are lambda_j - lambda_s, in units of 1.
+    """W_j with sum_j offsets_j^k W_j = k! h^{k+1} phi_{k+1}(sign h); offsets are lambda_j -
+    lambda_s, in units of 1.
 
-    sign -1 integrates data predictions (against e^{lambda}), +1 noise predictions (against e^{-lambda}). Exact when the
-    prediction is a polynomial in lambda of degree below the number of nodes.
-    """
+    sign -1 integrates data predictions (against e^{lambda}), +1 noise predictions (against
+    e^{-lambda}). Exact when the prediction is a polynomial in lambda of degree below the number of
+    nodes."""
     moments = [math.factorial(k) * phi(k + 1, sign * h) * h for k in range(len(offsets))]
     return moment_weights([u / h for u in offsets], moments)
 
 
 def first_order(s: Point, t: Point, x: Linear, data: Linear) -> Linear:
-    """DDIM's row, the rule for every step whose log-SNR is infinite at one end: exact for a constant data prediction."""
+    """DDIM's row, the rule for every step whose log-SNR is infinite at one end: exact for a
+    constant data prediction."""
     a = t.sigma / s.sigma if s.sigma > 0 else math.inf
     return a * x + (t.alpha - a * s.alpha) * data
 
@@ -59,7 +67,8 @@ def singular(s: Point, t: Point) -> bool:
 
 
 def data_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]]) -> Linear:
-    """x_t = (sigma_t/sigma_s) x + alpha_t sum_j W_j D_j over the nodes (point, D), the newest first.
+    """x_t = (sigma_t/sigma_s) x + alpha_t sum_j W_j D_j over the nodes (point, D), the newest
+    first.
 
     Nodes at infinite log-SNR are dropped; a step over an infinite range is first order.
     """
@@ -74,16 +83,19 @@ def data_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]
 
 
 def noise_of(at: Point, x: Linear, data: Linear) -> Linear:
-    """The noise prediction as a combination of the state and the data prediction at the same point."""
+    """The noise prediction as a combination of the state and the data prediction at the same
+    point."""
     return (1 / at.sigma) * x - (at.alpha / at.sigma) * data
 
 
 def noise_row(s: Point, t: Point, x: Linear, nodes: Sequence[tuple[Point, Linear]]) -> Linear:
-    """x_t = (alpha_t/alpha_s) x - sigma_t sum_j W_j eps_j over the nodes (point, eps); for steps of finite log-SNR."""
+    """x_t = (alpha_t/alpha_s) x - sigma_t sum_j W_j eps_j over the nodes (point, eps); for steps of
+    finite log-SNR."""
     nodes = [n for n in nodes if math.isfinite(n[0].lam)]
     weights = exponential_weights(t.lam - s.lam, [p.lam - s.lam for p, _ in nodes], sign=1)
     if t.lam - s.lam > 1.0:
-        # The total is expm1(h) = alpha_t sigma_s / (alpha_s sigma_t) - 1; over a long step expm1 magnifies the error of h.
+        # The total is expm1(h) = alpha_t sigma_s / (alpha_s sigma_t) - 1; over a long step expm1
+        # magnifies the error of h.
         weights[0] += t.alpha * s.sigma / (s.alpha * t.sigma) - 1.0 - sum(weights)
     row = (t.alpha / s.alpha) * x
     for (_, eps), w in zip(nodes, weights, strict=True):

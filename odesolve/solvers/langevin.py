@@ -23,8 +23,10 @@ def score_of(at: Point, x: Linear, data: Linear) -> Linear:
 
 
 def reverse_diffusion(w: Writer, s: Point, t: Point, x: Linear, data: Linear) -> Row:
-    """(2 - a) x + v score + sqrt(v) z, where the path's own step from t to s is x_s = a x_t + sqrt(v) z (eq. 46)."""
-    a, v = s.alpha / t.alpha, s.sigma**2 * -math.expm1(2.0 * (s.lam - t.lam))
+    """(2 - a) x + v score + sqrt(v) z, where the path's own step from t to s is x_s = a x_t +
+    sqrt(v) z (eq. 46)."""
+    a = s.alpha / t.alpha
+    v = s.sigma**2 * -math.expm1(2.0 * (s.lam - t.lam))
     return (2.0 - a) * x + v * score_of(s, x, data) + math.sqrt(v) * w.noise(s, t), False
 
 
@@ -52,33 +54,49 @@ PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
 }
 
 
-@solver("predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", clock="t", stochastic=True)
+@solver(
+    "predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", clock="t", stochastic=True
+)
 def predictor_corrector(
-    w: Writer, *, predictor: str = "reverse_diffusion", corrections: int = 1, snr: float = 0.16, norms: str = "expected"
+    w: Writer,
+    *,
+    predictor: str = "reverse_diffusion",
+    corrections: int = 1,
+    snr: float = 0.16,
+    norms: str = "expected",
 ) -> None:
     """A step of the reverse SDE, then ``corrections`` Langevin steps where it arrived.
 
-    The size of a Langevin step is 2 (snr |z| / |s|)^2. The norms of noise and score are those "expected", whose ratio is sigma,
-    or with ``norms="sample"`` each sample's own, which is for many dimensions: its law is ((D + 2) / D)^2 times too wide. The
-    published mean norms of a batch are between the two, and make a sample depend on its batch. ``predictor`` is
-    "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is the data prediction.
-    """
+    The size of a Langevin step is 2 (snr |z| / |s|)^2. The norms of noise and score are those
+    "expected", whose ratio is sigma, or with ``norms="sample"`` each sample's own, which is for
+    many dimensions: its law is ((D + 2) / D)^2 times too wide. The published mean norms of a batch
+    are between the two, and make a sample depend on its batch. ``predictor`` is
+    "reverse_diffusion", "euler_maruyama", "ancestral" or "ddim". The last step is the data
+    prediction."""
     if norms not in NORMS:
         raise unknown("norms", norms, NORMS)
     if predictor not in PREDICTORS:
         raise unknown("predictor", predictor, PREDICTORS)
     if corrections < 0 or not snr > 0.0:
-        raise PlanError(f"{w.solver}: corrections={corrections!r}, snr={snr!r}: give corrections >= 0 and snr > 0")
+        raise PlanError(
+            f"{w.solver}: corrections={corrections!r}, snr={snr!r}: give corrections "
+            ">= 0 and snr > 0"
+        )
     w.check_room("corrections", corrections)
     towards_data(w)
     x = w.start
     for s, t in w.steps:
         data = w.data(x, s)
-        row, exact = (first_order(s, t, x, data), True) if singular(s, t) else PREDICTORS[predictor](w, s, t, x, data)
+        row, exact = (
+            (first_order(s, t, x, data), True)
+            if singular(s, t)
+            else PREDICTORS[predictor](w, s, t, x, data)
+        )
         last = corrections == 0 or t.sigma == 0
         x = w.step(t, row, exact) if last else w.stage(t, row, exact)
         for k in range(0 if last else corrections):
-            scale, last = (s.alpha / t.alpha) ** 2 or 1.0, k == corrections - 1
+            scale = (s.alpha / t.alpha) ** 2 or 1.0
+            last = k == corrections - 1
             score = score_of(t, x, w.data(x, t))
             if norms == "sample":
                 x = w.langevin(x, w.keep(score), t, snr, scale, last)
@@ -88,15 +106,26 @@ def predictor_corrector(
             x = w.step(t, row, exact=False) if last else w.stage(t, row, exact=False)
 
 
-@solver("annealed_langevin", 1, 10, "Song and Ermon 2019, Algorithm 1", starters=10, clock="rho", stochastic=True)
+@solver(
+    "annealed_langevin",
+    1,
+    10,
+    "Song and Ermon 2019, Algorithm 1",
+    starters=10,
+    clock="rho",
+    stochastic=True,
+)
 def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
-    """NCSN's sampler: ``each`` Langevin steps at every point of the grid, of size ``step`` sigma^2, from much noise to little.
+    """NCSN's sampler: ``each`` Langevin steps at every point of the grid, of size ``step`` sigma^2,
+    from much noise to little.
 
-    x + eta score + sqrt(2 eta) z with eta = step sigma_i^2; the paper's epsilon is 2 step sigma_L^2. A grid that ends at the data
-    ends with the data prediction (Jolicoeur-Martineau et al. 2021), which takes one evaluation more.
-    """
+    x + eta score + sqrt(2 eta) z with eta = step sigma_i^2; the paper's epsilon is 2 step
+    sigma_L^2. A grid that ends at the data ends with the data prediction (Jolicoeur-Martineau et
+    al. 2021), which takes one evaluation more."""
     if each < 1 or not 0.0 < step < 1.0:
-        raise PlanError(f"{w.solver}: each={each!r}, step={step!r}: give each >= 1 and 0 < step < 1")
+        raise PlanError(
+            f"{w.solver}: each={each!r}, step={step!r}: give each >= 1 and 0 < step < 1"
+        )
     w.check_room("each", each)
     towards_data(w)
     x = w.start
@@ -119,6 +148,8 @@ def _walk(w: Writer, at: Point, x: Linear, each: int, step: float) -> Linear:
     """``each`` Langevin steps at one level; the last is left as a row."""
     for k in range(each):
         score = score_of(at, x, w.data(x, at))
-        row = x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh(at, at)
+        row = (
+            x + (step * at.sigma**2) * score + (math.sqrt(2.0 * step) * at.sigma) * w.fresh(at, at)
+        )
         x = w.stage(at, row, exact=False) if k < each - 1 else row
     return x

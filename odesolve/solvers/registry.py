@@ -1,4 +1,5 @@
-"""The list of solvers: name, order, evaluations a step, source, and the function that writes the plan."""
+"""The list of solvers: name, order, evaluations a step, source, and the function that writes the
+plan."""
 
 from __future__ import annotations
 
@@ -21,10 +22,10 @@ BOUNDS = ("s_tmax", "s_churn")
 class Solver:
     """One entry of ``ode.solvers()``.
 
-    ``order`` is the order of convergence of a smooth solve in the clock that the method works in, ``evaluations`` the
-    network evaluations of a step once it is under way, ``starters`` those it adds once at the start. ``stochastic`` solvers
-    draw noise, so ``ode.sample`` takes a seed for them; their order is the weak one.
-    """
+    ``order`` is the order of convergence of a smooth solve in the clock that the method works in,
+    ``evaluations`` the network evaluations of a step once it is under way, ``starters`` those it
+    adds once at the start. ``stochastic`` solvers draw noise, so ``ode.sample`` takes a seed for
+    them; their order is the weak one."""
 
     name: str
     write: Callable[..., None] = field(repr=False, compare=False)
@@ -43,7 +44,8 @@ class Solver:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def check_options(self, options: dict[str, Any]) -> None:
-        """Raise OdesolveError for an option that this solver does not take, or a value that is none of its kind."""
+        """Raise OdesolveError for an option that this solver does not take, or a value that is none
+        of its kind."""
         for name in options:
             if name not in self.options:
                 takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
@@ -53,7 +55,8 @@ class Solver:
 
 
 def check_option(label: str, name: str, given: Any, default: Any) -> None:
-    """Raise OdesolveError for a value of another kind than the option's default, or a negative level."""
+    """Raise OdesolveError for a value of another kind than the option's default, or a negative
+    level."""
     if isinstance(default, bool):
         switch(label, given)
     elif isinstance(default, int):
@@ -62,7 +65,10 @@ def check_option(label: str, name: str, given: Any, default: Any) -> None:
         if name in ("eta", "tau"):
             given = real(label, given, "a noise level, 0 (the ODE), 1 (the reverse SDE) or between")
             if given < 0.0:
-                raise PlanError(f"{label}={given} is no noise level: give 0 (the ODE), 1 (the reverse SDE) or between")
+                raise PlanError(
+                    f"{label}={given} is no noise level: give 0 (the ODE), 1 (the "
+                    "reverse SDE) or between"
+                )
         elif name in LEVELS:
             real(label, given, "a number of at least 0", 0.0, infinite=name in BOUNDS)
         else:
@@ -72,7 +78,8 @@ def check_option(label: str, name: str, given: Any, default: Any) -> None:
 
 
 class Registry(dict[str, Solver]):
-    """Solvers by name; prints as a table. ``special`` holds those for networks of a kind, which are found by name as well."""
+    """Solvers by name; prints as a table. ``special`` holds those for networks of a kind, which are
+    found by name as well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +94,9 @@ class Registry(dict[str, Solver]):
     def __str__(self) -> str:
         table = [("solver", "order", "evaluations a step", "clock", "source"), *self.rows()]
         widths = [max(len(r[i]) for r in table) for i in range(4)]
-        return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table)
+        return "\n".join(
+            "  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table
+        )
 
     def named(self, name: str) -> Solver | None:
         """The solver of this name, in any case, None without one."""
@@ -105,7 +114,13 @@ class Registry(dict[str, Solver]):
 REGISTRY = Registry()
 
 
-@meant(order=count(0), evaluations=count(), starters=count(0), name=text("mine"), source=text("Song et al. 2021"))
+@meant(
+    order=count(0),
+    evaluations=count(),
+    starters=count(0),
+    name=text("mine"),
+    source=text("Song et al. 2021"),
+)
 def solver(
     name: str,
     order: int,
@@ -117,7 +132,8 @@ def solver(
     special: bool = False,
     **fixed,
 ):
-    """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are fixed options.
+    """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are
+    fixed options.
 
     ``special`` ones are for networks that were trained for them; they do not converge on others.
     """
@@ -125,7 +141,9 @@ def solver(
     def register(write):
         bound = _bind(write, fixed)
         summary = (inspect.getdoc(write) or "").split("\n", 1)[0]
-        entry = Solver(name, bound, order, evaluations, source, starters, clock, summary, stochastic)
+        entry = Solver(
+            name, bound, order, evaluations, source, starters, clock, summary, stochastic
+        )
         (REGISTRY.special if special else REGISTRY)[name] = entry
         return write
 

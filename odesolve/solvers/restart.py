@@ -1,4 +1,5 @@
-"""Restart sampling: go back up by one large draw of noise, and down again, a few times (Xu et al. 2023)."""
+"""Restart sampling: go back up by one large draw of noise, and down again, a few times (Xu et al.
+2023)."""
 
 from __future__ import annotations
 
@@ -17,17 +18,30 @@ from odesolve.solvers.writer import Writer
 Segments = tuple[tuple[float, tuple[int, int, float]], ...]
 
 
-@solver("restart", 2, 2, "Xu et al. 2023 (Restart), Algorithm 1", starters=12, clock="rho", stochastic=True)
-def restart(w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: float = 1.0) -> None:
-    """Heun's method in rho = sigma/alpha with restart segments {t_min: (steps, times, t_max)}, levels in rho.
+@solver(
+    "restart",
+    2,
+    2,
+    "Xu et al. 2023 (Restart), Algorithm 1",
+    starters=12,
+    clock="rho",
+    stochastic=True,
+)
+def restart(
+    w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: float = 1.0
+) -> None:
+    """Heun's method in rho = sigma/alpha with restart segments {t_min: (steps, times, t_max)},
+    levels in rho.
 
-    Each begins where the grid comes nearest to t_min: ``times`` times noise is added up to t_max, followed by ``steps``
-    Heun steps on Karras' grid back down. Left out where the grid has no step that ends between the data end and t_max.
+    Each begins where the grid comes nearest to t_min: ``times`` times noise is added up to t_max,
+    followed by ``steps`` Heun steps on Karras' grid back down. Left out where the grid has no step
+    that ends between the data end and t_max.
     Raises PlanError for a segment that cannot be, or reaches beyond the noise end.
     """
     towards_data(w)
     rounds = _rounds(w, segments)
-    x, exact = w.start, s_noise == 1.0
+    x = w.start
+    exact = s_noise == 1.0
     for i, (s, t) in enumerate(w.steps):
         x = heun_step(w, s, t, x, w.stage if rounds[i] else w.step, exact)
         for k, levels in enumerate(rounds[i]):
@@ -53,15 +67,24 @@ def _rounds(w: Writer, segments: Segments) -> dict[int, list[list[Point]]]:
     return rounds
 
 
-def _checked(w: Writer, segment: tuple[float, tuple[int, int, float]], top: float) -> tuple[float, int, int, float]:
+def _checked(
+    w: Writer, segment: tuple[float, tuple[int, int, float]], top: float
+) -> tuple[float, int, int, float]:
     try:
         low, (steps, times, high) = segment
-        possible = 0 < low < high <= top and steps >= 1 and times >= 1 and int(steps) == steps and int(times) == times
+        possible = (
+            0 < low < high <= top
+            and steps >= 1
+            and times >= 1
+            and int(steps) == steps
+            and int(times) == times
+        )
     except (TypeError, ValueError):
         possible = False
     if not possible:
         raise PlanError(
-            f"{w.solver}: {segment!r} is no restart segment: give {{t_min: (steps, times, t_max)}} with 0 < t_min < t_max <= "
+            f"{w.solver}: {segment!r} is no restart segment: give {{t_min: (steps, times, "
+            f"t_max)}} with 0 < t_min < t_max <= "
             f"{top:.6g} and whole numbers of steps and times"
         )
     return low, int(steps), int(times), high
@@ -70,5 +93,6 @@ def _checked(w: Writer, segment: tuple[float, tuple[int, int, float]], top: floa
 def _karras(w: Writer, high: float, low: float, steps: int) -> list[Point]:
     """The levels from ``high`` down, without ``low``, uniform in rho^(1/7)."""
     share = torch.arange(steps, dtype=torch.float64) / steps
-    a, b = math.pow(high, 1 / 7), math.pow(low, 1 / 7)
+    a = math.pow(high, 1 / 7)
+    b = math.pow(low, 1 / 7)
     return w.path.points(w.path.t_of_rho((a + share * (b - a)) ** 7))

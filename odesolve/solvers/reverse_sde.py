@@ -1,4 +1,5 @@
-"""Euler-Maruyama on the reverse SDE, with any diffusion coefficient: all of them have the marginals of the path."""
+"""Euler-Maruyama on the reverse SDE, with any diffusion coefficient: all of them have the marginals
+of the path."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from odesolve.solvers.stochastic import split_row, tau_split, towards_data
 from odesolve.solvers.writer import Writer
 
 Diffusion = str | Callable[[float], float]
-# Half the squared diffusion coefficient, over the point and its share of the time from data (0) to noise (1). "sbdm" is
-# another name of "reverse", the g^2 of the path's own SDE.
+# Half the squared diffusion coefficient, over the point and its share of the time from data (0) to
+# noise (1). "sbdm" is another name of "reverse", the g^2 of the path's own SDE.
 FORMS: dict[str, Callable[[Point, float], float]] = {
     "sigma": lambda p, u: p.sigma,
     "constant": lambda p, u: 1.0,
@@ -25,16 +26,31 @@ FORMS: dict[str, Callable[[Point, float], float]] = {
 }
 
 
-@solver("euler_maruyama", 1, 1, "Maruyama 1955; Song et al. 2021; Ma et al. 2024 (SiT)", clock="t", stochastic=True)
-def euler_maruyama(w: Writer, *, diffusion: Diffusion = "reverse", tau: float = 1.0, clock: str = "t") -> None:
-    """Euler-Maruyama on dx = [u - w^2 score / 2] dt + w dW, backwards in time; u is the velocity of the probability flow.
+@solver(
+    "euler_maruyama",
+    1,
+    1,
+    "Maruyama 1955; Song et al. 2021; Ma et al. 2024 (SiT)",
+    clock="t",
+    stochastic=True,
+)
+def euler_maruyama(
+    w: Writer,
+    *,
+    diffusion: Diffusion = "reverse",
+    tau: float = 1.0,
+    clock: str = "t",
+) -> None:
+    """Euler-Maruyama on dx = [u - w^2 score / 2] dt + w dW, backwards in time; u is the velocity of
+    the probability flow.
 
-    ``diffusion`` sets w: "reverse" is tau g, g the path's own (tau 0 the ODE, 1 the reverse SDE); "sigma", "constant",
-    "linear" and "decreasing" are w^2 = 2 tau^2 times sigma, 1, u and (1 - cos(pi u))^2 / 4 with u the share of the time
-    between data (0) and noise (1), as in SiT; a function of t gives w / tau. In ``clock`` "lambda" the equation of x/sigma
-    is solved instead, for "reverse" only. A step to the data end takes the data prediction; where w is infinite at the noise
-    end, a step replaces all the noise. Raises PlanError where w is not finite or negative elsewhere.
-    """
+    ``diffusion`` sets w: "reverse" is tau g, g the path's own (tau 0 the ODE, 1 the reverse SDE);
+    "sigma", "constant", "linear" and "decreasing" are w^2 = 2 tau^2 times sigma, 1, u and (1 -
+    cos(pi u))^2 / 4 with u the share of the time between data (0) and noise (1), as in SiT; a
+    function of t gives w / tau. In ``clock`` "lambda" the equation of x/sigma is solved instead,
+    for "reverse" only. A step to the data end takes the data prediction; where w is infinite at the
+    noise end, a step replaces all the noise. Raises PlanError where w is not finite or negative
+    elsewhere."""
     check_level(w, "tau", tau)
     towards_data(w)
     if clock == "lambda" and diffusion == "reverse":
@@ -44,7 +60,8 @@ def euler_maruyama(w: Writer, *, diffusion: Diffusion = "reverse", tau: float = 
         raise OdesolveError(f"clock={clock!r}: give 't', or 'lambda' with diffusion='reverse'")
     x = w.start
     for s, t in w.steps:
-        data, square = w.data(x, s), _square(w, diffusion, tau, s)
+        data = w.data(x, s)
+        square = _square(w, diffusion, tau, s)
         if t.sigma == 0 or (math.isinf(square) and diffusion in ("reverse", "sbdm")):
             x = w.step(t, split_row(w, s, t, x, data, tau_split(s, t, tau**2 if t.sigma else 0.0)))
             continue
@@ -64,7 +81,9 @@ def _square(w: Writer, diffusion: Diffusion, tau: float, s: Point) -> float:
     if callable(diffusion):
         value = tau * diffusion(s.t)
         if not (value >= 0.0 and math.isfinite(value)):
-            raise PlanError(f"{w.solver}: diffusion({s.t:.6g}) is {value!r}: give a finite number of at least 0")
+            raise PlanError(
+                f"{w.solver}: diffusion({s.t:.6g}) is {value!r}: give a finite number of at least 0"
+            )
         return value**2
     if diffusion in ("reverse", "sbdm"):
         return tau**2 * float(w.path.g2(s.t)) if tau else 0.0

@@ -1,4 +1,5 @@
-"""Explicit Runge-Kutta methods on the probability-flow ODE, in time, in the noise-to-signal ratio, or in e^lambda."""
+"""Explicit Runge-Kutta methods on the probability-flow ODE, in time, in the noise-to-signal ratio,
+or in e^lambda."""
 
 from __future__ import annotations
 
@@ -12,18 +13,21 @@ from odesolve.solvers.writer import Writer
 
 
 def runge_kutta(w: Writer, *, tableau: Tableau, clock: str = "t") -> None:
-    """Any explicit tableau applied to dy/dtau, the ODE in the chosen clock (Song et al. 2021, eq. 13).
+    """Any explicit tableau applied to dy/dtau, the ODE in the chosen clock (Song et al. 2021, eq.
+    13).
 
-    Where a stage would fall on the data end and the slope is undetermined there, the last step uses the open method of
-    one order less, which keeps the order of the solve; EDM's "Euler if sigma is 0" is the case of order 2.
-    """
-    x, c = w.start, clock_named(clock)
+    Where a stage would fall on the data end and the slope is undetermined there, the last step uses
+    the open method of one order less, which keeps the order of the solve; EDM's "Euler if sigma is
+    0" is the case of order 2."""
+    x = w.start
+    c = clock_named(clock)
     for i in range(len(w.steps)):
         x, _ = rk_step(w, c, tableau, i, x)
 
 
 def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tuple[Linear, Linear]:
-    """Step i; returns the new state and the slope at its start. First order where the clock is infinite."""
+    """Step i; returns the new state and the slope at its start. First order where the clock is
+    infinite."""
     s, t = w.steps[i]
     slope, data = clock.slope(w, x, s)
     if clock.singular(s, t):
@@ -31,12 +35,17 @@ def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tup
         return w.step(t, first_order(s, t, x, data)), slope
     if t.sigma == 0 and 1.0 in tableau.c and not (clock.name == "t" and w.closed):
         tableau = tableaus.open_at_end(tableau.order)
-    span, slopes = clock.tau(t) - clock.tau(s), [slope]
+    span = clock.tau(t) - clock.tau(s)
+    slopes = [slope]
     for a, c in zip(tableau.a[1:], tableau.c[1:], strict=True):
         at = clock.inside(w, i, c)
-        y = w.stage(at, clock.row(s, at, x, [(k, span * v) for k, v in zip(slopes, a, strict=True) if v]))
+        y = w.stage(
+            at, clock.row(s, at, x, [(k, span * v) for k, v in zip(slopes, a, strict=True) if v])
+        )
         slopes.append(clock.slope(w, y, at)[0])
-    return w.step(t, clock.row(s, t, x, [(k, span * v) for k, v in zip(slopes, tableau.b, strict=True) if v])), slope
+    return w.step(
+        t, clock.row(s, t, x, [(k, span * v) for k, v in zip(slopes, tableau.b, strict=True) if v])
+    ), slope
 
 
 def _register(tableau: Tableau) -> None:
@@ -53,5 +62,6 @@ for _tableau in tableaus.EXPLICIT:
 
 @solver("heun_edm", 2, 2, "Karras et al. 2022, Algorithm 1", clock="rho")
 def heun_edm(w: Writer) -> None:
-    """Heun's method in rho = sigma/alpha, with an Euler step to the data end; k-diffusion's and diffusers' Heun."""
+    """Heun's method in rho = sigma/alpha, with an Euler step to the data end; k-diffusion's and
+    diffusers' Heun."""
     runge_kutta(w, tableau=tableaus.HEUN, clock="rho")

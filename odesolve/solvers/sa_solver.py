@@ -1,4 +1,5 @@
-"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation a step (Xue et al. 2023)."""
+"""SA-Solver: stochastic Adams predictor and corrector at any noise level, one evaluation a step
+(Xue et al. 2023)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from odesolve.solvers.writer import Writer
 
 @dataclass(frozen=True)
 class _Step:
-    """A predicted step that the next evaluation corrects: state and nodes at s, noise, tau^2, nodes of the corrector."""
+    """A predicted step that the next evaluation corrects: state and nodes at s, noise, tau^2, nodes
+    of the corrector."""
 
     s: Point
     x: Linear
@@ -39,24 +41,32 @@ def sa_solver(
     published: bool = False,
     taper: bool = False,
 ) -> None:
-    """SA-Solver: ``predictor`` (1 to 4) past predictions make a step, ``corrector`` (0 to 4) with the new one correct it.
+    """SA-Solver: ``predictor`` (1 to 4) past predictions make a step, ``corrector`` (0 to 4) with
+    the new one correct it.
 
-    The noise level is ``tau`` where a step starts with s_tmin <= sigma/alpha <= s_tmax, else 0; predictor and corrector
-    share the noise. ``published`` weighs two nodes as the authors' code and diffusers do, by the slope in the middle of the step;
-    ``taper`` lowers the order towards the last step, which is not corrected.
-    """
+    The noise level is ``tau`` where a step starts with s_tmin <= sigma/alpha <= s_tmax, else 0;
+    predictor and corrector share the noise. ``published`` weighs two nodes as the authors' code and
+    diffusers do, by the slope in the middle of the step; ``taper`` lowers the order towards the
+    last step, which is not corrected."""
     check_level(w, "tau", tau)
     if s_tmin > s_tmax:
         raise PlanError(f"{w.solver}: s_tmin={s_tmin!r}, s_tmax={s_tmax!r}: give s_tmin <= s_tmax")
     if predictor not in (1, 2, 3, 4) or corrector not in (0, 1, 2, 3, 4):
         given = f"predictor={predictor!r}, corrector={corrector!r}"
-        raise PlanError(f"{w.solver}: {given}: give predictor from 1 to 4 and corrector from 0 (none) to 4")
-    x, nodes, previous, count = w.start, [], None, len(w.steps)
+        raise PlanError(
+            f"{w.solver}: {given}: give predictor from 1 to 4 and corrector from 0 (none) to 4"
+        )
+    x = w.start
+    nodes = []
+    previous = None
+    count = len(w.steps)
     for i, (s, t) in enumerate(w.steps):
         data = w.data(x, s)
         if previous is not None and previous.order > 0:
             x = w.stage(s, _correct(previous, s, data, published))
-        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][: max(predictor, corrector)]
+        nodes = [n for n in [(s, data), *nodes] if math.isfinite(n[0].lam) or n[0] is s][
+            : max(predictor, corrector)
+        ]
         tau2 = tau**2 if s_tmin <= s.rho <= s_tmax else 0.0
         noise = tau_noise(w, s, t, tau2)
         left = count - i if taper else count
@@ -65,7 +75,8 @@ def sa_solver(
 
 
 def _correct(step: _Step, t: Point, data: Linear, published: bool) -> Linear:
-    """The row of the step with its new prediction among the nodes; a step over an infinite range stays as it is."""
+    """The row of the step with its new prediction among the nodes; a step over an infinite range
+    stays as it is."""
     if singular(step.s, t):
         return _mean(step.s, t, step.x, step.nodes[:1], step.tau2, published) + step.noise
     nodes = [(t, data), *step.nodes][: step.order]
@@ -78,4 +89,6 @@ def _mean(s: Point, t: Point, x: Linear, nodes: list[Node], tau2: float, publish
     (a, newer), (b, older) = nodes
     at_s = [n for n in nodes if n[0] is s]
     h = t.lam - s.lam
-    return tau_mean(s, t, x, at_s, tau2) + (t.alpha * 0.5 * (1.0 + tau2) * h**2 / (a.lam - b.lam)) * (newer - older)
+    return tau_mean(s, t, x, at_s, tau2) + (
+        t.alpha * 0.5 * (1.0 + tau2) * h**2 / (a.lam - b.lam)
+    ) * (newer - older)

@@ -1,4 +1,5 @@
-"""SEEDS: exponential Runge-Kutta methods for the reverse SDE, all noise from one Brownian motion (Gonzalez et al. 2023)."""
+"""SEEDS: exponential Runge-Kutta methods for the reverse SDE, all noise from one Brownian motion
+(Gonzalez et al. 2023)."""
 
 from __future__ import annotations
 
@@ -14,22 +15,39 @@ from odesolve.solvers.writer import Writer
 
 
 @solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS-2)", stochastic=True)
-def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpoint", s_noise: float = 1.0) -> None:
-    """SEEDS-2: one stage at the fraction r of the step in log-SNR (1: at its end); ``eta`` is the square of the noise level.
+def seeds_2(
+    w: Writer,
+    *,
+    eta: float = 1.0,
+    r: float = 0.5,
+    second: str = "midpoint",
+    s_noise: float = 1.0,
+) -> None:
+    """SEEDS-2: one stage at the fraction r of the step in log-SNR (1: at its end); ``eta`` is the
+    square of the noise level.
 
-    ``second`` weighs the two predictions by the "midpoint" rule or by "heun", which integrates their line exactly.
-    """
+    ``second`` weighs the two predictions by the "midpoint" rule or by "heun", which integrates
+    their line exactly."""
     check_level(w, "eta", eta)
     check_fraction(w, r, last=True)
     if second not in ("midpoint", "heun"):
         raise PlanError(f"{w.solver}: second={second!r}: give second='midpoint' or 'heun'")
-    x, exact = w.start, s_noise == 1.0
-    for (s, t), m in zip(w.steps, w.between(inner_lam(r)) if r < 1.0 else w.points[1:], strict=True):
+    x = w.start
+    exact = s_noise == 1.0
+    for (s, t), m in zip(
+        w.steps, w.between(inner_lam(r)) if r < 1.0 else w.points[1:], strict=True
+    ):
         data = w.data(x, s)
         if singular(s, t):
-            x = w.step(t, tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise), exact)
+            x = w.step(
+                t,
+                tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise),
+                exact,
+            )
             continue
-        y = w.stage(m, tau_mean(s, m, x, [(s, data)], eta) + tau_noise(w, s, m, eta, scale=s_noise), exact)
+        y = w.stage(
+            m, tau_mean(s, m, x, [(s, data)], eta) + tau_noise(w, s, m, eta, scale=s_noise), exact
+        )
         rise = w.data(y, m) - data
         if second == "midpoint":
             mean = tau_mean(s, t, x, [(s, data + (0.5 / r) * rise)], eta)
@@ -40,15 +58,29 @@ def seeds_2(w: Writer, *, eta: float = 1.0, r: float = 0.5, second: str = "midpo
 
 @solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True)
 def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
-    """SEEDS-3: stages at one and two thirds of the step in log-SNR; ``eta`` is the square of the noise level."""
+    """SEEDS-3: stages at one and two thirds of the step in log-SNR; ``eta`` is the square of the
+    noise level."""
     check_level(w, "eta", eta)
-    x, exact, r1, r2 = w.start, s_noise == 1.0, 1 / 3, 2 / 3
-    for (s, t), m1, m2 in zip(w.steps, w.between(inner_lam(r1)), w.between(inner_lam(r2)), strict=True):
+    x = w.start
+    exact = s_noise == 1.0
+    r1 = 1 / 3
+    r2 = 2 / 3
+    for (s, t), m1, m2 in zip(
+        w.steps, w.between(inner_lam(r1)), w.between(inner_lam(r2)), strict=True
+    ):
         data = w.data(x, s)
         if singular(s, t):
-            x = w.step(t, tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise), exact)
+            x = w.step(
+                t,
+                tau_mean(s, t, x, [(s, data)], eta) + tau_noise(w, s, t, eta, scale=s_noise),
+                exact,
+            )
             continue
-        y = w.stage(m1, tau_mean(s, m1, x, [(s, data)], eta) + tau_noise(w, s, m1, eta, scale=s_noise), exact)
+        y = w.stage(
+            m1,
+            tau_mean(s, m1, x, [(s, data)], eta) + tau_noise(w, s, m1, eta, scale=s_noise),
+            exact,
+        )
         mean = _bent(s, m2, x, data, (r2 / r1) * (w.data(y, m1) - data), eta)
         y = w.stage(m2, mean + tau_noise(w, s, m2, eta, (m1,), s_noise), exact)
         mean = _bent(s, t, x, data, (1 / r2) * (w.data(y, m2) - data), eta)
@@ -56,6 +88,7 @@ def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
 
 
 def _bent(s: Point, t: Point, x: Linear, data: Linear, rise: Linear, tau2: float) -> Linear:
-    """Mean at t for a prediction that goes from ``data`` at s by ``rise`` to its value at t, on a line in lambda."""
+    """Mean at t for a prediction that goes from ``data`` at s by ``rise`` to its value at t, on a
+    line in lambda."""
     h = (1.0 + tau2) * (t.lam - s.lam)
     return tau_mean(s, t, x, [(s, data)], tau2) + (t.alpha * h * phi(2, -h)) * rise

@@ -1,4 +1,5 @@
-"""Stochastic Runge-Kutta on the reverse SDE of y = x / sigma in log-SNR, where its noise is additive and constant.
+"""Stochastic Runge-Kutta on the reverse SDE of y = x / sigma in log-SNR, where its noise is
+additive and constant.
 
 dy = (-tau^2 y + (1 + tau^2) e^lambda D) dlambda + sqrt(2) tau dW, lambda rising from noise to data.
 """
@@ -17,7 +18,8 @@ from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.stochastic import split_row, tau_split, towards_data
 from odesolve.solvers.writer import Writer
 
-# Each scheme with the fraction of the step at which its inner stage lies, and whether it needs the area.
+# Each scheme with the fraction of the step at which its inner stage lies, and whether it needs the
+# area.
 SCHEMES = {
     "euler_maruyama": (schemes.euler_maruyama, None, False),
     "stochastic_heun": (schemes.stochastic_heun, None, False),
@@ -27,7 +29,8 @@ SCHEMES = {
 
 
 def run_srk(w: Writer, name: str, tau: float) -> None:
-    """Write the steps of a scheme at the noise level ``tau``; first order where the log-SNR is infinite."""
+    """Write the steps of a scheme at the noise level ``tau``; first order where the log-SNR is
+    infinite."""
     check_level(w, "tau", tau)
     towards_data(w)
     scheme, fraction, needs_area = SCHEMES[name]
@@ -35,32 +38,48 @@ def run_srk(w: Writer, name: str, tau: float) -> None:
     x = w.start
     for (s, t), m in zip(w.steps, inner, strict=True):
         if singular(s, t):
-            x = w.step(t, split_row(w, s, t, x, w.data(x, s), tau_split(s, t, tau**2), rate=2.0 * tau**2))
+            x = w.step(
+                t, split_row(w, s, t, x, w.data(x, s), tau_split(s, t, tau**2), rate=2.0 * tau**2)
+            )
             continue
         h = t.lam - s.lam
         noise, area = w.noise_and_area(s, t)
         draws = [math.sqrt(h) * noise, math.sqrt(h / 12) * area][: 1 + needs_area]
-        y = scheme((1 / s.sigma) * x, _Drift(w, tau, x, [s, m, t]), lambda _: math.sqrt(2.0) * tau, s.lam, h, *draws)
+        y = scheme(
+            (1 / s.sigma) * x,
+            _Drift(w, tau, x, [s, m, t]),
+            lambda _: math.sqrt(2.0) * tau,
+            s.lam,
+            h,
+            *draws,
+        )
         x = w.step(t, t.sigma * y, exact=False)
 
 
 class _Drift:
-    """The drift at a state of y, which becomes a stage of the plan unless it is the state that the step starts from."""
+    """The drift at a state of y, which becomes a stage of the plan unless it is the state that the
+    step starts from."""
 
     def __init__(self, w: Writer, tau: float, x: Linear, points: list[Point]):
-        self.w, self.tau, self.x, self.points = w, tau, x, points
+        self.w = w
+        self.tau = tau
+        self.x = x
+        self.points = points
         self.start = (1 / points[0].sigma) * x
 
     def __call__(self, y: Linear, lam: float) -> Linear:
         at = min(self.points, key=lambda p: abs(p.lam - lam))
         state = self.x if y == self.start else self.w.stage(at, at.sigma * y, exact=False)
         data = self.w.data(state, at)
-        return (-(self.tau**2) / at.sigma) * state + ((1.0 + self.tau**2) * at.alpha / at.sigma) * data
+        return (-(self.tau**2) / at.sigma) * state + (
+            (1.0 + self.tau**2) * at.alpha / at.sigma
+        ) * data
 
 
 @solver("stochastic_heun", 2, 2, "Rumelin 1982", stochastic=True)
 def stochastic_heun(w: Writer, *, tau: float = 1.0) -> None:
-    """Stochastic Heun on x/sigma in log-SNR at the noise level ``tau``: strong order 1, weak order 2."""
+    """Stochastic Heun on x/sigma in log-SNR at the noise level ``tau``: strong order 1, weak order
+    2."""
     run_srk(w, "stochastic_heun", tau)
 
 

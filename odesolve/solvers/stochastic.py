@@ -1,4 +1,5 @@
-"""What the solvers of the reverse SDE share: how much of its noise a step replaces, and the rows that follow from it."""
+"""What the solvers of the reverse SDE share: how much of its noise a step replaces, and the rows
+that follow from it."""
 
 from __future__ import annotations
 
@@ -18,9 +19,16 @@ NONE_TO_REPLACE = "take a solver that draws none, such as 'ddim', or shares of 0
 
 
 def fresh_noise(
-    w: Writer, s: Point, t: Point, share: float, via: Sequence[Point] = (), rate: float = 2.0, scale: float = 1.0
+    w: Writer,
+    s: Point,
+    t: Point,
+    share: float,
+    via: Sequence[Point] = (),
+    rate: float = 2.0,
+    scale: float = 1.0,
 ) -> Linear:
-    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh; ``scale`` multiplies it.
+    """What a step to t adds after which the fraction ``share`` of its noise variance is fresh;
+    ``scale`` multiplies it.
 
     Raises PlanError for steps towards the noise end, where no noise can be replaced.
     """
@@ -34,7 +42,8 @@ def fresh_noise(
 
 
 def towards_data(w: Writer) -> None:
-    """Raise PlanError unless every step lowers the noise: there is no reverse SDE to follow the other way."""
+    """Raise PlanError unless every step lowers the noise: there is no reverse SDE to follow the
+    other way."""
     for s, t in w.steps:
         if not s.lam < t.lam:
             raise _towards_noise(w, s)
@@ -42,13 +51,15 @@ def towards_data(w: Writer) -> None:
 
 def _towards_noise(w: Writer, s: Point) -> PlanError:
     return PlanError(
-        f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not: give a deterministic solver "
+        f"{w.solver} draws noise and goes from noise to data; the step at t={s.t:.4g} does not: "
+        "give a deterministic solver "
         "such as 'ddim', or a grid that does"
     )
 
 
 class Split(NamedTuple):
-    """Fractions of the noise variance that a step keeps and that it draws afresh; each is exact, also where it is tiny."""
+    """Fractions of the noise variance that a step keeps and that it draws afresh; each is exact,
+    also where it is tiny."""
 
     kept: float
     fresh: float
@@ -59,7 +70,9 @@ def eta_split(s: Point, t: Point, eta: float) -> Split:
     if eta == 0.0:
         return Split(1.0, 0.0)
     decay = 2.0 * (s.lam - t.lam)
-    return Split((1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay), -(eta**2) * math.expm1(decay))
+    return Split(
+        (1.0 - eta) * (1.0 + eta) + eta**2 * math.exp(decay), -(eta**2) * math.expm1(decay)
+    )
 
 
 def tau_split(s: Point, t: Point, tau2: float) -> Split:
@@ -68,11 +81,19 @@ def tau_split(s: Point, t: Point, tau2: float) -> Split:
     return Split(math.exp(decay), -math.expm1(decay))
 
 
-def split_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, split: Split, **noise) -> Linear:
+def split_row(
+    w: Writer,
+    s: Point,
+    t: Point,
+    x: Linear,
+    data: Linear,
+    split: Split,
+    **noise,
+) -> Linear:
     """First-order row that replaces a part of the noise; exact for a constant data prediction.
 
-    x_t = a x + (alpha_t - a alpha_s) D + sigma_t sqrt(fresh) z with a = (sigma_t/sigma_s) sqrt(kept). ``noise`` goes to
-    ``fresh_noise``. Finite where the log-SNR is not.
+    x_t = a x + (alpha_t - a alpha_s) D + sigma_t sqrt(fresh) z with a = (sigma_t/sigma_s)
+    sqrt(kept). ``noise`` goes to ``fresh_noise``. Finite where the log-SNR is not.
     """
     fresh = fresh_noise(w, s, t, split.fresh, **noise)
     a = t.sigma / s.sigma * math.sqrt(split.kept) if s.sigma > 0 else math.inf
@@ -80,14 +101,16 @@ def split_row(w: Writer, s: Point, t: Point, x: Linear, data: Linear, split: Spl
 
 
 def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) -> Linear:
-    """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda through the nodes.
+    """Mean of an exponential integrator at the noise level tau^2: D is a polynomial in lambda
+    through the nodes.
 
-    x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et al. 2023).
-    """
+    x_t = (sigma_t/sigma_s) e^(-tau^2 h) x + alpha_t sum_j W_j D_j, the newest node first (Xue et
+    al. 2023)."""
     if singular(s, t):
         return first_order(s, t, x, nodes[0][1]) if tau2 == 0.0 else t.alpha * nodes[0][1]
     nodes = [n for n in nodes if math.isfinite(n[0].lam)]
-    h, kappa = t.lam - s.lam, 1.0 + tau2
+    h = t.lam - s.lam
+    kappa = 1.0 + tau2
     weights = exponential_weights(kappa * h, [kappa * (p.lam - s.lam) for p, _ in nodes])
     row = (t.sigma / s.sigma * math.exp(-tau2 * h)) * x
     for (_, data), weight in zip(nodes, weights, strict=True):
@@ -95,6 +118,18 @@ def tau_mean(s: Point, t: Point, x: Linear, nodes: Sequence[Node], tau2: float) 
     return row
 
 
-def tau_noise(w: Writer, s: Point, t: Point, tau2: float, via: Sequence[Point] = (), scale: float = 1.0) -> Linear:
-    """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2 lambda)."""
-    return fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale) if tau2 else Linear()
+def tau_noise(
+    w: Writer,
+    s: Point,
+    t: Point,
+    tau2: float,
+    via: Sequence[Point] = (),
+    scale: float = 1.0,
+) -> Linear:
+    """The noise that goes with ``tau_mean``: of one Brownian motion in the clock e^(2 tau^2
+    lambda)."""
+    return (
+        fresh_noise(w, s, t, tau_split(s, t, tau2).fresh, via, 2.0 * tau2, scale)
+        if tau2
+        else Linear()
+    )

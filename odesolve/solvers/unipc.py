@@ -1,4 +1,5 @@
-"""UniPC: a multistep predictor and, once the next evaluation is known, a corrector that costs no evaluation."""
+"""UniPC: a multistep predictor and, once the next evaluation is known, a corrector that costs no
+evaluation."""
 
 from __future__ import annotations
 
@@ -18,17 +19,24 @@ Node = tuple[Point, Linear]
 
 
 def unipc(w: Writer, order: int, variant: str, taper: bool, start: str = "ramp") -> None:
-    """UniPC of this order on the data prediction; predictions at predicted states serve as history (PEC mode).
+    """UniPC of this order on the data prediction; predictions at predicted states serve as history
+    (PEC mode).
 
-    ``variant`` is B(h) = h ("bh1") or expm1(h) ("bh2"); it matters only where the paper fixes a weight to 1/2. The last
-    step is not corrected, which would take an evaluation more. Started with orders 1, 2, 3 the corrected first step caps the
-    whole at order 3: start "single" makes it a third-order one instead.
-    """
+    ``variant`` is B(h) = h ("bh1") or expm1(h) ("bh2"); it matters only where the paper fixes a
+    weight to 1/2. The last step is not corrected, which would take an evaluation more. Started with
+    orders 1, 2, 3 the corrected first step caps the whole at order 3: start "single" makes it a
+    third-order one instead."""
     check_start(start)
     if variant not in ("bh1", "bh2"):
         raise OdesolveError(f"variant={variant!r}: choose 'bh1' or 'bh2'")
-    x, nodes, previous = w.start, [], None
-    inner = [w.between(inner_lam(r)) for r in (1 / 3, 2 / 3)] if start == "single" and order == 3 else []
+    x = w.start
+    nodes = []
+    previous = None
+    inner = (
+        [w.between(inner_lam(r)) for r in (1 / 3, 2 / 3)]
+        if start == "single" and order == 3
+        else []
+    )
     for i, (s, t) in enumerate(w.steps):
         if inner and i == 0:
             x, data = third_order_step(w, s, inner[0][0], inner[1][0], t, x)
@@ -68,7 +76,9 @@ def _register(order: int) -> None:
     def write(w: Writer, *, variant: str = "bh2", taper: bool = False) -> None:
         unipc(w, order, variant, taper)
 
-    write.__doc__ = f"UniPC-{order}: predictor of order {order} and free corrector, order {order + 1} together."
+    write.__doc__ = (
+        f"UniPC-{order}: predictor of order {order} and free corrector, order {order + 1} together."
+    )
 
 
 for _order in (1, 2):
@@ -77,5 +87,6 @@ for _order in (1, 2):
 
 @solver("unipc_3", 4, 1, "Zhao et al. 2023 (UniPC), Algorithms 1 and 2", starters=2)
 def unipc_3(w: Writer, *, variant: str = "bh2", taper: bool = False, start: str = "single") -> None:
-    """UniPC-3: predictor of order 3 and free corrector, order 4 together; published with start='ramp'."""
+    """UniPC-3: predictor of order 3 and free corrector, order 4 together; published with
+    start='ramp'."""
     unipc(w, 3, variant, taper, start)

@@ -11,7 +11,16 @@ import torch
 
 from odesolve.errors import PlanError
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Linear, Output, stream_of
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Instruction,
+    Linear,
+    Output,
+    stream_of,
+)
 from odesolve.plans.plan import Plan
 from odesolve.solvers.draws import Cells, Noise, OnePath
 
@@ -19,12 +28,13 @@ MAX_EVALUATIONS = 100_000
 
 
 class Writer:
-    """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values and records rows.
+    """Writes one plan. A solver asks for evaluations and finishes steps; the writer names values
+    and records rows.
 
-    ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces the first evaluation
-    by the analytic guess for unit-variance data far out in the noise (Dockhorn et al. 2022, section 3.3). ``tree`` takes all
-    noise from one Brownian path in log-SNR, so that plans with other numbers of steps follow the same path; ``source`` takes
-    it from there instead.
+    ``closed`` says that the network may be asked for its velocity at the data end. ``afs`` replaces
+    the first evaluation by the analytic guess for unit-variance data far out in the noise (Dockhorn
+    et al. 2022, section 3.3). ``tree`` takes all noise from one Brownian path in log-SNR, so that
+    plans with other numbers of steps follow the same path; ``source`` takes it from there instead.
     """
 
     def __init__(
@@ -37,7 +47,10 @@ class Writer:
         tree: bool = False,
         source: Noise | None = None,
     ):
-        self.path, self.solver, self.closed, self._afs = path, solver, closed, afs
+        self.path = path
+        self.solver = solver
+        self.closed = closed
+        self._afs = afs
         self._noise: Noise = source or (OnePath() if tree else Cells())
         self.points = path.points(grid)
         self.steps = list(zip(self.points[:-1], self.points[1:], strict=True))
@@ -51,7 +64,8 @@ class Writer:
         """Raise PlanError where so many evaluations a step are more than a plan holds."""
         if more * len(self.steps) > MAX_EVALUATIONS:
             raise PlanError(
-                f"{self.solver}: {name} makes {more} evaluations a step for {len(self.steps)} steps: give fewer, at most "
+                f"{self.solver}: {name} makes {more} evaluations a step for {len(self.steps)} "
+                "steps: give fewer, at most "
                 f"{MAX_EVALUATIONS} together"
             )
 
@@ -70,26 +84,29 @@ class Writer:
         return self._evaluate(x, at, "velocity")
 
     def average(self, x: Linear, s: Point, t: Point) -> Linear:
-        """The average velocity from s, where the state is x, to t: what networks of two times say."""
+        """The average velocity from s, where the state is x, to t: what networks of two times
+        say."""
         return self._evaluate(x, s, "velocity", t.t)
 
     def noise(self, s: Point, t: Point, via: Sequence[Point] = (), rate: float = 2.0) -> Linear:
-        """A standard normal for the interval from s to t: the increment of a Brownian motion in the clock e^(rate lambda).
+        """A standard normal for the interval from s to t: the increment of a Brownian motion in the
+        clock e^(rate lambda).
 
-        Asked for again it is the same one. Where noise of the parts s to m and m to t is asked for as well, give
-        ``via=(m,)``: it is the sum of theirs. The clock e^(2 lambda), the SNR, is that of the reverse SDE.
-        """
+        Asked for again it is the same one. Where noise of the parts s to m and m to t is asked for
+        as well, give ``via=(m,)``: it is the sum of theirs. The clock e^(2 lambda), the SNR, is
+        that of the reverse SDE."""
         return self._noise.normal(s, t, via, rate)
 
     def noise_and_area(self, s: Point, t: Point) -> tuple[Linear, Linear]:
-        """Independent standard normals for the increment and the space-time Levy area over [s, t] in the clock lambda."""
+        """Independent standard normals for the increment and the space-time Levy area over [s, t]
+        in the clock lambda."""
         return self._noise.normal_and_area(s, t)
 
     def step(self, t: Point, value: Linear, exact: bool = True) -> Linear:
         """Finish a step: the state at ``t`` that the next step starts from.
 
-        ``exact=False`` says that even for a constant data prediction it is so only in the limit of small steps, which
-        exempts it from the laws; so for ``stage``.
+        ``exact=False`` says that even for a constant data prediction it is so only in the limit of
+        small steps, which exempts it from the laws; so for ``stage``.
         """
         self._done += 1
         return self._combine(Output(f"x{self._done}", t.t if exact else None), value)
@@ -105,33 +122,56 @@ class Writer:
         return self._combine(Output(f"e{self._kept}"), value)
 
     def fresh(self, s: Point, t: Point) -> Linear:
-        """A standard normal of its own, for a move at fixed time (s is t), or back from s to a noisier t."""
+        """A standard normal of its own, for a move at fixed time (s is t), or back from s to a
+        noisier t."""
         return self._noise.fresh(s, t)
 
-    def langevin(self, x: Linear, score: Linear, at: Point, snr: float, scale: float, last: bool) -> Linear:
-        """A Langevin step at fixed time whose size follows from norms (see ``run.places.langevin``); ``last`` of its step."""
-        return self._apply("langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale))
+    def langevin(
+        self,
+        x: Linear,
+        score: Linear,
+        at: Point,
+        snr: float,
+        scale: float,
+        last: bool,
+    ) -> Linear:
+        """A Langevin step at fixed time whose size follows from norms (see
+        ``run.places.langevin``); ``last`` of its step."""
+        return self._apply(
+            "langevin", x, at, last, (score.name,), stream_of(self.fresh(at, at).name), (snr, scale)
+        )
 
     def learned_noise(self, mean: Linear, s: Point, t: Point, small: float, large: float) -> Linear:
-        """Finish a step by noise of the variance that the network predicted in its last evaluation, between two."""
-        k = next(k for k in reversed(range(len(self._instructions))) if isinstance(self._instructions[k], Evaluate))
+        """Finish a step by noise of the variance that the network predicted in its last evaluation,
+        between two."""
+        k = next(
+            k
+            for k in reversed(range(len(self._instructions)))
+            if isinstance(self._instructions[k], Evaluate)
+        )
         call: Evaluate = self._instructions[k]  # type: ignore[assignment]
         self._instructions[k] = replace(call, variance=f"{call.output}.variance")
         noises = self.noise(s, t)
         if len(noises) > 1:
-            raise PlanError(f"{self.solver}: a learned variance takes its noise step by step: give tree=False")
+            raise PlanError(
+                f"{self.solver}: a learned variance takes its noise step by step: give tree=False"
+            )
         stream = stream_of(noises.name)
         logs = (math.log(small), math.log(large))
-        return self._apply("learned_noise", mean, t, True, (f"{call.output}.variance",), stream, logs)
+        return self._apply(
+            "learned_noise", mean, t, True, (f"{call.output}.variance",), stream, logs
+        )
 
     def _apply(self, fn: str, x: Linear, at: Point, last: bool, others, stream, given) -> Linear:
-        self._done, self._stages = self._done + last, self._stages + (not last)
+        self._done = self._done + last
+        self._stages = self._stages + (not last)
         name = f"x{self._done}" if last else f"y{self._stages}"
         self._instructions.append(Apply(fn, x.name, name, at.t, others, stream, given))
         return Linear({name: 1.0})
 
     def plan(self) -> Plan:
-        """The finished plan, checked against its laws. Raises PlanError for one that they refuse, or that does nothing."""
+        """The finished plan, checked against its laws. Raises PlanError for one that they refuse,
+        or that does nothing."""
         if not self._instructions:
             told = f"solver {self.solver} wrote no step, and leaves the noise as it is"
             raise PlanError(f"{told}: let it call w.step(t, value) for each s, t in w.steps")
@@ -151,7 +191,8 @@ class Writer:
 
     def _far_field(self, at: Point, quantity: str) -> float:
         r = math.hypot(at.alpha, at.sigma)
-        data = at.alpha / (r * (r + at.sigma))  # eps = x / r: D = (x - sigma x / r) / alpha without the cancellation
+        # eps = x / r: D = (x - sigma x / r) / alpha without the cancellation
+        data = at.alpha / (r * (r + at.sigma))
         if quantity == "data":
             return data
         kx, kd = (float(k) for k in self.path.convert(at.t, "data", quantity))
@@ -160,7 +201,10 @@ class Writer:
     def _combine(self, output: Output, value: Linear) -> Linear:
         bad = [w for w in value.values() if not math.isfinite(w)]
         if bad:
-            raise PlanError(f"{self.solver} has no finite row at t={output.time}: let the grid end before this time")
+            raise PlanError(
+                f"{self.solver} has no finite row at t={output.time}: let the grid "
+                "end before this time"
+            )
         terms = {n: w for n, w in value.items() if w != 0.0}
         self._instructions.append(Combine((output,), tuple(terms), (tuple(terms.values()),)))
         return Linear({output.name: 1.0})

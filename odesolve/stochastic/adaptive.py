@@ -1,8 +1,9 @@
-"""Steps of its own for every sample: attempts on one Brownian path, which a rejected step asks again.
+"""Steps of its own for every sample: attempts on one Brownian path, which a rejected step asks
+again.
 
-The noise of a rejected attempt is not thrown away: that would favour small increments (Rackauckas and Nie 2017). The path is
-a function of time that can be asked anywhere, so that whatever was tried, the accepted steps follow it.
-"""
+The noise of a rejected attempt is not thrown away: that would favour small increments (Rackauckas
+and Nie 2017). The path is a function of time that can be asked anywhere, so that whatever was
+tried, the accepted steps follow it."""
 
 from __future__ import annotations
 
@@ -30,15 +31,19 @@ ORDER = 1.5  # of the difference to the companion, in one step
 class Attempts:
     """Attempts of an SDE solver with additive noise, for ``adaptive.loop.integrate``.
 
-    The error is the difference to an Euler-Maruyama step on the same increment, from the drift and diffusion that were
-    evaluated first: of order 1.5 in a step. The strong error of sra1 and shark is then in proportion to the tolerance.
-    """
+    The error is the difference to an Euler-Maruyama step on the same increment, from the drift and
+    diffusion that were evaluated first: of order 1.5 in a step. The strong error of sra1 and shark
+    is then in proportion to the tolerance."""
 
-    order, evaluations = ORDER, 0
+    order = ORDER
+    evaluations = 0
 
     def __init__(self, eq: Equation, solver: SDESolver, path: BrownianPath):
-        self.eq, self.solver, self.path = eq, solver, path
-        self.evaluations, self.blocks = solver.drifts, Blocks([], ())
+        self.eq = eq
+        self.solver = solver
+        self.path = path
+        self.evaluations = solver.drifts
+        self.blocks = Blocks([], ())
         self.y = eq.drift.start.clone()
         self.y1 = self.y.clone()
 
@@ -51,10 +56,16 @@ class Attempts:
         """One step of every running sample; its error goes to ``batch.norm``."""
         took = batch.state[TOOK]
         combine((self.y,), (self.y, self.y1), torch.stack([1 - took, took], 1)[:, None], (-1,))
-        t, h, eq = batch.state[T], batch.state[H], self.eq
+        t = batch.state[T]
+        h = batch.state[H]
+        eq = self.eq
         eq.begin()
         drawn = self.path(t, t + h, area=self.solver.area)
-        w, a = (eq.increment(x) for x in drawn) if isinstance(drawn, tuple) else (eq.increment(drawn), None)
+        w, a = (
+            (eq.increment(x) for x in drawn)
+            if isinstance(drawn, tuple)
+            else (eq.increment(drawn), None)
+        )
         x = eq.space.tensor(self.y)
         new = self.solver.step(eq, x, t, h, w, a)
         euler = x + h * eq.space.tensor(eq.drifts[0]) + eq.diffusions[0] * w
@@ -62,9 +73,13 @@ class Attempts:
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took, y, y1 = batch.state[TOOK] > 0, self.y, self.y1
+        took = batch.state[TOOK] > 0
+        y = self.y
+        y1 = self.y1
         if index is not None:
-            took, y, y1 = took[index], y[index], y1[index]
+            took = took[index]
+            y = y[index]
+            y1 = y1[index]
         return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
 
     def keep(self, index: Tensor) -> None:
@@ -75,7 +90,8 @@ class Attempts:
 
 @dataclass(frozen=True)
 class Control:
-    """How steps are chosen: tolerances, the first step, limits, attempts between two looks at the device, compaction."""
+    """How steps are chosen: tolerances, the first step, limits, attempts between two looks at the
+    device, compaction."""
 
     controller: Controller
     rtol: Scale
@@ -98,8 +114,10 @@ def adapt(
     control: Control,
     tick: Callable[[float], None] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states at the times (n, B, ...), last states (B, ...), control state), every sample landing on every time."""
-    y, span = drift.start, times[-1] - times[0]
+    """(states at the times (n, B, ...), last states (B, ...), control state), every sample landing
+    on every time."""
+    y = drift.start
+    span = times[-1] - times[0]
     seen = None if tick is None else lambda t: tick(float((t - times[0]).abs().min()))
     out = y.new_empty(len(times), *y.shape)
     out[0] = y
@@ -114,10 +132,14 @@ def adapt(
         batch.state.copy_(state)
         batch.bound(end, c.shortest)
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
-        batch.begin(cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span)))
-        # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no dense output.
+        batch.begin(
+            cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span))
+        )
+        # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no
+        # dense output.
         results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen, c.calls)
-        y, state = results.y, results.state
+        y = results.y
+        state = results.state
         ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
         out[i + 1] = y.masked_fill(ended, torch.nan)
     return out, y, state

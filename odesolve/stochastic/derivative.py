@@ -1,4 +1,5 @@
-"""Derivatives of a diffusion along itself: what Ito's and Stratonovich's equations differ by, and what Milstein's step adds."""
+"""Derivatives of a diffusion along itself: what Ito's and Stratonovich's equations differ by, and
+what Milstein's step adds."""
 
 from __future__ import annotations
 

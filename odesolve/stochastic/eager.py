@@ -1,7 +1,8 @@
-"""Values of a step that are written as formulas and made in one pass: linear combinations of live tensors and noise.
+"""Values of a step that are written as formulas and made in one pass: linear combinations of live
+tensors and noise.
 
-``schemes`` computes with anything that has + and *. Over these values a formula costs nothing until a tensor is needed: then
-one ``combine`` reads every input once and draws its noise on the way.
+``schemes`` computes with anything that has + and *. Over these values a formula costs nothing until
+a tensor is needed: then one ``combine`` reads every input once and draws its noise on the way.
 """
 
 from __future__ import annotations
@@ -18,18 +19,27 @@ Number = float | Tensor  # or one a sample, (B,) float64
 
 
 class Combination:
-    """sum_i c_i x_i + sum_k w_k z_k for tensors x_i (B, ...) and noise streams k, with numbers or (B,) tensors as factors.
+    """sum_i c_i x_i + sum_k w_k z_k for tensors x_i (B, ...) and noise streams k, with numbers or
+    (B,) tensors as factors.
 
-    It adds to another one or to a tensor (B, ...), and multiplies with a number, a tensor (B,), or element by element with a
-    tensor of at least two dimensions, which makes it a tensor of the workspace.
-    """
+    It adds to another one or to a tensor (B, ...), and multiplies with a number, a tensor (B,), or
+    element by element with a tensor of at least two dimensions, which makes it a tensor of the
+    workspace."""
 
-    def __init__(self, space: Workspace, terms: Mapping[int, tuple[Tensor, Number]], streams: Mapping[int, Number]):
-        self.space, self.terms, self.streams = space, terms, streams
+    def __init__(
+        self,
+        space: Workspace,
+        terms: Mapping[int, tuple[Tensor, Number]],
+        streams: Mapping[int, Number],
+    ):
+        self.space = space
+        self.terms = terms
+        self.streams = streams
 
     def __add__(self, other: Combination | Tensor) -> Combination:
         other = self.space.tensor(other) if isinstance(other, Tensor) else other
-        terms, streams = dict(self.terms), dict(self.streams)
+        terms = dict(self.terms)
+        streams = dict(self.streams)
         for key, (x, c) in other.terms.items():
             terms[key] = (x, terms[key][1] + c if key in terms else c)
         for stream, w in other.streams.items():
@@ -55,10 +65,12 @@ class Combination:
 
 
 class Workspace:
-    """Where the values of one step live: buffers that the next step uses again, and the keys of the samples' noise."""
+    """Where the values of one step live: buffers that the next step uses again, and the keys of the
+    samples' noise."""
 
     def __init__(self, like: Tensor, keys: Tensor):
-        self.like, self.keys = like, keys
+        self.like = like
+        self.keys = keys
         self._buffers: list[Tensor] = []
         self._used = 0
 
@@ -92,29 +104,43 @@ class Workspace:
         return self.tensor(made.mul_(factor))
 
     def write(
-        self, out: Tensor, x: Combination, error: Combination | None = None, norm: ErrorNorm | None = None
+        self,
+        out: Tensor,
+        x: Combination,
+        error: Combination | None = None,
+        norm: ErrorNorm | None = None,
     ) -> None:
         """Write a value, and the norm of an error, which may be made of more tensors."""
-        held, streams = dict(x.terms), list(x.streams)
+        held = dict(x.terms)
+        streams = list(x.streams)
         if error is not None:
-            held.update({key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in held})
+            held.update(
+                {key: (given, 0.0) for key, (given, _) in error.terms.items() if key not in held}
+            )
         ins = [given for given, _ in held.values()]
         rows = [[c for _, c in held.values()] + list(x.streams.values())]
         base = -1
         if error is not None:
-            rows.append([error.coefficient(y) for y in ins] + [error.streams.get(s, 0.0) for s in streams])
+            rows.append(
+                [error.coefficient(y) for y in ins] + [error.streams.get(s, 0.0) for s in streams]
+            )
         if not ins:
             normal_sums((out,), self.keys, streams, self._block(rows))
             return
         if isinstance(rows[0][0], float) and rows[0][0] == 1.0:
-            base, rows[0][0] = 0, 0.0  # the state is added last, whole: increments are rounded apart from it
-        combine((out,), ins, self._block(rows), (base,), self.keys if streams else None, streams, norm)
+            # the state is added last, whole: increments are rounded apart from it
+            base = 0
+            rows[0][0] = 0.0
+        combine(
+            (out,), ins, self._block(rows), (base,), self.keys if streams else None, streams, norm
+        )
 
     def _block(self, rows: list[list[Number]]) -> Sequence[Sequence[float]] | Tensor:
         """Numbers as they are, or (B, rows, columns) where some belong to samples."""
         if not any(isinstance(c, Tensor) for row in rows for c in row):
             return rows  # type: ignore[return-value]
-        batch, device = self.like.shape[0], self.like.device
+        batch = self.like.shape[0]
+        device = self.like.device
         out = torch.empty(batch, len(rows), len(rows[0]), dtype=torch.float64, device=device)
         for i, row in enumerate(rows):
             for j, c in enumerate(row):

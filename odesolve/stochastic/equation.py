@@ -1,4 +1,5 @@
-"""Drift and diffusion as the formulas of a step call them: values in, values out, whatever the user's state is."""
+"""Drift and diffusion as the formulas of a step call them: values in, values out, whatever the
+user's state is."""
 
 from __future__ import annotations
 
@@ -21,10 +22,12 @@ NOISES = ("diagonal", "additive", "scalar", "general")
 
 
 class Matrix:
-    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions a sample."""
+    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions a
+    sample."""
 
     def __init__(self, space: Any, value: Tensor):
-        self.space, self.value = space, value
+        self.space = space
+        self.value = value
 
     def __mul__(self, w: Tensor) -> Any:
         # Rejected: a matrix product, whose sums depend on the batch they are made in.
@@ -35,16 +38,18 @@ class Matrix:
 class Equation:
     """dy = f dt + g dW on samples (B, ...): ``noise`` says what W is.
 
-    "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not depend on y: a number, a
-    tensor, or a function of t, or of t and y. "scalar": one Brownian motion a sample, g of y's shape. "general": m of them a
-    sample, g of shape (B, ..., m). All are real: a complex element has one, which both parts of its pair share. Raises
-    OdesolveError for a g of another form.
-    """
+    "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not
+    depend on y: a number, a tensor, or a function of t, or of t and y. "scalar": one Brownian
+    motion a sample, g of y's shape. "general": m of them a sample, g of shape (B, ..., m). All are
+    real: a complex element has one, which both parts of its pair share. Raises OdesolveError for a
+    g of another form."""
 
     def __init__(self, drift: Drift, g: Any, noise: str, keys: Tensor):
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
-        self.drift, self.noise, self.space = drift, noise, Workspace(drift.start, keys)
+        self.drift = drift
+        self.noise = noise
+        self.space = Workspace(drift.start, keys)
         self.followed = Followed("g")
         called, self._of_time = _diffusion(g, noise)
         self._g = Callee(called, "g") if callable(g) else called
@@ -57,7 +62,8 @@ class Equation:
     def begin(self) -> None:
         """Start a step: ``drifts`` and ``diffusions`` collect what f and g return in it."""
         self.space.begin()
-        self.drifts, self.diffusions = [], []
+        self.drifts = []
+        self.diffusions = []
         self._times.clear()
 
     @property
@@ -88,7 +94,8 @@ class Equation:
         return self.space.tensor(self.space.value(x))
 
     def g(self, t: Number, x: Combination) -> Any:
-        """The diffusion, as what multiplies the increment of W: numbers, a tensor of y's form, or a value of scalar noise."""
+        """The diffusion, as what multiplies the increment of W: numbers, a tensor of y's form, or a
+        value of scalar noise."""
         self.diffusions.append(self._value(t, self.space.value(x)))
         return self.diffusions[-1]
 
@@ -98,7 +105,8 @@ class Equation:
         return self.f(x, t), g * w
 
     def increment_shape(self, t: float) -> tuple[int, ...]:
-        """Shape of an increment of W: that of the state, of scalar noise (B, 1), of general noise (B, m) as g says at t."""
+        """Shape of an increment of W: that of the state, of scalar noise (B, 1), of general noise
+        (B, m) as g says at t."""
         y = self.drift.start
         if self.noise == "scalar":
             return y.shape[0], 1
@@ -110,19 +118,25 @@ class Equation:
         return y.shape[0], out.shape[-1]
 
     def increment(self, w: Tensor) -> Combination:
-        """The increment of one Brownian motion an element as a value: both parts of a pair have that of their number."""
+        """The increment of one Brownian motion an element as a value: both parts of a pair have
+        that of their number."""
         return self.space.tensor(_spread(self.drift, w) if self.complex else w)
 
     def check_additive(self, t: float) -> None:
-        """Raise OdesolveError for a g of additive noise that is another one at another y, which steps would not see."""
+        """Raise OdesolveError for a g of additive noise that is another one at another y, which
+        steps would not see."""
         if self.noise != "additive" or self._of_time:
             return
-        y, args = self.drift.start, self.drift.args
+        y = self.drift.start
+        args = self.drift.args
         with torch.no_grad():
-            here, there = (torch.as_tensor(self.diffusion(t, x, args)) for x in (y, y + 1 + y.abs()))
+            here, there = (
+                torch.as_tensor(self.diffusion(t, x, args)) for x in (y, y + 1 + y.abs())
+            )
         if not torch.equal(here, there):
             raise OdesolveError(
-                "g of additive noise returned another value at another y: give noise='diagonal', or a g of t alone"
+                "g of additive noise returned another value at another y: give noise='diagonal', "
+                "or a g of t alone"
             )
 
     def _value(self, t: Number, y: Tensor) -> Any:
@@ -132,11 +146,13 @@ class Equation:
             return Matrix(self.space, out)
         if self.noise != "scalar":
             return out
-        return self.space.tensor(out.expand_as(y).contiguous() if isinstance(out, Tensor) else torch.full_like(y, out))
+        return self.space.tensor(
+            out.expand_as(y).contiguous() if isinstance(out, Tensor) else torch.full_like(y, out)
+        )
 
     def diffusion(self, t: Number, y: Tensor, args: tuple[Any, ...]) -> float | Tensor:
-        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, one number a sample (B,), or of
-        general noise a tensor (B, ..., m)."""
+        """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, one
+        number a sample (B,), or of general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
         time = self.time(t)
@@ -147,15 +163,24 @@ class Equation:
 
         out = self.followed(call, y) if y.requires_grad and self.noise != "additive" else call(y)
         refuse_inside("what g returned", out, y)
-        return float(out) if isinstance(out, (int, float)) and not self.complex else self._packed(out, y)
+        return (
+            float(out)
+            if isinstance(out, (int, float)) and not self.complex
+            else self._packed(out, y)
+        )
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
         """What g returned as a tensor that broadcasts to (B, ...), or one number a sample (B,)."""
-        drift, batch = self.drift, y.shape[0]
+        drift = self.drift
+        batch = y.shape[0]
         lead = (batch,) if drift.by_sample else ()
         try:
             if self.noise == "general":
-                if drift.keys is not None or out.shape[:-1] != (*lead, *drift.shapes[0]) or out.shape[-1] == 0:
+                if (
+                    drift.keys is not None
+                    or out.shape[:-1] != (*lead, *drift.shapes[0])
+                    or out.shape[-1] == 0
+                ):
                     raise TypeError
                 columns = self._real(out if drift.by_sample else out[None], 0)
                 return columns.movedim(-1, -2) if self.complex else columns
@@ -166,7 +191,9 @@ class Equation:
                 pieces = [out[k] for k in drift.keys] if drift.keys else list(out)
             if drift.keys is None:
                 return self._alone(out, y)
-            flat = [_tensor(p, y).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)]
+            flat = [
+                _tensor(p, y).expand(*lead, *s) for p, s in zip(pieces, drift.shapes, strict=True)
+            ]
             return torch.cat([self._real(p, i).reshape(batch, -1) for i, p in enumerate(flat)], 1)
         except OdesolveError:
             raise
@@ -174,14 +201,17 @@ class Equation:
             form = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             shapes = [(*lead, *s) for s in drift.shapes]
             raise OdesolveError(
-                f"g returned {form} for a state of shape {shapes if drift.keys is not None else shapes[0]}: return g in the "
-                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') or a sample ('scalar'), or of a "
+                f"g returned {form} for a state of shape "
+                f"{shapes if drift.keys is not None else shapes[0]}: return g in the "
+                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') "
+                "or a sample ('scalar'), or of a "
                 "tensor y (B, ...) a tensor (B, ..., m) with m of them a sample ('general')"
             ) from e
 
     def _alone(self, out: Tensor, y: Tensor) -> Tensor:
         """``_packed`` of a state that is one tensor."""
-        drift, batch = self.drift, y.shape[0]
+        drift = self.drift
+        batch = y.shape[0]
         whole = out.expand((batch, *drift.shapes[0]) if drift.by_sample else drift.shapes[0])
         number = self.noise == "additive" and not (self.complex or out.is_complex())
         if number and out.numel() == (batch if out.dim() == y.dim() else 1):
@@ -190,7 +220,8 @@ class Equation:
         return whole if drift.by_sample else whole.reshape(y.shape)
 
     def _real(self, out: Tensor, piece: int) -> Tensor:
-        """What g returned for a piece of the state in the real type of the state, complex numbers as pairs."""
+        """What g returned for a piece of the state in the real type of the state, complex numbers
+        as pairs."""
         instead = "give y0 as complex numbers, or let g return real ones"
         return pairs(converted(out, self.drift.dtypes[piece], "g's result", instead))
 
@@ -204,7 +235,8 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
 
 
 def _motions(drift: Drift) -> tuple[int, ...]:
-    """Shape of the increments of one Brownian motion for every number of the state, be it real or complex."""
+    """Shape of the increments of one Brownian motion for every number of the state, be it real or
+    complex."""
     batch, *shape = drift.start.shape
     if drift.keys is not None:
         return batch, sum(s.numel() for s in drift.shapes)
@@ -224,8 +256,13 @@ def _diffusion(g: Any, noise: str) -> tuple[Callable[..., Any], bool]:
     if callable(g):
         of_time = noise == "additive" and _takes_time_only(g)
         return (lambda t, y, *rest: g(t)) if of_time else g, of_time
-    if noise != "additive" or not isinstance(g, (int, float, complex, Tensor, Mapping, tuple, list)):
-        raise OdesolveError(f"g is {short(g)}: give a function g(t, y), or a number or a tensor with noise='additive'")
+    if noise != "additive" or not isinstance(
+        g, (int, float, complex, Tensor, Mapping, tuple, list)
+    ):
+        raise OdesolveError(
+            f"g is {short(g)}: give a function g(t, y), or a number or a tensor "
+            "with noise='additive'"
+        )
     return lambda t, y, *rest: g, True
 
 

@@ -14,13 +14,22 @@ from odesolve.stochastic.equation import Equation
 
 
 class Increments(Protocol):
-    """The increment of W over a step and its space-time Levy area (None where not wanted), as a step takes them."""
+    """The increment of W over a step and its space-time Levy area (None where not wanted), as a
+    step takes them."""
 
-    def __call__(self, eq: Equation, step: int, s: float, t: float, area: bool) -> tuple[Any, Any]: ...
+    def __call__(
+        self,
+        eq: Equation,
+        step: int,
+        s: float,
+        t: float,
+        area: bool,
+    ) -> tuple[Any, Any]: ...
 
 
 class Streams:
-    """One stream of normal numbers a step: the least work, and another path for another number of steps.
+    """One stream of normal numbers a step: the least work, and another path for another number of
+    steps.
 
     ``shape`` is that of an increment.
     """

@@ -19,7 +19,9 @@ def grid_of(times: Sequence[float], steps: int) -> list[tuple[float, float]]:
     """The ends of all steps, ``steps`` equal ones between two of the times."""
     out = []
     for first, last in itertools.pairwise(times):
-        out += itertools.pairwise([*(first + (last - first) * (k / steps) for k in range(steps)), last])
+        out += itertools.pairwise(
+            [*(first + (last - first) * (k / steps) for k in range(steps)), last]
+        )
     return out
 
 
@@ -33,11 +35,13 @@ def march(
     tick: Callable[[float], None] | None,
     before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps`` steps between two times.
+    """(states at the times (n, B, ...), last finite states (B, ...), control state) with ``steps``
+    steps between two times.
 
     ``before`` (N, B, ...), where given, gets the states before all steps.
     """
-    x, new = eq.drift.start.clone(), torch.empty_like(eq.drift.start)
+    x = eq.drift.start.clone()
+    new = torch.empty_like(eq.drift.start)
     out = x.new_empty(len(times), *x.shape)
     out[0] = x
     alive = Alive(x, solver.drifts)

@@ -1,4 +1,5 @@
-"""Steps of the SDE solvers as plain differentiable operations, on increments that are made again from their keys."""
+"""Steps of the SDE solvers as plain differentiable operations, on increments that are made again
+from their keys."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ from odesolve.stochastic.steps import Step
 
 
 class Plain:
-    """An equation as the formulas of a step call it, whose values are tensors (B, ...); ``args`` are those of f and g."""
+    """An equation as the formulas of a step call it, whose values are tensors (B, ...); ``args``
+    are those of f and g."""
 
     def __init__(self, eq: Equation, args: tuple[Any, ...]):
-        self.eq, self.args, self.noise, self.space = eq, args, eq.noise, self
+        self.eq = eq
+        self.args = args
+        self.noise = eq.noise
+        self.space = self
 
     def f(self, x: Tensor, t: float) -> Tensor:
         """The drift."""
@@ -32,7 +37,8 @@ class Plain:
         return x
 
     def g(self, t: float, x: Tensor) -> Any:
-        """The diffusion, a number, what broadcasts to the state, or of general noise a ``Matrix``."""
+        """The diffusion, a number, what broadcasts to the state, or of general noise a
+        ``Matrix``."""
         out = self.eq.diffusion(t, x, self.args)
         if self.noise == "general":
             return Matrix(self, out)  # type: ignore[arg-type]
@@ -46,12 +52,22 @@ class Plain:
 
 
 class Steps:
-    """The steps of a grid, each in both directions: to the end of its interval, or from there back on the same path."""
+    """The steps of a grid, each in both directions: to the end of its interval, or from there back
+    on the same path."""
 
     def __init__(
-        self, eq: Equation, step: Step, area: bool, increments: Increments, grid: Sequence[tuple[float, float]]
+        self,
+        eq: Equation,
+        step: Step,
+        area: bool,
+        increments: Increments,
+        grid: Sequence[tuple[float, float]],
     ):
-        self.eq, self.step, self.area, self.increments, self.grid = eq, step, area, increments, grid
+        self.eq = eq
+        self.step = step
+        self.area = area
+        self.increments = increments
+        self.grid = grid
 
     def __len__(self) -> int:
         return len(self.grid)
@@ -64,16 +80,20 @@ class Steps:
         if self.eq.noise == "general":
             return w, None
         if isinstance(w, Tensor):  # of scalar noise, one number a sample
-            w, a = (None if x is None else x.to(like.dtype).view(-1, *[1] * (like.dim() - 1)) for x in (w, a))
+            w, a = (
+                None if x is None else x.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+                for x in (w, a)
+            )
             assert w is not None
             return w, a
         return self.eq.space.value(w), None if a is None else self.eq.space.value(a)
 
     def move(self, k: int, forwards: bool, y: Tensor, args: tuple[Any, ...]) -> Tensor:
-        """The state after step k, from a state y (B, ...) at its beginning; or before it, from a state at its end.
+        """The state after step k, from a state y (B, ...) at its beginning; or before it, from a
+        state at its end.
 
-        Back in time the length of the step and the increment change their signs, and the area does not.
-        """
+        Back in time the length of the step and the increment change their signs, and the area does
+        not."""
         s, t = self.grid[k]
         w, a = self.noise(k)
         if not forwards:

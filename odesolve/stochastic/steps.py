@@ -20,9 +20,9 @@ Step = Callable[[Equation, Combination, Any, Any, Any, Any], Combination]
 class SDESolver:
     """A step, and what it is for.
 
-    ``calculi`` gives for each kind of noise the equations that the solver solves, "ito" or "stratonovich" (of additive noise
-    both are the same); ``strong`` is its strong order for them, ``drifts`` how often a step calls f. ``area``: it uses the
-    space-time Levy area of a step.
+    ``calculi`` gives for each kind of noise the equations that the solver solves, "ito" or
+    "stratonovich" (of additive noise both are the same); ``strong`` is its strong order for them,
+    ``drifts`` how often a step calls f. ``area``: it uses the space-time Levy area of a step.
     """
 
     step: Step
@@ -35,7 +35,14 @@ class SDESolver:
 BOTH = ("ito", "stratonovich")
 
 
-def euler_maruyama(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) -> Combination:
+def euler_maruyama(
+    eq: Equation,
+    x: Combination,
+    t: Number,
+    h: Number,
+    w: Any,
+    a: Any,
+) -> Combination:
     """Maruyama 1955."""
     f, moved = eq.both(x, t, w)
     return x + h * f + moved
@@ -51,32 +58,51 @@ def stochastic_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any
 
 
 def euler_heun(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
-    """Kloeden and Platen 1992, section 15.5 (the explicit one): drift of the beginning, diffusion averaged over both ends."""
+    """Kloeden and Platen 1992, section 15.5 (the explicit one): drift of the beginning, diffusion
+    averaged over both ends."""
     f, moved = eq.both(x, t, w)
     return x + h * f + 0.5 * (moved + eq.g(t + h, eq.held(x + moved)) * w)
 
 
 def midpoint(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
-    """Drift and diffusion of an Euler step over half the length and half the increment (Kidger 2022, section 5.1)."""
+    """Drift and diffusion of an Euler step over half the length and half the increment (Kidger
+    2022, section 5.1)."""
     f, moved = eq.both(x, t, w)
     f, moved = eq.both(eq.held(x + (0.5 * h) * f + 0.5 * moved), t + 0.5 * h, w)
     return x + h * f + moved
 
 
-def milstein(eq: Equation, x: Combination, t: Any, h: float, w: Any, a: Any, ito: bool = True) -> Combination:
-    """Milstein 1974, with g' g as a difference along g: a derivative by autograd costs as much, and asks more of g.
+def milstein(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: float,
+    w: Any,
+    a: Any,
+    ito: bool = True,
+) -> Combination:
+    """Milstein 1974, with g' g as a difference along g: a derivative by autograd costs as much, and
+    asks more of g.
 
-    Over a length h, where Kloeden and Platen 1992 (11.1.3) take sqrt(h): that leaves g'' g^2 h^(3/2) in the mean of a
-    Stratonovich step, and order 1/2.
+    Over a length h, where Kloeden and Platen 1992 (11.1.3) take sqrt(h): that leaves g'' g^2
+    h^(3/2) in the mean of a Stratonovich step, and order 1/2.
     """
     v = w if isinstance(w, Tensor) else eq.space.value(w)
     square = v * v - abs(h) if ito else v * v
-    f0, g0 = eq.f(x, t), eq.g(t, x)
+    f0 = eq.f(x, t)
+    g0 = eq.g(t, x)
     beside = eq.held(x + abs(h) * g0)
     return x + h * f0 + g0 * w + (0.5 / abs(h)) * (eq.g(t, beside) - g0) * square
 
 
-def _stratonovich_milstein(eq: Equation, x: Combination, t: Any, h: float, w: Any, a: Any) -> Combination:
+def _stratonovich_milstein(
+    eq: Equation,
+    x: Combination,
+    t: Any,
+    h: float,
+    w: Any,
+    a: Any,
+) -> Combination:
     return milstein(eq, x, t, h, w, a, ito=False)
 
 
@@ -91,12 +117,16 @@ def shark(eq: Equation, x: Combination, t: Number, h: Number, w: Any, a: Any) ->
 
 
 def srid2(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combination:
-    """Rossler 2010, SRID2: for diagonal noise, and for one Brownian motion. The drift is not evaluated at the last stage."""
+    """Rossler 2010, SRID2: for diagonal noise, and for one Brownian motion. The drift is not
+    evaluated at the last stage."""
     v, a = (y if isinstance(y, Tensor) else eq.space.value(y) for y in (w, a))
-    length, j = abs(h), 0.5 * v + a
+    length = abs(h)
+    j = 0.5 * v + a
     root = length**0.5
-    two, three = (v * v - length) * (0.5 / root), (v**3 - (3 * length) * v) * ((1 / 6) / length)
-    f0, g0 = eq.f(x, t), eq.g(t, x)
+    two = (v * v - length) * (0.5 / root)
+    three = (v**3 - (3 * length) * v) * ((1 / 6) / length)
+    f0 = eq.f(x, t)
+    g0 = eq.g(t, x)
     g1 = eq.g(t + 0.25 * h, eq.held(x + (0.25 * h) * f0 - (0.5 * root) * g0))
     g2 = eq.g(t + h, eq.held(x + h * f0 + root * g0))
     f1 = eq.f(eq.held(x + h * f0), t + h)
@@ -109,22 +139,31 @@ def srid2(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combi
 
 # Of general noise order 1 needs Levy areas of pairs of its motions, or columns of g that commute.
 _MIXED = ("diagonal", "scalar", "general")
-_ITO, _STRATONOVICH = ({"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:]))
+_ITO, _STRATONOVICH = (
+    {"additive": BOTH, **dict.fromkeys(_MIXED, kind)} for kind in (BOTH[:1], BOTH[1:])
+)
 _ONE = {"additive": 1.0, "diagonal": 1.0, "scalar": 1.0, "general": 0.5}
 SOLVERS = {
-    "euler_maruyama": SDESolver(euler_maruyama, _ITO, {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}, 1),
+    "euler_maruyama": SDESolver(
+        euler_maruyama, _ITO, {"additive": 1.0, **dict.fromkeys(_MIXED, 0.5)}, 1
+    ),
     "euler_heun": SDESolver(euler_heun, _STRATONOVICH, _ONE, 1),
     "stochastic_heun": SDESolver(stochastic_heun, _STRATONOVICH, _ONE, 2),
     "midpoint": SDESolver(midpoint, _STRATONOVICH, _ONE, 2),
-    "milstein": SDESolver(milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1),
-    "srid2": SDESolver(srid2, dict.fromkeys(_MIXED[:2], BOTH[:1]), dict.fromkeys(_MIXED[:2], 1.5), 3, area=True),
+    "milstein": SDESolver(
+        milstein, {"diagonal": BOTH, "scalar": BOTH}, {"diagonal": 1.0, "scalar": 1.0}, 1
+    ),
+    "srid2": SDESolver(
+        srid2, dict.fromkeys(_MIXED[:2], BOTH[:1]), dict.fromkeys(_MIXED[:2], 1.5), 3, area=True
+    ),
     "sra1": SDESolver(sra1, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
     "shark": SDESolver(shark, {"additive": BOTH}, {"additive": 1.5}, 2, area=True),
 }
 
 
 def choose(name: str, noise: str, calculus: str) -> tuple[SDESolver, Step]:
-    """The solver of this name and its step. Raises OdesolveError for an equation that it does not solve."""
+    """The solver of this name and its step. Raises OdesolveError for an equation that it does not
+    solve."""
     if name not in SOLVERS:
         raise unknown("SDE solver", name, SOLVERS)
     if calculus not in BOTH:
@@ -133,8 +172,10 @@ def choose(name: str, noise: str, calculus: str) -> tuple[SDESolver, Step]:
     if calculus not in solver.calculi.get(noise, ()):
         others = [k for k, s in SOLVERS.items() if calculus in s.calculi.get(noise, ())]
         raise OdesolveError(
-            f"{name} solves no {'Ito' if calculus == 'ito' else 'Stratonovich'} equation with {noise} noise: "
-            f"take {' or '.join(others)}, or state the equation in the other calculus= or with another noise="
+            f"{name} solves no {'Ito' if calculus == 'ito' else 'Stratonovich'} equation with "
+            f"{noise} noise: "
+            f"take {' or '.join(others)}, or state the equation in the other calculus= or with "
+            "another noise="
         )
     strat = name == "milstein" and calculus == "stratonovich"
     return solver, _stratonovich_milstein if strat else solver.step

@@ -1,4 +1,5 @@
-"""Traces of Jacobians, exactly or from a few Jacobian products with a standard error, which likelihoods are integrals of."""
+"""Traces of Jacobians, exactly or from a few Jacobian products with a standard error, which
+likelihoods are integrals of."""
 
 from odesolve.trace.auto import Auto, AutoProbes
 from odesolve.trace.choice import named

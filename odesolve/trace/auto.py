@@ -1,4 +1,5 @@
-"""The estimator that is taken where none is named: by a pilot on the problem, for every sample on its own."""
+"""The estimator that is taken where none is named: by a pilot on the problem, for every sample on
+its own."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ PILOT = 1 << 32  # number of the first random vector of pilots, which no estimat
 @fits
 @dataclass(frozen=True)
 class Auto:
-    """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``, whichever errs less here.
+    """Exact for up to 4 numbers a product; else ``Fourier`` or ``XTrace`` of so many ``products``,
+    whichever errs less here.
 
-    Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends on nothing that the
-    estimate is made of and leaves it without bias; it is the same whatever the batch. Likelihoods run it at states all along
-    their flow, by ``AutoProbes.pilot``; otherwise the first state that is evaluated is what it sees.
-    """
+    Which one, a pilot says: of a sample, with random vectors of its own, so that the choice depends
+    on nothing that the estimate is made of and leaves it without bias; it is the same whatever the
+    batch. Likelihoods run it at states all along their flow, by ``AutoProbes.pilot``; otherwise the
+    first state that is evaluated is what it sees."""
 
     products: int = 16
 
@@ -43,7 +45,8 @@ class Auto:
 
     def begin(self, like: Tensor, keys: Tensor) -> Probes:
         """Draw the probes of a batch like (B, ...), with the keys (B, 2) of its samples."""
-        dim, pairs = like.shape[1:].numel(), self.products // 2
+        dim = like.shape[1:].numel()
+        pairs = self.products // 2
         if dim <= AFFORDABLE * self.products:
             return Exact().begin(like, keys)
         drawn = waves(like, keys, pairs), frames(like, keys, pairs) / dim**0.5
@@ -51,11 +54,14 @@ class Auto:
         return AutoProbes(*drawn, keys, chosen, torch.arange(len(like), device=like.device))
 
 
-UNKNOWN, FORMS, XTRACE = -1, 0, 1
+UNKNOWN = -1
+FORMS = 0
+XTRACE = 1
 
 
 class AutoProbes:
-    """The vectors of both estimators, of which a sample's choice takes one: waves (2k, B, D) and orthonormal ones (k, B, D).
+    """The vectors of both estimators, of which a sample's choice takes one: waves (2k, B, D) and
+    orthonormal ones (k, B, D).
 
     ``chosen`` is shared by all rows of a batch, which are its samples ``index``.
     """
@@ -63,15 +69,21 @@ class AutoProbes:
     exact = False
 
     def __init__(self, z: Tensor, frame: Tensor, keys: Tensor, chosen: Tensor, index: Tensor):
-        self.z, self.frame, self.keys, self.chosen, self.index = z, frame, keys, chosen, index
-        self.count, self.products = len(frame), len(z)
+        self.z = z
+        self.frame = frame
+        self.keys = keys
+        self.chosen = chosen
+        self.index = index
+        self.count = len(frame)
+        self.products = len(z)
         self.spent = 0  # products of the pilot that chose
         self._settled: Probes | None = None
 
     @property
     def name(self) -> str:
         """What was chosen: how many samples have which, where not all have the same."""
-        chosen, names = self.chosen[self.index], {FORMS: "fourier", XTRACE: "xtrace"}
+        chosen = self.chosen[self.index]
+        names = {FORMS: "fourier", XTRACE: "xtrace"}
         parts = {name: int((chosen == kind).sum()) for kind, name in names.items()}
         told = [name for name, count in parts.items() if count]
         if len(told) == 1:
@@ -88,7 +100,10 @@ class AutoProbes:
     def pilot(self) -> Pilot:
         """One that has seen nothing yet, with random vectors of its own."""
         return Pilot(
-            lambda i: frames(self.z[0], self.keys, self.count, PILOT + i * self.count) / self.z.shape[2] ** 0.5
+            lambda i: (
+                frames(self.z[0], self.keys, self.count, PILOT + i * self.count)
+                / self.z.shape[2] ** 0.5
+            )
         )
 
     def settle(self, pilot: Pilot) -> None:
@@ -106,7 +121,10 @@ class AutoProbes:
         if not bool(low.any()):
             return Pairs(self.z)
         return Mixed(
-            torch.cat([torch.where(low[:, None], self.frame, self.z[: self.count]), self.z[self.count :]]), low
+            torch.cat(
+                [torch.where(low[:, None], self.frame, self.z[: self.count]), self.z[self.count :]]
+            ),
+            low,
         )
 
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,13 +139,16 @@ class AutoProbes:
 
 
 class Mixed:
-    """Samples of both kinds in one evaluation: waves (2k, B, D), the first half XTrace's vectors where ``low`` (B,) says so."""
+    """Samples of both kinds in one evaluation: waves (2k, B, D), the first half XTrace's vectors
+    where ``low`` (B,) says so."""
 
     exact = False
 
     def __init__(self, z: Tensor, low: Tensor):
-        self.z, self.low = z, low
-        self.count, self.products = len(z) // 2, len(z)
+        self.z = z
+        self.low = low
+        self.count = len(z) // 2
+        self.products = len(z)
 
     def rows(self, index: Tensor) -> Mixed:
         """The probes of these samples."""
@@ -136,7 +157,8 @@ class Mixed:
     def __call__(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
         line = Linearised(f, x)
         first, second = self.z.chunk(2)
-        y, rows = line.pull(first), self.low.nonzero().flatten()
+        y = line.pull(first)
+        rows = self.low.nonzero().flatten()
         basis = Basis(first[:, rows], y[:, rows])
         second = second.index_copy(1, rows, basis.new.to(second))
         w = line.pull(second)
@@ -144,4 +166,6 @@ class Mixed:
         values = of_pairs(forms, line.dim).to(x.dtype)
         if not len(rows):
             return line.out, values
-        return line.out, values.index_copy(0, rows, basis.estimates(y[:, rows], w[:, rows]).to(x.dtype))
+        return line.out, values.index_copy(
+            0, rows, basis.estimates(y[:, rows], w[:, rows]).to(x.dtype)
+        )

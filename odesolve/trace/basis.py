@@ -1,9 +1,9 @@
 """Orthonormal bases of what a Jacobian makes of random vectors.
 
-They are constants for autograd: with the basis fixed an estimate is linear in the Jacobian, so its gradient through the
-Jacobian alone is an unbiased estimate of the trace's. Rejected: differentiating the factorisation, which is singular where
-the Jacobian has a lower rank than there are vectors.
-"""
+They are constants for autograd: with the basis fixed an estimate is linear in the Jacobian, so its
+gradient through the Jacobian alone is an unbiased estimate of the trace's. Rejected:
+differentiating the factorisation, which is singular where the Jacobian has a lower rank than there
+are vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 def basis_of(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal columns (B, D, k) whose span holds y (k, B, D), and the triangle (B, k, k), in float32 at least."""
+    """Orthonormal columns (B, D, k) whose span holds y (k, B, D), and the triangle (B, k, k), in
+    float32 at least."""
     return torch.linalg.qr(columns(y.detach().to(torch.promote_types(y.dtype, torch.float32))))
 
 

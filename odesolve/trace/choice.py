@@ -14,7 +14,9 @@ from odesolve.trace.protocol import Estimator
 from odesolve.trace.xtrace import XTrace
 
 NAMES = {
-    "auto": lambda products: Auto(products - products % 2) if products >= 4 else Hutchinson(products),
+    "auto": lambda products: (
+        Auto(products - products % 2) if products >= 4 else Hutchinson(products)
+    ),
     "exact": lambda products: Exact(),
     "hutchinson": Hutchinson,
     "gaussian": lambda products: Hutchinson(products, "gaussian"),
@@ -27,16 +29,18 @@ NAMES = {
 
 @fits
 def named(name: str | Estimator, dim: int, products: int) -> Estimator:
-    """The estimator of this name with at most this many Jacobian products an evaluation, for samples of ``dim`` numbers.
+    """The estimator of this name with at most this many Jacobian products an evaluation, for
+    samples of ``dim`` numbers.
 
-    With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is so for up to 4 numbers a
-    product, see ``Auto``, and Hutchinson below 4 products. An estimator is returned as it is. OdesolveError for names that there
-    are not.
+    With as many products as numbers, or more, the trace is exact, which costs no more. "auto" is so
+    for up to 4 numbers a product, see ``Auto``, and Hutchinson below 4 products. An estimator is
+    returned as it is. OdesolveError for names that there are not.
     """
     if not isinstance(name, str):
         if not hasattr(name, "begin") or isinstance(name, type):
             raise OdesolveError(
-                f"trace={short(name)}: give a name such as 'auto', or an estimator such as trace.XTrace(24)"
+                f"trace={short(name)}: give a name such as 'auto', or an estimator such as "
+                "trace.XTrace(24)"
             )
         return name
     products = whole("products", products, 1)

@@ -1,4 +1,5 @@
-"""Random vectors with E[z z^T] = I, keyed by the samples: whatever the batch, a sample has the same ones."""
+"""Random vectors with E[z z^T] = I, keyed by the samples: whatever the batch, a sample has the same
+ones."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ def gaussians(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
 def frames(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
     """Vectors (count, B, D) of length sqrt(D) at right angles, count <= D, of Haar's distribution.
 
-    The orthogonal factor of a Gaussian matrix, where the triangular one has a positive diagonal (Mezzadri 2007, section 5).
-    """
+    The orthogonal factor of a Gaussian matrix, where the triangular one has a positive diagonal
+    (Mezzadri 2007, section 5)."""
     z = gaussians(like, keys, count, first).permute(1, 2, 0).double()
     q, r = torch.linalg.qr(z)
     q = q * torch.where(r.diagonal(0, 1, 2) < 0, -1.0, 1.0)[:, None]
@@ -33,8 +34,8 @@ def frames(like: Tensor, keys: Tensor, count: int, first: int = 0) -> Tensor:
 
 
 def waves(like: Tensor, keys: Tensor, pairs: int) -> Tensor:
-    """Vectors (2 pairs, B, D) sqrt(2) s cos(w i), then sqrt(2) s sin(w i): signs s and frequencies w = 2 pi j / period, no
-    two alike, of every sample."""
+    """Vectors (2 pairs, B, D) sqrt(2) s cos(w i), then sqrt(2) s sin(w i): signs s and frequencies
+    w = 2 pi j / period, no two alike, of every sample."""
     dim = like.shape[1:].numel()
     ranks = gaussians(like, keys, 1, 1)[0, :, : period(dim) // 2]
     chosen = ranks.argsort(dim=1, stable=True)[:, :pairs].T[:, :, None] + 1
@@ -50,7 +51,9 @@ def period(dim: int) -> int:
 
 
 def _draw(like: Tensor, keys: Tensor, count: int, kind: str, first: int = 0) -> Tensor:
-    out = like.new_empty((count, len(like), like.shape[1:].numel()), dtype=_wide(like), requires_grad=False)
+    out = like.new_empty(
+        (count, len(like), like.shape[1:].numel()), dtype=_wide(like), requires_grad=False
+    )
     with torch.no_grad():
         for k in range(count):
             dispatch.normal(out[k], keys, PROBES + first + k, kind)

@@ -22,11 +22,11 @@ MODES = ("auto", "reverse", "forward")
 class Exact:
     """The trace itself, from D Jacobian products of unit vectors, ``block`` of them in one pass.
 
-    ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default 64 MB of them at a time (2 on
-    a CPU), for any module; it is the faster one for small fields. "forward" pushes them through the field, for modules that
-    torch.func can transform (no_grad does not stop it, detach does), and keeps no activations; it evaluates the field once a
-    block, by default all D vectors.
-    """
+    ``mode`` "reverse" ("auto" is) evaluates the field once and pulls unit vectors back, by default
+    64 MB of them at a time (2 on a CPU), for any module; it is the faster one for small fields.
+    "forward" pushes them through the field, for modules that torch.func can transform (no_grad does
+    not stop it, detach does), and keeps no activations; it evaluates the field once a block, by
+    default all D vectors."""
 
     mode: str = "auto"
     block: int | None = None
@@ -35,7 +35,9 @@ class Exact:
         if self.mode not in MODES:
             raise unknown("mode", self.mode, MODES)
         if self.block is not None and not (is_whole(self.block, 1) and self.block < 2**31):
-            raise OdesolveError(f"block={self.block!r}: give the number of unit vectors in one pass, at least 1")
+            raise OdesolveError(
+                f"block={self.block!r}: give the number of unit vectors in one pass, at least 1"
+            )
 
     def __str__(self) -> str:
         return "exact"
@@ -52,7 +54,8 @@ class ExactProbes:
     exact = True
 
     def __init__(self, how: Exact, dim: int):
-        self.how, self.products = how, dim
+        self.how = how
+        self.products = dim
 
     def rows(self, index: Tensor) -> ExactProbes:
         """The same: all samples have the same unit vectors."""
@@ -69,17 +72,21 @@ class ExactProbes:
         return line.out, total[:, None]
 
     def _forward(self, f: Field, x: Tensor) -> tuple[Tensor, Tensor]:
-        total, out = torch.zeros(len(x), dtype=x.dtype, device=x.device), x
+        total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        out = x
         block = self.how.block or self.products
         for first in range(0, self.products, block):
             units = _units(x, first, min(first + block, self.products))
             try:
                 out, columns = pushed_many(f, x, units.reshape(-1, *x.shape))
-            except (RuntimeError, Watched) as e:  # what torch.func raises for what it has no rule for
+            # what torch.func raises for what it has no rule for
+            except (RuntimeError, Watched) as e:
                 if own_error(e):
                     raise
                 f(x)  # raises what is wrong with f itself
-                raise OdesolveError(f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})") from e
+                raise OdesolveError(
+                    f"torch.func cannot transform this field: use trace.Exact('reverse') ({e})"
+                ) from e
             check_shape(out, x)
             total = total + _diagonal(columns.flatten(2).to(x.dtype), first).sum(0)
         return out, total[:, None]

@@ -1,4 +1,5 @@
-"""Quadratic forms of waves with random signs: exact on diagonal Jacobians, and at right angles to one another."""
+"""Quadratic forms of waves with random signs: exact on diagonal Jacobians, and at right angles to
+one another."""
 
 from __future__ import annotations
 
@@ -19,13 +20,15 @@ from odesolve.trace.protocol import Probes
 @fits
 @dataclass(frozen=True)
 class Fourier:
-    """The mean of z^T J z over z = sqrt(2) s cos(w i) and sqrt(2) s sin(w i): random signs s_i, ``products`` / 2 frequencies w.
+    """The mean of z^T J z over z = sqrt(2) s cos(w i) and sqrt(2) s sin(w i): random signs s_i,
+    ``products`` / 2 frequencies w.
 
-    Mixed unit vectors (Avron and Toledo 2011, their F D with a Fourier matrix F), in real pairs, drawn without replacement,
-    with an odd period, so that all distances |i - j| count alike. The squares of a pair add up to a constant, so a diagonal J is
-    exact. For the symmetric part S of J and N = D, or D + 1 if D is even, the mean has the variance
-    2 (|S|_F^2 - sum S_ii^2) / products (N - products) / (N - 1): less than Hutchinson's with signs, and than with vectors at
-    right angles, but for a factor 1 + 2 / D where the diagonal is constant. Exact with ``products`` >= D.
+    Mixed unit vectors (Avron and Toledo 2011, their F D with a Fourier matrix F), in real pairs,
+    drawn without replacement, with an odd period, so that all distances |i - j| count alike. The
+    squares of a pair add up to a constant, so a diagonal J is exact. For the symmetric part S of J
+    and N = D, or D + 1 if D is even, the mean has the variance 2 (|S|_F^2 - sum S_ii^2) / products
+    (N - products) / (N - 1): less than Hutchinson's with signs, and than with vectors at right
+    angles, but for a factor 1 + 2 / D where the diagonal is constant. Exact with ``products`` >= D.
     """
 
     products: int = 16
@@ -45,12 +48,14 @@ class Fourier:
 
 
 class Pairs:
-    """Waves (2k, B, D), the cosines before the sines; the value of a pair is the mean of its two forms."""
+    """Waves (2k, B, D), the cosines before the sines; the value of a pair is the mean of its two
+    forms."""
 
     exact = False
 
     def __init__(self, z: Tensor):
-        self.z, self.products = z, len(z)
+        self.z = z
+        self.products = len(z)
         self.count = len(z) // 2
 
     def rows(self, index: Tensor) -> Pairs:
@@ -63,7 +68,8 @@ class Pairs:
 
 
 def of_pairs(forms: Tensor, dim: int) -> Tensor:
-    """Values (B, k) of the forms (2k, B), at a distance from their mean from which sd / sqrt(k) is its error."""
+    """Values (B, k) of the forms (2k, B), at a distance from their mean from which sd / sqrt(k) is
+    its error."""
     count = len(forms) // 2
     values = 0.5 * (forms[:count] + forms[count:]).T
     return spread(values, (1.0 - len(forms) / period(dim)) ** 0.5)

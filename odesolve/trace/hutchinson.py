@@ -20,11 +20,12 @@ LAWS = {"rademacher": signs, "gaussian": gaussians, "orthogonal": frames}
 @meant(law=text("rademacher"))
 @dataclass(frozen=True)
 class Hutchinson:
-    """The mean of z^T J z over ``probes`` random vectors, one Jacobian product each (Hutchinson 1989).
+    """The mean of z^T J z over ``probes`` random vectors, one Jacobian product each (Hutchinson
+    1989).
 
-    ``law`` "rademacher" has the variance 2 (|S|_F^2 - sum S_ii^2) for the symmetric part S of J, "gaussian" 2 |S|_F^2.
-    "orthogonal" vectors are at right angles. Exact with D probes or more, which exact products cost no more than.
-    """
+    ``law`` "rademacher" has the variance 2 (|S|_F^2 - sum S_ii^2) for the symmetric part S of J,
+    "gaussian" 2 |S|_F^2. "orthogonal" vectors are at right angles. Exact with D probes or more,
+    which exact products cost no more than."""
 
     probes: int = 1
     law: str = "rademacher"
@@ -46,7 +47,8 @@ class Hutchinson:
             return Exact().begin(like, keys)
         if self.law != "orthogonal":
             return self.forms(like, keys)
-        # Two probes at right angles have the covariance -var / (D - 1), as draws without replacement from a population of D.
+        # Two probes at right angles have the covariance -var / (D - 1), as draws without
+        # replacement from a population of D.
         return Forms(frames(like, keys, self.probes), (1.0 - self.probes / dim) ** 0.5)
 
     def forms(self, like: Tensor, keys: Tensor) -> Forms:
@@ -55,12 +57,14 @@ class Hutchinson:
 
 
 class Forms:
-    """Quadratic forms of fixed vectors z (K, B, D); ``spread`` scales the values about their mean."""
+    """Quadratic forms of fixed vectors z (K, B, D); ``spread`` scales the values about their
+    mean."""
 
     exact = False
 
     def __init__(self, z: Tensor, spread: float = 1.0):
-        self.z, self.spread = z, spread
+        self.z = z
+        self.spread = spread
         self.count = self.products = len(z)
 
     def rows(self, index: Tensor) -> Forms:

@@ -20,10 +20,11 @@ from odesolve.trace.protocol import Probes
 @fits
 @dataclass(frozen=True)
 class HutchPP:
-    """tr(Q^T J Q) + Hutchinson on the complement of Q, a third of the ``products`` each way (Meyer et al. 2021, algorithm 1).
+    """tr(Q^T J Q) + Hutchinson on the complement of Q, a third of the ``products`` each way (Meyer
+    et al. 2021, algorithm 1).
 
-    Better than Hutchinson's where the spectrum decays, worse where it is flat. Exact with ``products`` >= D.
-    """
+    Better than Hutchinson's where the spectrum decays, worse where it is flat. Exact with
+    ``products`` >= D."""
 
     products: int = 12
 
@@ -47,7 +48,8 @@ class HutchPPProbes:
     exact = False
 
     def __init__(self, z: Tensor):
-        self.z, self.count = z, len(z) // 2
+        self.z = z
+        self.count = len(z) // 2
         self.products = 3 * self.count
 
     def rows(self, index: Tensor) -> HutchPPProbes:

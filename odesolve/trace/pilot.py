@@ -1,10 +1,11 @@
-"""Which of two estimators errs less on the problem at hand, from a few Jacobian products at a few of its states.
+"""Which of two estimators errs less on the problem at hand, from a few Jacobian products at a few
+of its states.
 
-The spread of an estimator's own values would say so as well, but from a handful of values it is off by a half and more, and
-the wrong one would be taken in one case out of three. Variances are norms: that of quadratic forms is 2 |S|_F^2 over the
-products, S being the symmetric part of J without its diagonal, and XTrace's is that norm for what its bases leave. Every
-product tells D numbers of a norm, so norms are known to a tenth where spreads are known to a half.
-"""
+The spread of an estimator's own values would say so as well, but from a handful of values it is off
+by a half and more, and the wrong one would be taken in one case out of three. Variances are norms:
+that of quadratic forms is 2 |S|_F^2 over the products, S being the symmetric part of J without its
+diagonal, and XTrace's is that norm for what its bases leave. Every product tells D numbers of a
+norm, so norms are known to a tenth where spreads are known to a half."""
 
 from __future__ import annotations
 
@@ -21,22 +22,25 @@ FEW = 4  # vectors below which a state is looked at twice
 
 
 class Pilot:
-    """Errors of quadratic forms of waves with random signs (``fourier.Fourier``) and of XTrace, summed over states: their vectors
-    are the same along a trajectory, so their errors add up.
+    """Errors of quadratic forms of waves with random signs (``fourier.Fourier``) and of XTrace,
+    summed over states: their vectors are the same along a trajectory, so their errors add up.
 
-    ``draw(i)`` gives orthonormal vectors (k, B, D), others for every look i; a look takes 2k products, as both estimators
-    do, all of them together ``products``.
+    ``draw(i)`` gives orthonormal vectors (k, B, D), others for every look i; a look takes 2k
+    products, as both estimators do, all of them together ``products``.
     """
 
     def __init__(self, draw: Callable[[int], Tensor]):
-        self.draw, self.products, self.looks = draw, 0, 0
+        self.draw = draw
+        self.products = 0
+        self.looks = 0
         self.forms: Tensor | float = 0.0
         self.xtrace: Tensor | float = 0.0
 
     @torch.no_grad()
     def see(self, f: Field, x: Tensor) -> Tensor:
         """Add the Jacobian of f at x (B, ...); returns f(x)."""
-        line, more = Linearised(f, x), True
+        line = Linearised(f, x)
+        more = True
         while more:
             z = self.draw(self.looks)
             forms, xtrace = _variances(line, z)
@@ -51,14 +55,17 @@ class Pilot:
 
 
 def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the mean (B,) of 2k forms, and of XTrace with 2k products, by orthonormal vectors z (k, B, D)."""
+    """Of the mean (B,) of 2k forms, and of XTrace with 2k products, by orthonormal vectors z (k, B,
+    D)."""
     y = line.pull(z).to(z)
     diagonal = (z * y).sum(0) / z.square().sum(0).clamp_min(torch.finfo(z.dtype).tiny)
     rest = (y - diagonal * z).double()
     own = _share(torch.einsum("kbd,lbd->bkl", rest, z.double()))
     left, more, other = _left(line, z, y)
-    k, dim = len(z), line.dim
-    # The diagonal that was taken off errs by 1 / k of the rest, which makes that look more symmetric than it is.
+    k = len(z)
+    dim = line.dim
+    # The diagonal that was taken off errs by 1 / k of the rest, which makes that look more
+    # symmetric than it is.
     own = (own - (1.0 - own) / k).clamp_min(0.0)
     near = 1.0 / (k + 1)  # two or three vectors alone do not tell the shares apart
     forms = dim / (k - 1) * rest.square().sum((0, 2)) * (own + near * (other - own))
@@ -68,19 +75,21 @@ def _variances(line: Linearised, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlated(k: int, left: Tensor, more: Tensor) -> Tensor:
-    """The variance (B,) of the mean of XTrace's k estimates over that of k independent ones: 1 to (k + 2) / 3.
+    """The variance (B,) of the mean of XTrace's k estimates over that of k independent ones: 1 to
+    (k + 2) / 3.
 
-    Of a projection of which n directions are left, estimates have the variance 2 n and pairs of them the covariance
-    2 n / (n + 3). In general n is what is left over what a vector takes of it, ``more``; on decaying spectra the factor is up
-    to 1.3 times too large where the errors are close. What is not symmetric has less covariance: none with a share of 1/2.
-    """
+    Of a projection of which n directions are left, estimates have the variance 2 n and pairs of
+    them the covariance 2 n / (n + 3). In general n is what is left over what a vector takes of it,
+    ``more``; on decaying spectra the factor is up to 1.3 times too large where the errors are
+    close. What is not symmetric has less covariance: none with a share of 1/2."""
     return 1.0 + (k - 1) * more / (left + 3.0 * more).clamp_min(torch.finfo(left.dtype).tiny)
 
 
 def _left(line: Linearised, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its trace; how much more that is
-    for every vector less; R's ``_share``."""
-    basis, k = Basis(z, y), len(z)
+    """|R|_F^2 (B,) for what is left of J outside of XTrace's bases without one vector, without its
+    trace; how much more that is for every vector less; R's ``_share``."""
+    basis = Basis(z, y)
+    k = len(z)
     image = basis.image(y, line.pull(basis.new))
     left, share = _outside(basis, image)
     fewer = k - max(1, k // 4)
@@ -100,7 +109,8 @@ def _outside(basis: Basis, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _share(cross: Tensor) -> Tensor:
-    """|S|^2 / |J|^2 (B,) for the symmetric part S of J, from z_i^T J z_j (B, k, k): 1 where J is symmetric, exactly."""
+    """|S|^2 / |J|^2 (B,) for the symmetric part S of J, from z_i^T J z_j (B, k, k): 1 where J is
+    symmetric, exactly."""
     cross = cross - torch.diag_embed(cross.diagonal(0, 1, 2))
     square = cross.square().sum((1, 2))
     return torch.where(square > 0, 0.5 + 0.5 * (cross * cross.mT).sum((1, 2)) / square, 1.0)

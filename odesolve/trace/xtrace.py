@@ -1,4 +1,5 @@
-"""XTrace: every random vector estimates what the basis of all others leaves, and the basis is used whole."""
+"""XTrace: every random vector estimates what the basis of all others leaves, and the basis is used
+whole."""
 
 from __future__ import annotations
 
@@ -17,20 +18,22 @@ from odesolve.trace.hutchinson import spread
 from odesolve.trace.linearised import Field, Linearised
 from odesolve.trace.protocol import Probes
 
-SINGULAR = 1.5e-8  # relative diagonal from which on a triangle counts as singular; the root of float64's rounding
+# relative diagonal from which on a triangle counts as singular; the root of float64's rounding
+SINGULAR = 1.5e-8
 
 
 @fits
 @dataclass(frozen=True)
 class XTrace:
-    """The mean of k leave-one-out estimates, k half of the ``products`` (Epperly, Tropp and Webber 2024, sections 2.1, 2.3).
+    """The mean of k leave-one-out estimates, k half of the ``products`` (Epperly, Tropp and Webber
+    2024, sections 2.1, 2.3).
 
-    Two things differ from the paper. The basis spans the random vectors, which are at right angles, and what the Jacobian makes
-    of them, for the same products: so a multiple of the identity, which is most of a denoiser's Jacobian at low noise, is
-    found exactly instead of spoiling the basis (on the digits the error is 0.7 of the paper's at noise 1, a thousandth at 0.3).
-    And the spread of the estimates, which are correlated, is scaled so that it gives the error of their mean. Exact with
-    ``products`` >= D.
-    """
+    Two things differ from the paper. The basis spans the random vectors, which are at right angles,
+    and what the Jacobian makes of them, for the same products: so a multiple of the identity, which
+    is most of a denoiser's Jacobian at low noise, is found exactly instead of spoiling the basis
+    (on the digits the error is 0.7 of the paper's at noise 1, a thousandth at 0.3). And the spread
+    of the estimates, which are correlated, is scaled so that it gives the error of their mean.
+    Exact with ``products`` >= D."""
 
     products: int = 24
 
@@ -55,7 +58,8 @@ class XTraceProbes:
     exact = False
 
     def __init__(self, z: Tensor):
-        self.z, self.count = z, len(z)
+        self.z = z
+        self.count = len(z)
         self.products = 2 * self.count
 
     def rows(self, index: Tensor) -> XTraceProbes:
@@ -70,7 +74,8 @@ class XTraceProbes:
 
 
 class Basis:
-    """Orthonormal columns q (B, D, 2k) of k vectors z (k, B, D) of length 1 and of what the Jacobian makes of them."""
+    """Orthonormal columns q (B, D, 2k) of k vectors z (k, B, D) of length 1 and of what the
+    Jacobian makes of them."""
 
     def __init__(self, z: Tensor, y: Tensor):
         self.k = len(z)
@@ -82,27 +87,31 @@ class Basis:
         return vectors(self.q[:, :, self.k :])
 
     def image(self, y: Tensor, new: Tensor) -> Tensor:
-        """What the Jacobian makes of q (B, D, 2k), from what it makes of z and of the new columns."""
+        """What the Jacobian makes of q (B, D, 2k), from what it makes of z and of the new
+        columns."""
         sign = self.r[:, : self.k, : self.k].diagonal(0, 1, 2).sign()[:, None]
         return torch.cat([columns(y) * sign, columns(new)], 2).to(self.q)
 
     def estimates(self, y: Tensor, new: Tensor) -> Tensor:
         """Values (B, k), spread so that sd / sqrt(k) is the error of their mean."""
         inner = (self.q.mT @ self.image(y, new)).double()
-        lost, left = lost_without(self.r), self.q.shape[1] - 2 * self.k
+        lost = lost_without(self.r)
+        left = self.q.shape[1] - 2 * self.k
         values = _without_one(inner, lost, left)
         return spread(values, _inflation(values, inner, lost, left))
 
 
 def lost_without(r: Tensor) -> Tensor:
-    """Orthonormal pairs (B, 2k, k, 2), float64: what the basis q of [z, A z] = q r loses without vector i.
+    """Orthonormal pairs (B, 2k, k, 2), float64: what the basis q of [z, A z] = q r loses without
+    vector i.
 
-    They are at right angles to all columns of r but i and k + i: the first, s_i, among what A added to z, the second, t_i, is
-    the direction in which z_i lies outside the basis of the others. Any multiple of A's identity part drops out with the
-    diagonal of r12, which only moves t_i along s_i. Where the rank is low no estimate depends on the choice of s_i.
-    """
+    They are at right angles to all columns of r but i and k + i: the first, s_i, among what A added
+    to z, the second, t_i, is the direction in which z_i lies outside the basis of the others. Any
+    multiple of A's identity part drops out with the diagonal of r12, which only moves t_i along
+    s_i. Where the rank is low no estimate depends on the choice of s_i."""
     k = r.shape[1] // 2
-    r12, r22 = r[:, :k, k:].double(), r[:, k:, k:].double()
+    r12 = r[:, :k, k:].double()
+    r22 = r[:, k:, k:].double()
     sign = r[:, :k, :k].diagonal(0, 1, 2).sign().double()
     diagonal = r22.diagonal(0, 1, 2)
     least = max(SINGULAR, torch.finfo(r.dtype).eps) * r22.abs().amax((1, 2))[:, None]
@@ -113,25 +122,32 @@ def lost_without(r: Tensor) -> Tensor:
     t = -sign[:, :, None] * (r12 - torch.diag_embed(r12.diagonal(0, 1, 2))) @ s
     s = s / s.norm(dim=2, keepdim=True)
     t = t - s * (s * t).sum(2, keepdim=True)
-    pairs = torch.stack([torch.cat([torch.zeros_like(s), s], 2), torch.cat([torch.diag_embed(sign), t], 2)], 3)
+    pairs = torch.stack(
+        [torch.cat([torch.zeros_like(s), s], 2), torch.cat([torch.diag_embed(sign), t], 2)], 3
+    )
     return (pairs / pairs.norm(dim=2, keepdim=True)).transpose(1, 2)
 
 
 def _without_one(inner: Tensor, lost: Tensor, left: int) -> Tensor:
-    """Estimates (B, k): tr(Q^T A Q) + (D - 2k + 2) t^T A t, Q without s_i and t_i; ``inner`` is q^T A q, ``left`` D - 2k."""
+    """Estimates (B, k): tr(Q^T A Q) + (D - 2k + 2) t^T A t, Q without s_i and t_i; ``inner`` is q^T
+    A q, ``left`` D - 2k."""
     trace = inner.diagonal(0, 1, 2).sum(1)[:, None]
     s, t = torch.einsum("bmkp,bmn,bnkp->pbk", lost, inner, lost)
     return trace - s + (left + 1) * t
 
 
 def _without_two(inner: Tensor, lost: Tensor, left: int) -> Tensor:
-    """Estimates (B, k, k) of vector i on the basis that lacks the pairs i and j; the diagonal means nothing.
+    """Estimates (B, k, k) of vector i on the basis that lacks the pairs i and j; the diagonal means
+    nothing.
 
-    With the part n of pair j at right angles to pair i, w is what z_i has along pair i and n. Blocks are (B, k, k, 2, 2).
-    """
-    batch, k = lost.shape[0], lost.shape[2]
+    With the part n of pair j at right angles to pair i, w is what z_i has along pair i and n.
+    Blocks are (B, k, k, 2, 2)."""
+    batch = lost.shape[0]
+    k = lost.shape[2]
     flat = lost.flatten(2)
-    blocks = [m.view(batch, k, 2, k, 2).transpose(2, 3) for m in (flat.mT @ flat, flat.mT @ inner @ flat)]
+    blocks = [
+        m.view(batch, k, 2, k, 2).transpose(2, 3) for m in (flat.mT @ flat, flat.mT @ inner @ flat)
+    ]
     c, middle = blocks
     own = middle.diagonal(0, 1, 2).movedim(-1, 1)[:, :, None]
     n_inner = middle.diagonal(0, 1, 2).movedim(-1, 1)[:, None] - c.mT @ middle
@@ -141,7 +157,10 @@ def _without_two(inner: Tensor, lost: Tensor, left: int) -> Tensor:
     part = lost[:, :k].unsqueeze(-1)  # element i of both vectors of pair j: (B, i, j, 2, 1)
     mine = part.diagonal(0, 1, 2).movedim(-1, 1)[:, :, None]
     along = inverse @ (part - c.mT @ mine)
-    cross = mine.mT @ (middle - own @ c) @ along + along.mT @ (middle.transpose(1, 2) - c.mT @ own) @ mine
+    cross = (
+        mine.mT @ (middle - own @ c) @ along
+        + along.mT @ (middle.transpose(1, 2) - c.mT @ own) @ mine
+    )
     form = (mine.mT @ own @ mine + cross + along.mT @ n_inner @ along)[..., 0, 0]
     square = (mine.mT @ mine + along.mT @ gram @ along)[..., 0, 0]
     inside = inner.diagonal(0, 1, 2).sum(1)[:, None, None]
@@ -150,28 +169,35 @@ def _without_two(inner: Tensor, lost: Tensor, left: int) -> Tensor:
 
 
 def _inverse(m: Tensor) -> Tensor:
-    """Of symmetric 2 x 2 matrices, in closed form: a library call for each of them costs more than all the rest."""
-    a, b, d = m[..., 0, 0], m[..., 0, 1], m[..., 1, 1]
+    """Of symmetric 2 x 2 matrices, in closed form: a library call for each of them costs more than
+    all the rest."""
+    a = m[..., 0, 0]
+    b = m[..., 0, 1]
+    d = m[..., 1, 1]
     determinant = (a * d - b * b).clamp_min(torch.finfo(m.dtype).eps)
     return torch.stack([d, -b, -b, a], -1).unflatten(-1, (2, 2)) / determinant[..., None, None]
 
 
 @torch.no_grad()
 def _inflation(values: Tensor, inner: Tensor, lost: Tensor, left: int) -> Tensor:
-    """Factor (B, 1) on the distance of the estimates from their mean, after which sd / sqrt(k) is the error of the mean.
+    """Factor (B, 1) on the distance of the estimates from their mean, after which sd / sqrt(k) is
+    the error of the mean.
 
-    Let e_ij be estimate i without vector j, and d_ij = e_i - e_ij. Given all vectors but i, estimate i has mean tr A; so what
-    does not know vector j is uncorrelated with e_j, and Cov(e_i, e_j) = E[d_ij d_ji] - Cov(e_ij, e_ji) for any A. The last is
-    0 for independent vectors; at right angles in N = D - k + 2 dimensions, projected on the m = D - 2k + 4 outside the basis of
-    the others, their directions have E[cos^2] = (N - m) / (N m) to first order, which makes it -var(e_ij) m / (N (m - 1)).
-    The variance of the mean is E[s^2] / k + Cov. Averages over all pairs stand for expectations; as they are noisy, Cov is held
-    between 0 and 3 s^2 / k. Otherwise coverage is lost, and with a rank of k - 1 exact estimates get a large error.
+    Let e_ij be estimate i without vector j, and d_ij = e_i - e_ij. Given all vectors but i,
+    estimate i has mean tr A; so what does not know vector j is uncorrelated with e_j, and Cov(e_i,
+    e_j) = E[d_ij d_ji] - Cov(e_ij, e_ji) for any A. The last is 0 for independent vectors; at right
+    angles in N = D - k + 2 dimensions, projected on the m = D - 2k + 4 outside the basis of the
+    others, their directions have E[cos^2] = (N - m) / (N m) to first order, which makes it
+    -var(e_ij) m / (N (m - 1)). The variance of the mean is E[s^2] / k + Cov. Averages over all
+    pairs stand for expectations; as they are noisy, Cov is held between 0 and 3 s^2 / k. Otherwise
+    coverage is lost, and with a rank of k - 1 exact estimates get a large error.
     Rejected: the jackknife over vectors, which counts parts that depend on two vectors twice.
     """
     k = values.shape[1]
     two = _without_two(inner, lost, left)
     d = values[:, :, None] - two
-    outside, whole = left + 4, left + k + 2
+    outside = left + 4
+    whole = left + k + 2
     share = outside / (whole * (outside - 1))
     product = d * d.mT + share * (two - values.mean(1)[:, None, None]).square()
     product.diagonal(0, 1, 2).zero_()

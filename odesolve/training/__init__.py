@@ -1,4 +1,5 @@
-"""Around a training loop: averaged weights, checkpoints that resume bitwise, a small loop; each of use without the rest."""
+"""Around a training loop: averaged weights, checkpoints that resume bitwise, a small loop; each of
+use without the rest."""
 
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batches

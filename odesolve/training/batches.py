@@ -1,4 +1,5 @@
-"""Where batches come from: a data set in random order, an iterable, or a function that draws them."""
+"""Where batches come from: a data set in random order, an iterable, or a function that draws
+them."""
 
 from __future__ import annotations
 
@@ -26,12 +27,15 @@ _ENDED = object()
 
 
 class Batches:
-    """Random batches of a data set in which every sample comes once before any comes again; a function of the step alone.
+    """Random batches of a data set in which every sample comes once before any comes again; a
+    function of the step alone.
 
     Args:
-        data: (N, ...), or several tensors of N rows that go together: the arguments of an objective; arrays, too.
-        cond: conditions, within dicts, too: whatever can be indexed, tensors, arrays, lists of captions, has one row a sample;
-            numbers and words hold for all. Arrays and lists of numbers come as tensors.
+        data: (N, ...), or several tensors of N rows that go together: the arguments of an
+            objective; arrays, too.
+        cond: conditions, within dicts, too: whatever can be indexed, tensors, arrays, lists of
+            captions, has one row a sample; numbers and words hold for all. Arrays and lists of
+            numbers come as tensors.
         batch: how many samples, also more than N.
         seed: of the order.
 
@@ -39,24 +43,39 @@ class Batches:
     """
 
     @meant(batch=count(), seed=count(0, 2**64 - 1))
-    def __init__(self, data: Data | tuple[Data, ...], cond: Cond | None = None, batch: int = 256, seed: int = 0):
+    def __init__(
+        self,
+        data: Data | tuple[Data, ...],
+        cond: Cond | None = None,
+        batch: int = 256,
+        seed: int = 0,
+    ):
         several = isinstance(data, (list, tuple))
         self.data = tuple(tensor_of(v) for v in (data if several else (data,)))
         if not self.data or not all(isinstance(v, Tensor) and v.dim() for v in self.data):
-            raise OdesolveError(f"data is {short(data)}: give a tensor (N, ...), or several of as many rows")
+            raise OdesolveError(
+                f"data is {short(data)}: give a tensor (N, ...), or several of as many rows"
+            )
         for v in self.data:
             check_rows(v, "data")
         self.n = len(self.data[0])
         if any(len(v) != self.n for v in self.data) or not self.n:
             given = ", ".join(str(tuple(v.shape)) for v in self.data)
             raise OdesolveError(f"data is {given}: give one row for each sample, and at least one")
-        self.cond = None if cond is None else {k: held_by(v, self.n, f"cond[{k!r}]") for k, v in cond.items()}
-        self.batch, self.seed = batch, seed
+        self.cond = (
+            None
+            if cond is None
+            else {k: held_by(v, self.n, f"cond[{k!r}]") for k, v in cond.items()}
+        )
+        self.batch = batch
+        self.seed = seed
         self._order: tuple[int, Tensor] | None = None
 
     def __call__(self, step: int) -> Batch:
         """The batch of step 0, 1, ..."""
-        at, end, parts = step * self.batch, (step + 1) * self.batch, []
+        at = step * self.batch
+        end = (step + 1) * self.batch
+        parts = []
         while at < end:
             epoch, place = divmod(at, self.n)
             parts.append(self._epoch(epoch)[place : place + end - at])
@@ -72,13 +91,16 @@ class Batches:
 
 
 class Stream:
-    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what lies before it.
+    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what
+    lies before it.
 
-    The order of a ``DataLoader`` is a function of the seed and of how often it was begun: samplers with ``set_epoch`` are told.
-    """
+    The order of a ``DataLoader`` is a function of the seed and of how often it was begun: samplers
+    with ``set_epoch`` are told."""
 
     def __init__(self, data: Iterable[Any], names: Names = (), seed: int = 0):
-        self.data, self.names, self.seed = data, names, seed
+        self.data = data
+        self.names = names
+        self.seed = seed
         self.running: Iterator[Any] = iter(())
         self.begun = self.done = 0
 
@@ -94,7 +116,10 @@ class Stream:
         if item is _ENDED:
             item = self._first()
         if item is _ENDED:
-            raise OdesolveError(f"the data ended after {self.done} batches: give more, or what can be iterated again")
+            raise OdesolveError(
+                f"the data ended after {self.done} batches: give more, or what "
+                "can be iterated again"
+            )
         return item
 
     def _first(self) -> Any:
@@ -113,7 +138,9 @@ def samplers_of(data: object) -> list[Any]:
     """What gives a loader its order."""
     batches = getattr(data, "batch_sampler", None)
     held = (getattr(data, "sampler", None), batches, getattr(batches, "sampler", None))
-    return [s for k, s in enumerate(held) if s is not None and all(s is not other for other in held[:k])]
+    return [
+        s for k, s in enumerate(held) if s is not None and all(s is not other for other in held[:k])
+    ]
 
 
 @contextmanager
@@ -129,7 +156,8 @@ def _seeded(seed: int, begun: int) -> Iterator[None]:
 
 
 def as_batch(item: Any, names: Names = ()) -> Batch:
-    """What an iterable yields as tensors and conditions: x, (x, ..., {conditions}), (x, ..., a, b) or a dict, a and b by name.
+    """What an iterable yields as tensors and conditions: x, (x, ..., {conditions}), (x, ..., a, b)
+    or a dict, a and b by name.
 
     Raises OdesolveError for others.
     """
@@ -143,23 +171,33 @@ def as_batch(item: Any, names: Names = ()) -> Batch:
     if names and (cond is None or any(name not in cond for name in names)):
         raise OdesolveError(f"a batch is {_told(item)}: cond={names} names its last ones, after x")
     if not items or not all(isinstance(v, Tensor) for v in items):
-        kinds = f"{_told(item)}: give x, or (x, {{'label': y}}) with its conditions, or name those of (x, y) by cond='label'"
+        kinds = (
+            f"{_told(item)}: give x, or (x, {{'label': y}}) with its conditions, or name "
+            "those of (x, y) by cond='label'"
+        )
         raise OdesolveError(f"a batch is {kinds}")
     return tuple(items), cond
 
 
 def _of_mapping(item: Mapping[str, Any], names: Names) -> Batch:
-    """The data are "x", or the only one that is not named, or the only floats (B, ...); all others are conditions."""
+    """The data are "x", or the only one that is not named, or the only floats (B, ...); all others
+    are conditions."""
     held = {k: tensor_of(v) for k, v in item.items()}
     missing = [name for name in names if name not in held]
     if missing:
-        raise OdesolveError(f"a batch has {', '.join(map(str, held))}, not {missing[0]!r}: name by cond= what is there")
+        raise OdesolveError(
+            f"a batch has {', '.join(map(str, held))}, not {missing[0]!r}: name "
+            "by cond= what is there"
+        )
     others = {k: v for k, v in held.items() if k not in names}
-    floats = [k for k, v in others.items() if isinstance(v, Tensor) and v.is_floating_point() and v.dim()]
+    floats = [
+        k for k, v in others.items() if isinstance(v, Tensor) and v.is_floating_point() and v.dim()
+    ]
     data = ["x"] if "x" in others else floats
     if len(data) != 1 or not isinstance(held[data[0]], Tensor):
         raise OdesolveError(
-            f"a batch is {_told(item)}, and which are the data is not known: call them 'x', or name the conditions by cond="
+            f"a batch is {_told(item)}, and which are the data is not known: call them 'x', or "
+            "name the conditions by cond="
         )
     return (held.pop(data[0]),), held or None
 
@@ -169,7 +207,9 @@ def _told(item: Any) -> str:
     if isinstance(item, Mapping):
         return "dict of " + (", ".join(map(str, item)) or "nothing")
     if isinstance(item, (tuple, list)):
-        return f"{type(item).__name__} of " + (", ".join(type(v).__name__ for v in item) or "nothing")
+        return f"{type(item).__name__} of " + (
+            ", ".join(type(v).__name__ for v in item) or "nothing"
+        )
     return type(item).__name__
 
 
@@ -179,7 +219,8 @@ def moved(batch: Batch, device: torch.device) -> Batch:
 
 
 def names_of(cond: Any) -> Names:
-    """Names of conditions, where these are given in the place of conditions; none for conditions themselves."""
+    """Names of conditions, where these are given in the place of conditions; none for conditions
+    themselves."""
     if isinstance(cond, str):
         return (cond,)
     if isinstance(cond, (list, tuple)) and cond and all(isinstance(v, str) for v in cond):
@@ -192,16 +233,21 @@ def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callabl
     names = names_of(cond)
     if cond is not None and not names and not isinstance(cond, Mapping):
         raise OdesolveError(
-            f"cond is {short(cond)}: give {{'label': y}} for a data set, or 'label' for what batches hold"
+            f"cond is {short(cond)}: give {{'label': y}} for a data set, or 'label' for what "
+            "batches hold"
         )
     if isinstance(data, (Tensor, np.ndarray)):
         if names:
             raise OdesolveError(
-                f"cond={cond!r} names parts of batches, and the data are a data set: give {{name: rows}}"
+                f"cond={cond!r} names parts of batches, and the data are a data set: give {{name: "
+                f"rows}}"
             )
         return Batches(data, cond, batch, seed)
     if cond is not None and (not names or isinstance(data, Batches)):
-        raise OdesolveError("cond= goes with a data set: let batches be (x, {conditions}), or give names, cond='label'")
+        raise OdesolveError(
+            "cond= goes with a data set: let batches be (x, {conditions}), or "
+            "give names, cond='label'"
+        )
     if isinstance(data, Batches):
         return data
     if callable(data):
@@ -209,10 +255,12 @@ def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callabl
         return lambda step: as_batch(data(generator), names)
     if isinstance(data, Dataset) and not isinstance(data, Iterable):
         raise OdesolveError(
-            f"the data are {type(data).__name__}, of single samples: give DataLoader(data, {batch}, shuffle=True)"
+            f"the data are {type(data).__name__}, of single samples: give DataLoader(data, "
+            f"{batch}, shuffle=True)"
         )
     if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         raise OdesolveError(
-            f"the data are {type(data).__name__}: give a tensor, a DataLoader of a data set, or a function that draws batches"
+            f"the data are {type(data).__name__}: give a tensor, a DataLoader of a data set, or a "
+            "function that draws batches"
         )
     return Stream(data, names, seed)

@@ -1,4 +1,5 @@
-"""A training run in one safetensors file: every state that it goes on from, and what it was, as JSON in the file's header."""
+"""A training run in one safetensors file: every state that it goes on from, and what it was, as
+JSON in the file's header."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class TorchRandom:
 @fits
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: ``step``, ``configuration`` and ``facts`` as they were saved, and the ``states`` of its parts."""
+    """What a file holds: ``step``, ``configuration`` and ``facts`` as they were saved, and the
+    ``states`` of its parts."""
 
     file: File
     step: int
@@ -51,18 +53,22 @@ class Checkpoint:
     facts: Any
     states: dict[str, Any]
 
-    def restore(self, parts: Mapping[str, Any], configuration: Mapping[str, Any] | None = None) -> None:
-        """Bring parts to the states that are held; those of the file that are not named stay where they are.
+    def restore(
+        self, parts: Mapping[str, Any], configuration: Mapping[str, Any] | None = None
+    ) -> None:
+        """Bring parts to the states that are held; those of the file that are not named stay where
+        they are.
 
-        Raises OdesolveError, before anything is changed, for another configuration (where one is given), parts that the file
-        does not hold, and modules of another make; each names what differs.
-        """
+        Raises OdesolveError, before anything is changed, for another configuration (where one is
+        given), parts that the file does not hold, and modules of another make; each names what
+        differs."""
         if configuration is not None:
             found = differences(self.configuration, _normal(configuration))
             if found:
                 told = "; ".join(found)
                 raise OdesolveError(
-                    f"{self.file} is of another configuration: {told}. Give the same, or another file or folder"
+                    f"{self.file} is of another configuration: {told}. Give the same, or another "
+                    "file or folder"
                 )
         missing = [name for name in parts if name not in self.states]
         if missing:
@@ -83,17 +89,22 @@ def save(
 
     Args:
         file: its name, in a folder that is there.
-        parts: by name, anything with ``state_dict`` and ``load_state_dict`` (networks, ``EMA``, optimisers, schedules,
-            ``TorchRandom()``) and generators of torch.
+        parts: by name, anything with ``state_dict`` and ``load_state_dict`` (networks, ``EMA``,
+            optimisers, schedules, ``TorchRandom()``) and generators of torch.
         step: how many have been done.
         configuration: plain values that a run has to share to go on from here, see ``describe``.
         facts: further plain values and tensors, in dicts and lists.
 
-    Raises ImportError where safetensors is missing, OdesolveError for values that are neither plain nor tensors, and for folders
-    that cannot be written.
+    Raises ImportError where safetensors is missing, OdesolveError for values that are neither plain
+    nor tensors, and for folders that cannot be written.
     """
-    library, file, tensors = _safetensors(), File(file), {}
-    states = {name: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for name, p in parts.items()}
+    library = _safetensors()
+    file = File(file)
+    tensors = {}
+    states = {
+        name: p.get_state() if isinstance(p, torch.Generator) else p.state_dict()
+        for name, p in parts.items()
+    }
     held = {
         "format": FORMAT,
         "step": step,
@@ -110,21 +121,29 @@ def save(
 
 def read(file: str | File) -> Checkpoint:
     """A checkpoint, on the CPU. Raises OdesolveError where there is none."""
-    library, file = _safetensors(), File(file)
+    library = _safetensors()
+    file = File(file)
     door = replace(DOOR, name=str(file))
     regular(file, door)
     with door.reading(), library.safe_open(file, "pt") as opened:
         held = parsed((opened.metadata() or {}).get(HEADER), door, finite=False)
         form = held.get("format") if isinstance(held, dict) else None
         if form != FORMAT and isinstance(form, int):
-            raise OdesolveError(f"{file} has format {form}, this is odesolve's {FORMAT}: use the one that wrote it")
+            raise OdesolveError(
+                f"{file} has format {form}, this is odesolve's {FORMAT}: use the one that wrote it"
+            )
         header = shaped(held, Header, door)
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-    facts, states = unpacked(header.facts, tensors, door), unpacked(header.states, tensors, door)
-    return Checkpoint(file, header.step, header.configuration, facts, shaped(states, dict[str, Any], door))
+    facts = unpacked(header.facts, tensors, door)
+    states = unpacked(header.states, tensors, door)
+    return Checkpoint(
+        file, header.step, header.configuration, facts, shaped(states, dict[str, Any], door)
+    )
 
 
-def load(file: str | File, parts: Mapping[str, Any], *, configuration: Mapping[str, Any] | None = None) -> Checkpoint:
+def load(
+    file: str | File, parts: Mapping[str, Any], *, configuration: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """``read`` a checkpoint and ``restore`` these parts from it; raises what they do."""
     found = read(file)
     found.restore(parts, configuration)
@@ -142,7 +161,8 @@ def _normal(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON, its tensors laid into ``tensors``; lists and dicts carry their kind, as keys may be numbers."""
+    """The value as JSON, its tensors laid into ``tensors``; lists and dicts carry their kind, as
+    keys may be numbers."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return ["tensor", name]
@@ -153,7 +173,10 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, [_packed(v, f"{name}.{k}", tensors) for k, v in enumerate(value)]]
-    raise OdesolveError(f"{name} is {type(value).__name__}, which no checkpoint holds: give plain values and tensors")
+    raise OdesolveError(
+        f"{name} is {type(value).__name__}, which no checkpoint holds: give plain "
+        "values and tensors"
+    )
 
 
 def _safetensors() -> Any:

@@ -23,7 +23,9 @@ from odesolve.errors import OdesolveError
 from odesolve.files import Door, shaped, short
 
 Profile = Callable[[int], float]
-_DOOR = Door("this", "is no state of an average of this module", "give what ema.state_dict() returned")
+_DOOR = Door(
+    "this", "is no state of an average of this module", "give what ema.state_dict() returned"
+)
 
 
 @meant(decay=number(0.0, 1.0))
@@ -31,10 +33,10 @@ _DOOR = Door("this", "is no state of an average of this module", "give what ema.
 class Exponential:
     """The decay of an exponential average: mean <- decay mean + (1 - decay) weights.
 
-    Without correction the weights at the beginning keep the share decay^k after k updates (Ho et al. 2020, appendix B: 0.9999).
-    ``corrected`` leaves them out, as Adam does with its moments (Kingma and Ba 2015, section 3): after k updates those of the
-    j-th have the share decay^(k - j) (1 - decay) / (1 - decay^k). Raises OdesolveError for a decay outside of 0 to 1.
-    """
+    Without correction the weights at the beginning keep the share decay^k after k updates (Ho et
+    al. 2020, appendix B: 0.9999). ``corrected`` leaves them out, as Adam does with its moments
+    (Kingma and Ba 2015, section 3): after k updates those of the j-th have the share decay^(k - j)
+    (1 - decay) / (1 - decay^k). Raises OdesolveError for a decay outside of 0 to 1."""
 
     decay: float = 0.999
     corrected: bool = False
@@ -54,26 +56,32 @@ class Exponential:
 @meant(gamma=number(0.0))
 @dataclass(frozen=True)
 class Power:
-    """A power-function average: weights of the share u of the training so far count as u^gamma (Karras et al. 2024, section 3.1).
+    """A power-function average: weights of the share u of the training so far count as u^gamma
+    (Karras et al. 2024, section 3.1).
 
-    It forgets the beginning at a rate of its own, however long the training: the mean lies at the share (gamma + 1) / (gamma + 2)
-    of it, with the relative deviation ``sigma_rel``. Raises OdesolveError for a gamma below 0.
-    """
+    It forgets the beginning at a rate of its own, however long the training: the mean lies at the
+    share (gamma + 1) / (gamma + 2) of it, with the relative deviation ``sigma_rel``. Raises
+    OdesolveError for a gamma below 0."""
 
     gamma: float = 6.94
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.gamma < math.inf:
-            raise OdesolveError(f"gamma={self.gamma}: give a number of at least 0, or use Power.of_width(0.1)")
+            raise OdesolveError(
+                f"gamma={self.gamma}: give a number of at least 0, or use Power.of_width(0.1)"
+            )
 
     @classmethod
     def of_width(cls, sigma_rel: float) -> Power:
-        """The profile of a relative deviation such as 0.05 or 0.1, at most 12^-1/2 (Karras et al. 2024, section 3.1).
+        """The profile of a relative deviation such as 0.05 or 0.1, at most 12^-1/2 (Karras et al.
+        2024, section 3.1).
 
         gamma is the largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / sigma_rel^2.
         """
         if not 0.0 < sigma_rel <= 12**-0.5:
-            raise OdesolveError(f"sigma_rel={sigma_rel}: give a number above 0, up to 12^-1/2 = 0.2887")
+            raise OdesolveError(
+                f"sigma_rel={sigma_rel}: give a number above 0, up to 12^-1/2 = 0.2887"
+            )
         precision = sigma_rel**-2
         roots = np.roots([1.0, 7.0, 16.0 - precision, 12.0 - precision])
         return cls(max(0.0, float(roots.real.max())))
@@ -91,10 +99,11 @@ class Power:
 @meant(points=takes("step"), decay=number(0.0, 1.0, above=0.0), first=count())
 @dataclass(frozen=True)
 class Growing:
-    """The decay of the target of a consistency model whose grid grows: exp(s_0 log mu_0 / N(k)) (Song et al. 2023, appendix C).
+    """The decay of the target of a consistency model whose grid grows: exp(s_0 log mu_0 / N(k))
+    (Song et al. 2023, appendix C).
 
-    ``points`` is N, a function of the step 0, 1, ... such as that of ``ConsistencyTraining``; ``decay`` is mu_0, ``first`` s_0,
-    the points that it belongs to.
+    ``points`` is N, a function of the step 0, 1, ... such as that of ``ConsistencyTraining``;
+    ``decay`` is mu_0, ``first`` s_0, the points that it belongs to.
     """
 
     points: Callable[[int], int]
@@ -103,7 +112,9 @@ class Growing:
 
     def __call__(self, k: int) -> float:
         """The share that the average keeps in update k = 1, 2, ..., which follows step k - 1."""
-        points = real(f"points of step {k - 1}", self.points(k - 1), "a number of points above 0", above=0.0)
+        points = real(
+            f"points of step {k - 1}", self.points(k - 1), "a number of points above 0", above=0.0
+        )
         return math.exp(self.first * math.log(self.decay) / points)
 
 
@@ -111,46 +122,72 @@ class Growing:
 class EMA:
     """A running average of a module's weights, updated after every step of an optimiser.
 
-    ``module`` is the averaged copy, in evaluation mode: sample ``ode.Model(ema.module, path, ...)``, or the model that is trained
-    inside ``with ema.applied():``, which is in evaluation mode there, too. Buffers are copied as they are, and so are weights
-    that are no floats; see ``recalibrated`` for those of batch norms.
+    ``module`` is the averaged copy, in evaluation mode: sample
+    ``ode.Model(ema.module, path, ...)``, or the model that is trained inside
+    ``with ema.applied():``, which is in evaluation mode there, too. Buffers are copied as they are,
+    and so are weights that are no floats; see ``recalibrated`` for those of batch norms.
 
     Args:
-        source: the module that is trained; of one in ``DistributedDataParallel`` what is inside, as sampling is for one rank.
-        profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of an update to the share that
-            the average keeps. It begins as the weights that the source has now.
-        dtype: float32 or float64 of the average, where the source is, or becomes, of half precision; by default the source's.
+        source: the module that is trained; of one in ``DistributedDataParallel`` what is inside, as
+            sampling is for one rank.
+        profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of
+            an update to the share that the average keeps. It begins as the weights that the source
+            has now.
+        dtype: float32 or float64 of the average, where the source is, or becomes, of half
+            precision; by default the source's.
 
-    Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision without a ``dtype``: small steps of an
-    average round to none there.
+    Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision without a
+    ``dtype``: small steps of an average round to none there.
     """
 
-    def __init__(self, source: nn.Module, profile: float | Profile = 0.999, dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        source: nn.Module,
+        profile: float | Profile = 0.999,
+        dtype: torch.dtype | None = None,
+    ):
         if not isinstance(source, nn.Module):
-            raise OdesolveError(f"the source is {type(source).__name__}: give the nn.Module that is trained")
+            raise OdesolveError(
+                f"the source is {type(source).__name__}: give the nn.Module that is trained"
+            )
         if dtype not in (None, torch.float32, torch.float64):
-            raise OdesolveError(f"dtype={dtype}: give torch.float32 or torch.float64, or None for that of the weights")
+            raise OdesolveError(
+                f"dtype={dtype}: give torch.float32 or torch.float64, or None for "
+                "that of the weights"
+            )
         if any(is_lazy(p) for p in source.parameters()):
             raise OdesolveError(
-                "the source has weights of no shape yet: call it once on a batch of data before EMA(source)"
+                "the source has weights of no shape yet: call it once on a batch of data before "
+                "EMA(source)"
             )
         if callable(profile):
             check_call(profile, "profile", "k")
-        narrow = [name for name, p in source.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+        narrow = [
+            name
+            for name, p in source.named_parameters()
+            if p.dtype in (torch.float16, torch.bfloat16)
+        ]
         if narrow and dtype is None:
-            told = "give dtype=torch.float32 for the average, or keep weights in float32 and compute with autocast"
+            told = (
+                "give dtype=torch.float32 for the average, or keep weights in float32 and "
+                "compute with autocast"
+            )
             raise OdesolveError(f"{narrow[0]} is of half precision: {told}")
         source = source.module if isinstance(source, DistributedDataParallel) else source
-        self.source, self._wide = source, dtype is not None
+        self.source = source
+        self._wide = dtype is not None
         self.profile: Profile = (
             profile
             if callable(profile)
-            else Exponential(real("profile", profile, "a decay from 0 to 1, or a function", 0.0, 1.0))
+            else Exponential(
+                real("profile", profile, "a decay from 0 to 1, or a function", 0.0, 1.0)
+            )
         )
         self._averaged = AveragedModel(source, multi_avg_fn=self._mix)
         if dtype is not None:
             self.module.to(dtype)
-        self._averaged.update_parameters(source)  # its first call copies: the average of no update is the source
+        # its first call copies: the average of no update is the source
+        self._averaged.update_parameters(source)
         self.module.requires_grad_(False).eval()
 
     @property
@@ -167,13 +204,16 @@ class EMA:
         """Take in the weights that the source has now."""
         first = [next((p.dtype for p in m.parameters()), None) for m in (self.module, self.source)]
         other = self._wide or first[0] is not first[1]
-        self._averaged.update_parameters(_Widened(self.source, self.module) if other else self.source)
+        self._averaged.update_parameters(
+            _Widened(self.source, self.module) if other else self.source
+        )
 
     def _mix(self, average, weights, _) -> None:
         keep = self.profile(self.updates + 1)
         if isinstance(keep, (str, bytes, type(None))) or not 0.0 <= keep <= 1.0:
             raise OdesolveError(
-                f"the profile returned {keep} for update {self.updates + 1}: return a share from 0 to 1"
+                f"the profile returned {keep} for update {self.updates + 1}: return a share from "
+                "0 to 1"
             )
         if average[0].is_floating_point() or average[0].is_complex():
             get_ema_multi_avg_fn(keep)(average, weights, None)
@@ -183,12 +223,17 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Write the average over the weights and buffers of a module of the same make. Raises OdesolveError for another one."""
-        mine, theirs = tensors_of(self.module), tensors_of(module)
+        """Write the average over the weights and buffers of a module of the same make. Raises
+        OdesolveError for another one."""
+        mine = tensors_of(self.module)
+        theirs = tensors_of(module)
         for name in [*mine, *theirs]:
-            a, b = mine.get(name), theirs.get(name)
+            a = mine.get(name)
+            b = theirs.get(name)
             if a is None or b is None or a.shape != b.shape:
-                raise OdesolveError(f"{name} differs: give a module of the same make as the one that was averaged")
+                raise OdesolveError(
+                    f"{name} differs: give a module of the same make as the one that was averaged"
+                )
         for name, value in mine.items():
             theirs[name].copy_(value)
 
@@ -196,8 +241,8 @@ class EMA:
     def applied(self) -> Iterator[nn.Module]:
         """The source with the averaged weights, in evaluation mode, inside of a ``with``.
 
-        Its own weights come back after it, and each of its modules is in the mode that it was in, also after an error.
-        """
+        Its own weights come back after it, and each of its modules is in the mode that it was in,
+        also after an error."""
         kept = {name: value.detach().clone() for name, value in tensors_of(self.source).items()}
         modes = [(module, module.training) for module in self.source.modules()]
         try:
@@ -216,11 +261,13 @@ class EMA:
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state. Raises OdesolveError, and keeps its own, for that of another module."""
+        """Go on from a state. Raises OdesolveError, and keeps its own, for that of another
+        module."""
         found = shaped(state, dict[str, Any], _DOOR)
         mine = self.state_dict()
         for name in (*mine, *found):
-            a, b = found.get(name), mine.get(name)
+            a = found.get(name)
+            b = mine.get(name)
             if not _alike(a, b):
                 raise _DOOR.refuse(f"{name} is {short(a)}: expected {short(b)}")
         with _DOOR.reading():
@@ -228,11 +275,14 @@ class EMA:
 
 
 class _Widened(nn.Module):
-    """A module whose weights are seen in the dtypes of its average, which torch groups with them."""
+    """A module whose weights are seen in the dtypes of its average, which torch groups with
+    them."""
 
     def __init__(self, source: nn.Module, average: nn.Module):
         super().__init__()
-        self.tensors = [(p, a.dtype) for p, a in zip(source.parameters(), average.parameters(), strict=True)]
+        self.tensors = [
+            (p, a.dtype) for p, a in zip(source.parameters(), average.parameters(), strict=True)
+        ]
         self.copied = list(source.buffers())
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:

@@ -1,4 +1,5 @@
-"""Batch norms of averaged weights: their statistics are those of the weights that were trained, until taken anew."""
+"""Batch norms of averaged weights: their statistics are those of the weights that were trained,
+until taken anew."""
 
 from __future__ import annotations
 
@@ -16,25 +17,33 @@ from odesolve.errors import OdesolveError
 @meant()
 @contextmanager
 def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
-    """Take the statistics of batch norms anew, from all that the module is called with inside of a ``with``, each call alike.
+    """Take the statistics of batch norms anew, from all that the module is called with inside of a
+    ``with``, each call alike.
 
-    ``with recalibrated(ema.module): ...`` calls it, or an objective of a model of it, on batches of data, without gradients; all
-    else is as in evaluation. The next ``ema.update()`` brings the statistics of the trained weights back. Raises OdesolveError
-    for a module without such norms, and where it was not called.
-    """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    ``with recalibrated(ema.module): ...`` calls it, or an objective of a model of it, on batches of
+    data, without gradients; all else is as in evaluation. The next ``ema.update()`` brings the
+    statistics of the trained weights back. Raises OdesolveError for a module without such norms,
+    and where it was not called."""
+    norms = [
+        m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
+    ]
     if not norms:
         raise OdesolveError(
-            f"{type(module).__name__} has no batch norm that keeps statistics: there is nothing to take anew"
+            f"{type(module).__name__} has no batch norm that keeps statistics: there is nothing "
+            "to take anew"
         )
     modes = [(m, m.training) for m in module.modules()]
-    kept = [(m, m.momentum, {k: v.clone() for k, v in m.named_buffers(recurse=False)}) for m in norms]
+    kept = [
+        (m, m.momentum, {k: v.clone() for k, v in m.named_buffers(recurse=False)}) for m in norms
+    ]
     finished = spoilt = False
     try:
         module.eval()
         for m in norms:
             m.reset_running_stats()
-            m.momentum, m.training = None, True  # None: the mean of all batches
+            # None: the mean of all batches
+            m.momentum = None
+            m.training = True
         with torch.no_grad():
             yield module
         finished = True
@@ -43,15 +52,21 @@ def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
             m.training = mode
         uncalled = any(not m.num_batches_tracked for m in norms)
         spoilt = not all(
-            bool(v.isfinite().all()) for m in norms for v in (m.running_mean, m.running_var) if v is not None
+            bool(v.isfinite().all())
+            for m in norms
+            for v in (m.running_mean, m.running_var)
+            if v is not None
         )
         for m, momentum, buffers in kept:
             m.momentum = momentum
             if uncalled or spoilt or not finished:
                 m.load_state_dict(buffers, strict=False)
     if uncalled:
-        raise OdesolveError(f"{type(module).__name__} was not called: call it on batches of data inside of the with")
+        raise OdesolveError(
+            f"{type(module).__name__} was not called: call it on batches of data inside of the with"
+        )
     if spoilt:
         raise OdesolveError(
-            f"the statistics of {type(module).__name__} became NaN or infinite: give batches of finite data"
+            f"the statistics of {type(module).__name__} became NaN or infinite: give batches of "
+            "finite data"
         )

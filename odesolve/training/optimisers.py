@@ -11,12 +11,17 @@ from odesolve.objectives.names import made
 KINDS = {
     name.lower(): kind
     for name, kind in vars(optim).items()
-    if isinstance(kind, type) and issubclass(kind, Optimizer) and kind not in (Optimizer, optim.LBFGS)
+    if isinstance(kind, type)
+    and issubclass(kind, Optimizer)
+    and kind not in (Optimizer, optim.LBFGS)
 }
 
 
-def optimiser_of(optimiser: Optimizer | str | None, optimizer: Optimizer | str | None, network: nn.Module) -> Optimizer:
-    """The one that is given, in either spelling; by its name, such as "adamw(lr=1e-3)", one of the network's weights."""
+def optimiser_of(
+    optimiser: Optimizer | str | None, optimizer: Optimizer | str | None, network: nn.Module
+) -> Optimizer:
+    """The one that is given, in either spelling; by its name, such as "adamw(lr=1e-3)", one of the
+    network's weights."""
     if optimiser is not None and optimizer is not None:
         raise OdesolveError("optimiser= and optimizer= are one argument: give one of them")
     given = optimizer if optimiser is None else optimiser
@@ -28,9 +33,12 @@ def optimiser_of(optimiser: Optimizer | str | None, optimizer: Optimizer | str |
         except ValueError as error:  # of torch: weights that are not for it
             raise OdesolveError(f"optimiser={given!r} is not for these weights: {error}") from error
     if not isinstance(given, Optimizer):
-        raise OdesolveError(f"optimiser is {given!r}: give one of torch.optim, or its name such as 'adamw(lr=1e-3)'")
+        raise OdesolveError(
+            f"optimiser is {given!r}: give one of torch.optim, or its name such as 'adamw(lr=1e-3)'"
+        )
     if isinstance(given, optim.LBFGS):
         raise OdesolveError(
-            "optimiser is LBFGS, which asks for the loss several times a step: give one that asks once, as Adam"
+            "optimiser is LBFGS, which asks for the loss several times a step: give one that asks "
+            "once, as Adam"
         )
     return given

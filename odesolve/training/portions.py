@@ -14,7 +14,8 @@ from odesolve.training.batches import Batch, Stream, samplers_of
 
 
 class Drawn(NamedTuple):
-    """A batch, the generator for it, and that one's state (None without one) before the objective draws."""
+    """A batch, the generator for it, and that one's state (None without one) before the objective
+    draws."""
 
     batch: Batch
     generator: torch.Generator | None
@@ -22,14 +23,26 @@ class Drawn(NamedTuple):
 
 
 class Portions:
-    """``count`` batches a step, spread over the ranks, each seeded by step and place, so that ranks do not change a draw.
+    """``count`` batches a step, spread over the ranks, each seeded by step and place, so that ranks
+    do not change a draw.
 
-    One batch a step draws from the generators as they are. Ranks for which there is none take that of another, which does
-    not ``counts`` then.
+    One batch a step draws from the generators as they are. Ranks for which there is none take that
+    of another, which does not ``counts`` then.
     """
 
-    def __init__(self, source: Callable[[int], Batch], count: int, seed: int, generator, rank: int = 0, ranks: int = 1):
-        self.source, self.count, self.seed, self.generator = source, count, seed, generator
+    def __init__(
+        self,
+        source: Callable[[int], Batch],
+        count: int,
+        seed: int,
+        generator,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.source = source
+        self.count = count
+        self.seed = seed
+        self.generator = generator
         self.counts = rank < count
         self.own = list(range(rank, count, ranks)) or [rank % count]
         self.apart = isinstance(source, Stream) and _has_own_share(source.data)
@@ -43,7 +56,8 @@ class Portions:
     def _each(self, step: int) -> Iterator[Drawn]:
         first = step * len(self.own) if self.apart else step * self.count
         if isinstance(self.source, Stream) and not self.apart:
-            held = [self.source(first + k) for k in range(self.count)]  # all, as ranks go through it together
+            # all, as ranks go through it together
+            held = [self.source(first + k) for k in range(self.count)]
             taken = [lambda k=k: held[k] for k in self.own]
         else:
             places = range(len(self.own)) if self.apart else self.own
@@ -54,7 +68,9 @@ class Portions:
             yield self._drawn(take())
 
     def _drawn(self, batch: Batch) -> Drawn:
-        return Drawn(batch, self.generator, None if self.generator is None else self.generator.get_state())
+        return Drawn(
+            batch, self.generator, None if self.generator is None else self.generator.get_state()
+        )
 
     def skip(self, steps: int) -> None:
         """Leave out what these steps took of an iterable."""
@@ -66,7 +82,10 @@ class Portions:
             if generator is not None:
                 told = hashlib.sha256(f"{self.seed} {step} {place} {k}".encode()).digest()
                 number = int.from_bytes(told[:7], "little")
-                torch.manual_seed(number) if k == 0 else generator.manual_seed(number)
+                if k == 0:
+                    torch.manual_seed(number)
+                else:
+                    generator.manual_seed(number)
 
 
 def _has_own_share(data: object) -> bool:

@@ -1,4 +1,5 @@
-"""The ranks of ``torch.distributed`` that a training runs on; alone, one rank that says and waits for nothing."""
+"""The ranks of ``torch.distributed`` that a training runs on; alone, one rank that says and waits
+for nothing."""
 
 from __future__ import annotations
 
@@ -53,11 +54,13 @@ class Ranks:
         """Raise OdesolveError on all ranks unless the number is that of the first on each."""
         if self.any(self.seed(number) != number):
             raise OdesolveError(
-                f"{name} is {number} on rank {self.rank} and differs among ranks: give a folder all share"
+                f"{name} is {number} on rank {self.rank} and differs among ranks: give a folder "
+                "all share"
             )
 
     def same(self, settings: Mapping[str, Any]) -> None:
-        """Raise OdesolveError on all ranks unless these plain values are the first one's on each; every rank names the same."""
+        """Raise OdesolveError on all ranks unless these plain values are the first one's on each;
+        every rank names the same."""
         mine = torch.tensor([_number(v) for v in settings.values()], device=self.device)
         first = mine.clone()
         dist.broadcast(first, 0)
@@ -65,7 +68,9 @@ class Ranks:
         dist.all_reduce(other)
         for name, differs in zip(settings, other.tolist(), strict=True):
             if differs:
-                told = f"{name} is {short(settings[name])} on rank {self.rank} and differs among ranks"
+                told = (
+                    f"{name} is {short(settings[name])} on rank {self.rank} and differs among ranks"
+                )
                 raise OdesolveError(f"{told}: give the same on all of them")
 
     @torch.no_grad()
@@ -79,10 +84,13 @@ class Ranks:
 
     @torch.no_grad()
     def add_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Sum gradients over the ranks, in one message a dtype; weights without any on all ranks stay without."""
+        """Sum gradients over the ranks, in one message a dtype; weights without any on all ranks
+        stay without."""
         if self.count == 1:
             return
-        have = torch.tensor([w.grad is not None for w in weights], dtype=torch.int32, device=self.device)
+        have = torch.tensor(
+            [w.grad is not None for w in weights], dtype=torch.int32, device=self.device
+        )
         dist.all_reduce(have)
         for weight, some in zip(weights, have.tolist(), strict=True):
             if some and weight.grad is None:

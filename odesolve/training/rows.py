@@ -1,4 +1,5 @@
-"""Rows of what goes with samples: tensors, arrays and lists are indexed, numbers and words hold for all of them."""
+"""Rows of what goes with samples: tensors, arrays and lists are indexed, numbers and words hold for
+all of them."""
 
 from __future__ import annotations
 
@@ -13,18 +14,25 @@ from odesolve.doors.values import refuse_loose, short
 from odesolve.errors import OdesolveError
 
 SHARED = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device)
-EXPECTED = "give one row a sample (a tensor, an array, a list), or a number or word that holds for all"
+EXPECTED = (
+    "give one row a sample (a tensor, an array, a list), or a number or word that holds for all"
+)
 
 
 def tensor_of(value: Any) -> Any:
-    """Arrays of numbers as tensors, others as lists, lists of numbers as tensors; everything else as it is."""
+    """Arrays of numbers as tensors, others as lists, lists of numbers as tensors; everything else
+    as it is."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (Tensor, *SHARED, Mapping)):
         return value
     if hasattr(value, "__array__"):  # frames of other libraries, too
         return _of_array(value)
-    if type(value) in (list, tuple, range) and len(value) and all(type(v) in (int, float, bool) for v in value):
+    if (
+        type(value) in (list, tuple, range)
+        and len(value)
+        and all(type(v) in (int, float, bool) for v in value)
+    ):
         return torch.tensor(value)
     return value
 
@@ -32,7 +40,8 @@ def tensor_of(value: Any) -> Any:
 def _of_array(value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise OdesolveError(
-            "a masked array is given, of which a tensor has no mask: give value.filled(...), and a mask= apart"
+            "a masked array is given, of which a tensor has no mask: give value.filled(...), and "
+            "a mask= apart"
         )
     found = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
     if found.dtype.kind not in "fiubc":
@@ -46,14 +55,18 @@ def _of_array(value: Any) -> Any:
 
 
 def check_rows(value: Tensor, name: str) -> None:
-    """Raise OdesolveError for a tensor that has no rows to take: on the meta device, sparse or nested."""
+    """Raise OdesolveError for a tensor that has no rows to take: on the meta device, sparse or
+    nested."""
     refuse_loose(name, value)
     if value.is_meta:
-        raise OdesolveError(f"{name} is on the meta device, without numbers: give one with its numbers")
+        raise OdesolveError(
+            f"{name} is on the meta device, without numbers: give one with its numbers"
+        )
 
 
 def held_by(value: Any, n: int, name: str) -> Any:
-    """A condition of n samples, ready for ``taken``. Raises OdesolveError for what holds no row for each of them."""
+    """A condition of n samples, ready for ``taken``. Raises OdesolveError for what holds no row for
+    each of them."""
     value = tensor_of(value)
     if isinstance(value, Mapping):
         return {k: held_by(v, n, f"{name}[{k!r}]") for k, v in value.items()}
@@ -67,7 +80,9 @@ def held_by(value: Any, n: int, name: str) -> Any:
     if size is None:
         raise OdesolveError(f"{name} is {short(value)}: {EXPECTED}")
     if size != n:
-        raise OdesolveError(f"{name} has {size} rows and the data {n}: give one row for each sample")
+        raise OdesolveError(
+            f"{name} has {size} rows and the data {n}: give one row for each sample"
+        )
     return value
 
 
@@ -101,8 +116,13 @@ def moved_to(value: Any, device: torch.device) -> Any:
 
 
 def _several(value: Any, n: int) -> bool:
-    """Whether a list or tuple holds conditions, each with a row for each of n samples, rather than being the rows itself."""
-    if type(value) not in (list, tuple) or not value or not all(isinstance(v, Tensor) and v.dim() for v in value):
+    """Whether a list or tuple holds conditions, each with a row for each of n samples, rather than
+    being the rows itself."""
+    if (
+        type(value) not in (list, tuple)
+        or not value
+        or not all(isinstance(v, Tensor) and v.dim() for v in value)
+    ):
         return False
     return all(len(v) == n for v in value)
 

@@ -26,10 +26,11 @@ WRITES = ("STORE_DEREF", "STORE_GLOBAL")
 
 
 def describe(value: Any, depth: int = DEPTH) -> Any:
-    """Plain values that tell what an object is set to, for a configuration: of tensors their shape, of modules their class.
+    """Plain values that tell what an object is set to, for a configuration: of tensors their shape,
+    of modules their class.
 
-    Of functions that are the user's, not a library's, the code, and the numbers and words that it uses from outside.
-    """
+    Of functions that are the user's, not a library's, the code, and the numbers and words that it
+    uses from outside."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, PLAIN):
@@ -61,19 +62,29 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """A network without what distributed training and compiling wrap around it, whose weights have names of their own."""
-    inner = module.module if isinstance(module, DistributedDataParallel) else getattr(module, "_orig_mod", None)
+    """A network without what distributed training and compiling wrap around it, whose weights have
+    names of their own."""
+    inner = (
+        module.module
+        if isinstance(module, DistributedDataParallel)
+        else getattr(module, "_orig_mod", None)
+    )
     return bare(inner) if isinstance(inner, nn.Module) else module
 
 
 def _function(f: Any, depth: int) -> Any:
-    """A function by its name; one of the user's by its code as well, and what of all that it uses stays as it is."""
+    """A function by its name; one of the user's by its code as well, and what of all that it uses
+    stays as it is."""
     if isinstance(f, functools.partial):
         held = {"args": f.args, "keywords": f.keywords}
         told = {k: describe(v, depth - 1) for k, v in held.items() if v and depth}
         return {"kind": "partial", "function": describe(f.func, max(0, depth - 1)), **told}
     if isinstance(f, types.MethodType):
-        told = _function(f.__func__, depth) if isinstance(f.__func__, types.FunctionType) else f.__qualname__
+        told = (
+            _function(f.__func__, depth)
+            if isinstance(f.__func__, types.FunctionType)
+            else f.__qualname__
+        )
         return told if not depth else {"method": told, "of": describe(f.__self__, depth - 1)}
     inner = inspect.unwrap(f)
     f = inner if isinstance(inner, types.FunctionType) else f
@@ -87,14 +98,24 @@ def _function(f: Any, depth: int) -> Any:
 
 
 def _used(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Settings that a function uses from outside: not what it writes itself, nor containers, which may be logs."""
+    """Settings that a function uses from outside: not what it writes itself, nor containers, which
+    may be logs."""
     written = {i.argval for i in dis.get_instructions(f.__code__) if i.opname in WRITES}
     names = f.__code__.co_varnames[: f.__code__.co_argcount]
-    given = dict(zip(reversed(names), reversed(f.__defaults__ or ()), strict=False)) | (f.__kwdefaults__ or {})
+    given = dict(zip(reversed(names), reversed(f.__defaults__ or ()), strict=False)) | (
+        f.__kwdefaults__ or {}
+    )
     for name, value in (*cells(f), *outside(f), *given.items()):
-        settled = isinstance(value, (*PLAIN, tuple, Path, types.FunctionType, types.MethodType, functools.partial))
+        settled = isinstance(
+            value, (*PLAIN, tuple, Path, types.FunctionType, types.MethodType, functools.partial)
+        )
         ours = type(value).__module__.partition(".")[0] == "odesolve"
-        if (settled or ours) and name not in written and value is not f and not isinstance(value, Names):
+        if (
+            (settled or ours)
+            and name not in written
+            and value is not f
+            and not isinstance(value, Names)
+        ):
             yield name, value
 
 
@@ -108,4 +129,6 @@ def _digest(code: types.CodeType) -> str:
             return sorted(map(repr, value))
         return [told(v) for v in value] if isinstance(value, tuple) else value
 
-    return hashlib.sha256(repr([(name, told(v)) for name, v in code_parts(code)]).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        repr([(name, told(v)) for name, v in code_parts(code)]).encode()
+    ).hexdigest()[:12]

@@ -1,4 +1,5 @@
-"""What an objective remembers from step to step, found in what it holds, and whether it asks for the step's number."""
+"""What an objective remembers from step to step, found in what it holds, and whether it asks for
+the step's number."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ from odesolve.fingerprints.code import of_library, outside
 from odesolve.training.ema import tensors_of
 
 FIXED = ("teacher", "distance")  # networks that are asked, never changed
-DEPTH, CALL = 6, "__call__"
+DEPTH = 6
+CALL = "__call__"
 
 
 def takes_step(objective: Callable[..., Any]) -> bool:
-    """Whether an objective has an argument ``step``, the number 0, 1, ... of the step that it is called for."""
+    """Whether an objective has an argument ``step``, the number 0, 1, ... of the step that it is
+    called for."""
     try:
         return "step" in inspect.signature(objective).parameters
     except (TypeError, ValueError):  # of C, and others that do not say
@@ -27,7 +30,8 @@ def takes_step(objective: Callable[..., Any]) -> bool:
 
 
 def states_of(objective: Any, others: Iterable[Any]) -> dict[str, Any]:
-    """All within an objective that has a state of its own, by its name there, beside what these others hold."""
+    """All within an objective that has a state of its own, by its name there, beside what these
+    others hold."""
     seen = {id(part) for part in others}
     covered: set[int] = set()
     for part in others:
@@ -35,7 +39,13 @@ def states_of(objective: Any, others: Iterable[Any]) -> dict[str, Any]:
     return dict(_found(objective, "objective", seen, covered, DEPTH))
 
 
-def _found(value: Any, name: str, seen: set[int], covered: set[int], depth: int) -> Iterator[tuple[str, Any]]:
+def _found(
+    value: Any,
+    name: str,
+    seen: set[int],
+    covered: set[int],
+    depth: int,
+) -> Iterator[tuple[str, Any]]:
     if id(value) in seen or depth < 0 or isinstance(value, (type, Tensor, types.ModuleType)):
         return
     seen.add(id(value))
@@ -52,7 +62,8 @@ def _found(value: Any, name: str, seen: set[int], covered: set[int], depth: int)
 
 
 def has_state(value: Any) -> bool:
-    """Whether something can be saved: a generator, or what has ``state_dict`` and ``load_state_dict``."""
+    """Whether something can be saved: a generator, or what has ``state_dict`` and
+    ``load_state_dict``."""
     return isinstance(value, torch.Generator) or all(
         callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
     )
@@ -65,7 +76,8 @@ def _tensors(part: Any) -> set[int]:
 
 
 def _held(value: Any) -> Iterator[tuple[str, Any]]:
-    """What can hold a state: parts of containers, attributes, what functions close over, and globals that code of users has."""
+    """What can hold a state: parts of containers, attributes, what functions close over, and
+    globals that code of users has."""
     if isinstance(value, Mapping):
         yield from ((str(k), v) for k, v in value.items())
     elif isinstance(value, (list, tuple)):
@@ -88,8 +100,9 @@ def _held(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _globals(code: Any) -> Iterator[tuple[str, Any]]:
-    """Objectives, laws, functions and others with a state that a function of the user's uses, but for modules: these are frozen
-    encoders as often as not, and those that are trained are the network's."""
+    """Objectives, laws, functions and others with a state that a function of the user's uses, but
+    for modules: these are frozen encoders as often as not, and those that are trained are the
+    network's."""
     if not isinstance(code, types.FunctionType) or of_library(code):
         return
     for name, held in outside(code):

@@ -35,7 +35,8 @@ class Pass:
 
 
 class Step:
-    """Losses of the batches of a step, their mean gradient, a step of the optimiser, of its rates and of the average."""
+    """Losses of the batches of a step, their mean gradient, a step of the optimiser, of its rates
+    and of the average."""
 
     def __init__(
         self,
@@ -46,8 +47,13 @@ class Step:
         clip: float | None,
         dtype: torch.dtype | None,
     ):
-        self.objective, self.asked = objective, takes_step(objective)
-        self.optimiser, self.rates, self.ema, self.clip, self.dtype = optimiser, rates, ema, clip, dtype
+        self.objective = objective
+        self.asked = takes_step(objective)
+        self.optimiser = optimiser
+        self.rates = rates
+        self.ema = ema
+        self.clip = clip
+        self.dtype = dtype
         self.trained = [p for group in optimiser.param_groups for p in group["params"]]
         self.device = self.trained[0].device
         _check_weights(self.trained, dtype)
@@ -60,8 +66,15 @@ class Step:
         """What the objective returned last."""
         return self.passes[-1].terms
 
-    def __call__(self, drawn: Iterable[Drawn], step: int, count: int, counts: bool) -> tuple[float, float]:
-        """Loss and gradient's norm of ``count`` batches; the weights are touched only where both are finite."""
+    def __call__(
+        self,
+        drawn: Iterable[Drawn],
+        step: int,
+        count: int,
+        counts: bool,
+    ) -> tuple[float, float]:
+        """Loss and gradient's norm of ``count`` batches; the weights are touched only where both
+        are finite."""
         own = {"step": step} if self.asked else {}
         self.passes = []
         with contextlib.ExitStack() as held:
@@ -74,20 +87,27 @@ class Step:
         loss = self._shared(count, counts)
         if all(p.grad is None for p in self.trained):
             raise OdesolveError(
-                "no weight of the optimiser has a gradient of this loss: give one of the network that the objective calls"
+                "no weight of the optimiser has a gradient of this loss: give one of the network "
+                "that the objective calls"
             )
         self.scaler.unscale_(self.optimiser)
         total = self._norm()
         if self.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.trained, self.clip, total)
-        norm, scaled = float(total), self.scaler.is_enabled()
+        norm = float(total)
+        scaled = self.scaler.is_enabled()
         if math.isfinite(loss) and (scaled or math.isfinite(norm)):
             self._move(scaled)
         return loss, norm
 
     def spoilt(self) -> Pass:
-        """The batch that made the loss or the gradient what it is: the first that is not finite, or the last."""
-        bad = (p for p in self.passes if not all(math.isfinite(float(v)) for v in (p.loss, p.norm) if v is not None))
+        """The batch that made the loss or the gradient what it is: the first that is not finite, or
+        the last."""
+        bad = (
+            p
+            for p in self.passes
+            if not all(math.isfinite(float(v)) for v in (p.loss, p.norm) if v is not None)
+        )
         return next(bad, self.passes[-1])
 
     def _gradient(self, drawn: Drawn, own: dict[str, Any], count: int) -> None:
@@ -96,7 +116,11 @@ class Step:
         own = own if cond is None else {**own, "cond": cond}
         if len(x) > 1:
             _check_several(self.objective, len(x), own)
-        cast = contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+        cast = (
+            contextlib.nullcontext()
+            if self.dtype is None
+            else torch.autocast(self.device.type, self.dtype)
+        )
         with cast:
             try:
                 terms = self.objective(*x, generator=drawn.generator, **own)
@@ -106,12 +130,14 @@ class Step:
         loss = terms if isinstance(terms, Tensor) else getattr(terms, "loss", None)
         if not isinstance(loss, Tensor) or loss.dim():
             raise OdesolveError(
-                f"the objective returned {_called(terms)}: return Terms, whose loss is one number, or that number"
+                f"the objective returned {_called(terms)}: return Terms, whose loss is one "
+                "number, or that number"
             )
         if not loss.requires_grad or loss.is_complex():
             given = "complex" if loss.is_complex() else "of no weight: it has no gradient"
             raise OdesolveError(
-                f"the loss is {given}: let the objective compute a real one from weights that are trained, where gradients are on"
+                f"the loss is {given}: let the objective compute a real one from weights that are "
+                "trained, where gradients are on"
             )
         if not self.passes:
             self.optimiser.zero_grad()
@@ -149,12 +175,19 @@ def _check_several(objective: Callable[..., Any], n: int, own: Mapping[str, Any]
         inspect.signature(objective).bind(*range(n), generator=None, **own)
     except TypeError:
         told = "name the conditions among them, as in cond='label' for (x, y)"
-        raise OdesolveError(f"a batch holds {n} tensors, which are not what the objective takes: {told}") from None
+        raise OdesolveError(
+            f"a batch holds {n} tensors, which are not what the objective takes: {told}"
+        ) from None
     except ValueError:  # of C, and others that do not say
         return
 
 
-def _check_called(objective: Callable[..., Any], n: int, own: Mapping[str, Any], error: TypeError) -> None:
+def _check_called(
+    objective: Callable[..., Any],
+    n: int,
+    own: Mapping[str, Any],
+    error: TypeError,
+) -> None:
     """Raise OdesolveError where an objective cannot be called as it was."""
     if isinstance(error, OdesolveError):
         return
@@ -162,7 +195,9 @@ def _check_called(objective: Callable[..., Any], n: int, own: Mapping[str, Any],
     try:
         inspect.signature(objective).bind(*range(n), generator=None, **own)
     except TypeError:
-        raise OdesolveError(f"objective does not fit its call ({called}): {error}; let it take these") from error
+        raise OdesolveError(
+            f"objective does not fit its call ({called}): {error}; let it take these"
+        ) from error
     except ValueError:  # of C, and others that do not say
         return
 
@@ -170,11 +205,15 @@ def _check_called(objective: Callable[..., Any], n: int, own: Mapping[str, Any],
 def _check_weights(weights: list[Tensor], dtype: torch.dtype | None) -> None:
     """Raise OdesolveError for weights that no step can move."""
     if any(p.is_meta for p in weights):
-        told = "give network.to_empty(device='cpu'), initialise it, and make the optimiser of its weights then"
+        told = (
+            "give network.to_empty(device='cpu'), initialise it, and make the optimiser of its "
+            "weights then"
+        )
         raise OdesolveError(f"weights are on the meta device, without numbers: {told}")
     if dtype is torch.float16 and any(p.dtype is torch.float16 for p in weights):
         raise OdesolveError(
-            "weights are float16, and their gradients cannot be scaled: keep them in float32 beside dtype=torch.float16"
+            "weights are float16, and their gradients cannot be scaled: keep them in float32 "
+            "beside dtype=torch.float16"
         )
 
 
@@ -185,4 +224,8 @@ def wrapped(objective: Any) -> list[DistributedDataParallel]:
 
 
 def _called(terms: Any) -> str:
-    return f"numbers of shape {tuple(terms.shape)}" if isinstance(terms, Tensor) else type(terms).__name__
+    return (
+        f"numbers of shape {tuple(terms.shape)}"
+        if isinstance(terms, Tensor)
+        else type(terms).__name__
+    )

@@ -1,4 +1,5 @@
-"""What a checkpoint holds against what it has to be: its header, and the states of the parts that are to have them."""
+"""What a checkpoint holds against what it has to be: its header, and the states of the parts that
+are to have them."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ class Header(Struct, forbid_unknown_fields=True):
 
 
 def unpacked(value: Any, tensors: Mapping[str, Tensor], door: Door) -> Any:
-    """Plain values and tensors in dicts, lists and tuples. Raises the door's error for a tensor that is not there."""
+    """Plain values and tensors in dicts, lists and tuples. Raises the door's error for a tensor
+    that is not there."""
     if isinstance(value, _Tensor):
         if value.name not in tensors:
             raise door.refuse(f"it names a tensor {value.name!r} and does not hold it")
@@ -77,8 +79,8 @@ def unpacked(value: Any, tensors: Mapping[str, Tensor], door: Door) -> Any:
 def restored(file: File, parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
     """Bring parts to their states, or raise OdesolveError with all of them as they were.
 
-    Modules, averages, optimisers and schedules are compared before; what others accept they say themselves, so they come first.
-    """
+    Modules, averages, optimisers and schedules are compared before; what others accept they say
+    themselves, so they come first."""
     for name, part in parts.items():
         _check_make(file, name, part, states[name])
     checked = {name: p for name, p in parts.items() if isinstance(p, (nn.Module, EMA, Optimizer))}
@@ -112,17 +114,25 @@ def _check_make(file: File, name: str, part: Any, state: Any) -> None:
         found = [f"its state is {type(state).__name__} in the file"]
     elif isinstance(part, (nn.Module, EMA)):
         mine = part.state_dict()
-        found = differences(_shapes(state), _shapes(mine)) or differences(_kinds(state), _kinds(mine))
+        found = differences(_shapes(state), _shapes(mine)) or differences(
+            _kinds(state), _kinds(mine)
+        )
     elif isinstance(part, Optimizer):
         found = _other_optimiser(part, state)
-    elif isinstance(part, LRScheduler) and "last_epoch" not in state and "last_epoch" in part.state_dict():
+    elif (
+        isinstance(part, LRScheduler)
+        and "last_epoch" not in state
+        and "last_epoch" in part.state_dict()
+    ):
         found = ["it has no last_epoch"]
     elif isinstance(part, (LRScheduler, GradScaler)):
         found = _clashes(state, part.state_dict())
     else:
         found = []
     if found:
-        raise OdesolveError(f"{file} holds another {name}: {'; '.join(found[:4])}. Build it as it was trained")
+        raise OdesolveError(
+            f"{file} holds another {name}: {'; '.join(found[:4])}. Build it as it was trained"
+        )
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,7 +140,11 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(state: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {k: "floats" if v.is_floating_point() else str(v.dtype) for k, v in state.items() if isinstance(v, Tensor)}
+    kinds = {
+        k: "floats" if v.is_floating_point() else str(v.dtype)
+        for k, v in state.items()
+        if isinstance(v, Tensor)
+    }
     return {k: "whole numbers" if "int" in v else v for k, v in kinds.items()}
 
 
@@ -139,24 +153,37 @@ def _told(value: Any) -> Any:
 
 
 def _clashes(held: Any, mine: Any, name: str = "") -> list[str]:
-    """Lines on numbers and lists that are something else in the file; what only one of the two has is left to torch."""
+    """Lines on numbers and lists that are something else in the file; what only one of the two has
+    is left to torch."""
     if isinstance(mine, dict):
-        pairs = [(f"{name}.{k}" if name else str(k), held[k], v) for k, v in mine.items() if k in held]
+        pairs = [
+            (f"{name}.{k}" if name else str(k), held[k], v) for k, v in mine.items() if k in held
+        ]
         return [line for where, a, b in pairs for line in _clashes(a, b, where)]
     if isinstance(mine, list):
         if not isinstance(held, list) or len(held) != len(mine):
             return [f"{name} is {short(held)} in the file, {short(mine)} here"]
         return [
-            line for k, (a, b) in enumerate(zip(held, mine, strict=True)) for line in _clashes(a, b, f"{name}[{k}]")
+            line
+            for k, (a, b) in enumerate(zip(held, mine, strict=True))
+            for line in _clashes(a, b, f"{name}[{k}]")
         ]
-    clash = isinstance(mine, (int, float)) and not isinstance(held, (int, float, Tensor, type(None)))
+    clash = isinstance(mine, (int, float)) and not isinstance(
+        held, (int, float, Tensor, type(None))
+    )
     return [f"{name} is {short(held)} in the file, {short(mine)} here"] if clash else []
 
 
 def _other_optimiser(part: Optimizer, state: dict[str, Any]) -> list[str]:
-    """What is not of an optimiser of these weights: its groups, and the shapes of what it remembers of each weight."""
-    groups, held = state.get("param_groups"), state.get("state")
-    if not isinstance(groups, list) or not isinstance(held, dict) or not all(isinstance(g, dict) for g in groups):
+    """What is not of an optimiser of these weights: its groups, and the shapes of what it remembers
+    of each weight."""
+    groups = state.get("param_groups")
+    held = state.get("state")
+    if (
+        not isinstance(groups, list)
+        or not isinstance(held, dict)
+        or not all(isinstance(g, dict) for g in groups)
+    ):
         return ["it has no param_groups and state"]
     found = _clashes(groups, part.state_dict()["param_groups"], "param_groups")
     weights = [p for group in part.param_groups for p in group["params"]]
@@ -168,7 +195,9 @@ def _other_optimiser(part: Optimizer, state: dict[str, Any]) -> list[str]:
         found += [f"state[{k}] has no {n}" for n in missing]
         kept = {n: each[n] for n in LIKE_WEIGHTS if each.get(n) is not None}
         strange = [n for n, v in kept.items() if not isinstance(v, Tensor) or v.shape != shape]
-        found += [f"state[{k}].{n} is {short(each[n])}, of a weight {tuple(shape)}" for n in strange]
+        found += [
+            f"state[{k}].{n} is {short(each[n])}, of a weight {tuple(shape)}" for n in strange
+        ]
     return found
 
 
@@ -178,16 +207,27 @@ def differences(held: Any, given: Any, name: str = "") -> list[str]:
     Code is compared where one Python wrote both, as each has instructions of its own.
     """
     if isinstance(held, dict) and isinstance(given, dict):
-        if all("code" in each for each in (held, given)) and held.get("python") != given.get("python"):
-            held, given = ({k: v for k, v in each.items() if k not in ("python", "code")} for each in (held, given))
+        if all("code" in each for each in (held, given)) and held.get("python") != given.get(
+            "python"
+        ):
+            held, given = (
+                {k: v for k, v in each.items() if k not in ("python", "code")}
+                for each in (held, given)
+            )
         names = [*held, *(k for k in given if k not in held)]
         return [
             line
             for k in names
-            for line in differences(held.get(k, _ABSENT), given.get(k, _ABSENT), f"{name}.{k}" if name else str(k))
+            for line in differences(
+                held.get(k, _ABSENT), given.get(k, _ABSENT), f"{name}.{k}" if name else str(k)
+            )
         ]
     same = type(held) is type(given) and held == given
-    return [] if same or _both_numbers_equal(held, given) else [f"{name} is {held!r} in the file, {given!r} here"]
+    return (
+        []
+        if same or _both_numbers_equal(held, given)
+        else [f"{name} is {held!r} in the file, {given!r} here"]
+    )
 
 
 class _Absent:

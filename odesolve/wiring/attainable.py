@@ -1,4 +1,5 @@
-"""What can be known of data under noise without a network: the least that a trained one should do."""
+"""What can be known of data under noise without a network: the least that a trained one should
+do."""
 
 from __future__ import annotations
 
@@ -11,15 +12,17 @@ ENTRIES = 2 * 10**7  # numbers of the data that are looked at
 
 
 class Attainable:
-    """Mean squared errors of denoising data rows (n, D) by estimators that are fitted to other rows of the same data (m, D).
+    """Mean squared errors of denoising data rows (n, D) by estimators that are fitted to other rows
+    of the same data (m, D).
 
-    ``linear`` is what a multiple of the noisy row alone reaches, ``affine`` what the mean and Wiener's filter do, with one
-    variance or with the whole covariance: all that there is to know of a Gaussian cloud. ``best`` is the least of these and
-    of the posterior mean of the other rows themselves.
-    """
+    ``linear`` is what a multiple of the noisy row alone reaches, ``affine`` what the mean and
+    Wiener's filter do, with one variance or with the whole covariance: all that there is to know of
+    a Gaussian cloud. ``best`` is the least of these and of the posterior mean of the other rows
+    themselves."""
 
     def __init__(self, rows: Tensor, others: Tensor, noise: Tensor):
-        self.rows, self.noise = rows, noise
+        self.rows = rows
+        self.noise = noise
         self.others = others[: max(2, ENTRIES // rows.shape[1])]
         self.mean = self.others.mean(0)
         self.variance = float((self.others - self.mean).square().mean())
@@ -46,7 +49,11 @@ class Attainable:
             centred = noisy - self.mean
             scalar = self._off(self.mean + centred * self.variance / (self.variance + rho**2))
             along = (centred @ self.axes.T) * (self.along / (self.along + rho**2))
-            tried = [scalar, self._off(self.mean.expand_as(noisy)), self._off(self.mean + along @ self.axes)]
+            tried = [
+                scalar,
+                self._off(self.mean.expand_as(noisy)),
+                self._off(self.mean + along @ self.axes),
+            ]
             affine = min(tried)
             self._kept[rho] = min(affine, self._off(self._posterior(noisy, rho))), scalar, affine
         return self._kept[rho]

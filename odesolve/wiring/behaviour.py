@@ -1,4 +1,5 @@
-"""How a network answers, whatever its answers mean: shape, dtype, device, steadiness, and whether rows keep to themselves."""
+"""How a network answers, whatever its answers mean: shape, dtype, device, steadiness, and whether
+rows keep to themselves."""
 
 from __future__ import annotations
 
@@ -11,19 +12,25 @@ from odesolve.functions.steadiness import counting, draws, modules_of
 from odesolve.model.model import Model
 from odesolve.wiring.result import Finding
 
-APART = 1e-3  # of an answer's size: rounding of other shapes of matrix products is less, in half precision too
+# of an answer's size: rounding of other shapes of matrix products is less, in half precision too
+APART = 1e-3
 ROWS = 4
 
 
 class Asked:
-    """A model's network, asked as the model asks it, at one time of its path: answers in float64, calls counted."""
+    """A model's network, asked as the model asks it, at one time of its path: answers in float64,
+    calls counted."""
 
     def __init__(self, model: Model, x: Tensor):
-        self.model, self.x, self.calls = model, x, 0
+        self.model = model
+        self.x = x
+        self.calls = 0
         path = model.path
         middle = path.t_of_rho(min(max(1.0, float(path.rho(path.t_min))), 1e3))
         if path.training_steps is not None:
-            middle = (middle * path.training_steps).round().clamp(1, path.training_steps - 1) / path.training_steps
+            middle = (middle * path.training_steps).round().clamp(
+                1, path.training_steps - 1
+            ) / path.training_steps
         self.t = float(middle)
 
     def __call__(self, rows: slice | Tensor = slice(None), t: float | None = None) -> Tensor:
@@ -51,27 +58,43 @@ def mode(net: object) -> Finding:
     layers = [m for m in modules_of(net) if m.training]
     norms = sorted({type(m).__name__ for m in layers if counting(m)})
     if norms:
-        says = f"{norms[0]} in train mode mixes the rows of a batch, and every call changes its statistics"
+        says = (
+            f"{norms[0]} in train mode mixes the rows of a batch, and every call changes its "
+            "statistics"
+        )
         return Finding("mode", "wrong", says, "net.eval()")
     if draws(net):
-        return Finding("mode", "wrong", "dropout in train mode: every answer is random", "net.eval()")
+        return Finding(
+            "mode", "wrong", "dropout in train mode: every answer is random", "net.eval()"
+        )
     if not modules_of(net):
         return Finding("mode", "right", "a function, which has no train mode to be seen")
-    said = "train mode, in which no layer of this network behaves otherwise" if layers else "eval mode"
+    said = (
+        "train mode, in which no layer of this network behaves otherwise" if layers else "eval mode"
+    )
     return Finding("mode", "right", said)
 
 
 def _finite(out: Tensor) -> Finding:
     if not bool(torch.isfinite(out).all()):
-        return Finding("answers", "wrong", "the network answers noisy data with NaN or infinity", "check its weights")
-    return Finding("answers", "right", f"finite, of root mean square {float(out.square().mean().sqrt()):.3g}")
+        return Finding(
+            "answers",
+            "wrong",
+            "the network answers noisy data with NaN or infinity",
+            "check its weights",
+        )
+    return Finding(
+        "answers", "right", f"finite, of root mean square {float(out.square().mean().sqrt()):.3g}"
+    )
 
 
 def _steady(one: Tensor, other: Tensor) -> Finding:
     gap = _gap(one, other)
     if gap > APART:
         says = f"the same question is answered differently, by {gap:.2g} of the answer's size"
-        return Finding("repeated", "wrong", says, "net.eval(), or take the random numbers out of the network")
+        return Finding(
+            "repeated", "wrong", says, "net.eval(), or take the random numbers out of the network"
+        )
     return Finding("repeated", "right", "the same question gets the same answer")
 
 
@@ -84,11 +107,16 @@ def _independent(asked: Asked, whole: Tensor) -> Iterator[Finding]:
         gap = _gap(whole[:n], asked(slice(0, n)))
     except Exception as e:  # a network of one batch size says so in its own words
         says = f"a part of the batch cannot be asked alone ({type(e).__name__}: {_short(e)})"
-        yield Finding("rows", "doubt", says, "give batches of the size that the network was made for")
+        yield Finding(
+            "rows", "doubt", says, "give batches of the size that the network was made for"
+        )
         return
     if gap > APART:
         says = f"a row's answer changes by {gap:.2g} of its size with the other rows of its batch"
-        cure = "net.eval(); with a batch statistic of the network's own, a batch is solved as one system"
+        cure = (
+            "net.eval(); with a batch statistic of the network's own, a batch is solved as one "
+            "system"
+        )
         yield Finding("rows", "doubt", says, cure)
     else:
         yield Finding("rows", "right", "a row's answer does not depend on the others")
@@ -99,14 +127,25 @@ def _placed(model: Model, x: Tensor) -> Finding:
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in found if p.is_floating_point()})
     devices = sorted({str(p.device) for p in found})
     if len(devices) > 1:
-        return Finding("device", "wrong", f"weights lie on {' and '.join(devices)}", f'net.to("{devices[0]}")')
+        return Finding(
+            "device", "wrong", f"weights lie on {' and '.join(devices)}", f'net.to("{devices[0]}")'
+        )
     if devices and torch.device(devices[0]) != x.device:
-        return Finding("device", "wrong", f"weights on {devices[0]}, data on {x.device}", f'net.to("{x.device}")')
+        return Finding(
+            "device",
+            "wrong",
+            f"weights on {devices[0]}, data on {x.device}",
+            f'net.to("{x.device}")',
+        )
     where = (
-        f"weights in {' and '.join(dtypes)} on {devices[0]}" if dtypes else f"a function without weights, on {x.device}"
+        f"weights in {' and '.join(dtypes)} on {devices[0]}"
+        if dtypes
+        else f"a function without weights, on {x.device}"
     )
     if len(dtypes) > 1:
-        return Finding("device", "doubt", f"{where}: autocast, or a part of it was cast", "net.float()")
+        return Finding(
+            "device", "doubt", f"{where}: autocast, or a part of it was cast", "net.float()"
+        )
     return Finding("device", "right", where)
 
 

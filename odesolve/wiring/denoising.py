@@ -13,7 +13,9 @@ from odesolve.wiring.attainable import Attainable
 from odesolve.wiring.readings import Wiring, answers, levels_inside
 
 LEVELS = (0.4, 1.0, 0.15, 2.5)  # of the data's deviation, the telling ones first
-NEAR, OWED = 0.05, 0.1  # excess over the best linear filter, and what the answers are to take from the excess
+# excess over the best linear filter, and what the answers are to take from the excess
+NEAR = 0.05
+OWED = 0.1
 _LEAST = 1e-12
 
 
@@ -21,9 +23,9 @@ _LEAST = 1e-12
 class Fit:
     """How well one reading denoises.
 
-    ``excess`` is the mean of ``logs``, log(mean squared error / what can be had without a network) at each noise level, so 0.1
-    is ten per cent more; ``rho`` and ``errors`` are the noise to signal ratios and the mean squared errors at them.
-    """
+    ``excess`` is the mean of ``logs``, log(mean squared error / what can be had without a network)
+    at each noise level, so 0.1 is ten per cent more; ``rho`` and ``errors`` are the noise to signal
+    ratios and the mean squared errors at them."""
 
     wiring: Wiring
     excess: float
@@ -34,10 +36,11 @@ class Fit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Inner products of data x, noisy data y and the network's output f at one level: (yy, ff, xx, yf, yx, fx).
+    """Inner products of data x, noisy data y and the network's output f at one level: (yy, ff, xx,
+    yf, yx, fx).
 
-    Any reading that is linear in y and f has its error from them; ``rows`` are those of each row (n,), ``means`` the means.
-    """
+    Any reading that is linear in y and f has its error from them; ``rows`` are those of each row
+    (n,), ``means`` the means."""
 
     rows: tuple[Tensor, ...]
     means: tuple[float, ...]
@@ -65,7 +68,8 @@ def _error(products: tuple, ky: float, kf: float):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question at one level: noise to signal ratio, what was answered, and the data from it by every prediction.
+    """A question at one level: noise to signal ratio, what was answered, and the data from it by
+    every prediction.
 
     ``data`` has (ky, kf) of the data prediction ky y + kf f for each.
     """
@@ -76,14 +80,17 @@ class Asked:
 
 
 class Denoising:
-    """A network asked about data rows (n, ...) under noise of several levels; what gets the same input is asked once.
+    """A network asked about data rows (n, ...) under noise of several levels; what gets the same
+    input is asked once.
 
-    ``rows`` and ``others`` are disjoint parts of the data, ``calls`` counts the calls of the network.
-    """
+    ``rows`` and ``others`` are disjoint parts of the data, ``calls`` counts the calls of the
+    network."""
 
     def __init__(self, model: Model, rows: Tensor, others: Tensor, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        self.model, self.rows, self.calls = model, rows, 0
+        self.model = model
+        self.rows = rows
+        self.calls = 0
         self.noise = torch.randn(rows.shape, generator=generator, dtype=rows.dtype).to(rows.device)
         self.without = Attainable(rows.flatten(1), others.flatten(1), self.noise.flatten(1))
         deviation = math.sqrt(self.without.variance)
@@ -92,8 +99,10 @@ class Denoising:
         self._answers: dict[tuple[str, str, str], Answer | None] = {}
 
     def fit(self, wiring: Wiring, levels: int | None = None) -> Fit | None:
-        """How well a reading denoises at the first so many levels; None where the network cannot be asked so."""
-        errors, rhos = [], []
+        """How well a reading denoises at the first so many levels; None where the network cannot be
+        asked so."""
+        errors = []
+        rhos = []
         for level in self.levels[:levels]:
             asked = self._at(wiring.same_question(), level)
             if asked.answer is None:
@@ -113,7 +122,8 @@ class Denoising:
         return (fit.excess - other.excess) / max(spread, 1e-12)
 
     def filters(self, fit: Fit) -> bool:
-        """Whether a reading denoises as well as the best multiple of the noisy rows, and owes that to the network's answers."""
+        """Whether a reading denoises as well as the best multiple of the noisy rows, and owes that
+        to the network's answers."""
         blank = linear = 0.0
         for level in self.levels:
             asked = self._at(fit.wiring.same_question(), level)
@@ -142,14 +152,16 @@ class Denoising:
         return self._asked[key]
 
     def _placed(self, question: Wiring, level: float) -> Asked:
-        made, path = question.applied(self.model), question.path
+        made = question.applied(self.model)
+        path = question.path
         low, high = levels_inside(path)
         t = path.t_of_rho(min(max(level, low), high))
         steps = path.training_steps
         if steps is not None and question.time == "index":
             first = 0 if question.flipped else 1
             t = (t * steps).round().clamp(first, first + steps - 1) / steps
-        rho, alpha = float(path.rho(t)), float(path.alpha(t))
+        rho = float(path.rho(t))
+        alpha = float(path.alpha(t))
         scale = alpha * float(made.reading.c_in(path, t))
         time = float(made.network_times(t.reshape(1)))
         key = f"{scale:.5g}", f"{time:.6g}", f"{rho:.6g}"
@@ -166,7 +178,8 @@ class Denoising:
         try:
             with torch.no_grad():
                 (out,) = self.model.evaluate((scale * y).to(dtype), y.to(dtype), t, ("cond",))
-        except Exception:  # whatever a network raises for a time that it does not know, this is not how it was meant
+        # whatever a network raises for a time that it does not know, this is not how it was meant
+        except Exception:
             return None
         found = Answer.of(self.rows.flatten(1), y.flatten(1), out.to(y.dtype).flatten(1))
         return found if math.isfinite(found.means[1]) else None
@@ -174,15 +187,17 @@ class Denoising:
     def informed(self, wiring: Wiring) -> float | None:
         """How much of what can be known a network's answers tell, 0 to about 1, whatever they mean.
 
-        What the best mix of noisy rows and answers leaves, beside what the noisy rows alone leave and what can be had
-        without a network (of logarithms, over the levels where these differ). None where they do not.
-        """
-        told, can_be = 0.0, 0.0
+        What the best mix of noisy rows and answers leaves, beside what the noisy rows alone leave
+        and what can be had without a network (of logarithms, over the levels where these differ).
+        None where they do not."""
+        told = 0.0
+        can_be = 0.0
         for level in self.levels:
             asked = self._at(wiring.same_question(), level)
             if asked.answer is None:
                 return 0.0
-            alone, best = self.without.linear(asked.rho), self.without.best(asked.rho)
+            alone = self.without.linear(asked.rho)
+            best = self.without.best(asked.rho)
             if best > 0.9 * alone:
                 continue
             can_be += math.log(alone / best)

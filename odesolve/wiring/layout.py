@@ -18,15 +18,20 @@ USUAL = (0.1, 4.0)  # deviations of data that networks are trained on
 
 
 def rows_of(data: Any, device: torch.device) -> Tensor:
-    """Data (N, ...) in float64 on the network's device. Raises OdesolveError for what is no batch of numbers."""
+    """Data (N, ...) in float64 on the network's device. Raises OdesolveError for what is no batch
+    of numbers."""
     try:
         x = torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as e:
         raise OdesolveError(f"data is {type(data).__name__}: {_to_type(data)}") from e
     if x.dim() < 2 or x.shape[0] < LEAST or x.numel() == 0:
-        raise OdesolveError(f"data has shape {tuple(x.shape)}: give at least {LEAST} samples, as (N, ...)")
+        raise OdesolveError(
+            f"data has shape {tuple(x.shape)}: give at least {LEAST} samples, as (N, ...)"
+        )
     if x.is_complex() or x.is_sparse or x.dtype == torch.bool:
-        raise OdesolveError(f"data is {x.dtype} ({x.layout}): give real numbers in a dense tensor, (N, ...)")
+        raise OdesolveError(
+            f"data is {x.dtype} ({x.layout}): give real numbers in a dense tensor, (N, ...)"
+        )
     x = x.detach().to(device).double()
     if not bool(torch.isfinite(x).all()):
         raise OdesolveError("data holds NaN or infinity: give finite samples, (N, ...)")
@@ -45,10 +50,18 @@ def _to_type(data: Any) -> str:
         how = "give the samples in it, such as data[0]"
     elif isinstance(data, (list, tuple)):
         how = "give torch.stack([torch.as_tensor(x) for x in data])"
-    elif hasattr(data, "dataset") or (not hasattr(data, "__getitem__") and isinstance(data, Iterable)):
-        how = "give one batch of it, such as next(iter(data)), or next(iter(data))[0] where that holds labels too"
+    elif hasattr(data, "dataset") or (
+        not hasattr(data, "__getitem__") and isinstance(data, Iterable)
+    ):
+        how = (
+            "give one batch of it, such as next(iter(data)), or next(iter(data))[0] where that "
+            "holds labels too"
+        )
     elif not isinstance(data, bytes) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        how = "give torch.stack([data[i] for i in range(256)]), or data[i][0] where a sample has a label too"
+        how = (
+            "give torch.stack([data[i] for i in range(256)]), or data[i][0] where a sample has "
+            "a label too"
+        )
     else:
         how = "give a tensor or array of samples"
     return f"{how}, (N, ...)"
@@ -72,17 +85,23 @@ def device_of(model: Model, data: Any) -> torch.device:
 def scale(x: Tensor, model: Model) -> Finding:
     """Whether the data lie where networks are trained."""
     deviation = float((x - x.mean(0)).square().mean().sqrt())
-    low, high = float(x.min()), float(x.max())
+    low = float(x.min())
+    high = float(x.max())
     says = f"values from {low:.3g} to {high:.3g}, deviation {deviation:.3g}"
     whole = bool((x == x.round()).all())
     if whole and low >= 0 and 100 < high <= 255:
         return Finding("data", "wrong", f"{says}: pixels as bytes", "x / 127.5 - 1")
     expected = model.reading.sigma_data
     if model.predicts == "edm" and not 0.4 < deviation / expected < 2.5:
-        return Finding("data", "doubt", f"{says}, while sigma_data={expected:g}", f"sigma_data={deviation:.2g}")
+        return Finding(
+            "data", "doubt", f"{says}, while sigma_data={expected:g}", f"sigma_data={deviation:.2g}"
+        )
     if not USUAL[0] < deviation < USUAL[1]:
         return Finding(
-            "data", "doubt", f"{says}: networks are mostly trained on deviations near 1", f"x / {deviation:.2g}"
+            "data",
+            "doubt",
+            f"{says}: networks are mostly trained on deviations near 1",
+            f"x / {deviation:.2g}",
         )
     return Finding("data", "right", says)
 

@@ -25,14 +25,17 @@ from odesolve.wiring.readings import Wiring
 from odesolve.wiring.result import Check, Finding
 from odesolve.wiring.search import Search
 
-ROWS = ((64, 512), (1024, 128), (math.inf, 32))  # rows asked at a level, for samples of up to so many numbers
+# rows asked at a level, for samples of up to so many numbers
+ROWS = ((64, 512), (1024, 128), (math.inf, 32))
 OTHERS = 2048
 FEW = 16
-DOUBTFUL, FAR_BETTER = (
-    0.1,
-    0.3,
-)  # excess of a reading that may be of other data, and by how much other data are to fit better
-ENOUGH, MOST, CLEAR = 32, 64, 0.2  # samples, and excess, for a word that nobody asked for
+# excess of a reading that may be of other data, and by how much other data are to fit better
+DOUBTFUL = 0.1
+FAR_BETTER = 0.3
+# samples, and excess, for a word that nobody asked for
+ENOUGH = 32
+MOST = 64
+CLEAR = 0.2
 
 
 @door("ode.check", seed=count(0, 2**64 - 1), seconds=number(above=0.0))
@@ -45,27 +48,35 @@ def check(
     seconds: float = 60.0,
     progress: bool | None = None,
 ) -> Check:
-    """Whether a network is read as it was trained: path and direction of time, prediction, time scale, layout and scale of data.
+    """Whether a network is read as it was trained: path and direction of time, prediction, time
+    scale, layout and scale of data.
 
-    Known data under known noise are denoised by all readings of the network that are in use (``odesolve.paths`` both ways,
-    predictions, times), at four noise levels: the reading that the network was trained with leaves the least mean squared
-    error. Beside that it is asked whether the network is steady, in eval mode, of one dtype and on one device, and whether
-    the rows of a batch are independent.
+    Known data under known noise are denoised by all readings of the network that are in use
+    (``odesolve.paths`` both ways, predictions, times), at four noise levels: the reading that the
+    network was trained with leaves the least mean squared error. Beside that it is asked whether
+    the network is steady, in eval mode, of one dtype and on one device, and whether the rows of a
+    batch are independent.
 
     Args:
-        model: an ``ode.Model``, with the conditions that the data have (one row for each sample, or one for all). Guidance
-            and what is done to x0 are left out.
-        data: samples (N, ...) as the network was trained on, 4 at least; some hundred are better. Without data the
-            network's own samples take their place: each reading has to denoise what it draws. That tells less, and says so.
+        model: an ``ode.Model``, with the conditions that the data have (one row for each sample, or
+            one for all). Guidance and what is done to x0 are left out.
+        data: samples (N, ...) as the network was trained on, 4 at least; some hundred are better.
+            Without data the network's own samples take their place: each reading has to denoise
+            what it draws. That tells less, and says so.
         noise: without data, the shape of samples (B, ...) to draw.
         seed: of the noise.
-        seconds: about how long it may take; with less time fewer readings are tried, those near to the declared one first.
-        progress: show a bar; by default on work longer than a second, on a terminal (in a log, lines).
+        seconds: about how long it may take; with less time fewer readings are tried, those near to
+            the declared one first.
+        progress: show a bar; by default on work longer than a second, on a terminal (in a log,
+            lines).
 
-    Returns a ``Check``: ``print`` it, or look at ``ok``, ``findings``, ``best``, ``model``. The network's mode is left as it was.
-    Raises OdesolveError for data or shapes that cannot be used, and where the network cannot be called at all.
+    Returns a ``Check``: ``print`` it, or look at ``ok``, ``findings``, ``best``, ``model``. The
+    network's mode is left as it was.
+    Raises OdesolveError for data or shapes that cannot be used, and where the network cannot be
+    called at all.
 
-    The criterion is that the posterior mean has the least mean squared error (Robbins 1956, Miyasawa 1961).
+    The criterion is that the posterior mean has the least mean squared error (Robbins 1956,
+    Miyasawa 1961).
 
     >>> import odesolve as ode
     >>> problem = ode.problems.mixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], std=0.2)
@@ -76,7 +87,10 @@ def check(
     """
     begun = time.monotonic()
     if (data is None) == (noise is None):
-        raise OdesolveError("give data=samples (N, ...) to check with, or without any the shape noise=(64, 3, 32, 32)")
+        raise OdesolveError(
+            "give data=samples (N, ...) to check with, or without any the shape "
+            "noise=(64, 3, 32, 32)"
+        )
     noise = None if noise is None else shape_of(noise)
     found = Check([behaviour.mode(model.net)], data=data is not None)
     expected = _expected(Wiring.of(model), data is not None)
@@ -92,11 +106,14 @@ def _expected(declared: Wiring, data: bool) -> int:
 
 
 def warn_of_wiring(model: Model, shape: Sequence[int], seed: int = 0) -> None:
-    """Warn where another reading on the declared path draws samples of clearly more structure, and denoises them better.
+    """Warn where another reading on the declared path draws samples of clearly more structure, and
+    denoises them better.
 
-    The light form of ``check`` without data: some hundred calls, on samples of this shape, (B, ...) with the batch first.
-    """
-    changed = model.reading.guidance is not None or model.reading.classifier or model.reading.applies
+    The light form of ``check`` without data: some hundred calls, on samples of this shape, (B, ...)
+    with the batch first."""
+    changed = (
+        model.reading.guidance is not None or model.reading.classifier or model.reading.applies
+    )
     if changed or shape[0] < ENOUGH:
         return
     declared = Wiring.of(model)
@@ -137,9 +154,14 @@ def _look(
         middle = (span[0] + span[1]) / 2
         own, found.calls = unseen.drawn(model, declared, noise or (), seed, middle, tick)
         if not own:
-            raise OdesolveError(f"no reading of the network draws samples of shape {tuple(noise or ())}: give data=")
+            raise OdesolveError(
+                f"no reading of the network draws samples of shape {tuple(noise or ())}: give data="
+            )
         x = own[0].x
-        says = "none were given: the readings are judged by what they draw, and the data's scale is not known"
+        says = (
+            "none were given: the readings are judged by what they draw, and the data's scale "
+            "is not known"
+        )
         found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
     asked = _asked(model, x)
     found.findings += behaviour.of_network(asked)
@@ -150,24 +172,35 @@ def _look(
         calls += asked_more
         if typed:
             says = f"{found['data'].says}: read as {typed} the network denoises them far better"
-            found.findings = [f for f in found.findings if f.about != "data"] + [Finding("data", "wrong", says, typed)]
+            found.findings = [f for f in found.findings if f.about != "data"] + [
+                Finding("data", "wrong", says, typed)
+            ]
             search = _searched(model, scaled, seed, span[1], tick)
             calls += search.denoising.calls
     verdicts.conclude(found, search)
     if search.left_out:
         says = f"{search.left_out} readings were left out for want of time"
-        found.findings.append(Finding("time spent", "doubt", says, f"seconds={2 * (span[1] - span[0]):g}"))
+        found.findings.append(
+            Finding("time spent", "doubt", says, f"seconds={2 * (span[1] - span[0]):g}")
+        )
     found.calls += asked.calls + calls
 
 
-def _searched(model: Model, x: Tensor, seed: int, deadline: float, tick: Callable[[], None] | None) -> Search:
+def _searched(
+    model: Model,
+    x: Tensor,
+    seed: int,
+    deadline: float,
+    tick: Callable[[], None] | None,
+) -> Search:
     search = Search(unseen.halves(model, x, seed, *_sizes(x)), Wiring.of(model), deadline, tick)
     search.run()
     return search
 
 
 def _scaled(model: Model, x: Tensor, search: Search, seed: int) -> tuple[str, Tensor, int]:
-    """How the data are to be scaled, "" where no usual scaling helps; the data so; the calls made."""
+    """How the data are to be scaled, "" where no usual scaling helps; the data so; the calls
+    made."""
     tried: list[tuple[float, str]] = []
     calls = 0
     for typed, scale in layout.SCALINGS.items():
@@ -187,18 +220,25 @@ def _sizes(x: Tensor) -> tuple[int, int]:
 
 
 def _answering(model: Model, x: Tensor) -> tuple[Tensor, list[Finding]]:
-    """Data in the order of axes that the network takes. Raises OdesolveError in the network's words where it takes none."""
+    """Data in the order of axes that the network takes. Raises OdesolveError in the network's words
+    where it takes none."""
     first = _refusal(model, x)
     if first is None:
-        return x, [Finding("layout", "right", f"the network takes samples of shape {tuple(x.shape[1:])}")]
+        return x, [
+            Finding("layout", "right", f"the network takes samples of shape {tuple(x.shape[1:])}")
+        ]
     for typed, other in layout.other_layouts(x):
         if _refusal(model, other) is None:
-            says = f"the network takes samples of shape {tuple(other.shape[1:])}, not {tuple(x.shape[1:])}"
+            says = (
+                f"the network takes samples of shape {tuple(other.shape[1:])}, not "
+                f"{tuple(x.shape[1:])}"
+            )
             return other, [Finding("layout", "wrong", says, typed)]
     for name, held in model.cond.items():
         if isinstance(held, Tensor) and held.dim() and len(held) not in (1, len(x)):
             raise OdesolveError(
-                f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one a sample"
+                f"the condition {name!r} holds {len(held)} for {len(x)} samples of data: give one "
+                "a sample"
             )
     given = f"data of shape {tuple(x.shape)}, as net(x, t) with t of shape ({len(x)},)"
     raise OdesolveError(f"the network cannot be called with {given}: {first}{_unasked(model)}")
@@ -225,7 +265,10 @@ def _unasked(model: Model) -> str:
     if not others:
         return ""
     typed = ", ".join(f"{name}=..." for name in others)
-    return f"; it takes {' and '.join(others)} too: give ode.check(model.given({typed}), data), one for each sample"
+    return (
+        f"; it takes {' and '.join(others)} too: give ode.check(model.given({typed}), data), "
+        "one for each sample"
+    )
 
 
 @contextlib.contextmanager

@@ -13,14 +13,17 @@ COLOURS = {"as declared": "#D55E00", "best": "#0072B2", "without a network": "#5
 
 
 def draw(check: Check, path: str | File) -> None:
-    """Write the errors of the declared and the best reading, beside what can be had without a network, to a file.
+    """Write the errors of the declared and the best reading, beside what can be had without a
+    network, to a file.
 
-    Raises OdesolveError for a file of another kind than PNG, SVG or PDF, and for a check that has no fits.
-    """
+    Raises OdesolveError for a file of another kind than PNG, SVG or PDF, and for a check that has
+    no fits."""
     if File(path).suffix.lower() not in SUFFIXES:
         raise OdesolveError(f"{path}: give a file name that ends in one of {', '.join(SUFFIXES)}")
     if check.best is None:
-        raise OdesolveError("no reading fits this network, so there is nothing to draw: print(check) says why")
+        raise OdesolveError(
+            "no reading fits this network, so there is nothing to draw: print(check) says why"
+        )
     figure = matplotlib()(figsize=(6.4, 4.2), layout="constrained", dpi=130)
     panel = figure.subplots()
     _line(panel, check.best.rho, check.attainable(), "without a network", "--")
@@ -28,7 +31,10 @@ def draw(check: Check, path: str | File) -> None:
         _fit(panel, check.declared, "as declared")
     _fit(panel, check.best, "best")
     panel.set(
-        xscale="log", yscale="log", xlabel="noise to signal ratio", ylabel="mean squared error of the denoised data"
+        xscale="log",
+        yscale="log",
+        xlabel="noise to signal ratio",
+        ylabel="mean squared error of the denoised data",
     )
     panel.legend(frameon=False, loc="lower right")  # errors rise with the noise
     figure.savefig(path)

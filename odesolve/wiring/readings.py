@@ -1,4 +1,5 @@
-"""The ways in which a network may have been meant: path and direction, prediction, time and input scale."""
+"""The ways in which a network may have been meant: path and direction, prediction, time and input
+scale."""
 
 from __future__ import annotations
 
@@ -39,10 +40,18 @@ class Wiring:
     def of(cls, model: Model) -> Wiring:
         """How a model reads its network."""
         read = model.reading
-        return cls(model.path, read.prediction, model.time, model.time_scale, read.input_scale, read.sigma_data)
+        return cls(
+            model.path,
+            read.prediction,
+            model.time,
+            model.time_scale,
+            read.input_scale,
+            read.sigma_data,
+        )
 
     def applied(self, model: Model) -> Model:
-        """The network of a model read so, with its conditions and nothing else: no guidance, nothing done to x0."""
+        """The network of a model read so, with its conditions and nothing else: no guidance,
+        nothing done to x0."""
         net = model.net if self.sign > 0 else Negated(model.net)
         return Model(
             net,
@@ -68,7 +77,8 @@ class Wiring:
         return isinstance(self.path, Flipped)
 
     def same_question(self) -> Wiring:
-        """What asks the network the same: predictions and signs differ only in how its answer is read."""
+        """What asks the network the same: predictions and signs differ only in how its answer is
+        read."""
         return replace(self, predicts="noise", sign=1)
 
     def __str__(self) -> str:
@@ -77,7 +87,9 @@ class Wiring:
 
     def arguments(self) -> list[str]:
         """The arguments as one types them, those that are defaults left out."""
-        return typed_reading(self.path, self.predicts, self.time, self.time_scale, self.input_scale, self.sigma_data)
+        return typed_reading(
+            self.path, self.predicts, self.time, self.time_scale, self.input_scale, self.sigma_data
+        )
 
     def differs(self, other: Wiring) -> list[str]:
         """Which of path, direction, prediction, time, input and sign are not the other's."""
@@ -87,7 +99,8 @@ class Wiring:
             "direction": self.flipped != other.flipped,
             "prediction": self.predicts != other.predicts,
             "time": self.time != other.time or mine != theirs,
-            "input": self.input_scale != other.input_scale or self._deviation() != other._deviation(),
+            "input": self.input_scale != other.input_scale
+            or self._deviation() != other._deviation(),
             "sign": self.sign != other.sign,
         }
         return [name for name, is_so in apart.items() if is_so]
@@ -100,14 +113,16 @@ class Negated:
     """A network whose answers are negated."""
 
     def __init__(self, net: Callable[..., Tensor]):
-        self.net, self.two_times = net, getattr(net, "two_times", False)
+        self.net = net
+        self.two_times = getattr(net, "two_times", False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return -self.net(*args, **kwargs)
 
 
 def cosine_table() -> Discrete:
-    """The table of 1000 steps of improved DDPM (Nichol and Dhariwal 2021, eq. 17), no beta above 0.999."""
+    """The table of 1000 steps of improved DDPM (Nichol and Dhariwal 2021, eq. 17), no beta above
+    0.999."""
 
     def level(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -117,14 +132,16 @@ def cosine_table() -> Discrete:
 
 
 def known_paths(declared: Path) -> list[Path]:
-    """Paths to try, data at t = 0: the declared one, those of the library, and the tables that most networks were trained on."""
+    """Paths to try, data at t = 0: the declared one, those of the library, and the tables that most
+    networks were trained on."""
     own = declared.base if isinstance(declared, Flipped) else declared
     others = [*KNOWN, Discrete.ddpm(), Discrete.stable_diffusion(), cosine_table()]
     return [own, *(p for p in others if p != own)]
 
 
 def questions(declared: Wiring, paths: int | None = None) -> Iterator[Wiring]:
-    """Readings that ask the network different things, the declared one first, then those of its own path.
+    """Readings that ask the network different things, the declared one first, then those of its own
+    path.
 
     ``paths``: of the first so many paths, by default of all.
     """
@@ -158,7 +175,8 @@ def _inputs(declared: Wiring) -> list[tuple[str | None, float]]:
 
 
 def answers(question: Wiring) -> Iterator[Wiring]:
-    """All readings of the answers to one question; only a network whose input is scaled so predicts "edm"."""
+    """All readings of the answers to one question; only a network whose input is scaled so predicts
+    "edm"."""
     kinds = PREDICTIONS if question.input_scale == "edm" else [p for p in PREDICTIONS if p != "edm"]
     for predicts, sign in itertools.product(kinds, (1, -1)):
         yield replace(question, predicts=predicts, sign=sign)

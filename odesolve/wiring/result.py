@@ -19,9 +19,9 @@ VERDICTS = ("right", "wrong", "doubt", "unknown")
 class Finding:
     """One thing that was looked at.
 
-    Attributes: ``about`` names it, ``verdict`` is "right", "wrong", "doubt" (it may be meant) or "unknown" (it cannot be
-    told from what was given), ``says`` is what was seen, ``typed`` what to type instead, or empty.
-    """
+    Attributes: ``about`` names it, ``verdict`` is "right", "wrong", "doubt" (it may be meant) or
+    "unknown" (it cannot be told from what was given), ``says`` is what was seen, ``typed`` what to
+    type instead, or empty."""
 
     about: str
     verdict: str
@@ -37,12 +37,12 @@ class Finding:
 class Check:
     """What ``ode.check`` found.
 
-    Attributes: ``findings`` one by one; ``declared`` and ``best`` how the declared reading and the one that fits best
-    denoise (``Fit``: ``wiring``, ``excess``, ``rho``, ``errors``), None where none could be asked; ``same`` those that fit
-    as well as the best, and so give the same sampler up to a re-timing or to what these data can tell; ``fits`` all that
-    were tried, best first; ``model`` the network read as ``best`` says; ``data`` whether data were given; ``calls`` of the
-    network and ``seconds``.
-    """
+    Attributes: ``findings`` one by one; ``declared`` and ``best`` how the declared reading and the
+    one that fits best denoise (``Fit``: ``wiring``, ``excess``, ``rho``, ``errors``), None where
+    none could be asked; ``same`` those that fit as well as the best, and so give the same sampler
+    up to a re-timing or to what these data can tell; ``fits`` all that were tried, best first;
+    ``model`` the network read as ``best`` says; ``data`` whether data were given; ``calls`` of the
+    network and ``seconds``."""
 
     findings: list[Finding]
     declared: Fit | None = None
@@ -61,7 +61,8 @@ class Check:
 
     @property
     def status(self) -> str:
-        """The gravest verdict: "wrong", "unknown" where the reading could not be told, "doubt" or "right"."""
+        """The gravest verdict: "wrong", "unknown" where the reading could not be told, "doubt" or
+        "right"."""
         found = {f.verdict for f in self.findings}
         return next((v for v in ("wrong", "unknown", "doubt") if v in found), "right")
 
@@ -70,7 +71,8 @@ class Check:
         return next(f for f in self.findings if f.about == about)
 
     def table(self, limit: int = 12) -> str:
-        """The readings that were tried, best first: the excess of their errors and what one types."""
+        """The readings that were tried, best first: the excess of their errors and what one
+        types."""
         rows = [f"{fit.excess:+8.2f}  {fit.wiring}" for fit in self.fits[:limit]]
         return "\n".join(["  excess  reading", *rows])
 
@@ -99,17 +101,23 @@ class Check:
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"status": self.status, "data": self.data, "calls": self.calls}
         facts |= {"seconds": round(self.seconds, 3), "findings": [vars(f) for f in self.findings]}
-        facts |= {"declared": told([self.declared]), "best": told([self.best]), "same": told(self.same)}
+        facts |= {
+            "declared": told([self.declared]),
+            "best": told([self.best]),
+            "same": told(self.same),
+        }
         return facts | {"fits": told(self.fits)}
 
     def attainable(self) -> list[float]:
-        """The mean squared errors that can be had without a network, at the best reading's noise levels."""
+        """The mean squared errors that can be had without a network, at the best reading's noise
+        levels."""
         if self.best is None:
             return []
         return [e / math.exp(gap) for e, gap in zip(self.best.errors, self.best.logs, strict=True)]
 
     def plot(self, path: str | File) -> None:
-        """Draw the errors of the declared and the best reading over the noise, beside what can be had without a network.
+        """Draw the errors of the declared and the best reading over the noise, beside what can be
+        had without a network.
 
         Raises ImportError without matplotlib, with the install line.
         """

@@ -13,10 +13,9 @@ from odesolve.wiring.readings import Wiring, answers, questions
 FEW = 2  # levels of the first round
 KEPT = 0.7  # by how much more than the best a question may err in the first round: twice the error
 SAME = 0.02  # excess errors that are taken for one
-MARGIN, LOOSER = (
-    0.05,
-    0.3,
-)  # by how much a reading must be beaten, and what that grows by with the best one's own excess
+# by how much a reading must be beaten, and what that grows by with the best one's own excess
+MARGIN = 0.05
+LOOSER = 0.3
 SURE = 3.0  # standard errors
 POOR = 0.03  # excess beyond which other scales of time are tried
 MORE_SCALES = (0.001, 0.1, 10.0, 100.0, 250.0, 500.0, 999.0, 2000.0, 4000.0, 10000.0)
@@ -25,7 +24,8 @@ NEAR = (-3, -2, -1, 1, 2, 3)  # further scales, in quarters of an octave
 
 @dataclass
 class Search:
-    """A network's readings on known data, the declared one first; ``left_out`` counts questions there was no time for."""
+    """A network's readings on known data, the declared one first; ``left_out`` counts questions
+    there was no time for."""
 
     denoising: Denoising
     declared: Wiring
@@ -43,12 +43,16 @@ class Search:
             best = self.fits[0].wiring
             if best.time == "t":
                 near = [best.time_scale * 2 ** (k / 4) for k in NEAR]
-                self._round(replace(best.same_question(), time_scale=float(f"{s:.3g}")) for s in near)
+                self._round(
+                    replace(best.same_question(), time_scale=float(f"{s:.3g}")) for s in near
+                )
         return self.fits
 
     def narrow(self, paths: int = 1) -> list[Fit]:
         """All fits of questions of the declared path alone, best first."""
-        self._round(q for q in questions(self.declared, paths) if q.input_scale == self.declared.input_scale)
+        self._round(
+            q for q in questions(self.declared, paths) if q.input_scale == self.declared.input_scale
+        )
         return self.fits
 
     def _round(self, asked: Iterable[Wiring]) -> None:
@@ -63,7 +67,11 @@ class Search:
             if self.tick is not None:
                 self.tick()
         lowest = min((excess for excess, _ in found), default=0.0)
-        kept = [q for excess, q in found if excess <= lowest + KEPT or q == self.declared.same_question()]
+        kept = [
+            q
+            for excess, q in found
+            if excess <= lowest + KEPT or q == self.declared.same_question()
+        ]
         for question in kept:
             self.fits += [fit for w in answers(question) if (fit := self.denoising.fit(w))]
         self.fits.sort(key=lambda fit: fit.excess)
@@ -82,17 +90,21 @@ class Search:
 
     def own(self) -> Fit | None:
         """How the declared reading fits."""
-        return next((f for f in self.fits if f.wiring == self.declared), None) or self.denoising.fit(self.declared)
+        return next(
+            (f for f in self.fits if f.wiring == self.declared), None
+        ) or self.denoising.fit(self.declared)
 
     def best(self) -> tuple[Fit, list[Fit]]:
-        """The best fit, of those that cannot be told apart the one with the fewest changes from the declared; and the others."""
+        """The best fit, of those that cannot be told apart the one with the fewest changes from the
+        declared; and the others."""
         lowest = self.fits[0]
         near = [f for f in self.fits if f.excess <= lowest.excess + SAME]
         near.sort(key=lambda f: (len(f.wiring.differs(self.declared)), f.excess))
         return near[0], near[1:]
 
     def beaten(self, fit: Fit | None, best: Fit) -> bool:
-        """Whether a reading is worse than the best by more than chance and an imperfect network explain."""
+        """Whether a reading is worse than the best by more than chance and an imperfect network
+        explain."""
         if fit is None:
             return True
         margin = MARGIN + LOOSER * max(0.0, best.excess)

@@ -13,7 +13,9 @@ from odesolve.wiring.search import Search
 
 ASPECTS = ("prediction", "direction", "path", "time", "input", "sign")
 TELLS_LITTLE = (
-    0.25  # of what can be known: less is an untrained network's, or one's that learned no more than a linear filter
+    # of what can be known: less is an untrained network's, or one's that learned no more than a
+    # linear filter
+    0.25
 )
 SEEN = 3  # questions by which that is judged
 BADLY = 0.5  # excess of a best reading that is not to be trusted
@@ -23,28 +25,37 @@ SIGNAL = 0.2  # of the noise end's noise
 
 def conclude(found: Check, search: Search) -> None:
     """Write into a check what the fits say."""
-    found.fits, found.declared = search.fits, search.own()
+    found.fits = search.fits
+    found.declared = search.own()
     told = _told(search)
     if not search.fits:
         says = "the network answers none of the readings that are in use"
-        found.findings.append(Finding("training", "unknown", says, "ode.Model(net, your path, predicts=..., time=...)"))
+        found.findings.append(
+            Finding(
+                "training", "unknown", says, "ode.Model(net, your path, predicts=..., time=...)"
+            )
+        )
         return
     best, same = search.best()
     if told is not None and told < TELLS_LITTLE:
         found.findings.append(_untrained(search, told))
         if not search.denoising.filters(best):
-            found.findings += [Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]]
+            found.findings += [
+                Finding(a, "unknown", "nothing fits an untrained network") for a in ASPECTS[:4]
+            ]
             return
     else:
         found.findings.append(_trained(told, best))
-    found.best, found.same = best, same
+    found.best = best
+    found.same = same
     found.model = best.wiring.applied(search.denoising.model)
     found.findings += _aspects(search, found.declared, best)
     found.findings.append(_ends(search.denoising, best.wiring))
 
 
 def _told(search: Search) -> float | None:
-    """How much the network's answers tell, at the best of some questions; None where the data do not show it."""
+    """How much the network's answers tell, at the best of some questions; None where the data do
+    not show it."""
     asked = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
     shares = [search.denoising.informed(w) for w in list(asked)[:SEEN]]
     known = [s for s in shares if s is not None]
@@ -57,17 +68,32 @@ def _untrained(search: Search, told: float) -> Finding:
     if own is not None and search.denoising.filters(own):
         says = f"has learned no more than a linear filter: {_share(told)}"
         return Finding("training", "doubt", says, "load its weights, or train it longer")
-    or_little = " or has learned no more than a linear filter" if search.denoising.filters(best) else ""
-    return Finding("training", "wrong", f"looks untrained{or_little}: {_share(told)}", "load its weights, or train it")
+    or_little = (
+        " or has learned no more than a linear filter" if search.denoising.filters(best) else ""
+    )
+    return Finding(
+        "training",
+        "wrong",
+        f"looks untrained{or_little}: {_share(told)}",
+        "load its weights, or train it",
+    )
 
 
 def _trained(told: float | None, best: Fit) -> Finding:
     if told is None:
-        says = "these data are as good as a Gaussian cloud: they do not show whether the network is trained"
+        says = (
+            "these data are as good as a Gaussian cloud: they do not show whether the network "
+            "is trained"
+        )
         return Finding("training", "unknown", says, "")
     if best.excess > BADLY:
-        more = f"{_share(told)}; no reading uses it (the best errs {math.exp(best.excess):.1f} times as much)"
-        return Finding("training", "doubt", more, "train it longer, or give the path that it was trained on")
+        more = (
+            f"{_share(told)}; no reading uses it (the best errs {math.exp(best.excess):.1f} "
+            "times as much)"
+        )
+        return Finding(
+            "training", "doubt", more, "train it longer, or give the path that it was trained on"
+        )
     return Finding("training", "right", _share(told))
 
 
@@ -80,15 +106,22 @@ def _aspects(search: Search, declared: Fit | None, best: Fit) -> Iterator[Findin
     wrong = search.beaten(declared, best) and declared is not best
     changed = best.wiring.differs(search.declared) if wrong else []
     worse = (
-        "cannot be asked" if declared is None else f"errs {math.exp(declared.excess - best.excess):.3g} times as much"
+        "cannot be asked"
+        if declared is None
+        else f"errs {math.exp(declared.excess - best.excess):.3g} times as much"
     )
     for aspect in ASPECTS:
         if aspect in changed:
-            was, now = _value(aspect, search.declared), _value(aspect, best.wiring)
+            was = _value(aspect, search.declared)
+            now = _value(aspect, best.wiring)
             says = f"{now} fits, {was} does not: the declared reading {worse}"
             yield Finding(aspect, "wrong", says, _typed(aspect, best.wiring))
         elif aspect in ASPECTS[:4] or _value(aspect, search.declared) != "none":
-            yield Finding(aspect, "right", f"{_value(aspect, search.declared)}{_against(aspect, search, best)}")
+            yield Finding(
+                aspect,
+                "right",
+                f"{_value(aspect, search.declared)}{_against(aspect, search, best)}",
+            )
     if changed:
         yield Finding("model", "wrong", f"as declared: {search.declared}", str(best.wiring))
 
@@ -98,7 +131,10 @@ def _against(aspect: str, search: Search, best: Fit) -> str:
     for fit in search.fits:
         if aspect in fit.wiring.differs(best.wiring) and search.beaten(fit, best):
             other = math.exp(fit.excess - best.excess)
-            return f" (the next that can be told apart, {_value(aspect, fit.wiring)}, errs {other:.3g} times as much)"
+            return (
+                f" (the next that can be told apart, {_value(aspect, fit.wiring)}, errs "
+                f"{other:.3g} times as much)"
+            )
     return ""
 
 
@@ -110,7 +146,9 @@ def _value(aspect: str, wiring: Wiring) -> str:
     if aspect == "path":
         return typed_path(wiring.base)
     if aspect == "time":
-        scale = f" times {wiring.time_scale:g}" if wiring.time == "t" and wiring.time_scale != 1 else ""
+        scale = (
+            f" times {wiring.time_scale:g}" if wiring.time == "t" and wiring.time_scale != 1 else ""
+        )
         return f"{typed_time(wiring.time)}{scale}"
     if aspect == "sign":
         return "none" if wiring.sign > 0 else "the negated answer"
@@ -141,6 +179,9 @@ def _ends(denoising: Denoising, wiring: Wiring) -> Finding:
     says = f"where samples start, the data's deviation is {signal:.2g} of the noise's"
     if signal > SIGNAL:
         return Finding(
-            "noise end", "doubt", f"{says}: samples start from less noise than the data need", "smaller data"
+            "noise end",
+            "doubt",
+            f"{says}: samples start from less noise than the data need",
+            "smaller data",
         )
     return Finding("noise end", "right", says)

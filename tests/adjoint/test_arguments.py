@@ -18,7 +18,11 @@ def leaf(value):
 
 
 def solve(f, **options):
-    return ode.solve(f, Y0, (0.0, 1.0), "rk4", **{"steps": 20, "adjoint": "backprop", **options}).last.square().sum()
+    return (
+        ode.solve(f, Y0, (0.0, 1.0), "rk4", **{"steps": 20, "adjoint": "backprop", **options})
+        .last.square()
+        .sum()
+    )
 
 
 class Owner:
@@ -39,7 +43,9 @@ def plain(t, y, k):
 
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
-@pytest.mark.parametrize("held", ["closure", "method", "callable", "partial", "args", "computed", "params", "given"])
+@pytest.mark.parametrize(
+    "held", ["closure", "method", "callable", "partial", "args", "computed", "params", "given"]
+)
 def test_parameters_are_found(held, adjoint):
     k = leaf(0.7)
     doubled = 2.0 * k
@@ -59,14 +65,18 @@ def test_parameters_are_found(held, adjoint):
 
 
 def test_parameters_of_a_module_are_not_looked_for():
-    """A module lists its parameters: nothing is evaluated to find them, and unused ones get none."""
+    """A module lists its parameters: nothing is evaluated to find them, and unused ones get
+    none."""
 
     class Net(torch.nn.Module):
         calls = 0
 
         def __init__(self):
             super().__init__()
-            self.k, self.unused = torch.nn.Parameter(leaf(0.7).detach()), torch.nn.Parameter(torch.ones(3))
+            self.k, self.unused = (
+                torch.nn.Parameter(leaf(0.7).detach()),
+                torch.nn.Parameter(torch.ones(3)),
+            )
 
         def forward(self, t, y):
             self.calls += 1
@@ -126,11 +136,15 @@ def test_recording_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous"])
-@pytest.mark.parametrize("loss", [lambda end: end.square().sum(), lambda end: end.sum()], ids=["square", "linear"])
+@pytest.mark.parametrize(
+    "loss", [lambda end: end.square().sum(), lambda end: end.sum()], ids=["square", "linear"]
+)
 def test_gradients_are_not_differentiated_again(loss, adjoint):
     """Nor are they taken for constants, where the loss is linear in the states."""
     k, y0 = leaf(0.7), torch.ones(2, 1, dtype=torch.float64)
-    end = ode.solve(lambda t, y: torch.tanh(-k * y), y0, t=(0.0, 1.0), adjoint=adjoint, params=[k]).last
+    end = ode.solve(
+        lambda t, y: torch.tanh(-k * y), y0, t=(0.0, 1.0), adjoint=adjoint, params=[k]
+    ).last
     (g,) = torch.autograd.grad(loss(end), k, create_graph=True)
     with pytest.raises(OdesolveError, match="no gradients of their own"):
         g.square().backward()
@@ -147,7 +161,10 @@ def test_gradients_are_not_differentiated_again(loss, adjoint):
         ({"params": [torch.ones(2)]}, "without requires_grad"),
         ({"params": ["weight"]}, "give a list of tensors"),
         ({"adjoint_options": {"rtol": 1e-3}}, "'rtol'.*takes none"),
-        ({"adjoint": "continuous", "adjoint_options": {"coupling": 0.9}}, "'coupling'.*takes rtol, atol"),
+        (
+            {"adjoint": "continuous", "adjoint_options": {"coupling": 0.9}},
+            "'coupling'.*takes rtol, atol",
+        ),
         ({"adjoint": "reversible", "adjoint_options": {"coupling": 1.0}}, "between 0 and 1"),
         ({"adjoint": None, "params": [leaf(1.0)]}, "are for gradients"),
         ({"adjoint": None, "steps": 4, "params": [leaf(1.0)]}, "are for gradients"),
@@ -176,7 +193,9 @@ def test_solvers_that_cannot():
 def test_an_adjoint_equation_that_fails_says_so():
     """The network turns against the walk back: its answer there is not finite."""
     k, there = leaf(0.7), [True]
-    sol = ode.solve(lambda t, y: -k * y if there[0] else k * y / 0.0, Y0, (0.0, 1.0), adjoint="continuous")
+    sol = ode.solve(
+        lambda t, y: -k * y if there[0] else k * y / 0.0, Y0, (0.0, 1.0), adjoint="continuous"
+    )
     there[0] = False
     with pytest.raises(OdesolveError, match="the adjoint equation ended with status 'diverged'"):
         sol.last.sum().backward()

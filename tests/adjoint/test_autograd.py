@@ -21,7 +21,9 @@ class Net(torch.nn.Module):
     def __init__(self, dim=2):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        draw = lambda *shape: torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64) * 0.5)
+        draw = lambda *shape: torch.nn.Parameter(
+            torch.randn(shape, generator=generator, dtype=torch.float64) * 0.5
+        )
         self.a, self.b, self.c = draw(dim + 1, 8), draw(8), draw(8, dim)
 
     def forward(self, t, y, scale):
@@ -43,7 +45,9 @@ def gradients(y, weights, wanted):
 
 
 def gap(ours, reference):
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, reference, strict=True))
+    return max(
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, reference, strict=True)
+    )
 
 
 def column(f, scale):
@@ -67,20 +71,31 @@ def test_reversible(method, times):
     net, y0, scale, weights, wanted = problem(times)
     expected = reversible(column(net, scale), METHODS[method], times, STEPS, y0, 0.97)
     sol = ode.solve(
-        net, y0, times, method, steps=STEPS, args=(scale,), adjoint="reversible", adjoint_options={"coupling": 0.97}
+        net,
+        y0,
+        times,
+        method,
+        steps=STEPS,
+        args=(scale,),
+        adjoint="reversible",
+        adjoint_options={"coupling": 0.97},
     )
     torch.testing.assert_close(sol.y, expected, rtol=1e-13, atol=1e-13)
     assert gap(gradients(sol.y, weights, wanted), gradients(expected, weights, wanted)) < 1e-12
 
 
 def test_backprop_of_steps_by_tolerance():
-    """Every sample repeats its own accepted steps: the same as one sample at a time, and at fine tolerance the flow's."""
+    """Every sample repeats its own accepted steps: the same as one sample at a time, and at fine
+    tolerance the flow's."""
     net, y0, scale, weights, wanted = problem()
     options = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-9, "adjoint": "backprop"}
     sol = ode.solve(net, y0, TIMES, args=(5 * scale,), **options)
     assert sol.steps.unique().numel() > 1
     ours = gradients(sol.y, weights, wanted)
-    alone = [ode.solve(net, y0[i : i + 1], TIMES, args=(5 * scale[i : i + 1],), **options).y for i in range(5)]
+    alone = [
+        ode.solve(net, y0[i : i + 1], TIMES, args=(5 * scale[i : i + 1],), **options).y
+        for i in range(5)
+    ]
     assert gap(ours, gradients(torch.cat(alone, 1), weights, wanted)) < 1e-12
     exact = runge_kutta(column(net, 5 * scale), DOPRI5, TIMES, 300, y0)
     fine = ode.solve(net, y0, TIMES, args=(5 * scale,), **{**options, "rtol": 1e-12, "atol": 1e-13})
@@ -92,7 +107,17 @@ def test_continuous(steps):
     """The adjoint equation's gradient is that of the exact flow."""
     net, y0, scale, weights, wanted = problem()
     exact = gradients(runge_kutta(column(net, scale), DOPRI5, TIMES, 300, y0), weights, wanted)
-    sol = ode.solve(net, y0, TIMES, "dopri5", steps=steps, args=(scale,), rtol=1e-11, atol=1e-12, adjoint="continuous")
+    sol = ode.solve(
+        net,
+        y0,
+        TIMES,
+        "dopri5",
+        steps=steps,
+        args=(scale,),
+        rtol=1e-11,
+        atol=1e-12,
+        adjoint="continuous",
+    )
     assert gap(gradients(sol.y, weights, wanted), exact) < 1e-9
 
 
@@ -133,11 +158,15 @@ def test_last_is_connected_and_so_are_states_that_others_use():
     net, y0, scale, _, wanted = problem()
     sol = ode.solve(net, y0, TIMES, "rk4", steps=STEPS, args=(scale,), adjoint="backprop")
     ours = torch.autograd.grad(sol.last.sum(), wanted, retain_graph=True)
-    assert all(torch.equal(a, b) for a, b in zip(ours, torch.autograd.grad(sol.y[-1].sum(), wanted), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours, torch.autograd.grad(sol.y[-1].sum(), wanted), strict=True)
+    )
 
 
 def test_a_sample_that_diverges_leaves_the_others_their_gradients():
-    """y' = y^2 from 2 is infinite at t = 0.5; a loss that leaves that sample out has the gradient of the rest."""
+    """y' = y^2 from 2 is infinite at t = 0.5; a loss that leaves that sample out has the gradient
+    of the rest."""
     y0 = torch.tensor([[0.3], [2.0], [-1.0]], dtype=torch.float64, requires_grad=True)
     for adjoint in ("backprop", "reversible"):
         sol = ode.solve(lambda t, y: y**2, y0, (0.0, 1.0), "rk4", steps=400, adjoint=adjoint)
@@ -149,7 +178,8 @@ def test_a_sample_that_diverges_leaves_the_others_their_gradients():
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 def test_autocast(adjoint):
-    """What is evaluated again is evaluated in the same precision, and the weights still get gradients elsewhere."""
+    """What is evaluated again is evaluated in the same precision, and the weights still get
+    gradients elsewhere."""
     net, seen = torch.nn.Linear(2, 2), []
 
     def f(t, y):

@@ -28,7 +28,10 @@ def generator():
 
 
 def run(cnf, steps, file, adjoint="backprop"):
-    words = f"--steps {steps} --batch 128 --solver-steps 2 --samples 500 --width 32 --adjoint {adjoint} --out {file}"
+    words = (
+        f"--steps {steps} --batch 128 --solver-steps 2 --samples 500 --width 32 --adjoint "
+        f"{adjoint} --out {file}"
+    )
     return cnf.main(words.split())
 
 

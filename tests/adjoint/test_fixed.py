@@ -17,7 +17,9 @@ def test_every_explicit_method(solver):
     times = (0.5, 1.0, 1.2)
     sol = ode.solve(lambda t, y: t.cos() * y - y**2, y0, times, solver, steps=4)
     f = lambda t, y: torch.tensor(t, dtype=y.dtype).cos() * y - y**2
-    torch.testing.assert_close(sol.y, runge_kutta(f, TABLEAUS[solver], times, 4, y0), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        sol.y, runge_kutta(f, TABLEAUS[solver], times, 4, y0), rtol=1e-13, atol=1e-13
+    )
     assert sol.status == ["ok", "ok"]
     assert sol.steps.tolist() == [8, 8]
     assert sol.nfe.tolist() == [8 * TABLEAUS[solver].stages] * 2
@@ -31,7 +33,9 @@ def test_a_number_of_steps_for_each_interval():
     sol = ode.solve(f, y0, (0.0, 1.0, 3.0), "rk4", steps=(2, 5))
     first = ode.solve(f, y0, (0.0, 1.0), "rk4", steps=2).last
     assert torch.equal(sol.y[1], first)
-    torch.testing.assert_close(sol.last, ode.solve(f, first, (1.0, 3.0), "rk4", steps=5).last, rtol=1e-15, atol=0)
+    torch.testing.assert_close(
+        sol.last, ode.solve(f, first, (1.0, 3.0), "rk4", steps=5).last, rtol=1e-15, atol=0
+    )
     assert int(sol.steps) == 7
 
 

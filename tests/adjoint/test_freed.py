@@ -1,4 +1,5 @@
-"""A module that keeps a solution of its own, with its gradients, is freed once nobody else needs it."""
+"""A module that keeps a solution of its own, with its gradients, is freed once nobody else needs
+it."""
 
 from __future__ import annotations
 
@@ -52,7 +53,14 @@ def event(t, y):
 
 def heun(net, adjoint):
     return ode.solve_sde(
-        net.f, net.g, y0(), solver="stochastic_heun", calculus="stratonovich", steps=3, seed=0, adjoint=adjoint
+        net.f,
+        net.g,
+        y0(),
+        solver="stochastic_heun",
+        calculus="stratonovich",
+        steps=3,
+        seed=0,
+        adjoint=adjoint,
     )
 
 
@@ -64,26 +72,36 @@ def sde(net, **how):
 
 def quantised(net):
     x = torch.tensor([[3, 5], [1, 2]])
-    return ode.bits_per_dim(lambda t, x: net.layer(x), x, levels=8, seed=0, adjoint="backprop", steps=2, solver="rk4")
+    return ode.bits_per_dim(
+        lambda t, x: net.layer(x), x, levels=8, seed=0, adjoint="backprop", steps=2, solver="rk4"
+    )
 
 
 CALLS = {
     "odeint_adjoint": lambda net: torchdiffeq.odeint_adjoint(net, y0(), T),
     "odeint_adjoint, tuple": lambda net: torchdiffeq.odeint_adjoint(net, (y0(), y0()), T),
-    "odeint_adjoint, event": lambda net: torchdiffeq.odeint_adjoint(net, y0(), T[:2], event_fn=event),
-    "odeint_adjoint, per_sample": lambda net: torchdiffeq.odeint_adjoint(net, y0(), T, options={"per_sample": True}),
+    "odeint_adjoint, event": lambda net: torchdiffeq.odeint_adjoint(
+        net, y0(), T[:2], event_fn=event
+    ),
+    "odeint_adjoint, per_sample": lambda net: torchdiffeq.odeint_adjoint(
+        net, y0(), T, options={"per_sample": True}
+    ),
     "odeint_event": lambda net: torchdiffeq.odeint_event(
         net, y0(), T[0], event_fn=event, odeint_interface=torchdiffeq.odeint_adjoint
     ),
     "odeint": lambda net: torchdiffeq.odeint(net, y0(), T),
     "solve, backprop": lambda net: ode.solve(net, y0(), adjoint="backprop").last,
     "solve, continuous": lambda net: ode.solve(net, y0(), adjoint="continuous").last,
-    "solve, reversible": lambda net: ode.solve(net, y0(), solver="rk4", steps=3, adjoint="reversible").last,
+    "solve, reversible": lambda net: (
+        ode.solve(net, y0(), solver="rk4", steps=3, adjoint="reversible").last
+    ),
     "solve, all": lambda net: ode.solve(net, y0(), adjoint="backprop"),
     "solve, y": lambda net: ode.solve(net, y0(), adjoint="backprop").y,
     "solve, tuple": lambda net: ode.solve(net, (y0(), y0()), adjoint="backprop").last,
     "solve, dict": lambda net: ode.solve(net, {"a": y0()}, adjoint="backprop").last,
-    "solve, closure": lambda net: ode.solve(lambda t, y: net(t, y), y0(), adjoint="continuous").last,
+    "solve, closure": lambda net: (
+        ode.solve(lambda t, y: net(t, y), y0(), adjoint="continuous").last
+    ),
     "solve, model": lambda net: ode.solve(net.model(), y0(), (1.0, 0.1), adjoint="backprop").last,
     "solve_sde, backprop": lambda net: heun(net, "backprop").last,
     "solve_sde, continuous": lambda net: heun(net, "continuous"),
@@ -92,17 +110,29 @@ CALLS = {
     "sdeint_adjoint, midpoint": lambda net: sde(net, method="midpoint"),
     "sdeint_adjoint, reversible": lambda net: sde(net, method="reversible_heun", extra=True),
     "sample": lambda net: ode.sample(net.model(), y0(), "ddim", 3, adjoint="backprop"),
-    "sample, full": lambda net: ode.sample(net.model(), y0(), "ddim", 3, adjoint="backprop", full=True),
-    "sample, stochastic": lambda net: ode.sample(net.model(), y0(), "ddpm", 3, seed=0, adjoint="backprop"),
+    "sample, full": lambda net: ode.sample(
+        net.model(), y0(), "ddim", 3, adjoint="backprop", full=True
+    ),
+    "sample, stochastic": lambda net: ode.sample(
+        net.model(), y0(), "ddpm", 3, seed=0, adjoint="backprop"
+    ),
     "log_prob": lambda net: ode.log_prob(net.model(), y0(), adjoint="backprop", tol=1.0),
-    "log_prob, value": lambda net: ode.log_prob(net.model(), y0(), adjoint="continuous", tol=1.0).value,
-    "log_prob, steps": lambda net: ode.log_prob(net.model(), y0(), adjoint="backprop", steps=3).value,
+    "log_prob, value": lambda net: (
+        ode.log_prob(net.model(), y0(), adjoint="continuous", tol=1.0).value
+    ),
+    "log_prob, steps": lambda net: (
+        ode.log_prob(net.model(), y0(), adjoint="backprop", steps=3).value
+    ),
     "log_prob, velocity": lambda net: (
-        ode.log_prob(lambda t, x: net.layer(x), y0(), adjoint="reversible", solver="rk4", steps=3).value
+        ode.log_prob(
+            lambda t, x: net.layer(x), y0(), adjoint="reversible", solver="rk4", steps=3
+        ).value
     ),
     "bits_per_dim": lambda net: quantised(net).value,
     "DiffFlow": lambda net: (
-        DiffFlow(lambda x, t: net.layer(x), lambda x, t: net.layer(x), 1.0, torch.linspace(0, 1, 4))(y0()).loss
+        DiffFlow(
+            lambda x, t: net.layer(x), lambda x, t: net.layer(x), 1.0, torch.linspace(0, 1, 4)
+        )(y0()).loss
     ),
 }
 calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -1,4 +1,5 @@
-"""What gradients keep: nothing that grows with the steps, or one state a step; and what rounding does to a walk back."""
+"""What gradients keep: nothing that grows with the steps, or one state a step; and what rounding
+does to a walk back."""
 
 from __future__ import annotations
 
@@ -16,11 +17,17 @@ STATE = 8 * BATCH * WIDTH
 
 
 def gradient(adjoint, steps, solver="heun"):
-    y0 = torch.linspace(-1, 1, BATCH * WIDTH, dtype=torch.float64).view(BATCH, WIDTH).requires_grad_()
+    y0 = (
+        torch.linspace(-1, 1, BATCH * WIDTH, dtype=torch.float64)
+        .view(BATCH, WIDTH)
+        .requires_grad_()
+    )
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
     def run():
-        sol = ode.solve(lambda t, y: torch.tanh(k * y), y0, (0.0, 1.0), solver, steps=steps, adjoint=adjoint)
+        sol = ode.solve(
+            lambda t, y: torch.tanh(k * y), y0, (0.0, 1.0), solver, steps=steps, adjoint=adjoint
+        )
         return torch.autograd.grad(sol.last.square().sum(), [y0, k])
 
     return run

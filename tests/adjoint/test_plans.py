@@ -12,7 +12,17 @@ from odesolve.noise.keys import keys_of
 from ..plan.literal import states
 from .memory import peak
 
-SOLVERS = ("ddim", "dpmpp_2m", "unipc_3", "heun", "rk4", "ab3", "dpmpp_2m_sde", "euler_ancestral_rf", "sa_solver")
+SOLVERS = (
+    "ddim",
+    "dpmpp_2m",
+    "unipc_3",
+    "heun",
+    "rk4",
+    "ab3",
+    "dpmpp_2m_sde",
+    "euler_ancestral_rf",
+    "sa_solver",
+)
 
 
 class Net(torch.nn.Module):
@@ -21,7 +31,9 @@ class Net(torch.nn.Module):
     def __init__(self, dim=2, dtype=torch.float64):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        draw = lambda *shape: torch.nn.Parameter((torch.randn(shape, generator=generator) * 0.5).to(dtype))
+        draw = lambda *shape: torch.nn.Parameter(
+            (torch.randn(shape, generator=generator) * 0.5).to(dtype)
+        )
         self.a, self.b, self.c = draw(dim + 1, 8), draw(8), draw(8, dim)
 
     def forward(self, x, t, c=0.0):
@@ -36,16 +48,22 @@ def start(batch=4):
 
 def literal(model, plan, x, seed=5):
     keys = keys_of(len(x), seed, None, x.device)
-    return states(plan, keys, x, lambda quantity, x, t: getattr(model, quantity)(x, t), model.functions.items())[
-        plan.result
-    ]
+    return states(
+        plan,
+        keys,
+        x,
+        lambda quantity, x, t: getattr(model, quantity)(x, t),
+        model.functions.items(),
+    )[plan.result]
 
 
 def check(model, plan, x, wanted, weights, **options):
     ours = ode.sample(model, state=x, plan=plan, seed=5, adjoint="backprop", **options)
     expected = literal(model, plan, x)
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
-    for a, b in zip(*(torch.autograd.grad((weights * y).sum(), wanted) for y in (ours, expected)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((weights * y).sum(), wanted) for y in (ours, expected)), strict=True
+    ):
         assert float((a - b).abs().max()) < 1e-10 * float(b.abs().max())
 
 
@@ -67,7 +85,9 @@ def test_guidance(rescale):
     wanted = [x, c, uncond, *model.net.parameters()]
     ours = ode.sample(model, state=x, plan=plan, adjoint="backprop")
     expected = literal(model, plan, x)
-    for a, b in zip(*(torch.autograd.grad((w * y).sum(), wanted) for y in (ours, expected)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad((w * y).sum(), wanted) for y in (ours, expected)), strict=True
+    ):
         assert float((a - b).abs().max()) < 1e-10 * float(b.abs().max())
 
 
@@ -75,7 +95,9 @@ def test_steps_of_langevin_dynamics():
     """Their sizes depend on the norms of the score and the noise, and so do the gradients."""
     x, c, w = start()
     model = ode.Model(Net(), paths.VE(), "noise", cond={"c": c})
-    check(model, ode.plan("annealed_langevin", model.path, 3), x, [x, c, *model.net.parameters()], w)
+    check(
+        model, ode.plan("annealed_langevin", model.path, 3), x, [x, c, *model.net.parameters()], w
+    )
 
 
 def test_learned_variances():
@@ -86,7 +108,9 @@ def test_learned_variances():
         return torch.cat([torch.tanh(x), torch.sin(x).flip(1)], 1)
 
     model = ode.Model(net, paths.Discrete.ddpm(), "noise", learned_variance=True)
-    run = lambda x: ode.sample(model, state=x, solver="ddpm", steps=4, seed=3, variance="learned", adjoint="backprop")
+    run = lambda x: ode.sample(
+        model, state=x, solver="ddpm", steps=4, seed=3, variance="learned", adjoint="backprop"
+    )
     assert torch.autograd.gradcheck(lambda x: (w * run(x)).sum(1), x, atol=1e-7, rtol=1e-6)
 
 
@@ -106,7 +130,9 @@ def test_noise_is_scaled_with_gradients():
     state = (x.detach() * model.path.start_std(model.path.t_noise)).requires_grad_()
     y = ode.sample(model, state=state, solver="ddim", steps=4, grid="karras", adjoint="backprop")
     (of_state,) = torch.autograd.grad(y.sum(), state)
-    torch.testing.assert_close(g, of_state * model.path.start_std(model.path.t_noise), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        g, of_state * model.path.start_std(model.path.t_noise), rtol=1e-13, atol=0
+    )
 
 
 def test_the_last_calls_alone():
@@ -153,8 +179,11 @@ def test_half_precision_networks():
 
 
 def test_memory_is_that_of_one_call_and_the_states():
-    """A network whose activations are 40 times the state: two states a call are added, and no activations."""
-    wide = torch.nn.Sequential(torch.nn.Linear(50, 2000), torch.nn.Tanh(), torch.nn.Linear(2000, 50)).double()
+    """A network whose activations are 40 times the state: two states a call are added, and no
+    activations."""
+    wide = torch.nn.Sequential(
+        torch.nn.Linear(50, 2000), torch.nn.Tanh(), torch.nn.Linear(2000, 50)
+    ).double()
 
     class Wide(torch.nn.Module):
         def __init__(self):

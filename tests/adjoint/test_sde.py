@@ -1,4 +1,5 @@
-"""Gradients through solve_sde: those of the discrete steps equal autograd through the same steps, written out."""
+"""Gradients through solve_sde: those of the discrete steps equal autograd through the same steps,
+written out."""
 
 from __future__ import annotations
 
@@ -95,11 +96,14 @@ def loss(states):
 
 
 def brownian(noise, area):
-    return ode.BrownianPath((4, 1) if noise == "scalar" else (4, 3), TIMES[::2], 3, area=area, dtype=torch.float64)
+    return ode.BrownianPath(
+        (4, 1) if noise == "scalar" else (4, 3), TIMES[::2], 3, area=area, dtype=torch.float64
+    )
 
 
 def written_out(net, case, y0, c, advance):
-    """The states at the times by ``advance(state, move)``, where move(y, forwards) makes a step of the case on its path."""
+    """The states at the times by ``advance(state, move)``, where move(y, forwards) makes a step of
+    the case on its path."""
     _, noise, _, step = CASES[case]
     area = case in ("sra1", "shark")
     path, state, states = brownian(noise, area), None, [y0]
@@ -111,7 +115,9 @@ def written_out(net, case, y0, c, advance):
 
             def move(y, forwards, s=s, t=t, w=w, a=a):
                 at, h, sign = (s, t - s, 1.0) if forwards else (t, s - t, -1.0)
-                return step(lambda t, y: net.f(t, y, c), lambda t, y: g(t, y, c), y, at, h, sign * w, a)
+                return step(
+                    lambda t, y: net.f(t, y, c), lambda t, y: g(t, y, c), y, at, h, sign * w, a
+                )
 
             state = advance(states[-1] if state is None else state, move)
         states.append(state[0] if isinstance(state, tuple) else state)
@@ -177,14 +183,26 @@ def test_general_noise_of_one_motion_an_element_is_diagonal(solver, adjoint):
     found = []
     for noise in ("diagonal", "general"):
         net, (y0, c) = Both(), start()
-        g = net.g if noise == "diagonal" else lambda t, y, c, net=net: torch.diag_embed(net.g(t, y, c))
-        more = {"noise": noise, "calculus": calculus, "tree": brownian("diagonal", False), "args": (c,), "steps": STEPS}
+        g = (
+            net.g
+            if noise == "diagonal"
+            else lambda t, y, c, net=net: torch.diag_embed(net.g(t, y, c))
+        )
+        more = {
+            "noise": noise,
+            "calculus": calculus,
+            "tree": brownian("diagonal", False),
+            "args": (c,),
+            "steps": STEPS,
+        }
         sol = ode.solve_sde(net.f, g, y0, TIMES, solver, adjoint=adjoint, **more)
         found.append(gradients(loss(sol.y), net, y0, c))
     same(*found, 1e-12)
 
 
-@pytest.mark.parametrize("case", ["heun", "scalar", "milstein_stratonovich", "additive_euler", "sra1"])
+@pytest.mark.parametrize(
+    "case", ["heun", "scalar", "milstein_stratonovich", "additive_euler", "sra1"]
+)
 @torch.no_grad()
 def test_reversible_errs_as_the_method_does(case):
     """Of the same equation on the same path, beside the method itself with many more steps."""
@@ -196,7 +214,12 @@ def test_reversible_errs_as_the_method_does(case):
     exact = ode.solve_sde(net.f, g, y0, TIMES, solver, 1024, **more).last
     for steps in (16, 64):
         error = [
-            float((ode.solve_sde(net.f, g, y0, TIMES, solver, steps, adjoint=mode, **more).last - exact).norm())
+            float(
+                (
+                    ode.solve_sde(net.f, g, y0, TIMES, solver, steps, adjoint=mode, **more).last
+                    - exact
+                ).norm()
+            )
             for mode in (None, "reversible")
         ]
         assert error[1] < 1.5 * error[0]
@@ -206,11 +229,19 @@ def test_reversible_errs_as_the_method_does(case):
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 @pytest.mark.parametrize("tree", [False, True])
 def test_noise_is_made_again_whatever_the_batch(adjoint, tree):
-    """The gradient of a sample follows from its seed and id; a second pass over the same graph gives it again."""
+    """The gradient of a sample follows from its seed and id; a second pass over the same graph
+    gives it again."""
     net, (y0, c) = Both(), start()
 
     def solve(y0, c, **ids):
-        more = {"calculus": "stratonovich", "adjoint": adjoint, "tree": tree, "seed": 5, "args": (c,), **ids}
+        more = {
+            "calculus": "stratonovich",
+            "adjoint": adjoint,
+            "tree": tree,
+            "seed": 5,
+            "args": (c,),
+            **ids,
+        }
         return ode.solve_sde(net.f, net.g, y0, TIMES, "stochastic_heun", 8, **more).last.sin().sum()
 
     value = solve(y0, c)
@@ -225,11 +256,18 @@ def test_noise_is_made_again_whatever_the_batch(adjoint, tree):
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 def test_any_form_of_state_and_constant_diffusions(adjoint):
-    """A dict of samples, one system, and a tensor instead of a function: the same numbers as of one tensor."""
+    """A dict of samples, one system, and a tensor instead of a function: the same numbers as of one
+    tensor."""
     a = torch.tensor(0.7, **WIDE, requires_grad=True)
     sigma = torch.tensor([0.2, 0.3, 0.4], **WIDE, requires_grad=True)
     y0 = start()[0]
-    options = {"noise": "additive", "solver": "stochastic_heun", "steps": 10, "adjoint": adjoint, "seed": 0}
+    options = {
+        "noise": "additive",
+        "solver": "stochastic_heun",
+        "steps": 10,
+        "adjoint": adjoint,
+        "seed": 0,
+    }
     whole = ode.solve_sde(lambda t, y: -a * y.sin(), sigma, y0, **options).last
     want = torch.autograd.grad(whole.square().sum(), (y0, a, sigma))
 
@@ -239,7 +277,9 @@ def test_any_form_of_state_and_constant_diffusions(adjoint):
     parts = {"u": y0[:, :1], "v": y0[:, 1:]}
     diffusions = {"u": sigma[:1].expand(4, 1), "v": sigma[1:].expand(4, 2)}
     sol = ode.solve_sde(f, lambda t, y: diffusions, parts, **options)
-    got = torch.autograd.grad(sol.last["u"].square().sum() + sol.last["v"].square().sum(), (y0, a, sigma))
+    got = torch.autograd.grad(
+        sol.last["u"].square().sum() + sol.last["v"].square().sum(), (y0, a, sigma)
+    )
     same(got, want, 1e-12)
     single = y0.detach()[0].requires_grad_()
     one = ode.solve_sde(lambda t, y: -a * y.sin(), sigma, single, **options).last
@@ -250,7 +290,9 @@ def test_any_form_of_state_and_constant_diffusions(adjoint):
 def test_parameters_are_found_or_given():
     net, (y0, c) = Both(), start()
     found = gradients(loss(solved(net, "heun", y0, c, adjoint="backprop").y), net, y0, c)
-    given = gradients(loss(solved(net, "heun", y0, c, adjoint="backprop", params=[net.w, net.b]).y), net, y0, c)
+    given = gradients(
+        loss(solved(net, "heun", y0, c, adjoint="backprop", params=[net.w, net.b]).y), net, y0, c
+    )
     same(given, found, 0.0)
     sol = solved(net, "heun", y0, c, adjoint="backprop", params=[net.w])
     assert torch.autograd.grad(loss(sol.y), net.b, allow_unused=True) == (None,)
@@ -270,9 +312,16 @@ def test_nothing_is_recorded_without_an_adjoint():
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 def test_counts_and_failures(adjoint):
-    """The look for parameters is counted; a sample that leaves the finite numbers is a status, and leaves others alone."""
+    """The look for parameters is counted; a sample that leaves the finite numbers is a status, and
+    leaves others alone."""
     y0 = torch.tensor([[0.1], [3.0]], **WIDE, requires_grad=True)
-    options = {"noise": "additive", "solver": "euler_maruyama", "steps": 12, "adjoint": adjoint, "seed": 0}
+    options = {
+        "noise": "additive",
+        "solver": "euler_maruyama",
+        "steps": 12,
+        "adjoint": adjoint,
+        "seed": 0,
+    }
     sol = ode.solve_sde(lambda t, y: y**9, 0.1, y0, (0.0, 1.0), **options)
     assert sol.status == ["ok", "diverged"]
     assert sol.nfe[0] == 12 * (2 if adjoint == "reversible" else 1) + 1
@@ -300,7 +349,15 @@ def test_gradients_need_a_grid_and_known_parameters():
     a, b = (torch.tensor(v, **WIDE, requires_grad=True) for v in (1.0, 2.0))
     y0 = start()[0]
     with pytest.raises(ode.OdesolveError, match="steps of one size"):
-        ode.solve_sde(lambda t, y: -a * y, 0.1, y0, solver="sra1", noise="additive", rtol=1e-2, adjoint="backprop")
+        ode.solve_sde(
+            lambda t, y: -a * y,
+            0.1,
+            y0,
+            solver="sra1",
+            noise="additive",
+            rtol=1e-2,
+            adjoint="backprop",
+        )
     late = lambda t, y: -a * y if float(t.max()) < 0.5 else -b * y
     sol = ode.solve_sde(late, 0.1, y0, noise="additive", steps=10, adjoint="backprop")
     with pytest.raises(ode.OdesolveError, match="params="):

@@ -1,4 +1,5 @@
-"""The stochastic adjoint against closed forms, against autograd where both are the same numbers, and against torchsde's."""
+"""The stochastic adjoint against closed forms, against autograd where both are the same numbers,
+and against torchsde's."""
 
 from __future__ import annotations
 
@@ -23,15 +24,20 @@ def start(requires_grad=True):
 
 @pytest.mark.parametrize("noise", ["diagonal", "scalar", "additive"])
 def test_of_linear_equations_the_states_gradient_is_autograds(noise):
-    """There a step back multiplies the gradient by what a step of Heun multiplies the state by: the same numbers."""
+    """There a step back multiplies the gradient by what a step of Heun multiplies the state by: the
+    same numbers."""
     y0, path = start(), brownian((4, 1) if noise == "scalar" else (4, 3))
     g = (lambda t: 0.3 + t) if noise == "additive" else (lambda t, y: 0.4 * y)
     calculus = "ito" if noise == "additive" else "stratonovich"
     grads = []
     for adjoint in ("continuous", "backprop", "reversible"):
         more = {"noise": noise, "calculus": calculus, "tree": path, "adjoint": adjoint}
-        sol = ode.solve_sde(lambda t, y: -0.7 * y, g, y0, (0.0, 0.3, 1.0), "stochastic_heun", 15, **more)
-        value = (torch.arange(12.0, **WIDE).view(4, 3) * sol.y[1] + sol.y[2].square().detach() * sol.y[2]).sum()
+        sol = ode.solve_sde(
+            lambda t, y: -0.7 * y, g, y0, (0.0, 0.3, 1.0), "stochastic_heun", 15, **more
+        )
+        value = (
+            torch.arange(12.0, **WIDE).view(4, 3) * sol.y[1] + sol.y[2].square().detach() * sol.y[2]
+        ).sum()
         grads.append(torch.autograd.grad(value, y0)[0])
     # Both weigh the states themselves alike: 1e-8 of the issue, with room.
     assert torch.allclose(grads[0], grads[1], rtol=1e-11)
@@ -42,13 +48,20 @@ def test_of_linear_equations_the_states_gradient_is_autograds(noise):
     [(c, n) for c in ("ito", "stratonovich") for n in ("diagonal", "scalar", "general")],
 )
 def test_geometric_brownian_motion(calculus, noise):
-    """dy = m y dt + s y dW: y = y0 exp((m - s^2/2) t + s W) in Ito's calculus, without -s^2/2 in Stratonovich's. Order 1."""
+    """dy = m y dt + s y dW: y = y0 exp((m - s^2/2) t + s W) in Ito's calculus, without -s^2/2 in
+    Stratonovich's. Order 1."""
     path, y0 = brownian((4, 3) if noise == "diagonal" else (4, 1)), start()
     m, s = (torch.tensor(v, **WIDE, requires_grad=True) for v in (0.6, 0.5))
     w, lost = path(0.0, 1.0), 0.5 if calculus == "ito" else 0.0
     exact = y0 * torch.exp(m - lost * s**2 + s * w)
     want = torch.autograd.grad(exact.square().sum(), (y0, m, s))
-    solver = "stochastic_heun" if calculus == "stratonovich" else "euler_maruyama" if noise == "general" else "milstein"
+    solver = (
+        "stochastic_heun"
+        if calculus == "stratonovich"
+        else "euler_maruyama"
+        if noise == "general"
+        else "milstein"
+    )
     order = 0.5 if solver == "euler_maruyama" else 1.0
     errors = []
     for steps in (40, 320):
@@ -63,24 +76,33 @@ def test_geometric_brownian_motion(calculus, noise):
 
 
 def test_ornstein_uhlenbeck_at_fine_steps():
-    """Additive noise: the gradient of the rate is of the path between, and the adjoint solves it as accurately as the solver."""
+    """Additive noise: the gradient of the rate is of the path between, and the adjoint solves it as
+    accurately as the solver."""
     path, y0 = brownian(), start()
     rate = torch.tensor(0.8, **WIDE, requires_grad=True)
     both = []
     for adjoint in ("continuous", "backprop"):
         more = {"noise": "additive", "tree": path, "adjoint": adjoint}
-        sol = ode.solve_sde(lambda t, y: -rate * y, 0.5, y0, (0.0, 1.0), "stochastic_heun", 1500, **more)
+        sol = ode.solve_sde(
+            lambda t, y: -rate * y, 0.5, y0, (0.0, 1.0), "stochastic_heun", 1500, **more
+        )
         both.append(torch.autograd.grad(sol.last.square().sum(), (y0, rate)))
     for a, b in zip(*both, strict=True):
         assert torch.allclose(a, b, rtol=1e-7)
 
 
 def test_torchsde_computes_the_same_adjoint():
-    """Its adjoint by Heun's method on our path, of a nonlinear Stratonovich equation, with parameters in drift and diffusion."""
+    """Its adjoint by Heun's method on our path, of a nonlinear Stratonovich equation, with
+    parameters in drift and diffusion."""
     torchsde = pytest.importorskip("torchsde")
 
     class Path(torchsde.BaseBrownian):
-        dtype, device, shape, levy_area_approximation = torch.float64, torch.device("cpu"), torch.Size((4, 3)), "none"
+        dtype, device, shape, levy_area_approximation = (
+            torch.float64,
+            torch.device("cpu"),
+            torch.Size((4, 3)),
+            "none",
+        )
 
         def __init__(self, path):
             self.path = path
@@ -107,7 +129,9 @@ def test_torchsde_computes_the_same_adjoint():
 
     net, y0, path = Net(), start(), brownian()
     times, steps = torch.tensor([0.0, 1.0], **WIDE), 64
-    theirs = torchsde.sdeint_adjoint(net, y0, times, bm=Path(path), dt=1 / steps, method="heun", adjoint_method="heun")
+    theirs = torchsde.sdeint_adjoint(
+        net, y0, times, bm=Path(path), dt=1 / steps, method="heun", adjoint_method="heun"
+    )
     want = torch.autograd.grad(theirs[-1].sin().sum(), (y0, net.a, net.b))
     more = {"calculus": "stratonovich", "tree": path, "adjoint": "continuous"}
     sol = ode.solve_sde(net.f, net.g, y0, (0.0, 1.0), "stochastic_heun", steps, **more)
@@ -118,10 +142,11 @@ def test_torchsde_computes_the_same_adjoint():
 
 @pytest.mark.parametrize("adjoint", ["backprop", "reversible"])
 def test_diffflow(adjoint):
-    """The discrete stochastic adjoint of a chain with a running cost (Zhang and Chen 2021, algorithm 1): autograd's gradient.
+    """The discrete stochastic adjoint of a chain with a running cost (Zhang and Chen 2021,
+    algorithm 1): autograd's gradient.
 
-    Forward steps x' = x + f h + g sqrt(h) z, cost sum |delta|^2 / 2 of the backward steps with a learned score, and -log p of the
-    end.
+    Forward steps x' = x + f h + g sqrt(h) z, cost sum |delta|^2 / 2 of the backward steps with a
+    learned score, and -log p of the end.
     """
     n, h, g = 12, 1 / 12, 0.8
     a = torch.tensor([0.3, -0.5, 0.2], **WIDE, requires_grad=True)

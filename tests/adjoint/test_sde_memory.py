@@ -13,7 +13,9 @@ SHAPE = (4, 1000)
 
 
 def gradient(adjoint, steps, solver, noise):
-    y0 = torch.linspace(-1, 1, SHAPE[0] * SHAPE[1], dtype=torch.float64).view(SHAPE).requires_grad_()
+    y0 = (
+        torch.linspace(-1, 1, SHAPE[0] * SHAPE[1], dtype=torch.float64).view(SHAPE).requires_grad_()
+    )
     a = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 
     def run():

@@ -22,14 +22,19 @@ TIMED = [k for k in WAYS if "continuous" in k]
 
 
 class Swing(torch.nn.Module):
-    """A nonlinear equation that depends on time, on an argument of each sample and on parameters."""
+    """A nonlinear equation that depends on time, on an argument of each sample and on
+    parameters."""
 
     def __init__(self):
         super().__init__()
         self.push = torch.nn.Parameter(torch.tensor([0.7, -0.2], dtype=torch.float64))
 
     def forward(self, t, y, rate):
-        return torch.stack([y[:, 1], -y[:, 0].sin()], 1) - rate * y + torch.cos(2.0 * t) * self.push.to(y.dtype)
+        return (
+            torch.stack([y[:, 1], -y[:, 0].sin()], 1)
+            - rate * y
+            + torch.cos(2.0 * t) * self.push.to(y.dtype)
+        )
 
 
 def gradients(y0, t, rate, weights, way, timed=False):
@@ -45,12 +50,18 @@ def gradients(y0, t, rate, weights, way, timed=False):
 @pytest.mark.parametrize("way", WAYS)
 def test_those_of_each_sample_alone(way):
     sol, (for_y0, for_rate, for_push, _) = gradients(START, TIMES, RATES, WEIGHTS, way)
-    alone = [gradients(START[i : i + 1], TIMES[i], RATES[i : i + 1], WEIGHTS[:, i : i + 1], way) for i in range(3)]
+    alone = [
+        gradients(START[i : i + 1], TIMES[i], RATES[i : i + 1], WEIGHTS[:, i : i + 1], way)
+        for i in range(3)
+    ]
     tolerance = 1e-6 if "continuous" in way else 1e-13
     for i, (one, (y0, rate, _, _)) in enumerate(alone):
-        if way == "reversible":  # whose steps are sums of torch's, that round otherwise where steps are numbers
+        # whose steps are sums of torch's, that round otherwise where steps are numbers
+        if way == "reversible":
             torch.testing.assert_close(one.y[:, 0], sol.y[:, i], rtol=1e-14, atol=1e-14)
-            own = gradients(START[i : i + 1], TIMES[i : i + 1], RATES[i : i + 1], WEIGHTS[:, i : i + 1], way)[0]
+            own = gradients(
+                START[i : i + 1], TIMES[i : i + 1], RATES[i : i + 1], WEIGHTS[:, i : i + 1], way
+            )[0]
             assert torch.equal(own.y[:, 0], sol.y[:, i])
         else:
             assert torch.equal(one.y[:, 0], sol.y[:, i])
@@ -75,13 +86,20 @@ def test_gradients_of_times(way):
                 t = TIMES.clone()
                 t[i, j] += shift
                 with torch.no_grad():
-                    values.append(float((solve(f, START, t, "dopri8", args=(RATES,), **exact).y * WEIGHTS).sum()))
-            assert float(found[i, j]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-6)
+                    values.append(
+                        float(
+                            (solve(f, START, t, "dopri8", args=(RATES,), **exact).y * WEIGHTS).sum()
+                        )
+                    )
+            assert float(found[i, j]) == pytest.approx(
+                (values[0] - values[1]) / 2e-5, rel=1e-5, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("way", TIMED)
 def test_gradients_of_shared_times_are_those_of_all(way):
-    """The same times for all, once and for each: gradients of the first are the sums of the second."""
+    """The same times for all, once and for each: gradients of the first are the sums of the
+    second."""
     shared = TIMES[0]
     _, (*_, once) = gradients(START, shared, RATES, WEIGHTS, way, timed=True)
     _, (*_, own) = gradients(START, shared.expand(3, 3), RATES, WEIGHTS, way, timed=True)
@@ -114,13 +132,19 @@ def test_shared_times_in_a_list():
     end = torch.tensor(1.0, requires_grad=True)
     sol = solve(lambda t, y: -y, START, [0.0, end], adjoint="continuous", **TIGHT)
     sol.last.sum().backward()
-    assert float(end.grad) == pytest.approx(-float(START.sum()) * float(torch.tensor(-1.0).exp()), rel=1e-6)
+    assert float(end.grad) == pytest.approx(
+        -float(START.sum()) * float(torch.tensor(-1.0).exp()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("way", [k for k in WAYS if k not in TIMED])
 @pytest.mark.parametrize("shared", [True, False])
 def test_ways_without_gradients_of_times_say_so(way, shared):
-    with pytest.raises(OdesolveError, match=r'gives no gradients of t: take "continuous", or t.detach\(\)'):
+    with pytest.raises(
+        OdesolveError,
+        match=r'gives no gradients of t: take "continuous", or '
+        r"t.detach\(\)",
+    ):
         gradients(START, TIMES[0] if shared else TIMES, RATES, WEIGHTS, way, timed=True)
 
 
@@ -134,7 +158,9 @@ def test_what_failed_is_told(adjoint):
     assert sol.status[1] != "ok"
     assert float(sol.t[1]) == pytest.approx(6.0, rel=1e-3)
     assert bool(sol.y[1, 1].isnan())
-    torch.testing.assert_close(sol.y[1, 0].detach(), torch.tensor([2.0], dtype=torch.float64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        sol.y[1, 0].detach(), torch.tensor([2.0], dtype=torch.float64), rtol=1e-4, atol=0
+    )
 
 
 def test_the_way_back_that_fails_names_its_interval():
@@ -143,5 +169,9 @@ def test_the_way_back_that_fails_names_its_interval():
     fine = {"rtol": 1e-13, "atol": 1e-13}
     sol = solve(lambda t, y: -y, y0, t, adjoint="continuous", max_steps=50, adjoint_options=fine)
     assert sol.status == ["ok", "ok"]
-    with pytest.raises(OdesolveError, match=r"'max_steps' in interval 1, at its share=0\.\d+: give other"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"'max_steps' in interval 1, at its share=0\.\d+: "
+        r"give other",
+    ):
         sol.last.sum().backward()

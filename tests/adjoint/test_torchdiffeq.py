@@ -16,7 +16,9 @@ class Field(torch.nn.Module):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        draw = lambda *shape: torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64) * 0.7)
+        draw = lambda *shape: torch.nn.Parameter(
+            torch.randn(shape, generator=generator, dtype=torch.float64) * 0.7
+        )
         self.a, self.b = draw(3, 6), draw(6, 3)
         self.calls = 0
 
@@ -35,9 +37,16 @@ def both(rtol, atol, times):
         y0 = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3).requires_grad_()
         t = torch.tensor(times, dtype=torch.float64, requires_grad=True)
         if ours:
-            y = ode.solve(net, y0, t, "dopri5", rtol=rtol, atol=atol, control="batch", adjoint="continuous").y
+            y = ode.solve(
+                net, y0, t, "dopri5", rtol=rtol, atol=atol, control="batch", adjoint="continuous"
+            ).y
         else:
-            options = {"rtol": rtol, "atol": atol, "method": "dopri5", "adjoint_options": {"norm": "seminorm"}}
+            options = {
+                "rtol": rtol,
+                "atol": atol,
+                "method": "dopri5",
+                "adjoint_options": {"norm": "seminorm"},
+            }
             y = torchdiffeq.odeint_adjoint(net, y0, t, **options)
         there = net.calls
         grads = torch.autograd.grad((weights * y).sum(), [y0, t, *net.parameters()])

@@ -1,13 +1,15 @@
-"""The house in numbers: ``python -m tests.architecture.house [FOLDER]`` counts its rooms, floors, arrows and circles.
+"""The house in numbers: ``python -m tests.architecture.house [FOLDER]`` counts its rooms, floors,
+arrows and circles.
 
-A room is a file or a folder directly under ``odesolve``. An arrow leads from a room to another one that it imports from,
-wherever in its files it does so, but not for types alone. A room stands one floor above the highest room that it imports
-from; rooms of one circle share a floor. An arrow runs back up where a room imports from ``odesolve/__init__.py``, above it.
+A room is a file or a folder directly under ``odesolve``. An arrow leads from a room to another one
+that it imports from, wherever in its files it does so, but not for types alone. A room stands one
+floor above the highest room that it imports from; rooms of one circle share a floor. An arrow runs
+back up where a room imports from ``odesolve/__init__.py``, above it.
 
-The way of a value is measured on this installation: ``ode.log_prob`` is called, and until the first trace is
-estimated, every pair of rooms is counted of which one calls the other and hands it a tensor as large as the data. A climb is
-such a pair whose second room stands on a higher floor; a return is one in which the call came back before that.
-"""
+The way of a value is measured on this installation: ``ode.log_prob`` is called, and until the first
+trace is estimated, every pair of rooms is counted of which one calls the other and hands it a
+tensor as large as the data. A climb is such a pair whose second room stands on a higher floor; a
+return is one in which the call came back before that."""
 
 from __future__ import annotations
 
@@ -41,12 +43,15 @@ def tree_of(file: Path) -> ast.Module:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The room of everything of ours that a file imports, wherever in the file it does, but not for types alone."""
+    """The room of everything of ours that a file imports, wherever in the file it does, but not for
+    types alone."""
     tree = tree_of(file)
     for_types = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
@@ -66,7 +71,11 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
         return []
     assert node.level == 0, f"{file}: relative import"
     assert node.module is not None
-    return [f"{node.module}.{a.name}" for a in node.names] if node.module == "odesolve" else [node.module]
+    return (
+        [f"{node.module}.{a.name}" for a in node.names]
+        if node.module == "odesolve"
+        else [node.module]
+    )
 
 
 def arrows(root: Path = ROOT) -> dict[str, set[str]]:
@@ -111,7 +120,8 @@ def floors(house: dict[str, set[str]]) -> dict[str, int]:
 
 
 class Way:
-    """The calls between rooms on the way of a value: which rooms it enters, how often it climbs, how often it returns."""
+    """The calls between rooms on the way of a value: which rooms it enters, how often it climbs,
+    how often it returns."""
 
     def __init__(self, numbers: int, end: str):
         self.numbers = numbers
@@ -160,7 +170,9 @@ class Way:
         code = frame.f_code
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         values = (frame.f_locals.get(name) for name in names)
-        return any(isinstance(value, torch.Tensor) and value.numel() == self.numbers for value in values)
+        return any(
+            isinstance(value, torch.Tensor) and value.numel() == self.numbers for value in values
+        )
 
 
 def way_of_log_prob() -> Way:
@@ -189,13 +201,19 @@ def main() -> None:
         by_floor[floor].append(room)
     back = sorted(room for room, others in house.items() if TOP in others)
     folders = sum((root / "odesolve" / room).is_dir() or room == "kernels" for room in house)
-    print(f"rooms {len(house)} (folders {folders}), floors {len(by_floor)}, arrows {sum(map(len, house.values()))}")
+    print(
+        f"rooms {len(house)} (folders {folders}), floors {len(by_floor)}, arrows "
+        f"{sum(map(len, house.values()))}"
+    )
     print(f"circles {[sorted(c) for c in circles(house)]}, arrows back up {back}")
     for floor in sorted(by_floor):
         print(f"{floor:3} {' '.join(sorted(by_floor[floor]))}")
     if root == ROOT:
         way = way_of_log_prob()
-        print(f"x in ode.log_prob: enters {len(way.rooms)} rooms, climbs {len(way.climbs)}, returns {len(way.returns)}")
+        print(
+            f"x in ode.log_prob: enters {len(way.rooms)} rooms, climbs {len(way.climbs)}, "
+            f"returns {len(way.returns)}"
+        )
         print("    " + ", ".join(f"{caller} -> {room}" for caller, room in sorted(way.climbs)))
 
 

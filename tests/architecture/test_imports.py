@@ -8,9 +8,20 @@ import sys
 
 import pytest
 
-from tests.architecture.house import ROOT, arrows, circles, floors, imports, room_of, sources, tree_of, way_of_log_prob
+from tests.architecture.house import (
+    ROOT,
+    arrows,
+    circles,
+    floors,
+    imports,
+    room_of,
+    sources,
+    tree_of,
+    way_of_log_prob,
+)
 
-# Every room of the library, from the ground up, with all rooms that it imports from. Anyone may import from FREE.
+# Every room of the library, from the ground up, with all rooms that it imports from. Anyone may
+# import from FREE.
 FREE = {"errors", "version", "doors", "kernels"}
 ARROWS = {
     "aliases": "",
@@ -43,10 +54,15 @@ ARROWS = {
     "sampling": "functions grids lowering model noise paths planning plans process run",
     "sde": "adjoint functions noise ode planning process stochastic",
     "solve": "adjoint functions methods model ode planning",
-    "likelihood": ("functions grids lowering model noise paths planning plans process run sampling solve trace"),
-    "log_prob": ("adjoint functions grids likelihood methods model noise planning plans sampling trace"),
+    "likelihood": (
+        "functions grids lowering model noise paths planning plans process run sampling solve trace"
+    ),
+    "log_prob": (
+        "adjoint functions grids likelihood methods model noise planning plans sampling trace"
+    ),
     "sample": (
-        "adjoint files functions grids likelihood lowering model noise planning plans process run sampling trace"
+        "adjoint files functions grids likelihood lowering model noise planning plans process run "
+        "sampling trace"
     ),
     "dequantise": "adjoint functions likelihood log_prob noise",
     "distributed": "fingerprints functions likelihood log_prob model noise process sample sampling",
@@ -64,7 +80,10 @@ ARROWS = {
         "dequantise distributed files fingerprints grids likelihood log_prob model noise "
         "planning plans process run sample sampling"
     ),
-    "profile": ("files functions grids lowering model paths pictures planning plans process run sampling wiring"),
+    "profile": (
+        "files functions grids lowering model paths pictures planning plans process run "
+        "sampling wiring"
+    ),
     "cli": (
         "files fingerprints integrations jobs likelihood model names noise paths pictures "
         "planning problems process profile run sample wiring"
@@ -100,7 +119,8 @@ def test_the_arrows_have_no_circle_and_none_runs_back_up():
 
 
 def test_the_house_grows_no_higher():
-    """Rooms, floors and arrows, as ``python -m tests.architecture.house`` counts them: a new one is a decision."""
+    """Rooms, floors and arrows, as ``python -m tests.architecture.house`` counts them: a new one is
+    a decision."""
     house = arrows()
     assert len(house) <= 46
     assert len(set(floors(house).values())) <= 15
@@ -115,7 +135,9 @@ def test_the_way_of_log_prob():
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
 
 
 def test_import_brings_nothing_heavy():
@@ -123,8 +145,13 @@ def test_import_brings_nothing_heavy():
     before = set(run("import sys, torch; print(*sys.modules)"))
     after = set(run("import sys, odesolve; print(*sys.modules)"))
     added = {name.split(".")[0] for name in after - before} - {"odesolve"}
-    assert added.isdisjoint({"matplotlib", "rich", "tqdm", "sklearn", "scipy", "diffusers", "pandas", "PIL"})
-    assert {m for m in added if not m.startswith("_")} <= set(sys.stdlib_module_names) | {"numpy", "msgspec"}
+    assert added.isdisjoint(
+        {"matplotlib", "rich", "tqdm", "sklearn", "scipy", "diffusers", "pandas", "PIL"}
+    )
+    assert {m for m in added if not m.startswith("_")} <= set(sys.stdlib_module_names) | {
+        "numpy",
+        "msgspec",
+    }
 
 
 # Rooms whose files may need more than torch and numpy when they are loaded.
@@ -136,7 +163,10 @@ def test_rooms_load_without_extras(file):
     """No file imports torch extras or plotting at its top, but those that are made for them."""
     if room_of(file) not in WITH_EXTRAS:
         top = [n for n in tree_of(file).body if isinstance(n, (ast.Import, ast.ImportFrom))]
-        names = {(n.module if isinstance(n, ast.ImportFrom) else n.names[0].name).split(".")[0] for n in top}
+        names = {
+            (n.module if isinstance(n, ast.ImportFrom) else n.names[0].name).split(".")[0]
+            for n in top
+        }
         assert names - {
             "odesolve",
             "torch",

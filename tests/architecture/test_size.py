@@ -1,62 +1,72 @@
-"""A size budget: files of at most 400 lines, functions of at most 60 without their docstring, no copies."""
+"""A budget: short files, functions that are light to read, classes with few attributes, no
+copies."""
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SOURCES = [
-    f
-    for folder in ("odesolve", "kernels")
-    for f in sorted((ROOT / folder).rglob("*.py"))
-    if "__pycache__" not in f.parts
-]
+from tests.architecture import style
+from tests.architecture.house import ROOT, sources, tree_of
+
+LINES = 450  # of a file
+FUNCTION = 60  # lines of a function, without its docstring
+BODY = 350  # tokens of a function's body
+ATTRIBUTES = 15  # that a class sets on itself
+# Heavier than that when the budget was set, and to be unpacked: a name that needs no place here any
+# more fails the test.
+HEAVY = {
+    line.strip()
+    for line in (ROOT / "tests" / "architecture" / "heavy.txt").read_text().splitlines()
+    if line.strip()
+}
 
 
-def functions(file):
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            yield node
+def too_heavy(file):
+    """What of a file is over the budget, by name."""
+    path = file.relative_to(ROOT)
+    if len(file.read_text().splitlines()) > LINES:
+        yield f"{path}"
+    for node in style.functions(file):
+        if style.length(node) > FUNCTION or style.weight(file, node) > BODY:
+            yield f"{path}:{node.name}"
+    for node in style.classes(file):
+        if len(style.attributes(node)) > ATTRIBUTES:
+            yield f"{path}:{node.name}"
 
 
-def body(node):
-    """Statements without the docstring."""
-    first = node.body[0]
-    documented = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-    return node.body[1:] if documented and isinstance(first.value.value, str) else node.body
+def test_files_functions_and_classes_are_light():
+    assert {name for file in sources() for name in too_heavy(file)} == HEAVY
 
 
-def length(node):
-    first = node.body[0]
-    docstring = first.end_lineno - first.lineno + 1 if body(node) is not node.body else 0
-    return node.end_lineno - node.lineno + 1 - docstring
+def test_lines_are_light():
+    lines = style.line_weights()
+    assert sum(lines) / len(lines) <= 9.4
+    assert lines[len(lines) * 9 // 10] <= 21
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_files_and_functions_are_short(file):
-    assert len(file.read_text().splitlines()) <= 400
-    for node in functions(file):
-        assert length(node) <= 60, node.name
+def test_an_assignment_a_line():
+    assert style.tuple_assignments() <= 0.05
 
 
 def test_no_function_is_written_twice():
     """Bodies of four lines and more are unique."""
     seen = defaultdict(list)
-    for file in SOURCES:
-        for node in functions(file):
-            statements = body(node)
+    for file in sources():
+        for node in style.functions(file):
+            statements = style.body(node)
             if statements and statements[-1].end_lineno - statements[0].lineno >= 3:
-                seen["\n".join(map(ast.unparse, statements))].append(f"{file.relative_to(ROOT)}:{node.name}")
+                seen["\n".join(map(ast.unparse, statements))].append(
+                    f"{file.relative_to(ROOT)}:{node.name}"
+                )
     assert [where for where in seen.values() if len(where) > 1] == []
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(ROOT)))
+@pytest.mark.parametrize("file", sources(), ids=lambda f: str(f.relative_to(ROOT)))
 def test_public_things_are_described(file):
-    tree = ast.parse(file.read_text())
+    tree = tree_of(file)
     assert ast.get_docstring(tree), "module"
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):

@@ -1,4 +1,5 @@
-"""Intervals at the defaults hold the truth on networks trained here, and are narrow: RK4 in the path's own time is the truth."""
+"""Intervals at the defaults hold the truth on networks trained here, and are narrow: RK4 in the
+path's own time is the truth."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def test_intervals_hold_at_the_defaults(case, bench, dtype):
     assert rms < 1e-3
     for level, least in ((0.8, 0.77), (0.95, 0.93)):
         assert calibration.share(found, exact, level) >= least
-    # Of VP, whose path is singular at the data's end, the interval holds the clean data's log-density as well.
+    # Of VP, whose path is singular at the data's end, the interval holds the clean data's
+    # log-density as well.
     low, high = replace(found, truncation_error=None).interval(0.95)
     assert float((high - low).mean()) <= max(4 * rms, 2e-3)
 

@@ -29,13 +29,17 @@ def normal(*shape, seed=0):
 
 
 def test_only_transport_across_labels_tells_the_label(bench):
-    """Of data that lie 4 apart the mean noise of a label is that of all, but for the transport that sees no labels."""
+    """Of data that lie 4 apart the mean noise of a label is that of all, but for the transport that
+    sees no labels."""
     y = torch.arange(4000) % 2
     x, noise = (4.0 * y - 2.0)[:, None] + 0.3 * normal(4000, 1), normal(4000, 1, seed=1)
     found = {}
     for name, coupling in bench.couplings(0.05).items():
         g = torch.Generator().manual_seed(2)
-        parts = [coupled(coupling, x[k], noise[k], {"label": y[k]}, g) for k in torch.arange(4000).split(200)]
+        parts = [
+            coupled(coupling, x[k], noise[k], {"label": y[k]}, g)
+            for k in torch.arange(4000).split(200)
+        ]
         found[name] = float(torch.cat(parts)[y == 1].mean())
     assert found.pop("across labels") == pytest.approx((2 / torch.pi) ** 0.5, abs=0.03)
     assert len(found) == 3
@@ -44,14 +48,17 @@ def test_only_transport_across_labels_tells_the_label(bench):
 
 
 def test_frechet_distance_has_its_closed_form(bench):
-    """Of the same samples shifted the square of the shift, and scaled by 2 from the centre the trace of their covariance."""
+    """Of the same samples shifted the square of the shift, and scaled by 2 from the centre the
+    trace of their covariance."""
     data = normal(500, 30).double() * torch.linspace(2, 0.1, 30, dtype=torch.float64)
     data = data - data.mean(0)
     frechet = bench.Frechet(data)
     shift = frechet.axes @ torch.linspace(-1, 1, bench.FEATURES, dtype=torch.float64)
     assert frechet(data, data) == pytest.approx(0, abs=1e-9)
     assert frechet(data, data + shift) == pytest.approx(float(shift.square().sum()), abs=1e-9)
-    assert frechet(data, 2 * data) == pytest.approx(float(torch.cov((data @ frechet.axes).T).trace()), rel=1e-9)
+    assert frechet(data, 2 * data) == pytest.approx(
+        float(torch.cov((data @ frechet.axes).T).trace()), rel=1e-9
+    )
 
 
 def test_measures_of_an_exact_flow(bench):
@@ -93,7 +100,11 @@ def test_the_benchmark_runs(bench, monkeypatch, capsys, tmp_path):
     printed = capsys.readouterr().out
     for name in bench.couplings(1.0):
         for problem, measures in (("two labels", 5), ("digits", 8)):
-            rows = [line for line in printed.splitlines() if line.startswith(problem) and name + "  " in line]
+            rows = [
+                line
+                for line in printed.splitlines()
+                if line.startswith(problem) and name + "  " in line
+            ]
             assert len(rows) == measures, name
     assert "nan" not in printed
     assert not out.exists()

@@ -18,6 +18,10 @@ def test_every_contender_is_near_the_reference():
     head, *lines = done.stdout.splitlines()
     assert head.split()[-2:] == ["nats", "seconds"]
     errors = {line[9:41].strip() + line[41:55]: float(line.split()[-2]) for line in lines}
-    assert {name.split(",")[0].split("'")[0].strip() for name in errors} >= {"flow_matching", "score_sde", "odesolve"}
+    assert {name.split(",")[0].split("'")[0].strip() for name in errors} >= {
+        "flow_matching",
+        "score_sde",
+        "odesolve",
+    }
     for name, error in errors.items():
         assert error < (EXACT if "exact" in name else PROBE), name

@@ -78,7 +78,9 @@ def test_figures(bench, tmp_path):
     assert rows[0]["bytes"] == "800"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning"
+)
 @pytest.mark.parametrize("name", ["ops", "steps"])
 def test_the_first_case_of_each_benchmark_runs(bench, name):
     timing = bench("timing")

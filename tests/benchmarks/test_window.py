@@ -1,4 +1,5 @@
-"""ParaDiGMS' procedure gives what the loop gives, and windows take no more rounds and evaluations than it."""
+"""ParaDiGMS' procedure gives what the loop gives, and windows take no more rounds and evaluations
+than it."""
 
 from __future__ import annotations
 
@@ -31,11 +32,15 @@ def both(paradigms, model, solver, steps, noise, **options):
     """The loop's result, and what the procedure finds."""
     plan = ode.plan(solver, PATH, steps, "uniform")
     loop = ode.sample(model, noise, plan=plan, seed=3)
-    return loop, paradigms.solve(model, plan, noise * PATH.start_std(plan.grid[0]), seed=3, **options)
+    return loop, paradigms.solve(
+        model, plan, noise * PATH.start_std(plan.grid[0]), seed=3, **options
+    )
 
 
 def noise(seed=0):
-    return torch.randn(16, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        16, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def errors(x, loop):
@@ -56,7 +61,8 @@ def test_the_procedure_gives_the_loop_to_its_tolerance(paradigms, solver, size):
 @pytest.mark.parametrize("size", [None, 10, 1])
 def test_at_no_tolerance_it_is_the_loop(paradigms, solver, size):
     loop, found = both(paradigms, DIGITS, solver, 50, noise(), size=size, tolerance=0.0)
-    assert errors(found.x, loop).max() < 1e-12  # a batch of another size rounds otherwise in the network
+    # a batch of another size rounds otherwise in the network
+    assert errors(found.x, loop).max() < 1e-12
     assert found.rounds <= 50
     if size == 1:
         assert found.rounds == found.evaluations == 50
@@ -76,7 +82,9 @@ def test_variances_are_those_of_ddpm(paradigms):
     plan = ode.plan("ddim", PATH, 10, "uniform")
     kept = [float(PATH.point(t).alpha ** 2) for t in plan.grid]
     want = [(1 - b) / (1 - a) * (1 - a / b) for a, b in itertools.pairwise(kept)]
-    assert torch.allclose(paradigms.step_variances(plan), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert torch.allclose(
+        paradigms.step_variances(plan), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=0
+    )
     assert paradigms.step_variances(plan)[-1] == 0
 
 
@@ -90,7 +98,8 @@ def test_windows_take_no_more_rounds_and_evaluations_for_a_smaller_error(paradig
         assert window.report.rounds <= found.rounds
         assert window.report.sample_rounds.double().mean() < 0.7 * found.rounds
         assert window.report.evaluations.double().mean() < 0.8 * found.evaluations
-    # At 1e-3 the errors are of one size: ParaDiGMS measures by the deviation of a step, which is less than the state's.
+    # At 1e-3 the errors are of one size: ParaDiGMS measures by the deviation of a step, which is
+    # less than the state's.
     assert errors(x, loop).mean() <= theirs
 
 
@@ -101,5 +110,10 @@ def test_the_benchmark_runs():
     head, *lines = done.stdout.splitlines()
     assert head.split()[-1] == "seconds"
     assert [line.split()[0] for line in lines if " 100 " in line] == ["mlp"] * 4
-    assert {line.split()[1] for line in lines} == {"ddim", "dpmpp_2m", "sde_dpmpp_1", "dpmpp_2m_sde"}
+    assert {line.split()[1] for line in lines} == {
+        "ddim",
+        "dpmpp_2m",
+        "sde_dpmpp_1",
+        "dpmpp_2m_sde",
+    }
     assert all(float(line.split()[-2]) < 0.1 for line in lines)

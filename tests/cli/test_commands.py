@@ -25,16 +25,32 @@ def test_profile_of_a_factory(capsys, module, tmp_path):
         "--nfe",
         "4,8",
     ]
-    code, out, err = run(capsys, *words, "--grids", "karras,vp_time(3)", "--out", str(tmp_path / "out"))
+    code, out, err = run(
+        capsys, *words, "--grids", "karras,vp_time(3)", "--out", str(tmp_path / "out")
+    )
     assert code == 0
     assert "ab3(start=ramp,afs)" in out
     assert "8 evaluations: " in out
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"table.csv", "profile.json", "plot.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "table.csv",
+        "profile.json",
+        "plot.png",
+    }
     assert "wrote table.csv" in err
 
 
 def test_profile_as_json(capsys, module):
-    words = ["--shape", "8,1,4,4", "--solvers", "ddim", "--grids", "uniform", "--nfe", "4", "--json"]
+    words = [
+        "--shape",
+        "8,1,4,4",
+        "--solvers",
+        "ddim",
+        "--grids",
+        "uniform",
+        "--nfe",
+        "4",
+        "--json",
+    ]
     code, out, _ = run(capsys, "profile", f"{module}.py:model", *words)
     assert code == 0
     (row,) = json.loads(out)["rows"]
@@ -85,7 +101,16 @@ def test_profile_can_be_resumed(capsys, module, tmp_path):
 @pytest.mark.parametrize("suffix", [".npz", ".png"])
 def test_sample_writes_files(capsys, module, tmp_path, suffix):
     file = tmp_path / f"x{suffix}"
-    words = ["--shape", "9,1,4,4", "--solver", "dpmpp_3m(start=ramp)", "--steps", "6", "--grid", "vp_time(3)"]
+    words = [
+        "--shape",
+        "9,1,4,4",
+        "--solver",
+        "dpmpp_3m(start=ramp)",
+        "--steps",
+        "6",
+        "--grid",
+        "vp_time(3)",
+    ]
     code, out, _ = run(capsys, "sample", f"{module}:factory", *words, "--out", str(file), "--json")
     assert code == 0
     assert json.loads(out)["nfe"] == 6
@@ -98,7 +123,18 @@ def test_sample_writes_files(capsys, module, tmp_path, suffix):
 def test_sample_repeats_with_its_seed(capsys, module, tmp_path):
     files = [tmp_path / "a.npz", tmp_path / "b.npz"]
     for file in files:
-        run(capsys, "sample", f"{module}:model", "--shape", "2,1,4,4", "--seed", "5", "--out", str(file), "--double")
+        run(
+            capsys,
+            "sample",
+            f"{module}:model",
+            "--shape",
+            "2,1,4,4",
+            "--seed",
+            "5",
+            "--out",
+            str(file),
+            "--double",
+        )
     a, b = (np.load(f)["samples"] for f in files)
     assert a.dtype == np.float64
     assert (a == b).all()
@@ -107,7 +143,9 @@ def test_sample_repeats_with_its_seed(capsys, module, tmp_path):
 def test_sample_to_safetensors(capsys, module, tmp_path):
     safetensors = pytest.importorskip("safetensors.torch")
     file = tmp_path / "x.safetensors"
-    assert run(capsys, "sample", f"{module}:model", "--shape", "2,1,4,4", "--out", str(file))[0] == 0
+    assert (
+        run(capsys, "sample", f"{module}:model", "--shape", "2,1,4,4", "--out", str(file))[0] == 0
+    )
     assert safetensors.load_file(file)["samples"].shape == (2, 1, 4, 4)
 
 
@@ -117,15 +155,28 @@ def test_solvers(capsys):
     assert "dpmpp_2m" in out
     assert "flow_map" in out
     code, out, _ = run(capsys, "solvers", "--json")
-    assert {"name": "ddim", "order": 1}.items() <= next(s for s in json.loads(out) if s["name"] == "ddim").items()
+    assert {"name": "ddim", "order": 1}.items() <= next(
+        s for s in json.loads(out) if s["name"] == "ddim"
+    ).items()
 
 
 def test_plan_prints_coefficients_or_json(capsys):
-    code, out, _ = run(capsys, "plan", "dpmpp_2m", "--path", "vp", "--steps", "4", "--grid", "karras")
+    code, out, _ = run(
+        capsys, "plan", "dpmpp_2m", "--path", "vp", "--steps", "4", "--grid", "karras"
+    )
     assert code == 0
     assert out.startswith("dpmpp_2m: 4 steps, 4 evaluations")
     code, out, _ = run(
-        capsys, "plan", "ab3(start=ramp)", "--path", "linear", "--steps", "4", "--grid", "shift(3)", "--json"
+        capsys,
+        "plan",
+        "ab3(start=ramp)",
+        "--path",
+        "linear",
+        "--steps",
+        "4",
+        "--grid",
+        "shift(3)",
+        "--json",
     )
     assert json.loads(out)["solver"] == "ab3(start=ramp)"
 
@@ -139,13 +190,24 @@ def test_plan_compares_two_solvers(capsys):
     assert (code, json.loads(out)["largest"]) == (1, None)
 
 
-@pytest.mark.parametrize(("columns", "there", "gone"), [("70", "median", "trimmed"), ("200", "trimmed", "…")])
+@pytest.mark.parametrize(
+    ("columns", "there", "gone"), [("70", "median", "trimmed"), ("200", "trimmed", "…")]
+)
 def test_a_terminal_gets_the_columns_that_fit(capsys, module, monkeypatch, columns, there, gone):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    words = ["--shape", "8,1,4,4", "--solvers", "ddim,dpmpp_2m", "--grids", "uniform,shift(2)", "--nfe", "4,8"]
+    words = [
+        "--shape",
+        "8,1,4,4",
+        "--solvers",
+        "ddim,dpmpp_2m",
+        "--grids",
+        "uniform,shift(2)",
+        "--nfe",
+        "4,8",
+    ]
     code, out, _ = run(capsys, "profile", f"{module}:model", *words)
     assert code == 0
     assert there in out

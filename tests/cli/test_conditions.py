@@ -59,7 +59,9 @@ def ours(made, n=6, **options):
     return ode.sample(made, (n, 2), steps=20, seed=3, **options)
 
 
-@pytest.mark.parametrize("typed", ["labels.npy", "labels.npz", "labels.pt", "[0,1,2,1,0,2]", "(0,1,2,1,0,2)"])
+@pytest.mark.parametrize(
+    "typed", ["labels.npy", "labels.npz", "labels.pt", "[0,1,2,1,0,2]", "(0,1,2,1,0,2)"]
+)
 def test_a_row_for_each_sample(here, typed):
     x = drawn("--cond", f"y={typed}")
     assert torch.equal(x, ours(model().given(y=torch.from_numpy(LABELS).long())))
@@ -90,7 +92,9 @@ def test_what_the_network_is_given():
         "d=x y",
     ]
     conditions = conditions_of(parse([*SAMPLE, "--out", "x.npz", *words]))
-    held = conditions.on(ode.Model(lambda x, t, **more: x, ode.paths.VP(), predicts="noise"), torch.arange(3)).cond
+    held = conditions.on(
+        ode.Model(lambda x, t, **more: x, ode.paths.VP(), predicts="noise"), torch.arange(3)
+    ).cond
     assert torch.equal(held["y"], torch.tensor([2, 2, 2]))
     assert torch.equal(held["s"], torch.tensor([0.5, 0.5, 0.5]))
     assert (held["a"], held["b"], held["c"], held["d"]) == (None, True, "3", "x y")
@@ -105,8 +109,13 @@ def test_guidance(here, uncond):
 
 
 def test_guidance_keeps_the_other_conditions(here):
-    x = drawn("--cond", "y=1", "--cond", "shift=0.5", "--guidance", "2", "--uncond", "y=3", "--double")
-    shift, (one, none) = torch.full((6,), 0.5, dtype=torch.float64), (torch.full((6,), k) for k in (1, 3))
+    x = drawn(
+        "--cond", "y=1", "--cond", "shift=0.5", "--guidance", "2", "--uncond", "y=3", "--double"
+    )
+    shift, (one, none) = (
+        torch.full((6,), 0.5, dtype=torch.float64),
+        (torch.full((6,), k) for k in (1, 3)),
+    )
     guided = model().guided(2.0, {"y": one, "shift": shift}, {"y": none, "shift": shift})
     assert torch.equal(x, ours(guided, dtype=torch.float64))
 
@@ -114,12 +123,29 @@ def test_guidance_keeps_the_other_conditions(here):
 def test_fractions_are_as_wide_as_the_state(here):
     x = drawn("--cond", "y=1", "--cond", "shift=0.1", "--double")
     shift = torch.full((6,), 0.1, dtype=torch.float64)
-    assert torch.equal(x, ours(model().given(y=torch.full((6,), 1), shift=shift), dtype=torch.float64))
+    assert torch.equal(
+        x, ours(model().given(y=torch.full((6,), 1), shift=shift), dtype=torch.float64)
+    )
 
 
 def test_profile(here, capsys):
     words = ("--solvers", "ddim", "--grids", "uniform", "--nfe", "4", "--json")
-    assert main(["profile", *SAMPLE[1:4], *words, "--cond", "y=labels.npy", "--guidance", "2", "--uncond", "y=3"]) == 0
+    assert (
+        main(
+            [
+                "profile",
+                *SAMPLE[1:4],
+                *words,
+                "--cond",
+                "y=labels.npy",
+                "--guidance",
+                "2",
+                "--uncond",
+                "y=3",
+            ]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["rows"][0]["status"] == "ok"
 
 
@@ -150,7 +176,17 @@ def test_loglik(here, capsys, out):
 
 def test_a_file_of_values_knows_its_conditions(here, capsys):
     np.save("x.npy", CENTRES[torch.from_numpy(LABELS).long()].numpy())
-    words = ["loglik", "classes.py:model", "--data", "x.npy", "--trace", "exact", "--out", "v.npz", "--resume"]
+    words = [
+        "loglik",
+        "classes.py:model",
+        "--data",
+        "x.npy",
+        "--trace",
+        "exact",
+        "--out",
+        "v.npz",
+        "--resume",
+    ]
     assert main([*words, "--cond", "y=labels.npy"]) == 0
     np.save("labels.npy", LABELS[::-1].copy())
     capsys.readouterr()
@@ -171,8 +207,32 @@ def test_check(here, capsys):
 def test_a_job_cuts_labels_by_id(here, capsys):
     labels = np.arange(20) % 3
     np.save("labels.npy", labels)
-    words = ["sample", "classes.py:model", "--shape", "4,2", "--steps", "20", "--seed", "3", "--out", "job"]
-    more = ["-n", "10", "--first", "5", "--shard", "4", "--cond", "y=labels.npy", "--guidance", "2", "--uncond", "y=3"]
+    words = [
+        "sample",
+        "classes.py:model",
+        "--shape",
+        "4,2",
+        "--steps",
+        "20",
+        "--seed",
+        "3",
+        "--out",
+        "job",
+    ]
+    more = [
+        "-n",
+        "10",
+        "--first",
+        "5",
+        "--shard",
+        "4",
+        "--cond",
+        "y=labels.npy",
+        "--guidance",
+        "2",
+        "--uncond",
+        "y=3",
+    ]
     assert main([*words, *more]) == 0
     found = torch.from_numpy(ode.jobs.Job("job").load()["samples"])
     y = torch.from_numpy(labels[5:15])
@@ -186,7 +246,20 @@ def test_a_job_cuts_labels_by_id(here, capsys):
 
 
 def test_a_job_under_one_condition(here, capsys):
-    words = ["sample", "classes.py:model", "--shape", "4,2", "--steps", "20", "--seed", "3", "--out", "job", "-n", "10"]
+    words = [
+        "sample",
+        "classes.py:model",
+        "--shape",
+        "4,2",
+        "--steps",
+        "20",
+        "--seed",
+        "3",
+        "--out",
+        "job",
+        "-n",
+        "10",
+    ]
     assert main([*words, "--cond", "y=1"]) == 0
     found = torch.from_numpy(ode.jobs.Job("job").load()["samples"])
     assert torch.allclose(found, ours(model().given(y=torch.full((10,), 1)), 10), atol=1e-5)

@@ -7,13 +7,21 @@ import pytest
 
 from odesolve.cli import main
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
-    unet = diffusers.UNet2DModel(sample_size=8, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks)
+    blocks = {
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "block_out_channels": (4,),
+    }
+    unet = diffusers.UNet2DModel(
+        sample_size=8, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks
+    )
     pipe = diffusers.DDPMPipeline(unet.eval(), diffusers.DDPMScheduler())
     where = tmp_path_factory.mktemp("pipeline")
     pipe.save_pretrained(where)
@@ -36,7 +44,21 @@ def test_a_pipeline_is_profiled(capsys, folder):
 
 def test_a_pipeline_is_sampled(capsys, folder, tmp_path):
     out = tmp_path / "x.npz"
-    assert run(capsys, "sample", "--diffusers", folder, "--solver", "ddim", "--steps", "3", "--out", str(out))[0] == 0
+    assert (
+        run(
+            capsys,
+            "sample",
+            "--diffusers",
+            folder,
+            "--solver",
+            "ddim",
+            "--steps",
+            "3",
+            "--out",
+            str(out),
+        )[0]
+        == 0
+    )
     (drawn,) = np.load(out).values()
     assert drawn.shape == (4, 3, 8, 8)
 

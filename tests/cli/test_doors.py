@@ -1,4 +1,5 @@
-"""No input ends in a traceback: whatever is typed wrong is one line on stderr that names it, and exit code 2."""
+"""No input ends in a traceback: whatever is typed wrong is one line on stderr that names it, and
+exit code 2."""
 
 import pickle
 
@@ -61,13 +62,19 @@ narrow, words, wide = _answers(lambda x, t: x[:, :1]), _answers(lambda x, t: "x"
 def folder(tmp_path_factory):
     """A folder with factories, good data and bad files, in which no command may change anything."""
     root = tmp_path_factory.mktemp("doors")
-    texts = {"nets.py": FACTORIES, "broken.py": "def model(:\n", "exits.py": "import sys\nsys.exit(3)\n"}
+    texts = {
+        "nets.py": FACTORIES,
+        "broken.py": "def model(:\n",
+        "exits.py": "import sys\nsys.exit(3)\n",
+    }
     texts |= {"needs.py": "import a_module_that_nobody_has\n", "file": "a file"}
     for name, text in texts.items():
         (root / name).write_text(text)
     (root / "binary.py").write_bytes(b"\x00\xff\xfe")
     (root / "folder").mkdir()
-    np.savez(root / "x.npz", x=torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).numpy())
+    np.savez(
+        root / "x.npz", x=torch.randn(8, 2, generator=torch.Generator().manual_seed(0)).numpy()
+    )
     whole = (root / "x.npz").read_bytes()
     (root / "cut.npz").write_bytes(whole[: len(whole) // 2])
     for kind in ("npz", "npy", "pt"):
@@ -76,7 +83,12 @@ def folder(tmp_path_factory):
         (root / f"folder.{kind}").mkdir()
     np.savez(root / "two.npz", x=np.zeros((2, 2)), y=np.zeros((2, 2)))
     np.savez(root / "none.npz")
-    arrays = {"row": np.zeros(4), "short": np.arange(3), "labels": np.arange(4), "nan": np.full(4, np.nan)}
+    arrays = {
+        "row": np.zeros(4),
+        "short": np.arange(3),
+        "labels": np.arange(4),
+        "nan": np.full(4, np.nan),
+    }
     for name, array in arrays.items():
         np.save(root / f"{name}.npy", array)
     np.save(root / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
@@ -90,8 +102,16 @@ def files(folder):
     return sorted(str(p) for p in folder.rglob("*") if "__pycache__" not in str(p))
 
 
-NET, DATA, SHAPE, OUT = "nets.py:model", ("--data", "x.npz"), ("--shape", "4,2"), ("--out", "made.npz")
-SAMPLE, PROFILE = ("sample", NET, *SHAPE, *OUT), ("profile", NET, *SHAPE, "--solvers", "ddim", "--nfe", "4")
+NET, DATA, SHAPE, OUT = (
+    "nets.py:model",
+    ("--data", "x.npz"),
+    ("--shape", "4,2"),
+    ("--out", "made.npz"),
+)
+SAMPLE, PROFILE = (
+    ("sample", NET, *SHAPE, *OUT),
+    ("profile", NET, *SHAPE, "--solvers", "ddim", "--nfe", "4"),
+)
 CHECK, LOGLIK = ("check", NET, *DATA), ("loglik", NET, *DATA)
 JOB = ("sample", NET, *SHAPE, "-n", "8", "--out", "made")
 PLAN = ("plan", "ddim")
@@ -109,7 +129,15 @@ NUMBERS = [
     *crossed("--tol", ("0", "-1", "nan", "inf", "small"), LOGLIK),
     *[
         case
-        for option in ("--batch", "--limit", "--products", "--draws", "--levels", "--max-calls", "--shard")
+        for option in (
+            "--batch",
+            "--limit",
+            "--products",
+            "--draws",
+            "--levels",
+            "--max-calls",
+            "--shard",
+        )
         for case in crossed(option, ("0", "-1", *WORDS), LOGLIK)
     ],
     *crossed("--low", ("nan", "inf", "dark"), LOGLIK),
@@ -121,17 +149,45 @@ NUMBERS = [
     *crossed("--guidance", ("strong", "nan", "inf"), SAMPLE, PROFILE, JOB),
     *[((*SAMPLE[:4], *OUT, "-n", n), n) for n in ("0", "-1", *WORDS)],
 ]
-SHAPES = ("0,2", "-1,2", "4,,2", "4,x", ",", "4x2", "(4,2)", "4.0,2", "4,2,", "nan", f"{2**40},{2**40}", "9" * 5000)
+SHAPES = (
+    "0,2",
+    "-1,2",
+    "4,,2",
+    "4,x",
+    ",",
+    "4x2",
+    "(4,2)",
+    "4.0,2",
+    "4,2,",
+    "nan",
+    f"{2**40},{2**40}",
+    "9" * 5000,
+)
 NAMES = [
     *crossed("--shape", SHAPES, SAMPLE, PROFILE, JOB, ("check", NET)),
-    *crossed("--device", ("banana", "cuda:99", "meta", "cpu:7", "cuda:-1", "0"), SAMPLE, PROFILE, LOGLIK, JOB),
+    *crossed(
+        "--device",
+        ("banana", "cuda:99", "meta", "cpu:7", "cuda:-1", "0"),
+        SAMPLE,
+        PROFILE,
+        LOGLIK,
+        JOB,
+    ),
     *crossed("--solver", ("ddimm", "ddim(", "ddim)"), SAMPLE, JOB),
     ((*SAMPLE, "--solver", "ddim(y=1)"), "option 'y'"),
     ((*SAMPLE, "--solver", "()"), "unknown solver"),
     *crossed("--solvers", ("ddimm", "ddim(", "ddim,,ab3", ","), PROFILE),
     *crossed("--grid", ("karas", "shift(", "shift(x)", "karras(1,2,3,z=4)"), SAMPLE, PLAN, JOB),
     *crossed("--grids", ("karas", "shift(", "uniform,,karras", ","), PROFILE),
-    *crossed("--path", ("vpp", "VP2", "()"), PLAN, ("check",), ("sample", *OUT), ("profile",), ("loglik",)),
+    *crossed(
+        "--path",
+        ("vpp", "VP2", "()"),
+        PLAN,
+        ("check",),
+        ("sample", *OUT),
+        ("profile",),
+        ("loglik",),
+    ),
     *crossed("--path", ("edm",), SAMPLE, PROFILE, CHECK, LOGLIK, JOB),
     *crossed("--diff", ("ddimm", "ddim("), PLAN),
     *crossed("--format", ("hdf5",), JOB),
@@ -197,7 +253,18 @@ BAD_DATA = [
     "file/x.npz",
     "cut.npz",
     *(f"{what}.{kind}" for what in ("empty", "text", "folder") for kind in ("npz", "npy", "pt")),
-    *("two.npz", "none.npz", "row.npy", "objects.npy", "code.pt", "list.pt", "file", "folder", "x.jpg", "nets.py"),
+    *(
+        "two.npz",
+        "none.npz",
+        "row.npy",
+        "objects.npy",
+        "code.pt",
+        "list.pt",
+        "file",
+        "folder",
+        "x.jpg",
+        "nets.py",
+    ),
 ]
 FILES = [
     *crossed("--data", BAD_DATA, ("loglik", NET), ("check", NET)),
@@ -208,23 +275,52 @@ FILES = [
     ],
     *crossed(
         "--out",
-        ("missing/x.npz", "file/x.npz", "folder.npz", "x.jpg", "x", "x" * 300 + ".npz", "/proc/x.npz"),
+        (
+            "missing/x.npz",
+            "file/x.npz",
+            "folder.npz",
+            "x.jpg",
+            "x",
+            "x" * 300 + ".npz",
+            "/proc/x.npz",
+        ),
         SAMPLE[:-2],
     ),
-    *crossed("--out", ("missing/x.npz", "file/x.csv", "folder.npz", "x.jpg", "/proc/x.npz"), LOGLIK),
+    *crossed(
+        "--out", ("missing/x.npz", "file/x.csv", "folder.npz", "x.jpg", "/proc/x.npz"), LOGLIK
+    ),
     *crossed("--out", ("file", "file/x", "/proc/x"), LOGLIK, JOB[:-2], PROFILE),
     *crossed("--plot", ("missing/x.png", "file/x.png", "x.jpg", "folder", "/proc/x.png"), CHECK),
     *crossed("--diffusers", ("missing", "file", "folder"), ("sample", *OUT), ("profile",)),
-    *[(("job", name, *more), name) for name in ("missing", "file", "folder") for more in ((), ("--verify",))],
-    *[((*words, "--out", "a\0b.npz"), "a\\x00b.npz") for words in (SAMPLE[:-2], LOGLIK, PROFILE, JOB[:-2])],
-    *[((*words, "--out", "\ud800"), "\\ud800") for words in (SAMPLE[:-2], LOGLIK, PROFILE, JOB[:-2])],
+    *[
+        (("job", name, *more), name)
+        for name in ("missing", "file", "folder")
+        for more in ((), ("--verify",))
+    ],
+    *[
+        ((*words, "--out", "a\0b.npz"), "a\\x00b.npz")
+        for words in (SAMPLE[:-2], LOGLIK, PROFILE, JOB[:-2])
+    ],
+    *[
+        ((*words, "--out", "\ud800"), "\\ud800")
+        for words in (SAMPLE[:-2], LOGLIK, PROFILE, JOB[:-2])
+    ],
     ((*SAMPLE[:-2], "--out", "x.png"), "no pictures"),
     ((*SAMPLE[:-2], "--out", "x.png", "--shape", "50000000,1,8,8"), "too many"),
 ]
 EMPTY = [
-    *[((*SAMPLE, option, ""), option[2:]) for option in ("--solver", "--grid", "--device", "--path", "--out")],
-    *[((*PROFILE, option, ""), option[2:]) for option in ("--solvers", "--grids", "--nfe", "--shape", "--out")],
-    *[((*LOGLIK, option, ""), option[2:]) for option in ("--data", "--trace", "--control", "--out")],
+    *[
+        ((*SAMPLE, option, ""), option[2:])
+        for option in ("--solver", "--grid", "--device", "--path", "--out")
+    ],
+    *[
+        ((*PROFILE, option, ""), option[2:])
+        for option in ("--solvers", "--grids", "--nfe", "--shape", "--out")
+    ],
+    *[
+        ((*LOGLIK, option, ""), option[2:])
+        for option in ("--data", "--trace", "--control", "--out")
+    ],
     *[(("plan", "", *more), "solver") for more in ((), ("--json",))],
     (("sample", "", *SHAPE, *OUT), "model"),
     (("names", ""), "label"),
@@ -251,9 +347,21 @@ ALONE = [
 ]
 ASKED = ("sample", "nets.py:conditional", *SHAPE, *OUT)
 CONDITIONS = [
-    *crossed("--cond", ("y", "=3", "y=", "1y=3", "y y=3", "y=short.npy", "y=nan.npy", "y=1e999", "y=[1,'a']"), ASKED),
-    *crossed("--cond", ("y=[]", "y=[[1],[1,2]]", "y=[1j,1,1,1]", "y=[1,2]", f"y={10**30}", "self=1"), ASKED),
-    *[((*command, "--cond", f"{k}=1"), f"--cond {k}=") for k in ("x", "t", "z") for command in (ASKED, SAMPLE)],
+    *crossed(
+        "--cond",
+        ("y", "=3", "y=", "1y=3", "y y=3", "y=short.npy", "y=nan.npy", "y=1e999", "y=[1,'a']"),
+        ASKED,
+    ),
+    *crossed(
+        "--cond",
+        ("y=[]", "y=[[1],[1,2]]", "y=[1j,1,1,1]", "y=[1,2]", f"y={10**30}", "self=1"),
+        ASKED,
+    ),
+    *[
+        ((*command, "--cond", f"{k}=1"), f"--cond {k}=")
+        for k in ("x", "t", "z")
+        for command in (ASKED, SAMPLE)
+    ],
     ((*ASKED, "--cond", "y=missing.npy"), "missing.npy"),
     *crossed("--cond", ("y=1",), ("sample", *OUT), ("profile",), ("loglik",), ("check",)),
     ((*ASKED, "--cond", "y=1", "--cond", "y=2"), "twice"),
@@ -271,7 +379,10 @@ CASES = [*NUMBERS, *NAMES, *FACTORY, *NETWORKS, *FILES, *EMPTY, *ALONE, *CONDITI
 def named(words):
     """A short name of a case."""
     return (
-        " ".join(w if len(w) < 30 else f"{w[:6]}..." for w in words).replace("\0", "0").replace("/", "|") or "nothing"
+        " ".join(w if len(w) < 30 else f"{w[:6]}..." for w in words)
+        .replace("\0", "0")
+        .replace("/", "|")
+        or "nothing"
     )
 
 

@@ -24,7 +24,19 @@ from odesolve.cli import commands, parser
         (["profile", "--nfe", "5,ten"], "whole numbers"),
         (["profile", "--solvers", "ddim", "--grids", "nope"], "unknown grid"),
         (["sample", "user_models:model", "--shape", "2,1,4,4", "--out", "x.jpg"], ".npz"),
-        (["sample", "user_models:model", "--shape", "2,4", "--out", "x.npz", "--solver", "ddim(x=1)"], "option 'x'"),
+        (
+            [
+                "sample",
+                "user_models:model",
+                "--shape",
+                "2,4",
+                "--out",
+                "x.npz",
+                "--solver",
+                "ddim(x=1)",
+            ],
+            "option 'x'",
+        ),
         (["loglik", "user_models:model"], "give --data"),
         (["loglik", "--data", "x.jpg"], ".npz, .npy or .pt"),
         (["loglik", "--data", "missing.npz"], "missing.npz"),
@@ -73,8 +85,14 @@ def test_every_command_has_help(capsys, command):
         (["sampl"], "unknown command 'sampl': did you mean 'sample'?"),
         (["profiel"], "unknown command 'profiel': did you mean 'profile'?"),
         (["likelihood"], "unknown command 'likelihood': choose from check, job, loglik"),
-        (["profile", "--metric", "medain"], "unknown value of --metric 'medain': did you mean 'median'?"),
-        (["--print-completion", "bassh"], "unknown value of --print-completion 'bassh': did you mean 'bash'?"),
+        (
+            ["profile", "--metric", "medain"],
+            "unknown value of --metric 'medain': did you mean 'median'?",
+        ),
+        (
+            ["--print-completion", "bassh"],
+            "unknown value of --print-completion 'bassh': did you mean 'bash'?",
+        ),
     ],
 )
 def test_slips_of_commands_and_choices(capsys, words, said):
@@ -89,8 +107,14 @@ def test_slips_of_commands_and_choices(capsys, words, said):
             ["sample", "--out", "digits", "--n", "64"],
             ": the same command goes on with the job in digits where it stopped",
         ),
-        (["loglik", "--out", "values"], ": the same command goes on with the job in values where it stopped"),
-        (["loglik", "--out", "values.npz"], ": the same command with --resume goes on from values.npz"),
+        (
+            ["loglik", "--out", "values"],
+            ": the same command goes on with the job in values where it stopped",
+        ),
+        (
+            ["loglik", "--out", "values.npz"],
+            ": the same command with --resume goes on from values.npz",
+        ),
         (["profile", "--out", "found"], ": the same command with --resume goes on from found"),
         (["sample", "--out", "x.npz"], ""),
         (["loglik", "--out", "values.csv"], ""),

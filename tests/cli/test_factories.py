@@ -1,4 +1,5 @@
-"""Where factories are found: in a file beside others, in a module of the current folder, whatever they import when."""
+"""Where factories are found: in a file beside others, in a module of the current folder, whatever
+they import when."""
 
 import sys
 
@@ -35,7 +36,8 @@ def factory():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, request):
-    """A package in a folder, with modules that it imports at once, in the factory, and in the network."""
+    """A package in a folder, with modules that it imports at once, in the factory, and in the
+    network."""
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     mark = f"{abs(hash(request.node.name)):x}"
     names = {"sibling": f"sib{mark}", "late": f"late{mark}", "inside": f"in{mark}"}
@@ -43,7 +45,9 @@ def folder(tmp_path, monkeypatch, request):
     for where in (tmp_path, inner):
         where.mkdir(exist_ok=True)
         (where / f"models{mark}.py").write_text(FACTORY.format(**names))
-        for name, text in zip(names.values(), ("MORE = 1.0", "SCALE = 0.5", "CLIP = 2.0"), strict=True):
+        for name, text in zip(
+            names.values(), ("MORE = 1.0", "SCALE = 0.5", "CLIP = 2.0"), strict=True
+        ):
             (where / f"{name}.py").write_text(text)
     before = set(sys.modules)
     yield tmp_path, mark
@@ -63,13 +67,24 @@ def test_siblings_can_be_imported(folder, monkeypatch, tmp_path_factory, kind):
         "absolute file": str(root / f"pack{mark}" / f"models{mark}.py"),
         "module": f"models{mark}",
     }[kind]
-    assert main(["sample", f"{spec}:factory", "--shape", "2,3", "--steps", "3", "--out", "x.npz"]) == 0
+    assert (
+        main(["sample", f"{spec}:factory", "--shape", "2,3", "--steps", "3", "--out", "x.npz"]) == 0
+    )
 
 
 def test_a_module_of_a_package_in_the_current_folder(folder, monkeypatch):
     root, mark = folder
     monkeypatch.chdir(root)
-    words = ["sample", f"pack{mark}.models{mark}:factory", "--shape", "2,3", "--steps", "3", "--out", "x.npz"]
+    words = [
+        "sample",
+        f"pack{mark}.models{mark}:factory",
+        "--shape",
+        "2,3",
+        "--steps",
+        "3",
+        "--out",
+        "x.npz",
+    ]
     assert main(words) == 0
 
 
@@ -77,11 +92,27 @@ def test_a_file_with_the_name_of_a_module_of_python(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "json.py").write_text(
-        "import odesolve as ode\nmodel = ode.Model(lambda x, t: x, ode.paths.VP(), predicts='noise')\n"
+        "import odesolve as ode\nmodel = ode.Model(lambda x, t: x, ode.paths.VP(), "
+        "predicts='noise')\n"
     )
     import json
 
-    assert main(["sample", "json.py:model", "--shape", "2,3", "--steps", "3", "--out", "x.npz", "--json"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                "json.py:model",
+                "--shape",
+                "2,3",
+                "--steps",
+                "3",
+                "--out",
+                "x.npz",
+                "--json",
+            ]
+        )
+        == 0
+    )
     assert sys.modules["json"] is json
 
 

@@ -19,7 +19,16 @@ def run(capsys, *words):
 
 
 def sample(capsys, module, *words):
-    command = ["sample", f"{module}:factory", "--shape", "4,1,4,4", "--solver", "ddim(eta=1)", "--steps", "5"]
+    command = [
+        "sample",
+        f"{module}:factory",
+        "--shape",
+        "4,1,4,4",
+        "--solver",
+        "ddim(eta=1)",
+        "--steps",
+        "5",
+    ]
     return run(capsys, *command, "--shard", "8", "--out", "job", *words)
 
 
@@ -28,7 +37,9 @@ def test_samples(capsys, module):
     assert code == 0
     assert "sample of ids 2 to 23: done, 3 shards" in out
     given = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).model(ode.paths.EDM())
-    whole = ode.sample(given, (22, 1, 4, 4), "ddim(eta=1)", 5, seed=3, ids=range(2, 24), dtype=torch.float64)
+    whole = ode.sample(
+        given, (22, 1, 4, 4), "ddim(eta=1)", 5, seed=3, ids=range(2, 24), dtype=torch.float64
+    )
     np.testing.assert_allclose(ode.jobs.Job("job").load()["samples"], whole.numpy(), rtol=1e-12)
     code, _, err = sample(capsys, module, "--n", "22", "--seed", "4", "--double", "--first", "2")
     assert code == 2
@@ -61,10 +72,22 @@ def test_how_far_it_is(capsys, module):
 def test_log_densities(capsys, module):
     x = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).sample(11)
     torch.save(x, "x.pt")
-    words = ["loglik", f"{module}:factory", "--data", "x.pt", "--batch", "4", "--json", "--trace", "hutchinson"]
+    words = [
+        "loglik",
+        f"{module}:factory",
+        "--data",
+        "x.pt",
+        "--batch",
+        "4",
+        "--json",
+        "--trace",
+        "hutchinson",
+    ]
     code, out, err = run(capsys, *words, "--out", "job", "--shard", "8")
     assert code == 0
-    assert "wrote nats, stderr, solver_error, low, high, reach, nfe, products of every sample in job" in err
+    assert (
+        "wrote nats, stderr, solver_error, low, high, reach, nfe, products of every sample in job"
+    ) in err
     code, alone, _ = run(capsys, *words, "--out", "values.npz")
     assert json.loads(out) == json.loads(alone)
     np.testing.assert_array_equal(ode.jobs.Job("job").load()["nats"], np.load("values.npz")["nats"])
@@ -91,8 +114,27 @@ def test_errors(capsys, module, words, told):
 @pytest.mark.slow
 def test_torchrun(capsys, module):
     """Two ranks share a folder, and one of them tells of it."""
-    options = ["--shape", "4,1,4,4", "--solver", "ddim(eta=1)", "--steps", "5", "-n", "64", "--shard", "8"]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "odesolve.cli"]
+    options = [
+        "--shape",
+        "4,1,4,4",
+        "--solver",
+        "ddim(eta=1)",
+        "--steps",
+        "5",
+        "-n",
+        "64",
+        "--shard",
+        "8",
+    ]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "odesolve.cli",
+    ]
     done = subprocess.run(
         [sys.executable, *command, "sample", f"{module}:factory", *options, "--out", "spread"],
         capture_output=True, text=True, check=False, timeout=120,

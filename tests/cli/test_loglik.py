@@ -26,13 +26,26 @@ def run(capsys, *words):
 
 
 def test_values_are_those_of_log_prob(capsys, module, data):
-    words = [f"{module}:factory", "--double", "--trace", "hutchinson", "--products", "4", "--json", "--batch", "2"]
+    words = [
+        f"{module}:factory",
+        "--double",
+        "--trace",
+        "hutchinson",
+        "--products",
+        "4",
+        "--json",
+        "--batch",
+        "2",
+    ]
     code, out, _ = run(capsys, *words, "--data", "x.npz", "--out", "values.npz")
     assert code == 0
     problem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))
-    whole = ode.log_prob(problem.model(ode.paths.EDM()), data, trace="hutchinson", products=4, seed=0)
+    whole = ode.log_prob(
+        problem.model(ode.paths.EDM()), data, trace="hutchinson", products=4, seed=0
+    )
     found = np.load("values.npz")
-    np.testing.assert_allclose(found["nats"], whole.value, atol=2e-2)  # a batch decides steps, within the tolerance
+    # a batch decides steps, within the tolerance
+    np.testing.assert_allclose(found["nats"], whole.value, atol=2e-2)
     facts = json.loads(out)
     assert (facts["samples"], facts["failed"], facts["dim"]) == (5, 0, 16)
     assert facts["nats"] == pytest.approx(found["nats"].mean())
@@ -40,11 +53,15 @@ def test_values_are_those_of_log_prob(capsys, module, data):
     assert facts["stderr_trace"] == pytest.approx((found["stderr"] ** 2).sum() ** 0.5 / 5)
     assert facts["nfe"] == found["nfe"].mean()
     reach = 1.96 * facts["stderr_trace"] + found["solver_error"].mean()
-    assert (facts["low"], facts["high"]) == pytest.approx((facts["nats"] - reach, facts["nats"] + reach))
+    assert (facts["low"], facts["high"]) == pytest.approx(
+        (facts["nats"] - reach, facts["nats"] + reach)
+    )
 
 
 def test_torch_files_and_text(capsys, module, data):
-    code, out, err = run(capsys, f"{module}:factory", "--data", "x.pt", "--limit", "3", "--out", "values.csv")
+    code, out, err = run(
+        capsys, f"{module}:factory", "--data", "x.pt", "--limit", "3", "--out", "values.csv"
+    )
     assert code == 0
     assert "3 samples of 16 numbers, trace auto" in out
     assert "over the data" in out
@@ -58,9 +75,12 @@ def test_torch_files_and_text(capsys, module, data):
 
 
 def test_intervals_hold_the_exact_densities(capsys, module, data):
-    """On the straight path, whose prior is exact; the noise of the first time leaves out less than 1e-4 nats."""
+    """On the straight path, whose prior is exact; the noise of the first time leaves out less than
+    1e-4 nats."""
     exact = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).log_prob(data).numpy()
-    assert run(capsys, f"{module}:model", "--data", "x.npz", "--double", "--out", "values.npz")[0] == 0
+    assert (
+        run(capsys, f"{module}:model", "--data", "x.npz", "--double", "--out", "values.npz")[0] == 0
+    )
     found = np.load("values.npz")
     assert ((found["low"] - 1e-4 <= exact) & (exact <= found["high"] + 1e-4)).all()
     assert (found["high"] - found["low"] < 1e-3).all()
@@ -71,7 +91,17 @@ def test_intervals_are_those_of_log_prob(capsys, module):
     pair = ode.problems.mixture([0.4, 0.6], [[[[-0.7] * 4] * 4], [[[0.5] * 4] * 4]], std=0.5)
     x = pair.sample(24, seed=1)
     torch.save(x, "pair.pt")
-    words = ["--data", "pair.pt", "--double", "--trace", "hutchinson", "--products", "12", "--seed", "3"]
+    words = [
+        "--data",
+        "pair.pt",
+        "--double",
+        "--trace",
+        "hutchinson",
+        "--products",
+        "12",
+        "--seed",
+        "3",
+    ]
     assert run(capsys, f"{module}:pair_model", *words, "--out", "values.npz")[0] == 0
     found, model = np.load("values.npz"), pair.model(ode.paths.Linear(), "velocity")
     low, high = ode.log_prob(model, x, trace="hutchinson", products=12, seed=3).interval(0.95)
@@ -79,7 +109,8 @@ def test_intervals_are_those_of_log_prob(capsys, module):
     np.testing.assert_allclose(found["high"], high, rtol=0, atol=1e-9)
     assert np.median(found["high"] - found["low"]) > 0.1
     exact = pair.log_prob(x).numpy()
-    assert ((found["low"] <= exact) & (exact <= found["high"])).sum() >= 20  # fewer has a chance of 0.6 %
+    # fewer has a chance of 0.6 %
+    assert ((found["low"] <= exact) & (exact <= found["high"])).sum() >= 20
 
 
 def test_bits_of_discrete_data(capsys, module):

@@ -1,4 +1,5 @@
-"""What stored values mean, which samples failed and how, and what is to be noted: said by ``odesolve loglik`` and its files."""
+"""What stored values mean, which samples failed and how, and what is to be noted: said by
+``odesolve loglik`` and its files."""
 
 import json
 from pathlib import Path
@@ -29,7 +30,19 @@ def test_stored_values_say_what_they_mean(capsys, given, levels):
     words = (
         given
         if levels is None
-        else [given[0], "--data", "k.pt", "--batch", "2", "--levels", "8", "--low", "-2", "--high", "2"]
+        else [
+            given[0],
+            "--data",
+            "k.pt",
+            "--batch",
+            "2",
+            "--levels",
+            "8",
+            "--low",
+            "-2",
+            "--high",
+            "2",
+        ]
     )
     code, out, _ = run(capsys, *words, "--out", "values.npz", "--json")
     assert code == 0
@@ -38,14 +51,20 @@ def test_stored_values_say_what_they_mean(capsys, given, levels):
     for meaning in (facts["meaning"], str(found["meaning"]), job["meaning"]):
         assert ode.LogProb.MEANING in meaning
         assert ("8 levels" in meaning) == (levels is not None)
-    assert str(found["odesolve"]) == facts["odesolve"] == job["made_with"]["odesolve"] == ode.__version__
+    assert (
+        str(found["odesolve"])
+        == facts["odesolve"]
+        == job["made_with"]["odesolve"]
+        == ode.__version__
+    )
     assert found["status"].tolist() == ["ok"] * 5
     assert ode.jobs.Job("job").load()["status"].tolist() == [0] * 5
 
 
 def test_the_meaning_is_that_of_the_value():
-    """The density of the base at the latent and the divergence's integral, and no estimate besides: of a Gaussian on the
-    straight path of its own, whose flow ends in the prior exactly, the exact density."""
+    """The density of the base at the latent and the divergence's integral, and no estimate besides:
+    of a Gaussian on the straight path of its own, whose flow ends in the prior exactly, the exact
+    density."""
     problem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(3,))
     model, x = problem.model(ode.paths.EDM()), problem.sample(4).double()
     found = ode.log_prob(model, x, tol=1e-6)
@@ -75,7 +94,9 @@ def test_values_of_another_meaning_are_not_gone_on_with(capsys, given, stored):
     for words in (["--out", "values.npz", "--resume"], ["--out", "job"]):
         code, _, err = run(capsys, *given, *words)
         assert code == 2
-        assert ("do not say what they mean" if stored == "nothing" else "mean something else") in err
+        assert (
+            "do not say what they mean" if stored == "nothing" else "mean something else"
+        ) in err
         assert len(err.strip().splitlines()) == 1
     assert len(ode.jobs.Job("job").load()["nats"]) == 5  # which can be read all the same
 
@@ -83,7 +104,8 @@ def test_values_of_another_meaning_are_not_gone_on_with(capsys, given, stored):
 def test_failed_samples_are_named(capsys, module):
     """Two that take too many calls, and one whose network is not finite."""
     Path("failing.py").write_text(
-        "import torch\nimport odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))\n"
+        "import torch\nimport odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, "
+        "std=0.5, shape=(1, 4, 4))\n"
         "inner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
         "def far(x, t):\n    out = inner.net(x, t)\n"
         "    return torch.where(x.flatten(1).amax(1).view(-1, 1, 1, 1) > 30, torch.nan, out)\n\n\n"
@@ -128,12 +150,15 @@ def test_notes_of_data_in_another_scale(capsys, given):
 
 
 def test_one_clock(capsys, module):
-    """A network that reads one time for the batch: refused in a sentence, which names an option that is there."""
+    """A network that reads one time for the batch: refused in a sentence, which names an option
+    that is there."""
     Path("clocked.py").write_text(
-        "import odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4))\n"
+        "import odesolve as ode\n\nproblem = ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, "
+        "4, 4))\n"
         "inner = problem.model(ode.paths.VP(), 'noise')\n\n\n"
         "def factory():\n"
-        "    return ode.Model(lambda x, t: inner.net(x, t[0].expand(len(x))), ode.paths.VP(), 'noise')\n"
+        "    return ode.Model(lambda x, t: inner.net(x, t[0].expand(len(x))), ode.paths.VP(), "
+        "'noise')\n"
     )
     torch.save(ode.problems.gaussian(mean=0.3, std=0.5, shape=(1, 4, 4)).sample(5), "x.pt")
     words = ["clocked.py:factory", "--data", "x.pt"]

@@ -13,7 +13,9 @@ def run(capsys, *words):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("name", ["DPM++ 2M SDE Karras", "dpm++ 2m sde karras", "dpmpp_2m_sde karras"])
+@pytest.mark.parametrize(
+    "name", ["DPM++ 2M SDE Karras", "dpm++ 2m sde karras", "dpmpp_2m_sde karras"]
+)
 def test_every_name_of_a_sampler(capsys, name):
     code, out, _ = run(capsys, "names", name, "--json")
     assert code == 0

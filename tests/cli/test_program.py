@@ -18,7 +18,9 @@ PROGRAM = f"{shlex.quote(sys.executable)} -m odesolve"
 def shell(line, **more):
     """What bash says of a command line: exit code, stdout and stderr."""
     env = {**os.environ, "PYTHONUNBUFFERED": "", **more.pop("env", {})}
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, env=env, **more)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, env=env, **more
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -35,7 +37,9 @@ def test_a_full_disk_is_one_line():
 
 
 def test_streams_that_know_few_letters(tmp_path):
-    code, _, err = shell(f"{PROGRAM} plan 'é\udcff'", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, cwd=tmp_path)
+    code, _, err = shell(
+        f"{PROGRAM} plan 'é\udcff'", env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}, cwd=tmp_path
+    )
     assert code == 2
     assert err.startswith("odesolve: error: unknown solver")
     assert err.count("\n") == 1
@@ -116,7 +120,9 @@ def test_completion(capsys, tmp_path, name):
     assert all(command in script for command in EXAMPLES)
     if shutil.which(name):
         (tmp_path / "script").write_text(script)
-        assert subprocess.run([name, "-n", tmp_path / "script"], capture_output=True).returncode == 0
+        assert (
+            subprocess.run([name, "-n", tmp_path / "script"], capture_output=True).returncode == 0
+        )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,10 @@ def test_bash_completes_commands_options_and_files(capsys, tmp_path, typed, foun
     for name in ("x.npz", "nets.py"):
         (root / name).touch()
     words = " ".join(map(shlex.quote, ["odesolve", *typed]))
-    ask = f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _shtab_odesolve; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    ask = (
+        f"COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _shtab_odesolve; printf '%s\\n' "
+        f'"${{COMPREPLY[@]}}"'
+    )
     code, out, _ = shell(f"source {tmp_path / 'script'}; {ask}", cwd=root)
     assert code == 0
     assert found <= {line.rstrip("/ ") for line in out.splitlines()}

@@ -20,7 +20,11 @@ def _rank(check, rank, world, store, told):
     try:
         joined = dist.FileStore(store, world)
         dist.init_process_group(
-            "gloo", store=joined, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=LIMIT)
+            "gloo",
+            store=joined,
+            rank=rank,
+            world_size=world,
+            timeout=datetime.timedelta(seconds=LIMIT),
         )
         told.put((rank, check(), None))
         dist.destroy_process_group()
@@ -29,7 +33,8 @@ def _rank(check, rank, world, store, told):
 
 
 def on_ranks(check, world, folder):
-    """What ``check()`` returns on every one of so many ranks, in order. Processes are forked, so nothing is imported anew."""
+    """What ``check()`` returns on every one of so many ranks, in order. Processes are forked, so
+    nothing is imported anew."""
     found = outcomes(check, world, folder)
     gone = [rank for rank, value in enumerate(found) if value is ENDED]
     assert not gone, f"ranks {gone} of {world} ended"
@@ -41,7 +46,10 @@ def outcomes(check, world, folder):
     made = multiprocessing.get_context("fork")
     told = made.Queue()
     store = str(folder / f"store{world}")
-    ranks = [made.Process(target=_rank, args=(check, r, world, store, told), daemon=True) for r in range(world)]
+    ranks = [
+        made.Process(target=_rank, args=(check, r, world, store, told), daemon=True)
+        for r in range(world)
+    ]
     for p in ranks:
         p.start()
     found, end = {}, time.monotonic() + LIMIT
@@ -52,7 +60,9 @@ def outcomes(check, world, folder):
                 if p.exitcode not in (None, 0) and rank not in found:
                     found[rank] = ENDED
             waiting = [rank for rank in range(world) if rank not in found]
-            assert time.monotonic() < end, f"ranks {waiting} of {world} came to no end in {LIMIT:.0f} s"
+            assert time.monotonic() < end, (
+                f"ranks {waiting} of {world} came to no end in {LIMIT:.0f} s"
+            )
     finally:
         for p in ranks:
             p.join(5.0)

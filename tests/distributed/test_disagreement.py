@@ -1,4 +1,5 @@
-"""Ranks that were given different things, that fail, end or hang: an error on every rank that waits, never a mixture, no hang."""
+"""Ranks that were given different things, that fail, end or hang: an error on every rank that
+waits, never a mixture, no hang."""
 
 from __future__ import annotations
 
@@ -80,12 +81,18 @@ DIFFERENT = {
     "predictions": (predictions, "model"),
     "noise": (lambda rank: {"noise": noise() + rank}, "noise"),
     "size of the batch": (lambda rank: {"noise": noise(5 - rank)}, "noise"),
-    "dtype": (lambda rank: {"noise": noise().to((torch.float64, torch.float32, torch.float64)[rank])}, "noise"),
+    "dtype": (
+        lambda rank: {"noise": noise().to((torch.float64, torch.float32, torch.float64)[rank])},
+        "noise",
+    ),
     "steps": (lambda rank: {"steps": 8 + rank}, "steps"),
     "solver": (lambda rank: {"solver": ("ddim", "dpmpp_2m", "ddim")[rank]}, "solver"),
     "grid": (lambda rank: {"grid": ("uniform", "karras", "uniform")[rank]}, "grid"),
     "seed": (lambda rank: {"solver": "ddpm", "seed": rank}, "seed"),
-    "seed on one rank only": (lambda rank: {"solver": "ddpm", "seed": (None, 1, None)[rank]}, "seed"),
+    "seed on one rank only": (
+        lambda rank: {"solver": "ddpm", "seed": (None, 1, None)[rank]},
+        "seed",
+    ),
     "ids": (lambda rank: {"solver": "ddpm", "ids": [0, 1, 2, 3, 4 + rank]}, "ids"),
     "gather": (lambda rank: {"gather": rank == 1}, "gather"),
     "batch": (lambda rank: {"batch": 2 + rank}, "batch"),
@@ -109,7 +116,14 @@ def told(call):
 
 
 def sampled(mesh, **given):
-    asked = {"model": model(), "noise": noise(), "solver": "ddim", "steps": 8, "seed": 1, "gather": True} | given
+    asked = {
+        "model": model(),
+        "noise": noise(),
+        "solver": "ddim",
+        "steps": 8,
+        "seed": 1,
+        "gather": True,
+    } | given
     positional = [asked.pop(name) for name in ("model", "noise", "solver", "steps")]
     return ode.distributed.sample(*positional, mesh=mesh, **asked)
 
@@ -118,7 +132,10 @@ def sampled(mesh, **given):
 def test_what_differs_is_named_on_every_rank(world, tmp_path):
     def check():
         rank, mesh = dist.get_rank(), ode.distributed.mesh()
-        found = {name: told(lambda made=made: sampled(mesh, **made(rank))) for name, (made, _) in DIFFERENT.items()}
+        found = {
+            name: told(lambda made=made: sampled(mesh, **made(rank)))
+            for name, (made, _) in DIFFERENT.items()
+        }
         return found, sampled(mesh).tolist()
 
     for found, after in on_ranks(check, world, tmp_path):
@@ -127,19 +144,26 @@ def test_what_differs_is_named_on_every_rank(world, tmp_path):
             assert kind == "RankError", name
             assert said.startswith(f"distributed.sample: {word}"), said
             assert "rank 1" in said.split("between")[1]
-        assert torch.equal(torch.tensor(after, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8))
+        assert torch.equal(
+            torch.tensor(after, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8)
+        )
 
 
 def test_what_differs_along_time(tmp_path):
     def check():
         rank, mesh = dist.get_rank(), ode.distributed.mesh(data=1, time=2)
         cases = {name: made for name, (made, _) in DIFFERENT.items()} | EXECUTORS
-        found = {name: told(lambda made=made: sampled(mesh, **made(rank))) for name, made in cases.items()}
+        found = {
+            name: told(lambda made=made: sampled(mesh, **made(rank)))
+            for name, made in cases.items()
+        }
         return found, sampled(mesh, executor=ode.Window(exact=True)).tolist()
 
     for found, after in on_ranks(check, 2, tmp_path):
         assert {kind for kind, _, _ in found.values()} == {"RankError"}
-        assert torch.equal(torch.tensor(after, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8))
+        assert torch.equal(
+            torch.tensor(after, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8)
+        )
 
 
 def test_log_densities_that_differ(tmp_path):
@@ -155,7 +179,9 @@ def test_log_densities_that_differ(tmp_path):
         rank, mesh, found = dist.get_rank(), ode.distributed.mesh(), {}
         for name, made in cases.items():
             given = {"x": noise()} | made(rank)
-            found[name] = told(lambda given=given: ode.distributed.log_prob(model(), mesh=mesh, seed=1, **given))
+            found[name] = told(
+                lambda given=given: ode.distributed.log_prob(model(), mesh=mesh, seed=1, **given)
+            )
         return found
 
     for found in on_ranks(check, 2, tmp_path):
@@ -175,7 +201,8 @@ def test_other_calls_on_ranks(tmp_path):
 
 
 def test_a_network_spread_by_hand(tmp_path):
-    """Without ode.distributed.sample nothing is compared before the solve: the rows are, before every call."""
+    """Without ode.distributed.sample nothing is compared before the solve: the rows are, before
+    every call."""
 
     def check():
         rank = dist.get_rank()
@@ -183,7 +210,12 @@ def test_a_network_spread_by_hand(tmp_path):
         whole = ode.distributed.spread(model())
         other = told(lambda: ode.sample(whole, noise(5 - rank), "ddim", 8, executor=ode.Window()))
         steps = told(lambda: ode.sample(whole, noise(), "ddim", 8 + rank, executor=ode.Window()))
-        return one, other, steps, ode.sample(whole, noise(), "ddim", 8, executor=ode.Window()).tolist()
+        return (
+            one,
+            other,
+            steps,
+            ode.sample(whole, noise(), "ddim", 8, executor=ode.Window()).tolist(),
+        )
 
     alone = ode.sample(model(), noise(), "ddim", 8, executor=ode.Window())
     for *found, x in on_ranks(check, 2, tmp_path):
@@ -218,7 +250,11 @@ def test_a_rank_that_raises_but_lives_ends_the_others(time_ranks, tmp_path):
         window = {"executor": ode.Window()} if time_ranks > 1 else {}
         first = told(lambda: sampled(mesh, model=ode.Model(Failing(), PATH, "data"), **window))
         stale = told(lambda: sampled(mesh, **window))
-        return first, stale[0], sampled(ode.distributed.mesh(time=time_ranks, timeout=30.0)).tolist()
+        return (
+            first,
+            stale[0],
+            sampled(ode.distributed.mesh(time=time_ranks, timeout=30.0)).tolist(),
+        )
 
     alone = ode.sample(model(), noise(), "ddim", 8)
     for rank, (first, again, x) in enumerate(on_ranks(check, 2, tmp_path)):
@@ -226,7 +262,8 @@ def test_a_rank_that_raises_but_lives_ends_the_others(time_ranks, tmp_path):
         assert kind == ("RankError", "MemoryError")[rank]
         assert rank or "rank 1 failed (MemoryError: no memory is left)" in said
         assert waited < 10.0
-        assert again == ("OdesolveError" if time_ranks > 1 else "value")  # others may wait on the old mesh
+        # others may wait on the old mesh
+        assert again == ("OdesolveError" if time_ranks > 1 else "value")
         assert torch.equal(torch.tensor(x, dtype=torch.float64), alone)
 
 
@@ -240,7 +277,9 @@ def test_an_error_at_one_ranks_door(tmp_path):
     assert first[0] == "RankError"
     assert "rank 1 failed (OdesolveError: give either noise=" in first[1]
     assert second[0] == "OdesolveError"
-    assert torch.equal(torch.tensor(x, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8))
+    assert torch.equal(
+        torch.tensor(x, dtype=torch.float64), ode.sample(model(), noise(), "ddim", 8)
+    )
 
 
 class Slow(Net):
@@ -275,7 +314,9 @@ class Ending(Net):
 def test_a_rank_that_ends_is_named(time_ranks, tmp_path):
     def check():
         mesh = ode.distributed.mesh(time=time_ranks)
-        return told(lambda: sampled(mesh, model=ode.Model(Ending(), PATH, "data"), executor=ode.Window()))
+        return told(
+            lambda: sampled(mesh, model=ode.Model(Ending(), PATH, "data"), executor=ode.Window())
+        )
 
     found = outcomes(check, 3, tmp_path)
     assert found[1] is ENDED
@@ -294,10 +335,21 @@ class Held(Net):
     def __init__(self):
         super().__init__()
         self.settings, self.numbers, self.held = {"k": 1.0}, [1.0], types.SimpleNamespace(k=1.0)
-        self.tensor, self.array, self.f = torch.ones((), dtype=torch.float64), np.ones(1), lambda: 1.0
+        self.tensor, self.array, self.f = (
+            torch.ones((), dtype=torch.float64),
+            np.ones(1),
+            lambda: 1.0,
+        )
 
     def forward(self, x, t):
-        factor = self.settings["k"] * self.numbers[0] * self.held.k * self.tensor * float(self.array[0]) * self.f()
+        factor = (
+            self.settings["k"]
+            * self.numbers[0]
+            * self.held.k
+            * self.tensor
+            * float(self.array[0])
+            * self.f()
+        )
         return super().forward(x, t) * factor * FACTOR[0]
 
 
@@ -381,20 +433,30 @@ SAME = {
 def test_what_means_the_same_is_no_disagreement(tmp_path):
     def check():
         own = dist.get_rank() * 2
-        return {name: told(lambda c=c: ode.distributed.sample(*c[own], **c[own + 1])) for name, c in SAME.items()}
+        return {
+            name: told(lambda c=c: ode.distributed.sample(*c[own], **c[own + 1]))
+            for name, c in SAME.items()
+        }
 
     for found in on_ranks(check, 2, tmp_path):
-        assert {name: kind for name, (kind, _, _) in found.items()} == dict.fromkeys(SAME, "value"), found
+        assert {name: kind for name, (kind, _, _) in found.items()} == dict.fromkeys(
+            SAME, "value"
+        ), found
 
 
 def test_an_argument_given_twice():
-    with pytest.raises(ode.OdesolveError, match="solver given by place and by name: give each once"):
+    with pytest.raises(
+        ode.OdesolveError, match="solver given by place and by name: give each once"
+    ):
         ode.distributed.sample(model(), noise(), "ddim", solver="heun", mesh=ode.distributed.mesh())
     dist.destroy_process_group()
 
 
 REFUSED = {
-    "an option that there is not": ({"trase": "exact"}, "UnknownOption: distributed.log_prob has no trase="),
+    "an option that there is not": (
+        {"trase": "exact"},
+        "UnknownOption: distributed.log_prob has no trase=",
+    ),
     "a value of another kind": ({"seed": "one"}, "OdesolveError: seed='one'"),
 }
 
@@ -407,7 +469,9 @@ def test_a_rank_refused_at_the_door_ends_the_others(name, tmp_path):
     def check():
         options = wrong if dist.get_rank() else {"seed": 1}
         first = told(lambda: ode.distributed.log_prob(model(), noise(), **options))
-        return first, [ode.distributed.log_prob(model(), noise() * k, seed=1).nfe.tolist() for k in (1, 2)]
+        return first, [
+            ode.distributed.log_prob(model(), noise() * k, seed=1).nfe.tolist() for k in (1, 2)
+        ]
 
     (waiting, own), (refused, other) = on_ranks(check, 2, tmp_path)
     assert waiting[0] == "RankError"
@@ -427,7 +491,8 @@ def leave():
 @pytest.mark.parametrize("how", [interrupt, leave])
 @pytest.mark.parametrize("where", ["solve", "door"])
 def test_a_rank_that_is_interrupted_ends_the_others(how, where, tmp_path):
-    """All ranks know that the mesh is broken: a rank that went on with it would meet another's next mesh."""
+    """All ranks know that the mesh is broken: a rank that went on with it would meet another's next
+    mesh."""
 
     class Interrupted(Net):
         def forward(self, x, t):
@@ -451,7 +516,10 @@ def test_a_rank_that_is_interrupted_ends_the_others(how, where, tmp_path):
 
     alone = ode.sample(model(), noise(), "ddim", 8)
     for rank, (first, again, x) in enumerate(on_ranks(check, 2, tmp_path)):
-        assert first[0] == ("RankError", {interrupt: "KeyboardInterrupt", leave: "SystemExit"}[how])[rank], first
+        assert (
+            first[0]
+            == ("RankError", {interrupt: "KeyboardInterrupt", leave: "SystemExit"}[how])[rank]
+        ), first
         assert first[2] < 10.0
         assert again == "OdesolveError"
         assert torch.equal(torch.tensor(x, dtype=torch.float64), alone)
@@ -467,7 +535,9 @@ def test_meshes_that_differ(tmp_path):
 
     found = on_ranks(check, 2, tmp_path)
     for (kind, said, _), _, _ in found:
-        assert (kind, "rank 0 time=1" in said and "rank 1 time=2" in said) == ("RankError", True), said
+        assert (kind, "rank 0 time=1" in said and "rank 1 time=2" in said) == ("RankError", True), (
+            said
+        )
     assert "rank 1 did not come in 1 s" in found[0][1][1]
 
 
@@ -489,11 +559,19 @@ os._exit(0)
 def test_the_rank_that_keeps_the_others_together_is_stopped():
     """Of a store in a stopped process no answer comes, and none has to."""
     port = str(20_000 + os.getpid() % 20_000)
-    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", ALONE]
     stopped = subprocess.Popen(command, env=env | {"RANK": "0"})
     try:
-        waiting = subprocess.run(command, env=env | {"RANK": "1"}, capture_output=True, text=True, timeout=100)
+        waiting = subprocess.run(
+            command, env=env | {"RANK": "1"}, capture_output=True, text=True, timeout=100
+        )
     finally:
         stopped.kill()
         stopped.wait()

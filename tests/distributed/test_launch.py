@@ -15,7 +15,11 @@ SRUN = {
     "SLURM_NTASKS": "8",
     "SLURM_JOB_ID": "77",
 }
-MPIRUN = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+MPIRUN = {
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
 MPIEXEC = {"PMI_RANK": "2", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0"}
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 
@@ -27,7 +31,8 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
         (TORCHRUN, Launch(3, 4, 1, "torchrun")),
         (SRUN, Launch(5, 8, 1, "srun")),
         (SRUN | TORCHRUN, Launch(3, 4, 1, "torchrun")),  # torchrun within srun
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Launch()),  # a batch script, which is alone
+        # a batch script, which is alone
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "77"}, Launch()),
         (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Launch()),
         (MPIRUN, Launch(1, 4, 1, "mpirun")),
         (MPIEXEC, Launch(2, 4, 0, "mpiexec")),
@@ -61,14 +66,22 @@ def test_half_a_start_is_refused(env, said):
 
 @pytest.mark.parametrize(
     ("nodes", "host"),
-    [("node[003-005,7],gpu2", "node003"), ("gpu7", "gpu7"), ("a-1,b-2", "a-1"), ("n[12,14]", "n12")],
+    [
+        ("node[003-005,7],gpu2", "node003"),
+        ("gpu7", "gpu7"),
+        ("a-1,b-2", "a-1"),
+        ("n[12,14]", "n12"),
+    ],
 )
 def test_the_first_node_of_a_step(nodes, host):
     env = SRUN | {"SLURM_STEP_NODELIST": nodes}
     where = address(launched(env), env)
     assert where[0] == host
     assert where == address(launched(env | {"SLURM_PROCID": "0"}), env)  # the same on every rank
-    assert address(launched(env), env | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}) == ("10.0.0.1", 1234)
+    assert address(launched(env), env | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}) == (
+        "10.0.0.1",
+        1234,
+    )
 
 
 def test_one_machine_needs_no_address():
@@ -90,5 +103,9 @@ def test_ranks_that_do_not_meet(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(OdesolveError, match=r"2 ranks did not meet.*set MASTER_ADDR and MASTER_PORT"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"2 ranks did not meet.*set MASTER_ADDR and "
+        r"MASTER_PORT",
+    ):
         ode.distributed.mesh(timeout=1.0)

@@ -27,7 +27,9 @@ def conditioned():
 
 
 def guided():
-    return model().guided(2.0, {"shift": SHIFT}, {"shift": torch.zeros(5, dtype=torch.float64)}, interval=(0.1, 0.7))
+    return model().guided(
+        2.0, {"shift": SHIFT}, {"shift": torch.zeros(5, dtype=torch.float64)}, interval=(0.1, 0.7)
+    )
 
 
 def as_lists(x):
@@ -46,7 +48,9 @@ def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
     def check():
         mesh, out = ode.distributed.mesh(), []
         for solver, whose in cases:
-            x = ode.distributed.sample(whose, (5, 2, 3), solver, 8, mesh=mesh, seed=3, ids=IDS, gather=True)
+            x = ode.distributed.sample(
+                whose, (5, 2, 3), solver, 8, mesh=mesh, seed=3, ids=IDS, gather=True
+            )
             given = ode.distributed.sample(whose, noise(), solver, 8, mesh=mesh, seed=3, ids=IDS)
             out.append((as_lists(x), as_lists(given)))
         return out
@@ -64,8 +68,14 @@ def test_samples_do_not_depend_on_the_ranks(world, tmp_path):
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("made", EXECUTORS, ids=["window, exact", "window", "parareal"])
 def test_windows_spread_over_ranks(world, made, tmp_path):
-    """All along "time": every rank has the whole batch and evaluates its share of every round, with one all-gather."""
-    cases = [("ddim", conditioned()), ("dpmpp_2m", guided()), ("dpmpp_2m_sde", guided()), ("heun", model())]
+    """All along "time": every rank has the whole batch and evaluates its share of every round, with
+    one all-gather."""
+    cases = [
+        ("ddim", conditioned()),
+        ("dpmpp_2m", guided()),
+        ("dpmpp_2m_sde", guided()),
+        ("heun", model()),
+    ]
 
     def check():
         mesh, out, gathers = ode.distributed.mesh(time=world), [], []
@@ -74,7 +84,9 @@ def test_windows_spread_over_ranks(world, made, tmp_path):
         for solver, whose in cases:
             window = made()
             gathers.clear()
-            x = ode.distributed.sample(whose, noise(), solver, 12, mesh=mesh, seed=3, executor=window)
+            x = ode.distributed.sample(
+                whose, noise(), solver, 12, mesh=mesh, seed=3, executor=window
+            )
             out.append((as_lists(x), len(gathers), window.report.rounds))
         return out
 
@@ -87,13 +99,16 @@ def test_windows_spread_over_ranks(world, made, tmp_path):
             assert torch.equal(torch.tensor(x, dtype=torch.float64), alone)
             assert rounds == window.report.rounds
             if whose.branches == ("cond",):
-                assert gathers == rounds + 2  # before, of what all were given, and after, of who failed
+                # before, of what all were given, and after, of who failed
+                assert gathers == rounds + 2
 
 
 def test_data_and_time(tmp_path):
     def check():
         mesh = ode.distributed.mesh(data=2, time=2)
-        x = ode.distributed.sample(conditioned(), noise(), "ddim", 12, mesh=mesh, gather=True, executor=ode.Window())
+        x = ode.distributed.sample(
+            conditioned(), noise(), "ddim", 12, mesh=mesh, gather=True, executor=ode.Window()
+        )
         return as_lists(x)
 
     alone = ode.sample(conditioned(), noise(), "ddim", 12, executor=ode.Window())
@@ -114,7 +129,9 @@ def test_log_densities(world, tmp_path):
 
     alone = ode.log_prob(narrow, x, seed=1, ids=IDS, trace="hutchinson", tol=0.1)
     for value, nfe, status, shape in on_ranks(check, world, tmp_path):
-        torch.testing.assert_close(torch.tensor(value, dtype=torch.float64), alone.value, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            torch.tensor(value, dtype=torch.float64), alone.value, rtol=1e-12, atol=1e-12
+        )
         assert (nfe, status, shape) == (alone.nfe.tolist(), alone.status, tuple(alone.latent.shape))
 
 
@@ -124,7 +141,8 @@ def stiff(t, x, rate):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_ranks_with_other_numbers_of_calls_do_not_wait(wrapped, tmp_path):
-    """Adaptive solves take more calls where samples are harder; DistributedDataParallel's forward waits for the other ranks."""
+    """Adaptive solves take more calls where samples are harder; DistributedDataParallel's forward
+    waits for the other ranks."""
 
     def check():
         mesh = ode.distributed.mesh()
@@ -138,7 +156,9 @@ def test_ranks_with_other_numbers_of_calls_do_not_wait(wrapped, tmp_path):
         whole = ode.Model(DistributedDataParallel(inner), PATH, "data")
         x = torch.cat([0.01 * torch.ones(1, 2), 3.0 * torch.ones(1, 2)])
         base = lambda z: -z.square().sum(1)  # of which nothing is known
-        found = ode.distributed.log_prob(whole, x, mesh=mesh, trace="exact", divergence="along", base=base)
+        found = ode.distributed.log_prob(
+            whole, x, mesh=mesh, trace="exact", divergence="along", base=base
+        )
         return found.nfe.tolist()
 
     found = on_ranks(check, 2, tmp_path)
@@ -164,7 +184,10 @@ def test_fewer_samples_than_ranks(tmp_path):
         found = ode.distributed.log_prob(model(), noise(1), mesh=mesh, trace="exact", gather=True)
         return as_lists(x), as_lists(found.value)
 
-    one, lp = ode.sample(model(), noise(1), "ddim", 5), ode.log_prob(model(), noise(1), trace="exact")
+    one, lp = (
+        ode.sample(model(), noise(1), "ddim", 5),
+        ode.log_prob(model(), noise(1), trace="exact"),
+    )
     for x, value in on_ranks(check, 3, tmp_path):
         assert torch.equal(torch.tensor(x, dtype=torch.float64), one)
         torch.testing.assert_close(torch.tensor(value, dtype=torch.float64), lp.value)
@@ -176,7 +199,9 @@ def test_a_solve_that_diverges_is_told_to_all(tmp_path):
     def check():
         mesh = ode.distributed.mesh()
         broken = model(cond={"shift": shift})
-        found = ode.distributed.sample(broken, noise(), "ddim", 5, mesh=mesh, gather=True, full=True)
+        found = ode.distributed.sample(
+            broken, noise(), "ddim", 5, mesh=mesh, gather=True, full=True
+        )
         try:
             ode.distributed.sample(broken, noise(), "ddim", 5, mesh=mesh, gather=True)
         except ode.Diverged:
@@ -201,7 +226,12 @@ def test_bytes_of_every_dtype_come_together(tmp_path):
         rank, sizes = dist.get_rank(), cut(5, 3)
         first = sum(sizes[:rank])
         rows = torch.arange(first, first + sizes[rank])
-        parts = [rows.to(torch.bfloat16)[:, None] / 4, rows.double(), rows[:, None].repeat(1, 3), rows.bool()]
+        parts = [
+            rows.to(torch.bfloat16)[:, None] / 4,
+            rows.double(),
+            rows[:, None].repeat(1, 3),
+            rows.bool(),
+        ]
         return [as_lists(p.float()) for p in together(parts, sizes, None)]
 
     rows = torch.arange(5)
@@ -247,16 +277,27 @@ def test_torchrun(tmp_path):
         "    torch.save(x, 'x.pt')\n"
         "torch.distributed.destroy_process_group()\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True)
+    subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, timeout=120, capture_output=True
+    )
     alone = ode.Model(lambda x, t: x * (0.3 + x * x) / (0.5 + x * x), PATH, "data")
     assert torch.equal(torch.load(tmp_path / "x.pt"), ode.sample(alone, (5, 4), "ddpm", 6, seed=1))
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_log_densities_over_time(world, tmp_path):
-    """Every rank evaluates its share of the rows, of states and of divergences alike, with one all-gather a round."""
+    """Every rank evaluates its share of the rows, of states and of divergences alike, with one
+    all-gather a round."""
     x, whose = noise(), guided()
     kinds = [("picard", "exact"), ("picard", "hutchinson"), ("dopri5", "xtrace")]
 
@@ -266,7 +307,9 @@ def test_log_densities_over_time(world, tmp_path):
         dist.all_gather = lambda *a, **k: (gathers.append(1), gather(*a, **k))[1]
         for solver, trace in kinds:
             gathers.clear()
-            found = ode.distributed.log_prob(whose, x, mesh=mesh, seed=1, trace=trace, solver=solver, products=6)
+            found = ode.distributed.log_prob(
+                whose, x, mesh=mesh, seed=1, trace=trace, solver=solver, products=6
+            )
             out.append((as_lists(found.value), as_lists(found.nfe), found.rounds, len(gathers)))
         return out
 
@@ -275,11 +318,15 @@ def test_log_densities_over_time(world, tmp_path):
         alone = ode.log_prob(whose, x, seed=1, trace=trace, solver=solver, products=6)
         for ranks in found:
             value, nfe, rounds, gathers = ranks[k]
-            torch.testing.assert_close(torch.tensor(value, dtype=torch.float64), alone.value, atol=1e-12, rtol=0)
+            torch.testing.assert_close(
+                torch.tensor(value, dtype=torch.float64), alone.value, atol=1e-12, rtol=0
+            )
             assert nfe == alone.nfe.tolist()
             assert rounds == alone.rounds
-            # One more is the look at whether autograd sees all, one less the first question, asked twice in a call.
-            assert gathers == rounds + 4  # two at the data's end wait for none, two are before and after the solve
+            # One more is the look at whether autograd sees all, one less the first question, asked
+            # twice in a call.
+            # two at the data's end wait for none, two are before and after the solve
+            assert gathers == rounds + 4
 
 
 def test_what_ranks_along_time_cannot_share(tmp_path):

@@ -1,4 +1,5 @@
-"""Random rounds on 2 to 4 ranks: agreement, disagreement, failures, slow, stopped and killed ranks. No mixture, no hang.
+"""Random rounds on 2 to 4 ranks: agreement, disagreement, failures, slow, stopped and killed ranks.
+No mixture, no hang.
 
 ``ODESOLVE_RANK_ROUNDS=300`` makes more rounds; the longest wait is printed with ``-s``.
 """
@@ -70,15 +71,27 @@ def drawn(seed):
     pick = random.Random(seed)
     world = pick.choice(WORLDS)
     along = pick.choice([n for n in (1, 2, 3, 4) if world % n == 0])
-    case = {"kind": pick.choice(KINDS), "rank": pick.randrange(world), "call": pick.randrange(1, 4), "time": along}
-    case |= {"solver": pick.choice(SOLVERS), "name": pick.choice(sorted(DIFFERENT)), "window": pick.random() < 0.5}
+    case = {
+        "kind": pick.choice(KINDS),
+        "rank": pick.randrange(world),
+        "call": pick.randrange(1, 4),
+        "time": along,
+    }
+    case |= {
+        "solver": pick.choice(SOLVERS),
+        "name": pick.choice(sorted(DIFFERENT)),
+        "window": pick.random() < 0.5,
+    }
     return world, case
 
 
 def one_round(case):
     kind, own = case["kind"], dist.get_rank() == case["rank"]
     mesh = ode.distributed.mesh(time=case["time"], timeout=LIMIT)
-    given = {"model": ode.Model(Troubled(kind, case["rank"], case["call"]), PATH, "data"), "solver": case["solver"]}
+    given = {
+        "model": ode.Model(Troubled(kind, case["rank"], case["call"]), PATH, "data"),
+        "solver": case["solver"],
+    }
     if case["window"]:
         given["executor"] = ode.Window(exact=True)
     if kind == "differ":

@@ -1,4 +1,5 @@
-"""Networks in wrappers that wait for other ranks, networks cut over ranks, and groups: right or refused, and nothing leaks."""
+"""Networks in wrappers that wait for other ranks, networks cut over ranks, and groups: right or
+refused, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -74,27 +75,36 @@ def hard():
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
 def test_wrappers_are_off_wherever_they_sit(wrapped, tmp_path):
-    """Adaptive solves take other numbers of calls on every rank: with the wrapper on, this would wait for ever."""
+    """Adaptive solves take other numbers of calls on every rank: with the wrapper on, this would
+    wait for ever."""
 
     def check():
         whole = ode.Model(wrapped(Inner()), PATH, "data")
-        found = ode.distributed.log_prob(whole, hard(), trace="exact", gather=True, tol=1e-3, base=base)
+        found = ode.distributed.log_prob(
+            whole, hard(), trace="exact", gather=True, tol=1e-3, base=base
+        )
         along = ode.distributed.log_prob(
             whole, hard(), trace="hutchinson", divergence="along", seed=0, base=base, gather=True
         )
         x = ode.distributed.sample(whole, hard(), "ddim", 6, gather=True)
         time = ode.distributed.mesh(time=2)
-        window = ode.distributed.sample(whole, hard(), "ddim", 6, mesh=time, executor=ode.Window(exact=True))
+        window = ode.distributed.sample(
+            whole, hard(), "ddim", 6, mesh=time, executor=ode.Window(exact=True)
+        )
         return [v.tolist() for v in (found.value, along.value, x, window)], found.nfe.tolist()
 
     plain = ode.Model(Inner(), PATH, "data")
     value = ode.log_prob(plain, hard(), trace="exact", tol=1e-3, base=base).value
-    along = ode.log_prob(plain, hard(), trace="hutchinson", divergence="along", seed=0, base=base).value
+    along = ode.log_prob(
+        plain, hard(), trace="hutchinson", divergence="along", seed=0, base=base
+    ).value
     x = ode.sample(plain, hard(), "ddim", 6)
     for found, nfe in on_ranks(check, 2, tmp_path):
         assert len(set(nfe)) > 1
         for own, expected in zip(found, (value, along, x, x), strict=True):
-            torch.testing.assert_close(torch.tensor(own, dtype=expected.dtype), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                torch.tensor(own, dtype=expected.dtype), expected, rtol=1e-5, atol=1e-5
+            )
 
 
 def test_a_wrapper_is_on_again_afterwards(tmp_path):
@@ -119,10 +129,18 @@ def test_fully_sharded(tmp_path):
             lambda: ode.distributed.sample(whole, hard(), "ddim", 6),
             lambda: ode.distributed.log_prob(whole, hard(), trace="exact"),
         ):
-            with pytest.raises(ode.OdesolveError, match=r"fully sharded over ranks: give mesh\(time=\)"):
+            with pytest.raises(
+                ode.OdesolveError,
+                match=r"fully sharded over ranks: give "
+                r"mesh\(time=\)",
+            ):
                 call()
         for executor in (None, ode.Window(exact=True)):
-            said.append(ode.distributed.sample(whole, hard(), "ddim", 6, mesh=time, executor=executor).tolist())
+            said.append(
+                ode.distributed.sample(
+                    whole, hard(), "ddim", 6, mesh=time, executor=executor
+                ).tolist()
+            )
         return said
 
     x = ode.sample(ode.Model(Inner(), PATH, "data"), hard(), "ddim", 6)
@@ -148,9 +166,13 @@ def test_fully_sharded_log_densities(trace, tmp_path):
         )
         return found.value.tolist()
 
-    value = ode.log_prob(ode.Model(Inner(), PATH, "data"), hard(), trace=trace, seed=0, base=base).value
+    value = ode.log_prob(
+        ode.Model(Inner(), PATH, "data"), hard(), trace=trace, seed=0, base=base
+    ).value
     for own in on_ranks(check, 2, tmp_path):
-        torch.testing.assert_close(torch.tensor(own, dtype=torch.float64), value, rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(own, dtype=torch.float64), value, rtol=1e-6, atol=1e-5
+        )
 
 
 def test_copies_of_sharded_weights(tmp_path):
@@ -158,7 +180,9 @@ def test_copies_of_sharded_weights(tmp_path):
         net = Inner()
         fully_shard(net, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards")))
         time = ode.distributed.mesh(time=4)
-        return ode.distributed.sample(ode.Model(net, PATH, "data"), hard(), "ddim", 6, mesh=time).tolist()
+        return ode.distributed.sample(
+            ode.Model(net, PATH, "data"), hard(), "ddim", 6, mesh=time
+        ).tolist()
 
     x = ode.sample(ode.Model(Inner(), PATH, "data"), hard(), "ddim", 6)
     for own in on_ranks(check, 4, tmp_path):
@@ -169,15 +193,23 @@ def test_tensor_parallel(tmp_path):
     def check():
         net = Inner()
         parallelize_module(
-            net, init_device_mesh("cpu", (2,)), {"first": ColwiseParallel(), "second": RowwiseParallel()}
+            net,
+            init_device_mesh("cpu", (2,)),
+            {"first": ColwiseParallel(), "second": RowwiseParallel()},
         )
         whole = ode.Model(net, PATH, "data")
         for mesh in (ode.distributed.mesh(), ode.distributed.mesh(time=2)):
             with pytest.raises(
-                ode.OdesolveError, match=r"tensor parallel over ranks.*call ode.sample itself on every rank"
+                ode.OdesolveError,
+                match=r"tensor parallel over ranks.*call ode.sample itself on "
+                r"every rank",
             ):
                 ode.distributed.sample(whole, hard(), "ddim", 6, mesh=mesh)
-            with pytest.raises(ode.OdesolveError, match=r"tensor parallel over ranks.*call ode.log_prob itself"):
+            with pytest.raises(
+                ode.OdesolveError,
+                match=r"tensor parallel over ranks.*call "
+                r"ode.log_prob itself",
+            ):
                 ode.distributed.log_prob(whole, hard(), mesh=mesh)
         return ode.sample(whole, hard(), "ddim", 6).tolist()
 
@@ -203,7 +235,11 @@ def test_batch_norms_over_ranks(tmp_path):
             lambda: ode.distributed.sample(whole, hard(), "ddim", 3),
             lambda: ode.distributed.log_prob(whole, hard()),
         ):
-            with pytest.raises(ode.OdesolveError, match=r"SyncBatchNorm takes means over all ranks.*call \.eval\(\)"):
+            with pytest.raises(
+                ode.OdesolveError,
+                match=r"SyncBatchNorm takes means over all "
+                r"ranks.*call \.eval\(\)",
+            ):
                 call()
         whole.net.eval()
         return ode.distributed.sample(whole, hard(), "ddim", 3, gather=True).tolist()
@@ -235,7 +271,8 @@ def test_calls_keep_no_threads_and_files(tmp_path):
 
 
 def test_meshes_of_some_of_the_ranks(tmp_path):
-    """Ranks 0 and 1 of 3, and two replicas with seeds of their own: everything goes by the mesh's groups."""
+    """Ranks 0 and 1 of 3, and two replicas with seeds of their own: everything goes by the mesh's
+    groups."""
 
     def check():
         rank = dist.get_rank()
@@ -244,7 +281,9 @@ def test_meshes_of_some_of_the_ranks(tmp_path):
             with pytest.raises(ode.OdesolveError, match=r"rank 2 is none of the mesh's, \[0, 1\]"):
                 ode.distributed.sample(model(), (4, 2, 3), "ddpm", 5, mesh=pair, seed=1)
             return "refused"
-        return ode.distributed.sample(model(), (4, 2, 3), "ddpm", 5, mesh=pair, seed=1, gather=True).tolist()
+        return ode.distributed.sample(
+            model(), (4, 2, 3), "ddpm", 5, mesh=pair, seed=1, gather=True
+        ).tolist()
 
     alone = ode.sample(model(), (4, 2, 3), "ddpm", 5, seed=1)
     *found, nothing = on_ranks(check, 3, tmp_path)
@@ -310,19 +349,28 @@ def judged(judge):
 
 
 def test_a_classifier_is_looked_at_as_the_network_is(tmp_path):
-    """Windows take other numbers of rounds on every rank, so that a wrapped classifier would wait for ever."""
+    """Windows take other numbers of rounds on every rank, so that a wrapped classifier would wait
+    for ever."""
     window = {"tolerance": 1e-3, "size": 4}
 
     def check():
         mesh = ode.distributed.mesh(timeout=20.0)
         whose, x = judged(DistributedDataParallel(Judge()))
-        found = ode.distributed.sample(whose, x, "ddim", 24, mesh=mesh, gather=True, executor=ode.Window(**window))
+        found = ode.distributed.sample(
+            whose, x, "ddim", 24, mesh=mesh, gather=True, executor=ode.Window(**window)
+        )
         cut = fully_shard(Judge(), mesh=init_device_mesh("cpu", (2,)))
-        with pytest.raises(ode.OdesolveError, match=r"fully sharded over ranks: give mesh\(time=\)"):
+        with pytest.raises(
+            ode.OdesolveError,
+            match=r"fully sharded over ranks: give "
+            r"mesh\(time=\)",
+        ):
             ode.distributed.sample(judged(cut)[0], x, "ddim", 24, mesh=mesh)
         return found.tolist()
 
     whose, x = judged(Judge())
-    alone = [ode.sample(whose, row, "ddim", 24, executor=ode.Window(**window)) for row in x.split(1)]
+    alone = [
+        ode.sample(whose, row, "ddim", 24, executor=ode.Window(**window)) for row in x.split(1)
+    ]
     for found in on_ranks(check, 2, tmp_path):
         assert torch.equal(torch.tensor(found, dtype=x.dtype), torch.cat(alone))

@@ -1,4 +1,5 @@
-"""Runs an example in a process that has the libraries already: importing them takes longer than what most examples do."""
+"""Runs an example in a process that has the libraries already: importing them takes longer than
+what most examples do."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import warnings
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["torch._dynamo", "sklearn.datasets", "matplotlib.figure", "tests.docs.loaded"])
+SERVER.set_forkserver_preload(
+    ["torch._dynamo", "sklearn.datasets", "matplotlib.figure", "tests.docs.loaded"]
+)
 
 
 def run(file: Path, arguments: list[str], folder: Path) -> tuple[int | None, str]:

@@ -44,11 +44,13 @@ def blocks(file):
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda f: f.name)
 def test_document(file, tmp_path, monkeypatch):
-    """One namespace a document: a block may use what the ones before it defined. Files land in a scratch folder."""
+    """One namespace a document: a block may use what the ones before it defined. Files land in a
+    scratch folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     module = types.ModuleType("document")
-    monkeypatch.setitem(sys.modules, "document", module)  # the compiler looks up where a function is from
+    # the compiler looks up where a function is from
+    monkeypatch.setitem(sys.modules, "document", module)
     with warnings.catch_warnings():
         if file.name in NEEDS:
             warnings.simplefilter("ignore")

@@ -19,7 +19,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture
 def train_digits(tmp_path, monkeypatch):
-    """The example as a module, in a scratch folder; the modules beside it are forgotten afterwards."""
+    """The example as a module, in a scratch folder; the modules beside it are forgotten
+    afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setenv("DIGITS", "trained.safetensors")
@@ -34,13 +35,27 @@ def test_the_command_line_scores_trained_weights(train_digits, monkeypatch, caps
     monkeypatch.setattr(sys, "argv", ["train_digits.py", *words])
     train_digits.main()
     capsys.readouterr()
-    words = ["--data", "held.npz", "--levels", "17", "--limit", "3", "--tol", "0.1", "--out", "values.npz", "--json"]
+    words = [
+        "--data",
+        "held.npz",
+        "--levels",
+        "17",
+        "--limit",
+        "3",
+        "--tol",
+        "0.1",
+        "--out",
+        "values.npz",
+        "--json",
+    ]
     assert main(["loglik", "train_digits:load", *words]) == 0
     facts, found = json.loads(capsys.readouterr().out), np.load("values.npz")
     assert (facts["samples"], facts["failed"], facts["dim"]) == (3, 0, 64)
     held = torch.from_numpy(np.load("held.npz")["arr_0"])
     assert held.shape == (297, 1, 8, 8)
-    direct = ode.log_prob(train_digits.load(), ode.dequantise(held[:3], 17, seed=0).x, seed=0, tol=0.1)
+    direct = ode.log_prob(
+        train_digits.load(), ode.dequantise(held[:3], 17, seed=0).x, seed=0, tol=0.1
+    )
     np.testing.assert_allclose(found["nats"], direct.value, atol=1e-4)
     assert facts["nats"] == pytest.approx(float(direct.value.mean()), abs=1e-4)
     assert facts["bits_per_dim"] == pytest.approx(float(direct.bits_per_dim(17).mean()), abs=1e-5)

@@ -1,4 +1,5 @@
-"""What every sweep of wrong input asserts: an OdesolveError whose one sentence names the argument."""
+"""What every sweep of wrong input asserts: an OdesolveError whose one sentence names the
+argument."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 
 ADVICE = re.compile(
-    r"\b(give|take|choose|did you mean|leave|return|returns|wrap|use|cast|move|let|lists the names)\b|=None"
+    r"\b(give|take|choose|did you mean|leave|return|returns|wrap|use|cast|move|let|lists the "
+    r"names)\b|=None"
 )
 # Other words for an argument: what it is of, or what a deeper room calls it.
 CALLED = {
@@ -102,7 +103,9 @@ def outcome(door: Any, argument: str, value: Any) -> Outcome:
             return Outcome("refused", str(error))
         except Exception as error:
             return Outcome("raw", f"{type(error).__name__}: {error}")
-    told = [str(w.message) for w in said if w.category is UserWarning and argument in str(w.message)]
+    told = [
+        str(w.message) for w in said if w.category is UserWarning and argument in str(w.message)
+    ]
     return Outcome("warned", told[0]) if told else Outcome("silent", "")
 
 
@@ -121,21 +124,30 @@ def shown_as(value: Any) -> Iterator[str]:
     """Texts any of which says what was given."""
     yield from ("", *RELATIONS) if value is None else RELATIONS
     yield from (repr(value)[:8], str(value)[:8], type(value).__name__, type(value).__name__.lower())
-    yield from (getattr(value, "__name__", "the value"), "generator" if "Generator" in repr(value) else "the value")
+    yield from (
+        getattr(value, "__name__", "the value"),
+        "generator" if "Generator" in repr(value) else "the value",
+    )
     if isinstance(value, (Tensor, np.ndarray)):
         yield from (str(value.dtype), "NaN", "infinity", "layout", "no dimension", "dense")
         yield from shown_as(value.item()) if value.ndim == 0 else ()
     if not isinstance(value, (str, bytes)):
         yield f"shape {tuple(getattr(value, 'shape', (len(value),) if isinstance(value, (list, tuple)) else ()))}"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield from (f"{value:.6g}", f"{value:.4g}") if isinstance(value, float) or abs(value) < 10**300 else ("inf",)
+        yield from (
+            (f"{value:.6g}", f"{value:.4g}")
+            if isinstance(value, float) or abs(value) < 10**300
+            else ("inf",)
+        )
     yield from _within(value)
 
 
 def _within(value: Any) -> Iterator[str]:
     """What shows one of the numbers of several, or how many they are."""
     several = list(value) if isinstance(value, Mapping) else value
-    if not isinstance(several, (list, tuple, Tensor, np.ndarray)) or not getattr(several, "shape", True):
+    if not isinstance(several, (list, tuple, Tensor, np.ndarray)) or not getattr(
+        several, "shape", True
+    ):
         return
     yield str(tuple(getattr(several, "shape", (len(several),))))
     yield from (f"of {len(several)} ", f"has {len(several)} ", "several values")

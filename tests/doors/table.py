@@ -1,4 +1,5 @@
-"""The public functions, each with a call that works and, argument by argument, what cannot be meant there."""
+"""The public functions, each with a call that works and, argument by argument, what cannot be meant
+there."""
 
 from __future__ import annotations
 
@@ -66,7 +67,11 @@ class Map(nn.Module):
 
 VP, LINEAR, EDM = paths.VP(), paths.Linear(), paths.EDM()
 NET = Net()
-MODEL, STRAIGHT, TEACHER = ode.Model(NET, VP, "noise"), ode.Model(NET, LINEAR, "velocity"), ode.Model(NET, EDM, "edm")
+MODEL, STRAIGHT, TEACHER = (
+    ode.Model(NET, VP, "noise"),
+    ode.Model(NET, LINEAR, "velocity"),
+    ode.Model(NET, EDM, "edm"),
+)
 Z = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
 PIXELS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 TIMES, SIGMAS = torch.tensor([0.0, 0.5]), torch.tensor([3.0, 1.0, 0.1])
@@ -96,7 +101,9 @@ def denoised(x, sigma):
 def fitted(**given):
     """A fit of a network of its own, a step long."""
     net = Net()
-    return training.fit(objectives.Matching(ode.Model(net, VP, "noise")), **{"network": net, **given})
+    return training.fit(
+        objectives.Matching(ode.Model(net, VP, "noise")), **{"network": net, **given}
+    )
 
 
 def empty_folder() -> str:
@@ -244,11 +251,16 @@ SAMPLERS = {
             "steps": STEPS,
         },
     ),
-    "slerp": Door(ode.slerp, {"a": Z, "b": Z, "share": 0.5}, {"share": of.number(0, 1, pairs=True)}),
+    "slerp": Door(
+        ode.slerp, {"a": Z, "b": Z, "share": 0.5}, {"share": of.number(0, 1, pairs=True)}
+    ),
     "resume": Door(
         ode.resume,
         {"model": MODEL, "saved": {}},
-        {"model": of.model(), "saved": of.nothing(False, 3, "a", [], {}, of.fn, {"plan": 3}, {1: 2})},
+        {
+            "model": of.model(),
+            "saved": of.nothing(False, 3, "a", [], {}, of.fn, {"plan": 3}, {1: 2}),
+        },
         works=False,
     ),
     "plan": Door(
@@ -271,16 +283,31 @@ SAMPLERS = {
     "load_plan": Door(
         ode.load_plan,
         {"text": PLAN.to_json()},
-        {"text": of.nothing(False, 3, "", "a", "{}", "[]", b"\xff", {}, of.fn, of.NAN), "path": of.path(none=True)},
+        {
+            "text": of.nothing(False, 3, "", "a", "{}", "[]", b"\xff", {}, of.fn, of.NAN),
+            "path": of.path(none=True),
+        },
     ),
     "solver": Door(
         lambda **k: ode.solver(**k)(lambda *a: None),
         {"name": "doors", "order": 1, "evaluations": 1, "source": "here"},
-        {"order": of.whole(0), "evaluations": of.whole(), "starters": of.whole(0), "stochastic": of.switch()},
+        {
+            "order": of.whole(0),
+            "evaluations": of.whole(),
+            "starters": of.whole(0),
+            "stochastic": of.switch(),
+        },
     ),
     "profile": Door(
         ode.profile,
-        {"model": MODEL, "solvers": ["ddim"], "nfe": 2, "noise": (2, 3), "reference": Z, "timing": 0},
+        {
+            "model": MODEL,
+            "solvers": ["ddim"],
+            "nfe": 2,
+            "noise": (2, 3),
+            "reference": Z,
+            "timing": 0,
+        },
         {
             "model": of.model(),
             "solvers": of.nothing(True, 3, ["nope"], [3], [], {}, of.NAN, of.fn),
@@ -311,7 +338,11 @@ SAMPLERS = {
     "check of data": Door(
         ode.check,
         {"model": MODEL, "data": torch.randn(8, 3), "seconds": 1.0},
-        {"data": of.nothing(False, 3, "a", 1j, {}, of.NAN, of.fn, Z.to(torch.complex64), torch.zeros(()))},
+        {
+            "data": of.nothing(
+                False, 3, "a", 1j, {}, of.NAN, of.fn, Z.to(torch.complex64), torch.zeros(())
+            )
+        },
     ),
     "Window": Door(
         ode.Window,
@@ -377,11 +408,15 @@ MODELS = {
             "cond": of.mapping(),
             "uncond": of.mapping(none=False),
             "rescale": of.number(0, 1),
-            "interval": of.nothing(True, 3, "a", (0.8, 0.2), (2.0, 3.0), (of.NAN, 1), (0.5,), (0.5, 0.5), {}, of.fn),
+            "interval": of.nothing(
+                True, 3, "a", (0.8, 0.2), (2.0, 3.0), (of.NAN, 1), (0.5,), (0.5, 0.5), {}, of.fn
+            ),
         },
     ),
     "Model.classifier_guided": Door(
-        MODEL.classifier_guided, {"log_prob": lambda x, t: bell(x)}, {"log_prob": of.function(), "cond": of.mapping()}
+        MODEL.classifier_guided,
+        {"log_prob": lambda x, t: bell(x)},
+        {"log_prob": of.function(), "cond": of.mapping()},
     ),
     "Model.inpainted": Door(
         MODEL.inpainted,
@@ -394,7 +429,9 @@ MODELS = {
             {"x": Z, "t": 0.5},
             {
                 "x": of.tensor().filter(
-                    lambda v: not (isinstance(v, torch.Tensor) and v.dim() and v.is_floating_point())
+                    lambda v: (
+                        not (isinstance(v, torch.Tensor) and v.dim() and v.is_floating_point())
+                    )
                 ),
                 "t": of.moment().filter(lambda v: v is not of.PAIR),
             },
@@ -446,14 +483,24 @@ SOLVES = {
     ),
     "solve_sde by tolerance": Door(
         ode.solve_sde,
-        {"f": decay, "g": 1.0, "y0": Z, "noise": "additive", "solver": "sra1", "rtol": 0.1, "atol": 0.1},
+        {
+            "f": decay,
+            "g": 1.0,
+            "y0": Z,
+            "noise": "additive",
+            "solver": "sra1",
+            "rtol": 0.1,
+            "atol": 0.1,
+        },
         {
             **{k: of.number(0, none=True, pairs=True) for k in ("rtol", "atol")},
             **{k: STEPPING[k] for k in ("first_step", "max_steps", "max_calls", "controller")},
         },
     ),
     "log_prob": Door(
-        ode.log_prob, {"model": MODEL, "x": Z, "seed": 0}, {"model": of.function(), "x": of.tensor(), **DENSITY}
+        ode.log_prob,
+        {"model": MODEL, "x": Z, "seed": 0},
+        {"model": of.function(), "x": of.tensor(), **DENSITY},
     ),
     "elbo": Door(
         ode.elbo,
@@ -477,9 +524,18 @@ SOLVES = {
     "bits_per_dim": Door(
         ode.bits_per_dim,
         {"model": MODEL, "x": PIXELS, "steps": 4},
-        {"model": of.function(), **WIDTH, "noise": of.name(), "draws": of.whole(), **DRAWN, "steps": STEPS},
+        {
+            "model": of.function(),
+            **WIDTH,
+            "noise": of.name(),
+            "draws": of.whole(),
+            **DRAWN,
+            "steps": STEPS,
+        },
     ),
-    "dequantise": Door(ode.dequantise, {"x": PIXELS}, {**WIDTH, "noise": of.name(), **DRAWN, "draw": of.whole(0)}),
+    "dequantise": Door(
+        ode.dequantise, {"x": PIXELS}, {**WIDTH, "noise": of.name(), **DRAWN, "draw": of.whole(0)}
+    ),
     "langevin": Door(
         ode.langevin,
         {"score": pull, "x": Z, "step": 0.1, "n": 2},
@@ -524,12 +580,19 @@ SOLVES = {
     "Event": Door(
         ode.Event,
         {"fn": decay},
-        {"fn": of.function(), "terminal": of.switch(), "direction": of.nothing(False, 2, -2, "a", 0.5, {}, of.fn)},
+        {
+            "fn": of.function(),
+            "terminal": of.switch(),
+            "direction": of.nothing(False, 2, -2, "a", 0.5, {}, of.fn),
+        },
     ),
 }
 
 PARTS = {
-    **{f"trace.{kind}": Door(getattr(trace, kind), {}, {"products": of.whole(6)}) for kind in ("HutchPP", "XTrace")},
+    **{
+        f"trace.{kind}": Door(getattr(trace, kind), {}, {"products": of.whole(6)})
+        for kind in ("HutchPP", "XTrace")
+    },
     "trace.Fourier": Door(trace.Fourier, {"products": 4}, {"products": of.whole(2)}),
     "trace.Auto": Door(trace.Auto, {}, {"products": of.whole(4)}),
     "trace.Hutchinson": Door(trace.Hutchinson, {}, {"probes": of.whole(), "law": of.name()}),
@@ -541,14 +604,23 @@ PARTS = {
     ),
     **{
         f"grids.{kind}": Door(
-            lambda kind=kind, **k: ode.plan("ddim", VP, 4, getattr(ode.grids, kind)(**k)), {}, {**RULE, **more}
+            lambda kind=kind, **k: ode.plan("ddim", VP, 4, getattr(ode.grids, kind)(**k)),
+            {},
+            {**RULE, **more},
         )
         for kind, more in {
             "Uniform": {"exponent": of.number(0, above=True)},
             "Polynomial": {"exponent": of.number(0, above=True)},
             "Lambda": {"final": of.switch(), "merged": of.switch()},
-            "Karras": {"final": of.switch(), "merged": of.switch(), "rho": of.number(0, above=True)},
-            "VPTime": {"exponent": of.number(0, above=True), "epsilon": of.number(0, 1, above=True)},
+            "Karras": {
+                "final": of.switch(),
+                "merged": of.switch(),
+                "rho": of.number(0, above=True),
+            },
+            "VPTime": {
+                "exponent": of.number(0, above=True),
+                "epsilon": of.number(0, 1, above=True),
+            },
             "Shifted": {"shift": of.number(0, above=True), "mu": of.number(none=True)},
         }.items()
     },
@@ -567,13 +639,19 @@ PARTS = {
         {"path": VP, "values": [1.0, 0.5]},
         {
             "path": of.path(),
-            "values": of.nothing(False, 3, "a", 1j, ["a"], [of.NAN], [-1.0, 0.5], {}, of.fn, [[1.0]]),
+            "values": of.nothing(
+                False, 3, "a", 1j, ["a"], [of.NAN], [-1.0, 0.5], {}, of.fn, [[1.0]]
+            ),
         },
     ),
-    "grids.named": Door(ode.grids.named, {"grid": "karras"}, {"grid": of.name().filter(lambda v: v is not of.PAIR)}),
+    "grids.named": Door(
+        ode.grids.named, {"grid": "karras"}, {"grid": of.name().filter(lambda v: v is not of.PAIR)}
+    ),
     **{
         f"paths.{kind}": Door(
-            getattr(paths, kind), {}, {arg: of.number(least, above=above) for arg, (least, above) in given.items()}
+            getattr(paths, kind),
+            {},
+            {arg: of.number(least, above=above) for arg, (least, above) in given.items()},
         )
         for kind, given in {
             "VP": {"beta_min": (0, False), "beta_max": (0, True)},
@@ -588,7 +666,9 @@ PARTS = {
         paths.Discrete,
         {"alphas_cumprod": [0.9, 0.5]},
         {
-            "alphas_cumprod": of.nothing(False, 3, "a", [], [0.9, -0.1], [0.5, 0.9], [of.NAN], ["a"], [1j], {}, of.fn),
+            "alphas_cumprod": of.nothing(
+                False, 3, "a", [], [0.9, -0.1], [0.5, 0.9], [of.NAN], ["a"], [1j], {}, of.fn
+            ),
             "label": of.text(),
             "floor": of.number(0, 1, above=True),
         },
@@ -614,9 +694,15 @@ PARTS = {
         problems.mixture,
         {"weights": [0.5, 0.5], "means": [[0.0], [1.0]], "std": 1.0},
         {
-            "weights": of.nothing(False, 3, "a", [-0.5, 1.5], [of.NAN, 1.0], [1.0], ["a", "b"], {}, of.fn, [0, 0]),
-            "means": of.nothing(False, 3, "a", [[of.NAN], [1.0]], [[1.0]], [["a"], ["b"]], {}, of.fn),
-            "std": of.number(0, none=True).filter(lambda v: not isinstance(v, (list, torch.Tensor, of.np.ndarray))),
+            "weights": of.nothing(
+                False, 3, "a", [-0.5, 1.5], [of.NAN, 1.0], [1.0], ["a", "b"], {}, of.fn, [0, 0]
+            ),
+            "means": of.nothing(
+                False, 3, "a", [[of.NAN], [1.0]], [[1.0]], [["a"], ["b"]], {}, of.fn
+            ),
+            "std": of.number(0, none=True).filter(
+                lambda v: not isinstance(v, (list, torch.Tensor, of.np.ndarray))
+            ),
         },
     ),
     "problems.digits": Door(problems.digits, {}, {"std": of.number(0)}),
@@ -679,7 +765,9 @@ OBJECTIVES = {
         },
     ),
     "TwoSided": Door(
-        objectives.TwoSided, {"model": STRAIGHT, "bandwidth": 0.1}, {"model": of.model(), "bandwidth": of.number(0)}
+        objectives.TwoSided,
+        {"model": STRAIGHT, "bandwidth": 0.1},
+        {"model": of.model(), "bandwidth": of.number(0)},
     ),
     "ScoreAndFlow": Door(
         objectives.ScoreAndFlow,
@@ -712,14 +800,28 @@ OBJECTIVES = {
     "ConsistencyDistillation": Door(
         objectives.ConsistencyDistillation,
         {"consistency": objectives.Consistency(TEACHER), "teacher": TEACHER},
-        {"consistency": of.model(), "teacher": of.model(), "points": of.whole(2), "solver": of.name()},
+        {
+            "consistency": of.model(),
+            "teacher": of.model(),
+            "points": of.whole(2),
+            "solver": of.name(),
+        },
     ),
     "ContinuousConsistency": Door(
         objectives.ContinuousConsistency,
         {"consistency": objectives.Consistency(TEACHER)},
-        {"consistency": of.model(), "teacher": of.model(none=True), "times": LAW, "weight": of.function(none=True)},
+        {
+            "consistency": of.model(),
+            "teacher": of.model(none=True),
+            "times": LAW,
+            "weight": of.function(none=True),
+        },
     ),
-    "FlowMap": Door(objectives.FlowMap, {"net": Map(), "path": LINEAR}, {"net": of.function(), "path": of.path()}),
+    "FlowMap": Door(
+        objectives.FlowMap,
+        {"net": Map(), "path": LINEAR},
+        {"net": of.function(), "path": of.path()},
+    ),
     "MeanFlow": Door(
         objectives.MeanFlow,
         {"flow_map": objectives.FlowMap(Map(), LINEAR)},
@@ -779,18 +881,30 @@ OBJECTIVES = {
     "SlicedScoreMatching": Door(
         objectives.SlicedScoreMatching,
         {"score": MODEL},
-        {"score": of.function(), "projections": of.whole(), "law": of.name(), "reduced": of.switch()},
+        {
+            "score": of.function(),
+            "projections": of.whole(),
+            "law": of.name(),
+            "reduced": of.switch(),
+        },
     ),
     "ImplicitScoreMatching": Door(
-        objectives.ImplicitScoreMatching, {"score": MODEL}, {"score": of.function(), "trace": of.name(none=True)}
+        objectives.ImplicitScoreMatching,
+        {"score": MODEL},
+        {"score": of.function(), "trace": of.name(none=True)},
     ),
     "MaximumLikelihood": Door(
-        objectives.MaximumLikelihood, {"model": MODEL}, {"model": of.function(), "adjoint": of.text()}
+        objectives.MaximumLikelihood,
+        {"model": MODEL},
+        {"model": of.function(), "adjoint": of.text()},
     ),
     "Levels": Door(
         objectives.Levels,
         {"ratios": (1.0, 0.5)},
-        {"ratios": of.nothing(False, 3, "a", (of.NAN,), (-1.0,), ("a",), {}, of.fn), "stratified": of.switch()},
+        {
+            "ratios": of.nothing(False, 3, "a", (of.NAN,), (-1.0,), ("a",), {}, of.fn),
+            "stratified": of.switch(),
+        },
     ),
     "Sinkhorn": Door(
         objectives.Sinkhorn,
@@ -803,7 +917,9 @@ OBJECTIVES = {
             "relax": of.number(0, above=True, none=True),
         },
     ),
-    "OptimalTransport": Door(objectives.OptimalTransport, {}, {"cond_weight": of.number(0, none=True)}),
+    "OptimalTransport": Door(
+        objectives.OptimalTransport, {}, {"cond_weight": of.number(0, none=True)}
+    ),
     "TrigConsistency": Door(
         objectives.TrigConsistency,
         {"model": ode.Model(NET, paths.Trig(), "v")},
@@ -818,9 +934,13 @@ OBJECTIVES = {
         },
     ),
     "Uncertainty": Door(
-        objectives.Uncertainty, {"path": VP}, {"path": of.path(), "features": of.whole(), "seed": of.whole(0)}
+        objectives.Uncertainty,
+        {"path": VP},
+        {"path": of.path(), "features": of.whole(), "seed": of.whole(0)},
     ),
-    "couplings.named": Door(couplings.named, {"coupling": "independent"}, {"coupling": of.name(none=True)}),
+    "couplings.named": Door(
+        couplings.named, {"coupling": "independent"}, {"coupling": of.name(none=True)}
+    ),
     "dropped": Door(
         objectives.dropped,
         {"cond": {"y": torch.tensor([0, 1])}, "null": {"y": 2}, "share": 0.1},
@@ -839,7 +959,12 @@ OBJECTIVES = {
     "straightness": Door(
         objectives.straightness,
         {"model": STRAIGHT, "noise": Z, "steps": 2},
-        {"model": of.model(), "noise": of.tensor(), "solver": of.name(none=True), "steps": of.whole()},
+        {
+            "model": of.model(),
+            "noise": of.tensor(),
+            "solver": of.name(none=True),
+            "steps": of.whole(),
+        },
     ),
     "reflow": Door(
         objectives.reflow,
@@ -865,14 +990,24 @@ OBJECTIVES = {
         },
     ),
     "consistency.pseudo_huber": Door(consistency.pseudo_huber, {}, {"c": of.number(0, none=True)}),
-    "consistency.log_normal": Door(consistency.log_normal, {}, {"mean": of.number(), "std": of.number(0, above=True)}),
-    "times.Uniform": Door(
-        times.Uniform, {}, {"low": of.number(0, 1.0), "high": of.number(0, 1.0), "stratified": of.switch()}
+    "consistency.log_normal": Door(
+        consistency.log_normal, {}, {"mean": of.number(), "std": of.number(0, above=True)}
     ),
-    "times.LogitNormal": Door(times.LogitNormal, {}, {"mean": of.number(), "std": of.number(0, above=True)}),
-    "times.LogNormal": Door(times.LogNormal, {}, {"mean": of.number(), "std": of.number(0, above=True)}),
+    "times.Uniform": Door(
+        times.Uniform,
+        {},
+        {"low": of.number(0, 1.0), "high": of.number(0, 1.0), "stratified": of.switch()},
+    ),
+    "times.LogitNormal": Door(
+        times.LogitNormal, {}, {"mean": of.number(), "std": of.number(0, above=True)}
+    ),
+    "times.LogNormal": Door(
+        times.LogNormal, {}, {"mean": of.number(), "std": of.number(0, above=True)}
+    ),
     "times.LogUniform": Door(
-        times.LogUniform, {}, {"low": of.number(0, 100.0, above=True), "high": of.number(0, above=True)}
+        times.LogUniform,
+        {},
+        {"low": of.number(0, 100.0, above=True), "high": of.number(0, above=True)},
     ),
     "times.Mode": Door(times.Mode, {}, {"scale": of.number()}),
     "times.Importance": Door(
@@ -949,12 +1084,18 @@ TRAINING = {
             "updates": of.whole(none=True, most=1),
         },
     ),
-    "Exponential": Door(training.Exponential, {}, {"decay": of.number(0, 1), "corrected": of.switch()}),
+    "Exponential": Door(
+        training.Exponential, {}, {"decay": of.number(0, 1), "corrected": of.switch()}
+    ),
     "Power": Door(training.Power, {}, {"gamma": of.number(0)}),
     "warm_up": Door(
         training.warm_up,
         {"optimiser": torch.optim.SGD(NET.parameters(), 0.1), "steps": 2},
-        {"optimiser": of.nothing(False, 3, "sgd", {}, of.fn), "steps": of.whole(0), "then": of.function(none=True)},
+        {
+            "optimiser": of.nothing(False, 3, "sgd", {}, of.fn),
+            "steps": of.whole(0),
+            "then": of.function(none=True),
+        },
     ),
 }
 FILES = {
@@ -1004,7 +1145,12 @@ WORK = {
     "distributed.sample": Door(
         distributed.sample,
         RUN,
-        {**START, "mesh": of.nothing(True, 3, "a", {}, of.fn), "gather": of.switch(), "full": of.switch()},
+        {
+            **START,
+            "mesh": of.nothing(True, 3, "a", {}, of.fn),
+            "gather": of.switch(),
+            "full": of.switch(),
+        },
     ),
     "distributed.log_prob": Door(
         distributed.log_prob,
@@ -1021,13 +1167,25 @@ WORK = {
     "distributed.mesh": Door(
         distributed.mesh,
         {},
-        {"data": of.whole(none=True), "time": of.whole(), "timeout": of.number(0, above=True, none=True)},
+        {
+            "data": of.whole(none=True),
+            "time": of.whole(),
+            "timeout": of.number(0, above=True, none=True),
+        },
     ),
     "distributed.spread": Door(distributed.spread, {"model": MODEL}, {"model": of.model()}),
 }
 SAMPLING = {"model": denoised, "x": Z, "sigmas": SIGMAS, "disable": True}
 LEVELS = of.nothing(
-    False, 3, "a", torch.tensor([of.NAN, 1.0]), torch.tensor([[1.0]]), {}, of.fn, [1.0, 1.0], [-1.0, 2.0]
+    False,
+    3,
+    "a",
+    torch.tensor([of.NAN, 1.0]),
+    torch.tensor([[1.0]]),
+    {},
+    of.fn,
+    [1.0, 1.0],
+    [-1.0, 2.0],
 )
 SCHEDULED = {"model_output": Z, "timestep": 999, "sample": Z}
 ADAPTERS = {
@@ -1035,10 +1193,20 @@ ADAPTERS = {
         f"k-diffusion {name}": Door(
             getattr(sampling, f"sample_{name}"),
             SAMPLING,
-            {"model": of.function(), "x": of.tensor(), "sigmas": LEVELS, "callback": of.function(none=True), **more},
+            {
+                "model": of.function(),
+                "x": of.tensor(),
+                "sigmas": LEVELS,
+                "callback": of.function(none=True),
+                **more,
+            },
         )
         for name, more in {
-            "euler": {"s_churn": of.number(0, infinite=True), "s_tmin": of.number(0), "s_noise": of.number(0)},
+            "euler": {
+                "s_churn": of.number(0, infinite=True),
+                "s_tmin": of.number(0),
+                "s_noise": of.number(0),
+            },
             "euler_ancestral": {k: of.number(0) for k in ("eta", "s_noise")},
             "heun": {"s_churn": of.number(0, infinite=True)},
             "lms": {"order": of.whole()},
@@ -1112,14 +1280,28 @@ ADAPTERS = {
         {"timesteps": [900, 500]},
         {
             "timesteps": of.nothing(
-                False, "a", [1200, 500], [-1], [of.NAN], ["a"], {}, of.fn, [500, 900], [500, 500], []
+                False,
+                "a",
+                [1200, 500],
+                [-1],
+                [of.NAN],
+                ["a"],
+                {},
+                of.fn,
+                [500, 900],
+                [500, 500],
+                [],
             )
         },
     ),
     "diffusers step": Door(
         lambda **k: scheduled("step", **k),
         SCHEDULED,
-        {"model_output": of.tensor(unread=True), "sample": of.tensor(unread=True), "timestep": of.number(-0.51, 1001)},
+        {
+            "model_output": of.tensor(unread=True),
+            "sample": of.tensor(unread=True),
+            "timestep": of.number(-0.51, 1001),
+        },
     ),
     "diffusers add_noise": Door(
         lambda **k: scheduled("add_noise", **k),
@@ -1127,7 +1309,9 @@ ADAPTERS = {
         {
             "original_samples": of.tensor(),
             "noise": of.tensor(),
-            "timesteps": of.nothing(False, "a", torch.tensor([1200, 3]), torch.tensor([-1, 3]), {}, of.fn),
+            "timesteps": of.nothing(
+                False, "a", torch.tensor([1200, 3]), torch.tensor([-1, 3]), {}, of.fn
+            ),
         },
     ),
     "torchdiffeq odeint": Door(

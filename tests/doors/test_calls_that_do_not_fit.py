@@ -1,4 +1,5 @@
-"""What users call refuses an unknown keyword, a slip of one of its own and too many arguments, and says what to type."""
+"""What users call refuses an unknown keyword, a slip of one of its own and too many arguments, and
+says what to type."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ ROOMS = named("""
     odesolve.methods.tableaus odesolve.integrations.torchdiffeq odesolve.integrations.torchsde
     odesolve.integrations.diffusers odesolve.integrations.k_diffusion odesolve.integrations.k_diffusion.sampling
 """)
-# What the library makes and hands out, errors, protocols and bases of one's own, and what its rooms share.
+# What the library makes and hands out, errors, protocols and bases of one's own, and what its rooms
+# share.
 NOT_TYPED = named("""
     Bound Chains Check Diverged LogProb OdesolveError PlanError SDESolution Sample Solution Point Writer AutoProbes
     Terms BridgeTerms ContinuousTerms GuidedTerms FlowMapTerms Stage Straightness Balance Round History NotFinite
@@ -43,16 +45,25 @@ WARNS = {"sdeint", "sdeint_adjoint"}  # of unknown keywords, as torchsde does
 MODEL = ode.Model(lambda x, t: x, ode.paths.VP(), "noise")
 PLAN, DATA = ode.plan("ddim", ode.paths.VP(), 2), problems.gaussian(0.0, 1.0)
 METHODS = {
-    **{f"model.{name}": getattr(MODEL, name) for name in named("data noise score velocity v edm network_times guided")},
+    **{
+        f"model.{name}": getattr(MODEL, name)
+        for name in named("data noise score velocity v edm network_times guided")
+    },
     **{f"path.{name}": getattr(MODEL.path, name) for name in named("flipped convert points point")},
     **{f"plan.{name}": getattr(PLAN, name) for name in named("to_json matrix diff")},
     **{f"Plan.{name}": getattr(ode.Plan, name) for name in named("from_json")},
-    **{f"Discrete.{name}": getattr(ode.paths.Discrete, name) for name in named("from_betas ddpm stable_diffusion")},
+    **{
+        f"Discrete.{name}": getattr(ode.paths.Discrete, name)
+        for name in named("from_betas ddpm stable_diffusion")
+    },
     **{
         f"problem.{name}": getattr(DATA, name)
         for name in named("sample data noise score velocity log_prob solution model")
     },
-    **{f"Profile.{name}": getattr(Profile, name) for name in named("best ranked front lines table advice plot to_csv")},
+    **{
+        f"Profile.{name}": getattr(Profile, name)
+        for name in named("best ranked front lines table advice plot to_csv")
+    },
     **{f"Job.{name}": getattr(jobs.Job, name) for name in named("verify read column load")},
     **{f"Solution.{name}": getattr(ode.Solution, name) for name in named("at slope_at diagnosis")},
     **{f"LogProb.{name}": getattr(ode.LogProb, name) for name in named("interval bits_per_dim")},
@@ -67,8 +78,18 @@ def public() -> Iterator[tuple[str, Any]]:
         for name in getattr(module, "__all__", None) or vars(module):
             found = getattr(module, name)
             ours = getattr(found, "__module__", "").startswith(("odesolve", "kernels"))
-            here = hasattr(module, "__all__") or "integrations" in room or found.__module__ == room if ours else False
-            if here and callable(found) and not name.startswith("_") and name not in NOT_TYPED and found not in seen:
+            here = (
+                hasattr(module, "__all__") or "integrations" in room or found.__module__ == room
+                if ours
+                else False
+            )
+            if (
+                here
+                and callable(found)
+                and not name.startswith("_")
+                and name not in NOT_TYPED
+                and found not in seen
+            ):
                 seen.add(found)
                 yield f"{room}.{name}".removeprefix("odesolve."), found
 
@@ -109,7 +130,9 @@ def test_an_unknown_keyword(name):
 def test_a_slip_of_a_keyword(name):
     """Two neighbouring letters swapped: the right one is said."""
     call = CALLS[name]
-    names = [p.name for p in parameters(call) if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [
+        p.name for p in parameters(call) if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     for own in [] if name.rpartition(".")[2] in WARNS else names:
         slip = own[:1] + own[2:3] + own[1:2] + own[3:]
         if len(own) < 4 or slip in names or slip == own or slip.lower() in WORDS:
@@ -143,11 +166,15 @@ SCHEDULER = CALLS["integrations.diffusers.OdesolveScheduler"]
 )
 def test_a_schedulers_keys_are_ours_or_those_of_diffusers(key, said):
     assert said in refusal(SCHEDULER, "ddim", **{key: 3})
-    assert said in refusal(SCHEDULER.from_config, {"_class_name": "DDIMScheduler"}, solver="ddim", **{key: 3})
+    assert said in refusal(
+        SCHEDULER.from_config, {"_class_name": "DDIMScheduler"}, solver="ddim", **{key: 3}
+    )
 
 
 def test_a_saved_config_keeps_the_keys_that_nobody_reads():
-    scheduler = SCHEDULER.from_config({"_class_name": "DDIMScheduler", "mine": 3}, solver="ddim", s_churn=0.0)
+    scheduler = SCHEDULER.from_config(
+        {"_class_name": "DDIMScheduler", "mine": 3}, solver="ddim", s_churn=0.0
+    )
     again = pickle.loads(pickle.dumps(scheduler))
     assert (scheduler.config.mine, again.config.mine) == (3, 3)
     again.set_timesteps(4)

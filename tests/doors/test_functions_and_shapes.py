@@ -1,4 +1,5 @@
-"""What is called, and what says a shape: refused at the door, in the same words whenever it fails."""
+"""What is called, and what says a shape: refused at the door, in the same words whenever it
+fails."""
 
 import pytest
 import torch
@@ -34,7 +35,11 @@ def test_a_network_called_wrongly_says_how_it_is_called(known, cond):
     if known:
         for _ in range(2):
             sample(model.given(y=torch.zeros(4)))
-    with pytest.raises(ode.OdesolveError, match=r"net\(x, t.*\), with x of shape \(4, 2\) and t of shape \(4,\)"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"net\(x, t.*\), with x of shape \(4, 2\) and t "
+        r"of shape \(4,\)",
+    ):
         sample(model.given(**cond))
 
 
@@ -80,13 +85,17 @@ def test_a_function_of_time_that_does_is_taken():
 
 
 @pytest.mark.parametrize("start", [{4, 2}, {4: 1, 2: 1}, frozenset({4})], ids=repr)
-@pytest.mark.parametrize("draws", [sample, lambda start: ode.profile(MODEL, ["ddim"], 5, noise=start)])
+@pytest.mark.parametrize(
+    "draws", [sample, lambda start: ode.profile(MODEL, ["ddim"], 5, noise=start)]
+)
 def test_a_shape_has_an_order(draws, start):
     with pytest.raises(ode.OdesolveError, match=r"^noise is .*such as"):
         draws(start=start)
 
 
-@pytest.mark.parametrize("state", [(4, 2), [4, 2], Z.numpy(), 3], ids=["tuple", "list", "array", "number"])
+@pytest.mark.parametrize(
+    "state", [(4, 2), [4, 2], Z.numpy(), 3], ids=["tuple", "list", "array", "number"]
+)
 def test_a_state_is_no_shape(state):
     with pytest.raises(ode.OdesolveError, match=r"^state is .*give a tensor"):
         ode.sample(MODEL, None, "ddim", 3, state=state)
@@ -115,7 +124,9 @@ def test_what_is_known_is_of_the_states_shape(name):
         sample(MODEL.inpainted(*KNOWN[name]))
 
 
-@pytest.mark.parametrize("mask", [HALVES, HALVES[:1], HALVES[:, :1], ONES.bool()], ids=["all", "row", "column", "bool"])
+@pytest.mark.parametrize(
+    "mask", [HALVES, HALVES[:1], HALVES[:, :1], ONES.bool()], ids=["all", "row", "column", "bool"]
+)
 def test_masks_that_cover_the_state(mask):
     assert sample(MODEL.inpainted(ONES, mask)).shape == Z.shape
 
@@ -125,7 +136,11 @@ def test_an_interval_in_noise_levels_lies_outside():
         MODEL.guided(2.0, {}, {}, interval=(0.28, 5.42))
 
 
-@pytest.mark.parametrize("first_step", [0.1, torch.nan, "x", object()], ids=["number", "nan", "text", "object"])
+@pytest.mark.parametrize(
+    "first_step", [0.1, torch.nan, "x", object()], ids=["number", "nan", "text", "object"]
+)
 def test_steps_of_one_size_have_no_first_one(first_step):
     with pytest.raises(ode.OdesolveError, match=r"^first_step="):
-        ode.solve_sde(lambda t, y: -y, lambda t, y: 0 * y, Z, steps=3, seed=0, first_step=first_step)
+        ode.solve_sde(
+            lambda t, y: -y, lambda t, y: 0 * y, Z, steps=3, seed=0, first_step=first_step
+        )

@@ -1,4 +1,5 @@
-"""A sampler's name with a schedule is understood wherever a solver is asked for; its schedule is the grid where none is given."""
+"""A sampler's name with a schedule is understood wherever a solver is asked for; its schedule is
+the grid where none is given."""
 
 from __future__ import annotations
 
@@ -13,7 +14,11 @@ from odesolve.integrations.k_diffusion.sampling import ode_sampler
 
 MODEL = ode.Model(lambda x, t: 0.5 * x, ode.paths.Discrete.stable_diffusion(), "noise")
 X = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-CONFIG = {"_class_name": "EulerDiscreteScheduler", "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+CONFIG = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
 # A label, our solver and the scheduler's grid.
 NAMED = [
     ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
@@ -59,7 +64,10 @@ def test_samplers_of_k_diffusion_have_levels_of_their_own():
     def denoised(x, sigma):
         return x / (1 + sigma[:, None] ** 2)
 
-    named, apart = (ode_sampler(name)(denoised, X, sigmas, disable=True) for name in ("DPM++ 2M Karras", "dpmpp_2m"))
+    named, apart = (
+        ode_sampler(name)(denoised, X, sigmas, disable=True)
+        for name in ("DPM++ 2M Karras", "dpmpp_2m")
+    )
     assert torch.equal(named, apart)
 
 
@@ -92,7 +100,9 @@ def test_samplers(call):
 
 def test_parareal_takes_the_solver_and_its_own_times():
     named, apart = (ode.Parareal(coarse=name) for name in ("Euler Karras", "ddim"))
-    found, same = (ode.sample(MODEL, X, "dpmpp_2s", 9, "karras", executor=e) for e in (named, apart))
+    found, same = (
+        ode.sample(MODEL, X, "dpmpp_2s", 9, "karras", executor=e) for e in (named, apart)
+    )
     assert torch.equal(found, same)
 
 

@@ -1,4 +1,5 @@
-"""Numbers that would be rounded, solvers that cannot go back, and lengths that no plan holds: each says what to type."""
+"""Numbers that would be rounded, solvers that cannot go back, and lengths that no plan holds: each
+says what to type."""
 
 from __future__ import annotations
 
@@ -36,20 +37,28 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("given", [*WHOLE, [np.int64(900), np.int32(500)], [torch.tensor(900), torch.tensor(500)]])
+@pytest.mark.parametrize(
+    "given", [*WHOLE, [np.int64(900), np.int32(500)], [torch.tensor(900), torch.tensor(500)]]
+)
 def test_whole_timesteps_are_taken_in_any_form(given):
     ours = scheduler()
     ours.set_timesteps(timesteps=given)
     assert ours.timesteps.tolist() == [900, 500]
 
 
-@pytest.mark.parametrize("given", [[1.5, 0.5], [900.5, 500], np.array([900.0, 500.25]), torch.tensor([900.0, 500.25])])
+@pytest.mark.parametrize(
+    "given", [[1.5, 0.5], [900.5, 500], np.array([900.0, 500.25]), torch.tensor([900.0, 500.25])]
+)
 def test_timesteps_that_would_be_rounded_are_refused(given, refused):
-    refused(lambda: scheduler().set_timesteps(timesteps=given), "timesteps hold", "give whole numbers")
+    refused(
+        lambda: scheduler().set_timesteps(timesteps=given), "timesteps hold", "give whole numbers"
+    )
 
 
 def test_timesteps_that_are_told_as_they_are_may_be_any():
-    ours = OdesolveScheduler.from_config({"_class_name": "DDIMScheduler"}, solver="ddim", exact_timesteps=True)
+    ours = OdesolveScheduler.from_config(
+        {"_class_name": "DDIMScheduler"}, solver="ddim", exact_timesteps=True
+    )
     ours.set_timesteps(timesteps=[900.5, 500.25])
     assert ours.timesteps.tolist() == [900.5, 500.25]
 
@@ -96,12 +105,22 @@ def test_true_and_false_are_no_numbers_anywhere(call, given, refused):
     ],
 )
 def test_more_steps_than_a_plan_holds(call, refused):
-    refused(lambda: call(10**6), "steps=1000000", "a row of coefficients for each step", "at most 100000", "ode.solve(")
+    refused(
+        lambda: call(10**6),
+        "steps=1000000",
+        "a row of coefficients for each step",
+        "at most 100000",
+        "ode.solve(",
+    )
 
 
 @pytest.mark.parametrize("solver", [*DRAWING, "ddim(eta=1)", "Euler a", "DPM++ 2M SDE Karras"])
 def test_solvers_that_draw_noise_do_not_encode(solver, refused):
-    refused(lambda: ode.invert(MODEL, X, solver), "draws noise", "give a deterministic solver such as 'ddim'")
+    refused(
+        lambda: ode.invert(MODEL, X, solver),
+        "draws noise",
+        "give a deterministic solver such as 'ddim'",
+    )
 
 
 SAID = {
@@ -144,11 +163,17 @@ STARTED = {
     "sample": lambda model, grid: ode.sample(model, X, "ddim", grid=grid),
     "sample of a shape": lambda model, grid: ode.sample(model, (2, 3), "ddim", grid=grid, seed=0),
     "sample in chunks": lambda model, grid: ode.sample(model, X, "ddim", grid=grid, batch=1),
-    "sample of a plan": lambda model, grid: ode.sample(model, X, plan=ode.plan("ddim", model.path, grid=grid)),
-    "sample in a window": lambda model, grid: ode.sample(model, X, "ddim", grid=grid, executor=ode.Window()),
+    "sample of a plan": lambda model, grid: ode.sample(
+        model, X, plan=ode.plan("ddim", model.path, grid=grid)
+    ),
+    "sample in a window": lambda model, grid: ode.sample(
+        model, X, "ddim", grid=grid, executor=ode.Window()
+    ),
     "iterate": lambda model, grid: list(ode.iterate(model, X, "ddim", grid=grid)),
     "Sampler": lambda model, grid: ode.Sampler(model, "ddim", grid=grid)(X),
-    "jobs.sample": lambda model, grid: made(lambda out: jobs.sample(model, (1, 3), "ddim", grid=grid, n=3, out=out)),
+    "jobs.sample": lambda model, grid: made(
+        lambda out: jobs.sample(model, (1, 3), "ddim", grid=grid, n=3, out=out)
+    ),
     "distributed.sample": lambda model, grid: distributed.sample(model, X, "ddim", grid=grid),
 }
 
@@ -162,7 +187,9 @@ def made(call):
 @pytest.mark.parametrize("door", STARTED)
 def test_noise_where_there_is_signal_is_warned_of_once(door, model, grid):
     with pytest.warns(
-        UserWarning, match=rf"begins at t={grid[0]}, .* give state= .* or ode\.sdedit\(model, guide, t="
+        UserWarning,
+        match=rf"begins at t={grid[0]}, .* give state= .* or ode\.sdedit\(model, "
+        rf"guide, t=",
     ) as said:
         STARTED[door](model, grid)
     assert len(said) == 1

@@ -26,26 +26,78 @@ def decay(t, y):
 
 
 def sde(**given):
-    return ode.solve_sde(decay, 0.5, Z, t=(0.0, 1.0), solver="sra1", noise="additive", steps=2, **given)
+    return ode.solve_sde(
+        decay, 0.5, Z, t=(0.0, 1.0), solver="sra1", noise="additive", steps=2, **given
+    )
 
 
 KEYWORDS = [
-    ("a call of a Sampler", lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k), "generator", "give seed="),
-    ("a call of a Sampler", lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k), "sed", "did you mean 'seed'"),
-    ("a call of a Sampler", lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k), "y", "model.given(y=...)"),
+    (
+        "a call of a Sampler",
+        lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k),
+        "generator",
+        "give seed=",
+    ),
+    (
+        "a call of a Sampler",
+        lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k),
+        "sed",
+        "did you mean 'seed'",
+    ),
+    (
+        "a call of a Sampler",
+        lambda **k: ode.Sampler(MODEL, "ddim", 2)(Z, **k),
+        "y",
+        "model.given(y=...)",
+    ),
     ("guided", lambda **k: MODEL.guided(2.0, {}, {}, **k), "guidance_scale", "give scale="),
     ("guided", lambda **k: MODEL.guided(2.0, {}, {}, **k), "rescle", "did you mean 'rescale'"),
-    ("classifier_guided", lambda **k: MODEL.classifier_guided(lambda x, t: x, **k), "y", "give cond={'y': ...}"),
+    (
+        "classifier_guided",
+        lambda **k: MODEL.classifier_guided(lambda x, t: x, **k),
+        "y",
+        "give cond={'y': ...}",
+    ),
     ("inpainted", lambda **k: MODEL.inpainted(Z, Z, **k), "foo", "it takes known, mask"),
     ("solve_sde", sde, "shape", "give y0="),
     ("solve_sde", sde, "batch_size", "give y0="),
-    ("interpolate", lambda **k: ode.interpolate(MODEL, Z, Z, [0.5], **k), "shape", "give a= and b="),
+    (
+        "interpolate",
+        lambda **k: ode.interpolate(MODEL, Z, Z, [0.5], **k),
+        "shape",
+        "give a= and b=",
+    ),
     ("sdedit", lambda **k: ode.sdedit(MODEL, Z, 0.5, **k), "shape", "give guide="),
-    ("plan", lambda **k: ode.plan("ddim", VP, 2, **k), "shape", "ode.sample(model, (16, 3, 32, 32))"),
-    ("Sampler", lambda **k: ode.Sampler(MODEL, "ddim", 2, **k), "shape", "ode.sample(model, (16, 3, 32, 32))"),
-    ("Model", lambda **k: ode.Model(halved, VP, "noise", **k), "shape", "ode.sample(model, (16, 3, 32, 32))"),
-    ("invert", lambda **k: ode.invert(MODEL, Z, **k), "plan", "ode.sample(model, state=x, plan=...)"),
-    ("sdedit", lambda **k: ode.sdedit(MODEL, Z, 0.5, **k), "plan", "ode.sample(model, state=x, plan=...)"),
+    (
+        "plan",
+        lambda **k: ode.plan("ddim", VP, 2, **k),
+        "shape",
+        "ode.sample(model, (16, 3, 32, 32))",
+    ),
+    (
+        "Sampler",
+        lambda **k: ode.Sampler(MODEL, "ddim", 2, **k),
+        "shape",
+        "ode.sample(model, (16, 3, 32, 32))",
+    ),
+    (
+        "Model",
+        lambda **k: ode.Model(halved, VP, "noise", **k),
+        "shape",
+        "ode.sample(model, (16, 3, 32, 32))",
+    ),
+    (
+        "invert",
+        lambda **k: ode.invert(MODEL, Z, **k),
+        "plan",
+        "ode.sample(model, state=x, plan=...)",
+    ),
+    (
+        "sdedit",
+        lambda **k: ode.sdedit(MODEL, Z, 0.5, **k),
+        "plan",
+        "ode.sample(model, state=x, plan=...)",
+    ),
     (
         "interpolate",
         lambda **k: ode.interpolate(MODEL, Z, Z, [0.5], **k),
@@ -58,7 +110,9 @@ KEYWORDS = [
 ]
 
 
-@pytest.mark.parametrize(("door", "call", "word", "says"), KEYWORDS, ids=[f"{d} {w}" for d, _, w, _ in KEYWORDS])
+@pytest.mark.parametrize(
+    ("door", "call", "word", "says"), KEYWORDS, ids=[f"{d} {w}" for d, _, w, _ in KEYWORDS]
+)
 def test_keywords_are_told_what_they_are(door, call, word, says):
     with pytest.raises(ode.OdesolveError) as caught:
         call(**{word: PLAN if word == "plan" else Z})
@@ -66,7 +120,9 @@ def test_keywords_are_told_what_they_are(door, call, word, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("call", [lambda **k: ode.profile(MODEL, noise=Z, **k), lambda **k: ode.check(MODEL, Z, **k)])
+@pytest.mark.parametrize(
+    "call", [lambda **k: ode.profile(MODEL, noise=Z, **k), lambda **k: ode.check(MODEL, Z, **k)]
+)
 def test_ids_are_named_only_where_they_are_taken(call):
     with pytest.raises(ode.OdesolveError, match=r"generator=: give seed= a whole number$"):
         call(generator=torch.Generator())
@@ -95,7 +151,11 @@ FUNCTIONS = {
 @pytest.mark.parametrize("which", [1, 2])
 def test_functions_that_cannot_be_called_so(name, which):
     call = FUNCTIONS[name][0]
-    with pytest.raises(ode.OdesolveError, match=rf"{name.split()[0]} is .*: give a function that is called as"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=rf"{name.split()[0]} is .*: give a function that "
+        rf"is called as",
+    ):
         call(FUNCTIONS[name][which])
 
 
@@ -118,7 +178,8 @@ def test_times_that_rise_are_said_to_rise(solver, path):
     model = ode.Model(lambda x, t: 0.5 * x, path, "velocity")
     times = [path.t_data, 0.5, path.t_noise]
     with pytest.raises(
-        ode.OdesolveError, match="from the data to the noise: give the times from the noise to the data"
+        ode.OdesolveError,
+        match="from the data to the noise: give the times from the noise to the data",
     ):
         ode.sample(model, Z, solver, grid=times)
 
@@ -129,7 +190,9 @@ DEIS = ["deis_rhoab1", "deis_rhoab2", "deis_rhoab3", "deis_lamab1", "deis_lamab2
 @pytest.mark.parametrize("solver", DEIS)
 def test_solvers_whose_clock_is_infinite_at_the_noise(solver):
     with pytest.raises(
-        ode.OdesolveError, match=r"no finite row on the times from .*: let the grid end before the noise"
+        ode.OdesolveError,
+        match=r"no finite row on the times from .*: let the grid end before "
+        r"the noise",
     ):
         ode.invert(STRAIGHT, Z, solver, 7)
 
@@ -176,7 +239,9 @@ def test_plans_whose_grid_is_not_that_of_their_rows(solver):
             pytest.fail(f"{name}: {ode.load_plan(json.dumps({**body, 'grid': grid}))}")
 
 
-@pytest.mark.parametrize("solver", ["predictor_corrector", "annealed_langevin", "restart", "heun_churn", "ddim"])
+@pytest.mark.parametrize(
+    "solver", ["predictor_corrector", "annealed_langevin", "restart", "heun_churn", "ddim"]
+)
 def test_plans_of_every_kind_still_read(solver):
     plan = ode.plan(solver, VP, 7)
     assert ode.load_plan(plan.to_json()).to_json() == plan.to_json()

@@ -1,4 +1,5 @@
-"""Numbers out of range, of another type or with nothing to say, at the doors of everything that takes one."""
+"""Numbers out of range, of another type or with nothing to say, at the doors of everything that
+takes one."""
 
 from __future__ import annotations
 
@@ -40,10 +41,30 @@ SOLVE = {
     "compact": ["a", None][:1],
     "args": [3, "a", None, Z],
     "controller": [3, "a", None],
-    "t": [(0, NAN), (0, INF), (0,), 3, (0, 0), (0, 1j), (1e15, 1e15 + 1), (1e17, 1e17 + 16), (1e300, 2e300)],
+    "t": [
+        (0, NAN),
+        (0, INF),
+        (0,),
+        3,
+        (0, 0),
+        (0, 1j),
+        (1e15, 1e15 + 1),
+        (1e17, 1e17 + 16),
+        (1e300, 2e300),
+    ],
 }
 LOG_PROB = {
-    "t": [(2.0, 3.0), (0.0, 5.0), (-1.0, 1.0), (NAN, 1.0), (0.0, 0.0), (0.1, 1.5), (0.1, 1e15), (0.5, 1.0001), 3],
+    "t": [
+        (2.0, 3.0),
+        (0.0, 5.0),
+        (-1.0, 1.0),
+        (NAN, 1.0),
+        (0.0, 0.0),
+        (0.1, 1.5),
+        (0.1, 1e15),
+        (0.5, 1.0001),
+        3,
+    ],
     "tol": [0, -1, INF, *BAD],
     "products": [0, -1, 1.5, *BAD],
     "max_calls": [0, -1, 1.5, *BAD],
@@ -51,7 +72,11 @@ LOG_PROB = {
     "params": [[torch.ones(1, requires_grad=True)]],
     "args": [3, (1,)],
 }
-CHAINS = {"step": [0, -1, INF, torch.tensor([1.0, -1.0]), *BAD], "n": [-1, 1.5, None, *BAD], "keep": [0, -1, 1.5, *BAD]}
+CHAINS = {
+    "step": [0, -1, INF, torch.tensor([1.0, -1.0]), *BAD],
+    "n": [-1, 1.5, None, *BAD],
+    "keep": [0, -1, 1.5, *BAD],
+}
 BROWNIAN = {
     "shape": [(2, -1), (2, 1.5), "a", 3, (), None, (True, 2), (NAN,), [[2]]],
     "t": [(0, 0), (0, NAN), (0, INF), 3, "a", (0, 1, 2)],
@@ -59,7 +84,11 @@ BROWNIAN = {
     "area": ["a", 3],
     "device": ["nope"],
 }
-DISCRETE = {"levels": [0, 1, -1, 1.5, 2**70, *BAD], "low": [NAN, INF, 1.0, 2.0, "a", None], "high": [NAN, -1.0, "a"]}
+DISCRETE = {
+    "levels": [0, 1, -1, 1.5, 2**70, *BAD],
+    "low": [NAN, INF, 1.0, 2.0, "a", None],
+    "high": [NAN, -1.0, "a"],
+}
 WINDOW = {
     "size": [0, -1, 1.5, *BAD],
     "tolerance": [0, -1, INF, None, *BAD],
@@ -91,7 +120,18 @@ MODELS = {
     "learned_variance": ["a", None],
     "cond": [3, "a", [1], {1: 2}],
 }
-INTERVALS = [(0.8, 0.2), (2.0, 3.0), (-2, -1), (NAN, 1), (0.2,), 0.5, "ab", (0.2, 0.2), (None, 1.0), (0, 1, 2)]
+INTERVALS = [
+    (0.8, 0.2),
+    (2.0, 3.0),
+    (-2, -1),
+    (NAN, 1),
+    (0.2,),
+    0.5,
+    "ab",
+    (0.2, 0.2),
+    (None, 1.0),
+    (0, 1, 2),
+]
 GUIDED = {"interval": INTERVALS, "scale": [INF, None, *BAD[:4]], "rescale": [2.0, -1, None, *BAD]}
 ELBO = {
     "draws": [0, -1, 1.5, *BAD],
@@ -117,7 +157,9 @@ def shown(value):
 
 def swept(door, call, table):
     return [
-        pytest.param(call, name, value, id=f"{door}-{name}-{shown(value)}") for name in table for value in table[name]
+        pytest.param(call, name, value, id=f"{door}-{name}-{shown(value)}")
+        for name in table
+        for value in table[name]
     ]
 
 
@@ -127,7 +169,10 @@ def guided(**given):
 
 def noisy(**given):
     return ode.solve_sde(
-        minus, 1.0, Z, **{"noise": "additive", "solver": "sra1", **given, "rtol": given.get("rtol", 0.1)}
+        minus,
+        1.0,
+        Z,
+        **{"noise": "additive", "solver": "sra1", **given, "rtol": given.get("rtol", 0.1)},
     )
 
 
@@ -136,29 +181,65 @@ CASES = [
     *swept("solve_sde", noisy, SDE),
     *swept("log_prob", lambda **k: ode.log_prob(MODEL, Z, **k), LOG_PROB),
     *swept("elbo", lambda **k: ode.elbo(MODEL, Z, **k), ELBO),
-    *swept("langevin", lambda **k: ode.langevin(lambda x: -x, Z, **{"step": 0.1, "n": 2, **k}), CHAINS),
-    *swept("mala", lambda **k: ode.mala(lambda x: -(x * x).sum(1), Z, **{"step": 0.1, "n": 2, **k}), CHAINS),
-    *swept("langevin", lambda **k: ode.langevin(lambda x: -x, Z, n=2, **k), {"snr": [0, -1, INF, *BAD]}),
+    *swept(
+        "langevin", lambda **k: ode.langevin(lambda x: -x, Z, **{"step": 0.1, "n": 2, **k}), CHAINS
+    ),
+    *swept(
+        "mala",
+        lambda **k: ode.mala(lambda x: -(x * x).sum(1), Z, **{"step": 0.1, "n": 2, **k}),
+        CHAINS,
+    ),
+    *swept(
+        "langevin", lambda **k: ode.langevin(lambda x: -x, Z, n=2, **k), {"snr": [0, -1, INF, *BAD]}
+    ),
     *swept("BrownianPath", lambda **k: ode.BrownianPath(**{"shape": (2, 3), **k}), BROWNIAN),
-    *swept("dequantise", lambda **k: ode.dequantise(PIXELS, **k), {**DISCRETE, "draw": [-1, 1.5, *BAD]}),
-    *swept("bits_per_dim", lambda **k: ode.bits_per_dim(MODEL, PIXELS, **k), {**DISCRETE, "draws": [0, 1.5, *BAD]}),
+    *swept(
+        "dequantise", lambda **k: ode.dequantise(PIXELS, **k), {**DISCRETE, "draw": [-1, 1.5, *BAD]}
+    ),
+    *swept(
+        "bits_per_dim",
+        lambda **k: ode.bits_per_dim(MODEL, PIXELS, **k),
+        {**DISCRETE, "draws": [0, 1.5, *BAD]},
+    ),
     *swept("Window", lambda **k: ode.Window(**k), WINDOW),
     *swept("Parareal", lambda **k: ode.Parareal(**k), PARAREAL),
-    *swept("Graph", lambda **k: ode.Graph(**{"model": MODEL, "like": Z, **k}), {**GRAPH, "model": [3, net]}),
+    *swept(
+        "Graph",
+        lambda **k: ode.Graph(**{"model": MODEL, "like": Z, **k}),
+        {**GRAPH, "model": [3, net]},
+    ),
     *swept("Model", lambda **k: ode.Model(net, VP, "noise", **k), MODELS),
     *swept("guided", guided, GUIDED),
     *swept(
-        "classifier_guided", lambda **k: MODEL.classifier_guided(lambda x, t: x.sum(1), **k), {"scale": [INF, *BAD[:4]]}
+        "classifier_guided",
+        lambda **k: MODEL.classifier_guided(lambda x, t: x.sum(1), **k),
+        {"scale": [INF, *BAD[:4]]},
     ),
-    *swept("sample", lambda **k: ode.sample(MODEL, Z, "ddim", 2, **k), {"executor": ["graph", ode.Window, 3]}),
-    *swept("slerp", lambda **k: ode.slerp(Z, Z, **k), {"share": [NAN, INF, "a", 2.0, -1.0, [[0.5]], 1j, True, []]}),
-    *swept("sdedit", lambda **k: ode.sdedit(MODEL, Z, steps=2, **k), {"t": [NAN, INF, "a", 0.0, 2.0, -1.0, 1e15]}),
+    *swept(
+        "sample",
+        lambda **k: ode.sample(MODEL, Z, "ddim", 2, **k),
+        {"executor": ["graph", ode.Window, 3]},
+    ),
+    *swept(
+        "slerp",
+        lambda **k: ode.slerp(Z, Z, **k),
+        {"share": [NAN, INF, "a", 2.0, -1.0, [[0.5]], 1j, True, []]},
+    ),
+    *swept(
+        "sdedit",
+        lambda **k: ode.sdedit(MODEL, Z, steps=2, **k),
+        {"t": [NAN, INF, "a", 0.0, 2.0, -1.0, 1e15]},
+    ),
     *swept("Exact", trace.Exact, {"block": [0, -1, 1.5, 2**70, *BAD]}),
     *swept("Hutchinson", trace.Hutchinson, {"probes": [0, -1, 1.5, None, *BAD]}),
     *swept("Fourier", trace.Fourier, {"products": [0, -1, 1, 1.5, None, *BAD]}),
     *swept("HutchPP", trace.HutchPP, {"products": [0, -1, 4, 1.5, None, *BAD]}),
     *swept("XTrace", trace.XTrace, {"products": [0, -1, 3, 1.5, None, *BAD]}),
-    *swept("named", lambda **k: trace.named("hutchinson", 9, **k), {"products": [0, -1, 1.5, None, True, *BAD]}),
+    *swept(
+        "named",
+        lambda **k: trace.named("hutchinson", 9, **k),
+        {"products": [0, -1, 1.5, None, True, *BAD]},
+    ),
     *swept("Auto", trace.Auto, {"products": [0, -1, 3, 1.5, None, *BAD]}),
     *swept(
         "Mixture",
@@ -176,7 +257,9 @@ PATHS |= {"VE": ("sigma_min", "sigma_max"), "EDM": ("sigma_min", "sigma_max")}
 CASES += [
     case
     for kind, names in PATHS.items()
-    for case in swept(kind, getattr(paths, kind), {name: [-1, INF, None, 10**400, *BAD] for name in names})
+    for case in swept(
+        kind, getattr(paths, kind), {name: [-1, INF, None, 10**400, *BAD] for name in names}
+    )
 ]
 TABLES = [
     [0.9, -0.1],
@@ -193,9 +276,15 @@ TABLES = [
     [[0.9]],
     [1j],
 ]
-CASES += swept("Discrete", paths.Discrete, {"alphas_cumprod": [*TABLES, torch.tensor([0.9, 0.5], requires_grad=True)]})
 CASES += swept(
-    "Discrete", lambda **k: paths.Discrete([0.9, 0.5], **k), {"floor": [-1, 0, 1, None, *BAD], "label": [3, None]}
+    "Discrete",
+    paths.Discrete,
+    {"alphas_cumprod": [*TABLES, torch.tensor([0.9, 0.5], requires_grad=True)]},
+)
+CASES += swept(
+    "Discrete",
+    lambda **k: paths.Discrete([0.9, 0.5], **k),
+    {"floor": [-1, 0, 1, None, *BAD], "label": [3, None]},
 )
 NAMED = {"progress", "snr", "share", "mean"}
 
@@ -222,7 +311,8 @@ TELLING = (
 
 
 @pytest.mark.parametrize(
-    ("call", "name", "value"), [c for c in CASES if c.values[1] in (*TELLING, "time_scale", "interval")]
+    ("call", "name", "value"),
+    [c for c in CASES if c.values[1] in (*TELLING, "time_scale", "interval")],
 )
 def test_the_message_names_the_argument(refused, call, name, value):
     refused(lambda: call(**{name: value}), name)
@@ -237,19 +327,33 @@ def test_no_tolerance_at_all(refused, model):
     )
     for given in zeros:
         refused(lambda k=given: ode.solve(model or minus, Z, (1.0, 0.1), **k), "rtol=0 and atol=0")
-    refused(lambda: ode.solve_sde(minus, 1.0, Z, noise="additive", solver="sra1", rtol=0, atol=0), "rtol=0 and atol=0")
+    refused(
+        lambda: ode.solve_sde(minus, 1.0, Z, noise="additive", solver="sra1", rtol=0, atol=0),
+        "rtol=0 and atol=0",
+    )
     refused(lambda: odeint(minus, Z, torch.tensor([0.0, 1.0]), rtol=0, atol=0), "rtol=0 and atol=0")
 
 
 def test_times_that_float64_does_not_cut_into_steps(refused):
     for t in ((1e15, 1e15 + 1), (1e15 + 1, 1e15), (1e17, 1e17 + 16)):
         for given in ({}, {"steps": 4, "solver": "rk4"}):
-            refused(lambda k=given, t=t: ode.solve(minus, Z, t, **k), "where float64 resolves steps of")
-        refused(lambda t=t: odeint(minus, Z, torch.tensor(t, dtype=torch.float64)), "where float64 resolves steps of")
+            refused(
+                lambda k=given, t=t: ode.solve(minus, Z, t, **k), "where float64 resolves steps of"
+            )
+        refused(
+            lambda t=t: odeint(minus, Z, torch.tensor(t, dtype=torch.float64)),
+            "where float64 resolves steps of",
+        )
     assert ode.solve(minus, Z.double(), (1e9, 1e9 + 1), rtol=1e-6).ok
 
 
-MODEL_TIMES = {"vp": VP, "cosine": paths.Cosine(), "ve": paths.VE(), "edm": paths.EDM(), "flipped": VP.flipped()}
+MODEL_TIMES = {
+    "vp": VP,
+    "cosine": paths.Cosine(),
+    "ve": paths.VE(),
+    "edm": paths.EDM(),
+    "flipped": VP.flipped(),
+}
 
 
 @pytest.mark.parametrize("path", MODEL_TIMES.values(), ids=MODEL_TIMES)
@@ -273,7 +377,9 @@ def test_times_a_rounding_outside_are_the_ends():
 
 
 @pytest.mark.parametrize(
-    "interval", [(0.2, 0.8), [0.2, 0.8], torch.tensor([0.2, 0.8]), (-1.0, 0.5), (0.5, INF), None], ids=repr
+    "interval",
+    [(0.2, 0.8), [0.2, 0.8], torch.tensor([0.2, 0.8]), (-1.0, 0.5), (0.5, INF), None],
+    ids=repr,
 )
 def test_intervals_that_meet_the_path(interval):
     assert ode.sample(guided(interval=interval), Z, "ddim", 2).shape == Z.shape

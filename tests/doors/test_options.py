@@ -1,4 +1,5 @@
-"""Every option of every solver refuses what is none of its kind: negative, NaN, infinite, of another type."""
+"""Every option of every solver refuses what is none of its kind: negative, NaN, infinite, of
+another type."""
 
 from __future__ import annotations
 
@@ -32,7 +33,14 @@ NUMBERS = [
 COUNTS = [-1, 1.5, 2.0, math.nan, "a", None, True, 10**6, [1]]
 SWITCHES = ["a", "True", "False", 2, None, math.nan, 1.5, [True]]
 NAMES = ["nope", 3, None, True, 1.5, b"t", ""]
-SEGMENTS = [{0.06: 3}, 3, "a", {0.06: (3, 2, math.nan)}, {math.nan: (3, 2, 0.3)}, {0.06: (-3, 2, 0.3)}]
+SEGMENTS = [
+    {0.06: 3},
+    3,
+    "a",
+    {0.06: (3, 2, math.nan)},
+    {math.nan: (3, 2, 0.3)},
+    {0.06: (-3, 2, 0.3)},
+]
 SEGMENTS += [{0.06: (3, 2.5, 0.3)}, [1], None, {"a": (3, 2, 0.3)}, {0.06: (10**9, 2, 0.3)}]
 
 
@@ -53,13 +61,18 @@ CASES = [
 @pytest.mark.parametrize(("solver", "option", "value"), CASES)
 def test_options(refused, solver, option, value):
     words = () if option == "segments" else (option,)
-    refused(lambda: ode.plan(solver, paths.Linear(), None, [1.0, 0.7, 0.4, 0.1], **{option: value}), *words)
+    refused(
+        lambda: ode.plan(solver, paths.Linear(), None, [1.0, 0.7, 0.4, 0.1], **{option: value}),
+        *words,
+    )
 
 
 @pytest.mark.parametrize("flag", ["afs", "tree", "closed", "reverse", "snap"])
 @pytest.mark.parametrize("value", SWITCHES, ids=repr)
 def test_flags(refused, flag, value):
-    refused(lambda: ode.plan("ddim", paths.VP(), 3, **{flag: value}), f"{flag}=", "give True or False")
+    refused(
+        lambda: ode.plan("ddim", paths.VP(), 3, **{flag: value}), f"{flag}=", "give True or False"
+    )
 
 
 @pytest.mark.parametrize("eta", [-1, -0.5, math.nan])
@@ -78,11 +91,22 @@ def test_a_negative_eta_at_every_door(refused, eta):
 
 KD = {
     name: getattr(sampling, name)
-    for name in ("sample_euler", "sample_heun", "sample_dpm_2", "sample_euler_ancestral", "sample_dpm_2_ancestral")
+    for name in (
+        "sample_euler",
+        "sample_heun",
+        "sample_dpm_2",
+        "sample_euler_ancestral",
+        "sample_dpm_2_ancestral",
+    )
 }
 KD |= {
     n: getattr(sampling, n)
-    for n in ("sample_dpmpp_2s_ancestral", "sample_dpmpp_sde", "sample_dpmpp_2m_sde", "sample_seeds_2")
+    for n in (
+        "sample_dpmpp_2s_ancestral",
+        "sample_dpmpp_sde",
+        "sample_dpmpp_2m_sde",
+        "sample_seeds_2",
+    )
 }
 
 
@@ -90,16 +114,28 @@ KD |= {
 @pytest.mark.parametrize("value", [-1.0, math.nan, "a", [0.5], True], ids=repr)
 def test_options_of_k_diffusion(refused, name, value):
     takes = [
-        o for o in ("eta", "s_noise", "s_churn", "s_tmin", "s_tmax", "r") if o in inspect.signature(KD[name]).parameters
+        o
+        for o in ("eta", "s_noise", "s_churn", "s_tmin", "s_tmax", "r")
+        if o in inspect.signature(KD[name]).parameters
     ]
     x, sigmas = torch.ones(2, 3), torch.tensor([3.0, 1.0, 0.1, 0.0])
     for option in takes:
-        call = lambda o=option: KD[name](lambda x, s: 0.5 * x, x, sigmas, disable=True, **{o: value})
+        call = lambda o=option: KD[name](
+            lambda x, s: 0.5 * x, x, sigmas, disable=True, **{o: value}
+        )
         refused(call, option)
 
 
 def test_a_zero_and_one_are_switches_and_infinite_ends_are_numbers():
     path = paths.Linear()
-    assert ode.plan("dpmpp_2m", path, 4, taper=1).diff(ode.plan("dpmpp_2m", path, 4, taper=True)).same()
+    assert (
+        ode.plan("dpmpp_2m", path, 4, taper=1)
+        .diff(ode.plan("dpmpp_2m", path, 4, taper=True))
+        .same()
+    )
     assert ode.plan("euler_churn", path, 4, s_tmax=math.inf).nfe == 4
-    assert ode.plan("ddim", path, 4, eta=torch.tensor(1.0)).diff(ode.plan("ddim", path, 4, eta=1.0)).same()
+    assert (
+        ode.plan("ddim", path, 4, eta=torch.tensor(1.0))
+        .diff(ode.plan("ddim", path, 4, eta=1.0))
+        .same()
+    )

@@ -1,4 +1,5 @@
-"""Plans of other paths, grids that rise, and what is given twice, at every function that runs a plan."""
+"""Plans of other paths, grids that rise, and what is given twice, at every function that runs a
+plan."""
 
 from __future__ import annotations
 
@@ -48,19 +49,27 @@ def test_a_plan_of_another_path(refused, door, plan):
     refused({**runs(MODEL, plan=plan), **densities}[door], "plan ", "ode.plan(")
 
 
-@pytest.mark.parametrize("executor", [lambda p: ode.Window(coarse=p), lambda p: ode.Parareal(coarse=p)])
+@pytest.mark.parametrize(
+    "executor", [lambda p: ode.Window(coarse=p), lambda p: ode.Parareal(coarse=p)]
+)
 def test_a_coarse_plan_of_another_path(refused, executor):
-    call = lambda: ode.sample(MODEL, Z, "ddim", 4, "uniform", executor=executor(ode.plan("ddim", LINEAR, 2)))
+    call = lambda: ode.sample(
+        MODEL, Z, "ddim", 4, "uniform", executor=executor(ode.plan("ddim", LINEAR, 2))
+    )
     refused(call, "coarse was made for the path", "Linear")
 
 
 def test_a_straight_model_on_a_plan_for_vp_would_have_spread_too_far(refused):
     model = EXACT.model(LINEAR, "velocity")
     z = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    text = refused(lambda: ode.sample(model, z, plan=ode.plan("ddim", VP, 50)), "plan was made for the path")
+    text = refused(
+        lambda: ode.sample(model, z, plan=ode.plan("ddim", VP, 50)), "plan was made for the path"
+    )
     assert '"name":"VP"' in text
     assert '"name":"Linear"' in text
-    assert float(ode.sample(model, z, plan=ode.plan("ddim", LINEAR, 50)).std()) == pytest.approx(0.8, abs=0.03)
+    assert float(ode.sample(model, z, plan=ode.plan("ddim", LINEAR, 50)).std()) == pytest.approx(
+        0.8, abs=0.03
+    )
 
 
 ALIKE = {
@@ -91,17 +100,30 @@ def test_texts_of_another_path(refused):
     text = ode.plan("euler", LINEAR, 3).to_json()
     refused(lambda: ode.load_plan(text, VP), "plan was made for the path", "Linear")
     step = next(iter(ode.iterate(ode.Model(lambda x, t: x, LINEAR, "velocity"), Z, "euler", 3)))
-    refused(lambda: ode.resume(MODEL, step.cursor.state_dict()), "the saved plan was made for the path")
+    refused(
+        lambda: ode.resume(MODEL, step.cursor.state_dict()), "the saved plan was made for the path"
+    )
 
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize(
     "beside",
-    [{"solver": "ddim"}, {"steps": 3}, {"grid": "karras"}, {"grid": GRID}, {"eta": 1.0}, {"afs": True}],
+    [
+        {"solver": "ddim"},
+        {"steps": 3},
+        {"grid": "karras"},
+        {"grid": GRID},
+        {"eta": 1.0},
+        {"afs": True},
+    ],
     ids=repr,
 )
 def test_a_plan_and_what_it_has_its_own_of(refused, door, beside):
-    refused(runs(MODEL, plan=PLAN, **beside)[door], f"plan= beside {next(iter(beside))}=", "give one or the other")
+    refused(
+        runs(MODEL, plan=PLAN, **beside)[door],
+        f"plan= beside {next(iter(beside))}=",
+        "give one or the other",
+    )
 
 
 @pytest.mark.parametrize("solver", ["ddim", None, "dpmpp_2m"])
@@ -111,8 +133,13 @@ def test_a_list_of_times_and_another_number_of_steps(refused, door, solver):
         "invert": lambda: ode.invert(MODEL, Z, solver or "ddim", 7, GRID),
         "log_prob": lambda: ode.log_prob(MODEL, Z, solver=solver, steps=7, grid=GRID),
     }
-    refused({**runs(MODEL, solver=solver, steps=7, grid=GRID), **more}[door], "steps=7 beside a grid of 3 times")
-    refused(lambda: ode.plan("ddim", VP, 7, GRID), "steps=7 beside a grid of 3 times, which has 2 steps")
+    refused(
+        {**runs(MODEL, solver=solver, steps=7, grid=GRID), **more}[door],
+        "steps=7 beside a grid of 3 times",
+    )
+    refused(
+        lambda: ode.plan("ddim", VP, 7, GRID), "steps=7 beside a grid of 3 times, which has 2 steps"
+    )
 
 
 @pytest.mark.parametrize("solver", ["ddim", None])
@@ -138,27 +165,40 @@ RISING = {
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("given", RISING.values(), ids=RISING)
 def test_times_that_rise(refused, door, given):
-    refused(runs(MODEL, solver="ddim", **given)[door], "the grid goes from t=", "ode.invert", "reverse=True")
+    refused(
+        runs(MODEL, solver="ddim", **given)[door],
+        "the grid goes from t=",
+        "ode.invert",
+        "reverse=True",
+    )
     refused(runs(MODEL, **given)[door], "the grid goes from t=", "ode.invert", "reverse=True")
 
 
 def test_times_that_rise_where_data_lie_at_the_largest(refused):
     model = ode.Model(lambda x, t: -0.5 * x, LINEAR.flipped(), "velocity")
     assert bool(ode.sample(model, Z, "euler", grid=[0.0, 0.5, 1.0]).isfinite().all())
-    refused(lambda: ode.sample(model, Z, "euler", grid=[1.0, 0.5, 0.0]), "the grid goes from t=1 to t=0")
+    refused(
+        lambda: ode.sample(model, Z, "euler", grid=[1.0, 0.5, 0.0]), "the grid goes from t=1 to t=0"
+    )
 
 
 def test_data_are_encoded_by_the_doors_for_that(refused):
-    """Of a normal of deviation 0.8 on VP: encoded it has that of the noise end, decoded its own again."""
+    """Of a normal of deviation 0.8 on VP: encoded it has that of the noise end, decoded its own
+    again."""
     model = EXACT.model(VP, "noise")
     x = EXACT.sample(4000).double()
     encoded = ode.sample(model, state=x, plan=ode.plan("ddim", VP, 100, reverse=True))
     assert torch.equal(encoded, ode.invert(model, x, "ddim", 100, "uniform"))
     assert float(encoded.std()) == pytest.approx(1.0, abs=0.03)
-    assert float(ode.sample(model, state=encoded, plan=ode.plan("ddim", VP, 100)).std()) == pytest.approx(0.8, abs=0.03)
+    assert float(
+        ode.sample(model, state=encoded, plan=ode.plan("ddim", VP, 100)).std()
+    ) == pytest.approx(0.8, abs=0.03)
     for call in runs(model, plan=ode.plan("ddim", VP, 3, reverse=True)).values():
         refused(call, "this plan goes from the data", "state=")
-    refused(lambda: ode.plan("ddim", VP, grid=GRID[::-1], reverse=True), "reverse=True would turn it round")
+    refused(
+        lambda: ode.plan("ddim", VP, grid=GRID[::-1], reverse=True),
+        "reverse=True would turn it round",
+    )
 
 
 STEPS = [0, -1, 1.5, 2.0, True, "3", math.nan, 10**6, 2**70, [3], torch.tensor(3.0)]
@@ -182,7 +222,8 @@ def counted(n):
 @pytest.mark.parametrize("door", counted(1))
 @pytest.mark.parametrize("steps", STEPS, ids=repr)
 def test_steps(refused, door, steps):
-    ode.plan("ddim", VP, 1), ode.plan("ddim", VP, 2)  # whose plans are kept, and 1 == True, 2 == 2.0
+    # whose plans are kept, and 1 == True, 2 == 2.0
+    ode.plan("ddim", VP, 1), ode.plan("ddim", VP, 2)
     reason = "at most 100000" if steps is STEPS[7] or steps is STEPS[8] else "whole number"
     refused(counted(steps)[door], f"{'' if door == 'default_plan' else 'steps'}={steps!r}", reason)
 
@@ -203,7 +244,14 @@ def test_whole_numbers_of_all_kinds_are_steps(steps):
     assert torch.equal(ode.sample(MODEL, Z, "ddim", steps), ode.sample(MODEL, Z, "ddim", 3))
 
 
-LABELS = ["karras(rho=-1)", "karras(rho=nan)", "karras(start=2)", "karras(start=nan)", "karras(start='a')", "shift(-1)"]
+LABELS = [
+    "karras(rho=-1)",
+    "karras(rho=nan)",
+    "karras(start=2)",
+    "karras(start=nan)",
+    "karras(start='a')",
+    "shift(-1)",
+]
 LABELS += [
     "shift(mu=a)",
     "shift(mu=1e9)",
@@ -213,7 +261,13 @@ LABELS += [
     "vp_time(epsilon=2)",
     "polynomial(inf)",
 ]
-LABELS += ["karras(final=3)", "lambda(merged=a)", "uniform(start=0.5,stop=0.5)", "asinh(scale=-1)", "karras(rho=1e300)"]
+LABELS += [
+    "karras(final=3)",
+    "lambda(merged=a)",
+    "uniform(start=0.5,stop=0.5)",
+    "asinh(scale=-1)",
+    "karras(rho=1e300)",
+]
 RULES = [
     ode.grids.Karras(rho="a"),
     ode.grids.Karras(rho=[7.0]),

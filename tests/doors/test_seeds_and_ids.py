@@ -1,4 +1,5 @@
-"""Seeds are whole numbers from 0 to 2^64 - 1 and ids whole numbers below 2^32, wherever either is taken."""
+"""Seeds are whole numbers from 0 to 2^64 - 1 and ids whole numbers below 2^32, wherever either is
+taken."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def with_seed(s):
         "bits_per_dim": lambda: ode.bits_per_dim(MODEL, PIXELS, steps=4, seed=s),
         "profile": lambda: ode.profile(MODEL, ["ddim"], 2, noise=(2, 3), seed=s),
         "Mixture.sample": lambda: problems.gaussian(0.0, 1.0).sample(2, s),
-        "k-diffusion": lambda: sampling.sample_euler_ancestral(denoised, Z, torch.tensor([3.0, 1.0, 0.0]), **extra),
+        "k-diffusion": lambda: sampling.sample_euler_ancestral(
+            denoised, Z, torch.tensor([3.0, 1.0, 0.0]), **extra
+        ),
     }
 
 
@@ -66,10 +69,49 @@ def with_ids(i):
     }
 
 
-SEEDS = [1.5, 2.0, True, -1, 2**64, 2**64 + 3, "3", b"3", 1j, math.nan, math.inf, [1], {}, torch.tensor(1.5)]
-SEEDS += [torch.tensor([1, 2]), torch.tensor(True), np.float64(2.0), np.bool_(True), np.array([3, 4])]
-IDS = [[0.5, 1.5], torch.tensor([0.0, 1.0]), [True, False], [-1, 2], [0, 2**32], [0, 2**70], "ab", ["a", "b"], 5]
-IDS += [[1, 2, 3], [[0], [1]], {0: 1, 1: 2}, [None, 1], {0, 1}, torch.tensor([1j, 2.0]), np.array([0.0, 1.0])]
+SEEDS = [
+    1.5,
+    2.0,
+    True,
+    -1,
+    2**64,
+    2**64 + 3,
+    "3",
+    b"3",
+    1j,
+    math.nan,
+    math.inf,
+    [1],
+    {},
+    torch.tensor(1.5),
+]
+SEEDS += [
+    torch.tensor([1, 2]),
+    torch.tensor(True),
+    np.float64(2.0),
+    np.bool_(True),
+    np.array([3, 4]),
+]
+IDS = [
+    [0.5, 1.5],
+    torch.tensor([0.0, 1.0]),
+    [True, False],
+    [-1, 2],
+    [0, 2**32],
+    [0, 2**70],
+    "ab",
+    ["a", "b"],
+    5,
+]
+IDS += [
+    [1, 2, 3],
+    [[0], [1]],
+    {0: 1, 1: 2},
+    [None, 1],
+    {0, 1},
+    torch.tensor([1j, 2.0]),
+    np.array([0.0, 1.0]),
+]
 
 
 def several(seed):
@@ -79,7 +121,12 @@ def several(seed):
 
 @pytest.mark.parametrize(
     ("seed", "door"),
-    [pytest.param(s, d, id=f"{s!r}-{d}") for s in SEEDS for d in with_seed(0) if d != "k-diffusion" or not several(s)],
+    [
+        pytest.param(s, d, id=f"{s!r}-{d}")
+        for s in SEEDS
+        for d in with_seed(0)
+        if d != "k-diffusion" or not several(s)
+    ],
 )
 def test_seeds(refused, door, seed):
     refused(with_seed(seed)[door], "seed", "whole number")
@@ -92,24 +139,37 @@ def test_ids(refused, door, ids):
 
 
 @pytest.mark.parametrize(
-    "seed", [3, np.int64(3), np.uint64(3), torch.tensor(3), torch.tensor([3]), np.array(3)], ids=repr
+    "seed",
+    [3, np.int64(3), np.uint64(3), torch.tensor(3), torch.tensor([3]), np.array(3)],
+    ids=repr,
 )
 def test_whole_numbers_of_all_kinds_are_one_seed(seed):
-    assert torch.equal(ode.sample(MODEL, (2, 3), "ddim", 2, seed=seed), ode.sample(MODEL, (2, 3), "ddim", 2, seed=3))
+    assert torch.equal(
+        ode.sample(MODEL, (2, 3), "ddim", 2, seed=seed),
+        ode.sample(MODEL, (2, 3), "ddim", 2, seed=3),
+    )
 
 
 def test_all_of_64_bits_are_seeds_of_their_own():
-    drawn = [ode.sample(MODEL, (2, 3), "ddim", 2, seed=s) for s in (0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)]
+    drawn = [
+        ode.sample(MODEL, (2, 3), "ddim", 2, seed=s)
+        for s in (0, 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
+    ]
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-@pytest.mark.parametrize("ids", [range(2), (0, 1), np.array([0, 1]), torch.tensor([0, 1], dtype=torch.uint8)], ids=repr)
+@pytest.mark.parametrize(
+    "ids", [range(2), (0, 1), np.array([0, 1]), torch.tensor([0, 1], dtype=torch.uint8)], ids=repr
+)
 def test_ids_in_every_form_are_the_same(ids):
     assert torch.equal(
-        ode.sample(MODEL, (2, 3), "ddim", 2, seed=3, ids=ids), ode.sample(MODEL, (2, 3), "ddim", 2, seed=3)
+        ode.sample(MODEL, (2, 3), "ddim", 2, seed=3, ids=ids),
+        ode.sample(MODEL, (2, 3), "ddim", 2, seed=3),
     )
 
 
 @pytest.mark.parametrize("entropy", [1.5, -1, 2**64, "3", True, math.nan], ids=repr)
 def test_entropy_of_torchsde(refused, entropy):
-    refused(lambda: BrownianInterval(0.0, 1.0, size=(2, 3), entropy=entropy), "entropy", "whole number")
+    refused(
+        lambda: BrownianInterval(0.0, 1.0, size=(2, 3), entropy=entropy), "entropy", "whole number"
+    )

@@ -54,11 +54,16 @@ DOORS = {
     "solve": (ADAPTIVE, lambda name: ode.solve(decay, Y, t=(0.0, 1.0), solver=name)),
     "solve by steps": (FIXED, lambda name: ode.solve(decay, Y, t=(0.0, 1.0), solver=name, steps=3)),
     "log_prob": (tuple(PAIRS), lambda name: ode.log_prob(MODEL, Y, solver=name)),
-    "solve_sde": (OF_SDES, lambda name: ode.solve_sde(decay, 1.0, Y, solver=name, noise="additive")),
+    "solve_sde": (
+        OF_SDES,
+        lambda name: ode.solve_sde(decay, 1.0, Y, solver=name, noise="additive"),
+    ),
     "odeint": (DIFFEQ, lambda name: torchdiffeq.odeint(decay, Y, T, method=name)),
     "odeint_adjoint": (
         DIFFEQ,
-        lambda name: torchdiffeq.odeint_adjoint(lambda t, y: NET(y), Y, T, method=name, adjoint_params=()),
+        lambda name: torchdiffeq.odeint_adjoint(
+            lambda t, y: NET(y), Y, T, method=name, adjoint_params=()
+        ),
     ),
     "adjoint_method": (
         DIFFEQ,
@@ -67,7 +72,10 @@ DOORS = {
         ),
     ),
     "sdeint": (METHODS, lambda name: torchsde.sdeint(SDE, Y, T, method=name)),
-    "sdeint_adjoint": (METHODS, lambda name: torchsde.sdeint_adjoint(SDE, Y, T, method=name, adjoint_params=())),
+    "sdeint_adjoint": (
+        METHODS,
+        lambda name: torchsde.sdeint_adjoint(SDE, Y, T, method=name, adjoint_params=()),
+    ),
 }
 
 

@@ -1,4 +1,5 @@
-"""Every argument of every public function refuses what cannot be meant, and says what was given and what to give."""
+"""Every argument of every public function refuses what cannot be meant, and says what was given and
+what to give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Noise, data and answers that are no dense tensors of real numbers, at every function that takes or asks for one."""
+"""Noise, data and answers that are no dense tensors of real numbers, at every function that takes
+or asks for one."""
 
 from __future__ import annotations
 
@@ -22,8 +23,16 @@ SIGMAS, TIMES = torch.tensor([3.0, 1.0, 0.1]), torch.tensor([0.0, 1.0])
 
 with warnings.catch_warnings():  # prototypes and deprecations of torch
     warnings.simplefilter("ignore")
-    NESTED, QUANTIZED = torch.nested.nested_tensor(list(Z)), torch.quantize_per_tensor(Z, 0.1, 0, torch.qint8)
-    LOOSE = {"sparse": Z.to_sparse(), "csr": Z.to_sparse_csr(), "nested": NESTED, "quantized": QUANTIZED}
+    NESTED, QUANTIZED = (
+        torch.nested.nested_tensor(list(Z)),
+        torch.quantize_per_tensor(Z, 0.1, 0, torch.qint8),
+    )
+    LOOSE = {
+        "sparse": Z.to_sparse(),
+        "csr": Z.to_sparse_csr(),
+        "nested": NESTED,
+        "quantized": QUANTIZED,
+    }
     LOOSE |= {"mkldnn": Z.to_mkldnn(), "meta": Z.to("meta")}
 
 
@@ -45,7 +54,9 @@ def taking(x):
         "solve_sde": lambda: ode.solve_sde(lambda t, y: -y, 1.0, x, noise="additive", steps=2),
         "dequantise": lambda: ode.dequantise(x),
         "k-diffusion": lambda: sampling.sample_euler(lambda x, s: x, x, SIGMAS, disable=True),
-        "k-diffusion by tolerance": lambda: sampling.sample_dpm_adaptive(lambda x, s: x, x, 0.1, 3.0, disable=True),
+        "k-diffusion by tolerance": lambda: sampling.sample_dpm_adaptive(
+            lambda x, s: x, x, 0.1, 3.0, disable=True
+        ),
         "odeint": lambda: odeint(lambda t, y: -y, x, TIMES),
         "odeint on a grid": lambda: odeint(lambda t, y: -y, x, TIMES, method="rk4"),
     }
@@ -95,7 +106,9 @@ def asking(out):
         "diffusion": lambda: ode.solve_sde(lambda t, y: -y, field, Z, steps=2),
         "langevin": lambda: ode.langevin(out, Z, 0.1, 2),
         "score of mala": lambda: ode.mala(lambda x: -(x * x).sum(1), Z, 0.1, 2, score=out),
-        "density of mala": lambda: ode.mala(lambda x: out((x * x).sum(1)), Z, 0.1, 2, score=lambda x: -x),
+        "density of mala": lambda: ode.mala(
+            lambda x: out((x * x).sum(1)), Z, 0.1, 2, score=lambda x: -x
+        ),
         "k-diffusion": lambda: sampling.sample_euler(lambda x, s: out(x), Z, SIGMAS, disable=True),
         "odeint": lambda: odeint(field, Z, TIMES),
         "odeint on a grid": lambda: odeint(field, Z, TIMES, method="rk4"),
@@ -133,14 +146,17 @@ def test_answers(refused, door, kind):
 
 @pytest.mark.parametrize("kind", ["sparse", "nested", "quantized", "mkldnn"])
 def test_a_network_that_turns_to_another_kind_later(refused, kind):
-    """From its third call on, when it is known to be harmless and is looked at in the fewest lines."""
+    """From its third call on, when it is known to be harmless and is looked at in the fewest
+    lines."""
     calls = []
 
     def net(x, t):
         calls.append(t)
         return ANSWERS[kind](x) if len(calls) > 4 else 0.5 * x
 
-    refused(lambda: ode.sample(ode.Model(net, VP, "noise"), Z, "ddim", 8), "what the network returned")
+    refused(
+        lambda: ode.sample(ode.Model(net, VP, "noise"), Z, "ddim", 8), "what the network returned"
+    )
 
 
 @pytest.mark.parametrize("kind", [*LOOSE, "whole", "none", "text"])
@@ -148,9 +164,12 @@ def test_a_network_that_turns_to_another_kind_later(refused, kind):
 def test_steps_of_the_scheduler(refused, kind, place):
     scheduler = OdesolveScheduler(solver="dpmpp_2m")
     scheduler.set_timesteps(4)
-    given = {"model_output": Z, "sample": Z} | {place: {**LOOSE, "whole": Z.long(), "none": None, "text": "a"}[kind]}
+    given = {"model_output": Z, "sample": Z} | {
+        place: {**LOOSE, "whole": Z.long(), "none": None, "text": "a"}[kind]
+    }
     refused(
-        lambda: scheduler.step(timestep=scheduler.timesteps[0], **given), "model_output" if kind == "meta" else place
+        lambda: scheduler.step(timestep=scheduler.timesteps[0], **given),
+        "model_output" if kind == "meta" else place,
     )
 
 
@@ -173,7 +192,9 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("door", GRADIENTS)
 def test_a_gradient_that_is_dropped_is_said_once(door):
-    with pytest.warns(UserWarning, match="asks for gradients, of which this solve makes none") as told:
+    with pytest.warns(
+        UserWarning, match="asks for gradients, of which this solve makes none"
+    ) as told:
         GRADIENTS[door](Z.clone().requires_grad_())
     assert len(told) == 1
     with torch.no_grad():

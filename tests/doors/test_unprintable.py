@@ -1,4 +1,5 @@
-"""What cannot be printed, compared or held is refused by its argument's name as anything else is."""
+"""What cannot be printed, compared or held is refused by its argument's name as anything else
+is."""
 
 import numpy as np
 import pytest
@@ -25,7 +26,20 @@ def nested():
 
 
 VALUES = {"10**5000": 10**5000, "mute": Mute(), "deep": nested()}
-SAMPLE = ["solver", "steps", "grid", "seed", "ids", "state", "plan", "dtype", "device", "executor", "batch", "callback"]
+SAMPLE = [
+    "solver",
+    "steps",
+    "grid",
+    "seed",
+    "ids",
+    "state",
+    "plan",
+    "dtype",
+    "device",
+    "executor",
+    "batch",
+    "callback",
+]
 SAMPLE += ["full", "log_prob", "adjoint", "params", "eta", "progress", "noise"]
 SOLVE = [
     "f",
@@ -42,7 +56,20 @@ SOLVE = [
     "max_calls",
 ]
 SOLVE += ["controller", "events", "stops", "dense", "linear", "adjoint", "params"]
-DENSITY = ["x", "t", "base", "trace", "products", "tol", "divergence", "solver", "max_calls", "steps", "of", "control"]
+DENSITY = [
+    "x",
+    "t",
+    "base",
+    "trace",
+    "products",
+    "tol",
+    "divergence",
+    "solver",
+    "max_calls",
+    "steps",
+    "of",
+    "control",
+]
 
 
 def sample(**given):
@@ -59,7 +86,11 @@ def density(**given):
     return ode.log_prob(MODEL, **{"x": Z, "trace": "exact", **given})
 
 
-CASES = [(call, name) for call, names in ((sample, SAMPLE), (solve, SOLVE), (density, DENSITY)) for name in names]
+CASES = [
+    (call, name)
+    for call, names in ((sample, SAMPLE), (solve, SOLVE), (density, DENSITY))
+    for name in names
+]
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -71,9 +102,16 @@ def test_the_argument_is_named(call, name, value):
     assert len(str(told.value)) < 600
 
 
-WORDS = [(sample, ["adjoint", "log_prob", "trace"]), (solve, ["adjoint", "control", "solver", "linear"])]
+WORDS = [
+    (sample, ["adjoint", "log_prob", "trace"]),
+    (solve, ["adjoint", "control", "solver", "linear"]),
+]
 WORDS += [(density, ["adjoint", "control", "of", "divergence", "solver", "trace"])]
-ARRAYS = {"array": np.ones((4, 2)), "objects": np.array([None, 1], dtype=object), "tensor": torch.ones(2)}
+ARRAYS = {
+    "array": np.ones((4, 2)),
+    "objects": np.array([None, 1], dtype=object),
+    "tensor": torch.ones(2),
+}
 
 
 @pytest.mark.parametrize("value", ARRAYS)
@@ -101,7 +139,11 @@ LOOSE = {
     "meta": lambda: torch.empty(2, device="meta"),
     "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(1)]),
 }
-TIMED = [(sample, ["grid", "eta"]), (solve, ["t", "rtol", "atol", "first_step", "max_step"]), (density, ["t", "tol"])]
+TIMED = [
+    (sample, ["grid", "eta"]),
+    (solve, ["t", "rtol", "atol", "first_step", "max_step"]),
+    (density, ["t", "tol"]),
+]
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -112,7 +154,9 @@ def test_numbers_lie_in_memory_one_by_one(call, name, value):
         call(**{name: LOOSE[value]()})
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+)
 def test_ids_of_every_whole_type(dtype):
     drawn = ode.sample(MODEL, (3, 2), "ddim", 2, seed=0, ids=np.array([2, 0, 1], dtype=dtype))
     assert torch.equal(drawn, ode.sample(MODEL, (3, 2), "ddim", 2, seed=0)[[2, 0, 1]])

@@ -70,11 +70,22 @@ DOORS = {
     "MaximumLikelihood": Door(objectives.MaximumLikelihood, (MODEL,), {}),
     "training.fit": Door(fit, (objectives.Matching(MODEL), X, 1), {"optimiser": "adam"}),
 }
-TO_TYPE = ("give ", "take ", "leave it out", "did you mean", "it takes", "belongs", "drawn by", "need a solver")
+TO_TYPE = (
+    "give ",
+    "take ",
+    "leave it out",
+    "did you mean",
+    "it takes",
+    "belongs",
+    "drawn by",
+    "need a solver",
+)
 
 
 def takes(door):
-    return [n for n, p in inspect.signature(door.call).parameters.items() if p.kind is not p.VAR_KEYWORD]
+    return [
+        n for n, p in inspect.signature(door.call).parameters.items() if p.kind is not p.VAR_KEYWORD
+    ]
 
 
 def error_of(door, **more):
@@ -103,7 +114,8 @@ FURTHER = {
 
 @pytest.mark.parametrize("name", DOORS)
 def test_words_of_other_programs(name, tmp_path, monkeypatch):
-    """Every word of the table at every door where it is no argument: no word is taken in silence, none ends in a raw error."""
+    """Every word of the table at every door where it is no argument: no word is taken in silence,
+    none ends in a raw error."""
     monkeypatch.chdir(tmp_path)
     door, seen = DOORS[name], 0
     known = {*takes(door), *FURTHER.get(name, ()), "self"}
@@ -129,7 +141,10 @@ def test_slips_of_the_doors_own_arguments(name, tmp_path, monkeypatch):
             continue
         message = error_of(door, **{typo: 3})
         assert typo in message
-        assert f"'{own}'" in message.split("did you mean")[1] or advised(typo, names), (own, message)
+        assert f"'{own}'" in message.split("did you mean")[1] or advised(typo, names), (
+            own,
+            message,
+        )
 
 
 @pytest.mark.parametrize("name", DOORS)
@@ -192,14 +207,20 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("name", "word", "said"), [s for s in SAID if s[1] not in takes(DOORS[s[0]])])
+@pytest.mark.parametrize(
+    ("name", "word", "said"), [s for s in SAID if s[1] not in takes(DOORS[s[0]])]
+)
 def test_what_is_said(name, word, said):
     assert re.search(said, error_of(DOORS[name], **{word: 3}))
 
 
 @pytest.mark.parametrize("name", [n for n in DOORS if n not in ("ode.sample of a plan",)])
 def test_calls_that_lack_an_argument(name):
-    with pytest.raises(OdesolveError, match=r"does not fit what was given \(missing a required .*argument: .*give "):
+    with pytest.raises(
+        OdesolveError,
+        match=r"does not fit what was given \(missing a required "
+        r".*argument: .*give ",
+    ):
         DOORS[name].call()
 
 
@@ -214,7 +235,9 @@ def test_errors_of_users_functions_stay_theirs():
 
 def test_options_of_a_label_are_the_solvers():
     with pytest.raises(
-        OdesolveError, match=r"solver 'ddim' got an option 'etta'; it takes eta=0.0, s_noise=1.0: did you mean 'eta'\?"
+        OdesolveError,
+        match=r"solver 'ddim' got an option 'etta'; it takes eta=0.0, s_noise=1.0: "
+        r"did you mean 'eta'\?",
     ):
         ode.sample(MODEL, X, "ddim(etta=1)")
 

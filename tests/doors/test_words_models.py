@@ -1,4 +1,5 @@
-"""The field's words for predictions, laws of times, weights, couplings and optimisers; and the order that functions take t in."""
+"""The field's words for predictions, laws of times, weights, couplings and optimisers; and the
+order that functions take t in."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ VP, LINEAR, EDM = paths.VP(), paths.Linear(), paths.EDM()
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WORDS = {
     **{word: word for word in PREDICTIONS},
-    **dict.fromkeys(("epsilon", "eps", "EPS", "Epsilon", "noise_prediction", "eps_pred", "pred_noise"), "noise"),
+    **dict.fromkeys(
+        ("epsilon", "eps", "EPS", "Epsilon", "noise_prediction", "eps_pred", "pred_noise"), "noise"
+    ),
     **dict.fromkeys(("x0", "x_0", "x_start", "x-start", "sample", "X0", "pred_x0"), "data"),
     **dict.fromkeys(("v_prediction", "v-prediction", "V Prediction", "v_pred", "pred_v"), "v"),
     **dict.fromkeys(("flow", "flow_prediction", "Velocity", "flow-prediction"), "velocity"),
@@ -71,7 +74,9 @@ OBJECTIVES = {
     "Matching": lambda **given: objectives.Matching(MODEL, **given),
     "DenoisingScoreMatching": lambda **given: objectives.DenoisingScoreMatching(MODEL, **given),
     "GuidedDistillation": lambda **given: objectives.GuidedDistillation(MODEL, MODEL, {}, **given),
-    "TwoSided": lambda **given: objectives.TwoSided(ode.Model(net, LINEAR, "velocity"), 0.1, **given),
+    "TwoSided": lambda **given: objectives.TwoSided(
+        ode.Model(net, LINEAR, "velocity"), 0.1, **given
+    ),
     "Shortcut": lambda **given: objectives.Shortcut(objectives.FlowMap(Net(), LINEAR), **given),
     "MeanFlow": lambda **given: objectives.MeanFlow(objectives.FlowMap(Net(), LINEAR), **given),
 }
@@ -99,10 +104,19 @@ def test_unknown_laws_are_refused_at_construction(objective, given, said):
 
 
 def loss(**given):
-    return objectives.Matching(MODEL, **given)(X, generator=torch.Generator().manual_seed(1)).loss.detach()
+    return objectives.Matching(MODEL, **given)(
+        X, generator=torch.Generator().manual_seed(1)
+    ).loss.detach()
 
 
-WEIGHTS = {"snr": "noise", "epsilon": "noise", "simple": "noise", "x0": "data", "v-prediction": "v", "elbo": "vlb"}
+WEIGHTS = {
+    "snr": "noise",
+    "epsilon": "noise",
+    "simple": "noise",
+    "x0": "data",
+    "v-prediction": "v",
+    "elbo": "vlb",
+}
 WEIGHTS |= {"Min_SNR": "min_snr(5)", "truncated_snr": "max_snr", "uniform": None}
 
 
@@ -113,15 +127,22 @@ def test_weights_by_other_words(word, ours):
 
 def test_the_weight_of_snr_is_the_snr():
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    torch.testing.assert_close(of_data(VP, t, "snr", 0.5), torch.exp(2 * VP.lam(t)), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        of_data(VP, t, "snr", 0.5), torch.exp(2 * VP.lam(t)), rtol=1e-13, atol=0
+    )
     assert torch.allclose(of_data(VP, t, "noise", 0.5), torch.exp(2 * VP.lam(t)), rtol=1e-12)
 
 
 LEARNED = ode.Model(net, paths.Discrete.ddpm(), "noise", learned_variance=True)
 TAKES_A_NAME = {
-    **{name: OBJECTIVES[name] for name in ("Matching", "DenoisingScoreMatching", "GuidedDistillation")},
+    **{
+        name: OBJECTIVES[name]
+        for name in ("Matching", "DenoisingScoreMatching", "GuidedDistillation")
+    },
     "Hybrid": lambda **given: objectives.Hybrid(LEARNED, **given),
-    "ProgressiveDistillation": lambda **given: objectives.ProgressiveDistillation(MODEL, MODEL, "uniform", 4, **given),
+    "ProgressiveDistillation": lambda **given: objectives.ProgressiveDistillation(
+        MODEL, MODEL, "uniform", 4, **given
+    ),
 }
 
 
@@ -156,10 +177,15 @@ def test_weights_that_are_functions_alone(make):
 
 
 def test_couplings_by_name():
-    assert isinstance(objectives.Matching(MODEL, coupling="optimal_transport").coupling, OptimalTransport)
+    assert isinstance(
+        objectives.Matching(MODEL, coupling="optimal_transport").coupling, OptimalTransport
+    )
     assert objectives.Matching(MODEL, coupling="Sinkhorn(reg=0.5)").coupling == Sinkhorn(0.5)
     for given, said in (
-        ("optimal_transprot", "unknown coupling 'optimal_transprot': did you mean 'optimal_transport'"),
+        (
+            "optimal_transprot",
+            "unknown coupling 'optimal_transprot': did you mean 'optimal_transport'",
+        ),
         ("sinkhorn", r"give sinkhorn\(reg="),
         (2, "coupling is 2: give a name"),
     ):
@@ -177,9 +203,13 @@ def trained(**given):
 def test_optimisers_by_name_and_in_both_spellings():
     model = ode.Model(Net(), VP, "noise")
     adam = torch.optim.AdamW(model.net.parameters(), lr=0.01)
-    fit(objectives.Matching(model), X, 3, generator=torch.Generator().manual_seed(0), optimiser=adam)
+    fit(
+        objectives.Matching(model), X, 3, generator=torch.Generator().manual_seed(0), optimiser=adam
+    )
     wanted = float(model.net.scale.detach())
-    assert trained(optimizer="AdamW(lr=0.01)") == trained(optimiser="adamw(lr=0.01)") == wanted != 0.5
+    assert (
+        trained(optimizer="AdamW(lr=0.01)") == trained(optimiser="adamw(lr=0.01)") == wanted != 0.5
+    )
     assert "adam" in KINDS
     for given, said in (
         ({"optimizer": "adma"}, "unknown optimiser 'adma': did you mean 'adam'"),
@@ -219,7 +249,9 @@ SWAPPED = {
 @pytest.mark.parametrize("name", SWAPPED)
 def test_functions_the_other_way_round_are_refused(name):
     with pytest.raises(
-        OdesolveError, match=r"takes \(\w+, \w+\), and is called as \w+\(\w+, \w+\): swap its arguments"
+        OdesolveError,
+        match=r"takes \(\w+, \w+\), and is called as \w+\(\w+, \w+\): swap its "
+        r"arguments",
     ):
         SWAPPED[name]()
 
@@ -243,20 +275,52 @@ FAILING = [
         ONES,
     ),
     ("net of x", lambda: sampled(lambda x: x), "called as net(x, t)", "model.given("),
-    ("net's shape", lambda: sampled(lambda x, t: x * t, X[:, :1, :1, :1]), "t is of shape (4,)", ONES),
-    ("solve", lambda: ode.solve(behind, X), "t of shape (4, 1, 1, 1) and y of shape (4, 3, 8, 8)", FLAT),
-    ("one system", lambda: ode.solve(lambda t, y: y * t[:, None], Y[0]), "t of shape () and y of shape (3,)", NONE),
+    (
+        "net's shape",
+        lambda: sampled(lambda x, t: x * t, X[:, :1, :1, :1]),
+        "t is of shape (4,)",
+        ONES,
+    ),
+    (
+        "solve",
+        lambda: ode.solve(behind, X),
+        "t of shape (4, 1, 1, 1) and y of shape (4, 3, 8, 8)",
+        FLAT,
+    ),
+    (
+        "one system",
+        lambda: ode.solve(lambda t, y: y * t[:, None], Y[0]),
+        "t of shape () and y of shape (3,)",
+        NONE,
+    ),
     ("solve of y", lambda: ode.solve(lambda y: -y, Y), "called as f(t, y)", "args="),
     ("steps", lambda: ode.solve(behind, X, solver="rk4", steps=2), "t of shape (4, 1, 1, 1)", FLAT),
-    ("solve_sde", lambda: ode.solve_sde(behind, 1.0, X, noise="additive"), "t of shape (4, 1, 1, 1)", FLAT),
+    (
+        "solve_sde",
+        lambda: ode.solve_sde(behind, 1.0, X, noise="additive"),
+        "t of shape (4, 1, 1, 1)",
+        FLAT,
+    ),
     ("solve_sde g", lambda: ode.solve_sde(still, behind, X), "g failed", FLAT),
-    ("log_prob", lambda: ode.log_prob(lambda t, x: torch.cat([t, x]), Y), "t of shape (2, 1)", FLAT),
-    ("shape", lambda: ode.solve(lambda t, y: t, Y), "f returned (2, 1) for a state (2, 3)", "with ones behind it"),
+    (
+        "log_prob",
+        lambda: ode.log_prob(lambda t, x: torch.cat([t, x]), Y),
+        "t of shape (2, 1)",
+        FLAT,
+    ),
+    (
+        "shape",
+        lambda: ode.solve(lambda t, y: t, Y),
+        "f returned (2, 1) for a state (2, 3)",
+        "with ones behind it",
+    ),
     ("odeint", lambda: odeint(behind, Y, SPAN), "t of shape ()", NONE),
 ]
 
 
-@pytest.mark.parametrize(("call", "shapes", "cure"), [case[1:] for case in FAILING], ids=[case[0] for case in FAILING])
+@pytest.mark.parametrize(
+    ("call", "shapes", "cure"), [case[1:] for case in FAILING], ids=[case[0] for case in FAILING]
+)
 def test_functions_that_fail_on_the_shape_of_t_are_told_it(call, shapes, cure):
     with pytest.raises(OdesolveError) as told:
         call()
@@ -264,7 +328,13 @@ def test_functions_that_fail_on_the_shape_of_t_are_told_it(call, shapes, cure):
     assert cure in str(told.value)
 
 
-OTHERS = [RuntimeError("out of luck"), TypeError("mine"), KeyError("key"), ValueError("no"), IndexError("end")]
+OTHERS = [
+    RuntimeError("out of luck"),
+    TypeError("mine"),
+    KeyError("key"),
+    ValueError("no"),
+    IndexError("end"),
+]
 
 
 @pytest.mark.parametrize("error", OTHERS, ids=lambda e: type(e).__name__)

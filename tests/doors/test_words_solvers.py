@@ -1,4 +1,5 @@
-"""Every name that a sampler has in another program is understood wherever a solver is asked for, or says why it cannot be had."""
+"""Every name that a sampler has in another program is understood wherever a solver is asked for, or
+says why it cannot be had."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ from odesolve.integrations.k_diffusion.sampling import ode_sampler
 from odesolve.methods.pairs import PAIRS
 from odesolve.names.elsewhere import BY_TOLERANCE, OF_SDES
 from odesolve.names.lookup import all_names
-from odesolve.names.table import AUTOMATIC, LACKING_CLASSES, LACKING_LABELS, LACKING_SAMPLERS, ROWS, SCHEDULES
+from odesolve.names.table import (
+    AUTOMATIC,
+    LACKING_CLASSES,
+    LACKING_LABELS,
+    LACKING_SAMPLERS,
+    ROWS,
+    SCHEDULES,
+)
 from odesolve.ode.equal_steps import TABLEAUS
 from odesolve.ode.exponential import NODES
 from odesolve.ode.implicit import ESDIRKS
@@ -61,7 +69,13 @@ def spellings():
 
 
 CASES = [*{case[0]: case for case in spellings()}.values()]
-SCHEDULED = [(r.label, a1111, ours) for r in ROWS if r.label for ours, (a1111, _, _) in SCHEDULES.items() if a1111]
+SCHEDULED = [
+    (r.label, a1111, ours)
+    for r in ROWS
+    if r.label
+    for ours, (a1111, _, _) in SCHEDULES.items()
+    if a1111
+]
 
 
 @pytest.mark.parametrize(("text", "named", "path"), CASES, ids=[c[0] for c in CASES])
@@ -70,40 +84,57 @@ def test_a_name_is_the_named_solver(text, named, path):
     wanted = ode.plan(named.solver, path, STEPS, grid, **dict(named.options))
     given = ode.plan(text, path, STEPS, None if grid == "karras" else grid)
     assert given.digest == wanted.digest
-    if "variance=learned" in str(named):  # the plan is all that can be compared: its network has twice the channels
+    # the plan is all that can be compared: its network has twice the channels
+    if "variance=learned" in str(named):
         return
     noise, own = torch.ones(2, 3), None if grid == "karras" else grid
     a = ode.sample(model(path), noise, text, STEPS, own, seed=0, full=True)
-    b = ode.sample(model(path), noise, named.solver, STEPS, grid, seed=0, full=True, **dict(named.options))
+    b = ode.sample(
+        model(path), noise, named.solver, STEPS, grid, seed=0, full=True, **dict(named.options)
+    )
     assert a.plan.digest == b.plan.digest
     assert torch.equal(a.x, b.x)
 
 
-@pytest.mark.parametrize(("label", "theirs", "ours"), SCHEDULED, ids=[f"{c[0]} {c[1]}" for c in SCHEDULED])
+@pytest.mark.parametrize(
+    ("label", "theirs", "ours"), SCHEDULED, ids=[f"{c[0]} {c[1]}" for c in SCHEDULED]
+)
 def test_a_schedule_in_a_label_decides_the_grid(label, theirs, ours):
     plan = ode.plan(f"{label} {theirs}", TABLE, STEPS)
     levels = names.sigmas(ours, STEPS, LEVELS)
-    assert TABLE.rho(torch.tensor(plan.grid, dtype=torch.float64)).tolist() == pytest.approx(levels, rel=1e-6)
+    assert TABLE.rho(torch.tensor(plan.grid, dtype=torch.float64)).tolist() == pytest.approx(
+        levels, rel=1e-6
+    )
     given = ode.plan(f"{label} {theirs}", TABLE, STEPS, "uniform")
     assert given.grid == ode.plan("ddim", TABLE, STEPS, "uniform").grid
 
 
 def test_the_schedule_of_comfyui_and_automatic():
-    assert ode.plan("dpmpp_2m sgm_uniform", TABLE, STEPS).grid == ode.plan("DPM++ 2M SGM Uniform", TABLE, STEPS).grid
+    assert (
+        ode.plan("dpmpp_2m sgm_uniform", TABLE, STEPS).grid
+        == ode.plan("DPM++ 2M SGM Uniform", TABLE, STEPS).grid
+    )
     for label, ours in AUTOMATIC.items():
-        assert ode.plan(f"{label} Automatic", TABLE, STEPS).grid == ode.plan("ddim", TABLE, STEPS, ours).grid
+        assert (
+            ode.plan(f"{label} Automatic", TABLE, STEPS).grid
+            == ode.plan("ddim", TABLE, STEPS, ours).grid
+        )
 
 
 @pytest.mark.parametrize("name", ["normal", "simple", "sgm_uniform", "ddim_uniform"])
 def test_a_schedule_that_needs_a_table_says_so(name):
-    with pytest.raises(OdesolveError, match="goes by a table of trained noise levels, which VP has not: give grid="):
+    with pytest.raises(
+        OdesolveError, match="goes by a table of trained noise levels, which VP has not: give grid="
+    ):
         ode.plan(f"dpmpp_2m {name}", paths.VP(), STEPS)
     with pytest.raises(OdesolveError, match="such as 'uniform'"):
         ode.plan("ddim", paths.Linear(), STEPS, name)
 
 
 def test_a_schedule_that_cannot_have_so_many_steps_says_so():
-    with pytest.raises(OdesolveError, match="makes 17 steps where steps=16 are asked for: give another"):
+    with pytest.raises(
+        OdesolveError, match="makes 17 steps where steps=16 are asked for: give another"
+    ):
         ode.plan("Euler DDIM", TABLE, 16)
 
 
@@ -120,7 +151,8 @@ def test_classes_that_end_short_solves_otherwise():
         assert plan.digest == ode.plan(wanted.solver, TABLE, steps, **dict(wanted.options)).digest
 
 
-OTHERS = {*ode.solvers(), *(r.label.lower() for r in ROWS if r.label)}  # what these names are as well
+# what these names are as well
+OTHERS = {*ode.solvers(), *(r.label.lower() for r in ROWS if r.label)}
 LACKING = {**LACKING_LABELS, **LACKING_SAMPLERS, **LACKING_CLASSES}
 
 
@@ -143,16 +175,22 @@ def test_a_config_that_is_not_the_samplers_is_refused():
         ode.plan("DPMSolverMultistepScheduler(solver_odrer=3)", TABLE, 4)
     with pytest.raises(OdesolveError, match=r"ode\.invert"):
         ode.sample(model(), (2, 3), "DDIMInverseScheduler")
-    assert ode.plan("DDIMInverseScheduler", TABLE, 4).digest == ode.plan("ddim", TABLE, 4, reverse=True).digest
+    assert (
+        ode.plan("DDIMInverseScheduler", TABLE, 4).digest
+        == ode.plan("ddim", TABLE, 4, reverse=True).digest
+    )
 
 
 KARRAS = "DPM++ 2M Karras"
 
 
 def doors(tmp_path, solver, steps=4):
-    """Every door that takes the name of a sampler; each returns (solver, grid) that it took, where it tells."""
+    """Every door that takes the name of a sampler; each returns (solver, grid) that it took, where
+    it tells."""
     m, x = model(), torch.ones(2, 3)
-    job = lambda: ode.jobs.sample(m, (2, 3), solver, steps, n=2, out=tmp_path / "job", progress=False)
+    job = lambda: ode.jobs.sample(
+        m, (2, 3), solver, steps, n=2, out=tmp_path / "job", progress=False
+    )
     yield "sample", lambda: ode.sample(m, x, solver, steps, full=True).plan
     yield "iterate", lambda: next(ode.iterate(m, x, solver, steps)).cursor.program.plan
     yield "invert", lambda: ode.invert(m, x, solver, steps)
@@ -185,7 +223,11 @@ def test_every_door_understands_a_label(which, tmp_path):
 @pytest.mark.parametrize("which", range(len(NAMES_OF_DOORS)), ids=NAMES_OF_DOORS)
 def test_every_door_has_the_same_near_matches(which, tmp_path):
     _, call = list(doors(tmp_path, "DPM++ 2M Karass"))[which]
-    with pytest.raises(OdesolveError, match=r"unknown solver 'DPM\+\+ 2M Karass': did you mean 'DPM\+\+ 2M Karras'\?"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"unknown solver 'DPM\+\+ 2M Karass': did you mean "
+        r"'DPM\+\+ 2M Karras'\?",
+    ):
         call()
 
 
@@ -198,7 +240,9 @@ def test_doors_with_times_of_their_own_take_the_solver():
 @pytest.mark.parametrize("label", ["DPM++ 2M Karras", "Euler a", "dpmpp_2m_sde_gpu"])
 def test_the_command_line_understands_labels(label, tmp_path, capsys):
     out = str(tmp_path / "x.npz")
-    assert main(["sample", "--shape", "2,1,8,8", "--solver", label, "--steps", "3", "--out", out]) == 0
+    assert (
+        main(["sample", "--shape", "2,1,8,8", "--solver", label, "--steps", "3", "--out", out]) == 0
+    )
     named = names.from_label(label) if " " in label else names.from_comfy(label)
     assert f"solver {named.solver}" in capsys.readouterr().out
     assert main(["plan", label, "--diff", str(named)]) == (1 if "Karras" in label else 0)
@@ -221,18 +265,29 @@ def typos(name, rng):
     yield name[: k - 1] + name[k] + name[k - 1] + name[k + 1 :]
 
 
-EVERY = [n for n in dict.fromkeys([*ode.solvers(), *ode.solvers().special, *all_names()]) if len(folded(n)) > 4]
+EVERY = [
+    n
+    for n in dict.fromkeys([*ode.solvers(), *ode.solvers().special, *all_names()])
+    if len(folded(n)) > 4
+]
 
 
 def test_slips_are_answered_with_the_nearest():
     """Of every name that is understood, sampled: what is suggested is as near as what was meant."""
     rng = random.Random(0)
-    told = [(name, typo, refused(typo)) for name in rng.sample(EVERY, 16) for typo in typos(name, rng)]
-    unknown = [(name, typo, error) for name, typo, error in told if error and "unknown solver" in error]
+    told = [
+        (name, typo, refused(typo)) for name in rng.sample(EVERY, 16) for typo in typos(name, rng)
+    ]
+    unknown = [
+        (name, typo, error) for name, typo, error in told if error and "unknown solver" in error
+    ]
     assert len(unknown) > 40
     for name, typo, error in unknown:
         found = re.findall(r"'([^']+)'", error.split("did you mean")[1])
-        assert name in found or all(distance(folded(f), folded(typo), 3) <= 1 for f in found), (name, error)
+        assert name in found or all(distance(folded(f), folded(typo), 3) <= 1 for f in found), (
+            name,
+            error,
+        )
 
 
 def refused(solver):
@@ -260,7 +315,11 @@ def test_the_tables_of_other_solvers_are_whole():
 @pytest.mark.parametrize("name", [*BY_TOLERANCE, "RK45", "Dopri5"])
 def test_adaptive_solvers_point_to_solve(name):
     for call in (lambda: ode.sample(model(), (2, 3), name), lambda: ode.plan(name, TABLE)):
-        with pytest.raises(OdesolveError, match=rf"{name}.* (ode\.solve\(|has no equal here.*ode\.solve)"):
+        with pytest.raises(
+            OdesolveError,
+            match=rf"{name}.* (ode\.solve\(|has no equal "
+            rf"here.*ode\.solve)",
+        ):
             call()
 
 
@@ -274,12 +333,20 @@ def decay(t, y):
     return -y
 
 
-SAMPLERS = [n for n in (*ode.solvers(), KARRAS, "Euler a") if n not in TABLEAUS and n not in SOLVERS]
+SAMPLERS = [
+    n for n in (*ode.solvers(), KARRAS, "Euler a") if n not in TABLEAUS and n not in SOLVERS
+]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_point_to_sample(name):
-    y, wanted = torch.ones(2, 3), rf"solver {re.escape(repr(name))} is a sampler of models: give ode\.sample\("
+    y, wanted = (
+        torch.ones(2, 3),
+        (
+            rf"solver {re.escape(repr(name))} is a sampler of models: give "
+            rf"ode\.sample\("
+        ),
+    )
     for call in (
         lambda: ode.solve(decay, y, solver=name),
         lambda: ode.solve(decay, y, solver=name, steps=4),
@@ -291,27 +358,44 @@ def test_samplers_point_to_sample(name):
 
 
 @pytest.mark.parametrize(
-    ("given", "ours"), [("RK45", "dopri5"), ("ode45", "dopri5"), ("RK23", "bosh3"), ("Tsit5", "tsit5")]
+    ("given", "ours"),
+    [("RK45", "dopri5"), ("ode45", "dopri5"), ("RK23", "bosh3"), ("Tsit5", "tsit5")],
 )
 def test_pairs_by_other_names(given, ours):
     y = torch.ones(2, 3)
-    assert torch.equal(ode.solve(decay, y, solver=given).last, ode.solve(decay, y, solver=ours).last)
+    assert torch.equal(
+        ode.solve(decay, y, solver=given).last, ode.solve(decay, y, solver=ours).last
+    )
 
 
 def test_kinds_of_steps_are_told_apart():
     y = torch.ones(2, 3)
-    with pytest.raises(OdesolveError, match="no estimate of its error, by which steps are chosen: give steps="):
+    with pytest.raises(
+        OdesolveError, match="no estimate of its error, by which steps are chosen: give steps="
+    ):
         ode.solve(decay, y, solver="rk4")
     with pytest.raises(OdesolveError, match="chooses its steps by a tolerance: leave steps= out"):
         ode.solve(decay, y, solver="kvaerno5", steps=3)
     with pytest.raises(OdesolveError, match=r"solves ODEs: give ode\.solve"):
         ode.solve_sde(decay, 1.0, y, solver="dopri5", noise="additive")
-    a, b = (ode.solve_sde(decay, 1.0, y, solver=s, noise="additive", seed=0).y for s in ("Euler", "euler_maruyama"))
+    a, b = (
+        ode.solve_sde(decay, 1.0, y, solver=s, noise="additive", seed=0).y
+        for s in ("Euler", "euler_maruyama")
+    )
     assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(
-    "grid", ["KARRAS", "Karras", "VP_Time(3,merged)", "vp-time(3,merged)", "Uniform", "Exponential", "Shift(2)"]
+    "grid",
+    [
+        "KARRAS",
+        "Karras",
+        "VP_Time(3,merged)",
+        "vp-time(3,merged)",
+        "Uniform",
+        "Exponential",
+        "Shift(2)",
+    ],
 )
 def test_grids_in_any_case(grid):
     plain = grid.lower().replace("-", "_")

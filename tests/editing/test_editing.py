@@ -20,7 +20,13 @@ def test_sdedit_by_the_flow():
     """Guide 2 at lambda = 0 under N(.5, .3): the flow ends in N(1.22058, .23077)."""
     n = 40_000
     x = ode.sdedit(
-        GUESS.model(VP, "noise"), torch.full((n, 1), 2.0, dtype=torch.float64), None, "unipc_3", 60, "lambda", seed=0
+        GUESS.model(VP, "noise"),
+        torch.full((n, 1), 2.0, dtype=torch.float64),
+        None,
+        "unipc_3",
+        60,
+        "lambda",
+        seed=0,
     )
     assert abs(float(x.mean()) - 1.22058) < 4 * (0.23077 / n) ** 0.5
     assert abs(float(x.var()) - 0.23077) < 4 * 0.23077 * (2 / n) ** 0.5
@@ -40,14 +46,24 @@ def test_sdedit_is_of_its_seed_and_ids():
     whole = ode.sdedit(model, guide, 0.4, "ddim(eta=1)", 5, seed=3, ids=[5, 6, 7, 8])
     part = ode.sdedit(model, guide[1:3], 0.4, "ddim(eta=1)", 5, seed=3, ids=[6, 7])
     assert torch.equal(whole[1:3], part)
-    assert not torch.equal(whole, ode.sdedit(model, guide, 0.4, "ddim(eta=1)", 5, seed=4, ids=[5, 6, 7, 8]))
+    assert not torch.equal(
+        whole, ode.sdedit(model, guide, 0.4, "ddim(eta=1)", 5, seed=4, ids=[5, 6, 7, 8])
+    )
 
 
-@pytest.mark.parametrize("path", [VP, ode.paths.EDM(), ode.paths.Linear(), ode.paths.Linear().flipped()])
+@pytest.mark.parametrize(
+    "path", [VP, ode.paths.EDM(), ode.paths.Linear(), ode.paths.Linear().flipped()]
+)
 def test_sdedit_on_every_path(path):
     model = GUESS.model(path, "velocity")
     near, far = (
-        ode.sdedit(model, torch.full((500, 1), 2.0, dtype=torch.float64), float(path.t_of_lam(lam)), steps=20, seed=0)
+        ode.sdedit(
+            model,
+            torch.full((500, 1), 2.0, dtype=torch.float64),
+            float(path.t_of_lam(lam)),
+            steps=20,
+            seed=0,
+        )
         for lam in (2.0, -2.0)
     )
     assert abs(float(near.mean()) - 2.0) < 0.25  # hardly changed
@@ -96,7 +112,9 @@ def test_interpolation_ends_in_its_ends():
     torch.testing.assert_close(c[0], a, atol=2e-6, rtol=0)
     torch.testing.assert_close(c[2], b, atol=2e-6, rtol=0)
     middle = ode.slerp(*(ode.invert(model, x, "unipc_3", 120, grid) for x in (a, b)), 0.5)
-    torch.testing.assert_close(c[1], ode.sample(model, state=middle, solver="unipc_3", steps=120, grid=grid))
+    torch.testing.assert_close(
+        c[1], ode.sample(model, state=middle, solver="unipc_3", steps=120, grid=grid)
+    )
 
 
 SOLVERS = ["ddim", "heun_edm", "dpmpp_2m", "dpmpp_2m_sde", "unipc_2", "ddpm"]
@@ -115,7 +133,11 @@ def test_what_is_known_is_kept(solver):
 
 @pytest.mark.parametrize("executor", [None, ode.Window(exact=True), ode.Parareal(exact=True)])
 def test_every_sample_has_its_own_known_part(executor):
-    known, mask, noise = normals(4, 2, 3), (normals(4, 2, 3, seed=5) > 0).double(), normals(4, 2, 3, seed=2)
+    known, mask, noise = (
+        normals(4, 2, 3),
+        (normals(4, 2, 3, seed=5) > 0).double(),
+        normals(4, 2, 3, seed=2),
+    )
     whole = ode.sample(rational().inpainted(known, mask), noise, "dpmpp_2m", 12, executor=executor)
     for k in range(4):
         model = rational().inpainted(known[k : k + 1], mask[k : k + 1])
@@ -128,7 +150,9 @@ def test_a_correlated_gaussian_fills_in_towards_the_conditional_mean():
     model = ode.problems.gaussian(mean=[0.0, 0.0], cov=cov, shape=(2,)).model(VP, "noise")
     known, mask = torch.tensor([[2.0, 0.0]]).double(), torch.tensor([[1.0, 0.0]]).double()
     x = ode.sample(model.inpainted(known, mask), normals(2000, 2), "dpmpp_2m", 60)
-    torch.testing.assert_close(x[:, 0], torch.full((2000,), 2.0, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        x[:, 0], torch.full((2000,), 2.0, dtype=torch.float64), atol=1e-9, rtol=0
+    )
     assert 0.4 < float(x[:, 1].mean()) <= 1.6 + 0.1
 
 
@@ -143,7 +167,9 @@ def test_inpainting_at_the_door(known, mask, told):
     with pytest.raises(ode.OdesolveError, match=told):
         rational().inpainted(known, mask)
     with pytest.raises(ode.OdesolveError, match="give one each, or 1"):
-        ode.sample(rational().inpainted(normals(3, 2, 3), torch.ones(1, 2, 3)), normals(4, 2, 3), "ddim", 4)
+        ode.sample(
+            rational().inpainted(normals(3, 2, 3), torch.ones(1, 2, 3)), normals(4, 2, 3), "ddim", 4
+        )
 
 
 def test_graphs_and_jobs_know_another_mask(tmp_path):

@@ -1,4 +1,5 @@
-"""A solve that leaves the finite numbers says so, with the last finite state; it never hands garbage on."""
+"""A solve that leaves the finite numbers says so, with the last finite state; it never hands
+garbage on."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ GRID = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
 
 def breaking(after, value=float("nan")):
     """A network that answers with ``value`` at times below ``after``."""
-    return ode.Model(lambda x, t: torch.where((t < after)[:, None], value, 0.3 * x), paths.VP(), "v")
+    return ode.Model(
+        lambda x, t: torch.where((t < after)[:, None], value, 0.3 * x), paths.VP(), "v"
+    )
 
 
 def noise():
@@ -23,7 +26,8 @@ def noise():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun", "unipc_2"])
 def test_last_finite_state(solver, value):
-    model = breaking(0.5, value)  # the steps to 0.8, 0.6 and 0.4 are fine for a method that looks at their start
+    # the steps to 0.8, 0.6 and 0.4 are fine for a method that looks at their start
+    model = breaking(0.5, value)
     good = list(ode.iterate(breaking(0.5, 0.0), noise(), solver, grid=GRID))
     with pytest.raises(
         ode.Diverged, match=rf"{solver} left the finite numbers after step \d at t=0\.\d+: see"

@@ -30,7 +30,9 @@ def test_a_seed_decides_the_noise():
 def test_shape_and_seed_equal_a_tensor():
     noise = philox.normals(philox.keys(1, torch.arange(4)), START, 3)
     assert torch.equal(draw(seed=1), ode.sample(MODEL, noise, "ddim", 3))
-    assert torch.equal(draw(seed=1, dtype=torch.float64), ode.sample(MODEL, noise.double(), "ddim", 3))
+    assert torch.equal(
+        draw(seed=1, dtype=torch.float64), ode.sample(MODEL, noise.double(), "ddim", 3)
+    )
 
 
 def test_without_a_seed_torch_decides():
@@ -46,7 +48,9 @@ def test_a_sample_depends_on_its_seed_and_id_alone(solver):
     for ids in ([0, 1, 2, 3], [4, 5, 6, 7], [6, 2, 5, 0, 1]):
         part = ode.sample(MODEL, (len(ids), 3, 4, 5), solver, 4, seed=7, ids=ids)
         assert torch.equal(part, whole[ids])
-    assert torch.equal(ode.sample(MODEL, (8, 3, 4, 5), solver, 4, seed=7, ids=torch.arange(8)), whole)
+    assert torch.equal(
+        ode.sample(MODEL, (8, 3, 4, 5), solver, 4, seed=7, ids=torch.arange(8)), whole
+    )
     assert len({float(x.sum()) for x in whole}) == 8
     flat = ode.sample(MODEL, torch.zeros(8, 3, 4, 5), solver, 4, seed=7)
     last = torch.zeros(8, 3, 4, 5).contiguous(memory_format=torch.channels_last)
@@ -83,7 +87,9 @@ def test_a_shape_without_samples_is_refused():
 
 
 def test_an_unkeyed_start_of_a_stochastic_program_is_refused():
-    program = lower(ode.plan("ddim(eta=1)", MODEL.path, 3), MODEL.path, MODEL.reading_for(torch.float32))
+    program = lower(
+        ode.plan("ddim(eta=1)", MODEL.path, 3), MODEL.path, MODEL.reading_for(torch.float32)
+    )
     with pytest.raises(ode.OdesolveError, match=r"ddim\(eta=1\) draws noise: give keys="):
         run.begin(program, torch.zeros(4, 3))
 

@@ -1,4 +1,5 @@
-"""Times that users give: every entry point reads them as they are, or refuses them; none flattens them."""
+"""Times that users give: every entry point reads them as they are, or refuses them; none flattens
+them."""
 
 from __future__ import annotations
 
@@ -53,8 +54,12 @@ TIMED = {
     "solve a model": lambda t: ode.solve(MODEL, X[:1], t).y,
     "solve in log-SNR": lambda t: ode.solve(MODEL, X[:1], t, "dpm_solver_12").y,
     "solve_sde": lambda t: ode.solve_sde(fall, lambda t, y: 0.1 * y, X, t, steps=3, seed=0).y,
-    "solve_sde on a tree": lambda t: ode.solve_sde(fall, lambda t, y: 0.1 * y, X, t, steps=3, seed=0, tree=True).y,
-    "solve_sde by tolerance": lambda t: ode.solve_sde(fall, 0.1, X, t, "sra1", noise="additive", seed=0, rtol=1e-2).y,
+    "solve_sde on a tree": lambda t: (
+        ode.solve_sde(fall, lambda t, y: 0.1 * y, X, t, steps=3, seed=0, tree=True).y
+    ),
+    "solve_sde by tolerance": lambda t: (
+        ode.solve_sde(fall, 0.1, X, t, "sra1", noise="additive", seed=0, rtol=1e-2).y
+    ),
     "brownian path": brownian,
     "log_prob of a velocity": lambda t: ode.log_prob(fall, X, t=t).value,
     "log_prob": lambda t: ode.log_prob(MODEL, X, t=t).value,
@@ -62,9 +67,14 @@ TIMED = {
     "log_prob by picard": lambda t: ode.log_prob(MODEL, X, t=t, solver="picard").value,
     "log_prob by steps": lambda t: ode.log_prob(MODEL, X, t=t, steps=4).value,
     "odeint_adjoint": lambda t: torchdiffeq.odeint_adjoint(fall, X, t, adjoint_params=()),
-    **{f"odeint {m}": odeint(m) for m in ("dopri5", "rk4", "euler", "implicit_adams", "scipy_solver")},
+    **{
+        f"odeint {m}": odeint(m)
+        for m in ("dopri5", "rk4", "euler", "implicit_adams", "scipy_solver")
+    },
     "sdeint": lambda t: torchsde.sdeint(Decay(), X, t, method="euler", dt=0.1),
-    "sdeint_adjoint": lambda t: torchsde.sdeint_adjoint(Decay(), X, t, method="euler", dt=0.1, adjoint_params=()),
+    "sdeint_adjoint": lambda t: torchsde.sdeint_adjoint(
+        Decay(), X, t, method="euler", dt=0.1, adjoint_params=()
+    ),
 }
 LISTED = {
     "sample": lambda t: ode.sample(MODEL, X, grid=t, seed=0),
@@ -114,7 +124,8 @@ WRONG = {
 }
 RIGHT_AS_OWN = ("solve", "solve by steps", "solve backprop", "solve a model", "solve in log-SNR")
 MEANT = {(name, "a row") for name in RIGHT_AS_OWN}  # one sample, and its times
-MEANT |= {("dense output", form) for form in WRONG if "row" in form or "lists" in form}  # (n, 2), times of each sample
+# (n, 2), times of each sample
+MEANT |= {("dense output", form) for form in WRONG if "row" in form or "lists" in form}
 MEANT.add(("points", "nan"))
 
 
@@ -142,7 +153,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("entry", [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k])
+@pytest.mark.parametrize(
+    "entry", [k for k in (*TIMED, *LISTED) if k not in TENSORS_ONLY and "sdeint" not in k]
+)
 def test_every_form_of_the_same_times(entry, form):
     values = [0.25, 0.5] if entry in TIMED else [0.5, 0.25]  # the same in every type
     call, t = (TIMED | LISTED)[entry], torch.tensor(values, dtype=torch.float64)
@@ -156,7 +169,9 @@ def test_every_form_of_the_same_times(entry, form):
 def test_gradients_of_times_that_nobody_makes(entry):
     t = SINKING.clone().requires_grad_()
     calls = LISTED | {
-        "solve_sde": lambda t: ode.solve_sde(fall, lambda t, y: 0.1 * y, X, t, steps=3, seed=0, adjoint="backprop")
+        "solve_sde": lambda t: ode.solve_sde(
+            fall, lambda t, y: 0.1 * y, X, t, steps=3, seed=0, adjoint="backprop"
+        )
     }
     with pytest.raises(OdesolveError, match=r"requires gradients.*\.detach\(\)"):
         calls[entry](t)
@@ -171,12 +186,18 @@ def test_the_second_time_of_a_density_by_steps():
     given = {"t": t, "base": lambda y: mixture.log_prob(y, PATH, 0.5)}
     want = mixture.log_prob(X, PATH, 1e-3)
     torch.testing.assert_close(ode.log_prob(model, X, **given).value, want, rtol=0, atol=1e-3)
-    torch.testing.assert_close(ode.log_prob(model, X, steps=100, **given).value, want, rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        ode.log_prob(model, X, steps=100, **given).value, want, rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"grid": (0.1, 0.5, 0.9)}, {"of": "plan", "steps": 4}, {"plan": ode.plan("ddim", PATH, 4, reverse=True)}],
+    [
+        {"grid": (0.1, 0.5, 0.9)},
+        {"of": "plan", "steps": 4},
+        {"plan": ode.plan("ddim", PATH, 4, reverse=True)},
+    ],
     ids=["grid", "map", "plan"],
 )
 def test_times_beside_a_plan_of_its_own(options):
@@ -186,13 +207,17 @@ def test_times_beside_a_plan_of_its_own(options):
 
 
 @pytest.mark.parametrize("t", [(-0.1, 0.5), (0.1, float("inf")), (0.3, 0.3)])
-@pytest.mark.parametrize("options", [{}, {"steps": 4}, {"solver": "picard"}, {"divergence": "along"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 4}, {"solver": "picard"}, {"divergence": "along"}]
+)
 def test_densities_stay_on_the_path(t, options):
     with pytest.raises(OdesolveError, match="give"):
         ode.log_prob(MODEL, X, t=t, **options)
 
 
-@pytest.mark.parametrize("t", [torch.tensor([0.5, 0.6]), [[0.5]] * 2, "now", None, 0.5j, float("nan")])
+@pytest.mark.parametrize(
+    "t", [torch.tensor([0.5, 0.6]), [[0.5]] * 2, "now", None, 0.5j, float("nan")]
+)
 def test_one_time_of_an_edit(t):
     if t is None:
         assert ode.sdedit(MODEL, X, None, steps=2, seed=0).shape == X.shape
@@ -205,7 +230,11 @@ def test_times_of_a_scheduler():
     diffusers = pytest.importorskip("odesolve.integrations.diffusers")
     scheduler = diffusers.OdesolveScheduler(solver="ddim")
     x = torch.zeros(4, 3)
-    with pytest.raises(OdesolveError, match=r"timesteps have shape \(2, 2\): give a number, or one a sample"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"timesteps have shape \(2, 2\): give a number, or "
+        r"one a sample",
+    ):
         scheduler.add_noise(x, x, torch.tensor([[10, 20], [30, 40]]))
     for name in ("timesteps", "sigmas"):
         with pytest.raises(OdesolveError, match="give"):

@@ -46,7 +46,8 @@ def patience(seconds=PATIENCE):
 
 
 def outcome(read, *args):
-    """What a reading says: an OdesolveError's text, None where it was read; anything else fails with its name."""
+    """What a reading says: an OdesolveError's text, None where it was read; anything else fails
+    with its name."""
     with patience():
         try:
             read(*args)
@@ -56,7 +57,8 @@ def outcome(read, *args):
 
 
 def all_refused(read, cases, least=40):
-    """Every case, (name, what to read, a word that the error has to hold or None), is refused with an OdesolveError."""
+    """Every case, (name, what to read, a word that the error has to hold or None), is refused with
+    an OdesolveError."""
     cases, wrong = list(cases), []
     for name, given, word in cases:
         try:
@@ -87,7 +89,8 @@ def none_raw(read, cases, least=40):
 
 
 def at(body, place, value=None, delete=False):
-    """A copy of plain values with another value at a place such as ("rows", 0, 3), or without it."""
+    """A copy of plain values with another value at a place such as ("rows", 0, 3), or without
+    it."""
     out = copy.deepcopy(body)
     inside = out
     for step in place[:-1]:
@@ -100,7 +103,8 @@ def at(body, place, value=None, delete=False):
 
 
 def swaps(body, fields):
-    """(name, body, field) for every field, place -> kind, and every value that is not of its kind."""
+    """(name, body, field) for every field, place -> kind, and every value that is not of its
+    kind."""
     for place, kind in fields.items():
         for value in WRONG[kind.rstrip("?")]:
             if not (kind.endswith("?") and value is None):
@@ -199,7 +203,10 @@ def things(folder, name):
         "a dangling link": dangling,
         "a link to itself": circle,
         "a pipe": os.mkfifo,
-        "a link to a pipe": lambda path: (os.mkfifo(folder / "pipe"), path.symlink_to(folder / "pipe")),
+        "a link to a pipe": lambda path: (
+            os.mkfifo(folder / "pipe"),
+            path.symlink_to(folder / "pipe"),
+        ),
         "a folder": lambda path: path.mkdir(),
         "a link to a folder": lambda path: path.symlink_to(folder),
         "a socket": sock,

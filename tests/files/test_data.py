@@ -99,7 +99,9 @@ def npy_cases():
     body = npy(X)
     yield from cuts(body, 20)
     yield from ((name, header(text, X.tobytes()), None) for name, text in HEADERS.items())
-    yield from ((f"{name}, version 2", header(text, X.tobytes(), 2), None) for name, text in HEADERS.items())
+    yield from (
+        (f"{name}, version 2", header(text, X.tobytes(), 2), None) for name, text in HEADERS.items()
+    )
     yield from ((name, npy(a, allow_pickle=True), None) for name, a in ODD.items())
     yield "a version of tomorrow", body[:6] + b"\x09" + body[7:], None
     yield "a header of 4 GB", b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + body[10:], None
@@ -121,8 +123,13 @@ def npz_cases():
     body, packed = npz(x=X), npz(x=X, packed=True)
     yield from cuts(body, 20)
     yield from ((f"packed, {name}", cut, None) for name, cut, _ in cuts(packed, 12))
-    yield from ((name, archive([("x.npy", header(text, X.tobytes()))]), None) for name, text in HEADERS.items())
-    yield from ((name, archive([("x.npy", npy(a, allow_pickle=True))]), None) for name, a in ODD.items())
+    yield from (
+        (name, archive([("x.npy", header(text, X.tobytes()))]), None)
+        for name, text in HEADERS.items()
+    )
+    yield from (
+        (name, archive([("x.npy", npy(a, allow_pickle=True))]), None) for name, a in ODD.items()
+    )
     yield "two arrays", npz(x=X, y=X), None
     yield "two of one name", twice(), None
     yield "bz2", archive([("x.npy", npy(X))], zipfile.ZIP_BZIP2), None
@@ -152,8 +159,18 @@ def pt_cases():
     torch.save(torch.from_numpy(X), old, _use_new_zipfile_serialization=False)
     yield from cuts(body, 24)
     yield from ((f"old, {name}", cut, None) for name, cut, _ in cuts(old.getvalue(), 8))
-    odd = {"text": "x", "nothing": None, "a list": [torch.ones(2, 2)], "a number": 3.0, "no tensors": {}}
-    odd |= {"two": {"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, "a row": torch.ones(3), "one": torch.tensor(3.0)}
+    odd = {
+        "text": "x",
+        "nothing": None,
+        "a list": [torch.ones(2, 2)],
+        "a number": 3.0,
+        "no tensors": {},
+    }
+    odd |= {
+        "two": {"a": torch.ones(2, 2), "b": torch.ones(2, 2)},
+        "a row": torch.ones(3),
+        "one": torch.tensor(3.0),
+    }
     odd |= {"sparse": torch.eye(3).to_sparse(), "complex": torch.ones(2, 2, dtype=torch.complex64)}
     odd |= {
         "meta": torch.ones(2, 2, device="meta"),
@@ -162,13 +179,19 @@ def pt_cases():
         "code in it": {"x": Evil()},
     }
     yield from ((name, pt(value), None) for name, value in odd.items())
-    yield "packed and claiming much", lying(archive([("a/data.pkl", bytes(1000))], zipfile.ZIP_DEFLATED), 2**31), None
+    yield (
+        "packed and claiming much",
+        lying(archive([("a/data.pkl", bytes(1000))], zipfile.ZIP_DEFLATED), 2**31),
+        None,
+    )
     yield "an array", npy(X), None
     yield "arrays", npz(X), None
     yield from anything()
 
 
-@pytest.mark.parametrize(("kind", "cases"), [("npy", npy_cases), ("npz", npz_cases), ("pt", pt_cases)])
+@pytest.mark.parametrize(
+    ("kind", "cases"), [("npy", npy_cases), ("npz", npz_cases), ("pt", pt_cases)]
+)
 def test_data(kind, cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / f"x.{kind}"
@@ -201,7 +224,13 @@ def test_data_that_reads(kind, tmp_path):
         found = read_array(str(file))
         assert found.dtype == torch.float32
         assert np.array_equal(found.numpy(), X)
-    for other in (X.astype(">f8"), np.asfortranarray(X), (X > 0), X.astype(np.int64), X[:, :, None]):
+    for other in (
+        X.astype(">f8"),
+        np.asfortranarray(X),
+        (X > 0),
+        X.astype(np.int64),
+        X[:, :, None],
+    ):
         if kind != "pt":
             file.write_bytes(npy(other) if kind == "npy" else npz(other))
             assert np.array_equal(read_array(str(file)).numpy(), other)
@@ -228,7 +257,19 @@ def values(tmp_path, monkeypatch):
     """What an interrupted run has left, and the words that go on with it."""
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", np.random.default_rng(0).normal(size=(4, 1, 8, 8)).astype(np.float32))
-    words = ["loglik", "--data", "x.npz", "--batch", "2", "--trace", "hutchinson", "--products", "1", "--tol", "1"]
+    words = [
+        "loglik",
+        "--data",
+        "x.npz",
+        "--batch",
+        "2",
+        "--trace",
+        "hutchinson",
+        "--products",
+        "1",
+        "--tol",
+        "1",
+    ]
     words += ["--out", "values.npz"]
     assert main(words) == 0
     return dict(np.load("values.npz").items()), [*words, "--resume"]
@@ -236,7 +277,11 @@ def values(tmp_path, monkeypatch):
 
 def value_cases(held):
     for name in (name for name in held if name != "odesolve"):  # the version is a note
-        others = [held[name][:0] if held[name].ndim else held[name].reshape(1)[:0], np.zeros((2, 2)), OBJECTS]
+        others = [
+            held[name][:0] if held[name].ndim else held[name].reshape(1)[:0],
+            np.zeros((2, 2)),
+            OBJECTS,
+        ]
         others += [
             np.array(3),
             np.array(["ok"] * 3),
@@ -244,10 +289,17 @@ def value_cases(held):
             np.zeros(4, complex),
             np.zeros(4, np.int64),
         ]
-        yield from ((f"{name} is {other.dtype} {other.shape}", npz(**held | {name: other}), None) for other in others)
+        yield from (
+            (f"{name} is {other.dtype} {other.shape}", npz(**held | {name: other}), None)
+            for other in others
+        )
         yield f"no {name}", npz(**{k: v for k, v in held.items() if k != name}), None
     yield "other words", npz(**held | {"status": np.array(["fine"] * 4)}), None
-    yield "more than there are", npz(**{k: np.concatenate([v, v]) if v.ndim else v for k, v in held.items()}), None
+    yield (
+        "more than there are",
+        npz(**{k: np.concatenate([v, v]) if v.ndim else v for k, v in held.items()}),
+        None,
+    )
     yield from cuts(npz(**held))
     yield from anything()
 
@@ -266,7 +318,9 @@ def test_values(tmp_path, monkeypatch, capsys):
             assert looked_at(tmp_path) == before
             raise ode.OdesolveError(capsys.readouterr().err.removesuffix("\n"))
 
-    all_refused(read, [(name, body, "values.npz") for name, body, _ in value_cases(held)], least=100)
+    all_refused(
+        read, [(name, body, "values.npz") for name, body, _ in value_cases(held)], least=100
+    )
     none_raw(read, flips(npz(**held), 24), least=24)
     read(npz(**held))
     half = {k: v[:2] if v.ndim else v for k, v in held.items()}
@@ -281,7 +335,10 @@ def test_values(tmp_path, monkeypatch, capsys):
         before = looked_at(folder)
         place = words.index("--out") + 1
         if name != "nothing":
-            assert outcome(main, [*words[:place], str(folder / "values.npz"), *words[place + 1 :]]) is None
+            assert (
+                outcome(main, [*words[:place], str(folder / "values.npz"), *words[place + 1 :]])
+                is None
+            )
             assert "values.npz holds no values of loglik" in capsys.readouterr().err
             assert looked_at(folder) == before
         (tmp_path / "values.npz").write_bytes(b"x")

@@ -34,7 +34,9 @@ FORMATS = ("npz", "safetensors")
 
 
 def draw(out, format="npz"):
-    return ode.jobs.sample(MODEL, (4, 3), "ddim", 2, n=10, out=out, shard=4, format=format, progress=False)
+    return ode.jobs.sample(
+        MODEL, (4, 3), "ddim", 2, n=10, out=out, shard=4, format=format, progress=False
+    )
 
 
 @pytest.fixture(params=FORMATS)
@@ -108,7 +110,10 @@ def test_settings(job, key):
         file.write_text(given)
         Job(job.root)
 
-    cases = [(f"{v}", {**body, "settings": {**body["settings"], key: v}}, f"settings.{key}") for v in SETTINGS[key]]
+    cases = [
+        (f"{v}", {**body, "settings": {**body["settings"], key: v}}, f"settings.{key}")
+        for v in SETTINGS[key]
+    ]
     all_refused(read, dumped(cases), least=3)
     file.write_text(json.dumps(body))
     assert Job(job.root).settings == body["settings"]
@@ -127,7 +132,9 @@ def test_manifests(job, capsys):
 
     def reading(act):
         def read(given):
-            file.write_bytes(given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass"))
+            file.write_bytes(
+                given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
+            )
             before = looked_at(job.root)
             try:
                 act()
@@ -148,7 +155,9 @@ def command(capsys, root):
         raise ode.OdesolveError(capsys.readouterr().err.removesuffix("\n"))
 
 
-@pytest.mark.parametrize("change", [{"n": 5}, {"n": 4, "shard": 4}, {"shard": 100}, {"n": 1, "first": 7}])
+@pytest.mark.parametrize(
+    "change", [{"n": 5}, {"n": 4, "shard": 4}, {"shard": 100}, {"n": 1, "first": 7}]
+)
 def test_a_manifest_of_fewer_shards_moves_none_aside(job, change):
     """Shards that it does not know of are left where they are, and told of."""
     file = job.root / "job.json"
@@ -185,10 +194,30 @@ def packed(arrays, format):
 def shards(good, format):
     """Bodies of a shard that is none, though its name may be right."""
     x, status = good["samples"], good["status"]
-    others = [x[:3], x[:, :2], x.astype(np.float64), x.astype(np.int32), x.reshape(-1), x[..., None], x[:0], x.T.copy()]
-    yield from ((f"samples {a.dtype} {a.shape}", packed({"samples": a, "status": status}, format)) for a in others)
-    others = [status[:3], status.astype(np.int64), status.astype(np.float32), status[:, None], status.astype(bool)]
-    yield from ((f"status {a.dtype} {a.shape}", packed({"samples": x, "status": a}, format)) for a in others)
+    others = [
+        x[:3],
+        x[:, :2],
+        x.astype(np.float64),
+        x.astype(np.int32),
+        x.reshape(-1),
+        x[..., None],
+        x[:0],
+        x.T.copy(),
+    ]
+    yield from (
+        (f"samples {a.dtype} {a.shape}", packed({"samples": a, "status": status}, format))
+        for a in others
+    )
+    others = [
+        status[:3],
+        status.astype(np.int64),
+        status.astype(np.float32),
+        status[:, None],
+        status.astype(bool),
+    ]
+    yield from (
+        (f"status {a.dtype} {a.shape}", packed({"samples": x, "status": a}, format)) for a in others
+    )
     yield "no status", packed({"samples": x}, format)
     yield "other names", packed({"sample": x, "status": status}, format)
     yield "one more", packed({"samples": x, "status": status, "more": x}, format)
@@ -253,7 +282,8 @@ def test_shards(job):
 
 
 def test_what_lies_at_a_shards_name(tmp_path):
-    """A pipe or a link to nothing is no shard: told, moved aside as such, and nothing waits for it."""
+    """A pipe or a link to nothing is no shard: told, moved aside as such, and nothing waits for
+    it."""
     for name in things(tmp_path, "x"):
         job = draw(tmp_path / name.replace(" ", "-"))
         file, other = list(job.found().values())[:2]
@@ -272,11 +302,15 @@ def test_old_manifests_read(job):
     """Facts that the schema does not know are kept; those of a job are what they were."""
     file = job.root / "job.json"
     body = json.loads(file.read_text())
-    file.write_text(json.dumps(body | {"more": [1, 2], "settings": body["settings"] | {"tol": float("inf")}}))
+    file.write_text(
+        json.dumps(body | {"more": [1, 2], "settings": body["settings"] | {"tol": float("inf")}})
+    )
     again = Job(job.root)
     assert again.facts == json.loads(file.read_text())
     assert again.settings["tol"] == float("inf")
-    assert torch.equal(torch.from_numpy(again.load()["samples"]), torch.from_numpy(job.load()["samples"]))
+    assert torch.equal(
+        torch.from_numpy(again.load()["samples"]), torch.from_numpy(job.load()["samples"])
+    )
     body.pop("made_with")
     file.write_text(json.dumps(body))
     assert Job(job.root).n == 10

@@ -1,4 +1,5 @@
-"""Pipelines saved by diffusers whose files are tampered with: one sentence, whatever diffusers made of them."""
+"""Pipelines saved by diffusers whose files are tampered with: one sentence, whatever diffusers made
+of them."""
 
 from __future__ import annotations
 
@@ -11,13 +12,21 @@ import pytest
 from odesolve.integrations.diffusers import load_pipeline
 from tests.files.tamper import all_refused, flips, looked_at, none_raw, outcome, texts
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
-    unet = diffusers.UNet2DModel(sample_size=8, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks)
+    blocks = {
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "block_out_channels": (4,),
+    }
+    unet = diffusers.UNet2DModel(
+        sample_size=8, layers_per_block=1, norm_num_groups=2, attention_head_dim=2, **blocks
+    )
     where = tmp_path_factory.mktemp("pipeline")
     diffusers.DDPMPipeline(unet.eval(), diffusers.DDPMScheduler()).save_pretrained(where)
     return where
@@ -46,15 +55,24 @@ def test_texts(folder, name):
     text = file.read_text()
 
     def read(given):
-        file.write_bytes(given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass"))
+        file.write_bytes(
+            given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
+        )
         before = looked_at(folder)
         try:
             load_pipeline(str(folder))
         finally:
             assert looked_at(folder) == before
 
-    # What diffusers makes something of is not ours to refuse: an object without our keys, keys that are there twice.
-    lenient = ("an empty object", "a key twice", "half a character", "a number of 5000 digits", "a list of it")
+    # What diffusers makes something of is not ours to refuse: an object without our keys, keys that
+    # are there twice.
+    lenient = (
+        "an empty object",
+        "a key twice",
+        "half a character",
+        "a number of 5000 digits",
+        "a list of it",
+    )
     cases = [case for case in texts(text) if not case[0].startswith(lenient)]
     all_refused(read, cases, least=25)
     none_raw(read, [*(case[:2] for case in texts(text)), *flips(text.encode(), 20)])
@@ -78,7 +96,9 @@ def test_what_would_be_waited_for(folder):
         (folder / name).unlink()
         assert outcome(load_pipeline, str(folder)) is not None
         os.mkfifo(folder / name)
-        assert "give a folder that save_pretrained wrote" in (outcome(load_pipeline, str(folder)) or "")
+        assert "give a folder that save_pretrained wrote" in (
+            outcome(load_pipeline, str(folder)) or ""
+        )
         (folder / name).unlink()
         (folder / name).symlink_to(folder / "nowhere")
         assert outcome(load_pipeline, str(folder)) is not None

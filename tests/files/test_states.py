@@ -1,4 +1,5 @@
-"""Cursors, loops of schedulers, averages and checkpoints from tampered states: refused, and what was there stays as it was."""
+"""Cursors, loops of schedulers, averages and checkpoints from tampered states: refused, and what
+was there stays as it was."""
 
 from __future__ import annotations
 
@@ -32,7 +33,18 @@ from tests.files.tamper import (
 
 MIXTURE = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5, 0.1], [1.0, -0.2, 0.3]], std=(0.3, 0.5))
 MODEL = MIXTURE.model(ode.paths.VP(), "noise")
-TENSORS = [None, "x", 3, [1.0], {}, True, torch.ones(()), torch.ones(2, 3), torch.ones(4, 3, 1), torch.ones(0)]
+TENSORS = [
+    None,
+    "x",
+    3,
+    [1.0],
+    {},
+    True,
+    torch.ones(()),
+    torch.ones(2, 3),
+    torch.ones(4, 3, 1),
+    torch.ones(0),
+]
 TENSORS += [torch.ones(4, 3, dtype=d) for d in (torch.int64, torch.bool, torch.complex64)]
 TENSORS += [torch.ones(4, 3, device="meta"), torch.eye(4, 3).to_sparse()]
 
@@ -59,21 +71,46 @@ def cursor_cases(state):
     yield "more", {**state, "more": 1}, "more"
     for slot in state["slots"]:
         yield f"without slot {slot}", at(state, ("slots", slot), delete=True), "slots"
-        yield from ((f"slot {slot} is {str(v)[:30]}", at(state, ("slots", slot), v), None) for v in TENSORS)
-    yield from ((f"position {k}", {**state, "position": k}, None) for k in range(60) if k != state["position"])
-    dtypes = (["float32"], ["float32"] * 3, ["float33", "float32"], ["float64", "float32"], ["float32", "float16"])
-    yield from ((str(held), {**state, "dtypes": held}, None) for held in (*dtypes, ["load", "load"], ["int64"] * 2))
+        yield from (
+            (f"slot {slot} is {str(v)[:30]}", at(state, ("slots", slot), v), None) for v in TENSORS
+        )
     yield from (
-        (f"a slot named {k!r}", {**state, "slots": {**state["slots"], k: torch.ones(4, 3)}}, None) for k in SLOTS
+        (f"position {k}", {**state, "position": k}, None)
+        for k in range(60)
+        if k != state["position"]
+    )
+    dtypes = (
+        ["float32"],
+        ["float32"] * 3,
+        ["float33", "float32"],
+        ["float64", "float32"],
+        ["float32", "float16"],
+    )
+    yield from (
+        (str(held), {**state, "dtypes": held}, None)
+        for held in (*dtypes, ["load", "load"], ["int64"] * 2)
+    )
+    yield from (
+        (f"a slot named {k!r}", {**state, "slots": {**state["slots"], k: torch.ones(4, 3)}}, None)
+        for k in SLOTS
     )
     yield "no slots", {**state, "slots": {}}, None
-    keys = [torch.ones(4, 2), torch.ones(3, 2, dtype=torch.int64), torch.ones(4, dtype=torch.int64), None, 3, "x", []]
+    keys = [
+        torch.ones(4, 2),
+        torch.ones(3, 2, dtype=torch.int64),
+        torch.ones(4, dtype=torch.int64),
+        None,
+        3,
+        "x",
+        [],
+    ]
     yield from ((f"keys {str(k)[:30]}", {**state, "keys": k}, "keys") for k in keys)
     yield "another plan", {**state, "plan": ode.plan("ddim", MODEL.path, 3).to_json()}, None
     yield "a plan cut", {**state, "plan": state["plan"][:-9]}, None
 
 
-UNKNOWN = ("position", "another plan", "['float32', 'float16']")  # what cannot be told from a good one, or is not read
+# what cannot be told from a good one, or is not read
+UNKNOWN = ("position", "another plan", "['float32', 'float16']")
 SLOTS = (-1, 10**6, 10**400, "a", "1.5", 1.5, None, (1,))
 
 
@@ -82,7 +119,8 @@ def test_cursors():
     plan = Plan.from_json(state["plan"], MODEL.path)
     program = lower(plan, MODEL.path, MODEL.reading_for(torch.float32), True)
     for read in (lambda saved: ode.resume(MODEL, saved), lambda saved: Cursor.load(program, saved)):
-        # Elsewhere a plan may wait too, with slots of as good a shape: what was there before is not known.
+        # Elsewhere a plan may wait too, with slots of as good a shape: what was there before is not
+        # known.
         cases = [case for case in cursor_cases(state) if not case[0].startswith(UNKNOWN)]
         all_refused(read, cases, least=80)
         none_raw(read, [(name, held) for name, held, _ in cursor_cases(state)])
@@ -97,7 +135,11 @@ def test_cursors_read_as_they_were(solver):
 
     want = ode.sample(MODEL, torch.ones(4, 3), solver, 5, seed=1)
     state = cursor(solver)
-    named = {**state, "slots": {str(k): v for k, v in state["slots"].items()}, "dtypes": tuple(state["dtypes"])}
+    named = {
+        **state,
+        "slots": {str(k): v for k, v in state["slots"].items()},
+        "dtypes": tuple(state["dtypes"]),
+    }
     for held in (state, named, MappingProxyType(state)):
         assert torch.equal(ode.resume(MODEL, held), want)
 
@@ -135,7 +177,11 @@ STATE_FIELDS = {
 
 def listed(state):
     """The same with lists for tuples, to be changed."""
-    return {**state, "asked": list(state["asked"]), "loop": {**state["loop"], "begun": list(state["loop"]["begun"])}}
+    return {
+        **state,
+        "asked": list(state["asked"]),
+        "loop": {**state["loop"], "begun": list(state["loop"]["begun"])},
+    }
 
 
 def test_loops_of_schedulers():
@@ -151,7 +197,9 @@ def test_loops_of_schedulers():
         for name, held, _ in cursor_cases(state["loop"]["cursor"])
     ]
     cases += [(f"{n} steps", at(state, ("asked", 0), n), None) for n in (0, 1, 2, 4, 6, 10**9)]
-    cases += [(f"device {d}", {**state, "device": d}, None) for d in ("", "nowhere", "cuda:99", "cpu:x")]
+    cases += [
+        (f"device {d}", {**state, "device": d}, None) for d in ("", "nowhere", "cuda:99", "cpu:x")
+    ]
     cases += [(f"index {k}", {**state, "index": k}, None) for k in (1, 3, 99)]
     cases += [(repr(held), held, None) for held in (None, 3, "x", [], {})]
     cases = [case for case in cases if not case[0].removeprefix("loop: ").startswith(UNKNOWN)]
@@ -160,15 +208,26 @@ def test_loops_of_schedulers():
     after = made.state_dict()
     assert after["loop"].keys() == before["loop"].keys()
     assert all(
-        torch.equal(after["loop"]["cursor"]["slots"][k], v) for k, v in before["loop"]["cursor"]["slots"].items()
+        torch.equal(after["loop"]["cursor"]["slots"][k], v)
+        for k, v in before["loop"]["cursor"]["slots"].items()
     )
     other = scheduler("ddim", 7)
     other.load_state_dict({**other.state_dict()})
     assert outcome(scheduler("ddim").load_state_dict, state) is not None
 
 
-CONFIG = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
-CONFIG |= {"prediction_type": "epsilon", "steps_offset": 0, "clip_sample": False, "timestep_spacing": "leading"}
+CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
+CONFIG |= {
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+    "clip_sample": False,
+    "timestep_spacing": "leading",
+}
 CONFIG_FIELDS = {
     ("num_train_timesteps",): "whole",
     ("beta_start",): "number",
@@ -192,11 +251,17 @@ def test_configs():
     cases += [(f"{k}={v}", {**CONFIG, k: v}, k) for k, v in OTHER_CONFIGS]
 
     def read(config):
-        OdesolveScheduler.from_config({k: v for k, v in config.items() if v is not None or k in CONFIG}, solver="ddim")
+        OdesolveScheduler.from_config(
+            {k: v for k, v in config.items() if v is not None or k in CONFIG}, solver="ddim"
+        )
 
     all_refused(read, cases)
     folders = [None, 3, [], {}, {"solver": 3}]
-    none_raw(lambda config: OdesolveScheduler.from_config(config), [(repr(c), c) for c in folders], least=5)
+    none_raw(
+        lambda config: OdesolveScheduler.from_config(config),
+        [(repr(c), c) for c in folders],
+        least=5,
+    )
 
 
 OTHER_CONFIGS = [
@@ -281,7 +346,9 @@ def test_headers_of_checkpoints(trained, tmp_path):
     file = tmp_path / "checkpoint.safetensors"
 
     def read(header):
-        metadata = header if isinstance(header, dict) and "whole" in header else {"odesolve": header}
+        metadata = (
+            header if isinstance(header, dict) and "whole" in header else {"odesolve": header}
+        )
         save_file(tensors, file, metadata.get("whole", metadata))
         before = looked_at(tmp_path)
         try:
@@ -291,11 +358,19 @@ def test_headers_of_checkpoints(trained, tmp_path):
 
     cases = [(name, json.dumps(h), word) for name, h, word in swaps(held, HEADER_FIELDS)]
     cases = [(name, text, None if "states" in name else word) for name, text, word in cases]
-    cases += [(name, json.dumps(h), None) for name, h, _ in deletions(held, [(key,) for key in held])]
+    cases += [
+        (name, json.dumps(h), None) for name, h, _ in deletions(held, [(key,) for key in held])
+    ]
     text = json.dumps(held)
     cases += [(f"cut at {k}", text[: len(text) * k // 12], None) for k in range(12)]
     cases += [("more", json.dumps({**held, "more": 1}), "more"), ("deep", "[" * 50_000, None)]
-    cases += [("deep and closed", json.dumps({**held, "facts": 0})[:-1].replace('"facts": 0', DEEP) + "}", None)]
+    cases += [
+        (
+            "deep and closed",
+            json.dumps({**held, "facts": 0})[:-1].replace('"facts": 0', DEEP) + "}",
+            None,
+        )
+    ]
     cases += [("no header of ours", {"whole": {"x": "y"}}, None)]
     cases += [(f"{a} for {b}", text.replace(b, a), None) for a, b in TURNED if b in text]
     all_refused(read, cases, least=80)
@@ -347,7 +422,13 @@ def parts():
     optimiser.step()
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, 2)
     scaler = torch.amp.GradScaler("cpu")
-    made = {"network": net, "ema": EMA(net, 0.9), "optimiser": optimiser, "schedule": schedule, "scaler": scaler}
+    made = {
+        "network": net,
+        "ema": EMA(net, 0.9),
+        "optimiser": optimiser,
+        "schedule": schedule,
+        "scaler": scaler,
+    }
     made |= {
         "generator": torch.Generator().manual_seed(3),
         "times": Importance(4, 3),
@@ -358,13 +439,17 @@ def parts():
 
 def states_of(made):
     return {
-        k: p.get_state() if isinstance(p, torch.Generator) else copy.deepcopy(p.state_dict()) for k, p in made.items()
+        k: p.get_state() if isinstance(p, torch.Generator) else copy.deepcopy(p.state_dict())
+        for k, p in made.items()
     }
 
 
 def state_cases(states):
     for name, state in states.items():
-        yield from ((f"{name} is {str(v)[:20]}", {**states, name: v}, name) for v in (None, 3, "x", [1], True))
+        yield from (
+            (f"{name} is {str(v)[:20]}", {**states, name: v}, name)
+            for v in (None, 3, "x", [1], True)
+        )
         yield f"{name} is empty", {**states, name: {}}, name
         for key in ("inner.weight", "module.inner.weight") if name in ("network", "ema") else ():
             if key in state:
@@ -372,17 +457,33 @@ def state_cases(states):
                 for other in (torch.ones(1), torch.ones(4, 2, dtype=torch.int64), "x", None, [1.0]):
                     yield f"{name}.{key} is {str(other)[:20]}", at(states, (name, key), other), name
     for key, kind in {"param_groups": "list", "state": "object"}.items():
-        yield from ((f"optimiser.{key} is {v}", at(states, ("optimiser", key), v), "optimiser") for v in WRONG[kind])
-    yield from ((f"lr {v}", at(states, ("optimiser", "param_groups", 0, "lr"), v), "optimiser") for v in ("a", [], {}))
+        yield from (
+            (f"optimiser.{key} is {v}", at(states, ("optimiser", key), v), "optimiser")
+            for v in WRONG[kind]
+        )
+    yield from (
+        (f"lr {v}", at(states, ("optimiser", "param_groups", 0, "lr"), v), "optimiser")
+        for v in ("a", [], {})
+    )
     for value in ([0], [0, 1, 2, 3, 4], "x", 3):
-        yield f"params {value}", at(states, ("optimiser", "param_groups", 0, "params"), value), "optimiser"
+        yield (
+            f"params {value}",
+            at(states, ("optimiser", "param_groups", 0, "params"), value),
+            "optimiser",
+        )
     for value in (torch.ones(1), "x", 3.0, [1.0]):
-        yield f"exp_avg {value}", at(states, ("optimiser", "state", 0, "exp_avg"), value), "optimiser"
+        yield (
+            f"exp_avg {value}",
+            at(states, ("optimiser", "state", 0, "exp_avg"), value),
+            "optimiser",
+        )
     for key in (9, "a"):
         held = {**states["optimiser"]["state"], key: {}}
         yield f"state of {key}", at(states, ("optimiser", "state"), held), "optimiser"
     for key in ("last_epoch", "step_size", "gamma"):
-        yield from ((f"{key} {v}", at(states, ("schedule", key), v), "schedule") for v in ("a", [], {}))
+        yield from (
+            (f"{key} {v}", at(states, ("schedule", key), v), "schedule") for v in ("a", [], {})
+        )
     yield "base_lrs", at(states, ("schedule", "base_lrs"), []), "schedule"
     yield from ((f"scale {v}", at(states, ("scaler", "scale"), v), "scaler") for v in ("a", [], {}))
     for value in (torch.ones(3), torch.zeros(10, dtype=torch.uint8)):
@@ -431,7 +532,10 @@ def test_states_by_themselves():
         state = states_of(made)[name]
         cases = [(str(v)[:20], v, None) for v in (None, 3, "x", [1], {})]
         for key in state:
-            cases += [(f"{key} is {str(v)[:20]}", {**state, key: v}, None) for v in (*TENSORS[:9], torch.ones(9, 9))]
+            cases += [
+                (f"{key} is {str(v)[:20]}", {**state, key: v}, None)
+                for v in (*TENSORS[:9], torch.ones(9, 9))
+            ]
             cases += [(f"without {key}", at(state, (key,), delete=True), None)]
         cases += [("more", {**state, "more": torch.ones(1)}, "more")]
         cases = [c for c in cases if not (name == "ema" and "n_averaged is tensor" in c[0])]

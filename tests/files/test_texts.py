@@ -1,4 +1,5 @@
-"""Plans, paths and profiles from tampered text: refused in a sentence, and good text read as ever."""
+"""Plans, paths and profiles from tampered text: refused in a sentence, and good text read as
+ever."""
 
 from __future__ import annotations
 
@@ -41,7 +42,14 @@ def rows_of(body, tag):
 
 def plan_fields(body):
     e, c = rows_of(body, "E"), rows_of(body, "C")
-    drawn = next((k for k, row in enumerate(body["rows"]) if any(n[0] == "~" for n in row[2]) and row[0] == "C"), c)
+    drawn = next(
+        (
+            k
+            for k, row in enumerate(body["rows"])
+            if any(n[0] == "~" for n in row[2]) and row[0] == "C"
+        ),
+        c,
+    )
     return {
         ("solver",): "text",
         ("path",): "object",
@@ -75,7 +83,10 @@ def test_plans(name, read):
     cases += dumped(deletions(body, [(key,) for key in body]))
     cases += dumped((f"{key} more", {**body, key: 1}, key) for key in ("rowz", "version", ""))
     cases += [*texts(text), *other_bytes(text.encode())]
-    cases += [(f"{given!r}", given, None) for given in (None, 3, 1.5, True, [], {}, Path("plan.json"), object())]
+    cases += [
+        (f"{given!r}", given, None)
+        for given in (None, 3, 1.5, True, [], {}, Path("plan.json"), object())
+    ]
     cases += [(str(k), text.replace(old, new, 1), None) for k, (old, new) in enumerate(OTHER_WORDS)]
     all_refused(read, [case for case in cases if case[1] != text], least=200)
 
@@ -104,15 +115,35 @@ OTHER_WORDS = [
 def test_plans_on_tampered_paths():
     body = json.loads(PLANS["data"].to_json())
     numbers = ({"beta_min": v} for v in ("a", None, [], {}, True, 10**400, -1, 1e9))
-    parts = [*numbers, {"name": 3}, {"name": None}, {"name": []}, {"name": "vp"}, {"more": 1}, {"name": "Discrete"}]
-    specs = [*({**body["path"], **part} for part in parts), {"name": "Flipped"}, {"name": "Flipped", "base": 3}]
-    specs += [{"name": "Flipped", "base": {}}, {"name": "Discrete", "label": []}, {"name": "Discrete", "label": "x"}]
+    parts = [
+        *numbers,
+        {"name": 3},
+        {"name": None},
+        {"name": []},
+        {"name": "vp"},
+        {"more": 1},
+        {"name": "Discrete"},
+    ]
+    specs = [
+        *({**body["path"], **part} for part in parts),
+        {"name": "Flipped"},
+        {"name": "Flipped", "base": 3},
+    ]
+    specs += [
+        {"name": "Flipped", "base": {}},
+        {"name": "Discrete", "label": []},
+        {"name": "Discrete", "label": "x"},
+    ]
     specs += [None, 3, [], "VP"]
     nested = body["path"]
     for _ in range(901):
         nested = {"name": "Flipped", "base": nested}
     all_refused(from_spec, [(str(spec), spec, None) for spec in specs], least=20)
-    all_refused(load_plan, dumped((str(spec), {**body, "path": spec}, None) for spec in [*specs, nested]), least=20)
+    all_refused(
+        load_plan,
+        dumped((str(spec), {**body, "path": spec}, None) for spec in [*specs, nested]),
+        least=20,
+    )
     assert from_spec(nested) == ode.paths.VP().flipped()
 
 
@@ -148,11 +179,18 @@ def test_a_hundred_thousand_rows_are_soon_done(kind):
         rows.append(["C", [[made, 1 - k / (n + 1)]], [last, other], [[1.0, 0.0]]])
         last = made
     grid = [1 - k / (n + 1) for k in range(n + 1)] if kind == "steps" else [1.0, 0.5]
-    body = {"solver": "mine", "path": {"name": "Linear"}, "grid": grid, "rows": rows, "result": last}
+    body = {
+        "solver": "mine",
+        "path": {"name": "Linear"},
+        "grid": grid,
+        "rows": rows,
+        "result": last,
+    }
     text = json.dumps(body)
     begin = time.process_time()
     assert outcome(load_plan, text) is not None
-    assert time.process_time() - begin < 8.0  # a second where nothing else runs; by the square it takes minutes
+    # a second where nothing else runs; by the square it takes minutes
+    assert time.process_time() - begin < 8.0
 
 
 def profile():
@@ -173,7 +211,13 @@ def profile():
     ]
     parallel = [Parallel("ddim", "karras", 5, 4, 5, 3, 9.0, 0.1, 0.2, 1e-6, 1.5)]
     certificate = Certificate(1e-6, 1e-6, 2e-6, 512, True, "two solves: a and b")
-    return Profile(rows, certificate, 1e-7, {"path": {"name": "VP"}, "device": "cpu (x, 2 threads)"}, parallel=parallel)
+    return Profile(
+        rows,
+        certificate,
+        1e-7,
+        {"path": {"name": "VP"}, "device": "cpu (x, 2 threads)"},
+        parallel=parallel,
+    )
 
 
 PROFILE_FIELDS = {
@@ -237,33 +281,69 @@ def test_profiles(tmp_path):
     body = json.loads(text)
     cases = dumped(swaps(body, PROFILE_FIELDS))
     cases += dumped(deletions(body, [(key,) for key in body if key != "parallel"]))
-    cases += dumped(deletions(body, [("rows", 0, "solver"), ("rows", 0, "nfe"), ("certificate", "how")]))
+    cases += dumped(
+        deletions(body, [("rows", 0, "solver"), ("rows", 0, "nfe"), ("certificate", "how")])
+    )
     cases += dumped((f"{key} more", {**body, key: 1}, key) for key in ("row", "verson"))
     cases += dumped(
-        [("an old version", {**body, "version": 0}, "version"), ("a new one", {**body, "version": 2}, "version")]
+        [
+            ("an old version", {**body, "version": 0}, "version"),
+            ("a new one", {**body, "version": 2}, "version"),
+        ]
     )
     cases += list(texts(text))
     as_text = [case for case in cases if case[1][:1] == "{"]
     all_refused(Profile.from_json, as_text, least=150)
-    odd = [None, 3, True, [], {}, object(), b"\xff", b"[]", "[]", "", "  ", "\ufeff" + text, "x" * 5000, "a\0b"]
+    odd = [
+        None,
+        3,
+        True,
+        [],
+        {},
+        object(),
+        b"\xff",
+        b"[]",
+        "[]",
+        "",
+        "  ",
+        "\ufeff" + text,
+        "x" * 5000,
+        "a\0b",
+    ]
     all_refused(Profile.from_json, [(repr(given)[:30], given, None) for given in odd], least=14)
     file = tmp_path / "profile.json"
 
     def read(given):
-        file.write_bytes(given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass"))
+        file.write_bytes(
+            given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass")
+        )
         before = looked_at(tmp_path)
         try:
             Profile.from_json(file)
         finally:
             assert looked_at(tmp_path) == before
 
-    all_refused(read, [*((n, t, "profile.json") for n, t, _ in cases), *other_bytes(text.encode())], least=150)
+    all_refused(
+        read,
+        [*((n, t, "profile.json") for n, t, _ in cases), *other_bytes(text.encode())],
+        least=150,
+    )
     assert none_raw(read, flips(text.encode(), 100)) > 20
 
 
 def resumed(file):
     model = ode.problems.mixture([1.0], [[0.5, 0.1]], std=(0.3,)).model(ode.paths.VP(), "noise")
-    return ode.profile(model, ["ddim"], 2, ["uniform"], noise=(2, 2), timing=0, limit=256, resume=file, progress=False)
+    return ode.profile(
+        model,
+        ["ddim"],
+        2,
+        ["uniform"],
+        noise=(2, 2),
+        timing=0,
+        limit=256,
+        resume=file,
+        progress=False,
+    )
 
 
 def test_what_lies_at_a_profiles_name(tmp_path):
@@ -284,7 +364,13 @@ def test_profiles_that_read(tmp_path):
     found = profile()
     found.to_json(tmp_path / "p.json")
     text = found.to_json()
-    for given in (text, text.encode(), tmp_path / "p.json", str(tmp_path / "p.json"), json.dumps(json.loads(text))):
+    for given in (
+        text,
+        text.encode(),
+        tmp_path / "p.json",
+        str(tmp_path / "p.json"),
+        json.dumps(json.loads(text)),
+    ):
         again = Profile.from_json(given)
         assert again.to_json() == text
         assert again.rows[0].label == found.rows[0].label

@@ -1,4 +1,5 @@
-"""The same function, dy/dt = -y, in all the ways in which a user's function may use memory again."""
+"""The same function, dy/dt = -y, in all the ways in which a user's function may use memory
+again."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def expanded():
 
 
 def keeps_its_input():
-    """Keeps its last input and looks at it again, as caching networks do; NaN where it has changed meanwhile."""
+    """Keeps its last input and looks at it again, as caching networks do; NaN where it has changed
+    meanwhile."""
     kept = []
 
     def f(t, y):

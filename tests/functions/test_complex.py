@@ -1,4 +1,5 @@
-"""Complex states, parameters and arguments: pairs of reals inside, with gradients in torch's convention."""
+"""Complex states, parameters and arguments: pairs of reals inside, with gradients in torch's
+convention."""
 
 from __future__ import annotations
 
@@ -18,23 +19,40 @@ TIGHT = {"rtol": 1e-9, "atol": 1e-11}
 
 # name: (f, y0) -> states at T
 SOLVES = {
-    **{s: lambda f, y, s=s: ode.solve(f, y, T, s, **TIGHT).y for s in ("dopri5", "tsit5", "dopri8", "bosh3")},
+    **{
+        s: lambda f, y, s=s: ode.solve(f, y, T, s, **TIGHT).y
+        for s in ("dopri5", "tsit5", "dopri8", "bosh3")
+    },
     "kvaerno5": lambda f, y: ode.solve(f, y, T, "kvaerno5", **TIGHT).y,
     "kvaerno5, krylov": lambda f, y: ode.solve(f, y, T, "kvaerno5", linear="krylov", **TIGHT).y,
     "one step for all": lambda f, y: ode.solve(f, y, T, control="batch", **TIGHT).y,
     "steps": lambda f, y: ode.solve(f, y, T, "rk4", steps=60).y,
     "dense": lambda f, y: ode.solve(f, y, (0.0, 1.0), dense=True, **TIGHT).at(T),
-    **{m: lambda f, y, m=m: odeint(f, y, T, method=m, **TIGHT) for m in ("dopri5 of odeint", "scipy_solver")[1:]},
+    **{
+        m: lambda f, y, m=m: odeint(f, y, T, method=m, **TIGHT)
+        for m in ("dopri5 of odeint", "scipy_solver")[1:]
+    },
     "odeint": lambda f, y: odeint(f, y, T, **TIGHT),
-    **{m: lambda f, y, m=m: odeint(f, y, T, method=m, options={"step_size": 0.02}) for m in ("rk4", "gl6")},
+    **{
+        m: lambda f, y, m=m: odeint(f, y, T, method=m, options={"step_size": 0.02})
+        for m in ("rk4", "gl6")
+    },
 }
 GRADIENTS = {
     "backprop": lambda f, y, **k: ode.solve(f, y, T, adjoint="backprop", **TIGHT, **k).y,
     "continuous": lambda f, y, **k: ode.solve(f, y, T, adjoint="continuous", **TIGHT, **k).y,
-    "continuous, implicit": lambda f, y, **k: ode.solve(f, y, T, "kvaerno5", adjoint="continuous", **TIGHT, **k).y,
-    "steps, backprop": lambda f, y, **k: ode.solve(f, y, T, "rk4", steps=60, adjoint="backprop", **k).y,
-    "steps, continuous": lambda f, y, **k: ode.solve(f, y, T, "rk4", steps=60, adjoint="continuous", **k).y,
-    "reversible": lambda f, y, **k: ode.solve(f, y, T, "rk4", steps=60, adjoint="reversible", **k).y,
+    "continuous, implicit": lambda f, y, **k: (
+        ode.solve(f, y, T, "kvaerno5", adjoint="continuous", **TIGHT, **k).y
+    ),
+    "steps, backprop": lambda f, y, **k: (
+        ode.solve(f, y, T, "rk4", steps=60, adjoint="backprop", **k).y
+    ),
+    "steps, continuous": lambda f, y, **k: (
+        ode.solve(f, y, T, "rk4", steps=60, adjoint="continuous", **k).y
+    ),
+    "reversible": lambda f, y, **k: (
+        ode.solve(f, y, T, "rk4", steps=60, adjoint="reversible", **k).y
+    ),
 }
 ADAPTERS = {
     "odeint": lambda f, y, p: odeint(f, y, T, **TIGHT),
@@ -64,7 +82,9 @@ def test_values(how, form):
 @pytest.mark.parametrize("solver", ["bosh3", "dopri5", "tsit5", "dopri8", "kvaerno3", "kvaerno5"])
 def test_single_precision(solver):
     with torch.no_grad():
-        y = ode.solve(lambda t, y: K.to(y.dtype) * y, Y0.to(torch.complex64), T, solver, rtol=1e-5, atol=1e-6).y
+        y = ode.solve(
+            lambda t, y: K.to(y.dtype) * y, Y0.to(torch.complex64), T, solver, rtol=1e-5, atol=1e-6
+        ).y
     assert y.dtype == torch.complex64
     torch.testing.assert_close(y, exact().to(torch.complex64), rtol=1e-4, atol=1e-4)
 
@@ -72,7 +92,11 @@ def test_single_precision(solver):
 @pytest.mark.parametrize("container", [tuple, dict])
 @pytest.mark.parametrize("solver", ["dopri5", "kvaerno5"])
 def test_pieces_of_both_kinds(container, solver):
-    pieces = {"r": torch.ones(2, 3, dtype=torch.float64), "z": Y0, "s": torch.ones(2, 1, dtype=torch.float64)}
+    pieces = {
+        "r": torch.ones(2, 3, dtype=torch.float64),
+        "z": Y0,
+        "s": torch.ones(2, 1, dtype=torch.float64),
+    }
     y0 = pieces if container is dict else tuple(pieces.values())
 
     def f(t, y):
@@ -118,8 +142,12 @@ def test_gradients_are_those_of_differences(how, where):
     k, y0 = K.clone().requires_grad_(), Y0.clone().requires_grad_()
     loss(solved(k, y0)).backward()
     with torch.no_grad():
-        torch.testing.assert_close(k.grad, by_differences(lambda v: loss(solved(v, Y0)), K), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(y0.grad, by_differences(lambda v: loss(solved(K, v)), Y0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            k.grad, by_differences(lambda v: loss(solved(v, Y0)), K), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            y0.grad, by_differences(lambda v: loss(solved(K, v)), Y0), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("how", ADAPTERS)
@@ -130,8 +158,12 @@ def test_gradients_of_the_adapter(how):
     k, y0 = K.clone().requires_grad_(), Y0.clone().requires_grad_()
     loss(solved(k, y0, (k,))).backward()
     with torch.no_grad():
-        torch.testing.assert_close(k.grad, by_differences(lambda v: loss(solved(v, Y0)), K), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(y0.grad, by_differences(lambda v: loss(solved(K, v)), Y0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            k.grad, by_differences(lambda v: loss(solved(v, Y0)), K), rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(
+            y0.grad, by_differences(lambda v: loss(solved(K, v)), Y0), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_the_smallest_example():
@@ -160,10 +192,25 @@ def test_complex_parameters_of_a_real_state(how):
 
 def test_events():
     event = ode.Event(lambda t, y: y[:, 0].real)
-    sol = ode.solve(lambda t, y: 1j * y, torch.ones(2, 1, dtype=torch.complex128), (0.0, 3.0), events=event, **TIGHT)
-    torch.testing.assert_close(sol.t, torch.full((2,), torch.pi / 2, dtype=torch.float64), rtol=1e-8, atol=0)
-    torch.testing.assert_close(sol.last, torch.full((2, 1), 1j, dtype=torch.complex128), rtol=1e-7, atol=1e-7)
-    t, _ = odeint_event(lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex128), T[0], event_fn=lambda t, y: y.real)
+    sol = ode.solve(
+        lambda t, y: 1j * y,
+        torch.ones(2, 1, dtype=torch.complex128),
+        (0.0, 3.0),
+        events=event,
+        **TIGHT,
+    )
+    torch.testing.assert_close(
+        sol.t, torch.full((2,), torch.pi / 2, dtype=torch.float64), rtol=1e-8, atol=0
+    )
+    torch.testing.assert_close(
+        sol.last, torch.full((2, 1), 1j, dtype=torch.complex128), rtol=1e-7, atol=1e-7
+    )
+    t, _ = odeint_event(
+        lambda t, y: 1j * y,
+        torch.ones(1, dtype=torch.complex128),
+        T[0],
+        event_fn=lambda t, y: y.real,
+    )
     assert float(t) == pytest.approx(torch.pi / 2, rel=1e-6)
 
 
@@ -209,7 +256,9 @@ REFUSED = {
     "times": lambda: ode.solve(lambda t, y: -y, REAL, torch.tensor([0.0, 1.0 + 1.0j])),
     "lower bound": lambda: ode.elbo(MODEL, WAVES),
     "slerp": lambda: ode.slerp(WAVES, WAVES, 0.5),
-    "denoiser": lambda: sample_euler(lambda x, s: 1j * x, REAL, torch.tensor([2.0, 1.0, 0.0]), disable=True),
+    "denoiser": lambda: sample_euler(
+        lambda x, s: 1j * x, REAL, torch.tensor([2.0, 1.0, 0.0]), disable=True
+    ),
     "k-diffusion": lambda: sample_dpm_adaptive(lambda x, s: 0.5 * x, WAVES, 0.1, 2.0, disable=True),
 }
 

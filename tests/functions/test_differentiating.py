@@ -1,4 +1,5 @@
-"""Functions that differentiate their state, as Hamiltonian networks, gradient flows and energy-based scores do."""
+"""Functions that differentiate their state, as Hamiltonian networks, gradient flows and
+energy-based scores do."""
 
 from __future__ import annotations
 
@@ -56,13 +57,18 @@ def adapter(call, method):
 SOLVES = {
     "backprop": lambda f, y: ode.solve(f, y, T, adjoint="backprop").y,
     "continuous": lambda f, y: ode.solve(f, y, T, adjoint="continuous").y,
-    "continuous, implicit": lambda f, y: ode.solve(f, y, T, "kvaerno3", adjoint="continuous", rtol=1e-4).y,
+    "continuous, implicit": lambda f, y: (
+        ode.solve(f, y, T, "kvaerno3", adjoint="continuous", rtol=1e-4).y
+    ),
     "steps, backprop": lambda f, y: ode.solve(f, y, T, "rk4", steps=10, adjoint="backprop").y,
     "steps, continuous": lambda f, y: ode.solve(f, y, T, "rk4", steps=10, adjoint="continuous").y,
     "reversible": lambda f, y: ode.solve(f, y, T, "rk4", steps=10, adjoint="reversible").y,
     "per sample": lambda f, y: odeint(f, y, T, options={"per_sample": True}),
     **{f"odeint {m}": adapter(odeint, m) for m in METHODS},
-    **{f"odeint_adjoint {m}": adapter(odeint_adjoint, m) for m in ("dopri5", "rk4", "implicit_adams", "gl4")},
+    **{
+        f"odeint_adjoint {m}": adapter(odeint_adjoint, m)
+        for m in ("dopri5", "rk4", "implicit_adams", "gl4")
+    },
 }
 
 
@@ -77,7 +83,9 @@ def test_values_and_gradients_are_those_of_the_function_written_out(how, wants):
         y = SOLVES[how](f, y0)
         leaf = y0 if wants == "state" else f.k
         recorded = "scipy" not in how  # which records nothing
-        found.append((y.detach(), torch.autograd.grad(y[-1].square().sum(), leaf)[0] if recorded else None))
+        found.append(
+            (y.detach(), torch.autograd.grad(y[-1].square().sum(), leaf)[0] if recorded else None)
+        )
     # Krylov and Newton's iterations may have Jacobians by differences, which moves the last digits.
     (y, grad), (want, gradient) = found
     torch.testing.assert_close(y, want, rtol=1e-6, atol=1e-9)
@@ -112,7 +120,9 @@ def test_the_gradient_flow(method):
 def test_jumps_dense_output_and_events():
     y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
     options = {"jump_t": torch.tensor([0.5], dtype=torch.float64)}
-    assert number(odeint(flow, y0, T, options=options)[-1, 0]) == pytest.approx(math.exp(-1), rel=1e-6)
+    assert number(odeint(flow, y0, T, options=options)[-1, 0]) == pytest.approx(
+        math.exp(-1), rel=1e-6
+    )
     at = odeint_dense(flow, y0, 0.0, 1.0)
     assert number(at(0.5)[0]) == pytest.approx(math.exp(-0.5), rel=1e-6)
     t, _ = odeint_event(flow, y0, T[0], event_fn=lambda t, y: y[0] - 0.5)
@@ -182,7 +192,9 @@ class Score(nn.Module):
     def forward(self, x, t):
         if not self.energy:
             return self.w * x
-        return torch.autograd.grad((self.w * x.square() / 2).sum() + 0 * t.sum(), x, create_graph=True)[0]
+        return torch.autograd.grad(
+            (self.w * x.square() / 2).sum() + 0 * t.sum(), x, create_graph=True
+        )[0]
 
 
 X = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -192,7 +204,9 @@ MODELS = {
     "window": lambda m: ode.sample(m, X, solver="ddim", steps=6, executor=ode.Window()),
     "gradients": lambda m: ode.sample(m, X, solver="ddim", steps=5, adjoint="backprop"),
     "solve": lambda m: ode.solve(m, X, (1.0, 0.01), rtol=1e-3).last,
-    "solve, gradients": lambda m: ode.solve(m, X, (1.0, 0.01), rtol=1e-3, adjoint="continuous").last,
+    "solve, gradients": lambda m: (
+        ode.solve(m, X, (1.0, 0.01), rtol=1e-3, adjoint="continuous").last
+    ),
     "data": lambda m: m.data(X, 0.5),
     "density": lambda m: ode.log_prob(m, X, tol=0.1).value,
     "density along": lambda m: ode.log_prob(m, X, divergence="along", tol=0.1).value,
@@ -210,5 +224,7 @@ def test_scores_that_are_gradients_of_an_energy(how, mode):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
     assert got.requires_grad == want.requires_grad
     if want.requires_grad:
-        grads = [torch.autograd.grad(x.sum(), net.w)[0] for x, net in zip((got, want), nets, strict=True)]
+        grads = [
+            torch.autograd.grad(x.sum(), net.w)[0] for x, net in zip((got, want), nets, strict=True)
+        ]
         torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-8)

@@ -1,4 +1,5 @@
-"""Functions that work in place, return one buffer again or keep what they are given: values are those of the pure function."""
+"""Functions that work in place, return one buffer again or keep what they are given: values are
+those of the pure function."""
 
 from __future__ import annotations
 
@@ -53,7 +54,10 @@ SOLVES = {
     "steps": solved(steps=10, solver="rk4"),
     "event": solved(events=ode.Event(lambda t, y: y.mul_(2)[:, 0] - 1.0, terminal=False)),
     "odeint dopri5": lambda f, y: odeint(f, y, T),
-    **{f"odeint {m}": gridded(m) for m in ("euler", "rk4", "explicit_adams", "implicit_adams", "trapezoid")},
+    **{
+        f"odeint {m}": gridded(m)
+        for m in ("euler", "rk4", "explicit_adams", "implicit_adams", "trapezoid")
+    },
     "odeint scipy": lambda f, y: odeint(f, y, T, method="scipy_solver"),
 }
 
@@ -66,7 +70,8 @@ def test_solves(how, form, mode):
     with mode():
         y0 = state()
         got = SOLVES[how](FORMS[form](), y0)
-    # Newton's method may take differences for a Jacobian where f cannot be transformed: other roundings, not other values.
+    # Newton's method may take differences for a Jacobian where f cannot be transformed: other
+    # roundings, not other values.
     torch.testing.assert_close(got, want, rtol=1e-9 if "kvaerno" not in how else 1e-6, atol=0)
     assert torch.equal(y0, state())
 
@@ -79,7 +84,10 @@ def test_one_buffer_is_as_right_as_torchdiffeq():
 
 
 GRADIENTS = {
-    **{adjoint: lambda f, y, a=adjoint: ode.solve(f, y, T, adjoint=a).y for adjoint in ("backprop", "continuous")},
+    **{
+        adjoint: lambda f, y, a=adjoint: ode.solve(f, y, T, adjoint=a).y
+        for adjoint in ("backprop", "continuous")
+    },
     "steps": lambda f, y: ode.solve(f, y, T, "rk4", steps=10, adjoint="backprop").y,
     "reversible": lambda f, y: ode.solve(f, y, T, "rk4", steps=10, adjoint="reversible").y,
     "odeint": lambda f, y: odeint(f, y, T),
@@ -96,12 +104,16 @@ def test_gradients(how, form):
         GRADIENTS[how](f, y0)[-1].square().sum().backward()
         return y0.grad
 
-    if how not in ("odeint", "odeint rk4", "odeint_adjoint") and ("buffer" in form or form == "other_type"):
+    if how not in ("odeint", "odeint rk4", "odeint_adjoint") and (
+        "buffer" in form or form == "other_type"
+    ):
         with pytest.raises(OdesolveError, match="let f return a new tensor"):
             gradient(FORMS[form]())
         return
     got = gradient(FORMS[form]())
-    torch.testing.assert_close(got, gradient(expanded if form == "expanded" else plain(form)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        got, gradient(expanded if form == "expanded" else plain(form)), rtol=1e-9, atol=0
+    )
 
 
 def expanded(t, y):
@@ -118,7 +130,8 @@ class Equation(torch.nn.Module):
 
 NOISES = {
     **{
-        s: lambda f, g, y, s=s: ode.solve_sde(f, g, y, solver=s, steps=8, seed=0).y for s in ("euler_maruyama", "srid2")
+        s: lambda f, g, y, s=s: ode.solve_sde(f, g, y, solver=s, steps=8, seed=0).y
+        for s in ("euler_maruyama", "srid2")
     },
     "by tolerance": lambda f, g, y: (
         ode.solve_sde(f, 0.3, y, solver="stochastic_heun", noise="additive", rtol=1e-2, seed=0).y
@@ -160,7 +173,9 @@ X = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_se
 
 
 def sampled(**options):
-    return lambda model: ode.sample(model, X, **{"solver": "ddim", "steps": 6, "seed": 1, **options})
+    return lambda model: ode.sample(
+        model, X, **{"solver": "ddim", "steps": 6, "seed": 1, **options}
+    )
 
 
 SAMPLES = {
@@ -171,7 +186,9 @@ SAMPLES = {
     "window": sampled(executor=ode.Window()),
     "parareal": sampled(executor=ode.Parareal()),
     "gradients": sampled(adjoint="backprop"),
-    "iterate": lambda m: torch.stack([s.x + s.data for s in ode.iterate(m, X, solver="dpmpp_2m", steps=6)]),
+    "iterate": lambda m: torch.stack(
+        [s.x + s.data for s in ode.iterate(m, X, solver="dpmpp_2m", steps=6)]
+    ),
     "sampler": lambda m: ode.Sampler(m, "unipc_2", 6, dtype=torch.float64)(X),
     "solve": lambda m: ode.solve(m, X, (1.0, 0.01), rtol=1e-3).last,
     "invert": lambda m: ode.invert(m, X, steps=6),
@@ -209,14 +226,19 @@ def test_densities(how, form):
 
 
 def test_the_smallest_network_that_works_in_place():
-    want = ode.sample(ode.Model(lambda x, t: x * 0.5, VP, "noise"), (64, 8), solver="ddim", steps=10, seed=0)
-    got = ode.sample(ode.Model(lambda x, t: x.mul_(0.5), VP, "noise"), (64, 8), solver="ddim", steps=10, seed=0)
+    want = ode.sample(
+        ode.Model(lambda x, t: x * 0.5, VP, "noise"), (64, 8), solver="ddim", steps=10, seed=0
+    )
+    got = ode.sample(
+        ode.Model(lambda x, t: x.mul_(0.5), VP, "noise"), (64, 8), solver="ddim", steps=10, seed=0
+    )
     assert torch.equal(got, want)
     assert float(got.std()) > 10.0
     layers = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Linear(8, 8))
     same = torch.nn.Sequential(torch.nn.ReLU(), layers[1])
     first, second = (
-        ode.sample(ode.Model(lambda x, t, n=n: n(x), VP, "noise"), (64, 8), seed=0) for n in (layers, same)
+        ode.sample(ode.Model(lambda x, t, n=n: n(x), VP, "noise"), (64, 8), seed=0)
+        for n in (layers, same)
     )
     assert torch.equal(first, second)
 
@@ -264,7 +286,9 @@ def test_chains():
     log_prob = lambda x: -0.5 * x.square().sum(1)
     want = ode.mala(log_prob, X, 0.1, n=5, seed=0).x
     for score in (lambda x: x.neg_(), lambda x: torch.neg(x, out=buffer)):
-        assert torch.equal(ode.mala(lambda x: log_prob(x.mul_(1.0)), X, 0.1, n=5, score=score, seed=0).x, want)
+        assert torch.equal(
+            ode.mala(lambda x: log_prob(x.mul_(1.0)), X, 0.1, n=5, score=score, seed=0).x, want
+        )
 
 
 def test_a_base_that_works_in_place():
@@ -280,7 +304,14 @@ def test_a_base_that_works_in_place():
 @pytest.mark.parametrize("how", ["dopri5", "kvaerno3", "steps", "odeint dopri5", "odeint rk4"])
 def test_a_function_that_turns_careless_is_refused(how):
     y0 = state()
-    with torch.no_grad(), pytest.raises(OdesolveError, match=r"wrote to its input.*y = y.clone\(\)"):
+    with (
+        torch.no_grad(),
+        pytest.raises(
+            OdesolveError,
+            match=r"wrote to its input.*y = "
+            r"y.clone\(\)",
+        ),
+    ):
         SOLVES[how](turns_careless(), y0)
     assert torch.equal(y0, state())
 

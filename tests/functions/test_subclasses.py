@@ -1,4 +1,5 @@
-"""Tensors of a subclass without a dispatch of its own, as images that know their kind are, are solved as plain ones."""
+"""Tensors of a subclass without a dispatch of its own, as images that know their kind are, are
+solved as plain ones."""
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ CALLS = {
     "invert": lambda x: ode.invert(MODEL, x, "ddim", 3),
     "sdedit": lambda x: ode.sdedit(MODEL, x, 0.5, steps=3, seed=0),
     "solve": lambda x: ode.solve(lambda t, y: -y, x).y,
-    "solve_sde": lambda x: ode.solve_sde(lambda t, y: -y, lambda t, y: 0.1 * y, x, steps=3, seed=0).y,
+    "solve_sde": lambda x: (
+        ode.solve_sde(lambda t, y: -y, lambda t, y: 0.1 * y, x, steps=3, seed=0).y
+    ),
     "langevin": lambda x: ode.langevin(lambda x: -x, x, 0.1, 3, seed=0),
 }
 

@@ -1,4 +1,5 @@
-"""Every named grid on every path: n + 1 times from noise to data, strictly monotone, for any n up to 1000."""
+"""Every named grid on every path: n + 1 times from noise to data, strictly monotone, for any n up
+to 1000."""
 
 from __future__ import annotations
 
@@ -27,7 +28,11 @@ def check(times, path, n):
 @pytest.mark.parametrize("name", grids.NAMED)
 def test_named_grid(path, name):
     if name in TABLE_ONLY and path.training_steps is None:
-        with pytest.raises(OdesolveError, match=r"needs a path with training times: use paths\.Discrete"):
+        with pytest.raises(
+            OdesolveError,
+            match=r"needs a path with training times: use "
+            r"paths\.Discrete",
+        ):
             grids.make(grids.named(name), path, 10)
         return
     for n in STEPS:
@@ -43,8 +48,12 @@ def test_flipped_path_gets_the_mirrored_grid(base_path, name):
         return
     for n in (1, 2, 7, 100):
         forward = torch.tensor(grids.make(grids.named(name), base_path, n), dtype=torch.float64)
-        mirrored = torch.tensor(grids.make(grids.named(name), base_path.flipped(), n), dtype=torch.float64)
-        torch.testing.assert_close(mirrored, base_path.t_max - forward, rtol=0, atol=1e-13 * base_path.t_max)
+        mirrored = torch.tensor(
+            grids.make(grids.named(name), base_path.flipped(), n), dtype=torch.float64
+        )
+        torch.testing.assert_close(
+            mirrored, base_path.t_max - forward, rtol=0, atol=1e-13 * base_path.t_max
+        )
 
 
 RULES = st.one_of(
@@ -59,7 +68,9 @@ RULES = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rule=RULES, n=st.integers(1, 200))
 def test_any_parameters(base_path, rule, n):
     times = grids.make(rule, base_path, n)

@@ -20,7 +20,8 @@ def rho_of(path, times):
 
 @pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
 def test_karras(rho):
-    """sigma_i = (s_max^(1/rho) + i/(N-1) (s_min^(1/rho) - s_max^(1/rho)))^rho, then 0; on EDM the time is sigma."""
+    """sigma_i = (s_max^(1/rho) + i/(N-1) (s_min^(1/rho) - s_max^(1/rho)))^rho, then 0; on EDM the
+    time is sigma."""
     i = np.arange(N)
     want = (80 ** (1 / rho) + i / (N - 1) * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
     times = grids.make(grids.Karras(rho=rho), paths.EDM(), N)
@@ -34,11 +35,15 @@ def test_karras_on_another_path_has_uniform_roots_of_sigma_over_alpha(path):
     np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / (N - 1), rtol=1e-9)
 
 
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear(), paths.Trig(), paths.EDM(), paths.VE()], ids=str)
+@pytest.mark.parametrize(
+    "path", [paths.VP(), paths.Linear(), paths.Trig(), paths.EDM(), paths.VE()], ids=str
+)
 def test_lambda_is_uniform_in_log_snr(path):
     start, stop = 0.9 * path.t_max, 0.01 * path.t_max
     times = grids.make(grids.Lambda(start=start, stop=stop, final=False), path, N)
-    np.testing.assert_allclose(np.diff(-np.log(rho_of(path, times))), np.log(rho_of(path, [start, stop])) @ [1, -1] / N)
+    np.testing.assert_allclose(
+        np.diff(-np.log(rho_of(path, times))), np.log(rho_of(path, [start, stop])) @ [1, -1] / N
+    )
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0, 7.0])
@@ -70,14 +75,21 @@ def test_vp_time_on_another_path_has_the_levels_of_a_vp_path():
 
 
 def test_vp_time_refuses_a_range_it_cannot_cover():
-    with pytest.raises(OdesolveError, match=r"epsilon=0\.001 does not fit this range of noise: give epsilon=0\."):
+    with pytest.raises(
+        OdesolveError,
+        match=r"epsilon=0\.001 does not fit this range of noise: "
+        r"give epsilon=0\.",
+    ):
         grids.make(grids.VPTime(start=0.5, stop=0.25), paths.VP(), N)
     assert len(grids.make(grids.VPTime(start=0.5, stop=0.25, epsilon=0.28), paths.VP(), N)) == N + 1
 
 
-@pytest.mark.parametrize("path", [paths.VP(), paths.EDM(), paths.VE(0.01, 5000.0), paths.Linear().flipped()], ids=str)
+@pytest.mark.parametrize(
+    "path", [paths.VP(), paths.EDM(), paths.VE(0.01, 5000.0), paths.Linear().flipped()], ids=str
+)
 def test_asinh_is_uniform_in_asinh_of_the_ratio(path):
-    """From end to end; an infinite ratio at the start stands before the grid, which then begins at ``far``."""
+    """From end to end; an infinite ratio at the start stands before the grid, which then begins at
+    ``far``."""
     for scale in (0.15, 2.0):
         times = grids.make(grids.Asinh(scale=scale), path, N)
         far = 1 if path.family == "flow" else 0
@@ -99,12 +111,18 @@ def test_shift(k):
     """The log-odds of t move by log k."""
     times = np.array(grids.make(grids.Shifted(shift=k), paths.Linear(), N))[1:-1]
     plain = 1 - np.arange(1, N) / N
-    np.testing.assert_allclose(np.log(times / (1 - times)), np.log(plain / (1 - plain)) + math.log(k), atol=1e-13)
-    assert grids.make(grids.Shifted(mu=math.log(k)), paths.Linear(), N) == pytest.approx([1.0, *times, 0.0], rel=1e-14)
+    np.testing.assert_allclose(
+        np.log(times / (1 - times)), np.log(plain / (1 - plain)) + math.log(k), atol=1e-13
+    )
+    assert grids.make(grids.Shifted(mu=math.log(k)), paths.Linear(), N) == pytest.approx(
+        [1.0, *times, 0.0], rel=1e-14
+    )
 
 
 @pytest.mark.parametrize("n", [1, 3, 5, 7, 10, 16, 50, 74, 333, 1000])
-@pytest.mark.parametrize("path", [paths.Discrete.ddpm(), paths.Discrete.stable_diffusion()], ids=["ddpm", "sd"])
+@pytest.mark.parametrize(
+    "path", [paths.Discrete.ddpm(), paths.Discrete.stable_diffusion()], ids=["ddpm", "sd"]
+)
 def test_table_spacings(path, n):
     """The indices 0..999 that the network gets, as Lin et al. 2024 (table 2) round them."""
 
@@ -113,16 +131,22 @@ def test_table_spacings(path, n):
         assert end == 0.0
         return [round(t * 1000) - 1 for t in times]
 
-    assert index(grids.named("trailing")) == (np.round(np.arange(1000, 0, -1000 / n)) - 1).tolist()[:n]
+    assert (
+        index(grids.named("trailing")) == (np.round(np.arange(1000, 0, -1000 / n)) - 1).tolist()[:n]
+    )
     assert index(grids.named("leading")) == (np.arange(n) * (1000 // n))[::-1].tolist()
     if n > 1:
         assert index(grids.named("linspace")) == np.linspace(0, 999, n).round()[::-1].tolist()
     if n < 1000:
-        assert index(grids.Spaced(spacing="leading", offset=1)) == (np.arange(n) * (1000 // n) + 1)[::-1].tolist()
+        assert (
+            index(grids.Spaced(spacing="leading", offset=1))
+            == (np.arange(n) * (1000 // n) + 1)[::-1].tolist()
+        )
 
 
 def test_infinite_log_snr_is_left_out():
-    """Cosine and Linear have lambda = -inf at t = 1: the first step starts there, the rule begins at t_clip."""
+    """Cosine and Linear have lambda = -inf at t = 1: the first step starts there, the rule begins
+    at t_clip."""
     for path in (paths.Cosine(), paths.Linear(), paths.Trig()):
         assert path.t_clip is not None
         times = grids.make(grids.named("lambda"), path, N)
@@ -132,7 +156,11 @@ def test_infinite_log_snr_is_left_out():
 
 
 def test_infinite_end_that_was_asked_for_is_refused():
-    with pytest.raises(OdesolveError, match=r"the log-SNR is infinite at t=0\.5 or t=0\.0: give start= and stop="):
+    with pytest.raises(
+        OdesolveError,
+        match=r"the log-SNR is infinite at t=0\.5 or t=0\.0: give "
+        r"start= and stop=",
+    ):
         grids.make(grids.Lambda(start=0.5, stop=0.0), paths.VP(), N)
 
 

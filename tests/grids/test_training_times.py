@@ -1,4 +1,5 @@
-"""Grids moved onto a table's training times: distinct integers for every number of steps that fits."""
+"""Grids moved onto a table's training times: distinct integers for every number of steps that
+fits."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ def test_every_number_of_steps_gives_distinct_training_times(name):
 def test_flipped_table_gets_the_same_levels(name):
     for n in (1, 2, 10, 333, 1000):
         want = indices(grids.make(grids.named(name), DDPM, n, snap=True), DDPM)
-        assert indices(grids.make(grids.named(name), DDPM.flipped(), n, snap=True), DDPM.flipped()) == want
+        assert (
+            indices(grids.make(grids.named(name), DDPM.flipped(), n, snap=True), DDPM.flipped())
+            == want
+        )
 
 
 @pytest.mark.parametrize("name", grids.NAMED)
@@ -46,7 +50,9 @@ def test_more_steps_than_training_times_are_refused(name):
 
 def test_all_training_times_are_used_when_there_are_as_many_steps():
     for name in grids.NAMED:
-        assert indices(grids.make(grids.named(name), DDPM, 1000, snap=True), DDPM) == list(range(1000, -1, -1))
+        assert indices(grids.make(grids.named(name), DDPM, 1000, snap=True), DDPM) == list(
+            range(1000, -1, -1)
+        )
 
 
 def test_a_list_of_the_users_is_snapped_in_both_directions():
@@ -57,7 +63,9 @@ def test_a_list_of_the_users_is_snapped_in_both_directions():
 
 
 def test_a_list_without_the_data_end_stays_on_training_times():
-    assert indices(grids.make(grids.named([0.01, 0.0021, 0.0019, 0.0001]), DDPM, None, snap=True), DDPM) == [
+    assert indices(
+        grids.make(grids.named([0.01, 0.0021, 0.0019, 0.0001]), DDPM, None, snap=True), DDPM
+    ) == [
         10,
         3,
         2,
@@ -72,7 +80,8 @@ def test_no_snapping_on_a_continuous_path():
 @pytest.mark.parametrize("total", [1, 2, 10, 100, 999])
 def test_short_tables(total):
     path = paths.Discrete([1 - (i + 1) / (total + 1) for i in range(total)])
-    for name in grids.NAMED.keys() - {"vp_time"}:  # whose default epsilon asks for a wider range of noise
+    # whose default epsilon asks for a wider range of noise
+    for name in grids.NAMED.keys() - {"vp_time"}:
         for n in {1, (total + 1) // 2, total}:
             index = indices(grids.make(grids.named(name), path, n, snap=True), path)
             assert len(set(index)) == n + 1

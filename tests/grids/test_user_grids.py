@@ -14,7 +14,12 @@ from odesolve.errors import OdesolveError
 
 @pytest.mark.parametrize("values", [[1.0, 0.5, 0.2, 0.0], [0.0, 0.2, 0.5, 1.0], (0.7, 0.1)])
 def test_lists_in_both_directions(values):
-    for given in (values, tuple(values), torch.tensor(values, dtype=torch.float64), np.array(values)):
+    for given in (
+        values,
+        tuple(values),
+        torch.tensor(values, dtype=torch.float64),
+        np.array(values),
+    ):
         assert grids.make(grids.named(given), paths.VP(), None) == tuple(values)
 
 
@@ -27,7 +32,8 @@ def test_round_off_beyond_the_end_is_taken_back():
 
 
 def test_sigmas():
-    """k-diffusion's list: on EDM the times themselves, elsewhere times of equal sigma/alpha; a last 0 is the data."""
+    """k-diffusion's list: on EDM the times themselves, elsewhere times of equal sigma/alpha; a last
+    0 is the data."""
     levels = [80.0, 10.0, 1.0, 0.002, 0.0]
     assert grids.sigmas(paths.EDM(), levels).values == pytest.approx(levels, rel=1e-14)
     for path in (paths.VP(), paths.Discrete.ddpm(), paths.VP().flipped()):
@@ -63,7 +69,11 @@ def test_bad_lists(values, what):
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "10", 10**6])
 def test_bad_numbers_of_steps(steps):
-    with pytest.raises(OdesolveError, match=r"steps=.*: (give a whole number|a plan holds a row .*: give fewer)"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"steps=.*: (give a whole number|a plan holds a row "
+        r".*: give fewer)",
+    ):
         grids.make(grids.named("uniform"), paths.VP(), steps)
 
 
@@ -101,7 +111,12 @@ def test_unknown_name_offers_the_nearest():
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("logSNR", "lambda"), ("time_uniform", "uniform"), ("time_quadratic", "quadratic"), ("polyexponential", "lambda")],
+    [
+        ("logSNR", "lambda"),
+        ("time_uniform", "uniform"),
+        ("time_quadratic", "quadratic"),
+        ("polyexponential", "lambda"),
+    ],
 )
 def test_rules_of_other_programs_are_named(theirs, ours):
     with pytest.raises(OdesolveError, match=f"unknown grid '{theirs}': did you mean '{ours}'"):

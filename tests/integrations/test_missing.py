@@ -1,4 +1,5 @@
-"""Without the libraries that adapters adapt to, their import says what to install and everything else works."""
+"""Without the libraries that adapters adapt to, their import says what to install and everything
+else works."""
 
 import subprocess
 import sys
@@ -17,7 +18,9 @@ sys.meta_path.insert(0, Refuse())
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("name", ["k_diffusion", "torchdiffeq", "torchsde", "names", "imported"])

@@ -1,4 +1,5 @@
-"""Networks that the tests of fingerprints change and make anew; imported by a fresh process, too."""
+"""Networks that the tests of fingerprints change and make anew; imported by a fresh process,
+too."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Config:
 
 
 class Net(nn.Module):
-    """A bit of everything: weights, buffers of both kinds, numbers, names, functions, and layers in train mode."""
+    """A bit of everything: weights, buffers of both kinds, numbers, names, functions, and layers in
+    train mode."""
 
     kind = 1.0
 

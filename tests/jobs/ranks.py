@@ -20,7 +20,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Slow(nn.Module):
-    """A network with a buffer, whose calls take their time; ``before()`` is called before each, and makes it no other."""
+    """A network with a buffer, whose calls take their time; ``before()`` is called before each, and
+    makes it no other."""
 
     def __init__(self, seconds=0.0, before=None):
         super().__init__()

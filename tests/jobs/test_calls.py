@@ -11,16 +11,32 @@ from tests.run.rational import PATH, model
 def test_conditions_by_id(tmp_path):
     shifts = lambda ids: {"shift": 0.1 * ids.double()}
     job = ode.jobs.sample(
-        lambda ids: model(cond=shifts(ids)), (4, 2, 3), "ddim", 4, n=11, out=tmp_path, seed=1, dtype=torch.float64
+        lambda ids: model(cond=shifts(ids)),
+        (4, 2, 3),
+        "ddim",
+        4,
+        n=11,
+        out=tmp_path,
+        seed=1,
+        dtype=torch.float64,
     )
-    whole = ode.sample(model(cond=shifts(torch.arange(11))), (11, 2, 3), "ddim", 4, seed=1, dtype=torch.float64)
+    whole = ode.sample(
+        model(cond=shifts(torch.arange(11))), (11, 2, 3), "ddim", 4, seed=1, dtype=torch.float64
+    )
     np.testing.assert_array_equal(job.load()["samples"], whole.numpy())
 
 
 def test_conditions_of_a_batch(tmp_path):
     shift = torch.linspace(-0.3, 0.3, 4, dtype=torch.float64)
     job = ode.jobs.sample(
-        model(cond={"shift": shift}), (4, 2, 3), "ddim", 4, n=6, out=tmp_path, seed=1, dtype=torch.float64
+        model(cond={"shift": shift}),
+        (4, 2, 3),
+        "ddim",
+        4,
+        n=6,
+        out=tmp_path,
+        seed=1,
+        dtype=torch.float64,
     )
     for first, rows in ((0, 4), (4, 2)):
         cut = model(cond={"shift": shift[:rows]})
@@ -31,8 +47,14 @@ def test_conditions_of_a_batch(tmp_path):
 
 def test_conditions_of_all_samples_are_given_by_id(tmp_path):
     shift = torch.linspace(-0.3, 0.3, 11, dtype=torch.float64)
-    with pytest.raises(ode.OdesolveError, match=r"shift has 11 rows.*lambda ids: model.given\(shift=shift\[ids\]\)"):
-        ode.jobs.sample(model(cond={"shift": shift}), (4, 2, 3), "ddim", 4, n=11, out=tmp_path / "job", seed=1)
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"shift has 11 rows.*lambda ids: "
+        r"model.given\(shift=shift\[ids\]\)",
+    ):
+        ode.jobs.sample(
+            model(cond={"shift": shift}), (4, 2, 3), "ddim", 4, n=11, out=tmp_path / "job", seed=1
+        )
     assert not (tmp_path / "job").exists()
 
 
@@ -55,7 +77,15 @@ def test_a_solve_that_fails_leaves_the_others_alone(tmp_path):
 def test_stochastic_windows(tmp_path):
     window = ode.Window(exact=True)
     job = ode.jobs.sample(
-        model(), (4, 2, 3), "dpmpp_2m_sde", 6, n=10, out=tmp_path, seed=5, dtype=torch.float64, executor=window
+        model(),
+        (4, 2, 3),
+        "dpmpp_2m_sde",
+        6,
+        n=10,
+        out=tmp_path,
+        seed=5,
+        dtype=torch.float64,
+        executor=window,
     )
     whole = ode.sample(model(), (10, 2, 3), "dpmpp_2m_sde", 6, seed=5, dtype=torch.float64)
     np.testing.assert_array_equal(job.load()["samples"], whole.numpy())
@@ -85,7 +115,10 @@ def test_log_densities(tmp_path, gaussian):
 
 def test_discrete_data(tmp_path, gaussian):
     k = torch.randint(3, 6, (6, 1, 4, 4), generator=torch.Generator().manual_seed(0))
-    given, width = gaussian.model(ode.paths.EDM()), {"levels": 8, "low": -2.0, "high": 2.0, "draws": 2}
+    given, width = (
+        gaussian.model(ode.paths.EDM()),
+        {"levels": 8, "low": -2.0, "high": 2.0, "draws": 2},
+    )
     job = ode.jobs.log_prob(given, k, out=tmp_path, batch=6, **width)
     bits = ode.bits_per_dim(given, k, seed=0, **width)
     nats = (np.log2(8 / 4.0) - bits.value.numpy()) * 16 * np.log(2)

@@ -1,4 +1,5 @@
-"""What makes another model, and what makes the same one: a job that is taken up refuses the first and takes the second."""
+"""What makes another model, and what makes the same one: a job that is taken up refuses the first
+and takes the second."""
 
 from __future__ import annotations
 
@@ -20,7 +21,20 @@ from torch import nn
 import odesolve as ode
 from odesolve.fingerprints.fingerprint import fingerprint
 from tests.jobs import nets
-from tests.jobs.nets import Callable, Net, Pair, Slotted, changed, closed, cyclic, hooked, model, nested, of, partial
+from tests.jobs.nets import (
+    Callable,
+    Net,
+    Pair,
+    Slotted,
+    changed,
+    closed,
+    cyclic,
+    hooked,
+    model,
+    nested,
+    of,
+    partial,
+)
 
 SHAPE, N = (2, 1, 3), 6
 LABELS = torch.arange(6)
@@ -28,7 +42,9 @@ BASE = Net()
 
 
 def draw(out, given, **options):
-    return ode.jobs.sample(given, SHAPE, "ddim", 1, n=N, out=out, shard=2, progress=False, **options)
+    return ode.jobs.sample(
+        given, SHAPE, "ddim", 1, n=N, out=out, shard=2, progress=False, **options
+    )
 
 
 def with_value(name, k, value):
@@ -104,7 +120,9 @@ def labelled(last):
 
 
 def wrapped(by):
-    as_torch = functools.wraps(torch.nn.functional.silu, ("__module__", "__name__", "__qualname__"), ())
+    as_torch = functools.wraps(
+        torch.nn.functional.silu, ("__module__", "__name__", "__qualname__"), ()
+    )
     return as_torch(lambda x, t: x * by)
 
 
@@ -133,7 +151,11 @@ CHANGES = {
     "a weight": (lambda: model(Net()), lambda: model(with_value("inner.0.weight", 3, 0.125))),
     "a weight by one rounding": (
         lambda: model(Net()),
-        lambda: model(with_value("inner.0.bias", 0, torch.nextafter(Net().inner[0].bias[0], torch.tensor(9.0)))),
+        lambda: model(
+            with_value(
+                "inner.0.bias", 0, torch.nextafter(Net().inner[0].bias[0], torch.tensor(9.0))
+            )
+        ),
     ),
     "two weights swapped": (
         lambda: model(closed(torch.tensor([0, 1, 1, 0]))),
@@ -147,18 +169,34 @@ CHANGES = {
     "a flag": (lambda: model(Net()), lambda: model(changed(flag=False))),
     "a private attribute": (lambda: model(Net()), lambda: model(changed(_hidden=3))),
     "an activation": (lambda: model(Net()), lambda: model(changed(act=torch.sigmoid))),
-    "an activation by name": (lambda: model(changed(act="tanh")), lambda: model(changed(act="relu"))),
+    "an activation by name": (
+        lambda: model(changed(act="tanh")),
+        lambda: model(changed(act="relu")),
+    ),
     "an activation's layer": (lambda: model(Net()), lambda: model(swapped_class())),
-    "a layer's option": (lambda: model(changed(act=nn.ELU(1.0))), lambda: model(changed(act=nn.ELU(2.0)))),
+    "a layer's option": (
+        lambda: model(changed(act=nn.ELU(1.0))),
+        lambda: model(changed(act=nn.ELU(2.0))),
+    ),
     "a new attribute": (lambda: model(Net()), lambda: model(changed(another=1))),
     "seven levels down": (
         lambda: model(Net()),
-        lambda: model(changed(extra={"by": [0.5, (1, 2)], "deep": {"er": {"a": {"b": {"c": {"d": {"e": 2.0}}}}}}})),
+        lambda: model(
+            changed(
+                extra={"by": [0.5, (1, 2)], "deep": {"er": {"a": {"b": {"c": {"d": {"e": 2.0}}}}}}}
+            )
+        ),
     ),
-    "an array": (lambda: model(Net()), lambda: model(changed(table=np.arange(1.0, 4.0, dtype=np.float32)))),
+    "an array": (
+        lambda: model(Net()),
+        lambda: model(changed(table=np.arange(1.0, 4.0, dtype=np.float32))),
+    ),
     "a dataclass": (lambda: model(Net()), lambda: model(changed(config=nets.Config(name="relu")))),
     "an enum": (lambda: model(Net()), lambda: model(changed(mode=nets.Mode.FAST))),
-    "a named tuple": (lambda: model(changed(pair=Pair(1, 2))), lambda: model(changed(pair=Pair(2, 1)))),
+    "a named tuple": (
+        lambda: model(changed(pair=Pair(1, 2))),
+        lambda: model(changed(pair=Pair(2, 1))),
+    ),
     "a set": (lambda: model(changed(names={"a", "b"})), lambda: model(changed(names={"a", "c"}))),
     "the order of layers": (lambda: model(Net()), lambda: model(reordered())),
     "the order of functions": (
@@ -182,7 +220,10 @@ CHANGES = {
         lambda: model(subclass("def helper(self, x): return x * 0.5")),
         lambda: model(subclass("def helper(self, x): return x * 0.25")),
     ),
-    "a class's number": (lambda: model(subclass("kind = 1.0")), lambda: model(subclass("kind = 2.0"))),
+    "a class's number": (
+        lambda: model(subclass("kind = 1.0")),
+        lambda: model(subclass("kind = 2.0")),
+    ),
     "a partial's argument": (
         lambda: model(partial(nets.scaled, by=0.5)),
         lambda: model(partial(nets.scaled, by=0.25)),
@@ -213,13 +254,22 @@ CHANGES = {
         lambda: model(of("def net(x, t): return (lambda: x + 2)()")),
     ),
     "a global": (lambda: model(by_global(0.5)), lambda: model(by_global(0.25))),
-    "a global tensor": (lambda: model(by_global(torch.ones(3))), lambda: model(by_global(torch.zeros(3)))),
+    "a global tensor": (
+        lambda: model(by_global(torch.ones(3))),
+        lambda: model(by_global(torch.zeros(3))),
+    ),
     "a global function": (lambda: model(by_global(nets.half)), lambda: model(by_global(double))),
     "a constant of a module": (lambda: model(by_module(0.5)), lambda: model(by_module(0.25))),
     "a function's attribute": (lambda: model(attributed(0.5)), lambda: model(attributed(0.25))),
     "a closed-over array": (lambda: model(closed(np.ones(3))), lambda: model(closed(np.zeros(3)))),
-    "an array's dtype": (lambda: model(closed(np.ones(3, "i4"))), lambda: model(closed(np.ones(3, "i8")))),
-    "an array's shape": (lambda: model(closed(np.ones((2, 3)))), lambda: model(closed(np.ones((3, 2))))),
+    "an array's dtype": (
+        lambda: model(closed(np.ones(3, "i4"))),
+        lambda: model(closed(np.ones(3, "i8"))),
+    ),
+    "an array's shape": (
+        lambda: model(closed(np.ones((2, 3)))),
+        lambda: model(closed(np.ones((3, 2)))),
+    ),
     "an array of objects": (
         lambda: model(closed(np.array([1, "a"], object))),
         lambda: model(closed(np.array([1, "b"], object))),
@@ -227,12 +277,21 @@ CHANGES = {
     "within a cycle": (lambda: model(cyclic(0.5)), lambda: model(cyclic(0.25))),
     "a thousand levels down": (lambda: model(nested(1000, 1)), lambda: model(nested(1000, 2))),
     "in a wrapper": (lambda: model(wrapped(0.5)), lambda: model(wrapped(0.25))),
-    "in a file that is called code.py": (lambda: model(named_like("code", 1)), lambda: model(named_like("code", 2))),
-    "in a file that is called torch.py": (lambda: model(named_like("torch", 1)), lambda: model(named_like("torch", 2))),
+    "in a file that is called code.py": (
+        lambda: model(named_like("code", 1)),
+        lambda: model(named_like("code", 2)),
+    ),
+    "in a file that is called torch.py": (
+        lambda: model(named_like("torch", 1)),
+        lambda: model(named_like("torch", 2)),
+    ),
     "a callable object": (lambda: model(Callable(0.5)), lambda: model(Callable(0.25))),
     "a slot": (lambda: model(Slotted(0.5)), lambda: model(Slotted(0.25))),
     "a private slot": (lambda: model(Slotted(0.5, 1)), lambda: model(Slotted(0.5, 2))),
-    "a bound method's object": (lambda: model(Callable(0.5).method), lambda: model(Callable(0.25).method)),
+    "a bound method's object": (
+        lambda: model(Callable(0.5).method),
+        lambda: model(Callable(0.25).method),
+    ),
     "another method": (lambda: model(Callable().method), lambda: model(Callable().__call__)),
     "TorchScript's weights": (lambda: model(scripted(0.5)), lambda: model(scripted(0.25))),
     "compiled, its weights": (
@@ -243,8 +302,14 @@ CHANGES = {
         lambda: model(torch.compile(closed(None))),
         lambda: model(torch.compile(closed(1))),
     ),
-    "a condition": (lambda: model(nets.half, cond={"y": 1}), lambda: model(nets.half, cond={"y": 2})),
-    "a condition's name": (lambda: model(nets.half, cond={"y": 1}), lambda: model(nets.half, cond={"z": 1})),
+    "a condition": (
+        lambda: model(nets.half, cond={"y": 1}),
+        lambda: model(nets.half, cond={"y": 2}),
+    ),
+    "a condition's name": (
+        lambda: model(nets.half, cond={"y": 1}),
+        lambda: model(nets.half, cond={"z": 1}),
+    ),
     "the guidance": (
         lambda: model(nets.half).guided(2.0, {}, {"y": 1}),
         lambda: model(nets.half).guided(2.0, {}, {"y": 2}),
@@ -374,7 +439,10 @@ SAME = {
         lambda: model(changed(device=torch.device("cpu", 0))),
     ),
     "a lambda again": (lambda: model(of(LAMBDA)), lambda: model(of(LAMBDA))),
-    "a lambda elsewhere": (lambda: model(of(LAMBDA)), lambda: model(of("# a comment\n\n" + LAMBDA))),
+    "a lambda elsewhere": (
+        lambda: model(of(LAMBDA)),
+        lambda: model(of("# a comment\n\n" + LAMBDA)),
+    ),
     "other variables": (
         lambda: model(of("def net(x, t):\n    y = x * 2\n    return y")),
         lambda: model(of("def net(x, t):\n    'What it does.'\n    z = x * 2\n    return z")),
@@ -391,17 +459,26 @@ SAME = {
         lambda: model(nets.half, cond={"y": torch.ones(2), "z": 1}),
         lambda: model(nets.half, cond={"z": 1, "y": torch.ones(2)}),
     ),
-    "attributes in another order": (lambda: model(changed(a=1, b=2)), lambda: model(changed(b=2, a=1))),
+    "attributes in another order": (
+        lambda: model(changed(a=1, b=2)),
+        lambda: model(changed(b=2, a=1)),
+    ),
     "sets in another order": (
         lambda: model(closed({str(i) for i in range(50)})),
         lambda: model(closed({str(i) for i in reversed(range(50))})),
     ),
     "compiled": (lambda: model(Net()), lambda: model(torch.compile(Net()))),
-    "a compiled function": (lambda: model(closed(None)), lambda: model(torch.compile(closed(None)))),
+    "a compiled function": (
+        lambda: model(closed(None)),
+        lambda: model(torch.compile(closed(None))),
+    ),
     "on many devices": (lambda: model(Net()), lambda: model(ddp_like(Net()))),
     "TorchScript": (lambda: model(scripted(0.5)), lambda: model(scripted(0.5))),
     "a cycle": (lambda: model(cyclic(0.5)), lambda: model(cyclic(0.5))),
-    "a partial": (lambda: model(partial(nets.scaled, by=0.5)), lambda: model(partial(nets.scaled, by=0.5))),
+    "a partial": (
+        lambda: model(partial(nets.scaled, by=0.5)),
+        lambda: model(partial(nets.scaled, by=0.5)),
+    ),
     "tensors that share memory or not": (
         lambda: model(closed([BASE.kept, BASE.kept])),
         lambda: model(closed([BASE.kept, BASE.kept.clone()])),
@@ -417,16 +494,24 @@ def test_the_same_model_made_anew_is_taken(name):
     assert fingerprint(before()) == fingerprint(after())
 
 
-MADE = "[nets.Net(), nets.Callable(), nets.Slotted().__call__, nets.partial(nets.scaled, by=0.5), nets.cyclic(1), {'b', 'a'}]"
+MADE = (
+    "[nets.Net(), nets.Callable(), nets.Slotted().__call__, nets.partial(nets.scaled, by=0.5), "
+    "nets.cyclic(1), {'b', 'a'}]"
+)
 
 
 def test_another_process_finds_the_same(tmp_path):
     """With other addresses and hashes, from a script in another place."""
-    code = f"from tests.jobs import nets; from odesolve.fingerprints.fingerprint import fingerprint; print(fingerprint({MADE}))"
+    code = (
+        "from tests.jobs import nets; from odesolve.fingerprints.fingerprint import "
+        f"fingerprint; print(fingerprint({MADE}))"
+    )
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(File(__file__).parents[2])!r})\n{code}")
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == fingerprint(eval(MADE))
 
 
@@ -437,19 +522,26 @@ def test_what_calls_change_is_no_other_model_in_this_process(tmp_path):
     job.found()[1].unlink()
     assert draw(tmp_path, model(net)).done() == N
     net.calls = -1
-    with pytest.raises(ode.OdesolveError, match=r"the model differs in net\.calls, net\._cache\.by"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"the model differs in net\.calls, "
+        r"net\._cache\.by",
+    ):
         draw(tmp_path, model(net))
 
 
 def test_what_cannot_be_seen_is_named(tmp_path):
     with pytest.warns(
-        UserWarning, match=r"what model\.net\.held \(_thread|what model\.net\.held \(builtins.generator\) holds"
+        UserWarning,
+        match=r"what model\.net\.held \(_thread|what model\.net\.held "
+        r"\(builtins.generator\) holds",
     ):
         draw(tmp_path, model(closed(x for x in ())))
 
 
 def test_labels_from_elsewhere_are_asked_for_again(tmp_path):
-    """A function that reads a file shows nothing of it: shards that are there know their conditions."""
+    """A function that reads a file shows nothing of it: shards that are there know their
+    conditions."""
     np.save(tmp_path / "labels.npy", np.arange(6.0, dtype=np.float32))
 
     def given(ids, where=str(tmp_path / "labels.npy")):
@@ -464,6 +556,7 @@ def test_labels_from_elsewhere_are_asked_for_again(tmp_path):
     draw(tmp_path / "job", given)
     np.save(tmp_path / "labels.npy", np.array([0, 1, 2, 3, 4, 6], np.float32))
     with pytest.raises(
-        ode.OdesolveError, match="the conditions of ids 4 to 5 are others than their shard was made with"
+        ode.OdesolveError,
+        match="the conditions of ids 4 to 5 are others than their shard was made with",
     ):
         draw(tmp_path / "job", given)

@@ -1,4 +1,5 @@
-"""The end that others set: what SIGTERM and SIGUSR1 keep, how long it takes, and what a command says."""
+"""The end that others set: what SIGTERM and SIGUSR1 keep, how long it takes, and what a command
+says."""
 
 from __future__ import annotations
 
@@ -35,10 +36,12 @@ def interrupted(out, number, code, at=5, **options):
 @pytest.mark.parametrize("format", ["npz", "safetensors"])
 def test_the_running_batch_is_kept(tmp_path, capfd, number, code, format):
     whole = draw(tmp_path / "whole", Slow(), format=format)
-    assert interrupted(tmp_path / "job", number, code, format=format) == 6  # the batch that ran was finished, no more
+    # the batch that ran was finished, no more
+    assert interrupted(tmp_path / "job", number, code, format=format) == 6
     name = signal.Signals(number).name
     assert capfd.readouterr().err.splitlines() == [
-        f"odesolve: {name}: {tmp_path}/job keeps 8 of {N} results, and the batches of shards that were begun: "
+        f"odesolve: {name}: {tmp_path}/job keeps 8 of {N} results, and the batches of shards that "
+        "were begun: "
         "start the same job again to go on"
     ]
     kept = list((tmp_path / "job" / "begun").iterdir())
@@ -57,7 +60,9 @@ def test_a_shard_is_written_where_its_last_batch_was_running(tmp_path):
     assert not (tmp_path / "begun").exists()
 
 
-@pytest.mark.parametrize(("owner", "name", "call"), [(Notebook, "close", 1), (Leases, "close", 2), (Job, "write", 6)])
+@pytest.mark.parametrize(
+    ("owner", "name", "call"), [(Notebook, "close", 1), (Leases, "close", 2), (Job, "write", 6)]
+)
 def test_no_signal_is_lost_at_the_end(tmp_path, monkeypatch, capsys, owner, name, call):
     """When all is done as well: what comes after the job in a program is not to begin."""
     plain, calls = getattr(owner, name), []
@@ -113,7 +118,8 @@ def test_what_was_begun_is_taken_up_only_if_it_is_whole(tmp_path, harm):
 
 
 def test_what_was_begun_with_other_conditions_is_refused(tmp_path, monkeypatch):
-    """Labels of a file that a function of ids reads have changed behind the first batch, in which they are as they were."""
+    """Labels of a file that a function of ids reads have changed behind the first batch, in which
+    they are as they were."""
     labels, plain, drawn = tmp_path / "labels.npy", calls._drawn, []
     np.save(labels, np.ones(SHARD))
 
@@ -127,10 +133,21 @@ def test_what_was_begun_with_other_conditions_is_refused(tmp_path, monkeypatch):
         return x * y[:, None, None]
 
     def conditioned(ids):
-        return ode.Model(net, ode.paths.VP(), predicts="noise", cond={"y": torch.from_numpy(np.load(labels))[ids]})
+        return ode.Model(
+            net,
+            ode.paths.VP(),
+            predicts="noise",
+            cond={"y": torch.from_numpy(np.load(labels))[ids]},
+        )
 
     def job():
-        given = {"n": SHARD, "shard": SHARD, "progress": False, "out": tmp_path / "job", "dtype": torch.float64}
+        given = {
+            "n": SHARD,
+            "shard": SHARD,
+            "progress": False,
+            "out": tmp_path / "job",
+            "dtype": torch.float64,
+        }
         return ode.jobs.sample(conditioned, (2, 1, 3), "ddim", 2, **given)
 
     monkeypatch.setattr(calls, "_drawn", signalled)
@@ -169,7 +186,8 @@ def test_handlers_are_there_again_afterwards(tmp_path):
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     draw(tmp_path, Slow())
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
-    thread = threading.Thread(target=draw, args=(tmp_path / "thread", Slow()))  # where no handler can be set
+    # where no handler can be set
+    thread = threading.Thread(target=draw, args=(tmp_path / "thread", Slow()))
     thread.start()
     thread.join(30.0)
     assert ode.jobs.Job(tmp_path / "thread").done() == N
@@ -208,12 +226,18 @@ def test_commands_end_in_a_line_and_the_code_of_a_shell(tmp_path, number, code, 
     factory = "nets.py:model" if job else "nets.py:endless"
     words = ["sample", factory, "--shape", "4,3", "--steps", "4", "-n", "4000", "--out", "job"]
     command = [sys.executable, "-m", "odesolve", *words]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as p:
         until(lambda: (tmp_path / ("job/workers" if job else "loading")).exists())
         time.sleep(0.1)
         p.send_signal(number)
         out, err = p.communicate(timeout=30)
     name = signal.Signals(number).name
-    said = f"odesolve: {name}: job keeps " if job else f"odesolve: ended by {name}: the same command goes on"
+    said = (
+        f"odesolve: {name}: job keeps "
+        if job
+        else (f"odesolve: ended by {name}: the same command goes on")
+    )
     assert (p.returncode, out, err.count("\n")) == (code, "", 1)
     assert err.startswith(said)

@@ -22,7 +22,9 @@ problem = ode.problems.digits()
 
 def job(out, n=SAMPLES):
     model = problem.model(ode.paths.VP())
-    return ode.jobs.sample(model, (BATCH, 1, 8, 8), "dpmpp_2m_sde", 5, n=n, out=out, seed=11, shard=BATCH)
+    return ode.jobs.sample(
+        model, (BATCH, 1, 8, 8), "dpmpp_2m_sde", 5, n=n, out=out, seed=11, shard=BATCH
+    )
 
 
 def rank(out, n, number, world, before=None):
@@ -34,7 +36,10 @@ def rank(out, n, number, world, before=None):
 
 
 def start(out, world, n=SAMPLES, before=None):
-    ranks = [FORK.Process(target=rank, args=(out, n, k, world, before), daemon=True) for k in range(world)]
+    ranks = [
+        FORK.Process(target=rank, args=(out, n, k, world, before), daemon=True)
+        for k in range(world)
+    ]
     for p in ranks:
         p.start()
     return ranks
@@ -65,7 +70,8 @@ def shards(out):
 
 
 def held_back(out, most):
-    """Let ranks begin a shard only while there are fewer than ``most.value``, however slow the one who kills them is."""
+    """Let ranks begin a shard only while there are fewer than ``most.value``, however slow the one
+    who kills them is."""
     take = Leases.take
 
     def later(self, k, wait=False):
@@ -80,7 +86,8 @@ def held_back(out, most):
 
 
 def test_twenty_kills(unbroken, tmp_path):
-    """Kills wait for random counts of shards, so that all of them fall within the job, and then for a random moment."""
+    """Kills wait for random counts of shards, so that all of them fall within the job, and then for
+    a random moment."""
     choose = random.Random(0)
     whole, most = unbroken.shards, FORK.Value("i", 0)
     marks = sorted(choose.randrange(whole - 20) for _ in range(KILLS))
@@ -97,7 +104,8 @@ def test_twenty_kills(unbroken, tmp_path):
         assert struck.is_alive()
         kill([struck])
         assert struck.exitcode == -signal.SIGKILL
-        if not ranks or choose.random() < 0.5:  # the others go on, or all begin anew as torchrun has them
+        # the others go on, or all begin anew as torchrun has them
+        if not ranks or choose.random() < 0.5:
             kill(ranks)
             worlds.append(choose.choice([1, 2, 3]))
             ranks = start(tmp_path, worlds[-1], before=before)
@@ -124,9 +132,12 @@ def stop_at(monkeypatch, name, call):
     monkeypatch.setattr(files.os if name == "fsync" else files.File, name, struck)
 
 
-@pytest.mark.parametrize(("name", "call"), [("fsync", 1), ("replace", 1), ("fsync", 3), ("replace", 2), ("fsync", 4)])
+@pytest.mark.parametrize(
+    ("name", "call"), [("fsync", 1), ("replace", 1), ("fsync", 3), ("replace", 2), ("fsync", 4)]
+)
 def test_a_kill_within_a_write(monkeypatch, tmp_path, name, call):
-    """Of the manifest and of a shard: before its bytes are on the disk, before it has its name, before the folder knows."""
+    """Of the manifest and of a shard: before its bytes are on the disk, before it has its name,
+    before the folder knows."""
     n = 3 * BATCH
     (killed,) = start(tmp_path, 1, n, lambda: stop_at(monkeypatch, name, call))
     killed.join(LIMIT)

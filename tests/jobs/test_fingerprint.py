@@ -79,11 +79,15 @@ def test_using_a_model_does_not_change_it(k):
 def test_it_is_the_same_in_another_process():
     code = "import odesolve as ode; from odesolve.fingerprints.fingerprint import fingerprint;"
     code += "print(fingerprint(ode.problems.digits().model(ode.paths.VP())))"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert told.strip() == fingerprint(MODELS[18]())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+)
 def test_checksums_see_values_and_places(dtype):
     x = torch.arange(24).reshape(4, 6).to(dtype)
     assert checksum(x) == checksum(x.clone())

@@ -22,13 +22,17 @@ def draw(out, n=22, **options):
 
 
 def files(root):
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("format", ["npz", "safetensors"])
 def test_results_are_those_of_one_call(tmp_path, format):
     job = draw(tmp_path / "job", format=format, first=5)
-    whole = ode.sample(model(), (22, 2, 3), "ddim", 4, seed=3, ids=range(5, 27), dtype=torch.float64)
+    whole = ode.sample(
+        model(), (22, 2, 3), "ddim", 4, seed=3, ids=range(5, 27), dtype=torch.float64
+    )
     np.testing.assert_array_equal(job.load()["samples"], whole.numpy())
     np.testing.assert_array_equal(job.load(12, 15)["samples"], whole.numpy()[7:10])
     assert [ids for ids, _ in job] == [range(5, 13), range(13, 21), range(21, 27)]
@@ -42,7 +46,9 @@ def test_results_are_those_of_one_call(tmp_path, format):
 def test_names_are_hashes_of_contents(tmp_path):
     job = draw(tmp_path / "job")
     for path in job.found().values():
-        told = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run(
+            ["sha256sum", path], capture_output=True, text=True, check=True
+        ).stdout
         assert path.name[8:24] == told[:16]
     again = draw(tmp_path / "again")
     assert again.hashes == job.hashes
@@ -55,7 +61,8 @@ def test_a_job_goes_on_where_it_was(tmp_path):
     whole = files(job.root)
     path = job.found()[1]
     path.unlink()
-    (path.parent / f".{path.name}.host.1.part").write_bytes(b"half")  # of a process that ended in a write
+    # of a process that ended in a write
+    (path.parent / f".{path.name}.host.1.part").write_bytes(b"half")
     assert job.left() == [1]
     assert job.done() == 14
     assert "14 of 22 done" in str(job)
@@ -155,7 +162,11 @@ def test_unwritable_folders(tmp_path):
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
         root = tmp_path / "locked" / "job"
-    with pytest.raises(ode.OdesolveError, match=r"cannot be written .*: give a folder that you may write to"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"cannot be written .*: give a folder that you "
+        r"may write to",
+    ):
         draw(root)
 
 
@@ -168,7 +179,11 @@ def test_a_full_disk(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        with pytest.raises(ode.OdesolveError, match=r"no room left \(.*\); it keeps 14 of 22 results: make room"):
+        with pytest.raises(
+            ode.OdesolveError,
+            match=r"no room left \(.*\); it keeps 14 of 22 "
+            r"results: make room",
+        ):
             draw(job.root)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -184,7 +199,11 @@ def test_corrupt_shards_are_told_moved_aside_and_made_again(tmp_path):
     body = bytearray(path.read_bytes())
     body[-100] ^= 1
     path.write_bytes(body)
-    with pytest.raises(ode.OdesolveError, match=r"0000001-.*npz is corrupt: `odesolve job .* --verify`"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"0000001-.*npz is corrupt: `odesolve job .* "
+        r"--verify`",
+    ):
         job.load()
     assert job.load(0, 8)["samples"].shape == (8, 2, 3)
     moved = job.verify()

@@ -80,7 +80,9 @@ def test_wrapped_networks(tmp_path, wrapped):
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
         net = wrapped(Slow())
         given = ode.Model(net, ode.paths.VP(), "noise")
-        byid = ode.jobs.sample(lambda ids: given, (4, 1, 3), "ddim", 2, n=8, out=tmp_path / "ids", progress=False)
+        byid = ode.jobs.sample(
+            lambda ids: given, (4, 1, 3), "ddim", 2, n=8, out=tmp_path / "ids", progress=False
+        )
         found = draw(tmp_path / "half", net), densities(tmp_path / "job", net), byid
         return [job.digest for job in found]
 
@@ -97,14 +99,17 @@ def test_wrapped_networks(tmp_path, wrapped):
 
 
 def test_networks_of_many_ranks_are_refused(tmp_path):
-    """By name, with what to do: weights that are cut, rows that are spread, means over all ranks."""
+    """By name, with what to do: weights that are cut, rows that are spread, means over all
+    ranks."""
 
     def check():
         mesh = init_device_mesh("cpu", (2,))
         full, cut, normed = Slow(), Slow(), torch.nn.Sequential(torch.nn.SyncBatchNorm(3))
         fully_shard(full, mesh=mesh)
         parallelize_module(cut, mesh, {"inner": ColwiseParallel()})
-        spread = ode.distributed.spread(model(Slow()), ode.distributed.mesh(time=2).get_group("time"))
+        spread = ode.distributed.spread(
+            model(Slow()), ode.distributed.mesh(time=2).get_group("time")
+        )
         kinds = (
             ("fully sharded over ranks", model(full)),
             ("fully sharded over ranks", model(in_lambda(Holder(full)))),
@@ -115,7 +120,9 @@ def test_networks_of_many_ranks_are_refused(tmp_path):
         for told, given in kinds:
             for model_or_function in (given, lambda ids, given=given: given):
                 with pytest.raises(ode.OdesolveError, match=f"jobs.sample: .*{told}"):
-                    ode.jobs.sample(model_or_function, (4, 1, 3), "ddim", 2, n=8, out=tmp_path / "job")
+                    ode.jobs.sample(
+                        model_or_function, (4, 1, 3), "ddim", 2, n=8, out=tmp_path / "job"
+                    )
             with pytest.raises(ode.OdesolveError, match=f"jobs.log_prob: .*{told}"):
                 ode.jobs.log_prob(given, data(), out=tmp_path / "job")
         assert len(checksum(full.inner.weight)) == len(fingerprint(full)) == 32
@@ -234,7 +241,9 @@ def test_every_rank_begins_at_its_share(started, tmp_path, monkeypatch):
     real = work._Worker.make
     monkeypatch.setattr(work._Worker, "make", lambda self, k: (made.append(k), real(self, k))[1])
     shown = []
-    monkeypatch.setattr(work, "shown", lambda job, show: (shown.append(show), lines.Bar(1, False, ""))[1])
+    monkeypatch.setattr(
+        work, "shown", lambda job, show: (shown.append(show), lines.Bar(1, False, ""))[1]
+    )
     draw(tmp_path, Slow(), progress=None)
     shards = N // SHARD
     first = shards * 3 // 4
@@ -244,7 +253,8 @@ def test_every_rank_begins_at_its_share(started, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("seen", "chosen"), [(4, 1), (1, 0), (0, 1)])
 def test_the_device_of_the_local_rank(started, tmp_path, monkeypatch, seen, chosen):
-    """Of jobs from Python as of the command; the only one, where a scheduler shows a process no other."""
+    """Of jobs from Python as of the command; the only one, where a scheduler shows a process no
+    other."""
     calls = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
@@ -276,7 +286,9 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(("progress", "kind"), [(None, lines.Lines), (True, lines.Bar), (False, lines.Bar)])
+@pytest.mark.parametrize(
+    ("progress", "kind"), [(None, lines.Lines), (True, lines.Bar), (False, lines.Bar)]
+)
 def test_where_lines_are_shown(tmp_path, monkeypatch, progress, kind):
     job = draw(tmp_path, Slow())
     monkeypatch.setattr("sys.stderr", io.StringIO())
@@ -296,13 +308,17 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_commands_that_one_process_makes_are_refused_to_many(started, tmp_path, monkeypatch, capsys, words):
+def test_commands_that_one_process_makes_are_refused_to_many(
+    started, tmp_path, monkeypatch, capsys, words
+):
     from odesolve.cli import main
 
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     err = capsys.readouterr().err
-    assert f"{started} started 4 processes, each of which would do all of odesolve {words[0]}" in err
+    assert (
+        f"{started} started 4 processes, each of which would do all of odesolve {words[0]}" in err
+    )
     assert list(tmp_path.iterdir()) == []
 
 

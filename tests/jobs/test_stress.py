@@ -1,4 +1,5 @@
-"""Kills, stops and restarts at random, on other numbers of processes, of wrapped and bare networks: equal digests.
+"""Kills, stops and restarts at random, on other numbers of processes, of wrapped and bare networks:
+equal digests.
 
 Twenty rounds; ODESOLVE_STRESS=100 in the environment makes them a hundred kills and twenty stops.
 """
@@ -26,7 +27,8 @@ def alive(ranks):
 
 
 def one_round(out, choose, stops):
-    """A kill somewhere in the job, a process that is stopped until the others have done all; what they found in the end."""
+    """A kill somewhere in the job, a process that is stopped until the others have done all; what
+    they found in the end."""
     ranks = start(worker(out, choose.choice([*OUTSIDE])), choose.choice([1, 2, 3]))
     mark = choose.randrange(1, 5)
     until(lambda: left(out) <= 6 - mark or not alive(ranks))
@@ -47,7 +49,9 @@ def one_round(out, choose, stops):
     for p in ranks:
         p.join(30.0)
     struck = killed is not None and killed.exitcode == -signal.SIGKILL
-    assert [p.exitcode for p in ranks if p is not killed] == [0] * (len(ranks) - (killed is not None))
+    assert [p.exitcode for p in ranks if p is not killed] == [0] * (
+        len(ranks) - (killed is not None)
+    )
     return struck, stopped is not None
 
 
@@ -57,12 +61,26 @@ def test_random_rounds(tmp_path, capsys):
     while k < ROUNDS or kills < ROUNDS:
         out, at = tmp_path / str(k), time.monotonic()
         struck, halted = one_round(out, choose, k % STOPS == 0)
-        kills, stopped, k, longest = kills + struck, stopped + halted, k + 1, max(longest, time.monotonic() - at)
+        kills, stopped, k, longest = (
+            kills + struck,
+            stopped + halted,
+            k + 1,
+            max(longest, time.monotonic() - at),
+        )
         job = ode.jobs.Job(out)
         assert job.digest == whole.digest
         assert job.done() == whole.n
-        assert (job.verify(), job.twice(), job.strays(), list(out.rglob("*.part"))) == ([], [], [], [])
+        assert (job.verify(), job.twice(), job.strays(), list(out.rglob("*.part"))) == (
+            [],
+            [],
+            [],
+            [],
+        )
     with capsys.disabled():
         took = time.monotonic() - began
-        print(f" {k} rounds, {kills} kills, {stopped} stops in {took:.1f} s, the longest {longest:.2f} s ", end="")
+        print(
+            f" {k} rounds, {kills} kills, {stopped} stops in {took:.1f} s, the longest "
+            f"{longest:.2f} s ",
+            end="",
+        )
     assert stopped >= ROUNDS // STOPS - 1

@@ -1,4 +1,5 @@
-"""Jobs that are interrupted and taken up: with another model in between, by threads, on disks without locks or writes."""
+"""Jobs that are interrupted and taken up: with another model in between, by threads, on disks
+without locks or writes."""
 
 from __future__ import annotations
 
@@ -30,7 +31,12 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.left, self.struck = -1, 0
-        for holder, name in ((files.os, "fsync"), (files.os, "link"), (files.File, "replace"), (files.File, "mkdir")):
+        for holder, name in (
+            (files.os, "fsync"),
+            (files.os, "link"),
+            (files.File, "replace"),
+            (files.File, "mkdir"),
+        ):
             monkeypatch.setattr(holder, name, self.watched(getattr(holder, name)))
 
     def watched(self, real):
@@ -47,7 +53,13 @@ class Clock:
 def draw(out, net=None, n=64, **options):
     given = {"seed": 3, "shard": 2, "progress": False, **options}
     return ode.jobs.sample(
-        given.pop("model", None) or model(net or Net()), SHAPE, "ddim(eta=1)", 2, n=n, out=out, **given
+        given.pop("model", None) or model(net or Net()),
+        SHAPE,
+        "ddim(eta=1)",
+        2,
+        n=n,
+        out=out,
+        **given,
     )
 
 
@@ -65,7 +77,8 @@ OTHERS = (
 
 
 def test_a_hundred_kills_with_another_model_in_between(monkeypatch, tmp_path):
-    """Wherever a write is cut off, the other model is refused and the right one ends with the same bits."""
+    """Wherever a write is cut off, the other model is refused and the right one ends with the same
+    bits."""
     whole = draw(tmp_path / "whole")
     clock, out, n = Clock(monkeypatch), tmp_path / "job", 0
     while clock.struck < KILLS:
@@ -115,7 +128,9 @@ def test_four_threads_share_a_job(monkeypatch, tmp_path, shared):
     """And no shard is made twice, whether they have one network or one each."""
     whole, made = draw(tmp_path / "whole"), []
     real = ode.jobs.Job.write
-    monkeypatch.setattr(ode.jobs.Job, "write", lambda self, k, arrays: (made.append(k), real(self, k, arrays)))
+    monkeypatch.setattr(
+        ode.jobs.Job, "write", lambda self, k, arrays: (made.append(k), real(self, k, arrays))
+    )
     done = four(tmp_path / "job", model=model(Net()) if shared else None)
     assert [type(job) for job in done] == [ode.jobs.Job] * 4, done
     assert {job.digest for job in done} == {whole.digest}
@@ -163,7 +178,9 @@ def test_without_locks(monkeypatch, tmp_path, code):
     if code is None:
         monkeypatch.setattr(leases, "fcntl", None)
     else:
-        monkeypatch.setattr(leases.fcntl, "lockf", lambda *args: (_ for _ in ()).throw(OSError(code, "no locks")))
+        monkeypatch.setattr(
+            leases.fcntl, "lockf", lambda *args: (_ for _ in ()).throw(OSError(code, "no locks"))
+        )
     done = four(tmp_path / "job")
     assert {job.digest for job in done} == {whole.digest}
 
@@ -184,7 +201,9 @@ def test_of_two_jobs_begun_at_once_without_locks_one_is_refused(monkeypatch, tmp
 
 
 def test_a_file_system_without_hard_links(monkeypatch, tmp_path):
-    monkeypatch.setattr(files.os, "link", lambda *args: (_ for _ in ()).throw(PermissionError(errno.EPERM, "none")))
+    monkeypatch.setattr(
+        files.os, "link", lambda *args: (_ for _ in ()).throw(PermissionError(errno.EPERM, "none"))
+    )
     assert draw(tmp_path / "job").done() == 64
 
 
@@ -194,9 +213,13 @@ def read_only(monkeypatch):
 
     opened, reading = os.open, File.open
     writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    monkeypatch.setattr(os, "open", lambda p, f, *m, **d: refused() if f & writes else opened(p, f, *m, **d))
     monkeypatch.setattr(
-        File, "open", lambda p, mode="r", *a, **d: reading(p, mode, *a, **d) if "r" in mode else refused()
+        os, "open", lambda p, f, *m, **d: refused() if f & writes else opened(p, f, *m, **d)
+    )
+    monkeypatch.setattr(
+        File,
+        "open",
+        lambda p, mode="r", *a, **d: reading(p, mode, *a, **d) if "r" in mode else refused(),
     )
     for name in ("mkdir", "unlink", "replace", "rename", "touch"):
         monkeypatch.setattr(File, name, refused)
@@ -213,7 +236,11 @@ def test_a_finished_job_on_a_disk_that_cannot_be_written(monkeypatch, tmp_path):
     assert again.left() == []
     np.testing.assert_array_equal(again.load()["samples"], whole.load()["samples"])
     assert sum(len(ids) for ids, _ in again) == 64
-    with pytest.raises(ode.OdesolveError, match=r"half cannot be written .*; it keeps 62 of 64 results: give a folder"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"half cannot be written .*; it keeps 62 of 64 "
+        r"results: give a folder",
+    ):
         draw(tmp_path / "half")
 
 
@@ -249,7 +276,9 @@ def test_densities_over_a_base_that_is_a_function(tmp_path):
     given, x = model(Net()), torch.randn(4, 1, 3)
 
     def call(base):
-        return ode.jobs.log_prob(given, x, out=tmp_path, base=base, steps=4, trace="exact", progress=False)
+        return ode.jobs.log_prob(
+            given, x, out=tmp_path, base=base, steps=4, trace="exact", progress=False
+        )
 
     for by in (0.5, 0.5):
         assert call(lambda z, by=by: -by * (z**2).flatten(1).sum(1)).done() == 4
@@ -257,8 +286,14 @@ def test_densities_over_a_base_that_is_a_function(tmp_path):
     assert call(lambda z, by=0.5: -by * (z**2).flatten(1).sum(1)).done() == 4
     with pytest.raises(ode.OdesolveError, match=r"base is function .* there and function .* here"):
         call(lambda z, by=0.25: -by * (z**2).flatten(1).sum(1))
-    normal = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1, 3), torch.ones(1, 3)), 2)
-    with pytest.raises(ode.OdesolveError, match=r"base is function .* there and Independent .* here"):
+    normal = torch.distributions.Independent(
+        torch.distributions.Normal(torch.zeros(1, 3), torch.ones(1, 3)), 2
+    )
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"base is function .* there and Independent .* "
+        r"here",
+    ):
         call(normal)
 
 
@@ -287,7 +322,8 @@ STRAYS = (
 
 @pytest.mark.parametrize("name", STRAYS)
 def test_one_rule_for_names(tmp_path, name):
-    """What is not exactly a shard's name in its place stands for nothing, is left alone and is told of."""
+    """What is not exactly a shard's name in its place stands for nothing, is left alone and is told
+    of."""
     job = draw(tmp_path, n=10)
     path = job.found()[2]
     whole, stray = job.hashes, tmp_path / name.format(hash=path.name[8:24])
@@ -358,7 +394,12 @@ def test_other_versions_are_told_of(tmp_path, name):
 
 def test_another_build_of_a_version_is_the_same(tmp_path):
     draw(tmp_path, n=4)
-    edited(tmp_path, lambda facts: facts["made_with"].update(torch=torch.__version__.partition("+")[0] + "+rocm9"))
+    edited(
+        tmp_path,
+        lambda facts: facts["made_with"].update(
+            torch=torch.__version__.partition("+")[0] + "+rocm9"
+        ),
+    )
     draw(tmp_path, n=4)
 
 
@@ -372,7 +413,8 @@ def test_code_of_another_python_is_compared_without_its_instructions(tmp_path):
     edited(job.root, older)
     with pytest.warns(
         UserWarning,
-        match=r"python 3\.2\.1 and goes on with .*of code, only arguments, closures and globals were compared",
+        match=r"python 3\.2\.1 and goes on with .*of code, only arguments, closures and globals "
+        r"were compared",
     ):
         draw(tmp_path, n=4)
     with pytest.raises(ode.OdesolveError, match=r"the model differs in net\.scale"):
@@ -391,14 +433,18 @@ def test_jobs_of_older_versions_are_read_but_not_gone_on_with(tmp_path):
     samples = job.load()["samples"]
     edited(tmp_path, old)
     with pytest.raises(
-        ode.OdesolveError, match=r"saw less of a model, .* load it with ode\.jobs\.Job\(.*another folder to go on"
+        ode.OdesolveError,
+        match=r"saw less of a model, .* load it with ode\.jobs\.Job\(.*another "
+        r"folder to go on",
     ):
         draw(tmp_path, n=4)
     np.testing.assert_array_equal(ode.jobs.Job(tmp_path).load()["samples"], samples)
 
 
 def test_differences_are_told_as_they_were_typed(tmp_path):
-    call = lambda name, *args, **named: ode.jobs.sample(model(Net()), SHAPE, *args, n=2, out=tmp_path / name, **named)
+    call = lambda name, *args, **named: ode.jobs.sample(
+        model(Net()), SHAPE, *args, n=2, out=tmp_path / name, **named
+    )
     call("a", "ddim", 10)
     call("a", "ddim", 10, "karras")  # which is the default: the same plan
     for told, args in (
@@ -413,7 +459,11 @@ def test_differences_are_told_as_they_were_typed(tmp_path):
     call("b", None, 10)
     with pytest.raises(ode.OdesolveError, match=r"\(steps is 10 there and 12 here\)"):
         call("b", None, 12)
-    with pytest.raises(ode.OdesolveError, match=r"\(noise is \[2, 1, 3\] there and \[3, 1, 3\] here\)"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"\(noise is \[2, 1, 3\] there and \[3, 1, 3\] "
+        r"here\)",
+    ):
         ode.jobs.sample(model(Net()), (3, 1, 3), "ddim", 10, n=2, out=tmp_path / "a")
 
 
@@ -458,13 +508,21 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_made(tmp_path, chang
     with pytest.raises(ode.OdesolveError) as e:
         draw(change.pop("out", tmp_path / "job"), **change)
     assert told in str(e.value)
-    assert ": give" in str(e.value) or "choose from" in str(e.value) or "let it return" in str(e.value)
+    assert (
+        ": give" in str(e.value) or "choose from" in str(e.value) or "let it return" in str(e.value)
+    )
     assert not (tmp_path / "job").exists()
 
 
-@pytest.mark.parametrize("noise", [(4,), (0, 3), (2, True), (2.0, 3), "23", 3, None, torch.zeros(2, 3), (2, -1)])
+@pytest.mark.parametrize(
+    "noise", [(4,), (0, 3), (2, True), (2.0, 3), "23", 3, None, torch.zeros(2, 3), (2, -1)]
+)
 def test_shapes_that_are_none(tmp_path, noise):
-    with pytest.raises(ode.OdesolveError, match=r"noise.*: give the shape of a batch, such as \(64, 3, 32, 32\)"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"noise.*: give the shape of a batch, such as "
+        r"\(64, 3, 32, 32\)",
+    ):
         ode.jobs.sample(model(Net()), noise, "ddim", 2, n=2, out=tmp_path / "job")
 
 

@@ -1,4 +1,5 @@
-"""Those that wait say for whom, and make a shard themselves whose holder does not move; it may go on afterwards."""
+"""Those that wait say for whom, and make a shard themselves whose holder does not move; it may go
+on afterwards."""
 
 from __future__ import annotations
 
@@ -30,18 +31,28 @@ class Hangs:
 
 @pytest.mark.parametrize("kind", ["stopped", "hung"])
 def test_the_shard_of_a_holder_that_does_not_move(tmp_path, capfd, kind):
-    """It is told whose it is and since when; made here after a limit; and the other goes on without harm."""
+    """It is told whose it is and since when; made here after a limit; and the other goes on without
+    harm."""
     whole, hangs = draw(tmp_path / "whole", Slow()), Hangs()
     (other,) = start(lambda: draw(tmp_path / "job", Slow(before=hangs)))
     assert hangs.there.wait(30.0)
     if kind == "stopped":
         stop(other)
-    told = rf"shard 0 of .*job has not moved for 0.3 s \(rank 0 \(pid {other.pid} on .*\) has it since 20.* UTC"
+    told = (
+        rf"shard 0 of .*job has not moved for 0.3 s \(rank 0 \(pid {other.pid} on .*\) has it "
+        rf"since 20.* UTC"
+    )
     with pytest.warns(UserWarning, match=told):
         job = draw(tmp_path / "job", Slow(), patience=0.3, progress=None)
     err = capfd.readouterr().err
     assert (
-        len(re.findall(f"waits for shard 0: rank 0 .pid {other.pid} on {re.escape(owners.host())}. has it since", err))
+        len(
+            re.findall(
+                f"waits for shard 0: rank 0 .pid {other.pid} on "
+                f"{re.escape(owners.host())}. has it since",
+                err,
+            )
+        )
         == 1
     )
     assert (f"which is stopped: kill -CONT {other.pid} lets it go on" in err) == (kind == "stopped")
@@ -148,9 +159,13 @@ def test_a_holder_without_a_note(tmp_path, capsys):
 
     (other,) = start(hold)
     assert at.wait(30.0)
-    with pytest.warns(UserWarning, match="shard 0 .* has not moved .*a process that says nothing of itself has it"):
+    with pytest.warns(
+        UserWarning, match="shard 0 .* has not moved .*a process that says nothing of itself has it"
+    ):
         assert draw(tmp_path, Slow(), n=8, patience=0.2, progress=True).done() == 8
-    assert "waits for shard 0: a process that says nothing of itself has it" in capsys.readouterr().err
+    assert (
+        "waits for shard 0: a process that says nothing of itself has it" in capsys.readouterr().err
+    )
     free.set()
     other.join(30.0)
 
@@ -169,7 +184,8 @@ def test_a_job_that_was_stopped_while_it_began(tmp_path, monkeypatch):
 
 NO_NOTES = [b"", b"{", b"[]", b"\0" * 400, b'{"host": 3}', b'{"host":"a","pid":"b"}']
 NO_TIMES = [
-    f'{{"host":"a","pid":1,"rank":0,"shard":1,"since":{since}}}'.encode() for since in ("1e300", "-1e300", "1e12")
+    f'{{"host":"a","pid":1,"rank":0,"shard":1,"since":{since}}}'.encode()
+    for since in ("1e300", "-1e300", "1e12")
 ]
 
 
@@ -191,7 +207,8 @@ def test_names_are_nobody_elses(monkeypatch):
     assert (owner.pid, owner.ended(), owner.halted()) == (os.getpid(), False, False)
     elsewhere = owner._replace(place="12345678")
     assert elsewhere.ended() is None
-    assert owner._replace(began=owner.began + 1).ended() is True  # another process has its number now
+    # another process has its number now
+    assert owner._replace(began=owner.began + 1).ended() is True
     monkeypatch.setattr(owners, "_place", lambda: "0" * 8)  # a system that tells nothing
     assert owners.owner_of(owners.fresh_name()).ended() is None
 
@@ -215,7 +232,8 @@ def test_what_another_is_writing_stays(tmp_path, monkeypatch, locks):
         path.write_bytes(b"half")
     os.utime(old, (0.0, 0.0))
     job.sweep()
-    kept = {alive, away} | (set() if locks else {earlier})  # of an earlier version nothing is known but its lease
+    # of an earlier version nothing is known but its lease
+    kept = {alive, away} | (set() if locks else {earlier})
     assert set(shards.glob(".*.part")) == kept
     assert job.strays() == []
     until(lambda: job.done() == 8)

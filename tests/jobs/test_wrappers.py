@@ -1,4 +1,5 @@
-"""What users add to wrappers of networks counts: two that answer otherwise are two, however little of them is the network's."""
+"""What users add to wrappers of networks counts: two that answer otherwise are two, however little
+of them is the network's."""
 
 from __future__ import annotations
 
@@ -104,7 +105,10 @@ def test_what_users_add_to_wrappers_makes_another(group, made):
 
 
 def test_a_class_of_wrappers_with_a_call_of_its_own_is_another(group):
-    assert fingerprint(Called(Net())) not in (fingerprint(Net()), fingerprint(DistributedDataParallel(Net())))
+    assert fingerprint(Called(Net())) not in (
+        fingerprint(Net()),
+        fingerprint(DistributedDataParallel(Net())),
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"static_graph": True}, {"gradient_as_bucket_view": True}])

@@ -1,4 +1,5 @@
-"""What is done to the Triton kernels in processes of their own: interpreted, and compiled for devices that are not there."""
+"""What is done to the Triton kernels in processes of their own: interpreted, and compiled for
+devices that are not there."""
 
 from __future__ import annotations
 
@@ -16,12 +17,29 @@ INTERPRETER = {"TRITON_INTERPRET": "1", "ODESOLVE_BACKEND": "triton", "OMP_NUM_T
 
 
 def interpreted(file: str | Path, *options: str) -> str:
-    """What pytest says of a file whose kernels are interpreted; fails if it does not pass, or if it skips something."""
+    """What pytest says of a file whose kernels are interpreted; fails if it does not pass, or if it
+    skips something."""
     pytest.importorskip("triton", reason=NO_TRITON)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not apart", *options, str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not apart",
+        *options,
+        str(file),
+    ]
     folder = Path(__file__).parent
     done = subprocess.run(
-        command, env=os.environ | INTERPRETER, cwd=folder, capture_output=True, text=True, check=False
+        command,
+        env=os.environ | INTERPRETER,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
@@ -30,15 +48,22 @@ def interpreted(file: str | Path, *options: str) -> str:
 
 
 def compiled(target: str, *cases: str) -> list[dict]:
-    """Figures of the first kernel of every case of triton_builds.py, compiled for a target such as "cuda:90"."""
+    """Figures of the first kernel of every case of triton_builds.py, compiled for a target such as
+    "cuda:90"."""
     triton = pytest.importorskip("triton", reason=NO_TRITON)
     # Interpreted kernels cannot be compiled.
-    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "ODESOLVE_AUTOTUNE")}
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "ODESOLVE_AUTOTUNE")
+    }
     done = subprocess.run(
-        [sys.executable, BUILDS, target, *cases], env=env, capture_output=True, text=True, check=False
+        [sys.executable, BUILDS, target, *cases],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    # Triton 3.4 may be installed too, and its wheel has no linker for AMD; the one that is pinned has, and there this must
-    # not pass unseen.
+    # Triton 3.4 may be installed too, and its wheel has no linker for AMD; the one that is pinned
+    # has, and there this must not pass unseen.
     if "ld.lld not found" in done.stderr and triton.__version__.startswith("3.4."):
         pytest.skip("this wheel of triton has no linker for AMD")
     assert done.returncode == 0, done.stderr[-3000:]

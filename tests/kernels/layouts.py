@@ -66,11 +66,14 @@ class Case:
         return strides
 
     def strides(self, shape, kind):
-        """Steps of a kind of layout; dimensions of one element have any step, or the length of a sample's last tile."""
+        """Steps of a kind of layout; dimensions of one element have any step, or the length of a
+        sample's last tile."""
         strides, n = self._strides(shape, kind), torch.Size(shape[1:]).numel()
         for d, size in enumerate(shape):
             if size == 1:
-                strides[d] = n % 1024 if kind == "tail" else self.one_of((strides[d], n % 1024, 1, 0, n, 7))
+                strides[d] = (
+                    n % 1024 if kind == "tail" else self.one_of((strides[d], n % 1024, 1, 0, n, 7))
+                )
         if kind == "expanded":
             for d in range(len(shape)):
                 strides[d] *= self.number(0, 1)
@@ -79,13 +82,18 @@ class Case:
         return strides
 
     def tensor(self, shape, dtype=None, kinds=READABLE, like=None):
-        """Numbers of a type and a layout, in memory that reaches beyond them; an output's is looked at afterwards."""
+        """Numbers of a type and a layout, in memory that reaches beyond them; an output's is looked
+        at afterwards."""
         strides = like.stride() if like is not None else self.strides(shape, self.one_of(kinds))
         dtype = self.one_of(DTYPES) if dtype is None else dtype
         offset = self.number(0, 3)
-        reach = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if n) + 1 + GUARD
+        reach = (
+            offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if n) + 1 + GUARD
+        )
         self.seed += 1
-        values = torch.randn(reach, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed))
+        values = torch.randn(
+            reach, dtype=torch.float64, generator=torch.Generator().manual_seed(self.seed)
+        )
         memory = values.to(dtype)
         x = memory.as_strided(shape, strides, offset)
         if kinds is WRITABLE:
@@ -126,7 +134,11 @@ class Case:
         ids = torch.arange(batch) * 7 + 2**32 - 20
         table = philox.keys(self.one_of((3, -1, 2**40 + 1)), ids)
         step = self.number(1, 2)
-        return table.repeat_interleave(step, 0)[::step] if self.one_of((True, False)) else table.t().contiguous().t()
+        return (
+            table.repeat_interleave(step, 0)[::step]
+            if self.one_of((True, False))
+            else table.t().contiguous().t()
+        )
 
     def stream(self, batch):
         """One for all samples, or one for each."""

@@ -1,4 +1,5 @@
-"""Assignments: least totals are scipy's and those known in closed form, whatever ties, magnitudes and sizes there are."""
+"""Assignments: least totals are scipy's and those known in closed form, whatever ties, magnitudes
+and sizes there are."""
 
 from __future__ import annotations
 
@@ -34,7 +35,10 @@ def distances(x, y):
 
 
 def blocks(n, g):
-    rows, columns = torch.randint(0, 2, (n, 1), generator=g), torch.randint(0, 2, (1, n), generator=g)
+    rows, columns = (
+        torch.randint(0, 2, (n, 1), generator=g),
+        torch.randint(0, 2, (1, n), generator=g),
+    )
     return 1e6 * (rows != columns) + uniform(n, g)
 
 
@@ -49,7 +53,9 @@ KINDS = {
     "tiny": lambda n, g: 1e-18 * uniform(n, g),
     "offset": lambda n, g: 1e9 + uniform(n, g),
     "heavy tails": lambda n, g: (2 * points(n, g, n)).exp(),
-    "one outlier": lambda n, g: uniform(n, g) + 1e12 * torch.eye(n, dtype=torch.float64)[torch.randint(0, n, (1,))],
+    "one outlier": lambda n, g: (
+        uniform(n, g) + 1e12 * torch.eye(n, dtype=torch.float64)[torch.randint(0, n, (1,))]
+    ),
     "distances": lambda n, g: distances(points(n, g), points(n, g)),
     "repeated rows": lambda n, g: distances(repeated(n, g), points(n, g)),
     "repeated columns": lambda n, g: distances(points(n, g), repeated(n, g)),
@@ -67,7 +73,8 @@ def order_of(cost, backend=dispatch):
 
 
 def excess(cost, order):
-    """Of a total over scipy's, and how much of it may be rounding: a part of the total and of the largest number."""
+    """Of a total over scipy's, and how much of it may be rounding: a part of the total and of the
+    largest number."""
     rows, columns = linear_sum_assignment(cost.numpy())
     best, found = cost[rows, columns], cost[torch.arange(len(cost)), order]
     allowed = 1e-9 * float(best.abs().sum()) + 1e-15 * len(cost) * float(cost.abs().max())
@@ -85,7 +92,9 @@ def test_least_totals_are_scipys(kind):
             assert abs(more) <= allowed, (n, seed, more)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "distances", "clusters", "repeated rows", "both repeated", "blocks"])
+@pytest.mark.parametrize(
+    "kind", ["uniform", "distances", "clusters", "repeated rows", "both repeated", "blocks"]
+)
 def test_least_totals_of_more_than_lists_hold(kind):
     cost = KINDS[kind](700, generator(1)).contiguous()
     more, allowed = excess(cost, order_of(cost))
@@ -94,7 +103,8 @@ def test_least_totals_of_more_than_lists_hold(kind):
 
 @pytest.mark.parametrize("n", [1, 2, 7, 128, 129, 500])
 def test_known_orders(n):
-    """Products of rising numbers go in falling order, squared distances of equal points to their partners."""
+    """Products of rising numbers go in falling order, squared distances of equal points to their
+    partners."""
     numbers = torch.arange(1.0, n + 1, dtype=torch.float64)
     assert torch.equal(order_of(numbers[:, None] * numbers), torch.arange(n).flip(0))
     places = torch.randperm(n, generator=generator(n))
@@ -142,8 +152,14 @@ def test_layouts_and_types(backend):
         (torch.empty(3, dtype=torch.int64), torch.ones(3, 4, dtype=torch.float64)),
         (torch.empty(3, dtype=torch.int64), torch.ones(3, dtype=torch.float64)),
         (torch.empty(3, dtype=torch.int64), torch.ones(3, 3, dtype=torch.int64)),
-        (torch.empty(3, dtype=torch.int64), torch.tensor([[1.0, 2.0, torch.nan]] * 3, dtype=torch.float64)),
-        (torch.empty(3, dtype=torch.int64), torch.tensor([[1.0, 2.0, torch.inf]] * 3, dtype=torch.float64)),
+        (
+            torch.empty(3, dtype=torch.int64),
+            torch.tensor([[1.0, 2.0, torch.nan]] * 3, dtype=torch.float64),
+        ),
+        (
+            torch.empty(3, dtype=torch.int64),
+            torch.tensor([[1.0, 2.0, torch.inf]] * 3, dtype=torch.float64),
+        ),
         (torch.empty(2, dtype=torch.int64), torch.ones(3, 3, dtype=torch.float64)),
         (torch.empty(3, dtype=torch.float64), torch.ones(3, 3, dtype=torch.float64)),
     ],

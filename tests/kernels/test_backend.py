@@ -16,14 +16,18 @@ def run(code, backend=None):
     env = {k: v for k, v in os.environ.items() if k not in ("ODESOLVE_BACKEND", "TRITON_INTERPRET")}
     if backend is not None:
         env["ODESOLVE_BACKEND"] = backend
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
 
 
 def test_report():
     active = ode.backend()
     assert active.name in dispatch.BACKENDS
     assert active.ops == dispatch.OPS
-    assert str(active).startswith(f"{active.name} ({active.devices['cpu']} on cpu, {active.devices['cuda']} on cuda)")
+    assert str(active).startswith(
+        f"{active.name} ({active.devices['cpu']} on cpu, {active.devices['cuda']} on cuda)"
+    )
     used = {active.name, *active.devices.values(), "reference"}
     assert active.refused.keys() | used == dispatch.BACKENDS.keys()
     assert all(active.refused.values())
@@ -31,7 +35,10 @@ def test_report():
 
 
 def test_the_specification_has_every_op():
-    assert all(callable(getattr(reference, name)) and callable(getattr(dispatch, name)) for name in dispatch.OPS)
+    assert all(
+        callable(getattr(reference, name)) and callable(getattr(dispatch, name))
+        for name in dispatch.OPS
+    )
 
 
 def test_unknown_backend_is_refused_when_it_is_needed():
@@ -45,8 +52,13 @@ def test_unknown_backend_is_refused_when_it_is_needed():
 
 @pytest.mark.parametrize("name", [k for k in dispatch.BACKENDS if k not in ode.backend().refused])
 def test_a_backend_can_be_forced(name):
-    done = run("import odesolve; print(odesolve.backend().name, odesolve.backend().devices['cpu'])", name)
-    assert done.stdout.split() == [name, name if name != "triton" else ode.backend().devices["cpu"]], done.stderr
+    done = run(
+        "import odesolve; print(odesolve.backend().name, odesolve.backend().devices['cpu'])", name
+    )
+    assert done.stdout.split() == [
+        name,
+        name if name != "triton" else ode.backend().devices["cpu"],
+    ], done.stderr
     assert done.stderr == ""
 
 
@@ -54,7 +66,9 @@ def test_a_backend_that_cannot_run_is_refused_with_its_reason():
     for name, why in ode.backend().refused.items():
         if not why.startswith("ODESOLVE_BACKEND"):
             done = run("import odesolve; odesolve.backend()", name)
-            assert done.stderr.strip().endswith(f"RuntimeError: ODESOLVE_BACKEND={name!r} is not available: {why}")
+            assert done.stderr.strip().endswith(
+                f"RuntimeError: ODESOLVE_BACKEND={name!r} is not available: {why}"
+            )
 
 
 MISSING = """

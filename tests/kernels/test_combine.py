@@ -1,4 +1,5 @@
-"""The reference combine against a formula in float64: outs[i] = ins[base[i]] + sum_j weights[i][j] ins[j]."""
+"""The reference combine against a formula in float64: outs[i] = ins[base[i]] + sum_j weights[i][j]
+ins[j]."""
 
 from __future__ import annotations
 
@@ -12,11 +13,17 @@ from odesolve.kernels import dispatch, philox
 from odesolve.kernels.reference import combine
 
 SIZES = list(product((1, 2, 3, 4), (1, 2, 3, 4, 5, 6)))
-EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+EPS = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
 
 
 def formula(ins, weights, base):
-    """(B, ...) outputs and the sizes of the terms behind them, in float64, one element at a time."""
+    """(B, ...) outputs and the sizes of the terms behind them, in float64, one element at a
+    time."""
     ins = [x.double() for x in ins]
     outs, sizes = [], []
     for i, b in enumerate(base):
@@ -32,10 +39,13 @@ def formula(ins, weights, base):
 
 
 def check(outs, ins, weights, base):
-    """Every output is within rounding of the formula: a few ulps of the wide sum, one ulp of the output's own type."""
+    """Every output is within rounding of the formula: a few ulps of the wide sum, one ulp of the
+    output's own type."""
     wide = torch.float64 if any(t.dtype == torch.float64 for t in [*outs, *ins]) else torch.float32
     for out, want, size in zip(outs, *formula(ins, weights, base), strict=True):
-        allowed = (len(ins) + 2) * EPS[wide] * size + EPS[out.dtype] * want.abs().clamp_min(torch.finfo(out.dtype).tiny)
+        allowed = (len(ins) + 2) * EPS[wide] * size + EPS[out.dtype] * want.abs().clamp_min(
+            torch.finfo(out.dtype).tiny
+        )
         assert bool(((out.double() - want).abs() <= allowed).all())
 
 
@@ -45,7 +55,9 @@ def tensors(n, shape, dtype=torch.float64, seed=0):
 
 
 def rows(n_out, n_in, seed=1):
-    return torch.randn(n_out, n_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        n_out, n_in, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.mark.parametrize(("n_out", "n_in"), SIZES)
@@ -61,7 +73,9 @@ def test_every_block_size(n_out, n_in):
 @pytest.mark.parametrize("n_out", [1, 3])
 def test_weights_for_each_sample(n_out):
     ins = tensors(4, (5, 2, 3))
-    weights = torch.randn(5, n_out, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    weights = torch.randn(
+        5, n_out, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     base = [1, -1, 0][:n_out]
     outs = [torch.empty_like(ins[0]) for _ in range(n_out)]
     combine(outs, ins, weights, base)
@@ -75,7 +89,9 @@ def test_weights_for_each_sample(n_out):
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     in_types=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=5),
     out_types=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
@@ -83,13 +99,19 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
     seed=st.integers(0, 100),
 )
 def test_any_mix_of_float_types(in_types, out_types, per_sample, seed):
-    ins = [x.to(d) for x, d in zip(tensors(len(in_types), (3, 7), seed=seed), in_types, strict=True)]
+    ins = [
+        x.to(d) for x, d in zip(tensors(len(in_types), (3, 7), seed=seed), in_types, strict=True)
+    ]
     weights = rows(len(out_types), len(in_types), seed)
     base = [seed % (len(ins) + 1) - 1] * len(out_types)
     outs = [torch.empty(3, 7, dtype=d) for d in out_types]
     combine(outs, ins, weights.expand(3, -1, -1) if per_sample else weights.tolist(), base)
     assert [o.dtype for o in outs] == out_types
-    narrow = weights.float().double() if per_sample and torch.float64 not in [*in_types, *out_types] else weights
+    narrow = (
+        weights.float().double()
+        if per_sample and torch.float64 not in [*in_types, *out_types]
+        else weights
+    )
     check(outs, ins, narrow, base)
 
 
@@ -112,7 +134,8 @@ def test_any_shape_even_empty(shape):
 
 
 def layouts(x):
-    """The same values in other layouts: channels last, transposed, every second element, reversed batch, expanded."""
+    """The same values in other layouts: channels last, transposed, every second element, reversed
+    batch, expanded."""
     wide = torch.empty(*x.shape[:-1], 2 * x.shape[-1], dtype=x.dtype)
     wide[..., ::2] = x
     return {
@@ -129,7 +152,11 @@ def test_layout_does_not_matter(layout, which):
     outs = [torch.empty_like(ins[0]) for _ in range(2)]
     combine(outs, ins, weights.tolist(), base)
     odd_ins = [layouts(x)[layout] for x in ins] if which != "outs" else ins
-    odd_outs = [layouts(x)[layout] for x in outs] if which != "ins" else [torch.empty_like(x) for x in outs]
+    odd_outs = (
+        [layouts(x)[layout] for x in outs]
+        if which != "ins"
+        else [torch.empty_like(x) for x in outs]
+    )
     for o in odd_outs:
         o.fill_(float("nan"))
     combine(odd_outs, odd_ins, weights.tolist(), base)
@@ -163,7 +190,8 @@ def test_base_alone_is_a_copy():
 
 @pytest.mark.parametrize("op", [combine, dispatch.combine], ids=["reference", "dispatch"])
 def test_an_output_may_be_an_input(op):
-    """In place, also where another output still needs the old value, and where a buffer becomes two."""
+    """In place, also where another output still needs the old value, and where a buffer becomes
+    two."""
     ins, weights, base = tensors(3, (2, 37), torch.float32), rows(3, 3).tolist(), [0, -1, 1]
     first, second, third = (x.clone() for x in ins)
     outs = [second, torch.empty_like(first), first]
@@ -180,7 +208,8 @@ def test_inputs_are_left_alone():
 
 
 def test_sum_does_not_depend_on_the_other_outputs():
-    """A row gives the same bits alone and in a block, so that looking at a solve does not change it."""
+    """A row gives the same bits alone and in a block, so that looking at a solve does not change
+    it."""
     ins, weights = tensors(4, (3, 5), torch.float32), rows(4, 4).tolist()
     together = [torch.empty_like(ins[0]) for _ in range(4)]
     combine(together, ins, weights, [0, -1, 2, -1])
@@ -207,8 +236,12 @@ def test_dispatch_serves_the_same_contract():
 
 @pytest.mark.parametrize("each", [False, True])
 def test_more_streams_than_a_kernel_takes(each):
-    """A path with areas has up to 82: the noise is summed first, then combined; a narrow output is rounded once."""
-    who, x = philox.keys(3, torch.arange(2)), torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    """A path with areas has up to 82: the noise is summed first, then combined; a narrow output is
+    rounded once."""
+    who, x = (
+        philox.keys(3, torch.arange(2)),
+        torch.randn(2, 100, generator=torch.Generator().manual_seed(0)),
+    )
     streams = [(4 << 56) + k for k in range(82)]
     weights = torch.randn(*([2] if each else []), 2, 1 + 82, dtype=torch.float64)
     got, want = ([torch.empty(2, 100), torch.empty(2, 100, dtype=torch.bfloat16)] for _ in range(2))

@@ -1,4 +1,5 @@
-"""The op that controls steps: the fused implementations against the specification, and the specification's own rules.
+"""The op that controls steps: the fused implementations against the specification, and the
+specification's own rules.
 
 The Triton kernel is checked by this same file in a process of its own, which interprets it.
 """
@@ -29,11 +30,14 @@ def settings(kind=PLAIN):
 
 
 def states(batch, ends=(END,), seed=0):
-    """Samples in every situation: running and ended, after acceptances and rejections, near their ends and at the limits."""
+    """Samples in every situation: running and ended, after acceptances and rejections, near their
+    ends and at the limits."""
     g = torch.Generator().manual_seed(seed)
 
     def pick(*values):
-        return torch.tensor(values, dtype=torch.float64)[torch.randint(len(values), (batch,), generator=g)]
+        return torch.tensor(values, dtype=torch.float64)[
+            torch.randint(len(values), (batch,), generator=g)
+        ]
 
     state = torch.zeros(control.ROWS, batch, dtype=torch.float64)
     end = pick(*ends)
@@ -55,7 +59,9 @@ def states(batch, ends=(END,), seed=0):
 def apply(op, state, norm, given, begin=False, dtype=torch.float64):
     """A copy of the state, the weights and the times after the op."""
     batch = state.shape[1]
-    kinds = torch.tensor([[0.5, -0.25, 1.0, 1.0, 0.0, 0.75, 2.0], [1, 5, 2, 4, 0, 3, 0]], dtype=torch.float64)
+    kinds = torch.tensor(
+        [[0.5, -0.25, 1.0, 1.0, 0.0, 0.75, 2.0], [1, 5, 2, 4, 0, 3, 0]], dtype=torch.float64
+    )
     nodes = torch.tensor([0.2, 0.5, 1.0], dtype=torch.float64)
     state, weights = state.clone(), torch.full((batch, 7), float("nan"), dtype=torch.float64)
     times = torch.full((3, batch), float("nan"), dtype=dtype)
@@ -64,7 +70,9 @@ def apply(op, state, norm, given, begin=False, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("kind", [PLAIN, MEMORY, SMOOTH], ids=["plain", "memory", "smooth"])
-@pytest.mark.parametrize("ends", [(END,), (-END,), (END, -END, 0.7, -1e4, 1e-3)], ids=["up", "down", "each"])
+@pytest.mark.parametrize(
+    "ends", [(END,), (-END,), (END, -END, 0.7, -1e4, 1e-3)], ids=["up", "down", "each"]
+)
 @pytest.mark.parametrize("begin", [False, True])
 def test_equals_the_specification(kind, ends, begin):
     """Bit for bit, for hundreds of samples: factors are rounded to float32."""
@@ -81,7 +89,10 @@ def test_equals_the_specification(kind, ends, begin):
 def test_a_sample_has_the_same_bits_in_any_batch():
     state, norm = states(9, (END, -END, 0.7))
     whole = apply(fused.control, state, norm, settings(MEMORY))
-    alone = [apply(fused.control, state[:, i : i + 1], norm[i : i + 1], settings(MEMORY)) for i in range(9)]
+    alone = [
+        apply(fused.control, state[:, i : i + 1], norm[i : i + 1], settings(MEMORY))
+        for i in range(9)
+    ]
     for part, dim in zip(range(3), (1, 0, 1), strict=True):
         together = torch.cat([a[part] for a in alone], dim)
         assert torch.equal(together.nan_to_num(7.0), whole[part].nan_to_num(7.0))
@@ -94,7 +105,9 @@ def one(norm, given=None, **rows):
     for name, value in values.items():
         state[getattr(control, name)] = value
     norm = torch.tensor([norm], dtype=torch.float64)
-    state, weights, times = apply(fused.control, state, norm, settings() if given is None else given)
+    state, weights, times = apply(
+        fused.control, state, norm, settings() if given is None else given
+    )
     return {
         name: float(state[getattr(control, name)])
         for name in ("T", "H", "STATUS", "TOOK", "NFE", "STEPS", "REJECTED", "T0", "H0", "NORM")
@@ -107,7 +120,13 @@ def one(norm, given=None, **rows):
 def test_an_accepted_step():
     after = one(0.5)
     assert (after["T"], after["T0"], after["H0"]) == (1.1, 1.0, 0.1)
-    assert (after["TOOK"], after["STEPS"], after["REJECTED"], after["NFE"], after["NORM"]) == (1.0, 1.0, 0.0, 6.0, 0.5)
+    assert (after["TOOK"], after["STEPS"], after["REJECTED"], after["NFE"], after["NORM"]) == (
+        1.0,
+        1.0,
+        0.0,
+        6.0,
+        0.5,
+    )
     assert after["H"] == pytest.approx(0.1 * 0.9 * 0.5**-0.2, rel=1e-6)
     h = after["H"]
     assert after["weights"] == pytest.approx([0.5 * h, 0.0, 1.0, 0.0, 0.0, 0.75 * h, 2.0])
@@ -116,7 +135,13 @@ def test_an_accepted_step():
 
 def test_a_rejected_step():
     after = one(2.0)
-    assert (after["T"], after["TOOK"], after["STEPS"], after["REJECTED"], after["NFE"]) == (1.0, 0.0, 0.0, 1.0, 6.0)
+    assert (after["T"], after["TOOK"], after["STEPS"], after["REJECTED"], after["NFE"]) == (
+        1.0,
+        0.0,
+        0.0,
+        1.0,
+        6.0,
+    )
     h = after["H"]
     assert h == pytest.approx(0.1 * 0.9 * 2.0**-0.2, rel=1e-6)
     assert after["weights"] == pytest.approx([0.5 * h, -0.25 * h, 0.0, 1.0, 0.0, 0.0, 2.0])
@@ -166,13 +191,23 @@ def test_the_resolution_of_time_ends_a_sample():
 
 def test_a_sample_that_ended_stays():
     after = one(0.5, STATUS=float(control.EVENT), NFE=7.0)
-    assert (after["T"], after["H"], after["TOOK"], after["NFE"], after["STEPS"]) == (1.0, 0.0, 0.0, 7.0, 0.0)
+    assert (after["T"], after["H"], after["TOOK"], after["NFE"], after["STEPS"]) == (
+        1.0,
+        0.0,
+        0.0,
+        7.0,
+        0.0,
+    )
     assert after["weights"] == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2.0]
 
 
 def test_what_does_not_fit_is_left_to_the_reference():
     state, norm = states(4)
-    args = [torch.zeros(4, 7, dtype=torch.float64), torch.zeros(3, 4), torch.zeros(2, 7, dtype=torch.float64)]
+    args = [
+        torch.zeros(4, 7, dtype=torch.float64),
+        torch.zeros(3, 4),
+        torch.zeros(2, 7, dtype=torch.float64),
+    ]
     nodes = torch.zeros(3, dtype=torch.float64)
     before = state.clone()
     for changed in (

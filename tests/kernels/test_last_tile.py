@@ -1,7 +1,8 @@
-"""The last tile of a sample, where its length is the distance of two samples: it is the end of a row, not the row.
+"""The last tile of a sample, where its length is the distance of two samples: it is the end of a
+row, not the row.
 
-A batch of one in sequence-first layout, a transposed column, windows that slide by one: torch calls the first two
-contiguous. Every op must give the bits that it gives on a dense copy.
+A batch of one in sequence-first layout, a transposed column, windows that slide by one: torch calls
+the first two contiguous. Every op must give the bits that it gives on a dense copy.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ KEYS = philox.keys(7, torch.tensor([4, 9]))
 
 
 def numbers(count, dtype, seed=0):
-    return torch.randn(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(
+        count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).to(dtype)
 
 
 LAYOUTS = {
-    "sequence first": lambda dtype, seed=0: numbers(17 * 64, dtype, seed).view(17, 1, 64).transpose(0, 1),
+    "sequence first": lambda dtype, seed=0: (
+        numbers(17 * 64, dtype, seed).view(17, 1, 64).transpose(0, 1)
+    ),
     "column": lambda dtype, seed=0: numbers(1025, dtype, seed)[:, None].T,
     "sliding": lambda dtype, seed=0: numbers(1026, dtype, seed).unfold(0, 1025, 1),
 }
@@ -38,7 +43,9 @@ def test_the_layouts_are_what_they_should_be():
 def read(x, y):
     """What every op makes of two tensors, in outputs that lie in order."""
     batch, keys = len(x), KEYS[: len(x)]
-    norm, rms, dot, form, middle = (torch.full((batch,), torch.nan, dtype=torch.float64) for _ in range(5))
+    norm, rms, dot, form, middle = (
+        torch.full((batch,), torch.nan, dtype=torch.float64) for _ in range(5)
+    )
     outs = [torch.full(x.shape, torch.nan, dtype=torch.float64) for _ in range(5)]
     dispatch.combine(outs[:2], [x, y], [[0.5, 2.0]] * 3, [0, -1], error=ErrorNorm(norm, 0.1, 0.2))
     dispatch.combine([outs[2]], [x, y], [[0.5, 2.0, 1.5]], [1], keys, [3])
@@ -65,14 +72,19 @@ def written(like):
     """What every op writes into tensors of one layout, in order."""
     batch, keys = len(like), KEYS[: len(like)]
     x, y = (numbers(like.numel(), torch.float32, seed).view(like.shape) for seed in (2, 3))
-    outs = [torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).fill_(torch.nan) for _ in range(7)]
+    outs = [
+        torch.empty_strided(like.shape, like.stride(), dtype=like.dtype).fill_(torch.nan)
+        for _ in range(7)
+    ]
     outs[6].copy_(x)
     dispatch.combine(outs[:2], [x, y], [[0.5, 2.0]] * 2, [0, -1])
     dispatch.combine([outs[2]], [x, y], [[0.5, 2.0, 1.5]], [1], keys, [3])
     dispatch.normal(outs[3], keys, 5)
     dispatch.normal_sums(outs[4:5], keys, [1, 2], [[0.5, 2.0]])
     tables = torch.tensor([[0.5, 2.0]])
-    dispatch.window(outs[5][None], torch.empty(1, batch), x, y[None], [x[None], y[None]], tables, tables[:, 0])
+    dispatch.window(
+        outs[5][None], torch.empty(1, batch), x, y[None], [x[None], y[None]], tables, tables[:, 0]
+    )
     dispatch.combine([outs[6]], [outs[6], y], [[0.5, 2.0]], [0])  # in place
     dispatch.normal_sums(outs[6:], keys, [1, 2], [[0.5, 2.0]], True)
     return outs
@@ -90,7 +102,9 @@ def test_an_inner_product_in_half_precision():
     x = LAYOUTS["sequence first"](torch.bfloat16)
     out = torch.empty(1)
     dispatch.inner(out, x, x)
-    torch.testing.assert_close(out.double(), x.double().square().flatten(1).sum(1), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        out.double(), x.double().square().flatten(1).sum(1), rtol=1e-7, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -112,5 +126,9 @@ def test_a_model_that_works_with_the_sequence_first(dtype, swapped):
     noise = torch.empty(1, 17, 64).copy_(LAYOUTS["sequence first"](torch.float32))
     with torch.no_grad():
         want = solve(dense, noise)
-        got = solve(turned, noise) if swapped == "network" else solve(dense, LAYOUTS["sequence first"](torch.float32))
+        got = (
+            solve(turned, noise)
+            if swapped == "network"
+            else solve(dense, LAYOUTS["sequence first"](torch.float32))
+        )
     assert torch.equal(got, want)

@@ -1,8 +1,10 @@
-"""Every op on tensors of any layout and type, against the reference on dense float64 copies of them.
+"""Every op on tensors of any layout and type, against the reference on dense float64 copies of
+them.
 
 The suite tries a few hundred cases. Many more, so many in all and no two runs alike:
 
-    ODESOLVE_LAYOUT_CASES=20000 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 0 tests/kernels/test_layouts.py
+    ODESOLVE_LAYOUT_CASES=20000 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 0
+    tests/kernels/test_layouts.py
 
 The Triton kernels are checked by this same file in a process of its own, which interprets them.
 """
@@ -25,12 +27,18 @@ from .layouts import Case, dense
 INTERPRETED = os.environ.get("ODESOLVE_BACKEND") == "triton"
 BACKENDS = ["triton.backend"] if INTERPRETED else ["native", "reference"]
 CASES = int(os.environ.get("ODESOLVE_LAYOUT_CASES", 18 if INTERPRETED else 450))
-EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+EPS = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
 LARGEST = 6.67  # no normal number is larger
 
 
 def close(got, want, error):
-    """Within ``error`` (the rounding of what was summed) and one rounding to the type of what was written."""
+    """Within ``error`` (the rounding of what was summed) and one rounding to the type of what was
+    written."""
     tiny = torch.finfo(got.dtype).tiny
     allowed = error + EPS[got.dtype] * want.abs().clamp_min(tiny)
     assert bool(((got.double() - want).abs() <= allowed).all())
@@ -61,11 +69,16 @@ def check_combine(case, run):
     run("combine", outs, ins, weights, base, keys, streams, norm)
     rows = torch.as_tensor(table, dtype=torch.float64)
     rows, size = rows.tolist() if rows.dim() == 2 else rows, sizes(table)
-    want, bound = ([torch.empty(shape, dtype=torch.float64) for _ in range(len(outs) + error)] for _ in range(2))
+    want, bound = (
+        [torch.empty(shape, dtype=torch.float64) for _ in range(len(outs) + error)]
+        for _ in range(2)
+    )
     base = [*base, -1] if error else base
     reference.combine(want, given_, rows, base, keys, streams)
     absolute = size[..., :count]
-    reference.combine(bound, [x.abs() for x in given_], absolute if size.dim() == 3 else absolute.tolist(), base)
+    reference.combine(
+        bound, [x.abs() for x in given_], absolute if size.dim() == 3 else absolute.tolist(), base
+    )
     unit = (count + len(streams) + 2) * step(*ins, *outs)
     for i, b in enumerate(bound):
         drawn = LARGEST * size[..., i, count:].sum(-1)
@@ -99,7 +112,11 @@ def check_normal_sums(case, run):
     outs = [case.output(shape) for _ in range(case.number(1, 3))]
     keys, weights = case.keys(batch), case.weights(batch, len(outs), terms)
     streams = case.one_of(("list", "tensor", "samples"))
-    streams = case.streams(*([batch] if streams == "samples" else []), terms) if streams != "list" else [*range(terms)]
+    streams = (
+        case.streams(*([batch] if streams == "samples" else []), terms)
+        if streams != "list"
+        else [*range(terms)]
+    )
     add, before = case.one_of((True, False)), dense(outs)
     table = dense(weights) if isinstance(weights, torch.Tensor) else weights
     run("normal_sums", outs, keys, streams, weights, add)
@@ -117,7 +134,11 @@ def check_rms(case, run):
     rtol, atol = case.scale(shape[0]), case.scale(shape[0])
     run("rms", out, *tensors, rtol, atol)
     want = torch.empty(shape[0], dtype=torch.float64)
-    reference.rms(want, *dense(tensors), *(dense(s) if isinstance(s, torch.Tensor) else s for s in (rtol, atol)))
+    reference.rms(
+        want,
+        *dense(tensors),
+        *(dense(s) if isinstance(s, torch.Tensor) else s for s in (rtol, atol)),
+    )
     close(out, want, 6 * step(*tensors) * want)
 
 
@@ -136,8 +157,17 @@ def check_inner(case, run):
 
 def check_quadratic_form(case, run):
     shape = case.shape()
-    v, out, keys, stream = case.tensor(shape), case.output(shape[:1]), case.keys(shape[0]), case.stream(shape[0])
-    kind, weight, add = case.one_of(("normal", "rademacher")), case.scale(shape[0]), case.one_of((True, False))
+    v, out, keys, stream = (
+        case.tensor(shape),
+        case.output(shape[:1]),
+        case.keys(shape[0]),
+        case.stream(shape[0]),
+    )
+    kind, weight, add = (
+        case.one_of(("normal", "rademacher")),
+        case.scale(shape[0]),
+        case.one_of((True, False)),
+    )
     before = dense(out)
     run("quadratic_form", out, v, keys, stream, kind, weight, add)
     want, size = before.clone(), before.abs()
@@ -173,18 +203,28 @@ def check_window(case, run):
     moved, unused = (torch.empty(points, batch, dtype=torch.float64) for _ in range(2))
     reference.window(want, moved, start, before, given_, *tables, keys, streams)
     drawn = [torch.full(shape, LARGEST, dtype=torch.float64)] * noisy
-    absolute = [x.abs() for x in (start, before)], [x.abs() for x in (*given_, *drawn)], [x.abs() for x in tables]
+    absolute = (
+        [x.abs() for x in (start, before)],
+        [x.abs() for x in (*given_, *drawn)],
+        [x.abs() for x in tables],
+    )
     reference.window(size, unused, *absolute[0], absolute[1], *absolute[2])
     error = points * (len(ins) + 5) * step(out, origin, *ins) * size
     close(out, want, error)
     move = ((want - before).abs() * 2 + error) * (error + step(out, origin, *ins) * before.abs())
-    mean = move.reshape(points, batch, torch.Size(sample).numel()).sum(2) / max(1, torch.Size(sample).numel())
+    mean = move.reshape(points, batch, torch.Size(sample).numel()).sum(2) / max(
+        1, torch.Size(sample).numel()
+    )
     close(residual, moved, mean + 1e-12 * moved)
 
 
 def check_control(case, run):
     batch, stages, columns = case.number(0, 5), case.number(1, 4), case.number(1, 5)
-    state, norm, weights = case.output((control.ROWS, batch), torch.float64), case.tensor((batch,), torch.float64), None
+    state, norm, weights = (
+        case.output((control.ROWS, batch), torch.float64),
+        case.tensor((batch,), torch.float64),
+        None,
+    )
     weights = case.output((batch, columns), torch.float64)
     times, table = case.output((stages, batch)), torch.zeros(2, columns, dtype=torch.float64)
     state.abs_()
@@ -206,8 +246,13 @@ def check_control(case, run):
         close(got, want, 1e-6 * want.abs() + 1e-7)
 
 
-CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
-# What a kernel may leave to the reference: tables that do not lie in order, and a narrow window beside wide old values.
+CHECKS = {
+    name.removeprefix("check_"): check
+    for name, check in list(globals().items())
+    if name.startswith("check_")
+}
+# What a kernel may leave to the reference: tables that do not lie in order, and a narrow window
+# beside wide old values.
 LEFT = {"control", "window"} | ({"quantile", *CHECKS} if INTERPRETED else set())
 
 

@@ -1,4 +1,5 @@
-"""The C++ kernels: noise equal to its specification bit for bit, sums to rounding, the same bits for a sample everywhere."""
+"""The C++ kernels: noise equal to its specification bit for bit, sums to rounding, the same bits
+for a sample everywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +20,12 @@ from odesolve.kernels import dispatch, native, philox, reference
 from odesolve.kernels.reference import ErrorNorm
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+EPS = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
 LAYOUTS = {
     "dense": lambda x: x.contiguous(),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -28,7 +34,15 @@ LAYOUTS = {
     "batch_last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
 }
 SHAPE = (3, 4, 5, 7)
-SHAPES = [SHAPE, (1, 1, 1, 1), (5, 1, 1, 3), (2, 3, 19, 23), (300, 1, 2, 1), (0, 2, 2, 2), (2, 0, 1, 1)]
+SHAPES = [
+    SHAPE,
+    (1, 1, 1, 1),
+    (5, 1, 1, 3),
+    (2, 3, 19, 23),
+    (300, 1, 2, 1),
+    (0, 2, 2, 2),
+    (2, 0, 1, 1),
+]
 
 
 def normals(*shape, seed=0):
@@ -97,7 +111,9 @@ def test_noise_far_along_a_stream():
     assert torch.equal(out, philox.normals(keys(2), 1, 70_001))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     in_types=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=10),
     out_types=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
@@ -109,8 +125,14 @@ def test_noise_far_along_a_stream():
     seed=st.integers(0, 99),
 )
 def test_sums_are_right(in_types, out_types, layouts, shape, weights, noise, in_place, seed):
-    ins = [LAYOUTS[k](normals(*shape, seed=i).to(d)) for i, (d, k) in enumerate(zip(in_types, layouts, strict=False))]
-    outs = [LAYOUTS[k](torch.empty(shape, dtype=d)) for d, k in zip(out_types, layouts[10:], strict=False)]
+    ins = [
+        LAYOUTS[k](normals(*shape, seed=i).to(d))
+        for i, (d, k) in enumerate(zip(in_types, layouts, strict=False))
+    ]
+    outs = [
+        LAYOUTS[k](torch.empty(shape, dtype=d))
+        for d, k in zip(out_types, layouts[10:], strict=False)
+    ]
     kept = [x.clone() for x in ins]
     if in_place:
         outs[-1] = ins[seed % len(ins)]
@@ -132,7 +154,8 @@ def test_sums_are_right(in_types, out_types, layouts, shape, weights, noise, in_
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])
 def test_halves_are_rounded_once_to_even(dtype, wide):
-    """All halves come back, and numbers just beside the middle of two of them go to the right one."""
+    """All halves come back, and numbers just beside the middle of two of them go to the right
+    one."""
     halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     x = halves[halves.isfinite()].to(wide)[None, :]
     back = torch.empty(x.shape, dtype=dtype)
@@ -169,7 +192,8 @@ def test_zero_weights_do_not_read(by_sample):
 
 @pytest.mark.parametrize("n", [5, 700, 3000])
 def test_an_output_may_replace_an_input(n):
-    """Every output and the error see the old values, wherever in the block the replacement stands."""
+    """Every output and the error see the old values, wherever in the block the replacement
+    stands."""
     a, b = normals(3, n).float(), normals(3, n, seed=1).float()
     weights = [[0.5, 1.0], [1.0, -1.0], [2.0, 0.25]]
     fresh, norm = [torch.empty(3, n) for _ in range(2)], torch.empty(3)
@@ -197,13 +221,17 @@ def test_expanded_input():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("n", [1, 140, 2500])
 def test_error_norm(dtype, n):
-    ins, norm = [normals(4, n, seed=i).to(dtype) for i in range(3)], torch.empty(4, dtype=torch.float64)
+    ins, norm = (
+        [normals(4, n, seed=i).to(dtype) for i in range(3)],
+        torch.empty(4, dtype=torch.float64),
+    )
     out, w = torch.empty(4, n, dtype=dtype), normals(2, 4, seed=9)
     rtol, atol = torch.rand(4, dtype=torch.float64) + 0.1, 0.01
     combine([out], ins, w, [0], keys(4), [3], ErrorNorm(norm, rtol, atol))
     e, told = torch.empty(4, n, dtype=torch.float64), torch.empty(4, dtype=torch.float64)
     reference.combine([e], ins, w[1:], [-1], keys(4), [3])
-    reference.rms(told, e, ins[0].double(), out.double(), rtol, atol)  # the scale is that of the output as it is stored
+    # the scale is that of the output as it is stored
+    reference.rms(told, e, ins[0].double(), out.double(), rtol, atol)
     torch.testing.assert_close(norm, told, rtol=1e-12 if dtype == torch.float64 else 2e-6, atol=0)
 
 
@@ -256,7 +284,9 @@ def digest():
             results += combine(outs, x[:k], normals(4, k), [0, -1, 0, -1])
         dot, out, residual = torch.empty(3), torch.empty(3, 1, 1501, dtype=dtype), torch.empty(3, 1)
         native.inner(dot, x[0], x[1])
-        native.window(out, residual, x[0][:1], x[1][:, None], [x[2][:, None]], normals(3, 1), normals(3))
+        native.window(
+            out, residual, x[0][:1], x[1][:, None], [x[2][:, None]], normals(3, 1), normals(3)
+        )
         results += [dot, out, residual]
     data = b"".join(r.contiguous().view(torch.uint8).numpy().tobytes() for r in results)
     return hashlib.sha256(data).hexdigest()
@@ -265,13 +295,18 @@ def digest():
 @pytest.mark.parametrize("isa", ["baseline"] if native.ISA == "baseline" else ["baseline", "avx2"])
 def test_every_instruction_set_gives_the_same_bits(isa):
     env = {**os.environ, "ODESOLVE_ISA": isa}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, __file__], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == [isa, digest()]
 
 
 def test_python_threads_may_call_at_once():
     x = [normals(1, 40_000, seed=i).float() for i in range(4)]
-    wanted = [combine([torch.empty(1, 40_000)], [a], [[2.0, 1.0]], [-1], keys(1), [i])[0] for i, a in enumerate(x)]
+    wanted = [
+        combine([torch.empty(1, 40_000)], [a], [[2.0, 1.0]], [-1], keys(1), [i])[0]
+        for i, a in enumerate(x)
+    ]
     wrong = []
 
     def work(i):
@@ -320,8 +355,12 @@ def quad_of(key, stream, quad):
     """The four normals of one counter."""
     low = [torch.tensor([x & 0xFFFFFFFF]) for x in (quad, key[1].item(), stream, stream >> 32)]
     seed = key[0].item()
-    words = philox.philox(tuple(low), (torch.tensor([seed & 0xFFFFFFFF]), torch.tensor([seed >> 32 & 0xFFFFFFFF])))
-    return torch.cat([philox.box_muller(words[0], words[1]), philox.box_muller(words[2], words[3])], dim=1)[0]
+    words = philox.philox(
+        tuple(low), (torch.tensor([seed & 0xFFFFFFFF]), torch.tensor([seed >> 32 & 0xFFFFFFFF]))
+    )
+    return torch.cat(
+        [philox.box_muller(words[0], words[1]), philox.box_muller(words[2], words[3])], dim=1
+    )[0]
 
 
 if __name__ == "__main__":

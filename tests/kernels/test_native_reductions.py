@@ -12,7 +12,9 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def normals(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    ).to(dtype)
 
 
 def keys(batch):
@@ -33,7 +35,9 @@ def test_inner(n, dtype):
         assert native.inner(out, x, b) is None
         torch.testing.assert_close(out, want, **CLOSE)
         native.inner(out, x, b, torch.tensor([1.0, 2.0, -1.0]), True)
-        torch.testing.assert_close(out, want * torch.tensor([2.0, 3.0, 0.0], dtype=torch.float64), **CLOSE)
+        torch.testing.assert_close(
+            out, want * torch.tensor([2.0, 3.0, 0.0], dtype=torch.float64), **CLOSE
+        )
 
 
 @pytest.mark.parametrize("n", SIZES)
@@ -62,7 +66,9 @@ def test_rms(n, dtype):
     for x in layouts(e):
         out = torch.empty(3, dtype=torch.float64)
         assert native.rms(out, x, y0, y1, rtol, 0.01) is None
-        torch.testing.assert_close(out, want, rtol=1e-12 if dtype == torch.float64 else 3e-7, atol=0)
+        torch.testing.assert_close(
+            out, want, rtol=1e-12 if dtype == torch.float64 else 3e-7, atol=0
+        )
 
 
 @pytest.mark.parametrize("place", range(3))
@@ -92,7 +98,9 @@ def test_quantile(n, q, dtype):
     reference.quantile(want, x, q)
     for y in layouts(x):
         assert native.quantile(out, y, q) is None
-        torch.testing.assert_close(out, want, rtol=1e-6 if dtype != torch.float64 else 1e-15, atol=0)
+        torch.testing.assert_close(
+            out, want, rtol=1e-6 if dtype != torch.float64 else 1e-15, atol=0
+        )
     exact = torch.quantile(x.abs().double(), q, dim=1)
     torch.testing.assert_close(out, exact, rtol=1e-6, atol=0)
 
@@ -100,7 +108,9 @@ def test_quantile(n, q, dtype):
 INF, NAN = float("inf"), float("nan")
 
 
-@pytest.mark.parametrize("values", [[1.0] * 40, [0.0, -0.0], [INF, 1.0, 2.0], [NAN, 1.0, 3.0], [1e-40, 2e-40]])
+@pytest.mark.parametrize(
+    "values", [[1.0] * 40, [0.0, -0.0], [INF, 1.0, 2.0], [NAN, 1.0, 3.0], [1e-40, 2e-40]]
+)
 def test_quantile_of_ties_and_ends(values):
     x = torch.tensor([values])
     for q in (0.0, 0.25, 0.5):
@@ -114,7 +124,15 @@ def window(op, case, in_place=False):
     out = case["old"].clone() if in_place else torch.full_like(case["old"], float("nan"))
     residual = torch.empty(case["old"].shape[:2], dtype=torch.float64)
     old = out if in_place else case["old"]
-    args = (case["origin"], old, case["ins"], case["weights"], case["growth"], case["keys"], case["streams"])
+    args = (
+        case["origin"],
+        old,
+        case["ins"],
+        case["weights"],
+        case["growth"],
+        case["keys"],
+        case["streams"],
+    )
     assert op(out, residual, *args) is None
     return out, residual
 
@@ -143,9 +161,13 @@ def test_window(shape, case):
     }
     values["weights"][1, ..., 0] = 0.0
     (out, residual), (want, told) = window(native.window, values), window(reference.window, values)
-    close = {"rtol": 1e-13, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 2e-6, "atol": 2e-6}
+    close = (
+        {"rtol": 1e-13, "atol": 1e-13} if dtype == torch.float64 else {"rtol": 2e-6, "atol": 2e-6}
+    )
     torch.testing.assert_close(out, want, **close)
-    torch.testing.assert_close(residual, told, rtol=1e-12 if dtype == torch.float64 else 2e-6, atol=0)
+    torch.testing.assert_close(
+        residual, told, rtol=1e-12 if dtype == torch.float64 else 2e-6, atol=0
+    )
     again, moved = window(native.window, values, in_place=True)
     assert torch.equal(again, out)
     assert torch.equal(moved, residual)
@@ -158,7 +180,12 @@ def test_window_in_other_layouts_and_types():
     native.window(want, told, origin, old, [ins], weights, growth)
     last = lambda x: x.transpose(-1, -3).contiguous().transpose(-1, -3)
     out, residual = last(torch.zeros_like(old)), torch.empty(2, 3).t()
-    assert native.window(out, residual, last(origin), last(old), [last(ins)], weights.expand(3, 1), growth) is None
+    assert (
+        native.window(
+            out, residual, last(origin), last(old), [last(ins)], weights.expand(3, 1), growth
+        )
+        is None
+    )
     assert torch.equal(out, want)
     assert torch.equal(residual, told)
     half = torch.empty_like(old, dtype=torch.bfloat16)

@@ -1,4 +1,5 @@
-"""Arguments that the C++ kernels leave to the reference: False comes back, and nothing has been written."""
+"""Arguments that the C++ kernels leave to the reference: False comes back, and nothing has been
+written."""
 
 from __future__ import annotations
 
@@ -49,7 +50,15 @@ REFUSED = {
     "keys of another batch": ([ones()], [ones()], [[1.0, 1.0]], [-1], KEYS[:1], [0]),
     "keys of another type": ([ones()], [ones()], [[1.0, 1.0]], [-1], KEYS.int(), [0]),
     "streams that are no numbers": ([ones()], [ones()], [[1.0, 1.0]], [-1], KEYS, ["a"]),
-    "norm of another batch": ([ones()], [ones()], [[1.0], [1.0]], [-1], None, (), ErrorNorm(torch.ones(3), 1.0, 1.0)),
+    "norm of another batch": (
+        [ones()],
+        [ones()],
+        [[1.0], [1.0]],
+        [-1],
+        None,
+        (),
+        ErrorNorm(torch.ones(3), 1.0, 1.0),
+    ),
     "an output that repeats itself": ([ones(1, 3).expand(2, 3)], [ones()], [[1.0]], [-1]),
 }
 
@@ -68,8 +77,16 @@ def test_partial_overlaps(out):
     memory = torch.arange(8.0)
     x = memory[slice(0, 4, 1)] if out.step is None else memory[:2]
     assert native.combine([memory[out]], [x], [[1.0]], [-1]) is False
-    assert native.combine([memory[:4], memory[2:6]], [torch.ones(4)], [[1.0], [1.0]], [-1, -1]) is False
-    assert native.combine([memory[:4].view(torch.int16).view(torch.bfloat16)[:4]], [memory[:4]], [[1.0]], [-1]) is False
+    assert (
+        native.combine([memory[:4], memory[2:6]], [torch.ones(4)], [[1.0], [1.0]], [-1, -1])
+        is False
+    )
+    assert (
+        native.combine(
+            [memory[:4].view(torch.int16).view(torch.bfloat16)[:4]], [memory[:4]], [[1.0]], [-1]
+        )
+        is False
+    )
     assert memory.tolist() == list(range(8))
 
 
@@ -109,26 +126,38 @@ def test_other_ops_refuse_too():
     refused = [
         native.normal(x, KEYS[:1], 0),
         native.normal(x, KEYS, 0.5),
-        *(native.normal(x, KEYS, 0, kind) for kind in ("uniform", b"normal", None, 0, ["normal"], KEYS)),
+        *(
+            native.normal(x, KEYS, 0, kind)
+            for kind in ("uniform", b"normal", None, 0, ["normal"], KEYS)
+        ),
         native.normal(torch.ones(()), KEYS, 0),
         native.normal(x, KEYS, torch.zeros(3, dtype=torch.int64)),
         native.rms(out, x, x, ones(2, 4), 1.0, 1.0),
         native.rms(out[:1], x, x, x, 1.0, 1.0),
         native.inner(out, x, ones(3, 2)),
         native.inner(out, x, x, torch.ones(3)),
-        *(native.quadratic_form(out, x, KEYS, 0, kind) for kind in ("none", b"rademacher", None, 1.5)),
+        *(
+            native.quadratic_form(out, x, KEYS, 0, kind)
+            for kind in ("none", b"rademacher", None, 1.5)
+        ),
         native.inner(out, x, x, out),
         native.quantile(x.view(-1)[4:], x, 0.5),
         native.combine([x], [ones()], [[1.0]], [0.5]),
         native.combine([x], [ones()], x.view(-1)[:2].view(2, 1, 1), [-1]),
-        native.combine([x], [ones()], [[1.0]] * 2, [-1], None, (), ErrorNorm(x.view(-1)[:2], 1.0, 1.0)),
+        native.combine(
+            [x], [ones()], [[1.0]] * 2, [-1], None, (), ErrorNorm(x.view(-1)[:2], 1.0, 1.0)
+        ),
         native.normal_sums([x], KEYS, [1], x.view(-1)[:2].view(2, 1, 1)),
         native.window(two, torch.ones(2, 2), x, two, [two.clone()], two[..., 0, :1], torch.ones(2)),
         native.quantile(out, ones(2, 0), 0.5),
         native.quantile(out, x, 1.5),
         native.window(two, out, x, two, [two], torch.ones(2, 1), torch.ones(2)),
-        native.window(two, torch.ones(2, 2), x, two.double(), [two], torch.ones(2, 1), torch.ones(2)),
-        native.window(two, torch.ones(2, 2), two[0], two.clone(), [], torch.ones(2, 0), torch.ones(2)),
+        native.window(
+            two, torch.ones(2, 2), x, two.double(), [two], torch.ones(2, 1), torch.ones(2)
+        ),
+        native.window(
+            two, torch.ones(2, 2), two[0], two.clone(), [], torch.ones(2, 0), torch.ones(2)
+        ),
         native.window(two, torch.ones(2, 2), x, two, [two], torch.ones(2, 2), torch.ones(2)),
     ]
     assert refused == [False] * len(refused)
@@ -144,13 +173,21 @@ def test_what_is_refused_still_works():
 
 def test_an_older_torch_is_named(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
-    with pytest.raises(ImportError, match=r"torch .* has no DLPack C exchange table; torch 2.10 and newer have one"):
+    with pytest.raises(
+        ImportError,
+        match=r"torch .* has no DLPack C exchange table; torch 2.10 "
+        r"and newer have one",
+    ):
         native._load()
 
 
 def test_a_missing_module_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "odesolve._native", None)
-    with pytest.raises(ImportError, match=r"were not compiled: install g\+\+ and python3-dev, then odesolve again"):
+    with pytest.raises(
+        ImportError,
+        match=r"were not compiled: install g\+\+ and python3-dev, "
+        r"then odesolve again",
+    ):
         native._load()
 
 
@@ -164,9 +201,13 @@ def test_a_module_that_does_not_load_is_named(monkeypatch):
 
 
 def test_the_reference_runs_where_it_cannot_and_says_why():
-    program = "import odesolve; b = odesolve.backend(); print(b.devices['cpu'], b.refused['native'])"
+    program = (
+        "import odesolve; b = odesolve.backend(); print(b.devices['cpu'], b.refused['native'])"
+    )
     env = {**os.environ, "ODESOLVE_ISA": "mmx"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("reference ")
     assert "ODESOLVE_ISA='mmx' is no instruction set known here" in done.stdout
     assert len(done.stderr.splitlines()) == 1

@@ -48,7 +48,9 @@ def test_streams_and_seeds_of_64_bits():
     ids = torch.arange(2)
     assert torch.equal(philox.keys(2**64 - 1, ids), philox.keys(-1, ids))
     seen = {
-        tuple(philox.words(philox.keys(s, ids), t, 4).flatten().tolist()) for s in (0, 1, 2**32) for t in (0, 1, 2**32)
+        tuple(philox.words(philox.keys(s, ids), t, 4).flatten().tolist())
+        for s in (0, 1, 2**32)
+        for t in (0, 1, 2**32)
     }
     assert len(seen) == 9
 
@@ -57,8 +59,13 @@ def exact(keys, stream, n):
     """Box-Muller in float64 on the same words, with the radius' uniform number rounded as it is."""
     words = philox.words(keys, stream, n).reshape(len(keys), -1, 2).numpy()
     u = (words[..., 0] >> 1).astype(np.float32) * np.float32(2.0**-31) + np.float32(2.0**-32)
-    radius, angle = np.sqrt(-2 * np.log(u.astype(np.float64))), 2 * math.pi * words[..., 1] * 2.0**-32
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(len(keys), -1)
+    radius, angle = (
+        np.sqrt(-2 * np.log(u.astype(np.float64))),
+        2 * math.pi * words[..., 1] * 2.0**-32,
+    )
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(
+        len(keys), -1
+    )
 
 
 def test_normals_are_those_of_float64_to_rounding():
@@ -74,7 +81,8 @@ def test_extreme_words():
     z = philox.box_muller(a, b)
     assert bool(torch.isfinite(z).all())
     assert 6.6 < float(z.abs().max()) < 6.67
-    assert float(philox.box_muller(torch.tensor([LOW]), torch.tensor([5])).abs().max()) == 0.0  # log 1
+    # log 1
+    assert float(philox.box_muller(torch.tensor([LOW]), torch.tensor([5])).abs().max()) == 0.0
 
 
 def test_distribution():
@@ -101,7 +109,11 @@ def test_signs():
 def test_fill(kind, dtype):
     """One number for an element, whatever the dtype, the batch and the layout."""
     keys = philox.keys(4, torch.arange(6))
-    want = (philox.normals if kind == "normal" else philox.signs)(keys, 2, 3 * 5 * 7).reshape(6, 3, 5, 7).to(dtype)
+    want = (
+        (philox.normals if kind == "normal" else philox.signs)(keys, 2, 3 * 5 * 7)
+        .reshape(6, 3, 5, 7)
+        .to(dtype)
+    )
     for layout in (torch.contiguous_format, torch.channels_last):
         out = torch.empty(6, 3, 5, 7, dtype=dtype).contiguous(memory_format=layout)
         dispatch.normal(out, keys, 2, kind)

@@ -1,4 +1,5 @@
-"""The ops seen from outside: autograd, torch.func, fake tensors, compile and make_fx agree with the eager call."""
+"""The ops seen from outside: autograd, torch.func, fake tensors, compile and make_fx agree with the
+eager call."""
 
 from __future__ import annotations
 
@@ -22,7 +23,10 @@ def _nan_memory():
 
 def tensors(n, grad=False):
     g = torch.Generator().manual_seed(0)
-    return [torch.randn(3, 2, 2, dtype=torch.float64, generator=g).requires_grad_(grad) for _ in range(n)]
+    return [
+        torch.randn(3, 2, 2, dtype=torch.float64, generator=g).requires_grad_(grad)
+        for _ in range(n)
+    ]
 
 
 def weights(per_sample=False, grad=False):
@@ -44,7 +48,8 @@ def test_first_and_second_derivatives(per_sample, base):
 
 @pytest.mark.parametrize(("base", "per_sample"), list(product(BASES, [False, True])))
 def test_gradients_equal_those_of_plain_torch(base, per_sample):
-    """Half-precision inputs keep their dtype; the backward pass is the same op, so it agrees to rounding."""
+    """Half-precision inputs keep their dtype; the backward pass is the same op, so it agrees to
+    rounding."""
     w = weights(per_sample)
     results = []
     for combined in (dispatch.combined, reference.combined):
@@ -55,11 +60,16 @@ def test_gradients_equal_those_of_plain_torch(base, per_sample):
         results.append([*outs, *torch.autograd.grad(loss, ins)])
     for got, want in zip(*results, strict=True):
         assert got.dtype == want.dtype
-        torch.testing.assert_close(got, want, rtol=2.0**-7 if got.dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            got, want, rtol=2.0**-7 if got.dtype == torch.bfloat16 else 1e-5, atol=1e-6
+        )
 
 
 def test_a_zero_weight_keeps_nan_out_of_the_gradient():
-    good, bad = torch.ones(1, 2, requires_grad=True), torch.full((1, 2), float("nan"), requires_grad=True)
+    good, bad = (
+        torch.ones(1, 2, requires_grad=True),
+        torch.full((1, 2), float("nan"), requires_grad=True),
+    )
     (out,) = dispatch.combined([good, bad], torch.tensor([[2.0, 0.0]], dtype=torch.float64), [-1])
     assert out.tolist() == [[2.0, 2.0]]
     grads = torch.autograd.grad(out.sum(), [good, bad])
@@ -85,7 +95,14 @@ def test_transforms_of_torch_func():
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_opcheck(grad):
-    args = (tensors(3, grad), weights(grad=grad), [0, -1], KEYS, [3, 7], [torch.float64, torch.float64])
+    args = (
+        tensors(3, grad),
+        weights(grad=grad),
+        [0, -1],
+        KEYS,
+        [3, 7],
+        [torch.float64, torch.float64],
+    )
     # test_schema cannot convert a list of dtypes.
     utilities = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(torch.ops.odesolve.combined.default, args, test_utils=utilities)
@@ -119,14 +136,18 @@ def everything(a, b):
         torch.empty(2, 3, dtype=a.dtype),
     )
     table = torch.tensor([[0.3, 0.1], [0.2, 0.7]], dtype=a.dtype)
-    dispatch.window(window, residual, drawn, old, [old], table, table[0], KEYS, torch.tensor([1, 2]))
+    dispatch.window(
+        window, residual, drawn, old, [old], table, table[0], KEYS, torch.tensor([1, 2])
+    )
     state, steps, times = (
         torch.ones(control.ROWS, 3, dtype=a.dtype),
         torch.zeros(3, 2, dtype=a.dtype),
         a.new_zeros(1, 3),
     )
     state[control.STATUS], state[control.END], state[control.SHORTEST] = 0.0, 9.0, 0.0
-    settings = torch.tensor([0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 5.0, 99.0, 6.0], dtype=a.dtype)
+    settings = torch.tensor(
+        [0.2, 0.0, 0.0, 0.2, 0.9, 0.2, 10.0, 0.0, 1e-4, 5.0, 99.0, 6.0], dtype=a.dtype
+    )
     dispatch.control(state, norm.double(), steps, times, table.round() + 1, table[0, :1], settings)
     sums = [torch.empty_like(a) for _ in range(2)]
     dispatch.normal_sums(sums, KEYS, STREAMS, ROWS)
@@ -145,7 +166,8 @@ def test_traced_equals_eager(how):
         else make_fx(everything)(a, b)
     )
     for got, want in zip(traced(a, b), everything(a, b), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)  # a norm apart sums in another order
+        # a norm apart sums in another order
+        torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)
 
 
 def test_every_op_is_a_node_of_its_own():
@@ -158,7 +180,9 @@ def test_fake_tensors():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        outs = everything(torch.empty(3, 2, 2, dtype=torch.float64), torch.empty(3, 2, 2, dtype=torch.float64))
+        outs = everything(
+            torch.empty(3, 2, 2, dtype=torch.float64), torch.empty(3, 2, 2, dtype=torch.float64)
+        )
     assert [tuple(o.shape) for o in outs] == [(3, 2, 2)] * 2 + [
         (3,),
         (3, 2, 2),

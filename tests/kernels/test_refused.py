@@ -1,4 +1,5 @@
-"""What no op takes is refused in a sentence by every backend, with nothing written; and what all take alike.
+"""What no op takes is refused in a sentence by every backend, with nothing written; and what all
+take alike.
 
 The Triton kernels are checked by this same file in a process of its own, which interprets them.
 """
@@ -30,7 +31,9 @@ def refused(op, args, outs=(), message=""):
         assert all(torch.equal(a, b) for a, b in zip(outs, before, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "Normal", "", b"normal", None, 0, True, ["normal"], np.array(["normal"])])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "Normal", "", b"normal", None, 0, True, ["normal"], np.array(["normal"])]
+)
 def test_kinds_of_noise(kind):
     out, form = torch.full((2, 3), 7.0), torch.full((2,), 7.0)
     refused("normal", (out, KEYS, 0, kind), [out], "unknown kind of noise")
@@ -38,9 +41,17 @@ def test_kinds_of_noise(kind):
 
 
 def test_the_message_says_what_to_give():
-    with pytest.raises(ode.OdesolveError, match=r"unknown kind of noise 'rademache': did you mean 'rademacher'\?"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"unknown kind of noise 'rademache': did you mean "
+        r"'rademacher'\?",
+    ):
         dispatch.normal(torch.empty(2, 3), KEYS, 0, "rademache")
-    with pytest.raises(ode.OdesolveError, match=r"unknown kind of noise b'normal': did you mean 'normal'\?"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"unknown kind of noise b'normal': did you mean "
+        r"'normal'\?",
+    ):
         dispatch.normal(torch.empty(2, 3), KEYS, 0, b"normal")
 
 
@@ -64,7 +75,9 @@ def test_streams(stream):
         refused("normal_sums", ([out], KEYS, [stream], ONE), [out], "stream")
 
 
-@pytest.mark.parametrize("keys", [None, KEYS[:1], KEYS.int(), KEYS.double(), KEYS.repeat(1, 2), KEYS[0]])
+@pytest.mark.parametrize(
+    "keys", [None, KEYS[:1], KEYS.int(), KEYS.double(), KEYS.repeat(1, 2), KEYS[0]]
+)
 def test_keys(keys):
     out, form = torch.full((2, 3), 7.0), torch.full((2,), 7.0)
     refused("normal", (out, keys, 0), [out], "keys")
@@ -117,7 +130,9 @@ def test_outputs_that_cannot_hold_noise():
     refused("normal_sums", ([whole], KEYS, [0], ONE), [whole], "int64 cannot hold")
 
 
-@pytest.mark.parametrize("weight", ["one", None, 1j, torch.ones(3), torch.ones(3, 1), np.ones(2), [1.0, 2.0]])
+@pytest.mark.parametrize(
+    "weight", ["one", None, 1j, torch.ones(3), torch.ones(3, 1), np.ones(2), [1.0, 2.0]]
+)
 def test_numbers_of_samples(weight):
     out = torch.full((2,), 7.0)
     refused("inner", (out, X, X, weight), [out], "weight")
@@ -152,7 +167,9 @@ def test_window():
         ("growth", torch.ones(3)),
         ("growth", torch.ones(2, 2, 1)),
     ):
-        refused("window", (out, residual, *{**right, name: wrong}.values()), [out, residual], "window")
+        refused(
+            "window", (out, residual, *{**right, name: wrong}.values()), [out, residual], "window"
+        )
     refused("window", (out, residual[:1], *right.values()), [out, residual], "window")
 
 
@@ -174,7 +191,15 @@ def test_states_without_more_dimensions(shape):
         out, norm, drawn = torch.empty(shape), torch.empty(batch), torch.empty(shape)
         backend.normal(drawn, keys, 3)
         torch.testing.assert_close(drawn.reshape(batch), z)
-        backend.combine([out], [x], torch.tensor([[2.0, 1.0], [1.0, 0.0]]), [0], keys, [3], ErrorNorm(norm, 0.0, 0.5))
+        backend.combine(
+            [out],
+            [x],
+            torch.tensor([[2.0, 1.0], [1.0, 0.0]]),
+            [0],
+            keys,
+            [3],
+            ErrorNorm(norm, 0.0, 0.5),
+        )
         torch.testing.assert_close(out.reshape(batch), 6.0 + z)
         torch.testing.assert_close(norm, torch.full((batch,), 4.0))
         backend.combine([out], [x], torch.full((batch, 1, 1), 3.0), [-1])
@@ -191,7 +216,9 @@ def test_states_without_more_dimensions(shape):
             torch.testing.assert_close(norm, torch.as_tensor(want).expand(batch))
 
 
-@pytest.mark.parametrize("op", ["rms", "inner", "quantile", "quadratic_form", "normal", "combine", "normal_sums"])
+@pytest.mark.parametrize(
+    "op", ["rms", "inner", "quantile", "quadratic_form", "normal", "combine", "normal_sums"]
+)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0), (0, 2, 0)])
 def test_nothing_at_all(op, shape):
     x, out = torch.empty(shape), torch.full(shape[:1], 7.0)
@@ -213,7 +240,9 @@ def test_nothing_at_all(op, shape):
             assert torch.equal(out, torch.zeros(shape[:1]))
 
 
-@pytest.mark.parametrize("stream", [2**63 + 7, -1, 2**70 + 3, np.int64(-4), np.uint64(2**63 + 5), True])
+@pytest.mark.parametrize(
+    "stream", [2**63 + 7, -1, 2**70 + 3, np.int64(-4), np.uint64(2**63 + 5), True]
+)
 def test_every_whole_number_is_a_stream(stream):
     """Its last 64 bits count."""
     want = philox.normals(KEYS, (int(stream) + 2**63) % 2**64 - 2**63, 3)

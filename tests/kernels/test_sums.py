@@ -17,7 +17,12 @@ from .apart import compiled, interpreted
 BACKEND = "triton.backend" if os.environ.get("ODESOLVE_BACKEND") == "triton" else "native"
 fused = importlib.import_module(f"odesolve.kernels.{BACKEND}")
 INTERPRETED = BACKEND != "native"
-ULP = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+ULP = {
+    torch.float64: 2.0**-52,
+    torch.float32: 2.0**-23,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
 
 
 def keys(batch):
@@ -34,7 +39,8 @@ def streams(*shape):
 
 
 def given(kind, batch, n_out, terms):
-    """Streams and weights, of one kind each: shared as a tensor or as numbers, or a set a sample."""
+    """Streams and weights, of one kind each: shared as a tensor or as numbers, or a set a
+    sample."""
     whose, weighted = kind.split("-")
     s = streams(batch, terms) if whose == "each" else streams(terms)
     w = numbers(batch, n_out, terms) if weighted == "each" else numbers(n_out, terms)
@@ -48,7 +54,9 @@ def check(outs, batch, s, w, accumulate=False):
         new = [o.clone() for o in outs]
         assert op(new, keys(batch), s, w, accumulate) is None
         results.append(new)
-    sizes = torch.as_tensor(w).abs().sum(-1).max() if torch.as_tensor(w).numel() else torch.tensor(0.0)
+    sizes = (
+        torch.as_tensor(w).abs().sum(-1).max() if torch.as_tensor(w).numel() else torch.tensor(0.0)
+    )
     wide = ULP[torch.float64 if any(o.dtype == torch.float64 for o in outs) else torch.float32]
     for got, want in zip(*results, strict=True):
         assert got.dtype == want.dtype
@@ -66,7 +74,9 @@ KINDS = ["each-each", "list-list", "shared-shared", "shared-each", "each-shared"
 def test_equals_the_specification(kind, shape):
     s, w = given(kind, shape[0], 2, 3 if INTERPRETED else 7)
     for accumulate in (False, True):
-        check([numbers(*shape).float(), numbers(*shape, seed=1).float()], shape[0], s, w, accumulate)
+        check(
+            [numbers(*shape).float(), numbers(*shape, seed=1).float()], shape[0], s, w, accumulate
+        )
 
 
 @pytest.mark.parametrize("terms", [0, 1, 40] if INTERPRETED else [0, 1, 98, 300])
@@ -75,7 +85,9 @@ def test_any_number_of_terms(terms):
     check([torch.full((2, 40), float("nan"))], 2, s, w)
 
 
-@pytest.mark.parametrize("types", [(torch.float64,), (torch.float32, torch.bfloat16), (torch.float16, torch.float64)])
+@pytest.mark.parametrize(
+    "types", [(torch.float64,), (torch.float32, torch.bfloat16), (torch.float16, torch.float64)]
+)
 def test_types(types):
     outs = [numbers(2, 50).to(d) for d in types]
     check(outs, 2, *given("shared-each", 2, len(outs), 9), accumulate=True)
@@ -143,9 +155,14 @@ def test_a_sample_has_the_same_bits_in_any_batch(n):
 
 def test_a_weight_of_zero_draws_nothing(monkeypatch):
     drawn, original = [], reference.normal_like
-    monkeypatch.setattr(reference, "normal_like", lambda x, k, s, d: (drawn.append(int(s)), original(x, k, s, d))[1])
+    monkeypatch.setattr(
+        reference, "normal_like", lambda x, k, s, d: (drawn.append(int(s)), original(x, k, s, d))[1]
+    )
     reference.normal_sums(
-        [torch.empty(1, 2), torch.empty(1, 2)], keys(1), [5, 6, 7], [[0.0, 1.0, 0.0], [0.0, 0.0, -0.0]]
+        [torch.empty(1, 2), torch.empty(1, 2)],
+        keys(1),
+        [5, 6, 7],
+        [[0.0, 1.0, 0.0], [0.0, 0.0, -0.0]],
     )
     assert drawn == [6]
 

@@ -1,4 +1,5 @@
-"""benchmarks/gpu.py says that there is no GPU, and its checks of the ops find nothing wrong with the ops of the CPU."""
+"""benchmarks/gpu.py says that there is no GPU, and its checks of the ops find nothing wrong with
+the ops of the CPU."""
 
 from __future__ import annotations
 
@@ -15,8 +16,12 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 def test_without_a_gpu_nothing_is_measured():
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], env=env, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "not measured: no CUDA or ROCm device\n"), done.stderr
+    done = subprocess.run(
+        [sys.executable, FOLDER / "gpu.py"], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "not measured: no CUDA or ROCm device\n"), (
+        done.stderr
+    )
 
 
 def test_checks_see_a_wrong_sum(monkeypatch):
@@ -30,7 +35,9 @@ def test_checks_see_a_wrong_sum(monkeypatch):
     assert all(holds for _, holds in gpu._combine_agrees((4, 3, 7, 5), torch.float32, keys))
     right = gpu.dispatch.combine
     monkeypatch.setattr(
-        gpu.dispatch, "combine", lambda outs, *rest: (right(outs, *rest), outs[0].view(-1)[3].mul_(1 + 1e-5))
+        gpu.dispatch,
+        "combine",
+        lambda outs, *rest: (right(outs, *rest), outs[0].view(-1)[3].mul_(1 + 1e-5)),
     )
     assert not all(holds for _, holds in gpu._combine_agrees((4, 3, 7, 5), torch.float32, keys))
 
@@ -41,9 +48,12 @@ def test_sampler_checks_run_on_a_cpu(monkeypatch):
     samplers = importlib.import_module("gpu_samplers")
     monkeypatch.setattr(samplers, "SHAPE", (1, 4, 8, 8))
     monkeypatch.setattr(samplers.ode, "solvers", lambda: ["dpmpp_2m", "dpmpp_2m_sde"])
-    monkeypatch.setattr(samplers, "_raised", lambda call: "" if call().isfinite().all() else " (not finite)")
+    monkeypatch.setattr(
+        samplers, "_raised", lambda call: "" if call().isfinite().all() else " (not finite)"
+    )
     checks = [*samplers.waits("cpu"), *samplers.graph_follows("cpu")]
-    assert [what for what, holds in checks if not holds] == [checks[-1][0]]  # nothing can be captured
+    # nothing can be captured
+    assert [what for what, holds in checks if not holds] == [checks[-1][0]]
     assert all(holds for _, holds in samplers.likelihoods_equal_to_the_cpu("cpu"))
     assert sum(p.numel() for p in samplers.Net().parameters()) < 10e6
     torch.manual_seed(0)

@@ -1,4 +1,5 @@
-"""The machine code of the kernels, made without a GPU by triton_builds.py: wide accesses, no spills, few instructions."""
+"""The machine code of the kernels, made without a GPU by triton_builds.py: wide accesses, no
+spills, few instructions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from .apart import compiled
 
 
 class Limit(NamedTuple):
-    """Bytes an element that a case reads and writes; the most registers on NVIDIA and AMD, instructions an element."""
+    """Bytes an element that a case reads and writes; the most registers on NVIDIA and AMD,
+    instructions an element."""
 
     read: int
     write: int
@@ -20,9 +22,10 @@ class Limit(NamedTuple):
     instructions: float
 
 
-# Of sm_80, sm_90, sm_100 and gfx942 the worst, with some room for other versions of the compilers. Instructions are
-# static counts, a fixed part of about 160 a thread of eight elements included: an H100 issues 85 an element in the time in
-# which it moves 10 bytes. Noise costs 57 of them, where tl.randn takes more than 200.
+# Of sm_80, sm_90, sm_100 and gfx942 the worst, with some room for other versions of the compilers.
+# Instructions are static counts, a fixed part of about 160 a thread of eight elements included: an
+# H100 issues 85 an element in the time in which it moves 10 bytes. Noise costs 57 of them, where
+# tl.randn takes more than 200.
 LIMITS = {
     "plain": Limit(8, 4, 40, 40, 30),
     "wide": Limit(20, 8, 72, 64, 105),
@@ -46,7 +49,9 @@ SOME = ("plain", "noise", "half_noise", "error", "row")
 
 def wide(memory):
     """Loads and stores of 128 bits, and other stores."""
-    count = Counter("load" if op.startswith("LDG") or "_load" in op else "store" for op in memory if is_wide(op))
+    count = Counter(
+        "load" if op.startswith("LDG") or "_load" in op else "store" for op in memory if is_wide(op)
+    )
     others = sum(not is_wide(op) and (op.startswith("STG") or "_store" in op) for op in memory)
     return count["load"], count["store"], others
 
@@ -68,7 +73,8 @@ def is_wide(op):
 def test_machine_code(target, cases):
     for case, found in zip(cases, compiled(target, *cases), strict=True):
         limit, what = LIMITS[case], f"{case} on {target}: {found}"
-        # So many: an access that became narrower is missing here. Tables are read number by number, beside these.
+        # So many: an access that became narrower is missing here. Tables are read number by number,
+        # beside these.
         expected = [found["elements"] * size / 16 for size in (limit.read, limit.write)]
         assert wide(found["memory"]) == (*expected, int(case in SUMS)), what
         assert found["spills"] == found["stack"] == found.get("local", 0) == 0, what
@@ -77,7 +83,8 @@ def test_machine_code(target, cases):
 
 
 def test_the_gate_sees_narrow_accesses():
-    """Tensors that begin anywhere. A sample of one element, which Triton makes a constant, and 2^33 compile too."""
+    """Tensors that begin anywhere. A sample of one element, which Triton makes a constant, and 2^33
+    compile too."""
     shifted, one, huge = compiled("cuda:90", "shifted", "one", "huge")
     assert wide(shifted["memory"])[:2] == (0, 0)
     assert one["instructions"] > 0

@@ -1,4 +1,5 @@
-"""The Triton kernels against the reference on the CPU: triton_checks.py in a process that interprets them."""
+"""The Triton kernels against the reference on the CPU: triton_checks.py in a process that
+interprets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How the Triton kernels are started, with a kernel that only remembers: no call may meet a form compiled for another."""
+"""How the Triton kernels are started, with a kernel that only remembers: no call may meet a form
+compiled for another."""
 
 from __future__ import annotations
 
@@ -11,18 +12,27 @@ import torch
 from odesolve.kernels import philox
 from odesolve.kernels.reference import ErrorNorm
 
-pytest.importorskip("triton", reason="triton is not installed: it is in the test extra, on Linux only")
+pytest.importorskip(
+    "triton", reason="triton is not installed: it is in the test extra, on Linux only"
+)
 from odesolve.kernels.triton import backend, launch, reductions
 
-pytestmark = pytest.mark.skipif(launch.INTERPRETING, reason="interpreted kernels have no compiled form")
-LAUNCHERS = (*(getattr(backend, k) for k in ("_combine", "_normal", "_window")), *reductions.launchers())
+pytestmark = pytest.mark.skipif(
+    launch.INTERPRETING, reason="interpreted kernels have no compiled form"
+)
+LAUNCHERS = (
+    *(getattr(backend, k) for k in ("_combine", "_normal", "_window")),
+    *reductions.launchers(),
+)
 KEYS = philox.keys(0, torch.arange(2))
 
 
 @pytest.fixture
 def source():
     """What Triton's JIT makes of arguments."""
-    spec = importlib.util.spec_from_file_location("triton_builds", Path(__file__).with_name("triton_builds.py"))
+    spec = importlib.util.spec_from_file_location(
+        "triton_builds", Path(__file__).with_name("triton_builds.py")
+    )
     builds = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(builds)
     return builds.source
@@ -98,7 +108,9 @@ def shifted(x):
 def calls():
     """Calls of many kinds: types, alignment, sizes, layouts, tables."""
     single, half = torch.float32, torch.bfloat16
-    for n, kind, noisy, odd, error in itertools.product((1, 37, 48, 4096), (single, half), (0, 1), (0, 1), (0, 1)):
+    for n, kind, noisy, odd, error in itertools.product(
+        (1, 37, 48, 4096), (single, half), (0, 1), (0, 1), (0, 1)
+    ):
         x, out = torch.empty(2, n, dtype=kind), torch.empty(2, n)
         given = shifted(x) if odd else x
         streams = (3,) if noisy else ()
@@ -108,16 +120,29 @@ def calls():
             torch.ones(1 + error, 1 + noisy),
             torch.ones(2, 1 + error, 1 + noisy),
         ):
-            yield lambda a=(out, given, w, streams, norm): backend.combine([a[0]], [a[1]], a[2], [0], KEYS, a[3], a[4])
-        yield lambda out=out: backend.combine([out, out], [out.t().contiguous().t()], [[1.0]] * 2, [0, 0])
+            yield lambda a=(out, given, w, streams, norm): backend.combine(
+                [a[0]], [a[1]], a[2], [0], KEYS, a[3], a[4]
+            )
+        yield lambda out=out: backend.combine(
+            [out, out], [out.t().contiguous().t()], [[1.0]] * 2, [0, 0]
+        )
         yield lambda x=given: backend.normal(x, KEYS, 3)
-        yield lambda x=given: backend.quadratic_form(torch.empty(2, dtype=torch.float64), x, KEYS, 3, "normal")
+        yield lambda x=given: backend.quadratic_form(
+            torch.empty(2, dtype=torch.float64), x, KEYS, 3, "normal"
+        )
         yield lambda x=given, y=out: backend.inner(torch.empty(2), x, y)
         yield lambda x=given, y=out: backend.rms(torch.empty(2), x, y, y, 1.0, torch.ones(2))
-        table, codes = torch.ones(3, 1, 1 + noisy, dtype=torch.float64), torch.zeros(3, 1 + noisy, dtype=torch.int64)
-        yield lambda a=(out, given, table, codes): backend.combine_row([a[0]], [a[1]], *a[2:], a[3][:1, 0], KEYS)
+        table, codes = (
+            torch.ones(3, 1, 1 + noisy, dtype=torch.float64),
+            torch.zeros(3, 1 + noisy, dtype=torch.int64),
+        )
+        yield lambda a=(out, given, table, codes): backend.combine_row(
+            [a[0]], [a[1]], *a[2:], a[3][:1, 0], KEYS
+        )
         old, w = torch.empty(3, 2, n, dtype=kind), torch.ones(3, 1)
-        yield lambda o=old, w=w: backend.window(o, torch.empty(3, 2), o[0], o, [o], w, w[:, 0].double())
+        yield lambda o=old, w=w: backend.window(
+            o, torch.empty(3, 2), o[0], o, [o], w, w[:, 0].double()
+        )
 
 
 def test_a_key_says_all_that_a_form_depends_on(monkeypatch, source):
@@ -140,7 +165,8 @@ def test_a_key_says_all_that_a_form_depends_on(monkeypatch, source):
 
 
 def test_tables_belong_to_a_stream_of_the_device(monkeypatch):
-    """What one stream uploads another must not read early; a captured graph keeps what it read for good."""
+    """What one stream uploads another must not read early; a captured graph keeps what it read for
+    good."""
     uploads, state = [], {"stream": 1, "capturing": False}
 
     def upload(values, dtype, device):
@@ -148,7 +174,9 @@ def test_tables_belong_to_a_stream_of_the_device(monkeypatch):
         return torch.tensor(values, dtype=dtype)
 
     monkeypatch.setattr(launch, "upload", upload)
-    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: state["stream"], raising=False)
+    monkeypatch.setattr(
+        torch._C, "_cuda_getCurrentRawStream", lambda index: state["stream"], raising=False
+    )
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state["capturing"])
     table = lambda: launch.table((0.5, 41.0), torch.float64, torch.device("cuda:0"))
     first = table()

@@ -1,8 +1,9 @@
-"""Compiles what the Triton backend would launch, for machines that are not here, and prints what the machine code is like.
+"""Compiles what the Triton backend would launch, for machines that are not here, and prints what
+the machine code is like.
 
-Run by test_triton_compiled.py in a process of its own without TRITON_INTERPRET: ``triton_builds.py TARGET CASE...`` with
-targets such as cuda:90 and hip:gfx942 prints a JSON object, case -> figures.
-"""
+Run by test_triton_compiled.py in a process of its own without TRITON_INTERPRET:
+``triton_builds.py TARGET CASE...`` with targets such as cuda:90 and hip:gfx942 prints a JSON
+object, case -> figures."""
 
 from __future__ import annotations
 
@@ -42,13 +43,17 @@ def block(outs, ins, noise=0, error=False):
     columns = len(ins) + noise
     weights = [[0.5] * columns] * (len(outs) + error)
     norm = ErrorNorm(torch.empty(B), 1e-3, 1e-4) if error else None
-    backend.combine(new(*outs), new(*ins), weights, [0] * len(outs), KEYS if noise else None, range(noise), norm)
+    backend.combine(
+        new(*outs), new(*ins), weights, [0] * len(outs), KEYS if noise else None, range(noise), norm
+    )
 
 
 def row(outs, ins, noise=1):
     table = torch.zeros(4, len(outs), len(ins) + noise, dtype=torch.float64)
     codes = torch.zeros(4, len(outs) + noise, dtype=torch.int64)
-    backend.combine_row(new(*outs), new(*ins), table, codes, torch.zeros(1, dtype=torch.int64), KEYS)
+    backend.combine_row(
+        new(*outs), new(*ins), table, codes, torch.zeros(1, dtype=torch.int64), KEYS
+    )
 
 
 def window():
@@ -60,13 +65,22 @@ def window():
 
 def step_control():
     wide = {"dtype": torch.float64}
-    state, norm, weights = torch.zeros(control.ROWS, 70, **wide), torch.zeros(70, **wide), torch.zeros(70, 61, **wide)
+    state, norm, weights = (
+        torch.zeros(control.ROWS, 70, **wide),
+        torch.zeros(70, **wide),
+        torch.zeros(70, 61, **wide),
+    )
     table, settings = torch.zeros(2, 61, **wide), torch.zeros(control.SETTINGS, **wide)
-    backend.control(state, norm, weights, torch.zeros(6, 70), table, torch.zeros(6, **wide), settings)
+    backend.control(
+        state, norm, weights, torch.zeros(6, 70), table, torch.zeros(6, **wide), settings
+    )
 
 
 def sums():
-    streams, weights = KEYS[:, :1].expand(B, 98).contiguous(), torch.zeros(B, 2, 98, dtype=torch.float64)
+    streams, weights = (
+        KEYS[:, :1].expand(B, 98).contiguous(),
+        torch.zeros(B, 2, 98, dtype=torch.float64),
+    )
     backend.normal_sums(new(SINGLE, SINGLE), KEYS, streams, weights)
 
 
@@ -95,7 +109,9 @@ CASES = {
     "window": window,
     "control": step_control,
     "sums": sums,
-    "shifted": lambda: backend.combine([torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]),
+    "shifted": lambda: backend.combine(
+        [torch.empty(B * N + 1)[1:]], [torch.empty(B * N + 1)[1:]], [[0.5]], [0]
+    ),
     "huge": huge,
     "one": lambda: backend.normal(torch.empty(B, 1), KEYS, 3),
 }
@@ -104,13 +120,16 @@ CASES = {
 def launches(case):
     """The kernels that an op starts, in order: (kernel, work, arguments)."""
     seen = []
-    launch.Launcher.start = lambda self, key, device, work, args, written=(): seen.append((self.kernel, work, args))
+    launch.Launcher.start = lambda self, key, device, work, args, written=(): seen.append(
+        (self.kernel, work, args)
+    )
     CASES[case]()
     return seen
 
 
 def source(kernel, args):
-    """What Triton's JIT would make of these arguments: types, constants and known multiples of 16."""
+    """What Triton's JIT would make of these arguments: types, constants and known multiples of
+    16."""
     signature, constants, known = {}, {}, {}
     for k, (p, a) in enumerate(zip(kernel.params, args, strict=True)):
         if p.is_constexpr or a is None or (type(a) is int and a == 1 and not p.do_not_specialize):
@@ -129,7 +148,9 @@ def figures(kernel, work, args, target):
     made = triton.compile(source(kernel, (*args, work.block)), target=target, options=options)
     elements = work.block // (work.warps * target.warp_size)  # of a thread
     shared = {"name": kernel.__name__, "elements": elements, "smem": made.metadata.shared}
-    return shared | (of_cubin(made.asm["cubin"]) if target.backend == "cuda" else of_amdgcn(made.asm["amdgcn"]))
+    return shared | (
+        of_cubin(made.asm["cubin"]) if target.backend == "cuda" else of_amdgcn(made.asm["amdgcn"])
+    )
 
 
 def of_cubin(cubin):
@@ -137,10 +158,14 @@ def of_cubin(cubin):
         file.write(cubin)
         file.flush()
         usage, sass = (
-            subprocess.run([TOOLS / "cuobjdump", flag, file.name], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [TOOLS / "cuobjdump", flag, file.name], capture_output=True, text=True, check=True
+            ).stdout
             for flag in ("--dump-resource-usage", "-sass")
         )
-    found = {k.lower(): int(re.search(rf"\b{k}:(\d+)", usage)[1]) for k in ("REG", "STACK", "LOCAL")}
+    found = {
+        k.lower(): int(re.search(rf"\b{k}:(\d+)", usage)[1]) for k in ("REG", "STACK", "LOCAL")
+    }
     ops = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", sass, re.MULTILINE)
     return found | {
         "instructions": len(ops) - ops.count("NOP"),
@@ -156,7 +181,8 @@ def of_amdgcn(text):
     return {
         "reg": found["vgpr_count"],
         "stack": found["private_segment_fixed_size"],
-        "spills": found["vgpr_spill_count"],  # scalar registers spill into vector registers, not into memory
+        # scalar registers spill into vector registers, not into memory
+        "spills": found["vgpr_spill_count"],
         "instructions": sum(op.startswith("v_") for op in ops),
         "memory": [op for op in ops if re.match("(global|buffer|flat)_(load|store)", op)],
     }
@@ -166,4 +192,8 @@ if __name__ == "__main__":
     kind, arch = sys.argv[1].split(":")
     launch.WARP = 32 if kind == "cuda" else 64
     machine = GPUTarget(kind, int(arch) if kind == "cuda" else arch, launch.WARP)
-    print(json.dumps({case: [figures(*one, machine) for one in launches(case)] for case in sys.argv[2:]}))
+    print(
+        json.dumps(
+            {case: [figures(*one, machine) for one in launches(case)] for case in sys.argv[2:]}
+        )
+    )

@@ -1,6 +1,6 @@
-"""The Triton kernels against the reference, in Triton's interpreter. test_triton_interpreter.py runs this file with
-TRITON_INTERPRET=1 set, which must be there before triton is imported. A program costs milliseconds: few of them a launch.
-"""
+"""The Triton kernels against the reference, in Triton's interpreter. test_triton_interpreter.py
+runs this file with TRITON_INTERPRET=1 set, which must be there before triton is imported. A program
+costs milliseconds: few of them a launch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from odesolve.kernels.triton import backend, combine, launch
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # One rounding of the output; bfloat16 is cut off, not rounded, when the interpreter stores it.
-ULP = {torch.float64: 1e-15, torch.float32: 2.0**-22, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
+ULP = {
+    torch.float64: 1e-15,
+    torch.float32: 2.0**-22,
+    torch.bfloat16: 2.0**-7,
+    torch.float16: 2.0**-10,
+}
 STREAMS = (3, 2**63 + 7, 2**40, 5)
 
 
@@ -35,7 +40,8 @@ def close(got, want, scale=1.0):
     assert got.shape == want.shape
     size = scale * want.double().abs().amax() if want.numel() else 0.0
     assert (
-        float((got.double() - want.double()).abs().amax() if want.numel() else 0.0) <= 8 * ULP[got.dtype] * size + 1e-30
+        float((got.double() - want.double()).abs().amax() if want.numel() else 0.0)
+        <= 8 * ULP[got.dtype] * size + 1e-30
     )
 
 
@@ -45,7 +51,18 @@ def both(outs, ins, weights, base, noise=None, streams=(), error=False):
     for op in (backend.combine, reference.combine):
         new = [torch.empty_like(o).fill_(float("nan")) for o in outs]
         norm = torch.full((outs[0].shape[0],), float("nan")) if error else None
-        assert op(new, ins, weights, base, noise, streams, ErrorNorm(norm, 1e-2, 1e-3) if error else None) is None
+        assert (
+            op(
+                new,
+                ins,
+                weights,
+                base,
+                noise,
+                streams,
+                ErrorNorm(norm, 1e-2, 1e-3) if error else None,
+            )
+            is None
+        )
         results.append([*new, *([norm] if error else [])])
     return results
 
@@ -55,7 +72,9 @@ def check(*args, **kwargs):
         close(got, want, scale=4.0)
 
 
-@pytest.mark.parametrize("shape", [(2, 37), (3, 2, 7, 5), (2, 1040), (1, 2100), (1, 1), (5,), (), (0, 3), (3, 0)])
+@pytest.mark.parametrize(
+    "shape", [(2, 37), (3, 2, 7, 5), (2, 1040), (1, 2100), (1, 1), (5,), (), (0, 3), (3, 0)]
+)
 def test_shapes(shape):
     ins = tensors(3, shape)
     check(ins[:2], ins, rows(2, 3).tolist(), [0, -1])
@@ -71,11 +90,15 @@ def test_shapes(shape):
         )
 
 
-@pytest.mark.parametrize(("n_out", "n_in", "streams"), [(1, 1, 0), (2, 6, 1), (8, 12, 2), (3, 2, 4)])
+@pytest.mark.parametrize(
+    ("n_out", "n_in", "streams"), [(1, 1, 0), (2, 6, 1), (8, 12, 2), (3, 2, 4)]
+)
 def test_sizes_of_blocks(n_out, n_in, streams):
     ins = tensors(n_in, (2, 40))
     base = [i % (n_in + 1) - 1 for i in range(n_out)]
-    check(ins[:1] * n_out, ins, rows(n_out, n_in + streams).tolist(), base, keys(2), STREAMS[:streams])
+    check(
+        ins[:1] * n_out, ins, rows(n_out, n_in + streams).tolist(), base, keys(2), STREAMS[:streams]
+    )
 
 
 @pytest.mark.parametrize("wide", [0, 1])
@@ -90,7 +113,12 @@ def test_any_mix_of_float_types(wide):
 @pytest.mark.parametrize("kind", ["double", "single", "expanded", "strided"])
 def test_weights_of_each_sample(kind):
     ins, w = tensors(3, (3, 40)), rows(3, 2, 4)
-    given = {"double": w, "single": w.float(), "expanded": w[:1].expand(3, 2, 4), "strided": rows(3, 2, 8)[..., ::2]}
+    given = {
+        "double": w,
+        "single": w.float(),
+        "expanded": w[:1].expand(3, 2, 4),
+        "strided": rows(3, 2, 8)[..., ::2],
+    }
     check(ins[:2], ins, given[kind], [0, 1], keys(3), STREAMS[:1])
     check(ins[:2], ins, given[kind], [0, 1], keys(3), STREAMS[:1], error=False)
 
@@ -99,7 +127,11 @@ def layouts(x):
     wide = torch.empty(*x.shape[:-1], 2 * x.shape[-1], dtype=x.dtype)
     wide[..., ::2] = x
     shifted = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
-    apart = torch.empty(x.shape[0], x[0].numel() + 16, dtype=x.dtype)[:, : x[0].numel()].view(x.shape).copy_(x)
+    apart = (
+        torch.empty(x.shape[0], x[0].numel() + 16, dtype=x.dtype)[:, : x[0].numel()]
+        .view(x.shape)
+        .copy_(x)
+    )
     return {
         "channels_last": x.contiguous(memory_format=torch.channels_last),
         "transposed": x.transpose(1, 3).contiguous().transpose(1, 3),
@@ -113,19 +145,33 @@ def layouts(x):
 
 @pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize(
-    "layout", ["channels_last", "transposed", "batch_inside", "strided", "shifted", "apart", "expanded"]
+    "layout",
+    ["channels_last", "transposed", "batch_inside", "strided", "shifted", "apart", "expanded"],
 )
 def test_layouts(layout, noisy):
-    """The numbers of a stream go by the logical index; a norm has the same bits in every layout of its inputs."""
+    """The numbers of a stream go by the logical index; a norm has the same bits in every layout of
+    its inputs."""
     ins = tensors(3, (2, 4, 3, 4))
     extra = (keys(2), STREAMS[:1]) if noisy else (None, ())
     w = rows(3, 3 + noisy).tolist()
     if layout == "expanded":
-        check(ins[:2], [ins[0], *(layouts(x)[layout] for x in ins[1:])], w, [1, -1], *extra, error=True)
+        check(
+            ins[:2],
+            [ins[0], *(layouts(x)[layout] for x in ins[1:])],
+            w,
+            [1, -1],
+            *extra,
+            error=True,
+        )
         return
     odd = [layouts(x)[layout] for x in ins]
     plain, _ = both(ins[:2], ins, w, [1, -1], *extra, error=True)
-    for outs, given in ((odd[:2], odd), (odd[:2], ins), (ins[:2], odd), ([odd[0], ins[1]], [odd[0], ins[1], odd[2]])):
+    for outs, given in (
+        (odd[:2], odd),
+        (odd[:2], ins),
+        (ins[:2], odd),
+        ([odd[0], ins[1]], [odd[0], ins[1], odd[2]]),
+    ):
         got, want = both(outs, given, w, [1, -1], *extra, error=True)
         for a, b, c in zip(got, want, plain, strict=True):
             close(a, b, scale=4.0)
@@ -162,7 +208,9 @@ def test_a_sample_has_the_same_bits_in_any_batch():
     def run(part):
         outs, norm = [torch.empty_like(x[part]) for x in ins[:2]], torch.empty(len(noise[part]))
         some = [x[part] for x in ins]
-        backend.combine(outs, some, w[part], [0, -1], noise[part], STREAMS[:1], ErrorNorm(norm, 1e-2, 1e-3))
+        backend.combine(
+            outs, some, w[part], [0, -1], noise[part], STREAMS[:1], ErrorNorm(norm, 1e-2, 1e-3)
+        )
         return [*outs, norm]
 
     whole = run(slice(None))
@@ -174,7 +222,10 @@ def test_a_sample_has_the_same_bits_in_any_batch():
 def test_an_output_may_be_an_input(n):
     """Also where buffers change places, and where another output needs the old value."""
     ins = tensors(3, (2, n))
-    for weights, base in ((rows(3, 4), [0, -1, 1]), (torch.zeros(3, 4, dtype=torch.float64), [1, 0, 0])):
+    for weights, base in (
+        (rows(3, 4), [0, -1, 1]),
+        (torch.zeros(3, 4, dtype=torch.float64), [1, 0, 0]),
+    ):
         want = [torch.empty_like(x) for x in ins]
         backend.combine(want, ins, weights, base, keys(2), STREAMS[:1])
         first, second, third = (x.clone() for x in ins)
@@ -201,7 +252,10 @@ def test_zero_weights_do_not_read(kind):
 def test_error_norm_of_what_is_not_finite_and_with_tolerances_of_each_sample():
     ins, w = tensors(2, (3, 40)), rows(2, 2)
     ins[0][1, 7] = float("nan")
-    tolerances = torch.tensor([1e-2, 1e-3, 1e-1]), torch.tensor([1e-3, 1e-2, 1e-3], dtype=torch.float64)
+    tolerances = (
+        torch.tensor([1e-2, 1e-3, 1e-1]),
+        torch.tensor([1e-3, 1e-2, 1e-3], dtype=torch.float64),
+    )
     norms = []
     for op in (backend.combine, reference.combine):
         norm, out = torch.empty(3, dtype=torch.float64), torch.empty_like(ins[0])
@@ -213,7 +267,10 @@ def test_error_norm_of_what_is_not_finite_and_with_tolerances_of_each_sample():
 
 def graph_tables():
     """Six outputs of which some are left alone, seven inputs, one stream, in three rows."""
-    w, codes = rows(3, 6, 8), torch.tensor([[0, -1, 2, -2, 4, -1, 9], [-2] * 6 + [3], [-1, 0, 6, 6, -2, 5, 2**62]])
+    w, codes = (
+        rows(3, 6, 8),
+        torch.tensor([[0, -1, 2, -2, 4, -1, 9], [-2] * 6 + [3], [-1, 0, 6, 6, -2, 5, 2**62]]),
+    )
     w[0, :, 3], w[0, 1] = 0.0, 0.0
     w[2, :, 7] = 0.0
     return w, codes
@@ -278,7 +335,9 @@ def test_normal(kind, dtype):
         out = torch.empty(shape, dtype=dtype)
         for target in (out, layouts(out)["channels_last"] if len(shape) == 4 else out):
             backend.normal(target.fill_(float("nan")), noise, 2, kind)
-            close(target, want) if dtype == torch.bfloat16 else torch.testing.assert_close(target, want, rtol=0, atol=0)
+            close(target, want) if dtype == torch.bfloat16 else torch.testing.assert_close(
+                target, want, rtol=0, atol=0
+            )
     streams = torch.tensor([5, 0, 2**40])
     backend.normal(out := torch.empty(3, 10), noise, streams, kind)
     assert torch.equal(out, draw(noise, streams, 10))
@@ -299,7 +358,8 @@ def test_reductions(shape, dtype):
         outs = [torch.ones(shape[0], dtype=torch.float64) for _ in range(2)]
         getattr(backend, name)(outs[0], *args)
         getattr(reference, name)(outs[1], *args)
-        half = a.element_size() < 4 and name == "rms"  # the reference rounds the ratio to half precision
+        # the reference rounds the ratio to half precision
+        half = a.element_size() < 4 and name == "rms"
         torch.testing.assert_close(*outs, rtol=2e-2 if half else 3e-6, atol=1e-4)
 
 
@@ -317,7 +377,10 @@ def test_reductions_have_the_same_bits_in_any_batch_and_layout(n):
         return outs
 
     whole = run(slice(None))
-    for part, change in ((slice(1, 3), lambda x: x), (slice(1, 4), lambda x: torch.cat([x, x], 1)[:, :n])):
+    for part, change in (
+        (slice(1, 3), lambda x: x),
+        (slice(1, 4), lambda x: torch.cat([x, x], 1)[:, :n]),
+    ):
         assert all(torch.equal(p, w[part]) for p, w in zip(run(part, change), whole, strict=True))
 
 
@@ -328,11 +391,14 @@ def test_tables_are_uploaded_once():
     for _ in range(3):
         backend.combine([out], [x], [[0.123]], [0])
     assert launch._copies.cache_info().misses == before
-    assert launch.table((1, 2), torch.int64, x.device) is launch.table((1, 2), torch.int64, x.device)
+    assert launch.table((1, 2), torch.int64, x.device) is launch.table(
+        (1, 2), torch.int64, x.device
+    )
 
 
 def test_tuning_tries_blocks_and_changes_no_result(monkeypatch):
-    """With a made-up timer. A trial runs the kernel, which must not be felt by an output that is an input."""
+    """With a made-up timer. A trial runs the kernel, which must not be felt by an output that is an
+    input."""
     trials = []
 
     def timer(call, quantiles=None):

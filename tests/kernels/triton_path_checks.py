@@ -1,4 +1,5 @@
-"""Rows that take their noise from a Brownian path, in Triton's interpreter; test_triton_interpreter.py runs this file."""
+"""Rows that take their noise from a Brownian path, in Triton's interpreter;
+test_triton_interpreter.py runs this file."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ MANY = tuple((3 << 56) + 7 * k for k in range(44))
 
 def check(outs, ins, weights, base, noise, streams):
     got, want = ([torch.empty_like(o).fill_(float("nan")) for o in outs] for _ in range(2))
-    assert backend.combine(got, ins, weights, base, noise, streams) is False  # left to a sum and a combine
+    # left to a sum and a combine
+    assert backend.combine(got, ins, weights, base, noise, streams) is False
     dispatch.combine(got, ins, weights, base, noise, streams)
     reference.combine(want, ins, weights, base, noise, streams)
     for a, b in zip(got, want, strict=True):
@@ -24,7 +26,14 @@ def check(outs, ins, weights, base, noise, streams):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", [9, 44])
 def test_many_streams(dtype, count):
-    check(tensors(2, (2, 70), dtype), tensors(3, (2, 70), dtype), rows(2, 3 + count), [1, -1], keys(2), MANY[:count])
+    check(
+        tensors(2, (2, 70), dtype),
+        tensors(3, (2, 70), dtype),
+        rows(2, 3 + count),
+        [1, -1],
+        keys(2),
+        MANY[:count],
+    )
 
 
 def test_a_half_precision_output_is_rounded_once():

@@ -1,6 +1,6 @@
-"""What tracing makes of ``traced.combined``, for test_triton_traced.py; prints JSON. ``graph`` pretends that there is an
-H100: fake tensors, and a driver that only says so. ``values`` runs the op under Triton's interpreter (TRITON_INTERPRET=1).
-"""
+"""What tracing makes of ``traced.combined``, for test_triton_traced.py; prints JSON. ``graph``
+pretends that there is an H100: fake tensors, and a driver that only says so. ``values`` runs the op
+under Triton's interpreter (TRITON_INTERPRET=1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def graph():
     with FakeTensorMode(allow_non_fake_inputs=True):
         a, b = (torch.empty(3, 4, 16, device="cuda") for _ in range(2))
         weights = torch.empty(2, 3, dtype=torch.float64, device="cuda")
-        outs = aot_function(block, keep)(a, b, weights, torch.empty(3, 2, dtype=torch.int64, device="cuda"))
+        outs = aot_function(block, keep)(
+            a, b, weights, torch.empty(3, 2, dtype=torch.int64, device="cuda")
+        )
     nodes = [n for n in seen[0].graph.nodes if n.op == "call_function"]
     kernels = [n for n in nodes if "triton_kernel_wrapper" in str(n.target)]
     written = [sorted(n.kwargs["tensors_to_clone"]) for n in kernels]
@@ -71,7 +73,8 @@ def values():
             allowed = 8e-6 if g.dtype == torch.float32 else 2.0**-7
             gaps.append(bool(((g - w).abs() <= allowed * w.abs().clamp(min=1)).all()))
     images = [
-        x.contiguous(memory_format=torch.channels_last) for x in (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5))
+        x.contiguous(memory_format=torch.channels_last)
+        for x in (torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5))
     ]
     (got,) = traced.combined(images, torch.tensor([[0.5, 0.25]]).double(), [0], None, [], TYPES[:1])
     gaps.append(got.stride() == images[0].stride())

@@ -1,4 +1,5 @@
-"""Windows in Triton's interpreter, the op and a whole solve; test_triton_interpreter.py runs this file."""
+"""Windows in Triton's interpreter, the op and a whole solve; test_triton_interpreter.py runs this
+file."""
 
 from __future__ import annotations
 
@@ -21,16 +22,31 @@ def test_window(noisy, each):
     where = (points, batch) if each else (points,)
     w, growth = 0.3 * rows(*where, 2 + noisy), 0.1 * rows(*where, seed=4)
     extra = (
-        (keys(batch), torch.arange(points * batch).reshape(points, batch)[:, : None if each else 1]) if noisy else ()
+        (keys(batch), torch.arange(points * batch).reshape(points, batch)[:, : None if each else 1])
+        if noisy
+        else ()
     )
     if noisy and not each:
         extra = (extra[0], extra[1][:, 0])
     results = []
     for op in (backend.window, reference.window):
         for change in (lambda x: x, lambda x: x.transpose(2, 3).contiguous().transpose(2, 3)):
-            mine, out, residual = change(old.clone()), change(torch.empty_like(old)), torch.empty(points, batch)
+            mine, out, residual = (
+                change(old.clone()),
+                change(torch.empty_like(old)),
+                torch.empty(points, batch),
+            )
             op(out, residual, origin, mine, [mine, moved], w, growth, *extra)
-            op(mine, again := torch.empty_like(residual), origin, mine, [mine, moved], w, growth, *extra)
+            op(
+                mine,
+                again := torch.empty_like(residual),
+                origin,
+                mine,
+                [mine, moved],
+                w,
+                growth,
+                *extra,
+            )
             assert torch.equal(out, mine)
             assert torch.equal(residual, again)
             results.append((out, residual))
@@ -44,7 +60,11 @@ def test_window_of_many_inputs(n_in):
     points, batch, n = 3, 2, 70
     old, *ins = tensors(n_in + 1, (points, batch, n))
     origin, w = tensors(1, (batch, n), seed=2)[0], 0.3 * rows(points, batch, n_in)
-    growth, out, residual = 0.1 * rows(points, batch, seed=4), torch.empty_like(old), torch.empty(points, batch)
+    growth, out, residual = (
+        0.1 * rows(points, batch, seed=4),
+        torch.empty_like(old),
+        torch.empty(points, batch),
+    )
     fits = backend.window(out, residual, origin, old, ins, w, growth)
     assert (fits is False) == (n_in > 8)
     if n_in <= 8:
@@ -60,5 +80,7 @@ def test_a_solve_by_windows(solver):
     model = ode.Model(lambda x, t: 0.5 * torch.tanh(x), ode.paths.VP(), "data")
     window = ode.Window(tolerance=1e-5)
     loop = ode.sample(model, x, solver, 12, seed=3)
-    torch.testing.assert_close(ode.sample(model, x, solver, 12, seed=3, executor=window), loop, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ode.sample(model, x, solver, 12, seed=3, executor=window), loop, rtol=1e-4, atol=1e-4
+    )
     assert window.report.why is None

@@ -14,7 +14,11 @@ from odesolve import OdesolveError
 from odesolve.noise.stream_numbers import CHAINS
 
 WIDE = {"dtype": torch.float64}
-MEANS, STD, SHARES = torch.tensor([[-1.0, 0.5], [1.2, -0.4]], **WIDE), 0.6, torch.tensor([0.3, 0.7], **WIDE)
+MEANS, STD, SHARES = (
+    torch.tensor([[-1.0, 0.5], [1.2, -0.4]], **WIDE),
+    0.6,
+    torch.tensor([0.3, 0.7], **WIDE),
+)
 
 
 def mixture(x):
@@ -39,7 +43,8 @@ def test_unadjusted_langevin_by_hand():
 
 
 def test_the_stationary_variance_of_unadjusted_langevin():
-    """x' = a x + b z on a normal law of variance v: b^2 / (1 - a^2) is v / (1 - step / (2 v)), with a and b of the code."""
+    """x' = a x + b z on a normal law of variance v: b^2 / (1 - a^2) is v / (1 - step / (2 v)), with
+    a and b of the code."""
     v, step = 0.7, 0.3
     score = lambda x: -x / v
     x = torch.tensor([[1.0, 0.0], [0.0, 0.0]], **WIDE)
@@ -64,7 +69,9 @@ def test_the_step_of_a_signal_to_noise_ratio():
     x, r = torch.tensor([[0.5, -1.0], [2.0, 0.3]], **WIDE), 0.3
     z, s = draws(2, CHAINS), -2 * x
     step = 2 * (r * z.norm(dim=1) / s.norm(dim=1)).square()[:, None]
-    assert torch.allclose(ode.langevin(lambda x: -2 * x, x, n=1, snr=r, seed=3), x + step * s + (2 * step).sqrt() * z)
+    assert torch.allclose(
+        ode.langevin(lambda x: -2 * x, x, n=1, snr=r, seed=3), x + step * s + (2 * step).sqrt() * z
+    )
     still = ode.langevin(lambda x: 0 * x, x, n=2, snr=r, seed=3)
     assert torch.equal(still, x)
 
@@ -99,7 +106,8 @@ def test_kept_states():
 
 @pytest.mark.parametrize("step", [0.05, 0.4])
 def test_the_acceptance_is_metropolis_and_hastings(step):
-    """One step of many chains by hand: densities of the proposals there and back, the chain's own uniform number."""
+    """One step of many chains by hand: densities of the proposals there and back, the chain's own
+    uniform number."""
     n = 500
     x = MEANS[torch.arange(n) % 2] + STD * draws(n, 77)
     done = ode.mala(mixture, x, step, 1, seed=3)
@@ -122,7 +130,8 @@ def test_the_acceptance_is_metropolis_and_hastings(step):
 
 
 def test_detailed_balance():
-    """From the density itself one step leads to it again: accepted moves from left to right are as many as back."""
+    """From the density itself one step leads to it again: accepted moves from left to right are as
+    many as back."""
     n = 100_000
     side = (torch.rand(n, generator=torch.Generator().manual_seed(0)) < float(SHARES[1])).long()
     x = MEANS[side] + STD * draws(n, 99)
@@ -134,7 +143,8 @@ def test_detailed_balance():
 
 
 def test_the_law_of_mala_on_a_mixture():
-    """Mean, covariance, mode weights and a marginal, from 4000 chains after 400 steps; p = 1e-3 for each at a fixed seed."""
+    """Mean, covariance, mode weights and a marginal, from 4000 chains after 400 steps; p = 1e-3 for
+    each at a fixed seed."""
     n, v = 4000, STD**2
     done = ode.mala(mixture, torch.zeros(n, 2, **WIDE), 0.25, 400, seed=1)
     x = done.x
@@ -146,7 +156,9 @@ def test_the_law_of_mala_on_a_mixture():
     assert bool(((x.T.cov() - covariance).abs() < 3.3 * error).all())
     normals = [stats.norm(float(m), STD) for m in MEANS[:, 0]]
     share = sum(float(s) * d.sf(0.1) for s, d in zip(SHARES, normals, strict=True))
-    assert abs(float((x[:, 0] > 0.1).double().mean()) - share) < 3.3 * math.sqrt(share * (1 - share) / n)
+    assert abs(float((x[:, 0] > 0.1).double().mean()) - share) < 3.3 * math.sqrt(
+        share * (1 - share) / n
+    )
     cdf = lambda q: sum(float(s) * d.cdf(q) for s, d in zip(SHARES, normals, strict=True))
     assert stats.kstest(x[:, 0].numpy(), cdf).pvalue > 1e-3
     assert 0.5 < float(done.acceptance.mean()) < 0.95
@@ -155,14 +167,20 @@ def test_the_law_of_mala_on_a_mixture():
 def test_acceptance_goes_to_one_with_the_step():
     """1 - acceptance falls like step^(3/2) on a normal law."""
     x = torch.special.ndtri(torch.linspace(0.0005, 0.9995, 1000, **WIDE))[:, None]
-    lost = [1 - float(ode.mala(normal, x, step, 60, seed=2).acceptance.mean()) for step in (0.32, 0.08, 0.02)]
+    lost = [
+        1 - float(ode.mala(normal, x, step, 60, seed=2).acceptance.mean())
+        for step in (0.32, 0.08, 0.02)
+    ]
     assert lost[0] > 8 * 0.7 * lost[1] > 64 * 0.7**2 * lost[2] > 0
     assert lost[2] < 2e-3
 
 
 def test_a_given_score_is_that_of_autograd():
     x = torch.linspace(-1, 1, 12, **WIDE).reshape(4, 3)
-    own, given = ode.mala(normal, x, 0.3, 20, seed=4), ode.mala(normal, x, 0.3, 20, score=lambda x: -x, seed=4)
+    own, given = (
+        ode.mala(normal, x, 0.3, 20, seed=4),
+        ode.mala(normal, x, 0.3, 20, score=lambda x: -x, seed=4),
+    )
     assert torch.equal(own.x, given.x)
     assert not torch.equal(own.x, x)
     assert torch.is_grad_enabled()
@@ -176,7 +194,12 @@ def test_what_lies_beyond_the_support_is_not_accepted(beyond):
         return torch.where(x > 0, -x, beyond).sum(1)
 
     done = ode.mala(
-        log_prob, torch.ones(500, 1, **WIDE), 0.3, 100, seed=0, score=lambda x: torch.where(x > 0, -1.0, beyond)
+        log_prob,
+        torch.ones(500, 1, **WIDE),
+        0.3,
+        100,
+        seed=0,
+        score=lambda x: torch.where(x > 0, -1.0, beyond),
     )
     assert bool((done.x > 0).all())
     assert 0.3 < float(done.acceptance.mean()) < 1.0
@@ -187,13 +210,22 @@ def test_what_lies_beyond_the_support_is_not_accepted(beyond):
     ("call", "message"),
     [
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3)), "either step= or snr="),
-        (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), 0.1, snr=0.1), "either step= or snr="),
+        (
+            lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), 0.1, snr=0.1),
+            "either step= or snr=",
+        ),
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), snr=0.0), "snr=0.0"),
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), -0.1), "give positive numbers"),
-        (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), torch.ones(3)), r"one a chain, \(2,\)"),
+        (
+            lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), torch.ones(3)),
+            r"one a chain, \(2,\)",
+        ),
         (lambda: ode.langevin(lambda x: x[:1], torch.zeros(2, 3), 0.1), "score returned"),
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), 0.1, -1), "n=-1"),
-        (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3, dtype=torch.int64), 0.1), "where the chains start"),
+        (
+            lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3, dtype=torch.int64), 0.1),
+            "where the chains start",
+        ),
         (lambda: ode.mala(lambda x: x, torch.zeros(2, 3), 0.1), r"one number a state, \(B,\)"),
         (lambda: ode.mala(normal, torch.zeros(2, 3), 0.1, keep=0), "keep=0"),
         (lambda: ode.mala(normal, torch.zeros(2, 3), float("nan")), "give positive numbers"),

@@ -1,4 +1,5 @@
-"""Latents that cannot be of their base are told of, once and in words that say what to give; no others are."""
+"""Latents that cannot be of their base are told of, once and in words that say what to give; no
+others are."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ import odesolve as ode
 from odesolve.likelihood.agreement import apart
 from odesolve.likelihood.result import UNSOLVED
 
-TWO = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+TWO = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 TOLD = "times as far from the base's mean"
 PATHS = {
     "VP": (ode.paths.VP(), "noise"),
@@ -71,14 +74,22 @@ def test_data_in_another_scale(name, way):
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_standardised_flow_on_a_path_of_wide_noise(way):
     """The network's flow ends with deviation 1; the path's prior is N(0, 80^2)."""
-    still = lambda x, t: x * (1 - 0.3 * t.view(-1, 1) / (1 + t.view(-1, 1)) ** 2)  # dx/dsigma = 0.3 x / (1 + sigma)^2
+    # dx/dsigma = 0.3 x / (1 + sigma)^2
+    still = lambda x, t: x * (1 - 0.3 * t.view(-1, 1) / (1 + t.view(-1, 1)) ** 2)
     model = ode.Model(still, ode.paths.EDM(), "data", time="sigma")
     found, said = told(lambda: ode.log_prob(model, TWO.sample(32, seed=1), tol=1.0, **way))
     assert float(found.latent.square().mean()) < 100
     assert len(said) == 1
     assert "N(0, 80^2)" in said[0]
     assert "give base=" in said[0]
-    assert told(lambda: ode.log_prob(model, TWO.sample(32, seed=1), tol=1.0, base=Normal(0.0, 1.0), **way))[1] == []
+    assert (
+        told(
+            lambda: ode.log_prob(
+                model, TWO.sample(32, seed=1), tol=1.0, base=Normal(0.0, 1.0), **way
+            )
+        )[1]
+        == []
+    )
 
 
 # Velocities whose flow ends in N(mean, std^2), with the base that is given.
@@ -103,7 +114,9 @@ RIGHT = {
     "with a covariance": (
         0.0,
         2.0,
-        MultivariateNormal(torch.zeros(4, dtype=torch.float64), 4 * torch.eye(4, dtype=torch.float64)),
+        MultivariateNormal(
+            torch.zeros(4, dtype=torch.float64), 4 * torch.eye(4, dtype=torch.float64)
+        ),
     ),
     "a function": (0.0, 80.0, lambda z: Normal(0.0, 80.0).log_prob(z).sum(1)),
     "a function that is wrong": (0.0, 80.0, lambda z: Normal(0.0, 1.0).log_prob(z).sum(1)),
@@ -131,7 +144,9 @@ class Drawn:
 
 
 @pytest.mark.parametrize(("mean", "std", "base"), WRONG.values(), ids=WRONG)
-@pytest.mark.parametrize("options", [{}, {"steps": 20}, {"control": "batch"}], ids=["tol", "steps", "batch"])
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 20}, {"control": "batch"}], ids=["tol", "steps", "batch"]
+)
 def test_wrong_bases_of_velocities(mean, std, base, options):
     x = draw(64, 4)
     said = told(lambda: ode.log_prob(carried(mean, std, x), x, base=base, **options))[1]
@@ -156,7 +171,8 @@ def test_bases_that_have_samples_only():
 
 
 def test_a_state_of_the_middle_of_the_path():
-    """A state at t = 0.5 of the exploding path for data: deviation 20 and more, where the base has half of it."""
+    """A state at t = 0.5 of the exploding path for data: deviation 20 and more, where the base has
+    half of it."""
     path = ode.paths.EDM()
     x = 3.0 * draw(64, 16) * float(path.sigma(40.0))
     model = ode.problems.gaussian(mean=0.0, std=0.5, shape=(16,)).model(path)
@@ -167,7 +183,8 @@ def test_a_state_of_the_middle_of_the_path():
 @pytest.mark.parametrize("dim", [1, 2, 16, 768, 12288])
 @pytest.mark.parametrize("batch", [1, 2, 8, 100])
 def test_samples_of_the_base_are_of_it(dim, batch):
-    """In forty batches of every size; and with a fifth of the deviation, or twice, where that shows."""
+    """In forty batches of every size; and with a fifth of the deviation, or twice, where that
+    shows."""
     for seed in range(40 if dim < 1000 else 2):
         z = draw(batch, dim, seed=seed)
         assert apart(80.0 * z, None, 80.0) is None
@@ -187,7 +204,8 @@ def test_data_about_one_place_are_not_told_of():
 
 
 def test_the_centres_of_a_mixture_are_not_told_of():
-    """Data that an exact model was made of lie nearer to the middle of the base than its samples do."""
+    """Data that an exact model was made of lie nearer to the middle of the base than its samples
+    do."""
     model = ode.problems.digits(0.15).model(ode.paths.VP())
     x = torch.from_numpy(load_digits().images[:4, None] / 8 - 1)
     assert told(lambda: ode.log_prob(model, x, trace="hutchinson", products=2, seed=0))[1] == []
@@ -205,7 +223,11 @@ def trained(path, predicts, seed):
     """A small network, trained for a second or two on the eight Gaussians."""
     torch.manual_seed(seed)
     net = torch.nn.Sequential(
-        torch.nn.Linear(4, 64), torch.nn.SiLU(), torch.nn.Linear(64, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)
+        torch.nn.Linear(4, 64),
+        torch.nn.SiLU(),
+        torch.nn.Linear(64, 64),
+        torch.nn.SiLU(),
+        torch.nn.Linear(64, 2),
     )
     f = lambda x, t: net(torch.cat([x, t[:, None], torch.sin(3 * t)[:, None]], 1))
     model = ode.Model(f, path, predicts, dtype=torch.float32)
@@ -214,9 +236,16 @@ def trained(path, predicts, seed):
     means = 1.5 * torch.stack([angle.cos(), angle.sin()], 1)
     for _ in range(400):
         x0 = means[torch.randint(0, 8, (256,))] + 0.2 * torch.randn(256, 2)
-        t = path.t_min + (path.t_max - path.t_min) * torch.rand(256) if path.t_noise > path.t_data else torch.rand(256)
+        t = (
+            path.t_min + (path.t_max - path.t_min) * torch.rand(256)
+            if path.t_noise > path.t_data
+            else torch.rand(256)
+        )
         eps = torch.randn(256, 2)
-        a, s, da, ds = (getattr(path, n)(t.double()).float()[:, None] for n in ("alpha", "sigma", "dalpha", "dsigma"))
+        a, s, da, ds = (
+            getattr(path, n)(t.double()).float()[:, None]
+            for n in ("alpha", "sigma", "dalpha", "dsigma")
+        )
         want = eps if predicts == "noise" else da * x0 + ds * eps
         error = (f(a * x0 + s * eps, t) - want).square().mean()
         step.zero_grad()
@@ -228,7 +257,8 @@ def trained(path, predicts, seed):
 
 @pytest.mark.parametrize("name", ["VP", "flow", "flipped", "trig"])
 def test_trained_networks(name):
-    """Their latents deviate by the network's error, which is no other law; data in another scale are told of."""
+    """Their latents deviate by the network's error, which is no other law; data in another scale
+    are told of."""
     path, predicts = {**PATHS, "trig": (ode.paths.Trig(), "velocity")}[name]
     model, x = trained(path, predicts, 1)
     for rows in (x, x[:1], x[:5], x[:1].expand(32, -1)):
@@ -238,7 +268,8 @@ def test_trained_networks(name):
 
 
 def test_training_is_not_told_of():
-    """A flow that is in training begins with latents of another law: in the notes, without a warning."""
+    """A flow that is in training begins with latents of another law: in the notes, without a
+    warning."""
     x = 6.0 * draw(64, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -255,8 +286,12 @@ def test_notes_of_a_single_probe():
         assert "one probe has no error bar" in str(found)
         assert "products=8 or more" in str(found)
         for trace, products in (("hutchinson", 8), ("exact", 1)):
-            assert ode.log_prob(model, x, trace=trace, products=products, tol=1.0, **way).notes == ()
-    drawn = ode.sample(model, (3, 2), "ddim", 4, seed=0, log_prob=True, trace="hutchinson", products=1)
+            assert (
+                ode.log_prob(model, x, trace=trace, products=products, tol=1.0, **way).notes == ()
+            )
+    drawn = ode.sample(
+        model, (3, 2), "ddim", 4, seed=0, log_prob=True, trace="hutchinson", products=1
+    )
     assert "one probe has no error bar" in str(drawn.log_prob)
 
 

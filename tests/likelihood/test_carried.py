@@ -1,4 +1,5 @@
-"""Log-densities carried by the rows of a plan: exact where the flow is the Gaussian's, of the solver's order elsewhere."""
+"""Log-densities carried by the rows of a plan: exact where the flow is the Gaussian's, of the
+solver's order elsewhere."""
 
 from __future__ import annotations
 
@@ -16,10 +17,13 @@ from odesolve.lowering.lower import lower
 from odesolve.noise.keys import keys_of
 
 PATHS = {"vp": paths.VP(), "ve": paths.VE(), "edm": paths.EDM(), "linear": paths.Linear().flipped()}
-MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+MIXTURE = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 GAUSSIAN = ode.problems.gaussian(mean=[0.5, -0.3], cov=[[0.5, 0.2], [0.2, 0.3]])
 ORDERS = {"ddim": 1, "dpmpp_2m": 2, "dpmpp_3m": 3, "heun": 2, "rk4": 4}
-COARSE = {"dpmpp_2m": 64, "dpmpp_3m": 64}  # multistep methods start at a lower order, and show theirs later
+# multistep methods start at a lower order, and show theirs later
+COARSE = {"dpmpp_2m": 64, "dpmpp_3m": 64}
 
 
 def middle(path):
@@ -30,7 +34,9 @@ def middle(path):
 
 def states(problem, path, t, n=16):
     p, g = path.point(t), torch.Generator().manual_seed(0)
-    return p.alpha * problem.sample(n) + p.sigma * torch.randn(n, problem.dim, dtype=torch.float64, generator=g)
+    return p.alpha * problem.sample(n) + p.sigma * torch.randn(
+        n, problem.dim, dtype=torch.float64, generator=g
+    )
 
 
 def exact(x, estimator=None):
@@ -39,11 +45,16 @@ def exact(x, estimator=None):
 
 @functools.cache
 def arrival(problem, path, start, stop):
-    """Where the flow takes the states of a start time: exactly for one Gaussian, to 1e-9 for several."""
+    """Where the flow takes the states of a start time: exactly for one Gaussian, to 1e-9 for
+    several."""
     if len(problem.means) == 1:
         return problem.solution(states(problem, path, start), path, start, stop)
     plan = ode.plan("rk4", path, 400, grids.Asinh(start=start, stop=stop), clock="rho")
-    return run.run(lower(plan, path, problem.model(path).reading), problem.model(path), states(problem, path, start))
+    return run.run(
+        lower(plan, path, problem.model(path).reading),
+        problem.model(path),
+        states(problem, path, start),
+    )
 
 
 @torch.no_grad()
@@ -62,14 +73,18 @@ def error(problem, path, solver, steps, reverse=False, width=None, grid=None):
 @pytest.mark.parametrize("solver", ORDERS)
 @pytest.mark.parametrize("name", PATHS)
 def test_order_on_a_mixture(name, solver, reverse):
-    coarse, fine = (error(MIXTURE, PATHS[name], solver, COARSE.get(solver, 32) * k, reverse) for k in (1, 2))
+    coarse, fine = (
+        error(MIXTURE, PATHS[name], solver, COARSE.get(solver, 32) * k, reverse) for k in (1, 2)
+    )
     assert math.log2(coarse / fine) > ORDERS[solver] - 0.2
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
 @pytest.mark.parametrize("solver", ORDERS)
 def test_order_on_a_gaussian(solver, reverse):
-    coarse, fine = (error(GAUSSIAN, PATHS["vp"], solver, COARSE.get(solver, 32) * k, reverse) for k in (2, 4))
+    coarse, fine = (
+        error(GAUSSIAN, PATHS["vp"], solver, COARSE.get(solver, 32) * k, reverse) for k in (2, 4)
+    )
     assert math.log2(coarse / fine) > ORDERS[solver] - 0.2
 
 
@@ -96,7 +111,8 @@ def test_the_width_matters_as_much_as_the_solver_errs(solver):
 @pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_3m", "unipc_2", "heun_edm", "ab3", "rk4"])
 def test_nothing_is_left_to_integrate_of_the_gaussian_itself(solver, reverse):
-    """Three steps are enough, whatever becomes of the states: the divergence does not depend on them."""
+    """Three steps are enough, whatever becomes of the states: the divergence does not depend on
+    them."""
     width, problem = 0.7, ode.problems.gaussian(mean=[0.2, -0.1, 0.4], std=0.7)
     for path in PATHS.values():
         plan = ode.plan(solver, path, 3, middle(path), reverse=reverse)
@@ -104,13 +120,18 @@ def test_nothing_is_left_to_integrate_of_the_gaussian_itself(solver, reverse):
         with torch.no_grad():
             found = carry(plan, problem.model(path), x, exact(x), width)
         p, q = path.points([plan.grid[0], plan.grid[-1]])
-        want = 3 * math.log(math.hypot(p.alpha * width, p.sigma) / math.hypot(q.alpha * width, q.sigma))
-        torch.testing.assert_close(found.change, torch.full_like(found.change, want), rtol=0, atol=1e-11)
+        want = 3 * math.log(
+            math.hypot(p.alpha * width, p.sigma) / math.hypot(q.alpha * width, q.sigma)
+        )
+        torch.testing.assert_close(
+            found.change, torch.full_like(found.change, want), rtol=0, atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("name", ["vp", "edm", "linear"])
 def test_both_singular_ends(name):
-    """From alpha = 0 (or next to it) to sigma = 0: second order but for the two infinite steps, and finite."""
+    """From alpha = 0 (or next to it) to sigma = 0: second order but for the two infinite steps, and
+    finite."""
     path = PATHS[name]
     errors = [error(MIXTURE, path, "dpmpp_2m", n, grid="karras") for n in (32, 64)]
     assert errors[1] < 5e-3
@@ -120,15 +141,24 @@ def test_both_singular_ends(name):
 @pytest.mark.parametrize("reverse", [False, True], ids=["to_data", "to_noise"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_3m", "heun_edm", "heun", "ab2"])
 def test_the_estimated_error_has_the_size_of_the_error(solver, reverse):
-    """Root mean square 0.8 to 20 times the error, at no evaluation more; less of heun, which is the trapezoidal rule itself."""
+    """Root mean square 0.8 to 20 times the error, at no evaluation more; less of heun, which is the
+    trapezoidal rule itself."""
     path = PATHS["vp"]
     plan = ode.plan(solver, path, 30, middle(path), reverse=reverse)
     x = states(MIXTURE, path, plan.grid[0])
     with torch.no_grad():
         found = carry(plan, MIXTURE.model(path), x, exact(x))
     y = arrival(MIXTURE, path, plan.grid[0], plan.grid[-1])
-    error = found.change[:, 0] - MIXTURE.log_prob(y, path, plan.grid[-1]) + MIXTURE.log_prob(x, path, plan.grid[0])
-    at_end = error + MIXTURE.log_prob(y, path, plan.grid[-1]) - MIXTURE.log_prob(found.x, path, plan.grid[-1])
+    error = (
+        found.change[:, 0]
+        - MIXTURE.log_prob(y, path, plan.grid[-1])
+        + MIXTURE.log_prob(x, path, plan.grid[0])
+    )
+    at_end = (
+        error
+        + MIXTURE.log_prob(y, path, plan.grid[-1])
+        - MIXTURE.log_prob(found.x, path, plan.grid[-1])
+    )
     ratio = float(found.error.square().mean().sqrt() / at_end.square().mean().sqrt())
     assert (0.4 if solver == "heun" else 0.8) < ratio < 20.0
     assert found.nfe == plan.nfe
@@ -168,7 +198,9 @@ def test_one_evaluation_a_call_with_guidance():
         calls.append(len(x))
         return torch.sin(x + shift)
 
-    model = ode.Model(net, paths.VP(), "noise").guided(3.0, {"shift": 0.5}, {"shift": 0.0}, rescale=0.5)
+    model = ode.Model(net, paths.VP(), "noise").guided(
+        3.0, {"shift": 0.5}, {"shift": 0.0}, rescale=0.5
+    )
     plan = ode.plan("dpmpp_2m", model.path, 4)
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -177,13 +209,16 @@ def test_one_evaluation_a_call_with_guidance():
     assert torch.equal(found.x, ode.sample(model, state=x, plan=plan))
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch itself calls it at the first jvp
+# torch itself calls it at the first jvp
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_pushed_forward_traces_are_the_same_for_one_call_more():
     model, path = MIXTURE.model(PATHS["vp"], "noise"), PATHS["vp"]
     plan = ode.plan("dpmpp_2m", path, 6)
     x = states(MIXTURE, path, plan.grid[0])
     with torch.no_grad():
-        a, b = (carry(plan, model, x, exact(x, how)) for how in (trace.Exact(), trace.Exact("forward")))
+        a, b = (
+            carry(plan, model, x, exact(x, how)) for how in (trace.Exact(), trace.Exact("forward"))
+        )
     assert torch.equal(a.x, b.x)
     assert (a.nfe, b.nfe) == (6, 12)
     torch.testing.assert_close(a.change, b.change, rtol=0, atol=1e-12)
@@ -231,7 +266,9 @@ def test_gradients_reach_the_state_and_the_parameters():
     a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     path = paths.VP()
     plan = ode.plan("dpmpp_2m", path, 4)
-    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    x = torch.randn(
+        3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ).requires_grad_()
 
     def both(x, a):
         model = ode.Model(lambda y, t: torch.tanh(a * y + 0.1 * y.flip(1)), path, "noise")
@@ -248,8 +285,17 @@ def test_gradients_reach_the_state_and_the_parameters():
     ("change", "message"),
     [
         (lambda m: (ode.plan("ddpm", m.path, 3), m), "draws noise"),
-        (lambda m: (ode.plan("ddim", m.path, 3), ode.Model(network, m.path, "noise", clip=1.0)), "'clip' is not part"),
-        (lambda m: (ode.plan("ddim", m.path, 3), m.classifier_guided(lambda x, t: -x.square().sum(1))), "classifier"),
+        (
+            lambda m: (ode.plan("ddim", m.path, 3), ode.Model(network, m.path, "noise", clip=1.0)),
+            "'clip' is not part",
+        ),
+        (
+            lambda m: (
+                ode.plan("ddim", m.path, 3),
+                m.classifier_guided(lambda x, t: -x.square().sum(1)),
+            ),
+            "classifier",
+        ),
     ],
 )
 def test_what_is_no_flow_is_refused(change, message):

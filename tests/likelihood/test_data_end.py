@@ -55,7 +55,8 @@ def test_other_paths_begin_where_they_say_and_count_the_gap(path, predicts, firs
     assert (found.truncation_error is not None) == counted
     alpha = float(path.alpha(first))
     gap = MIX.log_prob(X) - MIX.log_prob(alpha * X, path, first) - 2 * math.log(alpha)
-    share = 0.6 if first == 0.0 and isinstance(path, paths.Linear) else 0.05  # of leading order in rho^2, there 0.01
+    # of leading order in rho^2, there 0.01
+    share = 0.6 if first == 0.0 and isinstance(path, paths.Linear) else 0.05
     assert float((found.truncation - gap).abs().max()) <= share * float(gap.abs().max()) + 1e-9
     low, high = replace(found, value=found.value + found.prior_mismatch).interval(0.95)
     if counted:
@@ -86,7 +87,8 @@ def test_what_lies_before_vanishes_with_it(path):
 
 @pytest.mark.parametrize("fails", ["nan", "raises"])
 def test_a_network_without_an_answer_at_the_datas_end(fails):
-    """As one that takes the logarithm of its time: the flow begins at t_min, and the result says so."""
+    """As one that takes the logarithm of its time: the flow begins at t_min, and the result says
+    so."""
     calls = []
 
     def net(x, t):
@@ -121,9 +123,12 @@ def test_a_grid_of_angles_that_rounds_beyond_its_end():
 
 
 def test_nothing_arrives():
-    """Where no sample's first step is done, the result says so, whatever holds the samples together."""
+    """Where no sample's first step is done, the result says so, whatever holds the samples
+    together."""
     nan = ode.Model(lambda x, t: x * float("nan"), paths.VP(), "noise")
-    some = ode.Model(lambda x, t: torch.where(x[:, :1] > 0, x, x * float("nan")), paths.VP(), "noise")
+    some = ode.Model(
+        lambda x, t: torch.where(x[:, :1] > 0, x, x * float("nan")), paths.VP(), "noise"
+    )
     for model, options in (
         (nan, {}),
         (nan, {"control": "batch"}),
@@ -136,14 +141,19 @@ def test_nothing_arrives():
         assert bool(found.interval(0.95)[0].isnan().all())
 
 
-LOW = torch.distributions.LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))  # float32
+# float32
+LOW = torch.distributions.LowRankMultivariateNormal(torch.zeros(2), torch.ones(2, 1), torch.ones(2))
 WRONG = {
     "one number": lambda: ode.log_prob(lambda t, x: float(t) * x, X),
     "hands one time for all": lambda: ode.log_prob(lambda t, x: x if t > 0.5 else -x, X),
     "give a density": lambda: ode.log_prob(lambda t, x: x, X, base="gaussian"),
     "fails at the latents": lambda: ode.log_prob(lambda t, x: x, X, base=LOW),
-    "a whole number": lambda: ode.log_prob(MIX.model(paths.VP(), "noise"), X, trace="hutchinson", products=1.5),
-    "beyond the noise": lambda: ode.log_prob(MIX.model(paths.Linear(), "velocity"), X, t=(0.0, 1.1)),
+    "a whole number": lambda: ode.log_prob(
+        MIX.model(paths.VP(), "noise"), X, trace="hutchinson", products=1.5
+    ),
+    "beyond the noise": lambda: ode.log_prob(
+        MIX.model(paths.Linear(), "velocity"), X, t=(0.0, 1.1)
+    ),
 }
 
 
@@ -160,6 +170,9 @@ def test_the_normal_base_by_name():
 
 def test_a_network_that_gets_an_infinite_time_at_the_noise_end():
     found = ode.log_prob(
-        ode.Model(lambda x, t: torch.tanh(x) / (1 + t[:, None]), paths.Linear(), "velocity", time="sigma"), X
+        ode.Model(
+            lambda x, t: torch.tanh(x) / (1 + t[:, None]), paths.Linear(), "velocity", time="sigma"
+        ),
+        X,
     )
     assert found.ok

@@ -1,4 +1,5 @@
-"""Networks that autograd sees a part of: found by differences, and no other network taken for one."""
+"""Networks that autograd sees a part of: found by differences, and no other network taken for
+one."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from odesolve.likelihood import dependence
 def network(width, dtype=torch.float64, act=torch.nn.SiLU, gain=2.0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(width)
-        layers = torch.nn.Linear(width, 32), act(), torch.nn.Linear(32, 32), act(), torch.nn.Linear(32, width)
+        layers = (
+            torch.nn.Linear(width, 32),
+            act(),
+            torch.nn.Linear(32, 32),
+            act(),
+            torch.nn.Linear(32, width),
+        )
         net = torch.nn.Sequential(*layers).to(dtype)
     with torch.no_grad():
         for p in net.parameters():
@@ -50,7 +57,10 @@ SEEN = {
     "a step function": (lambda x: x + (8 * x).round() / 8, data(3)),
     "straight through": (lambda x: x + (x.round() - x).detach(), data(3)),
     "a stable softmax": (lambda x: torch.softmax(x - x.amax(1, keepdim=True).detach(), 1), data(3)),
-    "features of high frequency": (lambda x: x + sum(torch.sin(2**k * 3.14 * x) / 2**k for k in range(9)), data(3)),
+    "features of high frequency": (
+        lambda x: x + sum(torch.sin(2**k * 3.14 * x) / 2**k for k in range(9)),
+        data(3),
+    ),
     "dropout": (lambda x: torch.nn.functional.dropout(NET(x)), data(3)),
     "a constant": (lambda x: 1.0 + 0 * x, data(3)),
 }
@@ -61,7 +71,9 @@ def model(net, dtype=None):
 
 
 @pytest.mark.parametrize("net", CUT.values(), ids=CUT)
-@pytest.mark.parametrize("options", [{}, {"steps": 3}, {"of": "plan", "solver": "ddim", "steps": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 3}, {"of": "plan", "solver": "ddim", "steps": 3}], ids=str
+)
 def test_a_cut_is_found(net, options):
     with pytest.raises(ode.OdesolveError, match="in a way that autograd does not see"):
         ode.log_prob(model(net), data(3), **options)
@@ -77,9 +89,9 @@ def test_a_cut_is_found_in_samples_and_velocities(net):
 
 
 def test_a_cut_is_found_in_one_branch_of_guidance():
-    guided = ode.Model(lambda x, t, on: NET(x) if on else x + NET(x.detach()), ode.paths.VP(), "noise").guided(
-        2.0, {"on": True}, {"on": False}
-    )
+    guided = ode.Model(
+        lambda x, t, on: NET(x) if on else x + NET(x.detach()), ode.paths.VP(), "noise"
+    ).guided(2.0, {"on": True}, {"on": False})
     with pytest.raises(ode.OdesolveError, match="in a way that autograd does not see"):
         ode.log_prob(guided, data(3), steps=3)
 
@@ -106,7 +118,9 @@ def test_its_evaluations_are_counted():
         calls.append(len(x))
         return NET(x)
 
-    found = ode.log_prob(ode.Model(net, ode.paths.VP(), "noise"), data(3), steps=4, base=lambda z: -z.square().sum(1))
+    found = ode.log_prob(
+        ode.Model(net, ode.paths.VP(), "noise"), data(3), steps=4, base=lambda z: -z.square().sum(1)
+    )
     assert (
         found.nfe.tolist() == [len(calls)] * 8 == [4 + 3 + 1 + 3] * 8
     )  # its steps, the look, whether it is steady, what lies before

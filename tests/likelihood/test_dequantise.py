@@ -19,11 +19,17 @@ def pixels():
     return torch.from_numpy(load_digits().images[[3, 500, 1000, 1700]])[:, None].long()
 
 
-@pytest.mark.parametrize(("levels", "low", "high"), [(256, -1.0, 1.0), (256, 0.0, 1.0), (17, -3.0, 5.0), (2, 0.0, 1.0)])
+@pytest.mark.parametrize(
+    ("levels", "low", "high"), [(256, -1.0, 1.0), (256, 0.0, 1.0), (17, -3.0, 5.0), (2, 0.0, 1.0)]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64, torch.uint8])
 def test_every_value_fills_its_width(levels, low, high, dtype):
     k = torch.arange(levels).repeat(3, 40)
-    data = k.to(dtype) if not dtype.is_floating_point else (low + (high - low) * k.double() / (levels - 1)).to(dtype)
+    data = (
+        k.to(dtype)
+        if not dtype.is_floating_point
+        else (low + (high - low) * k.double() / (levels - 1)).to(dtype)
+    )
     x, log_q = ode.dequantise(data, levels, low, high, seed=0)
     u = (x.double() - low) / (high - low) * levels - k
     assert u.min() > -1e-4
@@ -65,7 +71,9 @@ def test_bits_of_the_digits(pixels, path):
         """What the exact flow arrives at; N(0, sigma^2) differs from it by 0.2 nats."""
         return problem.log_prob(z, path, path.t_noise)
 
-    found = ode.bits_per_dim(problem.model(path), pixels, levels=LEVELS, seed=0, trace="exact", base=base)
+    found = ode.bits_per_dim(
+        problem.model(path), pixels, levels=LEVELS, seed=0, trace="exact", base=base
+    )
     y = ode.dequantise(pixels, LEVELS, seed=0).x.double()
     t = path.t_min
     alpha = float(path.alpha(t))
@@ -77,7 +85,8 @@ def test_bits_of_the_digits(pixels, path):
 
 
 class Cells(nn.Module):
-    """The exact posterior of u given k for a standard normal density: a truncated normal, by its inverse distribution."""
+    """The exact posterior of u given k for a standard normal density: a truncated normal, by its
+    inverse distribution."""
 
     def __init__(self, levels, low, high):
         super().__init__()
@@ -93,7 +102,11 @@ class Cells(nn.Module):
 def normal_bits(k, levels, low, high):
     """-log2 of the probability that a standard normal puts on each value."""
     edge = low + (high - low) * k.double() / levels
-    return -torch.log2(torch.special.ndtr(edge + (high - low) / levels) - torch.special.ndtr(edge)).flatten(1).mean(1)
+    return (
+        -torch.log2(torch.special.ndtr(edge + (high - low) / levels) - torch.special.ndtr(edge))
+        .flatten(1)
+        .mean(1)
+    )
 
 
 def bits(k, noise, draws=1):
@@ -157,7 +170,10 @@ def test_density_of_the_logistic_noise():
     [
         (lambda: ode.dequantise(torch.tensor([[0.1, 0.2001]])), "lies off the 256 values"),
         (lambda: ode.dequantise(torch.tensor([[0, 300]])), "0 to 300 of 0 to 255"),
-        (lambda: ode.dequantise(torch.tensor([[0, 1]]), levels=1), "levels=1: give a whole number of at least 2"),
+        (
+            lambda: ode.dequantise(torch.tensor([[0, 1]]), levels=1),
+            "levels=1: give a whole number of at least 2",
+        ),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), low=1.0), "low below high"),
         (lambda: ode.dequantise(torch.tensor([0, 1])), r"\(B, ...\)"),
         (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise="gaussian"), "give 'uniform'"),
@@ -165,7 +181,10 @@ def test_density_of_the_logistic_noise():
             lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c + 2.5, c[:, 0])),
             "end it with a sigmoid",
         ),
-        (lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c, c)), "returned shapes"),
+        (
+            lambda: ode.dequantise(torch.tensor([[0, 1]]), noise=lambda c, e: (c, c)),
+            "returned shapes",
+        ),
         (lambda: ode.bits_per_dim(None, torch.tensor([[0, 1]]), draws=0), "at least 1"),
     ],
 )

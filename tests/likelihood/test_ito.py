@@ -1,4 +1,5 @@
-"""Log-densities along stochastic samples: exact for Gaussians, and how their error falls for others."""
+"""Log-densities along stochastic samples: exact for Gaussians, and how their error falls for
+others."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def prior(x, std):
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize(
-    "solver", ["sde_dpmpp_1", "dpmpp_2m_sde", "dpmpp_sde(eta=0.5)", "euler_maruyama", "ddpm(variance=large)"]
+    "solver",
+    ["sde_dpmpp_1", "dpmpp_2m_sde", "dpmpp_sde(eta=0.5)", "euler_maruyama", "ddpm(variance=large)"],
 )
 def test_exact_for_gaussian_data_of_the_models_deviation(path, solver):
     """At every step size and noise level, whether the sampler is accurate or not."""
@@ -42,12 +44,15 @@ def test_exact_for_gaussian_data_of_the_models_deviation(path, solver):
     out, value, told = along(model, plan, x, keys_of(4, 0, None, x.device))
     assert float(told.max()) < 1e-12
     start = problem.log_prob(x, path, plan.grid[0]) - prior(x, path.start_std(plan.grid[0]))
-    assert torch.allclose(value + start, problem.log_prob(out, path, plan.grid[-1]), rtol=1e-10, atol=1e-10)
+    assert torch.allclose(
+        value + start, problem.log_prob(out, path, plan.grid[-1]), rtol=1e-10, atol=1e-10
+    )
     assert torch.equal(out, ode.sample(model, state=x, plan=plan, seed=0))
 
 
 def errors(solver, steps, tree=False, count=20_000):
-    """Errors of the mixture's log-density, for starts from the marginal, and what is told of them."""
+    """Errors of the mixture's log-density, for starts from the marginal, and what is told of
+    them."""
     path = paths.VP()
     model = MIXTURE.model(path, "noise")
     plan = ode.plan(solver, path, grid=levels(path, -3.5, 2.0, steps), tree=tree)
@@ -63,7 +68,13 @@ def slope(coarse, fine, halvings):
 
 
 @pytest.mark.parametrize(
-    "solver", ["sde_dpmpp_1", "sde_dpmpp_1(tau=0.6)", "ddpm(variance=large)", "euler_maruyama(diffusion=sigma)"]
+    "solver",
+    [
+        "sde_dpmpp_1",
+        "sde_dpmpp_1(tau=0.6)",
+        "ddpm(variance=large)",
+        "euler_maruyama(diffusion=sigma)",
+    ],
 )
 def test_first_order_in_the_mean(solver):
     coarse, fine = errors(solver, 32)[0], errors(solver, 128)[0]
@@ -78,7 +89,9 @@ def test_second_order_in_the_mean_where_the_solver_is(solver):
     assert 0.45 < slope(float(coarse.std()), float(fine.std()), 2) < 0.8
 
 
-@pytest.mark.parametrize("solver", ["sde_dpmpp_1", "dpmpp_2m_sde", "sde_dpmpp_1(tau=0.6)", "euler_maruyama(tau=1.4)"])
+@pytest.mark.parametrize(
+    "solver", ["sde_dpmpp_1", "dpmpp_2m_sde", "sde_dpmpp_1(tau=0.6)", "euler_maruyama(tau=1.4)"]
+)
 def test_the_deviation_that_is_told_is_that_of_the_errors(solver):
     """In the limit of small steps, from below: at 128 steps it is a tenth short."""
     error, told = errors(solver, 128)
@@ -92,7 +105,8 @@ def test_the_noise_of_one_brownian_path():
 
 
 def test_to_the_data_end():
-    """The last step adds no noise: what it misses is of the order of sigma^2 over the variance of the data."""
+    """The last step adds no noise: what it misses is of the order of sigma^2 over the variance of
+    the data."""
     path = paths.VP()
     problem = ode.problems.gaussian(0.3, 0.4, shape=(2,))
     model = problem.model(path, "noise")
@@ -101,7 +115,8 @@ def test_to_the_data_end():
     out, value, _ = along(model, plan, x, keys_of(2000, 0, None, x.device))
     error = value - problem.log_prob(out)
     assert path.sigma(plan.grid[-1]) == 0.0
-    # The curvature's part at rho is (rho / s)^2 / 2 a number; the mean of the noise's own error over the samples is smaller.
+    # The curvature's part at rho is (rho / s)^2 / 2 a number; the mean of the noise's own error
+    # over the samples is smaller.
     left = (path.point(plan.grid[-2]).rho / 0.4) ** 2
     assert abs(float(error.mean())) < left + 4 * float(error.std()) / 2000**0.5
     assert float(error.std()) < 0.1
@@ -144,7 +159,9 @@ def test_what_the_network_predicts_and_guidance_change_nothing():
     keys = keys_of(4, 0, None, x.device)
     want = along(problem.model(path, "noise"), plan, x, keys)[1]
     for predicts in ("data", "v", "velocity", "score"):
-        assert torch.allclose(along(problem.model(path, predicts), plan, x, keys)[1], want, rtol=1e-9), predicts
+        assert torch.allclose(
+            along(problem.model(path, predicts), plan, x, keys)[1], want, rtol=1e-9
+        ), predicts
     exact = problem.model(path, "noise")
     model = ode.Model(lambda x, t, one: one * exact.net(x, t), path, "noise")
     guided = model.guided(3.0, {"one": 1.0}, {"one": 1.0})
@@ -165,4 +182,9 @@ def test_what_cannot_be_used_is_said(solver, said):
     path = paths.VP()
     model = ode.problems.gaussian(0.0, 0.5).model(path, "noise")
     with pytest.raises(ode.OdesolveError, match=said):
-        along(model, ode.plan(solver, path, 4), normals(2, 1), keys_of(2, 0, None, torch.device("cpu")))
+        along(
+            model,
+            ode.plan(solver, path, 4),
+            normals(2, 1),
+            keys_of(2, 0, None, torch.device("cpu")),
+        )

@@ -15,7 +15,8 @@ TWO = problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], 
 DIGITS = problems.digits(0.15)
 IMAGES = problems.mixture(
     [0.6, 0.4],
-    torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.5,
+    torch.randn(2, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    * 0.5,
     std=[0.3, 0.4],
 )
 CASES = {"2-d": (TWO, 16), "digits": (DIGITS, 4), "images": (IMAGES, 1)}
@@ -30,7 +31,11 @@ PATHS = {
 def truth(problem, path, x, t=None):
     """Log-density of x0 + rho eps, with the noise of the path's first time."""
     if t is None:
-        t = path.t_data if path.family == "flow" or float(path.sigma(path.t_data)) > 0 else path.t_min
+        t = (
+            path.t_data
+            if path.family == "flow" or float(path.sigma(path.t_data)) > 0
+            else path.t_min
+        )
     alpha = float(path.alpha(t))
     return problem.log_prob(alpha * x, path, t) + problem.dim * math.log(alpha)
 
@@ -39,7 +44,9 @@ def mismatch(problem, path, latent, t=None):
     """log p_T - log prior at the latent."""
     t = path.t_noise if t is None else t
     std = path.start_std(t)
-    prior = -0.5 * (latent / std).flatten(1).square().sum(1) - problem.dim * math.log(std * math.sqrt(2 * math.pi))
+    prior = -0.5 * (latent / std).flatten(1).square().sum(1) - problem.dim * math.log(
+        std * math.sqrt(2 * math.pi)
+    )
     return problem.log_prob(latent, path, t) - prior
 
 
@@ -74,7 +81,9 @@ def test_exact_trace_within_a_thousandth_of_a_nat(case, path, divergence):
 def test_any_prediction_gives_the_same():
     x, values = TWO.sample(5, seed=2), []
     for predicts in ("data", "noise", "v", "velocity", "score", "edm"):
-        values.append(ode.log_prob(TWO.model(paths.VP(), predicts), x, tol=1e-6, t=(0.01, 0.99)).value)
+        values.append(
+            ode.log_prob(TWO.model(paths.VP(), predicts), x, tol=1e-6, t=(0.01, 0.99)).value
+        )
     assert float((torch.stack(values) - values[0]).abs().max()) < 1e-5
 
 
@@ -100,7 +109,8 @@ def test_a_sample_is_the_same_in_any_batch(divergence):
         one = ode.log_prob(model, x[i : i + 1], ids=[i], **options)
         assert torch.allclose(one.value, whole.value[i], rtol=1e-9)
         assert torch.allclose(one.stderr, whole.stderr[i], rtol=1e-6)
-        look = CALLS if divergence == "along" else 0  # one sample meets no other times along its way
+        # one sample meets no other times along its way
+        look = CALLS if divergence == "along" else 0
         assert one.nfe == whole.nfe[i] - look
         assert one.products == whole.products[i]
 
@@ -112,7 +122,9 @@ def test_tighter_tolerances_give_smaller_errors():
     errors, nfe = [], []
     for tol in (1e-1, 1e-3, 1e-5, 1e-7):
         lp = ode.log_prob(model, x, tol=tol, trace="exact")
-        errors.append(float((lp.value + mismatch(TWO, path, lp.latent) - truth(TWO, path, x)).abs().max()))
+        errors.append(
+            float((lp.value + mismatch(TWO, path, lp.latent) - truth(TWO, path, x)).abs().max())
+        )
         nfe.append(float(lp.nfe.double().mean()))
         assert errors[-1] < tol
     assert nfe == sorted(nfe)
@@ -128,7 +140,12 @@ def test_evaluations_and_products_are_counted():
             return TWO.noise(x, paths.VP(), t)
 
     x = TWO.sample(3, seed=1)
-    for options in ({}, {"divergence": "along"}, {"divergence": "along", "check": False}, {"steps": 12}):
+    for options in (
+        {},
+        {"divergence": "along"},
+        {"divergence": "along", "check": False},
+        {"steps": 12},
+    ):
         net = Counting()
         lp = ode.log_prob(ode.Model(net, paths.VP(), "noise"), x, trace="exact", **options)
         assert int(lp.nfe.sum()) == net.calls
@@ -138,7 +155,10 @@ def test_evaluations_and_products_are_counted():
 
 def test_conditions_go_with_their_samples():
     """Every sample under its own shift; the batch shrinks as samples end."""
-    path, shift = paths.EDM(sigma_max=800.0), torch.tensor([0.0, 3.0, -1.0, 7.0], dtype=torch.float64)
+    path, shift = (
+        paths.EDM(sigma_max=800.0),
+        torch.tensor([0.0, 3.0, -1.0, 7.0], dtype=torch.float64),
+    )
 
     def net(x, t, by):
         return TWO.data(x - by[:, None], path, t) + by[:, None]
@@ -160,7 +180,9 @@ def test_a_fixed_grid_converges_to_the_same(solver):
     errors = []
     for steps in (20, 80):
         lp = ode.log_prob(model, x, solver=solver, steps=steps, grid="lambda", t=(0.01, 1.0))
-        errors.append(float((lp.value + mismatch(TWO, path, lp.latent) - want).square().mean().sqrt()))
+        errors.append(
+            float((lp.value + mismatch(TWO, path, lp.latent) - want).square().mean().sqrt())
+        )
         assert float(lp.solver_error.min()) > 0.0
         assert lp.ok
     assert errors[1] < 0.45 * errors[0]
@@ -186,7 +208,10 @@ class Swirl(torch.nn.Module):
 
 
 def test_a_continuous_normalising_flow():
-    f, x = Swirl(), torch.randn(7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    f, x = (
+        Swirl(),
+        torch.randn(7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
     flow = torch.matrix_exp(1.5 * f.a.detach())
     base = torch.distributions.Normal(torch.zeros(2, dtype=torch.float64), 2.0)
     want = base.log_prob(x @ flow.T).sum(1) + 1.5 * torch.trace(f.a.detach())
@@ -204,7 +229,9 @@ def test_a_float32_state_and_network():
     model = ode.Model(lambda x, t: net(x), paths.Linear(), "velocity", dtype=torch.float32)
     x = TWO.sample(4, seed=1)
     a = ode.log_prob(model, x.float()).value
-    b = ode.log_prob(ode.Model(lambda x, t: net.double()(x), paths.Linear(), "velocity"), x.float().double()).value
+    b = ode.log_prob(
+        ode.Model(lambda x, t: net.double()(x), paths.Linear(), "velocity"), x.float().double()
+    ).value
     assert torch.allclose(a, b, atol=1e-3)
     plain = ode.log_prob(TWO.model(paths.Linear(), "velocity"), x.float())
     assert plain.latent.dtype == torch.float32
@@ -230,7 +257,9 @@ def test_a_sample_that_diverges_stops_alone():
 def dense_problem(dim=24):
     g = torch.Generator().manual_seed(0)
     a = torch.randn(dim, dim, dtype=torch.float64, generator=g)
-    return problems.gaussian(torch.zeros(dim, dtype=torch.float64), cov=a @ a.T / dim + 0.05 * torch.eye(dim))
+    return problems.gaussian(
+        torch.zeros(dim, dtype=torch.float64), cov=a @ a.T / dim + 0.05 * torch.eye(dim)
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,8 +275,9 @@ def dense_problem(dim=24):
     ],
 )
 def test_intervals_cover_the_truth_at_their_rate(trace, products):
-    """1000 independent sets of probes for one sample, all in one batch: as many intervals hold the truth as they promise, or
-    more, and they are no more than a quarter wider than they would have to be."""
+    """1000 independent sets of probes for one sample, all in one batch: as many intervals hold the
+    truth as they promise, or more, and they are no more than a quarter wider than they would have
+    to be."""
     from scipy.stats import binomtest
 
     problem, path, trials = dense_problem(), paths.EDM(), 1000
@@ -255,26 +285,38 @@ def test_intervals_cover_the_truth_at_their_rate(trace, products):
     model = problem.model(path, "edm")
     exact = ode.log_prob(model, x, trace="exact", tol=1e-6).value
     lp = ode.log_prob(
-        model, x.expand(trials, -1), trace=trace, products=products, seed=7, tol=1e-3, divergence="along", check=False
+        model,
+        x.expand(trials, -1),
+        trace=trace,
+        products=products,
+        seed=7,
+        tol=1e-3,
+        divergence="along",
+        check=False,
     )
     assert float(lp.value.std()) > 0.02
     for level in (0.8, 0.95):
         low, high = lp.interval(level)
         covered = int(((low <= exact) & (exact <= high)).sum())
-        assert binomtest(covered, trials, level, "less").pvalue > 1e-3, f"{covered} of {trials} at {level}"
+        assert binomtest(covered, trials, level, "less").pvalue > 1e-3, (
+            f"{covered} of {trials} at {level}"
+        )
         needed = torch.quantile((lp.value - exact).abs(), level)
         assert float((high - low).mean() / 2) < 1.25 * float(needed)
     assert abs(float(lp.value.mean() - exact)) < 4 * float(lp.value.std()) / trials**0.5
 
 
 def test_bits_per_dim_of_real_digits_is_the_closed_form():
-    """Scikit-learn's digits take 17 values: as pixels (k + u) / 17 in [0, 1], u uniform, the width of a value is 1/17."""
+    """Scikit-learn's digits take 17 values: as pixels (k + u) / 17 in [0, 1], u uniform, the width
+    of a value is 1/17."""
     from sklearn.datasets import load_digits
 
     k = torch.from_numpy(load_digits().images[:6])[:, None]
     u = torch.rand(k.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = (k + u) / 17
-    problem = problems.mixture(torch.ones(40), (torch.from_numpy(load_digits().images[:40, None]) + 0.5) / 17, std=0.1)
+    problem = problems.mixture(
+        torch.ones(40), (torch.from_numpy(load_digits().images[:40, None]) + 0.5) / 17, std=0.1
+    )
     path = paths.EDM()
     model = problem.model(path, "edm")
     lp = ode.log_prob(model, x, trace="exact", base=lambda z: problem.log_prob(z, path, 80.0))
@@ -282,7 +324,12 @@ def test_bits_per_dim_of_real_digits_is_the_closed_form():
     assert float((lp.bits_per_dim(levels=17, low=0.0, high=1.0) - closed).abs().max()) < 1e-4
     # The same pixels in [-1, 1] have other densities and the same bits.
     wide = problems.mixture(torch.ones(40), 2 * problem.means.reshape(-1, 1, 8, 8) - 1, std=0.2)
-    far = ode.log_prob(wide.model(path, "edm"), 2 * x - 1, t=(0.004, 80.0), base=lambda z: wide.log_prob(z, path, 80.0))
+    far = ode.log_prob(
+        wide.model(path, "edm"),
+        2 * x - 1,
+        t=(0.004, 80.0),
+        base=lambda z: wide.log_prob(z, path, 80.0),
+    )
     assert float((far.bits_per_dim(levels=17) - closed).abs().max()) < 1e-4
 
 
@@ -306,7 +353,9 @@ WRONG = {
     "unknown divergence": lambda: ode.log_prob(MODEL, X, divergence="later"),
     "unknown trace": lambda: ode.log_prob(MODEL, X, trace="exactly"),
     "near the data first": lambda: ode.log_prob(MODEL, X, t=(1.0, 0.01)),
-    "does not determine the drift": lambda: ode.log_prob(TWO.model(paths.VP(), "data"), X, t=(0.0, 1.0)),
+    "does not determine the drift": lambda: ode.log_prob(
+        TWO.model(paths.VP(), "data"), X, t=(0.0, 1.0)
+    ),
     "needs a path": lambda: ode.log_prob(lambda t, x: x, X, divergence="nodes"),
     "give its conditions as": lambda: ode.log_prob(MODEL, X, args=(1,)),
     "give a density of the latents": lambda: ode.log_prob(MODEL, X, base=3.0),
@@ -341,7 +390,10 @@ def test_errors_at_the_door(message):
 )
 def test_gradients_of_a_flow(how):
     """With respect to the data and the parameters: those of the closed form."""
-    f, x = Swirl(), torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    f, x = (
+        Swirl(),
+        torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    )
     found, exact = x.clone().requires_grad_(), x.clone().requires_grad_()
     lp = ode.log_prob(f, found, tol=1e-7, **how)
     got = torch.autograd.grad(lp.value.sum(), [found, f.a])
@@ -379,7 +431,8 @@ def test_gradients_of_a_model(adjoint):
 
 
 def test_the_density_of_the_sampler_that_runs():
-    """On one Gaussian few-step DDIM is linear, so its density is another Gaussian's, in closed form."""
+    """On one Gaussian few-step DDIM is linear, so its density is another Gaussian's, in closed
+    form."""
     path, problem = paths.VP(), problems.gaussian([0.5, -0.2], std=0.3)
     model, x = problem.model(path, "noise"), problem.sample(5, seed=0)
     lp = ode.log_prob(model, x, of="plan", solver="ddim", steps=4)
@@ -403,11 +456,21 @@ def test_inside_inference_mode():
 
 def test_gradients_only_where_they_are_asked_for():
     x = X.clone().requires_grad_()
-    for options in ({}, {"divergence": "along"}, {"steps": 6, "t": (0.01, 1.0)}, {"of": "plan", "steps": 4}):
+    for options in (
+        {},
+        {"divergence": "along"},
+        {"steps": 6, "t": (0.01, 1.0)},
+        {"of": "plan", "steps": 4},
+    ):
         with pytest.warns(UserWarning, match="x asks for gradients"):
             assert not ode.log_prob(MODEL, x, **options).value.requires_grad
-    for options in ({"steps": 40, "t": (0.05, 1.0), "grid": "lambda"}, {"of": "plan", "solver": "ddim", "steps": 40}):
-        (dx,) = torch.autograd.grad(ode.log_prob(MODEL, x, adjoint="backprop", **options).value.sum(), x)
+    for options in (
+        {"steps": 40, "t": (0.05, 1.0), "grid": "lambda"},
+        {"of": "plan", "solver": "ddim", "steps": 40},
+    ):
+        (dx,) = torch.autograd.grad(
+            ode.log_prob(MODEL, x, adjoint="backprop", **options).value.sum(), x
+        )
         steps = [torch.zeros_like(X).index_fill_(1, torch.tensor([k]), 1e-4) for k in range(2)]
         ends = [[ode.log_prob(MODEL, X + s * e, **options).value for s in (1, -1)] for e in steps]
         want = torch.stack([(above - below) / 2e-4 for above, below in ends], 1)
@@ -415,10 +478,15 @@ def test_gradients_only_where_they_are_asked_for():
 
 
 def test_a_plan_that_has_no_inverse_says_so():
-    """Points beyond the clip are images of nothing; the search for them ends without an exception."""
+    """Points beyond the clip are images of nothing; the search for them ends without an
+    exception."""
     model = TWO.model(paths.VP(), "noise", clip=0.5)
     lp = ode.log_prob(
-        model, torch.tensor([[0.1, -0.2], [3.0, 3.0]], dtype=torch.float64), of="plan", solver="ddim", steps=8
+        model,
+        torch.tensor([[0.1, -0.2], [3.0, 3.0]], dtype=torch.float64),
+        of="plan",
+        solver="ddim",
+        steps=8,
     )
     assert lp.status[1] != "ok"
     assert not bool(torch.isfinite(lp.value[1]))

@@ -1,4 +1,5 @@
-"""Functions and networks that read one time for the whole batch: refused where times differ, right under one clock."""
+"""Functions and networks that read one time for the whole batch: refused where times differ, right
+under one clock."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from odesolve.integrations.k_diffusion.likelihood import log_likelihood
 from odesolve.likelihood import clock, dependence
 from odesolve.likelihood.flow import PathFlow
 
-TWO = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+TWO = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 READS = {
     "t[0]": lambda t: t[0],
     "t.reshape(-1)[0]": lambda t: t.reshape(-1)[0],
@@ -48,8 +51,12 @@ def data(n):
 
 def one_clock(model, read):
     """The model with a network that reads one time for all."""
-    net = lambda x, t, **cond: model.net(x, torch.as_tensor(read(t), dtype=t.dtype).expand(len(x)), **cond)
-    return ode.Model(net, model.path, model.predicts, time=model.time, sigma_data=model.reading.sigma_data)
+    net = lambda x, t, **cond: model.net(
+        x, torch.as_tensor(read(t), dtype=t.dtype).expand(len(x)), **cond
+    )
+    return ode.Model(
+        net, model.path, model.predicts, time=model.time, sigma_data=model.reading.sigma_data
+    )
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
@@ -64,7 +71,9 @@ def test_functions_of_one_clock(read, batch):
     torch.testing.assert_close(found.value, want, atol=1e-3, rtol=0)
     assert found.ok
     # One time for all on a grid, and one sample alone.
-    torch.testing.assert_close(ode.log_prob(f, x, steps=20).value, ode.log_prob(velocity, x, steps=20).value)
+    torch.testing.assert_close(
+        ode.log_prob(f, x, steps=20).value, ode.log_prob(velocity, x, steps=20).value
+    )
     torch.testing.assert_close(ode.log_prob(f, x[:1]).value, want[:1], atol=1e-3, rtol=0)
 
 
@@ -111,7 +120,9 @@ def test_a_part_of_one_clock():
     """A network with times of its own, in a wrapper that scales by one for all."""
     model, x = TWO.model(ode.paths.VP(), "noise"), TWO.sample(5, seed=1)
     for read in READS.values():
-        net = lambda x, t, read=read: TWO.noise(x, model.path, t) * (1.0 + 0.2 * torch.as_tensor(read(t)))
+        net = lambda x, t, read=read: (
+            TWO.noise(x, model.path, t) * (1.0 + 0.2 * torch.as_tensor(read(t)))
+        )
         for way in WAYS.values():
             with pytest.raises(ode.OdesolveError, match=REFUSED):
                 ode.log_prob(ode.Model(net, model.path, "noise"), x, **way)
@@ -121,7 +132,11 @@ def network(dtype, clocked=True, norm=False):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.c = torch.nn.Linear(3, 64), torch.nn.Linear(64, 64), torch.nn.Linear(64, 2)
+            self.a, self.b, self.c = (
+                torch.nn.Linear(3, 64),
+                torch.nn.Linear(64, 64),
+                torch.nn.Linear(64, 2),
+            )
             self.norm = torch.nn.BatchNorm1d(64) if norm else torch.nn.Identity()
 
         def forward(self, x, t, label=None):
@@ -141,8 +156,12 @@ PATHS = {"VP": ode.paths.VP(), "flow": ode.paths.Linear(), "discrete": ode.paths
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_right_networks_pass(dtype, clocked, name, batch):
-    """In every precision, whose rows a batch of another size rounds another way, with conditions and guidance."""
-    net, x = network(dtype, clocked, norm=True), data(batch).to(torch.promote_types(dtype, torch.float32))
+    """In every precision, whose rows a batch of another size rounds another way, with conditions
+    and guidance."""
+    net, x = (
+        network(dtype, clocked, norm=True),
+        data(batch).to(torch.promote_types(dtype, torch.float32)),
+    )
     label = torch.arange(batch)
     model = ode.Model(net, PATHS[name], "velocity", cond={"label": label})
     guided = ode.Model(net, PATHS[name], "velocity").guided(
@@ -165,12 +184,15 @@ class Rounding(torch.nn.Module):
 
 def test_rounding_by_the_size_of_the_batch_is_no_clock():
     x = data(6)
-    found = ode.log_prob(ode.Model(Rounding(), ode.paths.Linear(), "velocity"), x, divergence="along", tol=0.5)
+    found = ode.log_prob(
+        ode.Model(Rounding(), ode.paths.Linear(), "velocity"), x, divergence="along", tol=0.5
+    )
     assert found.ok
 
 
 def test_functions_that_hold_the_whole_batch_pass():
-    """A tensor of the batch in a closure: calls on another number of rows fail, and none is made for the look."""
+    """A tensor of the batch in a closure: calls on another number of rows fail, and none is made
+    for the look."""
     x = data(4)
     shift = 0.1 * data(4)
     f = lambda t, x: shift * torch.cos(t) - 0.2 * x
@@ -187,7 +209,9 @@ def test_the_look_is_counted(way):
 
     for batch in (1, 2, 3):
         calls.clear()
-        found = ode.log_prob(ode.Model(net, ode.paths.VP(), "noise"), TWO.sample(batch, seed=1), trace="exact", **way)
+        found = ode.log_prob(
+            ode.Model(net, ode.paths.VP(), "noise"), TWO.sample(batch, seed=1), trace="exact", **way
+        )
         assert int(found.nfe.sum()) == sum(calls)
 
 
@@ -203,8 +227,12 @@ def test_what_one_clock_refuses():
 def test_gradients_on_one_clock(adjoint):
     x, want = data(3).requires_grad_(), data(3).requires_grad_()
     f = lambda t, x: velocity(t.reshape(-1)[0], x)
-    (found,) = torch.autograd.grad(ode.log_prob(f, x, adjoint=adjoint, control="batch", tol=1e-6).value.sum(), x)
-    (exact,) = torch.autograd.grad(ode.log_prob(velocity, want, adjoint=adjoint, tol=1e-6).value.sum(), want)
+    (found,) = torch.autograd.grad(
+        ode.log_prob(f, x, adjoint=adjoint, control="batch", tol=1e-6).value.sum(), x
+    )
+    (exact,) = torch.autograd.grad(
+        ode.log_prob(velocity, want, adjoint=adjoint, tol=1e-6).value.sum(), want
+    )
     torch.testing.assert_close(found, exact, atol=1e-4, rtol=0)
 
 
@@ -215,16 +243,20 @@ def test_every_door(door, tmp_path):
     net = lambda x, t, **cond: model.net(x, t[0].expand(len(x)), **cond)
     wrong = ode.Model(net, model.path, "data", time=model.time)
     if door == "jobs":
-        call = lambda whose, k, **how: ode.jobs.log_prob(whose, x, out=tmp_path / k, progress=False, **how).load()[
-            "nats"
-        ]
+        call = lambda whose, k, **how: ode.jobs.log_prob(
+            whose, x, out=tmp_path / k, progress=False, **how
+        ).load()["nats"]
     elif door == "bits_per_dim":
         whole = (4 + x).round().clamp(0, 7).int()
-        call = lambda whose, k, **how: ode.bits_per_dim(whose, whole, levels=8, low=-4.5, high=3.5, seed=0, **how).value
+        call = lambda whose, k, **how: (
+            ode.bits_per_dim(whose, whole, levels=8, low=-4.5, high=3.5, seed=0, **how).value
+        )
     elif door == "distributed":
         call = lambda whose, k, **how: ode.distributed.log_prob(whose, x, **how).value
     else:
-        call = lambda whose, k, **how: log_likelihood(whose.net, x, 0.002, 80.0, trace="exact", **how)[0]
+        call = lambda whose, k, **how: log_likelihood(
+            whose.net, x, 0.002, 80.0, trace="exact", **how
+        )[0]
     with pytest.raises(ode.OdesolveError, match=REFUSED):
         call(wrong, "a")
     found, want = call(wrong, "b", control="batch"), call(model, "c")

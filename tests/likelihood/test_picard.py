@@ -1,4 +1,5 @@
-"""Log-densities in rounds: the state at all nodes at once, exact where that is known, and what every sample has of its own."""
+"""Log-densities in rounds: the state at all nodes at once, exact where that is known, and what
+every sample has of its own."""
 
 import math
 
@@ -10,7 +11,12 @@ from odesolve.likelihood import picard
 from odesolve.likelihood.flow import PathFlow
 from odesolve.likelihood.nodes import clenshaw_curtis
 
-PATHS = {"vp": ode.paths.VP(), "edm": ode.paths.EDM(), "linear": ode.paths.Linear(), "cosine": ode.paths.Cosine()}
+PATHS = {
+    "vp": ode.paths.VP(),
+    "edm": ode.paths.EDM(),
+    "linear": ode.paths.Linear(),
+    "cosine": ode.paths.Cosine(),
+}
 digits = ode.problems.digits()
 
 
@@ -24,7 +30,9 @@ def test_matrices_are_exact_for_polynomials(n):
     at = torch.tensor(s, dtype=torch.float64)
     for k in range(0, n + 1, 3):
         torch.testing.assert_close(picard.values_at(n, s) @ x**k, at**k, atol=1e-12, rtol=0)
-        torch.testing.assert_close(picard.integrals_to(n, s) @ x**k, at ** (k + 1) / (k + 1), atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            picard.integrals_to(n, s) @ x**k, at ** (k + 1) / (k + 1), atol=1e-12, rtol=0
+        )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -34,10 +42,16 @@ def test_gaussians_are_exact(path, std):
     x = problem.sample(5).double()
     model = problem.model(PATHS[path])
     found = ode.log_prob(model, x, solver="picard", trace="exact", tol=1e-6)
-    rho = PATHS[path].points([PATHS[path].t_min])[0].rho if float(PATHS[path].sigma(PATHS[path].t_data)) == 0 else 0.0
+    rho = (
+        PATHS[path].points([PATHS[path].t_min])[0].rho
+        if float(PATHS[path].sigma(PATHS[path].t_data)) == 0
+        else 0.0
+    )
     rho = rho or PATHS[path].points([PATHS[path].t_data])[0].rho
     spread = math.hypot(std, rho)
-    exact = -0.5 * ((x - 0.3) / spread).square().flatten(1).sum(1) - 6 * math.log(spread * math.sqrt(2 * math.pi))
+    exact = -0.5 * ((x - 0.3) / spread).square().flatten(1).sum(1) - 6 * math.log(
+        spread * math.sqrt(2 * math.pi)
+    )
     torch.testing.assert_close(found.value + found.prior_mismatch, exact, atol=2e-5, rtol=0)
     assert found.ok
     assert found.rounds <= 16
@@ -58,7 +72,8 @@ def test_digits_to_the_tolerance(path):
 
 
 def test_rounds_are_a_fraction_of_a_solvers():
-    """What the evaluations of one sample cost in turn: a seventh of dopri5's, for three times as many."""
+    """What the evaluations of one sample cost in turn: a seventh of dopri5's, for three times as
+    many."""
     model, x = digits.model(PATHS["vp"]), data()
     options = {"trace": "hutchinson", "products": 2, "seed": 0, "tol": 1e-2}
     turns, rounds = (ode.log_prob(model, x, solver=s, **options) for s in ("dopri5", "picard"))
@@ -78,7 +93,8 @@ def test_rounds_are_batches_of_network_calls(solver):
     x = data(3)
     model = ode.Model(net, PATHS["vp"], inner.predicts)
     found = ode.log_prob(model, x, solver=solver, trace="hutchinson", products=1, seed=0)
-    # Three see whether autograd sees all and two whether rows have one clock; two at the data's end wait for none.
+    # Three see whether autograd sees all and two whether rows have one clock; two at the data's end
+    # wait for none.
     assert len(calls) == found.rounds + 5 + 2
     assert sum(calls) == found.nfe.sum()
 
@@ -99,7 +115,9 @@ def test_few_numbers_at_once(monkeypatch):
     options = {"solver": "picard", "trace": "hutchinson", "products": 2, "seed": 0}
     whole = ode.log_prob(model, x, **options)
     monkeypatch.setattr("odesolve.likelihood.nodes.NUMBERS", 64 * 10)
-    torch.testing.assert_close(ode.log_prob(model, x, **options).value, whole.value, atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        ode.log_prob(model, x, **options).value, whole.value, atol=1e-8, rtol=0
+    )
 
 
 def test_float32():
@@ -131,7 +149,9 @@ def test_a_sample_that_fails_leaves_the_others_alone():
 
 def test_no_convergence_is_told(monkeypatch):
     monkeypatch.setattr(picard, "LIMIT", 3)
-    found = ode.log_prob(digits.model(PATHS["vp"]), data(2), solver="picard", trace="hutchinson", products=2, seed=0)
+    found = ode.log_prob(
+        digits.model(PATHS["vp"]), data(2), solver="picard", trace="hutchinson", products=2, seed=0
+    )
     assert found.status == ["max_rounds"] * 2
     assert torch.isnan(found.value).all()
 

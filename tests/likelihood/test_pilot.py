@@ -1,4 +1,5 @@
-"""Densities with trace="auto": what is chosen, what it costs, and the same for a sample in any batch."""
+"""Densities with trace="auto": what is chosen, what it costs, and the same for a sample in any
+batch."""
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ def pair(dim=DIM):
 def dense(dim=DIM):
     g = torch.Generator().manual_seed(0)
     a = torch.randn(dim, dim, dtype=torch.float64, generator=g)
-    return problems.gaussian(torch.zeros(dim, dtype=torch.float64), cov=a @ a.T / dim + 0.2 * torch.eye(dim))
+    return problems.gaussian(
+        torch.zeros(dim, dtype=torch.float64), cov=a @ a.T / dim + 0.2 * torch.eye(dim)
+    )
 
 
 def velocity(t, x):
@@ -36,7 +39,9 @@ def call(kind, x, **options):
         return ode.log_prob(model, x, steps=6, **options)
     if kind == "sample":
         ids = options.pop("ids", None)
-        return ode.sample(model, x, solver="dpmpp_2m", steps=6, log_prob="flow", ids=ids, **options).log_prob
+        return ode.sample(
+            model, x, solver="dpmpp_2m", steps=6, log_prob="flow", ids=ids, **options
+        ).log_prob
     return ode.log_prob(model, x, divergence=kind, **options)
 
 
@@ -55,8 +60,12 @@ def test_a_sample_is_the_same_in_any_batch(kind):
     for i in (0, 3):
         one = call(kind, x[i : i + 1], trace="auto", products=4, seed=1, ids=[i])
         assert float(one.value) == pytest.approx(float(whole.value[i]), abs=1e-7)
-        looks = 3 if kind in ("along", "velocity") else 0  # whether rows have one clock: alone there is nothing to see
-        assert (int(one.nfe) + looks, int(one.products)) == (int(whole.nfe[i]), int(whole.products[i]))
+        # whether rows have one clock: alone there is nothing to see
+        looks = 3 if kind in ("along", "velocity") else 0
+        assert (int(one.nfe) + looks, int(one.products)) == (
+            int(whole.nfe[i]),
+            int(whole.products[i]),
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,7 +73,11 @@ def test_a_sample_is_the_same_in_any_batch(kind):
 def test_the_pilot_is_counted(kind, products):
     """Three evaluations more, with products at two of them, twice as many where there are few."""
     x = torch.randn(3, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    options = {"products": products, "seed": 1, **({} if kind in ("plan", "sample") else {"tol": 1e-2})}
+    options = {
+        "products": products,
+        "seed": 1,
+        **({} if kind in ("plan", "sample") else {"tol": 1e-2}),
+    }
     auto = call(kind, x, trace="auto", **options)
     same = "fourier" if auto.trace.startswith("fourier") else "xtrace"
     named = call(kind, x, trace=same, **options)
@@ -77,7 +90,8 @@ def test_the_pilot_is_counted(kind, products):
 
 
 def test_what_is_chosen_along_a_flow():
-    """One direction has the trace: XTrace, exact. All have it: waves. Both are right within their intervals."""
+    """One direction has the trace: XTrace, exact. All have it: waves. Both are right within their
+    intervals."""
     for problem, told in ((pair(), "xtrace(8)"), (dense(), "fourier(8)")):
         x = problem.sample(40, seed=1)
         model = problem.model(paths.Linear(), "velocity")
@@ -105,7 +119,8 @@ def test_named_estimators_take_nothing_more():
 
 
 def test_exact_with_as_many_products_as_numbers():
-    """Four random signs in two dimensions are all equal in one case of eight, and would say that they do not err."""
+    """Four random signs in two dimensions are all equal in one case of eight, and would say that
+    they do not err."""
     problem = problems.mixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], std=0.3)
     x, model = problem.sample(20, seed=0), problem.model(paths.VP(), "noise")
     exact = ode.log_prob(model, x, trace="exact")
@@ -124,7 +139,14 @@ def test_gradients_pass_a_choice():
 
     def value(a):
         flow = lambda t, y: a * torch.sin(y.roll(1, 1)) + a * torch.tanh(y)
-        options = {"trace": "auto", "products": 8, "seed": 0, "steps": 4, "solver": "heun", "adjoint": "backprop"}
+        options = {
+            "trace": "auto",
+            "products": 8,
+            "seed": 0,
+            "steps": 4,
+            "solver": "heun",
+            "adjoint": "backprop",
+        }
         return ode.log_prob(flow, x, **options).value.sum()
 
     (slope,) = torch.autograd.grad(value(a), a)

@@ -1,4 +1,5 @@
-"""The exact density of the map that a plan is, against closed forms, autograd, finite differences and its own integral."""
+"""The exact density of the map that a plan is, against closed forms, autograd, finite differences
+and its own integral."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from odesolve.likelihood.plan_density import plan_log_prob, push
 
 from ..plan.literal import states
 
-MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+MIXTURE = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 GAUSSIAN = ode.problems.gaussian(mean=[0.5, -0.3], cov=[[0.5, 0.2], [0.2, 0.3]])
 PATHS = {"vp": paths.VP(), "edm": paths.EDM(), "linear": paths.Linear().flipped()}
 
@@ -33,7 +36,9 @@ def smooth(x, t):
     return torch.tanh(1.3 * x + 0.4 * x.roll(1, 1) + t[:, None]) * 0.8
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_3", "heun_edm", "ab3", "rk4", "deis_tab3"])
+@pytest.mark.parametrize(
+    "solver", ["ddim", "dpmpp_2m", "unipc_3", "heun_edm", "ab3", "rk4", "deis_tab3"]
+)
 @pytest.mark.parametrize("name", PATHS)
 def test_jacobian_is_that_of_the_plan_read_word_by_word(name, solver):
     """Histories and stages included: autograd through a literal run, in the plan's own basis."""
@@ -52,7 +57,8 @@ def test_jacobian_is_that_of_the_plan_read_word_by_word(name, solver):
 
 @pytest.mark.parametrize("options", [{"clip": 0.6}, {"threshold": 0.7, "clip": 0.3}, {}], ids=str)
 def test_jacobian_is_the_samplers_slope(options):
-    """Central differences of ode.sample, with clipping and dynamic thresholds as part of the map."""
+    """Central differences of ode.sample, with clipping and dynamic thresholds as part of the
+    map."""
     model = ode.Model(smooth, paths.VP(), "noise", **options)
     plan = ode.plan("dpmpp_2m", model.path, 5)
     z = normal(3, 5, seed=2)
@@ -60,8 +66,14 @@ def test_jacobian_is_the_samplers_slope(options):
         found = push(plan, model, z)
     assert torch.equal(found.x, ode.sample(model, state=z, plan=plan))
     h = 1e-6
-    moved = [ode.sample(model, state=z + s * h * e, plan=plan) for e in torch.eye(5, dtype=z.dtype) for s in (1, -1)]
-    want = torch.stack([(up - down) / (2 * h) for up, down in zip(moved[::2], moved[1::2], strict=True)], 2)
+    moved = [
+        ode.sample(model, state=z + s * h * e, plan=plan)
+        for e in torch.eye(5, dtype=z.dtype)
+        for s in (1, -1)
+    ]
+    want = torch.stack(
+        [(up - down) / (2 * h) for up, down in zip(moved[::2], moved[1::2], strict=True)], 2
+    )
     torch.testing.assert_close(found.jacobian, want, rtol=0, atol=1e-6 * float(want.abs().max()))
 
 
@@ -69,12 +81,20 @@ def test_guidance_with_rescaling_is_part_of_the_map():
     def net(x, t, shift):
         return smooth(x + shift, t)
 
-    model = ode.Model(net, paths.VP(), "data").guided(2.0, {"shift": 0.4}, {"shift": 0.0}, rescale=0.7)
+    model = ode.Model(net, paths.VP(), "data").guided(
+        2.0, {"shift": 0.4}, {"shift": 0.0}, rescale=0.7
+    )
     plan, z, h = ode.plan("ddim", model.path, 4), normal(2, 4), 1e-6
     with torch.no_grad():
         found = push(plan, model, z)
-    moved = [ode.sample(model, state=z + s * h * e, plan=plan) for e in torch.eye(4, dtype=z.dtype) for s in (1, -1)]
-    want = torch.stack([(up - down) / (2 * h) for up, down in zip(moved[::2], moved[1::2], strict=True)], 2)
+    moved = [
+        ode.sample(model, state=z + s * h * e, plan=plan)
+        for e in torch.eye(4, dtype=z.dtype)
+        for s in (1, -1)
+    ]
+    want = torch.stack(
+        [(up - down) / (2 * h) for up, down in zip(moved[::2], moved[1::2], strict=True)], 2
+    )
     torch.testing.assert_close(found.jacobian, want, rtol=0, atol=1e-6 * float(want.abs().max()))
     assert found.nfe == 8
 
@@ -91,7 +111,8 @@ def affine(plan, path):
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_2", "heun"])
 @pytest.mark.parametrize("name", ["vp", "edm"])
 def test_gaussian_data_in_closed_form(name, solver, reverse):
-    """The map is affine, so what it makes of normal noise is a Gaussian of known mean and covariance."""
+    """The map is affine, so what it makes of normal noise is a Gaussian of known mean and
+    covariance."""
     path = PATHS[name]
     plan = ode.plan(solver, path, 5, "karras", reverse=reverse)
     a, b = affine(plan, path)
@@ -103,13 +124,16 @@ def test_gaussian_data_in_closed_form(name, solver, reverse):
     law = torch.distributions.MultivariateNormal(b, std**2 * a @ a.T)
     torch.testing.assert_close(found.value, law.log_prob(x), rtol=0, atol=1e-10)
     smallest = float(torch.linalg.svdvals(std * a)[-1])
-    torch.testing.assert_close(found.smallest, torch.full((6,), smallest, dtype=torch.float64), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        found.smallest, torch.full((6,), smallest, dtype=torch.float64), rtol=1e-9, atol=0
+    )
     assert found.ok
     assert float(found.residual.max()) < 1e-11
 
 
 def proposal(plan, model, width=0.7, count=300):
-    """What the map makes of normal noise, blurred: its linear image of a wide Gaussian around each of many latents."""
+    """What the map makes of normal noise, blurred: its linear image of a wide Gaussian around each
+    of many latents."""
     std = model.path.start_std(plan.grid[0])
     with torch.no_grad():
         at = push(plan, model, std * math.sqrt(1 - width**2) * normal(count, 8, seed=5))
@@ -118,7 +142,8 @@ def proposal(plan, model, width=0.7, count=300):
 
 
 def test_density_of_eight_steps_integrates_to_one():
-    """By importance sampling, where the flow's formula along the same steps has a seventh of it. 2e5 samples: see benchmarks."""
+    """By importance sampling, where the flow's formula along the same steps has a seventh of it.
+    2e5 samples: see benchmarks."""
     means = torch.randn(4, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     problem, path, n = ode.problems.mixture([1.0] * 4, means, std=0.5), paths.VP(), 4000
     model, plan = problem.model(path), ode.plan("ddim", path, 8, "lambda")
@@ -138,21 +163,26 @@ def test_density_of_eight_steps_integrates_to_one():
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun_edm"])
 def test_latents_are_found_again(solver):
-    """Density of drawn samples: the same from the latent that is known and from the one that is searched."""
+    """Density of drawn samples: the same from the latent that is known and from the one that is
+    searched."""
     model = MIXTURE.model(PATHS["vp"])
     drawn = ode.sample(model, normal(64, 2), solver, 8, "karras", log_prob="plan")
     with torch.no_grad():
         found = plan_log_prob(model, drawn.x, drawn.plan)
     same = (found.latent - drawn.log_prob.latent).norm(dim=1) < 1e-6
     torch.testing.assert_close(found.value[same], drawn.log_prob.value[same], rtol=0, atol=1e-7)
-    torch.testing.assert_close(found.smallest[same], drawn.log_prob.smallest[same], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        found.smallest[same], drawn.log_prob.smallest[same], rtol=1e-6, atol=0
+    )
     assert found.ok
-    # Steps of the second order may fold; those of DDIM with the exact network are gradients of convex functions.
+    # Steps of the second order may fold; those of DDIM with the exact network are gradients of
+    # convex functions.
     assert float(same.double().mean()) > (0.9 if solver != "ddim" else 0.999)
 
 
 def test_a_point_that_the_map_does_not_reach():
-    """Clipped data end within the clip: outside there is no latent, and the rest of the batch does not mind."""
+    """Clipped data end within the clip: outside there is no latent, and the rest of the batch does
+    not mind."""
     path = PATHS["vp"]
     model = MIXTURE.model(path, clip=2.0)
     plan = ode.plan("ddim", path, 6, "karras")
@@ -214,7 +244,13 @@ def test_single_precision():
     ("change", "message"),
     [
         (lambda m: (ode.plan("ddpm", m.path, 3), m), "it is no map"),
-        (lambda m: (ode.plan("ddim", m.path, 3), m.classifier_guided(lambda x, t: -x.square().sum(1))), "classifier"),
+        (
+            lambda m: (
+                ode.plan("ddim", m.path, 3),
+                m.classifier_guided(lambda x, t: -x.square().sum(1)),
+            ),
+            "classifier",
+        ),
     ],
 )
 def test_what_is_no_map_is_refused(change, message):

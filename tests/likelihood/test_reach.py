@@ -1,4 +1,5 @@
-"""Intervals hold what they say with few probes, skewed ones too, in batches and alone, and are not much wider than needed."""
+"""Intervals hold what they say with few probes, skewed ones too, in batches and alone, and are not
+much wider than needed."""
 
 import functools
 from dataclasses import replace
@@ -17,7 +18,9 @@ HELD = {0.8: 0.77, 0.95: 0.93}
 LAWS = {
     "normal": lambda draw, shape: draw.standard_normal(shape),
     "a squared normal": lambda draw, shape: draw.standard_normal(shape) ** 2 - 1,
-    "three squared normals": lambda draw, shape: (draw.standard_normal((*shape, 3)) ** 2 - 1).sum(-1),
+    "three squared normals": lambda draw, shape: (draw.standard_normal((*shape, 3)) ** 2 - 1).sum(
+        -1
+    ),
     "less a squared normal": lambda draw, shape: 1 - draw.standard_normal(shape) ** 2,
 }
 SCALES = {
@@ -31,7 +34,9 @@ SCALES = {
 def held(law, scale, count, batch, level, total=2400, seed=1):
     """(share of the samples that are held, mean reach over what would have done)."""
     draw = np.random.default_rng(seed)
-    values = LAWS[law](draw, (total // batch * batch, count)) * SCALES[scale](draw, total // batch * batch)
+    values = LAWS[law](draw, (total // batch * batch, count)) * SCALES[scale](
+        draw, total // batch * batch
+    )
     error, stderr = np.abs(values.mean(1)), torch.from_numpy(values.std(1, ddof=1) / count**0.5)
     far = torch.cat([reach(one, count, level) for one in stderr.split(batch)]).numpy()
     return (error <= far).mean(), far.mean() / np.quantile(error, level)
@@ -50,7 +55,8 @@ def test_batches_that_are_alike(law, count):
 @pytest.mark.parametrize("count", [2, 4, 8, 32])
 @pytest.mark.parametrize("batch", [5, 20, 300])
 def test_batches_whose_samples_differ(batch, count, scale):
-    """The pooled spread alone would hold 91 % at 95 % where a third of the samples have all of the error."""
+    """The pooled spread alone would hold 91 % at 95 % where a third of the samples have all of the
+    error."""
     for law in LAWS:
         for level in LEVELS:
             assert held(law, scale, count, batch, level)[0] >= HELD[level]
@@ -61,12 +67,16 @@ def test_batches_whose_samples_differ(batch, count, scale):
 def test_few_samples(batch, count):
     for law in LAWS:
         for level in LEVELS:
-            assert held(law, "alike", count, batch, level, 1500 if batch == 1 else 2400)[0] >= level - 0.01
+            assert (
+                held(law, "alike", count, batch, level, 1500 if batch == 1 else 2400)[0]
+                >= level - 0.01
+            )
 
 
 @pytest.mark.parametrize("count", [4, 5, 8, 12, 16, 32])
 def test_random_signs(count):
-    """What probes are where two numbers alone depend on each other: in one case of eight 4 of them are all equal."""
+    """What probes are where two numbers alone depend on each other: in one case of eight 4 of them
+    are all equal."""
     draw = np.random.default_rng(0)
     values = np.where(draw.random((6000, count)) < 0.5, -1.0, 1.0)
     stderr = torch.from_numpy(values.std(1, ddof=1) / count**0.5)
@@ -90,7 +100,9 @@ def test_what_is_not_known_stays_unknown():
     assert found.isnan().tolist() == [False, True, False]
     assert torch.equal(found[[0, 2]], reach(stderr[[0, 2]], 4, 0.95))
     assert reach(torch.full((3,), torch.nan), 1, 0.95).isnan().all()
-    assert torch.equal(reach(torch.zeros(30, dtype=torch.float64), 4, 0.95), torch.zeros(30, dtype=torch.float64))
+    assert torch.equal(
+        reach(torch.zeros(30, dtype=torch.float64), 4, 0.95), torch.zeros(30, dtype=torch.float64)
+    )
     assert torch.equal(reach(torch.zeros(3), 1, 0.95), torch.zeros(3))
 
 
@@ -100,11 +112,21 @@ def trained(dim=14):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         mix = torch.randn(dim, dim) / dim**0.5
-        net = nn.Sequential(nn.Linear(dim + 1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim))
+        net = nn.Sequential(
+            nn.Linear(dim + 1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim)
+        )
         steps = torch.optim.Adam(net.parameters(), 3e-3)
         for _ in range(500):
-            data, noise, t = torch.tanh(1.5 * torch.randn(128, dim) @ mix), torch.randn(128, dim), torch.rand(128, 1)
-            loss = (net(torch.cat([(1 - t) * noise + t * data, t], 1)) - (data - noise)).square().mean()
+            data, noise, t = (
+                torch.tanh(1.5 * torch.randn(128, dim) @ mix),
+                torch.randn(128, dim),
+                torch.rand(128, 1),
+            )
+            loss = (
+                (net(torch.cat([(1 - t) * noise + t * data, t], 1)) - (data - noise))
+                .square()
+                .mean()
+            )
             steps.zero_grad()
             loss.backward()
             steps.step()
@@ -120,7 +142,9 @@ def case(name):
         model = lambda t, y: net(torch.cat([y, t.expand(len(y), 1).to(y.dtype)], 1))
     else:
         along = torch.full((24,), 24**-0.5, dtype=torch.float64)
-        problem = problems.mixture([0.25] * 4, [(k * along).tolist() for k in (-1.5, -0.5, 0.5, 1.5)], std=0.3)
+        problem = problems.mixture(
+            [0.25] * 4, [(k * along).tolist() for k in (-1.5, -0.5, 0.5, 1.5)], std=0.3
+        )
         model, x = problem.model(paths.VP(), "noise"), problem.sample(300, seed=1)
         options = {"steps": 16, "solver": "dpmpp_2m"}
     return model, x, options, ode.log_prob(model, x, trace="exact", **options).value

@@ -1,4 +1,5 @@
-"""Samples that come with their log-density: the same samples, no more evaluations, and the right number."""
+"""Samples that come with their log-density: the same samples, no more evaluations, and the right
+number."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from odesolve import paths
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.plan_density import PlanDensity
 
-MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+MIXTURE = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 PATHS = [paths.VP(), paths.EDM(), paths.Linear().flipped()]
 
 
@@ -46,7 +49,9 @@ def test_densities_converge_to_the_datas(path):
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_3", "heun_edm", "ddim"])
 def test_samples_are_the_same_bit_by_bit(solver, kind):
     calls = []
-    model = ode.Model(lambda x, t: (calls.append(1), net(x, t))[1], paths.EDM(), "edm", dtype=torch.float32)
+    model = ode.Model(
+        lambda x, t: (calls.append(1), net(x, t))[1], paths.EDM(), "edm", dtype=torch.float32
+    )
     plain = ode.sample(model, noise(4, 6, torch.float32), solver, 5, full=True)
     alone, calls[:] = len(calls), []
     found = ode.sample(model, noise(4, 6, torch.float32), solver, 5, log_prob=kind)
@@ -59,7 +64,9 @@ def test_samples_are_the_same_bit_by_bit(solver, kind):
 @pytest.mark.parametrize("kind", ["flow", "plan"])
 def test_samples_of_a_half_precision_network_are_the_same_too(kind):
     torch.manual_seed(0)
-    inner = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.SiLU(), torch.nn.Linear(16, 6)).to(torch.bfloat16)
+    inner = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.SiLU(), torch.nn.Linear(16, 6)).to(
+        torch.bfloat16
+    )
     model = ode.Model(lambda x, t: inner(x), paths.VP(), "v", dtype=torch.bfloat16)
     plain = ode.sample(model, noise(4, 6, torch.float32), "dpmpp_2m", 6)
     found = ode.sample(model, noise(4, 6, torch.float32), "dpmpp_2m", 6, log_prob=kind)
@@ -83,7 +90,9 @@ def test_the_plans_density_is_exact_where_the_flows_is_not():
     found = ode.sample(problem.model(path), noise(), "ddim", 3, log_prob="plan")
     assert isinstance(found.log_prob, PlanDensity)
     factor = (found.x / noise()).mean()
-    want = -0.5 * (found.x / factor).square().sum(1) - 2 * torch.log(factor * math.sqrt(2 * math.pi))
+    want = -0.5 * (found.x / factor).square().sum(1) - 2 * torch.log(
+        factor * math.sqrt(2 * math.pi)
+    )
     torch.testing.assert_close(found.log_prob.value, want, rtol=0, atol=1e-10)
     flow = ode.sample(problem.model(path), noise(), "ddim", 3, log_prob=True)
     assert float((flow.log_prob.value - want).abs().mean()) > 0.1
@@ -103,11 +112,14 @@ def test_probes_follow_seed_and_id():
 
 
 def test_intervals_hold_the_exact_value():
-    """Intervals of 8 probes at 90 %, over 300 samples: as often as they say or more, within four deviations."""
+    """Intervals of 8 probes at 90 %, over 300 samples: as often as they say or more, within four
+    deviations."""
     model, x = ode.Model(net, paths.VP(), "noise"), noise(300, 16)
     options = {"steps": 5, "solver": "dpmpp_2m", "log_prob": True, "seed": 4}
     rotated = ode.Model(
-        lambda x, t: net(x, t) + 0.3 * net(x.flip(1), t) + 0.1 * net(x.roll(1, 1), t), model.path, "noise"
+        lambda x, t: net(x, t) + 0.3 * net(x.flip(1), t) + 0.1 * net(x.roll(1, 1), t),
+        model.path,
+        "noise",
     )
     want = ode.sample(rotated, x, trace="exact", **options).log_prob.value
     found = ode.sample(rotated, x, trace="gaussian", products=8, **options).log_prob
@@ -119,7 +131,13 @@ def test_intervals_hold_the_exact_value():
 
 def test_one_probe_has_no_known_error():
     found = ode.sample(
-        ode.Model(net, paths.VP(), "noise"), noise(2, 40), "ddim", 3, log_prob=True, trace="hutchinson", products=1
+        ode.Model(net, paths.VP(), "noise"),
+        noise(2, 40),
+        "ddim",
+        3,
+        log_prob=True,
+        trace="hutchinson",
+        products=1,
     )
     assert bool(found.log_prob.stderr.isnan().all())
     assert bool(found.log_prob.value.isfinite().all())

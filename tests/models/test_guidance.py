@@ -1,4 +1,5 @@
-"""Classifier-free and classifier guidance: the mix is exact in every prediction, and no call is wasted."""
+"""Classifier-free and classifier guidance: the mix is exact in every prediction, and no call is
+wasted."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ class Labelled:
 
 def labelled(path, predicts, **options):
     net = Labelled(path, predicts)
-    return net, ode.Model(net, path, predicts, time="c_noise" if predicts == "edm" else "t", **options)
+    return net, ode.Model(
+        net, path, predicts, time="c_noise" if predicts == "edm" else "t", **options
+    )
 
 
 def tensors(n=4):
@@ -55,11 +58,14 @@ def test_mix_is_the_same_in_every_prediction(path, predicts):
     for wanted in WANTED:
         cond = getattr(CLASSES[0].model(path, "v"), wanted)(x, t)
         uncond = getattr(ALL.model(path, "v"), wanted)(x, t)
-        torch.testing.assert_close(getattr(guided, wanted)(x, t), uncond + 3 * (cond - uncond), rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(
+            getattr(guided, wanted)(x, t), uncond + 3 * (cond - uncond), rtol=1e-11, atol=1e-11
+        )
 
 
 def test_one_stacked_call_equals_two():
-    """Tensors of the batch go through the network together, other arguments apart; the answer is the same."""
+    """Tensors of the batch go through the network together, other arguments apart; the answer is
+    the same."""
     path = paths.VP()
     net, model = labelled(path, "noise")
     stacked, apart = model.guided(3.0, *tensors()), model.guided(3.0, {"label": 0}, {"label": 2})
@@ -70,7 +76,9 @@ def test_one_stacked_call_equals_two():
         net.calls = 0
         ode.sample(run, noise(), "dpmpp_2m", 5)
         assert net.calls == 5 * calls
-    torch.testing.assert_close(stacked.data(noise(), 0.5), apart.data(noise(), 0.5), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        stacked.data(noise(), 0.5), apart.data(noise(), 0.5), rtol=0, atol=1e-14
+    )
     a, b = (ode.sample(m, noise(), "dpmpp_2m", 5) for m in (stacked, apart))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
@@ -128,8 +136,12 @@ def test_scale_one_is_the_conditional_model_and_calls_once():
 
 def test_guiding_leaves_the_model_alone():
     _, model = labelled(paths.VP(), "v", cond={"label": 2})
-    model.guided(4.0, {"label": 0}, {"label": 2}, rescale=0.5).classifier_guided(lambda x, t: x.sum(1))
-    torch.testing.assert_close(model.data(noise(), 0.5), ALL.data(noise(), paths.VP(), 0.5), rtol=0, atol=1e-12)
+    model.guided(4.0, {"label": 0}, {"label": 2}, rescale=0.5).classifier_guided(
+        lambda x, t: x.sum(1)
+    )
+    torch.testing.assert_close(
+        model.data(noise(), 0.5), ALL.data(noise(), paths.VP(), 0.5), rtol=0, atol=1e-12
+    )
     assert "cfg_rescale" not in model.functions
 
 
@@ -154,7 +166,9 @@ def test_interval():
     plain, guided = model.guided(1.0, {"label": 0}), model.guided(3.0, {"label": 0}, {"label": 2})
     inside = model.guided(3.0, {"label": 0}, {"label": 2}, interval=(0.3, 0.6))
     for t, want in ((0.29, plain), (0.3, guided), (0.5, guided), (0.6, guided), (0.61, plain)):
-        torch.testing.assert_close(inside.data(noise(), t), want.data(noise(), t), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            inside.data(noise(), t), want.data(noise(), t), rtol=0, atol=1e-13
+        )
     net.calls = 0
     ode.sample(inside, noise(), "ddim", 10, "uniform")  # t = 1, 0.9, ..., 0.1: four of them inside
     assert net.calls == 14
@@ -189,7 +203,9 @@ def test_rescale():
         return mixed * (0.7 * c.std(1, keepdim=True) / mixed.std(1, keepdim=True) + 0.3)
 
     got = ode.sample(guided, x, "dpmpp_2m", 5)
-    torch.testing.assert_close(got, ode.sample(ode.Model(by_hand, path, "v"), x, "dpmpp_2m", 5), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        got, ode.sample(ode.Model(by_hand, path, "v"), x, "dpmpp_2m", 5), rtol=0, atol=1e-12
+    )
 
 
 def log_class(path, label):
@@ -231,11 +247,14 @@ def test_the_classifier_gets_its_conditions():
         want = ALL.model(path, "noise").classifier_guided(each[k], 0.7).score(noise(), 0.5)
         torch.testing.assert_close(found[label == k], want[label == k], rtol=0, atol=1e-12)
     rows = torch.tensor([3, 0])
-    torch.testing.assert_close(model.rows(rows, len(label)).score(noise()[rows], 0.5), found[rows], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model.rows(rows, len(label)).score(noise()[rows], 0.5), found[rows], rtol=0, atol=1e-12
+    )
 
 
 def test_classifier_guidance_begins_inside_where_alpha_is_zero():
-    """At alpha = 0 the shift of the data prediction is sigma^2/alpha times nothing: the grid starts at t_clip."""
+    """At alpha = 0 the shift of the data prediction is sigma^2/alpha times nothing: the grid starts
+    at t_clip."""
     model = ALL.model(paths.Linear(), "velocity").classifier_guided(log_class(paths.Linear(), 0))
     x = ode.sample(model, noise(200), "heun", 60)
     assert float((x - torch.tensor(MEANS[0], dtype=DTYPE)).abs().max()) < 5 * STD[0]
@@ -254,7 +273,9 @@ def test_classifier_with_classifier_free_guidance():
         return both.score(x, t)
 
     by_hand = ode.Model(score, path, "score")
-    torch.testing.assert_close(final, ode.sample(by_hand, noise(), "dpmpp_2m", 8), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        final, ode.sample(by_hand, noise(), "dpmpp_2m", 8), rtol=0, atol=1e-9
+    )
 
 
 def test_limit_of_guided_gaussians():

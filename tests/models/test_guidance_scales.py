@@ -1,4 +1,5 @@
-"""Guidance scales that are tensors of one number a sample, or functions of time: each equal to a network that mixes by hand."""
+"""Guidance scales that are tensors of one number a sample, or functions of time: each equal to a
+network that mixes by hand."""
 
 from __future__ import annotations
 
@@ -33,14 +34,19 @@ def check(found, expected, tolerance=1e-12):
 
 def net(x, t, y):
     """Linear in x, so that rounding does not grow; rows do not depend on each other, bitwise."""
-    return 0.5 * (x[:, :, None] * W.to(x)).sum(1) + torch.sin(t[:, None] + y[:, None].to(x)) * (1 + 0.1 * x)
+    return 0.5 * (x[:, :, None] * W.to(x)).sum(1) + torch.sin(t[:, None] + y[:, None].to(x)) * (
+        1 + 0.1 * x
+    )
 
 
 def rising(t):
     return 1.0 + 3.0 * t
 
 
-SCALES = {"each": (EACH, lambda t, w: w[:, None]), "time": (rising, lambda t, w: rising(t)[:, None])}
+SCALES = {
+    "each": (EACH, lambda t, w: w[:, None]),
+    "time": (rising, lambda t, w: rising(t)[:, None]),
+}
 
 
 def by_hand(strength, interval=None, rescale=0.0):
@@ -65,7 +71,9 @@ def pair(kind, path=VP, predicts="noise", interval=None, rescale=0.0, **reading)
     options = {"time": "t", "cond": {"y": Y}, **reading}
     guided = ode.Model(net, path, predicts, **options)
     guided = guided.guided(given, uncond={"y": NONE}, interval=interval, rescale=rescale)
-    return guided, ode.Model(by_hand(strength, interval, rescale), path, predicts, **options).given(w=EACH)
+    return guided, ode.Model(by_hand(strength, interval, rescale), path, predicts, **options).given(
+        w=EACH
+    )
 
 
 @pytest.mark.parametrize("predicts", ode.paths.PREDICTIONS)
@@ -83,7 +91,17 @@ def test_every_prediction_and_path(kind, path, predicts):
         check(ode.sample(guided, X, solver, 5), expected)
 
 
-SOLVERS = ["ddim", "unipc_2", "dpmpp_2m_sde", "ddpm", "sde_dpmpp_1", "rk4", "deis_tab3", "restart", "sa_solver"]
+SOLVERS = [
+    "ddim",
+    "unipc_2",
+    "dpmpp_2m_sde",
+    "ddpm",
+    "sde_dpmpp_1",
+    "rk4",
+    "deis_tab3",
+    "restart",
+    "sa_solver",
+]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -117,7 +135,8 @@ def test_every_executor(kind, interval, executor):
 
 @pytest.mark.parametrize("kind", SCALES)
 def test_a_graphs_step_reads_scales_where_they_were_settled(kind):
-    """The step that is captured, taken without a device: it reads its own copy, into which those of later models are copied."""
+    """The step that is captured, taken without a device: it reads its own copy, into which those of
+    later models are copied."""
     guided, _ = pair(kind)
     graph = Graph(guided, X)
     reading = guided.reading_for(X.dtype)
@@ -153,12 +172,16 @@ def test_predictions_at_times_of_their_own(kind, interval, rescale, want):
 @pytest.mark.parametrize("kind", SCALES)
 def test_solve_and_log_prob_of_models(kind):
     guided, mixed = pair(kind)
-    found, expected = (ode.solve(m, X, (0.9, 0.1), rtol=1e-8, atol=1e-8).last for m in (guided, mixed))
+    found, expected = (
+        ode.solve(m, X, (0.9, 0.1), rtol=1e-8, atol=1e-8).last for m in (guided, mixed)
+    )
     check(found, expected, 1e-9)
     found, expected = (ode.log_prob(m, X, steps=4).value for m in (guided, mixed))
     check(found, expected, 1e-10)
     for density in ("flow", "plan"):
-        found, expected = (ode.sample(m, X, "ddim", 4, log_prob=density, seed=0) for m in (guided, mixed))
+        found, expected = (
+            ode.sample(m, X, "ddim", 4, log_prob=density, seed=0) for m in (guided, mixed)
+        )
         check(found.x, expected.x)
         check(found.log_prob.value, expected.log_prob.value, 1e-10)
 
@@ -167,7 +190,9 @@ def test_solve_and_log_prob_of_models(kind):
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "dpmpp_2m_sde", "heun"])
 def test_equal_numbers_are_the_plain_scale(solver, rescale):
     plain = ode.Model(net, VP, "v", cond={"y": Y})
-    expected = ode.sample(plain.guided(2.5, uncond={"y": NONE}, rescale=rescale), X, solver, 6, seed=0)
+    expected = ode.sample(
+        plain.guided(2.5, uncond={"y": NONE}, rescale=rescale), X, solver, 6, seed=0
+    )
     for given in (
         torch.full((B,), 2.5),
         torch.full((B,), 2.5, dtype=torch.float64),
@@ -178,12 +203,15 @@ def test_equal_numbers_are_the_plain_scale(solver, rescale):
         torch.tensor(2.5),
         np.float32(2.5),
     ):
-        found = ode.sample(plain.guided(given, uncond={"y": NONE}, rescale=rescale), X, solver, 6, seed=0)
+        found = ode.sample(
+            plain.guided(given, uncond={"y": NONE}, rescale=rescale), X, solver, 6, seed=0
+        )
         check(found, expected)
 
 
 def test_functions_of_time_that_users_write():
-    """One time each, as comparisons, ``math`` and torch take it; asked at the times of the plan alone."""
+    """One time each, as comparisons, ``math`` and torch take it; asked at the times of the plan
+    alone."""
     asked = []
 
     def noted(t):
@@ -201,7 +229,11 @@ def test_functions_of_time_that_users_write():
     ):
         model = guided.guided(function, uncond={"y": NONE})
         mixed = ode.Model(
-            by_hand(lambda t, w, f=function: torch.tensor([[float(f(v))] for v in t.double()], dtype=torch.float64)),
+            by_hand(
+                lambda t, w, f=function: torch.tensor(
+                    [[float(f(v))] for v in t.double()], dtype=torch.float64
+                )
+            ),
             VP,
             "noise",
             time="t",
@@ -257,7 +289,9 @@ def test_rows_cut_one_number_a_sample():
         some = torch.tensor([3, 1])
         found = ode.sample(guided.rows(some, B), X[some], "heun", 5)
         check(found, ode.sample(guided, X, "heun", 5)[some])
-        fewer = ode.Model(net, VP, "noise", cond={"y": Y[:4]}).guided(EACH, uncond={"y": NONE[:4]}, rescale=rescale)
+        fewer = ode.Model(net, VP, "noise", cond={"y": Y[:4]}).guided(
+            EACH, uncond={"y": NONE[:4]}, rescale=rescale
+        )
         for call in (
             lambda fewer=fewer: fewer.rows(torch.arange(2), 4),
             lambda fewer=fewer: ode.sample(fewer, X[:4], "heun", 5),
@@ -265,7 +299,9 @@ def test_rows_cut_one_number_a_sample():
             lambda fewer=fewer: ode.sample(fewer, X[:4], "heun", 5, executor=ode.Window()),
             lambda fewer=fewer: fewer.velocity(X[:4], 0.5),
         ):
-            with pytest.raises(OdesolveError, match="has 5 numbers for a batch of 4: give one a sample"):
+            with pytest.raises(
+                OdesolveError, match="has 5 numbers for a batch of 4: give one a sample"
+            ):
                 call()
 
 
@@ -283,11 +319,21 @@ def test_learned_variances_and_half_precision(kind):
     for solver in ("ddpm(variance=learned)", "dpmpp_2m"):
         path = ode.paths.Discrete(torch.linspace(0.999, 0.01, 50)) if "learned" in solver else VP
         found = ode.sample(
-            ode.Model(twice, path, "noise", **options).guided(given, uncond={"y": NONE}), X, solver, 6, seed=0
+            ode.Model(twice, path, "noise", **options).guided(given, uncond={"y": NONE}),
+            X,
+            solver,
+            6,
+            seed=0,
         )
         expected = ode.sample(ode.Model(mixed, path, "noise", **options), X, solver, 6, seed=0)
         check(found, expected)
-    half = ode.Model(lambda x, t, y: net(x.float(), t, y).to(x.dtype), VP, "noise", cond={"y": Y}, dtype=torch.bfloat16)
+    half = ode.Model(
+        lambda x, t, y: net(x.float(), t, y).to(x.dtype),
+        VP,
+        "noise",
+        cond={"y": Y},
+        dtype=torch.bfloat16,
+    )
     out = ode.sample(half.guided(given, uncond={"y": NONE}), X.float(), "ddim", 4)
     assert out.dtype == torch.float32
     assert bool(out.isfinite().all())
@@ -320,16 +366,23 @@ def test_classifiers_scales(solver):
 
 def test_gradients_reach_scales():
     def loss(each, rescale):
-        model = ode.Model(net, VP, "noise", time="t", cond={"y": Y}).guided(each, uncond={"y": NONE}, rescale=rescale)
+        model = ode.Model(net, VP, "noise", time="t", cond={"y": Y}).guided(
+            each, uncond={"y": NONE}, rescale=rescale
+        )
         return ode.sample(model, X, "ddim", 3, adjoint="backprop").square().sum()
 
     for rescale in (0.0, 0.5):
         each = EACH.clone().requires_grad_()
         (slope,) = torch.autograd.grad(loss(each, rescale), each)
-        ahead, back = (float(loss(EACH + s * torch.eye(B, dtype=torch.float64)[1], rescale)) for s in (1e-5, -1e-5))
+        ahead, back = (
+            float(loss(EACH + s * torch.eye(B, dtype=torch.float64)[1], rescale))
+            for s in (1e-5, -1e-5)
+        )
         assert float(slope[1]) == pytest.approx((ahead - back) / 2e-5, rel=1e-6)
     with pytest.raises(OdesolveError, match="asks for gradients"):
-        ode.sample(pair("time")[0].guided(lambda t: t * each.sum(), uncond={"y": NONE}), X, "ddim", 3)
+        ode.sample(
+            pair("time")[0].guided(lambda t: t * each.sum(), uncond={"y": NONE}), X, "ddim", 3
+        )
 
 
 BAD = {
@@ -382,7 +435,11 @@ def test_functions_that_return_no_number_are_refused(bad):
         lambda: model.data(X, 0.5),
         lambda: ode.Sampler(model, "ddim", 3),
     ):
-        with pytest.raises(OdesolveError, match=r"scale\(t\) at t=.*return one finite number for one time"):
+        with pytest.raises(
+            OdesolveError,
+            match=r"scale\(t\) at t=.*return one finite number for "
+            r"one time",
+        ):
             call()
 
 
@@ -412,7 +469,9 @@ class Average:
         self.strength = strength
 
     def __call__(self, x, t, y):
-        cond, uncond = (0.3 * x + torch.sin(2 * t[:, :1] + t[:, 1:] + v[:, None]) for v in (y, 0 * y))
+        cond, uncond = (
+            0.3 * x + torch.sin(2 * t[:, :1] + t[:, 1:] + v[:, None]) for v in (y, 0 * y)
+        )
         return cond if self.strength is None else uncond + self.strength(t) * (cond - uncond)
 
 

@@ -1,4 +1,5 @@
-"""Networks that predict a variance along with the mean: used by DDPM's sampler, dropped by every other."""
+"""Networks that predict a variance along with the mean: used by DDPM's sampler, dropped by every
+other."""
 
 from __future__ import annotations
 
@@ -13,14 +14,19 @@ from odesolve import paths
 
 PATH = paths.VP()
 X = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-MIXTURE = ode.problems.mixture([0.4, 0.6], torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1)), std=0.4)
+MIXTURE = ode.problems.mixture(
+    [0.4, 0.6], torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1)), std=0.4
+)
 PLAIN = MIXTURE.model(PATH, "noise")
 
 
 def says(v, bias=0.0):
     """A network whose second half of channels is v(x)."""
     return ode.Model(
-        lambda x, t, b=0.0: torch.cat([PLAIN.net(x, t) + b, v(x)], 1), PATH, "noise", learned_variance=True
+        lambda x, t, b=0.0: torch.cat([PLAIN.net(x, t) + b, v(x)], 1),
+        PATH,
+        "noise",
+        learned_variance=True,
     )
 
 
@@ -57,14 +63,20 @@ def test_other_solvers_drop_it(solver):
 def test_guidance_mixes_means_and_keeps_the_conditional_variance():
     model = says(torch.tanh).guided(3.0, {"b": 0.1}, {"b": 0.0})
     apart = says(torch.tanh).guided(3.0, {"b": 0.1, "label": None}, {"b": 0.0})
-    apart.net = lambda x, t, b=0.0, label=None: model.net(x, t, b=b)  # arguments that cannot be stacked: two calls
+    # arguments that cannot be stacked: two calls
+    apart.net = lambda x, t, b=0.0, label=None: model.net(x, t, b=b)
     solver = "ddpm(variance=learned)"
     a, b = (ode.sample(m, X, solver, 6, "karras", seed=3) for m in (model, apart))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     by_hand = ode.Model(
-        lambda x, t: torch.cat([PLAIN.net(x, t) + 0.3, torch.tanh(x)], 1), PATH, "noise", learned_variance=True
+        lambda x, t: torch.cat([PLAIN.net(x, t) + 0.3, torch.tanh(x)], 1),
+        PATH,
+        "noise",
+        learned_variance=True,
     )
-    torch.testing.assert_close(a, ode.sample(by_hand, X, solver, 6, "karras", seed=3), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        a, ode.sample(by_hand, X, solver, 6, "karras", seed=3), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_stepwise_saved_and_resumed():
@@ -77,7 +89,11 @@ def test_stepwise_saved_and_resumed():
 
 
 def test_what_is_refused():
-    with pytest.raises(ode.PlanError, match=r"uses a learned variance: give ode.Model\(..., learned_variance=True\)"):
+    with pytest.raises(
+        ode.PlanError,
+        match=r"uses a learned variance: give ode.Model\(..., "
+        r"learned_variance=True\)",
+    ):
         ode.sample(PLAIN, X, "ddpm(variance=learned)", 6)
     with pytest.raises(ode.OdesolveError, match=r"twice the channels, \(4, 4, 3\)"):
         ode.sample(ode.Model(PLAIN.net, PATH, "noise", learned_variance=True), X, "ddpm", 6)

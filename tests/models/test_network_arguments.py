@@ -40,7 +40,9 @@ TIMES = [
 ]
 
 
-@pytest.mark.parametrize(("path", "options", "t", "want"), [c[1:] for c in TIMES], ids=[c[0] for c in TIMES])
+@pytest.mark.parametrize(
+    ("path", "options", "t", "want"), [c[1:] for c in TIMES], ids=[c[0] for c in TIMES]
+)
 def test_time(path, options, t, want):
     net = Spy()
     model = ode.Model(net, path, "v", **options)
@@ -49,7 +51,12 @@ def test_time(path, options, t, want):
     model.data(torch.zeros(3, 2, dtype=torch.float64), torch.full((3,), t, dtype=torch.float64))
     ode.sample(model, state=torch.zeros(3, 2), solver="ddim", grid=[t, path.t_data], progress=False)
     assert [tuple(v.shape) for v in net.times] == [(3,)] * 4
-    assert [v.dtype for v in net.times] == [torch.float32, torch.float32, torch.float64, torch.float32]
+    assert [v.dtype for v in net.times] == [
+        torch.float32,
+        torch.float32,
+        torch.float64,
+        torch.float32,
+    ]
     for got in net.times:
         assert got.tolist() == pytest.approx([want] * 3, rel=1e-6, abs=1e-7)
 
@@ -57,7 +64,8 @@ def test_time(path, options, t, want):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("length", [7, 100, 999, 1000])
 def test_indices_are_whole_numbers(length, dtype):
-    """29/100 * 100 is not 29 in floating point, and the network may look its embedding up with t.long()."""
+    """29/100 * 100 is not 29 in floating point, and the network may look its embedding up with
+    t.long()."""
     path = paths.Discrete([1 - (i + 1) / (length + 1) for i in range(length)])
     net = Spy()
     model = ode.Model(net, path, "noise")
@@ -74,7 +82,14 @@ def test_indices_are_whole_numbers(length, dtype):
 def test_snapping_is_the_default_on_a_table_and_can_be_turned_off():
     for snap, whole in ((None, True), (True, True), (False, False)):
         net = Spy()
-        ode.sample(ode.Model(net, DDPM, "v", snap=snap), torch.zeros(1, 1), "ddim", 7, "lambda", progress=False)
+        ode.sample(
+            ode.Model(net, DDPM, "v", snap=snap),
+            torch.zeros(1, 1),
+            "ddim",
+            7,
+            "lambda",
+            progress=False,
+        )
         assert all(t.item() == round(t.item()) for t in net.times) == whole
 
 
@@ -103,7 +118,10 @@ def test_half_network_under_a_float32_state(dtype, path, solver):
     assert out.dtype == torch.float32
     assert set(net.seen) == {(dtype, torch.float32)}
     assert model.data(torch.randn(3, 4), 0.5).dtype == torch.float32
-    assert model.data(torch.randn(3, 4, dtype=dtype), torch.full((3,), 0.5, dtype=dtype)).dtype == dtype
+    assert (
+        model.data(torch.randn(3, 4, dtype=dtype), torch.full((3,), 0.5, dtype=dtype)).dtype
+        == dtype
+    )
     assert set(net.seen) == {(dtype, torch.float32)}
     assert ode.sample(model, torch.randn(3, 4, dtype=dtype), solver, 4).dtype == torch.float32
 
@@ -127,7 +145,9 @@ def test_float64_noise_keeps_a_float64_solve():
         seen.append((x.dtype, t.dtype))
         return x
 
-    out = ode.sample(ode.Model(net, paths.VP(), "v"), torch.randn(2, 3, dtype=torch.float64), "ddim", 2)
+    out = ode.sample(
+        ode.Model(net, paths.VP(), "v"), torch.randn(2, 3, dtype=torch.float64), "ddim", 2
+    )
     assert out.dtype == torch.float64
     assert set(seen) == {(torch.float64, torch.float64)}
 
@@ -142,7 +162,8 @@ def test_keyword_arguments():
 
 
 def test_a_time_function_is_asked_at_every_solve():
-    """Unlike the named times, which are kept for a grid: what a function says may depend on more than its arguments."""
+    """Unlike the named times, which are kept for a grid: what a function says may depend on more
+    than its arguments."""
     factor, seen = [1.0], []
 
     def net(x, t):
@@ -161,9 +182,12 @@ def test_a_network_may_change_its_time_in_place():
     assert torch.equal(ode.sample(model, x, "ddim", 3), ode.sample(model, x, "ddim", 3))
 
 
-@pytest.mark.parametrize(("state", "network"), [("float32", "float32"), ("float64", "float32"), ("float64", "float64")])
+@pytest.mark.parametrize(
+    ("state", "network"), [("float32", "float32"), ("float64", "float32"), ("float64", "float64")]
+)
 def test_the_time_comes_in_the_dtype_of_the_network(state, network):
-    """An embedding t[:, None] * frequencies of another dtype would not fit the network's own layers."""
+    """An embedding t[:, None] * frequencies of another dtype would not fit the network's own
+    layers."""
     state, network = getattr(torch, state), getattr(torch, network)
     seen = []
     layer = torch.nn.Linear(2, 2).to(network)
@@ -204,8 +228,14 @@ def test_conditions_that_do_not_fit_are_named(label, said):
 @pytest.mark.parametrize("where", ["cond", "uncond"])
 def test_labels_of_guidance_that_are_no_tensors_are_named(label, where):
     table = torch.zeros(4, 2)
-    model = ode.Model(lambda x, t, y: x + torch.nn.functional.embedding(y, table), paths.VP(), "noise")
-    labels = {"cond": torch.ones(2, dtype=torch.long), "uncond": torch.ones(2, dtype=torch.long), where: label}
+    model = ode.Model(
+        lambda x, t, y: x + torch.nn.functional.embedding(y, table), paths.VP(), "noise"
+    )
+    labels = {
+        "cond": torch.ones(2, dtype=torch.long),
+        "uncond": torch.ones(2, dtype=torch.long),
+        where: label,
+    }
     guided = model.guided(2.0, *({"y": labels[k]} for k in ("cond", "uncond")))
     with pytest.raises(OdesolveError, match="y: give a tensor with one number for each sample"):
         ode.sample(guided, torch.zeros(2, 2), "ddim", 2)

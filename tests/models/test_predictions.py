@@ -1,4 +1,5 @@
-"""Whatever the network predicts, data, noise, score, velocity and v come out exact, for one time or one a sample."""
+"""Whatever the network predicts, data, noise, score, velocity and v come out exact, for one time or
+one a sample."""
 
 from __future__ import annotations
 
@@ -37,9 +38,12 @@ def test_everything_from_every_network(path, predicts, sigma_data):
         for wanted in WANTED:
             want = exact(wanted, x, path, t)
             got = getattr(model, wanted)(x, t)
-            # From noise, data lose the digits that x - sigma eps cancels: a factor sigma/alpha, and back sigma/sigma'.
+            # From noise, data lose the digits that x - sigma eps cancels: a factor sigma/alpha, and
+            # back sigma/sigma'.
             size = max(1.0, float(path.rho(t)), 1 / float(path.rho(t))) * float(want.abs().max())
-            torch.testing.assert_close(got, want, rtol=0, atol=2e-12 * size, msg=lambda m, w=wanted: f"{w}: {m}")
+            torch.testing.assert_close(
+                got, want, rtol=0, atol=2e-12 * size, msg=lambda m, w=wanted: f"{w}: {m}"
+            )
 
 
 @pytest.mark.parametrize("predicts", PREDICTIONS)
@@ -57,7 +61,8 @@ def test_a_time_for_each_sample(predicts):
 
 
 def test_edm_network_is_read_as_the_paper_writes_it():
-    """D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), Karras et al. 2022, table 1, column EDM."""
+    """D(x; sigma) = c_skip x + c_out F(c_in x; log(sigma) / 4), Karras et al. 2022, table 1, column
+    EDM."""
     seen = []
 
     def network(x, c_noise):
@@ -105,4 +110,6 @@ def test_image_shapes():
     model = digits.model(paths.VP(), "v")
     x = torch.randn(6, 3, 4, 4, dtype=DTYPE)
     t = torch.linspace(0.1, 0.9, 6, dtype=DTYPE)
-    torch.testing.assert_close(model.noise(x, t), digits.noise(x, paths.VP(), t), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        model.noise(x, t), digits.noise(x, paths.VP(), t), rtol=1e-11, atol=1e-11
+    )

@@ -24,10 +24,12 @@ MADE = [
     'ode.Model(net, ode.paths.VP(beta_max=10), predicts="v")',
     'ode.Model(net, ode.paths.Linear().flipped(), predicts="velocity", time_scale=1000)',
     'ode.Model(net, ode.paths.Discrete.ddpm(), predicts="noise")',
-    'ode.Model(net, ode.paths.Discrete.ddpm(), predicts="noise", time="t", time_scale=999, snap=False)',
+    'ode.Model(net, ode.paths.Discrete.ddpm(), predicts="noise", time="t", time_scale=999, '
+    "snap=False)",
     'ode.Model(net, ode.paths.EDM(), predicts="edm")',
     'ode.Model(net, ode.paths.EDM(), predicts="edm", sigma_data=0.25)',
-    'ode.Model(net, ode.paths.EDM(), predicts="data", time="sigma", input_scale="edm", sigma_data=1)',
+    'ode.Model(net, ode.paths.EDM(), predicts="data", time="sigma", input_scale="edm", '
+    "sigma_data=1)",
     'ode.Model(net, ode.paths.VE(), predicts="score", time=mine)',
     'ode.Model(net, ode.paths.VP(), predicts="noise", dtype=torch.float16, clip=1)',
     'ode.Model(net, ode.paths.VP(), predicts="noise", threshold=0.995)',
@@ -35,7 +37,8 @@ MADE = [
     'ode.Model(net, ode.paths.VP(), predicts="noise", learned_variance=True)',
     'ode.Model(net, ode.paths.VP(), predicts="noise").given(y=...)',
     'ode.Model(net, ode.paths.VP(), predicts="noise").given(y=...).guided(3, uncond=dict(y=...))',
-    'ode.Model(net, ode.paths.VP(), predicts="v").given(y=...).guided(3.5, uncond=dict(y=...), rescale=0.7, interval=(0, 0.9))',
+    'ode.Model(net, ode.paths.VP(), predicts="v").given(y=...).guided(3.5, uncond=dict(y=...), '
+    "rescale=0.7, interval=(0, 0.9))",
     'ode.Model(net, ode.paths.VP(), predicts="noise").guided(scales, uncond=dict(y=...))',
     'ode.Model(net, ode.paths.VP(), predicts="noise").guided(scale_of_t, uncond=dict(y=...))',
     'ode.Model(net, ode.paths.VP(), predicts="noise").classifier_guided(log_prob, 2)',

@@ -26,14 +26,16 @@ def test_clip():
 @pytest.mark.parametrize("floor", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("shape", [(5, 40), (5, 3, 4, 4)])
 def test_threshold_one_sample_at_a_time(shape, floor):
-    x = torch.randn(shape, dtype=DTYPE, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 4, 5).reshape(
-        -1, *[1] * (len(shape) - 1)
-    )
+    x = torch.randn(
+        shape, dtype=DTYPE, generator=torch.Generator().manual_seed(0)
+    ) * torch.linspace(0.1, 4, 5).reshape(-1, *[1] * (len(shape) - 1))
     want = []
     for one in x:
         s = max(float(torch.quantile(one.abs(), 0.9)), floor)
         want.append(one.clamp(-s, s) / s * floor)
-    torch.testing.assert_close(Threshold(0.9, floor)(x, 0.5), torch.stack(want), rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(
+        Threshold(0.9, floor)(x, 0.5), torch.stack(want), rtol=1e-15, atol=1e-15
+    )
     assert float(Threshold(0.9, floor)(x, 0.5).abs().max()) <= floor * (1 + 1e-15)
 
 
@@ -75,7 +77,8 @@ def test_a_solve_equals_one_with_a_transformed_network(options, transform, solve
     torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun_edm", "unipc_2"])  # the last step goes to the data
+# the last step goes to the data
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun_edm", "unipc_2"])
 def test_clipped_samples_stay_in_range(solver):
     model = MIXTURE.model(paths.VP(), "noise", clip=0.6)
     x = ode.sample(model, noise(50), solver, 10)

@@ -1,4 +1,5 @@
-"""The law of the trees: exactly, from the weights of their normals, and on samples at fixed seeds."""
+"""The law of the trees: exactly, from the weights of their normals, and on samples at fixed
+seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ from scipy import stats
 import odesolve as ode
 from odesolve.noise.stream_numbers import AreaTree, Tree
 
-INTERVALS = [(0.0, 1.0), (0.0, 0.3), (0.3, 1.0), (0.2501, 0.2502), (0.1, 0.71), (0.5, 0.75), (0.7, 0.9), (0.9, 0.9)]
+INTERVALS = [
+    (0.0, 1.0),
+    (0.0, 0.3),
+    (0.3, 1.0),
+    (0.2501, 0.2502),
+    (0.1, 0.71),
+    (0.5, 0.75),
+    (0.7, 0.9),
+    (0.9, 0.9),
+]
 LOW, HIGH = -2.0, 3.0
 
 
@@ -46,7 +56,9 @@ def moments(tree):
     return cov[:n, :n], cov[:n, n:], cov[n:, n:], a.numpy() * unit, b.numpy() * unit
 
 
-@pytest.mark.parametrize("tree", [Tree(LOW, HIGH), Tree(LOW, HIGH, 15), AreaTree(LOW, HIGH), AreaTree(LOW, HIGH, 15)])
+@pytest.mark.parametrize(
+    "tree", [Tree(LOW, HIGH), Tree(LOW, HIGH, 15), AreaTree(LOW, HIGH), AreaTree(LOW, HIGH, 15)]
+)
 def test_increments_are_brownian(tree):
     """The covariance of two increments is the length of what their intervals share."""
     cov, _, _, a, b = moments(tree)
@@ -55,7 +67,8 @@ def test_increments_are_brownian(tree):
 
 
 def test_areas_are_independent_of_their_increments():
-    """H of an interval has variance h/12, and no covariance with W there or on any interval that does not cut into it."""
+    """H of an interval has variance h/12, and no covariance with W there or on any interval that
+    does not cut into it."""
     _, cross, areas, a, b = moments(AreaTree(LOW, HIGH))
     assert np.allclose(np.diag(areas), (b - a) / 12, rtol=1e-9, atol=1e-18)
     outside = (b[:, None] <= a) | (a[:, None] >= b) | ((a[:, None] <= a) & (b[:, None] >= b))
@@ -64,10 +77,16 @@ def test_areas_are_independent_of_their_increments():
 
 
 def test_areas_of_parts_merge():
-    """W = W1 + W2, H = (k1 H1 + k2 H2)/h + (k2 W1 - k1 W2)/(2h) for neighbours of lengths k1 and k2."""
+    """W = W1 + W2, H = (k1 H1 + k2 H2)/h + (k2 W1 - k1 W2)/(2h) for neighbours of lengths k1 and
+    k2."""
     path = ode.BrownianPath((4, 3), t=(LOW, HIGH), area=True, dtype=torch.float64)
     step = (HIGH - LOW) / 2**24
-    for ends in ((0, 2**20, 2**22), (123457, 123459, 130000), (5, 7_654_321, 2**24), (2**23 - 3, 2**23, 2**23 + 1)):
+    for ends in (
+        (0, 2**20, 2**22),
+        (123457, 123459, 130000),
+        (5, 7_654_321, 2**24),
+        (2**23 - 3, 2**23, 2**23 + 1),
+    ):
         a, m, b = (LOW + step * e for e in ends)
         (w1, h1), (w2, h2), (w, h) = (path(s, t, area=True) for s, t in ((a, m), (m, b), (a, b)))
         k1, k2 = m - a, b - m
@@ -77,7 +96,8 @@ def test_areas_of_parts_merge():
 
 
 def test_the_area_is_the_mean_of_the_path_less_its_chord():
-    """By the trapezoidal rule over a thousand points: the area of what lies between has this size."""
+    """By the trapezoidal rule over a thousand points: the area of what lies between has this
+    size."""
     path = ode.BrownianPath((3, 2), area=True, dtype=torch.float64)
     n, s, t = 1000, 0.2, 0.9
     points = torch.stack([path(s, s + (t - s) * i / n) for i in range(n + 1)])

@@ -35,7 +35,9 @@ def test_coarse_increments_are_sums_of_fine_ones():
     w = path(t=(0.0, 1.0))
     fine = torch.stack([w(i / 1000, (i + 1) / 1000) for i in range(1000)])
     for k in range(10):
-        assert torch.allclose(fine[100 * k : 100 * (k + 1)].sum(0), w(k / 10, (k + 1) / 10), rtol=0, atol=1e-13)
+        assert torch.allclose(
+            fine[100 * k : 100 * (k + 1)].sum(0), w(k / 10, (k + 1) / 10), rtol=0, atol=1e-13
+        )
 
 
 def test_direction_and_empty_intervals():
@@ -55,7 +57,12 @@ def test_bits_do_not_depend_on_what_was_asked_before(dtype):
     busy._walk.rooms = [1, 2, 3]
     near = [(i / 50 - 1, i / 50 - 1 + 1e-3 * k) for i in range(60) for k in range(3)]
     far = [(i / 50 - 1, (i + 7) / 50 - 1) for i in range(60)]
-    for s, t in [*near, *far, *reversed(near), *(pair for both in zip(near, far, strict=False) for pair in both)]:
+    for s, t in [
+        *near,
+        *far,
+        *reversed(near),
+        *(pair for both in zip(near, far, strict=False) for pair in both),
+    ]:
         assert torch.equal(busy(s, t), path((2, 3), dtype=dtype)(s, t))
 
 

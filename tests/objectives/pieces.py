@@ -1,4 +1,5 @@
-"""Every objective: how it is made, called for a batch and written out, with the predictions and paths that it takes."""
+"""Every objective: how it is made, called for a batch and written out, with the predictions and
+paths that it takes."""
 
 import copy
 from collections.abc import Callable
@@ -61,14 +62,20 @@ class Net(nn.Module):
         super().__init__()
         g = torch.Generator().manual_seed(seed)
         self.w, self.v = (
-            nn.Parameter(0.5 * torch.randn(s, generator=g, dtype=torch.float64)) for s in ((3, 3), (3, out))
+            nn.Parameter(0.5 * torch.randn(s, generator=g, dtype=torch.float64))
+            for s in ((3, 3), (3, out))
         )
-        self.t, self.c = (nn.Parameter(0.5 * torch.randn(s, generator=g, dtype=torch.float64)) for s in ((times, 3), 3))
+        self.t, self.c = (
+            nn.Parameter(0.5 * torch.randn(s, generator=g, dtype=torch.float64))
+            for s in ((times, 3), 3)
+        )
         self.y = nn.Parameter(torch.randn(4, 3, generator=g, dtype=torch.float64))
         self.drop = Drop(drop)
 
     def forward(self, x, *given, y=None, c=None, scale=None):
-        inner = x @ self.w + sum(t.to(x.dtype)[:, None] * w for t, w in zip(given, self.t, strict=True))
+        inner = x @ self.w + sum(
+            t.to(x.dtype)[:, None] * w for t, w in zip(given, self.t, strict=True)
+        )
         for more in (
             None if y is None else self.y[y],
             *(None if v is None else v[:, None] * self.c for v in (c, scale)),
@@ -92,16 +99,30 @@ BRIDGE_NOISE = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generat
 def batch(path, dtype=torch.float64):
     g = torch.Generator().manual_seed(1)
     x, z, source = (torch.randn(6, 3, dtype=torch.float64, generator=g).to(dtype) for _ in range(3))
-    shares = torch.tensor([2, 5, 9, 12, 15, 18], dtype=torch.float64) / 20  # of which each is a time of the table
+    # of which each is a time of the table
+    shares = torch.tensor([2, 5, 9, 12, 15, 18], dtype=torch.float64) / 20
     t = path.t_data + shares * (path.t_noise - path.t_data)
     r = path.t_data + 0.5 * shares * (path.t_noise - path.t_data)
-    cond = {"y": torch.tensor([0, 1, 0, 1, 1, 0]), "c": torch.linspace(-1, 1, 6, dtype=torch.float64).to(dtype)}
-    return Batch(x, z, source, t, r, torch.arange(6), cond, torch.linspace(1, 3, 6, dtype=torch.float64).to(dtype))
+    cond = {
+        "y": torch.tensor([0, 1, 0, 1, 1, 0]),
+        "c": torch.linspace(-1, 1, 6, dtype=torch.float64).to(dtype),
+    }
+    return Batch(
+        x,
+        z,
+        source,
+        t,
+        r,
+        torch.arange(6),
+        cond,
+        torch.linspace(1, 3, 6, dtype=torch.float64).to(dtype),
+    )
 
 
 @dataclass(frozen=True)
 class Piece:
-    """How an objective is made, called for a batch, and written out; what it takes, and of what it is said to be refused."""
+    """How an objective is made, called for a batch, and written out; what it takes, and of what it
+    is said to be refused."""
 
     make: Callable
     call: Callable
@@ -122,7 +143,9 @@ def at_times(o, b, **k):
 
 
 def at_steps(count):
-    return lambda o, b, **k: o(b.x, noise=b.z, index=b.index.clamp(max=count(o) - 1), cond=b.cond, **k)
+    return lambda o, b, **k: o(
+        b.x, noise=b.z, index=b.index.clamp(max=count(o) - 1), cond=b.cond, **k
+    )
 
 
 def between(o, b, **k):
@@ -156,7 +179,11 @@ def shortcut_batch(b, path):
 def chain(net, predicts, path, learned=False, **options):
     steps = next(CHAINED[k] for k, p in PATHS.items() if p is path)
     made = model(net, predicts, path, learned_variance=learned)
-    return obj.Hybrid(made, **steps, **options) if learned else obj.VariationalBound(made, **steps, **options)
+    return (
+        obj.Hybrid(made, **steps, **options)
+        if learned
+        else obj.VariationalBound(made, **steps, **options)
+    )
 
 
 def flow(net, predicts, path, **options):
@@ -184,15 +211,24 @@ def denoised(predicts_score):
 
 def guided(net, predicts, path, **k):
     null = {"y": NULL, "c": torch.zeros(6, dtype=torch.float64)}
-    return obj.GuidedDistillation(model(net, predicts, path), model(like(TEACHER, net), predicts, path), null, **k)
+    return obj.GuidedDistillation(
+        model(net, predicts, path), model(like(TEACHER, net), predicts, path), null, **k
+    )
 
 
 def guided_plain(o, net, path, predicts, b, m):
-    return plain.guided(net, path, predicts, b, m, like(TEACHER, net), {"y": NULL, "c": torch.zeros(6).to(b.x)})
+    return plain.guided(
+        net, path, predicts, b, m, like(TEACHER, net), {"y": NULL, "c": torch.zeros(6).to(b.x)}
+    )
 
 
 def bridge_of(make):
-    return {"call": between, "takes": frozenset({"cond", "mask", "coupling"}), "paths": STRAIGHT, "make": make}
+    return {
+        "call": between,
+        "takes": frozenset({"cond", "mask", "coupling"}),
+        "paths": STRAIGHT,
+        "make": make,
+    }
 
 
 CARRIED = {"paths": ("edm",)}

@@ -1,4 +1,5 @@
-"""Bridges: on Gaussians, by exact quadrature, minimisers are the closed forms, and what they drive keeps the marginals."""
+"""Bridges: on Gaussians, by exact quadrature, minimisers are the closed forms, and what they drive
+keeps the marginals."""
 
 import math
 
@@ -38,7 +39,10 @@ def scalar(value):
 
 
 def exact(coupling=COUPLED, sigma=SIGMA):
-    ends = [(torch.tensor([m], dtype=torch.float64), scalar(s**2)) for m, s in zip(MEANS, DEVIATIONS, strict=True)]
+    ends = [
+        (torch.tensor([m], dtype=torch.float64), scalar(s**2))
+        for m, s in zip(MEANS, DEVIATIONS, strict=True)
+    ]
     return GaussianBridge(*ends[0], *ends[1], sigma, None if coupling is None else scalar(coupling))
 
 
@@ -99,7 +103,13 @@ def moments(path, gamma, t):
     var = p.alpha**2 * v0 + p.sigma**2 * v1 + 2 * p.alpha * p.sigma * COUPLED + g**2
     half = p.alpha * p.dalpha * v0 + p.sigma * p.dsigma * v1 + g * dg
     half = half + (p.dalpha * p.sigma + p.alpha * p.dsigma) * COUPLED
-    return p.alpha * m0 + p.sigma * m1, float(var), p.dalpha * m0 + p.dsigma * m1, float(2 * half), float(g)
+    return (
+        p.alpha * m0 + p.sigma * m1,
+        float(var),
+        p.dalpha * m0 + p.dsigma * m1,
+        float(2 * half),
+        float(g),
+    )
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -134,25 +144,30 @@ def test_velocities_of_both_directions_are_each_others_opposite():
         back = make(ode.Model(net, LINEAR.flipped(), "velocity"))(x, y, noise=z, t=1 - t)
         torch.testing.assert_close(seen[-1], seen[-2], rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(there.each, back.each, rtol=1e-11, atol=1e-11)
-    away = ode.Model(lambda s, t: x - y, LINEAR.flipped(), "velocity")  # from the source at 0 to the data at 1
+    # from the source at 0 to the data at 1
+    away = ode.Model(lambda s, t: x - y, LINEAR.flipped(), "velocity")
     assert float(TwoSided(away, 0.1)(x, y, noise=z, t=t).loss) < 1e-28
 
 
 def test_two_sided_bandwidth():
-    """x_t = (1 - t) x + t y + sigma z with the target y - x: at the ends the data and the source, blurred."""
+    """x_t = (1 - t) x + t y + sigma z with the target y - x: at the ends the data and the source,
+    blurred."""
     x, y, z = normal(6, 2), normal(6, 2, seed=1), normal(6, 2, seed=2)
     t = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], dtype=torch.float64)
     states = []
     model = ode.Model(lambda s, t: states.append(s) or y - x, LINEAR, "velocity")
     assert float(TwoSided(model, 0.3)(x, y, noise=z, t=t).loss) == 0
     torch.testing.assert_close(states[0], (1 - t)[:, None] * x + t[:, None] * y + 0.3 * z)
-    torch.testing.assert_close(states[0][[0, -1]], torch.stack([x[0] + 0.3 * z[0], y[-1] + 0.3 * z[-1]]))
+    torch.testing.assert_close(
+        states[0][[0, -1]], torch.stack([x[0] + 0.3 * z[0], y[-1] + 0.3 * z[-1]])
+    )
 
 
 @pytest.mark.parametrize("towards", ["data", "source"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_bridge_matching_targets(towards, flip):
-    """The drift is (x_t - x) / t towards the data and (y - x_t) / (1 - t) towards the source, and its own end is its mean."""
+    """The drift is (x_t - x) / t towards the data and (y - x_t) / (1 - t) towards the source, and
+    its own end is its mean."""
     path = LINEAR.flipped() if flip else LINEAR
     x, y = normal(9, 2), normal(9, 2, seed=1)
     end = x if towards == "data" else y
@@ -178,7 +193,8 @@ def test_bridge_matching_fits_the_closed_form(towards):
 
 
 def test_score_and_flow():
-    """Velocity and score of the mixture; the weights of the paper make the score's target -z (row 53)."""
+    """Velocity and score of the mixture; the weights of the paper make the score's target -z (row
+    53)."""
     net, other = Affine(), Affine()
     score, t = ode.Model(other, LINEAR, "score"), 0.2
     objective = ScoreAndFlow(ode.Model(net, LINEAR, "velocity"), score, SIGMA)
@@ -198,7 +214,8 @@ def test_score_and_flow():
 
 
 def test_antithetic_pairs_keep_gradients_bounded():
-    """At a time near the end the gradient of one z varies like gamma', that of z and -z like gamma gamma'."""
+    """At a time near the end the gradient of one z varies like gamma', that of z and -z like gamma
+    gamma'."""
     x, y = normal(4000, 1), normal(4000, 1, seed=1)
     t = torch.full((4000,), 1e-6, dtype=torch.float64)
     spread = []
@@ -207,14 +224,17 @@ def test_antithetic_pairs_keep_gradients_bounded():
             4000, 1, dtype=torch.float64, requires_grad=True
         )  # one network a sample: its gradient is its own
         model = ode.Model(lambda s, t: a * s, LINEAR, "velocity")  # noqa: B023
-        found = Interpolant(model, brownian(1.0), antithetic=antithetic)(x, y, t=t, generator=generator(2))
+        found = Interpolant(model, brownian(1.0), antithetic=antithetic)(
+            x, y, t=t, generator=generator(2)
+        )
         spread.append(float(torch.autograd.grad(found.each.sum(), a)[0].std()))
     assert spread[0] > 500
     assert spread[1] < 10
 
 
 def rk4(f, t0, t1, n=400):
-    """Slope and square of the map of dx = (a x + b) dt + g dW: the moments solve da = a, dv = 2 a v + g^2."""
+    """Slope and square of the map of dx = (a x + b) dt + g dW: the moments solve da = a, dv = 2 a v
+    + g^2."""
 
     def rate(t, state):
         (a, b), g = f(t)
@@ -244,7 +264,8 @@ class Coefficients:
 
 
 def models(path, bridge, *kinds):
-    """Exact models of a Gaussian bridge on the linear path or its flip: velocity, score, noise (z), drifts."""
+    """Exact models of a Gaussian bridge on the linear path or its flip: velocity, score, noise (z),
+    drifts."""
     flip = path.t_noise == 0
     share = lambda t: 1 - t if flip else t
     signed = lambda v: -v if flip else v
@@ -263,7 +284,8 @@ def models(path, bridge, *kinds):
 @pytest.mark.parametrize("towards", ["data", "source"])
 @pytest.mark.parametrize("path", [LINEAR, LINEAR.flipped()])
 def test_equations_keep_the_marginals(path, towards):
-    """From one end to the other, by drift, velocity and score with any diffusion, and by the denoiser: exact moments."""
+    """From one end to the other, by drift, velocity and score with any diffusion, and by the
+    denoiser: exact moments."""
     velocity, score, noise, drift = models(path, exact(), "velocity", "score", "noise", towards)
     start, stop = (path.t_noise, path.t_data) if towards == "data" else (path.t_data, path.t_noise)
     first, last = (1, 0) if towards == "data" else (0, 1)
@@ -284,7 +306,8 @@ def test_equations_keep_the_marginals(path, towards):
 
 
 def test_solve_sde_takes_samples_to_the_data():
-    """Moments after Euler-Maruyama's steps are those of its own recursion, within four standard errors."""
+    """Moments after Euler-Maruyama's steps are those of its own recursion, within four standard
+    errors."""
     (drift,) = models(LINEAR, exact(), "data")
     f, g = sde(drift, SIGMA)
     n, steps = 20_000, 50
@@ -299,22 +322,32 @@ def test_solve_sde_takes_samples_to_the_data():
     assert abs(var - DEVIATIONS[0] ** 2) < 0.03  # first order: .0289 at 50 steps, .0003 at 5000
 
 
-@pytest.mark.parametrize(("solver", "limit", "fall"), [("rk4", 2e-8, 15), ("heun", 1e-4, 3.9), ("dpmpp_2m", 1e-3, 3)])
+@pytest.mark.parametrize(
+    ("solver", "limit", "fall"), [("rk4", 2e-8, 15), ("heun", 1e-4, 3.9), ("dpmpp_2m", 1e-3, 3)]
+)
 def test_sample_goes_from_any_source_to_the_data(solver, limit, fall):
-    """Row 55: the velocity's map carries the moments of the source to those of the data, to the order of every ODE solver."""
+    """Row 55: the velocity's map carries the moments of the source to those of the data, to the
+    order of every ODE solver."""
     for path in (LINEAR, LINEAR.flipped()):
         (velocity,) = models(path, exact(), "velocity")
         errors = []
         for steps in (50, 100):
-            slope, _ = affine(lambda x: ode.sample(velocity, state=x, solver=solver, steps=steps, grid="uniform"))  # noqa: B023
-            mean = ode.sample(velocity, state=scalar(MEANS[1]), solver=solver, steps=steps, grid="uniform")
+            slope, _ = affine(
+                lambda x, velocity=velocity, steps=steps: ode.sample(
+                    velocity, state=x, solver=solver, steps=steps, grid="uniform"
+                )
+            )
+            mean = ode.sample(
+                velocity, state=scalar(MEANS[1]), solver=solver, steps=steps, grid="uniform"
+            )
             errors.append(abs(slope * DEVIATIONS[1] - DEVIATIONS[0]) + abs(float(mean) - MEANS[0]))
         assert errors[0] < limit
         assert errors[1] < errors[0] / fall
 
 
 def test_couplings_and_conditions():
-    """The coupling orders the source; conditions stay with the data; batches of the source may be larger for Sinkhorn."""
+    """The coupling orders the source; conditions stay with the data; batches of the source may be
+    larger for Sinkhorn."""
     seen = []
 
     def net(s, t, label):
@@ -327,7 +360,9 @@ def test_couplings_and_conditions():
     objective(x, y, cond={"label": label}, t=torch.full((16,), 0.5))
     torch.testing.assert_close(seen[0][0], x + 5e-4)
     assert torch.equal(seen[0][1], label)
-    larger = BridgeMatching(ode.Model(lambda s, t: s, LINEAR, "velocity"), SIGMA, coupling=Sinkhorn(2 * SIGMA**2))
+    larger = BridgeMatching(
+        ode.Model(lambda s, t: s, LINEAR, "velocity"), SIGMA, coupling=Sinkhorn(2 * SIGMA**2)
+    )
     assert larger(x, normal(40, 2), generator=generator()).each.shape == (16,)
 
 
@@ -341,7 +376,9 @@ def test_draws_times_and_weights():
     assert one.score is None
     assert objective.times == times.Uniform(1e-3, 1 - 1e-3)
     assert TwoSided(model, 0.1).times == times.Uniform()
-    weighed = BridgeMatching(model, SIGMA, weight=lambda path, t: t * (1 - t))(x, y, generator=generator(1))
+    weighed = BridgeMatching(model, SIGMA, weight=lambda path, t: t * (1 - t))(
+        x, y, generator=generator(1)
+    )
     torch.testing.assert_close(weighed.each, one.each * one.t * (1 - one.t))
     small = BridgeMatching(model, SIGMA)(x.float(), y.float(), generator=generator(1))
     assert small.loss.dtype == torch.float32
@@ -356,7 +393,10 @@ def model(predicts="velocity", path=LINEAR):
     [
         (lambda: Interpolant(model("noise"), constant(1.0)), "predicts velocity or data"),
         (lambda: Interpolant(model(path=ode.paths.VP()), constant(1.0)), "from samples to samples"),
-        (lambda: Interpolant(model(path=ode.paths.Linear(0.1)), constant(1.0)), "from samples to samples"),
+        (
+            lambda: Interpolant(model(path=ode.paths.Linear(0.1)), constant(1.0)),
+            "from samples to samples",
+        ),
         (lambda: Interpolant(model(), constant(1.0), model("data")), "predicts noise or score"),
         (lambda: Interpolant(model(), constant(1.0), model("score", TRIG)), "give one path"),
         (lambda: Interpolant(model().guided(2.0, {}, {}), constant(1.0)), "train the plain one"),
@@ -366,9 +406,20 @@ def model(predicts="velocity", path=LINEAR):
         (lambda: BridgeMatching(model("noise"), 1.0), "predicts velocity or data"),
         (lambda: BridgeMatching(model(), 1.0, denoiser=model("score")), "needs no denoiser"),
         (lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(4, 2)), "give one of each"),
-        (lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(3, 2), noise=normal(3, 1)), "give one of each"),
-        (lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(3, 2), t=torch.zeros(3)), "times between them"),
-        (lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(3, 2), t=torch.full((3,), 2.0)), "the path goes"),
+        (
+            lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(3, 2), noise=normal(3, 1)),
+            "give one of each",
+        ),
+        (
+            lambda: BridgeMatching(model(), 1.0)(normal(3, 2), normal(3, 2), t=torch.zeros(3)),
+            "times between them",
+        ),
+        (
+            lambda: BridgeMatching(model(), 1.0)(
+                normal(3, 2), normal(3, 2), t=torch.full((3,), 2.0)
+            ),
+            "the path goes",
+        ),
         (lambda: sde(model(), 1.0, model("noise")), "noise and gamma="),
         (lambda: sde(model(), 1.0, model("data")), "noise and gamma="),
         (lambda: sde(model(), 1.0, towards="noise"), "unknown towards"),

@@ -1,4 +1,5 @@
-"""Losses in one graph: torch.compile(fullgraph=True) takes them whole, with the numbers of the loss as it is."""
+"""Losses in one graph: torch.compile(fullgraph=True) takes them whole, with the numbers of the loss
+as it is."""
 
 import pytest
 import torch
@@ -23,7 +24,12 @@ from odesolve.objectives import (
     dropped,
 )
 
-LINEAR, VP, EDM, TABLE = ode.paths.Linear(), ode.paths.VP(), ode.paths.EDM(), ode.paths.Discrete.ddpm()
+LINEAR, VP, EDM, TABLE = (
+    ode.paths.Linear(),
+    ode.paths.VP(),
+    ode.paths.EDM(),
+    ode.paths.Discrete.ddpm(),
+)
 torch.manual_seed(0)
 LAYER = torch.nn.Linear(2, 2)
 X, Y = torch.randn(16, 2), torch.arange(16) % 3
@@ -61,8 +67,14 @@ LOSSES = {
     "dropped": lambda x: BY_LABEL(x, cond=dropped({"y": Y}, {"y": 3}, {"y": 0.5})),
     "guided MeanFlow": lambda x: GUIDED_MAP(x, cond={"y": Y}),
 }
-PLAIN, BRIDGE, INTERPOLANT = Matching(FLOW), BridgeMatching(FLOW, 1.0), Interpolant(FLOW, bridges.constant(0.1))
-BY_LABEL = Matching(ode.Model(lambda x, t, y: LAYER(x) + y[:, None], LINEAR, "velocity", dtype=torch.float32))
+PLAIN, BRIDGE, INTERPOLANT = (
+    Matching(FLOW),
+    BridgeMatching(FLOW, 1.0),
+    Interpolant(FLOW, bridges.constant(0.1)),
+)
+BY_LABEL = Matching(
+    ode.Model(lambda x, t, y: LAYER(x) + y[:, None], LINEAR, "velocity", dtype=torch.float32)
+)
 GUIDED_MAP = MeanFlow(MAP, null={"y": 3}, scale=2.0)
 GUIDED = GuidedDistillation(FLOW, FLOW, {"y": 0})
 

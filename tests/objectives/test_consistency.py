@@ -1,4 +1,5 @@
-"""Consistency models of Gaussian data: minimisers, derivatives and samples are known to the last digit."""
+"""Consistency models of Gaussian data: minimisers, derivatives and samples are known to the last
+digit."""
 
 import math
 
@@ -77,7 +78,8 @@ class Table(torch.nn.Module):
 
 
 def minimised(objective, net, weights, x, z):
-    """Slopes of f after an exact fit of each step in turn, from the data up: the loss is quadratic in each number."""
+    """Slopes of f after an exact fit of each step in turn, from the data up: the loss is quadratic
+    in each number."""
     times = objective.times()
     for i in range(len(times) - 1):
         index = torch.full((len(x),), i)
@@ -103,19 +105,27 @@ def test_the_boundary_is_exact_and_the_parametrisation_is_the_papers():
     assert torch.equal(f(x, 0.01), x)
     t = torch.tensor([0.02, 0.5, 3.0, 80.0], dtype=torch.float64)
     scale, skip, out = (c[:, None] for c in coefficients(t, 0.01, 0.7))
-    torch.testing.assert_close(f(x, t), skip * x + out * torch.sin(scale * x), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        f(x, t), skip * x + out * torch.sin(scale * x), rtol=1e-13, atol=1e-13
+    )
     torch.testing.assert_close(seen[-1][1], 0.25 * t.log())
 
 
 def test_any_prediction_gives_one_consistency_model():
-    x, t = torch.randn(5, 1, dtype=torch.float64, generator=generator()), torch.logspace(-2, 1.9, 5).double()
-    first, *others = (Consistency(problem.model(PATH, p))(x, t) for p in ("edm", "data", "noise", "score", "v"))
+    x, t = (
+        torch.randn(5, 1, dtype=torch.float64, generator=generator()),
+        torch.logspace(-2, 1.9, 5).double(),
+    )
+    first, *others = (
+        Consistency(problem.model(PATH, p))(x, t) for p in ("edm", "data", "noise", "score", "v")
+    )
     for other in others:
         torch.testing.assert_close(other, first, rtol=1e-9, atol=1e-12)
 
 
 def test_training_has_the_minimiser_of_eulers_method():
-    """Row 36: 17 Euler steps of the exact flow, however the target is known only through samples."""
+    """Row 36: 17 Euler steps of the exact flow, however the target is known only through
+    samples."""
     times = ConsistencyTraining(Consistency(problem.model(PATH))).times()
     net = Table(times)
     objective = ConsistencyTraining(Consistency(ode.Model(net, PATH, "edm")))
@@ -129,11 +139,14 @@ def test_training_has_the_minimiser_of_eulers_method():
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "rk4"])
 def test_distillation_has_the_minimiser_of_its_solver(solver):
-    """Row 35: the map of N - 1 steps of the solver from every time of the grid; there the loss is 0."""
+    """Row 35: the map of N - 1 steps of the solver from every time of the grid; there the loss is
+    0."""
     teacher = problem.model(PATH, "noise")
     times = ConsistencyTraining(Consistency(teacher)).times()
     net = Table(times)
-    objective = ConsistencyDistillation(Consistency(ode.Model(net, PATH, "edm")), teacher, solver=solver)
+    objective = ConsistencyDistillation(
+        Consistency(ode.Model(net, PATH, "edm")), teacher, solver=solver
+    )
     x, z, weights = quadrature()
     slopes = minimised(objective, net, weights, x, z)
     state = torch.ones(1, 1, dtype=torch.float64)
@@ -161,7 +174,8 @@ def test_steps_of_samples_with_their_own_times():
 @pytest.mark.parametrize("teacher", [None, problem.model(PATH)])
 @pytest.mark.parametrize("t", [0.0021, 0.1, 2.0, 80.0])
 def test_the_derivative_of_the_exact_map_vanishes_in_the_mean(teacher, t):
-    """Row 37: E[df/dt | x_t] = 0, so nothing that x_t decides is correlated with it; along the flow it is 0 itself."""
+    """Row 37: E[df/dt | x_t] = 0, so nothing that x_t decides is correlated with it; along the flow
+    it is 0 itself."""
     x, z, weights = quadrature()
     objective = ContinuousConsistency(of_slope(exact_slope), teacher=teacher)
     found = objective(x, noise=z, t=torch.full((9,), t, dtype=torch.float64))
@@ -175,7 +189,8 @@ def test_the_derivative_of_the_exact_map_vanishes_in_the_mean(teacher, t):
 
 
 def test_the_continuous_gradient_is_the_limit_of_the_discrete_one():
-    """Half of d/da of the squared distance over the step, in the limit: Richardson on two small steps."""
+    """Half of d/da of the squared distance over the step, in the limit: Richardson on two small
+    steps."""
     x = torch.randn(6, 1, dtype=torch.float64, generator=generator(1))
     z = torch.randn(6, 1, dtype=torch.float64, generator=generator(2))
     a = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -197,7 +212,8 @@ def test_the_continuous_gradient_is_the_limit_of_the_discrete_one():
 
 
 def test_samples_of_any_number_of_steps_have_the_exact_variance():
-    """Row 38: the sample is linear in the start and the noise of the steps; their coefficients, squared, add up."""
+    """Row 38: the sample is linear in the start and the noise of the steps; their coefficients,
+    squared, add up."""
     f, seed = of_slope(exact_slope), 5
     for times in ([80.0], [80.0, 5.0], [80.0, 20.0, 2.0, 0.3]):
         n = 2 * len(times)
@@ -257,7 +273,9 @@ def test_distances_weights_and_chances():
     model = of_slope(lambda t: 1 / (1 + t))
     x, z, index = a[:, 0], b[:, 0], torch.tensor([0, 3, 16])
     plain = ConsistencyTraining(model)(x, noise=z, index=index)
-    weighed = ConsistencyTraining(model, weight=inverse_gap, distance=pseudo_huber(0.1))(x, noise=z, index=index)
+    weighed = ConsistencyTraining(model, weight=inverse_gap, distance=pseudo_huber(0.1))(
+        x, noise=z, index=index
+    )
     times = ConsistencyTraining(model).times()
     gap = times[index + 1] - times[index]
     torch.testing.assert_close(weighed.each, (torch.sqrt(4 * plain.each + 0.01) - 0.1) / gap)
@@ -267,7 +285,9 @@ def test_distances_weights_and_chances():
     share = law(times) / law(times).sum()
     for k in range(17):
         seen = float((drawn == times[k + 1]).double().mean())
-        assert abs(seen - float(share[k])) < 4 * math.sqrt(float(share[k] * (1 - share[k])) / n) + 1e-9
+        assert (
+            abs(seen - float(share[k])) < 4 * math.sqrt(float(share[k] * (1 - share[k])) / n) + 1e-9
+        )
     edges = 0.5 * (1 + torch.erf((times.log() + 1.1) / (2 * math.sqrt(2))))
     torch.testing.assert_close(law(times), edges.diff())
 
@@ -275,20 +295,31 @@ def test_distances_weights_and_chances():
 @pytest.mark.parametrize("c", [0.0, 1e-60, 0.1, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_difference_has_no_gradient(c, dtype):
-    """Where student and target are one, the distance and its gradient are 0, whatever the offset; of none it is the norm."""
+    """Where student and target are one, the distance and its gradient are 0, whatever the offset;
+    of none it is the norm."""
     a = torch.ones(2, 3, dtype=dtype, requires_grad=True)
     found = pseudo_huber(c)(a, a.detach())
     found.sum().backward()
     assert torch.equal(found, torch.zeros_like(found))
     assert torch.equal(a.grad, torch.zeros_like(a))
     apart = torch.tensor([[3.0, 0.0, 4.0]], dtype=dtype)
-    torch.testing.assert_close(pseudo_huber(0.0)(apart, torch.zeros_like(apart)), torch.full((1,), 5.0, dtype=dtype))
+    torch.testing.assert_close(
+        pseudo_huber(0.0)(apart, torch.zeros_like(apart)), torch.full((1,), 5.0, dtype=dtype)
+    )
 
 
 def test_schedules():
     assert [progressive(k, 1000) for k in (0, 1000)] == [2, 151]
     assert progressive(250, 1000) == math.ceil(math.sqrt(0.25 * (151**2 - 4) + 4) - 1) + 1 == 76
-    assert [doubling(k, 800) for k in (0, 99, 100, 399, 400, 799, 10_000)] == [11, 11, 21, 81, 161, 1281, 1281]
+    assert [doubling(k, 800) for k in (0, 99, 100, 399, 400, 799, 10_000)] == [
+        11,
+        11,
+        21,
+        81,
+        161,
+        1281,
+        1281,
+    ]
 
 
 def test_times_are_edms():

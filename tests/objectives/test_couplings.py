@@ -1,4 +1,5 @@
-"""Couplings: scipy's optimum, the closed form of entropic transport, draws of a generator, and what they do to training."""
+"""Couplings: scipy's optimum, the closed form of entropic transport, draws of a generator, and what
+they do to training."""
 
 import itertools
 import math
@@ -10,7 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 import odesolve as ode
 from odesolve.objectives import Matching
-from odesolve.objectives.couplings import Independent, OptimalTransport, Sinkhorn, sinkhorn_plan, squared_distance
+from odesolve.objectives.couplings import (
+    Independent,
+    OptimalTransport,
+    Sinkhorn,
+    sinkhorn_plan,
+    squared_distance,
+)
 
 
 def generator(seed=0):
@@ -51,7 +58,8 @@ def test_optimal_transport_is_scipys(shape):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("batch", [1, 2, 3, 40, 300])
 def test_optimal_transport_costs_as_little_as_scipys(batch, dtype):
-    """Of data that repeats itself, lies in clusters, far away or at other magnitudes; costs are summed from the differences."""
+    """Of data that repeats itself, lies in clusters, far away or at other magnitudes; costs are
+    summed from the differences."""
     y, far = normal(batch, 5, seed=1).to(dtype), normal(batch, 5).to(dtype)
     centres = far[torch.arange(batch) % 4 % batch]
     data = {
@@ -64,12 +72,16 @@ def test_optimal_transport_costs_as_little_as_scipys(batch, dtype):
     for name, x in data.items():
         costs = (x.double()[:, None] - y.double()).square().sum(2)
         rows, columns = linear_sum_assignment(costs.numpy())
-        best, found = float(costs[rows, columns].sum()), cost(x.double(), OptimalTransport()(x, y).double())
+        best, found = (
+            float(costs[rows, columns].sum()),
+            cost(x.double(), OptimalTransport()(x, y).double()),
+        )
         assert abs(found - best) <= 1e-9 * best + 1e-12, name
 
 
 def test_optimal_transport_of_different_sizes_is_the_exact_plan():
-    """As many copies of each sample as make the sizes equal give an assignment problem, which scipy solves."""
+    """As many copies of each sample as make the sizes equal give an assignment problem, which scipy
+    solves."""
     x, y = normal(12, 2), normal(8, 2, seed=1)
     copies = OptimalTransport()(x.repeat_interleave(2, 0), y.repeat_interleave(3, 0)).view(12, 2, 2)
     found = torch.stack([OptimalTransport()(x, y, generator(k)) for k in range(400)])
@@ -98,18 +110,23 @@ def test_optimal_transport_of_numbers_sorts():
 
 
 def test_optimal_transport_costs_the_distance_of_gaussians():
-    """Of N(m, s^2) and N(0, 1), m^2 + (1 - s)^2; means over batches of 2000 within four standard errors."""
+    """Of N(m, s^2) and N(0, 1), m^2 + (1 - s)^2; means over batches of 2000 within four standard
+    errors."""
     costs = []
     for seed in range(50):
         x, y = 0.7 + 0.4 * normal(2000, 1, seed=seed), normal(2000, 1, seed=1000 + seed)
         costs.append(cost(x, OptimalTransport()(x, y)) / 2000)
     found = torch.tensor(costs)
-    # Empirical quantiles alone cost E|F_n^-1 - F^-1|^2, about log(log(n)) / n for each: some 2e-3 here, above the standard error.
-    assert abs(float(found.mean()) - (0.7**2 + 0.6**2)) < 4 * float(found.std()) / math.sqrt(50) + 3e-3
+    # Empirical quantiles alone cost E|F_n^-1 - F^-1|^2, about log(log(n)) / n for each: some 2e-3
+    # here, above the standard error.
+    assert (
+        abs(float(found.mean()) - (0.7**2 + 0.6**2)) < 4 * float(found.std()) / math.sqrt(50) + 3e-3
+    )
 
 
 def test_data_and_conditions_keep_their_places():
-    """What comes back is the noise, reordered: rows of x are never touched, so labels stay right."""
+    """What comes back is the noise, reordered: rows of x are never touched, so labels stay
+    right."""
     x, y = normal(32, 2), normal(32, 2, seed=1)
     kept = x.clone()
     for coupling in (Independent(), OptimalTransport()):
@@ -139,20 +156,26 @@ def test_independent_orders_are_uniform():
 
 
 def test_the_plan_has_its_weights_and_its_form():
-    """diag(u) exp(-C / reg) diag(v), rows exact, columns within the tolerance: that and only that is the optimum."""
+    """diag(u) exp(-C / reg) diag(v), rows exact, columns within the tolerance: that and only that
+    is the optimum."""
     c = normal(7, 5).square()
     a, b = normal(7, seed=1).exp(), normal(5, seed=2).exp()
     plan = sinkhorn_plan(c, 0.3, a, b, tolerance=1e-12)
     torch.testing.assert_close(plan.exp().sum(1), a / a.sum(), rtol=1e-13, atol=0)
     assert float((plan.exp().sum(0) - b / b.sum()).abs().sum()) < 1e-12
     rest = plan + c / 0.3
-    torch.testing.assert_close(rest - rest[:1], (rest - rest[:1])[:, :1].expand(7, 5), rtol=0, atol=1e-11)
+    torch.testing.assert_close(
+        rest - rest[:1], (rest - rest[:1])[:, :1].expand(7, 5), rtol=0, atol=1e-11
+    )
 
 
 def test_the_plan_approaches_the_assignment():
     x, y = normal(10, 2), normal(10, 2, seed=1)
     least, c = cost(x, OptimalTransport()(x, y)) / 10, squared_distance(x, y)
-    gaps = [float((sinkhorn_plan(c, r, iterations=10_000, tolerance=1e-8).exp() * c).sum()) - least for r in (1, 0.1)]
+    gaps = [
+        float((sinkhorn_plan(c, r, iterations=10_000, tolerance=1e-8).exp() * c).sum()) - least
+        for r in (1, 0.1)
+    ]
     assert 0 < gaps[1] < gaps[0] < math.log(10)  # reg times the entropy of an assignment bounds it
     assert gaps[1] < 0.1 * math.log(10)
     near = x.flip(0) + 1e-3 * y
@@ -161,11 +184,14 @@ def test_the_plan_approaches_the_assignment():
 
 
 def test_the_unbalanced_plan_has_its_form():
-    """Rows exact; columns b' with g = -relax log(b' / b), which is where the derivative of cost, entropy and divergence is 0."""
+    """Rows exact; columns b' with g = -relax log(b' / b), which is where the derivative of cost,
+    entropy and divergence is 0."""
     c = normal(7, 5).square()
     b = normal(5, seed=2).exp()
     plan = sinkhorn_plan(c, 0.3, None, b, tolerance=1e-13, relax=0.7)
-    torch.testing.assert_close(plan.exp().sum(1), torch.full((7,), 1 / 7, dtype=torch.float64), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        plan.exp().sum(1), torch.full((7,), 1 / 7, dtype=torch.float64), rtol=1e-13, atol=0
+    )
     rest = 0.3 * plan + c  # f + g
     g = rest[0] - rest[0, 0]
     drawn = plan.exp().sum(0)
@@ -183,10 +209,14 @@ def test_the_unbalanced_plan_at_its_limits():
 
 
 def test_a_far_source_is_left_out():
-    """A tenth of the source lies far from all data: drawn as often as the rest when balanced, hardly ever when not."""
+    """A tenth of the source lies far from all data: drawn as often as the rest when balanced,
+    hardly ever when not."""
     x, y = normal(100, 2), normal(100, 2, seed=1)
     y[:10] += 50.0
-    share = [float((Sinkhorn(1.0, relax=r)(x, y, generator())[:, 0] > 25).double().mean()) for r in (None, 1.0)]
+    share = [
+        float((Sinkhorn(1.0, relax=r)(x, y, generator())[:, 0] > 25).double().mean())
+        for r in (None, 1.0)
+    ]
     assert share[0] == pytest.approx(0.1, abs=0.05)
     assert share[1] == 0.0
 
@@ -195,11 +225,14 @@ SIGMA, DEVIATIONS, COVARIANCE = 0.8, (1.0, 0.5), 0.2736328832
 
 
 def test_the_plan_of_gaussians_on_a_grid():
-    """Cov = (sqrt(4 s0^2 s1^2 + sigma^4) - sigma^2) / 2 at reg = 2 sigma^2, to 1e-9 by the rule of equal weights."""
+    """Cov = (sqrt(4 s0^2 s1^2 + sigma^4) - sigma^2) / 2 at reg = 2 sigma^2, to 1e-9 by the rule of
+    equal weights."""
     z = torch.linspace(-7, 7, 161, dtype=torch.float64)
     x, y = (s * z[:, None] for s in DEVIATIONS)
     w = torch.exp(-0.5 * z**2)
-    plan = sinkhorn_plan(squared_distance(x - 0.5, y + 1), 2 * SIGMA**2, w, w, tolerance=1e-13).exp()
+    plan = sinkhorn_plan(
+        squared_distance(x - 0.5, y + 1), 2 * SIGMA**2, w, w, tolerance=1e-13
+    ).exp()
     assert float((plan * x * y.T).sum()) == pytest.approx(COVARIANCE, abs=1e-9)
 
 
@@ -224,7 +257,8 @@ def test_batches_of_different_size():
 
 
 class Fields(torch.nn.Module):
-    """Linear in x with coefficients that are cubic in t, of parameters (128, 12, 2): one network for each sample of a batch."""
+    """Linear in x with coefficients that are cubic in t, of parameters (128, 12, 2): one network
+    for each sample of a batch."""
 
     def __init__(self):
         super().__init__()
@@ -234,12 +268,15 @@ class Fields(torch.nn.Module):
         state = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         powers = torch.stack([t**k for k in range(4)], 1)
         return torch.einsum(
-            "bkd,bk->bd", self.p.expand(len(x), 12, 2), (powers[:, :, None] * state[:, None]).flatten(1)
+            "bkd,bk->bd",
+            self.p.expand(len(x), 12, 2),
+            (powers[:, :, None] * state[:, None]).flatten(1),
         )
 
 
 def trained(coupling):
-    """The model at its loss's minimum, which Newton's step reaches, that minimum, and gradients (60, 128, 12, 2) there."""
+    """The model at its loss's minimum, which Newton's step reaches, that minimum, and gradients
+    (60, 128, 12, 2) there."""
     net = Fields()
     objective = Matching(ode.Model(net, ode.paths.Linear(), "velocity"), coupling=coupling)
     root = torch.tensor([[0.5, 0.3], [0.0, 0.3]], dtype=torch.float64)
@@ -252,7 +289,8 @@ def trained(coupling):
         return float(torch.stack(terms).detach().mean()), gradients
 
     at_zero = found(torch.zeros(12, 2, dtype=torch.float64))[1].mean((0, 1))
-    units = torch.eye(12, dtype=torch.float64)[:, :, None].expand(12, 12, 2)  # both outputs have the same features
+    # both outputs have the same features
+    units = torch.eye(12, dtype=torch.float64)[:, :, None].expand(12, 12, 2)
     hessian = torch.stack([(found(unit)[1].mean((0, 1)) - at_zero)[:, 0] for unit in units])
     best = -torch.linalg.solve(hessian, at_zero)
     loss, gradients = found(best)
@@ -264,17 +302,21 @@ def trained(coupling):
 def curvature(model, noise, steps=100):
     """E int |Z_1 - Z_0 - dZ/dt|^2 dt of the flow, 0 where its paths are straight."""
     with torch.no_grad():
-        states = [noise, *(step.x for step in ode.iterate(model, state=noise, solver="euler", steps=steps))]
+        states = [
+            noise,
+            *(step.x for step in ode.iterate(model, state=noise, solver="euler", steps=steps)),
+        ]
     moves = torch.stack(states).diff(dim=0) * steps
     return float((moves - moves.mean(0)).square().sum(2).mean())
 
 
 def test_optimal_transport_straightens_paths_and_calms_gradients():
-    """Pooladian et al. 2023, Tong et al. 2024: curvature from .343 to .0012, loss from .657 to .039, squares from 5.31 to .45.
+    """Pooladian et al. 2023, Tong et al. 2024: curvature from .343 to .0012, loss from .657 to
+    .039, squares from 5.31 to .45.
 
-    The loss that is left is what targets vary by at a state and time, and with it the gradient of a sample. The gradient of a
-    batch varies as before (.0436 and .0415): the mean of the targets of a batch, noise minus data, is the same in any order.
-    """
+    The loss that is left is what targets vary by at a state and time, and with it the gradient of a
+    sample. The gradient of a batch varies as before (.0436 and .0415): the mean of the targets of a
+    batch, noise minus data, is the same in any order."""
     noise = normal(2000, 2, seed=9)
     (plain, loss, loud), (straight, least, calm) = (trained(c) for c in (None, OptimalTransport()))
     assert curvature(straight, noise) < 0.01 * curvature(plain, noise)
@@ -301,7 +343,10 @@ def test_optimal_transport_straightens_paths_and_calms_gradients():
         (lambda: sinkhorn_plan(normal(3), 1.0), "floats of shape"),
         (lambda: sinkhorn_plan(normal(3, 2), 1.0, a=normal(2)), "a side of 3"),
         (lambda: sinkhorn_plan(normal(3, 2), 1.0, b=-torch.ones(2)), "above 0 each"),
-        (lambda: sinkhorn_plan(normal(30, 30).square(), 1e-3, iterations=5), "miss their weights by .* after 5"),
+        (
+            lambda: sinkhorn_plan(normal(30, 30).square(), 1e-3, iterations=5),
+            "miss their weights by .* after 5",
+        ),
     ],
 )
 def test_bad_input(call, told):
@@ -313,4 +358,6 @@ def test_a_plan_without_a_look():
     """Without a tolerance all the iterations are made and what they reached is returned."""
     c = normal(30, 30).square()
     plan = sinkhorn_plan(c, 1e-3, iterations=5, tolerance=None).exp()
-    torch.testing.assert_close(plan.sum(1), torch.full((30,), 1 / 30, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        plan.sum(1), torch.full((30,), 1 / 30, dtype=torch.float64), rtol=1e-12, atol=0
+    )

@@ -1,4 +1,5 @@
-"""Couplings of data with conditions: noise that does not depend on them, and what a flow that is trained so arrives at."""
+"""Couplings of data with conditions: noise that does not depend on them, and what a flow that is
+trained so arrives at."""
 
 import math
 
@@ -37,7 +38,8 @@ def normal(*shape, seed=0):
 
 
 def objectives(net, coupling):
-    """Every objective with a coupling; the source that it saw, read off the state at the source's end."""
+    """Every objective with a coupling; the source that it saw, read off the state at the source's
+    end."""
     model = ode.Model(net, LINEAR, "velocity")
     score = ode.Model(lambda x, t, **cond: x, LINEAR, "score")
     return {
@@ -62,7 +64,9 @@ def sources(name, coupling, x, noise, cond, bound=False):
         objective.model.cond.update(cond)
         cond = {}
     ends = torch.full(
-        (len(x),), 1.0 - 1e-15 if name in ("BridgeMatching", "ScoreAndFlow") else 1.0, dtype=torch.float64
+        (len(x),),
+        1.0 - 1e-15 if name in ("BridgeMatching", "ScoreAndFlow") else 1.0,
+        dtype=torch.float64,
     )
     given = (x, noise) if name != "Matching" else (x,)
     extra = {"noise": noise} if name == "Matching" else {"noise": torch.zeros_like(x)}
@@ -78,7 +82,12 @@ LABELS = {
     "a list of words": lambda y: {"y": ["ab"[k] for k in y.tolist()]},
     "an array of words": lambda y: {"y": np.array(["ab"[k] for k in y.tolist()])},
     "nested": lambda y: {"y": {"deep": y}},
-    "two conditions": lambda y: {"y": torch.zeros_like(y), "z": y, "scale": torch.tensor([0.3]), "flag": 2.0},
+    "two conditions": lambda y: {
+        "y": torch.zeros_like(y),
+        "z": y,
+        "scale": torch.tensor([0.3]),
+        "flag": 2.0,
+    },
 }
 
 
@@ -98,25 +107,33 @@ def test_transport_stays_within_labels(name, kind):
 def test_conditions_that_the_model_holds_are_seen_too(name):
     x, noise, y = normal(24, 1), normal(24, 1, seed=1), torch.arange(24) % 2
     bound = sources(name, OptimalTransport(), x + 3.0 * y[:, None], noise, {"y": y}, bound=True)
-    torch.testing.assert_close(bound, sources(name, OptimalTransport(), x + 3.0 * y[:, None], noise, {"y": y}))
+    torch.testing.assert_close(
+        bound, sources(name, OptimalTransport(), x + 3.0 * y[:, None], noise, {"y": y})
+    )
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
 def test_noise_of_a_label_is_noise(coupling):
-    """Over batches the mean noise of a label is that of all, 0 within four standard errors, where data are 6 apart."""
+    """Over batches the mean noise of a label is that of all, 0 within four standard errors, where
+    data are 6 apart."""
     means = []
     for seed in range(60):
         y = torch.arange(32) % 2
         x = normal(32, 2, seed=seed) * 0.3 + 6.0 * y[:, None] - 3.0
-        noise = coupled(COUPLINGS[coupling], x, normal(32, 2, seed=1000 + seed), {"y": y}, generator(seed))
+        noise = coupled(
+            COUPLINGS[coupling], x, normal(32, 2, seed=1000 + seed), {"y": y}, generator(seed)
+        )
         means.append(float(noise[y == 1].mean()))
     means = torch.tensor(means)
     assert abs(float(means.mean())) < 4 * float(means.std()) / math.sqrt(60)
 
 
-@pytest.mark.parametrize("coupling", [OptimalTransport(cond_weight=2.5), Sinkhorn(1e-3, cond_weight=2.5)])
+@pytest.mark.parametrize(
+    "coupling", [OptimalTransport(cond_weight=2.5), Sinkhorn(1e-3, cond_weight=2.5)]
+)
 def test_real_conditions_are_in_the_cost(coupling):
-    """The best order of |x - n|^2 + w |c - c'|^2, c' the condition that noise was drawn with: scipy's."""
+    """The best order of |x - n|^2 + w |c - c'|^2, c' the condition that noise was drawn with:
+    scipy's."""
     from scipy.optimize import linear_sum_assignment
 
     x, noise, c = normal(12, 2), normal(12, 2, seed=1), normal(12, 3, seed=2)
@@ -124,7 +141,11 @@ def test_real_conditions_are_in_the_cost(coupling):
     _, order = linear_sum_assignment(cost.numpy())
     found = coupled(coupling, x, noise, {"c": c}, generator())
     same = (found == noise[torch.from_numpy(order)]).all(1)
-    assert bool(same.all()) if isinstance(coupling, OptimalTransport) else float(same.double().mean()) > 0.7
+    assert (
+        bool(same.all())
+        if isinstance(coupling, OptimalTransport)
+        else float(same.double().mean()) > 0.7
+    )
 
 
 def test_real_conditions_within_labels():
@@ -147,15 +168,27 @@ def test_a_large_weight_leaves_noise_where_it_was_drawn():
 @pytest.mark.parametrize("name", objectives(lambda s, t: s, None))
 def test_real_conditions_without_a_weight_are_refused(name, coupling):
     x, noise = normal(8, 2), normal(8, 2, seed=1)
-    with pytest.raises(ode.OdesolveError, match=r"the condition 'text'.*give OptimalTransport\(cond_weight="):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"the condition 'text'.*give "
+        r"OptimalTransport\(cond_weight=",
+    ):
         sources(name, COUPLINGS[coupling], x, noise, {"text": normal(8, 3)})
 
 
 def test_what_is_no_condition_of_samples():
-    """One number for all, a row of another length, or none: the coupling goes over the whole batch."""
+    """One number for all, a row of another length, or none: the coupling goes over the whole
+    batch."""
     x, noise = normal(8, 2), normal(8, 2, seed=1)
     best = OptimalTransport()(x, noise)
-    for cond in (None, {}, {"scale": torch.tensor(0.5)}, {"scale": torch.rand(1, 4)}, {"name": "a"}, {"k": 3}):
+    for cond in (
+        None,
+        {},
+        {"scale": torch.tensor(0.5)},
+        {"scale": torch.rand(1, 4)},
+        {"name": "a"},
+        {"k": 3},
+    ):
         assert torch.equal(coupled(OptimalTransport(), x, noise, cond, None), best)
 
 
@@ -186,14 +219,17 @@ def test_larger_sources_go_to_every_label():
         coupled(Sinkhorn(0.5, cond_weight=1.0), x, normal(40, 2), {"c": normal(10)}, None)
 
 
-@pytest.mark.parametrize("cond", [{"c": normal(8).to(torch.complex128)}, {"c": [{} for _ in range(8)]}])
+@pytest.mark.parametrize(
+    "cond", [{"c": normal(8).to(torch.complex128)}, {"c": [{} for _ in range(8)]}]
+)
 def test_conditions_that_are_neither_are_refused(cond):
     with pytest.raises(ode.OdesolveError, match="coupling: the condition 'c'"):
         coupled(OptimalTransport(), normal(8, 2), normal(8, 2, seed=1), cond, None)
 
 
 class Lines(torch.nn.Module):
-    """Velocities by label of local constants in x and t, whose least squares are exact: a table over cells."""
+    """Velocities by label of local constants in x and t, whose least squares are exact: a table
+    over cells."""
 
     cells, times = 60, 20
 
@@ -211,7 +247,8 @@ class Lines(torch.nn.Module):
 
 
 def flow(coupling):
-    """The flow of two labels, N(-2, .3^2) and N(2, .3^2), fitted to the pairs of a coupling; distance and bend of each label."""
+    """The flow of two labels, N(-2, .3^2) and N(2, .3^2), fitted to the pairs of a coupling;
+    distance and bend of each label."""
     net, g = Lines(), generator(5)
     sums, counts = torch.zeros_like(net.v), torch.zeros_like(net.v)
     for _ in range(1500):
@@ -236,8 +273,8 @@ def flow(coupling):
 
 
 def test_two_labels_arrive_at_their_own_data_on_straighter_ways():
-    """Wasserstein distance of each label at most 1.3 times that of independent noise, and less bent; across labels it is ten
-    times as far."""
+    """Wasserstein distance of each label at most 1.3 times that of independent noise, and less
+    bent; across labels it is ten times as far."""
     plain, within = flow(None), flow(OptimalTransport())
     across = flow(lambda x, noise, generator=None, cond=None: OptimalTransport()(x, noise))
     assert bool((within[:, 0] < 1.3 * plain[:, 0]).all())

@@ -1,4 +1,5 @@
-"""DDPM's bound as a loss: its values on Gaussians by quadrature, what is random in it, and what learned variances train to."""
+"""DDPM's bound as a loss: its values on Gaussians by quadrature, what is random in it, and what
+learned variances train to."""
 
 import math
 
@@ -13,7 +14,8 @@ DDPM = ode.paths.Discrete.ddpm()
 SMALL = ode.paths.Discrete.from_betas(torch.linspace(0.01, 0.3, 20, dtype=torch.float64))
 MEAN, STD = 0.3, 0.6
 problem = ode.problems.gaussian(mean=MEAN, std=STD, shape=(1,))
-# The exact losses are quadratic in data and noise: their mean over these four pairs is that over Gaussians.
+# The exact losses are quadratic in data and noise: their mean over these four pairs is that over
+# Gaussians.
 SIGNS = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
 
 
@@ -48,7 +50,9 @@ def test_ddpm_on_unit_gaussian_data(variance, nats, predicts):
     assert torch.equal(found.index, index)
 
 
-@pytest.mark.parametrize("path", [SMALL, ode.paths.VP(), ode.paths.Linear(), ode.paths.EDM()], ids=str)
+@pytest.mark.parametrize(
+    "path", [SMALL, ode.paths.VP(), ode.paths.Linear(), ode.paths.EDM()], ids=str
+)
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_it_is_elbo_in_expectation(path, variance):
     """Random terms of random noise: within four standard errors of the terms added up."""
@@ -70,12 +74,16 @@ def test_it_is_elbo_in_expectation(path, variance):
 
 
 def elbo_terms(objective, x):
-    terms = [objective(x, noise=torch.zeros_like(x), index=torch.full((len(x),), k)) for k in range(objective.count)]
+    terms = [
+        objective(x, noise=torch.zeros_like(x), index=torch.full((len(x),), k))
+        for k in range(objective.count)
+    ]
     return torch.stack([t.term for t in terms])
 
 
 def test_a_discrete_decoder():
-    """The decoder's term is that of ``ode.elbo``'s pieces, and has finite gradients at the ends of the range."""
+    """The decoder's term is that of ``ode.elbo``'s pieces, and has finite gradients at the ends of
+    the range."""
     x = torch.tensor([[-1.0], [1.0], [0.0], [-3 / 4]], dtype=torch.float64)
     net = torch.nn.Linear(1, 1).double()
     model = ode.Model(lambda x, t: net(x), SMALL, "noise")
@@ -95,7 +103,8 @@ def test_a_discrete_decoder():
 
 
 def test_one_evaluation_with_conditions():
-    """Of the whole batch at once, whichever terms it has; a network of float32 gives gradients in float32."""
+    """Of the whole batch at once, whichever terms it has; a network of float32 gives gradients in
+    float32."""
     net, seen = torch.nn.Linear(2, 2), []
 
     def call(x, t, label):
@@ -105,20 +114,25 @@ def test_one_evaluation_with_conditions():
     model = ode.Model(call, SMALL, "noise", dtype=torch.float32)
     objective, label = VariationalBound(model), torch.arange(6.0)
     index = torch.tensor([0, 19, 5, 19, 1, 18])
-    found = objective(normal(6, 2).float(), index=index, cond={"label": label}, generator=generator())
+    found = objective(
+        normal(6, 2).float(), index=index, cond={"label": label}, generator=generator()
+    )
     assert len(seen) == 1
     assert torch.equal(seen[0][1], label)
     torch.testing.assert_close(seen[0][0], 19.0 - index)
     found.loss.backward()
     assert net.weight.grad.dtype == torch.float32
-    one = VariationalBound(ode.Model(call, SMALL, "noise", dtype=torch.float32, cond={"label": label[3:4]}))
+    one = VariationalBound(
+        ode.Model(call, SMALL, "noise", dtype=torch.float32, cond={"label": label[3:4]})
+    )
     x, noise = normal(6, 2, seed=1).float(), normal(6, 2, seed=2).float()
     whole = objective(x, noise=noise, index=index, cond={"label": label}).each
     torch.testing.assert_close(one(x[3:4], noise=noise[3:4], index=index[3:4]).each, whole[3:4])
 
 
 def test_trained_on_the_bound_a_linear_network_is_exact():
-    """The minimiser of every term's a x + b is E[eps | x]: one Newton step of a quadratic loss, at every fourth term."""
+    """The minimiser of every term's a x + b is E[eps | x]: one Newton step of a quadratic loss, at
+    every fourth term."""
     n = SMALL.training_steps
     a, b = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for _ in range(2))
     net = lambda x, t: a[t.long()][:, None] * x + b[t.long()][:, None]
@@ -144,7 +158,8 @@ def test_trained_on_the_bound_a_linear_network_is_exact():
 
 
 class Learned(torch.nn.Module):
-    """The exact noise scaled by c, and for every training time its own place between the variances."""
+    """The exact noise scaled by c, and for every training time its own place between the
+    variances."""
 
     def __init__(self, path, c=1.0):
         super().__init__()
@@ -159,7 +174,8 @@ class Learned(torch.nn.Module):
 
 
 def test_the_learned_variance_is_the_posterior_in_between():
-    """Method, row 6: beta-tilde + c0^2 Var[x0 | x_t], inside of [beta-tilde, beta]; of the decoder Var[x0 | x_1]."""
+    """Method, row 6: beta-tilde + c0^2 Var[x0 | x_t], inside of [beta-tilde, beta]; of the decoder
+    Var[x0 | x_1]."""
     net = Learned(SMALL)
     objective = Hybrid(ode.Model(net, SMALL, "noise", learned_variance=True))
     x, noise, index = every(20, MEAN, STD)
@@ -244,7 +260,9 @@ def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
     assert torch.equal(resumed(x, generator=generator(50)).each, found.each)
     assert torch.equal(resumed.importance.losses, weighed.importance.losses)
     with pytest.raises(ode.OdesolveError, match="make it as it was"):
-        VariationalBound(problem.model(DDPM, "noise"), importance=True).importance.load_state_dict(state)
+        VariationalBound(problem.model(DDPM, "noise"), importance=True).importance.load_state_dict(
+            state
+        )
 
 
 @pytest.mark.parametrize(
@@ -260,9 +278,18 @@ def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
         (lambda m: VariationalBound(m, decoder="discrete", levels=1), "at least 2"),
         (lambda m: VariationalBound(m)(torch.zeros(3)), "give floats of shape"),
         (lambda m: VariationalBound(m)(normal(3, 1), noise=normal(2, 1)), "one for each sample"),
-        (lambda m: VariationalBound(m)(normal(3, 1), index=torch.zeros(3)), "one whole number a sample"),
-        (lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1])), "one whole number a sample"),
-        (lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1, 20])), "the terms are 0 to 19"),
+        (
+            lambda m: VariationalBound(m)(normal(3, 1), index=torch.zeros(3)),
+            "one whole number a sample",
+        ),
+        (
+            lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1])),
+            "one whole number a sample",
+        ),
+        (
+            lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1, 20])),
+            "the terms are 0 to 19",
+        ),
     ],
 )
 def test_bad_input(call, told):

@@ -1,4 +1,5 @@
-"""DiffFlow: gradients of the adjoint are those of the unrolled steps, its values those of Gaussians, its memory does not grow."""
+"""DiffFlow: gradients of the adjoint are those of the unrolled steps, its values those of
+Gaussians, its memory does not grow."""
 
 import math
 
@@ -70,7 +71,13 @@ def test_keyed_noise_is_the_same_there_and_back():
     for way in (True, False):
         flow = DiffFlow(drift, score, 1.0, grid(9), adjoint=way)
         terms = flow(x, generator=generator(3))
-        found.append([terms.each.detach(), terms.bound, *torch.autograd.grad(terms.loss, [drift.first.weight])])
+        found.append(
+            [
+                terms.each.detach(),
+                terms.bound,
+                *torch.autograd.grad(terms.loss, [drift.first.weight]),
+            ]
+        )
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     other = DiffFlow(drift, score, 1.0, grid(9))(x, generator=generator(4))
@@ -83,10 +90,14 @@ def test_keyed_noise_is_the_same_there_and_back():
 
 def test_functions_that_hold_their_parameters():
     """They are found by the first step, or given."""
-    a, c, shared = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (-0.7, -1.1, 0.2))
+    a, c, shared = (
+        torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (-0.7, -1.1, 0.2)
+    )
     drift, score = lambda x, t: a * x + shared, lambda x, t: c * x * shared
     x, noise = normal(5, 2), normal(4, 5, 2, seed=1)
-    want = torch.autograd.grad(DiffFlow(drift, score, G, grid(4), adjoint=False)(x, noise=noise).loss, (a, c, shared))
+    want = torch.autograd.grad(
+        DiffFlow(drift, score, G, grid(4), adjoint=False)(x, noise=noise).loss, (a, c, shared)
+    )
     for params in (None, [a, c, shared]):
         flow = DiffFlow(drift, score, G, grid(4), params=params)
         found = torch.autograd.grad(flow(x, noise=noise).loss, (a, c, shared))
@@ -160,7 +171,9 @@ def test_states_on_the_way_back(monkeypatch):
 
     monkeypatch.setattr(DiffFlow, "forward", forward)
     states = _Adjoint._states
-    monkeypatch.setattr(_Adjoint, "_states", lambda *a: lists.append(len(found := states(*a))) or found)
+    monkeypatch.setattr(
+        _Adjoint, "_states", lambda *a: lists.append(len(found := states(*a))) or found
+    )
     loss = flow(normal(3, 2), generator=generator()).loss
     assert count[0] == 49
     loss.backward()
@@ -210,7 +223,8 @@ def test_the_loss_of_gaussians():
 
 @pytest.mark.parametrize("x0", [0.0, 0.9, -1.7])
 def test_the_bound_is_of_the_density_that_is_sampled(x0):
-    """E exp(-bound) is p_B(x) itself, over forward trajectories from x; the bound lies above -log p_B."""
+    """E exp(-bound) is p_B(x) itself, over forward trajectories from x; the bound lies above -log
+    p_B."""
     flow, n = linear(), 200_000
     x = torch.full((n, 1), x0, dtype=torch.float64)
     found = flow(x, generator=generator(2))
@@ -246,7 +260,8 @@ def test_samples_are_keyed():
 
 
 def test_samples_retrace_the_deltas():
-    """Deltas of the loss are the noise that the sampler adds: a trajectory of the sampler has |delta|^2 / 2 of its noise."""
+    """Deltas of the loss are the noise that the sampler adds: a trajectory of the sampler has
+    |delta|^2 / 2 of its noise."""
     flow = DiffFlow(Net(0), Net(1), G, grid(4))
     y, total = normal(5, 2), 0.0
     for i in range(3, -1, -1):
@@ -268,14 +283,17 @@ def test_its_flow_has_a_density():
     spread = lambda t: 0.36 + t  # f = 0, g = 1
     flow = DiffFlow(lambda x, t: 0 * x, lambda x, t: -x / spread(t)[:, None], 1.0, grid(5))
     x = 0.6 * normal(4, 2)
-    base = lambda y: (-0.5 * y.square() / spread(0.8) - 0.5 * math.log(2 * math.pi * spread(0.8))).sum(1)
+    base = lambda y: (
+        -0.5 * y.square() / spread(0.8) - 0.5 * math.log(2 * math.pi * spread(0.8))
+    ).sum(1)
     found = ode.log_prob(flow.velocity, x, t=(0.0, 0.8), base=base, trace="exact", tol=1e-8)
     want = (-0.5 * x.square() / 0.36 - 0.5 * math.log(2 * math.pi * 0.36)).sum(1)
     torch.testing.assert_close(found.value, want, rtol=0, atol=1e-6)
 
 
 def test_training_lowers_the_loss_to_its_minimum():
-    """A linear pair on N(0, 0.36): the loss in closed form falls, and ends where that of its minimiser lies."""
+    """A linear pair on N(0, 0.36): the loss in closed form falls, and ends where that of its
+    minimiser lies."""
     a, c = (torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in (0.0, 0.0))
     flow = DiffFlow(lambda x, t: a * x, lambda x, t: c * x, G, grid(6), std=STD)
     best = [p.detach().clone().requires_grad_() for p in (a, c)]
@@ -332,8 +350,14 @@ def test_no_gradients_of_gradients():
         (lambda: DiffFlow(Net(0), Net(1), lambda t: t, grid(3)), "give numbers above 0"),
         (lambda: DiffFlow(Net(0), Net(1), 1.0, grid(3), std=0.0), "give numbers above 0"),
         (lambda: DiffFlow(Net(0), Net(1), 1.0, grid(3))(torch.zeros(3)), "give floats of shape"),
-        (lambda: DiffFlow(Net(0), Net(1), 1.0, grid(3))(normal(4, 2), noise=normal(4, 2)), r"give \(3, 4, 2\)"),
-        (lambda: DiffFlow(Net(0), lambda x, t: x[:, :1], 1.0, grid(3))(normal(4, 2)), "floats of the same shape"),
+        (
+            lambda: DiffFlow(Net(0), Net(1), 1.0, grid(3))(normal(4, 2), noise=normal(4, 2)),
+            r"give \(3, 4, 2\)",
+        ),
+        (
+            lambda: DiffFlow(Net(0), lambda x, t: x[:, :1], 1.0, grid(3))(normal(4, 2)),
+            "floats of the same shape",
+        ),
     ],
 )
 def test_bad_input(call, told):
@@ -343,7 +367,8 @@ def test_bad_input(call, told):
 
 @pytest.mark.parametrize("layers", ["drift", "score"])
 def test_dropout_that_the_adjoint_would_draw_anew_is_refused(layers):
-    """Its gradients would be those of another network; with every step kept there is one draw a call."""
+    """Its gradients would be those of another network; with every step kept there is one draw a
+    call."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
     parts = {"drift": lambda x, t: -x, "score": lambda x, t: -x, layers: lambda x, t: net(x)}
     x = torch.ones(3, 2)

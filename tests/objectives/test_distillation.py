@@ -1,4 +1,5 @@
-"""Students of exact Gaussian models: what they are to learn is known to round-off, and with it the sampler they become."""
+"""Students of exact Gaussian models: what they are to learn is known to round-off, and with it the
+sampler they become."""
 
 import pytest
 import torch
@@ -38,16 +39,22 @@ CASES = pytest.mark.parametrize(("path", "times"), TIMES.values(), ids=TIMES)
 @CASES
 def test_a_ddim_step_is_the_librarys(path, times):
     model, x = problem.model(path), normal(3, 1)
-    t, r = torch.tensor([times[0], times[2], times[3]]).double(), torch.tensor([times[1], times[3], times[4]]).double()
+    t, r = (
+        torch.tensor([times[0], times[2], times[3]]).double(),
+        torch.tensor([times[1], times[3], times[4]]).double(),
+    )
     found = ddim(path, x, model.data(x, t), t, r)
     for k in range(3):
-        alone = ode.sample(model, state=x[k : k + 1], solver="ddim", grid=[float(t[k]), float(r[k])])
+        alone = ode.sample(
+            model, state=x[k : k + 1], solver="ddim", grid=[float(t[k]), float(r[k])]
+        )
         torch.testing.assert_close(found[k : k + 1], alone, rtol=1e-12, atol=1e-12)
 
 
 @CASES
 def test_the_target_is_the_papers(path, times):
-    """(z'' - (sigma''/sigma) z) / (alpha'' - (sigma''/sigma) alpha), and its one DDIM step is the teacher's two."""
+    """(z'' - (sigma''/sigma) z) / (alpha'' - (sigma''/sigma) alpha), and its one DDIM step is the
+    teacher's two."""
     model, x = problem.model(path, "v"), normal(2, 1)
     t, middle, end = (torch.tensor([times[k], times[k + 2]]).double() for k in range(3))
     aim = two_steps(model, x, t, middle, end)
@@ -66,7 +73,9 @@ def test_targets_of_tiny_steps_keep_their_digits():
     model, x = problem.model(VP), normal(4, 1).float()
     t, middle, end = (torch.full((4,), 0.5 - k * 1e-6, dtype=torch.float64) for k in range(3))
     aim = two_steps(model, x, t, middle, end)
-    torch.testing.assert_close(aim.double(), two_steps(model, x.double(), t, middle, end), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        aim.double(), two_steps(model, x.double(), t, middle, end), rtol=1e-5, atol=1e-6
+    )
 
 
 class Table(torch.nn.Module):
@@ -83,7 +92,8 @@ class Table(torch.nn.Module):
 
 
 def fitted(path, predicts, **options):
-    """Exact fits by Newton's method: the loss is quadratic in the two numbers of each step, and 0 at its minimum."""
+    """Exact fits by Newton's method: the loss is quadratic in the two numbers of each step, and 0
+    at its minimum."""
 
     def fit(teacher, times):
         net = Table(times[::2])
@@ -101,7 +111,9 @@ def fitted(path, predicts, **options):
             at = torch.zeros(2, dtype=torch.float64)
             for _ in range(3):  # once is exact but for the rounding of the differences
                 g = gradient(at)
-                hessian = torch.stack([gradient(at + e) - g for e in torch.eye(2, dtype=torch.float64)])
+                hessian = torch.stack(
+                    [gradient(at + e) - g for e in torch.eye(2, dtype=torch.float64)]
+                )
                 at = at - torch.linalg.solve(hessian, g)
             gradient(at)
             assert float(objective(x, noise=z, index=index).loss.detach()) < 1e-26
@@ -129,7 +141,9 @@ def test_one_step_after_five_halvings_is_ddim_in_32(path, predicts):
 def test_weights_are_of_the_data_error_whatever_is_predicted(predicts, weight):
     other = ode.problems.gaussian(mean=0.1, std=0.9, shape=(2,))
     teacher = ode.problems.gaussian(mean=MEAN, std=STD, shape=(2,)).model(VP, "data")
-    objective = ProgressiveDistillation(other.model(VP, predicts), teacher, "uniform", 8, weight=weight)
+    objective = ProgressiveDistillation(
+        other.model(VP, predicts), teacher, "uniform", 8, weight=weight
+    )
     x, z, index = normal(4, 2), normal(4, 2, seed=1), torch.arange(4)
     found = objective(x, noise=z, index=index)
     times = torch.tensor(objective.times, dtype=torch.float64)
@@ -137,7 +151,9 @@ def test_weights_are_of_the_data_error_whatever_is_predicted(predicts, weight):
     assert torch.equal(found.t, t)
     assert objective.student_times == tuple(times[::2].tolist())
     x_t = VP.alpha(t)[:, None] * x + VP.sigma(t)[:, None] * z
-    error = (other.model(VP).data(x_t, t) - two_steps(teacher, x_t, t, middle, end)).square().mean(1)
+    error = (
+        (other.model(VP).data(x_t, t) - two_steps(teacher, x_t, t, middle, end)).square().mean(1)
+    )
     snr = (VP.alpha(t) / VP.sigma(t)) ** 2
     factor = snr.clamp_min(1) if weight == "max_snr" else snr + 1
     torch.testing.assert_close(found.each, factor * error, rtol=1e-9, atol=0)
@@ -145,7 +161,8 @@ def test_weights_are_of_the_data_error_whatever_is_predicted(predicts, weight):
 
 
 class Labelled(torch.nn.Module):
-    """The exact data prediction of N(label, STD^2), with the scale of guidance as one more input where it is given."""
+    """The exact data prediction of N(label, STD^2), with the scale of guidance as one more input
+    where it is given."""
 
     def forward(self, x, t, label, scale=None):
         a, s = LINEAR.alpha(t)[:, None], LINEAR.sigma(t)[:, None]
@@ -156,7 +173,11 @@ class Labelled(torch.nn.Module):
 
 def guided():
     teacher, student = (ode.Model(Labelled(), LINEAR, "data") for _ in range(2))
-    return teacher, student, GuidedDistillation(student, teacher, {"label": torch.zeros(1, dtype=torch.float64)})
+    return (
+        teacher,
+        student,
+        GuidedDistillation(student, teacher, {"label": torch.zeros(1, dtype=torch.float64)}),
+    )
 
 
 def test_a_student_of_guidance_is_guidance_at_every_scale():
@@ -179,7 +200,9 @@ def test_a_student_of_guidance_that_is_wrong_has_its_weighted_error():
     teacher, _, _ = guided()
     b = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     net = lambda x, t, label, scale: Labelled()(x, t, label, scale) + b * scale[:, None]
-    objective = GuidedDistillation(ode.Model(net, LINEAR, "data"), teacher, {"label": torch.zeros(6).double()})
+    objective = GuidedDistillation(
+        ode.Model(net, LINEAR, "data"), teacher, {"label": torch.zeros(6).double()}
+    )
     x, label, t = normal(6, 1), normal(6, seed=2), torch.linspace(0.1, 0.9, 6).double()
     found = objective(x, cond={"label": label}, t=t, generator=generator())
     weight = ((1 - t) / t).square().clamp_min(1)
@@ -195,7 +218,10 @@ def test_second_stage_of_guided_students():
     """The scale is a condition as any other: both models of a halving get it."""
     _, student, _ = guided()
     objective = ProgressiveDistillation(student, student, "uniform", 8)
-    x, cond = normal(4, 1), {"label": normal(4, seed=2), "scale": torch.tensor([1.0, 2.0, 3.0, 4.0]).double()}
+    x, cond = (
+        normal(4, 1),
+        {"label": normal(4, seed=2), "scale": torch.tensor([1.0, 2.0, 3.0, 4.0]).double()},
+    )
     last = objective(x, index=torch.full((4,), 3), cond=cond, generator=generator())
     path, (t, middle, end) = LINEAR, objective.times[-3:]
     whole = [torch.full((4,), v, dtype=torch.float64) for v in (t, middle, end)]
@@ -217,7 +243,9 @@ def test_random_steps_and_dtypes():
     for t in objective.student_times[:-1]:
         share = float((found.t == t).double().mean())
         assert abs(share - 0.25) < 4 * (0.1875 / 4000) ** 0.5
-    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(found.loss, list(net.parameters())))
+    assert all(
+        bool(g.isfinite().all()) for g in torch.autograd.grad(found.loss, list(net.parameters()))
+    )
 
 
 def test_halving_stops_where_it_is_told():
@@ -237,11 +265,17 @@ def test_errors():
         (lambda: ProgressiveDistillation(plain, plain, "uniform", 5), "even number"),
         (lambda: ProgressiveDistillation(plain, problem.model(VP), "uniform", 4), "one path"),
         (lambda: ProgressiveDistillation(scaled, plain, "uniform", 4), "student is guided"),
-        (lambda: ProgressiveDistillation(problem.model(LINEAR, "noise"), plain, "uniform", 4), "no signal at t=1"),
+        (
+            lambda: ProgressiveDistillation(problem.model(LINEAR, "noise"), plain, "uniform", 4),
+            "no signal at t=1",
+        ),
         (lambda: objective(x, index=torch.tensor([0, 2])), "0 to 1"),
         (lambda: objective(x, index=torch.tensor([0])), "0 to 1"),
         (lambda: GuidedDistillation(plain, scaled, {}), "teacher is guided"),
-        (lambda: GuidedDistillation(plain, plain, {})(x, cond={}, scale=torch.zeros(3)), "one a sample"),
+        (
+            lambda: GuidedDistillation(plain, plain, {})(x, cond={}, scale=torch.zeros(3)),
+            "one a sample",
+        ),
         (lambda: halve(plain, "uniform", lambda m, t: m, 6, rounds=2), "cannot be halved"),
     ]
     for call, message in cases:

@@ -1,4 +1,5 @@
-"""Ends of paths: weighted losses have their limits there, or are refused; means are finite, or are refused."""
+"""Ends of paths: weighted losses have their limits there, or are refused; means are finite, or are
+refused."""
 
 import itertools
 import math
@@ -48,7 +49,10 @@ PATHS = {
 }
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 WEIGHTS = (None, *PREDICTIONS, "vlb", "snr", "max_snr", "snr_plus_1", "min_snr(5)", "min_snr(0.3)")
-X, NOISE = (torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+X, NOISE = (
+    torch.randn(1, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    for k in (0, 1)
+)
 
 
 def silent(path, predicts):
@@ -75,12 +79,24 @@ def written_out(path, predicts, weight, t, x=X, noise=NOISE):
         "score": -noise / s,
         "edm": (x - 0.25 * a / r**2 * state) * r / (0.5 * s),
     }
-    # The error of each in that of the data: at one state the noise moves by -a/s of what the data do.
-    moves = {"data": 1, "noise": a / s, "v": a * a / s + s, "velocity": ds * a / s - da, "score": a / s**2}
+    # The error of each in that of the data: at one state the noise moves by -a/s of what the data
+    # do.
+    moves = {
+        "data": 1,
+        "noise": a / s,
+        "v": a * a / s + s,
+        "velocity": ds * a / s - da,
+        "score": a / s**2,
+    }
     moves["edm"] = r / (0.5 * s)
     snr = (a / s) ** 2
     g2 = 2 * s * (ds - da / a * s)
-    others = {"vlb": 0.5 * g2.abs() * snr / s**2, "snr": snr, "max_snr": snr.clamp_min(1), "snr_plus_1": snr + 1}
+    others = {
+        "vlb": 0.5 * g2.abs() * snr / s**2,
+        "snr": snr,
+        "max_snr": snr.clamp_min(1),
+        "snr_plus_1": snr + 1,
+    }
     others |= {"min_snr(5)": snr.clamp_max(5.0), "min_snr(0.3)": snr.clamp_max(0.3)}
     model = silent(path, predicts)
     said = 0.3 * state * model.reading.c_in(path, t)
@@ -102,20 +118,29 @@ def test_losses_inside_are_those_written_out(predicts, path):
     for weight, share in itertools.product(WEIGHTS, (0.07, 0.4, 0.93)):
         t = torch.tensor([at(path, "data", share)], dtype=torch.float64)
         torch.testing.assert_close(
-            loss(path, predicts, weight, t).each, written_out(path, predicts, weight, t), rtol=1e-9, atol=1e-13
+            loss(path, predicts, weight, t).each,
+            written_out(path, predicts, weight, t),
+            rtol=1e-9,
+            atol=1e-13,
         )
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("predicts", PREDICTIONS)
 def test_conditions_couplings_weights_and_importance_together(predicts, path):
-    """The written-out loss of the noise that goes with each sample within its label, over the density of its time."""
+    """The written-out loss of the noise that goes with each sample within its label, over the
+    density of its time."""
     path, law = PATHS[path], times.LogUniform(0.2, 20.0)
     g = torch.Generator().manual_seed(4)
-    x, noise = torch.randn(8, 5, dtype=torch.float64, generator=g), torch.randn(8, 5, dtype=torch.float64, generator=g)
+    x, noise = (
+        torch.randn(8, 5, dtype=torch.float64, generator=g),
+        torch.randn(8, 5, dtype=torch.float64, generator=g),
+    )
     y, t = torch.arange(8) % 2, times.drawn(law, 8, path, g)
     model = silent(path, predicts)
-    found = Matching(model, "v", times=law, coupling="ot", importance=True)(x, noise=noise, t=t, cond={"y": y})
+    found = Matching(model, "v", times=law, coupling="ot", importance=True)(
+        x, noise=noise, t=t, cond={"y": y}
+    )
     moved = noise.clone()
     for label in (0, 1):
         moved[y == label] = OptimalTransport()(x[y == label], noise[y == label])
@@ -123,28 +148,40 @@ def test_conditions_couplings_weights_and_importance_together(predicts, path):
     for k in range(8):
         raw = written_out(path, predicts, "v", t[k : k + 1], x[k : k + 1], moved[k : k + 1])
         torch.testing.assert_close(found.raw[k : k + 1], raw, rtol=1e-8, atol=1e-13)
-    torch.testing.assert_close(found.each, found.raw / times.relative(law, t, path), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        found.each, found.raw / times.relative(law, t, path), rtol=1e-12, atol=0
+    )
     if path.training_steps is None:
         slope = (path.rho(t + 1e-6).log() - path.rho(t - 1e-6).log()).abs() / 2e-6 / math.log(100.0)
-        torch.testing.assert_close(found.each * slope * abs(path.t_noise - path.t_data), found.raw, rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            found.each * slope * abs(path.t_noise - path.t_data), found.raw, rtol=1e-5, atol=0
+        )
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("predicts", PREDICTIONS)
 @pytest.mark.parametrize("end", ["data", "noise"])
 def test_losses_at_the_ends_are_their_limits(end, predicts, path):
-    """Near the end the written-out loss settles at what it is there; where it grows without end the time is refused. In float32,
-    as torch.rand gives times, too."""
+    """Near the end the written-out loss settles at what it is there; where it grows without end the
+    time is refused. In float32, as torch.rand gives times, too."""
     path = PATHS[path]
     for weight in WEIGHTS:
         near, nearer = (
-            float(written_out(path, predicts, weight, torch.tensor([at(path, end, h)], dtype=torch.float64)))
+            float(
+                written_out(
+                    path, predicts, weight, torch.tensor([at(path, end, h)], dtype=torch.float64)
+                )
+            )
             for h in (1e-6, 1e-8)
         )
         for dtype in (torch.float64, torch.float32):
             t = torch.tensor([at(path, end, 0.0)], dtype=dtype)
             if nearer > 9 * near:
-                with pytest.raises(ode.OdesolveError, match=r"t holds .* is infinite: give times away from that end"):
+                with pytest.raises(
+                    ode.OdesolveError,
+                    match=r"t holds .* is infinite: give times "
+                    r"away from that end",
+                ):
                     loss(path, predicts, weight, t)
                 continue
             found = loss(path, predicts, weight, t)
@@ -157,7 +194,8 @@ def test_losses_at_the_ends_are_their_limits(end, predicts, path):
     ("vp", "velocity", "noise", None), ("flipped", "v", "noise", None),
 ])  # fmt: skip
 def test_whole_batches_at_the_data_end(path, predicts, weight, value):
-    """At the data end the noise network's loss of a v or velocity network is its own error: exact values."""
+    """At the data end the noise network's loss of a v or velocity network is its own error: exact
+    values."""
     path = PATHS[path]
     found = loss(path, predicts, weight, torch.tensor([path.t_data]))
     said = 0.3 * X
@@ -181,7 +219,9 @@ def test_gradients_at_the_ends_are_numbers(predicts, path):
     for weight, end in itertools.product(WEIGHTS, (path.t_data, path.t_noise)):
         layer.zero_grad()
         try:
-            found = Matching(model, weight, times=times.LogUniform())(X, noise=NOISE, t=torch.tensor([end]))
+            found = Matching(model, weight, times=times.LogUniform())(
+                X, noise=NOISE, t=torch.tensor([end])
+            )
         except ode.OdesolveError:
             continue
         found.loss.backward()
@@ -191,7 +231,8 @@ def test_gradients_at_the_ends_are_numbers(predicts, path):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("weight", [w for w in WEIGHTS if w is not None])
 def test_means_are_finite_under_the_default_law(weight, path):
-    """The mean of the weighted error does not grow as shares of the law nearer to its ends are added."""
+    """The mean of the weighted error does not grow as shares of the law nearer to its ends are
+    added."""
     path = PATHS[path]
     for predicts in PREDICTIONS:
         model = silent(path, predicts)
@@ -225,10 +266,17 @@ def test_laws_with_an_infinite_mean_are_refused(path, predicts, weight, ends):
     model = silent(PATHS[path], predicts)
     for law in (times.Uniform(), "uniform", "cosmap", times.Mode(), times.Importance()):
         with pytest.raises(
-            ode.OdesolveError, match=rf"infinite mean under times=.*reach the {ends} end: give times=Unif"
+            ode.OdesolveError,
+            match=rf"infinite mean under times=.*reach the {ends} end: give "
+            rf"times=Unif",
         ):
             Matching(model, weight, times=law)
-    for law in (times.LogUniform(0.01, 50.0), times.Uniform(0.01, 0.99), "logit_normal", times.LogNormal()):
+    for law in (
+        times.LogUniform(0.01, 50.0),
+        times.Uniform(0.01, 0.99),
+        "logit_normal",
+        times.LogNormal(),
+    ):
         Matching(model, weight, times=law)
     Matching(model, lambda path, t: t, times="uniform")
 
@@ -258,14 +306,19 @@ ZERO = ode.paths.Discrete(torch.linspace(0.99, 0.0, 20, dtype=torch.float64))
 
 @pytest.mark.parametrize("predicts", ["noise", "score"])
 def test_tables_without_a_signal_at_their_end(predicts):
-    """Zero terminal SNR, which the table holds as 2^-24: what says nothing of the data there is refused."""
+    """Zero terminal SNR, which the table holds as 2^-24: what says nothing of the data there is
+    refused."""
     teacher = silent(ZERO, "v")
     with pytest.raises(ode.OdesolveError, match="there is no signal at t=1"):
         ProgressiveDistillation(silent(ZERO, predicts), teacher, "uniform", 10)
     for weight in ("data", "max_snr", "v", "edm"):
-        with pytest.raises(ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"):
+        with pytest.raises(
+            ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"
+        ):
             Matching(silent(ZERO, predicts), weight)
-        with pytest.raises(ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"):
+        with pytest.raises(
+            ode.OdesolveError, match="infinite mean: the table has no signal at its noise end"
+        ):
             GuidedDistillation(silent(ZERO, predicts), teacher, {}, weight=weight)
     for weight in (None, "noise", "min_snr(5)"):
         Matching(silent(ZERO, predicts), weight)
@@ -277,9 +330,12 @@ def test_tables_without_a_signal_at_their_end(predicts):
 @pytest.mark.parametrize("t", [0.0, 1.0])
 @pytest.mark.parametrize("predicts", PREDICTIONS)
 def test_distillation_of_guidance_at_the_ends(predicts, t):
-    """max_snr times the error of the data's: refused where either is infinite, a number elsewhere."""
+    """max_snr times the error of the data's: refused where either is infinite, a number
+    elsewhere."""
     path = ode.paths.Linear()
-    found = GuidedDistillation(silent(path, predicts), silent(path, "v"), {"y": 0}, times="logit_normal", weight="data")
+    found = GuidedDistillation(
+        silent(path, predicts), silent(path, "v"), {"y": 0}, times="logit_normal", weight="data"
+    )
     try:
         value = found(X, cond={"y": 1}, scale=torch.ones(1), noise=NOISE, t=torch.tensor([t])).loss
     except ode.OdesolveError as error:
@@ -317,14 +373,17 @@ def told(path, predicts="edm", time=None):
 ])  # fmt: skip
 @pytest.mark.parametrize("time", ["c_noise", "sigma", lambda path, t: 1 / (1 - t)])
 def test_times_that_are_infinite_to_the_network_are_refused(make, time):
-    """The logarithm of no signal: what a network makes of it is no number, or has gradients that are none."""
+    """The logarithm of no signal: what a network makes of it is no number, or has gradients that
+    are none."""
     path, extra = ode.paths.Linear(), {}
     objective = make(told(path, "v", time))
     if isinstance(objective, GuidedDistillation):
         extra = {"cond": {}}
     for dtype in (torch.float32, torch.float64):
         with pytest.raises(
-            ode.OdesolveError, match=r"t holds 1, where the network's time .* is infinite: give times away"
+            ode.OdesolveError,
+            match=r"t holds 1, where the network's time .* is infinite: give "
+            r"times away",
         ):
             objective(torch.cat([X, X]), t=torch.tensor([0.3, 1.0], dtype=dtype), **extra)
         assert math.isfinite(objective(X, t=torch.tensor([0.999], dtype=dtype), **extra).loss)
@@ -333,7 +392,12 @@ def test_times_that_are_infinite_to_the_network_are_refused(make, time):
 def test_teachers_whose_time_is_infinite_are_refused():
     linear, trig = ode.paths.Linear(), ode.paths.Trig()
     for loss, t in (
-        (lambda t: GuidedDistillation(told(linear, "v"), told(linear), {}, weight="noise")(X, cond={}, t=t), 1.0),
+        (
+            lambda t: GuidedDistillation(told(linear, "v"), told(linear), {}, weight="noise")(
+                X, cond={}, t=t
+            ),
+            1.0,
+        ),
         (lambda t: MeanFlow(MAP, teacher=told(linear))(X, r=t, t=t), 1.0),
         (lambda t: TrigConsistency(told(trig, "v"), teacher=told(trig))(X, t=t), 0.0),
         (lambda t: TrigConsistency(told(trig, "v"), teacher=told(trig))(X, t=t), 1.0),
@@ -351,14 +415,21 @@ def test_chains_and_steps_that_begin_where_the_networks_time_is_infinite_are_ref
         lambda: ProgressiveDistillation(straight, model, "uniform", 4),
     ):
         with pytest.raises(
-            ode.OdesolveError, match=r"t holds 1, where the network's time \(time='c_noise'\) is infinite"
+            ode.OdesolveError,
+            match=r"t holds 1, where the network's time \(time='c_noise'\) is "
+            r"infinite",
         ):
             make()
-    for begin in (VariationalBound(model, grid=[0.9, 0.5, 0.1, 0.0]), VariationalBound(straight, steps=4)):
+    for begin in (
+        VariationalBound(model, grid=[0.9, 0.5, 0.1, 0.0]),
+        VariationalBound(straight, steps=4),
+    ):
         assert math.isfinite(begin(X).loss)
 
 
-@pytest.mark.parametrize("grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])])
+@pytest.mark.parametrize(
+    "grid", [[0.9, 0.5, 0.2, 0.0], (0.9, 0.5, 0.2, 0.0), torch.tensor([0.9, 0.5, 0.2, 0.0])]
+)
 def test_bounds_on_a_list_of_times(grid):
     found = VariationalBound(silent(ode.paths.VP(), "noise"), grid=grid)
     assert found.count == 3
@@ -384,7 +455,9 @@ ENTRIES = {
     "Shortcut": lambda x: Shortcut(MAP)(x),
     "ConsistencyTraining": lambda x: ConsistencyTraining(CONSISTENCY)(x),
     "ContinuousConsistency": lambda x: ContinuousConsistency(CONSISTENCY)(x),
-    "ProgressiveDistillation": lambda x: ProgressiveDistillation(STRAIGHT, STRAIGHT, "uniform", 4)(x),
+    "ProgressiveDistillation": lambda x: ProgressiveDistillation(STRAIGHT, STRAIGHT, "uniform", 4)(
+        x
+    ),
     "GuidedDistillation": lambda x: GuidedDistillation(STRAIGHT, STRAIGHT, {})(x, cond={}),
     "DenoisingScoreMatching": lambda x: DenoisingScoreMatching(MODEL)(x),
     "ImplicitScoreMatching": lambda x: ImplicitScoreMatching(MODEL)(x),
@@ -408,4 +481,6 @@ def test_data_of_half_precision_are_refused(name, dtype):
 
 def test_min_snr_holds_its_number_in_double():
     t = torch.tensor([1e-3], dtype=torch.float64)
-    assert float(weights(ode.paths.VP(), t, "min_snr(5.3)", "data", 0.5)) == pytest.approx(5.3, rel=1e-15)
+    assert float(weights(ode.paths.VP(), t, "min_snr(5.3)", "data", 0.5)) == pytest.approx(
+        5.3, rel=1e-15
+    )

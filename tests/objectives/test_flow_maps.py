@@ -1,4 +1,5 @@
-"""Maps between two times: on Gaussian data the average velocity is known, and with it every identity."""
+"""Maps between two times: on Gaussian data the average velocity is known, and with it every
+identity."""
 
 import math
 
@@ -27,7 +28,8 @@ def uniform(n, seed=0):
 
 
 def average(x, r, t):
-    """(x - map(x)) / (t - r) of N(MEAN, STD^2) on the straight path, without the difference: it holds at r = t."""
+    """(x - map(x)) / (t - r) of N(MEAN, STD^2) on the straight path, without the difference: it
+    holds at r = t."""
     r, t = r[:, None], t[:, None]
     deviation = lambda t: torch.sqrt((1 - t) ** 2 * STD**2 + t**2)
     slope = ((t + r) - STD**2 * (2 - t - r)) / (deviation(t) * (deviation(t) + deviation(r)))
@@ -70,7 +72,8 @@ def test_at_equal_times_it_is_a_model_of_the_library(path):
 
 
 def residual(net, tangent, path):
-    """Root mean square of u - v + (t - r) du along a tangent (velocity, dr, dt), at random states and times."""
+    """Root mean square of u - v + (t - r) du along a tangent (velocity, dr, dt), at random states
+    and times."""
     x, r, t = normal(50, 2), uniform(50), uniform(50, seed=1)
     v = problem.model(path, "velocity").velocity(x, t)
     rest = [torch.full_like(t, k) for k in tangent]
@@ -80,13 +83,15 @@ def residual(net, tangent, path):
 
 @PATHS
 def test_mean_flow_identity(path):
-    """Row 59: the objective's own residual is round-off at the exact map, of states and times on and off the diagonal."""
+    """Row 59: the objective's own residual is round-off at the exact map, of states and times on
+    and off the diagonal."""
     f, teacher = exact(path), problem.model(path, "velocity")
     x, z, r, t = normal(50, 2), normal(50, 2, seed=1), uniform(50), uniform(50, seed=1)
     r[:5] = t[:5]
     found = MeanFlow(f, teacher=teacher)(x, noise=z, r=r, t=t)
     assert float(found.error.max().sqrt()) < 1e-14
-    assert residual(f.average, (0, 1), path) < 1e-14  # the identity itself, and what other tangents would leave of it
+    # the identity itself, and what other tangents would leave of it
+    assert residual(f.average, (0, 1), path) < 1e-14
     assert residual(f.average, (1, 1), path) > 0.1
     assert residual(f.average, (1, 0), path) > 0.1
 
@@ -103,7 +108,8 @@ class Shifted(torch.nn.Module):
 
 
 def quadrature():
-    """Data and noise (9, 2), two equal columns, with weights (9,): exact for Gaussian moments up to degree 5."""
+    """Data and noise (9, 2), two equal columns, with weights (9,): exact for Gaussian moments up to
+    degree 5."""
     nodes = torch.tensor([-math.sqrt(3), 0.0, math.sqrt(3)], dtype=torch.float64)
     weights = torch.tensor([1 / 6, 2 / 3, 1 / 6], dtype=torch.float64)
     x, z = torch.meshgrid(nodes, nodes, indexing="ij")
@@ -113,13 +119,16 @@ def quadrature():
 
 @PATHS
 def test_the_exact_map_is_where_training_from_data_rests(path):
-    """The target is linear in the velocity, so that between data and noise serves: no gradient is left in the mean."""
+    """The target is linear in the velocity, so that between data and noise serves: no gradient is
+    left in the mean."""
     net = Shifted(exact(path).average)
     objective = MeanFlow(FlowMap(net, path), power=0.0)
     x, z, weights = quadrature()
     for r, t in ((0.1, 0.8), (0.5, 0.5), (0.0, 1.0)):
         r, t = (r, t) if path == LINEAR else (1 - r, 1 - t)
-        found = objective(x, noise=z, r=torch.full((9,), r).double(), t=torch.full((9,), t).double())
+        found = objective(
+            x, noise=z, r=torch.full((9,), r).double(), t=torch.full((9,), t).double()
+        )
         loss = (weights * found.each).sum()
         assert float(loss.detach()) > 0.1
         assert float(torch.autograd.grad(loss, net.ab)[0].abs().max()) < 1e-13
@@ -146,7 +155,8 @@ def test_adaptive_weights_get_no_gradient():
     torch.testing.assert_close(whole, torch.autograd.grad((factor * plain.each).mean(), a)[0])
     x_t, v = (1 - t)[:, None] * x + t[:, None] * z, z - x
     ratio, sine = torch.cos(r - t)[:, None], torch.sin(r - t)[:, None]
-    aim = v - (t - r)[:, None] * 0.7 * (ratio * v + sine * x_t)  # du/dt = a (cos(r - t) v + sin(r - t) x_t)
+    # du/dt = a (cos(r - t) v + sin(r - t) x_t)
+    aim = v - (t - r)[:, None] * 0.7 * (ratio * v + sine * x_t)
     torch.testing.assert_close(plain.error, (0.7 * ratio * x_t - aim).square().mean(1).detach())
 
 
@@ -159,7 +169,8 @@ def test_drawn_times(path):
     equal = float((found.r == found.t).double().mean())
     assert abs(equal - 0.6) < 4 * math.sqrt(0.24 / n)
     noise_side = found.t if path == LINEAR else 1 - found.t
-    a = torch.logit(times.LogitNormal(-0.4, 1.0)(n, LINEAR, generator(1))) + 0.4  # mean of the larger: -.4 + 1/sqrt(pi)
+    # mean of the larger: -.4 + 1/sqrt(pi)
+    a = torch.logit(times.LogitNormal(-0.4, 1.0)(n, LINEAR, generator(1))) + 0.4
     spread = float(torch.maximum(a[::2], a[1::2]).std())
     mean = float(torch.logit(noise_side).mean())
     assert abs(mean - (1 / math.sqrt(math.pi) - 0.4)) < 4 * spread / math.sqrt(n)
@@ -167,7 +178,8 @@ def test_drawn_times(path):
 
 @PATHS
 def test_shortcut_identity(path):
-    """Row 60: s(2d) is the mean of two half steps at the exact map, for every step but those read as a velocity."""
+    """Row 60: s(2d) is the mean of two half steps at the exact map, for every step but those read
+    as a velocity."""
     f, x, z = exact(path), normal(200, 2), normal(200, 2, seed=1)
     found = Shortcut(f, 64, share=1.0)(x, noise=z, generator=generator(2))
     size = (found.t - found.r).abs()
@@ -182,7 +194,8 @@ def test_shortcut_identity(path):
 
 
 def test_what_shortcuts_are_asked_and_compared_with():
-    """The smallest steps ask for velocities, larger ones for half steps; the target alone is asked twice."""
+    """The smallest steps ask for velocities, larger ones for half steps; the target alone is asked
+    twice."""
     calls = []
     target = FlowMap(lambda x, r, t: calls.append((r, t)) or average(x, r, t), LINEAR)
     f = FlowMap(lambda x, r, t: torch.zeros_like(x), LINEAR)
@@ -253,7 +266,9 @@ def test_both_times_reach_the_network_as_it_was_trained():
     assert r.dtype is t.dtype is torch.float32
     assert (r.tolist(), t.tolist(), label) == ([250.0, 250.0], [500.0, 750.0], 3)
     whole = f.sample((4, 3), 2, seed=1, cond={"label": 3})
-    torch.testing.assert_close(f.sample((2, 3), 2, seed=1, ids=[2, 3], cond={"label": 3}), whole[2:])
+    torch.testing.assert_close(
+        f.sample((2, 3), 2, seed=1, ids=[2, 3], cond={"label": 3}), whole[2:]
+    )
 
 
 def test_errors():

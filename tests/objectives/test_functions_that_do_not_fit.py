@@ -1,4 +1,5 @@
-"""Functions of the wrong number of arguments are refused where an objective is made, not where it is first called."""
+"""Functions of the wrong number of arguments are refused where an objective is made, not where it
+is first called."""
 
 from __future__ import annotations
 
@@ -15,7 +16,11 @@ NET = nn.Linear(2, 2)
 X = torch.ones(4, 2)
 VP, LINEAR, EDM = (
     ode.Model(lambda x, t: NET(x), path, predicts)
-    for path, predicts in ((ode.paths.VP(), "noise"), (ode.paths.Linear(), "velocity"), (ode.paths.EDM(), "edm"))
+    for path, predicts in (
+        (ode.paths.VP(), "noise"),
+        (ode.paths.Linear(), "velocity"),
+        (ode.paths.EDM(), "edm"),
+    )
 )
 CONSISTENCY = objectives.Consistency(EDM)
 OPTIMISER = torch.optim.SGD(NET.parameters(), 0.1)
@@ -37,14 +42,26 @@ MADE = {
     "times of Matching": ("times", lambda f: objectives.Matching(VP, times=f)),
     "coupling of Matching": ("coupling", lambda f: objectives.Matching(VP, coupling=f)),
     "weight of Matching": ("weight", lambda f: objectives.Matching(VP, weight=f)),
-    "times of Interpolant": ("times", lambda f: objectives.Interpolant(LINEAR, bridges.brownian(1.0), times=f)),
-    "weight of Interpolant": ("weight", lambda f: objectives.Interpolant(LINEAR, bridges.brownian(1.0), weight=f)),
+    "times of Interpolant": (
+        "times",
+        lambda f: objectives.Interpolant(LINEAR, bridges.brownian(1.0), times=f),
+    ),
+    "weight of Interpolant": (
+        "weight",
+        lambda f: objectives.Interpolant(LINEAR, bridges.brownian(1.0), weight=f),
+    ),
     "coupling of Interpolant": (
         "coupling",
         lambda f: objectives.Interpolant(LINEAR, bridges.brownian(1.0), coupling=f),
     ),
-    "times of ContinuousConsistency": ("times", lambda f: objectives.ContinuousConsistency(CONSISTENCY, times=f)),
-    "weight of ContinuousConsistency": ("weight", lambda f: objectives.ContinuousConsistency(CONSISTENCY, weight=f)),
+    "times of ContinuousConsistency": (
+        "times",
+        lambda f: objectives.ContinuousConsistency(CONSISTENCY, times=f),
+    ),
+    "weight of ContinuousConsistency": (
+        "weight",
+        lambda f: objectives.ContinuousConsistency(CONSISTENCY, weight=f),
+    ),
     **{
         f"{name} of ConsistencyTraining": (
             name,
@@ -57,18 +74,36 @@ MADE = {
     "noise of reflow": ("noise", lambda f: rectified.reflow(LINEAR, lambda model, x, z: model, f)),
     "fit of imf": ("fit", lambda f: schroedinger.imf(f, X, X, 1)),
     "fit of ipf": ("fit", lambda f: schroedinger.ipf(f, one, X, X, 1)),
-    "reference of ipf": ("reference", lambda f: schroedinger.ipf(lambda states, end: one, f, X, X, 1)),
+    "reference of ipf": (
+        "reference",
+        lambda f: schroedinger.ipf(lambda states, end: one, f, X, X, 1),
+    ),
     "mean of chain": ("mean", lambda f: schroedinger.chain(f, X, torch.ones(2))),
     "mean of mean_matching": ("mean", lambda f: schroedinger.mean_matching(torch.ones(3, 4, 2), f)),
-    "drift of DiffFlow": ("drift", lambda f: objectives.DiffFlow(f, lambda x, t: x, 1.0, [0.0, 1.0])),
-    "score of DiffFlow": ("score", lambda f: objectives.DiffFlow(lambda x, t: x, f, 1.0, [0.0, 1.0])),
-    "g of DiffFlow": ("g", lambda f: objectives.DiffFlow(lambda x, t: x, lambda x, t: x, f, [0.0, 1.0])),
+    "drift of DiffFlow": (
+        "drift",
+        lambda f: objectives.DiffFlow(f, lambda x, t: x, 1.0, [0.0, 1.0]),
+    ),
+    "score of DiffFlow": (
+        "score",
+        lambda f: objectives.DiffFlow(lambda x, t: x, f, 1.0, [0.0, 1.0]),
+    ),
+    "g of DiffFlow": (
+        "g",
+        lambda f: objectives.DiffFlow(lambda x, t: x, lambda x, t: x, f, [0.0, 1.0]),
+    ),
     "value of Gamma": ("value", lambda f: bridges.Gamma(f, one)),
     "slope of Gamma": ("slope", lambda f: bridges.Gamma(one, f)),
     "sigma of sde": ("sigma", lambda f: bridges.sde(LINEAR, f)),
     "then of warm_up": ("then", lambda f: training.warm_up(OPTIMISER, 2, f)),
-    "schedule of fit": ("schedule", lambda f: training.fit(objectives.Matching(VP), X, 1, network=NET, schedule=f)),
-    "after of fit": ("after", lambda f: training.fit(objectives.Matching(VP), X, 1, network=NET, after=f)),
+    "schedule of fit": (
+        "schedule",
+        lambda f: training.fit(objectives.Matching(VP), X, 1, network=NET, schedule=f),
+    ),
+    "after of fit": (
+        "after",
+        lambda f: training.fit(objectives.Matching(VP), X, 1, network=NET, after=f),
+    ),
 }
 
 
@@ -76,13 +111,19 @@ MADE = {
 @pytest.mark.parametrize("what", MADE)
 def test_it_is_refused_at_once(what, function):
     argument, make = MADE[what]
-    with pytest.raises(OdesolveError, match=rf"^{argument} is .*: give a function that is called as {argument}\("):
+    with pytest.raises(
+        OdesolveError,
+        match=rf"^{argument} is .*: give a function that is called "
+        rf"as {argument}\(",
+    ):
         make(function)
 
 
 def test_importance_needs_a_density():
     with pytest.raises(
-        OdesolveError, match=r"importance=True divides by the density of times.* give a law with density"
+        OdesolveError,
+        match=r"importance=True divides by the density of times.* give a law with "
+        r"density",
     ):
         objectives.Matching(VP, times=lambda n, path, generator: torch.rand(n), importance=True)
 
@@ -103,7 +144,8 @@ def test_functions_that_fit_are_called():
     ("gradient_accumulation_steps", "give accumulate="), ("accumulate_grad_batches", "give accumulate="),
     ("ema_decay", r"give ema=training.EMA\(network, decay\)"), ("max_grad_norm", "give clip="),
     ("checkpoint_dir", "give folder="), ("mixed_precision", "give dtype=torch.bfloat16"),
-    ("seed", r"give generator=torch.Generator\(\).manual_seed"), ("mask", r"give cond=\{'mask': mask\}.*mask=cond\['mask'\]"),
+    ("seed", r"give generator=torch.Generator\(\).manual_seed"), ("mask", r"give cond=\{'mask': "
+                                                                          r"mask\}.*mask=cond\['mask'\]"),
     ("lr", "give optimiser='adamw"), ("epochs", "give steps="),
 ])  # fmt: skip
 def test_words_of_other_trainers(word, told):

@@ -14,7 +14,9 @@ def generator(seed=0):
 
 def test_a_share_of_the_samples_loses_all_its_conditions():
     label, text = torch.arange(10_000) % 9 + 1, torch.ones(10_000, 2, 3)
-    out = dropped({"label": label, "text": text}, {"label": 0, "text": torch.zeros(1, 2, 3)}, 0.2, generator())
+    out = dropped(
+        {"label": label, "text": text}, {"label": 0, "text": torch.zeros(1, 2, 3)}, 0.2, generator()
+    )
     gone = out["label"] == 0
     assert abs(float(gone.double().mean()) - 0.2) < 4 * (0.2 * 0.8 / 10_000) ** 0.5
     assert torch.equal(out["text"][:, 0, 0] == 0, gone)
@@ -46,18 +48,27 @@ def test_at_the_door(cond, null, share, told):
 @pytest.mark.parametrize("kind", [list, tuple])
 def test_captions_go_with_the_rest_of_their_samples(kind):
     label, words = torch.arange(1000) + 1, kind(f"row {k}" for k in range(1000))
-    out = dropped({"label": label, "text": {"words": words}}, {"label": 0, "text": {"words": ""}}, 0.2, generator())
+    out = dropped(
+        {"label": label, "text": {"words": words}},
+        {"label": 0, "text": {"words": ""}},
+        0.2,
+        generator(),
+    )
     assert type(out["text"]["words"]) is kind
-    assert list(out["text"]["words"]) == [f"row {v - 1}" if v else "" for v in out["label"].tolist()]
+    assert list(out["text"]["words"]) == [
+        f"row {v - 1}" if v else "" for v in out["label"].tolist()
+    ]
     assert 150 < int((out["label"] == 0).sum()) < 250
-    alone = dropped({"label": label, "words": words}, {"label": 0, "words": None}, {"words": 0.5}, generator())
+    alone = dropped(
+        {"label": label, "words": words}, {"label": 0, "words": None}, {"words": 0.5}, generator()
+    )
     assert torch.equal(alone["label"], label)
     assert 400 < sum(v is None for v in alone["words"]) < 600
 
 
 def test_one_network_learns_both():
-    """Two Gaussians N(+-1, s^2): with a table of one line per label the minimiser is each one's exact noise prediction, and
-    without a label that of their mixture's best line."""
+    """Two Gaussians N(+-1, s^2): with a table of one line per label the minimiser is each one's
+    exact noise prediction, and without a label that of their mixture's best line."""
     path, t, s = ode.paths.VP(), 0.5, 0.4
     p = path.point(t)
 
@@ -74,7 +85,9 @@ def test_one_network_learns_both():
     objective = Matching(ode.Model(net, path, "noise"))
     n = 100_000
     label = torch.arange(n) % 2 + 1
-    x = (2.0 * label - 3.0)[:, None] + s * torch.randn(n, 1, dtype=torch.float64, generator=generator(1))
+    x = (2.0 * label - 3.0)[:, None] + s * torch.randn(
+        n, 1, dtype=torch.float64, generator=generator(1)
+    )
     cond = dropped({"label": label}, {"label": 0}, 0.3, generator(2))
     optimiser = torch.optim.LBFGS(
         net.parameters(), lr=1.0, max_iter=50, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
@@ -82,7 +95,9 @@ def test_one_network_learns_both():
 
     def closure():
         optimiser.zero_grad()
-        loss = objective(x, t=torch.full((n,), t, dtype=torch.float64), cond=cond, generator=generator(3)).loss
+        loss = objective(
+            x, t=torch.full((n,), t, dtype=torch.float64), cond=cond, generator=generator(3)
+        ).loss
         loss.backward()
         return loss
 

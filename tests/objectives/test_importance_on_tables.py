@@ -1,4 +1,5 @@
-"""Laws of times on tables: times of the table, their probabilities, and importance that follows the loss itself."""
+"""Laws of times on tables: times of the table, their probabilities, and importance that follows the
+loss itself."""
 
 import math
 
@@ -6,7 +7,14 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.objectives import DenoisingScoreMatching, GuidedDistillation, Levels, Matching, VariationalBound, times
+from odesolve.objectives import (
+    DenoisingScoreMatching,
+    GuidedDistillation,
+    Levels,
+    Matching,
+    VariationalBound,
+    times,
+)
 from odesolve.objectives.times import drawn, relative
 
 DDPM = ode.paths.Discrete.ddpm()
@@ -24,7 +32,9 @@ LAWS = {
     "importance": times.Importance(4, 2),
 }
 LAWS["importance"].update(
-    (torch.arange(8, dtype=torch.float64) % 4 + 0.5) / 4, torch.tensor([1.0, 2.0, 3.0, 10.0]).repeat(2), ode.paths.VP()
+    (torch.arange(8, dtype=torch.float64) % 4 + 0.5) / 4,
+    torch.tensor([1.0, 2.0, 3.0, 10.0]).repeat(2),
+    ode.paths.VP(),
 )
 
 
@@ -41,9 +51,9 @@ def objectives(path, law):
     return {
         "Matching": lambda x, **k: Matching(model, times=law)(x, **k),
         "DenoisingScoreMatching": lambda x, **k: DenoisingScoreMatching(model, times=law)(x, **k),
-        "GuidedDistillation": lambda x, **k: GuidedDistillation(model, model, {"y": 0}, weight=None, times=law)(
-            x, cond={"y": 1}, **k
-        ),
+        "GuidedDistillation": lambda x, **k: GuidedDistillation(
+            model, model, {"y": 0}, weight=None, times=law
+        )(x, cond={"y": 1}, **k),
     }
 
 
@@ -77,38 +87,55 @@ def test_probabilities_are_those_of_the_draws(law, path):
 
 def test_uniform_times_on_a_table_are_the_table():
     torch.testing.assert_close(
-        drawn(times.Uniform(), 100, DDPM, generator(1)), times.Table()(100, DDPM, generator(1)), rtol=0, atol=1e-12
+        drawn(times.Uniform(), 100, DDPM, generator(1)),
+        times.Table()(100, DDPM, generator(1)),
+        rtol=0,
+        atol=1e-12,
     )
 
 
-@pytest.mark.parametrize("law", [k for k in LAWS if k not in ("part", "log_uniform", "levels", "log_normal")])
+@pytest.mark.parametrize(
+    "law", [k for k in LAWS if k not in ("part", "log_uniform", "levels", "log_normal")]
+)
 def test_importance_keeps_the_objective_of_the_table(law):
-    """The mean over equally likely times of the exact losses of a network that says nothing: 1 for noise, whatever the law."""
+    """The mean over equally likely times of the exact losses of a network that says nothing: 1 for
+    noise, whatever the law."""
     model = ode.Model(lambda x, t: 0 * x, SHORT, "noise")
     x = torch.zeros(40_000, 1, dtype=torch.float64)
     exact = float((SHORT.alpha(torch.arange(1, 11, dtype=torch.float64) / 10) ** 2).mean())
-    found = Matching(model, weight=lambda path, t: path.alpha(t) ** 2, times=LAWS[law], importance=True)(
-        x, generator=generator(2)
-    )
+    found = Matching(
+        model, weight=lambda path, t: path.alpha(t) ** 2, times=LAWS[law], importance=True
+    )(x, generator=generator(2))
     assert abs(float(found.loss) - exact) < 4 * float(found.each.std()) / 200.0
 
 
 def test_importance_by_default_changes_nothing():
     """Equal probabilities: the loss is that without, where it was a thousand times it."""
     model, x = ode.Model(net, DDPM, "noise"), torch.ones(50, 2, dtype=torch.float64)
-    plain, weighed = (Matching(model, importance=on)(x, generator=generator(1)) for on in (False, True))
+    plain, weighed = (
+        Matching(model, importance=on)(x, generator=generator(1)) for on in (False, True)
+    )
     torch.testing.assert_close(weighed.each, plain.each, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("path", [ode.paths.VP(), SHORT, ode.paths.Linear().flipped()], ids=["vp", "table", "flipped"])
+@pytest.mark.parametrize(
+    "path", [ode.paths.VP(), SHORT, ode.paths.Linear().flipped()], ids=["vp", "table", "flipped"]
+)
 def test_importance_settles_where_the_loss_is(path):
-    """Losses .0099 and .9901 on the halves: probabilities are as they; by each, which was divided by them, .091 and .909."""
+    """Losses .0099 and .9901 on the halves: probabilities are as they; by each, which was divided
+    by them, .091 and .909."""
     law = times.Importance(2, 10, floor=0.0)
 
     def size(path, t):
-        return torch.where(path.rho(t) > float(path.rho(torch.tensor(0.5, dtype=torch.float64))) + 1e-9, 0.9901, 0.0099)
+        return torch.where(
+            path.rho(t) > float(path.rho(torch.tensor(0.5, dtype=torch.float64))) + 1e-9,
+            0.9901,
+            0.0099,
+        )
 
-    objective = Matching(ode.Model(lambda x, t: 0 * x, path, "noise"), weight=size, times=law, importance=True)
+    objective = Matching(
+        ode.Model(lambda x, t: 0 * x, path, "noise"), weight=size, times=law, importance=True
+    )
     noise = torch.ones(200, 1, dtype=torch.float64)
     for step in range(30):
         terms = objective(torch.zeros_like(noise), noise=noise, generator=generator(step))
@@ -126,9 +153,13 @@ def test_the_raw_loss_of_every_objective():
     terms = Matching(model, times=law, importance=True)(x, generator=generator(1))
     plain = Matching(model, times=law)(x, generator=generator(1))
     torch.testing.assert_close(terms.raw, plain.each, rtol=0, atol=0)
-    torch.testing.assert_close(terms.each, plain.each / law.density(terms.t, ode.paths.VP()), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        terms.each, plain.each / law.density(terms.t, ode.paths.VP()), rtol=1e-12, atol=0
+    )
     assert plain.raw is plain.each
-    bound = VariationalBound(ode.Model(net, SHORT, "noise"), importance=True)(x, generator=generator(1))
+    bound = VariationalBound(ode.Model(net, SHORT, "noise"), importance=True)(
+        x, generator=generator(1)
+    )
     assert bound.raw is bound.term
 
 
@@ -147,13 +178,17 @@ def test_what_importance_cannot_divide_by():
     with pytest.raises(ode.OdesolveError, match="quantile"):
         Matching(ode.Model(net, SHORT, "noise"), times=Mine(), importance=True)
     Mine.quantile = staticmethod(lambda u, path: u)
-    found = Matching(ode.Model(net, SHORT, "noise"), times=Mine(), importance=True)(torch.zeros(9, 2))
+    found = Matching(ode.Model(net, SHORT, "noise"), times=Mine(), importance=True)(
+        torch.zeros(9, 2)
+    )
     torch.testing.assert_close(found.raw, found.each, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("law", [k for k in LAWS if k not in ("table", "levels", "importance")])
 @pytest.mark.parametrize(
-    "path", [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear().flipped()], ids=lambda p: str(p)[:8]
+    "path",
+    [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear().flipped()],
+    ids=lambda p: str(p)[:8],
 )
 def test_shares_are_integrals_of_densities(law, path):
     u = torch.tensor([0.1, 0.35, 0.8], dtype=torch.float64)
@@ -165,10 +200,14 @@ def test_shares_of_importance():
     law, path = LAWS["importance"], ode.paths.VP()
     t = torch.linspace(0, 1, 41, dtype=torch.float64)
     middle = law.density(0.5 * (t[1:] + t[:-1]), path) / 40
-    torch.testing.assert_close(law.share(t, path), torch.cat([t[:1], middle.cumsum(0)]), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        law.share(t, path), torch.cat([t[:1], middle.cumsum(0)]), rtol=1e-12, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize("path", [ode.paths.VP(), ode.paths.Linear(0.1), ode.paths.Cosine(), ode.paths.VE().flipped()])
+@pytest.mark.parametrize(
+    "path", [ode.paths.VP(), ode.paths.Linear(0.1), ode.paths.Cosine(), ode.paths.VE().flipped()]
+)
 @pytest.mark.parametrize("law", [times.LogUniform(0.2, 20.0), times.Uniform(0.1, 0.7)])
 def test_ends_of_laws_have_a_density(law, path):
     """What is drawn there may lie beyond them by its rounding, and was divided by 0."""

@@ -1,4 +1,5 @@
-"""Layers of networks inside of losses: dropout that is the same in both evaluations, and layers without a forward derivative."""
+"""Layers of networks inside of losses: dropout that is the same in both evaluations, and layers
+without a forward derivative."""
 
 import pytest
 import torch
@@ -44,7 +45,8 @@ def kinds(f, **options):
 
 @pytest.mark.parametrize("name", ["training", "distillation", "of a teacher that drops"])
 def test_student_and_target_drop_the_same(name):
-    """Two neighbouring times of a thousand: the same masks leave next to nothing, where others left a hundredth."""
+    """Two neighbouring times of a thousand: the same masks leave next to nothing, where others left
+    a hundredth."""
     torch.manual_seed(0)
     net = Dropping()
     f = Consistency(ode.Model(net, EDM, "edm", dtype=torch.float32))
@@ -72,7 +74,9 @@ def test_an_average_drops_the_same_as_its_student():
     nets[1].load_state_dict(nets[0].state_dict())
     f, average = (Consistency(ode.Model(net, EDM, "edm", dtype=torch.float32)) for net in nets)
     index = torch.full((64,), 9000)
-    loss = ConsistencyTraining(f, 20_000, target=average)(torch.ones(64, 4), index=index, noise=torch.ones(64, 4)).loss
+    loss = ConsistencyTraining(f, 20_000, target=average)(
+        torch.ones(64, 4), index=index, noise=torch.ones(64, 4)
+    ).loss
     assert float(loss.detach()) < 1e-6
 
 
@@ -135,9 +139,15 @@ LAYERS = {
         lambda: lambda _, x, h: checkpoint(torch.tanh, h, use_reentrant=False),
         "without torch.utils.check",
     ),
-    "reentrant": (lambda: lambda _, x, h: checkpoint(torch.tanh, h, use_reentrant=True), "without torch.utils.check"),
+    "reentrant": (
+        lambda: lambda _, x, h: checkpoint(torch.tanh, h, use_reentrant=True),
+        "without torch.utils.check",
+    ),
     "a function": (lambda: lambda _, x, h: Own.apply(h), "give the function setup_context and jvp"),
-    "BatchNorm": (lambda: Norm(nn.BatchNorm1d(8)), "give GroupNorm or LayerNorm, put BatchNorm in eval mode"),
+    "BatchNorm": (
+        lambda: Norm(nn.BatchNorm1d(8)),
+        "give GroupNorm or LayerNorm, put BatchNorm in eval mode",
+    ),
 }
 
 
@@ -169,7 +179,10 @@ def math_attention(objective, x):
         (lambda: attend, math_attention),
         (lambda: Norm(nn.BatchNorm1d(8).eval()), lambda objective, x: objective(x).loss),
         (lambda: Norm(nn.GroupNorm(2, 8)), lambda objective, x: objective(x).loss),
-        (lambda: Norm(torch.func.replace_all_batch_norm_modules_(nn.BatchNorm1d(8))), lambda o, x: o(x).loss),
+        (
+            lambda: Norm(torch.func.replace_all_batch_norm_modules_(nn.BatchNorm1d(8))),
+            lambda o, x: o(x).loss,
+        ),
     ],
     ids=["attention", "eval", "groups", "replaced"],
 )
@@ -198,10 +211,12 @@ def test_errors_of_the_networks_own_stay():
 
 
 @pytest.mark.parametrize(
-    ("numbers", "of", "expected"), [(3072, "sum", 0.99675), (3072, "mean", 0.0909), (1, "sum", 0.0909)]
+    ("numbers", "of", "expected"),
+    [(3072, "sum", 0.99675), (3072, "mean", 0.0909), (1, "sum", 0.0909)],
 )
 def test_the_offset_is_of_the_sum(numbers, of, expected):
-    """An error of 1e-4 in each of 3072 numbers: .3072 / (.3072 + .001), the paper's; of the mean 1e-4 / (1e-4 + 1e-3)."""
+    """An error of 1e-4 in each of 3072 numbers: .3072 / (.3072 + .001), the paper's; of the mean
+    1e-4 / (1e-4 + 1e-3)."""
     f = FlowMap(lambda x, r, t: 0.01 + 0 * x, LINEAR)
     x = torch.zeros(4, numbers, dtype=torch.float64)
     t = torch.full((4,), 0.5)
@@ -232,19 +247,37 @@ def test_conditions_are_dropped_each_by_itself():
 
 
 def test_nested_conditions_are_dropped():
-    cond = {"text": {"tokens": torch.ones(6, 2), "mask": torch.ones(6, dtype=torch.bool)}, "y": torch.ones(6)}
+    cond = {
+        "text": {"tokens": torch.ones(6, 2), "mask": torch.ones(6, dtype=torch.bool)},
+        "y": torch.ones(6),
+    }
     null = {"text": {"tokens": torch.zeros(1, 2), "mask": False}, "y": 0}
     out = dropped(cond, null, 0.5, generator())
     gone = out["y"] == 0
     assert 0 < int(gone.sum()) < 6
     assert torch.equal(out["text"]["tokens"][:, 0] == 0, gone)
     assert torch.equal(~out["text"]["mask"], gone)
-    with pytest.raises(ode.OdesolveError, match=r"text holds .* and its null is 0: give the same names"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"text holds .* and its null is 0: give the same "
+        r"names",
+    ):
         dropped(cond, {"text": 0, "y": 0})
 
 
 @pytest.mark.parametrize(
-    "null", [0.5, torch.tensor(0.5), float("nan"), float("inf"), -0.25, torch.tensor([0.5]), None, "a", [0, 1]]
+    "null",
+    [
+        0.5,
+        torch.tensor(0.5),
+        float("nan"),
+        float("inf"),
+        -0.25,
+        torch.tensor([0.5]),
+        None,
+        "a",
+        [0, 1],
+    ],
 )
 def test_labels_with_a_null_of_another_kind(null):
     """A half was cut to label 0 without a word."""

@@ -1,4 +1,5 @@
-"""Maximum likelihood: values and gradients of linear flows in closed form, and what they train to."""
+"""Maximum likelihood: values and gradients of linear flows in closed form, and what they train
+to."""
 
 import math
 
@@ -26,7 +27,8 @@ def flow(a):
 
 @pytest.mark.parametrize("adjoint", ["backprop", "continuous", "reversible"])
 def test_a_linear_flow(adjoint):
-    """dx/dt = a x takes x to x e^a, so that log p(x) = -(x e^a)^2 / 2 - log(2 pi) / 2 + a for each of the numbers."""
+    """dx/dt = a x takes x to x e^a, so that log p(x) = -(x e^a)^2 / 2 - log(2 pi) / 2 + a for each
+    of the numbers."""
     a, x = torch.tensor(0.3, dtype=torch.float64, requires_grad=True), STD * normal(40, 2)
     options = {"steps": 40, "solver": "rk4"} if adjoint == "reversible" else {"tol": 1e-6}
     terms = MaximumLikelihood(flow(a), adjoint=adjoint, params=[a], **options)(x)
@@ -62,7 +64,13 @@ def test_a_model_with_conditions_and_probes():
     assert 0.0 < abs(float(scale.grad)) < math.inf
     seed = int(torch.randint(2**62, (), generator=generator(1)))
     again = ode.log_prob(
-        model.given(shift=shift), x, trace="hutchinson", products=1, solver="heun", steps=8, seed=seed
+        model.given(shift=shift),
+        x,
+        trace="hutchinson",
+        products=1,
+        solver="heun",
+        steps=8,
+        seed=seed,
     ).value
     torch.testing.assert_close(a.each.detach(), -again)
 

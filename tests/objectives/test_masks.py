@@ -49,9 +49,9 @@ LOSSES = {
     "Matching": Matching(model("noise", ode.paths.VP()), "data"),
     "Matching by importance": Matching(model("v"), times="logit_normal", importance=True),
     "TwoSided": lambda x, **k: TwoSided(model(), 0.1)(x, x + 1, **k),
-    "Interpolant": lambda x, **k: Interpolant(model(), bridges.sine_squared(1.0), model("noise"), antithetic=True)(
-        x, x + 1, **k
-    ),
+    "Interpolant": lambda x, **k: Interpolant(
+        model(), bridges.sine_squared(1.0), model("noise"), antithetic=True
+    )(x, x + 1, **k),
     "BridgeMatching": lambda x, **k: BridgeMatching(model("data"), 1.0)(x, x + 1, **k),
     "ScoreAndFlow": lambda x, **k: ScoreAndFlow(model(), model("score"), 1.0)(x, x + 1, **k),
     "MeanFlow": MeanFlow(MAP),
@@ -60,7 +60,9 @@ LOSSES = {
     "ProgressiveDistillation": ProgressiveDistillation(model(), model("v"), "uniform", 4),
     "ConsistencyTraining": ConsistencyTraining(CARRIED),
     "ConsistencyTraining by pseudo-Huber": ConsistencyTraining(CARRIED, distance=pseudo_huber()),
-    "ConsistencyTraining by pseudo-Huber of .1": ConsistencyTraining(CARRIED, distance=pseudo_huber(0.1)),
+    "ConsistencyTraining by pseudo-Huber of .1": ConsistencyTraining(
+        CARRIED, distance=pseudo_huber(0.1)
+    ),
     "ConsistencyDistillation": ConsistencyDistillation(CARRIED, model("data", ode.paths.EDM())),
     "ContinuousConsistency": ContinuousConsistency(CARRIED),
     "TrigConsistency": TrigConsistency(model("v", ode.paths.Trig())),
@@ -68,7 +70,9 @@ LOSSES = {
     "ExplicitScoreMatching": ExplicitScoreMatching(model("v"), lambda x, t: -x),
     "ImplicitScoreMatching": ImplicitScoreMatching(model("v"), weight="noise"),
     "SlicedScoreMatching": SlicedScoreMatching(model("v")),
-    "GuidedDistillation": lambda x, **k: GuidedDistillation(model(), model("v"), {"y": 0})(x, cond={"y": 1}, **k),
+    "GuidedDistillation": lambda x, **k: GuidedDistillation(model(), model("v"), {"y": 0})(
+        x, cond={"y": 1}, **k
+    ),
 }
 
 
@@ -85,9 +89,13 @@ def test_what_is_masked_does_not_count(name):
     g = torch.Generator().manual_seed(3)
     noise = torch.randn(X.shape, dtype=torch.float64, generator=g)
     masked = loss(name, noise=noise, mask=mask)
-    torch.testing.assert_close(masked.each, loss(name, X[..., :3], noise[..., :3]).each, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        masked.each, loss(name, X[..., :3], noise[..., :3]).each, rtol=1e-12, atol=0
+    )
     other = torch.where(mask, X, 100.0)
-    torch.testing.assert_close(loss(name, other, noise, mask=mask).each, masked.each, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        loss(name, other, noise, mask=mask).each, masked.each, rtol=1e-12, atol=0
+    )
 
 
 SUMS = [name for name in LOSSES if "Score" in name and name != "ScoreAndFlow"]
@@ -112,7 +120,9 @@ def test_a_score_without_a_model():
     slopes = torch.func.vmap(torch.func.jacrev(lambda x: torch.sin(x) * x.cumsum(0)))(x)
     half = 0.5 * (weights * score(x).square()).sum(1)
     found = ImplicitScoreMatching(score)(x, mask=weights).each
-    torch.testing.assert_close(found, half + (weights * slopes.diagonal(dim1=1, dim2=2)).sum(1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        found, half + (weights * slopes.diagonal(dim1=1, dim2=2)).sum(1), rtol=1e-12, atol=1e-12
+    )
     g = lambda: torch.Generator().manual_seed(2)
     v = trace.Hutchinson(3).forms(x, keys_for(x, g())).z
     pushed = torch.einsum("kbi,i,bij,kbj->kb", v, weights, slopes, v).mean(0)
@@ -137,7 +147,11 @@ def learned(x, t):
     lambda: DiffFlow(lambda x, t: x, lambda x, t: -x, 1.0, [0.0, 1.0]),
 ])  # fmt: skip
 def test_bounds_and_densities_are_of_all_numbers(make):
-    with pytest.raises(ode.OdesolveError, match=r"has no mask=: a bound or density.*Matching\(model\)\(x, mask=...\)"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"has no mask=: a bound or "
+        r"density.*Matching\(model\)\(x, mask=...\)",
+    ):
         make()(X, mask=torch.ones(4))
 
 
@@ -148,13 +162,20 @@ def test_distances_without_a_mask():
         objective(X, mask=torch.ones(4))
 
 
-@pytest.mark.parametrize("name", [k for k in LOSSES if k not in SUMS and not any(word in k for word in OTHERS)])
+@pytest.mark.parametrize(
+    "name", [k for k in LOSSES if k not in SUMS and not any(word in k for word in OTHERS)]
+)
 def test_weights_are_of_the_squares(name):
-    """Of weights 1 and 3 the loss is the mean of the halves, one and three parts of four; that of equal weights the plain one."""
+    """Of weights 1 and 3 the loss is the mean of the halves, one and three parts of four; that of
+    equal weights the plain one."""
     weights = torch.tensor([1.0, 3.0, 0.0, 0.0])
     single = [loss(name, mask=torch.eye(4)[k]).each for k in (0, 1)]
-    torch.testing.assert_close(loss(name, mask=weights).each, 0.25 * single[0] + 0.75 * single[1], rtol=1e-12, atol=0)
-    torch.testing.assert_close(loss(name, mask=torch.full((1, 1, 1), 7.0)).each, loss(name).each, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        loss(name, mask=weights).each, 0.25 * single[0] + 0.75 * single[1], rtol=1e-12, atol=0
+    )
+    torch.testing.assert_close(
+        loss(name, mask=torch.full((1, 1, 1), 7.0)).each, loss(name).each, rtol=1e-12, atol=0
+    )
 
 
 def test_the_offset_of_meanflow_is_of_what_counts():
@@ -162,7 +183,9 @@ def test_the_offset_of_meanflow_is_of_what_counts():
     flat = FlowMap(lambda x, r, t: 0.01 + 0 * x, LINEAR)
     t = torch.full((2,), 0.5)
     found = MeanFlow(flat)(x, noise=x, r=t, t=t, mask=torch.arange(8) < 3)
-    torch.testing.assert_close(found.each, torch.full((2,), 3e-4 / (3e-4 + 1e-3), dtype=torch.float64))
+    torch.testing.assert_close(
+        found.each, torch.full((2,), 3e-4 / (3e-4 + 1e-3), dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,4 +1,5 @@
-"""Matching: floors and minimisers on Gaussian data are the exact ones, whatever is predicted, weighed and drawn."""
+"""Matching: floors and minimisers on Gaussian data are the exact ones, whatever is predicted,
+weighed and drawn."""
 
 import math
 
@@ -9,7 +10,12 @@ import odesolve as ode
 from odesolve.objectives import Matching, times
 from odesolve.objectives.weights import factor, of_data, weights
 
-PATHS = {"vp": ode.paths.VP(), "linear": ode.paths.Linear(), "edm": ode.paths.EDM(), "cosine": ode.paths.Cosine()}
+PATHS = {
+    "vp": ode.paths.VP(),
+    "linear": ode.paths.Linear(),
+    "edm": ode.paths.EDM(),
+    "cosine": ode.paths.Cosine(),
+}
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 MEAN, STD = 0.3, 0.6
 problem = ode.problems.gaussian(mean=MEAN, std=STD, shape=(3,))
@@ -27,7 +33,8 @@ def data(n=20_000):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("predicts", PREDICTIONS)
 def test_floors(path, predicts):
-    """The exact network's loss at a time is what is left of x0 given x: kF^2 s^2 sigma^2 / (alpha^2 s^2 + sigma^2)."""
+    """The exact network's loss at a time is what is left of x0 given x: kF^2 s^2 sigma^2 / (alpha^2
+    s^2 + sigma^2)."""
     path = PATHS[path]
     model = problem.model(path, predicts)
     t = path.t_of_rho(torch.tensor(0.7, dtype=torch.float64)).expand(20_000)
@@ -41,7 +48,8 @@ def test_floors(path, predicts):
 
 
 def test_known_floors():
-    """Of N(0, s^2) a dimension: s pi / 2 for flow matching on the straight path (method: integral of V over t)."""
+    """Of N(0, s^2) a dimension: s pi / 2 for flow matching on the straight path (method: integral
+    of V over t)."""
     centred = ode.problems.gaussian(mean=0.0, std=STD, shape=(3,))
     x = STD * torch.randn(40_000, 3, dtype=torch.float64, generator=generator(1))
     found = Matching(centred.model(PATHS["linear"], "velocity"))(x, generator=generator())
@@ -49,12 +57,17 @@ def test_known_floors():
 
 
 @pytest.mark.parametrize("path", ["vp", "linear", "edm"])
-@pytest.mark.parametrize("weight", ["data", "noise", "velocity", "edm", "vlb", "max_snr", "snr_plus_1", "min_snr(5)"])
+@pytest.mark.parametrize(
+    "weight", ["data", "noise", "velocity", "edm", "vlb", "max_snr", "snr_plus_1", "min_snr(5)"]
+)
 def test_a_weighted_loss_is_the_same_whatever_is_predicted(path, weight):
     path = PATHS[path]
     t = path.t_of_rho(torch.logspace(-1.5, 1.5, 200, dtype=torch.float64)).clamp(1e-3, path.t_max)
     x, noise = data(200), torch.randn(200, 3, dtype=torch.float64, generator=generator(2))
-    losses = [Matching(problem.model(path, p), weight=weight)(x, t=t, noise=noise).each for p in PREDICTIONS]
+    losses = [
+        Matching(problem.model(path, p), weight=weight)(x, t=t, noise=noise).each
+        for p in PREDICTIONS
+    ]
     for loss in losses[1:]:
         torch.testing.assert_close(loss, losses[0], rtol=1e-7, atol=1e-12)
 
@@ -75,7 +88,9 @@ def test_weights_by_name(path):
     h = 1e-5
     slope = (torch.exp(2 * path.lam(t + h)) - torch.exp(2 * path.lam(t - h))) / (2 * h)
     torch.testing.assert_close(of_data(path, t, "vlb", 0.5), -0.5 * slope, rtol=1e-5, atol=0)
-    delta = torch.tensor([(v.alpha * v.dsigma - v.dalpha * v.sigma) / v.sigma for v in p], dtype=torch.float64)
+    delta = torch.tensor(
+        [(v.alpha * v.dsigma - v.dalpha * v.sigma) / v.sigma for v in p], dtype=torch.float64
+    )
     torch.testing.assert_close(of_data(path, t, "velocity", 0.5), delta**2)
 
 
@@ -96,7 +111,9 @@ class Linear(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = (torch.nn.Parameter(torch.zeros((), dtype=torch.float64)) for _ in range(2))
+        self.a, self.b = (
+            torch.nn.Parameter(torch.zeros((), dtype=torch.float64)) for _ in range(2)
+        )
 
     def forward(self, x, t, shift=None):
         return self.a * x + self.b if shift is None else self.a * x + self.b + shift
@@ -182,8 +199,12 @@ def test_sources_and_couplings():
 def test_draws_are_of_their_generator():
     objective = Matching(problem.model(PATHS["vp"], "noise"))
     x = data(50)
-    assert torch.equal(objective(x, generator=generator(3)).each, objective(x, generator=generator(3)).each)
-    assert not torch.equal(objective(x, generator=generator(3)).each, objective(x, generator=generator(4)).each)
+    assert torch.equal(
+        objective(x, generator=generator(3)).each, objective(x, generator=generator(3)).each
+    )
+    assert not torch.equal(
+        objective(x, generator=generator(3)).each, objective(x, generator=generator(4)).each
+    )
 
 
 def test_float32_networks_in_float32():

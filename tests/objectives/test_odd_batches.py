@@ -1,4 +1,5 @@
-"""Conditions, times, noise, masks and functions of unusual kinds: the right value, or one sentence on what to give."""
+"""Conditions, times, noise, masks and functions of unusual kinds: the right value, or one sentence
+on what to give."""
 
 import numpy as np
 import pytest
@@ -30,7 +31,9 @@ def transported(cond, x=X):
     return obj.Matching(model(), coupling="ot")(x, cond={"y": cond}, generator=drawn()).loss
 
 
-@pytest.mark.parametrize("rows", [("a", "b") * 8, (7, 8) * 8, np.array([0, 1] * 8, np.uint16), [b"", b"x"] * 8])
+@pytest.mark.parametrize(
+    "rows", [("a", "b") * 8, (7, 8) * 8, np.array([0, 1] * 8, np.uint16), [b"", b"x"] * 8]
+)
 def test_labels_in_tuples_and_arrays_are_labels(rows):
     x = torch.cat([X, -X, 2 * X, 0.1 - X])
     assert transported(rows, x) == transported(LABELS.repeat(4), x)
@@ -41,7 +44,9 @@ def test_ranges_are_a_label_for_each():
     assert transported(range(4)) == transported(torch.arange(4))
 
 
-@pytest.mark.parametrize("empty", [torch.zeros(4, 0, dtype=torch.long), torch.zeros(4, 0), np.zeros((4, 0), bool)])
+@pytest.mark.parametrize(
+    "empty", [torch.zeros(4, 0, dtype=torch.long), torch.zeros(4, 0), np.zeros((4, 0), bool)]
+)
 def test_conditions_without_numbers_part_nothing(empty):
     assert transported(empty) == transported(3)
 
@@ -68,7 +73,9 @@ def test_several_conditions_in_a_list_stay_several():
     assert transported([LABELS, LABELS]) == transported(LABELS)
 
 
-@pytest.mark.parametrize("answer", [lambda z: z[:1], lambda z: None, lambda z: z.double(), lambda z: z[:, :2]])
+@pytest.mark.parametrize(
+    "answer", [lambda z: z[:1], lambda z: None, lambda z: z.double(), lambda z: z[:, :2]]
+)
 @pytest.mark.parametrize("cond", [None, {"y": LABELS}])
 def test_couplings_that_answer_something_else(answer, cond):
     loss = obj.Matching(model(), coupling=lambda x, noise, generator=None: answer(noise))
@@ -78,7 +85,12 @@ def test_couplings_that_answer_something_else(answer, cond):
 
 @pytest.mark.parametrize(
     ("law", "t"),
-    [(times.Uniform(0.2, 0.7), 0.1), (times.LogitNormal(), 0.0), (times.LogitNormal(), 1.0), (times.LogNormal(), 1.0)],
+    [
+        (times.Uniform(0.2, 0.7), 0.1),
+        (times.LogitNormal(), 0.0),
+        (times.LogitNormal(), 1.0),
+        (times.LogNormal(), 1.0),
+    ],
 )
 def test_importance_where_a_law_has_no_density(law, t):
     loss = obj.Matching(model(), times=law, importance=True)
@@ -92,7 +104,13 @@ def test_importance_inside_of_its_law():
     assert torch.allclose(terms.each, terms.raw * 0.5, rtol=1e-6)
 
 
-STRANGE = [torch.zeros(4, 3, device="meta"), torch.zeros(4, 3).to_sparse(), np.zeros((4, 3)), [[0.0] * 3] * 4, 0.0]
+STRANGE = [
+    torch.zeros(4, 3, device="meta"),
+    torch.zeros(4, 3).to_sparse(),
+    np.zeros((4, 3)),
+    [[0.0] * 3] * 4,
+    0.0,
+]
 
 
 @pytest.mark.parametrize("noise", STRANGE)
@@ -113,16 +131,31 @@ def test_noise_that_is_no_dense_tensor(noise, call):
 
 @pytest.mark.parametrize(
     "t",
-    [torch.full((4,), 0.5 + 0j), torch.rand(4, device="meta"), torch.rand(4).to_sparse(), np.full(4, 0.5), [0.5] * 4],
+    [
+        torch.full((4,), 0.5 + 0j),
+        torch.rand(4, device="meta"),
+        torch.rand(4).to_sparse(),
+        np.full(4, 0.5),
+        [0.5] * 4,
+    ],
 )
-@pytest.mark.parametrize("loss", [obj.Matching(model()), obj.DenoisingScoreMatching(model(ode.paths.VP(), "score"))])
+@pytest.mark.parametrize(
+    "loss", [obj.Matching(model()), obj.DenoisingScoreMatching(model(ode.paths.VP(), "score"))]
+)
 def test_times_that_are_no_dense_real_tensor(t, loss):
     with pytest.raises(OdesolveError, match=r"^t(=| is)"):
         loss(X, t=t)
 
 
 @pytest.mark.parametrize(
-    "x", [torch.zeros(4, 3, device="meta"), X.to_sparse(), X.to(torch.float8_e4m3fn), X.half(), X.bfloat16()]
+    "x",
+    [
+        torch.zeros(4, 3, device="meta"),
+        X.to_sparse(),
+        X.to(torch.float8_e4m3fn),
+        X.half(),
+        X.bfloat16(),
+    ],
 )
 @pytest.mark.parametrize("coupling", [None, "ot"])
 def test_data_that_are_no_dense_floats(x, coupling):
@@ -170,7 +203,8 @@ def test_nulls_that_a_condition_cannot_hold(value, null):
 
 
 @pytest.mark.parametrize(
-    ("value", "null"), [(torch.randn(4).half(), 0.1), (torch.randn(4), float("inf")), (torch.randn(4) + 0j, 1j)]
+    ("value", "null"),
+    [(torch.randn(4).half(), 0.1), (torch.randn(4), float("inf")), (torch.randn(4) + 0j, 1j)],
 )
 def test_nulls_to_rounding_and_infinite_on_purpose(value, null):
     assert torch.equal(dropped({"y": value}, {"y": null}, 1.0)["y"], torch.full_like(value, null))

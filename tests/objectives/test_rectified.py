@@ -58,7 +58,24 @@ def panels():
     """Nodes and weights of a standard normal, fine where the two modes part."""
     nodes, weights = [], []
     legendre = torch.from_numpy(numpy.stack(numpy.polynomial.legendre.leggauss(24)))
-    edges = (-8.0, -4.0, -2.0, -1.0, -0.7, -0.6, -0.55, -0.525, -0.5, -0.45, -0.35, 0.0, 1.0, 2.5, 4.0, 8.0)
+    edges = (
+        -8.0,
+        -4.0,
+        -2.0,
+        -1.0,
+        -0.7,
+        -0.6,
+        -0.55,
+        -0.525,
+        -0.5,
+        -0.45,
+        -0.35,
+        0.0,
+        1.0,
+        2.5,
+        4.0,
+        8.0,
+    )
     for a, b in itertools.pairwise(edges):
         nodes.append(0.5 * (a + b) + 0.5 * (b - a) * legendre[0])
         weights.append(0.5 * (b - a) * legendre[1])
@@ -67,15 +84,19 @@ def panels():
 
 
 def test_straightness_of_a_mixture():
-    """Row 58, TP-1: S is .56555, and the model's coupling, monotone in one dimension, costs W2^2 = .2715860."""
+    """Row 58, TP-1: S is .56555, and the model's coupling, monotone in one dimension, costs W2^2 =
+    .2715860."""
     z, w = panels()
     assert abs(float(w.sum()) - 1) < 1e-12
     found = straightness(mixture.model(LINEAR, "velocity"), z, steps=128)
     assert abs(float(w @ found.each) - 0.5655519) < 2e-7
     assert abs(float(w @ found.transport) - 0.2715860) < 2e-7
-    below = 0.3 * torch.special.ndtr((found.x + 1.5) / 0.3) + 0.7 * torch.special.ndtr((found.x - 1) / 0.5)
+    below = 0.3 * torch.special.ndtr((found.x + 1.5) / 0.3) + 0.7 * torch.special.ndtr(
+        (found.x - 1) / 0.5
+    )
     inside = z.abs() < 4
-    torch.testing.assert_close(below[inside], torch.special.ndtr(z[inside]), rtol=0, atol=2e-6)  # the map of quantiles
+    # the map of quantiles
+    torch.testing.assert_close(below[inside], torch.special.ndtr(z[inside]), rtol=0, atol=2e-6)
 
 
 def test_error_bars():
@@ -87,7 +108,8 @@ def test_error_bars():
     model, x = mixture.model(LINEAR, "velocity"), mixture.sample(n, seed=1)
     held = balance(model, x, z, steps=24)
     assert abs(held.gap) < 4 * held.stderr
-    worse = ode.Model(lambda x, t: 1.2 * model.velocity(x, t), LINEAR, "velocity")  # not that of the pairs
+    # not that of the pairs
+    worse = ode.Model(lambda x, t: 1.2 * model.velocity(x, t), LINEAR, "velocity")
     assert abs(balance(worse, x, z, steps=24).gap) > 4 * held.stderr
 
 
@@ -102,7 +124,11 @@ def test_straight_lines_lose_no_digits():
 
 def affine(model, data, noise):
     """The exact model of affine pairs data = a noise + b."""
-    a, b = torch.linalg.lstsq(torch.cat([noise, torch.ones_like(noise)], 1), data).solution[:, 0].tolist()
+    a, b = (
+        torch.linalg.lstsq(torch.cat([noise, torch.ones_like(noise)], 1), data)
+        .solution[:, 0]
+        .tolist()
+    )
 
     def net(x, t):
         t = t[:, None]
@@ -113,7 +139,8 @@ def affine(model, data, noise):
 
 
 def test_one_rectification_straightens_a_gaussian():
-    """In one dimension the first flow is monotone already: its pairs do not cross, and the next round is straight."""
+    """In one dimension the first flow is monotone already: its pairs do not cross, and the next
+    round is straight."""
     first, z = problem.model(LINEAR, "velocity"), normal(50, 1)
     (last,) = reflow(first, affine, z, solver="rk4", steps=50)
     assert torch.equal(last.data, pairs(first, z, "rk4", 50))
@@ -122,11 +149,14 @@ def test_one_rectification_straightens_a_gaussian():
     assert straightness(first, z).value > 0.1
     assert straightness(last.model, z).value < 1e-24
     assert float(Matching(last.model)(last.data, noise=z).loss) < 1e-24
-    torch.testing.assert_close(ode.sample(last.model, z, "euler", 1), last.data, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ode.sample(last.model, z, "euler", 1), last.data, rtol=1e-12, atol=1e-12
+    )
 
 
 def smoothed(width):
-    """Fits without training: the kernel regression of the pairs' displacement on x_t (Nadaraya 1964, Watson 1964)."""
+    """Fits without training: the kernel regression of the pairs' displacement on x_t (Nadaraya
+    1964, Watson 1964)."""
 
     def fit(model, data, noise):
         def net(x, t):
@@ -139,8 +169,11 @@ def smoothed(width):
 
 
 def test_straightness_falls_round_by_round():
-    """Two rounds of inexact fits on a mixture in the plane, each fall beyond the paired standard error."""
-    plane = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+    """Two rounds of inexact fits on a mixture in the plane, each fall beyond the paired standard
+    error."""
+    plane = ode.problems.mixture(
+        [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+    )
     first, test = plane.model(LINEAR, "velocity"), normal(300, 2, seed=1)
     given = []
     draw = lambda k: given.append(k) or normal(500, 2, seed=10 + k)

@@ -1,7 +1,8 @@
-"""Schroedinger bridges: the loops reach the closed form of Gaussians, at its own rate, with exact fits in the place of networks.
+"""Schroedinger bridges: the loops reach the closed form of Gaussians, at its own rate, with exact
+fits in the place of networks.
 
-Samples with exact moments stand for the laws: columns of an orthogonal matrix, which are as Gaussian as linear fits can tell.
-"""
+Samples with exact moments stand for the laws: columns of an orthogonal matrix, which are as
+Gaussian as linear fits can tell."""
 
 import math
 from itertools import pairwise
@@ -37,7 +38,9 @@ def normal(*shape, seed=0):
 
 def axes(n):
     """n columns (m, 1) of mean 0 and variance 1 without correlation, exactly; m = n + 1 samples."""
-    q, _ = torch.linalg.qr(torch.cat([torch.ones(n + 1, 1, dtype=torch.float64), normal(n + 1, n)], 1))
+    q, _ = torch.linalg.qr(
+        torch.cat([torch.ones(n + 1, 1, dtype=torch.float64), normal(n + 1, n)], 1)
+    )
     return [math.sqrt(n + 1) * c[:, None] for c in q.T[1:]]
 
 
@@ -48,7 +51,11 @@ def covariance(x, y):
 def regression(x, y):
     """(slope, shift, variance that is left) of y given x."""
     slope = covariance(x, y) / covariance(x, x)
-    return slope, float(y.mean()) - slope * float(x.mean()), covariance(y, y) - slope * covariance(x, y)
+    return (
+        slope,
+        float(y.mean()) - slope * float(x.mean()),
+        covariance(y, y) - slope * covariance(x, y),
+    )
 
 
 def gaussians(coupling=None, sigma=SIGMA):
@@ -64,15 +71,19 @@ def test_the_covariance_of_numbers():
 
 
 def test_the_covariance_of_vectors():
-    """The pair's inverse covariance has -1 / sigma^2 between x and y: the density is f(x) g(y) exp(-|x - y|^2 / 2 sigma^2)."""
+    """The pair's inverse covariance has -1 / sigma^2 between x and y: the density is f(x) g(y)
+    exp(-|x - y|^2 / 2 sigma^2)."""
     a, b = (r @ r.T + 0.1 * torch.eye(3) for r in (normal(3, 3), normal(3, 3, seed=1)))
     c = entropic_covariance(a, b, SIGMA)
     inverse = torch.linalg.inv(torch.cat([torch.cat([a, c], 1), torch.cat([c.T, b], 1)]))
-    torch.testing.assert_close(inverse[:3, 3:], -torch.eye(3, dtype=torch.float64) / SIGMA**2, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        inverse[:3, 3:], -torch.eye(3, dtype=torch.float64) / SIGMA**2, rtol=0, atol=1e-10
+    )
 
 
 def test_moments_velocity_and_score_of_vectors():
-    """Continuity of the Gaussians: dm/du is the velocity at the mean, dV/du = S V + V S^T of its slope S."""
+    """Continuity of the Gaussians: dm/du is the velocity at the mean, dV/du = S V + V S^T of its
+    slope S."""
     a, b = (r @ r.T + 0.1 * torch.eye(3) for r in (normal(3, 3), normal(3, 3, seed=1)))
     h, u = 1e-5, 0.35
     for coupling in (None, 0.1 * normal(3, 3, seed=2)):
@@ -82,7 +93,9 @@ def test_moments_velocity_and_score_of_vectors():
         at_mean = bridge.velocity(mean[None], u)
         slope = (bridge.velocity(mean + torch.eye(3), u) - at_mean).T
         torch.testing.assert_close(at_mean[0], (m1 - m0) / (2 * h), rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(slope @ cov + cov @ slope.T, (v1 - v0) / (2 * h), rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(
+            slope @ cov + cov @ slope.T, (v1 - v0) / (2 * h), rtol=1e-7, atol=1e-8
+        )
         x, share = normal(4, 3, seed=3), torch.tensor([0.1, 0.35, 0.5, 0.9], dtype=torch.float64)
         exact = torch.distributions.MultivariateNormal(mean, cov)
         leaf = x.clone().requires_grad_(True)
@@ -91,7 +104,8 @@ def test_moments_velocity_and_score_of_vectors():
         each = torch.cat([bridge.drift(x[k : k + 1], float(share[k]), "source") for k in range(4)])
         torch.testing.assert_close(bridge.drift(x, share, "source"), each)
         torch.testing.assert_close(
-            bridge.drift(x, share, "source") - bridge.drift(x, share), SIGMA**2 * bridge.score(x, share)
+            bridge.drift(x, share, "source") - bridge.drift(x, share),
+            SIGMA**2 * bridge.score(x, share),
         )
         torch.testing.assert_close(bridge.moments(0.0)[1], a)
         torch.testing.assert_close(bridge.moments(1.0)[0], normal(3, seed=1))
@@ -118,11 +132,12 @@ class Affine(torch.nn.Module):
 
 
 def exact_markovian_fit(z, rest):
-    """A fit for ``imf``: ``BridgeMatching`` at nodes of time, and the exact map of the linear equation that it gives.
+    """A fit for ``imf``: ``BridgeMatching`` at nodes of time, and the exact map of the linear
+    equation that it gives.
 
-    Of dx = (a x + b) du + sigma dW the slope is exp(int a). The variance at the end is that of the pairs, which every mixture
-    of bridges keeps once it is made Markov (``test_bridges.test_equations_keep_the_marginals``).
-    """
+    Of dx = (a x + b) du + sigma dW the slope is exp(int a). The variance at the end is that of the
+    pairs, which every mixture of bridges keeps once it is made Markov
+    (``test_bridges.test_equations_keep_the_marginals``)."""
     nodes, weights = gauss_legendre()
 
     def fit(x, source, towards):
@@ -132,12 +147,16 @@ def exact_markovian_fit(z, rest):
         def gradient(ab, t):
             with torch.no_grad():
                 net.ab.copy_(torch.tensor(ab))
-            loss = objective(x, source, noise=z, t=torch.full((len(x),), t, dtype=torch.float64)).loss
+            loss = objective(
+                x, source, noise=z, t=torch.full((len(x),), t, dtype=torch.float64)
+            ).loss
             return torch.autograd.grad(loss, net.ab)[0]
 
         def slope(t):
             at_zero = gradient([0.0, 0.0], t)
-            hessian = torch.stack([gradient([1.0, 0.0], t) - at_zero, gradient([0.0, 1.0], t) - at_zero])
+            hessian = torch.stack(
+                [gradient([1.0, 0.0], t) - at_zero, gradient([0.0, 1.0], t) - at_zero]
+            )
             return -float(torch.linalg.solve(hessian, at_zero)[0])
 
         total = sum(w * slope(t) for t, w in zip(nodes, weights, strict=True))
@@ -150,7 +169,8 @@ def exact_markovian_fit(z, rest):
 
 
 def independent():
-    """Cov[x, y] of the Markov process whose drift is that of the bridges of independent pairs: s0^2 exp(int a), by scipy."""
+    """Cov[x, y] of the Markov process whose drift is that of the bridges of independent pairs: s0^2
+    exp(int a), by scipy."""
 
     def slope(u):
         noise, own = SIGMA**2 * u * (1 - u), u * DEVIATIONS[1] ** 2
@@ -161,7 +181,8 @@ def independent():
 
 
 def test_imf_reaches_the_bridge():
-    """Row 54: one fit of independent pairs gives .2409805, and all the others .2736328832; marginals stay."""
+    """Row 54: one fit of independent pairs gives .2409805, and all the others .2736328832;
+    marginals stay."""
     a, b, z, rest = axes(4)
     x, y = MEANS[0] + DEVIATIONS[0] * a, MEANS[1] + DEVIATIONS[1] * b
     rounds = list(imf(exact_markovian_fit(z, rest), x, y, rounds=14))
@@ -182,7 +203,8 @@ def test_imf_reaches_the_bridge():
 
 
 def test_ipf_contracts_to_the_bridge():
-    """Row 54, the EM form on pairs: covariances' errors fall by (C / s0 s1)^4 = .0897 an iteration, means' by its root."""
+    """Row 54, the EM form on pairs: covariances' errors fall by (C / s0 s1)^4 = .0897 an iteration,
+    means' by its root."""
     a, b, rest = axes(3)
     x, y = MEANS[0] + DEVIATIONS[0] * a, MEANS[1] + DEVIATIONS[1] * b
 
@@ -202,14 +224,17 @@ def test_ipf_contracts_to_the_bridge():
         kept, free = (r.source, r.x) if r.towards == "data" else (r.x, r.source)
         assert torch.equal(kept, y if r.towards == "data" else x)
         index = 0 if r.towards == "data" else 1
-        off.append([covariance(free, free) - DEVIATIONS[index] ** 2, float(free.mean()) - MEANS[index]])
+        off.append(
+            [covariance(free, free) - DEVIATIONS[index] ** 2, float(free.mean()) - MEANS[index]]
+        )
     ratio = [b / a for a, b in zip(off[6], off[8], strict=True)]
     assert ratio == pytest.approx([CONTRACTION, math.sqrt(CONTRACTION)], rel=1e-2)
     assert max(map(abs, off[-1])) < 1e-9
 
 
 def dsb(n, iterations=12):
-    """Errors of the source's variance and of the covariance that DSB's loop with exact linear means ends with, of n steps."""
+    """Errors of the source's variance and of the covariance that DSB's loop with exact linear means
+    ends with, of n steps."""
     a, b, *noises = axes(n + 2)
     x, y = MEANS[0] + DEVIATIONS[0] * a, MEANS[1] + DEVIATIONS[1] * b
     variance = SIGMA**2 / n
@@ -231,18 +256,22 @@ def dsb(n, iterations=12):
         return carry(means[towards])
 
     *_, last = ipf(fit, carry(means["source"]), x, y, 2 * iterations)
-    return covariance(last.source, last.source) - DEVIATIONS[1] ** 2, covariance(last.x, last.source) - COVARIANCE
+    return covariance(last.source, last.source) - DEVIATIONS[1] ** 2, covariance(
+        last.x, last.source
+    ) - COVARIANCE
 
 
 def test_dsb_reaches_the_bridge_as_steps_shrink():
-    """De Bortoli et al. 2021: with means alone and fixed variances, laws are right up to the order of a step."""
+    """De Bortoli et al. 2021: with means alone and fixed variances, laws are right up to the order
+    of a step."""
     variances, covariances = zip(*(dsb(n) for n in (10, 40, 160)), strict=True)
     assert variances == pytest.approx((0.0440, 0.0104, 0.0025), abs=5e-5)
     assert abs(covariances[2]) < abs(covariances[1]) / 2.5 < 0.004
 
 
 def test_mean_matching_reverses():
-    """Targets in the order of the reversed chain; of a chain without drift they are the states that it came from."""
+    """Targets in the order of the reversed chain; of a chain without drift they are the states that
+    it came from."""
     states = normal(5, 7, 2)
     inputs, targets = mean_matching(states, lambda x, k: x)
     assert torch.equal(inputs, states.flip(0)[:-1])
@@ -252,7 +281,8 @@ def test_mean_matching_reverses():
 
 
 def test_chains():
-    """x_{k+1} = mean(x_k, k) + sqrt(variance_k) n, within four standard errors; reproducible; no noise where it is 0."""
+    """x_{k+1} = mean(x_k, k) + sqrt(variance_k) n, within four standard errors; reproducible; no
+    noise where it is 0."""
     start = normal(20_000, 1)
     variances = torch.tensor([0.0, 0.5, 0.2])
     states = chain(lambda x, k: 0.5 * x + k, start, variances, generator(1))
@@ -261,12 +291,15 @@ def test_chains():
     for k in (1, 2):
         noise = states[k + 1] - (0.5 * states[k] + k)
         assert abs(float(noise.var() / variances[k]) - 1) < 4 * math.sqrt(2 / 20_000)
-        assert abs(covariance(noise, states[k])) < 4 * float(noise.std() * states[k].std()) / math.sqrt(20_000)
+        assert abs(covariance(noise, states[k])) < 4 * float(
+            noise.std() * states[k].std()
+        ) / math.sqrt(20_000)
     assert torch.equal(states, chain(lambda x, k: 0.5 * x + k, start, variances, generator(1)))
 
 
 def test_imf_on_samples():
-    """With the Markov projection of the pairs' moments for a network and ``solve_sde`` for the equation: four standard errors."""
+    """With the Markov projection of the pairs' moments for a network and ``solve_sde`` for the
+    equation: four standard errors."""
     n = 20_000
     x, y = MEANS[0] + DEVIATIONS[0] * normal(n, 1), MEANS[1] + DEVIATIONS[1] * normal(n, 1, seed=1)
     seeds = iter(range(100))
@@ -278,8 +311,8 @@ def test_imf_on_samples():
         model = ode.Model(lambda x, t: bridge.drift(x, t, towards), ode.paths.Linear(), "velocity")
         return carried(model, SIGMA, towards, steps=25, solver="sra1", seed=next(seeds))
 
-    # An end's mean varies by the draw's own noise and, through the fit, by that of the sets that came before: 2.3 s^2 / n by
-    # the recursion of both; its variance by no more.
+    # An end's mean varies by the draw's own noise and, through the fit, by that of the sets that
+    # came before: 2.3 s^2 / n by the recursion of both; its variance by no more.
     for r in imf(fit, x, y, rounds=6):
         for end, m, s in zip((r.x, r.source), MEANS, DEVIATIONS, strict=True):
             assert abs(float(end.mean()) - m) < 4 * s * math.sqrt(2.3 / n)
@@ -290,12 +323,17 @@ def test_imf_on_samples():
 
 
 def test_carried_goes_the_way_of_the_path():
-    """On a path and on its flip, the same noise and drift give the same ends; what blows up is said."""
+    """On a path and on its flip, the same noise and drift give the same ends; what blows up is
+    said."""
     bridge = gaussians()
     start = normal(6, 1)
     for towards in ("data", "source"):
         there = ode.Model(lambda x, t: bridge.drift(x, t, towards), ode.paths.Linear(), "velocity")  # noqa: B023
-        back = ode.Model(lambda x, s: -bridge.drift(x, 1 - s, towards), ode.paths.Linear().flipped(), "velocity")  # noqa: B023
+        back = ode.Model(
+            lambda x, s, towards=towards: -bridge.drift(x, 1 - s, towards),
+            ode.paths.Linear().flipped(),
+            "velocity",
+        )
         one, other = (carried(m, 0.0, towards, steps=10)(start) for m in (there, back))
         torch.testing.assert_close(one, other)
     wild = ode.Model(lambda x, t: x / 0, ode.paths.Linear(), "velocity")
@@ -307,11 +345,26 @@ def test_carried_goes_the_way_of_the_path():
 @pytest.mark.parametrize(
     ("call", "told"),
     [
-        (lambda: next(imf(lambda x, source, end: None, normal(3, 1), normal(4, 1), 1)), "give pairs"),
-        (lambda: imf(lambda x, source, end: None, normal(3, 1), normal(3, 1), 1, towards="dat"), "did you mean 'data'"),
-        (lambda: carried(ode.Model(lambda x, t: x, ode.paths.Linear(), "velocity"), 1.0, "up"), "unknown towards"),
-        (lambda: entropic_covariance(torch.zeros(2, 2), torch.eye(2), 1.0), "not positive definite"),
-        (lambda: GaussianBridge(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2), 1.0), "cov has shape"),
+        (
+            lambda: next(imf(lambda x, source, end: None, normal(3, 1), normal(4, 1), 1)),
+            "give pairs",
+        ),
+        (
+            lambda: imf(lambda x, source, end: None, normal(3, 1), normal(3, 1), 1, towards="dat"),
+            "did you mean 'data'",
+        ),
+        (
+            lambda: carried(ode.Model(lambda x, t: x, ode.paths.Linear(), "velocity"), 1.0, "up"),
+            "unknown towards",
+        ),
+        (
+            lambda: entropic_covariance(torch.zeros(2, 2), torch.eye(2), 1.0),
+            "not positive definite",
+        ),
+        (
+            lambda: GaussianBridge(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2), 1.0),
+            "cov has shape",
+        ),
     ],
 )
 def test_bad_input(call, told):

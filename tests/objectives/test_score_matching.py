@@ -1,4 +1,5 @@
-"""Score matching: its identities by quadrature, its gradients and minimisers on Gaussians, energies, and NCSN's floors."""
+"""Score matching: its identities by quadrature, its gradients and minimisers on Gaussians,
+energies, and NCSN's floors."""
 
 import math
 
@@ -45,7 +46,8 @@ def quadrature(low, high, count):
 
 
 def test_explicit_implicit_and_denoising_differ_by_fisher_informations():
-    """ESM = ISM + I / 2 = DSM - (I_c - I) / 2 on TP-1 with noise of deviation SIGMA; I_c = 1 / SIGMA^2."""
+    """ESM = ISM + I / 2 = DSM - (I_c - I) / 2 on TP-1 with noise of deviation SIGMA; I_c = 1 /
+    SIGMA^2."""
     x, dx = quadrature(-6.0, 6.0, 1501)
     x = x[:, None]
     q = tp1.log_prob(x, EDM, SIGMA).exp() * dx
@@ -57,7 +59,13 @@ def test_explicit_implicit_and_denoising_differ_by_fisher_informations():
     data, da = quadrature(-5.0, 5.0, 401)
     noise, dn = quadrature(-8.0, 8.0, 161)
     data, noise = data.repeat_interleave(161)[:, None], noise.repeat(401)[:, None]
-    weight = tp1.log_prob(data).exp() * da * torch.exp(-0.5 * noise[:, 0] ** 2) / math.sqrt(2 * math.pi) * dn
+    weight = (
+        tp1.log_prob(data).exp()
+        * da
+        * torch.exp(-0.5 * noise[:, 0] ** 2)
+        / math.sqrt(2 * math.pi)
+        * dn
+    )
     denoising = float(weight @ DenoisingScoreMatching(wrong, SIGMA)(data, noise=noise).each)
     assert explicit > 0.1
     assert abs(explicit - (implicit + 0.5 * information)) < 1e-9
@@ -66,8 +74,11 @@ def test_explicit_implicit_and_denoising_differ_by_fisher_informations():
 
 @pytest.mark.parametrize("reduced", [True, False])
 def test_sliced_is_implicit_in_expectation(reduced):
-    """Of a score on three numbers, at one state: over projections, and with the variances that are known."""
-    matrix = torch.tensor([[-1.0, 0.6, 0.1], [0.2, -0.5, -0.7], [0.4, 0.3, 0.9]], dtype=torch.float64)
+    """Of a score on three numbers, at one state: over projections, and with the variances that are
+    known."""
+    matrix = torch.tensor(
+        [[-1.0, 0.6, 0.1], [0.2, -0.5, -0.7], [0.4, 0.3, 0.9]], dtype=torch.float64
+    )
     score = lambda x: torch.tanh(x) @ matrix.T
     state = torch.tensor([[0.3, -1.1, 0.7]], dtype=torch.float64)
     want = float(ImplicitScoreMatching(score)(state).loss)
@@ -78,11 +89,19 @@ def test_sliced_is_implicit_in_expectation(reduced):
     x = state.expand(40_000, 3)
     for law in ("gaussian", "rademacher"):
         found = SlicedScoreMatching(score, law=law, reduced=reduced)(x, generator=generator(3)).each
-        variance = float(2 * (form.square().sum() - (form.diagonal().square().sum() if law == "rademacher" else 0.0)))
+        variance = float(
+            2
+            * (
+                form.square().sum()
+                - (form.diagonal().square().sum() if law == "rademacher" else 0.0)
+            )
+        )
         assert abs(float(found.mean()) - want) < 4 * (variance / 40_000) ** 0.5
         # Forms of Gaussians have a kurtosis of at most 15, signs less.
         assert abs(float(found.var()) - variance) < 4 * variance * (14 / 40_000) ** 0.5
-        many = SlicedScoreMatching(score, 4, law, reduced=reduced)(x[:10_000], generator=generator(4)).each
+        many = SlicedScoreMatching(score, 4, law, reduced=reduced)(
+            x[:10_000], generator=generator(4)
+        ).each
         assert abs(float(many.mean()) - want) < 4 * (variance / 40_000) ** 0.5
         assert float(many.var()) == pytest.approx(variance / 4, rel=0.1)
 
@@ -101,7 +120,9 @@ def test_other_traces():
     score = lambda x: torch.tanh(x @ torch.tensor([[-1.0, 0.4], [0.3, 0.8]], dtype=torch.float64))
     x = normal(20, 2)
     found = ImplicitScoreMatching(score, trace=HutchPP(6))(x, generator=generator())
-    torch.testing.assert_close(found.each, ImplicitScoreMatching(score)(x).each, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        found.each, ImplicitScoreMatching(score)(x).each, rtol=1e-10, atol=1e-10
+    )
 
 
 class Linear(torch.nn.Module):
@@ -160,7 +181,8 @@ def test_all_have_the_gradient_of_the_fisher_divergence(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_minimiser_of_a_linear_network_is_the_exact_score(name):
-    """The loss is quadratic: one Newton step from anywhere is the minimiser of the samples' loss."""
+    """The loss is quadratic: one Newton step from anywhere is the minimiser of the samples'
+    loss."""
     net = Linear(torch.zeros(2, 2), torch.zeros(2))
     loss, of_q = losses(net)[name]
     x = samples(400_000, of_q, seed=5)
@@ -182,7 +204,8 @@ def test_the_minimiser_of_a_linear_network_is_the_exact_score(name):
 
 
 def test_the_floor_of_denoising_is_that_of_the_conditional_score():
-    """N(m, s^2): alpha^2 s^2 / (sigma^2 V^2) a number, without the half (method, rows 12 and 15)."""
+    """N(m, s^2): alpha^2 s^2 / (sigma^2 V^2) a number, without the half (method, rows 12 and
+    15)."""
     mean, std, n = 0.3, 0.6, 50_000
     problem = ode.problems.gaussian(mean=mean, std=std, shape=(3,))
     x = mean + std * normal(n, 3)
@@ -194,7 +217,9 @@ def test_the_floor_of_denoising_is_that_of_the_conditional_score():
         error = float(found.each.std()) / n**0.5
         assert abs(float(found.loss) - 1.5 * floor) < 4 * error
         assert error < 0.02 * floor
-    found = DenoisingScoreMatching(lambda y: problem.score(y, EDM, SIGMA), SIGMA)(x, generator=generator(2))
+    found = DenoisingScoreMatching(lambda y: problem.score(y, EDM, SIGMA), SIGMA)(
+        x, generator=generator(2)
+    )
     floor = std**2 / (SIGMA**2 * (std**2 + SIGMA**2))
     assert abs(float(found.loss) - 1.5 * floor) < 4 * float(found.each.std()) / n**0.5
 
@@ -202,7 +227,8 @@ def test_the_floor_of_denoising_is_that_of_the_conditional_score():
 @pytest.mark.parametrize("path", [ode.paths.VP(), ode.paths.Linear(), EDM], ids=str)
 @pytest.mark.parametrize("predicts", ["noise", "data", "score", "velocity"])
 def test_a_models_losses(path, predicts):
-    """Whatever is predicted; denoising is D / 2 times ``Matching`` weighed as a score, at the same times and noise."""
+    """Whatever is predicted; denoising is D / 2 times ``Matching`` weighed as a score, at the same
+    times and noise."""
     model = ode.problems.gaussian(mean=0.1, std=0.9, shape=(3,)).model(path, predicts)
     true = tp_model(path)
     t = path.t_of_rho(torch.logspace(-1, 1, 40, dtype=torch.float64))
@@ -223,7 +249,8 @@ def test_a_models_losses(path, predicts):
     want = path.sigma(t) ** 2 * (0.5 * model.score(x_t, t).square().sum(1) - 3 / variance)
     torch.testing.assert_close(found.each, want, rtol=1e-9, atol=1e-9)
     sliced = SlicedScoreMatching(model, weight="noise")(x, noise=noise, t=t)
-    torch.testing.assert_close(sliced.each, want, rtol=1e-9, atol=1e-9)  # signs are exact on a multiple of the identity
+    # signs are exact on a multiple of the identity
+    torch.testing.assert_close(sliced.each, want, rtol=1e-9, atol=1e-9)
 
 
 def tp_model(path):
@@ -243,7 +270,9 @@ def test_a_models_times_and_conditions():
     assert sorted(set(found.t.tolist())) == pytest.approx([0.5, 2.0])
     assert torch.equal(seen[0][1], label)
     torch.testing.assert_close(seen[0][0], found.t)
-    assert torch.equal(objective(x, t=0.7, cond={"label": label}).t, torch.full((200,), 0.7, dtype=torch.float64))
+    assert torch.equal(
+        objective(x, t=0.7, cond={"label": label}).t, torch.full((200,), 0.7, dtype=torch.float64)
+    )
     again = objective(x, cond={"label": label}, generator=generator())
     assert torch.equal(found.each, again.each)
     assert isinstance(found, Terms)
@@ -262,7 +291,8 @@ def test_projections_are_of_their_generator():
 
 
 def test_scores_of_energies():
-    """-grad E is the analytic score, inside no_grad, too, and its losses have gradients of the second and third order."""
+    """-grad E is the analytic score, inside no_grad, too, and its losses have gradients of the
+    second and third order."""
     x = normal(30, 1)
     score = energy(lambda y: -tp1.log_prob(y, EDM, SIGMA) + 5.0)
     torch.testing.assert_close(score(x), tp1.score(x, EDM, SIGMA), rtol=1e-12, atol=1e-12)
@@ -286,7 +316,8 @@ class Quadratic(torch.nn.Module):
 
 
 def test_energies_train():
-    """s = -K x for symmetric K: gradients of the explicit and the implicit loss in K are those of s written out."""
+    """s = -K x for symmetric K: gradients of the explicit and the implicit loss in K are those of s
+    written out."""
     net = Quadratic([[1.3, 0.2], [0.2, 0.6]])
     score, x = energy(net), normal(30, 2)
     assert list(score.parameters()) == [net.k]
@@ -301,7 +332,9 @@ def test_energies_train():
     for loss in (ImplicitScoreMatching(score), SlicedScoreMatching(score, 400)):
         (found,) = torch.autograd.grad(loss(x, generator=generator()).loss, net.k)
         exact = isinstance(loss, ImplicitScoreMatching)
-        torch.testing.assert_close(found, want, rtol=0, atol=1e-12 if exact else 4 / (400 * 30) ** 0.5)
+        torch.testing.assert_close(
+            found, want, rtol=0, atol=1e-12 if exact else 4 / (400 * 30) ** 0.5
+        )
     # Through states, too, as a corrector or a chain that is trained would have it.
     y = x.clone().requires_grad_()
     (through,) = torch.autograd.grad((score(y) * target).sum(), y)
@@ -322,7 +355,8 @@ def test_energies_are_networks_of_models():
 
 
 def test_ncsn():
-    """Each level's floor is s^2 / (s^2 + sigma^2); the loss is 2 / D times the mean of sigma^2 times denoising."""
+    """Each level's floor is s^2 / (s^2 + sigma^2); the loss is 2 / D times the mean of sigma^2
+    times denoising."""
     levels = Levels.geometric(0.05, 2.0, 4)
     ratio = levels.ratios
     assert ratio[0] == 2.0
@@ -350,7 +384,11 @@ def test_ncsn():
 def test_images_in_float32():
     net = torch.nn.Conv2d(1, 1, 3, padding=1)
     x = normal(4, 1, 5, 5).float()
-    for loss in (ImplicitScoreMatching(net), SlicedScoreMatching(net, 2), DenoisingScoreMatching(net, 0.3)):
+    for loss in (
+        ImplicitScoreMatching(net),
+        SlicedScoreMatching(net, 2),
+        DenoisingScoreMatching(net, 0.3),
+    ):
         found = loss(x, generator=generator())
         assert found.loss.dtype == torch.float32
         (grad,) = torch.autograd.grad(found.loss, net.weight)
@@ -369,11 +407,23 @@ model = ode.problems.gaussian(std=0.6, shape=(2,)).model(EDM, "score")
         (lambda: ImplicitScoreMatching(model.guided(2.0, {}, {})), "train the plain one"),
         (lambda: ImplicitScoreMatching(net)(torch.zeros(3)), "give floats of shape"),
         (lambda: ImplicitScoreMatching(net)(normal(3, 2), t=0.5), "t and cond are of an ode.Model"),
-        (lambda: ImplicitScoreMatching(net)(normal(3, 2), noise=normal(3, 2)), "t and cond are of an ode.Model"),
-        (lambda: ImplicitScoreMatching(model)(normal(3, 2), noise=normal(2, 2)), "one for each sample"),
+        (
+            lambda: ImplicitScoreMatching(net)(normal(3, 2), noise=normal(3, 2)),
+            "t and cond are of an ode.Model",
+        ),
+        (
+            lambda: ImplicitScoreMatching(model)(normal(3, 2), noise=normal(2, 2)),
+            "one for each sample",
+        ),
         (lambda: ImplicitScoreMatching(model)(normal(3, 2), t=-1.0), "the path goes from"),
-        (lambda: ImplicitScoreMatching(lambda x: x.detach())(normal(3, 2)), "does not depend on its input"),
-        (lambda: ImplicitScoreMatching(lambda x: x[:, :1])(normal(3, 2)), "return floats of the same shape"),
+        (
+            lambda: ImplicitScoreMatching(lambda x: x.detach())(normal(3, 2)),
+            "does not depend on its input",
+        ),
+        (
+            lambda: ImplicitScoreMatching(lambda x: x[:, :1])(normal(3, 2)),
+            "return floats of the same shape",
+        ),
         (lambda: SlicedScoreMatching(net, law="sphere"), "projections"),
         (lambda: SlicedScoreMatching(net, 0), "at least 1"),
         (lambda: ExplicitScoreMatching(net, 1.0), "exact is float"),
@@ -381,11 +431,17 @@ model = ode.problems.gaussian(std=0.6, shape=(2,)).model(EDM, "score")
         (lambda: DenoisingScoreMatching(net), "sigma=None"),
         (lambda: DenoisingScoreMatching(model, 0.5), "and not with an ode.Model"),
         (lambda: DenoisingScoreMatching(net, 0.0), "above 0"),
-        (lambda: DenoisingScoreMatching(net, 0.5)(normal(3, 2), t=0.5), "t and cond are of an ode.Model"),
+        (
+            lambda: DenoisingScoreMatching(net, 0.5)(normal(3, 2), t=0.5),
+            "t and cond are of an ode.Model",
+        ),
         (lambda: energy(1.0), "give a function or module"),
         (lambda: energy(lambda x: x)(normal(3, 2)), r"of shape \(B,\)"),
         (lambda: energy(lambda x: x.detach().sum(1))(normal(3, 2)), "does not depend on x"),
-        (lambda: energy(lambda x: net.b.sum() * x.detach().sum(1))(normal(3, 2)), "does not depend on x"),
+        (
+            lambda: energy(lambda x: net.b.sum() * x.detach().sum(1))(normal(3, 2)),
+            "does not depend on x",
+        ),
         (lambda: Levels(()), "each above 0"),
         (lambda: Levels((0.1, -1.0)), "each above 0"),
         (lambda: Levels.geometric(1.0, 0.1, 4), "give 0 < low < high"),

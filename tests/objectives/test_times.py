@@ -1,4 +1,5 @@
-"""Laws of training times: their densities are theirs, on every path, and what each is known for holds."""
+"""Laws of training times: their densities are theirs, on every path, and what each is known for
+holds."""
 
 import math
 
@@ -37,7 +38,9 @@ def test_densities_are_slopes_of_the_quantiles(law, path):
     slope = (law.quantile(INNER + h, path) - law.quantile(INNER - h, path)).abs() / (2 * h)
     held = slope < 1e-9  # at the path's ends, where LogNormal is held
     density = law.density(t, path)
-    torch.testing.assert_close((density * slope)[~held], torch.ones_like(slope)[~held], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        (density * slope)[~held], torch.ones_like(slope)[~held], rtol=1e-5, atol=0
+    )
     assert (~held).sum() > 20
     assert density.dtype == torch.float64
 
@@ -61,7 +64,9 @@ def test_logit_normal_numbers():
 
 
 def test_edm_numbers():
-    rho = PATHS["vp"].rho(times.LogNormal(-1.2, 1.2)(50_000, PATHS["vp"], torch.Generator().manual_seed(0)))
+    rho = PATHS["vp"].rho(
+        times.LogNormal(-1.2, 1.2)(50_000, PATHS["vp"], torch.Generator().manual_seed(0))
+    )
     inside = (rho > 1e-6) & (rho < 140.0)
     z = rho[inside].log()
     assert abs(float(z.mean()) + 1.2) < 4 * 1.2 / 50_000**0.5

@@ -1,5 +1,6 @@
-"""Every objective with each prediction and path that it takes, crossed with conditions, couplings, importance, masks, dropout,
-half precision and the ends of its path: the loss is that of plain formulas, or the piece is refused by name."""
+"""Every objective with each prediction and path that it takes, crossed with conditions, couplings,
+importance, masks, dropout, half precision and the ends of its path: the loss is that of plain
+formulas, or the piece is refused by name."""
 
 import itertools
 import math
@@ -70,7 +71,9 @@ def test_losses_are_those_written_out(name):
 MASKS = {
     "booleans": torch.tensor([True, False, True]),
     "weights": torch.tensor([[0.5, 0.0, 2.0]], dtype=torch.float64),
-    "one a sample": torch.rand(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)),
+    "one a sample": torch.rand(
+        6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+    ),
 }
 
 
@@ -81,7 +84,9 @@ def test_masks(name):
         net, objective = made(name, predicts, path)
         for mask in MASKS.values():
             if "mask" not in piece.takes:
-                with pytest.raises(ode.OdesolveError, match="has no mask=: a bound or density is of all numbers"):
+                with pytest.raises(
+                    ode.OdesolveError, match="has no mask=: a bound or density is of all numbers"
+                ):
                     piece.call(objective, b, mask=mask)
                 continue
             exact = piece.plain(objective, net, PATHS[path], predicts, b, mask.double()).detach()
@@ -89,7 +94,8 @@ def test_masks(name):
 
 
 def best(x, y, cond, weight):
-    """The order of y within labels of the least sum of squares, real conditions beside it: by trying all."""
+    """The order of y within labels of the least sum of squares, real conditions beside it: by
+    trying all."""
     order = torch.arange(len(x))
     for label in cond["y"].unique():
         rows = (cond["y"] == label).nonzero()[:, 0]
@@ -117,15 +123,20 @@ def test_couplings_with_conditions(name, weight):
         order = best(b.x, getattr(b, moved), b.cond, weight)
         assert not torch.equal(order, torch.arange(6))
         exact = piece.plain(
-            objective, net, PATHS[path], predicts, replace(b, **{moved: getattr(b, moved)[order]}), None
+            objective,
+            net,
+            PATHS[path],
+            predicts,
+            replace(b, **{moved: getattr(b, moved)[order]}),
+            None,
         )
         close(piece.call(objective, b).each, exact.detach())
 
 
 @pytest.mark.parametrize("name", PIECES)
 def test_importance(name):
-    """The loss over the probability of the time, relative to even ones: by differences of the law's quantiles; of the bound's
-    terms, by the root mean square of what was seen."""
+    """The loss over the probability of the time, relative to even ones: by differences of the law's
+    quantiles; of the bound's terms, by the root mean square of what was seen."""
     piece = PIECES[name]
     for predicts, path in every(name):
         own = PATHS[path]
@@ -166,7 +177,8 @@ def test_importance_of_the_terms_of_a_bound():
 
 @pytest.mark.parametrize("name", PIECES)
 def test_dropout(name):
-    """One evaluation draws it, or all share it; solves that ask a network again are told that it draws."""
+    """One evaluation draws it, or all share it; solves that ask a network again are told that it
+    draws."""
     piece, (predicts, path) = PIECES[name], SETTING[name]
     b = replace(batch(PATHS[path]), cond={})
     net = piece.net(0, drop=0.4)
@@ -183,7 +195,10 @@ def test_dropout(name):
         close(found.each, piece.plain(objective, net, PATHS[path], predicts, b, None).detach())
         net.drop.fixed = None
     net.eval()
-    close(piece.call(objective, b).each, piece.plain(objective, net, PATHS[path], predicts, b, None).detach())
+    close(
+        piece.call(objective, b).each,
+        piece.plain(objective, net, PATHS[path], predicts, b, None).detach(),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -197,11 +212,14 @@ def test_data_of_half_precision_are_refused(name, dtype):
 
 @pytest.mark.parametrize("name", PIECES)
 def test_networks_within_autocast(name):
-    """In bfloat16 the network is rounded, and nothing else: the loss is that of a float64 network to its rounding."""
+    """In bfloat16 the network is rounded, and nothing else: the loss is that of a float64 network
+    to its rounding."""
     for predicts, path in every(name, 3):
         piece, b = PIECES[name], replace(batch(PATHS[path], torch.float32), cond={})
         net, objective = made(name, predicts, path)
-        exact = piece.plain(objective, net, PATHS[path], predicts, replace(batch(PATHS[path]), cond={}), None).detach()
+        exact = piece.plain(
+            objective, net, PATHS[path], predicts, replace(batch(PATHS[path]), cond={}), None
+        ).detach()
         single, objective = made(name, predicts, path, piece.net(0).float())
         try:
             with torch.autocast("cpu", torch.bfloat16):
@@ -222,7 +240,9 @@ def ends(path):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("end", ["data", "noise"])
-@pytest.mark.parametrize("name", [name for name in PIECES if name not in ("MaximumLikelihood", "DiffFlow")])
+@pytest.mark.parametrize(
+    "name", [name for name in PIECES if name not in ("MaximumLikelihood", "DiffFlow")]
+)
 def test_the_ends_of_paths(name, end, dtype):
     """A finite loss with finite gradients, or a time that is refused; the same in float32."""
     for predicts, path in every(name):
@@ -247,10 +267,15 @@ def test_the_ends_of_paths(name, end, dtype):
 @pytest.mark.parametrize("word", ["foo", "y", "mask_", "timesteps"])
 @pytest.mark.parametrize("name", PIECES)
 def test_calls_with_other_words(name, word):
-    """Python's own error is not what a user gets; what is wrong within a network is left as it is."""
+    """Python's own error is not what a user gets; what is wrong within a network is left as it
+    is."""
     predicts, path = SETTING[name]
     b = replace(batch(PATHS[path]), cond={})
     with pytest.raises(ode.OdesolveError, match=rf"^{name}\(\.\.\.\) has no {word}=: "):
         PIECES[name].call(made(name, predicts, path)[1], b, **{word: 3})
-    with pytest.raises(ode.OdesolveError, match=rf"^{name}\(\.\.\.\) does not fit what was given .*'x'"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=rf"^{name}\(\.\.\.\) does not fit what was given "
+        rf".*'x'",
+    ):
         made(name, predicts, path)[1]()

@@ -1,7 +1,8 @@
-"""Losses of a batch in plain formulas, one function an objective, in whatever precision the batch has.
+"""Losses of a batch in plain formulas, one function an objective, in whatever precision the batch
+has.
 
-A network is net(x, *times, y=, c=, scale=); ``m`` weighs the numbers of a sample, None for all alike.
-"""
+A network is net(x, *times, y=, c=, scale=); ``m`` weighs the numbers of a sample, None for all
+alike."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ SIGMA = 0.7  # of bridges
 
 @dataclass
 class Batch:
-    """Data, noise (or what else is random), the source of bridges, times, conditions, numbers of steps."""
+    """Data, noise (or what else is random), the source of bridges, times, conditions, numbers of
+    steps."""
 
     x: torch.Tensor
     z: torch.Tensor
@@ -115,7 +117,9 @@ def matching(net, path, predicts, b, m):
 
 def denoising(net, path, predicts, b, m):
     s = path.sigma(b.t)[:, None]
-    return total(0.5 * (score(net, path, predicts, noised(path, b), b.t, b.cond) + b.z / s).square(), m)
+    return total(
+        0.5 * (score(net, path, predicts, noised(path, b), b.t, b.cond) + b.z / s).square(), m
+    )
 
 
 def known(x, t):
@@ -150,14 +154,21 @@ def bound(net, path, predicts, b, m, chain, learned=False):
     f = said(net, path, predicts, x_t, t, b.cond)
     f, shares = (f[:, :3], 0.5 * (f[:, 3:] + 1)) if learned else (f, torch.zeros_like(f))
     for k, index in enumerate(b.index.tolist()):
-        x, z, share, x0 = (v[k : k + 1] for v in (b.x, b.z, shares, data_of(path, predicts, f, x_t, t)))
+        x, z, share, x0 = (
+            v[k : k + 1] for v in (b.x, b.z, shares, data_of(path, predicts, f, x_t, t))
+        )
         a, s = alphas[index], sigmas[index]
         last = index == len(times) - 1
-        p, q = (index - 1, index) if last else (index, index + 1)  # the step whose variances are meant
+        # the step whose variances are meant
+        p, q = (index - 1, index) if last else (index, index + 1)
         fresh = 1 - (alphas[p] * sigmas[q] / (alphas[q] * sigmas[p])) ** 2
         small, large = sigmas[q] ** 2 * fresh, sigmas[p] ** 2 * fresh
         if last:
-            variance = small ** (1 - share) * (s**2) ** share if learned else torch.full_like(x, float(s**2))
+            variance = (
+                small ** (1 - share) * (s**2) ** share
+                if learned
+                else torch.full_like(x, float(s**2))
+            )
             each.append(-normal(x0, variance.sqrt()).log_prob(x).sum(1))
             continue
         kept = torch.sqrt(sigmas[q] ** 2 - small) / s
@@ -180,19 +191,24 @@ def _noised_at(path, b, t):
 
 
 def likelihood(net, path, predicts, b, m, start, stop, steps=4):
-    """Of data at alpha x, by Runge-Kutta steps of the flow and its log-determinant up to the base."""
+    """Of data at alpha x, by Runge-Kutta steps of the flow and its log-determinant up to the
+    base."""
     t = torch.tensor([start], dtype=b.x.dtype)
     x, log, h = path.alpha(t) * b.x, b.x.shape[1] * path.alpha(t).log(), (stop - start) / steps
 
     def slope(x, t):
-        v, j = rows_of(lambda x: velocity(net, path, predicts, x, x.new_full((len(x),), t), b.cond), x)
+        v, j = rows_of(
+            lambda x: velocity(net, path, predicts, x, x.new_full((len(x),), t), b.cond), x
+        )
         return v, j.diagonal(dim1=1, dim2=2).sum(1)
 
     for k in range(steps):
         t, slopes = start + k * h, [slope(x, start + k * h)]
         for share in (0.5, 0.5, 1.0):
             slopes.append(slope(x + share * h * slopes[-1][0], t + share * h))
-        v, trace = (sum(w * s[i] for w, s in zip((1, 2, 2, 1), slopes, strict=True)) / 6 for i in (0, 1))
+        v, trace = (
+            sum(w * s[i] for w, s in zip((1, 2, 2, 1), slopes, strict=True)) / 6 for i in (0, 1)
+        )
         x, log = x + h * v, log + h * trace
     return -torch.distributions.Normal(0.0, path.start_std(stop)).log_prob(x).sum(1) - log
 
@@ -220,12 +236,16 @@ def flow(net, path, predicts, b, m, gamma, slope):
     x_t = a * b.x + s * b.source + gamma(u) * b.z
     v = da * b.x + ds * b.source + slope(u) * rate * b.z
     f = said(net, path, predicts, x_t, b.t, b.cond)
-    return mean((f - (v if predicts == "velocity" else data_of(path, "velocity", v, x_t, b.t))).square(), m), x_t
+    return mean(
+        (f - (v if predicts == "velocity" else data_of(path, "velocity", v, x_t, b.t))).square(), m
+    ), x_t
 
 
 def interpolant(net, path, predicts, b, m):
     gamma = lambda u: 0.3 * torch.sin(math.pi * u) ** 2
-    return flow(net, path, predicts, b, m, gamma, lambda u: 0.3 * math.pi * torch.sin(2 * math.pi * u))[0]
+    return flow(
+        net, path, predicts, b, m, gamma, lambda u: 0.3 * math.pi * torch.sin(2 * math.pi * u)
+    )[0]
 
 
 def two_sided(net, path, predicts, b, m):
@@ -309,7 +329,9 @@ def trig(net, path, predicts, b, m, share=1.0):
     x_t, v = noised(path, b), torch.cos(a) * b.z - torch.sin(a) * b.x
     f = lambda x, t: net(x, t, **b.cond)
     slope = along(f, (x_t, b.t), (v, torch.full_like(b.t, 2 / math.pi)))
-    g = -(torch.cos(a) ** 2) * (f(x_t, b.t) - v) - share * torch.cos(a) * torch.sin(a) * (x_t + slope)
+    g = -(torch.cos(a) ** 2) * (f(x_t, b.t) - v) - share * torch.cos(a) * torch.sin(a) * (
+        x_t + slope
+    )
     return mean((g / (mean(g.square(), m).sqrt()[:, None] + 0.1)).square(), m)
 
 
@@ -318,7 +340,8 @@ def truncated(path, t):
 
 
 def halved(net, path, predicts, b, m, teacher, times):
-    """Two DDIM steps of the teacher, and what data one such step would say (Salimans and Ho 2022, algorithm 2)."""
+    """Two DDIM steps of the teacher, and what data one such step would say (Salimans and Ho 2022,
+    algorithm 2)."""
     t, middle, end = (torch.tensor(times, dtype=torch.float64)[2 * b.index + k] for k in range(3))
     z, _ = start, _ = _noised_at(path, b, t)
     for now, then in ((t, middle), (middle, end)):
@@ -327,7 +350,9 @@ def halved(net, path, predicts, b, m, teacher, times):
         z = a2 * x0 + s2 / s * (z - a * x0)
     (a, s, _, _), (a2, s2, _, _) = at(path, t), at(path, end)
     aim = (z - s2 / s * start) / (a2 - s2 / s * a)
-    return truncated(path, t) * mean((data(net, path, predicts, start, t, b.cond) - aim).square(), m)
+    return truncated(path, t) * mean(
+        (data(net, path, predicts, start, t, b.cond) - aim).square(), m
+    )
 
 
 def guided(net, path, predicts, b, m, teacher, null):

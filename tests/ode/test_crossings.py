@@ -1,4 +1,5 @@
-"""Every zero within a step is found, in order, and none at which a solution starts: against roots that are known."""
+"""Every zero within a step is found, in order, and none at which a solution starts: against roots
+that are known."""
 
 import math
 
@@ -32,7 +33,8 @@ def product(roots):
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("roots", ROOTS.values(), ids=ROOTS)
 def test_roots_within_one_step(solver, roots):
-    """dy/dt = 1 from -10: one step could go all the way, and the event's roots r lie at t = 10 + r."""
+    """dy/dt = 1 from -10: one step could go all the way, and the event's roots r lie at t = 10 +
+    r."""
     y0, t = torch.tensor([[-10.0]], dtype=torch.float64), (0.0, 20.0)
     given = {"first_step": 20.0, "solver": solver}
     first = ode.solve(along, y0, t, events=ode.Event(product(roots)), **given)
@@ -48,8 +50,12 @@ def test_roots_within_one_step(solver, roots):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_first_root_without_any_options(dtype):
     y0 = torch.tensor([[-10.0]], dtype=dtype)
-    sol = ode.solve(along, y0, (0.0, 20.0), events=ode.Event(lambda t, y: ((y + 6) * (y + 4) * (y - 2))[:, 0]))
-    assert (float(sol.t), float(sol.last)) == pytest.approx((4.0, -6.0), abs=1e-6 if dtype == torch.float32 else 1e-12)
+    sol = ode.solve(
+        along, y0, (0.0, 20.0), events=ode.Event(lambda t, y: ((y + 6) * (y + 4) * (y - 2))[:, 0])
+    )
+    assert (float(sol.t), float(sol.last)) == pytest.approx(
+        (4.0, -6.0), abs=1e-6 if dtype == torch.float32 else 1e-12
+    )
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -63,13 +69,16 @@ def test_directions_within_one_step(sign, direction):
     sol = ode.solve(along, y0, (0.0, 20.0 * sign), events=event, first_step=20.0)
     want = [r for r, up in zip(roots, rises, strict=True) if up == (direction > 0)]
     assert sol.events[0].y[0].flatten().tolist() == pytest.approx(want, abs=1e-11)
-    ended = ode.solve(along, y0, (0.0, 20.0 * sign), events=ode.Event(product(roots), True, direction))
+    ended = ode.solve(
+        along, y0, (0.0, 20.0 * sign), events=ode.Event(product(roots), True, direction)
+    )
     assert float(ended.last) == pytest.approx(want[0], abs=1e-11)
 
 
 @pytest.mark.parametrize("sync", [1, 5])
 def test_each_sample_has_its_own_zeros(sync):
-    """Zeros of sin(w y) of four frequencies, two events; those of a sample do not depend on the samples beside it."""
+    """Zeros of sin(w y) of four frequencies, two events; those of a sample do not depend on the
+    samples beside it."""
     w = torch.tensor([[0.1], [1.0], [3.0], [20.0]], dtype=torch.float64)
     y0 = torch.full((4, 1), -10.05, dtype=torch.float64)
 
@@ -85,7 +94,9 @@ def test_each_sample_has_its_own_zeros(sync):
         period = math.pi / float(w[b])
         want = [k * period for k in range(-200, 200) if -10.05 < k * period < 9.0]
         assert sol.events[0].y[b].flatten().tolist() == pytest.approx(want, abs=1e-11)
-        alone = ode.solve(f, y0[b : b + 1], (0.0, 20.0), args=(w[b : b + 1],), events=[waves, stop], sync=sync)
+        alone = ode.solve(
+            f, y0[b : b + 1], (0.0, 20.0), args=(w[b : b + 1],), events=[waves, stop], sync=sync
+        )
         assert torch.equal(alone.events[0].t[0], sol.events[0].t[b])
 
 
@@ -109,8 +120,12 @@ def test_random_roots(seed):
         roots = torch.rand(count, generator=draw, dtype=torch.float64).sort().values
         if count > 1 and float(roots.diff().min()) < 1e-3:
             continue
-        fn = lambda rows, x, roots=roots: (torch.as_tensor(x).double().expand(1)[:, None] - roots).prod(1)
-        many = lambda rows, x, fn=fn: torch.cat([fn(rows, v) for v in x]) if torch.is_tensor(x) else fn(rows, x)
+        fn = lambda rows, x, roots=roots: (
+            torch.as_tensor(x).double().expand(1)[:, None] - roots
+        ).prod(1)
+        many = lambda rows, x, fn=fn: (
+            torch.cat([fn(rows, v) for v in x]) if torch.is_tensor(x) else fn(rows, x)
+        )
         one = torch.ones(1, dtype=torch.float64)
         found, _ = zeros(many, many(None, 0 * one), many(None, one), -one.expand(2, 1))
         assert found.theta.tolist() == pytest.approx(roots.tolist(), abs=1e-9)
@@ -141,7 +156,8 @@ def ball(t, y):
 
 
 def hop(speed, above):
-    """(time, speed there) at which a ball that is thrown up from a little above the ground meets it."""
+    """(time, speed there) at which a ball that is thrown up from a little above the ground meets
+    it."""
     end = math.sqrt(speed * speed + 2 * 9.8 * above)
     return (speed + end) / 9.8, end
 
@@ -159,7 +175,8 @@ def bounced(height, factor, count, above):
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
 @pytest.mark.parametrize("direction", [0, -1])
 def test_a_restart_by_hand_does_not_meet_where_it_starts(offset, tolerance, direction):
-    """Heights and factors as samples; the ball is put on the ground, or beside it by rounding or by one tolerance."""
+    """Heights and factors as samples; the ball is put on the ground, or beside it by rounding or by
+    one tolerance."""
     off = offset * tolerance if abs(offset) == 1.0 else offset
     heights, factors = (10.0, 10.0, 0.3, 100.0), (0.9, 0.5, 0.99, 0.3)
     y = torch.tensor([[h, 0.0] for h in heights], dtype=torch.float64)
@@ -177,18 +194,26 @@ def test_a_restart_by_hand_does_not_meet_where_it_starts(offset, tolerance, dire
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_first_step_may_enclose_the_next_zero(dtype):
-    """A hop of two billionths of a second within a first step of ten: up and down between two samples."""
+    """A hop of two billionths of a second within a first step of ten: up and down between two
+    samples."""
     for speed in (1e-8 if dtype == torch.float64 else 1e-3, 1e-1, 10.0):
         for off in (0.0, 1e-12 * speed, -1e-12 * speed):
             y0 = torch.tensor([[off, speed]], dtype=dtype)
-            sol = ode.solve(ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), first_step=10.0)
+            sol = ode.solve(
+                ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), first_step=10.0
+            )
             assert sol.status == ["event"]
-            assert float(sol.t) == pytest.approx(hop(speed, off)[0], rel=2e-6 if dtype == torch.float32 else 1e-9)
+            assert float(sol.t) == pytest.approx(
+                hop(speed, off)[0], rel=2e-6 if dtype == torch.float32 else 1e-9
+            )
 
 
 def test_a_hop_that_is_lower_than_it_started_below():
-    y0 = torch.tensor([[-5e-7, 4.4e-3]], dtype=torch.float64)  # its top is 5e-7 - 1.2e-8 above the ground
-    sol = ode.solve(ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), rtol=1e-6, atol=1e-6)
+    # its top is 5e-7 - 1.2e-8 above the ground
+    y0 = torch.tensor([[-5e-7, 4.4e-3]], dtype=torch.float64)
+    sol = ode.solve(
+        ball, y0, (0.0, 20.0), events=ode.Event(lambda t, y: y[:, 0]), rtol=1e-6, atol=1e-6
+    )
     assert float(sol.t) == pytest.approx(hop(4.4e-3, -5e-7)[0], rel=1e-9)
 
 
@@ -222,7 +247,9 @@ def test_the_event_may_return_a_view_of_the_state():
 
 def test_events_of_a_model():
     """The velocity of a model: a level half way."""
-    model = ode.problems.mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.3).model(ode.paths.VP(), "noise")
+    model = ode.problems.mixture([0.5, 0.5], [[-1.0], [1.0]], std=0.3).model(
+        ode.paths.VP(), "noise"
+    )
     x = torch.tensor([[1.5], [-0.5]])
     level = 0.5 * (1.5 + float(ode.solve(model, x, t=(0.999, 0.001)).last[0, 0]))
     sol = ode.solve(model, x, t=(0.999, 0.001), events=ode.Event(lambda t, x: x[:, 0] - level))

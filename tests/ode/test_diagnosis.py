@@ -32,7 +32,14 @@ def test_stiffness_is_recognised():
 
 def test_many_steps_are_not_stiffness():
     """A fast forcing needs short steps whatever the method."""
-    sol = ode.solve(lambda t, y: torch.sin(300.0 * t) - 0.1 * y, TWO, (0.0, 20.0), rtol=1e-8, atol=1e-8, max_steps=100)
+    sol = ode.solve(
+        lambda t, y: torch.sin(300.0 * t) - 0.1 * y,
+        TWO,
+        (0.0, 20.0),
+        rtol=1e-8,
+        atol=1e-8,
+        max_steps=100,
+    )
     found = sol.diagnosis(2)
     assert not found.stiff
     assert found.radius == pytest.approx(0.1, rel=1e-3)
@@ -69,14 +76,22 @@ def test_a_tolerance_below_the_type():
 
 def test_one_system_of_several_tensors():
     sol = ode.solve(
-        lambda t, y: {"a": -1e4 * y["a"], "b": -y["b"]}, {"a": torch.ones(2), "b": torch.ones(3)}, max_steps=50
+        lambda t, y: {"a": -1e4 * y["a"], "b": -y["b"]},
+        {"a": torch.ones(2), "b": torch.ones(3)},
+        max_steps=50,
     )
     assert sol.status == "max_steps"
     assert sol.diagnosis().radius == pytest.approx(1e4, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    ("pair", "limit"), [(pairs.ADAPTIVE_HEUN, 2.0), (pairs.BOSH3, 2.5127), (pairs.DOPRI5, 3.3066), (pairs.DOPRI8, 6.39)]
+    ("pair", "limit"),
+    [
+        (pairs.ADAPTIVE_HEUN, 2.0),
+        (pairs.BOSH3, 2.5127),
+        (pairs.DOPRI5, 3.3066),
+        (pairs.DOPRI8, 6.39),
+    ],
 )
 def test_limits_of_stability(pair, limit):
     assert stability_limit(pair.a, pair.b) == pytest.approx(limit, abs=0.02)

@@ -44,7 +44,8 @@ def test_a_cannon_of_every_speed():
 
 
 def test_a_bouncing_ball():
-    """Every bounce is a solve of its own that begins where the last one ended: restitution 0.8, five bounces."""
+    """Every bounce is a solve of its own that begins where the last one ended: restitution 0.8,
+    five bounces."""
     y, t, speed = torch.tensor([[10.0, 0.0]], dtype=torch.float64), 0.0, math.sqrt(2 * G * 10.0)
     times = []
     for _ in range(5):
@@ -66,14 +67,19 @@ def maxima(y0, method, tolerance):
 
     growth.direction = -1
     f = lambda t, y: lotka_volterra(t, torch.from_numpy(y)).numpy()
-    sol = solve_ivp(f, (0.0, 12.0), y0.numpy(), method, rtol=tolerance, atol=tolerance, events=growth)
+    sol = solve_ivp(
+        f, (0.0, 12.0), y0.numpy(), method, rtol=tolerance, atol=tolerance, events=growth
+    )
     return torch.from_numpy(sol.t_events[0])
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("dopri5", "RK45"), ("dopri8", "DOP853"), ("bosh3", "RK23")])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("dopri5", "RK45"), ("dopri8", "DOP853"), ("bosh3", "RK23")]
+)
 @pytest.mark.parametrize("sync", [1, 6])
 def test_lotka_volterra_against_scipy(ours, theirs, sync):
-    """All maxima of the prey: no worse than scipy's at the same tolerance; the last sample is also seen alone."""
+    """All maxima of the prey: no worse than scipy's at the same tolerance; the last sample is also
+    seen alone."""
     y0 = torch.tensor([[10.0, 5.0], [5.0, 2.0], [1.0, 1.0]], dtype=torch.float64)
     peak = Event(lambda t, y: lotka_volterra(t, y)[..., 0], terminal=False, direction=-1)
     given = {"solver": ours, "rtol": 1e-7, "atol": 1e-7, "events": peak, "sync": sync}
@@ -89,14 +95,17 @@ def test_lotka_volterra_against_scipy(ours, theirs, sync):
 
 
 def test_seldom_looks_find_the_same():
-    """Samples that were stepped past their event go back to it, with the counts that they had there."""
+    """Samples that were stepped past their event go back to it, with the counts that they had
+    there."""
     y0 = torch.tensor([[0.0, v] for v in (1.0, 3.0, 9.0, 30.0)], dtype=torch.float64)
     t = torch.linspace(0.0, 2.5, 11)
     events = [Event(height, direction=-1), Event(lambda t, y: y[..., 1] - 0.5, terminal=False)]
     given = {"events": events, "solver": "dopri8", "max_step": 0.05, "dense": True}
     every, seldom = (solve(falling, y0, t, sync=k, **given) for k in (1, 7))
     for name in ("y", "last", "t", "nfe", "steps", "rejected"):
-        assert torch.equal(getattr(every, name).nan_to_num(7.0), getattr(seldom, name).nan_to_num(7.0)), name
+        assert torch.equal(
+            getattr(every, name).nan_to_num(7.0), getattr(seldom, name).nan_to_num(7.0)
+        ), name
     assert every.status == seldom.status == ["event"] * 3 + ["ok"]
     for a, b in zip(every.events, seldom.events, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.t + a.y, b.t + b.y, strict=True))
@@ -115,7 +124,8 @@ def test_output_ends_at_a_terminal_event():
 
 @pytest.mark.parametrize(("direction", "count"), [(0, 6), (1, 3), (-1, 3)])
 def test_directions_forward_and_backward(direction, count):
-    """The zeros of sin at pi, 2 pi, ...: fn falls through the first on the way forward; one at the start does not count."""
+    """The zeros of sin at pi, 2 pi, ...: fn falls through the first on the way forward; one at the
+    start does not count."""
     y0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     event = Event(lambda t, y: y[..., 1], terminal=False, direction=direction)
     zeros = torch.arange(1, 7, dtype=torch.float64) * math.pi
@@ -135,7 +145,9 @@ def test_arguments_and_time_reach_the_event():
     def f(t, y, level):
         return torch.ones_like(y)
 
-    sol = solve(f, y0, args=(level,), events=Event(lambda t, y, level: (t + y - 2 * level).squeeze(1)))
+    sol = solve(
+        f, y0, args=(level,), events=Event(lambda t, y, level: (t + y - 2 * level).squeeze(1))
+    )
     assert sol.status == ["event"] * 3
     torch.testing.assert_close(sol.t, level[:, 0], rtol=1e-12, atol=0)
 
@@ -172,12 +184,19 @@ def test_roots_are_found_to_the_resolution_of_float64():
         fn = lambda x, power=power: torch.sign(x - roots) * (x - roots).abs() ** power
         assert float((find_zero(fn, fn(0 * roots), fn(0 * roots + 1)) - roots).abs().max()) < 1e-15
     step = lambda x: torch.where(x < roots, -1.0, 2.0).double()
-    assert float((find_zero(step, step(0 * roots), step(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    assert (
+        float((find_zero(step, step(0 * roots), step(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    )
     flat = lambda x: (roots - x).clamp_min(0.0)  # 0 from the root on
-    assert float((find_zero(flat, flat(0 * roots), flat(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    assert (
+        float((find_zero(flat, flat(0 * roots), flat(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    )
     calls.clear()
     smooth = lambda x: calls.append(1) or torch.expm1(x - roots)
-    assert float((find_zero(smooth, smooth(0 * roots), smooth(0 * roots + 1)) - roots).abs().max()) < 1e-15
+    assert (
+        float((find_zero(smooth, smooth(0 * roots), smooth(0 * roots + 1)) - roots).abs().max())
+        < 1e-15
+    )
     assert len(calls) < 16
 
 

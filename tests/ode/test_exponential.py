@@ -1,4 +1,5 @@
-"""Adaptive DPM-Solvers: k-diffusion's steps, exact flows of mixtures, samples on their own; pairs on a model's velocity."""
+"""Adaptive DPM-Solvers: k-diffusion's steps, exact flows of mixtures, samples on their own; pairs
+on a model's velocity."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def start(path: paths.Path, t: float, batch: int = 5) -> torch.Tensor:
 
 
 def exact(path: paths.Path, x: torch.Tensor, t: tuple[float, float]) -> torch.Tensor:
-    """The flow by dopri8 on EDM's path: in x / alpha and sigma / alpha it is one flow for all paths."""
+    """The flow by dopri8 on EDM's path: in x / alpha and sigma / alpha it is one flow for all
+    paths."""
     model = MIXTURE.model(paths.EDM(sigma_max=1e4), "data")
     rho = [float(path.rho(s)) for s in t]
     sol = solve(model, x / float(path.alpha(t[0])), rho, "dopri8", rtol=1e-11, atol=1e-12)
@@ -93,7 +95,9 @@ def test_outputs_between(solver):
     model, x = MIXTURE.model(path, "noise"), start(path, 0.999)
     t = [0.999, 0.7, 0.4, 0.1, 0.02]
     sol = solve(model, x, t, solver, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(sol.y, solve(model, x, t, "dopri8", rtol=1e-11, atol=1e-12).y, rtol=0, atol=2e-4)
+    torch.testing.assert_close(
+        sol.y, solve(model, x, t, "dopri8", rtol=1e-11, atol=1e-12).y, rtol=0, atol=2e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Implicit pairs: orders, classical stiff problems beside scipy, and samples that do not feel each other."""
+"""Implicit pairs: orders, classical stiff problems beside scipy, and samples that do not feel each
+other."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def scipy_end(f, y0, end: float, method: str, **options) -> torch.Tensor:
 
 @SOLVERS
 def test_conditions_of_order_and_damping(solver):
-    """Orders of method and estimate are what they say and no more; R(infinity) is 0, below 1 for the embedded method."""
+    """Orders of method and estimate are what they say and no more; R(infinity) is 0, below 1 for
+    the embedded method."""
     pair = ESDIRKS[solver]
     phis = elementary_weights(pair.a, pair.order + 1)
     assert max(abs(weigh(pair.a[-1], phi) - 1 / d) for n, d, phi in phis if n <= pair.order) < 1e-15
@@ -85,8 +87,15 @@ def test_measured_order(solver, linear):
 
     def error(steps: int) -> float:
         h = 2.0 / steps
-        fixed: dict[str, Any] = {"first_step": h, "min_step": h, "max_step": h, "controller": Controller(accept=0.01)}
-        sol = solve(lotka_volterra, y0, (0.0, 2.0), solver, rtol=1e-12, atol=1e-12, linear=linear, **fixed)
+        fixed: dict[str, Any] = {
+            "first_step": h,
+            "min_step": h,
+            "max_step": h,
+            "controller": Controller(accept=0.01),
+        }
+        sol = solve(
+            lotka_volterra, y0, (0.0, 2.0), solver, rtol=1e-12, atol=1e-12, linear=linear, **fixed
+        )
         assert sol.status == ["ok", "ok"]
         assert sol.steps.tolist() == [steps, steps]
         return float((sol.last - exact).norm())
@@ -105,11 +114,13 @@ def test_robertson(end):
     assert ((sol.last[0] - exact).abs() / (atol + rtol * exact.abs())).max() < 10
     assert sol.nfe < 3000
     assert sol.rejected <= 10
-    torch.testing.assert_close(sol.last.sum(), torch.tensor(1.0, dtype=F64), rtol=0, atol=1e-9)  # mass
+    # mass
+    torch.testing.assert_close(sol.last.sum(), torch.tensor(1.0, dtype=F64), rtol=0, atol=1e-9)
 
 
 def test_robertson_beside_scipy():
-    """At equal tolerances: an error like Radau's and BDF's, and evaluations between theirs without their Jacobians."""
+    """At equal tolerances: an error like Radau's and BDF's, and evaluations between theirs without
+    their Jacobians."""
     integrate = pytest.importorskip("scipy.integrate")
     args: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-10}
 
@@ -117,7 +128,9 @@ def test_robertson_beside_scipy():
         return robertson(t, torch.tensor(y)).numpy()
 
     theirs = integrate.solve_ivp(one, (0.0, 1e5), [1.0, 0.0, 0.0], method="Radau", **args)
-    sol = solve(robertson, torch.tensor([[1.0, 0.0, 0.0]], dtype=F64), (0.0, 1e5), "kvaerno5", **args)
+    sol = solve(
+        robertson, torch.tensor([[1.0, 0.0, 0.0]], dtype=F64), (0.0, 1e5), "kvaerno5", **args
+    )
     assert sol.steps <= len(theirs.t)
     assert sol.nfe <= theirs.nfev + 3 * theirs.njev
 
@@ -146,7 +159,9 @@ def test_stiff_problem_in_few_steps(solver):
     assert sol.status == ["ok"]
     assert abs(float(sol.last) - math.cos(10.0)) < 1e-4
     assert sol.nfe < 600
-    explicit = solve(prothero_robinson, y0, (0.0, 10.0), "dopri5", rtol=1e-4, atol=1e-6, max_steps=5000)
+    explicit = solve(
+        prothero_robinson, y0, (0.0, 10.0), "dopri5", rtol=1e-4, atol=1e-6, max_steps=5000
+    )
     assert explicit.status == ["max_steps"]
     assert float(explicit.t) < 0.1
 
@@ -208,9 +223,13 @@ def test_nan_stops_its_sample_alone(linear):
     y0, bad = torch.ones(3, 2, dtype=F64), torch.tensor([[0.0], [1.0], [0.0]], dtype=F64)
     sol = solve(f, y0, (0.0, 2.0), "kvaerno5", args=(bad,), linear=linear)
     assert sol.status == ["ok", "diverged", "ok"]
-    torch.testing.assert_close(sol.last[[0, 2]], torch.full((2, 2), math.exp(-2.0), dtype=F64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        sol.last[[0, 2]], torch.full((2, 2), math.exp(-2.0), dtype=F64), rtol=1e-4, atol=0
+    )
     assert float(sol.t[1]) == pytest.approx(0.5, abs=1e-6)
-    torch.testing.assert_close(sol.last[1], torch.full((2,), math.exp(-0.5), dtype=F64), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        sol.last[1], torch.full((2,), math.exp(-0.5), dtype=F64), rtol=1e-4, atol=0
+    )
 
 
 @LINEAR
@@ -240,7 +259,13 @@ def test_errors_of_f_itself_are_seen():
 def test_one_system_and_dicts(linear):
     """A dict is packed, one system has a time without dimensions; both are the same solve."""
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=F64)
-    args: dict[str, Any] = {"t": (0.0, 100.0), "solver": "kvaerno5", "rtol": 1e-6, "atol": 1e-10, "linear": linear}
+    args: dict[str, Any] = {
+        "t": (0.0, 100.0),
+        "solver": "kvaerno5",
+        "rtol": 1e-6,
+        "atol": 1e-10,
+        "linear": linear,
+    }
 
     def system(t, y):
         assert t.shape == ()
@@ -270,7 +295,9 @@ def test_hermite():
     h = torch.tensor([0.5], dtype=F64)
 
     def cubic(t):
-        return torch.tensor([[t**3 - t, 1 + 2 * t**2]], dtype=F64), torch.tensor([[3 * t**2 - 1, 4 * t]], dtype=F64)
+        return torch.tensor([[t**3 - t, 1 + 2 * t**2]], dtype=F64), torch.tensor(
+            [[3 * t**2 - 1, 4 * t]], dtype=F64
+        )
 
     (y0, f0), (y1, f1) = cubic(0.0), cubic(0.5)
     torch.testing.assert_close(y0, y)

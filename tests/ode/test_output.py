@@ -22,7 +22,8 @@ def exact_logistic(y0, t):
 @pytest.mark.parametrize("solver", ["adaptive_heun", "bosh3", "dopri5", "tsit5", "dopri8"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_output_times_between_the_steps(solver, sign):
-    """As exact as the steps; the times asked for change neither the steps nor, but for dopri8, the evaluations."""
+    """As exact as the steps; the times asked for change neither the steps nor, but for dopri8, the
+    evaluations."""
     t = sign * torch.linspace(0.0, 3.0, 14, dtype=torch.float64).square() / 3
     rtol = 1e-6 if solver == "adaptive_heun" else 1e-8
     sol = solve(logistic, HALF, t, solver, rtol=rtol, atol=rtol, max_steps=100_000)
@@ -56,12 +57,16 @@ def test_the_same_output_however_seldom_the_host_looks(solver, sync):
 
 def test_what_a_sample_did_not_reach_is_nan():
     t = torch.linspace(0.0, 2.0, 8)  # the pole is at t = 1
-    sol = solve(lambda t, y: y * y, torch.tensor([[1.0], [0.1]], dtype=torch.float64), t, dense=True)
+    sol = solve(
+        lambda t, y: y * y, torch.tensor([[1.0], [0.1]], dtype=torch.float64), t, dense=True
+    )
     reached = t < sol.t[0]
     assert torch.equal(sol.y[:, 0, 0].isfinite(), reached)
     assert bool(sol.y[:, 1].isfinite().all())
     assert torch.equal(sol.at(t)[:, 0, 0].isfinite(), reached)
-    torch.testing.assert_close(sol.y[reached, 0, 0], 1 / (1 - t[reached].double()), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        sol.y[reached, 0, 0], 1 / (1 - t[reached].double()), rtol=1e-3, atol=0
+    )
 
 
 @pytest.mark.parametrize("solver", ["bosh3", "dopri5", "tsit5", "dopri8"])
@@ -122,7 +127,9 @@ def test_a_tuple_of_samples_of_several_shapes():
     torch.testing.assert_close(sol.last[1], scalar * math.e, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("y0", [torch.tensor(2.0), torch.tensor([2.0, 3.0]), (torch.ones(2), torch.ones(3, 1))])
+@pytest.mark.parametrize(
+    "y0", [torch.tensor(2.0), torch.tensor([2.0, 3.0]), (torch.ones(2), torch.ones(3, 1))]
+)
 def test_one_system(y0):
     """No batch: t is a number for f, and the counts are numbers."""
 
@@ -143,9 +150,15 @@ def test_one_system(y0):
 def test_a_result_that_is_the_state_itself():
     """f may return its argument, a view of it, or the same tensor every time."""
     same = torch.ones(3, 1, dtype=torch.float64)
-    torch.testing.assert_close(solve(lambda t, y: y, HALF, **TIGHT).last, HALF * math.e, rtol=1e-8, atol=0)
-    torch.testing.assert_close(solve(lambda t, y: y.view(-1, 1), HALF, **TIGHT).last, HALF * math.e, rtol=1e-8, atol=0)
-    torch.testing.assert_close(solve(lambda t, y: same, HALF, compact=False).last, HALF + 1, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        solve(lambda t, y: y, HALF, **TIGHT).last, HALF * math.e, rtol=1e-8, atol=0
+    )
+    torch.testing.assert_close(
+        solve(lambda t, y: y.view(-1, 1), HALF, **TIGHT).last, HALF * math.e, rtol=1e-8, atol=0
+    )
+    torch.testing.assert_close(
+        solve(lambda t, y: same, HALF, compact=False).last, HALF + 1, rtol=1e-12, atol=0
+    )
     assert torch.equal(same, torch.ones_like(same))
 
 
@@ -169,7 +182,9 @@ def test_images_channels_last():
     y0 = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     plain = solve(decay, y0.contiguous())
     assert torch.equal(solve(decay, y0).last, plain.last)
-    assert torch.equal(solve(lambda t, y: (-y).contiguous(memory_format=torch.channels_last), y0).last, plain.last)
+    assert torch.equal(
+        solve(lambda t, y: (-y).contiguous(memory_format=torch.channels_last), y0).last, plain.last
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +203,11 @@ def test_states_that_do_not_fit(y0, hint):
 def test_a_result_in_another_form():
     with pytest.raises(OdesolveError, match="return dy/dt in the form of y"):
         solve(lambda t, y: (y["a"],), {"a": torch.ones(3)})
-    with pytest.raises(OdesolveError, match=r"f returned \{'a': \(2,\)\} for a state \{'a': \(3,\)\}"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"f returned \{'a': \(2,\)\} for a state \{'a': "
+        r"\(3,\)\}",
+    ):
         solve(lambda t, y: {"a": y["a"][:2]}, {"a": torch.ones(3)})
 
 

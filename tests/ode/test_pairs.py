@@ -1,4 +1,5 @@
-"""Embedded pairs: order conditions, measured orders of solution, estimate and dense output, and peers' figures."""
+"""Embedded pairs: order conditions, measured orders of solution, estimate and dense output, and
+peers' figures."""
 
 from __future__ import annotations
 
@@ -29,7 +30,11 @@ def stages(pair: Pair, t: float, y: np.ndarray, h: float) -> tuple[np.ndarray, n
     k: list[np.ndarray] = []
     extra_c, extra_a = zip(*pair.extra, strict=True) if pair.extra else ((), ())
     for c, row in zip((*pair.c, 1.0, *extra_c), (*pair.a, pair.b, *extra_a), strict=True):
-        k.append(slope(t + c * h, y + h * sum((w * s for w, s in zip(row, k, strict=False)), np.zeros(2))))
+        k.append(
+            slope(
+                t + c * h, y + h * sum((w * s for w, s in zip(row, k, strict=False)), np.zeros(2))
+            )
+        )
     return y + h * np.tensordot(pair.b, k[: pair.stages], 1), np.array(k)
 
 
@@ -56,7 +61,10 @@ def integrate(pair: Pair, span: float, steps: int) -> np.ndarray:
 def test_conditions_of_the_method_and_of_its_estimate(pair):
     assert max(abs(residual) for _, residual in pair.conditions()) < 2e-14
     phis = elementary_weights((*pair.a, pair.b), pair.order + 1)
-    assert max(abs(weigh(pair.b, phi[:-1]) - 1 / d) for n, d, phi in phis if n == pair.order + 1) > 1e-6
+    assert (
+        max(abs(weigh(pair.b, phi[:-1]) - 1 / d) for n, d, phi in phis if n == pair.order + 1)
+        > 1e-6
+    )
     first = min(n for n, _, phi in phis if abs(weigh(pair.error, phi)) > 1e-6)
     assert first == pair.embedded_order + 1
     if pair.error_third is not None:
@@ -82,7 +90,9 @@ def local_estimate(pair: Pair, h: float) -> float:
 
 @ALL
 def test_measured_order_of_the_estimate(pair):
-    assert abs(rate(local_estimate(pair, 0.02), local_estimate(pair, 0.01)) - pair.error_order) < 0.2
+    assert (
+        abs(rate(local_estimate(pair, 0.02), local_estimate(pair, 0.01)) - pair.error_order) < 0.2
+    )
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -95,7 +105,9 @@ def test_dense_output_meets_both_ends_in_value_and_slope(name):
     at_end = (np.array(pair.dense) * powers).sum(1) @ k
     np.testing.assert_allclose(np.array(pair.dense)[:, 0] @ k, k[0], rtol=1e-12)
     np.testing.assert_allclose(at_end, k[pair.stages], rtol=1e-11)
-    inside = (dense(pair, START, h, k, 0.5 + eps) - dense(pair, START, h, k, 0.5 - eps)) / (2 * eps * h)
+    inside = (dense(pair, START, h, k, 0.5 + eps) - dense(pair, START, h, k, 0.5 - eps)) / (
+        2 * eps * h
+    )
     np.testing.assert_allclose(inside, slope(0.5 * h, dense(pair, START, h, k, 0.5)), rtol=1e-4)
 
 
@@ -107,7 +119,9 @@ def test_measured_order_of_dense_output(name, theta):
 
     def error(h: float) -> float:
         _, k = stages(pair, 0.0, START, h)
-        return float(np.linalg.norm(dense(pair, START, h, k, theta) - integrate(pairs.DOPRI8, theta * h, 20)))
+        return float(
+            np.linalg.norm(dense(pair, START, h, k, theta) - integrate(pairs.DOPRI8, theta * h, 20))
+        )
 
     h = 0.4 if name == "dopri8" else 0.1
     assert rate(error(h), error(h / 4)) / 2 > DENSE[name] + 0.8
@@ -115,17 +129,22 @@ def test_measured_order_of_dense_output(name, theta):
 
 @pytest.mark.parametrize("name", DENSE)
 def test_conditions_of_dense_output(name):
-    """Every power of theta on its own: sum_j dense[j][p] phi_j is 1/density for the trees of p + 1 nodes, else 0."""
+    """Every power of theta on its own: sum_j dense[j][p] phi_j is 1/density for the trees of p + 1
+    nodes, else 0."""
     pair, order = PAIRS[name], DENSE[name]
     worst = dict.fromkeys(range(1, order + 2), 0.0)
-    for n, density, phi in elementary_weights((*pair.a, pair.b, *(row for _, row in pair.extra)), order + 1):
+    for n, density, phi in elementary_weights(
+        (*pair.a, pair.b, *(row for _, row in pair.extra)), order + 1
+    ):
         for p, column in enumerate(zip(*pair.dense, strict=True)):
             worst[n] = max(worst[n], abs(weigh(column, phi) - (p + 1 == n) / density))
     assert worst.pop(order + 1) > 0.1
     assert max(worst.values()) < 1e-12
 
 
-@pytest.mark.parametrize(("name", "theirs"), [("bosh3", "RK23"), ("dopri5", "RK45"), ("dopri8", "DOP853")])
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("bosh3", "RK23"), ("dopri5", "RK45"), ("dopri8", "DOP853")]
+)
 def test_figures_of_scipy(name, theirs):
     method, pair = getattr(pytest.importorskip("scipy.integrate"), theirs), PAIRS[name]
     for i, row in enumerate(pair.a):
@@ -133,7 +152,8 @@ def test_figures_of_scipy(name, theirs):
     np.testing.assert_allclose(pair.b, method.B, rtol=1e-15)
     np.testing.assert_allclose(pair.c, method.C, rtol=1e-15)
     if name != "dopri8":
-        scale = 2 / 3 if name == "dopri5" else 1  # Shampine's estimate; scipy's is Dormand and Prince's
+        # Shampine's estimate; scipy's is Dormand and Prince's
+        scale = 2 / 3 if name == "dopri5" else 1
         np.testing.assert_allclose(pair.error, -scale * method.E, rtol=1e-12, atol=1e-17)
     if name == "dopri5":
         np.testing.assert_allclose(pair.dense, method.P, rtol=1e-15)
@@ -157,7 +177,9 @@ def test_dense_output_of_scipy(name):
     y1, k = stages(pair, 0.0, START, h)
     np.testing.assert_allclose(theirs.y, y1, rtol=1e-14)
     for theta in (0.1, 0.5, 0.9) if pair.dense else ():
-        np.testing.assert_allclose(theirs.dense_output()(theta * h), dense(pair, START, h, k, theta), rtol=1e-13)
+        np.testing.assert_allclose(
+            theirs.dense_output()(theta * h), dense(pair, START, h, k, theta), rtol=1e-13
+        )
 
 
 # (figure of theirs, over ours).
@@ -173,13 +195,16 @@ def test_dense_output_of_scipy(name):
 def test_figures_of_torchdiffeq(name, module, attribute, scale):
     pytest.importorskip("torchdiffeq")
     theirs = getattr(__import__(f"torchdiffeq._impl.{module}", fromlist=["_"]), attribute)
-    pair, shared = PAIRS[name], name in ("dopri5", "bosh3")  # theirs writes a last stage of its own only for these two
+    # theirs writes a last stage of its own only for these two
+    pair, shared = PAIRS[name], name in ("dopri5", "bosh3")
     rows = (*pair.a[1:], *([pair.b] if shared else []))
     for row, theirs_row in zip(rows, theirs.beta, strict=True):
         np.testing.assert_allclose(row, theirs_row.numpy(), rtol=1e-15)
     ours = np.array(pair.error if shared else pair.error[:-1])
     np.testing.assert_allclose(theirs.c_error.numpy(), scale * ours, rtol=1e-12, atol=1e-17)
-    np.testing.assert_allclose(theirs.c_sol.numpy(), (*pair.b, 0.0) if shared else pair.b, rtol=1e-15)
+    np.testing.assert_allclose(
+        theirs.c_sol.numpy(), (*pair.b, 0.0) if shared else pair.b, rtol=1e-15
+    )
 
 
 def test_dopri8_is_another_method_than_torchdiffeqs():

@@ -11,7 +11,9 @@ import odesolve as ode
 
 from .problems import decay, lotka_volterra, relaxation, rotation
 
-torchdiffeq = pytest.importorskip("torchdiffeq", reason="the peers are an extra: pip install odesolve[peers]")
+torchdiffeq = pytest.importorskip(
+    "torchdiffeq", reason="the peers are an extra: pip install odesolve[peers]"
+)
 
 SMALL, LARGE = 0.012277471, 1 - 0.012277471
 PERIOD = 17.0652165601579625588917206249
@@ -44,20 +46,25 @@ def theirs(f, y0, end, tolerance):
     calls = []
     times = torch.tensor([0.0, end], dtype=torch.float64)
     counted = lambda t, y: calls.append(1) or f(t, y)
-    last = torchdiffeq.odeint(counted, y0, times, rtol=tolerance, atol=tolerance, method="dopri5")[-1]
+    last = torchdiffeq.odeint(counted, y0, times, rtol=tolerance, atol=tolerance, method="dopri5")[
+        -1
+    ]
     return len(calls), last
 
 
 def exact(f, y0, end):
     numpy = lambda t, y: f(t, torch.from_numpy(y)).numpy()
-    return torch.from_numpy(solve_ivp(numpy, (0.0, end), y0.numpy(), "DOP853", rtol=3e-14, atol=1e-14).y[:, -1])
+    return torch.from_numpy(
+        solve_ivp(numpy, (0.0, end), y0.numpy(), "DOP853", rtol=3e-14, atol=1e-14).y[:, -1]
+    )
 
 
 def test_evaluations_and_errors_beside_torchdiffeq():
-    """The same estimate, over five problems and four tolerances: fewer evaluations, errors within a factor of 2.
+    """The same estimate, over five problems and four tolerances: fewer evaluations, errors within a
+    factor of 2.
 
-    A single solve may take some steps more: torchdiffeq never shortens a step that it accepts, and does not land on the end.
-    """
+    A single solve may take some steps more: torchdiffeq never shortens a step that it accepts, and
+    does not land on the end."""
     work, errors = [], []
     for name, (f, start, end) in PROBLEMS.items():
         y0 = torch.tensor(start, dtype=torch.float64)
@@ -82,15 +89,21 @@ def test_a_stiff_mate_costs_nothing_here_and_three_times_there():
     rates = torch.tensor([[1.0], [60.0]], dtype=torch.float64)
     alone = ode.solve(relaxation, y0[:1], args=(rates[:1],))
     beside = ode.solve(relaxation, y0, args=(rates,))
-    there = [theirs(lambda t, y, r=r: relaxation(t, y, r), y0[: len(r)], 1.0, 1e-5)[0] for r in (rates[:1], rates)]
+    there = [
+        theirs(lambda t, y, r=r: relaxation(t, y, r), y0[: len(r)], 1.0, 1e-5)[0]
+        for r in (rates[:1], rates)
+    ]
     assert int(alone.nfe) == int(beside.nfe[0])
     assert torch.equal(alone.last[0], beside.last[0])
     assert there[1] > 3 * there[0]
 
 
-@pytest.mark.parametrize(("ours", "method"), [("dopri5", "RK45"), ("bosh3", "RK23"), ("dopri8", "DOP853")])
+@pytest.mark.parametrize(
+    ("ours", "method"), [("dopri5", "RK45"), ("bosh3", "RK23"), ("dopri8", "DOP853")]
+)
 def test_evaluations_and_errors_beside_scipy(ours, method):
-    """The same pairs and estimates (dopri5's is two thirds of scipy's): a tenth about its evaluations, errors like its."""
+    """The same pairs and estimates (dopri5's is two thirds of scipy's): a tenth about its
+    evaluations, errors like its."""
     work, errors = [], []
     for f, start, end in PROBLEMS.values():
         y0 = torch.tensor(start, dtype=torch.float64)
@@ -100,7 +113,9 @@ def test_evaluations_and_errors_beside_scipy(ours, method):
             sp = solve_ivp(numpy, (0.0, end), y0.numpy(), method, rtol=tolerance, atol=tolerance)
             same = tolerance / 1.5 if ours == "dopri5" else tolerance
             sol = ode.solve(f, y0, (0.0, end), ours, rtol=same, atol=same)
-            gap = [float((v - truth).abs().max()) for v in (sol.last, torch.from_numpy(sp.y[:, -1]))]
+            gap = [
+                float((v - truth).abs().max()) for v in (sol.last, torch.from_numpy(sp.y[:, -1]))
+            ]
             work.append(math.log(int(sol.nfe) / sp.nfev))
             errors.append(math.log(gap[0] / gap[1]))
     assert abs(sum(work) / len(work)) < 0.1
@@ -108,7 +123,8 @@ def test_evaluations_and_errors_beside_scipy(ours, method):
 
 
 def test_what_an_accepted_step_of_dopri5_costs(monkeypatch):
-    """8 launches and 42 passes over the state; an input whose weight is 0 for a sample is not read for it."""
+    """8 launches and 42 passes over the state; an input whose weight is 0 for a sample is not read
+    for it."""
     launches, passes = [], []
     combine, control = dispatch.combine, dispatch.control
 
@@ -124,7 +140,9 @@ def test_what_an_accepted_step_of_dopri5_costs(monkeypatch):
     counts = []
     for steps in (8, 16):
         launches.clear(), passes.clear()
-        sol = ode.solve(rotation, torch.ones(5, 2), (0.0, 1.0), first_step=1 / steps, max_step=1 / steps)
+        sol = ode.solve(
+            rotation, torch.ones(5, 2), (0.0, 1.0), first_step=1 / steps, max_step=1 / steps
+        )
         assert sol.steps.tolist() == [steps] * 5
         counts.append((len(launches), sum(passes)))
     assert [(b - a) / 8 for a, b in zip(*counts, strict=True)] == [8.0, 42.0]

@@ -1,4 +1,5 @@
-"""Every sample has a step of its own: alone, beside others, in any order and however seldom the host looks."""
+"""Every sample has a step of its own: alone, beside others, in any order and however seldom the
+host looks."""
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ TWO = torch.full((5, 2), 2.0, dtype=torch.float64)
 
 
 def facts(sol, i):
-    return sol.last[i].tolist(), *(int(v[i]) for v in (sol.nfe, sol.steps, sol.rejected)), float(sol.t[i])
+    return (
+        sol.last[i].tolist(),
+        *(int(v[i]) for v in (sol.nfe, sol.steps, sol.rejected)),
+        float(sol.t[i]),
+    )
 
 
 @pytest.mark.parametrize("solver", ["dopri5", "dopri8", "bosh3"])
@@ -36,7 +41,8 @@ def test_the_same_however_seldom_the_host_looks(sync, compact):
 
 
 def test_a_stiff_mate_costs_its_neighbours_nothing():
-    """Without control of its own every sample would pay for the stiffest; here f is called on those that still run."""
+    """Without control of its own every sample would pay for the stiffest; here f is called on those
+    that still run."""
     alone = solve(relaxation, TWO[:1], args=(RATES[:1],))
     calls = []
 

@@ -53,7 +53,9 @@ def test_every_evaluation_lies_inside_the_interval():
 
 def test_nfe_counts_every_call():
     calls = []
-    sol = solve(lambda t, y: calls.append(1) or rotation(t, y), torch.ones(1, 2), (0.0, 20.0), "dopri8")
+    sol = solve(
+        lambda t, y: calls.append(1) or rotation(t, y), torch.ones(1, 2), (0.0, 20.0), "dopri8"
+    )
     assert int(sol.nfe) == len(calls) == 2 + 12 * int(sol.steps + sol.rejected)
 
 
@@ -77,7 +79,9 @@ def test_max_steps_is_a_status_with_the_state_so_far():
 def test_min_step_ends_a_sample_that_needs_shorter_ones():
     """y' = 1 / sqrt|y - 1| is steep at y = 1; the neighbour that starts beyond it arrives."""
     y0 = torch.tensor([[0.0], [1.5]], dtype=torch.float64)
-    sol = solve(lambda t, y: (y - 1.0).abs().rsqrt(), y0, (0.0, 1.0), rtol=1e-9, atol=1e-9, min_step=1e-3)
+    sol = solve(
+        lambda t, y: (y - 1.0).abs().rsqrt(), y0, (0.0, 1.0), rtol=1e-9, atol=1e-9, min_step=1e-3
+    )
     assert sol.status == ["min_step", "ok"]
     assert 0.5 < float(sol.t[0]) < 2 / 3
     torch.testing.assert_close(sol.last[0], 1 - (1 - 1.5 * sol.t[:1]) ** (2 / 3), rtol=0, atol=1e-6)
@@ -128,7 +132,12 @@ def test_a_controller_of_ones_own():
     y0 = torch.ones(1, 2, dtype=torch.float64)
     plain = solve(rotation, y0, (0.0, 10.0), controller=Controller(0.0, 1.0, 0.0))
     careful = solve(rotation, y0, (0.0, 10.0), controller=Controller(0.0, 1.0, 0.0, safety=0.5))
-    smooth = solve(rotation, y0, (0.0, 10.0), controller=Controller(0.2, 0.7, 0.1, safety=0.9, accept=0.81, floor=1e-8))
+    smooth = solve(
+        rotation,
+        y0,
+        (0.0, 10.0),
+        controller=Controller(0.2, 0.7, 0.1, safety=0.9, accept=0.81, floor=1e-8),
+    )
     assert plain.ok
     assert smooth.ok
     assert int(careful.steps) > 1.5 * int(plain.steps)

@@ -1,4 +1,5 @@
-"""Jumps of f: a pulse whose integral is known, by every solver, way to gradients and direction of time."""
+"""Jumps of f: a pulse whose integral is known, by every solver, way to gradients and direction of
+time."""
 
 import math
 
@@ -10,7 +11,16 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations import torchdiffeq
 
 BEGIN, END = 0.3, 0.3005
-SOLVERS = ("dopri5", "tsit5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2", "kvaerno3", "kvaerno5")
+SOLVERS = (
+    "dopri5",
+    "tsit5",
+    "dopri8",
+    "bosh3",
+    "adaptive_heun",
+    "fehlberg2",
+    "kvaerno3",
+    "kvaerno5",
+)
 HEIGHT = 100.0
 
 
@@ -43,7 +53,9 @@ def test_a_pulse_is_seen(solver, compact):
     assert sol.status == ["ok"] * 3
     assert float((sol.last - exact(1.0)).abs().max()) < (1e-4 if solver == "fehlberg2" else 2e-5)
     assert float((blind.last - exact(1.0)).abs().max()) > 2e-3
-    nodes = ode.solve(pulse, start(), torch.linspace(0, 1, 21), stops=torch.tensor([BEGIN, END]).double(), **given)
+    nodes = ode.solve(
+        pulse, start(), torch.linspace(0, 1, 21), stops=torch.tensor([BEGIN, END]).double(), **given
+    )
     want = torch.stack([exact(t) for t in torch.linspace(0, 1, 21).double().tolist()])
     assert float((nodes.y - want).abs().max()) < 1e-4
 
@@ -77,7 +89,9 @@ def test_falling_times_and_one_system():
     assert float((whole.last - exact(1.0)[:, 0]).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("way", [(BEGIN, 1.0), (0.0, END), (BEGIN, END), (END, BEGIN), (END, 1.0), (0.0, BEGIN)])
+@pytest.mark.parametrize(
+    "way", [(BEGIN, 1.0), (0.0, END), (BEGIN, END), (END, BEGIN), (END, 1.0), (0.0, BEGIN)]
+)
 def test_stops_at_the_ends(way):
     """The inner side: from the beginning of the pulse on it is on, from its end on it is off."""
     first, last = way
@@ -87,7 +101,8 @@ def test_stops_at_the_ends(way):
 
 @pytest.mark.parametrize("sync", [1, 5])
 def test_events_and_dense_output_across_stops(sync):
-    """Samples that end before, in and after the pulse keep their times and counts; the others go on."""
+    """Samples that end before, in and after the pulse keep their times and counts; the others go
+    on."""
     level = torch.tensor([[0.85], [20.0], [0.52], [0.50]], dtype=torch.float64)
     y0 = torch.ones(4, 1, dtype=torch.float64)
     stop = ode.Event(lambda t, y, level: (y - level)[:, 0])
@@ -113,7 +128,8 @@ def test_events_and_dense_output_across_stops(sync):
 
 
 def test_counts_and_failures_go_on_across_stops():
-    """A sample that fails before a stop stays failed, with its state; the limit of steps counts all stretches."""
+    """A sample that fails before a stop stays failed, with its state; the limit of steps counts all
+    stretches."""
     f = lambda t, y: torch.where(y > 2.0, torch.nan, y) + 0 * t
     y0 = torch.tensor([[0.1], [1.5]], dtype=torch.float64)
     sol = ode.solve(f, y0, (0.0, 1.0), stops=(0.5,))
@@ -121,7 +137,9 @@ def test_counts_and_failures_go_on_across_stops():
     assert float(sol.last[0]) == pytest.approx(0.1 * math.e, rel=1e-5)
     assert 1.5 <= float(sol.last[1]) <= 2.0
     assert float(sol.t[1]) == pytest.approx(math.log(2 / 1.5), abs=1e-6)
-    sol = ode.solve(pulse, start(), (0.0, 1.0), stops=(BEGIN, END), rtol=1e-9, atol=1e-9, max_steps=12)
+    sol = ode.solve(
+        pulse, start(), (0.0, 1.0), stops=(BEGIN, END), rtol=1e-9, atol=1e-9, max_steps=12
+    )
     assert sol.status == ["max_steps"] * 3
     assert (sol.steps + sol.rejected).tolist() == [12] * 3
     calls = []
@@ -139,7 +157,8 @@ MODES = [
 @pytest.mark.parametrize(("adjoint", "more"), MODES)
 @pytest.mark.parametrize("falling", [False, True])
 def test_gradients_across_stops(adjoint, more, falling):
-    """dy/dt = -k y + a pulse of height a: gradients of y0, k and a by their formulas, at two output times."""
+    """dy/dt = -k y + a pulse of height a: gradients of y0, k and a by their formulas, at two output
+    times."""
     k, a = (torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in (1.3, 100.0))
     y0 = torch.tensor([[1.0], [-2.0]], dtype=torch.float64, requires_grad=True)
 
@@ -148,12 +167,16 @@ def test_gradients_across_stops(adjoint, more, falling):
 
     def formula(t, origin):
         now, then = (min(max(x, BEGIN), END) for x in (t, origin))
-        return y0 * torch.exp(-k * (t - origin)) + a / k * (torch.exp(k * (now - t)) - torch.exp(k * (then - t)))
+        return y0 * torch.exp(-k * (t - origin)) + a / k * (
+            torch.exp(k * (now - t)) - torch.exp(k * (then - t))
+        )
 
     times = (1.0, 0.6, 0.0) if falling else (0.0, 0.4, 1.0)
     control = more or {"rtol": 1e-9, "atol": 1e-9}
     solver = "rk4" if more else "dopri5"
-    sol = ode.solve(f, y0, times, solver, stops=(BEGIN, END), adjoint=adjoint, params=[k, a], **control)
+    sol = ode.solve(
+        f, y0, times, solver, stops=(BEGIN, END), adjoint=adjoint, params=[k, a], **control
+    )
     want = torch.stack([formula(t, times[0]) for t in times])
     assert float((sol.y - want).detach().abs().max()) < 1e-6
     loss = lambda y: y[1].sum() + (y[2] ** 2).sum()
@@ -175,7 +198,8 @@ def test_gradients_of_times_at_a_stop_are_of_the_side_before():
 @pytest.mark.parametrize("steps", [1, 7, [3, 2]])
 @pytest.mark.parametrize("solver", ["euler", "rk4", "dopri5"])
 def test_steps_of_one_size_end_at_stops(steps, solver):
-    """An f that is constant on each side is integrated exactly; an interval without stops keeps its steps."""
+    """An f that is constant on each side is integrated exactly; an interval without stops keeps its
+    steps."""
     ends = []
 
     def f(t, y):
@@ -184,7 +208,9 @@ def test_steps_of_one_size_end_at_stops(steps, solver):
 
     y0 = torch.zeros(2, 1, dtype=torch.float64)
     sol = ode.solve(f, y0, (0.0, 0.5, 1.0), solver, steps=steps, stops=(0.3, 0.35))
-    assert sol.y[:, 0, 0].tolist() == pytest.approx([0.0, 0.3 - 2.5 + 0.3, 0.3 - 2.5 + 1.3], abs=1e-12)
+    assert sol.y[:, 0, 0].tolist() == pytest.approx(
+        [0.0, 0.3 - 2.5 + 0.3, 0.3 - 2.5 + 1.3], abs=1e-12
+    )
     last = steps[1] if isinstance(steps, list) else steps
     cut = {1: 3, 7: 5 + 1 + 3, 3: 2 + 1 + 1}[steps[0] if isinstance(steps, list) else steps]
     assert int(sol.steps[0]) == cut + last
@@ -202,7 +228,9 @@ def test_stops_of_a_model():
         ode.solve(model, x, t=(0.9, 0.1), solver="dpm_solver_23", stops=(0.4,))
 
 
-@pytest.mark.parametrize("stops", [(math.nan,), (math.inf, 0.2), "0.3", (0.3, None), 0.3, torch.zeros(2, 2)])
+@pytest.mark.parametrize(
+    "stops", [(math.nan,), (math.inf, 0.2), "0.3", (0.3, None), 0.3, torch.zeros(2, 2)]
+)
 def test_stops_are_finite_numbers(stops):
     with pytest.raises(OdesolveError, match="the times at which f jumps"):
         ode.solve(pulse, start(), stops=stops)
@@ -216,7 +244,9 @@ def test_stops_have_no_gradients():
 @pytest.mark.parametrize("option", ["jump_t", "step_t"])
 def test_the_adapter_s_steps_of_each_sample_stop_too(option):
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    y = torchdiffeq.odeint(pulse, start(), t, options={"per_sample": True, option: [BEGIN, END]}, rtol=1e-8, atol=1e-9)
+    y = torchdiffeq.odeint(
+        pulse, start(), t, options={"per_sample": True, option: [BEGIN, END]}, rtol=1e-8, atol=1e-9
+    )
     assert float((y[-1] - exact(1.0)).abs().max()) < 1e-6
 
 

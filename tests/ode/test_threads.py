@@ -1,4 +1,5 @@
-"""Forward differentiation from several threads at once, and what an error of f's own becomes in it."""
+"""Forward differentiation from several threads at once, and what an error of f's own becomes in
+it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,13 @@ def nested(seed):
     net, y = network(seed)
 
     def f(t, y):
-        inner = ode.solve(lambda t, z: -z, torch.ones(1, 1, dtype=torch.float64), (0.0, 0.1), "kvaerno3", rtol=1e-3)
+        inner = ode.solve(
+            lambda t, z: -z,
+            torch.ones(1, 1, dtype=torch.float64),
+            (0.0, 0.1),
+            "kvaerno3",
+            rtol=1e-3,
+        )
         return net(y) * inner.last
 
     return ode.solve(f, y, (0.0, 1.0), "kvaerno5", rtol=1e-4).last
@@ -45,9 +52,9 @@ def nested(seed):
 def adapted(seed):
     net, y = network(seed)
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    return torchdiffeq.odeint(lambda t, y: net(y), y, t, method="implicit_midpoint", options={"step_size": 0.1})[
-        -1
-    ].detach()
+    return torchdiffeq.odeint(
+        lambda t, y: net(y), y, t, method="implicit_midpoint", options={"step_size": 0.1}
+    )[-1].detach()
 
 
 def density(seed):
@@ -65,7 +72,9 @@ def mean_flow(seed):
 WORK = [solved, lambda seed: solved(seed, linear="krylov"), nested, adapted, density, mean_flow]
 
 
-@pytest.mark.parametrize("work", WORK, ids=["dense", "krylov", "nested", "adapter", "exact-forward", "mean-flow"])
+@pytest.mark.parametrize(
+    "work", WORK, ids=["dense", "krylov", "nested", "adapter", "exact-forward", "mean-flow"]
+)
 def test_four_threads(work):
     want = [work(seed) for seed in range(THREADS)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -135,7 +144,9 @@ def test_what_cannot_be_transformed_is_solved_by_differences(f, linear):
     y = torch.tensor([[1.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
     found = ode.solve(f, y, (0.0, 1.0), "kvaerno5", rtol=1e-6, atol=1e-8, linear=linear)
     assert found.ok
-    assert torch.allclose(found.last, y * torch.exp(torch.tensor(-3.0, dtype=torch.float64)), rtol=1e-5)
+    assert torch.allclose(
+        found.last, y * torch.exp(torch.tensor(-3.0, dtype=torch.float64)), rtol=1e-5
+    )
 
 
 def test_one_thread_at_a_time():

@@ -1,4 +1,5 @@
-"""Spans and output times of each sample's own: a sample gives what it gives alone, whatever the spans beside it."""
+"""Spans and output times of each sample's own: a sample gives what it gives alone, whatever the
+spans beside it."""
 
 import contextlib
 
@@ -17,7 +18,9 @@ from odesolve.solve import solve
 from .problems import relaxation
 
 START = torch.tensor([[10.0, 5.0], [5.0, 2.0], [1.0, 1.0], [2.0, 0.5]], dtype=torch.float64)
-RISING = torch.tensor([[0.0, 0.5, 6.0], [1.0, 1.1, 1.2], [-2.0, 0.0, 2.0], [3.0, 3.5, 7.0]], dtype=torch.float64)
+RISING = torch.tensor(
+    [[0.0, 0.5, 6.0], [1.0, 1.1, 1.2], [-2.0, 0.0, 2.0], [3.0, 3.5, 7.0]], dtype=torch.float64
+)
 FALLING = RISING.flip(1)
 MIXED = torch.where(torch.tensor([[True], [False], [False], [True]]), RISING, FALLING)
 SPANS = {"rising": RISING, "falling": FALLING, "mixed": MIXED}
@@ -26,17 +29,26 @@ LOOSE = {"adaptive_heun": 1e-3, "fehlberg2": 1e-3, "kvaerno3": 1e-2, "kvaerno5":
 
 def forced(t, y, *rates):
     """Bounded both ways in time; what depends on t tells a wrong time."""
-    return torch.stack([y[:, 1], -y[:, 0]], 1) * (1.0 + 0.5 * torch.sin(3.0 * t)) + torch.cos(2.0 * t)
+    return torch.stack([y[:, 1], -y[:, 0]], 1) * (1.0 + 0.5 * torch.sin(3.0 * t)) + torch.cos(
+        2.0 * t
+    )
 
 
 def facts(sol, i):
     """All that a solution says of sample i."""
     counts = [int(v[i]) for v in (sol.nfe, sol.steps, sol.rejected)]
-    return sol.y[:, i].nan_to_num(7e7).tolist(), sol.last[i].tolist(), float(sol.t[i]), sol.status[i], counts
+    return (
+        sol.y[:, i].nan_to_num(7e7).tolist(),
+        sol.last[i].tolist(),
+        float(sol.t[i]),
+        sol.status[i],
+        counts,
+    )
 
 
 def check_alone(f, y0, t, *args, **options):
-    """Every sample as in a solve of its own, with times that all (of one) samples share, and with times of its own."""
+    """Every sample as in a solve of its own, with times that all (of one) samples share, and with
+    times of its own."""
     whole = solve(f, y0, t, *args, **options)
     assert whole.y.shape == (t.shape[1], *y0.shape)
     for i in range(len(y0)):
@@ -67,15 +79,23 @@ def test_whoever_leaves_first(compact, sync, dtype):
 def test_the_right_values():
     """dy/dt = a y + t, whose solution is known, from each sample's own beginning to its own end."""
     rate = torch.tensor([[-1.0], [0.5], [-3.0], [0.2]], dtype=torch.float64)
-    sol = solve(lambda t, y, a: a * y + t, START, MIXED, "dopri8", args=(rate,), rtol=1e-10, atol=1e-10)
+    sol = solve(
+        lambda t, y, a: a * y + t, START, MIXED, "dopri8", args=(rate,), rtol=1e-10, atol=1e-10
+    )
     first = MIXED[:, :1]
     for j in range(3):
         t = MIXED[:, j : j + 1]
-        exact = (START + first / rate + 1 / rate**2) * torch.exp(rate * (t - first)) - t / rate - 1 / rate**2
+        exact = (
+            (START + first / rate + 1 / rate**2) * torch.exp(rate * (t - first))
+            - t / rate
+            - 1 / rate**2
+        )
         torch.testing.assert_close(sol.y[j], exact, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("limits", [{"first_step": 0.3}, {"max_step": 0.05}, {"min_step": 0.2, "rtol": 1e-12}])
+@pytest.mark.parametrize(
+    "limits", [{"first_step": 0.3}, {"max_step": 0.05}, {"min_step": 0.2, "rtol": 1e-12}]
+)
 def test_lengths_of_steps_are_those_of_all(limits):
     sol = check_alone(forced, START, MIXED, **limits)
     assert ("min_step" in sol.status) == ("min_step" in limits)
@@ -84,12 +104,17 @@ def test_lengths_of_steps_are_those_of_all(limits):
 
 
 def test_samples_that_fail():
-    """y' = y^2 has a pole at t0 + 1/y0: two samples reach theirs, one runs out of attempts, one arrives."""
+    """y' = y^2 has a pole at t0 + 1/y0: two samples reach theirs, one runs out of attempts, one
+    arrives."""
     y0 = torch.tensor([[1.0], [0.5], [0.1], [-1.0]], dtype=torch.float64)
-    t = torch.tensor([[0.0, 0.5, 2.0], [3.0, 4.0, 6.0], [0.0, 1.0, 2.0], [5.0, 4.5, 2.0]], dtype=torch.float64)
+    t = torch.tensor(
+        [[0.0, 0.5, 2.0], [3.0, 4.0, 6.0], [0.0, 1.0, 2.0], [5.0, 4.5, 2.0]], dtype=torch.float64
+    )
     sol = check_alone(lambda t, y: y * y, y0, t, max_steps=60)
     assert [w == "ok" for w in sol.status] == [False, False, True, False]
-    torch.testing.assert_close(sol.t, torch.tensor([1.0, 5.0, 2.0, 4.0], dtype=torch.float64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        sol.t, torch.tensor([1.0, 5.0, 2.0, 4.0], dtype=torch.float64), rtol=1e-3, atol=0
+    )
     assert sol.y[:, :, 0].isfinite().sum(0).tolist() == [2, 2, 3, 2]
 
 
@@ -121,9 +146,17 @@ def test_dense_output(solver):
 def test_dense_output_within_each_span():
     sol = solve(forced, START, RISING, dense=True)
     shared = solve(forced, START, RISING[0], dense=True)
-    with pytest.raises(OdesolveError, match=r"from 1 to 1 for sample 2|from 0.5 to 0.5 for sample 1"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"from 1 to 1 for sample 2|from 0.5 to 0.5 for sample "
+        r"1",
+    ):
         sol.at(0.5)
-    with pytest.raises(OdesolveError, match=r"from 6 to 6 for sample 1: give times in \[1.0, 1.2\]"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"from 6 to 6 for sample 1: give times in \[1.0, "
+        r"1.2\]",
+    ):
         sol.at(torch.full((1, 4), 6.0))
     for wrong in (RISING, torch.zeros(1, 1, 4), [[0.0], [0.0, 1.0]], "now", 1j):
         for one in (sol, shared):
@@ -175,11 +208,14 @@ def test_states_of_several_tensors():
 
 @pytest.mark.parametrize("solver", ["dopri5", "dpm_solver_12", "dpm_solver_23"])
 def test_models(solver):
-    """Times of the path of each sample; a log-SNR that is infinite at the end ends at t_min, for those that go there."""
+    """Times of the path of each sample; a log-SNR that is infinite at the end ends at t_min, for
+    those that go there."""
     path = VP()
     model = Model(lambda x, t: x * torch.sin(t)[:, None], path, "noise")
     end = 0.01 if solver == "dopri5" else 0.0
-    t = torch.tensor([[1.0, 0.5, end], [0.9, 0.5, 0.1], [0.2, 0.6, 1.0], [0.5, 0.3, 0.2]], dtype=torch.float64)
+    t = torch.tensor(
+        [[1.0, 0.5, end], [0.9, 0.5, 0.1], [0.2, 0.6, 1.0], [0.5, 0.3, 0.2]], dtype=torch.float64
+    )
     sol = check_alone(model, START, t, solver, rtol=1e-3, atol=1e-3)
     ends = t[:, -1].clone()
     ends[0] = end if end else path.t_min
@@ -209,7 +245,9 @@ def test_a_bar(monkeypatch):
 
 def test_what_torchode_gives():
     torchode = pytest.importorskip("torchode")
-    term = torchode.ODETerm(lambda t, y: torch.stack([y[:, 1], -y[:, 0]], 1) * (1.0 + t[:, None].sin()))
+    term = torchode.ODETerm(
+        lambda t, y: torch.stack([y[:, 1], -y[:, 0]], 1) * (1.0 + t[:, None].sin())
+    )
     control = torchode.IntegralController(atol=1e-9, rtol=1e-9, term=term)
     theirs = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), control)
     problem = torchode.InitialValueProblem(y0=START, t_eval=MIXED)
@@ -227,7 +265,11 @@ ONE_SYSTEM = [(START, {"control": "batch"}), (START[0], {}), ((START, START[:2])
 
 @pytest.mark.parametrize(("y0", "options"), ONE_SYSTEM)
 def test_one_system_has_one_time(y0, options):
-    with pytest.raises(OdesolveError, match=r"t has shape \(4, 3\), but this is one system: give \(n,\)"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"t has shape \(4, 3\), but this is one system: give "
+        r"\(n,\)",
+    ):
         solve(lambda t, y: y, y0, RISING, **options)
 
 
@@ -251,7 +293,9 @@ GOOD = [
 @pytest.mark.parametrize("options", [{}, {"steps": 4}], ids=["tolerance", "steps"])
 def test_forms_of_times(t, options):
     """Whatever says 0 and 1 means them."""
-    assert torch.equal(solve(forced, START, t, **options).y, solve(forced, START, (0.0, 1.0), **options).y)
+    assert torch.equal(
+        solve(forced, START, t, **options).y, solve(forced, START, (0.0, 1.0), **options).y
+    )
 
 
 BAD = {

@@ -1,4 +1,5 @@
-"""One thread for the comparisons: their tensors are tiny, and idle workers that spin cost more than the work."""
+"""One thread for the comparisons: their tensors are tiny, and idle workers that spin cost more than
+the work."""
 
 import pytest
 import torch

@@ -21,17 +21,24 @@ SEED, BATCH = 9, 6
 def draw(stream: int) -> Tensor:
     """The normals of one stream under this seed, float64."""
     keys = philox.keys(SEED, torch.arange(BATCH))
-    return philox.normals(keys, stream, math.prod(PROBLEM.event)).double().reshape(BATCH, *PROBLEM.event)
+    return (
+        philox.normals(keys, stream, math.prod(PROBLEM.event))
+        .double()
+        .reshape(BATCH, *PROBLEM.event)
+    )
 
 
 def streams(first: int = stream_numbers.STEPS) -> Iterator[Tensor]:
-    """The noise of step 0, 1, 2, ... that a plan with this seed adds; from ``noise.CORRECTIONS``, that goes back up."""
+    """The noise of step 0, 1, 2, ... that a plan with this seed adds; from ``noise.CORRECTIONS``,
+    that goes back up."""
     return map(draw, itertools.count(first))
 
 
 def seeded(model, x, solver, grid, **options) -> Tensor:
     """Our plan of a solver on these times, run on the model from the state x."""
-    return ode.sample(model, state=x, plan=ode.plan(solver, model.path, grid=grid, **options), seed=SEED)
+    return ode.sample(
+        model, state=x, plan=ode.plan(solver, model.path, grid=grid, **options), seed=SEED
+    )
 
 
 def patched(monkeypatch, module: str, given: Iterator[Tensor]) -> None:
@@ -53,7 +60,8 @@ def interleaved(v: Tensor) -> Tensor:
 
 
 def kdpm2_ancestral(peer: Scheduler) -> Scheduler:
-    """KDPM2AncestralDiscreteScheduler with its levels down, up and between, which it rounds to float32, in float64."""
+    """KDPM2AncestralDiscreteScheduler with its levels down, up and between, which it rounds to
+    float32, in float64."""
     levels = torch.unique(peer.peer.sigmas).flip(0)
     after = torch.cat([levels[1:], levels[-1:]])
     up = (after**2 * (levels**2 - after**2) / levels**2).sqrt().nan_to_num()
@@ -69,12 +77,16 @@ def dpm_solver_sde(peer: Scheduler) -> Scheduler:
     """DPMSolverSDEScheduler that takes the noise of our streams as that of one path."""
     levels = torch.unique(peer.peer.sigmas).flip(0)
     inner = torch.stack([levels[:-2], (levels[:-2] * levels[1:-1]).sqrt()], 1).flatten()
-    peer.calls, peer.peer.noise_sampler = peer.path.t_of_rho(torch.cat([inner, levels[-2:-1]])), OnePath()
+    peer.calls, peer.peer.noise_sampler = (
+        peer.path.t_of_rho(torch.cat([inner, levels[-2:-1]])),
+        OnePath(),
+    )
     return peer
 
 
 class OnePath:
-    """Noise of one path as k-diffusion asks for it: of the first part of a step, then of the whole step."""
+    """Noise of one path as k-diffusion asks for it: of the first part of a step, then of the whole
+    step."""
 
     def __init__(self):
         self.given, self.part = streams(), None

@@ -1,4 +1,5 @@
-"""The peers' samplers made ready for comparison: loaded, lifted to float64 and called with an exact network."""
+"""The peers' samplers made ready for comparison: loaded, lifted to float64 and called with an exact
+network."""
 
 from __future__ import annotations
 
@@ -20,21 +21,40 @@ from odesolve import grids, paths, problems
 from odesolve.paths import Path
 
 TOLERANCE = 1e-10
-PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+PREDICTS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+}
 K_SPACE = (
-    *("EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "LMSDiscreteScheduler"),
-    *("EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"),
+    *(
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LMSDiscreteScheduler",
+    ),
+    *(
+        "EulerAncestralDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "DPMSolverSDEScheduler",
+    ),
 )
 
-# Narrow enough that the flow map contracts: a difference between two samplers is theirs, not amplified by the problem.
+# Narrow enough that the flow map contracts: a difference between two samplers is theirs, not
+# amplified by the problem.
 PROBLEM = problems.mixture(
-    [0.5, 0.3, 0.2], [[[0.8, -0.3], [0.1, 0.4]], [[-0.7, 0.5], [0.2, -0.6]], [[0.1, 0.9], [-0.8, 0.3]]], std=0.3
+    [0.5, 0.3, 0.2],
+    [[[0.8, -0.3], [0.1, 0.4]], [[-0.7, 0.5], [0.2, -0.6]], [[0.1, 0.9], [-0.8, 0.3]]],
+    std=0.3,
 )
 
 
 def start(batch: int = 6) -> Tensor:
     """The same unit noise for every comparison, float64."""
-    return torch.randn(batch, *PROBLEM.event, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(
+        batch, *PROBLEM.event, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def gap(a: Tensor, b: Tensor) -> float:
@@ -68,16 +88,22 @@ class Wide(torch.Tensor):
 
 @functools.cache
 def k_diffusion():
-    """(sampling, external) of k-diffusion, loaded around its __init__, which imports what no sampler needs."""
+    """(sampling, external) of k-diffusion, loaded around its __init__, which imports what no
+    sampler needs."""
     spec = importlib.util.find_spec("k_diffusion")
     if spec is None:
-        pytest.skip("k-diffusion is not installed: pip install --no-deps -r peers.txt", allow_module_level=True)
+        pytest.skip(
+            "k-diffusion is not installed: pip install --no-deps -r peers.txt",
+            allow_module_level=True,
+        )
     sys.modules["k_diffusion"] = importlib.util.module_from_spec(spec)  # made, not executed
     stubs = {n: types.ModuleType(n) for n in ("torchvision", "torchvision.transforms")}
     stubs["torchvision.transforms"].functional = None
     sys.modules.update(stubs)
     try:
-        return importlib.import_module("k_diffusion.sampling"), importlib.import_module("k_diffusion.external")
+        return importlib.import_module("k_diffusion.sampling"), importlib.import_module(
+            "k_diffusion.external"
+        )
     finally:
         for name in stubs:
             sys.modules.pop(name)
@@ -87,9 +113,9 @@ def k_diffusion():
 class Scheduler:
     """A diffusers scheduler, ready for a loop.
 
-    ``path`` is the path that its table describes, ``grid`` its noise levels as times on it, noise first, ``calls``
-    the times at which it evaluates the network; ``lifted`` keeps the state in float64.
-    """
+    ``path`` is the path that its table describes, ``grid`` its noise levels as times on it, noise
+    first, ``calls`` the times at which it evaluates the network; ``lifted`` keeps the state in
+    float64."""
 
     peer: Any
     path: Path
@@ -98,24 +124,33 @@ class Scheduler:
     lifted: bool = True
 
     def run(self, net, x: Tensor, **arguments) -> Tensor:
-        """The peer's own loop from the path's state x; schedulers that work on x / alpha get that instead."""
+        """The peer's own loop from the path's state x; schedulers that work on x / alpha get that
+        instead."""
         alphas = [float(self.path.alpha(self.grid.values[i])) for i in (0, -1)]
         first, last = alphas if type(self.peer).__name__ in K_SPACE else (1.0, 1.0)
         x, kind = x / first, Wide if self.lifted else Tensor
         for call, t in zip(self.calls, self.peer.timesteps, strict=True):
-            scaled = self.peer.scale_model_input(x, t) if hasattr(self.peer, "scale_model_input") else x
-            x = self.peer.step(net(scaled, call), t, x.as_subclass(kind), return_dict=False, **arguments)[0]
+            scaled = (
+                self.peer.scale_model_input(x, t) if hasattr(self.peer, "scale_model_input") else x
+            )
+            x = self.peer.step(
+                net(scaled, call), t, x.as_subclass(kind), return_dict=False, **arguments
+            )[0]
             x = x.as_subclass(Tensor)
         return x * last
 
 
-def scheduler(name: str, steps: int, given: dict | None = None, lift: bool = True, **config) -> Scheduler:
+def scheduler(
+    name: str, steps: int, given: dict | None = None, lift: bool = True, **config
+) -> Scheduler:
     """A scheduler of diffusers after ``set_timesteps(steps, **given)``.
 
-    Its noise levels are the float32 ones that it computes. With ``lift`` all that follows is float64, else it stays as
-    shipped: coefficients in float32, and in some schedulers the state as well.
-    """
-    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    Its noise levels are the float32 ones that it computes. With ``lift`` all that follows is
+    float64, else it stays as shipped: coefficients in float32, and in some schedulers the state as
+    well."""
+    diffusers = pytest.importorskip(
+        "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+    )
     peer = getattr(diffusers, name)(**config)
     if lift and hasattr(peer, "alphas_cumprod"):
         peer.alphas_cumprod = peer.alphas_cumprod.double()
@@ -124,7 +159,8 @@ def scheduler(name: str, steps: int, given: dict | None = None, lift: bool = Tru
         return _trigonometric(peer, config["trained_betas"])
     if name.startswith(("DDIM", "DDPM")):
         return _on_training_times(peer, inverse="Inverse" in name)
-    if hasattr(peer, "set_begin_index"):  # without it some look their place up by a time that occurs twice
+    # without it some look their place up by a time that occurs twice
+    if hasattr(peer, "set_begin_index"):
         peer.set_begin_index(0)
     path = _path(name, peer, config)
     top = float(path.rho(path.t_noise)) if isinstance(path, paths.Discrete) else float("inf")
@@ -144,7 +180,11 @@ def scheduler(name: str, steps: int, given: dict | None = None, lift: bool = Tru
 def _path(name: str, peer, config: dict) -> Path:
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas"):
         return paths.Linear()
-    return paths.EDM(sigma_max=100.0) if name.startswith("EDM") else paths.Discrete(peer.alphas_cumprod)
+    return (
+        paths.EDM(sigma_max=100.0)
+        if name.startswith("EDM")
+        else paths.Discrete(peer.alphas_cumprod)
+    )
 
 
 def _on_training_times(peer, inverse: bool) -> Scheduler:
@@ -153,7 +193,8 @@ def _on_training_times(peer, inverse: bool) -> Scheduler:
     if not inverse:
         return Scheduler(peer, path, grids.Listed(values=(*times.tolist(), 0.0)), times)
     peer.initial_alpha_cumprod = peer.alphas_cumprod[0]
-    before = (times - 1 / len(times)).clamp(min=path.t_min)  # the first step starts at t_min, and may go nowhere
+    # the first step starts at t_min, and may go nowhere
+    before = (times - 1 / len(times)).clamp(min=path.t_min)
     grid = torch.cat([before[:1], times]).unique().flip(0)
     return Scheduler(peer, path, grids.Listed(values=tuple(grid.tolist())), before)
 

@@ -15,14 +15,20 @@ RAMP, TAPER = {"start": "ramp"}, {"taper": True}
 KARRAS, EXPONENTIAL = {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}
 LINSPACE, TRAILING, LEADING = ({"timestep_spacing": s} for s in ("linspace", "trailing", "leading"))
 TO_ZERO = {"linspace": LINSPACE, "trailing": TRAILING, "karras": KARRAS, "exponential": EXPONENTIAL}
-# For schedulers that end at the smallest trained sigma: Karras and exponential grids contain it already.
-TO_SIGMA_MIN = {"linspace": LINSPACE, "trailing": TRAILING, "leading": {**LEADING, "steps_offset": 1}}
+# For schedulers that end at the smallest trained sigma: Karras and exponential grids contain it
+# already.
+TO_SIGMA_MIN = {
+    "linspace": LINSPACE,
+    "trailing": TRAILING,
+    "leading": {**LEADING, "steps_offset": 1},
+}
 STRIDED = {"leading": LEADING, "offset": {**LEADING, "steps_offset": 1}, "trailing": TRAILING}
 INVERSE = {"linspace": LINSPACE, "leading": LEADING, "offset": {**LEADING, "steps_offset": 1}}
 FLOW = {f"shift={s}": {"use_flow_sigmas": True, "flow_shift": s} for s in (1.0, 3.0, 0.5)}
 
 DEPRECATED = "ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"
-NUMPY = "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"  # KDPM2 gives NumPy functions tensors
+# KDPM2 gives NumPy functions tensors
+NUMPY = "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
 
 AS_SHIPPED = {"DEISMultistep": 3e-6}  # its third order is a difference of float32 logarithms
 FULL_ORDER = {"final_sigmas_type": "sigma_min", "lower_order_final": False}
@@ -39,18 +45,47 @@ MULTISTEP = [
     ("UniPCMultistep", {"solver_order": 3}, "unipc_3", {**TAPER, **RAMP}),
 ]
 TABLE = [
-    # scheduler, its configuration, our solver and its options; on these grids, with these predictions
+    # scheduler, its configuration, our solver and its options; on these grids, with these
+    # predictions
     *((*row, TO_ZERO, VP) for row in MULTISTEP),
     *((*row, FLOW, ("epsilon", "sample", "flow_prediction")) for row in MULTISTEP),
     ("DPMSolverMultistep", {"solver_order": 2, **FULL_ORDER}, "dpmpp_2m", {}, TO_SIGMA_MIN, VP),
-    ("DPMSolverMultistep", {"solver_order": 3, **FULL_ORDER}, "dpmpp_3m_published", {}, TO_SIGMA_MIN, VP),
+    (
+        "DPMSolverMultistep",
+        {"solver_order": 3, **FULL_ORDER},
+        "dpmpp_3m_published",
+        {},
+        TO_SIGMA_MIN,
+        VP,
+    ),
     ("DPMSolverMultistep", {"solver_order": 1, **NOISE_FORM}, "dpm_solver_1", {}, TO_SIGMA_MIN, VP),
-    ("DPMSolverMultistep", {"solver_order": 2, **NOISE_FORM}, "dpm_solver_2m", {}, TO_SIGMA_MIN, VP),
-    ("DPMSolverMultistep", {"solver_type": "heun", **NOISE_FORM}, "deis_lamab1", {}, TO_SIGMA_MIN, VP),
+    (
+        "DPMSolverMultistep",
+        {"solver_order": 2, **NOISE_FORM},
+        "dpm_solver_2m",
+        {},
+        TO_SIGMA_MIN,
+        VP,
+    ),
+    (
+        "DPMSolverMultistep",
+        {"solver_type": "heun", **NOISE_FORM},
+        "deis_lamab1",
+        {},
+        TO_SIGMA_MIN,
+        VP,
+    ),
     ("UniPCMultistep", {"solver_order": 2, **FULL_ORDER}, "unipc_2", {}, TO_SIGMA_MIN, VP),
     ("UniPCMultistep", {"solver_order": 1, **BH1}, "unipc_1", {"variant": "bh1"}, TO_SIGMA_MIN, VP),
     ("UniPCMultistep", {"solver_order": 2, **BH1}, "unipc_2", {"variant": "bh1"}, TO_SIGMA_MIN, VP),
-    ("UniPCMultistep", {"solver_order": 3, **BH1}, "unipc_3", {"variant": "bh1", **RAMP}, TO_SIGMA_MIN, VP),
+    (
+        "UniPCMultistep",
+        {"solver_order": 3, **BH1},
+        "unipc_3",
+        {"variant": "bh1", **RAMP},
+        TO_SIGMA_MIN,
+        VP,
+    ),
     ("DEISMultistep", {"solver_order": 1}, "ddim", {}, TO_SIGMA_MIN, VP),
     ("DEISMultistep", {"solver_order": 2}, "deis_lamab1", TAPER, TO_SIGMA_MIN, VP),
     ("DEISMultistep", {"solver_order": 3}, "deis_lamab2", {**TAPER, **RAMP}, TO_SIGMA_MIN, VP),
@@ -66,7 +101,9 @@ def cases():
         for grid, spacing in spacings.items():
             for prediction in predictions:
                 given = {**config, **spacing, "prediction_type": prediction}
-                yield pytest.param(name, given, solver, options, id=f"{tag}-{solver}-{grid}-{prediction}")
+                yield pytest.param(
+                    name, given, solver, options, id=f"{tag}-{solver}-{grid}-{prediction}"
+                )
 
 
 def compare(peer: Scheduler, prediction: str, solver: str, options: dict, **arguments) -> float:
@@ -83,7 +120,9 @@ def test_scheduler_is_our_plan(name, config, solver, options):
 
 
 @pytest.mark.filterwarnings(DEPRECATED, NUMPY)
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())]))
+@pytest.mark.parametrize(
+    "row", TABLE, ids=lambda row: "-".join([row[0], *map(str, row[1].values())])
+)
 def test_scheduler_as_shipped(row):
     """With its float32 coefficients and casts; the rounding of 8 such steps is all that differs."""
     name, config, solver, options, spacings, predictions = row
@@ -105,7 +144,9 @@ def test_lms(order, solver, options, spacing, prediction):
 
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize(
-    "spacing", [LEADING, {**LEADING, "steps_offset": 1}, TRAILING], ids=["leading", "offset", "trailing"]
+    "spacing",
+    [LEADING, {**LEADING, "steps_offset": 1}, TRAILING],
+    ids=["leading", "offset", "trailing"],
 )
 def test_ddim(spacing, prediction):
     peer = scheduler("DDIMScheduler", 10, prediction_type=prediction, clip_sample=False, **spacing)
@@ -116,15 +157,23 @@ def test_ddim(spacing, prediction):
     ("name", "order"), [("DPMSolverMultistep", 2), ("DPMSolverMultistep", 3), ("DEISMultistep", 3)]
 )
 def test_long_solves_keep_their_order(name, order):
-    """From 15 steps on the peers lower the order only for the step to sigma = 0, as we always do."""
-    solver = {"DPM2": "dpmpp_2m", "DPM3": "dpmpp_3m_published", "DEI3": "deis_lamab2"}[f"{name[:3]}{order}"]
+    """From 15 steps on the peers lower the order only for the step to sigma = 0, as we always
+    do."""
+    solver = {"DPM2": "dpmpp_2m", "DPM3": "dpmpp_3m_published", "DEI3": "deis_lamab2"}[
+        f"{name[:3]}{order}"
+    ]
     peer = scheduler(f"{name}Scheduler", 16, solver_order=order, prediction_type="sample")
     assert compare(peer, "sample", solver, RAMP if name.startswith("DEIS") else {}) < TOLERANCE
 
 
 def singlestep_on(levels, prediction: str, **config) -> Scheduler:
     """DPMSolverSinglestep on these noise levels; its stages are grid points."""
-    given = {"final_sigmas_type": "sigma_min", "lower_order_final": False, "prediction_type": prediction, **config}
+    given = {
+        "final_sigmas_type": "sigma_min",
+        "lower_order_final": False,
+        "prediction_type": prediction,
+        **config,
+    }
     peer = scheduler("DPMSolverSinglestepScheduler", len(levels) - 1, **given)
     peer.peer.sigmas, peer.calls = levels, peer.path.t_of_rho(levels[:-1])
     peer.grid = grids.sigmas(peer.path, levels)
@@ -134,7 +183,9 @@ def singlestep_on(levels, prediction: str, **config) -> Scheduler:
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize("ends", [(40.0, 0.02), (157.0, 0.1), (5.0, 0.5)])
 @pytest.mark.parametrize(
-    ("form", "solver"), [({}, "dpmpp_2s"), ({"algorithm_type": "dpmsolver"}, "dpm_solver_2")], ids=["data", "noise"]
+    ("form", "solver"),
+    [({}, "dpmpp_2s"), ({"algorithm_type": "dpmsolver"}, "dpm_solver_2")],
+    ids=["data", "noise"],
 )
 @pytest.mark.filterwarnings(DEPRECATED)
 def test_singlestep_of_order_2_on_grids_uniform_in_log_snr(form, solver, ends, prediction):
@@ -146,7 +197,8 @@ def test_singlestep_of_order_2_on_grids_uniform_in_log_snr(form, solver, ends, p
 
 
 def singlestep(w: Writer, *, order: int) -> None:
-    """A user's solver: blocks of grid steps from one start, each with the data predictions of the block so far."""
+    """A user's solver: blocks of grid steps from one start, each with the data predictions of the
+    block so far."""
     x = w.start
     for i in range(0, len(w.steps), order):
         nodes, y = [], x
@@ -194,7 +246,11 @@ def test_edm_networks(name, config, solver, options, prediction, spacing):
     assert gap(ours(model, x, solver, peer.grid, **options), theirs) < TOLERANCE
 
 
-SHIFTS = {"1": ({"shift": 1.0}, {}), "3": ({"shift": 3.0}, {}), "mu": ({"use_dynamic_shifting": True}, {"mu": 0.8})}
+SHIFTS = {
+    "1": ({"shift": 1.0}, {}),
+    "3": ({"shift": 3.0}, {}),
+    "mu": ({"use_dynamic_shifting": True}, {"mu": 0.8}),
+}
 
 
 @pytest.mark.parametrize("shift", SHIFTS)
@@ -211,19 +267,29 @@ def test_flow_match_heun(shift):
 
 
 @pytest.mark.parametrize(
-    "times", [torch.linspace(0.97, 0, 9), torch.linspace(0.99, 0, 9) ** 2, 1 - torch.linspace(0.2, 1, 9) ** 2]
+    "times",
+    [
+        torch.linspace(0.97, 0, 9),
+        torch.linspace(0.99, 0, 9) ** 2,
+        1 - torch.linspace(0.2, 1, 9) ** 2,
+    ],
 )
 def test_ipndm(times):
-    peer = scheduler("IPNDMScheduler", 8, trained_betas=torch.sin(0.5 * math.pi * times.double()).tolist())
+    peer = scheduler(
+        "IPNDMScheduler", 8, trained_betas=torch.sin(0.5 * math.pi * times.double()).tolist()
+    )
     assert compare(peer, "v_prediction", "ipndm_4", {}) < TOLERANCE
 
 
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize(
-    "spacing", [LEADING, {**LEADING, "steps_offset": 1}, TRAILING], ids=["leading", "offset", "trailing"]
+    "spacing",
+    [LEADING, {**LEADING, "steps_offset": 1}, TRAILING],
+    ids=["leading", "offset", "trailing"],
 )
 def test_ddim_inverse(spacing, prediction):
-    """Inversion, with the network asked at the state's own time (their pipelines ask at the next one)."""
+    """Inversion, with the network asked at the state's own time (their pipelines ask at the next
+    one)."""
     options = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction}
     peer = scheduler("DDIMInverseScheduler", 10, **options, **spacing)
     assert compare(peer, prediction, "ddim", {"reverse": True}) < TOLERANCE
@@ -254,4 +320,9 @@ def test_dynamic_thresholding(name, prediction):
     model = PROBLEM.model(peer.path, PREDICTS[prediction], threshold=0.6)
     solver = {"DPM": "dpmpp_2m", "Uni": "unipc_2"}[name[:3]]
     options = TAPER if solver == "unipc_2" else {}
-    assert gap(ours(model, 3 * start(), solver, peer.grid, **options), peer.run(model.net, 3 * start())) < TOLERANCE
+    assert (
+        gap(
+            ours(model, 3 * start(), solver, peer.grid, **options), peer.run(model.net, 3 * start())
+        )
+        < TOLERANCE
+    )

@@ -1,7 +1,7 @@
 """Where a peer is wrong or stops short: what it does, and that ours does it right.
 
-Parity stops at these places; each test names the fault, shows it in the peer and shows its absence here.
-"""
+Parity stops at these places; each test names the fault, shows it in the peer and shows its absence
+here."""
 
 import math
 from importlib.metadata import version
@@ -15,14 +15,20 @@ from odesolve import grids, paths, problems
 
 from .peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, ours, scheduler, start
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 if not version("diffusers").startswith(("0.41.", "0.42.")):
-    pytest.skip("the faults were found in diffusers 0.42; look again before trusting this", allow_module_level=True)
+    pytest.skip(
+        "the faults were found in diffusers 0.42; look again before trusting this",
+        allow_module_level=True,
+    )
 sampling, _ = k_diffusion()
 
 # One Gaussian, whose flow is known exactly: the judge of who is right.
 GAUSSIAN = problems.gaussian(
-    [[0.5, -0.2], [0.1, 0.3]], cov=torch.diag(torch.tensor([0.5, 0.3, 0.2, 0.1], dtype=torch.float64)) + 0.05
+    [[0.5, -0.2], [0.1, 0.3]],
+    cov=torch.diag(torch.tensor([0.5, 0.3, 0.2, 0.1], dtype=torch.float64)) + 0.05,
 )
 
 
@@ -31,11 +37,13 @@ def error(x, path, grid, result) -> float:
 
 
 def test_ddim_steps_beside_its_own_grid():
-    """It steps by 1000 // n wherever its time steps are, so the network is asked at other times than the state's."""
+    """It steps by 1000 // n wherever its time steps are, so the network is asked at other times
+    than the state's."""
     peer = scheduler("DDIMScheduler", 25, clip_sample=False, timestep_spacing="linspace")
     landed = peer.peer.timesteps[:-1] - 1000 // 25
     assert not bool((landed == peer.peer.timesteps[1:]).any())
-    # A third of the way is never travelled here, and the error does not vanish with more steps; another class is right.
+    # A third of the way is never travelled here, and the error does not vanish with more steps;
+    # another class is right.
     peer = scheduler("DDIMScheduler", 334, clip_sample=False, timestep_spacing="linspace")
     euler = scheduler("EulerDiscreteScheduler", 334, timestep_spacing="linspace")
     model, x = GAUSSIAN.model(euler.path, "noise"), start(2)
@@ -54,7 +62,8 @@ def test_one_linspace_step_starts_at_the_data_end(name):
 
 
 def test_published_third_order_multistep_is_second_order():
-    """Its second difference lacks a factor 2 (k-diffusion, diffusers and the original); see dpmpp_3m_published."""
+    """Its second difference lacks a factor 2 (k-diffusion, diffusers and the original); see
+    dpmpp_3m_published."""
 
     def orders(solve):
         found = []
@@ -73,11 +82,14 @@ def test_published_third_order_multistep_is_second_order():
 
 
 def test_unipc_bh1_is_nan_on_its_default_grid():
-    """The last step to sigma = 0 multiplies B(h) = -infinity by an absent correction; bh2 and sigma_min are fine."""
+    """The last step to sigma = 0 multiplies B(h) = -infinity by an absent correction; bh2 and
+    sigma_min are fine."""
     peer = scheduler("UniPCMultistepScheduler", 8, solver_type="bh1")
     model = PROBLEM.model(peer.path, "noise")
     assert bool(peer.run(model.net, start()).isnan().all())
-    mine, bh2 = (ours(model, start(), "unipc_2", peer.grid, taper=True, variant=v) for v in ("bh1", "bh2"))
+    mine, bh2 = (
+        ours(model, start(), "unipc_2", peer.grid, taper=True, variant=v) for v in ("bh1", "bh2")
+    )
     assert 0 < gap(mine, bh2) < 0.1
 
 
@@ -96,7 +108,8 @@ def test_ipndm_throws_its_first_evaluation_away():
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"])
 def test_a_thousand_steps_are_nan(name):
-    """A time occurs twice in the middle of the grid, and the next step divides by the length of that one."""
+    """A time occurs twice in the middle of the grid, and the next step divides by the length of
+    that one."""
     peer = getattr(diffusers, f"{name}Scheduler")()
     peer.set_timesteps(1000)
     (twice,) = (peer.sigmas[1:] == peer.sigmas[:-1]).nonzero().flatten().tolist()
@@ -107,7 +120,8 @@ def test_a_thousand_steps_are_nan(name):
         x = peer.step(model.net(x, (t + 1) / 1000), t, x).prev_sample
     assert not bool(x.isfinite().all())
     solver = {"DPM": "dpmpp_2m", "Uni": "unipc_2", "DEI": "deis_lamab1"}[name[:3]]
-    assert ode.plan(solver, path, 1000, "linspace", snap=True).nfe == 1000  # a plan with a weight not finite is refused
+    # a plan with a weight not finite is refused
+    assert ode.plan(solver, path, 1000, "linspace", snap=True).nfe == 1000
 
 
 @pytest.mark.parametrize(
@@ -119,16 +133,20 @@ def test_a_thousand_steps_are_nan(name):
     ],
 )
 def test_deis_spends_its_last_evaluation_on_no_step(config, predicts):
-    """On these grids its last noise level stands there twice; the result is ours with one evaluation fewer."""
+    """On these grids its last noise level stands there twice; the result is ours with one
+    evaluation fewer."""
     peer = scheduler("DEISMultistepScheduler", 8, lower_order_final=False, **config)
     model = PROBLEM.model(peer.path, predicts)
     plan = ode.plan("deis_lamab1", peer.path, grid=peer.grid)
     assert (len(peer.calls), plan.nfe) == (8, 7)
-    assert gap(ode.sample(model, state=start(), plan=plan), peer.run(model.net, start())) < TOLERANCE
+    assert (
+        gap(ode.sample(model, state=start(), plan=plan), peer.run(model.net, start())) < TOLERANCE
+    )
 
 
 def test_trailing_inversion_is_nan():
-    """Trailing times end at the noise end already; the step of length zero after it divides by its length."""
+    """Trailing times end at the noise end already; the step of length zero after it divides by its
+    length."""
     config = {"timestep_spacing": "trailing", "solver_type": "heun", "lower_order_final": False}
     peer = scheduler("DPMSolverMultistepInverseScheduler", 8, **config)
     model = PROBLEM.model(peer.path, "noise")
@@ -137,7 +155,8 @@ def test_trailing_inversion_is_nan():
 
 
 def test_clipping_ddim_keeps_the_noise_of_the_unclipped_data():
-    """By default x0 is clipped and the noise is not recomputed, so both no longer add up to the state."""
+    """By default x0 is clipped and the noise is not recomputed, so both no longer add up to the
+    state."""
     peer = scheduler("DDIMScheduler", 10, timestep_spacing="trailing", clip_sample_range=0.5)
     model = PROBLEM.model(peer.path, "noise", clip=0.5)
     mine = ours(model, start(), "ddim", peer.grid)
@@ -147,10 +166,16 @@ def test_clipping_ddim_keeps_the_noise_of_the_unclipped_data():
 
 
 def test_a_bfloat16_state_stops_moving():
-    """FlowMatchEuler returns the network's dtype; we keep the state in float32 under the same bfloat16 network."""
+    """FlowMatchEuler returns the network's dtype; we keep the state in float32 under the same
+    bfloat16 network."""
     path, n = paths.Linear(), 250
     model = GAUSSIAN.model(path, "velocity")
-    half = ode.Model(lambda x, t: model.net(x.double(), t.double()).bfloat16(), path, "velocity", dtype=torch.bfloat16)
+    half = ode.Model(
+        lambda x, t: model.net(x.double(), t.double()).bfloat16(),
+        path,
+        "velocity",
+        dtype=torch.bfloat16,
+    )
     peer = scheduler("FlowMatchEulerDiscreteScheduler", n)
     x = theirs = start(4).bfloat16()
     for call, t in zip(peer.calls, peer.peer.timesteps, strict=True):
@@ -162,7 +187,8 @@ def test_a_bfloat16_state_stops_moving():
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_a_float64_state_is_rounded_to_float32(name):
-    """So the comparisons hand over a state whose dtype does not change; without that, float32 is what is left."""
+    """So the comparisons hand over a state whose dtype does not change; without that, float32 is
+    what is left."""
     peer = scheduler(name, 8)
     model, x = PROBLEM.model(peer.path, "noise"), start()
     solver = "ddim" if name.startswith("Euler") else "dpmpp_2m"

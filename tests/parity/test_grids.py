@@ -20,17 +20,22 @@ def times(rule: grids.Grid, path, n: int) -> torch.Tensor:
 def test_noise_levels_of_k_diffusion(rule, n):
     with float64():
         theirs = getattr(sampling, f"get_sigmas_{rule}")(n, 0.002, 80.0)
-    assert gap(times(grids.named(rule), paths.EDM(sigma_max=80.0, sigma_min=0.002), n), theirs) < 1e-12
+    assert (
+        gap(times(grids.named(rule), paths.EDM(sigma_max=80.0, sigma_min=0.002), n), theirs) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("n", [2, 5, 40])
 def test_vp_levels_of_k_diffusion(n):
-    """Uniform in the time of a VP path from 1 to 1e-3; VPTime finds that path from the two ends alone."""
+    """Uniform in the time of a VP path from 1 to 1e-3; VPTime finds that path from the two ends
+    alone."""
     with float64():
         theirs = sampling.get_sigmas_vp(n)
     path = paths.EDM(sigma_max=float(theirs[0]), sigma_min=float(theirs[-2]))
     assert gap(times(grids.VPTime(exponent=1.0), path, n), theirs) < 1e-12
-    assert gap(paths.VP().rho(times(grids.Uniform(stop=1e-3), paths.VP(), n - 1)), theirs[:-1]) < 1e-12
+    assert (
+        gap(paths.VP().rho(times(grids.Uniform(stop=1e-3), paths.VP(), n - 1)), theirs[:-1]) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("n", [2, 4, 7, 50, 333])

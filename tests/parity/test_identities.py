@@ -51,7 +51,9 @@ TWO_STEPS = [
 
 
 def label(row) -> str:
-    return "-".join(str(v) for part in row for v in (part.values() if isinstance(part, dict) else (part,)))
+    return "-".join(
+        str(v) for part in row for v in (part.values() if isinstance(part, dict) else (part,))
+    )
 
 
 def levels(path, values=LEVELS):
@@ -60,7 +62,9 @@ def levels(path, values=LEVELS):
 
 def difference(row, path, grid) -> float:
     first, options, second, other = row
-    found = ode.plan(first, path, grid=grid, **options).diff(ode.plan(second, path, grid=grid, **other))
+    found = ode.plan(first, path, grid=grid, **options).diff(
+        ode.plan(second, path, grid=grid, **other)
+    )
     return found.largest
 
 
@@ -106,11 +110,18 @@ def unscaled(plan: ode.Plan) -> list[dict[str, float]]:
     return [{k: w / a * (first if k == "x0" else 1.0) for k, w in row.items()} for row, a in rows]
 
 
-@pytest.mark.parametrize("path", [p for n, p in PATHS.items() if n != "edm"], ids=[n for n in PATHS if n != "edm"])
-@pytest.mark.parametrize("name", [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")])
+@pytest.mark.parametrize(
+    "path", [p for n, p in PATHS.items() if n != "edm"], ids=[n for n in PATHS if n != "edm"]
+)
+@pytest.mark.parametrize(
+    "name", [n for n, s in ode.solvers().items() if s.clock in ("lambda", "lam", "rho")]
+)
 def test_methods_in_log_snr_are_one_sampler_on_all_paths(name, path):
-    """The same noise levels, the same coefficients: a network can be sampled on another path than its own."""
-    mine, other = (unscaled(ode.plan(name, p, grid=grids.sigmas(p, LEVELS))) for p in (path, paths.EDM()))
+    """The same noise levels, the same coefficients: a network can be sampled on another path than
+    its own."""
+    mine, other = (
+        unscaled(ode.plan(name, p, grid=grids.sigmas(p, LEVELS))) for p in (path, paths.EDM())
+    )
     for a, b in zip(mine, other, strict=True):
         assert a.keys() == b.keys()
         assert all(abs(a[k] - b[k]) < ROUNDING * max(map(abs, b.values())) for k in a)
@@ -122,4 +133,5 @@ def test_a_flipped_path_has_the_same_plan(name, path):
     grid = grids.sigmas(path, LEVELS)
     flipped = grids.Listed(values=tuple(path.t_max - t for t in grid.values))
     plan, mirrored = ode.plan(name, path, grid=grid), ode.plan(name, path.flipped(), grid=flipped)
-    assert plan.diff(mirrored).largest < 1e-10  # t_max - t rounds the times of EDM, which reach to 80
+    # t_max - t rounds the times of EDM, which reach to 80
+    assert plan.diff(mirrored).largest < 1e-10

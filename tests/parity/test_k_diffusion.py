@@ -1,4 +1,5 @@
-"""k-diffusion's samplers without noise are our plans: on EDM's own path, and through its wrappers for VP models."""
+"""k-diffusion's samplers without noise are our plans: on EDM's own path, and through its wrappers
+for VP models."""
 
 from itertools import pairwise
 
@@ -50,10 +51,13 @@ def label(row) -> str:
 
 
 def difference(row, model, denoiser, sigmas) -> float:
-    """Gap between the peer's result and ours on the same noise levels; k-diffusion works on x / alpha."""
+    """Gap between the peer's result and ours on the same noise levels; k-diffusion works on x /
+    alpha."""
     name, arguments, solver, options = row
     grid = grids.sigmas(model.path, sigmas)
-    theirs = getattr(sampling, f"sample_{name}")(denoiser, start() * sigmas[0], sigmas, disable=True, **arguments)
+    theirs = getattr(sampling, f"sample_{name}")(
+        denoiser, start() * sigmas[0], sigmas, disable=True, **arguments
+    )
     alpha = float(model.path.alpha(grid.values[0]))
     return gap(ours(model, start() * sigmas[0] * alpha, solver, grid, **options), theirs)
 
@@ -75,7 +79,8 @@ def test_v_prediction_in_continuous_time(row, grid):
 
 
 def trained_levels(wrapper, grid: str):
-    """Noise levels of the table nearest to a grid, or its own spacing: between them the two interpolate differently."""
+    """Noise levels of the table nearest to a grid, or its own spacing: between them the two
+    interpolate differently."""
     if grid == "table":
         return wrapper.get_sigmas(10)
     wanted = GRIDS[grid](9)[:-1]
@@ -118,7 +123,10 @@ def test_single_steps_of_dpm_solver(step, arguments, solver, options, grid):
         sigmas = GRIDS[grid](6)[:-1]
         x = start() * sigmas[0]
         theirs = chained(getattr(sampling.DPMSolver(model.net), step), arguments, x, -sigmas.log())
-        assert gap(ours(model, x, solver, grids.sigmas(model.path, sigmas), **options), theirs) < TOLERANCE
+        assert (
+            gap(ours(model, x, solver, grids.sigmas(model.path, sigmas), **options), theirs)
+            < TOLERANCE
+        )
 
 
 @pytest.mark.parametrize(("n", "orders"), [(7, [3, 3, 1]), (8, [3, 3, 2]), (9, [3, 3, 2, 1])])
@@ -127,7 +135,9 @@ def test_dpm_fast_is_a_chain_of_three_plans(n, orders):
         model = PROBLEM.model(paths.EDM(sigma_max=100.0), "data")
         x = mine = start() * 80.0
         theirs = sampling.sample_dpm_fast(model.net, x, 0.01, 80.0, n, disable=True)
-        times = ode.plan("ddim", model.path, len(orders), grids.Lambda(start=80.0, stop=0.01, final=False)).grid
+        times = ode.plan(
+            "ddim", model.path, len(orders), grids.Lambda(start=80.0, stop=0.01, final=False)
+        ).grid
         for order, step in zip(orders, pairwise(times), strict=True):
             mine = ours(model, mine, f"dpm_solver_{order}", step)
         assert gap(mine, theirs) < TOLERANCE

@@ -67,7 +67,10 @@ def test_scaled_noise(name, solver, options):
 def test_overlapping_draws_of_dpmpp_sde(eta, r, s_noise):
     with float64():
         options = {"eta": eta, "r": r, "s_noise": s_noise}
-        assert compare("dpmpp_sde", "dpmpp_sde", {**options, "noise_sampler": OnePath()}, options) < TOLERANCE
+        assert (
+            compare("dpmpp_sde", "dpmpp_sde", {**options, "noise_sampler": OnePath()}, options)
+            < TOLERANCE
+        )
 
 
 WINDOWS = {
@@ -81,18 +84,22 @@ WINDOWS = {
     ("name", "solver"), [("euler", "euler_churn"), ("heun", "heun_churn"), ("dpm_2", "dpm2_churn")]
 )
 def test_churn(name, solver, window, monkeypatch):
-    """The peers draw at every step, also where they add nothing; the path's noise end lies above all raised levels."""
+    """The peers draw at every step, also where they add nothing; the path's noise end lies above
+    all raised levels."""
     options = WINDOWS[window]
     with float64():
         sigmas = sampling.get_sigmas_karras(8, 0.002, 80.0)
         given = streams(stream_numbers.CORRECTIONS)
         raised = iter([options["s_tmin"] <= s <= options["s_tmax"] for s in sigmas[:-1]])
-        monkeypatch.setattr(torch, "randn_like", lambda x: next(given) if next(raised) else x * torch.nan)
+        monkeypatch.setattr(
+            torch, "randn_like", lambda x: next(given) if next(raised) else x * torch.nan
+        )
         assert compare(name, solver, options, options, paths.EDM(200.0), sigmas) < TOLERANCE
 
 
 def test_churn_stays_on_the_path():
-    """Where the raised level would lie beyond the noise end it is that end; k-diffusion has no such end."""
+    """Where the raised level would lie beyond the noise end it is that end; k-diffusion has no such
+    end."""
     model = PROBLEM.model(paths.EDM(), "data")
     grid = grids.sigmas(model.path, [80.0, 70.0, 1.0])
     out = seeded(model, start() * 80.0, "euler_churn", grid, s_churn=1.0, s_tmax=math.inf)

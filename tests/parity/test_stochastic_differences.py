@@ -1,4 +1,5 @@
-"""Where a peer's stochastic sampler is wrong or stops short: what it does, and that ours does it right."""
+"""Where a peer's stochastic sampler is wrong or stops short: what it does, and that ours does it
+right."""
 
 from __future__ import annotations
 
@@ -16,13 +17,19 @@ from ..solvers.moments import errors
 from .fed import patched, seeded, streams
 from .peers import PROBLEM, TOLERANCE, Wide, gap, scheduler, start
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 if not version("diffusers").startswith(("0.41.", "0.42.")):
-    pytest.skip("the faults were found in diffusers 0.42; look again before trusting this", allow_module_level=True)
+    pytest.skip(
+        "the faults were found in diffusers 0.42; look again before trusting this",
+        allow_module_level=True,
+    )
 
 
 def test_third_order_sde_has_a_wrong_sign():
-    """Its weight of the second difference is (1 - e^-2h - 2h) / (2h)^2 - 1/2, which tends to -1; with + 1/2 it is -phi_3.
+    """Its weight of the second difference is (1 - e^-2h - 2h) / (2h)^2 - 1/2, which tends to -1;
+    with + 1/2 it is -phi_3.
 
     So the error of a step is of second order, and the sampler of first.
     """
@@ -33,7 +40,13 @@ def test_third_order_sde_has_a_wrong_sign():
 
     # The solver above is the peer.
     given = {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "prediction_type": "sample"}
-    peer = scheduler("DPMSolverMultistepScheduler", 8, timestep_spacing="trailing", lower_order_final=False, **given)
+    peer = scheduler(
+        "DPMSolverMultistepScheduler",
+        8,
+        timestep_spacing="trailing",
+        lower_order_final=False,
+        **given,
+    )
     model, x, noises = PROBLEM.model(peer.path, "data"), start(), streams()
     step = peer.peer.step
     peer.peer.step = lambda *a, **k: step(*a, variance_noise=next(noises).as_subclass(Wide), **k)
@@ -67,12 +80,15 @@ def _third_order_with_the_sign(w: ode.Writer) -> None:
 def _end_variance(steps: int, solver) -> float:
     path = paths.VP()
     ends = [float(path.t_of_lam(v)) for v in (-2.0, 2.0)]
-    return errors(ode.plan(solver, path, steps, grids.Lambda(start=ends[0], stop=ends[1], final=False)), path)[1]
+    return errors(
+        ode.plan(solver, path, steps, grids.Lambda(start=ends[0], stop=ends[1], final=False)), path
+    )[1]
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_ends_in_noise(variance, monkeypatch):
-    """It leaves the noise out at index 0 alone, where a trailing grid never is; the last step is the mean here."""
+    """It leaves the noise out at index 0 alone, where a trailing grid never is; the last step is
+    the mean here."""
     given = {"prediction_type": "sample", "clip_sample": False, "timestep_spacing": "trailing"}
     peer = scheduler("DDPMScheduler", 10, variance_type=f"fixed_{variance}", **given)
     patched(monkeypatch, "scheduling_ddpm", streams())
@@ -80,20 +96,24 @@ def test_ddpm_ends_in_noise(variance, monkeypatch):
     theirs = peer.run(model.net, x)
     mine = seeded(model, x, "ddpm", peer.grid, variance=variance)
     last = peer.path.point(peer.grid.values[-2])
-    size = last.sigma if variance == "large" else 1e-10  # the posterior variance, 0, is raised to 1e-20
+    # the posterior variance, 0, is raised to 1e-20
+    size = last.sigma if variance == "large" else 1e-10
     wanted = size * [*zip(streams(), range(10), strict=False)][-1][0]
     assert gap(theirs - mine, wanted) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["EDMEulerScheduler", "EulerDiscreteScheduler"])
 def test_churn_asks_the_network_before_the_noise_is_raised(name, monkeypatch):
-    """A scheduler gets the network's output for the state as it was, and takes it for that of the raised state.
+    """A scheduler gets the network's output for the state as it was, and takes it for that of the
+    raised state.
 
-    On data at one point, where every sampler that follows its equation is exact, its samples spread.
-    """
+    On data at one point, where every sampler that follows its equation is exact, its samples
+    spread."""
     point = ode.problems.gaussian([[0.5, -0.2], [0.1, 0.3]], std=0.0)
     edm = name.startswith("EDM")
-    peer = scheduler(name, 9, **({} if edm else {"prediction_type": "epsilon", "timestep_spacing": "trailing"}))
+    peer = scheduler(
+        name, 9, **({} if edm else {"prediction_type": "epsilon", "timestep_spacing": "trailing"})
+    )
     module = "scheduling_edm_euler" if edm else "scheduling_euler_discrete"
     patched(monkeypatch, module, streams())
     model = point.model(peer.path, "edm" if edm else "noise", snap=False)
@@ -111,7 +131,8 @@ def test_churn_asks_the_network_before_the_noise_is_raised(name, monkeypatch):
 
 
 def test_stochastic_flow_match_keeps_no_noise(monkeypatch):
-    """Its stochastic_sampling draws all noise anew at every step: no SDE has that limit, and its samples come too close.
+    """Its stochastic_sampling draws all noise anew at every step: no SDE has that limit, and its
+    samples come too close.
 
     It is what consistency models do, whose predictions are samples; a posterior mean is none.
     """

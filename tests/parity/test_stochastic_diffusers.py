@@ -53,7 +53,11 @@ def test_sde_dpm_solver(config, solver, options, grid, prediction):
     ],
 )
 def test_sde_dpm_solver_in_noise_form(config, solver, options, prediction):
-    form = {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min", "lower_order_final": False}
+    form = {
+        "algorithm_type": "sde-dpmsolver",
+        "final_sigmas_type": "sigma_min",
+        "lower_order_final": False,
+    }
     given = {"prediction_type": prediction, "timestep_spacing": "linspace", **form, **config}
     peer = handed(scheduler("DPMSolverMultistepScheduler", 8, **given))
     assert compare(peer, prediction, solver, options) < TOLERANCE
@@ -62,7 +66,9 @@ def test_sde_dpm_solver_in_noise_form(config, solver, options, prediction):
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_ddim(eta, prediction):
-    peer = handed(scheduler("DDIMScheduler", 10, prediction_type=prediction, clip_sample=False, **TRAILING))
+    peer = handed(
+        scheduler("DDIMScheduler", 10, prediction_type=prediction, clip_sample=False, **TRAILING)
+    )
     assert compare(peer, prediction, "ddim", {"eta": eta}, eta=eta) < TOLERANCE
 
 
@@ -77,7 +83,9 @@ def test_ddpm(variance, spacing, prediction, monkeypatch):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("grid", [TRAILING, {"timestep_spacing": "linspace"}], ids=["trailing", "linspace"])
+@pytest.mark.parametrize(
+    "grid", [TRAILING, {"timestep_spacing": "linspace"}], ids=["trailing", "linspace"]
+)
 def test_euler_ancestral(grid, prediction, monkeypatch):
     peer = scheduler("EulerAncestralDiscreteScheduler", 8, prediction_type=prediction, **grid)
     patched(monkeypatch, "scheduling_euler_ancestral_discrete", streams())
@@ -86,9 +94,13 @@ def test_euler_ancestral(grid, prediction, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy")
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("grid", [TRAILING, {"timestep_spacing": "linspace"}], ids=["trailing", "linspace"])
+@pytest.mark.parametrize(
+    "grid", [TRAILING, {"timestep_spacing": "linspace"}], ids=["trailing", "linspace"]
+)
 def test_kdpm2_ancestral(grid, prediction, monkeypatch):
-    peer = kdpm2_ancestral(scheduler("KDPM2AncestralDiscreteScheduler", 8, prediction_type=prediction, **grid))
+    peer = kdpm2_ancestral(
+        scheduler("KDPM2AncestralDiscreteScheduler", 8, prediction_type=prediction, **grid)
+    )
     patched(monkeypatch, "scheduling_k_dpm_2_ancestral_discrete", streams())
     assert compare(peer, prediction, "dpm2_ancestral", {}) < TOLERANCE
 
@@ -96,17 +108,26 @@ def test_kdpm2_ancestral(grid, prediction, monkeypatch):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("s_noise", [1.0, 1.05])
 def test_dpm_solver_sde(s_noise, prediction):
-    peer = dpm_solver_sde(scheduler("DPMSolverSDEScheduler", 8, prediction_type=prediction, **KARRAS))
+    peer = dpm_solver_sde(
+        scheduler("DPMSolverSDEScheduler", 8, prediction_type=prediction, **KARRAS)
+    )
     assert compare(peer, prediction, "dpmpp_sde", {"s_noise": s_noise}, s_noise=s_noise) < TOLERANCE
 
 
 @pytest.mark.parametrize("prediction", VP)
 @pytest.mark.parametrize("ends", [(40.0, 0.02), (5.0, 0.5)])
 def test_singlestep_sde_on_a_grid_uniform_in_log_snr(ends, prediction, monkeypatch):
-    """Two of its steps are one of ours; it draws twice for one path, and is given the parts of ours."""
+    """Two of its steps are one of ours; it draws twice for one path, and is given the parts of
+    ours."""
     levels = torch.logspace(*(math.log10(s) for s in ends), 9, dtype=torch.float64)
-    given = {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "sigma_min", "lower_order_final": False}
-    peer = scheduler("DPMSolverSinglestepScheduler", 8, prediction_type=prediction, solver_order=2, **given)
+    given = {
+        "algorithm_type": "sde-dpmsolver++",
+        "final_sigmas_type": "sigma_min",
+        "lower_order_final": False,
+    }
+    peer = scheduler(
+        "DPMSolverSinglestepScheduler", 8, prediction_type=prediction, solver_order=2, **given
+    )
     peer.peer.sigmas, peer.calls = levels, peer.path.t_of_rho(levels[:-1])
     peer.grid = grids.sigmas(peer.path, levels[::2])
     path, blocks = OnePath(), levels.unfold(0, 3, 2)
@@ -119,7 +140,11 @@ def test_singlestep_sde_on_a_grid_uniform_in_log_snr(ends, prediction, monkeypat
 @pytest.mark.parametrize("second", ["midpoint", "heun"])
 def test_edm_sde(second, prediction, monkeypatch):
     """Its "epsilon" is EDM's network F, "v_prediction" its negative."""
-    given = {"algorithm_type": "sde-dpmsolver++", "solver_type": second, "prediction_type": prediction}
+    given = {
+        "algorithm_type": "sde-dpmsolver++",
+        "solver_type": second,
+        "prediction_type": prediction,
+    }
     peer = scheduler("EDMDPMSolverMultistepScheduler", 9, **given)
     patched(monkeypatch, "scheduling_edm_dpmsolver_multistep", streams())
     model, x = PROBLEM.model(peer.path, "edm"), start() * peer.grid.values[0]
@@ -142,7 +167,9 @@ def test_cosine_dpm_solver(second):
     for sigma, t in zip(peer.sigmas, peer.timesteps, strict=False):
         skip, out = 1 / (sigma**2 + 1), -sigma / (sigma**2 + 1).sqrt()
         predicted = (model.data(y, float(sigma)) - skip * y) / out
-        y = peer.step(predicted, t, y.as_subclass(Wide), return_dict=False)[0].as_subclass(torch.Tensor)
+        y = peer.step(predicted, t, y.as_subclass(Wide), return_dict=False)[0].as_subclass(
+            torch.Tensor
+        )
     grid = grids.sigmas(path, peer.sigmas)
     assert gap(seeded(model, x, "dpmpp_2m_sde", grid, second=second), y) < TOLERANCE
 
@@ -168,7 +195,8 @@ def test_variance_exploding_predictor(monkeypatch):
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("s_noise", [1.0, 0.9])
 def test_ancestral_for_rectified_flow(eta, s_noise, monkeypatch):
-    """LTX's scheduler keeps its state in float32 and adds 1e-12 to alpha: equal as far as that goes."""
+    """LTX's scheduler keeps its state in float32 and adds 1e-12 to alpha: equal as far as that
+    goes."""
     diffusers = pytest.importorskip("diffusers")
     peer = diffusers.LTXEulerAncestralRFScheduler(eta=eta, s_noise=s_noise)
     times = torch.linspace(0.95, 0.0, 9)
@@ -178,9 +206,23 @@ def test_ancestral_for_rectified_flow(eta, s_noise, monkeypatch):
     patched(monkeypatch, "scheduling_ltx_euler_ancestral_rf", streams())
     y = x
     for s, t in zip(times.double(), peer.timesteps, strict=False):
-        y = peer.step(model.velocity(y, float(s)), t, y, return_dict=False)[0].as_subclass(torch.Tensor)
+        y = peer.step(model.velocity(y, float(s)), t, y, return_dict=False)[0].as_subclass(
+            torch.Tensor
+        )
     options = {"eta": eta, "s_noise": s_noise}
-    assert gap(seeded(model, x, "euler_ancestral_rf", grids.Listed(values=tuple(times.tolist())), **options), y) < 1e-6
+    assert (
+        gap(
+            seeded(
+                model,
+                x,
+                "euler_ancestral_rf",
+                grids.Listed(values=tuple(times.tolist())),
+                **options,
+            ),
+            y,
+        )
+        < 1e-6
+    )
 
 
 @pytest.mark.parametrize("prediction", VP)
@@ -188,13 +230,27 @@ def test_ancestral_for_rectified_flow(eta, s_noise, monkeypatch):
 @pytest.mark.parametrize(("predictor", "corrector"), [(1, 1), (2, 2), (3, 3), (3, 4), (4, 2)])
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
 def test_sa_solver(tau, predictor, corrector, spacing, prediction, monkeypatch):
-    given = {"prediction_type": prediction, "timestep_spacing": spacing, "steps_offset": int(spacing == "leading")}
+    given = {
+        "prediction_type": prediction,
+        "timestep_spacing": spacing,
+        "steps_offset": int(spacing == "leading"),
+    }
     orders = {"predictor_order": predictor, "corrector_order": corrector}
     peer = scheduler(
-        "SASolverScheduler", 8, **orders, **given, tau_func=lambda t: torch.tensor(tau, dtype=torch.float64)
+        "SASolverScheduler",
+        8,
+        **orders,
+        **given,
+        tau_func=lambda t: torch.tensor(tau, dtype=torch.float64),
     )
     patched(monkeypatch, "scheduling_sasolver", streams())
-    options = {"predictor": predictor, "corrector": corrector, "tau": tau, "published": True, "taper": True}
+    options = {
+        "predictor": predictor,
+        "corrector": corrector,
+        "tau": tau,
+        "published": True,
+        "taper": True,
+    }
     assert compare(peer, prediction, "sa_solver", options) < TOLERANCE
 
 
@@ -203,7 +259,11 @@ def test_sa_solver_where_noise_has_an_interval(monkeypatch):
     peer = scheduler("SASolverScheduler", 12, prediction_type="sample", timestep_spacing="linspace")
     given = streams()
     inside = iter([200 <= t <= 800 for t in peer.peer.timesteps])
-    patched(monkeypatch, "scheduling_sasolver", (next(given) if keep else torch.zeros_like(start()) for keep in inside))
+    patched(
+        monkeypatch,
+        "scheduling_sasolver",
+        (next(given) if keep else torch.zeros_like(start()) for keep in inside),
+    )
     assert isinstance(peer.path, Discrete)
     levels = peer.path.rho(torch.tensor([199.5, 800.5]).double() / 1000 + 1e-3).tolist()
     options = {"s_tmin": min(levels), "s_tmax": max(levels), "published": True, "taper": True}
@@ -212,12 +272,16 @@ def test_sa_solver_where_noise_has_an_interval(monkeypatch):
 
 @pytest.mark.parametrize("s_churn", [2.0, 20.0])
 def test_edm_euler_with_churn(s_churn, monkeypatch):
-    """Given the data prediction at the raised state, for which it has an argument (see the documented differences)."""
+    """Given the data prediction at the raised state, for which it has an argument (see the
+    documented differences)."""
     peer = scheduler("EDMEulerScheduler", 9)
     model, x = PROBLEM.model(peer.path, "data"), start() * peer.grid.values[0]
     options = {"s_churn": s_churn, "s_tmin": 0.1, "s_tmax": 20.0, "s_noise": 1.01}
     given, y, at = streams(stream_numbers.CORRECTIONS), x, None
-    monkeypatch.setattr("diffusers.schedulers.scheduling_edm_euler.randn_tensor", lambda *_, **__: at.as_subclass(Wide))
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_edm_euler.randn_tensor",
+        lambda *_, **__: at.as_subclass(Wide),
+    )
     gamma = min(s_churn / 9, math.sqrt(2.0) - 1)
     for sigma, t in zip(peer.peer.sigmas[:-1], peer.peer.timesteps, strict=True):
         peer.peer.scale_model_input(y, t)
@@ -226,6 +290,8 @@ def test_edm_euler_with_churn(s_churn, monkeypatch):
         hat = sigma * (1 + gamma * raised)
         lifted = y + (0.0 if at is None else 1.01 * (hat**2 - sigma**2).sqrt() * at)
         data = model.data(lifted, float(hat))
-        y = peer.peer.step(y, t, y.as_subclass(Wide), return_dict=False, pred_original_sample=data, **options)[0]
+        y = peer.peer.step(
+            y, t, y.as_subclass(Wide), return_dict=False, pred_original_sample=data, **options
+        )[0]
         y = y.as_subclass(torch.Tensor)
     assert gap(seeded(model, x, "euler_churn", peer.grid, **options), y) < TOLERANCE

@@ -1,4 +1,5 @@
-"""All 36 conversions between predictions, on every path, against what x0 and eps say; finite wherever they can be."""
+"""All 36 conversions between predictions, on every path, against what x0 and eps say; finite
+wherever they can be."""
 
 from __future__ import annotations
 
@@ -43,13 +44,18 @@ def test_conversion_is_exact(path, given):
         assert float(((kx * x + kf * output - sum(terms)).abs() / size).max()) < 2e-13, want
 
 
-# What state and output cannot determine at an end, whatever the formula. Where sigma = 0 the state holds no noise, so
-# that an output without noise in it (data) says nothing about it, and nothing gives the score, which is -eps / 0.
-NO_NOISE = {("data", w) for w in PREDICTIONS if w != "data"} | {(g, "score") for g in PREDICTIONS if g != "score"}
+# What state and output cannot determine at an end, whatever the formula. Where sigma = 0 the state
+# holds no noise, so that an output without noise in it (data) says nothing about it, and nothing
+# gives the score, which is -eps / 0.
+NO_NOISE = {("data", w) for w in PREDICTIONS if w != "data"} | {
+    (g, "score") for g in PREDICTIONS if g != "score"
+}
 # Where sigma' is infinite too, so is the velocity of every noise that is not a score times sigma.
 STEEP = {(g, "velocity") for g in ("noise", "v", "edm")}
 # Where alpha = 0 the state holds no data, and the noise and the score say nothing about them.
-NO_DATA = {("noise", w) for w in PREDICTIONS if w != "noise"} | {("score", w) for w in PREDICTIONS if w != "score"}
+NO_DATA = {("noise", w) for w in PREDICTIONS if w != "noise"} | {
+    ("score", w) for w in PREDICTIONS if w != "score"
+}
 NO_DATA_BUT_ITSELF = NO_DATA - {("noise", "score"), ("score", "noise")}
 
 AT_DATA = {
@@ -94,7 +100,9 @@ def test_data_come_out_exactly_at_both_ends(path, given):
     if given != "velocity" or math.isfinite(float(path.dsigma(path.t_data))):
         kx, kf = path.convert(path.t_data, given, "data")
         x0, eps = torch.tensor(0.7, dtype=torch.float64), torch.tensor(-0.4, dtype=torch.float64)
-        output = sum(exact(path, torch.tensor(path.t_data, dtype=torch.float64), x0, eps, given, 0.5))
+        output = sum(
+            exact(path, torch.tensor(path.t_data, dtype=torch.float64), x0, eps, given, 0.5)
+        )
         x = path.alpha(path.t_data) * x0 + path.sigma(path.t_data) * eps
         assert float(kx * x + kf * output) == pytest.approx(0.7, abs=1e-14)
 
@@ -115,7 +123,9 @@ def test_velocity_of_a_flipped_path_has_the_other_sign():
 
 
 def test_unknown_prediction_names_the_nearest():
-    with pytest.raises(OdesolveError, match="unknown prediction 'velocty': did you mean 'velocity'"):
+    with pytest.raises(
+        OdesolveError, match="unknown prediction 'velocty': did you mean 'velocity'"
+    ):
         paths.VP().convert(0.5, "velocty", "data")
     with pytest.raises(OdesolveError, match="unknown prediction"):
         paths.VP().convert(0.5, "data", "x0")

@@ -1,4 +1,5 @@
-"""The closed-form derivatives are those of alpha, sigma and lambda, and the SDE's coefficients belong to them."""
+"""The closed-form derivatives are those of alpha, sigma and lambda, and the SDE's coefficients
+belong to them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def times(path):
 
 
 @pytest.fixture(
-    params=[paths.VP(), paths.Cosine(), paths.Trig(), paths.Discrete.ddpm()], ids=lambda p: type(p).__name__
+    params=[paths.VP(), paths.Cosine(), paths.Trig(), paths.Discrete.ddpm()],
+    ids=lambda p: type(p).__name__,
 )
 def unit_variance_path(request):
     return request.param
@@ -34,14 +36,20 @@ def sign(path):
 def test_derivative_is_that_of_autograd(path, times, name):
     want = slope(getattr(path, name)(times), times)
     # Near the noise end autograd itself cancels: it takes exp(-B) to be expm1(-B) + 1.
-    torch.testing.assert_close(getattr(path, f"d{name}")(times), want, rtol=1e-13, atol=1e-14 * float(want.abs().max()))
+    torch.testing.assert_close(
+        getattr(path, f"d{name}")(times), want, rtol=1e-13, atol=1e-14 * float(want.abs().max())
+    )
 
 
 def test_unit_variance_holds_to_the_last_digits_of_the_derivatives(unit_variance_path):
     """alpha alpha' + sigma sigma' = 0 relative to its terms, also where sigma' is tiny."""
     p, t = unit_variance_path, torch.linspace(0.00067, 0.9993, 997, dtype=torch.float64)
-    torch.testing.assert_close(p.alpha(t) ** 2 + p.sigma(t) ** 2, torch.ones_like(t), rtol=1e-14, atol=0)
-    torch.testing.assert_close(p.sigma(t) * p.dsigma(t), -p.alpha(t) * p.dalpha(t), rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        p.alpha(t) ** 2 + p.sigma(t) ** 2, torch.ones_like(t), rtol=1e-14, atol=0
+    )
+    torch.testing.assert_close(
+        p.sigma(t) * p.dsigma(t), -p.alpha(t) * p.dalpha(t), rtol=1e-14, atol=0
+    )
 
 
 def test_lambda_is_log_of_the_ratio(path, times):
@@ -50,7 +58,9 @@ def test_lambda_is_log_of_the_ratio(path, times):
 
 
 def test_rho_is_the_ratio(path, times):
-    torch.testing.assert_close(path.rho(times), path.sigma(times) / path.alpha(times), rtol=2e-14, atol=0)
+    torch.testing.assert_close(
+        path.rho(times), path.sigma(times) / path.alpha(times), rtol=2e-14, atol=0
+    )
 
 
 def test_drift_is_the_derivative_of_log_alpha(path, times):

@@ -53,7 +53,9 @@ def test_infinite_lambda_is_the_data_end(p):
     assert math.isinf(float(p.lam(0.0)))
 
 
-@pytest.mark.parametrize("p", [paths.Cosine(), paths.Linear(), paths.Linear(0.1), paths.Trig()], ids=str)
+@pytest.mark.parametrize(
+    "p", [paths.Cosine(), paths.Linear(), paths.Linear(0.1), paths.Trig()], ids=str
+)
 def test_minus_infinite_lambda_is_the_noise_end(p):
     assert float(p.alpha(p.t_max)) == 0.0
     assert float(p.lam(p.t_max)) == -math.inf

@@ -1,4 +1,5 @@
-"""Numbers that were worked out apart from this library, and the chain of single noising steps behind each table."""
+"""Numbers that were worked out apart from this library, and the chain of single noising steps
+behind each table."""
 
 from __future__ import annotations
 
@@ -45,10 +46,13 @@ def test_vp_ends_where_the_literature_says():
 
 
 def test_ddpm_table():
-    """Sum of log(1 - beta) is -10.118 where the VP integral says -10.050: the two paths are not the same."""
+    """Sum of log(1 - beta) is -10.118 where the VP integral says -10.050: the two paths are not the
+    same."""
     ddpm = paths.Discrete.ddpm()
     assert 2 * float(ddpm.log_alpha(1.0)) == pytest.approx(-10.118, abs=5e-4)
-    assert 2 * float(ddpm.log_alpha(1.0)) - -float(paths.VP().B(1.0)) == pytest.approx(-0.068, abs=5e-4)
+    assert 2 * float(ddpm.log_alpha(1.0)) - -float(paths.VP().B(1.0)) == pytest.approx(
+        -0.068, abs=5e-4
+    )
     assert float(ddpm.lam(1e-3)) == pytest.approx(4.6051, abs=5e-5)
     assert float(ddpm.lam(1.0)) == pytest.approx(-5.0588, abs=5e-5)
 
@@ -57,7 +61,10 @@ def test_ddpm_table():
     ("path", "beta"),
     [
         (paths.Discrete.ddpm(), torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
-        (paths.Discrete.stable_diffusion(), torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2),
+        (
+            paths.Discrete.stable_diffusion(),
+            torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2,
+        ),
     ],
     ids=["ddpm", "stable_diffusion"],
 )
@@ -97,10 +104,17 @@ def test_zero_terminal_snr_is_raised_to_a_finite_one():
 
 
 def test_start_level():
-    """What unit noise is scaled by: sigma at the start, or 1 where the path has unit variance for unit data."""
-    assert paths.VP().prior_std == paths.Discrete.ddpm().prior_std == paths.Cosine().prior_std == 1.0
+    """What unit noise is scaled by: sigma at the start, or 1 where the path has unit variance for
+    unit data."""
+    assert (
+        paths.VP().prior_std == paths.Discrete.ddpm().prior_std == paths.Cosine().prior_std == 1.0
+    )
     assert paths.VE().prior_std == pytest.approx(50.0, rel=1e-14)
     assert paths.EDM().prior_std == 80.0
     assert paths.EDM().start_std(10.0) == 10.0
     assert paths.Linear().prior_std == paths.Linear().flipped().prior_std == 1.0
-    assert paths.Linear().start_std(0.8) == paths.Linear().flipped().start_std(0.2) == pytest.approx(0.8)
+    assert (
+        paths.Linear().start_std(0.8)
+        == paths.Linear().flipped().start_std(0.2)
+        == pytest.approx(0.8)
+    )

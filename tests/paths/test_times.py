@@ -1,4 +1,5 @@
-"""Every function of time takes numbers and tensors of any shape, keeps dtype and device, and lets gradients through."""
+"""Every function of time takes numbers and tensors of any shape, keeps dtype and device, and lets
+gradients through."""
 
 from __future__ import annotations
 
@@ -68,4 +69,6 @@ def test_ends_of_time(path):
     assert (path.t_noise, path.t_data) == ((0.0, path.t_max) if flipped else (path.t_max, 0.0))
     inside = (path.t_min, *([] if path.t_clip is None else [path.t_clip]))
     assert all(0 <= t <= path.t_max for t in inside)
-    assert float(path.lam(path.t_min)) > float(path.lam(path.t_noise if path.t_clip is None else path.t_clip))
+    assert float(path.lam(path.t_min)) > float(
+        path.lam(path.t_noise if path.t_clip is None else path.t_clip)
+    )

@@ -17,7 +17,8 @@ def langevin(x, score, z, snr, scale):
 
 
 def states(plan, keys, x, ask, functions=()):
-    """Every value of the plan by name; ``ask(quantity, x, t)`` is the network, ``functions`` the nonlinear places."""
+    """Every value of the plan by name; ``ask(quantity, x, t)`` is the network, ``functions`` the
+    nonlinear places."""
     draw = lambda stream: normals(keys, stream, x.shape[1:].numel()).double().reshape(x.shape)
     values = {"x0": x, **{f"~{s}": draw(s) for s in plan.streams}}
     for i in plan.instructions:
@@ -36,7 +37,8 @@ def states(plan, keys, x, ask, functions=()):
 
 
 def variance(plan, path, v):
-    """Variance of the result for data N(0, v) in each coordinate: exact, by carrying the weight of every draw."""
+    """Variance of the result for data N(0, v) in each coordinate: exact, by carrying the weight of
+    every draw."""
     first = path.point(plan.grid[0])
     values = {START: {START: (first.alpha**2 * v + first.sigma**2) ** 0.5}}
     for i in plan.instructions:

@@ -9,8 +9,14 @@ TEXT = ode.plan("ddim", paths.VP(), 4).to_json()
 
 
 @pytest.mark.parametrize(
-    "path", [paths.Linear(), paths.VP(0.2, 20.0), paths.VP().flipped()], ids=["linear", "vp", "flip"]
+    "path",
+    [paths.Linear(), paths.VP(0.2, 20.0), paths.VP().flipped()],
+    ids=["linear", "vp", "flip"],
 )
 def test_the_path_is_named(path):
-    with pytest.raises(ode.OdesolveError, match=r"made for the path \{'name': 'VP', 'beta_min': 0.1"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"made for the path \{'name': 'VP', 'beta_min': "
+        r"0.1",
+    ):
         ode.load_plan(TEXT, path)

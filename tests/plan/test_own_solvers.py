@@ -1,4 +1,5 @@
-"""Solvers of the user's: a function of a Writer, a tableau, a plan written by hand; and plans that run backwards."""
+"""Solvers of the user's: a function of a Writer, a tableau, a plan written by hand; and plans that
+run backwards."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def noise(n=6, seed=0):
 
 
 def interpreted(plan, model, x, functions=()):
-    """What a plan says, instruction by instruction and by name: no lowering, no slots, no kernels."""
+    """What a plan says, instruction by instruction and by name: no lowering, no slots, no
+    kernels."""
     ask = lambda quantity, x, t: (model.data if quantity == "data" else model.velocity)(x, t)
     return states(plan, keys(2, torch.arange(len(x))), x, ask, functions)[plan.result]
 
@@ -45,7 +47,9 @@ def test_function_of_a_writer_is_a_solver():
     assert plan.diff(ode.plan("ddim", paths.VP(), 10, "karras")).same(1e-15)
     model = TWO.model(paths.VP(), "noise")
     got = ode.sample(model, noise(), my_ddim, 10, "karras")
-    torch.testing.assert_close(got, ode.sample(model, noise(), "ddim", 10, "karras"), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        got, ode.sample(model, noise(), "ddim", 10, "karras"), rtol=0, atol=1e-14
+    )
 
 
 def test_function_with_options():
@@ -53,10 +57,17 @@ def test_function_with_options():
         x = w.start
         for s, t in w.steps:
             a = t.sigma / s.sigma
-            x = w.step(t, a * x + (t.alpha - a * s.alpha) * (damp * w.data(x, s) + (1 - damp) * w.data(x, s)))
+            x = w.step(
+                t,
+                a * x + (t.alpha - a * s.alpha) * (damp * w.data(x, s) + (1 - damp) * w.data(x, s)),
+            )
 
     assert ode.plan(mine, paths.VP(), 3, damp=0.5).solver == "mine(damp=0.5)"
-    with pytest.raises(OdesolveError, match=r"solver 'mine' got an option 'dump'; it takes damp=1\.0"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"solver 'mine' got an option 'dump'; it takes "
+        r"damp=1\.0",
+    ):
         ode.plan(mine, paths.VP(), 3, dump=0.5)
 
 
@@ -86,10 +97,15 @@ def test_an_entry_of_the_list_is_a_solver():
 
 
 def test_tableau_is_a_solver():
-    third = Tableau("mine3", 3, (0, 1 / 2, 1), ((), (1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6), "Kutta 1901")
+    third = Tableau(
+        "mine3", 3, (0, 1 / 2, 1), ((), (1 / 2,), (-1, 2)), (1 / 6, 2 / 3, 1 / 6), "Kutta 1901"
+    )
     plan = ode.plan(third, paths.Linear(), 4, closed=True)
     assert (plan.solver, plan.nfe) == ("mine3", 12)
-    assert ode.plan(tableaus.RK4, paths.Linear(), 4).diff(ode.plan("rk4", paths.Linear(), 4)).largest == 0.0
+    assert (
+        ode.plan(tableaus.RK4, paths.Linear(), 4).diff(ode.plan("rk4", paths.Linear(), 4)).largest
+        == 0.0
+    )
     in_rho = ode.plan(tableaus.HEUN, paths.EDM(), 4, "karras", clock="rho")
     assert in_rho.diff(ode.plan("heun_edm", paths.EDM(), 4, "karras")).largest == 0.0
 
@@ -106,7 +122,11 @@ def test_tableau_is_a_solver():
     ],
 )
 def test_tableau_refuses_wrong_coefficients(change, what):
-    kutta = {"c": (0, 0.5, 0.5, 1), "a": ((), (0.5,), (0, 0.5), (0, 0, 1)), "b": (1 / 6, 1 / 3, 1 / 3, 1 / 6)}
+    kutta = {
+        "c": (0, 0.5, 0.5, 1),
+        "a": ((), (0.5,), (0, 0.5), (0, 0, 1)),
+        "b": (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    }
     Tableau("kutta", 4, **kutta)
     with pytest.raises(ValueError, match=what):
         Tableau("kutta", 4, **{**kutta, **change})
@@ -127,7 +147,9 @@ def test_apply_between_evaluation_and_use():
     for k, (s, t) in enumerate(pairwise(points)):
         instructions += [Evaluate(x, f"F{k}", s.t), Apply("tanh", f"F{k}", f"D{k}", s.t)]
         a = t.sigma / s.sigma
-        instructions.append(Combine((Output(f"x{k + 1}", t.t),), (x, f"D{k}"), ((a, t.alpha - a * s.alpha),)))
+        instructions.append(
+            Combine((Output(f"x{k + 1}", t.t),), (x, f"D{k}"), ((a, t.alpha - a * s.alpha),))
+        )
         x = f"x{k + 1}"
     plan = Plan("clipped", tuple(p.t for p in points), tuple(instructions), x, "", path)
     plan.check()
@@ -139,7 +161,9 @@ def test_apply_between_evaluation_and_use():
         model = TWO.model(path, predicts)
         model.functions = functions
         got = ode.sample(model, noise(), plan=plan)
-        torch.testing.assert_close(got, interpreted(plan, model, noise(), functions), rtol=0, atol=2e-13)
+        torch.testing.assert_close(
+            got, interpreted(plan, model, noise(), functions), rtol=0, atol=2e-13
+        )
 
 
 @pytest.mark.parametrize("solver", list(ode.solvers()))
@@ -149,7 +173,9 @@ def test_lowered_plan_does_what_it_says(solver, path):
     model = TWO.model(path, "v")
     want = interpreted(plan, model, noise())
     rounding = 2e-11 if solver == "predictor_corrector" else 5e-12  # a score is divided by sigma^2
-    torch.testing.assert_close(ode.sample(model, noise(), plan=plan, seed=2), want, rtol=0, atol=rounding)
+    torch.testing.assert_close(
+        ode.sample(model, noise(), plan=plan, seed=2), want, rtol=0, atol=rounding
+    )
 
 
 @pytest.mark.parametrize("solver", [k for k, s in ode.solvers().items() if not s.stochastic])
@@ -163,7 +189,11 @@ def test_reverse_runs_from_data_to_noise(solver):
 
 @pytest.mark.parametrize("solver", ["ddim(eta=0.5)", "dpmpp_2m_sde"])
 def test_noise_cannot_be_replaced_on_the_way_to_noise(solver):
-    with pytest.raises(ode.PlanError, match=r"draws noise .*: give a deterministic solver such as 'ddim'"):
+    with pytest.raises(
+        ode.PlanError,
+        match=r"draws noise .*: give a deterministic solver such as "
+        r"'ddim'",
+    ):
         ode.plan(solver, paths.VP(), 8, "vp_time", reverse=True)
 
 
@@ -180,13 +210,16 @@ def test_options_of_a_stochastic_solver_are_checked(options, wanted):
 
 
 def test_reverse_and_forward_solve_undo_each_other():
-    """With an exact network, encoding and sampling again comes back, the better the more steps: order 2."""
+    """With an exact network, encoding and sampling again comes back, the better the more steps:
+    order 2."""
     model, grid = TWO.model(paths.VP(), "data"), grids.Lambda(stop=0.01, final=False)
     x = TWO.sample(16, seed=3)
 
     def there_and_back(steps):
         z = ode.invert(model, x, "dpmpp_2m", steps, grid)
-        return float((ode.sample(model, solver="dpmpp_2m", steps=steps, grid=grid, state=z) - x).abs().max())
+        return float(
+            (ode.sample(model, solver="dpmpp_2m", steps=steps, grid=grid, state=z) - x).abs().max()
+        )
 
     errors = [there_and_back(n) for n in (40, 80, 160)]
     assert errors[2] < 1e-3
@@ -195,7 +228,13 @@ def test_reverse_and_forward_solve_undo_each_other():
 
 @pytest.mark.parametrize("grid", ["lambda", "karras", "vp_time", "uniform", "quadratic"])
 def test_every_grid_can_be_reversed(grid):
-    for path in (paths.VP(), paths.Linear(), paths.EDM(), paths.Discrete.ddpm(), paths.VP().flipped()):
+    for path in (
+        paths.VP(),
+        paths.Linear(),
+        paths.EDM(),
+        paths.Discrete.ddpm(),
+        paths.VP().flipped(),
+    ):
         forward, back = (ode.plan("dpmpp_2m", path, 9, grid, reverse=r).grid for r in (False, True))
         assert back[0] == pytest.approx(path.t_min, abs=1e-15) or float(path.sigma(path.t_data)) > 0
         assert back[-1] == forward[0]
@@ -208,7 +247,9 @@ def test_reverse_starts_where_an_exponential_step_can():
     assert plan.grid == (paths.VP().t_min, 0.25, 0.5, 0.75, 1.0)
     closed = ode.plan("euler", paths.Linear(), 4, "uniform", reverse=True, closed=True)
     assert closed.grid == (0.0, 0.25, 0.5, 0.75, 1.0)
-    with pytest.raises(OdesolveError, match="the grid has no time to start an inversion from: give more steps"):
+    with pytest.raises(
+        OdesolveError, match="the grid has no time to start an inversion from: give more steps"
+    ):
         ode.plan("ddim", paths.VP(), 1, [paths.VP().t_min / 2, 0.0], reverse=True)
 
 

@@ -18,7 +18,11 @@ SOLVERS = list(ode.solvers())
 
 
 def combines(plan):
-    return [k for k, i in enumerate(plan.instructions) if isinstance(i, Combine) and i.outputs[0].time is not None]
+    return [
+        k
+        for k, i in enumerate(plan.instructions)
+        if isinstance(i, Combine) and i.outputs[0].time is not None
+    ]
 
 
 def changed(plan, k, column, by):
@@ -68,15 +72,27 @@ EVALUATION = Evaluate("x0", "D1", 1.0)
         (made_of(Evaluate("x7", "D1", 1.0), STEP), "uses 'x7' before it is defined"),
         (made_of(EVALUATION, EVALUATION, STEP), "'D1' is defined twice"),
         (made_of(EVALUATION, STEP, STEP), "'x1' is defined twice"),
-        (made_of(EVALUATION, Combine((Output("x0", 0.5),), ("D1",), ((1.0,),))), "'x0' is defined twice"),
-        (made_of(EVALUATION, Apply("clip", "D2", "D1c", 1.0), STEP), "uses 'D2' before it is defined"),
+        (
+            made_of(EVALUATION, Combine((Output("x0", 0.5),), ("D1",), ((1.0,),))),
+            "'x0' is defined twice",
+        ),
+        (
+            made_of(EVALUATION, Apply("clip", "D2", "D1c", 1.0), STEP),
+            "uses 'D2' before it is defined",
+        ),
         (made_of(EVALUATION, STEP, result="x2"), "the result 'x2' is never defined"),
         (
-            made_of(EVALUATION, Combine((Output("x1", 0.5), Output("x1", 0.5)), ("D1",), ((1.0,), (1.0,)))),
+            made_of(
+                EVALUATION,
+                Combine((Output("x1", 0.5), Output("x1", 0.5)), ("D1",), ((1.0,), (1.0,))),
+            ),
             "'x1' is defined twice",
         ),
         (made_of(EVALUATION, replace(STEP, weights=((0.5,),))), "a row an output and one an input"),
-        (made_of(EVALUATION, replace(STEP, weights=((0.5, 0.5), (0.5, 0.5)))), "a row an output and one an input"),
+        (
+            made_of(EVALUATION, replace(STEP, weights=((0.5, 0.5), (0.5, 0.5)))),
+            "a row an output and one an input",
+        ),
     ],
 )
 def test_names_and_shapes(plan, what):
@@ -89,7 +105,8 @@ def test_a_sound_plan_passes():
 
 
 def test_reading_checks_too():
-    """A coefficient broken in the JSON is found on reading; of a velocity plan even without the path."""
+    """A coefficient broken in the JSON is found on reading; of a velocity plan even without the
+    path."""
     for solver in ("dpmpp_2m", "ab2"):
         body = json.loads(ode.plan(solver, paths.VP(), 4).to_json())
         body["rows"][-1][3][0][0] += 1e-6

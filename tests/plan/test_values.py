@@ -1,4 +1,5 @@
-"""Plans are values: they go through JSON unchanged, compare, hash, print, and are made only once."""
+"""Plans are values: they go through JSON unchanged, compare, hash, print, and are made only
+once."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ ddim: 3 steps, 3 evaluations, {"name":"VP","beta_min":0.1,"beta_max":20.0}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("path", [paths.VP(), paths.Linear().flipped(), paths.Discrete.ddpm()], ids=str)
+@pytest.mark.parametrize(
+    "path", [paths.VP(), paths.Linear().flipped(), paths.Discrete.ddpm()], ids=str
+)
 def test_json_round_trip(solver, path):
     plan = ode.plan(solver, path, 10, "karras")
     again = Plan.from_json(plan.to_json(), path)
@@ -79,7 +82,9 @@ def test_different_plans_differ(other):
 def test_planning_is_cached():
     make = lambda: ode.plan("unipc_2", paths.VP(), 20, grids.Karras(), variant="bh1")
     assert make() is make()
-    assert ode.plan("ddim", paths.VP(), grid=[1.0, 0.5, 0.0]) is ode.plan("ddim", paths.VP(), grid=(1.0, 0.5, 0.0))
+    assert ode.plan("ddim", paths.VP(), grid=[1.0, 0.5, 0.0]) is ode.plan(
+        "ddim", paths.VP(), grid=(1.0, 0.5, 0.0)
+    )
     assert ode.plan("DDIM", paths.VP(), 3) is ode.plan("ddim", paths.VP(), 3)
 
 
@@ -130,7 +135,15 @@ def test_counts():
     assert (plan.steps, plan.nfe, len(plan.evaluations), len(plan.grid)) == (5, 10, 10, 6)
 
 
-NO_PLANS = ["", "{}", "[]", "null", '{"rows": 3}', "not json", '{"solver": "a", "path": {}, "grid": [1, 0]}']
+NO_PLANS = [
+    "",
+    "{}",
+    "[]",
+    "null",
+    '{"rows": 3}',
+    "not json",
+    '{"solver": "a", "path": {}, "grid": [1, 0]}',
+]
 
 
 @pytest.mark.parametrize("text", NO_PLANS)

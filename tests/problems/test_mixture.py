@@ -1,4 +1,5 @@
-"""The exact problems: density, score, posterior means and velocity belong together on every path."""
+"""The exact problems: density, score, posterior means and velocity belong together on every
+path."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ def problem(request):
 def states(problem, path, t, n=5):
     x0 = problem.sample(n, seed=1)
     eps = torch.randn(x0.shape, dtype=DTYPE, generator=generator(3))
-    a, s = (f(torch.as_tensor(t, dtype=DTYPE)).reshape(-1, *[1] * (x0.dim() - 1)) for f in (path.alpha, path.sigma))
+    a, s = (
+        f(torch.as_tensor(t, dtype=DTYPE)).reshape(-1, *[1] * (x0.dim() - 1))
+        for f in (path.alpha, path.sigma)
+    )
     return a * x0 + s * eps
 
 
@@ -57,16 +61,21 @@ def test_score_is_the_gradient_of_the_density(problem, path):
     for x, t in inside(problem, path):
         leaf = x.clone().requires_grad_()
         (want,) = torch.autograd.grad(problem.log_prob(leaf, path, t).sum(), leaf)
-        torch.testing.assert_close(problem.score(x, path, t), want, rtol=1e-11, atol=1e-11 * float(want.abs().max()))
+        torch.testing.assert_close(
+            problem.score(x, path, t), want, rtol=1e-11, atol=1e-11 * float(want.abs().max())
+        )
 
 
 def test_posterior_means(problem, path):
-    """Tweedie: E[x0] = (x + sigma^2 score)/alpha and E[eps] = -sigma score; the two add up to the state."""
+    """Tweedie: E[x0] = (x + sigma^2 score)/alpha and E[eps] = -sigma score; the two add up to the
+    state."""
     for x, t in inside(problem, path):
         a, s = float(path.alpha(t)), float(path.sigma(t))
         score = problem.score(x, path, t)
         size = float((s * s * score).abs().max()) + float(x.abs().max())
-        torch.testing.assert_close(a * problem.data(x, path, t), x + s * s * score, rtol=0, atol=2e-13 * size)
+        torch.testing.assert_close(
+            a * problem.data(x, path, t), x + s * s * score, rtol=0, atol=2e-13 * size
+        )
         torch.testing.assert_close(problem.noise(x, path, t), -s * score, rtol=1e-14, atol=0)
 
 
@@ -76,7 +85,9 @@ def test_velocity(problem, path):
         data, eps = problem.data(x, path, t), problem.noise(x, path, t)
         da, ds = float(path.dalpha(t)), float(path.dsigma(t))
         size = abs(da) * float(data.abs().max()) + abs(ds) * float(eps.abs().max())
-        torch.testing.assert_close(problem.velocity(x, path, t), da * data + ds * eps, rtol=0, atol=1e-13 * size)
+        torch.testing.assert_close(
+            problem.velocity(x, path, t), da * data + ds * eps, rtol=0, atol=1e-13 * size
+        )
 
 
 def test_a_time_for_each_sample(problem):
@@ -97,7 +108,9 @@ def test_finite_at_both_ends(problem, path):
             got = getattr(problem, name)(x, path, t)
             want = getattr(problem, name)(x, path, near)
             assert bool(torch.isfinite(got).all()), name
-            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                got, want, rtol=1e-4, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_data_at_the_ends():
@@ -133,8 +146,12 @@ def test_density_of_a_gaussian():
     torch.testing.assert_close(problem.log_prob(x), want, rtol=1e-13, atol=1e-13)
     path, t = paths.VP(), 0.3
     a, s = path.alpha(t), path.sigma(t)
-    later = torch.distributions.MultivariateNormal(a * mean, a**2 * cov + s**2 * torch.eye(2, dtype=DTYPE))
-    torch.testing.assert_close(problem.log_prob(x, path, t), later.log_prob(x), rtol=1e-13, atol=1e-13)
+    later = torch.distributions.MultivariateNormal(
+        a * mean, a**2 * cov + s**2 * torch.eye(2, dtype=DTYPE)
+    )
+    torch.testing.assert_close(
+        problem.log_prob(x, path, t), later.log_prob(x), rtol=1e-13, atol=1e-13
+    )
 
 
 def test_moments_of_samples(problem):
@@ -175,7 +192,9 @@ def test_digits():
     assert digits.variances.unique().tolist() == pytest.approx([0.01])
     x = digits.sample(3)
     assert x.shape == (3, 1, 8, 8)
-    data = digits.data(x + 0.01 * torch.randn(x.shape, dtype=DTYPE, generator=generator()), paths.EDM(), 0.01)
+    data = digits.data(
+        x + 0.01 * torch.randn(x.shape, dtype=DTYPE, generator=generator()), paths.EDM(), 0.01
+    )
     assert data.shape == x.shape
     assert float((data - x).abs().max()) < 0.1
     far = digits.data(torch.zeros(1, 1, 8, 8, dtype=DTYPE), paths.Linear(), 1.0)
@@ -184,7 +203,11 @@ def test_digits():
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"problems\.digits needs scikit-learn: pip install 'odesolve\[digits\]'"):
+    with pytest.raises(
+        ImportError,
+        match=r"problems\.digits needs scikit-learn: pip install "
+        r"'odesolve\[digits\]'",
+    ):
         ode.problems.digits()
 
 
@@ -195,14 +218,33 @@ def test_digits_without_scikit_learn(monkeypatch):
             lambda: ode.problems.mixture([1.0], [[0.0], [1.0]], std=1.0),
             r"weights of shape \(1,\) for 2 means: give",
         ),
-        (lambda: ode.problems.mixture([1.0, 0.0], [[0.0], [1.0]], std=1.0), "give one positive weight each"),
-        (lambda: ode.problems.mixture([1.0, -1.0], [[0.0], [1.0]], std=1.0), "give one positive weight each"),
+        (
+            lambda: ode.problems.mixture([1.0, 0.0], [[0.0], [1.0]], std=1.0),
+            "give one positive weight each",
+        ),
+        (
+            lambda: ode.problems.mixture([1.0, -1.0], [[0.0], [1.0]], std=1.0),
+            "give one positive weight each",
+        ),
         (lambda: ode.problems.mixture([1.0], [[0.0]]), "give either std= or cov="),
-        (lambda: ode.problems.mixture([1.0], [[0.0]], std=1.0, cov=[[[1.0]]]), "give either std= or cov="),
-        (lambda: ode.problems.mixture([1.0], [[0.0]], cov=[[1.0]]), r"cov has shape \(1, 1\): give \(1, 1, 1\)"),
-        (lambda: ode.problems.gaussian([0.0, 0.0], cov=[[1.0, 2.0], [2.0, 1.0]]), "not positive definite: add"),
+        (
+            lambda: ode.problems.mixture([1.0], [[0.0]], std=1.0, cov=[[[1.0]]]),
+            "give either std= or cov=",
+        ),
+        (
+            lambda: ode.problems.mixture([1.0], [[0.0]], cov=[[1.0]]),
+            r"cov has shape \(1, 1\): "
+            r"give \(1, 1, 1\)",
+        ),
+        (
+            lambda: ode.problems.gaussian([0.0, 0.0], cov=[[1.0, 2.0], [2.0, 1.0]]),
+            "not positive definite: add",
+        ),
         (lambda: ode.problems.gaussian([0.0], std=-1.0), "std=-1.0: give"),
-        (lambda: ode.problems.mixture([1.0, 1.0], [[0.0], [1.0]], std=(0.3, float("nan"))), r"std=\(0.3, nan\): give"),
+        (
+            lambda: ode.problems.mixture([1.0, 1.0], [[0.0], [1.0]], std=(0.3, float("nan"))),
+            r"std=\(0.3, nan\): give",
+        ),
     ],
 )
 def test_bad_problems(make, what):
@@ -215,8 +257,12 @@ def test_point_mass():
     """std = 0: the data prediction is the point, and every state flows there."""
     point, path = ode.problems.gaussian([0.7, -0.1], std=0.0), paths.VP()
     x = torch.randn(3, 2, dtype=DTYPE, generator=generator())
-    torch.testing.assert_close(point.data(x, path, 0.5), torch.tensor([[0.7, -0.1]], dtype=DTYPE).expand(3, 2))
-    torch.testing.assert_close(point.solution(x, path, 1.0, 0.0), point.means.expand(3, 2), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        point.data(x, path, 0.5), torch.tensor([[0.7, -0.1]], dtype=DTYPE).expand(3, 2)
+    )
+    torch.testing.assert_close(
+        point.solution(x, path, 1.0, 0.0), point.means.expand(3, 2), rtol=0, atol=1e-15
+    )
 
 
 def test_gaussian_takes_a_shape():

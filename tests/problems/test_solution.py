@@ -25,7 +25,11 @@ def states(path, t, n=6):
 
 def integrated(problem, x, path, t, r, tolerance):
     def slope(t, y):
-        return problem.velocity(torch.from_numpy(y).reshape(x.shape), path, float(t)).reshape(-1).numpy()
+        return (
+            problem.velocity(torch.from_numpy(y).reshape(x.shape), path, float(t))
+            .reshape(-1)
+            .numpy()
+        )
 
     done = solve_ivp(slope, (t, r), x.reshape(-1).numpy(), "DOP853", rtol=tolerance, atol=tolerance)
     return torch.from_numpy(np.ascontiguousarray(done.y[:, -1])).reshape(x.shape)
@@ -49,9 +53,13 @@ def test_gaussian_flow_is_a_group(problem, path):
     x = states(path, path.t_noise)
     t, m, r = path.t_noise, 0.4 * path.t_max, path.t_data
     whole = problem.solution(x, path, t, r)
-    torch.testing.assert_close(problem.solution(problem.solution(x, path, t, m), path, m, r), whole, rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        problem.solution(problem.solution(x, path, t, m), path, m, r), whole, rtol=0, atol=1e-13
+    )
     torch.testing.assert_close(problem.solution(whole, path, r, t), x, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(problem.solution(x, path, t, t), x, rtol=1e-14, atol=1e-14 * float(x.abs().max()))
+    torch.testing.assert_close(
+        problem.solution(x, path, t, t), x, rtol=1e-14, atol=1e-14 * float(x.abs().max())
+    )
 
 
 def test_gaussian_flow_carries_the_marginals():
@@ -69,12 +77,15 @@ def test_mixture_flow_is_integrated(p, u, v):
     t, r = u * p.t_max, v * p.t_max
     x = states(p, t)
     want = integrated(MIXTURE, x, p, t, r, 1e-11)
-    torch.testing.assert_close(MIXTURE.solution(x, p, t, r), want, rtol=0, atol=3e-5 * float(want.abs().max()))
+    torch.testing.assert_close(
+        MIXTURE.solution(x, p, t, r), want, rtol=0, atol=3e-5 * float(want.abs().max())
+    )
 
 
 @pytest.mark.parametrize("p", [paths.Linear(), paths.Trig(), paths.Cosine()], ids=str)
 def test_mixture_flow_reaches_a_noise_end_without_signal(p):
-    """There and back; next to alpha = 0 one first-order step is all that the data prediction allows."""
+    """There and back; next to alpha = 0 one first-order step is all that the data prediction
+    allows."""
     x = states(p, p.t_noise)
     back = MIXTURE.solution(MIXTURE.solution(x, p, 1.0, 0.01), p, 0.01, 1.0)
     torch.testing.assert_close(back, x, rtol=0, atol=2e-4)

@@ -8,16 +8,28 @@ from odesolve.profile import Candidate, parse_grid, parse_solver
 from odesolve.profile.candidates import candidates
 
 
-@pytest.mark.parametrize("label", ["ddim", "ab3(start=ramp,afs)", "dpm_solver_2(r=0.4)", "unipc_3(taper)"])
+@pytest.mark.parametrize(
+    "label", ["ddim", "ab3(start=ramp,afs)", "dpm_solver_2(r=0.4)", "unipc_3(taper)"]
+)
 def test_solver_labels_round_trip(label):
     name, options = parse_solver(label)
     assert Candidate(name, "karras", options).label == label
 
 
-LABELS = ["karras", "karras(3)", "shift(0.5)", "shift(mu=1.2)", "vp_time(3)", "polynomial(1.5)", "quadratic"]
+LABELS = [
+    "karras",
+    "karras(3)",
+    "shift(0.5)",
+    "shift(mu=1.2)",
+    "vp_time(3)",
+    "polynomial(1.5)",
+    "quadratic",
+]
 
 
-@pytest.mark.parametrize("label", [*LABELS, "karras(stop=0.1,rho=5)", "lambda(final=False)", "trailing"])
+@pytest.mark.parametrize(
+    "label", [*LABELS, "karras(stop=0.1,rho=5)", "lambda(final=False)", "trailing"]
+)
 def test_grid_labels_round_trip(label):
     rule = parse_grid(label)
     assert parse_grid(grid_label(rule)) == rule
@@ -35,7 +47,9 @@ def test_bad_grids_are_refused(label):
         parse_grid(label)
 
 
-@pytest.mark.parametrize("path", [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear(), ode.paths.Discrete.ddpm()])
+@pytest.mark.parametrize(
+    "path", [ode.paths.VP(), ode.paths.EDM(), ode.paths.Linear(), ode.paths.Discrete.ddpm()]
+)
 def test_the_default_set_plans_on_every_path(path):
     chosen = candidates(path)
     assert len({c.name for c in chosen}) >= 14
@@ -53,7 +67,9 @@ def test_the_default_set_spends_no_evaluation_on_starting(gaussian):
 
 def test_samplers_may_bring_their_own_grid():
     chosen = candidates(
-        ode.paths.VP(), [Candidate("ddim", "lambda"), "euler", ode.tableaus.HEUN3], ["karras", "quadratic"]
+        ode.paths.VP(),
+        [Candidate("ddim", "lambda"), "euler", ode.tableaus.HEUN3],
+        ["karras", "quadratic"],
     )
     assert [(c.name, c.grid_name) for c in chosen] == [
         ("ddim", "lambda"),

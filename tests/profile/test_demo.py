@@ -11,7 +11,9 @@ from odesolve import demo
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES", 16)
-    monkeypatch.setattr(demo, "SAMPLERS", {"VP": ("dpmpp_2m karras", "ddim quadratic", "ipndm_4(afs) vp_time(3)")})
+    monkeypatch.setattr(
+        demo, "SAMPLERS", {"VP": ("dpmpp_2m karras", "ddim quadratic", "ipndm_4(afs) vp_time(3)")}
+    )
     monkeypatch.setattr(demo, "PATHS", {"VP (diffusion)": demo.paths.VP()})
 
 

@@ -16,12 +16,16 @@ def broken(w):
 def blown_up(w):
     x = w.start
     for s, t in w.steps:
-        x = w.step(t, (t.sigma / s.sigma) * x + (t.alpha - t.sigma / s.sigma * s.alpha) * w.data(x, s))
+        x = w.step(
+            t, (t.sigma / s.sigma) * x + (t.alpha - t.sigma / s.sigma * s.alpha) * w.data(x, s)
+        )
 
 
 def test_a_solver_without_a_plan_is_an_error_row(gaussian, noise, exact):
     path = ode.paths.VP()
-    found = ode.profile(gaussian.model(path), [broken, "ddim"], 5, ["karras"], noise=noise, reference=exact(path))
+    found = ode.profile(
+        gaussian.model(path), [broken, "ddim"], 5, ["karras"], noise=noise, reference=exact(path)
+    )
     assert [(r.solver, r.status) for r in found.rows] == [("broken", "error"), ("ddim", "ok")]
     assert found.rows[0].message == "this one has no plan"
     assert found.best(5).solver == "ddim"
@@ -30,7 +34,13 @@ def test_a_solver_without_a_plan_is_an_error_row(gaussian, noise, exact):
 def test_a_grid_that_the_path_cannot_have_is_an_error_row(gaussian, noise, exact):
     path = ode.paths.VP()
     found = ode.profile(
-        gaussian.model(path), ["ddim"], 5, ["trailing", "karras"], noise=noise, reference=exact(path), timing=0
+        gaussian.model(path),
+        ["ddim"],
+        5,
+        ["trailing", "karras"],
+        noise=noise,
+        reference=exact(path),
+        timing=0,
     )
     assert [r.status for r in found.rows] == ["error", "ok"]
     assert "training times" in found.rows[0].message
@@ -39,7 +49,9 @@ def test_a_grid_that_the_path_cannot_have_is_an_error_row(gaussian, noise, exact
 def test_a_solver_that_draws_noise_is_an_error_row_that_says_what_to_do(gaussian, noise, exact):
     path = ode.paths.VP()
     solvers = ["dpmpp_2m_sde", "ddim(eta=1)", "dpmpp_2m_sde(eta=0)"]
-    found = ode.profile(gaussian.model(path), solvers, 5, ["karras"], noise=noise, reference=exact(path), timing=0)
+    found = ode.profile(
+        gaussian.model(path), solvers, 5, ["karras"], noise=noise, reference=exact(path), timing=0
+    )
     assert sorted(r.status for r in found.rows) == ["error", "error", "ok"]
     assert all("or eta=0" in r.message for r in found.rows if r.status == "error")
 

@@ -22,7 +22,15 @@ def test_float32_rounding_is_flagged(gaussian, noise, exact):
 def test_errors_below_three_certificates_are_flagged(gaussian, noise, exact):
     path = ode.paths.VP()
     rough = Reference(exact(path), Certificate(1e-3, 1e-3, 1e-3, 0, True, "by hand"))
-    found = ode.profile(gaussian.model(path), ["dpmpp_2m"], (5, 80), ["karras"], noise=noise, reference=rough, timing=0)
+    found = ode.profile(
+        gaussian.model(path),
+        ["dpmpp_2m"],
+        (5, 80),
+        ["karras"],
+        noise=noise,
+        reference=rough,
+        timing=0,
+    )
     assert [r.flags for r in found.rows] == [(), ("reference",)]
 
 

@@ -13,7 +13,13 @@ from odesolve.profile.parallel import advice
 def measured(**options):
     digits = ode.problems.digits()
     return ode.profile(
-        digits.model(ode.paths.VP()), ["ddim"], (4, 20), ["uniform"], noise=(3, 1, 8, 8), timing=1, **options
+        digits.model(ode.paths.VP()),
+        ["ddim"],
+        (4, 20),
+        ["uniform"],
+        noise=(3, 1, 8, 8),
+        timing=1,
+        **options,
     )
 
 
@@ -28,7 +34,10 @@ def test_what_is_measured():
         assert p.difference < 1e-2
         assert min(p.seconds, p.loop_seconds, p.rows) > 0
     last = found.parallel[-1]
-    assert (last.rounds, last.evaluations) == (window.report.rounds, float(window.report.evaluations.double().mean()))
+    assert (last.rounds, last.evaluations) == (
+        window.report.rounds,
+        float(window.report.evaluations.double().mean()),
+    )
     text = found.advice()
     assert f"ddim on uniform, 20 calls, 3 samples: in parallel {last.rounds} rounds" in text
     assert Profile.from_json(found.to_json()).parallel == found.parallel
@@ -51,7 +60,9 @@ def test_conditions_go_with_their_samples():
     net = lambda x, t, shift: x * shift.view(-1, 1)
     cond = {"shift": torch.tensor([0.1, 0.2, 0.3])}
     model = ode.Model(net, ode.paths.VP(), "noise", cond=cond)
-    found = ode.profile(model, ["ddim"], 10, ["uniform"], noise=(3, 2), timing=1, executor=ode.Window())
+    found = ode.profile(
+        model, ["ddim"], 10, ["uniform"], noise=(3, 2), timing=1, executor=ode.Window()
+    )
     assert [p.batch for p in found.parallel] == [1, 3]
     assert all(p.difference < 1e-2 for p in found.parallel)
 
@@ -60,7 +71,19 @@ def test_conditions_go_with_their_samples():
 def found():
     kinds = [("ddim", 50, 0.02), ("dpmpp_2m", 8, 0.03), ("euler", 10, 0.5)]
     rows = [
-        Row(s, "karras", n, steps=n, calls=n, counted=n, median=e, rmse=e, trimmed=e, sliced=e, worst=e)
+        Row(
+            s,
+            "karras",
+            n,
+            steps=n,
+            calls=n,
+            counted=n,
+            median=e,
+            rmse=e,
+            trimmed=e,
+            sliced=e,
+            worst=e,
+        )
         for s, n, e in kinds
     ]
     part = Parallel("ddim", "karras", 50, 1, 50, 9, 150.0, 0.010, 0.050, 1e-4, 0.05)
@@ -74,20 +97,27 @@ def with_part(found, **changes):
 
 def test_it_pays(found):
     text = with_part(found)
-    assert "in parallel 9 rounds, 150 evaluations, 10.0 ms; one after another 50.0 ms: 5.0 times faster" in text
+    assert (
+        "in parallel 9 rounds, 150 evaluations, 10.0 ms; one after another 50.0 ms: 5.0 times "
+        "faster"
+    ) in text
     assert "but a plan of 8 calls is as good: dpmpp_2m on karras, error 0.03" in text
     assert "does not pay" not in text
 
 
 def test_a_large_network(found):
     text = with_part(found, seconds=0.2, rows=0.9)
-    assert "it does not pay, the network is busy: a call on 50 states takes 45.0 times as long as on one" in text
+    assert (
+        "it does not pay, the network is busy: a call on 50 states takes 45.0 times as long as "
+        "on one"
+    ) in text
     assert text.endswith("a plan of 8 calls is as good: dpmpp_2m on karras, error 0.03.")
 
 
 def test_a_network_with_some_room(found):
-    assert "150 evaluations are too many for a network whose calls on 50 states take 20.0 times" in with_part(
-        found, seconds=0.06, rows=0.4
+    assert (
+        "150 evaluations are too many for a network whose calls on 50 states take 20.0 times"
+        in with_part(found, seconds=0.06, rows=0.4)
     )
 
 

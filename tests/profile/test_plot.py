@@ -31,7 +31,11 @@ def test_png_and_svg(found, tmp_path):
 def test_three_panels_share_their_styles(found, tmp_path):
     plotting.save([found] * 3, tmp_path / "p.png", titles=["a", "b", "c"])
     styles = plotting._styles([found], "median")
-    assert len({(s["color"], str(s["ls"])) for s in styles.values()}) == len(styles) <= plotting.HIGHLIGHTED
+    assert (
+        len({(s["color"], str(s["ls"])) for s in styles.values()})
+        == len(styles)
+        <= plotting.HIGHLIGHTED
+    )
     assert styles["ipndm_3"]["color"] == styles["ipndm_4"]["color"]
 
 
@@ -99,7 +103,9 @@ def test_no_pixel_is_lost(tmp_path, pixels):
     assert imread(tmp_path / "x.png").shape[:2] == (pixels, pixels)
 
 
-@pytest.mark.parametrize(("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")])
+@pytest.mark.parametrize(
+    ("shape", "told"), [((4, 2), "no pictures"), ((50_000_000, 1, 8, 8), "too many")]
+)
 def test_what_cannot_be_drawn_is_known_before(shape, told):
     with pytest.raises(ode.OdesolveError, match=told):
         sheets.check_shape(shape, "x.png")

@@ -63,7 +63,12 @@ def test_a_reference_can_be_given(gaussian, noise, exact):
     model = gaussian.model(path)
     given = ode.profile(model, ["ddim"], 9, ["karras"], noise=noise, reference=exact(path))
     again = ode.profile(
-        model, ["ddim"], 9, ["karras"], noise=noise, reference=Reference(exact(path), given.certificate)
+        model,
+        ["ddim"],
+        9,
+        ["karras"],
+        noise=noise,
+        reference=Reference(exact(path), given.certificate),
     )
     solved = ode.profile(model, ["ddim"], 9, ["karras"], noise=noise)
     assert given.rows[0].rmse == again.rows[0].rmse == pytest.approx(solved.rows[0].rmse, rel=1e-4)

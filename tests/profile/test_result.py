@@ -34,11 +34,21 @@ def found():
         row("unipc_2", 5, 0.4),
         row("unipc_2", 10, 0.04, rmse=0.041),
         row("unipc_2", 20, 2e-4),
-        row("dpmpp_2m", 10, 0.02, grid="vp_time(3)", options={"afs": True}, network_seconds=0.99, rest_seconds=0.01),
+        row(
+            "dpmpp_2m",
+            10,
+            0.02,
+            grid="vp_time(3)",
+            options={"afs": True},
+            network_seconds=0.99,
+            rest_seconds=0.01,
+        ),
         row("dpmpp_2m", 20, 1e-4, grid="vp_time(3)", options={"afs": True}),
         Row("rk4", "karras", 5, status="error", message="it broke"),
     ]
-    return Profile(rows, Certificate(1e-4, 1e-4, 1e-3, 512, True, "two solves"), None, {"path": {"name": "VP"}})
+    return Profile(
+        rows, Certificate(1e-4, 1e-4, 1e-3, 512, True, "two solves"), None, {"path": {"name": "VP"}}
+    )
 
 
 def test_best_is_the_lowest_error_within_the_budget(found):
@@ -61,7 +71,11 @@ def test_best_names_the_cheapest_where_nothing_fits(found):
 
 
 def test_the_front_holds_rows_that_no_cheaper_row_beats(found):
-    assert [(r.solver, r.nfe) for r in found.front()] == [("ddim", 5), ("dpmpp_2m", 10), ("dpmpp_2m", 20)]
+    assert [(r.solver, r.nfe) for r in found.front()] == [
+        ("ddim", 5),
+        ("dpmpp_2m", 10),
+        ("dpmpp_2m", 20),
+    ]
 
 
 def test_lines_take_the_best_grid_of_each_solver(found):
@@ -84,7 +98,13 @@ def test_the_recommended_sampler_repeats_the_measured_run(gaussian, noise, exact
     path = ode.paths.EDM()
     model = gaussian.model(path)
     found = ode.profile(
-        model, ["ipndm_3(afs)", "ddim"], 8, ["vp_time(3)"], noise=noise, reference=exact(path), timing=0
+        model,
+        ["ipndm_3(afs)", "ddim"],
+        8,
+        ["vp_time(3)"],
+        noise=noise,
+        reference=exact(path),
+        timing=0,
     )
     best = found.best(8)
     x = ode.sample(model, noise, **best.arguments())
@@ -104,7 +124,10 @@ def test_the_advice_names_the_best_and_its_margin(found):
     text = found.advice()
     assert "10 evaluations: dpmpp_2m(afs) on vp_time(3) (10 steps), median error 0.02" in text
     assert "UniPC 2.0 times that (unipc_2 on karras), DDIM 5.0 times that" in text
-    assert "1.0% of the CPU wall time is spent outside the network: a faster solver does not matter here." in text
+    assert (
+        "1.0% of the CPU wall time is spent outside the network: a faster solver does not "
+        "matter here."
+    ) in text
     assert "1 of 9 runs failed (rk4 on karras)" in text
     assert "they differ by rms 1.0e-04" in text
 

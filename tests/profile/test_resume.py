@@ -15,7 +15,13 @@ def test_measured_rows_are_not_measured_again(gaussian, exact, noise, tmp_path):
         return gaussian.velocity(x, path, t)
 
     model = ode.Model(net, path, "velocity")
-    args = {"noise": noise, "grids": ["uniform"], "reference": exact(path), "timing": 0, "resume": file}
+    args = {
+        "noise": noise,
+        "grids": ["uniform"],
+        "reference": exact(path),
+        "timing": 0,
+        "resume": file,
+    }
     first = ode.profile(model, ["ddim"], (4, 8), **args)
     assert len(calls) == 12
     both = ode.profile(model, ["ddim", "ab2"], (4, 8), **args)

@@ -1,4 +1,5 @@
-"""Progress in a log: lines now and then, none of short work, no carriage returns; bars on terminals stay bars."""
+"""Progress in a log: lines now and then, none of short work, no carriage returns; bars on terminals
+stay bars."""
 
 import io
 import sys

@@ -1,4 +1,5 @@
-"""A network whose rows do not depend on one another, bitwise: sums, products and quotients of one element alone."""
+"""A network whose rows do not depend on one another, bitwise: sums, products and quotients of one
+element alone."""
 
 from __future__ import annotations
 

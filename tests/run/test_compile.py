@@ -67,14 +67,20 @@ def test_inductor():
     """The default compiler, once: code is generated and agrees to rounding."""
     sampler = ode.Sampler(ode.Model(net, paths.VP(), "noise"), "dpmpp_2m_sde", 4, "karras")
     compiled = torch.compile(sampler, fullgraph=True)
-    torch.testing.assert_close(compiled(noise(), seed=0), sampler(noise(), seed=0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        compiled(noise(), seed=0), sampler(noise(), seed=0), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_sampler_equals_sample():
     model = ode.Model(net, paths.VP(), "noise")
     sampler = ode.Sampler(model, "dpmpp_2m_sde", 6, "karras")
-    assert torch.equal(sampler(noise(), seed=1), ode.sample(model, noise(), "dpmpp_2m_sde", 6, "karras", seed=1))
-    assert torch.equal(sampler((4, 6), seed=1), ode.sample(model, (4, 6), "dpmpp_2m_sde", 6, "karras", seed=1))
+    assert torch.equal(
+        sampler(noise(), seed=1), ode.sample(model, noise(), "dpmpp_2m_sde", 6, "karras", seed=1)
+    )
+    assert torch.equal(
+        sampler((4, 6), seed=1), ode.sample(model, (4, 6), "dpmpp_2m_sde", 6, "karras", seed=1)
+    )
     assert sampler(state=noise(), seed=1).dtype == torch.float32
     with pytest.raises(ode.OdesolveError, match="the state is kept in"):
         ode.Sampler(model, "ddim", 4, dtype=torch.bfloat16)

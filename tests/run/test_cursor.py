@@ -1,4 +1,5 @@
-"""A solve can be driven from outside, watched, cut at any step and saved: always bit for bit the plain loop."""
+"""A solve can be driven from outside, watched, cut at any step and saved: always bit for bit the
+plain loop."""
 
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ def test_driven_from_outside(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_advance_leaves_the_old_cursor_alone(solver):
     model, x = MODELS["v"], noise()
-    program = lower(ode.plan(solver, model.path, STEPS, "karras"), model.path, model.reading_for(x.dtype))
+    program = lower(
+        ode.plan(solver, model.path, STEPS, "karras"), model.path, model.reading_for(x.dtype)
+    )
     cursor = begin(program, x, keys=KEYS)
     while not cursor.done:
         before = [None if s is None else s.clone() for s in cursor.slots]
@@ -79,7 +82,9 @@ def test_advance_leaves_the_old_cursor_alone(solver):
         for a, b in zip(one.slots, two.slots, strict=True):
             assert (a is None) == (b is None)
             assert a is None or torch.equal(a, b)
-        assert all(a is None or torch.equal(a, b) for a, b in zip(before, cursor.slots, strict=True))
+        assert all(
+            a is None or torch.equal(a, b) for a, b in zip(before, cursor.slots, strict=True)
+        )
         cursor = one
 
 
@@ -88,7 +93,9 @@ def test_two_branches_from_one_cursor():
     model, x = MODELS["v"], noise()
     middle = list(ode.iterate(model, x, "dpmpp_2m", STEPS))[2].cursor
     want = ode.resume(model, middle.state_dict())
-    assert not torch.equal(advance(middle, [torch.zeros(4, 3)]).state, advance(middle, [torch.ones(4, 3)]).state)
+    assert not torch.equal(
+        advance(middle, [torch.zeros(4, 3)]).state, advance(middle, [torch.ones(4, 3)]).state
+    )
     assert torch.equal(ode.resume(model, middle.state_dict()), want)
 
 

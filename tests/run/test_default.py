@@ -35,10 +35,16 @@ def test_it_converges_on_every_path_with_every_prediction(name, predicts):
     model = PROBLEM.model(path, predicts, snap=False)
     noise = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = PROBLEM.solution(noise * path.prior_std, path, path.t_noise, path.t_data)
-    errors = [float((ode.sample(model, noise, steps=n) - wanted).norm() / wanted.norm()) for n in (5, 10, 20, 40)]
+    errors = [
+        float((ode.sample(model, noise, steps=n) - wanted).norm() / wanted.norm())
+        for n in (5, 10, 20, 40)
+    ]
     assert errors[0] < 0.3
-    # Where the network says nothing at alpha = 0 the solve begins a little later, and keeps that error.
-    floor = 0.02 if predicts == "noise" and name in ("linear", "trig", "cosine", "flipped") else 5e-3
+    # Where the network says nothing at alpha = 0 the solve begins a little later, and keeps that
+    # error.
+    floor = (
+        0.02 if predicts == "noise" and name in ("linear", "trig", "cosine", "flipped") else 5e-3
+    )
     assert errors[-1] < floor, errors
 
 

@@ -1,4 +1,5 @@
-"""A plan's noise from outside: what ``draw`` returns stands for the streams, in one block of the same sums."""
+"""A plan's noise from outside: what ``draw`` returns stands for the streams, in one block of the
+same sums."""
 
 from __future__ import annotations
 
@@ -71,5 +72,9 @@ def test_given_noise_is_left_as_it_is():
 
 
 def test_noise_of_another_shape_is_refused():
-    with pytest.raises(ode.OdesolveError, match=r"the noise has shape \(5,\) for a state of shape \(3, 2, 4\): give"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"the noise has shape \(5,\) for a state of shape "
+        r"\(3, 2, 4\): give",
+    ):
         solve(program_of("ddim", eta=1.0), torch.zeros(SHAPE), draw=lambda stream: torch.zeros(5))

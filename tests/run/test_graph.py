@@ -1,4 +1,5 @@
-"""The captured step, here without a graph around it: any plan through one table, equal to the loop up to rounding."""
+"""The captured step, here without a graph around it: any plan through one table, equal to the loop
+up to rounding."""
 
 from __future__ import annotations
 
@@ -50,12 +51,15 @@ def test_every_solver_and_number_of_steps_through_one_table():
             plan = ode.plan(solver, PATH, steps, "karras")
             wanted = looped(model, plan)
             size = max(1.0, float(wanted.abs().max()))
-            torch.testing.assert_close(replayed(graph, model, plan), wanted, rtol=0, atol=2e-5 * size)
+            torch.testing.assert_close(
+                replayed(graph, model, plan), wanted, rtol=0, atol=2e-5 * size
+            )
     assert [s.data_ptr() for s in graph._states] == addresses
 
 
 def test_one_captured_network_serves_every_path_and_prediction():
-    """The network's meaning is in the table: the same network read as noise on VP, as velocity on a flow path."""
+    """The network's meaning is in the table: the same network read as noise on VP, as velocity on a
+    flow path."""
     net = lambda x, t: torch.tanh(x) * torch.cos(t)[:, None]
     graph = ode.Graph(ode.Model(net, PATH, "noise"), X)
     for path, predicts in (
@@ -66,7 +70,9 @@ def test_one_captured_network_serves_every_path_and_prediction():
     ):
         model = ode.Model(net, path, predicts, time_scale=0.5)
         plan = ode.plan("dpmpp_2m", path, 6, ode.grids.Karras(start=float(path.t_of_lam(-2.0))))
-        torch.testing.assert_close(replayed(graph, model, plan), looped(model, plan), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            replayed(graph, model, plan), looped(model, plan), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_half_precision_network_and_input_scale():
@@ -75,7 +81,9 @@ def test_half_precision_network_and_input_scale():
     assert graph._input.dtype == torch.bfloat16
     plan = ode.plan("dpmpp_2m", paths.EDM(), 6, "karras")
     start = X * model.path.prior_std
-    torch.testing.assert_close(replayed(graph, model, plan, start), looped(model, plan, start), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(
+        replayed(graph, model, plan, start), looped(model, plan, start), rtol=0.02, atol=0.02
+    )
 
 
 def test_guidance_scale_and_conditions_are_data():
@@ -85,7 +93,9 @@ def test_guidance_scale_and_conditions_are_data():
     for scale, value in ((2.0, 0.1), (7.0, -0.3), (0.5, 0.2)):
         guided = model.guided(scale, label(value), label(0.0), interval=(0.1, 0.9))
         plan = ode.plan("dpmpp_2m", PATH, 5, "karras")
-        torch.testing.assert_close(replayed(graph, guided, plan), looped(guided, plan), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            replayed(graph, guided, plan), looped(guided, plan), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_on_a_cpu_the_loop_runs_and_the_reason_is_told(caplog):
@@ -103,16 +113,36 @@ def test_on_a_cpu_the_loop_runs_and_the_reason_is_told(caplog):
     [
         (lambda m: m, "ddim", 30, "it needs 31 steps where 11 were captured"),
         (lambda m: m, "rk4", 2, "it needs 5 state buffers where 4 were captured"),
-        (lambda m: MIXTURE.model(PATH, "noise", clip=1.0), "ddim", 4, "it applies 'clip' between the evaluations"),
-        (lambda m: m, "predictor_corrector(norms=sample)", 2, "it applies 'langevin' between the evaluations"),
-        (lambda m: ode.Model(lambda x, t: x, PATH, "noise"), "ddim", 4, "captured for another network"),
+        (
+            lambda m: MIXTURE.model(PATH, "noise", clip=1.0),
+            "ddim",
+            4,
+            "it applies 'clip' between the evaluations",
+        ),
+        (
+            lambda m: m,
+            "predictor_corrector(norms=sample)",
+            2,
+            "it applies 'langevin' between the evaluations",
+        ),
+        (
+            lambda m: ode.Model(lambda x, t: x, PATH, "noise"),
+            "ddim",
+            4,
+            "captured for another network",
+        ),
         (
             lambda m: m.guided(2.0, {}, {}),
             "ddim",
             4,
             "it needs the branches ['cond', 'uncond'] of the network where ['cond']",
         ),
-        (lambda m: m.guided(1.0, {"a": 1}), "ddim", 4, "the conditions differ in more than their values"),
+        (
+            lambda m: m.guided(1.0, {"a": 1}),
+            "ddim",
+            4,
+            "the conditions differ in more than their values",
+        ),
         (
             lambda m: m.classifier_guided(lambda x, t: x.sum(1)),
             "ddim",
@@ -125,12 +155,16 @@ def test_what_a_captured_graph_cannot_do(other, solver, steps, reason):
     model = MIXTURE.model(PATH, "noise")
     graph = ode.Graph(model, X, steps=10, states=4)
     model = other(model)
-    misfit = graph._misfit(program_for(model, ode.plan(solver, PATH, steps, "karras"), X.dtype, graph), X, model)
+    misfit = graph._misfit(
+        program_for(model, ode.plan(solver, PATH, steps, "karras"), X.dtype, graph), X, model
+    )
     assert misfit is not None
     assert reason in misfit
 
 
-@pytest.mark.parametrize("x", [X[:2], X.double(), X.t().contiguous().t()], ids=["shape", "dtype", "strides"])
+@pytest.mark.parametrize(
+    "x", [X[:2], X.double(), X.t().contiguous().t()], ids=["shape", "dtype", "strides"]
+)
 def test_another_state_is_not_captured(x):
     model = MIXTURE.model(PATH, "noise")
     graph = ode.Graph(model, X)
@@ -141,7 +175,9 @@ def test_another_state_is_not_captured(x):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
 def test_captured_once_replayed_for_every_plan():
-    net = torch.nn.Sequential(torch.nn.Linear(3, 64), torch.nn.Tanh(), torch.nn.Linear(64, 3)).cuda()
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 64), torch.nn.Tanh(), torch.nn.Linear(64, 3)
+    ).cuda()
     calls = []
 
     def counted(x, t):
@@ -155,6 +191,8 @@ def test_captured_once_replayed_for_every_plan():
         got = ode.Sampler(model, plan=plan, executor=graph)(x, seed=1)
         assert graph.reason is None
         made = len(calls)
-        torch.testing.assert_close(got, ode.Sampler(model, plan=plan)(x, seed=1), rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(
+            got, ode.Sampler(model, plan=plan)(x, seed=1), rtol=2e-5, atol=2e-5
+        )
         del calls[made:]
     assert len(calls) == 4  # three warm-up calls and the capture

@@ -97,9 +97,17 @@ def test_network_that_reuses_its_output_buffer(solver):
     for predicts in ("data", "noise", "v", "velocity"):
         plain = ode.Model(lambda x, t: torch.tanh(x) * 0.5, path, predicts)
         reusing = ode.Model(net, path, predicts)
-        assert torch.equal(ode.sample(reusing, x, solver, 4, seed=0), ode.sample(plain, x, solver, 4, seed=0))
-        kept = list(ode.iterate(reusing, x, solver, 4, seed=0)), list(ode.iterate(plain, x, solver, 4, seed=0))
-        assert all(torch.equal(a.x, b.x) and torch.equal(a.data, b.data) for a, b in zip(*kept, strict=True))
+        assert torch.equal(
+            ode.sample(reusing, x, solver, 4, seed=0), ode.sample(plain, x, solver, 4, seed=0)
+        )
+        kept = (
+            list(ode.iterate(reusing, x, solver, 4, seed=0)),
+            list(ode.iterate(plain, x, solver, 4, seed=0)),
+        )
+        assert all(
+            torch.equal(a.x, b.x) and torch.equal(a.data, b.data)
+            for a, b in zip(*kept, strict=True)
+        )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -110,7 +118,9 @@ def test_network_that_returns_its_input(solver):
         copy = ode.Model(lambda x, t: x.clone(), path, predicts)
         for same in (lambda x, t: x, lambda x, t: x.flatten().view_as(x)):
             model = ode.Model(same, path, predicts)
-            assert torch.equal(ode.sample(model, x, solver, 4, seed=0), ode.sample(copy, x, solver, 4, seed=0))
+            assert torch.equal(
+                ode.sample(model, x, solver, 4, seed=0), ode.sample(copy, x, solver, 4, seed=0)
+            )
             last = [list(ode.iterate(m, x, solver, 4, seed=0))[-1] for m in (model, copy)]
             assert torch.equal(last[0].x, last[1].x)
             assert torch.equal(last[0].data, last[1].data)
@@ -152,7 +162,9 @@ def test_memory_format_is_kept(memory_format):
     model = ode.Model(net, paths.VP(), "v")
     out = ode.sample(model, x, "dpmpp_2m", 4)
     assert {*seen, out.stride()} == {x.stride()}
-    plain = ode.sample(ode.Model(lambda x, t: 0.3 * x, paths.VP(), "v"), x.contiguous(), "dpmpp_2m", 4)
+    plain = ode.sample(
+        ode.Model(lambda x, t: 0.3 * x, paths.VP(), "v"), x.contiguous(), "dpmpp_2m", 4
+    )
     assert torch.equal(out, plain)
 
 

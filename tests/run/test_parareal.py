@@ -1,4 +1,5 @@
-"""Parareal: bitwise the loop's result where that is asked, to the tolerance otherwise, in no more iterations than blocks."""
+"""Parareal: bitwise the loop's result where that is asked, to the tolerance otherwise, in no more
+iterations than blocks."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def test_exact_is_bitwise_the_loop_for_every_solver(solver, blocks):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("coarse", ["ddim", "heun", "euler", ode.plan("rk4", PATH, None, [1.0, 0.75, 0.5, 0.0])])
+@pytest.mark.parametrize(
+    "coarse", ["ddim", "heun", "euler", ode.plan("rk4", PATH, None, [1.0, 0.75, 0.5, 0.0])]
+)
 def test_exact_with_every_kind_of_coarse_solver(solver, coarse):
     parareal = ode.Parareal(exact=True, coarse=coarse)
     loop, got = both(parareal, solver, grid="uniform")
@@ -53,8 +56,12 @@ def test_exact_with_every_kind_of_coarse_solver(solver, coarse):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dtype):
     shift = torch.linspace(-0.3, 0.3, 5, dtype=dtype)
-    guided = model(clip=1.5).guided(2.5, {"shift": shift}, {"shift": torch.zeros(5, dtype=dtype)}, interval=(0.1, 0.6))
-    loop, got = both(ode.Parareal(exact=True, coarse=coarse), solver, x=noise(dtype=dtype), net=guided)
+    guided = model(clip=1.5).guided(
+        2.5, {"shift": shift}, {"shift": torch.zeros(5, dtype=dtype)}, interval=(0.1, 0.6)
+    )
+    loop, got = both(
+        ode.Parareal(exact=True, coarse=coarse), solver, x=noise(dtype=dtype), net=guided
+    )
     assert torch.equal(loop, got)
 
 
@@ -62,7 +69,9 @@ def test_exact_holds_with_guidance_conditions_and_transforms(solver, coarse, dty
 @pytest.mark.parametrize("coarse", [None, "ddim"])
 @pytest.mark.parametrize("network", [None, torch.float32])
 def test_exact_for_every_prediction_and_scaled_or_cast_input(predicts, coarse, network):
-    other = ode.Model(lambda x, t: 0.4 * net(x, t) + 0.1 * x, PATH, predicts, time="t", dtype=network)
+    other = ode.Model(
+        lambda x, t: 0.4 * net(x, t) + 0.1 * x, PATH, predicts, time="t", dtype=network
+    )
     for solver in ("dpmpp_2m", "heun"):
         loop, got = both(ode.Parareal(exact=True, coarse=coarse), solver, net=other)
         assert torch.equal(loop, got)
@@ -71,10 +80,14 @@ def test_exact_for_every_prediction_and_scaled_or_cast_input(predicts, coarse, n
 def test_exact_with_a_gradient_a_learned_variance_and_steps_without_a_call():
     classifier = model().classifier_guided(lambda x, t: -(x**2).flatten(1).sum(1), 0.3)
     assert torch.equal(*both(ode.Parareal(exact=True), "dpmpp_2m", net=classifier))
-    learned = ode.Model(lambda x, t: torch.cat([net(x, t), 0.1 * x], 1), PATH, "data", learned_variance=True)
+    learned = ode.Model(
+        lambda x, t: torch.cat([net(x, t), 0.1 * x], 1), PATH, "data", learned_variance=True
+    )
     assert torch.equal(*both(ode.Parareal(exact=True), "ddpm", net=learned, variance="learned"))
     assert torch.equal(*both(ode.Parareal(exact=True, coarse="ddim"), "ipndm_3", afs=True))
-    assert torch.equal(*both(ode.Parareal(exact=True, coarse="ddim"), "ddim", reverse=True, x=noise()))
+    assert torch.equal(
+        *both(ode.Parareal(exact=True, coarse="ddim"), "ddim", reverse=True, x=noise())
+    )
     table = model()
     table.path = ode.paths.Discrete.ddpm()
     assert torch.equal(*both(ode.Parareal(exact=True, coarse="ddim"), "dpmpp_2m", net=table))
@@ -105,7 +118,12 @@ def test_digits_to_the_tolerance_in_fewer_rounds_than_calls(solver):
 @pytest.mark.parametrize("name", ["vp", "edm", "linear", "ve"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "euler", "ddpm"])
 def test_the_tolerance_holds_on_every_path(name, solver):
-    path = {"vp": ode.paths.VP(), "edm": ode.paths.EDM(), "linear": ode.paths.Linear(), "ve": ode.paths.VE()}[name]
+    path = {
+        "vp": ode.paths.VP(),
+        "edm": ode.paths.EDM(),
+        "linear": ode.paths.Linear(),
+        "ve": ode.paths.VE(),
+    }[name]
     x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     parareal = ode.Parareal(tolerance=1e-4)
     loop, got = both(parareal, solver, 64, x, MIXTURE.model(path))
@@ -127,7 +145,8 @@ def test_a_smaller_tolerance_is_nearer_and_takes_more():
 
 @pytest.mark.parametrize("coarse", [None, "ddim"])
 def test_rounds_and_evaluations_are_those_of_the_pipeline(coarse):
-    """5 blocks of 4 steps: iteration k solves 5 - k of them, and block k + 1 of the next begins as block k ends."""
+    """5 blocks of 4 steps: iteration k solves 5 - k of them, and block k + 1 of the next begins as
+    block k ends."""
     sizes = []
 
     def watched(x, t):
@@ -148,13 +167,17 @@ def test_rounds_and_evaluations_are_those_of_the_pipeline(coarse):
     assert loose.report.rounds <= 4 * k + 5 - k
 
 
-@pytest.mark.parametrize("make", [{}, {"exact": True}, {"blocks": 5, "coarse": "heun"}, {"tolerance": 1e-2}])
+@pytest.mark.parametrize(
+    "make", [{}, {"exact": True}, {"blocks": 5, "coarse": "heun"}, {"tolerance": 1e-2}]
+)
 @pytest.mark.parametrize("solver", ["ddim", "unipc_2", "dpmpp_2m_sde"])
 def test_a_batch_is_its_samples(make, solver):
     """Every sample has its own iterations, rounds and evaluations."""
     parareal = ode.Parareal(**make)
     x, shift = noise(4), torch.tensor([0.0, 0.2, -0.1, 0.4], dtype=torch.float64)
-    whole = ode.sample(model(cond={"shift": shift}), x, solver, 20, executor=parareal, seed=2, ids=[3, 1, 9, 5])
+    whole = ode.sample(
+        model(cond={"shift": shift}), x, solver, 20, executor=parareal, seed=2, ids=[3, 1, 9, 5]
+    )
     report, iterations = parareal.report, parareal.iterations
     for k, i in enumerate([3, 1, 9, 5]):
         alone = model(cond={"shift": shift[k : k + 1]})
@@ -189,7 +212,12 @@ def test_a_coarse_solver_that_fits_badly_costs_no_accuracy(coarse):
     """Without the plan's noise a coarse step answers far too strongly, and takes its iterations."""
     x = torch.randn(8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     loop, got = both(
-        ode.Parareal(coarse=coarse), "dpmpp_2m_sde", 50, x, ode.problems.digits().model(PATH), grid="uniform"
+        ode.Parareal(coarse=coarse),
+        "dpmpp_2m_sde",
+        50,
+        x,
+        ode.problems.digits().model(PATH),
+        grid="uniform",
     )
     assert float(apart(loop, got).max()) < 5e-3
 
@@ -205,7 +233,8 @@ def test_noise_in_the_coarse_solve_spares_iterations():
 
 
 def test_values_kept_beside_the_state_are_corrected_too():
-    """UniPC goes on from a state of the step before: only with it corrected an iteration reaches beyond one block."""
+    """UniPC goes on from a state of the step before: only with it corrected an iteration reaches
+    beyond one block."""
     x = torch.randn(8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     taken = {}
     for solver in ("ddim", "unipc_2"):
@@ -246,7 +275,8 @@ def test_a_sample_that_diverges_leaves_the_others_alone():
 
 
 def test_guesses_that_overflow_end_where_the_loop_does():
-    """Guesses far outside, where the network explodes, are not taken for a result that stands still."""
+    """Guesses far outside, where the network explodes, are not taken for a result that stands
+    still."""
     largest = []
 
     def steep(x, t):
@@ -301,10 +331,26 @@ def test_errors_at_the_door(arguments, message):
             8,
             "t=0.666667, at which no step of ddim begins: .* times from 1, 0.875",
         ),
-        ({"coarse": ode.plan("ddim", PATH, None, [0.75, 0.5, 0.0])}, 8, "the first and then 0 as the last"),
-        ({"coarse": ode.plan("ddim", PATH, None, [1.0, 0.5, 0.25])}, 8, "the first and then 0 as the last"),
-        ({"coarse": ode.plan("ddim", PATH, None, [1.0, 0.0])}, 8, "1 block: give a plan of at least 2 steps"),
-        ({"coarse": ode.plan("ddim", PATH, 4), "blocks": 2}, 8, "blocks=2 and a coarse plan of 4 steps"),
+        (
+            {"coarse": ode.plan("ddim", PATH, None, [0.75, 0.5, 0.0])},
+            8,
+            "the first and then 0 as the last",
+        ),
+        (
+            {"coarse": ode.plan("ddim", PATH, None, [1.0, 0.5, 0.25])},
+            8,
+            "the first and then 0 as the last",
+        ),
+        (
+            {"coarse": ode.plan("ddim", PATH, None, [1.0, 0.0])},
+            8,
+            "1 block: give a plan of at least 2 steps",
+        ),
+        (
+            {"coarse": ode.plan("ddim", PATH, 4), "blocks": 2},
+            8,
+            "blocks=2 and a coarse plan of 4 steps",
+        ),
     ],
 )
 def test_what_cannot_be_cut_or_joined(arguments, steps, message):

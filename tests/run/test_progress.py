@@ -1,4 +1,5 @@
-"""The progress bar: on request, or by itself on a terminal when a solve takes longer than a second."""
+"""The progress bar: on request, or by itself on a terminal when a solve takes longer than a
+second."""
 
 from __future__ import annotations
 

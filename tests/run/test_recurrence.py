@@ -11,7 +11,8 @@ from odesolve.noise.keys import keys_of
 from odesolve.plans.recurrence import DEEPEST, recurrence
 from tests.run.rational import PATH, model, noise
 
-FAR_BACK = {"ab4", "ipndm_v4", "deis_tab3", "deis_rhoab3", "deis_lamab3"}  # their starters keep a step's many stages
+# their starters keep a step's many stages
+FAR_BACK = {"ab4", "ipndm_v4", "deis_tab3", "deis_rhoab3", "deis_lamab3"}
 ELSEWHERE = {"shark"}
 
 
@@ -40,15 +41,26 @@ def test_every_linear_plan_is_a_recurrence(solver, grid):
     assert rec.weights.shape[1] <= DEEPEST
     state = x * PATH.start_std(plan.grid[0])
     got = carried(rec, net, state, keys_of(len(x), 3, None, x.device))
-    torch.testing.assert_close(got, ode.sample(net, state=state, plan=plan, seed=3), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        got, ode.sample(net, state=state, plan=plan, seed=3), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_history_does_not_grow_with_the_steps():
-    for solver in ("unipc_3", "dpm_solver_2m", "ipndm_4", "deis_tab2", "dpmpp_3m", "sde_dpm_solver_2m"):
+    for solver in (
+        "unipc_3",
+        "dpm_solver_2m",
+        "ipndm_4",
+        "deis_tab2",
+        "dpmpp_3m",
+        "sde_dpm_solver_2m",
+    ):
         depths = [recurrence(ode.plan(solver, PATH, n)).weights.shape[1] for n in (20, 60)]
         assert depths[0] == depths[1] <= DEEPEST, solver
 
 
 def test_the_reason_where_there_is_none():
     assert "langevin" in recurrence(ode.plan("predictor_corrector(norms=sample)", PATH, 4))
-    assert "learned_noise" in recurrence(ode.plan("ddpm", ode.paths.Discrete.ddpm(), 4, variance="learned"))
+    assert "learned_noise" in recurrence(
+        ode.plan("ddpm", ode.paths.Discrete.ddpm(), 4, variance="learned")
+    )

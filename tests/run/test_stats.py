@@ -1,4 +1,5 @@
-"""Statistics of what every step draws: a Gaussian's mean, deviation and log-density, without changing the solve."""
+"""Statistics of what every step draws: a Gaussian's mean, deviation and log-density, without
+changing the solve."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ import odesolve as ode
 from odesolve import paths
 
 SHAPE = (3, 2, 4)
-MIXTURE = ode.problems.mixture([0.4, 0.6], torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(1)), std=0.4)
+MIXTURE = ode.problems.mixture(
+    [0.4, 0.6], torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(1)), std=0.4
+)
 MODEL = MIXTURE.model(paths.VP(), "noise")
 X = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 IDS = [4, 0, 9]
 
 
 def watched(solver, steps=6, x=X, model=MODEL, **options):
-    return list(ode.iterate(model, x, solver, steps, "karras", seed=2, ids=IDS, stats=True, **options))
+    return list(
+        ode.iterate(model, x, solver, steps, "karras", seed=2, ids=IDS, stats=True, **options)
+    )
 
 
 GAUSSIAN_STEPS = [
@@ -43,7 +48,8 @@ def test_a_step_is_its_mean_plus_a_draw_of_this_density(solver, dtype):
             continue
         noisy += 1
         exact = torch.distributions.Normal(step.mean.double(), step.std).log_prob(step.x.double())
-        wide = 1e-12 if dtype == torch.float64 else 2e-3  # float32 states: x - mean cancels where the noise is small
+        # float32 states: x - mean cancels where the noise is small
+        wide = 1e-12 if dtype == torch.float64 else 2e-3
         torch.testing.assert_close(step.log_prob, exact.flatten(1).sum(1), rtol=wide, atol=wide)
     assert noisy == 5  # the step to the data draws nothing
 
@@ -67,7 +73,9 @@ def test_statistics_take_no_launch_of_their_own():
     from odesolve.lowering.lower import lower
 
     plan = ode.plan("ddim(eta=1)", MODEL.path, 6, "karras")
-    plain, told = (lower(plan, MODEL.path, MODEL.reading_for(X.dtype), True, stats) for stats in (False, True))
+    plain, told = (
+        lower(plan, MODEL.path, MODEL.reading_for(X.dtype), True, stats) for stats in (False, True)
+    )
     assert told.launches == plain.launches
     assert told.passes == plain.passes + 5  # the mean, written once a noisy step
 
@@ -80,7 +88,8 @@ def test_a_watched_solve_is_saved_and_resumed():
 
 @pytest.mark.parametrize("diffusion", ["reverse", "sigma", "constant"])
 def test_flow_matching_policies(diffusion):
-    """What Flow-GRPO trains on: an SDE with the marginals of the flow, whose steps have a density."""
+    """What Flow-GRPO trains on: an SDE with the marginals of the flow, whose steps have a
+    density."""
     model = MIXTURE.model(paths.Linear(), "velocity")
     options = {"diffusion": diffusion, "tau": 0.7, "grid": "uniform"}
     steps = list(ode.iterate(model, X, "euler_maruyama", 6, seed=2, stats=True, **options))
@@ -91,7 +100,9 @@ def test_flow_matching_policies(diffusion):
         torch.testing.assert_close(step.log_prob, exact, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("solver", ["predictor_corrector", "heun_churn", "dpmpp_sde", "sa_solver", "sra1"])
+@pytest.mark.parametrize(
+    "solver", ["predictor_corrector", "heun_churn", "dpmpp_sde", "sa_solver", "sra1"]
+)
 def test_a_step_that_draws_more_or_elsewhere_is_refused(solver):
     with pytest.raises(ode.PlanError, match=r"not a mean plus one Gaussian draw: stats=True needs"):
         watched(solver)
@@ -104,5 +115,7 @@ def test_guided_clipped_and_half_precision_networks_are_watched_too():
         MIXTURE.model(paths.EDM(), "edm", dtype=torch.bfloat16),
     ):
         for step in watched("ddim(eta=1)", model=model)[:-1]:
-            exact = torch.distributions.Normal(step.mean, step.std).log_prob(step.x).flatten(1).sum(1)
+            exact = (
+                torch.distributions.Normal(step.mean, step.std).log_prob(step.x).flatten(1).sum(1)
+            )
             torch.testing.assert_close(step.log_prob, exact, rtol=1e-11, atol=1e-11)

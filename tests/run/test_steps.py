@@ -1,4 +1,5 @@
-"""What a watched solve shows: the states of the plan, and the data prediction where the network was asked last."""
+"""What a watched solve shows: the states of the plan, and the data prediction where the network was
+asked last."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ def watched_by_hand(plan, path, x):
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_states_and_data_of_every_step(path, solver):
     # Inside the path: there each of the networks determines everything.
-    grid = [u * path.t_max for u in ((0.9, 0.7, 0.4, 0.2, 0.1) if path.t_noise else (0.1, 0.3, 0.6, 0.8, 0.9))]
+    grid = [
+        u * path.t_max
+        for u in ((0.9, 0.7, 0.4, 0.2, 0.1) if path.t_noise else (0.1, 0.3, 0.6, 0.8, 0.9))
+    ]
     x = noise() * path.start_std(grid[0])
     want = watched_by_hand(ode.plan(solver, path, grid=grid, closed=True), path, x)
     for predicts in ("data", "noise", "v", "velocity"):
@@ -60,7 +64,10 @@ def test_steps_of_the_whole_path(solver):
     assert [s.index for s in steps] == [1, 2, 3, 4, 5, 6]
     assert [s.t for s in steps] == pytest.approx([1 - k / 6 for k in range(1, 7)], abs=1e-15)
     assert all(bool(torch.isfinite(s.data).all()) for s in steps)
-    assert float((steps[-1].x - ode.sample(model, noise(), solver, 6, "uniform", seed=5)).abs().max()) == 0.0
+    assert (
+        float((steps[-1].x - ode.sample(model, noise(), solver, 6, "uniform", seed=5)).abs().max())
+        == 0.0
+    )
 
 
 def test_clipped_data_are_what_is_shown():
@@ -76,7 +83,8 @@ def test_data_converge_to_the_sample():
 
 
 def test_analytic_first_step_is_watched_too():
-    """afs replaces the first evaluation by a guess: no data prediction has been made when the first step is done."""
+    """afs replaces the first evaluation by a guess: no data prediction has been made when the first
+    step is done."""
     model = GAUSSIAN.model(paths.VP(), "noise")
     steps = list(ode.iterate(model, noise(), "dpmpp_2m", 4, afs=True))
     assert steps[0].data is None

@@ -21,7 +21,8 @@ GRID = (1.0, 0.7, 0.45, 0.1, 0.0)
 
 
 def average(x, r, t, shift=None):
-    """Of one element alone, in sums, products and quotients, so that a row does not depend on its batch."""
+    """Of one element alone, in sums, products and quotients, so that a row does not depend on its
+    batch."""
     r, t = (v.view(-1, *[1] * (x.dim() - 1)) for v in (r, t))
     y = x if shift is None else x + shift.view(r.shape)
     return y * (0.3 + t * t - 0.5 * r) / (1.0 + y * y)
@@ -31,11 +32,15 @@ def exact(x, r, t):
     """The average velocity of N(MEAN, STD^2) on the straight path."""
     r, t = r[:, None], t[:, None]
     std = lambda t: torch.sqrt((1 - t) ** 2 * STD**2 + t**2)
-    return (x - (1 - t) * MEAN) * ((t + r) - STD**2 * (2 - t - r)) / (std(t) * (std(t) + std(r))) - MEAN
+    return (x - (1 - t) * MEAN) * ((t + r) - STD**2 * (2 - t - r)) / (
+        std(t) * (std(t) + std(r))
+    ) - MEAN
 
 
 def noise(*shape, dtype=torch.float64):
-    return torch.randn(*(shape or (5, 2, 3)), dtype=dtype, generator=torch.Generator().manual_seed(1))
+    return torch.randn(
+        *(shape or (5, 2, 3)), dtype=dtype, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def by_hand(x, net=average, grid=GRID, **cond):
@@ -51,7 +56,9 @@ def model():
 
 
 def test_the_loop(model):
-    torch.testing.assert_close(ode.sample(model, noise(), "flow_map", grid=GRID), by_hand(noise()), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        ode.sample(model, noise(), "flow_map", grid=GRID), by_hand(noise()), rtol=0, atol=1e-15
+    )
     shift = torch.linspace(-1, 1, 5, dtype=torch.float64)
     found = ode.sample(model.given(shift=shift), noise(), "flow_map", grid=GRID)
     torch.testing.assert_close(found, by_hand(noise(), shift=shift), rtol=0, atol=1e-15)
@@ -74,11 +81,16 @@ def test_half_precision_networks_get_both_times_in_float32():
             return super().forward(x)
 
     half = FlowMap(Half(3, 3).bfloat16(), LINEAR, time_scale=1000.0).model
-    assert ode.sample(half, noise(1, 3, dtype=torch.float32), "flow_map", grid=[1.0, 0.5]).dtype is torch.float32
+    assert (
+        ode.sample(half, noise(1, 3, dtype=torch.float32), "flow_map", grid=[1.0, 0.5]).dtype
+        is torch.float32
+    )
     assert seen == [(torch.bfloat16, torch.float32, torch.float32, [500.0], [1000.0])]
 
 
-@pytest.mark.parametrize("executor", [ode.Window(exact=True), ode.Window(3), ode.Parareal(2, exact=True)])
+@pytest.mark.parametrize(
+    "executor", [ode.Window(exact=True), ode.Window(3), ode.Parareal(2, exact=True)]
+)
 def test_many_steps_at_once_are_the_loop(model, executor):
     for solver in ("flow_map", "heun"):
         loop = ode.sample(model, noise(), solver, grid=GRID)
@@ -109,17 +121,22 @@ def test_stopped_and_resumed(model):
 
 def test_gradients(model):
     shift = torch.linspace(-1, 1, 5, dtype=torch.float64, requires_grad=True)
-    found = ode.sample(model.given(shift=shift), noise(), "flow_map", grid=GRID, adjoint="backprop", params=[shift])
+    found = ode.sample(
+        model.given(shift=shift), noise(), "flow_map", grid=GRID, adjoint="backprop", params=[shift]
+    )
     (mine,) = torch.autograd.grad(found.square().sum(), shift)
     (theirs,) = torch.autograd.grad(by_hand(noise(), shift=shift).square().sum(), shift)
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_the_density_of_the_map():
-    """One step of the exact map takes normal noise to the data, whose density is known; and back."""
+    """One step of the exact map takes normal noise to the data, whose density is known; and
+    back."""
     carried, z = FlowMap(exact, LINEAR).model, noise(6, 2)
     drawn = ode.sample(carried, z, "flow_map", 1, "uniform", log_prob="plan")
-    value = lambda x: (-0.5 * ((x - MEAN) / STD) ** 2 - math.log(STD) - 0.5 * math.log(2 * math.pi)).sum(1)
+    value = lambda x: (
+        -0.5 * ((x - MEAN) / STD) ** 2 - math.log(STD) - 0.5 * math.log(2 * math.pi)
+    ).sum(1)
     torch.testing.assert_close(drawn.log_prob.value, value(drawn.x), rtol=1e-12, atol=1e-12)
     found = ode.log_prob(carried, drawn.x, of="plan", solver="flow_map", steps=1)
     torch.testing.assert_close(found.value, drawn.log_prob.value, rtol=1e-9, atol=1e-9)
@@ -129,10 +146,17 @@ def test_the_density_of_the_map():
 
 
 def test_profiles_compare_maps_with_solvers():
-    report = ode.profile(FlowMap(exact, LINEAR).model, ["flow_map", "euler"], (1, 4), ["uniform"], noise=noise(16, 2))
+    report = ode.profile(
+        FlowMap(exact, LINEAR).model, ["flow_map", "euler"], (1, 4), ["uniform"], noise=noise(16, 2)
+    )
     errors = {(row.solver, row.nfe): row.error() for row in report.rows}
     assert "Runge-Kutta" not in report.advice()
-    assert max(errors["flow_map", n] for n in (1, 4)) < 1e-6 < 1e-2 < min(errors["euler", n] for n in (1, 4))
+    assert (
+        max(errors["flow_map", n] for n in (1, 4))
+        < 1e-6
+        < 1e-2
+        < min(errors["euler", n] for n in (1, 4))
+    )
 
 
 def test_plans_with_a_second_time_are_data(model):
@@ -148,7 +172,9 @@ def test_plans_with_a_second_time_are_data(model):
         ode.sample(ode.problems.gaussian(0.0, 1.0, shape=(3,)).model(LINEAR), (2, 3), "flow_map", 1)
 
 
-@pytest.mark.parametrize("path", [ode.paths.EDM(), ode.paths.VP(), LINEAR], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "path", [ode.paths.EDM(), ode.paths.VP(), LINEAR], ids=lambda p: type(p).__name__
+)
 def test_consistency_sampling_renoises_the_prediction(path):
     """The recursion of multistep sampling, with the noise that the plan itself drew."""
     grid = [path.t_noise, 0.5 * path.t_noise, 0.1 * path.t_noise, path.t_data]
@@ -164,8 +190,15 @@ def test_consistency_sampling_renoises_the_prediction(path):
         assert step.std == pytest.approx(float(path.sigma(t)), abs=1e-12)
         before = step.x
     whole = ode.sample(model, (4, 3), "consistency", grid=grid, seed=3)
-    assert torch.equal(ode.sample(model, (2, 3), "consistency", grid=grid, seed=3, ids=[2, 3]), whole[2:])
+    assert torch.equal(
+        ode.sample(model, (2, 3), "consistency", grid=grid, seed=3, ids=[2, 3]), whole[2:]
+    )
     floor = ode.sample(
-        model, x, f"consistency(floor={0.2 * float(path.rho(grid[2]))})", grid=grid[:3], seed=3, full=True
+        model,
+        x,
+        f"consistency(floor={0.2 * float(path.rho(grid[2]))})",
+        grid=grid[:3],
+        seed=3,
+        full=True,
     )
     assert floor.plan.law_residual() < 1e-12

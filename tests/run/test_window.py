@@ -1,4 +1,5 @@
-"""Windows: bitwise the loop's result where that is asked, to the tolerance otherwise, in no more rounds than calls."""
+"""Windows: bitwise the loop's result where that is asked, to the tolerance otherwise, in no more
+rounds than calls."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_exact_is_bitwise_the_loop_for_every_solver(solver, size):
 @pytest.mark.parametrize("acceleration", ["secant", None])
 def test_exact_holds_with_guidance_conditions_and_transforms(dtype, acceleration):
     shift = torch.linspace(-0.3, 0.3, 5, dtype=dtype)
-    guided = model(clip=1.5).guided(2.5, {"shift": shift}, {"shift": torch.zeros(5, dtype=dtype)}, interval=(0.1, 0.6))
+    guided = model(clip=1.5).guided(
+        2.5, {"shift": shift}, {"shift": torch.zeros(5, dtype=dtype)}, interval=(0.1, 0.6)
+    )
     window = ode.Window(exact=True, acceleration=acceleration)
     for solver in ("ddim", "dpmpp_2m_sde", "predictor_corrector(norms=sample)"):
         loop, got = both(window, solver, x=noise(dtype=dtype), net=guided)
@@ -62,7 +65,11 @@ def test_exact_for_every_prediction(predicts):
 
 @pytest.mark.parametrize("solver", ode.solvers())
 def test_every_solver_to_the_tolerance(solver):
-    for window in (ode.Window(tolerance=1e-6), ode.Window(6, tolerance=1e-6), ode.Window(tolerance=1e-6, stride=1)):
+    for window in (
+        ode.Window(tolerance=1e-6),
+        ode.Window(6, tolerance=1e-6),
+        ode.Window(tolerance=1e-6, stride=1),
+    ):
         loop, got = both(window, solver, 4 if solver == "annealed_langevin" else 9)
         assert apart(loop, got) < 1e-5
         plan = ode.plan(solver, PATH, 4 if solver == "annealed_langevin" else 9)
@@ -83,13 +90,21 @@ def test_a_vanishing_tolerance_takes_no_more_rounds_than_calls(acceleration, siz
 
 
 @pytest.mark.parametrize(
-    "window", [ode.Window(), ode.Window(7, stride=2), ode.Window(acceleration="anderson"), ode.Window(exact=True)]
+    "window",
+    [
+        ode.Window(),
+        ode.Window(7, stride=2),
+        ode.Window(acceleration="anderson"),
+        ode.Window(exact=True),
+    ],
 )
 @pytest.mark.parametrize("solver", ["ddim", "unipc_2", "dpmpp_2m_sde"])
 def test_a_batch_is_its_samples(window, solver):
     """Every sample has its own window, rounds and evaluations."""
     x, shift = noise(4), torch.tensor([0.0, 0.2, -0.1, 0.4], dtype=torch.float64)
-    whole = ode.sample(model(cond={"shift": shift}), x, solver, 20, executor=window, seed=2, ids=[3, 1, 9, 5])
+    whole = ode.sample(
+        model(cond={"shift": shift}), x, solver, 20, executor=window, seed=2, ids=[3, 1, 9, 5]
+    )
     report = window.report
     for k, i in enumerate([3, 1, 9, 5]):
         alone = model(cond={"shift": shift[k : k + 1]})
@@ -103,7 +118,12 @@ def test_a_batch_is_its_samples(window, solver):
 @pytest.mark.parametrize("name", ["vp", "edm", "linear", "ve"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "euler", "ddpm"])
 def test_few_rounds_on_every_path(name, solver):
-    path = {"vp": ode.paths.VP(), "edm": ode.paths.EDM(), "linear": ode.paths.Linear(), "ve": ode.paths.VE()}[name]
+    path = {
+        "vp": ode.paths.VP(),
+        "edm": ode.paths.EDM(),
+        "linear": ode.paths.Linear(),
+        "ve": ode.paths.VE(),
+    }[name]
     x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     window = ode.Window(tolerance=1e-4)
     loop, got = both(window, solver, 60, x, MIXTURE.model(path))
@@ -135,7 +155,9 @@ def test_sweeps_that_overflow_begin_again(monkeypatch):
 
     wild = ode.Model(steep, PATH, "data")
     recovered, recover = [], Sweeps._recover
-    monkeypatch.setattr(Sweeps, "_recover", lambda s, bad: (recovered.append(int(bad.sum())), recover(s, bad)))
+    monkeypatch.setattr(
+        Sweeps, "_recover", lambda s, bad: (recovered.append(int(bad.sum())), recover(s, bad))
+    )
     x = noise()
     window = ode.Window(tolerance=1e-8, spread=100.0)  # a first guess far outside
     loop, got = both(window, "ddim", 20, x, wild)
@@ -156,7 +178,9 @@ def test_a_sample_that_diverges_leaves_the_others_alone():
         assert (found.t, found.steps) == (1.0, 0)
         program = program_for(net, ode.plan("ddim", PATH, 12), x.dtype, None)
         got = window.run(program, x, None, net)
-        assert torch.equal(got[[0, 2]], window.run(program, x[[0, 2]], None, model(cond={"shift": shift[[0, 2]]})))
+        assert torch.equal(
+            got[[0, 2]], window.run(program, x[[0, 2]], None, model(cond={"shift": shift[[0, 2]]}))
+        )
         assert not bool(torch.isfinite(got[1]).any())
 
 
@@ -175,7 +199,8 @@ def test_only_what_a_window_holds_is_kept():
 @pytest.mark.parametrize("solver", ["ddim", "euler", "ipndm_3", "dpmpp_2m_sde"])
 @pytest.mark.parametrize("size", [None, 25])
 def test_a_coarse_start(solver, size):
-    """It may take fewer evaluations, and where the first guess is good already it does not: only the result is promised."""
+    """It may take fewer evaluations, and where the first guess is good already it does not: only
+    the result is promised."""
     x = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for path in (PATH, ode.paths.EDM()):
         window = ode.Window(size, tolerance=1e-4, coarse=ode.plan("dpmpp_2m", path, 6, "karras"))
@@ -197,7 +222,9 @@ def test_a_coarse_start_spares_evaluations_where_its_plan_is_near():
 
 
 def test_guided_models_and_linear_plans_with_clip():
-    guided = model(clip=1.5).guided(2.5, {"shift": torch.full((5,), 0.1)}, {"shift": torch.zeros(5)})
+    guided = model(clip=1.5).guided(
+        2.5, {"shift": torch.full((5,), 0.1)}, {"shift": torch.zeros(5)}
+    )
     loop, got = both(ode.Window(tolerance=1e-6), "dpmpp_2m", 20, net=guided)
     assert apart(loop, got) < 1e-5
 
@@ -207,7 +234,10 @@ def test_a_plan_without_a_path_and_afs():
     bare = ode.Plan(plan.solver, plan.grid, plan.instructions, plan.result)
     x = noise()
     window = ode.Window(tolerance=1e-6)
-    assert apart(ode.sample(model(), x, plan=plan), ode.sample(model(), x, plan=bare, executor=window)) < 1e-5
+    assert (
+        apart(ode.sample(model(), x, plan=plan), ode.sample(model(), x, plan=bare, executor=window))
+        < 1e-5
+    )
     loop, got = both(window, "ipndm_3", afs=True)
     assert apart(loop, got) < 1e-5
 
@@ -237,14 +267,21 @@ def test_errors_at_the_door(arguments, message):
         ode.Window(**arguments)
 
 
-@pytest.mark.parametrize(("solver", "message"), [("heun", "9 evaluations in 5 steps"), ("ddpm", "draws noise")])
+@pytest.mark.parametrize(
+    ("solver", "message"), [("heun", "9 evaluations in 5 steps"), ("ddpm", "draws noise")]
+)
 def test_what_cannot_be_a_coarse_start(solver, message):
     with pytest.raises(ode.OdesolveError, match=message):
-        ode.sample(model(), noise(), "ddim", 30, executor=ode.Window(coarse=ode.plan(solver, PATH, 5)))
+        ode.sample(
+            model(), noise(), "ddim", 30, executor=ode.Window(coarse=ode.plan(solver, PATH, 5))
+        )
 
 
 def test_langevin_steps_are_named_where_they_are_the_reason():
     window = ode.Window()
     both(window, "predictor_corrector(norms=sample)", 6)
     assert "langevin" in window.report.why
-    assert any(isinstance(i, Apply) for i in ode.plan("predictor_corrector(norms=sample)", PATH, 6).instructions)
+    assert any(
+        isinstance(i, Apply)
+        for i in ode.plan("predictor_corrector(norms=sample)", PATH, 6).instructions
+    )

@@ -1,4 +1,5 @@
-"""``callback=``: every step is shown, nothing changes bitwise, and what cannot be meant is refused."""
+"""``callback=``: every step is shown, nothing changes bitwise, and what cannot be meant is
+refused."""
 
 from __future__ import annotations
 
@@ -28,7 +29,10 @@ NAMES = [s if isinstance(s, str) else s.name for s in ode.solvers()]
 
 @pytest.mark.parametrize("solver", [None, *NAMES])
 def test_steps_are_those_of_iterate_and_nothing_changes(solver):
-    for m in (model(), model(ode.paths.Linear(), clip=1.0).guided(2.0, uncond={"y": 0 * Y}, interval=(0.2, 0.7))):
+    for m in (
+        model(),
+        model(ode.paths.Linear(), clip=1.0).guided(2.0, uncond={"y": 0 * Y}, interval=(0.2, 0.7)),
+    ):
         for steps in (2, 5):
             try:
                 plain = ode.sample(m, (B, D), solver, steps, seed=1, full=True)
@@ -51,7 +55,9 @@ def test_steps_are_those_of_iterate_and_nothing_changes(solver):
 
 def test_steps_of_chunks_come_in_turn():
     seen = []
-    found = ode.sample(model(), X, "ddim", 3, batch=2, callback=lambda s: seen.append((s.index, len(s.x))))
+    found = ode.sample(
+        model(), X, "ddim", 3, batch=2, callback=lambda s: seen.append((s.index, len(s.x)))
+    )
     assert torch.equal(found, ode.sample(model(), X, "ddim", 3))
     assert seen == [(i, n) for n in (2, 2, 1) for i in (1, 2, 3)]
 
@@ -60,14 +66,24 @@ def test_steps_of_chunks_come_in_turn():
 def test_what_it_is_shown_is_a_copy_and_may_be_kept(inference):
     kept = []
     with torch.inference_mode(inference):
-        ode.sample(model(), X, "dpmpp_2m", 4, callback=lambda s: kept.append((s.x, s.x.clone(), s.cursor.state_dict())))
+        ode.sample(
+            model(),
+            X,
+            "dpmpp_2m",
+            4,
+            callback=lambda s: kept.append((s.x, s.x.clone(), s.cursor.state_dict())),
+        )
     assert all(torch.equal(x, at_once) for x, at_once, _ in kept)
     assert torch.equal(ode.resume(model(), kept[1][2]), ode.sample(model(), X, "dpmpp_2m", 4))
 
 
 @pytest.mark.parametrize("answer", [True, False, {}, 0, "stop"], ids=repr)
 def test_what_returns_something_is_refused(answer):
-    with pytest.raises(OdesolveError, match=r"callback returned .*let it return nothing.*ode.iterate"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"callback returned .*let it return "
+        r"nothing.*ode.iterate",
+    ):
         ode.sample(model(), X, "ddim", 3, callback=lambda step: answer)
 
 
@@ -77,7 +93,10 @@ def test_what_writes_is_refused(name, inference):
     def writes(step):
         getattr(step, name).mul_(0.5)
 
-    with pytest.raises(OdesolveError, match=r"callback wrote to step 1.*ode.iterate"), torch.inference_mode(inference):
+    with (
+        pytest.raises(OdesolveError, match=r"callback wrote to step 1.*ode.iterate"),
+        torch.inference_mode(inference),
+    ):
         ode.sample(model(), X, "ddim", 3, callback=writes)
 
 
@@ -104,7 +123,9 @@ def test_what_cannot_be_called_is_refused():
 
 
 @pytest.mark.parametrize(
-    "callback", [lambda i, t, x: None, lambda: None, lambda *, step: None], ids=["three", "none", "named"]
+    "callback",
+    [lambda i, t, x: None, lambda: None, lambda *, step: None],
+    ids=["three", "none", "named"],
 )
 def test_those_of_other_programs_are_refused_before_the_first_step(callback):
     with pytest.raises(OdesolveError, match=r"give a function that is called as callback\(step\)"):

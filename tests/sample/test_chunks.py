@@ -1,4 +1,5 @@
-"""``batch=``: chunks for memory, bitwise what one batch gives, at every door that takes it; or refused."""
+"""``batch=``: chunks for memory, bitwise what one batch gives, at every door that takes it; or
+refused."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def test_bitwise_one_batch(model, solver):
     for start, sizes in zip(starts, (SIZES, SIZES[2:3], SIZES[1:2]), strict=True):
         expected = ode.sample(model, solver=solver, steps=5, seed=3, **start)
         for batch in sizes:
-            assert torch.equal(ode.sample(model, solver=solver, steps=5, seed=3, batch=batch, **start), expected)
+            assert torch.equal(
+                ode.sample(model, solver=solver, steps=5, seed=3, batch=batch, **start), expected
+            )
 
 
 EXECUTORS = {
@@ -75,13 +78,20 @@ def test_executors(model, executor):
 @pytest.mark.parametrize("kind", ["flow", "plan", "ito"])
 @pytest.mark.parametrize("model", ["guided", "scale of each"])
 def test_densities_while_sampling(model, kind):
-    how = {"solver": "sde_dpmpp_1" if kind == "ito" else "dpmpp_2m", "steps": 4, "log_prob": kind, "seed": 5}
+    how = {
+        "solver": "sde_dpmpp_1" if kind == "ito" else "dpmpp_2m",
+        "steps": 4,
+        "log_prob": kind,
+        "seed": 5,
+    }
     whole, parts = (ode.sample(MODELS[model], X, batch=batch, **how) for batch in (None, 3))
     assert torch.equal(whole.x, parts.x)
     for name in ("latent", "nfe", "products"):
         assert torch.equal(getattr(whole.log_prob, name), getattr(parts.log_prob, name))
     for name in ("value", "stderr"):  # to the rounding of the network's derivative
-        torch.testing.assert_close(getattr(parts.log_prob, name), getattr(whole.log_prob, name), rtol=1e-6, atol=0)
+        torch.testing.assert_close(
+            getattr(parts.log_prob, name), getattr(whole.log_prob, name), rtol=1e-6, atol=0
+        )
     assert (parts.nfe, parts.status, parts.log_prob.status) == (whole.nfe, "ok", ["ok"] * B)
 
 
@@ -94,7 +104,9 @@ def test_densities_while_sampling(model, kind):
 def test_log_prob(options):
     some = torch.arange(3)
     model = MODELS["scale of each"].rows(some, B)
-    whole, parts = (ode.log_prob(model, 0.1 * X[some], seed=1, batch=batch, **options) for batch in (None, 2))
+    whole, parts = (
+        ode.log_prob(model, 0.1 * X[some], seed=1, batch=batch, **options) for batch in (None, 2)
+    )
     for name in ("value", "stderr", "latent"):
         assert torch.equal(getattr(whole, name), getattr(parts, name))
     assert parts.status == whole.status
@@ -106,10 +118,15 @@ def test_log_prob_of_functions_with_arguments_of_each_sample():
     def f(t, x, a, b):
         return a[:, None] * x * b
 
-    whole, parts = (ode.log_prob(f, X, args=(Y, 0.1), base="normal", steps=6, solver="rk4", batch=b) for b in (None, 3))
+    whole, parts = (
+        ode.log_prob(f, X, args=(Y, 0.1), base="normal", steps=6, solver="rk4", batch=b)
+        for b in (None, 3)
+    )
     assert torch.equal(whole.value, parts.value)
     within = ode.log_prob(f, X, args=(Y, 0.1), base="normal", batch=3)
-    torch.testing.assert_close(within.value, ode.log_prob(f, X, args=(Y, 0.1), base="normal").value, rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        within.value, ode.log_prob(f, X, args=(Y, 0.1), base="normal").value, rtol=0, atol=0.02
+    )
 
 
 @pytest.mark.filterwarnings("ignore:the latents are")
@@ -124,7 +141,12 @@ def test_other_doors():
         lambda **b: ode.Sampler(guided, "ddim", 5, **b)(state=X),
         lambda **b: (
             ode.bits_per_dim(
-                guided, ((X.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1, levels=256, steps=4, seed=0, **b
+                guided,
+                ((X.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1,
+                levels=256,
+                steps=4,
+                seed=0,
+                **b,
             ).value
         ),
     ):
@@ -138,7 +160,9 @@ def test_seeds_and_torchs_generator_are_used_alike():
         found = []
         for batch in (None, 3):
             torch.manual_seed(4)
-            found.append(ode.sample(PLAIN, solver="dpmpp_2m_sde", steps=4, full=True, batch=batch, **start))
+            found.append(
+                ode.sample(PLAIN, solver="dpmpp_2m_sde", steps=4, full=True, batch=batch, **start)
+            )
             found.append(float(torch.rand(())))  # what is drawn afterwards
         whole, after, parts, then = found
         assert torch.equal(whole.x, parts.x)
@@ -164,7 +188,9 @@ def test_gradients_flow_through_chunks(module):
     found = []
     for batch in (None, 3):
         x, y, each = (v.double().requires_grad_() for v in (X, Y, EACH))
-        model = ode.Model(net_, VP, "noise", cond={"y": y}).guided(each, uncond={"y": NONE.double()})
+        model = ode.Model(net_, VP, "noise", cond={"y": y}).guided(
+            each, uncond={"y": NONE.double()}
+        )
         out = ode.sample(model, x, "ddim", 4, adjoint="backprop", batch=batch)
         leaves = [x, y, each, *layer.parameters()]
         found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
@@ -197,7 +223,9 @@ def test_a_chunk_that_diverges_leaves_the_others():
     dense = ode.sample(model, X, "ddim", 6, batch=2, log_prob="flow", seed=0)
     assert dense.log_prob.value.isnan().tolist() == (~found.arrived).tolist()
     assert [word != "ok" for word in dense.log_prob.status] == (~found.arrived).tolist()
-    none = ode.sample(model.given(y=torch.full((B,), 7.0)), X, "ddim", 6, batch=2, log_prob="flow", seed=0)
+    none = ode.sample(
+        model.given(y=torch.full((B,), 7.0)), X, "ddim", 6, batch=2, log_prob="flow", seed=0
+    )
     assert none.log_prob is None
 
 
@@ -220,7 +248,10 @@ def test_batches_of_other_types_of_whole_numbers():
     expected = ode.sample(PLAIN, X, "ddim", 3)
     for batch in (np.int64(4), torch.tensor(4), 2**63 - 1):
         assert torch.equal(ode.sample(PLAIN, X, "ddim", 3, batch=batch), expected)
-    assert ode.sample(ode.Model(lambda x, t: x, VP, "noise"), (0, 3), "ddim", 2, batch=4).shape == (0, 3)
+    assert ode.sample(ode.Model(lambda x, t: x, VP, "noise"), (0, 3), "ddim", 2, batch=4).shape == (
+        0,
+        3,
+    )
 
 
 def test_bad_starts_are_refused_before_any_work():
@@ -249,7 +280,8 @@ def test_bad_starts_are_refused_before_any_work():
 
 
 def test_conditions_that_are_not_of_each_sample_are_shared():
-    """Whatever the batch becomes: their size may be that of a chunk of a chunk, as an executor makes them."""
+    """Whatever the batch becomes: their size may be that of a chunk of a chunk, as an executor
+    makes them."""
     shared = torch.linspace(0.5, 1.5, 3)
 
     def f(x, t, y, table, size, names):
@@ -265,7 +297,9 @@ def test_conditions_that_are_not_of_each_sample_are_shared():
         for executor in (None, ode.Window(exact=True)):
             expected = ode.sample(m, X, "ddim", 6, executor=executor)
             for batch in (4, 5, 10):
-                assert torch.equal(ode.sample(m, X, "ddim", 6, executor=executor, batch=batch), expected)
+                assert torch.equal(
+                    ode.sample(m, X, "ddim", 6, executor=executor, batch=batch), expected
+                )
 
 
 def test_conditions_within_others_are_cut():
@@ -279,7 +313,8 @@ def test_conditions_within_others_are_cut():
 
 
 def test_conditions_that_would_pass_for_one_each_in_a_chunk_are_refused():
-    """Four labels for ten samples: refused by the network for one batch, and silently right in shape for chunks of four."""
+    """Four labels for ten samples: refused by the network for one batch, and silently right in
+    shape for chunks of four."""
     for model in (PLAIN.given(y=Y[:4]), PLAIN.guided(2.0, uncond={"y": NONE[:4]})):
         with pytest.raises(OdesolveError, match=r"'y' holds 4 for 10 samples.*batch= other than 4"):
             ode.sample(model, X, "ddim", 3, batch=4)
@@ -321,7 +356,8 @@ def test_the_bar_counts_the_calls_of_all_chunks(monkeypatch):
             seen.append("closed")
 
     monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
-    monkeypatch.setattr("odesolve.process.progress._is_file", lambda stream: False)  # where a log is written instead
+    # where a log is written instead
+    monkeypatch.setattr("odesolve.process.progress._is_file", lambda stream: False)
     for options in (
         {},
         {"callback": lambda step: None},

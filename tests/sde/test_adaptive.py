@@ -1,4 +1,5 @@
-"""Steps chosen by the error: how it follows the tolerance, that the law stays, that a sample is on its own."""
+"""Steps chosen by the error: how it follows the tolerance, that the law stays, that a sample is on
+its own."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def solve(y0, solver="shark", f=ornstein_uhlenbeck, g=SIGMA, **options):
 
 @pytest.mark.parametrize("solver", ["sra1", "shark"])
 def test_the_strong_error_follows_the_tolerance(solver):
-    """Against a fine solution of the same seed, so on the same path: in proportion, and with more steps."""
+    """Against a fine solution of the same seed, so on the same path: in proportion, and with more
+    steps."""
     y0, tolerances = torch.ones(300, 1, **WIDE), (1e-2, 1e-3, 1e-4)
     fine = solve(y0, solver, steps=4096, tree=True).last
     errors, steps = [], []
@@ -36,14 +38,16 @@ def test_the_strong_error_follows_the_tolerance(solver):
         errors.append(float((sol.last - fine).square().mean().sqrt()))
         steps.append(float(sol.steps.double().mean()))
     slope = np.polyfit(np.log(tolerances), np.log(errors), 1)[0]
-    assert 0.8 < slope < 1.7  # of a linear drift the order is 2, beyond the 1.5 that tolerances are meant for
+    # of a linear drift the order is 2, beyond the 1.5 that tolerances are meant for
+    assert 0.8 < slope < 1.7
     assert all(e < 2 * tol for e, tol in zip(errors, tolerances, strict=True))
     assert -0.85 < np.polyfit(np.log(tolerances), np.log(steps), 1)[0] < -0.4  # h ~ tol^(2/3)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rejections_do_not_bend_the_law(solver):
-    """The end has its exact normal law though attempts are rejected for their noise; p = 1e-3 at a fixed seed."""
+    """The end has its exact normal law though attempts are rejected for their noise; p = 1e-3 at a
+    fixed seed."""
     y0, n, end = torch.zeros(4000, 1, **WIDE), 4000, 1.5
     sol = solve(y0, solver, rtol=0.0, atol=2e-2, t=(0.0, end))
     assert float(sol.rejected.sum() / (sol.steps + sol.rejected).sum()) > 0.03
@@ -63,7 +67,15 @@ def test_a_sample_is_the_same_beside_a_stiff_mate(solver):
     def run(rows, **options):
         args = (rate[rows],)
         return solve(
-            y0[rows], solver, lambda t, y, r: -r * y, rtol=1e-3, atol=1e-3, ids=rows, args=args, t=t, **options
+            y0[rows],
+            solver,
+            lambda t, y, r: -r * y,
+            rtol=1e-3,
+            atol=1e-3,
+            ids=rows,
+            args=args,
+            t=t,
+            **options,
         )
 
     whole = run([0, 1, 2, 3])
@@ -97,9 +109,12 @@ def test_noise_that_changes_with_time():
 
 
 def test_ends_without_an_end():
-    """A drift that turns NaN, an explosion, and too few steps: a status with what was reached, the others unharmed."""
+    """A drift that turns NaN, an explosion, and too few steps: a status with what was reached, the
+    others unharmed."""
     y0 = torch.tensor([[0.1], [5.0]], **WIDE)
-    nan = solve(y0, f=lambda t, y: torch.where((y > 4) & (t > 0.3), torch.nan, 0 * y), rtol=1e-2, g=0.01)
+    nan = solve(
+        y0, f=lambda t, y: torch.where((y > 4) & (t > 0.3), torch.nan, 0 * y), rtol=1e-2, g=0.01
+    )
     assert nan.status == ["ok", "diverged"]
     assert 0.28 < float(nan.t[1]) < 0.32
     explosion = solve(y0, f=lambda t, y: y**3, rtol=1e-3, g=0.01)

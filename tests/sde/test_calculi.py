@@ -20,13 +20,26 @@ def start():
 
 def solve(solver, calculus, y0=None, g=lambda t: 0.5 * torch.cos(t), noise="additive", **options):
     y0 = start() if y0 is None else y0
-    return ode.solve_sde(lambda t, y: -(y**3), g, y0, solver=solver, noise=noise, calculus=calculus, seed=1, **options)
+    return ode.solve_sde(
+        lambda t, y: -(y**3),
+        g,
+        y0,
+        solver=solver,
+        noise=noise,
+        calculus=calculus,
+        seed=1,
+        **options,
+    )
 
 
 @pytest.mark.parametrize("solver", ADDITIVE)
 def test_additive_noise_is_the_same_in_both_calculi(solver):
     """By every way to a solution; gradients too."""
-    ways = [{"steps": 5}, {"steps": 8, "tree": True}, *({"steps": 5, "adjoint": a} for a in ADJOINTS)]
+    ways = [
+        {"steps": 5},
+        {"steps": 8, "tree": True},
+        *({"steps": 5, "adjoint": a} for a in ADJOINTS),
+    ]
     if SOLVERS[solver].drifts > 1:
         ways.append({"rtol": 0.1})
     for way in ways:
@@ -55,10 +68,20 @@ def test_other_noise_is_refused_in_the_other_calculus(solver, noise):
 @pytest.mark.parametrize("way", [{"steps": 2}, {"rtol": 0.1}, {"steps": 2, "adjoint": "backprop"}])
 def test_additive_noise_that_sees_the_state(way):
     """A step takes g once where it should follow it; what only looks like it is let through."""
-    sees = ((lambda t, y: 0.5 * y, start()), (lambda t, y: {"a": 0.5 + y["a"].sin()}, {"a": start()}))
+    sees = (
+        (lambda t, y: 0.5 * y, start()),
+        (lambda t, y: {"a": 0.5 + y["a"].sin()}, {"a": start()}),
+    )
     for g, y0 in sees:
         with pytest.raises(OdesolveError, match="another value at another y"):
             ode.solve_sde(lambda t, y: y, g, y0, solver="sra1", noise="additive", seed=1, **way)
-    blind = (0.5, torch.tensor(0.5), lambda t, y: 0.5, lambda t, y: 0 * y + t, lambda t: t, lambda t, y: y.new_ones(2))
+    blind = (
+        0.5,
+        torch.tensor(0.5),
+        lambda t, y: 0.5,
+        lambda t, y: 0 * y + t,
+        lambda t: t,
+        lambda t, y: y.new_ones(2),
+    )
     for g in blind:
         assert solve("sra1", "ito", g=g, **way).ok

@@ -1,4 +1,5 @@
-"""Complex states in solve_sde: each number has one real Brownian motion, and gradients are torch's, dL/dRe + i dL/dIm."""
+"""Complex states in solve_sde: each number has one real Brownian motion, and gradients are torch's,
+dL/dRe + i dL/dIm."""
 
 from __future__ import annotations
 
@@ -11,10 +12,13 @@ from odesolve.stochastic.steps import SOLVERS
 
 WIDE, COMPLEX = {"dtype": torch.float64}, {"dtype": torch.complex128}
 K, S = -0.2 + 1j, 0.3 + 0.4j
-CASES = [(name, n, c) for name, s in SOLVERS.items() for n, calculi in s.calculi.items() for c in calculi]
+CASES = [
+    (name, n, c) for name, s in SOLVERS.items() for n, calculi in s.calculi.items() for c in calculi
+]
 LINEAR = [case for case in CASES if case[1] != "additive"]
 ADDITIVE = [case for case in CASES if case[1] == "additive"]
-ERROR = {"euler_maruyama": 0.2, "milstein": 2e-2, "euler_heun": 2e-2, "srid2": 1e-3}  # at 64 steps, of those not 5e-3
+# at 64 steps, of those not 5e-3
+ERROR = {"euler_maruyama": 0.2, "milstein": 2e-2, "euler_heun": 2e-2, "srid2": 1e-3}
 
 
 def ways(solver):
@@ -33,7 +37,11 @@ def parameters():
 
 def noisy(noise, s):
     """The diffusion s y, of general noise with a second motion."""
-    return (lambda t, y: torch.stack([s * y, 0.2j * y], -1)) if noise == "general" else (lambda t, y: s * y)
+    return (
+        (lambda t, y: torch.stack([s * y, 0.2j * y], -1))
+        if noise == "general"
+        else (lambda t, y: s * y)
+    )
 
 
 def path_of(solver, noise, y0):
@@ -42,7 +50,8 @@ def path_of(solver, noise, y0):
 
 
 def exact(noise, calculus, path, y0, k=K, s=S):
-    """y0 exp(k - (s^2 + ...) / 2 + s W + ...), without the second term in Stratonovich's calculus."""
+    """y0 exp(k - (s^2 + ...) / 2 + s W + ...), without the second term in Stratonovich's
+    calculus."""
     w = path(0.0, 1.0)
     more, moved = (-0.04, 0.2j * w[:, 1:]) if noise == "general" else (0.0, 0.0)
     squares = (s * s + more) / 2 if calculus == "ito" else 0.0
@@ -53,7 +62,14 @@ def exact(noise, calculus, path, y0, k=K, s=S):
 def test_linear_equations(solver, noise, calculus):
     y0 = start()
     path = path_of(solver, noise, y0)
-    call = {"solver": solver, "noise": noise, "calculus": calculus, "tree": path, "steps": 64, "seed": 5}
+    call = {
+        "solver": solver,
+        "noise": noise,
+        "calculus": calculus,
+        "tree": path,
+        "steps": 64,
+        "seed": 5,
+    }
     solution = ode.solve_sde(lambda t, y: K * y, noisy(noise, S), y0, **call)
     assert solution.ok
     assert solution.y.dtype == torch.complex128
@@ -69,19 +85,29 @@ def test_linear_equations(solver, noise, calculus):
     assert as_tuple is None or torch.equal(as_tuple.last[0], solution.last)
 
 
-@pytest.mark.parametrize(("solver", "noise", "calculus", "way"), [(*c, way) for c in ADDITIVE for way in ways(c[0])])
+@pytest.mark.parametrize(
+    ("solver", "noise", "calculus", "way"), [(*c, way) for c in ADDITIVE for way in ways(c[0])]
+)
 def test_both_parts_see_one_motion(solver, noise, calculus, way):
-    """Where f mixes no parts they are two real solves on the same noise, with the two parts of g. Every form of g."""
+    """Where f mixes no parts they are two real solves on the same noise, with the two parts of g.
+    Every form of g."""
     y0 = start()
     call = {"solver": solver, "noise": noise, "calculus": calculus, "seed": 3, **way}
 
     def real(part, s):
-        return ode.solve_sde(lambda t, y: -0.5 * y, lambda t: s * torch.cos(t), part.contiguous(), **call).last
+        return ode.solve_sde(
+            lambda t, y: -0.5 * y, lambda t: s * torch.cos(t), part.contiguous(), **call
+        ).last
 
-    whole = ode.solve_sde(lambda t, y: -0.5 * y, lambda t, y: (S * torch.cos(t)).expand_as(y), y0, **call).last
+    whole = ode.solve_sde(
+        lambda t, y: -0.5 * y, lambda t, y: (S * torch.cos(t)).expand_as(y), y0, **call
+    ).last
     if "rtol" not in way:  # steps of each sample's own are chosen by both parts
         assert torch.allclose(
-            whole, torch.complex(real(y0.real, S.real), real(y0.imag, S.imag)), rtol=1e-13, atol=1e-14
+            whole,
+            torch.complex(real(y0.real, S.real), real(y0.imag, S.imag)),
+            rtol=1e-13,
+            atol=1e-14,
         )
     number = torch.tensor(S, **COMPLEX)
     forms = [
@@ -105,9 +131,21 @@ def gradients(solver, noise, calculus, adjoint, tensors, steps):
     """A real loss of the solution of the linear equation, and its gradients by y0, k and s."""
     y0, k, s = tensors
     path = path_of(solver, noise, y0)
-    call = {"solver": solver, "noise": noise, "calculus": calculus, "tree": path, "steps": steps, "adjoint": adjoint}
+    call = {
+        "solver": solver,
+        "noise": noise,
+        "calculus": calculus,
+        "tree": path,
+        "steps": steps,
+        "adjoint": adjoint,
+    }
     y = ode.solve_sde(
-        lambda t, y: k * y, noisy(noise, s), y0, seed=5, params=None if adjoint is None else [k, s], **call
+        lambda t, y: k * y,
+        noisy(noise, s),
+        y0,
+        seed=5,
+        params=None if adjoint is None else [k, s],
+        **call,
     )
     return loss(y.last)
 
@@ -122,7 +160,8 @@ def loss(y):
     [(*c, a) for c in LINEAR for a in ("backprop", "reversible")[: 1 + (c[2] == "stratonovich")]],
 )
 def test_gradients_of_the_steps(solver, noise, calculus, adjoint):
-    """Against central differences in both directions of the plane; the reversible solve is one of its own."""
+    """Against central differences in both directions of the plane; the reversible solve is one of
+    its own."""
     tensors = [start().requires_grad_(), *parameters()]
     found = torch.autograd.grad(gradients(solver, noise, calculus, adjoint, tensors, 4), tensors)
     for i, g in enumerate(found):
@@ -143,7 +182,9 @@ def test_gradients_of_the_steps(solver, noise, calculus, adjoint):
 def test_the_gradient_of_the_equation(solver, noise, calculus):
     """By its continuous adjoint, against that of the closed form, on one path."""
     tensors = [start().requires_grad_(), *parameters()]
-    found = torch.autograd.grad(gradients(solver, noise, calculus, "continuous", tensors, 256), tensors)
+    found = torch.autograd.grad(
+        gradients(solver, noise, calculus, "continuous", tensors, 256), tensors
+    )
     path = path_of(solver, noise, tensors[0])
     truth = torch.autograd.grad(loss(exact(noise, calculus, path, *tensors)), tensors)
     tolerance = 0.1 if solver == "euler_maruyama" else 2e-2
@@ -153,39 +194,59 @@ def test_the_gradient_of_the_equation(solver, noise, calculus):
 
 
 def test_real_parameters_and_arguments():
-    """A real parameter of a complex equation gets the real gradient, and a complex argument its own."""
-    a, b = torch.tensor(0.3, requires_grad=True, **WIDE), torch.tensor(0.2 + 0.1j, requires_grad=True, **COMPLEX)
+    """A real parameter of a complex equation gets the real gradient, and a complex argument its
+    own."""
+    a, b = (
+        torch.tensor(0.3, requires_grad=True, **WIDE),
+        torch.tensor(0.2 + 0.1j, requires_grad=True, **COMPLEX),
+    )
     y0 = start()
 
     def value(adjoint, a, b):
         f = lambda t, y, z: -a * y + z * y.conj()
-        call = {"noise": "scalar", "calculus": "stratonovich", "solver": "midpoint", "seed": 1, "steps": 256}
-        return loss(ode.solve_sde(f, lambda t, y, z: 0.2j * a * y, y0, args=(b,), adjoint=adjoint, **call).last)
+        call = {
+            "noise": "scalar",
+            "calculus": "stratonovich",
+            "solver": "midpoint",
+            "seed": 1,
+            "steps": 256,
+        }
+        return loss(
+            ode.solve_sde(
+                f, lambda t, y, z: 0.2j * a * y, y0, args=(b,), adjoint=adjoint, **call
+            ).last
+        )
 
     exact = torch.autograd.grad(value("backprop", a, b), [a, b])
     close = torch.autograd.grad(value("continuous", a, b), [a, b])
     assert exact[0].dtype == torch.float64
     with torch.no_grad():
         slope = (value(None, a + 1e-6, b) - value(None, a - 1e-6, b)) / 2e-6
-        slopes = [(value(None, a, b + 1e-6 * d) - value(None, a, b - 1e-6 * d)) / 2e-6 for d in (1.0, 1j)]
+        slopes = [
+            (value(None, a, b + 1e-6 * d) - value(None, a, b - 1e-6 * d)) / 2e-6 for d in (1.0, 1j)
+        ]
     assert float((exact[0] - slope).abs()) < 1e-6
     assert abs(exact[1].item() - complex(*slopes)) < 1e-6
     assert all(float((x - y).abs() / y.abs()) < 5e-3 for x, y in zip(close, exact, strict=True))
 
 
 def test_circular_noise():
-    """As general noise with the columns g / sqrt 2 and i g / sqrt 2: E y^2 is 0, and E |y|^2 the integral of |g|^2."""
+    """As general noise with the columns g / sqrt 2 and i g / sqrt 2: E y^2 is 0, and E |y|^2 the
+    integral of |g|^2."""
     columns = torch.tensor([1.0, 1j], dtype=torch.complex128) / 2**0.5
     y0 = torch.zeros(40_000, 1, **COMPLEX)
     call = {"noise": "general", "seed": 1, "steps": 4}
-    y = ode.solve_sde(lambda t, y: 0 * y, lambda t, y: (0.5 * columns).expand(len(y), 1, 2), y0, **call).last
+    y = ode.solve_sde(
+        lambda t, y: 0 * y, lambda t, y: (0.5 * columns).expand(len(y), 1, 2), y0, **call
+    ).last
     assert float(y.abs().square().mean()) == pytest.approx(0.25, rel=0.03)
     assert float(y.square().mean().abs()) < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
 def test_forms_of_the_state(dtype):
-    """Mixed dicts, one number, one system, single precision; what a batch is, is what its samples are."""
+    """Mixed dicts, one number, one system, single precision; what a batch is, is what its samples
+    are."""
     kind = torch.empty(0, dtype=dtype).real.dtype
     y0 = {"z": torch.ones(3, 2, dtype=dtype), "x": torch.ones(3, dtype=kind)}
     g = lambda t, y: {"z": 0.3j * y["z"], "x": 0.5 * y["x"]}
@@ -199,12 +260,21 @@ def test_forms_of_the_state(dtype):
     for shape in ((), (2,)):
         state = torch.full(shape, 1 + 1j, dtype=dtype)
         for noise in ("diagonal", "scalar", "general"):
-            h = (lambda t, y: torch.stack([1j * y, y], -1)) if noise == "general" else (lambda t, y: 1j * y)
+            h = (
+                (lambda t, y: torch.stack([1j * y, y], -1))
+                if noise == "general"
+                else (lambda t, y: 1j * y)
+            )
             last = ode.solve_sde(lambda t, y: -y, h, state, noise=noise, seed=1, steps=3).last
             assert (last.shape, last.dtype) == (torch.Size(shape), dtype)
             assert float((last - state).abs().min()) > 0
     wide = ode.solve_sde(
-        lambda t, y: -y, 0.1, torch.ones(2, 1, dtype=dtype), noise="additive", dtype=torch.float64, seed=1
+        lambda t, y: -y,
+        0.1,
+        torch.ones(2, 1, dtype=dtype),
+        noise="additive",
+        dtype=torch.float64,
+        seed=1,
     )
     assert wide.last.dtype == torch.complex128
 
@@ -212,8 +282,14 @@ def test_forms_of_the_state(dtype):
 @pytest.mark.parametrize("noise", ["diagonal", "additive", "scalar", "general"])
 def test_complex_values_on_a_real_state_are_refused(noise):
     y0 = torch.ones(3, 2, **WIDE)
-    wide = (lambda t, y: torch.stack([y, y], -1) * 1j) if noise == "general" else (lambda t, y: (0 * y + 1) * 1j)
-    plain = (lambda t, y: torch.stack([y, y], -1)) if noise == "general" else (lambda t, y: 0 * y + 1)
+    wide = (
+        (lambda t, y: torch.stack([y, y], -1) * 1j)
+        if noise == "general"
+        else (lambda t, y: (0 * y + 1) * 1j)
+    )
+    plain = (
+        (lambda t, y: torch.stack([y, y], -1)) if noise == "general" else (lambda t, y: 0 * y + 1)
+    )
     for f, g, name in ((lambda t, y: -y, wide, "g"), (lambda t, y: 1j * y, plain, "f")):
         for adjoint in (None, "backprop", "continuous"):
             with pytest.raises(OdesolveError, match=f"{name}'s result has type torch.complex128"):
@@ -226,5 +302,7 @@ def test_a_reversed_solve_is_on_the_same_path():
     """Falling times, as rising ones: |dt| is the variance of the noise."""
     y0 = start()
     path = ode.BrownianPath((3, 2), seed=5, **WIDE)
-    last = ode.solve_sde(lambda t, y: 0 * y, S, y0, (1.0, 0.0), noise="additive", tree=path, steps=4, seed=5).last
+    last = ode.solve_sde(
+        lambda t, y: 0 * y, S, y0, (1.0, 0.0), noise="additive", tree=path, steps=4, seed=5
+    ).last
     assert torch.allclose(last, y0 - S * path(0.0, 1.0), rtol=1e-13)

@@ -1,4 +1,5 @@
-"""Functions that use memory again: f and g that work in place on y or return one buffer give the numbers of those that do not."""
+"""Functions that use memory again: f and g that work in place on y or return one buffer give the
+numbers of those that do not."""
 
 from __future__ import annotations
 
@@ -11,8 +12,14 @@ from odesolve.integrations import torchsde as adapter
 from odesolve.stochastic.steps import SOLVERS
 
 WIDE = {"dtype": torch.float64}
-CASES = [(name, n, c) for name, s in SOLVERS.items() for n, calculi in s.calculi.items() for c in calculi]
-WAYS = [{"steps": 4}, {"steps": 4, "tree": True}, *({"steps": 4, "adjoint": a} for a in ("backprop", "continuous"))]
+CASES = [
+    (name, n, c) for name, s in SOLVERS.items() for n, calculi in s.calculi.items() for c in calculi
+]
+WAYS = [
+    {"steps": 4},
+    {"steps": 4, "tree": True},
+    *({"steps": 4, "adjoint": a} for a in ("backprop", "continuous")),
+]
 
 
 def plain_f(t, y):
@@ -94,8 +101,16 @@ def test_gradients(noise, kind, adjoint):
 
     def gradient(f, g):
         y = y0.clone().requires_grad_()
-        call = {"noise": noise, "calculus": "stratonovich", "solver": "midpoint", "steps": 4, "seed": 3}
-        return torch.autograd.grad(ode.solve_sde(f, g, y, adjoint=adjoint, **call).last.square().sum(), y)[0]
+        call = {
+            "noise": noise,
+            "calculus": "stratonovich",
+            "solver": "midpoint",
+            "steps": 4,
+            "seed": 3,
+        }
+        return torch.autograd.grad(
+            ode.solve_sde(f, g, y, adjoint=adjoint, **call).last.square().sum(), y
+        )[0]
 
     found, want = gradient(make(plain_f), make(plain_g(noise))), gradient(plain_f, plain_g(noise))
     assert torch.allclose(found, want, rtol=1e-14, atol=0.0)
@@ -125,7 +140,9 @@ METHODS = {
 @pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("noise", ["diagonal", "scalar", "additive", "general"])
-@pytest.mark.parametrize(("calculus", "method"), [(c, m) for c, methods in METHODS.items() for m in methods])
+@pytest.mark.parametrize(
+    ("calculus", "method"), [(c, m) for c, methods in METHODS.items() for m in methods]
+)
 @torch.no_grad()
 def test_the_adapter(calculus, method, noise, kind, call):
     if noise == "general" and method in ("milstein", "srk"):
@@ -135,7 +152,9 @@ def test_the_adapter(calculus, method, noise, kind, call):
     def solve(f, g):
         torch.manual_seed(0)
         options = {"adjoint_params": ()} if call == "sdeint_adjoint" else {}
-        return getattr(adapter, call)(Equation(noise, calculus, f, g), y0, ts, method=method, dt=0.1, **options)
+        return getattr(adapter, call)(
+            Equation(noise, calculus, f, g), y0, ts, method=method, dt=0.1, **options
+        )
 
     want, g = solve(plain_f, columns(noise)), columns(noise)
     for f1, g1 in ((make(plain_f), g), (plain_f, make(g)), (make(plain_f), make(g))):

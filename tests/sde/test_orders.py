@@ -50,7 +50,8 @@ SPREAD = 0.8
 )
 @pytest.mark.parametrize("noise", ["diagonal", "scalar"])
 def test_strong_order_on_geometric_brownian_motion(solver, calculus, noise, order):
-    """Against its solution exp((mu - sigma^2/2) t + sigma W), mu^ = mu - sigma^2/2 in the other calculus."""
+    """Against its solution exp((mu - sigma^2/2) t + sigma W), mu^ = mu - sigma^2/2 in the other
+    calculus."""
     w, y0 = path(5, area=solver == "srid2"), torch.ones(SAMPLES, 1, **WIDE)
     ito = DRIFT - SPREAD**2 / 2 if calculus == "ito" else DRIFT
     exact = torch.exp(ito + SPREAD * w(0.0, 1.0))
@@ -61,22 +62,35 @@ def test_strong_order_on_geometric_brownian_motion(solver, calculus, noise, orde
 
 @pytest.mark.parametrize("solver", ["milstein", "euler_heun", "stochastic_heun", "midpoint"])
 def test_strong_order_where_the_diffusion_is_not_linear(solver):
-    """dy = 0.8 sqrt(1 + y^2) o dW has the solution sinh(arsinh(y0) + 0.8 W): a bias of g'' g^2 would be seen."""
+    """dy = 0.8 sqrt(1 + y^2) o dW has the solution sinh(arsinh(y0) + 0.8 W): a bias of g'' g^2
+    would be seen."""
     w, y0 = path(5), torch.ones(SAMPLES, 1, **WIDE)
     exact = torch.sinh(torch.asinh(y0) + SPREAD * w(0.0, 1.0))
     options = {"calculus": "stratonovich"}
-    found = strong(lambda t, y: 0 * y, lambda t, y: SPREAD * (1 + y * y).sqrt(), y0, exact, w, solver, **options)
+    found = strong(
+        lambda t, y: 0 * y,
+        lambda t, y: SPREAD * (1 + y * y).sqrt(),
+        y0,
+        exact,
+        w,
+        solver,
+        **options,
+    )
     assert found == pytest.approx(1.0, abs=0.2)
 
 
 def crossed(t, y):
-    """Columns (y_2, 0) and (0, y_1), which do not commute; neither has a drift in the other calculus."""
+    """Columns (y_2, 0) and (0, y_1), which do not commute; neither has a drift in the other
+    calculus."""
     return torch.diag_embed(y.flip(1))
 
 
 @pytest.mark.parametrize(
     ("solver", "calculus"),
-    [("euler_maruyama", "ito"), *((s, "stratonovich") for s in ("euler_heun", "stochastic_heun", "midpoint"))],
+    [
+        ("euler_maruyama", "ito"),
+        *((s, "stratonovich") for s in ("euler_heun", "stochastic_heun", "midpoint")),
+    ],
 )
 def test_strong_order_of_general_noise(solver, calculus):
     """1/2, all to one solution."""
@@ -101,11 +115,13 @@ def growing(t):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5), ("shark", 1.5)]
+    ("solver", "order"),
+    [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 1.5), ("shark", 1.5)],
 )
 @pytest.mark.parametrize("direction", [1, -1])
 def test_strong_order_in_a_double_well(solver, order, direction):
-    """Noise that changes with time, against a fine solution on the same path, forward and backward."""
+    """Noise that changes with time, against a fine solution on the same path, forward and
+    backward."""
     w, y0 = path(6, area=True), torch.full((SAMPLES, 1), 0.3, **WIDE)
     t = (0.0, 1.0)[::direction]
 
@@ -114,14 +130,17 @@ def test_strong_order_in_a_double_well(solver, order, direction):
 
     options = {"noise": "additive", "t": t}
     exact = ode.solve_sde(f, growing, y0, solver="shark", steps=2048, tree=w, **options).last
-    assert strong(f, growing, y0, exact, w, solver, FINER, **options) == pytest.approx(order, abs=0.2)
+    assert strong(f, growing, y0, exact, w, solver, FINER, **options) == pytest.approx(
+        order, abs=0.2
+    )
 
 
 RATE, SIGMA, MEAN0, VAR0 = 1.3, 0.7, 2.0, 0.1
 
 
 def linear_map(solver, h):
-    """(a, b_W, b_H) of one step x' = a x + b_W W + b_H H of the Ornstein-Uhlenbeck process, found by running it."""
+    """(a, b_W, b_H) of one step x' = a x + b_W W + b_H H of the Ornstein-Uhlenbeck process, found
+    by running it."""
     increments = ode.BrownianPath((50, 1), t=(0.0, h), seed=1, area=True, dtype=torch.float64)
     options = {"t": (0.0, h), "solver": solver, "steps": 1, "noise": "additive", "tree": increments}
     w, a = increments(0.0, h, area=True)
@@ -134,7 +153,8 @@ def linear_map(solver, h):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 2.0), ("sra1", 2.0), ("shark", 2.0)]
+    ("solver", "order"),
+    [("euler_maruyama", 1.0), ("stochastic_heun", 2.0), ("sra1", 2.0), ("shark", 2.0)],
 )
 def test_weak_order_on_ornstein_uhlenbeck(solver, order):
     """Mean and variance after n steps follow from the step's coefficients: no Monte Carlo."""
@@ -153,11 +173,17 @@ def test_weak_order_on_ornstein_uhlenbeck(solver, order):
 
 
 @pytest.mark.parametrize(
-    ("solver", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)]
+    ("solver", "order"),
+    [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)],
 )
 def test_strong_order_on_ornstein_uhlenbeck(solver, order):
-    """On one path, against a fine solution. A linear drift is special: order 2 where 1.5 is promised."""
+    """On one path, against a fine solution. A linear drift is special: order 2 where 1.5 is
+    promised."""
     w, y0 = path(7, area=True), torch.full((SAMPLES, 1), 0.3, **WIDE)
     options = {"noise": "additive"}
-    exact = ode.solve_sde(lambda t, y: -RATE * y, SIGMA, y0, solver="shark", steps=2048, tree=w, **options).last
-    assert strong(lambda t, y: -RATE * y, SIGMA, y0, exact, w, solver, **options) == pytest.approx(order, abs=0.2)
+    exact = ode.solve_sde(
+        lambda t, y: -RATE * y, SIGMA, y0, solver="shark", steps=2048, tree=w, **options
+    ).last
+    assert strong(lambda t, y: -RATE * y, SIGMA, y0, exact, w, solver, **options) == pytest.approx(
+        order, abs=0.2
+    )

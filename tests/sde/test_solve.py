@@ -1,4 +1,5 @@
-"""What solve_sde returns and takes: forms of f, g and the state, directions, batches, failures, refusals."""
+"""What solve_sde returns and takes: forms of f, g and the state, directions, batches, failures,
+refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ ADDITIVE = ("euler_maruyama", "euler_heun", "stochastic_heun", "midpoint", "sra1
 STRATONOVICH = ("euler_heun", "stochastic_heun", "midpoint")
 CASES = [
     *((s, "additive", "ito") for s in ADDITIVE),
-    *((s, n, "ito") for s in ("euler_maruyama", "milstein", "srid2") for n in ("diagonal", "scalar")),
+    *(
+        (s, n, "ito")
+        for s in ("euler_maruyama", "milstein", "srid2")
+        for n in ("diagonal", "scalar")
+    ),
     *((s, n, "stratonovich") for s in (*STRATONOVICH, "milstein") for n in ("diagonal", "scalar")),
     ("euler_maruyama", "general", "ito"),
     *((s, "general", "stratonovich") for s in STRATONOVICH),
@@ -41,7 +46,9 @@ def start(batch=4, n=3, **options):
     return torch.linspace(0.5, 1.5, batch * n, **{**WIDE, **options}).reshape(batch, n)
 
 
-def solve(y0, solver="euler_maruyama", noise="diagonal", calculus="ito", f=decay, g=None, **options):
+def solve(
+    y0, solver="euler_maruyama", noise="diagonal", calculus="ito", f=decay, g=None, **options
+):
     if g is None:
         g = {"additive": 0.5, "general": mixed}.get(noise, half)
     options = {"seed": 3, "steps": 10, **options}
@@ -64,7 +71,10 @@ def test_euler_maruyama_by_hand():
 @pytest.mark.parametrize(("solver", "noise", "calculus"), CASES)
 def test_without_noise_it_is_an_ode(solver, noise, calculus):
     """Of at least first order, forward and backward."""
-    y0, none = start(), {"additive": 0.0, "general": lambda t, y: 0 * mixed(t, y)}.get(noise, lambda t, y: 0 * y)
+    y0, none = (
+        start(),
+        {"additive": 0.0, "general": lambda t, y: 0 * mixed(t, y)}.get(noise, lambda t, y: 0 * y),
+    )
     for t in ((0.0, 1.0), (1.0, 0.0)):
         sol = solve(y0, solver, noise, calculus, f=lambda t, y: -t * y, g=none, t=t, steps=200)
         exact = y0 * math.exp(-0.5 if t[1] > t[0] else 0.5)
@@ -97,7 +107,9 @@ def test_the_same_path_at_10_and_1000_steps(solver, noise, calculus):
 
 def test_a_path_of_ones_own():
     y0, w = start(), ode.BrownianPath((4, 3), t=(-1.0, 2.0), seed=9, dtype=torch.float64)
-    sol = solve(y0, noise="additive", f=lambda t, y: 0 * y, g=2.0, tree=w, steps=7, t=(0.1, 0.4, 0.9))
+    sol = solve(
+        y0, noise="additive", f=lambda t, y: 0 * y, g=2.0, tree=w, steps=7, t=(0.1, 0.4, 0.9)
+    )
     assert torch.allclose(sol.y[1], y0 + 2 * w(0.1, 0.4), rtol=1e-13)
     assert torch.allclose(sol.y[2], y0 + 2 * w(0.1, 0.9), rtol=1e-13)
 
@@ -110,8 +122,14 @@ def test_output_times_and_counts():
     assert torch.equal(sol.y[2], sol.last)
     assert (sol.status, sol.ok) == (["ok"] * 4, True)
     assert sol.t.tolist() == [1.0] * 4
-    assert (sol.nfe.tolist(), sol.steps.tolist(), sol.rejected.tolist()) == ([20] * 4, [10] * 4, [0] * 4)
-    grid = solve(y0, "shark", "additive", t=torch.linspace(0.25, 1.0, 6), steps=1, f=lambda t, y: t - y)
+    assert (sol.nfe.tolist(), sol.steps.tolist(), sol.rejected.tolist()) == (
+        [20] * 4,
+        [10] * 4,
+        [0] * 4,
+    )
+    grid = solve(
+        y0, "shark", "additive", t=torch.linspace(0.25, 1.0, 6), steps=1, f=lambda t, y: t - y
+    )
     equal = solve(y0, "shark", "additive", t=(0.25, 1.0), steps=5, f=lambda t, y: t - y)
     assert torch.allclose(grid.last, equal.last, rtol=1e-6)  # times of float32
 
@@ -127,7 +145,8 @@ def test_it_leaves_y0_and_the_mode_of_autograd_alone():
 
 
 def test_falling_times_solve_the_reversed_process():
-    """dy = y dt + dW for falling t is an Ornstein-Uhlenbeck process in -t: mean and variance contract."""
+    """dy = y dt + dW for falling t is an Ornstein-Uhlenbeck process in -t: mean and variance
+    contract."""
     y0 = torch.full((4000, 1), 2.0, **WIDE)
     sol = solve(y0, "shark", "additive", f=lambda t, y: y, g=1.0, t=(3.0, 0.0), steps=60)
     variance = (1 - math.exp(-6)) / 2
@@ -186,7 +205,9 @@ def test_tuples_and_dicts(solver, noise, calculus):
 def test_general_noise_of_one_motion_an_element_is_diagonal(solver, calculus):
     path = ode.BrownianPath((4, 3), seed=2, **WIDE)
     want = solve(start(), solver, "diagonal", calculus, tree=path).last
-    sol = solve(start(), solver, "general", calculus, g=lambda t, y: torch.diag_embed(half(t, y)), tree=path)
+    sol = solve(
+        start(), solver, "general", calculus, g=lambda t, y: torch.diag_embed(half(t, y)), tree=path
+    )
     assert torch.allclose(sol.last, want, rtol=1e-14)
     alone = ode.solve_sde(
         lambda t, y: -y, lambda t, y: y[:, None] * torch.ones(3, **WIDE), start()[0], (0, 1), solver, 9, seed=1,
@@ -196,7 +217,9 @@ def test_general_noise_of_one_motion_an_element_is_diagonal(solver, calculus):
 
 
 def test_one_system():
-    sol = solve(torch.tensor([1.0, 2.0]), noise="additive", g=lambda t: 0.1 * t, f=lambda t, y: -y * t)
+    sol = solve(
+        torch.tensor([1.0, 2.0]), noise="additive", g=lambda t: 0.1 * t, f=lambda t, y: -y * t
+    )
     assert (sol.y.shape, sol.status, sol.nfe.tolist()) == ((2, 2), "ok", 10)
 
 
@@ -210,7 +233,8 @@ def test_arguments():
 
 @pytest.mark.parametrize("solver", ADDITIVE)
 def test_a_sample_that_diverges_stops_alone(solver):
-    """It keeps its last finite state, when that was and what it cost; the others keep their bits."""
+    """It keeps its last finite state, when that was and what it cost; the others keep their
+    bits."""
     y0 = torch.tensor([[0.1], [9.0], [0.2]])
     options = {"f": lambda t, y: y**3, "g": 0.01, "t": (0.0, 1.0, 2.0), "steps": 40}
     sol = solve(y0, solver, "additive", **options)
@@ -241,7 +265,9 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
             target = __import__(f"odesolve.stochastic.{module}", fromlist=["_"])
             if hasattr(target, name):
                 op = getattr(dispatch, name)
-                monkeypatch.setattr(target, name, lambda *a, op=op, name=name: (calls.append(name), op(*a)))
+                monkeypatch.setattr(
+                    target, name, lambda *a, op=op, name=name: (calls.append(name), op(*a))
+                )
     for solver, count in (("euler_maruyama", 1), ("stochastic_heun", 2), ("sra1", 2), ("shark", 3)):
         calls.clear()
         solve(start(), solver, "additive", steps=7)
@@ -256,7 +282,10 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
         (lambda: solve(start(), noise="general", g=half), "g returned"),
         (lambda: solve(start(), "milstein", noise="general"), "take euler_maruyama, or"),
         (lambda: solve(start(), "shark"), "take euler_maruyama or milstein or srid2"),
-        (lambda: solve(start(), calculus="stratonovich"), "take euler_heun or stochastic_heun or midpoint or milstein"),
+        (
+            lambda: solve(start(), calculus="stratonovich"),
+            "take euler_heun or stochastic_heun or midpoint or milstein",
+        ),
         (lambda: solve(start(), calculus="strat"), "unknown calculus"),
         (lambda: solve(start(), steps=0), "steps=0"),
         (lambda: solve(start(), t=(0.0,)), "two or more times"),
@@ -268,13 +297,18 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
         (lambda: solve(start().fill_(torch.nan)), "give finite values"),
         (lambda: solve(start(), tree=ode.BrownianPath((4, 3))), "give BrownianPath"),
         (
-            lambda: solve(start(), "shark", "additive", tree=ode.BrownianPath((4, 3), dtype=torch.float64)),
+            lambda: solve(
+                start(), "shark", "additive", tree=ode.BrownianPath((4, 3), dtype=torch.float64)
+            ),
             "area=True",
         ),
         (lambda: solve(start(), noise="additive", rtol=1e-3, steps=None), "has no error estimate"),
         (lambda: solve(start(), "milstein", rtol=1e-3, steps=None), "has no error estimate"),
         (lambda: solve(start(), "shark", "additive", rtol=1e-3), "give one or the other"),
-        (lambda: solve(start(), "shark", "additive", rtol=-1e-3, steps=None), "rtol=-0.001: give a positive number"),
+        (
+            lambda: solve(start(), "shark", "additive", rtol=-1e-3, steps=None),
+            "rtol=-0.001: give a positive number",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(call, message):

@@ -31,7 +31,12 @@ class Path(torchsde.BaseBrownian):
     levy_area_approximation = "space-time"
 
     def __init__(self, path):
-        self.path, self.shape, self.dtype, self.device = path, torch.Size(path.shape), path.dtype, path.device
+        self.path, self.shape, self.dtype, self.device = (
+            path,
+            torch.Size(path.shape),
+            path.dtype,
+            path.device,
+        )
 
     def __call__(self, ta, tb=None, return_U=False, return_A=False):
         s, t = float(ta), float(tb)
@@ -60,10 +65,17 @@ def test_the_same_steps_on_the_same_path(solver, noise, calculus, method):
     path = ode.BrownianPath((5, 3), seed=1, area=noise == "additive", dtype=torch.float64)
     y0 = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(5, 3)
     if noise == "additive":
-        ours, theirs = lambda t: 0.5 + t, lambda t, y: (0.5 + t) * torch.eye(3, dtype=y.dtype).expand(5, 3, 3)
+        ours, theirs = (
+            lambda t: 0.5 + t,
+            lambda t, y: (0.5 + t) * torch.eye(3, dtype=y.dtype).expand(5, 3, 3),
+        )
     else:
         ours = theirs = lambda t, y: 0.3 * y + 0.1
     equation = Equation(noise, calculus, theirs)
-    want = torchsde.sdeint(equation, y0, torch.tensor([0.0, 1.0]).double(), bm=Path(path), dt=1 / STEPS, method=method)
-    sol = ode.solve_sde(equation.f, ours, y0, solver=solver, noise=noise, calculus=calculus, steps=STEPS, tree=path)
+    want = torchsde.sdeint(
+        equation, y0, torch.tensor([0.0, 1.0]).double(), bm=Path(path), dt=1 / STEPS, method=method
+    )
+    sol = ode.solve_sde(
+        equation.f, ours, y0, solver=solver, noise=noise, calculus=calculus, steps=STEPS, tree=path
+    )
     assert torch.allclose(sol.last, want[-1], rtol=1e-10, atol=1e-12)

@@ -1,4 +1,5 @@
-"""Mean and variance of a stochastic plan on Gaussian data, exactly: everything it does is linear there."""
+"""Mean and variance of a stochastic plan on Gaussian data, exactly: everything it does is linear
+there."""
 
 from __future__ import annotations
 
@@ -11,12 +12,19 @@ from odesolve.plans.plan import Plan
 
 
 def final_state(plan: Plan, path, mean: float, std: float) -> np.ndarray:
-    """The result as a vector: its mean, its share of the start's unit deviation, then of each of the plan's streams."""
+    """The result as a vector: its mean, its share of the start's unit deviation, then of each of
+    the plan's streams."""
     start = path.point(plan.grid[0])
-    known = {noise_name(s): row for s, row in zip(plan.streams, np.eye(2 + len(plan.streams))[2:], strict=True)}
+    known = {
+        noise_name(s): row
+        for s, row in zip(plan.streams, np.eye(2 + len(plan.streams))[2:], strict=True)
+    }
     known[START] = np.zeros(2 + len(plan.streams))
     known[START][:2] = start.alpha * mean, math.hypot(start.alpha * std, start.sigma)
-    points = {e.t: p for e, p in zip(plan.evaluations, path.points([e.t for e in plan.evaluations]), strict=True)}
+    points = {
+        e.t: p
+        for e, p in zip(plan.evaluations, path.points([e.t for e in plan.evaluations]), strict=True)
+    }
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             assert i.quantity == "data"
@@ -32,7 +40,8 @@ def final_state(plan: Plan, path, mean: float, std: float) -> np.ndarray:
 
 
 def moments(plan: Plan, path, mean: float, std: float) -> tuple[float, float]:
-    """Mean and variance of what a plan makes of the exact marginal of N(mean, std^2) at its start."""
+    """Mean and variance of what a plan makes of the exact marginal of N(mean, std^2) at its
+    start."""
     state = final_state(plan, path, mean, std)
     return float(state[0]), math.fsum(state[1:] ** 2)
 
@@ -44,8 +53,8 @@ def errors(plan: Plan, path, mean: float = 0.4, std: float = 0.8) -> tuple[float
 
 
 def carried_variance(plan: Plan, path, variance: float) -> float:
-    """Variance of what annealed Langevin makes of N(0, variance) from the prior: every row goes on from one state, so its
-    variance is all that there is to carry."""
+    """Variance of what annealed Langevin makes of N(0, variance) from the prior: every row goes on
+    from one state, so its variance is all that there is to carry."""
     v, name, gain, data = float(path.rho(path.t_noise)) ** 2 + variance, START, 0.0, ""
     for i in plan.instructions:
         if isinstance(i, Evaluate):

@@ -1,4 +1,5 @@
-"""What a step costs: evaluations, launches and passes over the state, counted from the lowered plan."""
+"""What a step costs: evaluations, launches and passes over the state, counted from the lowered
+plan."""
 
 from __future__ import annotations
 
@@ -15,10 +16,16 @@ STEPS = 20
 
 def program(solver, predicts="noise", path="vp", **options):
     plan = ode.plan(solver, PATHS[path], STEPS, "karras", **options)
-    return lower(plan, PATHS[path], ode.Model(lambda x, t: x, PATHS[path], predicts).reading_for(torch.float32))
+    return lower(
+        plan,
+        PATHS[path],
+        ode.Model(lambda x, t: x, PATHS[path], predicts).reading_for(torch.float32),
+    )
 
 
-@pytest.mark.parametrize(("solver", "passes"), [("euler", 3), ("ddim", 3), ("dpmpp_2m", 5), ("unipc_2", 9)])
+@pytest.mark.parametrize(
+    ("solver", "passes"), [("euler", 3), ("ddim", 3), ("dpmpp_2m", 5), ("unipc_2", 9)]
+)
 @pytest.mark.parametrize("path", ["vp", "edm", "linear"])
 @pytest.mark.parametrize("predicts", ["data", "v", "velocity"])
 def test_passes_over_the_state(solver, passes, path, predicts):
@@ -36,14 +43,18 @@ def test_one_launch_for_each_evaluation(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_evaluations_are_what_the_list_says(solver):
     entry = ode.solvers()[solver]
-    counts = [ode.plan(solver, PATHS["edm"], n, ode.grids.Lambda(final=False)).nfe for n in (10, 11)]
+    counts = [
+        ode.plan(solver, PATHS["edm"], n, ode.grids.Lambda(final=False)).nfe for n in (10, 11)
+    ]
     assert counts[1] - counts[0] == entry.evaluations
     assert counts[0] == 10 * entry.evaluations + entry.starters
 
 
 def test_guidance_counts_twice():
     path = PATHS["vp"]
-    model = ode.Model(lambda x, t, c=0: x, path, "noise").guided(3.0, {"c": 1}, {"c": 0}, interval=(0.2, 0.8))
+    model = ode.Model(lambda x, t, c=0: x, path, "noise").guided(
+        3.0, {"c": 1}, {"c": 0}, interval=(0.2, 0.8)
+    )
     plan = ode.plan("ddim", path, 10, "uniform")
     p = lower(plan, path, model.reading_for(torch.float32))
     inside = sum(0.2 <= e.t <= 0.8 for e in plan.evaluations)

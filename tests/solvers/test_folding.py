@@ -18,7 +18,10 @@ from .cases import PATHS, SOLVERS
 
 GENERATOR = torch.Generator().manual_seed(7)
 MIX = torch.randn(3, 3, dtype=torch.float64, generator=GENERATOR) * 0.5
-PULL = {"cond": torch.full((4, 3), 0.3, dtype=torch.float64), "uncond": torch.full((4, 3), -0.2, dtype=torch.float64)}
+PULL = {
+    "cond": torch.full((4, 3), 0.3, dtype=torch.float64),
+    "uncond": torch.full((4, 3), -0.2, dtype=torch.float64),
+}
 KEYS = keys(11, torch.arange(4))
 NOISE = torch.randn(4, 3, dtype=torch.float64, generator=GENERATOR)
 
@@ -30,7 +33,8 @@ def net(x, t, pull=0.0):
 
 
 def unfolded(plan, model, x):
-    """Interpret the canonical plan literally, with the model's own conversions at every evaluation."""
+    """Interpret the canonical plan literally, with the model's own conversions at every
+    evaluation."""
     ask = lambda quantity, x, t: (model.data if quantity == "data" else model.velocity)(x, t)
     return states(plan, KEYS, x, ask)[plan.result]
 
@@ -61,7 +65,9 @@ def test_transforms_fold_as_they_read():
         plan = ode.plan(solver, path, 5, "karras")
         for predicts in ("noise", "v", "velocity"):
             model = ode.Model(net, path, predicts, clip=0.4)
-            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS)
+            folded = run.run(
+                lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS
+            )
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)
 
 
@@ -74,5 +80,7 @@ def test_classifier_gradient_folds():
         plan = ode.plan(solver, path, 5, ode.grids.Karras(start=0.8))
         for predicts in PREDICTIONS:
             model = ode.Model(net, path, predicts).classifier_guided(log_prob, 0.7)
-            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS)
+            folded = run.run(
+                lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS
+            )
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)

@@ -36,16 +36,46 @@ NOISY = [
         "dpmpp_2m_sde(eta=0.5)",
         "dpmpp_2m_sde(eta=2)",
     ],
-    *["dpmpp_2m_sde(second=heun)", "dpmpp_3m_sde", "dpmpp_3m_sde(eta=0.5)", "dpmpp_3m_sde(published=True)", "ddpm"],
-    *["euler_ancestral_rf", "euler_ancestral_rf(eta=0.5)", "dpmpp_2s_ancestral", "dpmpp_2s_ancestral(eta=0.5)"],
-    *["dpm2_ancestral", "dpm2_ancestral(eta=0.5)", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_3(published=True)"],
+    *[
+        "dpmpp_2m_sde(second=heun)",
+        "dpmpp_3m_sde",
+        "dpmpp_3m_sde(eta=0.5)",
+        "dpmpp_3m_sde(published=True)",
+        "ddpm",
+    ],
+    *[
+        "euler_ancestral_rf",
+        "euler_ancestral_rf(eta=0.5)",
+        "dpmpp_2s_ancestral",
+        "dpmpp_2s_ancestral(eta=0.5)",
+    ],
+    *[
+        "dpm2_ancestral",
+        "dpm2_ancestral(eta=0.5)",
+        "er_sde_1",
+        "er_sde_2",
+        "er_sde_3",
+        "er_sde_3(published=True)",
+    ],
     *["er_sde_2(scaling=sde)", "sa_solver", "sa_solver(tau=0.5)", "sa_solver(published=True)"],
     *["sa_solver(predictor=4,corrector=4)", "sa_solver(predictor=1,corrector=0)"],
 ]
 # Two or three draws a step, draws at another place, or none where the noise is low.
 OVERLAPPING = [
-    *["dpmpp_sde", "dpmpp_sde(eta=0.5,r=0.3)", "seeds_2", "seeds_2(eta=0.5,r=0.7,second=heun)", "seeds_3"],
-    *["seeds_3(eta=0.5)", "heun_churn", "euler_churn(s_churn=3)", "dpm2_churn(s_tmin=0,s_tmax=100)", "restart"],
+    *[
+        "dpmpp_sde",
+        "dpmpp_sde(eta=0.5,r=0.3)",
+        "seeds_2",
+        "seeds_2(eta=0.5,r=0.7,second=heun)",
+        "seeds_3",
+    ],
+    *[
+        "seeds_3(eta=0.5)",
+        "heun_churn",
+        "euler_churn(s_churn=3)",
+        "dpm2_churn(s_tmin=0,s_tmax=100)",
+        "restart",
+    ],
     *["er_sde_2(scaling=ode)", "sa_solver(tau=0)", "sa_solver(s_tmin=0.05,s_tmax=1)"],
 ]
 
@@ -54,7 +84,8 @@ OVERLAPPING = [
 def test_laws_hold_where_noise_is_replaced(solver):
     """The variance that a row keeps and the variance that it draws add up to the path's."""
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
-    assert ode.plan(solver, PATHS["vp"], 5, "karras").streams == (0, 1, 2, 3)  # the step to the data end draws none
+    # the step to the data end draws none
+    assert ode.plan(solver, PATHS["vp"], 5, "karras").streams == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("solver", OVERLAPPING)
@@ -62,7 +93,11 @@ def test_laws_hold_where_draws_overlap_or_are_few(solver):
     assert max(p.law_residual() for p in plans(solver)) <= 1e-13
     p = ode.plan(solver, PATHS["vp"], 5, "karras")
     assert all(
-        o.time is not None for i in p.instructions if isinstance(i, Combine) for o in i.outputs if o.name[0] in "xy"
+        o.time is not None
+        for i in p.instructions
+        if isinstance(i, Combine)
+        for o in i.outputs
+        if o.name[0] in "xy"
     )
 
 
@@ -94,10 +129,15 @@ def test_a_constant_data_prediction_is_solved_exactly(solver, name):
 
     p, q = path.points([plan.grid[0], plan.grid[-1]])
     out = run.run(
-        lower(plan, path, Reading("data")), Constant(), p.alpha * x0 + p.sigma * eps, keys=keys(0, torch.arange(1))
+        lower(plan, path, Reading("data")),
+        Constant(),
+        p.alpha * x0 + p.sigma * eps,
+        keys=keys(0, torch.arange(1)),
     )
     if plan.evaluations[0].quantity == "velocity" and name != "linear":
-        return  # methods in t are exact for straight motion only: elsewhere right to their order, not to round-off
+        # methods in t are exact for straight motion only: elsewhere right to their order, not to
+        # round-off
+        return
     torch.testing.assert_close(out, q.alpha * x0 + q.sigma * eps, rtol=0, atol=2e-12)
 
 
@@ -115,6 +155,9 @@ def test_analytic_first_step_costs_no_evaluation_and_keeps_the_laws():
     for solver in SOLVERS:
         for path in PATHS.values():
             for steps in (1, 6):  # a plan of one step may be left without any evaluation
-                plain, afs = ode.plan(solver, path, steps, "karras"), ode.plan(solver, path, steps, "karras", afs=True)
+                plain, afs = (
+                    ode.plan(solver, path, steps, "karras"),
+                    ode.plan(solver, path, steps, "karras", afs=True),
+                )
                 assert afs.nfe == plain.nfe - 1
                 assert afs.law_residual() <= 1e-13

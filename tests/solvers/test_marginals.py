@@ -1,4 +1,5 @@
-"""Marginals that stochastic samplers leave, on data whose marginals are known: predicted from the plan, and run."""
+"""Marginals that stochastic samplers leave, on data whose marginals are known: predicted from the
+plan, and run."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ COARSE = {"euler_churn": "(s_churn=2)", "heun_churn": "(s_churn=2)", "dpm2_churn
 
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_samples_have_the_moments_of_the_plan(solver):
-    """Streams are independent of each other and of the start, and of unit variance, as the prediction takes them to be."""
+    """Streams are independent of each other and of the start, and of unit variance, as the
+    prediction takes them to be."""
     plan = ode.plan(solver + COARSE.get(solver, ""), PATH, 8, window(PATH))
     mean, variance = moments(plan, PATH, MEAN, STD)
     first = PATH.point(plan.grid[0])
@@ -44,22 +46,37 @@ def test_samples_have_the_moments_of_the_plan(solver):
 
 ONE_PATH = [
     *[n for n in STOCHASTIC if "churn" not in n and n != "restart"],
-    *["dpmpp_sde(eta=0.5)", "seeds_2(eta=0.5)", "seeds_3(eta=0.3)", "sde_dpmpp_1(tau=0.4)", "sa_solver(tau=0.5)"],
+    *[
+        "dpmpp_sde(eta=0.5)",
+        "seeds_2(eta=0.5)",
+        "seeds_3(eta=0.3)",
+        "sde_dpmpp_1(tau=0.4)",
+        "sa_solver(tau=0.5)",
+    ],
 ]
 
 
 @pytest.mark.parametrize("solver", ONE_PATH)
 def test_one_path_has_the_same_law(solver):
-    """Noise of one Brownian path (its ends rounded to 4e-6 in log-SNR) or of a stream a step: equal in distribution."""
-    cells, tree = (moments(ode.plan(solver, PATH, 6, window(PATH), tree=t), PATH, MEAN, STD) for t in (False, True))
+    """Noise of one Brownian path (its ends rounded to 4e-6 in log-SNR) or of a stream a step: equal
+    in distribution."""
+    cells, tree = (
+        moments(ode.plan(solver, PATH, 6, window(PATH), tree=t), PATH, MEAN, STD)
+        for t in (False, True)
+    )
     assert cells == pytest.approx(tree, rel=2e-5)
 
 
-@pytest.mark.parametrize("solver", ["dpmpp_sde", "seeds_3", "dpmpp_2m_sde", "ddim(eta=1)", "shark", "euler_maruyama"])
+@pytest.mark.parametrize(
+    "solver", ["dpmpp_sde", "seeds_3", "dpmpp_2m_sde", "ddim(eta=1)", "shark", "euler_maruyama"]
+)
 def test_noise_of_a_step_adds_up(solver):
-    """The path's noise in one step from s to t is what its two halves draw, up to what a step leaves out."""
+    """The path's noise in one step from s to t is what its two halves draw, up to what a step
+    leaves out."""
     grid = window(PATH, 0.0, 0.02)
-    one, two = (final_state(ode.plan(solver, PATH, n, grid, tree=True), PATH, MEAN, STD) for n in (1, 2))
+    one, two = (
+        final_state(ode.plan(solver, PATH, n, grid, tree=True), PATH, MEAN, STD) for n in (1, 2)
+    )
     plans = [ode.plan(solver, PATH, n, grid, tree=True) for n in (1, 2)]
     streams = sorted({s for p in plans for s in p.streams})
     spread = [np.zeros(len(streams)) for _ in plans]
@@ -79,16 +96,21 @@ def test_covariance_in_two_dimensions(solver):
     z = torch.randn(2, COUNT, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     x = first.alpha * z[0] @ torch.linalg.cholesky(cov).T + first.sigma * z[1]
     out = ode.sample(problem.model(PATH, "noise"), state=x, plan=plan, seed=12)
-    axes = torch.tensor([moments(plan, PATH, 0.0, math.sqrt(v))[1] for v in values.tolist()], dtype=torch.float64)
+    axes = torch.tensor(
+        [moments(plan, PATH, 0.0, math.sqrt(v))[1] for v in values.tolist()], dtype=torch.float64
+    )
     wanted = vectors @ torch.diag(axes) @ vectors.T
     spread = torch.sqrt((wanted**2 + torch.outer(wanted.diagonal(), wanted.diagonal())) / COUNT)
     assert bool(((torch.cov(out.T) - wanted).abs() < 4 * spread).all())
 
 
 @pytest.mark.parametrize("name", ["linear", "trig", "edm"])
-@pytest.mark.parametrize("solver", ["euler_maruyama", "euler_maruyama(diffusion=sigma)", "sde_dpmpp_1", "dpmpp_2m_sde"])
+@pytest.mark.parametrize(
+    "solver", ["euler_maruyama", "euler_maruyama(diffusion=sigma)", "sde_dpmpp_1", "dpmpp_2m_sde"]
+)
 def test_from_end_to_end_of_a_path(name, solver):
-    """Down to sigma = 0 and, on flow paths, up to alpha = 0: what is left is the data's law, up to the step sizes."""
+    """Down to sigma = 0 and, on flow paths, up to alpha = 0: what is left is the data's law, up to
+    the step sizes."""
     path = {"linear": paths.Linear(), "trig": paths.Trig(), "edm": paths.EDM()}[name]
     grid = ode.grids.Karras() if name == "edm" else ode.grids.Uniform()
     mean, variance = moments(ode.plan(solver, path, 400, grid), path, MEAN, STD)

@@ -1,4 +1,5 @@
-"""NCSN's picture: noise joins the modes of a density, and Langevin dynamics without it never learns how large they are."""
+"""NCSN's picture: noise joins the modes of a density, and Langevin dynamics without it never learns
+how large they are."""
 
 from __future__ import annotations
 
@@ -29,10 +30,15 @@ def test_plain_langevin_keeps_what_it_started_with():
 
 def test_annealed_langevin_recovers_the_weights_and_the_modes():
     levels = [float(PATH.t_of_rho(s)) for s in np.geomspace(20.0, 0.1, 30)]
-    x = ode.sample(MIXTURE.model(PATH, "score"), (N, 2), "annealed_langevin(each=100)", grid=levels, seed=0)
+    x = ode.sample(
+        MIXTURE.model(PATH, "score"), (N, 2), "annealed_langevin(each=100)", grid=levels, seed=0
+    )
     assert share(x) == pytest.approx(WEIGHT, abs=3 * SPREAD)
     for side, mean in ((x.sum(1) < 0, -5.0), (x.sum(1) > 0, 5.0)):
         part = x[side].double()
         assert part.mean(0).tolist() == pytest.approx([mean] * 2, abs=4 / len(part) ** 0.5)
-        # Noise of the last level is left, and Langevin steps of a tenth of its variance widen by a twentieth of that.
-        assert part.var(0).tolist() == pytest.approx([1 + 0.1**2] * 2, rel=4 * (2 / len(part)) ** 0.5)
+        # Noise of the last level is left, and Langevin steps of a tenth of its variance widen by a
+        # twentieth of that.
+        assert part.var(0).tolist() == pytest.approx(
+            [1 + 0.1**2] * 2, rel=4 * (2 / len(part)) ** 0.5
+        )

@@ -15,9 +15,15 @@ from odesolve.lowering.lower import lower
 
 from .cases import DETERMINISTIC, window
 
-MIXTURE = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.9, 1.0, 1.1])
+MIXTURE = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.9, 1.0, 1.1]
+)
 START = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-PATHS = {"vp": (paths.VP(), "noise"), "edm": (paths.EDM(), "data"), "linear": (paths.Linear(), "velocity")}
+PATHS = {
+    "vp": (paths.VP(), "noise"),
+    "edm": (paths.EDM(), "data"),
+    "linear": (paths.Linear(), "velocity"),
+}
 
 
 def end_point(name: str, solver: str, steps: int, **options) -> torch.Tensor:
@@ -39,7 +45,9 @@ def reference(name: str) -> torch.Tensor:
 
 
 def slopes(name: str, solver: str, counts, **options) -> list[float]:
-    errors = [float((end_point(name, solver, n, **options) - reference(name)).norm()) for n in counts]
+    errors = [
+        float((end_point(name, solver, n, **options) - reference(name)).norm()) for n in counts
+    ]
     return [math.log2(a / b) for a, b in itertools.pairwise(errors)]
 
 
@@ -62,7 +70,8 @@ def test_order_is_what_the_list_says(name, solver):
     ],
 )
 def test_what_peers_do_at_the_start_costs_order(solver, options, cap):
-    """The ramp 1, 2, ..., p and the published third-order weights converge more slowly than their names say."""
+    """The ramp 1, 2, ..., p and the published third-order weights converge more slowly than their
+    names say."""
     measured = slopes("vp", solver, (256, 512), **options)[0]
     assert cap - 0.5 <= measured <= cap
 

@@ -1,4 +1,5 @@
-"""Rounding: float32 solves keep getting better up to 1000 steps, and a bfloat16 network does not spoil the state."""
+"""Rounding: float32 solves keep getting better up to 1000 steps, and a bfloat16 network does not
+spoil the state."""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def test_float32_error_falls_up_to_a_thousand_steps(name, solver):
     assert all(a > b for a, b in itertools.pairwise(measured)), measured
 
 
-@pytest.mark.parametrize(("name", "solver"), [("ddpm-noise", "dpmpp_2m"), ("ddpm-v", "dpmpp_2m"), ("linear", "euler")])
+@pytest.mark.parametrize(
+    ("name", "solver"), [("ddpm-noise", "dpmpp_2m"), ("ddpm-v", "dpmpp_2m"), ("linear", "euler")]
+)
 def test_bfloat16_network_stays_near_the_float32_curve(name, solver):
     single, half = errors(name, solver), errors(name, solver, torch.bfloat16)
     assert all(h <= 3 * s for h, s in zip(half, single, strict=True)), (single, half)

@@ -1,4 +1,5 @@
-"""Schemes for additive noise on an Ornstein-Uhlenbeck process: strong errors without Monte Carlo, by linear algebra."""
+"""Schemes for additive noise on an Ornstein-Uhlenbeck process: strong errors without Monte Carlo,
+by linear algebra."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ def growing(t: float) -> float:
 
 @functools.cache
 def solve(name: str, diffusion, steps: int, area: bool = True) -> np.ndarray:
-    """End point of dx = -theta (x - cos t) dt + g(t) dW on [0, 1], over 1 and the unit normals (w, a) of the fine cells.
+    """End point of dx = -theta (x - cos t) dt + g(t) dW on [0, 1], over 1 and the unit normals (w,
+    a) of the fine cells.
 
-    The increment and the area of a step are those of the cells that it covers, so that all step sizes follow one path.
-    """
+    The increment and the area of a step are those of the cells that it covers, so that all step
+    sizes follow one path."""
     per, h = CELLS // steps, 1.0 / steps
     w, a = np.zeros((CELLS, 1 + 2 * CELLS)), np.zeros((CELLS, 1 + 2 * CELLS))
     w[:, 1 : 1 + CELLS] = np.eye(CELLS) / math.sqrt(CELLS)
@@ -39,7 +41,8 @@ def solve(name: str, diffusion, steps: int, area: bool = True) -> np.ndarray:
     for i in range(steps):
         cells = slice(i * per, (i + 1) * per)
         total = w[cells].sum(0)
-        mean = (np.cumsum(w[cells], 0) - 0.5 * w[cells] + a[cells]).mean(0)  # of the path over the step
+        # of the path over the step
+        mean = (np.cumsum(w[cells], 0) - 0.5 * w[cells] + a[cells]).mean(0)
         draws = (total, (mean - 0.5 * total) * area) if name in ("sra1", "shark") else (total,)
         x = getattr(schemes, name)(x, drift, diffusion, i * h, h, *draws)
     return x
@@ -54,10 +57,12 @@ def slope(name: str, diffusion, area: bool = True) -> float:
 
 @pytest.mark.parametrize("diffusion", [steady, growing])
 @pytest.mark.parametrize(
-    ("name", "order"), [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)]
+    ("name", "order"),
+    [("euler_maruyama", 1.0), ("stochastic_heun", 1.0), ("sra1", 2.0), ("shark", 2.0)],
 )
 def test_strong_order_with_a_linear_drift(name, order, diffusion):
-    """The methods of order 1.5 have order 2 here: what they lack is the second derivative of the drift."""
+    """The methods of order 1.5 have order 2 here: what they lack is the second derivative of the
+    drift."""
     assert abs(slope(name, diffusion) - order) <= 0.1
 
 
@@ -73,4 +78,6 @@ def test_no_noise_is_the_runge_kutta_method(name):
     for h in (0.1, -0.1):
         z = -THETA * h
         got = getattr(schemes, name)(1.0, lambda x, t: -THETA * x, lambda t: 1.0, 0.0, h, *draws)
-        assert got == pytest.approx(1 + z + (0 if name == "euler_maruyama" else z**2 / 2), rel=1e-14)
+        assert got == pytest.approx(
+            1 + z + (0 if name == "euler_maruyama" else z**2 / 2), rel=1e-14
+        )

@@ -1,4 +1,5 @@
-"""The stochastic samplers as plans: which of them are the same, what their options do, and what they refuse."""
+"""The stochastic samplers as plans: which of them are the same, what their options do, and what
+they refuse."""
 
 from __future__ import annotations
 
@@ -38,7 +39,10 @@ SAME = [
     ("er_sde_1(scaling=ode)", "ddim"),
     ("er_sde_1(scaling=sde)", "ddim(eta=1)"),
     ("sa_solver(predictor=2,corrector=3,tau=0,published=True)", "unipc_2(variant=bh1)"),
-    ("sa_solver(predictor=2,corrector=3,tau=0,published=True,taper=True)", "unipc_2(variant=bh1,taper=True)"),
+    (
+        "sa_solver(predictor=2,corrector=3,tau=0,published=True,taper=True)",
+        "unipc_2(variant=bh1,taper=True)",
+    ),
     ("heun_churn(s_churn=0)", "heun_edm"),
     ("euler_churn(s_churn=0)", "ddim"),
     ("dpm2_churn(s_churn=0)", "dpm_solver_2"),
@@ -52,7 +56,8 @@ SAME = [
 def test_members_that_are_the_same_sampler(one, other):
     for name in ("vp", "edm", "linear"):
         path = PATHS[name]
-        grid = window(path) if "(tau=0)" in one else "karras"  # first order at the ends is not the same order there
+        # first order at the ends is not the same order there
+        grid = window(path) if "(tau=0)" in one else "karras"
         a, b = (ode.plan(s, path, 7, grid) for s in (one, other))
         assert a.diff(b).same(1e-11), (name, str(a.diff(b)))
 
@@ -76,7 +81,8 @@ SLOPES = {  # phi' of the named noise scaling functions
 @pytest.mark.parametrize("scaling", RATIOS)
 @pytest.mark.parametrize(("high", "low"), [(1.3, 1.2), (80.0, 0.002), (0.1, 0.099999)])
 def test_integrals_of_er_sde(scaling, high, low):
-    """phi(rho_t) int_t^s (rho - rho_s)^k phi'/phi^2 drho, here as it stands and by an adaptive rule."""
+    """phi(rho_t) int_t^s (rho - rho_s)^k phi'/phi^2 drho, here as it stands and by an adaptive
+    rule."""
     ratio = RATIOS[scaling]
     s, t = paths.EDM().points([high, low])
     top, bottom = s.rho, t.rho
@@ -98,7 +104,9 @@ def test_published_er_sde_is_the_papers_recursion():
     problem = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))
     model, phi = problem.model(path, "data"), lambda rho: rho * ratio(rho)
     levels = [20.0, 9.0, 4.0, 2.0, 0.7, 0.2]
-    start = 20.0 * torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = 20.0 * torch.randn(
+        4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     plan = ode.plan("er_sde_3", path, grid=grids.sigmas(path, levels), published=True)
     x, data, slopes = start, [], []
     for i, (s, t) in enumerate(itertools.pairwise(levels)):
@@ -115,7 +123,9 @@ def test_published_er_sde_is_the_papers_recursion():
             new = new + (dt**2 / 2 + area * phi(t)) * bend
         z = normals(keys(3, torch.arange(4)), stream_numbers.STEPS + i, 2).double()
         x = new + math.sqrt(t**2 - (s * r) ** 2) * z
-    torch.testing.assert_close(ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_restart_is_its_algorithm():
@@ -124,37 +134,54 @@ def test_restart_is_its_algorithm():
     problem = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=(0.3, 0.5))
     model = problem.model(path, "data")
     levels, low, high, steps, times = [20.0, 5.0, 1.0, 0.3, 0.1], 0.3, 2.0, 3, 2
-    x = start = 20.0 * torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = start = 20.0 * torch.randn(
+        4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     slope = lambda x, s: (x - model.data(x, s)) / s
 
     def heun(x, s, t):
         d = slope(x, s)
         return x + (t - s) / 2 * (d + slope(x + (t - s) * d, t))
 
-    inner = [(high ** (1 / 7) + k / steps * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for k in range(steps + 1)]
-    draws = (normals(keys(3, torch.arange(4)), stream_numbers.CORRECTIONS + k, 2).double() for k in range(times))
+    inner = [
+        (high ** (1 / 7) + k / steps * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        for k in range(steps + 1)
+    ]
+    draws = (
+        normals(keys(3, torch.arange(4)), stream_numbers.CORRECTIONS + k, 2).double()
+        for k in range(times)
+    )
     for s, t in itertools.pairwise(levels):
         x = heun(x, s, t)
         for _ in range(times if t == low else 0):
             x = x + math.sqrt(high**2 - low**2) * next(draws)
             for a, b in itertools.pairwise(inner):
                 x = heun(x, a, b)
-    plan = ode.plan("restart", path, grid=grids.sigmas(path, levels), segments={0.31: [steps, times, high]})
-    torch.testing.assert_close(ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11)
+    plan = ode.plan(
+        "restart", path, grid=grids.sigmas(path, levels), segments={0.31: [steps, times, high]}
+    )
+    torch.testing.assert_close(
+        ode.sample(model, state=start, plan=plan, seed=3), x, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_any_diffusion_coefficient():
     """A function of t gives w itself; the forms of SiT are w^2 / 2 = form."""
     path = paths.Linear()
-    plans = [ode.plan("euler_maruyama", path, 9, diffusion=d, tau=0.7) for d in ("sigma", lambda t: math.sqrt(2 * t))]
+    plans = [
+        ode.plan("euler_maruyama", path, 9, diffusion=d, tau=0.7)
+        for d in ("sigma", lambda t: math.sqrt(2 * t))
+    ]
     assert plans[0].diff(plans[1]).same(1e-12)
     at_one = ode.plan("euler_maruyama", path, 4, diffusion="sigma").instructions[1]
-    assert at_one.inputs == ("x0", "D1", "~0")  # the noise end is an ordinary point where w is finite
+    # the noise end is an ordinary point where w is finite
+    assert at_one.inputs == ("x0", "D1", "~0")
     assert at_one.weights[0][2] == pytest.approx(math.sqrt(2 * 1.0 * 0.25), rel=1e-14)
 
 
 def test_a_function_as_an_option_is_named():
-    """By its own name: the name of a plan is part of what it hashes to, and must not hold an address."""
+    """By its own name: the name of a plan is part of what it hashes to, and must not hold an
+    address."""
 
     def rising(t):
         return 1.0 + t
@@ -168,7 +195,11 @@ REVERSED = [n for n in STOCHASTIC if n not in ("predictor_corrector", "annealed_
 
 @pytest.mark.parametrize("solver", REVERSED)
 def test_no_noise_is_replaced_on_the_way_to_noise(solver):
-    with pytest.raises(ode.PlanError, match=r"would replace|goes from noise to data|must be positive and grow"):
+    with pytest.raises(
+        ode.PlanError,
+        match=r"would replace|goes from noise to data|must be "
+        r"positive and grow",
+    ):
         ode.plan(solver, paths.VP(), 8, "vp_time", reverse=True)
 
 
@@ -200,7 +231,8 @@ def test_what_options_cannot_be(solver, wanted):
 
 
 def test_restart_segments_on_a_coarse_grid():
-    """Two that fall on one step are both done there; one that the grid has no place for is left out."""
+    """Two that fall on one step are both done there; one that the grid has no place for is left
+    out."""
     path = PATHS["edm"]
     both = ode.plan("restart", path, 3, "karras", segments={0.2: (2, 1, 3.0), 0.1: (2, 3, 3.0)})
     assert both.nfe == 5 + 2 * 2 * (1 + 3)
@@ -210,7 +242,14 @@ def test_restart_segments_on_a_coarse_grid():
 
 @pytest.mark.parametrize(
     "segment",
-    [(2.0, (3, 1, 1.0)), (0.1, (0, 1, 1.0)), (0.1, (3, 0, 1.0)), (0.1, (3, 1, 1e4)), (0.1, 3), (0.1, (2.5, 1, 1.0))],
+    [
+        (2.0, (3, 1, 1.0)),
+        (0.1, (0, 1, 1.0)),
+        (0.1, (3, 0, 1.0)),
+        (0.1, (3, 1, 1e4)),
+        (0.1, 3),
+        (0.1, (2.5, 1, 1.0)),
+    ],
 )
 def test_restart_segments_that_cannot_be(segment):
     with pytest.raises(ode.PlanError, match=r"give {t_min: \(steps, times, t_max\)}"):

@@ -1,4 +1,5 @@
-"""Strong orders on one Brownian path, on a mixture whose drift is not linear: refined steps follow the same noise."""
+"""Strong orders on one Brownian path, on a mixture whose drift is not linear: refined steps follow
+the same noise."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from odesolve import paths
 from .cases import window
 
 MEANS = [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]]
-# Where components overlap less, terms of order 1.5 stand out; where they do more, no few samples near a border decide.
+# Where components overlap less, terms of order 1.5 stand out; where they do more, no few samples
+# near a border decide.
 MIXTURES = {
     "apart": ode.problems.mixture([0.3, 0.3, 0.4], MEANS, std=[0.4, 0.5, 0.6]),
     "close": ode.problems.mixture([0.3, 0.3, 0.4], MEANS, std=[0.7, 0.8, 0.9]),
@@ -32,7 +34,9 @@ def end_point(solver: str, steps: int, problem: str) -> torch.Tensor:
 def slope(solver: str, fine: str, steps: int, problem: str) -> float:
     """Order between 32 and 128 steps, against another solver on the same path."""
     exact = end_point(fine, steps, problem)
-    errors = [float((end_point(solver, n, problem) - exact).pow(2).mean().sqrt()) for n in (32, 128)]
+    errors = [
+        float((end_point(solver, n, problem) - exact).pow(2).mean().sqrt()) for n in (32, 128)
+    ]
     return math.log2(errors[0] / errors[1]) / 2
 
 
@@ -49,18 +53,33 @@ def test_one_path_in_log_snr(solver, order):
 
 
 @pytest.mark.parametrize(
-    "solver", ["ddim(eta=1)", "dpmpp_3m_sde", "dpmpp_sde", "seeds_2", "seeds_3", "sa_solver", "dpm2_ancestral"]
+    "solver",
+    [
+        "ddim(eta=1)",
+        "dpmpp_3m_sde",
+        "dpmpp_sde",
+        "seeds_2",
+        "seeds_3",
+        "sa_solver",
+        "dpm2_ancestral",
+    ],
 )
 def test_one_path_in_snr(solver):
     """Exponential integrators of the reverse SDE converge to one solution, found by DPM++ 2M."""
     assert abs(slope(solver, "dpmpp_2m_sde", 1024, "close") - 1.0) <= 0.2
 
 
-@pytest.mark.parametrize("solver", ["sde_dpmpp_1(tau=0.5)", "seeds_2(eta=0.5)", "er_sde_2", "ddim(eta=0.5)"])
+@pytest.mark.parametrize(
+    "solver", ["sde_dpmpp_1(tau=0.5)", "seeds_2(eta=0.5)", "er_sde_2", "ddim(eta=0.5)"]
+)
 def test_other_noise_levels(solver):
     assert abs(slope(solver, solver, 1024, "close") - 1.0) <= 0.2
 
 
 def test_order_one_and_a_half_needs_the_area():
     """Heun sees the increments alone, and more steps help it less."""
-    assert slope("stochastic_heun", "shark", 512, "apart") < 1.25 < slope("shark", "shark", 512, "apart")
+    assert (
+        slope("stochastic_heun", "shark", 512, "apart")
+        < 1.25
+        < slope("shark", "shark", 512, "apart")
+    )

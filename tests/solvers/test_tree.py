@@ -1,4 +1,5 @@
-"""Noise of one Brownian path: the same path for every number of steps, within the laws, sample by sample."""
+"""Noise of one Brownian path: the same path for every number of steps, within the laws, sample by
+sample."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from odesolve.solvers import Writer
 from .cases import PATHS, SOLVERS
 
 STOCHASTIC = [s for s in SOLVERS if ode.solvers()[s].stochastic]
-MODEL = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=0.5).model(paths.VP(), "noise")
+MODEL = ode.problems.mixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.2]], std=0.5).model(
+    paths.VP(), "noise"
+)
 
 
 @pytest.mark.parametrize("solver", STOCHASTIC)
@@ -27,7 +30,8 @@ def test_laws_hold_on_a_path(solver):
 
 
 def increments(times, rate):
-    """The noise that is added from each time to the next, scaled to its length in the clock e^(rate lambda)."""
+    """The noise that is added from each time to the next, scaled to its length in the clock e^(rate
+    lambda)."""
     w = Writer(MODEL.path, times, "test", tree=True)
     last = w.points[-1].lam
     length = lambda s, t: math.exp(rate * (t.lam - last)) * -math.expm1(rate * (s.lam - t.lam))
@@ -49,7 +53,8 @@ def test_coarse_increments_are_sums_of_fine_ones(rate):
         parts = Linear()
         for part in fine[100 * k : 100 * (k + 1)]:
             parts = parts + part
-        # Times of lambda and back are exact to 1e-13, lengths of the finest steps to 1e-10 of theirs.
+        # Times of lambda and back are exact to 1e-13, lengths of the finest steps to 1e-10 of
+        # theirs.
         assert variance(parts - whole) <= 1e-18 * variance(whole)
 
 
@@ -65,9 +70,12 @@ def test_increments_are_independent_with_the_variance_of_their_length():
 
 @pytest.mark.parametrize("solver", ["ddim(eta=1)", "dpmpp_2m_sde"])
 def test_more_steps_follow_the_same_path(solver):
-    """The picture stays: with noise of one path solves converge to each other at their strong order, with fresh noise not."""
+    """The picture stays: with noise of one path solves converge to each other at their strong
+    order, with fresh noise not."""
     x = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    grid = grids.Lambda(start=float(MODEL.path.t_of_lam(-3.0)), stop=float(MODEL.path.t_of_lam(3.0)), final=False)
+    grid = grids.Lambda(
+        start=float(MODEL.path.t_of_lam(-3.0)), stop=float(MODEL.path.t_of_lam(3.0)), final=False
+    )
 
     def end(steps, tree):
         return ode.sample(MODEL, state=x, solver=solver, steps=steps, grid=grid, seed=1, tree=tree)
@@ -90,9 +98,14 @@ def test_the_plan_is_a_value_like_any_other():
     assert plan.solver == "dpmpp_2m_sde(tree)"
     assert ode.load_plan(plan.to_json()) == plan
     assert plan == ode.plan("dpmpp_2m_sde", MODEL.path, 4, "karras", tree=True)
-    assert max(len(i.inputs) for i in plan.instructions if hasattr(i, "inputs")) <= 43  # of 64 that a kernel takes
+    # of 64 that a kernel takes
+    assert max(len(i.inputs) for i in plan.instructions if hasattr(i, "inputs")) <= 43
 
 
 def test_a_step_too_short_for_the_path_is_refused():
-    with pytest.raises(ode.PlanError, match=r"resolved to 6e-05 in log-SNR .* give fewer steps, or tree=False"):
+    with pytest.raises(
+        ode.PlanError,
+        match=r"resolved to 6e-05 in log-SNR .* give fewer steps, "
+        r"or tree=False",
+    ):
         ode.plan("dpmpp_2m_sde", MODEL.path, grid=[0.5, 0.5 - 1e-9, 0.1], tree=True)

@@ -1,4 +1,5 @@
-"""Weak orders without Monte Carlo: moments on a Gaussian by linear algebra, expectations on a mixture by quadrature."""
+"""Weak orders without Monte Carlo: moments on a Gaussian by linear algebra, expectations on a
+mixture by quadrature."""
 
 from __future__ import annotations
 
@@ -18,12 +19,29 @@ from .cases import inside, window
 from .moments import errors
 
 PATHS = {"vp": paths.VP(), "flow": paths.Linear().flipped()}
-CHURNS = ["euler_churn(s_churn=4)", "heun_churn(s_churn=4)", "dpm2_churn(s_churn=4)"]  # so small that steps decide
+# so small that steps decide
+CHURNS = ["euler_churn(s_churn=4)", "heun_churn(s_churn=4)", "dpm2_churn(s_churn=4)"]
 FIRST = [
-    *["ddim(eta=0.5)", "ddpm", "ddpm(variance=large)", "euler_ancestral_rf", "euler_ancestral_rf(eta=0.5)"],
-    *["sde_dpmpp_1", "sde_dpmpp_1(tau=0.5)", "sa_solver(predictor=1,corrector=0)", "er_sde_1", "euler_maruyama"],
+    *[
+        "ddim(eta=0.5)",
+        "ddpm",
+        "ddpm(variance=large)",
+        "euler_ancestral_rf",
+        "euler_ancestral_rf(eta=0.5)",
+    ],
+    *[
+        "sde_dpmpp_1",
+        "sde_dpmpp_1(tau=0.5)",
+        "sa_solver(predictor=1,corrector=0)",
+        "er_sde_1",
+        "euler_maruyama",
+    ],
     *["euler_maruyama(tau=0.5)", "euler_maruyama(clock=lambda)", "euler_maruyama(diffusion=sigma)"],
-    *["euler_maruyama(diffusion=constant)", "euler_maruyama(diffusion=linear)", "euler_maruyama(diffusion=decreasing)"],
+    *[
+        "euler_maruyama(diffusion=constant)",
+        "euler_maruyama(diffusion=linear)",
+        "euler_maruyama(diffusion=decreasing)",
+    ],
 ]
 SECOND = [
     *[
@@ -33,8 +51,20 @@ SECOND = [
         "dpmpp_3m_sde",
         "dpmpp_3m_sde(published=True)",
     ],
-    *["dpmpp_sde", "dpmpp_sde(eta=0.5)", "dpmpp_2s_ancestral", "dpm2_ancestral", "sde_dpm_solver_2m"],
-    *["sde_dpm_solver_2m(second=heun)", "seeds_2", "seeds_2(r=0.7,second=heun)", "seeds_3", "er_sde_2"],
+    *[
+        "dpmpp_sde",
+        "dpmpp_sde(eta=0.5)",
+        "dpmpp_2s_ancestral",
+        "dpm2_ancestral",
+        "sde_dpm_solver_2m",
+    ],
+    *[
+        "sde_dpm_solver_2m(second=heun)",
+        "seeds_2",
+        "seeds_2(r=0.7,second=heun)",
+        "seeds_3",
+        "er_sde_2",
+    ],
     *[
         "er_sde_3(published=True)",
         "er_sde_3(scaling=sde)",
@@ -61,11 +91,16 @@ def test_mean_and_variance_of_a_gaussian(solver, name):
         assert (k == 0 and max(coarse, fine) < TINY) or abs(math.log2(coarse / fine) - order) <= 0.2
 
 
-@pytest.mark.parametrize(("solver", "cap"), [("sa_solver", 2.7), ("er_sde_3", 2.5), ("sde_dpm_solver_1", 1.3)])
+@pytest.mark.parametrize(
+    ("solver", "cap"), [("sa_solver", 2.7), ("er_sde_3", 2.5), ("sde_dpm_solver_1", 1.3)]
+)
 def test_small_leading_errors_show_late(solver, cap):
-    """Their terms of the stated order are so small that more steps bring the slope down to it from above."""
+    """Their terms of the stated order are so small that more steps bring the slope down to it from
+    above."""
     path = PATHS["vp"]
-    found = slopes([errors(ode.plan(solver, path, n, window(path)), path)[1] for n in (256, 512, 1024)])
+    found = slopes(
+        [errors(ode.plan(solver, path, n, window(path)), path)[1] for n in (256, 512, 1024)]
+    )
     assert ode.solvers()[solver].order <= found[1] < found[0] < cap
 
 
@@ -81,11 +116,13 @@ def test_restart_converges_when_its_segments_do():
 
 
 def test_exact_weights_of_sa_solver_beat_the_published():
-    """The authors' two-node weights take the slope in the middle of the step; the integral costs no more."""
+    """The authors' two-node weights take the slope in the middle of the step; the integral costs no
+    more."""
     path = PATHS["vp"]
     for steps in (16, 32, 64):
         exact, published = (
-            errors(ode.plan("sa_solver", path, steps, window(path), published=p), path)[1] for p in (False, True)
+            errors(ode.plan("sa_solver", path, steps, window(path), published=p), path)[1]
+            for p in (False, True)
         )
         assert exact < 0.6 * published
 
@@ -108,7 +145,8 @@ def one_step(plan, model, x, draws):
 
 
 def expectation(solver, steps, payoff):
-    """E payoff(x) after a solve from the exact marginal, by backward induction: cubic splines and Gauss-Hermite rules."""
+    """E payoff(x) after a solve from the exact marginal, by backward induction: cubic splines and
+    Gauss-Hermite rules."""
     path = PATHS["vp"]
     model = MIXTURE.model(path, "data")
     lam = np.linspace(-1.5, 1.5, steps + 1)
@@ -119,11 +157,15 @@ def expectation(solver, steps, payoff):
         plan = ode.plan(solver, path, grid=(s, t))
         names = [f"~{k}" for k in plan.streams]
         mesh = np.meshgrid(NODES, *[z] * len(names), indexing="ij")
-        chance = np.prod(np.meshgrid(*[weights / weights.sum()] * len(names), indexing="ij"), axis=0)
+        chance = np.prod(
+            np.meshgrid(*[weights / weights.sum()] * len(names), indexing="ij"), axis=0
+        )
         flat = [torch.from_numpy(np.ascontiguousarray(m).reshape(-1)) for m in mesh]
         draws = {n: v[:, None] for n, v in zip(names, flat[1:], strict=True)}
         landed = one_step(plan, model, flat[0], draws).numpy().reshape(mesh[0].shape)
-        value = CubicSpline(NODES, (value(np.clip(landed, -9, 9)) * chance).reshape(len(NODES), -1).sum(1))
+        value = CubicSpline(
+            NODES, (value(np.clip(landed, -9, 9)) * chance).reshape(len(NODES), -1).sum(1)
+        )
     start = np.exp(MIXTURE.log_prob(torch.from_numpy(NODES[:, None]), path, times[0]).numpy())
     end = np.exp(MIXTURE.log_prob(torch.from_numpy(NODES[:, None]), path, times[-1]).numpy())
     step = NODES[1] - NODES[0]

@@ -13,7 +13,9 @@ from odesolve.cli import main
 from odesolve.errors import OdesolveError
 
 X = torch.tensor([[1.0, 0.5], [0.1, 0.2], [2.0, 1.0]])
-MODEL = ode.problems.mixture([1.0, 2.0], [[1.0, 0.5], [-1.0, 0.3]], std=0.1).model(ode.paths.VP(), "noise")
+MODEL = ode.problems.mixture([1.0, 2.0], [[1.0, 0.5], [-1.0, 0.3]], std=0.1).model(
+    ode.paths.VP(), "noise"
+)
 
 
 def stiff(t, y):
@@ -56,7 +58,13 @@ def test_samples_end_one_by_one():
     assert some.status == ["ok", "ok", "max_calls"]
     assert torch.equal(some.last[:2], alone.last)
     # The last accepted state lies on the solution.
-    there = ode.solve(lambda t, y: -3e3 * (y - torch.cos(t)), X[2:], (0.0, float(some.t[2])), "kvaerno5", rtol=1e-7)
+    there = ode.solve(
+        lambda t, y: -3e3 * (y - torch.cos(t)),
+        X[2:],
+        (0.0, float(some.t[2])),
+        "kvaerno5",
+        rtol=1e-7,
+    )
     torch.testing.assert_close(some.last[2:], there.last, rtol=1e-3, atol=1e-3)
     assert "max_calls" in str(some.diagnosis(2))
 
@@ -69,7 +77,9 @@ def test_the_default_ends_too():
 def test_an_own_generator_ends():
     """Random numbers that nothing shows: no tolerance is met, and the budget ends it."""
     g = torch.Generator().manual_seed(0)
-    found = ode.solve(lambda t, y: torch.randn(y.shape, generator=g), X, max_calls=300, rtol=1e-7, atol=1e-7)
+    found = ode.solve(
+        lambda t, y: torch.randn(y.shape, generator=g), X, max_calls=300, rtol=1e-7, atol=1e-7
+    )
     assert set(found.status) <= {"max_calls", "min_step"}
     assert bool(found.last.isfinite().all())
 
@@ -120,7 +130,9 @@ def test_densities_have_a_limit_by_default():
 def test_a_density_of_some_samples():
     """The velocity is rough for one sample alone."""
     k = torch.tensor([[0.0], [0.0], [1e6]])
-    found = ode.log_prob(lambda t, x, k: -x + torch.sin(k * x), X, args=(k,), max_calls=200, check=False)
+    found = ode.log_prob(
+        lambda t, x, k: -x + torch.sin(k * x), X, args=(k,), max_calls=200, check=False
+    )
     assert found.status == ["ok", "ok", "max_calls"]
     assert found.value.isnan().tolist() == [False, False, True]
 
@@ -155,7 +167,9 @@ def test_jobs_and_the_command_line_pass_it_on(tmp_path, capsys):
 def test_what_is_no_budget(bad):
     for call in (
         lambda: ode.solve(stiff, X, max_calls=bad),
-        lambda: ode.solve_sde(stiff, 0.1, X, noise="additive", solver="sra1", rtol=1e-2, max_calls=bad),
+        lambda: ode.solve_sde(
+            stiff, 0.1, X, noise="additive", solver="sra1", rtol=1e-2, max_calls=bad
+        ),
         lambda: ode.log_prob(MODEL, X, max_calls=bad),
         lambda: ode.log_prob(MODEL, X, solver="picard", max_calls=bad),
     ):

@@ -1,4 +1,5 @@
-"""Layers in train mode are told of once at every door that samples, wherever the module hides; and nothing else is."""
+"""Layers in train mode are told of once at every door that samples, wherever the module hides; and
+nothing else is."""
 
 from __future__ import annotations
 
@@ -108,8 +109,14 @@ HIDDEN = {
     "cached": lambda net: functools.lru_cache(lambda x, t: net(x, t)),
 }
 LAYERS = {
-    "dropout": (lambda: nn.Dropout(0.3), "dropout in train mode, so that every evaluation is random"),
-    "batch norm": (lambda: nn.BatchNorm1d(8), "BatchNorm in train mode, .* mixes the samples of a batch"),
+    "dropout": (
+        lambda: nn.Dropout(0.3),
+        "dropout in train mode, so that every evaluation is random",
+    ),
+    "batch norm": (
+        lambda: nn.BatchNorm1d(8),
+        "BatchNorm in train mode, .* mixes the samples of a batch",
+    ),
     "batch norm without statistics": (
         lambda: nn.BatchNorm1d(8, track_running_stats=False),
         "BatchNorm in train mode, .* mixes the samples of a batch",
@@ -143,18 +150,24 @@ def resumed(net):
 DOORS = {
     "sample": lambda net, folder: ode.sample(model(net), X, "ddim", 3),
     "sample in chunks": lambda net, folder: ode.sample(model(net), X, "ddim", 3, batch=2),
-    "sample with a callback": lambda net, folder: ode.sample(model(net), X, "ddim", 3, callback=lambda step: None),
+    "sample with a callback": lambda net, folder: ode.sample(
+        model(net), X, "ddim", 3, callback=lambda step: None
+    ),
     "iterate": lambda net, folder: list(ode.iterate(model(net), X, "ddim", 3)),
     "resume": lambda net, folder: resumed(net),
     "invert": lambda net, folder: ode.invert(model(net), X, "ddim", 3),
     "Sampler": lambda net, folder: ode.Sampler(model(net), "ddim", 3)(X),
     "sdedit": lambda net, folder: ode.sdedit(model(net), X, 0.5, "ddim", 3, seed=0),
-    "interpolate": lambda net, folder: ode.interpolate(model(net), X, X.flip(0), [0.0, 1.0], "ddim", 3),
+    "interpolate": lambda net, folder: ode.interpolate(
+        model(net), X, X.flip(0), [0.0, 1.0], "ddim", 3
+    ),
     "guided": lambda net, folder: ode.sample(model(net).guided(2.0, uncond={}), X, "ddim", 3),
     "profile": lambda net, folder: ode.profile(
         model(net), ["ddim"], nfe=[2], noise=X, reference=X, timing=0, progress=False
     ),
-    "jobs": lambda net, folder: ode.jobs.sample(model(net), (4, 2), "ddim", 3, n=10, out=folder, seed=0, shard=4),
+    "jobs": lambda net, folder: ode.jobs.sample(
+        model(net), (4, 2), "ddim", 3, n=10, out=folder, seed=0, shard=4
+    ),
     "elbo": lambda net, folder: ode.elbo(model(net), X, steps=3, seed=0),
     "langevin": lambda net, folder: ode.langevin(lambda x: net(x, x[:, :1]), X, 0.1, 2, seed=0),
     "langevin of a model": lambda net, folder: ode.langevin(
@@ -170,7 +183,9 @@ def test_every_door_tells_once(door, layer, tmp_path):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         DOORS[door](Net(make()), tmp_path / "train")
-    assert len([w for w in seen if "in train mode" in str(w.message)]) == 1, [str(w.message) for w in seen]
+    assert len([w for w in seen if "in train mode" in str(w.message)]) == 1, [
+        str(w.message) for w in seen
+    ]
     assert seen[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")

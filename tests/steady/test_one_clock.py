@@ -1,4 +1,5 @@
-"""Networks that read one time for the whole batch in adaptive solves of a model: refused, and right under one step for all."""
+"""Networks that read one time for the whole batch in adaptive solves of a model: refused, and right
+under one step for all."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import torch
 
 import odesolve as ode
 
-TWO = ode.problems.mixture([0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6])
+TWO = ode.problems.mixture(
+    [0.3, 0.3, 0.4], [[-1.2, 0.5], [1.0, 1.0], [0.3, -1.0]], std=[0.4, 0.5, 0.6]
+)
 READS = {
     "t[0]": lambda t: t[0],
     "t.mean()": lambda t: t.mean(),
@@ -56,7 +59,9 @@ def test_right_networks_take_no_evaluation_more():
     model = ode.Model(net, ode.paths.VP(), "noise")
     for batch in (1, 2, 3):
         calls.clear()
-        found = ode.solve(model, torch.randn(batch, 2, dtype=torch.float64), (1.0, 0.01), compact=True)
+        found = ode.solve(
+            model, torch.randn(batch, 2, dtype=torch.float64), (1.0, 0.01), compact=True
+        )
         assert found.ok
         assert sum(calls) >= int(found.nfe.sum())
         assert len(calls) == int(found.nfe.max())
@@ -64,4 +69,8 @@ def test_right_networks_take_no_evaluation_more():
 
 def test_a_network_that_draws_is_told_so():
     with pytest.raises(ode.OdesolveError, match="answers differently to the same question"):
-        ode.solve(ode.Model(lambda x, t: torch.rand_like(x), ode.paths.VP(), "noise"), torch.randn(5, 2), (1.0, 0.01))
+        ode.solve(
+            ode.Model(lambda x, t: torch.rand_like(x), ode.paths.VP(), "noise"),
+            torch.randn(5, 2),
+            (1.0, 0.01),
+        )

@@ -1,4 +1,5 @@
-"""Networks that are random, or that change as they are asked: found out, refused or warned of, at every entry point."""
+"""Networks that are random, or that change as they are asked: found out, refused or warned of, at
+every entry point."""
 
 from __future__ import annotations
 
@@ -24,12 +25,16 @@ TIMES = torch.tensor([0.0, 1.0])
 
 
 class Net(nn.Module):
-    """A network of x and t whose middle layer is given; ``calls`` counts rows it was asked about."""
+    """A network of x and t whose middle layer is given; ``calls`` counts rows it was asked
+    about."""
 
     def __init__(self, layer: nn.Module):
         super().__init__()
         torch.manual_seed(0)
-        self.layers, self.calls = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), layer, nn.Linear(16, 2)), 0
+        self.layers, self.calls = (
+            nn.Sequential(nn.Linear(3, 16), nn.Tanh(), layer, nn.Linear(16, 2)),
+            0,
+        )
 
     def forward(self, x, t):
         self.calls += len(x)
@@ -70,7 +75,9 @@ DENSITIES = {
 }
 
 
-@pytest.mark.parametrize("net", [dropout(), functional, own_generator()], ids=["module", "functional", "own"])
+@pytest.mark.parametrize(
+    "net", [dropout(), functional, own_generator()], ids=["module", "functional", "own"]
+)
 @pytest.mark.parametrize("way", DENSITIES)
 def test_densities_of_random_networks_are_refused(way, net):
     options = DENSITIES[way]
@@ -79,7 +86,11 @@ def test_densities_of_random_networks_are_refused(way, net):
             ode.log_prob(model(net), X, **options)
     if not {"of", "solver"} & set(options) or way == "reversible":
         with pytest.raises(OdesolveError, match=f"f {REFUSED}"):
-            ode.log_prob(lambda t, x: net(x, t), X, **{"solver": "rk4", **options} if way == "steps" else options)
+            ode.log_prob(
+                lambda t, x: net(x, t),
+                X,
+                **{"solver": "rk4", **options} if way == "steps" else options,
+            )
 
 
 @pytest.mark.parametrize("path", [VP, ode.paths.EDM(), ode.paths.Linear(), VP.flipped()], ids=repr)
@@ -103,9 +114,12 @@ def test_the_repeated_call_is_counted(way):
     if way in ("continuous", "backprop", "reversible") or options.get("of") == "plan":
         options["adjoint"] = None if way != "plan" else options.get("adjoint")
         options = {k: v for k, v in options.items() if v is not None}
-    found = ode.log_prob((lambda t, x: net(x, t)) if way == "reversible" else model(net), X, **options)
+    found = ode.log_prob(
+        (lambda t, x: net(x, t)) if way == "reversible" else model(net), X, **options
+    )
     assert found.ok
-    assert int(found.nfe.sum()) == net.calls or way == "plan"  # where DDIM's calls are of all samples
+    # where DDIM's calls are of all samples
+    assert int(found.nfe.sum()) == net.calls or way == "plan"
 
 
 SOLVES = {
@@ -184,8 +198,12 @@ def test_functions_in_place_and_on_one_buffer_are_no_random_ones():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_in_another_order_are_no_randomness(dtype):
-    """An answer that moves by an ulp in some of its numbers; one that moves by a hundredth in all of them."""
-    eps, flip = torch.finfo(dtype).eps, torch.rand(64, generator=torch.Generator().manual_seed(0)) > 0.5
+    """An answer that moves by an ulp in some of its numbers; one that moves by a hundredth in all
+    of them."""
+    eps, flip = (
+        torch.finfo(dtype).eps,
+        torch.rand(64, generator=torch.Generator().manual_seed(0)) > 0.5,
+    )
     answers = iter([torch.ones(64), torch.ones(64) + eps * flip, torch.ones(64), 1.0 + 0.2 * flip])
     f = lambda: next(answers).to(dtype)
     Steady(f, always=True)()
@@ -277,7 +295,9 @@ SAMPLED = {
     "iterate": lambda m: list(ode.iterate(m, X, "ddim", 3)),
     "invert": lambda m: ode.invert(m, X, "ddim", 3),
     "sdedit": lambda m: ode.sdedit(m, X, 0.5, "ddim", 3, seed=0),
-    "profile": lambda m: ode.profile(m, ["ddim"], nfe=[2], noise=X, reference=X, timing=0, progress=False),
+    "profile": lambda m: ode.profile(
+        m, ["ddim"], nfe=[2], noise=X, reference=X, timing=0, progress=False
+    ),
     "elbo": lambda m: ode.elbo(m, X, steps=3, seed=0),
     "sampler": lambda m: ode.sample(m, (2, 2), "sde_dpmpp_1", 3, seed=0),
 }
@@ -286,11 +306,19 @@ SAMPLED = {
 @pytest.mark.parametrize("entry", SAMPLED)
 def test_sampling_warns_of_layers_in_train_mode(entry):
     call = SAMPLED[entry]
-    for layer, told in ((nn.Dropout(0.3), "dropout in train mode"), (nn.BatchNorm1d(16), "BatchNorm in train mode")):
+    for layer, told in (
+        (nn.Dropout(0.3), "dropout in train mode"),
+        (nn.BatchNorm1d(16), "BatchNorm in train mode"),
+    ):
         with pytest.warns(UserWarning, match=told) as seen:
             call(model(dropout(layer=layer)))
         assert len([w for w in seen if told in str(w.message)]) == 1
-    for quiet in (dropout(False), dropout(layer=nn.Dropout(0.0)), dropout(layer=nn.LayerNorm(16)), Net(nn.Tanh())):
+    for quiet in (
+        dropout(False),
+        dropout(layer=nn.Dropout(0.0)),
+        dropout(layer=nn.LayerNorm(16)),
+        Net(nn.Tanh()),
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             call(model(quiet))
@@ -304,7 +332,9 @@ OTHERS = {
     "solve_sde": lambda net: ode.solve_sde(Flow(net), 0.1, X, steps=2, noise="additive", seed=0),
     "odeint": lambda net: torchdiffeq.odeint(Flow(net), X, TIMES, method="euler"),
     "langevin": lambda net: ode.langevin(Still(net), X, 0.1, 2, seed=0),
-    "k-diffusion": lambda net: K.sampling.sample_euler(net, X, torch.tensor([1.0, 0.5, 0.0]), disable=True),
+    "k-diffusion": lambda net: K.sampling.sample_euler(
+        net, X, torch.tensor([1.0, 0.5, 0.0]), disable=True
+    ),
 }
 
 
@@ -327,8 +357,17 @@ class Still(Flow):
 def test_statistics_that_change_are_warned_of_everywhere(entry):
     # Samples that see each other have no densities of their own, which is an error besides.
     refused = entry.startswith("log_prob")
-    fails = pytest.raises(OdesolveError, match=r"net\.eval\(\)") if refused else contextlib.nullcontext()
-    with fails, pytest.warns(UserWarning, match="BatchNorm in train mode, whose statistics every evaluation changes"):
+    fails = (
+        pytest.raises(OdesolveError, match=r"net\.eval\(\)")
+        if refused
+        else contextlib.nullcontext()
+    )
+    with (
+        fails,
+        pytest.warns(
+            UserWarning, match="BatchNorm in train mode, whose statistics every evaluation changes"
+        ),
+    ):
         OTHERS[entry](dropout(layer=nn.BatchNorm1d(16)))
     OTHERS[entry](dropout(False, layer=nn.BatchNorm1d(16)))
 
@@ -362,7 +401,9 @@ def test_k_diffusion_adaptive():
     out, info = K.sampling.sample_dpm_adaptive(quiet, X, 0.1, 10.0, disable=True, return_info=True)
     assert "status" not in info
     with pytest.warns(UserWarning, match="ended at max_calls=7"):
-        out, info = K.sampling.sample_dpm_adaptive(quiet, X, 0.1, 10.0, disable=True, return_info=True, max_calls=7)
+        out, info = K.sampling.sample_dpm_adaptive(
+            quiet, X, 0.1, 10.0, disable=True, return_info=True, max_calls=7
+        )
     assert (info["status"], info["nfe"]) == ("max_calls", 6)
     assert bool(out.isfinite().all())
 

@@ -17,7 +17,9 @@ def main() -> int:
         ok = figure <= s.limit
         failed += not ok
         print(
-            f"{s.number:3} {s.name:38} {figure:9.2g} {s.limit:9.2g} {'pass' if ok else 'FAIL'}  {s.check}", flush=True
+            f"{s.number:3} {s.name:38} {figure:9.2g} {s.limit:9.2g} {'pass' if ok else 'FAIL'}  "
+            f"{s.check}",
+            flush=True,
         )
     print(f"{len(SYSTEMS) - failed} of {len(SYSTEMS)} pass")
     return int(failed > 0)

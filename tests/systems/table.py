@@ -1,4 +1,5 @@
-"""The systems that the library is to provide, each with a check whose figure must stay under its limit."""
+"""The systems that the library is to provide, each with a check whose figure must stay under its
+limit."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 @dataclass(frozen=True)
 class System:
-    """A row: its number in the inventory, the system's name, what is checked, the largest figure that passes."""
+    """A row: its number in the inventory, the system's name, what is checked, the largest figure
+    that passes."""
 
     number: int
     name: str
@@ -22,7 +24,9 @@ class System:
 SYSTEMS: list[System] = []
 
 
-def system(number: int, name: str, check: str, limit: float) -> Callable[[Callable[[], float]], Callable[[], float]]:
+def system(
+    number: int, name: str, check: str, limit: float
+) -> Callable[[Callable[[], float]], Callable[[], float]]:
     """Enter a function that measures a row's figure."""
 
     def entered(figure: Callable[[], float]) -> Callable[[], float]:
@@ -49,5 +53,7 @@ def slope(errors: Sequence[float]) -> float:
 
 def gap(found: torch.Tensor | float, exact: torch.Tensor | float) -> float:
     """Largest absolute difference."""
-    difference = torch.as_tensor(found, dtype=torch.float64) - torch.as_tensor(exact, dtype=torch.float64)
+    difference = torch.as_tensor(found, dtype=torch.float64) - torch.as_tensor(
+        exact, dtype=torch.float64
+    )
     return float(difference.detach().abs().max())

@@ -1,4 +1,5 @@
-"""Starts that were computed from what asks for gradients: a solve that makes none says so, instead of zeros."""
+"""Starts that were computed from what asks for gradients: a solve that makes none says so, instead
+of zeros."""
 
 from __future__ import annotations
 
@@ -11,8 +12,12 @@ from odesolve.errors import OdesolveError
 MODEL = ode.Model(lambda x, t: 0.5 * torch.tanh(x), ode.paths.VP(), "noise")
 SOLVES = {
     "solve": lambda y, **o: ode.solve(lambda t, y: torch.sin(y), y, **o).last,
-    "solve, steps": lambda y, **o: ode.solve(lambda t, y: torch.sin(y), y, solver="rk4", steps=5, **o).last,
-    "solve_sde": lambda y, **o: ode.solve_sde(lambda t, y: -y, 0.1, y, noise="additive", steps=5, seed=0, **o).last,
+    "solve, steps": lambda y, **o: (
+        ode.solve(lambda t, y: torch.sin(y), y, solver="rk4", steps=5, **o).last
+    ),
+    "solve_sde": lambda y, **o: (
+        ode.solve_sde(lambda t, y: -y, 0.1, y, noise="additive", steps=5, seed=0, **o).last
+    ),
     "sample": lambda y, **o: ode.sample(MODEL, y, solver="ddim", steps=4, **o),
     "sample, state": lambda y, **o: ode.sample(MODEL, state=y, solver="ddim", steps=4, **o),
     "log_prob": lambda y, **o: ode.log_prob(MODEL, y, steps=4, **o).value,
@@ -58,8 +63,12 @@ NOISE = {"noise": "additive", "steps": 5, "seed": 0}
 CLOSURES = {
     "solve": lambda k: ode.solve(decay(k), start(), adjoint="backprop").last.sum(),
     "continuous": lambda k: ode.solve(decay(k), start(), adjoint="continuous").last.sum(),
-    "reversible": lambda k: ode.solve(decay(k), start(), solver="rk4", steps=5, adjoint="reversible").last.sum(),
-    "solve_sde": lambda k: ode.solve_sde(decay(k), 0.1, start(), adjoint="backprop", **NOISE).last.sum(),
+    "reversible": lambda k: ode.solve(
+        decay(k), start(), solver="rk4", steps=5, adjoint="reversible"
+    ).last.sum(),
+    "solve_sde": lambda k: ode.solve_sde(
+        decay(k), 0.1, start(), adjoint="backprop", **NOISE
+    ).last.sum(),
     "sample": lambda k: ode.sample(model_of(k), start(), "ddim", 4, adjoint="backprop").sum(),
 }
 

@@ -1,4 +1,5 @@
-"""Networks and right-hand sides that lose the graph: refused wherever a value or a gradient would be wrong."""
+"""Networks and right-hand sides that lose the graph: refused wherever a value or a gradient would
+be wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 import odesolve as ode
 from odesolve.integrations import torchdiffeq, torchsde
 
-WEIGHT = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)  # a graph of parameters alone is none
+# a graph of parameters alone is none
+WEIGHT = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
 X = torch.tensor([[0.3, -0.8], [1.1, 0.2], [-0.6, -0.4]], dtype=torch.float64)
 
 
@@ -57,7 +59,10 @@ DENSITIES = {
     "gradients": {"adjoint": "backprop"},
     "continuous": {"adjoint": "continuous"},
     "gradients-steps": {"steps": 4, "adjoint": "backprop"},
-    **{name: {"trace": name, "seed": 0} for name in ("hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace")},
+    **{
+        name: {"trace": name, "seed": 0}
+        for name in ("hutchinson", "gaussian", "orthogonal", "hutchpp", "xtrace")
+    },
 }
 
 
@@ -126,7 +131,9 @@ def test_each_branch_of_guidance(net, branch):
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
         ode.log_prob(model, X, steps=3)
     with pytest.raises(ode.OdesolveError, match="does not depend on its input"):
-        ode.sample(model, X.clone().requires_grad_(), "ddim", 3, adjoint="backprop").sum().backward()
+        ode.sample(
+            model, X.clone().requires_grad_(), "ddim", 3, adjoint="backprop"
+        ).sum().backward()
 
 
 @lost
@@ -160,7 +167,9 @@ def solved(adjoint, f, y):
 
 def solved_sde(adjoint, f, y, g=lambda t, y: 0.1 * y):
     calculus = {"solver": "stochastic_heun", "calculus": "stratonovich"}
-    return ode.solve_sde(f, g, y, steps=4, seed=0, adjoint=adjoint, params=(WEIGHT,), **calculus).last
+    return ode.solve_sde(
+        f, g, y, steps=4, seed=0, adjoint=adjoint, params=(WEIGHT,), **calculus
+    ).last
 
 
 def adapted(adjoint, f, y):
@@ -185,7 +194,11 @@ class Equation(torch.nn.Module):
 
 
 def adapted_sde(adjoint, f, y, g=lambda t, y: 0.1 * y):
-    solve = torchsde.sdeint if adjoint == "sdeint" else partial(torchsde.sdeint_adjoint, adjoint_params=(WEIGHT,))
+    solve = (
+        torchsde.sdeint
+        if adjoint == "sdeint"
+        else partial(torchsde.sdeint_adjoint, adjoint_params=(WEIGHT,))
+    )
     ts = torch.tensor([0.0, 0.5], dtype=torch.float64)
     bm = torchsde.BrownianInterval(0.0, 0.5, size=y.shape, dtype=y.dtype, entropy=0)
     return solve(Equation(f, g), y, ts, bm, method="euler", dt=0.25)[-1]
@@ -197,7 +210,9 @@ SOLVES = [
     *((adapted, a) for a in ("odeint", "odeint_adjoint")),
     *((adapted_sde, a) for a in ("sdeint", "sdeint_adjoint")),
 ]
-solves = pytest.mark.parametrize(("solve", "adjoint"), SOLVES, ids=[f"{s.__name__}-{a}" for s, a in SOLVES])
+solves = pytest.mark.parametrize(
+    ("solve", "adjoint"), SOLVES, ids=[f"{s.__name__}-{a}" for s, a in SOLVES]
+)
 
 
 def gradient(solve, adjoint, f, **more):
@@ -226,7 +241,9 @@ def test_diffusions(net, adjoint):
     with pytest.raises(ode.OdesolveError, match="g depends on y in a way"):
         gradient(solved_sde, adjoint, lambda t, y: -y, g=lambda t, y: net(y))
     constant = gradient(solved_sde, adjoint, lambda t, y: -y, g=lambda t, y: WEIGHT.expand_as(y))
-    assert torch.allclose(constant, gradient(solved_sde, adjoint, lambda t, y: -y, g=lambda t, y: WEIGHT + 0 * y))
+    assert torch.allclose(
+        constant, gradient(solved_sde, adjoint, lambda t, y: -y, g=lambda t, y: WEIGHT + 0 * y)
+    )
 
 
 @lost
@@ -239,7 +256,13 @@ def test_diffusions_of_the_adapter(net, adjoint):
 @lost
 def test_milsteins_step_differentiates_the_diffusion(net):
     with pytest.raises(ode.OdesolveError, match="g of sde depends on y in a way"):
-        torchsde.sdeint(Equation(lambda t, y: -y, lambda t, y: net(y)), X, [0.0, 0.5], method="milstein", dt=0.25)
+        torchsde.sdeint(
+            Equation(lambda t, y: -y, lambda t, y: net(y)),
+            X,
+            [0.0, 0.5],
+            method="milstein",
+            dt=0.25,
+        )
 
 
 def test_what_is_lost_late_is_seen():

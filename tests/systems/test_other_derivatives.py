@@ -1,4 +1,5 @@
-"""Derivatives beyond the recorded ones, through every solver: right, or refused in a sentence; never 0 and never lost."""
+"""Derivatives beyond the recorded ones, through every solver: right, or refused in a sentence;
+never 0 and never lost."""
 
 from __future__ import annotations
 
@@ -57,13 +58,17 @@ CLOSED = {
     "solve, implicit": lambda y: ode.solve(f, y, solver="kvaerno3").last,
     "solve, args": lambda k: ode.solve(lambda t, y, k: k * y, X, args=(k,)).last,
     "solve, closure": lambda k: ode.solve(lambda t, y: k * y, X).last,
-    "solve, closure of steps": lambda k: ode.solve(lambda t, y: k * y, X, solver="rk4", steps=3).last,
+    "solve, closure of steps": lambda k: (
+        ode.solve(lambda t, y: k * y, X, solver="rk4", steps=3).last
+    ),
     "solve, model": lambda y: ode.solve(MODEL, y, (1.0, 0.1)).last,
     "solve_sde": lambda y: ode.solve_sde(f, g, y, steps=4, seed=0).last,
     "solve_sde, closure": lambda k: ode.solve_sde(f, lambda t, y: k * y, X, steps=4, seed=0).last,
     "sample": lambda y: ode.sample(MODEL, y, "ddim", 3),
     "sample, state": lambda y: ode.sample(MODEL, state=y, solver="dpmpp_2m", steps=3),
-    "sample, closure": lambda k: ode.sample(ode.Model(lambda x, t: k * x, ode.paths.VP(), "noise"), X, "ddim", 3),
+    "sample, closure": lambda k: ode.sample(
+        ode.Model(lambda x, t: k * x, ode.paths.VP(), "noise"), X, "ddim", 3
+    ),
     "sample, cond": lambda k: ode.sample(
         ode.Model(lambda x, t, k: k * x, ode.paths.VP(), "noise", cond={"k": k}), X, "ddim", 3
     ),
@@ -92,16 +97,28 @@ CLOSED = {
 CONNECTED = {
     "solve, backprop": lambda y: ode.solve(f, y, adjoint="backprop").last,
     "solve, continuous": lambda y: ode.solve(f, y, adjoint="continuous").last,
-    "solve, reversible": lambda y: ode.solve(f, y, solver="rk4", steps=4, adjoint="reversible").last,
+    "solve, reversible": lambda y: (
+        ode.solve(f, y, solver="rk4", steps=4, adjoint="reversible").last
+    ),
     "solve, linear f": lambda y: ode.solve(lambda t, y: -y, y, adjoint="backprop").last.square(),
-    "solve, args": lambda k: ode.solve(lambda t, y, k: k * y, X, args=(k,), adjoint="backprop").last,
-    "solve, closure": lambda k: ode.solve(lambda t, y: k * y, X, adjoint="backprop", params=(k,)).last,
-    "solve_sde, backprop": lambda y: ode.solve_sde(f, g, y, steps=4, seed=0, adjoint="backprop").last,
-    "solve_sde, continuous": lambda y: ode.solve_sde(f, g, y, steps=4, seed=0, adjoint="continuous").last,
+    "solve, args": lambda k: (
+        ode.solve(lambda t, y, k: k * y, X, args=(k,), adjoint="backprop").last
+    ),
+    "solve, closure": lambda k: (
+        ode.solve(lambda t, y: k * y, X, adjoint="backprop", params=(k,)).last
+    ),
+    "solve_sde, backprop": lambda y: (
+        ode.solve_sde(f, g, y, steps=4, seed=0, adjoint="backprop").last
+    ),
+    "solve_sde, continuous": lambda y: (
+        ode.solve_sde(f, g, y, steps=4, seed=0, adjoint="continuous").last
+    ),
     "sample": lambda y: ode.sample(MODEL, y, "ddim", 3, adjoint="backprop"),
     "log_prob, backprop": lambda y: ode.log_prob(MODEL, y, tol=1.0, adjoint="backprop").value,
     "log_prob, continuous": lambda y: ode.log_prob(MODEL, y, tol=1.0, adjoint="continuous").value,
-    "log_prob, plan": lambda y: ode.log_prob(MODEL, y, of="plan", solver="ddim", steps=3, adjoint="backprop").value,
+    "log_prob, plan": lambda y: (
+        ode.log_prob(MODEL, y, of="plan", solver="ddim", steps=3, adjoint="backprop").value
+    ),
     "odeint_adjoint": lambda y: torchdiffeq.odeint_adjoint(f, y, T, adjoint_params=())[-1],
     "sdeint_adjoint": sde(torchsde.sdeint_adjoint, method="euler", adjoint_params=()),
 }
@@ -126,7 +143,11 @@ def total(call):
     return lambda y: call(y).sum()
 
 
-UNBATCHED = [CONNECTED[k] for k in CONNECTED if k in ("solve, continuous", "log_prob, continuous", "odeint_adjoint")]
+UNBATCHED = [
+    CONNECTED[k]
+    for k in CONNECTED
+    if k in ("solve, continuous", "log_prob, continuous", "odeint_adjoint")
+]
 FORWARDS = {
     "forward_ad": push,
     "jvp": lambda call: torch.func.jvp(call, (X,), (V,))[1],
@@ -135,7 +156,9 @@ FORWARDS = {
     "jacrev": lambda call: torch.func.jacrev(call)(X),
     "jacfwd": lambda call: torch.func.jacfwd(call)(X),
     "hessian": lambda call: torch.func.hessian(total(call))(X),
-    "jacobian, forward": lambda call: twice.jacobian(call, X, vectorize=True, strategy="forward-mode"),
+    "jacobian, forward": lambda call: twice.jacobian(
+        call, X, vectorize=True, strategy="forward-mode"
+    ),
 }
 SECONDS = {
     "jvp": lambda call: twice.jvp(call, X, V),
@@ -148,7 +171,8 @@ SECONDS = {
 @pytest.fixture(autouse=True)
 def quiet():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit's as forward differentiation loads, torchsde's of methods
+        # torch.jit's as forward differentiation loads, torchsde's of methods
+        warnings.simplefilter("ignore")
         yield
 
 
@@ -201,7 +225,8 @@ def test_recorded_solves_have_second_derivatives(call):
 
 
 @pytest.mark.parametrize(
-    "method", ["implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "sdirk2", "trbdf2"]
+    "method",
+    ["implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "sdirk2", "trbdf2"],
 )
 @pytest.mark.parametrize("how", **named(SECONDS))
 def test_implicit_methods_have_first_derivatives(method, how):
@@ -247,7 +272,9 @@ def test_solves_inside_of_a_right_hand_side():
     sol = ode.solve(lambda t, y: -inner(y), X, (0.0, 1.0), "kvaerno5", rtol=1e-6)
     assert sol.ok
     share = float(inner(torch.ones(1, 1, dtype=torch.float64)))
-    assert torch.allclose(sol.last, X * torch.exp(torch.tensor(-share, dtype=torch.float64)), rtol=1e-5)
+    assert torch.allclose(
+        sol.last, X * torch.exp(torch.tensor(-share, dtype=torch.float64)), rtol=1e-5
+    )
 
 
 def test_guidance_by_a_classifier_has_derivatives():

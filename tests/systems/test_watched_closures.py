@@ -1,4 +1,5 @@
-"""What forward differentiation watches from outside: a number in a closure, a condition, an event, a time."""
+"""What forward differentiation watches from outside: a number in a closure, a condition, an event,
+a time."""
 
 from __future__ import annotations
 
@@ -29,18 +30,32 @@ def fall(k):
 
 CALLS = {
     "log_prob, steps": lambda k: ode.log_prob(model(k), X, steps=4).value,
-    "log_prob, steps, backprop": lambda k: ode.log_prob(model(k), X, steps=4, adjoint="backprop").value,
+    "log_prob, steps, backprop": lambda k: (
+        ode.log_prob(model(k), X, steps=4, adjoint="backprop").value
+    ),
     "log_prob, ddim": lambda k: ode.log_prob(model(k), X, steps=4, solver="ddim").value,
     "log_prob, plan": lambda k: ode.log_prob(model(k), X, steps=4, of="plan").value,
     "elbo": lambda k: ode.elbo(model(k), X, steps=4, seed=1).value,
     "sample": lambda k: ode.sample(model(k), X, solver="ddim", steps=4),
-    "sample, backprop": lambda k: ode.sample(model(k), X, solver="ddim", steps=4, adjoint="backprop"),
-    "sample, condition": lambda k: ode.sample(conditioned(k), X, solver="ddim", steps=4, adjoint="backprop"),
-    "sample, window": lambda k: ode.sample(model(k), X, solver="ddim", steps=4, executor=ode.Window()),
-    "sample, inpainted": lambda k: ode.sample(model(1.0).inpainted(k * X, torch.ones_like(X)), X, steps=4),
-    "event": lambda k: ode.solve(fall(1.0), X, T, events=ode.Event(lambda t, y: y[:, 0] - k * 0.1)).t,
+    "sample, backprop": lambda k: ode.sample(
+        model(k), X, solver="ddim", steps=4, adjoint="backprop"
+    ),
+    "sample, condition": lambda k: ode.sample(
+        conditioned(k), X, solver="ddim", steps=4, adjoint="backprop"
+    ),
+    "sample, window": lambda k: ode.sample(
+        model(k), X, solver="ddim", steps=4, executor=ode.Window()
+    ),
+    "sample, inpainted": lambda k: ode.sample(
+        model(1.0).inpainted(k * X, torch.ones_like(X)), X, steps=4
+    ),
+    "event": lambda k: (
+        ode.solve(fall(1.0), X, T, events=ode.Event(lambda t, y: y[:, 0] - k * 0.1)).t
+    ),
     "odeint, times": lambda k: adapter.odeint(fall(1.0), X, torch.stack([0 * k, k])),
-    "odeint_event, f": lambda k: adapter.odeint_event(fall(k), X.abs(), T[0], event_fn=lambda t, y: y[0, 0] - 0.1)[0],
+    "odeint_event, f": lambda k: adapter.odeint_event(
+        fall(k), X.abs(), T[0], event_fn=lambda t, y: y[0, 0] - 0.1
+    )[0],
     "odeint_event, level": lambda k: adapter.odeint_event(
         fall(1.0), X.abs(), T[0], event_fn=lambda t, y: y[0, 0] - k / 9
     )[0],
@@ -61,7 +76,9 @@ def test_transforms_of_closures_are_refused():
     with pytest.raises(OdesolveError, match=r"torch\.func"):
         torch.func.grad(lambda k: CALLS["elbo"](k).sum())(torch.tensor(0.9, dtype=torch.float64))
     with pytest.raises(OdesolveError, match=r"torch\.func"):
-        torch.func.grad(lambda k: adapter.odeint(fall(k), X, T)[-1].sum())(torch.tensor(0.9, dtype=torch.float64))
+        torch.func.grad(lambda k: adapter.odeint(fall(k), X, T)[-1].sum())(
+            torch.tensor(0.9, dtype=torch.float64)
+        )
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")

@@ -30,7 +30,10 @@ def true_trace(f, x):
     """From the full Jacobian of every sample, one row at a time."""
     leaf = x.detach().requires_grad_()
     out = f(leaf).flatten(1).sum(0)
-    rows = [torch.autograd.grad(o, leaf, retain_graph=True)[0].flatten(1)[:, i] for i, o in enumerate(out)]
+    rows = [
+        torch.autograd.grad(o, leaf, retain_graph=True)[0].flatten(1)[:, i]
+        for i, o in enumerate(out)
+    ]
     return torch.stack(rows).sum(0)
 
 
@@ -48,7 +51,8 @@ def linear(a):
 
 @functools.cache
 def digits_jacobians(sigma, count=300):
-    """Jacobians (count, 64, 64) of EDM's denoiser of the digits at this noise level, at samples of the noisy data."""
+    """Jacobians (count, 64, 64) of EDM's denoiser of the digits at this noise level, at samples of
+    the noisy data."""
     problem, path = ode.problems.digits(std=0.15), ode.paths.EDM()
     g = torch.Generator().manual_seed(1)
     x = problem.sample(count, seed=3)
@@ -58,16 +62,20 @@ def digits_jacobians(sigma, count=300):
 
 
 def on_digits(estimator, sigma, trials, count=300):
-    """(values (count trials, K), traces (count trials,)): independent trials at every sample, with its Jacobian."""
+    """(values (count trials, K), traces (count trials,)): independent trials at every sample, with
+    its Jacobian."""
     jacobians = digits_jacobians(sigma, count)
     x = jacobians.new_zeros(count * trials, 64)
     with torch.no_grad():
-        _, values = begin(estimator, x)(lambda y: (y.view(count, trials, 64) @ jacobians.mT).view_as(y), x)
+        _, values = begin(estimator, x)(
+            lambda y: (y.view(count, trials, 64) @ jacobians.mT).view_as(y), x
+        )
     return values, jacobians.diagonal(0, 1, 2).sum(1).repeat_interleave(trials)
 
 
 def estimates(estimator, f, x, trials, seed=0):
-    """Values (B trials, K): independent trials for every sample of x, one sample after the other."""
+    """Values (B trials, K): independent trials for every sample of x, one sample after the
+    other."""
     many = x.repeat_interleave(trials, 0)
     with torch.no_grad():
         return estimator.begin(many, keys(len(many), seed))(f, many)[1]
@@ -122,7 +130,13 @@ def convolutional():
     norm = nn.BatchNorm2d(8)
     norm.running_mean.uniform_(-1, 1)
     norm.running_var.uniform_(0.5, 2)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), norm, nn.SiLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3, padding=1)]
+    layers = [
+        nn.Conv2d(3, 8, 3, padding=1),
+        norm,
+        nn.SiLU(),
+        nn.Dropout(0.5),
+        nn.Conv2d(8, 3, 3, padding=1),
+    ]
     return nn.Sequential(*layers).eval()
 
 

@@ -1,4 +1,5 @@
-"""On the digits' denoiser: XTrace's error against Hutchinson's, and errors against what the estimators say of them."""
+"""On the digits' denoiser: XTrace's error against Hutchinson's, and errors against what the
+estimators say of them."""
 
 import functools
 
@@ -60,7 +61,8 @@ def test_the_standard_error_is_right(estimator, sigma):
 @pytest.mark.parametrize("products", [8, 24, 40])
 @pytest.mark.parametrize("spectrum", ["decaying", "flat", "indefinite", "not symmetric"])
 def test_the_standard_error_of_xtrace_on_spectra(spectrum, products):
-    """Within 15 %: the spread alone says 0.7 of the error on decaying spectra, and all of it where J is not symmetric."""
+    """Within 15 %: the spread alone says 0.7 of the error on decaying spectra, and all of it where
+    J is not symmetric."""
     n = 64
     i = torch.arange(n, dtype=torch.float64)
     decay = 0.9**i
@@ -68,9 +70,13 @@ def test_the_standard_error_of_xtrace_on_spectra(spectrum, products):
         "decaying": matrix(decay),
         "flat": matrix(1 + i / n),
         "indefinite": matrix(decay * (-1) ** i),
-        "not symmetric": torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2)),
+        "not symmetric": torch.randn(
+            n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+        ),
     }[spectrum]
-    values = estimates(trace.XTrace(products), linear(a), torch.zeros(1, n, dtype=torch.float64), 1000)
+    values = estimates(
+        trace.XTrace(products), linear(a), torch.zeros(1, n, dtype=torch.float64), 1000
+    )
     error = rms(values.mean(1) - a.trace())
     assert rms(values.std(1) / values.shape[1] ** 0.5) == pytest.approx(error, rel=0.15)
     assert abs((values.mean(1) - a.trace()).mean().item()) < 4 * error / 1000**0.5

@@ -1,4 +1,5 @@
-"""The estimator that chooses: never far from the best of its kinds, the same for a sample in any batch, and without bias."""
+"""The estimator that chooses: never far from the best of its kinds, the same for a sample in any
+batch, and without bias."""
 
 import pytest
 import torch
@@ -31,18 +32,28 @@ def by_formula(jacobians, products):
     diagonal = s.diagonal(0, 1, 2)
     square = s.square().sum((1, 2))
     signs = 2 * (square - diagonal.square().sum(1)) / products
-    angles = 2 * dim / (dim + 2) * (square - diagonal.sum(1) ** 2 / dim) / products * (dim - products) / (dim - 1)
+    angles = (
+        2
+        * dim
+        / (dim + 2)
+        * (square - diagonal.sum(1) ** 2 / dim)
+        / products
+        * (dim - products)
+        / (dim - 1)
+    )
     return signs.mean().item() ** 0.5, angles.mean().item() ** 0.5
 
 
 @pytest.mark.parametrize(("name", "products"), CASES)
 def test_it_is_never_worse_than_the_best_by_a_tenth(name, products):
-    """At equal products. Its draws are those of the two that it chooses from: their errors are not noise here."""
+    """At equal products. Its draws are those of the two that it chooses from: their errors are not
+    noise here."""
     jacobians = SPECTRA[name][0]()
     dim = jacobians.shape[1]
     trials = 900 if dim < 100 else 300 if dim < 500 else 120
     errors = {
-        n: on_spectrum(jacobians, trace.named(n, dim, products), trials)[0] for n in ("fourier", "xtrace", "auto")
+        n: on_spectrum(jacobians, trace.named(n, dim, products), trials)[0]
+        for n in ("fourier", "xtrace", "auto")
     }
     best = min(rms(errors["fourier"]), rms(errors["xtrace"]), *by_formula(jacobians, products))
     assert rms(errors["auto"]) <= 1.1 * best
@@ -50,10 +61,20 @@ def test_it_is_never_worse_than_the_best_by_a_tenth(name, products):
 
 @pytest.mark.parametrize(
     ("dim", "rank", "products"),
-    [(192, 4, 8), (192, 5, 8), (64, 8, 12), (192, 10, 16), (192, 12, 20), (768, 12, 20), (192, 14, 24), (192, 22, 40)],
+    [
+        (192, 4, 8),
+        (192, 5, 8),
+        (64, 8, 12),
+        (192, 10, 16),
+        (192, 12, 20),
+        (768, 12, 20),
+        (192, 14, 24),
+        (192, 22, 40),
+    ],
 )
 def test_projections_of_ranks_about_half_the_products(dim, rank, products):
-    """Where bases leave few directions, what they leave errs alike in all estimates, and so does what a pilot sees of it."""
+    """Where bases leave few directions, what they leave errs alike in all estimates, and so does
+    what a pilot sees of it."""
     spectrum = torch.zeros(dim, dtype=torch.float64)
     spectrum[:rank] = 1.0
     jacobians, trials = symmetric(spectrum), 900 if dim < 500 else 400
@@ -97,7 +118,9 @@ def test_a_sample_is_the_same_in_any_batch():
     scale = torch.tensor([0.01, 1.0, 3.0, 0.1, 10.0, 0.3], dtype=torch.float64)
 
     def f(y, scale=scale):
-        return net(scale[:, None] * y) + 50 * torch.tanh(y.mean(1, keepdim=True)) * (scale[:, None] > 1)
+        return net(scale[:, None] * y) + 50 * torch.tanh(y.mean(1, keepdim=True)) * (
+            scale[:, None] > 1
+        )
 
     probes = begin(trace.Auto(8), x)
     unsettled = probes.rows(torch.tensor([4, 1]))
@@ -114,7 +137,8 @@ def test_a_sample_is_the_same_in_any_batch():
 
 
 def test_the_choice_stays():
-    """A state that would choose otherwise comes second: what was drawn along a trajectory is one estimate."""
+    """A state that would choose otherwise comes second: what was drawn along a trajectory is one
+    estimate."""
     x = torch.zeros(2, 60, dtype=torch.float64)
     flat, low = matrix(torch.linspace(-1, 2, 60, dtype=torch.float64)), one_direction(60)[0]
     probes = begin(trace.Auto(8), x)
@@ -125,7 +149,8 @@ def test_the_choice_stays():
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
 def test_it_has_no_bias(sigma):
-    """The pilot's vectors are its own: 7200 trials, within four standard errors, where both kinds are taken."""
+    """The pilot's vectors are its own: 7200 trials, within four standard errors, where both kinds
+    are taken."""
     values, exact = on_digits(trace.Auto(8), sigma, 60, 120)
     error = values.mean(1) - exact
     assert abs(error.mean().item()) < 4 * error.std().item() / len(error) ** 0.5

@@ -1,4 +1,5 @@
-"""Intervals of Student's t with K - 1 degrees hold the truth as often as they say: 1000 trials, binomial tests."""
+"""Intervals of Student's t with K - 1 degrees hold the truth as often as they say: 1000 trials,
+binomial tests."""
 
 import pytest
 import torch
@@ -46,6 +47,7 @@ def test_digits_at_high_noise(estimator):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_digits_where_few_directions_decide(estimator):
-    """At noise 1 the estimates are skewed, as squares of few normals are: t's intervals of 0.9 hold 0.86 to 0.89."""
+    """At noise 1 the estimates are skewed, as squares of few normals are: t's intervals of 0.9 hold
+    0.86 to 0.89."""
     hits = covered(*on_digits(estimator, 1.0, TRIALS // 250, 250), 0.9)
     assert stats.binomtest(hits, TRIALS, 0.86, "less").pvalue > 1e-3

@@ -1,4 +1,5 @@
-"""Exact traces: the sum of the Jacobian's diagonal, whatever the network and the shape of its state."""
+"""Exact traces: the sum of the Jacobian's diagonal, whatever the network and the shape of its
+state."""
 
 import pytest
 import torch
@@ -33,7 +34,9 @@ def test_matrix(estimator):
 @pytest.mark.parametrize("estimator", MODES, ids=repr)
 def test_images(estimator):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1)).double()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1)
+    ).double()
     x = torch.randn(2, 3, 5, 4, dtype=torch.float64)
     with torch.no_grad():
         found = values(estimator, net, x)
@@ -54,7 +57,9 @@ def test_networks_that_are_hard_to_transform(make, shape, grad):
     assert torch.isfinite(half).all()
 
 
-@pytest.mark.parametrize("name", ["exact", "hutchinson", "orthogonal", "fourier", "hutchpp", "xtrace"])
+@pytest.mark.parametrize(
+    "name", ["exact", "hutchinson", "orthogonal", "fourier", "hutchpp", "xtrace"]
+)
 def test_one_evaluation(name):
     calls = []
 

@@ -1,4 +1,5 @@
-"""Gradients of traces: those of the trace itself where it is exact, unbiased estimates of them otherwise."""
+"""Gradients of traces: those of the trace itself where it is exact, unbiased estimates of them
+otherwise."""
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ def gradients(values, net, x):
 
 
 def reference(net, x):
-    jacobian = torch.stack([torch.autograd.functional.jacobian(net, one, create_graph=True) for one in x])
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(net, one, create_graph=True) for one in x]
+    )
     return gradients(jacobian.diagonal(0, 1, 2).sum(1), net, x)
 
 
@@ -51,11 +54,18 @@ def test_exact_by_finite_differences():
 
 @pytest.mark.parametrize(
     "estimator",
-    [trace.Hutchinson(4), trace.Hutchinson(4, "orthogonal"), trace.HutchPP(9), trace.XTrace(8), trace.Fourier(4)],
+    [
+        trace.Hutchinson(4),
+        trace.Hutchinson(4, "orthogonal"),
+        trace.HutchPP(9),
+        trace.XTrace(8),
+        trace.Fourier(4),
+    ],
     ids=str,
 )
 def test_estimates_have_unbiased_gradients(estimator):
-    """The mean over 4000 draws, of the derivative along one direction of x, within four standard errors."""
+    """The mean over 4000 draws, of the derivative along one direction of x, within four standard
+    errors."""
     dim, trials = 12, 4000
     net = mlp(dim)
     x = torch.randn(1, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

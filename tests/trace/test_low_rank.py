@@ -33,7 +33,9 @@ def case(request):
         "general": general(),
         "near the identity": torch.eye(N, dtype=torch.float64) + 1e-6 * general(),
     }[request.param]
-    z, _ = torch.linalg.qr(torch.randn(3, N, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    z, _ = torch.linalg.qr(
+        torch.randn(3, N, K, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    )
     q, r = torch.linalg.qr(torch.cat([z, a @ z], 2))
     return a, z, (q.mT @ (a @ q), xtrace.lost_without(r), N - 2 * K)
 
@@ -68,20 +70,24 @@ def test_hutchpp_is_what_it_is_defined_as():
 @pytest.mark.parametrize("rank", [0, 1, 3, 5])
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_low_ranks_are_exact(estimator, rank, dtype):
-    """With more vectors than the rank nothing is left to estimate, however singular the triangle is."""
+    """With more vectors than the rank nothing is left to estimate, however singular the triangle
+    is."""
     left, right = general(1)[:, :rank], general(2)[:rank]
     a = (left @ right).to(dtype)
     x = torch.zeros(4, N, dtype=dtype)
     values = begin(estimator, x)(lambda y: y @ a.T + 0 * y, x)[1]
     scale = (left @ right).norm().item()
-    tolerance = 1e-7 if dtype == torch.float64 else 1e-4  # XTrace moves singular triangles by the root of the rounding
+    # XTrace moves singular triangles by the root of the rounding
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-4
     assert (values - a.trace()).abs().max().item() <= tolerance * scale
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_a_batch_with_singular_samples(estimator):
     """Zero, the identity and a general Jacobian beside each other: each as it is alone."""
-    stack = torch.stack([torch.zeros(N, N, dtype=torch.float64), torch.eye(N, dtype=torch.float64), general()])
+    stack = torch.stack(
+        [torch.zeros(N, N, dtype=torch.float64), torch.eye(N, dtype=torch.float64), general()]
+    )
     x = torch.zeros(3, N, dtype=torch.float64)
 
     def f(y, a=stack):
@@ -91,7 +97,10 @@ def test_a_batch_with_singular_samples(estimator):
     values = probes(f, x)[1]
     assert torch.isfinite(values).all()
     assert values[0].abs().max() == 0.0
-    alone = [probes.rows(torch.tensor([b]))(lambda y, b=b: f(y, stack[b : b + 1]), x[:1])[1] for b in range(3)]
+    alone = [
+        probes.rows(torch.tensor([b]))(lambda y, b=b: f(y, stack[b : b + 1]), x[:1])[1]
+        for b in range(3)
+    ]
     assert torch.allclose(values, torch.cat(alone), rtol=1e-9, atol=1e-12)
 
 
@@ -102,7 +111,9 @@ def test_identity_is_exact_for_xtrace():
     assert torch.allclose(values, torch.full((2, K), 1.5 * N, dtype=torch.float64), rtol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str)
+@pytest.mark.parametrize(
+    "estimator", [trace.HutchPP(21), trace.XTrace(20), trace.Fourier(20), trace.Auto(6)], ids=str
+)
 def test_exact_where_products_suffice(estimator):
     probes = begin(estimator, torch.zeros(1, N))
     assert (probes.exact, probes.count, probes.products) == (True, 1, N)

@@ -1,4 +1,5 @@
-"""Probes: their laws, the variances that follow, and the same bits for a sample whatever the batch."""
+"""Probes: their laws, the variances that follow, and the same bits for a sample whatever the
+batch."""
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def test_frames_are_at_right_angles():
 
 @pytest.mark.parametrize("law", ["rademacher", "gaussian", "orthogonal"])
 def test_variances_are_those_of_the_formulas(law):
-    """One probe: 2 (|S|^2 - sum S_ii^2), 2 |S|^2, and 2 D / (D + 2) (|S|^2 - tr^2 / D) for a direction of Haar's law."""
+    """One probe: 2 (|S|^2 - sum S_ii^2), 2 |S|^2, and 2 D / (D + 2) (|S|^2 - tr^2 / D) for a
+    direction of Haar's law."""
     n, trials = 12, 40_000
     j = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     s = (j + j.T) / 2
@@ -71,18 +73,30 @@ def test_variances_are_those_of_the_formulas(law):
         "gaussian": 2 * square,
         "orthogonal": 2 * n / (n + 2) * (square - s.trace() ** 2 / n),
     }[law]
-    values = estimates(trace.Hutchinson(2, law), linear(j), torch.zeros(1, n, dtype=torch.float64), trials)
-    one = values[:, 0] if law != "orthogonal" else values.mean(1) + (values[:, 0] - values.mean(1)) / (1 - 2 / n) ** 0.5
+    values = estimates(
+        trace.Hutchinson(2, law), linear(j), torch.zeros(1, n, dtype=torch.float64), trials
+    )
+    one = (
+        values[:, 0]
+        if law != "orthogonal"
+        else values.mean(1) + (values[:, 0] - values.mean(1)) / (1 - 2 / n) ** 0.5
+    )
     assert abs(one.mean() - j.trace()) < 5 * (expected / trials) ** 0.5
     assert one.var().item() == pytest.approx(expected.item(), rel=0.05)
 
 
 @pytest.mark.parametrize("count", [2, 5, 11])
 def test_probes_at_right_angles_err_less_and_say_so(count):
-    """var(mean) = var / K (D - K) / (D - 1), and sd / sqrt(K) of the values is its estimate without bias."""
+    """var(mean) = var / K (D - K) / (D - 1), and sd / sqrt(K) of the values is its estimate without
+    bias."""
     n, trials = 12, 20_000
     a = matrix(torch.linspace(-1, 3, n, dtype=torch.float64))
-    values = estimates(trace.Hutchinson(count, "orthogonal"), linear(a), torch.zeros(1, n, dtype=torch.float64), trials)
+    values = estimates(
+        trace.Hutchinson(count, "orthogonal"),
+        linear(a),
+        torch.zeros(1, n, dtype=torch.float64),
+        trials,
+    )
     square, error = (values.var(1) / count).mean(), (values.mean(1) - a.trace()).square().mean()
     one = 2 * n / (n + 2) * ((a**2).sum() - a.trace() ** 2 / n)
     assert error.item() == pytest.approx((one / count * (n - count) / (n - 1)).item(), rel=0.05)
@@ -93,10 +107,13 @@ def test_probes_at_right_angles_err_less_and_say_so(count):
 @pytest.mark.parametrize("products", [2, 6, 10])
 @pytest.mark.parametrize("kind", ["symmetric", "general"])
 def test_waves_err_less_than_signs_and_say_so(kind, products, dim):
-    """var(mean) = 2 (|S|^2 - sum S_ii^2) / m (N - m) / (N - 1), N = D or D + 1, and sd / sqrt(K) of the pairs is its estimate."""
+    """var(mean) = 2 (|S|^2 - sum S_ii^2) / m (N - m) / (N - 1), N = D or D + 1, and sd / sqrt(K) of
+    the pairs is its estimate."""
     a = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     a = a + a.T if kind == "symmetric" else a
-    values = estimates(trace.Fourier(products), linear(a), torch.zeros(1, dim, dtype=torch.float64), 20_000)
+    values = estimates(
+        trace.Fourier(products), linear(a), torch.zeros(1, dim, dtype=torch.float64), 20_000
+    )
     s = (a + a.T) / 2
     expected = 2 * ((s**2).sum() - (s.diagonal() ** 2).sum()) / products * (13 - products) / 12
     error = (values.mean(1) - a.trace()).square().mean()
@@ -104,7 +121,9 @@ def test_waves_err_less_than_signs_and_say_so(kind, products, dim):
     assert error.item() == pytest.approx(expected.item(), rel=0.06)
     assert values.shape[1] == products // 2
     if products > 2:
-        assert (values.var(1) / values.shape[1]).mean().item() == pytest.approx(expected.item(), rel=0.06)
+        assert (values.var(1) / values.shape[1]).mean().item() == pytest.approx(
+            expected.item(), rel=0.06
+        )
 
 
 @pytest.mark.parametrize("dim", [12, 13])
@@ -116,10 +135,16 @@ def test_waves_are_exact_on_diagonal_jacobians(dim):
 
 @pytest.mark.parametrize("count", [12, 14, 40])
 @pytest.mark.parametrize(
-    "kind", [trace.Hutchinson, lambda k: trace.Hutchinson(k, "gaussian"), lambda k: trace.Hutchinson(k, "orthogonal")]
+    "kind",
+    [
+        trace.Hutchinson,
+        lambda k: trace.Hutchinson(k, "gaussian"),
+        lambda k: trace.Hutchinson(k, "orthogonal"),
+    ],
 )
 def test_as_many_probes_as_numbers_are_exact(kind, count):
-    """However they are drawn: four random signs in two dimensions are all equal in one case of eight, and say so of no error."""
+    """However they are drawn: four random signs in two dimensions are all equal in one case of
+    eight, and say so of no error."""
     x = torch.zeros(2, 3, 4, dtype=torch.float64)
     probes = begin(kind(count), x)
     assert (probes.exact, probes.count, probes.products) == (True, 1, 12)

@@ -1,4 +1,5 @@
-"""Around averages: modes, rates by a grid that grows, widths after the training, statistics of batch norms."""
+"""Around averages: modes, rates by a grid that grows, widths after the training, statistics of
+batch norms."""
 
 import math
 
@@ -18,7 +19,9 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2)
+        )
 
     def forward(self, x, t):
         return self.layers(torch.cat([x, t.to(x.dtype)[:, None]], 1))
@@ -30,7 +33,8 @@ def modes(net):
 
 @pytest.mark.parametrize("how", ["train", "eval", "mixed"])
 def test_applied_is_in_evaluation_mode_and_back(how):
-    """Averages answer alike through the copy and through the source, whatever mode each of its modules is in."""
+    """Averages answer alike through the copy and through the source, whatever mode each of its
+    modules is in."""
     torch.manual_seed(0)
     net = Net()
     ema = EMA(net, 0.5)
@@ -53,7 +57,8 @@ def test_applied_is_in_evaluation_mode_and_back(how):
 
 @pytest.mark.parametrize("decay", [0.9, 0.95])
 def test_the_rate_of_a_grid_that_grows(decay):
-    """mu(k) = exp(s_0 log mu_0 / N(k)), with N of the step before the update: mu_0 where N is s_0, nearer to 1 later."""
+    """mu(k) = exp(s_0 log mu_0 / N(k)), with N of the step before the update: mu_0 where N is s_0,
+    nearer to 1 later."""
     points = lambda k: progressive(k, 1000)
     profile = Growing(points, decay)
     assert profile(1) == pytest.approx(decay, abs=1e-15)
@@ -125,13 +130,16 @@ def test_a_width_that_was_kept_comes_back():
     for width in (0.05, 0.1):
         found = reconstructed(held, Power.of_width(width))
         assert found.error < 1e-6
-        assert float(found.tensors["theta"][0]) == pytest.approx(exact(Power.of_width(width).gamma, 400), abs=1e-9)
+        assert float(found.tensors["theta"][0]) == pytest.approx(
+            exact(Power.of_width(width).gamma, 400), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("width", [0.06, 0.08, 0.15, 0.2])
 @pytest.mark.parametrize("end", [400, 300])
 def test_widths_that_were_not(width, end):
-    """The error of the profile bounds that of the average: Cauchy-Schwarz over the weights along the training."""
+    """The error of the profile bounds that of the average: Cauchy-Schwarz over the weights along
+    the training."""
     held = followed([Power.of_width(0.05), Power.of_width(0.1)], 20)
     profile = Power.of_width(width)
     found = reconstructed(held, profile, end)
@@ -146,7 +154,8 @@ def test_widths_that_were_not(width, end):
 
 
 def test_two_snapshots_by_hand():
-    """Of the densities 1 and 2 u, least squares makes 3 u - 1/2 for 3 u^2, and their difference has the square 1/20."""
+    """Of the densities 1 and 2 u, least squares makes 3 u - 1/2 for 3 u^2, and their difference has
+    the square 1/20."""
     held = followed([Power(0.0), Power(1.0)], 400)
     found = reconstructed(held, Power(2.0))
     np.testing.assert_allclose(found.shares, (-0.5, 1.5), rtol=1e-9)
@@ -178,7 +187,8 @@ def test_snapshots_at_the_door():
 
 
 def test_batch_norms_are_taken_anew():
-    """The mean of all batches' means and variances under the averaged weights, for that norm alone; all else as it was."""
+    """The mean of all batches' means and variances under the averaged weights, for that norm alone;
+    all else as it was."""
     torch.manual_seed(0)
     net = Net().double()
     ema = EMA(net, 0.9)
@@ -194,8 +204,12 @@ def test_batch_norms_are_taken_anew():
             assert not out.requires_grad
     assert modes(module) == before
     hidden = module.layers[0](torch.cat([data, times[:, None]], 1)).view(3, 20, 8)
-    torch.testing.assert_close(module.layers[1].running_mean, hidden.mean((0, 1)), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(module.layers[1].running_var, hidden.var(1).mean(0), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        module.layers[1].running_mean, hidden.mean((0, 1)), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        module.layers[1].running_var, hidden.var(1).mean(0), rtol=1e-12, atol=1e-12
+    )
     assert module.layers[1].momentum == 0.1
     ema.update()
     assert torch.equal(module.layers[1].running_mean, net.layers[1].running_mean)
@@ -209,5 +223,8 @@ def test_batch_norms_stay_where_nothing_was_called():
     with pytest.raises(KeyError), recalibrated(net):
         raise KeyError
     assert float(net.layers[1].running_mean[0]) == 3.0
-    with pytest.raises(ode.OdesolveError, match="Linear has no batch norm"), recalibrated(nn.Linear(1, 1)):
+    with (
+        pytest.raises(ode.OdesolveError, match="Linear has no batch norm"),
+        recalibrated(nn.Linear(1, 1)),
+    ):
         pass

@@ -1,4 +1,5 @@
-"""Checkpoints hold what a run goes on from, are whole or not there, and refuse what is not theirs."""
+"""Checkpoints hold what a run goes on from, are whole or not there, and refuse what is not
+theirs."""
 
 import copy
 import json
@@ -16,7 +17,9 @@ pytest.importorskip("safetensors")
 
 
 def network(width=4):
-    return torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 2))
+    return torch.nn.Sequential(
+        torch.nn.Linear(2, width), torch.nn.Tanh(), torch.nn.Linear(width, 2)
+    )
 
 
 def same(a, b):
@@ -55,25 +58,43 @@ def test_facts_come_back_as_they_were(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("optimiser", [torch.optim.Adam, torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize(
+    "optimiser", [torch.optim.Adam, torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop]
+)
 def test_every_part_comes_back(tmp_path, optimiser):
     torch.manual_seed(0)
     net = network()
-    chosen, ema, generator = optimiser(net.parameters(), 1e-2), EMA(net, 0.9), torch.Generator().manual_seed(3)
+    chosen, ema, generator = (
+        optimiser(net.parameters(), 1e-2),
+        EMA(net, 0.9),
+        torch.Generator().manual_seed(3),
+    )
     for _ in range(3):
         chosen.zero_grad()
         net(torch.randn(5, 2, generator=generator)).square().mean().backward()
         chosen.step()
         ema.update()
-    parts = {"network": net, "optimiser": chosen, "ema": ema, "generator": generator, "torch": TorchRandom()}
+    parts = {
+        "network": net,
+        "optimiser": chosen,
+        "ema": ema,
+        "generator": generator,
+        "torch": TorchRandom(),
+    }
     checkpoint.save(tmp_path / "a.safetensors", parts, step=3)
     kept = {k: copy.deepcopy(p.state_dict()) for k, p in parts.items() if k != "generator"}
     drawn = torch.randn(4, generator=generator), torch.randn(4)
     other = network()
-    new = {"network": other, "optimiser": optimiser(other.parameters(), 5.0), "ema": EMA(other, 0.9)}
+    new = {
+        "network": other,
+        "optimiser": optimiser(other.parameters(), 5.0),
+        "ema": EMA(other, 0.9),
+    }
     new |= {"generator": torch.Generator(), "torch": TorchRandom()}
     assert checkpoint.load(tmp_path / "a.safetensors", new).step == 3
-    assert all(same(part.state_dict(), kept[k]) for k, part in new.items() if k not in ("generator",))
+    assert all(
+        same(part.state_dict(), kept[k]) for k, part in new.items() if k not in ("generator",)
+    )
     assert torch.equal(torch.randn(4, generator=new["generator"]), drawn[0])
     assert torch.equal(torch.randn(4), drawn[1])
 
@@ -98,7 +119,9 @@ def test_a_part_alone(tmp_path):
     assert torch.equal(ema.module[0].weight, net[0].weight)
     assert not torch.equal(other[0].weight, net[0].weight)
     with pytest.raises(ode.OdesolveError, match="holds no optimiser: it holds network, ema"):
-        checkpoint.load(tmp_path / "a.safetensors", {"optimiser": torch.optim.SGD(net.parameters())})
+        checkpoint.load(
+            tmp_path / "a.safetensors", {"optimiser": torch.optim.SGD(net.parameters())}
+        )
 
 
 def test_tied_weights(tmp_path):
@@ -115,10 +138,29 @@ def test_tied_weights(tmp_path):
 def test_another_configuration_is_refused_by_name(tmp_path):
     net = network()
     file = tmp_path / "a.safetensors"
-    held = {"path": {"name": "VP", "beta_max": 20.0}, "rates": [1, 2], "clip": None, "old": 1, "steps": 3, "on": True}
+    held = {
+        "path": {"name": "VP", "beta_max": 20.0},
+        "rates": [1, 2],
+        "clip": None,
+        "old": 1,
+        "steps": 3,
+        "on": True,
+    }
     checkpoint.save(file, {"network": net}, configuration=held)
-    assert checkpoint.load(file, {}, configuration={**held, "rates": (1, 2), "steps": 3.0}).configuration == held
-    given = {"path": {"name": "VP", "beta_max": 30.0}, "rates": [1, 3], "clip": 1.0, "new": "x", "steps": 3, "on": 1}
+    assert (
+        checkpoint.load(
+            file, {}, configuration={**held, "rates": (1, 2), "steps": 3.0}
+        ).configuration
+        == held
+    )
+    given = {
+        "path": {"name": "VP", "beta_max": 30.0},
+        "rates": [1, 3],
+        "clip": 1.0,
+        "new": "x",
+        "steps": 3,
+        "on": 1,
+    }
     with pytest.raises(ode.OdesolveError) as told:
         checkpoint.load(file, {"network": network()}, configuration=given)
     for line in (
@@ -139,7 +181,11 @@ def test_another_make_is_refused_before_anything_changes(tmp_path):
     file, generator = tmp_path / "a.safetensors", torch.Generator().manual_seed(1)
     checkpoint.save(file, {"generator": torch.Generator().manual_seed(2), "network": net})
     before = generator.get_state(), copy.deepcopy(wide.state_dict())
-    with pytest.raises(ode.OdesolveError, match=r"another network: 0\.weight is \[4, 2\] in the file, \[5, 2\] here"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"another network: 0\.weight is \[4, 2\] in the "
+        r"file, \[5, 2\] here",
+    ):
         checkpoint.load(file, {"generator": generator, "network": wide})
     assert torch.equal(generator.get_state(), before[0])
     assert same(dict(wide.state_dict()), dict(before[1]))
@@ -174,7 +220,9 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         checkpoint.save(file, {}, step=2, facts={"f": lambda: 1})
     with pytest.raises(ode.OdesolveError, match="the configuration is not plain"):
         checkpoint.save(file, {}, step=2, configuration={"x": torch.zeros(1)})
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(ode.OdesolveError, match="no room left"):
         checkpoint.save(file, {}, step=2)
     monkeypatch.undo()
@@ -184,7 +232,10 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_without_safetensors(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    for act in (lambda: checkpoint.save(tmp_path / "a", {}), lambda: checkpoint.read(tmp_path / "a")):
+    for act in (
+        lambda: checkpoint.save(tmp_path / "a", {}),
+        lambda: checkpoint.read(tmp_path / "a"),
+    ):
         with pytest.raises(ImportError, match="pip install safetensors"):
             act()
 
@@ -200,7 +251,11 @@ def test_descriptions_are_plain_and_tell_settings_apart():
     assert plain["kind"] == "Matching"
     assert plain["model"]["path"] == ode.paths.VP().spec()
     found = checkpoint.differences(plain, told("vlb", ode.paths.VP(0.2), 0.1))
-    assert [line.split(" is ")[0] for line in found] == ["model.path.beta_min", "weight", "times.low"]
+    assert [line.split(" is ")[0] for line in found] == [
+        "model.path.beta_min",
+        "weight",
+        "times.low",
+    ]
     assert describe({"f": describe, "x": torch.zeros(2, 3), 1: {torch.float32: (1, None)}}) == {
         "f": "describe",
         "x": ["torch.float32", 2, 3],

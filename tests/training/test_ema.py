@@ -40,7 +40,8 @@ def followed(profile, values):
 @pytest.mark.parametrize("decay", [0.5, 0.9, 0.999])
 @pytest.mark.parametrize("count", [1, 7, 200])
 def test_the_lag_of_a_ramp(decay, count):
-    """Row 64: of theta_k = k, from the weights 0 at the beginning, the average lags by mu / (1 - mu) (1 - mu^K)."""
+    """Row 64: of theta_k = k, from the weights 0 at the beginning, the average lags by mu / (1 -
+    mu) (1 - mu^K)."""
     _, ema = followed(decay, range(1, count + 1))
     lag = count - ema.module.theta
     expected = decay / (1 - decay) * (1 - decay**count)
@@ -71,7 +72,8 @@ def test_the_power_function_average(gamma):
 
 
 def test_widths_of_the_power_function():
-    """Karras et al. 2024 give 6.94 and 16.97 for 0.1 and 0.05; the width is the deviation of the density (gamma + 1) u^gamma."""
+    """Karras et al. 2024 give 6.94 and 16.97 for 0.1 and 0.05; the width is the deviation of the
+    density (gamma + 1) u^gamma."""
     assert abs(Power.of_width(0.1).gamma - 6.94) < 5e-3
     assert abs(Power.of_width(0.05).gamma - 16.97) < 5e-3
     for sigma in (0.01, 0.05, 0.1, 0.25, 12**-0.5):
@@ -169,8 +171,14 @@ def test_a_function_is_a_profile():
         (lambda: EMA(torch.nn.Linear(2, 2).bfloat16()), "weight is of half precision"),
         (lambda: EMA(Counter(), lambda k: 1.5).update(), "returned 1.5 for update 1"),
         (lambda: EMA(torch.nn.Linear(2, 2)).copy_to(torch.nn.Linear(2, 3)), "weight differs"),
-        (lambda: EMA(torch.nn.Linear(2, 2)).copy_to(torch.nn.Linear(2, 2, bias=False)), "bias differs"),
-        (lambda: EMA(torch.nn.Linear(2, 2, bias=False)).copy_to(torch.nn.Linear(2, 2)), "bias differs"),
+        (
+            lambda: EMA(torch.nn.Linear(2, 2)).copy_to(torch.nn.Linear(2, 2, bias=False)),
+            "bias differs",
+        ),
+        (
+            lambda: EMA(torch.nn.Linear(2, 2, bias=False)).copy_to(torch.nn.Linear(2, 2)),
+            "bias differs",
+        ),
     ],
 )
 def test_at_the_door(make, told):

@@ -1,4 +1,5 @@
-"""The networks of the examples: what they take, and that every objective and solver can use them."""
+"""The networks of the examples: what they take, and that every objective and solver can use
+them."""
 
 import importlib.util
 from pathlib import Path
@@ -23,7 +24,8 @@ def networks():
 
 
 def made(networks, kind, **options):
-    """A network with random weights everywhere, also where training begins at 0, and data for it."""
+    """A network with random weights everywhere, also where training begins at 0, and data for
+    it."""
     torch.manual_seed(0)
     net = networks.MLP(**options) if kind == "MLP" else networks.UNet(**options)
     with torch.no_grad():
@@ -48,7 +50,12 @@ def test_conditions_and_times_are_seen(networks, kind):
     r, t = torch.full((5,), 0.1), torch.full((5,), 0.8)
     plain = net(x, r, t)
     assert torch.equal(plain, net(x, r, t, label=torch.full((5,), 10)))
-    for other in (net(x, r, t, label=torch.full((5,), 3)), net(x, r, 0.9 * t), net(x, 0.5 * r, t), net(x, t, r)):
+    for other in (
+        net(x, r, t, label=torch.full((5,), 3)),
+        net(x, r, 0.9 * t),
+        net(x, 0.5 * r, t),
+        net(x, t, r),
+    ):
         assert float((other - plain).detach().abs().mean()) > 1e-3
     with pytest.raises(ValueError, match="zip"):
         net(x, t)
@@ -60,18 +67,27 @@ def test_flow_maps_differentiate_them(networks, kind):
     net, x = made(networks, kind, times=2)
     net, x = net.double(), x.double()
     r, t = torch.full((5,), 0.2, dtype=torch.float64), torch.full((5,), 0.7, dtype=torch.float64)
-    v, h = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)), 1e-5
+    v, h = (
+        torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+        1e-5,
+    )
     _, slope = pushed(net, (x, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
     difference = (net(x + h * v, r, t + h) - net(x - h * v, r, t - h)) / (2 * h)
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-6)
-    loss = MeanFlow(FlowMap(net, ode.paths.Linear()))(x, generator=torch.Generator().manual_seed(2)).loss
+    loss = MeanFlow(FlowMap(net, ode.paths.Linear()))(
+        x, generator=torch.Generator().manual_seed(2)
+    ).loss
     loss.backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters())
 
 
 @pytest.mark.parametrize(
     ("path", "predicts"),
-    [(ode.paths.Linear(), "velocity"), (ode.paths.EDM(), "edm"), (ode.paths.Discrete.ddpm(), "noise")],
+    [
+        (ode.paths.Linear(), "velocity"),
+        (ode.paths.EDM(), "edm"),
+        (ode.paths.Discrete.ddpm(), "noise"),
+    ],
     ids=["flow", "edm", "ddpm"],
 )
 def test_they_train_and_are_sampled(networks, path, predicts):

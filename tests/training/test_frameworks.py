@@ -1,4 +1,5 @@
-"""Inside Lightning and accelerate: each precision, an average, and runs that go on as if they had never stopped."""
+"""Inside Lightning and accelerate: each precision, an average, and runs that go on as if they had
+never stopped."""
 
 import warnings
 
@@ -32,7 +33,9 @@ def loader():
 def lightning():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("lightning", reason="Lightning is not installed: pip install lightning")
+        return pytest.importorskip(
+            "lightning", reason="Lightning is not installed: pip install lightning"
+        )
 
 
 def module_of(lightning):
@@ -100,7 +103,9 @@ def test_lightning_goes_on_bitwise(tmp_path, precision):
     for a, b in zip(whole.ema.module.parameters(), resumed.ema.module.parameters(), strict=True):
         assert torch.equal(a, b)
     with resumed.ema.applied():
-        x = ode.sample(ode.Model(resumed.net, ode.paths.Linear(), "velocity"), (4, 2), "heun", 4, seed=0)
+        x = ode.sample(
+            ode.Model(resumed.net, ode.paths.Linear(), "velocity"), (4, 2), "heun", 4, seed=0
+        )
     assert torch.isfinite(x).all()
 
 
@@ -129,7 +134,8 @@ def test_lightning_in_float32_is_the_loop_by_hand():
 
 @EVERYTHING
 def test_a_model_alone_holds_no_weights_for_lightning():
-    """What the page says: the network is an attribute of the module, as the ode.Model has no parameters of its own."""
+    """What the page says: the network is an attribute of the module, as the ode.Model has no
+    parameters of its own."""
     lightning_ = lightning()
 
     class Module(lightning_.LightningModule):
@@ -145,9 +151,13 @@ def test_a_model_alone_holds_no_weights_for_lightning():
 def accelerated(precision, epochs, folder=None, keep=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+        accelerate = pytest.importorskip(
+            "accelerate", reason="accelerate is not installed: pip install accelerate"
+        )
     accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = accelerate.Accelerator(mixed_precision="bf16" if precision == "bf16-mixed" else "no", cpu=True)
+    accelerator = accelerate.Accelerator(
+        mixed_precision="bf16" if precision == "bf16-mixed" else "no", cpu=True
+    )
     torch.manual_seed(0)
     net = Net().to(torch.bfloat16 if precision == "bf16-true" else torch.float32)
     ema = EMA(net, Exponential(0.8), dtype=torch.float32)
@@ -189,7 +199,9 @@ def test_accelerate_goes_on_bitwise(tmp_path, precision):
     for mine, theirs in ((whole[0], resumed[0]), (whole[1].module, resumed[1].module)):
         for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(a, b)
-    x = ode.sample(ode.Model(resumed[1].module, ode.paths.Linear(), "velocity"), (4, 2), "heun", 4, seed=0)
+    x = ode.sample(
+        ode.Model(resumed[1].module, ode.paths.Linear(), "velocity"), (4, 2), "heun", 4, seed=0
+    )
     assert torch.isfinite(x).all()
 
 
@@ -207,7 +219,10 @@ def test_averages_of_half_precision_are_kept_in_float32(kind, when):
             for p in net.parameters():
                 p.add_(1e-2)
         ema.update()
-        average = [torch.lerp(a, p.detach().float(), 1 - 0.9) for a, p in zip(average, net.parameters(), strict=True)]
+        average = [
+            torch.lerp(a, p.detach().float(), 1 - 0.9)
+            for a, p in zip(average, net.parameters(), strict=True)
+        ]
     for a, p in zip(average, ema.module.parameters(), strict=True):
         torch.testing.assert_close(p.detach(), a, rtol=1e-6, atol=1e-7)
     own = [p.detach().clone() for p in net.parameters()]

@@ -1,4 +1,5 @@
-"""Losses and gradients that are not finite stop a training in every precision, and never pass for steps."""
+"""Losses and gradients that are not finite stop a training in every precision, and never pass for
+steps."""
 
 import copy
 import math
@@ -30,7 +31,13 @@ class Spoilt:
     """Squares of a layer, whose gradient is not finite from one step on, up to another."""
 
     def __init__(self, first, last=math.inf, value=math.nan):
-        self.layer, self._first, self._last, self._value, self._done = torch.nn.Linear(2, 2), first, last, value, 0
+        self.layer, self._first, self._last, self._value, self._done = (
+            torch.nn.Linear(2, 2),
+            first,
+            last,
+            value,
+            0,
+        )
 
     def __call__(self, x, *, generator):
         out = self.layer(x).float()
@@ -43,7 +50,9 @@ class Spoilt:
 
 def trained(objective, steps, **options):
     optimiser = torch.optim.SGD(objective.layer.parameters(), 1e-2)
-    return fit(objective, POINTS, steps, optimiser=optimiser, batch=4, network=objective.layer, **options)
+    return fit(
+        objective, POINTS, steps, optimiser=optimiser, batch=4, network=objective.layer, **options
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -107,7 +116,16 @@ def test_losses_that_are_not_finite_stop_in_every_precision(tmp_path, dtype, val
 
     optimiser = torch.optim.SGD(layer.parameters(), 1e-2)
     with pytest.raises(NotFinite, match="after 0 steps") as error:
-        fit(objective, POINTS, 9, optimiser=optimiser, batch=4, network=layer, dtype=dtype, folder=tmp_path)
+        fit(
+            objective,
+            POINTS,
+            9,
+            optimiser=optimiser,
+            batch=4,
+            network=layer,
+            dtype=dtype,
+            folder=tmp_path,
+        )
     assert checkpoint.read(error.value.file).step == 0
 
 
@@ -126,5 +144,14 @@ def test_of_several_batches_the_spoilt_one_is_saved(tmp_path, how):
 
     optimiser = torch.optim.SGD(layer.parameters(), 1e-2)
     with pytest.raises(NotFinite, match="after 1 steps") as error:
-        fit(objective, POINTS, 9, optimiser=optimiser, batch=4, accumulate=3, network=layer, folder=tmp_path)
+        fit(
+            objective,
+            POINTS,
+            9,
+            optimiser=optimiser,
+            batch=4,
+            accumulate=3,
+            network=layer,
+            folder=tmp_path,
+        )
     assert torch.equal(checkpoint.read(error.value.file).facts["batch"][0], calls[4])

@@ -1,4 +1,5 @@
-"""The order of a DataLoader is that of the run: the same when it goes on, the same on all ranks, another in each epoch."""
+"""The order of a DataLoader is that of the run: the same when it goes on, the same on all ranks,
+another in each epoch."""
 
 import pytest
 import torch
@@ -16,12 +17,18 @@ ROWS = TensorDataset(torch.arange(float(N))[:, None])
 LOADERS = {
     "shuffled": lambda: DataLoader(ROWS, 4, shuffle=True),
     "sampler": lambda: DataLoader(ROWS, 4, sampler=RandomSampler(ROWS)),
-    "batches": lambda: DataLoader(ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 4, drop_last=False)),
-    "generator": lambda: DataLoader(ROWS, 4, shuffle=True, generator=torch.Generator().manual_seed(3)),
+    "batches": lambda: DataLoader(
+        ROWS, batch_sampler=BatchSampler(RandomSampler(ROWS), 4, drop_last=False)
+    ),
+    "generator": lambda: DataLoader(
+        ROWS, 4, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
 }
 SHARES = {
     "sampler": lambda sampler: DataLoader(ROWS, 4, sampler=sampler),
-    "batches": lambda sampler: DataLoader(ROWS, batch_sampler=BatchSampler(sampler, 4, drop_last=False)),
+    "batches": lambda sampler: DataLoader(
+        ROWS, batch_sampler=BatchSampler(sampler, 4, drop_last=False)
+    ),
 }
 
 
@@ -61,7 +68,9 @@ def test_a_run_that_goes_on_takes_the_batches_that_were_left(tmp_path, kind, sto
 def test_orders_leave_torchs_own_generator_alone():
     torch.manual_seed(0)
     drawn = []
-    plain = lambda x, *, generator: (drawn.append(float(torch.rand(()))), layer(x).square().mean())[1]
+    plain = lambda x, *, generator: (drawn.append(float(torch.rand(()))), layer(x).square().mean())[
+        1
+    ]
     layer = nn.Linear(1, 1)
     fit(plain, DataLoader(ROWS, 4, shuffle=True), 3, optimiser="sgd", network=layer)
     torch.manual_seed(0)

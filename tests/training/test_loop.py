@@ -52,8 +52,15 @@ def built(rate=1e-2, decay=0.9, optimiser=torch.optim.Adam):
 def run(steps, folder=None, data=POINTS, seed=2, **options):
     net, objective, optimiser, ema = built()
     own = {"cond": {"label": LABELS}, "batch": 16} if isinstance(data, torch.Tensor) else {}
-    own |= {"warmup": 10, "clip": 0.5, "generator": None if seed is None else generator(seed), **options}
-    history = fit(objective, data, steps, optimiser=optimiser, ema=ema, folder=folder, every=7, **own)
+    own |= {
+        "warmup": 10,
+        "clip": 0.5,
+        "generator": None if seed is None else generator(seed),
+        **options,
+    }
+    history = fit(
+        objective, data, steps, optimiser=optimiser, ema=ema, folder=folder, every=7, **own
+    )
     return net, optimiser, ema, history
 
 
@@ -73,7 +80,9 @@ def equal(a, b):
 
 def loader():
     data = TensorDataset(POINTS, LABELS)
-    return [(x, {"label": y}) for x, y in DataLoader(data, 16, shuffle=True, generator=generator(4))]
+    return [
+        (x, {"label": y}) for x, y in DataLoader(data, 16, shuffle=True, generator=generator(4))
+    ]
 
 
 KINDS = {
@@ -89,7 +98,8 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stop", [8, 12])
 def test_resumed_is_bitwise_the_whole_run(tmp_path, kind, stop):
-    """Interrupted between checkpoints too: after 12 steps of 24 the last checkpoint is that of step 7."""
+    """Interrupted between checkpoints too: after 12 steps of 24 the last checkpoint is that of step
+    7."""
     options = KINDS[kind]
     whole = run(24, **options)
     assert float(whole[0].calls) == 24
@@ -97,14 +107,16 @@ def test_resumed_is_bitwise_the_whole_run(tmp_path, kind, stop):
         run(24, tmp_path, after=lambda done, terms: interrupt(done == stop), **options)
     assert checkpoint.read(tmp_path / "checkpoint.safetensors").step == 7
     torch.randn(100)  # whatever the process did in between
-    resumed = run(24, tmp_path, **{"seed": 9, **options})  # what it would have begun with does not matter
+    # what it would have begun with does not matter
+    resumed = run(24, tmp_path, **{"seed": 9, **options})
     equal(whole, resumed)
     longer = run(30, tmp_path, **options)
     equal(run(30, **options), longer)
 
 
 def test_an_order_from_torchs_own_generator(tmp_path):
-    """A loader draws its order from what dropout draws from: a resumed run leaves batches out before it sets that generator."""
+    """A loader draws its order from what dropout draws from: a resumed run leaves batches out
+    before it sets that generator."""
 
     def batches():
         data = torch.randn(400, 2, generator=generator(6))
@@ -142,8 +154,21 @@ def test_another_configuration_is_refused(tmp_path):
     net, _, _, ema = built(decay=0.8)
     objective = Matching(ode.Model(net, ode.paths.Trig(), "velocity"))
     with pytest.raises(ode.OdesolveError) as error:
-        fit(objective, POINTS, 6, optimiser=torch.optim.SGD(net.parameters(), 1e-2), ema=ema, folder=tmp_path)
-    for name in ("objective.model.path.name", "optimiser.kind", "ema.decay", "training.warmup", "training.batch"):
+        fit(
+            objective,
+            POINTS,
+            6,
+            optimiser=torch.optim.SGD(net.parameters(), 1e-2),
+            ema=ema,
+            folder=tmp_path,
+        )
+    for name in (
+        "objective.model.path.name",
+        "optimiser.kind",
+        "ema.decay",
+        "training.warmup",
+        "training.batch",
+    ):
         assert f"{name} is " in str(error.value)
 
 
@@ -168,10 +193,15 @@ def test_what_a_step_is():
         norm = torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.3)
         adam.param_groups[0]["lr"] = 1e-2 * min(1.0, (k + 1) / 4)
         adam.step()
-        average = [torch.lerp(a, p.detach(), 1 - 0.9) for a, p in zip(average, by_hand.parameters(), strict=True)]
+        average = [
+            torch.lerp(a, p.detach(), 1 - 0.9)
+            for a, p in zip(average, by_hand.parameters(), strict=True)
+        ]
         assert float(loss.detach()) == float(history.losses[k])
         assert float(norm) == float(history.norms[k])
-    for a, b, c, d in zip(net.parameters(), by_hand.parameters(), ema.module.parameters(), average, strict=True):
+    for a, b, c, d in zip(
+        net.parameters(), by_hand.parameters(), ema.module.parameters(), average, strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(c, d, rtol=1e-6, atol=1e-7)
 
@@ -190,18 +220,26 @@ def test_warm_up_and_a_decay():
 
 
 def test_every_sample_comes_once_an_epoch():
-    batches = Batches(torch.arange(10.0)[:, None], {"label": torch.arange(10), "scale": 2.0}, batch=4, seed=3)
+    batches = Batches(
+        torch.arange(10.0)[:, None], {"label": torch.arange(10), "scale": 2.0}, batch=4, seed=3
+    )
     drawn = [batches(k) for k in range(5)]  # 20 samples: two epochs
     seen = torch.cat([x[:, 0] for (x,), _ in drawn])
     assert torch.equal(seen[:10].sort().values, torch.arange(10.0))
     assert torch.equal(seen[10:].sort().values, torch.arange(10.0))
     assert not torch.equal(seen[:10], seen[10:])
-    assert all(torch.equal(x[:, 0].long(), cond["label"]) and cond["scale"] == 2.0 for (x,), cond in drawn)
+    assert all(
+        torch.equal(x[:, 0].long(), cond["label"]) and cond["scale"] == 2.0 for (x,), cond in drawn
+    )
     again = Batches(torch.arange(10.0)[:, None], batch=4, seed=3)
     assert torch.equal(again(4)[0][0], drawn[4][0][0])
-    assert not torch.equal(Batches(torch.arange(10.0)[:, None], batch=4, seed=4)(0)[0][0], drawn[0][0][0])
+    assert not torch.equal(
+        Batches(torch.arange(10.0)[:, None], batch=4, seed=4)(0)[0][0], drawn[0][0][0]
+    )
     (big,), _ = Batches(torch.arange(3.0)[:, None], batch=8)(0)
-    assert torch.bincount(big[:, 0].long()).tolist() == [3, 3, 2] or sorted(torch.bincount(big[:, 0].long())) == [
+    assert torch.bincount(big[:, 0].long()).tolist() == [3, 3, 2] or sorted(
+        torch.bincount(big[:, 0].long())
+    ) == [
         2,
         3,
         3,
@@ -209,16 +247,29 @@ def test_every_sample_comes_once_an_epoch():
 
 
 def test_pairs_and_other_objectives():
-    """A batch may be several tensors; networks of two times and conditions left out train the same way."""
+    """A batch may be several tensors; networks of two times and conditions left out train the same
+    way."""
     net = Net(0.0)
-    objective = Interpolant(ode.Model(net, ode.paths.Linear(), "velocity"), bridges.sine_squared(0.1))
+    objective = Interpolant(
+        ode.Model(net, ode.paths.Linear(), "velocity"), bridges.sine_squared(0.1)
+    )
     pairs = Batches((POINTS, POINTS + 1.0), batch=8)
-    history = fit(objective, pairs, 3, optimiser=torch.optim.Adam(net.parameters()), generator=generator())
+    history = fit(
+        objective, pairs, 3, optimiser=torch.optim.Adam(net.parameters()), generator=generator()
+    )
     assert len(history) == 3
 
     two = torch.nn.Linear(4, 2)
-    flow_map = FlowMap(lambda x, r, t: two(torch.cat([x, r[:, None], t[:, None]], 1)), ode.paths.Linear())
-    history = fit(MeanFlow(flow_map), POINTS, 3, optimiser=torch.optim.Adam(two.parameters()), generator=generator())
+    flow_map = FlowMap(
+        lambda x, r, t: two(torch.cat([x, r[:, None], t[:, None]], 1)), ode.paths.Linear()
+    )
+    history = fit(
+        MeanFlow(flow_map),
+        POINTS,
+        3,
+        optimiser=torch.optim.Adam(two.parameters()),
+        generator=generator(),
+    )
     assert bool(torch.isfinite(history.losses).all())
 
     plain = Matching(ode.Model(net, ode.paths.Linear(), "velocity"))
@@ -226,14 +277,27 @@ def test_pairs_and_other_objectives():
     def some(x, *, generator, cond=None):
         return plain(x, generator=generator, cond=dropped(cond, {"label": 0}, 0.5, generator))
 
-    fit(some, POINTS, 3, optimiser=torch.optim.Adam(net.parameters()), cond={"label": LABELS}, generator=generator())
+    fit(
+        some,
+        POINTS,
+        3,
+        optimiser=torch.optim.Adam(net.parameters()),
+        cond={"label": LABELS},
+        generator=generator(),
+    )
 
 
 class Spoilt:
     """An objective that is not finite in one step."""
 
     def __init__(self, objective, step, value=math.nan, gradient=False):
-        self.objective, self.step, self.value, self.gradient, self.done = objective, step, value, gradient, 0
+        self.objective, self.step, self.value, self.gradient, self.done = (
+            objective,
+            step,
+            value,
+            gradient,
+            0,
+        )
 
     def __call__(self, x, **given):
         terms = self.objective(x, **given)
@@ -245,7 +309,9 @@ class Spoilt:
         return Terms(terms.loss * self.value, terms.each, terms.t)
 
 
-@pytest.mark.parametrize("how", [{}, {"value": math.inf}, {"gradient": True}], ids=["nan", "infinite", "gradient"])
+@pytest.mark.parametrize(
+    "how", [{}, {"value": math.inf}, {"gradient": True}], ids=["nan", "infinite", "gradient"]
+)
 def test_a_loss_that_is_not_finite_stops(tmp_path, how):
     net, objective, optimiser, ema = built()
     data = Batches(POINTS, {"label": LABELS}, 16)
@@ -254,7 +320,13 @@ def test_a_loss_that_is_not_finite_stops(tmp_path, how):
     def after(done, terms):
         weights.append(copy.deepcopy(net.state_dict()))
 
-    options = {"optimiser": optimiser, "ema": ema, "generator": generator(), "network": net, "folder": tmp_path}
+    options = {
+        "optimiser": optimiser,
+        "ema": ema,
+        "generator": generator(),
+        "network": net,
+        "folder": tmp_path,
+    }
     with pytest.raises(NotFinite, match="after 4 steps the loss is") as error:
         fit(Spoilt(objective, 4, **how), data, 9, after=after, every=2, **options)
     found = error.value
@@ -287,7 +359,8 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 def test_half_precision_scales_its_losses():
-    """In float16 the scale of 65536 overflows at first: those steps are left out, of the schedule and the average too."""
+    """In float16 the scale of 65536 overflows at first: those steps are left out, of the schedule
+    and the average too."""
     torch.manual_seed(0)
     net = torch.nn.Linear(2, 2)
     ema, rates = EMA(net, 0.5), []
@@ -328,7 +401,14 @@ def test_bfloat16_is_seen_by_the_network_alone():
     objective = Matching(ode.Model(net, ode.paths.Linear(), "velocity", dtype=torch.float32))
     optimiser = torch.optim.SGD(layer.parameters(), 1e-3)
     terms = []
-    fit(objective, POINTS, 1, optimiser=optimiser, dtype=torch.bfloat16, after=lambda _, t: terms.append(t))
+    fit(
+        objective,
+        POINTS,
+        1,
+        optimiser=optimiser,
+        dtype=torch.bfloat16,
+        after=lambda _, t: terms.append(t),
+    )
     assert seen == [torch.bfloat16]
     assert terms[0].loss.dtype == layer.weight.dtype == torch.float32
 
@@ -349,13 +429,24 @@ def test_further_parts_are_saved(tmp_path):
 
 
 def test_conditions_are_passed_where_there_are_some():
-    """An objective of its own needs no more arguments than it has a use for; a loss may be a number."""
+    """An objective of its own needs no more arguments than it has a use for; a loss may be a
+    number."""
     layer, seen = torch.nn.Linear(2, 1), []
     optimiser = torch.optim.SGD(layer.parameters(), 0.1)
     numbers = lambda x, generator: layer(x).square().mean()
     fit(numbers, POINTS, 2, optimiser=optimiser, batch=8, generator=generator())
-    labelled = lambda x, generator, cond: seen.append(cond["label"].shape) or layer(x).square().mean()
-    fit(labelled, POINTS, 1, optimiser=optimiser, batch=8, cond={"label": LABELS}, generator=generator())
+    labelled = lambda x, generator, cond: (
+        seen.append(cond["label"].shape) or layer(x).square().mean()
+    )
+    fit(
+        labelled,
+        POINTS,
+        1,
+        optimiser=optimiser,
+        batch=8,
+        cond={"label": LABELS},
+        generator=generator(),
+    )
     assert seen == [(8,)]
     drift, score = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     flow = DiffFlow(lambda x, t: drift(x), lambda x, t: score(x), 1.0, torch.linspace(0, 1, 4))
@@ -366,15 +457,19 @@ def test_conditions_are_passed_where_there_are_some():
 
 
 def test_it_learns():
-    """The velocity of N(0, s^2) is linear in x at each time: with t fixed, Adam finds the factor that least squares does."""
+    """The velocity of N(0, s^2) is linear in x at each time: with t fixed, Adam finds the factor
+    that least squares does."""
     path, s, t = ode.paths.Linear(), 0.6, 0.4
     layer = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
-    torch.nn.init.zeros_(layer.weight)  # the schedule's steps sum to 2: a start below -0.7 would end on the way
+    # the schedule's steps sum to 2: a start below -0.7 would end on the way
+    torch.nn.init.zeros_(layer.weight)
     plain = Matching(ode.Model(lambda x, t: layer(x), path, "velocity", dtype=torch.float64))
     x = s * torch.randn(200_000, 1, dtype=torch.float64, generator=generator())
 
     def objective(x, *, generator, cond=None):
-        return plain(x, t=torch.full((len(x),), t, dtype=torch.float64), generator=generator, cond=cond)
+        return plain(
+            x, t=torch.full((len(x),), t, dtype=torch.float64), generator=generator, cond=cond
+        )
 
     ema = EMA(layer, Exponential(0.99, corrected=True))
     fit(objective, x, 600, optimiser=torch.optim.Adam(layer.parameters(), 2e-2), batch=2000, ema=ema,
@@ -402,7 +497,10 @@ def test_it_learns():
         ({"objective": lambda x, **_: "x"}, "the objective returned str"),
         ({"objective": lambda x, **_: Terms(x, x, x)}, "whose loss is one number"),
         ({"objective": lambda x, **_: None, "folder": "."}, "give network="),
-        ({"network": torch.nn.Linear(2, 2), "folder": "."}, "weights that the network does not hold"),
+        (
+            {"network": torch.nn.Linear(2, 2), "folder": "."},
+            "weights that the network does not hold",
+        ),
     ],
 )
 def test_at_the_door(options, told):

@@ -1,4 +1,5 @@
-"""Two ranks train as one process with as many batches a step, to rounding, and one file is for any number of ranks."""
+"""Two ranks train as one process with as many batches a step, to rounding, and one file is for any
+number of ranks."""
 
 import contextlib
 import math
@@ -43,7 +44,9 @@ def model(net, predicts="velocity", path=LINEAR):
 
 def labelled(net):
     inner = obj.Matching(model(net))
-    return lambda x, *, generator, cond: inner(x, cond=dropped(cond, {"label": 3}, 0.3, generator), generator=generator)
+    return lambda x, *, generator, cond: inner(
+        x, cond=dropped(cond, {"label": 3}, 0.3, generator), generator=generator
+    )
 
 
 def masked(net):
@@ -52,8 +55,14 @@ def masked(net):
 
 
 def two_dropped(net):
-    inner, null, shares = obj.Matching(model(net)), {"label": 3, "scale": 0.0}, {"label": 0.3, "scale": 0.5}
-    return lambda x, *, generator, cond: inner(x, cond=dropped(cond, null, shares, generator), generator=generator)
+    inner, null, shares = (
+        obj.Matching(model(net)),
+        {"label": 3, "scale": 0.0},
+        {"label": 0.3, "scale": 0.5},
+    )
+    return lambda x, *, generator, cond: inner(
+        x, cond=dropped(cond, null, shares, generator), generator=generator
+    )
 
 
 def grown(net):
@@ -83,7 +92,8 @@ CONDITIONS = {
 
 
 def run(kind="labels", steps=7, folder=None, wrapped=False, data=POINTS, seeded=True, **options):
-    """Weights, averages, losses and norms of a training in which every rank begins with weights of its own."""
+    """Weights, averages, losses and norms of a training in which every rank begins with weights of
+    its own."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed(rank)
     net = Net()
@@ -126,7 +136,8 @@ def test_in_half_precision(tmp_path, dtype, seeded):
 
 
 def test_numbers_that_do_not_divide(tmp_path):
-    """Three batches on two ranks; two on three ranks, of which the last repeats one that does not count."""
+    """Three batches on two ranks; two on three ranks, of which the last repeats one that does not
+    count."""
     three = on_ranks(lambda: run(accumulate=3, wrapped=True), 2, tmp_path)
     close(three[1], run(accumulate=3))
 
@@ -143,7 +154,8 @@ def test_numbers_that_do_not_divide(tmp_path):
         close(found, run(accumulate=2))
 
 
-LOADER = [(POINTS[k : k + 8], {"label": LABELS[k : k + 8]}) for k in range(0, 24, 8)]  # three: ranks come out of turn
+# three: ranks come out of turn
+LOADER = [(POINTS[k : k + 8], {"label": LABELS[k : k + 8]}) for k in range(0, 24, 8)]
 SOURCES = {
     "iterable": lambda: LOADER,
     "function": lambda: lambda g: (torch.randn(8, 2, generator=g), {"label": LABELS[:8]}),
@@ -158,7 +170,8 @@ def test_loaders_and_functions(tmp_path, source):
 
 
 def test_batches_of_ranks_have_no_sample_in_common(tmp_path):
-    """15 steps of two batches of 1 are the 30 samples, once each; loaders with shares of their own are left theirs."""
+    """15 steps of two batches of 1 are the 30 samples, once each; loaders with shares of their own
+    are left theirs."""
 
     def check():
         layer, seen, own = nn.Linear(2, 1), [], []
@@ -216,13 +229,24 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all(tmp_path):
 
         optimiser = torch.optim.SGD(layer.parameters(), 0.1)
         with pytest.raises(NotFinite, match="after 2 steps") as error:
-            fit(objective, POINTS, 9, optimiser=optimiser, network=layer, batch=4, folder=tmp_path / "run")
+            fit(
+                objective,
+                POINTS,
+                9,
+                optimiser=optimiser,
+                network=layer,
+                batch=4,
+                folder=tmp_path / "run",
+            )
         held = checkpoint.read(error.value.file).facts["batch"][0]
         assert torch.equal(held, seen[2])
         return error.value.file.name, layer.weight.tolist()
 
     found = on_ranks(check, 2, tmp_path)
-    assert [name for name, _ in found] == ["not-finite-2.safetensors", "not-finite-2-rank-1.safetensors"]
+    assert [name for name, _ in found] == [
+        "not-finite-2.safetensors",
+        "not-finite-2-rank-1.safetensors",
+    ]
     assert found[0][1] == found[1][1]
 
 
@@ -245,14 +269,17 @@ def test_ranks_that_see_other_files_are_told(tmp_path):
 
 
 def test_the_gradient_of_several_batches_is_their_mean():
-    """By hand, with one batch that is twice as many samples: losses are means, so both have the same gradient."""
+    """By hand, with one batch that is twice as many samples: losses are means, so both have the
+    same gradient."""
     layer = nn.Linear(2, 2, dtype=torch.float64)
     data = [POINTS[:8].double(), POINTS[8:16].double()]
     start = layer.weight.detach().clone()
     objective = lambda x, *, generator: layer(x).square().mean()
     loss = layer(torch.cat(data)).square().mean()
     (exact,) = torch.autograd.grad(loss, layer.weight)
-    history = fit(objective, data, 1, optimiser=torch.optim.SGD(layer.parameters(), 0.5), accumulate=2)
+    history = fit(
+        objective, data, 1, optimiser=torch.optim.SGD(layer.parameters(), 0.5), accumulate=2
+    )
     torch.testing.assert_close(layer.weight.detach(), start - 0.5 * exact, rtol=1e-12, atol=1e-12)
     assert abs(float(history.losses[0]) - float(loss.detach())) < 1e-12
 
@@ -268,7 +295,8 @@ def test_several_batches_a_step_go_on_bitwise(tmp_path):
 
 
 def test_files_do_not_know_what_was_wrapped_around_a_network(tmp_path):
-    """Trained within DistributedDataParallel, or compiled, a network goes on plain, and the other way."""
+    """Trained within DistributedDataParallel, or compiled, a network goes on plain, and the other
+    way."""
 
     def trained(steps, folder, wrap=lambda net: net):
         torch.manual_seed(0)
@@ -290,7 +318,8 @@ def test_files_do_not_know_what_was_wrapped_around_a_network(tmp_path):
 
 
 def test_the_average_of_a_wrapped_network_is_that_of_what_is_inside(tmp_path):
-    """So one rank may sample it while the others are elsewhere, as buffers are not shared by its forward."""
+    """So one rank may sample it while the others are elsewhere, as buffers are not shared by its
+    forward."""
 
     def check():
         torch.manual_seed(0)
@@ -330,13 +359,24 @@ def differing():
 def test_settings_that_differ_among_ranks_are_refused_on_all(tmp_path):
     for rank, told in enumerate(on_ranks(differing, 2, tmp_path)):
         assert told.keys() == OTHERS.keys()
-        assert all(f"{name} is" in text and f"on rank {rank} and differs" in text for name, text in told.items())
+        assert all(
+            f"{name} is" in text and f"on rank {rank} and differs" in text
+            for name, text in told.items()
+        )
 
 
 def watched_by_one():
     rank, net, seen = dist.get_rank(), Net(), []
     after = (lambda k, terms: seen.append(k) or k == 2) if rank == 0 else None
-    done = fit(obj.Matching(model(net)), POINTS, 5, batch=4, optimiser="sgd(lr=0.1)", progress=False, after=after)
+    done = fit(
+        obj.Matching(model(net)),
+        POINTS,
+        5,
+        batch=4,
+        optimiser="sgd(lr=0.1)",
+        progress=False,
+        after=after,
+    )
     return len(done), seen
 
 

@@ -1,4 +1,5 @@
-"""What a training cannot use is told before it has cost a day: optimisers, schedules, averages, data, parts."""
+"""What a training cannot use is told before it has cost a day: optimisers, schedules, averages,
+data, parts."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,9 @@ class Net(nn.Module):
 
 def trained(net, data=X, steps=3, objective=None, optimiser="sgd(lr=0.1)", **options):
     loss = objective or obj.Matching(ode.Model(net, LINEAR, "velocity"))
-    return fit(loss, data, steps, optimiser=optimiser, batch=4, network=net, progress=False, **options)
+    return fit(
+        loss, data, steps, optimiser=optimiser, batch=4, network=net, progress=False, **options
+    )
 
 
 def frozen():
@@ -44,7 +47,10 @@ def scalar(value):
     [
         (lambda net: optim.LBFGS(net.parameters()), "LBFGS"),
         (lambda net: "muon", "not for these weights"),
-        (lambda net: optim.SGD(Net().parameters(), lr=0.1), "no weight of the optimiser has a gradient"),
+        (
+            lambda net: optim.SGD(Net().parameters(), lr=0.1),
+            "no weight of the optimiser has a gradient",
+        ),
     ],
 )
 @pytest.mark.parametrize("dtype", [None, torch.float16])
@@ -61,9 +67,17 @@ def test_optimisers_that_move_nothing(optimiser, told, dtype):
         (lambda: Net().to("meta"), {}, "to_empty"),
         (lambda: Net().half(), {"dtype": torch.float16}, "keep them in float32"),
         (Net, {"objective": scalar(torch.tensor(1.0))}, "has no gradient"),
-        (Net, {"objective": scalar(torch.ones((), requires_grad=True) * 1j)}, "the loss is complex"),
+        (
+            Net,
+            {"objective": scalar(torch.ones((), requires_grad=True) * 1j)},
+            "the loss is complex",
+        ),
         (Net, {"objective": lambda x: x.mean()}, r"\(x, generator=\)"),
-        (Net, {"objective": lambda x, generator: x.mean(), "cond": {"y": X}}, r"\(x, generator=, cond=\)"),
+        (
+            Net,
+            {"objective": lambda x, generator: x.mean(), "cond": {"y": X}},
+            r"\(x, generator=, cond=\)",
+        ),
         (Net, {"ema": EMA(Net())}, "trains nothing"),
         (Net, {"schedule": lambda k: float("nan")}, "factor of step 0"),
         (Net, {"schedule": lambda k: None}, "factor of step 0"),
@@ -95,7 +109,10 @@ def test_schedules_that_end_before_the_training():
     with pytest.raises(OdesolveError, match="total_steps=3"):
         trained(net, optimiser=sgd, schedule=lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=2))
     sgd = optim.SGD(net.parameters(), lr=0.1)
-    assert len(trained(net, optimiser=sgd, schedule=lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=3))) == 3
+    assert (
+        len(trained(net, optimiser=sgd, schedule=lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=3)))
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +142,9 @@ def test_arrays_of_other_byte_orders_and_widths(kind):
     assert torch.equal(X[labels[1]["y"].long()], labels[0][0])
 
 
-@pytest.mark.parametrize("parts", [{"network": Net()}, {"ema": Net()}, {"torch": Net()}, {"mine": 3}])
+@pytest.mark.parametrize(
+    "parts", [{"network": Net()}, {"ema": Net()}, {"torch": Net()}, {"mine": 3}]
+)
 def test_parts_that_hide_others_or_have_no_state(parts, tmp_path):
     pytest.importorskip("safetensors")
     with pytest.raises(OdesolveError, match="parts"):
@@ -135,12 +154,18 @@ def test_parts_that_hide_others_or_have_no_state(parts, tmp_path):
 def sequence(gamma, milestone, chained=False):
     def of(sgd):
         parts = [lr_scheduler.ConstantLR(sgd), lr_scheduler.ExponentialLR(sgd, gamma)]
-        return lr_scheduler.ChainedScheduler(parts) if chained else lr_scheduler.SequentialLR(sgd, parts, [milestone])
+        return (
+            lr_scheduler.ChainedScheduler(parts)
+            if chained
+            else lr_scheduler.SequentialLR(sgd, parts, [milestone])
+        )
 
     return of
 
 
-@pytest.mark.parametrize(("gamma", "milestone", "chained"), [(0.5, 2, False), (0.9, 1, False), (0.5, 2, True)])
+@pytest.mark.parametrize(
+    ("gamma", "milestone", "chained"), [(0.5, 2, False), (0.9, 1, False), (0.5, 2, True)]
+)
 def test_schedules_within_schedules_are_compared(gamma, milestone, chained, tmp_path):
     pytest.importorskip("safetensors")
 

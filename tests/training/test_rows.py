@@ -1,4 +1,5 @@
-"""What goes with samples stays with them: labels, captions and nested conditions of data sets, loaders and functions."""
+"""What goes with samples stays with them: labels, captions and nested conditions of data sets,
+loaders and functions."""
 
 import numpy as np
 import pytest
@@ -69,7 +70,14 @@ def seen_by(data, steps=5, **options):
         seen.append((x, cond))
         return layer(x).square().mean()
 
-    fit(objective, data, steps, optimiser=torch.optim.SGD(layer.parameters(), 0.0), generator=generator(), **options)
+    fit(
+        objective,
+        data,
+        steps,
+        optimiser=torch.optim.SGD(layer.parameters(), 0.0),
+        generator=generator(),
+        **options,
+    )
     return seen
 
 
@@ -144,7 +152,10 @@ def loader(data):
 LOADERS = {
     "tuples": (loader(TensorDataset(POINTS, torch.arange(N))), "y"),
     "two conditions": (loader([(POINTS[k], k, f"row {k}") for k in range(N)]), ("y", "caption")),
-    "tuples with dicts": (loader([(POINTS[k], {"y": k, "caption": f"row {k}"}) for k in range(N)]), None),
+    "tuples with dicts": (
+        loader([(POINTS[k], {"y": k, "caption": f"row {k}"}) for k in range(N)]),
+        None,
+    ),
     "dicts": (loader(Dicts()), None),
     "dicts by name": (loader(Dicts()), ["y", "caption"]),
     "dicts with x": (loader([{"x": POINTS[k], "y": k, "at": 2.0} for k in range(N)]), None),
@@ -182,7 +193,8 @@ def test_batches_that_do_not_say_what_they_hold(data, cond, told):
 
 
 def test_labels_that_are_no_argument_of_the_objective():
-    """(x, y) is what two-sided objectives take; an objective of x alone is told which name is missing."""
+    """(x, y) is what two-sided objectives take; an objective of x alone is told which name is
+    missing."""
     net = Labelled()
     pairs = [(POINTS, torch.arange(N) % 3)]
     optimiser = torch.optim.SGD(net.parameters(), 0.1)
@@ -209,7 +221,15 @@ def test_array_labels_train_as_tensors_do():
         net = Labelled()
         objective = Matching(ode.Model(net, ode.paths.Linear(), "velocity"))
         optimiser = torch.optim.SGD(net.parameters(), 0.1)
-        fit(objective, POINTS, 4, optimiser=optimiser, cond={"label": labels}, batch=5, generator=generator())
+        fit(
+            objective,
+            POINTS,
+            4,
+            optimiser=optimiser,
+            cond={"label": labels},
+            batch=5,
+            generator=generator(),
+        )
         return net.label.weight.detach()
 
     labels = torch.arange(N) % 3
@@ -238,7 +258,8 @@ def test_the_batch_of_a_loss_that_is_not_finite_holds_all_its_conditions(tmp_pat
 
 
 def test_conditions_go_where_the_weights_are():
-    """As far as this can be seen without a second device: wherever they are nested, tensors are asked to go."""
+    """As far as this can be seen without a second device: wherever they are nested, tensors are
+    asked to go."""
     from odesolve.training.batches import moved
 
     cond = {"a": {"b": [torch.zeros(2), "w"]}, "c": (torch.zeros(2), np.zeros(2)), "d": None}

@@ -1,4 +1,5 @@
-"""Runs that were stopped go on bitwise, whatever their objective remembers and in every precision; what changed is told."""
+"""Runs that were stopped go on bitwise, whatever their objective remembers and in every precision;
+what changed is told."""
 
 import copy
 import functools
@@ -24,11 +25,15 @@ class Net(nn.Module):
 
     def __init__(self, out=2, times=1):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 + times, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, out))
+        self.layers = nn.Sequential(
+            nn.Linear(2 + times, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, out)
+        )
         self.label = nn.Embedding(4, out)
 
     def forward(self, x, *given, label=None, scale=None):
-        out = self.layers(torch.cat([x, *(torch.sin(t).to(x.dtype).expand(len(x))[:, None] for t in given)], 1))
+        out = self.layers(
+            torch.cat([x, *(torch.sin(t).to(x.dtype).expand(len(x))[:, None] for t in given)], 1)
+        )
         out = out if scale is None else out + scale[:, None]
         return out if label is None else out + self.label(label)
 
@@ -72,7 +77,9 @@ def consistent(**options):
 
 def distilled(net, ema):
     teacher = model(Net().requires_grad_(False), "edm", EDM)
-    return obj.ConsistencyDistillation(obj.Consistency(model(net, "edm", EDM)), teacher, lambda k: 4 + k)
+    return obj.ConsistencyDistillation(
+        obj.Consistency(model(net, "edm", EDM)), teacher, lambda k: 4 + k
+    )
 
 
 def halved(net, ema):
@@ -102,19 +109,28 @@ def masked(net, ema):
 
 def two_dropped(net, ema):
     """A label and a number that are left out each by itself."""
-    inner, null, shares = obj.Matching(model(net)), {"label": 3, "scale": 0.0}, {"label": 0.3, "scale": 0.5}
-    return lambda x, *, generator, cond: inner(x, cond=dropped(cond, null, shares, generator), generator=generator)
+    inner, null, shares = (
+        obj.Matching(model(net)),
+        {"label": 3, "scale": 0.0},
+        {"label": 0.3, "scale": 0.5},
+    )
+    return lambda x, *, generator, cond: inner(
+        x, cond=dropped(cond, null, shares, generator), generator=generator
+    )
 
 
 def bound(net, ema):
-    """The bound remembers the losses of its own terms; less of it, so that float16 holds its gradients."""
+    """The bound remembers the losses of its own terms; less of it, so that float16 holds its
+    gradients."""
     inner = obj.VariationalBound(model(net, "noise", ode.paths.VP()), steps=4, importance=True)
     return lambda x, *, generator: 1e-5 * inner(x, generator=generator).loss
 
 
 def guided(net, ema):
     teacher = model(Net().requires_grad_(False), "v", ode.paths.Trig())
-    inner = obj.GuidedDistillation(model(net, "v", ode.paths.Trig()), teacher, {"label": torch.full((10,), 3)})
+    inner = obj.GuidedDistillation(
+        model(net, "v", ode.paths.Trig()), teacher, {"label": torch.full((10,), 3)}
+    )
     return lambda x, *, generator, cond: 1e-3 * inner(x, cond=cond, generator=generator).loss
 
 
@@ -151,12 +167,16 @@ def followed(net, ema):
 
 def likely(net, ema):
     net.layers[2].p = 0.0  # a flow is one and the same at every call
-    return obj.MaximumLikelihood(lambda t, x: net(x, t.reshape(-1)), trace="hutchinson", solver="rk4", steps=2)
+    return obj.MaximumLikelihood(
+        lambda t, x: net(x, t.reshape(-1)), trace="hutchinson", solver="rk4", steps=2
+    )
 
 
 def learned_process(net, ema):
     net.layers[2].p = 0.0
-    return obj.DiffFlow(lambda x, t: net(x, t), lambda x, t: net(x, t), 1.0, torch.linspace(0, 1, 4))
+    return obj.DiffFlow(
+        lambda x, t: net(x, t), lambda x, t: net(x, t), 1.0, torch.linspace(0, 1, 4)
+    )
 
 
 def levels(net, ema):
@@ -179,16 +199,22 @@ KINDS = {
     "sinkhorn": plain(coupling=couplings.Sinkhorn(0.5)),
     "importance of a law": plain(times="logit_normal", importance=True),
     "times that follow": remembered,
-    "uncertainty": lambda net, ema: obj.Matching(model(net), uncertainty=obj.Uncertainty(LINEAR, 4)),
+    "uncertainty": lambda net, ema: obj.Matching(
+        model(net), uncertainty=obj.Uncertainty(LINEAR, 4)
+    ),
     "masks": masked,
     "two conditions dropped": two_dropped,
-    "guided mean flow": lambda net, ema: obj.MeanFlow(flow_map(net), null={"label": 3}, scale=2.0, mix=0.2),
+    "guided mean flow": lambda net, ema: obj.MeanFlow(
+        flow_map(net), null={"label": 3}, scale=2.0, mix=0.2
+    ),
     "sCM": lambda net, ema: obj.TrigConsistency(model(net, "v", ode.paths.Trig()), warmup=6),
     "learned weight": lambda net, ema: obj.Matching(model(net), weight=Learned()),
     "ddpm": lambda net, ema: obj.Matching(model(net, "noise", ode.paths.Discrete.ddpm())),
     "edm": lambda net, ema: obj.Matching(model(net, "edm", EDM)),
     "bound": bound,
-    "hybrid": lambda net, ema: obj.Hybrid(model(net, "noise", ode.paths.Discrete.ddpm(), learned_variance=True)),
+    "hybrid": lambda net, ema: obj.Hybrid(
+        model(net, "noise", ode.paths.Discrete.ddpm(), learned_variance=True)
+    ),
     "bridge": pairs(lambda net: obj.BridgeMatching(model(net), 0.5)),
     "two-sided": pairs(lambda net: obj.TwoSided(model(net), 0.1)),
     "interpolant": pairs(lambda net: obj.Interpolant(model(net), bridges.sine_squared(0.1))),
@@ -199,9 +225,13 @@ KINDS = {
     "mean flow": lambda net, ema: obj.MeanFlow(flow_map(net)),
     "shortcut": lambda net, ema: obj.Shortcut(flow_map(net), 4),
     "target of its own": followed,
-    "consistency": consistent(distance=consistency.pseudo_huber(0.03), weight=consistency.inverse_gap),
+    "consistency": consistent(
+        distance=consistency.pseudo_huber(0.03), weight=consistency.inverse_gap
+    ),
     "consistency distillation": distilled,
-    "continuous consistency": lambda net, ema: obj.ContinuousConsistency(obj.Consistency(model(net, "edm", EDM))),
+    "continuous consistency": lambda net, ema: obj.ContinuousConsistency(
+        obj.Consistency(model(net, "edm", EDM))
+    ),
     "halving": halved,
     "guided": guided,
 }
@@ -218,7 +248,8 @@ FORWARD = ("mean flow", "continuous consistency")
 
 
 def run(kind, steps, folder=None, dtype=None, **options):
-    """A training, and everything that it leaves: weights, average, moments, losses, and what the objective holds."""
+    """A training, and everything that it leaves: weights, average, moments, losses, and what the
+    objective holds."""
     torch.manual_seed(1)
     net = Net(4 if kind == "hybrid" else 2, 2 if kind in TWO_TIMES else 1)
     ema = EMA(net, Growing(lambda k: 4 + k))
@@ -230,7 +261,12 @@ def run(kind, steps, folder=None, dtype=None, **options):
         objective, POINTS, steps, optimiser=torch.optim.Adam(own, 1e-2), network=net, ema=ema, batch=10, folder=folder,
         every=4, dtype=dtype, generator=torch.Generator().manual_seed(2), schedule=lambda k: 0.9**k, **options,
     )  # fmt: skip
-    return {"net": net.state_dict(), "ema": ema.state_dict(), "losses": history.losses, "norms": history.norms}
+    return {
+        "net": net.state_dict(),
+        "ema": ema.state_dict(),
+        "losses": history.losses,
+        "norms": history.norms,
+    }
 
 
 def same(a, b):
@@ -242,11 +278,14 @@ def same(a, b):
         assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))  # norms that overflowed float16
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", [None, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_objective_goes_on_bitwise(tmp_path, kind, dtype):
     """Stopped three times: before the first checkpoint of its own, at one, and between two."""
-    if kind == "likelihood" and dtype is torch.bfloat16:  # its differences are no derivative, which is told
+    # its differences are no derivative, which is told
+    if kind == "likelihood" and dtype is torch.bfloat16:
         with pytest.raises(ode.OdesolveError, match="autograd does not see"):
             run(kind, STEPS, dtype=dtype)
         return
@@ -269,8 +308,13 @@ def test_what_is_remembered_is_in_the_file_by_name(tmp_path):
         run(kind, 2, tmp_path / name)
         held = checkpoint.read(tmp_path / name / "checkpoint.safetensors").states
         assert [k for k in held if k.startswith("objective")] == [name]
-    run("consistency distillation", 2, tmp_path / "a")  # neither the teacher nor the average, which is there once
-    assert not [k for k in checkpoint.read(tmp_path / "a" / "checkpoint.safetensors").states if "objective" in k]
+    # neither the teacher nor the average, which is there once
+    run("consistency distillation", 2, tmp_path / "a")
+    assert not [
+        k
+        for k in checkpoint.read(tmp_path / "a" / "checkpoint.safetensors").states
+        if "objective" in k
+    ]
 
 
 def law_of_a_global(x, *, generator):
@@ -383,9 +427,12 @@ def test_a_grid_that_grows():
     objective = obj.ConsistencyTraining(obj.Consistency(model(Net(), "edm", EDM)), lambda k: 3 + k)
     fixed = obj.ConsistencyTraining(objective.consistency, 5)
     draws = lambda: torch.Generator().manual_seed(0)
-    assert torch.equal(objective(POINTS, step=2, generator=draws()).t, fixed(POINTS, generator=draws()).t)
     assert torch.equal(
-        objective(POINTS, step=2, points=9, generator=draws()).t, fixed(POINTS, points=9, generator=draws()).t
+        objective(POINTS, step=2, generator=draws()).t, fixed(POINTS, generator=draws()).t
+    )
+    assert torch.equal(
+        objective(POINTS, step=2, points=9, generator=draws()).t,
+        fixed(POINTS, points=9, generator=draws()).t,
     )
     with pytest.raises(ode.OdesolveError, match="give step="):
         objective(POINTS)
@@ -514,10 +561,17 @@ def test_a_rate_that_was_set_by_hand_is_refused(tmp_path):
 
 SCHEDULES = {
     "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 20),
-    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=30, cycle_momentum=False),
+    "one cycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+        o, 0.1, total_steps=30, cycle_momentum=False
+    ),
     "steps": lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 6]),
     "in turn": lambda o: torch.optim.lr_scheduler.SequentialLR(
-        o, [torch.optim.lr_scheduler.ConstantLR(o, 0.1, 4), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)], [4]
+        o,
+        [
+            torch.optim.lr_scheduler.ConstantLR(o, 0.1, 4),
+            torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+        ],
+        [4],
     ),
 }
 
@@ -529,7 +583,12 @@ def test_schedules_of_torch_go_on(tmp_path, kind):
         net = Net()
         optimiser = torch.optim.SGD(net.parameters(), 1e-2)
         schedule, rates = SCHEDULES[kind](optimiser), []
-        options = {"generator": torch.Generator().manual_seed(0), "schedule": schedule, "folder": folder, "batch": 8}
+        options = {
+            "generator": torch.Generator().manual_seed(0),
+            "schedule": schedule,
+            "folder": folder,
+            "batch": 8,
+        }
         options["after"] = lambda *_: rates.append(optimiser.param_groups[0]["lr"])
         fit(obj.Matching(model(net)), POINTS, steps, optimiser=optimiser, **options)
         return rates, net.layers[0].weight

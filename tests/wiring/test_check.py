@@ -1,4 +1,5 @@
-"""``ode.check`` on exact networks, whose right reading is known: what is right passes, what is wrong is named."""
+"""``ode.check`` on exact networks, whose right reading is known: what is right passes, what is
+wrong is named."""
 
 import json
 import math
@@ -41,7 +42,9 @@ def aspects(found):
     ],
 )
 def test_what_is_right_passes(path, predicts, scale):
-    model = ode.Model(network(PATHS[path], predicts, scale), PATHS[path], predicts, time_scale=scale)
+    model = ode.Model(
+        network(PATHS[path], predicts, scale), PATHS[path], predicts, time_scale=scale
+    )
     found = ode.check(model, DATA)
     assert found.ok, found
     assert found.status == "right", found
@@ -54,12 +57,32 @@ def test_what_is_right_passes(path, predicts, scale):
     [
         (("vp", "v", 1.0), ("vp", "noise", 1.0), {"prediction"}, 'predicts="v"'),
         (("vp", "noise", 1.0), ("vp", "data", 1.0), {"prediction"}, 'predicts="noise"'),
-        (("flow", "velocity", 1.0), ("linear", "velocity", 1.0), {"direction"}, "ode.paths.Linear().flipped()"),
-        (("linear", "velocity", 1.0), ("flow", "velocity", 1.0), {"direction"}, "ode.paths.Linear()"),
-        (("linear", "velocity", 1000.0), ("linear", "velocity", 1.0), {"time"}, 'time="t", time_scale=1000'),
+        (
+            ("flow", "velocity", 1.0),
+            ("linear", "velocity", 1.0),
+            {"direction"},
+            "ode.paths.Linear().flipped()",
+        ),
+        (
+            ("linear", "velocity", 1.0),
+            ("flow", "velocity", 1.0),
+            {"direction"},
+            "ode.paths.Linear()",
+        ),
+        (
+            ("linear", "velocity", 1000.0),
+            ("linear", "velocity", 1.0),
+            {"time"},
+            'time="t", time_scale=1000',
+        ),
         (("vp", "noise", 1.0), ("vp", "noise", 1000.0), {"time"}, 'time="t", time_scale=1'),
         (("vp", "noise", 1.0), ("linear", "noise", 1.0), {"path"}, "ode.paths.VP()"),
-        (("flow", "velocity", 1000.0), ("linear", "data", 1000.0), {"direction", "prediction"}, None),
+        (
+            ("flow", "velocity", 1000.0),
+            ("linear", "data", 1000.0),
+            {"direction", "prediction"},
+            None,
+        ),
     ],
 )
 def test_what_is_wrong_is_named(true, declared, about, typed):
@@ -86,7 +109,9 @@ def test_a_negated_network():
 
 
 def test_an_odd_time_scale():
-    found = ode.check(ode.Model(network(ode.paths.VP(), "noise", 100.0), ode.paths.VP(), "noise"), DATA)
+    found = ode.check(
+        ode.Model(network(ode.paths.VP(), "noise", 100.0), ode.paths.VP(), "noise"), DATA
+    )
     assert aspects(found) == {"time", "model"}
     assert found["time"].typed == 'time="t", time_scale=100'
 
@@ -115,7 +140,9 @@ def test_tables_by_index():
 
 def test_without_data():
     net = network(ode.paths.Linear().flipped(), "velocity")
-    right = ode.check(ode.Model(net, ode.paths.Linear().flipped(), "velocity"), noise=(128, 2), seconds=20)
+    right = ode.check(
+        ode.Model(net, ode.paths.Linear().flipped(), "velocity"), noise=(128, 2), seconds=20
+    )
     assert right.ok
     assert right.status == "unknown"
     assert right["data"].verdict == "unknown"
@@ -125,7 +152,9 @@ def test_without_data():
 
 def test_a_negated_network_without_data():
     net = network(ode.paths.VP(), "noise")
-    found = ode.check(ode.Model(lambda x, t: -net(x, t), ode.paths.VP(), "noise"), noise=(128, 2), seconds=5)
+    found = ode.check(
+        ode.Model(lambda x, t: -net(x, t), ode.paths.VP(), "noise"), noise=(128, 2), seconds=5
+    )
     assert found["sign"].verdict == "wrong", found
     assert found["prediction"].verdict == "right"
 
@@ -138,7 +167,8 @@ def test_a_gaussian_cloud_does_not_show_training():
 
 
 @pytest.mark.parametrize(
-    ("path", "predicts"), [("linear", "data"), ("vp", "noise"), ("edm", "edm"), ("flow", "velocity")]
+    ("path", "predicts"),
+    [("linear", "data"), ("vp", "noise"), ("edm", "edm"), ("flow", "velocity")],
 )
 def test_gaussian_clouds_without_data(path, predicts):
     cloud = ode.problems.gaussian([0.3, -0.2], std=0.5)
@@ -148,7 +178,8 @@ def test_gaussian_clouds_without_data(path, predicts):
 
 
 def test_conditions_are_those_of_the_rows():
-    """Two classes that a network tells apart by its label alone: labels of other rows would not fit."""
+    """Two classes that a network tells apart by its label alone: labels of other rows would not
+    fit."""
     parts = [ode.problems.gaussian([c, c], std=0.3) for c in (-1.0, 1.0)]
     labels = torch.arange(400) % 2
     data = torch.stack([parts[int(k)].sample(400, seed=3)[i] for i, k in enumerate(labels)])
@@ -166,7 +197,9 @@ def test_conditions_are_those_of_the_rows():
 
 def test_guidance_is_left_out():
     net = network(ode.paths.VP(), "noise")
-    model = ode.Model(lambda x, t, y=None: net(x, t), ode.paths.VP(), "noise").guided(7.0, {"y": 1}, {"y": 0})
+    model = ode.Model(lambda x, t, y=None: net(x, t), ode.paths.VP(), "noise").guided(
+        7.0, {"y": 1}, {"y": 0}
+    )
     assert ode.check(model, DATA).ok
 
 
@@ -185,7 +218,9 @@ def test_result_as_json_table_and_picture(tmp_path):
 
 
 def test_what_time_is_short_for_is_said():
-    found = ode.check(ode.Model(network(ode.paths.VP(), "noise"), ode.paths.VP(), "noise"), DATA, seconds=1e-3)
+    found = ode.check(
+        ode.Model(network(ode.paths.VP(), "noise"), ode.paths.VP(), "noise"), DATA, seconds=1e-3
+    )
     assert "left out" in found["time spent"].says
     assert found.best is not None
 
@@ -208,7 +243,9 @@ def test_what_time_is_short_for_is_said():
 )
 def test_errors_at_the_door(arguments, message):
     layer = torch.nn.Linear(2, 2)
-    model = ode.Model(lambda x, t: x + layer(x) + torch.zeros(2) * x.reshape(len(x), 2), ode.paths.VP(), "noise")
+    model = ode.Model(
+        lambda x, t: x + layer(x) + torch.zeros(2) * x.reshape(len(x), 2), ode.paths.VP(), "noise"
+    )
     with pytest.raises(ode.OdesolveError, match=message):
         ode.check(model, **arguments)
     with pytest.raises(ode.OdesolveError, match="give an ode"):

@@ -20,14 +20,23 @@ FORMS = [
     (lambda: tuple(X), f"data is tuple: give {STACK}"),
     (lambda: (X, torch.zeros(8)), "data is tuple: give the samples in it, such as data[0]"),
     (lambda: {"pixels": X}, "data is dict: give the samples in it, such as data['pixels']"),
-    (lambda: DataLoader(TensorDataset(X), 4), "data is DataLoader: give one batch of it, such as next(iter(data))"),
-    (lambda: DataLoader(X, 4), "data is DataLoader: give one batch of it, such as next(iter(data))"),
+    (
+        lambda: DataLoader(TensorDataset(X), 4),
+        "data is DataLoader: give one batch of it, such as next(iter(data))",
+    ),
+    (
+        lambda: DataLoader(X, 4),
+        "data is DataLoader: give one batch of it, such as next(iter(data))",
+    ),
     (lambda: TensorDataset(X), "data is TensorDataset: give torch.stack([data[i]"),
     (lambda: iter([X]), "give one batch of it, such as next(iter(data))"),
     (lambda: (x for x in X), "give one batch of it, such as next(iter(data))"),
     (lambda: "digits.npy", "data is str: give what the file holds, np.load('digits.npy')"),
     (lambda: "digits.npz", "data is str: give what the file holds, np.load('digits.npz')['x']"),
-    (lambda: Path("digits.pt"), "give what the file holds, such as np.load('digits.pt') or torch.load('digits.pt')"),
+    (
+        lambda: Path("digits.pt"),
+        "give what the file holds, such as np.load('digits.pt') or torch.load('digits.pt')",
+    ),
     (lambda: b"digits", "data is bytes: give a tensor or array of samples"),
     (object, "data is object: give a tensor or array of samples"),
 ]

@@ -18,7 +18,12 @@ class Small(nn.Module):
     def __init__(self, *between, dim=2):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(dim + 1, 64), nn.SiLU(), *between, nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim)
+            nn.Linear(dim + 1, 64),
+            nn.SiLU(),
+            *between,
+            nn.Linear(64, 64),
+            nn.SiLU(),
+            nn.Linear(64, dim),
         )
 
     def forward(self, x, t):
@@ -57,7 +62,9 @@ def learned():
 )
 def test_a_trained_network(learned, path, predicts, wrong):
     found = ode.check(ode.Model(learned, path, predicts), halves(800, 2))
-    assert {f.about for f in found.findings if f.verdict == "wrong"} == (wrong | {"model"} if wrong else set()), found
+    assert {f.about for f in found.findings if f.verdict == "wrong"} == (
+        wrong | {"model"} if wrong else set()
+    ), found
     assert found["training"].verdict == "right"
 
 
@@ -71,7 +78,8 @@ def test_an_untrained_network_is_said_to_be_one(predicts):
 
 
 def filtering(x, t):
-    """The noise that a linear filter sees in data of deviation 0.7 on VP, as a network says that has learned little."""
+    """The noise that a linear filter sees in data of deviation 0.7 on VP, as a network says that
+    has learned little."""
     path = ode.paths.VP()
     alpha, sigma = path.alpha(t.double()), path.sigma(t.double())
     return (sigma / (0.49 * alpha**2 + sigma**2)).to(x.dtype)[:, None] * x
@@ -81,7 +89,9 @@ def squares(n, seed=0):
     """Of two numbers each, in eight of sixteen squares, which a linear filter does not see."""
     draw = torch.Generator().manual_seed(seed)
     row, column = torch.randint(4, (n,), generator=draw), torch.randint(2, (n,), generator=draw)
-    return 0.6 * (torch.stack([2 * column + row % 2, row], 1) + torch.rand(n, 2, generator=draw) - 2)
+    return 0.6 * (
+        torch.stack([2 * column + row % 2, row], 1) + torch.rand(n, 2, generator=draw) - 2
+    )
 
 
 def test_a_network_that_has_learned_little_is_not_read_wrong():
@@ -101,12 +111,16 @@ def test_a_network_that_has_learned_little_is_seen_to_be_read_wrong(predicts):
 def test_an_untrained_network_that_passes_its_input_on_is_said_to_be_one(share):
     torch.manual_seed(3)
     small = Small()
-    found = ode.check(ode.Model(lambda x, t: share * x + small(x, t), ode.paths.VP(), "noise"), halves(800, 2))
+    found = ode.check(
+        ode.Model(lambda x, t: share * x + small(x, t), ode.paths.VP(), "noise"), halves(800, 2)
+    )
     assert found["training"].verdict == "wrong", found
     assert "untrained" in found["training"].says
 
 
-@pytest.mark.parametrize(("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")])
+@pytest.mark.parametrize(
+    ("layer", "named"), [(nn.Dropout(0.2), "dropout"), (nn.BatchNorm1d(64), "BatchNorm1d")]
+)
 def test_train_mode(layer, named):
     net = Small(layer).train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -116,7 +130,9 @@ def test_train_mode(layer, named):
     assert found["mode"].typed == "net.eval()"
     assert all(m.training for m in net.modules())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-    assert ode.check(ode.Model(net.eval(), PATH, "velocity"), halves(100))["mode"].verdict == "right"
+    assert (
+        ode.check(ode.Model(net.eval(), PATH, "velocity"), halves(100))["mode"].verdict == "right"
+    )
 
 
 def test_rows_that_see_each_other(learned):
@@ -174,7 +190,9 @@ def test_data_of_another_scale(given, typed):
 
 def test_a_profile_warns_of_a_wrong_reading(learned):
     with pytest.warns(
-        UserWarning, match=r"another prediction: ode.Model\(net, ode.paths.Linear\(\), predicts=\"velocity\"\)"
+        UserWarning,
+        match=r"another prediction: ode.Model\(net, ode.paths.Linear\(\), "
+        r"predicts=\"velocity\"\)",
     ):
         ode.profile(ode.Model(learned, PATH, "v"), ["ddim"], 4, noise=(64, 2), timing=0)
 
@@ -190,9 +208,15 @@ def labelled(x, t, y=None):
 def test_conditions_that_are_missing_or_too_few():
     x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     model = ode.Model(labelled, ode.paths.VP(), "noise")
-    with pytest.raises(OdesolveError, match=r"it takes y too: give ode\.check\(model\.given\(y=\.\.\.\), data\)"):
+    with pytest.raises(
+        OdesolveError,
+        match=r"it takes y too: give "
+        r"ode\.check\(model\.given\(y=\.\.\.\), data\)",
+    ):
         ode.check(model, x)
-    with pytest.raises(OdesolveError, match="the condition 'y' holds 7 for 40 samples of data: give one a sample"):
+    with pytest.raises(
+        OdesolveError, match="the condition 'y' holds 7 for 40 samples of data: give one a sample"
+    ):
         ode.check(model.given(y=torch.zeros(7, dtype=torch.long)), x)
 
 

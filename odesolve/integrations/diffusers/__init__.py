@@ -1,7 +1,7 @@
 """Our samplers as a diffusers scheduler, and a model from a pipeline.
 
-pipe.scheduler = OdesolveScheduler.from_config(pipe.scheduler.config, solver="dpmpp_2m", grid="karras")
-"""
+pipe.scheduler = OdesolveScheduler.from_config(pipe.scheduler.config, solver="dpmpp_2m",
+grid="karras")"""
 
 from odesolve.integrations.missing import needed
 

@@ -1,4 +1,5 @@
-"""What a scheduler is given, checked: numbers and switches of its config, times, and keys that nothing reads."""
+"""What a scheduler is given, checked: numbers and switches of its config, times, and keys that
+nothing reads."""
 
 from __future__ import annotations
 
@@ -34,49 +35,72 @@ OVERRIDDEN: dict[str, Any] = {
 @functools.cache
 def _keys_of_diffusers() -> frozenset[str]:
     """Every key that a scheduler of diffusers has in its config."""
-    classes = [getattr(diffusers.schedulers, name) for name in dir(diffusers.schedulers) if name.endswith("Scheduler")]
+    classes = [
+        getattr(diffusers.schedulers, name)
+        for name in dir(diffusers.schedulers)
+        if name.endswith("Scheduler")
+    ]
     return frozenset(key for cls in classes for key in takes_of(cls.__init__))
 
 
 def strange(config: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a config that no scheduler has, neither ours nor one of diffusers."""
-    left = {k: v for k, v in config.items() if k not in READ and k not in OVERRIDDEN and not k.startswith("_")}
+    left = {
+        k: v
+        for k, v in config.items()
+        if k not in READ and k not in OVERRIDDEN and not k.startswith("_")
+    }
     return {k: v for k, v in left.items() if k not in _keys_of_diffusers()} if left else left
 
 
 def refuse_strange(given: Mapping[str, Any]) -> None:
-    """Raise OdesolveError for a keyword of ``OdesolveScheduler`` that is no key of any scheduler's config."""
+    """Raise OdesolveError for a keyword of ``OdesolveScheduler`` that is no key of any scheduler's
+    config."""
     if nobodys := strange(given):
         refuse_others("OdesolveScheduler", READ | OVERRIDDEN.keys(), nobodys)
 
 
 def warn_of_overridden(config: Mapping[str, Any], solver: str) -> None:
-    """Warn, once, of the config's keys that would choose another solver than the one that was named."""
+    """Warn, once, of the config's keys that would choose another solver than the one that was
+    named."""
     own = getattr(diffusers, str(config.get("source")), None)
-    defaults = {} if own is None else {k: p.default for k, p in inspect.signature(own.__init__).parameters.items()}
+    defaults = (
+        {}
+        if own is None
+        else {k: p.default for k, p in inspect.signature(own.__init__).parameters.items()}
+    )
     usual = {k: (value, defaults.get(k, value)) for k, value in OVERRIDDEN.items()}
-    lost = [f"{k}={config[k]!r}" for k, values in usual.items() if k in config and config[k] not in values]
+    lost = [
+        f"{k}={config[k]!r}"
+        for k, values in usual.items()
+        if k in config and config[k] not in values
+    ]
     if lost:
         warn(
-            f"solver={solver!r} is named, so {', '.join(lost)} of the config is not read: give what you want of it in the "
+            f"solver={solver!r} is named, so {', '.join(lost)} of the config is not read: give "
+            "what you want of it in the "
             "solver's label, or leave solver= out"
         )
 
 
 def check_timesteps(times: np.ndarray, steps: int) -> None:
-    """Raise OdesolveError for timesteps beyond those of the training, which a network was never told."""
+    """Raise OdesolveError for timesteps beyond those of the training, which a network was never
+    told."""
     if float(times.max()) > steps - 1 or float(times.min()) < 0:
         raise OdesolveError(
-            f"timesteps go from {times.max():g} to {times.min():g}, and the network was trained on {steps - 1} to 0: give times "
+            f"timesteps go from {times.max():g} to {times.min():g}, and the network was trained "
+            f"on {steps - 1} to 0: give times "
             "of the training"
         )
 
 
 def check_whole(given: np.ndarray, told: np.ndarray) -> None:
-    """Raise OdesolveError for timesteps that a network would be told as others: not whole where they are to be."""
+    """Raise OdesolveError for timesteps that a network would be told as others: not whole where
+    they are to be."""
     if (given != told).any():
         raise OdesolveError(
-            f"timesteps hold {float(given[given != told][0]):g}, and whole ones are told: give whole numbers, or "
+            f"timesteps hold {float(given[given != told][0]):g}, and whole ones are told: give "
+            "whole numbers, or "
             "OdesolveScheduler(..., exact_timesteps=True)"
         )
 
@@ -86,7 +110,8 @@ def check_time(value: float, kind: str, steps: int) -> None:
     beyond = kind != "edm" and not -0.5 <= value <= steps + 0.5
     if math.isnan(value) or beyond:
         raise OdesolveError(
-            f"timestep={value:g} is none of a training of {steps} steps: give an entry of scheduler.timesteps"
+            f"timestep={value:g} is none of a training of {steps} steps: give an entry of "
+            "scheduler.timesteps"
         )
 
 
@@ -99,7 +124,9 @@ def check_tensors(output: Any, sample: Any) -> None:
         if not x.is_floating_point() and not x.is_complex():
             raise OdesolveError(f"{name} is {x.dtype}: give floating-point numbers")
     if output.device != sample.device:
-        raise OdesolveError(f"model_output lies on {output.device} and sample on {sample.device}: move one of them")
+        raise OdesolveError(
+            f"model_output lies on {output.device} and sample on {sample.device}: move one of them"
+        )
 
 
 def numbers_at(timesteps: Any) -> Tensor:

@@ -1,4 +1,5 @@
-"""A scheduler's config against a schema: the keys that are read here, each of its kind, whatever else there is."""
+"""A scheduler's config against a schema: the keys that are read here, each of its kind, whatever
+else there is."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from torch import Tensor
 from odesolve.files import Door, Number, Real, contents, parsed, regular, shaped
 
 SAVED = Door("this", "is no file of a pipeline", "give a folder that save_pretrained wrote")
-DOOR = Door("the scheduler's config", "cannot be read", "give pipe.scheduler.config, or a config that diffusers saved")
+DOOR = Door(
+    "the scheduler's config",
+    "cannot be read",
+    "give pipe.scheduler.config, or a config that diffusers saved",
+)
 Share = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0.0, le=1.0)]
 Above = Annotated[int, Meta(gt=0, le=10**9)] | Annotated[float, Meta(gt=0.0, le=1e9)]
 Steps = Annotated[int, Meta(ge=1, le=10**6)]
@@ -84,18 +89,22 @@ READ = frozenset(f.name for f in structs.fields(Config))
 
 
 def check_config(config: Mapping[str, Any], door: Door = DOOR) -> None:
-    """Raise OdesolveError, which names the key, unless all that is read of a config is of its kind."""
+    """Raise OdesolveError, which names the key, unless all that is read of a config is of its
+    kind."""
     shaped({k: _plain(v) for k, v in config.items() if k in READ}, Config, door)
 
 
 def check_saved(folder: Path) -> None:
-    """Raise OdesolveError where a saved pipeline has files that would be waited for, or a scheduler of no such config."""
+    """Raise OdesolveError where a saved pipeline has files that would be waited for, or a scheduler
+    of no such config."""
     for file in folder.rglob("*"):
         if not file.is_dir() and not file.is_file():
             regular(file, replace(SAVED, name=str(file)))
     for file in folder.glob("*/scheduler_config.json"):
         door = replace(DOOR, name=str(file))
-        check_config(shaped(parsed(contents(file, door), door, finite=False), dict[str, Any], door), door)
+        check_config(
+            shaped(parsed(contents(file, door), door, finite=False), dict[str, Any], door), door
+        )
 
 
 def _plain(value: Any) -> Any:

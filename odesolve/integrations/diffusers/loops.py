@@ -16,7 +16,8 @@ from odesolve.integrations.diffusers.walk import Generators, Walk
 
 
 class StepOutput:
-    """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when it is asked for."""
+    """What ``step`` returns: ``prev_sample``, and ``pred_original_sample``, which is computed when
+    it is asked for."""
 
     def __init__(self, prev_sample: Tensor, walk: Walk, index: int, output: Tensor, sample: Tensor):
         self.prev_sample = prev_sample
@@ -54,7 +55,8 @@ class Loops:
         self._walks.mine = self._latest = walk
 
     def _walk(self) -> Walk | None:
-        """This thread's loop, or the latest one where it has none: a loop may move between threads."""
+        """This thread's loop, or the latest one where it has none: a loop may move between
+        threads."""
         return getattr(self._walks, "mine", None) or self._latest
 
     def _going(self) -> Walk:
@@ -73,12 +75,18 @@ class Loops:
 
     @property
     def sigmas(self) -> Tensor:
-        """Noise levels of all calls and of the end, float32 on the CPU: sigma/alpha, of flows from 0 to 1."""
+        """Noise levels of all calls and of the end, float32 on the CPU: sigma/alpha, of flows from
+        0 to 1."""
         walk = self._walk()
         if walk is not None:
             return walk.sigmas
-        known, n = self.trained, self.trained.steps
-        table = known.table if known.kind == "vp" else known.path.t_max * (torch.arange(1, n + 1).numpy() / n)
+        known = self.trained
+        n = self.trained.steps
+        table = (
+            known.table
+            if known.kind == "vp"
+            else known.path.t_max * (torch.arange(1, n + 1).numpy() / n)
+        )
         return torch.tensor([*table[::-1], 0.0], dtype=torch.float32)
 
     @property
@@ -109,7 +117,8 @@ class Loops:
 
     @property
     def generator(self) -> Generators:
-        """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow models: this thread's own.
+        """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow
+        models: this thread's own.
 
         One for all samples of a batch, or a list of one a sample; None for torch's own.
         """
@@ -128,9 +137,10 @@ class Loops:
     @property
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise that a loop from its first call begins with."""
-        walk, edges = (
-            self._walk(),
-            self.config.get("timestep_spacing", self.convention.spacing) in ("linspace", "trailing"),
+        walk = self._walk()
+        edges = self.config.get("timestep_spacing", self.convention.spacing) in (
+            "linspace",
+            "trailing",
         )
         if self.trained.kind == "edm":
             top = self.trained.path.t_max if walk is None else float(walk.schedule.levels[0])

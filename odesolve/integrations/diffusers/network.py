@@ -1,4 +1,5 @@
-"""What a scheduler's config says of the network: the path it was trained on, what it predicts and how it is told the time."""
+"""What a scheduler's config says of the network: the path it was trained on, what it predicts and
+how it is told the time."""
 
 from __future__ import annotations
 
@@ -20,15 +21,21 @@ from odesolve.names.levels import Levels
 from odesolve.paths import EDM, Discrete, Linear, Path
 
 FLOOR = 1e-12  # the cosine table ends at 2e-9
-PREDICTIONS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+PREDICTIONS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+}
 
 
 @dataclass(frozen=True)
 class Trained:
     """A network as its scheduler's config describes it.
 
-    ``levels`` are noise levels as diffusers writes them: sigma/alpha, for flows the time from 0 to 1. ``table`` (N,) holds
-    those that a discrete network was trained on, rising. ``sign`` is -1 where the network predicts the negative of what
+    ``levels`` are noise levels as diffusers writes them: sigma/alpha, for flows the time from 0 to
+    1. ``table`` (N,) holds those that a discrete network was trained on, rising. ``sign`` is -1
+       where the network predicts the negative of what
     ``reading`` says.
     """
 
@@ -38,19 +45,24 @@ class Trained:
     steps: int
     sign: float = 1.0
     inverted: bool = False
-    scaled: float | None = None  # sigma_data, where the network's input is divided by its standard deviation
+    # sigma_data, where the network's input is divided by its standard deviation
+    scaled: float | None = None
     table: Levels = field(default_factory=lambda: np.empty(0), compare=False)
-    time: Callable[[Levels], Levels] = np.asarray  # what the network is told at noise levels, not rounded
+    # what the network is told at noise levels, not rounded
+    time: Callable[[Levels], Levels] = np.asarray
     level: Callable[[Levels], Levels] = np.asarray  # its inverse
     functions: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict, compare=False)
 
     def path_times(self, levels: Levels) -> list[float]:
-        """The path's times at noise levels. Raises OdesolveError for levels beyond the table by more than half precision."""
+        """The path's times at noise levels. Raises OdesolveError for levels beyond the table by
+        more than half precision."""
         if self.kind != "vp":
             return levels.tolist()
         top = self.table[-1]
         near = levels <= top * (1.0 + HALF["float16"])
-        return times_of(self.path, torch.from_numpy(np.where(near, np.minimum(levels, top), levels)))
+        return times_of(
+            self.path, torch.from_numpy(np.where(near, np.minimum(levels, top), levels))
+        )
 
     def levels_at(self, times: list[float]) -> Levels:
         """Noise levels at times of the path."""
@@ -63,20 +75,27 @@ class Trained:
 
 
 def trained(config: Mapping[str, Any], lowest: float = LOWEST) -> Trained:
-    """Read a config; ``lowest`` stands for a terminal cumulative alpha of zero. Raises OdesolveError for what it cannot be."""
+    """Read a config; ``lowest`` stands for a terminal cumulative alpha of zero. Raises
+    OdesolveError for what it cannot be."""
     prediction = config.get("prediction_type", "epsilon")
     source = config.get("source") or ""
     functions = _functions(config)
-    if source.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction == "flow_prediction":
+    if (
+        source.startswith("FlowMatch")
+        or config.get("use_flow_sigmas")
+        or prediction == "flow_prediction"
+    ):
         return _flow(config, source, prediction, functions)
     if "sigma_data" in config or config.get("timestep_type") == "continuous":
         return _edm(config, prediction, functions)
     if config.get("interpolation_type", "linear") != "linear":
         raise OdesolveError(
-            "interpolation_type of the config has no place here: give grid='exponential', which it means"
+            "interpolation_type of the config has no place here: give grid='exponential', which "
+            "it means"
         )
     alphas = alphas_cumprod(config, lowest)
-    path, rounded = Discrete(alphas, floor=FLOOR), ((1 - alphas) / alphas).sqrt().numpy()
+    path = Discrete(alphas, floor=FLOOR)
+    rounded = ((1 - alphas) / alphas).sqrt().numpy()
     # Logarithms in float32 too: they decide which side of a whole number a time falls on.
     table, logs = rounded.astype(np.float64), np.log(rounded).astype(np.float64)
     at = np.arange(len(alphas), dtype=np.float64)
@@ -89,7 +108,9 @@ def trained(config: Mapping[str, Any], lowest: float = LOWEST) -> Trained:
 
     variance = str(config.get("variance_type")) in ("learned", "learned_range")
     reading = Reading(_known(prediction), applies=tuple(functions), variance=variance)
-    return Trained("vp", path, reading, len(table), table=table, time=time, level=level, functions=functions)
+    return Trained(
+        "vp", path, reading, len(table), table=table, time=time, level=level, functions=functions
+    )
 
 
 def _flow(config: Mapping[str, Any], source: str, prediction: str, functions) -> Trained:
@@ -106,15 +127,27 @@ def _flow(config: Mapping[str, Any], source: str, prediction: str, functions) ->
 
     reading = Reading(_known(prediction), applies=tuple(functions))
     sign = -1.0 if inverted else 1.0
-    return Trained("flow", Linear(), reading, steps, sign, inverted, time=time, level=level, functions=functions)
+    return Trained(
+        "flow",
+        Linear(),
+        reading,
+        steps,
+        sign,
+        inverted,
+        time=time,
+        level=level,
+        functions=functions,
+    )
 
 
 def _edm(config: Mapping[str, Any], prediction: str, functions) -> Trained:
     data = float(config.get("sigma_data") or 1.0)
-    low, high = float(config.get("sigma_min") or 0.002), float(config.get("sigma_max") or 80.0)
+    low = float(config.get("sigma_min") or 0.002)
+    high = float(config.get("sigma_max") or 80.0)
     if prediction not in ("epsilon", "v_prediction"):
         raise OdesolveError(
-            f"prediction_type={prediction!r} for a network in EDM's scaling: give epsilon or v_prediction"
+            f"prediction_type={prediction!r} for a network in EDM's scaling: give epsilon or "
+            "v_prediction"
         )
     angle = str(config.get("source")).startswith("Cosine")
 
@@ -128,7 +161,15 @@ def _edm(config: Mapping[str, Any], prediction: str, functions) -> Trained:
     reading = Reading("edm", sigma_data=data, applies=tuple(functions))
     steps = int(config.get("num_train_timesteps", 1000))
     return Trained(
-        "edm", EDM(high, low), reading, steps, sign, scaled=data, time=time, level=level, functions=functions
+        "edm",
+        EDM(high, low),
+        reading,
+        steps,
+        sign,
+        scaled=data,
+        time=time,
+        level=level,
+        functions=functions,
     )
 
 
@@ -140,7 +181,8 @@ def _known(prediction: str) -> str:
 
 def _functions(config: Mapping[str, Any]) -> dict[str, Callable[..., Tensor]]:
     if config.get("thresholding"):
-        q, top = config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0)
+        q = config.get("dynamic_thresholding_ratio", 0.995)
+        top = config.get("sample_max_value", 1.0)
         return {"threshold": Threshold(float(q), 1.0, float(top))}
     if config.get("clip_sample"):
         return {"clip": Clip(float(config.get("clip_sample_range", 1.0)))}

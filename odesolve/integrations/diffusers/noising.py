@@ -1,4 +1,5 @@
-"""What image-to-image pipelines and training loops ask of a scheduler: data with noise, velocities, tables."""
+"""What image-to-image pipelines and training loops ask of a scheduler: data with noise, velocities,
+tables."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ class Noising(Loops):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Data with noise at these times (B,): alpha x0 + sigma eps, in the dtype of the data.
 
-        In a loop whose beginning was said, it is the level of the next call whatever the times are, as pipelines rely on.
-        """
+        In a loop whose beginning was said, it is the level of the next call whatever the times are,
+        as pipelines rely on."""
         alpha, sigma = self._mix(original_samples, timesteps)
         return (alpha * original_samples + sigma * noise).to(original_samples.dtype)
 
@@ -34,7 +35,8 @@ class Noising(Loops):
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What a network that predicts v (of a flow: the velocity) should say at these times (B,)."""
+        """What a network that predicts v (of a flow: the velocity) should say at these times
+        (B,)."""
         if self.trained.kind == "flow":
             return noise - sample
         alpha, sigma = self._mix(sample, timesteps)
@@ -45,20 +47,24 @@ class Noising(Loops):
         given = numbers_at(timesteps)
         if given.dim() > 1 or given.numel() not in (1, len(like)):
             raise OdesolveError(
-                f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample ({len(like)},)"
+                f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample "
+                f"({len(like)},)"
             )
         if given.is_cpu and self.trained.kind == "vp":
             check_timesteps(given.double().numpy(), self.trained.steps)
         levels = self._levels(given.reshape(-1))
         if self.trained.kind == "vp":
-            alpha, sigma = (1 + levels**2) ** -0.5, levels * (1 + levels**2) ** -0.5
+            alpha = (1 + levels**2) ** -0.5
+            sigma = levels * (1 + levels**2) ** -0.5
         else:
-            alpha, sigma = (1 - levels if self.trained.kind == "flow" else torch.ones_like(levels)), levels
+            alpha = 1 - levels if self.trained.kind == "flow" else torch.ones_like(levels)
+            sigma = levels
         shape = (-1, *[1] * (like.dim() - 1))
         return tuple(v.to(like.device, torch.float32).reshape(shape) for v in (alpha, sigma))  # type: ignore[return-value]
 
     def _levels(self, t: Tensor) -> Tensor:
-        """Noise levels at times (B,), float64: of the loop's own times where there is a loop, else of training."""
+        """Noise levels at times (B,), float64: of the loop's own times where there is a loop, else
+        of training."""
         walk = self._walk()
         if walk is None:
             return self._trained_levels(t)
@@ -67,17 +73,22 @@ class Noising(Loops):
             return torch.full((t.numel(),), float(walk.schedule.levels[index]), dtype=torch.float64)
         known = dict(reversed(list(zip(walk.host, walk.schedule.levels.tolist(), strict=False))))
         trained = self._trained_levels(t.cpu()).tolist()
-        return torch.tensor([known.get(v, w) for v, w in zip(t.tolist(), trained, strict=True)], dtype=torch.float64)
+        return torch.tensor(
+            [known.get(v, w) for v, w in zip(t.tolist(), trained, strict=True)], dtype=torch.float64
+        )
 
     def _trained_levels(self, t: Tensor) -> Tensor:
         """Noise levels at times of training, float64, on the device of t."""
-        if self.trained.kind == "vp" and not t.is_floating_point():  # training loops do not wait for their device
+        # training loops do not wait for their device
+        if self.trained.kind == "vp" and not t.is_floating_point():
             return torch.from_numpy(self.trained.table).to(t.device, non_blocking=True)[t]
         return torch.from_numpy(self.trained.level(t.double().cpu().numpy())).to(t.device)
 
     def previous_timestep(self, timestep: Any) -> Tensor:
-        """The time of the call after that of ``timestep``, -1 after the last; before ``set_timesteps`` one less."""
-        walk, t = self._walk(), float(timestep)
+        """The time of the call after that of ``timestep``, -1 after the last; before
+        ``set_timesteps`` one less."""
+        walk = self._walk()
+        t = float(timestep)
         if walk is None:
             return torch.as_tensor(timestep) - 1
         return torch.as_tensor(next((v for v in walk.host if v < t), -1)).to(walk.timesteps.dtype)
@@ -104,4 +115,8 @@ class Noising(Loops):
     @property
     def final_alpha_cumprod(self) -> Tensor:
         """Cumulative alpha of the last level."""
-        return torch.tensor(1.0) if self.config.get("set_alpha_to_one", True) else self.alphas_cumprod[0]
+        return (
+            torch.tensor(1.0)
+            if self.config.get("set_alpha_to_one", True)
+            else self.alphas_cumprod[0]
+        )

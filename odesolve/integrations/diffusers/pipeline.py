@@ -14,7 +14,15 @@ from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.integrations.diffusers.config import check_saved
 from odesolve.integrations.diffusers.network import Trained
-from odesolve.integrations.diffusers.recorder import BESIDE, Recorded, axis_of, branches, nested, network_of, record
+from odesolve.integrations.diffusers.recorder import (
+    BESIDE,
+    Recorded,
+    axis_of,
+    branches,
+    nested,
+    network_of,
+    record,
+)
 from odesolve.integrations.diffusers.scheduler import OdesolveScheduler
 from odesolve.model.model import Model
 
@@ -24,7 +32,9 @@ class PipelineNetwork(nn.Module):
 
     def __init__(self, seen: Recorded, sign: float):
         super().__init__()
-        self.network, self.names, self.sign = seen.network, seen.names, sign
+        self.network = seen.network
+        self.names = seen.names
+        self.sign = sign
         self.shape = tuple(seen.sample.shape[1:])
         self.batch = seen.sample.shape[0]
         state = seen.sample.shape
@@ -36,32 +46,51 @@ class PipelineNetwork(nn.Module):
         given = {k: self._rows(v, x.shape[0]) for k, v in cond.items()}
         beside = given.pop(BESIDE, None)
         x_in = x if beside is None else torch.cat([x, beside.to(x.dtype)], dim=self.axis)
-        out = self.network(**{self.names[0]: x_in, self.names[1]: t}, **nested(given), return_dict=False)[0]
+        out = self.network(
+            **{self.names[0]: x_in, self.names[1]: t}, **nested(given), return_dict=False
+        )[0]
         return out if self.sign > 0 else -out
 
     def _rows(self, value: Any, batch: int) -> Any:
         """A condition of one sample, for all of a batch."""
-        if self.batch == 1 and isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == 1 and batch > 1:
+        if (
+            self.batch == 1
+            and isinstance(value, Tensor)
+            and value.dim() > 0
+            and value.shape[0] == 1
+            and batch > 1
+        ):
             return value.expand(batch, *value.shape[1:])
         return value
 
 
 @fits
-def from_pipeline(pipe: Any, *, network: nn.Module | None = None, clip: bool = False, **call: Any) -> Model:
-    """A model of a diffusers pipeline's network, with the conditions and guidance of ``pipe(**call)``.
+def from_pipeline(
+    pipe: Any,
+    *,
+    network: nn.Module | None = None,
+    clip: bool = False,
+    **call: Any,
+) -> Model:
+    """A model of a diffusers pipeline's network, with the conditions and guidance of
+    ``pipe(**call)``.
 
-    The pipeline is run up to its first step and watched: what its network is called with besides the state and the time
-    are the model's conditions, and the guidance scale is read from how it mixed its branches. Text is encoded once, here.
+    The pipeline is run up to its first step and watched: what its network is called with besides
+    the state and the time are the model's conditions, and the guidance scale is read from how it
+    mixed its branches. Text is encoded once, here.
 
     Args:
         pipe: the pipeline, with a scheduler of its own or ours.
-        network: the module that denoises; by default ``pipe.unet``, ``pipe.transformer`` or the like.
+        network: the module that denoises; by default ``pipe.unet``, ``pipe.transformer`` or the
+            like.
         clip: clip the data prediction as the scheduler's config says; log-likelihoods need it off.
-        call: what the pipeline is called with, such as ``prompt=``, ``guidance_scale=``, ``generator=``.
+        call: what the pipeline is called with, such as ``prompt=``, ``guidance_scale=``,
+            ``generator=``.
 
-    The state is the pipeline's latents in the coordinates of ``OdesolveScheduler``; ``model.net.shape`` is the shape of one
-    sample, and the conditions are those of the batch that the call made (one condition serves any batch). ``t`` runs from 0
-    at the data to the path's ``t_max``. Raises OdesolveError for pipelines that make no step, or mix more than two branches.
+    The state is the pipeline's latents in the coordinates of ``OdesolveScheduler``;
+    ``model.net.shape`` is the shape of one sample, and the conditions are those of the batch that
+    the call made (one condition serves any batch). ``t`` runs from 0 at the data to the path's
+    ``t_max``. Raises OdesolveError for pipelines that make no step, or mix more than two branches.
     """
     scheduler = pipe.scheduler
     if not isinstance(scheduler, OdesolveScheduler):
@@ -88,8 +117,11 @@ def from_pipeline(pipe: Any, *, network: nn.Module | None = None, clip: bool = F
 
 
 def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
-    """How the network is told the time: as the scheduler writes it, times what the pipeline made of that."""
-    told, written = (float(torch.as_tensor(v).flatten()[0]) for v in (seen.calls[0].time, seen.timestep))
+    """How the network is told the time: as the scheduler writes it, times what the pipeline made of
+    that."""
+    told, written = (
+        float(torch.as_tensor(v).flatten()[0]) for v in (seen.calls[0].time, seen.timestep)
+    )
     ratio = told / written if written else 1.0
     if abs(ratio - 1.0) < 1e-2:  # half-precision pipelines round their times
         ratio = 1.0
@@ -109,12 +141,16 @@ def _time(trained: Trained, seen: Recorded) -> dict[str, Any]:
 def load_pipeline(
     folder: str, device: str | None = None, call: Iterable[tuple[str, Any]] = ()
 ) -> tuple[Model, tuple[int, ...]]:
-    """The model of a pipeline that diffusers saved in a folder (nothing is downloaded), and the shape of one sample.
+    """The model of a pipeline that diffusers saved in a folder (nothing is downloaded), and the
+    shape of one sample.
 
     Raises OdesolveError where there is no pipeline, or it cannot be called so.
     """
     if not (Path(folder) / "model_index.json").is_file():
-        raise OdesolveError(f"{folder} holds no pipeline (model_index.json): give a folder that save_pretrained wrote")
+        raise OdesolveError(
+            f"{folder} holds no pipeline (model_index.json): give a folder that "
+            "save_pretrained wrote"
+        )
     check_saved(Path(folder))
     try:
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)

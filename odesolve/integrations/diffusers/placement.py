@@ -32,19 +32,28 @@ class Asked(NamedTuple):
 
     def key(self) -> tuple:
         """The same as plain values."""
-        timesteps, sigmas = (None if v is None else tuple(v.tolist()) for v in (self.timesteps, self.sigmas))
+        timesteps, sigmas = (
+            None if v is None else tuple(v.tolist()) for v in (self.timesteps, self.sigmas)
+        )
         return self.n, timesteps, sigmas, self.mu
 
 
 class Placed(NamedTuple):
-    """n + 1 noise levels from noise to data, and what the network is told at the first n of them."""
+    """n + 1 noise levels from noise to data, and what the network is told at the first n of
+    them."""
 
     levels: Levels
     times: Levels
 
 
-def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[float] | None, mu: float | None) -> Asked:
-    """The arguments of ``set_timesteps``, checked. Raises OdesolveError where they contradict each other."""
+def asked(
+    n: int | None,
+    timesteps: Sequence[float] | None,
+    sigmas: Sequence[float] | None,
+    mu: float | None,
+) -> Asked:
+    """The arguments of ``set_timesteps``, checked. Raises OdesolveError where they contradict each
+    other."""
     given = {"timesteps": timesteps, "sigmas": sigmas}
     arrays = {k: _array(k, v) for k, v in given.items() if v is not None}
     ends = "sigmas" in arrays and len(arrays["sigmas"]) > 1 and arrays["sigmas"][-1] == 0.0
@@ -54,16 +63,27 @@ def asked(n: int | None, timesteps: Sequence[float] | None, sigmas: Sequence[flo
     if len(set(counts.values())) != 1:
         told = ", ".join(f"{k}: {v}" for k, v in counts.items()) or "nothing"
         raise OdesolveError(
-            f"the number of steps is not clear from {told}: give num_inference_steps, timesteps or sigmas"
+            f"the number of steps is not clear from {told}: give num_inference_steps, timesteps "
+            "or sigmas"
         )
     steps = next(iter(counts.values()))
     steps = grids.count(steps, "num_inference_steps")
-    mu = None if mu is None else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
+    mu = (
+        None
+        if mu is None
+        else real("mu", mu, "the exponent of the shift, such as 1.15", -50.0, 50.0)
+    )
     return Asked(steps, arrays.get("timesteps"), arrays.get("sigmas"), mu)
 
 
-def placed(trained: Trained, convention: Convention, config: Mapping[str, Any], what: Asked) -> Placed:
-    """Noise levels and times for what was asked. Raises OdesolveError where they do not fall from noise to data."""
+def placed(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    what: Asked,
+) -> Placed:
+    """Noise levels and times for what was asked. Raises OdesolveError where they do not fall from
+    noise to data."""
     kind = kind_of_levels(config.get("grid"), config)
     if kind is not None and kind not in kinds.KINDS:
         found = _by_rule(kind, trained, what)
@@ -75,7 +95,8 @@ def placed(trained: Trained, convention: Convention, config: Mapping[str, Any], 
         found = _table(trained, convention, config, kind, what)
     if not bool((np.diff(found.levels) < 0).all()):
         raise OdesolveError(
-            f"the noise levels do not fall: {found.levels.tolist()[:8]} ...; give timesteps or sigmas that do"
+            f"the noise levels do not fall: {found.levels.tolist()[:8]} ...; give timesteps or "
+            "sigmas that do"
         )
     return found
 
@@ -90,7 +111,9 @@ def _array(name: str, values: Sequence[float]) -> Levels:
 def _by_rule(label: str, trained: Trained, what: Asked) -> Placed:
     """One of our own grids, by its label."""
     if what.timesteps is not None or what.sigmas is not None:
-        raise OdesolveError(f"grid={label!r} places the times itself: give either it or timesteps and sigmas")
+        raise OdesolveError(
+            f"grid={label!r} places the times itself: give either it or timesteps and sigmas"
+        )
     times = grids.make(parse_grid(label), trained.path, what.n)
     levels = trained.levels_at(list(times))
     return Placed(levels, trained.time(levels[:-1]))
@@ -102,16 +125,22 @@ def _ended(levels: Levels, last: float) -> Levels:
 
 
 def _table(
-    trained: Trained, convention: Convention, config: Mapping[str, Any], kind: str | None, what: Asked
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    kind: str | None,
+    what: Asked,
 ) -> Placed:
-    table, n = trained.table, what.n
+    table = trained.table
+    n = what.n
     if what.timesteps is not None:
         check_timesteps(what.timesteps, len(table))
     if what.sigmas is not None:
         levels = what.sigmas if what.sigmas[-1] else what.sigmas[:-1]
         times = what.timesteps if what.timesteps is not None else trained.time(levels)
         return Placed(
-            np.append(levels, 0.0), times if what.timesteps is not None else _told(times, convention, config, "karras")
+            np.append(levels, 0.0),
+            times if what.timesteps is not None else _told(times, convention, config, "karras"),
         )
     if what.timesteps is not None:
         at = what.timesteps
@@ -119,12 +148,19 @@ def _table(
         usable = _clipped(trained, config) if convention.inner else len(table)
         spacing = config.get("timestep_spacing") or convention.spacing
         at = kinds.positions(
-            spacing, n, usable, int(config.get("steps_offset") or 0), convention.inner, convention.whole
+            spacing,
+            n,
+            usable,
+            int(config.get("steps_offset") or 0),
+            convention.inner,
+            convention.whole,
         )
     levels = np.interp(at, np.arange(len(table)), table)
     if kind is not None:
         span = (table[0], table[-1]) if convention.table else (levels[-1], levels[0])
-        low, high = (float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), span, strict=True))
+        low, high = (
+            float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), span, strict=True)
+        )
         levels = kinds.spaced(kind, n, low, high)
         at = trained.time(levels)
     final = config.get("final_sigmas_type") or convention.final
@@ -142,16 +178,32 @@ def _clipped(trained: Trained, config: Mapping[str, Any]) -> int:
     return max(1, int((-np.log(trained.table) >= lowest).sum()))
 
 
-def _told(at: Levels, convention: Convention, config: Mapping[str, Any], kind: str | None) -> Levels:
-    """What the network is told: the positions, rounded as the class does it (or cut, where it cuts)."""
+def _told(
+    at: Levels,
+    convention: Convention,
+    config: Mapping[str, Any],
+    kind: str | None,
+) -> Levels:
+    """What the network is told: the positions, rounded as the class does it (or cut, where it
+    cuts)."""
     if convention.rounds not in ("all", kind) or config.get("exact_timesteps"):
         return at
-    cut = kind in ("exponential", "beta") or (kind and config.get("beta_schedule") == "squaredcos_cap_v2")
+    cut = kind in ("exponential", "beta") or (
+        kind and config.get("beta_schedule") == "squaredcos_cap_v2"
+    )
     return np.floor(at) if cut else np.round(at)
 
 
-def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], kind: str | None, what: Asked) -> Placed:
-    n, total, match = what.n, trained.steps, convention.flow == "match"
+def _flow(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    kind: str | None,
+    what: Asked,
+) -> Placed:
+    n = what.n
+    total = trained.steps
+    match = convention.flow == "match"
     shift = _shift(config, what.mu)
     if what.sigmas is not None:
         levels = what.sigmas[:n]
@@ -159,18 +211,23 @@ def _flow(trained: Trained, convention: Convention, config: Mapping[str, Any], k
         levels = trained.level(what.timesteps)
     elif match:
         # The ends of the shifted table, shifted once more below: the published habit.
-        low, high = (s if config.get("use_dynamic_shifting") else shift(s) for s in (1 / total, 1.0))
+        low, high = (
+            s if config.get("use_dynamic_shifting") else shift(s) for s in (1 / total, 1.0)
+        )
         levels = np.linspace(high, low, n)
     elif convention.flow == "unipc":
         levels = np.linspace(1.0, 1 / total, n + 1)[:-1]
     else:
         levels = 1.0 - np.linspace(1.0, 1 / total, n + 1)[:0:-1]
-    # Karras levels of multistep schedulers are those of sigma/alpha over the table that their config describes; their other
-    # kinds leave the range of flows in diffusers, and are placed here as its flow schedulers do.
+    # Karras levels of multistep schedulers are those of sigma/alpha over the table that their
+    # config describes; their other kinds leave the range of flows in diffusers, and are placed here
+    # as its flow schedulers do.
     if kind == "karras" and not match:
         bar = alphas_cumprod(config).numpy().astype(np.float64)
         ends = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
-        low, high = (float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), ends, strict=True))
+        low, high = (
+            float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), ends, strict=True)
+        )
         ratio = kinds.spaced(kind, n, low, high)
         levels = ratio / (1 + ratio)
     else:
@@ -196,25 +253,37 @@ def _shift(config: Mapping[str, Any], mu: float | None):
     k = float(config.get("shift") or config.get("flow_shift") or 1.0)
     if config.get("use_dynamic_shifting"):
         if mu is None:
-            raise OdesolveError("the config shifts times by the size of the picture: give mu= to set_timesteps")
+            raise OdesolveError(
+                "the config shifts times by the size of the picture: give mu= to set_timesteps"
+            )
         k = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
     return lambda s: k * s / (1 + (k - 1) * s)
 
 
 def _edm(trained: Trained, config: Mapping[str, Any], kind: str | None, what: Asked) -> Placed:
-    low, high = trained.path.t_min, trained.path.t_max
+    low = trained.path.t_min
+    high = trained.path.t_max
     if what.timesteps is not None and what.sigmas is None:
-        raise OdesolveError("a network in EDM's scaling takes noise levels: give sigmas=, or num_inference_steps")
+        raise OdesolveError(
+            "a network in EDM's scaling takes noise levels: give sigmas=, or num_inference_steps"
+        )
     if what.sigmas is not None:
         levels = what.sigmas[: what.n]
     else:
         kind = kind or config.get("sigma_schedule")
         if kind is None:
             raise OdesolveError(
-                "the config does not say how noise levels are spaced: give grid='karras' or 'exponential'"
+                "the config does not say how noise levels are spaced: give grid='karras' or "
+                "'exponential'"
             )
         levels = kinds.spaced(
-            kind, what.n, low, high, **({"rho": float(config.get("rho", 7.0))} if kind == "karras" else {})
+            kind,
+            what.n,
+            low,
+            high,
+            **({"rho": float(config.get("rho", 7.0))} if kind == "karras" else {}),
         )
     times = what.timesteps if what.timesteps is not None else trained.time(levels)
-    return Placed(_ended(levels, low if config.get("final_sigmas_type") == "sigma_min" else 0.0), times)
+    return Placed(
+        _ended(levels, low if config.get("final_sigmas_type") == "sigma_min" else 0.0), times
+    )

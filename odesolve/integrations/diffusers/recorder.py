@@ -1,4 +1,5 @@
-"""What a pipeline gives its network: one step of it, watched, and how it mixes the branches of guidance."""
+"""What a pipeline gives its network: one step of it, watched, and how it mixes the branches of
+guidance."""
 
 from __future__ import annotations
 
@@ -48,19 +49,23 @@ class Recorded:
 
 
 def network_of(pipe: Any) -> nn.Module:
-    """The network that a pipeline denoises with. Raises OdesolveError where it has none that is known."""
+    """The network that a pipeline denoises with. Raises OdesolveError where it has none that is
+    known."""
     for name in NETWORKS:
         found = getattr(pipe, name, None)
         if isinstance(found, nn.Module):
             return found
-    raise OdesolveError(f"{type(pipe).__name__} has none of {', '.join(NETWORKS)}: give network= its denoising module")
+    raise OdesolveError(
+        f"{type(pipe).__name__} has none of {', '.join(NETWORKS)}: give network= "
+        "its denoising module"
+    )
 
 
 def record(pipe: Any, network: nn.Module, arguments: Mapping[str, Any]) -> Recorded:
     """Run ``pipe(**arguments)`` up to its first ``scheduler.step``.
 
-    The pipeline is the caller's own and is left as it was. Raises OdesolveError where it never comes to a step.
-    """
+    The pipeline is the caller's own and is left as it was. Raises OdesolveError where it never
+    comes to a step."""
     calls: list[Call] = []
     signature = inspect.signature(network.forward)
     names = _names(signature)
@@ -69,17 +74,33 @@ def record(pipe: Any, network: nn.Module, arguments: Mapping[str, Any]) -> Recor
     def watch(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         bound = dict(signature.bind(*args, **kwargs).arguments)
         bound.update(bound.pop("kwargs", {}))
-        x, time = bound.pop(names[0]), bound.pop(names[1])
+        x = bound.pop(names[0])
+        time = bound.pop(names[1])
         first = output[0] if isinstance(output, tuple) else output.sample
-        calls.append(Call(x, time, {k: v for k, v in bound.items() if v is not None and k != "return_dict"}, first))
+        calls.append(
+            Call(
+                x,
+                time,
+                {k: v for k, v in bound.items() if v is not None and k != "return_dict"},
+                first,
+            )
+        )
 
-    with _stopped(pipe.scheduler, stepped), _hooked(network, watch), torch.no_grad(), contextlib.suppress(_Seen):
+    with (
+        _stopped(pipe.scheduler, stepped),
+        _hooked(network, watch),
+        torch.no_grad(),
+        contextlib.suppress(_Seen),
+    ):
         pipe(**{"num_inference_steps": STEPS, **arguments})
     if not calls or not stepped:
         raise OdesolveError(
-            f"{type(pipe).__name__} made no step with its scheduler: give the arguments that it is called with"
+            f"{type(pipe).__name__} made no step with its scheduler: give the arguments that it "
+            "is called with"
         )
-    return Recorded(network, names, calls, stepped["sample"], stepped["timestep"], stepped["model_output"])
+    return Recorded(
+        network, names, calls, stepped["sample"], stepped["timestep"], stepped["model_output"]
+    )
 
 
 def _names(signature: inspect.Signature) -> tuple[str, str]:
@@ -87,7 +108,8 @@ def _names(signature: inspect.Signature) -> tuple[str, str]:
     x, t = (next((n for n in names if n in known), None) for names in (INPUTS, TIMES))
     if x is None or t is None:
         raise OdesolveError(
-            f"the network takes {', '.join(known)}: none of {INPUTS} and {TIMES} is its input and its time"
+            f"the network takes {', '.join(known)}: none of {INPUTS} and {TIMES} is its input and "
+            "its time"
         )
     return x, t
 
@@ -131,7 +153,8 @@ class Branches:
 
 
 def branches(seen: Recorded) -> Branches:
-    """Sort the calls of one step into branches. Raises OdesolveError where they are mixed in another way than linearly."""
+    """Sort the calls of one step into branches. Raises OdesolveError where they are mixed in
+    another way than linearly."""
     batch = seen.sample.shape[0]
     if len(seen.calls) == 1 and seen.calls[0].x.shape[0] == 2 * batch:
         halves = [_half(seen.calls[0], k, batch) for k in range(2)]
@@ -140,7 +163,8 @@ def branches(seen: Recorded) -> Branches:
         return _mixed(seen.calls[0], seen.calls[1], seen.mixed, seen.sample)
     if len(seen.calls) > 2 or seen.calls[0].x.shape[0] != batch:
         raise OdesolveError(
-            f"a step makes {len(seen.calls)} calls of the network, of {seen.calls[0].x.shape[0]} samples for {batch}: "
+            f"a step makes {len(seen.calls)} calls of the network, of {seen.calls[0].x.shape[0]} "
+            f"samples for {batch}: "
             "more branches than a condition and its absence are not read from a pipeline"
         )
     return Branches(_conditions(seen.calls[0], seen.sample), None, 1.0)
@@ -148,7 +172,11 @@ def branches(seen: Recorded) -> Branches:
 
 def _half(call: Call, k: int, batch: int) -> Call:
     def cut(v: Any) -> Any:
-        return v[k * batch : (k + 1) * batch] if isinstance(v, Tensor) and v.dim() and v.shape[0] == 2 * batch else v
+        return (
+            v[k * batch : (k + 1) * batch]
+            if isinstance(v, Tensor) and v.dim() and v.shape[0] == 2 * batch
+            else v
+        )
 
     arguments = {
         name: {n: cut(v) for n, v in value.items()} if isinstance(value, Mapping) else cut(value)
@@ -165,7 +193,8 @@ def _mixed(cond: Call, uncond: Call, mixed: Tensor, sample: Tensor) -> Branches:
     off = float((m - a - scale * gap).norm() / m.norm().clamp_min(1e-30))
     if off > 0.01:
         raise OdesolveError(
-            f"the pipeline does not mix its branches as uncond + scale (cond - uncond), by {off:.0%}: "
+            "the pipeline does not mix its branches as uncond + scale (cond - uncond), by "
+            f"{off:.0%}: "
             "switch rescaling and the like off in its call, and use Model.guided(rescale=...)"
         )
     return Branches(_conditions(cond, sample), _conditions(uncond, sample), scale)
@@ -180,7 +209,9 @@ def _conditions(call: Call, sample: Tensor) -> dict[str, Any]:
     out = flat(call.arguments)
     if call.x.shape != sample.shape:
         axis = axis_of(call.x.shape, sample.shape)
-        out[BESIDE] = call.x.narrow(axis, sample.shape[axis], call.x.shape[axis] - sample.shape[axis]).clone()
+        out[BESIDE] = call.x.narrow(
+            axis, sample.shape[axis], call.x.shape[axis] - sample.shape[axis]
+        ).clone()
     return out
 
 
@@ -189,8 +220,10 @@ def axis_of(larger: torch.Size, smaller: torch.Size) -> int:
     differ = [k for k, (a, b) in enumerate(zip(larger, smaller, strict=False)) if a != b]
     if len(larger) != len(smaller) or len(differ) != 1 or larger[differ[0]] < smaller[differ[0]]:
         raise OdesolveError(
-            f"the network's input has shape {tuple(larger)} for latents of shape {tuple(smaller)}: a pipeline that lays "
-            "latents out anew for its network cannot be read; give a net(x, t) of your own to ode.Model"
+            f"the network's input has shape {tuple(larger)} for latents of shape "
+            f"{tuple(smaller)}: a pipeline that lays "
+            "latents out anew for its network cannot be read; give a net(x, t) of your own to "
+            "ode.Model"
         )
     return differ[0]
 

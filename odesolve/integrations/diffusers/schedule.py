@@ -34,8 +34,8 @@ class Choice(NamedTuple):
 class Schedule:
     """Where the network is called and by which plan.
 
-    ``levels`` and ``times`` have an entry a network call, of a solver with several calls a step too (and ``levels`` that of the
-    end); ``starts`` holds the number of the first call of every step.
+    ``levels`` and ``times`` have an entry a network call, of a solver with several calls a step too
+    (and ``levels`` that of the end); ``starts`` holds the number of the first call of every step.
     """
 
     trained: Trained
@@ -56,37 +56,52 @@ class Schedule:
         step = bisect.bisect_left(self.starts, call)
         if step == len(self.starts) or self.starts[step] != call:
             raise OdesolveError(
-                f"{self.choice.solver} cannot begin at call {call}, inside a step: steps begin at {list(self.starts)[:6]} ..., "
+                f"{self.choice.solver} cannot begin at call {call}, inside a step: steps begin at "
+                f"{list(self.starts)[:6]} ..., "
                 "multiples of scheduler.order"
             )
         return step
 
     def program(self, call: int, cast: bool, eta: float = 0.0, clipped: bool = False) -> Program:
-        """The program that goes on from a call to the end. Raises OdesolveError where none begins there.
+        """The program that goes on from a call to the end. Raises OdesolveError where none begins
+        there.
 
-        ``clipped``: noise is what a clipped data prediction leaves, also in DDIM, which else keeps the network's.
-        """
+        ``clipped``: noise is what a clipped data prediction leaves, also in DDIM, which else keeps
+        the network's."""
         key = (call, cast, eta, clipped)
         if key not in self.programs:
             step = self.step_of(call)
-            chosen = _planned(self.trained, self.choice, self.grid, step, **({"eta": eta} if eta else {}))
+            chosen = _planned(
+                self.trained, self.choice, self.grid, step, **({"eta": eta} if eta else {})
+            )
             if chosen.nfe != len(self) - call:
                 raise OdesolveError(
-                    f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the schedule has {len(self) - call}: "
+                    f"{self.choice.solver} takes {chosen.nfe} calls from step {step} and the "
+                    f"schedule has {len(self) - call}: "
                     "begin at the first step, or give another solver"
                 )
             reading = replace(self.trained.reading, cast=cast)
-            if reading.applies and self.convention.keeps_noise and self.choice.solver == "ddim" and not clipped:
-                chosen, reading = (
-                    noise_kept(chosen, self.trained.path, reading.applies[0]),
-                    replace(reading, applies=()),
-                )
+            if (
+                reading.applies
+                and self.convention.keeps_noise
+                and self.choice.solver == "ddim"
+                and not clipped
+            ):
+                chosen = noise_kept(chosen, self.trained.path, reading.applies[0])
+                reading = replace(reading, applies=())
             self.programs[key] = lower(chosen, self.trained.path, reading)
         return self.programs[key]
 
 
-def schedule(trained: Trained, convention: Convention, choice: Choice, found: Placed, exact: bool) -> Schedule:
-    """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation inside a step."""
+def schedule(
+    trained: Trained,
+    convention: Convention,
+    choice: Choice,
+    found: Placed,
+    exact: bool,
+) -> Schedule:
+    """The schedule of a solver on these noise levels; ``exact`` rounds no time of an evaluation
+    inside a step."""
     grid = tuple(trained.path_times(found.levels))
     whole = _planned(trained, choice, grid, 0)
     at = [e.t for e in whole.evaluations]
@@ -109,9 +124,17 @@ def schedule(trained: Trained, convention: Convention, choice: Choice, found: Pl
     )
 
 
-def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], step: int, **more: Any) -> Plan:
-    """The plan from a step to the end. Raises OdesolveError where it does not begin with a network call at the state itself."""
-    options, rest = {**choice.options, **more}, grid[step:]
+def _planned(
+    trained: Trained,
+    choice: Choice,
+    grid: tuple[float, ...],
+    step: int,
+    **more: Any,
+) -> Plan:
+    """The plan from a step to the end. Raises OdesolveError where it does not begin with a network
+    call at the state itself."""
+    options = {**choice.options, **more}
+    rest = grid[step:]
     if step > 0 and options.get("start") == "heun":  # one call a step from any step on
         options["start"] = "ramp"
     if choice.solver.endswith("_churn"):
@@ -119,14 +142,21 @@ def _planned(trained: Trained, choice: Choice, grid: tuple[float, ...], step: in
     made = plan(choice.solver, trained.path, None, grids.Listed(values=rest), **options)
     if made.evaluations[0].input != START:
         raise OdesolveError(
-            f"{made.solver} moves the state before its first network call, and a pipeline calls its network first: give another "
+            f"{made.solver} moves the state before its first network call, and a pipeline calls "
+            "its network first: give another "
             "solver, or run ode.sample on ode.from_pipeline(pipe)"
         )
     return made
 
 
-def _churn(trained: Trained, options: Mapping[str, Any], grid: tuple[float, ...], step: int) -> dict[str, Any]:
-    """Churn as in the whole loop, but for its first step: there the network has been called before noise could be added."""
+def _churn(
+    trained: Trained,
+    options: Mapping[str, Any],
+    grid: tuple[float, ...],
+    step: int,
+) -> dict[str, Any]:
+    """Churn as in the whole loop, but for its first step: there the network has been called before
+    noise could be added."""
     takes = {**REGISTRY.find("euler_churn").options, **options}
     second = trained.path.point(grid[step + 1]).rho
     share = (len(grid) - 1 - step) / (len(grid) - 1)
@@ -138,7 +168,8 @@ def _churn(trained: Trained, options: Mapping[str, Any], grid: tuple[float, ...]
 
 def _starts(whole: Plan) -> tuple[int, ...]:
     """The number of the first network call of every step."""
-    starts, calls = [0], 0
+    starts = [0]
+    calls = 0
     for i in whole.instructions:
         if isinstance(i, Evaluate):
             calls += 1
@@ -154,18 +185,24 @@ def _finished(i: Any, whole: Plan) -> int:
 
 
 def noise_kept(plan: Plan, path: Path, fn: str) -> Plan:
-    """A DDIM plan whose data predictions pass through ``fn`` while the noise stays the one that the network predicted.
+    """A DDIM plan whose data predictions pass through ``fn`` while the noise stays the one that the
+    network predicted.
 
-    x' = alpha' fn(D) + (what the row makes of the noise in x) eps, as diffusers' DDIM steps by default. It is written with
-    the noise itself: far out in the noise D is large, and what is left of it after clipping would be its rounding.
-    """
+    x' = alpha' fn(D) + (what the row makes of the noise in x) eps, as diffusers' DDIM steps by
+    default. It is written with the noise itself: far out in the noise D is large, and what is left
+    of it after clipping would be its rounding."""
     out: list[Instruction] = []
     for i in plan.instructions:
         if isinstance(i, Evaluate):
-            at, state, data = path.point(i.t), i.input, i.output
-            noise, raw = f"{data}.noise", f"{data}.raw"
+            at = path.point(i.t)
+            state = i.input
+            data = i.output
+            noise = f"{data}.noise"
+            raw = f"{data}.raw"
             out.append(replace(i, output=noise, quantity="noise"))
-            out.append(Combine((Output(raw),), (state, noise), ((1 / at.alpha, -at.sigma / at.alpha),)))
+            out.append(
+                Combine((Output(raw),), (state, noise), ((1 / at.alpha, -at.sigma / at.alpha),))
+            )
             out.append(Apply(fn, raw, data, i.t))
             continue
         assert isinstance(i, Combine)

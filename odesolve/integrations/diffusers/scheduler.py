@@ -18,7 +18,13 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.files import Number, Text, shaped
 from odesolve.integrations.diffusers.checks import refuse_strange, strange, warn_of_overridden
 from odesolve.integrations.diffusers.config import SAVED, check_config
-from odesolve.integrations.diffusers.conventions import CONVENTIONS, Convention, convention, source_of, spacing_named
+from odesolve.integrations.diffusers.conventions import (
+    CONVENTIONS,
+    Convention,
+    convention,
+    source_of,
+    spacing_named,
+)
 from odesolve.integrations.diffusers.loops import StepOutput
 from odesolve.integrations.diffusers.network import FLOOR, Trained, trained
 from odesolve.integrations.diffusers.noising import Noising
@@ -36,7 +42,8 @@ Levels = tuple[Number, ...] | None
 
 
 class _State(Struct):
-    """What ``OdesolveScheduler.state_dict`` says beside where the loop stands: what it was begun with."""
+    """What ``OdesolveScheduler.state_dict`` says beside where the loop stands: what it was begun
+    with."""
 
     asked: tuple[Steps, Levels, Levels, Number | None]
     device: Text
@@ -44,22 +51,25 @@ class _State(Struct):
 
 @fits
 class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
-    """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was there.
+    """Any solver of ours in the place of a diffusers scheduler, on the config of the one that was
+    there.
 
     Args:
-        solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)", or of another program, whose schedule is the
-            grid then, such as "DPM++ 2M Karras"; None for the sampler that the config's own class is.
-        grid: "karras", "exponential", "beta", "lu", "normal" (training times), or the label of a grid of ours, such as
-            "vp_time(3,merged)"; None for what the config says.
-        like: the diffusers class whose habits are followed in placing and rounding times; None for the class that a user of
-            this solver would have taken.
-        exact_timesteps: tell the network the times of the noise levels as they are, where diffusers rounds them.
+        solver: a label of ``ode.solvers()``, such as "dpmpp_2m" or "ddim(eta=1)", or of another
+            program, whose schedule is the grid then, such as "DPM++ 2M Karras"; None for the
+            sampler that the config's own class is.
+        grid: "karras", "exponential", "beta", "lu", "normal" (training times), or the label of a
+            grid of ours, such as "vp_time(3,merged)"; None for what the config says.
+        like: the diffusers class whose habits are followed in placing and rounding times; None for
+            the class that a user of this solver would have taken.
+        exact_timesteps: tell the network the times of the noise levels as they are, where diffusers
+            rounds them.
         source: the class that the config was written for.
         config: every key of a diffusers scheduler's config.
 
-    Latents of VP-like configs are alpha x0 + sigma eps, whatever the class was; of flows (1 - s) x0 + s eps, of EDM x0 + sigma
-    eps. Every thread has a loop of its own. Raises OdesolveError for what cannot be used.
-    """
+    Latents of VP-like configs are alpha x0 + sigma eps, whatever the class was; of flows (1 - s) x0
+    + s eps, of EDM x0 + sigma eps. Every thread has a loop of its own. Raises OdesolveError for
+    what cannot be used."""
 
     order = 1  # replaced by the number of network calls a step where a solver takes more
     _compatibles: list[str] = []  # noqa: RUF012
@@ -74,14 +84,26 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         **config: Any,
     ):
         refuse_strange(config)
-        body = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+        body = {
+            "num_train_timesteps": 1000,
+            "beta_start": 1e-4,
+            "beta_end": 0.02,
+            "beta_schedule": "linear",
+        }
         config = {k: v for k, v in config.items() if not k.startswith("beta_") or v is not None}
         given = {**body, "prediction_type": "epsilon", "steps_offset": 0, **config}
-        own = {"solver": solver, "grid": grid, "like": like, "exact_timesteps": exact_timesteps, "source": source}
+        own = {
+            "solver": solver,
+            "grid": grid,
+            "like": like,
+            "exact_timesteps": exact_timesteps,
+            "source": source,
+        }
         self.register_to_config(**given, **own)
         if solver is None and source is None:
             raise OdesolveError(
-                "which sampler? give solver= a label of ode.solvers(), or a config that names its class"
+                "which sampler? give solver= a label of ode.solvers(), or a config that names its "
+                "class"
             )
         check_config(given | own)
         if grid is not None and grid != "normal" and grid not in kinds.KINDS:
@@ -99,12 +121,19 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         c = self._read = self.config
         check_config(c)
         self._schedules: dict[tuple, Schedule] = {}
-        self._grid = c["grid"] if c["grid"] is not None or c["solver"] is None else spacing_named(c["solver"])
+        self._grid = (
+            c["grid"]
+            if c["grid"] is not None or c["solver"] is None
+            else spacing_named(c["solver"])
+        )
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
         self._takes_eta = name == "ddim" and "eta" not in options
         self.convention: Convention = convention(
-            c["like"] or (c["source"] if c["solver"] is None else None), c["source"], name, self.trained.kind
+            c["like"] or (c["source"] if c["solver"] is None else None),
+            c["source"],
+            name,
+            self.trained.kind,
         )
         if self.convention.zero and c.get("rescale_betas_zero_snr"):
             self.trained = trained(c, FLOOR)
@@ -112,21 +141,34 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
 
     @classmethod
     def load_config(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """The config in a folder, as diffusers reads it. Raises OdesolveError where there is none that can be read."""
-        with replace(SAVED, name=f"the scheduler's config of {pretrained_model_name_or_path}").reading():
+        """The config in a folder, as diffusers reads it. Raises OdesolveError where there is none
+        that can be read."""
+        with replace(
+            SAVED, name=f"the scheduler's config of {pretrained_model_name_or_path}"
+        ).reading():
             return super().load_config(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **keys: Any) -> Any:
-        """A scheduler on the config of another one (or on that scheduler), of any diffusers class; ``keys`` replace entries.
+    def from_config(
+        cls,
+        config: Any = None,
+        return_unused_kwargs: bool = False,
+        **keys: Any,
+    ) -> Any:
+        """A scheduler on the config of another one (or on that scheduler), of any diffusers class;
+        ``keys`` replace entries.
 
-        Raises OdesolveError where the config's class has no equal here and ``solver`` does not name one.
-        """
+        Raises OdesolveError where the config's class has no equal here and ``solver`` does not name
+        one."""
         source = None
         if isinstance(config, SchedulerMixin):
-            source, config = type(config).__name__, config.config  # type: ignore[attr-defined]
+            # type: ignore[attr-defined]
+            source = type(config).__name__
+            config = config.config
         if not isinstance(config, Mapping):
-            raise OdesolveError(f"config is {type(config).__name__}: give pipe.scheduler or pipe.scheduler.config")
+            raise OdesolveError(
+                f"config is {type(config).__name__}: give pipe.scheduler or pipe.scheduler.config"
+            )
         source = source or source_of(config)
         body = {k: v for k, v in config.items() if not k.startswith("_")}
         if source and source != cls.__name__:
@@ -137,7 +179,8 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         return (out, {}) if return_unused_kwargs else out
 
     def _on(self, config: Mapping[str, Any]) -> None:
-        """Begin with a config that was saved or is another's, where entries that no scheduler reads are kept as they are."""
+        """Begin with a config that was saved or is another's, where entries that no scheduler reads
+        are kept as they are."""
         unread = strange(config)
         self.__init__(**{k: v for k, v in config.items() if k not in unread})
         if unread:
@@ -156,15 +199,18 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """Place the network's calls and begin a new loop in this thread.
 
         Args:
-            num_inference_steps: number of steps, where neither ``timesteps`` nor ``sigmas`` says it.
+            num_inference_steps: number of steps, where neither ``timesteps`` nor ``sigmas`` says
+                it.
             device: where ``timesteps`` will lie.
             timesteps: what the network is to be told, falling.
-            sigmas: noise levels, falling (sigma/alpha; of flows from 0 to 1, before they are shifted); a last 0 may be there.
+            sigmas: noise levels, falling (sigma/alpha; of flows from 0 to 1, before they are
+                shifted); a last 0 may be there.
             mu: exponent of the dynamic shift of flows.
 
         Raises OdesolveError for numbers that contradict each other.
         """
-        if self.config is not self._read:  # pipelines write configs of their own into their schedulers
+        # pipelines write configs of their own into their schedulers
+        if self.config is not self._read:
             self._prepare()
         what = asked(num_inference_steps, timesteps, sigmas, mu)
         self._begin(self._scheduled(what), what.key(), device)
@@ -176,7 +222,11 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         if chosen is None:
             found = placed(self.trained, self.convention, {**self.config, "grid": self._grid}, what)
             chosen = schedule(
-                self.trained, self.convention, self._choice(what.n), found, self.config["exact_timesteps"]
+                self.trained,
+                self.convention,
+                self._choice(what.n),
+                found,
+                self.config["exact_timesteps"],
             )
             if len(self._schedules) >= KEPT_SCHEDULES:
                 self._schedules.clear()
@@ -188,7 +238,9 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
 
     def _made(self, chosen: Schedule, key: tuple, device: Any) -> Walk:
         """A walk through a schedule, before its first call."""
-        whole = self.convention.rounds == "all" and bool((chosen.times == chosen.times.round()).all())
+        whole = self.convention.rounds == "all" and bool(
+            (chosen.times == chosen.times.round()).all()
+        )
         times = torch.tensor(chosen.times, dtype=torch.int64 if whole else torch.float32).to(device)
         levels = 1.0 - chosen.levels if self.trained.inverted else chosen.levels
         walk = Walk(chosen, times, torch.tensor(levels, dtype=torch.float32), key)
@@ -202,19 +254,31 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         if c["solver"] is None:
             named = from_diffusers(c["source"], c, steps)
             if named.reverse:
-                raise OdesolveError(f"{c['source']} goes from data to noise: use ode.invert on ode.from_pipeline(pipe)")
-            name, options = named.solver, dict(named.options)
+                raise OdesolveError(
+                    f"{c['source']} goes from data to noise: use ode.invert on "
+                    "ode.from_pipeline(pipe)"
+                )
+            name = named.solver
+            options = dict(named.options)
         else:
             label = parse_label(c["solver"], steps)
             if label.reverse:
                 raise OdesolveError(
-                    f"solver {c['solver']!r} goes from data to noise: use ode.invert on ode.from_pipeline(pipe)"
+                    f"solver {c['solver']!r} goes from data to noise: use ode.invert on "
+                    "ode.from_pipeline(pipe)"
                 )
-            name, options = label.solver, dict(label.options)
+            name = label.solver
+            options = dict(label.options)
         takes = REGISTRY.find(name).options
-        if "start" in takes:  # a loop driven from outside has one call a step of these, from any step on
+        # a loop driven from outside has one call a step of these, from any step on
+        if "start" in takes:
             options.setdefault("start", "ramp")
-        if c["solver"] is not None and "taper" in takes and c.get("lower_order_final", True) and steps is not None:
+        if (
+            c["solver"] is not None
+            and "taper" in takes
+            and c.get("lower_order_final", True)
+            and steps is not None
+        ):
             options.setdefault("taper", steps < self.convention.taper)
         return Choice(name, options)
 
@@ -240,24 +304,33 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         """The sample after this network call.
 
         Args:
-            model_output: what the network said, of the sample's shape, or with twice its channels (a learned variance).
+            model_output: what the network said, of the sample's shape, or with twice its channels
+                (a learned variance).
             timestep: the entry of ``timesteps`` that it was told.
             sample: (B, ...), the sample that it was given, before ``scale_model_input``.
             eta: noise of DDIM; other solvers have their own options.
-            generator: one generator, or one a sample: the noise of a sample depends on its own alone.
+            generator: one generator, or one a sample: the noise of a sample depends on its own
+                alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
             variance_noise: standard normal noise of this step, in place of our own.
-            use_clipped_model_output: of DDIM: take the noise from the clipped x0 too, as every other solver does.
+            use_clipped_model_output: of DDIM: take the noise from the clipped x0 too, as every
+                other solver does.
 
-        The sample returned has the dtype of the one given. Raises OdesolveError before ``set_timesteps`` and after the end.
-        """
+        The sample returned has the dtype of the one given. Raises OdesolveError before
+        ``set_timesteps`` and after the end."""
         if isinstance(sample, Tensor) and not sample.dim():
             raise OdesolveError("sample has no dimension: give floats (B, ...)")
         walk = self._walk() or self._going()
         index = walk.locate(timestep)
         clipped = bool(use_clipped_model_output)
         out = walk.step(
-            model_output, index, sample, eta if self._takes_eta else 0.0, generator, variance_noise, clipped
+            model_output,
+            index,
+            sample,
+            eta if self._takes_eta else 0.0,
+            generator,
+            variance_noise,
+            clipped,
         )
         return StepOutput(out, walk, index, model_output, sample) if return_dict else (out,)
 
@@ -267,17 +340,19 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         self._prepare()
 
     def follow(self, other: OdesolveScheduler | None) -> None:
-        """Let loops of this scheduler that begin where a loop of ``other`` stopped take over its history; None ends that.
+        """Let loops of this scheduler that begin where a loop of ``other`` stopped take over its
+        history; None ends that.
 
-        So a refiner goes on after its base as if they were one network: ``refiner.scheduler.follow(base.scheduler)``. Both are
-        to have the same config, solver and number of steps; where they differ a loop begins without a history.
-        """
+        So a refiner goes on after its base as if they were one network:
+        ``refiner.scheduler.follow(base.scheduler)``. Both are to have the same config, solver and
+        number of steps; where they differ a loop begins without a history."""
         if other is not None and not isinstance(other, OdesolveScheduler):
             raise OdesolveError(f"other is {type(other).__name__}: give an OdesolveScheduler")
         self._followed = other
 
     def state_dict(self) -> dict[str, Any]:
-        """This thread's loop as plain values and tensors: ``load_state_dict`` goes on from there, bitwise."""
+        """This thread's loop as plain values and tensors: ``load_state_dict`` goes on from there,
+        bitwise."""
         walk = self._going()
         return {"asked": walk.key, "device": str(walk.timesteps.device), **walk.state_dict()}
 

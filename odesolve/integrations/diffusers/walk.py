@@ -1,4 +1,5 @@
-"""One walk through a schedule, driven from outside: the caller brings what the network said and takes the next state."""
+"""One walk through a schedule, driven from outside: the caller brings what the network said and
+takes the next state."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from odesolve.run.advance import Cursor, proceed, table_on
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
-STOOD = Door("this", "is no state of this scheduler's loop", "give what scheduler.state_dict() returned")
+STOOD = Door(
+    "this", "is no state of this scheduler's loop", "give what scheduler.state_dict() returned"
+)
 
 
 class Loop(Struct, forbid_unknown_fields=True):
@@ -44,12 +47,15 @@ class Stood(Struct):
 class Walk:
     """Where a loop over a schedule stands. ``index`` counts network calls; None before the first.
 
-    The state is kept in float32 (float64 where it is given so) whatever the dtype of the samples that are handed out. A
-    sample that comes back as it was handed out stands for the state behind it; where it was changed, the changed numbers count.
-    """
+    The state is kept in float32 (float64 where it is given so) whatever the dtype of the samples
+    that are handed out. A sample that comes back as it was handed out stands for the state behind
+    it; where it was changed, the changed numbers count."""
 
     def __init__(self, schedule: Schedule, timesteps: Tensor, sigmas: Tensor, key: tuple):
-        self.schedule, self.timesteps, self.sigmas, self.key = schedule, timesteps, sigmas, key
+        self.schedule = schedule
+        self.timesteps = timesteps
+        self.sigmas = sigmas
+        self.key = key
         assert timesteps.storage_offset() == 0
         self.host = schedule.times.tolist()
         self.index: int | None = None
@@ -65,14 +71,15 @@ class Walk:
         self._plain = False  # one output a call, used as it is
         self._functions = schedule.trained.functions
         self.generator: Generators = None  # where a step is given none
-        self.follows: Callable[[], Walk | None] | None = None  # the loop whose end is this one's beginning
+        # the loop whose end is this one's beginning
+        self.follows: Callable[[], Walk | None] | None = None
 
     def locate(self, timestep: Any) -> int:
         """The call that a timestep stands for.
 
-        Entries of ``timesteps`` are known by their place in its memory, without waiting for a device, so that times which
-        occur twice are told apart; other tensors on a device are looked at once, at the first call, and counted from there.
-        """
+        Entries of ``timesteps`` are known by their place in its memory, without waiting for a
+        device, so that times which occur twice are told apart; other tensors on a device are looked
+        at once, at the first call, and counted from there."""
         expected = self.index if self.index is not None else self.begin_index
         if isinstance(timestep, Tensor):
             if timestep._base is self.timesteps or _same_memory(timestep, self.timesteps):
@@ -88,10 +95,19 @@ class Walk:
     @staticmethod
     def _usual(output: Any, sample: Any) -> bool:
         """Whether both are dense tensors of floats, looked at once a call."""
-        if type(output) is not Tensor or type(sample) is not Tensor or output.is_nested or sample.is_nested:
+        if (
+            type(output) is not Tensor
+            or type(sample) is not Tensor
+            or output.is_nested
+            or sample.is_nested
+        ):
             return False
         floats = output.is_floating_point() and sample.is_floating_point()
-        return floats and output.layout is sample.layout is torch.strided and output.device == sample.device
+        return (
+            floats
+            and output.layout is sample.layout is torch.strided
+            and output.device == sample.device
+        )
 
     def nearest(self, value: float) -> int:
         """The first call whose time is nearest to a value, of those that begin a step."""
@@ -109,31 +125,41 @@ class Walk:
     ) -> Tensor:
         """The sample after call ``index``, in the dtype of ``sample``."""
         if index >= len(self.host):
-            raise OdesolveError(f"the {len(self.host)} calls of this schedule are done: call set_timesteps again")
+            raise OdesolveError(
+                f"the {len(self.host)} calls of this schedule are done: call set_timesteps again"
+            )
         if not self._usual(output, sample):
             check_tensors(output, sample)
         if sample.is_complex() or output.is_complex():
-            raise OdesolveError(f"the sample is {sample.dtype}, the output {output.dtype}: give real numbers")
+            raise OdesolveError(
+                f"the sample is {sample.dtype}, the output {output.dtype}: give real numbers"
+            )
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
         if self._at != index or self._cursor is None:
             if not self._taken_over(index, sample):
                 self._start(index, sample, (eta, clipped), generator, recorded)
         elif sample is not self._handed or sample._version != self._version:
-            self._replace(sample) if self._fits(sample) else self._start(
-                index, sample, (eta, clipped), generator, recorded
-            )
+            if self._fits(sample):
+                self._replace(sample)
+            else:
+                self._start(index, sample, (eta, clipped), generator, recorded)
         cursor = self._cursor
         assert cursor is not None
         if recorded:  # what gradients need is not written over, from here to the end
             self._buffers = None
-        slots, buffers, program = self._slots, self._buffers, cursor.program
+        slots = self._slots
+        buffers = self._buffers
+        program = cursor.program
         draw = None if noise is None else _once(noise)
         position = self._position
-        # As ``accept`` does, without its look at what the network returned: nothing is written where its input lies.
+        # As ``accept`` does, without its look at what the network returned: nothing is written
+        # where its input lies.
         if self._plain and output.shape == sample.shape:
             slots[program.ops[position].outputs[0]] = output  # type: ignore[union-attr]
         else:
-            for slot, value in zip(self._call().outputs, self._outputs(output, sample), strict=True):
+            for slot, value in zip(
+                self._call().outputs, self._outputs(output, sample), strict=True
+            ):
                 slots[slot] = value
         for slot in program.frees[position]:
             slots[slot] = None
@@ -146,7 +172,10 @@ class Walk:
         trained = self.schedule.trained
         t = self.schedule.at[index]
         kx, kf = (
-            float(k) for k in trained.path.convert(t, trained.reading.prediction, "data", trained.reading.sigma_data)
+            float(k)
+            for k in trained.path.convert(
+                t, trained.reading.prediction, "data", trained.reading.sigma_data
+            )
         )
         if output.shape != sample.shape:
             output = output.chunk(2, dim=1)[0]
@@ -160,26 +189,39 @@ class Walk:
         out: dict[str, Any] = {"index": self.index, "begin_index": self.begin_index}
         if self._cursor is not None:
             c = self._cursor
-            here = Cursor(c.program, self._position, tuple(self._slots), c.dtypes, c.keys, c.weights)
+            here = Cursor(
+                c.program, self._position, tuple(self._slots), c.dtypes, c.keys, c.weights
+            )
             out["loop"] = {"at": self._at, "begun": self._begun, "cursor": here.state_dict()}
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another walk through the same schedule stood. Raises OdesolveError, and stays, for no such state."""
+        """Go on where another walk through the same schedule stood. Raises OdesolveError, and
+        stays, for no such state."""
         found = shaped(state, Stood, STOOD)
-        loop, calls = found.loop, len(self.host)
+        loop = found.loop
+        calls = len(self.host)
         for name, value in (("index", found.index), ("begin_index", found.begin_index)):
             if value is not None and value > calls:
                 raise STOOD.refuse(f"{name} is {value} of a schedule of {calls} calls")
         if loop is None:
-            self.index, self.begin_index = found.index, found.begin_index
+            self.index = found.index
+            self.begin_index = found.begin_index
             return
         if loop.at != found.index or loop.at >= calls or loop.begun[0] > loop.at:
-            raise STOOD.refuse(f"loop.at is {loop.at}, begun at {loop.begun[0]}: expected {found.index}, below {calls}")
+            raise STOOD.refuse(
+                f"loop.at is {loop.at}, begun at {loop.begun[0]}: expected "
+                f"{found.index}, below {calls}"
+            )
         with STOOD.reading():
             cursor = Cursor.load(self.schedule.program(*loop.begun), loop.cursor)
-        self.index, self.begin_index, self._at, self._begun = found.index, found.begin_index, loop.at, loop.begun
-        self._cursor, self._position, self._slots = cursor, cursor.position, list(cursor.slots)
+        self.index = found.index
+        self.begin_index = found.begin_index
+        self._at = loop.at
+        self._begun = loop.begun
+        self._cursor = cursor
+        self._position = cursor.position
+        self._slots = list(cursor.slots)
         self._buffers = list[Tensor | None]([None] * cursor.program.slots)
         self._handed = cursor.input.clone()
         self._version = self._handed._version
@@ -191,9 +233,13 @@ class Walk:
         if buffers is not None:
             buffers[slot] = None  # the caller's now: what it keeps must not be written over
         if done:
-            self._cursor, self._slots, self._buffers, self._handed = None, [], None, None
+            self._cursor = None
+            self._slots = []
+            self._buffers = None
+            self._handed = None
             return out.to(sample.dtype)
-        self._handed, self._version = out, out._version
+        self._handed = out
+        self._version = out._version
         return out
 
     def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
@@ -202,15 +248,18 @@ class Walk:
         if output.shape != sample.shape:
             if output.dim() < 2 or output.shape[1] != 2 * sample.shape[1]:
                 raise OdesolveError(
-                    f"the network's output has shape {tuple(output.shape)} for a sample of shape {tuple(sample.shape)}: "
-                    "give both of one shape, or an output with a learned variance of twice the channels"
+                    f"the network's output has shape {tuple(output.shape)} for a sample of shape "
+                    f"{tuple(sample.shape)}: "
+                    "give both of one shape, or an output with a learned variance of twice the "
+                    "channels"
                 )
             outputs = [half.contiguous() for half in output.chunk(2, dim=1)]
         if self.schedule.trained.sign < 0:
             outputs[0] = -outputs[0]
         if len(call.outputs) > len(outputs):
             raise OdesolveError(
-                "the plan uses a learned variance and the network's output has none: give twice the channels"
+                "the plan uses a learned variance and the network's output has none: give twice "
+                "the channels"
             )
         return outputs[: len(call.outputs)]
 
@@ -221,51 +270,80 @@ class Walk:
 
     def _fits(self, sample: Tensor) -> bool:
         handed = self._handed
-        return handed is not None and sample.shape == handed.shape and sample.device == handed.device
+        return (
+            handed is not None and sample.shape == handed.shape and sample.device == handed.device
+        )
 
     def _start(
-        self, index: int, sample: Tensor, asked: tuple[float, bool], generator: Generators, recorded: bool
+        self,
+        index: int,
+        sample: Tensor,
+        asked: tuple[float, bool],
+        generator: Generators,
+        recorded: bool,
     ) -> None:
         wide = sample.dtype in (torch.float32, torch.float64)
         self._begun = (index, not wide, *asked)
         program = self.schedule.program(*self._begun)
-        made = _keys(self.generator if generator is None else generator, sample) if program.stochastic else None
+        made = (
+            _keys(self.generator if generator is None else generator, sample)
+            if program.stochastic
+            else None
+        )
         state = sample if wide else sample.float()
-        # Before its first call a plan at most casts the state for the network, which has been called.
+        # Before its first call a plan at most casts the state for the network, which has been
+        # called.
         self._position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
         weights = table_on(program, state.device)
-        self._cursor = Cursor(program, self._position, (), (state.dtype, sample.dtype), made, weights)
+        self._cursor = Cursor(
+            program, self._position, (), (state.dtype, sample.dtype), made, weights
+        )
         self._slots = [None] * program.slots
-        self._slots[self._call().state] = state  # the caller's own memory, never written to: it is in no buffer
+        # the caller's own memory, never written to: it is in no buffer
+        self._slots[self._call().state] = state
         self._buffers = None if recorded else list[Tensor | None]([None] * program.slots)
         alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
         self._plain = alone and self.schedule.trained.sign > 0
-        self._handed, self._version = sample, sample._version
+        self._handed = sample
+        self._version = sample._version
 
     def _taken_over(self, index: int, sample: Tensor) -> bool:
         """Whether the loop that this one follows waits at this very call, and is gone on with."""
         other = self.follows() if self.follows is not None else None
         if other is None or other._cursor is None or other._at != index or not other._fits(sample):
             return False
-        mine, theirs = self.schedule, other.schedule
-        if mine.choice != theirs.choice or mine.grid != theirs.grid or mine.trained.reading != theirs.trained.reading:
+        mine = self.schedule
+        theirs = other.schedule
+        if (
+            mine.choice != theirs.choice
+            or mine.grid != theirs.grid
+            or mine.trained.reading != theirs.trained.reading
+        ):
             return False
-        self._begun, self._cursor, self._at, self._plain = other._begun, other._cursor, index, other._plain
-        self._position, self._slots = other._position, list(other._slots)
+        self._begun = other._begun
+        self._cursor = other._cursor
+        self._at = index
+        self._plain = other._plain
+        self._position = other._position
+        self._slots = list(other._slots)
         self._buffers = list[Tensor | None]([None] * len(self._slots))
-        self._handed, self._version = other._handed, other._version
+        self._handed = other._handed
+        self._version = other._version
         if sample is not self._handed or sample._version != self._version:
             self._replace(sample)
         return True
 
     def _replace(self, sample: Tensor) -> None:
-        """Go on from a sample that the caller may have changed: elements that say what the state rounds to keep its precision."""
+        """Go on from a sample that the caller may have changed: elements that say what the state
+        rounds to keep its precision."""
         call = self._call()
         state = self._slots[call.state]
         assert state is not None
         wide = sample.to(state.dtype)
         same = sample.dtype == state.dtype
-        self._slots[call.state] = wide if same else torch.where(sample == state.to(sample.dtype), state, wide)
+        self._slots[call.state] = (
+            wide if same else torch.where(sample == state.to(sample.dtype), state, wide)
+        )
 
 
 def _once(noise: Tensor) -> Callable[[int], Tensor]:
@@ -275,7 +353,10 @@ def _once(noise: Tensor) -> Callable[[int], Tensor]:
     def draw(stream: int) -> Tensor:
         asked.add(stream)
         if len(asked) > 1:
-            raise OdesolveError("this solver draws more than once in a step: give generator= and not variance_noise=")
+            raise OdesolveError(
+                "this solver draws more than once in a step: give generator= and "
+                "not variance_noise="
+            )
         return noise
 
     return draw
@@ -292,17 +373,25 @@ def _same_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _keys(generator: Generators, sample: Tensor) -> Tensor:
-    """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the generator of all and its place."""
+    """Keys (B, 2) of every sample's noise: a seed from its own generator, or one from the generator
+    of all and its place."""
     batch = sample.shape[0]
     many = generator if isinstance(generator, list | tuple) else [generator]
     if not all(isinstance(g, torch.Generator | None) for g in many):
-        raise OdesolveError(f"generator={generator!r}: give a torch.Generator, or a list of one a sample")
+        raise OdesolveError(
+            f"generator={generator!r}: give a torch.Generator, or a list of one a sample"
+        )
     if generator is None or isinstance(generator, torch.Generator) or len(generator) == 1:
-        one = generator if generator is None or isinstance(generator, torch.Generator) else generator[0]
+        one = (
+            generator
+            if generator is None or isinstance(generator, torch.Generator)
+            else generator[0]
+        )
         return keys_of(batch, _seed(one), None, sample.device)
     if len(generator) != batch:
         raise OdesolveError(
-            f"{len(generator)} generators for a batch of {batch}: give one generator a sample, or one for all"
+            f"{len(generator)} generators for a batch of {batch}: give one generator a sample, or "
+            "one for all"
         )
     first = torch.zeros(1, dtype=torch.int64, device=sample.device)
     return torch.cat([keys(_seed(g), first) for g in generator])

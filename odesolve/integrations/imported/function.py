@@ -27,10 +27,12 @@ def imported_function(
     dtype: torch.dtype = torch.float64,
     **extras: Any,
 ) -> Plan:
-    """The plan of ``sample_fn(model, x, sigmas, **extras)`` for denoisers model(x, sigma) on x0 + sigma eps, as in k-diffusion.
+    """The plan of ``sample_fn(model, x, sigmas, **extras)`` for denoisers model(x, sigma) on x0 +
+    sigma eps, as in k-diffusion.
 
-    Its x and its denoiser's answers are unit vectors, and so is the noise that it asks a ``noise_sampler`` for, where it takes
-    one; noise is then drawn from the streams of the solve, one a call.
+    Its x and its denoiser's answers are unit vectors, and so is the noise that it asks a
+    ``noise_sampler`` for, where it takes one; noise is then drawn from the streams of the solve,
+    one a call.
 
     Args:
         sample_fn: the function.
@@ -39,8 +41,8 @@ def imported_function(
         dtype: of the probes.
         extras: more arguments, such as ``eta``, ``order``, ``solver_type``.
 
-    Raises OdesolveError for a function that is not linear, draws noise in another way, or asks for noise of intervals that
-    overlap.
+    Raises OdesolveError for a function that is not linear, draws noise in another way, or asks for
+    noise of intervals that overlap.
     """
     levels = row("sigmas", sigmas, "noise levels (n + 1,)").to(dtype)
     who = getattr(sample_fn, "__name__", type(sample_fn).__name__)
@@ -55,20 +57,24 @@ def imported_function(
 
 
 class _Probe:
-    """Runs of a function; coordinate 0 stands for its x, then come its denoiser's answers, then its noise."""
+    """Runs of a function; coordinate 0 stands for its x, then come its denoiser's answers, then its
+    noise."""
 
     def __init__(self, sample_fn: Callable[..., Tensor], sigmas: Tensor, extras: dict[str, Any]):
-        self.sample_fn, self.sigmas = sample_fn, sigmas
+        self.sample_fn = sample_fn
+        self.sigmas = sigmas
         takes = inspect.signature(sample_fn).parameters
         self.extras = {**({"disable": True} if "disable" in takes else {}), **extras}
         self.noisy = "noise_sampler" in takes and extras.get("noise_sampler") is None
         nothing = sigmas.new_zeros(1, 1, 1, 1)
-        self.calls, self.draws = 10**9, 10**9
+        self.calls = 10**9
+        self.draws = 10**9
         inputs, _ = self.run(nothing.expand(2, 1, 1, 1, 1), 0, constant=True)
         self.calls, self.draws = len(inputs), len(self.intervals)
 
     def run(self, values: Tensor, seed: int, constant: bool = False) -> tuple[list[Tensor], Tensor]:
-        """Inputs of all calls of the denoiser, and the result, for x, answers and noise ``values``."""
+        """Inputs of all calls of the denoiser, and the result, for x, answers and noise
+        ``values``."""
         inputs: list[Tensor] = []
         self.times: list[float] = []
         self.intervals: list[tuple[float, float]] = []
@@ -80,7 +86,9 @@ class _Probe:
 
         def noise(sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
             self.intervals.append((float(sigma), float(sigma_next)))
-            return values[0 if constant else self.calls + self._checked(len(self.intervals), self.draws)].clone()
+            return values[
+                0 if constant else self.calls + self._checked(len(self.intervals), self.draws)
+            ].clone()
 
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
@@ -91,7 +99,9 @@ class _Probe:
     @staticmethod
     def _checked(k: int, most: int) -> int:
         if k > most:
-            raise OdesolveError("the function calls its model as the values that it sees make it: a plan cannot")
+            raise OdesolveError(
+                "the function calls its model as the values that it sees make it: a plan cannot"
+            )
         return k
 
     def rows(self, who: str) -> Tensor:
@@ -103,13 +113,16 @@ class _Probe:
         def all_of(given: Tensor, seed: int) -> Tensor:
             inputs, result = self.run(given, seed)
             if len(inputs) != self.calls:
-                raise OdesolveError(f"{who} calls its model as the values that it sees make it: a plan cannot")
+                raise OdesolveError(
+                    f"{who} calls its model as the values that it sees make it: a plan cannot"
+                )
             return torch.stack([*inputs, result])
 
         once, twice = (all_of(values, seed) for seed in (1, 2))
         if not torch.equal(once, twice):
             raise OdesolveError(
-                f"{who} draws noise that is no noise_sampler's, which cannot be told from its result: give one without (no churn)"
+                f"{who} draws noise that is no noise_sampler's, which cannot be told from its "
+                "result: give one without (no churn)"
             )
         found = all_of(units(count, self.sigmas.dtype), 1).reshape(self.calls + 1, -1).double()
         check_linear(found, values, once, who)
@@ -119,7 +132,8 @@ class _Probe:
 
 
 def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
-    calls, eps = probe.calls, torch.finfo(probe.sigmas.dtype).eps
+    calls = probe.calls
+    eps = torch.finfo(probe.sigmas.dtype).eps
     streams = _streams(who, probe, found)
     names = [START, *(f"D{k + 1}" for k in range(calls)), *streams]
     listed = set(probe.sigmas.tolist())
@@ -128,7 +142,8 @@ def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
     finished = ends(after, [t in listed or k == calls - 1 for k, t in enumerate(after)])
     first = probe.times[0]
     rows = Rows(who, path, [first, *(t for t, done in zip(after, finished, strict=True) if done)])
-    states, vectors = [START], [found[0]]
+    states = [START]
+    vectors = [found[0]]
     for k in range(calls):
         assert rows.evaluate(states[k], probe.times[k]) == names[k + 1]
         total = _shortest(names, states, vectors, found[k + 1], eps)
@@ -138,21 +153,28 @@ def _plan(who: str, path: Path, probe: _Probe, found: Tensor) -> Plan:
 
 
 def _streams(who: str, probe: _Probe, found: Tensor) -> list[str]:
-    """Names of the noise that a function asked for. Raises OdesolveError where two pieces of one path overlap."""
+    """Names of the noise that a function asked for. Raises OdesolveError where two pieces of one
+    path overlap."""
     used = (found[:, 1 + probe.calls :] != 0).any(dim=0).tolist()
     kept = [span for span, is_used in zip(probe.intervals, used, strict=True) if is_used]
     if any(a[1] < b[0] or a[0] <= b[0] for a, b in itertools.pairwise(kept)):
         raise OdesolveError(
-            f"{who} asks for noise of intervals that overlap, whose parts a plan would draw independently: import it with eta=0, "
+            f"{who} asks for noise of intervals that overlap, whose parts a plan would draw "
+            "independently: import it with eta=0, "
             "or give the solver that names.from_label finds"
         )
     return [noise_name(STEPS + k) for k in range(probe.draws)]
 
 
 def _shortest(
-    names: list[str], states: list[str], vectors: list[Tensor], wanted: Tensor, eps: float
+    names: list[str],
+    states: list[str],
+    vectors: list[Tensor],
+    wanted: Tensor,
+    eps: float,
 ) -> dict[str, float]:
-    """A row as an earlier state and few others: the choice with the fewest terms, of equals that with the latest state."""
+    """A row as an earlier state and few others: the choice with the fewest terms, of equals that
+    with the latest state."""
     size = (
         torch.stack([*vectors, wanted]).abs().amax(dim=0)
     )  # what was summed on the way is not known: no more than all

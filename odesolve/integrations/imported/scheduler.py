@@ -15,7 +15,14 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.grids import times_of
-from odesolve.integrations.imported.rows import Rows, check_linear, ends, not_finite, units, without_rounding
+from odesolve.integrations.imported.rows import (
+    Rows,
+    check_linear,
+    ends,
+    not_finite,
+    units,
+    without_rounding,
+)
 from odesolve.paths import Path
 from odesolve.plans.instructions import START
 from odesolve.plans.plan import Plan
@@ -33,26 +40,29 @@ def imported(
     given: Mapping[str, Any] | None = None,
     **step: Any,
 ) -> Plan:
-    """The plan of a scheduler object with ``set_timesteps``, ``step`` and perhaps ``scale_model_input``, as in diffusers.
+    """The plan of a scheduler object with ``set_timesteps``, ``step`` and perhaps
+    ``scale_model_input``, as in diffusers.
 
-    A copy of it is run with unit vectors in the place of states and network outputs; what returns are its coefficients, in
-    its own arithmetic (float32 in most of diffusers: 1e-7). That it is linear is checked, not assumed.
+    A copy of it is run with unit vectors in the place of states and network outputs; what returns
+    are its coefficients, in its own arithmetic (float32 in most of diffusers: 1e-7). That it is
+    linear is checked, not assumed.
 
     Args:
         scheduler: the object; it is left as it is.
         steps: what ``set_timesteps`` is given; None where ``given`` says it.
-        path: the path of its networks; by default what its config describes. The plan's states lie on it, also those of
-            schedulers that work on x / alpha.
+        path: the path of its networks; by default what its config describes. The plan's states lie
+            on it, also those of schedulers that work on x / alpha.
         predicts: what its networks predict, as for ``ode.Model``; by default what its config says.
-        start: the path's time of the first state, where it is not that of the first network call (inversions).
-        told: take the times of evaluations from what the object tells the network; by default from its noise levels, which
-            some objects round for the network.
+        start: the path's time of the first state, where it is not that of the first network call
+            (inversions).
+        told: take the times of evaluations from what the object tells the network; by default from
+            its noise levels, which some objects round for the network.
         dtype: of the probes.
         given: more arguments of ``set_timesteps``, such as ``sigmas`` or ``mu``.
         step: more arguments of ``step``, such as ``order``.
 
-    Raises OdesolveError for an object that draws noise or is not linear, with the reason, and where path or predicts are not
-    to be found out.
+    Raises OdesolveError for an object that draws noise or is not linear, with the reason, and where
+    path or predicts are not to be found out.
     """
     who = type(scheduler).__name__
     net = _network(scheduler, path, predicts)
@@ -62,13 +72,15 @@ def imported(
     return _plan(who, net, probe, found, times, end)
 
 
-# Tables and coefficients of schedulers are float32 as a rule, also where they are applied to float64 samples.
+# Tables and coefficients of schedulers are float32 as a rule, also where they are applied to
+# float64 samples.
 ROUNDING = 2.0**-23
 
 
 @dataclass(frozen=True)
 class _Network:
-    """What an object's networks are: ``sign`` times what a model that predicts so says; ``described`` by its config."""
+    """What an object's networks are: ``sign`` times what a model that predicts so says;
+    ``described`` by its config."""
 
     path: Path
     predicts: str
@@ -78,17 +90,23 @@ class _Network:
 
     @property
     def scaled(self) -> bool:
-        """Whether the network's input is divided by its standard deviation, which is then the network's own affair."""
+        """Whether the network's input is divided by its standard deviation, which is then the
+        network's own affair."""
         return self.described is not None and self.described.scaled is not None
 
 
 def _network(scheduler: Any, path: Path | None, predicts: str | None) -> _Network:
     if path is not None and predicts is not None:
         return _Network(path, predicts)
-    name, config = type(scheduler).__name__, getattr(scheduler, "config", None)
+    name = type(scheduler).__name__
+    config = getattr(scheduler, "config", None)
     if not isinstance(config, Mapping):
         raise OdesolveError(f"{name} has no config to read its path from: give path= and predicts=")
-    known = hasattr(scheduler, "alphas_cumprod") or "sigma_data" in config or name.startswith("FlowMatch")
+    known = (
+        hasattr(scheduler, "alphas_cumprod")
+        or "sigma_data" in config
+        or name.startswith("FlowMatch")
+    )
     if not known and path is None:
         raise OdesolveError(f"the config of {name} describes no path: give path= and predicts=")
     from odesolve.integrations.diffusers.network import trained
@@ -96,18 +114,29 @@ def _network(scheduler: Any, path: Path | None, predicts: str | None) -> _Networ
     read = trained({**config, "source": name})
     if path is not None:
         return _Network(path, read.reading.prediction, read.sign)
-    return _Network(read.path, predicts or read.reading.prediction, read.sign, read.reading.sigma_data, read)
+    return _Network(
+        read.path, predicts or read.reading.prediction, read.sign, read.reading.sigma_data, read
+    )
 
 
 class _Probe:
     """Runs of copies of an object.
 
-    Coordinate 2k stands for the sample that call k is given, 2k + 1 for what the network said there: the state between two
-    calls is a unit vector again, so that no coefficient is a sum over steps.
-    """
+    Coordinate 2k stands for the sample that call k is given, 2k + 1 for what the network said
+    there: the state between two calls is a unit vector again, so that no coefficient is a sum over
+    steps."""
 
-    def __init__(self, scheduler: Any, steps: int | None, given: dict, step: dict, dtype: torch.dtype):
-        self.scheduler, self.dtype, self.step = scheduler, dtype, step
+    def __init__(
+        self,
+        scheduler: Any,
+        steps: int | None,
+        given: dict,
+        step: dict,
+        dtype: torch.dtype,
+    ):
+        self.scheduler = scheduler
+        self.dtype = dtype
+        self.step = step
         self.arguments = {**({} if steps is None else {"num_inference_steps": steps}), **given}
         self.fresh = self._copy()
         self.calls = len(self.fresh.timesteps)
@@ -121,8 +150,11 @@ class _Probe:
         return peer
 
     def run(self, values: Tensor, seed: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Network inputs and results of all calls for samples and outputs ``values`` (2 calls, ...)."""
-        peer, inputs, results = self._copy(), [], []
+        """Network inputs and results of all calls for samples and outputs ``values`` (2 calls,
+        ...)."""
+        peer = self._copy()
+        inputs = []
+        results = []
         extra = dict(self.step)
         if "return_dict" in inspect.signature(peer.step).parameters:
             extra["return_dict"] = False
@@ -130,7 +162,11 @@ class _Probe:
             torch.manual_seed(seed)
             for k, t in enumerate(peer.timesteps):
                 sample = values[2 * k].clone()
-                inputs.append(peer.scale_model_input(sample, t) if hasattr(peer, "scale_model_input") else sample)
+                inputs.append(
+                    peer.scale_model_input(sample, t)
+                    if hasattr(peer, "scale_model_input")
+                    else sample
+                )
                 result = peer.step(values[2 * k + 1].clone(), t, values[2 * k].clone(), **extra)
                 results.append(result[0] if isinstance(result, tuple) else result.prev_sample)
         return inputs, results
@@ -144,12 +180,14 @@ class _Probe:
             raise not_finite(who)
         if not torch.equal(once, twice):
             raise OdesolveError(
-                f"{who} draws noise of its own, which cannot be told from its result: give one without (eta=0, no churn), or the "
+                f"{who} draws noise of its own, which cannot be told from its result: give one "
+                "without (eta=0, no churn), or the "
                 "solver that names.from_diffusers finds"
             )
         if bool(torch.stack(self.run(0.0 * values, 1)[1]).any()):
             raise OdesolveError(
-                f"{who} adds something to zeros: noise of a fixed seed, or a constant, of which no plan knows"
+                f"{who} adds something to zeros: noise of a fixed seed, or a constant, of which "
+                "no plan knows"
             )
         inputs, results = self.run(units(2 * self.calls, self.dtype), 1)
         found = torch.stack(results).reshape(self.calls, -1).double()
@@ -161,7 +199,12 @@ class _Probe:
         return found
 
 
-def _times(probe: _Probe, net: _Network, told: bool, start: float | None) -> tuple[list[float], float | None]:
+def _times(
+    probe: _Probe,
+    net: _Network,
+    told: bool,
+    start: float | None,
+) -> tuple[list[float], float | None]:
     """The path's times of all calls, and of the end where the object says it."""
     levels, end = _levels(probe, net)
     times = _told(probe.fresh, net) if levels is None or told else levels
@@ -172,20 +215,32 @@ def _told(peer: Any, net: _Network) -> list[float]:
     at = [float(t) for t in peer.timesteps]
     read = net.described
     if read is None:
-        return at if net.path.training_steps is None else [(t + 1) / net.path.training_steps for t in at]
-    return [(t + 1) / read.steps for t in at] if read.kind == "vp" else read.level(np.array(at)).tolist()
+        return (
+            at
+            if net.path.training_steps is None
+            else [(t + 1) / net.path.training_steps for t in at]
+        )
+    return (
+        [(t + 1) / read.steps for t in at]
+        if read.kind == "vp"
+        else read.level(np.array(at)).tolist()
+    )
 
 
 def _levels(probe: _Probe, net: _Network) -> tuple[list[float] | None, float | None]:
-    """The path's times of an object's noise levels: None for one that counts training times alone."""
+    """The path's times of an object's noise levels: None for one that counts training times
+    alone."""
     sigmas = getattr(probe.fresh, "sigmas", None)
     if sigmas is None:
         return None, None
     listed = [float(s) for s in sigmas]
     levels = listed[:-1]
     if not net.scaled and any(abs(c - 1.0) > 1e-6 for c in probe.scales):
-        # Works on x / alpha and divides by sqrt(1 + sigma^2) for the network: that tells which of its levels is meant.
-        levels = _nearest([*listed, *map(float, getattr(probe.fresh, "sigmas_interpol", []))], probe.scales)
+        # Works on x / alpha and divides by sqrt(1 + sigma^2) for the network: that tells which of
+        # its levels is meant.
+        levels = _nearest(
+            [*listed, *map(float, getattr(probe.fresh, "sigmas_interpol", []))], probe.scales
+        )
     if len(levels) != probe.calls:
         return None, None
     *times, end = _on_path([*levels, listed[-1]], net)
@@ -203,30 +258,45 @@ def _on_path(levels: list[float], net: _Network) -> list[float]:
     return times_of(net.path, torch.tensor(levels, dtype=torch.float64))
 
 
-def _plan(who: str, net: _Network, probe: _Probe, found: Tensor, times: list[float], end: float | None) -> Plan:
+def _plan(
+    who: str,
+    net: _Network,
+    probe: _Probe,
+    found: Tensor,
+    times: list[float],
+    end: float | None,
+) -> Plan:
     scales = [1.0] * probe.calls if net.scaled else probe.scales
-    path, calls = net.path, probe.calls
+    path = net.path
+    calls = probe.calls
     if end is None:
         end = _end(net, found, times)
     at = torch.tensor(times, dtype=torch.float64)
     kx, kf = (k.tolist() for k in path.convert(at, net.predicts, "data", net.sigma_data))
-    if not all(math.isfinite(a) and math.isfinite(b) and b != 0.0 for a, b in zip(kx, kf, strict=True)):
+    if not all(
+        math.isfinite(a) and math.isfinite(b) and b != 0.0 for a, b in zip(kx, kf, strict=True)
+    ):
         raise OdesolveError(
-            f"{who} asks the network where {net.predicts!r} does not determine the data: give predicts="
+            f"{who} asks the network where {net.predicts!r} does not determine the data: give "
+            "predicts="
         )
     last = float(path.alpha(end)) if any(s != 1.0 for s in scales) else 1.0
     after = [*times[1:], end]
     order = int(getattr(probe.scheduler, "order", 1))
     finished = ends(after, [(k + 1) % order == 0 or k == calls - 1 for k in range(calls)])
-    rows = Rows(who, path, [times[0], *(t for t, done in zip(after, finished, strict=True) if done)])
-    states, data = [START], []
+    rows = Rows(
+        who, path, [times[0], *(t for t, done in zip(after, finished, strict=True) if done)]
+    )
+    states = [START]
+    data = []
     for k in range(calls):
         data.append(rows.evaluate(states[k], times[k]))
         scale = scales[k + 1] if k + 1 < calls else last
         total: dict[str, float] = {}
         size: dict[str, float] = {}
         for j in range(k + 1):
-            a, b = scale * float(found[k, 2 * j]) / scales[j], scale * float(found[k, 2 * j + 1]) * net.sign / kf[j]
+            a = scale * float(found[k, 2 * j]) / scales[j]
+            b = scale * float(found[k, 2 * j + 1]) * net.sign / kf[j]
             total[states[j]], size[states[j]] = a - b * kx[j], abs(a) + abs(b * kx[j])
             total[data[j]], size[data[j]] = b, abs(b)
         states.append(rows.state(without_rounding(total, size, ROUNDING), finished[k]))
@@ -236,10 +306,13 @@ def _plan(who: str, net: _Network, probe: _Probe, found: Tensor, times: list[flo
 def _end(net: _Network, found: Tensor, times: list[float]) -> float:
     """The path's time where a solve ends, by what its last row makes of data at one point."""
     points = net.path.points(times)
-    c0, c1, scale = (c.tolist() for c in net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts))
+    c0, c1, scale = (
+        c.tolist() for c in net.path.rows(torch.tensor(times, dtype=torch.float64), net.predicts)
+    )
     kept = noise = size = 0.0
     for j, p in enumerate(points):
-        a, b = float(found[-1, 2 * j]), float(found[-1, 2 * j + 1]) * net.sign / scale[j]
+        a = float(found[-1, 2 * j])
+        b = float(found[-1, 2 * j + 1]) * net.sign / scale[j]
         kept += a * p.alpha + b * c0[j]
         noise += a * p.sigma + b * c1[j]
         size += abs(a * p.sigma) + abs(b * c1[j])

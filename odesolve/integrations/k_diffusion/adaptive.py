@@ -1,4 +1,5 @@
-"""DPM-Solver-12 and -23 with k-diffusion's step control: one step for the whole batch, chosen on the host."""
+"""DPM-Solver-12 and -23 with k-diffusion's step control: one step for the whole batch, chosen on
+the host."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from odesolve.ode.exponential import NODES, rows_of
 from odesolve.process.progress import Bar
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
-SCALES, COEFFICIENTS = ("rtol", "atol", "eta", "s_noise"), ("pcoeff", "icoeff", "dcoeff")
+SCALES = ("rtol", "atol", "eta", "s_noise")
+COEFFICIENTS = ("pcoeff", "icoeff", "dcoeff")
 WITHIN = "the factor above which an attempt counts, from 0 to 1"
 CLOSE = 1e-5  # of the end, in log sigma
 
@@ -60,38 +62,71 @@ class Control:
 @unwatched
 @torch.no_grad()
 def sample_dpm_adaptive(
-    model, x, sigma_min, sigma_max, extra_args=None, callback=None, disable=None, order=3, rtol=0.05, atol=0.0078,
-    h_init=0.05, pcoeff=0.0, icoeff=1.0, dcoeff=0.0, accept_safety=0.81, eta=0.0, s_noise=1.0, noise_sampler=None,
-    return_info=False, max_calls=10_000,
-):  # fmt: skip
-    """DPM-Solver-12 (``order`` 2) or -23 (3) from sigma_max to sigma_min with steps by tolerance (Lu et al. 2022a).
+    model,
+    x,
+    sigma_min,
+    sigma_max,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    order=3,
+    rtol=0.05,
+    atol=0.0078,
+    h_init=0.05,
+    pcoeff=0.0,
+    icoeff=1.0,
+    dcoeff=0.0,
+    accept_safety=0.81,
+    eta=0.0,
+    s_noise=1.0,
+    noise_sampler=None,
+    return_info=False,
+    max_calls=10_000,
+):
+    """DPM-Solver-12 (``order`` 2) or -23 (3) from sigma_max to sigma_min with steps by tolerance
+    (Lu et al. 2022a).
 
-    The error of a step is the root mean square over the batch of (low - high) / max(atol, rtol max(|low|, |low before|)). The
-    callback gets error, h, steps, nfe, n_accept and n_reject as well, after every attempt; ``return_info`` returns (x, info).
-    ``ode.solve`` has the same methods with a step for every sample. k-diffusion has no ``max_calls``: where the next attempt
-    would take more calls of the model, the solve ends with a warning, and info has "status": "max_calls". A model
-    that answers differently when asked again, as with dropout in train mode, is refused, as no tolerance is met then.
-    """
+    The error of a step is the root mean square over the batch of (low - high) / max(atol, rtol
+    max(|low|, |low before|)). The callback gets error, h, steps, nfe, n_accept and n_reject as
+    well, after every attempt; ``return_info`` returns (x, info). ``ode.solve`` has the same methods
+    with a step for every sample. k-diffusion has no ``max_calls``: where the next attempt would
+    take more calls of the model, the solve ends with a warning, and info has "status": "max_calls".
+    A model that answers differently when asked again, as with dropout in train mode, is refused, as
+    no tolerance is met then."""
     order = whole("order", order, 2, 3)
     samples("x", x)
     if x.is_meta or not bool(x.isfinite().all()):
         raise OdesolveError("x holds NaN or infinity, or no numbers at all: give finite noise")
-    rtol, atol, eta, s_noise = (level(k, v) for k, v in zip(SCALES, (rtol, atol, eta, s_noise), strict=True))
+    rtol, atol, eta, s_noise = (
+        level(k, v) for k, v in zip(SCALES, (rtol, atol, eta, s_noise), strict=True)
+    )
     if rtol == atol == 0.0:
         raise OdesolveError(
-            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=0.05"
+            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as "
+            "rtol=0.05"
         )
-    h_init, accept_safety = positive("h_init", h_init, "0.05"), real("accept_safety", accept_safety, WITHIN, 0.0, 1.0)
-    pcoeff, icoeff, dcoeff = (real(k, v) for k, v in zip(COEFFICIENTS, (pcoeff, icoeff, dcoeff), strict=True))
+    h_init = positive("h_init", h_init, "0.05")
+    accept_safety = real("accept_safety", accept_safety, WITHIN, 0.0, 1.0)
+    pcoeff, icoeff, dcoeff = (
+        real(k, v) for k, v in zip(COEFFICIENTS, (pcoeff, icoeff, dcoeff), strict=True)
+    )
     low, high = ends(sigma_min, sigma_max)
     if eta and high < low:
         raise OdesolveError(
-            f"eta={eta}: noise is drawn on the way to the data; give eta=0, or sigma_min below sigma_max"
+            f"eta={eta}: noise is drawn on the way to the data; give eta=0, or sigma_min below "
+            "sigma_max"
         )
-    control = Control(math.copysign(h_init, high - low), (pcoeff, icoeff, dcoeff), 1.5 if eta else order, accept_safety)
+    control = Control(
+        math.copysign(h_init, high - low),
+        (pcoeff, icoeff, dcoeff),
+        1.5 if eta else order,
+        accept_safety,
+    )
     extra_args = dict(extra_args or {})
     seed = seed_among(extra_args)
-    draw = noise_sampler or (default_noise_sampler(x, fresh_seed() if seed is None else seed) if eta else None)
+    draw = noise_sampler or (
+        default_noise_sampler(x, fresh_seed() if seed is None else seed) if eta else None
+    )
     warn_of_training(model, "the model", noise=False)
     steady = Steady(model, "the model")
     network = Model(steady, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
@@ -125,10 +160,17 @@ class Run:
         self.nodes = NODES[METHODS[self.order]]
 
     def solve(
-        self, s: float, end: float, control: Control, callback: Callable[[dict[str, Any]], Any] | None, tick
+        self,
+        s: float,
+        end: float,
+        control: Control,
+        callback: Callable[[dict[str, Any]], Any] | None,
+        tick,
     ) -> dict[str, Any]:
         """Attempts until the end or the last call; returns their counts, and how it ended."""
-        info, start, forward = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}, s, end > s
+        info = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
+        start = s
+        forward = end > s
         while (end - s if forward else s - end) > CLOSE:
             if info["nfe"] + self.order > self.max_calls:
                 return {**info, "status": "max_calls"}
@@ -145,9 +187,21 @@ class Run:
             info["nfe"] += self.order
             info["steps"] += 1
             if callback is not None:
-                sigma, clock = torch.tensor(math.exp(-s)), torch.tensor(s)
-                told = {"x": self.x.to(self.given.dtype), "i": info["steps"] - 1, "denoised": denoised, "error": error}
-                told |= {"sigma": sigma, "sigma_hat": sigma, "t": clock, "t_up": clock, "h": control.h}
+                sigma = torch.tensor(math.exp(-s))
+                clock = torch.tensor(s)
+                told = {
+                    "x": self.x.to(self.given.dtype),
+                    "i": info["steps"] - 1,
+                    "denoised": denoised,
+                    "error": error,
+                }
+                told |= {
+                    "sigma": sigma,
+                    "sigma_hat": sigma,
+                    "t": clock,
+                    "t_up": clock,
+                    "h": control.h,
+                }
                 callback({**told, **info})
             if tick is not None:
                 tick(100.0 * (s - start) / (end - start))
@@ -164,15 +218,20 @@ class Run:
     def _raised(self, x: Tensor, up: float, s: float, t: float) -> Tensor:
         if not up or self.draw is None:
             return x
-        return x + up * self.s_noise * self.draw(torch.tensor(math.exp(-s)), torch.tensor(math.exp(-t)))
+        return x + up * self.s_noise * self.draw(
+            torch.tensor(math.exp(-s)), torch.tensor(math.exp(-t))
+        )
 
     def _attempt(self, s: float, h: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The denoised state at s, and the candidates of the lower and the higher order after a step of length h."""
+        """The denoised state at s, and the candidates of the lower and the higher order after a
+        step of length h."""
         times = torch.tensor([s + r * h for r in (*self.nodes, 1.0)], dtype=torch.float64)
         levels = torch.exp(-times)
         rows = rows_of([(torch.ones(()), v) for v in levels], torch.tensor(h, dtype=torch.float64))
         weights = [torch.stack(row)[None] for row in rows]
-        noises, y, first = [], self.x, None
+        noises = []
+        y = self.x
+        first = None
         for k, sigma in enumerate(levels[:-1].tolist()):
             if k:
                 (y,) = combined([self.x, *noises], weights[k - 1], (0,))

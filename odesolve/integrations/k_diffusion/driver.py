@@ -35,7 +35,8 @@ from odesolve.solvers.registry import BOUNDS, LEVELS
 Callback = Callable[[dict[str, Any]], Any]
 Write = Callable[..., None]
 Extra = Mapping[str, Any] | None
-# k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows that one contains the other.
+# k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows that
+# one contains the other.
 WHOLE = ("dpmpp_sde",)
 
 
@@ -43,8 +44,8 @@ WHOLE = ("dpmpp_sde",)
 class Prepared:
     """A plan ready for this protocol.
 
-    ``begins`` has the step that a network call begins, ``intervals`` the times between which a stream of noise is drawn.
-    """
+    ``begins`` has the step that a network call begins, ``intervals`` the times between which a
+    stream of noise is drawn."""
 
     program: Program
     begins: Mapping[int, int]
@@ -72,17 +73,22 @@ def solve(
         model: model(x, sigma, **extra_args) -> denoised, sigma (B,) in the dtype of x.
         x: the state (B, ...); kept in float32 at least, and returned in its own dtype.
         sigmas: noise levels (n + 1,), read once. Fewer than two are no step: x is returned.
-        extra_args: keyword arguments of the model; "seed", where there is one, also decides the noise.
-        callback: called at the first evaluation of a step with x, i, sigma, sigma_hat and denoised there.
+        extra_args: keyword arguments of the model; "seed", where there is one, also decides the
+            noise.
+        callback: called at the first evaluation of a step with x, i, sigma, sigma_hat and denoised
+            there.
         disable: True for no progress bar, False for one, None for one on a terminal.
-        noise_sampler: noise of unit variance for a pair of levels, asked for after the evaluation it follows. By default it is
-            a function of the seed and the sample's place; with ``tree`` of one Brownian path, whatever the steps.
+        noise_sampler: noise of unit variance for a pair of levels, asked for after the evaluation
+            it follows. By default it is a function of the seed and the sample's place; with
+            ``tree`` of one Brownian path, whatever the steps.
         flow: levels are times of x_t = (1 - t) x0 + t eps.
         options: of the solver.
 
-    Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the model's output raise.
-    """
-    sigmas = sigmas if isinstance(sigmas, Tensor) else numbers("sigmas", sigmas, "noise levels (n + 1,)")
+    Raises OdesolveError for levels that are not strictly monotone, and whatever the solver and the
+    model's output raise."""
+    sigmas = (
+        sigmas if isinstance(sigmas, Tensor) else numbers("sigmas", sigmas, "noise levels (n + 1,)")
+    )
     if sigmas.dim() != 1 or not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
         given = f"x is {_form(x)}, sigmas are {_form(sigmas)}"
         raise OdesolveError(f"{given}: give floats (B, ...) and noise levels (n + 1,)")
@@ -101,16 +107,39 @@ def solve(
     source = "given" if noise_sampler is not None else "tree" if tree else "cells"
     chosen = tuple(sorted((name, kept(name, value)) for name, value in options.items()))
     ready = prepare(solver, chosen, levels, flow, wide != x.dtype, source)
-    return _run(ready, model, x, wide, (levels, sigmas), dict(extra_args or {}), callback, disable, noise_sampler)
+    return _run(
+        ready,
+        model,
+        x,
+        wide,
+        (levels, sigmas),
+        dict(extra_args or {}),
+        callback,
+        disable,
+        noise_sampler,
+    )
 
 
 @torch.no_grad()
-def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable, noise_sampler) -> Tensor:
-    program, plan = ready.program, ready.program.plan
+def _run(
+    ready: Prepared,
+    model,
+    x,
+    wide,
+    levels,
+    extra_args,
+    callback,
+    disable,
+    noise_sampler,
+) -> Tensor:
+    program = ready.program
+    plan = ready.program.plan
     warn_of_training(model, "the model")
     network = Model(model, plan.path, "data", dtype=x.dtype, cond=extra_args)
     # Wrappers multiply x by what they make of sigma, so it comes in the dtype of x.
-    times = torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
+    times = (
+        torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
+    )
     sigma_in = times[:, None].expand(-1, x.shape[0]).clone().unbind(0)
     draw = None if noise_sampler is None else Asked(noise_sampler, ready, *levels)
     seed = seed_among(extra_args)
@@ -121,7 +150,9 @@ def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable,
         cursor = begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw)
         while not cursor.done:
             call = cursor.call
-            outputs = network.evaluate(cursor.input, cursor.state, sigma_in[call.index], call.branches)
+            outputs = network.evaluate(
+                cursor.input, cursor.state, sigma_in[call.index], call.branches
+            )
             step = ready.begins.get(call.index)
             if callback is not None and step is not None:
                 callback(_told(cursor.input, step, call.t, outputs[0], *levels))
@@ -131,27 +162,47 @@ def _run(ready: Prepared, model, x, wide, levels, extra_args, callback, disable,
     return cursor.result.to(x.dtype)
 
 
-def _told(x: Tensor, step: int, t: float, denoised: Tensor, levels: tuple[float, ...], sigmas: Tensor) -> dict:
+def _told(
+    x: Tensor,
+    step: int,
+    t: float,
+    denoised: Tensor,
+    levels: tuple[float, ...],
+    sigmas: Tensor,
+) -> dict:
     sigma = sigmas[step]
     sigma_hat = sigma if t == levels[step] else sigmas.new_tensor(t)
     return {"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised}
 
 
 class Asked:
-    """A noise sampler as the source of a plan's streams: asked once for each, with the levels as the user has them."""
+    """A noise sampler as the source of a plan's streams: asked once for each, with the levels as
+    the user has them."""
 
-    def __init__(self, sampler: NoiseSampler, ready: Prepared, levels: tuple[float, ...], sigmas: Tensor):
-        self.sampler, self.ready, self.sigmas = sampler, ready, sigmas
+    def __init__(
+        self,
+        sampler: NoiseSampler,
+        ready: Prepared,
+        levels: tuple[float, ...],
+        sigmas: Tensor,
+    ):
+        self.sampler = sampler
+        self.ready = ready
+        self.sigmas = sigmas
         self.index = {t: i for i, t in enumerate(levels)}
         ops = [op for op in ready.program.ops if not isinstance(op, Call)]
-        self.left = Counter(s for op in ops for s in (op.streams if isinstance(op, Block) else (op.stream,)))
+        self.left = Counter(
+            s for op in ops for s in (op.streams if isinstance(op, Block) else (op.stream,))
+        )
         self.kept: dict[int, Any] = {}
 
     def __call__(self, stream: int) -> Any:
         if stream not in self.kept:
             if stream not in self.ready.intervals:
                 solver = self.ready.program.plan.solver
-                raise OdesolveError(f"{solver} needs more of a path than its increments: leave noise_sampler= out")
+                raise OdesolveError(
+                    f"{solver} needs more of a path than its increments: leave noise_sampler= out"
+                )
             self.kept[stream] = self.sampler(*map(self._level, self.ready.intervals[stream]))
         self.left[stream] -= 1
         return self.kept[stream] if self.left[stream] else self.kept.pop(stream)
@@ -161,12 +212,14 @@ class Asked:
 
 
 def level(name: str, given: Any) -> float:
-    """A number of at least 0, as all numbers among the options are. Raises OdesolveError for anything else."""
+    """A number of at least 0, as all numbers among the options are. Raises OdesolveError for
+    anything else."""
     return real(name, given, "a number of at least 0", 0.0, infinite=name in BOUNDS)
 
 
 def seed_among(extra_args: Mapping[str, Any]) -> int | None:
-    """The seed among a model's arguments, None where there is none, or one a sample, which belongs to a noise sampler."""
+    """The seed among a model's arguments, None where there is none, or one a sample, which belongs
+    to a noise sampler."""
     seed = extra_args.get("seed")
     several = isinstance(seed, list | tuple) or (isinstance(seed, Tensor) and seed.dim() > 0)
     return None if seed is None or several else seed_of(seed)
@@ -181,7 +234,8 @@ def prepare(
     cast: bool,
     source: str,
 ) -> Prepared:
-    """Plan and lower a solver on these levels; ``source`` of the noise is "cells", "tree" or "given"."""
+    """Plan and lower a solver on these levels; ``source`` of the noise is "cells", "tree" or
+    "given"."""
     path = path_of(levels, flow)
     times = grids.make(grids.Listed(values=levels), path, None)
     made = dict(options)
@@ -190,9 +244,11 @@ def prepare(
     if isinstance(solver, str):
         entry = REGISTRY.find(solver)
         entry.check_options(made)
-        name, write = entry.name, entry.write
+        name = entry.name
+        write = entry.write
     else:
-        name, write = solver.__name__, solver
+        name = solver.__name__
+        write = solver
     writer = Writer(path, times, name, source=noise)
     write(writer, **made)
     plan = writer.plan()
@@ -201,26 +257,33 @@ def prepare(
 
 
 def path_of(levels: tuple[float, ...], flow: bool) -> paths.Path:
-    """The path whose times these levels are: x0 + sigma eps with room above for noise that is added, or a flow's."""
+    """The path whose times these levels are: x0 + sigma eps with room above for noise that is
+    added, or a flow's."""
     if flow:
         return paths.Linear()
     positive = [s for s in levels if s > 0]
     if not positive or max(positive) == float("inf"):
-        raise OdesolveError(f"sigmas are {levels}: give finite noise levels with a positive one among them")
+        raise OdesolveError(
+            f"sigmas are {levels}: give finite noise levels with a positive one among them"
+        )
     return paths.EDM(sigma_max=2.0 * max(positive), sigma_min=min(positive))
 
 
 def _begins(plan: Plan) -> dict[int, int]:
     """The step that each network call begins, of the calls that begin one."""
     found: dict[int, int] = {}
-    calls, step, begun = 0, 0, -1
+    calls = 0
+    step = 0
+    begun = -1
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             if step > begun:
                 found[calls] = begun = step
             calls += 1
         else:
-            step += sum(map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output]))
+            step += sum(
+                map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output])
+            )
     return found
 
 

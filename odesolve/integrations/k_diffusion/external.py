@@ -1,7 +1,7 @@
 """Denoisers: networks that predict noise or v, wrapped so that model(x, sigma) is the denoised x.
 
-Scalings are taken in float32 at least, whatever the dtype of x; what the network gets is in the dtype of x.
-"""
+Scalings are taken in float32 at least, whatever the dtype of x; what the network gets is in the
+dtype of x."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from odesolve.integrations.k_diffusion.utils import append_dims, append_zero
 
 
 class _Denoiser(nn.Module):
-    """c_skip x + c_out net(c_in x, time) for x = x0 + sigma eps; every kind of network brings its own scalings and times."""
+    """c_skip x + c_out net(c_in x, time) for x = x0 + sigma eps; every kind of network brings its
+    own scalings and times."""
 
     sigma_data = 1.0
     inner_model: Any
@@ -31,7 +32,8 @@ class _Denoiser(nn.Module):
         return (self._output(input, scale, sigma, kwargs) * out + input * skip).to(input.dtype)
 
     def loss(self, input: Tensor, noise: Tensor, sigma: Tensor, **kwargs: Any) -> Tensor:
-        """Mean squared error (B,) of what the network predicts for data ``input`` with ``noise`` at levels (B,)."""
+        """Mean squared error (B,) of what the network predicts for data ``input`` with ``noise`` at
+        levels (B,)."""
         skip, out, scale = self._weights(sigma, input)
         noised = input + noise * append_dims(sigma, input.dim())
         target = self._target(input, noise, (input - skip * noised) / out)
@@ -63,7 +65,8 @@ def _v_scalings(sigma: Tensor, data: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class VDenoiser(_Denoiser):
-    """A network of v-prediction on the trigonometric path, its time atan(sigma) in units of a quarter turn."""
+    """A network of v-prediction on the trigonometric path, its time atan(sigma) in units of a
+    quarter turn."""
 
     def __init__(self, inner_model: Any):
         super().__init__()
@@ -81,7 +84,8 @@ class VDenoiser(_Denoiser):
 
 
 class DiscreteSchedule(nn.Module):
-    """Levels sigmas (n,), rising, of the training steps 0 to n - 1, interpolated in log sigma between them.
+    """Levels sigmas (n,), rising, of the training steps 0 to n - 1, interpolated in log sigma
+    between them.
 
     ``quantize`` gives the network whole numbers, the nearest steps.
     """
@@ -93,7 +97,8 @@ class DiscreteSchedule(nn.Module):
         super().__init__()
         if sigmas.dim() != 1 or len(sigmas) < 2:
             raise OdesolveError(
-                f"sigmas have shape {tuple(sigmas.shape)}: give the levels of two training steps or more"
+                f"sigmas have shape {tuple(sigmas.shape)}: give the levels of two training steps "
+                "or more"
             )
         self.register_buffer("sigmas", sigmas)
         self.register_buffer("log_sigmas", sigmas.log())
@@ -110,26 +115,37 @@ class DiscreteSchedule(nn.Module):
         return self.sigmas[-1]
 
     def get_sigmas(self, n: int | None = None) -> Tensor:
-        """n levels uniform in the training steps from the highest to the lowest, then 0; by default all of them."""
+        """n levels uniform in the training steps from the highest to the lowest, then 0; by default
+        all of them."""
         if n is None:
             return append_zero(self.sigmas.flip(0))
-        return append_zero(self.t_to_sigma(torch.linspace(len(self.sigmas) - 1, 0, n, device=self.sigmas.device)))
+        return append_zero(
+            self.t_to_sigma(torch.linspace(len(self.sigmas) - 1, 0, n, device=self.sigmas.device))
+        )
 
     def sigma_to_t(self, sigma: Tensor, quantize: bool | None = None) -> Tensor:
-        """The training step of these levels, of any shape: a number between whole ones, or int64 where they are quantized."""
+        """The training step of these levels, of any shape: a number between whole ones, or int64
+        where they are quantized."""
         logs = self.log_sigmas.to(torch.promote_types(sigma.dtype, self.log_sigmas.dtype))
         at = sigma.to(logs.dtype).log()
         below = (torch.searchsorted(logs, at, right=True) - 1).clamp(0, len(logs) - 2)
-        low, high = logs[below], logs[below + 1]
+        low = logs[below]
+        high = logs[below + 1]
         if self.quantize if quantize is None else quantize:
             return torch.where(at - low > high - at, below + 1, below)
         return below + ((at - low) / (high - low)).clamp(0, 1)
 
     def t_to_sigma(self, t: Tensor) -> Tensor:
         """The level at training steps of any shape, between whole ones too."""
-        t = t.to(torch.promote_types(t.dtype, torch.float32)) if t.is_floating_point() else t.float()
+        t = (
+            t.to(torch.promote_types(t.dtype, torch.float32))
+            if t.is_floating_point()
+            else t.float()
+        )
         part = t.frac()
-        return ((1 - part) * self.log_sigmas[t.floor().long()] + part * self.log_sigmas[t.ceil().long()]).exp()
+        return (
+            (1 - part) * self.log_sigmas[t.floor().long()] + part * self.log_sigmas[t.ceil().long()]
+        ).exp()
 
 
 class _Discrete(DiscreteSchedule, _Denoiser):
@@ -158,13 +174,19 @@ class DiscreteEpsDDPMDenoiser(_Discrete):
 
 
 class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
-    """A network of OpenAI's diffusion repositories, which may have learned variances in its second half of channels.
+    """A network of OpenAI's diffusion repositories, which may have learned variances in its second
+    half of channels.
 
     ``diffusion`` is what has ``alphas_cumprod``.
     """
 
     def __init__(
-        self, model: Any, diffusion: Any, quantize: bool = False, has_learned_sigmas: bool = True, device: Any = "cpu"
+        self,
+        model: Any,
+        diffusion: Any,
+        quantize: bool = False,
+        has_learned_sigmas: bool = True,
+        device: Any = "cpu",
     ):
         alphas = torch.as_tensor(diffusion.alphas_cumprod, dtype=torch.float32, device=device)
         super().__init__(model, alphas, quantize)
@@ -176,7 +198,8 @@ class OpenAIDenoiser(DiscreteEpsDDPMDenoiser):
 
 
 class CompVisDenoiser(DiscreteEpsDDPMDenoiser):
-    """A latent diffusion model of CompVis that predicts noise: it has ``apply_model`` and ``alphas_cumprod``."""
+    """A latent diffusion model of CompVis that predicts noise: it has ``apply_model`` and
+    ``alphas_cumprod``."""
 
     def __init__(self, model: Any, quantize: bool = False, device: Any = "cpu"):
         super().__init__(model, model.alphas_cumprod, quantize)

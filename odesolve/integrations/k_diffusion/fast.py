@@ -1,4 +1,5 @@
-"""DPM-Solver-fast: single steps of order 3 with one or two lower ones at the end, for a given number of evaluations."""
+"""DPM-Solver-fast: single steps of order 3 with one or two lower ones at the end, for a given
+number of evaluations."""
 
 from __future__ import annotations
 
@@ -22,23 +23,40 @@ from odesolve.solvers.stochastic import eta_split, towards_data
 
 @fits
 def sample_dpm_fast(
-    model, x, sigma_min, sigma_max, n, extra_args=None, callback=None, disable=None, eta=0.0, s_noise=1.0,
+    model,
+    x,
+    sigma_min,
+    sigma_max,
+    n,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    eta=0.0,
+    s_noise=1.0,
     noise_sampler=None,
-):  # fmt: skip
-    """DPM-Solver-fast with n evaluations from sigma_max to sigma_min (Lu et al. 2022a, section 3.4).
+):
+    """DPM-Solver-fast with n evaluations from sigma_max to sigma_min (Lu et al. 2022a, section
+    3.4).
 
-    Steps are uniform in log sigma. ``eta`` > 0 steps to a lower level and adds noise. The callback gets t = -log sigma as well.
-    """
+    Steps are uniform in log sigma. ``eta`` > 0 steps to a lower level and adds noise. The callback
+    gets t = -log sigma as well."""
     low, high = ends(sigma_min, sigma_max)
     if not is_whole(n, 1) or n > grids.MAX_STEPS:
-        raise OdesolveError(f"n={n!r}: give the number of evaluations, at least 1 and at most {grids.MAX_STEPS}")
-    n, eta = int(n), level("eta", eta)
+        raise OdesolveError(
+            f"n={n!r}: give the number of evaluations, at least 1 and at most {grids.MAX_STEPS}"
+        )
+    n = int(n)
+    eta = level("eta", eta)
     count = n // 3 + 1
     orders = (*[3] * (count - 2), 2, 1) if n % 3 == 0 else (*[3] * (count - 1), n % 3)
     t = torch.linspace(-math.log(high), -math.log(low), count + 1, dtype=torch.float64)
     sigmas = torch.exp(-t)
     sigmas[0], sigmas[-1] = high, low
-    told = None if callback is None else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
+    told = (
+        None
+        if callback is None
+        else lambda info: callback({**info, "t": t[info["i"]], "t_up": t[info["i"]]})
+    )
     options = {"orders": orders, "eta": level("eta", eta), "s_noise": level("s_noise", s_noise)}
     if not eta:
         noise_sampler = None
@@ -48,15 +66,22 @@ def sample_dpm_fast(
 def ends(sigma_min: float | Tensor, sigma_max: float | Tensor) -> tuple[float, float]:
     """Both ends of a solve in log sigma. Raises OdesolveError where one has no logarithm."""
     given = {"sigma_min": sigma_min, "sigma_max": sigma_max}
-    low, high = (real(k, v, "two different positive noise levels", 0.0, 1e30, above=0.0) for k, v in given.items())
+    low, high = (
+        real(k, v, "two different positive noise levels", 0.0, 1e30, above=0.0)
+        for k, v in given.items()
+    )
     if low == high:
-        raise OdesolveError(f"sigma_min={low}, sigma_max={high}: give two different positive noise levels")
+        raise OdesolveError(
+            f"sigma_min={low}, sigma_max={high}: give two different positive noise levels"
+        )
     return low, high
 
 
 def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) -> None:
-    """Steps of these orders; with ``eta`` to a lower level, not below the last one, and noise back up."""
-    x, exact = w.start, s_noise == 1.0
+    """Steps of these orders; with ``eta`` to a lower level, not below the last one, and noise back
+    up."""
+    x = w.start
+    exact = s_noise == 1.0
     if eta:
         towards_data(w)
     for (s, t), order, down in zip(w.steps, orders, _lower(w, eta), strict=True):
@@ -67,7 +92,10 @@ def dpm_fast(w: Writer, *, orders: tuple[int, ...], eta: float, s_noise: float) 
             added = math.sqrt((t.sigma - p.sigma) * (t.sigma + p.sigma)) * s_noise
             return w.step(t, w.stage(p, value, exact) + added * w.noise(s, t), exact)
 
-        inner = [w.path.point(float(w.path.t_of_lam(s.lam + r * (down.lam - s.lam)))) for r in _STAGES[order]]
+        inner = [
+            w.path.point(float(w.path.t_of_lam(s.lam + r * (down.lam - s.lam))))
+            for r in _STAGES[order]
+        ]
         if order == 1:
             x = land(down, noise_row(s, down, x, [(s, noise_of(s, x, w.data(x, s)))]))
         elif order == 2:

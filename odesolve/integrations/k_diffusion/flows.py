@@ -1,4 +1,5 @@
-"""Ancestral solvers of two evaluations for flows, with the lower level set in time as ComfyUI sets it."""
+"""Ancestral solvers of two evaluations for flows, with the lower level set in time as ComfyUI sets
+it."""
 
 from __future__ import annotations
 
@@ -14,18 +15,22 @@ NEAR = 0.9999  # the middle of a step from t = 1, where the log-SNR has none
 
 def dpmpp_2s_ancestral_rf(w: Writer, *, eta: float, s_noise: float) -> None:
     """DPM-Solver++(2S) steps to the lower level, then noise."""
-    x, exact = w.start, s_noise == 1.0
+    x = w.start
+    exact = s_noise == 1.0
     for (s, t), (down, split) in zip(w.steps, lower_in_time(w, eta), strict=True):
         data = w.data(x, s)
         if t.sigma > 0:
-            m = w.path.point(NEAR if math.isinf(s.lam) else float(w.path.t_of_lam(0.5 * (s.lam + down.lam))))
+            m = w.path.point(
+                NEAR if math.isinf(s.lam) else float(w.path.t_of_lam(0.5 * (s.lam + down.lam)))
+            )
             data = w.data(w.stage(m, first_order(s, m, x, data), exact), m)
         x = w.step(t, split_row(w, s, t, x, data, split, scale=s_noise), exact)
 
 
 def dpm2_ancestral_rf(w: Writer, *, eta: float, s_noise: float) -> None:
     """Midpoint steps in time to the lower level, the middle taken in log t, then noise."""
-    x, exact = w.start, s_noise == 1.0
+    x = w.start
+    exact = s_noise == 1.0
     for (s, t), (down, split) in zip(w.steps, lower_in_time(w, eta), strict=True):
         data = w.data(x, s)
         if t.sigma == 0:

@@ -6,7 +6,8 @@ from typing import Any
 
 
 def model_sampling(model: Any) -> Any:
-    """ComfyUI's description of the noise levels of the model that a sampler is called with; None elsewhere."""
+    """ComfyUI's description of the noise levels of the model that a sampler is called with; None
+    elsewhere."""
     inner = getattr(model, "inner_model", None)
     patcher = getattr(inner, "model_patcher", None)
     if patcher is not None:
@@ -15,7 +16,8 @@ def model_sampling(model: Any) -> Any:
 
 
 def is_flow(model: Any) -> bool:
-    """Whether levels are times of x_t = (1 - t) x0 + t eps, which ComfyUI calls CONST, instead of x0 + sigma eps."""
+    """Whether levels are times of x_t = (1 - t) x0 + t eps, which ComfyUI calls CONST, instead of
+    x0 + sigma eps."""
     return any(kind.__name__ == "CONST" for kind in type(model_sampling(model)).__mro__)
 
 

@@ -15,22 +15,34 @@ Weighting = Callable[[Tensor], Tensor]
 
 
 class Denoiser(_Denoiser):
-    """EDM's preconditioning of a network net(x, sigma) for data of deviation ``sigma_data`` (Karras et al. 2022, eq. 7).
+    """EDM's preconditioning of a network net(x, sigma) for data of deviation ``sigma_data`` (Karras
+    et al. 2022, eq. 7).
 
-    ``weighting`` of the loss is "karras" (the paper's), "snr", "soft-min-snr" or a function of sigma (B,).
-    Raises OdesolveError for another name, and for ``scales`` other than 1, a loss over frequencies that is not here.
-    """
+    ``weighting`` of the loss is "karras" (the paper's), "snr", "soft-min-snr" or a function of
+    sigma (B,).
+    Raises OdesolveError for another name, and for ``scales`` other than 1, a loss over frequencies
+    that is not here."""
 
     def __init__(
-        self, inner_model: Any, sigma_data: float = 1.0, weighting: str | Weighting = "karras", scales: int = 1
+        self,
+        inner_model: Any,
+        sigma_data: float = 1.0,
+        weighting: str | Weighting = "karras",
+        scales: int = 1,
     ):
         super().__init__()
-        self.inner_model, self.sigma_data = inner_model, sigma_data
+        self.inner_model = inner_model
+        self.sigma_data = sigma_data
         if scales != 1:
             raise OdesolveError(
-                f"scales={scales}: the loss is over pixels: give scales=1, or train with k-diffusion's own"
+                f"scales={scales}: the loss is over pixels: give scales=1, or train with "
+                "k-diffusion's own"
             )
-        kinds: dict[str, Weighting] = {"karras": torch.ones_like, "snr": self._snr, "soft-min-snr": self._soft_min_snr}
+        kinds: dict[str, Weighting] = {
+            "karras": torch.ones_like,
+            "snr": self._snr,
+            "soft-min-snr": self._soft_min_snr,
+        }
         if not callable(weighting) and weighting not in kinds:
             raise unknown("weighting", weighting, kinds)
         self.weighting = weighting if callable(weighting) else kinds[weighting]

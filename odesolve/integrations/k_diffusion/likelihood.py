@@ -31,20 +31,24 @@ def log_likelihood(
     seed: int | None = None,
     control: str | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Log-density (B,) in nats of x (B, ...) with noise of sigma_min, under N(0, sigma_max^2) at the other end.
+    """Log-density (B,) in nats of x (B, ...) with noise of sigma_min, under N(0, sigma_max^2) at
+    the other end.
 
-    Along the probability flow dx/dsigma = (x - denoised) / sigma (Song et al. 2021, eq. 39), which need not stay in the
-    coordinates that k-diffusion solves it in. The divergence is estimated by one Rademacher probe as there, or as ``trace``
-    and ``products`` say (see ``ode.log_prob``): "exact" has no noise. The solver may err by about atol + rtol n for n numbers
-    a sample, what these tolerances stand for in a density of n nats. ``control="batch"`` is for denoisers that read one sigma
-    for the whole batch, which are refused otherwise.
+    Along the probability flow dx/dsigma = (x - denoised) / sigma (Song et al. 2021, eq. 39), which
+    need not stay in the coordinates that k-diffusion solves it in. The divergence is estimated by
+    one Rademacher probe as there, or as ``trace`` and ``products`` say (see ``ode.log_prob``):
+    "exact" has no noise. The solver may err by about atol + rtol n for n numbers a sample, what
+    these tolerances stand for in a density of n nats. ``control="batch"`` is for denoisers that
+    read one sigma for the whole batch, which are refused otherwise.
 
-    Returns the values in the dtype of x (float32 at least), and a dictionary: "fevals" is the most network evaluations of a
-    sample, "log_prob" the ``LogProb`` with the errors of the probes and of the solver. Raises OdesolveError as
-    ``ode.log_prob`` does.
+    Returns the values in the dtype of x (float32 at least), and a dictionary: "fevals" is the most
+    network evaluations of a sample, "log_prob" the ``LogProb`` with the errors of the probes and of
+    the solver. Raises OdesolveError as ``ode.log_prob`` does.
     """
     low, high = ends(sigma_min, sigma_max)
-    network = Model(model, path_of((high, low), False), "data", dtype=x.dtype, cond=dict(extra_args or {}))
+    network = Model(
+        model, path_of((high, low), False), "data", dtype=x.dtype, cond=dict(extra_args or {})
+    )
     tol = atol + rtol * x.shape[1:].numel()
     options = {"trace": trace, "products": products, "seed": seed, "tol": tol, "control": control}
     found = log_prob(network, x, t=(low, high), **options)

@@ -1,4 +1,5 @@
-"""Noise samplers: functions of (sigma, sigma_next) that return noise of unit variance, as k-diffusion's solvers call them."""
+"""Noise samplers: functions of (sigma, sigma_next) that return noise of unit variance, as
+k-diffusion's solvers call them."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ DEPTH: Final = 36  # levels of the path: the last steps of a thousand are 1e-7 o
 
 @fits
 def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
-    """Independent noise of the shape of x at every call: torch.randn_like, or with a seed a function of seed, sample and call.
+    """Independent noise of the shape of x at every call: torch.randn_like, or with a seed a
+    function of seed, sample and call.
 
     Noise by seed belongs to the sample's place: the first of a batch of 8 gets what it gets alone.
     """
@@ -46,19 +48,22 @@ def drawn(x: Tensor, keys: Tensor, stream: int) -> Tensor:
 
 @fits
 class BrownianTreeNoiseSampler:
-    """Increments of one Brownian path a sample, in units of their deviation: steps of any size follow the same path.
+    """Increments of one Brownian path a sample, in units of their deviation: steps of any size
+    follow the same path.
 
-    A sample's path is a function of its seed, its place in the batch and the clock alone (``ode.BrownianPath``).
+    A sample's path is a function of its seed, its place in the batch and the clock alone
+    (``ode.BrownianPath``).
 
     Args:
         x: of whose shape, dtype and device the noise is.
         sigma_min, sigma_max: the ends of the interval that may be asked for.
-        seed: one for all, a list of one a sample (then the place in the batch does not count), or None for torch's generator.
+        seed: one for all, a list of one a sample (then the place in the batch does not count), or
+            None for torch's generator.
         transform: the clock of the path as a function of sigma.
         cpu: draw on the CPU, so that devices agree to the last bit; they do to rounding anyway.
 
-    Raises OdesolveError for a list of another length than the batch, and later for levels outside of the interval.
-    """
+    Raises OdesolveError for a list of another length than the batch, and later for levels outside
+    of the interval."""
 
     def __init__(
         self,
@@ -69,7 +74,8 @@ class BrownianTreeNoiseSampler:
         transform: Callable[[Tensor], Tensor] = lambda sigma: sigma,
         cpu: bool = False,
     ):
-        self.transform, self.like = transform, x.new_empty(0)
+        self.transform = transform
+        self.like = x.new_empty(0)
         ends = float(self._clock(sigma_min)), float(self._clock(sigma_max))
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         device = torch.device("cpu") if cpu else x.device
@@ -77,12 +83,17 @@ class BrownianTreeNoiseSampler:
         self.path = BrownianPath(x.shape, ends, one, dtype=wide, device=device, depth=DEPTH)
         if seed is not None and not isinstance(seed, int):
             if len(seed) != len(x):
-                raise OdesolveError(f"{len(seed)} seeds for a batch of {len(x)}: give one a sample, or one for all")
-            self.path = self.path.keyed(torch.cat([keys(signed(int(s)), torch.zeros(1)) for s in seed]).to(device))
+                raise OdesolveError(
+                    f"{len(seed)} seeds for a batch of {len(x)}: give one a sample, or one for all"
+                )
+            self.path = self.path.keyed(
+                torch.cat([keys(signed(int(s)), torch.zeros(1)) for s in seed]).to(device)
+            )
 
     def __call__(self, sigma: float | Tensor, sigma_next: float | Tensor) -> Tensor:
         """Noise (B, ...) of unit variance for the step from ``sigma`` to ``sigma_next``."""
-        s, t = self._clock(sigma), self._clock(sigma_next)
+        s = self._clock(sigma)
+        t = self._clock(sigma_next)
         w = self.path(s, t)
         assert isinstance(w, Tensor)
         return (w / (t - s).abs().sqrt().to(w.device)).to(self.like)

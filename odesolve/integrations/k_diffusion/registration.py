@@ -1,4 +1,5 @@
-"""Our solvers in the sampler module of a host program, found there by its own look-up ``sample_<name>``."""
+"""Our solvers in the sampler module of a host program, found there by its own look-up
+``sample_<name>``."""
 
 from __future__ import annotations
 
@@ -27,24 +28,33 @@ def register(
     """Put ``sample_<prefix><solver>`` into a host's sampler module, and the names into its lists.
 
     Args:
-        host: the module that the host looks its solvers up in, such as k_diffusion.sampling or comfy.k_diffusion.sampling.
+        host: the module that the host looks its solvers up in, such as k_diffusion.sampling or
+            comfy.k_diffusion.sampling.
         prefix: before the names of our solvers, so that none of the host's is hidden.
         names: of ``ode.solvers()``; by default all.
-        listed: where the host lists the names to choose from: a list, a module or class with KSAMPLER_NAMES, SAMPLER_NAMES or
-            SAMPLERS (in ComfyUI comfy.samplers), or several of these.
-        replace: also put our functions in the place of the host's own of the same name, such as sample_dpmpp_2m.
+        listed: where the host lists the names to choose from: a list, a module or class with
+            KSAMPLER_NAMES, SAMPLER_NAMES or SAMPLERS (in ComfyUI comfy.samplers), or several of
+            these.
+        replace: also put our functions in the place of the host's own of the same name, such as
+            sample_dpmpp_2m.
 
-    Returns the names that are registered now, without "sample_". Called again it changes nothing that is there already.
-    ``unregister(host)`` undoes all of it. Raises OdesolveError for a name that is no solver's.
-    """
+    Returns the names that are registered now, without "sample_". Called again it changes nothing
+    that is there already. ``unregister(host)`` undoes all of it. Raises OdesolveError for a name
+    that is no solver's."""
     if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
-        raise OdesolveError(f"names={short(names)}: give a list of names of ode.solvers(), or None for all")
+        raise OdesolveError(
+            f"names={short(names)}: give a list of names of ode.solvers(), or None for all"
+        )
     chosen = list(REGISTRY) if names is None else [REGISTRY.find(n).name for n in names]
     if not chosen and not replace:
         raise OdesolveError("names is empty: give names of ode.solvers(), or None for all")
     record = vars(host).setdefault(RECORD, SimpleNamespace(before={}, listed=[]))
     made = {f"{prefix}{n}": sampling.ode_sampler(n) for n in chosen}
-    own = [n.removeprefix("sample_") for n in vars(sampling) if n.startswith("sample_")] if replace else []
+    own = (
+        [n.removeprefix("sample_") for n in vars(sampling) if n.startswith("sample_")]
+        if replace
+        else []
+    )
     made |= {n: getattr(sampling, f"sample_{n}") for n in own if hasattr(host, f"sample_{n}")}
     for name, function in made.items():
         attribute = f"sample_{name}"
@@ -82,5 +92,7 @@ def _lists(listed: Any) -> list[list[str]]:
     else:
         found = [getattr(listed, n) for n in LISTS if isinstance(getattr(listed, n, None), list)]
         if not found:
-            raise OdesolveError(f"listed is {listed!r}: give a list of names, or what has one of {', '.join(LISTS)}")
+            raise OdesolveError(
+                f"listed is {listed!r}: give a list of names, or what has one of {', '.join(LISTS)}"
+            )
     return list({id(names): names for names in found}.values())

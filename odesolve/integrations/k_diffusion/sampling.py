@@ -1,11 +1,12 @@
 """k-diffusion's solvers by its names and signatures, run by our plans.
 
-``sample_<name>(model, x, sigmas, extra_args, callback, disable, ...)`` takes a denoiser model(x, sigma, **extra_args) and x
-= x0 + sigma eps at the first level. Deterministic ones are k-diffusion's to rounding, and so are the others with the same
-``noise_sampler``. ``sample_ode_<solver>`` runs any of ``ode.solvers()``.
+``sample_<name>(model, x, sigmas, extra_args, callback, disable, ...)`` takes a denoiser model(x,
+sigma, **extra_args) and x = x0 + sigma eps at the first level. Deterministic ones are k-diffusion's
+to rounding, and so are the others with the same ``noise_sampler``. ``sample_ode_<solver>`` runs any
+of ``ode.solvers()``.
 
-For ComfyUI's flow models (CONST) solvers that draw noise work on the flow's own path. The others need not know: a flow's
-equation in its time is dx/dsigma = (x - denoised) / sigma too.
+For ComfyUI's flow models (CONST) solvers that draw noise work on the flow's own path. The others
+need not know: a flow's equation in its time is dx/dsigma = (x - denoised) / sigma too.
 """
 
 from __future__ import annotations
@@ -118,13 +119,15 @@ __all__ = [
 
 @fits
 def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
-    """The slope dx/dsigma = (x - denoised) / sigma of the probability flow; sigma is a number or (B,)."""
+    """The slope dx/dsigma = (x - denoised) / sigma of the probability flow; sigma is a number or
+    (B,)."""
     return (x - denoised) / append_dims(sigma, x.dim())
 
 
 @fits
 def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tuple[Any, Any]:
-    """(sigma_down, sigma_up): the level to step down to, and the noise that leads from it back up to ``sigma_to``."""
+    """(sigma_down, sigma_up): the level to step down to, and the noise that leads from it back up
+    to ``sigma_to``."""
     if not eta:
         return sigma_to, 0.0
     kept = 1.0 - (sigma_to / sigma_from) ** 2
@@ -137,24 +140,53 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
 def ode_sampler(solver: str):
     """A solver, by any of its names, as a function of k-diffusion's form, ``sample_ode_<solver>``.
 
-    It takes the solver's options by name, and ``flow``: whether levels are times of x_t = (1 - t) x0 + t eps, which is found out
-    in ComfyUI. Those that draw noise take ``noise_sampler``, and ``tree`` for noise of one Brownian path.
+    It takes the solver's options by name, and ``flow``: whether levels are times of x_t = (1 - t)
+    x0 + t eps, which is found out in ComfyUI. Those that draw noise take ``noise_sampler``, and
+    ``tree`` for noise of one Brownian path.
     Raises OdesolveError for a solver that is not there.
     """
     label = parse_label(solver)  # whose schedule yields to the levels that are always given here
-    entry, written = REGISTRY.find(label.solver), label.options
+    entry = REGISTRY.find(label.solver)
+    written = label.options
 
-    def sample(model, x, sigmas, extra_args: Extra = None, callback: Callback | None = None, disable=None, **given):
+    def sample(
+        model,
+        x,
+        sigmas,
+        extra_args: Extra = None,
+        callback: Callback | None = None,
+        disable=None,
+        **given,
+    ):
         flow = given.pop("flow", None)
         given = {**written, **given}
-        return solve(entry.name, model, x, sigmas, extra_args, callback, disable, flow=_decided(flow, model), **given)
+        return solve(
+            entry.name,
+            model,
+            x,
+            sigmas,
+            extra_args,
+            callback,
+            disable,
+            flow=_decided(flow, model),
+            **given,
+        )
 
     more: dict[str, Any] = {"noise_sampler": None, "tree": False} if entry.stochastic else {}
-    named = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in more.items()]
-    named += [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in entry.options.items()]
+    named = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in more.items()
+    ]
+    named += [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v)
+        for n, v in entry.options.items()
+    ]
     named += [inspect.Parameter("flow", inspect.Parameter.KEYWORD_ONLY, default=None)]
     signature = inspect.signature(sample)
-    positional = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    positional = [
+        p
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
     sample.__signature__ = signature.replace(parameters=[*positional, *named])  # type: ignore[attr-defined]
     sample.__name__ = sample.__qualname__ = f"{PREFIX}{entry.name}"
     sample.__doc__ = f"{entry.summary}\n\n{entry.source}; order {entry.order}."

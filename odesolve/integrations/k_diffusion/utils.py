@@ -10,10 +10,13 @@ from odesolve.errors import OdesolveError
 
 
 def append_dims(x: Tensor, target_dims: int) -> Tensor:
-    """x with dimensions of size 1 appended until it has ``target_dims`` of them. Raises OdesolveError where it has more."""
+    """x with dimensions of size 1 appended until it has ``target_dims`` of them. Raises
+    OdesolveError where it has more."""
     missing = target_dims - x.dim()
     if missing < 0:
-        raise OdesolveError(f"x has {x.dim()} dimensions: give target_dims of at least as many, not {target_dims}")
+        raise OdesolveError(
+            f"x has {x.dim()} dimensions: give target_dims of at least as many, not {target_dims}"
+        )
     return x.reshape(*x.shape, *[1] * missing)
 
 

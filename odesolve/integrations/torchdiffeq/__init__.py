@@ -1,4 +1,5 @@
-"""torchdiffeq 0.2.5's functions, answered by this library: change the import, keep the calls (docs/from-torchdiffeq.md)."""
+"""torchdiffeq 0.2.5's functions, answered by this library: change the import, keep the calls
+(docs/from-torchdiffeq.md)."""
 
 from odesolve.integrations.torchdiffeq.adjoint import odeint_adjoint as odeint_adjoint
 from odesolve.integrations.torchdiffeq.errors import Failed as Failed

@@ -46,34 +46,39 @@ def odeint_adjoint(
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
-    """``odeint`` with gradients of the equation instead of the steps: of y0, t and parameters, in memory that no step adds to.
+    """``odeint`` with gradients of the equation instead of the steps: of y0, t and parameters, in
+    memory that no step adds to.
 
     Args:
-        func, y0, t, rtol, atol, method, options, event_fn: as of ``odeint``; func is a module, or adjoint_params are given.
-        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the way back; by default those of the way there.
-            adjoint_options may hold norm, of a tuple (time, y, its adjoint, parameters' adjoints); by default, and with
-            "seminorm", the error of the parameters does not count (Kidger, Chen and Lyons 2021).
+        func, y0, t, rtol, atol, method, options, event_fn: as of ``odeint``; func is a module, or
+            adjoint_params are given.
+        adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options: of the way back; by default
+            those of the way there. adjoint_options may hold norm, of a tuple (time, y, its adjoint,
+            parameters' adjoints); by default, and with "seminorm", the error of the parameters does
+            not count (Kidger, Chen and Lyons 2021).
         adjoint_params: tensors that get gradients besides y0 and t.
 
     Returns and raises what ``odeint`` does. The gradients cannot be differentiated again.
     """
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise Refused(
-            "func is no nn.Module: give the tensors that need gradients as adjoint_params, () if there are none"
+            "func is no nn.Module: give the tensors that need gradients as adjoint_params, () if "
+            "there are none"
         )
     named(method)
     adjoint_method = method if adjoint_method is None else adjoint_method
     if adjoint_method != method and options is not None and adjoint_options is None:
-        raise Refused("adjoint_method differs from method, so options do not fit it: give adjoint_options as well")
+        raise Refused(
+            "adjoint_method differs from method, so options do not fit it: give "
+            "adjoint_options as well"
+        )
     if adjoint_options is None:
         adjoint_options = {k: v for k, v in (options or {}).items() if k != "norm"}
     problem = Problem(func, y0, t, rtol, atol, method, options, event_fn)
     given = _parameters(func) if adjoint_params is None else adjoint_params
     params = tuple(p for p in given if p.requires_grad)
-    back_rtol, back_atol = (
-        rtol if adjoint_rtol is None else adjoint_rtol,
-        atol if adjoint_atol is None else adjoint_atol,
-    )
+    back_rtol = rtol if adjoint_rtol is None else adjoint_rtol
+    back_atol = atol if adjoint_atol is None else adjoint_atol
     if problem.options.pop("per_sample", False):
         more = {"rtol": float(back_rtol), "atol": float(back_atol), "solver": named(adjoint_method)}
         return by_sample(problem, "continuous", params=params, adjoint_options=more)
@@ -82,11 +87,13 @@ def odeint_adjoint(
 
 
 def _solve(problem: Problem, way: _Back, wanted: Wanted) -> Any:
-    t, times = problem.t, problem.t.detach().cpu().double().tolist()
+    t = problem.t
+    times = problem.t.detach().cpu().double().tolist()
     with torch.no_grad():
         outcome = problem.run()
     if problem.event_fn is not None:
-        t, times = torch.stack([t[0], met_at(outcome, t)]), [times[0], outcome.t]
+        t = torch.stack([t[0], met_at(outcome, t)])
+        times = [times[0], outcome.t]
     way.times = times
     timed = t.requires_grad
     mode = Continuous(lambda y0: outcome.y, way.slope, times, way.back, timed)
@@ -99,8 +106,17 @@ def _solve(problem: Problem, way: _Back, wanted: Wanted) -> Any:
 class _Back:
     """The way back over the intervals between the times."""
 
-    def __init__(self, problem: Problem, method: str | None, options: Mapping[str, Any], rtol: Any, atol: Any):
-        self.problem, self.method, self.times = problem, named(method), [0.0]
+    def __init__(
+        self,
+        problem: Problem,
+        method: str | None,
+        options: Mapping[str, Any],
+        rtol: Any,
+        atol: Any,
+    ):
+        self.problem = problem
+        self.method = named(method)
+        self.times = [0.0]
         self.options = known_options(self.method, options)
         self.options.pop("per_sample", None)
         self.options.pop("compact", None)
@@ -115,29 +131,59 @@ class _Back:
             ):
                 raise Refused(f"{name} has several values: give one number for the way back")
         expected = "a number such as 1e-7"
-        self.rtol, self.atol = real("adjoint_rtol", rtol, expected, 0.0), real("adjoint_atol", atol, expected, 0.0)
+        self.rtol = real("adjoint_rtol", rtol, expected, 0.0)
+        self.atol = real("adjoint_atol", atol, expected, 0.0)
 
     def slope(self, t: Tensor, y: Tensor, args: Arguments) -> Tensor:
         """f at times (1,) and a packed state."""
         return self.problem.drift(t.to(y.dtype).reshape(()), y, args)
 
-    def back(self, i: int, f: Callable[..., Any], state: tuple[Tensor, ...], share: float) -> Outcome:
-        """The adjoint equation over interval i, in reverse. ``share`` is that of y and its adjoint in the whole state."""
+    def back(
+        self,
+        i: int,
+        f: Callable[..., Any],
+        state: tuple[Tensor, ...],
+        share: float,
+    ) -> Outcome:
+        """The adjoint equation over interval i, in reverse. ``share`` is that of y and its adjoint
+        in the whole state."""
         t = torch.tensor([self.times[i + 1], self.times[i]], dtype=torch.float64)
         drift = Drift(f, state, (), False)
         norm = self._norm()
         scale = 1.0 if norm is not None else math.sqrt(share)
-        told = listeners(callbacks(self.method, self.problem.func, "_adjoint"), lambda y: self._opened(drift.open(y)))
-        system = System(drift, drift.packed(state), Clock(t), self.rtol * scale, self.atol * scale, norm, None, told)
+        told = listeners(
+            callbacks(self.method, self.problem.func, "_adjoint"),
+            lambda y: self._opened(drift.open(y)),
+        )
+        system = System(
+            drift,
+            drift.packed(state),
+            Clock(t),
+            self.rtol * scale,
+            self.atol * scale,
+            norm,
+            None,
+            told,
+        )
         given = t.to(self.problem.t.dtype)
-        outcome = engine.run(system, self.method, self.options, lambda make: make(f, state, given), given)
+        outcome = engine.run(
+            system, self.method, self.options, lambda make: make(f, state, given), given
+        )
         if not outcome.ok:
-            y, t_end = self.problem.form.open(self.problem.drift.open(outcome.last[0])), outcome.t
-            raise Failed(outcome.status, y, t_end, outcome.made, f"It was solving the adjoint equation. {outcome.why}")
+            y = self.problem.form.open(self.problem.drift.open(outcome.last[0]))
+            t_end = outcome.t
+            raise Failed(
+                outcome.status,
+                y,
+                t_end,
+                outcome.made,
+                f"It was solving the adjoint equation. {outcome.why}",
+            )
         return outcome
 
     def _norm(self) -> Callable[[Any], Any] | None:
-        given, of_state = self.norm, self.problem.norm
+        given = self.norm
+        of_state = self.problem.norm
         if callable(given):
             return lambda state: given(self._opened(state))
         if of_state is None:
@@ -145,7 +191,8 @@ class _Back:
         return lambda state: largest(*(of_state(self.problem.drift.open(y)) for y in state[:2]))
 
     def _opened(self, state: Any) -> tuple[Tensor, ...]:
-        """The state of the way back as torchdiffeq lays it out: time, y, its adjoint, parameters' adjoints."""
+        """The state of the way back as torchdiffeq lays it out: time, y, its adjoint, parameters'
+        adjoints."""
         y, a, *params = state
         pieces = [self.problem.opened(x) for x in (y, a)]
         flat = [x for piece in pieces for x in (piece if isinstance(piece, tuple) else (piece,))]

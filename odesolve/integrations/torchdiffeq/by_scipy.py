@@ -19,14 +19,17 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
         raise Refused("scipy_solver finds no events: take dopri5")
     if isinstance(system.rtol, torch.Tensor) or isinstance(system.atol, torch.Tensor):
         raise Refused("scipy_solver takes one rtol and one atol: give numbers")
-    start, times = system.y0.detach(), system.clock.times
+    start = system.y0.detach()
+    times = system.clock.times
 
     @torch.no_grad()
     def f(t: float, y: Any) -> Any:
         state = torch.as_tensor(y, dtype=start.dtype).to(start.device).view_as(start)
         return system.drift(moment(t, start), state).double().cpu().numpy().reshape(-1)
 
-    limits: dict[str, Any] = {k: float(options[k]) for k in ("min_step", "max_step") if options.get(k)}
+    limits: dict[str, Any] = {
+        k: float(options[k]) for k in ("min_step", "max_step") if options.get(k)
+    }
     found = solve_ivp(
         f,
         (times[0], times[-1]),
@@ -39,4 +42,6 @@ def solve_by_scipy(system: System, options: Mapping[str, Any]) -> Outcome:
     )
     y = torch.as_tensor(found.y.T).to(start.device, start.dtype).reshape(-1, *start.shape)
     status = "ok" if found.status == 0 else "min_step"
-    return Outcome(y, system.drift.open(y[-1]), float(found.t[-1]), status, len(found.t) - 1, found.message)
+    return Outcome(
+        y, system.drift.open(y[-1]), float(found.t[-1]), status, len(found.t) - 1, found.message
+    )

@@ -1,4 +1,5 @@
-"""A method with its options, run on a system: by the library's fused solves where they can do it, else by recorded ones."""
+"""A method with its options, run on a system: by the library's fused solves where they can do it,
+else by recorded ones."""
 
 from __future__ import annotations
 
@@ -24,9 +25,15 @@ from odesolve.ode.recorded.system import Listeners, Outcome, System
 from odesolve.ode.solution import solution
 
 
-def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Outcome:
-    """Solve a system. ``grid_of`` calls the user's grid_constructor with what the user calls func, y0 and t; ``t`` are the times
-    as they were given, whose type says how exact they are."""
+def run(
+    system: System,
+    method: str,
+    options: Mapping[str, Any],
+    grid_of: Callable[..., Tensor],
+    t: Tensor,
+) -> Outcome:
+    """Solve a system. ``grid_of`` calls the user's grid_constructor with what the user calls func,
+    y0 and t; ``t`` are the times as they were given, whose type says how exact they are."""
     if len(t) == 1:
         return Outcome(system.y0[None], system.drift.open(system.y0), system.clock.times[0], "ok")
     if method == SCIPY:
@@ -36,16 +43,25 @@ def run(system: System, method: str, options: Mapping[str, Any], grid_of: Callab
         if can_fuse(system, options):
             return _fused(system, method, options)
         return adaptive(system, method, options, dense=False).run(system)
-    grid = _step(system, options) if system.event is not None else _grid(system, options, grid_of, t)
+    grid = (
+        _step(system, options) if system.event is not None else _grid(system, options, grid_of, t)
+    )
     return Gridded(
-        stepper(method, options, system), grid, options.get("interp", "linear"), options.get("perturb", False)
+        stepper(method, options, system),
+        grid,
+        options.get("interp", "linear"),
+        options.get("perturb", False),
     ).run(system)
 
 
 def steering(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that adaptive solves share, in our names."""
-    first, longest = options.get("first_step"), float(options.get("max_step", math.inf))
-    factors = (float(options.get(name, x)) for name, x in (("safety", 0.9), ("dfactor", 0.2), ("ifactor", 10.0)))
+    first = options.get("first_step")
+    longest = float(options.get("max_step", math.inf))
+    factors = (
+        float(options.get(name, x))
+        for name, x in (("safety", 0.9), ("dfactor", 0.2), ("ifactor", 10.0))
+    )
     safety, least, most = factors
     return {
         "first_step": None if first is None else float(first),
@@ -68,9 +84,15 @@ def can_fuse(system: System, options: Mapping[str, Any]) -> bool:
 
 
 def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
-    times, limit = system.clock.times, attempts(options, len(system.clock.times) - 1)
+    times = system.clock.times
+    limit = attempts(options, len(system.clock.times) - 1)
     how = Controlled(
-        method, float(system.rtol), float(system.atol), max_steps=limit, progress=False, **steering(options)
+        method,
+        float(system.rtol),
+        float(system.atol),
+        max_steps=limit,
+        progress=False,
+        **steering(options),
     )
     details, y, _ = how.run(system.drift, times)
     found = solution(details, y, [])
@@ -87,7 +109,9 @@ def adaptive(system: System, method: str, options: Mapping[str, Any], dense: boo
     return Adaptive(
         PAIRS[method],
         min_step=float(options.get("min_step", 0.0)),
-        max_steps=attempts(options, len(system.clock.times) - 1, 2**31 - 1 if system.event is None else LONGEST),
+        max_steps=attempts(
+            options, len(system.clock.times) - 1, 2**31 - 1 if system.event is None else LONGEST
+        ),
         stops=marks["step_t"],
         jumps=marks["jump_t"],
         dense=dense,
@@ -112,9 +136,16 @@ def _step(system: System, options: Mapping[str, Any]) -> float:
     return system.clock.sign * float(options["step_size"])
 
 
-def _grid(system: System, options: Mapping[str, Any], grid_of: Callable[..., Tensor], t: Tensor) -> Tensor:
+def _grid(
+    system: System,
+    options: Mapping[str, Any],
+    grid_of: Callable[..., Tensor],
+    t: Tensor,
+) -> Tensor:
     """The points of the steps, float64, connected to t where it wants gradients."""
-    size, constructor, times = options.get("step_size"), options.get("grid_constructor"), system.clock.t
+    size = options.get("step_size")
+    constructor = options.get("grid_constructor")
+    times = system.clock.t
     if size is not None and constructor is not None:
         raise Refused("step_size and grid_constructor are both given: give one of them")
     if size is not None:
@@ -124,12 +155,17 @@ def _grid(system: System, options: Mapping[str, Any], grid_of: Callable[..., Ten
     grid = grid_of(constructor)
     if not isinstance(grid, Tensor) or grid.dim() != 1 or len(grid) < 2:
         raise Refused(
-            "grid_constructor returned no points: return a tensor (m,) from the first of the times to the last"
+            "grid_constructor returned no points: return a tensor (m,) from the first of the "
+            "times to the last"
         )
     grid = grid.cpu().double()
-    ends, expected = grid.detach()[[0, -1]].tolist(), [system.clock.times[0], system.clock.times[-1]]
+    ends = grid.detach()[[0, -1]].tolist()
+    expected = [system.clock.times[0], system.clock.times[-1]]
     steps = (grid[1:] - grid[:-1]) * system.clock.sign
-    if not torch.allclose(grid.new_tensor(ends), grid.new_tensor(expected), 1e-6, 1e-9) or not bool((steps > 0).all()):
-        raise Refused(f"grid_constructor returned points from {ends[0]} to {ends[1]}: return them in order of time, from "
+    if not torch.allclose(grid.new_tensor(ends), grid.new_tensor(expected), 1e-6, 1e-9) or not bool(
+        (steps > 0).all()
+    ):
+        raise Refused(f"grid_constructor returned points from {ends[0]} to {ends[1]}: return them "
+                      "in order of time, from "
                       f"{expected[0]} to {expected[1]}")  # fmt: skip
     return torch.cat([times[:1], grid[1:-1], times[-1:]])  # the ends exactly

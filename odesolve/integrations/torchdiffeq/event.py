@@ -26,9 +26,11 @@ def odeint_event(
     odeint_interface: Callable[..., Any] = odeint,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
-    """(time, states (2, ...) at t0 and at the event) of the first zero of an element of event_fn(t, y), connected to everything.
+    """(time, states (2, ...) at t0 and at the event) of the first zero of an element of event_fn(t,
+    y), connected to everything.
 
-    The time's gradient is that of the equation event_fn(t, y(t)) = 0, of parameters of event_fn too (Chen, Amos and Nickel 2021).
+    The time's gradient is that of the equation event_fn(t, y(t)) = 0, of parameters of event_fn too
+    (Chen, Amos and Nickel 2021).
 
     Args:
         func, y0: as of ``odeint``.

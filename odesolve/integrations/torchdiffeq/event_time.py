@@ -1,4 +1,5 @@
-"""The time of an event as a function of everything that the solution depends on (Chen, Amos and Nickel 2021)."""
+"""The time of an event as a function of everything that the solution depends on (Chen, Amos and
+Nickel 2021)."""
 
 from __future__ import annotations
 
@@ -20,16 +21,21 @@ def met_at(outcome: Outcome, t: Tensor) -> Tensor:
 
 
 def with_event_time(
-    func: Callable[..., Any], event_fn: Callable[..., Tensor], at: Tensor, states: Any
+    func: Callable[..., Any],
+    event_fn: Callable[..., Tensor],
+    at: Tensor,
+    states: Any,
 ) -> tuple[Tensor, Any]:
-    """(time, states (2, ...) at the start and at the event) with gradients of the equation event_fn(t, y(t)) = 0.
+    """(time, states (2, ...) at the start and at the event) with gradients of the equation
+    event_fn(t, y(t)) = 0.
 
-    ``states`` are connected to what they are made of at a fixed time, ``at``. Those gradients are not differentiated again.
-    """
+    ``states`` are connected to what they are made of at a fixed time, ``at``. Those gradients are
+    not differentiated again."""
     refuse("the solution", states)  # an event's time has no tangent
     if not torch.is_grad_enabled():
         return at, states
-    func, event_fn = shielded(func, "func"), shielded(event_fn, "event_fn")
+    func = shielded(func, "func")
+    event_fn = shielded(event_fn, "event_fn")
     is_tuple = isinstance(states, tuple)
     pieces = states if is_tuple else (states,)
     met = tuple(y[-1] for y in pieces)
@@ -38,23 +44,35 @@ def with_event_time(
         return at, states
     slopes = _slopes(func, at, met, is_tuple)
     rates = _rates(event_fn, at, met, slopes, is_tuple)
-    element = int((values.detach() / rates).abs().nan_to_num(torch.inf, torch.inf).argmin())  # the one that is met
+    # the one that is met
+    element = int((values.detach() / rates).abs().nan_to_num(torch.inf, torch.inf).argmin())
     moved = _Moved.apply(values[element], rates[element])
     ends = [y[-1] + (moved * s).to(y) for y, s in zip(pieces, slopes, strict=True)]
     joined = tuple(torch.cat([y[:-1], end[None]]) for y, end in zip(pieces, ends, strict=True))
     return at + moved.to(at), joined if is_tuple else joined[0]
 
 
-def _slopes(func: Callable[..., Any], t: Tensor, y: tuple[Tensor, ...], is_tuple: bool) -> list[Tensor]:
+def _slopes(
+    func: Callable[..., Any],
+    t: Tensor,
+    y: tuple[Tensor, ...],
+    is_tuple: bool,
+) -> list[Tensor]:
     """dy/dt at the event, connected to nothing; func may differentiate its y."""
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in y)
         found = func(t.to(y[0].real.dtype), leaves if is_tuple else leaves[0])
-    return [f.detach().reshape(x.shape) for f, x in zip(found if is_tuple else (found,), y, strict=True)]
+    return [
+        f.detach().reshape(x.shape) for f, x in zip(found if is_tuple else (found,), y, strict=True)
+    ]
 
 
 def _rates(
-    event_fn: Callable[..., Tensor], t: Tensor, y: tuple[Tensor, ...], slopes: list[Tensor], is_tuple: bool
+    event_fn: Callable[..., Tensor],
+    t: Tensor,
+    y: tuple[Tensor, ...],
+    slopes: list[Tensor],
+    is_tuple: bool,
 ) -> Tensor:
     """The derivatives (m,) of the event's numbers in time along the solution."""
     at, *states = (x.detach().requires_grad_() for x in (t.to(y[0].real.dtype), *y))
@@ -63,7 +81,11 @@ def _rates(
     rates = []
     for value in values.unbind():
         inputs = (at, *states)
-        found = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True) if value.requires_grad else ()
+        found = (
+            torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
+            if value.requires_grad
+            else ()
+        )
         pairs = zip((torch.ones_like(at), *slopes), found, strict=False)
         along = [(f * g.conj()).real.sum().to(value) for f, g in pairs if g is not None]
         rates.append(sum(along, torch.zeros_like(value)).detach())
@@ -71,7 +93,8 @@ def _rates(
 
 
 class _Moved(torch.autograd.Function):
-    """By how much an event moves in time, which is 0: its gradient is that of the time at which ``value`` is 0."""
+    """By how much an event moves in time, which is 0: its gradient is that of the time at which
+    ``value`` is 0."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rate: Tensor) -> Tensor:
@@ -83,7 +106,8 @@ class _Moved(torch.autograd.Function):
         value, rate = ctx.saved_tensors
         if float(rate) == 0.0:
             raise OdesolveError(
-                "event_fn does not change along the solution at its event, so the time has no gradient: give an event_fn that "
+                "event_fn does not change along the solution at its event, so the time has no "
+                "gradient: give an event_fn that "
                 "passes 0 with a slope, or time.detach()"
             )
         back = -grad / rate
@@ -91,7 +115,8 @@ class _Moved(torch.autograd.Function):
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated again; connected to ``value``, which depends on all that it depends on."""
+    """A gradient that cannot be differentiated again; connected to ``value``, which depends on all
+    that it depends on."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, value: Tensor) -> Tensor:
@@ -100,5 +125,6 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
         raise OdesolveError(
-            "the gradient of an event's time has no gradient of its own: differentiate once, or a difference of solves"
+            "the gradient of an event's time has no gradient of its own: differentiate once, or a "
+            "difference of solves"
         )

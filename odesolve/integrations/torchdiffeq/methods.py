@@ -31,7 +31,8 @@ BY_SCIPY = ("solver", "min_step", "max_step", "norm", "grid_points", "eps")
 
 
 def named(method: str | None) -> str:
-    """The method; dopri5 by default. Raises OdesolveError (a ValueError) for a name that is not known."""
+    """The method; dopri5 by default. Raises OdesolveError (a ValueError) for a name that is not
+    known."""
     if method is None:
         return "dopri5"
     if method not in METHODS:
@@ -40,14 +41,19 @@ def named(method: str | None) -> str:
 
 
 def known_options(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options without those that the method does not take, of which a warning tells, as torchdiffeq does."""
+    """The options without those that the method does not take, of which a warning tells, as
+    torchdiffeq does."""
     if method in PAIRS:
         takes = BY_TOLERANCE
     elif method == SCIPY:
         takes = BY_SCIPY
     else:
         more = (
-            ("max_order", "max_iters", "implicit") if method in ADAMS else ("max_iters",) if method in IMPLICIT else ()
+            ("max_order", "max_iters", "implicit")
+            if method in ADAMS
+            else ("max_iters",)
+            if method in IMPLICIT
+            else ()
         )
         takes = (*ON_GRID, *more)
     if not isinstance(options, Mapping | None):
@@ -89,8 +95,11 @@ def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:
     return Adams(order, implicit, int(options.get("max_iters", 4)), system.rtol, system.atol)
 
 
-def callbacks(method: str, func: Callable[..., Any], suffix: str = "") -> dict[str, Callable[..., Any]]:
-    """The callbacks that func carries, by their names in torchdiffeq; a warning tells of those that the method cannot call."""
+def callbacks(
+    method: str, func: Callable[..., Any], suffix: str = ""
+) -> dict[str, Callable[..., Any]]:
+    """The callbacks that func carries, by their names in torchdiffeq; a warning tells of those that
+    the method cannot call."""
     names = [f"callback_{moment}" for moment in ("step", "accept_step", "reject_step")]
     found = {name: call for name in names if callable(call := getattr(func, name + suffix, None))}
     can = set(names) if method in PAIRS else set() if method == SCIPY else {"callback_step"}

@@ -34,30 +34,36 @@ def odeint(
     options: dict[str, Any] | None = None,
     event_fn: Callable[[Tensor, Any], Tensor] | None = None,
 ) -> Any:
-    """Solve dy/dt = func(t, y), y(t[0]) = y0, as torchdiffeq.odeint does; gradients go through every step.
+    """Solve dy/dt = func(t, y), y(t[0]) = y0, as torchdiffeq.odeint does; gradients go through
+    every step.
 
     Args:
-        func: called with t, no dimensions and in the real type of y, and y in the form of y0; returns dy/dt. Its methods
-            callback_step, callback_accept_step and callback_reject_step(t0, y0, dt) are called where it has them.
-        y0: a tensor, or a tuple of tensors of any shapes, of a floating-point or complex type: one system, with one step for
-            all of it.
+        func: called with t, no dimensions and in the real type of y, and y in the form of y0;
+            returns dy/dt. Its methods callback_step, callback_accept_step and
+            callback_reject_step(t0, y0, dt) are called where it has them.
+        y0: a tensor, or a tuple of tensors of any shapes, of a floating-point or complex type: one
+            system, with one step for all of it.
         t: times (n,), rising or falling, kept in float64.
-        rtol, atol: tolerances; numbers, tensors like y0, or for a tuple one for each of its tensors. A step is accepted if the
-            norm of its error, divided by atol + rtol max(|y0|, |y1|), is at most 1.
-        method: dopri5 (default) or another adaptive pair, tsit5, dopri8, bosh3, fehlberg2, adaptive_heun; on a grid euler,
-            midpoint, heun2, heun3, rk4 (the 3/8 rule), explicit_adams, implicit_adams; implicit_euler, implicit_midpoint,
-            trapezoid, radauIIA3, radauIIA5, gl4, gl6, sdirk2, trbdf2; scipy_solver.
-        options: as in torchdiffeq. Besides, of adaptive methods, per_sample=True gives every sample of y0 (B, ...) steps of its
-            own; func gets times (B, 1, ..., 1) then, and the samples that are still running, unless compact=False.
-        event_fn: (t, y) -> tensor; the solve goes from t[0] in the direction of t[1] until an element of it changes its sign
-            or arrives at 0. All zeros within a step are looked for, as ``odesolve.Event`` says, and one that the solution
-            starts from does not count. The search ends after max_num_steps attempts, by default 10 000, or 20 000 steps of one
+        rtol, atol: tolerances; numbers, tensors like y0, or for a tuple one for each of its
+            tensors. A step is accepted if the norm of its error, divided by atol + rtol max(|y0|,
+            |y1|), is at most 1.
+        method: dopri5 (default) or another adaptive pair, tsit5, dopri8, bosh3, fehlberg2,
+            adaptive_heun; on a grid euler, midpoint, heun2, heun3, rk4 (the 3/8 rule),
+            explicit_adams, implicit_adams; implicit_euler, implicit_midpoint, trapezoid, radauIIA3,
+            radauIIA5, gl4, gl6, sdirk2, trbdf2; scipy_solver.
+        options: as in torchdiffeq. Besides, of adaptive methods, per_sample=True gives every sample
+            of y0 (B, ...) steps of its own; func gets times (B, 1, ..., 1) then, and the samples
+            that are still running, unless compact=False.
+        event_fn: (t, y) -> tensor; the solve goes from t[0] in the direction of t[1] until an
+            element of it changes its sign or arrives at 0. All zeros within a step are looked for,
+            as ``odesolve.Event`` says, and one that the solution starts from does not count. The
+            search ends after max_num_steps attempts, by default 10 000, or 20 000 steps of one
             size.
 
-    Returns the states (n, ...) in the form of y0; with event_fn the event's time and the states at t[0] and at the event, both
-    with gradients through that time.
-    Raises Refused (an OdesolveError) for arguments that cannot be used, Failed for a solve that does not arrive, with its status
-    and its last finite state.
+    Returns the states (n, ...) in the form of y0; with event_fn the event's time and the states at
+    t[0] and at the event, both with gradients through that time.
+    Raises Refused (an OdesolveError) for arguments that cannot be used, Failed for a solve that
+    does not arrive, with its status and its last finite state.
     """
     problem = Problem(func, y0, t, rtol, atol, method, options, event_fn)
     if problem.options.pop("per_sample", False):
@@ -65,7 +71,9 @@ def odeint(
     problem.options.pop("compact", None)
     outcome = problem.run()
     states = problem.opened(outcome.y)
-    return states if event_fn is None else with_event_time(func, event_fn, met_at(outcome, t), states)
+    return (
+        states if event_fn is None else with_event_time(func, event_fn, met_at(outcome, t), states)
+    )
 
 
 def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
@@ -74,9 +82,12 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     compact = bool(options.pop("compact", True))
     if problem.event_fn is not None or problem.own_norm is not None:
         raise Refused(
-            "per_sample takes no event_fn and no norm: use odesolve.solve, whose events are each sample's own"
+            "per_sample takes no event_fn and no norm: use odesolve.solve, whose events are each "
+            "sample's own"
         )
-    stops = [t for name in ("step_t", "jump_t") for t in engine.times_of(name, options.pop(name, None))]
+    stops = [
+        t for name in ("step_t", "jump_t") for t in engine.times_of(name, options.pop(name, None))
+    ]
     strange = sorted(set(options) - set(engine.STEERING))
     if strange:
         raise Refused(f"per_sample takes no {', '.join(strange)}: leave them out")
@@ -99,7 +110,11 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     if not found.ok:
         i = next(k for k, word in enumerate(found.status) if word != "ok")
         raise Failed(
-            found.status[i], problem.form.open(found.last), float(found.t[i]), int(found.steps[i]), f"Sample {i}"
+            found.status[i],
+            problem.form.open(found.last),
+            float(found.t[i]),
+            int(found.steps[i]),
+            f"Sample {i}",
         )
     return problem.form.open(found.y)
 
@@ -117,12 +132,15 @@ def odeint_dense(
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Callable[[Any], Any]:
-    """The solution between t0 and t1 as a function of time, for adaptive methods; arguments as of ``odeint``.
+    """The solution between t0 and t1 as a function of time, for adaptive methods; arguments as of
+    ``odeint``.
 
-    The function takes a time, or times (n,), and returns the state, or states (n, ...), with gradients through the steps.
-    """
+    The function takes a time, or times (n,), and returns the state, or states (n, ...), with
+    gradients through the steps."""
     wide = torch.float64 if not isinstance(t0, Tensor) else t0.dtype
-    t = torch.tensor([float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)], dtype=wide)
+    t = torch.tensor(
+        [float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)], dtype=wide
+    )
     problem = Problem(func, y0, t, rtol, atol, method, options)
     if problem.method not in PAIRS:
         raise Refused(f"odeint_dense knows no {problem.method}: take one of {', '.join(PAIRS)}")
@@ -130,7 +148,9 @@ def odeint_dense(
     solver = engine.adaptive(system, problem.method, problem.options, dense=True)
     outcome = solver.run(system)
     problem.check(outcome)
-    method_, sign, steps = Explicit(solver.pair, system, 0.0), system.clock.sign, outcome.steps
+    method_ = Explicit(solver.pair, system, 0.0)
+    sign = system.clock.sign
+    steps = outcome.steps
     begins = [sign * step.t0 for step in steps]
 
     def at(moments: Any) -> Any:
@@ -141,7 +161,10 @@ def odeint_dense(
         for moment in given.reshape(-1).unbind():
             value = float(moment)
             if not sign * system.clock.times[0] <= sign * value <= sign * system.clock.times[1]:
-                raise Refused(f"t is {value}: give times between {system.clock.times[0]} and {system.clock.times[1]}")
+                raise Refused(
+                    f"t is {value}: give times between {system.clock.times[0]} and "
+                    f"{system.clock.times[1]}"
+                )
             step: Step = steps[max(bisect.bisect_right(begins, sign * value) - 1, 0)]
             out.append(method_.between(step, ((moment - step.t0) / step.h).reshape(1)))
         states = torch.cat(out)

@@ -24,7 +24,8 @@ from odesolve.ode.times import check_resolved
 
 
 class Problem:
-    """A call of odeint in our terms. Raises ``Refused`` (an OdesolveError) for what cannot be used."""
+    """A call of odeint in our terms. Raises ``Refused`` (an OdesolveError) for what cannot be
+    used."""
 
     def __init__(
         self,
@@ -43,15 +44,28 @@ class Problem:
         if self.method in PAIRS and len(t) > 1:
             _check_resolved(t)
         refuse("t", t)  # steps are laid by its values
-        self.func, self.y0, self.t, self.form = func, y0, t, Form(y0)
-        self.rtol, self.atol = (self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol)))
+        self.func = func
+        self.y0 = y0
+        self.t = t
+        self.form = Form(y0)
+        self.rtol, self.atol = (
+            self.form.tolerance(n, v) for n, v in (("rtol", rtol), ("atol", atol))
+        )
         if not self.options.get("per_sample"):
             self.form.check_fits("rtol", rtol)
             self.form.check_fits("atol", atol)
-        zero = not isinstance(self.rtol, Tensor) and not isinstance(self.atol, Tensor) and self.rtol == self.atol == 0.0
+        zero = (
+            not isinstance(self.rtol, Tensor)
+            and not isinstance(self.atol, Tensor)
+            and self.rtol == self.atol == 0.0
+        )
         if self.method in PAIRS and zero:
-            raise Refused("rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as rtol=1e-7")
-        # torchdiffeq's steps of one size take a random function as it is; by tolerance it would never end.
+            raise Refused(
+                "rtol=0 and atol=0 leave a step no error at all: give one of them above "
+                "0, such as rtol=1e-7"
+            )
+        # torchdiffeq's steps of one size take a random function as it is; by tolerance it would
+        # never end.
         warn_of_training(func, "func", noise=self.method not in PAIRS)
         self.f = self.form.right_hand_side(Steady(func) if self.method in PAIRS else func)
         self.closed = self.form.close(y0)
@@ -63,7 +77,8 @@ class Problem:
         self.event_fn = None if event_fn is None else shielded(event_fn, "event_fn")
 
     def _norm(self, given: Any) -> Callable[[Any], Any] | None:
-        """The norm of a state in our form: by default, of a tuple, the largest root mean square of its tensors."""
+        """The norm of a state in our form: by default, of a tuple, the largest root mean square of
+        its tensors."""
         if given is not None:
             return lambda y: given(self.form.open(y))
         return largest_rms if self.form.is_tuple else None
@@ -92,15 +107,24 @@ class Problem:
         refuse("what event_fn returned", found)  # the search follows values alone
         if not isinstance(found, Tensor) or not found.is_floating_point() or not found.numel():
             what = (
-                f"a {found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                f"a {found.dtype} of shape {tuple(found.shape)}"
+                if isinstance(found, Tensor)
+                else type(found).__name__
             )
-            raise Refused(f"event_fn returned {what}: return a tensor of real numbers, which are 0 at the event")
+            raise Refused(
+                f"event_fn returned {what}: return a tensor of real numbers, which are "
+                "0 at the event"
+            )
         return found.reshape(-1)
 
     def run(self) -> Outcome:
         """The solve. Raises ``Failed`` where it does not arrive."""
         outcome = engine.run(
-            self.system(), self.method, self.options, lambda make: make(self.func, self.y0, self.t), self.t
+            self.system(),
+            self.method,
+            self.options,
+            lambda make: make(self.func, self.y0, self.t),
+            self.t,
         )
         self.check(outcome)
         return outcome
@@ -108,10 +132,14 @@ class Problem:
     def check(self, outcome: Outcome) -> None:
         """Raise ``Failed`` where a solve did not arrive."""
         if not outcome.ok:
-            raise Failed(outcome.status, self.form.open(outcome.last), outcome.t, outcome.made, outcome.why)
+            raise Failed(
+                outcome.status, self.form.open(outcome.last), outcome.t, outcome.made, outcome.why
+            )
 
 
-def listeners(found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor], Any]) -> Listeners:
+def listeners(
+    found: Mapping[str, Callable[..., Any]], opened: Callable[[Tensor], Any]
+) -> Listeners:
     """torchdiffeq's callbacks, which get the time and the step as float64 tensors."""
 
     def told(call: Callable[..., Any]) -> Callback:
@@ -130,15 +158,22 @@ def largest_rms(pieces: Any) -> Tensor:
 
 def _check_times(t: Any, event: bool) -> None:
     if not isinstance(t, Tensor) or not t.is_floating_point() or t.dim() != 1 or not len(t):
-        what = f"a {t.dtype} tensor of shape {tuple(t.shape)}" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+        what = (
+            f"a {t.dtype} tensor of shape {tuple(t.shape)}"
+            if isinstance(t, Tensor)
+            else f"a {type(t).__name__}"
+        )
         raise Refused(
-            f"t is {what}: give the times as one floating-point tensor (n,), such as torch.tensor([0.0, 1.0])"
+            f"t is {what}: give the times as one floating-point tensor (n,), such as "
+            "torch.tensor([0.0, 1.0])"
         )
     steps = t.detach().diff()
     if not bool((steps > 0).all() or (steps < 0).all()) or not bool(t.detach().isfinite().all()):
         raise Refused(f"t is {t.tolist()}: give times that rise or fall")
     if event and len(t) != 2:
-        raise Refused(f"t has {len(t)} times: with event_fn give two, where to start and in which direction")
+        raise Refused(
+            f"t has {len(t)} times: with event_fn give two, where to start and in which direction"
+        )
 
 
 def _check_resolved(t: Tensor) -> None:

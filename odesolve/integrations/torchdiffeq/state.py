@@ -1,4 +1,5 @@
-"""The forms of a state: the user's tensor or tuple of any type, and the real float32 or float64 tensors that are solved."""
+"""The forms of a state: the user's tensor or tuple of any type, and the real float32 or float64
+tensors that are solved."""
 
 from __future__ import annotations
 
@@ -27,8 +28,8 @@ def _refuse_loose(y: Tensor) -> None:
 class Form:
     """What y0 looks like, and how to get there and back.
 
-    Pieces of a tuple share their widest type. Complex numbers are pairs of real ones; float16 and bfloat16 are kept in float32
-    between calls of f, which sees its own type.
+    Pieces of a tuple share their widest type. Complex numbers are pairs of real ones; float16 and
+    bfloat16 are kept in float32 between calls of f, which sees its own type.
     """
 
     def __init__(self, y0: Any):
@@ -44,7 +45,8 @@ class Form:
         self.real = self.dtype.to_real() if self.is_complex else self.dtype
         if not self.real.is_floating_point or any(not y.numel() for y in pieces):
             raise Refused(
-                f"y0 has type {self.dtype} and shapes {[tuple(s) for s in self.shapes]}: give floating-point numbers"
+                f"y0 has type {self.dtype} and shapes {[tuple(s) for s in self.shapes]}: give "
+                "floating-point numbers"
             )
         self.work = torch.float32 if self.real in HALVES else self.real
         self.is_plain = not self.is_tuple and self.dtype == self.work
@@ -56,14 +58,25 @@ class Form:
         if not self.is_tuple:
             return self._close(y)
         if len(y := tuple(y)) != len(self.shapes):
-            raise Refused(f"func returned {len(y)} tensors for a state of {len(self.shapes)}: return one for each")
-        shaped = [p.reshape(s) if p.numel() == s.numel() else p for p, s in zip(y, self.shapes, strict=True)]
+            raise Refused(
+                f"func returned {len(y)} tensors for a state of {len(self.shapes)}: "
+                "return one for each"
+            )
+        shaped = [
+            p.reshape(s) if p.numel() == s.numel() else p
+            for p, s in zip(y, self.shapes, strict=True)
+        ]
         return tuple(map(self._close, shaped))
 
     def _close(self, y: Tensor) -> Tensor:
         if self.is_complex:
             return pairs(y.to(self.dtype))
-        return converted(y, self.work, "func's result", "give y0 as complex numbers, or let func return real ones")
+        return converted(
+            y,
+            self.work,
+            "func's result",
+            "give y0 as complex numbers, or let func return real ones",
+        )
 
     def open(self, y: Any) -> Any:
         """The user's form of a state in ours; dimensions before those of the state are kept."""
@@ -84,10 +97,13 @@ class Form:
         """A tolerance as a number, or one for every number of the state as it is laid out."""
         if isinstance(value, Tensor) and value.requires_grad:
             raise Refused(f"{name} requires gradients: give {name}.detach()")
-        if self.is_tuple and (isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.dim())):
+        if self.is_tuple and (
+            isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.dim())
+        ):
             if len(value) != len(self.shapes):
                 raise Refused(
-                    f"{name} has {len(value)} entries for a state of {len(self.shapes)} tensors: give one for each"
+                    f"{name} has {len(value)} entries for a state of {len(self.shapes)} tensors: "
+                    "give one for each"
                 )
             wide = [torch.as_tensor(v, dtype=torch.float64) for v in value]
             flat = [v.reshape(-1).expand(s.numel()) for v, s in zip(wide, self.shapes, strict=True)]

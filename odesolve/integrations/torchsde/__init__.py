@@ -1,4 +1,5 @@
-"""The calls of torchsde: ``from odesolve.integrations import torchsde`` in place of ``import torchsde``."""
+"""The calls of torchsde: ``from odesolve.integrations import torchsde`` in place of
+``import torchsde``."""
 
 from odesolve.integrations.torchsde.base import BaseSDE, SDEIto, SDEStratonovich
 from odesolve.integrations.torchsde.brownian import (

@@ -13,7 +13,8 @@ CALCULI = ("ito", "stratonovich")
 
 @fits
 class BaseSDE(nn.Module):
-    """A module with ``noise_type`` ("diagonal", "scalar", "additive", "general") and ``sde_type`` ("ito", "stratonovich").
+    """A module with ``noise_type`` ("diagonal", "scalar", "additive", "general") and ``sde_type``
+    ("ito", "stratonovich").
 
     Raises OdesolveError for others.
     """
@@ -21,7 +22,8 @@ class BaseSDE(nn.Module):
     def __init__(self, noise_type: str, sde_type: str):
         super().__init__()
         check_types(noise_type, sde_type)
-        self.noise_type, self.sde_type = noise_type, sde_type
+        self.noise_type = noise_type
+        self.sde_type = sde_type
 
 
 @fits

@@ -1,4 +1,5 @@
-"""torchsde's Brownian motions, on the library's Brownian tree: values do not depend on what was asked before."""
+"""torchsde's Brownian motions, on the library's Brownian tree: values do not depend on what was
+asked before."""
 
 from __future__ import annotations
 
@@ -31,14 +32,21 @@ Scalar = float | Tensor
 
 @fits
 class BaseBrownian:
-    """What sdeint takes as a Brownian motion: called as bm(ta, tb), with a ``shape`` (B, m) and ``levy_area_approximation``."""
+    """What sdeint takes as a Brownian motion: called as bm(ta, tb), with a ``shape`` (B, m) and
+    ``levy_area_approximation``."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
     levy_area_approximation: str
 
-    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+    def __call__(
+        self,
+        ta: Scalar,
+        tb: Scalar | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
         """The increment over [ta, tb]; a class of one's own says it."""
         raise NotImplementedError
 
@@ -51,13 +59,17 @@ class BrownianInterval(BaseBrownian):
     """A Brownian motion on [t0, t1]: ``bm(ta, tb)`` is its increment, ``size``.
 
     Args:
-        t0, t1: the interval. Times outside of it are moved to its end, with a warning unless rounding explains them.
+        t0, t1: the interval. Times outside of it are moved to its end, with a warning unless
+            rounding explains them.
         size: of an increment, (B, ..., m); () and (B,) are motions in one dimension.
-        dtype, device: of the increments; by default torch's type and the CPU. Complex ones are circularly symmetric, E |W|^2 = t.
-        entropy: the path is a function of it alone, and of the sample's place in the batch; torch's generator gives one.
+        dtype, device: of the increments; by default torch's type and the CPU. Complex ones are
+            circularly symmetric, E |W|^2 = t.
+        entropy: the path is a function of it alone, and of the sample's place in the batch; torch's
+            generator gives one.
         tol: to which times are resolved; 2^-32 of the interval by default.
-        levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or "foster": also A, Levy areas
-            of the last dimension, drawn given both. They belong to an interval: the two of its halves do not tell its own.
+        levy_area_approximation: "none"; "space-time": also U, the integral of W - W(ta); "davie" or
+            "foster": also A, Levy areas of the last dimension, drawn given both. They belong to an
+            interval: the two of its halves do not tell its own.
         W, H: the increment over [t0, t1], and its space-time area, where they are known.
         dt, pool_size, cache_size, halfway_tree: without effect.
 
@@ -87,16 +99,17 @@ class BrownianInterval(BaseBrownian):
         self.shape, self.dtype, self.device = _kind(size, dtype, device, W=W, H=H)
         self.levy_area_approximation = levy_area_approximation
         if self.dtype.is_complex and levy_area_approximation in ("davie", "foster"):
-            raise OdesolveError("complex motions have no Levy areas of pairs: give a real dtype, or 'space-time'")
+            raise OdesolveError(
+                "complex motions have no Levy areas of pairs: give a real dtype, or 'space-time'"
+            )
         self.entropy = fresh_seed() if entropy is None else seed_of(entropy, "entropy")
-        self.dt, self.tol, self.pool_size, self.cache_size, self.halfway_tree = (
-            dt,
-            _number("tol", tol),
-            pool_size,
-            cache_size,
-            halfway_tree,
-        )
-        self._start, self._end = _number("t0", t0), _number("t1", t1)
+        self.dt = dt
+        self.tol = _number("tol", tol)
+        self.pool_size = pool_size
+        self.cache_size = cache_size
+        self.halfway_tree = halfway_tree
+        self._start = _number("t0", t0)
+        self._end = _number("t1", t1)
         _check_unused(dt, self.tol, halfway_tree)
         real = real_type(self.dtype)
         wide = real if real in (torch.float32, torch.float64) else torch.float32
@@ -111,13 +124,22 @@ class BrownianInterval(BaseBrownian):
         )
         self._given = W, H
 
-    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
-        """The increment W over [ta, tb], of one time from t0 to it; with return_U and return_A also U and A, as (W, U, A)."""
+    def __call__(
+        self,
+        ta: Scalar,
+        tb: Scalar | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
+        """The increment W over [ta, tb], of one time from t0 to it; with return_U and return_A also
+        U and A, as (W, U, A)."""
         a, b = (self._start, float(ta)) if tb is None else (float(ta), float(tb))
-        a, b = self._inside(a), self._inside(b)
+        a = self._inside(a)
+        b = self._inside(b)
         if a > b:
             raise OdesolveError(
-                f"bm is asked from ta={a:g} to tb={b:g}: give ta <= tb, an increment back is -bm(tb, ta)"
+                f"bm is asked from ta={a:g} to tb={b:g}: give ta <= tb, an increment back is "
+                "-bm(tb, ta)"
             )
         w, h = self._bent(a, b, *self._drawn(a, b))
         out: list[Tensor | None] = [w]
@@ -135,7 +157,8 @@ class BrownianInterval(BaseBrownian):
         return min(max(t, self._start), self._end)
 
     def _drawn(self, a: float, b: float) -> tuple[Tensor, Any]:
-        """Increment and area of the path that nothing is known of; of complex ones both parts have half the variance."""
+        """Increment and area of the path that nothing is known of; of complex ones both parts have
+        half the variance."""
         areas = self.levy_area_approximation != "none"
         drawn: Any = self._path(a, b, area=True) if areas else (self._path(a, b), None)
         if not self.dtype.is_complex:
@@ -144,16 +167,19 @@ class BrownianInterval(BaseBrownian):
         return numbers(0.5**0.5 * w), None if h is None else numbers(0.5**0.5 * h)
 
     def _bent(self, a: float, b: float, w: Any, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Increment and area of the path that has the given ones over [t0, t1]: the rest is independent of them."""
+        """Increment and area of the path that has the given ones over [t0, t1]: the rest is
+        independent of them."""
         W, H = self._given
         ticks = 2**self._path.tree.depth  # to which the path moves times
         first, last = (round((t - self._start) / (self._end - self._start) * ticks) for t in (a, b))
-        share, place = (last - first) / ticks, (first + last) / ticks
+        share = (last - first) / ticks
+        place = (first + last) / ticks
         if W is not None:
             w = w + share * (W.to(w.dtype) - self._drawn(self._start, self._end)[0])
         if H is not None and h is not None:
             more = H.to(w.dtype) - self._drawn(self._start, self._end)[1]
-            w, h = w + 6 * share * (1 - place) * more, h + share**2 * more
+            w = w + 6 * share * (1 - place) * more
+            h = h + share**2 * more
         shape = self.shape
         return w.reshape(shape), None if h is None else h.reshape(shape)
 
@@ -168,8 +194,10 @@ class BrownianInterval(BaseBrownian):
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}(t0={self._start:.3f}, t1={self._end:.3f}, size={self.shape}, dtype={self.dtype}, "
-            f"device={self.device!r}, entropy={self.entropy}, levy_area_approximation={self.levy_area_approximation!r})"
+            f"{type(self).__name__}(t0={self._start:.3f}, t1={self._end:.3f}, size={self.shape}, "
+            f"dtype={self.dtype}, "
+            f"device={self.device!r}, entropy={self.entropy}, "
+            f"levy_area_approximation={self.levy_area_approximation!r})"
         )
 
 
@@ -177,11 +205,20 @@ class _Shifted(BaseBrownian):
     """An interval whose values at single times begin at w0."""
 
     def __init__(self, w0: Tensor, interval: BrownianInterval):
-        self._w0, self._interval = w0, interval
-        self.shape, self.dtype, self.device = interval.shape, interval.dtype, interval.device
+        self._w0 = w0
+        self._interval = interval
+        self.shape = interval.shape
+        self.dtype = interval.dtype
+        self.device = interval.device
         self.levy_area_approximation = interval.levy_area_approximation
 
-    def __call__(self, t: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+    def __call__(
+        self,
+        t: Scalar,
+        tb: Scalar | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
         """The increment over [t, tb], or of one time the value there."""
         out = self._interval(t, tb, return_U, return_A)
         return out + self._w0 if tb is None and not (return_U or return_A) else out
@@ -202,8 +239,8 @@ class BrownianPath(_Shifted):
 class BrownianTree(_Shifted):
     """A Brownian motion on [t0, t1] from w0, to w1 where it is given; t1 is t0 + 1 by default.
 
-    The path is a function of ``entropy`` alone, resolved to times of length ``tol``; the other arguments have no effect.
-    """
+    The path is a function of ``entropy`` alone, resolved to times of length ``tol``; the other
+    arguments have no effect."""
 
     def __init__(
         self,
@@ -224,14 +261,23 @@ class BrownianTree(_Shifted):
 
 @fits
 class ReverseBrownian(BaseBrownian):
-    """A Brownian motion seen in -t: over [ta, tb] it has the increment of the other over [-tb, -ta]."""
+    """A Brownian motion seen in -t: over [ta, tb] it has the increment of the other over [-tb,
+    -ta]."""
 
     def __init__(self, base_brownian: Any):
         self.base_brownian = base_brownian
-        self.shape, self.dtype, self.device = base_brownian.shape, base_brownian.dtype, base_brownian.device
+        self.shape = base_brownian.shape
+        self.dtype = base_brownian.dtype
+        self.device = base_brownian.device
         self.levy_area_approximation = base_brownian.levy_area_approximation
 
-    def __call__(self, ta: Scalar, tb: Scalar | None = None, return_U: bool = False, return_A: bool = False) -> Any:
+    def __call__(
+        self,
+        ta: Scalar,
+        tb: Scalar | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
         """The increment of the other over [-tb, -ta]."""
         if tb is None:
             raise OdesolveError("a reversed motion has no first time: give ta and tb")
@@ -253,16 +299,26 @@ def brownian_interval_like(
 ) -> BrownianInterval:
     """A ``BrownianInterval`` of the shape, type and device of a tensor."""
     return BrownianInterval(
-        t0, t1, y.shape if size is None else size, y.dtype if dtype is None else dtype, device or y.device, **kwargs
+        t0,
+        t1,
+        y.shape if size is None else size,
+        y.dtype if dtype is None else dtype,
+        device or y.device,
+        **kwargs,
     )
 
 
 def _kind(
-    size: Sequence[int] | None, dtype: torch.dtype | None, device: torch.device | str | None, **given: Tensor | None
+    size: Sequence[int] | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    **given: Tensor | None,
 ) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
     for name, x in given.items():
         if x is not None and not (isinstance(x, Tensor) and real_type(x.dtype).is_floating_point):
-            raise OdesolveError(f"{name} is {x!r}: give a floating-point tensor of the shape of an increment")
+            raise OdesolveError(
+                f"{name} is {x!r}: give a floating-point tensor of the shape of an increment"
+            )
     tensors = [x for x in given.values() if x is not None]
     if size is None and not tensors:
         raise OdesolveError("size is missing: give that of an increment, such as size=(16, 2)")
@@ -271,12 +327,15 @@ def _kind(
     shape = tuple(tensors[0].shape if size is None else size)
     kind = tensors[0].dtype if dtype is None and tensors else dtype or torch.get_default_dtype()
     if not real_type(kind).is_floating_point:
-        raise OdesolveError(f"dtype={kind}: increments are floating-point numbers, such as torch.float64")
+        raise OdesolveError(
+            f"dtype={kind}: increments are floating-point numbers, such as torch.float64"
+        )
     where = torch.device(tensors[0].device if device is None and tensors else device or "cpu")
     for x in tensors:
         if (tuple(x.shape), x.dtype, x.device.type) != (shape, kind, where.type):
             raise OdesolveError(
-                f"W or H has shape {tuple(x.shape)}, {x.dtype} on {x.device}: give both {shape}, {kind} on {where}"
+                f"W or H has shape {tuple(x.shape)}, {x.dtype} on {x.device}: give both {shape}, "
+                f"{kind} on {where}"
             )
     return shape, kind, where
 
@@ -292,7 +351,9 @@ def _check_unused(dt: Scalar | None, tol: float, halfway_tree: bool) -> None:
     if dt is not None:
         _number("dt", dt)
     if halfway_tree and (tol <= 0.0 or dt is not None):
-        raise OdesolveError(f"halfway_tree=True with tol={tol:g} and dt={dt}: give a positive tol and no dt")
+        raise OdesolveError(
+            f"halfway_tree=True with tol={tol:g} and dt={dt}: give a positive tol and no dt"
+        )
 
 
 def _ends(start: float, end: float) -> tuple[float, float]:
@@ -304,7 +365,13 @@ def _ends(start: float, end: float) -> tuple[float, float]:
 def _depth(length: float, tol: float) -> int:
     if tol < 0.0:
         raise OdesolveError(f"tol={tol:g}: give a positive number, or 0")
-    return FINEST if tol == 0.0 else min(max(math.ceil(math.log2(length / tol)), 1), FINEST) if tol < length else 1
+    return (
+        FINEST
+        if tol == 0.0
+        else min(max(math.ceil(math.log2(length / tol)), 1), FINEST)
+        if tol < length
+        else 1
+    )
 
 
 def _stream(a: float, b: float) -> int:

@@ -1,4 +1,5 @@
-"""An equation in torchsde's form, as the steps of the library call it: states flat (B, D), in operations autograd records."""
+"""An equation in torchsde's form, as the steps of the library call it: states flat (B, D), in
+operations autograd records."""
 
 from __future__ import annotations
 
@@ -32,33 +33,50 @@ SMALLEST = 1e-7  # of the diffusion that the difference of two drifts is divided
 class Form:
     """Drift and diffusion of ``sde``, whichever of f, g, g_prod, f_and_g and f_and_g_prod it has.
 
-    Its methods see t without dimensions, in the type and on the device of the output times, and states (B, ...) of the shape of
-    y0. g is (B, ...) of diagonal noise, else (B, ..., m). With ``logqp`` the state has one more element, the integral of
+    Its methods see t without dimensions, in the type and on the device of the output times, and
+    states (B, ...) of the shape of y0. g is (B, ...) of diagonal noise, else (B, ..., m). With
+    ``logqp`` the state has one more element, the integral of
     |u|^2 / 2 with g u = f - h. Raises OdesolveError for an equation that lacks what it needs.
     """
 
-    def __init__(self, sde: Any, names: Mapping[str, str] | None, y0: Tensor, times: Tensor, logqp: bool):
+    def __init__(
+        self,
+        sde: Any,
+        names: Mapping[str, str] | None,
+        y0: Tensor,
+        times: Tensor,
+        logqp: bool,
+    ):
         for name in ("noise_type", "sde_type"):
             if not hasattr(sde, name):
                 raise OdesolveError(
-                    f"sde has no {name}: give its class noise_type='diagonal' and sde_type='ito', or others"
+                    f"sde has no {name}: give its class noise_type='diagonal' and sde_type='ito', "
+                    "or others"
                 )
         check_types(sde.noise_type, sde.sde_type)
-        self.noise_type, self.calculus, self.logqp = sde.noise_type, sde.sde_type, logqp
+        self.noise_type = sde.noise_type
+        self.calculus = sde.sde_type
+        self.logqp = logqp
         self.diagonal = sde.noise_type == "diagonal"
         self.noise = "diagonal" if self.diagonal else "general"  # what the library calls it
         self.shape, self.batch, self.times, self.space = y0.shape[1:], y0.shape[0], times, self
-        self.dtype, self.complex = y0.dtype, y0.is_complex()
-        self._flat, self._known = y0.dim() == 2, {}
-        self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(sde, names)
+        self.dtype = y0.dtype
+        self.complex = y0.is_complex()
+        self._flat = y0.dim() == 2
+        self._known = {}
+        self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(
+            sde, names
+        )
         if logqp:
             if self.complex:
                 raise OdesolveError(
-                    "logqp=True compares laws of real states: give torch.view_as_real(y0), and f, g and h of it"
+                    "logqp=True compares laws of real states: give torch.view_as_real(y0), and f, "
+                    "g and h of it"
                 )
             if self._f is None or self._g is None or self._h is None:
                 raise OdesolveError(
-                    "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or their names=)"
+                    "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or "
+                    "their names=)"
                 )
             self._g_prod = self._f_and_g_prod = self._f_and_g = None
 
@@ -74,7 +92,9 @@ class Form:
 
     def know(self, times: Sequence[Any]) -> None:
         """Bring times to the device at once; another one is waited for there."""
-        table = torch.tensor([float(t) for t in times], dtype=self.times.dtype, device=self.times.device)
+        table = torch.tensor(
+            [float(t) for t in times], dtype=self.times.dtype, device=self.times.device
+        )
         self._known = dict(zip(times, table.unbind(), strict=True))
 
     def time(self, t: Any) -> Tensor:
@@ -82,40 +102,65 @@ class Form:
         if isinstance(t, Tensor):
             return t
         found = self._known.get(t)
-        return torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device) if found is None else found
+        return (
+            torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device)
+            if found is None
+            else found
+        )
 
     def measure(self, t: Any, y: Tensor, motions: int | None) -> int:
-        """How many Brownian motions a sample has, of which the given path has ``motions``. Raises OdesolveError where f or g do
-        not fit the state."""
+        """How many Brownian motions a sample has, of which the given path has ``motions``. Raises
+        OdesolveError where f or g do not fit the state."""
         if self._g is not None or self._f_and_g is not None:
-            f, g = self.pair(self.time(t), y) if self._has_drift(alone=False) else (None, self.matrix(self.time(t), y))
+            f, g = (
+                self.pair(self.time(t), y)
+                if self._has_drift(alone=False)
+                else (None, self.matrix(self.time(t), y))
+            )
         elif motions is None:
             raise OdesolveError(
-                "sde has products with its diffusion only: give it g or f_and_g, or give bm=, to tell the noise"
+                "sde has products with its diffusion only: give it g or f_and_g, or give bm=, to "
+                "tell the noise"
             )
         elif self._g_prod is None and self._f_and_g_prod is None:
-            raise OdesolveError("sde has no diffusion: give it g, f_and_g, g_prod or f_and_g_prod (or their names=)")
+            raise OdesolveError(
+                "sde has no diffusion: give it g, f_and_g, g_prod or f_and_g_prod (or their names=)"
+            )
         else:
-            f, g = None, None
+            f = None
+            g = None
             self.both(y, self.time(t), y.new_ones(self.batch, motions))
         if f is None and not self._has_drift(alone=True):
-            raise OdesolveError("sde has no drift: give it f, f_and_g or f_and_g_prod (or their names=)")
+            raise OdesolveError(
+                "sde has no drift: give it f, f_and_g or f_and_g_prod (or their names=)"
+            )
         found = motions if g is None else g.shape[-1]
         assert found is not None
         if motions is not None and motions != found:
             raise OdesolveError(
-                f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm of size (B, {found})"
+                f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm "
+                f"of size (B, {found})"
             )
-        if self.noise_type == "additive" and g is not None and not torch.equal(g, self.matrix(t, y + 1 + y.abs())):
+        if (
+            self.noise_type == "additive"
+            and g is not None
+            and not torch.equal(g, self.matrix(t, y + 1 + y.abs()))
+        ):
             raise OdesolveError(
-                "g of additive noise returned another value at another y: give sde noise_type='general', or a g of t alone"
+                "g of additive noise returned another value at another y: give sde "
+                "noise_type='general', or a g of t alone"
             )
         if self.noise_type == "scalar" and found != 1:
-            raise OdesolveError(f"g has {found} columns: scalar noise is one Brownian motion, g of shape (B, ..., 1)")
+            raise OdesolveError(
+                f"g has {found} columns: scalar noise is one Brownian motion, g "
+                "of shape (B, ..., 1)"
+            )
         return found
 
     def _has_drift(self, alone: bool) -> bool:
-        return any(m is not None for m in (self._f, self._f_and_g, self._f_and_g_prod if alone else None))
+        return any(
+            m is not None for m in (self._f, self._f_and_g, self._f_and_g_prod if alone else None)
+        )
 
     def f(self, x: Tensor, t: Any) -> Tensor:
         """The drift, (B, D)."""
@@ -144,7 +189,8 @@ class Form:
             return self._state(f, "f_and_g"), self._columns(g)
         if self._f is None or self._g is None:
             raise OdesolveError(
-                "this method asks for drift and diffusion: give sde f and g, or f_and_g (or their names=)"
+                "this method asks for drift and diffusion: give sde f and g, or f_and_g (or their "
+                "names=)"
             )
         return self.f(x, t), self.matrix(t, x)
 
@@ -162,7 +208,9 @@ class Form:
     def product(self, t: Any, x: Tensor, w: Tensor) -> Tensor:
         """The diffusion times an increment."""
         if self._g_prod is not None:
-            return self._state(self._g_prod(self.time(t), self._in(x), self._increment(w)), "g_prod")
+            return self._state(
+                self._g_prod(self.time(t), self._in(x), self._increment(w)), "g_prod"
+            )
         if self._g is None and self._f_and_g is None:
             return self.both(x, t, w)[1]
         return self.times_increment(self.matrix(t, x), w)
@@ -188,18 +236,22 @@ class Form:
         return x
 
     def along_itself(self, t: Any, x: Tensor, w: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """g w and sum_k (dg_k/dy) g_k v_k; of diagonal noise an element of g depends on its own element of y alone."""
+        """g w and sum_k (dg_k/dy) g_k v_k; of diagonal noise an element of g depends on its own
+        element of y alone."""
         if self.noise_type == "additive":
             return self.product(t, x, w), torch.zeros_like(x)
         y, g = self._recorded(t, x)
-        moved, second = self.times_increment(g, w), torch.zeros_like(x)
+        moved = self.times_increment(g, w)
+        second = torch.zeros_like(x)
         if (
             self.diagonal and self.complex
         ):  # whose elements have Jacobians of their two parts, not equal to their transposes
             second = along(g, y, g * v)
         elif self.diagonal and g.requires_grad:
             record = torch.is_grad_enabled()
-            (found,) = torch.autograd.grad(g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True)
+            (found,) = torch.autograd.grad(
+                g, y, g * v, create_graph=record, retain_graph=True, allow_unused=True
+            )
             second = second if found is None else found
         elif not self.diagonal:
             second = along_columns(g, y, g * v.unsqueeze(-2))
@@ -213,10 +265,11 @@ class Form:
         return _needed(along_columns(g, y, torch.bmm(g, area.to(g.dtype))), x, y)
 
     def correction(self, t: Any, x: Tensor, g: Tensor, circular: bool) -> Tensor:
-        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g computed from x with autograd.
+        """What Ito's drift loses in Stratonovich's equation, sum_k (dg_k/dy) g_k / 2, for g
+        computed from x with autograd.
 
-        A ``circular`` motion is two real ones with g / sqrt 2 and i g / sqrt 2: where g is holomorphic nothing is lost.
-        """
+        A ``circular`` motion is two real ones with g / sqrt 2 and i g / sqrt 2: where g is
+        holomorphic nothing is lost."""
         take = along if self.diagonal else along_columns
         if not circular:
             return 0.5 * take(g, x, g)
@@ -238,7 +291,8 @@ class Form:
     def _state(self, out: Any, name: str) -> Tensor:
         if not isinstance(out, Tensor) or out.shape != (self.batch, *self.shape):
             raise OdesolveError(
-                f"{name} of sde returned {_form(out)}: return a tensor {(self.batch, *self.shape)}, as y0 is"
+                f"{name} of sde returned {_form(out)}: return a tensor "
+                f"{(self.batch, *self.shape)}, as y0 is"
             )
         out = self._alike(out, name)
         return out if self._flat else out.reshape(self.batch, -1)
@@ -256,7 +310,8 @@ class Form:
             return self._state(out, "g")
         if not isinstance(out, Tensor) or out.dim() != len(want) + 1 or out.shape[:-1] != want:
             raise OdesolveError(
-                f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for {self.noise_type} noise"
+                f"g of sde returned {_form(out)}: return a tensor {(*want, 'm')} for "
+                f"{self.noise_type} noise"
             )
         out = self._alike(out, "g")
         return out if self._flat else out.reshape(self.batch, -1, out.shape[-1])
@@ -266,7 +321,9 @@ class Form:
         assert self._f is not None
         assert self._g is not None
         assert self._h is not None
-        f, g, h = self._state(self._f(t, y), "f"), self._columns(self._g(t, y)), self._state(self._h(t, y), "h")
+        f = self._state(self._f(t, y), "f")
+        g = self._columns(self._g(t, y))
+        h = self._state(self._h(t, y), "h")
         if self.diagonal:
             sign = torch.where(g.detach() < 0, -1.0, 1.0).to(g.dtype)
             u = (f - h) / torch.where(g.abs().detach() > SMALLEST, g, SMALLEST * sign)
@@ -295,7 +352,8 @@ class Product:
 
 
 def _needed(out: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """A value without the graph that was made for a derivative by y, unless something beside asks for gradients of it."""
+    """A value without the graph that was made for a derivative by y, unless something beside asks
+    for gradients of it."""
     if torch.is_grad_enabled() and (x is y or any(leaf is not y for leaf in leaves_of(out))):
         return out
     return out.detach()
@@ -308,12 +366,15 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
             raise unknown("key of names", key, METHODS)
         if not hasattr(sde, name):
             raise OdesolveError(
-                f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of its methods"
+                f"names[{key!r}] is {name!r}, which sde does not have: give the name of one of "
+                "its methods"
             )
     called = [given.get(key, name) for key, name in METHODS.items()]
     found = [getattr(sde, name, None) for name in called]
     pairs = zip(called, found, strict=True)
-    return [None if m is None else _followed(Callee(m, name, several=True), name) for name, m in pairs]
+    return [
+        None if m is None else _followed(Callee(m, name, several=True), name) for name, m in pairs
+    ]
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -19,7 +19,8 @@ from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
 from odesolve.integrations.torchsde.problem import Problem
 from odesolve.stochastic.unrolled import Grid, Values
 
-# Methods of the adjoint equation that torchsde has; the others ask for more than products with its diffusion.
+# Methods of the adjoint equation that torchsde has; the others ask for more than products with its
+# diffusion.
 BACK = {
     "euler": ("ito",),
     "milstein": CALCULI,
@@ -29,22 +30,37 @@ BACK = {
 
 @dataclass
 class Walked:
-    """A way back over steps that were made before: ``made`` holds their states at the outputs until they are handed on."""
+    """A way back over steps that were made before: ``made`` holds their states at the outputs until
+    they are handed on."""
 
     way: Mode
     made: list[Tensor]
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.made.pop(), ()  # one that stays here would hold the whole solve, and be held by it
+        # one that stays here would hold the whole solve, and be held by it
+        return self.made.pop(), ()
 
-    def backward(self, y: Tensor, kept: tuple[Tensor, ...], grad: Tensor, sums: Sums) -> tuple[Tensor | None, None]:
+    def backward(
+        self,
+        y: Tensor,
+        kept: tuple[Tensor, ...],
+        grad: Tensor,
+        sums: Sums,
+    ) -> tuple[Tensor | None, None]:
         return self.way.backward(y, kept, grad, sums)[0], None
 
 
 class Gradients:
-    """A problem whose states are connected to y0 and parameters by an adjoint. Raises OdesolveError for one that does not fit."""
+    """A problem whose states are connected to y0 and parameters by an adjoint. Raises OdesolveError
+    for one that does not fit."""
 
-    def __init__(self, problem: Problem, adjoint_method: str | None, sde: Any, params: Sequence[Tensor] | None):
+    def __init__(
+        self,
+        problem: Problem,
+        adjoint_method: str | None,
+        sde: Any,
+        params: Sequence[Tensor] | None,
+    ):
         _check_back(adjoint_method, problem)
         self.problem = problem
         self.exact = problem.name == REVERSIBLE and adjoint_method in (None, WAY_BACK)
@@ -55,17 +71,25 @@ class Gradients:
             return ()
         if params is not None:
             return tuple(p for p in params if p.requires_grad)
-        held = tuple(p for p in sde.parameters() if p.requires_grad) if isinstance(sde, nn.Module) else ()
+        held = (
+            tuple(p for p in sde.parameters() if p.requires_grad)
+            if isinstance(sde, nn.Module)
+            else ()
+        )
         y = self.problem.start.detach()
         form = self.problem.form
         with torch.enable_grad():
-            f, moved = form.both(y, self.problem.outputs[0], y.new_ones(form.batch, self.problem.motions))
+            f, moved = form.both(
+                y, self.problem.outputs[0], y.new_ones(form.batch, self.problem.motions)
+            )
         known = {id(p) for p in held}
         found = [p for x in (f, moved) for p in leaves_of(x, held) if id(p) not in known]
         if found and isinstance(sde, nn.Module):
             raise OdesolveError(
-                f"f or g use a tensor of shape {tuple(found[0].shape)} that requires gradients and is no parameter of sde: give "
-                "adjoint_params=(..., *sde.parameters()) with what f uses, which may be computed from it"
+                f"f or g use a tensor of shape {tuple(found[0].shape)} that requires gradients "
+                "and is no parameter of sde: give "
+                "adjoint_params=(..., *sde.parameters()) with what f uses, which may be computed "
+                "from it"
             )
         return (*held, *{id(p): p for p in found}.values())
 
@@ -74,7 +98,8 @@ class Gradients:
         problem = self.problem
         with torch.no_grad():
             grid, found = problem.walk()
-        torch.clear_autocast_cache()  # weights that were cast here have no gradients, and must not be met again
+        # weights that were cast here have no gradients, and must not be met again
+        torch.clear_autocast_cache()
         if len(grid.times) == 1:
             return problem.start[None], problem.first()
         return self._reversible(grid, found) if self.exact else self._continuous(grid, found)
@@ -84,12 +109,18 @@ class Gradients:
         mode = Walked(self.problem.reversible(grid), made)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
         row = {k: i for i, k in enumerate(grid.needed)}
-        return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(packed[-1])
+        return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(
+            packed[-1]
+        )
 
     def _continuous(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
-        problem, needed, steps = self.problem, grid.needed, grid.steps
+        problem = self.problem
+        needed = grid.needed
+        steps = grid.steps
         made = [torch.stack([found[k][0] for k in needed])]
-        back = StochasticAdjoint(lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed)
+        back = StochasticAdjoint(
+            lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed
+        )
         ys = with_gradients(Walked(back, made), self.wanted, problem.start)
         row = {k: i for i, k in enumerate(needed)}
         return grid.read(lambda k: ys[row[k]]), found[len(grid.times) - 1]
@@ -110,12 +141,23 @@ def _check_back(name: str | None, problem: Problem) -> None:
     if name not in (*METHODS, WAY_BACK):
         raise unknown("adjoint_method", name, (*METHODS, WAY_BACK))
     if name in (REVERSIBLE, WAY_BACK):
-        give = f"method={REVERSIBLE!r}, or another adjoint_method" if problem.name != REVERSIBLE else repr(WAY_BACK)
-        raise OdesolveError(f"adjoint_method={name!r} walks back what method={REVERSIBLE!r} made: give {give}")
+        give = (
+            f"method={REVERSIBLE!r}, or another adjoint_method"
+            if problem.name != REVERSIBLE
+            else repr(WAY_BACK)
+        )
+        raise OdesolveError(
+            f"adjoint_method={name!r} walks back what method={REVERSIBLE!r} made: give {give}"
+        )
     form = problem.form
     calculi = CALCULI if form.noise_type == "additive" else BACK.get(name, ())
-    if name not in BACK or form.calculus not in calculi or (name == "milstein" and form.noise_type != "diagonal"):
+    if (
+        name not in BACK
+        or form.calculus not in calculi
+        or (name == "milstein" and form.noise_type != "diagonal")
+    ):
         raise OdesolveError(
-            f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with {form.noise_type} noise: leave it "
+            f"adjoint_method={name!r} solves no adjoint of a {form.calculus} equation with "
+            f"{form.noise_type} noise: leave it "
             "out, the way back is by Heun's method in Stratonovich's calculus whatever it is called"
         )

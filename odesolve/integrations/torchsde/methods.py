@@ -14,15 +14,18 @@ from odesolve.integrations.torchsde.base import CALCULI, NOISES
 from odesolve.integrations.torchsde.form import Form
 from odesolve.stochastic import steps
 
-Step = Callable[[Any, Any, Any, Any, Any, Any], Any]  # (equation, y, t, h, increment, area): the state after a step
+# (equation, y, t, h, increment, area): the state after a step
+Step = Callable[[Any, Any, Any, Any, Any, Any], Any]
 COMMUTING = ("additive", "diagonal", "scalar")
-REVERSIBLE, WAY_BACK = "reversible_heun", "adjoint_reversible_heun"
+REVERSIBLE = "reversible_heun"
+WAY_BACK = "adjoint_reversible_heun"
 
 
 @dataclass(frozen=True)
 class Method:
-    """A step (None of the reversible Heun method, whose state is more than y), its calculus and kinds of noise, and what it
-    asks of the Brownian motion beside increments: "none", "space-time" or "levy" areas."""
+    """A step (None of the reversible Heun method, whose state is more than y), its calculus and
+    kinds of noise, and what it asks of the Brownian motion beside increments: "none", "space-time"
+    or "levy" areas."""
 
     step: Step | None
     calculi: tuple[str, ...]
@@ -55,14 +58,17 @@ def srk(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tenso
 
 
 def log_ode(eq: Form, y: Tensor, t: Tensor, h: float, w: Tensor, a: Tensor) -> Tensor:
-    """The midpoint method with the bracket of the columns of g on the step's Levy area (Foster 2020, section 6)."""
+    """The midpoint method with the bracket of the columns of g on the step's Levy area (Foster
+    2020, section 6)."""
     f, moved = eq.both(y, t, w)
-    middle, at = y + (0.5 * h) * f + 0.5 * moved, t + 0.5 * h
+    middle = y + (0.5 * h) * f + 0.5 * moved
+    at = t + 0.5 * h
     f, moved = eq.both(middle, at, w)
     return y + h * f + moved + eq.bracket(at, middle, a)
 
 
-ITO, STRATONOVICH = CALCULI[:1], CALCULI[1:]
+ITO = CALCULI[:1]
+STRATONOVICH = CALCULI[1:]
 METHODS = {
     "euler": Method(steps.euler_maruyama, ITO),
     "milstein": Method(milstein, CALCULI, COMMUTING),
@@ -78,38 +84,58 @@ METHODS = {
 def choose(name: str | None, form: Form, options: dict[str, Any] | None) -> tuple[str, Method]:
     """The method of this name, torchsde's default for the equation without one.
 
-    Raises OdesolveError for a method that does not solve the equation, and options that it does not have.
-    """
+    Raises OdesolveError for a method that does not solve the equation, and options that it does not
+    have."""
     if name is None:
-        name = "midpoint" if form.calculus == "stratonovich" else "euler" if form.noise_type == "general" else "srk"
+        name = (
+            "midpoint"
+            if form.calculus == "stratonovich"
+            else "euler"
+            if form.noise_type == "general"
+            else "srk"
+        )
     if name == WAY_BACK:
-        raise OdesolveError(f"method={WAY_BACK!r} is a way back: give method={REVERSIBLE!r}, whose gradients it makes")
+        raise OdesolveError(
+            f"method={WAY_BACK!r} is a way back: give method={REVERSIBLE!r}, "
+            "whose gradients it makes"
+        )
     if not isinstance(name, str) or name not in METHODS:
         raise unknown("method", name, METHODS)
     method = METHODS[name]
-    calculi = CALCULI if form.noise_type == "additive" else method.calculi  # of which both are the same equation
+    # of which both are the same equation
+    calculi = CALCULI if form.noise_type == "additive" else method.calculi
     if form.calculus not in calculi or form.noise_type not in method.noises:
-        fitting = [k for k, m in METHODS.items() if form.calculus in m.calculi and form.noise_type in m.noises]
+        fitting = [
+            k
+            for k, m in METHODS.items()
+            if form.calculus in m.calculi and form.noise_type in m.noises
+        ]
         raise OdesolveError(
-            f"method={name!r} solves no {form.calculus} equation with {form.noise_type} noise: give {', '.join(fitting)}"
+            f"method={name!r} solves no {form.calculus} equation with {form.noise_type} noise: "
+            f"give {', '.join(fitting)}"
         )
     given = dict(options or {})
     by_difference = given.pop("grad_free", False)
     if given:
         raise unknown("option", next(iter(given)), ["grad_free"])
-    return name, Method(milstein_by_difference, method.calculi) if by_difference and name == "milstein" else method
+    return name, Method(
+        milstein_by_difference, method.calculi
+    ) if by_difference and name == "milstein" else method
 
 
 def real_motions(name: str, form: Form) -> str:
-    """Why a method asks for real increments of W, "" where complex ones will do: where it has none of their products, which
-    differ from those of a real motion."""
+    """Why a method asks for real increments of W, "" where complex ones will do: where it has none
+    of their products, which differ from those of a real motion."""
     if not form.complex:
-        return "bm has complex increments, and y0 is real: give bm with a real dtype, or a complex y0"
+        return (
+            "bm has complex increments, and y0 is real: give bm with a real dtype, or a complex y0"
+        )
     if name != "log_ode" and (name not in ("milstein", "srk") or form.noise_type == "additive"):
         return ""
     others = "euler" if form.calculus == "ito" else "heun, midpoint"
     return (
-        f"method={name!r} takes real Brownian motions, and those of a complex y0 are complex by default: give bm=, such as "
+        f"method={name!r} takes real Brownian motions, and those of a complex y0 are complex by "
+        "default: give bm=, such as "
         f"BrownianInterval(..., dtype={real_type(form.dtype)}), or method={others}"
     )
 
@@ -124,10 +150,15 @@ def _column(eq: Form, g: Tensor) -> Tensor:
 
 
 class _Columns:
-    """An equation with one Brownian motion an element or a sample, whose diffusion is an ordinary factor."""
+    """An equation with one Brownian motion an element or a sample, whose diffusion is an ordinary
+    factor."""
 
     def __init__(self, eq: Form):
-        self.eq, self.f, self.held, self.space, self.noise = eq, eq.f, eq.held, eq, eq.noise
+        self.eq = eq
+        self.f = eq.f
+        self.held = eq.held
+        self.space = eq
+        self.noise = eq.noise
 
     def g(self, t: Any, x: Tensor) -> Tensor:
         return _column(self.eq, self.eq.matrix(t, x))

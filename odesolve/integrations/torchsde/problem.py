@@ -22,7 +22,8 @@ from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
 
 
 class Problem:
-    """The arguments of sdeint, checked and ready: ``start`` is the first state (B, D), ``solve`` makes the steps."""
+    """The arguments of sdeint, checked and ready: ``start`` is the first state (B, D), ``solve``
+    makes the steps."""
 
     def __init__(
         self,
@@ -41,26 +42,38 @@ class Problem:
         atol: float,
         dt_min: float,
     ):
-        if not isinstance(y0, Tensor) or y0.dim() == 0 or not real_type(y0.dtype).is_floating_point or y0.numel() == 0:
-            raise OdesolveError("y0 is no batch of states: give a floating-point or complex tensor (B, ...)")
+        if (
+            not isinstance(y0, Tensor)
+            or y0.dim() == 0
+            or not real_type(y0.dtype).is_floating_point
+            or y0.numel() == 0
+        ):
+            raise OdesolveError(
+                "y0 is no batch of states: give a floating-point or complex tensor (B, ...)"
+            )
         refuse_loose("y0", y0)
         times = _times(ts, y0)
-        self.form, self.outputs = Form(sde, names, y0, times, logqp), seconds(times)
+        self.form = Form(sde, names, y0, times, logqp)
+        self.outputs = seconds(times)
         self.start = self.form.flat(y0)
         self.name, self.method = choose(method, self.form, options)
         self.real = real_motions(self.name, self.form)
         self.source, self.motions = self._source(bm, adaptive)
         self.control = Doubling(rtol, atol, dt_min) if adaptive else None
-        self.dt, self.extra = dt, extra_solver_state
+        self.dt = dt
+        self.extra = extra_solver_state
         self.numbers: dict[tuple[Any, Any], int] = {}
 
     def _source(self, bm: Any, adaptive: bool) -> tuple[Given | Streams, int]:
-        form, areas = self.form, self.method.areas
+        form = self.form
+        areas = self.method.areas
         if bm is not None and not callable(bm):
             raise OdesolveError(f"bm={bm!r}: give a BrownianInterval, or a function of two times")
         first = None if bm is None else Given(bm, areas, form.batch)
         with torch.no_grad():
-            motions = form.measure(self.outputs[0], self.start, None if first is None else first.motions())
+            motions = form.measure(
+                self.outputs[0], self.start, None if first is None else first.motions()
+            )
         if first is not None:
             return first, motions
         y = self.start
@@ -79,7 +92,8 @@ class Problem:
         return Given(path, areas, form.batch), motions
 
     def must_be_steady(self, sde: Any) -> None:
-        """Raise OdesolveError where f or g draw random numbers of their own: the same question is asked again."""
+        """Raise OdesolveError where f or g draw random numbers of their own: the same question is
+        asked again."""
         w = self.start.new_ones(self.form.batch, self.motions)
         with torch.no_grad():
             Steady(self.form.both, module=sde)(self.start, self.form.time(self.outputs[0]), w)
@@ -132,7 +146,8 @@ class Problem:
         if self.name != REVERSIBLE:
             if self.extra:
                 raise OdesolveError(
-                    f"extra_solver_state is of reversible_heun, and method={self.name!r} has none: leave it out"
+                    f"extra_solver_state is of reversible_heun, and method={self.name!r} has "
+                    "none: leave it out"
                 )
             return (self.start,)
         if self.extra is None:
@@ -142,7 +157,8 @@ class Problem:
         shapes = [self.start.shape, torch.Size(wide), self.start.shape]
         if [x.shape for x in self.extra] != shapes:
             raise OdesolveError(
-                f"extra_solver_state has shapes {[tuple(x.shape) for x in self.extra]}: give what extra=True returned, of shapes "
+                f"extra_solver_state has shapes {[tuple(x.shape) for x in self.extra]}: give what "
+                "extra=True returned, of shapes "
                 f"{[tuple(s) for s in shapes]}"
             )
         f, g, z = self.extra
@@ -175,11 +191,20 @@ class Problem:
 
 def _times(ts: Tensor | Sequence[float], y0: Tensor) -> Tensor:
     if not isinstance(ts, Tensor):
-        if not isinstance(ts, (tuple, list)) or not all(isinstance(t, (float, int)) and -1e300 < t < 1e300 for t in ts):
+        if not isinstance(ts, (tuple, list)) or not all(
+            isinstance(t, (float, int)) and -1e300 < t < 1e300 for t in ts
+        ):
             raise OdesolveError(f"ts is {ts!r}: give a tensor (T,), or a list of numbers")
         ts = torch.tensor(ts, dtype=real_type(y0.dtype), device=y0.device)
     if ts.requires_grad:
-        raise OdesolveError("ts requires gradients, which an SDE's times do not get: give ts.detach()")
-    if ts.dim() != 1 or ts.numel() == 0 or not ts.is_floating_point() or not bool((ts[1:] > ts[:-1]).all()):
+        raise OdesolveError(
+            "ts requires gradients, which an SDE's times do not get: give ts.detach()"
+        )
+    if (
+        ts.dim() != 1
+        or ts.numel() == 0
+        or not ts.is_floating_point()
+        or not bool((ts[1:] > ts[:-1]).all())
+    ):
         raise OdesolveError(f"ts is {ts!r}: give rising times (T,), floating-point numbers")
     return ts

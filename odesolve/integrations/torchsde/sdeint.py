@@ -41,33 +41,43 @@ def sdeint(
     extra_solver_state: Sequence[Tensor] | None = None,
     **unused_kwargs: Any,
 ) -> Result:
-    """Solve the equation of ``sde`` from y0, with every operation recorded by autograd, as ``torchsde.sdeint`` does.
+    """Solve the equation of ``sde`` from y0, with every operation recorded by autograd, as
+    ``torchsde.sdeint`` does.
 
     Args:
-        sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v), f_and_g(t, y),
-            f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of diagonal noise, else (B, ..., m).
+        sde: has ``noise_type``, ``sde_type`` and methods f(t, y), g(t, y), or g_prod(t, y, v),
+            f_and_g(t, y), f_and_g_prod(t, y, v); t has no dimensions. g returns (B, ...) of
+            diagonal noise, else (B, ..., m).
         y0: the first state (B, ...), of any shape, real or complex.
         ts: rising times of the states that are returned, the first of them y0's.
-        bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by default noise from torch's
-            generator, of a complex y0 complex and circularly symmetric.
-        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's equations; midpoint, heun,
-            euler_heun, milstein, log_ode, reversible_heun of Stratonovich's; with additive noise, where both are the same, any of
-            them. By default srk (of general noise euler), or midpoint.
-        dt: length of a step; of an adaptive solve of the first. States between steps are interpolated linearly.
-        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see ``stochastic.unrolled.Doubling``. An f
-            or g that draws random numbers is refused then (with steps of ``dt`` dropout in train mode is a warning).
-        names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod", "drift_and_diffusion",
-            "drift_and_diffusion_prod".
-        logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every interval of ts.
-        extra: return the solver's own state at the end as well; ``extra_solver_state`` begins with it.
+        bm: the Brownian motion: a ``BrownianInterval`` or anything that is called as bm(ta, tb); by
+            default noise from torch's generator, of a complex y0 complex and circularly symmetric.
+        method: euler, milstein (``options={"grad_free": True}``: without derivatives), srk of Ito's
+            equations; midpoint, heun, euler_heun, milstein, log_ode, reversible_heun of
+            Stratonovich's; with additive noise, where both are the same, any of them. By default
+            srk (of general noise euler), or midpoint.
+        dt: length of a step; of an adaptive solve of the first. States between steps are
+            interpolated linearly.
+        adaptive, rtol, atol, dt_min: choose steps by comparing each with two halves, see
+            ``stochastic.unrolled.Doubling``. An f or g that draws random numbers is refused then
+            (with steps of ``dt`` dropout in train mode is a warning).
+        names: of methods, by "drift", "diffusion", "prior_drift", "diffusion_prod",
+            "drift_and_diffusion", "drift_and_diffusion_prod".
+        logqp: return the log-ratio of paths to those with the drift h(t, y) as well, over every
+            interval of ts.
+        extra: return the solver's own state at the end as well; ``extra_solver_state`` begins with
+            it.
 
-    Returns states (T, B, ...); with ``logqp`` then the log-ratios (T - 1, B); with ``extra`` then a tuple of tensors.
+    Returns states (T, B, ...); with ``logqp`` then the log-ratios (T - 1, B); with ``extra`` then a
+    tuple of tensors.
     Raises OdesolveError for what cannot be used, Diverged for an adaptive solve that meets NaN.
     """
     _tell(unused_kwargs)
     _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
-    problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    problem = Problem(
+        sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers
+    )
     _doubt(problem)
     warn_of_training(sde, "sde", noise=not adaptive)
     if adaptive:
@@ -102,26 +112,32 @@ def sdeint_adjoint(
     extra_solver_state: Sequence[Tensor] | None = None,
     **unused_kwargs: Any,
 ) -> Result:
-    """Solve as ``sdeint`` does and keep no steps for the gradients, as ``torchsde.sdeint_adjoint`` does.
+    """Solve as ``sdeint`` does and keep no steps for the gradients, as ``torchsde.sdeint_adjoint``
+    does.
 
-    With reversible_heun the gradient is that of the steps, walked back (Kidger et al. 2021). With other methods it is that of the
-    equation, by its adjoint in Stratonovich's calculus, solved back by Heun's method on the same path and steps (Li et al.
-    2020). The way back takes the steps of the way there, those of an adaptive solve too: ``adjoint_adaptive``, its tolerances and
+    With reversible_heun the gradient is that of the steps, walked back (Kidger et al. 2021). With
+    other methods it is that of the equation, by its adjoint in Stratonovich's calculus, solved back
+    by Heun's method on the same path and steps (Li et al. 2020). The way back takes the steps of
+    the way there, those of an adaptive solve too: ``adjoint_adaptive``, its tolerances and
     ``adjoint_options`` have no effect but a warning. First derivatives only.
 
     Args:
-        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another that torchsde solves the adjoint by
-            gives that of the equation, after reversible_heun with a warning.
-        adjoint_params: tensors that get gradients; by default those of the module ``sde``, or all that f and g are found to
-            use. A tensor that f uses and that was computed from others before belongs here.
+        adjoint_method: by default adjoint_reversible_heun after reversible_heun. Another that
+            torchsde solves the adjoint by gives that of the equation, after reversible_heun with a
+            warning.
+        adjoint_params: tensors that get gradients; by default those of the module ``sde``, or all
+            that f and g are found to use. A tensor that f uses and that was computed from others
+            before belongs here.
 
-    Everything else is as in ``sdeint``. Raises OdesolveError also for a tensor that f or g use and that would get no gradient.
-    """
+    Everything else is as in ``sdeint``. Raises OdesolveError also for a tensor that f or g use and
+    that would get no gradient."""
     _tell(unused_kwargs)
     _check(options, names, adaptive=adaptive, logqp=logqp, extra=extra)
     numbers = _numbers(dt=dt, rtol=rtol, atol=atol, dt_min=dt_min)
     _numbers(adjoint_rtol=adjoint_rtol, adjoint_atol=adjoint_atol)
-    problem = Problem(sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers)
+    problem = Problem(
+        sde, y0, ts, bm, method, adaptive, options, names, logqp, extra_solver_state, **numbers
+    )
     _doubt(problem)
     warn_of_training(sde, "sde", noise=False)
     problem.must_be_steady(sde)
@@ -132,7 +148,8 @@ def sdeint_adjoint(
     gradients = Gradients(problem, adjoint_method, sde, adjoint_params)
     if problem.name == REVERSIBLE and not gradients.exact:
         warn(
-            f"method={REVERSIBLE!r} with adjoint_method={adjoint_method!r} gives the gradient of the equation: that of the "
+            f"method={REVERSIBLE!r} with adjoint_method={adjoint_method!r} gives the gradient of "
+            "the equation: that of the "
             "steps, to rounding, is made without adjoint_method"
         )
     return problem.answer(*gradients.solve(), extra)
@@ -152,11 +169,17 @@ def _check(options: Any, names: Any, **switches: Any) -> None:
 
 
 def _doubt(problem: Problem) -> None:
-    """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere (Gaines and Lyons 1997)."""
-    if problem.control is not None and problem.name == "euler" and problem.form.noise_type != "additive":
+    """Say what no step can tell: that steps chosen by errors may lead an Euler solve elsewhere
+    (Gaines and Lyons 1997)."""
+    if (
+        problem.control is not None
+        and problem.name == "euler"
+        and problem.form.noise_type != "additive"
+    ):
         better = "" if problem.form.noise_type == "general" else "method='milstein' or 'srk', or "
         warn(
-            "adaptive steps of the Euler-Maruyama method with non-additive noise need not converge to the solution: "
+            "adaptive steps of the Euler-Maruyama method with non-additive noise need not "
+            "converge to the solution: "
             f"give {better}adaptive=False"
         )
 

@@ -1,4 +1,5 @@
-"""Where the increments of a solve come from: streams of its own, or the Brownian motion that the user gave."""
+"""Where the increments of a solve come from: streams of its own, or the Brownian motion that the
+user gave."""
 
 from __future__ import annotations
 
@@ -15,23 +16,39 @@ from odesolve.noise.keys import keys_of
 from odesolve.noise.levy import levy_area
 from odesolve.noise.stream_numbers import AREAS, LEVY, STEPS
 
-KNOWN = {"none": (), "space-time": ("space-time",), "davie": ("space-time", "levy"), "foster": ("space-time", "levy")}
+KNOWN = {
+    "none": (),
+    "space-time": ("space-time",),
+    "davie": ("space-time", "levy"),
+    "foster": ("space-time", "levy"),
+}
 
 
 class Source(Protocol):
-    """(number of the step, its beginning and end): the increment (B, m), and the area that the method asks for, or None."""
+    """(number of the step, its beginning and end): the increment (B, m), and the area that the
+    method asks for, or None."""
 
     def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]: ...
 
 
 class Streams:
-    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's generator gives the seed.
+    """Normal numbers of the step's number alone, made again whenever they are asked for; torch's
+    generator gives the seed.
 
     Complex ones are circularly symmetric, as torch's are: both parts have half the variance.
     """
 
-    def __init__(self, batch: int, motions: int, areas: str, dtype: torch.dtype, device: torch.device):
-        self.shape, self.areas, self.dtype = (batch, motions), areas, dtype
+    def __init__(
+        self,
+        batch: int,
+        motions: int,
+        areas: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self.shape = (batch, motions)
+        self.areas = areas
+        self.dtype = dtype
         self.keys = keys_of(batch, None, None, device)
 
     def __call__(self, step: int, s: Any, t: Any) -> tuple[Tensor, Tensor | None]:
@@ -51,32 +68,42 @@ class Streams:
             shape = (*shape, 2)
         out = torch.empty(shape, dtype=kind, device=self.keys.device)
         normal(out, self.keys, stream)
-        return numbers(0.5**0.5 * out).to(self.dtype) if self.dtype.is_complex else out.to(self.dtype)
+        return (
+            numbers(0.5**0.5 * out).to(self.dtype) if self.dtype.is_complex else out.to(self.dtype)
+        )
 
 
 class Given:
-    """``bm(ta, tb)`` of torchsde or like it, or a path of this library; its values are seen as (B, m)."""
+    """``bm(ta, tb)`` of torchsde or like it, or a path of this library; its values are seen as (B,
+    m)."""
 
     def __init__(self, bm: Any, areas: str, batch: int):
-        self.bm, self.areas, self.batch = bm, areas, batch
+        self.bm = bm
+        self.areas = areas
+        self.batch = batch
         self.own = isinstance(bm, brownian.BrownianPath)
         known = (
-            ("space-time",) * bm.area if self.own else KNOWN.get(getattr(bm, "levy_area_approximation", "foster"), ())
+            ("space-time",) * bm.area
+            if self.own
+            else KNOWN.get(getattr(bm, "levy_area_approximation", "foster"), ())
         )
         if areas != "none" and areas not in known:
             kind = "foster" if areas == "levy" else areas
             raise OdesolveError(
-                f"this method needs areas that bm does not have: give BrownianInterval(..., levy_area_approximation={kind!r})"
+                "this method needs areas that bm does not have: give BrownianInterval(..., "
+                f"levy_area_approximation={kind!r})"
             )
 
     def motions(self) -> int | None:
-        """How many Brownian motions a sample has, where bm says it. Raises OdesolveError for another batch."""
+        """How many Brownian motions a sample has, where bm says it. Raises OdesolveError for
+        another batch."""
         shape = getattr(self.bm, "shape", None)
         if shape is None:
             return None
         if len(shape) < 2 or shape[0] != self.batch:
             raise OdesolveError(
-                f"bm is of shape {tuple(shape)}: give one of shape ({self.batch}, m), y0 has a batch of {self.batch}"
+                f"bm is of shape {tuple(shape)}: give one of shape ({self.batch}, m), y0 has a "
+                f"batch of {self.batch}"
             )
         return torch.Size(shape[1:]).numel()
 

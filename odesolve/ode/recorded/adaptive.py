@@ -40,7 +40,8 @@ TINY = 1e-20  # of the interval: no step is shorter
 
 
 def last_time(like: Tensor) -> float:
-    """Where a search for an event ends: f takes times in the type of the state, whose squares shall be numbers, too."""
+    """Where a search for an event ends: f takes times in the type of the state, whose squares shall
+    be numbers, too."""
     return torch.finfo(like.dtype).max ** (1 / 3)
 
 
@@ -51,7 +52,8 @@ def _read(state: Tensor, *rows: int) -> list[float]:
 
 @dataclass
 class Step:
-    """An accepted step: where it began, its signed length, the states at its ends and all its stages."""
+    """An accepted step: where it began, its signed length, the states at its ends and all its
+    stages."""
 
     t0: float
     h: float
@@ -61,17 +63,23 @@ class Step:
 
 
 class Explicit:
-    """The attempts of an embedded pair, of one system; ``end`` is where the present stretch ends and ``jump`` says that f jumps
-    there. The attempt after one that was accepted starts from ``next``, a state and f there."""
+    """The attempts of an embedded pair, of one system; ``end`` is where the present stretch ends
+    and ``jump`` says that f jumps there. The attempt after one that was accepted starts from
+    ``next``, a state and f there."""
 
     next: tuple[Tensor, Tensor]
     last: Step
 
     def __init__(self, pair: Pair, system: System, min_step: float):
-        self.pair, self.system, self.min_step = pair, system, min_step
-        self.order, self.evaluations = float(pair.error_order), pair.stages
-        self.blocks = Blocks([[[(0.0, 0)]]], (1.0,))  # none are used; the fused control asks for some
-        self.end, self.jump = math.inf, False
+        self.pair = pair
+        self.system = system
+        self.min_step = min_step
+        self.order = float(pair.error_order)
+        self.evaluations = pair.stages
+        # none are used; the fused control asks for some
+        self.blocks = Blocks([[[(0.0, 0)]]], (1.0,))
+        self.end = math.inf
+        self.jump = False
         self.dense = dense_rows(pair).tolist()
 
     def attempt(self, batch: Batch) -> None:
@@ -85,11 +93,14 @@ class Explicit:
         k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
         y1 = moved(y, self.pair.b, k, h)
         k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
-        self.last, self.next = Step(t, h, y, y1, k), (y1, k[-1])
+        self.last = Step(t, h, y, y1, k)
+        self.next = (y1, k[-1])
         with torch.no_grad():
             batch.norm.copy_(self._error(self.last))
             if abs(h) <= self.min_step:  # a shortest step that was asked for is taken as it is
-                batch.norm.copy_(batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0)))
+                batch.norm.copy_(
+                    batch.norm.where(~batch.norm.isfinite(), batch.norm.clamp_max(1.0))
+                )
 
     def _time(self, t: float, h: float, c: float, lands: bool, like: Tensor) -> Tensor:
         """The time of a stage; that before a jump where the step ends at one."""
@@ -122,8 +133,10 @@ class Explicit:
             step.k.append(self.system.drift(at, moved(step.y0, row, step.k, step.h)))
 
     def between(self, step: Step, theta: Tensor) -> Tensor:
-        """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where it is to something."""
-        y, k = step.y0, step.k
+        """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where
+        it is to something."""
+        y = step.y0
+        k = step.k
         powers = theta[:, None] ** torch.arange(1, len(self.dense[0]) + 1, device=theta.device)
         out = y.expand(len(theta), *y.shape)
         for row, stage in zip(self.dense, k, strict=True):
@@ -137,9 +150,16 @@ class Watch:
     """Looks at every attempt: output times, the event, callbacks; keeps the steps if ``dense``."""
 
     def __init__(self, system: System, method: Explicit, dense: bool):
-        self.system, self.method, self.dense = system, method, dense
-        self.y, self.done, self.steps, self.reached = [system.y0[None]], 1, [], None
-        self.search = None if system.event is None else Search(system, system.clock.times[0], system.y0)
+        self.system = system
+        self.method = method
+        self.dense = dense
+        self.y = [system.y0[None]]
+        self.done = 1
+        self.steps = []
+        self.reached = None
+        self.search = (
+            None if system.event is None else Search(system, system.clock.times[0], system.y0)
+        )
 
     def note(self, attempt: Step, state: Tensor) -> None:
         """An attempt has been judged."""
@@ -159,11 +179,13 @@ class Watch:
             self._event(self.search, attempt, t)
 
     def _output(self, step: Step, reached: float) -> None:
-        times, sign = self.system.clock.times, self.system.clock.sign
+        times = self.system.clock.times
+        sign = self.system.clock.sign
         first = self.done
         while self.done < len(times) and sign * times[self.done] <= sign * reached:
             self.done += 1
-        clock, last = self.system.clock, self.done
+        clock = self.system.clock
+        last = self.done
         if not clock.linked and last > first and times[last - 1] == reached:
             last -= 1  # that is the end of the step
         if last > first:
@@ -176,7 +198,9 @@ class Watch:
     def _event(self, search: Search, step: Step, end: float) -> None:
         method = self.method
         method.complete(step)  # recorded, as the search is not
-        theta = search.first(step.t0, step.h, step.k[0], lambda theta: method.between(step, theta), step.y1, end)
+        theta = search.first(
+            step.t0, step.h, step.k[0], lambda theta: method.between(step, theta), step.y1, end
+        )
         if theta is None:
             return
         self.reached = step.t0 + theta * step.h
@@ -201,10 +225,11 @@ class Adaptive:
 
     Args:
         pair, controller: the method and how steps follow from errors.
-        first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its error is.
+        first_step, min_step, max_step: lengths; a step of ``min_step`` is accepted whatever its
+            error is.
         max_steps: attempts.
-        stops: times that steps end at; ``jumps``: times where f jumps, which steps end at from one side and leave from the
-            other: f gets the neighbouring numbers of the state's type.
+        stops: times that steps end at; ``jumps``: times where f jumps, which steps end at from one
+            side and leave from the other: f gets the neighbouring numbers of the state's type.
         dense: keep all steps.
     """
 
@@ -220,22 +245,29 @@ class Adaptive:
 
     def run(self, system: System) -> Outcome:
         """Solve; a failure is a status."""
-        drift, clock = system.drift, system.clock
-        sign, t0 = clock.sign, clock.times[0]
+        drift = system.drift
+        clock = system.clock
+        sign = clock.sign
+        t0 = clock.times[0]
         end = clock.times[-1] if system.event is None else sign * last_time(system.y0)
         span = end - t0 if system.event is None else sign
         method = Explicit(self.pair, system, self.min_step)
         shortest = max(self.min_step, TINY * abs(span))
-        settings = self.controller.settings(method.order, self.max_step, self.max_steps, method.evaluations)
+        settings = self.controller.settings(
+            method.order, self.max_step, self.max_steps, method.evaluations
+        )
         batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
         begin = clock.moment(t0, system.y0)
         f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
         method.next = (system.y0, f0)
         watch = Watch(system, method, self.dense)
-        h: float = sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
+        h: float = (
+            sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
+        )
         at = t0
         for mark, jump in self._marks(t0, end, sign):
-            method.end, method.jump = mark, jump
+            method.end = mark
+            method.jump = jump
             batch.bound(mark, shortest)
             batch.state[STATUS] = float(RUNNING)
             batch.begin(at, h)
@@ -253,7 +285,9 @@ class Adaptive:
         if system.event is not None and status == OK:
             word = NAMES[MAX_STEPS]
         why = "" if word in (NAMES[OK], NAMES[EVENT]) else self._why(system, watch, results, word)
-        return Outcome(torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps)
+        return Outcome(
+            torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps
+        )
 
     @torch.no_grad()
     def _why(self, system: System, watch: Watch, results: Results, word: str) -> str:
@@ -261,7 +295,8 @@ class Adaptive:
             return LOST
         if watch.search is not None and word == NAMES[MAX_STEPS]:
             return (
-                f"No event in {self.max_steps} attempts, or before time ends: give an event_fn whose sign changes along the "
+                f"No event in {self.max_steps} attempts, or before time ends: give an event_fn "
+                "whose sign changes along the "
                 "solution, or options=dict(max_num_steps=...) for a longer search."
             )
         rtol, atol = (float(torch.as_tensor(x).min()) for x in (system.rtol, system.atol))
@@ -288,8 +323,8 @@ class Adaptive:
         return float(h)
 
     def _next(self, batch: Batch, method: Explicit, before: float) -> float:
-        """The step after one that was cut short by the end of its stretch: no shorter than the one that began the stretch,
-        unless its error asks for that."""
+        """The step after one that was cut short by the end of its stretch: no shorter than the one
+        that began the stretch, unless its error asks for that."""
         h, error = _read(batch.state, H0, NORM)
         c = self.controller
         factor = c.safety * max(error, 1e-10) ** (-1.0 / method.order)

@@ -23,8 +23,8 @@ LONGEST = 20_000  # steps towards an event
 
 @dataclass
 class Interval:
-    """A step from t0 to t1, as numbers; ``ends`` are the same as tensors where the grid wants gradients. With ``apart`` f is
-    evaluated next to the ends of the step instead of at them."""
+    """A step from t0 to t1, as numbers; ``ends`` are the same as tensors where the grid wants
+    gradients. With ``apart`` f is evaluated next to the ends of the step instead of at them."""
 
     t0: float
     t1: float
@@ -32,7 +32,8 @@ class Interval:
     apart: bool = False
 
     def length(self, like: Tensor) -> float | Tensor:
-        """The signed length, a number, or in the type of a state where it is connected to the grid."""
+        """The signed length, a number, or in the type of a state where it is connected to the
+        grid."""
         return self.t1 - self.t0 if self.ends is None else (self.ends[1] - self.ends[0]).to(like)
 
     def time(self, c: float, like: Tensor) -> Tensor:
@@ -40,7 +41,9 @@ class Interval:
         if self.ends is None:
             at = moment(self.t1 if c == 1.0 else self.t0 + c * (self.t1 - self.t0), like)
         else:
-            at = (self.ends[1] if c == 1.0 else self.ends[0] + c * (self.ends[1] - self.ends[0])).to(like)
+            at = (
+                self.ends[1] if c == 1.0 else self.ends[0] + c * (self.ends[1] - self.ends[0])
+            ).to(like)
         if not self.apart or c not in (0.0, 1.0):
             return at
         forwards = 1.0 if self.t1 > self.t0 else -1.0
@@ -73,8 +76,8 @@ class Gridded:
 
     Args:
         stepper: the method, fresh for this solve.
-        grid: the points (m,), connected to what they are made of, from the first of the times to the last; or, towards an
-            event, the signed length of a step.
+        grid: the points (m,), connected to what they are made of, from the first of the times to
+            the last; or, towards an event, the signed length of a step.
         interp: how states between the points come about: "linear" or "cubic".
         apart: f is evaluated next to the ends of steps, as it may jump there.
     """
@@ -92,8 +95,12 @@ class Gridded:
         """Solve to the last of the times, or to the event."""
         if system.event is not None:
             return self._to_event(system)
-        times, sign = system.clock.times, system.clock.sign
-        y, out, place, made = system.y0, [system.y0], 1, 0
+        times = system.clock.times
+        sign = system.clock.sign
+        y = system.y0
+        out = [system.y0]
+        place = 1
+        made = 0
         assert isinstance(self.grid, Tensor)
         for where in self._intervals(self.grid):
             y1, f0 = self._step(system, where, y)
@@ -115,9 +122,18 @@ class Gridded:
         for k, (t0, t1) in enumerate(itertools.pairwise(values)):
             yield Interval(t0, t1, (grid[k], grid[k + 1]) if linked else None, self.apart)
 
-    def _between(self, system: System, where: Interval, y: Tensor, y1: Tensor, f0: Tensor, place: int) -> Tensor:
+    def _between(
+        self,
+        system: System,
+        where: Interval,
+        y: Tensor,
+        y1: Tensor,
+        f0: Tensor,
+        place: int,
+    ) -> Tensor:
         clock = system.clock
-        moves = clock.linked and self.interp == "cubic"  # an output time that wants a gradient gets the slope there
+        # an output time that wants a gradient gets the slope there
+        moves = clock.linked and self.interp == "cubic"
         if clock.times[place] == where.t1 and not moves:
             return y1
         f1 = system.drift(where.time(1.0, y1), y1) if self.interp == "cubic" else None
@@ -126,11 +142,15 @@ class Gridded:
         return interpolated(y, y1, f0, f1, where.length(y), (t - ends[0]) / (ends[1] - ends[0]))
 
     def _to_event(self, system: System) -> Outcome:
-        clock, y, size = system.clock, system.y0, float(self.grid)
+        clock = system.clock
+        y = system.y0
+        size = float(self.grid)
         start = clock.t[0]
         search = Search(system, clock.times[0], y)
         for k in range(LONGEST):
-            where = Interval(clock.times[0] + k * size, clock.times[0] + (k + 1) * size, None, self.apart)
+            where = Interval(
+                clock.times[0] + k * size, clock.times[0] + (k + 1) * size, None, self.apart
+            )
             if clock.linked:
                 where.ends = start + k * size, start + (k + 1) * size
             y1, f0 = self._step(system, where, y)
@@ -141,15 +161,32 @@ class Gridded:
             if search.lost:
                 return self._failed(system, y, where.t0, "diverged", k, LOST)
             y = y1
-        more = f"No event in {LONGEST} steps: give a longer step_size, or an event_fn whose sign changes along the solution."
+        more = (
+            f"No event in {LONGEST} steps: give a longer step_size, or an event_fn whose sign "
+            "changes along the solution."
+        )
         return self._failed(system, y, clock.times[0] + LONGEST * size, "max_steps", LONGEST, more)
 
-    def _failed(self, system: System, y: Tensor, t: float, status: str, made: int, why: str) -> Outcome:
-        return Outcome(torch.stack([system.y0, y]), system.drift.open(y.detach()), t, status, made, why)
+    def _failed(
+        self,
+        system: System,
+        y: Tensor,
+        t: float,
+        status: str,
+        made: int,
+        why: str,
+    ) -> Outcome:
+        return Outcome(
+            torch.stack([system.y0, y]), system.drift.open(y.detach()), t, status, made, why
+        )
 
     @torch.no_grad()
     def _search(
-        self, search: Search, where: Interval, y: tuple[Tensor, Tensor], f: tuple[Tensor, Tensor | None]
+        self,
+        search: Search,
+        where: Interval,
+        y: tuple[Tensor, Tensor],
+        f: tuple[Tensor, Tensor | None],
     ) -> float | None:
         size = where.t1 - where.t0
 
@@ -168,15 +205,25 @@ class Gridded:
         made: int,
     ) -> Outcome:
         t = where.t0 + theta * (where.t1 - where.t0)
-        share = theta if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
+        share = (
+            theta if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
+        )
         found = interpolated(*y, *f, where.length(y[0]), share)
-        return Outcome(torch.stack([system.y0, found]), system.drift.open(found.detach()), t, "event", made)
+        return Outcome(
+            torch.stack([system.y0, found]), system.drift.open(found.detach()), t, "event", made
+        )
 
 
 def interpolated(
-    y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor | None, h: float | Tensor, theta: float | Tensor
+    y0: Tensor,
+    y1: Tensor,
+    f0: Tensor,
+    f1: Tensor | None,
+    h: float | Tensor,
+    theta: float | Tensor,
 ) -> Tensor:
-    """The line, or the cubic with these slopes at its ends, between two states, at theta in [0, 1]."""
+    """The line, or the cubic with these slopes at its ends, between two states, at theta in [0,
+    1]."""
     theta = theta.to(y0) if isinstance(theta, Tensor) else theta
     if f1 is None:
         return y0 + theta * (y1 - y0)
@@ -186,12 +233,15 @@ def interpolated(
 
 
 def even_grid(t: Tensor, size: float, eps: float) -> Tensor:
-    """Points of this distance from the first of the times to the last, float64, with a shorter step at the end.
+    """Points of this distance from the first of the times to the last, float64, with a shorter step
+    at the end.
 
     ``eps`` is the resolution of the times: a last step that is only their rounding is left out.
     """
     if not size > 0.0:
-        raise OdesolveError(f"step_size is {size}: give the length of a step, without the sign of the direction")
+        raise OdesolveError(
+            f"step_size is {size}: give the length of a step, without the sign of the direction"
+        )
     first, last = t.detach()[[0, -1]].tolist()
     noise = 8 * eps * max(abs(first), abs(last)) / size
     count = max(1, -int((noise - abs(last - first) / size) // 1))

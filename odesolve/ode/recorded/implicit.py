@@ -1,4 +1,5 @@
-"""Implicit Runge-Kutta methods on a given grid, with gradients through the solution of their equations."""
+"""Implicit Runge-Kutta methods on a given grid, with gradients through the solution of their
+equations."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from odesolve.ode.recorded.grid import Interval
 
 Factors = tuple[Tensor, Tensor]  # as torch.linalg.lu_factor gives them
 SLOW = 0.3  # a rate of convergence that asks for new Jacobians
-ROUNDING = 32.0  # in units of the type's resolution: iterations that change less than this have converged
+# in units of the type's resolution: iterations that change less than this have converged
+ROUNDING = 32.0
 
 
 @dataclass(frozen=True)
 class ImplicitTableau:
-    """Coefficients of an implicit Runge-Kutta method: nodes ``c``, full rows ``a``, weights ``b``."""
+    """Coefficients of an implicit Runge-Kutta method: nodes ``c``, full rows ``a``, weights
+    ``b``."""
 
     name: str
     order: int
@@ -52,9 +55,23 @@ def _tableaus() -> tuple[ImplicitTableau, ...]:
     return (
         make("implicit_euler", 1, (1.0,), ((1.0,),), (1.0,), "Euler 1768, backwards"),
         make("implicit_midpoint", 2, (0.5,), ((0.5,),), (1.0,), "Gauss's method of one stage"),
-        make("trapezoid", 2, (0.0, 1.0), ((0.0, 0.0), (0.5, 0.5)), (0.5, 0.5), "Crank and Nicolson 1947"),
+        make(
+            "trapezoid",
+            2,
+            (0.0, 1.0),
+            ((0.0, 0.0), (0.5, 0.5)),
+            (0.5, 0.5),
+            "Crank and Nicolson 1947",
+        ),
         make("gl4", 4, (0.5 - r3 / 6, 0.5 + r3 / 6), gauss4, (0.5, 0.5), "Kuntzmann 1961"),
-        make("gl6", 6, (0.5 - r15 / 10, 0.5, 0.5 + r15 / 10), gauss6, (5 / 18, 4 / 9, 5 / 18), "Kuntzmann 1961"),
+        make(
+            "gl6",
+            6,
+            (0.5 - r15 / 10, 0.5, 0.5 + r15 / 10),
+            gauss6,
+            (5 / 18, 4 / 9, 5 / 18),
+            "Kuntzmann 1961",
+        ),
         make("radauIIA3", 3, (1 / 3, 1.0), third, third[-1], "Ehle 1969"),
         make("radauIIA5", 5, ((4 - r6) / 10, (4 + r6) / 10, 1.0), radau5, radau5[-1], "Ehle 1969"),
         make("sdirk2", 2, (g, 1.0), ((g, 0.0), (1 - g, g)), (1 - g, g), "Alexander 1977"),
@@ -66,10 +83,11 @@ IMPLICIT = {t.name: t for t in _tableaus()}
 
 
 class ImplicitRungeKutta:
-    """The stages of a step, all at once by Newton's method with Jacobians that are kept while they serve.
+    """The stages of a step, all at once by Newton's method with Jacobians that are kept while they
+    serve.
 
-    First gradients are those of the solution of the equations (the implicit function theorem), by one more iteration that
-    is recorded; they are not differentiated again.
+    First gradients are those of the solution of the equations (the implicit function theorem), by
+    one more iteration that is recorded; they are not differentiated again.
 
     Args:
         tableau: the method.
@@ -77,7 +95,8 @@ class ImplicitRungeKutta:
     """
 
     def __init__(self, tableau: ImplicitTableau, iterations: int = 100):
-        self.tableau, self.iterations = tableau, iterations
+        self.tableau = tableau
+        self.iterations = iterations
         self.kept: tuple[float, Factors] | None = None  # of the last step, and its length
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,14 +106,19 @@ class ImplicitRungeKutta:
         if torch.is_grad_enabled():
             residual = self._residual(drift, where, y, k)
             if residual.requires_grad:
-                change = torch.linalg.lu_solve(*self._factors(drift, where, y, k), residual.reshape(-1, 1))
-                k = differentiable_once(k - change.view_as(k), "take an explicit method, or implicit_adams")
+                change = torch.linalg.lu_solve(
+                    *self._factors(drift, where, y, k), residual.reshape(-1, 1)
+                )
+                k = differentiable_once(
+                    k - change.view_as(k), "take an explicit method, or implicit_adams"
+                )
         weights = torch.tensor(self.tableau.b, dtype=y.dtype, device=y.device)
         return y + where.length(y) * torch.tensordot(weights, k, 1), f0
 
     def _residual(self, drift: Drift, where: Interval, y: Tensor, k: Tensor) -> Tensor:
         """k_i - f(t_i, y + h sum_j a_ij k_j) of stages k (s, 1, ...)."""
-        a, h = self._matrix(k), where.length(y)
+        a = self._matrix(k)
+        h = where.length(y)
         states = y + h * torch.tensordot(a, k, 1)
         found = [drift(where.time(c, y), x) for c, x in zip(self.tableau.c, states, strict=True)]
         return k - torch.stack(found)
@@ -105,10 +129,18 @@ class ImplicitRungeKutta:
     @torch.no_grad()
     def _factors(self, drift: Drift, where: Interval, y: Tensor, k: Tensor) -> Factors:
         """Factors of the derivative of the residual at stages k."""
-        stages, n, h, jacobian = len(k), y.numel(), where.t1 - where.t0, Jacobian(drift)
+        stages = len(k)
+        n = y.numel()
+        h = where.t1 - where.t0
+        jacobian = Jacobian(drift)
         a = self._matrix(y)
         states = y + h * torch.tensordot(a, k, 1)
-        j = torch.stack([jacobian.matrix(where.time(c, y), x)[0] for c, x in zip(self.tableau.c, states, strict=True)])
+        j = torch.stack(
+            [
+                jacobian.matrix(where.time(c, y), x)[0]
+                for c, x in zip(self.tableau.c, states, strict=True)
+            ]
+        )
         blocks = torch.eye(stages * n, dtype=y.dtype, device=y.device).view(stages, n, stages, n)
         blocks = blocks - h * torch.einsum("ij,ipq->ipjq", a, j)
         lu, pivots = torch.linalg.lu_factor(blocks.reshape(stages * n, stages * n))
@@ -118,9 +150,15 @@ class ImplicitRungeKutta:
     @torch.no_grad()
     def _solve(self, drift: Drift, where: Interval, y: Tensor, f0: Tensor) -> Tensor:
         """Stages (s, 1, ...) that solve the equations."""
-        k, eps, last = f0.expand(len(self.tableau.c), *f0.shape).clone(), torch.finfo(y.dtype).eps, math.inf
-        same = self.kept is not None and math.isclose(self.kept[0], where.t1 - where.t0, rel_tol=0.01)
-        factors = self.kept[1] if same and self.kept is not None else self._factors(drift, where, y, k)
+        k = f0.expand(len(self.tableau.c), *f0.shape).clone()
+        eps = torch.finfo(y.dtype).eps
+        last = math.inf
+        same = self.kept is not None and math.isclose(
+            self.kept[0], where.t1 - where.t0, rel_tol=0.01
+        )
+        factors = (
+            self.kept[1] if same and self.kept is not None else self._factors(drift, where, y, k)
+        )
         for _ in range(self.iterations):
             residual = self._residual(drift, where, y, k)
             change = torch.linalg.lu_solve(*factors, residual.reshape(-1, 1)).view_as(k)
@@ -134,7 +172,8 @@ class ImplicitRungeKutta:
                 factors = self._factors(drift, where, y, k)
             last = size
         warn(
-            f"Newton's method did not converge in {self.iterations} iterations at t={where.t0:.6g}: give shorter steps or "
+            f"Newton's method did not converge in {self.iterations} iterations at "
+            f"t={where.t0:.6g}: give shorter steps or "
             "more max_iters"
         )
         return k

@@ -14,28 +14,41 @@ from odesolve.methods.tableaus import RK4_38
 from odesolve.ode.drift import Drift
 from odesolve.ode.recorded.grid import Interval, RungeKutta
 
-FEWEST, MOST = 3, 12  # values of f that the first Adams step takes; the highest order
+# values of f that the first Adams step takes; the highest order
+FEWEST = 3
+MOST = 12
 
 
 class Adams:
-    """Adams-Bashforth, and Adams-Moulton by functional iteration (Hairer, Norsett and Wanner 1993, III.1).
+    """Adams-Bashforth, and Adams-Moulton by functional iteration (Hairer, Norsett and Wanner 1993,
+    III.1).
 
-    The first two steps are made by the 3/8 rule, then the order rises with the values of f that are there. To gradients of the
-    grid the weights are constants.
+    The first two steps are made by the 3/8 rule, then the order rises with the values of f that are
+    there. To gradients of the grid the weights are constants.
 
     Args:
-        order: the highest order; that of the corrector is the number of values of f, with the one at the end of the step.
+        order: the highest order; that of the corrector is the number of values of f, with the one
+            at the end of the step.
         implicit: correct the prediction.
-        iterations: of the corrector, at most; it ends when an iteration changes the step by less than the tolerances.
+        iterations: of the corrector, at most; it ends when an iteration changes the step by less
+            than the tolerances.
     """
 
     def __init__(
-        self, order: int = MOST, implicit: bool = False, iterations: int = 4, rtol: float = 1e-7, atol: float = 1e-9
+        self,
+        order: int = MOST,
+        implicit: bool = False,
+        iterations: int = 4,
+        rtol: float = 1e-7,
+        atol: float = 1e-9,
     ):
         if order > MOST:
             raise OdesolveError(f"max_order is {order}: give at most {MOST}")
-        self.order, self.implicit, self.iterations = order, implicit, iterations
-        self.rtol, self.atol = rtol, atol
+        self.order = order
+        self.implicit = implicit
+        self.iterations = iterations
+        self.rtol = rtol
+        self.atol = atol
         self.past: deque[tuple[float, Tensor]] = deque(maxlen=max(order - 1, 1))
         self.start = RungeKutta(RK4_38)
 
@@ -60,7 +73,14 @@ class Adams:
             total = total.add(f, alpha=w)
         return total
 
-    def _corrected(self, drift: Drift, where: Interval, y: Tensor, moved: Tensor, h: float | Tensor) -> Tensor:
+    def _corrected(
+        self,
+        drift: Drift,
+        where: Interval,
+        y: Tensor,
+        moved: Tensor,
+        h: float | Tensor,
+    ) -> Tensor:
         nodes = (where.t1, *(t for t, _ in self.past))
         first, *rest = adams_weights(nodes, where.t0, where.t1)
         known = h * self._sum(tuple(rest))
@@ -71,7 +91,8 @@ class Adams:
             if bool(((moved - before).abs() < allowed).all()):
                 return moved
         warn(
-            f"the Adams corrector did not converge in {self.iterations} iterations at t={where.t0:.6g}: give shorter steps, "
+            f"the Adams corrector did not converge in {self.iterations} iterations at "
+            f"t={where.t0:.6g}: give shorter steps, "
             "more max_iters, or larger tolerances"
         )
         self.past.pop()
@@ -79,16 +100,19 @@ class Adams:
 
 
 def adams_weights(nodes: tuple[float, ...], t0: float, t1: float) -> tuple[float, ...]:
-    """Weights w with int_t0^t1 p dt = (t1 - t0) sum_j w_j p(t_j) for polynomials p through values at the nodes."""
+    """Weights w with int_t0^t1 p dt = (t1 - t0) sum_j w_j p(t_j) for polynomials p through values
+    at the nodes."""
     h = t1 - t0
     return _weights(tuple(round((t - t0) / h, 12) for t in nodes))
 
 
 @lru_cache(256)
 def _weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
-    """Of the interval [0, 1]: Lagrange's polynomials by Gauss's quadrature, which is exact for them."""
+    """Of the interval [0, 1]: Lagrange's polynomials by Gauss's quadrature, which is exact for
+    them."""
     x, w = np.polynomial.legendre.leggauss(len(nodes) // 2 + 1)
-    x, w = (x + 1) / 2, w / 2
+    x = (x + 1) / 2
+    w = w / 2
     out = []
     for j, node in enumerate(nodes):
         others = np.array([n for i, n in enumerate(nodes) if i != j])

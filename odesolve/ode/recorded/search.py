@@ -17,21 +17,33 @@ ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 
 class Search:
-    """What is known of an event at the beginning of the step to come: its numbers (m,), and what each must exceed before it
-    counts, as it may be 0 where the solution starts. Where one of them is NaN, or the state at the event is not finite, ``lost``
-    is true: nothing can be found.
+    """What is known of an event at the beginning of the step to come: its numbers (m,), and what
+    each must exceed before it counts, as it may be 0 where the solution starts. Where one of them
+    is NaN, or the state at the event is not finite, ``lost`` is true: nothing can be found.
 
     It looks at every step of a solve, in order.
     """
 
     def __init__(self, system: System, t0: float, y0: Tensor):
-        self.system, self.t0, self.y0 = system, t0, y0.detach()
-        self.values, self.limits = system.values(t0, self.y0), None
+        self.system = system
+        self.t0 = t0
+        self.y0 = y0.detach()
+        self.values = system.values(t0, self.y0)
+        self.limits = None
         self.lost = False
 
     @torch.no_grad()
-    def first(self, t0: float, h: float, slope: Tensor, states: States, y1: Tensor, t1: float) -> float | None:
-        """Where the event is in a step from t0 to t1, theta in [0, 1], or None; ``slope`` is dy/dt at its beginning."""
+    def first(
+        self,
+        t0: float,
+        h: float,
+        slope: Tensor,
+        states: States,
+        y1: Tensor,
+        t1: float,
+    ) -> float | None:
+        """Where the event is in a step from t0 to t1, theta in [0, 1], or None; ``slope`` is dy/dt
+        at its beginning."""
         sampled = dict(zip(INNER, states(self.values.new_tensor(INNER)), strict=True))
 
         def value(rows: Rows, theta: Tensor | float) -> Tensor:
@@ -43,7 +55,9 @@ class Search:
             return torch.stack(found)[which, rows] if found else self.values[rows]
 
         after = self.system.values(t1, y1)
-        self.lost = bool(torch.stack([self.values, after]).isnan().any()) or not bool(y1.isfinite().all())
+        self.lost = bool(torch.stack([self.values, after]).isnan().any()) or not bool(
+            y1.isfinite().all()
+        )
         limits = self._limits(slope) if self.limits is None else self.limits
         found, self.limits = zeros(value, self.values, after, limits)
         self.values = after
@@ -54,8 +68,12 @@ class Search:
         return None if self.lost else float(theta)
 
     def _limits(self, slope: Tensor) -> Tensor:
-        system, y, sign = self.system, self.y0, self.system.clock.sign
+        system = self.system
+        y = self.y0
+        sign = self.system.clock.sign
         later = self.t0 + sign * ULPS * torch.finfo(y.dtype).eps * abs(self.t0)
         rounding = (system.values(later, y) - self.values).abs()
         allowed = (system.atol + system.rtol * y.abs()).to(y).expand_as(y)
-        return limit(lambda state: system.values(self.t0, state), y, slope.detach(), allowed, rounding)
+        return limit(
+            lambda state: system.values(self.t0, state), y, slope.detach(), allowed, rounding
+        )

@@ -1,4 +1,5 @@
-"""What a recorded solve is given: a right-hand side, a first state, times, a norm, and who looks on."""
+"""What a recorded solve is given: a right-hand side, a first state, times, a norm, and who looks
+on."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from torch import Tensor
 from odesolve.kernels import dispatch
 from odesolve.ode.drift import Drift
 
-Tolerance = float | Tensor  # a number, or one for every number of the state, as the state (1, ...) is laid out
-Callback = Callable[[float, Tensor, float], None]  # (time, state (1, ...), signed length of the step)
+# a number, or one for every number of the state, as the state (1, ...) is laid out
+Tolerance = float | Tensor
+# (time, state (1, ...), signed length of the step)
+Callback = Callable[[float, Tensor, float], None]
 
 
 class Clock:
-    """Times (n,), kept in float64 whatever t is; moments made of them are connected to t where it wants gradients."""
+    """Times (n,), kept in float64 whatever t is; moments made of them are connected to t where it
+    wants gradients."""
 
     def __init__(self, t: Tensor):
         self.linked = t.requires_grad and torch.is_grad_enabled()
@@ -30,7 +34,8 @@ class Clock:
         return 1.0 if self.times[-1] >= self.times[0] else -1.0
 
     def moment(self, value: float, like: Tensor) -> Tensor:
-        """A time of a solve that moves along with t[0], as f takes it: without dimensions, in the type of the state."""
+        """A time of a solve that moves along with t[0], as f takes it: without dimensions, in the
+        type of the state."""
         if self.linked:
             return (self.t[0] + (value - self.times[0])).to(like)
         return moment(value, like)
@@ -65,9 +70,10 @@ class System:
         y0: the first state (1, ...), connected to what it is made of.
         clock: the times of the output.
         rtol, atol: tolerances of the error.
-        norm: of a state in the user's form, errors divided by their tolerances; None for the root mean square.
-        event: (time without dimensions, state (1, ...)) -> numbers (m,): the solve ends where one of them changes its sign.
-            The last of the times is only a direction then.
+        norm: of a state in the user's form, errors divided by their tolerances; None for the root
+            mean square.
+        event: (time without dimensions, state (1, ...)) -> numbers (m,): the solve ends where one
+            of them changes its sign. The last of the times is only a direction then.
         listeners: who is told of every step.
     """
 
@@ -82,13 +88,26 @@ class System:
 
     def size(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
         """The norm (1,) of an error by the tolerances at the two ends of a step."""
-        if self.norm is None and not isinstance(self.rtol, Tensor) and not isinstance(self.atol, Tensor):
+        if (
+            self.norm is None
+            and not isinstance(self.rtol, Tensor)
+            and not isinstance(self.atol, Tensor)
+        ):
             out = torch.empty(1, dtype=torch.float64, device=error.device)
             dispatch.rms(out, error, y0, y1, self.rtol, self.atol)
             return out
         scaled = error / (self.atol + self.rtol * torch.maximum(y0.abs(), y1.abs()))
-        value = scaled.square().mean().sqrt() if self.norm is None else self.norm(self.drift.open(scaled))
-        return torch.as_tensor(value, dtype=torch.float64, device=error.device).detach().abs().reshape(1)
+        value = (
+            scaled.square().mean().sqrt()
+            if self.norm is None
+            else self.norm(self.drift.open(scaled))
+        )
+        return (
+            torch.as_tensor(value, dtype=torch.float64, device=error.device)
+            .detach()
+            .abs()
+            .reshape(1)
+        )
 
     def values(self, t: float, y: Tensor) -> Tensor:
         """The event's numbers at a state, (m,) float64."""
@@ -99,9 +118,9 @@ class System:
 
 @dataclass
 class Outcome:
-    """What a solve leaves: states (n, 1, ...) at the times, or at the first one and the event; the last finite state in the form
-    of y0, its time, and how the solve ended, in the words of ``Solution``; how many steps it made; why it failed; all steps
-    where they were asked for."""
+    """What a solve leaves: states (n, 1, ...) at the times, or at the first one and the event; the
+    last finite state in the form of y0, its time, and how the solve ended, in the words of
+    ``Solution``; how many steps it made; why it failed; all steps where they were asked for."""
 
     y: Tensor
     last: Any

@@ -12,7 +12,12 @@ from .networks import diffusers
 from .pipelines import PIPELINES
 
 TOLERANCE = 1e-5
-STABLE_DIFFUSION = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+STABLE_DIFFUSION = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "steps_offset": 1,
+}
 # The KDPM2 schedulers give NumPy functions tensors.
 NUMPY = "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
 
@@ -28,8 +33,11 @@ def gap(a: Tensor, b: Tensor) -> float:
     return worst if worst == worst else float("inf")
 
 
-def difference(pipeline: str, theirs: Any, steps: int | None = 7, ours: dict | None = None, **call) -> float:
-    """``gap`` between the latents of a pipeline run with our scheduler, and with the one whose config it was made from."""
+def difference(
+    pipeline: str, theirs: Any, steps: int | None = 7, ours: dict | None = None, **call
+) -> float:
+    """``gap`` between the latents of a pipeline run with our scheduler, and with the one whose
+    config it was made from."""
     tiny = PIPELINES[pipeline]
     mine = OdesolveScheduler.from_config(theirs, **(ours or {}))
     return gap(*(tiny.run(tiny.build(scheduler), steps, **call) for scheduler in (mine, theirs)))

@@ -22,7 +22,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def network(make: Callable[..., torch.nn.Module], **config) -> torch.nn.Module:
-    """A network from its configuration, its random weights always the same, and large enough for an output of order 1."""
+    """A network from its configuration, its random weights always the same, and large enough for an
+    output of order 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = make(**config)
@@ -55,8 +56,13 @@ TIME_IDS = {
 
 @functools.cache
 def pixel_unet(channels: int = 3, out: int = 3) -> torch.nn.Module:
-    blocks = {"down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")}
-    return network(diffusers.UNet2DModel, **{**UNET, "in_channels": channels, "out_channels": out, **blocks})
+    blocks = {
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    }
+    return network(
+        diffusers.UNet2DModel, **{**UNET, "in_channels": channels, "out_channels": out, **blocks}
+    )
 
 
 @functools.cache
@@ -71,7 +77,12 @@ def xl_unet() -> torch.nn.Module:
 
 @functools.cache
 def vae() -> torch.nn.Module:
-    config = {"block_out_channels": (4,), "norm_num_groups": 2, "force_upcast": False, "shift_factor": 0.1}
+    config = {
+        "block_out_channels": (4,),
+        "norm_num_groups": 2,
+        "force_upcast": False,
+        "shift_factor": 0.1,
+    }
     return network(diffusers.AutoencoderKL, latent_channels=4, sample_size=SIZE, **config)
 
 
@@ -198,6 +209,12 @@ def image_encoder() -> torch.nn.Module:
 
 @functools.cache
 def motion_unet() -> torch.nn.Module:
-    config = {"motion_layers_per_block": 1, "motion_num_attention_heads": 2, "motion_norm_num_groups": 4}
-    adapter = network(diffusers.MotionAdapter, block_out_channels=(8, 16), motion_max_seq_length=4, **config)
+    config = {
+        "motion_layers_per_block": 1,
+        "motion_num_attention_heads": 2,
+        "motion_norm_num_groups": 4,
+    }
+    adapter = network(
+        diffusers.MotionAdapter, block_out_channels=(8, 16), motion_max_seq_length=4, **config
+    )
     return diffusers.UNetMotionModel.from_unet2d(unet(), adapter)

@@ -33,7 +33,8 @@ from .networks import (
 
 @dataclass(frozen=True)
 class Tiny:
-    """A pipeline: its class, its components but the scheduler, and what a call takes beside the number of steps.
+    """A pipeline: its class, its components but the scheduler, and what a call takes beside the
+    number of steps.
 
     ``arguments`` maps the number of prompts to a call's arguments.
     """
@@ -44,7 +45,8 @@ class Tiny:
     latent: bool = True
 
     def build(self, scheduler, **components):
-        """A fresh pipeline object with this scheduler; networks are shared, or replaced by those given."""
+        """A fresh pipeline object with this scheduler; networks are shared, or replaced by those
+        given."""
         made = {**self.components(), **components}
         pipe = getattr(diffusers, self.kind)(scheduler=scheduler, **made)
         pipe.scheduler = scheduler  # DDIMPipeline makes a DDIMScheduler of what it is given
@@ -52,8 +54,13 @@ class Tiny:
         return pipe
 
     def run(self, pipe, steps: int | None = 5, prompts: int = 1, seed: int = 0, **call) -> Tensor:
-        """Latents, or pixels where there are none, of a call with this number of steps and this seed of its noise."""
-        given = {"generator": torch.Generator().manual_seed(seed), **self.arguments(prompts), **call}
+        """Latents, or pixels where there are none, of a call with this number of steps and this
+        seed of its noise."""
+        given = {
+            "generator": torch.Generator().manual_seed(seed),
+            **self.arguments(prompts),
+            **call,
+        }
         if steps is not None:
             given["num_inference_steps"] = steps
         out = pipe(**given, output_type="latent" if self.latent else "np", return_dict=False)
@@ -86,7 +93,10 @@ def flux_parts() -> dict[str, Any]:
 
 
 def embeddings(prompts: int) -> dict[str, Tensor]:
-    return {"prompt_embeds": normal(prompts, 3, WIDTH), "negative_prompt_embeds": normal(prompts, 3, WIDTH, seed=1)}
+    return {
+        "prompt_embeds": normal(prompts, 3, WIDTH),
+        "negative_prompt_embeds": normal(prompts, 3, WIDTH, seed=1),
+    }
 
 
 def pooled(prompts: int) -> dict[str, Tensor]:
@@ -122,7 +132,10 @@ def changed(given: Callable[[int], dict[str, Any]], strength: float = 0.6):
 
 
 def flux_arguments(prompts: int) -> dict[str, Any]:
-    given = {"prompt_embeds": normal(prompts, 3, WIDTH), "pooled_prompt_embeds": normal(prompts, WIDTH, seed=2)}
+    given = {
+        "prompt_embeds": normal(prompts, 3, WIDTH),
+        "pooled_prompt_embeds": normal(prompts, WIDTH, seed=2),
+    }
     return {**given, **SQUARE}
 
 
@@ -131,8 +144,12 @@ def svd_arguments(prompts: int) -> dict[str, Any]:
 
 
 PIPELINES = {
-    "ddpm": Tiny("DDPMPipeline", lambda: {"unet": pixel_unet()}, lambda n: {"batch_size": n}, latent=False),
-    "ddim": Tiny("DDIMPipeline", lambda: {"unet": pixel_unet()}, lambda n: {"batch_size": n}, latent=False),
+    "ddpm": Tiny(
+        "DDPMPipeline", lambda: {"unet": pixel_unet()}, lambda n: {"batch_size": n}, latent=False
+    ),
+    "ddim": Tiny(
+        "DDIMPipeline", lambda: {"unet": pixel_unet()}, lambda n: {"batch_size": n}, latent=False
+    ),
     "sd": Tiny("StableDiffusionPipeline", stable_diffusion_parts, prompted),
     "sd_image": Tiny("StableDiffusionImg2ImgPipeline", stable_diffusion_parts, changed(prompted)),
     "sd_inpaint": Tiny(
@@ -156,7 +173,9 @@ PIPELINES = {
         lambda: {"transformer": ltx_transformer(), **none("vae", "text_encoder", "tokenizer")},
         lambda n: {
             **embeddings(n),
-            **dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(n, 3).bool()),
+            **dict.fromkeys(
+                ("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(n, 3).bool()
+            ),
             "height": 64,
             "width": 64,
             "num_frames": 9,
@@ -164,7 +183,10 @@ PIPELINES = {
     ),
     "cogvideox": Tiny(
         "CogVideoXPipeline",
-        lambda: {"transformer": cogvideox_transformer(), **none("vae", "text_encoder", "tokenizer")},
+        lambda: {
+            "transformer": cogvideox_transformer(),
+            **none("vae", "text_encoder", "tokenizer"),
+        },
         lambda n: {**embeddings(n), "height": 32, "width": 32, "num_frames": 5},
     ),
     "svd": Tiny(
@@ -179,7 +201,12 @@ PIPELINES = {
     ),
     "animatediff": Tiny(
         "AnimateDiffPipeline",
-        lambda: {"vae": vae(), "unet": motion_unet(), "motion_adapter": None, **none("text_encoder", "tokenizer")},
+        lambda: {
+            "vae": vae(),
+            "unet": motion_unet(),
+            "motion_adapter": None,
+            **none("text_encoder", "tokenizer"),
+        },
         lambda n: {**embeddings(n), "num_frames": 2, **SQUARE},
     ),
 }

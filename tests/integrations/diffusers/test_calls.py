@@ -1,4 +1,5 @@
-"""What pipelines do with a scheduler beside plain calls: callbacks, interruption, strength, masks, given times, hand-over."""
+"""What pipelines do with a scheduler beside plain calls: callbacks, interruption, strength, masks,
+given times, hand-over."""
 
 from __future__ import annotations
 
@@ -35,7 +36,11 @@ def halved(pipe, i, t, given):
 
 
 @pytest.mark.parametrize(
-    ("name", "config"), [("DPMSolverMultistep", STABLE_DIFFUSION), ("DDIM", {**STABLE_DIFFUSION, "clip_sample": False})]
+    ("name", "config"),
+    [
+        ("DPMSolverMultistep", STABLE_DIFFUSION),
+        ("DDIM", {**STABLE_DIFFUSION, "clip_sample": False}),
+    ],
 )
 def test_a_callback_replaces_the_latents(name, config):
     assert difference("sd", stock(name, **config), 6, callback_on_step_end=halved) < TOLERANCE
@@ -49,7 +54,8 @@ def test_a_callback_replaces_the_latents_of_a_flow():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_callback_that_changes_nothing(solver, dtype):
-    """Latents that were copied or written to with the same numbers are the same latents, to the last bit of the state."""
+    """Latents that were copied or written to with the same numbers are the same latents, to the
+    last bit of the state."""
 
     def copied(pipe, i, t, given):
         if i % 2:
@@ -66,7 +72,9 @@ def test_a_callback_that_changes_nothing(solver, dtype):
 def half(solver: str):
     """A pipeline on copies of its networks in bfloat16."""
     parts = {
-        name: copy.deepcopy(part) for name, part in PIPELINES["sd"].components().items() if name in ("unet", "vae")
+        name: copy.deepcopy(part)
+        for name, part in PIPELINES["sd"].components().items()
+        if name in ("unet", "vae")
     }
     return PIPELINES["sd"].build(ours(solver), **parts).to(torch.bfloat16)
 
@@ -99,7 +107,8 @@ def test_a_call_after_an_interrupted_one(solver):
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "DDIM"])
 @pytest.mark.parametrize("task", ["sd_image", "sd_inpaint"])
 def test_strength(task, name, strength):
-    """Also where the first step of the loop is not the first of the schedule, and where latents are mixed at every step."""
+    """Also where the first step of the loop is not the first of the schedule, and where latents are
+    mixed at every step."""
     config = {**STABLE_DIFFUSION, **({"clip_sample": False} if name == "DDIM" else {})}
     assert difference(task, stock(name, **config), 8, strength=strength) < TOLERANCE
 
@@ -127,7 +136,8 @@ def test_given_timesteps(name):
 
 @pytest.mark.parametrize("solver", ["dpmpp_2m", "unipc_3", "heun_edm"])
 def test_given_sigmas(solver):
-    """Only some schedulers of diffusers take them; ours are ``ode.sample`` on that grid (``test_solvers``)."""
+    """Only some schedulers of diffusers take them; ours are ``ode.sample`` on that grid
+    (``test_solvers``)."""
     sigmas = [14.0, 6.0, 3.0, 1.0, 0.3, 0.0]
     pipe = pipeline(solver=solver)
     assert torch.isfinite(run(pipe, steps=None, sigmas=sigmas)).all()
@@ -136,7 +146,10 @@ def test_given_sigmas(solver):
 
 def test_given_sigmas_as_in_diffusers():
     sigmas = [14.0, 6.0, 3.0, 1.0, 0.3, 0.0]
-    assert difference("sd", stock("EulerDiscrete", **STABLE_DIFFUSION), None, sigmas=sigmas) < TOLERANCE
+    assert (
+        difference("sd", stock("EulerDiscrete", **STABLE_DIFFUSION), None, sigmas=sigmas)
+        < TOLERANCE
+    )
 
 
 def test_several_pictures_a_prompt():
@@ -155,7 +168,12 @@ def test_noise_belongs_to_the_seed_of_a_sample(solver):
     """One seed gives one picture, alone and in a batch of eight."""
     pipe = pipeline(solver=solver)
     alone = run(pipe, generator=[torch.Generator().manual_seed(7)])
-    eight = run(pipe, prompts=8, generator=[torch.Generator().manual_seed(s) for s in range(8)], **same_prompt(8))
+    eight = run(
+        pipe,
+        prompts=8,
+        generator=[torch.Generator().manual_seed(s) for s in range(8)],
+        **same_prompt(8),
+    )
     assert gap(eight[7:], alone) < TOLERANCE
     assert gap(eight[6:7], alone) > 0.1
 
@@ -166,7 +184,9 @@ def same_prompt(n: int):
 
 def flow_loop(seeds: list[int], given: list[torch.Generator] | None) -> torch.Tensor:
     """A loop over a flow's scheduler, its start noise by these seeds."""
-    scheduler = OdesolveScheduler.from_config(stock("FlowMatchEulerDiscrete").config, solver="euler_ancestral_rf")
+    scheduler = OdesolveScheduler.from_config(
+        stock("FlowMatchEulerDiscrete").config, solver="euler_ancestral_rf"
+    )
     scheduler.set_timesteps(6)
     x = torch.cat([normal(1, 4, 8, 8, seed=s) for s in seeds])
     for t in scheduler.timesteps:
@@ -183,7 +203,9 @@ def test_noise_of_a_flow_belongs_to_the_seed_of_a_sample():
 def test_a_flow_pipeline_draws_its_noise_by_the_global_seed():
     """Its calls of ``step`` name no generator."""
     config = stock("FlowMatchEulerDiscrete", shift=3.0).config
-    pipe = PIPELINES["sd3"].build(OdesolveScheduler.from_config(config, solver="euler_ancestral_rf"))
+    pipe = PIPELINES["sd3"].build(
+        OdesolveScheduler.from_config(config, solver="euler_ancestral_rf")
+    )
     outs = []
     with torch.random.fork_rng(devices=[]):
         for seed in (1, 1, 2):
@@ -215,11 +237,17 @@ def test_hand_over_as_in_diffusers(name):
 
 def test_swapped_twice_and_back():
     pipe = pipeline("sd", "heun_edm")
-    pipe.scheduler = OdesolveScheduler.from_config(pipe.scheduler.config, solver="dpmpp_2m", grid="karras")
-    pipe.scheduler = OdesolveScheduler.from_config(pipe.scheduler.config, solver="unipc_2", grid=None)
+    pipe.scheduler = OdesolveScheduler.from_config(
+        pipe.scheduler.config, solver="dpmpp_2m", grid="karras"
+    )
+    pipe.scheduler = OdesolveScheduler.from_config(
+        pipe.scheduler.config, solver="unipc_2", grid=None
+    )
     assert torch.equal(run(pipe), run(pipeline("sd", "unipc_2")))
     pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-    assert torch.equal(run(pipe), run(PIPELINES["sd"].build(stock("DPMSolverMultistep", **STABLE_DIFFUSION))))
+    assert torch.equal(
+        run(pipe), run(PIPELINES["sd"].build(stock("DPMSolverMultistep", **STABLE_DIFFUSION)))
+    )
 
 
 def test_eta_of_ddim_is_an_argument_of_the_call():

@@ -11,7 +11,12 @@ from .pipelines import PIPELINES
 CLIPS = [
     {},  # clip_sample=True is the default of both classes
     {"clip_sample_range": 0.5},
-    {"clip_sample": False, "thresholding": True, "dynamic_thresholding_ratio": 0.7, "sample_max_value": 1.5},
+    {
+        "clip_sample": False,
+        "thresholding": True,
+        "dynamic_thresholding_ratio": 0.7,
+        "sample_max_value": 1.5,
+    },
 ]
 
 
@@ -26,16 +31,22 @@ def both(kind: str, theirs, steps: int = 10, **call):
 
 @pytest.mark.parametrize("clip", CLIPS, ids=["default", "range", "threshold"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("call", [{}, {"use_clipped_model_output": True}], ids=["noise kept", "noise clipped"])
+@pytest.mark.parametrize(
+    "call", [{}, {"use_clipped_model_output": True}], ids=["noise kept", "noise clipped"]
+)
 def test_ddim(call, prediction, clip):
     a, b = both("ddim", stock("DDIM", prediction_type=prediction, **clip), **call)
-    # Far out in the noise x0 is 50 times the rounding of the noise: what differs is what the network makes of that.
+    # Far out in the noise x0 is 50 times the rounding of the noise: what differs is what the
+    # network makes of that.
     assert gap(a, b) < (TOLERANCE if prediction != "epsilon" else 5e-5)
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=["default", "range", "threshold"])
 def test_ddim_on_a_network_that_amplifies_nothing(clip):
-    theirs, start = stock("DDIM", **clip), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    theirs, start = (
+        stock("DDIM", **clip),
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),
+    )
     ends = []
     for scheduler in (OdesolveScheduler.from_config(theirs), theirs):
         scheduler.set_timesteps(10)
@@ -55,7 +66,9 @@ def test_ddim_with_noise():
     outs = []
     for s in (mine, theirs):
         s.set_timesteps(10)
-        outs.append(s.step(said, s.timesteps[0], x, eta=0.7, variance_noise=noise, return_dict=False)[0])
+        outs.append(
+            s.step(said, s.timesteps[0], x, eta=0.7, variance_noise=noise, return_dict=False)[0]
+        )
     assert gap(*outs) < TOLERANCE
 
 

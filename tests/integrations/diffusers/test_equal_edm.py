@@ -1,4 +1,5 @@
-"""On networks in EDM's scaling, pipelines give the same latents as with the schedulers of diffusers."""
+"""On networks in EDM's scaling, pipelines give the same latents as with the schedulers of
+diffusers."""
 
 import pytest
 

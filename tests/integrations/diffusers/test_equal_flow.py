@@ -1,4 +1,5 @@
-"""On flow-matching networks, pipelines give the same latents as with the schedulers of diffusers."""
+"""On flow-matching networks, pipelines give the same latents as with the schedulers of
+diffusers."""
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from .pipelines import PIPELINES
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 DYNAMIC = {"use_dynamic_shifting": True}
-LTX = {**DYNAMIC, "base_shift": 0.95, "max_shift": 2.05, "base_image_seq_len": 1024, "max_image_seq_len": 4096}
+LTX = {
+    **DYNAMIC,
+    "base_shift": 0.95,
+    "max_shift": 2.05,
+    "base_image_seq_len": 1024,
+    "max_image_seq_len": 4096,
+}
 MULTISTEP = [
     *(("DPMSolverMultistep", {"solver_order": n}) for n in (1, 2, 3)),
     ("DPMSolverMultistep", {"solver_type": "heun"}),
@@ -26,7 +33,9 @@ def test_stable_diffusion_3(pipeline, config, guidance):
     assert difference(pipeline, theirs, 8, guidance_scale=guidance) < TOLERANCE
 
 
-@pytest.mark.parametrize("config", [{}, DYNAMIC, {**DYNAMIC, "time_shift_type": "linear"}, {"shift": 3.0}], ids=str)
+@pytest.mark.parametrize(
+    "config", [{}, DYNAMIC, {**DYNAMIC, "time_shift_type": "linear"}, {"shift": 3.0}], ids=str
+)
 @pytest.mark.parametrize("pipeline", ["flux", "flux_image"])
 def test_flux(pipeline, config):
     assert difference(pipeline, stock("FlowMatchEulerDiscrete", **config), 8) < TOLERANCE
@@ -40,10 +49,14 @@ def test_kinds_of_noise_levels(pipeline, config, kind):
     assert difference(pipeline, theirs, 8) < TOLERANCE
 
 
-@pytest.mark.parametrize("config", [{}, DYNAMIC, {"shift": 3.0}, {"use_karras_sigmas": True}], ids=str)
+@pytest.mark.parametrize(
+    "config", [{}, DYNAMIC, {"shift": 3.0}, {"use_karras_sigmas": True}], ids=str
+)
 def test_given_sigmas(config):
     sigmas = (1.0 - np.linspace(0.0, 0.95, 6) ** 1.5).tolist()
-    assert difference("flux", stock("FlowMatchEulerDiscrete", **config), 6, sigmas=sigmas) < TOLERANCE
+    assert (
+        difference("flux", stock("FlowMatchEulerDiscrete", **config), 6, sigmas=sigmas) < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize(("name", "config"), MULTISTEP, ids=str)
@@ -65,7 +78,8 @@ def test_karras_levels_of_multistep_solvers():
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
 @pytest.mark.parametrize("kind", ["exponential", "beta"])
 def test_levels_that_leave_the_range_of_flows_in_diffusers(name, kind):
-    """There they are noise levels up to 157, of a time that ends at 1, and latents are not numbers."""
+    """There they are noise levels up to 157, of a time that ends at 1, and latents are not
+    numbers."""
     theirs = stock(name, **FLOW, **{f"use_{kind}_sigmas": True})
     wan = PIPELINES["wan"]
     out = wan.run(wan.build(OdesolveScheduler.from_config(theirs)), 6)
@@ -80,4 +94,7 @@ def test_heun(shift):
 
 @pytest.mark.parametrize("terminal", [None, 0.1])
 def test_ltx(terminal):
-    assert difference("ltx", stock("FlowMatchEulerDiscrete", **LTX, shift_terminal=terminal), 8) < TOLERANCE
+    assert (
+        difference("ltx", stock("FlowMatchEulerDiscrete", **LTX, shift_terminal=terminal), 8)
+        < TOLERANCE
+    )

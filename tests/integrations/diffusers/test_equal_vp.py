@@ -1,4 +1,5 @@
-"""On networks trained with a table of noise levels, pipelines give the same latents as with the schedulers of diffusers."""
+"""On networks trained with a table of noise levels, pipelines give the same latents as with the
+schedulers of diffusers."""
 
 import pytest
 
@@ -58,17 +59,22 @@ def test_noise_levels(name, kind):
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("name", TO_SIGMA_MIN)
 def test_schedulers_that_end_at_the_lowest_level(name, spacing):
-    """But for levels of a kind that ends there already: the last step of diffusers is none then, and ours goes to zero."""
+    """But for levels of a kind that ends there already: the last step of diffusers is none then,
+    and ours goes to zero."""
     assert difference("sd", theirs(TO_SIGMA_MIN[name], timestep_spacing=spacing), 6) < TOLERANCE
 
 
 PREDICTIONS = [(name, kind) for name in CLASSES for kind in ("sample", "v_prediction")]
-PREDICTIONS.remove(("dpm2", "sample"))  # KDPM2DiscreteScheduler refuses networks that predict the data
+# KDPM2DiscreteScheduler refuses networks that predict the data
+PREDICTIONS.remove(("dpm2", "sample"))
 
 
 @pytest.mark.parametrize(("name", "prediction"), PREDICTIONS)
 def test_predictions(name, prediction):
-    assert difference("sd", theirs(CLASSES[name], prediction_type=prediction), guidance_scale=2.0) < TOLERANCE
+    assert (
+        difference("sd", theirs(CLASSES[name], prediction_type=prediction), guidance_scale=2.0)
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -83,7 +89,8 @@ def test_steps_and_guidance(name, steps, guidance):
 @pytest.mark.parametrize("steps", [4, 10, 25])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_ddim(spacing, steps, prediction):
-    """With numbers of steps that divide 1000: else diffusers' steps do not end where the next one begins."""
+    """With numbers of steps that divide 1000: else diffusers' steps do not end where the next one
+    begins."""
     config = {**STABLE_DIFFUSION, "timestep_spacing": spacing, "prediction_type": prediction}
     ends = {"set_alpha_to_one": spacing == "trailing"}
     assert difference("sd", stock("DDIM", **config, **ends, clip_sample=False), steps) < TOLERANCE
@@ -97,7 +104,8 @@ def test_pipelines(pipeline, name):
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_unconditional(clip):
-    """Pictures of a network that predicts them; DDIM with the clipped picture in the whole step, as ours."""
+    """Pictures of a network that predicts them; DDIM with the clipped picture in the whole step, as
+    ours."""
     theirs = stock("DDIM", prediction_type="sample", clip_sample=clip)
     assert difference("ddim", theirs, 10, use_clipped_model_output=clip) < TOLERANCE
 
@@ -106,20 +114,28 @@ def test_unconditional(clip):
 @pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep"])
 def test_tables(name, schedule):
     own = {"clip_sample": False} if name == "DDIM" else {}
-    theirs = stock(name, beta_schedule=schedule, prediction_type="v_prediction", steps_offset=1, **own)
+    theirs = stock(
+        name, beta_schedule=schedule, prediction_type="v_prediction", steps_offset=1, **own
+    )
     assert difference("sd", theirs, 8) < TOLERANCE
 
 
 @pytest.mark.parametrize("schedule", ["scaled_linear", "squaredcos_cap_v2"])
 def test_tables_rescaled_to_end_in_noise_alone(schedule):
-    config = {"beta_schedule": schedule, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    config = {
+        "beta_schedule": schedule,
+        "prediction_type": "v_prediction",
+        "timestep_spacing": "trailing",
+    }
     theirs = stock("DPMSolverMultistep", **config, rescale_betas_zero_snr=True, steps_offset=1)
     assert difference("sd", theirs, 8, guidance_scale=1.0) < TOLERANCE
 
 
 def test_a_rescaled_table_falls_to_its_end():
     """Where diffusers puts the level of the last time above that of the one before."""
-    theirs = stock("DPMSolverMultistep", rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    theirs = stock(
+        "DPMSolverMultistep", rescale_betas_zero_snr=True, prediction_type="v_prediction"
+    )
     table = OdesolveScheduler.from_config(theirs).alphas_cumprod
     assert bool((theirs.alphas_cumprod.diff()[-1:] > 0).all())
     assert bool((table.diff() < 0).all())

@@ -1,4 +1,5 @@
-"""A refiner that follows its base keeps the order of a multistep solver; one that does not begins it anew."""
+"""A refiner that follows its base keeps the order of a multistep solver; one that does not begins
+it anew."""
 
 import pytest
 import torch
@@ -15,7 +16,10 @@ CONFIG = {**STABLE_DIFFUSION, "timestep_spacing": "leading"}
 def handed_over(solver: str, follow: bool, dtype=torch.float32):
     """(latents of an unbroken run, latents of base and refiner with the same network)."""
     base, refiner = PIPELINES["xl"], PIPELINES["xl_image"]
-    first, second = (OdesolveScheduler.from_config(stock("DPMSolverMultistep", **CONFIG), solver=solver) for _ in "ab")
+    first, second = (
+        OdesolveScheduler.from_config(stock("DPMSolverMultistep", **CONFIG), solver=solver)
+        for _ in "ab"
+    )
     if follow:
         second.follow(first)
     whole = base.run(base.build(OdesolveScheduler.from_config(first)), 10)

@@ -1,4 +1,5 @@
-"""A model made from a pipeline samples what the pipeline samples, and is profiled and scored like any other."""
+"""A model made from a pipeline samples what the pipeline samples, and is profiled and scored like
+any other."""
 
 import pytest
 import torch
@@ -43,12 +44,15 @@ class Watched(OdesolveScheduler):
         return super().step(model_output, timestep, sample, **extras)
 
 
-@pytest.mark.parametrize(("name", "scheduler", "call"), MADE, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(MADE)])
+@pytest.mark.parametrize(
+    ("name", "scheduler", "call"), MADE, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(MADE)]
+)
 def test_the_model_samples_what_the_pipeline_samples(name, scheduler, call):
     tiny = PIPELINES[name]
     mine = Watched.from_config(scheduler, solver="dpmpp_2m")
     pipe = tiny.build(scheduler)
-    pipe.scheduler = mine  # the pipelines of DDIM and DDPM make a scheduler of their own of the one they are built with
+    # the pipelines of DDIM and DDPM make a scheduler of their own of the one they are built with
+    pipe.scheduler = mine
     if not tiny.latent:
         call = {**call, "output_type": "np"}
     theirs = tiny.run(pipe, 6, prompts=2, **{k: v for k, v in call.items() if k != "output_type"})
@@ -56,7 +60,11 @@ def test_the_model_samples_what_the_pipeline_samples(name, scheduler, call):
     given = {"generator": torch.Generator().manual_seed(0), **tiny.arguments(2), **call}
     model = ode.from_pipeline(pipe, **given)
     grid = schedule.grid[schedule.step_of(begun) :]
-    x = ode.sample(model, state=mine.first, plan=ode.plan("dpmpp_2m", model.path, grid=grid, **schedule.choice.options))
+    x = ode.sample(
+        model,
+        state=mine.first,
+        plan=ode.plan("dpmpp_2m", model.path, grid=grid, **schedule.choice.options),
+    )
     if not tiny.latent:
         x = (x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     assert gap(x, theirs) < TOLERANCE
@@ -75,11 +83,19 @@ def test_it_is_profiled_and_scored():
     tiny = PIPELINES["sd"]
     model = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=2.0)
     report = ode.profile(
-        model, ["ddim", "dpmpp_2m"], [4, 8], noise=(1, *model.net.shape), tolerance=0.5, limit=64, timing=0
+        model,
+        ["ddim", "dpmpp_2m"],
+        [4, 8],
+        noise=(1, *model.net.shape),
+        tolerance=0.5,
+        limit=64,
+        timing=0,
     )
     assert all(row.status == "ok" for row in report.rows)
     unguided = ode.from_pipeline(tiny.build(VP), **tiny.arguments(1), guidance_scale=1.0)
-    found = ode.log_prob(unguided, normal(1, *model.net.shape), trace="hutchinson", products=1, tol=0.5, seed=0)
+    found = ode.log_prob(
+        unguided, normal(1, *model.net.shape), trace="hutchinson", products=1, tol=0.5, seed=0
+    )
     assert bool(torch.isfinite(found.value).all())
 
 

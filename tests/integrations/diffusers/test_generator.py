@@ -1,4 +1,5 @@
-"""Noise of a sample from its own generator, in pipelines of flow models too, which hand their scheduler none."""
+"""Noise of a sample from its own generator, in pipelines of flow models too, which hand their
+scheduler none."""
 
 import pytest
 import torch
@@ -46,13 +47,20 @@ def test_a_given_generator_goes_first():
     for own in (1, 2):
         scheduler.set_timesteps(4)
         scheduler.generator = generators(own)
-        outs.append(scheduler.step(x, scheduler.timesteps[0], x, generator=generators(5)[0], return_dict=False)[0])
+        outs.append(
+            scheduler.step(
+                x, scheduler.timesteps[0], x, generator=generators(5)[0], return_dict=False
+            )[0]
+        )
     assert torch.equal(*outs)
 
 
-@pytest.mark.parametrize(("spacing", "steps"), [("leading", 6), ("leading", 27), ("trailing", 5), ("trailing", 20)])
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("leading", 6), ("leading", 27), ("trailing", 5), ("trailing", 20)]
+)
 def test_plms_of_stable_diffusion(spacing, steps):
-    """The scheduler that Stable Diffusion 1.5 comes with, where its steps land on its times (trailing: divisors of 1000)."""
+    """The scheduler that Stable Diffusion 1.5 comes with, where its steps land on its times
+    (trailing: divisors of 1000)."""
     config = {"skip_prk_steps": True, "set_alpha_to_one": False, "timestep_spacing": spacing}
     theirs, tiny = stock("PNDM", **STABLE_DIFFUSION, **config), PIPELINES["sd"]
     mine = OdesolveScheduler.from_config(theirs)
@@ -70,7 +78,11 @@ def test_plms_from_inside_needs_no_more_calls():
 
 @pytest.mark.parametrize("steps", [5, 20])
 def test_zero_terminal_snr_of_ddim(steps):
-    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    config = {
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+        "prediction_type": "v_prediction",
+    }
     theirs, tiny = stock("DDIM", **STABLE_DIFFUSION, **config, clip_sample=False), PIPELINES["sd"]
     a, b = (tiny.run(tiny.build(s), steps) for s in (OdesolveScheduler.from_config(theirs), theirs))
     assert gap(a, b) < TOLERANCE

@@ -12,7 +12,8 @@ STEPS = 5
 
 
 def gradients(scheduler, watched: int):
-    """Gradients of a loss of the last sample to the start and to a weight; the first steps are not recorded."""
+    """Gradients of a loss of the last sample to the start and to a weight; the first steps are not
+    recorded."""
     weight = torch.tensor(0.7, requires_grad=True)
     start = normal(2, 4, 8, 8).requires_grad_(watched == STEPS)
     scheduler.set_timesteps(STEPS)
@@ -26,10 +27,15 @@ def gradients(scheduler, watched: int):
 
 @pytest.mark.parametrize("watched", [STEPS, 2, 1])
 @pytest.mark.parametrize(
-    ("name", "solver"), [("DPMSolverMultistep", "dpmpp_2m"), ("UniPCMultistep", "unipc_2"), ("DDIM", "ddim")]
+    ("name", "solver"),
+    [("DPMSolverMultistep", "dpmpp_2m"), ("UniPCMultistep", "unipc_2"), ("DDIM", "ddim")],
 )
 def test_gradients_are_diffusers(name, solver, watched):
-    config = {**STABLE_DIFFUSION, "timestep_spacing": "trailing", **({"clip_sample": False} if name == "DDIM" else {})}
+    config = {
+        **STABLE_DIFFUSION,
+        "timestep_spacing": "trailing",
+        **({"clip_sample": False} if name == "DDIM" else {}),
+    }
     theirs = stock(name, **config)
     mine = OdesolveScheduler.from_config(theirs, solver=solver)
     for a, b in zip(gradients(mine, watched), gradients(theirs, watched), strict=True):

@@ -29,7 +29,8 @@ TABLE = [
 
 
 def feed(monkeypatch, theirs) -> None:
-    """Make a scheduler of diffusers draw what ours draws with the same generator: the seed is its next number."""
+    """Make a scheduler of diffusers draw what ours draws with the same generator: the seed is its
+    next number."""
     streams, seed = itertools.count(stream_numbers.STEPS), []
 
     def draw(shape, generator: torch.Generator | None = None, **_) -> Tensor:

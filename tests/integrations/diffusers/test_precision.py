@@ -1,7 +1,7 @@
 """Half-precision pipelines: many small steps are not lost in the rounding of the latents.
 
-Data are normal numbers, the network is exact up to the rounding of its output, and the end of the flow is known.
-"""
+Data are normal numbers, the network is exact up to the rounding of its output, and the end of the
+flow is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Exact(diffusers.ModelMixin, diffusers.ConfigMixin):
     """The noise in normal data of Stable Diffusion's path, in the place of its network."""
 
     @diffusers.configuration_utils.register_to_config
-    def __init__(self, in_channels: int = 4, sample_size: int = 16, time_cond_proj_dim: int | None = None):
+    def __init__(
+        self, in_channels: int = 4, sample_size: int = 16, time_cond_proj_dim: int | None = None
+    ):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
@@ -38,7 +40,8 @@ TABLE = stock("DDIM", **STABLE_DIFFUSION).alphas_cumprod.double()
 
 
 def distance(x: Tensor, start: Tensor, level: float, spread: float) -> float:
-    """Relative distance from where the flow takes a start at this standard deviation of the path."""
+    """Relative distance from where the flow takes a start at this standard deviation of the
+    path."""
     end = start.double() * level * STD / spread
     return float((x.double() - end).norm() / end.norm())
 
@@ -50,7 +53,9 @@ def error(scheduler, steps: int, dtype: torch.dtype) -> float:
     x = tiny.run(pipe, steps, latents=start, height=16, width=16, guidance_scale=1.0, **embeddings)
     assert x.dtype == dtype
     rho = float(scheduler.sigmas[0])
-    return distance(x, start, float(scheduler.init_noise_sigma), ((STD**2 + rho**2) / (1 + rho**2)) ** 0.5)
+    return distance(
+        x, start, float(scheduler.init_noise_sigma), ((STD**2 + rho**2) / (1 + rho**2)) ** 0.5
+    )
 
 
 def stable_diffusion():
@@ -69,7 +74,9 @@ def test_errors_fall_in_half_precision_as_in_full(solver):
 def test_where_diffusers_loses_the_picture():
     config = stable_diffusion().config
     assert error(stable_diffusion(), 500, torch.bfloat16) > 0.5
-    assert error(OdesolveScheduler.from_config(config, solver="dpmpp_2m"), 500, torch.bfloat16) < 0.005
+    assert (
+        error(OdesolveScheduler.from_config(config, solver="dpmpp_2m"), 500, torch.bfloat16) < 0.005
+    )
 
 
 def flow_error(scheduler, steps: int, dtype: torch.dtype) -> float:
@@ -85,7 +92,9 @@ def flow_error(scheduler, steps: int, dtype: torch.dtype) -> float:
 def test_flows():
     theirs = lambda: stock("FlowMatchEulerDiscrete")
     ours = lambda: OdesolveScheduler.from_config(theirs().config, solver="euler")
-    full, half = ([flow_error(ours(), n, dtype) for n in COUNTS] for dtype in (torch.float32, torch.bfloat16))
+    full, half = (
+        [flow_error(ours(), n, dtype) for n in COUNTS] for dtype in (torch.float32, torch.bfloat16)
+    )
     assert half == sorted(half, reverse=True)
     assert all(h < 1.5 * f for h, f in zip(half, full, strict=True))
     assert flow_error(theirs(), 1000, torch.bfloat16) > 0.9

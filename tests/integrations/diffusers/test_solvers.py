@@ -1,4 +1,5 @@
-"""Every solver that writes plans, with every prediction type, on all three kinds of configs, is ``ode.sample`` of its plan."""
+"""Every solver that writes plans, with every prediction type, on all three kinds of configs, is
+``ode.sample`` of its plan."""
 
 from __future__ import annotations
 
@@ -24,12 +25,19 @@ LEVELS = {
 }
 READINGS = {
     "vp": {"epsilon": "noise", "sample": "data", "v_prediction": "v"},
-    "flow": {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"},
+    "flow": {
+        "epsilon": "noise",
+        "sample": "data",
+        "v_prediction": "v",
+        "flow_prediction": "velocity",
+    },
     "edm": {"epsilon": "edm", "v_prediction": "edm"},
 }
 CONFIGS = {
     "vp": lambda prediction: stock("DPMSolverMultistep", prediction_type=prediction).config,
-    "flow": lambda prediction: stock("UniPCMultistep", prediction_type=prediction, use_flow_sigmas=True).config,
+    "flow": lambda prediction: (
+        stock("UniPCMultistep", prediction_type=prediction, use_flow_sigmas=True).config
+    ),
     "edm": lambda prediction: stock("EDMEuler", prediction_type=prediction).config,
 }
 TABLE = stock("DPMSolverMultistep").alphas_cumprod
@@ -51,7 +59,8 @@ def label(solver: str) -> str:
 
 
 def told(kind: str, t: Tensor) -> Tensor:
-    """What diffusers tells a network at a time of the path, in float32: index, 1000 t or log(sigma) / 4."""
+    """What diffusers tells a network at a time of the path, in float32: index, 1000 t or log(sigma)
+    / 4."""
     path = PATHS[kind]
     if kind == "vp":
         return torch.tensor(np.interp(path.rho(t).log().numpy(), TRAINED, np.arange(1000))).float()
@@ -66,7 +75,9 @@ def network(kind: str, predicts: str) -> ode.Model:
     def net(x: Tensor, time: Tensor) -> Tensor:
         time = time.double()
         if kind == "vp":
-            time = path.t_of_rho(torch.tensor(np.interp(time.numpy(), np.arange(1000), TRAINED)).exp())
+            time = path.t_of_rho(
+                torch.tensor(np.interp(time.numpy(), np.arange(1000), TRAINED)).exp()
+            )
         return exact(x, time / 1000 if kind == "flow" else time)
 
     return ode.Model(net, path, predicts, time=lambda _, t: told(kind, t))
@@ -75,7 +86,8 @@ def network(kind: str, predicts: str) -> ode.Model:
 def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tensor:
     """The scheduler in a loop of its own, called as pipelines call it."""
     config = scheduler.config
-    sign = -1.0 if "sigma_data" in config and config.prediction_type == "v_prediction" else 1.0  # EDM's is -F
+    # EDM's is -F
+    sign = -1.0 if "sigma_data" in config and config.prediction_type == "v_prediction" else 1.0
     scheduler.set_timesteps(sigmas=levels)
     generator = torch.Generator().manual_seed(SEED)
     for t in scheduler.timesteps:
@@ -89,8 +101,12 @@ def looped(scheduler, model: ode.Model, x: Tensor, levels: list[float]) -> Tenso
 def test_is_its_plan(solver, kind, prediction):
     levels, path = LEVELS[kind], PATHS[kind]
     rho = torch.tensor([*levels, 0.0], dtype=torch.float64)
-    plan = ode.plan(label(solver), path, grid=grids.sigmas(path, rho / (1 - rho) if kind == "flow" else rho))
-    scheduler = OdesolveScheduler.from_config(CONFIGS[kind](prediction), solver=label(solver), exact_timesteps=True)
+    plan = ode.plan(
+        label(solver), path, grid=grids.sigmas(path, rho / (1 - rho) if kind == "flow" else rho)
+    )
+    scheduler = OdesolveScheduler.from_config(
+        CONFIGS[kind](prediction), solver=label(solver), exact_timesteps=True
+    )
     model = network(kind, READINGS[kind][prediction])
     start = normal(BATCH, *PROBLEM.event).double() * path.start_std(plan.grid[0])
     seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(SEED)))
@@ -103,12 +119,17 @@ def test_is_its_plan(solver, kind, prediction):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_solver_that_needs_noise_before_the_first_call_is_refused(kind):
     scheduler = OdesolveScheduler.from_config(CONFIGS[kind]("epsilon"), solver="shark")
-    with pytest.raises(ode.OdesolveError, match=r"shark.* moves the state before its first network call"):
+    with pytest.raises(
+        ode.OdesolveError,
+        match=r"shark.* moves the state before its first "
+        r"network call",
+    ):
         scheduler.set_timesteps(5)
 
 
 def test_churn_begins_with_the_second_step():
-    """The network has been called at the sample as it is before noise could be added, and the sample is not written to."""
+    """The network has been called at the sample as it is before noise could be added, and the
+    sample is not written to."""
     scheduler = OdesolveScheduler.from_config(CONFIGS["vp"]("epsilon"), solver="euler_churn")
     scheduler.set_timesteps(sigmas=LEVELS["vp"])
     assert float(scheduler.sigmas[0]) == LEVELS["vp"][0]

@@ -42,7 +42,8 @@ def started(scheduler, dtype: torch.dtype = torch.float32) -> Tensor:
 @pytest.mark.parametrize("calls", [1, 4, 5])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_loop_resumed_from_its_state(solver, calls):
-    """On a new scheduler, from a file, with a generator that has moved on: the noise is the loop's own."""
+    """On a new scheduler, from a file, with a generator that has moved on: the noise is the loop's
+    own."""
     whole = ours(solver)
     expected = advanced(whole, started(whole), slice(None))
     first = ours(solver)
@@ -56,7 +57,9 @@ def test_a_loop_resumed_from_its_state(solver, calls):
     assert torch.equal(advanced(second, saved["x"], slice(calls, None), seed=99), expected)
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_copy_goes_on_by_itself(solver, again):
     first = ours(solver)
@@ -67,7 +70,9 @@ def test_a_copy_goes_on_by_itself(solver, again):
 
 
 def test_a_pipeline_saved_and_loaded(tmp_path):
-    pipe = diffusers.DDPMPipeline(pixel_unet(), ours("unipc_2", grid="karras", prediction_type="sample"))
+    pipe = diffusers.DDPMPipeline(
+        pixel_unet(), ours("unipc_2", grid="karras", prediction_type="sample")
+    )
     pipe.save_pretrained(tmp_path)
     again = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     assert type(again.scheduler) is OdesolveScheduler

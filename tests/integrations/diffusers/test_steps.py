@@ -1,7 +1,8 @@
-"""Any number of steps on any noise levels: as many calls as asked, falling times, and the right end.
+"""Any number of steps on any noise levels: as many calls as asked, falling times, and the right
+end.
 
-The network says one and the same noise at every call, or of a flow one velocity. Then x0 never changes, and every solver that
-is right ends on it: a level that is left out or taken twice shows.
+The network says one and the same noise at every call, or of a flow one velocity. Then x0 never
+changes, and every solver that is right ends on it: a level that is left out or taken twice shows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ SAID = 0.5
 
 
 def end(scheduler, n: int) -> tuple[float, float]:
-    """Where a loop of n steps ends, and where it should: in float64, so that only the times count."""
+    """Where a loop of n steps ends, and where it should: in float64, so that only the times
+    count."""
     scheduler.set_timesteps(n)
     times, sigmas = scheduler.timesteps, scheduler.sigmas.double()
     assert len(times) == len(sigmas) - 1 == (2 * n - 1 if scheduler.order == 2 else n)
@@ -58,17 +60,26 @@ def test_kinds_of_noise_levels(solver, kind):
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m", "unipc_2", "heun"])
 def test_flows(solver):
-    check(OdesolveScheduler.from_config(stock("FlowMatchEulerDiscrete", shift=3.0).config, solver=solver))
+    check(
+        OdesolveScheduler.from_config(
+            stock("FlowMatchEulerDiscrete", shift=3.0).config, solver=solver
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", ["karras", "exponential", "beta"])
 def test_kinds_of_noise_levels_of_flows(kind):
-    check(OdesolveScheduler.from_config(stock("FlowMatchEulerDiscrete").config, solver="euler", grid=kind))
+    check(
+        OdesolveScheduler.from_config(
+            stock("FlowMatchEulerDiscrete").config, solver="euler", grid=kind
+        )
+    )
 
 
 @pytest.mark.parametrize("schedule", ["karras", "exponential"])
 def test_edm(schedule):
-    """The network says F = 0: x0 is x / (1 + sigma^2 / sigma_data^2), and only the number of calls and finiteness count."""
+    """The network says F = 0: x0 is x / (1 + sigma^2 / sigma_data^2), and only the number of calls
+    and finiteness count."""
     config = stock("EDMDPMSolverMultistep", sigma_schedule=schedule).config
     scheduler = OdesolveScheduler.from_config(config, solver="dpmpp_2m")
     for n in COUNTS:

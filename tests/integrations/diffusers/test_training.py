@@ -34,7 +34,8 @@ def test_what_a_network_of_v_should_say(name):
 
 
 def test_multistep_configs_are_those_of_ddpm():
-    """Where their own classes read their noise levels in the wrong order until ``set_timesteps`` is called."""
+    """Where their own classes read their noise levels in the wrong order until ``set_timesteps`` is
+    called."""
     ddpm = stock("DDPM", **STABLE_DIFFUSION)
     mine = OdesolveScheduler.from_config(stock("DPMSolverMultistep", **STABLE_DIFFUSION))
     assert gap(mine.add_noise(X, NOISE, TIMES), ddpm.add_noise(X, NOISE, TIMES)) < TOLERANCE
@@ -44,7 +45,10 @@ def test_schedulers_of_other_coordinates_differ_by_alpha():
     theirs = stock("EulerDiscrete", **STABLE_DIFFUSION)
     mine = OdesolveScheduler.from_config(theirs)
     alpha = theirs.alphas_cumprod[TIMES].sqrt().reshape(-1, 1, 1, 1)
-    assert gap(mine.add_noise(X, NOISE, TIMES), alpha * theirs.add_noise(X, NOISE, TIMES.float())) < TOLERANCE
+    assert (
+        gap(mine.add_noise(X, NOISE, TIMES), alpha * theirs.add_noise(X, NOISE, TIMES.float()))
+        < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])

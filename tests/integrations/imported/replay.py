@@ -21,11 +21,18 @@ def start(seed: int = 0) -> Tensor:
 
 def data(x: Tensor, t: float) -> Tensor:
     """A data prediction that bends in x and t, and mixes pixels."""
-    return 0.5 * torch.tanh(x.roll(1, -1)) + 0.3 * torch.sin(2.0 * x + 5.0 * t) + 0.2 * math.cos(9.0 * t)
+    return (
+        0.5 * torch.tanh(x.roll(1, -1))
+        + 0.3 * torch.sin(2.0 * x + 5.0 * t)
+        + 0.2 * math.cos(9.0 * t)
+    )
 
 
-def network(path: Path, predicts: str, sigma_data: float = 0.5, sign: float = 1.0) -> Callable[[Tensor, float], Tensor]:
-    """What a network that predicts so says where the data prediction is ``data``, of the path's state and time."""
+def network(
+    path: Path, predicts: str, sigma_data: float = 0.5, sign: float = 1.0
+) -> Callable[[Tensor, float], Tensor]:
+    """What a network that predicts so says where the data prediction is ``data``, of the path's
+    state and time."""
 
     def net(x: Tensor, t: float) -> Tensor:
         kx, kd = (float(k) for k in path.convert(t, "data", predicts, sigma_data))
@@ -36,13 +43,21 @@ def network(path: Path, predicts: str, sigma_data: float = 0.5, sign: float = 1.
 
 def model(path: Path) -> ode.Model:
     """The same network for our solves."""
-    return ode.Model(lambda x, t: data(x, float(t.reshape(-1)[0])), path, "data", time="t", snap=False)
+    return ode.Model(
+        lambda x, t: data(x, float(t.reshape(-1)[0])), path, "data", time="t", snap=False
+    )
 
 
 def loop(
-    peer: Any, steps: int, x: Tensor, call: Callable[[Tensor, Tensor, Tensor, int], Tensor], given=None, **step: Any
+    peer: Any,
+    steps: int,
+    x: Tensor,
+    call: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    given=None,
+    **step: Any,
 ):
-    """The scheduler's own loop from its sample x; ``call(input, sample, timestep, k)`` is the network."""
+    """The scheduler's own loop from its sample x; ``call(input, sample, timestep, k)`` is the
+    network."""
     peer.set_timesteps(**({} if steps is None else {"num_inference_steps": steps}), **(given or {}))
     if hasattr(peer, "set_begin_index"):
         peer.set_begin_index(0)

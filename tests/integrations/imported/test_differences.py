@@ -1,4 +1,5 @@
-"""What the plans of imported schedulers say of them: which are the same sampler, and which are not what they are said to be."""
+"""What the plans of imported schedulers say of them: which are the same sampler, and which are not
+what they are said to be."""
 
 from __future__ import annotations
 
@@ -11,9 +12,14 @@ from odesolve.errors import OdesolveError
 from odesolve.integrations import names
 from odesolve.integrations.imported import imported
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"),  # KDPM2's
+    # KDPM2's
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
+    ),
 ]
 TRAILING = {"timestep_spacing": "trailing"}
 FLOAT32 = 1e-5  # what coefficients from float32 tables and sums agree to
@@ -67,9 +73,14 @@ def test_a_scheduler_is_what_it_is_called(case):
     name, config = case
     plan = imported(scheduler(name, **config), 8)
     named = names.from_diffusers(f"{name}Scheduler", config, 8)
-    far = 100.0 if named.reverse else 1.0  # the first step of an inversion has coefficients of this size
+    # the first step of an inversion has coefficients of this size
+    far = 100.0 if named.reverse else 1.0
     assert plan.diff(ours(named.solver, plan, **dict(named.options)), far * FLOAT32).same()
-    assert plan.nfe == plan.steps * 2 - 1 if named.solver in ("heun_edm", "dpm_solver_2", "heun") else plan.steps
+    assert (
+        plan.nfe == plan.steps * 2 - 1
+        if named.solver in ("heun_edm", "dpm_solver_2", "heun")
+        else plan.steps
+    )
 
 
 def test_orders_that_differ_are_told_apart():
@@ -105,13 +116,16 @@ def test_an_evaluation_that_makes_no_step_is_seen():
 
 
 class Straight:
-    """A scheduler of a user's own: Euler's method on a straight flow, for networks that predict the velocity."""
+    """A scheduler of a user's own: Euler's method on a straight flow, for networks that predict the
+    velocity."""
 
     def __init__(self):
         self.timesteps: torch.Tensor | None = None
 
     def set_timesteps(self, num_inference_steps: int, power: float = 1.0):
-        self.timesteps = torch.linspace(1.0, 0.0, num_inference_steps + 1, dtype=torch.float64)[:-1] ** power
+        self.timesteps = (
+            torch.linspace(1.0, 0.0, num_inference_steps + 1, dtype=torch.float64)[:-1] ** power
+        )
         self.ends = torch.cat([self.timesteps[1:], torch.zeros(1, dtype=torch.float64)])
         self.index = 0
 
@@ -161,5 +175,8 @@ def test_what_no_plan_can_be(name, config, step, told):
 
 
 def test_an_object_without_a_config_needs_a_path():
-    with pytest.raises(OdesolveError, match="Straight has no config to read its path from: give path= and predicts="):
+    with pytest.raises(
+        OdesolveError,
+        match="Straight has no config to read its path from: give path= and predicts=",
+    ):
         imported(Straight(), 6)

@@ -13,15 +13,25 @@ from odesolve.integrations.imported import imported
 
 from .replay import gap, loop, model, network, start
 
-diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+diffusers = pytest.importorskip(
+    "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"),  # KDPM2's
+    # KDPM2's
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
+    ),
 ]
 STEPS = 8
 UNCLIPPED = {"clip_sample": False}
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
-PREDICTS = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
+PREDICTS = {
+    "epsilon": "noise",
+    "sample": "data",
+    "v_prediction": "v",
+    "flow_prediction": "velocity",
+}
 K_SPACE = ("EulerDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete")
 
 VP = [
@@ -44,7 +54,10 @@ VP = [
     ("DPMSolverSinglestep", {"lower_order_final": True, "solver_order": 3}),
     ("UniPCMultistep", {}),
     ("UniPCMultistep", {"solver_order": 3, "use_exponential_sigmas": True}),
-    ("UniPCMultistep", {"predict_x0": False, "final_sigmas_type": "sigma_min", "lower_order_final": False}),
+    (
+        "UniPCMultistep",
+        {"predict_x0": False, "final_sigmas_type": "sigma_min", "lower_order_final": False},
+    ),
     ("EulerDiscrete", {}),
     ("EulerDiscrete", {"use_karras_sigmas": True, "prediction_type": "v_prediction"}),
     ("HeunDiscrete", {}),
@@ -62,12 +75,20 @@ def tag(case) -> str:
 def test_on_a_table(case):
     name, config = case
     peer = getattr(diffusers, f"{name}Scheduler")(**config)
-    path, predicts = paths.Discrete(peer.alphas_cumprod), PREDICTS[config.get("prediction_type", "epsilon")]
-    # Multistep classes round what they tell the network beside their levels: there both are asked at the levels.
-    rounded = name not in K_SPACE and any(key.startswith(("use_karras", "use_lu", "use_exp")) for key in config)
+    path, predicts = (
+        paths.Discrete(peer.alphas_cumprod),
+        PREDICTS[config.get("prediction_type", "epsilon")],
+    )
+    # Multistep classes round what they tell the network beside their levels: there both are asked
+    # at the levels.
+    rounded = name not in K_SPACE and any(
+        key.startswith(("use_karras", "use_lu", "use_exp")) for key in config
+    )
     plan = imported(peer, STEPS, told=not rounded, path=path, predicts=predicts)
     x, net = start(), network(path, predicts)
-    first, last = (float(path.alpha(t)) if name in K_SPACE else 1.0 for t in (plan.grid[0], plan.grid[-1]))
+    first, last = (
+        float(path.alpha(t)) if name in K_SPACE else 1.0 for t in (plan.grid[0], plan.grid[-1])
+    )
     at = lambda t, k: plan.evaluations[k].t if rounded else (float(t) + 1) / 1000
     theirs = loop(peer, STEPS, x / first, lambda scaled, _, t, k: net(scaled, at(t, k))) * last
     assert gap(ode.sample(model(path), state=x, plan=plan), theirs) < 1e-6
@@ -98,19 +119,25 @@ def test_on_a_flow(case):
 EDM = [
     ("EDMEuler", {}),
     ("EDMDPMSolverMultistep", {}),
-    ("EDMDPMSolverMultistep", {"solver_order": 3, "prediction_type": "v_prediction", "sigma_schedule": "exponential"}),
+    (
+        "EDMDPMSolverMultistep",
+        {"solver_order": 3, "prediction_type": "v_prediction", "sigma_schedule": "exponential"},
+    ),
 ]
 
 
 @pytest.mark.parametrize("case", EDM, ids=tag)
 def test_in_the_scaling_of_edm(case):
-    """The network gets its input divided by its standard deviation; its "v_prediction" is the negative of EDM's F."""
+    """The network gets its input divided by its standard deviation; its "v_prediction" is the
+    negative of EDM's F."""
     name, config = case
     peer = getattr(diffusers, f"{name}Scheduler")(**config)
     plan = imported(peer, STEPS, told=True)
     path, x = paths.EDM(80.0, 0.002), start() * 80.0
     net = network(path, "edm", sign=-1.0 if "prediction_type" in config else 1.0)
-    theirs = loop(peer, STEPS, x, lambda scaled, sample, t, k: net(sample, math.exp(4.0 * float(t))))
+    theirs = loop(
+        peer, STEPS, x, lambda scaled, sample, t, k: net(sample, math.exp(4.0 * float(t)))
+    )
     assert gap(ode.sample(model(path), state=x, plan=plan), theirs) < 1e-6
 
 
@@ -126,7 +153,9 @@ def test_ipndm_on_the_path_that_it_is_given():
     assert gap(ode.sample(model(path), state=x, plan=plan), theirs) < 1e-6
 
 
-@pytest.mark.parametrize("case", [("DDIMInverse", UNCLIPPED), ("DPMSolverMultistepInverse", {})], ids=tag)
+@pytest.mark.parametrize(
+    "case", [("DDIMInverse", UNCLIPPED), ("DPMSolverMultistepInverse", {})], ids=tag
+)
 def test_inversions(case):
     name, config = case
     peer = getattr(diffusers, f"{name}Scheduler")(**config)

@@ -42,7 +42,12 @@ STOCHASTIC = [
     ("dpm_2_ancestral", {}, "dpm2_ancestral", {}),
     ("dpmpp_2s_ancestral", {}, "dpmpp_2s_ancestral", {}),
     ("dpmpp_2m_sde", {}, "dpmpp_2m_sde", {}),
-    ("dpmpp_2m_sde", {"solver_type": "heun", "s_noise": 1.05}, "dpmpp_2m_sde", {"second": "heun", "s_noise": 1.05}),
+    (
+        "dpmpp_2m_sde",
+        {"solver_type": "heun", "s_noise": 1.05},
+        "dpmpp_2m_sde",
+        {"second": "heun", "s_noise": 1.05},
+    ),
     ("dpmpp_3m_sde", {}, "dpmpp_3m_sde", {"published": True}),
 ]
 GRIDS = {
@@ -56,7 +61,9 @@ def tag(row) -> str:
 
 
 def fast(denoiser, x, sigmas, disable=None, n=8, **extras):
-    return sampling.sample_dpm_fast(denoiser, x, float(sigmas[-1]), float(sigmas[0]), n, disable=disable, **extras)
+    return sampling.sample_dpm_fast(
+        denoiser, x, float(sigmas[-1]), float(sigmas[0]), n, disable=disable, **extras
+    )
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -101,7 +108,8 @@ def test_noise_that_a_sampler_is_asked_for_is_the_streams_of_ours(row):
 
 
 @pytest.mark.parametrize(
-    ("name", "width"), [("euler", 2), ("heun", 3), ("dpm_2", 3), ("dpmpp_2m", 3), ("dpmpp_3m_sde", 4)]
+    ("name", "width"),
+    [("euler", 2), ("heun", 3), ("dpm_2", 3), ("dpmpp_2m", 3), ("dpmpp_3m_sde", 4)],
 )
 def test_rows_are_as_short_as_ours(name, width):
     """A state by the one before and few predictions, without the rounding of zeros."""

@@ -1,4 +1,5 @@
-"""A stand-in for ComfyUI's side: how it looks a sampler up, wraps a model, scales its noise and listens to a solve."""
+"""A stand-in for ComfyUI's side: how it looks a sampler up, wraps a model, scales its noise and
+listens to a solve."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ def host(**functions) -> SimpleNamespace:
 
 
 def sample(program, name, guider, noise, sigmas, seed, callback=None, options=None):
-    """A solve by the name of a sampler: ``options`` are the inputs of a node, those that the function takes are passed on."""
+    """A solve by the name of a sampler: ``options`` are the inputs of a node, those that the
+    function takes are passed on."""
     assert name in program.samplers.KSampler.SAMPLERS
     function = getattr(program.sampling, f"sample_{name}")
     taken = inspect.signature(function).parameters
@@ -75,8 +77,16 @@ def sample(program, name, guider, noise, sigmas, seed, callback=None, options=No
     extra_args = {"model_options": {}, "seed": seed, "denoise_mask": None}
     x = guider.inner_model.model_sampling.noise_scaling(sigmas[0], noise)
     total = len(sigmas) - 1
-    k_callback = None if callback is None else lambda d: callback(d["i"], d["denoised"], d["x"], total)
+    k_callback = (
+        None if callback is None else lambda d: callback(d["i"], d["denoised"], d["x"], total)
+    )
     with torch.inference_mode():
         return function(
-            Inpaint(guider), x, sigmas, extra_args=extra_args, callback=k_callback, disable=True, **extra_options
+            Inpaint(guider),
+            x,
+            sigmas,
+            extra_args=extra_args,
+            callback=k_callback,
+            disable=True,
+            **extra_options,
         )

@@ -17,7 +17,19 @@ peer, peer_external = k_diffusion()
 DENOISER = PROBLEM.model(paths.EDM(), "data").net
 LEVELS = peer.get_sigmas_karras(8, 0.03, 14.6).double()
 
-__all__ = ["DENOISER", "LEVELS", "TOLERANCE", "K", "Tape", "both", "float64", "gap", "peer", "peer_external", "start"]
+__all__ = [
+    "DENOISER",
+    "LEVELS",
+    "TOLERANCE",
+    "K",
+    "Tape",
+    "both",
+    "float64",
+    "gap",
+    "peer",
+    "peer_external",
+    "start",
+]
 
 
 class Tape:
@@ -51,7 +63,13 @@ def _waves(a: float, b: float) -> Tensor:
     return math.sqrt(2.0) * torch.sin(element * 1.7 + 3.0 * math.log(a) - 5.0 * math.log(b))
 
 
-def both(name: str, sigmas: Tensor = LEVELS, noisy: bool = False, extra: dict | None = None, **options: Any):
+def both(
+    name: str,
+    sigmas: Tensor = LEVELS,
+    noisy: bool = False,
+    extra: dict | None = None,
+    **options: Any,
+):
     """(result, tape) of k-diffusion's function and of ours."""
     out = []
     for module in (peer, K.sampling):

@@ -15,7 +15,9 @@ def run(module, name, noisy, *arguments, **options):
     more = {"noise_sampler": tape.noise} if noisy else {}
     f = getattr(module, f"sample_{name}")
     high = arguments[1]
-    return f(tape.model, start() * high, *arguments, None, tape.callback, True, **options, **more), tape
+    return f(
+        tape.model, start() * high, *arguments, None, tape.callback, True, **options, **more
+    ), tape
 
 
 def assert_told_alike(mine, theirs):
@@ -87,13 +89,17 @@ def test_adaptive_with_noise(order, options):
         (ours, found), after = run(K.sampling, "dpm_adaptive", True, 0.03, 14.6, **options)
     assert gap(ours, theirs) < TOLERANCE
     assert found == counts
-    assert after.asked == [pytest.approx(pair, rel=TOLERANCE) for pair in before.asked[: len(after.asked)]]
+    assert after.asked == [
+        pytest.approx(pair, rel=TOLERANCE) for pair in before.asked[: len(after.asked)]
+    ]
     assert_told_alike(after.told, before.told)
 
 
 def test_some_attempts_are_rejected():
     with float64():
-        (_, counts), _ = run(K.sampling, "dpm_adaptive", False, 0.03, 14.6, return_info=True, **CONTROLS["rejecting"])
+        (_, counts), _ = run(
+            K.sampling, "dpm_adaptive", False, 0.03, 14.6, return_info=True, **CONTROLS["rejecting"]
+        )
     assert counts["n_reject"] > 0
     assert counts["steps"] == counts["n_accept"] + counts["n_reject"]
 
@@ -104,7 +110,8 @@ def test_noise_by_seed():
 
     x = start().float() * 14.6
     one, same, other = (
-        K.sampling.sample_dpm_adaptive(denoiser, x, 0.03, 14.6, {"seed": s}, disable=True, eta=1.0) for s in (1, 1, 2)
+        K.sampling.sample_dpm_adaptive(denoiser, x, 0.03, 14.6, {"seed": s}, disable=True, eta=1.0)
+        for s in (1, 1, 2)
     )
     assert torch.equal(one, same)
     assert gap(one, other) > 0.1

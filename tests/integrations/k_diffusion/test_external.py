@@ -14,7 +14,9 @@ import odesolve as ode
 from ...parity.peers import float64
 from .common import K, gap, peer, peer_external
 
-ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
+ALPHAS = torch.cumprod(
+    1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0
+)
 
 
 class Net(nn.Module):
@@ -42,7 +44,9 @@ WRAPPERS = {
     "eps quantized": lambda e: e.DiscreteEpsDDPMDenoiser(Net(), ALPHAS, True),
     "v": lambda e: e.DiscreteVDDPMDenoiser(Net(), ALPHAS, False),
     "OpenAI": lambda e: e.OpenAIDenoiser(Net(6), DIFFUSION),
-    "OpenAI plain": lambda e: e.OpenAIDenoiser(Net(), DIFFUSION, quantize=True, has_learned_sigmas=False),
+    "OpenAI plain": lambda e: e.OpenAIDenoiser(
+        Net(), DIFFUSION, quantize=True, has_learned_sigmas=False
+    ),
     "CompVis": lambda e: e.CompVisDenoiser(Net()),
     "CompVis v": lambda e: e.CompVisVDenoiser(Net(), quantize=True),
 }
@@ -70,7 +74,10 @@ def test_denoised_and_loss(name):
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     with torch.no_grad():
         assert gap(ours(x, sigma, cond=0.3), theirs(x, sigma, cond=0.3)) < 1e-12
-        assert gap(ours.loss(data, noise, sigma, cond=0.3), theirs.loss(data, noise, sigma, cond=0.3)) < 1e-12
+        assert (
+            gap(ours.loss(data, noise, sigma, cond=0.3), theirs.loss(data, noise, sigma, cond=0.3))
+            < 1e-12
+        )
     for a, b in zip(ours.get_scalings(sigma), theirs.get_scalings(sigma), strict=True):
         assert gap(a, b) < 1e-12
 
@@ -104,7 +111,8 @@ def test_schedule_between_its_steps_and_back():
 
 @pytest.mark.parametrize("weighting", ["karras", "soft-min-snr", "snr"])
 def test_preconditioned_denoiser(weighting):
-    """Its formulas, EDM's for any deviation of the data; k-diffusion's layers need packages that are not here."""
+    """Its formulas, EDM's for any deviation of the data; k-diffusion's layers need packages that
+    are not here."""
     data, noise, sigma = inputs()
     net, s = Net(), 0.7
     denoiser = K.Denoiser(net, sigma_data=s, weighting=weighting)
@@ -134,7 +142,9 @@ def test_weightings_of_ones_own_and_others():
     plain = K.Denoiser(Net()).loss(data, noise, sigma)
     net = K.Denoiser(Net())
     doubled = K.Denoiser(net.inner_model, weighting=lambda sigma: 2.0 * sigma)
-    torch.testing.assert_close(doubled.loss(data, noise, sigma), 2.0 * sigma * net.loss(data, noise, sigma))
+    torch.testing.assert_close(
+        doubled.loss(data, noise, sigma), 2.0 * sigma * net.loss(data, noise, sigma)
+    )
     assert plain.shape == (4,)
     with pytest.raises(ode.OdesolveError, match="unknown weighting 'snrr': did you mean 'snr'"):
         K.Denoiser(Net(), weighting="snrr")
@@ -144,7 +154,8 @@ def test_weightings_of_ones_own_and_others():
 
 @pytest.mark.parametrize("name", ["VDenoiser", "eps", "v"])
 def test_half_precision_scales_in_float32(name):
-    """What the network gets and what comes back are in the dtype of x; k-diffusion's scalings are rounded to it."""
+    """What the network gets and what comes back are in the dtype of x; k-diffusion's scalings are
+    rounded to it."""
     seen = []
 
     def net(x, t):
@@ -152,11 +163,16 @@ def test_half_precision_scales_in_float32(name):
         return x
 
     make = {"VDenoiser": K.external.VDenoiser}.get(name) or (
-        lambda net: (K.external.DiscreteEpsDDPMDenoiser if name == "eps" else K.external.DiscreteVDDPMDenoiser)(
-            net, ALPHAS.float(), False
-        )
+        lambda net: (
+            K.external.DiscreteEpsDDPMDenoiser
+            if name == "eps"
+            else K.external.DiscreteVDDPMDenoiser
+        )(net, ALPHAS.float(), False)
     )
-    x, sigma = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).half(), torch.tensor([0.5, 9.0])
+    x, sigma = (
+        torch.randn(2, 3, generator=torch.Generator().manual_seed(0)).half(),
+        torch.tensor([0.5, 9.0]),
+    )
     out, exact = make(net)(x, sigma.half()), make(net)(x.double(), sigma.double())
     assert (out.dtype, seen[0]) == (torch.float16, torch.float16)
     assert gap(out.double(), exact) < 2e-3

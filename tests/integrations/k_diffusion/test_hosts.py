@@ -1,4 +1,5 @@
-"""Our solvers in a host's sampler module: k-diffusion's own, and one that looks samplers up as ComfyUI does."""
+"""Our solvers in a host's sampler module: k-diffusion's own, and one that looks samplers up as
+ComfyUI does."""
 
 from __future__ import annotations
 
@@ -32,7 +33,11 @@ def guider(path, **options):
 
 @pytest.fixture
 def program():
-    made = comfy.host(sample_euler=peer.sample_euler, sample_dpmpp_2m=peer.sample_dpmpp_2m, sample_heunpp2=lambda: None)
+    made = comfy.host(
+        sample_euler=peer.sample_euler,
+        sample_dpmpp_2m=peer.sample_dpmpp_2m,
+        sample_heunpp2=lambda: None,
+    )
     yield made
     K.unregister(made.sampling)
 
@@ -42,7 +47,9 @@ def test_by_name_through_the_host(program):
     assert names == [f"ode_{n}" for n in ode.solvers()]
     heard = []
     model = guider(paths.EDM())
-    out = comfy.sample(program, "ode_dpmpp_3m", model, noise(), SIGMAS, 3, lambda *a: heard.append(a))
+    out = comfy.sample(
+        program, "ode_dpmpp_3m", model, noise(), SIGMAS, 3, lambda *a: heard.append(a)
+    )
     want = ode.sample(
         ode.Model(model.denoiser, paths.EDM(), "data"),
         state=noise() * SIGMAS[0],
@@ -67,7 +74,9 @@ def test_lists_grow_once_and_shrink_back(program):
     before = {k: list(v) for k, v in vars(program.samplers).items() if isinstance(v, list)}
     for _ in range(3):
         names = K.register(
-            program.sampling, names=["ddim", "res_2m"], listed=[program.samplers, program.samplers.KSampler]
+            program.sampling,
+            names=["ddim", "res_2m"],
+            listed=[program.samplers, program.samplers.KSampler],
         )
     assert names == ["ode_ddim", "ode_res_2m"]
     for key, kept in before.items():
@@ -87,7 +96,9 @@ def test_replacing_the_hosts_own(program):
         ours = program.sampling.sample_dpmpp_2m(DENOISER, x, LEVELS, disable=True)
         K.unregister(program.sampling)
         assert program.sampling.sample_dpmpp_2m is peer.sample_dpmpp_2m
-        assert gap(ours, program.sampling.sample_dpmpp_2m(DENOISER, x, LEVELS, disable=True)) < 1e-10
+        assert (
+            gap(ours, program.sampling.sample_dpmpp_2m(DENOISER, x, LEVELS, disable=True)) < 1e-10
+        )
 
 
 def test_registered_twice_the_hosts_own_comes_back(program):
@@ -105,7 +116,9 @@ def test_in_k_diffusions_module():
     assert module.sample_our_dpmpp_3m is K.sampling.sample_ode_dpmpp_3m
     assert module.sample_dpm_fast is K.sampling.sample_dpm_fast
     K.unregister(module)
-    assert all(getattr(module, n) is getattr(peer, n) for n in vars(peer) if n.startswith("sample_"))
+    assert all(
+        getattr(module, n) is getattr(peer, n) for n in vars(peer) if n.startswith("sample_")
+    )
 
 
 def test_what_cannot_be_registered(program):
@@ -113,7 +126,9 @@ def test_what_cannot_be_registered(program):
         K.register(program.sampling, names=["dpmpp_4m"])
     with pytest.raises(ode.OdesolveError, match="names is empty"):
         K.register(program.sampling, names=[])
-    with pytest.raises(ode.OdesolveError, match="give a list of names, or what has one of KSAMPLER_NAMES"):
+    with pytest.raises(
+        ode.OdesolveError, match="give a list of names, or what has one of KSAMPLER_NAMES"
+    ):
         K.register(program.sampling, names=["ddim"], listed=program)
 
 
@@ -122,7 +137,9 @@ def test_options_of_a_node_are_those_that_the_function_takes(program):
     call = (program, "ode_dpmpp_2m_sde", guider(paths.EDM()), noise(), SIGMAS, 3)
     plain, quiet = comfy.sample(*call), comfy.sample(*call, options={"eta": 0.0, "nothing": 1})
     assert gap(plain, quiet) > 1e-2
-    assert gap(quiet, K.sampling.sample_dpmpp_2m(call[2].denoiser, noise() * SIGMAS[0], SIGMAS)) < 1e-5
+    assert (
+        gap(quiet, K.sampling.sample_dpmpp_2m(call[2].denoiser, noise() * SIGMAS[0], SIGMAS)) < 1e-5
+    )
 
 
 def test_the_seed_decides(program):
@@ -134,18 +151,37 @@ def test_the_seed_decides(program):
     assert torch.equal(comfy.sample(*call, noise()[:1], SIGMAS, 2**64 - 5), one[:1])
 
 
-STOCHASTIC = ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"]
-MORE = ["er_sde", "seeds_2", "seeds_3", "exp_heun_2_x0_sde", "sa_solver", "ddpm", "dpmpp_2m_sde_heun", "lcm"]
+STOCHASTIC = [
+    "euler_ancestral",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+]
+MORE = [
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "exp_heun_2_x0_sde",
+    "sa_solver",
+    "ddpm",
+    "dpmpp_2m_sde_heun",
+    "lcm",
+]
 
 
 @pytest.mark.parametrize("patched", [True, False])
 @pytest.mark.parametrize("name", [*STOCHASTIC, *MORE])
 def test_noise_of_flows_keeps_to_their_path(name, patched):
-    """A denoiser that does not look at x: with any noise levels and any start, what remains is (1 - t) D + t z."""
+    """A denoiser that does not look at x: with any noise levels and any start, what remains is (1 -
+    t) D + t z."""
     sampler = getattr(K.sampling, f"sample_{name}")
     model = comfy.Guider(lambda x, sigma: torch.full_like(x, 2.0), comfy.CONST(), patched)
     x = torch.randn(2000, 8, generator=torch.Generator().manual_seed(1))
-    out = sampler(comfy.Inpaint(model), x, FLOW[:5], {"denoise_mask": None, "seed": 1}, disable=True)
+    out = sampler(
+        comfy.Inpaint(model), x, FLOW[:5], {"denoise_mask": None, "seed": 1}, disable=True
+    )
     t = float(FLOW[4])
     assert float(out.mean()) == pytest.approx((1 - t) * 2.0, abs=5 * t / 16000**0.5)
     assert float(out.std()) == pytest.approx(t, rel=0.03)
@@ -153,12 +189,19 @@ def test_noise_of_flows_keeps_to_their_path(name, patched):
 
 @pytest.mark.parametrize("flow", [True, False])
 def test_lcm_renoises_the_prediction(flow):
-    """ComfyUI's rule, by hand with the noise that was asked for; of a flow the prediction is scaled to what its level leaves."""
+    """ComfyUI's rule, by hand with the noise that was asked for; of a flow the prediction is scaled
+    to what its level leaves."""
     sigmas = FLOW if flow else SIGMAS
-    model, x, drawn = guider(paths.Linear() if flow else paths.EDM()), noise() * float(sigmas[0]), []
+    model, x, drawn = (
+        guider(paths.Linear() if flow else paths.EDM()),
+        noise() * float(sigmas[0]),
+        [],
+    )
 
     def noise_sampler(sigma, sigma_next):
-        drawn.append(torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(len(drawn))))
+        drawn.append(
+            torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(len(drawn)))
+        )
         return drawn[-1]
 
     out = K.sampling.sample_lcm(comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, disable=True,
@@ -171,12 +214,17 @@ def test_lcm_renoises_the_prediction(flow):
     assert len(drawn) == len(sigmas) - 2
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v"])
+@pytest.mark.parametrize(
+    "name", ["euler", "heun", "dpm_2", "lms", "dpmpp_2m", "res_multistep", "ipndm", "ipndm_v"]
+)
 def test_without_noise_a_flow_is_the_same_equation(name):
-    """dx/dt = (x - denoised) / t of a flow is what k-diffusion's solvers integrate: they converge to the flow's solution."""
+    """dx/dt = (x - denoised) / t of a flow is what k-diffusion's solvers integrate: they converge
+    to the flow's solution."""
     model = guider(paths.Linear())
     x = noise(8, torch.float64)
-    exact = ode.solve(PROBLEM.model(paths.Linear(), "data"), x, (1.0, 1e-3), rtol=1e-10, atol=1e-10).last
+    exact = ode.solve(
+        PROBLEM.model(paths.Linear(), "data"), x, (1.0, 1e-3), rtol=1e-10, atol=1e-10
+    ).last
     sampler = getattr(K.sampling, f"sample_{name}")
     errors = []
     for n in (40, 80):
@@ -188,7 +236,8 @@ def test_without_noise_a_flow_is_the_same_equation(name):
 
 
 def ancestral_of_flows(name, model, x, sigmas, eta, s_noise, z):
-    """Lightricks' rule: down to t' (1 + eta (t'/t - 1)), then noise up to t'; ComfyUI's stages on the way down."""
+    """Lightricks' rule: down to t' (1 + eta (t'/t - 1)), then noise up to t'; ComfyUI's stages on
+    the way down."""
     lam = lambda t: float(-torch.logit(torch.tensor(t, dtype=torch.float64)))
     for k, (s, t) in enumerate(pairwise(sigmas)):
         down = t * (1 + eta * (t / s - 1))
@@ -216,7 +265,15 @@ def test_ancestral_solvers_of_flows(name, eta):
     z = torch.randn(6, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     sigmas, given = [1.0, 0.8, 0.5, 0.2, 0.0], iter(z)
     out = getattr(K.sampling, f"sample_{name}")(
-        comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, None, True, eta, 1.1, lambda a, b: next(given)
+        comfy.Inpaint(model),
+        x,
+        sigmas,
+        {"denoise_mask": None},
+        None,
+        True,
+        eta,
+        1.1,
+        lambda a, b: next(given),
     )
     assert gap(out, ancestral_of_flows(name, model, x, sigmas, eta, 1.1, z)) < 1e-10
 
@@ -234,7 +291,12 @@ def test_reverse_sde_of_flows(flow):
     given, eta = iter(z), 0.6
     x = y = noise(4, torch.float64)
     out = K.sampling.sample_dpmpp_2m_sde(
-        comfy.Inpaint(model), x, sigmas, {"denoise_mask": None}, eta=eta, noise_sampler=lambda a, b: next(given)
+        comfy.Inpaint(model),
+        x,
+        sigmas,
+        {"denoise_mask": None},
+        eta=eta,
+        noise_sampler=lambda a, b: next(given),
     )
     before = None
     for k, (s, t) in enumerate(pairwise(sigmas)):
@@ -280,7 +342,11 @@ def test_seeds_2_in_comfyuis_terms(flow, solver_type, r):
         alpha_m, alpha_t = m * lam_m.exp(), t * lam_t.exp()
         drawn = torch.sqrt(-torch.expm1(-2 * r * h)) * next(mine)
         data = model(y, s.expand(4))
-        stage = m / s * torch.exp(-r * h) * y - alpha_m * torch.expm1(-2 * r * h) * data + 1.1 * m * drawn
+        stage = (
+            m / s * torch.exp(-r * h) * y
+            - alpha_m * torch.expm1(-2 * r * h) * data
+            + 1.1 * m * drawn
+        )
         other = model(stage, m.expand(4))
         if solver_type == "phi_1":
             mean = -torch.expm1(-2 * h) * (data + (other - data) / (2 * r))
@@ -300,7 +366,9 @@ def test_noise_of_a_scale():
     sampling.noise_scale = 0.5
     model = comfy.Inpaint(comfy.Guider(lambda x, sigma: torch.full_like(x, 2.0), sampling))
     x = 0.5 * torch.randn(2000, 8, generator=torch.Generator().manual_seed(1))
-    out = K.sampling.sample_dpmpp_2m_sde(model, x, FLOW[:5], {"denoise_mask": None, "seed": 1}, disable=True)
+    out = K.sampling.sample_dpmpp_2m_sde(
+        model, x, FLOW[:5], {"denoise_mask": None, "seed": 1}, disable=True
+    )
     assert float(out.std()) == pytest.approx(0.5 * float(FLOW[4]), rel=0.03)
 
 

@@ -1,4 +1,5 @@
-"""log_likelihood: the exact density where it is known, and k-diffusion's value but for what its one probe adds."""
+"""log_likelihood: the exact density where it is known, and k-diffusion's value but for what its one
+probe adds."""
 
 from __future__ import annotations
 
@@ -26,8 +27,11 @@ def density(x, var):
 
 def test_gaussian_data_exactly():
     x = 0.5 * torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    value, info = K.sampling.log_likelihood(gaussian, x, LOW, HIGH, atol=1e-7, rtol=1e-7, trace="exact")
-    # The end is N(0, 0.25 + 400) there and N(0, 400) here: the flow carries one to the other's density.
+    value, info = K.sampling.log_likelihood(
+        gaussian, x, LOW, HIGH, atol=1e-7, rtol=1e-7, trace="exact"
+    )
+    # The end is N(0, 0.25 + 400) there and N(0, 400) here: the flow carries one to the other's
+    # density.
     stretch = math.sqrt((0.25 + HIGH**2) / (0.25 + LOW**2))
     want = density(x * stretch, HIGH**2) + 3 * math.log(stretch)
     torch.testing.assert_close(value, want, rtol=0, atol=1e-6)
@@ -37,12 +41,16 @@ def test_gaussian_data_exactly():
 
 @pytest.mark.parametrize("trace", ["hutchinson", "exact"])
 def test_the_peers_value(trace, monkeypatch):
-    """Both integrate the same divergence: of an exact trace, or of the same probe, to the solvers' tolerances."""
+    """Both integrate the same divergence: of an exact trace, or of the same probe, to the solvers'
+    tolerances."""
     x, tol = 0.3 * start(), 1e-8 if trace == "exact" else 1e-5
     with float64():
         if trace == "exact":
             monkeypatch.setattr(peer, "odeint", exact_odeint(x))
-        draws = [log_likelihoods(peer, x, seed, atol=tol, rtol=tol) for seed in range(1 if trace == "exact" else 20)]
+        draws = [
+            log_likelihoods(peer, x, seed, atol=tol, rtol=tol)
+            for seed in range(1 if trace == "exact" else 20)
+        ]
         more = {"trace": "exact"} if trace == "exact" else {"products": 40, "seed": 1}
         value, info = K.sampling.log_likelihood(DENOISER, x, LOW, HIGH, atol=tol, rtol=tol, **more)
     theirs = torch.stack(draws)
@@ -59,7 +67,8 @@ def log_likelihoods(module, x, seed, **tolerances):
 
 
 def exact_odeint(like):
-    """torchdiffeq's solver of the peer's equation with the true divergence in place of its probe's."""
+    """torchdiffeq's solver of the peer's equation with the true divergence in place of its
+    probe's."""
     from torchdiffeq import odeint
 
     def solve(f, y0, t, **options):
@@ -70,7 +79,9 @@ def exact_odeint(like):
                 d = (leaf - DENOISER(leaf, sigma * leaf.new_ones(len(leaf)))) / sigma
                 flat = d.flatten(1)
                 rows = [
-                    torch.autograd.grad(flat[:, k].sum(), leaf, retain_graph=True)[0].flatten(1)[:, k]
+                    torch.autograd.grad(flat[:, k].sum(), leaf, retain_graph=True)[0].flatten(1)[
+                        :, k
+                    ]
                     for k in range(flat.shape[1])
                 ]
             return d.detach(), torch.stack(rows).sum(0)
@@ -95,6 +106,7 @@ def test_arguments():
 def test_looser_tolerances_take_fewer_evaluations():
     x = 0.3 * start()
     loose, tight = (
-        K.sampling.log_likelihood(DENOISER, x, LOW, HIGH, atol=t, rtol=t, seed=0)[1]["fevals"] for t in (1e-2, 1e-6)
+        K.sampling.log_likelihood(DENOISER, x, LOW, HIGH, atol=t, rtol=t, seed=0)[1]["fevals"]
+        for t in (1e-2, 1e-6)
     )
     assert loose < tight

@@ -1,4 +1,5 @@
-"""What hosts rely on besides numbers: signatures, dtypes, errors, progress, and that k-diffusion is not needed."""
+"""What hosts rely on besides numbers: signatures, dtypes, errors, progress, and that k-diffusion is
+not needed."""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ SIGMAS = LEVELS.float()
 
 @pytest.mark.parametrize("name", [*OWN, "log_likelihood"])
 def test_signatures_are_the_peers(name):
-    """The same parameters in the same order with the same values; what is ours alone comes after them."""
-    theirs, ours = (list(inspect.signature(getattr(m, name)).parameters.values()) for m in (peer, K.sampling))
+    """The same parameters in the same order with the same values; what is ours alone comes after
+    them."""
+    theirs, ours = (
+        list(inspect.signature(getattr(m, name)).parameters.values()) for m in (peer, K.sampling)
+    )
     assert [p.name for p in ours[: len(theirs)]] == [p.name for p in theirs]
     assert [p.default for p in ours[: len(theirs)]] == [p.default for p in theirs]
     assert all(p.default is not inspect.Parameter.empty for p in ours[len(theirs) :])
@@ -50,13 +54,17 @@ def test_every_solver_denoises(name):
     f = getattr(K.sampling, f"sample_ode_{name}")
     x = at + SIGMAS[0] * torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     out = f(model, x, SIGMAS, {}, disable=True)
-    assert gap(out, at.expand_as(out)) < (0.2 if name in ("annealed_langevin", "predictor_corrector") else 2e-3)
+    assert gap(out, at.expand_as(out)) < (
+        0.2 if name in ("annealed_langevin", "predictor_corrector") else 2e-3
+    )
 
 
 def test_options_of_a_solver():
     x = start() * LEVELS[0]
     with float64():
-        two, three = (K.sampling.sample_ode_ipndm_v4(DENOISER, x, LEVELS, start=s) for s in ("ramp", "single"))
+        two, three = (
+            K.sampling.sample_ode_ipndm_v4(DENOISER, x, LEVELS, start=s) for s in ("ramp", "single")
+        )
         assert gap(two, K.sampling.sample_lms(DENOISER, x, LEVELS)) < 1e-12
     assert gap(three, two) > 1e-4
     with pytest.raises(ode.OdesolveError, match="got an option 'order'"):
@@ -69,7 +77,8 @@ HALVES = [torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde"])
 def test_half_precision(name, dtype):
-    """The model gets x and sigma in the dtype of x, as callbacks do; between the calls the state is kept in float32."""
+    """The model gets x and sigma in the dtype of x, as callbacks do; between the calls the state is
+    kept in float32."""
     kinds, told, x = set(), [], start().float() * SIGMAS[0]
 
     def model(x, sigma):
@@ -77,12 +86,16 @@ def test_half_precision(name, dtype):
         return DENOISER(x.double(), sigma.double()).to(x.dtype)
 
     options = {"eta": 0.0, "noise_sampler": lambda *_: 0.0} if "sde" in name else {}
-    out = getattr(K.sampling, f"sample_{name}")(model, x.to(dtype), SIGMAS, None, told.append, True, **options)
+    out = getattr(K.sampling, f"sample_{name}")(
+        model, x.to(dtype), SIGMAS, None, told.append, True, **options
+    )
     assert out.dtype == dtype
     assert kinds == {(dtype, dtype)}
     assert {(i["x"].dtype, i["denoised"].dtype) for i in told} == {(dtype, dtype)}
     at_the_door = lambda x, sigma: model(x.to(dtype), sigma.to(dtype)).float()
-    theirs = getattr(peer, f"sample_{name}")(at_the_door, x.to(dtype).float(), SIGMAS, disable=True, **options)
+    theirs = getattr(peer, f"sample_{name}")(
+        at_the_door, x.to(dtype).float(), SIGMAS, disable=True, **options
+    )
     assert gap(out.float(), theirs) < 4 * torch.finfo(dtype).eps
 
 
@@ -93,7 +106,12 @@ def test_more_steps_do_no_harm_in_half_precision(dtype):
     model = lambda x, sigma: DENOISER(x.double(), sigma.double()).to(x.dtype)
     exact = K.sampling.sample_dpmpp_2m(DENOISER, x, sigmas.double(), disable=True)
     errors = [
-        float((m.sample_dpmpp_2m(model, x.to(dtype), sigmas, disable=True).double() - exact).square().mean().sqrt())
+        float(
+            (m.sample_dpmpp_2m(model, x.to(dtype), sigmas, disable=True).double() - exact)
+            .square()
+            .mean()
+            .sqrt()
+        )
         for m in (K.sampling, peer)
     ]
     assert errors[0] < 4 * torch.finfo(dtype).eps
@@ -101,7 +119,9 @@ def test_more_steps_do_no_harm_in_half_precision(dtype):
 
 
 @pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.parametrize("name", [n for n in OWN if n not in ("sample_dpm_fast", "sample_dpm_adaptive")])
+@pytest.mark.parametrize(
+    "name", [n for n in OWN if n not in ("sample_dpm_fast", "sample_dpm_adaptive")]
+)
 def test_no_step_no_change(name, count):
     x = start()
     assert getattr(K.sampling, name)(lambda x, sigma: x, x, LEVELS[:count]) is x
@@ -117,7 +137,8 @@ def test_no_step_no_change(name, count):
         ([0.0, -1.0], r"give finite noise levels with a positive one"),
         (
             [[1.0, 0.0]],
-            r"sigmas are torch.float32 of shape \(1, 2\): give floats \(B, ...\) and noise levels \(n \+ 1,\)",
+            r"sigmas are torch.float32 of shape \(1, 2\): give floats \(B, ...\) and noise levels "
+            r"\(n \+ 1,\)",
         ),
     ],
 )
@@ -133,13 +154,17 @@ def test_errors_of_the_other_arguments():
     with pytest.raises(ode.OdesolveError, match="order=0: give a whole number"):
         K.sampling.sample_lms(DENOISER, x, LEVELS, order=0)
     with pytest.raises(
-        ode.OdesolveError, match=r"the network returned shape \(6, 2\) for a state of shape \(6, 2, 2\)"
+        ode.OdesolveError,
+        match=r"the network returned shape \(6, 2\) for a state of shape \(6, "
+        r"2, 2\)",
     ):
         K.sampling.sample_euler(lambda x, sigma: x[:, 0], x, LEVELS)
     with pytest.raises(ode.OdesolveError, match=r"x is torch\.int64"):
         K.sampling.sample_euler(DENOISER, torch.ones(2, 3, dtype=torch.int64), LEVELS)
     with pytest.raises(ode.OdesolveError, match="the noise has shape"):
-        K.sampling.sample_euler_ancestral(DENOISER, x, LEVELS, noise_sampler=lambda a, b: torch.zeros(5))
+        K.sampling.sample_euler_ancestral(
+            DENOISER, x, LEVELS, noise_sampler=lambda a, b: torch.zeros(5)
+        )
     with pytest.raises(ode.OdesolveError, match="goes from noise to data"):
         K.sampling.sample_euler_ancestral(DENOISER, x, LEVELS[:-1].flip(0))
     with pytest.raises(ode.OdesolveError, match="goes from noise to data"):
@@ -151,7 +176,9 @@ def test_levels_as_numbers_and_wider_than_the_default():
     levels = [200.0, 30.0, 4.0, 0.5, 0.0]
     model = lambda x, sigma: DENOISER(x.double(), sigma.double()).to(x.dtype)
     one = K.sampling.sample_dpmpp_2m(model, x, levels, disable=True)
-    assert torch.equal(one, K.sampling.sample_dpmpp_2m(model, x, torch.tensor(levels), disable=True))
+    assert torch.equal(
+        one, K.sampling.sample_dpmpp_2m(model, x, torch.tensor(levels), disable=True)
+    )
 
 
 def test_the_start_is_left_as_it_is():
@@ -204,5 +231,7 @@ print("done")
 
 
 def test_neither_k_diffusion_nor_what_it_needs_is_needed():
-    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False
+    )
     assert done.stdout.split() == ["done"], done.stderr

@@ -1,4 +1,5 @@
-"""Every solver of k-diffusion and ours of the same name: results, callbacks, the levels that the model is called at."""
+"""Every solver of k-diffusion and ours of the same name: results, callbacks, the levels that the
+model is called at."""
 
 from __future__ import annotations
 
@@ -71,9 +72,12 @@ def test_without_noise(case, grid):
     name, options = case
     with float64():
         more = {"noise_sampler": lambda *_: 0.0} if "eta" in options else {}
-        if grid == "one step" and name in ("dpmpp_2m_sde", "dpmpp_3m_sde"):  # k-diffusion's have no h to remember there
+        # k-diffusion's have no h to remember there
+        if grid == "one step" and name in ("dpmpp_2m_sde", "dpmpp_3m_sde"):
             x = start() * 5.0
-            found = getattr(K.sampling, f"sample_{name}")(DENOISER, x, GRIDS[grid], disable=True, **options)
+            found = getattr(K.sampling, f"sample_{name}")(
+                DENOISER, x, GRIDS[grid], disable=True, **options
+            )
             assert gap(found, DENOISER(x, x.new_full((len(x),), 5.0))) < TOLERANCE
         else:
             assert_same(*both(name, GRIDS[grid], **options, **more))
@@ -92,16 +96,22 @@ def test_with_a_noise_sampler(case, grid):
 @pytest.mark.parametrize("window", [{}, {"s_tmin": 0.1, "s_tmax": 10.0, "s_noise": 1.003}])
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2"])
 def test_churn(name, window, monkeypatch):
-    """k-diffusion draws at every step, also where it adds nothing; ours asks only for what is added."""
+    """k-diffusion draws at every step, also where it adds nothing; ours asks only for what is
+    added."""
     low, high = window.get("s_tmin", 0.0), window.get("s_tmax", float("inf"))
     steps = [k for k, s in enumerate(LEVELS[:-1]) if low <= s <= high]
     numbers = iter(range(99))
-    drawn = {k: torch.randn(start().shape, dtype=torch.float64, generator=torch.manual_seed(k)) for k in range(8)}
+    drawn = {
+        k: torch.randn(start().shape, dtype=torch.float64, generator=torch.manual_seed(k))
+        for k in range(8)
+    }
     monkeypatch.setattr(torch, "randn_like", lambda x: drawn[next(numbers)])
     with float64():
         want = peer.sample_heun if name == "heun" else getattr(peer, f"sample_{name}")
         x, told, mine = start() * LEVELS[0], [], []
-        theirs = want(DENOISER, x, LEVELS, callback=told.append, disable=True, s_churn=5.0, **window)
+        theirs = want(
+            DENOISER, x, LEVELS, callback=told.append, disable=True, s_churn=5.0, **window
+        )
         asked = []
 
         def noise(sigma, sigma_hat):
@@ -109,7 +119,9 @@ def test_churn(name, window, monkeypatch):
             return drawn[steps[len(asked) - 1]]
 
         f = getattr(K.sampling, f"sample_{name}")
-        ours = f(DENOISER, x, LEVELS, None, mine.append, True, s_churn=5.0, noise_sampler=noise, **window)
+        ours = f(
+            DENOISER, x, LEVELS, None, mine.append, True, s_churn=5.0, noise_sampler=noise, **window
+        )
     assert gap(ours, theirs) < TOLERANCE
     assert [a for a, _ in asked] == [float(LEVELS[k]) for k in steps]
     for a, b in zip(mine, told, strict=True):
@@ -131,7 +143,10 @@ def test_upwards(name):
     with float64():
         x = 0.3 * start()
         theirs = getattr(peer, f"sample_{name}")(DENOISER, x, rising, disable=True)
-        assert gap(getattr(K.sampling, f"sample_{name}")(DENOISER, x, rising, disable=True), theirs) < TOLERANCE
+        assert (
+            gap(getattr(K.sampling, f"sample_{name}")(DENOISER, x, rising, disable=True), theirs)
+            < TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("name", ["euler_ancestral", "dpmpp_2m"])
@@ -142,7 +157,17 @@ def test_a_callback_may_change_the_state(name):
         for module in (peer, K.sampling):
             more = {"eta": 0.0} if "ancestral" in name else {}
             f = getattr(module, f"sample_{name}")
-            out.append(f(DENOISER, start() * LEVELS[0], LEVELS, None, lambda info: info["x"].mul_(0.9), True, **more))
+            out.append(
+                f(
+                    DENOISER,
+                    start() * LEVELS[0],
+                    LEVELS,
+                    None,
+                    lambda info: info["x"].mul_(0.9),
+                    True,
+                    **more,
+                )
+            )
         assert gap(out[1], out[0]) < TOLERANCE
 
 

@@ -1,4 +1,5 @@
-"""What configs of diffusers' classes mean: the order at the end, directions, tables; and what is refused."""
+"""What configs of diffusers' classes mean: the order at the end, directions, tables; and what is
+refused."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ NOISE = {"algorithm_type": "dpmsolver", **SIGMA_MIN}
         (MULTISTEP, {"solver_order": 3}, 14, "dpmpp_3m_published(taper)"),
         (MULTISTEP, {"solver_order": 3, "euler_at_final": True}, 15, "dpmpp_3m_published"),
         (MULTISTEP, {"solver_order": 1}, 8, "ddim"),
-        (MULTISTEP, {"solver_type": "bh2"}, 8, "dpmpp_2m"),  # as the class reads what other classes know
+        # as the class reads what other classes know
+        (MULTISTEP, {"solver_type": "bh2"}, 8, "dpmpp_2m"),
         (MULTISTEP, {"solver_type": "heun", **NOISE}, 8, "deis_lamab1(taper)"),
         (MULTISTEP, {"solver_type": "heun", **SDE}, 8, "dpmpp_2m_sde(second=heun)"),
         ("DPMSolverMultistepInverseScheduler", {}, 8, "dpmpp_2m(taper)"),
@@ -67,7 +69,11 @@ def test_meaning(cls, config, steps, label):
         (MULTISTEP, {"solver_order": 4}, "solver_order=4.*from 1 to 3"),
         (MULTISTEP, {"solver_type": "midpiont"}, "did you mean 'midpoint'"),
         (MULTISTEP, {"algorithm_type": "dpmsolver+"}, "did you mean 'dpmsolver"),
-        (MULTISTEP, {"use_karras_sigmas": True, "use_beta_sigmas": True}, "karras and beta noise levels at once"),
+        (
+            MULTISTEP,
+            {"use_karras_sigmas": True, "use_beta_sigmas": True},
+            "karras and beta noise levels at once",
+        ),
         ("DPMSolverSinglestepScheduler", {"solver_order": 3}, "points of its grid.*dpmpp_3s"),
         ("DPMSolverSinglestepScheduler", SDE, "points of its grid.*dpmpp_sde"),
         (UNIPC, {"predict_x0": False}, "predict_x0=True"),
@@ -75,13 +81,21 @@ def test_meaning(cls, config, steps, label):
         (UNIPC, {"solver_type": "bh3"}, "did you mean 'bh"),
         ("DDPMScheduler", {"variance_type": "fixed_large_log"}, "logarithm for a variance"),
         ("DDPMScheduler", {"variance_type": "learnd_range"}, "did you mean 'learned_range'"),
-        ("SASolverScheduler", {"algorithm_type": "noise_prediction"}, "extrapolates the data prediction"),
+        (
+            "SASolverScheduler",
+            {"algorithm_type": "noise_prediction"},
+            "extrapolates the data prediction",
+        ),
         ("SASolverScheduler", {"tau_func": lambda t: t / 1000}, "tau_func that varies"),
         ("CosineDPMSolverMultistepScheduler", SIGMA_MIN, "first-order last step"),
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, "noise anew"),
         ("ScoreSdeVeScheduler", {}, "batch means"),
         ("PNDMScheduler", {}, "pseudo Runge-Kutta steps.*start=heun"),
-        ("PNDMScheduler", {"skip_prk_steps": True, "prediction_type": "v_prediction"}, "extrapolates v"),
+        (
+            "PNDMScheduler",
+            {"skip_prk_steps": True, "prediction_type": "v_prediction"},
+            "extrapolates v",
+        ),
         ("DDIMScheduler", {"timestep_spacing": "linspaced"}, "did you mean 'linspace'"),
     ],
 )

@@ -17,7 +17,9 @@ def test_samplers():
 def test_schedules():
     section = DOCUMENT.split("## Schedules")[1].split("##")[0]
     rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| ")
     ]
     written = {ours: (web or None, comfy or None) for ours, web, comfy, _ in rows[1:]}
     assert written == {ours: programs[:2] for ours, programs in SCHEDULES.items() if ours != "flow"}

@@ -1,4 +1,5 @@
-"""Every row of the table that names a scheduler class of diffusers: its loop is our plan, in float64."""
+"""Every row of the table that names a scheduler class of diffusers: its loop is our plan, in
+float64."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from ...parity.peers import PREDICTS, PROBLEM, TOLERANCE, gap, scheduler, start
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"),  # KDPM2's
+    # KDPM2's
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
+    ),
 ]
 STEPS = 8
 DRAWS = {  # the module that a class draws its noise in
@@ -33,16 +37,29 @@ ANGLES = torch.sin(0.5 * math.pi * torch.linspace(0.97, 0, STEPS + 1, dtype=torc
 def cases():
     for row in ROWS:
         for flow, made in ((False, row.diffusers), (True, row.flow)):
-            alone = made is None or made[0].startswith(("LTX", "PNDM")) or row.options.get("variance") == "learned"
+            alone = (
+                made is None
+                or made[0].startswith(("LTX", "PNDM"))
+                or row.options.get("variance") == "learned"
+            )
             if not alone:
-                tag = "-".join([row.solver, *map(str, row.options.values()), row.schedule, "flow" if flow else ""])
+                tag = "-".join(
+                    [
+                        row.solver,
+                        *map(str, row.options.values()),
+                        row.schedule,
+                        "flow" if flow else "",
+                    ]
+                )
                 yield pytest.param(row, flow, id=tag)
 
 
 @pytest.mark.parametrize(("row", "flow"), list(cases()))
 def test_row(row, flow, monkeypatch):
     cls, config = names.to_diffusers(row.solver, row.options, row.schedule, flow)
-    prediction = {"IPNDMScheduler": "v_prediction"}.get(cls, "flow_prediction" if flow else "epsilon")
+    prediction = {"IPNDMScheduler": "v_prediction"}.get(
+        cls, "flow_prediction" if flow else "epsilon"
+    )
     if cls == "IPNDMScheduler":
         config["trained_betas"] = ANGLES
     elif not cls.startswith("FlowMatch"):
@@ -72,7 +89,9 @@ def test_learned_variance(monkeypatch):
     net = lambda x, t: torch.cat([exact.net(x, t), torch.sin(3 * x)], 1)
     model = ode.Model(net, peer.path, "noise", time="t", learned_variance=True)
     x = start() * peer.path.start_std(peer.grid.values[0])
-    assert gap(seeded(model, x, "ddpm", peer.grid, variance="learned"), peer.run(net, x)) < TOLERANCE
+    assert (
+        gap(seeded(model, x, "ddpm", peer.grid, variance="learned"), peer.run(net, x)) < TOLERANCE
+    )
 
 
 def test_plms():
@@ -88,7 +107,9 @@ def test_plms():
     times = [(int(t) + 1) / 1000 for t in peer.timesteps]
     y = x
     for at, t in zip(times, peer.timesteps, strict=True):
-        y = peer.step(model.net(y, torch.tensor(at, dtype=torch.float64)), t, y, return_dict=False)[0]
+        y = peer.step(model.net(y, torch.tensor(at, dtype=torch.float64)), t, y, return_dict=False)[
+            0
+        ]
     assert times[1] == times[2]
     grid = grids.Listed(values=(*times[:1], *times[2:], 1 / 1000))
     assert gap(seeded(model, x, "ipndm_4", grid, start="heun"), y) < TOLERANCE
@@ -108,7 +129,9 @@ def test_ancestral_for_rectified_flow(eta, monkeypatch):
     model, x = PROBLEM.model(path, "velocity"), start()
     y = x
     for s, t in zip(times.double(), peer.timesteps, strict=False):
-        y = peer.step(model.velocity(y, float(s)), t, y, return_dict=False)[0].as_subclass(torch.Tensor)
+        y = peer.step(model.velocity(y, float(s)), t, y, return_dict=False)[0].as_subclass(
+            torch.Tensor
+        )
     grid = grids.Listed(values=tuple(times.tolist()))
     assert gap(seeded(model, x, named.solver, grid, **dict(named.options)), y) < 1e-6
 
@@ -119,7 +142,8 @@ SPACED = ["normal", "karras", "exponential", "beta", "simple", "ddim_uniform"]
 @pytest.mark.parametrize("schedule", SPACED)
 @pytest.mark.parametrize("n", [5, 10, 40])
 def test_noise_levels_of_a_schedule(schedule, n):
-    """Of the class that places its levels as the user interfaces do: in float32, linear between entries and not log-linear."""
+    """Of the class that places its levels as the user interfaces do: in float32, linear between
+    entries and not log-linear."""
     _, config = names.to_diffusers("heun_edm", schedule=schedule)
     peer = scheduler("EulerDiscreteScheduler", n, lift=False, **config)
     table = peer.path.rho(torch.arange(1, 1001, dtype=torch.float64) / 1000).tolist()

@@ -1,4 +1,5 @@
-"""Every label of the user interfaces that k-diffusion has a function for: that function is our plan, in float64."""
+"""Every label of the user interfaces that k-diffusion has a function for: that function is our
+plan, in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +16,16 @@ from ...parity.peers import PROBLEM, TOLERANCE, float64, gap, k_diffusion, start
 
 sampling, external = k_diffusion()
 PEERS = [r for r in ROWS if r.peer]
-SCHEDULES = ["normal", "karras", "exponential", "beta", "simple", "sgm_uniform", "ddim_uniform", "kl_optimal"]
+SCHEDULES = [
+    "normal",
+    "karras",
+    "exponential",
+    "beta",
+    "simple",
+    "sgm_uniform",
+    "ddim_uniform",
+    "kl_optimal",
+]
 
 
 def label(row) -> str:
@@ -49,7 +59,9 @@ def test_label(row, schedule):
         given = paths.base.as_time(sigmas)
         model = PROBLEM.model(paths.EDM(sigma_max=100.0), "data")
         x = start() * sigmas[0]
-        theirs = getattr(sampling, f"sample_{row.peer[0]}")(model.net, x, given, disable=True, **arguments(row))
+        theirs = getattr(sampling, f"sample_{row.peer[0]}")(
+            model.net, x, given, disable=True, **arguments(row)
+        )
         mine = seeded(model, x, row.solver, grids.sigmas(model.path, sigmas), **row.options)
         assert gap(mine, theirs) < TOLERANCE
 

@@ -21,7 +21,10 @@ from odesolve.solvers import REGISTRY
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*algorithm_type.*dpmsolver.* is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"),  # KDPM2's
+    # KDPM2's
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning:numpy"
+    ),
 ]
 
 
@@ -44,22 +47,34 @@ def test_a_row_names_options_that_are_not_defaults(row):
 @pytest.mark.parametrize("row", ROWS, ids=label)
 def test_diffusers_and_back_with_every_schedule_that_the_class_takes(row, flow):
     """The classes' own signatures say which schedules they take."""
-    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+    )
     made = row.flow if flow else row.diffusers
-    steps = 8 if row.options.get("taper") else 50  # DEIS and DPM-Solver++(3M) taper short solves only
+    # DEIS and DPM-Solver++(3M) taper short solves only
+    steps = 8 if row.options.get("taper") else 50
     given = (row.solver, row.options)
     if made is None:
         if not any(
-            r.solver == row.solver and r.options == row.options and (r.flow if flow else r.diffusers) for r in ROWS
+            r.solver == row.solver
+            and r.options == row.options
+            and (r.flow if flow else r.diffusers)
+            for r in ROWS
         ):
             with pytest.raises(OdesolveError, match="diffusers has no"):
                 names.to_diffusers(*given, flow=flow)
         return
     for schedule in SCHEDULES:
-        if (schedule == "flow" and not flow) or (row.schedule != "normal" and schedule != row.schedule):
+        if (schedule == "flow" and not flow) or (
+            row.schedule != "normal" and schedule != row.schedule
+        ):
             continue  # a row with a schedule of its own is found by that alone
         if not taken(getattr(diffusers, made[0]), schedule, flow):
-            with pytest.raises(OdesolveError, match=rf"(cannot space its levels as|no schedule) '{schedule}'"):
+            with pytest.raises(
+                OdesolveError,
+                match=rf"(cannot space its levels as|no schedule) "
+                rf"'{schedule}'",
+            ):
                 names.to_diffusers(*given, schedule, flow)
             continue
         cls, keys = names.to_diffusers(*given, schedule, flow)
@@ -99,8 +114,14 @@ def test_labels_as_the_web_ui_writes_them():
     assert names.from_label("DDIM") == Named("ddim", (), "ddim_uniform")
     assert names.to_label("ddim", schedule="ddim_uniform") == "DDIM"
     assert names.from_label("DPM++ 2M", "Automatic") == Named("dpmpp_2m", (), "karras")
-    assert names.from_label("DPM++ 3M SDE", "automatic") == Named("dpmpp_3m_sde", (("published", True),), "exponential")
-    assert names.from_label("Heun Automatic") == names.from_label("Heun", "Uniform") == Named("heun_edm")
+    assert names.from_label("DPM++ 3M SDE", "automatic") == Named(
+        "dpmpp_3m_sde", (("published", True),), "exponential"
+    )
+    assert (
+        names.from_label("Heun Automatic")
+        == names.from_label("Heun", "Uniform")
+        == Named("heun_edm")
+    )
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.comfy], ids=label)
@@ -112,7 +133,9 @@ def test_comfy_and_back(row, schedule):
 
 
 def test_comfy_names_of_the_gpu():
-    assert names.from_comfy("dpmpp_2m_sde_gpu", "karras") == names.from_comfy("dpmpp_2m_sde", "karras")
+    assert names.from_comfy("dpmpp_2m_sde_gpu", "karras") == names.from_comfy(
+        "dpmpp_2m_sde", "karras"
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +155,11 @@ def test_what_has_no_equal_is_refused_with_the_reason(look, lacking):
 
 def test_unknown_names_are_answered_with_the_nearest():
     for look, given, nearest in (
-        (lambda: names.from_diffusers("DPMSolverMultistep", {}), "DPMSolverMultistep", "DPMSolverMultistepScheduler"),
+        (
+            lambda: names.from_diffusers("DPMSolverMultistep", {}),
+            "DPMSolverMultistep",
+            "DPMSolverMultistepScheduler",
+        ),
         (lambda: names.from_label("DPM++ 2M SDF"), "DPM++ 2M SDF", "DPM++ 2M SDE"),
         (lambda: names.from_label("Euler", "Karas"), "Karas", "Karras"),
         (lambda: names.from_comfy("dpmpp_2m_sd"), "dpmpp_2m_sd", "dpmpp_2m_sde"),
@@ -140,7 +167,9 @@ def test_unknown_names_are_answered_with_the_nearest():
         (lambda: names.to_comfy("ddim", {}, "karas"), "karas", "karras"),
     ):
         with pytest.raises(
-            OdesolveError, match=rf"{given.replace('+', '.')}'.*did you mean '{nearest.replace('+', '.')}'"
+            OdesolveError,
+            match=rf"{given.replace('+', '.')}'.*did you mean "
+            rf"'{nearest.replace('+', '.')}'",
         ):
             look()
     with pytest.raises(OdesolveError, match=r"no ddim\(eta=0.5\): it has ddim, ddim\(eta=1.0\)"):
@@ -151,9 +180,13 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 def test_defaults_are_those_of_the_classes():
     """A config that leaves its keys out means what the class makes of them."""
-    diffusers = pytest.importorskip("diffusers", reason="the peers are an extra: pip install odesolve[peers]")
+    diffusers = pytest.importorskip(
+        "diffusers", reason="the peers are an extra: pip install odesolve[peers]"
+    )
     for name in CLASSES:
-        if name.startswith(("ScoreSde", "PNDM", "DPMSolverSinglestep", "DPMSolverMultistepInverse", "Parallel")):
+        if name.startswith(
+            ("ScoreSde", "PNDM", "DPMSolverSinglestep", "DPMSolverMultistepInverse", "Parallel")
+        ):
             continue
         scheduler = getattr(diffusers, name)()
         assert names.from_diffusers(name, {}, 8) == names.from_diffusers(name, scheduler.config, 8)

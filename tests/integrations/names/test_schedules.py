@@ -1,4 +1,5 @@
-"""Noise levels by the names of the user interfaces: against k-diffusion, and by hand where it has none."""
+"""Noise levels by the names of the user interfaces: against k-diffusion, and by hand where it has
+none."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def test_simple_and_ddim_uniform_are_entries_of_the_table():
     assert made("simple", 4).tolist() == [*TABLE[[999, 749, 499, 249]].tolist(), 0.0]
     assert made("simple", 3).tolist() == [*TABLE[[999, 666, 333]].tolist(), 0.0]
     assert made("ddim_uniform", 4).tolist() == [*TABLE[[751, 501, 251, 1]].tolist(), 0.0]
-    assert len(made("ddim_uniform", 30)) == 32  # every 33rd of 1000 entries are 31, as the programs do it
+    # every 33rd of 1000 entries are 31, as the programs do it
+    assert len(made("ddim_uniform", 30)) == 32
 
 
 def test_quantiles_of_the_beta_distribution():
@@ -57,9 +59,12 @@ def test_quantiles_of_the_beta_distribution():
     levels = made("beta", 5)[:-1]
     low, high = float(TABLE[0]), float(TABLE[-1])
     part = (levels - low) / (high - low)
-    assert torch.allclose(part[[0, 2, 4]], torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        part[[0, 2, 4]], torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), atol=1e-12
+    )
     assert abs(float(part[1] + part[3]) - 1.0) < 1e-12
-    # The quarter quantile by quadrature of the density, with the singular end taken away by x = u^(1/0.6).
+    # The quarter quantile by quadrature of the density, with the singular end taken away by x =
+    # u^(1/0.6).
     q = float(part[3])
     u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 * q**0.6
     mass = float((1 - u ** (1 / 0.6)).pow(-0.4).mean()) * q**0.6 / 0.6

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from odesolve.integrations import torchdiffeq as ours
 
-theirs = pytest.importorskip("torchdiffeq", reason="the peers are an extra: pip install odesolve[peers]")
+theirs = pytest.importorskip(
+    "torchdiffeq", reason="the peers are an extra: pip install odesolve[peers]"
+)
 LIBRARIES = {"torchdiffeq": theirs, "odesolve": ours}
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 EXPLICIT = ("euler", "midpoint", "heun2", "heun3", "rk4")
@@ -19,14 +21,15 @@ ADAMS = ("explicit_adams", "implicit_adams")
 class Field(nn.Module):
     """A perceptron of the state, turned by time, or a linear field; counts its calls.
 
-    With ``pairs`` the state is a tuple (B, 3), (B,): the second is the integral of a function of the first.
-    """
+    With ``pairs`` the state is a tuple (B, 3), (B,): the second is the integral of a function of
+    the first."""
 
     def __init__(self, seed: int = 0, linear: bool = False, pairs: bool = False):
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         self.a, self.b = (
-            nn.Parameter(0.5 * torch.randn(s, generator=draw, dtype=torch.float64)) for s in ((3, 4), (4, 3))
+            nn.Parameter(0.5 * torch.randn(s, generator=draw, dtype=torch.float64))
+            for s in ((3, 4), (4, 3))
         )
         self.linear, self.pairs, self.calls = linear, pairs, 0
 
@@ -39,7 +42,9 @@ class Field(nn.Module):
         return (out, (z * out).sum(-1)) if self.pairs else out
 
     def start(self, batch: int = 2, seed: int = 1):
-        z = torch.randn(batch, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        z = torch.randn(
+            batch, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
         return (z, torch.zeros(batch, dtype=torch.float64)) if self.pairs else z
 
 

@@ -18,7 +18,9 @@ T = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
 @given(field=fields(), t=times(most=4))
 @QUICK
 def test_agreement(field, t):
-    found = [gradients(lib.odeint_adjoint, field, t, rtol=1e-10, atol=1e-11) for lib in (ours, theirs)]
+    found = [
+        gradients(lib.odeint_adjoint, field, t, rtol=1e-10, atol=1e-11) for lib in (ours, theirs)
+    ]
     assert gap(*found) < 1e-7 * max(1.0, float(flat(found[1]).abs().max()))
 
 
@@ -26,14 +28,20 @@ def test_agreement(field, t):
 @given(field=fields(), t=times(most=4))
 @QUICK
 def test_agreement_on_a_grid(method, field, t):
-    """The same steps back, so the same gradients; but of t[0], which follows from a f there and not from an integral."""
+    """The same steps back, so the same gradients; but of t[0], which follows from a f there and not
+    from an integral."""
     y0 = field.start()
     y0 = tuple(x.requires_grad_() for x in y0) if field.pairs else y0.requires_grad_()
     found = []
     for lib in (ours, theirs):
         y = lib.odeint_adjoint(field, y0, t, method=method, options={"step_size": 0.1})
-        loss = sum((x * torch.linspace(-1, 2, x.numel()).view_as(x)).sum() for x in (y if field.pairs else [y]))
-        found.append(torch.autograd.grad(loss, (*(y0 if field.pairs else [y0]), *field.parameters())))
+        loss = sum(
+            (x * torch.linspace(-1, 2, x.numel()).view_as(x)).sum()
+            for x in (y if field.pairs else [y])
+        )
+        found.append(
+            torch.autograd.grad(loss, (*(y0 if field.pairs else [y0]), *field.parameters()))
+        )
     assert gap(*found) < 1e-10
 
 
@@ -46,12 +54,16 @@ def test_gradients_agree_with_those_of_the_steps():
             assert gap(adjoint, steps) < 1e-8
 
 
-@pytest.mark.parametrize("method", ["dopri8", "bosh3", "implicit_adams", "scipy_solver", "radauIIA5"])
+@pytest.mark.parametrize(
+    "method", ["dopri8", "bosh3", "implicit_adams", "scipy_solver", "radauIIA5"]
+)
 def test_other_methods(method):
     field = Field()
     options = {"step_size": 0.02} if method in ("implicit_adams", "radauIIA5") else None
     exact = gradients(ours.odeint, field, T, rtol=1e-11, atol=1e-12)
-    found = gradients(ours.odeint_adjoint, field, T, method=method, options=options, rtol=1e-8, atol=1e-9)
+    found = gradients(
+        ours.odeint_adjoint, field, T, method=method, options=options, rtol=1e-8, atol=1e-9
+    )
     assert gap(found, exact) < 1e-5
 
 
@@ -97,7 +109,9 @@ def test_parameters_in_the_norm_cost_steps():
     counts = []
     for options in ({}, {"norm": lambda s: max(x.abs().max() for x in s)}):
         field = Field()
-        y = ours.odeint_adjoint(field, field.start(8), T, rtol=1e-6, atol=1e-6, adjoint_options=options)
+        y = ours.odeint_adjoint(
+            field, field.start(8), T, rtol=1e-6, atol=1e-6, adjoint_options=options
+        )
         field.calls = 0
         (100.0 * y[-1]).sum().backward()
         counts.append(field.calls)
@@ -126,7 +140,9 @@ def test_nothing_of_the_steps_is_kept():
 
     def saved(odeint, size):
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: kept.append(x.numel()) or x, lambda x: x
+        ):
             odeint(Field(), Field().start(), T, method="rk4", options={"step_size": size})
         return sum(kept)
 

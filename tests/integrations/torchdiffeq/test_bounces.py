@@ -1,4 +1,5 @@
-"""Searches for events that begin at one, that meet several in a step, or none; and gradients of the times in one call."""
+"""Searches for events that begin at one, that meet several in a step, or none; and gradients of the
+times in one call."""
 
 import math
 
@@ -38,9 +39,15 @@ def expected(height, factor, count, above):
 
 def bounces(height, factor, count, above, sign=1.0, dtype=torch.float64, **how):
     """Times of the bounces, from a ball at rest; after each the state is set by hand."""
-    state, t, times = (number(height, dtype), number(0.0, dtype)), torch.zeros((), dtype=torch.float64), []
+    state, t, times = (
+        (number(height, dtype), number(0.0, dtype)),
+        torch.zeros((), dtype=torch.float64),
+        [],
+    )
     for _ in range(count):
-        t, (_, speed) = ours.odeint_event(ball, state, t, event_fn=lambda t, s: s[0], reverse_time=sign < 0, **how)
+        t, (_, speed) = ours.odeint_event(
+            ball, state, t, event_fn=lambda t, s: s[0], reverse_time=sign < 0, **how
+        )
         times.append(sign * float(t))
         state = (number(above, dtype), -factor * speed[-1])
     return times
@@ -50,7 +57,8 @@ def bounces(height, factor, count, above, sign=1.0, dtype=torch.float64, **how):
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-6, 1e-8])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_bounce_by_hand(above, tolerance, sign):
-    """On the ground, or beside it by rounding or by one tolerance: 1.43, 4.00, 6.31, ... forwards, and back in time."""
+    """On the ground, or beside it by rounding or by one tolerance: 1.43, 4.00, 6.31, ... forwards,
+    and back in time."""
     above = above * tolerance if abs(above) == 1.0 else above
     for height, factor in ((10.0, 0.9), (0.5, 0.6), (40.0, 1.0)):
         found = bounces(height, factor, 4, above, sign, rtol=tolerance, atol=tolerance)
@@ -60,10 +68,16 @@ def test_a_bounce_by_hand(above, tolerance, sign):
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "tsit5", "rk4"])
 def test_a_bounce_by_every_interface(interface, method):
-    how = {"method": method, "options": EULER if method == "rk4" else None, "odeint_interface": interface}
+    how = {
+        "method": method,
+        "options": EULER if method == "rk4" else None,
+        "odeint_interface": interface,
+    }
     if interface is ours.odeint_adjoint:
         how["adjoint_params"] = ()
-    assert bounces(10.0, 0.9, 3, 0.0, **how) == pytest.approx([1.4285714285714286, 4.0, 6.314285714285714], rel=1e-11)
+    assert bounces(10.0, 0.9, 3, 0.0, **how) == pytest.approx(
+        [1.4285714285714286, 4.0, 6.314285714285714], rel=1e-11
+    )
 
 
 def test_a_bounce_in_float32():
@@ -91,17 +105,22 @@ def test_the_first_of_several_zeros_within_a_step(method, roots):
 def test_the_first_of_many_numbers():
     levels = torch.linspace(0.0, 9.0, 10, dtype=torch.float64)
     for event, at in ((lambda t, s: s[0] - levels, 9.0), (lambda t, s: (s[0] - levels)[:5], 4.0)):
-        _, (position, _) = ours.odeint(ball, (number(9.5), number(0.0)), torch.tensor([0.0, 1.0]), event_fn=event)
+        _, (position, _) = ours.odeint(
+            ball, (number(9.5), number(0.0)), torch.tensor([0.0, 1.0]), event_fn=event
+        )
         assert float(position[-1]) == pytest.approx(at, abs=1e-12)
     start = (number(9.0), number(-1.0))  # on one of the levels
-    _, (position, _) = ours.odeint(ball, start, torch.tensor([0.0, 1.0]), event_fn=lambda t, s: s[0] - levels)
+    _, (position, _) = ours.odeint(
+        ball, start, torch.tensor([0.0, 1.0]), event_fn=lambda t, s: s[0] - levels
+    )
     assert float(position[-1]) == pytest.approx(8.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("direction", [1.0, -1.0])
 def test_a_search_that_cannot_end_has_an_end(dtype, direction):
-    """A state that stands still, moves on for ever, or falls for ever: time ends, with a status and the last finite state."""
+    """A state that stands still, moves on for ever, or falls for ever: time ends, with a status and
+    the last finite state."""
     t, one = torch.tensor([0.0, direction], dtype=dtype), torch.ones(1, dtype=dtype)
     for f, event in (
         (lambda t, y: 0 * y, lambda t, y: y + 1),
@@ -121,14 +140,25 @@ def test_a_search_has_a_budget(monkeypatch):
     f = lambda t, y: calls.append(1) or -y
     with pytest.raises(ours.Failed, match="max_num_steps") as e:
         ours.odeint(
-            f, number(1.0), torch.tensor([0.0, 1.0]), event_fn=lambda t, y: y + 1, options={"max_num_steps": 300}
+            f,
+            number(1.0),
+            torch.tensor([0.0, 1.0]),
+            event_fn=lambda t, y: y + 1,
+            options={"max_num_steps": 300},
         )
     assert e.value.status == "max_steps"
     assert len(calls) < 300 * 7
     monkeypatch.setattr("odesolve.ode.recorded.grid.LONGEST", 200)
     t, still = torch.tensor([0.0, 1.0]), lambda t, y: 0 * y
     with pytest.raises(ours.Failed, match="longer step_size") as e:
-        ours.odeint(still, number(1.0), t, event_fn=lambda t, y: y, method="euler", options={"step_size": 1.0})
+        ours.odeint(
+            still,
+            number(1.0),
+            t,
+            event_fn=lambda t, y: y,
+            method="euler",
+            options={"step_size": 1.0},
+        )
     assert (e.value.status, e.value.t) == ("max_steps", 200.0)
 
 
@@ -142,7 +172,9 @@ def test_an_event_that_is_no_number_is_a_failure(method):
         )  # fmt: skip
     assert e.value.status == "diverged"
     with pytest.raises(OdesolveError, match="event_fn returned float"):
-        ours.odeint(lambda t, y: y, number(1.0), torch.tensor([0.0, 1.0]), event_fn=lambda t, y: 1.0)
+        ours.odeint(
+            lambda t, y: y, number(1.0), torch.tensor([0.0, 1.0]), event_fn=lambda t, y: 1.0
+        )
 
 
 class Thrown(torch.nn.Module):
@@ -157,12 +189,15 @@ class Thrown(torch.nn.Module):
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("options", [None, EULER])
 def test_gradients_of_the_time_in_one_call(interface, options):
-    """t = t0 + sqrt(2 (x - level) / g): of the start, the parameter of f, that of the event, and t0; and of the state there."""
+    """t = t0 + sqrt(2 (x - level) / g): of the start, the parameter of f, that of the event, and
+    t0; and of the state there."""
     f = Thrown()
     height, level = number(10.0).requires_grad_(), number(2.0).requires_grad_()
     t0 = torch.tensor([0.3, 1.0], dtype=torch.float64, requires_grad=True)
     how = {"method": "rk4", "options": options} if options else {"rtol": 1e-10, "atol": 1e-11}
-    t, (position, speed) = interface(f, (height, number(0.0)), t0, event_fn=lambda t, s: s[0] - level, **how)
+    t, (position, speed) = interface(
+        f, (height, number(0.0)), t0, event_fn=lambda t, s: s[0] - level, **how
+    )
     fall = math.sqrt(16 / G)
     assert float(t.detach()) == pytest.approx(0.3 + fall, abs=1e-9)
     grads = torch.autograd.grad(t, (t0, height, level, f.gravity), retain_graph=True)
@@ -177,13 +212,19 @@ def test_gradients_of_the_time_in_one_call(interface, options):
 
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 def test_gradients_of_bounces_in_one_call_each(interface):
-    """T = sqrt(2 h / g) (1 + 2 r + 2 r^2): the state is set by hand, and every solve is one call."""
+    """T = sqrt(2 h / g) (1 + 2 r + 2 r^2): the state is set by hand, and every solve is one
+    call."""
     f = Thrown()
     height, factor = number(10.0).requires_grad_(), number(0.9).requires_grad_()
     state, t = (height, number(0.0)), number(0.0)
     for _ in range(3):
         t, (_, speed) = interface(
-            f, state, torch.cat([t, t.detach() + 1]), event_fn=lambda t, s: s[0], rtol=1e-10, atol=1e-10
+            f,
+            state,
+            torch.cat([t, t.detach() + 1]),
+            event_fn=lambda t, s: s[0],
+            rtol=1e-10,
+            atol=1e-10,
         )
         t, state = t.reshape(1), (number(0.0), -factor * speed[-1])
     total = math.sqrt(20 / G) * (1 + 2 * 0.9 + 2 * 0.81)
@@ -203,7 +244,9 @@ def test_gradients_beside_differences(interface):
         f = lambda t, y: torch.stack([y[1], -rate[0] * torch.sin(y[0])])
         more = {"adjoint_params": (rate,)} if interface is ours.odeint_adjoint else {}
         y0 = torch.stack([1 + rate[0], 0 * rate[0]])
-        return interface(f, y0, torch.tensor([0.1, 1.0]).double(), event_fn=event, rtol=1e-11, atol=1e-11, **more)
+        return interface(
+            f, y0, torch.tensor([0.1, 1.0]).double(), event_fn=event, rtol=1e-11, atol=1e-11, **more
+        )
 
     t, y = solve(rate)
     loss = t + y[-1, 1] ** 2
@@ -215,12 +258,19 @@ def test_gradients_beside_differences(interface):
 
 def test_what_has_no_gradient_says_so():
     height = number(10.0).requires_grad_()
-    t, _ = ours.odeint(ball, (height, number(0.0)), torch.tensor([0.0, 1.0]).double(), event_fn=lambda t, s: s[0] - 2.0)
+    t, _ = ours.odeint(
+        ball,
+        (height, number(0.0)),
+        torch.tensor([0.0, 1.0]).double(),
+        event_fn=lambda t, s: s[0] - 2.0,
+    )
     (g,) = torch.autograd.grad(t, height, create_graph=True)
     with pytest.raises(OdesolveError, match="no gradient of its own"):
         torch.autograd.grad(g, height)
     flat = lambda t, s: torch.where(s[0] > 2.0, 1.0, -1.0) + 0 * s[0]
-    t, _ = ours.odeint(ball, (height, number(0.0)), torch.tensor([0.0, 1.0]).double(), event_fn=flat)
+    t, _ = ours.odeint(
+        ball, (height, number(0.0)), torch.tensor([0.0, 1.0]).double(), event_fn=flat
+    )
     assert float(t.detach()) == pytest.approx(math.sqrt(16 / G), abs=1e-12)
     with pytest.raises(OdesolveError, match="does not change along the solution"):
         torch.autograd.grad(t, height)

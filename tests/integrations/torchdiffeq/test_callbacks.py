@@ -44,7 +44,9 @@ def test_every_attempt_is_told(t, recorded):
     ends = [float(t0 + dt) for _, t0, _, dt in accepted]
     assert [float(t0) for _, t0, _, _ in accepted[1:]] == pytest.approx(ends[:-1], abs=1e-12)
     assert ends[-1] == pytest.approx(float(t[-1]))
-    assert all(y0.shape == (2, 3) and t0.dtype == dt.dtype == torch.float64 for _, t0, y0, dt in f.notes)
+    assert all(
+        y0.shape == (2, 3) and t0.dtype == dt.dtype == torch.float64 for _, t0, y0, dt in f.notes
+    )
 
 
 @pytest.mark.parametrize("method", [*EXPLICIT, *ADAMS])
@@ -78,4 +80,5 @@ def test_callbacks_of_the_way_back():
     assert not f.notes
     y[-1].sum().backward()
     assert f.notes[0][0] == 1.5
-    assert all(dt < 0 and parts == 5 for _, dt, parts in f.notes)  # time, y, its adjoint, two parameters'
+    # time, y, its adjoint, two parameters'
+    assert all(dt < 0 and parts == 5 for _, dt, parts in f.notes)

@@ -1,4 +1,5 @@
-"""Events: the bouncing ball in closed form, several at once, back in time, and gradients through them; dense output."""
+"""Events: the bouncing ball in closed form, several at once, back in time, and gradients through
+them; dense output."""
 
 import math
 
@@ -44,10 +45,16 @@ def test_a_ball_falls(options):
     assert float(speed[-1]) == pytest.approx(-math.sqrt(20 * G), abs=1e-12)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "dopri8", "bosh3", "rk4", "euler", "implicit_adams", "implicit_midpoint"])
+@pytest.mark.parametrize(
+    "method", ["dopri5", "dopri8", "bosh3", "rk4", "euler", "implicit_adams", "implicit_midpoint"]
+)
 @pytest.mark.parametrize("direction", [1.0, -1.0])
 def test_beside_torchdiffeq(method, direction):
-    options = {"step_size": 0.01, "interp": "cubic"} if method not in ("dopri5", "dopri8", "bosh3") else None
+    options = (
+        {"step_size": 0.01, "interp": "cubic"}
+        if method not in ("dopri5", "dopri8", "bosh3")
+        else None
+    )
     f, y0 = Field(), Field().start()
     t = torch.tensor([0.2, 0.2 + direction], dtype=torch.float64)
     level = exact(f, y0, torch.tensor([0.2, 0.2 + 0.37 * direction], dtype=torch.float64))[-1].sum()
@@ -56,11 +63,16 @@ def test_beside_torchdiffeq(method, direction):
     for lib in (ours, theirs):
         if lib is theirs and method == "implicit_midpoint":
             continue
-        found.append(lib.odeint(f, y0, t, event_fn=event, method=method, options=options, atol=1e-9))
+        found.append(
+            lib.odeint(f, y0, t, event_fn=event, method=method, options=options, atol=1e-9)
+        )
     for at, y in found:
-        assert float(at.detach()) == pytest.approx(0.2 + 0.37 * direction, abs=2e-2 if method == "euler" else 1e-4)
+        assert float(at.detach()) == pytest.approx(
+            0.2 + 0.37 * direction, abs=2e-2 if method == "euler" else 1e-4
+        )
         assert float((y[-1].sum() - level).detach().abs()) < 1e-5
-    if method not in ("dopri5", "dopri8", "bosh3", "implicit_midpoint"):  # the same steps: the same event
+    # the same steps: the same event
+    if method not in ("dopri5", "dopri8", "bosh3", "implicit_midpoint"):
         assert gap(*(y for _, y in found)) < 1e-6
 
 
@@ -78,30 +90,40 @@ def test_the_first_of_several_ends_the_solve():
 def test_an_event_at_the_start(options):
     """It does not count: a ball that is thrown up from the ground comes down again."""
     y0, t = (number(0.0), number(1.0)), torch.tensor([0.5, 1.0]).double()
-    at, (position, _) = ours.odeint(ball, y0, t, event_fn=ground, method=options and "rk4", options=options)
+    at, (position, _) = ours.odeint(
+        ball, y0, t, event_fn=ground, method=options and "rk4", options=options
+    )
     assert float(at) == pytest.approx(0.5 + 2 / G, abs=1e-12)
     assert float(position[-1].abs()) < 1e-12
 
 
 def test_an_event_function_that_stays_zero():
-    """As a time limit is often written: the event is when it gets there, and not somewhere after."""
+    """As a time limit is often written: the event is when it gets there, and not somewhere
+    after."""
     limit = lambda t, state: torch.zeros_like(t) if t > 0.7 else state[0].sum()
-    t, _ = ours.odeint(ball, (number(10.0), number(0.0)), torch.tensor([0.0, 1.0]).double(), event_fn=limit)
+    t, _ = ours.odeint(
+        ball, (number(10.0), number(0.0)), torch.tensor([0.0, 1.0]).double(), event_fn=limit
+    )
     assert float(t) == pytest.approx(0.7, abs=1e-14)
 
 
 def test_an_event_far_away_has_no_end_of_time():
     f = lambda t, y: torch.ones_like(y)
-    t, _ = ours.odeint(f, number(0.0), torch.tensor([0.0, 1.0]).double(), event_fn=lambda t, y: y - 1e6)
+    t, _ = ours.odeint(
+        f, number(0.0), torch.tensor([0.0, 1.0]).double(), event_fn=lambda t, y: y - 1e6
+    )
     assert float(t) == pytest.approx(1e6, rel=1e-12)
-    t, _ = ours.odeint(f, number(0.0), torch.tensor([0.0, -1.0]).double(), event_fn=lambda t, y: y + 1e6)
+    t, _ = ours.odeint(
+        f, number(0.0), torch.tensor([0.0, -1.0]).double(), event_fn=lambda t, y: y + 1e6
+    )
     assert float(t) == pytest.approx(-1e6, rel=1e-12)
 
 
 @pytest.mark.parametrize("interface", [ours.odeint, ours.odeint_adjoint])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_of_the_time_of_a_fall(interface, reverse):
-    """t1 = t0 + sqrt(2 (x - level) / g) from rest; back in time as well, as a parabola is symmetric."""
+    """t1 = t0 + sqrt(2 (x - level) / g) from rest; back in time as well, as a parabola is
+    symmetric."""
 
     class Ball(torch.nn.Module):
         def __init__(self):
@@ -129,7 +151,8 @@ def test_gradients_of_the_time_of_a_fall(interface, reverse):
     grads = torch.autograd.grad(t, (t0, height, level, f.gravity), retain_graph=True)
     expected = (1.0, sign / (G * fall), -sign / (G * fall), -sign * fall / (2 * G))
     assert [float(g) for g in grads] == pytest.approx(expected, abs=1e-7)
-    grads = torch.autograd.grad(speed[-1].sum(), (height, f.gravity), retain_graph=True)  # -sign sqrt(2 g h)
+    # -sign sqrt(2 g h)
+    grads = torch.autograd.grad(speed[-1].sum(), (height, f.gravity), retain_graph=True)
     assert [float(g) for g in grads] == pytest.approx((-sign / fall, -sign * fall / 2), abs=1e-7)
     (g,) = torch.autograd.grad(position[-1].sum(), level)
     assert float(g) == pytest.approx(1.0, abs=1e-7)
@@ -144,7 +167,13 @@ def test_gradients_of_a_ball_that_bounces_are_torchdiffeq_s():
         f = lambda t, s: (*ball(t, s[:2]), torch.zeros_like(s[2]))
         for _ in range(3):
             t, solution = lib.odeint_event(
-                f, state, t, event_fn=lambda t, s: s[0] - s[2], rtol=1e-10, atol=1e-10, odeint_interface=interface
+                f,
+                state,
+                t,
+                event_fn=lambda t, s: s[0] - s[2],
+                rtol=1e-10,
+                atol=1e-10,
+                odeint_interface=interface,
             )
             position, speed, radius_ = (s[-1] for s in solution)
             state = (position + 1e-7, -speed * (1 - absorbed), radius_)
@@ -182,7 +211,13 @@ def test_dense_output(method):
     f, t = Field(), torch.tensor([0.1, 0.4, 0.77, 1.0], dtype=torch.float64)
     for first, last in ((0.1, 1.0), (1.0, 0.1)):
         at = ours.odeint_dense(
-            f, f.start(), torch.tensor(first, dtype=torch.float64), last, method=method, rtol=1e-9, atol=1e-10
+            f,
+            f.start(),
+            torch.tensor(first, dtype=torch.float64),
+            last,
+            method=method,
+            rtol=1e-9,
+            atol=1e-10,
         )
         times = t if first < last else t.flip(0)
         assert gap(at(times), exact(f, f.start(), times)) < 1e-6
@@ -191,7 +226,8 @@ def test_dense_output(method):
             at(1.5)
     (a, _) = torch.autograd.grad(at(0.4).sum(), tuple(f.parameters()))
     (b, _) = torch.autograd.grad(
-        ours.odeint(f, f.start(), torch.tensor([1.0, 0.4]).double())[-1].sum(), tuple(f.parameters())
+        ours.odeint(f, f.start(), torch.tensor([1.0, 0.4]).double())[-1].sum(),
+        tuple(f.parameters()),
     )
     assert gap(a, b) < 1e-5
 

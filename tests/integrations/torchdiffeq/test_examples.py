@@ -1,4 +1,5 @@
-"""The systems of torchdiffeq's public examples, trained by both libraries from one seed: the losses are the same."""
+"""The systems of torchdiffeq's public examples, trained by both libraries from one seed: the losses
+are the same."""
 
 import itertools
 import math
@@ -10,7 +11,8 @@ from torch import nn
 from .problems import LIBRARIES
 
 ITERATIONS = 25
-CLOSE = 1e-5  # of a loss, after all iterations: training multiplies the differences of two solves within 1e-7
+# of a loss, after all iterations: training multiplies the differences of two solves within 1e-7
+CLOSE = 1e-5
 
 
 def trained(loss_of, modules):
@@ -27,7 +29,9 @@ def trained(loss_of, modules):
 
 
 def perceptron(*widths):
-    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    layers = [
+        layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())
+    ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -63,8 +67,15 @@ def latent(lib, odeint):
     turn = torch.linspace(0.0, 3.0, 20)
     sense, phase = torch.tensor([1.0, -1.0]).repeat(8), torch.rand(16, 1) * 6
     angle = sense[:, None] * 2 * turn + phase
-    data = (1 + 0.3 * turn)[:, None] * torch.stack([angle.cos(), angle.sin()], -1) + 0.05 * torch.randn(16, 20, 2)
-    cell, read, field, draw = nn.GRUCell(2, 16), nn.Linear(16, 8), OfState(perceptron(4, 20, 4)), perceptron(4, 20, 2)
+    data = (1 + 0.3 * turn)[:, None] * torch.stack(
+        [angle.cos(), angle.sin()], -1
+    ) + 0.05 * torch.randn(16, 20, 2)
+    cell, read, field, draw = (
+        nn.GRUCell(2, 16),
+        nn.Linear(16, 8),
+        OfState(perceptron(4, 20, 4)),
+        perceptron(4, 20, 2),
+    )
 
     def loss():
         h = torch.zeros(16, 16)
@@ -94,7 +105,10 @@ class Flow(nn.Module):
                 (back,) = torch.autograd.grad(dz, z, self.probe, create_graph=True)
                 trace = (back * self.probe).sum(-1, keepdim=True)
             else:
-                rows = [torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(2)]
+                rows = [
+                    torch.autograd.grad(dz[:, i].sum(), z, create_graph=True)[0][:, i]
+                    for i in range(2)
+                ]
                 trace = sum(rows)[:, None]
         return dz, -trace
 
@@ -107,7 +121,9 @@ def circles(hutchinson):
 
         def loss():
             angle, radius = torch.rand(48) * 2 * math.pi, torch.tensor([0.5, 1.0]).repeat(24)
-            x = radius[:, None] * torch.stack([angle.cos(), angle.sin()], -1) + 0.05 * torch.randn(48, 2)
+            x = radius[:, None] * torch.stack([angle.cos(), angle.sin()], -1) + 0.05 * torch.randn(
+                48, 2
+            )
             field.probe = torch.randint(0, 2, x.shape).float() * 2 - 1 if hutchinson else None
             z, change = odeint(field, (x, torch.zeros(48, 1)), torch.tensor([1.0, 0.0]))
             log_density = -0.5 * (z[-1] ** 2).sum(-1) / 0.1 - math.log(2 * math.pi * 0.1)
@@ -139,7 +155,13 @@ def bounces(lib, odeint):
         state, t, total = (torch.tensor([4.0]), torch.tensor([0.0])), torch.tensor([0.0]), 0.0
         for expected in measured:
             t, solution = lib.odeint_event(
-                field, state, t, event_fn=lambda t, s: s[0], odeint_interface=odeint, rtol=1e-9, atol=1e-9
+                field,
+                state,
+                t,
+                event_fn=lambda t, s: s[0],
+                odeint_interface=odeint,
+                rtol=1e-9,
+                atol=1e-9,
             )
             position, speed = (s[-1] for s in solution)
             state = (position + 1e-6, -speed * (1 - field.absorbed))

@@ -1,4 +1,5 @@
-"""A solve that does not arrive says why, with what it had; code that catches torchdiffeq's assertions catches it."""
+"""A solve that does not arrive says why, with what it had; code that catches torchdiffeq's
+assertions catches it."""
 
 import pytest
 import torch
@@ -16,7 +17,11 @@ ONE = torch.ones(1, dtype=torch.float64)
     ("f", "t", "status"),
     [
         (lambda t, y: y * y, 1.0, {"min_step", "diverged"}),  # y = 1 / (1 - t)
-        (lambda t, y: -torch.ones_like(y) / torch.where(t < 0.5, 1.0, torch.nan), 0.5, {"diverged"}),
+        (
+            lambda t, y: -torch.ones_like(y) / torch.where(t < 0.5, 1.0, torch.nan),
+            0.5,
+            {"diverged"},
+        ),
     ],
 )
 def test_where_and_how(f, t, status, recorded):
@@ -36,7 +41,10 @@ def test_where_and_how(f, t, status, recorded):
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_too_many_steps(recorded):
-    with torch.set_grad_enabled(recorded), pytest.raises(AssertionError, match="max_steps") as caught:
+    with (
+        torch.set_grad_enabled(recorded),
+        pytest.raises(AssertionError, match="max_steps") as caught,
+    ):
         ours.odeint(lambda t, y: torch.cos(50 * t) * y, ONE, T, options={"max_num_steps": 10})
     assert caught.value.step <= 10
     assert 0.0 < caught.value.t < 2.0

@@ -35,11 +35,14 @@ def gradients(odeint, field, t, **arguments):
 )
 @QUICK
 def test_on_a_grid(method, field, t, size, interp):
-    """Times that rounding puts on one side of a step or the other belong to different steps there: they are left out."""
+    """Times that rounding puts on one side of a step or the other belong to different steps there:
+    they are left out."""
     share = (t - t[0]) / (size or 1.0)
     assume(size is None or bool(((share[1:] - share[1:].round()).abs() > 1e-9).all()))
     options = {"step_size": size, "interp": interp}
-    found = [gradients(lib.odeint, field, t, method=method, options=options) for lib in (ours, theirs)]
+    found = [
+        gradients(lib.odeint, field, t, method=method, options=options) for lib in (ours, theirs)
+    ]
     assert gap(*found) < 1e-10
 
 
@@ -49,7 +52,9 @@ def test_on_a_grid(method, field, t, size, interp):
 def test_adams(method, field, sign):
     t = sign * torch.linspace(0.0, 0.4, 21, dtype=torch.float64)
     options = {"max_order": 5, "max_iters": 10}
-    found = [gradients(lib.odeint, field, t, method=method, options=options) for lib in (ours, theirs)]
+    found = [
+        gradients(lib.odeint, field, t, method=method, options=options) for lib in (ours, theirs)
+    ]
     assert gap(*found) < 1e-10
 
 
@@ -60,10 +65,12 @@ def test_by_tolerance(field, t):
     assert gap(*found) < 1e-7 * max(1.0, float(flat(found[1]).abs().max()))
 
 
-@pytest.mark.parametrize("method", ["dopri5", "dopri8", "tsit5", "rk4", "implicit_adams", *IMPLICIT])
+@pytest.mark.parametrize(
+    "method", ["dopri5", "dopri8", "tsit5", "rk4", "implicit_adams", *IMPLICIT]
+)
 def test_gradcheck(method):
-    """By differences; of adaptive methods at tolerances below what differences see. The weights of Adams methods are constants
-    to gradients of the grid, so t is left out there."""
+    """By differences; of adaptive methods at tolerances below what differences see. The weights of
+    Adams methods are constants to gradients of the grid, so t is left out there."""
     field = Field()
     options = None if method in ("dopri5", "dopri8", "tsit5") else {"step_size": 0.13}
 
@@ -71,7 +78,10 @@ def test_gradcheck(method):
         f = lambda t, y: torch.tanh(y @ a) @ field.b + torch.sin(2 * t) * y
         return ours.odeint(f, y0, t, method=method, options=options, rtol=1e-9, atol=1e-10)
 
-    leaves = [x.detach().requires_grad_() for x in (field.start(1), torch.tensor([0.0, 0.25, 0.5]).double(), field.a)]
+    leaves = [
+        x.detach().requires_grad_()
+        for x in (field.start(1), torch.tensor([0.0, 0.25, 0.5]).double(), field.a)
+    ]
     if method == "implicit_adams":
         options["max_iters"] = 30
         leaves[1].requires_grad_(False)
@@ -97,7 +107,9 @@ def test_through_grids_that_are_made_of_parameters():
     for lib in (ours, theirs):
         middle = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
         grid = lambda f, y, t, middle=middle: torch.stack([t[0], middle, t[1]])
-        y = lib.odeint(field, field.start(), t, method="midpoint", options={"grid_constructor": grid})
+        y = lib.odeint(
+            field, field.start(), t, method="midpoint", options={"grid_constructor": grid}
+        )
         found.append(torch.autograd.grad(y[-1].sum(), middle))
     assert gap(*found) < 1e-12
     assert float(found[0][0].abs()) > 1e-6
@@ -110,7 +122,12 @@ def test_random_layers_see_the_same_noise_there_and_back():
     found = []
     for lib in (ours, theirs):
         torch.manual_seed(0)
-        y = lib.odeint(lambda t, y: drop(w) - y, torch.zeros(40).double(), torch.tensor([0.0, 1.0]), method="heun2")
+        y = lib.odeint(
+            lambda t, y: drop(w) - y,
+            torch.zeros(40).double(),
+            torch.tensor([0.0, 1.0]),
+            method="heun2",
+        )
         found.append(torch.autograd.grad(y[-1].sum(), w))
     assert gap(*found) < 1e-12
 

@@ -1,4 +1,5 @@
-"""Methods on a grid are torchdiffeq's to rounding, whatever the grid, the direction and the form of the state."""
+"""Methods on a grid are torchdiffeq's to rounding, whatever the grid, the direction and the form of
+the state."""
 
 import pytest
 import torch
@@ -26,7 +27,12 @@ def test_steps_from_time_to_time(method, field, t, perturb):
 
 
 @pytest.mark.parametrize("method", EXPLICIT)
-@given(field=fields(), t=times(), size=st.floats(0.03, 0.4), interp=st.sampled_from(["linear", "cubic"]))
+@given(
+    field=fields(),
+    t=times(),
+    size=st.floats(0.03, 0.4),
+    interp=st.sampled_from(["linear", "cubic"]),
+)
 @QUICK
 def test_step_size_and_interpolation(method, field, t, size, interp):
     assert both(method, field, field.start(), t, step_size=size, interp=interp) < 1e-12
@@ -46,16 +52,24 @@ def test_grid_constructor(method, field, t, n, power):
 
 
 @pytest.mark.parametrize("method", ADAMS)
-@given(field=fields(), sign=st.sampled_from([1.0, -1.0]), steps=st.integers(4, 30), order=st.integers(4, 6))
+@given(
+    field=fields(),
+    sign=st.sampled_from([1.0, -1.0]),
+    steps=st.integers(4, 30),
+    order=st.integers(4, 6),
+)
 @QUICK
 def test_adams_on_even_grids(method, field, sign, steps, order):
     t = sign * torch.tensor([0.0, steps * 0.02], dtype=torch.float64)
-    assert both(method, field, field.start(), t, step_size=0.02, max_order=order, max_iters=10) < 1e-12
+    assert (
+        both(method, field, field.start(), t, step_size=0.02, max_order=order, max_iters=10) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("method", ADAMS)
 def test_adams_keeps_its_order_on_uneven_grids(method):
-    """torchdiffeq takes the weights of equal steps there, and falls to order 2: half the steps, a quarter of the error."""
+    """torchdiffeq takes the weights of equal steps there, and falls to order 2: half the steps, a
+    quarter of the error."""
     field, t = Field(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     reference = ours.odeint(field, field.start(), t, method="dopri8", rtol=1e-13, atol=1e-14)
 
@@ -64,7 +78,10 @@ def test_adams_keeps_its_order_on_uneven_grids(method):
         options = {"grid_constructor": uneven, "max_order": 4, "max_iters": 20}
         with torch.no_grad():
             return gap(
-                lib.odeint(field, field.start(), t, method=method, options=options, rtol=1e-12, atol=1e-13), reference
+                lib.odeint(
+                    field, field.start(), t, method=method, options=options, rtol=1e-12, atol=1e-13
+                ),
+                reference,
             )
 
     assert error(ours, 40) / error(ours, 80) > 7
@@ -85,7 +102,11 @@ def test_calls_of_func_are_torchdiffeq_s():
         for lib in (ours, theirs):
             field = Field()
             lib.odeint(
-                field, field.start(), torch.tensor([0.0, 0.5, 1.0]).double(), method=method, options={"step_size": 0.1}
+                field,
+                field.start(),
+                torch.tensor([0.0, 0.5, 1.0]).double(),
+                method=method,
+                options={"step_size": 0.1},
             )
             counts.append(field.calls)
         assert counts[0] == counts[1]
@@ -103,4 +124,6 @@ def test_calls_of_func_are_torchdiffeq_s():
 )
 def test_refused_grids(options, message):
     with pytest.raises(OdesolveError, match=message):
-        ours.odeint(Field(), Field().start(), torch.tensor([0.0, 1.0]), method="euler", options=options)
+        ours.odeint(
+            Field(), Field().start(), torch.tensor([0.0, 1.0]), method="euler", options=options
+        )

@@ -1,4 +1,5 @@
-"""The implicit methods that torchdiffeq has gained since: their orders, stiff problems, and what they do without."""
+"""The implicit methods that torchdiffeq has gained since: their orders, stiff problems, and what
+they do without."""
 
 import math
 
@@ -37,7 +38,8 @@ def test_errors_fall_as_the_order_says(name):
 
 @pytest.mark.parametrize("name", ["implicit_euler", "radauIIA3", "radauIIA5", "sdirk2", "trbdf2"])
 def test_stiff_problems_in_few_steps(name):
-    """Prothero and Robinson's, with a rate of 1e6 and steps of a tenth: explicit methods need a million."""
+    """Prothero and Robinson's, with a rate of 1e6 and steps of a tenth: explicit methods need a
+    million."""
     f = lambda t, y: -1e6 * (y - torch.cos(t)) - torch.sin(t)
     t = torch.tensor([0.0, 2.0], dtype=torch.float64)
     for recorded in (True, False):
@@ -54,7 +56,11 @@ def test_in_float32_and_with_functions_that_cannot_be_transformed():
 
     for dtype, enough in ((torch.float32, 2e-6), (torch.float64, 1e-10)):
         y = ours.odeint(
-            f, torch.ones(2, dtype=dtype), torch.tensor([0.0, 1.0]), method="gl6", options={"step_size": 0.05}
+            f,
+            torch.ones(2, dtype=dtype),
+            torch.tensor([0.0, 1.0]),
+            method="gl6",
+            options={"step_size": 0.05},
         )
         assert float((y[-1] - 3**-0.5).abs().max()) < enough
 
@@ -63,5 +69,9 @@ def test_a_warning_where_the_equations_are_not_solved():
     f = lambda t, y: 50 * torch.sin(40 * y)
     with pytest.warns(UserWarning, match="did not converge in 2 iterations"):
         ours.odeint(
-            f, torch.ones(3).double(), torch.tensor([0.0, 1.0]), method="implicit_euler", options={"max_iters": 2}
+            f,
+            torch.ones(3).double(),
+            torch.tensor([0.0, 1.0]),
+            method="implicit_euler",
+            options={"max_iters": 2},
         )

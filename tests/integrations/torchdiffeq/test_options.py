@@ -1,4 +1,5 @@
-"""Options of the adaptive methods, discontinuities, and what is said about options that do not belong."""
+"""Options of the adaptive methods, discontinuities, and what is said about options that do not
+belong."""
 
 import itertools
 import math
@@ -30,7 +31,8 @@ class Jump(torch.nn.Module):
 @pytest.mark.parametrize("method", [*ADAPTIVE, "tsit5"])
 @pytest.mark.parametrize("t", [T, T.flip(0)])
 def test_jump_t(method, t, recorded):
-    """No error is left by the jump, whichever way it is passed, and fewer calls are made than without."""
+    """No error is left by the jump, whichever way it is passed, and fewer calls are made than
+    without."""
     y0 = torch.tensor([1.0, 2.0], dtype=torch.float64)
     solution = y0 * math.exp(1.0) ** (1.0 if t[0] == 0 else -1.0)
     counts = []
@@ -94,7 +96,9 @@ def test_lengths_of_steps():
     ours.odeint(f, f.start(), T, rtol=1e-2, atol=1e-2, options={"max_step": 0.125})
     assert max(steps) == 0.125
     steps.clear()
-    ours.odeint(f, f.start(), T, rtol=1e-12, atol=1e-12, options={"min_step": 0.25, "first_step": 0.25})
+    ours.odeint(
+        f, f.start(), T, rtol=1e-12, atol=1e-12, options={"min_step": 0.25, "first_step": 0.25}
+    )
     assert steps == [0.25] * 4  # accepted, as far off as they are
     steps.clear()
     ours.odeint(f, f.start(), T, rtol=1e-6, atol=1e-6, options={"ifactor": 1.5, "first_step": 1e-3})
@@ -124,7 +128,11 @@ def test_safety_and_dfactor_are_heard():
 def test_options_of_other_methods_are_ignored_with_a_warning(method, options):
     """As torchdiffeq does: code passes one dictionary to several methods."""
     f = Field()
-    with pytest.warns(UserWarning, match=rf"{method} ignores the options \['{next(iter(options))}'\]"):
+    with pytest.warns(
+        UserWarning,
+        match=rf"{method} ignores the options "
+        rf"\['{next(iter(options))}'\]",
+    ):
         y = ours.odeint(f, f.start(), T, method=method, options=options)
     with pytest.warns(UserWarning, match="Unexpected arguments"):
         theirs.odeint(f, f.start(), T, method=method, options=options)
@@ -140,7 +148,9 @@ def test_options_are_not_changed():
 
 def test_a_norm_replaces_the_root_mean_square():
     f, y0 = Field(), Field().start()
-    strict = ours.odeint(f, y0, T, rtol=1e-5, atol=1e-5, options={"norm": lambda e: 1000 * e.abs().max()})
+    strict = ours.odeint(
+        f, y0, T, rtol=1e-5, atol=1e-5, options={"norm": lambda e: 1000 * e.abs().max()}
+    )
     more = f.calls
     f.calls = 0
     ours.odeint(f, y0, T, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,5 @@
-"""The states that torchdiffeq takes: any shape, tuples, complex numbers, mixed types; and what is refused."""
+"""The states that torchdiffeq takes: any shape, tuples, complex numbers, mixed types; and what is
+refused."""
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ def test_any_shape(shape, method):
         with torch.set_grad_enabled(recorded):
             y = ours.odeint(f, y0, T, method=method, options=options)
         assert y.shape == (3, *shape)
-        assert gap(y, torch.exp(torch.sin(T)).view(-1, *[1] * len(shape)) * y0) < 1e-5 * float(y0.max())
+        assert gap(y, torch.exp(torch.sin(T)).view(-1, *[1] * len(shape)) * y0) < 1e-5 * float(
+            y0.max()
+        )
 
 
 def test_a_tuple_of_different_shapes_and_its_form():
@@ -28,7 +31,8 @@ def test_a_tuple_of_different_shapes_and_its_form():
 
     def f(t, y):
         seen.append(tuple(tuple(x.shape) for x in y))
-        return [-y[0], y[1] * 0 + y[0].sum(), torch.zeros(1)]  # a list, and a shape that only fits when flattened
+        # a list, and a shape that only fits when flattened
+        return [-y[0], y[1] * 0 + y[0].sum(), torch.zeros(1)]
 
     y0 = (torch.ones(2, 2), torch.zeros(()), torch.zeros(1, 1))
     for method in ("dopri5", "euler", "scipy_solver", "trapezoid"):
@@ -74,7 +78,8 @@ def test_complex_gradients():
 
 
 def test_rows_that_see_each_other_are_one_system():
-    """A batch with shared statistics, as graphs have: steps are those of the whole, and of no row."""
+    """A batch with shared statistics, as graphs have: steps are those of the whole, and of no
+    row."""
     f = lambda t, y: y - y.mean(0, keepdim=True) ** 2
     y0 = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
     for recorded in (True, False):

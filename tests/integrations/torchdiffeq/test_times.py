@@ -1,4 +1,5 @@
-"""Time is kept in float64; func gets it as torchdiffeq hands it, and times may be given as there."""
+"""Time is kept in float64; func gets it as torchdiffeq hands it, and times may be given as
+there."""
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ def test_a_thousand_steps_of_a_thousandth(dtype):
     assert float(y[-1]) == pytest.approx(1.0, abs=2e-6 if dtype == torch.float32 else 1e-3)
     assert {(x.dtype, x.dim()) for x in times} == {(dtype, 0)}
     if dtype == torch.bfloat16:
-        assert float(theirs.odeint(lambda t, y: torch.ones_like(y), y0, t, method="euler")[-1]) == 0.5
+        assert (
+            float(theirs.odeint(lambda t, y: torch.ones_like(y), y0, t, method="euler")[-1]) == 0.5
+        )
 
 
 @pytest.mark.parametrize("method", [*ADAPTIVE, *EXPLICIT, *ADAMS, "scipy_solver", "radauIIA3"])
@@ -45,7 +48,9 @@ def test_func_s_time_is_of_the_type_of_y():
 
             for recorded in (True, False):
                 with torch.set_grad_enabled(recorded):
-                    y = ours.odeint(f, torch.ones(2, dtype=dtype), torch.tensor([0.0, 1.0]), method=method)
+                    y = ours.odeint(
+                        f, torch.ones(2, dtype=dtype), torch.tensor([0.0, 1.0]), method=method
+                    )
                 assert y.dtype == dtype
             assert seen == {(dtype, 0)}
 

@@ -1,4 +1,5 @@
-"""Adaptive methods: as close to the solution as the tolerance asks, in no more calls than torchdiffeq needs."""
+"""Adaptive methods: as close to the solution as the tolerance asks, in no more calls than
+torchdiffeq needs."""
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 from .problems import ADAPTIVE, Field, exact, fields, flat, gap, ours, theirs, times
 
 QUICK = settings(max_examples=10, deadline=None)
-# How far the error at the end may be above the tolerance of one step; the estimate of fehlberg2 is a 512th of a slope's change.
+# How far the error at the end may be above the tolerance of one step; the estimate of fehlberg2 is
+# a 512th of a slope's change.
 ABOVE = {"fehlberg2": 1000.0}
 
 
@@ -60,7 +62,8 @@ def test_no_more_calls_than_torchdiffeq():
 
 @pytest.mark.parametrize(("method", "better"), [("dopri8", 0.05), ("bosh3", 0.5)])
 def test_outputs_are_as_good_as_the_steps(method, better):
-    """torchdiffeq steps beyond the times and interpolates by a polynomial of order 4 and not that of the method."""
+    """torchdiffeq steps beyond the times and interpolates by a polynomial of order 4 and not that
+    of the method."""
     t = torch.linspace(0.0, 2.0, 5, dtype=torch.float64)
     worst = []
     for lib in (ours, theirs):
@@ -78,7 +81,10 @@ def test_scipy_and_default(method):
     field = Field()
     t = torch.tensor([0.5, 0.2, -0.4], dtype=torch.float64)
     y0 = field.start()
-    assert gap(ours.odeint(field, y0, t, method=method), theirs.odeint(field, y0, t, method=method)) < 1e-6
+    assert (
+        gap(ours.odeint(field, y0, t, method=method), theirs.odeint(field, y0, t, method=method))
+        < 1e-6
+    )
 
 
 def test_scipy_by_name():
@@ -135,5 +141,7 @@ def test_norms_get_the_state_in_the_caller_s_form():
     assert set(shapes) == {((2, 3), (2,))}
     shapes.clear()
     with torch.no_grad():
-        ours.odeint(Field(), Field().start(), torch.tensor([0.0, 1.0]).double(), options={"norm": norm})
+        ours.odeint(
+            Field(), Field().start(), torch.tensor([0.0, 1.0]).double(), options={"norm": norm}
+        )
     assert set(shapes) == {(2, 3)}

@@ -10,7 +10,8 @@ WIDE = {"dtype": torch.float64}
 
 
 class Equation(nn.Module):
-    """Nonlinear drift and diffusion; g of scalar noise has a symmetric Jacobian, which torchsde's Milstein needs."""
+    """Nonlinear drift and diffusion; g of scalar noise has a symmetric Jacobian, which torchsde's
+    Milstein needs."""
 
     def __init__(self, noise, calculus, seed=0, m=M):
         super().__init__()
@@ -60,7 +61,8 @@ CASES = [(c, m, n) for c, methods in KINDS.items() for m, noises in methods.item
 
 
 class Smooth:
-    """A Brownian motion that is none: sums of sines, with areas that fit no path. Any callable will do."""
+    """A Brownian motion that is none: sums of sines, with areas that fit no path. Any callable will
+    do."""
 
     levy_area_approximation = "foster"
 
@@ -79,7 +81,9 @@ class Smooth:
 
 def flat(answer):
     """All tensors of what sdeint returned."""
-    return [answer] if isinstance(answer, torch.Tensor) else [x for part in answer for x in flat(part)]
+    return (
+        [answer] if isinstance(answer, torch.Tensor) else [x for part in answer for x in flat(part)]
+    )
 
 
 def gap(ours, theirs):

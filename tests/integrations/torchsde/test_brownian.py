@@ -1,4 +1,5 @@
-"""Brownian motions with torchsde's signatures: laws, what they depend on, ends that are given, times outside."""
+"""Brownian motions with torchsde's signatures: laws, what they depend on, ends that are given,
+times outside."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def interval(size=(MANY, 2), **options):
 @given(times=TIMES, areas=st.sampled_from(["none", "space-time"]))
 @settings(max_examples=30, deadline=None)
 def test_increments_add_up(times, areas):
-    """And the integrals U: over [a, c] they are those of both parts and the rise before the second."""
+    """And the integrals U: over [a, c] they are those of both parts and the rise before the
+    second."""
     a, b, c = times
     bm = interval((3, 2), levy_area_approximation=areas)
     assert torch.allclose(bm(a, b) + bm(b, c), bm(a, c), atol=1e-6)
@@ -58,7 +60,8 @@ def test_the_law_of_increments_and_integrals(ends):
 
 @pytest.mark.parametrize("kind", ["davie", "foster"])
 def test_levy_areas_have_the_moments_of_the_integrals(kind):
-    """Of half the integral of W1 dW2 - W2 dW1: antisymmetric, variance h^2/4, of which 2/3 is told by W and H."""
+    """Of half the integral of W1 dW2 - W2 dW1: antisymmetric, variance h^2/4, of which 2/3 is told
+    by W and H."""
     h = 0.5
     bm = interval((50_000, 2), levy_area_approximation=kind)
     w, u, a = bm(0.25, 0.25 + h, return_U=True, return_A=True)
@@ -73,9 +76,12 @@ def test_levy_areas_have_the_moments_of_the_integrals(kind):
 
 
 def test_the_mean_of_levy_areas_given_w_and_h_is_that_of_fine_paths():
-    """Their sum over 128 pieces, by Chen's relation, regresses on h (x) w - w (x) h with slope 1 and variance h^2/12."""
+    """Their sum over 128 pieces, by Chen's relation, regresses on h (x) w - w (x) h with slope 1
+    and variance h^2/12."""
     pieces = [k / 128 for k in range(129)]
-    bm = BrownianInterval(0.0, 1.0, (20_000, 2), entropy=3, levy_area_approximation="space-time", **WIDE)
+    bm = BrownianInterval(
+        0.0, 1.0, (20_000, 2), entropy=3, levy_area_approximation="space-time", **WIDE
+    )
     w = torch.zeros(20_000, 2, **WIDE)
     area = torch.zeros(20_000, **WIDE)
     for s, t in itertools.pairwise(pieces):
@@ -101,7 +107,9 @@ def test_entropy_alone_decides():
         assert all(torch.equal(a, b) for a, b in pairs)
     assert torch.equal(interval((2, 2))(0.0, 1.0), interval((4, 2))(0.0, 1.0)[:2])
     assert not torch.equal(interval((4, 2), entropy=8)(0.0, 1.0), interval((4, 2))(0.0, 1.0))
-    assert torch.equal(interval((4, 2), cache_size=0, pool_size=2, dt=0.1)(0.0, 1.0), interval((4, 2))(0.0, 1.0))
+    assert torch.equal(
+        interval((4, 2), cache_size=0, pool_size=2, dt=0.1)(0.0, 1.0), interval((4, 2))(0.0, 1.0)
+    )
     torch.manual_seed(3)
     a = BrownianInterval(size=(2, 2))
     torch.manual_seed(3)
@@ -110,7 +118,8 @@ def test_entropy_alone_decides():
 
 
 def test_given_ends():
-    """W and H over the whole are the given ones; what is between is a bridge, of variance s (T - s) / T."""
+    """W and H over the whole are the given ones; what is between is a bridge, of variance s (T - s)
+    / T."""
     W = torch.full((MANY, 1), 2.0, **WIDE)
     H = torch.full((MANY, 1), -0.3, **WIDE)
     bm = BrownianInterval(-1.0, 2.0, entropy=1, W=W, levy_area_approximation="none")
@@ -130,7 +139,9 @@ def test_given_ends():
     assert float(w1.var()) == pytest.approx(3 / 16, rel=0.1)
 
 
-@pytest.mark.parametrize(("size", "levy"), [((), ()), ((5,), (5,)), ((5, 2), (5, 2, 2)), ((5, 3, 2), (5, 3, 2, 2))])
+@pytest.mark.parametrize(
+    ("size", "levy"), [((), ()), ((5,), (5,)), ((5, 2), (5, 2, 2)), ((5, 3, 2), (5, 3, 2, 2))]
+)
 def test_sizes(size, levy):
     bm = BrownianInterval(size=size, entropy=1, levy_area_approximation="foster")
     w, u, a = bm(0.0, 0.5, return_U=True, return_A=True)
@@ -152,7 +163,10 @@ def test_paths_and_trees():
     assert torch.allclose(tree(2.0), w0 + 1)
     assert torch.allclose(tree(0.3) + tree(0.3, 1.1), tree(1.1))
     assert torch.equal(tree(0.7), BrownianTree(0.0, w0, 2.0, w0 + 1, entropy=5)(0.7))
-    assert torch.equal(BrownianTree(0.0, w0, entropy=5)(0.7), BrownianTree(0.0, w0, 1.0, entropy=5, cache_depth=3)(0.7))
+    assert torch.equal(
+        BrownianTree(0.0, w0, entropy=5)(0.7),
+        BrownianTree(0.0, w0, 1.0, entropy=5, cache_depth=3)(0.7),
+    )
     assert torch.equal(tree(0.3, 0.3 + 1e-9), torch.zeros_like(w0))  # below its tolerance
     assert (tree.shape, tree.dtype, tree.levy_area_approximation) == ((3, 2), torch.float64, "none")
     assert len(tree(0.1, 0.2, return_U=True)) == 2
@@ -170,7 +184,8 @@ def test_reversed_and_like():
 
 
 def test_times_outside():
-    """A few units in the last place are no matter, and more is moved to the end with a warning: nothing recurses."""
+    """A few units in the last place are no matter, and more is moved to the end with a warning:
+    nothing recurses."""
     bm = interval((2, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -190,7 +205,10 @@ def test_times_outside():
     [
         (lambda: BrownianInterval(), "size is missing"),
         (lambda: BrownianInterval(1.0, 0.0, size=(1,)), "t0 < t1"),
-        (lambda: BrownianInterval(size=(1,), levy_area_approximation="space"), "did you mean 'space-time'"),
+        (
+            lambda: BrownianInterval(size=(1,), levy_area_approximation="space"),
+            "did you mean 'space-time'",
+        ),
         (lambda: BrownianInterval(size=(1,), tol=-1.0), "tol=-1"),
         (lambda: BrownianInterval(size=(2,), W=torch.zeros(3)), "give both"),
     ],

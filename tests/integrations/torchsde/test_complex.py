@@ -1,4 +1,5 @@
-"""Complex states: torchsde's answers where they are right, and the closed forms where they are not."""
+"""Complex states: torchsde's answers where they are right, and the closed forms where they are
+not."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ class Turning(nn.Module):
         if self.noise_type == "diagonal":
             return own
         if self.noise_type == "additive":
-            return (self.s * self.r * torch.tensor([[1.0, 0.5j], [0.3, 1.0]], **COMPLEX)).expand(len(y), D, M)
+            return (self.s * self.r * torch.tensor([[1.0, 0.5j], [0.3, 1.0]], **COMPLEX)).expand(
+                len(y), D, M
+            )
         return torch.stack([own, 0.2j * y], -1)[..., : self.m]
 
 
@@ -89,13 +92,14 @@ def answer(solve, eq, y0=None, **call):
 @pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 def test_torchsdes_answers(calculus, method, noise, kind):
-    """On real motions, where it takes them (of diagonal noise), but for milstein's conj(g') g; on complex ones by all
-    methods that multiply no increments. A complex bm is told to others."""
+    """On real motions, where it takes them (of diagonal noise), but for milstein's conj(g') g; on
+    complex ones by all methods that multiply no increments. A complex bm is told to others."""
     eq = Turning(noise, calculus)
     call = {"method": method, "bm": motion(eq.m, kind)}
     if kind.is_complex and (method == "log_ode" or (method in REAL_ONLY and noise != "additive")):
         with pytest.raises(
-            OdesolveError, match="areas that bm" if method == "log_ode" else "takes real Brownian motions"
+            OdesolveError,
+            match="areas that bm" if method == "log_ode" else "takes real Brownian motions",
         ):
             answer(ours.sdeint, eq, **call)
     elif kind.is_complex or (noise == "diagonal" and method != "milstein"):
@@ -105,12 +109,15 @@ def test_torchsdes_answers(calculus, method, noise, kind):
             assert gap(answer(ours.sdeint_adjoint, eq, **call), found) < 1e-12
         elif noise == "additive":
             fine = {**call, "dt": 1 / 256}
-            assert gap(answer(ours.sdeint_adjoint, eq, **fine), answer(ours.sdeint, eq, **fine)) < 0.1
+            assert (
+                gap(answer(ours.sdeint_adjoint, eq, **fine), answer(ours.sdeint, eq, **fine)) < 0.1
+            )
 
 
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 def test_pairs_of_reals(calculus, method, noise):
-    """States and gradients are those of the real equation of both parts; g and f need not be holomorphic."""
+    """States and gradients are those of the real equation of both parts; g and f need not be
+    holomorphic."""
     if noise == "diagonal" and method in ("milstein", "srk"):
         return  # which take no general noise
     eq = Turning(noise, calculus, bent=0.1)
@@ -132,7 +139,8 @@ def test_pairs_of_reals(calculus, method, noise):
 @pytest.mark.parametrize("kind", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 def test_closed_forms(calculus, method, noise, kind):
-    """y0 exp((k - c) t + s r W + ...): states, and gradients by the steps and by the adjoint of the equation."""
+    """y0 exp((k - c) t + s r W + ...): states, and gradients by the steps and by the adjoint of the
+    equation."""
     if noise == "additive" or (kind.is_complex and method in REAL_ONLY):
         return
     eq = Turning(noise, calculus)
@@ -140,7 +148,9 @@ def test_closed_forms(calculus, method, noise, kind):
     y0, w = start().requires_grad_(), bm(0.0, 0.5)
     squares = (eq.s * eq.r) ** 2 + ((0.2j) ** 2 if noise == "general" else 0.0)
     c = 0.5 * squares if calculus == "ito" and not kind.is_complex else 0.0
-    first, rest = (w, 0.0) if noise == "diagonal" else (w[:, :1], 0.2j * w[:, 1:].sum(1, keepdim=True))
+    first, rest = (
+        (w, 0.0) if noise == "diagonal" else (w[:, :1], 0.2j * w[:, 1:].sum(1, keepdim=True))
+    )
     end = y0 * torch.exp((eq.k - c) * 0.5 + eq.s * eq.r * first + rest)
     weights = torch.tensor([1.0, 1j], **COMPLEX)
     wanted = [y0, *eq.parameters()]
@@ -158,7 +168,8 @@ def test_closed_forms(calculus, method, noise, kind):
 @pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 def test_noise_of_its_own(calculus, method, noise, call):
-    """Without bm increments are complex and circularly symmetric, as torchsde's, or the method says what to give."""
+    """Without bm increments are complex and circularly symmetric, as torchsde's, or the method says
+    what to give."""
     eq, options = Turning(noise, calculus), {"method": method, "dt": 0.25}
     solve = getattr(ours, call)
     if method == "log_ode" or (method in REAL_ONLY and noise != "additive"):
@@ -169,21 +180,31 @@ def test_noise_of_its_own(calculus, method, noise, call):
     y = solve(eq, start(), TS, **options)
     torch.manual_seed(0)
     assert torch.equal(solve(eq, start(), TS, **options), y)
-    adaptive = solve(eq, start(), TS, adaptive=True, rtol=0.1, atol=0.1, **options) if method != "euler" else y
+    adaptive = (
+        solve(eq, start(), TS, adaptive=True, rtol=0.1, atol=0.1, **options)
+        if method != "euler"
+        else y
+    )
     assert adaptive.dtype == torch.complex128
     assert bool(adaptive.isfinite().all())
 
 
 def test_where_theirs_is_off():
-    """Its milstein multiplies by conj(g'), its srk takes complex motions for real ones; its adjoint wants real sums."""
+    """Its milstein multiplies by conj(g'), its srk takes complex motions for real ones; its adjoint
+    wants real sums."""
     eq, real = Turning("diagonal", "stratonovich"), motion(D)
-    ends = [lib.sdeint(eq, start(), TS, bm=real, method="milstein", dt=1 / 128)[-1] for lib in (ours, torchsde)]
+    ends = [
+        lib.sdeint(eq, start(), TS, bm=real, method="milstein", dt=1 / 128)[-1]
+        for lib in (ours, torchsde)
+    ]
     fine = ours.sdeint(eq, start(), TS, bm=real, method="heun", dt=1 / 128)[-1]
     assert gap(ends[0], fine) < 0.01 < 0.05 < gap(ends[1], fine)
     eq = Turning("diagonal", "ito")
     whole = motion(D, torch.complex128)
     srk = torchsde.sdeint(eq, start(), TS, bm=whole, method="srk", dt=1 / 128)[-1]
-    heun = ours.sdeint(Turning("diagonal", "stratonovich"), start(), TS, bm=whole, method="heun", dt=1 / 128)[-1]
+    heun = ours.sdeint(
+        Turning("diagonal", "stratonovich"), start(), TS, bm=whole, method="heun", dt=1 / 128
+    )[-1]
     exact = start() * torch.exp(0.5 * eq.k + eq.s * eq.r * whole(0.0, 0.5))  # in both calculi
     assert gap(heun, exact) < 0.01 < 0.02 < gap(srk, exact)
     y0 = start().requires_grad_()
@@ -206,14 +227,23 @@ def test_the_law_of_its_own_noise(adaptive):
 
     torch.manual_seed(0)
     for lib in (ours, torchsde)[: 2 - adaptive]:  # theirs has no error norm for them
-        y = lib.sdeint(Plain(), torch.zeros(40_000, 1, **COMPLEX), TS, method="euler", dt=0.25, adaptive=adaptive)[-1]
+        y = lib.sdeint(
+            Plain(),
+            torch.zeros(40_000, 1, **COMPLEX),
+            TS,
+            method="euler",
+            dt=0.25,
+            adaptive=adaptive,
+        )[-1]
         assert float(y.abs().square().mean()) == pytest.approx(0.5, rel=0.03)
         assert float(y.square().mean().abs()) < 0.015
 
 
 def test_a_complex_interval():
     """Both parts of half the variance, additive, and bent to a known increment and area."""
-    bm = ours.BrownianInterval(0.0, 2.0, (20_000, 1), torch.complex64, entropy=1, levy_area_approximation="space-time")
+    bm = ours.BrownianInterval(
+        0.0, 2.0, (20_000, 1), torch.complex64, entropy=1, levy_area_approximation="space-time"
+    )
     w = bm(0.0, 2.0)
     assert w.dtype == torch.complex64
     assert [float(x.var()) for x in (w.real, w.imag)] == pytest.approx([1.0, 1.0], rel=0.04)

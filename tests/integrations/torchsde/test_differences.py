@@ -37,7 +37,9 @@ def test_milstein_with_scalar_noise():
     bm = ours.BrownianInterval(size=(SAMPLES, 1), entropy=2, **WIDE)
     exact = y0 + bm(0.0, 1.0) * torch.tensor([1.0, 0.0], **WIDE)
     call = {"bm": bm, "method": "milstein", "dt": 1 / 128}
-    assert torch.allclose(ours.sdeint(Sheared(), y0, UNIT, **call), torch.stack([y0, exact]), atol=1e-12)
+    assert torch.allclose(
+        ours.sdeint(Sheared(), y0, UNIT, **call), torch.stack([y0, exact]), atol=1e-12
+    )
     assert float((torchsde.sdeint(Sheared(), y0, UNIT, **call)[-1] - exact).square().mean()) > 0.1
 
 
@@ -46,10 +48,14 @@ def test_the_variance_of_levy_areas():
     found = {}
     for lib in (ours, torchsde):
         for kind in ("davie", "foster"):
-            bm = lib.BrownianInterval(size=(40_000, 2), entropy=1, levy_area_approximation=kind, **WIDE)
+            bm = lib.BrownianInterval(
+                size=(40_000, 2), entropy=1, levy_area_approximation=kind, **WIDE
+            )
             found[lib.__name__, kind] = 4 * float(bm(0.0, 1.0, return_A=True)[1][:, 0, 1].var())
     assert [found[ours.__name__, k] for k in ("davie", "foster")] == pytest.approx([1, 1], rel=0.03)
-    assert [found["torchsde", k] for k in ("davie", "foster")] == pytest.approx([4 / 3, 0.876], rel=0.03)
+    assert [found["torchsde", k] for k in ("davie", "foster")] == pytest.approx(
+        [4 / 3, 0.876], rel=0.03
+    )
 
 
 def test_the_reversible_gradient_between_steps():
@@ -81,7 +87,9 @@ def test_strong_orders(method, order):
             return 0.8 * y
 
     y0 = torch.ones(SAMPLES, 1, **WIDE)
-    bm = ours.BrownianInterval(size=(SAMPLES, 1), entropy=3, levy_area_approximation="space-time", **WIDE)
+    bm = ours.BrownianInterval(
+        size=(SAMPLES, 1), entropy=3, levy_area_approximation="space-time", **WIDE
+    )
     exact = torch.exp((0.5 - 0.32) + 0.8 * bm(0.0, 1.0))
     steps = (8, 16, 32, 64)
     errors = []
@@ -93,7 +101,8 @@ def test_strong_orders(method, order):
 
 @torch.no_grad()
 def test_levy_areas_raise_the_order_of_general_noise():
-    """Where columns of g do not commute: with the areas of the fine path, log_ode's is 1, and midpoint's 1/2."""
+    """Where columns of g do not commute: with the areas of the fine path, log_ode's is 1, and
+    midpoint's 1/2."""
 
     class Crossed:
         noise_type, sde_type = "general", "stratonovich"
@@ -122,6 +131,8 @@ def test_levy_areas_raise_the_order_of_general_noise():
     path, y0 = Known(), torch.tensor([[1.0, -0.5]], **WIDE).expand(SAMPLES, 2).contiguous()
     fine = ours.sdeint(Crossed(), y0, UNIT, bm=path.bm, method="heun", dt=1 / 2048)[-1]
     for method, bm, order in (("log_ode", path, 1.0), ("midpoint", path.bm, 0.5)):
-        ends = [ours.sdeint(Crossed(), y0, UNIT, bm=bm, method=method, dt=1 / n)[-1] for n in (4, 8, 16)]
+        ends = [
+            ours.sdeint(Crossed(), y0, UNIT, bm=bm, method=method, dt=1 / n)[-1] for n in (4, 8, 16)
+        ]
         errors = [float((y - fine).square().mean().sqrt()) for y in ends]
         assert -np.polyfit([2, 3, 4], np.log2(errors), 1)[0] == pytest.approx(order, abs=0.2)

@@ -9,7 +9,14 @@ import torch
 
 import odesolve as ode
 from odesolve import Diverged, OdesolveError
-from odesolve.integrations.torchsde import BaseSDE, BrownianInterval, SDEIto, SDEStratonovich, sdeint, sdeint_adjoint
+from odesolve.integrations.torchsde import (
+    BaseSDE,
+    BrownianInterval,
+    SDEIto,
+    SDEStratonovich,
+    sdeint,
+    sdeint_adjoint,
+)
 
 from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
@@ -66,11 +73,19 @@ def test_names():
     eq = Equation("diagonal", "ito")
     prior = Like(eq, f=eq.h, g=eq.g)
     call = {"bm": Smooth(2), "dt": 0.1}
-    assert gap(sdeint(eq, start(), TS, names={"drift": "h"}, **call), sdeint(prior, start(), TS, **call)) == 0
+    assert (
+        gap(
+            sdeint(eq, start(), TS, names={"drift": "h"}, **call),
+            sdeint(prior, start(), TS, **call),
+        )
+        == 0
+    )
     other = Like(eq, mu=eq.f, sigma=eq.g, base=eq.h)
     names = {"drift": "mu", "diffusion": "sigma", "prior_drift": "base"}
     call = {"bm": Smooth(3), "dt": 0.1, "logqp": True}
-    assert gap(sdeint(other, start(), TS, names=names, **call), sdeint(eq, start(), TS, **call)) == 0
+    assert (
+        gap(sdeint(other, start(), TS, names=names, **call), sdeint(eq, start(), TS, **call)) == 0
+    )
 
 
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
@@ -83,10 +98,18 @@ def test_states_of_any_shape(calculus, method, noise):
         return out.reshape(3, 1, 2, *out.shape[2:])
 
     image = Like(
-        eq, f=lambda t, y: eq.f(t, y.reshape(3, 2)).reshape(3, 1, 2), g=g, h=lambda t, y: eq.h(t, y[:, 0])[:, None]
+        eq,
+        f=lambda t, y: eq.f(t, y.reshape(3, 2)).reshape(3, 1, 2),
+        g=g,
+        h=lambda t, y: eq.h(t, y[:, 0])[:, None],
     )
     for logqp in (False, True):
-        call = {"method": method, "dt": 0.1, "logqp": logqp, "bm": Smooth(eq.m + (logqp and noise == "diagonal"))}
+        call = {
+            "method": method,
+            "dt": 0.1,
+            "logqp": logqp,
+            "bm": Smooth(eq.m + (logqp and noise == "diagonal")),
+        }
         want = sdeint(eq, start(), TS, **call)
         got = sdeint(image, start().reshape(3, 1, 2), TS, **call)
         ys, more = (got[0], got[1:]) if logqp else (got, ())
@@ -131,14 +154,19 @@ def test_its_own_noise(calculus, method, noise):
 
 
 def test_defaults_and_dtypes():
-    """srk of Ito's equations, Euler of general noise, midpoint of Stratonovich's; a list of times is of y0's type."""
+    """srk of Ito's equations, Euler of general noise, midpoint of Stratonovich's; a list of times
+    is of y0's type."""
     for noise, calculus, method in [
         ("diagonal", "ito", "srk"), ("general", "ito", "euler"), ("general", "stratonovich", "midpoint"),
     ]:  # fmt: skip
         eq = Equation(noise, calculus)
         call = {"bm": Smooth(eq.m), "dt": 0.1}
-        assert torch.equal(sdeint(eq, start(), TS, **call), sdeint(eq, start(), TS, method=method, **call))
-        assert torch.equal(sdeint(eq, start(), TS, **call), sdeint(eq, start(), TS.tolist(), **call))
+        assert torch.equal(
+            sdeint(eq, start(), TS, **call), sdeint(eq, start(), TS, method=method, **call)
+        )
+        assert torch.equal(
+            sdeint(eq, start(), TS, **call), sdeint(eq, start(), TS.tolist(), **call)
+        )
     eq = Equation("diagonal", "ito").float()
     assert sdeint(eq, start().float(), [0, 1], dt=0.5).dtype == torch.float32
     half = Equation("diagonal", "ito").bfloat16()
@@ -159,7 +187,10 @@ def test_a_path_of_the_library():
 
 def test_classes():
     assert (SDEIto("general").noise_type, SDEIto("general").sde_type) == ("general", "ito")
-    assert (SDEStratonovich("scalar").sde_type, isinstance(SDEIto("scalar"), BaseSDE)) == ("stratonovich", True)
+    assert (SDEStratonovich("scalar").sde_type, isinstance(SDEIto("scalar"), BaseSDE)) == (
+        "stratonovich",
+        True,
+    )
     with pytest.raises(OdesolveError, match="did you mean 'diagonal'"):
         SDEIto("diag")
     with pytest.raises(OdesolveError, match="sde_type"):
@@ -167,7 +198,9 @@ def test_classes():
 
 
 def solve(eq=None, y0=None, ts=TS, **call):
-    return sdeint(Equation("diagonal", "ito") if eq is None else eq, start() if y0 is None else y0, ts, **call)
+    return sdeint(
+        Equation("diagonal", "ito") if eq is None else eq, start() if y0 is None else y0, ts, **call
+    )
 
 
 EQ = Equation("diagonal", "ito")
@@ -181,10 +214,12 @@ EQ = Equation("diagonal", "ito")
         (lambda: solve(object()), "no noise_type"),
         (lambda: solve(Like(EQ, f=EQ.f, g_prod=EQ.g)), "give bm="),
         (lambda: solve(method="srk2"), "unknown method 'srk2'"),
-        (lambda: solve(method="midpoint"), "solves no ito equation with diagonal noise: give euler, milstein, srk"),
+        (lambda: solve(method="midpoint"), "solves no ito equation with diagonal noise: give "
+                                           "euler, milstein, srk"),
         (lambda: solve(method="adjoint_reversible_heun"), "is a way back"),
         (lambda: solve(method="milstein", options={"gradfree": True}), "did you mean 'grad_free'"),
-        (lambda: solve(Equation("general", "ito"), method="milstein"), "solves no ito equation with general noise"),
+        (lambda: solve(Equation("general", "ito"), method="milstein"), "solves no ito equation "
+                                                                       "with general noise"),
         (lambda: solve(y0=torch.zeros(())), "y0 is no batch"),
         (lambda: solve(ts=[1.0, 0.0]), "rising times"),
         (lambda: solve(ts="now"), "a list of numbers"),

@@ -1,4 +1,5 @@
-"""Gradients of sdeint_adjoint: of the equation, of the steps, of what the parameters are said to be."""
+"""Gradients of sdeint_adjoint: of the equation, of the steps, of what the parameters are said to
+be."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from odesolve.integrations.torchsde import BrownianInterval, sdeint, sdeint_adjo
 
 from .equations import CASES, WIDE, Equation, Smooth, gap, start
 
-KINDS = [(c, n) for c in ("ito", "stratonovich") for n in ("diagonal", "scalar", "additive", "general")]
+KINDS = [
+    (c, n) for c in ("ito", "stratonovich") for n in ("diagonal", "scalar", "additive", "general")
+]
 TS = torch.tensor([0.0, 0.13, 0.5], **WIDE)
 
 
@@ -20,11 +23,16 @@ def gradients(solve, eq, y0=None, ts=TS, wanted=(), **call):
     out = solve(eq, y0, ts, **call)
     ys, more = (out[0], out[1].sum()) if call.get("logqp") else (out, 0.0)
     wanted = [y0, *eq.parameters(), *wanted]
-    return torch.autograd.grad(ys.square().sum() + more, wanted, allow_unused=True, materialize_grads=True)
+    return torch.autograd.grad(
+        ys.square().sum() + more, wanted, allow_unused=True, materialize_grads=True
+    )
 
 
 def relative(ours, theirs):
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-3)) for a, b in zip(ours, theirs, strict=True))
+    return max(
+        float((a - b).abs().max() / b.abs().max().clamp_min(1e-3))
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 @pytest.mark.parametrize("logqp", [False, True])
@@ -64,8 +72,11 @@ def test_the_reversible_gradient_is_that_of_the_steps(noise, logqp, adaptive):
 def test_adaptive_solves(calculus, noise):
     eq = Equation(noise, calculus, 1)
     call = {"bm": Smooth(eq.m), "adaptive": True, "dt": 0.02, "rtol": 1e-4, "atol": 1e-5}
-    if calculus == "ito":  # on a smooth path an Ito solver follows another equation than its adjoint
-        call["bm"] = BrownianInterval(0.0, 0.5, (3, eq.m), entropy=5, levy_area_approximation="space-time", **WIDE)
+    # on a smooth path an Ito solver follows another equation than its adjoint
+    if calculus == "ito":
+        call["bm"] = BrownianInterval(
+            0.0, 0.5, (3, eq.m), entropy=5, levy_area_approximation="space-time", **WIDE
+        )
         call |= {"rtol": 1e-2, "atol": 1e-3, "dt_min": 1e-3}
     with torch.no_grad():
         plain = sdeint(eq, start(), TS, **call)
@@ -105,12 +116,18 @@ def test_tensors_computed_before(method):
             call["adjoint_params"] = (eq.context, *eq.parameters())
         return gradients(solve, eq, wanted=params, bm=Smooth(2), dt=0.01, method=method, **call)
 
-    assert relative(run(sdeint_adjoint), run(sdeint)) < (1e-11 if method == "reversible_heun" else 1e-2)
+    assert relative(run(sdeint_adjoint), run(sdeint)) < (
+        1e-11 if method == "reversible_heun" else 1e-2
+    )
     eq.context = encoder(data)
     with pytest.raises(OdesolveError, match="adjoint_params="):
         sdeint_adjoint(eq, start(), TS, bm=Smooth(2), dt=0.1, method=method)
     with torch.no_grad():
-        assert sdeint_adjoint(eq, start(), TS, bm=Smooth(2), dt=0.1, method=method).shape == (3, 3, 2)
+        assert sdeint_adjoint(eq, start(), TS, bm=Smooth(2), dt=0.1, method=method).shape == (
+            3,
+            3,
+            2,
+        )
 
 
 def test_parameters_of_what_is_no_module_are_found():
@@ -147,13 +164,17 @@ def test_derivatives_of_g_alone_record_nothing(method, noise):
     eq.b.requires_grad_()
     eq.c.requires_grad_()
     wanted = eq.c if noise != "general" else eq.b
-    assert float(torch.autograd.grad(sdeint(eq, start(), TS, **call).sum(), wanted)[0].abs().sum()) > 0
+    assert (
+        float(torch.autograd.grad(sdeint(eq, start(), TS, **call).sum(), wanted)[0].abs().sum()) > 0
+    )
 
 
 def test_a_second_derivative_is_refused():
     y0 = start().requires_grad_()
     eq = Equation("diagonal", "stratonovich")
-    (g,) = torch.autograd.grad(sdeint_adjoint(eq, y0, TS, dt=0.1).square().sum(), y0, create_graph=True)
+    (g,) = torch.autograd.grad(
+        sdeint_adjoint(eq, y0, TS, dt=0.1).square().sum(), y0, create_graph=True
+    )
     with pytest.raises(OdesolveError, match="no gradients of their own"):
         g.sum().backward()
 
@@ -170,7 +191,9 @@ def test_nothing_is_kept_of_the_steps(method):
     def count(dt):
         held.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            sdeint_adjoint(eq, start().requires_grad_(), [0.0, 1.0], bm=Smooth(2), dt=dt, method=method)
+            sdeint_adjoint(
+                eq, start().requires_grad_(), [0.0, 1.0], bm=Smooth(2), dt=dt, method=method
+            )
         return sum(held)
 
     assert count(0.1) == count(0.005)
@@ -180,8 +203,9 @@ def test_nothing_is_kept_of_the_steps(method):
 @pytest.mark.parametrize(("calculus", "method", "noise"), CASES)
 @pytest.mark.filterwarnings("ignore:adaptive steps of the Euler")
 def test_the_way_there_is_made_once(calculus, method, noise, adaptive):
-    """Calls of f and g are those of sdeint, one more that finds the parameters, and where sdeint does not ask whether they are
-    steady, that question. A recorded sdeint looks at a g that is constant in y a few times more, too."""
+    """Calls of f and g are those of sdeint, one more that finds the parameters, and where sdeint
+    does not ask whether they are steady, that question. A recorded sdeint looks at a g that is
+    constant in y a few times more, too."""
     eq, count = Equation(noise, calculus), []
     f, g = eq.f, eq.g
     eq.f = lambda t, y: count.append("f") or f(t, y)
@@ -189,7 +213,17 @@ def test_the_way_there_is_made_once(calculus, method, noise, adaptive):
     calls = []
     for solve in (sdeint, sdeint_adjoint):
         count.clear()
-        ys = solve(eq, start(), TS, bm=Smooth(eq.m), method=method, dt=0.1, adaptive=adaptive, rtol=0.1, atol=0.1)
+        ys = solve(
+            eq,
+            start(),
+            TS,
+            bm=Smooth(eq.m),
+            method=method,
+            dt=0.1,
+            adaptive=adaptive,
+            rtol=0.1,
+            atol=0.1,
+        )
         calls.append((count.count("f"), count.count("g"), ys.detach()))
     more = 1 + (method == "reversible_heun") + (not adaptive)
     assert calls[1][0] - calls[0][0] == more

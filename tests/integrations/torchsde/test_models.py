@@ -1,4 +1,5 @@
-"""Models trained with torchsde train alike here: a latent SDE, and a GAN of a neural SDE and a controlled equation."""
+"""Models trained with torchsde train alike here: a latent SDE, and a GAN of a neural SDE and a
+controlled equation."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def library(name):
 
 
 class Posterior(nn.Module):
-    """A latent SDE of one variable: the posterior's drift is a network, the prior an Ornstein-Uhlenbeck process."""
+    """A latent SDE of one variable: the posterior's drift is a network, the prior an
+    Ornstein-Uhlenbeck process."""
 
     noise_type, sde_type = "diagonal", "ito"
 
@@ -49,7 +51,9 @@ def latent(sdeint, bm=None, steps=40, **call):
     losses = []
     for _ in range(steps):
         y0 = model.mean.expand(64, 1)
-        ys, log_ratio = sdeint(model, y0, ts, bm=None if bm is None else bm(), dt=0.05, logqp=True, **call)
+        ys, log_ratio = sdeint(
+            model, y0, ts, bm=None if bm is None else bm(), dt=0.05, logqp=True, **call
+        )
         loss = ((ys[1:] - data) ** 2).mean() / 0.05 + log_ratio.sum(0).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -60,9 +64,12 @@ def latent(sdeint, bm=None, steps=40, **call):
 
 @pytest.mark.parametrize("call", ["sdeint", "sdeint_adjoint"])
 def test_a_latent_sde(call):
-    """With one Brownian motion for both the losses are equal; with noise of their own they differ as much as two seeds do."""
+    """With one Brownian motion for both the losses are equal; with noise of their own they differ
+    as much as two seeds do."""
     theirs, ours = (library(b) for b in BACKENDS)
-    shared = lambda: theirs.BrownianInterval(0.0, 1.0, (64, 2), entropy=4, levy_area_approximation="space-time")
+    shared = lambda: theirs.BrownianInterval(
+        0.0, 1.0, (64, 2), entropy=4, levy_area_approximation="space-time"
+    )
     options = {"method": "euler"} if call == "sdeint" else {"adjoint_method": "euler"}
     runs = [latent(getattr(lib, call), shared, **options) for lib in (ours, theirs)]
     difference = max(abs(a - b) for a, b in zip(*runs, strict=True))
@@ -134,7 +141,9 @@ def adversaries(lib, bm=None, steps=30):
         eq = Controlled(discriminator.net, rises)
         params = (rises, *discriminator.net.parameters())
         given = None if bm is None else bm(1)
-        hs = lib.sdeint_adjoint(eq, discriminator.first(xs[0]), ts, bm=given, adjoint_params=params, **back)
+        hs = lib.sdeint_adjoint(
+            eq, discriminator.first(xs[0]), ts, bm=given, adjoint_params=params, **back
+        )
         return discriminator.out(hs[-1]).mean()
 
     losses = []
@@ -153,7 +162,8 @@ def adversaries(lib, bm=None, steps=30):
 
 
 def test_a_gan_of_equations():
-    """The gradients of both are those of their steps, so that losses agree to rounding for as long as the game lets them."""
+    """The gradients of both are those of their steps, so that losses agree to rounding for as long
+    as the game lets them."""
     theirs, ours = (library(b) for b in BACKENDS)
     shared = lambda m: theirs.BrownianInterval(0.0, 7.0, (64, m), entropy=4)
     runs = np.array([adversaries(lib, shared) for lib in (ours, theirs)])

@@ -1,4 +1,5 @@
-"""What torchsde warns of or refuses is told here as well, and what is right in both calculi is right."""
+"""What torchsde warns of or refuses is told here as well, and what is right in both calculi is
+right."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def test_adaptive_euler(call, calculus, method, noise):
     eq = Equation(noise, calculus)
     solves = [getattr(lib, call) for lib in (ours, torchsde)]
     words = ["adaptive steps of the Euler-Maruyama method", "not guaranteed to converge"]
-    counts = [said(f, eq, w, method=method, adaptive=True) for f, w in zip(solves, words, strict=True)]
+    counts = [
+        said(f, eq, w, method=method, adaptive=True) for f, w in zip(solves, words, strict=True)
+    ]
     assert counts == [int(method in ("euler", None) and noise != "additive")] * 2
     assert said(solves[0], eq, words[0], method=method) == 0
 
@@ -48,7 +51,9 @@ def test_the_reversible_method_with_another_adjoint():
 
 def test_options_of_the_way_back():
     eq = Equation("diagonal", "stratonovich")
-    assert said(ours.sdeint_adjoint, eq, "adjoint_options=", adjoint_options={"grad_free": True}) == 1
+    assert (
+        said(ours.sdeint_adjoint, eq, "adjoint_options=", adjoint_options={"grad_free": True}) == 1
+    )
     assert said(ours.sdeint_adjoint, eq, "adjoint_options=", adjoint_options={}) == 0
 
 
@@ -56,7 +61,8 @@ def test_options_of_the_way_back():
 @pytest.mark.parametrize("calculus", list(KINDS))
 @pytest.mark.parametrize("back", EVERY)
 def test_methods_of_the_adjoint(calculus, noise, back):
-    """What torchsde cannot solve the adjoint by is refused; of additive noise methods of both calculi are the same."""
+    """What torchsde cannot solve the adjoint by is refused; of additive noise methods of both
+    calculi are the same."""
     method = "euler" if calculus == "ito" else "heun"
     eq, bm = Equation(noise, calculus), None
 
@@ -69,7 +75,9 @@ def test_methods_of_the_adjoint(calculus, noise, back):
         refused = False
     except (ValueError, RuntimeError, NotImplementedError):
         refused = True
-    if refused and not (noise == "additive" and back in ("euler", "heun", "midpoint", "euler_heun")):
+    if refused and not (
+        noise == "additive" and back in ("euler", "heun", "midpoint", "euler_heun")
+    ):
         with pytest.raises(OdesolveError, match=f"adjoint_method='{back}'"):
             gradient(ours)
     else:
@@ -78,17 +86,22 @@ def test_methods_of_the_adjoint(calculus, noise, back):
 
 def answers(lib, call, eq, logqp, method):
     """States, log-ratios and the gradients of their sum."""
-    bm = torchsde.BrownianInterval(0.0, 0.5, (3, eq.m), entropy=2, levy_area_approximation="foster", **WIDE)
+    bm = torchsde.BrownianInterval(
+        0.0, 0.5, (3, eq.m), entropy=2, levy_area_approximation="foster", **WIDE
+    )
     out = getattr(lib, call)(eq, start(), TS, bm=bm, method=method, dt=0.1, logqp=logqp)
     out = out if logqp else (out,)
-    found = torch.autograd.grad(sum(x.sum() for x in out), eq.parameters(), allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(
+        sum(x.sum() for x in out), eq.parameters(), allow_unused=True, materialize_grads=True
+    )
     return [*out, *found]
 
 
 @pytest.mark.parametrize("logqp", [False, True])
 @pytest.mark.parametrize("method", EVERY)
 def test_additive_noise_is_the_same_in_both_calculi(method, logqp):
-    """torchsde solves it in the calculus of the method alone; in the other one the answer and its gradient are the same."""
+    """torchsde solves it in the calculus of the method alone; in the other one the answer and its
+    gradient are the same."""
     own = "ito" if method in KINDS["ito"] else "stratonovich"
     theirs = answers(torchsde, "sdeint", Equation("additive", own), logqp, method)
     back = answers(ours, "sdeint_adjoint", Equation("additive", own), logqp, method)
@@ -108,8 +121,13 @@ def test_other_noise_is_refused_in_the_other_calculus(noise, call, logqp):
         for method in EVERY:
             if noise not in methods.get(method, ()):
                 count += 1
-                with pytest.raises(OdesolveError, match=f"'{method}' solves no {calculus} equation with {noise} noise"):
-                    getattr(ours, call)(Equation(noise, calculus), start(), TS, method=method, dt=0.25, logqp=logqp)
+                with pytest.raises(
+                    OdesolveError,
+                    match=f"'{method}' solves no {calculus} equation with {noise} noise",
+                ):
+                    getattr(ours, call)(
+                        Equation(noise, calculus), start(), TS, method=method, dt=0.25, logqp=logqp
+                    )
     assert count == (10 if noise == "general" else 7)
 
 
@@ -129,7 +147,9 @@ def test_additive_noise_that_sees_the_state(method, call):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
-@pytest.mark.parametrize("name", ["dt", "rtol", "atol", "dt_min", "adjoint_rtol", "adjoint_atol", "ts"])
+@pytest.mark.parametrize(
+    "name", ["dt", "rtol", "atol", "dt_min", "adjoint_rtol", "adjoint_atol", "ts"]
+)
 def test_numbers_that_want_gradients(name):
     given = {"ts": TS.clone(), **({} if name == "ts" else {name: torch.tensor(0.1)})}
     given[name].requires_grad_()
@@ -143,9 +163,17 @@ def test_numbers_that_want_gradients(name):
     [
         (lambda lib: lib.BrownianInterval(0.0, 1.0, W=1.0), "W"),
         (lambda lib: lib.BrownianInterval(0.0, 1.0, W=torch.ones(3, 2, dtype=torch.int64)), "W"),
-        (lambda lib: lib.BrownianInterval(0.0, 1.0, W=torch.ones(3, 2), H=torch.ones(3, 2).long()), "H"),
+        (
+            lambda lib: lib.BrownianInterval(
+                0.0, 1.0, W=torch.ones(3, 2), H=torch.ones(3, 2).long()
+            ),
+            "H",
+        ),
         (lambda lib: lib.BrownianInterval(0.0, 1.0, (3, 2), tol=0.0, halfway_tree=True), "tol"),
-        (lambda lib: lib.BrownianInterval(0.0, 1.0, (3, 2), tol=0.1, dt=0.1, halfway_tree=True), "dt"),
+        (
+            lambda lib: lib.BrownianInterval(0.0, 1.0, (3, 2), tol=0.1, dt=0.1, halfway_tree=True),
+            "dt",
+        ),
         (lambda lib: lib.BrownianInterval(0.0, 1.0, (3, 2), dt=torch.ones(2)), "dt"),
         (lambda lib: lib.BrownianInterval(torch.zeros(2), 1.0, (3, 2)), "t0"),
         (lambda lib: lib.BrownianInterval(0.0, torch.ones(2), (3, 2)), "t1"),
