@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format sanitize bench accuracy systems docs gallery coverage clean
+.PHONY: help demo test test-long check format sanitize bench accuracy systems docs gallery coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -25,13 +25,16 @@ INSTALL_APART := $(PY) -m pip --python $(APART)/bin/python install --quiet --dis
 endif
 
 help:  ## list the verbs
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.demo  ## sample, measure and plot; writes ./demo-output
 	$(PY) -m odesolve.demo
 
 test: $(VENV)/.test  ## run the tests
 	$(PYTEST) $(ARGS)
+
+test-long: $(VENV)/.test  ## run all tests: whole products of parameters and what takes over 20 seconds, too
+	ODESOLVE_LONG=1 $(PYTEST) $(ARGS)
 
 check: $(VENV)/.dev  ## lint, formatting and types
 	$(VENV)/bin/ruff check .

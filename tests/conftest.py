@@ -9,9 +9,19 @@ import torch.distributed as dist
 from torch._dynamo.trace_rules import get_torch_obj_rule_map
 
 from odesolve import paths
+from tests.products import LONG
 
 torch.set_num_threads(1)  # for tensors of this size more threads only cost
 torch.manual_seed(0)  # for networks that test modules make as they are imported
+
+
+def pytest_collection_modifyitems(config, items):
+    """What takes long is left out, unless it is asked for (``make test-long``)."""
+    if LONG:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.fixture(autouse=True)
