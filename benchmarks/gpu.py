@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gpu_samplers
+import timing
 import torch
 from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
@@ -36,14 +37,12 @@ DEVICE = "cuda"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal implementation moves."""
+class Case(timing.Case):
+    """One row of the table: what is done, on how many elements."""
 
     op: str
     name: str
     size: str
-    contenders: dict[str, Callable]
-    bytes: int
     dtype: torch.dtype = SINGLE
 
 
@@ -189,7 +188,7 @@ def _block(n: int, dtype: torch.dtype) -> Case:
         "eager": eager,
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
     }
-    return Case("combine", "3 inputs", str(n), contenders, 4 * n * a.element_size(), dtype)
+    return Case("combine", "3 inputs", str(n), dtype, contenders=contenders, bytes=4 * n * a.element_size())
 
 
 def _noisy(n: int, dtype: torch.dtype) -> Case:
@@ -202,19 +201,19 @@ def _noisy(n: int, dtype: torch.dtype) -> Case:
         "eager": eager,
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
     }
-    return Case("combine", "2 inputs and noise", str(n), contenders, 3 * n * a.element_size(), dtype)
+    return Case("combine", "2 inputs and noise", str(n), dtype, contenders=contenders, bytes=3 * n * a.element_size())
 
 
 def _normal(n: int) -> Case:
     (out,), keys = new(1, 1, n), philox.keys(0, torch.arange(1, device=DEVICE))
     contenders = {OURS: lambda: dispatch.normal(out, keys, 3), "torch.randn": lambda: torch.randn(1, n, out=out)}
-    return Case("normal", "fill", str(n), contenders, 4 * n)
+    return Case("normal", "fill", str(n), contenders=contenders, bytes=4 * n)
 
 
 def _inner(n: int) -> Case:
     (a, b), out = new(2, 16, n // 16), torch.empty(16, device=DEVICE)
     contenders = {OURS: lambda: dispatch.inner(out, a, b), "eager": lambda: (a * b).sum(1)}
-    return Case("inner", "product", f"16x{n // 16}", contenders, 8 * n)
+    return Case("inner", "product", f"16x{n // 16}", contenders=contenders, bytes=8 * n)
 
 
 def _error(n: int) -> Case:
@@ -232,7 +231,7 @@ def _error(n: int) -> Case:
         "eager": eager,
         "torch.compile": torch.compile(eager, dynamic=False),
     }
-    return Case("combine", "step and error norm", f"16x{n // 16}", contenders, 20 * n)
+    return Case("combine", "step and error norm", f"16x{n // 16}", contenders=contenders, bytes=20 * n)
 
 
 def _window(points: int, n: int) -> Case:
@@ -252,7 +251,7 @@ def _window(points: int, n: int) -> Case:
         OURS: lambda: dispatch.window(out, residual, origin, old, (old, moved), table, growth),
         "torch loop": eager,
     }
-    return Case("window", f"{points} points", f"4x{n // 4}", contenders, 12 * points * n)
+    return Case("window", f"{points} points", f"4x{n // 4}", contenders=contenders, bytes=12 * points * n)
 
 
 def samplers() -> Iterator[tuple[str, bool]]:
@@ -271,7 +270,7 @@ def samplers() -> Iterator[tuple[str, bool]]:
 def graph() -> Iterator[Case]:
     """A captured step beside eager loops, where launches cost more than the network."""
     shape = "x".join(map(str, gpu_samplers.SHAPE))
-    yield Case("graph", f"{gpu_samplers.STEPS} steps", shape, gpu_samplers.contenders(DEVICE), 0)
+    yield Case("graph", f"{gpu_samplers.STEPS} steps", shape, contenders=gpu_samplers.contenders(DEVICE))
 
 
 def solves() -> Iterator[Case]:
@@ -281,7 +280,7 @@ def solves() -> Iterator[Case]:
     executors = {"ode.Window": ode.Window(), "ode.Graph": ode.Graph(model, torch.zeros_like(x), steps), "loop": None}
     samplers = {n: ode.Sampler(model, "ddim", steps, "uniform", executor=e) for n, e in executors.items()}
     contenders = {n: functools.partial(sampler, x, seed=0) for n, sampler in samplers.items()}
-    yield Case("solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders, 0)
+    yield Case("solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders=contenders)
 
 
 # More figures go in here: a generator of checks, or one of cases.
