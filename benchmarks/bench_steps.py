@@ -39,7 +39,7 @@ SAMPLERS = {
     "SDE-DPM++ 2M": (
         "dpmpp_2m_sde",
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
-        ("dpmpp_2m_sde", {}),
+        None,
     ),
     # One Brownian path for all numbers of steps, as k-diffusion's sampler has by default.
     "SDE-DPM++ 2M, one path": ("dpmpp_2m_sde(tree)", None, ("dpmpp_2m_sde", {})),
@@ -51,9 +51,8 @@ def _rivals(name: str, shape: tuple[int, ...]) -> Iterator[str]:
     _, diffusers, k_diffusion = SAMPLERS[name]
     if diffusers:
         yield "diffusers"
-    # On a path of its own k-diffusion takes ten seconds for a large step, or more memory than
-    # there is.
-    if k_diffusion and not (shape == LARGE and k_diffusion[0] == "dpmpp_2m_sde"):
+    # For the large size a Brownian path of k-diffusion keeps more states than this memory holds.
+    if k_diffusion and not (shape == LARGE and "one path" in name):
         yield "k-diffusion"
     if name == "DDIM(eta=1)":
         yield "torchsde euler"

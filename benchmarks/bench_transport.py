@@ -19,7 +19,7 @@ from torch import Tensor
 from odesolve.objectives import OptimalTransport
 from odesolve.objectives.couplings import squared_distance
 
-TESTS = ("tests/objectives",)
+TESTS = ("tests/kernels/test_assignment.py", "tests/objectives/test_couplings.py")
 
 
 def generator(seed: int) -> torch.Generator:

@@ -106,16 +106,17 @@ class Session:
 
     def measure(self, item: pytest.Function, build: Callable[[], timing.Case]) -> None:
         """Time the contenders of the item's row, again if ours seems slower than committed."""
-        if self.group == group_of(item):
+        if self.group == group_of(item) and self.times:
             return
         self.group = group_of(item)
+        self.times = {}  # a row that fails must not show those of the row before
         torch.manual_seed(0)
         with torch.no_grad():
             case = build()
             self.bytes = case.bytes
             for _ in range(TRIES):
                 rounds = 3 if self.options.quick else self.options.rounds
-                self.times = timing.measure(case, rounds)
+                self.times = timing.measure(case, rounds, clock=timing.best_clock())
                 if not self.regression(item):
                     break
 
@@ -125,7 +126,7 @@ class Session:
             return ""
         committed = self.committed_for(recorded_as(item.path))
         row = committed.rows.get(self.group)
-        # Where ours and a rival use threads differently, their ratio says nothing for other threads.
+        # Ours and a rival may use threads differently: their ratio holds for as many threads.
         if row is None or committed.threads != torch.get_num_threads():
             self.not_compared.add(self.group)
             return ""
@@ -194,7 +195,7 @@ def about(rows: Session, contender: str) -> dict[str, object]:
 
 def pytest_benchmark_generate_machine_info() -> dict:
     """Processor and versions; pytest-benchmark's own would need py-cpuinfo and name the machine."""
-    return timing.machine_info()
+    return timing.machine_info() | {"clock": timing.best_clock().__name__}
 
 
 def pytest_benchmark_generate_commit_info() -> dict:

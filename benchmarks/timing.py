@@ -53,16 +53,18 @@ class Case:
 
 
 def measure(
-    case: Case, rounds: int, least: float | None = None, clock: Clock = time.perf_counter
+    case: Case, rounds: int, least: float | None = None, *, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds that each contender took in each round."""
     # Every case compiles for itself, and none counts against the limit of the next.
     torch._dynamo.reset()
     runs = {name: _runner(c, clock) for name, c in case.contenders.items()}
     least = case.least if least is None else least
-    repeats = {name: _repeats(run, least) for name, run in runs.items()}
+    rounds = case.rounds or rounds
+    # What takes a minute is called once, and not before to warm up.
+    repeats = {name: _repeats(run, least) if rounds > 1 else 1 for name, run in runs.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(case.rounds or rounds):
+    for _ in range(rounds):
         for name, run in runs.items():
             times[name].append(run(repeats[name]) / case.per)
     if case.check is not None:
@@ -97,6 +99,14 @@ def _repeats(run: Callable[[int], float], least: float) -> int:
     if once < SLOW:
         once = run(1)
     return max(1, int(least / max(once, 1e-7)))
+
+
+def best_clock() -> Clock:
+    """Processor time where there is one thread: other work on the machine touches it least.
+
+    The work of several threads would add up in it, so that their clock is the one on the wall.
+    """
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def ratios(times: Times, to: str = OURS) -> dict[str, list[float]]:

@@ -32,14 +32,24 @@ TESTS = ("tests/test_op.py",)
 
 @pytest.mark.parametrize("contender", [OURS, "a rival", "a slow rival"])
 @pytest.mark.parametrize("shape", [(2, 3), (4,)])
-def bench_sleep(in_turn, shape):
+def bench_work(in_turn, shape):
     in_turn(build, shape)
 
 def build(shape):
     slow = os.environ.get("SLOW") == "x".join(map(str, shape))
     seconds = {OURS: 2e-2 if slow else 2e-3, "a rival": 4e-3, "a slow rival": 6e-3}
-    return Case(contenders={k: lambda s=s: time.sleep(s) for k, s in seconds.items()}, bytes=8)
+    return Case(contenders={k: lambda s=s: work(s) for k, s in seconds.items()}, bytes=8)
+
+def work(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 """
+
+
+# scipy takes minutes: docs quote results/transport.csv, an older record of the same cases.
+UNRECORDED = ("bench_transport.py",)
+ABOUT = ("device", "threads", "system", "python", "torch")
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +110,18 @@ def test_what_became_slower_fails_and_nothing_else(house):
 
 def test_the_record_is_small_and_says_where_it_is_from(house):
     stored = json.loads((house / "benchmarks" / "results" / "small.json").read_text())
-    assert set(stored["machine_info"]) == {"device", "threads", "system", "python", "torch"}
+    assert set(stored["machine_info"]) == {*ABOUT, "clock"}
     assert set(stored["commit_info"]) == {"id", "dirty"}
     assert platform.node() not in json.dumps(stored)
     rows = {
         (entry["group"], entry["extra_info"]["contender"]): entry for entry in stored["benchmarks"]
     }
-    assert {group for group, _ in rows} == {"sleep shape=2x3", "sleep shape=4"}
+    assert {group for group, _ in rows} == {"work shape=2x3", "work shape=4"}
     assert {contender for _, contender in rows} == {"odesolve", "a rival", "a slow rival"}
     for entry in stored["benchmarks"]:
         assert "data" not in entry["stats"]
         assert entry["stats"]["rounds"] == 5
-    ours, rival = rows["sleep shape=4", "odesolve"], rows["sleep shape=4", "a rival"]
+    ours, rival = rows["work shape=4", "odesolve"], rows["work shape=4", "a rival"]
     assert ours["extra_info"] == {"contender": "odesolve", "bytes": 8}
     assert ours["stats"]["median"] >= 2e-3
     assert rival["stats"]["median"] >= 4e-3
@@ -119,7 +129,7 @@ def test_the_record_is_small_and_says_where_it_is_from(house):
     assert about["low"] <= about["ratio"] <= about["high"]
 
 
-@pytest.mark.parametrize("selection", [("-k", "2x3"), ("bench_small.py::bench_sleep",)])
+@pytest.mark.parametrize("selection", [("-k", "2x3"), ("bench_small.py::bench_work",)])
 def test_half_a_file_is_not_recorded(house, selection):
     status, printed = bench(house, "--record", *selection)
     assert status == 4
@@ -132,6 +142,9 @@ def test_every_benchmark_has_committed_figures_and_no_other_has():
     names = {line for line in done.stdout.splitlines() if "::" in line}
     committed = set()
     for path in FOLDER.glob("bench_*.py"):
+        if path.name in UNRECORDED:
+            names = {name for name in names if not name.startswith(path.name)}
+            continue
         file = FOLDER / "results" / f"{path.stem.removeprefix('bench_')}.json"
         committed |= {entry["fullname"] for entry in json.loads(file.read_text())["benchmarks"]}
     assert names == committed

@@ -68,8 +68,22 @@ def test_short_calls_are_repeated_and_long_ones_not_warmed_up_twice(load):
         "short": lambda: clock.spend("short", 0.25),
         "long": lambda: clock.spend("long", 2.0),
     }
-    timing.measure(timing.Case(contenders=contenders, least=1.0, rounds=1), 9, clock=clock)
-    assert clock.calls == ["short"] * 2 + ["long"] + ["short"] * 4 + ["long"]
+    timing.measure(timing.Case(contenders=contenders, least=1.0, rounds=2), 9, clock=clock)
+    assert clock.calls == ["short"] * 2 + ["long"] + (["short"] * 4 + ["long"]) * 2
+
+
+def test_one_round_is_one_call(load):
+    timing, clock = load("timing"), Clock()
+    contenders = {"a": lambda: clock.spend("a", 0.25), "b": lambda: clock.spend("b", 60.0)}
+    times = timing.measure(timing.Case(contenders=contenders, rounds=1), 9, clock=clock)
+    assert clock.calls == ["a", "b"]
+    assert times == {"a": [0.25], "b": [60.0]}
+
+
+@pytest.mark.parametrize(("threads", "name"), [(1, "process_time"), (2, "perf_counter")])
+def test_the_clock_of_several_threads_is_on_the_wall(load, monkeypatch, threads, name):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert load("timing").best_clock().__name__ == name
 
 
 def test_the_replay_shows_the_times_that_were_taken(load):
@@ -135,6 +149,19 @@ def test_what_is_compared(load, tmp_path, option, threads, compared):
     words = "slower than recorded on a processor: rival 1 (1 to 1) times ours, committed 2"
     assert regression == (words if compared else "")
     assert session.not_compared == ({"row"} if threads == 2 else set())
+
+
+def test_a_row_that_fails_shows_no_times_of_another(load):
+    conftest, timing = load("conftest"), load("timing")
+    options = SimpleNamespace(quick=True, record=False)
+    session = conftest.Session(SimpleNamespace(option=options))
+    row = lambda name: SimpleNamespace(originalname=name, callspec=SimpleNamespace(params={}))
+    session.measure(row("bench_a"), lambda: timing.Case(contenders={"odesolve": int}))
+    assert session.times
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            session.measure(row("bench_b"), lambda: 1 / 0)
+        assert not session.times
 
 
 ROWS = {
