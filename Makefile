@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 APART := $(VENV)/sanitize
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format sanitize bench accuracy systems docs gallery coverage clean
+.PHONY: help demo test test-long check format sanitize bench bench-record accuracy systems docs gallery coverage clean
 
 # Idle OpenMP workers sleep instead of spinning: on a small or busy machine spinning costs milliseconds per region.
 export OMP_WAIT_POLICY := passive
@@ -25,7 +25,7 @@ INSTALL_APART := $(PY) -m pip --python $(APART)/bin/python install --quiet --dis
 endif
 
 help:  ## list the verbs
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 demo: $(VENV)/.demo  ## sample, measure and plot; writes ./demo-output
 	$(PY) -m odesolve.demo
@@ -52,8 +52,12 @@ sanitize: $(APART)/.built  ## run the tests of the CPU kernels under the address
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 \
 	  $(APART)/bin/python -m pytest -n 0 --capture=sys -m "not apart" -k "not triton" tests/kernels $(ARGS)
 
-bench: $(VENV)/.test  ## time ops and samplers beside the peers
-	env -u OMP_WAIT_POLICY $(PY) benchmarks/run.py $(ARGS)  # workers wait as torch lets them by default
+# Workers wait as torch lets them by default.
+bench: $(VENV)/.test  ## time ops and samplers beside the peers; fails where a ratio is worse than the committed one
+	cd benchmarks && env -u OMP_WAIT_POLICY ../$(PY) -m pytest $(ARGS)
+
+bench-record: $(VENV)/.test  ## time all of them, or the files in ARGS, and store the figures in benchmarks/results
+	cd benchmarks && env -u OMP_WAIT_POLICY ../$(PY) -m pytest --record $(ARGS)
 
 accuracy: $(VENV)/.test  ## work-precision figures against the peers
 	$(PY) benchmarks/work_precision.py

@@ -203,14 +203,9 @@ def trained(problem: Problem, coupling: Callable, seed: int) -> ode.Model:
 def milliseconds(problem: Problem, rounds: int) -> dict[str, float]:
     """Processor time of a step of training with each coupling, in turn; medians over the rounds."""
     steps = {name: step_of(problem, coupling) for name, coupling in couplings(problem.reg).items()}
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for k in range(rounds + 1):
-        for name, step in steps.items():
-            begun = time.process_time()
-            step()
-            if k:  # the first one loads what it needs
-                found[name].append(1e3 * (time.process_time() - begun))
-    return {name: statistics.median(each) for name, each in found.items()}
+    case = timing.Case(contenders=steps, least=0.0)
+    times = timing.measure(case, rounds, clock=time.process_time)
+    return {name: 1e3 * timing.spread(each)[1] for name, each in times.items()}
 
 
 def step_of(problem: Problem, coupling: Callable) -> Callable[[], None]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gpu_samplers
+import timing
 import torch
 from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
@@ -48,15 +49,12 @@ DEVICE = "cuda"
 
 
 @dataclass(frozen=True)
-class Case:
-    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal
-    implementation moves."""
+class Case(timing.Case):
+    """One row of the table: what is done, on how many elements."""
 
     op: str
     name: str
     size: str
-    contenders: dict[str, Callable]
-    bytes: int
     dtype: torch.dtype = SINGLE
 
 
@@ -218,7 +216,9 @@ def _block(n: int, dtype: torch.dtype) -> Case:
         "eager": eager,
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
     }
-    return Case("combine", "3 inputs", str(n), contenders, 4 * n * a.element_size(), dtype)
+    return Case(
+        "combine", "3 inputs", str(n), dtype, contenders=contenders, bytes=4 * n * a.element_size()
+    )
 
 
 def _noisy(n: int, dtype: torch.dtype) -> Case:
@@ -232,7 +232,12 @@ def _noisy(n: int, dtype: torch.dtype) -> Case:
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
     }
     return Case(
-        "combine", "2 inputs and noise", str(n), contenders, 3 * n * a.element_size(), dtype
+        "combine",
+        "2 inputs and noise",
+        str(n),
+        dtype,
+        contenders=contenders,
+        bytes=3 * n * a.element_size(),
     )
 
 
@@ -242,13 +247,13 @@ def _normal(n: int) -> Case:
         OURS: lambda: dispatch.normal(out, keys, 3),
         "torch.randn": lambda: torch.randn(1, n, out=out),
     }
-    return Case("normal", "fill", str(n), contenders, 4 * n)
+    return Case("normal", "fill", str(n), contenders=contenders, bytes=4 * n)
 
 
 def _inner(n: int) -> Case:
     (a, b), out = new(2, 16, n // 16), torch.empty(16, device=DEVICE)
     contenders = {OURS: lambda: dispatch.inner(out, a, b), "eager": lambda: (a * b).sum(1)}
-    return Case("inner", "product", f"16x{n // 16}", contenders, 8 * n)
+    return Case("inner", "product", f"16x{n // 16}", contenders=contenders, bytes=8 * n)
 
 
 def _error(n: int) -> Case:
@@ -272,7 +277,9 @@ def _error(n: int) -> Case:
         "eager": eager,
         "torch.compile": torch.compile(eager, dynamic=False),
     }
-    return Case("combine", "step and error norm", f"16x{n // 16}", contenders, 20 * n)
+    return Case(
+        "combine", "step and error norm", f"16x{n // 16}", contenders=contenders, bytes=20 * n
+    )
 
 
 def _window(points: int, n: int) -> Case:
@@ -292,7 +299,9 @@ def _window(points: int, n: int) -> Case:
         OURS: lambda: dispatch.window(out, residual, origin, old, (old, moved), table, growth),
         "torch loop": eager,
     }
-    return Case("window", f"{points} points", f"4x{n // 4}", contenders, 12 * points * n)
+    return Case(
+        "window", f"{points} points", f"4x{n // 4}", contenders=contenders, bytes=12 * points * n
+    )
 
 
 def samplers() -> Iterator[tuple[str, bool]]:
@@ -312,7 +321,9 @@ def samplers() -> Iterator[tuple[str, bool]]:
 def graph() -> Iterator[Case]:
     """A captured step beside eager loops, where launches cost more than the network."""
     shape = "x".join(map(str, gpu_samplers.SHAPE))
-    yield Case("graph", f"{gpu_samplers.STEPS} steps", shape, gpu_samplers.contenders(DEVICE), 0)
+    yield Case(
+        "graph", f"{gpu_samplers.STEPS} steps", shape, contenders=gpu_samplers.contenders(DEVICE)
+    )
 
 
 def solves() -> Iterator[Case]:
@@ -333,7 +344,9 @@ def solves() -> Iterator[Case]:
         n: ode.Sampler(model, "ddim", steps, "uniform", executor=e) for n, e in executors.items()
     }
     contenders = {n: functools.partial(sampler, x, seed=0) for n, sampler in samplers.items()}
-    yield Case("solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders, 0)
+    yield Case(
+        "solve", f"{steps} steps of DDIM", "x".join(map(str, x.shape)), contenders=contenders
+    )
 
 
 # More figures go in here: a generator of checks, or one of cases.

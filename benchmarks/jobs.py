@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
+import timing
 import torch
 
 import odesolve as ode
@@ -33,15 +35,13 @@ def bookkeeping(folder: Path, n: int, steps: int, shard: int) -> float:
     model, spent, draw = ode.problems.digits().model(ode.paths.VP()), [0.0], calls._drawn
 
     def timed(*args):
-        start = time.perf_counter()
-        out = draw(*args)
-        spent[0] += time.perf_counter() - start
+        out, seconds = timing.timed(lambda: draw(*args))
+        spent[0] += seconds
         return out
 
     with tempfile.TemporaryDirectory(dir=folder) as out, mock.patch.object(calls, "_drawn", timed):
-        start = time.perf_counter()
-        ode.jobs.sample(model, (BATCH, 1, 8, 8), "dpmpp_2m_sde", steps, n=n, out=out, shard=shard)
-        total = time.perf_counter() - start
+        job = functools.partial(ode.jobs.sample, model, (BATCH, 1, 8, 8), "dpmpp_2m_sde", steps)
+        _, total = timing.timed(lambda: job(n=n, out=out, shard=shard))
     return (total - spent[0]) / total
 
 

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import importlib.util
 import sys
-import time
 import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -255,9 +255,9 @@ def peers(
             found, seconds = [], []
             for _ in range(1 if exact else rounds):
                 denoiser = Counted(model)
-                begun = time.perf_counter()
-                value, evaluations, products = run(denoiser, data, tol)
-                seconds.append(time.perf_counter() - begun)
+                answer, took = timing.timed(functools.partial(run, denoiser, data, tol))
+                value, evaluations, products = answer
+                seconds.append(took)
                 found.append(value - truth)
             rms = float(torch.stack(found).square().mean().sqrt())
             yield Row(
@@ -296,9 +296,9 @@ def ours(name: str, model: ode.Model, x: Tensor, tols: tuple[float, ...], rounds
                     "tol": tol,
                     "seed": seed,
                 }
-                begun = time.perf_counter()
-                lp = log_prob(model, data, t=SIGMA, check=False, **options)
-                seconds.append(time.perf_counter() - begun)
+                solve = functools.partial(log_prob, model, data, t=SIGMA, check=False, **options)
+                lp, took = timing.timed(solve)
+                seconds.append(took)
                 found.append(lp.value - truth)
             rms = float(torch.stack(found).square().mean().sqrt())
             evaluations, most = (

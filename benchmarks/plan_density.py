@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import time
 
+import timing
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -45,21 +45,27 @@ def main() -> None:
     plan = ode.plan("ddim", model.path, given.steps, "lambda")
     with torch.no_grad():
         law = covering(plan, model)
-        began, ratios, lost, smallest = time.perf_counter(), [], 0, math.inf
-        for x in tqdm(law.sample(given.samples, seed=3).split(EACH), unit="batch", disable=None):
-            found = plan_log_prob(model, x, plan)
-            densities = [found.value.nan_to_num(nan=-math.inf), *usual(plan, model, found.latent)]
-            ratios.append((torch.stack(densities) - law.log_prob(x)).exp())
-            lost += sum(word != "ok" for word in found.status)
-            smallest = min(smallest, float(found.smallest.min()))
-    ratio = torch.cat(ratios, 1)
-    print(
-        f"{plan.solver}, {plan.steps} steps, {given.samples} samples, "
-        f"{time.perf_counter() - began:.0f} s"
-    )
+        x = law.sample(given.samples, seed=3)
+        (ratio, lost, smallest), seconds = timing.timed(lambda: weighed(plan, model, law, x))
+    print(f"{plan.solver}, {plan.steps} steps, {given.samples} samples, {seconds:.0f} s")
     for name, row in zip(("exact", "carried", "Euler"), ratio, strict=True):
         print(f"{name:8} {float(row.mean()):.4g} +- {float(row.std()) / given.samples**0.5:.2g}")
     print(f"latents not found: {lost}; smallest singular value: {smallest:.3g}")
+
+
+def weighed(
+    plan: ode.Plan, model: ode.Model, law: ode.problems.Mixture, x: Tensor
+) -> tuple[Tensor, int, float]:
+    """Density over law of every sample by each formula, latents not found, the smallest singular
+    value."""
+    ratios, lost, smallest = [], 0, math.inf
+    for batch in tqdm(x.split(EACH), unit="batch", disable=None):
+        found = plan_log_prob(model, batch, plan)
+        densities = [found.value.nan_to_num(nan=-math.inf), *usual(plan, model, found.latent)]
+        ratios.append((torch.stack(densities) - law.log_prob(batch)).exp())
+        lost += sum(word != "ok" for word in found.status)
+        smallest = min(smallest, float(found.smallest.min()))
+    return torch.cat(ratios, 1), lost, smallest
 
 
 def covering(plan: ode.Plan, model: ode.Model) -> ode.problems.Mixture:

@@ -1,180 +1,193 @@
-"""Timing contenders side by side: rounds that visit each of them, medians and spreads, rows of a
-CSV file."""
+"""Timing contenders in turn, and what figures belong to.
+
+pytest-benchmark times one contender after the other, so that whatever else the machine does
+meanwhile counts against whoever was on. Here every round visits each contender, and ratios are
+between times of one round. ``Replay`` hands what was measured to pytest-benchmark, which reports
+and stores it.
+"""
 
 from __future__ import annotations
 
-import csv
 import os
 import platform
 import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
 OURS, COPY = "odesolve", "copy_ of as many bytes"
-COLUMNS = (
-    *(
-        "op",
-        "case",
-        "size",
-        "dtype",
-        "contender",
-        "p20_us",
-        "p50_us",
-        "p80_us",
-        "ours_is_faster",
-        "bytes",
-        "gbps",
-        "of_copy",
-    ),
-    *("threads", "device", "torch", "commit"),
-)
+SLOW = 1.0  # seconds: a call that takes longer is not made a second time only to warm up
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+# A function to time, or (prepare, function): what prepare returns is handed to the function,
+# untimed.
+Contender = Callable[..., object] | tuple[Callable[[], object], Callable[..., object]]
+Times = Mapping[str, Sequence[float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """One measurement: what is done, on how many elements, by whom; ``bytes`` is what an ideal
-    implementation moves.
+    """One task and who is timed at it; ``bytes`` is what an ideal implementation moves.
 
-    A contender is a function to time, or (prepare, function): what prepare returns is handed to the
-    function, untimed. ``per`` divides the times, for loops of that many steps. A contender runs for
-    at least ``least_us`` a round: long interpreted code needs more than its first run after another
-    contender, which finds all caches cold."""
+    ``per`` divides the times, for loops of that many steps. A contender runs for at least
+    ``least`` seconds per round: long interpreted code needs more than its first run after another
+    contender, which finds all caches cold. ``check`` is called after the last round and raises if
+    results differ.
+    """
 
-    op: str
-    name: str
-    size: str
-    contenders: dict[str, Callable | tuple[Callable, Callable]]
+    contenders: Mapping[str, Contender]
     bytes: int = 0
     per: int = 1
-    dtype: str = "float32"
     rounds: int | None = None
-    least_us: float = 3000.0
+    least: float = 3e-3
+    check: Callable[[], None] | None = None
 
 
-@dataclass
-class Timed:
-    """Times of the contenders of a case in microseconds: p20, p50, p80 each, and the median ratio
-    to ours."""
-
-    case: Case
-    spread: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    ratio: dict[str, float] = field(default_factory=dict)
-
-    def rows(self) -> Iterator[dict]:
-        """One row of the CSV file a contender."""
-        c = self.case
-        for name, (low, middle, high) in self.spread.items():
-            row = {"op": c.op, "case": c.name, "size": c.size, "dtype": c.dtype, "contender": name}
-            row |= {"p20_us": f"{low:.2f}", "p50_us": f"{middle:.2f}", "p80_us": f"{high:.2f}"}
-            row |= {"ours_is_faster": f"{self.ratio[name]:.2f}"}
-            if name == OURS and c.bytes:
-                row |= {"bytes": c.bytes, "gbps": f"{c.bytes / middle / 1e3:.1f}"}
-                row |= {"of_copy": f"{self.bandwidth:.2f}" if self.bandwidth else ""}
-            yield row | machine()
-
-    def __str__(self) -> str:
-        def shown(name: str) -> str:
-            times = f"{name} {self.spread[name][1]:.4g} us"
-            return times if name == OURS else f"{times} ({self.ratio[name]:.3g}x)"
-
-        head = f"{self.case.op:10} {self.case.name:28} {self.case.size:>14}"
-        share = f"  {self.bandwidth:.0%} of copy_'s bandwidth" if self.bandwidth else ""
-        return f"{head}  {'  '.join(map(shown, self.spread))}{share}"
-
-    @property
-    def bandwidth(self) -> float | None:
-        """Our bandwidth as a share of what ``copy_`` reaches with as many bytes in the same run."""
-        return self.ratio.get(COPY)
-
-
-def measure(case: Case, rounds: int, least_us: float | None = None) -> Timed:
-    """Time every contender in every round; the ratio to ours is the median over rounds, so that
-    drift cancels."""
-    # every case compiles for itself, and none counts against the limit of the next
+def measure(
+    case: Case, rounds: int, least: float | None = None, *, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds that each contender took in each round."""
+    # Every case compiles for itself, and none counts against the limit of the next.
     torch._dynamo.reset()
-    ready = {name: c if isinstance(c, tuple) else (None, c) for name, c in case.contenders.items()}
-    repeats = {}
-    for name, (prepare, run) in ready.items():
-        _time(prepare, run, 1)  # compiles, loads, touches its memory
-        once = _time(prepare, run, 1)
-        repeats[name] = (
-            max(1, int((least_us or case.least_us) / max(once, 0.1))) if prepare is None else 1
-        )
-    times: dict[str, list[float]] = {name: [] for name in ready}
-    for _ in range(case.rounds or rounds):
-        for name, (prepare, run) in ready.items():
-            times[name].append(_time(prepare, run, repeats[name]) / case.per)
-    timed = Timed(case)
-    for name, found in times.items():
-        cuts = (
-            statistics.quantiles(found, n=10, method="inclusive")
-            if len(found) > 1
-            else [found[0]] * 9
-        )
-        timed.spread[name] = (cuts[1], statistics.median(found), cuts[7])
-        timed.ratio[name] = statistics.median(
-            a / b for a, b in zip(found, times[OURS], strict=True)
-        )
-    return timed
+    runs = {name: _runner(c, clock) for name, c in case.contenders.items()}
+    least = case.least if least is None else least
+    rounds = case.rounds or rounds
+    # What takes a minute is called once, and not before to warm up.
+    repeats = {name: _repeats(run, least) if rounds > 1 else 1 for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(run(repeats[name]) / case.per)
+    if case.check is not None:
+        case.check()
+    return times
 
 
-def _time(prepare: Callable | None, run: Callable, repeats: int) -> float:
-    given = () if prepare is None else (prepare(),)
-    start = time.perf_counter()
+def _runner(contender: Contender, clock: Clock) -> Callable[[int], float]:
+    """A function that takes how often to call the contender and returns the seconds of one call."""
+    prepare, function = contender if isinstance(contender, tuple) else (None, contender)
+
+    def run(repeats: int) -> float:
+        if prepare is not None:
+            return _seconds(clock, 1, function, prepare())  # what is prepared serves one call
+        return _seconds(clock, repeats, function)
+
+    return run
+
+
+def _seconds(clock: Clock, repeats: int, function: Callable[..., object], *given: object) -> float:
+    start = clock()
     for _ in range(repeats):
-        run(*given)
-    return (time.perf_counter() - start) * 1e6 / repeats
+        function(*given)
+    return (clock() - start) / repeats
+
+
+def _repeats(run: Callable[[int], float], least: float) -> int:
+    """Calls that fill ``least`` seconds; the first call compiles, loads and touches its memory."""
+    once = run(1)
+    if not least:
+        return 1
+    if once < SLOW:
+        once = run(1)
+    return max(1, int(least / max(once, 1e-7)))
+
+
+def best_clock() -> Clock:
+    """Processor time where there is one thread: other work on the machine touches it least.
+
+    The work of several threads would add up in it, so that their clock is the one on the wall.
+    """
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def ratios(times: Times, to: str = OURS) -> dict[str, list[float]]:
+    """How many times as long as ``to`` each of the others took, for every round."""
+    others = {name: each for name, each in times.items() if name != to}
+    return {
+        name: [a / b for a, b in zip(each, times[to], strict=True)] for name, each in others.items()
+    }
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """The 20 % quantile, the median and the 80 % quantile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    cuts = statistics.quantiles(values, n=10, method="inclusive")
+    return cuts[1], statistics.median(values), cuts[7]
+
+
+def median(call: Callable[[], object], rounds: int) -> float:
+    """Median seconds of a call that has no rival; it is called once more than there are rounds."""
+    return statistics.median(measure(Case(contenders={OURS: call}), rounds, least=0.0)[OURS])
+
+
+def timed(call: Callable[[], T]) -> tuple[T, float]:
+    """The result of one call and its seconds."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+class Replay:
+    """A clock for pytest-benchmark that advances by times taken before."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def read(self) -> float:
+        """The time on the clock."""
+        return self.now
+
+    def play(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        self.now += seconds
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures belong to."""
+    """What the figures belong to, for a row of a CSV file."""
+    commit = commit_info()
+    here = machine_info()
+    mark = "+" if commit["dirty"] else ""
+    names = ("threads", "device", "torch")
+    return {name: here[name] for name in names} | {"commit": f"{commit['id']}{mark}"}
+
+
+def machine_info() -> dict[str, str | int]:
+    """Processor and versions, without a name of the machine."""
     return {
-        "threads": torch.get_num_threads(),
         "device": _processor(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
         "torch": torch.__version__,
-        "commit": _commit(),
     }
+
+
+def commit_info() -> dict[str, str | bool]:
+    """The commit, and whether what is timed differs from it."""
+    head = _git("rev-parse", "--short", "HEAD").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", "odesolve", "kernels", "csrc").returncode
+    return {"id": head or "unknown", "dirty": bool(changed)}
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def _processor() -> str:
     try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        found = None
-    return (
-        f"{found[1].strip() if found else platform.processor() or platform.machine()} "
-        f"({os.cpu_count()} cores)"
-    )
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    dirty = subprocess.run(
-        ["git", "diff", "--quiet", "HEAD", "--", "odesolve", "kernels", "csrc"],
-        cwd=ROOT,
-        check=False,
-    )
-    return (done.stdout.strip() or "unknown") + ("+" if dirty.returncode else "")
-
-
-def write(path: Path, timed: Sequence[Timed]) -> None:
-    """The CSV file of these figures."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row for t in timed for row in t.rows())
+        match = None
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return f"{name} ({os.cpu_count()} cores)"

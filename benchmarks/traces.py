@@ -1,5 +1,4 @@
-"""Errors of trace estimators, with the standard errors that they state, on Jacobians of many kinds,
-and what they cost.
+"""Errors of trace estimators, with the standard errors that they state, on Jacobians of many kinds.
 
     python benchmarks/traces.py [--trials 1500] [--quick] [--out benchmarks/results/traces.csv]
 
@@ -8,22 +7,20 @@ network, and matrices whose spectra are flat, of one direction, negative or mixe
 estimator at equal products: the root mean square error over the trials, that error over the best
 one's, that of sd / sqrt(K) over it ("stated", 1 where the standard error is right), and the share
 of ``LogProb.interval``'s 80 % and 95 % intervals that hold the trace, in batches of 300 trials.
-"chosen" says what "auto" took. Then the wall time of one evaluation of a network with all its
-products."""
+"chosen" says what "auto" took. What an evaluation with all its products costs is timed by
+``make bench ARGS=bench_traces.py``."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import timing
 import torch
 from spectra import CASES, SPECTRA
-from torch import Tensor, nn
+from torch import Tensor
 
 from odesolve import trace
 from odesolve.likelihood.reach import reach
@@ -91,42 +88,6 @@ def rows_of(name: str, products: int, trials: int) -> list[dict[str, Any]]:
     return [{**row, "over_best": row["error"] / max(best, 1e-300)} for row in rows]
 
 
-def best_time(call: Callable[[], object], repeats: int = 7) -> float:
-    """Milliseconds of the fastest of several calls."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
-def costs(products: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of one evaluation with all products, for an MLP and a small convolutional
-    network."""
-    torch.manual_seed(0)
-    mlp = nn.Sequential(
-        nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 64)
-    )
-    conv = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 3, 3, padding=1))
-    out: dict[str, dict[str, float]] = {}
-    exact = [trace.Exact(), trace.Exact("forward")]
-    for name, net, shape in (
-        ("mlp, 64 x 64", mlp, (64, 64)),
-        ("conv, 4 x 3 x 16 x 16", conv, (4, 3, 16, 16)),
-    ):
-        x = torch.randn(shape)
-        with torch.no_grad():
-            row = {"forward alone": best_time(lambda net=net, x=x: net(x))}
-            for e in [*exact, *estimators(products)]:
-                probes = e.begin(x, keys_of(len(x), 0, None, x.device))
-                label = f"exact, {e.mode}" if isinstance(e, trace.Exact) else str(e)
-                row[label] = best_time(lambda p=probes, net=net, x=x: p(net, x))
-        out[name] = row
-    return out
-
-
 def line(row: dict[str, Any]) -> str:
     """A row for a reader."""
     told = row["chosen"] if row["estimator"] != row["chosen"] else ""
@@ -160,8 +121,6 @@ def main() -> None:
                 {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
                 for row in rows
             )
-    for name, row in costs(24).items():
-        print(f"\n{name}: " + ", ".join(f"{k} {v:.2f} ms" for k, v in row.items()))
 
 
 if __name__ == "__main__":

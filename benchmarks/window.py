@@ -30,7 +30,6 @@ from torch import Tensor, nn
 import odesolve as ode
 from odesolve.plans.plan import Plan
 
-TESTS = ("tests/run/test_window.py", "tests/benchmarks/test_window.py")
 PATH, SEED = ode.paths.VP(), 0
 TOLERANCE, MATCHED = 1e-3, 2e-4
 THEIRS, CLOSER = "paradigms' procedure", f"{timing.OURS}, tolerance {MATCHED}"
@@ -211,27 +210,24 @@ def _mean_max(values: Tensor) -> tuple[float, float]:
     return float(values.double().mean()), float(values.max())
 
 
-def cases(training: int = 4000) -> Iterator[timing.Case]:
-    """A hundred steps of DDIM with the small network at batch 1."""
-    yield _timed(trained(training))
+TIMED = (timing.OURS, CLOSER, "loop", THEIRS)
 
 
-def _timed(model: ode.Model, steps: int = 100) -> timing.Case:
+def timed_case(model: ode.Model, steps: int = 100) -> timing.Case:
+    """Who is timed on DDIM at batch 1."""
     plan, noise = ode.plan("ddim", PATH, steps, "uniform"), _noise(1).float()
     state = noise * PATH.start_std(plan.grid[0])
 
     def sampled(executor: ode.Window | None) -> Callable[[], Tensor]:
         return functools.partial(ode.Sampler(model, plan=plan, executor=executor), noise, seed=SEED)
 
-    ran = {
-        timing.OURS: sampled(ode.Window(tolerance=TOLERANCE)),
-        CLOSER: sampled(ode.Window(tolerance=MATCHED)),
-        "loop": sampled(None),
-        THEIRS: lambda: paradigms.solve(model, plan, state, None, TOLERANCE, SEED),
-    }
-    return timing.Case(
-        "window", f"{steps} steps of DDIM, batch 1", "x".join(map(str, noise.shape)), ran
+    solves = (
+        sampled(ode.Window(tolerance=TOLERANCE)),
+        sampled(ode.Window(tolerance=MATCHED)),
+        sampled(None),
+        lambda: paradigms.solve(model, plan, state, None, TOLERANCE, SEED),
     )
+    return timing.Case(contenders=dict(zip(TIMED, solves, strict=True)))
 
 
 def _noise(samples: int) -> Tensor:
@@ -243,11 +239,11 @@ def _noise(samples: int) -> Tensor:
 def network_rows(training: int, rounds: int) -> Iterator[Row]:
     """The contenders that are timed, on the small network, with median times of the same run."""
     model = trained(training)
-    spread = timing.measure(_timed(model), rounds).spread
+    times = timing.measure(timed_case(model), rounds)
     for row in compared("mlp", model, "ddim", 100, _noise(1).float()):
         name = CLOSER if row.tolerance == MATCHED else row.contender
         if row.setting in ("", SAID["secant"], "whole"):
-            row.seconds = spread[name][1] / 1e6
+            row.seconds = timing.spread(times[name])[1]
             yield row
 
 

@@ -16,11 +16,11 @@ import argparse
 import csv
 import math
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import timing
 import torch
 import trained
 
@@ -134,9 +134,8 @@ def wrong(true: Wiring, kind: str, rng: random.Random) -> Wiring:
 def row_of(case: Case, kind: str, declared: Wiring, blind: bool, seconds: float) -> Row:
     """One declaration checked."""
     model = declared.applied(ode.Model(case.net, case.wiring.path, "noise"))
-    begun = time.perf_counter()
     what = {"noise": (256, *case.data.shape[1:])} if blind else {"data": case.data}
-    result = ode.check(model, **what, seconds=seconds)
+    result, took = timing.timed(lambda: ode.check(model, **what, seconds=seconds))
     readings = [f.wiring for f in [result.best, *result.same] if f is not None]
     found = any(not differs(case.wiring, w) for w in readings)
     return Row(
@@ -150,7 +149,7 @@ def row_of(case: Case, kind: str, declared: Wiring, blind: bool, seconds: float)
         found,
         len(case.data),
         result.calls,
-        round(time.perf_counter() - begun, 2),
+        round(took, 2),
     )
 
 

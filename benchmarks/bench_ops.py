@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 
+import pytest
 import torch
 from odesolve.kernels import dispatch, philox, reference
 from odesolve.kernels.reference import ErrorNorm
@@ -11,23 +12,62 @@ from timing import COPY, OURS, Case
 
 SIZES = (512, 65_536, 1_048_576, 4_194_304, 16_777_216)
 WEIGHTS = (0.7, -0.2, 0.4, 0.1, -0.3)
+WINDOWS = ((16, 1, 512), (16, 4, 16_384), (32, 16, 16_384), (64, 16, 3, 32, 32))
 TESTS = ("tests/kernels",)
 
 
-def cases() -> Iterator[Case]:
-    """Every op at every size."""
-    for n in SIZES:
-        for k in (3, 5):
-            yield _combine(k, n)
-        yield _noisy(n)
-        yield _normal(n)
-    for batch, n in ((1, 512), (4, 16_384), (16, 1_048_576)):
-        yield _error_norm(batch, n)
-    for points, *shape in ((16, 1, 512), (16, 4, 16_384), (32, 16, 16_384), (64, 16, 3, 32, 32)):
-        yield _window(points, shape)
-    for batch, n in ((4, 16_384), (16, 1_048_576)):
-        yield _inner(batch, n)
-        yield _quantile(batch, n)
+LARGE_BATCHES = ((4, 16_384), (16, 1_048_576))
+contenders = functools.partial(pytest.mark.parametrize, "contender")
+
+
+@contenders((OURS, "eager", "eager in place", "torch.compile into out", "copy_", COPY))
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("n", SIZES)
+def bench_combine(in_turn, k, n):
+    """A weighted sum."""
+    in_turn(_combine, k, n)
+
+
+@contenders((OURS, "eager", "torch.compile into out", "torch.randn alone"))
+@pytest.mark.parametrize("n", SIZES)
+def bench_combine_with_noise(in_turn, n):
+    """A weighted sum of two inputs and noise."""
+    in_turn(_noisy, n)
+
+
+@contenders((OURS, "torch.randn"))
+@pytest.mark.parametrize("n", SIZES)
+def bench_normal(in_turn, n):
+    """Noise."""
+    in_turn(_normal, n)
+
+
+@contenders((OURS, "eager", "torch.compile"))
+@pytest.mark.parametrize("shape", [(1, 512), *LARGE_BATCHES])
+def bench_step_and_error_norm(in_turn, shape):
+    """A step of an adaptive solver with the norm of its error."""
+    in_turn(_error_norm, *shape)
+
+
+@contenders((OURS, "reference", "torch loop", "torch cumsum", "torch.compile"))
+@pytest.mark.parametrize("shape", WINDOWS)
+def bench_window(in_turn, shape):
+    """A round over a window of so many points."""
+    in_turn(_window, *shape)
+
+
+@contenders((OURS, "eager"))
+@pytest.mark.parametrize("shape", LARGE_BATCHES)
+def bench_inner(in_turn, shape):
+    """Inner products."""
+    in_turn(_inner, *shape)
+
+
+@contenders((OURS, "torch.quantile"))
+@pytest.mark.parametrize("shape", LARGE_BATCHES)
+def bench_quantile(in_turn, shape):
+    """The 0.995 quantile of |x|."""
+    in_turn(_quantile, *shape)
 
 
 def _tensors(count: int, *shape: int) -> list[torch.Tensor]:
@@ -53,16 +93,17 @@ def _combine(k: int, n: int) -> Case:
             other.add_(x, alpha=w)
 
     compiled = torch.compile(lambda: other.copy_(eager()), dynamic=False)
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.combine([out], ins, weights, (-1,)),
         "eager": eager,
         "eager in place": in_place,
         "torch.compile into out": compiled,
         "copy_": lambda: other.copy_(ins[0]),
-        # whether it fits the cache is decided by the same number of bytes
-        COPY: lambda: copied.copy_(source),
+        COPY: lambda: copied.copy_(
+            source
+        ),  # whether it fits the cache is decided by the same number of bytes
     }
-    return Case("combine", f"{k} inputs", str(n), contenders, 4 * n * (k + 1))
+    return Case(contenders=rivals, bytes=4 * n * (k + 1))
 
 
 def _noisy(n: int) -> Case:
@@ -75,22 +116,22 @@ def _noisy(n: int) -> Case:
     def eager():
         return 0.7 * ins[0] + -0.2 * ins[1] + 0.4 * torch.randn_like(ins[0])
 
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.combine([out], ins, weights, (-1,), keys, (3,)),
         "eager": eager,
         "torch.compile into out": torch.compile(lambda: other.copy_(eager()), dynamic=False),
         "torch.randn alone": lambda: torch.randn(1, n, out=other),
     }
-    return Case("combine", "2 inputs and noise", str(n), contenders, 12 * n)
+    return Case(contenders=rivals, bytes=12 * n)
 
 
 def _normal(n: int) -> Case:
     out, other, keys = torch.empty(1, n), torch.empty(1, n), philox.keys(0, torch.arange(1))
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.normal(out, keys, 3),
         "torch.randn": lambda: torch.randn(1, n, out=other),
     }
-    return Case("normal", "fill", str(n), contenders, 4 * n)
+    return Case(contenders=rivals, bytes=4 * n)
 
 
 def _error_norm(batch: int, n: int) -> Case:
@@ -104,15 +145,15 @@ def _error_norm(batch: int, n: int) -> Case:
         e = 0.01 * a - 0.02 * b + 0.01 * c
         return new, (e / (1e-4 + 1e-3 * torch.maximum(y.abs(), new.abs()))).square().mean(1).sqrt()
 
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.combine([out], ins, weights, (0,), None, (), error),
         "eager": eager,
         "torch.compile": torch.compile(eager, dynamic=False),
     }
-    return Case("combine", "step and error norm", f"{batch}x{n}", contenders, 20 * batch * n)
+    return Case(contenders=rivals, bytes=20 * batch * n)
 
 
-def _window(points: int, shape: list[int]) -> Case:
+def _window(points: int, *shape: int) -> Case:
     old, moved, out, other = _tensors(4, points, *shape)
     origin, (residual, gap) = torch.randn(shape), torch.empty(2, points, shape[0])
     weights, growth = (
@@ -133,7 +174,7 @@ def _window(points: int, shape: list[int]) -> Case:
         new = factors * (origin + (change / factors).cumsum(0))
         return new, (new - old).square().flatten(2).mean(2)
 
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.window(out, residual, origin, old, (old, moved), weights, growth),
         "reference": lambda: reference.window(
             other, gap, origin, old, (old, moved), weights, growth
@@ -142,22 +183,20 @@ def _window(points: int, shape: list[int]) -> Case:
         "torch cumsum": cumulative,
         "torch.compile": torch.compile(loop, dynamic=False),
     }
-    return Case(
-        "window", f"{points} points", "x".join(map(str, shape)), contenders, 12 * out.numel()
-    )
+    return Case(contenders=rivals, bytes=12 * out.numel())
 
 
 def _inner(batch: int, n: int) -> Case:
     a, b = _tensors(2, batch, n)
     out = torch.empty(batch)
-    contenders = {OURS: lambda: dispatch.inner(out, a, b), "eager": lambda: (a * b).sum(1)}
-    return Case("inner", "product", f"{batch}x{n}", contenders, 8 * batch * n)
+    rivals = {OURS: lambda: dispatch.inner(out, a, b), "eager": lambda: (a * b).sum(1)}
+    return Case(contenders=rivals, bytes=8 * batch * n)
 
 
 def _quantile(batch: int, n: int) -> Case:
     x, out = torch.randn(batch, n), torch.empty(batch)
-    contenders = {
+    rivals = {
         OURS: lambda: dispatch.quantile(out, x, 0.995),
         "torch.quantile": lambda: torch.quantile(x.abs(), 0.995, dim=1),
     }
-    return Case("quantile", "|x| at 0.995", f"{batch}x{n}", contenders, 4 * batch * n, rounds=5)
+    return Case(contenders=rivals, bytes=4 * batch * n, rounds=5)

@@ -1,5 +1,4 @@
-"""Time outside the network for one step of whole samplers, beside diffusers, k-diffusion and
-torchsde.
+"""Time outside the network for a step of samplers, beside diffusers, k-diffusion and torchsde.
 
 The network is a function that hands out the same tensor, so that all that is timed is what the
 sampler does. Planning (ours) and set_timesteps (diffusers) are not in it.
@@ -7,21 +6,25 @@ sampler does. Planning (ours) and set_timesteps (diffusers) are not in it.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import torch
 import torchsde
-from timing import OURS, Case
+from timing import OURS, Case, Contender
 
 import odesolve as ode
 from odesolve import grids, paths
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 TESTS = ("tests/kernels", "tests/parity", "tests/run")
-SHAPES = ((1, 4, 64, 64), (16, 3, 32, 32), (4, 16, 512, 512))
+LARGE = (4, 16, 512, 512)
+SHAPES = ((1, 4, 64, 64), (16, 3, 32, 32), LARGE)
+warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
 PATH = paths.Discrete.stable_diffusion()
 # Name, our solver, the scheduler of diffusers that computes the same, k-diffusion's sampler.
 SAMPLERS = {
@@ -36,38 +39,74 @@ SAMPLERS = {
     "SDE-DPM++ 2M": (
         "dpmpp_2m_sde",
         ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}),
-        ("dpmpp_2m_sde", {}),
+        None,
     ),
     # One Brownian path for all numbers of steps, as k-diffusion's sampler has by default.
     "SDE-DPM++ 2M, one path": ("dpmpp_2m_sde(tree)", None, ("dpmpp_2m_sde", {})),
 }
 
 
-def cases() -> Iterator[Case]:
-    """Every sampler at every size, then the step of flow matching."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
-    for shape in SHAPES:
-        large = torch.Size(shape).numel() > 1_000_000
-        steps, rounds = (4, 3) if large else (20, 15)
-        for name, (solver, scheduler, k_sampler) in SAMPLERS.items():
-            # k-diffusion's path keeps more states than this memory holds
-            if scheduler is None and large:
-                continue
-            contenders: dict = {OURS: _ours(solver, PATH, "noise", shape, steps)}
-            if scheduler is not None:
-                contenders["diffusers"] = _diffusers(*scheduler, shape, steps)
-            if k_sampler is not None:
-                contenders["k-diffusion"] = _k_diffusion(*k_sampler, shape, steps)
-            if name == "DDIM(eta=1)":
-                contenders["torchsde euler"] = _torchsde(shape, steps)
-            yield Case(
-                "step", name, "x".join(map(str, shape)), contenders, per=steps, rounds=rounds
-            )
-        flow = {
-            OURS: _ours("euler", paths.Linear(), "velocity", shape, steps),
-            "diffusers": _diffusers("FlowMatchEulerDiscreteScheduler", {}, {}, shape, steps),
-        }
-        yield Case("step", "flow Euler", "x".join(map(str, shape)), flow, per=steps, rounds=rounds)
+def _rivals(name: str, shape: tuple[int, ...]) -> Iterator[str]:
+    """Who is timed on a sampler at a size."""
+    _, diffusers, k_diffusion = SAMPLERS[name]
+    if diffusers:
+        yield "diffusers"
+    # For the large size a Brownian path of k-diffusion keeps more states than this memory holds.
+    if k_diffusion and not (shape == LARGE and "one path" in name):
+        yield "k-diffusion"
+    if name == "DDIM(eta=1)":
+        yield "torchsde euler"
+
+
+ROWS = [
+    (shape, name, contender)
+    for shape, name in itertools.product(SHAPES, SAMPLERS)
+    if (rivals := list(_rivals(name, shape)))
+    for contender in (OURS, *rivals)
+]
+
+
+@pytest.mark.parametrize(("shape", "name", "contender"), ROWS)
+def bench_step(in_turn, name, shape):
+    """A step of every sampler at every size."""
+    in_turn(_sampler, name, shape)
+
+
+@pytest.mark.parametrize("contender", [OURS, "diffusers"])
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_flow_matching_euler(in_turn, shape):
+    """A step of flow matching."""
+    in_turn(_flow, shape)
+
+
+def _case(contenders: dict[str, Contender], shape: tuple[int, ...], steps: int) -> Case:
+    return Case(contenders=contenders, per=steps, rounds=3 if shape == LARGE else None)
+
+
+def _steps(shape: tuple[int, ...]) -> int:
+    return 4 if shape == LARGE else 20
+
+
+def _sampler(name: str, shape: tuple[int, ...]) -> Case:
+    steps = _steps(shape)
+    solver, scheduler, k_sampler = SAMPLERS[name]
+    builders: dict[str, Callable[[], Contender]] = {
+        "diffusers": lambda: _diffusers(*scheduler, shape, steps),
+        "k-diffusion": lambda: _k_diffusion(*k_sampler, shape, steps),
+        "torchsde euler": lambda: _torchsde(shape, steps),
+    }
+    rivals = {rival: builders[rival]() for rival in _rivals(name, shape)}
+    ours = _ours(solver, PATH, "noise", shape, steps)
+    return _case({OURS: ours, **rivals}, shape, steps)
+
+
+def _flow(shape: tuple[int, ...]) -> Case:
+    steps = _steps(shape)
+    contenders: dict[str, Contender] = {
+        OURS: _ours("euler", paths.Linear(), "velocity", shape, steps),
+        "diffusers": _diffusers("FlowMatchEulerDiscreteScheduler", {}, {}, shape, steps),
+    }
+    return _case(contenders, shape, steps)
 
 
 def _ours(solver: str, path: paths.Path, predicts: str, shape, steps: int) -> Callable:

@@ -1,16 +1,18 @@
 """Adaptive solves beside torchdiffeq and torchode: dopri5 on a small network, at equal tolerances.
 
-``python benchmarks/adaptive.py`` prints, for a network that does nothing, what an accepted step of
-dopri5 costs each of them: kernels that would be launched, and passes over the state (tensors of its
-size that are read or written)."""
+``python benchmarks/bench_adaptive.py`` prints, for a network that does nothing, what an accepted
+step of dopri5 costs each of them: kernels that would be launched, and passes over the state
+(tensors of its size that are read or written).
+"""
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 
+import pytest
 import torch
 import torchdiffeq
 import torchode
@@ -24,7 +26,8 @@ import odesolve as ode
 TESTS = ("tests/kernels/test_control.py", "tests/ode")
 SHAPES = ((1, 2), (256, 2), (64, 64))
 RTOL, ATOL, END, HIDDEN = 1e-5, 1e-6, 5.0, 64
-STEPS, WARM = 20, 50_000.0
+STEPS, WARM = 20, 0.05
+warnings.filterwarnings("ignore", category=UserWarning, module="torchode")
 
 
 class Network(torch.nn.Module):
@@ -38,30 +41,32 @@ class Network(torch.nn.Module):
         return self.last(torch.tanh(self.first(torch.cat([y, t.expand(len(y), 1)], 1))))
 
 
-def cases() -> Iterator[Case]:
-    """Whole solves of a small network, then what is left of a step under a network that does
-    nothing."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="torchode")
-    for shape in SHAPES:
-        net, y0 = Network(shape[1]), torch.randn(shape)
-        yield Case(
-            "adaptive",
-            "dopri5, small network",
-            "x".join(map(str, shape)),
-            contenders(net, y0),
-            least_us=WARM,
-        )
-    for shape in (*SHAPES, (16, 3, 32, 32)):
-        constant = torch.randn(shape).flatten(1)
-        solves = contenders(functools.partial(answer, constant), constant.clone(), END / STEPS)
-        yield Case(
-            "adaptive",
-            "dopri5, no network, a step",
-            "x".join(map(str, shape)),
-            solves,
-            per=STEPS,
-            least_us=WARM,
-        )
+rivals = pytest.mark.parametrize("contender", [OURS, "torchdiffeq", "torchode"])
+
+
+@rivals
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_dopri5_of_a_small_network(in_turn, shape):
+    """Whole solves."""
+    in_turn(_small_network, shape)
+
+
+@rivals
+@pytest.mark.parametrize("shape", [*SHAPES, (16, 3, 32, 32)])
+def bench_step_of_dopri5_without_a_network(in_turn, shape):
+    """What is left of a step under a network that does nothing."""
+    in_turn(_no_network, shape)
+
+
+def _small_network(shape: tuple[int, ...]) -> Case:
+    solves = contenders(Network(shape[1]), torch.randn(shape))
+    return Case(contenders=solves, least=WARM)
+
+
+def _no_network(shape: tuple[int, ...]) -> Case:
+    constant = torch.randn(shape).flatten(1)
+    solves = contenders(functools.partial(answer, constant), constant.clone(), END / STEPS)
+    return Case(contenders=solves, per=STEPS, least=WARM)
 
 
 def answer(constant: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -96,8 +101,8 @@ def contenders(f: Callable, y0: Tensor, step: float | None = None) -> dict[str, 
 
 
 class Counter(TorchDispatchMode):
-    """Counts ATen ops that compute, and the tensors of at least ``size`` elements that they read or
-    write, in units of it."""
+    """Counts ATen ops that compute, and the tensors of at least ``size`` elements that they
+    move."""
 
     def __init__(self, size: int):
         super().__init__()
@@ -156,8 +161,8 @@ def counted():
 
 
 def per_step(shape: tuple[int, int] = (512, 64), steps: int = 16) -> dict[str, tuple[float, float]]:
-    """Launches and passes an accepted step of everyone: the difference of two solves, without what
-    a solve costs once."""
+    """Launches and passes per accepted step: the difference of two solves, less what each costs
+    once."""
     constant = torch.randn(shape)
     found: dict[str, list[tuple[float, float]]] = {}
     with torch.no_grad():
@@ -178,7 +183,4 @@ def per_step(shape: tuple[int, int] = (512, 64), steps: int = 16) -> dict[str, t
 
 if __name__ == "__main__":
     for who, (launches, passes) in per_step().items():
-        print(
-            f"{who:12} {launches:6} launches  {passes:6} passes over the state, an accepted "
-            "step of dopri5"
-        )
+        print(f"{who:12} {launches:6} launches  {passes:6} passes over the state per accepted step")

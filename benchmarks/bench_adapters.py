@@ -1,12 +1,14 @@
-"""The diffusers adapter beside diffusers' own schedulers: time of a step, called as pipelines call
-it, without a network."""
+"""The diffusers adapter beside diffusers' own schedulers: a step, called as pipelines call it.
+
+There is no network.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 
 import diffusers
+import pytest
 import torch
 from timing import OURS, Case
 
@@ -39,18 +41,22 @@ ROWS = {
 }
 
 
-def cases() -> Iterator[Case]:
-    """Every scheduler at every shape; both contenders make whole loops, ``set_timesteps``
-    included."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    for shape in SHAPES:
-        for name, (kind, config) in ROWS.items():
-            peer = getattr(diffusers, kind)(**config)
-            loops = {
-                OURS: _loop(OdesolveScheduler.from_config(peer), shape),
-                "diffusers": _loop(peer, shape),
-            }
-            yield Case("a step of a pipeline", name, "x".join(map(str, shape)), loops, per=STEPS)
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@pytest.mark.parametrize("contender", [OURS, "diffusers"])
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_step_of_a_pipeline(in_turn, name, shape):
+    """Every scheduler at every shape; both make whole loops, ``set_timesteps`` included."""
+    in_turn(_loops, name, shape)
+
+
+def _loops(name: str, shape: tuple[int, ...]) -> Case:
+    kind, config = ROWS[name]
+    peer = getattr(diffusers, kind)(**config)
+    ours = OdesolveScheduler.from_config(peer)
+    return Case(contenders={OURS: _loop(ours, shape), "diffusers": _loop(peer, shape)}, per=STEPS)
 
 
 def _loop(scheduler, shape):

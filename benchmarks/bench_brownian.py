@@ -1,18 +1,19 @@
-"""Queries of a Brownian path beside torchsde's BrownianTree and BrownianInterval, and whole SDE
-solves beside torchsde's.
+"""Queries of a Brownian path beside torchsde's tree and interval, and whole SDE solves beside its.
 
 Paths on [0, 1] are resolved to 1e-6, torchsde's default: 2^-20. Every path answers its queries one
 after the other and keeps what it likes; a round goes on where the last one stopped. "in order" are
 the intervals of a solve with 10,000 steps, "anywhere" the same 10,000 intervals shuffled, "wide"
-10,000 intervals between two random times."""
+10,000 intervals between two random times.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 import torchsde
 from timing import OURS, Case
@@ -27,32 +28,53 @@ QUERIES, DEPTH, SOME = 10_000, 20, 100
 STEPS = 128
 
 
-def cases() -> Iterator[Case]:
-    """Queries in every order at both sizes, then solves."""
-    warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
+warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
+
+
+@pytest.mark.parametrize("contender", [OURS, "torchsde tree", "torchsde interval"])
+@pytest.mark.parametrize("order", ["in order", "anywhere", "wide"])
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_query(in_turn, order, shape):
+    """Queries in every order at both sizes."""
+    in_turn(_paths, order, shape)
+
+
+@pytest.mark.parametrize("contender", [OURS, "torchsde"])
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_step_of_additive_euler(in_turn, tree, shape):
+    """A step of a solve, with independent increments or on a tree."""
+    in_turn(_solves, tree, shape)
+
+
+def _intervals(order: str) -> list[tuple[float, ...]]:
     grid = [(i / QUERIES, (i + 1) / QUERIES) for i in range(QUERIES)]
     rng = random.Random(0)
-    orders = {
-        "in order": grid,
-        "anywhere": rng.sample(grid, len(grid)),
-        "wide": [tuple(sorted((rng.random(), rng.random()))) for _ in range(QUERIES)],
+    if order == "in order":
+        return grid
+    if order == "anywhere":
+        return rng.sample(grid, len(grid))
+    return [tuple(sorted((rng.random(), rng.random()))) for _ in range(QUERIES)]
+
+
+def _paths(order: str, shape: tuple[int, ...]) -> Case:
+    zero, intervals = torch.zeros(shape), _intervals(order)
+    contenders = {
+        OURS: _queries(ode.BrownianPath(shape, depth=DEPTH), intervals),
+        "torchsde tree": _queries(
+            torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=0), intervals
+        ),
+        "torchsde interval": _queries(
+            torchsde.BrownianInterval(0.0, 1.0, size=shape, entropy=0), intervals
+        ),
     }
-    for shape, (name, intervals) in itertools.product(SHAPES, orders.items()):
-        zero = torch.zeros(shape)
-        contenders = {
-            OURS: _queries(ode.BrownianPath(shape, depth=DEPTH), intervals),
-            "torchsde tree": _queries(
-                torchsde.BrownianTree(t0=0.0, w0=zero, t1=1.0, entropy=0), intervals
-            ),
-            "torchsde interval": _queries(
-                torchsde.BrownianInterval(0.0, 1.0, size=shape, entropy=0), intervals
-            ),
-        }
-        yield Case("brownian", name, "x".join(map(str, shape)), contenders, per=SOME)
-    for shape in SHAPES:
-        for name, tree in (("additive Euler", False), ("additive Euler, tree", True)):
-            contenders = {OURS: _ours(shape, tree), "torchsde": _torchsde(shape, tree)}
-            yield Case("sde step", name, "x".join(map(str, shape)), contenders, per=STEPS)
+    return Case(contenders=contenders, per=SOME)
+
+
+def _solves(tree: bool, shape: tuple[int, ...]) -> Case:
+    return Case(
+        contenders={OURS: _ours(shape, tree), "torchsde": _torchsde(shape, tree)}, per=STEPS
+    )
 
 
 def _queries(path: Callable, intervals: Sequence[tuple[float, ...]]) -> Callable:
