@@ -24,7 +24,7 @@ import torch
 
 import odesolve as ode
 from odesolve.fingerprints.fingerprint import fingerprint
-from odesolve.jobs import calls
+from odesolve.jobs import draws
 
 HEAD = ("what", "setting", "value", "unit")
 BATCH = 200
@@ -32,14 +32,17 @@ BATCH = 200
 
 def bookkeeping(folder: Path, n: int, steps: int, shard: int) -> float:
     """The share of a job's time outside of the solves."""
-    model, spent, draw = ode.problems.digits().model(ode.paths.VP()), [0.0], calls._drawn
+    model, spent, draw = ode.problems.digits().model(ode.paths.VP()), [0.0], draws.solve_batch
 
     def timed(*args):
         out, seconds = timing.timed(lambda: draw(*args))
         spent[0] += seconds
         return out
 
-    with tempfile.TemporaryDirectory(dir=folder) as out, mock.patch.object(calls, "_drawn", timed):
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as out,
+        mock.patch.object(draws, "solve_batch", timed),
+    ):
         job = functools.partial(ode.jobs.sample, model, (BATCH, 1, 8, 8), "dpmpp_2m_sde", steps)
         _, total = timing.timed(lambda: job(n=n, out=out, shard=shard))
     return (total - spent[0]) / total

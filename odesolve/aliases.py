@@ -8,8 +8,8 @@ import importlib.util
 import sys
 from types import ModuleType
 
-# Those that pages and docstrings told users to import. Rejected: a file at each old place, which
-# would be a loose module again.
+# The modules that pages and docstrings told users to import. Rejected: a file at each old place,
+# which would be a loose module again.
 MOVED = {
     "odesolve.adaptive": "odesolve.ode",
     "odesolve.brownian": "odesolve.noise.brownian",
@@ -22,8 +22,8 @@ MOVED = {
 
 
 class Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module under its old name; asked last of all finders, so that nothing else becomes
-    slower."""
+    """Finds a module under its old name; it is the last of all finders, so that nothing else
+    becomes slower."""
 
     def find_spec(self, fullname, path=None, target=None):
         """The spec of an old name, or None."""

@@ -2,8 +2,8 @@
 ``python -m odesolve.demo [--out demo-output] [--quick]``.
 
 The network is exact (the posterior mean of a Gaussian on each of scikit-learn's 1797 digits), so
-that every error is the sampler's own. Writes tables, a work-precision plot and a picture of digits
-into the output folder."""
+that every error is the sampler's own. The demo writes tables, a work-precision plot and a picture
+of digits into the output folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUDGETS = (5, 8, 10, 15, 20, 50)
 SAMPLES = 256
 COLUMNS = 16
 
-# Each solver on the grids that served it best among many, beside what people use by default
+# Each solver on the grids that were best for it among many, beside what people use by default
 # ("vp_time" is a polynomial grid in the time of a VP path, on any path).
 COMMON = ("dpmpp_2m karras", "heun_edm karras")
 SAMPLERS = {
@@ -99,7 +99,7 @@ SAMPLERS = {
         "ab4(start=ramp) uniform",
     ),
 }
-KNOWN = ("ddim", "dpmpp_2m", "heun", "heun_edm")  # in the printed tables whatever their rank
+KNOWN = ("ddim", "dpmpp_2m", "heun", "heun_edm")  # printed in any case, whatever their rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(out: File, quick: bool = False) -> dict[str, Profile]:
     """Measure on the three paths, print, and write everything into ``out``."""
     begin = time.perf_counter()
-    figures.matplotlib()  # before the work, so that a missing library is not found at its end
+    figures.matplotlib()  # first, as a missing library should not show after the work
     out.mkdir(parents=True, exist_ok=True)
     digits = problems.digits()
-    found = {name: measured(digits, path, quick) for name, path in PATHS.items()}
-    for name, result in found.items():
+    profiles = {name: measured(digits, path, quick) for name, path in PATHS.items()}
+    for name, result in profiles.items():
         print(f"\n=== {name}: the best three solvers at each budget, and what people know ===\n")
         print(report.text(result, 3, also=KNOWN))
         print(f"\n{result.advice()}")
@@ -135,27 +135,32 @@ def run(out: File, quick: bool = False) -> dict[str, Profile]:
         result.to_csv(out / f"{short}.csv")
         result.to_json(out / f"{short}.json")
     for suffix in ("png", "svg"):
-        plotting.save(list(found.values()), out / f"work-precision.{suffix}", titles=list(found))
-    sheets.save_rows(rows_of_digits(digits, next(iter(found.values()))), out / "digits.png")
-    print(f"\n{summary(found)}")
+        plotting.save(
+            list(profiles.values()), out / f"work-precision.{suffix}", titles=list(profiles)
+        )
+    first = next(iter(profiles.values()))
+    sheets.save_rows(rows_of_digits(digits, first), out / "digits.png")
+    print(f"\n{summary(profiles)}")
     seconds = time.perf_counter() - begin
     print(
         f"\nWrote tables, work-precision.png, .svg and digits.png in {out}/ after {seconds:.0f} s."
     )
-    return found
+    return profiles
 
 
 def measured(digits: problems.Mixture, path: paths.Path, quick: bool = False) -> Profile:
     """The profile of one path, in float64 from the same 256 normal draws."""
-    noise = torch.randn(
-        SAMPLES, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
-    budgets, noise = ((5, 10, 20), noise[:64]) if quick else (BUDGETS, noise)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(SAMPLES, 1, 8, 8, dtype=torch.float64, generator=generator)
+    budgets = BUDGETS
+    if quick:
+        noise = noise[:64]
+        budgets = (5, 10, 20)
     return profile(digits.model(path), samplers(path), budgets, noise=noise, timing=1)
 
 
 def samplers(path: paths.Path) -> list[Candidate]:
-    """What is compared on a path."""
+    """The samplers that are compared on a path."""
     out = []
     for line in SAMPLERS[path.spec()["name"]]:
         solver, grid = line.split()
@@ -164,29 +169,28 @@ def samplers(path: paths.Path) -> list[Candidate]:
     return out
 
 
-def rows_of_digits(digits: problems.Mixture, found: Profile) -> list[tuple[str, Tensor]]:
-    """Real digits, and the same noise turned into digits with more and more evaluations, up to the
-    exact solution."""
-    assert found.noise is not None
-    assert found.reference is not None
+def rows_of_digits(digits: problems.Mixture, result: Profile) -> list[tuple[str, Tensor]]:
+    """Real digits, and digits from the same noise by more and more evaluations, up to the exact
+    solution."""
+    assert result.noise is not None
+    assert result.reference is not None
     model = digits.model(paths.VP())
-    noise = found.noise[:COLUMNS]
-    plain = min(
-        (r for r in found.good if r.solver == "ddim" and r.nfe == 5), key=lambda r: r.median
-    )
+    noise = result.noise[:COLUMNS]
+    ddim = [row for row in result.good if row.solver == "ddim" and row.nfe == 5]
+    plain = min(ddim, key=lambda row: row.median)
     shown = [("real digits", digits.sample(COLUMNS, seed=1))]
-    for row in (plain, *(found.best(n) for n in (5, 10, 20))):
+    for row in (plain, *(result.best(n) for n in (5, 10, 20))):
         drawn = sample(model, noise, **row.arguments())
         assert isinstance(drawn, Tensor)
         name = row.solver + (" + AFS" if row.options.get("afs") else "")
         shown.append((f"{row.calls} evaluations: {name}\nmedian error {row.median:.2g}", drawn))
-    return [*shown, ("the exact solution", found.reference[:COLUMNS])]
+    return [*shown, ("the exact solution", result.reference[:COLUMNS])]
 
 
-def summary(found: dict[str, Profile]) -> str:
+def summary(profiles: dict[str, Profile]) -> str:
     """In words: what to use on each kind of path."""
     lines = ["What to use:"]
-    for name, result in found.items():
+    for name, result in profiles.items():
         lines.append(f"- {name}:")
         rows = [result.best(n) for n in result.budgets]
         for (label, grid), same in itertools.groupby(rows, key=lambda r: (r.label, r.grid)):
@@ -198,11 +202,10 @@ def summary(found: dict[str, Profile]) -> str:
 
 
 def _compared(result: Profile, nfe: int) -> str:
-    """How much the recommended sampler gains over what people use."""
+    """How much more accurate the recommended sampler is than what people use."""
     best = result.best(nfe)
-    usual = [
-        next(r for r in result.good if r.nfe == nfe and r.solver == s) for s in ("ddim", "dpmpp_2m")
-    ]
+    good = [row for row in result.good if row.nfe == nfe]
+    usual = [next(row for row in good if row.solver == s) for s in ("ddim", "dpmpp_2m")]
     gains = " and ".join(
         f"{r.median / best.median:.0f} times that of {r.label} on {r.grid}" for r in usual
     )

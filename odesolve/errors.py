@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with what was given, what was expected and what to type."""
+"""The errors that users meet: each says what was given, what was expected and what to type."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from typing import Any
 
 import torch
 
-# Where a warning is not the user's: in this library, in torch and in Python's own context managers.
-_LAYERS = (*(os.path.dirname(m) + os.sep for m in (__file__, torch.__file__)), contextlib.__file__)
+# Files that are not the user's: those of this library, of torch and of Python's context managers.
+_LAYERS = (
+    os.path.dirname(__file__) + os.sep,
+    os.path.dirname(torch.__file__) + os.sep,
+    contextlib.__file__,
+)
 _DROPPED = str.maketrans("", "", " -_")
 
 
 class OdesolveError(ValueError):
-    """Something given at the door cannot be used; the message says what to type instead."""
+    """An argument cannot be used; the message says what to type instead."""
 
 
 class UnknownOption(OdesolveError, TypeError):
-    """A keyword that is nobody's: neither the function's nor, among ``options``, its solver's.
+    """A keyword that is neither the function's nor among the ``options`` of its solver.
 
-    ``said`` is what the innermost function said of it, ``takes`` what those around that take.
+    ``said`` is the message of the innermost function, ``takes`` the arguments of the functions
+    around it.
     """
 
     def __init__(self, message: str, word: str, options: Iterable[str] = ()):
@@ -43,8 +48,8 @@ class PlanError(OdesolveError):
 class Diverged(ArithmeticError):
     """A solve met a value that is not finite.
 
-    Attributes: ``state`` the last finite state, ``t`` its time, ``step`` how many steps had been
-    finished."""
+    Attributes: ``state`` the last finite state, ``t`` its time, ``step`` the number of finished
+    steps."""
 
     def __init__(self, message: str, state: Any, t: float, step: int):
         super().__init__(message)
@@ -54,11 +59,11 @@ class Diverged(ArithmeticError):
 
 
 def short(given: object) -> str:
-    """What was given, on a line, for errors; its class where it cannot be printed, as whole numbers
-    of 5000 digits cannot."""
+    """A value in one line, for errors; its class where it cannot be printed, as whole numbers of
+    5000 digits cannot."""
     try:
         text = " ".join(repr(given).split())
-    # whatever a class of somebody else's raises, which would hide what we have to say
+    # anything that a class of another library raises, which would hide our own message
     except Exception:
         return f"<{type(given).__name__}>"
     return text if len(text) <= 60 else f"{text[:56]} ..."
@@ -71,38 +76,42 @@ def unknown(
     also: Iterable[str] = (),
     instead: str | None = None,
 ) -> OdesolveError:
-    """Error for a name that is not in the list, with the nearest that is.
+    """The error for a name that is not in the list, with the nearest name that is.
 
-    ``also`` are further names that are understood but not listed; ``instead`` says where to look in
-    the place of a list."""
+    ``also`` are further names that are understood but not listed; ``instead`` says where to look,
+    in the place of a list."""
     names = sorted(known)
     text = given.decode(errors="replace") if isinstance(given, bytes) else given
-    near = " or ".join(map(repr, nearest(text, [*names, *also]))) if isinstance(text, str) else ""
-    listed = f"choose from {', '.join(names)}" if instead is None else instead
-    return OdesolveError(
-        f"unknown {kind} {short(given)}: {f'did you mean {near}?' if near else listed}"
-    )
+    near = nearest(text, [*names, *also]) if isinstance(text, str) else []
+    advice = instead
+    if near:
+        advice = f"did you mean {' or '.join(map(repr, near))}?"
+    elif instead is None:
+        advice = f"choose from {', '.join(names)}"
+    return OdesolveError(f"unknown {kind} {short(given)}: {advice}")
 
 
 def nearest(given: str, known: Iterable[str]) -> list[str]:
-    """The names, two at most, that ``given`` may be a slip of: at the least distance, if that is
+    """At most two names that ``given`` may be a slip of: those at the least distance, if that is
     short.
 
-    Names that differ in case, spaces and dashes alone are one. One that begins with what was given
-    is near as well."""
-    wanted, names = folded(given), dict[str, str]()
-    # of several spellings the one like this
+    Names that differ in case, spaces and dashes alone count as one. A name that begins with what
+    was given is near as well."""
+    wanted = folded(given)
+    names: dict[str, str] = {}
+    # of several spellings the one that shares most letters comes first, and stays
     for name in sorted(known, key=lambda name: -_shared(given, name)):
         names.setdefault(folded(name), name)
     most = (len(wanted) + 2) // 3
     distances = {name: distance(wanted, name, most) for name in names}
     least = min(distances.values(), default=most + 1)
-    begun = [name for name in names if len(wanted) > 2 and name.startswith(wanted)]
-    if begun and least > min(most, 2):
-        return [names[min(begun, key=len)]]
-    found = sorted((name for name, d in distances.items() if d == least <= most), reverse=True)
-    found.sort(key=lambda name: (-_shared(wanted, name), len(name)))
-    return [names[name] for name in found[:2]]
+    longer = [name for name in names if len(wanted) > 2 and name.startswith(wanted)]
+    if longer and least > min(most, 2):
+        return [names[min(longer, key=len)]]
+    near = [name for name, d in distances.items() if d == least <= most]
+    near.sort(reverse=True)
+    near.sort(key=lambda name: (-_shared(wanted, name), len(name)))
+    return [names[name] for name in near[:2]]
 
 
 def _shared(a: str, b: str) -> int:
@@ -110,19 +119,19 @@ def _shared(a: str, b: str) -> int:
 
 
 def folded(name: str) -> str:
-    """A name without what is written in many ways: its case, spaces, dashes and underscores; "++"
-    is "pp"."""
+    """A name without case, spaces, dashes and underscores, which people write in many ways; "++" is
+    "pp"."""
     return name.casefold().replace("+", "p").translate(_DROPPED)
 
 
 def plain(name: str) -> str:
-    """A name in the case and with the underscores that ours have."""
+    """A name in lower case and with underscores, as ours are written."""
     return name.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def distance(a: str, b: str, most: int) -> int:
-    """Slips between two texts: letters left out, put in, replaced, or two neighbours swapped;
-    ``most + 1`` where more."""
+    """The number of slips between two texts: letters left out, added or replaced, or two neighbours
+    swapped; ``most + 1`` where there are more."""
     if abs(len(a) - len(b)) > most:
         return most + 1
     before = [0] * (len(b) + 1)
@@ -132,36 +141,36 @@ def distance(a: str, b: str, most: int) -> int:
         before = row
         row = [i]
         for j, y in enumerate(b, 1):
-            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
-            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
-                cost = min(cost, older[j - 2] + 1)
-            row.append(cost)
+            replaced = before[j - 1] + (x != y)
+            cost = min(before[j] + 1, row[j - 1] + 1, replaced)
+            swapped = i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]
+            row.append(min(cost, older[j - 2] + 1) if swapped else cost)
     return min(row[-1], most + 1)
 
 
-_told: ContextVar[set[str] | None] = ContextVar("told", default=None)
+_given: ContextVar[set[str] | None] = ContextVar("given", default=None)  # warnings
 
 
 @contextlib.contextmanager
 def once() -> Iterator[None]:
-    """Within it a warning of ours is given the first time only: for what solves one thing in many
+    """Within, each warning of ours is given once: for calls that solve one problem in many
     pieces."""
-    before = _told.get()
-    token = _told.set(set() if before is None else before)
+    before = _given.get()
+    token = _given.set(set() if before is None else before)
     try:
         yield
     finally:
-        _told.reset(token)
+        _given.reset(token)
 
 
 def warn(message: str) -> None:
-    """Warn at the line of the user's that called us, through however many layers of ours and of
-    torch's it did."""
-    told = _told.get()
-    if told is not None and message in told:
-        return
-    if told is not None:
-        told.add(message)
+    """Warn at the line of the user's code that called us, through any number of our own and torch's
+    functions."""
+    given = _given.get()
+    if given is not None:
+        if message in given:
+            return
+        given.add(message)
     frame = sys._getframe(1)
     level = 2
     while frame is not None and frame.f_code.co_filename.startswith(_LAYERS):

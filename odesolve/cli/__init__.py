@@ -30,12 +30,12 @@ TRACEBACK = "ODESOLVE_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 where a difference or a fault was found, 2 after
-    an error (one line).
+    """Run one command. Returns the exit code: 0; 1 where the command found a difference or a fault;
+    2 after an error, which is one line.
 
-    130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, 141 where the reader of the output left:
-    what a shell says of programs that these signals ended. With ODESOLVE_TRACEBACK=1 in the
-    environment errors come with their traceback."""
+    The code is 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1, and 141 where the reader of
+    the output left: what shells report of programs that these signals ended. With
+    ODESOLVE_TRACEBACK=1 in the environment errors come with their traceback."""
     if argv is None:
         _as_program()
     try:
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # a reader that left is met here, not while Python ends
-    except Stopped as e:  # which has been told of
+                sys.stdout.flush()  # a reader that left is noticed here, not while Python ends
+    except Stopped as e:  # the job has said what it keeps
         return _ended(None, int(str(e.code)))
     except Signalled as e:
         return _ended(f"ended by {signal.Signals(e.number).name}{e}", CODE + e.number)
@@ -55,19 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if os.environ.get(TRACEBACK):
             traceback.print_exception(e)
-        return _ended(f"error: {_told(e)}", 2)
+        return _ended(f"error: {_in_a_line(e)}", 2)
 
 
 def _as_program() -> None:
-    """What a process may settle that is ours alone: warnings are one line, and no letter is too
-    much for a stream."""
+    """Settings of a process that is ours alone: warnings are one line, and streams print any
+    letter."""
     plain = warnings.formatwarning
 
-    def told(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
+    def one_line(message: Warning | str, category: type[Warning], *where: Any, **line: Any) -> str:
         note = f"odesolve: note: {' '.join(str(message).split())}\n"
         return note if category is UserWarning else plain(message, category, *where, **line)
 
-    warnings.formatwarning = told
+    warnings.formatwarning = one_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -94,21 +94,20 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _going_on(given: argparse.Namespace) -> str:
-    """How what was interrupted goes on, "" where nothing of it is kept."""
-    out = getattr(given, "out", None)
-    job = given.command == "loglik" and out and not File(out).suffix
+    """How to go on with an interrupted command; "" where nothing of it is kept."""
+    out: str = getattr(given, "out", None) or ""
+    loglik = given.command == "loglik" and bool(out)
+    job = loglik and not File(out).suffix
     if job or getattr(given, "n", None) is not None:
         return f": the same command goes on with the job in {out} where it stopped"
-    if (given.command == "profile" and out) or (
-        given.command == "loglik" and out and out.endswith(".npz")
-    ):
+    if (given.command == "profile" and out) or (loglik and out.endswith(".npz")):
         return f": the same command with --resume goes on from {out}"
     return ""
 
 
-def _told(e: Exception) -> str:
-    """An error in one line; one that nobody foresaw says what it is, and how to see where it was
-    raised."""
+def _in_a_line(e: Exception) -> str:
+    """An error in one line; one that is not ours comes with its class, and with the way to see
+    where it was raised."""
     text = " ".join(str(e).split())
     if isinstance(e, OURS):
         return text
@@ -122,7 +121,7 @@ def _told(e: Exception) -> str:
 
 def _ended(text: str | None, code: int) -> int:
     """Say why a command ended, and drop what stdout cannot take, so that Python does not complain
-    of it at its end."""
+    about it when it ends."""
     with contextlib.suppress(OSError):
         if text is not None and sys.stderr is not None:
             print(f"odesolve: {text}", file=sys.stderr)

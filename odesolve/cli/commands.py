@@ -1,4 +1,4 @@
-"""What each command does; each returns its exit code."""
+"""The commands; each returns its exit code."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from odesolve.sample import sample
 
 
 def profile_command(given: argparse.Namespace) -> int:
-    """Measure, print the table and the advice, and write files where ``--out`` says; exit code 1
-    where no run arrived."""
+    """Measure, print the table and the advice, and write files into ``--out``; exit code 1 where no
+    run arrived."""
     check_alone("profile", "profile before the others are started")
     conditions = conditions_of(given)
     model, shape = model_of(given)
     conditions.check_rows(shape[0])
     out, saved = _output(given)
-    found = profile(
+    result = profile(
         conditions.on(model, torch.arange(shape[0]), given.device),
         given.solvers,
         given.nfe,
@@ -46,24 +46,24 @@ def profile_command(given: argparse.Namespace) -> int:
         resume=saved,
     )
     if out is not None:
-        found.to_csv(out / "table.csv")
-        found.plot(out / "plot.png", given.metric)
+        result.to_csv(out / "table.csv")
+        result.plot(out / "plot.png", given.metric)
     if given.json:
-        print(found.to_json())
+        print(result.to_json())
     else:
         _show(
-            lambda width: report.rich_table(found, given.top, given.metric, width),
-            report.text(found, given.top, given.metric),
+            lambda width: report.rich_table(result, given.top, given.metric, width),
+            report.text(result, given.top, given.metric),
         )
-        print(f"\n{found.advice(given.metric)}")
+        print(f"\n{result.advice(given.metric)}")
     if out is not None:
         print(f"wrote table.csv, profile.json and plot.png in {out}", file=sys.stderr)
-    return int(all(row.status != "ok" for row in found.rows))
+    return int(all(row.status != "ok" for row in result.rows))
 
 
 def _output(given: argparse.Namespace) -> tuple[File | None, File | None]:
-    """The folder to write into and the file that a profile is kept in; what cannot work is found
-    before the work."""
+    """The folder to write into and the file that keeps the profile; what cannot be written is
+    refused before the work."""
     if not given.out:
         if given.resume:
             raise OdesolveError("--resume goes on with the profile in a folder: give --out DIR")
@@ -87,7 +87,8 @@ def sample_command(given: argparse.Namespace) -> int:
     """Draw samples and write them: in one file, or with ``--n`` as a job in a folder."""
     out = File(given.out)
     conditions = conditions_of(given)
-    if given.n is None:
+    job = given.n is not None
+    if not job:
         check_alone("sample", "make it a job that they share: -n N --out DIR")
         sheets.check_name(out)
         check_writable(out)
@@ -95,20 +96,51 @@ def sample_command(given: argparse.Namespace) -> int:
         raise OdesolveError(
             f"--n {given.n} writes many files: give --out the name of a folder, not {given.out}"
         )
-    beside(given, "-n", given.n is not None, {"first": 0, **OF_JOBS})
+    beside(given, "-n", job, {"first": 0, **OF_JOBS})
     model, shape = model_of(given)
     grid = parse_grid(given.grid) if given.grid else None
-    options = {"seed": given.seed, "dtype": dtype(given), "device": given.device}
-    if given.n is not None:
-        conditions.check_ids(given.first + given.n)
-        names = ("n", "out", "first", *OF_JOBS)
-        options |= {k: getattr(given, k) for k in names}
-        model = _by_id(model, conditions, shape[0], given.device)
-        return _told(jobs.sample(model, shape, given.solver, given.steps, grid, **options), given)
+    solve = {
+        "noise": shape,
+        "solver": given.solver,
+        "steps": given.steps,
+        "grid": grid,
+        "seed": given.seed,
+        "dtype": dtype(given),
+        "device": given.device,
+    }
+    if job:
+        _draw_job(given, model, conditions, solve)
+    else:
+        _draw_file(given, model, conditions, solve)
+    return 0
+
+
+def _draw_job(
+    given: argparse.Namespace,
+    model: Model,
+    conditions: Conditions,
+    solve: dict[str, Any],
+) -> None:
+    """Draw the samples of a job, and say how far it is."""
+    conditions.check_ids(given.first + given.n)
+    of_ids = _by_id(model, conditions, solve["noise"][0], given.device)
+    keeping = {name: getattr(given, name) for name in ("n", "out", "first", *OF_JOBS)}
+    _print_job(jobs.sample(of_ids, **solve, **keeping), given)
+
+
+def _draw_file(
+    given: argparse.Namespace,
+    model: Model,
+    conditions: Conditions,
+    solve: dict[str, Any],
+) -> None:
+    """Draw one batch of samples into a file, and say what was drawn."""
+    out = File(given.out)
+    shape = solve["noise"]
     conditions.check_rows(shape[0])
     sheets.check_shape(shape, out)
     model = conditions.on(model, torch.arange(shape[0]), given.device)
-    drawn: Any = sample(model, shape, given.solver, given.steps, grid, full=True, **options)
+    drawn: Any = sample(model, **solve, full=True)
     if drawn.status != "ok":
         raise Diverged(
             f"the solve diverged after step {drawn.steps}", drawn.x, drawn.t, drawn.steps
@@ -119,15 +151,15 @@ def sample_command(given: argparse.Namespace) -> int:
         "shape": list(drawn.x.shape),
         "solver": drawn.plan.solver,
         "steps": drawn.steps,
+        "nfe": drawn.nfe,
+        "seed": given.seed,
     }
-    facts |= {"nfe": drawn.nfe, "seed": given.seed}
     print(json.dumps(facts) if given.json else ", ".join(f"{k} {v}" for k, v in facts.items()))
-    return 0
 
 
 def _by_id(model: Model, conditions: Conditions, batch: int, device: str | None) -> Any:
-    """What a job asks: one model for all batches, or a function of ids where these have conditions
-    of their own."""
+    """What a job calls: one model for all batches, or a function of ids where each id has
+    conditions of its own."""
     if not conditions.arrays:
         return conditions.on(model, torch.arange(batch), device)
     return lambda ids: conditions.on(model, ids, device)
@@ -149,30 +181,30 @@ def job_command(given: argparse.Namespace) -> int:
             f"one shard with different contents: {names}; the first is read, remove one",
             file=sys.stderr,
         )
-    _told(job, given)
+    _print_job(job, given)
     return int(bool(moved))
 
 
-def _told(job: jobs.Job, given: argparse.Namespace) -> int:
-    if first_rank():
-        facts = {
-            "out": job.named,
-            "kind": job.kind,
-            "first": job.first,
-            "n": job.n,
-            "done": job.done(),
-        }
-        facts |= {"shards": len(job.found()), "digest": job.digest}
-        facts |= {
-            "strays": list(map(job.shown, job.strays())),
-            "twice": [list(map(job.shown, p)) for p in job.twice()],
-        }
-        print(
-            json.dumps(facts | {"settings": job.settings})
-            if given.json
-            else f"{job}, digest {job.digest}, in {job.named}"
-        )
-    return 0
+def _print_job(job: jobs.Job, given: argparse.Namespace) -> None:
+    """Say how far a job is, once for all processes of torchrun."""
+    if not first_rank():
+        return
+    if not given.json:
+        print(f"{job}, digest {job.digest}, in {job.named}")
+        return
+    facts = {
+        "out": job.named,
+        "kind": job.kind,
+        "first": job.first,
+        "n": job.n,
+        "done": job.done(),
+        "shards": len(job.found()),
+        "digest": job.digest,
+        "strays": [job.shown(path) for path in job.strays()],
+        "twice": [[job.shown(path) for path in paths] for paths in job.twice()],
+        "settings": job.settings,
+    }
+    print(json.dumps(facts))
 
 
 def solvers_command(given: argparse.Namespace) -> int:
@@ -208,31 +240,31 @@ def _solver_table(width: int) -> Any:
 
 def plan_command(given: argparse.Namespace) -> int:
     """Print a plan, or what differs between two."""
-    first, *others = (_made_plan(given, s) for s in (given.solver, given.diff) if s)
+    first, *others = (_plan_of(given, s) for s in (given.solver, given.diff) if s)
     if not others:
         print(first.to_json() if given.json else first)
         return 0
-    found = first.diff(others[0])
-    facts = {
-        "same": found.same(),
-        "nfe": [found.nfe, found.other_nfe],
-        "largest": found.largest,
-        "times": found.times,
-    }
-    print(
-        json.dumps(facts | {"largest": None} if found.nfe != found.other_nfe else facts)
-        if given.json
-        else found
-    )
-    return 0 if found.same() else 1
+    difference = first.diff(others[0])
+    if given.json:
+        alike = difference.nfe == difference.other_nfe
+        facts = {
+            "same": difference.same(),
+            "nfe": [difference.nfe, difference.other_nfe],
+            "largest": difference.largest if alike else None,
+            "times": difference.times,
+        }
+        print(json.dumps(facts))
+    else:
+        print(difference)
+    return 0 if difference.same() else 1
 
 
-def _made_plan(given: argparse.Namespace, solver: str):
+def _plan_of(given: argparse.Namespace, solver: str):
     return plan(solver, path_named(given.path), given.steps, given.grid)
 
 
 def _show(table: Callable[[int], Any], plain: str) -> None:
-    """A rich table (made for the terminal's width) on a terminal, plain text elsewhere."""
+    """Print a rich table of the terminal's width on a terminal, plain text elsewhere."""
     if sys.stdout is None or not sys.stdout.isatty():  # None where it was closed
         print(plain)
         return

@@ -1,5 +1,5 @@
-"""``odesolve --print-completion bash``: what a shell reads to complete commands, options and
-files."""
+"""``odesolve --print-completion bash``: the script with which a shell completes commands, options
+and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDERS = ("DIR", "FOLDER")
 
 
 class PrintCompletion(argparse.Action):
-    """Prints the script for a shell, and ends the program."""
+    """Print the script for a shell, and end the program."""
 
     def __call__(
         self,
@@ -21,7 +21,7 @@ class PrintCompletion(argparse.Action):
         values: str | Sequence | None,
         option_string: str | None = None,
     ) -> None:
-        """What argparse calls where the option was given."""
+        """Called by argparse where the option was given."""
         import shtab  # only here: every other command starts without it
 
         for action in _actions(parser):
@@ -37,7 +37,6 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """Every argument of a parser and of the parsers of its commands."""
     for action in parser._actions:
         yield action
-        for inner in (
-            action.choices.values() if isinstance(action, argparse._SubParsersAction) else ()
-        ):
-            yield from _actions(inner)
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _actions(inner)

@@ -1,11 +1,12 @@
-"""Conditions and guidance that are typed: ``--cond y=labels.npy --uncond y=10 --guidance 4``."""
+"""Conditions and guidance from the command line: ``--cond y=labels.npy --uncond y=10 --guidance
+4``."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
@@ -24,20 +25,20 @@ ANYTHING = inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)
 
 @dataclass(frozen=True)
 class Conditions:
-    """What was typed: tensors have one row for each sample, numbers hold for all, other values are
-    passed as they are.
+    """The conditions that were typed: tensors have one row per sample, numbers hold for all
+    samples, other values are passed on as they are.
 
-    ``arrays`` are the tensors, by what was typed.
+    ``arrays`` are the tensors, by the option that named them.
     """
 
     cond: dict[str, Any]
     uncond: dict[str, Any]
     arrays: dict[str, Tensor]
     guidance: float | None
-    dtype: torch.dtype = torch.float32  # of fractions, for networks without parameters
+    dtype: torch.dtype = torch.float32  # of fractions, where the network has no parameters
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any conditions or guidance."""
         return bool(self.cond) or self.guidance is not None
 
     def check_rows(self, *fit: int) -> None:
@@ -50,7 +51,7 @@ class Conditions:
                 )
 
     def check_ids(self, end: int) -> None:
-        """Raise OdesolveError where an array has no row for an id: row k is that of id k."""
+        """Raise OdesolveError where an array has no row for an id: row k belongs to id k."""
         for name, value in self.arrays.items():
             if len(value) < end:
                 raise OdesolveError(
@@ -64,15 +65,14 @@ class Conditions:
         if not self:
             return model
         where = device_of(model, device)
-        cond, uncond = (
-            {k: _rows(v, ids, where, model.dtype or self.dtype) for k, v in each.items()}
-            for each in (self.cond, self.uncond)
-        )
+        fractions = model.dtype or self.dtype
+        cond = {k: _rows(v, ids, where, fractions) for k, v in self.cond.items()}
+        uncond = {k: _rows(v, ids, where, fractions) for k, v in self.uncond.items()}
         if self.guidance is None:
             return model.given(**cond)
         for name in uncond.keys() - cond.keys() - model.cond.keys():
             raise OdesolveError(
-                f"--uncond {name} stands in the place of no condition: give --cond {name}=..., too"
+                f"--uncond {name} takes the place of no condition: give --cond {name}=..., too"
             )
         return model.guided(self.guidance, cond, {**cond, **uncond})
 
@@ -82,14 +82,8 @@ class Conditions:
         beside = _beside(model.net)
         known = {p.name: p for p in beside if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if not any(p.kind == p.VAR_KEYWORD for p in beside):
-            for option, name in [
-                *(("--cond", k) for k in self.cond),
-                *(("--uncond", k) for k in self.uncond),
-            ]:
-                if name not in known:
-                    instead = f"give one of {', '.join(known)}" if known else "leave it out"
-                    told = f"{option} {name}=... is nothing that the network takes beside x and t"
-                    raise OdesolveError(f"{told}: {instead}")
+            _check_known("--cond", self.cond, known)
+            _check_known("--uncond", self.uncond, known)
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in {*model.cond, *self.cond}:
                 raise OdesolveError(
@@ -97,8 +91,20 @@ class Conditions:
                 )
 
 
+def _check_known(option: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raise OdesolveError for a name that the network does not take."""
+    for name in names:
+        if name not in known:
+            instead = f"give one of {', '.join(known)}" if known else "leave it out"
+            raise OdesolveError(
+                f"{option} {name}=... is no argument that the network takes beside x and t: "
+                f"{instead}"
+            )
+
+
 def conditions_of(given: argparse.Namespace) -> Conditions:
-    """What the arguments say. Raises OdesolveError for what no model could be given."""
+    """The conditions that the arguments name. Raises OdesolveError for those that no model can
+    take."""
     guidance = getattr(given, "guidance", None)
     uncond = getattr(given, "uncond", [])
     if guidance is not None and not uncond:
@@ -113,46 +119,42 @@ def conditions_of(given: argparse.Namespace) -> Conditions:
     cond = _read(given.cond, "--cond", arrays)
     uncond = _read(uncond, "--uncond", arrays)
     wide = torch.float64 if getattr(given, "double", False) else torch.float32
-    found = Conditions(cond, uncond, arrays, guidance, wide)
-    if found and given.model is None:
-        told = f"--cond {given.cond[0]}" if given.cond else f"--guidance {guidance:g}"
-        instead = (
-            "give --call guidance_scale=..."
-            if getattr(given, "diffusers", None)
-            else "give a FACTORY"
-        )
-        raise OdesolveError(f"{told} is for the network of a FACTORY: {instead}")
-    return found
+    conditions = Conditions(cond, uncond, arrays, guidance, wide)
+    if conditions and given.model is None:
+        option = f"--cond {given.cond[0]}" if given.cond else f"--guidance {guidance:g}"
+        pipeline = getattr(given, "diffusers", None)
+        instead = "give --call guidance_scale=..." if pipeline else "give a FACTORY"
+        raise OdesolveError(f"{option} is for the network of a FACTORY: {instead}")
+    return conditions
 
 
 def _beside(net: Any) -> list[inspect.Parameter]:
-    """What a network takes beside x and t, as far as that can be seen."""
+    """The arguments that a network takes beside x and t, as far as its signature shows."""
+    call = net.forward if isinstance(net, torch.nn.Module) else net
     try:
-        takes = inspect.signature(
-            net.forward if isinstance(net, torch.nn.Module) else net
-        ).parameters.values()
+        takes = inspect.signature(call).parameters.values()
     except (TypeError, ValueError):  # of functions that are not Python's
         return [ANYTHING]
     return [p for k, p in enumerate(takes) if k > 1 or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _read(items: Sequence[str], option: str, arrays: dict[str, Tensor]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in items:
         name, value = setting(item, option, "y=3 or y=labels.npy")
         if value == "":
             raise OdesolveError(f"{option} {item} is empty: give {option} {name}=VALUE")
-        if name in found:
+        if name in values:
             raise OdesolveError(f"{option} {name} was given twice: give it once")
-        found[name] = _value(f"{option} {item}", value)
-        if isinstance(found[name], Tensor):
-            arrays[f"{option} {item}"] = found[name]
-    return found
+        values[name] = _value(f"{option} {item}", value)
+        if isinstance(values[name], Tensor):
+            arrays[f"{option} {item}"] = values[name]
+    return values
 
 
 def setting(item: str, option: str, example: str) -> tuple[str, Any]:
-    """The name and the value of NAME=VALUE: a number, list or other literal of Python, else the
-    text itself."""
+    """The name and the value of NAME=VALUE; the value is a literal of Python, such as a number or a
+    list, else the text itself."""
     name, equals, value = item.partition("=")
     if not equals or not name.isidentifier() or name == "self":
         raise OdesolveError(f"{option} {item!r}: give NAME=VALUE, such as {option} {example}")
@@ -163,8 +165,8 @@ def setting(item: str, option: str, example: str) -> tuple[str, Any]:
         return name, value
 
 
-def _value(told: str, value: Any) -> Any:
-    """A tensor (N, ...) from a file or a list, None for null; everything else as it is."""
+def _value(typed: str, value: Any) -> Any:
+    """A tensor (N, ...) from a file or a list; None for null; any other value as it is."""
     if value == "null":
         return None
     if isinstance(value, str) and File(value).suffix in READERS:
@@ -174,25 +176,22 @@ def _value(told: str, value: Any) -> Any:
             value = torch.from_numpy(np.array(value))
         except (TypeError, ValueError, RuntimeError) as e:
             raise OdesolveError(
-                f"{told}: give a list of numbers, or a file such as labels.npy"
+                f"{typed}: give a list of numbers, or a file such as labels.npy"
             ) from e
         if value.is_complex():
-            raise OdesolveError(f"{told}: give real numbers")
-    numbers = (
-        value
-        if isinstance(value, Tensor)
-        else torch.tensor(value)
-        if _number(told, value)
-        else None
-    )
-    if numbers is not None and not (numbers.numel() and bool(torch.isfinite(numbers).all())):
-        raise OdesolveError(f"{told} holds no numbers, or such as are not finite: give finite ones")
+            raise OdesolveError(f"{typed}: give real numbers")
+    if isinstance(value, Tensor) or _number(typed, value):
+        numbers = torch.as_tensor(value)
+        if not numbers.numel() or not bool(torch.isfinite(numbers).all()):
+            raise OdesolveError(
+                f"{typed} holds no numbers, or some that are not finite: give finite ones"
+            )
     return value
 
 
-def _number(told: str, value: Any) -> bool:
+def _number(typed: str, value: Any) -> bool:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise OdesolveError(f"{told}: give a number of less than 64 bits")
+        raise OdesolveError(f"{typed}: give a number of less than 64 bits")
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -201,9 +200,8 @@ def _rows(value: Any, ids: Tensor, device: torch.device, dtype: torch.dtype) -> 
     if isinstance(value, Tensor):
         value = value[ids]
     elif _number("", value):
-        value = torch.full(
-            (len(ids),), value, dtype=torch.float64 if isinstance(value, float) else torch.int64
-        )
+        kind = torch.float64 if isinstance(value, float) else torch.int64
+        value = torch.full((len(ids),), value, dtype=kind)
     else:
         return value
     whole = value.dtype if value.dtype == torch.bool else torch.int64

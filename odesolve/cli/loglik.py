@@ -1,5 +1,5 @@
-"""``odesolve loglik``: the log-densities of a file of data, batch by batch, kept as they come, in a
-file or a job's folder."""
+"""``odesolve loglik``: the log-densities of a file of data, kept batch by batch in a file or in the
+folder of a job."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from odesolve.jobs.densities import (
     COLUMNS,
     KEPT,
     STATUSES,
+    Quantisation,
     device_of,
     meaning,
     other_meaning,
@@ -49,53 +50,58 @@ NUMBER = re.compile(r"[0-9][0-9.e+-]*")
 
 
 def loglik_command(given: argparse.Namespace) -> int:
-    """Log-densities of data: their mean, bits a dimension, standard errors and intervals; every
-    sample's to ``--out``."""
+    """Log-densities of data: their mean, bits per dimension, standard errors and intervals; those
+    of every sample go to ``--out``."""
     out = _out(given)
     model, data = _model_and_data(given)
-    with _heard() as notes:
-        table = (
-            _job(model, data, given)
-            if out is not None and not out.suffix
-            else _file(model, data, given, out)
-        )
-    return 0 if table is None else _told(table, data, given, notes)
+    with _collected_warnings() as notes:
+        if out is not None and not out.suffix:
+            table = _table_of_job(model, data, given)
+        else:
+            table = _table_by_batches(model, data, given, out)
+    if table is not None:
+        _report(table, data, given, notes)
+    return 0
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What is warned of while values are made: once each at the end, whatever numbers it was said
-    of in how many batches."""
+def _collected_warnings() -> Iterator[list[str]]:
+    """The warnings of a computation: each is printed once, at the end, however many batches gave
+    it, with whatever numbers."""
     notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             yield notes
         finally:
-            told = {NUMBER.sub("", str(w.message)): str(w.message) for w in reversed(caught)}
-            notes += reversed(told.values())
+            messages = [str(warning.message) for warning in caught]
+            first = {NUMBER.sub("", message): message for message in reversed(messages)}
+            notes += reversed(first.values())
             for note in notes:
                 print(f"odesolve: note: {note}", file=sys.stderr)
 
 
-def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | None) -> np.ndarray:
-    """The values, batch by batch, kept in a file as they come where there is one."""
+def _table_by_batches(
+    model: Model,
+    data: Tensor,
+    given: argparse.Namespace,
+    out: File | None,
+) -> np.ndarray:
+    """The values, batch by batch; where there is a file it keeps them as they come."""
     settings = _settings(given, model, data)
-    table = (
-        _saved(out, settings, given, len(data))
-        if given.resume and out is not None
-        else np.zeros((0, len(KEPT)))
-    )
+    table = np.zeros((0, len(KEPT)))
+    if given.resume and out is not None:
+        table = _saved(out, settings, given, len(data))
     device = device_of(model, given.device)
-    width = (given.levels, given.low, given.high, given.draws)
+    quantisation = Quantisation(given.levels, given.low, given.high, given.draws)
+    options = {**_options(given), "seed": given.seed}
     with Bar(len(data), None, " samples") as tick:
         while len(table) < len(data):
-            rows = slice(len(table), len(table) + given.batch)
-            options = {**_options(given), "seed": given.seed}
-            some = range(len(data))[rows]
-            here = model.rows(torch.tensor(some), len(data))
-            found = values(here, data[rows].to(device), some, width, options)
-            table = np.concatenate([table, found])
+            rows = range(len(data))[len(table) : len(table) + given.batch]
+            own = model.rows(torch.tensor(rows), len(data))
+            batch = data[rows.start : rows.stop].to(device)
+            more = values(own, batch, rows, quantisation, options)
+            table = np.concatenate([table, more])
             if out is not None:
                 _write(out, table, settings, given)
             if tick is not None:
@@ -103,25 +109,34 @@ def _file(model: Model, data: Tensor, given: argparse.Namespace, out: File | Non
     return table
 
 
-def _told(table: np.ndarray, data: Tensor, given: argparse.Namespace, notes: list[str]) -> int:
+def _report(
+    table: np.ndarray,
+    data: Tensor,
+    given: argparse.Namespace,
+    notes: list[str],
+) -> None:
+    """Print what the values say, and where they were written."""
     facts = _facts(table, data, given)
-    notes = [*([SINGLE] if np.isnan(table[np.isfinite(table[:, 0]), 1]).any() else []), *notes]
-    facts |= {"notes": notes} if notes else {}
+    nats, stderr, *_ = table.T
+    if np.isnan(stderr[np.isfinite(nats)]).any():
+        notes = [SINGLE, *notes]
+    if notes:
+        facts["notes"] = notes
     print(json.dumps(facts) if given.json else _text(facts))
     if given.out:
         print(f"wrote {', '.join(COLUMNS)} of every sample in {given.out}", file=sys.stderr)
-    return 0
 
 
-def _job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | None:
-    """The values as shards of a folder, by as many processes as there are; the first of torchrun's
+def _table_of_job(model: Model, data: Tensor, given: argparse.Namespace) -> np.ndarray | None:
+    """The values as shards of a folder, by as many processes as there are; torchrun's first process
     gets them."""
     names = ("out", "batch", "seed", *OF_JOBS, "levels", "low", "high", "draws", "device")
-    done = jobs.log_prob(model, data, **{n: getattr(given, n) for n in names}, **_options(given))
+    keeping = {name: getattr(given, name) for name in names}
+    job = jobs.log_prob(model, data, **keeping, **_options(given))
     if not first_rank():
         return None
-    columns = done.load()
-    return np.stack([columns[c] for c in KEPT], 1)
+    columns = job.load()
+    return np.stack([columns[name] for name in KEPT], 1)
 
 
 def _options(given: argparse.Namespace) -> dict[str, Any]:
@@ -152,70 +167,98 @@ def _model_and_data(given: argparse.Namespace) -> tuple[Model, Tensor]:
 
 
 def _facts(table: np.ndarray, data: Tensor, given: argparse.Namespace) -> dict[str, Any]:
-    """Means over the samples whose solve arrived: ``stderr`` over the data, ``stderr_trace`` from
-    the probes, ``solver_error`` as estimated; ``low`` and ``high`` hold the mean of these samples
-    at 95 %, whatever others there are."""
+    """What is printed: means over the samples whose solve arrived, and how many did not."""
     good = table[np.isfinite(table[:, 0])]
-    n = len(good)
-    dim = data.shape[1:].numel()
-    words = Counter(word for word in _words(table) if word != "ok")
     facts: dict[str, Any] = {
         "samples": len(table),
-        "failed": len(table) - n,
-        "dim": dim,
+        "failed": len(table) - len(good),
+        "dim": data.shape[1:].numel(),
         "trace": given.trace,
     }
-    facts |= {"statuses": dict(words)} if words else {}
+    statuses = Counter(word for word in _words(table) if word != "ok")
+    if statuses:
+        facts["statuses"] = dict(statuses)
     facts |= {"meaning": meaning(given.levels), "odesolve": __version__}
-    if not n:
+    if not len(good):
         return facts
-    nats, stderr, error, low, high, reach, nfe, products, _ = good.T
-    spread = float(nats.std(ddof=1) / n**0.5) if n > 1 else None
-    trace = float((stderr**2).sum() ** 0.5 / n)
-    facts |= {
+    columns: dict[str, np.ndarray] = dict(zip(KEPT, good.T, strict=True))
+    facts |= _nats(columns)
+    if given.levels:
+        facts |= _bits(facts, given)
+    for name in ("nfe", "products"):
+        facts[name] = float(columns[name].mean())
+    return facts
+
+
+def _nats(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means in nats: ``stderr`` over the data, ``stderr_trace`` from the probes, ``solver_error``
+    as estimated; ``low`` and ``high`` hold the mean of these samples at 95 %, whatever others there
+    are."""
+    nats = columns["nats"]
+    n = len(nats)
+    trace = float((columns["stderr"] ** 2).sum() ** 0.5 / n)
+    facts: dict[str, Any] = {
         "nats": float(nats.mean()),
-        "stderr": spread,
+        "stderr": float(nats.std(ddof=1) / n**0.5) if n > 1 else None,
         "stderr_trace": None if math.isnan(trace) else trace,
     }
-    if np.isfinite(error).all() and facts["stderr_trace"] is not None:
-        # Errors of probes cancel in a mean, others may not.
-        probes = float((reach**2).sum() ** 0.5 / n)
-        bounds = float((low + reach).mean()) - probes, float((high - reach).mean()) + probes
-        facts |= {"solver_error": float(error.mean()), "low": bounds[0], "high": bounds[1]}
-    if given.levels:
-        unit = dim * math.log(2.0)
-        width = math.log2(given.levels / (given.high - given.low))
-        facts["bits_per_dim"] = width - facts["nats"] / unit
-        facts["bits_stderr"] = None if spread is None else spread / unit
-        facts["bits_stderr_trace"] = None if math.isnan(trace) else trace / unit
-        if "low" in facts:
-            facts |= {
-                "bits_low": width - facts["high"] / unit,
-                "bits_high": width - facts["low"] / unit,
-            }
-    return facts | {"nfe": float(nfe.mean()), "products": float(products.mean())}
+    error = columns["solver_error"]
+    if not np.isfinite(error).all() or facts["stderr_trace"] is None:
+        return facts
+    # Errors of probes are independent and cancel in a mean. Those of the solver may all have one
+    # sign, so that they are averaged as they are.
+    reach = columns["reach"]
+    probes = float((reach**2).sum() ** 0.5 / n)
+    return facts | {
+        "solver_error": float(error.mean()),
+        "low": float((columns["low"] + reach).mean()) - probes,
+        "high": float((columns["high"] - reach).mean()) + probes,
+    }
+
+
+def _bits(facts: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
+    """The same means in bits per dimension, of which more are worse: low and high change places."""
+    unit = facts["dim"] * math.log(2.0)
+    width = math.log2(given.levels / (given.high - given.low))
+    bits = {"bits_per_dim": width - facts["nats"] / unit}
+    for name in ("stderr", "stderr_trace"):
+        error = facts[name]
+        bits[f"bits_{name}"] = None if error is None else error / unit
+    if "low" in facts:
+        bits["bits_low"] = width - facts["high"] / unit
+        bits["bits_high"] = width - facts["low"] / unit
+    return bits
 
 
 def _text(facts: dict[str, Any]) -> str:
     lines = [f"{facts['samples']} samples of {facts['dim']} numbers, trace {facts['trace']}"]
     if facts["failed"]:
-        told = ", ".join(f"{n} {word}" for word, n in facts["statuses"].items())
-        lines.append(f"{facts['failed']} samples failed, their solve did not arrive: {told}")
-    for name, over, unit in (("nats", "stderr", ""), ("bits_per_dim", "bits_stderr", "bits_")):
-        if name in facts:
-            data = "" if facts[over] is None else f" +- {facts[over]:.3g} over the data,"
-            trace = facts[unit + "stderr_trace"]
-            held = (
-                f"{data} +- {'an unknown error' if trace is None else f'{trace:.3g}'} from the "
-                "trace"
-            )
-            if unit + "low" in facts:
-                low, high = (facts[unit + name] for name in ("low", "high"))
-                held += f"; {low:.6g} to {high:.6g} by numerical errors, at 95 %"
-            lines.append(f"{name} {facts[name]:.6g}{held}")
+        counts = ", ".join(f"{n} {word}" for word, n in facts["statuses"].items())
+        lines.append(f"{facts['failed']} samples failed, their solve did not arrive: {counts}")
+    if "nats" in facts:
+        lines.append(_mean_line("nats", "", facts))
+    if "bits_per_dim" in facts:
+        lines.append(_mean_line("bits_per_dim", "bits_", facts))
     if "nfe" in facts:
-        lines.append(f"nfe {facts['nfe']:.1f}, Jacobian products {facts['products']:.0f} a sample")
+        products = f"{facts['products']:.0f} Jacobian products per sample"
+        lines.append(f"nfe {facts['nfe']:.1f}, {products}")
     return "\n".join([*lines, *(f"note: {note}" for note in facts.get("notes", ()))])
+
+
+def _mean_line(name: str, prefix: str, facts: dict[str, Any]) -> str:
+    """A mean with its standard errors and its bounds, as far as they are known."""
+    line = f"{name} {facts[name]:.6g}"
+    over_data = facts[f"{prefix}stderr"]
+    if over_data is not None:
+        line += f" +- {over_data:.3g} over the data,"
+    of_trace = facts[f"{prefix}stderr_trace"]
+    error = "an unknown error" if of_trace is None else f"{of_trace:.3g}"
+    line += f" +- {error} from the trace"
+    if f"{prefix}low" in facts:
+        low = facts[f"{prefix}low"]
+        high = facts[f"{prefix}high"]
+        line += f"; {low:.6g} to {high:.6g} by numerical errors, at 95 %"
+    return line
 
 
 def _words(table: np.ndarray) -> list[str]:
@@ -224,7 +267,7 @@ def _words(table: np.ndarray) -> list[str]:
 
 
 def _out(given: argparse.Namespace) -> File | None:
-    """Where to write; what cannot work is found before the work."""
+    """Where to write; names that cannot be written to are refused before the work."""
     out = File(given.out) if given.out else None
     if out is not None and out.suffix not in (".npz", ".csv", ""):
         raise OdesolveError(
@@ -238,7 +281,7 @@ def _out(given: argparse.Namespace) -> File | None:
     job = out is not None and not out.suffix
     if not job:
         check_alone("loglik", "make it a job that they share: --out DIR")
-    # what is there is read first
+    # a file to resume is read first
     if out is not None and not job and not (given.resume and os.path.lexists(out)):
         check_writable(out)
     beside(given, "--out DIR", job, OF_JOBS)
@@ -247,7 +290,7 @@ def _out(given: argparse.Namespace) -> File | None:
 
 
 def _settings(given: argparse.Namespace, model: Model, data: Tensor) -> str:
-    """What values depend on: resumed ones must agree in it."""
+    """All that the values depend on, which has to be the same where they are resumed."""
     names = (
         "model",
         "path",
@@ -267,10 +310,8 @@ def _settings(given: argparse.Namespace, model: Model, data: Tensor) -> str:
     total = float(data.double().sum())
     facts = {n: getattr(given, n) for n in names} | {"shape": list(data.shape), "sum": total}
     if given.cond:
-        facts["cond"] = [
-            *given.cond,
-            *(checksum(v) for v in model.cond.values() if isinstance(v, Tensor)),
-        ]
+        tensors = [v for v in model.cond.values() if isinstance(v, Tensor)]
+        facts["cond"] = [*given.cond, *map(checksum, tensors)]
     return json.dumps(facts)
 
 
@@ -278,16 +319,17 @@ def _saved(out: File, settings: str, given: argparse.Namespace, limit: int) -> n
     if not os.path.lexists(out):
         return np.zeros((0, len(KEPT)))
     door = Door(str(out), "holds no values of loglik", "give another --out, or leave out --resume")
-    found = read_npz(out, door)
-    held = shaped(found, _Values, door)
-    theirs, version = (None if v is None else str(v) for v in (held.meaning, held.odesolve))
+    arrays = read_npz(out, door)
+    held = shaped(arrays, _Values, door)
+    theirs = None if held.meaning is None else str(held.meaning)
+    version = None if held.odesolve is None else str(held.odesolve)
     if theirs != meaning(given.levels) or held.status is None:
         raise other_meaning(out, theirs, version, meaning(given.levels), door.instead)
     if str(held.settings) != settings:
         raise OdesolveError(
             f"{out} was made with {held.settings}: give the same options, or leave out --resume"
         )
-    return _table(found, limit, door)
+    return _table(arrays, limit, door)
 
 
 class _Values(Struct):
@@ -299,38 +341,38 @@ class _Values(Struct):
     status: np.ndarray | None = None
 
 
-def _table(found: dict[str, np.ndarray], limit: int, door: Door) -> np.ndarray:
+def _table(arrays: dict[str, np.ndarray], limit: int, door: Door) -> np.ndarray:
     """The columns of a file side by side: of one length, and of no more samples than there are."""
-    n = found["status"].size
-    for name, kind in (*((name, "f") for name in COLUMNS), ("status", "U")):
-        column = found.get(name)
+    n = arrays["status"].size
+    for name in KEPT:
+        column = arrays.get(name)
+        kind = "U" if name == "status" else "f"
         if column is None or column.shape != (n,) or column.dtype.kind != kind:
-            expected = "numbers" if kind == "f" else "words"
+            expected = "words" if name == "status" else "numbers"
             raise door.refuse(f"{name} is {short(column)}: expected {n} {expected}")
-    words = [str(word) for word in found["status"]]
+    words = [str(word) for word in arrays["status"]]
     strange = [word for word in words if word not in STATUSES]
-    if strange or not 0 < n <= limit:
-        told = (
-            f"status holds {strange[0]!r}"
-            if strange
-            else (f"it holds {n} values of {limit} samples")
-        )
-        raise door.refuse(told)
-    return np.stack(
-        [*(found[name] for name in COLUMNS), [STATUSES.index(word) for word in words]], 1
-    )
+    if strange:
+        raise door.refuse(f"status holds {strange[0]!r}")
+    if not 0 < n <= limit:
+        raise door.refuse(f"it holds {n} values of {limit} samples")
+    codes = [STATUSES.index(word) for word in words]
+    return np.stack([*(arrays[name] for name in COLUMNS), codes], 1)
 
 
 def _write(out: File, table: np.ndarray, settings: str, given: argparse.Namespace) -> None:
-    """All values so far, in place of the old file at once: an interrupted write leaves the old
-    one."""
+    """Write all values so far. The new file replaces the old one at once, so that an interrupted
+    write leaves the old one."""
     part = out.with_name(out.name + ".part")
     with part.open("wb") as f:
         if out.suffix == ".npz":
             columns: dict[str, Any] = dict(zip(COLUMNS, table.T[: len(COLUMNS)], strict=True))
-            told = {"settings": settings, "meaning": meaning(given.levels), "odesolve": __version__}
-            named: dict[str, Any] = {k: np.array(v) for k, v in told.items()}
-            np.savez(f, status=np.array(_words(table)), **named, **columns)
+            facts: dict[str, Any] = {
+                "settings": np.array(settings),
+                "meaning": np.array(meaning(given.levels)),
+                "odesolve": np.array(__version__),
+            }
+            np.savez(f, status=np.array(_words(table)), **facts, **columns)
         else:
             np.savetxt(
                 f, table[:, : len(COLUMNS)], delimiter=",", header=",".join(COLUMNS), comments=""

@@ -1,4 +1,4 @@
-"""``odesolve names``: what a sampler is called elsewhere."""
+"""``odesolve names``: the names of a sampler in other programs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ def names_command(given: argparse.Namespace) -> int:
     if given.label is None:
         print(names.table())
         return 0
-    found = _found(given.label)
-    what = (found.solver, dict(found.options), found.schedule)
-    facts: dict[str, Any] = {"odesolve": str(found), "schedule": found.schedule}
-    for where, called in (
-        ("diffusers", names.to_diffusers),
-        ("comfyui", names.to_comfy),
-        ("a1111", names.to_label),
-    ):
-        facts[where] = _or_none(lambda called=called: called(*what))
-    facts |= _note(given.label, found)
-    print(
-        json.dumps(facts, default=_name)
-        if given.json
-        else "\n".join(f"{k:10} {_text(v)}" for k, v in facts.items())
-    )
+    sampler = _sampler(given.label)
+    what = (sampler.solver, dict(sampler.options), sampler.schedule)
+    facts: dict[str, Any] = {"odesolve": str(sampler), "schedule": sampler.schedule}
+    programs = {
+        "diffusers": names.to_diffusers,
+        "comfyui": names.to_comfy,
+        "a1111": names.to_label,
+    }
+    for program, translate in programs.items():
+        facts[program] = None
+        with contextlib.suppress(OdesolveError):  # it has no name there
+            facts[program] = translate(*what)
+    facts |= _note(given.label, sampler)
+    if given.json:
+        print(json.dumps(facts, default=_name))
+    else:
+        print("\n".join(f"{k:10} {_text(v)}" for k, v in facts.items()))
     return 0
 
 
-def _found(label: str) -> names.Named:
-    """The sampler of a label of the web UI, of ComfyUI ("dpmpp_2m_sde karras"), of diffusers or
-    k-diffusion, or of ours."""
+def _sampler(label: str) -> names.Named:
+    """The sampler of a label from the web UI, ComfyUI ("dpmpp_2m_sde karras"), diffusers or
+    k-diffusion, or from here."""
     readers: list[Callable[[], names.Named]] = [
         lambda: names.from_label(label),
         lambda: names.from_comfy(*label.split()),
@@ -51,30 +53,21 @@ def _found(label: str) -> names.Named:
         # TypeError: more words than a name of ComfyUI has
         with contextlib.suppress(OdesolveError, TypeError):
             return read()
-    found = understood(*parts(label))
-    if found is not None:
-        options = canonical(found.solver, found.options)
-        return names.Named(found.solver, options, found.schedule or "normal", found.reverse)
+    free = understood(*parts(label))
+    if free is not None:
+        options = canonical(free.solver, free.options)
+        return names.Named(free.solver, options, free.schedule or "normal", free.reverse)
     ours = parse_label(label)
     return names.Named(ours.solver, canonical(ours.solver, ours.options))
 
 
-def _note(label: str, found: names.Named) -> dict[str, str]:
-    """Where a name of another program is one of ours with another meaning."""
+def _note(label: str, sampler: names.Named) -> dict[str, str]:
+    """A note where a name of another program is one of ours with another meaning."""
     ours = solvers().get(label)
-    if ours is None or ours.name == found.solver:
+    if ours is None or ours.name == sampler.solver:
         return {}
-    return {
-        "note": f"solver={label!r} is another one here, of {ours.source}: type "
-        f"solver={str(found)!r}"
-    }
-
-
-def _or_none(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except OdesolveError:
-        return None
+    other = f"solver={label!r} is another solver here, of {ours.source}"
+    return {"note": f"{other}: type solver={str(sampler)!r}"}
 
 
 def _text(value: Any) -> str:
@@ -90,5 +83,5 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    """Of a function in a config, which has no text of its own."""
+    """The name of a function in a config, which has no text of its own."""
     return getattr(value, "__qualname__", str(value))

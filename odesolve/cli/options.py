@@ -1,5 +1,5 @@
-"""What options may hold: numbers in their range, shapes, lists of labels. What they cannot is
-refused while it is parsed."""
+"""The values of options: numbers in their range, shapes, lists of labels. Other values are refused
+while they are parsed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 from odesolve.errors import OdesolveError, unknown
 from odesolve.files import short
 from odesolve.jobs.checks import IDS
+from odesolve.jobs.lookout import PATIENCE
 from odesolve.jobs.signals import GRACE
-from odesolve.jobs.watch import PATIENCE
 from odesolve.noise.keys import SEEDS
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ``OdesolveError``, and to which -1,2 is a value and no option."""
+    """A parser whose errors are ``OdesolveError``, and which reads -1,2 as a value, not an
+    option."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -26,15 +27,13 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            kind = (
-                "command"
-                if action.metavar == "COMMAND"
-                else f"value of {'/'.join(action.option_strings)}"
-            )
+            kind = f"value of {'/'.join(action.option_strings)}"
+            if action.metavar == "COMMAND":
+                kind = "command"
             self.error(str(unknown(kind, value, list(action.choices))))
 
     def error(self, message: str) -> NoReturn:
-        """Raise OdesolveError with where to read on."""
+        """Raise OdesolveError, which says where to read on."""
         raise OdesolveError(f"{message.removeprefix('argument ')} (usage: {self.prog} --help)")
 
 
@@ -43,12 +42,12 @@ def integer(expected: str, least: int, limit: float = math.inf) -> Callable[[str
 
     def read(text: str) -> int:
         try:
-            found = int(text)
+            value = int(text)
         except ValueError:  # words, fractions, too many digits
-            found = None
-        if found is None or not least <= found < limit:
+            value = None
+        if value is None or not least <= value < limit:
             raise argparse.ArgumentTypeError(f"{short(text)} was given: give {expected}")
-        return found
+        return value
 
     return read
 
@@ -60,17 +59,17 @@ def real(
 
     def read(text: str) -> float:
         try:
-            found = float(text)
+            value = float(text)
         except ValueError:
-            found = math.nan
-        if not (above < found < math.inf and found >= least):
+            value = math.nan
+        if not (above < value < math.inf and value >= least):
             raise argparse.ArgumentTypeError(f"{short(text)} was given: give {expected}")
-        return found
+        return value
 
     return read
 
 
-# Options of jobs alone, with their defaults.
+# The options of jobs alone, with their defaults.
 OF_JOBS = {"shard": None, "format": "npz", "patience": PATIENCE, "grace": GRACE}
 
 COUNT = integer("a whole number, at least 1 and below 2^63", 1, 2**63)
@@ -85,15 +84,15 @@ NUMBER = real("a number")
 def counts(text: str) -> tuple[int, ...]:
     """The type of shapes and budgets: whole numbers from 1 on, with commas between them."""
     try:
-        found = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        found = (0,)
-    if min(found) < 1 or math.prod(found) >= 2**63:
+        numbers = (0,)
+    if min(numbers) < 1 or math.prod(numbers) >= 2**63:
         raise argparse.ArgumentTypeError(
             f"{short(text)} was given: give whole numbers, at least 1, with commas between them, "
             "such as 16,3,32,32"
         )
-    return found
+    return numbers
 
 
 def labels(text: str) -> list[str]:
@@ -106,17 +105,17 @@ def labels(text: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += c
-    found = [p.strip() for p in parts]
-    if not all(found):
+    names = [part.strip() for part in parts]
+    if not all(names):
         raise argparse.ArgumentTypeError(
             f"{short(text)} was given: give names with one comma between two"
         )
-    return found
+    return names
 
 
 def beside(given: argparse.Namespace, other: str, there: bool, defaults: dict[str, Any]) -> None:
-    """Give options their defaults. Raises OdesolveError where one was given without the other that
-    it belongs to."""
+    """Give options their defaults. Raises OdesolveError where one was given without the ``other``
+    option that it belongs to."""
     for name, default in defaults.items():
         value = getattr(given, name)
         if value is None:

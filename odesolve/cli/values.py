@@ -1,4 +1,4 @@
-"""From what was typed to models, paths, labels and numbers."""
+"""Models, paths, devices and dtypes from the arguments that were typed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
     shape = given.shape
     if given.call and not given.diffusers:
         raise OdesolveError(
-            f"--call {given.call[0]} is what a pipeline is called with: give "
-            "--diffusers FOLDER, too"
+            f"--call {given.call[0]} is an argument of a pipeline: give --diffusers FOLDER, too"
         )
     if given.diffusers:
         if given.model is not None:
@@ -61,12 +60,11 @@ def model_of(given: argparse.Namespace) -> tuple[Model, tuple[int, ...]]:
 def _of_pipeline(
     given: argparse.Namespace, shape: tuple[int, ...] | None
 ) -> tuple[Model, tuple[int, ...]]:
-    """The model of a pipeline saved by diffusers, called as --call says."""
+    """The model of a pipeline that diffusers saved, called with the arguments of --call."""
     from odesolve.integrations.diffusers import load_pipeline
 
-    settings = [
-        setting(item, "--call", "prompt='a fox' or --call guidance_scale=5") for item in given.call
-    ]
+    example = "prompt='a fox' or --call guidance_scale=5"
+    settings = [setting(item, "--call", example) for item in given.call]
     model, event = load_pipeline(given.diffusers, given.device, settings)
     shape = shape or (PICTURES, *event)
     if shape[1:] != event:
@@ -83,7 +81,8 @@ def first_rank() -> bool:
 
 
 def check_alone(command: str, instead: str) -> None:
-    """Raise OdesolveError where several processes were started to do what one does, and writes."""
+    """Raise OdesolveError where several processes were started for a command that one has to
+    run."""
     launch = launched()
     if launch.count > 1:
         raise OdesolveError(
@@ -96,25 +95,27 @@ def check_alone(command: str, instead: str) -> None:
 def check_device(name: str) -> None:
     """Raise OdesolveError where torch has no device of this name here."""
     try:
-        found = torch.empty(0, device=name).device
-    # torch raises what it likes, from AssertionError to one class for each vendor
+        device = torch.empty(0, device=name).device
+    # torch raises anything here, from AssertionError to one class per vendor
     except Exception as e:
         raise OdesolveError(f"--device {name} is not here: give {_devices()}") from e
-    if found.type == "meta" or (found.type == "cpu" and torch.device(name).index):
-        raise OdesolveError(f"--device {name} is no place for numbers: give {_devices()}")
+    if device.type == "meta" or (device.type == "cpu" and torch.device(name).index):
+        raise OdesolveError(f"--device {name} holds no numbers: give {_devices()}")
 
 
 def _devices() -> str:
-    there = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    return " or ".join(["cpu", *there, *(["mps"] if torch.backends.mps.is_available() else [])])
+    names = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return " or ".join(names)
 
 
 def load_model(spec: str) -> Model:
     """The model of ``package.module:factory`` or ``file.py:factory``. Raises OdesolveError if there
     is none.
 
-    The folder of the file, or the current one, can be imported from ever after: networks import
-    when they are called, too."""
+    Afterwards modules of the file's folder, or of the current one, can still be imported, as
+    networks may import when they are called."""
     own_device()
     where, _, name = spec.rpartition(":")
     if not where or not name:
@@ -122,7 +123,7 @@ def load_model(spec: str) -> Model:
     if where.endswith(".py") and not File(where).is_file():
         raise OdesolveError(f"{spec}: there is no file {where}")
     try:
-        made = _made(where, name)
+        model = _made_by(where, name)
     except OdesolveError as e:
         raise OdesolveError(f"{spec}: {e}") from e
     except SystemExit as e:
@@ -131,26 +132,25 @@ def load_model(spec: str) -> Model:
         ) from e
     except Exception as e:  # whatever the user's code raises is one line here
         raise OdesolveError(f"{spec}: {type(e).__name__}: {e}") from e
-    if not isinstance(made, Model):
-        raise OdesolveError(f"{spec} returned {type(made).__name__}: let it return an ode.Model")
-    return made
+    if not isinstance(model, Model):
+        raise OdesolveError(f"{spec} returned {type(model).__name__}: let it return an ode.Model")
+    return model
 
 
-def _made(where: str, name: str) -> Any:
-    """What the module holds by this name, or what that returns."""
+def _made_by(where: str, name: str) -> Any:
+    """The model that a module has under this name, or the result of the function there."""
     module = _module(where)
     if not hasattr(module, name):
-        raise unknown(
-            f"name in {where}", name, [n for n in dir(module) if not n.startswith("_")] or [FACTORY]
-        )
-    found = getattr(module, name)
-    if isinstance(found, Model):
-        return found
-    if not callable(found):
+        public = [n for n in dir(module) if not n.startswith("_")]
+        raise unknown(f"name in {where}", name, public or [FACTORY])
+    value = getattr(module, name)
+    if isinstance(value, Model):
+        return value
+    if not callable(value):
         raise OdesolveError(
-            f"it is {type(found).__name__}: name an ode.Model, or a function that returns one"
+            f"it is {type(value).__name__}: name an ode.Model, or a function that returns one"
         )
-    return found()
+    return value()
 
 
 def _module(where: str) -> Any:
@@ -174,7 +174,7 @@ def _module(where: str) -> Any:
 
 
 def path_named(name: str) -> Path:
-    """The path of this name. Raises OdesolveError otherwise."""
+    """The path of this name. Raises OdesolveError for other names."""
     if name.lower() not in PATHS:
         raise unknown("path", name, PATHS)
     return PATHS[name.lower()]()

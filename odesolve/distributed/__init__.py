@@ -1,5 +1,5 @@
-"""The same calls on many ranks of ``torch.distributed``: samples spread over "data", the network's
-rows over "time"."""
+"""``sample`` and ``log_prob`` on many ranks of ``torch.distributed``: samples are spread along
+"data", the network's rows along "time"."""
 
 from odesolve.distributed.calls import log_prob, sample
 from odesolve.distributed.ranks import mesh

@@ -1,5 +1,5 @@
-"""What the ranks of a call were given, compared: other weights, noise or steps on a rank would make
-a mixture of two answers."""
+"""The arguments of a call, compared among ranks: other weights, noise or steps on one rank would
+mix two answers."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from odesolve.distributed.waits import named_ranks
 from odesolve.distributed.wrappers import networks, sharded
 from odesolve.fingerprints.code import of_library
 from odesolve.fingerprints.fingerprint import Walk
 from odesolve.fingerprints.parts import unwrapped
 from odesolve.model.model import Model
 
-# What ranks may be given of their own: where they compute, and what they show.
+# Arguments in which ranks may differ: where they compute, and what they show.
 OWN = frozenset(("device", "progress", "callback", "full", "mesh"))
 PLAIN = (int, float, str, bool, type(None))
-PROBES = 32  # tensors of a network of which a number is looked at
+PROBES = 32  # tensors of a network of which one number is compared
 SHOWN = 3  # parts that differ, in a message
 _NETS: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, bytes]] = weakref.WeakKeyDictionary()
 _TENSORS: weakref.WeakKeyDictionary[nn.Module, dict[int, tuple]] = weakref.WeakKeyDictionary()
-# looked at elsewhere
+# attributes of every module that ``_state`` compares by itself
 HELD = frozenset(vars(nn.Module())) - {k for k in vars(nn.Module()) if k.endswith("hooks")}
 
 
 def unlike(call: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given and is not the default of a call, each in one form of those that mean the
+    """The arguments that are not the defaults of a call, each in one of the forms that mean the
     same."""
     defaults = {name: p.default for name, p in inspect.signature(call).parameters.items()}
-    found = {name: _one_form(value, name) for name, value in given.items()}
-    return {
-        name: v
-        for name, v in found.items()
-        if not (isinstance(v, PLAIN) and name in defaults and v == defaults[name])
-    }
+    values = {name: _one_form(value, name) for name, value in given.items()}
+
+    def default(name: str, value: Any) -> bool:
+        return isinstance(value, PLAIN) and name in defaults and value == defaults[name]
+
+    return {name: value for name, value in values.items() if not default(name, value)}
 
 
 def _one_form(value: Any, name: str) -> Any:
@@ -49,12 +50,8 @@ def _one_form(value: Any, name: str) -> Any:
         return int(value)
     if name == "gather":
         return bool(value)
-    if (
-        name in ("noise", "ids")
-        and isinstance(value, (list, tuple))
-        and all(isinstance(v, int) for v in value)
-    ):
-        return [int(v) for v in value]
+    if name in ("noise", "ids") and isinstance(value, (list, tuple)):
+        return [int(v) for v in value] if all(isinstance(v, int) for v in value) else value
     if name == "ids" and isinstance(value, Tensor) and not value.is_floating_point():
         return value.tolist()
     return value
@@ -66,29 +63,30 @@ def marks(given: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def parts(given: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the parts of every argument by their names, to say in what ranks differ."""
-    found: dict[str, str] = {}
+    """Digests of the parts of every argument by their names, to say where ranks differ."""
+    digests: dict[str, str] = {}
     for name, value in given.items():
         if name not in OWN:
             walk = _looked_at(value, sharded_only=True)
             whole = walk.digest(_settings(value), name).hex()[:8]
-            found |= {name: whole, **walk.parts()}
-    return found
+            digests |= {name: whole, **walk.parts()}
+    return digests
 
 
-def differing(told: list[dict[str, str]], ranks: list[int]) -> str:
-    """In words which arguments differ, in which parts, on which ranks."""
-    names = {name for each in told for name in each}
-    other = {name for name in names if len({each.get(name) for each in told}) > 1}
+def differing(digests: list[dict[str, str]], ranks: list[int]) -> str:
+    """In words: which parts of which arguments differ between which ranks."""
+    names = {name for each in digests for name in each}
+    other = {name for name in names if len({each.get(name) for each in digests}) > 1}
     leaves = [n for n in sorted(other) if not any(m.startswith(f"{n}.") for m in other)]
-    kinds: dict[tuple, list[int]] = defaultdict(list)
-    for rank, each in zip(ranks, told, strict=True):
-        kinds[tuple(each.get(n) for n in leaves)].append(rank)
-    groups = " and ".join(
-        f"rank{'s' * (len(g) > 1)} {', '.join(map(str, g))}" for g in kinds.values()
-    )
-    rest = f" and {len(leaves) - SHOWN} more" if len(leaves) > SHOWN else ""
-    return f"{', '.join(leaves[:SHOWN])}{rest} differ{'s' * (len(leaves) == 1)} between {groups}"
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for rank, each in zip(ranks, digests, strict=True):
+        alike[tuple(each.get(n) for n in leaves)].append(rank)
+    groups = " and ".join(map(named_ranks, alike.values()))
+    shown = ", ".join(leaves[:SHOWN])
+    if len(leaves) > SHOWN:
+        shown += f" and {len(leaves) - SHOWN} more"
+    verb = "differs" if len(leaves) == 1 else "differ"
+    return f"{shown} {verb} between {groups}"
 
 
 def _mark(value: Any, name: str) -> bytes:
@@ -96,8 +94,8 @@ def _mark(value: Any, name: str) -> bytes:
 
 
 def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
-    """A look at a value that knows the networks within a model already, or only those whose weights
-    lie on other ranks, too."""
+    """A walk that has the digests of a model's networks already; with ``sharded_only``, of those
+    whose weights lie on other ranks, too."""
     walk = Walk()
     for net in networks(value) if isinstance(value, Model) else ():
         net = unwrapped(net)
@@ -110,7 +108,7 @@ def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
 
 
 def _settings(value: Any) -> Any:
-    """An executor by what it was made with: what it reports is its own."""
+    """An executor by the arguments that it was made with: what it reports may differ."""
     kind = type(value)
     if not kind.__module__.startswith("odesolve.run") and kind.__name__ != "Parareal":
         return value
@@ -120,7 +118,7 @@ def _settings(value: Any) -> Any:
 
 
 def _of_net(net: nn.Module) -> bytes:
-    """The digest of a network, kept while nothing of it changes that is cheap to see."""
+    """The digest of a network, kept while nothing changes that is cheap to see."""
     state = _state(net)
     held = _NETS.get(net)
     if held is None or state is None or held[0] != state:
@@ -130,40 +128,32 @@ def _of_net(net: nn.Module) -> bytes:
 
 def _state(net: nn.Module) -> tuple | None:
     """Modules with their plain attributes, tensors with their versions, and some numbers; None
-    where that cannot be had."""
+    where these cannot be read."""
     modules = list(net.modules())
-    tensors = [
-        x
-        for m in modules
-        for held in (m._parameters, m._buffers)
-        for x in held.values()
-        if x is not None
-    ]
-    plain = [
-        (id(m), type(m), k, v) for m in modules for k, v in vars(m).items() if isinstance(v, PLAIN)
-    ]
+    holders = [held for m in modules for held in (m._parameters, m._buffers)]
+    tensors = [x for held in holders for x in held.values() if x is not None]
+    attributes = [(m, k, v) for m in modules for k, v in vars(m).items()]
+    plain = [(id(m), type(m), k, v) for m, k, v in attributes if isinstance(v, PLAIN)]
+    probed = tensors[:: 1 + len(tensors) // PROBES]
     try:
         places = [(id(x), x._version, x.data_ptr()) for x in tensors]
-        return places, plain, _rest(net, modules), _numbers(tensors[:: 1 + len(tensors) // PROBES])
-    # of inference, sharded, sparse: no version, or no place in memory
+        return places, plain, _rest(net, modules), _numbers(probed)
+    # Tensors of inference mode have no version, sharded and sparse ones no place in memory.
     except (RuntimeError, NotImplementedError):
         return None
 
 
 def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:
-    """Attributes that are neither plain nor weights, as far as there is something in them, and code
-    of the user's."""
+    """Attributes that are neither plain, nor weights, nor empty, and the code of the user's
+    classes."""
     walk = Walk(tensors=_TENSORS.setdefault(net, {}))
     walk.done |= {id(m): (m, b"module") for m in modules}
     numbers = []
     others = []
     for place, m in enumerate(modules):
         for name, value in vars(m).items():
-            if (
-                name in HELD
-                or isinstance(value, PLAIN)
-                or (isinstance(value, (dict, list, tuple)) and not value)
-            ):
+            empty = isinstance(value, (dict, list, tuple)) and not value
+            if name in HELD or isinstance(value, PLAIN) or empty:
                 continue
             if type(value) is tuple and all(type(v) in PLAIN for v in value):
                 numbers.append((place, name, value))
@@ -174,11 +164,12 @@ def _rest(net: nn.Module, modules: list[nn.Module]) -> tuple:
 
 
 def _numbers(tensors: list[Tensor]) -> tuple[bytes, ...]:
-    """One number of each: ``.data`` can be written without a new version."""
+    """One number of each tensor, as writes to ``.data`` make no new version."""
     kinds: dict[tuple, list[Tensor]] = defaultdict(list)
     for x in tensors:
         if x.numel():
-            middle = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) // 2
-            one = x.detach().as_strided((1,), (1,), x.storage_offset() + middle)
+            last = sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))
+            one = x.detach().as_strided((1,), (1,), x.storage_offset() + last // 2)
             kinds[x.dtype, x.device].append(one)
-    return tuple(torch.cat(v).view(torch.uint8).cpu().numpy().tobytes() for v in kinds.values())
+    joined = [torch.cat(numbers).view(torch.uint8) for numbers in kinds.values()]
+    return tuple(numbers.cpu().numpy().tobytes() for numbers in joined)

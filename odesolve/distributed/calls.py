@@ -44,8 +44,7 @@ COLLECTIVE = {
 
 
 def _check_net(ranks: Together, model: Any, name: str) -> None:
-    """Raise OdesolveError for a network that all ranks have to call together where they would
-    not."""
+    """Raise OdesolveError for a network that all ranks would have to call together, and do not."""
     kind = sharded(model)
     if kind == TENSOR_PARALLEL or (kind is not None and ranks.data.size() > 1):
         raise OdesolveError(
@@ -53,25 +52,25 @@ def _check_net(ranks: Together, model: Any, name: str) -> None:
         )
     if synchronised(model):
         raise OdesolveError(
-            "the network's SyncBatchNorm takes means over all ranks, whose samples are others: "
+            "the network's SyncBatchNorm takes means over all ranks, which have other samples: "
             "call .eval() on the network"
         )
 
 
 def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:
-    """Raise OdesolveError for conditions that have one value for each sample of a part, not of the
+    """Raise OdesolveError for conditions with one value per sample of a rank's part, instead of the
     batch."""
     held = (model.cond, model._uncond or {}) if isinstance(model, Model) else ()
     for name, n in sizes_of(held):
         if n in sizes and n not in (1, batch):
             raise OdesolveError(
-                f"the condition {name!r} has {n} rows for a batch of {batch}: give one a sample "
-                "of the whole batch, on every rank"
+                f"the condition {name!r} has {n} rows for a batch of {batch}: give one row per "
+                "sample of the whole batch, on every rank"
             )
 
 
 def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
-    """The model for these samples of a batch, its network's rows spread over "time"."""
+    """The model for these samples of a batch, with its network's rows spread along "time"."""
     if not isinstance(model, Model):
         return model
     own = model.rows(rows, batch)
@@ -79,8 +78,8 @@ def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
 
 
 def _rows(ranks: Together, batch: int) -> tuple[list[int], Tensor, Tensor]:
-    """How many samples each rank has, this rank's, and those that it solves: one that nobody gets
-    where it has none."""
+    """How many samples each rank has, this rank's, and those that it solves: where it has none, it
+    solves one that is thrown away, so as to know what results look like."""
     sizes, rows = ranks.cut(batch)
     return sizes, rows, rows if len(rows) else torch.zeros(1, dtype=torch.int64)
 
@@ -99,26 +98,26 @@ def sample(
     full: bool = False,
     **options: Any,
 ) -> Tensor | Sample:
-    """``ode.sample`` of a batch over the ranks of a mesh: each draws its part of the samples, which
-    seed and id decide.
+    """``ode.sample`` of a batch over the ranks of a mesh: each rank draws its part of the samples,
+    which seed and id decide.
 
     Args:
         model, noise, state, ids: those of the whole batch, the same on every rank; conditions with
-            one value a sample are cut.
-        mesh: of ``ode.distributed.mesh``, all ranks as "data" by default. Ranks along "time" share
-            a part: they evaluate the network's rows together, which pays with
+            one value per sample are cut.
+        mesh: from ``ode.distributed.mesh``; by default all ranks lie along "data". Ranks along
+            "time" share a part: they evaluate the network's rows together, which pays with
             ``executor=ode.Window()``.
-        seed: by default the first rank's choice.
+        seed: by default the first rank draws one.
         gather: give every rank the whole batch, in order, instead of its own part.
-        full: return a ``Sample``, of the part or the whole.
+        full: return a ``Sample``, of the part or of the whole batch.
         options: as for ``ode.sample``, without ``log_prob`` and ``adjoint``.
 
-    Where a solve diverges all ranks raise Diverged with ``gather``, the rank itself without. Raises
-    OdesolveError as ``ode.sample`` does.
+    Where a solve diverges, all ranks raise Diverged with ``gather``, and only its own rank does
+    without. Raises OdesolveError as ``ode.sample`` does.
     """
     ranks = ranks_now()
     named = dict(zip(PLACES, args, strict=False))
-    given = {
+    arguments = {
         "model": model,
         "noise": noise,
         "state": state,
@@ -126,33 +125,37 @@ def sample(
         "ids": ids,
         "gather": gather,
     }
-    asked = unlike(draw_samples, given | named | options)
+    compared = unlike(draw_samples, arguments | named | options)
     with bare(model):
         batch = _Batch(noise, state)
-        seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), asked)
-        found = ranks.solved(lambda: batch.solve(ranks, model, named | options, seed, ids), gather)
+        seed = ranks.agree(lambda: batch.check(ranks, model, args, options, seed, ids), compared)
+        drawn = ranks.solved(lambda: batch.solve(ranks, model, named | options, seed, ids), gather)
         if gather:
-            code = torch.full(
-                (len(found.x),),
-                STATUSES.index(found.status),
-                dtype=torch.int64,
-                device=found.x.device,
-            )
-            x, codes = ranks.whole([found.x, code], ranks.cut(batch.size)[0])
-            found = replace(found, x=x, status=STATUSES[int(codes.max())] if len(codes) else "ok")
+            drawn = _gathered(ranks, drawn, batch.size)
     ranks.call.alone = True
-    if full or found.status == "ok":
-        return found if full else found.x
+    if full:
+        return drawn
+    if drawn.status == "ok":
+        return drawn.x
     raise Diverged(
-        f"{found.plan.solver} left the finite numbers: see .state, .t",
-        found.x,
-        found.t,
-        found.steps,
+        f"{drawn.plan.solver} left the finite numbers: see .state, .t",
+        drawn.x,
+        drawn.t,
+        drawn.steps,
     )
 
 
+def _gathered(ranks: Together, part: Sample, batch: int) -> Sample:
+    """The samples of all ranks, with the worst status of any."""
+    code = STATUSES.index(part.status)
+    codes = torch.full((len(part.x),), code, dtype=torch.int64, device=part.x.device)
+    x, codes = ranks.whole([part.x, codes], ranks.cut(batch)[0])
+    worst = int(codes.max()) if len(codes) else 0
+    return replace(part, x=x, status=STATUSES[worst])
+
+
 class _Batch:
-    """The start of all samples, and a rank's part of their solve."""
+    """The noise or the states of all samples, and how a rank solves its part of them."""
 
     def __init__(self, noise: Any, state: Any):
         self.noise = noise
@@ -172,7 +175,7 @@ class _Batch:
         seed: int | None,
         ids: Ids | None,
     ) -> int:
-        """The seed of this rank. Raises OdesolveError for what cannot be solved."""
+        """The seed of this rank. Raises OdesolveError for arguments that cannot be used."""
         if len(args) > 3:
             raise OdesolveError(
                 f"{len(args) + 2} arguments without a name: give those after grid by name"
@@ -184,17 +187,17 @@ class _Batch:
                 "log_prob and adjoint are not spread over ranks: call ode.distributed.log_prob on "
                 "the samples"
             )
-        given = self.state if self.state is not None else self.noise
-        if given is None:
+        start = self.state if self.state is not None else self.noise
+        if start is None:
             raise OdesolveError(
                 "give either noise= (a tensor or a shape) or state= (a state at "
                 "the grid's first time)"
             )
-        self.shape = tuple(given.shape) if isinstance(given, Tensor) else tuple(shape_of(given))
+        self.shape = tuple(start.shape) if isinstance(start, Tensor) else tuple(shape_of(start))
         if not self.shape:
             raise OdesolveError("noise or state has no dimension: give floats (B, ...)")
-        if isinstance(given, Tensor):
-            refuse_loose("noise" if self.state is None else "state", given)
+        if isinstance(start, Tensor):
+            refuse_loose("noise" if self.state is None else "state", start)
         return _checked(ranks, model, "sample", self.size, seed, ids)
 
     def solve(
@@ -206,23 +209,22 @@ class _Batch:
         ids: Ids | None,
     ) -> Sample:
         """The samples of this rank."""
-        _, rows, asked = _rows(ranks, self.size)
-        start: dict[str, Any] = {"noise": (len(asked), *self.shape[1:])}
+        _, rows, solved = _rows(ranks, self.size)
+        start: dict[str, Any] = {"noise": (len(solved), *self.shape[1:])}
         if isinstance(self.noise, Tensor):
-            start = {"noise": self.noise[asked.to(self.noise.device)]}
+            start = {"noise": self.noise[solved.to(self.noise.device)]}
         elif self.state is not None:
-            start = {"state": self.state[asked.to(self.state.device)]}
-        own = _ids(self.size, ids)[asked]
-        found = draw_samples(
-            _part_of(ranks, model, asked, self.size),
+            start = {"state": self.state[solved.to(self.state.device)]}
+        drawn = draw_samples(
+            _part_of(ranks, model, solved, self.size),
             **start,
             **options,
             seed=seed,
-            ids=own,
+            ids=_ids(self.size, ids)[solved],
             full=True,
         )
-        assert isinstance(found, Sample)
-        return found if len(rows) else replace(found, x=found.x[:0], status="ok")
+        assert isinstance(drawn, Sample)
+        return drawn if len(rows) else replace(drawn, x=drawn.x[:0], status="ok")
 
 
 def _checked(
@@ -233,7 +235,7 @@ def _checked(
     seed: int | None,
     ids: Ids | None,
 ) -> int:
-    """What holds of every call; the seed of this rank."""
+    """The checks of every call; returns the seed of this rank."""
     _check_net(ranks, model, name)
     _check_conditions(model, batch, ranks.cut(batch)[0])
     if ids is not None:
@@ -258,36 +260,43 @@ def log_prob(
     args: tuple = (),
     **options: Any,
 ) -> LogProb:
-    """``ode.log_prob`` of a batch over the ranks of a mesh: each solves for its part, in as many
-    steps as that takes.
+    """``ode.log_prob`` of a batch over the ranks of a mesh: each rank solves for its part, in as
+    many steps as that takes.
 
-    Arguments as for ``ode.log_prob`` and ``sample`` above; tensors in ``args`` with one value a
-    sample are cut. No rank along "data" waits for another inside a solve; those along "time" share
-    the network's rows and the divergences at nodes, which pays with ``solver="picard"``. Not
-    differentiable."""
+    Arguments as for ``ode.log_prob`` and for ``ode.distributed.sample``; tensors in ``args`` with
+    one value per sample are cut. No rank along "data" waits for another inside a solve; those along
+    "time" share the network's rows and the divergences at nodes, which pays with
+    ``solver="picard"``. Not differentiable."""
     ranks = ranks_now()
-    given = {"model": model, "x": x, "seed": seed, "ids": ids, "gather": gather, "args": args}
+    arguments = {"model": model, "x": x, "seed": seed, "ids": ids, "gather": gather, "args": args}
     with bare(model):
         check = partial(_check_densities, ranks, model, x, options, seed, ids)
-        seed = ranks.agree(check, unlike(solve_log_prob, given | options))
-        sizes, rows, asked = _rows(ranks, len(x))
-        here = asked.to(x.device)
-        cut_args = tuple(
-            a[here] if isinstance(a, Tensor) and a.dim() and len(a) == len(x) else a for a in args
-        )
-        solved = _part_of(ranks, model, asked, len(x))
-        own = _ids(len(x), ids)[asked]
+        seed = ranks.agree(check, unlike(solve_log_prob, arguments | options))
+        sizes, rows, solved = _rows(ranks, len(x))
+        here = solved.to(x.device)
         solve = partial(
-            solve_log_prob, solved, x[here], seed=seed, ids=own, args=cut_args, **options
+            solve_log_prob,
+            _part_of(ranks, model, solved, len(x)),
+            x[here],
+            seed=seed,
+            ids=_ids(len(x), ids)[solved],
+            args=tuple(_cut(value, here, len(x)) for value in args),
+            **options,
         )
-        found = ranks.solved(solve, gather)
-        names = [n for n in FIELDS if getattr(found, n) is not None]
-        values = [getattr(found, n)[: len(rows)] for n in names]
-        status = found.status[: len(rows)]
+        part = ranks.solved(solve, gather)
+        names = [name for name in FIELDS if getattr(part, name) is not None]
+        values = [getattr(part, name)[: len(rows)] for name in names]
+        status = part.status[: len(rows)]
         if gather:
             values = ranks.whole(values, sizes)
-            status = [word for words in ranks.told(status) for word in words]
-    return replace(found, **dict(zip(names, values, strict=True)), status=status)
+            status = [word for words in ranks.of_all(status) for word in words]
+    return replace(part, **dict(zip(names, values, strict=True)), status=status)
+
+
+def _cut(value: Any, rows: Tensor, batch: int) -> Any:
+    """These rows of a tensor with one row per sample of the batch; other values as they are."""
+    per_sample = isinstance(value, Tensor) and value.dim() and len(value) == batch
+    return value[rows] if per_sample else value
 
 
 def _check_densities(
@@ -298,7 +307,7 @@ def _check_densities(
     seed: int | None,
     ids: Ids | None,
 ) -> int:
-    """The seed of this rank. Raises OdesolveError for what cannot be solved."""
+    """The seed of this rank. Raises OdesolveError for arguments that cannot be used."""
     if options.get("adjoint") is not None or options.get("of", "flow") != "flow":
         raise OdesolveError(
             'gradients and of="plan" are not spread over ranks: call ode.log_prob on every '

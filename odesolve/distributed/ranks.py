@@ -1,4 +1,4 @@
-"""Ranks: the mesh they form, how a batch is cut for them, and how parts come together again."""
+"""Ranks: the mesh that they form, how a batch is cut for them, and how its parts are gathered."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NAMES = ("data", "time")
 MINUTES = 10.0
 WEEK = 604_800.0  # seconds
 MARGIN = 60.0  # seconds
-# Groups hold threads and sockets until the end of the process, so each kind of mesh is made once.
-_MADE: weakref.WeakKeyDictionary[Any, dict[tuple, DeviceMesh]] = weakref.WeakKeyDictionary()
+# Groups hold threads and sockets until the process ends, so that each kind of mesh is made once.
+_MESHES: weakref.WeakKeyDictionary[Any, dict[tuple, DeviceMesh]] = weakref.WeakKeyDictionary()
 
 
 @meant(data=count(), time=count(), timeout=number(0.0, WEEK, above=0.0))
@@ -35,20 +35,20 @@ def mesh(
     device: str | None = None,
     timeout: float | None = None,
 ) -> DeviceMesh:
-    """A mesh of all ranks with the dimensions "data" and "time"; joins the others first where that
-    has not been done.
+    """A mesh of all ranks with the dimensions "data" and "time"; a rank that has not joined the
+    others joins them first.
 
-    Under torchrun, srun or mpirun every rank calls it, with the same numbers; alone it is a mesh of
-    one. Asked again, it is the same mesh.
+    Under torchrun, srun or mpirun every rank calls it, with the same numbers; a process that runs
+    alone gets a mesh of one. A second call returns the same mesh.
 
     Args:
-        data, time: how many ranks along each; data times time is the number of ranks.
-        device: "cuda" (NCCL) where there is one, else "cpu" (gloo).
+        data, time: the number of ranks along each; data times time is the number of all ranks.
+        device: "cuda" (NCCL) where there is a GPU, else "cpu" (gloo).
         timeout: seconds that a rank waits for the others before it raises and names them, 600 by
             default.
 
     Raises OdesolveError where data times time is not the number of ranks, and where a rank does not
-    come."""
+    join in time."""
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in BACKENDS:
         raise OdesolveError(f"device={device!r}: give 'cpu' or 'cuda'")
@@ -64,51 +64,48 @@ def mesh(
             "whose product it is, or start "
             f"torchrun --nproc-per-node {(data or 1) * time}"
         )
-    made = _MADE.setdefault(dist.group.WORLD, {})
+    meshes = _MESHES.setdefault(dist.group.WORLD, {})
     key = (kind, time, limit)
-    if key not in made or any(group in BROKEN for group in made[key].get_all_groups()):
+    if key not in meshes or any(group in BROKEN for group in meshes[key].get_all_groups()):
         meet("distributed.mesh", f"time={time}, device={kind!r}", limit)
         try:
-            made[key] = _made(kind, torch.arange(ranks).view(-1, time), limit)
-        except (
-            RuntimeError
-            # of torch.distributed, which finds old addresses where it is joined anew by one store
-        ) as e:
+            meshes[key] = _new_mesh(kind, torch.arange(ranks).view(-1, time), limit)
+        # torch.distributed finds old addresses where ranks join again by the same store
+        except RuntimeError as e:
             raise RankError(
                 f"distributed.mesh: its groups could not be made ({line(e)}): start the ranks anew"
             ) from e
-    return made[key]
+    return meshes[key]
 
 
-def _made(kind: str, ranks: Tensor, limit: float) -> DeviceMesh:
-    """A mesh of these ranks (data, time) whose groups wait no longer than so many seconds."""
+def _new_mesh(kind: str, ranks: Tensor, limit: float) -> DeviceMesh:
+    """A mesh of these ranks (data, time) whose groups wait at most ``limit`` seconds."""
     groups = [_group(lines, limit, BACKENDS[kind]) for lines in (ranks.T.tolist(), ranks.tolist())]
-    made = DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=NAMES)
+    mesh = DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=NAMES)
     for group in groups:
         LIMITS[group] = limit
-    return made
+    return mesh
 
 
 def _group(lines: list[list[int]], limit: float, backend: str) -> Any:
-    """This rank's of the groups of a dimension."""
-    # gloo waits longer than we do, who can say for whom; NCCL, where the host does not wait, keeps
-    # the limit itself.
+    """The group of this rank among those of a dimension."""
+    # gloo gets a longer limit than ours, so that our error comes first: it can say which rank is
+    # missing. NCCL, for which the host does not wait, keeps the limit itself.
     longest = limit + MARGIN * (backend == "gloo")
-    made, _ = dist.new_subgroups_by_enumeration(lines, timedelta(seconds=longest), backend)
-    return made
+    group, _ = dist.new_subgroups_by_enumeration(lines, timedelta(seconds=longest), backend)
+    return group
 
 
 def _join(kind: str, limit: float) -> None:
     launch = launched()
     try:
         _join_as(launch, kind, limit)
-    # torch.distributed's: a port that is taken, no address, ranks that do not come.
+    # errors of torch.distributed: a port that is taken, no address, ranks that do not come
     except (RuntimeError, ValueError) as e:
         raise OdesolveError(
             f"distributed.mesh: {launch.count} ranks did not meet ({line(e)}): start all of them, "
-            "set MASTER_ADDR and "
-            "MASTER_PORT to the first one's host and a free port of it, or give mesh(timeout=) "
-            "more seconds"
+            "set MASTER_ADDR and MASTER_PORT to the first rank's host and a free port there, or "
+            "give mesh(timeout=) more seconds"
         ) from e
 
 
@@ -129,12 +126,13 @@ def _join_as(launch: Launch, kind: str, limit: float) -> None:
 
 
 def cut(batch: int, ranks: int) -> list[int]:
-    """How many of a batch each rank has, in order: as even as can be, the first ones one more."""
+    """How many samples of a batch each rank has, in order: as evenly as possible, the first ranks
+    one more."""
     return [batch // ranks + (r < batch % ranks) for r in range(ranks)]
 
 
 def mine(batch: int, ranks: int, rank: int) -> Tensor:
-    """The numbers of the samples that a rank has."""
+    """The numbers of a rank's samples within the batch."""
     sizes = cut(batch, ranks)
     first = sum(sizes[:rank])
     return torch.arange(first, first + sizes[rank])
@@ -147,23 +145,31 @@ def agreed(seed: int, device: torch.device | str, group: Any = None) -> int:
 
 
 def together(parts: Sequence[Tensor], sizes: Sequence[int], group: Any) -> list[Tensor]:
-    """Tensors with one row a sample, of which a rank has ``sizes[rank]`` rows, whole on every rank:
-    one all-gather of bytes."""
-    rows = max(sizes)
-    flat = [
-        p.contiguous().view(len(p), -1).view(torch.uint8) if p.numel() else p.new_empty(0)
-        for p in parts
-    ]
-    widths = [p.element_size() * p.shape[1:].numel() for p in parts]
-    send = torch.zeros(rows, sum(widths), dtype=torch.uint8, device=parts[0].device)
+    """Tensors with one row per sample, of which this rank has ``sizes[rank]`` rows, with the rows
+    of
+    all ranks: by one all-gather of bytes.
+
+    Rejected: one all-gather per tensor, which pays the latency of each.
+    """
+    widths = [part.element_size() * part.shape[1:].numel() for part in parts]
+    send = torch.zeros(max(sizes), sum(widths), dtype=torch.uint8, device=parts[0].device)
     if len(parts[0]):
-        send[: len(parts[0])] = torch.cat(flat, 1)
-    got = gathered(send, group)
-    kept = torch.cat([part[:n] for part, n in zip(got, sizes, strict=True)])
-    columns = kept.split(widths, 1)
-    return [
-        c.contiguous().view(p.dtype).view(-1, *p.shape[1:])
-        if c.numel()
-        else p.new_empty(len(kept), *p.shape[1:])
-        for c, p in zip(columns, parts, strict=True)
-    ]
+        send[: len(parts[0])] = torch.cat([_as_bytes(part) for part in parts], 1)
+    received = gathered(send, group)
+    rows = torch.cat([some[:n] for some, n in zip(received, sizes, strict=True)])
+    columns = zip(rows.split(widths, 1), parts, strict=True)
+    return [_from_bytes(column, part) for column, part in columns]
+
+
+def _as_bytes(part: Tensor) -> Tensor:
+    """A tensor (n, ...) as bytes (n, width)."""
+    if not part.numel():
+        return part.new_empty(0)
+    return part.contiguous().view(len(part), -1).view(torch.uint8)
+
+
+def _from_bytes(column: Tensor, like: Tensor) -> Tensor:
+    """Bytes (n, width) as rows of the type and the shape of another tensor's."""
+    if not column.numel():
+        return like.new_empty(len(column), *like.shape[1:])
+    return column.contiguous().view(like.dtype).view(-1, *like.shape[1:])

@@ -1,4 +1,4 @@
-"""A network whose rows are evaluated by several ranks, with one all-gather a call."""
+"""A network whose rows are evaluated by several ranks, with one all-gather per call."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from odesolve.model.model import Model
 
 
 class Spread(Model):
-    """The same model, its network called on a part of the rows by every rank of ``group``, and all
-    answers given to all.
+    """The same model; every rank of ``group`` calls its network on a part of the rows, and gets all
+    answers.
 
-    Every rank makes the same calls: what decides on them is computed from gathered values on every
-    rank, the same way. Within ``shared``, which cuts the rows of more than a network call, the
-    network is called on all that it is given."""
+    Every rank makes the same calls: each computes what decides on them from gathered values, in the
+    same way. Within ``shared``, which cuts the rows of more than a network call, the network is
+    called on all rows that it gets."""
 
     def __init__(self, model: Model, group: Any, compared: bool = False):
         self.__dict__.update(model.__dict__)
@@ -40,7 +40,7 @@ class Spread(Model):
         t: Tensor,
         branches: Sequence[str],
     ) -> list[Tensor]:
-        """As ``Model.evaluate``, of rows on any number of ranks. Raises OdesolveError where
+        """As ``Model.evaluate``, with the rows cut over the ranks. Raises OdesolveError where
         gradients are to be recorded."""
         if self.within[0]:
             return Model.evaluate(self, x_in, state, t, branches)
@@ -57,7 +57,7 @@ class Spread(Model):
         return self._cut(own, (x_in, state, t, torch.arange(n, device=x_in.device)))
 
     def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
-        """As ``Model.shared``: every rank makes the call for its share of the rows, and all get all
+        """As ``Model.shared``: every rank makes the call for its share of the rows, and gets all
         answers."""
         self.within[0] = True
         try:
@@ -75,41 +75,40 @@ class Spread(Model):
         sizes = cut(n, ranks)
         rank = dist.get_rank(self.group)
         first = sum(sizes[:rank])
-        # A rank without rows asks for the first one all the same: it has to know what an answer
-        # looks like.
+        # A rank without rows evaluates the first one: it has to know what an answer looks like.
         own = slice(first, first + sizes[rank]) if sizes[rank] else slice(0, 1)
         outputs = call(*(v[own] for v in whole))
         return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
 
     def _compare(self, whole: Sequence[Tensor]) -> None:
-        """Raise OdesolveError where the ranks ask for other rows: each would get answers to
-        another's questions."""
-        told = [checksum(v) for v in whole]
-        others = objects((len(whole[0]), told), self.group)
-        if any(other != others[0] for other in others):
-            counts = ", ".join(str(n) for n, _ in others)
+        """Raise OdesolveError where the ranks call with different rows: each would get answers to
+        another rank's questions."""
+        own = (len(whole[0]), [checksum(v) for v in whole])
+        of_ranks = objects(own, self.group)
+        if any(other != of_ranks[0] for other in of_ranks):
+            counts = ", ".join(str(n) for n, _ in of_ranks)
             raise RankError(
-                f"ranks that share a network ask it for other rows ({counts} of them): give every "
-                "rank the same noise, "
-                "conditions and options, or call ode.distributed.sample, which says what differs"
+                f"ranks that share a network call it with different rows ({counts} of them): give "
+                "every rank the same noise, conditions and options, or call "
+                "ode.distributed.sample, which says what differs"
             )
 
 
 @meant()
 def spread(model: Model, group: Any = None) -> Model:
-    """The model with its network's rows spread over the ranks of a group (by default all, which
-    join here), for ``ode.Window``.
+    """The model with its network's rows spread over the ranks of a group (by default all ranks,
+    which join here), for ``ode.Window``.
 
-    One all-gather a network call, of all branches at once. All ranks hold the same network and make
-    the same calls: what they ask for is compared before each, which ``ode.distributed.sample`` does
-    once for a whole solve. Raises OdesolveError where weights or rows differ.
+    One all-gather per network call, of all branches at once. All ranks hold the same network and
+    make the same calls: their rows are compared before each call, where ``ode.distributed.sample``
+    compares once for a whole solve. Raises OdesolveError where weights or rows differ.
     """
     if not dist.is_initialized():
         mesh()
-    told = objects(parts({"model": model}), group)
-    if any(each != told[0] for each in told):
+    digests = objects(parts({"model": model}), group)
+    if any(each != digests[0] for each in digests):
         ranks = dist.get_process_group_ranks(dist.group.WORLD if group is None else group)
         raise OdesolveError(
-            f"distributed.spread: {differing(told, ranks)}: give every rank the same"
+            f"distributed.spread: {differing(digests, ranks)}: give every rank the same"
         )
     return Spread(model, group)

@@ -1,5 +1,5 @@
-"""Ranks that wait for each other come to an end: who fails tells the others, who does not come is
-named."""
+"""Ranks that wait for each other never wait for ever: one that fails tells the others, and one that
+does not come is named."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from odesolve.errors import OdesolveError
 
-# seconds, of our groups
+# seconds that our groups wait
 LIMITS: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 LIMIT = 600.0
-SPIN = 1e-3  # seconds without a pause: most answers are there by then
+SPIN = 1e-3  # seconds without a pause, in which most answers come
 PAUSE = 2e-3
-LOOK = 0.2  # seconds between two looks at whether another rank has failed
-GRACE = 2.0  # seconds in which ranks answer that live
+LOOK = 0.2  # seconds between two looks for a rank that has failed
+GRACE = 2.0  # seconds in which a living rank answers
 ANSWER = 1.0  # seconds in which the process that keeps the board answers
 _NUMBERS: weakref.WeakKeyDictionary[Any, dict[str, int]] = weakref.WeakKeyDictionary()
 _WORLDS = itertools.count()  # stores outlive the groups that met by them
@@ -36,11 +36,11 @@ _CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 class Call:
-    """One call that the ranks of a mesh make together, and the board on which one that fails in it
+    """One call that the ranks of a mesh make together, and the board on which a rank that fails
     tells the others.
 
-    ``ranks`` are those of the mesh. Every rank makes the same calls of a mesh in the same order, so
-    that their numbers agree."""
+    ``ranks`` are those of the mesh. Every rank makes the same calls on a mesh in the same order, so
+    that the numbers of the calls agree."""
 
     def __init__(self, mesh: DeviceMesh, name: str):
         self.name = name
@@ -57,22 +57,23 @@ class Call:
         self.alone = False  # whether no other rank waits for this one any more
 
     def count(self, number: int) -> None:
-        """Take a number for this call: the ranks' highest, where one of them was refused a call
-        that others made."""
-        self.number = self.numbers[self.place] = number
+        """Give this call a number: the highest of all ranks, where a rank was refused a call that
+        others made."""
+        self.number = number
+        self.numbers[self.place] = number
         self.key = f"{self.place}/{number}"
 
     @contextlib.contextmanager
-    def made(self) -> Iterator[Call]:
-        """While it runs: what it raises is told to the ranks that wait for this one, unless they
-        know."""
+    def running(self) -> Iterator[Call]:
+        """While the call runs: the ranks that wait for this one learn of its error, unless they
+        know already."""
         before = _CALL.set(self)
         try:
             yield self
         except BaseException as e:
             if not isinstance(e, RankError) and not self.alone and len(self.ranks) > 1:
                 self.tell(e)
-                BROKEN.update(self.groups)  # as on the ranks that find it on the board
+                BROKEN.update(self.groups)  # as on the ranks that read it on the board
             raise
         finally:
             _CALL.reset(before)
@@ -91,27 +92,28 @@ class Call:
         try:
             if not self.board.check(f"{self.key}/failed"):
                 return
-            rank, _, said = self.board.get(f"{self.key}/failed").decode().partition(" ")
+            note = self.board.get(f"{self.key}/failed").decode()
         except Silent:
             return
         except RuntimeError as e:
             raise RankError(
                 f"{self.name}: the process that keeps the ranks together has ended: start them anew"
             ) from e
+        rank, _, error = note.partition(" ")
         if int(rank) != self.rank:
             raise RankError(
-                f"{self.name}: rank {rank} failed ({said}), and this rank, "
+                f"{self.name}: rank {rank} failed ({error}), and this rank, "
                 f"{self.rank}, waited for it"
             )
 
     def here(self) -> None:
-        """Write on the board that this rank has come to this point of the call."""
+        """Write on the board that this rank has reached this point of the call."""
         if self.board is not None:
             with contextlib.suppress(RuntimeError):
                 self.board.set(f"{self.key}/{self.waits}/{self.rank}", "")
 
     def missing(self, ranks: list[int]) -> list[int]:
-        """Ranks that have not come to this point, or do not answer."""
+        """The ranks that have not reached this point, or do not answer."""
         if self.board is None:
             return []
         try:
@@ -125,60 +127,61 @@ class Silent(RuntimeError):
 
 
 class Board:
-    """The store by which the ranks met. What is asked of it is asked in a thread, as it has no
+    """The store by which the ranks met. Every request runs in a thread, as the store has no time
     limit of its own."""
 
-    _asking: threading.Thread | None = None
+    _thread: threading.Thread | None = None
 
     def __init__(self) -> None:
         self.store = _store()
 
     def check(self, key: str) -> bool:
-        """Whether somebody has written here."""
-        return self._asked(lambda: self.store.check([key]))
+        """Whether any rank has written under this key."""
+        return self._answer(lambda: self.store.check([key]))
 
     def get(self, key: str) -> bytes:
-        """What is written."""
-        return self._asked(lambda: self.store.get(key))
+        """What is written under this key."""
+        return self._answer(lambda: self.store.get(key))
 
     def set(self, key: str, value: bytes | str) -> None:
-        """Write."""
-        self._asked(lambda: self.store.set(key, value))
+        """Write a value under this key."""
+        self._answer(lambda: self.store.set(key, value))
 
     def wipe(self, key: str) -> None:
-        """Take what is written away."""
-        self._asked(lambda: self.store.delete_key(key))
+        """Remove what is written under this key."""
+        self._answer(lambda: self.store.delete_key(key))
 
-    def _asked(self, ask: Callable[[], Any]) -> Any:
-        if Board._asking is not None and Board._asking.is_alive():
+    def _answer(self, request: Callable[[], Any]) -> Any:
+        if Board._thread is not None and Board._thread.is_alive():
             raise Silent
-        found: list[Any] = []
+        answers: list[Any] = []
         errors: list[RuntimeError] = []
 
-        def run() -> None:
+        def send() -> None:
             try:
-                found.append(ask())
+                answers.append(request())
             except RuntimeError as e:
                 errors.append(e)
 
-        Board._asking = thread = threading.Thread(target=run, daemon=True)
+        thread = threading.Thread(target=send, daemon=True)
+        Board._thread = thread
         thread.start()
         thread.join(ANSWER)
         if thread.is_alive():
             raise Silent
         if errors:
             raise errors[0]
-        return found[0]
+        return answers[0]
 
 
 class RankError(OdesolveError):
-    """Ranks were given something else, or another one failed, ended or did not come: all that wait
-    for it find it out."""
+    """Ranks were given different arguments, or another rank failed, ended or did not come: all
+    ranks that wait for it raise this."""
 
 
 def _numbers() -> dict[str, int]:
-    """How often what was done by the ranks that are joined now, and which of this process's worlds
-    they are."""
+    """How many calls of each kind the ranks that are joined now have made, and which of this
+    process's worlds they are."""
     world = dist.group.WORLD
     if world not in _NUMBERS:
         _NUMBERS[world] = {"world": next(_WORLDS)}
@@ -190,42 +193,43 @@ def _place(numbers: dict[str, int]) -> str:
 
 
 def meet(name: str, what: str, limit: float) -> None:
-    """Wait until every rank has come here, with the same: to make groups, which would wait without
-    a word.
+    """Wait until every rank has come here with the same arguments, before groups are made, which
+    would wait without a word.
 
-    Raises OdesolveError where one does not come, or with something else.
+    Raises OdesolveError where a rank does not come, or comes with other arguments.
     """
     numbers = _numbers()
     ranks = range(dist.get_world_size())
     rank = dist.get_rank()
     board = Board()
     number = numbers.get(name, 0)
-    told = {}
+    arguments = {}
     place = f"{_place(numbers)}/{name}/{number}"
     board.set(f"{place}/{rank}", what)
     end = time.monotonic() + limit
-    while len(told) < len(ranks):
+    while len(arguments) < len(ranks):
         with contextlib.suppress(Silent):
-            here = [r for r in ranks if r not in told and board.check(f"{place}/{r}")]
-            told |= {r: board.get(f"{place}/{r}").decode() for r in here}
-        if len(told) < len(ranks) and time.monotonic() > end:
+            missing = [r for r in ranks if r not in arguments]
+            here = [r for r in missing if board.check(f"{place}/{r}")]
+            arguments |= {r: board.get(f"{place}/{r}").decode() for r in here}
+        if len(arguments) < len(ranks) and time.monotonic() > end:
             with contextlib.suppress(RuntimeError):
                 board.wipe(f"{place}/{rank}")
-            whom = ", ".join(str(r) for r in ranks if r not in told)
+            whom = ", ".join(str(r) for r in ranks if r not in arguments)
             raise RankError(
                 f"{name}: rank {whom} did not come in {limit:g} s: make the same "
                 "calls on every rank"
             )
         time.sleep(PAUSE)
     numbers[name] = number + 1
-    if len(set(told.values())) > 1:
-        said = " and ".join(f"rank {r} {told[r]}" for r in ranks)
-        raise RankError(f"{name}: {said} were given: give every rank the same")
+    if len(set(arguments.values())) > 1:
+        given = " and ".join(f"rank {r} {arguments[r]}" for r in ranks)
+        raise RankError(f"{name}: {given} were given: give every rank the same")
 
 
 def gathered(send: Tensor, group: Any) -> list[Tensor]:
-    """A tensor of every rank of a group, all of one shape. Raises OdesolveError, soon, where one of
-    them does not come."""
+    """The tensors of all ranks of a group, which have one shape. Raises OdesolveError within the
+    limit where a rank does not come."""
     count = dist.get_world_size(group)
     if count == 1:
         return [send]
@@ -247,16 +251,14 @@ def gathered(send: Tensor, group: Any) -> list[Tensor]:
 
 
 def objects(value: Any, group: Any) -> list[Any]:
-    """A value of every rank of a group, whatever can be pickled."""
+    """The values of all ranks of a group: anything that can be pickled."""
     device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
     body = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8).to(device)
     sizes = [int(n) for n in gathered(torch.tensor([len(body)], device=device), group)]
     send = torch.zeros(max(sizes), dtype=torch.uint8, device=device)
     send[: len(body)] = body
-    return [
-        pickle.loads(part[:n].cpu().numpy().tobytes())
-        for part, n in zip(gathered(send, group), sizes, strict=True)
-    ]
+    bodies = zip(gathered(send, group), sizes, strict=True)
+    return [pickle.loads(body[:n].cpu().numpy().tobytes()) for body, n in bodies]
 
 
 def _wait(work: Any, group: Any, call: Call | None) -> None:
@@ -286,20 +288,17 @@ def _own(group: Any) -> Any:
 def _late(group: Any, call: Call | None, limit: float) -> RankError:
     ranks = dist.get_process_group_ranks(_own(group))
     missing = call.missing(ranks) if call is not None else []
-    whom = (
-        f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}"
-        if missing
-        else "the other ranks"
-    )
     name = "a network spread over ranks" if call is None else call.name
+    whom = named_ranks(missing, "the other ranks")
     return RankError(
-        f"{name}: {whom} did not come in {limit:g} s: look there for what keeps it, or give "
+        f"{name}: {whom} did not come in {limit:g} s: look there for what stops it, or give "
         "mesh(timeout=) more seconds"
     )
 
 
 def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
-    """A connection was closed: who failed says so, who has ended does not answer."""
+    """The error where a connection was closed: a rank that failed says so, one that has ended does
+    not answer."""
     name = "a network spread over ranks" if call is None else call.name
     if call is None:
         return RankError(f"{name}: another rank has ended ({line(error)})")
@@ -312,14 +311,23 @@ def _lost(group: Any, call: Call | None, error: RuntimeError) -> OdesolveError:
         except RankError as e:
             return e
         time.sleep(PAUSE)
-    whom = f"rank{'s' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "a rank"
+    whom = named_ranks(missing, "a rank")
     return RankError(f"{name}: {whom} ended ({line(error)}): start the ranks anew")
 
 
+def named_ranks(ranks: list[int], otherwise: str = "no rank") -> str:
+    """These ranks in words, and other words where there are none."""
+    if not ranks:
+        return otherwise
+    plural = "s" if len(ranks) > 1 else ""
+    return f"rank{plural} {', '.join(map(str, ranks))}"
+
+
 def line(error: BaseException) -> str:
-    """An error on one line, as other ranks are told of it."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said if len(said) <= 300 else said[:296] + ' ...'}"
+    """An error on one line, as other ranks show it."""
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= 300 else f"{text[:296]} ..."
+    return f"{type(error).__name__}: {shown}"
 
 
 def _store() -> Any:

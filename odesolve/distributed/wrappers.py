@@ -17,29 +17,29 @@ from odesolve.model.model import Model
 
 FULLY_SHARDED = "fully sharded"
 TENSOR_PARALLEL = "tensor parallel"
-# Of wrappers that are off: how many calls have taken them off, and what they had.
+# Of each wrapper that is off: how many calls took it off, and the attributes that it had.
 _OFF: dict[int, tuple[int, dict[str, Any]]] = {}
-_GUARD = threading.Lock()  # of these: jobs are worked at by threads, too
+_GUARD = threading.Lock()  # of these, as threads work at jobs, too
 
 
 def inside(f: Any) -> list[nn.Module]:
-    """All modules that a callable or a model calls, those within them as well."""
+    """All modules that a callable or a model calls, with the modules inside of them."""
     return [m for outer in networks(f) for m in outer.modules()]
 
 
 def networks(f: Any) -> list[nn.Module]:
-    """The modules that a callable calls; of a model those of its network and of its classifier."""
+    """The modules that a callable calls; for a model, those of its network and its classifier."""
     called = (f.net, f._classifier) if isinstance(f, Model) else (f,)
     return [m for each in called for m in modules_within(each)]
 
 
 def sharded(f: Any) -> str | None:
-    """How the weights of a network are cut over ranks, all of which have to call it together; None
-    where they are whole."""
+    """How the weights of a network are cut over ranks, so that all of them have to call it
+    together; None where they are whole."""
     modules = inside(f)
     fully = any(isinstance(m, (FSDPModule, FullyShardedDataParallel)) for m in modules)
     cut = [p for m in modules for p in m.parameters(recurse=False) if isinstance(p, DTensor)]
-    # Of two dimensions the first is that of copies, or of fully sharded weights that are tensor
+    # Of two dimensions the first holds copies; where it is cut, fully sharded weights are tensor
     # parallel as well.
     both = any(p.device_mesh.ndim > 1 and not p.placements[0].is_replicate() for p in cut)
     if both or (cut and not fully):
@@ -48,7 +48,7 @@ def sharded(f: Any) -> str | None:
 
 
 def synchronised(f: Any) -> bool:
-    """Whether a network's batch norms take means over all ranks, each of which would have to make
+    """Whether a network's batch norms take means over all ranks, so that each would have to make
     the same calls."""
     return any(isinstance(m, nn.SyncBatchNorm) and m.training for m in inside(f))
 
@@ -57,8 +57,8 @@ def synchronised(f: Any) -> bool:
 def bare(f: Any) -> Iterator[None]:
     """Within, every DistributedDataParallel that f calls is its network alone, wherever it sits.
 
-    Its forward hands buffers from the first rank to all and prepares for gradients: solves that
-    take other numbers of calls on every rank would wait for ever.
+    The wrapper's forward sends buffers from the first rank to all and prepares for gradients:
+    solves that take different numbers of calls on the ranks would wait for ever.
     """
     held = [m for m in inside(f) if isinstance(m, DistributedDataParallel)]
     for wrapper in held:
@@ -81,8 +81,8 @@ def _take_off(wrapper: DistributedDataParallel) -> None:
 
 
 def _silent(wrapper: DistributedDataParallel) -> dict[str, Any]:
-    """The attributes with which a wrapper asks nothing of others; the forward of a user's class is
-    left to it."""
+    """The attributes with which a wrapper waits for no other rank; a user's class keeps its own
+    forward."""
     if type(wrapper).forward is not DistributedDataParallel.forward:
         return {"require_forward_param_sync": False, "require_backward_grad_sync": False}
     return {"forward": wrapper.module.__call__}

@@ -1,1 +1,1 @@
-"""What users give: calls, words and values, looked at before anything is done with them."""
+"""Checks of what users give, before anything is done with it: calls, words and values."""

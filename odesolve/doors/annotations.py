@@ -1,9 +1,9 @@
-"""What can be meant by an argument, told from its annotation: switches, functions, models, paths,
-types, devices, mappings.
+"""Checks of arguments by their annotations: switches, functions, models, paths, types, devices,
+mappings.
 
-``Meant`` holds a check for each argument of a function that has one; ``door`` asks it before the
-function runs. Numbers say their bounds themselves: ``count``, ``number`` and ``text`` make the
-checks for them."""
+``Meant`` holds the checks of a function's arguments; ``door`` runs them before the function.
+Annotations name no bounds of numbers: ``count``, ``number`` and ``text`` make the checks for
+these."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ MADE = {
 
 
 class Meant:
-    """The checks of a function's arguments. Calling it raises OdesolveError for the first that
-    cannot be meant."""
+    """The checks of a function's arguments. Calling it raises OdesolveError for the first argument
+    that cannot be used."""
 
     def __init__(self, call: Callable[..., Any], own: Mapping[str, Check | None]):
         given = inspect.signature(call).parameters
@@ -60,7 +60,7 @@ class Meant:
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if len(args) > self.most:
-            # before what lies in the wrong place is blamed
+            # first: else an argument in the wrong place would be blamed
             raise TypeError("too many positional arguments")
         for name, value in (*zip(self.names, args, strict=False), *kwargs.items()):
             default, check = self.checks.get(name, (value, None))
@@ -69,17 +69,18 @@ class Meant:
 
 
 def meant(**own: Check) -> Callable[[C], C]:
-    """Decorator of a function, or of a class, whose arguments are checked: by their annotations and
-    by ``own`` checks.
+    """Decorator of a function or a class: its arguments are checked, by their annotations and by
+    ``own`` checks.
 
-    A call that does not fit says what to type.
+    The error of a call that does not fit says what to type.
     """
 
     def decorate(call: Any, name: str | None = None) -> Any:
         if isinstance(call, type):
             call.__init__ = decorate(call.__init__, call.__name__)  # type: ignore[misc]
             return call
-        checks, called = Meant(call, own), name or _called(call)
+        checks = Meant(call, own)
+        called = name or _called(call)
 
         @functools.wraps(call)
         def outer(*args: Any, **kwargs: Any) -> Any:
@@ -96,12 +97,12 @@ def meant(**own: Check) -> Callable[[C], C]:
 
 
 def _called(call: Callable[..., Any]) -> str:
-    """What users call a function: its class, where it makes one."""
+    """The name by which users call a function: that of the class, for a constructor."""
     return call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
 
 def count(least: int = 1, most: int | None = None) -> Check:
-    """The check of a whole number."""
+    """The check of a whole number from ``least`` to ``most``."""
     return lambda name, given: whole(name, given, least, most)
 
 
@@ -109,17 +110,14 @@ def number(
     least: float = -torch.inf, most: float = torch.inf, *, above: float = -torch.inf
 ) -> Check:
     """The check of a finite number from ``least`` to ``most``, and more than ``above``."""
-    low = (
-        f"above {above:g}"
-        if above > -torch.inf
-        else f"of at least {least:g}"
-        if least > -torch.inf
-        else ""
-    )
-    high = f"at most {most:g}" if most < torch.inf else ""
-    expected = " ".join(
-        ["a finite number", *([" and ".join(filter(None, (low, high)))] if low or high else [])]
-    )
+    bounds = []
+    if above > -torch.inf:
+        bounds.append(f"above {above:g}")
+    elif least > -torch.inf:
+        bounds.append(f"of at least {least:g}")
+    if most < torch.inf:
+        bounds.append(f"at most {most:g}")
+    expected = " ".join(filter(None, ("a finite number", " and ".join(bounds))))
     return lambda name, given: real(name, given, expected, least, most, above=above)
 
 
@@ -134,8 +132,9 @@ def text(example: str) -> Check:
 
 
 def samples(name: str, given: Any) -> None:
-    """The check of a tensor (B, ...) of floating-point numbers, finite where they lie on the
-    CPU."""
+    """The check of a tensor (B, ...) of floating-point numbers; on the CPU they have to be finite.
+
+    Rejected: that check on a GPU, where it would wait for the device."""
     if not isinstance(given, Tensor):
         raise OdesolveError(f"{name} is {short(given)}: give a tensor (B, ...)")
     refuse_loose(name, given)
@@ -148,8 +147,8 @@ def samples(name: str, given: Any) -> None:
 
 
 def takes(*arguments: str, instead: type | tuple[type, ...] = ()) -> Check:
-    """The check of a function that is called with so many arguments; ``instead`` are types of other
-    things that may be given."""
+    """The check of a function that is called with these arguments; ``instead`` are the types of
+    other values that may be given."""
 
     def check(name: str, given: Any) -> None:
         if not isinstance(given, instead):
@@ -160,7 +159,7 @@ def takes(*arguments: str, instead: type | tuple[type, ...] = ()) -> Check:
 
 
 def function(name: str, given: Any) -> None:
-    """The check of what is called."""
+    """The check of a value that is called."""
     if not callable(given):
         raise OdesolveError(f"{name} is {short(given)}: give a function")
 
@@ -175,10 +174,10 @@ def keyed(name: str, given: Any) -> None:
 
 
 def one_of(*classes: str) -> Check:
-    """The check of an instance of a class that is known by its name."""
+    """The check of an instance of one of these classes, which are known by their names."""
 
     def check(name: str, given: Any) -> None:
-        # of the user's own, by the protocol
+        # an estimator of the user's has the methods of ours
         like_one = "Estimator" in classes and hasattr(given, "begin")
         named = {c.__name__ for c in type(given).__mro__}
         if isinstance(given, type) or (named.isdisjoint(classes) and not like_one):
@@ -197,29 +196,26 @@ def _device(name: str, given: Any) -> None:
 
 
 def _tensors(name: str, given: Any) -> None:
-    one_by_one = isinstance(given, Iterable) and not isinstance(
-        given, (str, bytes, Mapping, Tensor)
-    )
-    if not one_by_one or (
-        isinstance(given, (list, tuple)) and not all(isinstance(v, Tensor) for v in given)
-    ):
+    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping, Tensor))
+    listed = isinstance(given, (list, tuple))
+    if not several or (listed and not all(isinstance(v, Tensor) for v in given)):
         raise OdesolveError(
             f"{name}={short(given)}: give a list of tensors, such as list(net.parameters())"
         )
 
 
 def _name(name: str, given: Any) -> None:
-    """Refuse an array: whether it is one of some names, nothing says. What is no name in other ways
-    meets the list of them."""
+    """Refuse an array, which cannot be compared with names; other values are compared where the
+    names are listed."""
     if isinstance(given, Tensor | np.ndarray):
         raise OdesolveError(f"{name}={short(given)}: give a name, not an array")
 
 
 def _integer(name: str, given: Any) -> None:
-    """Refuse an array of several numbers: whether it is some number, nothing says."""
-    if isinstance(given, Tensor | np.ndarray) and (
-        given.ndim > 1 or len(given) != 1 if given.ndim else False
-    ):
+    """Refuse an array of several numbers, which cannot be compared with a number."""
+    if not isinstance(given, Tensor | np.ndarray) or not given.ndim:
+        return
+    if given.ndim > 1 or len(given) != 1:
         raise OdesolveError(f"{name}={short(given)}: give one whole number")
 
 
@@ -245,24 +241,28 @@ PLAIN: dict[str, Check] = {
 
 
 def _shows(name: str, given: Any) -> None:
-    if not isinstance(given, Portion):  # of a bar that is there already
+    if not isinstance(given, Portion):  # a part of another bar
         switch(name, given)
 
 
-def _check_of(parameter: inspect.Parameter, own: Mapping[str, Check]) -> Check | None:
+def _check_of(parameter: inspect.Parameter, own: Mapping[str, Check | None]) -> Check | None:
     if parameter.name in own:
         check = own[parameter.name]
     elif parameter.name == "progress":
         check = _shows
     else:
         kind = str(parameter.annotation).removesuffix(" | None")
-        callable_alone = (
-            kind.startswith(FUNCTIONS) and "] | " not in kind and (" | " not in kind or "[" in kind)
-        )
-        check = function if callable_alone else PLAIN.get(kind)
+        check = function if _only_callable(kind) else PLAIN.get(kind)
     if check is None or not str(parameter.annotation).endswith("| None"):
         return check
     return lambda name, given: None if given is None else check(name, given)
+
+
+def _only_callable(annotation: str) -> bool:
+    """Whether an annotation names functions, and nothing that may be given instead."""
+    if not annotation.startswith(FUNCTIONS) or "] | " in annotation:
+        return False
+    return " | " not in annotation or "[" in annotation
 
 
 def _shown(given: Any) -> str:

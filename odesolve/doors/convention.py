@@ -1,5 +1,5 @@
-"""In which order functions of users get time and state, in which shapes, and what is said where one
-fails because of these."""
+"""The order and the shapes in which functions of users get time and state, and the errors of
+functions that expect others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATE = {
     "latents",
     "inputs",
 }
-# Words of errors that are of shapes; of calls; of indices.
+# Words in errors of torch about shapes, and in errors of Python about calls.
 SHAPES = (
     "size of tensor",
     "must match",
@@ -52,8 +52,8 @@ CALLS = (
 
 
 def parameters(fn: Any) -> tuple[str, ...]:
-    """Names of the first parameters of a function, method or module, as they stand in its code; ()
-    where that is not known."""
+    """The names of the positional parameters of a function, method or module; () where they are not
+    known."""
     if isinstance(fn, partial):
         return ()
     if isinstance(fn, nn.Module):
@@ -66,8 +66,8 @@ def parameters(fn: Any) -> tuple[str, ...]:
 
 
 def check_order(fn: Any, what: str, call: str, first: set[str], second: set[str]) -> None:
-    """Raise OdesolveError for a function whose parameters have names that say the other order: of
-    ``second``, then ``first``."""
+    """Raise OdesolveError for a function whose parameters are named in the other order: a name of
+    ``second``, then one of ``first``."""
     names = parameters(fn)[:2]
     if len(names) == 2 and names[0] in second and names[1] in first:
         a, b = names
@@ -88,9 +88,10 @@ def path_first(fn: Any, what: str) -> None:
 
 
 def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
-    """Raise OdesolveError for a function that cannot be called with so many arguments, or a class.
+    """Raise OdesolveError for a class, and for a function that cannot be called with these
+    arguments.
 
-    ``options`` are given to it as well, as far as it takes them.
+    It also gets those ``options`` that it takes.
     """
     shown = f"{_word(what)}({', '.join(names)})"
     if isinstance(fn, type):
@@ -99,7 +100,7 @@ def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
         )
     try:
         signature = inspect.signature(fn)
-    except (TypeError, ValueError):  # of C, and others that do not say
+    except (TypeError, ValueError):  # functions of C, and others without a signature
         return
     try:
         signature.bind(*names, **{k: v for k, v in options.items() if k in signature.parameters})
@@ -111,8 +112,8 @@ def check_call(fn: Any, what: str, *names: str, **options: Any) -> None:
 
 
 def check_network(net: Any, time: Any) -> None:
-    """Raise OdesolveError for a network, or its function of time, that cannot be called as they
-    will be."""
+    """Raise OdesolveError for a network or a function of time that cannot be called as a model
+    calls them."""
     if not callable(net):
         raise OdesolveError(
             f"net is {type(net).__name__}, not callable: give a function or "
@@ -131,12 +132,11 @@ def raise_misread(
     ours: Sequence[Any],
     named: Mapping[str, Any] = NOTHING,
 ) -> None:
-    """Raise OdesolveError that says how a function was called, with the state at place ``at``, for
-    an error of its that is one of shapes, or of the call; return for others, which are the
-    function's own affair."""
+    """Raise OdesolveError where a function failed because of shapes, or of how it was called: the
+    message says how it is called, with the state at place ``at``. Return for all other errors."""
     words = CALLS if isinstance(error, TypeError) else SHAPES
-    told = str(error).split("\n")[0]
-    if len(ours) < 2 or "vmap" in told or not any(word in told.lower() for word in words):
+    line = str(error).split("\n")[0]
+    if len(ours) < 2 or "vmap" in line or not any(word in line.lower() for word in words):
         return
     t = ours[1 - at]
     y = ours[at]
@@ -146,7 +146,8 @@ def raise_misread(
     shapes = " and ".join(
         f"{name} of shape {_shape(v)}" for name, v in zip(names, ours, strict=False)
     )
-    called = f"{_word(what)}({', '.join((*names, *(f'{name}=' for name in named)))})"
+    arguments = ", ".join((*names, *(f"{name}=" for name in named)))
+    called = f"{_word(what)}({arguments})"
     why = _uneven(named, y) or reason(t, y, names[at])
     if isinstance(error, TypeError):
         more = (
@@ -154,37 +155,31 @@ def raise_misread(
             if what == "the network"
             else "what args= holds comes behind these"
         )
-        loose = _loose(named) if "must be tensor" in told.lower() else ""
+        loose = _loose(named) if "must be tensor" in line.lower() else ""
         why = loose or f"{more}, and nothing else is given"
     raise OdesolveError(
-        f"{what} failed ({told}): it is called as {called}, with {shapes}; {why}"
+        f"{what} failed ({line}): it is called as {called}, with {shapes}; {why}"
     ) from error
 
 
 def _uneven(named: Mapping[str, Any], y: Any) -> str:
-    """Which conditions have another number of rows than the state, and so may be what does not
-    fit."""
-    rows = {
-        k: len(v)
-        for k, v in named.items()
-        if isinstance(v, Tensor) and v.dim() and isinstance(y, Tensor)
-    }
-    odd = [
-        f"{name} has {n} rows for {len(y)} samples"
-        for name, n in rows.items()
-        if n not in (1, len(y))
-    ]
+    """The conditions whose number of rows does not fit the state, in words; "" where all fit."""
+    if not isinstance(y, Tensor):
+        return ""
+    rows = {k: len(v) for k, v in named.items() if isinstance(v, Tensor) and v.dim()}
+    others = {name: n for name, n in rows.items() if n not in (1, len(y))}
+    odd = [f"{name} has {n} rows for {len(y)} samples" for name, n in others.items()]
     return f"{' and '.join(odd)}: give one for each sample" if odd else ""
 
 
 def _loose(named: Mapping[str, Any]) -> str:
-    """Which conditions are plain numbers or lists, where a network may want tensors."""
+    """The conditions that are plain numbers or lists, in words, as a network may need tensors."""
     plain = [name for name, v in named.items() if isinstance(v, (int, float, list, tuple))]
     return f"{' and '.join(plain)}: give a tensor with one number for each sample" if plain else ""
 
 
 def reason(t: Tensor, y: Any, name: str) -> str:
-    """Why t has its shape beside this state, and what to write for another one."""
+    """Why t has its shape beside this state, and what to write for another shape."""
     dims = y.dim() if isinstance(y, Tensor) else 2
     if t.dim() == 0:
         return (
@@ -194,17 +189,17 @@ def reason(t: Tensor, y: Any, name: str) -> str:
     if t.dim() == 1 and dims > 1:
         ones = ", ".join(["1"] * (dims - 1))
         return (
-            f"t has one number a sample, as networks embed it: write t.view(-1, {ones}) beside "
+            f"t has one number per sample, as networks embed it: write t.view(-1, {ones}) beside "
             f"{name}"
         )
     return (
-        f"t has one number a sample, with ones behind it, to stand beside {name}: write "
+        f"t has one number per sample, with ones behind it, to stand beside {name}: write "
         "t.flatten() for an embedding"
     )
 
 
 def _word(what: str) -> str:
-    """What a function is called in a call."""
+    """The name of a function as it is written in a call."""
     return {"the network": "net", "the classifier": "log_prob", "an event's function": "fn"}.get(
         what, what
     )

@@ -1,5 +1,5 @@
-"""The doors: functions that users call, whose arguments are checked and whose calls that do not fit
-say what to type."""
+"""The doors: functions that users call. Their arguments are checked, and the error of a call that
+does not fit says what to type."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ R = TypeVar("R")
 def door(
     name: str, /, passes: Callable[..., Any] | None = None, **kinds: Check | None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator of a function that users call by this name: a call that does not fit says what to
-    type.
+    """Decorator of a function that users call by this name: the error of a call that does not fit
+    says what to type.
 
-    ``passes`` is a function that gets what it does not take itself; ``kinds`` are checks of
-    arguments, beside those that their annotations tell of.
+    ``passes`` is a function that gets the options which this one does not take itself; ``kinds``
+    are checks of arguments, beside those of their annotations.
     """
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:
@@ -31,7 +31,7 @@ def door(
 
         @functools.wraps(call)
         def outer(*args: P.args, **kwargs: P.kwargs) -> R:
-            if passes is not None:  # options that nobody would look at
+            if passes is not None:  # else unknown options would be dropped
                 refuse_others(name, takes, kwargs)
             try:
                 checks(args, kwargs)

@@ -1,4 +1,4 @@
-"""What torch is doing while a function of ours is called."""
+"""The modes of torch in which a function of ours may be called."""
 
 from __future__ import annotations
 
@@ -7,6 +7,5 @@ from torch.compiler import is_compiling
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform is under way, to which only plain torch ops are
-    transparent."""
+    """Whether a torch.func transform is active, which sees through plain torch ops alone."""
     return not is_compiling() and _functorch.peek_interpreter_stack() is not None

@@ -1,9 +1,9 @@
-"""What the library reads back: bytes of regular files, texts against schemas, arrays within what
-their file can hold.
+"""Readers of files: bytes of regular files, texts against schemas, arrays no larger than their
+file.
 
-Every reader names what it reads by a ``Door``, which makes the error of all that is not so. Nothing
-is opened that could wait for somebody (a FIFO, a device), and nothing is believed before it is
-checked: no size, no shape, no number."""
+Every reader names what it reads by a ``Door``, which makes the error where something is wrong.
+Nothing is opened that could block (a FIFO, a device), and no size, shape or number is believed
+before it is checked."""
 
 from odesolve.files.arrays import read_npy, read_npz, read_tensors
 from odesolve.files.contents import MARK, contents, door_of_text, regular, text_of

@@ -24,8 +24,8 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_npy(path: str | os.PathLike, door: Door) -> np.ndarray:
-    """The array of an .npy file. Raises the door's error for pickles, and for files of another
-    length than they claim."""
+    """The array of an .npy file. Raises the door's error for pickles, and for files whose length is
+    not what they claim."""
     size = regular(path, door)
     with door.reading(), open(path, "rb") as file:
         _check_claim(file, size, door, "the array")
@@ -53,8 +53,8 @@ def read_npz(source: str | os.PathLike | bytes, door: Door) -> Arrays:
 
 
 def read_tensors(path: str | os.PathLike, door: Door) -> Any:
-    """What ``torch.save`` wrote of tensors and plain containers, on the CPU. Raises the door's
-    error for all else."""
+    """The tensors and plain containers that ``torch.save`` wrote, on the CPU. Raises the door's
+    error for anything else."""
     size = regular(path, door)
     with door.reading():
         if zipfile.is_zipfile(path):
@@ -64,20 +64,18 @@ def read_tensors(path: str | os.PathLike, door: Door) -> Any:
 
 
 def _check_archive(archive: zipfile.ZipFile, size: int, door: Door) -> None:
-    """No member may claim more than the file can hold."""
+    """Raise the door's error where a member claims more bytes than the file can hold."""
     members = archive.infolist()
     if sum(m.compress_size for m in members) > size:
         raise door.refuse("its members claim more bytes than it has")
     for m in members:
         if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise door.refuse(
-                f"member {m.filename!r} is packed in another way than numpy and torch do"
+                f"member {m.filename!r} is compressed in a way that numpy and torch do not use"
             )
-        most = (
-            m.compress_size
-            if m.compress_type == zipfile.ZIP_STORED
-            else m.compress_size * PACKED + SLACK
-        )
+        most = m.compress_size
+        if m.compress_type == zipfile.ZIP_DEFLATED:
+            most = m.compress_size * PACKED + SLACK
         if m.file_size > most:
             raise door.refuse(
                 f"member {m.filename!r} claims {m.file_size} bytes and can hold {most}"
@@ -85,7 +83,8 @@ def _check_archive(archive: zipfile.ZipFile, size: int, door: Door) -> None:
 
 
 def _check_claim(file: BinaryIO, size: int, door: Door, name: str) -> None:
-    """The header has to describe an array of numbers or texts of just the bytes that follow it."""
+    """Raise the door's error unless the header describes numbers or texts of exactly the bytes that
+    follow it."""
     version = npy.read_magic(file)
     if version not in HEADERS:
         raise door.refuse(f"{name} is of version {version} of npy")

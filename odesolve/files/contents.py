@@ -1,4 +1,4 @@
-"""Bytes and texts of files that are looked at before they are opened."""
+"""Bytes and texts of files, which are checked before they are opened."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SPECIAL = {
 
 
 def regular(path: str | os.PathLike, door: Door) -> int:
-    """The size of a regular file that holds something. Raises the door's error for all else,
+    """The size of a regular file that is not empty. Raises the door's error for anything else,
     without opening it."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         why = "it is a link to nothing" if os.path.islink(path) else "there is no such file"
         raise door.refuse(why) from None
@@ -30,15 +30,15 @@ def regular(path: str | os.PathLike, door: Door) -> int:
         raise door.refuse(f"it cannot be read, {e.strerror}") from None
     except (ValueError, TypeError) as e:  # a name that no file can have
         raise door.refuse(str(e)) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise door.refuse(SPECIAL.get(stat.S_IFMT(found.st_mode), "it is no file"))
-    if found.st_size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise door.refuse(SPECIAL.get(stat.S_IFMT(status.st_mode), "it is no file"))
+    if status.st_size == 0:
         raise door.refuse("it is empty")
-    return found.st_size
+    return status.st_size
 
 
 def contents(path: str | os.PathLike, door: Door) -> bytes:
-    """The bytes of a regular file. Raises the door's error for all else."""
+    """The bytes of a regular file. Raises the door's error for anything else."""
     regular(path, door)
     try:
         with open(path, "rb") as file:
@@ -56,16 +56,13 @@ def text_of(body: bytes, door: Door) -> str:
 
 
 def door_of_text(given: Any, door: Door) -> str:
-    """A text that was given, as str or as its bytes. Raises the door's error for all else."""
+    """A text that was given as str or as bytes. Raises the door's error for anything else."""
     if isinstance(given, (bytes, bytearray)):
         given = text_of(bytes(given), door)
     if not isinstance(given, str):
-        told = f"it is {short(given)}"
-        raise door.refuse(
-            f"{told}: read its text first"
-            if isinstance(given, os.PathLike)
-            else f"{told} and no text"
-        )
+        if isinstance(given, os.PathLike):
+            raise door.refuse(f"it is {short(given)}: read its text first")
+        raise door.refuse(f"it is {short(given)} and no text")
     if not given.strip():
         raise door.refuse("it is empty")
     if given.startswith(MARK):

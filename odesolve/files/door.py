@@ -1,4 +1,4 @@
-"""How what is read is called in errors, and how values are shown in them."""
+"""Errors about files: how they name the file, and how they show values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 
-MOST = 200  # letters of what a library says
+MOST = 200  # letters of a library's message
 LONGEST = 100  # bits of a whole number that is shown as it is
 
 
 @dataclass(frozen=True)
 class Door:
-    """One thing that is read: its ``name``, what is said ``what`` where it is not so, and what to
-    give ``instead``."""
+    """One thing that is read: its ``name``, ``what`` errors say is wrong with it, and what to give
+    ``instead``."""
 
     name: str
     what: str
@@ -33,7 +33,7 @@ class Door:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Whatever a library raises about bytes or states that are not its own is one sentence of
+        """Within, whatever a library raises about wrong bytes or states becomes one sentence of
         ours."""
         try:
             yield
@@ -44,13 +44,13 @@ class Door:
 
 
 def one_line(e: Exception) -> str:
-    """What an error of a library says, or the beginning of it; its name where it says nothing."""
-    told = " ".join(str(e).split())
-    return told[:MOST] + " ..." * (len(told) > MOST) if told else type(e).__name__
+    """The message of a library's error, or the beginning of it; its class where it has none."""
+    text = " ".join(str(e).split()) or type(e).__name__
+    return text if len(text) <= MOST else f"{text[:MOST]} ..."
 
 
 class _Short(reprlib.Repr):
-    """Values as text that is never long, nested or slow."""
+    """Values as text that is short and quick to make, however deep they are nested."""
 
     def __init__(self) -> None:
         super().__init__()

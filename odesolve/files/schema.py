@@ -1,5 +1,5 @@
-"""JSON as plain values, and plain values against schemas (``msgspec.Struct``), strictly: nothing is
-turned into a number."""
+"""JSON as plain values, and plain values against schemas (``msgspec.Struct``), strictly: no other
+value is turned into a number."""
 
 from __future__ import annotations
 
@@ -54,12 +54,11 @@ def parsed(given: Any, door: Door, finite: bool = True) -> Any:
     """The values of a JSON text; ``finite`` also refuses the words NaN and Infinity, which are no
     JSON.
 
-    Raises the door's error for what is no JSON, names a key twice, or is nested too deeply to be of
-    ours."""
+    Raises the door's error for a text that is no JSON, has a key twice, or is nested too deeply."""
     text = door_of_text(given, door)
     try:
-        found = _quick(text) if finite else None
-        return _careful(text, finite) if found is None else found
+        values = _quick(text) if finite else None
+        return _careful(text, finite) if values is None else values
     except RecursionError:
         raise door.refuse("it is nested too deeply") from None
     except ValueError as e:
@@ -67,8 +66,8 @@ def parsed(given: Any, door: Door, finite: bool = True) -> Any:
 
 
 class uncollected:
-    """A ``with`` without garbage collection, which would look through all that has been read again
-    and again."""
+    """A ``with`` without garbage collection, which would go through all values that have been read
+    again and again."""
 
     __slots__ = ("on",)
 
@@ -85,41 +84,38 @@ _ANY = msgspec.json.Decoder()
 
 
 def _quick(text: str) -> Any:
-    """The values, if the text has as many keys as they have; None where that has to be looked
-    into."""
+    """The values, where the text has as many keys as they have; None where that takes a closer
+    look."""
     if " :" in text or "\n:" in text or "\t:" in text or "\r:" in text:
         return None
     try:
-        found = _ANY.decode(text)
+        values = _ANY.decode(text)
     except msgspec.DecodeError:
         return None
-    return found if text.count('":') == _keys(found) else None
+    return values if text.count('":') == _keys(values) else None
 
 
 def _keys(value: Any) -> int:
-    """How many keys there are, in lists where they begin with one that has some."""
+    """How many keys there are; lists count only where they begin with a dict, which is quicker."""
     if isinstance(value, dict):
         return len(value) + sum(map(_keys, value.values()))
-    return (
-        sum(map(_keys, value))
-        if isinstance(value, list) and value and isinstance(value[0], dict)
-        else 0
-    )
+    dicts = isinstance(value, list) and value and isinstance(value[0], dict)
+    return sum(map(_keys, value)) if dicts else 0
 
 
 def _careful(text: str, finite: bool) -> Any:
     strange: list[str] = []
-    found = json.loads(
+    values = json.loads(
         text,
         object_pairs_hook=_once,
         parse_constant=lambda word: strange.append(word) or float(word),
     )
-    if "\\u" in text:  # half a character, which no text can be written with
-        json.dumps(found, ensure_ascii=False).encode()
+    if "\\u" in text:  # raises for half a character, which no file can hold
+        json.dumps(values, ensure_ascii=False).encode()
     if strange and finite:
-        where = (_unreal(found) or "").lstrip(".") or "it"
+        where = (_unreal(values) or "").lstrip(".") or "it"
         raise ValueError(f"{where} is {strange[0]}: expected a finite number")
-    return found
+    return values
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,8 +128,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _unreal(value: Any) -> str | None:
-    """Where the first number is that is none, as in ".rows[3]"; "" for the value itself, None where
-    there is none."""
+    """The place of the first number that is not finite, such as ".rows[3]"; "" for the value
+    itself, None where all are finite."""
     if isinstance(value, dict):
         parts = [(f".{name}", part) for name, part in value.items()]
     elif isinstance(value, list):
@@ -145,26 +141,27 @@ def _unreal(value: Any) -> str | None:
 
 
 def shaped(value: Any, kind: type[Kind] | Any, door: Door, texts: bool = False) -> Kind:
-    """Plain values as what a schema says. Raises the door's error, which names the field, what is
-    there and what is expected.
+    """Plain values as an object of a schema. Raises the door's error, which names the field, its
+    value and what was expected.
 
-    With ``texts`` keys that are whole numbers may be given as text, as JSON has them.
+    With ``texts``, keys that are whole numbers may be given as text, as JSON has them.
     """
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
-    if isinstance(value, Tensor):  # which is asked for items as if it were a row of fields
+    if isinstance(value, Tensor):  # which msgspec would take for a row of fields
         raise door.refuse(f"it is a tensor of shape {tuple(value.shape)}")
     try:
         return msgspec.convert(value, kind, str_keys=texts)
     except msgspec.ValidationError as e:
-        raise door.refuse(_told(_with_key(str(e), value, kind, texts), value)) from None
+        message = _with_key(str(e), value, kind, texts)
+        raise door.refuse(_in_words(message, value)) from None
     except RecursionError:
         raise door.refuse("it is nested too deeply") from None
 
 
 def _with_key(message: str, value: Any, kind: Any, texts: bool) -> str:
-    """msgspec's message with the key for which it writes "...": the one that is refused when it is
-    alone."""
+    """msgspec's message with the key for which it writes "...": it is the key that msgspec refuses
+    alone, too."""
     before, dots, after = message.partition("[...]")
     if not dots:
         return message
@@ -185,7 +182,7 @@ def _reached(value: Any, steps: list[Any]) -> Any:
 
 
 def _alone(value: Any, steps: list[Any], part: Any) -> Any:
-    """The values with another part at a place."""
+    """The values with another part at this place."""
     if not steps:
         return part
     inside = _alone(value[steps[0]], steps[1:], part)
@@ -194,28 +191,29 @@ def _alone(value: Any, steps: list[Any], part: Any) -> Any:
     return {**value, steps[0]: inside}
 
 
-def _told(message: str, value: Any) -> str:
-    """What msgspec says, with the value that stands there."""
+def _in_words(message: str, value: Any) -> str:
+    """msgspec's message in our words, with the value that stands there."""
     parts = _MESSAGE.fullmatch(message)
     assert parts is not None
     what = parts["what"].replace("`", "")
     what = what[0].lower() + what[1:].partition(", got ")[0]
     expected = what.removeprefix("expected ")
-    expected = (
-        "the name of a value" if expected.startswith("str matching") else _WORDS.get(expected)
-    )
-    what = what if expected is None else f"expected {expected}"
+    words = "the name of a value"
+    if not expected.startswith("str matching"):
+        words = _WORDS.get(expected)
+    what = what if words is None else f"expected {words}"
     where = parts["where"] or ""
+    place = where.lstrip(".") or "it"
     if parts["key"]:
-        return f"a key of {where.lstrip('.') or 'it'}: {what}"
+        return f"a key of {place}: {what}"
     if "missing required field" in what or "unknown field" in what:
-        return f"{where.lstrip('.') or 'it'}: {what}"
+        return f"{place}: {what}"
     shown = _at(value, where)
-    return f"{where.lstrip('.') or 'it'}{' is ' + shown if shown else ''}: {what}"
+    return f"{place} is {shown}: {what}" if shown else f"{place}: {what}"
 
 
 def _at(value: Any, where: str) -> str:
-    """The value at a place, as text; empty where the place is not told."""
+    """The value at a place, as text; empty where the message does not name the place."""
     steps = [name or (int(place) if place else None) for name, place, _ in _STEP.findall(where)]
     try:
         return short(_reached(value, steps))

@@ -1,5 +1,5 @@
-"""What of code decides its answers: its instructions and constants, and the globals that it names;
-and whose code it is."""
+"""What decides the answers of code: its instructions and constants, and the globals that it names;
+and whether it is a library's or the user's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from odesolve.errors import __file__ as _OURS
 
-# Of a class: what says nothing of an answer, as the constructor, whose outcome is looked at itself.
+# Members of a class that decide no answer, such as the constructor, whose outcome is looked at
+# itself.
 _SILENT = """
     __init__ __new__ __post_init__ __module__ __dict__ __weakref__ __doc__ __annotations__
     __qualname__ __firstlineno__
@@ -41,11 +42,12 @@ FOLDERS = tuple(
     if folder
 )
 OF_LIBRARIES = ("odesolve", "torch", "numpy", "builtins")
+SLOT = types.MemberDescriptorType | types.GetSetDescriptorType
 NO_HOME = ("__main__", "__mp_main__")
 
 
 class Names(NamedTuple):
-    """A module of the user's, as far as code uses it: its members of these names."""
+    """A module of the user's, and the names of its members that code uses."""
 
     module: types.ModuleType
     names: frozenset[str]
@@ -55,16 +57,14 @@ class Names(NamedTuple):
 def in_library(file: str) -> bool:
     """Whether a source file belongs to a library, whose version stands for it, rather than to the
     user."""
-    if file.startswith("<frozen"):
+    if file.startswith("<frozen") or any(part in FOREIGN for part in file.split(os.sep)):
         return True
-    return any(part in FOREIGN for part in file.split(os.sep)) or os.path.realpath(file).startswith(
-        FOLDERS
-    )
+    return os.path.realpath(file).startswith(FOLDERS)
 
 
 @cache
 def module_in_library(name: str) -> bool:
-    """The same of a module, by its name."""
+    """The same for a module, by its name."""
     top = name.partition(".")[0]
     if top in OF_LIBRARIES or (top in sys.stdlib_module_names and name not in NO_HOME):
         return True
@@ -76,15 +76,14 @@ def of_library(value: Any) -> bool:
     """Whether a class or a function is a library's: by the file of its code, else by its module."""
     if isinstance(value, types.FunctionType):
         return in_library(value.__code__.co_filename)
-    written = [
-        f.__code__.co_filename for f in vars(value).values() if isinstance(f, types.FunctionType)
-    ]
-    files = [file for file in written if file != GENERATED]
-    if files:
-        return in_library(files[0])
+    methods = [f for f in vars(value).values() if isinstance(f, types.FunctionType)]
+    files = [f.__code__.co_filename for f in methods]
+    written = [file for file in files if file != GENERATED]
+    if written:
+        return in_library(written[0])
     name = getattr(value, "__module__", None) or ""
-    made = name == "builtins" and value.__flags__ & HEAP  # by exec, without a module
-    return not made and module_in_library(name)
+    by_exec = name == "builtins" and value.__flags__ & HEAP  # a class without a module
+    return not by_exec and module_in_library(name)
 
 
 def named(value: Any) -> str:
@@ -94,7 +93,7 @@ def named(value: Any) -> str:
 
 
 def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[str, Any]]:
-    """What decides what code does: neither its place in a file nor the names of its variables."""
+    """What decides what code does, without its place in a file and the names of its variables."""
     consts = code.co_consts
     if doc is not None and consts and consts[0] == doc:
         consts = (None, *consts[1:])  # as a function without a docstring has it
@@ -113,19 +112,19 @@ def code_parts(code: types.CodeType, doc: str | None = None) -> Iterator[tuple[s
 def uses(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
     """The globals that code and the functions within it name, the modules that they import, and all
     names of attributes."""
-    found = set()
+    read = set()
     imported = set()
     names = set(code.co_names)
     for i in dis.get_instructions(code):
         if i.opname in READS:
-            found.add(i.argval)
+            read.add(i.argval)
         elif i.opname == "IMPORT_NAME":
             imported.add(i.argval)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            for mine, theirs in zip((found, imported, names), uses(inner), strict=True):
+            for mine, theirs in zip((read, imported, names), uses(inner), strict=True):
                 mine |= theirs
-    return frozenset(found), frozenset(imported), frozenset(names)
+    return frozenset(read), frozenset(imported), frozenset(names)
 
 
 def cells(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -140,32 +139,33 @@ def cells(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 def outside(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
     """The globals and imports that a function uses, by name."""
-    found, imported, names = uses(fn.__code__)
-    for name in sorted(found & fn.__globals__.keys()):
+    read, imported, names = uses(fn.__code__)
+    for name in sorted(read & fn.__globals__.keys()):
         yield name, used(fn.__globals__[name], names)
     for name in sorted(imported & sys.modules.keys()):
         yield f"import {name}", used(sys.modules[name], names)
 
 
 def used(value: Any, names: frozenset[str]) -> Any:
-    """The value; of a module what code that has these names may use."""
+    """The value itself; for a module, its members that code with these names may use."""
     return seen_by(value, names) if isinstance(value, types.ModuleType) else value
 
 
 @cache
 def seen_by(module: types.ModuleType, names: frozenset[str]) -> Names:
-    """One object for a module and names, so that modules that use each other are seen to."""
+    """One object per module and names, so that a walk sees where modules use each other."""
     return Names(module, names)
 
 
 def members(cls: type) -> Iterator[tuple[str, Any]]:
     """The methods and constants of a class, without those of its bases."""
     for name, value in vars(cls).items():
-        generated = (
-            isinstance(value, types.FunctionType)
-            and value.__code__.co_filename == GENERATED
-            and name[:2] == "__"
-        )
-        told = isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
-        if name not in SILENT and not generated and not told:
+        if name not in SILENT and not _generated(name, value) and not isinstance(value, SLOT):
             yield name, value
+
+
+def _generated(name: str, value: Any) -> bool:
+    """Whether a dataclass wrote a method, which then follows from its fields."""
+    if not isinstance(value, types.FunctionType):
+        return False
+    return value.__code__.co_filename == GENERATED and name[:2] == "__"

@@ -1,5 +1,5 @@
-"""What answers depend on, as a SHA-256: another network, condition, function or constant is another
-job."""
+"""A SHA-256 of all that answers depend on: another network, condition, function or constant makes
+another job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from odesolve.fingerprints.code import OF_LIBRARIES, Names, of_library
 from odesolve.fingerprints.parts import EXACT, Parts, parts_of, unwrapped
 
-KIND = "sha256-1"  # of fingerprints: those of another kind cannot be compared
+KIND = "sha256-1"  # of fingerprints: two kinds cannot be compared
 DIGITS = 32
 PLAIN = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
 OF_TORCH = (
@@ -28,20 +28,20 @@ OF_TORCH = (
     torch._ops.OpOverloadPacket,
 )
 CHUNK = 1 << 26
-NAMED = 12  # levels that a name tells of
+NAMED = 12  # levels in the name of a part
 SHOWN = 3  # levels of parts whose digests are kept, to name what differs
-MOST = 200  # of them
+MOST = 200  # digests of parts that are kept
 
 
 def fingerprint(value: Any) -> str:
     """Hexadecimal digits of all that decides what a model, a function or any other value answers;
     the same on every device.
 
-    Of networks: parameters, buffers, attributes, modes, hooks, and the code of classes of the
-    user's. Of functions: their code, defaults, closures, and the globals that they name. Libraries
-    stand by their names; torch.compile and DDP by what they wrap, and a dict of weights by their
-    names within it. Of weights that are cut over ranks, this rank's part. An object whose class has
-    a method ``__fingerprint__`` is what that returns."""
+    A network counts by its parameters, buffers, attributes, modes, hooks, and the code of the
+    user's classes; a function by its code, defaults, closure, and the globals that it names; a
+    library by its name; torch.compile and DDP by what they wrap; a dict of weights by their names
+    within it; weights that are cut over ranks by this rank's part. An object whose class has a
+    method ``__fingerprint__`` counts by what that returns."""
     return Walk().digest(value, "it").hex()[:DIGITS]
 
 
@@ -52,31 +52,34 @@ def checksum(x: Tensor) -> str:
 
 @dataclass
 class _Frame:
-    """A value that is being looked at: the rest of its parts, and the digests of those before."""
+    """A value that a walk is inside of: the rest of its parts, and the digests of those before."""
 
     value: Any
     name: str
     kind: str
     parts: Iterator[tuple[str, Any]]
     ordered: bool
-    found: list[tuple[str, bytes]] = field(default_factory=list)
+    digests: list[tuple[str, bytes]] = field(default_factory=list)
     label: str = ""
 
     def close(self) -> bytes:
-        found = self.found if self.ordered else sorted(self.found)
-        told = hashlib.sha256(f"{self.kind} {len(found)} {self.ordered};".encode())
-        for label, digest in found:
+        digests = self.digests if self.ordered else sorted(self.digests)
+        whole = hashlib.sha256(f"{self.kind} {len(digests)} {self.ordered};".encode())
+        for label, digest in digests:
             text = label.encode("utf-8", "surrogatepass")
-            told.update(b"%d:" % len(text) + text + digest)
-        return told.digest()
+            whole.update(b"%d:" % len(text) + text + digest)
+        return whole.digest()
 
 
 class Walk:
-    """One look at values, however deep and however they refer to each other, each looked at once.
+    """One walk through values, however deep and however they refer to each other: it looks at each
+    value once.
 
-    ``code=False`` leaves out what Python's version decides of code. ``tensors`` are the digests of
-    an earlier look, kept while the tensors are unchanged. Afterwards ``unseen`` has the names of
-    what could not be looked at, ``shown`` digests of parts."""
+    ``code=False`` leaves out what depends on Python's version in code. ``tensors`` are the digests
+    of an earlier walk, which hold while the tensors are unchanged. Afterwards ``unseen`` has the
+    names of values that show nothing, ``shown`` the digests of parts.
+
+    Rejected: recursion, which Python limits to fewer levels than values have."""
 
     def __init__(self, code: bool = True, tensors: dict[int, tuple[Any, Any, bytes]] | None = None):
         self.code = code
@@ -88,7 +91,7 @@ class Walk:
         self.libraries: set[str] = set()
 
     def digest(self, value: Any, name: str) -> bytes:
-        """The SHA-256 of a value; ``name`` is what it is called where a part of it is told of."""
+        """The SHA-256 of a value; ``name`` is the first word of the names of its parts."""
         root = unwrapped(value)
         known = self._known(root, name, {})
         if known is not None:
@@ -106,20 +109,20 @@ class Walk:
                 self._show(frame.name, digest)
                 if not stack:
                     return digest
-                stack[-1].found.append((frame.label, digest))
+                stack[-1].digests.append((frame.label, digest))
                 continue
             part = unwrapped(part)
             inner = f"{frame.name}.{label}" if label and len(stack) <= NAMED else frame.name
             digest = self._known(part, inner, depth)
             if digest is not None:
-                frame.found.append((label, digest))
+                frame.digests.append((label, digest))
             else:
                 depth[id(part)] = len(stack)
                 stack.append(self._opened(part, inner, label))
 
     def _known(self, value: Any, name: str, depth: dict[int, int]) -> bytes | None:
-        """The digest of a value without parts, of one that was looked at, or of one whose parts
-        lead back to it."""
+        """The digest of a value without parts, of one that this walk has seen, or of one that this
+        walk is inside of; None of others."""
         if id(value) in depth:
             return _sha(f"back to {len(depth) - depth[id(value)]}")
         digest = self._plain(value)
@@ -158,7 +161,7 @@ class Walk:
             return _sha("uninitialised")
         try:
             return _of_tensor(x)
-        # of a kind of tensors that has no bytes of its own
+        # kinds of tensors that have no bytes of their own
         except (RuntimeError, NotImplementedError, TypeError):
             self.unseen.setdefault("a tensor", f"{type(x).__module__}.{type(x).__qualname__}")
             return _sha("unseen")
@@ -167,7 +170,7 @@ class Walk:
         try:
             kind, parts, ordered = self._parts(value)
             parts = list(parts)
-        except Exception:  # Unseen, and whatever an object raises that is looked at
+        except Exception:  # Unseen, and any error of the object itself
             self.unseen.setdefault(name, f"{type(value).__module__}.{type(value).__qualname__}")
             kind = "unseen"
             parts = [("class", type(value))]
@@ -178,23 +181,22 @@ class Walk:
         if isinstance(value, np.ndarray):
             return Parts("objects", [("shape", value.shape), ("held", value.ravel().tolist())])
         look = EXACT.get(type(value), parts_of)
-        found = look(value)
+        parts = look(value)
         if isinstance(value, type) and of_library(value):
             self.libraries.add(value.__module__.partition(".")[0])
-        elif isinstance(value, Names) and found.kind == "library":
+        elif isinstance(value, Names) and parts.kind == "library":
             self.libraries.add(value.module.__name__.partition(".")[0])
-        if found.kind == "code" and not self.code:
-            return Parts(
-                "code", [part for part in found.parts if part[0] in ("shape", "arguments")]
-            )
-        return found
+        if parts.kind == "code" and not self.code:
+            kept = [part for part in parts.parts if part[0] in ("shape", "arguments")]
+            return Parts("code", kept)
+        return parts
 
     def _show(self, name: str, digest: bytes) -> None:
         if name.count(".") <= SHOWN and name not in self.shown:
             self.shown[name] = digest.hex()[:8]
 
     def parts(self) -> dict[str, str]:
-        """Digests of the parts by name, as deep as there are not too many."""
+        """The digests of parts by name, as many levels of them as fit into ``MOST``."""
         for level in range(SHOWN, 0, -1):
             kept = {name: v for name, v in self.shown.items() if name.count(".") <= level}
             if len(kept) <= MOST:
@@ -203,15 +205,13 @@ class Walk:
 
     def versions(self) -> dict[str, str]:
         """The versions of libraries whose classes and modules stand by their names."""
-        found = {
-            name: getattr(sys.modules.get(name), "__version__", None) for name in self.libraries
-        }
-        others = (*OF_LIBRARIES, *sys.stdlib_module_names)
-        return {
-            name: str(v)
-            for name, v in sorted(found.items())
-            if v is not None and name not in others
-        }
+        apart = (*OF_LIBRARIES, *sys.stdlib_module_names)
+        versions = {}
+        for name in sorted(self.libraries.difference(apart)):
+            version = getattr(sys.modules.get(name), "__version__", None)
+            if version is not None:
+                versions[name] = str(version)
+        return versions
 
 
 def _written(value: Any) -> str:
@@ -223,7 +223,7 @@ def _sha(text: str, body: bytes = b"") -> bytes:
 
 
 def _of_plain(values: list[Any] | tuple[Any, ...]) -> bytes | None:
-    """A long list of numbers at once; None for one that holds other things."""
+    """The digest of a list of plain values at once; None for one that holds other things."""
     if not all(type(v) in PLAIN for v in values):
         return None
     text = "\n".join(map(_written, values))
@@ -239,18 +239,18 @@ def _address(x: Tensor) -> int:
 
 def _of_tensor(x: Tensor) -> bytes:
     x = x.detach()
-    told = hashlib.sha256(f"{x.dtype} {tuple(x.shape)};".encode())
+    whole = hashlib.sha256(f"{x.dtype} {tuple(x.shape)};".encode())
     if hasattr(x, "to_local"):  # a DTensor: this rank's part, and how it is cut
-        told.update(f"{x.placements} of {tuple(x.device_mesh.shape)};".encode())  # type: ignore[attr-defined]
+        whole.update(f"{x.placements} of {tuple(x.device_mesh.shape)};".encode())  # type: ignore[attr-defined]
         x = x.to_local()  # type: ignore[attr-defined]
     if x.is_meta:
-        return told.digest()
+        return whole.digest()
     if x.layout != torch.strided:
         x = x.to_dense()
     if x.is_quantized:
-        told.update(f"{x.qscheme()};".encode())
+        whole.update(f"{x.qscheme()};".encode())
         x = torch.stack([x.dequantize(), x.int_repr().to(torch.float32)])
     flat = x.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
     for part in flat.split(CHUNK):
-        told.update(part.cpu().numpy().data)
-    return told.digest()
+        whole.update(part.cpu().numpy().data)
+    return whole.digest()

@@ -1,4 +1,4 @@
-"""What a value consists of, as far as it decides answers: one function a kind of value."""
+"""The parts of a value that decide answers: one function per kind of value."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ Named = Iterable[tuple[str, Any]]
 
 
 class Parts(NamedTuple):
-    """A value's kind and its parts by name; ``ordered``: parts count in their order, else by their
-    names."""
+    """A value's kind and its parts by name; parts count in their order where ``ordered``, else by
+    their names."""
 
     kind: str
     parts: Named
@@ -64,7 +64,7 @@ class Unseen(Exception):
     """A value shows nothing of what it holds."""
 
 
-# Attributes that say nothing of an answer: a model's doors, a module's ways of saving itself.
+# Attributes that decide no answer: a model's doors, how a module is saved.
 OF_MODEL = frozenset(("_door", "_judge", "_kept_times", "_shared"))
 _OF_MODULE = """
     _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook
@@ -82,10 +82,9 @@ QUIET = (
     weakref.WeakKeyDictionary,
     threading.local,
 )
-PREFIX = re.compile(
-    r"(?:(?<=\.)|^)(?:module|_orig_mod|_checkpoint_wrapped_module)\."
-)  # which these put before names of weights
-CALLS = ("__call__", "_wrapped_call_impl")  # what torch calls the one method
+# what wrappers put before the names of weights
+PREFIX = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_checkpoint_wrapped_module)\.")
+CALLS = ("__call__", "_wrapped_call_impl")  # torch's two names of one method
 BEFORE = ("_forward_pre_hooks", "_backward_pre_hooks")
 MANGLED = re.compile(r"___torch_mangle_\d+\.?")
 CONTAINERS = (dict, list, tuple, set, frozenset, str, int, float, bytes)
@@ -93,8 +92,8 @@ HEAD = object.__basicsize__
 
 
 def unwrapped(value: Any) -> Any:
-    """What answers in the place of a wrapper that changes no more than rounding: of a compiler, of
-    ranks, of our doors."""
+    """What answers inside of a wrapper that changes rounding at most: of a compiler, of ranks, or
+    one of our doors."""
     while True:
         inner = network_of(value)
         given = compiled(value)
@@ -167,7 +166,7 @@ def _with_hooks(module: nn.Module, hooks: dict[str, list[Any]]) -> Parts:
 
 
 def _scripted(module: torch.jit.ScriptModule) -> Parts:
-    """A network of TorchScript: its code, constants and attributes."""
+    """A network of TorchScript by its code, constants and attributes."""
     core: Any = module._c
     names = {
         n
@@ -243,7 +242,7 @@ def _class(cls: type) -> Parts:
 
 
 def _names(seen: Names) -> Parts:
-    """A module: a library's by its name, a user's by what is used of it."""
+    """A module: one of a library by its name, a user's by the members that are used."""
     module, names = seen
     if module_in_library(module.__name__):
         return Parts("library", [("name", module.__name__)])
@@ -256,21 +255,21 @@ def _plain_module(module: types.ModuleType) -> Parts:
     return _names(seen_by(module, frozenset()))
 
 
-def _property(made: property) -> Parts:
-    return Parts("property", [("get", made.fget)])
+def _property(value: property) -> Parts:
+    return Parts("property", [("get", value.fget)])
 
 
-def _static(made: Any) -> Parts:
-    return Parts(type(made).__name__, [("function", made.__func__)])
+def _static(value: Any) -> Parts:
+    return Parts(type(value).__name__, [("function", value.__func__)])
 
 
-def _cached(made: Any) -> Parts:
-    return Parts("cached", [("function", getattr(made, "func", None) or made.__wrapped__)])
+def _cached(value: Any) -> Parts:
+    return Parts("cached", [("function", getattr(value, "func", None) or value.__wrapped__)])
 
 
 def _mapping(held: Mapping) -> Parts:
-    """By names, as two of another order are equal; in their order where they say so, or hold what
-    may be called in turn."""
+    """A mapping by its names, as another order makes no difference; in its order where the mapping
+    has one, or holds functions, which may be called in turn."""
     items = list(held.items())
     text = all(type(k) is str for k, _ in items)
     ordered = isinstance(held, OrderedDict) or any(callable(v) for _, v in items)
@@ -283,12 +282,8 @@ def _mapping(held: Mapping) -> Parts:
 
 def _unprefixed(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Weights by their names within a network, whatever it was wrapped in."""
-    names = [PREFIX.sub("", name) for name, _ in items]
-    return (
-        list(zip(names, (v for _, v in items), strict=True))
-        if len(set(names)) == len(names)
-        else items
-    )
+    plain = [(PREFIX.sub("", name), value) for name, value in items]
+    return plain if len(dict(plain)) == len(plain) else items
 
 
 def _sequence(held: Any) -> Parts:
@@ -319,8 +314,8 @@ def _code(code: types.CodeType) -> Parts:
 
 
 def _instance(value: Any) -> Parts:
-    """Any other object: its class and its attributes, what it holds as a container, and what it
-    would be saved as."""
+    """Any other object: its class, its attributes, what it holds as a container, and what pickle
+    would save of it where attributes do not show everything."""
     cls = type(value)
     parts: list[tuple[str, Any]] = [("class", cls), *_attributes(value)]
     parts += [("held", _as(kind, value)) for kind in CONTAINERS if isinstance(value, kind)][:1]
@@ -330,15 +325,15 @@ def _instance(value: Any) -> Parts:
 
 
 def _as(kind: Any, value: Any) -> Any:
-    """A container or a number as what it extends."""
+    """A container or a number as the builtin type that it extends."""
     return kind(value)
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes by name, without those that a cached property keeps, which follow from the
+    """Attributes by name, without those that a cached property keeps: they follow from the
     others."""
     cls = type(value)
-    # which another thread may add to
+    # a list, as another thread may add attributes
     for name, held in list(getattr(value, "__dict__", {}).items()):
         if not isinstance(getattr(cls, name, None), functools.cached_property):
             yield name, held
@@ -349,19 +344,19 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def _slots(cls: type) -> tuple[str, ...]:
-    found: list[str] = []
+    names: list[str] = []
     for base in cls.__mro__:
-        given = vars(base).get("__slots__", ())
-        for name in (given,) if isinstance(given, str) else given:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
             hidden = name.startswith("__") and not name.endswith("__")
-            found.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
-    return tuple(n for n in found if n not in ("__dict__", "__weakref__"))
+            names.append(f"_{base.__name__.lstrip('_')}{name}" if hidden else name)
+    return tuple(n for n in names if n not in ("__dict__", "__weakref__"))
 
 
 @functools.cache
 def _hides(cls: type) -> bool:
-    """Whether its objects hold more memory than their attributes take: that of an extension
-    module."""
+    """Whether the objects of a class hold more memory than their attributes need: then an extension
+    module keeps something there."""
     if issubclass(cls, (*CONTAINERS, BaseException)):
         return False
     return cls.__basicsize__ > HEAD + 8 * len(_slots(cls)) + 16
@@ -370,19 +365,15 @@ def _hides(cls: type) -> bool:
 def _saved(value: Any) -> Any:
     """What pickle would keep of an object. Raises Unseen where it cannot."""
     try:
-        made = value.__reduce_ex__(2)
+        reduced = value.__reduce_ex__(2)
     except Exception as e:  # whatever an extension raises
         raise Unseen from e
-    if isinstance(made, str):
-        return made
-    call, args, state, items, pairs = (*made, None, None, None)[:5]
-    return (
-        named(call),
-        args,
-        state,
-        None if items is None else list(items),
-        None if pairs is None else list(pairs),
-    )
+    if isinstance(reduced, str):
+        return reduced
+    call, args, state, items, pairs = (*reduced, None, None, None)[:5]
+    items = None if items is None else list(items)
+    pairs = None if pairs is None else list(pairs)
+    return named(call), args, state, items, pairs
 
 
 KINDS: tuple[tuple[Any, Any], ...] = (

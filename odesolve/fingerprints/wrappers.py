@@ -1,4 +1,4 @@
-"""Wrappers of compilers and of ranks: which network answers in their place, and what users have
+"""Wrappers of compilers and of ranks: which network answers inside of them, and what users have
 added to them."""
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ OF_EVERY_MODULE = (*vars(nn.Module()), "forward", "_is_torch_compile")
 COMPILED = "_torchdynamo_orig_callable"
 COMPILER = "torch._dynamo."
 OF_COMPILED = ("_isolate_recompiles_id", "get_compiler_config", "aot_compile", "_is_torch_compile")
-HANDED_ON = "__getattr__"  # by which attributes of the network are those of its wrapper
+HANDED_ON = "__getattr__"  # hands attributes of the network on to its wrapper
 
 
 def network_of(value: Any) -> nn.Module | None:
-    """The network that a wrapper calls; None of what is no wrapper."""
+    """The network that a wrapper calls; None for anything else."""
     if not isinstance(value, nn.Module) or isinstance(value, torch.jit.ScriptModule):
         return None
     if isinstance(value, DATA_PARALLEL):
@@ -37,27 +37,27 @@ def network_of(value: Any) -> nn.Module | None:
 
 
 def compiled(value: Any) -> Any | None:
-    """What was compiled; None of other functions, those with a copy of a compiled one's attributes
-    as well."""
+    """What was compiled; None for other functions, also those with copied attributes of a compiled
+    one."""
     if not isinstance(value, types.FunctionType) or not compiles(value) or set_by_users(value):
         return None
     return vars(value)[COMPILED]
 
 
 def compiles(fn: types.FunctionType) -> bool:
-    """Whether this is what torch.compile made of a function."""
+    """Whether torch.compile made this function of another one."""
     return vars(fn).get(COMPILED) is not None and _of_compiler(fn)
 
 
 def set_by_users(fn: types.FunctionType) -> list[tuple[str, Any]]:
-    """What is set on a compiled function that the plain one has not."""
+    """The attributes of a compiled function that the plain one does not have."""
     plain = getattr(vars(fn).get(COMPILED), "__dict__", {})
     return [(k, v) for k, v in attributes_of(fn) if k != "__wrapped__" and plain.get(k) is not v]
 
 
 def attributes_of(fn: types.FunctionType) -> list[tuple[str, Any]]:
-    """What is set on a function, without what says which compiled one it is, as that is another in
-    every process."""
+    """The attributes of a function, without those that number a compiled one, which differ between
+    processes."""
     return sorted(
         (k, v)
         for k, v in vars(fn).items()
@@ -66,8 +66,8 @@ def attributes_of(fn: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def adds(wrapper: Any) -> bool:
-    """Whether a wrapper does more than to call its network: has hooks, or what a user gave it or
-    its class."""
+    """Whether a wrapper does more than call its network: by hooks, or by what a user added to it or
+    to its class."""
     return (
         hooked(wrapper)
         or own_forward(wrapper)
@@ -82,8 +82,8 @@ def hooked(module: nn.Module) -> bool:
 
 
 def own_forward(wrapper: nn.Module) -> bool:
-    """Whether the user gave this object a forward, other than its network or what was compiled of
-    it."""
+    """Whether the user gave this object its own forward, rather than its network or what was
+    compiled of it."""
     forward = wrapper.__dict__.get("forward")
     if forward is None or getattr(forward, "__self__", None) is network_of(wrapper):
         return False
@@ -91,19 +91,19 @@ def own_forward(wrapper: nn.Module) -> bool:
 
 
 def adds_by_class(wrapper: nn.Module) -> bool:
-    """Whether a class of the user's has methods or constants that the wrapper's has not."""
+    """Whether a class of the user's adds methods or constants to the wrapper's."""
     return _adds(type(wrapper))
 
 
 def additions(wrapper: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a user has set on a wrapper: attributes, weights and networks that its class has none
-    of."""
+    """What a user has set on a wrapper: attributes, weights and networks that its class does not
+    have."""
     held = vars(wrapper)
     net = network_of(wrapper)
     yield from held["_parameters"].items()
     yield from held["_buffers"].items()
     yield from ((name, module) for name, module in held["_modules"].items() if module is not net)
-    # those hand attributes on to their network
+    # wrappers of the compiler hand attributes on to their network
     if not type(wrapper).__module__.startswith(COMPILER):
         own = _attributes(type(wrapper))
         yield from ((name, value) for name, value in held.items() if name not in own)

@@ -16,18 +16,17 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.graphs import Independent, answer
 from odesolve.functions.torch_func import Watched
 
-# A thread that holds it may take it again: an f that is differentiated may solve something with
-# Jacobians of its own. What a user differentiates forwards in another thread at the same time is
-# not under it.
+# A thread that holds the lock may take it again, as an f that is differentiated may itself solve
+# something with Jacobians. Forward derivatives that a user takes in another thread do not take it.
 LOCK = threading.RLock()
-# What an f raises that has no forward derivative; ``own_error`` tells it from an error of f's own.
+# What an f without a forward derivative raises; ``own_error`` tells it from an error of f's own.
 FAILURES = (RuntimeError, Independent, Watched)
 
 
 @functools.cache
 def _load() -> None:
-    """Its first use makes torch load what warns of torch.jit: not for users, who may have made
-    warnings errors."""
+    """Use it once, as torch then loads modules that warn of torch.jit: users, who may turn warnings
+    into errors, do not see these."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
@@ -64,9 +63,9 @@ def slopes(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, chunk: int) -> T
 
 def own_error(error: Exception) -> bool:
     """Whether an error of FAILURES has a class that torch does not use, so that it must be f's own.
-    A plain RuntimeError may be either: whoever goes on without forward differentiation calls f
-    itself at the same place, where it is raised again."""
-    return not isinstance(error, OdesolveError) and type(error).__module__.split(".")[0] not in (
-        "builtins",
-        "torch",
-    )
+
+    A plain RuntimeError may be either: without forward differentiation f is called at the same
+    place, and raises it again."""
+    if isinstance(error, OdesolveError):
+        return False
+    return type(error).__module__.split(".")[0] not in ("builtins", "torch")

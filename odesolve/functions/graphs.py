@@ -1,5 +1,5 @@
-"""Whether autograd can see what an answer was made of: networks and right-hand sides that lose the
-graph are refused."""
+"""Whether autograd sees how an answer depends on its input: networks and right-hand sides that lose
+the graph are refused."""
 
 from __future__ import annotations
 
@@ -16,54 +16,53 @@ from odesolve.doors.modes import transformed
 from odesolve.errors import OdesolveError, warn
 
 T = TypeVar("T")
-# of a state, to see whether an answer moves with it; half-precision inside of f still sees that
+# The relative move of a state that shows whether an answer depends on it: half precision inside of
+# f still shows that much.
 MOVE = 1e-2
-SAME = 64.0  # roundings that an answer may differ by and be the same
+SAME = 64.0  # roundings by which two equal answers may differ
 
 
 class Independent(OdesolveError):
-    """A network that is no function of its input, as far as autograd can see."""
+    """A network does not depend on its input, as far as autograd can see."""
 
     def __init__(self) -> None:
         super().__init__(
             "the network's output does not depend on its input, as far as autograd can see: take "
-            "torch.no_grad, inference_mode "
-            "and detach (.data, numpy) out of the network (a field that is really constant: "
-            "return its value + 0 * x)"
+            "torch.no_grad, inference_mode and detach (.data, numpy) out of the network (where the "
+            "field is really constant, return its value + 0 * x)"
         )
 
 
 def origin(x: Tensor) -> Any:
-    """The node of x, where gradients by x are recorded, else None. Taken before a call: work in
-    place gives x another."""
+    """The node of x where gradients by x are recorded, else None. It has to be taken before a call,
+    as work in place gives x another node."""
     recorded = x.requires_grad and torch.is_grad_enabled() and not transformed()
     return get_gradient_edge(x).node if recorded else None
 
 
 def gradients(*args: Any, **options: Any) -> tuple[Tensor | None, ...]:
-    """``torch.autograd.grad``; raises OdesolveError for a network that was compiled to give its
-    graph away at its first use."""
+    """``torch.autograd.grad``; raises OdesolveError for a compiled network whose graph can be used
+    only once."""
     try:
         return torch.autograd.grad(*args, **options)
     except RuntimeError as e:
         if "donated buffers" not in str(e):
             raise
         raise OdesolveError(
-            "the network was compiled so that its graph serves once: set "
-            "torch._functorch.config.donated_buffer = False before "
-            "its first call"
+            "the network was compiled so that its graph can be used only once: set "
+            "torch._functorch.config.donated_buffer = False before its first call"
         ) from e
 
 
 def reaches(out: Any, node: Any) -> bool:
-    """Whether the graph of out has a way to a node."""
+    """Whether the graph of out leads to a node."""
     if not isinstance(out, Tensor) or not out.requires_grad:
         return False
     return any(at is node for at in nodes_of(get_gradient_edge(out).node))
 
 
 def nodes_of(node: Any, stops: Iterable[Any] = ()) -> Iterator[Any]:
-    """The nodes that a gradient passes from one on, each once; neither ``stops`` nor what lies
+    """The nodes that a gradient passes from ``node`` on, each once, without ``stops`` and what lies
     behind them."""
     todo = [node]
     seen = set(stops)
@@ -76,9 +75,9 @@ def nodes_of(node: Any, stops: Iterable[Any] = ()) -> Iterator[Any]:
 
 
 def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:
-    """net(x, *args, **cond), which is to depend on x: by a graph to x where gradients by x are
-    recorded, in forward differentiation by a tangent. Raises Independent (an OdesolveError) for an
-    answer without."""
+    """net(x, *args, **cond), which has to depend on x: by a graph to x where gradients by x are
+    recorded, by a tangent in forward differentiation. Raises Independent (an OdesolveError) for an
+    answer without either."""
     node = origin(x)
     out = net(x, *args, **cond)
     if node is not None and not reaches(out, node):
@@ -89,12 +88,14 @@ def answer(net: Callable[..., Any], x: Tensor, *args: Any, **cond: Any) -> Any:
 
 
 class Followed:
-    """Calls of a right-hand side ``name``, which may be constant in the state y, but must not hide
-    from autograd that it is not.
+    """Calls of a right-hand side ``name``, which may be constant in the state y, but must not
+    depend on y behind autograd's back.
 
-    Wherever gradients by y are recorded, a part of an answer that has no graph to y is compared
-    with its value at a y that was moved: one that moves too is refused. Such answers are looked at
-    when they are the 1st, 2nd, 4th, 8th, ...; ``calls`` counts the calls that this took.
+    Where gradients by y are recorded, a part of an answer without a graph to y is compared with its
+    value at another y: it is refused where it differs. This is done for the 1st, 2nd, 4th, 8th, ...
+    of such answers; ``calls`` counts the calls that it took.
+
+    Rejected: a comparison each time, which doubles the calls of a field that is really constant.
     """
 
     def __init__(self, name: str = "f"):
@@ -103,7 +104,7 @@ class Followed:
         self.calls = 0
 
     def __call__(self, call: Callable[[Tensor], Any], y: Tensor) -> Any:
-        """call(y). Raises OdesolveError for what moves with y, and has no graph to it."""
+        """call(y). Raises OdesolveError for an answer that depends on y without a graph to it."""
         node = origin(y)
         out = call(y)
         if node is not None:
@@ -128,17 +129,17 @@ class Followed:
         here = _parts(out)
         if any(_differ(here[k].detach(), again[k]) for k in constant):
             raise OdesolveError(
-                f"{self.name} depends on y in a way that autograd does not see, so gradients "
-                "would be wrong: take "
-                f"torch.no_grad, inference_mode, detach, .data and numpy out of {self.name} "
-                "(where it differentiates y, give "
-                "create_graph=True to torch.autograd.grad), or call the solver without gradients"
+                f"{self.name} depends on y in a way that autograd does not see, so that gradients "
+                "would be wrong: take torch.no_grad, inference_mode, detach, .data and numpy out "
+                f"of {self.name} (where it differentiates y, give create_graph=True to "
+                "torch.autograd.grad), or call the solver without gradients"
             )
 
 
 class _FirstOnly(torch.autograd.Function):
-    """A value that cannot be differentiated by the ``inputs``, whichever is asked for; torch's
-    once_differentiable says nothing of a constant one."""
+    """A value that cannot be differentiated by any of the ``inputs``.
+
+    Rejected: torch's once_differentiable, which raises nothing where the value is constant."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
@@ -151,7 +152,7 @@ class _FirstOnly(torch.autograd.Function):
 
 
 def first_only(value: Tensor, advice: str, *inputs: Tensor | None) -> Tensor:
-    """A gradient that depends on the inputs in a way that nothing recorded: to differentiate it
+    """A gradient that depends on the inputs in a way that was not recorded: differentiating it
     raises OdesolveError."""
     return _FirstOnly.apply(value, advice, *inputs)  # type: ignore[return-value]
 
@@ -165,17 +166,14 @@ class _Guarded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):  # type: ignore[override]
-        return (
-            first_only(grad, ctx.advice, *ctx.anchors) if torch.is_grad_enabled() else grad,
-            None,
-            None,
-        )
+        if torch.is_grad_enabled():
+            grad = first_only(grad, ctx.advice, *ctx.anchors)
+        return grad, None, None
 
 
 def differentiable_once(x: Tensor, advice: str) -> Tensor:
-    """x, whose gradients are right and whose gradients' gradients would not be: these are
-    refused."""
-    # in a list autograd does not visit it on the way back
+    """x, where gradients are right and gradients of gradients would not be: these are refused."""
+    # within a list, autograd does not visit the anchor on its way back
     anchors = [first_only(x.new_empty(0), advice, x)]
     return _Guarded.apply(x, advice, anchors)  # type: ignore[return-value]
 
@@ -187,16 +185,15 @@ def _moves(x: Any) -> bool:
 
 def _parts(out: Any) -> dict[Any, Tensor]:
     """The tensors of an answer."""
-    items = (
-        out.items()
-        if isinstance(out, Mapping)
-        else enumerate(out if isinstance(out, (tuple, list)) else [out])
-    )
+    if isinstance(out, Mapping):
+        items = out.items()
+    else:
+        items = enumerate(out if isinstance(out, (tuple, list)) else [out])
     return {k: v for k, v in items if isinstance(v, Tensor)}
 
 
 def _moved(y: Tensor) -> Tensor:
-    """A state nearby, every number of which has moved by another share."""
+    """A state nearby: each number is moved by another share of its size."""
     shares = torch.linspace(
         0.5 * MOVE, 1.5 * MOVE, y.numel(), dtype=y.dtype, device=y.device
     ).view_as(y)
@@ -206,57 +203,50 @@ def _moved(y: Tensor) -> Tensor:
 def _differ(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or not a.is_floating_point():
         return a.shape != b.shape or not torch.equal(a, b)
-    size = max(float(a.abs().amax()), float(b.abs().amax())) if a.numel() else 0.0
-    return bool(((a - b).abs() > SAME * torch.finfo(a.dtype).eps * size).any())
+    if not a.numel():
+        return False
+    size = max(float(a.abs().amax()), float(b.abs().amax()))
+    rounding = torch.finfo(a.dtype).eps * size
+    return bool(((a - b).abs() > SAME * rounding).any())
 
 
 def refuse_lost(name: str, state: Any, adjoint: str | None) -> None:
-    """Raise OdesolveError for a state that was computed from what asks for gradients, where a solve
-    records none.
+    """Raise OdesolveError for a state that was computed from tensors that ask for gradients, where
+    the solve records none.
 
-    A leaf that asks for them is let pass, with a warning.
+    For a leaf that asks for them there is a warning.
     """
     asking = _asking(state, adjoint)
     if any(x.grad_fn is not None for x in asking):
         raise OdesolveError(
             f"{name} was computed from what asks for gradients, of which this solve makes none: "
-            "give adjoint='backprop', or "
-            "detach() it"
+            "give adjoint='backprop', or detach() it"
         )
     if asking:
         warn(
             f"{name} asks for gradients, of which this solve makes none: give adjoint='backprop' "
-            "where there is one, or detach() "
-            "it"
+            "where there is one, or detach() it"
         )
 
 
 def tells_lost(place: int, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Decorator: ``refuse_lost`` of one argument, for functions that set whether anything is
-    recorded."""
+    """Decorator that calls ``refuse_lost`` for one argument, for functions that decide themselves
+    whether anything is recorded."""
 
     def decorate(fn: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(fn)
-        def told(*args: Any, **kwargs: Any) -> T:
-            refuse_lost(
-                name, args[place] if len(args) > place else kwargs.get(name), kwargs.get("adjoint")
-            )
+        def outer(*args: Any, **kwargs: Any) -> T:
+            state = args[place] if len(args) > place else kwargs.get(name)
+            refuse_lost(name, state, kwargs.get("adjoint"))
             return fn(*args, **kwargs)
 
-        return told
+        return outer
 
     return decorate
 
 
 def _asking(state: Any, adjoint: str | None) -> list[Tensor]:
-    """The tensors of a state that ask for gradients which nobody records."""
+    """The tensors of a state that ask for gradients which are not recorded."""
     if adjoint is not None or not torch.is_grad_enabled():
         return []
-    pieces = (
-        state.values()
-        if isinstance(state, Mapping)
-        else state
-        if isinstance(state, (tuple, list))
-        else [state]
-    )
-    return [x for x in pieces if isinstance(x, Tensor) and x.requires_grad]
+    return [x for x in _parts(state).values() if x.requires_grad]

@@ -1,5 +1,5 @@
-"""Complex numbers as pairs of real ones, side by side in a last dimension of 2: what solvers see of
-them.
+"""Complex numbers as pairs of real ones, side by side in a last dimension of 2: solvers compute
+with these.
 
 Both directions are recorded by autograd in torch's convention: the gradient of a real loss is
 dL/dRe + i dL/dIm."""
@@ -22,7 +22,7 @@ def pairs(z: Tensor) -> Tensor:
 
 
 def numbers(y: Tensor) -> Tensor:
-    """Complex numbers (...) of pairs (..., 2), a view where memory allows it."""
+    """Complex numbers (...) from pairs (..., 2), a view where memory allows it."""
     *outer, last = y.stride()
     if last != 1 or y.storage_offset() % 2 or any(s % 2 for s in outer):
         y = y.clone(memory_format=torch.contiguous_format)
@@ -30,17 +30,17 @@ def numbers(y: Tensor) -> Tensor:
 
 
 def real_type(dtype: torch.dtype) -> torch.dtype:
-    """The type of the parts of a complex number; a real type is its own."""
+    """The type of the parts of a complex number; of a real number, its own type."""
     return dtype.to_real() if dtype.is_complex else dtype
 
 
 def type_like(dtype: torch.dtype, real: torch.dtype) -> torch.dtype:
-    """The type with parts of type ``real`` that is complex where ``dtype`` is."""
+    """The type with parts of type ``real``, complex where ``dtype`` is complex."""
     return real.to_complex() if dtype.is_complex else real
 
 
 def converted(value: Tensor, dtype: torch.dtype, what: str, instead: str) -> Tensor:
-    """A value in another type; raises OdesolveError where that would drop imaginary parts.
+    """A value in another type. Raises OdesolveError where that would drop imaginary parts.
 
     ``what`` names the value in the error, ``instead`` says what to give.
     """

@@ -1,9 +1,9 @@
-"""Whether a right-hand side answers the same question twice the same, and what layers in train mode
-do to a solve.
+"""Whether a right-hand side gives the same answer twice, and what layers in train mode do to a
+solve.
 
-A solver by tolerance takes a random answer for an error and shortens its steps without end; one of
-fixed steps returns a number that means nothing. Dropout of a network that was left in train mode is
-the usual cause."""
+A solver by tolerance takes a random answer for an error and shortens its steps without end; a
+solver of fixed steps returns a number that means nothing. The usual cause is dropout in a network
+that was left in train mode."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from odesolve.doors.values import is_whole, refuse_loose
 from odesolve.errors import OdesolveError, short, warn
 from odesolve.functions.modules import modules_within
 
-# Of an answer's size, root mean square: sums in another order differ by less, in half precision
-# too, and dropout by far more.
+# A difference relative to the root mean square of an answer: sums in another order differ by less,
+# also in half precision, and dropout by far more.
 APART = 1e-3
-# of an answer that drew random numbers: of few numbers one in twenty may come out the same by
-# chance
+# Further calls where an answer drew random numbers. Rejected: one, as an answer of few numbers
+# comes out the same by chance in one of twenty cases.
 REPEATS = 3
 RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 SHARES = (nn.MultiheadAttention, nn.RNNBase)  # whose ``dropout`` is a number
@@ -37,18 +37,17 @@ COUNTING = nn.modules.batchnorm._NormBase
 
 
 class Steady:
-    """A function that is asked the same again in its first call. Raises OdesolveError where the
-    answers differ.
+    """A function whose first call is repeated. Raises OdesolveError where the answers differ.
 
-    The question is repeated three times where the first answer moved one of the global random
-    generators (torch's, of the device too, numpy's and Python's), or ``module``, by default the
-    function's own, has layers that draw; otherwise once with ``always``. ``batch``: it is repeated
-    for so many of its samples. ``extra`` is how many calls it took more. Under a transform of
-    torch.func, which shows no values, the next plain call is the first.
+    The call is repeated three times where the first answer moved one of the global random
+    generators (torch's, also the device's, numpy's and Python's), or where ``module``, by default
+    the function's own, has layers that draw; otherwise once with ``always``. With ``batch``, it is
+    repeated for so many of its samples only. ``extra`` counts the further calls. Under a transform
+    of torch.func, which shows no values, the next plain call counts as the first.
 
-    With ``elsewhere``, two times of the network (of one dimension, a row each), the repeated
-    question has the first and the last row at these: an answer for the others that goes by them is
-    refused, as the solve will ask for rows at times of their own."""
+    With ``elsewhere``, two times of the network (of one dimension, with a row each), the repeated
+    call has the first and the last row at these times: an answer for other rows that depends on
+    them is refused, as the solve will give each row its own time."""
 
     elsewhere: tuple[float, float] | None = None
 
@@ -68,7 +67,7 @@ class Steady:
         self.asked = False
         self.module = module if module is not None else f
         self.held: Any = None
-        self.__wrapped__ = f  # whose signature is ours
+        self.__wrapped__ = f  # for inspect.signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.asked or transformed():
@@ -79,8 +78,8 @@ class Steady:
         self.asked = True
         question = _copied((args, kwargs))  # a network may work in place
         mixed = self._mixed(question)
-        # Where it is sure to be asked twice, the call that counts is the last: what f keeps of it
-        # is seen.
+        # Where the call is repeated in any case, the last one counts, so that a caller sees what f
+        # keeps of it.
         early = [self._again(question if mixed is None else mixed)] if self.always else []
         before = _generators(question)
         out = self.f(*args, **kwargs)
@@ -88,49 +87,41 @@ class Steady:
         drew = draws(self.module) or before != _generators(question)
         if not drew and not self.always:
             return out
-        # or hand out one buffer
+        # a copy, as f may return the same buffer each time
         out = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, out)
         later = [self._again(question) for _ in range(REPEATS - len(early) if drew else 0)]
         for other in (*(early if mixed is None else ()), *later):
             check_same(out, other, self.name)
         if mixed is not None:
-            asked = self.extra
+            calls = self.extra
             self._check_times(out, early[0], question)
-            if (
-                self.extra > asked
-                # f may keep what it gets, and was asked later than this: held, it is seen to be
-                # kept
-            ):
+            # f may keep its arguments, and further calls came after these: held here, they are seen
+            # to be kept.
+            if self.extra > calls:
                 self.held = args, kwargs
         return out
 
     def _mixed(self, question: Any) -> Any:
-        """The question with the first row, and the last of three and more, at other times; None
-        where it has no such times, and where rows see each other in train mode, which is another
-        matter."""
-        if (
-            self.elsewhere is None
-            or not self.always
-            or any(m.training for m in modules_of(self.module) if counting(m))
-        ):
+        """The question with the first row, and the last of three or more, at other times; None
+        where it has no such times, or where rows depend on each other in train mode, which has a
+        warning of its own."""
+        if self.elsewhere is None or not self.always:
+            return None
+        if any(m.training for m in modules_of(self.module) if counting(m)):
             return None
         args, named = _copied(question)
-        if (
-            len(args) < 2
-            or not isinstance(args[1], Tensor)
-            or args[1].dim() != 1
-            or len(args[1]) < 2
-        ):
+        times = args[1] if len(args) > 1 else None
+        if not isinstance(times, Tensor) or times.dim() != 1 or len(times) < 2:
             return None
         first, last = self.elsewhere
-        args[1][0] = first
-        if len(args[1]) > 2:
-            args[1][-1] = last
+        times[0] = first
+        if len(times) > 2:
+            times[-1] = last
         return args, named
 
     def _check_times(self, out: Any, other: Any, question: Any) -> None:
         """Compare the answers for the rows whose times were the same. Raises OdesolveError where
-        others decided on them."""
+        the times of other rows changed them."""
         if not isinstance(out, Tensor) or not isinstance(other, Tensor) or len(other) < 2:
             return
         rows = slice(1, -1) if len(other) > 2 else slice(1, 2)
@@ -140,16 +131,15 @@ class Steady:
             return
         raise OdesolveError(
             f"{self.name} answers for a sample's time by the times of other samples (one time for "
-            "all, as t[0] or t.mean() is?), "
-            'and samples step at times of their own: give control="batch", which hands one time '
-            "for all, or let each row of the "
-            "answer go by its own row of t"
+            "all, as t[0] or t.mean() is?), and samples step at times of their own: give "
+            'control="batch", which hands one time for all, or let each row of the answer go by '
+            "its own row of t"
         )
 
     def _late(self, first: Tensor, question: Any) -> bool:
-        """Whether the first row, which answered at another time as at its own, would not have where
-        all rows had that time: the latest of all times, or the earliest, may be the one that all
-        solves begin at."""
+        """Whether the first row, whose answer did not change with its time, changes where all rows
+        have that time: f may go by the latest or the earliest time of all, which may be the one at
+        which all solves begin."""
         args, named = _copied(question)
         assert self.elsewhere is not None
         args[1][:] = self.elsewhere[0]
@@ -158,13 +148,11 @@ class Steady:
     def _again(self, question: Any) -> Any:
         self.extra += 1
         again, named = _copied(self._of_samples(question))
-        out = self.f(
-            *again, **named
-        )  # in the same mode: attention takes other ways, and other roundings, without gradients
+        # In the same mode. Rejected: no_grad, in which attention takes other ways and roundings.
+        out = self.f(*again, **named)
         self._refuse_loose(out)
-        return pytree.tree_map(
-            lambda x: x.detach().clone() if isinstance(x, Tensor) else x, out
-        )  # of one buffer, maybe
+        # a copy, as f may return the same buffer each time
+        return pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, out)
 
     def _refuse_loose(self, out: Any) -> None:
         for x in pytree.tree_leaves(out):
@@ -181,24 +169,22 @@ class Steady:
         if self.batch is None or not sizes or max(sizes) <= self.batch:
             return question
         whole = max(sizes)
-        return pytree.tree_map(
-            lambda x: (
-                x[: self.batch] if isinstance(x, Tensor) and x.dim() and len(x) == whole else x
-            ),
-            question,
-        )
+
+        def cut(x: Any) -> Any:
+            per_sample = isinstance(x, Tensor) and x.dim() and len(x) == whole
+            return x[: self.batch] if per_sample else x
+
+        return pytree.tree_map(cut, question)
 
 
 def check_same(one: Any, other: Any, name: str) -> None:
     """Raise OdesolveError where two answers to one question differ by more than rounding; the
-    second may be of fewer samples."""
+    second may have fewer samples."""
     for a, b in zip(pytree.tree_leaves(one), pytree.tree_leaves(other), strict=False):
         if isinstance(a, Tensor) and isinstance(b, Tensor) and _apart(a.detach(), b.detach()):
-            cure = (
-                "call net.eval()"
-                if name != "f"
-                else ("call net.eval(), or draw its random numbers before the solve")
-            )
+            cure = "call net.eval()"
+            if name == "f":
+                cure += ", or draw its random numbers before the solve"
             raise OdesolveError(
                 f"{name} answers differently to the same question (dropout in train mode?): {cure}"
             )
@@ -210,16 +196,17 @@ def _apart(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or torch.equal(a, b):
         return False
     a, b = (torch.nan_to_num(x, 0.0, 0.0, 0.0) for x in (a, b))
-    close = (
-        max(APART, 4 * torch.finfo(a.dtype).eps) if a.is_floating_point() or a.is_complex() else 0.0
-    )
+    close = 0.0
+    if a.is_floating_point() or a.is_complex():
+        close = max(APART, 4 * torch.finfo(a.dtype).eps)
     wide = torch.complex128 if a.is_complex() else torch.float64
-    gap, size = (torch.linalg.vector_norm(x.to("cpu", wide)) for x in (a - b, a))
+    gap = torch.linalg.vector_norm((a - b).to("cpu", wide))
+    size = torch.linalg.vector_norm(a.to("cpu", wide))
     return bool(gap > close * size)
 
 
 def _copied(x: Any) -> Any:
-    """The same with tensors of its own."""
+    """The same values with copies of all tensors."""
     if isinstance(x, Tensor):
         return x.detach().clone()
     if type(x) in (tuple, list):
@@ -230,13 +217,14 @@ def _copied(x: Any) -> Any:
 def _devices(x: Any) -> set[torch.device]:
     if isinstance(x, Tensor):
         return {x.device} if x.is_cuda else set()
-    values = x if type(x) in (tuple, list) else x.values() if type(x) is dict else ()
-    return set().union(*map(_devices, values))
+    if type(x) is dict:
+        x = list(x.values())
+    return set().union(*map(_devices, x)) if type(x) in (tuple, list) else set()
 
 
 def _generators(question: Any) -> list[Any]:
-    """The states of the global random generators that an answer may draw from, without a wait for a
-    device."""
+    """The states of the global random generators that an answer may draw from, without waiting for
+    a device."""
     states: list[Any] = [torch.default_generator.get_state().numpy().tobytes(), random.getstate()]
     if "numpy" in sys.modules:
         states.append(_numpy_state(sys.modules["numpy"].random.get_bit_generator()))
@@ -248,15 +236,16 @@ def _generators(question: Any) -> list[Any]:
 
 
 def _numpy_state(generator: Any) -> Any:
-    # the usual one: its state as it lies in memory, as a copy costs 0.1 ms
+    # The usual one: its state as it lies in memory. Rejected: its property, whose copy costs 0.1
+    # ms.
     if type(generator).__name__ == "MT19937":
         return ctypes.string_at(generator.ctypes.state_address, MT19937)
     return repr(generator.state)
 
 
 def budget(max_calls: int | None) -> float:
-    """The evaluations that a sample may take, infinite for None. Raises OdesolveError for no
-    positive whole number."""
+    """The number of evaluations that a sample may take, infinite for None. Raises OdesolveError
+    unless it is a positive whole number."""
     if max_calls is None:
         return math.inf
     if not is_whole(max_calls, 1):
@@ -267,7 +256,7 @@ def budget(max_calls: int | None) -> float:
 
 
 def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[Any, Steady]:
-    """A model whose network is asked as by ``Steady``, and that network."""
+    """A copy of a model whose network is a ``Steady`` one, and that network."""
     out = copy.copy(model)
     out.net = Steady(model.net, "the network", always, batch)
     return out, out.net
@@ -285,7 +274,7 @@ def draws(f: Any) -> bool:
 
 
 def counting(layer: nn.Module) -> bool:
-    """Whether a layer's statistics are of the whole batch in train mode."""
+    """Whether a layer takes statistics of the whole batch in train mode."""
     return isinstance(layer, COUNTING)
 
 
@@ -302,9 +291,9 @@ def mixing(layer: nn.Module) -> bool:
 
 
 def warn_of_training(f: Any, about: str = "the network", noise: bool = True) -> None:
-    """Warn of layers in train mode that change a solve: those that draw random numbers (with
-    ``noise``), as one may want them to, and those by which samples change each other's answers, or
-    every evaluation the next one's."""
+    """Warn of layers in train mode that change a solve: layers that draw random numbers (with
+    ``noise``), which may be meant, and layers through which samples change the answers of others,
+    or an evaluation those of the next."""
     layers = [m for m in modules_of(f) if m.training]
     if noise and any(map(_draws, layers)):
         warn(

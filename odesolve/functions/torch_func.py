@@ -1,5 +1,5 @@
-"""Tensors that forward differentiation or a transform of torch.func watches, which solvers would
-lose: refused at the door."""
+"""Tensors that forward differentiation or a transform of torch.func watches: solvers would lose
+track of them, and refuse them at the door."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ _inside: ContextVar[bool] = ContextVar("inside", default=False)
 
 
 class Watched(OdesolveError):
-    """A tensor that a solver would take from whoever watches it."""
+    """A solver got a tensor whose derivatives it would lose."""
 
     def __init__(self, what: str):
         super().__init__(
             f"{what} is watched by forward differentiation, or by a transform of torch.func, "
-            "which would lose it here: take "
-            'adjoint="backprop" and torch.autograd.grad, or for derivatives of all kinds a solver '
-            "whose steps are recorded, "
+            'which would lose it here: take adjoint="backprop" and torch.autograd.grad, or for '
+            "derivatives of all kinds a solver whose steps are recorded, "
             'odeint(method="rk4", options={"step_size": ...}) and sdeint of '
             "odesolve.integrations.torchdiffeq and torchsde"
         )
 
 
 def watching() -> bool:
-    """Whether there is anybody who may watch a tensor."""
+    """Whether forward differentiation or a transform is active, which may watch tensors."""
     return not is_compiling() and (forward_ad._current_level >= 0 or transformed())
 
 
@@ -53,34 +52,36 @@ def _moves(x: Tensor) -> bool:
     return forward_ad.unpack_dual(x).tangent is not None
 
 
-def refuse(what: str, found: Any, given: Any = None) -> None:
-    """Raise Watched for watched tensors among ``found``, unless what they were made of has a
-    tangent: then it is us who watch."""
-    if watching() and any(map(watched, _tensors(found))) and not any(map(_moves, _tensors(given))):
+def refuse(what: str, values: Any, origins: Any = None) -> None:
+    """Raise Watched for watched tensors among ``values``, unless one of their ``origins`` has a
+    tangent: then it is this library that differentiates."""
+    if not watching() or not any(map(watched, _tensors(values))):
+        return
+    if not any(map(_moves, _tensors(origins))):
         raise Watched(what)
 
 
-def refuse_inside(what: str, found: Any, given: Any) -> None:
-    """``refuse`` within a call that is ``unwatched``; what is recorded elsewhere may be watched."""
+def refuse_inside(what: str, values: Any, origins: Any) -> None:
+    """``refuse`` within a call that is ``unwatched``; recorded operations elsewhere may be
+    watched."""
     if watching() and _inside.get():
-        refuse(what, found, given)
+        refuse(what, values, origins)
 
 
 def unwatched(call: Callable[P, R]) -> Callable[P, R]:
-    """A function that users call, none of whose arguments may be watched."""
+    """Decorator of a function that users call: none of its arguments may be watched."""
 
     @functools.wraps(call)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
         if watching():
-            for name, value in (
-                inspect.signature(call).bind_partial(*args, **kwargs).arguments.items()
-            ):
+            given = inspect.signature(call).bind_partial(*args, **kwargs).arguments
+            for name, value in given.items():
                 refuse(name, (value, *getattr(value, "held", ())))  # a model's conditions, too
         token = _inside.set(True)
         try:
             return call(*args, **kwargs)
         except RuntimeError as error:
-            # functional.jacobian's own vmap is none of torch.func
+            # the vmap of functional.jacobian is no transform of torch.func
             if not transformed() and "vmap" not in str(error):
                 raise
             raise Watched(f"something that {call.__name__} met ({error})") from error
@@ -91,8 +92,8 @@ def unwatched(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def explained(call: Callable[P, R]) -> Callable[P, R]:
-    """A function whose operations are recorded: watched arguments are welcome, and what is not
-    possible is said in a sentence."""
+    """Decorator of a function whose operations are recorded: its arguments may be watched, and one
+    sentence says what is not possible."""
 
     @functools.wraps(call)
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -105,9 +106,8 @@ def explained(call: Callable[P, R]) -> Callable[P, R]:
                 raise
             raise OdesolveError(
                 f"torch.func cannot transform this solve ({error}): take torch.autograd.grad or "
-                "torch.autograd.forward_ad, which "
-                "go through every method, or for transforms of torch.func of odeint a method with "
-                "steps of one size, rk4"
+                "torch.autograd.forward_ad, which go through every method, or for transforms of "
+                "torch.func of odeint a method with steps of one size, rk4"
             ) from error
 
     return door

@@ -1,4 +1,4 @@
-"""Every process of a job works at batches of its own: no call of a network may wait for another
+"""Every process of a job works at its own batches: no call of a network may wait for another
 process."""
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ INSTEAD = (
 
 @contextmanager
 def alone(name: str, *called: Any) -> Iterator[None]:
-    """Within, DistributedDataParallel is off wherever models and functions hold it. Raises
-    OdesolveError for cut networks."""
+    """Within, DistributedDataParallel is off in all that these models and functions hold. Raises
+    OdesolveError for networks whose weights are cut over ranks."""
     with ExitStack() as held:
         if dist.is_available() and dist.is_initialized():  # before that there are no such networks
             for value in called:
@@ -39,28 +39,26 @@ def _make_alone(held: ExitStack, name: str, value: Any) -> None:
     spread = sys.modules.get("odesolve.distributed.spread")
     if spread is not None and isinstance(value, spread.Spread):
         raise OdesolveError(
-            f"jobs.{name}: the model's network is spread over ranks, which work at batches of "
-            "their own: give the model that "
-            "distributed.spread was given"
+            f"jobs.{name}: the model's network is spread over ranks, which work at their own "
+            "batches: give the model that distributed.spread was given"
         )
     kind = sharded(value)
     if kind is not None:
         raise OdesolveError(
-            f"jobs.{name}: the network's weights are {kind} over ranks, which work at batches of "
-            "their own: " + INSTEAD.format(name)
+            f"jobs.{name}: the network's weights are {kind} over ranks, which work at their own "
+            "batches: " + INSTEAD.format(name)
         )
     if synchronised(value):
         raise OdesolveError(
-            f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which have "
-            "batches of their own: call .eval() "
-            "on the network"
+            f"jobs.{name}: the network's SyncBatchNorm takes means over all ranks, which work at "
+            "their own batches: call .eval() on the network"
         )
     held.enter_context(bare(value))
 
 
 def settle_device(model: Any, device: torch.device | str | None) -> None:
-    """Make "cuda" the GPU of this process's rank on its machine, unless the network lies on one
-    that was chosen."""
+    """Make "cuda" the GPU of this process's rank on its machine, unless the user chose one, by
+    ``device`` or for the network."""
     if device is None and isinstance(model, Model):
         device = device_of(model)
     if not str(device).startswith("cuda:"):

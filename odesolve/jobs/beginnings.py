@@ -1,5 +1,5 @@
-"""Shards that were begun: the batches that a process had finished when it was told to end, for
-whoever makes the shard."""
+"""Beginnings of shards: the batches that a process had finished when a signal ended it, for the
+process that makes the shard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGUN = "begun"
 
 
 def keep(job: Job, k: int, parts: list[Arrays]) -> None:
-    """Keep the batches of shard k that are done; a disk that refuses costs no more than these."""
+    """Keep the batches of shard k that are done; where the disk refuses, only these are lost."""
     if not parts:
         return
     body = encode(joined(parts), job.format)
@@ -28,24 +28,24 @@ def keep(job: Job, k: int, parts: list[Arrays]) -> None:
 
 
 def begun(job: Job) -> dict[int, list[File]]:
-    """The files of shards that were begun, by their number."""
-    found: dict[int, list[File]] = {}
+    """The files of shards that were begun, by the number of the shard."""
+    files: dict[int, list[File]] = {}
     for path in sorted((job.root / BEGUN).glob(f"*.{job.format}")):
-        told = NAME.fullmatch(path.name)
-        if told is not None:
-            found.setdefault(int(told[1]), []).append(path)
-    return found
+        match = NAME.fullmatch(path.name)
+        if match is not None:
+            files.setdefault(int(match[1]), []).append(path)
+    return files
 
 
 def taken_up(job: Job, k: int, paths: list[File]) -> Arrays | None:
-    """The longest beginning of shard k that is whole and of whole batches; None where there is
-    none."""
+    """The longest undamaged beginning of shard k that consists of whole batches; None where there
+    is none."""
     read = [_read(job, k, path) for path in paths]
     return max((arrays for arrays in read if arrays is not None), key=rows, default=None)
 
 
 def beginnings(job: Job) -> Iterator[tuple[int, Arrays]]:
-    """What there is of shards that are not there yet."""
+    """The results that are there of shards that are not finished, by the number of the shard."""
     for k, paths in begun(job).items():
         arrays = None if job.has(k) else taken_up(job, k, paths)
         if arrays is not None:
@@ -53,7 +53,7 @@ def beginnings(job: Job) -> Iterator[tuple[int, Arrays]]:
 
 
 def rows(arrays: Arrays) -> int:
-    """How many results arrays hold."""
+    """How many results these arrays hold."""
     return len(next(iter(arrays.values())))
 
 
@@ -61,23 +61,23 @@ def _read(job: Job, k: int, path: File) -> Arrays | None:
     door = Door(str(path), "cannot be read", "remove it")
     try:
         body = contents(path, door)
-        arrays = decode(body, job.format, door) if content(body) in path.name else {}
+        if content(body) not in path.name:
+            return None
+        arrays = decode(body, job.format, door)
     except OdesolveError:
         return None
     if arrays.keys() != job.arrays.keys():
         return None
     n = rows(arrays)
-    fits = all(
-        arrays[name].dtype == d and arrays[name].shape == (n, *s)
-        for name, (d, s) in job.arrays.items()
-    )
+    for name, (dtype, shape) in job.arrays.items():
+        if arrays[name].dtype != dtype or arrays[name].shape != (n, *shape):
+            return None
     whole = 0 < n < len(job.ids(k)) and n % job.settings["batch"] == 0
-    return arrays if fits and whole else None
+    return arrays if whole else None
 
 
 def sweep_begun(job: Job) -> None:
-    """Remove the beginnings of shards that are there, and what was left in the middle of a
-    write."""
+    """Remove the beginnings of shards that are finished, and what interrupted writes left."""
     done = [path for k, paths in begun(job).items() if job.has(k) for path in paths]
     halves = [path for path in (job.root / BEGUN).glob(".*.part") if left_behind(path)]
     for path in (*done, *halves):

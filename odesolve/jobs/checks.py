@@ -1,5 +1,4 @@
-"""What a job may be asked for: ids, shards, batches and folders, looked at before anything is
-made."""
+"""Checks of a job's ids, shards, batches and folders, before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ SHARD = 1024  # ids in a file, about
 
 
 def ids(n: Any, first: Any) -> tuple[int, int]:
-    """How many ids and the first of them."""
+    """The number of ids and the first of them."""
     expected = "at least 1 id, from 0 to 2^32 - 1"
     n = whole("n", n, 1, IDS)
     first = whole("first", first, 0, IDS)
@@ -27,7 +26,7 @@ def ids(n: Any, first: Any) -> tuple[int, int]:
 
 
 def seed(given: Any) -> int | None:
-    """A seed; None for one that is to be drawn."""
+    """A seed; None where one is to be drawn."""
     if given is None:
         return None
     return seed_of(given)
@@ -43,21 +42,21 @@ def shape(noise: Any) -> tuple[int, ...]:
     ):
         kind = f"a {type(noise).__name__}" if hasattr(noise, "ndim") else repr(noise)
         raise OdesolveError(f"noise is {kind}: give {expected}")
-    found = tuple(noise)
-    if len(found) < 2 or not all(is_whole(size, 1) for size in found):
-        raise OdesolveError(f"noise={found}: give {expected}")
-    return tuple(map(int, found))
+    sizes = tuple(noise)
+    if len(sizes) < 2 or not all(is_whole(size, 1) for size in sizes):
+        raise OdesolveError(f"noise={sizes}: give {expected}")
+    return tuple(map(int, sizes))
 
 
 def shard(given: Any, batch: int) -> int:
-    """How many ids lie in a file."""
+    """How many ids a file holds."""
     if given is None:
         return batch * max(1, SHARD // batch)
-    found = whole("shard", given, 1)
-    if found % batch:
-        fit = batch * max(1, found // batch)
-        raise OdesolveError(f"shard={found} is no multiple of the batch, {batch}: give {fit}")
-    return found
+    size = whole("shard", given, 1)
+    if size % batch:
+        fit = batch * max(1, size // batch)
+        raise OdesolveError(f"shard={size} is no multiple of the batch, {batch}: give {fit}")
+    return size
 
 
 def folder(name: str, given: Any) -> File:

@@ -1,4 +1,4 @@
-"""Arrays as bytes, and bytes as files that are whole or not there."""
+"""Arrays as bytes, and bytes as files that are either whole or absent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode(arrays: Arrays, format: str) -> bytes:
 
 
 def decode(body: bytes, format: str, door: Door) -> Arrays:
-    """The arrays of a file. Raises the door's error for bytes that are none."""
+    """The arrays of a file. Raises the door's error for bytes that hold no arrays."""
     if format == "safetensors":
         library = _safetensors()
         with door.reading():
@@ -49,8 +49,8 @@ def column(path: File, format: str, name: str) -> np.ndarray:
 
         with safe_open(path, "np") as held:
             return held.get_tensor(name)
-    with np.load(path, allow_pickle=False) as found:
-        return found[name]
+    with np.load(path, allow_pickle=False) as held:
+        return held[name]
 
 
 def check_format(format: str) -> None:
@@ -86,8 +86,8 @@ def write_whole(path: File, body: bytes) -> None:
 
 
 def write_new(path: File, body: bytes) -> None:
-    """The same where there is no file of this name yet: of two who write one at once, the first's
-    stays."""
+    """The same where there is no file of this name yet: of two processes that write one at the same
+    time, the first one's file stays."""
     with _written(path, body) as part:
         try:
             os.link(part, path)
@@ -102,7 +102,7 @@ def write_new(path: File, body: bytes) -> None:
 
 @contextlib.contextmanager
 def _written(path: File, body: bytes) -> Iterator[File]:
-    """A file under another name, on the disk; removed where what is done with it fails."""
+    """A file under another name, on the disk; it is removed where the ``with`` fails."""
     part = path.with_name(f".{path.name}.{host()}.{fresh_name()}.part")
     try:
         with part.open("wb") as f:
@@ -130,7 +130,7 @@ def _sync_folder(folder: File) -> None:
 
 
 def cannot_write(root: File, e: OSError, kept: str = "") -> OdesolveError:
-    """The error to raise where a folder refuses: what it holds is kept."""
+    """The error to raise where a folder cannot be written to; ``kept`` says what it holds."""
     if e.errno in FULL:
         return OdesolveError(
             f"{root} has no room left ({e.strerror}){kept}: make room, then "

@@ -41,9 +41,9 @@ SHARDS = "shards"
 ASIDE = "corrupt"
 EACH = 1000  # shards in one folder
 NAME = re.compile(r"([0-9]{7})-([0-9a-f]{16})\.(npz|safetensors)")
-NUMBER = re.compile(r"\.([0-9]{7})-")  # of what is being written
+NUMBER = re.compile(r"\.([0-9]{7})-")  # of a file that is being written
 MOST = 10**7  # shards that a name can number; the byte after them guards the manifest
-MANIFEST_WAIT = 30.0  # seconds for whoever writes one, which takes milliseconds
+MANIFEST_WAIT = 30.0  # seconds for another process to write one, which takes milliseconds
 
 
 @fits
@@ -51,22 +51,19 @@ class Job:
     """The folder of a job: ``ode.jobs.Job("out")`` reads what ``ode.jobs.sample`` or ``log_prob``
     has written so far.
 
-    ``first`` and ``n`` say which ids it is about, ``shard`` how many lie in a file, ``arrays`` what
-    it keeps of each (name: dtype, shape), ``settings`` what its results depend on. Iterating yields
-    (ids, arrays) of all shards that are there. Raises OdesolveError where there is no job, or its
-    manifest cannot be read."""
+    ``first`` and ``n`` say which ids it has, ``shard`` how many ids a file holds, ``arrays`` what
+    is kept of each id (name: dtype, shape), ``settings`` what the results depend on. Iterating
+    yields (ids, arrays) of all shards that are there. Raises OdesolveError where there is no job,
+    or where its manifest cannot be read."""
 
     def __init__(self, root: str | File):
         self.root = checks.folder("root", root)
         self.named = str(root)
         held = self.root / MANIFEST
         if not os.path.lexists(held):
-            told = (
-                f"{root} cannot be read (it is no folder)"
-                if self.root.is_file()
-                else f"{root} holds no job"
-            )
-            raise OdesolveError(f"{told}: give the folder that --out named")
+            file = self.root.is_file()
+            fault = "cannot be read (it is no folder)" if file else "holds no job"
+            raise OdesolveError(f"{root} {fault}: give the folder that --out named")
         self.facts = read_manifest(held)
         self.kind = self.facts["kind"]
         self.first = self.facts["first"]
@@ -87,17 +84,17 @@ class Job:
         return range(start, min(start + self.shard, self.first + self.n))
 
     def number(self, folder: str, name: str) -> int | None:
-        """The number of the shard that a file of this name in this folder is; None if it is none:
-        the one rule for names."""
-        told = NAME.fullmatch(name)
-        if told is None or told[3] != self.format:
+        """The number of the shard that a file of this name in this folder holds; None for other
+        files. Nothing else decides which files are shards."""
+        match = NAME.fullmatch(name)
+        if match is None or match[3] != self.format:
             return None
-        k = int(told[1])
+        k = int(match[1])
         return k if k < self.shards and folder == _folder_name(k) else None
 
     def scan(self) -> tuple[dict[int, list[str]], list[str]]:
-        """Files of shards by their number, and what else lies among them, except for what is being
-        written."""
+        """The files of shards by their number, and other files among them, except for those that
+        are being written."""
         shards: dict[int, list[str]] = {}
         strays: list[str] = []
         for folder in _entries(self.root / SHARDS):
@@ -113,25 +110,22 @@ class Job:
         return shards, strays
 
     def found(self) -> dict[int, File]:
-        """The shards that are there. Of two of one number, which only a network that is not
-        repeatable makes, one."""
+        """The shards that are there by their number; one file per number, also where a network that
+        is not repeatable has made two."""
         return {k: File(min(paths)) for k, paths in sorted(self.scan()[0].items())}
 
     def strays(self) -> list[File]:
-        """What lies among the shards and is none of this job: it is left alone, and stands for
-        nothing."""
+        """Files among the shards that do not belong to this job: they are left alone and never
+        read."""
         return sorted(map(File, self.scan()[1]))
 
     def twice(self) -> list[list[File]]:
-        """Files that are the same shard with different contents, of which the first is read."""
-        return [
-            sorted(map(File, paths))
-            for _, paths in sorted(self.scan()[0].items())
-            if len(paths) > 1
-        ]
+        """Files of one shard with different contents, of which the first is read."""
+        shards = sorted(self.scan()[0].items())
+        return [sorted(map(File, paths)) for _, paths in shards if len(paths) > 1]
 
     def shown(self, path: File) -> str:
-        """A file of the folder by the name that the folder was given."""
+        """The name of a file of the folder, as the user named the folder."""
         return str(File(self.named) / path.relative_to(self.root))
 
     def has(self, k: int) -> bool:
@@ -139,17 +133,17 @@ class Job:
         return bool(self._named(k))
 
     def done(self) -> int:
-        """How many ids have their results."""
+        """How many ids have results."""
         return sum(len(self.ids(k)) for k in self.scan()[0])
 
     def left(self) -> list[int]:
-        """The shards that are not there."""
+        """The numbers of the shards that are missing."""
         there = self.scan()[0]
         return [k for k in range(self.shards) if k not in there]
 
     def check(self) -> None:
-        """Raise OdesolveError if a shard has another length than it should: a look at names and
-        sizes, not at contents."""
+        """Raise OdesolveError where a shard has the wrong length: this looks at names and sizes,
+        not at contents."""
         for k, paths in self.scan()[0].items():
             if len(paths) > 1:
                 self._warn_of_two(sorted(map(File, paths)))
@@ -159,8 +153,8 @@ class Job:
 
     @fits_as("job.verify")
     def verify(self, progress: bool | None = None) -> list[File]:
-        """Hash every shard; those whose content is not what their name says are moved aside.
-        Returns where to."""
+        """Hash every shard, and move those aside whose content is not what their name says. Returns
+        the new places of these."""
         moved = []
         there = [File(path) for paths in self.scan()[0].values() for path in sorted(paths)]
         with Bar(len(there), progress, " shards") as tick:
@@ -173,14 +167,14 @@ class Job:
         return moved
 
     def _aside(self, path: File) -> File:
-        """A name in the folder of corrupt shards that is free."""
+        """A free name in the folder of corrupt shards."""
         names = (f"{path.stem}.{i}{path.suffix}" for i in range(MOST))
         return next(p for p in (self.root / ASIDE / name for name in names) if not p.exists())
 
     @fits_as("job.read")
     def read(self, k: int) -> Arrays:
-        """The arrays of shard k, if their hash is right and they are those of the manifest. Raises
-        OdesolveError otherwise."""
+        """The arrays of shard k. Raises OdesolveError where their hash is wrong, or where the
+        manifest describes other arrays."""
         there = self._named(k)
         if not there:
             raise OdesolveError(
@@ -197,7 +191,7 @@ class Job:
         return arrays
 
     def _check_arrays(self, k: int, arrays: Arrays, door: Door) -> None:
-        """Raise the door's error unless these are the arrays that the manifest says of shard k."""
+        """Raise the door's error unless these are the arrays that the manifest describes."""
         if arrays.keys() != self.arrays.keys():
             raise door.refuse(f"it holds {', '.join(arrays)}: expected {', '.join(self.arrays)}")
         for name, (dtype, shape) in self.arrays.items():
@@ -209,7 +203,7 @@ class Job:
 
     @fits_as("job.column")
     def column(self, k: int, name: str) -> np.ndarray:
-        """One array of shard k, as far as it can be read."""
+        """One array of shard k, without a check of its hash."""
         return column(self._named(k)[0], self.format, name)
 
     def __iter__(self) -> Iterator[tuple[range, Arrays]]:
@@ -218,8 +212,8 @@ class Job:
 
     @fits_as("job.load")
     def load(self, first: int | None = None, stop: int | None = None) -> Arrays:
-        """The arrays of ids from ``first`` up to ``stop``, by default all, in order; only the
-        shards that are needed are read."""
+        """The arrays of the ids from ``first`` up to ``stop``, by default of all, in order; only
+        the shards that hold them are read."""
         a = self.first if first is None else first
         b = self.first + self.n if stop is None else stop
         if not self.first <= a < b <= self.first + self.n:
@@ -227,7 +221,9 @@ class Job:
                 f"ids {a} to {b}: the job has {self.first} to {self.first + self.n}"
             )
         parts = []
-        for k in range((a - self.first) // self.shard, (b - 1 - self.first) // self.shard + 1):
+        first_shard = (a - self.first) // self.shard
+        last_shard = (b - 1 - self.first) // self.shard
+        for k in range(first_shard, last_shard + 1):
             start = self.ids(k)[0]
             arrays = self.read(k)
             parts.append({name: v[max(0, a - start) : b - start] for name, v in arrays.items()})
@@ -235,17 +231,17 @@ class Job:
 
     @property
     def hashes(self) -> list[str]:
-        """The contents of the shards that are there, in order."""
+        """The hashes of the shards that are there, in order."""
         return [_hash(path) for path in self.found().values()]
 
     @property
     def digest(self) -> str:
-        """One hash of all that is there: equal for two jobs with equal results."""
+        """One hash of all shards that are there: equal for two jobs with equal results."""
         return content("\n".join(self.hashes).encode())
 
     def write(self, k: int, arrays: Arrays) -> None:
-        """Keep the results of shard k, unless somebody else has. Raises OdesolveError where the
-        folder refuses."""
+        """Write the results of shard k, unless another process has. Raises OdesolveError where the
+        folder cannot be written to."""
         n = len(self.ids(k))
         for name, (dtype, shape) in self.arrays.items():
             if arrays[name].shape != (n, *shape) or arrays[name].dtype != dtype:
@@ -260,13 +256,13 @@ class Job:
             if not self.has(k):
                 write_whole(path, body)
         except OSError as e:
-            if self.has(k):  # another process was first, and has swept
+            if self.has(k):  # another process was first, and has removed what it found half written
                 return
             raise cannot_write(self.root, e, f"; it keeps {self.done()} of {self.n} results") from e
 
     def sweep(self) -> None:
-        """Remove what processes that ended in the middle of a write have left; what others are
-        writing stays."""
+        """Remove the files of interrupted writes whose process has ended; files that others are
+        writing stay."""
         parts = list((self.root / SHARDS).glob("*/.*.part"))
         if not parts:
             return
@@ -305,12 +301,13 @@ class Job:
 
     @cached_property
     def _sizes(self) -> list[int]:
-        """Bytes of a file, and of the last one."""
+        """The bytes of a file, and of the last file."""
         counts = self.shard, len(self.ids(self.shards - 1))
-        return [
-            len(encode({k: np.zeros((n, *s), d) for k, (d, s) in self.arrays.items()}, self.format))
-            for n in counts
-        ]
+        return [self._encoded_size(n) for n in counts]
+
+    def _encoded_size(self, n: int) -> int:
+        zeros = {name: np.zeros((n, *shape), d) for name, (d, shape) in self.arrays.items()}
+        return len(encode(zeros, self.format))
 
     def __str__(self) -> str:
         done = self.done()
@@ -347,12 +344,12 @@ def _being_written(name: str) -> bool:
 
 
 def _of_nobody(part: File, lock: Leases) -> bool:
-    """Whether what is being written under a name of earlier versions is nobody's: its shard's lease
-    is free."""
-    told = NUMBER.match(part.name)
-    if told is None or owner_of(part.name) is not None:
+    """Whether no process writes this file any more, whose name, of earlier versions, has no owner:
+    the lease of its shard is free."""
+    match = NUMBER.match(part.name)
+    if match is None or owner_of(part.name) is not None:
         return False
-    k = int(told[1])
+    k = int(match[1])
     free = lock.take(k) and lock.certain
     lock.give(k)
     return free
@@ -360,26 +357,26 @@ def _of_nobody(part: File, lock: Leases) -> bool:
 
 def _entries(folder: str | File) -> list[os.DirEntry]:
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        with os.scandir(folder) as entries:
+            return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def joined(parts: Sequence[Arrays]) -> Arrays:
-    """Arrays one after the other."""
+    """The arrays of all parts, one after the other."""
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def prepared(root: File, named: str, facts: dict[str, Any]) -> Job:
-    """The job of these facts in this folder: begun, or found there. Raises OdesolveError where it
-    is another one's.
+    """The job of these facts in this folder: new, or taken up again. Raises OdesolveError where the
+    folder holds another job.
 
-    A seed that is None is drawn for a new job; a job that is found has its own.
+    A seed that is None is drawn for a new job; a job that is taken up keeps its own.
     """
     if root.exists() and not root.is_dir():
         raise OdesolveError(f"{named} is a file: give a folder that you may write to")
-    if not (root / MANIFEST).exists():  # else nothing is to be written, nor need it be possible
+    if not (root / MANIFEST).exists():  # else the folder need not be writable
         _begin(root, named, facts)
     job = Job(root)
     job.named = named
@@ -395,24 +392,17 @@ def _begin(root: File, named: str, facts: dict[str, Any]) -> None:
     seed = fresh_seed() if settings["seed"] is None else settings["seed"]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        strange = [
-            p.name
-            for p in root.iterdir()
-            if p.name != LEASES and not p.name.startswith(f".{MANIFEST}")
-        ]
+        names = [path.name for path in root.iterdir()]
+        strange = [n for n in names if n != LEASES and not n.startswith(f".{MANIFEST}")]
         if strange and not (root / MANIFEST).exists():
             raise OdesolveError(
                 f"{named} holds {strange[0]!r} and no job: give an empty folder, or a new one"
             )
         with leases(root / LEASES) as lock:
-            # in vain where its holder is stopped: the first manifest stays all the same
+            # Without the lease, where its holder is stopped, too: of two manifests the first stays.
             lock.take(MOST, MANIFEST_WAIT)
             if not (root / MANIFEST).exists():
-                write_new(
-                    root / MANIFEST,
-                    json.dumps(
-                        {**facts, "settings": {**settings, "seed": seed}}, indent=1
-                    ).encode(),
-                )
+                manifest = {**facts, "settings": {**settings, "seed": seed}}
+                write_new(root / MANIFEST, json.dumps(manifest, indent=1).encode())
     except OSError as e:
         raise cannot_write(File(named), e) from e

@@ -1,4 +1,5 @@
-"""Who works at what: locks that end with the process, or the call, that holds them."""
+"""Which process works at which shard: locks that end with the process, or the call, that has
+them."""
 
 from __future__ import annotations
 
@@ -16,12 +17,12 @@ except ImportError:  # Windows
     fcntl = None
 
 TAKEN = (errno.EACCES, errno.EAGAIN)
-POLL = 0.01  # seconds between two looks at whether a lease is given
+POLL = 0.01  # seconds between two attempts at a lease
 
 
 class _Shared:
-    """A file of leases in this process: opened once, as closing any handle of a file gives up all
-    of a process's locks."""
+    """A file of leases in this process. It is opened once, as closing any handle of a file gives up
+    all locks that the process has on it."""
 
     def __init__(self, path: File):
         self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -31,11 +32,12 @@ class _Shared:
 
 
 _OPEN: dict[tuple[int, int], _Shared] = {}
-_GUARD = threading.Lock()  # of all of it
+_GUARD = threading.Lock()  # of all open files
 
 
 def _forget() -> None:
-    """In a new process: locks are not inherited, nor are the threads that held leases."""
+    """Begin anew in a forked process, which inherits neither locks nor the threads that had
+    leases."""
     global _GUARD
     _OPEN.clear()
     _GUARD = threading.Lock()
@@ -46,16 +48,16 @@ if hasattr(os, "register_at_fork"):
 
 
 class Leases:
-    """Leases on numbers: one byte of a file each, locked by the kernel, which frees it when the
-    holder ends however it ends.
+    """Leases on numbers: each is one byte of a file, locked by the kernel, which frees it when the
+    holder ends, however it ends.
 
-    The kernel's locks are those of processes; among the threads of one, a set of what is taken does
-    the same. Locks only spare work: shards are the same whoever makes them, so where a file system
-    has no locks every process takes what it likes."""
+    The kernel locks bytes for whole processes; among the threads of one process a set of the taken
+    numbers does the same. Locks only save work: shards are the same whichever process makes them,
+    so that where a file system has no locks every process takes any number."""
 
     def __init__(self, path: File):
         self.mine: set[int] = set()
-        # whether the file system has locks, as far as it was asked
+        # whether the file system has locks, as far as attempts have shown
         self.certain = fcntl is not None
         with _GUARD:
             shared = _OPEN.get(_key(path)) if path.exists() else None
@@ -64,7 +66,7 @@ class Leases:
             self.shared.users += 1
 
     def take(self, k: int, wait: float = 0.0) -> bool:
-        """Whether number k is ours now; its holder has so many seconds to give it."""
+        """Whether number k is ours now; its holder has ``wait`` seconds to give it back."""
         end = time.monotonic() + wait
         while not self._taken(k):
             if time.monotonic() >= end:
@@ -90,7 +92,7 @@ class Leases:
         return taken
 
     def give(self, k: int) -> None:
-        """Let others take number k."""
+        """Give number k back, so that others can take it."""
         if k not in self.mine:
             return
         self.mine.discard(k)
@@ -100,7 +102,7 @@ class Leases:
         self._free(k)
 
     def close(self) -> None:
-        """Give everything."""
+        """Give all numbers back."""
         for k in list(self.mine):
             self.give(k)
         with _GUARD:
@@ -110,8 +112,8 @@ class Leases:
                 os.close(self.shared.file)
 
     def _locked(self, k: int) -> bool:
-        """Whether this process has a byte now: yes, too, where the file system or the system has no
-        locks."""
+        """Whether this process has a byte now: also where the file system, or the operating system,
+        has no locks."""
         if fcntl is None:
             return True
         try:
@@ -127,13 +129,13 @@ class Leases:
 
 
 def _key(file: File | int) -> tuple[int, int]:
-    found = os.stat(file)
-    return found.st_dev, found.st_ino
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager
 def leases(path: File) -> Iterator[Leases]:
-    """Leases in this file, given at the end."""
+    """Leases in this file; all are given back at the end."""
     held = Leases(path)
     try:
         yield held

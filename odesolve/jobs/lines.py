@@ -1,4 +1,4 @@
-"""How far a job is, in lines, where there is no terminal."""
+"""The progress of a job in lines, where there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EVERY = 60.0
 
 
 class Lines:
-    """``with Lines(job) as tick``: tick(n) of n results that are there prints a line now and then,
-    at most one a minute."""
+    """``with Lines(job) as tick``: tick(n), for n results that are there, prints a line now and
+    then, at most one per minute after the first."""
 
     def __init__(self, job: Job, clock: Callable[[], float] = time.monotonic):
         self.job = job
@@ -40,17 +40,16 @@ class Lines:
             self._line(n, now)
 
     def _line(self, n: float, now: float) -> None:
-        job, (when, before) = self.job, self.begun or (now, n)
+        job = self.job
+        when, before = self.begun or (now, n)
         rate = (n - before) / (now - when) if now > when else 0.0
         done = f"{len(job.found())} of {job.shards} shards, {n:.0f} of {job.n} results"
-        left = (
-            f", about {timedelta(seconds=round((job.n - n) / rate))} left"
-            if rate and n < job.n
-            else ""
-        )
-        print(
-            f"odesolve: {job.named}: {done}, {rate:.3g} a second{left}", file=sys.stderr, flush=True
-        )
+        left = ""
+        if rate and n < job.n:
+            seconds = round((job.n - n) / rate)
+            left = f", about {timedelta(seconds=seconds)} left"
+        line = f"odesolve: {job.named}: {done}, {rate:.3g} per second{left}"
+        print(line, file=sys.stderr, flush=True)
         self.lines += 1
 
     def __exit__(self, *error: Any) -> None:
@@ -59,7 +58,7 @@ class Lines:
 
 
 def shown(job: Job, progress: bool | None) -> Bar | Lines:
-    """What shows how far a job is: a bar on a terminal, else lines."""
+    """What shows the progress of a job: a bar on a terminal, else lines."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     if progress is None and sys.stderr is not None and not terminal:
         return Lines(job)

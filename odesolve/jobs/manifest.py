@@ -1,4 +1,4 @@
-"""job.json against its schema: what a job is, before anything is read, moved or written by it."""
+"""job.json against its schema: it is checked before anything is read, moved or written by it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 from odesolve.files import Door, Name, Number, Size, Text, contents, parsed, shaped, short
 from odesolve.grids import MAX_STEPS
 
-# ids of a seed; numbers in a file
+# ids that a seed has; numbers in a file
 IDS = 2**32
 LARGEST = 2**40
 Count = Annotated[int, Meta(ge=1, le=IDS)]
@@ -21,7 +21,7 @@ Dtype = Literal[
 
 
 class Settings(Struct):
-    """What a job was asked for, as far as it is read or shown; there may be more."""
+    """The arguments of a job, as far as they are read or shown; there may be more."""
 
     solver: Text | None = None
     steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] | None = None
@@ -38,7 +38,7 @@ class Settings(Struct):
 
 
 class Manifest(Struct):
-    """What job.json has to say; it may say more, which belongs to the job as all of it does."""
+    """What job.json has to say; further entries are kept, and compared like these."""
 
     kind: Text
     first: Annotated[int, Meta(ge=0, lt=IDS)]
@@ -56,7 +56,7 @@ class Manifest(Struct):
 
 
 def read_manifest(path: File) -> dict[str, Any]:
-    """The facts of a job. Raises OdesolveError, which names the field, for what describes none."""
+    """The facts of a job. Raises OdesolveError, which names the field, where job.json is wrong."""
     door = Door(str(path), "is no manifest of a job", "give another folder")
     facts = parsed(contents(path, door), door, finite=False)
     held = shaped(facts, Manifest, door)

@@ -1,4 +1,4 @@
-"""The fingerprints of a job: of its model, of what else is given as a function or an object, and of
+"""The fingerprints of a job: of its model, of other arguments that are functions or objects, and of
 each batch's conditions."""
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from odesolve.fingerprints.fingerprint import DIGITS, KIND, Walk
 from odesolve.fingerprints.parts import Parts, parts_of
 from odesolve.model.model import Model
 
-# Fingerprints after calls of ours, by what they were before: what calls change (a cache, a counter)
-# makes no other model.
+# Fingerprints of values that our calls have used -> the ones before these calls: what a call
+# changes (a cache, a counter) makes no other model.
 _USED: dict[str, str] = {}
 MOST = 1000  # of these
-# The same while jobs run in this process: of a value's own object, and of all of a model but its
-# network.
+# The same while jobs run in this process: by the object of a value, and for a model by its network
+# and a digest of the rest.
 _RUNNING: dict[tuple[int, bytes], tuple[str, int]] = {}
 _GUARD = threading.Lock()
 
@@ -37,16 +37,17 @@ class Marks:
             name: self.walk.digest(value, name).hex()[:DIGITS] for name, value in values.items()
         }
         self.keys = {name: _key(value, self.walk.tensors) for name, value in values.items()}
-        found = {
-            name: _RUNNING.get(self.keys[name], (_USED.get(digest, digest), 0))
-            for name, digest in self.raw.items()
-        }
-        self.settings = {name: digest for name, (digest, _) in found.items()}
+        self.settings = {name: self._before(name, digest) for name, digest in self.raw.items()}
+
+    def _before(self, name: str, digest: str) -> str:
+        """The fingerprint that a value had before jobs of this process used it."""
+        known = _USED.get(digest, digest)
+        return _RUNNING.get(self.keys[name], (known, 0))[0]
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While a job of these values runs: what its calls change makes them no others to threads
-        that join, nor afterwards."""
+        """While a job of these values runs: whatever its calls change, they stay the same values to
+        threads that join, and afterwards."""
         self._count(1)
         try:
             yield
@@ -62,11 +63,11 @@ class Marks:
                     _RUNNING[key] = digest, count + by
 
     def notes(self) -> dict[str, Any]:
-        """What is kept beside the fingerprints: their kind, digests of parts, what other versions
-        of Python agree in."""
-        plain = Walk(code=False, tensors=self.walk.tensors)
+        """What job.json keeps beside the fingerprints: their kind, digests of parts, and digests
+        that do not depend on the version of Python."""
+        walk = Walk(code=False, tensors=self.walk.tensors)
         portable = {
-            name: plain.digest(value, name).hex()[:DIGITS] for name, value in self.values.items()
+            name: walk.digest(value, name).hex()[:DIGITS] for name, value in self.values.items()
         }
         return {
             "fingerprint": KIND,
@@ -76,7 +77,7 @@ class Marks:
         }
 
     def made_with(self) -> dict[str, Any]:
-        """The versions of everything that stands by its name."""
+        """The versions of the libraries, which fingerprints take by their names alone."""
         from odesolve.version import __version__
 
         versions = {
@@ -87,20 +88,18 @@ class Marks:
         return {**versions, **self.walk.versions()}
 
     def warn_unseen(self) -> None:
-        """Name what cannot be looked at."""
+        """Warn of objects that no fingerprint can look into."""
         if self.walk.unseen:
-            told = ", ".join(
-                f"{name} ({kind})" for name, kind in list(self.walk.unseen.items())[:3]
-            )
+            unseen = list(self.walk.unseen.items())[:3]
+            names = ", ".join(f"{name} ({kind})" for name, kind in unseen)
             warn(
-                f"what {told} holds cannot be seen, so that a job would go on with another: give "
-                "its class a method "
-                "__fingerprint__ that returns what decides its answers"
+                f"what {names} holds cannot be seen, so that a job would go on with another: give "
+                "its class a method __fingerprint__ that returns what decides its answers"
             )
 
     def used(self) -> None:
-        """Look again after calls: what they changed is no reason to refuse the same model in this
-        process."""
+        """Look again after calls: what they changed is no reason to refuse the same model later in
+        this process."""
         after = Walk(tensors=self.walk.tensors)
         if len(_USED) > MOST:
             _USED.clear()
@@ -118,20 +117,19 @@ class Batches:
         self.net = like.net
 
     def of(self, model: Model) -> int:
-        """That of a model; the network counts where it is another object than the first batch's."""
+        """The fingerprint of a model; the network counts where it is not the first batch's."""
         return int.from_bytes(_beside(model, self.net, dict(self.tensors))[:8], "little")
 
 
 def _key(value: Any, tensors: dict) -> tuple[int, bytes]:
-    """Which object a value is; of a model, which network it has and all else."""
-    return (
-        (id(value.net), _beside(value, value.net, tensors))
-        if isinstance(value, Model)
-        else (id(value), b"")
-    )
+    """What identifies a value in this process: its object, or for a model that of its network and a
+    digest of the rest."""
+    if isinstance(value, Model):
+        return id(value.net), _beside(value, value.net, tensors)
+    return id(value), b""
 
 
 def _beside(model: Model, net: Any, tensors: dict) -> bytes:
-    """The digest of a model, without its network where that is this one."""
+    """The digest of a model, without its network where that is ``net``."""
     parts = [(name, v) for name, v in parts_of(model).parts if name != "net" or v is not net]
     return Walk(tensors=tensors).digest(Parts("beside", parts, ordered=False), "model")

@@ -1,4 +1,4 @@
-"""What every process of a job works at, in a file of its own, for those that wait for it."""
+"""What every process of a job works at, in a file of its own, for the processes that wait."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from odesolve.process.launch import Launch
 
 WORKERS = "workers"
 LENGTH = 400  # bytes of a note, so that a new one covers the old
-LATEST = 1e11  # seconds since 1970 that a calendar can tell: a note with more is none
+LATEST = 1e11  # seconds since 1970 that a calendar can show: a note with more is damaged
 EACH = 1.0  # seconds between two notes of one shard
 
 
 class Note(msgspec.Struct):
-    """Who is at which shard, since when by its own clock, and how many batches of it are done."""
+    """Which process works at which shard, since when by its own clock, and how many batches of it
+    are done."""
 
     host: str
     pid: int
@@ -30,21 +31,19 @@ class Note(msgspec.Struct):
     done: int = 0
     name: str = ""
 
-    def told(self) -> str:
-        """Whose the shard is and since when, in words."""
+    def sentence(self) -> str:
+        """Which process has the shard and since when, in words."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
+        line = f"rank {self.rank} (pid {self.pid} on {self.host}) has had it since {since}"
         owner = owner_of(self.name)
-        halted = (
-            f", which is stopped: kill -CONT {self.pid} lets it go on"
-            if owner and owner.halted()
-            else ""
-        )
-        return f"rank {self.rank} (pid {self.pid} on {self.host}) has it since {since}{halted}"
+        if owner is not None and owner.halted():
+            line += f", which is stopped: kill -CONT {self.pid} lets it go on"
+        return line
 
 
 class Notebook:
-    """This call's own note; where nothing can be written the others know less, and no more is
-    lost."""
+    """This call's own note; where it cannot be written the other processes know less, and nothing
+    else is lost."""
 
     def __init__(self, root: File, launch: Launch):
         self.name = fresh_name()
@@ -57,20 +56,20 @@ class Notebook:
             self.file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
 
     def begin(self, k: int) -> None:
-        """Shard k is ours now."""
+        """Note that this process has shard k now."""
         self.note.shard = k
         self.note.since = time.time()
         self.note.done = 0
         self._write()
 
     def batch(self) -> None:
-        """One batch more of it is done."""
+        """Note that one more batch of it is done."""
         self.note.done += 1
         if time.monotonic() - self.at > EACH:
             self._write()
 
     def close(self) -> None:
-        """Nothing is ours any more."""
+        """Remove the note: this process has no shard any more."""
         if self.file is not None:
             os.close(self.file)
             self.file = None
@@ -88,16 +87,16 @@ class Notebook:
 
 
 def notes(root: File) -> list[Note]:
-    """The notes of all that have not ended, as far as that is known."""
-    found = []
+    """The notes of all processes that have not ended, as far as that is known."""
+    held = []
     for path in sorted((root / WORKERS).glob("*.json")):
         if left_behind(path):
             continue
         with contextlib.suppress(OSError, msgspec.DecodeError):  # gone, or half written
             note = msgspec.json.decode(path.read_bytes(), type=Note)
             note.name = path.stem
-            found.append(note)
-    return found
+            held.append(note)
+    return held
 
 
 def sweep_notes(root: File) -> None:

@@ -1,4 +1,4 @@
-"""Whose a file or a shard is: processes by names that no other has, and whether one of them has
+"""Which process made a file or has a shard: processes by unique names, and whether one of them has
 ended."""
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ STATE = 0
 BEGAN = 19
 ENDED = "ZX"
 HALTED = "Tt"
-# seconds after which what somebody left is nobody's, where nothing else can be known
+# seconds after which a file counts as left behind, where nothing else can be known of its process
 DAY = 86_400.0
 
 
 class Owner(NamedTuple):
-    """A process: ``place`` is the boot of a machine and the processes that see each other on it,
-    ``began`` its start since."""
+    """A process: ``place`` stands for the boot of a machine and for the processes that see each
+    other on it, ``began`` for its start since then."""
 
     place: str
     pid: int
@@ -52,20 +52,20 @@ class Owner(NamedTuple):
 
 
 def fresh_name() -> str:
-    """The name of something of this process, which nobody else gives."""
+    """A name for something that this process makes, which no other process uses."""
     pid = os.getpid()
     return f"{_place()}-{pid}-{_began(pid)}-{secrets.token_hex(4)}"
 
 
 def owner_of(name: str) -> Owner | None:
-    """Whose a name is; None for one that is none of ours."""
-    found = NAME.search(name)
-    return None if found is None else Owner(found[1], int(found[2]), int(found[3]))
+    """The process that gave a name; None for names of another form."""
+    match = NAME.search(name)
+    return None if match is None else Owner(match[1], int(match[2]), int(match[3]))
 
 
 def left_behind(path: str | File) -> bool:
-    """Whether what made a file has ended: known of processes of this machine, of others only after
-    a day."""
+    """Whether the process that made a file has ended: known of processes of this machine, assumed
+    of others after a day."""
     owner = owner_of(os.path.basename(path))
     ended = None if owner is None else owner.ended()
     if ended is not None:
@@ -82,8 +82,8 @@ def host() -> str:
 
 @cache
 def _place() -> str:
-    """Eight digits of this boot and of the processes that are seen here, as in a container; 0 where
-    the system tells neither."""
+    """Eight digits for this boot and for the processes that are visible here, as in a container; 0
+    where the system shows neither."""
     try:
         boot = (PROCESSES / "sys/kernel/random/boot_id").read_text()
         seen = os.readlink(PROCESSES / "self/ns/pid")
@@ -94,13 +94,15 @@ def _place() -> str:
 
 @cache
 def _began(pid: int) -> str:
-    """When this process began; by its number, as one that is forked has another."""
+    """When the process of this number began; the number is an argument because a forked process
+    inherits the cache."""
     fields = _fields(pid)
     return "0" if fields is None else fields[BEGAN]
 
 
 def _fields(pid: int) -> list[str] | None:
-    """What the system says of a process after its name; None where there is none."""
+    """The fields that the system shows of a process, after its name; None where there is no such
+    process."""
     try:
         return (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

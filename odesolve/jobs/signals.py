@@ -1,4 +1,4 @@
-"""The end that others set: SIGTERM and SIGUSR1 let the batch that runs be finished and kept."""
+"""Ends from outside: after SIGTERM or SIGUSR1 the batch that runs is finished and kept."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 GRACE = 25.0  # seconds: schedulers kill 30 s after they have asked
-CODE = 128  # and the number of the signal: what a shell says of a program that it ended
-_ASKED: list[int] = []  # the signal that has asked this process to end
+CODE = 128  # plus the number of the signal: the exit code that shells report
+_RECEIVED: list[int] = []  # signals that have told this process to end
 
 
 class Stopped(SystemExit):
@@ -36,11 +36,11 @@ def at_once(number: int, frame: Any) -> None:
 
 @contextmanager
 def graceful(seconds: float) -> Iterator[None]:
-    """Within, a signal is asked for by ``check``; a second one ends at once, and so does the first
-    after so many seconds.
+    """Within, a signal takes effect at the next ``check``; a second one ends the process at once,
+    as does the first after so many seconds.
 
-    Only in the main thread, and where nobody else has handlers of these signals. The handlers
-    before are there again afterwards.
+    This holds in the main thread, for signals that have no handler of the user's. Afterwards the
+    handlers are those of before.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,29 +48,29 @@ def graceful(seconds: float) -> Iterator[None]:
     ours = [number for number in SIGNALS if signal.getsignal(number) in (signal.SIG_DFL, at_once)]
     timers: list[threading.Timer] = []
 
-    def asked(number: int, frame: Any) -> None:
-        again = bool(_ASKED)
-        _ASKED.append(number)
+    def receive(number: int, frame: Any) -> None:
+        again = bool(_RECEIVED)
+        _RECEIVED.append(number)
         if again or not seconds:
-            raise Stopped(CODE + _ASKED[0])
+            raise Stopped(CODE + _RECEIVED[0])
         timers.append(threading.Timer(min(seconds, threading.TIMEOUT_MAX), _again, (number,)))
         timers[0].daemon = True
         timers[0].start()
 
-    before = {number: signal.signal(number, asked) for number in ours}
+    before = {number: signal.signal(number, receive) for number in ours}
     try:
         yield
-        check()  # one that came at the very end asks whatever comes next to end as well
+        check()  # a signal that came at the very end also ends what comes next
     finally:
         for timer in timers:
             timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
-        _ASKED.clear()
+        _RECEIVED.clear()
 
 
 def _again(number: int) -> None:
-    """Ask a second time, in the midst of whatever the main thread waits for."""
+    """Send the signal once more, to interrupt whatever the main thread waits for."""
     if os.name == "posix":
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
@@ -78,9 +78,9 @@ def _again(number: int) -> None:
 
 
 def check() -> None:
-    """Raise Stopped where a signal has asked for the end."""
-    if _ASKED:
-        raise Stopped(CODE + _ASKED[0])
+    """Raise Stopped where a signal has told this process to end."""
+    if _RECEIVED:
+        raise Stopped(CODE + _RECEIVED[0])
 
 
 def name_of(end: Stopped) -> str:

@@ -1,4 +1,4 @@
-"""The work itself: shard after shard that nobody else has, until all are there."""
+"""The work itself: shard after shard that no other process has, until all are there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from odesolve.jobs.files import Arrays, cannot_write
 from odesolve.jobs.folder import LEASES, Job, joined
 from odesolve.jobs.leases import Leases
 from odesolve.jobs.lines import shown
+from odesolve.jobs.lookout import PATIENCE, Lookout
 from odesolve.jobs.notes import Notebook, sweep_notes
 from odesolve.jobs.signals import GRACE, Stopped, check, graceful, name_of
-from odesolve.jobs.watch import PATIENCE, Watch
 from odesolve.process.launch import Launch, launched
 
 Parts = Callable[[range], Iterator[Arrays]]
@@ -29,41 +29,42 @@ REFRESH = 1.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds: without a move of another after which its shard is made here, too; for the end after
-    a signal."""
+    """Seconds: without progress of another process until this one makes its shard, too; from a
+    signal to the end."""
 
     patience: float = PATIENCE
     grace: float = GRACE
 
 
 def work(job: Job, parts: Parts, progress: bool | None = None, limits: Limits | None = None) -> Job:
-    """Make all shards that are not there, beside whoever else does; ``parts(ids)`` yields the
-    results of ids, batch by batch.
+    """Make all missing shards, together with the other processes; ``parts(ids)`` yields the results
+    of ids, batch by batch.
 
-    Returns when all are there, made here or elsewhere: shards of a process that ended, or does not
-    move, are taken over. Raises OdesolveError for a corrupt shard before any work, Stopped (a
-    SystemExit) after a signal."""
+    Returns when all are there, made here or elsewhere: this process takes over the shards of one
+    that ended or makes no progress. Raises OdesolveError for a corrupt shard before any work,
+    Stopped (a SystemExit) after a signal."""
     limits = limits or Limits()
     job.check()
     todo = job.left()
     launch = launched()
-    if not todo:  # on a disk that cannot be written, too
+    if not todo:  # also on a disk that cannot be written
         _swept(job)
         return job
+    # Processes begin apart, for file systems without locks.
     at = len(todo) * launch.rank // launch.count
-    todo = todo[at:] + todo[:at]  # apart, for file systems without locks
+    todo = todo[at:] + todo[:at]
     show = progress if launch.local == 0 else False
-    watch = Watch(job.root, job.named, limits.patience, show is not False)
+    lookout = Lookout(job.root, job.named, limits.patience, show is not False)
     with (
         once(),
-        _told(job),
+        _saying_what_is_kept(job),
         graceful(limits.grace),
         _leases(job) as lock,
         _noted(job, launch) as book,
         shown(job, show) as tick,
         ThreadPoolExecutor(1) as writer,
     ):
-        _Worker(job, parts, lock, writer, _Meter(job, tick), watch, book).run(todo)
+        _Worker(job, parts, lock, writer, _Meter(job, tick), lookout, book).run(todo)
     _swept(job)
     return job
 
@@ -75,19 +76,16 @@ def _swept(job: Job) -> None:
 
 
 @contextmanager
-def _told(job: Job) -> Iterator[None]:
-    """Say in a line what is kept where a signal ends the job."""
+def _saying_what_is_kept(job: Job) -> Iterator[None]:
+    """Where a signal ends the job, a line says what is kept."""
     try:
         yield
     except Stopped as e:
         done = job.done()
-        rest = (
-            ", and the batches of shards that were begun: start the same job again to go on"
-            if done < job.n
-            else ""
-        )
-        told = f"odesolve: {name_of(e)}: {job.named} keeps {done} of {job.n} results{rest}"
-        print(told, file=sys.stderr, flush=True)
+        line = f"odesolve: {name_of(e)}: {job.named} keeps {done} of {job.n} results"
+        if done < job.n:
+            line += ", and the batches of shards that were begun: start the same job again to go on"
+        print(line, file=sys.stderr, flush=True)
         raise
 
 
@@ -114,21 +112,21 @@ def _noted(job: Job, launch: Launch) -> Iterator[Notebook]:
 
 @dataclass
 class _Worker:
-    """Makes shards; one is written while the next is computed, for a disk takes milliseconds to say
-    that it has it."""
+    """Makes shards; one is written while the next is computed, as a disk takes milliseconds to
+    confirm a write."""
 
     job: Job
     parts: Parts
     lock: Leases
     writer: ThreadPoolExecutor
     meter: _Meter
-    watch: Watch
+    lookout: Lookout
     book: Notebook
     writing: Future | None = None
     beginnings: dict[int, list[File]] = field(default_factory=dict)
 
     def run(self, todo: list[int]) -> None:
-        """Make these shards, or see that others have."""
+        """Make these shards, or wait until other processes have made them."""
         while todo:
             self.begun = beginnings.begun(self.job)
             todo = [k for k in todo if not self.make(k)]
@@ -137,16 +135,16 @@ class _Worker:
             self.meter.others()
             check()
             if todo:
-                self.watch.look(todo)
+                self.lookout.look(todo)
                 time.sleep(POLL)
 
     def make(self, k: int) -> bool:
-        """Make shard k, unless it is there; False where somebody else is at it."""
-        lease = next((n for n in self.watch.leases(k) if self.lock.take(n)), None)
+        """Make shard k, unless it is there; False where another process works at it."""
+        lease = next((n for n in self.lookout.leases(k) if self.lock.take(n)), None)
         if lease is None:
             return False
         try:
-            arrays = None if self.job.has(k) else self._made(k, lease)
+            arrays = None if self.job.has(k) else self._results(k, lease)
         except BaseException:
             self.lock.give(lease)
             raise
@@ -156,11 +154,11 @@ class _Worker:
             self.writing = self.writer.submit(self._write, k, lease, arrays)
         return True
 
-    def _made(self, k: int, lease: int) -> Arrays:
-        """The results of shard k; where it ends before, what is done is kept for whoever makes
-        it."""
+    def _results(self, k: int, lease: int) -> Arrays:
+        """The results of shard k; where the process ends before, its batches are kept for the one
+        that makes the shard."""
         check()
-        self.watch.taken_over(k, lease)
+        self.lookout.taken_over(k, lease)
         self.book.begin(k)
         ids = self.job.ids(k)
         held = beginnings.taken_up(self.job, k, self.begun.get(k, []))
@@ -193,8 +191,8 @@ class _Worker:
 
 
 class _Meter:
-    """How many ids all processes have done, by a look at the folder now and then, and our own
-    since."""
+    """How many ids all processes have done: by a look at the folder now and then, and by our own
+    count since."""
 
     def __init__(self, job: Job, tick: Callable[[float], None] | None):
         self.job = job
@@ -207,7 +205,9 @@ class _Meter:
     def others(self) -> None:
         if self.tick is None or time.monotonic() - self.at < REFRESH:
             return
-        self.own, self.all, self.at = 0, self.job.done(), time.monotonic()
+        self.own = 0
+        self.all = self.job.done()
+        self.at = time.monotonic()
         self.tick(self.all)
 
     def counted(self, parts: Iterator[Arrays]) -> Iterator[Arrays]:

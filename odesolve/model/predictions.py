@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import OdesolveError
-from odesolve.functions.callee import Callee, owned
+from odesolve.functions.callee import Callee
+from odesolve.functions.ownership import owned
 from odesolve.lowering.program import Reading
 from odesolve.lowering.scales import Schedule
 from odesolve.paths import Path

@@ -1,1 +1,1 @@
-"""This process: as which of how many it was started, and what it prints while it works."""
+"""This process: its rank among those that were started together, and its progress bar."""

@@ -1,4 +1,5 @@
-"""How this process was started: as which of how many, by torchrun, srun, mpirun or by hand."""
+"""How this process was started: its rank and the number of ranks, by torchrun, srun, mpirun or by
+hand."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import torch
 
 from odesolve.errors import OdesolveError
 
-# Variables of the rank, the number of ranks and the rank on this machine, of those that start
-# processes. mpirun and mpiexec start their helpers by srun, whose variables the processes then have
-# as well. A SLURM batch script has SLURM_PROCID too and is alone: the number of a step's tasks is
-# only there within srun.
+# Variables of the rank, the number of ranks and the rank on this machine, by the program that
+# starts the processes. mpirun and mpiexec start their helpers by srun, so that the processes have
+# its variables as well. A SLURM batch script has SLURM_PROCID, too, and is alone: the number of a
+# step's tasks is only set within srun.
 STARTED_BY = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -23,18 +24,18 @@ STARTED_BY = {
     "mpiexec": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
 }
 SAME_MACHINE = {"mpirun": "OMPI_COMM_WORLD_LOCAL_SIZE", "mpiexec": "MPI_LOCALNRANKS"}
-# equal where srun itself speaks PMI
+# these are equal where srun itself starts by PMI
 MPIEXEC = {"SLURM_PROCID": "PMI_RANK", "SLURM_STEP_NUM_TASKS": "PMI_SIZE"}
 JOB = ("SLURM_JOB_ID", "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid")
-STEP = "SLURM_STEP_ID"  # of a job's steps some may run at the same time
+STEP = "SLURM_STEP_ID"  # some steps of a job may run at the same time
 PORTS = (20_000, 20_000)  # the first, and how many
 FIRST_HOST = re.compile(r"([^,\[]+)(?:\[(\d+)[^\]]*\])?")
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is; ``local`` which one of those on its machine, ``by`` what
-    started it."""
+    """The ``rank`` of this process among ``count``, its ``local`` rank on its machine, and the
+    program that started it, ``by``."""
 
     rank: int = 0
     count: int = 1
@@ -43,8 +44,8 @@ class Launch:
 
 
 def launched(env: Mapping[str, str] | None = None) -> Launch:
-    """What the environment says of this process; alone where it says nothing. Raises OdesolveError
-    where it says half."""
+    """The launch that the environment describes, else that of a process alone. Raises OdesolveError
+    where only half of the variables are set."""
     env = os.environ if env is None else env
     for by, names in STARTED_BY.items():
         rank, count, _ = names
@@ -53,9 +54,7 @@ def launched(env: Mapping[str, str] | None = None) -> Launch:
             continue
         if by != "torchrun" and env[count] == "1":
             continue
-        if by == "srun" and any(
-            env.get(name, env.get(own)) != env.get(own) for own, name in MPIEXEC.items()
-        ):
+        if by == "srun" and _started_by_mpiexec(env):
             continue
         numbers = [_number(name, env.get(name, "0")) for name in names]
         if not numbers[0] < numbers[1]:
@@ -66,9 +65,14 @@ def launched(env: Mapping[str, str] | None = None) -> Launch:
     return Launch()
 
 
+def _started_by_mpiexec(env: Mapping[str, str]) -> bool:
+    """Whether srun only started the helpers of mpiexec, whose numbers differ from its own."""
+    pairs = [(env.get(srun), env.get(mpiexec)) for srun, mpiexec in MPIEXEC.items()]
+    return any(mpiexec not in (None, srun) for srun, mpiexec in pairs)
+
+
 def own_device(launch: Launch | None = None) -> None:
-    """Make "cuda" this process's own GPU: that of its rank on its machine, or the only one that it
-    sees."""
+    """Make "cuda" this process's own GPU: that of its local rank, or the only one that it sees."""
     launch = launched() if launch is None else launch
     if launch.by and torch.cuda.is_available():
         seen = torch.cuda.device_count()
@@ -76,7 +80,7 @@ def own_device(launch: Launch | None = None) -> None:
 
 
 def _refuse_half(by: str, rank: str, count: str, env: Mapping[str, str]) -> None:
-    """Raise OdesolveError where one of the two is set that would make this process one of many."""
+    """Raise OdesolveError where only one of the two is set that make this process one of many."""
     first = by == "srun" and env.get(rank, "0") == "0"  # as in a batch script
     if (rank in env) != (count in env) and not first:
         given, missing = (rank, count) if rank in env else (count, rank)
@@ -84,32 +88,34 @@ def _refuse_half(by: str, rank: str, count: str, env: Mapping[str, str]) -> None
 
 
 def address(launch: Launch, env: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """Host and port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or what the launcher
-    tells.
+    """The host and the port at which the ranks meet: MASTER_ADDR and MASTER_PORT, or those that
+    follow from the launcher's variables.
 
-    Raises OdesolveError where neither says.
+    Raises OdesolveError where nothing names the host.
     """
     env = os.environ if env is None else env
-    job = next((env[name] for name in JOB if name in env), str(os.getppid())) + env.get(STEP, "")
-    port = _number(
-        "MASTER_PORT", env.get("MASTER_PORT", str(PORTS[0] + zlib.crc32(job.encode()) % PORTS[1]))
-    )
+    port = _number("MASTER_PORT", env.get("MASTER_PORT", str(_job_port(env))))
     host = env.get("MASTER_ADDR") or _host(launch, env)
     if host is None:
         raise OdesolveError(
             f"{launch.count} processes were started by {launch.by} and nothing says where the "
-            "first of them runs: "
-            "set MASTER_ADDR (its host) and MASTER_PORT, or use torchrun"
+            "first of them runs: set MASTER_ADDR (its host) and MASTER_PORT, or use torchrun"
         )
     return host, port
 
 
+def _job_port(env: Mapping[str, str]) -> int:
+    """A port that all processes of a job compute alike, and other jobs hardly share."""
+    names = [env[name] for name in JOB if name in env]
+    job = names[0] if names else str(os.getppid())
+    first, count = PORTS
+    return first + zlib.crc32((job + env.get(STEP, "")).encode()) % count
+
+
 def _host(launch: Launch, env: Mapping[str, str]) -> str | None:
-    nodes = (
-        env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
-        if launch.by == "srun"
-        else None
-    )
+    nodes = None
+    if launch.by == "srun":
+        nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST")
     if nodes and (first := FIRST_HOST.match(nodes)):
         return first[1] + (first[2] or "")
     here = env.get(SAME_MACHINE.get(launch.by, ""))

@@ -1,5 +1,5 @@
-"""Progress: a bar on a terminal that appears after a second of work, lines now and then in a
-log."""
+"""Progress: on a terminal a bar that appears after a second of work, in a log a line now and
+then."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-# a line at least so often, or for so much of the work but not more often
-SECONDS = 30.0
-SHARE = 0.1
-EARLIEST = 5.0
+SECONDS = 30.0  # until the next line
+SHARE = 0.1  # of the work, after which a line comes sooner,
+EARLIEST = 5.0  # though not before so many seconds
 
 
 @dataclass(frozen=True)
 class Portion:
-    """A part of the work that a bar shows already: given as ``show``, it moves that bar, from
+    """A part of the work of a bar that is shown already: given as ``show``, it moves that bar from
     ``done`` on."""
 
     tick: Callable[[float], None] | None
     done: float
 
     def __call__(self, n: float) -> None:
-        """The part has come to n."""
+        """Move the bar to n of this part."""
         assert self.tick is not None
         self.tick(self.done + n)
 
 
 @dataclass
 class Log:
-    """Lines in a file: one when a tenth more of the work is done, or after half a minute; none of
+    """Lines in a file: one for each further tenth of the work, or after half a minute; none for
     work that takes seconds."""
 
     total: float
     unit: str
     clock: Callable[[], float] = time.monotonic
     begun: float = field(init=False)
-    # when we were told for the first time, and what was done then
+    # the time of the first call, and how much was done then
     first: tuple[float, float] | None = None
-    last: tuple[float, float] = field(init=False)  # the same of the last line
+    last: tuple[float, float] = field(init=False)  # the same for the last line
     lines: int = 0
 
     def __post_init__(self) -> None:
@@ -50,8 +49,9 @@ class Log:
         self.last = self.begun, 0.0
 
     def __call__(self, n: float) -> None:
-        """The work has come to n."""
-        now, (when, done) = self.clock(), self.last
+        """Note that n of the work is done."""
+        now = self.clock()
+        when, done = self.last
         if self.first is None:
             self.first = now, n
             self.last = when, n  # work that is taken up begins where it was
@@ -73,7 +73,7 @@ class Log:
         return f", about {_time((now - when) * (self.total - n) / (n - done))} left"
 
     def close(self, whole: bool) -> None:
-        """The work has ended: a last line where there were others, and it was done."""
+        """Print a last line, where there were others and the ``whole`` work was done."""
         if whole and self.lines and self.last[1] < self.total:
             self._line(self.total, self.clock())
 
@@ -83,7 +83,7 @@ def _time(seconds: float) -> str:
 
 
 def _is_file(stream: object) -> bool:
-    """Whether what is written lands in a file, where a bar that overwrites itself has no place."""
+    """Whether a stream writes to a file, where a bar that overwrites itself has no place."""
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):  # no stream, or one without a descriptor
@@ -91,11 +91,11 @@ def _is_file(stream: object) -> bool:
 
 
 class Bar:
-    """``with Bar(total, show, unit) as tick``: tick(n) moves it to n; None where nothing is to be
-    shown.
+    """``with Bar(total, show, unit) as tick``: tick(n) moves the bar to n; tick is None where
+    nothing is shown.
 
-    ``show`` is True, False, or None for: on a terminal and in a file, and only if the work takes
-    its time. Or it is a ``Portion``.
+    ``show`` is True, False, a ``Portion``, or None: then the bar is shown on a terminal and in a
+    file, where the work takes long.
     """
 
     def __init__(self, total: float, show: bool | Portion | None, unit: str):

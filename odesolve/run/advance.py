@@ -12,7 +12,7 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError
 from odesolve.files import shaped
-from odesolve.functions.callee import owned
+from odesolve.functions.ownership import owned
 from odesolve.functions.torch_func import refuse, watching
 from odesolve.kernels.dispatch import combine, combined, normal
 from odesolve.kernels.reference import ErrorNorm

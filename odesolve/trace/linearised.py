@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from odesolve.errors import OdesolveError
-from odesolve.functions.callee import wants_gradients
+from odesolve.functions.differentiating import wants_gradients
 from odesolve.functions.graphs import Independent, gradients
 
 Field = Callable[[Tensor], Tensor]

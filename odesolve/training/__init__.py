@@ -1,5 +1,5 @@
-"""Around a training loop: averaged weights, checkpoints that resume bitwise, a small loop; each of
-use without the rest."""
+"""What a training loop needs: averaged weights, checkpoints that resume bitwise, a small loop; each
+of these is useful without the others."""
 
 from odesolve.training import checkpoint
 from odesolve.training.batches import Batches

@@ -27,19 +27,19 @@ _ENDED = object()
 
 
 class Batches:
-    """Random batches of a data set in which every sample comes once before any comes again; a
-    function of the step alone.
+    """Random batches of a data set, in which every sample comes once before any comes again; they
+    are a function of the step alone.
 
     Args:
         data: (N, ...), or several tensors of N rows that go together: the arguments of an
             objective; arrays, too.
-        cond: conditions, within dicts, too: whatever can be indexed, tensors, arrays, lists of
-            captions, has one row a sample; numbers and words hold for all. Arrays and lists of
-            numbers come as tensors.
-        batch: how many samples, also more than N.
+        cond: conditions, also within dicts: whatever can be indexed (tensors, arrays, lists of
+            captions) has one row per sample; numbers and words hold for all. Arrays and lists of
+            numbers become tensors.
+        batch: how many samples to take; it may be more than N.
         seed: of the order.
 
-    Raises OdesolveError where numbers of rows differ, and for conditions that have none.
+    Raises OdesolveError where the numbers of rows differ, and for conditions without rows.
     """
 
     @meant(batch=count(), seed=count(0, 2**64 - 1))
@@ -62,11 +62,9 @@ class Batches:
         if any(len(v) != self.n for v in self.data) or not self.n:
             given = ", ".join(str(tuple(v.shape)) for v in self.data)
             raise OdesolveError(f"data is {given}: give one row for each sample, and at least one")
-        self.cond = (
-            None
-            if cond is None
-            else {k: held_by(v, self.n, f"cond[{k!r}]") for k, v in cond.items()}
-        )
+        named = (cond or {}).items()
+        held = {k: held_by(v, self.n, f"cond[{k!r}]") for k, v in named}
+        self.cond = None if cond is None else held
         self.batch = batch
         self.seed = seed
         self._order: tuple[int, Tensor] | None = None
@@ -91,11 +89,11 @@ class Batches:
 
 
 class Stream:
-    """An iterable of batches, begun anew where it ends; to go to a later step is to leave out what
-    lies before it.
+    """An iterable of batches, which is begun anew where it ends; a later step is reached by
+    skipping the batches before it.
 
     The order of a ``DataLoader`` is a function of the seed and of how often it was begun: samplers
-    with ``set_epoch`` are told."""
+    with ``set_epoch`` get that number."""
 
     def __init__(self, data: Iterable[Any], names: Names = (), seed: int = 0):
         self.data = data
@@ -117,38 +115,36 @@ class Stream:
             item = self._first()
         if item is _ENDED:
             raise OdesolveError(
-                f"the data ended after {self.done} batches: give more, or what "
-                "can be iterated again"
+                f"the data ended after {self.done} batches: give more, or something that can be "
+                "iterated again"
             )
         return item
 
     def _first(self) -> Any:
-        """The first batch of the next time through."""
+        """The first batch of the next pass through the data."""
         for sampler in samplers_of(self.data):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(self.begun)
         with _seeded(self.seed, self.begun) if isinstance(self.data, DataLoader) else nullcontext():
             self.running = iter(self.data)
-            item = next(self.running, _ENDED)  # it is here that samplers draw their order
+            item = next(self.running, _ENDED)  # here samplers draw their order
         self.begun += 1
         return item
 
 
 def samplers_of(data: object) -> list[Any]:
-    """What gives a loader its order."""
+    """The samplers that decide the order of a loader."""
     batches = getattr(data, "batch_sampler", None)
     held = (getattr(data, "sampler", None), batches, getattr(batches, "sampler", None))
-    return [
-        s for k, s in enumerate(held) if s is not None and all(s is not other for other in held[:k])
-    ]
+    return list({id(sampler): sampler for sampler in held if sampler is not None}.values())
 
 
 @contextmanager
 def _seeded(seed: int, begun: int) -> Iterator[None]:
-    """torch's own generator, seeded within and as it was afterwards."""
+    """Within, torch's own generator is seeded; afterwards it is as it was before."""
     before = torch.get_rng_state()
-    told = hashlib.sha256(f"{seed} order {begun}".encode()).digest()
-    torch.default_generator.manual_seed(int.from_bytes(told[:7], "little"))
+    digest = hashlib.sha256(f"{seed} order {begun}".encode()).digest()
+    torch.default_generator.manual_seed(int.from_bytes(digest[:7], "little"))
     try:
         yield
     finally:
@@ -156,10 +152,10 @@ def _seeded(seed: int, begun: int) -> Iterator[None]:
 
 
 def as_batch(item: Any, names: Names = ()) -> Batch:
-    """What an iterable yields as tensors and conditions: x, (x, ..., {conditions}), (x, ..., a, b)
-    or a dict, a and b by name.
+    """An item of an iterable as tensors and conditions: x, (x, ..., {conditions}), (x, ..., a, b)
+    with the names of a and b, or a dict.
 
-    Raises OdesolveError for others.
+    Raises OdesolveError for other items.
     """
     if isinstance(item, Mapping):
         return _of_mapping(item, names)
@@ -169,19 +165,18 @@ def as_batch(item: Any, names: Names = ()) -> Batch:
         cond = dict(zip(names, items[-len(names) :], strict=True))
         del items[-len(names) :]
     if names and (cond is None or any(name not in cond for name in names)):
-        raise OdesolveError(f"a batch is {_told(item)}: cond={names} names its last ones, after x")
+        raise OdesolveError(f"a batch is {_kinds(item)}: cond={names} names its last ones, after x")
     if not items or not all(isinstance(v, Tensor) for v in items):
-        kinds = (
-            f"{_told(item)}: give x, or (x, {{'label': y}}) with its conditions, or name "
-            "those of (x, y) by cond='label'"
+        raise OdesolveError(
+            f"a batch is {_kinds(item)}: give x, or (x, {{'label': y}}) with its conditions, or "
+            "name those of (x, y) by cond='label'"
         )
-        raise OdesolveError(f"a batch is {kinds}")
     return tuple(items), cond
 
 
 def _of_mapping(item: Mapping[str, Any], names: Names) -> Batch:
-    """The data are "x", or the only one that is not named, or the only floats (B, ...); all others
-    are conditions."""
+    """The data are "x", or the only floats (B, ...) that ``names`` does not have; all others are
+    conditions."""
     held = {k: tensor_of(v) for k, v in item.items()}
     missing = [name for name in names if name not in held]
     if missing:
@@ -190,37 +185,35 @@ def _of_mapping(item: Mapping[str, Any], names: Names) -> Batch:
             "by cond= what is there"
         )
     others = {k: v for k, v in held.items() if k not in names}
-    floats = [
-        k for k, v in others.items() if isinstance(v, Tensor) and v.is_floating_point() and v.dim()
-    ]
+    tensors = {k: v for k, v in others.items() if isinstance(v, Tensor)}
+    floats = [k for k, v in tensors.items() if v.is_floating_point() and v.dim()]
     data = ["x"] if "x" in others else floats
     if len(data) != 1 or not isinstance(held[data[0]], Tensor):
         raise OdesolveError(
-            f"a batch is {_told(item)}, and which are the data is not known: call them 'x', or "
-            "name the conditions by cond="
+            f"a batch is {_kinds(item)}, and nothing says which of these are the data: call them "
+            "'x', or name the conditions by cond="
         )
     return (held.pop(data[0]),), held or None
 
 
-def _told(item: Any) -> str:
-    """A batch in words: what each of its parts is."""
+def _kinds(item: Any) -> str:
+    """A batch in words: the names or the types of its parts."""
+    kind = type(item).__name__
     if isinstance(item, Mapping):
-        return "dict of " + (", ".join(map(str, item)) or "nothing")
+        return f"dict of {', '.join(map(str, item)) or 'nothing'}"
     if isinstance(item, (tuple, list)):
-        return f"{type(item).__name__} of " + (
-            ", ".join(type(v).__name__ for v in item) or "nothing"
-        )
-    return type(item).__name__
+        return f"{kind} of {', '.join(type(v).__name__ for v in item) or 'nothing'}"
+    return kind
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch on a device, its conditions wherever they are nested."""
+    """A batch on a device, with its conditions, however they are nested."""
     return moved_to(batch, device)
 
 
 def names_of(cond: Any) -> Names:
-    """Names of conditions, where these are given in the place of conditions; none for conditions
-    themselves."""
+    """The names of conditions, where names are given in the place of conditions; none for
+    conditions themselves."""
     if isinstance(cond, str):
         return (cond,)
     if isinstance(cond, (list, tuple)) and cond and all(isinstance(v, str) for v in cond):
@@ -229,7 +222,8 @@ def names_of(cond: Any) -> Names:
 
 
 def source_of(data: Any, cond: Any, batch: int, seed: int, generator) -> Callable[[int], Batch]:
-    """The batch of a step, from all that ``fit`` takes as data. Raises OdesolveError for others."""
+    """The function that returns the batch of a step, for all that ``fit`` takes as data. Raises
+    OdesolveError for anything else."""
     names = names_of(cond)
     if cond is not None and not names and not isinstance(cond, Mapping):
         raise OdesolveError(

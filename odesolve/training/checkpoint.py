@@ -1,5 +1,5 @@
-"""A training run in one safetensors file: every state that it goes on from, and what it was, as
-JSON in the file's header."""
+"""A training run in one safetensors file: every state that it goes on from, and its configuration
+as JSON in the file's header."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from odesolve.errors import OdesolveError
 from odesolve.files import Door, parsed, regular, shaped
 from odesolve.jobs.files import cannot_write, write_whole
 from odesolve.training.settings import PLAIN, describe
-from odesolve.training.validation import FORMAT, Header, differences, restored, unpacked
+from odesolve.training.validation import FORMAT, Header, differences, restored, state_of, unpacked
 
 __all__ = ["Checkpoint", "TorchRandom", "describe", "load", "read", "save"]
 
@@ -35,7 +35,7 @@ class TorchRandom:
         return {"cpu": torch.get_rng_state(), "cuda": gpus}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Set them, of as many GPUs as there are."""
+        """Set them, for as many GPUs as there are."""
         torch.set_rng_state(state["cpu"])
         for k, held in enumerate(state["cuda"][: torch.cuda.device_count()]):
             torch.cuda.set_rng_state(held, k)
@@ -44,7 +44,7 @@ class TorchRandom:
 @fits
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: ``step``, ``configuration`` and ``facts`` as they were saved, and the
+    """The contents of a file: ``step``, ``configuration`` and ``facts`` as they were saved, and the
     ``states`` of its parts."""
 
     file: File
@@ -56,18 +56,16 @@ class Checkpoint:
     def restore(
         self, parts: Mapping[str, Any], configuration: Mapping[str, Any] | None = None
     ) -> None:
-        """Bring parts to the states that are held; those of the file that are not named stay where
-        they are.
+        """Load the states of the file into these parts; further states of the file are left out.
 
         Raises OdesolveError, before anything is changed, for another configuration (where one is
-        given), parts that the file does not hold, and modules of another make; each names what
-        differs."""
+        given), parts that the file does not hold, and modules of another make; each message names
+        what differs."""
         if configuration is not None:
-            found = differences(self.configuration, _normal(configuration))
-            if found:
-                told = "; ".join(found)
+            other = "; ".join(differences(self.configuration, _normal(configuration)))
+            if other:
                 raise OdesolveError(
-                    f"{self.file} is of another configuration: {told}. Give the same, or another "
+                    f"{self.file} is of another configuration: {other}. Give the same, or another "
                     "file or folder"
                 )
         missing = [name for name in parts if name not in self.states]
@@ -91,7 +89,7 @@ def save(
         file: its name, in a folder that is there.
         parts: by name, anything with ``state_dict`` and ``load_state_dict`` (networks, ``EMA``,
             optimisers, schedules, ``TorchRandom()``) and generators of torch.
-        step: how many have been done.
+        step: the number of steps done.
         configuration: plain values that a run has to share to go on from here, see ``describe``.
         facts: further plain values and tensors, in dicts and lists.
 
@@ -101,10 +99,7 @@ def save(
     library = _safetensors()
     file = File(file)
     tensors = {}
-    states = {
-        name: p.get_state() if isinstance(p, torch.Generator) else p.state_dict()
-        for name, p in parts.items()
-    }
+    states = {name: state_of(part) for name, part in parts.items()}
     held = {
         "format": FORMAT,
         "step": step,
@@ -120,7 +115,7 @@ def save(
 
 
 def read(file: str | File) -> Checkpoint:
-    """A checkpoint, on the CPU. Raises OdesolveError where there is none."""
+    """The checkpoint of a file, on the CPU. Raises OdesolveError where there is none."""
     library = _safetensors()
     file = File(file)
     door = replace(DOOR, name=str(file))
@@ -136,22 +131,21 @@ def read(file: str | File) -> Checkpoint:
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
     facts = unpacked(header.facts, tensors, door)
     states = unpacked(header.states, tensors, door)
-    return Checkpoint(
-        file, header.step, header.configuration, facts, shaped(states, dict[str, Any], door)
-    )
+    states = shaped(states, dict[str, Any], door)
+    return Checkpoint(file, header.step, header.configuration, facts, states)
 
 
 def load(
     file: str | File, parts: Mapping[str, Any], *, configuration: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """``read`` a checkpoint and ``restore`` these parts from it; raises what they do."""
-    found = read(file)
-    found.restore(parts, configuration)
-    return found
+    """``read`` a checkpoint and ``restore`` these parts from it; raises what these two raise."""
+    checkpoint = read(file)
+    checkpoint.restore(parts, configuration)
+    return checkpoint
 
 
 def _normal(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back. Raises OdesolveError for what is not plain."""
+    """A configuration as JSON gives it back. Raises OdesolveError for values that are not plain."""
     try:
         return json.loads(json.dumps(dict(configuration)))
     except TypeError as e:
@@ -161,8 +155,8 @@ def _normal(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON, its tensors laid into ``tensors``; lists and dicts carry their kind, as
-    keys may be numbers."""
+    """The value as JSON, with its tensors put into ``tensors``; lists and dicts carry their kind,
+    as keys may be numbers."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return ["tensor", name]
@@ -174,8 +168,8 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         kind = "list" if isinstance(value, list) else "tuple"
         return [kind, [_packed(v, f"{name}.{k}", tensors) for k, v in enumerate(value)]]
     raise OdesolveError(
-        f"{name} is {type(value).__name__}, which no checkpoint holds: give plain "
-        "values and tensors"
+        f"{name} is {type(value).__name__}, which a checkpoint cannot hold: give plain values and "
+        "tensors"
     )
 
 

@@ -1,4 +1,4 @@
-"""Averages of a network's weights along its training, which sample better than its last ones."""
+"""Averages of a network's weights along its training, which sample better than the last weights."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Exponential:
 
     Without correction the weights at the beginning keep the share decay^k after k updates (Ho et
     al. 2020, appendix B: 0.9999). ``corrected`` leaves them out, as Adam does with its moments
-    (Kingma and Ba 2015, section 3): after k updates those of the j-th have the share decay^(k - j)
-    (1 - decay) / (1 - decay^k). Raises OdesolveError for a decay outside of 0 to 1."""
+    (Kingma and Ba 2015, section 3): after k updates the weights of the j-th have the share
+    decay^(k - j) (1 - decay) / (1 - decay^k). Raises OdesolveError for a decay outside of 0 to
+    1."""
 
     decay: float = 0.999
     corrected: bool = False
@@ -56,12 +57,12 @@ class Exponential:
 @meant(gamma=number(0.0))
 @dataclass(frozen=True)
 class Power:
-    """A power-function average: weights of the share u of the training so far count as u^gamma
+    """A power-function average: weights at the share u of the training so far count as u^gamma
     (Karras et al. 2024, section 3.1).
 
-    It forgets the beginning at a rate of its own, however long the training: the mean lies at the
-    share (gamma + 1) / (gamma + 2) of it, with the relative deviation ``sigma_rel``. Raises
-    OdesolveError for a gamma below 0."""
+    Its width is a share of the training, however long that is: its mean lies at the share
+    (gamma + 1) / (gamma + 2), with the relative deviation ``sigma_rel``. Raises OdesolveError for a
+    gamma below 0."""
 
     gamma: float = 6.94
 
@@ -103,7 +104,7 @@ class Growing:
     (Song et al. 2023, appendix C).
 
     ``points`` is N, a function of the step 0, 1, ... such as that of ``ConsistencyTraining``;
-    ``decay`` is mu_0, ``first`` s_0, the points that it belongs to.
+    ``decay`` is mu_0, the decay for s_0 points, and ``first`` is s_0.
     """
 
     points: Callable[[int], int]
@@ -128,16 +129,16 @@ class EMA:
     and so are weights that are no floats; see ``recalibrated`` for those of batch norms.
 
     Args:
-        source: the module that is trained; of one in ``DistributedDataParallel`` what is inside, as
-            sampling is for one rank.
-        profile: a decay, ``Exponential``, ``Power``, or a function of the number k = 1, 2, ... of
-            an update to the share that the average keeps. It begins as the weights that the source
-            has now.
-        dtype: float32 or float64 of the average, where the source is, or becomes, of half
-            precision; by default the source's.
+        source: the module that is trained; of one in ``DistributedDataParallel``, the module
+            inside, as one rank samples alone.
+        profile: a decay, ``Exponential``, ``Power``, or a function from the number k = 1, 2, ... of
+            an update to the share that the average keeps. The average begins as the weights that
+            the source has now.
+        dtype: float32 or float64 for the average, where the source has half precision or will have
+            it; by default the source's.
 
     Raises OdesolveError for a decay outside of 0 to 1, and for weights of half precision without a
-    ``dtype``: small steps of an average round to none there.
+    ``dtype``: there the small steps of an average round to nothing.
     """
 
     def __init__(
@@ -146,43 +147,14 @@ class EMA:
         profile: float | Profile = 0.999,
         dtype: torch.dtype | None = None,
     ):
-        if not isinstance(source, nn.Module):
-            raise OdesolveError(
-                f"the source is {type(source).__name__}: give the nn.Module that is trained"
-            )
-        if dtype not in (None, torch.float32, torch.float64):
-            raise OdesolveError(
-                f"dtype={dtype}: give torch.float32 or torch.float64, or None for "
-                "that of the weights"
-            )
-        if any(is_lazy(p) for p in source.parameters()):
-            raise OdesolveError(
-                "the source has weights of no shape yet: call it once on a batch of data before "
-                "EMA(source)"
-            )
+        _check_source(source, dtype)
         if callable(profile):
             check_call(profile, "profile", "k")
-        narrow = [
-            name
-            for name, p in source.named_parameters()
-            if p.dtype in (torch.float16, torch.bfloat16)
-        ]
-        if narrow and dtype is None:
-            told = (
-                "give dtype=torch.float32 for the average, or keep weights in float32 and "
-                "compute with autocast"
-            )
-            raise OdesolveError(f"{narrow[0]} is of half precision: {told}")
+        _check_precision(source, dtype)
         source = source.module if isinstance(source, DistributedDataParallel) else source
         self.source = source
         self._wide = dtype is not None
-        self.profile: Profile = (
-            profile
-            if callable(profile)
-            else Exponential(
-                real("profile", profile, "a decay from 0 to 1, or a function", 0.0, 1.0)
-            )
-        )
+        self.profile: Profile = profile if callable(profile) else _exponential(profile)
         self._averaged = AveragedModel(source, multi_avg_fn=self._mix)
         if dtype is not None:
             self.module.to(dtype)
@@ -197,16 +169,14 @@ class EMA:
 
     @property
     def updates(self) -> int:
-        """How many there have been."""
+        """The number of updates so far."""
         return int(self._averaged.n_averaged) - 1
 
     def update(self) -> None:
         """Take in the weights that the source has now."""
-        first = [next((p.dtype for p in m.parameters()), None) for m in (self.module, self.source)]
-        other = self._wide or first[0] is not first[1]
-        self._averaged.update_parameters(
-            _Widened(self.source, self.module) if other else self.source
-        )
+        other = self._wide or _dtype_of(self.module) is not _dtype_of(self.source)
+        source = _Widened(self.source, self.module) if other else self.source
+        self._averaged.update_parameters(source)
 
     def _mix(self, average, weights, _) -> None:
         keep = self.profile(self.updates + 1)
@@ -224,7 +194,7 @@ class EMA:
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Write the average over the weights and buffers of a module of the same make. Raises
-        OdesolveError for another one."""
+        OdesolveError for a module of another make."""
         mine = tensors_of(self.module)
         theirs = tensors_of(module)
         for name in [*mine, *theirs]:
@@ -239,9 +209,9 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
-        """The source with the averaged weights, in evaluation mode, inside of a ``with``.
+        """Within, the source has the averaged weights and is in evaluation mode.
 
-        Its own weights come back after it, and each of its modules is in the mode that it was in,
+        Afterwards it has its own weights again, and each of its modules is in its mode of before,
         also after an error."""
         kept = {name: value.detach().clone() for name, value in tensors_of(self.source).items()}
         modes = [(module, module.training) for module in self.source.modules()]
@@ -257,16 +227,16 @@ class EMA:
                     value.copy_(kept[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average and the number of its updates; the profile is not part of it."""
+        """The average and the number of its updates, without the profile."""
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state. Raises OdesolveError, and keeps its own, for that of another
-        module."""
-        found = shaped(state, dict[str, Any], _DOOR)
+        """Go on from a state. Raises OdesolveError for the state of another module, and keeps its
+        own."""
+        given = shaped(state, dict[str, Any], _DOOR)
         mine = self.state_dict()
-        for name in (*mine, *found):
-            a = found.get(name)
+        for name in (*mine, *given):
+            a = given.get(name)
             b = mine.get(name)
             if not _alike(a, b):
                 raise _DOOR.refuse(f"{name} is {short(a)}: expected {short(b)}")
@@ -274,9 +244,41 @@ class EMA:
             self._averaged.load_state_dict(state)
 
 
+def _check_source(source: Any, dtype: Any) -> None:
+    """Raise OdesolveError for anything but a module whose weights can be averaged."""
+    if not isinstance(source, nn.Module):
+        raise OdesolveError(
+            f"the source is {type(source).__name__}: give the nn.Module that is trained"
+        )
+    if dtype not in (None, torch.float32, torch.float64):
+        raise OdesolveError(
+            f"dtype={dtype}: give torch.float32 or torch.float64, or None for that of the weights"
+        )
+    if any(is_lazy(p) for p in source.parameters()):
+        raise OdesolveError(
+            "the source has weights without a shape: call it once on a batch of data before "
+            "EMA(source)"
+        )
+
+
+def _check_precision(source: nn.Module, dtype: torch.dtype | None) -> None:
+    """Raise OdesolveError for weights of half precision, unless the average has more."""
+    halves = (torch.float16, torch.bfloat16)
+    narrow = [name for name, p in source.named_parameters() if p.dtype in halves]
+    if narrow and dtype is None:
+        raise OdesolveError(
+            f"{narrow[0]} is of half precision: give dtype=torch.float32 for the average, or keep "
+            "weights in float32 and compute with autocast"
+        )
+
+
+def _exponential(decay: Any) -> Exponential:
+    return Exponential(real("profile", decay, "a decay from 0 to 1, or a function", 0.0, 1.0))
+
+
 class _Widened(nn.Module):
-    """A module whose weights are seen in the dtypes of its average, which torch groups with
-    them."""
+    """A module that shows its weights in the dtypes of its average, as torch groups the two by
+    dtype."""
 
     def __init__(self, source: nn.Module, average: nn.Module):
         super().__init__()
@@ -294,12 +296,17 @@ class _Widened(nn.Module):
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether one value of a state can stand for the other."""
+    """Whether one value of a state can take the place of the other."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return type(a) is type(b)
     return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
 
 
+def _dtype_of(module: nn.Module) -> torch.dtype | None:
+    """The dtype of the first weight."""
+    return next((p.dtype for p in module.parameters()), None)
+
+
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those that no state_dict holds among them."""
+    """Parameters and buffers by name, also the buffers that a state_dict leaves out."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

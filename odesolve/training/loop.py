@@ -1,5 +1,5 @@
-"""A small training loop, and the pieces of it that fit into another: batches, warm-up, the stop at
-a loss that is not finite."""
+"""A small training loop, and its pieces that fit into other loops: batches, warm-up, the stop at a
+loss that is not finite."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ from odesolve.training.batches import Batches, Cond, names_of, source_of
 from odesolve.training.ema import EMA
 from odesolve.training.optimisers import optimiser_of
 from odesolve.training.portions import Portions
-from odesolve.training.run import History, NotFinite, Run, check_learned, network_of, rates_told
+from odesolve.training.run import (
+    History,
+    NotFinite,
+    Run,
+    check_learned,
+    network_of,
+    schedule_settings,
+)
 from odesolve.training.states import states_of
-from odesolve.training.steps import Step
+from odesolve.training.steps import OptimiserStep
 
 __all__ = ["History", "NotFinite", "fit", "warm_up"]
 
@@ -38,21 +45,19 @@ After = Callable[[int, Any], bool | None]
 def warm_up(
     optimiser: Optimizer, steps: int, then: Callable[[int], float] | None = None
 ) -> LambdaLR:
-    """A schedule of learning rates: up in a straight line over so many steps, the last of which has
-    the whole rate.
+    """A schedule of learning rates that rises linearly over these steps, the last of which has the
+    whole rate.
 
-    ``then`` gives a further factor by the step 0, 1, ..., such as a decay. Step it once after each
-    step of the optimiser."""
+    ``then`` is a function from the step 0, 1, ... to a further factor, such as a decay. Step the
+    schedule once after each step of the optimiser."""
     if steps < 0:
         raise OdesolveError(f"warmup={steps}: give a number of steps, 0 for none")
 
     def factor(k: int) -> float:
-        share = (
-            1.0
-            if then is None
-            else real(f"the schedule's factor of step {k}", then(k), FACTOR, 0.0)
-        )
-        return min(1.0, (k + 1) / max(1, steps)) * share
+        warm = min(1.0, (k + 1) / max(1, steps))
+        if then is None:
+            return warm
+        return warm * real(f"the schedule's factor of step {k}", then(k), FACTOR, 0.0)
 
     return LambdaLR(optimiser, factor)
 
@@ -96,11 +101,11 @@ def fit(
     """Train: ``objective(x, ..., generator=, cond=).loss``, its gradient, a step of the optimiser,
     the average of the weights.
 
-    Run again with the same arguments, or more steps, it goes on from the checkpoint of its folder,
-    bitwise as if it had never stopped; of iterables this holds where they yield the same batches
-    again, as a ``DataLoader`` does: the order of its samples is drawn from the run's own seed. What
-    the objective remembers (``times.Importance``, weights that it learns, averaged targets) is
-    saved with the rest.
+    A second call with the same arguments, or with more steps, goes on from the checkpoint of the
+    folder, bitwise as if the first had never stopped. Iterables have to yield the same batches
+    again for this, as a ``DataLoader`` does, whose order is drawn from the run's own seed. What the
+    objective remembers (``times.Importance``, weights that it learns, averaged targets) is saved
+    with the rest.
 
     On several ranks of ``torch.distributed`` each takes batches of its own; gradients are averaged
     here, with a network in ``DistributedDataParallel`` or a plain one, and the first rank writes.
@@ -110,92 +115,107 @@ def fit(
     Args:
         objective: any of ``odesolve.objectives``, or a function (x, ..., generator=) of a batch,
             and of ``cond=`` where there are conditions, that returns the loss or something with a
-            ``loss``; one with an argument ``step`` is told its number.
-        data: a data set (N, ...), of which ``Batches`` are made; batches x, (x, ..., {conditions}),
-            (x, ..., y) or dicts, begun anew where they end; or a function of the generator that
-            draws one. They are brought to the device of the weights.
-        steps: in all, those of the checkpoint among them.
-        optimiser: of all weights that are trained, or the name of one for those of the network,
+            ``loss``; one with an argument ``step`` gets the step's number.
+        data: a data set (N, ...), which ``Batches`` are drawn from; an iterable of batches x,
+            (x, ..., {conditions}), (x, ..., y) or dicts, which is begun anew where it ends; or a
+            function of the generator that draws a batch. Batches are moved to the device of the
+            weights.
+        steps: the number of all steps, with those of the checkpoint.
+        optimiser: of all weights that are trained, or the name of one for the network's weights,
             such as "adamw(lr=1e-3)"; ``optimizer`` is the same.
-        network: what to save: by default the network that the objective trains; an objective that
-            is a function needs it, where there is a folder or the optimiser is a name.
+        network: the module to save, by default the network that the objective trains; where the
+            objective is a function, it is needed with a folder or an optimiser by name.
         cond: conditions of the data set, see ``Batches``; or the names of those that batches hold:
             "label" for (x, y).
-        batch: how many samples to take of a data set.
-        accumulate: batches of a step, whose gradients are averaged, in all; by default one a rank,
-            or as the checkpoint has it. Where there are several, each has seeds of its own, for
-            torch's own generator as well.
+        batch: how many samples to take from a data set.
+        accumulate: the number of batches per step over all ranks, whose gradients are averaged; by
+            default one per rank, or that of the checkpoint. Several batches have a seed each, for
+            torch's own generator, too.
         ema: updated after each step.
         warmup, schedule: see ``warm_up``; or a schedule of ``torch.optim.lr_scheduler`` of this
             optimiser.
-        clip: the most that the norm of the gradient may be; a longer one is scaled.
-        dtype: bfloat16 or float16 of autocast; the losses of float16 are scaled, and steps that
-            overflow left out.
+        clip: the largest norm of the gradient; a longer gradient is scaled down to it.
+        dtype: bfloat16 or float16 for autocast; in float16 losses are scaled, and steps that
+            overflow are left out.
         generator: of the batches and of all that the objective draws; by default torch's own.
-        folder: for the checkpoint, every so many steps and at the end, and the batch where a loss
-            is not finite.
+        folder: for the checkpoint, which is written after each ``every`` steps and at the end, and
+            for the batch where a loss is not finite.
         parts: further things with a state to save, as for ``checkpoint.save``.
         configuration: further plain values that a run has to share with the checkpoint.
-        after: called with the number of steps done and the terms; a true value ends the training.
+        after: a function of the number of steps done and the terms; where it returns a true value
+            the training ends.
         progress: show a bar.
 
     Raises NotFinite, before the weights are touched, where a loss or the gradient's norm is not
-    finite, or 32 steps of float16 in a row were left out; OdesolveError for arguments that cannot
-    be used and a checkpoint of another configuration, whose functions are compared by their code;
-    ImportError for a folder without safetensors."""
+    finite, or where 32 steps of float16 in a row were left out; OdesolveError for arguments that
+    cannot be used, and for a checkpoint of another configuration, whose functions are compared by
+    their code; ImportError for a folder without safetensors."""
     if dtype not in (None, *HALVES):
         raise OdesolveError(
             f"dtype={dtype}: give torch.bfloat16 or torch.float16, or None for that of the weights"
         )
-    folder = None if folder is None else file_name("folder", folder, "a folder")
-    named = isinstance(optimiser if optimizer is None else optimizer, str)
-    chosen = optimiser_of(
-        optimiser, optimizer, _trained(objective, network) if named else nn.Identity()
-    )
-    step = Step(objective, chosen, _rates(chosen, warmup, schedule, steps), ema, clip, dtype)
+    place = None if folder is None else File(file_name("folder", folder, "a folder"))
+    chosen = _optimiser(objective, network, optimiser, optimizer)
+    rates = _rates(chosen, warmup, schedule, steps)
+    step = OptimiserStep(objective, chosen, rates, ema, clip, dtype)
     check_learned(objective, step.trained)
     _check_average(ema, step)
-    run = Run(step, generator, None if folder is None else File(folder), _seed(generator))
-    run.alike(
-        steps,
-        every,
-        folder,
-        batch=batch,
-        accumulate=accumulate,
-        warmup=warmup,
-        clip=clip,
-        schedule=schedule,
-    )
-    done = run.found()
+    run = Run(step, generator, place, _seed(generator))
+    own = {"warmup": warmup, "clip": clip, "schedule": schedule}
+    run.alike(steps, every, batch=batch, accumulate=accumulate, **own)
+    done = run.saved()
     run.spread(accumulate)
-    if folder is not None:
-        known = network_of(objective, network, step.trained)
-        own = {
-            "warmup": warmup,
-            "clip": clip,
-            "dtype": str(dtype),
-            "schedule": rates_told(schedule),
-        }
-        run.configure(known, objective, own | _batches(data, cond, batch), parts, configuration)
+    if place is not None:
+        saved = network_of(objective, network, step.trained)
+        own |= {"dtype": str(dtype), "schedule": schedule_settings(schedule)}
+        own |= _data_settings(data, cond, batch)
+        run.configure(saved, objective, own, parts, configuration)
     source = source_of(data, cond, batch, run.seed, generator)
-    ranks = step.ranks
-    may_stop = ranks.any(after is not None)
-    portions = Portions(source, run.batches, run.seed, generator, ranks.rank, ranks.count)
+    portions = run.portions(source)
     portions.skip(done)
     run.resume(objective)
-    with Bar(steps, progress if ranks.first else False, "step") as tick:
-        while done < steps:
-            run.note(step(portions(done), done, run.batches, portions.counts), done)
-            done += 1
+    show = progress if step.ranks.first else False
+    _train(run, portions, range(done, steps), every, after, show)
+    run.ended()
+    return run.history()
+
+
+def _train(
+    run: Run,
+    portions: Portions,
+    numbers: range,
+    every: int,
+    after: After | None,
+    progress: bool | None,
+) -> None:
+    """Make the steps of these numbers, the first of which may lie behind a checkpoint."""
+    step = run.step
+    ranks = step.ranks
+    may_stop = ranks.any(after is not None)
+    with Bar(numbers.stop, progress, "step") as tick:
+        for number in numbers:
+            outcome = step(portions(number), number, run.batches, portions.counts)
+            run.note(outcome, number)
+            done = number + 1
             stop = may_stop and ranks.any(after is not None and bool(after(done, step.terms)))
-            if done % every == 0 or done == steps or stop:
+            if done % every == 0 or done == numbers.stop or stop:
                 run.save(done)
             if tick is not None:
                 tick(done)
             if stop:
                 break
-    run.ended()
-    return run.history()
+
+
+def _optimiser(
+    objective: Any,
+    network: nn.Module | None,
+    optimiser: Optimizer | str | None,
+    optimizer: Optimizer | str | None,
+) -> Optimizer:
+    """The optimiser that is given, or the one of a name for all that is trained."""
+    named = isinstance(optimiser if optimizer is None else optimizer, str)
+    module = _trained(objective, network) if named else nn.Identity()
+    return optimiser_of(optimiser, optimizer, module)
 
 
 def _rates(
@@ -209,8 +229,10 @@ def _rates(
     if not isinstance(schedule, LRScheduler):
         return warm_up(optimiser, warmup, schedule)
     if isinstance(schedule, ReduceLROnPlateau) or schedule.optimizer is not optimiser or warmup:
-        told = "give one of this optimiser's that needs no measure, and no warmup= beside it"
-        raise OdesolveError(f"schedule is {type(schedule).__name__}, warmup={warmup}: {told}")
+        raise OdesolveError(
+            f"schedule is {type(schedule).__name__}, warmup={warmup}: give a schedule of this "
+            "optimiser that needs no measure, and no warmup= beside it"
+        )
     total = getattr(schedule, "total_steps", None)
     if total is not None and steps > total:
         raise OdesolveError(
@@ -220,24 +242,27 @@ def _rates(
     return schedule
 
 
-def _batches(data: Any, cond: Any, batch: int) -> dict[str, Any]:
-    """What a checkpoint has to share of a data set, and the names of conditions where there are
-    any."""
-    rows = isinstance(data, (Tensor, np.ndarray)) and data.ndim > 0
-    names = [*map(str, names_of(cond) or (cond if isinstance(cond, Mapping) else ()))]
-    return ({"batch": batch, "samples": len(data)} if rows else {}) | (
-        {"cond": names} if names else {}
-    )
+def _data_settings(data: Any, cond: Any, batch: int) -> dict[str, Any]:
+    """The settings of the data that a checkpoint has to share: sizes of a data set, and the names
+    of conditions."""
+    settings: dict[str, Any] = {}
+    if isinstance(data, (Tensor, np.ndarray)) and data.ndim > 0:
+        settings |= {"batch": batch, "samples": len(data)}
+    names = names_of(cond) or (cond if isinstance(cond, Mapping) else ())
+    if names:
+        settings["cond"] = [str(name) for name in names]
+    return settings
 
 
-def _check_average(ema: EMA | None, step: Step) -> None:
+def _check_average(ema: EMA | None, step: OptimiserStep) -> None:
     """Raise OdesolveError for an average of a module that is not trained."""
-    if ema is not None and {id(p) for p in step.trained}.isdisjoint(
-        map(id, ema.source.parameters())
-    ):
+    if ema is None:
+        return
+    averaged = {id(p) for p in ema.source.parameters()}
+    if averaged.isdisjoint(map(id, step.trained)):
         raise OdesolveError(
             "ema averages a module of which the optimiser trains nothing: give EMA(network) of "
-            "the one trained"
+            "the network that is trained"
         )
 
 

@@ -1,5 +1,5 @@
-"""Batch norms of averaged weights: their statistics are those of the weights that were trained,
-until taken anew."""
+"""Batch norms of averaged weights: their statistics belong to the weights that were trained, until
+they are taken anew."""
 
 from __future__ import annotations
 
@@ -17,32 +17,30 @@ from odesolve.errors import OdesolveError
 @meant()
 @contextmanager
 def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
-    """Take the statistics of batch norms anew, from all that the module is called with inside of a
-    ``with``, each call alike.
+    """Take the statistics of batch norms anew, from all batches that the module is called on inside
+    of the ``with``, each with the same weight.
 
-    ``with recalibrated(ema.module): ...`` calls it, or an objective of a model of it, on batches of
-    data, without gradients; all else is as in evaluation. The next ``ema.update()`` brings the
-    statistics of the trained weights back. Raises OdesolveError for a module without such norms,
-    and where it was not called."""
-    norms = [
-        m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
-    ]
+    In ``with recalibrated(ema.module): ...`` call it, or an objective of its model, on batches of
+    data, without gradients; everything else is as in evaluation. The next ``ema.update()`` brings
+    the statistics of the trained weights back. Raises OdesolveError for a module without such
+    norms, and where it was not called."""
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in layers if m.running_mean is not None]
     if not norms:
         raise OdesolveError(
-            f"{type(module).__name__} has no batch norm that keeps statistics: there is nothing "
-            "to take anew"
+            f"{type(module).__name__} has no batch norm that keeps statistics: leave this out"
         )
     modes = [(m, m.training) for m in module.modules()]
     kept = [
         (m, m.momentum, {k: v.clone() for k, v in m.named_buffers(recurse=False)}) for m in norms
     ]
-    finished = spoilt = False
+    finished = False
+    spoilt = False
     try:
         module.eval()
         for m in norms:
             m.reset_running_stats()
-            # None: the mean of all batches
-            m.momentum = None
+            m.momentum = None  # the mean of all batches
             m.training = True
         with torch.no_grad():
             yield module
@@ -51,12 +49,7 @@ def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
         for m, mode in modes:
             m.training = mode
         uncalled = any(not m.num_batches_tracked for m in norms)
-        spoilt = not all(
-            bool(v.isfinite().all())
-            for m in norms
-            for v in (m.running_mean, m.running_var)
-            if v is not None
-        )
+        spoilt = not all(map(_finite, norms))
         for m, momentum, buffers in kept:
             m.momentum = momentum
             if uncalled or spoilt or not finished:
@@ -70,3 +63,8 @@ def recalibrated(module: nn.Module) -> Iterator[nn.Module]:
             f"the statistics of {type(module).__name__} became NaN or infinite: give batches of "
             "finite data"
         )
+
+
+def _finite(norm: _BatchNorm) -> bool:
+    statistics = (norm.running_mean, norm.running_var)
+    return all(bool(v.isfinite().all()) for v in statistics if v is not None)

@@ -20,8 +20,8 @@ KINDS = {
 def optimiser_of(
     optimiser: Optimizer | str | None, optimizer: Optimizer | str | None, network: nn.Module
 ) -> Optimizer:
-    """The one that is given, in either spelling; by its name, such as "adamw(lr=1e-3)", one of the
-    network's weights."""
+    """The optimiser that is given, in either spelling, or the one of a name, such as
+    "adamw(lr=1e-3)", for the network's weights."""
     if optimiser is not None and optimizer is not None:
         raise OdesolveError("optimiser= and optimizer= are one argument: give one of them")
     given = optimizer if optimiser is None else optimiser
@@ -30,7 +30,7 @@ def optimiser_of(
             return made("optimiser", given, KINDS, network.parameters())
         except OdesolveError:
             raise
-        except ValueError as error:  # of torch: weights that are not for it
+        except ValueError as error:  # of torch: weights that it does not take
             raise OdesolveError(f"optimiser={given!r} is not for these weights: {error}") from error
     if not isinstance(given, Optimizer):
         raise OdesolveError(
@@ -38,7 +38,7 @@ def optimiser_of(
         )
     if isinstance(given, optim.LBFGS):
         raise OdesolveError(
-            "optimiser is LBFGS, which asks for the loss several times a step: give one that asks "
-            "once, as Adam"
+            "optimiser is LBFGS, which needs the loss several times per step: give one that needs "
+            "it once, such as Adam"
         )
     return given

@@ -1,4 +1,4 @@
-"""Which batches of a step a rank takes, and what each of them draws from."""
+"""Which batches of a step a rank takes, and which generators each of them draws from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from odesolve.training.batches import Batch, Stream, samplers_of
 
 
 class Drawn(NamedTuple):
-    """A batch, the generator for it, and that one's state (None without one) before the objective
+    """A batch, its generator, and the generator's state (None without one) before the objective
     draws."""
 
     batch: Batch
@@ -23,11 +23,11 @@ class Drawn(NamedTuple):
 
 
 class Portions:
-    """``count`` batches a step, spread over the ranks, each seeded by step and place, so that ranks
-    do not change a draw.
+    """``count`` batches per step, spread over the ranks, each seeded by its step and its place, so
+    that the number of ranks changes no draw.
 
-    One batch a step draws from the generators as they are. Ranks for which there is none take that
-    of another, which does not ``counts`` then.
+    With one batch per step, it draws from the generators as they are. A rank without a batch of its
+    own takes that of another rank: ``counts`` is False there, as the batch is not to count twice.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Portions:
         self.apart = isinstance(source, Stream) and _has_own_share(source.data)
 
     def __call__(self, step: int) -> Iterator[Drawn]:
-        """What this rank takes in step 0, 1, ..."""
+        """The batches of this rank in step 0, 1, ..."""
         if self.count == 1 and not self.apart:
             return iter((self._drawn(self.source(step)),))
         return self._each(step)
@@ -56,7 +56,7 @@ class Portions:
     def _each(self, step: int) -> Iterator[Drawn]:
         first = step * len(self.own) if self.apart else step * self.count
         if isinstance(self.source, Stream) and not self.apart:
-            # all, as ranks go through it together
+            # every rank goes through all batches, and keeps its own
             held = [self.source(first + k) for k in range(self.count)]
             taken = [lambda k=k: held[k] for k in self.own]
         else:
@@ -68,20 +68,19 @@ class Portions:
             yield self._drawn(take())
 
     def _drawn(self, batch: Batch) -> Drawn:
-        return Drawn(
-            batch, self.generator, None if self.generator is None else self.generator.get_state()
-        )
+        state = None if self.generator is None else self.generator.get_state()
+        return Drawn(batch, self.generator, state)
 
     def skip(self, steps: int) -> None:
-        """Leave out what these steps took of an iterable."""
+        """Skip the batches that these steps took of an iterable."""
         if steps and isinstance(self.source, Stream):
             self.source(steps * (len(self.own) if self.apart else self.count) - 1)
 
     def _seeded(self, step: int, place: int) -> None:
         for k, generator in enumerate((torch.default_generator, self.generator)):
             if generator is not None:
-                told = hashlib.sha256(f"{self.seed} {step} {place} {k}".encode()).digest()
-                number = int.from_bytes(told[:7], "little")
+                digest = hashlib.sha256(f"{self.seed} {step} {place} {k}".encode()).digest()
+                number = int.from_bytes(digest[:7], "little")
                 if k == 0:
                     torch.manual_seed(number)
                 else:
@@ -89,5 +88,5 @@ class Portions:
 
 
 def _has_own_share(data: object) -> bool:
-    """Whether each rank's loader yields samples of its own."""
+    """Whether the loader of each rank yields different samples."""
     return any(isinstance(sampler, DistributedSampler) for sampler in samplers_of(data))

@@ -1,5 +1,4 @@
-"""Averages of any width after the training, out of averages of a few widths that were kept along
-it."""
+"""Averages of any width after the training, from snapshots of a few averages along it."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ WIDEST = 12**-0.5
 @fits
 @dataclass(frozen=True)
 class Snapshot:
-    """An average as it was after so many updates: its profile, and its weights and buffers by name,
-    on the CPU."""
+    """An average after ``updates`` updates: its profile, and its weights and buffers by name, on
+    the CPU."""
 
     updates: int
     profile: Power
@@ -33,8 +32,8 @@ class Snapshot:
 
     @classmethod
     def of(cls, ema: EMA) -> Snapshot:
-        """The one of now. Raises OdesolveError for an average of another profile than ``Power``, or
-        without an update."""
+        """The snapshot of an average as it is now. Raises OdesolveError for another profile than
+        ``Power``, and before the first update."""
         if not isinstance(ema, EMA):
             raise OdesolveError(
                 f"ema is {short(ema)}: give a training.EMA(network, training.Power(...))"
@@ -54,11 +53,11 @@ class Snapshot:
 @fits
 @dataclass(frozen=True)
 class Reconstructed:
-    """Averaged weights, and buffers, by name in ``tensors``; ``copy_to`` writes them over a
-    module's.
+    """Averaged weights, and buffers, by name in ``tensors``; ``copy_to`` writes them over those of
+    a module.
 
-    ``error`` is the norm of the profile's difference relative to its own (0: exact), ``shares``
-    what of each snapshot is in it."""
+    ``error`` is the norm of the profile's error, relative to the profile (0: exact); ``shares`` are
+    the weights of the snapshots in the sum."""
 
     tensors: dict[str, Tensor] = field(repr=False)
     error: float
@@ -66,18 +65,14 @@ class Reconstructed:
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
-        """Over the weights and buffers of a module of the same make. Raises OdesolveError for
-        another one."""
+        """Write these over the weights and buffers of a module of the same make. Raises
+        OdesolveError for a module of another make."""
         theirs = tensors_of(module)
-        wrong = [
-            n
-            for n in {**self.tensors, **theirs}
-            if _shape(self.tensors.get(n)) != _shape(theirs.get(n))
-        ]
-        if wrong:
-            raise OdesolveError(
-                f"{wrong[0]} differs: give a module of the same make as the one that was averaged"
-            )
+        for name in {**self.tensors, **theirs}:
+            if _shape(self.tensors.get(name)) != _shape(theirs.get(name)):
+                raise OdesolveError(
+                    f"{name} differs: give a module of the same make as the one that was averaged"
+                )
         for name, value in self.tensors.items():
             theirs[name].copy_(value)
 
@@ -90,46 +85,68 @@ def reconstructed(
     al. 2024, section 3.2).
 
     Args:
-        snapshots: along a training, of one or more profiles; two of sigma_rel .05 and .1, every so
-            many steps, are the paper's.
-        profile: what is wanted: a ``Power``, or its relative width such as 0.15.
-        updates: after so many; by default as many as the last snapshot has.
+        snapshots: taken along a training, of one or more profiles; the paper takes two, of
+            sigma_rel
+            0.05 and 0.1, at regular intervals.
+        profile: the wanted one: a ``Power``, or its relative width such as 0.15.
+        updates: the number of updates after which the average is wanted; by default that of the
+            last snapshot.
 
-    Raises OdesolveError for no snapshots, snapshots of other makes, and more updates than the last
-    one has."""
-    wide = "a training.Power, or a relative width above 0, up to 12^-1/2 = 0.2887"
-    wanted = (
-        profile
-        if isinstance(profile, Power)
-        else Power.of_width(real("profile", profile, wide, 0.0, WIDEST, above=0.0))
-    )
-    several = isinstance(snapshots, (list, tuple)) and len(snapshots) > 0
-    if not several or not all(isinstance(s, Snapshot) for s in snapshots):
-        raise OdesolveError(
-            f"snapshots is {short(snapshots)}: give a list of "
-            "training.Snapshot.of(ema), at least one"
-        )
+    Raises OdesolveError without snapshots, for snapshots of different makes, and for more updates
+    than the last snapshot has."""
+    wanted = _power(profile)
+    _check_snapshots(snapshots)
     last = max(s.updates for s in snapshots)
     end = last if updates is None else updates
     if not 0 < end <= last:
         raise OdesolveError(
             f"updates={updates}: give a number from 1 to those of the last snapshot, {last}"
         )
-    held = [(s.updates / end, s.profile.gamma) for s in snapshots]
-    own = np.array([[_product(a, b) for b in held] for a in held])
-    aim = np.array([_product(a, (1.0, wanted.gamma)) for a in held])
-    scale = 1 / np.sqrt(np.diag(own))  # profiles of one norm
-    shares = scale * np.linalg.lstsq(scale[:, None] * own * scale, scale * aim, rcond=1e-13)[0]
-    whole = _product((1.0, wanted.gamma), (1.0, wanted.gamma))
-    error = np.sqrt(max(0.0, (whole - 2 * shares @ aim + shares @ own @ shares) / whole))
-    nearest = min(snapshots, key=lambda s: abs(s.updates - end))
+    shares, error = _least_squares([(s.updates / end, s.profile.gamma) for s in snapshots], wanted)
     makes = [{name: v.shape for name, v in s.weights.items()} for s in snapshots]
     if any(make != makes[0] for make in makes):
         raise OdesolveError("the snapshots are of other modules: give those of one training")
+    nearest = min(snapshots, key=lambda s: abs(s.updates - end))
     mixed = {
-        k: _mixed([s.weights[k] for s in snapshots], shares, v) for k, v in nearest.weights.items()
+        name: _mixed([s.weights[name] for s in snapshots], shares, own)
+        for name, own in nearest.weights.items()
     }
-    return Reconstructed({**mixed, **nearest.buffers}, float(error), tuple(shares.tolist()))
+    return Reconstructed({**mixed, **nearest.buffers}, error, tuple(shares.tolist()))
+
+
+def _power(profile: Power | float) -> Power:
+    """The profile itself, or the one of a relative width."""
+    if isinstance(profile, Power):
+        return profile
+    expected = "a training.Power, or a relative width above 0, up to 12^-1/2 = 0.2887"
+    return Power.of_width(real("profile", profile, expected, 0.0, WIDEST, above=0.0))
+
+
+def _check_snapshots(snapshots: Any) -> None:
+    several = isinstance(snapshots, (list, tuple)) and len(snapshots) > 0
+    if not several or not all(isinstance(s, Snapshot) for s in snapshots):
+        raise OdesolveError(
+            f"snapshots is {short(snapshots)}: give a list of "
+            "training.Snapshot.of(ema), at least one"
+        )
+
+
+def _least_squares(
+    profiles: list[tuple[float, float]],
+    wanted: Power,
+) -> tuple[np.ndarray, float]:
+    """The shares of profiles (t, gamma) whose sum is nearest to the wanted one at t = 1, and the
+    norm of the difference, relative to it."""
+    aim = (1.0, wanted.gamma)
+    products = np.array([[_product(a, b) for b in profiles] for a in profiles])
+    with_aim = np.array([_product(a, aim) for a in profiles])
+    # Profiles of one norm: as they are, early ones would make the equations ill-conditioned.
+    scale = 1 / np.sqrt(np.diag(products))
+    scaled = scale[:, None] * products * scale
+    shares = scale * np.linalg.lstsq(scaled, scale * with_aim, rcond=1e-13)[0]
+    whole = _product(aim, aim)
+    left = whole - 2 * shares @ with_aim + shares @ products @ shares
+    return shares, float(np.sqrt(max(0.0, left / whole)))
 
 
 def _shape(value: Tensor | None) -> torch.Size | None:

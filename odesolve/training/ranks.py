@@ -1,5 +1,5 @@
-"""The ranks of ``torch.distributed`` that a training runs on; alone, one rank that says and waits
-for nothing."""
+"""The ranks of ``torch.distributed`` that a training runs on; a process alone is one rank, which
+exchanges nothing."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from odesolve.errors import OdesolveError
 
 
 class Ranks:
-    """All ranks that have joined; every one of them makes the same calls in the same order."""
+    """All ranks that have joined; each of them makes the same calls in the same order."""
 
     def __init__(self, device: torch.device):
         joined = dist.is_available() and dist.is_initialized()
-        self.count, self.rank = (dist.get_world_size(), dist.get_rank()) if joined else (1, 0)
+        self.count = dist.get_world_size() if joined else 1
+        self.rank = dist.get_rank() if joined else 0
         self.device = device
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the first rank, which writes."""
         return self.rank == 0
 
     def seed(self, own: int) -> int:
-        """The first rank's."""
+        """The first rank's seed, on every rank."""
         return own if self.count == 1 else agreed(own, self.device)
 
     def sum(self, value: float) -> float:
-        """Over all ranks."""
+        """The sum over all ranks."""
         if self.count == 1:
             return value
         held = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -43,24 +44,24 @@ class Ranks:
         return float(held)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any of them."""
+        """Whether the flag is set on any rank."""
         return self.sum(float(flag)) > 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all ranks have come here."""
         self.sum(0.0)
 
     def alike(self, number: int, name: str) -> None:
-        """Raise OdesolveError on all ranks unless the number is that of the first on each."""
+        """Raise OdesolveError on all ranks unless they have the same number."""
         if self.any(self.seed(number) != number):
             raise OdesolveError(
                 f"{name} is {number} on rank {self.rank} and differs among ranks: give a folder "
-                "all share"
+                "that all ranks share"
             )
 
     def same(self, settings: Mapping[str, Any]) -> None:
-        """Raise OdesolveError on all ranks unless these plain values are the first one's on each;
-        every rank names the same."""
+        """Raise OdesolveError on all ranks unless they have the same plain values, under the same
+        names."""
         mine = torch.tensor([_number(v) for v in settings.values()], device=self.device)
         first = mine.clone()
         dist.broadcast(first, 0)
@@ -68,14 +69,14 @@ class Ranks:
         dist.all_reduce(other)
         for name, differs in zip(settings, other.tolist(), strict=True):
             if differs:
-                told = (
-                    f"{name} is {short(settings[name])} on rank {self.rank} and differs among ranks"
+                raise OdesolveError(
+                    f"{name} is {short(settings[name])} on rank {self.rank} and differs among "
+                    "ranks: give the same on all of them"
                 )
-                raise OdesolveError(f"{told}: give the same on all of them")
 
     @torch.no_grad()
     def spread(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks the first one's values."""
+        """Give all ranks the values of the first."""
         if self.count > 1:
             for value in tensors:
                 held = value.detach().contiguous()
@@ -84,8 +85,10 @@ class Ranks:
 
     @torch.no_grad()
     def add_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Sum gradients over the ranks, in one message a dtype; weights without any on all ranks
-        stay without."""
+        """Sum gradients over the ranks, in one message per dtype; weights that have no gradient on
+        any rank stay without.
+
+        Rejected: one message per weight, which pays the latency of each."""
         if self.count == 1:
             return
         have = torch.tensor(
@@ -107,6 +110,6 @@ class Ranks:
 
 
 def _number(value: Any) -> int:
-    """A number of plain values, another one for others."""
+    """A number that stands for plain values, as their hash."""
     text = json.dumps(value, sort_keys=True, default=repr)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

@@ -1,5 +1,5 @@
-"""Rows of what goes with samples: tensors, arrays and lists are indexed, numbers and words hold for
-all of them."""
+"""Rows of the conditions of samples: tensors, arrays and lists are indexed, numbers and words hold
+for all samples."""
 
 from __future__ import annotations
 
@@ -15,47 +15,43 @@ from odesolve.errors import OdesolveError
 
 SHARED = (str, bytes, bool, int, float, complex, type(None), torch.dtype, torch.device)
 EXPECTED = (
-    "give one row a sample (a tensor, an array, a list), or a number or word that holds for all"
+    "give one row per sample (a tensor, an array, a list), or a number or word that holds for all"
 )
 
 
 def tensor_of(value: Any) -> Any:
-    """Arrays of numbers as tensors, others as lists, lists of numbers as tensors; everything else
-    as it is."""
+    """Arrays and lists of numbers as tensors, other arrays as lists, everything else as it is."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (Tensor, *SHARED, Mapping)):
         return value
     if hasattr(value, "__array__"):  # frames of other libraries, too
         return _of_array(value)
-    if (
-        type(value) in (list, tuple, range)
-        and len(value)
-        and all(type(v) in (int, float, bool) for v in value)
-    ):
-        return torch.tensor(value)
-    return value
+    if type(value) not in (list, tuple, range) or not len(value):
+        return value
+    numbers = all(type(v) in (int, float, bool) for v in value)
+    return torch.tensor(value) if numbers else value
 
 
 def _of_array(value: Any) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         raise OdesolveError(
-            "a masked array is given, of which a tensor has no mask: give value.filled(...), and "
-            "a mask= apart"
+            "a masked array was given, and a tensor has no mask: give value.filled(...), and a "
+            "separate mask="
         )
-    found = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
-    if found.dtype.kind not in "fiubc":
-        return found.tolist()
-    widest = {"f": np.float64, "c": np.complex128}.get(found.dtype.kind)
-    if widest is not None and found.dtype.itemsize > np.dtype(widest).itemsize:
-        found = found.astype(widest)
-    if not found.dtype.isnative:
-        found = found.astype(found.dtype.newbyteorder("="))
-    return torch.as_tensor(found if found.flags.writeable else found.copy())
+    array = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
+    if array.dtype.kind not in "fiubc":
+        return array.tolist()
+    widest = {"f": np.float64, "c": np.complex128}.get(array.dtype.kind)
+    if widest is not None and array.dtype.itemsize > np.dtype(widest).itemsize:
+        array = array.astype(widest)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.as_tensor(array if array.flags.writeable else array.copy())
 
 
 def check_rows(value: Tensor, name: str) -> None:
-    """Raise OdesolveError for a tensor that has no rows to take: on the meta device, sparse or
+    """Raise OdesolveError for a tensor without rows to take: on the meta device, sparse or
     nested."""
     refuse_loose(name, value)
     if value.is_meta:
@@ -65,8 +61,8 @@ def check_rows(value: Tensor, name: str) -> None:
 
 
 def held_by(value: Any, n: int, name: str) -> Any:
-    """A condition of n samples, ready for ``taken``. Raises OdesolveError for what holds no row for
-    each of them."""
+    """A condition of n samples, ready for ``taken``. Raises OdesolveError for values that do not
+    hold one row per sample."""
     value = tensor_of(value)
     if isinstance(value, Mapping):
         return {k: held_by(v, n, f"{name}[{k!r}]") for k, v in value.items()}
@@ -87,7 +83,7 @@ def held_by(value: Any, n: int, name: str) -> Any:
 
 
 def taken(value: Any, index: Tensor, n: int) -> Any:
-    """The rows of these of n samples, of what ``held_by`` returned."""
+    """The rows of these samples, among n, of a value that ``held_by`` returned."""
     if isinstance(value, Tensor):
         return value[index.to(value.device)]
     if isinstance(value, dict):
@@ -100,7 +96,7 @@ def taken(value: Any, index: Tensor, n: int) -> Any:
 
 
 def moved_to(value: Any, device: torch.device) -> Any:
-    """The same on a device, whatever it is nested in; arrays of numbers as tensors."""
+    """A value on a device, however its tensors are nested; arrays of numbers become tensors."""
     if isinstance(value, Tensor):
         return value.to(device)
     if hasattr(value, "__array__"):
@@ -116,19 +112,15 @@ def moved_to(value: Any, device: torch.device) -> Any:
 
 
 def _several(value: Any, n: int) -> bool:
-    """Whether a list or tuple holds conditions, each with a row for each of n samples, rather than
-    being the rows itself."""
-    if (
-        type(value) not in (list, tuple)
-        or not value
-        or not all(isinstance(v, Tensor) and v.dim() for v in value)
-    ):
+    """Whether a list or tuple holds conditions, each with one row for each of n samples, rather
+    than the rows themselves."""
+    if type(value) not in (list, tuple) or not value:
         return False
-    return all(len(v) == n for v in value)
+    return all(isinstance(v, Tensor) and v.dim() and len(v) == n for v in value)
 
 
 def _size(value: Any) -> int | None:
-    """How many rows something has; None of what has none."""
+    """How many rows a value has; None for one without rows."""
     if isinstance(value, Tensor):
         return len(value) if value.dim() else None
     return len(value) if hasattr(value, "__getitem__") and hasattr(value, "__len__") else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path as File
 from typing import Any
@@ -21,21 +22,22 @@ from odesolve.training import checkpoint
 from odesolve.training.batches import Batch, Cond
 from odesolve.training.checkpoint import Checkpoint, TorchRandom
 from odesolve.training.ema import tensors_of
+from odesolve.training.portions import Portions
 from odesolve.training.settings import bare, describe
 from odesolve.training.states import has_state, states_of
-from odesolve.training.steps import Step
+from odesolve.training.steps import OptimiserStep, Pass
 
 CHECKPOINT = "checkpoint.safetensors"
 SKIPPED = 32  # steps of float16 in a row, which take its scale from 2^16 to 2^-16
 
 
 class NotFinite(ArithmeticError):
-    """A loss, or its gradient, was infinite or NaN, in float16 gradients of many steps in a row;
-    the weights are those before.
+    """A loss or its gradient was infinite or NaN; in float16, the gradients of many steps in a row.
+    The weights are those of before.
 
-    Attributes: ``step`` how many were done, ``batch`` the tensors and ``cond`` the conditions of
-    the next, ``terms`` what the objective returned, ``t`` (B,) the times, ``state`` of the
-    generator before it drew them (None without one), ``file`` where all this was written for
+    Attributes: ``step`` the number of steps done, ``batch`` the tensors and ``cond`` the conditions
+    of the next step, ``terms`` what the objective returned, ``t`` (B,) its times, ``state`` that of
+    the generator before it drew them (None without one), ``file`` where all this was written for
     ``checkpoint.read(file).facts``, None without a folder."""
 
     def __init__(
@@ -58,8 +60,8 @@ class NotFinite(ArithmeticError):
 
 def _part(terms: Any, name: str) -> Tensor | None:
     """A tensor of what an objective returned, which may be a loss alone."""
-    found = None if isinstance(terms, Tensor) else getattr(terms, name, None)
-    return found if isinstance(found, Tensor) else None
+    part = None if isinstance(terms, Tensor) else getattr(terms, name, None)
+    return part if isinstance(part, Tensor) else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class _Facts(Struct):
 class Run:
     """What a run has done so far, and its folder."""
 
-    def __init__(self, step: Step, generator, folder: File | None, seed: int):
+    def __init__(self, step: OptimiserStep, generator, folder: File | None, seed: int):
         self.step = step
         self.generator = generator
         self.folder = folder
@@ -111,25 +113,25 @@ class Run:
         parts: Cond | None,
         further: Cond | None,
     ):
-        """Name what the checkpoint holds and what it has to share."""
+        """Name what the checkpoint holds and what has to be equal to go on from it."""
         step = self.step
-        own_parts = {
+        standard = {
             "network": network,
             "ema": step.ema,
             "optimiser": step.optimiser,
             "schedule": step.rates,
+            "scaler": step.scaler,
+            "generator": self.generator,
+            "torch": TorchRandom(),
         }
-        own_parts |= {"scaler": step.scaler, "generator": self.generator, "torch": TorchRandom()}
-        _check_parts(parts or {}, own_parts)
-        named = {
-            name: part for name, part in {**own_parts, **(parts or {})}.items() if part is not None
-        }
+        _check_parts(parts or {}, standard)
+        given = {**standard, **(parts or {})}
+        named = {name: part for name, part in given.items() if part is not None}
         self.parts = {**named, **states_of(objective, named.values())}
-        own = own | (
-            {"batches": self.batches}
-            if self.batches > 1 or "batches" in self._held_training()
-            else {}
-        )
+        # One batch per step is what a checkpoint without a number means: it is left out, so that
+        # such a file still agrees.
+        if self.batches > 1 or "batches" in self._held_training():
+            own = {**own, "batches": self.batches}
         self.configuration = {
             "objective": describe(objective),
             **_trainer(step),
@@ -138,35 +140,48 @@ class Run:
             "configuration": dict(further or {}),
         }
 
-    def alike(self, steps: int, every: int, folder: Any, **own: Any) -> None:
+    def alike(self, steps: int, every: int, **own: Any) -> None:
         """Raise OdesolveError on all ranks where one was given other settings than the first."""
         step = self.step
-        if step.ranks.count > 1:
-            own["schedule"] = rates_told(own["schedule"])
-            weights = [[str(p.dtype), *p.shape] for p in step.trained]
-            kinds = {"folder": folder is not None, "dtype": str(step.dtype), "weights": weights}
-            step.ranks.same({"steps": steps, "every": every, **kinds, **own, **_trainer(step)})
+        if step.ranks.count == 1:
+            return
+        own["schedule"] = schedule_settings(own["schedule"])
+        settings = {
+            "steps": steps,
+            "every": every,
+            "folder": self.folder is not None,
+            "dtype": str(step.dtype),
+            "weights": [[str(p.dtype), *p.shape] for p in step.trained],
+        }
+        step.ranks.same({**settings, **own, **_trainer(step)})
 
     def spread(self, accumulate: int | None) -> None:
-        """Settle how many batches a step takes: those of the file, or as asked, or one a rank; and
-        the seed of all ranks."""
+        """Settle how many batches a step takes: as given, or those of the file, or one per rank;
+        and the seed of all ranks."""
         ranks = self.step.ranks
         ranks.alike(0 if self.held is None else self.held.step, "the checkpoint's step")
-        held = self._held_training().get("batches", 1) if self.held is not None else ranks.count
-        self.batches = accumulate or (held if isinstance(held, int) and held > 0 else 1)
+        known = ranks.count if self.held is None else self._held_training().get("batches", 1)
+        whole = isinstance(known, int) and known > 0  # a file may say anything
+        self.batches = accumulate or (known if whole else 1)
         self.seed = ranks.seed(self.seed)
         if self.batches < ranks.count and ranks.first:
-            told = (
-                f"a step takes accumulate={self.batches} batches, which {ranks.count} ranks share"
+            warnings.warn(
+                f"a step takes accumulate={self.batches} batches, which {ranks.count} ranks "
+                f"share: {ranks.count - self.batches} of them add nothing",
+                stacklevel=4,
             )
-            warnings.warn(f"{told}: {ranks.count - self.batches} of them add nothing", stacklevel=4)
+
+    def portions(self, source: Callable[[int], Batch]) -> Portions:
+        """What this rank takes of the batches of each step."""
+        ranks = self.step.ranks
+        return Portions(source, self.batches, self.seed, self.generator, ranks.rank, ranks.count)
 
     def _held_training(self) -> dict[str, Any]:
         held = {} if self.held is None else self.held.configuration.get("training", {})
         return held if isinstance(held, dict) else {}
 
-    def found(self) -> int:
-        """Look for the folder's checkpoint, and return its step."""
+    def saved(self) -> int:
+        """How many steps the folder's checkpoint has done; 0 where there is none."""
         if self.folder is None or not os.path.lexists(self.folder / CHECKPOINT):
             return 0
         self.held = held = checkpoint.read(self.folder / CHECKPOINT)
@@ -181,23 +196,23 @@ class Run:
         return held.step
 
     def resume(self, objective) -> None:
-        """Go to where it is: after all that is drawn on the way there, as torch's own generator is
-        set."""
+        """Restore the checkpoint. This comes after everything that draws on the way to its step,
+        as it sets torch's own generator."""
+        step = self.step
         if self.held is not None:
             self.held.restore(self.parts, self.configuration)
-            self.losses, self.norms = self.facts.losses.tolist(), self.facts.norms.tolist()
-        if self.step.ranks.count > 1:
-            averaged = [] if self.step.ema is None else [self.step.ema.module]
-            modules = [
-                m
-                for m in (*modules_within(objective), *self.parts.values())
-                if isinstance(m, nn.Module)
-            ]
-            held = [v for m in modules + averaged for v in tensors_of(m).values()]
-            self.step.ranks.spread({id(v): v for v in (*self.step.trained, *held)}.values())
+            self.losses = self.facts.losses.tolist()
+            self.norms = self.facts.norms.tolist()
+        if step.ranks.count > 1:
+            holders = [*modules_within(objective), *self.parts.values()]
+            modules = [m for m in holders if isinstance(m, nn.Module)]
+            if step.ema is not None:
+                modules.append(step.ema.module)
+            tensors = [v for m in modules for v in tensors_of(m).values()]
+            step.ranks.spread({id(v): v for v in (*step.trained, *tensors)}.values())
 
     def save(self, done: int) -> None:
-        """Write the checkpoint, where there is a folder; one rank does for all."""
+        """Write the checkpoint, where there is a folder; the first rank writes for all."""
         if self.folder is None:
             return
         if self.step.ranks.first:
@@ -210,65 +225,66 @@ class Run:
         self.step.ranks.wait()
 
     def history(self) -> History:
-        """Of all steps."""
-        return History(*(torch.tensor(v, dtype=torch.float64) for v in (self.losses, self.norms)))
+        """The losses and norms of all steps."""
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        return History(losses, torch.tensor(self.norms, dtype=torch.float64))
 
-    def note(self, found: tuple[float, float], done: int) -> None:
-        """Remember a step. Raises NotFinite."""
-        loss, norm = found
+    def note(self, outcome: tuple[float, float], done: int) -> None:
+        """Remember the loss and the norm of a step. Raises NotFinite where they are not finite."""
+        loss, norm = outcome
         left_out = self.step.scaler.is_enabled() and not math.isfinite(norm)
         if not math.isfinite(loss) or not (math.isfinite(norm) or left_out):
-            raise self._stopped(found, done, "")
+            raise self._stopped(outcome, done, "")
         self.losses.append(loss)
         self.norms.append(norm)
         latest = self.norms[-SKIPPED:] if left_out else ()
         if len(latest) == SKIPPED and not any(map(math.isfinite, latest)):
             raise self._stopped(
-                found, done, f", as of {SKIPPED} steps in a row, which float16 leaves out"
+                outcome, done, f", as of {SKIPPED} steps in a row, which float16 leaves out"
             )
 
     def ended(self) -> None:
         """Say so where float16 left out every step."""
         if self.norms and not any(math.isfinite(v) for v in self.norms):
-            told = (
-                f"the gradients of all {len(self.norms)} steps overflowed float16 and were left out"
-            )
             warnings.warn(
-                f"{told}: nothing is trained yet; give more steps, or dtype=torch.bfloat16",
+                f"the gradients of all {len(self.norms)} steps overflowed float16 and were left "
+                "out: nothing is trained yet; give more steps, or dtype=torch.bfloat16",
                 stacklevel=4,
             )
 
-    def _stopped(self, found: tuple[float, float], done: int, why: str) -> NotFinite:
-        """The error of a step whose batch it saves."""
-        told = (
-            f"after {done} steps the loss is {found[0]:.4g} and its gradient's norm "
-            f"{found[1]:.4g}{why}"
-        )
+    def _stopped(self, outcome: tuple[float, float], done: int, why: str) -> NotFinite:
+        """The error of a step, whose batch it saves where there is a folder."""
+        loss, norm = outcome
         spoilt = self.step.spoilt()
-        file = None
-        rank = self.step.ranks.rank
-        batch = spoilt.drawn.batch
-        terms = spoilt.terms
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = self.folder / f"not-finite-{done}{f'-rank-{rank}' if rank else ''}.safetensors"
-            facts = {
-                "batch": batch[0],
-                "cond": _plain(batch[1] or {}),
-                "generator": spoilt.drawn.state,
-            }
-            facts |= {name: _part(terms, name) for name in ("t", "each")}
-            checkpoint.save(file, {}, step=done, facts=facts)
-        at = ".batch, .t, .terms"
-        held = at if file is None else f"{at}, and checkpoint.read({str(file)!r}).facts"
+        file = None if self.folder is None else self._save_spoilt(self.folder, spoilt, done)
+        places = ".batch, .t, .terms"
+        if file is not None:
+            places += f", and checkpoint.read({str(file)!r}).facts"
         return NotFinite(
-            f"{told}; the weights are those before: see {held}",
+            f"after {done} steps the loss is {loss:.4g} and its gradient's norm {norm:.4g}{why}; "
+            f"the weights are those before: see {places}",
             done,
-            batch,
-            terms,
+            spoilt.drawn.batch,
+            spoilt.terms,
             spoilt.drawn.state,
             file,
         )
+
+    def _save_spoilt(self, folder: File, spoilt: Pass, done: int) -> File:
+        x, cond = spoilt.drawn.batch
+        rank = self.step.ranks.rank
+        of_rank = f"-rank-{rank}" if rank else ""
+        file = folder / f"not-finite-{done}{of_rank}.safetensors"
+        facts = {
+            "batch": x,
+            "cond": _plain(cond or {}),
+            "generator": spoilt.drawn.state,
+            "t": _part(spoilt.terms, "t"),
+            "each": _part(spoilt.terms, "each"),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(file, {}, step=done, facts=facts)
+        return file
 
 
 def _plain(value: Any) -> Any:
@@ -276,10 +292,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Tensor, *checkpoint.PLAIN)):
         return value
     if isinstance(value, dict):
-        return {
-            k if isinstance(k, checkpoint.PLAIN) else repr(k): _plain(v) for k, v in value.items()
-        }
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else repr(value)
+        return {_plain_key(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return repr(value)
+
+
+def _plain_key(key: Any) -> Any:
+    return key if isinstance(key, checkpoint.PLAIN) else repr(key)
 
 
 def _check_parts(parts: Cond, own: dict[str, Any]) -> None:
@@ -296,7 +316,7 @@ def _check_parts(parts: Cond, own: dict[str, Any]) -> None:
             )
 
 
-def _trainer(step: Step) -> dict[str, Any]:
+def _trainer(step: OptimiserStep) -> dict[str, Any]:
     """What moves and averages the weights, as plain values."""
     optimiser = {"kind": type(step.optimiser).__qualname__, **_options(step.optimiser)}
     return {"optimiser": optimiser, "ema": None if step.ema is None else describe(step.ema.profile)}
@@ -305,20 +325,22 @@ def _trainer(step: Step) -> dict[str, Any]:
 def _options(optimiser) -> dict[str, Any]:
     """What an optimiser is set to, and its groups where they are set to something else; rates as
     before any schedule."""
-    told = describe(optimiser.defaults)
-    groups = [
-        {
-            k: describe(group.get("initial_lr", v) if k == "lr" else v)
-            for k, v in group.items()
-            if k in told
-        }
-        for group in optimiser.param_groups
-    ]
-    return told if all(group == told for group in groups) else {**told, "groups": groups}
+    settings = describe(optimiser.defaults)
+    groups = [_group_options(group, settings) for group in optimiser.param_groups]
+    if all(group == settings for group in groups):
+        return settings
+    return {**settings, "groups": groups}
 
 
-def rates_told(schedule: Any) -> Any:
-    """A schedule as plain values: what it is, and the settings of one of torch's, not how far it
+def _group_options(group: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    options = {k: describe(v) for k, v in group.items() if k in settings}
+    if "lr" in options:
+        options["lr"] = describe(group.get("initial_lr", group["lr"]))
+    return options
+
+
+def schedule_settings(schedule: Any) -> Any:
+    """A schedule as plain values: its kind, and the settings of one of torch's, without how far it
     has come."""
     if not isinstance(schedule, LRScheduler):
         return describe(schedule)
@@ -327,7 +349,7 @@ def rates_told(schedule: Any) -> Any:
     inner = getattr(schedule, "_schedulers", None)  # of one after another, or all at once
     if inner is not None:
         held |= {
-            "schedules": [rates_told(each) for each in inner],
+            "schedules": [schedule_settings(each) for each in inner],
             "milestones": getattr(schedule, "_milestones", None),
         }
     return {"kind": type(schedule).__qualname__, **describe(held)}
@@ -335,9 +357,8 @@ def rates_told(schedule: Any) -> Any:
 
 def _own_network(objective: Any) -> Any:
     """That of the model, the consistency model, the map or the student that an objective trains."""
-    known = (
-        getattr(objective, name, None) for name in ("model", "consistency", "flow_map", "student")
-    )
+    names = ("model", "consistency", "flow_map", "student")
+    known = (getattr(objective, name, None) for name in names)
     trained = next((v for v in known if v is not None), None)
     net = getattr(getattr(trained, "model", trained), "net", None)
     return getattr(net, "net", None) if getattr(net, "two_times", False) else net
@@ -368,15 +389,11 @@ def check_learned(objective: Any, trained: list[Tensor]) -> None:
     known = {id(p) for p in trained}
     for name in ("uncertainty", "weight"):
         module = getattr(objective, name, None)
-        own = (
-            {id(p) for p in module.parameters() if p.requires_grad}
-            if isinstance(module, nn.Module)
-            else set()
-        )
+        if not isinstance(module, nn.Module):
+            continue
+        own = {id(p) for p in module.parameters() if p.requires_grad}
         if own and own.isdisjoint(known):
-            told = (
-                "give it [*net.parameters(), *u.parameters()], or its name, as in 'adamw(lr=1e-3)'"
-            )
             raise OdesolveError(
-                f"the optimiser trains no weight of {name}={type(module).__name__}: {told}"
+                f"the optimiser trains no weight of {name}={type(module).__name__}: give it "
+                "[*net.parameters(), *u.parameters()], or its name, as in 'adamw(lr=1e-3)'"
             )

@@ -1,4 +1,4 @@
-"""What an object is set to, as plain values that a checkpoint can hold and compare."""
+"""The settings of an object, as plain values that a checkpoint can hold and compare."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from odesolve.paths import Path
 PLAIN = (str, int, float, bool, type(None))
 DEPTH = 6
 WRITES = ("STORE_DEREF", "STORE_GLOBAL")
+# what a function uses from outside that does not change while it trains
+SETTLED = (*PLAIN, tuple, Path, types.FunctionType, types.MethodType, functools.partial)
 
 
 def describe(value: Any, depth: int = DEPTH) -> Any:
-    """Plain values that tell what an object is set to, for a configuration: of tensors their shape,
-    of modules their class.
-
-    Of functions that are the user's, not a library's, the code, and the numbers and words that it
-    uses from outside."""
+    """The settings of an object as plain values, for a configuration: of tensors their shape, of
+    modules their class, of the user's functions their code and the numbers and words that they use
+    from outside; functions of libraries stand by their names."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, PLAIN):
@@ -43,92 +43,103 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return str(value)
     if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return _function(value, depth)
-    kind = getattr(value, "__qualname__", type(value).__qualname__)
     if isinstance(value, nn.Module):
         return type(bare(value)).__qualname__
-    if hasattr(value, "__qualname__") or depth == 0:
-        return kind
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    if depth == 0:
+        return type(value).__qualname__
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return _container(value, depth)
+    settings = {k: describe(v, depth - 1) for k, v in _attributes(value).items()}
+    return {"kind": type(value).__qualname__, **settings}
+
+
+def _container(value: Any, depth: int) -> Any:
     if isinstance(value, Mapping):
         return {str(k): describe(v, depth - 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(v, depth - 1) for v in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((describe(v, depth - 1) for v in value), key=repr)
+    items = [describe(v, depth - 1) for v in value]
+    return sorted(items, key=repr) if isinstance(value, (set, frozenset)) else items
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, or the public attributes of another object."""
     if is_dataclass(value):
-        held = {f.name: getattr(value, f.name) for f in fields(value)}
-    else:
-        held = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}
-    return {"kind": kind, **{k: describe(v, depth - 1) for k, v in held.items()}}
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    held = getattr(value, "__dict__", {})
+    return {k: v for k, v in held.items() if not k.startswith("_")}
 
 
 def bare(module: nn.Module) -> nn.Module:
-    """A network without what distributed training and compiling wrap around it, whose weights have
-    names of their own."""
-    inner = (
-        module.module
-        if isinstance(module, DistributedDataParallel)
-        else getattr(module, "_orig_mod", None)
-    )
+    """A network without the wrappers of distributed training and of compilers, which change the
+    names of weights."""
+    if isinstance(module, DistributedDataParallel):
+        inner = module.module
+    else:
+        inner = getattr(module, "_orig_mod", None)
     return bare(inner) if isinstance(inner, nn.Module) else module
 
 
 def _function(f: Any, depth: int) -> Any:
-    """A function by its name; one of the user's by its code as well, and what of all that it uses
-    stays as it is."""
+    """A function by its name; one of the user's also by its code, and by the settings that it uses
+    from outside."""
     if isinstance(f, functools.partial):
-        held = {"args": f.args, "keywords": f.keywords}
-        told = {k: describe(v, depth - 1) for k, v in held.items() if v and depth}
-        return {"kind": "partial", "function": describe(f.func, max(0, depth - 1)), **told}
+        return _partial(f, depth)
     if isinstance(f, types.MethodType):
-        told = (
-            _function(f.__func__, depth)
-            if isinstance(f.__func__, types.FunctionType)
-            else f.__qualname__
-        )
-        return told if not depth else {"method": told, "of": describe(f.__self__, depth - 1)}
+        return _method(f, depth)
     inner = inspect.unwrap(f)
     f = inner if isinstance(inner, types.FunctionType) else f
     if of_library(f) and not f.__closure__:
         return f.__qualname__
-    told = {"function": f.__qualname__}
+    facts = {"function": f.__qualname__}
     if not of_library(f):
-        told |= {"code": _digest(f.__code__), "python": sys.implementation.cache_tag}
+        facts |= {"code": _digest(f.__code__), "python": sys.implementation.cache_tag}
     used = {k: describe(v, max(0, depth - 2)) for k, v in _used(f)} if depth else {}
-    return told | ({"uses": used} if used else {})
+    return facts | {"uses": used} if used else facts
+
+
+def _partial(f: functools.partial, depth: int) -> dict[str, Any]:
+    given = {"args": f.args, "keywords": f.keywords}
+    described = {k: describe(v, depth - 1) for k, v in given.items() if v and depth}
+    function = describe(f.func, max(0, depth - 1))
+    return {"kind": "partial", "function": function, **described}
+
+
+def _method(f: types.MethodType, depth: int) -> Any:
+    python = isinstance(f.__func__, types.FunctionType)
+    function = _function(f.__func__, depth) if python else f.__qualname__
+    return {"method": function, "of": describe(f.__self__, depth - 1)} if depth else function
 
 
 def _used(f: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Settings that a function uses from outside: not what it writes itself, nor containers, which
-    may be logs."""
+    """The settings that a function uses from outside.
+
+    Rejected: names that it writes itself, and containers, which may be logs: they change while a
+    training runs."""
     written = {i.argval for i in dis.get_instructions(f.__code__) if i.opname in WRITES}
-    names = f.__code__.co_varnames[: f.__code__.co_argcount]
-    given = dict(zip(reversed(names), reversed(f.__defaults__ or ()), strict=False)) | (
-        f.__kwdefaults__ or {}
-    )
-    for name, value in (*cells(f), *outside(f), *given.items()):
-        settled = isinstance(
-            value, (*PLAIN, tuple, Path, types.FunctionType, types.MethodType, functools.partial)
-        )
+    for name, value in (*cells(f), *outside(f), *_defaults(f).items()):
         ours = type(value).__module__.partition(".")[0] == "odesolve"
-        if (
-            (settled or ours)
-            and name not in written
-            and value is not f
-            and not isinstance(value, Names)
-        ):
+        settled = isinstance(value, SETTLED) or ours
+        if settled and name not in written and value is not f and not isinstance(value, Names):
             yield name, value
 
 
-def _digest(code: types.CodeType) -> str:
-    """A short hash of what decides what code does."""
+def _defaults(f: types.FunctionType) -> dict[str, Any]:
+    """The values of arguments that a call may leave out."""
+    names = f.__code__.co_varnames[: f.__code__.co_argcount]
+    by_place = zip(reversed(names), reversed(f.__defaults__ or ()), strict=False)
+    return {**dict(by_place), **(f.__kwdefaults__ or {})}
 
-    def told(value: Any) -> Any:
+
+def _digest(code: types.CodeType) -> str:
+    """A short hash of what code does."""
+
+    def constant(value: Any) -> Any:
         if isinstance(value, types.CodeType):
             return _digest(value)
         if isinstance(value, frozenset):
             return sorted(map(repr, value))
-        return [told(v) for v in value] if isinstance(value, tuple) else value
+        return [constant(v) for v in value] if isinstance(value, tuple) else value
 
-    return hashlib.sha256(
-        repr([(name, told(v)) for name, v in code_parts(code)]).encode()
-    ).hexdigest()[:12]
+    parts = repr([(name, constant(v)) for name, v in code_parts(code)])
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]

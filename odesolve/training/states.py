@@ -1,5 +1,5 @@
-"""What an objective remembers from step to step, found in what it holds, and whether it asks for
-the step's number."""
+"""What an objective remembers from step to step: parts with a state, wherever it holds them; and
+whether it takes the step's number."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from odesolve.fingerprints.code import of_library, outside
 from odesolve.training.ema import tensors_of
 
-FIXED = ("teacher", "distance")  # networks that are asked, never changed
+FIXED = ("teacher", "distance")  # networks that are called and never changed
 DEPTH = 6
 CALL = "__call__"
 
 
 def takes_step(objective: Callable[..., Any]) -> bool:
-    """Whether an objective has an argument ``step``, the number 0, 1, ... of the step that it is
-    called for."""
+    """Whether an objective has an argument ``step``: it gets the number 0, 1, ... of the step."""
     try:
         return "step" in inspect.signature(objective).parameters
     except (TypeError, ValueError):  # of C, and others that do not say
@@ -30,16 +29,16 @@ def takes_step(objective: Callable[..., Any]) -> bool:
 
 
 def states_of(objective: Any, others: Iterable[Any]) -> dict[str, Any]:
-    """All within an objective that has a state of its own, by its name there, beside what these
-    others hold."""
+    """All parts of an objective that have a state, by their names there, except for those that
+    these ``others`` hold."""
     seen = {id(part) for part in others}
     covered: set[int] = set()
     for part in others:
         covered |= _tensors(part)
-    return dict(_found(objective, "objective", seen, covered, DEPTH))
+    return dict(_stateful(objective, "objective", seen, covered, DEPTH))
 
 
-def _found(
+def _stateful(
     value: Any,
     name: str,
     seen: set[int],
@@ -58,11 +57,11 @@ def _found(
     else:
         for key, held in _held(value):
             if key not in FIXED:
-                yield from _found(held, f"{name}.{key}", seen, covered, depth - 1)
+                yield from _stateful(held, f"{name}.{key}", seen, covered, depth - 1)
 
 
 def has_state(value: Any) -> bool:
-    """Whether something can be saved: a generator, or what has ``state_dict`` and
+    """Whether a value can be saved: a generator, or anything with ``state_dict`` and
     ``load_state_dict``."""
     return isinstance(value, torch.Generator) or all(
         callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict")
@@ -70,14 +69,16 @@ def has_state(value: Any) -> bool:
 
 
 def _tensors(part: Any) -> set[int]:
-    """The memory of a module's tensors, of an average's too."""
+    """The identities of the tensors of a module, or of an average."""
     module = part if isinstance(part, nn.Module) else getattr(part, "module", None)
-    return {id(v) for v in tensors_of(module).values()} if isinstance(module, nn.Module) else set()
+    if not isinstance(module, nn.Module):
+        return set()
+    return {id(v) for v in tensors_of(module).values()}
 
 
 def _held(value: Any) -> Iterator[tuple[str, Any]]:
-    """What can hold a state: parts of containers, attributes, what functions close over, and
-    globals that code of users has."""
+    """The values inside of a value that may have a state: parts of containers, attributes, closures
+    of functions, and globals that the user's code names."""
     if isinstance(value, Mapping):
         yield from ((str(k), v) for k, v in value.items())
     elif isinstance(value, (list, tuple)):
@@ -100,9 +101,11 @@ def _held(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _globals(code: Any) -> Iterator[tuple[str, Any]]:
-    """Objectives, laws, functions and others with a state that a function of the user's uses, but
-    for modules: these are frozen encoders as often as not, and those that are trained are the
-    network's."""
+    """Globals that a function of the user's uses: objectives, laws, functions, and others with a
+    state.
+
+    Rejected: modules among them. They are frozen encoders as often as not, and those that are
+    trained belong to the network."""
     if not isinstance(code, types.FunctionType) or of_library(code):
         return
     for name, held in outside(code):

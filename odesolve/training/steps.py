@@ -1,4 +1,4 @@
-"""One step of an optimiser, with everything that goes along with it."""
+"""One step of an optimiser, and all that belongs to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from odesolve.training.states import takes_step
 
 @dataclass
 class Pass:
-    """One batch of a step: its loss, and the norm of the gradients up to it where more follow."""
+    """One batch of a step: its loss, and the norm of the gradients so far where more batches
+    follow."""
 
     drawn: Drawn
     terms: Any
@@ -34,9 +35,9 @@ class Pass:
     norm: Tensor | None = None
 
 
-class Step:
-    """Losses of the batches of a step, their mean gradient, a step of the optimiser, of its rates
-    and of the average."""
+class OptimiserStep:
+    """One step of a training: the losses of its batches, their mean gradient, a step of the
+    optimiser, of its rates and of the average."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Step:
         dtype: torch.dtype | None,
     ):
         self.objective = objective
-        self.asked = takes_step(objective)
+        self.numbered = takes_step(objective)
         self.optimiser = optimiser
         self.rates = rates
         self.ema = ema
@@ -73,9 +74,9 @@ class Step:
         count: int,
         counts: bool,
     ) -> tuple[float, float]:
-        """Loss and gradient's norm of ``count`` batches; the weights are touched only where both
+        """The loss and the gradient's norm of ``count`` batches; the weights move only where both
         are finite."""
-        own = {"step": step} if self.asked else {}
+        own = {"step": step} if self.numbered else {}
         self.passes = []
         with contextlib.ExitStack() as held:
             for module in wrapped(self.objective) if self.ranks.count > 1 else ():
@@ -87,8 +88,8 @@ class Step:
         loss = self._shared(count, counts)
         if all(p.grad is None for p in self.trained):
             raise OdesolveError(
-                "no weight of the optimiser has a gradient of this loss: give one of the network "
-                "that the objective calls"
+                "no weight of the optimiser has a gradient of this loss: give an optimiser of the "
+                "network that the objective calls"
             )
         self.scaler.unscale_(self.optimiser)
         total = self._norm()
@@ -101,14 +102,13 @@ class Step:
         return loss, norm
 
     def spoilt(self) -> Pass:
-        """The batch that made the loss or the gradient what it is: the first that is not finite, or
-        the last."""
-        bad = (
-            p
-            for p in self.passes
-            if not all(math.isfinite(float(v)) for v in (p.loss, p.norm) if v is not None)
-        )
-        return next(bad, self.passes[-1])
+        """The batch that spoilt the loss or the gradient: the first that is not finite, or the
+        last."""
+        for each in self.passes:
+            values = [float(v) for v in (each.loss, each.norm) if v is not None]
+            if not all(map(math.isfinite, values)):
+                return each
+        return self.passes[-1]
 
     def _gradient(self, drawn: Drawn, own: dict[str, Any], count: int) -> None:
         """Add a batch's share of the gradient."""
@@ -116,33 +116,23 @@ class Step:
         own = own if cond is None else {**own, "cond": cond}
         if len(x) > 1:
             _check_several(self.objective, len(x), own)
-        cast = (
-            contextlib.nullcontext()
-            if self.dtype is None
-            else torch.autocast(self.device.type, self.dtype)
-        )
-        with cast:
+        with self._precision():
             try:
                 terms = self.objective(*x, generator=drawn.generator, **own)
             except TypeError as error:
                 _check_called(self.objective, len(x), own, error)
                 raise
-        loss = terms if isinstance(terms, Tensor) else getattr(terms, "loss", None)
-        if not isinstance(loss, Tensor) or loss.dim():
-            raise OdesolveError(
-                f"the objective returned {_called(terms)}: return Terms, whose loss is one "
-                "number, or that number"
-            )
-        if not loss.requires_grad or loss.is_complex():
-            given = "complex" if loss.is_complex() else "of no weight: it has no gradient"
-            raise OdesolveError(
-                f"the loss is {given}: let the objective compute a real one from weights that are "
-                "trained, where gradients are on"
-            )
+        loss = _loss_of(terms)
         if not self.passes:
             self.optimiser.zero_grad()
         self.scaler.scale(loss if count == 1 else loss / count).backward()
         self.passes.append(Pass(drawn, terms, loss.detach()))
+
+    def _precision(self) -> Any:
+        """The context in which the objective computes."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def _shared(self, count: int, counts: bool) -> float:
         """The mean loss of all batches, their mean gradient on every rank."""
@@ -163,20 +153,20 @@ class Step:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if scaled and self.scaler.get_scale() < before:
-            return  # the gradients of float16 overflowed: there was no step to go along with
+            return  # the gradients of float16 overflowed: the optimiser made no step
         self.rates.step()
         if self.ema is not None:
             self.ema.update()
 
 
 def _check_several(objective: Callable[..., Any], n: int, own: Mapping[str, Any]) -> None:
-    """Raise OdesolveError where a batch holds more tensors than an objective takes."""
+    """Raise OdesolveError where a batch holds more tensors than the objective takes."""
     try:
         inspect.signature(objective).bind(*range(n), generator=None, **own)
     except TypeError:
-        told = "name the conditions among them, as in cond='label' for (x, y)"
         raise OdesolveError(
-            f"a batch holds {n} tensors, which are not what the objective takes: {told}"
+            f"a batch holds {n} tensors, which are not what the objective takes: name the "
+            "conditions among them, as in cond='label' for (x, y)"
         ) from None
     except ValueError:  # of C, and others that do not say
         return
@@ -188,7 +178,7 @@ def _check_called(
     own: Mapping[str, Any],
     error: TypeError,
 ) -> None:
-    """Raise OdesolveError where an objective cannot be called as it was."""
+    """Raise OdesolveError where the error is that of a call which does not fit the objective."""
     if isinstance(error, OdesolveError):
         return
     called = ", ".join(["x"] * n + [f"{name}=" for name in ("generator", *own)])
@@ -205,11 +195,11 @@ def _check_called(
 def _check_weights(weights: list[Tensor], dtype: torch.dtype | None) -> None:
     """Raise OdesolveError for weights that no step can move."""
     if any(p.is_meta for p in weights):
-        told = (
-            "give network.to_empty(device='cpu'), initialise it, and make the optimiser of its "
+        raise OdesolveError(
+            "weights are on the meta device, without numbers: give "
+            "network.to_empty(device='cpu'), initialise it, and make the optimiser of its "
             "weights then"
         )
-        raise OdesolveError(f"weights are on the meta device, without numbers: {told}")
     if dtype is torch.float16 and any(p.dtype is torch.float16 for p in weights):
         raise OdesolveError(
             "weights are float16, and their gradients cannot be scaled: keep them in float32 "
@@ -223,9 +213,25 @@ def wrapped(objective: Any) -> list[DistributedDataParallel]:
     return [m for m in inside if isinstance(m, DistributedDataParallel)]
 
 
-def _called(terms: Any) -> str:
-    return (
-        f"numbers of shape {tuple(terms.shape)}"
-        if isinstance(terms, Tensor)
-        else type(terms).__name__
-    )
+def _loss_of(terms: Any) -> Tensor:
+    """The loss that an objective returned. Raises OdesolveError for one that cannot be trained
+    by."""
+    loss = terms if isinstance(terms, Tensor) else getattr(terms, "loss", None)
+    if not isinstance(loss, Tensor) or loss.dim():
+        raise OdesolveError(
+            f"the objective returned {_described(terms)}: return Terms, whose loss is one number, "
+            "or that number"
+        )
+    if not loss.requires_grad or loss.is_complex():
+        fault = "complex" if loss.is_complex() else "of no weight: it has no gradient"
+        raise OdesolveError(
+            f"the loss is {fault}: let the objective compute a real one from weights that are "
+            "trained, where gradients are on"
+        )
+    return loss
+
+
+def _described(terms: Any) -> str:
+    if isinstance(terms, Tensor):
+        return f"numbers of shape {tuple(terms.shape)}"
+    return type(terms).__name__

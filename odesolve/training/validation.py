@@ -1,5 +1,5 @@
-"""What a checkpoint holds against what it has to be: its header, and the states of the parts that
-are to have them."""
+"""Checks of a checkpoint before anything is changed: its header, and its states against the parts
+that are to load them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from odesolve.training.ema import EMA
 
 FORMAT = 1
 ADAM = ("step", "exp_avg", "exp_avg_sq")
+# states of torch's optimisers that have the shape of their weight
 LIKE_WEIGHTS = (
     "exp_avg",
     "exp_avg_sq",
@@ -28,7 +29,7 @@ LIKE_WEIGHTS = (
     "momentum_buffer",
     "square_avg",
     "sum",
-)  # of torch's optimisers
+)
 Plain = None | bool | int | float | str
 
 
@@ -63,7 +64,7 @@ class Header(Struct, forbid_unknown_fields=True):
 
 def unpacked(value: Any, tensors: Mapping[str, Tensor], door: Door) -> Any:
     """Plain values and tensors in dicts, lists and tuples. Raises the door's error for a tensor
-    that is not there."""
+    that is missing."""
     if isinstance(value, _Tensor):
         if value.name not in tensors:
             raise door.refuse(f"it names a tensor {value.name!r} and does not hold it")
@@ -77,26 +78,29 @@ def unpacked(value: Any, tensors: Mapping[str, Tensor], door: Door) -> Any:
 
 
 def restored(file: File, parts: Mapping[str, Any], states: Mapping[str, Any]) -> None:
-    """Bring parts to their states, or raise OdesolveError with all of them as they were.
+    """Load the states into their parts, or raise OdesolveError and leave all parts as they were.
 
-    Modules, averages, optimisers and schedules are compared before; what others accept they say
-    themselves, so they come first."""
+    Modules, averages and optimisers are compared before. Only their own load shows what other parts
+    accept, so that these come first, and are put back where one refuses."""
     for name, part in parts.items():
         _check_make(file, name, part, states[name])
     checked = {name: p for name, p in parts.items() if isinstance(p, (nn.Module, EMA, Optimizer))}
     others = {name: p for name, p in parts.items() if name not in checked}
-    kept = {name: copy.deepcopy(_state(part)) for name, part in others.items()}
+    kept = {name: copy.deepcopy(state_of(part)) for name, part in others.items()}
     for name, part in (others | checked).items():
         try:
             _set(part, states[name])
         except Exception as e:
             for other, state in kept.items():
                 _set(others[other], state)
-            told = f"{file} holds a {name} that cannot be taken ({one_line(e)})"
-            raise OdesolveError(f"{told}: give the checkpoint of this run") from e
+            raise OdesolveError(
+                f"{file} holds a {name} that cannot be loaded ({one_line(e)}): give the "
+                "checkpoint of this run"
+            ) from e
 
 
-def _state(part: Any) -> Any:
+def state_of(part: Any) -> Any:
+    """The state of a part: of a generator of torch, or of anything with ``state_dict``."""
     return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
 
 
@@ -108,47 +112,54 @@ def _set(part: Any, state: Any) -> None:
 
 
 def _check_make(file: File, name: str, part: Any, state: Any) -> None:
-    if isinstance(part, torch.Generator):
-        found = differences({"state": _told(state)}, {"state": _told(part.get_state())})
-    elif not isinstance(state, dict):
-        found = [f"its state is {type(state).__name__} in the file"]
-    elif isinstance(part, (nn.Module, EMA)):
-        mine = part.state_dict()
-        found = differences(_shapes(state), _shapes(mine)) or differences(
-            _kinds(state), _kinds(mine)
-        )
-    elif isinstance(part, Optimizer):
-        found = _other_optimiser(part, state)
-    elif (
-        isinstance(part, LRScheduler)
-        and "last_epoch" not in state
-        and "last_epoch" in part.state_dict()
-    ):
-        found = ["it has no last_epoch"]
-    elif isinstance(part, (LRScheduler, GradScaler)):
-        found = _clashes(state, part.state_dict())
-    else:
-        found = []
-    if found:
+    faults = _faults(part, state)
+    if faults:
         raise OdesolveError(
-            f"{file} holds another {name}: {'; '.join(found[:4])}. Build it as it was trained"
+            f"{file} holds another {name}: {'; '.join(faults[:4])}. Build it as it was trained"
         )
+
+
+def _faults(part: Any, state: Any) -> list[str]:
+    """Why a state is not one of this part, as far as that shows without loading it."""
+    if isinstance(part, torch.Generator):
+        mine = {"state": _described(part.get_state())}
+        return differences({"state": _described(state)}, mine)
+    if not isinstance(state, dict):
+        return [f"its state is {type(state).__name__} in the file"]
+    if isinstance(part, (nn.Module, EMA)):
+        mine = part.state_dict()
+        other = differences(_shapes(state), _shapes(mine))
+        return other or differences(_kinds(state), _kinds(mine))
+    if isinstance(part, Optimizer):
+        return _other_optimiser(part, state)
+    if not isinstance(part, (LRScheduler, GradScaler)):
+        return []
+    mine = part.state_dict()
+    if isinstance(part, LRScheduler) and "last_epoch" in mine and "last_epoch" not in state:
+        return ["it has no last_epoch"]
+    return _clashes(state, mine)
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: list(v.shape) for k, v in state.items() if isinstance(v, Tensor)}
+    return {name: list(tensor.shape) for name, tensor in _tensors(state).items()}
 
 
 def _kinds(state: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {
-        k: "floats" if v.is_floating_point() else str(v.dtype)
-        for k, v in state.items()
-        if isinstance(v, Tensor)
-    }
-    return {k: "whole numbers" if "int" in v else v for k, v in kinds.items()}
+    """What tensors hold, in words: widths may differ."""
+    return {name: _kind(tensor) for name, tensor in _tensors(state).items()}
 
 
-def _told(value: Any) -> Any:
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "floats"
+    return "whole numbers" if "int" in str(tensor.dtype) else str(tensor.dtype)
+
+
+def _described(value: Any) -> Any:
     return [str(value.dtype), *value.shape] if isinstance(value, Tensor) else type(value).__name__
 
 
@@ -156,78 +167,75 @@ def _clashes(held: Any, mine: Any, name: str = "") -> list[str]:
     """Lines on numbers and lists that are something else in the file; what only one of the two has
     is left to torch."""
     if isinstance(mine, dict):
-        pairs = [
-            (f"{name}.{k}" if name else str(k), held[k], v) for k, v in mine.items() if k in held
-        ]
-        return [line for where, a, b in pairs for line in _clashes(a, b, where)]
+        shared = [k for k in mine if k in held]
+        inside = (_clashes(held[k], mine[k], f"{name}.{k}" if name else str(k)) for k in shared)
+        return [line for lines in inside for line in lines]
+    line = f"{name} is {short(held)} in the file, {short(mine)} here"
     if isinstance(mine, list):
         if not isinstance(held, list) or len(held) != len(mine):
-            return [f"{name} is {short(held)} in the file, {short(mine)} here"]
-        return [
-            line
-            for k, (a, b) in enumerate(zip(held, mine, strict=True))
-            for line in _clashes(a, b, f"{name}[{k}]")
-        ]
-    clash = isinstance(mine, (int, float)) and not isinstance(
-        held, (int, float, Tensor, type(None))
-    )
-    return [f"{name} is {short(held)} in the file, {short(mine)} here"] if clash else []
+            return [line]
+        pairs = enumerate(zip(held, mine, strict=True))
+        return [line for k, (a, b) in pairs for line in _clashes(a, b, f"{name}[{k}]")]
+    like_number = isinstance(held, (int, float, Tensor, type(None)))
+    return [line] if isinstance(mine, (int, float)) and not like_number else []
 
 
 def _other_optimiser(part: Optimizer, state: dict[str, Any]) -> list[str]:
-    """What is not of an optimiser of these weights: its groups, and the shapes of what it remembers
-    of each weight."""
+    """What does not fit an optimiser of these weights: its groups, and the shapes of what it
+    remembers of each weight."""
     groups = state.get("param_groups")
     held = state.get("state")
-    if (
-        not isinstance(groups, list)
-        or not isinstance(held, dict)
-        or not all(isinstance(g, dict) for g in groups)
-    ):
+    listed = isinstance(groups, list) and all(isinstance(group, dict) for group in groups)
+    if not listed or not isinstance(held, dict):
         return ["it has no param_groups and state"]
-    found = _clashes(groups, part.state_dict()["param_groups"], "param_groups")
+    faults = _clashes(groups, part.state_dict()["param_groups"], "param_groups")
     weights = [p for group in part.param_groups for p in group["params"]]
-    for k, each in held.items():
-        if not isinstance(k, int) or not 0 <= k < len(weights) or not isinstance(each, dict):
-            return [*found, f"state[{k!r}] is of none of its {len(weights)} weights"]
-        shape = weights[k].shape
-        missing = [n for n in ADAM if n not in each] if isinstance(part, (Adam, AdamW)) else []
-        found += [f"state[{k}] has no {n}" for n in missing]
-        kept = {n: each[n] for n in LIKE_WEIGHTS if each.get(n) is not None}
-        strange = [n for n, v in kept.items() if not isinstance(v, Tensor) or v.shape != shape]
-        found += [
-            f"state[{k}].{n} is {short(each[n])}, of a weight {tuple(shape)}" for n in strange
-        ]
-    return found
+    for k, memory in held.items():
+        known = isinstance(k, int) and 0 <= k < len(weights)
+        if not known or not isinstance(memory, dict):
+            return [*faults, f"state[{k!r}] is of none of its {len(weights)} weights"]
+        faults += _other_memory(part, memory, weights[k].shape, f"state[{k}]")
+    return faults
+
+
+def _other_memory(
+    part: Optimizer,
+    memory: dict[str, Any],
+    shape: torch.Size,
+    name: str,
+) -> list[str]:
+    """What does not fit in an optimiser's memory of one weight."""
+    expected = ADAM if isinstance(part, (Adam, AdamW)) else ()
+    faults = [f"{name} has no {n}" for n in expected if n not in memory]
+    for n in LIKE_WEIGHTS:
+        value = memory.get(n)
+        if value is not None and (not isinstance(value, Tensor) or value.shape != shape):
+            faults.append(f"{name}.{n} is {short(value)}, of a weight {tuple(shape)}")
+    return faults
 
 
 def differences(held: Any, given: Any, name: str = "") -> list[str]:
-    """Lines "name is a in the file, b here" of two plain values.
+    """Lines "name is a in the file, b here" for two plain values.
 
-    Code is compared where one Python wrote both, as each has instructions of its own.
+    Code is compared where one version of Python wrote both, as each has its own instructions.
     """
     if isinstance(held, dict) and isinstance(given, dict):
-        if all("code" in each for each in (held, given)) and held.get("python") != given.get(
-            "python"
-        ):
-            held, given = (
-                {k: v for k, v in each.items() if k not in ("python", "code")}
-                for each in (held, given)
-            )
-        names = [*held, *(k for k in given if k not in held)]
-        return [
-            line
-            for k in names
-            for line in differences(
-                held.get(k, _ABSENT), given.get(k, _ABSENT), f"{name}.{k}" if name else str(k)
-            )
-        ]
+        if "code" in held and "code" in given and held.get("python") != given.get("python"):
+            held = _without_code(held)
+            given = _without_code(given)
+        lines: list[str] = []
+        for k in {**held, **given}:
+            place = f"{name}.{k}" if name else str(k)
+            lines += differences(held.get(k, _ABSENT), given.get(k, _ABSENT), place)
+        return lines
     same = type(held) is type(given) and held == given
-    return (
-        []
-        if same or _both_numbers_equal(held, given)
-        else [f"{name} is {held!r} in the file, {given!r} here"]
-    )
+    if same or _both_numbers_equal(held, given):
+        return []
+    return [f"{name} is {held!r} in the file, {given!r} here"]
+
+
+def _without_code(function: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in function.items() if k not in ("python", "code")}
 
 
 class _Absent:

@@ -77,7 +77,7 @@ def test_what_nobody_foresaw_is_one_line_too(capsys, monkeypatch, name, error):
     def broken(given):
         raise error
 
-    monkeypatch.setattr(cli.arguments.commands, name, broken)
+    monkeypatch.setattr(cli.commands, name, broken)
     words = ["solvers"] if name == "solvers_command" else ["plan", "ddim"]
     assert cli.main(words) == 2
     err = capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_memory_is_named(capsys, monkeypatch):
     def greedy(given):
         raise MemoryError
 
-    monkeypatch.setattr(cli.arguments.commands, "solvers_command", greedy)
+    monkeypatch.setattr(cli.commands, "solvers_command", greedy)
     assert cli.main(["solvers"]) == 2
     assert "not enough memory: give a smaller batch" in capsys.readouterr().err
 

@@ -278,7 +278,9 @@ def test_meshes_of_some_of_the_ranks(tmp_path):
         rank = dist.get_rank()
         pair = DeviceMesh("cpu", torch.tensor([[0], [1]]), mesh_dim_names=("data", "time"))
         if rank == 2:
-            with pytest.raises(ode.OdesolveError, match=r"rank 2 is none of the mesh's, \[0, 1\]"):
+            with pytest.raises(
+                ode.OdesolveError, match=r"rank 2 is not one of the mesh's, \[0, 1\]"
+            ):
                 ode.distributed.sample(model(), (4, 2, 3), "ddpm", 5, mesh=pair, seed=1)
             return "refused"
         return ode.distributed.sample(

@@ -14,7 +14,7 @@ import torch
 
 import odesolve as ode
 from odesolve import jobs, problems
-from odesolve.doors.words import WORDS, advised
+from odesolve.doors.vocabulary import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.profile import Profile
 

@@ -267,7 +267,7 @@ def behind(t, y):
 SPAN = torch.tensor([0.0, 1.0])
 ONES, FLAT, NONE = "t.view(-1, 1, 1, 1)", "t.flatten()", "t has no dimensions"
 FAILING = [
-    ("net", lambda: sampled(lambda x, t: x * t, X[..., :7]), "t has one number a sample", ONES),
+    ("net", lambda: sampled(lambda x, t: x * t, X[..., :7]), "t has one number per sample", ONES),
     (
         "net cat",
         lambda: sampled(lambda x, t: torch.cat([x, t], 1)),

@@ -350,7 +350,7 @@ def test_a_job_of_another_model_is_refused(tmp_path, monkeypatch, name):
     def drawn(call, shape, ids, model):
         return {"samples": np.zeros(shape, np.float32), "status": np.zeros(len(ids), np.uint8)}
 
-    monkeypatch.setattr("odesolve.jobs.calls._drawn", drawn)
+    monkeypatch.setattr("odesolve.jobs.draws.solve_batch", drawn)
     before, after = CHANGES[name]
     job = draw(tmp_path, before())
     job.found()[2].unlink()

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import odesolve as ode
-from odesolve.jobs import Job, calls, signals
+from odesolve.jobs import Job, draws, signals
 from odesolve.jobs.leases import Leases
 from odesolve.jobs.notes import Notebook
 from tests.jobs.ranks import BATCH, SHARD, Calls, N, Slow, draw, start, until
@@ -120,7 +120,7 @@ def test_what_was_begun_is_taken_up_only_if_it_is_whole(tmp_path, harm):
 def test_what_was_begun_with_other_conditions_is_refused(tmp_path, monkeypatch):
     """Labels of a file that a function of ids reads have changed behind the first batch, in which
     they are as they were."""
-    labels, plain, drawn = tmp_path / "labels.npy", calls._drawn, []
+    labels, plain, drawn = tmp_path / "labels.npy", draws.solve_batch, []
     np.save(labels, np.ones(SHARD))
 
     def signalled(*given):
@@ -150,7 +150,7 @@ def test_what_was_begun_with_other_conditions_is_refused(tmp_path, monkeypatch):
         }
         return ode.jobs.sample(conditioned, (2, 1, 3), "ddim", 2, **given)
 
-    monkeypatch.setattr(calls, "_drawn", signalled)
+    monkeypatch.setattr(draws, "solve_batch", signalled)
     with pytest.raises(SystemExit):
         job()
     assert list((tmp_path / "job" / "begun").iterdir())

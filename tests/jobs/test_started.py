@@ -280,9 +280,9 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
             tick(n)
     told = [line.partition(f"{job.named}: ")[2] for line in capsys.readouterr().err.splitlines()]
     assert told == [
-        "5 of 6 shards, 20 of 48 results, 1.2 a second, about 0:00:23 left",
-        "5 of 6 shards, 38 of 48 results, 0.429 a second, about 0:00:23 left",
-        "5 of 6 shards, 48 of 48 results, 0.571 a second",
+        "5 of 6 shards, 20 of 48 results, 1.2 per second, about 0:00:23 left",
+        "5 of 6 shards, 38 of 48 results, 0.429 per second, about 0:00:23 left",
+        "5 of 6 shards, 48 of 48 results, 0.571 per second",
     ]
 
 

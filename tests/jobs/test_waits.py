@@ -10,7 +10,7 @@ import time
 import pytest
 
 import odesolve as ode
-from odesolve.jobs import folder, notes, owners, watch
+from odesolve.jobs import folder, lookout, notes, owners
 from odesolve.jobs.leases import Leases
 from odesolve.process.launch import Launch
 from tests.jobs.ranks import FORK, N, Slow, draw, go_on, start, stop, until
@@ -39,8 +39,8 @@ def test_the_shard_of_a_holder_that_does_not_move(tmp_path, capfd, kind):
     if kind == "stopped":
         stop(other)
     told = (
-        rf"shard 0 of .*job has not moved for 0.3 s \(rank 0 \(pid {other.pid} on .*\) has it "
-        rf"since 20.* UTC"
+        rf"shard 0 of .*job made no progress for 0.3 s \(rank 0 \(pid {other.pid} on .*\) has had "
+        rf"it since 20.* UTC"
     )
     with pytest.warns(UserWarning, match=told):
         job = draw(tmp_path / "job", Slow(), patience=0.3, progress=None)
@@ -49,7 +49,7 @@ def test_the_shard_of_a_holder_that_does_not_move(tmp_path, capfd, kind):
         len(
             re.findall(
                 f"waits for shard 0: rank 0 .pid {other.pid} on "
-                f"{re.escape(owners.host())}. has it since",
+                f"{re.escape(owners.host())}. has had it since",
                 err,
             )
         )
@@ -90,7 +90,7 @@ def test_one_that_is_stopped_in_a_write_goes_on(tmp_path, monkeypatch):
     (other,) = start(work)
     assert at.wait(30.0)
     stop(other)
-    with pytest.warns(UserWarning, match="has not moved for 0.2 s"):
+    with pytest.warns(UserWarning, match="made no progress for 0.2 s"):
         job = draw(tmp_path / "job", Slow(), patience=0.2)
     go_on(other)
     other.join(30.0)
@@ -101,7 +101,7 @@ def test_one_that_is_stopped_in_a_write_goes_on(tmp_path, monkeypatch):
 def test_one_of_those_that_wait_takes_it_over(tmp_path):
     """Not all at once; and another one where that does not move either."""
     clock = [0.0]
-    mine = [watch.Watch(tmp_path, "job", 10.0, False, lambda: clock[0]) for _ in range(2)]
+    mine = [lookout.Lookout(tmp_path, "job", 10.0, False, lambda: clock[0]) for _ in range(2)]
     first, second = (notes.Notebook(tmp_path, Launch(k, 3)) for k in (0, 1))
     first.begin(4)
     lock = Leases(tmp_path / "leases")
@@ -131,7 +131,7 @@ def test_one_of_those_that_wait_takes_it_over(tmp_path):
 
 def test_a_holder_that_moves_keeps_its_shard(tmp_path):
     clock = [0.0]
-    mine = watch.Watch(tmp_path, "job", 10.0, False, lambda: clock[0])
+    mine = lookout.Lookout(tmp_path, "job", 10.0, False, lambda: clock[0])
     book = notes.Notebook(tmp_path, Launch())
     book.begin(4)
     for step in range(20):
@@ -160,12 +160,10 @@ def test_a_holder_without_a_note(tmp_path, capsys):
     (other,) = start(hold)
     assert at.wait(30.0)
     with pytest.warns(
-        UserWarning, match="shard 0 .* has not moved .*a process that says nothing of itself has it"
+        UserWarning, match="shard 0 .* made no progress .*a process that left no note has it"
     ):
         assert draw(tmp_path, Slow(), n=8, patience=0.2, progress=True).done() == 8
-    assert (
-        "waits for shard 0: a process that says nothing of itself has it" in capsys.readouterr().err
-    )
+    assert "waits for shard 0: a process that left no note has it" in capsys.readouterr().err
     free.set()
     other.join(30.0)
 

@@ -617,7 +617,7 @@ def test_schedules_that_cannot_be_used():
         {"schedule": rate.StepLR(mine, 2), "warmup": 3},
         {"schedule": rate.ReduceLROnPlateau(mine)},
     ):
-        with pytest.raises(ode.OdesolveError, match="give one of this optimiser's"):
+        with pytest.raises(ode.OdesolveError, match="give a schedule of this optimiser"):
             fit(obj.Matching(model(net)), POINTS, 1, optimiser=mine, **options)
 
 

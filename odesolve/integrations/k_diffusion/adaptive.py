@@ -15,7 +15,7 @@ from odesolve.doors.annotations import samples
 from odesolve.doors.values import positive, real, whole
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError, warn
-from odesolve.functions.callee import owned
+from odesolve.functions.ownership import owned
 from odesolve.functions.steadiness import Steady, budget, warn_of_training
 from odesolve.functions.torch_func import unwatched
 from odesolve.integrations.k_diffusion.driver import level, path_of, seed_among

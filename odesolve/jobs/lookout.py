@@ -1,4 +1,5 @@
-"""Shards that others are at: whose they are, whether they move, and when to make them here, too."""
+"""Shards that other processes work at: which process has each, whether it makes progress, and when
+this one makes the shard, too."""
 
 from __future__ import annotations
 
@@ -12,19 +13,21 @@ from odesolve.jobs.folder import MOST
 from odesolve.jobs.notes import Note, notes
 
 PATIENCE = 300.0  # seconds
-TOLD = 10.0  # seconds of waiting after which it is told, or half of the patience
-LOOKS = 10  # at notes, within the patience; at least one a second
-NOBODY = "a process that says nothing of itself has it"
+SAY = 10.0  # seconds of waiting after which a line says so, or half of the patience
+LOOKS = 10  # looks at notes within the patience; at least one per second
+NOBODY = "a process that left no note has it"
 
 Movement = tuple[tuple[str, float, int], ...]
 
 
-class Watch:
-    """What a process that waits has seen of shards that are not there, by its own clock.
+class Lookout:
+    """What a process that waits has seen of missing shards, by its own clock.
 
-    A holder moves where its note does: whatever keeps it (SIGSTOP, a disk, a GPU), after
-    ``patience`` seconds without a batch its shard is made here under another lease. Results are the
-    same bits, so nothing is lost where it goes on afterwards."""
+    A holder makes progress where its note changes. Whatever stops it (SIGSTOP, a disk, a GPU):
+    after ``patience`` seconds without a batch this process makes its shard under another lease. The
+    results are the same bits, so that nothing is lost where the holder goes on afterwards.
+
+    Rejected: the holder's own clock in its note, as clocks of two machines differ."""
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Watch:
         self.looked = float("-inf")
 
     def look(self, todo: Sequence[int]) -> None:
-        """Look at who has these shards, now and then."""
+        """Look at which processes have these shards, unless the last look was a moment ago."""
         now = self.clock()
         if now - self.looked < min(1.0, self.patience / LOOKS):
             return
@@ -61,7 +64,7 @@ class Watch:
 
     def _follow(self, k: int, own: list[Note], now: float) -> None:
         moved = tuple((note.name, note.since, note.done) for note in own)
-        self.holders[k] = " and ".join(note.told() for note in own) or NOBODY
+        self.holders[k] = " and ".join(note.sentence() for note in own) or NOBODY
         self.begun.setdefault(k, now)
         before = self.seen.get(k)
         if before is None or before[0] != moved:
@@ -70,34 +73,31 @@ class Watch:
         elif now - before[1] >= self.patience:
             self.seen[k] = moved, now
             self.turns[k] = self.turns.get(k, 0) + 1
-        self._tell(k, now)
+        self._say(k, now)
 
-    def _tell(self, k: int, now: float) -> None:
-        """Say once for whom this waits, where it takes its time."""
-        if not self.show or now - self.begun[k] < min(TOLD, self.patience / 2):
+    def _say(self, k: int, now: float) -> None:
+        """Say once which process this one waits for, where that takes long."""
+        if not self.show or now - self.begun[k] < min(SAY, self.patience / 2):
             return
         self.begun[k] = float("inf")
-        moved = (
-            f"it moved {now - self.seen[k][1]:.0f} s ago, after {self.patience:g} s without a "
-            "move another makes it"
+        since = now - self.seen[k][1]
+        line = (
+            f"odesolve: {self.named} waits for shard {k}: {self.holders[k]}; its last progress "
+            f"was {since:.0f} s ago, after {self.patience:g} s without any another process makes it"
         )
-        print(
-            f"odesolve: {self.named} waits for shard {k}: {self.holders[k]}; {moved}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(line, file=sys.stderr, flush=True)
 
     def leases(self, k: int) -> list[int]:
-        """The numbers of leases under which shard k may be made: its own, and others after nothing
-        has moved for so long."""
+        """The leases under which shard k may be made: its own and, once its holder has used up the
+        patience, another one for each time that this happened."""
         turn = self.turns.get(k, 0)
         return [k, k + turn * (MOST + 1)] if turn else [k]
 
     def taken_over(self, k: int, lease: int) -> None:
-        """Say that shard k is made here, too."""
+        """Warn that this process makes shard k, too."""
         if lease != k:
             warn(
-                f"shard {k} of {self.named} has not moved for {self.patience:g} s "
-                f"({self.holders[k]}): it is made here, with "
-                "the same results; look there for what keeps it"
+                f"shard {k} of {self.named} made no progress for {self.patience:g} s "
+                f"({self.holders[k]}): this process makes it, with the same results; look there "
+                "for what stops it"
             )
