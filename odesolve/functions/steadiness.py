@@ -7,7 +7,6 @@ the usual cause."""
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import random
@@ -268,9 +267,8 @@ def budget(max_calls: int | None) -> float:
 
 def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[Any, Steady]:
     """A model whose network is asked as by ``Steady``, and that network."""
-    out = copy.copy(model)
-    out.net = Steady(model.net, "the network", always, batch)
-    return out, out.net
+    steady = Steady(model.net, "the network", always, batch)
+    return model.with_net(steady), steady
 
 
 def modules_of(f: Any) -> list[nn.Module]:

@@ -142,7 +142,9 @@ def test_the_minimiser_is_the_exact_prediction(path, predicts):
     a, b = (-torch.linalg.solve(hessian, g)).tolist()
     scale = objective.model.reading.c_in(path, t)  # what the network sees is scaled
     ends = torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64) / scale
-    first, second = problem.model(path, predicts)._predict(ends, float(t), predicts)[:, 0].tolist()
+    first, second = (
+        problem.model(path, predicts).prediction(ends, float(t), predicts)[:, 0].tolist()
+    )
     for found, exact in ((b, first), (a, second - first)):
         assert abs(found - exact) < 1e-2 * max(1.0, abs(exact))
 
