@@ -95,20 +95,20 @@ def log_prob(
             unless gradients or ``steps`` are asked for.
         control: "sample", every sample's own steps, the default; or "batch", one step and one time
             for all, for functions and networks that read one time for the whole batch, as t[0] (a
-            function that wants a number gets one). Nodes are then evaluated one a call.
+            function that wants a number gets one). Nodes are then evaluated one per call.
         adjoint: "backprop", "continuous" or "reversible": gradients of the value, see
             ``ode.solve``; ``params`` as there. Of a model on a fixed grid autograd's own, by
             "backprop": of all that asks for them, with memory for every step.
         args: further arguments of f.
         progress: show a bar on long solves.
         batch: solve at most so many samples at once, chunk after chunk, for memory; conditions and
-            tensors in ``args`` with one value a sample are cut along. Bitwise the densities of one
-            batch at nodes and on fixed grids, where a row of the network's answer does not depend
-            on the others; otherwise within their errors, as steps are chosen anew.
+            tensors in ``args`` with one value per sample are cut along. Bitwise the densities of
+            one batch at nodes and on fixed grids, where a row of the network's answer does not
+            depend on the others; otherwise within their errors, as steps are chosen anew.
 
     The network is asked its first question twice, which counts in ``nfe``: one that answers
     differently, as with dropout in train mode, is refused. So is one whose answers for a sample go
-    by the times of others, where calls hold several times: three evaluations a sample look for
+    by the times of others, where calls hold several times: three evaluations per sample look for
     that, unless ``control="batch"`` or ``steps`` hold all to one time.
 
     Where the latents cannot be of the base (a wrong base, data in another scale), it warns, and

@@ -322,7 +322,7 @@ class VelocityFlow:
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a sample (n,) as a factor of x (n, ...)."""
+    """One number per sample (n,) as a factor of x (n, ...)."""
     return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
@@ -335,7 +335,7 @@ def normal_log_density(x: Tensor, std: float) -> Tensor:
 
 
 def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A user's log-density at x (B, ...), summed over a sample where it came one a number;
+    """A user's log-density at x (B, ...), summed over a sample where it came one per number;
     float64."""
     try:
         found = shielded(base, "the base's log-density", at=0)(x)

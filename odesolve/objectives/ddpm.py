@@ -193,7 +193,7 @@ class VariationalBound:
         if index.shape != x.shape[:1] or index.is_floating_point():
             raise OdesolveError(
                 f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: "
-                "give one whole number a sample"
+                "give one whole number per sample"
             )
         index = index.to(x.device, torch.int64)
         if bool(((index < 0) | (index >= self.count)).any()):

@@ -32,8 +32,8 @@ class Chunks:
     """The samples of a whole in chunks of at most ``batch``: ``rows`` are those of each. An empty
     whole is one chunk.
 
-    Raises OdesolveError for a condition that cannot be told from one with a value a sample within a
-    chunk."""
+    Raises OdesolveError for a condition that cannot be told from one with a value per sample within
+    a chunk."""
 
     def __init__(self, model: Any, whole: int, batch: Any, ids: Ids | None):
         self.model = model
@@ -52,7 +52,7 @@ class Chunks:
                 raise OdesolveError(
                     f"the condition {name!r} holds {n} for {self.whole} samples, and would pass "
                     f"for one each in a chunk of {n}: "
-                    f"give one a sample, or a batch= other than {size}"
+                    f"give one per sample, or a batch= other than {size}"
                 )
 
     def part(self, k: int) -> Any:

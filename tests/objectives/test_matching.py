@@ -224,7 +224,7 @@ def test_float32_networks_in_float32():
         (lambda m: Matching(m)(torch.zeros(3, dtype=torch.int64)), "give floats of shape"),
         (lambda m: Matching(m)(torch.zeros(0, 3)), "give floats of shape"),
         (lambda m: Matching(m)(data(4), noise=torch.zeros(3, 3)), "give one for each sample"),
-        (lambda m: Matching(m)(data(4), t=torch.zeros(3)), "give one time a sample"),
+        (lambda m: Matching(m)(data(4), t=torch.zeros(3)), "give one time per sample"),
         (
             lambda m: Matching(m)(data(4), t=torch.full((4,), 1.5)),
             "t goes from 1.5 to 1.5: the path goes from 0.0 to 1.0",
