@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from odesolve.grids import is_listed
 from odesolve.likelihood.result import LogProb
 from odesolve.likelihood.samples import draw, kind_of
 from odesolve.lowering.lower import lower
+from odesolve.lowering.program import Program
 from odesolve.model.model import Model
 from odesolve.noise.keys import Ids, fresh_seed, keys_of
 from odesolve.planning.planner import GridLike, SolverLike
@@ -65,6 +66,38 @@ class Sample:
     seed: int | None = None
     log_prob: LogProb | None = None
     arrived: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What a solve takes besides model and start, once its plan is chosen: the arguments of
+    ``sample`` by the same names."""
+
+    plan: Plan
+    seed: int | None
+    ids: Ids | None
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+    executor: run.Executor | None
+    progress: Any
+    callback: Callback | None
+    log_prob: bool | str
+    trace: str | Estimator
+    products: int
+    adjoint: str | None
+    params: Sequence[Tensor] | None
+    last: int | None
+
+    @property
+    def density(self) -> str | None:
+        """Which density is asked for, None for none."""
+        return kind_of(self.log_prob)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the network has to answer the same when it is asked again."""
+        iterates = isinstance(self.executor, (run.Window, Parareal))
+        return bool(self.density or self.adjoint) or iterates
 
 
 @door("ode.sample", last=count(), products=count())
@@ -114,7 +147,7 @@ def sample(
             data.
         seed: seed of all noise that is drawn: the start when ``noise`` is a shape, and a stochastic
             solver's. By default torch's own generator chooses one.
-        ids: one whole number a sample, (B,): with the seed it alone decides the sample's noise,
+        ids: one whole number per sample, (B,): with the seed it alone decides the sample's noise,
             whatever the batch around it. By default 0 to B - 1.
         state: a state at the grid's first time, instead of noise.
         plan: a ready plan of the model's path, instead of solver, steps, grid and options.
@@ -126,9 +159,9 @@ def sample(
         progress: show a bar; by default on solves longer than a second, on a terminal (in a log,
             lines).
         batch: solve at most so many samples at once, chunk after chunk, for memory. Noise,
-            conditions, scales and what else holds one value a sample are cut along, and the result
-            is bitwise that of one batch where a row of the network's answer does not depend on the
-            others. An executor's report is that of the last chunk.
+            conditions, scales and what else holds one value per sample are cut along, and the
+            result is bitwise that of one batch where a row of the network's answer does not depend
+            on the others. An executor's report is that of the last chunk.
         callback: called with the ``Step`` of each step once it is done, as ``ode.iterate`` yields
             them, to watch: it returns nothing, and gets copies of x and data. With ``batch=`` the
             steps of every chunk come in turn, from 1 on.
@@ -140,8 +173,8 @@ def sample(
             steps' error.
         trace, products: of "flow", how the divergence is found, as for ``ode.log_prob``.
         adjoint: "backprop" records gradients, of the start, the network's parameters and its
-            conditions: every network call is made once more on the way back, two or three states a
-            call are kept, and noise is drawn again.
+            conditions: every network call is made once more on the way back, two or three states
+            per call are kept, and noise is drawn again.
         params, last: of gradients, see ``odesolve.adjoint.plans.differentiable_run``.
         options: ``afs``, ``tree`` (noise of one Brownian path, the same for any number of steps)
             and whatever the solver takes.
@@ -155,84 +188,108 @@ def sample(
     solve blows up."""
     chosen = chosen_plan(model, plan, solver, steps, grid, options)
     check_start(chosen, model, noise)
-    kind = kind_of(log_prob)
-    density = None
-    check_executor(executor)
-    check_gradients(adjoint, executor or kind, params, last)
-    refuse_lost("the start", (noise, state), adjoint)
-    if kind and executor is not None:
-        raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
-    refuse_unseen(callback, executor, kind, adjoint)
-    if seed is None and (chosen.streams or kind == "flow" or not isinstance(noise, Tensor | None)):
-        seed = fresh_seed()
-    how = {
-        "executor": executor,
-        "adjoint": adjoint,
-        "params": params,
-        "last": last,
-        "callback": callback,
-    }
-    if batch is not None:
-        each = {
-            "plan": chosen,
-            "seed": seed,
-            "dtype": dtype,
-            "device": device,
-            "trace": trace,
-            "products": products,
-        }
-        solve = partial(sample, **each, **how, log_prob=log_prob, full=True)
-        found = in_chunks(
-            solve, model, (noise, state), ids, batch, len(chosen.evaluations), progress
-        )
-        return _result(found, full or kind is not None)
-    model, steady = _watched(
-        model, bool(kind or adjoint) or isinstance(executor, (run.Window, Parareal))
+    request = SampleOptions(
+        plan=chosen,
+        seed=seed,
+        ids=ids,
+        dtype=dtype,
+        device=device,
+        executor=executor,
+        progress=progress,
+        callback=callback,
+        log_prob=log_prob,
+        trace=trace,
+        products=products,
+        adjoint=adjoint,
+        params=params,
+        last=last,
     )
-    x = start(model, noise, state, chosen.grid[0], (seed, ids), dtype, device)
-    program = program_for(model, chosen, x.dtype, executor)
-    full = full or kind is not None
+    request = _checked(request, noise, state)
+    full = full or request.density is not None
+    if batch is None:
+        return _result(_solve(model, noise, state, request), full)
+
+    def solve(model: Model, noise: Any, state: Any, ids: Any, progress: Any = progress) -> Sample:
+        return _solve(model, noise, state, replace(request, ids=ids, progress=progress))
+
+    calls = len(chosen.evaluations)
+    return _result(in_chunks(solve, model, (noise, state), ids, batch, calls, progress), full)
+
+
+def _checked(options: SampleOptions, noise: Any, state: Any) -> SampleOptions:
+    """The options with a seed wherever one is needed. Raises OdesolveError for those that do not go
+    together."""
+    density = options.density
+    executor = options.executor
+    adjoint = options.adjoint
+    check_executor(executor)
+    check_gradients(adjoint, executor or density, options.params, options.last)
+    refuse_lost("the start", (noise, state), adjoint)
+    if density and executor is not None:
+        raise OdesolveError("an executor has no Jacobian products: give log_prob without executor=")
+    refuse_unseen(options.callback, executor, density, adjoint)
+    draws = bool(options.plan.streams) or density == "flow"
+    if options.seed is None and (draws or not isinstance(noise, Tensor | None)):
+        return replace(options, seed=fresh_seed())
+    return options
+
+
+def _solve(model: Model, noise: Any, state: Any, options: SampleOptions) -> Sample:
+    """The samples of one start, all at once."""
+    plan = options.plan
+    key = options.seed, options.ids
+    model, steady = _watched(model, options.exact)
+    x = start(model, noise, state, plan.grid[0], key, options.dtype, options.device)
+    program = program_for(model, plan, x.dtype, options.executor)
     nfe = program.network_calls
-    with Bar(len(program.times), progress, "call") as bar:
+    density = None
+    with Bar(len(program.times), options.progress, "call") as bar:
         tick = None if bar is None else lambda i: bar(i + 1)
-        if kind:
-            out, density = draw(kind, model, chosen, x, (seed, ids), trace, products, tick)
+        if options.density:
+            estimate = options.trace, options.products
+            out, density = draw(options.density, model, plan, x, key, *estimate, tick)
         else:
-            keys = keys_of(x.shape[0], seed, ids, x.device) if chosen.streams else None
-            out = _end(model, program, x, keys, tick, **how)
+            keys = keys_of(x.shape[0], *key, x.device) if plan.streams else None
+            out = _end(model, program, x, keys, tick, options)
     nfe += steady.extra if steady is not None else 0
     if bool(torch.isfinite(out).all()):
-        return (
-            Sample(out, "ok", chosen.grid[-1], chosen.steps, nfe, chosen, seed, density)
-            if full
-            else out
-        )
-    finite, t, done = _last_finite(chosen, model, x, seed, ids)
-    return _result(Sample(finite, "diverged", t, done, nfe, chosen, seed), full)
+        return Sample(out, "ok", plan.grid[-1], plan.steps, nfe, plan, options.seed, density)
+    finite, t, done = _last_finite(plan, model, x, *key)
+    return Sample(finite, "diverged", t, done, nfe, plan, options.seed)
 
 
-def _end(model, program, x, keys, tick, *, executor, adjoint, params, last, callback) -> Tensor:
+def _end(
+    model: Model,
+    program: Program,
+    x: Tensor,
+    keys: Tensor | None,
+    tick: Any,
+    options: SampleOptions,
+) -> Tensor:
     """The end of a program from the state x, by what the user asked to be run."""
-    if adjoint is not None and torch.is_grad_enabled():
-        return differentiable_run(program, model, x, keys, params, last, tick)
-    if callback is not None:
-        return watched_run(callback, model, program.plan, x, keys, tick)
-    return execute(model, program, x, keys, executor, tick=tick)
+    if options.adjoint is not None and torch.is_grad_enabled():
+        return differentiable_run(program, model, x, keys, options.params, options.last, tick)
+    if options.callback is not None:
+        return watched_run(options.callback, model, program.plan, x, keys, tick)
+    return execute(model, program, x, keys, options.executor, tick=tick)
 
 
-def _result(found: Sample, full: bool) -> Tensor | Sample:
+def _result(samples: Sample, full: bool) -> Tensor | Sample:
     """What ``sample`` returns, or raises."""
-    if full or found.status == "ok":
-        return found if full else found.x
-    kept = ""
-    if found.arrived is not None:
-        kept = f", {int((~found.arrived).sum())} of {len(found.x)} samples"
+    if full:
+        return samples
+    if samples.status == "ok":
+        return samples.x
+    of_how_many = ""
+    if samples.arrived is not None:
+        lost = int((~samples.arrived).sum())
+        of_how_many = f", {lost} of {len(samples.x)} samples"
     raise Diverged(
-        f"{found.plan.solver} left the finite numbers after step {found.steps} at "
-        f"t={found.t:.4g}{kept}: see .state, .t",
-        found.x,
-        found.t,
-        found.steps,
+        f"{samples.plan.solver} left the finite numbers after step {samples.steps} at "
+        f"t={samples.t:.4g}{of_how_many}: see .state, .t",
+        samples.x,
+        samples.t,
+        samples.steps,
     )
 
 
@@ -281,12 +338,12 @@ def resume(model: Model, saved: Mapping) -> Tensor:
     """Finish a solve from ``step.cursor.state_dict()``; bitwise the solve that was never
     interrupted."""
     check_model(model)
-    found = shaped(saved, Saved, SAVED, texts=True)
-    restored = Plan.from_json(found.plan, model.path)
+    cursor = shaped(saved, Saved, SAVED, texts=True)
+    restored = Plan.from_json(cursor.plan, model.path)
     check_path(restored, model.path, "the saved plan")
-    dtype = getattr(torch, found.dtypes[0])
+    reading = model.reading_for(getattr(torch, cursor.dtypes[0]))
     warn_of_training(model.net)
-    program = lower(restored, model.path, model.reading_for(dtype), found.observe, found.stats)
+    program = lower(restored, model.path, reading, cursor.observe, cursor.stats)
     return run.resume(run.Cursor.load(program, saved), model)
 
 

@@ -60,7 +60,7 @@ def _check_net(ranks: Together, model: Any, name: str) -> None:
 def _check_conditions(model: Any, batch: int, sizes: list[int]) -> None:
     """Raise OdesolveError for conditions with one value per sample of a rank's part, instead of the
     batch."""
-    held = (model.cond, model._uncond or {}) if isinstance(model, Model) else ()
+    held = (model.cond, model.network.uncond or {}) if isinstance(model, Model) else ()
     for name, n in sizes_of(held):
         if n in sizes and n not in (1, batch):
             raise OdesolveError(
@@ -74,7 +74,9 @@ def _part_of(ranks: Together, model: Any, rows: Tensor, batch: int) -> Any:
     if not isinstance(model, Model):
         return model
     own = model.rows(rows, batch)
-    return Spread(own, ranks.groups[1], compared=True) if ranks.lockstep else own
+    if not ranks.lockstep:
+        return own
+    return own.with_network(Spread(own.network, ranks.groups[1], compared=True))
 
 
 def _rows(ranks: Together, batch: int) -> tuple[list[int], Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,18 +17,19 @@ from odesolve.doors.annotations import meant
 from odesolve.errors import OdesolveError
 from odesolve.fingerprints.fingerprint import checksum
 from odesolve.model.model import Model
+from odesolve.model.network import Network, Share
 
 
-class Spread(Model):
-    """The same model; every rank of ``group`` calls its network on a part of the rows, and gets all
+class Spread(Network):
+    """The same network; every rank of ``group`` calls it on a part of the rows, and gets all
     answers.
 
     Every rank makes the same calls: each computes what decides on them from gathered values, in the
-    same way. Within ``shared``, which cuts the rows of more than a network call, the network is
+    same way. Within ``sharing``, which cuts the rows of more than a network call, the network is
     called on all rows that it gets."""
 
-    def __init__(self, model: Model, group: Any, compared: bool = False):
-        self.__dict__.update(model.__dict__)
+    def __init__(self, network: Network, group: Any, compared: bool = False):
+        self.__dict__.update(network.__dict__)
         # one list for all copies
         self.group = group
         self.within = [False]
@@ -40,36 +42,36 @@ class Spread(Model):
         t: Tensor,
         branches: Sequence[str],
     ) -> list[Tensor]:
-        """As ``Model.evaluate``, with the rows cut over the ranks. Raises OdesolveError where
+        """As ``Network.evaluate``, with the rows cut over the ranks. Raises OdesolveError where
         gradients are to be recorded."""
         if self.within[0]:
-            return Model.evaluate(self, x_in, state, t, branches)
+            return super().evaluate(x_in, state, t, branches)
         if torch.is_grad_enabled() and x_in.requires_grad:
             raise OdesolveError(
                 "a network whose rows are spread over ranks has no gradients: give the model "
                 "itself, or time=1"
             )
         n = len(x_in)
+        part = self._share((x_in, state, t, torch.arange(n, device=x_in.device)))
+        own_input, own_state, own_t, rows = part.rows
+        own = self.rows(rows, n)
+        return part.join(Network.evaluate(own, own_input, own_state, own_t, branches))
 
-        def own(x_in: Tensor, state: Tensor, t: Tensor, rows: Tensor) -> list[Tensor]:
-            return Model.evaluate(self.rows(rows, n), x_in, state, t, branches)
-
-        return self._cut(own, (x_in, state, t, torch.arange(n, device=x_in.device)))
-
-    def shared(self, call: Callable[..., Sequence[Tensor]], *rows: Tensor) -> list[Tensor]:
-        """As ``Model.shared``: every rank makes the call for its share of the rows, and gets all
+    @contextmanager
+    def sharing(self, *rows: Tensor) -> Iterator[Share]:
+        """As ``Network.sharing``: every rank makes the call for its share of the rows, and gets all
         answers."""
         self.within[0] = True
         try:
-            return self._cut(call, rows)
+            yield self._share(rows)
         finally:
             self.within[0] = False
 
-    def _cut(self, call: Callable[..., Sequence[Tensor]], whole: Sequence[Tensor]) -> list[Tensor]:
+    def _share(self, whole: Sequence[Tensor]) -> Share:
         n = len(whole[0])
         ranks = dist.get_world_size(self.group)
         if ranks == 1 or n == 0:
-            return list(call(*whole))
+            return Share(whole, list)
         if not self.compared:
             self._compare(whole)
         sizes = cut(n, ranks)
@@ -77,8 +79,11 @@ class Spread(Model):
         first = sum(sizes[:rank])
         # A rank without rows evaluates the first one: it has to know what an answer looks like.
         own = slice(first, first + sizes[rank]) if sizes[rank] else slice(0, 1)
-        outputs = call(*(v[own] for v in whole))
-        return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
+
+        def join(outputs: Sequence[Tensor]) -> list[Tensor]:
+            return together([o[: sizes[rank]].detach() for o in outputs], sizes, self.group)
+
+        return Share([v[own] for v in whole], join)
 
     def _compare(self, whole: Sequence[Tensor]) -> None:
         """Raise OdesolveError where the ranks call with different rows: each would get answers to
@@ -111,4 +116,4 @@ def spread(model: Model, group: Any = None) -> Model:
         raise OdesolveError(
             f"distributed.spread: {differing(digests, ranks)}: give every rank the same"
         )
-    return Spread(model, group)
+    return model.with_network(Spread(model.network, group))

@@ -29,7 +29,7 @@ def inside(f: Any) -> list[nn.Module]:
 
 def networks(f: Any) -> list[nn.Module]:
     """The modules that a callable calls; for a model, those of its network and its classifier."""
-    called = (f.net, f._classifier) if isinstance(f, Model) else (f,)
+    called = (f.net, f.network.classifier) if isinstance(f, Model) else (f,)
     return [m for each in called for m in modules_within(each)]
 
 

@@ -64,8 +64,7 @@ class Unseen(Exception):
     """A value shows nothing of what it holds."""
 
 
-# Attributes that decide no answer: a model's doors, how a module is saved.
-OF_MODEL = frozenset(("_door", "_judge", "_kept_times", "_shared"))
+# Attributes that decide no answer: how a module is saved.
 _OF_MODULE = """
     _parameters _buffers _modules _non_persistent_buffers_set _is_full_backward_hook
     _state_dict_hooks
@@ -122,8 +121,7 @@ def parts_of(value: Any) -> Parts:
 
 
 def _model(model: Model) -> Parts:
-    held = [(name, v) for name, v in vars(model).items() if name not in OF_MODEL]
-    return Parts("model", [("class", type(model)), *held], ordered=False)
+    return Parts("model", [("class", type(model)), *model.parts.items()], ordered=False)
 
 
 def _module(module: nn.Module) -> Parts:

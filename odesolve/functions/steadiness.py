@@ -7,7 +7,6 @@ that was left in train mode."""
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import random
@@ -256,10 +255,9 @@ def budget(max_calls: int | None) -> float:
 
 
 def steady_model(model: Any, always: bool, batch: int | None = None) -> tuple[Any, Steady]:
-    """A copy of a model whose network is a ``Steady`` one, and that network."""
-    out = copy.copy(model)
-    out.net = Steady(model.net, "the network", always, batch)
-    return out, out.net
+    """A model whose network is a ``Steady`` one, and that network."""
+    steady = Steady(model.net, "the network", always, batch)
+    return model.with_net(steady), steady
 
 
 def modules_of(f: Any) -> list[nn.Module]:

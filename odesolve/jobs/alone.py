@@ -37,7 +37,8 @@ def _make_alone(held: ExitStack, name: str, value: Any) -> None:
     from odesolve.distributed.wrappers import bare, sharded, synchronised
 
     spread = sys.modules.get("odesolve.distributed.spread")
-    if spread is not None and isinstance(value, spread.Spread):
+    network = value.network if isinstance(value, Model) else None
+    if spread is not None and isinstance(network, spread.Spread):
         raise OdesolveError(
             f"jobs.{name}: the model's network is spread over ranks, which work at their own "
             "batches: give the model that distributed.spread was given"

@@ -3,13 +3,15 @@ integrate."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.likelihood.flow import Flow, column
-from odesolve.likelihood.integral import End, Found
+from odesolve.likelihood.integral import End, Integral
 from odesolve.solve import solve
 from odesolve.trace import Probes
 
@@ -21,82 +23,90 @@ LEAST = 0.08  # of the tolerance, that the solver is said to err by
 COARSER = 10.0  # tolerance of the second solve over that of the first
 
 
-def integrate(
-    flow: Flow,
-    x: Tensor,
-    probes: Probes,
-    solver,
-    state_tol: float,
-    tol: float,
-    check: bool,
-    options,
-) -> Found:
-    """Carry the log-density with the state, to about ``tol`` nats.
+@dataclass(frozen=True)
+class Solve:
+    """How the log-density is carried with the state: ``options`` go to ``solve``."""
 
-    With ``check`` a second solve at ten times the tolerances says what the error is at most, but
-    for a few samples in a hundred: the difference of the base's log-densities and that of the
-    integrals, in magnitude, and a little of the tolerance. Errors of the state move both, against
-    each other: a third of the difference of their sum, which the error's order promises, is small
-    by accident for one sample in five. Of linear f both solves may take the same steps. ``options``
-    go to ``solve``."""
-    fine = _once(flow, x, probes, solver, state_tol, tol, options)
-    if not check:
-        return fine
-    if options.get("max_calls") is not None:
-        options = {**options, "max_calls": max(1, options["max_calls"] - int(fine.nfe.max()))}
-    coarse = _once(flow, x, probes, solver, COARSER * state_tol, COARSER * tol, options)
-    with torch.no_grad():
-        base = (flow.log_base(fine.y) - flow.log_base(coarse.y)).abs()
-        change = (fine.change.mean(1) - coarse.change.mean(1)).abs()
-    return replace(
-        fine,
-        nfe=fine.nfe + coarse.nfe,
-        products=fine.products + coarse.products,
-        error=base + change + LEAST * tol,
-    )
+    flow: Flow
+    probes: Probes
+    solver: Any
+    options: dict[str, Any]
+
+    def checked(self, x: Tensor, state_tol: float, tol: float, check: bool) -> Integral:
+        """Carry the log-density with the state, to about ``tol`` nats.
+
+        With ``check`` a second solve at ten times the tolerances says what the error is at most,
+        but for a few samples in a hundred: the difference of the base's log-densities and that of
+        the integrals, in magnitude, and a little of the tolerance. Errors of the state move both,
+        against each other: a third of the difference of their sum, which the error's order
+        promises, is small by accident for one sample in five. Of linear f both solves may take the
+        same steps."""
+        fine = self.once(x, state_tol, tol)
+        if not check:
+            return fine
+        most = self.options.get("max_calls")
+        rest = self
+        if most is not None:
+            left = max(1, most - int(fine.nfe.max()))
+            rest = replace(self, options={**self.options, "max_calls": left})
+        coarse = rest.once(x, COARSER * state_tol, COARSER * tol)
+        with torch.no_grad():
+            base = (self.flow.log_base(fine.y) - self.flow.log_base(coarse.y)).abs()
+            change = (fine.change.mean(1) - coarse.change.mean(1)).abs()
+        return replace(
+            fine,
+            nfe=fine.nfe + coarse.nfe,
+            products=fine.products + coarse.products,
+            error=base + change + LEAST * tol,
+        )
+
+    def once(self, x: Tensor, state_tol: float, tol: float) -> Integral:
+        """One solve."""
+        flow = self.flow
+        options = self.options
+        share = (1.0 + x.shape[1:].numel() / self.probes.count) ** 0.5
+        scale = WEIGHT * state_tol / tol * share
+        ends = None if options.get("adjoint") else Ends(flow, x)
+        control = {} if options.get("steps") else _control(flow, state_tol)
+        sol = solve(
+            self._moved(len(x), scale, ends),
+            (flow.enter(x), x.new_zeros(len(x), self.probes.count)),
+            (flow.start, flow.stop),
+            self.solver,
+            args=(torch.arange(len(x), device=x.device),),
+            **options,
+            **control,
+        )
+        return self._integral(x, sol, scale, ends)
+
+    def _moved(self, batch: int, scale: float, ends: Ends | None) -> Callable[..., Any]:
+        """The slope of the state and of its log-density, the latter times a scale."""
+        flow = self.flow
+        probes = self.probes
+
+        def moved(u: Tensor, state: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+            mine = probes if len(index) == batch else probes.rows(index)
+            u = u.reshape(-1).expand(len(index))
+            out, values = mine(flow.field(u, index), state[0])
+            if ends is not None:
+                ends.note(u, index, out, values)
+            return out, scale * values
+
+        return moved
+
+    def _integral(self, x: Tensor, sol: Any, scale: float, ends: Ends | None) -> Integral:
+        y, change = sol.last
+        nfe = sol.nfe.to(x.device).expand(len(x))
+        status = [sol.status] * len(x) if isinstance(sol.status, str) else sol.status
+        change = change.double() / scale
+        bad = [k for k, word in enumerate(status) if word != "ok"]
+        if bad:
+            change = change.index_fill(0, torch.tensor(bad, device=x.device), torch.nan)
+        known = None if ends is None else ends.both()
+        return Integral(y, change, nfe, nfe * self.probes.products, status, ends=known)
 
 
-def _once(
-    flow: Flow,
-    x: Tensor,
-    probes: Probes,
-    solver,
-    state_tol: float,
-    tol: float,
-    options,
-) -> Found:
-    batch = len(x)
-    count = probes.count
-    dim = x.shape[1:].numel()
-    scale = WEIGHT * state_tol / tol * (1.0 + dim / count) ** 0.5
-
-    seen = None if options.get("adjoint") else Seen(flow, x)
-
-    def moved(u: Tensor, state: tuple[Tensor, Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
-        mine = probes if len(index) == batch else probes.rows(index)
-        u = u.reshape(-1).expand(len(index))
-        out, values = mine(flow.field(u, index), state[0])
-        if seen is not None:
-            seen.note(u, index, out, values)
-        return out, scale * values
-
-    start = (flow.enter(x), x.new_zeros(batch, count))
-    args = (torch.arange(batch, device=x.device),)
-    control = {} if options.get("steps") else _control(flow, state_tol)
-    sol = solve(moved, start, (flow.start, flow.stop), solver, args=args, **options, **control)
-    y, change = sol.last
-    nfe = sol.nfe.to(x.device).expand(batch)
-    status = [sol.status] * batch if isinstance(sol.status, str) else sol.status
-    change = change.double() / scale
-    bad = [k for k, word in enumerate(status) if word != "ok"]
-    if bad:
-        change = change.index_fill(0, torch.tensor(bad, device=x.device), torch.nan)
-    return Found(
-        y, change, nfe, nfe * probes.products, status, ends=None if seen is None else seen.ends()
-    )
-
-
-class Seen:
+class Ends:
     """The drift and its divergence at both ends, as they come by: a solver evaluates them
     anyway."""
 
@@ -115,7 +125,7 @@ class Seen:
             self.slopes[k, index] = slopes
             self.traces[k, index] = torch.where(here, trace, self.traces[k, index])
 
-    def ends(self) -> tuple[End, End]:
+    def both(self) -> tuple[End, End]:
         """At the data's end and at the base's."""
         first, last = (End(s, t) for s, t in zip(self.slopes, self.traces, strict=True))
         return first, last

@@ -7,7 +7,6 @@ solver. Rows of velocities u carry it with -tr(du/dx)."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from odesolve.likelihood.curve import Curve
 from odesolve.likelihood.flow import SIGMA_DATA
 from odesolve.lowering.lower import Call, lower
 from odesolve.model.model import Model
+from odesolve.model.predictions import converted
 from odesolve.model.transforms import Threshold
 from odesolve.paths import Path, Point
 from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
@@ -259,67 +259,65 @@ def walk(
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = x if torch.is_grad_enabled() else x.detach()
     times = model.times_for(program.asked, x)
-    found = []
+    traces = []
     nfe = 0
     position = proceed(cursor, 0, slots, model.functions, None)
     while position < len(program.ops):
         call: Call = program.ops[position]  # type: ignore[assignment]
         state: Tensor = slots[call.state]  # type: ignore[assignment]
-        asked = _Asked(model, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
-        ask, c = getattr(asked, plan.evaluations[call.index].quantity), slope(call.t)
-        rest, values = probes(lambda y, ask=ask, t=call.t, c=c: ask(y, t) - c * y, state)
-        found.append(values)
+        quantity = plan.evaluations[call.index].quantity
+        visit = _Visit(model, quantity, slots[call.input], times[call.index], call)  # type: ignore[arg-type]
+        c = slope(call.t)
+        rest, values = probes(lambda y, ask=visit.ask, c=c: ask(y) - c * y, state)
+        traces.append(values)
         if see is not None:
             see(call.index, state, rest, values)
-        outputs = asked.answers(state, rest.requires_grad)
-        nfe += asked.calls * len(call.branches)
+        outputs = visit.answers(state, rest.requires_grad)
+        nfe += visit.calls * len(call.branches)
         accept(program, position, slots, outputs, None)
         position = proceed(cursor, position + 1, slots, model.functions, None)
         if tick is not None:
             tick(call.index)
-    return slots[program.result], found, nfe  # type: ignore[return-value]
+    return slots[program.result], traces, nfe  # type: ignore[return-value]
 
 
-class _Asked:
-    """The model at one call of a program: asked for data or velocities, it hears the network's
-    input as the program made it, and keeps what the network answers, so that the states after the
-    call are those without a density."""
+class _Visit:
+    """The model at one call of a program: asked for data or velocities, its network gets the input
+    as the program made it. What the network answers is kept, so that the states after the call are
+    those without a density."""
 
-    def __init__(self, model: Model, entry: Tensor, time: Tensor, call: Call):
+    def __init__(self, model: Model, quantity: str, entry: Tensor, time: Tensor, call: Call):
+        self.model = model
+        self.quantity = quantity
         self.entry = entry
         self.time = time
         self.call = call
         self.calls = 0
-        self._network = model
         self._answers = None
-        self._heard = copy.copy(model)
-        self._heard.evaluate = self._evaluate  # type: ignore[method-assign]
-        self._heard.functions = {k: _differentiable(fn) for k, fn in model.functions.items()}
-        self.data = self._heard.data
-        self.velocity = self._heard.velocity
+        self._functions = {k: _differentiable(fn) for k, fn in model.functions.items()}
 
-    def _evaluate(
-        self,
-        x_in: Tensor,
-        state: Tensor,
-        t: Tensor,
-        branches: Sequence[str],
-    ) -> list[Tensor]:
+    def ask(self, y: Tensor) -> Tensor:
+        """The plan's quantity at states y (B, ...)."""
+        model = self.model
+        at = model.at(model.times_of(y, self.call.t), self.quantity, y)
+        x_in = at.input(y, model.dtype)
         # the value of the one, the derivative of the other
         entry = self.entry.detach() + (x_in - x_in.detach())
-        raw = self._network.evaluate(entry, state, self.time, self.call.branches)
-        self.calls += 1
+        raw = self._evaluated(entry, y)
         if not transformed():
             self._answers = raw
-        return raw
+        return converted(model.reading, self._functions, y, at, raw)
+
+    def _evaluated(self, entry: Tensor, state: Tensor) -> list[Tensor]:
+        self.calls += 1
+        return self.model.evaluate(entry, state, self.time, self.call.branches)
 
     def answers(self, state: Tensor, connected: bool) -> list[Tensor]:
         """The network's outputs; under a transform of torch.func, which shows none, by one call
         more."""
         raw = self._answers
         if raw is None:
-            self.calls += 1
-            raw = self._network.evaluate(self.entry, state, self.time, self.call.branches)
+            raw = self._evaluated(self.entry, state)
         return raw if connected else [r.detach() for r in raw]
 
 

@@ -7,10 +7,9 @@ Jacobian."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from odesolve.likelihood import clock as clocks
 from odesolve.likelihood.clock import Clock
 from odesolve.likelihood.flow import PathFlow, VelocityFlow
 from odesolve.model.model import Model
+from odesolve.model.network import Share
 from odesolve.trace.linearised import check_shape
 
 LOOKED = 8  # samples, where that may be: what is wrong with a network is wrong for all
@@ -32,7 +32,7 @@ STRAIGHT = 0.01
 OFF = 0.03
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (states, numbers of the samples)
-Shared = Callable[..., list[Tensor]]  # see ``Model.shared``
+Sharing = Callable[..., AbstractContextManager[Share]]  # see ``Model.sharing``
 
 
 def of_model(
@@ -49,8 +49,7 @@ def of_model(
     ``LOOKED`` samples do. Returns the network evaluations that each sample took, then (B,). Raises
     OdesolveError for products of another Jacobian, and for one time that is taken for all."""
     path = model.path
-    raw = copy.copy(model)
-    raw.reading = replace(model.reading, applies=())
+    raw = model.untouched()
     if t is None:
         t = float(path.t_of_lam(0.0))
         steps = path.training_steps
@@ -60,11 +59,11 @@ def of_model(
     noisy = at.alpha * some + at.sigma * _normal(some, 0)
 
     def says(y: Tensor, index: Tensor, t: float | Tensor = t) -> Tensor:
-        return getattr(raw.rows(index, len(x)), model.predicts)(y, t)
+        return raw.rows(index, len(x)).prediction(y, t, model.predicts)
 
     clock = None if flow is None else clocks.of_path(flow, says, t, batched)
     calls = (
-        look(says, noisy, model.dtype, model.shared, forward, clock) * model.evaluations_per_call
+        look(says, noisy, model.dtype, model.sharing, forward, clock) * model.evaluations_per_call
     )
     return (torch.arange(len(x), device=x.device) < len(some)) * calls if batched else calls
 
@@ -93,7 +92,7 @@ def look(
     f: Field,
     x: Tensor,
     dtype: torch.dtype | None,
-    shared: Shared | None = None,
+    sharing: Sharing | None = None,
     forward: bool = False,
     clock: Clock | None = None,
 ) -> int:
@@ -106,7 +105,7 @@ def look(
     for attempt in range(TRIES):
         size = torch.finfo(dtype or x.dtype).eps ** 0.4 / 6**attempt
         mine, *times = _off(
-            f, x, _direction(x, attempt, size), shared, forward, clock if attempt == 0 else None
+            f, x, _direction(x, attempt, size), sharing, forward, clock if attempt == 0 else None
         )
         if times:
             late = bool(times[0].any())
@@ -139,7 +138,7 @@ def _off(
     f: Field,
     x: Tensor,
     v: Tensor,
-    shared: Shared | None,
+    sharing: Sharing | None,
     forward: bool,
     clock: Clock | None = None,
 ) -> tuple[Tensor, ...]:
@@ -157,7 +156,8 @@ def _off(
         return [after + before - 2 * here, rise, seen, *times]
 
     rows = x, v, torch.arange(len(x), device=x.device)
-    bend, rise, products, *times = call(*rows) if shared is None else shared(call, *rows)
+    with nullcontext(Share(rows, list)) if sharing is None else sharing(*rows) as share:
+        bend, rise, products, *times = share.join(call(*share.rows))
     length = _sum(rise)
     seen = products.flatten(1).sum(1)
     straight = _sum(bend).sqrt() <= STRAIGHT * length.sqrt()

@@ -149,7 +149,7 @@ class PathFlow:
         width = torch.hypot(model.path.alpha(t) * self.c, model.path.sigma(t))
 
         def moved(y: Tensor) -> Tensor:
-            out = -model.edm(column(width, y) * y, t, self.c)
+            out = -model.prediction(column(width, y) * y, t, "edm", self.c)
             refuse_inside("what the network returned", out, y)
             return out
 
@@ -224,12 +224,11 @@ class PathFlow:
         """dy/du and its divergence at one angle and all states."""
         index = torch.arange(self.batch, device=y.device)
 
-        def asked(u: Tensor, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            return probes.rows(index)(self.field(u, index), y)
-
-        slope, traces = self.model.shared(
-            asked, y.new_full((len(y),), u, dtype=torch.float64), index, y
-        )
+        angles = y.new_full((len(y),), u, dtype=torch.float64)
+        with self.model.sharing(angles, index, y) as share:
+            own_angles, own_index, own_y = share.rows
+            field = self.field(own_angles, own_index)
+            slope, traces = share.join(probes.rows(own_index)(field, own_y))
         return End(slope, traces.double().mean(1))
 
     @property
@@ -323,7 +322,7 @@ class VelocityFlow:
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a sample (n,) as a factor of x (n, ...)."""
+    """One number per sample (n,) as a factor of x (n, ...)."""
     return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
@@ -336,7 +335,7 @@ def normal_log_density(x: Tensor, std: float) -> Tensor:
 
 
 def log_density(base: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A user's log-density at x (B, ...), summed over a sample where it came one a number;
+    """A user's log-density at x (B, ...), summed over a sample where it came one per number;
     float64."""
     try:
         found = shielded(base, "the base's log-density", at=0)(x)

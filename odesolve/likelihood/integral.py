@@ -19,7 +19,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Found:
+class Integral:
     """An integrated flow: the last states (B, ...), the integral of the divergence for every probe
     (B, K), what it cost.
 

@@ -13,7 +13,6 @@ the data and once towards the noise, has it in the difference of the scores."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -107,9 +106,8 @@ class _Visit:
     ) -> _Visit:
         """From what the network answered at x: eta = F alpha c / sigma, F being what EDM's network
         predicts."""
-        heard = copy.copy(model)
-        heard.evaluate = lambda x_in, state, t, branches: list(outputs[: len(branches)])  # type: ignore[method-assign]
-        eta = heard.edm(x, p.t, width) * (p.alpha * width / p.sigma)
+        at = model.at(model.times_of(x, p.t), "edm", x, width)
+        eta = model.convert(x, at, outputs) * (p.alpha * width / p.sigma)
         return cls(x / math.hypot(p.alpha * width, p.sigma), eta)
 
 
@@ -125,12 +123,11 @@ class _Step:
         """log p(x_stop) - log p(x_start), (B,), and the variance of its error."""
         s = self.start
         t = self.stop
-        wide = [math.hypot(p.alpha * width, p.sigma) for p in (s, t)]
-        length = (
-            2.0 * (math.log(wide[0] / wide[1]) - math.log(s.alpha / t.alpha))
-            if s.alpha > 0
-            else math.inf
-        )
+        before = math.hypot(s.alpha * width, s.sigma)
+        after = math.hypot(t.alpha * width, t.sigma)
+        length = math.inf
+        if s.alpha > 0:
+            length = 2.0 * (math.log(before / after) - math.log(s.alpha / t.alpha))
         drawn = sum(w * w for w in self.noise.values())
         # the variance that the reverse SDE adds
         whole = -(t.sigma**2) * math.expm1(2.0 * (s.lam - t.lam))
@@ -138,18 +135,14 @@ class _Step:
         e = math.exp(-0.5 * level * length)
         turned = b.eta - a.eta
         dim = a.z.shape[1:].numel()
-        value = 0.5 * (_inner(a.z, a.z) - _inner(b.z, b.z)) + dim * math.log(wide[0] / wide[1])
-        variance = 0.5 * drawn / (level * wide[1]) ** 2 * _inner(turned, turned)
-        if abs(level - 1.0) < REVERSE:
-            value = value + (1 - e) / (1 + e) * (_inner(a.eta, a.eta) + _inner(b.eta, b.eta))
-            if self.noise:
-                value = value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / wide[1]
-            return value, variance
-        on = (level + 1.0) / level
-        back = (level - 1.0) / level
-        moves = on * _inner(a.eta, b.z - e * a.z) - back * _inner(b.eta, a.z - e * b.z)
-        squares = back**2 * _inner(b.eta, b.eta) - on**2 * _inner(a.eta, a.eta)
-        return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares, variance
+        value = 0.5 * (_inner(a.z, a.z) - _inner(b.z, b.z)) + dim * math.log(before / after)
+        variance = 0.5 * drawn / (level * after) ** 2 * _inner(turned, turned)
+        if abs(level - 1.0) >= REVERSE:
+            return _at_level(value, level, e, a, b), variance
+        value = value + (1 - e) / (1 + e) * (_inner(a.eta, a.eta) + _inner(b.eta, b.eta))
+        if self.noise:
+            value = value + 2.0 / (1 + e) * _inner(a.eta, self._drawn(a.z, keys)) / after
+        return value, variance
 
     def _drawn(self, like: Tensor, keys: Tensor) -> Tensor:
         """The noise that the step added."""
@@ -157,6 +150,16 @@ class _Step:
         streams = [k for name in self.noise if (k := stream_of(name)) is not None]
         normal_sums((out,), keys, streams, (list(self.noise.values()),))
         return out
+
+
+def _at_level(value: Tensor, level: float, e: float, a: _Visit, b: _Visit) -> Tensor:
+    """The gain at another noise level than that of the reverse SDE, where ``e`` is what the step
+    leaves of z."""
+    on = (level + 1.0) / level
+    back = (level - 1.0) / level
+    moves = on * _inner(a.eta, b.z - e * a.z) - back * _inner(b.eta, a.z - e * b.z)
+    squares = back**2 * _inner(b.eta, b.eta) - on**2 * _inner(a.eta, a.eta)
+    return value + moves / (1 + e) + 0.5 * (1 - e) / (1 + e) * squares
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from odesolve.likelihood.flow import PathFlow, column
-from odesolve.likelihood.integral import End, Found
+from odesolve.likelihood.integral import End, Integral
 from odesolve.likelihood.shared_clock import Together
 from odesolve.likelihood.truncation import WIDER
 from odesolve.process.progress import Bar
@@ -58,7 +58,7 @@ def integrate(
     progress,
     max_calls: int | None = None,
     control: str | None = None,
-) -> Found:
+) -> Integral:
     """Carry the log-density along the flow from x (B, ...); ``tol`` is what each sample's
     quadrature may err by, in nats.
 
@@ -100,7 +100,7 @@ def along_curve(
     progress: bool | None,
     first: int = FIRST,
     alone: bool = False,
-) -> Found:
+) -> Integral:
     """The integral of the divergence along a state that took so many rounds to solve, from
     ``first`` intervals on; every node ``alone`` in its call where one time is for all."""
     device = sol.last.device
@@ -110,7 +110,7 @@ def along_curve(
     nodes.refine(tol)
     nodes.change[[k for k, word in enumerate(sol.status) if word != "ok"]] = torch.nan
     nfe = sol.nfe.to(device) + nodes.count
-    return Found(
+    return Integral(
         sol.last,
         nodes.change,
         nfe,
@@ -122,13 +122,13 @@ def along_curve(
     )
 
 
-def _lost(sol: Curve, probes: Probes, rounds: int) -> Found:
+def _lost(sol: Curve, probes: Probes, rounds: int) -> Integral:
     """What there is where no sample's state arrived."""
     nothing = torch.full(
         (len(sol.last), probes.count), torch.nan, dtype=torch.float64, device=sol.last.device
     )
     nfe = sol.nfe.to(nothing.device)
-    return Found(
+    return Integral(
         sol.last, nothing, nfe, torch.zeros_like(nfe), sol.status, nothing[:, 0], None, rounds
     )
 
@@ -197,6 +197,13 @@ def held(values: Tensor) -> Tensor:
     return 2.0 * torch.maximum(left_out(values), slow) + 0.02 * left_out(values[::2])
 
 
+def _spaced(old: Tensor) -> Tensor:
+    """Values (n + 1, ...) at every second of twice the nodes, 0 between them."""
+    new = old.new_zeros(2 * len(old) - 1, *old.shape[1:])
+    new[::2] = old
+    return new
+
+
 class Nodes:
     """The divergence at nested nodes along a solution, refined for the samples that need it.
 
@@ -226,12 +233,16 @@ class Nodes:
         self.change = torch.zeros(batch, probes.count, **wide)
         self.count = torch.zeros(batch, dtype=torch.int64, device=device)
         self.error = torch.zeros(batch, **wide)
-        self.n = first
         self.rows = torch.arange(batch, device=device)
         self.rounds = 0
         self.traces = torch.zeros(first + 1, batch, probes.count, **wide)
         self.defects = torch.zeros(first + 1, batch, **wide)
         self.first, self.last = self._evaluate(range(first + 1))
+
+    @property
+    def n(self) -> int:
+        """The number of intervals between nodes."""
+        return len(self.defects) - 1
 
     def refine(self, tol: float) -> None:
         """Double the nodes of samples until the estimated error is below ``tol``."""
@@ -261,12 +272,8 @@ class Nodes:
 
     def _double(self, more: Tensor) -> None:
         """Twice the intervals for these of the rows."""
-        self.n *= 2
-        for name in ("traces", "defects"):
-            old = getattr(self, name)[:, more]
-            new = old.new_zeros(self.n + 1, *old.shape[1:])
-            new[::2] = old
-            setattr(self, name, new)
+        self.traces = _spaced(self.traces[:, more])
+        self.defects = _spaced(self.defects[:, more])
         self.rows = self.rows[more]
         self._evaluate(range(1, self.n, 2))
 
@@ -306,7 +313,8 @@ class Nodes:
         flat = y.flatten(0, 1)
         index = rows.repeat(n)
         angles = u.repeat_interleave(len(rows))
-        slope, values = self.flow.model.shared(self._divergences, angles, index, flat)
+        with self.flow.model.sharing(angles, index, flat) as share:
+            slope, values = share.join(self._divergences(*share.rows))
         score = self.flow.score(angles, flat, slope) * column(
             (angles / WIDER[0]).clamp_max(1.0), flat
         )

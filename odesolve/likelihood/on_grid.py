@@ -13,7 +13,7 @@ from odesolve import grids
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.carried import carry
 from odesolve.likelihood.flow import log_density, normal_log_density
-from odesolve.likelihood.integral import Found
+from odesolve.likelihood.integral import Integral
 from odesolve.model.model import Model
 from odesolve.paths import Path
 from odesolve.planning.labels import parse_grid, parse_label
@@ -61,7 +61,7 @@ def _between(rule: grids.Grid, times: tuple[float, float] | None, path: Path) ->
     return replace(rule, stop=times[0], start=None if times[1] == path.t_noise else times[1])
 
 
-def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Found, Tensor]:
+def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tuple[Integral, Tensor]:
     """The flow from the data by a plan, and the log-density (B,) of the base where it ends, with
     that of scaling x first."""
     first, last = model.path.points([plan.grid[0], plan.grid[-1]])
@@ -85,4 +85,4 @@ def integrate(model: Model, x: Tensor, probes: Probes, plan: Plan, base) -> tupl
     status = ["ok" if ok else "diverged" for ok in finite.tolist()]
     volume = x.shape[1:].numel() * math.log(first.alpha)
     costs = count * found.nfe, count * found.products
-    return Found(found.x, -found.change, *costs, status, found.error), prior + volume
+    return Integral(found.x, -found.change, *costs, status, found.error), prior + volume

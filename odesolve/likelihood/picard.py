@@ -19,7 +19,7 @@ from torch import Tensor
 
 from odesolve.functions.steadiness import budget
 from odesolve.likelihood.flow import PathFlow
-from odesolve.likelihood.integral import Found
+from odesolve.likelihood.integral import Integral
 from odesolve.likelihood.nodes import (
     FIRST,
     MOST,
@@ -103,33 +103,45 @@ class Group:
         the states still err by.
 
         The slope is taken as linear in the state, with the secant of the last two rounds, one
-        number a node and sample: the states solve y = start + integral of (slope + secant (y -
+        number per node and sample: the states solve y = start + integral of (slope + secant (y -
         before)), a linear system of n + 1 unknowns."""
-        if self.before is not None and self.slope is not None:
-            step = self.y - self.before
-            bend = slope - self.slope
-            size = (step * step).sum(2)
-            seen = size > MOVED**2 * self.y.square().sum(2)
-            self.secant = torch.where(
-                seen, (step * bend).sum(2) / size.clamp_min(1e-300), self.secant
-            )
+        self._bend(slope)
         matrix = (length * integrals_to(self.n, _nodes(self.n))).to(self.y)
-        known = start + torch.einsum("kl,lbd->kbd", matrix, slope - self.secant[..., None] * self.y)
-        system = torch.eye(self.n + 1).to(matrix) - matrix * self.secant.T[:, None, :]
-        new = torch.linalg.solve_ex(system, known.transpose(0, 1)).result.transpose(0, 1)
-        singular = ~torch.isfinite(new).flatten(2).all(2).all(0)
-        if bool(singular.any()):  # a plain Picard round
-            self.secant = torch.where(singular, 0.0, self.secant)
-            new = torch.where(
-                singular[:, None], start + torch.einsum("kl,lbd->kbd", matrix, slope), new
-            )
+        new = self._solution(slope, start, matrix)
         self.curve = slope + self.secant[..., None] * (new - self.y)
         self.before = self.y
         self.slope = slope
         self.y = new
         last = self.moved
         self.moved = (new - self.before).square().mean(2).sqrt().amax(0)
-        return self.moved * torch.where(torch.isfinite(last), self.moved / last, 1.0).clamp_max(1.0)
+        falls = torch.where(torch.isfinite(last), self.moved / last, 1.0).clamp_max(1.0)
+        return self.moved * falls
+
+    def _bend(self, slope: Tensor) -> None:
+        """The secant by the new slopes; the old one where a state has hardly moved."""
+        if self.before is None or self.slope is None:
+            return
+        step = self.y - self.before
+        bend = slope - self.slope
+        size = (step * step).sum(2)
+        moved = size > MOVED**2 * self.y.square().sum(2)
+        secant = (step * bend).sum(2) / size.clamp_min(1e-300)
+        self.secant = torch.where(moved, secant, self.secant)
+
+    def _solution(self, slope: Tensor, start: Tensor, matrix: Tensor) -> Tensor:
+        """The states (n + 1, b, D) of the linear system; where it is singular, those of a plain
+        Picard round, with a secant of 0."""
+        rest = slope - self.secant[..., None] * self.y
+        known = start + torch.einsum("kl,lbd->kbd", matrix, rest)
+        system = torch.eye(self.n + 1).to(matrix) - matrix * self.secant.T[:, None, :]
+        solution = torch.linalg.solve_ex(system, known.transpose(0, 1)).result
+        new = solution.transpose(0, 1)
+        singular = ~torch.isfinite(new).flatten(2).all(2).all(0)
+        if not bool(singular.any()):
+            return new
+        self.secant = torch.where(singular, 0.0, self.secant)
+        plain = start + torch.einsum("kl,lbd->kbd", matrix, slope)
+        return torch.where(singular[:, None], plain, new)
 
     def unresolved(self, length: float) -> Tensor:
         """Estimate (b,) of what the nodes' polynomial errs by, as a root mean square over the
@@ -218,13 +230,13 @@ class Trajectory:
             left = g.sweep(slope, self.start[g.rows], self.length)
             coarse = g.unresolved(self.length)
             fine = coarse <= self.tol if g.n < MOST else torch.ones_like(coarse, dtype=torch.bool)
-            done = self._told(g, left + coarse, (left <= self.tol) & fine)
+            done = self._ended(g, left + coarse, (left <= self.tol) & fine)
             refine = ~done & ~fine & (g.moved <= REFINE * coarse)
             self.done.append(g.part(done))
             out += [g.part(refine).finer(), g.part(~done & ~refine)]
         return merged(out)
 
-    def _told(self, g: Group, error: Tensor, arrived: Tensor) -> Tensor:
+    def _ended(self, g: Group, error: Tensor, arrived: Tensor) -> Tensor:
         """Which samples (b,) are at an end: those that have arrived, and those that will not, whose
         status says why."""
         bad = ~torch.isfinite(error)
@@ -288,7 +300,7 @@ def integrate(
     tol: float,
     progress: bool | None = None,
     max_calls: int | None = None,
-) -> Found:
+) -> Integral:
     """The log-density along the flow from x (B, ...), state and divergences both by batches of
     nodes; see ``nodes.integrate``."""
     found = Trajectory(flow, x, GLOBAL * state_tol, progress, budget(max_calls))

@@ -1,4 +1,4 @@
-"""The log-density of samples, found while they are drawn."""
+"""The log-density of samples, estimated while they are drawn."""
 
 from __future__ import annotations
 
@@ -56,47 +56,69 @@ def draw(
             "the plan runs from data to noise: for the log-density of data give "
             "them to ode.log_prob"
         )
-    # Where the network is looked at: noise itself, as samples of a network that is far from a data
-    # set may saturate it.
-    unit = x / model.path.start_std(first.t)
     if kind == "plan":
         at = push(plan, model, x, tick)
-        found = decoded(model, plan, x, at)
-        return at.x, replace(found, nfe=found.nfe + dependence.of_model(model, unit))
+        density = decoded(model, plan, x, at)
+        calls = dependence.of_model(model, _unit(model, plan, x))
+        return at.x, replace(density, nfe=density.nfe + calls)
     if any(i.to is not None for i in plan.evaluations):
         raise OdesolveError(f'{plan.solver} is a map between times, no flow: give log_prob="plan"')
     keys = keys_of(len(x), *key, x.device)
     if kind == "ito":
-        out, value, error = ito.along(model, plan, x, keys)
-        nfe = lower(plan, model.path, model.reading_for(x.dtype)).network_calls
-        return out, _told(value, torch.zeros_like(value), x, nfe, 0, "ito", 1, error)
-    estimator = traces.named(trace, x.shape[1:].numel(), products)
+        return _of_marginals(model, plan, x, keys)
+    return _of_flow(model, plan, x, keys, traces.named(trace, x.shape[1:].numel(), products), tick)
+
+
+def _unit(model: Model, plan: Plan, x: Tensor) -> Tensor:
+    """Where the network is looked at: noise itself, as samples of a network that is far from a data
+    set may saturate it."""
+    return x / model.path.start_std(model.path.points([plan.grid[0]])[0].t)
+
+
+def _of_marginals(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, LogProb]:
+    """By Ito's formula along samples of the reverse SDE."""
+    out, value, error = ito.along(model, plan, x, keys)
+    nfe = lower(plan, model.path, model.reading_for(x.dtype)).network_calls
+    costs = nfe, 0
+    return out, _result(value, torch.zeros_like(value), x, costs, "ito", 1, error)
+
+
+def _of_flow(
+    model: Model,
+    plan: Plan,
+    x: Tensor,
+    keys: Tensor,
+    estimator: Any,
+    tick: Tick,
+) -> tuple[Tensor, LogProb]:
+    """Of the probability flow, by the plan's own weights."""
     probes = estimator.begin(x, keys)
     settle_on_plan(probes, model, plan, x, from_noise=True)
-    found = carry(plan, model, x, probes, tick=tick)
-    value = normal_log_density(x, model.path.start_std(first.t)) + found.change.mean(1)
-    stderr = standard_error(found.change, probes)
+    carried = carry(plan, model, x, probes, tick=tick)
+    first = model.path.points([plan.grid[0]])[0]
+    prior = normal_log_density(x, model.path.start_std(first.t))
+    value = prior + carried.change.mean(1)
     forward = getattr(estimator, "mode", None) == "forward"
-    nfe = found.nfe + int(dependence.of_model(model, unit, forward=forward))
+    looked = int(dependence.of_model(model, _unit(model, plan, x), forward=forward))
     calls, pulled = spent(probes)
+    costs = carried.nfe + looked + calls, carried.products + pulled
+    stderr = standard_error(carried.change, probes)
     named = traces.name_of(estimator, probes)
-    return found.x, _told(
-        value, stderr, x, nfe + calls, found.products + pulled, named, probes.count, found.error
-    )
+    return carried.x, _result(value, stderr, x, costs, named, probes.count, carried.error)
 
 
-def _told(
+def _result(
     value: Tensor,
     stderr: Tensor,
     x: Tensor,
-    calls: int,
-    each: int,
+    costs: tuple[int, int],
     trace: str,
     probes: int,
-    error=None,
+    error: Tensor | None = None,
 ) -> LogProb:
+    """``costs`` are network evaluations and Jacobian products of each sample."""
     nfe, products = (
-        torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in (calls, each)
+        torch.full(value.shape, n, dtype=torch.int64, device=value.device) for n in costs
     )
     status = ["ok" if fine else "diverged" for fine in torch.isfinite(value).tolist()]
     return LogProb(value, stderr, error, x, nfe, products, trace, probes, status=status)

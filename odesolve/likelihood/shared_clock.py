@@ -3,7 +3,6 @@ through together."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +71,4 @@ def of_one_time(model: Any) -> Any:
     """The model, or the velocity, whose network is handed one time for all."""
     if not isinstance(model, Model):
         return OneTime(model)
-    out = copy.copy(model)
-    out.net = OneTime(model.net, 1)
-    return out
+    return model.with_net(OneTime(model.net, 1))

@@ -3,7 +3,6 @@ many, the reverse SDE."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError
 from odesolve.likelihood.flow import SIGMA_DATA, column
 from odesolve.model.model import Model
+from odesolve.model.predictions import Coefficients
 from odesolve.paths import Point
 
 CELLS = 256  # of the density that noise levels are drawn from
@@ -110,58 +110,61 @@ class Chain:
 
     def term(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
         """Terms (B,) of numbers k (B,), at x_s = alpha_s x + sigma_s eps."""
-        data, share = self._data(x, k, eps)
+        return self.term_of(x, k, *self.data(self.model, x, k, eps))
+
+    def term_of(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
+        """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
         small, large, lead = (column(c[k], x.double()) for c in (self.small, self.large, self.lead))
         log_var = small + share * (large - small)
         error = lead * (x.double() - data)
-        each = 0.5 * (
-            log_var - small + torch.expm1(small - log_var) + error.square() * torch.exp(-log_var)
-        )
+        spread = torch.expm1(small - log_var)
+        each = 0.5 * (log_var - small + spread + error.square() * torch.exp(-log_var))
         return each.expand(x.shape).flatten(1).sum(1)
 
     def data_term(self, x: Tensor, eps: Tensor) -> Tensor:
+        """L_0 (B,), see ``data_term_of``."""
+        last = torch.full((len(x),), self.count, device=x.device)
+        return self.data_term_of(x, *self.data(self.model, x, last, eps))
+
+    def data_term_of(self, x: Tensor, data: Tensor, share: Tensor) -> Tensor:
         """L_0 (B,). The variance is beta; a learned one lies between it and the beta-tilde of the
         step before.
 
         Rejected: that beta-tilde for "small" and "large" too, as in improved-diffusion: for unit
         Gaussian data 0.11 nats worse."""
-        data, share = self._data(x, torch.full((len(x),), self.count, device=x.device), eps)
         large = 2.0 * math.log(self.points[-1].sigma)
-        below = (
-            (large - float(self.small[-1])) * (1.0 - share)
-            if self.variance == "learned"
-            else torch.zeros_like(share)
-        )
+        below = torch.zeros_like(share)
+        if self.variance == "learned":
+            below = (large - float(self.small[-1])) * (1.0 - share)
         return self.decoder.loss(x, data, large - below)
 
-    def _data(self, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """The data prediction, and where the log-variance lies from beta-tilde's (0) to beta's
-        (1)."""
+    def noisy(self, x: Tensor, k: Tensor, eps: Tensor) -> Tensor:
+        """The states (B, ...) at the points of numbers k (B,)."""
         alpha, sigma = (column(c[k], x) for c in (self.alpha, self.sigma))
-        noisy = alpha * x + sigma * eps
+        return alpha * x + sigma * eps
+
+    def data(self, model: Model, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """The data prediction of a model, and where the log-variance lies from beta-tilde's (0) to
+        beta's (1)."""
+        noisy = self.noisy(x, k, eps)
         t = self.t[k]
-        if self.variance != "learned":
-            share = torch.tensor(
-                float(self.variance == "large"), dtype=torch.float64, device=x.device
-            )
-            return self.model.data(noisy, t).double(), share
-        data, v = data_and_variance(self.model, noisy, t)
-        return data.double(), 0.5 * (v.double() + 1.0)
+        if self.variance == "learned":
+            at = model.at(t, "data", noisy)
+            return self.read(model, noisy, at, model.answers(noisy, at, "variance"))
+        share = float(self.variance == "large")
+        data = model.data(noisy, t).double()
+        return data, torch.tensor(share, dtype=torch.float64, device=x.device)
 
-
-def data_and_variance(model: Model, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The data prediction and the half of the network's channels that says the variance, from one
-    evaluation."""
-    seen: list[Tensor] = []
-
-    def net(*args, **cond) -> Tensor:
-        seen.append(model.net(*args, **cond))
-        return seen[-1]
-
-    spied = copy.copy(model)
-    spied.net = net
-    data = spied.data(x, t)
-    return data, seen[0][: len(x)].chunk(2, dim=1)[1]
+    @staticmethod
+    def read(
+        model: Model,
+        x: Tensor,
+        at: Coefficients,
+        answers: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The data prediction, and where the log-variance lies, from the answers of a model that
+        learned it, the variance last."""
+        return model.convert(x, at, answers).double(), 0.5 * (answers[-1].double() + 1.0)
 
 
 class Diffusion:

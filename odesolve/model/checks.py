@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from odesolve.doors.annotations import samples
 from odesolve.doors.values import numbers, positive, refuse_loose, switch
 from odesolve.errors import OdesolveError, short
+from odesolve.model.transforms import covers
 from odesolve.paths import Path
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -76,38 +78,58 @@ def check_arguments(net: Any, given: Mapping[str, Any]) -> None:
         switch("snap", given["snap"])
 
 
+def check_known(known: Any, mask: Any) -> None:
+    """Raise OdesolveError for data and a mask that say nothing of which numbers are known."""
+    samples("known", known)
+    if not isinstance(mask, Tensor):
+        raise OdesolveError(
+            f"mask is {short(mask)}: give a tensor of numbers from 0 (free) to 1 (known)"
+        )
+    fits = known.dim() == mask.dim() and known.dim() >= 2 and covers(mask, known)
+    if known.is_complex() or not fits:
+        given = f"known {known.dtype} {tuple(known.shape)} and mask {tuple(mask.shape)}"
+        raise OdesolveError(
+            f"{given}: give both as (B, ...), or with 1 for all samples, real numbers"
+        )
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise OdesolveError(
+            "the mask leaves [0, 1]: give 1 where the data are known, 0 where they are free"
+        )
+
+
 def interval_of(given: Any, path: Path) -> tuple[float, float] | None:
     """The times between which a model is guided. Raises OdesolveError unless they are two that rise
     and meet the path's."""
     if given is None:
         return None
     expected = f"(t_low, t_high), two times that rise, within the path's from 0 to {path.t_max:g}"
-    found = numbers("interval", given, expected)
-    if found.shape != (2,) or not bool(found[0] < found[1]):
+    times = numbers("interval", given, expected)
+    if times.shape != (2,) or not bool(times[0] < times[1]):
         raise OdesolveError(f"interval={short(given)}: give {expected}")
-    low, high = found.tolist()
+    low, high = times.tolist()
     beyond = path.t_max < high < math.inf  # as noise levels are, on a path whose times end at 1
     if high < 0.0 or low > path.t_max or beyond:
         raise OdesolveError(f"interval={short(given)} lies outside of the path: give {expected}")
     return low, high
 
 
-def told_times(told: Any, t: Tensor) -> Tensor:
+def checked_times(given: Any, t: Tensor) -> Tensor:
     """What a function of time returned for times t. Raises OdesolveError unless it is a real number
     for each."""
-    if not isinstance(told, Tensor):
+    if not isinstance(given, Tensor):
         raise OdesolveError(
-            f"time(path, t) returned {type(told).__name__}: let it return a tensor, one number "
+            f"time(path, t) returned {type(given).__name__}: let it return a tensor, one number "
             "for each of t"
         )
-    if told.shape != t.shape:
-        given = f"time(path, t) returned shape {tuple(told.shape)} for t of shape {tuple(t.shape)}"
+    if given.shape != t.shape:
+        shapes = f"shape {tuple(given.shape)} for t of shape {tuple(t.shape)}"
         raise OdesolveError(
-            f"{given}: let it return one number for each, as t * 1000 does; networks get (B,)"
+            f"time(path, t) returned {shapes}: let it return one number for each, as t * 1000 "
+            "does; networks get (B,)"
         )
-    if told.is_complex():
-        raise OdesolveError(f"time(path, t) returned {told.dtype}: let it return real numbers")
-    return told
+    if given.is_complex():
+        raise OdesolveError(f"time(path, t) returned {given.dtype}: let it return real numbers")
+    return given
 
 
 def check_times(path: Path, t: float | Tensor, name: str = "t", trial: bool = False) -> None:

@@ -3,7 +3,6 @@ make of their arguments."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ from odesolve.model.checks import interval_of
 from odesolve.model.conditions import Cond
 from odesolve.model.transforms import CFGRescale
 
-M = TypeVar("M")
+M = TypeVar("M", bound=Any)
 
 
 def classifier_free(
@@ -38,29 +37,44 @@ def classifier_free(
             "takes"
         )
     real("rescale", rescale, "a number from 0 (off) to 1", 0.0, 1.0)
-    out: Any = copy.copy(model)
-    out.cond, out._uncond = {**out.cond, **(cond or {})}, {**out.cond, **(uncond or {})}
     each = strength if isinstance(strength, Tensor) else None
     bent = bool(rescale) and not plain
-    inside = interval_of(interval, out.path)
-    guidance = Guidance(None if isinstance(strength, Tensor) else strength, inside, apart=bent)
-    out.reading = replace(out.reading, guidance=guidance, mix="cfg_rescale" if bent else None)
+    inside = interval_of(interval, model.path)
+    common = None if isinstance(strength, Tensor) else strength
+    guided = Guidance(common, inside, apart=bent)
+    network = model.network
+    functions = model.functions
     if bent:
-        out.functions = {**out.functions, "cfg_rescale": CFGRescale(strength, float(rescale))}
-    out._strengths = _with(out._strengths, "guidance", None if bent else each)
-    return out
+        functions = {**functions, "cfg_rescale": CFGRescale(strength, float(rescale))}
+    return model.replaced(
+        network=network.replaced(
+            cond={**network.cond, **(cond or {})},
+            uncond={**network.cond, **(uncond or {})},
+            strengths=_with(network.strengths, "guidance", None if bent else each),
+        ),
+        reading=replace(model.reading, guidance=guided, mix="cfg_rescale" if bent else None),
+        functions=functions,
+    )
 
 
-def by_classifier(model: M, log_prob: Callable[..., Tensor], scale: Any, cond: Cond | None) -> M:
+def by_classifier(
+    model: M,
+    log_prob: Callable[..., Tensor],
+    scale: Any,
+    cond: Cond | None,
+) -> M:
     """A copy of the model with a classifier's gradient, as ``Model.classifier_guided`` says."""
     strength = scale_of(scale)
-    out: Any = copy.copy(model)
-    out._classifier = log_prob
-    out._labels = dict(cond or {})
     each = strength if isinstance(strength, Tensor) else None
-    out.reading = replace(out.reading, classifier=1.0 if each is not None else strength)
-    out._strengths = _with(out._strengths, "classifier", each)
-    return out
+    network = model.network
+    return model.replaced(
+        network=network.replaced(
+            classifier=log_prob,
+            labels=dict(cond or {}),
+            strengths=_with(network.strengths, "classifier", each),
+        ),
+        reading=replace(model.reading, classifier=1.0 if each is not None else strength),
+    )
 
 
 def _with(strengths: dict[str, Tensor], name: str, each: Tensor | None) -> dict[str, Tensor]:

@@ -18,29 +18,26 @@ from odesolve.lowering.scales import Schedule
 from odesolve.paths import Path
 
 Pair = tuple[Tensor, Tensor]
+Functions = Mapping[str, Callable[..., Tensor]]
 GUIDED = {"uncond", "excess"}  # branches that are asked inside a guidance's interval alone
 
 
-class Network(Protocol):
-    """What is needed of an ``ode.Model``."""
-
-    path: Path
-    reading: Reading
-    dtype: torch.dtype | None
+class Called(Protocol):
+    """What is needed of an ``ode.Model`` to make coefficients and to ask it."""
 
     @property
-    def functions(self) -> Mapping[str, Callable[..., Tensor]]: ...
+    def path(self) -> Path: ...
+    @property
+    def dtype(self) -> torch.dtype | None: ...
+    @property
+    def reading(self) -> Reading: ...
+    @property
+    def functions(self) -> Functions: ...
     @property
     def predicts(self) -> str: ...
+    @property
+    def evaluate(self) -> Callable[[Tensor, Tensor, Tensor, Sequence[str]], list[Tensor]]: ...
     def network_times(self, t: Tensor) -> Tensor: ...
-    def mixed(self, guided: bool) -> dict[str, float]: ...
-    def evaluate(
-        self,
-        x_in: Tensor,
-        state: Tensor,
-        t: Tensor,
-        branches: Sequence[str],
-    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,24 @@ class Coefficients:
     out: Pair | None = None
     guide: Tensor | None = None
 
+    @property
+    def any_guided(self) -> bool:
+        """Whether a time is guided; of a device's tensor this waits for the device."""
+        return self.inside is None or bool(self.inside.any())
+
+    def input(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """What a network of this dtype gets for states x."""
+        scaled = x if self.scale is None else x * column(self.scale, x)
+        return scaled.to(dtype or x.dtype)
+
     def __getitem__(self, index: Tensor) -> Coefficients:
         held = (getattr(self, f.name) for f in fields(self))
         return Coefficients(*(_cut(v, index) for v in held))  # type: ignore[arg-type]
+
+
+def column(c: Tensor, x: Tensor) -> Tensor:
+    """Numbers (n,) beside states x (n, ...)."""
+    return c.view(-1, *[1] * (x.dim() - 1))
 
 
 def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
@@ -75,7 +87,7 @@ def _cut(value: Tensor | Pair | None, index: Tensor) -> Tensor | Pair | None:
 
 
 def coefficients(
-    model: Network,
+    model: Called,
     t: Tensor,
     want: str,
     like: Tensor,
@@ -113,15 +125,16 @@ def coefficients(
             else reading.classifier
         )
         shift = held(strength * path.convert(t, "score", given, sigma_data)[1])
+    guidance = reading.guidance
+    inside = None
+    if guidance:
+        inside = torch.as_tensor(guidance.inside(t), device=t.device).expand(len(t))
+    time_dtype = torch.promote_types(model.dtype or like.dtype, torch.float32)
     return Coefficients(
         t=t,
-        network=model.network_times(t).to(
-            torch.promote_types(model.dtype or like.dtype, torch.float32)
-        ),
+        network=model.network_times(t).to(time_dtype),
         scale=None if reading.input_scale is None else held(reading.c_in(path, t)),
-        inside=torch.as_tensor(reading.guidance.inside(t), device=t.device).expand(len(t))
-        if reading.guidance
-        else None,
+        inside=inside,
         data=data,
         shift=shift,
         out=pair(t, given, want) if given != want else None,
@@ -140,34 +153,83 @@ def _guide(reading: Reading, t: Tensor, held: Callable[[object], Tensor]) -> Ten
     return held(out)
 
 
-def predicted(model: Network, x: Tensor, at: Coefficients) -> Tensor:
+def mixed(reading: Reading, guided: bool) -> dict[str, float]:
+    """The branches of an evaluation and their weights, inside the guidance's interval or
+    outside."""
+    branches = reading.guidance.mixed() if reading.guidance and guided else {"cond": 1.0}
+    return {**branches, "classifier": 0.0} if reading.classifier else branches
+
+
+def answers(model: Called, x: Tensor, at: Coefficients, branches: Sequence[str]) -> list[Tensor]:
+    """What the network answers at states x (n, ...), one tensor per branch."""
+    return model.evaluate(at.input(x, model.dtype), x, at.network, list(branches))
+
+
+def predicted(model: Called, x: Tensor, at: Coefficients) -> Tensor:
     """The prediction (n, ...) of a model at states x (n, ...), by coefficients for their times."""
-    column = (-1, *[1] * (x.dim() - 1))
-    x_in = (x if at.scale is None else x * at.scale.view(column)).to(model.dtype or x.dtype)
-    guided = at.inside is None or bool(at.inside.any())
-    branches = model.mixed(guided)
-    raw = [r.to(x.dtype) for r in model.evaluate(x_in, x, at.network, list(branches))]
-    weights: list[Any] = list(branches.values())
-    if at.guide is not None and "uncond" in branches:
-        weights[:2] = at.guide.view(column), 1 - at.guide.view(column)
-    if model.reading.mix and "uncond" in branches:
-        output = model.functions[model.reading.mix](raw[0], raw[1], at.t, at.guide)
+    branches = mixed(model.reading, at.any_guided)
+    raw = answers(model, x, at, list(branches))
+    return _converted(model.reading, model.functions, x, at, raw, branches)
+
+
+def converted(
+    reading: Reading,
+    functions: Functions,
+    x: Tensor,
+    at: Coefficients,
+    raw: Sequence[Tensor],
+) -> Tensor:
+    """The prediction (n, ...) at states x from what a network answered there, one tensor per
+    branch; what is answered besides the branches is left out."""
+    branches = mixed(reading, at.any_guided)
+    return _converted(reading, functions, x, at, raw, branches)
+
+
+def _converted(
+    reading: Reading,
+    functions: Functions,
+    x: Tensor,
+    at: Coefficients,
+    raw: Sequence[Tensor],
+    branches: Mapping[str, float],
+) -> Tensor:
+    raw = [r.to(x.dtype) for r in raw[: len(branches)]]
+    output = _guided(reading, functions, at, raw, branches)
+    if at.data is not None:
+        output = _linear(at.data, x, output)
+    if at.shift is not None:
+        output = output + column(at.shift, x) * raw[-1]
+    for name in reading.applies:
+        output = owned(functions[name](output, at.t.clone()))
+    return output if at.out is None else _linear(at.out, x, output)
+
+
+def _linear(factors: Pair, x: Tensor, output: Tensor) -> Tensor:
+    of_state, of_output = factors
+    return column(of_state, x) * x + column(of_output, x) * output
+
+
+def _guided(
+    reading: Reading,
+    functions: Functions,
+    at: Coefficients,
+    raw: Sequence[Tensor],
+    branches: Mapping[str, float],
+) -> Tensor:
+    """The branches mixed into one output."""
+    if reading.mix and "uncond" in branches:
+        output = functions[reading.mix](raw[0], raw[1], at.t, at.guide)
     else:
+        weights: list[Any] = list(branches.values())
+        if at.guide is not None and "uncond" in branches:
+            scale = column(at.guide, raw[0])
+            weights[:2] = scale, 1 - scale
         output = sum(w * r for w, r in zip(weights, raw, strict=False))
     if at.inside is not None and branches.keys() & GUIDED and not bool(at.inside.all()):
         # samples whose time lies outside
-        output = torch.where(at.inside.view(column), output, raw[0])
+        output = torch.where(column(at.inside, raw[0]), output, raw[0])
     assert isinstance(output, Tensor)
-    if at.data is not None:
-        output = at.data[0].view(column) * x + at.data[1].view(column) * output
-    if at.shift is not None:
-        output = output + at.shift.view(column) * raw[-1]
-    for name in model.reading.applies:
-        output = model.functions[name](output, at.t.clone())
-        output = owned(output)
-    if at.out is None:
-        return output
-    return at.out[0].view(column) * x + at.out[1].view(column) * output
+    return output
 
 
 def gradient_of(log_prob: Callee, x: Tensor, t: Tensor, labels: Mapping[str, Any]) -> Tensor:

@@ -21,10 +21,11 @@ def settle(mine: Any, theirs: Any) -> str | None:
             "the graph was captured for another network, other branches of guidance, or "
             "something else done to x0"
         )
-    pairs = [(mine.cond, theirs.cond), (mine._uncond or {}, theirs._uncond or {})]
+    ours, others = mine.network, theirs.network
+    pairs = list(zip(ours.conditions, others.conditions, strict=True))[:2]
     if not all(same_kind(one, other) for one, other in pairs):
         return "the conditions differ in more than their values from those that were captured"
-    if not same_sizes(mine._strengths, theirs._strengths):
+    if not same_sizes(ours.strengths, others.strengths):
         return "the scales of guidance are of another number of samples than was captured"
-    copy_into([*pairs, (mine._strengths, theirs._strengths)])
+    copy_into([*pairs, (ours.strengths, others.strengths)])
     return None

@@ -41,7 +41,7 @@ def _put_on(model: Any) -> list[str]:
         out.append(f".given({names_of(model.cond)})")
     if read.guidance is not None:
         out.append(f".guided({', '.join(_guided(model))})")
-    if model._classifier is not None:
+    if model.network.classifier is not None:
         out.append(f".classifier_guided(log_prob, {_scale(model, 'classifier', read.classifier)})")
     return [*out, ".inpainted(known, mask)"] if "known" in model.functions else out
 
@@ -51,8 +51,8 @@ def _guided(model: Any) -> list[str]:
     guidance = model.reading.guidance
     rescaled = model.functions.get("cfg_rescale")
     out = [_scale(model, "guidance", guidance.scale if rescaled is None else rescaled.scale)]
-    if model._uncond:
-        out.append(f"uncond=dict({names_of(model._uncond)})")
+    if model.network.uncond:
+        out.append(f"uncond=dict({names_of(model.network.uncond)})")
     if rescaled is not None:
         out.append(f"rescale={rescaled.strength:g}")
     if guidance.interval is not None:
@@ -66,6 +66,6 @@ def _scale(model: Any, name: str, scale: Any) -> str:
         return "scale_of_t"
     return (
         "scales"
-        if name in model._strengths or not isinstance(scale, (int, float))
+        if name in model.network.strengths or not isinstance(scale, (int, float))
         else f"{scale:g}"
     )

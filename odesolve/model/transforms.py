@@ -52,7 +52,7 @@ class CFGRescale:
     """Guided output rescaled towards the standard deviation of the conditional one (Lin et al.
     2024, eq. 15 and 16).
 
-    ``scale`` is a number, one a sample (B,), or a function of the time t that it is called with.
+    ``scale`` is a number, one per sample (B,), or a function of the time t that it is called with.
     """
 
     scale: float | Schedule | Tensor

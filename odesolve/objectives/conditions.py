@@ -180,7 +180,7 @@ def _array(name: str, value: Any) -> np.ndarray:
     except ValueError:
         given = f"the condition {name!r} is {short(value)}, rows of several lengths"
         raise OdesolveError(
-            f"coupling: {given}: give one label or one row of numbers a sample"
+            f"coupling: {given}: give one label or one row of numbers per sample"
         ) from None
 
 
@@ -192,5 +192,5 @@ def _numbered(name: str, values: list[Any]) -> Tensor:
     except TypeError:
         given = f"the condition {name!r} is {short(values)}"
         raise OdesolveError(
-            f"coupling: {given}: give one label or one row of numbers a sample"
+            f"coupling: {given}: give one label or one row of numbers per sample"
         ) from None

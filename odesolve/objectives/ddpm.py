@@ -6,8 +6,7 @@ Its simple loss is ``Matching(model)``.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,27 +58,17 @@ class _Terms(Chain):
     """A chain whose terms of a batch, the decoder's among them, are made from one evaluation of the
     network."""
 
-    said: tuple[Tensor, Tensor] | None = None
-
-    def _data(self, x: Tensor, k: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._data(x, k, eps) if self.said is None else self.said
-
-    def each(self, model: Model, x: Tensor, k: Tensor, eps: Tensor, still: bool) -> Tensor:
-        """Terms (B,) of numbers k (B,) by this model; ``still`` keeps gradients from its data
-        prediction."""
-        chain = copy.copy(self)
-        chain.model = model
-        data, share = chain._data(x, k, eps)
-        data = data.detach() if still else data
+    def each(self, x: Tensor, k: Tensor, data: Tensor, share: Tensor) -> Tensor:
+        """Terms (B,) of numbers k (B,) by what ``data`` or ``read`` returned."""
         out = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for last in (False, True):
             rows = ((k == self.count) == last).nonzero()[:, 0]
             if len(rows):
-                chain.said = data[rows], share if share.dim() == 0 else share[rows]
+                own_share = share if share.dim() == 0 else share[rows]
                 term = (
-                    chain.data_term(x[rows], eps[rows])
+                    self.data_term_of(x[rows], data[rows], own_share)
                     if last
-                    else chain.term(x[rows], k[rows], eps[rows])
+                    else self.term_of(x[rows], k[rows], data[rows], own_share)
                 )
                 out = out.index_copy(0, rows, term)
         return out
@@ -172,7 +161,8 @@ class VariationalBound:
         Raises OdesolveError for shapes that do not go together, numbers out of range, and data
         beyond a discrete decoder's."""
         index, noise = self.drawn(x, noise, index, generator)
-        terms = self.at(self.model.given(**(cond or {})), x, index, noise)
+        model = self.model.given(**(cond or {}))
+        terms = self.at(model, x, index, noise)
         if self.importance is not None:
             self.importance.remember(terms.index, terms.term)
         return terms
@@ -203,7 +193,7 @@ class VariationalBound:
         if index.shape != x.shape[:1] or index.is_floating_point():
             raise OdesolveError(
                 f"index is {index.dtype} of shape {tuple(index.shape)} for a batch of {len(x)}: "
-                "give one whole number a sample"
+                "give one whole number per sample"
             )
         index = index.to(x.device, torch.int64)
         if bool(((index < 0) | (index >= self.count)).any()):
@@ -223,15 +213,41 @@ class VariationalBound:
     ) -> BoundTerms:
         """The loss of a model in the place of ours; ``still`` keeps gradients from the mean of the
         steps."""
+        data, share = self.chain(x.device).data(model, x, index, noise)
+        return self._terms(model, x, index, data.detach() if still else data, share)
+
+    def of_answers(
+        self,
+        model: Model,
+        answers: Sequence[Tensor],
+        x: Tensor,
+        index: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """The bound (B,) of what a model answered at noisy data, its learned variance last; without
+        gradients of the mean of the steps."""
+        chain = self.chain(x.device)
+        noisy = chain.noisy(x, index, noise)
+        at = model.at(chain.t[index], "data", noisy)
+        data, share = chain.read(model, noisy, at, answers)
+        return self._terms(model, x, index, data.detach(), share).each
+
+    def _terms(
+        self,
+        model: Model,
+        x: Tensor,
+        index: Tensor,
+        data: Tensor,
+        share: Tensor,
+    ) -> BoundTerms:
+        """The loss by data predictions, and where the log-variance lies."""
         chain = self.chain(x.device)
         first = chain.points[0]
         prior = prior_loss(x, first, model.path.start_std(first.t))
-        term = chain.each(model, x, index, noise, still)
+        term = chain.each(x, index, data, share)
         law = self.importance
-        each = (
-            prior
-            + (self.count if law is None else 1 / law.probabilities.to(x.device)[index]) * term
-        )
+        weight = self.count if law is None else 1 / law.probabilities.to(x.device)[index]
+        each = prior + weight * term
         return BoundTerms(each.mean(), each, chain.t[index], prior, term, index, raw=term)
 
 
@@ -282,28 +298,16 @@ class Hybrid:
     ) -> HybridTerms:
         """The loss of data x (B, ...); arguments and errors are those of ``VariationalBound``."""
         index, noise = self.bound.drawn(x, noise, index, generator)
-        once = self.model.given(**(cond or {}))
-        once.net = _Once(once.net)
-        t = self.bound.chain(x.device).t[index]
-        matching = copy.copy(self._simple)
-        matching.model = once
-        simple = matching(x, noise=noise, t=t)
-        bound = self.bound.at(once, x, index, noise, still=True).each / x.shape[1:].numel()
+        model = self.model.given(**(cond or {}))
+        chain = self.bound.chain(x.device)
+        t = chain.t[index]
+        t, noise, x_t = self._simple.place(x, noise, t, cond, None)
+        at = model.at(t, model.predicts, x_t)
+        answers = model.answers(x_t, at, "variance")
+        simple = self._simple.terms(x, noise, t, model.convert(x_t, at, answers), given=True)
+        bound = self.bound.of_answers(model, answers, x, index, noise) / x.shape[1:].numel()
         each = simple.each + self.share * bound.to(simple.each.dtype)
         return HybridTerms(each.mean(), each, t, simple.each, bound)
-
-
-class _Once:
-    """A network for one batch: what it said the first time, it says again."""
-
-    def __init__(self, net):
-        self.net = net
-        self.said = None
-
-    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        if self.said is None:
-            self.said = self.net(x, t, **cond)
-        return self.said
 
 
 def _check(model: Model, variance: str, decoder: str) -> None:

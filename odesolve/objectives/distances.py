@@ -1,4 +1,4 @@
-"""Distances of two batches of states, one number a sample, of all numbers of a state or of those
+"""Distances of two batches of states, one number per sample, of all numbers of a state or of those
 that a mask leaves."""
 
 from __future__ import annotations

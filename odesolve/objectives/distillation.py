@@ -369,7 +369,7 @@ class GuidedDistillation:
             scale = self.low + (self.high - self.low) * scale
         if scale.shape != x.shape[:1]:
             raise OdesolveError(
-                f"scale has shape {tuple(scale.shape)} for a batch of {len(x)}: give one a sample"
+                f"scale has shape {tuple(scale.shape)} for a batch of {len(x)}: give one per sample"
             )
         scale = scale.to(x)
         x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * z
@@ -385,7 +385,7 @@ class GuidedDistillation:
 
 @fits
 def expanded(cond: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    """Conditions with one row, as one a sample."""
+    """Conditions with one row, as one per sample."""
 
     def rows(v: Any) -> Any:
         one = isinstance(v, Tensor) and v.dim() > 0 and v.shape[0] == 1

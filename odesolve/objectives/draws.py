@@ -111,14 +111,14 @@ def checked_times(t: Tensor, x: Tensor, model: Model, teacher: Model | None = No
     path are NaN, and so is the loss."""
     low, high = sorted((model.path.t_data, model.path.t_noise))
     if not isinstance(t, Tensor):
-        raise OdesolveError(f"t is {short(t)}: give one time a sample, a tensor (B,)")
+        raise OdesolveError(f"t is {short(t)}: give one time per sample, a tensor (B,)")
     if t.is_complex() or not dense(t) or t.is_meta:
         raise OdesolveError(
             f"t is {t.dtype}, {t.layout}, on {t.device}: give real times in a dense tensor (B,)"
         )
     if t.shape != x.shape[:1]:
         raise OdesolveError(
-            f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time a sample"
+            f"t has shape {tuple(t.shape)} for a batch of {len(x)}: give one time per sample"
         )
     t = t.double()
     if seen(t):  # what lies between the ends, as nearly all times do, is looked at once
@@ -206,5 +206,5 @@ def mean_square(error: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def column(c: Tensor, x: Tensor) -> Tensor:
-    """One number a sample (B,) as a factor of x (B, ...)."""
+    """One number per sample (B,) as a factor of x (B, ...)."""
     return c.to(x.dtype).view(-1, *[1] * (x.dim() - 1))

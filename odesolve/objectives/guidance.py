@@ -36,7 +36,7 @@ def dropped(
     Salimans 2022, algorithm 1).
 
     Args:
-        cond: what the network takes, tensors (B, ...) with one row a sample, lists such as
+        cond: what the network takes, tensors (B, ...) with one row per sample, lists such as
             captions, or dicts of them; ``Matching(model)(x, cond=dropped(...))``.
         null: the same names; tensors (B, ...), (1, ...) or numbers, of the same kind: a whole
             number for labels, "" for captions.
@@ -53,7 +53,7 @@ def dropped(
     sizes = [_rows(v) for v in _leaves(cond)]
     if len(set(sizes)) != 1 or 0 in sizes:
         raise OdesolveError(
-            f"the conditions have {sizes} rows: give tensors (B, ...) or lists, one row a sample"
+            f"the conditions have {sizes} rows: give tensors (B, ...) or lists, one row per sample"
         )
     batch = sizes[0]
     if not isinstance(share, Mapping):

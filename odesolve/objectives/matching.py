@@ -151,19 +151,31 @@ class Matching:
         Raises OdesolveError for shapes that do not go together and times outside the path.
         """
         given = t is not None
-        t, noise = self._drawn(x, noise, t, cond, generator)
+        t, noise, x_t = self.place(x, noise, t, cond, generator)
+        model = self.model if not cond else self.model.given(**cond)
+        prediction = model.predict(x_t, model.at(t, model.predicts, x_t))
+        return self.terms(x, noise, t, prediction, given, mask)
+
+    def terms(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        prediction: Tensor,
+        given: bool,
+        mask: Tensor | None = None,
+    ) -> Terms:
+        """The loss of the network's own prediction at the states of these data, noise and times.
+        Times that the caller has ``given`` are refused where the loss is infinite."""
         path = self.model.path
         predicts = self.model.predicts
-        sigma_data = self.model.reading.sigma_data
-        x_t = column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise
-        own = self.model if not cond else self.model.given(**cond)
-        said = own.predict(x_t, own.at(t, predicts, x_t))
-        rows = compared(path, t, self.weight, predicts, sigma_data)
+        rows = compared(path, t, self.weight, predicts, self.model.reading.sigma_data)
         if given:
             check_finite(t, rows.finite, f"the weighted error of {predicts!r}")
         target = column(rows.c0, x) * x + column(rows.c1, x) * noise
-        said = said if rows.scale is None else column(rows.scale, x) * said
-        raw = mean_square(said - target, mask_for(mask, x))
+        if rows.scale is not None:
+            prediction = column(rows.scale, x) * prediction
+        raw = mean_square(prediction - target, mask_for(mask, x))
         raw = raw if rows.factor is None else raw * rows.factor.to(raw.dtype)
         each = raw if self.uncertainty is None else balanced(raw, self.uncertainty(t))
         if self.importance:
@@ -175,17 +187,21 @@ class Matching:
             each = each / density.to(raw.dtype)
         return Terms(each.mean(), each, t, raw=raw)
 
-    def _drawn(
+    def place(
         self,
         x: Tensor,
         noise: Tensor | None,
         t: Tensor | None,
         cond,
         generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Times (B,) and noise (B, ...) for data, drawn where they are not given, and the states
+        there."""
         check_data(x)
         noise = normal_for(x, noise, generator)
         if self.coupling is not None:
             noise = coupled(self.coupling, x, noise, {**self.model.cond, **(cond or {})}, generator)
         t = laws.drawn(self.times, len(x), self.model.path, generator) if t is None else t
-        return checked_times(t, x, self.model), noise
+        t = checked_times(t, x, self.model)
+        path = self.model.path
+        return t, noise, column(path.alpha(t), x) * x + column(path.sigma(t), x) * noise

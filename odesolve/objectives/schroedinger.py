@@ -234,7 +234,7 @@ class GaussianBridge:
         coupling: Cov[x, y], (D, D); by default that of the Schroedinger bridge, for which alone the
             process is Markov.
 
-    Shares u of the way from the data (0) to the source (1) are numbers or one a sample, (B,);
+    Shares u of the way from the data (0) to the source (1) are numbers or one per sample, (B,);
     derivatives are by u."""
 
     def __init__(

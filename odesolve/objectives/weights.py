@@ -99,7 +99,7 @@ class Powers(NamedTuple):
     """A function alpha^a sigma^s rest of the time, with a rest that is finite and not 0: so
     quotients have their limits.
 
-    Each is one number, or one a time.
+    Each is one number, or one per time.
     """
 
     alpha: Tensor | float

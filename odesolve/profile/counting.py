@@ -3,7 +3,6 @@ its plan says."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -50,11 +49,7 @@ class Counter:
     def watch(self, model: Model) -> Model:
         """The model with its network (and its classifier, if it is guided by one) watched by this
         counter."""
-        out = copy.copy(model)
-        out.net = self.around(model.net)
-        if model._classifier is not None:
-            out._classifier = self.around(model._classifier)
-        return out
+        return model.with_network(model.network.around(self.around))
 
 
 def clock(device: torch.device) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from odesolve.doors.values import whole
 from odesolve.errors import OdesolveError, once
-from odesolve.model.conditions import cut, sizes
+from odesolve.model.conditions import sizes
 from odesolve.model.model import Model
 from odesolve.noise.keys import Ids, keys_of
 from odesolve.process.progress import Bar, Portion
 from odesolve.sampling.start import Noise, shape_of
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 # numbers of a chunk, the largest of which counts; every other number is a sum
 OF_THE_MOST = ("nfe", "probes")
 
@@ -33,8 +32,8 @@ class Chunks:
     """The samples of a whole in chunks of at most ``batch``: ``rows`` are those of each. An empty
     whole is one chunk.
 
-    Raises OdesolveError for a condition that cannot be told from one with a value a sample within a
-    chunk."""
+    Raises OdesolveError for a condition that cannot be told from one with a value per sample within
+    a chunk."""
 
     def __init__(self, model: Any, whole: int, batch: Any, ids: Ids | None):
         self.model = model
@@ -48,12 +47,12 @@ class Chunks:
             self._check_conditions({len(rows) for rows in self.rows}, size)
 
     def _check_conditions(self, chunks: set[int], size: int) -> None:
-        for name, n in sizes([self.model.cond, self.model._uncond or {}, self.model._labels]):
+        for name, n in sizes(self.model.network.conditions):
             if n != self.whole and n in chunks and n > 1:
                 raise OdesolveError(
                     f"the condition {name!r} holds {n} for {self.whole} samples, and would pass "
                     f"for one each in a chunk of {n}: "
-                    f"give one a sample, or a batch= other than {size}"
+                    f"give one per sample, or a batch= other than {size}"
                 )
 
     def part(self, k: int) -> Any:
@@ -113,29 +112,6 @@ def in_chunks(
     return joined(found, [len(rows) for rows in chunks.rows])
 
 
-def in_turn(density: Callable[..., Found]) -> Callable[..., Found]:
-    """A log-density of data (B, ...) that takes ``batch=``: chunk after chunk, joined; tensors in
-    ``args`` are cut along."""
-
-    @functools.wraps(density)
-    def whole(model: Any, x: Tensor, *, batch: int | None = None, **options: Any) -> Found:
-        if batch is None or not isinstance(x, Tensor) or not x.dim() or not len(x):
-            return density(model, x, **options)
-        args = options.pop("args", ())
-        ids = options.pop("ids", None)
-        chunks = Chunks(model, len(x), batch, ids)
-        found = []
-        with once(), Bar(len(x), options.pop("progress", None), "sample") as tick:
-            for k, rows in enumerate(chunks.rows):
-                own = {"args": cut(args, rows, len(x)), "ids": chunks.ids_of(k), "progress": False}
-                found.append(density(chunks.part(k), x[rows.to(x.device)], **own, **options))
-                if tick is not None:
-                    tick(int(rows[-1]) + 1)
-        return together(found)
-
-    return whole
-
-
 def joined(found: Sequence[Any], sizes: Sequence[int]) -> Any:
     """The ``Sample`` of a whole from those of its chunks: ``status``, ``t`` and ``steps`` of the
     first that diverged, if any."""
@@ -164,7 +140,7 @@ def _densities(found: Sequence[Any], sizes: Sequence[int]) -> Any:
     )
 
 
-def _missing(like: Found, n: int) -> Found:
+def _missing(like: Result, n: int) -> Result:
     """A result of the same kind for n samples of which nothing is known."""
     blank: dict[str, Any] = {"status": ["diverged"] * n}
     for f in fields(like):  # type: ignore[arg-type]
@@ -176,7 +152,7 @@ def _missing(like: Found, n: int) -> Found:
     return replace(like, **blank)  # type: ignore[type-var]
 
 
-def together(found: Sequence[Found]) -> Found:
+def together(found: Sequence[Result]) -> Result:
     """One result of many that are of different samples: tensors and lists in a row, numbers as
     ``OF_THE_MOST`` says."""
     joint = {

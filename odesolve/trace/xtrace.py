@@ -142,30 +142,36 @@ def _without_two(inner: Tensor, lost: Tensor, left: int) -> Tensor:
 
     With the part n of pair j at right angles to pair i, w is what z_i has along pair i and n.
     Blocks are (B, k, k, 2, 2)."""
-    batch = lost.shape[0]
-    k = lost.shape[2]
     flat = lost.flatten(2)
-    blocks = [
-        m.view(batch, k, 2, k, 2).transpose(2, 3) for m in (flat.mT @ flat, flat.mT @ inner @ flat)
-    ]
-    c, middle = blocks
-    own = middle.diagonal(0, 1, 2).movedim(-1, 1)[:, :, None]
-    n_inner = middle.diagonal(0, 1, 2).movedim(-1, 1)[:, None] - c.mT @ middle
+    c = _blocks(flat.mT @ flat)
+    middle = _blocks(flat.mT @ inner @ flat)
+    own = _diagonal(middle)[:, :, None]
+    n_inner = _diagonal(middle)[:, None] - c.mT @ middle
     n_inner = n_inner - middle.transpose(1, 2) @ c + c.mT @ own @ c
     gram = torch.eye(2, dtype=c.dtype, device=c.device) - c.mT @ c
     inverse = _inverse(gram)
-    part = lost[:, :k].unsqueeze(-1)  # element i of both vectors of pair j: (B, i, j, 2, 1)
-    mine = part.diagonal(0, 1, 2).movedim(-1, 1)[:, :, None]
+    # element i of both vectors of pair j: (B, i, j, 2, 1)
+    part = lost[:, : lost.shape[2]].unsqueeze(-1)
+    mine = _diagonal(part)[:, :, None]
     along = inverse @ (part - c.mT @ mine)
-    cross = (
-        mine.mT @ (middle - own @ c) @ along
-        + along.mT @ (middle.transpose(1, 2) - c.mT @ own) @ mine
-    )
+    cross = mine.mT @ (middle - own @ c) @ along
+    cross = cross + along.mT @ (middle.transpose(1, 2) - c.mT @ own) @ mine
     form = (mine.mT @ own @ mine + cross + along.mT @ n_inner @ along)[..., 0, 0]
     square = (mine.mT @ mine + along.mT @ gram @ along)[..., 0, 0]
     inside = inner.diagonal(0, 1, 2).sum(1)[:, None, None]
     inside = inside - (own + inverse @ n_inner).diagonal(0, -2, -1).sum(-1)
     return inside + (left + 4) * form / square
+
+
+def _blocks(m: Tensor) -> Tensor:
+    """A matrix (B, 2k, 2k) over pairs as blocks (B, k, k, 2, 2)."""
+    k = m.shape[1] // 2
+    return m.view(len(m), k, 2, k, 2).transpose(2, 3)
+
+
+def _diagonal(blocks: Tensor) -> Tensor:
+    """The blocks of each pair with itself, (B, k, ...)."""
+    return blocks.diagonal(0, 1, 2).movedim(-1, 1)
 
 
 def _inverse(m: Tensor) -> Tensor:

@@ -142,10 +142,11 @@ def test_a_graphs_step_reads_scales_where_they_were_settled(kind):
     reading = guided.reading_for(X.dtype)
     program = lower(ode.plan("dpmpp_2m", VP, 6), VP, reading)
     other, _ = pair(kind)
-    other._strengths = {k: v + 1.0 for k, v in other._strengths.items()}
+    strengths = {k: v + 1.0 for k, v in other.network.strengths.items()}
+    other = other.with_network(other.network.replaced(strengths=strengths))
     for model in (guided, other, guided):
         assert graph.model.settle(model) is None
-        separate = ode.lower.lower(ode.plan("dpmpp_2m", VP, 6), VP, _cast(reading))
+        separate = lower(ode.plan("dpmpp_2m", VP, 6), VP, _cast(reading))
         found = graph.replay(separate, X, None, graph.step, model)
         check(found, run_plan(program, model, X))
     assert graph.model.settle(guided.rows(torch.arange(2), B)) is not None
@@ -360,8 +361,8 @@ def test_classifiers_scales(solver):
         ):
             check(call(guided), call(mixed))
     both = model.guided(EACH, uncond={"y": NONE}).classifier_guided(judge, each, {"y": Y})
-    assert set(both._strengths) == {"guidance", "classifier"}
-    assert set(both.guided(2.0, uncond={"y": NONE})._strengths) == {"classifier"}
+    assert set(both.network.strengths) == {"guidance", "classifier"}
+    assert set(both.guided(2.0, uncond={"y": NONE}).network.strengths) == {"classifier"}
 
 
 def test_gradients_reach_scales():

@@ -280,11 +280,11 @@ def test_terms_drawn_by_importance_have_the_same_mean_and_less_variance():
         (lambda m: VariationalBound(m)(normal(3, 1), noise=normal(2, 1)), "one for each sample"),
         (
             lambda m: VariationalBound(m)(normal(3, 1), index=torch.zeros(3)),
-            "one whole number a sample",
+            "one whole number per sample",
         ),
         (
             lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1])),
-            "one whole number a sample",
+            "one whole number per sample",
         ),
         (
             lambda m: VariationalBound(m)(normal(3, 1), index=torch.tensor([0, 1, 20])),

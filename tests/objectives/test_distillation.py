@@ -274,7 +274,7 @@ def test_errors():
         (lambda: GuidedDistillation(plain, scaled, {}), "teacher is guided"),
         (
             lambda: GuidedDistillation(plain, plain, {})(x, cond={}, scale=torch.zeros(3)),
-            "one a sample",
+            "one per sample",
         ),
         (lambda: halve(plain, "uniform", lambda m, t: m, 6, rounds=2), "cannot be halved"),
     ]

@@ -142,7 +142,9 @@ def test_the_minimiser_is_the_exact_prediction(path, predicts):
     a, b = (-torch.linalg.solve(hessian, g)).tolist()
     scale = objective.model.reading.c_in(path, t)  # what the network sees is scaled
     ends = torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64) / scale
-    first, second = problem.model(path, predicts)._predict(ends, float(t), predicts)[:, 0].tolist()
+    first, second = (
+        problem.model(path, predicts).prediction(ends, float(t), predicts)[:, 0].tolist()
+    )
     for found, exact in ((b, first), (a, second - first)):
         assert abs(found - exact) < 1e-2 * max(1.0, abs(exact))
 
@@ -222,7 +224,7 @@ def test_float32_networks_in_float32():
         (lambda m: Matching(m)(torch.zeros(3, dtype=torch.int64)), "give floats of shape"),
         (lambda m: Matching(m)(torch.zeros(0, 3)), "give floats of shape"),
         (lambda m: Matching(m)(data(4), noise=torch.zeros(3, 3)), "give one for each sample"),
-        (lambda m: Matching(m)(data(4), t=torch.zeros(3)), "give one time a sample"),
+        (lambda m: Matching(m)(data(4), t=torch.zeros(3)), "give one time per sample"),
         (
             lambda m: Matching(m)(data(4), t=torch.full((4,), 1.5)),
             "t goes from 1.5 to 1.5: the path goes from 0.0 to 1.0",
