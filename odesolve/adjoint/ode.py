@@ -28,7 +28,7 @@ from odesolve.ode.equal_steps import Grid, grid_with_stops, march, tableau_of
 from odesolve.ode.record import Recorder
 from odesolve.ode.runge_kutta import RungeKutta
 from odesolve.ode.solution import Details, Solution, solution
-from odesolve.ode.steps import increment, lengths
+from odesolve.ode.stages import increment, lengths
 from odesolve.ode.stops import Stretch, stretches
 from odesolve.ode.times import Time, Times, each, fitted
 from odesolve.process.progress import Bar

@@ -32,9 +32,9 @@ from odesolve.ode.diagnosis import diagnose, stability_limit
 from odesolve.ode.first_step import starting_step
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside
-from odesolve.ode.runge_kutta import dense_rows
+from odesolve.ode.runge_kutta import dense_rows, of_two
 from odesolve.ode.solution import NAMES
-from odesolve.ode.steps import moved, slopes, weighted
+from odesolve.ode.stages import Plain, evaluate, weighted
 
 TINY = 1e-20  # of the interval: no step is shorter
 
@@ -81,6 +81,9 @@ class Explicit:
         self.end = math.inf
         self.jump = False
         self.dense = dense_rows(pair).tolist()
+        # of all states: those of the stages, the end of the step, those of the dense output alone
+        self.rows = (*pair.a, pair.b, *(row for _, row in pair.extra))
+        self.nodes = (*pair.c, 1.0, *(c for c, _ in pair.extra))
 
     def attempt(self, batch: Batch) -> None:
         """One step; its error goes to ``batch.norm``."""
@@ -90,9 +93,15 @@ class Explicit:
         system, (y, f), lands = self.system, self.now, h == self.end - t
         if system.listeners.step is not None:
             system.listeners.step(t, y.detach(), h)
-        k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
-        y1 = moved(y, self.pair.b, k, h)
-        k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
+        states = Plain(self.rows, y, h)
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            return system.drift(self._time(t, h, self.nodes[i], lands, y), at)
+
+        stages = self.pair.stages
+        k = evaluate(slope, states, [f], stages)
+        y1 = states.state(stages, k)
+        k.append(slope(stages, y1))
         self.last = Step(t, h, y, y1, k)
         self.next = (y1, k[-1])
         with torch.no_grad():
@@ -114,10 +123,7 @@ class Explicit:
             if row is not None:
                 error = weighted(row, [k.detach() for k in step.k], step.h)
                 norms.append(self.system.size(error, step.y0.detach(), step.y1.detach()))
-        if len(norms) == 1:
-            return norms[0]
-        square = norms[0].square()
-        return square / (square + 0.01 * norms[1].square()).sqrt().clamp_min(1e-300)
+        return norms[0] if len(norms) == 1 else of_two(*norms)
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The state once the last attempt has been judged."""
@@ -128,9 +134,12 @@ class Explicit:
 
     def complete(self, step: Step) -> None:
         """Evaluate the stages of a step that only its dense output needs."""
-        for c, row in self.pair.extra[len(step.k) - self.pair.stages - 1 :]:
-            at = self._time(step.t0, step.h, c, False, step.y0)
-            step.k.append(self.system.drift(at, moved(step.y0, row, step.k, step.h)))
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            time = self._time(step.t0, step.h, self.nodes[i], False, step.y0)
+            return self.system.drift(time, at)
+
+        evaluate(slope, Plain(self.rows, step.y0, step.h), step.k, len(self.rows))
 
     def between(self, step: Step, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where

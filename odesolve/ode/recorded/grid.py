@@ -15,7 +15,7 @@ from odesolve.methods.tableaus import Tableau
 from odesolve.ode.drift import Drift
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside, moment
-from odesolve.ode.steps import moved, slopes
+from odesolve.ode.stages import Plain, evaluate
 
 INTERPOLATIONS = ("linear", "cubic")
 LONGEST = 20_000  # steps towards an event
@@ -65,9 +65,14 @@ class RungeKutta:
     tableau: Tableau
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
-        h = where.length(y)
-        k = slopes(drift, self.tableau, lambda c: where.time(c, y), h, y)
-        return moved(y, self.tableau.b, k, h), k[0]
+        tableau = self.tableau
+        states = Plain((*tableau.a, tableau.b), y, where.length(y))
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            return drift(where.time(tableau.c[i], y), at)
+
+        k = evaluate(slope, states, [], tableau.stages)
+        return states.state(tableau.stages, k), k[0]
 
 
 @dataclass
