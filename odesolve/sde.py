@@ -3,7 +3,6 @@ solution, and gradients."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.memory import holding
-from odesolve.adjoint.sde import Request
+from odesolve.adjoint.sde import SDEGradients
 from odesolve.doors.annotations import function, text
 from odesolve.doors.convention import time_first
 from odesolve.doors.keywords import door
@@ -40,13 +39,15 @@ from odesolve.ode.batch import Scale
 from odesolve.ode.checks import SYNC, check_settings, length, tolerances
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift, State
+from odesolve.ode.equal_steps import evenly
+from odesolve.ode.march import Marched
 from odesolve.ode.times import check_resolved, shared_times
 from odesolve.planning.equation_solvers import sde_solver
 from odesolve.process.progress import Bar
-from odesolve.stochastic.adaptive import Control, adapt
+from odesolve.stochastic.controlled import ControlledPaths
+from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation
-from odesolve.stochastic.increments import Path, Streams
-from odesolve.stochastic.on_grid import march
+from odesolve.stochastic.increments import PathIncrements, StreamIncrements
 from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
 
 NAMES = {
@@ -143,8 +144,8 @@ def solve_sde(
             process (with its score), dt is negative, and the noise has variance g^2 |dt|.
         solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun,
             stochastic_heun, midpoint and milstein, or for additive noise sra1 and shark.
-        steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t``
-            with steps=1.
+        steps: equal steps between two of the times, 100 by default; for a grid of your own give
+            its points as ``t``, and steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
             default), not of the batch.
         noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g
@@ -184,28 +185,31 @@ def solve_sde(
     solver = sde_solver(solver)
     chosen, step = choose(solver, noise, calculus)
     _check_gradients(y0, params, adjoint)
-    asked = _steady(f, g)
-    drift = Drift(asked[0], _cast(y0, dtype), args, None)
+    steady, diffusion = _steady(f, g)
+    y0 = _cast(y0, dtype)
+    drift = Drift(steady, y0, args, None)
     if not bool(torch.isfinite(drift.start).all()):
         raise OdesolveError("y0 holds NaN or infinity: give finite values")
     times = shared_times(t, adjoint is not None)
-    check_resolved(
-        times, drift.start.dtype, 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
-    )
+    fewest = 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
+    check_resolved(times, drift.start.dtype, fewest)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
-    adaptive = rtol is not None or atol is not None
-    eq = Equation(drift, asked[1], noise, keys)
+
+    def equation(drift: Drift) -> Equation:
+        return Equation(drift, diffusion, noise, keys)
+
+    eq = equation(drift)
     eq.check_additive(times[0])
     shape = eq.increment_shape(times[0])
+    adaptive = rtol is not None or atol is not None
     path = _path(tree, adaptive, chosen, drift, times, shape, keys)
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
-        control = _control(
+        way = _controlled(
             drift,
             times,
             path,
-            rtol,
-            atol,
+            (rtol, atol),
             first_step,
             max_steps,
             budget(max_calls),
@@ -213,28 +217,18 @@ def solve_sde(
             compact,
         )
         with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            found = adapt(
-                lambda of: Equation(of, asked[1], noise, keys),
-                drift,
-                chosen,
-                path,
-                times,
-                control,
-                tick,
-            )
-            return _solution(drift, asked[0], *found)
+            return _solution(steady, drift, way.run(equation, drift, chosen, path, times, tick))
     count = _count(steps, max_calls, first_step)
-    increments = Streams(shape) if path is None else Path(path)
-    with Bar(count * (len(times) - 1), progress, "step") as tick:
+    where = evenly(times, [count] * (len(times) - 1))
+    increments = StreamIncrements(shape) if path is None else PathIncrements(path)
+    steps_of = FusedSteps(eq, chosen, step, increments)
+    with Bar(len(where), progress, "step") as tick:
         if adjoint is not None:
-            request = Request(
-                eq, chosen, step, increments, times, count, calculus, adjoint, params, tick
-            )
-            return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
+            gradients = SDEGradients(steps_of, where, calculus, adjoint, params, tick)
+            if gradients.asked():
+                return _solution(steady, drift, gradients.solve(y0, f, g))
         with torch.no_grad():
-            return _solution(
-                drift, asked[0], *march(eq, chosen, step, increments, times, count, tick)
-            )
+            return _solution(steady, drift, steps_of.on(where, tick))
 
 
 def _check_gradients(y0: State, params: Any, adjoint: str | None) -> None:
@@ -257,8 +251,10 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
 def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
     """How many steps lie between two of the times."""
     if max_calls is not None:
-        told = f"max_calls={short(max_calls)} without rtol"
-        raise OdesolveError(f"{told}: so many steps take what they take, leave it out")
+        raise OdesolveError(
+            f"max_calls={short(max_calls)} without rtol: equal steps make a known number of calls, "
+            "leave it out"
+        )
     if first_step is not None:
         raise OdesolveError(
             f"first_step={short(first_step)} without rtol: steps= are of one size, leave it out"
@@ -266,14 +262,14 @@ def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
     return DEFAULT_STEPS if steps is None else whole("steps", steps, 1, MAX_STEPS)
 
 
-def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
-    """Drift and diffusion, where they are functions as what must answer the same question the
-    same."""
+def _steady(f: Callable[..., Any], g: Any) -> tuple[Any, Any]:
+    """Drift and diffusion, as functions that are held to answer the same question the same."""
     for h in (f, g):
         warn_of_training(h, "the equation", noise=False)
     for h, name in ((f, "f"), (g, "g")):
         time_first(h, name)
-    return [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    steady = [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    return steady[0], steady[1]
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:
@@ -347,30 +343,30 @@ def _check_adaptive(
         raise OdesolveError(f"steps={steps} with rtol= or atol=: give one or the other")
 
 
-def _control(
+def _controlled(
     drift: Drift,
     times: Sequence[float],
     path: BrownianPath,
-    rtol: Scale | None,
-    atol: Scale | None,
+    given: tuple[Scale | None, Scale | None],
     first_step: float | None,
     max_steps: int,
     calls: float,
     controller: Controller,
     compact: bool,
-) -> Control:
+) -> ControlledPaths:
+    """How steps are chosen; ``given`` are rtol and atol."""
     span = abs(times[-1] - times[0])
-    scales = tolerances(1e-3 if rtol is None else rtol, 1e-6 if atol is None else atol, drift)
+    rtol = 1e-3 if given[0] is None else given[0]
+    atol = 1e-6 if given[1] is None else given[1]
+    scales = tolerances(rtol, atol, drift)
     first = 0.01 * span if first_step is None else length("first_step", first_step)
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC
-    return Control(
+    return ControlledPaths(
         controller,
-        scales[0],
-        scales[1],
+        *scales,
         max(first, shortest),
         shortest,
-        math.inf,
         max_steps,
         calls,
         sync,
@@ -378,7 +374,9 @@ def _control(
     )
 
 
-def _solution(drift: Drift, f: Any, y: Tensor, last: Tensor, state: Tensor) -> SDESolution:
+def _solution(f: Steady, drift: Drift, left: Marched) -> SDESolution:
+    y, last, state = left
+
     def each(row: int) -> Tensor:
         return state[row] if drift.by_sample else state[row, 0]
 

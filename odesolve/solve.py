@@ -4,13 +4,14 @@ through it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from odesolve.adjoint.memory import holding
-from odesolve.adjoint.ode import Request
+from odesolve.adjoint.ode import ODEGradients, check_gradients
 from odesolve.adjoint.targets import check_mode
 from odesolve.doors.annotations import function
 from odesolve.doors.convention import time_first
@@ -21,16 +22,18 @@ from odesolve.functions.steadiness import Steady, steady_model, warn_of_training
 from odesolve.functions.torch_func import unwatched
 from odesolve.methods.pairs import Pair
 from odesolve.model.model import Model
-from odesolve.model.problem import model_problem, other_times
+from odesolve.model.problem import ModelProblem, model_problem, other_times
+from odesolve.ode.adaptive_loop import Method
 from odesolve.ode.batch import Scale
 from odesolve.ode.checks import check_settings
 from odesolve.ode.controlled import CONTROLLER, Controlled
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift, State
+from odesolve.ode.equal_steps import EqualSteps
 from odesolve.ode.events import Event, listed
 from odesolve.ode.solution import Solution, solution
 from odesolve.ode.stops import stop_times
-from odesolve.ode.times import moments, output_times
+from odesolve.ode.times import Times, moments, output_times
 from odesolve.planning.equation_solvers import ode_solver
 
 
@@ -149,37 +152,24 @@ def solve(
         max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress
     )
     times = output_times(t)
-    problem = None
     solver = ode_solver(solver, steps is not None)
     _check_calls(steps, max_calls)
     check_mode(adjoint, steps, (params, adjoint_options))
     refuse_lost("y0", y0, adjoint)
     events = tuple(e.shielded() for e in listed(events))
-    module = f.net if isinstance(f, Model) else f
-    warn_of_training(module, noise=False)
-    if isinstance(f, Model):
-        model, steady = steady_model(f, steps is None)
-        steady.elsewhere = None if control == "batch" else other_times(f, times)
-        problem = model_problem(model, _state(y0), solver, times, args)
-        f = problem.f
-        times = problem.times
-        args = problem.args
-        events = tuple(map(problem.event, events))
-    else:
-        f = steady = _steady(f)
-    steering = (first_step, min_step, max_step, max_steps, controller)
     marks = stop_times(stops)
-    if marks and problem is not None and problem.method is not None:
-        raise OdesolveError(
-            f"{solver} steps in the log-SNR and takes no stops, which are times: "
-            "take dopri5 for these"
-        )
-    how = Controlled(
+    by_sample = _by_sample(control)
+    problem = _problem(f, y0, solver, times, args, control == "batch", steps)
+    by_tolerance = Controlled(
         solver,
         rtol,
         atol,
-        *steering,
-        events,
+        first_step,
+        min_step,
+        max_step,
+        max_steps,
+        controller,
+        tuple(map(problem.event, events)),
         dense,
         compact,
         sync,
@@ -188,36 +178,105 @@ def solve(
         max_calls,
         marks,
     )
-    by_sample = _by_sample(control)
-    if steps is not None or adjoint is not None:
-        if problem is not None and problem.method is not None:
-            raise OdesolveError(
-                f"{solver} takes steps by tolerance and no gradients: take dopri5 for these"
-            )
-        options = dict(adjoint_options or {})
-        asked = Request(
-            f,
-            module,
+    plain = steps is None and adjoint is None
+    problem.check(by_tolerance, plain)
+    way = by_tolerance
+    if steps is not None:
+        way = EqualSteps(solver, steps, marks, (rtol, atol), progress)
+    options = dict(adjoint_options or {})
+    check_gradients(adjoint, options, way)
+    if adjoint is not None and (torch.is_grad_enabled() or adjoint == "reversible"):
+        gradients = ODEGradients(
+            problem.f,
+            problem.module,
             y0,
-            times,
+            problem.times,
             moments(t),
-            tuple(args),
+            problem.args,
             by_sample,
-            how,
-            steps,
+            way,
+            by_tolerance,
             adjoint,
             params,
             options,
         )
-        return _counted(asked.solve(), steady)
-    method = problem.method if problem is not None else None
-    found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
-    return found if problem is None else problem.back(found)
+        return problem.counted(gradients.solve())
+    drift = Drift(problem.f, y0, problem.args, by_sample)
+    return problem.back(problem.counted(solution(*way.run(drift, problem.times, problem.method))))
 
 
-def _steady(f: Callable[..., Any]) -> Steady:
-    time_first(f)
-    return Steady(f)
+@dataclass(frozen=True)
+class _Problem:
+    """A right-hand side as solvers call it.
+
+    ``module`` is what parameters are listed from, ``steady`` counts the calls that looked whether f
+    answers the same when asked again, ``of_model`` translates what a solver makes of a model.
+    """
+
+    f: Callable[..., Any]
+    module: Any
+    times: Times
+    args: tuple[Any, ...]
+    steady: Steady
+    of_model: ModelProblem | None = None
+
+    @property
+    def method(self) -> Method | None:
+        """A method that the named solver stands for with a model alone."""
+        return None if self.of_model is None else self.of_model.method
+
+    def event(self, event: Event) -> Event:
+        """An event, as it is asked beside f."""
+        return event if self.of_model is None else self.of_model.event(event)
+
+    def check(self, how: Controlled, plain: bool) -> None:
+        """Raise OdesolveError for what a solve with steps of one size, or with gradients, or in the
+        log-SNR, does not have; ``plain`` is none of the first two."""
+        if self.method is not None and how.stops:
+            raise OdesolveError(
+                f"{how.solver} steps in the log-SNR and takes no stops, which are times: "
+                "take dopri5 for these"
+            )
+        if self.method is not None and not plain:
+            raise OdesolveError(
+                f"{how.solver} takes steps by tolerance and no gradients: take dopri5 for these"
+            )
+        if not plain and (how.events or how.dense):
+            raise OdesolveError(
+                "events and dense output need steps by tolerance and no gradients: leave out "
+                "steps= and adjoint="
+            )
+
+    def counted(self, solution: Solution) -> Solution:
+        """With the calls that looked whether f is steady."""
+        extra = self.steady.extra
+        return replace(solution, nfe=solution.nfe + extra) if extra else solution
+
+    def back(self, solution: Solution) -> Solution:
+        """With times of the path, where a model is solved in another clock."""
+        return solution if self.of_model is None else self.of_model.back(solution)
+
+
+def _problem(
+    f: Callable[..., Any] | Model,
+    y0: State,
+    solver: str | Pair,
+    times: Times,
+    args: Sequence[Any],
+    shared: bool,
+    steps: Any,
+) -> _Problem:
+    """The problem; ``shared`` says that all samples have one time and one step."""
+    if not isinstance(f, Model):
+        warn_of_training(f, noise=False)
+        time_first(f)
+        steady = Steady(f)
+        return _Problem(steady, f, times, tuple(args), steady)
+    warn_of_training(f.net, noise=False)
+    model, steady = steady_model(f, steps is None)
+    steady.elsewhere = None if shared else other_times(f, times)
+    of_model = model_problem(model, _state(y0), solver, times, args)
+    return _Problem(of_model.f, f.net, of_model.times, of_model.args, steady, of_model)
 
 
 def _check_calls(steps: Any, max_calls: int | None) -> None:
@@ -226,11 +285,6 @@ def _check_calls(steps: Any, max_calls: int | None) -> None:
             f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave "
             "it out"
         )
-
-
-def _counted(found: Solution, steady: Steady) -> Solution:
-    """With the calls that looked whether f is steady."""
-    return replace(found, nfe=found.nfe + steady.extra) if steady.extra else found
 
 
 def _state(y0: State) -> Tensor:

@@ -80,11 +80,13 @@ class Watcher(Protocol):
 
 
 class Results:
-    """What samples leave behind: their last state and their control state."""
+    """What samples leave behind: their last state and their control state, given, or like the first
+    state and to be collected."""
 
-    def __init__(self, like: Tensor):
-        self.y = torch.empty_like(like)
-        self.state = torch.zeros(ROWS, like.shape[0], dtype=torch.float64, device=like.device)
+    def __init__(self, y: Tensor, state: Tensor | None = None):
+        self.y = torch.empty_like(y) if state is None else y
+        wide = {"dtype": torch.float64, "device": y.device}
+        self.state = torch.zeros(ROWS, y.shape[0], **wide) if state is None else state
 
     def collect(self, method: Attempts, batch: Batch, index: Tensor | None = None) -> None:
         """Take the current state of these of the running samples."""

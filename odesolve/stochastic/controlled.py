@@ -7,9 +7,9 @@ tried, the accepted steps follow it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,18 +18,20 @@ from odesolve.kernels.control import H0, OK, ROWS, RUNNING, STATUS, TOOK, H, T
 from odesolve.kernels.dispatch import combine
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.noise.brownian import BrownianPath
-from odesolve.ode.adaptive_loop import Method, integrate
+from odesolve.ode.adaptive_loop import Results, integrate
 from odesolve.ode.batch import Batch, Blocks, Scale
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift
+from odesolve.ode.march import Marched
+from odesolve.stochastic.eager import Combination
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.steps import SDESolver
 
 ORDER = 1.5  # of the difference to the companion, in one step
 
 
-class Attempts:
-    """Attempts of an SDE solver with additive noise, for ``adaptive.loop.integrate``.
+class AdditiveAttempts:
+    """Attempts of an SDE solver with additive noise, for ``ode.adaptive_loop.integrate``.
 
     The error is the difference to an Euler-Maruyama step on the same increment, from the drift and
     diffusion that were evaluated first: of order 1.5 in a step. The strong error of sra1 and shark
@@ -48,7 +50,7 @@ class Attempts:
         self.y1 = self.y.clone()
 
     @property
-    def last(self) -> Attempts:
+    def last(self) -> AdditiveAttempts:
         """The states before and after the last attempt, ``y`` and ``y1``."""
         return self
 
@@ -60,16 +62,20 @@ class Attempts:
         h = batch.state[H]
         eq = self.eq
         eq.begin()
-        drawn = self.path(t, t + h, area=self.solver.area)
-        w, a = (
-            (eq.increment(x) for x in drawn)
-            if isinstance(drawn, tuple)
-            else (eq.increment(drawn), None)
-        )
+        w, a = self._increments(t, h)
         x = eq.space.tensor(self.y)
         new = self.solver.step(eq, x, t, h, w, a)
         euler = x + h * eq.space.tensor(eq.drifts[0]) + eq.diffusions[0] * w
         eq.space.write(self.y1, new, new - euler, ErrorNorm(batch.norm, batch.rtol, batch.atol))
+
+    def _increments(self, t: Tensor, h: Tensor) -> tuple[Combination, Combination | None]:
+        """The increment of the path over the steps, and its area where the solver takes it."""
+        eq = self.eq
+        drawn = self.path(t, t + h, area=self.solver.area)
+        if isinstance(drawn, tuple):
+            w, a = drawn
+            return eq.increment(w), eq.increment(a)
+        return eq.increment(drawn), None
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
@@ -84,62 +90,80 @@ class Attempts:
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
-        self.y, self.y1, self.path = self.y[index], self.y1[index], self.path.select(index)
+        self.y = self.y[index]
+        self.y1 = self.y1[index]
+        self.path = self.path.select(index)
         self.eq.keep(self.y, index)
 
 
 @dataclass(frozen=True)
-class Control:
-    """How steps are chosen: tolerances, the first step, limits, attempts between two looks at the
-    device, compaction."""
+class ControlledPaths:
+    """How the steps of every sample are chosen along its path.
+
+    Args:
+        controller, rtol, atol: how steps follow from errors.
+        first, shortest: lengths of the first and of the shortest step.
+        attempts, calls: how many a sample may make.
+        sync: attempts between two looks at the device.
+        compact: call f and g on fewer samples as they end.
+    """
 
     controller: Controller
     rtol: Scale
     atol: Scale
     first: float
     shortest: float
-    longest: float
     attempts: int
     calls: float
     sync: int
     compact: bool
 
+    def run(
+        self,
+        equation: Callable[[Drift], Equation],
+        drift: Drift,
+        solver: SDESolver,
+        path: BrownianPath,
+        times: Sequence[float],
+        tick: Callable[[float], None] | None,
+    ) -> Marched:
+        """The solve from ``drift.start``, every sample landing on every time."""
+        y = drift.start
+        out = y.new_empty(len(times), *y.shape)
+        out[0] = y
+        way = math.copysign(1.0, times[-1] - times[0])
+        state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
+        state[T] = times[0]
+        state[H0] = self.first
+        seen = None
+        if tick is not None:
+            seen = lambda t: tick(float((t - times[0]).abs().min()))  # noqa: E731
+        for i, end in enumerate(times[1:]):
+            part = drift.onward(y)
+            method = AdditiveAttempts(equation(part), solver, path)
+            batch = self._batch(method, part, state, end, way)
+            results: Results = integrate(
+                method, batch, None, self.sync, self.compact, seen, self.calls
+            )
+            y = results.y
+            state = results.state
+            ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
+            out[i + 1] = y.masked_fill(ended, torch.nan)
+        return Marched(out, y, state)
 
-def adapt(
-    equation: Callable[[Drift], Equation],
-    drift: Drift,
-    solver: SDESolver,
-    path: BrownianPath,
-    times: Sequence[float],
-    control: Control,
-    tick: Callable[[float], None] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(states at the times (n, B, ...), last states (B, ...), control state), every sample landing
-    on every time."""
-    y = drift.start
-    span = times[-1] - times[0]
-    seen = None if tick is None else lambda t: tick(float((t - times[0]).abs().min()))
-    out = y.new_empty(len(times), *y.shape)
-    out[0] = y
-    state = torch.zeros(ROWS, y.shape[0], dtype=torch.float64, device=y.device)
-    state[T], state[H0] = times[0], control.first
-    for i, end in enumerate(times[1:]):
-        part = drift.onward(y)
-        method = Attempts(equation(part), solver, path)
-        c = control
-        settings = c.controller.settings(ORDER, c.longest, c.attempts, method.evaluations)
-        batch = Batch(part, method.blocks, settings, c.rtol, c.atol)
+    def _batch(
+        self,
+        method: AdditiveAttempts,
+        part: Drift,
+        state: Tensor,
+        end: float,
+        way: float,
+    ) -> Batch:
+        """The samples that go on from a control state to a time, in the direction ``way``."""
+        settings = self.controller.settings(ORDER, math.inf, self.attempts, method.evaluations)
+        batch = Batch(part, method.blocks, settings, self.rtol, self.atol)
         batch.state.copy_(state)
-        batch.bound(end, c.shortest)
+        batch.bound(end, self.shortest)
         batch.state[STATUS] = state[STATUS].masked_fill(state[STATUS] == OK, RUNNING)
-        batch.begin(
-            cast(float, state[T]), state[H0].abs().copysign(torch.full_like(state[T], span))
-        )
-        # Nobody asks for an interpolant or sets a state without a watcher, and these steps have no
-        # dense output.
-        results = integrate(cast(Method, method), batch, None, c.sync, c.compact, seen, c.calls)
-        y = results.y
-        state = results.state
-        ended = (state[STATUS] != OK).view(-1, *[1] * (y.dim() - 1))
-        out[i + 1] = y.masked_fill(ended, torch.nan)
-    return out, y, state
+        batch.begin(state[T], way * state[H0].abs())
+        return batch
