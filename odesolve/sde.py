@@ -3,6 +3,7 @@ solution, and gradients."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +40,7 @@ from odesolve.ode.batch import Scale
 from odesolve.ode.checks import SYNC, check_settings, length, tolerances
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift, State
-from odesolve.ode.equal_steps import evenly
+from odesolve.ode.equal_steps import StepGrid, evenly
 from odesolve.ode.march import Marched
 from odesolve.ode.times import check_resolved, shared_times
 from odesolve.planning.equation_solvers import sde_solver
@@ -48,7 +49,7 @@ from odesolve.stochastic.controlled import ControlledPaths
 from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation
 from odesolve.stochastic.increments import PathIncrements, StreamIncrements
-from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+from odesolve.stochastic.steps import SOLVERS, SDESolver, Step, choose
 
 NAMES = {
     OK: "ok",
@@ -187,48 +188,100 @@ def solve_sde(
     _check_gradients(y0, params, adjoint)
     steady, diffusion = _steady(f, g)
     y0 = _cast(y0, dtype)
-    drift = Drift(steady, y0, args, None)
-    if not bool(torch.isfinite(drift.start).all()):
-        raise OdesolveError("y0 holds NaN or infinity: give finite values")
+    drift = _drift(steady, y0, args)
     times = shared_times(t, adjoint is not None)
     fewest = 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
     check_resolved(times, drift.start.dtype, fewest)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
-
-    def equation(drift: Drift) -> Equation:
-        return Equation(drift, diffusion, noise, keys)
-
-    eq = equation(drift)
-    eq.check_additive(times[0])
-    shape = eq.increment_shape(times[0])
+    equation = functools.partial(Equation, g=diffusion, noise=noise, keys=keys)
+    problem = _Problem(steady, equation, equation(drift), chosen, step, times)
+    problem.eq.check_additive(times[0])
     adaptive = rtol is not None or atol is not None
-    path = _path(tree, adaptive, chosen, drift, times, shape, keys)
+    path = problem.path(tree, adaptive)
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
-        way = _controlled(
-            drift,
-            times,
-            path,
-            (rtol, atol),
-            first_step,
-            max_steps,
-            budget(max_calls),
-            controller,
-            compact,
-        )
-        with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            return _solution(steady, drift, way.run(equation, drift, chosen, path, times, tick))
+        steering = (first_step, max_steps, budget(max_calls), controller, compact)
+        way = _controlled(drift, times, path, (rtol, atol), *steering)
+        return problem.along(path, way, progress)
     count = _count(steps, max_calls, first_step)
-    where = evenly(times, [count] * (len(times) - 1))
-    increments = StreamIncrements(shape) if path is None else PathIncrements(path)
-    steps_of = FusedSteps(eq, chosen, step, increments)
-    with Bar(len(where), progress, "step") as tick:
-        if adjoint is not None:
-            gradients = SDEGradients(steps_of, where, calculus, adjoint, params, tick)
-            if gradients.asked():
-                return _solution(steady, drift, gradients.solve(y0, f, g))
-        with torch.no_grad():
-            return _solution(steady, drift, steps_of.on(where, tick))
+    return problem.fixed(path, count, (calculus, adjoint, params), (y0, f, g), progress)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """An equation on its first samples, how it is made again on fewer, and what steps through
+    it."""
+
+    steady: Any
+    equation: Callable[[Drift], Equation]
+    eq: Equation
+    solver: SDESolver
+    step: Step
+    times: list[float]
+
+    def path(self, tree: bool | BrownianPath, adaptive: bool) -> BrownianPath | None:
+        """The Brownian path that the solve follows: the one given, one of these keys, or none."""
+        eq = self.eq
+        shape = eq.increment_shape(self.times[0])
+        return _path(tree, adaptive, self.solver, eq.drift, self.times, shape, eq.keys)
+
+    def along(
+        self,
+        path: BrownianPath,
+        way: ControlledPaths,
+        progress: bool | None,
+    ) -> SDESolution:
+        """The solve along a path, with steps of its own for every sample."""
+        times = self.times
+        drift = self.eq.drift
+        with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
+            left = way.run(self.equation, drift, self.solver, path, times, tick)
+        return _solution(self.steady, drift, left)
+
+    def fixed(
+        self,
+        path: BrownianPath | None,
+        count: int,
+        how: tuple[str, str | None, Sequence[Tensor] | None],
+        given: tuple[State, Any, Any],
+        progress: bool | None,
+    ) -> SDESolution:
+        """The solve with steps of one size; ``how`` are calculus, adjoint and params, ``given`` is
+        what gradients are connected to."""
+        eq = self.eq
+        times = self.times
+        where = evenly(times, [count] * (len(times) - 1))
+        if path is None:
+            increments = StreamIncrements(eq.increment_shape(times[0]))
+        else:
+            increments = PathIncrements(path)
+        fixed = FusedSteps(eq, self.solver, self.step, increments)
+        with Bar(len(where), progress, "step") as tick:
+            gradients = _gradients(fixed, where, *how, tick)
+            left = fixed.run(where, tick) if gradients is None else gradients.solve(*given)
+        return _solution(self.steady, eq.drift, left)
+
+
+def _drift(f: Steady, y0: State, args: Sequence[Any]) -> Drift:
+    drift = Drift(f, y0, args, None)
+    if not bool(torch.isfinite(drift.start).all()):
+        raise OdesolveError("y0 holds NaN or infinity: give finite values")
+    return drift
+
+
+def _gradients(
+    fixed: FusedSteps,
+    where: StepGrid,
+    calculus: str,
+    adjoint: str | None,
+    params: Sequence[Tensor] | None,
+    tick: Callable[[float], None] | None,
+) -> SDEGradients | None:
+    """The way to gradients, None where none are recorded and the solve is not of its own kind."""
+    if adjoint is None:
+        return None
+    gradients = SDEGradients(fixed, where, calculus, adjoint, params, tick)
+    return gradients if torch.is_grad_enabled() or adjoint == "reversible" else None
 
 
 def _check_gradients(y0: State, params: Any, adjoint: str | None) -> None:

@@ -156,67 +156,39 @@ def solve(
     _check_calls(steps, max_calls)
     check_mode(adjoint, steps, (params, adjoint_options))
     refuse_lost("y0", y0, adjoint)
-    events = tuple(e.shielded() for e in listed(events))
+    problem = _problem(f, y0, solver, times, args, control, steps)
     marks = stop_times(stops)
-    by_sample = _by_sample(control)
-    problem = _problem(f, y0, solver, times, args, control == "batch", steps)
-    by_tolerance = Controlled(
-        solver,
-        rtol,
-        atol,
-        first_step,
-        min_step,
-        max_step,
-        max_steps,
-        controller,
-        tuple(map(problem.event, events)),
-        dense,
-        compact,
-        sync,
-        linear,
-        progress,
-        max_calls,
-        marks,
-    )
-    plain = steps is None and adjoint is None
-    problem.check(by_tolerance, plain)
-    way = by_tolerance
+    steering = (first_step, min_step, max_step, max_steps, controller)
+    rest = (problem.watched(events), dense, compact, sync, linear, progress, max_calls, marks)
+    by_tolerance = Controlled(solver, rtol, atol, *steering, *rest)
+    problem.check(by_tolerance, steps is None and adjoint is None)
+    way: Controlled | EqualSteps = by_tolerance
     if steps is not None:
         way = EqualSteps(solver, steps, marks, (rtol, atol), progress)
     options = dict(adjoint_options or {})
     check_gradients(adjoint, options, way)
     if adjoint is not None and (torch.is_grad_enabled() or adjoint == "reversible"):
-        gradients = ODEGradients(
-            problem.f,
-            problem.module,
-            y0,
-            problem.times,
-            moments(t),
-            problem.args,
-            by_sample,
-            way,
-            by_tolerance,
-            adjoint,
-            params,
-            options,
-        )
-        return problem.counted(gradients.solve())
-    drift = Drift(problem.f, y0, problem.args, by_sample)
-    return problem.back(problem.counted(solution(*way.run(drift, problem.times, problem.method))))
+        equation = (problem.f, problem.module, problem.args, problem.by_sample)
+        where = (y0, problem.times, moments(t))
+        how = (way, by_tolerance, adjoint, params, options)
+        return problem.counted(ODEGradients(*equation, *where, *how).solve())
+    return problem.solved(way, y0)
 
 
 @dataclass(frozen=True)
 class _Problem:
     """A right-hand side as solvers call it.
 
-    ``module`` is what parameters are listed from, ``steady`` counts the calls that looked whether f
-    answers the same when asked again, ``of_model`` translates what a solver makes of a model.
+    ``by_sample`` says whether samples have steps of their own, None where y0 says it. ``module`` is
+    what parameters are listed from, ``steady`` counts the calls that looked whether f answers the
+    same when asked again, ``of_model`` translates what a solver makes of a model.
     """
 
     f: Callable[..., Any]
     module: Any
     times: Times
     args: tuple[Any, ...]
+    by_sample: bool | None
     steady: Steady
     of_model: ModelProblem | None = None
 
@@ -225,9 +197,10 @@ class _Problem:
         """A method that the named solver stands for with a model alone."""
         return None if self.of_model is None else self.of_model.method
 
-    def event(self, event: Event) -> Event:
-        """An event, as it is asked beside f."""
-        return event if self.of_model is None else self.of_model.event(event)
+    def watched(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
+        """Events as they are asked beside f."""
+        shielded = tuple(event.shielded() for event in listed(events))
+        return shielded if self.of_model is None else tuple(map(self.of_model.event, shielded))
 
     def check(self, how: Controlled, plain: bool) -> None:
         """Raise OdesolveError for what a solve with steps of one size, or with gradients, or in the
@@ -252,9 +225,11 @@ class _Problem:
         extra = self.steady.extra
         return replace(solution, nfe=solution.nfe + extra) if extra else solution
 
-    def back(self, solution: Solution) -> Solution:
-        """With times of the path, where a model is solved in another clock."""
-        return solution if self.of_model is None else self.of_model.back(solution)
+    def solved(self, way: Controlled | EqualSteps, y0: State) -> Solution:
+        """The solution, with times of the path where a model is solved in another clock."""
+        drift = Drift(self.f, y0, self.args, self.by_sample)
+        result = self.counted(solution(*way.run(drift, self.times, self.method)))
+        return result if self.of_model is None else self.of_model.back(result)
 
 
 def _problem(
@@ -263,27 +238,28 @@ def _problem(
     solver: str | Pair,
     times: Times,
     args: Sequence[Any],
-    shared: bool,
+    control: str | None,
     steps: Any,
 ) -> _Problem:
-    """The problem; ``shared`` says that all samples have one time and one step."""
+    by_sample = _by_sample(control)
     if not isinstance(f, Model):
         warn_of_training(f, noise=False)
         time_first(f)
         steady = Steady(f)
-        return _Problem(steady, f, times, tuple(args), steady)
+        return _Problem(steady, f, times, tuple(args), by_sample, steady)
     warn_of_training(f.net, noise=False)
     model, steady = steady_model(f, steps is None)
-    steady.elsewhere = None if shared else other_times(f, times)
+    steady.elsewhere = None if control == "batch" else other_times(f, times)
     of_model = model_problem(model, _state(y0), solver, times, args)
-    return _Problem(of_model.f, f.net, of_model.times, of_model.args, steady, of_model)
+    given = (of_model.f, f.net, of_model.times, of_model.args)
+    return _Problem(*given, by_sample, steady, of_model)
 
 
 def _check_calls(steps: Any, max_calls: int | None) -> None:
     if steps is not None and max_calls is not None:
         raise OdesolveError(
-            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave "
-            "it out"
+            f"max_calls={max_calls} with steps={steps}: equal steps make a known number of calls, "
+            "leave it out"
         )
 
 

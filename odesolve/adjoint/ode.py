@@ -74,11 +74,11 @@ class ODEGradients:
 
     f: Callable[..., Any]
     module: Any
+    args: Arguments
+    by_sample: bool | None
     y0: State
     times: Times
     clock: Tensor
-    args: Arguments
-    by_sample: bool | None
     way: Controlled | EqualSteps
     control: Controlled
     adjoint: str

@@ -110,11 +110,6 @@ class SDEGradients:
             )
         self.steps = PlainSteps(self.way, self.where)
 
-    def asked(self) -> bool:
-        """Whether there is more to do than the solve: gradients are recorded, or it is one of its
-        own kind."""
-        return torch.is_grad_enabled() or self.adjoint == "reversible"
-
     def solve(self, y0: State, f: Any, g: Any) -> Marched:
         """What the solve leaves, with states that are connected to y0, the arguments and the
         parameters."""
@@ -173,7 +168,7 @@ class SDEGradients:
         return h * f + g * w
 
     def _run(self, before: Tensor | None = None) -> Tensor:
-        self.made = self.way.on(self.where, self.tick, before)
+        self.made = self.way.run(self.where, self.tick, before)
         return self.made.y
 
     def _trail(self, y0: Tensor) -> Trail:

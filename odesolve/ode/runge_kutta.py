@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0, TOOK
+from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import Pair
 from odesolve.methods.tableaus import Row
@@ -107,14 +107,7 @@ class RungeKutta:
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took = batch.state[TOOK] > 0
-        y = self.last.y
-        y1 = self.last.y1
-        if index is not None:
-            took = took[index]
-            y = y[index]
-            y1 = y1[index]
-        return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
+        return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""

@@ -125,7 +125,7 @@ class Watch:
             )
             raise OdesolveError(
                 f"an event's function returned {given}: return a tensor of shape {expected}, one "
-                "a sample: real "
+                "per sample: real "
                 "numbers, whose sign changes at the event"
             )
         return value.double().reshape(len(y))
@@ -173,38 +173,47 @@ class Watch:
         index: Tensor,
     ) -> Zeros:
         """The zeros of an event within these steps, of its direction."""
-        event, args, n = self.events[i], self.drift.args_of(piece.rows), len(end)
-
-        def part(rows: Rows, theta: Tensor | float) -> Tensor:
-            t = piece.t0[rows] + theta * piece.h[rows]
-            given = args if isinstance(rows, slice) else self.drift.args_of(piece.rows[rows])
-            return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
+        event = self.events[i]
+        args = self.drift.args_of(piece.rows)
 
         def value(rows: Rows, theta: Tensor | float) -> Tensor:
             if isinstance(rows, slice):
-                return part(rows, theta)
+                return self._along(event, piece, rows, theta, args)
             assert isinstance(theta, Tensor)
             # no more samples at a time than there are
-            parts = zip(rows.split(n), theta.split(n), strict=True)
-            return torch.cat([part(*given) for given in parts]) if len(rows) else theta
+            parts = zip(rows.split(len(end)), theta.split(len(end)), strict=True)
+            values = [self._along(event, piece, *part, None) for part in parts]
+            return torch.cat(values) if len(rows) else theta
 
         before = self.values[i][piece.rows]
         after = self._value(event, end, last, args)
         limits = self.limits[i][:, piece.rows]
         if bool(limits.isnan().any()):
             limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
-        found, limits = zeros(value, before, after, limits)
-        self.values[i][piece.rows], self.limits[i][:, piece.rows] = after, limits
-        wanted = found.rising if event.direction > 0 else ~found.rising
-        return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
+        crossings, limits = zeros(value, before, after, limits)
+        self.values[i][piece.rows] = after
+        self.limits[i][:, piece.rows] = limits
+        wanted = crossings.rising if event.direction > 0 else ~crossings.rising
+        return crossings if event.direction == 0 else crossings.of(wanted)
+
+    def _along(
+        self,
+        event: Event,
+        piece: Piece,
+        rows: Rows,
+        theta: Tensor | float,
+        args: tuple[Any, ...] | None,
+    ) -> Tensor:
+        """An event's function at places of these steps; ``args`` where they are those of all."""
+        t = piece.t0[rows] + theta * piece.h[rows]
+        given = self.drift.args_of(piece.rows[rows]) if args is None else args
+        return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
 
     def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
         """What the event must exceed in these first steps before it counts."""
-        y, slope, args = (
-            piece.coefficients[0],
-            piece.coefficients[1],
-            self.drift.args_of(piece.rows),
-        )
+        y = piece.coefficients[0]
+        slope = piece.coefficients[1]
+        args = self.drift.args_of(piece.rows)
         eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
         start, later = (
             self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps)

@@ -79,14 +79,7 @@ class AdditiveAttempts:
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took = batch.state[TOOK] > 0
-        y = self.y
-        y1 = self.y1
-        if index is not None:
-            took = took[index]
-            y = y[index]
-            y1 = y1[index]
-        return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
+        return batch.after(self.y, self.y1, index)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""

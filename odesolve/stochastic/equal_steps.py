@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from odesolve.kernels.reference import ErrorNorm
@@ -26,7 +27,8 @@ class FusedSteps:
     step: Step
     increments: Increments
 
-    def on(
+    @torch.no_grad()
+    def run(
         self,
         where: StepGrid,
         tick: Callable[[float], None] | None,

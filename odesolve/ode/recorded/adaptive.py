@@ -51,7 +51,7 @@ def _read(state: Tensor, *rows: int) -> list[float]:
 
 
 @dataclass
-class Step:
+class RecordedStep:
     """An accepted step: where it began, its signed length, the states at its ends and all its
     stages."""
 
@@ -68,7 +68,7 @@ class Explicit:
     ``next``, a state and f there."""
 
     next: tuple[Tensor, Tensor]
-    last: Step
+    last: RecordedStep
 
     def __init__(self, pair: Pair, system: System, min_step: float):
         self.pair = pair
@@ -102,7 +102,7 @@ class Explicit:
         k = evaluate(slope, states, [f], stages)
         y1 = states.state(stages, k)
         k.append(slope(stages, y1))
-        self.last = Step(t, h, y, y1, k)
+        self.last = RecordedStep(t, h, y, y1, k)
         self.next = (y1, k[-1])
         with torch.no_grad():
             batch.norm.copy_(self._error(self.last))
@@ -117,7 +117,7 @@ class Explicit:
         at = self.system.clock.moment(self.end if end else t + c * h, like)
         return beside(at, -math.copysign(1.0, h)) if end and self.jump else at
 
-    def _error(self, step: Step) -> Tensor:
+    def _error(self, step: RecordedStep) -> Tensor:
         norms = []
         for row in (self.pair.error, self.pair.error_third):
             if row is not None:
@@ -132,7 +132,7 @@ class Explicit:
     def keep(self, index: Tensor) -> None:
         """There is but one system."""
 
-    def complete(self, step: Step) -> None:
+    def complete(self, step: RecordedStep) -> None:
         """Evaluate the stages of a step that only its dense output needs."""
 
         def slope(i: int, at: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Explicit:
 
         evaluate(slope, Plain(self.rows, step.y0, step.h), step.k, len(self.rows))
 
-    def between(self, step: Step, theta: Tensor) -> Tensor:
+    def between(self, step: RecordedStep, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where
         it is to something."""
         y = step.y0
@@ -155,7 +155,7 @@ class Explicit:
         return out
 
 
-class Watch:
+class SystemWatch:
     """Looks at every attempt: output times, the event, callbacks; keeps the steps if ``dense``."""
 
     def __init__(self, system: System, method: Explicit, dense: bool):
@@ -170,13 +170,13 @@ class Watch:
             None if system.event is None else Search(system, system.clock.times[0], system.y0)
         )
 
-    def note(self, attempt: Step, state: Tensor) -> None:
+    def note(self, attempt: RecordedStep, state: Tensor) -> None:
         """An attempt has been judged."""
         system = self.system
         took, t0, h, t = _read(state, TOOK, T0, H0, T)
-        told = system.listeners.accept if took else system.listeners.reject
-        if told is not None:
-            told(t0, attempt.y0.detach(), h)
+        listener = system.listeners.accept if took else system.listeners.reject
+        if listener is not None:
+            listener(t0, attempt.y0.detach(), h)
         if not took:
             return
         if self.dense:
@@ -187,7 +187,7 @@ class Watch:
         else:
             self._event(self.search, attempt, t)
 
-    def _output(self, step: Step, reached: float) -> None:
+    def _output(self, step: RecordedStep, reached: float) -> None:
         times = self.system.clock.times
         sign = self.system.clock.sign
         first = self.done
@@ -204,7 +204,7 @@ class Watch:
         if last < self.done:
             self.y.append(step.y1[None])
 
-    def _event(self, search: Search, step: Step, end: float) -> None:
+    def _event(self, search: Search, step: RecordedStep, end: float) -> None:
         method = self.method
         method.complete(step)  # recorded, as the search is not
         theta = search.first(
@@ -254,52 +254,71 @@ class Adaptive:
 
     def run(self, system: System) -> Outcome:
         """Solve; a failure is a status."""
-        drift = system.drift
         clock = system.clock
         sign = clock.sign
-        t0 = clock.times[0]
+        start = clock.times[0]
         end = clock.times[-1] if system.event is None else sign * last_time(system.y0)
-        span = end - t0 if system.event is None else sign
-        method = Explicit(self.pair, system, self.min_step)
+        span = end - start if system.event is None else sign
         shortest = max(self.min_step, TINY * abs(span))
-        settings = self.controller.settings(
-            method.order, self.max_step, self.max_steps, method.evaluations
-        )
-        batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
-        begin = clock.moment(t0, system.y0)
-        f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
+        method = Explicit(self.pair, system, self.min_step)
+        batch = self._batch(method, system)
+        f0 = self._leaving(system, start, system.y0)
         method.next = (system.y0, f0)
-        watch = Watch(system, method, self.dense)
-        h: float = (
-            sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
-        )
-        at = t0
-        for mark, jump in self._marks(t0, end, sign):
+        watch = SystemWatch(system, method, self.dense)
+        h = self._first(system, span, f0) if self.first_step is None else sign * self.first_step
+        at = start
+        for mark, jump in self._marks(start, end, sign):
             method.end = mark
             method.jump = jump
             batch.bound(mark, shortest)
             batch.state[STATUS] = float(RUNNING)
             batch.begin(at, h)
             results = integrate(method, batch, watch)
-            status, at, made = _read(batch.state, STATUS, T, STEPS)
+            status, at = _read(batch.state, STATUS, T)
             if status != OK or mark == end:
                 break
             h = self._next(batch, method, h)
             if jump:
                 y = method.next[0]
-                method.next = (y, drift(beside(clock.moment(mark, y), sign), y))
-        reached = at if watch.reached is None else watch.reached
-        last = method.current(batch) if watch.reached is None else watch.y[-1][0]
+                method.next = (y, self._leaving(system, mark, y))
+        last = method.current(batch)
+        return self._outcome(system, watch, results, last, at)
+
+    def _batch(self, method: Explicit, system: System) -> Batch:
+        settings = self.controller.settings(
+            method.order, self.max_step, self.max_steps, method.evaluations
+        )
+        return Batch(system.drift, method.blocks, settings, 0.0, 0.0)
+
+    def _leaving(self, system: System, t: float, y: Tensor) -> Tensor:
+        """f where a stretch begins: behind t where f jumps there."""
+        clock = system.clock
+        at = clock.moment(t, y)
+        return system.drift(beside(at, clock.sign) if t in self.jumps else at, y)
+
+    def _outcome(
+        self,
+        system: System,
+        watch: SystemWatch,
+        results: Results,
+        last: Tensor,
+        reached: float,
+    ) -> Outcome:
+        status, made = _read(results.state, STATUS, STEPS)
+        if watch.reached is not None:
+            reached = watch.reached
+            last = watch.y[-1][0]
         word = NAMES[int(status)]
         if system.event is not None and status == OK:
-            word = NAMES[MAX_STEPS]
-        why = "" if word in (NAMES[OK], NAMES[EVENT]) else self._why(system, watch, results, word)
-        return Outcome(
-            torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps
-        )
+            word = NAMES[MAX_STEPS]  # time ended before the event
+        why = ""
+        if word not in (NAMES[OK], NAMES[EVENT]):
+            why = self._why(system, watch, results, word)
+        states = torch.cat(watch.y)
+        return Outcome(states, system.drift.open(last), reached, word, int(made), why, watch.steps)
 
     @torch.no_grad()
-    def _why(self, system: System, watch: Watch, results: Results, word: str) -> str:
+    def _why(self, system: System, watch: SystemWatch, results: Results, word: str) -> str:
         if watch.search is not None and watch.search.lost:
             return LOST
         if watch.search is not None and word == NAMES[MAX_STEPS]:

@@ -59,7 +59,7 @@ class Stepper(Protocol):
 
 
 @dataclass(frozen=True)
-class RungeKutta:
+class ExplicitStepper:
     """An explicit method by its tableau."""
 
     tableau: Tableau
@@ -213,9 +213,9 @@ class Gridded:
         share = (
             theta if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
         )
-        found = interpolated(*y, *f, where.length(y[0]), share)
+        last = interpolated(*y, *f, where.length(y[0]), share)
         return Outcome(
-            torch.stack([system.y0, found]), system.drift.open(found.detach()), t, "event", made
+            torch.stack([system.y0, last]), system.drift.open(last.detach()), t, "event", made
         )
 
 
