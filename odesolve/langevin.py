@@ -74,7 +74,8 @@ def langevin(
             and on the noise leaves a law ((D + 2) / D)^2 times too wide even as r goes to 0.
         seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by
             default).
-        keep: return the states after every so many steps, (n // keep, B, ...), instead of the last.
+        keep: return the states after every ``keep`` steps, (n // keep, B, ...), instead of the
+            last.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
@@ -130,7 +131,7 @@ def mala(
         score: gradient of ``log_prob``; by default autograd's.
         seed, ids: the numbers of a chain, proposals and acceptances, are a function of the seed and
             its own id.
-        keep: also return the states after every so many steps.
+        keep: also return the states after every ``keep`` steps.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
@@ -205,7 +206,7 @@ class _Adjusted:
 
 
 class _Kept:
-    """Every so many states of a chain."""
+    """The states of chains after every ``keep`` steps."""
 
     def __init__(self, x: Tensor, n: int, keep: int | None):
         self.keep = keep

@@ -136,7 +136,7 @@ def solve_sde(
         f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type,
             without dimensions of one system. Returns a value in the form of y.
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a
-            number, a tensor or a function of t alone, and its value a number, one a sample (B, 1,
+            number, a tensor or a function of t alone, and its value a number, one per sample (B, 1,
             ..., 1), or a tensor.
         y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in
             ``ode.solve``. Numbers are real or complex, in single or double precision.
@@ -149,8 +149,8 @@ def solve_sde(
             its points as ``t``, and steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
             default), not of the batch.
-        noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g
-            independent of y. "scalar": one Brownian motion a sample. "general": m of them, g of a
+        noise: "diagonal": one Brownian motion per element, g of y's shape. "additive": that, with g
+            independent of y. "scalar": one Brownian motion per sample. "general": m of them, g of a
             tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has one
             motion, and g may be complex: of circularly symmetric noise g dW the two columns of
             "general" are g / sqrt(2) and 1j g / sqrt(2).
@@ -163,11 +163,11 @@ def solve_sde(
         dtype: of the states, y0's by default; of complex ones that of their parts.
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
             (1e-3 and 1e-6 where only one is given): sra1, shark and stochastic_heun with additive
-            noise. Numbers, or one a sample (B,).
+            noise. Numbers, or one per sample (B,).
         first_step, max_steps, max_calls, controller, compact: of these, as in ``ode.solve``.
         adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g;
             with fixed ``steps``, and the noise made again from its keys. "backprop": of the steps,
-            each evaluated once more on the way back, with one state a step kept. "continuous": of
+            each evaluated once more on the way back, with one state per step kept. "continuous": of
             the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
             noise an element of g depends on its own element of y alone (Li et al. 2020).
             "reversible": of a solve of its own kind that can be walked back, twice the evaluations,

@@ -90,10 +90,10 @@ def solve(
             and dpm_solver_23, which step in the log-SNR (their paper takes rtol=0.05, atol=0.0078)
             and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any explicit
             method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
-        steps: so many equal steps between two neighbouring times, or a number for each interval,
-            without error control.
+        steps: how many equal steps lie between two neighbouring times, one number for all or one
+            per interval, without error control.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
-            |y1|)) is at most 1; numbers, or one a sample (B,).
+            |y1|)) is at most 1; numbers, or one per sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of
             y0. A function that takes one time for all samples, as t[0] or t.mean(), is right with
             "batch" only (t has no dimensions then): with steps of their own rows have times of
@@ -118,17 +118,21 @@ def solve(
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a
-            Jacobian a sample, "krylov" takes products with it (GMRES); by default dense up to 256
-            numbers a sample.
+            Jacobian per sample, "krylov" takes products with it (GMRES); by default dense up to 256
+            numbers per sample.
         sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere,
             where each is a wait.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters. "backprop":
-            of the steps that were made, each evaluated once more on the way back, with one state a
-            step kept (by tolerance: steps end at every time of ``t``, their lengths are constants).
-            "continuous": of the equation, by its adjoint solved back in time with the same
-            tolerances or steps, nothing kept; times ``t`` get gradients too (Chen et al. 2018).
-            "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
-            nothing kept (McCallum and Foster 2024).
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters:
+
+            - "backprop": of the steps that were made, each evaluated once more on the way back. One
+              state per step is kept. By tolerance, steps end at every time of ``t``, and their
+              lengths are constants.
+            - "continuous": of the equation, by its adjoint solved back in time with the same
+              tolerances or steps. Nothing is kept; times ``t`` get gradients too (Chen et al.
+              2018).
+            - "reversible": of a solve of its own kind that can be walked back, for twice the
+              evaluations. Nothing is kept (McCallum and Foster 2024).
+
         params: the parameters that get gradients. By default those of f, where it is a module, and
             all that its first evaluation depends on; give them where f uses some at later times
             only.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.backprop import Backprop, Trail
-from odesolve.adjoint.continuous import Continuous, Slope
+from odesolve.adjoint.continuous import Continuous, RightHandSide
 from odesolve.adjoint.kept_steps import KeptSteps
 from odesolve.adjoint.pull import Mode, with_gradients
 from odesolve.adjoint.reversible import Reversible
@@ -115,7 +115,7 @@ class ODEGradients:
         made = self.details.results
         arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         # the evaluation that looked what f depends on
-        made.state[NFE] += float(want.found and not isinstance(self.module, torch.nn.Module))
+        made.state[NFE] += float(want.looked and not isinstance(self.module, torch.nn.Module))
         results = Results(torch.where(arrived, y[-1], made.y), made.state)
         return solution(replace(self.details, drift=self.drift, results=results), y, [])
 
@@ -123,7 +123,7 @@ class ODEGradients:
         """f at a time, or at one per sample (B,), of a stretch between jumps."""
         return self.drift(self.drift.time(part.clamp(each(t, y))), y, args)
 
-    def _within(self, i: int) -> Slope:
+    def _within(self, i: int) -> RightHandSide:
         """f over interval i by the share of it that is done, 0 to 1, where each sample has times of
         its own."""
         assert isinstance(self.times, Tensor)

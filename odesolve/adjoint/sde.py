@@ -22,7 +22,7 @@ from odesolve.ode.march import Alive, Marched
 from odesolve.stochastic.derivative import along, along_columns
 from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Matrix
-from odesolve.stochastic.plain import Plain, PlainSteps
+from odesolve.stochastic.plain import PlainEquation, PlainSteps
 
 
 @dataclass
@@ -124,14 +124,14 @@ class SDEGradients:
         y = with_gradients(self._mode(want), want, drift.packed(y0))
         made = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
         # the evaluation that looked what f and g depend on
-        made.state[NFE] += float(want.found and module is None)
+        made.state[NFE] += float(want.looked and module is None)
         arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
         return Marched(y, torch.where(arrived, y[-1], made.last), made.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""
         self.eq.begin()
-        plain = Plain(self.eq, args)
+        plain = PlainEquation(self.eq, args)
         t = self.where.t[0]
         f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
         return f + moved
@@ -157,7 +157,7 @@ class SDEGradients:
         )
 
     def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
-        eq = Plain(self.eq, args)
+        eq = PlainEquation(self.eq, args)
         g = eq.g(t, y)
         f = eq.f(y, t)
         if self.ito and isinstance(g, Matrix):

@@ -167,7 +167,7 @@ def attempts(method: Any, batch: Judged, watcher: Any, count: int = 1) -> None:
 
 
 def _end_beyond(batch: Batch, most: float) -> None:
-    """End the samples that have made more than so many evaluations."""
+    """End the samples that have made more than this number of evaluations."""
     over = (batch.state[STATUS] == RUNNING) & (batch.state[NFE] > most)
     batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
 

@@ -19,7 +19,7 @@ class Blocks:
     """The weights that a method's combines take, as one table: ``dispatch.control`` says how it
     becomes numbers.
 
-    A block is a matrix of (coefficient, kind), one row an output; ``nodes`` are the stage times in
+    A block is a matrix of (coefficient, kind), one row per output; ``nodes`` are the stage times in
     steps."""
 
     def __init__(

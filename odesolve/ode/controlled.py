@@ -28,7 +28,7 @@ from odesolve.ode.runge_kutta import RungeKutta
 from odesolve.ode.solution import Details
 from odesolve.ode.stops import Stretch, stretches
 from odesolve.ode.times import Time, Times, each, fitted, in_direction
-from odesolve.ode.watch import Watch
+from odesolve.ode.watch import StepWatch
 from odesolve.process.progress import Bar
 
 # The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit
@@ -76,7 +76,7 @@ class Controlled:
         at inner times."""
         times = fitted(times, drift)
         every = self.sync or _looks(drift.start)
-        watch = Watch(drift, times, self.events, self.dense)
+        watch = StepWatch(drift, times, self.events, self.dense)
         make = self._maker(method, 1 if watch.idle else every)
         span = times[-1] - times[0]
         scales = tolerances(self.rtol, self.atol, drift)

@@ -18,7 +18,7 @@ from odesolve.ode.linear import columns
 from odesolve.ode.newton import Newton
 from odesolve.ode.runge_kutta import Attempt
 
-LARGEST = 256  # numbers a sample whose Jacobian is stored and factored by default
+LARGEST = 256  # numbers per sample whose Jacobian is stored and factored by default
 SLOW = 0.02  # a rate of convergence that asks for a new Jacobian
 
 
@@ -141,7 +141,7 @@ class Implicit:
     Args:
         pair: the tableau.
         linear: "dense" keeps and factors a Jacobian for each sample, "krylov" solves by GMRES on
-            products with it; by default dense up to 256 numbers a sample. Jacobians and products
+            products with it; by default dense up to 256 numbers per sample. Jacobians and products
             come from forward differentiation of f; by differences where f cannot be transformed.
 
     Every sample has its own iterations: its values do not depend on the samples beside it. The host

@@ -1,5 +1,5 @@
-"""Linear systems (I - s J) x = r of an implicit step, one a sample: factored Jacobians, or GMRES on
-products with J."""
+"""Linear systems (I - s J) x = r of an implicit step, one per sample: factored Jacobians, or GMRES
+on products with J."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Jacobian:
         self.exact = False
 
 
-class Dense:
-    """One Jacobian and one LU factorisation a sample, kept while they serve."""
+class Factored:
+    """One Jacobian and one LU factorisation per sample, kept while they serve."""
 
     def __init__(self, drift: Drift, rows: Tensor):
         self.jacobian = Jacobian(drift)

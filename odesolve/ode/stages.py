@@ -1,8 +1,9 @@
 """The loop over the stages of an explicit Runge-Kutta step, and the two arithmetics that make its
 states.
 
-State i of a step is y + h sum_j w_ij k_j over the slopes before it, and k_i is f there. ``Fused``
-writes each state in one pass over memory; ``Plain`` makes it of operations that autograd records.
+State i of a step is y + h sum_j w_ij k_j over the slopes before it, and k_i is f there.
+``FusedStates`` writes each state in one pass over memory; ``PlainStates`` makes it of operations
+that autograd records.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def used(row: Row) -> list[int]:
     return [j for j, w in enumerate(row) if w]
 
 
-class Fused:
+class FusedStates:
     """States that one ``combine`` each writes to given memory.
 
     Args:
@@ -76,7 +77,7 @@ class Fused:
         return out
 
 
-class Plain:
+class PlainStates:
     """States as new tensors, connected to what they are made of.
 
     Args:
@@ -104,7 +105,7 @@ def increment(
     y: Tensor,
 ) -> Tensor:
     """y(t + h) - y for a step from t; t and h are numbers, or one per sample (B,)."""
-    states = Plain(tableau.a, y, h)
+    states = PlainStates(tableau.a, y, h)
     k = evaluate(lambda i, at: f(t + tableau.c[i] * h, at), states, [], tableau.stages)
     return weighted(tableau.b, k, states.h)
 

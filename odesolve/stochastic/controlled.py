@@ -23,8 +23,8 @@ from odesolve.ode.batch import Batch, Blocks, Scale
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift
 from odesolve.ode.march import Marched
-from odesolve.stochastic.eager import Combination
 from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.fused import Combination
 from odesolve.stochastic.steps import SDESolver
 
 ORDER = 1.5  # of the difference to the companion, in one step

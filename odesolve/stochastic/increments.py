@@ -21,8 +21,8 @@ class Increments(Protocol):
         self,
         eq: Equation,
         step: int,
-        s: float,
-        t: float,
+        s: Any,
+        t: Any,
         area: bool,
     ) -> tuple[Any, Any]: ...
 

@@ -12,7 +12,7 @@ from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation, Matrix
 
 
-class Plain:
+class PlainEquation:
     """An equation as the formulas of a step call it, whose values are tensors (B, ...); ``args``
     are those of f and g."""
 
@@ -91,4 +91,4 @@ class PlainSteps:
         w, a = self.noise(k)
         if not forwards:
             s, t, w = t, s, -w
-        return self.step(Plain(self.eq, args), y, s, t - s, w, a)  # type: ignore[arg-type]
+        return self.step(PlainEquation(self.eq, args), y, s, t - s, w, a)  # type: ignore[arg-type]

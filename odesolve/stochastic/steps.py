@@ -10,8 +10,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.methods import schemes
-from odesolve.stochastic.eager import Combination, Number
 from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.fused import Combination, Number
 
 Step = Callable[[Equation, Combination, Any, Any, Any, Any], Combination]
 

@@ -17,7 +17,7 @@ from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.problem import Problem
 from odesolve.methods.pairs import PAIRS
-from odesolve.ode.recorded.adaptive import Explicit, RecordedStep
+from odesolve.ode.recorded.controlled import Explicit, RecordedStep
 from odesolve.ode.recorded.system import System
 from odesolve.solve import solve
 

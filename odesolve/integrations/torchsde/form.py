@@ -137,7 +137,7 @@ class Form:
         assert found is not None
         if motions is not None and motions != found:
             raise OdesolveError(
-                f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm "
+                f"bm has {motions} Brownian motions per sample, and g of sde has {found}: give bm "
                 f"of size (B, {found})"
             )
         if (

@@ -15,7 +15,7 @@ from odesolve.methods.tableaus import Tableau
 from odesolve.ode.drift import Drift
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside, moment
-from odesolve.ode.stages import Plain, evaluate
+from odesolve.ode.stages import PlainStates, evaluate
 
 INTERPOLATIONS = ("linear", "cubic")
 LONGEST = 20_000  # steps towards an event
@@ -66,7 +66,7 @@ class ExplicitStepper:
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         tableau = self.tableau
-        states = Plain((*tableau.a, tableau.b), y, where.length(y))
+        states = PlainStates((*tableau.a, tableau.b), y, where.length(y))
 
         def slope(i: int, at: Tensor) -> Tensor:
             return drift(where.time(tableau.c[i], y), at)

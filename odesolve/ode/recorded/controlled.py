@@ -34,7 +34,7 @@ from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside
 from odesolve.ode.runge_kutta import dense_rows, of_two
 from odesolve.ode.solution import NAMES
-from odesolve.ode.stages import Plain, evaluate, weighted
+from odesolve.ode.stages import PlainStates, evaluate, weighted
 
 TINY = 1e-20  # of the interval: no step is shorter
 
@@ -93,7 +93,7 @@ class Explicit:
         system, (y, f), lands = self.system, self.now, h == self.end - t
         if system.listeners.step is not None:
             system.listeners.step(t, y.detach(), h)
-        states = Plain(self.rows, y, h)
+        states = PlainStates(self.rows, y, h)
 
         def slope(i: int, at: Tensor) -> Tensor:
             return system.drift(self._time(t, h, self.nodes[i], lands, y), at)
@@ -139,7 +139,7 @@ class Explicit:
             time = self._time(step.t0, step.h, self.nodes[i], False, step.y0)
             return self.system.drift(time, at)
 
-        evaluate(slope, Plain(self.rows, step.y0, step.h), step.k, len(self.rows))
+        evaluate(slope, PlainStates(self.rows, step.y0, step.h), step.k, len(self.rows))
 
     def between(self, step: RecordedStep, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where
@@ -229,7 +229,7 @@ class SystemWatch:
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class ControlledSystem:
     """A solve by an embedded pair.
 
     Args:
