@@ -22,7 +22,7 @@ from odesolve.ode.drift import Drift
 from odesolve.ode.events import Found
 from odesolve.ode.march import march
 from odesolve.ode.solution import Details
-from odesolve.ode.stages import FIRST, FusedStates, block, evaluate, used
+from odesolve.ode.stages import FIRST, FusedStates, block, stage_slopes, used
 from odesolve.ode.stops import Stretch, stretches
 from odesolve.ode.times import Time, Times, fitted
 from odesolve.process.progress import Bar
@@ -203,7 +203,9 @@ class _Steps:
             moments = clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)
             return drift(drift.time(self.where.inside(k, moments)), at)
 
-        slopes = evaluate(slope, FusedStates(memory, self.columns, weights), [], len(self.nodes))
+        slopes = stage_slopes(
+            slope, FusedStates(memory, self.columns, weights), [], len(self.nodes)
+        )
         ins = (y, *(slopes[j] for j in self.ends))
         # the second row is the new state itself, whose norm tells samples that are not finite
         combine((new,), ins, block((0.0, 1.0), self.finish, h), FIRST, None, (), norm)

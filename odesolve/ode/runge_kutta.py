@@ -17,7 +17,7 @@ from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import Pair
 from odesolve.methods.tableaus import Row
 from odesolve.ode.batch import Batch, Blocks
-from odesolve.ode.stages import FIRST, FusedStates, evaluate, used
+from odesolve.ode.stages import FIRST, FusedStates, stage_slopes, used
 
 ALONE = (-1, -1, -1)  # bases of outputs that are no changes of a state
 # entries of a block: no weight, and weight 1 after an attempt that was not, or was, accepted
@@ -91,7 +91,7 @@ class RungeKutta:
         states = FusedStates(memory, self.columns, (None, *batch.weights))
         drift = batch.drift
         clocks = batch.clocks
-        new.k = evaluate(lambda i, y: drift(clocks[i - 1], y), states, [first], stages + 1)
+        new.k = stage_slopes(lambda i, y: drift(clocks[i - 1], y), states, [first], stages + 1)
         self._judge(new, batch)
 
     def _judge(self, new: Attempt, batch: Batch) -> None:
@@ -164,7 +164,7 @@ class RungeKutta:
             return drift(drift.time((t + c * h).to(y.dtype)), at, args)
 
         memory = (y, *(torch.empty_like(y),) * (len(weights) - 1))
-        evaluate(slope, FusedStates(memory, columns, weights), k, len(weights))
+        stage_slopes(slope, FusedStates(memory, columns, weights), k, len(weights))
 
 
 def of_two(norm: Tensor, third: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class Arithmetic(Protocol):
         ...
 
 
-def evaluate(slope: StageSlope, states: Arithmetic, k: list[Tensor], count: int) -> list[Tensor]:
+def stage_slopes(
+    slope: StageSlope, states: Arithmetic, k: list[Tensor], count: int
+) -> list[Tensor]:
     """The slopes k, completed to ``count`` of them."""
     for i in range(len(k), count):
         k.append(slope(i, states.state(i, k)))
@@ -106,7 +108,7 @@ def increment(
 ) -> Tensor:
     """y(t + h) - y for a step from t; t and h are numbers, or one per sample (B,)."""
     states = PlainStates(tableau.a, y, h)
-    k = evaluate(lambda i, at: f(t + tableau.c[i] * h, at), states, [], tableau.stages)
+    k = stage_slopes(lambda i, at: f(t + tableau.c[i] * h, at), states, [], tableau.stages)
     return weighted(tableau.b, k, states.h)
 
 

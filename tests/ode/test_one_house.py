@@ -91,12 +91,12 @@ LOOPS = {
 def test_one_loop_makes_the_stages(monkeypatch, name):
     module, call = LOOPS[name]
     counts = []
-    evaluate = stages.evaluate
+    stage_slopes = stages.stage_slopes
 
     def counting(slope, states, k, count):
         counts.append(count - len(k))
-        return evaluate(slope, states, k, count)
+        return stage_slopes(slope, states, k, count)
 
-    monkeypatch.setattr(module, "evaluate", counting)
+    monkeypatch.setattr(module, "stage_slopes", counting)
     call()
     assert any(counts)

@@ -34,7 +34,7 @@ from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside
 from odesolve.ode.runge_kutta import dense_rows, of_two
 from odesolve.ode.solution import NAMES
-from odesolve.ode.stages import PlainStates, evaluate, weighted
+from odesolve.ode.stages import PlainStates, stage_slopes, weighted
 
 TINY = 1e-20  # of the interval: no step is shorter
 
@@ -99,7 +99,7 @@ class Explicit:
             return system.drift(self._time(t, h, self.nodes[i], lands, y), at)
 
         stages = self.pair.stages
-        k = evaluate(slope, states, [f], stages)
+        k = stage_slopes(slope, states, [f], stages)
         y1 = states.state(stages, k)
         k.append(slope(stages, y1))
         self.last = RecordedStep(t, h, y, y1, k)
@@ -139,7 +139,7 @@ class Explicit:
             time = self._time(step.t0, step.h, self.nodes[i], False, step.y0)
             return self.system.drift(time, at)
 
-        evaluate(slope, PlainStates(self.rows, step.y0, step.h), step.k, len(self.rows))
+        stage_slopes(slope, PlainStates(self.rows, step.y0, step.h), step.k, len(self.rows))
 
     def between(self, step: RecordedStep, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where

@@ -15,7 +15,7 @@ from odesolve.methods.tableaus import Tableau
 from odesolve.ode.drift import Drift
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside, moment
-from odesolve.ode.stages import PlainStates, evaluate
+from odesolve.ode.stages import PlainStates, stage_slopes
 
 INTERPOLATIONS = ("linear", "cubic")
 LONGEST = 20_000  # steps towards an event
@@ -71,7 +71,7 @@ class ExplicitStepper:
         def slope(i: int, at: Tensor) -> Tensor:
             return drift(where.time(tableau.c[i], y), at)
 
-        k = evaluate(slope, states, [], tableau.stages)
+        k = stage_slopes(slope, states, [], tableau.stages)
         return states.state(tableau.stages, k), k[0]
 
 
