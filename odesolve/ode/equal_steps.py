@@ -186,14 +186,17 @@ class _Steps:
         self.columns = [used(row) for row in tableau.a]
         self.ends = used(tableau.b)
         self.finish = [w for w in tableau.b if w]
-        self.stage = torch.empty_like(drift.start)
+        # stages at y itself, and one memory for the states of all others
+        self.still = [i for i, columns in enumerate(self.columns) if not columns]
+        self.memory = [torch.empty_like(drift.start)] * len(self.columns)
         self.clock = drift.start.new_empty(len(drift.start))
 
     def advance(self, k: int, y: Tensor, new: Tensor, norm: ErrorNorm) -> None:
         """Step k, from y to ``new``."""
         t, h = self.where.step(k)
-        memory = [self.stage if columns else y for columns in self.columns]
-        memory[0] = y
+        memory = self.memory
+        for i in self.still:
+            memory[i] = y
         weights = [block((0.0,), row, h) if row else None for row in self.rows]
         drift = self.drift
         clock = self.clock
