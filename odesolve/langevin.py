@@ -66,15 +66,16 @@ def langevin(
     Args:
         score: gradient of the log-density, (B, ...) -> (B, ...).
         x: where the chains start, (B, ...) in float32 or float64.
-        step: the step, a number or one a chain (B,). On a normal law of variance v the chain's own
-            law has the variance v / (1 - step / (2 v)).
+        step: the step, a number or one per chain (B,). On a normal law of variance v the chain's
+            own law has the variance v / (1 - step / (2 v)).
         snr: in place of a step, a ratio r of signal to noise: step = 2 (r |z| / |score|)^2 with the
             norms of each sample's own, on the device (Song et al. 2021, algorithm 5, which takes
             the batch's mean norms). It is for many dimensions D: a step that depends on the state
             and on the noise leaves a law ((D + 2) / D)^2 times too wide even as r goes to 0.
         seed, ids: the numbers of a chain are a function of the seed and its own id (0 to B - 1 by
             default).
-        keep: return the states after every so many steps, (n // keep, B, ...), instead of the last.
+        keep: return the states after every ``keep`` steps, (n // keep, B, ...), instead of the
+            last.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
@@ -125,12 +126,12 @@ def mala(
     Args:
         log_prob: log-density up to a constant, (B, ...) -> (B,).
         x: where the chains start, (B, ...) in float32 or float64.
-        step: of the Langevin step, a number or one a chain (B,). The best acceptance in many
+        step: of the Langevin step, a number or one per chain (B,). The best acceptance in many
             dimensions is 0.57.
         score: gradient of ``log_prob``; by default autograd's.
         seed, ids: the numbers of a chain, proposals and acceptances, are a function of the seed and
             its own id.
-        keep: also return the states after every so many steps.
+        keep: also return the states after every ``keep`` steps.
 
     Raises OdesolveError for a start, a step or a number of steps that cannot be used.
     """
@@ -140,42 +141,72 @@ def mala(
     x = _start(x, n, keep)
     keys = keys_of(x.shape[0], seed, ids, x.device)
     kept = _Kept(x, n, keep)
-    eta = _step(step, x)
-    weights = _weights(step, x)
-    log_prob = Callee(log_prob, "log_prob", at=0)
-    score = None if score is None else Callee(score, "score", at=0)
-    lp, s = _density(log_prob, score, x)
-    s = s.clone()
-    y = torch.empty_like(x)
-    both = torch.empty_like(x)
-    accepted, cross, square = (
-        torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3)
-    )
-    u = accepted.new_empty(x.shape[0], 1)
+    chains = _Adjusted(log_prob, score, x, step, keys)
     for k in range(n):
+        chains.step(k)
+        kept.note(k, x)
+    return Chains(x, kept.states, chains.accepted / max(n, 1), chains.lp)
+
+
+class _Adjusted:
+    """Chains of ``mala`` on their way: states x, which are written to, with the log-density ``lp``
+    and its gradient ``s`` there, and how many proposals each has accepted."""
+
+    def __init__(
+        self,
+        log_prob: Field,
+        score: Field | None,
+        x: Tensor,
+        step: float | Tensor,
+        keys: Tensor,
+    ):
+        self.x = x
+        self.keys = keys
+        self.eta = _step(step, x)
+        self.weights = _weights(step, x)
+        self.log_prob = Callee(log_prob, "log_prob", at=0)
+        self.score = None if score is None else Callee(score, "score", at=0)
+        self.lp, s = _density(self.log_prob, self.score, x)
+        self.s = s.clone()
+        self.y = torch.empty_like(x)
+        self.both = torch.empty_like(x)
+        self.accepted, self.cross, self.square = (
+            torch.zeros(x.shape[0], dtype=torch.float64, device=x.device) for _ in range(3)
+        )
+        self.u = self.accepted.new_empty(x.shape[0], 1)
+
+    def step(self, k: int) -> None:
+        """Propose a Langevin step, and take it or not."""
+        x = self.x
         proposal = CHAINS + 2 * k
         draw = CHAINS + 2 * k + 1
-        combine((y,), (x, s), weights, (0,), keys, (proposal,))
-        lp_y, s_y = _density(log_prob, score, y)
-        # log q(x | y) - log q(y | x) with y - x = eta s + sqrt(2 eta) z, the squares of z cancelled
-        # by hand.
-        combine((both,), (s, s_y), ((1.0, 1.0),), (-1,))
-        quadratic_form(cross, both, keys, proposal, "normal")
-        inner(square, both, both)
-        normal(u, keys, draw)
-        ratio = lp_y - lp - (eta / 2) ** 0.5 * cross - (eta / 4) * square
+        combine((self.y,), (x, self.s), self.weights, (0,), self.keys, (proposal,))
+        lp, s = _density(self.log_prob, self.score, self.y)
+        ratio = self._ratio(lp, s, proposal)
+        normal(self.u, self.keys, draw)
         # NaN, beyond the support, is no acceptance
-        took = (torch.special.log_ndtr(u[:, 0]) < ratio).double()
-        rows = torch.stack([1 - took, took, torch.zeros_like(took), torch.zeros_like(took)], 1)
-        combine((x, s), (x, y, s, s_y), torch.stack([rows, rows.roll(2, 1)], 1), (-1, -1))
-        lp = torch.where(took > 0, lp_y, lp)
-        accepted += took
-        kept.note(k, x)
-    return Chains(x, kept.states, accepted / max(n, 1), lp)
+        took = (torch.special.log_ndtr(self.u[:, 0]) < ratio).double()
+        none = torch.zeros_like(took)
+        rows = torch.stack([1 - took, took, none, none], 1)
+        block = torch.stack([rows, rows.roll(2, 1)], 1)
+        combine((x, self.s), (x, self.y, self.s, s), block, (-1, -1))
+        self.lp = torch.where(took > 0, lp, self.lp)
+        self.accepted += took
+
+    def _ratio(self, lp: Tensor, s: Tensor, proposal: int) -> Tensor:
+        """log p(y) q(x | y) / (p(x) q(y | x)) from log p and its gradient s at y.
+
+        In log q(x | y) - log q(y | x), with y - x = eta s + sqrt(2 eta) z, the squares of z are
+        cancelled by hand."""
+        combine((self.both,), (self.s, s), ((1.0, 1.0),), (-1,))
+        quadratic_form(self.cross, self.both, self.keys, proposal, "normal")
+        inner(self.square, self.both, self.both)
+        moved = lp - self.lp - (self.eta / 2) ** 0.5 * self.cross
+        return moved - (self.eta / 4) * self.square
 
 
 class _Kept:
-    """Every so many states of a chain."""
+    """The states of chains after every ``keep`` steps."""
 
     def __init__(self, x: Tensor, n: int, keep: int | None):
         self.keep = keep
@@ -217,7 +248,7 @@ def _step(step: float | Tensor, x: Tensor) -> Tensor:
     eta = step.to(x.device, torch.float64)
     if eta.dim() > 1 or (eta.dim() == 1 and len(eta) != x.shape[0]):
         raise OdesolveError(
-            f"step has shape {tuple(eta.shape)}: give a number, or one a chain, ({x.shape[0]},)"
+            f"step has shape {tuple(eta.shape)}: give a number, or one per chain, ({x.shape[0]},)"
         )
     if eta.is_cpu and not bool(((eta > 0) & eta.isfinite()).all()):
         raise OdesolveError(f"step is {step}: give positive numbers")
@@ -235,9 +266,8 @@ def _weights(step: float | Tensor, x: Tensor) -> tuple[tuple[float, ...], ...] |
 def _checked(s: Tensor, x: Tensor) -> Tensor:
     refuse_inside("what the score returned", s, x)
     if not isinstance(s, Tensor) or not _fits(s, x, x.shape):
-        found = _kind(s)
         raise OdesolveError(
-            f"score returned {found} for a state of shape {tuple(x.shape)}: return the gradient "
+            f"score returned {_kind(s)} for a state of shape {tuple(x.shape)}: return the gradient "
             "of log p, real numbers"
         )
     return s.detach()
@@ -267,9 +297,8 @@ def _density(log_prob: Field, score: Field | None, x: Tensor) -> tuple[Tensor, T
         lp = log_prob(point)
         refuse_inside("what the log-density returned", lp, x)
         if not isinstance(lp, Tensor) or not _fits(lp, x, x.shape[:1]):
-            found = _kind(lp)
             raise OdesolveError(
-                f"log_prob returned {found} for {x.shape[0]} states: return one number a state, "
+                f"log_prob returned {_kind(lp)} for {x.shape[0]} states: return one per state, "
                 "(B,), a real one"
             )
         if score is None:

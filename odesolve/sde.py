@@ -3,7 +3,7 @@ solution, and gradients."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.adjoint.memory import holding
-from odesolve.adjoint.sde import Request
+from odesolve.adjoint.sde import SDEGradients
 from odesolve.doors.annotations import function, text
 from odesolve.doors.convention import time_first
 from odesolve.doors.keywords import door
@@ -40,14 +40,16 @@ from odesolve.ode.batch import Scale
 from odesolve.ode.checks import SYNC, check_settings, length, tolerances
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift, State
+from odesolve.ode.equal_steps import StepGrid, evenly
+from odesolve.ode.march import Marched
 from odesolve.ode.times import check_resolved, shared_times
 from odesolve.planning.equation_solvers import sde_solver
 from odesolve.process.progress import Bar
-from odesolve.stochastic.adaptive import Control, adapt
+from odesolve.stochastic.controlled import ControlledPaths
+from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation
-from odesolve.stochastic.increments import Path, Streams
-from odesolve.stochastic.on_grid import march
-from odesolve.stochastic.steps import SOLVERS, SDESolver, choose
+from odesolve.stochastic.increments import PathIncrements, StreamIncrements
+from odesolve.stochastic.steps import SOLVERS, SDESolver, Step, choose
 
 NAMES = {
     OK: "ok",
@@ -134,7 +136,7 @@ def solve_sde(
         f: the drift, f(t, y, *args), as in ``ode.solve``: t of shape (B, 1, ..., 1) in y's type,
             without dimensions of one system. Returns a value in the form of y.
         g: the diffusion, g(t, y, *args) in the form of y. With noise="additive" it may also be a
-            number, a tensor or a function of t alone, and its value a number, one a sample (B, 1,
+            number, a tensor or a function of t alone, and its value a number, one per sample (B, 1,
             ..., 1), or a tensor.
         y0: a tensor (B, ...) of samples, or a tuple, list or dict of such; one system as in
             ``ode.solve``. Numbers are real or complex, in single or double precision.
@@ -143,12 +145,12 @@ def solve_sde(
             process (with its score), dt is negative, and the noise has variance g^2 |dt|.
         solver: euler_maruyama, milstein and srid2, of Stratonovich equations euler_heun,
             stochastic_heun, midpoint and milstein, or for additive noise sra1 and shark.
-        steps: equal steps between two of the times, 100 by default; a grid of one's own is ``t``
-            with steps=1.
+        steps: equal steps between two of the times, 100 by default; for a grid of your own give
+            its points as ``t``, and steps=1.
         seed, ids: the noise of a sample is a function of the seed and its own id (0 to B - 1 by
             default), not of the batch.
-        noise: "diagonal": one Brownian motion an element, g of y's shape. "additive": that, with g
-            independent of y. "scalar": one Brownian motion a sample. "general": m of them, g of a
+        noise: "diagonal": one Brownian motion per element, g of y's shape. "additive": that, with g
+            independent of y. "scalar": one Brownian motion per sample. "general": m of them, g of a
             tensor y (B, ...) returns (B, ..., m). W is always real, a complex element has one
             motion, and g may be complex: of circularly symmetric noise g dW the two columns of
             "general" are g / sqrt(2) and 1j g / sqrt(2).
@@ -161,11 +163,11 @@ def solve_sde(
         dtype: of the states, y0's by default; of complex ones that of their parts.
         rtol, atol: choose the steps of every sample by its error instead, on the path of the tree
             (1e-3 and 1e-6 where only one is given): sra1, shark and stochastic_heun with additive
-            noise. Numbers, or one a sample (B,).
+            noise. Numbers, or one per sample (B,).
         first_step, max_steps, max_calls, controller, compact: of these, as in ``ode.solve``.
         adjoint: how gradients are made, of y0, tensors among ``args``, and parameters of f and g;
             with fixed ``steps``, and the noise made again from its keys. "backprop": of the steps,
-            each evaluated once more on the way back, with one state a step kept. "continuous": of
+            each evaluated once more on the way back, with one state per step kept. "continuous": of
             the equation, by its adjoint solved back on the same path, nothing kept; for diagonal
             noise an element of g depends on its own element of y alone (Li et al. 2020).
             "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
@@ -184,57 +186,102 @@ def solve_sde(
     solver = sde_solver(solver)
     chosen, step = choose(solver, noise, calculus)
     _check_gradients(y0, params, adjoint)
-    asked = _steady(f, g)
-    drift = Drift(asked[0], _cast(y0, dtype), args, None)
-    if not bool(torch.isfinite(drift.start).all()):
-        raise OdesolveError("y0 holds NaN or infinity: give finite values")
+    steady, diffusion = _steady(f, g)
+    y0 = _cast(y0, dtype)
+    drift = _drift(steady, y0, args)
     times = shared_times(t, adjoint is not None)
-    check_resolved(
-        times, drift.start.dtype, 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
-    )
+    fewest = 1 if steps is None else whole("steps", steps, 1, MAX_STEPS)
+    check_resolved(times, drift.start.dtype, fewest)
     keys = keys_of(drift.start.shape[0], seed, ids, drift.start.device)
+    equation = functools.partial(Equation, g=diffusion, noise=noise, keys=keys)
+    problem = _Problem(steady, equation, equation(drift), chosen, step, times)
+    problem.eq.check_additive(times[0])
     adaptive = rtol is not None or atol is not None
-    eq = Equation(drift, asked[1], noise, keys)
-    eq.check_additive(times[0])
-    shape = eq.increment_shape(times[0])
-    path = _path(tree, adaptive, chosen, drift, times, shape, keys)
+    path = problem.path(tree, adaptive)
     if adaptive and path is not None:
         _check_adaptive(solver, chosen, noise, steps, adjoint)
-        control = _control(
-            drift,
-            times,
-            path,
-            rtol,
-            atol,
-            first_step,
-            max_steps,
-            budget(max_calls),
-            controller,
-            compact,
-        )
-        with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
-            found = adapt(
-                lambda of: Equation(of, asked[1], noise, keys),
-                drift,
-                chosen,
-                path,
-                times,
-                control,
-                tick,
-            )
-            return _solution(drift, asked[0], *found)
+        steering = (first_step, max_steps, budget(max_calls), controller, compact)
+        way = _controlled(drift, times, path, (rtol, atol), *steering)
+        return problem.along(path, way, progress)
     count = _count(steps, max_calls, first_step)
-    increments = Streams(shape) if path is None else Path(path)
-    with Bar(count * (len(times) - 1), progress, "step") as tick:
-        if adjoint is not None:
-            request = Request(
-                eq, chosen, step, increments, times, count, calculus, adjoint, params, tick
-            )
-            return _solution(drift, asked[0], *request.solve(_cast(y0, dtype), f, g))
-        with torch.no_grad():
-            return _solution(
-                drift, asked[0], *march(eq, chosen, step, increments, times, count, tick)
-            )
+    return problem.fixed(path, count, (calculus, adjoint, params), (y0, f, g), progress)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """An equation on its first samples, how it is made again on fewer, and what steps through
+    it."""
+
+    steady: Any
+    equation: Callable[[Drift], Equation]
+    eq: Equation
+    solver: SDESolver
+    step: Step
+    times: list[float]
+
+    def path(self, tree: bool | BrownianPath, adaptive: bool) -> BrownianPath | None:
+        """The Brownian path that the solve follows: the one given, one of these keys, or none."""
+        eq = self.eq
+        shape = eq.increment_shape(self.times[0])
+        return _path(tree, adaptive, self.solver, eq.drift, self.times, shape, eq.keys)
+
+    def along(
+        self,
+        path: BrownianPath,
+        way: ControlledPaths,
+        progress: bool | None,
+    ) -> SDESolution:
+        """The solve along a path, with steps of its own for every sample."""
+        times = self.times
+        drift = self.eq.drift
+        with torch.no_grad(), Bar(abs(times[-1] - times[0]), progress, "time") as tick:
+            left = way.run(self.equation, drift, self.solver, path, times, tick)
+        return _solution(self.steady, drift, left)
+
+    def fixed(
+        self,
+        path: BrownianPath | None,
+        count: int,
+        how: tuple[str, str | None, Sequence[Tensor] | None],
+        given: tuple[State, Any, Any],
+        progress: bool | None,
+    ) -> SDESolution:
+        """The solve with steps of one size; ``how`` are calculus, adjoint and params, ``given`` is
+        what gradients are connected to."""
+        eq = self.eq
+        times = self.times
+        where = evenly(times, [count] * (len(times) - 1))
+        if path is None:
+            increments = StreamIncrements(eq.increment_shape(times[0]))
+        else:
+            increments = PathIncrements(path)
+        fixed = FusedSteps(eq, self.solver, self.step, increments)
+        with Bar(len(where), progress, "step") as tick:
+            gradients = _gradients(fixed, where, *how, tick)
+            left = fixed.run(where, tick) if gradients is None else gradients.solve(*given)
+        return _solution(self.steady, eq.drift, left)
+
+
+def _drift(f: Steady, y0: State, args: Sequence[Any]) -> Drift:
+    drift = Drift(f, y0, args, None)
+    if not bool(torch.isfinite(drift.start).all()):
+        raise OdesolveError("y0 holds NaN or infinity: give finite values")
+    return drift
+
+
+def _gradients(
+    fixed: FusedSteps,
+    where: StepGrid,
+    calculus: str,
+    adjoint: str | None,
+    params: Sequence[Tensor] | None,
+    tick: Callable[[float], None] | None,
+) -> SDEGradients | None:
+    """The way to gradients, None where none are recorded and the solve is not of its own kind."""
+    if adjoint is None:
+        return None
+    gradients = SDEGradients(fixed, where, calculus, adjoint, params, tick)
+    return gradients if torch.is_grad_enabled() or adjoint == "reversible" else None
 
 
 def _check_gradients(y0: State, params: Any, adjoint: str | None) -> None:
@@ -257,8 +304,10 @@ def _check_noise(tree: Any, dtype: Any, g: Any) -> None:
 def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
     """How many steps lie between two of the times."""
     if max_calls is not None:
-        told = f"max_calls={short(max_calls)} without rtol"
-        raise OdesolveError(f"{told}: so many steps take what they take, leave it out")
+        raise OdesolveError(
+            f"max_calls={short(max_calls)} without rtol: equal steps make a known number of calls, "
+            "leave it out"
+        )
     if first_step is not None:
         raise OdesolveError(
             f"first_step={short(first_step)} without rtol: steps= are of one size, leave it out"
@@ -266,14 +315,14 @@ def _count(steps: Any, max_calls: int | None, first_step: float | None) -> int:
     return DEFAULT_STEPS if steps is None else whole("steps", steps, 1, MAX_STEPS)
 
 
-def _steady(f: Callable[..., Any], g: Any) -> list[Any]:
-    """Drift and diffusion, where they are functions as what must answer the same question the
-    same."""
+def _steady(f: Callable[..., Any], g: Any) -> tuple[Any, Any]:
+    """Drift and diffusion, as functions that are held to answer the same question the same."""
     for h in (f, g):
         warn_of_training(h, "the equation", noise=False)
     for h, name in ((f, "f"), (g, "g")):
         time_first(h, name)
-    return [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    steady = [Steady(h, name) if callable(h) else h for h, name in ((f, "f"), (g, "g"))]
+    return steady[0], steady[1]
 
 
 def _cast(y0: State, dtype: torch.dtype | None) -> Any:
@@ -347,30 +396,30 @@ def _check_adaptive(
         raise OdesolveError(f"steps={steps} with rtol= or atol=: give one or the other")
 
 
-def _control(
+def _controlled(
     drift: Drift,
     times: Sequence[float],
     path: BrownianPath,
-    rtol: Scale | None,
-    atol: Scale | None,
+    given: tuple[Scale | None, Scale | None],
     first_step: float | None,
     max_steps: int,
     calls: float,
     controller: Controller,
     compact: bool,
-) -> Control:
+) -> ControlledPaths:
+    """How steps are chosen; ``given`` are rtol and atol."""
     span = abs(times[-1] - times[0])
-    scales = tolerances(1e-3 if rtol is None else rtol, 1e-6 if atol is None else atol, drift)
+    rtol = 1e-3 if given[0] is None else given[0]
+    atol = 1e-6 if given[1] is None else given[1]
+    scales = tolerances(rtol, atol, drift)
     first = 0.01 * span if first_step is None else length("first_step", first_step)
     shortest = TICKS * (path.tree.high - path.tree.low) / 2**path.tree.depth
     sync = 1 if drift.start.device.type == "cpu" else SYNC
-    return Control(
+    return ControlledPaths(
         controller,
-        scales[0],
-        scales[1],
+        *scales,
         max(first, shortest),
         shortest,
-        math.inf,
         max_steps,
         calls,
         sync,
@@ -378,7 +427,9 @@ def _control(
     )
 
 
-def _solution(drift: Drift, f: Any, y: Tensor, last: Tensor, state: Tensor) -> SDESolution:
+def _solution(f: Steady, drift: Drift, left: Marched) -> SDESolution:
+    y, last, state = left
+
     def each(row: int) -> Tensor:
         return state[row] if drift.by_sample else state[row, 0]
 

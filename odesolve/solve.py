@@ -4,13 +4,14 @@ through it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from odesolve.adjoint.memory import holding
-from odesolve.adjoint.ode import Request
+from odesolve.adjoint.ode import ODEGradients, check_gradients
 from odesolve.adjoint.targets import check_mode
 from odesolve.doors.annotations import function
 from odesolve.doors.convention import time_first
@@ -21,16 +22,18 @@ from odesolve.functions.steadiness import Steady, steady_model, warn_of_training
 from odesolve.functions.torch_func import unwatched
 from odesolve.methods.pairs import Pair
 from odesolve.model.model import Model
-from odesolve.model.problem import model_problem, other_times
+from odesolve.model.problem import ModelProblem, model_problem, other_times
+from odesolve.ode.adaptive_loop import Method
 from odesolve.ode.batch import Scale
 from odesolve.ode.checks import check_settings
 from odesolve.ode.controlled import CONTROLLER, Controlled
 from odesolve.ode.controller import Controller
 from odesolve.ode.drift import Drift, State
+from odesolve.ode.equal_steps import EqualSteps
 from odesolve.ode.events import Event, listed
 from odesolve.ode.solution import Solution, solution
 from odesolve.ode.stops import stop_times
-from odesolve.ode.times import moments, output_times
+from odesolve.ode.times import Times, moments, output_times
 from odesolve.planning.equation_solvers import ode_solver
 
 
@@ -87,10 +90,10 @@ def solve(
             and dpm_solver_23, which step in the log-SNR (their paper takes rtol=0.05, atol=0.0078)
             and stop at ``path.t_min`` where it is infinite at the end. With ``steps`` any explicit
             method of ``tableaus`` too: euler, midpoint, heun, ralston, heun3, rk4, rk4_38.
-        steps: so many equal steps between two neighbouring times, or a number for each interval,
-            without error control.
+        steps: how many equal steps lie between two neighbouring times, one number for all or one
+            per interval, without error control.
         rtol, atol: a step is accepted if the root mean square of error / (atol + rtol max(|y0|,
-            |y1|)) is at most 1; numbers, or one a sample (B,).
+            |y1|)) is at most 1; numbers, or one per sample (B,).
         control: "sample", or "batch" for one step that all samples share; by default by the form of
             y0. A function that takes one time for all samples, as t[0] or t.mean(), is right with
             "batch" only (t has no dimensions then): with steps of their own rows have times of
@@ -115,17 +118,21 @@ def solve(
         dense: keep every step, so that ``Solution.at`` gives the state at any time.
         compact: let f be called on fewer samples as they end.
         linear: how an implicit solver solves its linear systems: "dense" keeps and factors a
-            Jacobian a sample, "krylov" takes products with it (GMRES); by default dense up to 256
-            numbers a sample.
+            Jacobian per sample, "krylov" takes products with it (GMRES); by default dense up to 256
+            numbers per sample.
         sync: attempts between two looks at which samples have ended: 1 on the CPU, 8 elsewhere,
             where each is a wait.
-        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters. "backprop":
-            of the steps that were made, each evaluated once more on the way back, with one state a
-            step kept (by tolerance: steps end at every time of ``t``, their lengths are constants).
-            "continuous": of the equation, by its adjoint solved back in time with the same
-            tolerances or steps, nothing kept; times ``t`` get gradients too (Chen et al. 2018).
-            "reversible": of a solve of its own kind that can be walked back, twice the evaluations,
-            nothing kept (McCallum and Foster 2024).
+        adjoint: how gradients are made, of y0, tensors among ``args``, and parameters:
+
+            - "backprop": of the steps that were made, each evaluated once more on the way back. One
+              state per step is kept. By tolerance, steps end at every time of ``t``, and their
+              lengths are constants.
+            - "continuous": of the equation, by its adjoint solved back in time with the same
+              tolerances or steps. Nothing is kept; times ``t`` get gradients too (Chen et al.
+              2018).
+            - "reversible": of a solve of its own kind that can be walked back, for twice the
+              evaluations. Nothing is kept (McCallum and Foster 2024).
+
         params: the parameters that get gradients. By default those of f, where it is a module, and
             all that its first evaluation depends on; give them where f uses some at later times
             only.
@@ -149,88 +156,115 @@ def solve(
         max_steps, controller, sync, args, dense=dense, compact=compact, progress=progress
     )
     times = output_times(t)
-    problem = None
     solver = ode_solver(solver, steps is not None)
     _check_calls(steps, max_calls)
     check_mode(adjoint, steps, (params, adjoint_options))
     refuse_lost("y0", y0, adjoint)
-    events = tuple(e.shielded() for e in listed(events))
-    module = f.net if isinstance(f, Model) else f
-    warn_of_training(module, noise=False)
-    if isinstance(f, Model):
-        model, steady = steady_model(f, steps is None)
-        steady.elsewhere = None if control == "batch" else other_times(f, times)
-        problem = model_problem(model, _state(y0), solver, times, args)
-        f = problem.f
-        times = problem.times
-        args = problem.args
-        events = tuple(map(problem.event, events))
-    else:
-        f = steady = _steady(f)
-    steering = (first_step, min_step, max_step, max_steps, controller)
+    problem = _problem(f, y0, solver, times, args, control, steps)
     marks = stop_times(stops)
-    if marks and problem is not None and problem.method is not None:
-        raise OdesolveError(
-            f"{solver} steps in the log-SNR and takes no stops, which are times: "
-            "take dopri5 for these"
-        )
-    how = Controlled(
-        solver,
-        rtol,
-        atol,
-        *steering,
-        events,
-        dense,
-        compact,
-        sync,
-        linear,
-        progress,
-        max_calls,
-        marks,
-    )
-    by_sample = _by_sample(control)
-    if steps is not None or adjoint is not None:
-        if problem is not None and problem.method is not None:
+    steering = (first_step, min_step, max_step, max_steps, controller)
+    rest = (problem.watched(events), dense, compact, sync, linear, progress, max_calls, marks)
+    by_tolerance = Controlled(solver, rtol, atol, *steering, *rest)
+    problem.check(by_tolerance, steps is None and adjoint is None)
+    way: Controlled | EqualSteps = by_tolerance
+    if steps is not None:
+        way = EqualSteps(solver, steps, marks, (rtol, atol), progress)
+    options = dict(adjoint_options or {})
+    check_gradients(adjoint, options, way)
+    if adjoint is not None and (torch.is_grad_enabled() or adjoint == "reversible"):
+        equation = (problem.f, problem.module, problem.args, problem.by_sample)
+        where = (y0, problem.times, moments(t))
+        how = (way, by_tolerance, adjoint, params, options)
+        return problem.counted(ODEGradients(*equation, *where, *how).solve())
+    return problem.solved(way, y0)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A right-hand side as solvers call it.
+
+    ``by_sample`` says whether samples have steps of their own, None where y0 says it. ``module`` is
+    what parameters are listed from, ``steady`` counts the calls that looked whether f answers the
+    same when asked again, ``of_model`` translates what a solver makes of a model.
+    """
+
+    f: Callable[..., Any]
+    module: Any
+    times: Times
+    args: tuple[Any, ...]
+    by_sample: bool | None
+    steady: Steady
+    of_model: ModelProblem | None = None
+
+    @property
+    def method(self) -> Method | None:
+        """A method that the named solver stands for with a model alone."""
+        return None if self.of_model is None else self.of_model.method
+
+    def watched(self, events: Event | Sequence[Event]) -> tuple[Event, ...]:
+        """Events as they are asked beside f."""
+        shielded = tuple(event.shielded() for event in listed(events))
+        return shielded if self.of_model is None else tuple(map(self.of_model.event, shielded))
+
+    def check(self, how: Controlled, plain: bool) -> None:
+        """Raise OdesolveError for what a solve with steps of one size, or with gradients, or in the
+        log-SNR, does not have; ``plain`` is none of the first two."""
+        if self.method is not None and how.stops:
             raise OdesolveError(
-                f"{solver} takes steps by tolerance and no gradients: take dopri5 for these"
+                f"{how.solver} steps in the log-SNR and takes no stops, which are times: "
+                "take dopri5 for these"
             )
-        options = dict(adjoint_options or {})
-        asked = Request(
-            f,
-            module,
-            y0,
-            times,
-            moments(t),
-            tuple(args),
-            by_sample,
-            how,
-            steps,
-            adjoint,
-            params,
-            options,
-        )
-        return _counted(asked.solve(), steady)
-    method = problem.method if problem is not None else None
-    found = _counted(solution(*how.run(Drift(f, y0, args, by_sample), times, method)), steady)
-    return found if problem is None else problem.back(found)
+        if self.method is not None and not plain:
+            raise OdesolveError(
+                f"{how.solver} takes steps by tolerance and no gradients: take dopri5 for these"
+            )
+        if not plain and (how.events or how.dense):
+            raise OdesolveError(
+                "events and dense output need steps by tolerance and no gradients: leave out "
+                "steps= and adjoint="
+            )
+
+    def counted(self, solution: Solution) -> Solution:
+        """With the calls that looked whether f is steady."""
+        extra = self.steady.extra
+        return replace(solution, nfe=solution.nfe + extra) if extra else solution
+
+    def solved(self, way: Controlled | EqualSteps, y0: State) -> Solution:
+        """The solution, with times of the path where a model is solved in another clock."""
+        drift = Drift(self.f, y0, self.args, self.by_sample)
+        result = self.counted(solution(*way.run(drift, self.times, self.method)))
+        return result if self.of_model is None else self.of_model.back(result)
 
 
-def _steady(f: Callable[..., Any]) -> Steady:
-    time_first(f)
-    return Steady(f)
+def _problem(
+    f: Callable[..., Any] | Model,
+    y0: State,
+    solver: str | Pair,
+    times: Times,
+    args: Sequence[Any],
+    control: str | None,
+    steps: Any,
+) -> _Problem:
+    by_sample = _by_sample(control)
+    if not isinstance(f, Model):
+        warn_of_training(f, noise=False)
+        time_first(f)
+        steady = Steady(f)
+        return _Problem(steady, f, times, tuple(args), by_sample, steady)
+    warn_of_training(f.net, noise=False)
+    model, steady = steady_model(f, steps is None)
+    steady.elsewhere = None if control == "batch" else other_times(f, times)
+    of_model = model_problem(model, _state(y0), solver, times, args)
+    given = (of_model.f, f.net, of_model.times, of_model.args)
+    return _Problem(*given, by_sample, steady, of_model)
 
 
 def _check_calls(steps: Any, max_calls: int | None) -> None:
     if steps is not None and max_calls is not None:
         raise OdesolveError(
-            f"max_calls={max_calls} with steps={steps}: so many steps take what they take, leave "
-            "it out"
+            f"max_calls={max_calls} with steps={steps}: equal steps make a known number of calls, "
+            "leave it out"
         )
-
-
-def _counted(found: Solution, steady: Steady) -> Solution:
-    """With the calls that looked whether f is steady."""
-    return replace(found, nfe=found.nfe + steady.extra) if steady.extra else found
 
 
 def _state(y0: State) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from odesolve.adjoint.pull import Sums
 from odesolve.adjoint.targets import Arguments
 
-Step = Callable[
+StepAgain = Callable[
     [int, Tensor, Arguments], Tensor
 ]  # (number of the step, state before it, arguments): the state after it
 
@@ -24,7 +24,7 @@ class Trail:
 
     y: Tensor
     before: Tensor
-    step: Step
+    step: StepAgain
     passed: Sequence[int]
 
 
@@ -32,8 +32,8 @@ class Trail:
 class Backprop:
     """The gradient of the discrete solve that ``run`` makes of a first state.
 
-    What is kept is one state a step. Where f is a network that is little beside its activations, of
-    which those of one step are alive at a time. Rejected: the states of every sqrt(N)-th step,
+    What is kept is one state per step. Where f is a network that is little beside its activations,
+    of which those of one step are alive at a time. Rejected: the states of every sqrt(N)-th step,
     which cost another evaluation of all; ``Reversible`` keeps none at all.
     """
 

@@ -17,7 +17,7 @@ from odesolve.errors import OdesolveError
 from odesolve.functions.pairing import pairs, type_like
 from odesolve.ode.times import Times, each
 
-Slope = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
+RightHandSide = Callable[[Tensor, Tensor, Arguments], Tensor]  # (t (B,), y (B, ...), arguments)
 # Gradients of parameters enter the error norm with this factor: in effect they do not, as nothing
 # depends on them (Kidger, Chen and Lyons 2021). A power of two, so that nothing is rounded.
 UNSEEN = 2.0**-40
@@ -42,11 +42,11 @@ class Continuous:
     """
 
     solve: Callable[[Tensor], Tensor]
-    f: Slope
+    f: RightHandSide
     times: Times
     back: Callable[[int, Callable[..., Any], tuple[Tensor, ...], float], Any]
     timed: bool
-    within: Callable[[int], Slope] | None = None
+    within: Callable[[int], RightHandSide] | None = None
 
     def forward(self, y0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.solve(y0), ()

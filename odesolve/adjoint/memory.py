@@ -68,9 +68,9 @@ def _returned(result: Any, holder: Holder) -> Any:
     if not is_dataclass(result) or isinstance(result, type):
         return _piece(result, holder)
     given = {f.name: getattr(result, f.name) for f in fields(result) if f.init}
-    made = {name: _piece(value, holder) for name, value in given.items()}
+    pieces = {name: _piece(value, holder) for name, value in given.items()}
     return replace(
-        result, **{name: value for name, value in made.items() if value is not given[name]}
+        result, **{name: value for name, value in pieces.items() if value is not given[name]}
     )
 
 

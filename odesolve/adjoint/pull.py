@@ -81,15 +81,15 @@ class Sums:
             return values, zeros, [None] * len(inputs)
         # The graph is kept for what f holds that was computed outside of it; ours goes with
         # ``outs``.
-        found = gradients(
+        grads = gradients(
             [x for x, _ in pairs],
             (*leaves, *inputs),
             [g for _, g in pairs],
             retain_graph=True,
             allow_unused=True,
         )
-        backs = [zero if g is None else g for zero, g in zip(zeros, found, strict=False)]
-        return values, backs, list(found[len(ys) :])
+        backs = [zero if g is None else g for zero, g in zip(zeros, grads, strict=False)]
+        return values, backs, list(grads[len(ys) :])
 
 
 class Mode(Protocol):
@@ -162,11 +162,11 @@ class _Solve(torch.autograd.Function):
         )
         with torch.no_grad(), precision, _one_at_a_time(grad):
             for_y0, for_times = way.mode.backward(y.detach(), tuple(kept), grad, sums)
-        found = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
-        # With create_graph=True: whoever differentiates again is to hear of it, not to get zeros.
+        grads = [for_y0, for_times if ctx.needs_input_grad[2] else None, *sums.totals]
+        # With create_graph=True: an error for who differentiates again, instead of zeros.
         if torch.is_grad_enabled():
-            found = [None if g is None else first_only(g, RECORD, grad, way.anchor) for g in found]
-        return None, *found
+            grads = [None if g is None else first_only(g, RECORD, grad, way.anchor) for g in grads]
+        return None, *grads
 
 
 @contextlib.contextmanager

@@ -117,15 +117,15 @@ class ReversibleHeun:
         for_g = for_g + self.spread(0.5 * for_y, w)
         pairs = [(x, c) for x, c in zip(outs, (for_f, for_g), strict=True) if x.requires_grad]
         if pairs:
-            found = torch.autograd.grad(
+            grads = torch.autograd.grad(
                 [x for x, _ in pairs],
                 leaves,
                 [c for _, c in pairs],
                 retain_graph=True,
                 allow_unused=True,
             )
-            for_z = for_z if found[0] is None else for_z + found[0]
-            sums.add(found[1:])
+            for_z = for_z if grads[0] is None else for_z + grads[0]
+            sums.add(grads[1:])
         z0 = 2 * y - z - f * h - self.product(g, w)
         before, leaves = self._again(k, z0, sums)
         f0, g0 = (x.detach() for x in before)

@@ -16,14 +16,13 @@ from odesolve.adjoint.reversible import Reversible
 from odesolve.adjoint.targets import Arguments, Wanted, check_mode, wanted
 from odesolve.errors import OdesolveError
 from odesolve.kernels.control import DIVERGED, NFE, OK, STATUS
-from odesolve.ode.alive import Alive
 from odesolve.ode.drift import State
+from odesolve.ode.equal_steps import StepGrid
+from odesolve.ode.march import Alive, Marched
 from odesolve.stochastic.derivative import along, along_columns
-from odesolve.stochastic.equation import Equation, Matrix
-from odesolve.stochastic.increments import Increments
-from odesolve.stochastic.on_grid import grid_of, march
-from odesolve.stochastic.plain import Plain, Steps
-from odesolve.stochastic.steps import SDESolver, Step
+from odesolve.stochastic.equal_steps import FusedSteps
+from odesolve.stochastic.equation import Matrix
+from odesolve.stochastic.plain import PlainEquation, PlainSteps
 
 
 @dataclass
@@ -80,23 +79,27 @@ class StochasticAdjoint:
 
 
 @dataclass
-class Request:
-    """A solve on a fixed grid, ``count`` steps between two of the times, and a way to gradients of
-    it."""
+class SDEGradients:
+    """A solve on a grid, and a way to gradients of it.
 
-    eq: Equation
-    solver: SDESolver
-    step: Step
-    increments: Increments
-    times: Sequence[float]
-    count: int
+    Args:
+        way: the solve.
+        where: its steps, the same number between any two of the output times.
+        calculus: how the equation is meant.
+        adjoint: how gradients are made.
+        params: the parameters that get gradients, None for all that are found.
+    """
+
+    way: FusedSteps
+    where: StepGrid
     calculus: str
     adjoint: str
     params: Sequence[Tensor] | None
     tick: Callable[[float], None] | None
 
     def __post_init__(self):
-        check_mode(self.adjoint, self.count)
+        check_mode(self.adjoint, len(self.where))
+        self.eq = self.way.eq
         self.ito = self.calculus == "ito" and self.eq.noise != "additive"
         if self.ito and self.adjoint == "reversible":
             raise OdesolveError(
@@ -105,18 +108,13 @@ class Request:
                 'calculus="stratonovich" (its drift is f - (dg/dy) g / 2), or take '
                 'adjoint="backprop" or "continuous"'
             )
-        grid = grid_of(self.times, self.count)
-        self.steps = Steps(self.eq, self.step, self.solver.area, self.increments, grid)
-        self.passed = range(0, len(grid) + 1, self.count)
+        self.steps = PlainSteps(self.way, self.where)
 
-    def solve(self, y0: State, f: Any, g: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``stochastic.fixed.march`` returns, with states that are connected to y0, the
-        arguments and the parameters."""
+    def solve(self, y0: State, f: Any, g: Any) -> Marched:
+        """What the solve leaves, with states that are connected to y0, the arguments and the
+        parameters."""
         drift = self.eq.drift
         recording = torch.is_grad_enabled()
-        if not recording and self.adjoint != "reversible":
-            with torch.no_grad():
-                return self._run(), self.last, self.state
         modules = [m for m in (f, g) if isinstance(m, nn.Module)]
         module = nn.ModuleList(modules) if len(modules) == 2 else None
         held = [p for m in modules for p in m.parameters()]
@@ -124,17 +122,17 @@ class Request:
             module, self._first, [drift.start], drift.args, self.params if recording else (), held
         )
         y = with_gradients(self._mode(want), want, drift.packed(y0))
-        if self.adjoint == "reversible":
-            self._reached(y.detach())
-        self.state[NFE] += float(want.found and module is None)
-        arrived = (self.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
-        return y, torch.where(arrived, y[-1], self.last), self.state
+        made = self._reached(y.detach()) if self.adjoint == "reversible" else self.made
+        # the evaluation that looked what f and g depend on
+        made.state[NFE] += float(want.looked and module is None)
+        arrived = (made.state[STATUS] == OK).view(-1, *[1] * (y.dim() - 2))
+        return Marched(y, torch.where(arrived, y[-1], made.last), made.state)
 
     def _first(self, ys: Sequence[Tensor], args: Arguments) -> Tensor:
         """Something that depends on all that f and g use."""
         self.eq.begin()
-        plain = Plain(self.eq, args)
-        t = self.times[0]
+        plain = PlainEquation(self.eq, args)
+        t = self.where.t[0]
         f, moved = plain.both(ys[0], t, torch.ones_like(self.steps.noise(0)[0]))
         return f + moved
 
@@ -143,23 +141,23 @@ class Request:
             steps = self.steps
             return StochasticAdjoint(
                 lambda y0: self._run(),
-                steps.grid,
+                [steps.ends(k) for k in range(len(self.where))],
                 lambda k: steps.noise(k)[0],
                 self._moved,
-                self.passed,
+                self.where.passed,
             )
         if self.adjoint == "backprop":
             return Backprop(self._trail)
         return Reversible(
             lambda k, forwards, y, args: self.steps.move(k, forwards, y, args) - y,
-            self.passed,
+            self.where.passed,
             want.args,
             None,
             self.tick,
         )
 
     def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
-        eq = Plain(self.eq, args)
+        eq = PlainEquation(self.eq, args)
         g = eq.g(t, y)
         f = eq.f(y, t)
         if self.ito and isinstance(g, Matrix):
@@ -170,32 +168,22 @@ class Request:
         return h * f + g * w
 
     def _run(self, before: Tensor | None = None) -> Tensor:
-        y, self.last, self.state = march(
-            self.eq,
-            self.solver,
-            self.step,
-            self.increments,
-            self.times,
-            self.count,
-            self.tick,
-            before,
-        )
-        return y
+        self.made = self.way.run(self.where, self.tick, before)
+        return self.made.y
 
     def _trail(self, y0: Tensor) -> Trail:
-        before = y0.new_empty(len(self.steps), *y0.shape)
+        before = y0.new_empty(len(self.where), *y0.shape)
         return Trail(
             self._run(before),
             before,
             lambda k, y, args: self.steps.move(k, True, y, args),
-            self.passed,
+            self.where.passed,
         )
 
-    def _reached(self, y: Tensor) -> None:
+    def _reached(self, y: Tensor) -> Marched:
         """What a reversible solve to these states leaves."""
-        alive = Alive(y[0], 2 * self.solver.drifts)
-        alive.step = len(self.steps)
+        alive = Alive(y[0], 2 * self.way.solver.drifts)
+        alive.step = len(self.where)
         finite = y[-1].isfinite().flatten(1).all(1)
         alive.state[STATUS] = torch.where(finite, float(OK), float(DIVERGED)).double()
-        self.state = alive.finish(self.times[-1])
-        self.last = y[-1]
+        return Marched(y, y[-1], alive.finish(self.where.t[-1]))

@@ -1,5 +1,5 @@
 """What gets gradients besides the first state: tensors among the arguments, and the parameters of
-f, found or given."""
+f, given or seen in an evaluation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Wanted:
-    """The arguments of f, which of them want gradients, and parameters; ``found`` says that nobody
-    listed them."""
+    """The arguments of f, which of them want gradients, and parameters; ``looked`` says
+    that an evaluation of f showed them, as nobody listed them."""
 
     args: Arguments
     places: tuple[int, ...]
     params: tuple[Tensor, ...]
-    found: bool
+    looked: bool
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -44,7 +44,7 @@ class Wanted:
     def check(self, out: Tensor, own: Sequence[Tensor]) -> None:
         """Raise OdesolveError if out depends on a parameter that would get no gradient; ``own`` are
         leaves of this pass."""
-        if not self.found:
+        if not self.looked:
             return
         known = {id(p) for p in (*self.params, *own)}
         for p in leaves_of(out, self.params):

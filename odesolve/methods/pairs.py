@@ -51,7 +51,7 @@ class Pair(Tableau):
         stages = self.stages + 1
         if len(self.error) != stages or len(self.error_third or self.error) != stages:
             raise ValueError(
-                f"pair {self.name}: an error estimate needs {stages} weights, one a stage and one "
+                f"pair {self.name}: an error estimate needs {stages} weights, one per stage and one "
                 "for f(t1, y1)"
             )
         if self.dense and len(self.dense) != stages + len(self.extra):

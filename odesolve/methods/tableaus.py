@@ -53,7 +53,7 @@ class Tableau:
 
     @property
     def stages(self) -> int:
-        """Number of evaluations a step."""
+        """Number of evaluations per step."""
         return len(self.b)
 
     def conditions(self) -> list[tuple[str, float]]:

@@ -14,7 +14,7 @@ from odesolve.errors import OdesolveError
 from odesolve.model.checks import check_times
 from odesolve.model.model import Model
 from odesolve.ode.events import Event
-from odesolve.ode.exponential import NODES, Exponential
+from odesolve.ode.exponential import NODES, ExponentialPair
 from odesolve.ode.solution import Solution
 from odesolve.ode.times import Time, Times
 from odesolve.paths import Path
@@ -34,7 +34,7 @@ class ModelProblem:
     f: Callable[[Tensor, Tensor, Tensor], Tensor]
     args: tuple[Tensor]
     times: Times
-    method: Exponential | None = None
+    method: ExponentialPair | None = None
 
     @staticmethod
     def event(event: Event) -> Event:
@@ -89,7 +89,7 @@ def model_problem(
     clock, ends = (
         (lams.to(x.device), at[-1].to(x.device)) if own else (lams.tolist(), float(at[-1]))
     )
-    return ModelProblem(model, noise, samples, clock, Exponential(solver, path), ends)
+    return ModelProblem(model, noise, samples, clock, ExponentialPair(solver, path), ends)
 
 
 def check_model_times(path: Path, times: Times) -> None:

@@ -163,13 +163,13 @@ class BrownianPath:
         given = x.to(self.device, torch.float64, non_blocking=True)
         if given.dim() > 1 or (given.dim() == 1 and len(given) != self.shape[0]):
             raise OdesolveError(
-                f"times have shape {tuple(given.shape)}: give a number, or one a sample, "
+                f"times have shape {tuple(given.shape)}: give a number, or one per sample, "
                 f"({self.shape[0]},)"
             )
         return given.expand(self.shape[0])
 
     def _draw(self, draws: Draws, areas, sign, area: bool) -> Tensor | tuple[Tensor, Tensor]:
-        """The sums of these rows of draws, one row for all samples as arrays, or one a sample as
+        """The sums of these rows of draws, one row for all samples as arrays, or one per sample as
         tensors."""
         rows = [draws.weights * sign]
         if area:
@@ -218,33 +218,47 @@ class _Walk:
         out = torch.empty(self.shape, dtype=self.dtype, device=self.keys.device)
         if a == b:
             return out.zero_()
-        sign, (a, b) = (1.0 if a < b else -1.0), (min(a, b), max(a, b))
-        width = self.width
-        which = len(self.levels) - 1
-        (first, low), (second, high) = divmod(a, width), divmod(b, width)
-        terms = [(-1.0, self._residual(a))] if low else []
-        if high:
-            terms.append((1.0, self._residual(b)))
-        if second <= first + 1:
-            last = b - first * width if second == first else width
-            terms.append(((last - low) / width, self._cell(which, first, True, False)["rise"]))
-            if high and second > first:
-                terms.append((high / width, self._cell(which, second, True, False)["rise"]))
-        else:
-            for part, cell, into in ((1.0, second, high), (-1.0, first, low)):
-                ends = self._cell(which, cell, True, True) if into else self._edge(which, cell)
-                terms.append((part, ends["start"]))
-                if into:
-                    terms.append((part * into / width, ends["rise"]))
+        sign = 1.0 if a < b else -1.0
+        terms = self._terms(min(a, b), max(a, b))
         combine((out,), [x for _, x in terms], ([sign * w for w, _ in terms],), (-1,))
         return out
 
+    def _terms(self, a: int, b: int) -> list[tuple[float, Tensor]]:
+        """W(b) - W(a) for a < b, as a sum: what the fine nodes add at both ends, and chords of the
+        finest cells that are kept."""
+        width = self.width
+        first, low = divmod(a, width)
+        second, high = divmod(b, width)
+        terms = [(-1.0, self._residual(a))] if low else []
+        if high:
+            terms.append((1.0, self._residual(b)))
+        if second > first + 1:
+            return terms + self._far(first, low, second, high)
+        which = len(self.levels) - 1
+        last = b - first * width if second == first else width
+        terms.append(((last - low) / width, self._cell(which, first, True, False)["rise"]))
+        if high and second > first:
+            terms.append((high / width, self._cell(which, second, True, False)["rise"]))
+        return terms
+
+    def _far(self, first: int, low: int, second: int, high: int) -> list[tuple[float, Tensor]]:
+        """The chords from ``low`` ticks into one cell to ``high`` into one that is not its
+        neighbour."""
+        which = len(self.levels) - 1
+        terms = []
+        for part, cell, into in ((1.0, second, high), (-1.0, first, low)):
+            ends = self._cell(which, cell, True, True) if into else self._edge(which, cell)
+            terms.append((part, ends["start"]))
+            if into:
+                terms.append((part * into / self.width, ends["rise"]))
+        return terms
+
     def _residual(self, x: int) -> Tensor:
         """What the nodes from the last of the levels on add at a tick."""
-        found = self.times.get(x)
-        if found is not None:
+        known = self.times.get(x)
+        if known is not None:
             self.times.move_to_end(x)
-            return found
+            return known
         streams = []
         weights = []
         for first, w, slope in self.nodes[self.levels[-1] :]:
@@ -266,26 +280,26 @@ class _Walk:
         The number of cells counts as a cell: its left end is the end of the path.
         """
         cells = self.cells[which]
-        found = cells.pop(cell, {})
-        cells[cell] = found
+        ends = cells.pop(cell, {})
+        cells[cell] = ends
         if len(cells) > max(self.rooms[which], 2):  # two are in use
             self.spare += cells.popitem(last=False)[1].values()
-        rise = rise and "rise" not in found
-        start = start and "start" not in found
+        rise = rise and "rise" not in ends
+        start = start and "start" not in ends
         wanted = [name for name, want in (("rise", rise), ("start", start)) if want]
         for name in wanted:
-            made = (
-                self.spare.pop()
-                if self.spare
-                else torch.empty(self.shape, dtype=torch.float64, device=self.keys.device)
-            )
-            found[name] = made
-        outs = [found[name] for name in wanted]
+            ends[name] = self._memory()
+        outs = [ends[name] for name in wanted]
         if outs and which:
             self._sum(outs, which, cell, rise, start)
         elif outs:
-            self._root(found, cell, rise, start)
-        return found
+            self._root(ends, cell, rise, start)
+        return ends
+
+    def _memory(self) -> Tensor:
+        if self.spare:
+            return self.spare.pop()
+        return torch.empty(self.shape, dtype=torch.float64, device=self.keys.device)
 
     def _edge(self, which: int, cell: int) -> dict[str, Tensor]:
         """The widest cell that begins where this one does, with its left end."""
@@ -294,14 +308,14 @@ class _Walk:
             which -= 1
         return self._cell(which, cell, False, True)
 
-    def _root(self, found: dict[str, Tensor], cell: int, rise: bool, start: bool) -> None:
+    def _root(self, ends: dict[str, Tensor], cell: int, rise: bool, start: bool) -> None:
         whole = (TREE,), (((self.tree.high - self.tree.low) ** 0.5,),)
         if rise:
-            normal_sums((found["rise"],), self.keys, *whole)
+            normal_sums((ends["rise"],), self.keys, *whole)
         if start and cell:
-            normal_sums((found["start"],), self.keys, *whole)
+            normal_sums((ends["start"],), self.keys, *whole)
         elif start:
-            found["start"].zero_()
+            ends["start"].zero_()
 
     def _sum(self, outs: list[Tensor], which: int, cell: int, rise: bool, start: bool) -> None:
         """The increment and the left end of a cell from those of the cell around it and the nodes

@@ -48,25 +48,25 @@ def seed_of(seed: object, name: str = "seed") -> int:
 
 
 def ids_of(batch: int, ids: object) -> Tensor:
-    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number a sample,
+    """The ids (B,), where they lie. Raises OdesolveError unless there is a whole number per sample,
     from 0 to 2^32 - 1."""
     try:
         samples = torch.as_tensor(ids)
     except (TypeError, ValueError, RuntimeError, OverflowError) as e:
         raise OdesolveError(
-            f"ids={short(ids)}: give one whole number a sample, such as range({batch})"
+            f"ids={short(ids)}: give one whole number per sample, such as range({batch})"
         ) from e
     # torch compares no unsigned ones; none at all are of any type
     if samples.dtype in UNSIGNED or not samples.numel():
         samples = samples.to(torch.int64)
     if samples.dtype not in WHOLE:
         raise OdesolveError(
-            f"ids are {samples.dtype}: give one whole number a sample, such as range({batch})"
+            f"ids are {samples.dtype}: give one whole number per sample, such as range({batch})"
         )
     if samples.shape != (batch,):
         raise OdesolveError(
             f"ids have shape {tuple(samples.shape)} for a batch of {batch}: give one whole number "
-            "a sample"
+            "per sample"
         )
     # Ids that lie on a device already are not waited for: their low 32 bits count.
     low, high = (int(samples.min()), int(samples.max())) if batch and samples.is_cpu else (0, 0)

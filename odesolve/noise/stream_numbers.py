@@ -120,36 +120,47 @@ class AreaTree(Tree):
         unit = (self.high - self.low) / 2**self.depth
         a = a[:, None]
         b = b[:, None]
+        # of an empty interval everything below is 0
+        h = (_wide(b - a) * unit).clip(unit / 2, None)
+        first, second = self._root(a, b, unit)
+        streams, w, area = ([x] for x in (first, *second))
+        for more, parts in zip((streams, w, area), self._nodes_of(a, b, h, unit), strict=True):
+            more.append(lib.stack(parts, 2).reshape(len(a), -1))
+        draws = Draws(lib.concatenate(streams, 1), lib.concatenate(w, 1))
+        return draws, lib.concatenate(area, 1)
+
+    def _root(self, a: Array, b: Array, unit: float) -> tuple[Array, tuple[Array, Array]]:
+        """(streams, weights of W and of H) of what the whole path's W and H add."""
+        lib = _library(a)
         whole = self.high - self.low
-        h = _wide(b - a) * unit
         x = _wide(a + b) * (unit / whole)
-        dx = h / whole
-        h = h.clip(unit / 2, None)  # of an empty interval everything below is 0
-        streams = [
-            lib.concatenate([lib.full_like(a, AREA_TREE), lib.full_like(a, AREA_TREE + 1)], 1)
-        ]
+        dx = _wide(b - a) * unit / whole
         bend = (whole / 12) ** 0.5
-        w = [lib.concatenate([whole**0.5 * dx, 6 * bend * dx * (1 - x)], 1)]
-        area = [lib.concatenate([lib.zeros_like(dx), bend * dx**2], 1)]
-        # Nodes around a and around b in one pass: of single intervals on the host most of the time
-        # is in the calls.
+        streams = [lib.full_like(a, AREA_TREE), lib.full_like(a, AREA_TREE + 1)]
+        w = [whole**0.5 * dx, 6 * bend * dx * (1 - x)]
+        area = [lib.zeros_like(dx), bend * dx**2]
+        return lib.concatenate(streams, 1), (lib.concatenate(w, 1), lib.concatenate(area, 1))
+
+    def _nodes_of(self, a: Array, b: Array, h: Array, unit: float) -> list[tuple[Array, ...]]:
+        """Streams, weights of W and of H, each for both normals of the nodes around a and b.
+
+        All nodes in one pass: of single intervals on the host most of the time is in the calls."""
+        lib = _library(a)
         heaps, lefts, widths, counts = zip(*self._nodes(a, b), strict=True)
         heap, left, once = (lib.stack(x, 1) for x in (heaps, lefts, counts))
-        width, (a, b, long) = widths[0], (x[:, None] for x in (a, b, h))
+        width = widths[0]
+        a, b, h = (x[:, None] for x in (a, b, h))
         outside = _wide((b - left - width).clip(0, None) - (left - a).clip(0, None)) * unit
         halves = [_Half(a, b, left, width, unit), _Half(a, b, left + width // 2, width, unit)]
         k1 = halves[0].length
         k2 = halves[1].length
-        found = []
+        parts = []
         for k, shape in enumerate((_X, _Y)):
             (w1, h1), (w2, h2) = (half.moments(shape, i) for i, half in enumerate(halves))
-            merged = (k1 * h1 + k2 * h2) / long + (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (
-                2 * long
-            )
-            found.append((AREA_TREE + 2 * heap + k, once * (w1 + w2), once * merged))
-        for into, parts in zip((streams, w, area), zip(*found, strict=True), strict=True):
-            into.append(lib.stack(parts, 2).reshape(len(a), -1))
-        return Draws(lib.concatenate(streams, 1), lib.concatenate(w, 1)), lib.concatenate(area, 1)
+            tilt = (k2 * w1 - k1 * w2 + outside * (w1 + w2)) / (2 * h)
+            merged = (k1 * h1 + k2 * h2) / h + tilt
+            parts.append((AREA_TREE + 2 * heap + k, once * (w1 + w2), once * merged))
+        return list(zip(*parts, strict=True))
 
 
 # What a node's normals X and Y do on its two halves: a slope and a bend, in units of the root of

@@ -66,6 +66,22 @@ class Method(Attempts, Protocol):
         ...
 
 
+class Judged(Protocol):
+    """Who is running, to one attempt: samples on a device (``Batch``), or one system on the host
+    (``single.Single``).
+
+    ``whole`` says that nobody has ended and left, ``state`` is what a watcher is told."""
+
+    @property
+    def whole(self) -> bool: ...
+
+    @property
+    def state(self) -> Any: ...
+
+    def control(self) -> None:
+        """Judge the last attempt, and choose the step of the next."""
+
+
 class Watcher(Protocol):
     """Who looks at every attempt: outputs, dense output, events."""
 
@@ -80,11 +96,13 @@ class Watcher(Protocol):
 
 
 class Results:
-    """What samples leave behind: their last state and their control state."""
+    """What samples leave behind: their last state and their control state, given, or like the first
+    state and to be collected."""
 
-    def __init__(self, like: Tensor):
-        self.y = torch.empty_like(like)
-        self.state = torch.zeros(ROWS, like.shape[0], dtype=torch.float64, device=like.device)
+    def __init__(self, y: Tensor, state: Tensor | None = None):
+        self.y = torch.empty_like(y) if state is None else y
+        wide = {"dtype": torch.float64, "device": y.device}
+        self.state = torch.zeros(ROWS, y.shape[0], **wide) if state is None else state
 
     def collect(self, method: Attempts, batch: Batch, index: Tensor | None = None) -> None:
         """Take the current state of these of the running samples."""
@@ -112,23 +130,9 @@ def integrate(
     seen = 0
     times = batch.state[T].clone()
     while True:
-        for _ in range(sync):
-            try:
-                method.attempt(batch)
-            except Exception as e:
-                if len(batch) == len(results.y):
-                    raise
-                raise _shrunk(batch, e) from e
-            batch.control()
-            if watcher is not None:
-                watcher.note(method.last, batch.state)
-        if watcher is not None:
-            watcher.look(method, batch)
+        attempts(method, batch, watcher, sync)
         if max_calls < math.inf:
-            over = (batch.state[STATUS] == RUNNING) & (
-                batch.state[NFE] + max(method.evaluations, 1) > max_calls
-            )
-            batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
+            _end_beyond(batch, max_calls - max(method.evaluations, 1))
         if tick is not None:
             times[batch.rows] = batch.state[T]
             tick(times)
@@ -146,7 +150,29 @@ def integrate(
         seen = ended
 
 
-def _shrunk(batch: Batch, error: Exception) -> OdesolveError:
+def attempts(method: Any, batch: Judged, watcher: Any, count: int = 1) -> None:
+    """Make a number of attempts, each judged before the next, then look at what they left."""
+    for _ in range(count):
+        try:
+            method.attempt(batch)
+        except Exception as e:
+            if batch.whole:
+                raise
+            raise _shrunk(batch, e) from e
+        batch.control()
+        if watcher is not None:
+            watcher.note(method.last, batch.state)
+    if watcher is not None:
+        watcher.look(method, batch)
+
+
+def _end_beyond(batch: Batch, most: float) -> None:
+    """End the samples that have made more than this number of evaluations."""
+    over = (batch.state[STATUS] == RUNNING) & (batch.state[NFE] > most)
+    batch.state[STATUS] = batch.state[STATUS].masked_fill(over, MAX_CALLS)
+
+
+def _shrunk(batch: Any, error: Exception) -> OdesolveError:
     total = batch.drift.start.shape[0]
     return OdesolveError(
         f"f failed ({type(error).__name__}: {error}) after the batch had shrunk from {total} "

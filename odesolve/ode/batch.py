@@ -19,7 +19,7 @@ class Blocks:
     """The weights that a method's combines take, as one table: ``dispatch.control`` says how it
     becomes numbers.
 
-    A block is a matrix of (coefficient, kind), one row an output; ``nodes`` are the stage times in
+    A block is a matrix of (coefficient, kind), one row per output; ``nodes`` are the stage times in
     steps."""
 
     def __init__(
@@ -78,12 +78,15 @@ class Batch:
 
     def bound(self, end: Tensor | float, shortest: Tensor | float) -> None:
         """Solve up to a time, with steps of at least a length: for all samples, or of each (n,)."""
-        self.state[END], self.state[SHORTEST] = end, shortest
+        self.state[END] = end
+        self.state[SHORTEST] = shortest
 
     def begin(self, t: Tensor | float, h: Tensor | float) -> None:
         """Start, or start again after a change of the state, from time t with a step h: the first
         attempt selects its state as if the last one had been accepted."""
-        self.state[T], self.state[H], self.state[TOOK] = t, h, 1.0
+        self.state[T] = t
+        self.state[H] = h
+        self.state[TOOK] = 1.0
         self.control(begin=True)
 
     def control(self, begin: bool = False) -> None:
@@ -103,9 +106,8 @@ class Batch:
         """Go on with these of the running samples."""
         self.rows = self.rows[index]
         self.state = self.state[:, index]
-        self.rtol, self.atol = (
-            s[index] if isinstance(s, Tensor) else s for s in (self.rtol, self.atol)
-        )
+        self.rtol = self.rtol[index] if isinstance(self.rtol, Tensor) else self.rtol
+        self.atol = self.atol[index] if isinstance(self.atol, Tensor) else self.atol
         weights = self._weights
         times = self._times
         self.drift.keep(self.rows)
@@ -113,5 +115,20 @@ class Batch:
         self._weights.copy_(weights[index])
         self._times.copy_(times[:, index])
 
+    def after(self, y: Tensor, y1: Tensor, index: Tensor | None = None) -> Tensor:
+        """The states once the last attempt has been judged, of all running samples or of these: its
+        candidates y1 where it was accepted, else the states y before it."""
+        took = self.state[TOOK] > 0
+        if index is not None:
+            took = took[index]
+            y = y[index]
+            y1 = y1[index]
+        return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all samples of the first state are here."""
+        return len(self.rows) == len(self.drift.start)

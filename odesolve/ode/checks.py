@@ -24,15 +24,15 @@ def length(name: str, value: float) -> float:
 
 
 def tolerance(name: str, value: Scale, drift: Drift) -> Scale:
-    """A tolerance as a number, or one a sample (B,). Raises OdesolveError for anything else."""
+    """A tolerance as a number, or one per sample (B,). Raises OdesolveError for anything else."""
     batch = drift.start.shape[0]
     if not isinstance(value, Tensor):
         return real(name, value, "a positive number such as 1e-5", 0.0)
     refuse_loose(name, value)
     if not drift.by_sample or value.shape != (batch,):
-        expected = (
-            f"({batch},), one a sample" if drift.by_sample else ("a number, as this is one system")
-        )
+        expected = "a number, as this is one system"
+        if drift.by_sample:
+            expected = f"({batch},), one per sample"
         raise OdesolveError(f"{name} has shape {tuple(value.shape)}: give {expected}")
     if value.is_cpu and not bool(((value >= 0.0) & value.isfinite()).all()):
         raise OdesolveError(f"{name} is {value.tolist()}: give positive numbers such as 1e-5")
@@ -41,16 +41,15 @@ def tolerance(name: str, value: Scale, drift: Drift) -> Scale:
 
 def tolerances(rtol: Scale, atol: Scale, drift: Drift) -> tuple[Scale, Scale]:
     """Both tolerances. Raises OdesolveError where they leave no error at all: no step has none."""
-    found = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
-    known = [v for v in found if not isinstance(v, Tensor) or v.is_cpu]
-    if len(known) == 2 and bool(
-        (torch.as_tensor(known[0]) + torch.as_tensor(known[1]) == 0.0).any()
-    ):
+    both = tolerance("rtol", rtol, drift), tolerance("atol", atol, drift)
+    # values on a device are not waited for
+    known = [torch.as_tensor(v) for v in both if not isinstance(v, Tensor) or v.is_cpu]
+    if len(known) == 2 and bool((known[0] + known[1] == 0.0).any()):
         raise OdesolveError(
             "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as "
             "rtol=1e-5"
         )
-    return found
+    return both
 
 
 def check_settings(

@@ -28,7 +28,7 @@ from odesolve.ode.runge_kutta import RungeKutta
 from odesolve.ode.solution import Details
 from odesolve.ode.stops import Stretch, stretches
 from odesolve.ode.times import Time, Times, each, fitted, in_direction
-from odesolve.ode.watch import Watch
+from odesolve.ode.watch import StepWatch
 from odesolve.process.progress import Bar
 
 # The elementary controller: with dopri5 on decay, Lotka-Volterra, van der Pol and Arenstorf's orbit
@@ -75,35 +75,29 @@ class Controlled:
         ``method`` replaces the named one; ``record`` keeps the steps, and then there are no states
         at inner times."""
         times = fitted(times, drift)
-        every = self.sync or (1 if drift.start.device.type == "cpu" else SYNC)
-        watch = Watch(drift, times, self.events, self.dense)
+        every = self.sync or _looks(drift.start)
+        watch = StepWatch(drift, times, self.events, self.dense)
         make = self._maker(method, 1 if watch.idle else every)
         span = times[-1] - times[0]
         scales = tolerances(self.rtol, self.atol, drift)
-        watcher = record if record is not None else None if watch.idle else watch
+        # nobody looks on where there is nothing to look for
+        watcher = record if record is not None or watch.idle else watch
+        calls = budget(self.max_calls)
         made = make()
         results = None
         with Bar(100.0, self.progress, "%") as tick:
-            share = (
-                None
-                if tick is None
-                else lambda t: tick(100.0 * float(((t - times[0]) / span).mean()))
-            )
+            seen = _in_percent(tick, times)
             for part in stretches(times[0], times[-1], self.stops, drift.start.dtype):
                 here = _on(part, drift, results)
-                made = make() if results is not None else made
+                if results is not None:
+                    made = make()
                 watch.drift = here
                 batch = Batch(here, made.blocks, self._settings(made), *scales)
                 batch.bound(part.last, self._shortest(span))
-                h = _start(
-                    made, batch, part.first, part.last - part.first, self._first_step(method)
-                )
-                _go_on(batch, results, part.first, h)
-                ended = integrate(
-                    made, batch, watcher, every, self.compact, share, budget(self.max_calls)
-                )
-                results = _joined(results, ended)
-                if len(self.stops) > 0 and not bool((results.state[STATUS] == OK).any()):
+                _begin(made, batch, part, self._first_step(method), results)
+                left = integrate(made, batch, watcher, every, self.compact, seen, calls)
+                results = _joined(results, left)
+                if self.stops and not bool((results.state[STATUS] == OK).any()):
                     break
         assert results is not None
         watch.drift = drift
@@ -135,11 +129,26 @@ class Controlled:
 
     def _shortest(self, span: Time) -> Time:
         least = length("min_step", self.min_step)
-        return (
-            (TINY * span.abs()).clamp_min(least)
-            if isinstance(span, Tensor)
-            else max(least, TINY * abs(span))
-        )
+        if isinstance(span, Tensor):
+            return (TINY * span.abs()).clamp_min(least)
+        return max(least, TINY * abs(span))
+
+
+def _looks(y: Tensor) -> int:
+    """Attempts between two looks at who has ended: each is a wait for a device of its own."""
+    return 1 if y.device.type == "cpu" else SYNC
+
+
+def _in_percent(
+    tick: Callable[[float], None] | None,
+    times: Times,
+) -> Callable[[Tensor], None] | None:
+    """Shows how much of the way samples have gone, from their times."""
+    if tick is None:
+        return None
+    first = times[0]
+    span = times[-1] - first
+    return lambda t: tick(100.0 * float(((t - first) / span).mean()))
 
 
 def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
@@ -150,14 +159,21 @@ def _on(part: Stretch, drift: Drift, before: Results | None) -> Drift:
     return drift.onward(start, part.of(drift.f))
 
 
-def _go_on(batch: Batch, before: Results | None, t: Time, h: Time) -> None:
+def _begin(
+    method: Method,
+    batch: Batch,
+    part: Stretch,
+    first_step: float | None,
+    before: Results | None,
+) -> None:
     """Begin a stretch: with the counts of the one before it, and without the samples that ended
     there."""
+    h = _start(method, batch, part.first, part.last - part.first, first_step)
     if before is not None:
         counts = [NFE, STEPS, REJECTED]
         batch.state[counts] += before.state[counts]
         batch.state[STATUS] = before.state[STATUS].where(before.state[STATUS] != OK, float(RUNNING))
-    batch.begin(t, h)
+    batch.begin(part.first, h)
 
 
 def _joined(before: Results | None, after: Results) -> Results:

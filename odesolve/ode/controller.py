@@ -1,8 +1,10 @@
-"""How the next step follows from the errors of the last ones."""
+"""How the next step follows from the errors of the last ones: by ``kernels.control`` on the device,
+or by a rule on the host."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 from odesolve.errors import OdesolveError
 
@@ -39,10 +41,7 @@ class Controller:
 
     def exponents(self, order: float) -> tuple[float, float, float]:
         """Exponents of the last three errors, for an error estimate of this order."""
-        p = self.pcoeff
-        i = self.icoeff
-        d = self.dcoeff
-        return (p + i + d) / order, -(p + 2 * d) / order, d / order
+        return exponents(self.pcoeff, self.icoeff, self.dcoeff, order)
 
     def settings(
         self,
@@ -54,3 +53,37 @@ class Controller:
         """The settings of ``kernels.control`` for a solve with steps up to a length."""
         limits = [1 / order, self.safety, self.min_factor, self.max_factor, self.accept, self.floor]
         return [*self.exponents(order), *limits, longest, float(attempts), float(evaluations)]
+
+
+def exponents(p: float, i: float, d: float, order: float) -> tuple[float, float, float]:
+    """Exponents of the last three errors, 1 / error each, by PID coefficients."""
+    return (p + i + d) / order, -(p + 2 * d) / order, d / order
+
+
+@dataclass
+class SmoothRule:
+    """``Controller`` with its smooth limit on the host, for one system whose numbers are those of
+    k-diffusion: factors are not rounded to float32, and the step before one that lands is kept.
+
+    Args:
+        h: the signed length of the next step.
+        powers: of the last three inverse errors.
+        accept: the least factor that accepts an attempt.
+    """
+
+    h: float
+    powers: tuple[float, float, float]
+    accept: float
+    inverses: list[float] = field(default_factory=list)
+
+    def judge(self, error: float) -> bool:
+        """Take the error of an attempt, set the next step, and say whether the attempt counts."""
+        inverse = 1.0 / (error + 1e-8)
+        _, one, two = self.inverses or [inverse] * 3
+        first, second, third = self.powers
+        factor = inverse**first * one**second * two**third
+        factor = 1.0 + math.atan(factor - 1.0)
+        accepted = factor >= self.accept
+        self.inverses = [inverse, inverse, one] if accepted else [inverse, one, two]
+        self.h *= factor
+        return accepted

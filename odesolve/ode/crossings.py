@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +46,18 @@ class Zeros(NamedTuple):
     rows: Tensor
     theta: Tensor
     rising: Tensor
+
+    def of(self, where: Tensor) -> Zeros:
+        """Those at these places, or where this is true."""
+        return Zeros(*(x[where] for x in self))
+
+
+class _Samples(NamedTuple):
+    """Evaluations along steps: of which rows (k,), where in their steps, and the values (m, k)."""
+
+    rows: Tensor
+    at: Tensor
+    values: Tensor
 
 
 class _Pieces(NamedTuple):
@@ -124,34 +136,39 @@ def zeros(value: Value, before: Tensor, after: Tensor, limits: Tensor) -> tuple[
         limits: (2, n); a zero counts once the function has been above the first or below minus the
             second, see ``limit``. Negative: every one does.
 
-    Found is every change of sign between two of the samples: two zeros in a step are told apart, or
-    noticed at all, when a sample lies between them, or when the polynomial through the samples
-    shows the dip. Of a value that is 0 only the way there counts, not the way from it. NaN has no
-    sign."""
+    What counts is every change of sign between two of the samples: two zeros in a step are told
+    apart, or noticed at all, when a sample lies between them, or when the polynomial through the
+    samples shows the dip. Of a value that is 0 only the way there counts, not the way from it. NaN
+    has no sign."""
     fresh = limits[0] >= 0
     whole = _whole(value, before, after)
     loud = fresh | ~whole.quiet()
     if not bool(loud.any()):
         none = before[:0]
         return Zeros(none.long(), none, none > 0), limits
-    pieces = _resolved(
-        value, _joined(whole.of(loud & ~fresh), _near_start(value, before, after, fresh))
-    )
-    spans, places, values = _promising(value, pieces)
+    starting = _near_start(value, before, after, fresh)
+    pieces = _resolved(value, _joined(whole.of(loud & ~fresh), starting))
+    spans, more = _promising(value, pieces)
     theta = spans.a + (spans.b - spans.a) * _within(value, spans)
-    found = Zeros(spans.rows, theta, spans.low < 0)
+    crossings = Zeros(spans.rows, theta, spans.low < 0)
     if bool(fresh.any()):
-        reached = torch.full_like(before, torch.inf)
-        for rows, at, size in ((pieces.rows, pieces.theta(), pieces.values), (*places, values)):
-            out = (size > limits[0, rows]) | (-size > limits[1, rows])
-            away = at.where(out, torch.inf).amin(0)
-            reached.scatter_reduce_(0, rows, away, "amin")
-        kept = found.theta > reached[found.rows].where(fresh[found.rows], -1.0)
-        found = Zeros(*(x[kept] for x in found))
+        samples = (_Samples(pieces.rows, pieces.theta(), pieces.values), more)
+        reached = _left_start(samples, limits)
+        from_start = reached[crossings.rows].where(fresh[crossings.rows], -1.0)
+        crossings = crossings.of(crossings.theta > from_start)
         limits = limits.masked_fill(reached.isfinite(), -1.0)
-    order = found.theta.argsort(stable=True)
-    order = order[found.rows[order].argsort(stable=True)]
-    return Zeros(*(x[order] for x in found)), limits
+    order = crossings.theta.argsort(stable=True)
+    return crossings.of(order[crossings.rows[order].argsort(stable=True)]), limits
+
+
+def _left_start(samples: Sequence[_Samples], limits: Tensor) -> Tensor:
+    """Where (n,) each function first lies beyond its limits, infinity where it does not."""
+    reached = torch.full_like(limits[0], torch.inf)
+    for rows, at, values in samples:
+        out = (values > limits[0, rows]) | (-values > limits[1, rows])
+        away = at.where(out, torch.inf).amin(0)
+        reached.scatter_reduce_(0, rows, away, "amin")
+    return reached
 
 
 def _whole(value: Value, before: Tensor, after: Tensor) -> _Pieces:
@@ -212,9 +229,8 @@ def _resolved(value: Value, pieces: _Pieces) -> _Pieces:
     return _joined(*done, pieces)
 
 
-def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, tuple[Tensor, Tensor], Tensor]:
-    """Spans with a sign change, and what was evaluated to find them: rows (k,) with places (m, k),
-    and values (m, k)."""
+def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, _Samples]:
+    """Spans with a sign change, and what was evaluated to find them."""
     v = pieces.values
     like = VALUES.to(v) @ v
     slope = SLOPES.to(v) @ v
@@ -227,21 +243,23 @@ def _promising(value: Value, pieces: _Pieces) -> tuple[_Spans, tuple[Tensor, Ten
     inside = gap * GAP + torch.arange(GAP + 1, device=v.device)[:, None]
     chosen = pieces.of(piece)
     at = chosen.a + (chosen.b - chosen.a) * POINTS.to(v)[inside]
-    exact = torch.stack(
-        [v[gap, piece], *(value(chosen.rows, x) for x in at[1:-1]), v[gap + 1, piece]]
-    )
-    where, column = _changes(exact).nonzero().unbind(1)
-    crossing = _span(chosen.rows, at, exact, where, column)
+    between = [value(chosen.rows, x) for x in at[1:-1]]
+    exact = torch.stack([v[gap, piece], *between, v[gap + 1, piece]])
+    samples = _Samples(chosen.rows, at, exact)
+    crossing = _span(samples, _changes(exact))
     if len(piece):
         dips = _dips(exact, slope[inside, piece], width[inside[:-1], 0], margin[piece])
-        deep = _deepened(value, _span(chosen.rows, at, exact, *dips.nonzero().unbind(1)))
+        deep = _deepened(value, _span(samples, dips))
         crossing = _Spans(*map(torch.cat, zip(crossing, deep, strict=True)))
-    return crossing, (chosen.rows, at), exact
+    return crossing, samples
 
 
-def _span(rows: Tensor, at: Tensor, values: Tensor, where: Tensor, column: Tensor) -> _Spans:
-    ends = [x[i, column] for x in (at, values) for i in (where, where + 1)]
-    return _Spans(rows[column], *ends)
+def _span(samples: _Samples, chosen: Tensor) -> _Spans:
+    """The spans between neighbouring samples that are chosen, (m, k)."""
+    where, column = chosen.nonzero().unbind(1)
+    both = (samples.at, samples.values)
+    ends = [x[i, column] for x in both for i in (where, where + 1)]
+    return _Spans(samples.rows[column], *ends)
 
 
 def _changes(values: Tensor) -> Tensor:
@@ -269,13 +287,28 @@ def _deepened(value: Value, spans: _Spans) -> _Spans:
     sign."""
     if not len(spans.rows):
         return spans
-    share = 0.5 * (math.sqrt(5.0) - 1.0)
     sign = spans.low.sign()
-    a = spans.a
-    b = spans.b
+    place, size = _deepest(lambda x: sign * value(spans.rows, x), spans.a, spans.b)
+    hit = (size < 0).nonzero().flatten()
+    place = place[hit]
+    deep = (sign * size)[hit]
+    return _Spans(
+        spans.rows[hit].repeat(2),
+        torch.cat([spans.a[hit], place]),
+        torch.cat([place, spans.b[hit]]),
+        torch.cat([spans.low[hit], deep]),
+        torch.cat([deep, spans.high[hit]]),
+    )
+
+
+def _deepest(fn: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The least value of functions in [a, b], (k,), and where it is; nothing more is looked for
+    once all are below 0."""
+    share = 0.5 * (math.sqrt(5.0) - 1.0)
     left = b - share * (b - a)
     right = a + share * (b - a)
-    at_left, at_right = (sign * value(spans.rows, x) for x in (left, right))
+    at_left = fn(left)
+    at_right = fn(right)
     for _ in range(SEARCH):
         if bool((torch.minimum(at_left, at_right) < 0).all()):
             break
@@ -285,24 +318,12 @@ def _deepened(value: Value, spans: _Spans) -> _Spans:
         new = torch.where(lower, b - share * (b - a), a + share * (b - a))
         kept = torch.where(lower, left, right)
         at_kept = torch.where(lower, at_left, at_right)
-        at_new = sign * value(spans.rows, new)
+        at_new = fn(new)
         left = torch.where(lower, new, kept)
         right = torch.where(lower, kept, new)
         at_left = torch.where(lower, at_new, at_kept)
         at_right = torch.where(lower, at_kept, at_new)
-    place = torch.where(at_left < at_right, left, right)
-    size = torch.minimum(at_left, at_right)
-    hit = (size < 0).nonzero().flatten()
-    rows = spans.rows[hit]
-    place = place[hit]
-    deep = (sign * size)[hit]
-    return _Spans(
-        rows.repeat(2),
-        torch.cat([spans.a[hit], place]),
-        torch.cat([place, spans.b[hit]]),
-        torch.cat([spans.low[hit], deep]),
-        torch.cat([deep, spans.high[hit]]),
-    )
+    return torch.where(at_left < at_right, left, right), torch.minimum(at_left, at_right)
 
 
 def _within(value: Value, spans: _Spans) -> Tensor:

@@ -68,7 +68,7 @@ class Drift:
         self.rows = batch
         self.call = Callee(f)
         self.call.pool = []
-        self.call.asked = _asked(f, [*pieces, *self.given])
+        self.call.asked = _wants_gradients(f, [*pieces, *self.given])
         self.start = self.packed(y0).detach()
 
     def packed(self, y0: State) -> Tensor:
@@ -175,18 +175,20 @@ class Drift:
         return dict(zip(self.keys, pieces, strict=True)) if self.keys else tuple(pieces)
 
     def _pack(self, out: Any, y: Tensor) -> Tensor:
-        keys, found = _pieces(out)
+        keys, pieces = _pieces(out)
         lead = (y.shape[0],) if self.by_sample else ()
         if (
             keys is None
             or (self.keys and set(keys) != set(self.keys))
-            or len(found) != len(self.shapes)
+            or len(pieces) != len(self.shapes)
         ):
             raise self._misfit(out, y)
-        found = [out[k] for k in self.keys] if self.keys else found
-        if any(x.shape != (*lead, *s) for x, s in zip(found, self.shapes, strict=True)):
+        pieces = [out[k] for k in self.keys] if self.keys else pieces
+        if any(x.shape != (*lead, *s) for x, s in zip(pieces, self.shapes, strict=True)):
             raise self._misfit(out, y)
-        return torch.cat([self._real(x, i).reshape(y.shape[0], -1) for i, x in enumerate(found)], 1)
+        return torch.cat(
+            [self._real(x, i).reshape(y.shape[0], -1) for i, x in enumerate(pieces)], 1
+        )
 
     def _misfit(self, out: Any, y: Tensor) -> OdesolveError:
         def shape(x: Any) -> object:
@@ -213,7 +215,7 @@ def _pieces(y: Any) -> tuple[tuple[Any, ...] | None, list[Tensor]]:
     return ((), list(y)) if isinstance(y, (tuple, list)) else (None, [y])
 
 
-def _asked(f: Any, tensors: Sequence[Any]) -> bool | None:
+def _wants_gradients(f: Any, tensors: Sequence[Any]) -> bool | None:
     """Whether gradients of these tensors, or of parameters of f, are asked for; None where f may
     hold parameters unseen."""
     if not torch.is_grad_enabled():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,28 +13,37 @@ from torch import Tensor
 from odesolve.doors.values import is_whole, whole
 from odesolve.errors import OdesolveError, short, unknown
 from odesolve.kernels.dispatch import combine
-from odesolve.kernels.reference import ErrorNorm, Weights
+from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import PAIRS
-from odesolve.methods.tableaus import EXPLICIT, Row, Tableau
+from odesolve.methods.tableaus import EXPLICIT, Tableau
 from odesolve.ode.adaptive_loop import Results
-from odesolve.ode.alive import Alive
+from odesolve.ode.batch import Scale
 from odesolve.ode.drift import Drift
+from odesolve.ode.events import Found
+from odesolve.ode.march import march
+from odesolve.ode.solution import Details
+from odesolve.ode.stages import FIRST, FusedStates, block, stage_slopes, used
 from odesolve.ode.stops import Stretch, stretches
-from odesolve.ode.times import Time, Times
+from odesolve.ode.times import Time, Times, fitted
+from odesolve.process.progress import Bar
 
 MAX_STEPS = 10**7  # of an interval
 TABLEAUS: dict[str, Tableau] = {t.name: t for t in (*EXPLICIT, *PAIRS.values())}
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The times ``t`` of all steps (numbers, or one a sample), how many steps have been made at
+class StepGrid:
+    """The times ``t`` of all steps (numbers, or one per sample), how many steps have been made at
     every output time (``passed``), and the stretches between jumps of f in which the steps lie, if
     there are any."""
 
     t: tuple[Time, ...]
     passed: tuple[int, ...]
     parts: tuple[Stretch, ...] = ()
+
+    def __len__(self) -> int:
+        """How many steps there are."""
+        return len(self.t) - 1
 
     def step(self, k: int, forwards: bool = True) -> tuple[Time, Time]:
         """(time, signed length) of a step from its beginning, or from its end back."""
@@ -47,8 +56,61 @@ class Grid:
         return self.parts[k].clamp(t) if self.parts else t
 
 
-def grid(times: Times, steps: int | Sequence[int]) -> Grid:
-    """Equal steps between neighbouring times: so many in each interval, or a number for each.
+@dataclass(frozen=True)
+class EqualSteps:
+    """A solve with steps of one size: the arguments of ``ode.solve``, where they are described."""
+
+    solver: str | Tableau
+    steps: int | Sequence[int]
+    stops: tuple[float, ...] = ()
+    tolerances: tuple[Scale, Scale] = (0.0, 0.0)
+    progress: bool | None = None
+
+    @torch.no_grad()
+    def run(
+        self,
+        drift: Drift,
+        times: Times,
+        method: object = None,
+    ) -> tuple[Details, Tensor, list[Found]]:
+        """What ``solution`` makes a Solution of, from ``drift.start`` through the times. No
+        ``method`` replaces the named one, as it may where a tolerance chooses the steps."""
+        times = fitted(times, drift)
+        details, y = self.on(drift, self.grid(times, drift.start.dtype), times)
+        return details, y, []
+
+    def grid(self, times: Times, dtype: torch.dtype) -> StepGrid:
+        """The steps between these times, for states of this type."""
+        return grid_with_stops(times, self.steps, self.stops, dtype)
+
+    @property
+    def tableau(self) -> Tableau:
+        """The method. Raises OdesolveError for one that is not explicit."""
+        return tableau_of(self.solver)
+
+    def on(
+        self,
+        drift: Drift,
+        where: StepGrid,
+        times: Times,
+        before: Tensor | None = None,
+    ) -> tuple[Details, Tensor]:
+        """The solve on a grid of its own; ``before`` gets the states before all steps."""
+        steps = _Steps(drift, self.tableau, where)
+        with Bar(len(where), self.progress, "step") as tick:
+            stages = self.tableau.stages
+            y, last, state = march(
+                drift.start, steps.advance, where.t, where.passed, stages, before, tick
+            )
+        return self.details(drift, times, last, state), y
+
+    def details(self, drift: Drift, times: Times, last: Tensor, state: Tensor) -> Details:
+        """What the solution keeps of a solve that left these states."""
+        return Details(drift, Results(last, state), None, times, self.tolerances, None)
+
+
+def grid(times: Times, steps: int | Sequence[int]) -> StepGrid:
+    """Equal steps between neighbouring times: as many in each interval, or a number for each.
     Raises OdesolveError."""
     intervals = len(times) - 1
     given = (
@@ -62,10 +124,15 @@ def grid(times: Times, steps: int | Sequence[int]) -> Grid:
             f"or {intervals} such numbers"
         )
     counts = [whole("steps", n, 1, MAX_STEPS) for n in given]
+    return evenly(times, counts)
+
+
+def evenly(times: Times, counts: Sequence[int]) -> StepGrid:
+    """A number of equal steps in each interval between neighbouring times."""
     t = [times[0]]
     for (first, last), n in zip(itertools.pairwise(times), counts, strict=True):
         t += _equal(first, last, n)
-    return Grid(tuple(t), (0, *itertools.accumulate(counts)))
+    return StepGrid(tuple(t), (0, *itertools.accumulate(counts)))
 
 
 def grid_with_stops(
@@ -73,7 +140,7 @@ def grid_with_stops(
     steps: int | Sequence[int],
     stops: Sequence[float],
     dtype: torch.dtype,
-) -> Grid:
+) -> StepGrid:
     """``grid``, whose intervals are cut at the stops within them: their steps are shared out by
     length, rounded up."""
     even = grid(times, steps)
@@ -91,7 +158,7 @@ def grid_with_stops(
             t += _equal(part.first, part.last, count)
             parts += [part] * count
         passed.append(len(parts))
-    return Grid(tuple(t), tuple(passed), tuple(parts))
+    return StepGrid(tuple(t), tuple(passed), tuple(parts))
 
 
 def _equal(first: Time, last: Time, n: int) -> list[Time]:
@@ -108,70 +175,40 @@ def tableau_of(solver: str | Tableau) -> Tableau:
     return TABLEAUS[solver]
 
 
-def march(
-    drift: Drift,
-    tableau: Tableau,
-    where: Grid,
-    keep: bool,
-    tick: Callable[[float], None] | None = None,
-) -> tuple[Tensor, Results, Tensor]:
-    """(states (n, B, ...) at the output times, what every sample leaves, states (N, B, ...) before
-    every step or none).
+class _Steps:
+    """The steps of a method on a grid, each in memory that the next one uses again."""
 
-    Without ``keep`` nothing of the state's size is taken after the first step. A sample that leaves
-    the finite numbers has NaN from then on, and its last finite state in the results.
-    """
-    n = len(where.t) - 1
-    start = drift.start
-    kept = start.new_empty(n if keep else 0, *start.shape)
-    y = start.clone()
-    out = start.new_empty(len(where.passed), *start.shape)
-    out[0] = y
-    alive = Alive(y, tableau.stages)
-    stage = torch.empty_like(y)
-    new = torch.empty_like(y)
-    norm = ErrorNorm(alive.norm, 0.0, 1.0)
-    clock = start.new_empty(len(start))
-    stages = [(c, *_used(row)) for c, row in zip(tableau.c, tableau.a, strict=True)]
-    ends, finish = _used(tableau.b)
-    place = 1
-    for k in range(n):
-        t, h = where.step(k)
-        if keep:
-            kept[k] = y
-        slopes: list[Tensor] = []
-        for c, used, row in stages:
-            at = y
-            if used:
-                at = stage
-                combine((stage,), (y, *(slopes[j] for j in used)), _block((0.0,), row, h), (0,))
-            now = t + c * h
+    def __init__(self, drift: Drift, tableau: Tableau, where: StepGrid):
+        self.drift = drift
+        self.where = where
+        self.nodes = tableau.c
+        self.rows = [[w for w in row if w] for row in tableau.a]
+        self.columns = [used(row) for row in tableau.a]
+        self.ends = used(tableau.b)
+        self.finish = [w for w in tableau.b if w]
+        # stages at y itself, and one memory for the states of all others
+        self.still = [i for i, columns in enumerate(self.columns) if not columns]
+        self.memory = [torch.empty_like(drift.start)] * len(self.columns)
+        self.clock = drift.start.new_empty(len(drift.start))
+
+    def advance(self, k: int, y: Tensor, new: Tensor, norm: ErrorNorm) -> None:
+        """Step k, from y to ``new``."""
+        t, h = self.where.step(k)
+        memory = self.memory
+        for i in self.still:
+            memory[i] = y
+        weights = [block((0.0,), row, h) if row else None for row in self.rows]
+        drift = self.drift
+        clock = self.clock
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            now = t + self.nodes[i] * h
             moments = clock.copy_(now) if isinstance(now, Tensor) else clock.fill_(now)
-            slopes.append(drift(drift.time(where.inside(k, moments)), at))
-        weights = _block((0.0, 1.0), finish, h)
-        combine((new,), (y, *(slopes[j] for j in ends)), weights, (0,), None, (), norm)
-        alive.note(t, y, new)
-        y, new = new, y
-        if where.passed[place] == k + 1:
-            out[place] = alive.masked(y)
-            place += 1
-        if tick is not None:
-            tick(k + 1)
-    results = Results(start)
-    results.y = y
-    results.state = alive.finish(where.t[-1])
-    return out, results, kept
+            return drift(drift.time(self.where.inside(k, moments)), at)
 
-
-def _used(row: Row) -> tuple[list[int], list[float]]:
-    """The places of the weights that are not 0, and these weights."""
-    places = [j for j, w in enumerate(row) if w]
-    return places, [row[j] for j in places]
-
-
-def _block(firsts: Sequence[float], row: Sequence[float], h: Time) -> Weights:
-    """A block of weights with these first columns, and h times the row behind each of them."""
-    if not isinstance(h, Tensor):
-        return [[first, *(h * w for w in row)] for first in firsts]
-    steps = [h * w for w in row]
-    return torch.stack([torch.stack([torch.full_like(h, first), *steps], 1) for first in firsts], 1)
+        slopes = stage_slopes(
+            slope, FusedStates(memory, self.columns, weights), [], len(self.nodes)
+        )
+        ins = (y, *(slopes[j] for j in self.ends))
+        # the second row is the new state itself, whose norm tells samples that are not finite
+        combine((new,), ins, block((0.0, 1.0), self.finish, h), FIRST, None, (), norm)

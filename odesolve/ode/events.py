@@ -23,8 +23,8 @@ class Event:
     """A zero of fn(t, y, *args) along a solution.
 
     Args:
-        fn: called as f is, on all samples or on some of them; returns one number a sample, (B,). Of
-            one system, one number.
+        fn: called as f is, on all samples or on some of them; returns one number per sample, (B,).
+            Of one system, one number.
         terminal: the sample ends there, with status "event".
         direction: 1 for zeros where fn rises along the way, -1 where it falls, 0 for both.
 
@@ -63,13 +63,13 @@ class Event:
 
 def listed(events: Any) -> tuple[Event, ...]:
     """One event or several as a tuple. Raises OdesolveError for anything else."""
-    found = tuple(events) if isinstance(events, (tuple, list)) else (events,)
-    for event in found:
+    given = tuple(events) if isinstance(events, (tuple, list)) else (events,)
+    for event in given:
         if not isinstance(event, Event):
             raise OdesolveError(
-                f"events hold {short(event)}: give ode.Event(fn), fn(t, y) -> one number a sample"
+                f"events hold {short(event)}: give ode.Event(fn), fn(t, y) -> one number per sample"
             )
-    return found
+    return given
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ NODES = {"dpm_solver_12": (0.0, 1 / 2), "dpm_solver_23": (0.0, 1 / 3, 2 / 3)}
 FIRST_STEP = 0.05  # in log-SNR (Lu et al. 2022a, Algorithm 3)
 
 
-class Step(NamedTuple):
+class ExponentialAttempt(NamedTuple):
     """The state before an attempt, the candidates of the higher and the lower order after it, and
     the noise before it."""
 
@@ -29,7 +29,7 @@ class Step(NamedTuple):
     noise: Tensor
 
 
-class Exponential:
+class ExponentialPair:
     """DPM-Solver-12 and DPM-Solver-23 (Lu et al. 2022a, Algorithm 3 and appendix C), with a step
     for every sample.
 
@@ -49,7 +49,7 @@ class Exponential:
     def start(self, batch: Batch, f0: Tensor) -> None:
         """Take the first state and the noise there, which the first attempt uses."""
         y = batch.drift.start
-        self.last = Step(y, y.clone(), y.clone(), f0)
+        self.last = ExponentialAttempt(y, y.clone(), y.clone(), f0)
         self.before = y
         self.known = f0
         batch.state[NFE] -= 1.0
@@ -59,25 +59,31 @@ class Exponential:
         took = columns(batch.state[TOOK], self.last.y) != 0
         y = torch.where(took, self.last.y1, self.last.y)
         self.before = torch.where(took, self.last.low, self.before)
-        at = [self._point(batch.state[T] + r * batch.state[H]) for r in (*self.nodes, 1.0)]
-        h = batch.state[H]
-        none = batch.state[H] == 0
-        rows = rows_of(at, h)
-        noises = [batch.drift(batch.clocks[0], y) if self.known is None else self.known]
-        self.known = None
-        for clock, row in zip(batch.clocks[1:], rows, strict=False):
-            stage = torch.empty_like(y)
-            dispatch.combine((stage,), (y, *noises), _weights([row], none), (0,))
-            noises.append(batch.drift(clock, stage))
-        low = torch.empty_like(y)
-        high = torch.empty_like(y)
-        dispatch.combine((low, high), (y, *noises), _weights(rows[len(noises) - 1 :], none), (0, 0))
-        self.last = Step(y, high, low, noises[0])
+        self.last = self._candidates(y, batch)
+        low = self.last.low
         rtol, atol = (
             columns(s, y) if isinstance(s, Tensor) else s for s in (batch.rtol, batch.atol)
         )
         scale = (rtol * torch.maximum(low.abs(), self.before.abs())).clamp_min(atol)
-        dispatch.rms(batch.norm, (low - high) / scale, low, low, 0.0, 1.0)
+        dispatch.rms(batch.norm, (low - self.last.y1) / scale, low, low, 0.0, 1.0)
+
+    def _candidates(self, y: Tensor, batch: Batch) -> ExponentialAttempt:
+        """A step from y to both orders."""
+        t = batch.state[T]
+        h = batch.state[H]
+        still = h == 0
+        rows = rows_of([self._point(t + r * h) for r in (*self.nodes, 1.0)], h)
+        noises = [batch.drift(batch.clocks[0], y) if self.known is None else self.known]
+        self.known = None
+        for clock, row in zip(batch.clocks[1:], rows, strict=False):
+            stage = torch.empty_like(y)
+            dispatch.combine((stage,), (y, *noises), _weights([row], still), (0,))
+            noises.append(batch.drift(clock, stage))
+        low = torch.empty_like(y)
+        high = torch.empty_like(y)
+        weights = _weights(rows[len(noises) - 1 :], still)
+        dispatch.combine((low, high), (y, *noises), weights, (0, 0))
+        return ExponentialAttempt(y, high, low, noises[0])
 
     def _point(self, lam: Tensor) -> tuple[Tensor, Tensor]:
         t = self.path.t_of_lam(lam)
@@ -85,19 +91,20 @@ class Exponential:
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        y = torch.where(columns(batch.state[TOOK], self.last.y) != 0, self.last.y1, self.last.y)
-        return y if index is None else y[index]
+        return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
-        self.last = Step(*(x[index] for x in self.last))
+        self.last = ExponentialAttempt(*(x[index] for x in self.last))
         self.before = self.before[index]
 
     def replace(self, index: Tensor, y: Tensor) -> None:
         """Give these of the running samples another state after their last accepted attempt."""
         self.last.y1[index] = y
 
-    def interpolant(self, attempt: Step, state: Tensor, index: Tensor, batch: Batch) -> Tensor:
+    def interpolant(
+        self, attempt: ExponentialAttempt, state: Tensor, index: Tensor, batch: Batch
+    ) -> Tensor:
         """Coefficients (4, n, ...) of the cubic Hermite polynomial in theta: one evaluation, at the
         end of the step."""
         y0 = attempt.y[index]
@@ -164,8 +171,7 @@ def _bend(h: Tensor) -> Tensor:
     return torch.where(h.abs() < 0.02, series, torch.expm1(h) / h.where(h != 0, 1.0) - 1)
 
 
-def _weights(rows: Rows, none: Tensor) -> Tensor:
+def _weights(rows: Rows, still: Tensor) -> Tensor:
     """A block (B, rows, columns); zeros for samples that stand still."""
-    return torch.stack([torch.stack(row, 1) for row in rows], 1).masked_fill(
-        none[:, None, None], 0.0
-    )
+    weights = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    return weights.masked_fill(still[:, None, None], 0.0)

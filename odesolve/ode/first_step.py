@@ -22,8 +22,8 @@ def starting_step(
 ) -> Tensor:
     """Length (B,) of a first step from f at the start and one explicit Euler step: one evaluation.
 
-    ``span`` is the signed length of the interval (a number, or one a sample), ``order`` that of the
-    local error; ``size_of`` gives the norms (B,) of what has the form of the state, by the
+    ``span`` is the signed length of the interval (a number, or one per sample), ``order`` that of
+    the local error; ``size_of`` gives the norms (B,) of what has the form of the state, by the
     tolerances at the start. Where f is not finite the step is a hundredth of the interval.
     """
     y = drift.start

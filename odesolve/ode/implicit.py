@@ -18,7 +18,7 @@ from odesolve.ode.linear import columns
 from odesolve.ode.newton import Newton
 from odesolve.ode.runge_kutta import Attempt
 
-LARGEST = 256  # numbers a sample whose Jacobian is stored and factored by default
+LARGEST = 256  # numbers per sample whose Jacobian is stored and factored by default
 SLOW = 0.02  # a rate of convergence that asks for a new Jacobian
 
 
@@ -141,7 +141,7 @@ class Implicit:
     Args:
         pair: the tableau.
         linear: "dense" keeps and factors a Jacobian for each sample, "krylov" solves by GMRES on
-            products with it; by default dense up to 256 numbers a sample. Jacobians and products
+            products with it; by default dense up to 256 numbers per sample. Jacobians and products
             come from forward differentiation of f; by differences where f cannot be transformed.
 
     Every sample has its own iterations: its values do not depend on the samples beside it. The host
@@ -190,31 +190,19 @@ class Implicit:
         newton = self.newton
         y = torch.empty_like(before.y)
         first = torch.empty_like(before.y)
-        dispatch.combine(
-            (y, first), (before.y, before.y1, before.k[0], before.k[-1]), batch.weights[0], (-1, -1)
-        )
-        t = batch.state[T]
+        ins = (before.y, before.y1, before.k[0], before.k[-1])
+        dispatch.combine((y, first), ins, batch.weights[0], (-1, -1))
         s = batch.state[H] * self.pair.gamma
         newton.linear.advance(batch.state[TOOK] > 0)
-        newton.begin(batch, y, t, s, SLOW)
+        newton.begin(batch, y, batch.state[T], s, SLOW)
         good = s != 0
         k = [first]
         y1 = y
         for clock, weights in zip(batch.clocks, batch.weights[1:-1], strict=True):
             base = torch.empty_like(y)
-            z = torch.empty_like(y)
-            dispatch.combine((base, z), (y, *k), weights, (0, -1))
-            guess = z
-            z, done = newton.solve(batch, clock, base, z, s, good)
-            again = good & ~done
-            if bool(again.any()) and newton.linear.update(
-                clock.reshape(-1), base + guess, s, again, newton.spent, force=True
-            ):
-                z = torch.where(columns(again, z) != 0, guess, z)
-                newton.rate = newton.rate.masked_fill(again, 0.5)
-                z, then = newton.solve(batch, clock, base, z, s, again)
-                done = done | then
-            good = good & done
+            guess = torch.empty_like(y)
+            dispatch.combine((base, guess), (y, *k), weights, (0, -1))
+            z, good = self._stage(batch, clock, base, guess, s, good)
             k.append(z / columns(s.where(s != 0, 1.0), z))
             y1 = base + z
         error = torch.empty_like(y)
@@ -224,16 +212,33 @@ class Implicit:
         batch.state[NFE] += newton.spent
         self.last = Attempt(y, y1, k)
 
+    def _stage(
+        self,
+        batch: Batch,
+        clock: Tensor,
+        base: Tensor,
+        guess: Tensor,
+        s: Tensor,
+        good: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """z = s f(base + z) from a guess, and which of the good samples still are: those that do
+        not converge get one more try, with new Jacobians."""
+        newton = self.newton
+        z, done = newton.solve(batch, clock, base, guess, s, good)
+        again = good & ~done
+        if not bool(again.any()):
+            return z, good & done
+        at = base + guess
+        if newton.linear.update(clock.reshape(-1), at, s, again, newton.spent, force=True):
+            z = torch.where(columns(again, z) != 0, guess, z)
+            newton.rate = newton.rate.masked_fill(again, 0.5)
+            z, then = newton.solve(batch, clock, base, z, s, again)
+            done = done | then
+        return z, good & done
+
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took = batch.state[TOOK] > 0
-        y = self.last.y
-        y1 = self.last.y1
-        if index is not None:
-            took = took[index]
-            y = y[index]
-            y1 = y1[index]
-        return torch.where(columns(took, y) != 0, y1, y)
+        return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""

@@ -1,5 +1,5 @@
-"""Linear systems (I - s J) x = r of an implicit step, one a sample: factored Jacobians, or GMRES on
-products with J."""
+"""Linear systems (I - s J) x = r of an implicit step, one per sample: factored Jacobians, or GMRES
+on products with J."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Jacobian:
         self.exact = False
 
 
-class Dense:
-    """One Jacobian and one LU factorisation a sample, kept while they serve."""
+class Factored:
+    """One Jacobian and one LU factorisation per sample, kept while they serve."""
 
     def __init__(self, drift: Drift, rows: Tensor):
         self.jacobian = Jacobian(drift)
@@ -208,45 +208,71 @@ def gmres(system, r: Tensor, enough: float) -> tuple[Tensor, Tensor]:
     is not finite, changes no more, whatever the others need.
     """
     most = min(VECTORS, r.shape[1])
+    tiny = torch.finfo(r.dtype).tiny
     size = r.norm(dim=1)
-    basis = [r / size.clamp_min(torch.finfo(r.dtype).tiny)[:, None]]
-    upper = torch.eye(most, dtype=r.dtype, device=r.device).repeat(len(r), 1, 1)
-    g = r.new_zeros(len(r), most + 1)
-    g[:, 0] = size
-    turns: list[tuple[Tensor, Tensor]] = []
+    basis = [r / size.clamp_min(tiny)[:, None]]
+    system_of_basis = _Triangular(size, most)
     count = torch.zeros(len(r), dtype=torch.float64, device=r.device)
     active = (size > enough) & size.isfinite()
-    for k in range(most):
+    for _ in range(most):
         if not bool(active.any()):
             break
         count += active
-        w = system(basis[k])
-        column = []
-        for v in basis:
-            column.append((w * v).sum(1))
-            w = w - column[-1][:, None] * v
-        below = w.norm(dim=1)
-        basis.append(w / below.clamp_min(torch.finfo(r.dtype).tiny)[:, None])
-        for j, (c, s) in enumerate(turns):
-            column[j], column[j + 1] = (
-                c * column[j] + s * column[j + 1],
-                c * column[j + 1] - s * column[j],
-            )
+        column, below, w = _orthogonalised(system(basis[-1]), basis)
+        basis.append(w / below.clamp_min(tiny)[:, None])
+        left = system_of_basis.add(column, below, active)
+        active = active & (left > enough)
+    weights = system_of_basis.solve()
+    x = torch.zeros_like(r)
+    if len(basis) > 1:
+        used = weights[:, : len(basis) - 1]
+        x = torch.einsum("bk,kbn->bn", used, torch.stack(basis[:-1]))
+    return x.masked_fill(~size.isfinite()[:, None], torch.nan), count
+
+
+def _orthogonalised(w: Tensor, basis: list[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """(the parts of w along the basis, the norm of what is left, what is left), by Gram and
+    Schmidt, one vector after the other."""
+    column = []
+    for v in basis:
+        part = (w * v).sum(1)
+        column.append(part)
+        w = w - part[:, None] * v
+    return column, w.norm(dim=1), w
+
+
+class _Triangular:
+    """The least-squares problem of GMRES, which Givens's rotations keep triangular: one per row of
+    the batch, whose residuals have this size at first."""
+
+    def __init__(self, size: Tensor, most: int):
+        self.upper = torch.eye(most, dtype=size.dtype, device=size.device).repeat(len(size), 1, 1)
+        self.g = size.new_zeros(len(size), most + 1)
+        self.g[:, 0] = size
+        self.turns: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, column: list[Tensor], below: Tensor, active: Tensor) -> Tensor:
+        """Take a column with one number below it, for the active rows; returns the size of the
+        residuals that are left."""
+        k = len(self.turns)
+        for j, (c, s) in enumerate(self.turns):
+            high = column[j]
+            low = column[j + 1]
+            column[j] = c * high + s * low
+            column[j + 1] = c * low - s * high
         length = torch.hypot(column[k], below)
         c = column[k] / length
         s = below / length
-        turns.append((c, s))
+        self.turns.append((c, s))
         column[k] = length
-        upper[:, : k + 1, k] = torch.stack(column, 1).where(active[:, None], upper[:, : k + 1, k])
-        left = g[:, k].clone()
-        g[:, k] = (c * left).where(active, 0.0)
-        g[:, k + 1] = (-s * left).where(active, 0.0)
-        active = active & (g[:, k + 1].abs() > enough)
-    weights = torch.linalg.solve_triangular(upper, g[:, :most, None], upper=True)[..., 0]
-    n = len(basis) - 1
-    x = (
-        torch.einsum("bk,kbn->bn", weights[:, :n], torch.stack(basis[:n]))
-        if n
-        else torch.zeros_like(r)
-    )
-    return x.masked_fill(~size.isfinite()[:, None], torch.nan), count
+        rows = self.upper[:, : k + 1, k]
+        rows.copy_(torch.stack(column, 1).where(active[:, None], rows))
+        left = self.g[:, k].clone()
+        self.g[:, k] = (c * left).where(active, 0.0)
+        self.g[:, k + 1] = (-s * left).where(active, 0.0)
+        return self.g[:, k + 1].abs()
+
+    def solve(self) -> Tensor:
+        """The weights of the basis, (B, most)."""
+        g = self.g[:, :-1, None]
+        return torch.linalg.solve_triangular(self.upper, g, upper=True)[..., 0]

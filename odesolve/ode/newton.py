@@ -8,7 +8,7 @@ from torch import Tensor
 
 from odesolve.kernels import dispatch
 from odesolve.ode.batch import Batch
-from odesolve.ode.linear import Dense, Krylov, columns
+from odesolve.ode.linear import Factored, Krylov, columns
 
 ITERATIONS = 10
 ACCURACY = 0.03  # of the iteration, as a share of the tolerance of the step
@@ -29,7 +29,7 @@ class Newton:
 
     def __init__(self, batch: Batch, krylov: bool):
         drift = batch.drift
-        self.linear = (Krylov if krylov else Dense)(drift, batch.rows)
+        self.linear = (Krylov if krylov else Factored)(drift, batch.rows)
         self.rate, self.spent = (torch.zeros_like(batch.norm) for _ in range(2))
         self.slowest = torch.zeros_like(batch.norm)
 

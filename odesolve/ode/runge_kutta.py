@@ -4,6 +4,7 @@ network apart."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,14 +12,18 @@ import torch
 from torch import Tensor
 
 from odesolve.kernels import dispatch
-from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0, TOOK
+from odesolve.kernels.control import BY_STEP, H0, IF_KEPT, IF_TOOK, NFE, T0
 from odesolve.kernels.reference import ErrorNorm
 from odesolve.methods.pairs import Pair
+from odesolve.methods.tableaus import Row
 from odesolve.ode.batch import Batch, Blocks
+from odesolve.ode.stages import FIRST, FusedStates, stage_slopes, used
 
-# bases of the outputs: none, the first input
-ALONE = (-1, -1, -1)
-FIRST = (0,)
+ALONE = (-1, -1, -1)  # bases of outputs that are no changes of a state
+# entries of a block: no weight, and weight 1 after an attempt that was not, or was, accepted
+NOTHING = (0.0, 0)
+KEPT = (1.0, IF_KEPT)
+TAKEN = (1.0, IF_TOOK)
 
 
 @dataclass
@@ -36,7 +41,7 @@ class RungeKutta:
 
     Args:
         pair: the tableau with its error estimate.
-        depth: so many attempts are kept one behind the other; with 1 they share their buffers.
+        depth: how many attempts are kept one behind the other; with 1 they share their memory.
 
     Whether the last attempt was accepted is known on the device only: the next one begins with a
     combine of its two states and first stages under weights 1 and 0, and an input of weight 0 is
@@ -50,6 +55,7 @@ class RungeKutta:
         self.order = float(pair.error_order)
         self.evaluations = pair.stages
         self.columns, self.judged, self.blocks, self.dense = _recipe(pair)
+        self.dense_columns = used(tuple(self.dense.any(1).tolist()))
 
     def start(self, batch: Batch, f0: Tensor) -> None:
         """Take the first state and f there; the attempts after ``batch.begin`` go on from them."""
@@ -76,39 +82,32 @@ class RungeKutta:
         before = self.last
         self.now = (self.now + 1) % self.depth
         new = self.last
-        drift = batch.drift
-        stage = self.stage
-        k = [new.k[0]]
+        first = new.k[0]
         ins = (before.k[0], before.k[-1], before.y, before.y1)
-        dispatch.combine((stage, new.y, k[0]), ins, batch.weights[0], ALONE)
-        for i, columns in enumerate(self.columns):
-            k.append(drift(batch.clocks[i], stage))
-            out = stage if i + 1 < len(self.columns) else new.y1
-            dispatch.combine((out,), (new.y, *[k[j] for j in columns]), batch.weights[i + 1], FIRST)
-        k.append(drift(batch.clocks[-1], new.y1))
-        new.k = k
+        # the state that goes on, f there, and the state of the second stage, in one pass
+        dispatch.combine((self.stage, new.y, first), ins, batch.weights[0], ALONE)
+        stages = self.pair.stages
+        memory = (new.y, *(self.stage,) * (stages - 1), new.y1)
+        states = FusedStates(memory, self.columns, (None, *batch.weights))
+        drift = batch.drift
+        clocks = batch.clocks
+        new.k = stage_slopes(lambda i, y: drift(clocks[i - 1], y), states, [first], stages + 1)
+        self._judge(new, batch)
+
+    def _judge(self, new: Attempt, batch: Batch) -> None:
+        """The error of an attempt."""
         norms = (batch.norm, self.third)
-        for n, (norm, columns) in enumerate(zip(norms, self.judged, strict=False)):
-            ins = (new.y, *[k[j] for j in columns])
+        blocks = batch.weights[self.pair.stages :]
+        for norm, columns, weights in zip(norms, self.judged, blocks, strict=False):
+            ins = (new.y, *[new.k[j] for j in columns])
             error = ErrorNorm(norm, batch.rtol, batch.atol)
-            weights = batch.weights[len(self.columns) + 1 + n]
             dispatch.combine((new.y1,), ins, weights, FIRST, None, (), error)
         if len(self.judged) > 1:
-            square = batch.norm.square()
-            batch.norm.copy_(
-                square / (square + 0.01 * self.third.square()).sqrt().clamp_min(1e-300)
-            )
+            batch.norm.copy_(of_two(batch.norm, self.third))
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The states of the running samples, or of these of them."""
-        took = batch.state[TOOK] > 0
-        y = self.last.y
-        y1 = self.last.y1
-        if index is not None:
-            took = took[index]
-            y = y[index]
-            y1 = y1[index]
-        return torch.where(took.view(-1, *[1] * (y.dim() - 1)), y1, y)
+        return batch.after(self.last.y, self.last.y1, index)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the running samples."""
@@ -130,28 +129,55 @@ class RungeKutta:
         y = attempt.y[index]
         k = [x[index] for x in attempt.k]
         h = state[H0, index]
-        for c, row in self.pair.extra:
-            stage = torch.empty_like(y)
-            used = [j for j, w in enumerate(row) if w]
-            weights = h[:, None, None] * torch.tensor(
-                [[0.0, *(row[j] for j in used)]], dtype=h.dtype, device=h.device
-            )
-            dispatch.combine([stage], [y, *(k[j] for j in used)], weights, FIRST)
-            t = batch.drift.time((state[T0, index] + c * h).to(y.dtype))
-            k.append(batch.drift(t, stage, batch.drift.args_of(batch.rows[index])))
+        if self.pair.extra:
+            self._complete(k, y, state[T0, index], h, batch, batch.rows[index])
         batch.state[NFE, index] += len(self.pair.extra)
-        used = [j for j, w in enumerate(self.dense.any(1).tolist()) if w]
-        weights = h[:, None, None] * self.dense[used].t().to(h.device)
-        out = torch.empty(self.dense.shape[1] + 1, *y.shape, dtype=y.dtype, device=y.device)
+        columns = self.dense_columns
+        weights = h[:, None, None] * self.dense[columns].t().to(h.device)
+        powers = self.dense.shape[1]
+        out = torch.empty(powers + 1, *y.shape, dtype=y.dtype, device=y.device)
         out[0] = y
-        dispatch.combine(list(out[1:]), [k[j] for j in used], weights, [-1] * self.dense.shape[1])
+        dispatch.combine(list(out[1:]), [k[j] for j in columns], weights, [-1] * powers)
         return out
+
+    def _complete(
+        self,
+        k: list[Tensor],
+        y: Tensor,
+        t: Tensor,
+        h: Tensor,
+        batch: Batch,
+        rows: Tensor,
+    ) -> None:
+        """The stages of steps from y that only the dense output needs, behind the stages k."""
+        drift = batch.drift
+        args = drift.args_of(rows)
+        known = len(k)
+        columns = [[], *([] for _ in k[1:]), *(used(row) for _, row in self.pair.extra)]
+        weights: list[Tensor | None] = [None] * known
+        for (_, row), places in zip(self.pair.extra, columns[known:], strict=True):
+            table = torch.tensor([[0.0, *(row[j] for j in places)]], dtype=h.dtype, device=h.device)
+            weights.append(h[:, None, None] * table)
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            c = self.pair.extra[i - known][0]
+            return drift(drift.time((t + c * h).to(y.dtype)), at, args)
+
+        memory = (y, *(torch.empty_like(y),) * (len(weights) - 1))
+        stage_slopes(slope, FusedStates(memory, columns, weights), k, len(weights))
+
+
+def of_two(norm: Tensor, third: Tensor) -> Tensor:
+    """The error of a pair with two estimates from their norms (Hairer, Norsett and Wanner 1993,
+    II.10)."""
+    square = norm.square()
+    return square / (square + 0.01 * third.square()).sqrt().clamp_min(1e-300)
 
 
 class Recipe(NamedTuple):
-    """What is the same in every solve with a pair: of each combine after the first the stages that
-    it reads, then of those that end in a norm; their weights; and the rows of the dense output over
-    all stages."""
+    """What is the same in every solve with a pair: the stages that each state is made of (none of
+    the first two, which the first combine of an attempt writes), then those of each error norm; the
+    weights of all combines; and the rows of the dense output over all stages."""
 
     columns: list[list[int]]
     judged: list[list[int]]
@@ -161,28 +187,32 @@ class Recipe(NamedTuple):
 
 @functools.lru_cache(64)
 def _recipe(pair: Pair) -> Recipe:
-    nothing = (0.0, 0)
-    kept = (1.0, IF_KEPT)
-    took = (1.0, IF_TOOK)
-    first = pair.a[1][0]
-    select = [
-        [(first, BY_STEP | IF_KEPT), (first, BY_STEP | IF_TOOK), kept, took],
-        [nothing, nothing, kept, took],
-        [kept, took, nothing, nothing],
-    ]
-    stages = [[row] for row in (*pair.a[2:], pair.b)]
+    states = [[row] for row in (*pair.a[2:], pair.b)]
+    # the step itself stands above each error, for the state that tolerances are scaled by
     norms = [[(*pair.b, 0.0), row] for row in (pair.error, pair.error_third) if row is not None]
-    used = [
-        [j for j, w in enumerate(zip(*rows, strict=True)) if any(w)] for rows in (*stages, *norms)
+    columns = [_columns(rows) for rows in states]
+    judged = [_columns(rows) for rows in norms]
+    blocks = [_selection(pair)]
+    for rows, places in zip((*states, *norms), (*columns, *judged), strict=True):
+        blocks.append([[NOTHING, *((row[j], BY_STEP) for j in places)] for row in rows])
+    table = Blocks(blocks, (*pair.c[1:], 1.0))
+    return Recipe([[], [], *columns], judged, table, dense_rows(pair))
+
+
+def _columns(rows: Sequence[Row]) -> list[int]:
+    """The stages that any of these rows reads."""
+    return [j for j, weights in enumerate(zip(*rows, strict=True)) if any(weights)]
+
+
+def _selection(pair: Pair) -> list[list[tuple[float, int]]]:
+    """The block that goes on from the last attempt or from the one before it, (k, k', y, y'): the
+    state of the second stage, the state, and f there."""
+    first = pair.a[1][0]
+    return [
+        [(first, BY_STEP | IF_KEPT), (first, BY_STEP | IF_TOOK), KEPT, TAKEN],
+        [NOTHING, NOTHING, KEPT, TAKEN],
+        [KEPT, TAKEN, NOTHING, NOTHING],
     ]
-    blocks = [
-        [[nothing, *((row[j], BY_STEP) for j in columns)] for row in rows]
-        for rows, columns in zip((*stages, *norms), used, strict=True)
-    ]
-    n = len(stages)
-    return Recipe(
-        used[:n], used[n:], Blocks([select, *blocks], (*pair.c[1:], 1.0)), dense_rows(pair)
-    )
 
 
 def dense_rows(pair: Pair) -> Tensor:

@@ -16,7 +16,7 @@ from odesolve.errors import OdesolveError
 from odesolve.kernels.control import RESOLUTION
 from odesolve.ode.drift import Drift
 
-Time = float | Tensor  # of all samples, or one a sample (B,)
+Time = float | Tensor  # of all samples, or one per sample (B,)
 # of all samples, or (n, B), where row i holds the i-th time of every sample
 Times = Sequence[float] | Tensor
 SPAN = 2.0  # shortest steps that a solve has at least
@@ -115,7 +115,7 @@ def fitted(times: Times, drift: Drift) -> Times:
 
 
 def each(t: Time, like: Tensor) -> Tensor:
-    """A time as one a sample (B,), in the type of states like (B, ...)."""
+    """A time as one per sample (B,), in the type of states like (B, ...)."""
     return t.to(like.dtype) if isinstance(t, Tensor) else like.new_full((len(like),), t)
 
 

@@ -24,7 +24,7 @@ ULPS = 4.0  # of the time in the state's type: an event may be off by them
 
 class Marks:
     """Output times, ``t`` (n,) of all samples or (n, B) of each, in its direction ``sign`` (a
-    number, or one a sample)."""
+    number, or one per sample)."""
 
     def __init__(self, times: Times, like: Tensor):
         self.t = torch.as_tensor(times, dtype=torch.float64, device=like.device)
@@ -45,7 +45,7 @@ class Marks:
         return self.t[place, rows] if self.t.dim() > 1 else self.t[place]
 
 
-class Watch:
+class StepWatch:
     """Fills ``y`` (times, B, ...) at the inner output times, finds events, and keeps the steps if
     ``dense``.
 
@@ -63,7 +63,7 @@ class Watch:
         self.dense = Dense(len(start), self.marks.sign) if dense else None
         # output times passed
         self.done = torch.ones(len(start), dtype=torch.int64, device=start.device)
-        self.found: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
+        self.crossings: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.events]
         self.noted: list[tuple[Any, Tensor]] = []
         first = self.marks.t[0].expand(len(start))
         self.values = [self._value(e, first, start, drift.args).clone() for e in self.events]
@@ -125,7 +125,7 @@ class Watch:
             )
             raise OdesolveError(
                 f"an event's function returned {given}: return a tensor of shape {expected}, one "
-                "a sample: real "
+                "per sample: real "
                 "numbers, whose sign changes at the event"
             )
         return value.double().reshape(len(y))
@@ -147,18 +147,22 @@ class Watch:
         reached = end.clone()
         met = torch.zeros_like(end, dtype=torch.bool)
         states = torch.empty_like(last)
-        found = [self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))]
-        times = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in found]
+        crossings = [
+            self._zeros(i, piece, last, end, batch, index) for i in range(len(self.events))
+        ]
+        times = [piece.t0[z.rows] + z.theta * piece.h[z.rows] for z in crossings]
         way = piece.h.sign()
-        for event, z, t in zip(self.events, found, times, strict=True):
+        for event, z, t in zip(self.events, crossings, times, strict=True):
             if event.terminal:
                 reached = way * (way * reached).scatter_reduce(0, z.rows, way[z.rows] * t, "amin")
-        for event, all_found, z, t in zip(self.events, self.found, found, times, strict=True):
+        for event, kept_so_far, z, t in zip(
+            self.events, self.crossings, crossings, times, strict=True
+        ):
             kept = way[z.rows] * t <= (way * reached)[z.rows]
             rows = z.rows[kept]
             t = t[kept]
             y = evaluate(piece.coefficients[:, rows], z.theta[kept])
-            all_found.append((piece.rows[rows], t, y))
+            kept_so_far.append((piece.rows[rows], t, y))
             if event.terminal:
                 met[rows], states[rows] = True, y
         return reached, met, states
@@ -173,38 +177,47 @@ class Watch:
         index: Tensor,
     ) -> Zeros:
         """The zeros of an event within these steps, of its direction."""
-        event, args, n = self.events[i], self.drift.args_of(piece.rows), len(end)
-
-        def part(rows: Rows, theta: Tensor | float) -> Tensor:
-            t = piece.t0[rows] + theta * piece.h[rows]
-            given = args if isinstance(rows, slice) else self.drift.args_of(piece.rows[rows])
-            return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
+        event = self.events[i]
+        args = self.drift.args_of(piece.rows)
 
         def value(rows: Rows, theta: Tensor | float) -> Tensor:
             if isinstance(rows, slice):
-                return part(rows, theta)
+                return self._along(event, piece, rows, theta, args)
             assert isinstance(theta, Tensor)
             # no more samples at a time than there are
-            parts = zip(rows.split(n), theta.split(n), strict=True)
-            return torch.cat([part(*given) for given in parts]) if len(rows) else theta
+            parts = zip(rows.split(len(end)), theta.split(len(end)), strict=True)
+            values = [self._along(event, piece, *part, None) for part in parts]
+            return torch.cat(values) if len(rows) else theta
 
         before = self.values[i][piece.rows]
         after = self._value(event, end, last, args)
         limits = self.limits[i][:, piece.rows]
         if bool(limits.isnan().any()):
             limits = self._limits(event, piece, batch, index).where(limits.isnan(), limits)
-        found, limits = zeros(value, before, after, limits)
-        self.values[i][piece.rows], self.limits[i][:, piece.rows] = after, limits
-        wanted = found.rising if event.direction > 0 else ~found.rising
-        return found if event.direction == 0 else Zeros(*(x[wanted] for x in found))
+        crossings, limits = zeros(value, before, after, limits)
+        self.values[i][piece.rows] = after
+        self.limits[i][:, piece.rows] = limits
+        wanted = crossings.rising if event.direction > 0 else ~crossings.rising
+        return crossings if event.direction == 0 else crossings.of(wanted)
+
+    def _along(
+        self,
+        event: Event,
+        piece: Piece,
+        rows: Rows,
+        theta: Tensor | float,
+        args: tuple[Any, ...] | None,
+    ) -> Tensor:
+        """An event's function at places of these steps; ``args`` where they are those of all."""
+        t = piece.t0[rows] + theta * piece.h[rows]
+        given = self.drift.args_of(piece.rows[rows]) if args is None else args
+        return self._value(event, t, evaluate(piece.coefficients[:, rows], theta), given)
 
     def _limits(self, event: Event, piece: Piece, batch: Batch, index: Tensor) -> Tensor:
         """What the event must exceed in these first steps before it counts."""
-        y, slope, args = (
-            piece.coefficients[0],
-            piece.coefficients[1],
-            self.drift.args_of(piece.rows),
-        )
+        y = piece.coefficients[0]
+        slope = piece.coefficients[1]
+        args = self.drift.args_of(piece.rows)
         eps = ULPS * torch.finfo(y.dtype).eps * piece.t0.abs()
         start, later = (
             self._value(event, t, y, args) for t in (piece.t0, piece.t0 + piece.h.sign() * eps)
@@ -255,9 +268,9 @@ class Watch:
     def events_found(self) -> list[Found]:
         """The zeros of every event, sample by sample in order of time."""
         out = []
-        for found in self.found:
+        for parts in self.crossings:
             rows, t, y = (
-                (torch.cat(part) for part in zip(*found, strict=True)) if found else self._none()
+                (torch.cat(part) for part in zip(*parts, strict=True)) if parts else self._none()
             )
             order = rows.sort(stable=True).indices
             counts = torch.bincount(rows, minlength=len(self.done)).tolist()

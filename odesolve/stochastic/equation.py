@@ -16,13 +16,13 @@ from odesolve.functions.graphs import Followed
 from odesolve.functions.pairing import converted, pairs
 from odesolve.functions.torch_func import refuse_inside
 from odesolve.ode.drift import Drift
-from odesolve.stochastic.eager import Combination, Number, Workspace
+from odesolve.stochastic.fused import Combination, Number, Workspace
 
 NOISES = ("diagonal", "additive", "scalar", "general")
 
 
 class Matrix:
-    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions a
+    """A diffusion (B, ..., m) as what multiplies an increment (B, m) of m Brownian motions per
     sample."""
 
     def __init__(self, space: Any, value: Tensor):
@@ -38,11 +38,11 @@ class Matrix:
 class Equation:
     """dy = f dt + g dW on samples (B, ...): ``noise`` says what W is.
 
-    "diagonal": one Brownian motion an element, g of y's shape. "additive": the same, and g does not
-    depend on y: a number, a tensor, or a function of t, or of t and y. "scalar": one Brownian
-    motion a sample, g of y's shape. "general": m of them a sample, g of shape (B, ..., m). All are
-    real: a complex element has one, which both parts of its pair share. Raises OdesolveError for a
-    g of another form."""
+    "diagonal": one Brownian motion per element, g of y's shape. "additive": the same, and g does
+    not depend on y: a number, a tensor, or a function of t, or of t and y. "scalar": one Brownian
+    motion per sample, g of y's shape. "general": m of them per sample, g of shape (B, ..., m). All
+    are real: a complex element has one, which both parts of its pair share. Raises OdesolveError
+    for a g of another form."""
 
     def __init__(self, drift: Drift, g: Any, noise: str, keys: Tensor):
         if noise not in NOISES:
@@ -118,7 +118,7 @@ class Equation:
         return y.shape[0], out.shape[-1]
 
     def increment(self, w: Tensor) -> Combination:
-        """The increment of one Brownian motion an element as a value: both parts of a pair have
+        """The increment of one Brownian motion per element as a value: both parts of a pair have
         that of their number."""
         return self.space.tensor(_spread(self.drift, w) if self.complex else w)
 
@@ -152,7 +152,7 @@ class Equation:
 
     def diffusion(self, t: Number, y: Tensor, args: tuple[Any, ...]) -> float | Tensor:
         """What g says at a state (B, ...): a number, a tensor that broadcasts to the state, one
-        number a sample (B,), or of general noise a tensor (B, ..., m)."""
+        number per sample (B,), or of general noise a tensor (B, ..., m)."""
         if self._constant is not None:
             return self._constant
         time = self.time(t)
@@ -170,7 +170,8 @@ class Equation:
         )
 
     def _packed(self, out: Any, y: Tensor) -> Tensor:
-        """What g returned as a tensor that broadcasts to (B, ...), or one number a sample (B,)."""
+        """What g returned as a tensor that broadcasts to (B, ...), or one number per sample
+        (B,)."""
         drift = self.drift
         batch = y.shape[0]
         lead = (batch,) if drift.by_sample else ()
@@ -203,9 +204,9 @@ class Equation:
             raise OdesolveError(
                 f"g returned {form} for a state of shape "
                 f"{shapes if drift.keys is not None else shapes[0]}: return g in the "
-                "form of y, with one Brownian motion an element (noise='diagonal' or 'additive') "
-                "or a sample ('scalar'), or of a "
-                "tensor y (B, ...) a tensor (B, ..., m) with m of them a sample ('general')"
+                "form of y, with one Brownian motion per element (noise='diagonal' or 'additive') "
+                "or per sample ('scalar'), or of a "
+                "tensor y (B, ...) a tensor (B, ..., m) with m of them per sample ('general')"
             ) from e
 
     def _alone(self, out: Tensor, y: Tensor) -> Tensor:

@@ -21,14 +21,14 @@ class Increments(Protocol):
         self,
         eq: Equation,
         step: int,
-        s: float,
-        t: float,
+        s: Any,
+        t: Any,
         area: bool,
     ) -> tuple[Any, Any]: ...
 
 
-class Streams:
-    """One stream of normal numbers a step: the least work, and another path for another number of
+class StreamIncrements:
+    """One stream of normal numbers per step: the least work, and another path for another number of
     steps.
 
     ``shape`` is that of an increment.
@@ -62,7 +62,7 @@ class Streams:
         return std * z
 
 
-class Path:
+class PathIncrements:
     """A Brownian path, the same for any steps."""
 
     def __init__(self, path: BrownianPath):

@@ -3,17 +3,16 @@ from their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
+from odesolve.ode.equal_steps import StepGrid
+from odesolve.stochastic.equal_steps import FusedSteps
 from odesolve.stochastic.equation import Equation, Matrix
-from odesolve.stochastic.increments import Increments
-from odesolve.stochastic.steps import Step
 
 
-class Plain:
+class PlainEquation:
     """An equation as the formulas of a step call it, whose values are tensors (B, ...); ``args``
     are those of f and g."""
 
@@ -51,35 +50,29 @@ class Plain:
         return x
 
 
-class Steps:
-    """The steps of a grid, each in both directions: to the end of its interval, or from there back
-    on the same path."""
+class PlainSteps:
+    """The steps of a grid by plain operations, each in both directions: to the end of its interval,
+    or from there back on the same path."""
 
-    def __init__(
-        self,
-        eq: Equation,
-        step: Step,
-        area: bool,
-        increments: Increments,
-        grid: Sequence[tuple[float, float]],
-    ):
-        self.eq = eq
-        self.step = step
-        self.area = area
-        self.increments = increments
-        self.grid = grid
+    def __init__(self, way: FusedSteps, where: StepGrid):
+        self.eq = way.eq
+        self.step = way.step
+        self.area = way.solver.area
+        self.increments = way.increments
+        self.where = where
 
-    def __len__(self) -> int:
-        return len(self.grid)
+    def ends(self, k: int) -> tuple[Any, Any]:
+        """The times of step k."""
+        return self.where.t[k], self.where.t[k + 1]
 
     def noise(self, k: int) -> tuple[Tensor, Tensor | None]:
         """The increment of W over step k, as it broadcasts to the state, and its area."""
         self.eq.begin()
-        w, a = self.increments(self.eq, k, *self.grid[k], self.area)
+        w, a = self.increments(self.eq, k, *self.ends(k), self.area)
         like = self.eq.space.like
         if self.eq.noise == "general":
             return w, None
-        if isinstance(w, Tensor):  # of scalar noise, one number a sample
+        if isinstance(w, Tensor):  # of scalar noise, one number per sample
             w, a = (
                 None if x is None else x.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
                 for x in (w, a)
@@ -94,8 +87,8 @@ class Steps:
 
         Back in time the length of the step and the increment change their signs, and the area does
         not."""
-        s, t = self.grid[k]
+        s, t = self.ends(k)
         w, a = self.noise(k)
         if not forwards:
             s, t, w = t, s, -w
-        return self.step(Plain(self.eq, args), y, s, t - s, w, a)  # type: ignore[arg-type]
+        return self.step(PlainEquation(self.eq, args), y, s, t - s, w, a)  # type: ignore[arg-type]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from odesolve.errors import OdesolveError, unknown
 from odesolve.methods import schemes
-from odesolve.stochastic.eager import Combination, Number
 from odesolve.stochastic.equation import Equation
+from odesolve.stochastic.fused import Combination, Number
 
 Step = Callable[[Equation, Combination, Any, Any, Any, Any], Combination]
 
@@ -121,20 +121,30 @@ def srid2(eq: Equation, x: Combination, t: Any, h: Any, w: Any, a: Any) -> Combi
     evaluated at the last stage."""
     v, a = (y if isinstance(y, Tensor) else eq.space.value(y) for y in (w, a))
     length = abs(h)
-    j = 0.5 * v + a
     root = length**0.5
-    two = (v * v - length) * (0.5 / root)
-    three = (v**3 - (3 * length) * v) * ((1 / 6) / length)
+    j = 0.5 * v + a
+    two, three = _iterated(v, length)
+    quarter = t + 0.25 * h
     f0 = eq.f(x, t)
     g0 = eq.g(t, x)
-    g1 = eq.g(t + 0.25 * h, eq.held(x + (0.25 * h) * f0 - (0.5 * root) * g0))
+    g1 = eq.g(quarter, eq.held(x + (0.25 * h) * f0 - (0.5 * root) * g0))
     g2 = eq.g(t + h, eq.held(x + h * f0 + root * g0))
     f1 = eq.f(eq.held(x + h * f0), t + h)
     f2 = eq.f(eq.held(x + (0.25 * h) * (f0 + f1) + (g0 + 0.5 * g1) * j), t + 0.5 * h)
-    g3 = eq.g(t + 0.25 * h, eq.held(x + (0.25 * h) * f2 + root * (2.0 * g0 - g1 + 0.5 * g2)))
+    bent = root * (2.0 * g0 - g1 + 0.5 * g2)
+    g3 = eq.g(quarter, eq.held(x + (0.25 * h) * f2 + bent))
     out = x + (h / 6) * (f0 + f1) + (2 / 3 * h) * f2
-    out = out + g0 * (2 * j - v + two - 2 * three) + g1 * (4 / 3 * (v - two - j) + 5 / 3 * three)
+    out = out + g0 * (2 * j - v + two - 2 * three)
+    out = out + g1 * (4 / 3 * (v - two - j) + 5 / 3 * three)
     return out + g2 * (2 / 3 * (v - j - three) + 1 / 3 * two) + g3 * three
+
+
+def _iterated(v: Tensor, length: Any) -> tuple[Tensor, Tensor]:
+    """Integrals of W over a step iterated twice and three times, over the root of its length and
+    its length."""
+    two = (v * v - length) * (0.5 / length**0.5)
+    three = (v**3 - (3 * length) * v) * ((1 / 6) / length)
+    return two, three
 
 
 # Of general noise order 1 needs Levy areas of pairs of its motions, or columns of g that commute.

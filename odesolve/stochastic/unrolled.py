@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from odesolve.errors import Diverged, OdesolveError, warn
+from odesolve.ode.single import Single, integrate_single
 
 Values = tuple[Tensor, ...]
 # (state, beginning, end): the state after a step; the first tensor is y
@@ -29,7 +30,7 @@ REJECTED = (1 / 1.5, 0.0)
 
 
 @dataclass(frozen=True)
-class Grid:
+class Course:
     """Times of steps, and where between them every output lies: ``reads`` are (step before, step
     after, shares of the two).
 
@@ -61,7 +62,7 @@ def between(y0: Tensor, y1: Tensor, shares: Shares) -> Tensor:
     return y1 if shares == THERE else shares[0] * y0 + shares[1] * y1
 
 
-def uniform(outputs: Sequence[Any], dt: float) -> Grid:
+def uniform(outputs: Sequence[Any], dt: float) -> Course:
     """Steps of length dt from the first output to the last, which alone cuts a step short."""
     for t in (outputs[0], outputs[-1]):
         if not t + _like(t, dt) > t:
@@ -78,18 +79,18 @@ def uniform(outputs: Sequence[Any], dt: float) -> Grid:
             times.append(now)
         k = len(times) - 1
         reads.append((k - 1, k, _shares(last, now, out)))
-    return Grid(times, reads)
+    return Course(times, reads)
 
 
-def march(move: Move, state: Values, grid: Grid, needed: Sequence[int]) -> dict[int, Values]:
-    """The states when so many steps have been made."""
-    found = {0: state}
-    wanted = set(needed)
-    for k, (s, t) in enumerate(grid.steps):
+def walked(move: Move, state: Values, course: Course) -> dict[int, Values]:
+    """The states that outputs are read from, by how many steps have been made."""
+    states = {0: state}
+    needed = set(course.needed)
+    for k, (s, t) in enumerate(course.steps):
         state = move(state, s, t)
-        if k + 1 in wanted:
-            found[k + 1] = state
-    return found
+        if k + 1 in needed:
+            states[k + 1] = state
+    return states
 
 
 @dataclass(frozen=True)
@@ -113,72 +114,118 @@ class Doubling:
         state: Values,
         outputs: Sequence[Any],
         dt: float,
-    ) -> tuple[Grid, dict[int, Values]]:
-        """(the steps kept, the states that outputs are read from, as ``march`` finds them). Raises
+    ) -> tuple[Course, dict[int, Values]]:
+        """(the steps kept, the states that outputs are read from, as ``walked`` finds them). Raises
         Diverged for an error that is no number."""
-        now = outputs[0]
-        before = state
-        last = outputs[0]
-        h = dt
-        ratio = None
-        times = [now]
-        reads = [(0, 0, THERE)]
-        found = {0: state}
-        for out in outputs[1:]:
-            while now < out:
-                end = now + _like(now, h)
-                if not end + 4 * abs(np.spacing(end)) < outputs[-1]:
-                    end = outputs[-1]  # no step is left there that would have no middle
-                middle = _like(now, 0.5) * (now + end)
-                if not now < middle < end:
-                    raise OdesolveError(
-                        f"the step at t={now} is lost in its rounding: give a longer dt_min, or "
-                        "float64 times"
-                    )
-                whole = move(state, now, end)
-                half = move(state, now, middle)
-                moved = move(half, middle, end)
-                error = self._error(whole[0], moved[0])
-                if error != error:
-                    raise Diverged(
-                        f"the error of the step at t={now} is NaN",
-                        state[0].detach(),
-                        float(now),
-                        len(times) - 1,
-                    )
-                h, ratio = _next(h, error, ratio)
-                if h < self.shortest:
-                    warn(f"the step at t={now} would be shorter than dt_min={self.shortest:g}")
-                    h = self.shortest
-                    ratio = None
-                if error <= 1 or h <= self.shortest:
-                    last = now
-                    before = state
-                    now = end
-                    state = moved
-                    times += [middle, end]
-            shares = _shares(last, now, out)
-            k = len(times) - 1
-            reads.append((k - 2, k, shares))
-            found.update({k - 2: before, k: state})
-        return Grid(times, reads), found
+        rule = _Rule(dt, self.shortest)
+        halves = _Halves(self, rule, move, state, outputs)
+        integrate_single(halves, rule)
+        return Course(halves.times, halves.reads), halves.states
 
     @torch.no_grad()
-    def _error(self, one: Tensor, two: Tensor) -> float:
+    def error(self, one: Tensor, two: Tensor) -> float:
+        """The error of a step from its end by one step and by two."""
         scale = (self.rtol * torch.maximum(one.abs(), two.abs()) + self.atol).clamp_min(SMALLEST)
         gap = (one - two).abs() if one.is_complex() else one - two
         return float((gap / scale).square().mean().sqrt().clamp_min(SMALLEST))
 
 
-def _next(h: float, error: float, before: float | None) -> tuple[float, float | None]:
-    """The length to try next, and the ratio to remember."""
-    ratio = SAFETY / error
-    power, change = ACCEPTED if error <= 1 else REJECTED
-    factor = ratio**power * (ratio / (ratio if before is None else before)) ** change
-    low = 1.0 if error <= 1 else SHRINK
-    return h * min(GROW, max(low, factor)), ratio if error <= 1 else (
-        ratio if before is None else before
-    )
+class _Halves:
+    """Attempts by ``Doubling`` of a whole step and its two halves, and what of them is kept."""
+
+    def __init__(
+        self,
+        doubling: Doubling,
+        rule: _Rule,
+        move: Move,
+        state: Values,
+        outputs: Sequence[Any],
+    ):
+        self.doubling = doubling
+        self.rule = rule
+        self.move = move
+        self.outputs = outputs
+        self.now = outputs[0]
+        self.state = state
+        # the beginning of the last step that was kept, and the state there
+        self.start = outputs[0]
+        self.before = state
+        self.times = [outputs[0]]
+        self.reads = [(0, 0, THERE)]
+        self.states = {0: state}
+
+    def attempt(self, single: Single) -> None:
+        """A step of the rule's length, at once and by halves."""
+        now = self.now
+        end = now + _like(now, self.rule.h)
+        if not end + 4 * abs(np.spacing(end)) < self.outputs[-1]:
+            end = self.outputs[-1]  # no step is left there that would have no middle
+        middle = _like(now, 0.5) * (now + end)
+        if not now < middle < end:
+            raise OdesolveError(
+                f"the step at t={now} is lost in its rounding: give a longer dt_min, or "
+                "float64 times"
+            )
+        whole = self.move(self.state, now, end)
+        half = self.move(self.state, now, middle)
+        moved = self.move(half, middle, end)
+        error = self.doubling.error(whole[0], moved[0])
+        if error != error:
+            y = self.state[0].detach()
+            made = len(self.times) - 1
+            raise Diverged(f"the error of the step at t={now} is NaN", y, float(now), made)
+        self.last = (middle, end, moved)
+        single.error = error
+
+    def note(self, attempt: tuple[Any, Any, Values], took: bool) -> None:
+        """Go on from an attempt that was accepted."""
+        if self.rule.cut:
+            least = self.rule.shortest
+            warn(f"the step at t={self.now} would be shorter than dt_min={least:g}")
+        if took:
+            self.start = self.now
+            self.before = self.state
+            middle, self.now, self.state = attempt
+            self.times += [middle, self.now]
+
+    def look(self, method: Any, single: Single) -> None:
+        """Note the outputs that have been reached."""
+        place = len(self.reads)
+        while place < len(self.outputs) and not self.now < self.outputs[place]:
+            k = len(self.times) - 1
+            shares = _shares(self.start, self.now, self.outputs[place])
+            self.reads.append((k - 2, k, shares))
+            self.states.update({k - 2: self.before, k: self.state})
+            place += 1
+        single.ended = place == len(self.outputs)
+
+
+class _Rule:
+    """The next length after an error, as torchsde has it: the exponents, and the limits of the
+    factor, depend on whether the attempt counts. ``cut`` says that the length was raised to the
+    shortest."""
+
+    def __init__(self, h: float, shortest: float):
+        self.h = h
+        self.shortest = shortest
+        self.ratio: float | None = None
+        self.cut = False
+
+    def judge(self, error: float) -> bool:
+        """Take the error of an attempt, set the next step, and say whether the attempt counts."""
+        good = error <= 1
+        ratio = SAFETY / error
+        before = ratio if self.ratio is None else self.ratio
+        power, change = ACCEPTED if good else REJECTED
+        factor = ratio**power * (ratio / before) ** change
+        least = 1.0 if good else SHRINK
+        self.h *= min(GROW, max(least, factor))
+        self.ratio = ratio if good else before
+        self.cut = self.h < self.shortest
+        if self.cut:
+            self.h = self.shortest
+            self.ratio = None
+        return good or self.h <= self.shortest
 
 
 def _shares(s: Any, t: Any, out: Any) -> Shares:

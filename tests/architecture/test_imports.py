@@ -46,7 +46,7 @@ ARROWS = {
     "names": "grids paths solvers",
     "run": "files functions lowering plans",
     "stochastic": "functions methods noise ode",
-    "adjoint": "functions lowering methods model ode process run stochastic",
+    "adjoint": "functions lowering methods model ode run stochastic",
     "fingerprints": "functions model",
     "langevin": "functions noise run",
     "planning": "grids methods names ode paths plans solvers stochastic",

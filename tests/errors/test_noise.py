@@ -70,8 +70,8 @@ def test_the_seed_that_was_used_is_told():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([0, 1], "ids have shape (2,) for a batch of 4: give one whole number a sample"),
-        ([0.0, 1.0, 2.0, 3.0], "give one whole number a sample"),
+        ([0, 1], "ids have shape (2,) for a batch of 4: give one whole number per sample"),
+        ([0.0, 1.0, 2.0, 3.0], "give one whole number per sample"),
         ([0, 1, 2, -1], "ids lie outside of 0 to 2^32 - 1"),
         ([0, 1, 2, 2**32], "ids lie outside of 0 to 2^32 - 1"),
     ],

@@ -218,7 +218,7 @@ def test_what_lies_beyond_the_support_is_not_accepted(beyond):
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), -0.1), "give positive numbers"),
         (
             lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), torch.ones(3)),
-            r"one a chain, \(2,\)",
+            r"one per chain, \(2,\)",
         ),
         (lambda: ode.langevin(lambda x: x[:1], torch.zeros(2, 3), 0.1), "score returned"),
         (lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3), 0.1, -1), "n=-1"),
@@ -226,7 +226,7 @@ def test_what_lies_beyond_the_support_is_not_accepted(beyond):
             lambda: ode.langevin(lambda x: -x, torch.zeros(2, 3, dtype=torch.int64), 0.1),
             "where the chains start",
         ),
-        (lambda: ode.mala(lambda x: x, torch.zeros(2, 3), 0.1), r"one number a state, \(B,\)"),
+        (lambda: ode.mala(lambda x: x, torch.zeros(2, 3), 0.1), r"one per state, \(B,\)"),
         (lambda: ode.mala(normal, torch.zeros(2, 3), 0.1, keep=0), "keep=0"),
         (lambda: ode.mala(normal, torch.zeros(2, 3), float("nan")), "give positive numbers"),
     ],

@@ -146,14 +146,14 @@ def test_times_outside_are_refused(bad):
     ("make", "message"),
     [
         (lambda: path()(0.0, 1.0, area=True), "area=True"),
-        (lambda: path()(column(0.0, 0.1), 1.0), r"give a number, or one a sample, \(3,\)"),
+        (lambda: path()(column(0.0, 0.1), 1.0), r"give a number, or one per sample, \(3,\)"),
         (lambda: path(()), "give that of an increment"),
         (lambda: path(t=(1.0, 1.0)), "two different finite ends"),
         (lambda: path(t=(0.0, float("nan"))), "two different finite ends"),
         (lambda: path(t=3.0), "two ends"),
         (lambda: path(dtype=torch.float16), "float32 or torch.float64"),
         (lambda: path(depth=60), "1 to 48"),
-        (lambda: path(ids=[1, 2]), "one whole number a sample"),
+        (lambda: path(ids=[1, 2]), "one whole number per sample"),
     ],
 )
 def test_what_cannot_be_used_is_refused(make, message):

@@ -258,5 +258,5 @@ def test_events_of_a_model():
 
 
 def test_a_wrong_shape_is_refused_within_the_step_too():
-    with pytest.raises(OdesolveError, match="one a sample"):
+    with pytest.raises(OdesolveError, match="one per sample"):
         ode.solve(along, torch.zeros(2, 1), events=ode.Event(lambda t, y: y))

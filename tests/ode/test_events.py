@@ -203,5 +203,5 @@ def test_roots_are_found_to_the_resolution_of_float64():
 def test_refused_events():
     with pytest.raises(OdesolveError, match="direction of -1, 0 or 1"):
         Event(height, direction=2)
-    with pytest.raises(OdesolveError, match=r"shape \(1,\), one a sample"):
+    with pytest.raises(OdesolveError, match=r"shape \(1,\), one per sample"):
         solve(falling, torch.ones(1, 2), events=Event(lambda t, y: y))

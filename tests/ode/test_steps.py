@@ -155,7 +155,7 @@ def test_a_controller_of_ones_own():
         ({"solver": "dopri_5"}, "did you mean 'dopri5'"),
         ({"control": "samples"}, "did you mean 'sample'"),
         ({"rtol": -1.0}, "positive number"),
-        ({"atol": torch.ones(2)}, r"\(3,\), one a sample"),
+        ({"atol": torch.ones(2)}, r"\(3,\), one per sample"),
         ({"first_step": -0.1}, "without the sign"),
         ({"y0": torch.ones(3, 1, dtype=torch.int64)}, "float32 or float64"),
         ({"y0": [1.0]}, "tuple, list or dict of tensors"),

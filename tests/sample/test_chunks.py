@@ -271,7 +271,7 @@ def test_bad_starts_are_refused_before_any_work():
         ({}, "either noise="),
         ({"noise": torch.tensor(1.0)}, r"give floats of shape \(B"),
         ({"noise": (2.5, 3)}, "noise is"),
-        ({"noise": X, "ids": [0, 1]}, "one whole number a sample"),
+        ({"noise": X, "ids": [0, 1]}, "one whole number per sample"),
         ({"noise": X, "ids": [*range(9), -1]}, "ids lie outside"),
     ):
         with pytest.raises(OdesolveError, match=told):

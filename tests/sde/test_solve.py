@@ -261,7 +261,7 @@ def test_a_step_of_additive_noise_is_one_pass(monkeypatch):
     """Euler-Maruyama: one combine that draws its noise, and nothing else; of ShARK three."""
     calls = []
     for name in ("combine", "normal", "normal_sums"):
-        for module in ("eager", "fixed", "increments"):
+        for module in ("fused", "equal_steps", "increments"):
             target = __import__(f"odesolve.stochastic.{module}", fromlist=["_"])
             if hasattr(target, name):
                 op = getattr(dispatch, name)

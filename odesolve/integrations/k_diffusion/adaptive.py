@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ from odesolve.integrations.k_diffusion.noise import NoiseSampler, default_noise_
 from odesolve.kernels.dispatch import combined
 from odesolve.model.model import Model
 from odesolve.noise.keys import fresh_seed
+from odesolve.ode.controller import SmoothRule, exponents
 from odesolve.ode.exponential import NODES, rows_of
+from odesolve.ode.single import Single, integrate_single
 from odesolve.process.progress import Bar
 
 METHODS = {2: "dpm_solver_12", 3: "dpm_solver_23"}
@@ -34,28 +36,13 @@ WITHIN = "the factor above which an attempt counts, from 0 to 1"
 CLOSE = 1e-5  # of the end, in log sigma
 
 
-@dataclass
-class Control:
-    """A PID controller with a smooth limit (Soderlind and Wang 2006). ``h`` is the next step."""
+class Scales(NamedTuple):
+    """Tolerances of the error, and how much noise is drawn on the way."""
 
-    h: float
-    coefficients: tuple[float, float, float]
-    order: float
-    accept: float
-    errors: list[float] = field(default_factory=list)
-
-    def propose(self, error: float) -> bool:
-        """Take the error of an attempt, set the next step, and say whether the attempt counts."""
-        p, i, d = self.coefficients
-        inverse = 1.0 / (error + 1e-8)
-        _, one, two = self.errors or [inverse] * 3
-        exponents = (p + i + d) / self.order, -(p + 2 * d) / self.order, d / self.order
-        factor = inverse ** exponents[0] * one ** exponents[1] * two ** exponents[2]
-        factor = 1.0 + math.atan(factor - 1.0)
-        accepted = factor >= self.accept
-        self.errors = [inverse, inverse, one] if accepted else [inverse, one, two]
-        self.h *= factor
-        return accepted
+    rtol: float
+    atol: float
+    eta: float
+    s_noise: float
 
 
 @fits
@@ -94,45 +81,26 @@ def sample_dpm_adaptive(
     A model that answers differently when asked again, as with dropout in train mode, is refused, as
     no tolerance is met then."""
     order = whole("order", order, 2, 3)
-    samples("x", x)
-    if x.is_meta or not bool(x.isfinite().all()):
-        raise OdesolveError("x holds NaN or infinity, or no numbers at all: give finite noise")
-    rtol, atol, eta, s_noise = (
-        level(k, v) for k, v in zip(SCALES, (rtol, atol, eta, s_noise), strict=True)
-    )
-    if rtol == atol == 0.0:
-        raise OdesolveError(
-            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as "
-            "rtol=0.05"
-        )
-    h_init = positive("h_init", h_init, "0.05")
-    accept_safety = real("accept_safety", accept_safety, WITHIN, 0.0, 1.0)
-    pcoeff, icoeff, dcoeff = (
-        real(k, v) for k, v in zip(COEFFICIENTS, (pcoeff, icoeff, dcoeff), strict=True)
-    )
+    _check_start(x)
+    scales = _scales(rtol, atol, eta, s_noise)
+    rule = _rule(h_init, (pcoeff, icoeff, dcoeff), 1.5 if scales.eta else order, accept_safety)
     low, high = ends(sigma_min, sigma_max)
-    if eta and high < low:
+    if scales.eta and high < low:
         raise OdesolveError(
-            f"eta={eta}: noise is drawn on the way to the data; give eta=0, or sigma_min below "
-            "sigma_max"
+            f"eta={scales.eta}: noise is drawn on the way to the data; give eta=0, or sigma_min "
+            "below sigma_max"
         )
-    control = Control(
-        math.copysign(h_init, high - low),
-        (pcoeff, icoeff, dcoeff),
-        1.5 if eta else order,
-        accept_safety,
-    )
+    rule.h = math.copysign(rule.h, high - low)
     extra_args = dict(extra_args or {})
-    seed = seed_among(extra_args)
-    draw = noise_sampler or (
-        default_noise_sampler(x, fresh_seed() if seed is None else seed) if eta else None
-    )
+    draw = _draw(noise_sampler, x, seed_among(extra_args), scales.eta)
     warn_of_training(model, "the model", noise=False)
     steady = Steady(model, "the model")
     network = Model(steady, path_of((high, low), False), "data", dtype=x.dtype, cond=extra_args)
-    run = Run(network, x, order, rtol, atol, eta, s_noise, draw, budget(max_calls))
+    clock = (-math.log(high), -math.log(low))
     with Bar(100.0, None if disable is None else not disable, "%") as tick:
-        info = run.solve(-math.log(high), -math.log(low), control, callback, tick)
+        run = Run(network, x, order, scales, draw, clock, rule, callback, tick)
+        run.solve(budget(max_calls))
+    info = run.info
     info["nfe"] += steady.extra
     if "status" in info:
         warn(f"the solve ended at max_calls={max_calls} before sigma_min: raise it, or rtol")
@@ -140,92 +108,164 @@ def sample_dpm_adaptive(
     return (out, info) if return_info else out
 
 
+def _check_start(x: Any) -> None:
+    samples("x", x)
+    if x.is_meta or not bool(x.isfinite().all()):
+        raise OdesolveError("x holds NaN or infinity, or no numbers at all: give finite noise")
+
+
+def _scales(*given: Any) -> Scales:
+    """rtol, atol, eta and s_noise as numbers."""
+    scales = Scales(*(level(name, value) for name, value in zip(SCALES, given, strict=True)))
+    if scales.rtol == scales.atol == 0.0:
+        raise OdesolveError(
+            "rtol=0 and atol=0 leave a step no error at all: give one of them above 0, such as "
+            "rtol=0.05"
+        )
+    return scales
+
+
+def _rule(
+    h_init: float,
+    coefficients: tuple[float, float, float],
+    order: float,
+    accept_safety: float,
+) -> SmoothRule:
+    """How the next step follows from the errors of the last ones."""
+    length = positive("h_init", h_init, "0.05")
+    accept = real("accept_safety", accept_safety, WITHIN, 0.0, 1.0)
+    p, i, d = (real(name, c) for name, c in zip(COEFFICIENTS, coefficients, strict=True))
+    return SmoothRule(length, exponents(p, i, d, order), accept)
+
+
+def _draw(
+    noise_sampler: NoiseSampler | None,
+    x: Tensor,
+    seed: int | None,
+    eta: float,
+) -> NoiseSampler | None:
+    """Where noise comes from, None where none is drawn."""
+    if noise_sampler or not eta:
+        return noise_sampler or None
+    return default_noise_sampler(x, fresh_seed() if seed is None else seed)
+
+
+class Try(NamedTuple):
+    """What an attempt leaves: the time that it steps to, the noise from the end of its drift back
+    up to there, the denoised state at its beginning, the candidates, and its error."""
+
+    t: float
+    up: float
+    denoised: Tensor
+    low: Tensor
+    high: Tensor
+    error: Tensor
+
+
 @dataclass
 class Run:
-    """A solve in the clock t = -log sigma."""
+    """A solve in the clock t = -log sigma: the attempts of ``ode.single``, and what follows them.
+
+    ``clock`` is the first and the last time. ``info`` are the counts, and how the solve ended where
+    it did not arrive.
+    """
 
     network: Model
     given: Tensor
     order: int
-    rtol: float
-    atol: float
-    eta: float
-    s_noise: float
+    scales: Scales
     draw: NoiseSampler | None
-    max_calls: float
+    clock: tuple[float, float]
+    rule: SmoothRule
+    callback: Callable[[dict[str, Any]], Any] | None
+    tick: Callable[[float], None] | None
 
     def __post_init__(self):
         self.x = self.given.to(torch.promote_types(self.given.dtype, torch.float32))
         self.before = self.x
-        self.nodes = NODES[METHODS[self.order]]
+        self.s = self.clock[0]
+        self.info: dict[str, Any] = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
 
-    def solve(
-        self,
-        s: float,
-        end: float,
-        control: Control,
-        callback: Callable[[dict[str, Any]], Any] | None,
-        tick,
-    ) -> dict[str, Any]:
-        """Attempts until the end or the last call; returns their counts, and how it ended."""
-        info = {"steps": 0, "nfe": 0, "n_accept": 0, "n_reject": 0}
-        start = s
-        forward = end > s
-        while (end - s if forward else s - end) > CLOSE:
-            if info["nfe"] + self.order > self.max_calls:
-                return {**info, "status": "max_calls"}
-            t = min(end, s + control.h) if forward else max(end, s + control.h)
-            down, up = self._lower(s, t, end)
-            denoised, x_low, x_high = self._attempt(s, down - s)
-            scale = (self.rtol * torch.maximum(x_low.abs(), self.before.abs())).clamp_min(self.atol)
-            error = torch.linalg.vector_norm((x_low - x_high) / scale) / self.x.numel() ** 0.5
-            accepted = control.propose(float(error))
-            if accepted:
-                self.before, self.x = x_low, self._raised(x_high, up, s, t)
-                s = t
-            info["n_accept" if accepted else "n_reject"] += 1
-            info["nfe"] += self.order
-            info["steps"] += 1
-            if callback is not None:
-                sigma = torch.tensor(math.exp(-s))
-                clock = torch.tensor(s)
-                told = {
-                    "x": self.x.to(self.given.dtype),
-                    "i": info["steps"] - 1,
-                    "denoised": denoised,
-                    "error": error,
-                }
-                told |= {
-                    "sigma": sigma,
-                    "sigma_hat": sigma,
-                    "t": clock,
-                    "t_up": clock,
-                    "h": control.h,
-                }
-                callback({**told, **info})
-            if tick is not None:
-                tick(100.0 * (s - start) / (end - start))
-        return info
+    def solve(self, max_calls: float) -> None:
+        """Attempts until the end, or until the next one would make too many calls."""
+        self.max_calls = max_calls
+        integrate_single(self, self.rule)
+
+    def attempt(self, single: Single) -> None:
+        """A step of the rule's length, not beyond the end."""
+        s = self.s
+        end = self.clock[1]
+        t = s + self.rule.h
+        t = min(end, t) if end > s else max(end, t)
+        down, up = self._lower(s, t, end)
+        denoised, low, high = self._candidates(s, down - s)
+        largest = torch.maximum(low.abs(), self.before.abs())
+        scale = (self.scales.rtol * largest).clamp_min(self.scales.atol)
+        error = torch.linalg.vector_norm((low - high) / scale) / self.x.numel() ** 0.5
+        self.last = Try(t, up, denoised, low, high, error)
+        single.error = float(error)
+
+    def note(self, attempt: Try, took: bool) -> None:
+        """Go on from an attempt that was accepted, count it, and tell the callback."""
+        if took:
+            self.before = attempt.low
+            self.x = self._raised(attempt.high, attempt.up, self.s, attempt.t)
+            self.s = attempt.t
+        info = self.info
+        info["n_accept" if took else "n_reject"] += 1
+        info["nfe"] += self.order
+        info["steps"] += 1
+        if self.callback is not None:
+            self.callback({**self._news(attempt), **info})
+        if self.tick is not None:
+            start, end = self.clock
+            self.tick(100.0 * (self.s - start) / (end - start))
+
+    def _news(self, attempt: Try) -> dict[str, Any]:
+        """What k-diffusion's callback gets beside the counts."""
+        sigma = torch.tensor(math.exp(-self.s))
+        clock = torch.tensor(self.s)
+        return {
+            "x": self.x.to(self.given.dtype),
+            "i": self.info["steps"] - 1,
+            "denoised": attempt.denoised,
+            "error": attempt.error,
+            "sigma": sigma,
+            "sigma_hat": sigma,
+            "t": clock,
+            "t_up": clock,
+            "h": self.rule.h,
+        }
+
+    def look(self, method: Any, single: Single) -> None:
+        """End at the end, or before the next attempt would make too many calls."""
+        start, end = self.clock
+        left = end - self.s if end > start else self.s - end
+        single.ended = left <= CLOSE
+        if not single.ended and self.info["nfe"] + self.order > self.max_calls:
+            self.info["status"] = "max_calls"
+            single.ended = True
 
     def _lower(self, s: float, t: float, end: float) -> tuple[float, float]:
         """The time to step to, and the noise from there back up to t."""
-        if not self.eta:
+        eta = self.scales.eta
+        if not eta:
             return t, 0.0
-        share = min(1.0, self.eta * math.sqrt(-math.expm1(2.0 * (s - t))))
+        share = min(1.0, eta * math.sqrt(-math.expm1(2.0 * (s - t))))
         down = min(end, t - 0.5 * math.log1p(-(share**2))) if share < 1.0 else end
         return down, math.exp(-t) * math.sqrt(-math.expm1(2.0 * (t - down)))
 
     def _raised(self, x: Tensor, up: float, s: float, t: float) -> Tensor:
         if not up or self.draw is None:
             return x
-        return x + up * self.s_noise * self.draw(
-            torch.tensor(math.exp(-s)), torch.tensor(math.exp(-t))
-        )
+        noise = self.draw(torch.tensor(math.exp(-s)), torch.tensor(math.exp(-t)))
+        return x + up * self.scales.s_noise * noise
 
-    def _attempt(self, s: float, h: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _candidates(self, s: float, h: float) -> tuple[Tensor, Tensor, Tensor]:
         """The denoised state at s, and the candidates of the lower and the higher order after a
         step of length h."""
-        times = torch.tensor([s + r * h for r in (*self.nodes, 1.0)], dtype=torch.float64)
+        nodes = NODES[METHODS[self.order]]
+        times = torch.tensor([s + r * h for r in (*nodes, 1.0)], dtype=torch.float64)
         levels = torch.exp(-times)
         rows = rows_of([(torch.ones(()), v) for v in levels], torch.tensor(h, dtype=torch.float64))
         weights = [torch.stack(row)[None] for row in rows]

@@ -18,7 +18,7 @@ from odesolve.integrations.torchdiffeq.methods import SCIPY, STEERING, stepper
 from odesolve.methods.pairs import PAIRS
 from odesolve.ode.controlled import Controlled
 from odesolve.ode.controller import Controller
-from odesolve.ode.recorded.adaptive import Adaptive
+from odesolve.ode.recorded.controlled import ControlledSystem
 from odesolve.ode.recorded.grid import Gridded, even_grid
 from odesolve.ode.recorded.search import LONGEST
 from odesolve.ode.recorded.system import Listeners, Outcome, System
@@ -95,18 +95,20 @@ def _fused(system: System, method: str, options: Mapping[str, Any]) -> Outcome:
         **steering(options),
     )
     details, y, _ = how.run(system.drift, times)
-    found = solution(details, y, [])
-    why = "" if found.ok else str(found.diagnosis())
-    return Outcome(y, found.last, float(found.t), found.status, int(found.steps), why)
+    result = solution(details, y, [])
+    why = "" if result.ok else str(result.diagnosis())
+    return Outcome(y, result.last, float(result.t), result.status, int(result.steps), why)
 
 
-def adaptive(system: System, method: str, options: Mapping[str, Any], dense: bool) -> Adaptive:
+def adaptive(
+    system: System, method: str, options: Mapping[str, Any], dense: bool
+) -> ControlledSystem:
     """A recorded solve by tolerance."""
     marks = {name: times_of(name, options.get(name)) for name in ("step_t", "jump_t")}
     both = [*marks["step_t"], *marks["jump_t"]]
     if len(set(both)) < len(both):
         raise Refused("step_t and jump_t repeat a time: give every time once, in one of them")
-    return Adaptive(
+    return ControlledSystem(
         PAIRS[method],
         min_step=float(options.get("min_step", 0.0)),
         max_steps=attempts(

@@ -12,7 +12,7 @@ from odesolve.errors import OdesolveError, unknown, warn
 from odesolve.integrations.torchdiffeq.errors import Refused
 from odesolve.methods.pairs import PAIRS
 from odesolve.methods.tableaus import EULER, HEUN, HEUN3, MIDPOINT, RK4_38
-from odesolve.ode.recorded.grid import RungeKutta, Stepper
+from odesolve.ode.recorded.grid import ExplicitStepper, Stepper
 from odesolve.ode.recorded.implicit import IMPLICIT, ImplicitRungeKutta
 from odesolve.ode.recorded.multistep import FEWEST, Adams
 from odesolve.ode.recorded.system import System
@@ -83,7 +83,7 @@ def _check_option(name: str, given: Any) -> None:
 def stepper(method: str, options: Mapping[str, Any], system: System) -> Stepper:
     """A fresh method of fixed steps."""
     if method in EXPLICIT:
-        return RungeKutta(EXPLICIT[method])
+        return ExplicitStepper(EXPLICIT[method])
     if method in IMPLICIT:
         return ImplicitRungeKutta(IMPLICIT[method], int(options.get("max_iters", 100)))
     order = int(options.get("max_order", 12))

@@ -17,7 +17,8 @@ from odesolve.integrations.torchdiffeq.errors import Failed, Refused
 from odesolve.integrations.torchdiffeq.event_time import met_at, with_event_time
 from odesolve.integrations.torchdiffeq.problem import Problem
 from odesolve.methods.pairs import PAIRS
-from odesolve.ode.recorded.adaptive import Explicit, Step
+from odesolve.ode.recorded.controlled import Explicit, RecordedStep
+from odesolve.ode.recorded.system import System
 from odesolve.solve import solve
 
 
@@ -91,7 +92,7 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
     strange = sorted(set(options) - set(engine.STEERING))
     if strange:
         raise Refused(f"per_sample takes no {', '.join(strange)}: leave them out")
-    found = solve(
+    result = solve(
         problem.f,
         problem.closed,
         problem.t,
@@ -107,16 +108,16 @@ def by_sample(problem: Problem, adjoint: str | None, **gradients: Any) -> Any:
         **engine.steering(options),
         **gradients,
     )
-    if not found.ok:
-        i = next(k for k, word in enumerate(found.status) if word != "ok")
+    if not result.ok:
+        i = next(k for k, word in enumerate(result.status) if word != "ok")
         raise Failed(
-            found.status[i],
-            problem.form.open(found.last),
-            float(found.t[i]),
-            int(found.steps[i]),
+            result.status[i],
+            problem.form.open(result.last),
+            float(result.t[i]),
+            int(result.steps[i]),
             f"Sample {i}",
         )
-    return problem.form.open(found.y)
+    return problem.form.open(result.y)
 
 
 @explained
@@ -138,36 +139,42 @@ def odeint_dense(
     The function takes a time, or times (n,), and returns the state, or states (n, ...), with
     gradients through the steps."""
     wide = torch.float64 if not isinstance(t0, Tensor) else t0.dtype
-    t = torch.tensor(
-        [float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)], dtype=wide
-    )
-    problem = Problem(func, y0, t, rtol, atol, method, options)
+    ends = [float(x.detach() if isinstance(x, Tensor) else x) for x in (t0, t1)]
+    problem = Problem(func, y0, torch.tensor(ends, dtype=wide), rtol, atol, method, options)
     if problem.method not in PAIRS:
         raise Refused(f"odeint_dense knows no {problem.method}: take one of {', '.join(PAIRS)}")
     system = problem.system()
     solver = engine.adaptive(system, problem.method, problem.options, dense=True)
     outcome = solver.run(system)
     problem.check(outcome)
-    method_ = Explicit(solver.pair, system, 0.0)
-    sign = system.clock.sign
-    steps = outcome.steps
-    begins = [sign * step.t0 for step in steps]
+    polynomials = _Polynomials(system, Explicit(solver.pair, system, 0.0), outcome.steps)
 
     def at(moments: Any) -> Any:
         given = numbers("t", moments, "a time, or times (n,)").cpu()
         if given.dim() > 1 or given.numel() == 0:
             raise Refused(f"t has shape {tuple(given.shape)}: give a time, or times (n,)")
-        out = []
-        for moment in given.reshape(-1).unbind():
-            value = float(moment)
-            if not sign * system.clock.times[0] <= sign * value <= sign * system.clock.times[1]:
-                raise Refused(
-                    f"t is {value}: give times between {system.clock.times[0]} and "
-                    f"{system.clock.times[1]}"
-                )
-            step: Step = steps[max(bisect.bisect_right(begins, sign * value) - 1, 0)]
-            out.append(method_.between(step, ((moment - step.t0) / step.h).reshape(1)))
-        states = torch.cat(out)
+        states = torch.cat([polynomials.at(moment) for moment in given.reshape(-1).unbind()])
         return problem.opened(states if given.dim() else states[0])
 
     return at
+
+
+class _Polynomials:
+    """A solution between its steps."""
+
+    def __init__(self, system: System, method: Explicit, steps: list[RecordedStep]):
+        self.clock = system.clock
+        self.method = method
+        self.steps = steps
+        self.begins = [self.clock.sign * step.t0 for step in steps]
+
+    def at(self, moment: Tensor) -> Tensor:
+        """The state (1, 1, ...) at a time, connected to it. Raises Refused outside."""
+        value = float(moment)
+        sign = self.clock.sign
+        first, last = self.clock.times
+        if not sign * first <= sign * value <= sign * last:
+            raise Refused(f"t is {value}: give times between {first} and {last}")
+        k = bisect.bisect_right(self.begins, sign * value) - 1
+        step = self.steps[max(k, 0)]
+        return self.method.between(step, ((moment - step.t0) / step.h).reshape(1))

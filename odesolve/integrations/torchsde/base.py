@@ -43,7 +43,7 @@ class SDEStratonovich(BaseSDE):
 
 
 def check_types(noise_type: str, sde_type: str) -> None:
-    """Raise OdesolveError for a kind of noise or a calculus that there is not."""
+    """Raise OdesolveError for a kind of noise or an unknown calculus."""
     if noise_type not in NOISES:
         raise unknown("noise_type", noise_type, NOISES)
     if sde_type not in CALCULI:

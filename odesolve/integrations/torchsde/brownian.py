@@ -47,7 +47,7 @@ class BaseBrownian:
         return_U: bool = False,
         return_A: bool = False,
     ) -> Any:
-        """The increment over [ta, tb]; a class of one's own says it."""
+        """The increment over [ta, tb]; a subclass of yours defines it."""
         raise NotImplementedError
 
     def size(self) -> tuple[int, ...]:

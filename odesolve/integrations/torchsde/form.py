@@ -4,7 +4,7 @@ operations autograd records."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -59,26 +59,28 @@ class Form:
         self.logqp = logqp
         self.diagonal = sde.noise_type == "diagonal"
         self.noise = "diagonal" if self.diagonal else "general"  # what the library calls it
-        self.shape, self.batch, self.times, self.space = y0.shape[1:], y0.shape[0], times, self
+        self.shape = y0.shape[1:]
+        self.batch = y0.shape[0]
+        self.times = times
+        self.space = self
         self.dtype = y0.dtype
         self.complex = y0.is_complex()
         self._flat = y0.dim() == 2
         self._known = {}
-        self._f, self._g, self._h, self._g_prod, self._f_and_g, self._f_and_g_prod = _methods(
-            sde, names
-        )
+        self._of = _methods(sde, names)
         if logqp:
             if self.complex:
                 raise OdesolveError(
                     "logqp=True compares laws of real states: give torch.view_as_real(y0), and f, "
                     "g and h of it"
                 )
-            if self._f is None or self._g is None or self._h is None:
+            if self._of.f is None or self._of.g is None or self._of.h is None:
                 raise OdesolveError(
                     "logqp=True compares two drifts: give sde f, g and h, the prior's drift (or "
                     "their names=)"
                 )
-            self._g_prod = self._f_and_g_prod = self._f_and_g = None
+            # the ratio asks for both alone
+            self._of = self._of._replace(g_prod=None, f_and_g=None, f_and_g_prod=None)
 
     def flat(self, y: Tensor) -> Tensor:
         """A state (B, ...) as (B, D), with the zero of a log-ratio where it has one."""
@@ -101,17 +103,14 @@ class Form:
         """A time as the methods take it."""
         if isinstance(t, Tensor):
             return t
-        found = self._known.get(t)
-        return (
-            torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device)
-            if found is None
-            else found
-        )
+        if t in self._known:
+            return self._known[t]
+        return torch.tensor(float(t), dtype=self.times.dtype, device=self.times.device)
 
     def measure(self, t: Any, y: Tensor, motions: int | None) -> int:
         """How many Brownian motions a sample has, of which the given path has ``motions``. Raises
         OdesolveError where f or g do not fit the state."""
-        if self._g is not None or self._f_and_g is not None:
+        if self._of.g is not None or self._of.f_and_g is not None:
             f, g = (
                 self.pair(self.time(t), y)
                 if self._has_drift(alone=False)
@@ -122,7 +121,7 @@ class Form:
                 "sde has products with its diffusion only: give it g or f_and_g, or give bm=, to "
                 "tell the noise"
             )
-        elif self._g_prod is None and self._f_and_g_prod is None:
+        elif self._of.g_prod is None and self._of.f_and_g_prod is None:
             raise OdesolveError(
                 "sde has no diffusion: give it g, f_and_g, g_prod or f_and_g_prod (or their names=)"
             )
@@ -138,7 +137,7 @@ class Form:
         assert found is not None
         if motions is not None and motions != found:
             raise OdesolveError(
-                f"bm has {motions} Brownian motions a sample, and g of sde has {found}: give bm "
+                f"bm has {motions} Brownian motions per sample, and g of sde has {found}: give bm "
                 f"of size (B, {found})"
             )
         if (
@@ -158,24 +157,24 @@ class Form:
         return found
 
     def _has_drift(self, alone: bool) -> bool:
-        return any(
-            m is not None for m in (self._f, self._f_and_g, self._f_and_g_prod if alone else None)
-        )
+        of = self._of
+        product = of.f_and_g_prod if alone else None
+        return any(method is not None for method in (of.f, of.f_and_g, product))
 
     def f(self, x: Tensor, t: Any) -> Tensor:
         """The drift, (B, D)."""
         t = self.time(t)
         if self.logqp:
             return self.pair(t, x)[0]
-        if self._f is not None:
-            return self._state(self._f(t, self._in(x)), "f")
+        if self._of.f is not None:
+            return self._state(self._of.f(t, self._in(x)), "f")
         return self.pair(t, x)[0]
 
     def matrix(self, t: Any, x: Tensor) -> Tensor:
         """The diffusion, (B, D) of diagonal noise, else (B, D, m)."""
         t = self.time(t)
-        if self._g is not None:
-            g = self._columns(self._g(t, self._in(x)))
+        if self._of.g is not None:
+            g = self._columns(self._of.g(t, self._in(x)))
             return self._widened(g) if self.logqp else g
         return self.pair(t, x)[1]
 
@@ -184,10 +183,10 @@ class Form:
         t = self.time(t)
         if self.logqp:
             return self._compared(t, x)
-        if self._f_and_g is not None:
-            f, g = self._f_and_g(t, self._in(x))
+        if self._of.f_and_g is not None:
+            f, g = self._of.f_and_g(t, self._in(x))
             return self._state(f, "f_and_g"), self._columns(g)
-        if self._f is None or self._g is None:
+        if self._of.f is None or self._of.g is None:
             raise OdesolveError(
                 "this method asks for drift and diffusion: give sde f and g, or f_and_g (or their "
                 "names=)"
@@ -197,21 +196,21 @@ class Form:
     def both(self, x: Tensor, t: Any, w: Tensor) -> tuple[Tensor, Tensor]:
         """The drift, and the diffusion times an increment (B, m)."""
         t = self.time(t)
-        if self._f_and_g_prod is not None:
-            f, moved = self._f_and_g_prod(t, self._in(x), self._increment(w))
+        if self._of.f_and_g_prod is not None:
+            f, moved = self._of.f_and_g_prod(t, self._in(x), self._increment(w))
             return self._state(f, "f_and_g_prod"), self._state(moved, "f_and_g_prod")
-        if self._f is not None and self._g_prod is not None:
+        if self._of.f is not None and self._of.g_prod is not None:
             return self.f(x, t), self.product(t, x, w)
         f, g = self.pair(t, x)
         return f, self.times_increment(g, w)
 
     def product(self, t: Any, x: Tensor, w: Tensor) -> Tensor:
         """The diffusion times an increment."""
-        if self._g_prod is not None:
+        if self._of.g_prod is not None:
             return self._state(
-                self._g_prod(self.time(t), self._in(x), self._increment(w)), "g_prod"
+                self._of.g_prod(self.time(t), self._in(x), self._increment(w)), "g_prod"
             )
-        if self._g is None and self._f_and_g is None:
+        if self._of.g is None and self._of.f_and_g is None:
             return self.both(x, t, w)[1]
         return self.times_increment(self.matrix(t, x), w)
 
@@ -318,12 +317,12 @@ class Form:
 
     def _compared(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         y = self._in(x)
-        assert self._f is not None
-        assert self._g is not None
-        assert self._h is not None
-        f = self._state(self._f(t, y), "f")
-        g = self._columns(self._g(t, y))
-        h = self._state(self._h(t, y), "h")
+        assert self._of.f is not None
+        assert self._of.g is not None
+        assert self._of.h is not None
+        f = self._state(self._of.f(t, y), "f")
+        g = self._columns(self._of.g(t, y))
+        h = self._state(self._of.h(t, y), "h")
         if self.diagonal:
             sign = torch.where(g.detach() < 0, -1.0, 1.0).to(g.dtype)
             u = (f - h) / torch.where(g.abs().detach() > SMALLEST, g, SMALLEST * sign)
@@ -359,7 +358,21 @@ def _needed(out: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return out.detach()
 
 
-def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[..., Any] | None]:
+Method = Callable[..., Any] | None
+
+
+class _Methods(NamedTuple):
+    """What sde has of drift and diffusion."""
+
+    f: Method
+    g: Method
+    h: Method
+    g_prod: Method
+    f_and_g: Method
+    f_and_g_prod: Method
+
+
+def _methods(sde: Any, names: Mapping[str, str] | None) -> _Methods:
     given = dict(names or {})
     for key, name in given.items():
         if key not in METHODS:
@@ -370,11 +383,13 @@ def _methods(sde: Any, names: Mapping[str, str] | None) -> Sequence[Callable[...
                 "its methods"
             )
     called = [given.get(key, name) for key, name in METHODS.items()]
-    found = [getattr(sde, name, None) for name in called]
-    pairs = zip(called, found, strict=True)
-    return [
-        None if m is None else _followed(Callee(m, name, several=True), name) for name, m in pairs
-    ]
+    methods = []
+    for name in called:
+        method = getattr(sde, name, None)
+        if method is not None:
+            method = _followed(Callee(method, name, several=True), name)
+        methods.append(method)
+    return _Methods(*methods)
 
 
 def _followed(method: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -17,7 +17,7 @@ from odesolve.errors import OdesolveError, unknown
 from odesolve.integrations.torchsde.base import CALCULI
 from odesolve.integrations.torchsde.methods import METHODS, REVERSIBLE, WAY_BACK
 from odesolve.integrations.torchsde.problem import Problem
-from odesolve.stochastic.unrolled import Grid, Values
+from odesolve.stochastic.unrolled import Course, Values
 
 # Methods of the adjoint equation that torchsde has; the others ask for more than products with its
 # diffusion.
@@ -97,33 +97,33 @@ class Gradients:
         """What ``Problem.solve`` returns, connected."""
         problem = self.problem
         with torch.no_grad():
-            grid, found = problem.walk()
+            course, states = problem.walk()
         # weights that were cast here have no gradients, and must not be met again
         torch.clear_autocast_cache()
-        if len(grid.times) == 1:
+        if len(course.times) == 1:
             return problem.start[None], problem.first()
-        return self._reversible(grid, found) if self.exact else self._continuous(grid, found)
+        return self._reversible(course, states) if self.exact else self._continuous(course, states)
 
-    def _reversible(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
-        made = [torch.stack([pack(found[k]) for k in grid.needed])]
-        mode = Walked(self.problem.reversible(grid), made)
+    def _reversible(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
+        made = [torch.stack([pack(states[k]) for k in course.needed])]
+        mode = Walked(self.problem.reversible(course), made)
         packed = with_gradients(mode, self.wanted, pack(self.problem.first()))
-        row = {k: i for i, k in enumerate(grid.needed)}
-        return grid.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(
+        row = {k: i for i, k in enumerate(course.needed)}
+        return course.read(lambda k: self.problem.split(packed[row[k]])[0]), self.problem.split(
             packed[-1]
         )
 
-    def _continuous(self, grid: Grid, found: dict[int, Values]) -> tuple[Tensor, Values]:
+    def _continuous(self, course: Course, states: dict[int, Values]) -> tuple[Tensor, Values]:
         problem = self.problem
-        needed = grid.needed
-        steps = grid.steps
-        made = [torch.stack([found[k][0] for k in needed])]
+        needed = course.needed
+        steps = course.steps
+        made = [torch.stack([states[k][0] for k in needed])]
         back = StochasticAdjoint(
             lambda y0: y0, steps, lambda k: problem.noise(*steps[k])[0], self._moved, needed
         )
         ys = with_gradients(Walked(back, made), self.wanted, problem.start)
         row = {k: i for i, k in enumerate(needed)}
-        return grid.read(lambda k: ys[row[k]]), found[len(grid.times) - 1]
+        return course.read(lambda k: ys[row[k]]), states[len(course.times) - 1]
 
     def _moved(self, t: float, y: Tensor, args: Arguments, h: float, w: Tensor) -> Tensor:
         form = self.problem.form

@@ -15,7 +15,7 @@ from odesolve.integrations.torchsde.form import Form
 from odesolve.stochastic import steps
 
 # (equation, y, t, h, increment, area): the state after a step
-Step = Callable[[Any, Any, Any, Any, Any, Any], Any]
+TensorStep = Callable[[Any, Any, Any, Any, Any, Any], Any]
 COMMUTING = ("additive", "diagonal", "scalar")
 REVERSIBLE = "reversible_heun"
 WAY_BACK = "adjoint_reversible_heun"
@@ -27,7 +27,7 @@ class Method:
     kinds of noise, and what it asks of the Brownian motion beside increments: "none", "space-time"
     or "levy" areas."""
 
-    step: Step | None
+    step: TensorStep | None
     calculi: tuple[str, ...]
     noises: tuple[str, ...] = NOISES
     areas: str = "none"
@@ -150,8 +150,8 @@ def _column(eq: Form, g: Tensor) -> Tensor:
 
 
 class _Columns:
-    """An equation with one Brownian motion an element or a sample, whose diffusion is an ordinary
-    factor."""
+    """An equation with one Brownian motion per element or per sample, whose diffusion is an
+    ordinary factor."""
 
     def __init__(self, eq: Form):
         self.eq = eq

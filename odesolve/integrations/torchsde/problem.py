@@ -18,7 +18,7 @@ from odesolve.integrations.torchsde.brownian import BrownianInterval
 from odesolve.integrations.torchsde.form import Form, seconds
 from odesolve.integrations.torchsde.methods import REVERSIBLE, choose, real_motions
 from odesolve.integrations.torchsde.sources import Given, Streams
-from odesolve.stochastic.unrolled import Doubling, Grid, Values, march, uniform
+from odesolve.stochastic.unrolled import Course, Doubling, Values, uniform, walked
 
 
 class Problem:
@@ -105,10 +105,10 @@ class Problem:
             raise OdesolveError(self.real)
         return w, a
 
-    def on(self, grid: Grid) -> None:
+    def on(self, course: Course) -> None:
         """Go on these steps: noise and times are known by them."""
-        self.numbers = {ends: k for k, ends in enumerate(grid.steps)}
-        self.form.know(grid.times)
+        self.numbers = {ends: k for k, ends in enumerate(course.steps)}
+        self.form.know(course.times)
 
     def move(self, state: Values, s: Any, t: Any) -> Values:
         """The state after a step."""
@@ -117,9 +117,9 @@ class Problem:
             return self.reversible().step(s, t, w, state)
         return (self.method.step(self.form, state[0], self.form.time(s), float(t - s), w, a),)
 
-    def reversible(self, grid: Grid | None = None) -> ReversibleHeun:
+    def reversible(self, course: Course | None = None) -> ReversibleHeun:
         """The reversible Heun method on these steps; its states are (y, z, f, g)."""
-        steps = [] if grid is None else grid.steps
+        steps = [] if course is None else course.steps
         return ReversibleHeun(
             self.both,
             self.form.times_increment,
@@ -127,7 +127,7 @@ class Problem:
             lambda k: self.noise(*steps[k])[0],
             self.split,
             steps,
-            [] if grid is None else grid.needed,
+            [] if course is None else course.needed,
             (),
         )
 
@@ -166,18 +166,18 @@ class Problem:
 
     def solve(self) -> tuple[Tensor, Values]:
         """States at the outputs (n, B, D) and the last state of the steps."""
-        grid, found = self.walk()
-        return grid.read(lambda k: found[k][0]), found[len(grid.times) - 1]
+        course, states = self.walk()
+        return course.read(lambda k: states[k][0]), states[len(course.times) - 1]
 
-    def walk(self) -> tuple[Grid, dict[int, Values]]:
+    def walk(self) -> tuple[Course, dict[int, Values]]:
         """The steps, and the states that outputs are read from by how many steps have been made."""
         if self.control is not None:
-            grid, found = self.control.solve(self.move, self.first(), self.outputs, self.dt)
-            self.on(grid)
-            return grid, found
-        grid = uniform(self.outputs, self.dt)
-        self.on(grid)
-        return grid, march(self.move, self.first(), grid, grid.needed)
+            course, states = self.control.solve(self.move, self.first(), self.outputs, self.dt)
+            self.on(course)
+            return course, states
+        course = uniform(self.outputs, self.dt)
+        self.on(course)
+        return course, walked(self.move, self.first(), course)
 
     def answer(self, ys: Tensor, last: Values, extra: bool) -> Any:
         """What sdeint returns."""

@@ -15,7 +15,7 @@ from odesolve.methods.tableaus import Tableau
 from odesolve.ode.drift import Drift
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside, moment
-from odesolve.ode.steps import moved, slopes
+from odesolve.ode.stages import PlainStates, stage_slopes
 
 INTERPOLATIONS = ("linear", "cubic")
 LONGEST = 20_000  # steps towards an event
@@ -59,15 +59,20 @@ class Stepper(Protocol):
 
 
 @dataclass(frozen=True)
-class RungeKutta:
+class ExplicitStepper:
     """An explicit method by its tableau."""
 
     tableau: Tableau
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
-        h = where.length(y)
-        k = slopes(drift, self.tableau, lambda c: where.time(c, y), h, y)
-        return moved(y, self.tableau.b, k, h), k[0]
+        tableau = self.tableau
+        states = PlainStates((*tableau.a, tableau.b), y, where.length(y))
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            return drift(where.time(tableau.c[i], y), at)
+
+        k = stage_slopes(slope, states, [], tableau.stages)
+        return states.state(tableau.stages, k), k[0]
 
 
 @dataclass
@@ -208,9 +213,9 @@ class Gridded:
         share = (
             theta if where.ends is None else (t - where.ends[0]) / (where.ends[1] - where.ends[0])
         )
-        found = interpolated(*y, *f, where.length(y[0]), share)
+        last = interpolated(*y, *f, where.length(y[0]), share)
         return Outcome(
-            torch.stack([system.y0, found]), system.drift.open(found.detach()), t, "event", made
+            torch.stack([system.y0, last]), system.drift.open(last.detach()), t, "event", made
         )
 
 

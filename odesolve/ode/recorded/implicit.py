@@ -35,51 +35,62 @@ class ImplicitTableau:
     source: str
 
 
-def _tableaus() -> tuple[ImplicitTableau, ...]:
-    r2, r3, r6, r15 = map(math.sqrt, (2.0, 3.0, 6.0, 15.0))
-    g = 1.0 - r2 / 2.0
-    gauss6 = (
-        (5 / 36, 2 / 9 - r15 / 15, 5 / 36 - r15 / 30),
-        (5 / 36 + r15 / 24, 2 / 9, 5 / 36 - r15 / 24),
-        (5 / 36 + r15 / 30, 2 / 9 + r15 / 15, 5 / 36),
+R2 = math.sqrt(2.0)
+R3 = math.sqrt(3.0)
+R6 = math.sqrt(6.0)
+R15 = math.sqrt(15.0)
+
+
+def _gauss() -> tuple[ImplicitTableau, ...]:
+    """Gauss's methods of one, two and three stages."""
+    four = ((1 / 4, 1 / 4 - R3 / 6), (1 / 4 + R3 / 6, 1 / 4))
+    six = (
+        (5 / 36, 2 / 9 - R15 / 15, 5 / 36 - R15 / 30),
+        (5 / 36 + R15 / 24, 2 / 9, 5 / 36 - R15 / 24),
+        (5 / 36 + R15 / 30, 2 / 9 + R15 / 15, 5 / 36),
     )
-    radau5 = (
-        ((88 - 7 * r6) / 360, (296 - 169 * r6) / 1800, (-2 + 3 * r6) / 225),
-        ((296 + 169 * r6) / 1800, (88 + 7 * r6) / 360, (-2 - 3 * r6) / 225),
-        ((16 - r6) / 36, (16 + r6) / 36, 1 / 9),
-    )
-    gauss4 = ((1 / 4, 1 / 4 - r3 / 6), (1 / 4 + r3 / 6, 1 / 4))
-    bdf = ((0.0, 0.0, 0.0), (g, g, 0.0), (r2 / 4, r2 / 4, g))
-    third = ((5 / 12, -1 / 12), (3 / 4, 1 / 4))
-    make = ImplicitTableau
+    c4 = (0.5 - R3 / 6, 0.5 + R3 / 6)
+    c6 = (0.5 - R15 / 10, 0.5, 0.5 + R15 / 10)
+    one = "Gauss's method of one stage"
     return (
-        make("implicit_euler", 1, (1.0,), ((1.0,),), (1.0,), "Euler 1768, backwards"),
-        make("implicit_midpoint", 2, (0.5,), ((0.5,),), (1.0,), "Gauss's method of one stage"),
-        make(
-            "trapezoid",
-            2,
-            (0.0, 1.0),
-            ((0.0, 0.0), (0.5, 0.5)),
-            (0.5, 0.5),
-            "Crank and Nicolson 1947",
-        ),
-        make("gl4", 4, (0.5 - r3 / 6, 0.5 + r3 / 6), gauss4, (0.5, 0.5), "Kuntzmann 1961"),
-        make(
-            "gl6",
-            6,
-            (0.5 - r15 / 10, 0.5, 0.5 + r15 / 10),
-            gauss6,
-            (5 / 18, 4 / 9, 5 / 18),
-            "Kuntzmann 1961",
-        ),
-        make("radauIIA3", 3, (1 / 3, 1.0), third, third[-1], "Ehle 1969"),
-        make("radauIIA5", 5, ((4 - r6) / 10, (4 + r6) / 10, 1.0), radau5, radau5[-1], "Ehle 1969"),
-        make("sdirk2", 2, (g, 1.0), ((g, 0.0), (1 - g, g)), (1 - g, g), "Alexander 1977"),
-        make("trbdf2", 2, (0.0, 2 * g, 1.0), bdf, bdf[-1], "Bank et al. 1985"),
+        ImplicitTableau("implicit_midpoint", 2, (0.5,), ((0.5,),), (1.0,), one),
+        ImplicitTableau("gl4", 4, c4, four, (0.5, 0.5), "Kuntzmann 1961"),
+        ImplicitTableau("gl6", 6, c6, six, (5 / 18, 4 / 9, 5 / 18), "Kuntzmann 1961"),
     )
 
 
-IMPLICIT = {t.name: t for t in _tableaus()}
+def _radau() -> tuple[ImplicitTableau, ...]:
+    """Radau's methods with the node 1, whose last row are the weights."""
+    third = ((5 / 12, -1 / 12), (3 / 4, 1 / 4))
+    fifth = (
+        ((88 - 7 * R6) / 360, (296 - 169 * R6) / 1800, (-2 + 3 * R6) / 225),
+        ((296 + 169 * R6) / 1800, (88 + 7 * R6) / 360, (-2 - 3 * R6) / 225),
+        ((16 - R6) / 36, (16 + R6) / 36, 1 / 9),
+    )
+    c5 = ((4 - R6) / 10, (4 + R6) / 10, 1.0)
+    return (
+        ImplicitTableau("radauIIA3", 3, (1 / 3, 1.0), third, third[-1], "Ehle 1969"),
+        ImplicitTableau("radauIIA5", 5, c5, fifth, fifth[-1], "Ehle 1969"),
+    )
+
+
+def _diagonal() -> tuple[ImplicitTableau, ...]:
+    """Methods whose stages depend on those before them only."""
+    g = 1.0 - R2 / 2.0
+    half = ((0.0, 0.0), (0.5, 0.5))
+    two = ((g, 0.0), (1 - g, g))
+    bdf = ((0.0, 0.0, 0.0), (g, g, 0.0), (R2 / 4, R2 / 4, g))
+    nodes = (0.0, 2 * g, 1.0)
+    euler = "Euler 1768, backwards"
+    return (
+        ImplicitTableau("implicit_euler", 1, (1.0,), ((1.0,),), (1.0,), euler),
+        ImplicitTableau("trapezoid", 2, (0.0, 1.0), half, half[-1], "Crank and Nicolson 1947"),
+        ImplicitTableau("sdirk2", 2, (g, 1.0), two, two[-1], "Alexander 1977"),
+        ImplicitTableau("trbdf2", 2, nodes, bdf, bdf[-1], "Bank et al. 1985"),
+    )
+
+
+IMPLICIT = {t.name: t for t in (*_diagonal(), *_gauss(), *_radau())}
 
 
 class ImplicitRungeKutta:
@@ -120,8 +131,8 @@ class ImplicitRungeKutta:
         a = self._matrix(k)
         h = where.length(y)
         states = y + h * torch.tensordot(a, k, 1)
-        found = [drift(where.time(c, y), x) for c, x in zip(self.tableau.c, states, strict=True)]
-        return k - torch.stack(found)
+        slopes = [drift(where.time(c, y), x) for c, x in zip(self.tableau.c, states, strict=True)]
+        return k - torch.stack(slopes)
 
     def _matrix(self, like: Tensor) -> Tensor:
         return torch.tensor(self.tableau.a, dtype=like.dtype, device=like.device)

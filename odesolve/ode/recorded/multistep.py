@@ -12,7 +12,7 @@ from torch import Tensor
 from odesolve.errors import OdesolveError, warn
 from odesolve.methods.tableaus import RK4_38
 from odesolve.ode.drift import Drift
-from odesolve.ode.recorded.grid import Interval, RungeKutta
+from odesolve.ode.recorded.grid import ExplicitStepper, Interval
 
 # values of f that the first Adams step takes; the highest order
 FEWEST = 3
@@ -50,7 +50,7 @@ class Adams:
         self.rtol = rtol
         self.atol = atol
         self.past: deque[tuple[float, Tensor]] = deque(maxlen=max(order - 1, 1))
-        self.start = RungeKutta(RK4_38)
+        self.start = ExplicitStepper(RK4_38)
 
     def step(self, drift: Drift, where: Interval, y: Tensor) -> tuple[Tensor, Tensor]:
         """(state after the step, f at the beginning)."""

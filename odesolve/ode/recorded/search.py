@@ -51,19 +51,18 @@ class Search:
                 return self.system.values(t0 + theta * h, sampled[theta])
             places, which = theta.unique(return_inverse=True)
             moments = zip(places.tolist(), states(places), strict=True)
-            found = [self.system.values(t0 + place * h, state) for place, state in moments]
-            return torch.stack(found)[which, rows] if found else self.values[rows]
+            values = [self.system.values(t0 + place * h, state) for place, state in moments]
+            return torch.stack(values)[which, rows] if values else self.values[rows]
 
         after = self.system.values(t1, y1)
-        self.lost = bool(torch.stack([self.values, after]).isnan().any()) or not bool(
-            y1.isfinite().all()
-        )
+        both = torch.stack([self.values, after])
+        self.lost = bool(both.isnan().any()) or not bool(y1.isfinite().all())
         limits = self._limits(slope) if self.limits is None else self.limits
-        found, self.limits = zeros(value, self.values, after, limits)
+        crossings, self.limits = zeros(value, self.values, after, limits)
         self.values = after
-        if not len(found.theta):
+        if not len(crossings.theta):
             return None
-        theta = found.theta.min().reshape(1)
+        theta = crossings.theta.min().reshape(1)
         self.lost = not all(bool(state.isfinite().all()) for state in states(theta))
         return None if self.lost else float(theta)
 

@@ -230,7 +230,7 @@ EQ = Equation("diagonal", "ito")
         (lambda: solve(names={"drifts": "f"}), "did you mean 'drift'"),
         (lambda: solve(names={"drift": "mu"}), "which sde does not have"),
         (lambda: solve(Like(EQ, f=EQ.f, g=EQ.g), logqp=True), "the prior's drift"),
-        (lambda: solve(bm=Smooth(3)), "bm has 3 Brownian motions a sample, and g of sde has 2"),
+        (lambda: solve(bm=Smooth(3)), "bm has 3 Brownian motions per sample, and g of sde has 2"),
         (lambda: solve(bm=Smooth(2, batch=4)), "give one of shape"),
         (lambda: solve(bm=BrownianInterval(0, 1, (3, 2), **WIDE)), "levy_area_approximation='space-time'"),
         (lambda: solve(Like(EQ, f=lambda t, y: y[:1], g=EQ.g)), "f of sde returned"),

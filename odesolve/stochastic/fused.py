@@ -15,7 +15,7 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combine, normal_sums
 from odesolve.kernels.reference import ErrorNorm
 
-Number = float | Tensor  # or one a sample, (B,) float64
+Number = float | Tensor  # or one per sample, (B,) float64
 
 
 class Combination:
@@ -98,10 +98,10 @@ class Workspace:
 
     def product(self, x: Combination, factor: Tensor) -> Combination:
         """The product with a tensor that broadcasts to the state, element by element."""
-        made = self.value(x)
-        if any(made is given for given, _ in x.terms.values()):
-            return self.tensor(torch.mul(made, factor, out=self._room()))
-        return self.tensor(made.mul_(factor))
+        value = self.value(x)
+        if any(value is given for given, _ in x.terms.values()):
+            return self.tensor(torch.mul(value, factor, out=self._room()))
+        return self.tensor(value.mul_(factor))
 
     def write(
         self,

@@ -1,12 +1,20 @@
-"""Samples that leave the finite numbers on their way over a fixed grid."""
+"""The loop over the steps of a fixed grid, and samples that leave the finite numbers on their
+way."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from odesolve.kernels.control import DIVERGED, NFE, OK, ROWS, STATUS, STEPS, T
 from odesolve.kernels.dispatch import combine
+from odesolve.kernels.reference import ErrorNorm
+
+# (number of the step, state before it, memory of the state after it, norm of that one): a step
+Advance = Callable[[int, Tensor, Tensor, ErrorNorm], None]
 
 
 class Alive:
@@ -23,7 +31,7 @@ class Alive:
         self.all = True
 
     def note(self, t: float | Tensor, old: Tensor, new: Tensor) -> None:
-        """After a step from t (a number, or one a sample) whose states have these norms: samples
+        """After a step from t (a number, or one per sample) whose states have these norms: samples
         that are not finite go back to the old state, and stay.
 
         On the CPU nothing more than a look while all are finite; elsewhere nothing waits, at the
@@ -54,3 +62,55 @@ class Alive:
         for row, value in ((T, t), (STEPS, self.step), (NFE, self.step * self.drifts)):
             self.state[row] = torch.where(ok, value, self.state[row])
         return self.state
+
+
+class Marched(NamedTuple):
+    """What a march leaves: states (n, B, ...) at the output times, with NaN of samples that had
+    ended; the last finite state (B, ...) of each sample; the control state."""
+
+    y: Tensor
+    last: Tensor
+    state: Tensor
+
+
+def march(
+    start: Tensor,
+    advance: Advance,
+    times: Sequence[float | Tensor],
+    passed: Sequence[int],
+    drifts: int,
+    before: Tensor | None = None,
+    tick: Callable[[float], None] | None = None,
+) -> Marched:
+    """Make all steps of a grid.
+
+    Two tensors take turns as the old and the new state: nothing of the state's size is taken after
+    the first step.
+
+    Args:
+        start: the first state.
+        advance: makes a step.
+        times: the ends of all steps (N + 1,).
+        passed: how many steps have been made at every output time.
+        drifts: evaluations of f in a step.
+        before: gets the states (N, B, ...) before all steps.
+    """
+    y = start.clone()
+    new = torch.empty_like(y)
+    out = start.new_empty(len(passed), *start.shape)
+    out[0] = y
+    alive = Alive(y, drifts)
+    norm = ErrorNorm(alive.norm, 0.0, 1.0)
+    place = 1
+    for k in range(passed[-1]):
+        if before is not None:
+            before[k] = y
+        advance(k, y, new, norm)
+        alive.note(times[k], y, new)
+        y, new = new, y
+        if passed[place] == k + 1:
+            out[place] = alive.masked(y)
+            place += 1
+        if tick is not None:
+            tick(k + 1)
+    return Marched(out, y, alive.finish(times[-1]))

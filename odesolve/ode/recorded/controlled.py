@@ -32,9 +32,9 @@ from odesolve.ode.diagnosis import diagnose, stability_limit
 from odesolve.ode.first_step import starting_step
 from odesolve.ode.recorded.search import LOST, Search
 from odesolve.ode.recorded.system import Outcome, System, beside
-from odesolve.ode.runge_kutta import dense_rows
+from odesolve.ode.runge_kutta import dense_rows, of_two
 from odesolve.ode.solution import NAMES
-from odesolve.ode.steps import moved, slopes, weighted
+from odesolve.ode.stages import PlainStates, stage_slopes, weighted
 
 TINY = 1e-20  # of the interval: no step is shorter
 
@@ -51,7 +51,7 @@ def _read(state: Tensor, *rows: int) -> list[float]:
 
 
 @dataclass
-class Step:
+class RecordedStep:
     """An accepted step: where it began, its signed length, the states at its ends and all its
     stages."""
 
@@ -68,7 +68,7 @@ class Explicit:
     ``next``, a state and f there."""
 
     next: tuple[Tensor, Tensor]
-    last: Step
+    last: RecordedStep
 
     def __init__(self, pair: Pair, system: System, min_step: float):
         self.pair = pair
@@ -81,6 +81,9 @@ class Explicit:
         self.end = math.inf
         self.jump = False
         self.dense = dense_rows(pair).tolist()
+        # of all states: those of the stages, the end of the step, those of the dense output alone
+        self.rows = (*pair.a, pair.b, *(row for _, row in pair.extra))
+        self.nodes = (*pair.c, 1.0, *(c for c, _ in pair.extra))
 
     def attempt(self, batch: Batch) -> None:
         """One step; its error goes to ``batch.norm``."""
@@ -90,10 +93,16 @@ class Explicit:
         system, (y, f), lands = self.system, self.now, h == self.end - t
         if system.listeners.step is not None:
             system.listeners.step(t, y.detach(), h)
-        k = slopes(system.drift, self.pair, lambda c: self._time(t, h, c, lands, y), h, y, f)
-        y1 = moved(y, self.pair.b, k, h)
-        k.append(system.drift(self._time(t, h, 1.0, lands, y), y1))
-        self.last = Step(t, h, y, y1, k)
+        states = PlainStates(self.rows, y, h)
+
+        def slope(i: int, at: Tensor) -> Tensor:
+            return system.drift(self._time(t, h, self.nodes[i], lands, y), at)
+
+        stages = self.pair.stages
+        k = stage_slopes(slope, states, [f], stages)
+        y1 = states.state(stages, k)
+        k.append(slope(stages, y1))
+        self.last = RecordedStep(t, h, y, y1, k)
         self.next = (y1, k[-1])
         with torch.no_grad():
             batch.norm.copy_(self._error(self.last))
@@ -108,16 +117,13 @@ class Explicit:
         at = self.system.clock.moment(self.end if end else t + c * h, like)
         return beside(at, -math.copysign(1.0, h)) if end and self.jump else at
 
-    def _error(self, step: Step) -> Tensor:
+    def _error(self, step: RecordedStep) -> Tensor:
         norms = []
         for row in (self.pair.error, self.pair.error_third):
             if row is not None:
                 error = weighted(row, [k.detach() for k in step.k], step.h)
                 norms.append(self.system.size(error, step.y0.detach(), step.y1.detach()))
-        if len(norms) == 1:
-            return norms[0]
-        square = norms[0].square()
-        return square / (square + 0.01 * norms[1].square()).sqrt().clamp_min(1e-300)
+        return norms[0] if len(norms) == 1 else of_two(*norms)
 
     def current(self, batch: Batch, index: Tensor | None = None) -> Tensor:
         """The state once the last attempt has been judged."""
@@ -126,13 +132,16 @@ class Explicit:
     def keep(self, index: Tensor) -> None:
         """There is but one system."""
 
-    def complete(self, step: Step) -> None:
+    def complete(self, step: RecordedStep) -> None:
         """Evaluate the stages of a step that only its dense output needs."""
-        for c, row in self.pair.extra[len(step.k) - self.pair.stages - 1 :]:
-            at = self._time(step.t0, step.h, c, False, step.y0)
-            step.k.append(self.system.drift(at, moved(step.y0, row, step.k, step.h)))
 
-    def between(self, step: Step, theta: Tensor) -> Tensor:
+        def slope(i: int, at: Tensor) -> Tensor:
+            time = self._time(step.t0, step.h, self.nodes[i], False, step.y0)
+            return self.system.drift(time, at)
+
+        stage_slopes(slope, PlainStates(self.rows, step.y0, step.h), step.k, len(self.rows))
+
+    def between(self, step: RecordedStep, theta: Tensor) -> Tensor:
         """States (n, 1, ...) at theta (n,) of a completed step, float64; connected to theta where
         it is to something."""
         y = step.y0
@@ -146,7 +155,7 @@ class Explicit:
         return out
 
 
-class Watch:
+class SystemWatch:
     """Looks at every attempt: output times, the event, callbacks; keeps the steps if ``dense``."""
 
     def __init__(self, system: System, method: Explicit, dense: bool):
@@ -161,13 +170,13 @@ class Watch:
             None if system.event is None else Search(system, system.clock.times[0], system.y0)
         )
 
-    def note(self, attempt: Step, state: Tensor) -> None:
+    def note(self, attempt: RecordedStep, state: Tensor) -> None:
         """An attempt has been judged."""
         system = self.system
         took, t0, h, t = _read(state, TOOK, T0, H0, T)
-        told = system.listeners.accept if took else system.listeners.reject
-        if told is not None:
-            told(t0, attempt.y0.detach(), h)
+        listener = system.listeners.accept if took else system.listeners.reject
+        if listener is not None:
+            listener(t0, attempt.y0.detach(), h)
         if not took:
             return
         if self.dense:
@@ -178,7 +187,7 @@ class Watch:
         else:
             self._event(self.search, attempt, t)
 
-    def _output(self, step: Step, reached: float) -> None:
+    def _output(self, step: RecordedStep, reached: float) -> None:
         times = self.system.clock.times
         sign = self.system.clock.sign
         first = self.done
@@ -195,7 +204,7 @@ class Watch:
         if last < self.done:
             self.y.append(step.y1[None])
 
-    def _event(self, search: Search, step: Step, end: float) -> None:
+    def _event(self, search: Search, step: RecordedStep, end: float) -> None:
         method = self.method
         method.complete(step)  # recorded, as the search is not
         theta = search.first(
@@ -220,7 +229,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class ControlledSystem:
     """A solve by an embedded pair.
 
     Args:
@@ -245,52 +254,71 @@ class Adaptive:
 
     def run(self, system: System) -> Outcome:
         """Solve; a failure is a status."""
-        drift = system.drift
         clock = system.clock
         sign = clock.sign
-        t0 = clock.times[0]
+        start = clock.times[0]
         end = clock.times[-1] if system.event is None else sign * last_time(system.y0)
-        span = end - t0 if system.event is None else sign
-        method = Explicit(self.pair, system, self.min_step)
+        span = end - start if system.event is None else sign
         shortest = max(self.min_step, TINY * abs(span))
-        settings = self.controller.settings(
-            method.order, self.max_step, self.max_steps, method.evaluations
-        )
-        batch = Batch(drift, method.blocks, settings, 0.0, 0.0)
-        begin = clock.moment(t0, system.y0)
-        f0 = drift(beside(begin, sign) if t0 in self.jumps else begin, system.y0)
+        method = Explicit(self.pair, system, self.min_step)
+        batch = self._batch(method, system)
+        f0 = self._leaving(system, start, system.y0)
         method.next = (system.y0, f0)
-        watch = Watch(system, method, self.dense)
-        h: float = (
-            sign * self.first_step if self.first_step is not None else self._first(system, span, f0)
-        )
-        at = t0
-        for mark, jump in self._marks(t0, end, sign):
+        watch = SystemWatch(system, method, self.dense)
+        h = self._first(system, span, f0) if self.first_step is None else sign * self.first_step
+        at = start
+        for mark, jump in self._marks(start, end, sign):
             method.end = mark
             method.jump = jump
             batch.bound(mark, shortest)
             batch.state[STATUS] = float(RUNNING)
             batch.begin(at, h)
             results = integrate(method, batch, watch)
-            status, at, made = _read(batch.state, STATUS, T, STEPS)
+            status, at = _read(batch.state, STATUS, T)
             if status != OK or mark == end:
                 break
             h = self._next(batch, method, h)
             if jump:
                 y = method.next[0]
-                method.next = (y, drift(beside(clock.moment(mark, y), sign), y))
-        reached = at if watch.reached is None else watch.reached
-        last = method.current(batch) if watch.reached is None else watch.y[-1][0]
+                method.next = (y, self._leaving(system, mark, y))
+        last = method.current(batch)
+        return self._outcome(system, watch, results, last, at)
+
+    def _batch(self, method: Explicit, system: System) -> Batch:
+        settings = self.controller.settings(
+            method.order, self.max_step, self.max_steps, method.evaluations
+        )
+        return Batch(system.drift, method.blocks, settings, 0.0, 0.0)
+
+    def _leaving(self, system: System, t: float, y: Tensor) -> Tensor:
+        """f where a stretch begins: behind t where f jumps there."""
+        clock = system.clock
+        at = clock.moment(t, y)
+        return system.drift(beside(at, clock.sign) if t in self.jumps else at, y)
+
+    def _outcome(
+        self,
+        system: System,
+        watch: SystemWatch,
+        results: Results,
+        last: Tensor,
+        reached: float,
+    ) -> Outcome:
+        status, made = _read(results.state, STATUS, STEPS)
+        if watch.reached is not None:
+            reached = watch.reached
+            last = watch.y[-1][0]
         word = NAMES[int(status)]
         if system.event is not None and status == OK:
-            word = NAMES[MAX_STEPS]
-        why = "" if word in (NAMES[OK], NAMES[EVENT]) else self._why(system, watch, results, word)
-        return Outcome(
-            torch.cat(watch.y), drift.open(last), reached, word, int(made), why, watch.steps
-        )
+            word = NAMES[MAX_STEPS]  # time ended before the event
+        why = ""
+        if word not in (NAMES[OK], NAMES[EVENT]):
+            why = self._why(system, watch, results, word)
+        states = torch.cat(watch.y)
+        return Outcome(states, system.drift.open(last), reached, word, int(made), why, watch.steps)
 
     @torch.no_grad()
-    def _why(self, system: System, watch: Watch, results: Results, word: str) -> str:
+    def _why(self, system: System, watch: SystemWatch, results: Results, word: str) -> str:
         if watch.search is not None and watch.search.lost:
             return LOST
         if watch.search is not None and word == NAMES[MAX_STEPS]:
