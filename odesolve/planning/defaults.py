@@ -28,6 +28,7 @@ from odesolve.paths import Path
 from odesolve.planning.labels import parse_grid
 from odesolve.planning.planner import GridLike, SolverLike, plan, solvers
 from odesolve.plans.plan import Plan
+from odesolve.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
 
 def default_grid(path: Path, solver: SolverLike) -> Grid:
     """The grid that suits a solver where the user names only that."""
-    entry = solvers().find(solver) if isinstance(solver, str) else None
+    entry = solvers().find(solver) if isinstance(solver, str) else solver
     if path.family == "flow":
         return Uniform()
-    return _vp(2.0) if entry is not None and entry.clock == "rho" else Karras()
+    return parse_grid(entry.grid) if isinstance(entry, Solver) else Karras()

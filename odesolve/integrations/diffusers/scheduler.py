@@ -128,7 +128,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         )
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
-        self._takes_eta = name == "ddim" and "eta" not in options
+        self._takes_eta = REGISTRY.find(name).outside.eta and "eta" not in options
         self.convention: Convention = convention(
             c["like"] or (c["source"] if c["solver"] is None else None),
             c["source"],
@@ -269,16 +269,11 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
                 )
             name = label.solver
             options = dict(label.options)
-        takes = REGISTRY.find(name).options
-        # a loop driven from outside has one call a step of these, from any step on
-        if "start" in takes:
-            options.setdefault("start", "ramp")
-        if (
-            c["solver"] is not None
-            and "taper" in takes
-            and c.get("lower_order_final", True)
-            and steps is not None
-        ):
+        outside = REGISTRY.find(name).outside
+        options = {**outside.options, **options}
+        # without solver= the config says by itself how its class ends
+        tapers = outside.taper and c["solver"] is not None and c.get("lower_order_final", True)
+        if tapers and steps is not None:
             options.setdefault("taper", steps < self.convention.taper)
         return Choice(name, options)
 

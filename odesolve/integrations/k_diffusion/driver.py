@@ -35,9 +35,6 @@ from odesolve.solvers.registry import BOUNDS, LEVELS
 Callback = Callable[[dict[str, Any]], Any]
 Write = Callable[..., None]
 Extra = Mapping[str, Any] | None
-# k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows that
-# one contains the other.
-WHOLE = ("dpmpp_sde",)
 
 
 @dataclass(frozen=True)
@@ -239,16 +236,19 @@ def prepare(
     path = path_of(levels, flow)
     times = grids.make(grids.Listed(values=levels), path, None)
     made = dict(options)
-    whole = solver in WHOLE
-    noise: Noise = OnePath() if source == "tree" else Cells(whole=whole and source == "given")
     if isinstance(solver, str):
         entry = REGISTRY.find(solver)
         entry.check_options(made)
         name = entry.name
         write = entry.write
+        nested = entry.outside.nested
     else:
         name = solver.__name__
         write = solver
+        nested = False
+    # k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows
+    # that one contains the other.
+    noise: Noise = OnePath() if source == "tree" else Cells(whole=nested and source == "given")
     writer = Writer(path, times, name, source=noise)
     write(writer, **made)
     plan = writer.plan()
