@@ -13,6 +13,7 @@ from typing import Any
 
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import whole
+from odesolve.errors import unknown
 from odesolve.grids import (
     MAX_STEPS,
     Grid,
@@ -80,6 +81,8 @@ def default_choice(path: Path, nfe: int) -> Choice:
     """The entry of the table for this path and number of evaluations. Raises OdesolveError unless
     nfe is at least 1."""
     nfe = count(nfe)
+    if path.family not in TABLE:  # a property may say what it likes
+        raise unknown(f"family of the path {path!r}", path.family, TABLE)
     return next(c for c in TABLE[path.family] if nfe <= c.up_to)
 
 
