@@ -27,7 +27,8 @@ from odesolve.planning.planner import kept
 from odesolve.plans.instructions import Combine, Evaluate
 from odesolve.plans.plan import Plan
 from odesolve.process.progress import Bar
-from odesolve.run.advance import advance, begin
+from odesolve.run.advance import begin
+from odesolve.run.stepper import Stepper
 from odesolve.solvers import REGISTRY, Writer
 from odesolve.solvers.draws import Cells, Noise, OnePath
 from odesolve.solvers.registry import BOUNDS, LEVELS
@@ -138,28 +139,28 @@ def _run(
         torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
     )
     sigma_in = times[:, None].expand(-1, x.shape[0]).clone().unbind(0)
-    draw = None if noise_sampler is None else Asked(noise_sampler, ready, *levels)
+    draw = None if noise_sampler is None else SampledNoise(noise_sampler, ready, *levels)
     seed = seed_among(extra_args)
     keyed = draw is None and plan.streams
     keys = keys_of(x.shape[0], seed, None, x.device) if keyed else None
     with Bar(plan.steps, None if disable is None else not disable, "step") as tick:
         # Every step has memory of its own: models and callbacks keep what they are given.
-        cursor = begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw)
-        while not cursor.done:
-            call = cursor.call
+        stepper = Stepper(begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw))
+        while not stepper.done:
+            call = stepper.call
             outputs = network.evaluate(
-                cursor.input, cursor.state, sigma_in[call.index], call.branches
+                stepper.input, stepper.state, sigma_in[call.index], call.branches
             )
             step = ready.begins.get(call.index)
             if callback is not None and step is not None:
-                callback(_told(cursor.input, step, call.t, outputs[0], *levels))
+                callback(_report(stepper.input, step, call.t, outputs[0], *levels))
             if tick is not None and step is not None:
                 tick(step + 1)
-            cursor = advance(cursor, outputs, draw=draw)
-    return cursor.result.to(x.dtype)
+            stepper.answer(outputs, draw)
+    return stepper.result.to(x.dtype)
 
 
-def _told(
+def _report(
     x: Tensor,
     step: int,
     t: float,
@@ -172,7 +173,7 @@ def _told(
     return {"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised}
 
 
-class Asked:
+class SampledNoise:
     """A noise sampler as the source of a plan's streams: asked once for each, with the levels as
     the user has them."""
 
@@ -271,20 +272,21 @@ def path_of(levels: tuple[float, ...], flow: bool) -> paths.Path:
 
 def _begins(plan: Plan) -> dict[int, int]:
     """The step that each network call begins, of the calls that begin one."""
-    found: dict[int, int] = {}
+    begins: dict[int, int] = {}
     calls = 0
     step = 0
     begun = -1
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             if step > begun:
-                found[calls] = begun = step
+                begins[calls] = step
+                begun = step
             calls += 1
         else:
             step += sum(
                 map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output])
             )
-    return found
+    return begins
 
 
 def _form(x: Any) -> str:
