@@ -71,7 +71,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     + s eps, of EDM x0 + sigma eps. Every thread has a loop of its own. Raises OdesolveError for
     what cannot be used."""
 
-    order = 1  # replaced by the number of network calls a step where a solver takes more
+    order = 1  # replaced by the number of network calls per step where a solver takes more
     _compatibles: list[str] = []  # noqa: RUF012
 
     def __init__(
@@ -304,7 +304,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             timestep: the entry of ``timesteps`` that it was told.
             sample: (B, ...), the sample that it was given, before ``scale_model_input``.
             eta: noise of DDIM; other solvers have their own options.
-            generator: one generator, or one a sample: the noise of a sample depends on its own
+            generator: one generator, or one per sample: the noise of a sample depends on its own
                 alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
             variance_noise: standard normal noise of this step, in place of our own.

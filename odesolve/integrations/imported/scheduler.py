@@ -208,11 +208,11 @@ def _times(
 ) -> tuple[list[float], float | None]:
     """The path's times of all calls, and of the end where the object says it."""
     levels, end = _levels(probe, net)
-    times = _told(probe.fresh, net) if levels is None or told else levels
+    times = _times_listed(probe.fresh, net) if levels is None or told else levels
     return times if start is None else [start, *times[1:]], end
 
 
-def _told(peer: Any, net: _Network) -> list[float]:
+def _times_listed(peer: Any, net: _Network) -> list[float]:
     at = [float(t) for t in peer.timesteps]
     read = net.described
     if read is None:

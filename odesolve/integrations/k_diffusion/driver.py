@@ -216,7 +216,7 @@ def level(name: str, given: Any) -> float:
 
 
 def seed_among(extra_args: Mapping[str, Any]) -> int | None:
-    """The seed among a model's arguments, None where there is none, or one a sample, which belongs
+    """The seed among a model's arguments, None where there is none, or one per sample, which belongs
     to a noise sampler."""
     seed = extra_args.get("seed")
     several = isinstance(seed, list | tuple) or (isinstance(seed, Tensor) and seed.dim() > 0)
