@@ -128,7 +128,7 @@ def _measure(
     bench: Bench,
     chosen: Iterable[Candidate],
     budgets: Iterable[int],
-    file: File | None,
+    file: str | File | None,
 ) -> None:
     """Add a row for each sampler and budget, but for those that the file has; the file is written
     after each sampler."""

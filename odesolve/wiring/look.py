@@ -141,14 +141,7 @@ def _look(
     span: tuple[float, float],
     bar: Callable[[float], None] | None,
 ) -> None:
-    tick: Callable[[], None] | None = None
-    if bar is not None:
-        ticks = itertools.count(1)
-        expected = _expected(Wiring.of(model), data is not None)
-
-        def tick() -> None:
-            bar(min(next(ticks), expected))  # more come where data of another scale are tried
-
+    tick = None if bar is None else _counted(bar, _expected(Wiring.of(model), data is not None))
     if data is not None:
         x = _looked_at(found, model, data)
     else:
@@ -164,6 +157,12 @@ def _look(
         says = f"{search.left_out} readings were left out for want of time"
         more = f"seconds={2 * (span[1] - span[0]):g}"
         found.findings.append(Finding("time spent", "doubt", says, more))
+
+
+def _counted(bar: Callable[[float], None], expected: int) -> Callable[[], None]:
+    """Shows one reading more at each call; more come where data of another scale are tried."""
+    ticks = itertools.count(1)
+    return lambda: bar(min(next(ticks), expected))
 
 
 def _looked_at(found: Check, model: Model, data: Any) -> Tensor:

@@ -67,7 +67,7 @@ class Loops:
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is told, one entry per call, on the device given to ``set_timesteps``."""
+        """Times of the network, one entry per call, on the device given to ``set_timesteps``."""
         walk = self._walk()
         if walk is not None:
             return walk.timesteps

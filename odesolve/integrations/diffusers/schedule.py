@@ -34,8 +34,9 @@ class Choice(NamedTuple):
 class Schedule:
     """Where the network is called and by which plan.
 
-    ``levels`` and ``times`` have an entry per network call, of a solver with several calls per step too
-    (and ``levels`` that of the end); ``starts`` holds the number of the first call of every step.
+    ``levels`` and ``times`` have an entry per network call, of a solver with several calls per step
+    too (and ``levels`` that of the end); ``starts`` holds the number of the first call of every
+    step.
     """
 
     trained: Trained

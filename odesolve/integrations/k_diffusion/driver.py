@@ -216,8 +216,8 @@ def level(name: str, given: Any) -> float:
 
 
 def seed_among(extra_args: Mapping[str, Any]) -> int | None:
-    """The seed among a model's arguments, None where there is none, or one per sample, which belongs
-    to a noise sampler."""
+    """The seed among a model's arguments, None where there is none, or one per sample, which
+    belongs to a noise sampler."""
     seed = extra_args.get("seed")
     several = isinstance(seed, list | tuple) or (isinstance(seed, Tensor) and seed.dim() > 0)
     return None if seed is None or several else seed_of(seed)

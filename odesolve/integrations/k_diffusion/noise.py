@@ -84,7 +84,8 @@ class BrownianTreeNoiseSampler:
         if seed is not None and not isinstance(seed, int):
             if len(seed) != len(x):
                 raise OdesolveError(
-                    f"{len(seed)} seeds for a batch of {len(x)}: give one per sample, or one for all"
+                    f"{len(seed)} seeds for a batch of {len(x)}: give one per sample, or one for "
+                    "all"
                 )
             self.path = self.path.keyed(
                 torch.cat([keys(signed(int(s)), torch.zeros(1)) for s in seed]).to(device)
