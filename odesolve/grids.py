@@ -376,7 +376,7 @@ def times_of(path: Path, rho: Tensor, rounding: float = 0.0) -> list[float]:
     near = (lam == inside) | ((lam - inside).abs() <= max(LOG_SNR, rounding)) | (rho == 0.0)
     if not bool(near.all()):
         lowest = 0.0 if float(path.sigma(path.t_data)) == 0.0 else math.exp(-last)
-        sigma, low, high = _told(float(rho[~near][0]), lowest, math.exp(-first))
+        sigma, low, high = _distinct(float(rho[~near][0]), lowest, math.exp(-first))
         raise OdesolveError(
             f"the grid leaves the path's range: sigma={sigma} is not in [{low}, {high}]; give "
             "noise levels inside"
@@ -412,7 +412,7 @@ def make(grid: Grid, path: Path, steps: int | None, snap: bool = False) -> tuple
     pairs = list(itertools.pairwise(times))
     if not (all(a > b for a, b in pairs) or all(a < b for a, b in pairs)):
         k = next(k for k, (a, b) in enumerate(pairs) if (a > b) != (times[0] > times[-1]) or a == b)
-        pair = ", ".join(_told(given[k], given[k + 1]))
+        pair = ", ".join(_distinct(given[k], given[k + 1]))
         raise OdesolveError(
             f"the grid is not strictly monotone at t={pair}: give increasing or decreasing"
         )
@@ -429,7 +429,7 @@ def inside(path: Path, t: float, rounding: float = 0.0) -> float:
     beyond, at = path.lam(torch.tensor([t, end], dtype=torch.float64)).tolist()
     if abs(beyond - at) <= max(LOG_SNR, rounding):
         return end
-    told, low, high = _told(t, low, high)
+    told, low, high = _distinct(t, low, high)
     raise OdesolveError(
         f"the grid leaves the path's range: t={told} is not in [{low}, {high}]; give times inside"
     )
@@ -440,10 +440,10 @@ def _rounding(values: object) -> float:
     return HALF.get(str(getattr(values, "dtype", "")).rpartition(".")[2], 0.0)
 
 
-def _told(value: float, *others: float) -> list[str]:
+def _distinct(value: float, *others: float) -> list[str]:
     """Numbers with as many digits as tell the first from the others."""
     for digits in range(6, 18):
-        told = [f"{v:.{digits}g}" for v in (value, *others)]
-        if told[0] not in told[1:]:
+        texts = [f"{v:.{digits}g}" for v in (value, *others)]
+        if texts[0] not in texts[1:]:
             break
-    return told
+    return texts

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path as File
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,21 +19,13 @@ from odesolve.model.model import Model
 from odesolve.paths import Path
 from odesolve.process.launch import launched, own_device
 
-PATHS = {
-    "vp": paths.VP,
-    "edm": paths.EDM,
-    "linear": paths.Linear,
-    "cosine": paths.Cosine,
-    "ve": paths.VE,
-    "subvp": paths.SubVP,
-    "trig": paths.Trig,
-    "ddpm": paths.Discrete.ddpm,
-    "sd": paths.Discrete.stable_diffusion,
-}
+# What --path takes, as its help says it.
+PATHS = (*paths.TYPED, "package.module:MyPath")
 FACTORY = (
     "package.module:factory or file.py:factory, a function without arguments that returns an "
     "ode.Model (or a Model)"
 )
+PATH = "package.module:MyPath or file.py:MyPath, a path, its class or a function without arguments"
 DIGITS = (256, 1, 8, 8)
 PICTURES = 4  # samples of a pipeline
 
@@ -117,38 +109,54 @@ def load_model(spec: str) -> Model:
     Afterwards modules of the file's folder, or of the current one, can still be imported, as
     networks may import when they are called."""
     own_device()
+    return _loaded(spec, Wanted(Model, "model", "an ode.Model", FACTORY))
+
+
+class Wanted(NamedTuple):
+    """What a module is to hold: its type, what it is called, how one writes it, and an example."""
+
+    kind: type
+    noun: str
+    written: str
+    example: str
+
+
+def _loaded(spec: str, wanted: Wanted) -> Any:
+    """What ``package.module:name`` holds, or returns when it is called."""
     where, _, name = spec.rpartition(":")
     if not where or not name:
-        raise OdesolveError(f"{spec!r} names no model: give {FACTORY}")
+        raise OdesolveError(f"{spec!r} names no {wanted.noun}: give {wanted.example}")
     if where.endswith(".py") and not File(where).is_file():
         raise OdesolveError(f"{spec}: there is no file {where}")
     try:
-        model = _made_by(where, name)
+        value = _held(where, name, wanted)
     except OdesolveError as e:
         raise OdesolveError(f"{spec}: {e}") from e
     except SystemExit as e:
         raise OdesolveError(
-            f"{spec} ended the program, exit code {e.code}: let it return an ode.Model"
+            f"{spec} ended the program, exit code {e.code}: let it return {wanted.written}"
         ) from e
     except Exception as e:  # whatever the user's code raises is one line here
         raise OdesolveError(f"{spec}: {type(e).__name__}: {e}") from e
-    if not isinstance(model, Model):
-        raise OdesolveError(f"{spec} returned {type(model).__name__}: let it return an ode.Model")
-    return model
+    if not isinstance(value, wanted.kind):
+        raise OdesolveError(
+            f"{spec} returned {type(value).__name__}: let it return {wanted.written}"
+        )
+    return value
 
 
-def _made_by(where: str, name: str) -> Any:
-    """The model that a module has under this name, or the result of the function there."""
+def _held(where: str, name: str, wanted: Wanted) -> Any:
+    """What the module holds by this name, or what that returns."""
     module = _module(where)
     if not hasattr(module, name):
         public = [n for n in dir(module) if not n.startswith("_")]
-        raise unknown(f"name in {where}", name, public or [FACTORY])
+        raise unknown(f"name in {where}", name, public or [wanted.example])
     value = getattr(module, name)
-    if isinstance(value, Model):
+    if isinstance(value, wanted.kind):
         return value
     if not callable(value):
         raise OdesolveError(
-            f"it is {type(value).__name__}: name an ode.Model, or a function that returns one"
+            f"it is {type(value).__name__}: name {wanted.written}, or a function that returns one"
         )
     return value()
 
@@ -174,10 +182,11 @@ def _module(where: str) -> Any:
 
 
 def path_named(name: str) -> Path:
-    """The path of this name. Raises OdesolveError for other names."""
-    if name.lower() not in PATHS:
-        raise unknown("path", name, PATHS)
-    return PATHS[name.lower()]()
+    """The path of this name, or of ``package.module:name``: a path, its class, or a function that
+    returns one. Raises OdesolveError otherwise."""
+    if ":" in name and name.lower() not in paths.TYPED:
+        return _loaded(name, Wanted(Path, "path", "a path such as ode.paths.VP()", PATH))
+    return paths.path_named(name)
 
 
 def dtype(given: argparse.Namespace) -> torch.dtype:

@@ -24,7 +24,7 @@ def typed_path(path: Path) -> str:
         preset = _PRESETS.get(path.label)
         return f"ode.paths.Discrete{'.' + preset if preset else '(alphas_cumprod)'}"
     kind = type(path).__name__
-    usual = _PARAMETERS.get(kind)
+    usual = _PARAMETERS.get(path.registered)
     if usual is None:
         return repr(path)
     told = {k: v for k, v in path.spec().items() if k != "name"}

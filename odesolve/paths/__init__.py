@@ -1,21 +1,22 @@
 """Probability paths: alpha, sigma, their derivatives, log-SNR and its inverse, the SDE's f and g,
 and conversions."""
 
-from dataclasses import fields
 from typing import Any
 
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
-from odesolve.files import Door, Number, Text, shaped
-from odesolve.paths.base import PREDICTIONS, Flipped, Path, Point, prediction_named
+from odesolve.files import Text, shaped
+from odesolve.paths.base import PREDICTIONS, SPEC, Flipped, Path, Point, prediction_named
 from odesolve.paths.diffusion import EDM, VE, VP, Cosine, SubVP
 from odesolve.paths.discrete import Discrete
 from odesolve.paths.flow import Linear, Trig
+from odesolve.paths.registry import KINDS, TYPED, path_named
 from odesolve.paths.words import no_path, unknown_grid
 
 __all__ = [
     "EDM",
     "PREDICTIONS",
+    "TYPED",
     "VE",
     "VP",
     "Cosine",
@@ -28,30 +29,27 @@ __all__ = [
     "Trig",
     "from_spec",
     "no_path",
+    "path_named",
     "prediction_named",
     "unknown_grid",
 ]
-
-_PRESETS = {"ddpm": Discrete.ddpm, "stable_diffusion": Discrete.stable_diffusion}
-
-
-_KINDS: dict[str, type[Path]] = {c.__name__: c for c in (VP, Cosine, VE, SubVP, EDM, Linear, Trig)}
-_DOOR = Door("this", "describes no path", "give what path.spec() returned")
 
 
 @fits
 def from_spec(spec: dict) -> Path:
     """The path that ``path.spec()`` describes; tables other than the presets cannot be rebuilt from
-    their digest.
+    their digest, and no file imports a module: a path of your own is known once its module is
+    imported.
 
     Raises OdesolveError for what describes none.
     """
     flips = 0
-    found = shaped(spec, dict[str, Any], _DOOR)
-    while found.get("name") == "Flipped":
+    parameters = shaped(spec, dict[str, Any], SPEC)
+    # A loop and no recursion: a file may nest deeper than Python calls.
+    while parameters.get("name") == "Flipped":
         flips = flips + 1
-        found = shaped(found.get("base"), dict[str, Any], _DOOR)
-    path = _unflipped(found)
+        parameters = shaped(parameters.get("base"), dict[str, Any], SPEC)
+    path = _unflipped(parameters)
     for _ in range(flips):
         path = path.flipped()
     return path
@@ -59,24 +57,12 @@ def from_spec(spec: dict) -> Path:
 
 def _unflipped(spec: dict[str, Any]) -> Path:
     parameters = dict(spec)
-    name = shaped(parameters.pop("name", None), Text, _DOOR)
-    if name == "Discrete":
-        label = parameters.get("label")
-        if not isinstance(label, str) or label not in _PRESETS:
-            given = f"a Discrete path with digest {parameters.get('digest')}"
-            raise OdesolveError(
-                f"{given} cannot be rebuilt from JSON: pass the path itself, "
-                "Discrete(alphas_cumprod)"
-            )
-        return _PRESETS[label]()
-    if name not in _KINDS:
-        raise OdesolveError(
-            f"unknown path {name!r}: choose from {', '.join([*_KINDS, 'Discrete', 'Flipped'])}"
-        )
-    kind = _KINDS[name]
-    for k, value in parameters.items():
-        shaped(value, Number, _DOOR)
-        if k not in {f.name for f in fields(kind)}:
-            raise _DOOR.refuse(f"{name} has no {k!r}")
-    with _DOOR.reading():
-        return kind(**parameters)
+    name = shaped(parameters.pop("name", None), Text, SPEC)
+    kind = KINDS.get(name)
+    if kind is not None:
+        return kind.from_parameters(parameters)
+    module, colon, _ = name.partition(":")
+    if colon:
+        raise OdesolveError(f"the path {name!r} is not known yet: import {module} first")
+    known = sorted(KINDS, key=lambda n: n.lower() not in TYPED)
+    raise OdesolveError(f"unknown path {name!r}: choose from {', '.join(known)}")

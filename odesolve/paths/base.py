@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from odesolve.doors.annotations import meant
 from odesolve.doors.values import real, row
 from odesolve.doors.words import fits_as
 from odesolve.errors import OdesolveError, unknown
+from odesolve.files import Door, Number, shaped
+from odesolve.paths.registry import check_kind, join, name_of
 
 PREDICTIONS = ("data", "noise", "v", "velocity", "score", "edm")
 # What these are called elsewhere; "_prediction" and "_pred" behind a word say nothing more.
@@ -27,6 +29,7 @@ ELSEWHERE = {
     **dict.fromkeys(("flow", "flow_matching", "rectified_flow", "u"), "velocity"),
 }
 Time = float | Tensor
+SPEC = Door("this", "describes no path", "give what path.spec() returned")
 
 
 class Point(NamedTuple):
@@ -83,20 +86,37 @@ class Path:
     (float64 for a float). ``t_min`` is where grids that are uniform in log-SNR stop before the last
     step to the data end, ``t_clip`` where they begin after the first step when the log-SNR at
     ``t_max`` is infinite. ``family`` is "preserving" (unit variance), "exploding" (the signal
-    stays, the noise grows) or "flow" (no signal is left at the noise end, and none is missed)."""
+    stays, the noise grows) or "flow" (no signal is left at the noise end, and none is missed).
+
+    A path is a frozen dataclass with alpha, sigma, one of ``dalpha`` and ``f``, one of ``dsigma``
+    and ``g2``, and ``t_of_lam``; its fields are its parameters. It joins ``ode.plan``, plan files
+    and the command line when its class is made: ``class Mine(Path, name="mine")``, or without a
+    name as "package.module:Mine". OdesolveError where something is missing."""
 
     t_max: ClassVar[float] = 1.0
     t_min: ClassVar[float] = 1e-3
     t_clip: ClassVar[float | None] = None
     family: ClassVar[str] = "preserving"
+    registered: ClassVar[str] = "Path"  # its name in files
+
+    def __init_subclass__(cls, name: str | None = None, typed: bool = True, **more: Any) -> None:
+        """Check the class and register it; ``typed`` says whether its name alone makes a path."""
+        super().__init_subclass__(**more)
+        check_kind(cls, Path, vars(cls))
+        cls.registered = name_of(cls, name)
+        if cls.alpha is not Path.alpha and cls.sigma is not Path.sigma:
+            join(cls, cls.registered, typed)
 
     def alpha(self, t: Time) -> Tensor:
         """Signal scale alpha(t)."""
-        raise NotImplementedError
+        raise self._missing("alpha(t), the signal scale")
 
     def sigma(self, t: Time) -> Tensor:
         """Noise scale sigma(t)."""
-        raise NotImplementedError
+        raise self._missing("sigma(t), the noise scale")
+
+    def _missing(self, what: str) -> OdesolveError:
+        return OdesolveError(f"the path {type(self).__name__} has no {what}: define it")
 
     def dalpha(self, t: Time) -> Tensor:
         """Time derivative of alpha."""
@@ -113,7 +133,7 @@ class Path:
 
     def t_of_lam(self, lam: Time) -> Tensor:
         """Time at which the half log-SNR is ``lam``."""
-        raise NotImplementedError
+        raise self._missing("t_of_lam(lam), the time at which the half log-SNR is lam")
 
     def f(self, t: Time) -> Tensor:
         """Linear drift coefficient f = alpha'/alpha of the forward SDE dx = f x dt + g dW."""
@@ -173,9 +193,8 @@ class Path:
         """The path at each of the given times, in float64 on the host."""
         t = row("times", times, "times (n,)")
         columns = (t, self.alpha(t), self.sigma(t), self.dalpha(t), self.dsigma(t), self.lam(t))
-        return [
-            Point(*row) for row in zip(*(c.expand(t.shape).tolist() for c in columns), strict=True)
-        ]
+        numbers = [as_time(column).expand(t.shape).tolist() for column in columns]
+        return [Point(*row) for row in zip(*numbers, strict=True)]
 
     @fits_as("path.point")
     def point(self, t: float) -> Point:
@@ -183,8 +202,28 @@ class Path:
         return self.points([t])[0]
 
     def spec(self) -> dict:
-        """Name and parameters as plain values, for JSON."""
-        return {"name": type(self).__name__, **dataclasses.asdict(self)}
+        """Name and parameters as plain values, for JSON. Raises OdesolveError for a path that keeps
+        what is no parameter of it: two such paths would count as one."""
+        fields = {f.name for f in dataclasses.fields(self)}
+        kept = {k for k in vars(self) if not hasattr(type(self), k)}
+        if loose := sorted(kept - fields):
+            raise OdesolveError(
+                f"the path {type(self).__name__} keeps {', '.join(loose)} and has no such field: "
+                "make the class a @dataclass(frozen=True) with its parameters as fields"
+            )
+        return {"name": self.registered, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_parameters(cls, parameters: dict[str, Any]) -> Path:
+        """The path that ``spec()`` describes by these parameters, numbers; classes with others say
+        themselves how they are read."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key, value in parameters.items():
+            shaped(value, Number, SPEC)
+            if key not in known:
+                raise SPEC.refuse(f"{cls.registered} has no {key!r}")
+        with SPEC.reading():
+            return cls(**parameters)
 
     def rows(
         self,
@@ -255,7 +294,7 @@ class Path:
 
 @meant()
 @dataclass(frozen=True)
-class Flipped(Path):
+class Flipped(Path, typed=False):
     """A path seen with time reversed (s = t_max - t): noise at s = 0, data at s = t_max; velocities
     change sign."""
 

@@ -15,7 +15,7 @@ from odesolve.paths.base import Path, Time, as_time, check_numbers, require
 
 
 @dataclass(frozen=True)
-class _LinearBeta(Path):
+class _LinearBeta(Path, typed=False):
     """beta(t) = beta_min + t (beta_max - beta_min), B its integral: alpha = exp(-B/2)."""
 
     beta_min: float = 0.1

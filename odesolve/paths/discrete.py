@@ -6,20 +6,23 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from odesolve.doors.values import real, row
 from odesolve.doors.words import fits, fits_as
+from odesolve.errors import OdesolveError
 from odesolve.paths.base import Path, Time, as_time, require
+from odesolve.paths.registry import TYPED
 
 LOWEST = 2.0**-24
 
 
 @fits
 @dataclass(frozen=True, init=False)
-class Discrete(Path):
+class Discrete(Path, typed=False):
     """A variance-preserving path through a table of N cumulative products, alpha_i^2 =
     ``alphas_cumprod[i-1]``.
 
@@ -171,3 +174,18 @@ class Discrete(Path):
 
     def spec(self) -> dict:
         return {"name": "Discrete", "label": self.label, "digest": self.digest}
+
+    @classmethod
+    def from_parameters(cls, parameters: dict[str, Any]) -> Discrete:
+        """The preset of this label; another table cannot be rebuilt from its digest."""
+        label = parameters.get("label")
+        if not isinstance(label, str) or label not in PRESETS:
+            raise OdesolveError(
+                f"a Discrete path with digest {parameters.get('digest')} cannot be rebuilt from "
+                "JSON: pass the path itself, Discrete(alphas_cumprod)"
+            )
+        return PRESETS[label]()
+
+
+PRESETS = {"ddpm": Discrete.ddpm, "stable_diffusion": Discrete.stable_diffusion}
+TYPED.update({**PRESETS, "sd": Discrete.stable_diffusion})

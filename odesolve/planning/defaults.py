@@ -13,6 +13,7 @@ from typing import Any
 
 from odesolve.doors.annotations import meant
 from odesolve.doors.values import whole
+from odesolve.errors import unknown
 from odesolve.grids import (
     MAX_STEPS,
     Grid,
@@ -28,6 +29,7 @@ from odesolve.paths import Path
 from odesolve.planning.labels import parse_grid
 from odesolve.planning.planner import GridLike, SolverLike, plan, solvers
 from odesolve.plans.plan import Plan
+from odesolve.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ def default_choice(path: Path, nfe: int) -> Choice:
     """The entry of the table for this path and number of evaluations. Raises OdesolveError unless
     nfe is at least 1."""
     nfe = count(nfe)
+    if path.family not in TABLE:  # a property may say what it likes
+        raise unknown(f"family of the path {path!r}", path.family, TABLE)
     return next(c for c in TABLE[path.family] if nfe <= c.up_to)
 
 
@@ -109,7 +113,7 @@ def default_plan(path: Path, nfe: int | None, grid: GridLike | None = None, **co
 
 def default_grid(path: Path, solver: SolverLike) -> Grid:
     """The grid that suits a solver where the user names only that."""
-    entry = solvers().find(solver) if isinstance(solver, str) else None
+    entry = solvers().find(solver) if isinstance(solver, str) else solver
     if path.family == "flow":
         return Uniform()
-    return _vp(2.0) if entry is not None and entry.clock == "rho" else Karras()
+    return parse_grid(entry.grid) if isinstance(entry, Solver) else Karras()

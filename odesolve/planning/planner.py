@@ -27,7 +27,7 @@ GridLike = str | grids.Grid | Sequence[float] | Tensor
 
 @fits
 def solvers() -> Registry:
-    """Every solver with its order, evaluations a step and source; prints as a table."""
+    """Every solver with its order, evaluations per step and source; prints as a table."""
     return REGISTRY
 
 

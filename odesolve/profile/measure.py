@@ -98,7 +98,7 @@ def profile(
     Raises OdesolveError for arguments that cannot be used, Diverged if no reference can be found.
     """
     warn_of_training(model.net)
-    resume = None if resume is None else named("resume", resume)
+    file = None if resume is None else named("resume", resume)
     if solvers is None and model.reading.two_times:
         solvers = ["flow_map", *default_solvers(model.path)]
     chosen = candidates(model.path, solvers, grids)
@@ -107,27 +107,38 @@ def profile(
     first = 2 * references.FIRST if reference is None else 0
     calls = first + len(chosen) * sum(budgets) * max(1, timing)
     with Bar(calls, progress, " calls") as bar:
-        found = _reference(model, z, reference, tolerance, limit, _counted(bar, 0, first))
-        tick = _counted(bar, first, calls)
+        exact = _reference(model, z, reference, tolerance, limit, _counted(bar, 0, first))
         if reference is None:
             warn_of_wiring(model, z.shape)
-        problem = {**_problem(model, z), "seed": seed if not isinstance(noise, Tensor) else None}
-        out = Profile([], found.certificate, None, problem, z, found.x)
-        bench = Bench(model, z, found, timing, tick)
-        known = _known(resume, out)
-        for candidate in chosen:
-            for budget in budgets:
-                key = (candidate.label, candidate.grid_name, budget)
-                out.rows.append(known[key] if key in known else bench.row(candidate, budget))
-            if resume is not None:
-                out.to_json(resume)
+        problem = {**_problem(model, z), "seed": None if isinstance(noise, Tensor) else seed}
+        out = Profile([], exact.certificate, None, problem, z, exact.x)
+        bench = Bench(model, z, exact, timing, _counted(bar, first, calls))
+        _measure(out, bench, chosen, budgets, file)
         out.rounding = bench.rounding()
     out.rows = flagged(out)
     if executor is not None:
         out.parallel = parallel.measured(out, model, z, executor, "median", timing)
-    if resume is not None:
-        out.to_json(resume)
+    if file is not None:
+        out.to_json(file)
     return out
+
+
+def _measure(
+    out: Profile,
+    bench: Bench,
+    chosen: Iterable[Candidate],
+    budgets: Iterable[int],
+    file: str | File | None,
+) -> None:
+    """Add a row for each sampler and budget, but for those that the file has; the file is written
+    after each sampler."""
+    known = _known(file, out)
+    for candidate in chosen:
+        for budget in budgets:
+            key = (candidate.label, candidate.grid_name, budget)
+            out.rows.append(known[key] if key in known else bench.row(candidate, budget))
+        if file is not None:
+            out.to_json(file)
 
 
 class Bench:

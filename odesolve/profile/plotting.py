@@ -9,28 +9,14 @@ from typing import Any
 
 from odesolve.errors import OdesolveError
 from odesolve.pictures.figures import SUFFIXES, matplotlib
+from odesolve.planning.planner import solvers
 from odesolve.profile.report import family
 from odesolve.profile.result import Profile, Row
+from odesolve.solvers.families import colour_of
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a family, one dash
-# and marker a member.
-COLOURS = {
-    "iPNDM": "#D55E00",
-    "UniPC": "#0072B2",
-    "DEIS": "#CC79A7",
-    "DPM-Solver++": "#009E73",
-    "DPM-Solver": "#56B4E9",
-    "Adams-Bashforth": "#E69F00",
-    "RES": "#7F7F00",
-    "DDIM": "#000000",
-    "Euler": "#555555",
-    "Heun (EDM)": "#7A5195",
-    "Runge-Kutta": "#A65628",
-    "flow map": "#332288",
-}
+# One colour per family, one dash and marker per member.
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^D"
-ALWAYS = ("ddim", "euler", "dpmpp_2m", "heun_edm", "heun", "unipc_2")
 HIGHLIGHTED = 12
 
 
@@ -149,7 +135,7 @@ def _styles(profiles: Sequence[Profile], metric: str) -> dict[str, dict]:
         for k, solver in enumerate(best_lines(profile, metric)):
             ranks[solver] = min(k, ranks.get(solver, k))
     ranked = sorted(ranks, key=ranks.__getitem__)
-    known = [s for s in ALWAYS if s in ranks]
+    known = [s.name for s in solvers().baselines() if s.name in ranks]
     chosen = [*[s for s in ranked if s not in known][: HIGHLIGHTED - len(known)], *known]
     styles = {}
     members = {}
@@ -157,7 +143,7 @@ def _styles(profiles: Sequence[Profile], metric: str) -> dict[str, dict]:
         kind = family(solver)
         k = members[kind] = members.get(kind, -1) + 1
         styles[solver] = {
-            "color": COLOURS[kind],
+            "color": colour_of(kind),
             "ls": DASHES[k % 4],
             "marker": MARKERS[k % 4],
             "ms": 4,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from odesolve.planning.planner import solvers
 from odesolve.profile import parallel
 from odesolve.profile.result import Profile, Row
 
@@ -29,37 +30,12 @@ HEAD: tuple[str, ...] = (
 )
 NUMBERS = {"NFE", "steps", "median", "trimmed", "rmse", "SW", "order", "network", "rest"}
 SPARE = ("SW", "trimmed", "rest", "network", "order", "flags", "steps", "rmse")
-FAMILIES = {
-    "ddim": "DDIM",
-    "dpm_solver_1": "DDIM",
-    "euler": "Euler",
-    "heun_edm": "Heun (EDM)",
-    "dpm_solver": "DPM-Solver",
-    "dpmpp": "DPM-Solver++",
-    "res": "RES",
-    "exp_heun": "RES",
-    "unipc": "UniPC",
-    "deis": "DEIS",
-    "ipndm": "iPNDM",
-    "ab": "Adams-Bashforth",
-    "flow_map": "flow map",
-}
-WELL_KNOWN = ("DDIM", "DPM-Solver++", "Heun (EDM)", "UniPC", "Euler")
 IDLE = 0.05  # share of the time outside the network below which a faster solver changes nothing
 
 
 def family(solver: str) -> str:
-    """The family that a solver is known by."""
-    names = (
-        n
-        for n in (
-            solver,
-            solver.rsplit("_", 1)[0],
-            solver.split("_", 1)[0],
-            solver.rstrip("0123456789"),
-        )
-    )
-    return next((FAMILIES[n] for n in names if n in FAMILIES), "Runge-Kutta")
+    """The family that a solver is known by: what it declares, else its own name."""
+    return solvers().family_of(solver)
 
 
 def shown(profile: Profile, limit: int | None, metric: str, also: Iterable[str] = ()) -> list[Row]:
@@ -182,15 +158,22 @@ def _advice_for(profile: Profile, nfe: int, metric: str) -> str:
     for row in ranked:
         rivals.setdefault(family(row.solver), row)
     rivals.pop(family(best.solver))
-    names = list(rivals)[:1] + [f for f in WELL_KNOWN if f in rivals and f not in list(rivals)[:1]]
     floor = max(best.error(metric), profile.floor(metric), 1e-300)
-    others = [
-        f"{f} {_times(rivals[f].error(metric) / floor)} ({rivals[f].label} on {rivals[f].grid})"
-        for f in names[:1]
-    ]
-    others += [f"{f} {_times(rivals[f].error(metric) / floor)}" for f in names[1:4]]
+    others = []
+    for k, name in enumerate(_compared(rivals)):
+        rival = rivals[name]
+        place = "" if k else f" ({rival.label} on {rival.grid})"
+        others.append(f"{name} {_times(rival.error(metric) / floor)}{place}")
     tail = f"; by comparison {', '.join(others)}" if others else ""
     return f"{head}{tail}.{_other_metric(fits, best, metric)}"
+
+
+def _compared(rivals: Mapping[str, Row]) -> list[str]:
+    """The families that the best sampler is compared with: the nearest one, and up to three of the
+    well-known ones."""
+    nearest = list(rivals)[:1]
+    known = dict.fromkeys(s.family for s in solvers().baselines())
+    return [*nearest, *(f for f in known if f in rivals and f not in nearest)][:4]
 
 
 def _times(ratio: float) -> str:

@@ -107,7 +107,7 @@ class Parallel:
     and ``batch`` samples.
 
     The plan takes ``calls`` evaluations, the executor ``rounds`` batches of them in turn and
-    ``evaluations`` a sample. Seconds are wall time of the fastest run, of the executor and of the
+    ``evaluations`` per sample. Seconds are wall time of the fastest run, of the executor and of the
     loop; ``difference`` is that of the end points, relative, a root mean square; ``rows`` what a
     call on the states of all steps costs in calls on one, over their number."""
 

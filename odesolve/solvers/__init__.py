@@ -19,7 +19,9 @@ from odesolve.solvers import (  # noqa: F401  (they register themselves)
     srk,
     unipc,
 )
+from odesolve.solvers.families import Family
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import REGISTRY, Registry, Solver, solver
 from odesolve.solvers.writer import Writer
 
-__all__ = ["REGISTRY", "Registry", "Solver", "Writer", "solver"]
+__all__ = ["REGISTRY", "Family", "Outside", "Registry", "Solver", "Writer", "solver"]

@@ -10,7 +10,9 @@ from odesolve.methods import tableaus
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.clocks import Clock, clock_named
+from odesolve.solvers.families import ADAMS, IPNDM
 from odesolve.solvers.generator import first_order, moment_weights
+from odesolve.solvers.outside import RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.runge_kutta import rk_step
 from odesolve.solvers.writer import Writer
@@ -109,6 +111,8 @@ def _register_ab(order: int) -> None:
         "Bashforth and Adams 1883",
         starters={2: 0, 3: 1, 4: 4}[order],
         clock="t",
+        family=ADAMS,
+        outside=RAMP,
     )
     def write(w: Writer, *, clock: str = "t", start: str = "single") -> None:
         adams(w, order=order, clock=clock, start=start)
@@ -122,7 +126,7 @@ def _register_ab(order: int) -> None:
 def _register_ipndm(order: int) -> None:
     source = "Zhang and Chen 2023, section 3.3; Liu et al. 2022 (PNDM), eq. 9"
 
-    @solver(f"ipndm_{order}", 2, 1, source, clock="rho")
+    @solver(f"ipndm_{order}", 2, 1, source, clock="rho", family=IPNDM, outside=RAMP)
     def fixed(w: Writer, *, clock: str = "rho", start: str = "ramp") -> None:
         ipndm(w, order=order, clock=clock, start=start)
 
@@ -141,6 +145,8 @@ def _register_ipndm(order: int) -> None:
         "Zhang and Chen 2023, with variable steps",
         starters,
         clock="rho",
+        family=IPNDM,
+        outside=RAMP,
     )
     def variable(w: Writer, *, start: str = "single") -> None:
         adams(w, order=order, clock="rho", start=start)

@@ -8,14 +8,24 @@ import math
 from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import DDPM, DPM_SOLVER, DPMPP, EULER
 from odesolve.solvers.generator import data_row, first_order, noise_of, singular
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.stochastic import Split, eta_split, fresh_noise, split_row, towards_data
 from odesolve.solvers.writer import Writer
 
 
-@solver("ddpm", 1, 1, "Ho et al. 2020 (DDPM), Algorithm 2", stochastic=True)
+@solver(
+    "ddpm",
+    1,
+    1,
+    "Ho et al. 2020 (DDPM), Algorithm 2",
+    stochastic=True,
+    family=DDPM,
+    outside=Outside(habits="DDPMScheduler"),
+)
 def ddpm(w: Writer, *, variance: str = "small") -> None:
     """DDPM's ancestral sampling: the posterior mean at the predicted data, and noise of one of the
     paper's two variances.
@@ -55,6 +65,7 @@ def ddpm(w: Writer, *, variance: str = "small") -> None:
     "Lightricks and ComfyUI (Euler ancestral for flows)",
     clock="t",
     stochastic=True,
+    family=EULER,
 )
 def euler_ancestral_rf(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """Euler ancestral whose lower level is set in time, t (1 + eta (t/s - 1)), as flow models use
@@ -101,7 +112,12 @@ def _halfway_down(w: Writer, eta: float) -> list[Point]:
 
 
 @solver(
-    "dpmpp_2s_ancestral", 2, 2, "Crowson 2022 (k-diffusion), on Lu et al. 2022b", stochastic=True
+    "dpmpp_2s_ancestral",
+    2,
+    2,
+    "Crowson 2022 (k-diffusion), on Lu et al. 2022b",
+    stochastic=True,
+    family=DPMPP,
 )
 def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """A DPM-Solver++(2S) step to the lower level, then noise; ``eta`` is DDIM's."""
@@ -116,7 +132,13 @@ def dpmpp_2s_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> 
 
 
 @solver(
-    "dpm2_ancestral", 2, 2, "Crowson 2022 (k-diffusion), on Karras et al. 2022", stochastic=True
+    "dpm2_ancestral",
+    2,
+    2,
+    "Crowson 2022 (k-diffusion), on Karras et al. 2022",
+    stochastic=True,
+    family=DPM_SOLVER,
+    outside=Outside(habits="KDPM2AncestralDiscreteScheduler"),
 )
 def dpm2_ancestral(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """A midpoint step in rho = sigma/alpha to the lower level, then noise; ``eta`` is DDIM's."""

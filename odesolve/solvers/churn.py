@@ -4,19 +4,26 @@ et al. 2022)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from odesolve.errors import PlanError
-from odesolve.paths import Point
+from odesolve.paths import Path, Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import CHURN
 from odesolve.solvers.generator import first_order, noise_of, singular
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data
 from odesolve.solvers.writer import Writer
 
 Land = Callable[[Point, Linear, bool], Linear]
+# EDM's values for ImageNet-64 (Karras et al. 2022, table 5).
+S_CHURN = 40.0
+S_TMIN = 0.05
+S_TMAX = 50.0
 
 
 def heun_step(w: Writer, s: Point, t: Point, x: Linear, land: Land, exact: bool) -> Linear:
@@ -62,6 +69,25 @@ def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: f
         yield hat, t, lambda x, s=s, hat=hat: x if hat is s else raise_noise(w, s, hat, x, s_noise)
 
 
+def _entered(
+    options: Mapping[str, Any], path: Path, grid: Sequence[float], step: int
+) -> dict[str, Any]:
+    """Churn as in the whole loop, but for the first step: there the network has been called before
+    noise could be added."""
+    takes = {"s_churn": S_CHURN, "s_tmin": S_TMIN, "s_tmax": S_TMAX, **options}
+    second = path.point(grid[step + 1]).rho
+    share = (len(grid) - 1 - step) / (len(grid) - 1)
+    below_first = max(second * (1 + 1e-9), takes["s_tmin"])
+    return {
+        **options,
+        "s_churn": takes["s_churn"] * share,
+        "s_tmax": min(takes["s_tmax"], below_first),
+    }
+
+
+OUTSIDE = Outside(entering=_entered)
+
+
 @solver(
     "euler_churn",
     1,
@@ -69,13 +95,15 @@ def _churned(w: Writer, s_churn: float, s_tmin: float, s_tmax: float, s_noise: f
     "Karras et al. 2022, Algorithm 2 with Euler steps",
     clock="rho",
     stochastic=True,
+    family=CHURN,
+    outside=OUTSIDE,
 )
 def euler_churn(
     w: Writer,
     *,
-    s_churn: float = 40.0,
-    s_tmin: float = 0.05,
-    s_tmax: float = 50.0,
+    s_churn: float = S_CHURN,
+    s_tmin: float = S_TMIN,
+    s_tmax: float = S_TMAX,
     s_noise: float = 1.0,
 ) -> None:
     """Churn with Euler steps in rho = sigma/alpha; options as in heun_churn."""
@@ -85,13 +113,22 @@ def euler_churn(
         x = w.step(t, first_order(hat, t, x, w.data(x, hat)), exact=s_noise == 1.0)
 
 
-@solver("heun_churn", 2, 2, "Karras et al. 2022, Algorithm 2", clock="rho", stochastic=True)
+@solver(
+    "heun_churn",
+    2,
+    2,
+    "Karras et al. 2022, Algorithm 2",
+    clock="rho",
+    stochastic=True,
+    family=CHURN,
+    outside=OUTSIDE,
+)
 def heun_churn(
     w: Writer,
     *,
-    s_churn: float = 40.0,
-    s_tmin: float = 0.05,
-    s_tmax: float = 50.0,
+    s_churn: float = S_CHURN,
+    s_tmin: float = S_TMIN,
+    s_tmax: float = S_TMAX,
     s_noise: float = 1.0,
 ) -> None:
     """EDM's stochastic sampler: noise is raised by min(s_churn / steps, sqrt(2) - 1), then a Heun
@@ -112,13 +149,15 @@ def heun_churn(
     "Crowson 2022 (k-diffusion), on Karras et al. 2022",
     clock="rho",
     stochastic=True,
+    family=CHURN,
+    outside=OUTSIDE,
 )
 def dpm2_churn(
     w: Writer,
     *,
-    s_churn: float = 40.0,
-    s_tmin: float = 0.05,
-    s_tmax: float = 50.0,
+    s_churn: float = S_CHURN,
+    s_tmin: float = S_TMIN,
+    s_tmax: float = S_TMAX,
     s_noise: float = 1.0,
 ) -> None:
     """Churn with midpoint steps in rho, the middle taken in log-SNR (k-diffusion's dpm_2); options

@@ -4,6 +4,7 @@ lambda."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +14,9 @@ from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam, second_order_step, third_order_step
+from odesolve.solvers.families import DEIS
 from odesolve.solvers.generator import first_order, moment_weights, noise_of, noise_row
+from odesolve.solvers.outside import TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
@@ -84,12 +87,22 @@ def _moments(w: Writer, basis: str, count: int, i: int) -> list[float]:
     return [t.rho - (s.rho if k == 0 else w.tables["rho"][k][i]) for k in range(count)]
 
 
+OUTSIDE = replace(TAPERED_RAMP, habits="DEISMultistepScheduler")
+
+
 def _register(degree: int, basis: str) -> None:
     tag = {"t": "tab", "rho": "rhoab", "lam": "lamab"}[basis]
     starters = {1: 0, 2: 1, 3: 4}[degree]
 
     @solver(
-        f"deis_{tag}{degree}", degree + 1, 1, "Zhang and Chen 2023 (DEIS), eq. 14", starters, basis
+        f"deis_{tag}{degree}",
+        degree + 1,
+        1,
+        "Zhang and Chen 2023 (DEIS), eq. 14",
+        starters,
+        basis,
+        family=DEIS,
+        outside=OUTSIDE,
     )
     def write(w: Writer, *, start: str = "single", taper: bool = False) -> None:
         deis(w, degree, basis, start, taper)

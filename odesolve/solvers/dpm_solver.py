@@ -9,7 +9,9 @@ from collections.abc import Callable
 from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import DDIM, DPM_SOLVER
 from odesolve.solvers.generator import data_row, first_order, noise_of, noise_row, singular
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import eta_split, split_row
 from odesolve.solvers.writer import Writer
@@ -30,7 +32,15 @@ def check_fraction(w: Writer, r: float, last: bool = False) -> None:
         )
 
 
-@solver("ddim", 1, 1, "Song et al. 2021 (DDIM), eq. 12")
+@solver(
+    "ddim",
+    1,
+    1,
+    "Song et al. 2021 (DDIM), eq. 12",
+    family=DDIM,
+    baseline=1,
+    outside=Outside(eta=True, keeps_noise=True, habits="DDIMScheduler"),
+)
 def ddim(w: Writer, *, eta: float = 0.0, s_noise: float = 1.0) -> None:
     """DDIM, which is DPM-Solver-1, exponential Euler, and Euler's method in rho = sigma/alpha.
 
@@ -49,7 +59,7 @@ def ddim(w: Writer, *, eta: float = 0.0, s_noise: float = 1.0) -> None:
         )
 
 
-@solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7")
+@solver("dpm_solver_1", 1, 1, "Lu et al. 2022a (DPM-Solver), eq. 3.7", family=DDIM)
 def dpm_solver_1(w: Writer) -> None:
     """DPM-Solver-1 as its paper writes it, on the noise prediction; the same sampler as DDIM."""
     x = w.start
@@ -63,7 +73,7 @@ def dpm_solver_1(w: Writer) -> None:
         )
 
 
-@solver("dpm_solver_2", 2, 2, "Lu et al. 2022a (DPM-Solver), Algorithm 1")
+@solver("dpm_solver_2", 2, 2, "Lu et al. 2022a (DPM-Solver), Algorithm 1", family=DPM_SOLVER)
 def dpm_solver_2(w: Writer, *, r: float = 0.5) -> None:
     """DPM-Solver-2: one stage at the fraction r of the step in log-SNR; r = 1/2 is k-diffusion's
     dpm_2."""
@@ -98,7 +108,7 @@ def second_order_step(
     return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(t.lam - s.lam)) * mix), e0
 
 
-@solver("dpm_solver_3", 3, 3, "Lu et al. 2022a (DPM-Solver), Algorithm 2")
+@solver("dpm_solver_3", 3, 3, "Lu et al. 2022a (DPM-Solver), Algorithm 2", family=DPM_SOLVER)
 def dpm_solver_3(w: Writer) -> None:
     """DPM-Solver-3: stages at one and two thirds of the step in log-SNR."""
     x = w.start
@@ -136,7 +146,13 @@ def third_order_step(
     return land(t, (t.alpha / s.alpha) * x - (t.sigma * math.expm1(h)) * e0 - bend * (e2 - e0)), e0
 
 
-@solver("dpm_solver_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), appendix B, noise form")
+@solver(
+    "dpm_solver_2m",
+    2,
+    1,
+    "Lu et al. 2022b (DPM-Solver++), appendix B, noise form",
+    family=DPM_SOLVER,
+)
 def dpm_solver_2m(w: Writer) -> None:
     """The two-step midpoint method on the noise prediction (diffusers' algorithm_type
     "dpmsolver")."""

@@ -9,7 +9,9 @@ from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
+from odesolve.solvers.families import DPMPP, RES
 from odesolve.solvers.generator import data_row, first_order, singular
+from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
@@ -55,7 +57,7 @@ def midpoint_row(s: Point, t: Point, x: Linear, mix: Linear) -> Linear:
     return (t.sigma / s.sigma) * x - (t.alpha * math.expm1(s.lam - t.lam)) * mix
 
 
-@solver("dpmpp_2s", 2, 2, "Lu et al. 2022b (DPM-Solver++), Algorithm 1")
+@solver("dpmpp_2s", 2, 2, "Lu et al. 2022b (DPM-Solver++), Algorithm 1", family=DPMPP)
 def dpmpp_2s(w: Writer, *, r: float = 0.5) -> None:
     """DPM-Solver++(2S): one stage at the fraction r of the step in log-SNR."""
     check_fraction(w, r, last=True)
@@ -64,7 +66,7 @@ def dpmpp_2s(w: Writer, *, r: float = 0.5) -> None:
         x = midpoint_step(w, s, m, t, x, w.data(x, s), r)
 
 
-@solver("dpmpp_3s", 3, 3, "Lu et al. 2022b (DPM-Solver++), appendix B")
+@solver("dpmpp_3s", 3, 3, "Lu et al. 2022b (DPM-Solver++), appendix B", family=DPMPP)
 def dpmpp_3s(w: Writer) -> None:
     """DPM-Solver++(3S): stages at one and two thirds of the step in log-SNR."""
     x = w.start
@@ -97,7 +99,15 @@ def third_order_step(
     return w.step(t, midpoint_row(s, t, x, data) + bend * (w.data(y, m2) - data)), data
 
 
-@solver("dpmpp_2m", 2, 1, "Lu et al. 2022b (DPM-Solver++), Algorithm 2")
+@solver(
+    "dpmpp_2m",
+    2,
+    1,
+    "Lu et al. 2022b (DPM-Solver++), Algorithm 2",
+    family=DPMPP,
+    baseline=2,
+    outside=TAPERED,
+)
 def dpmpp_2m(w: Writer, *, taper: bool = False) -> None:
     """DPM-Solver++(2M): the data prediction extrapolated linearly to the middle of the step."""
     x = w.start
@@ -117,14 +127,29 @@ def dpmpp_2m(w: Writer, *, taper: bool = False) -> None:
         last = (s, data)
 
 
-@solver("dpmpp_3m", 3, 1, "Lu et al. 2022b (DPM-Solver++) with the third-order weights", starters=1)
+@solver(
+    "dpmpp_3m",
+    3,
+    1,
+    "Lu et al. 2022b (DPM-Solver++) with the third-order weights",
+    starters=1,
+    family=DPMPP,
+    outside=TAPERED_RAMP,
+)
 def dpmpp_3m(w: Writer, *, start: str = "single", taper: bool = False) -> None:
     """DPM-Solver++(3M) with its true third order: quadratic extrapolation, and a starter that does
     not cap the order."""
     exponential_ab(w, 3, start, taper)
 
 
-@solver("dpmpp_3m_published", 2, 1, "Lu et al. 2022b (DPM-Solver++), as published and copied")
+@solver(
+    "dpmpp_3m_published",
+    2,
+    1,
+    "Lu et al. 2022b (DPM-Solver++), as published and copied",
+    family=DPMPP,
+    outside=TAPERED,
+)
 def dpmpp_3m_published(w: Writer, *, second: str = "midpoint", taper: bool = False) -> None:
     """DPM-Solver++(3M) as published: its second difference lacks a factor 2, so it is second order.
 
@@ -160,14 +185,21 @@ def _published_row(s: Point, t: Point, x: Linear, nodes: list[Node], second: str
     )
 
 
-@solver("res_2m", 2, 1, "Zhang et al. 2023 (RES), eq. 14; exponential Adams-Bashforth")
+@solver(
+    "res_2m",
+    2,
+    1,
+    "Zhang et al. 2023 (RES), eq. 14; exponential Adams-Bashforth",
+    family=RES,
+    outside=TAPERED,
+)
 def res_2m(w: Writer, *, taper: bool = False) -> None:
     """RES multistep, ComfyUI's res_multistep: exponential Adams-Bashforth of order 2 on the data
     prediction."""
     exponential_ab(w, 2, "ramp", taper)
 
 
-@solver("exp_heun", 2, 2, "Hochbruck and Ostermann 2005, section 5")
+@solver("exp_heun", 2, 2, "Hochbruck and Ostermann 2005, section 5", family=RES)
 def exp_heun(w: Writer) -> None:
     """Exponential Heun: the data prediction interpolated linearly in log-SNR between both ends of
     the step."""

@@ -12,6 +12,7 @@ import numpy as np
 from odesolve.errors import OdesolveError, PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import ER_SDE
 from odesolve.solvers.generator import moment_weights, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import Node, Split, fresh_noise, split_row, towards_data
@@ -118,20 +119,44 @@ def _weighed(s: Point, nodes: list[Node], moments: list[float], published: bool)
     return out
 
 
-@solver("er_sde_1", 1, 1, "Cui et al. 2023 (ER-SDE-Solver-1)", clock="rho", stochastic=True)
+@solver(
+    "er_sde_1",
+    1,
+    1,
+    "Cui et al. 2023 (ER-SDE-Solver-1)",
+    clock="rho",
+    stochastic=True,
+    family=ER_SDE,
+)
 def er_sde_1(w: Writer, *, scaling: Scaling = "er", s_noise: float = 1.0) -> None:
     """ER-SDE-Solver-1; ``scaling`` is phi: "er", rho (exp(rho^0.3) + 10), "ode", "sde", or a
     function of sigma/alpha."""
     _er_sde(w, 1, scaling, False, s_noise)
 
 
-@solver("er_sde_2", 2, 1, "Cui et al. 2023 (ER-SDE-Solver-2)", clock="rho", stochastic=True)
+@solver(
+    "er_sde_2",
+    2,
+    1,
+    "Cui et al. 2023 (ER-SDE-Solver-2)",
+    clock="rho",
+    stochastic=True,
+    family=ER_SDE,
+)
 def er_sde_2(w: Writer, *, scaling: Scaling = "er", s_noise: float = 1.0) -> None:
     """ER-SDE-Solver-2: the data prediction on a line in rho; ``scaling`` as in er_sde_1."""
     _er_sde(w, 2, scaling, False, s_noise)
 
 
-@solver("er_sde_3", 2, 1, "Cui et al. 2023 (ER-SDE-Solver-3)", clock="rho", stochastic=True)
+@solver(
+    "er_sde_3",
+    2,
+    1,
+    "Cui et al. 2023 (ER-SDE-Solver-3)",
+    clock="rho",
+    stochastic=True,
+    family=ER_SDE,
+)
 def er_sde_3(
     w: Writer,
     *,

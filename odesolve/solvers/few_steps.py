@@ -5,11 +5,20 @@ from __future__ import annotations
 
 import math
 
+from odesolve.solvers.families import CONSISTENCY, FLOW_MAP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
 
-@solver("flow_map", 0, 1, "Boffi et al. 2024; Geng et al. 2025, eq. 12", clock="t", special=True)
+@solver(
+    "flow_map",
+    0,
+    1,
+    "Boffi et al. 2024; Geng et al. 2025, eq. 12",
+    clock="t",
+    special=True,
+    family=FLOW_MAP,
+)
 def flow_map(w: Writer) -> None:
     """x + (r - t) u(x, r, t), u the network's average velocity from t to r: MeanFlow, shortcut
     models, flow maps."""
@@ -25,6 +34,7 @@ def flow_map(w: Writer) -> None:
     "Song et al. 2023, Algorithm 1; Luo et al. 2023, Algorithm 3",
     stochastic=True,
     special=True,
+    family=CONSISTENCY,
 )
 def consistency(w: Writer, *, floor: float = 0.0) -> None:
     """The data prediction, then new noise up to the next time: multistep sampling of consistency

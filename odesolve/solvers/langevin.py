@@ -8,6 +8,7 @@ from collections.abc import Callable
 from odesolve.errors import PlanError, unknown
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import LANGEVIN
 from odesolve.solvers.generator import first_order, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.reverse_sde import euler_row
@@ -55,7 +56,13 @@ PREDICTORS: dict[str, Callable[[Writer, Point, Point, Linear, Linear], Row]] = {
 
 
 @solver(
-    "predictor_corrector", 1, 2, "Song et al. 2021, Algorithms 2 to 5", clock="t", stochastic=True
+    "predictor_corrector",
+    1,
+    2,
+    "Song et al. 2021, Algorithms 2 to 5",
+    clock="t",
+    stochastic=True,
+    family=LANGEVIN,
 )
 def predictor_corrector(
     w: Writer,
@@ -114,6 +121,7 @@ def predictor_corrector(
     starters=10,
     clock="rho",
     stochastic=True,
+    family=LANGEVIN,
 )
 def annealed_langevin(w: Writer, *, each: int = 10, step: float = 0.1) -> None:
     """NCSN's sampler: ``each`` Langevin steps at every point of the grid, of size ``step`` sigma^2,

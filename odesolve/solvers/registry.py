@@ -1,5 +1,5 @@
-"""The list of solvers: name, order, evaluations a step, source, and the function that writes the
-plan."""
+"""The list of solvers: what each is (name, order, source, family), what suits it, and the function
+that writes its plan."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from typing import Any
 from odesolve.doors.annotations import count, meant, text
 from odesolve.doors.values import real, switch, whole
 from odesolve.errors import OdesolveError, PlanError, UnknownOption, unknown
+from odesolve.solvers.families import COLOURS, Family
+from odesolve.solvers.outside import PLAIN, Outside
 
 # Options that are numbers of at least 0, and those that may be infinite.
 LEVELS = ("eta", "tau", "s_noise", "s_churn", "s_tmin", "s_tmax", "floor", "snr", "step", "r")
 BOUNDS = ("s_tmax", "s_churn")
+# The grid that suits a solver, on a path of diffusion, unless its registration names another.
+SUITS = {"rho": "vp_time(2,merged)"}
+OTHERWISE = "karras"
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,14 @@ class Solver:
     """One entry of ``ode.solvers()``.
 
     ``order`` is the order of convergence of a smooth solve in the clock that the method works in,
-    ``evaluations`` the network evaluations of a step once it is under way, ``starters`` those it
+    ``evaluations`` the network evaluations per step once it is under way, ``starters`` those it
     adds once at the start. ``stochastic`` solvers draw noise, so ``ode.sample`` takes a seed for
-    them; their order is the weak one."""
+    them; their order is the weak one.
+
+    ``family`` is what profiles draw and compare it as, its own name unless it declares one;
+    ``grid`` the label of the grid that suits it on paths of diffusion; ``baseline`` above 0 makes
+    it one of the well-known solvers that profiles show whatever their rank, in this order.
+    ``outside`` says how a loop that calls the network itself drives it."""
 
     name: str
     write: Callable[..., None] = field(repr=False, compare=False)
@@ -36,6 +46,16 @@ class Solver:
     clock: str = "lambda"
     summary: str = ""
     stochastic: bool = False
+    family: str = ""
+    grid: str = ""
+    baseline: int = 0
+    outside: Outside = field(default=PLAIN, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.family:
+            object.__setattr__(self, "family", self.name)
+        if not self.grid:
+            object.__setattr__(self, "grid", SUITS.get(self.clock, OTHERWISE))
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
@@ -49,8 +69,8 @@ class Solver:
         for name in options:
             if name not in self.options:
                 takes = ", ".join(f"{k}={v!r}" for k, v in self.options.items()) or "no options"
-                told = f"solver {self.name!r} got an option {name!r}; it takes {takes}"
-                raise UnknownOption(told, name, (*self.options, "afs", "tree"))
+                problem = f"solver {self.name!r} got an option {name!r}; it takes {takes}"
+                raise UnknownOption(problem, name, (*self.options, "afs", "tree"))
             check_option(f"{self.name}: {name}", name, options[name], self.options[name])
 
 
@@ -86,13 +106,13 @@ class Registry(dict[str, Solver]):
         self.special: dict[str, Solver] = {}
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str]]:
-        """Name, order, evaluations a step, clock, source: one row a solver, as text."""
+        """Name, order, evaluations per step, clock, source: one row per solver, as text."""
         for s in (*self.values(), *self.special.values()):
             extra = f" (+{s.starters})" if s.starters else ""
             yield s.name, str(s.order), f"{s.evaluations}{extra}", s.clock, s.source
 
     def __str__(self) -> str:
-        table = [("solver", "order", "evaluations a step", "clock", "source"), *self.rows()]
+        table = [("solver", "order", "evaluations per step", "clock", "source"), *self.rows()]
         widths = [max(len(r[i]) for r in table) for i in range(4)]
         return "\n".join(
             "  ".join([*(c.ljust(w) for c, w in zip(r, widths, strict=False)), r[4]]) for r in table
@@ -105,13 +125,33 @@ class Registry(dict[str, Solver]):
 
     def find(self, name: str) -> Solver:
         """The solver of this name. Raises OdesolveError with the nearest name otherwise."""
-        found = self.named(name)
-        if found is None:
+        entry = self.named(name)
+        if entry is None:
             raise unknown("solver", name, {**self, **self.special})
-        return found
+        return entry
+
+    def family_of(self, name: str) -> str:
+        """The family of the solver of this name; of a name that is not registered, itself."""
+        entry = self.get(name) or self.special.get(name)
+        return name if entry is None else entry.family
+
+    def baselines(self) -> list[Solver]:
+        """The well-known solvers that profiles show whatever their rank, the best known first."""
+        known = [s for s in (*self.values(), *self.special.values()) if s.baseline]
+        return sorted(known, key=lambda s: s.baseline)
 
 
 REGISTRY = Registry()
+
+
+def _family(label: str, given: Any) -> None:
+    if not isinstance(given, Family) and not (isinstance(given, str) and given.strip()):
+        raise OdesolveError(f"{label}={given!r}: give the name of a family, such as 'UniPC'")
+
+
+def _outside(label: str, given: Any) -> None:
+    if not isinstance(given, Outside):
+        raise OdesolveError(f"{label}={given!r}: give a solvers.Outside, such as Outside()")
 
 
 @meant(
@@ -120,6 +160,10 @@ REGISTRY = Registry()
     starters=count(0),
     name=text("mine"),
     source=text("Song et al. 2021"),
+    family=_family,
+    grid=text("karras"),
+    baseline=count(0),
+    outside=_outside,
 )
 def solver(
     name: str,
@@ -130,19 +174,51 @@ def solver(
     clock: str = "lambda",
     stochastic: bool = False,
     special: bool = False,
+    family: Family | str = "",
+    grid: str = "",
+    baseline: int = 0,
+    outside: Outside = PLAIN,
     **fixed,
 ):
     """Decorator that registers a plan-writing function; keyword arguments beyond the metadata are
     fixed options.
 
-    ``special`` ones are for networks that were trained for them; they do not converge on others.
+    Args:
+        name: what ``ode.plan`` and ``ode.sample`` know it by.
+        order: its order of convergence.
+        evaluations: network evaluations per step.
+        source: where it was published.
+        starters: evaluations that it adds once, at the start.
+        clock: what it works in: "t", "lambda" or "rho".
+        stochastic: whether it draws noise.
+        special: whether it is for networks that were trained for it; it does not converge on
+            others.
+        family: what profiles draw and compare it as; by default a family of its own.
+        grid: the label of the grid that suits it on paths of diffusion, where the user names none.
+        baseline: above 0 for one of the well-known solvers that profiles show whatever their rank,
+            in this order.
+        outside: how a loop that calls the network itself drives it.
     """
+    if isinstance(family, Family):
+        COLOURS.setdefault(family.name, family.colour)
+        family = family.name
 
     def register(write):
         bound = _bind(write, fixed)
-        summary = (inspect.getdoc(write) or "").split("\n", 1)[0]
         entry = Solver(
-            name, bound, order, evaluations, source, starters, clock, summary, stochastic
+            name,
+            bound,
+            order,
+            evaluations,
+            source,
+            starters,
+            clock,
+            summary=(inspect.getdoc(write) or "").split("\n", 1)[0],
+            stochastic=stochastic,
+            family=family,
+            grid=grid,
+            baseline=baseline,
+            outside=outside,
         )
         (REGISTRY.special if special else REGISTRY)[name] = entry
         return write

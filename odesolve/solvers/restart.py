@@ -11,6 +11,7 @@ import torch
 from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.solvers.churn import heun_step, raise_noise
+from odesolve.solvers.families import RESTART
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import towards_data
 from odesolve.solvers.writer import Writer
@@ -26,6 +27,7 @@ Segments = tuple[tuple[float, tuple[int, int, float]], ...]
     starters=12,
     clock="rho",
     stochastic=True,
+    family=RESTART,
 )
 def restart(
     w: Writer, *, segments: Segments = ((0.06, (3, 2, 0.3)),), s_noise: float = 1.0

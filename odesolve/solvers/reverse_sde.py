@@ -9,6 +9,7 @@ from collections.abc import Callable
 from odesolve.errors import OdesolveError, PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import EULER_MARUYAMA
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.srk import run_srk
@@ -33,6 +34,7 @@ FORMS: dict[str, Callable[[Point, float], float]] = {
     "Maruyama 1955; Song et al. 2021; Ma et al. 2024 (SiT)",
     clock="t",
     stochastic=True,
+    family=EULER_MARUYAMA,
 )
 def euler_maruyama(
     w: Writer,

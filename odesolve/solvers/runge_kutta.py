@@ -7,7 +7,9 @@ from odesolve.methods import tableaus
 from odesolve.methods.tableaus import Tableau
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.clocks import Clock, clock_named
+from odesolve.solvers.families import EULER, HEUN_EDM, RUNGE_KUTTA
 from odesolve.solvers.generator import first_order
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
@@ -48,8 +50,19 @@ def rk_step(w: Writer, clock: Clock, tableau: Tableau, i: int, x: Linear) -> tup
     ), slope
 
 
+BASELINES = {"euler": 5, "heun": 6}
+
+
 def _register(tableau: Tableau) -> None:
-    @solver(tableau.name, tableau.order, tableau.stages, tableau.source, clock="t")
+    @solver(
+        tableau.name,
+        tableau.order,
+        tableau.stages,
+        tableau.source,
+        clock="t",
+        family=EULER if tableau.stages == 1 else RUNGE_KUTTA,
+        baseline=BASELINES.get(tableau.name, 0),
+    )
     def write(w: Writer, *, clock: str = "t") -> None:
         runge_kutta(w, tableau=tableau, clock=clock)
 
@@ -60,7 +73,16 @@ for _tableau in tableaus.EXPLICIT:
     _register(_tableau)
 
 
-@solver("heun_edm", 2, 2, "Karras et al. 2022, Algorithm 1", clock="rho")
+@solver(
+    "heun_edm",
+    2,
+    2,
+    "Karras et al. 2022, Algorithm 1",
+    clock="rho",
+    family=HEUN_EDM,
+    baseline=3,
+    outside=Outside(habits="HeunDiscreteScheduler"),
+)
 def heun_edm(w: Writer) -> None:
     """Heun's method in rho = sigma/alpha, with an Euler step to the data end; k-diffusion's and
     diffusers' Heun."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
+from odesolve.solvers.families import SA_SOLVER
 from odesolve.solvers.generator import singular
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
 from odesolve.solvers.stochastic import Node, tau_mean, tau_noise
@@ -29,7 +31,15 @@ class _Step:
     order: int
 
 
-@solver("sa_solver", 2, 1, "Xue et al. 2023 (SA-Solver)", stochastic=True)
+@solver(
+    "sa_solver",
+    2,
+    1,
+    "Xue et al. 2023 (SA-Solver)",
+    stochastic=True,
+    family=SA_SOLVER,
+    outside=Outside(taper=True, habits="SASolverScheduler"),
+)
 def sa_solver(
     w: Writer,
     *,

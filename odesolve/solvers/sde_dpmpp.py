@@ -8,7 +8,9 @@ from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
+from odesolve.solvers.families import DPM_SOLVER, DPMPP
 from odesolve.solvers.generator import noise_of, phi, singular
+from odesolve.solvers.outside import Outside
 from odesolve.solvers.registry import solver
 from odesolve.solvers.stochastic import (
     Node,
@@ -37,6 +39,7 @@ def check_level(w: Writer, name: str, value: float) -> None:
     1,
     "Lu et al. 2022b (DPM-Solver++), SDE form; Gonzalez et al. 2023 (SEEDS-1)",
     stochastic=True,
+    family=DPMPP,
 )
 def sde_dpmpp_1(w: Writer, *, tau: float = 1.0) -> None:
     """Exponential Euler at the noise level ``tau``: 0 is DDIM, 1 the reverse SDE and DDPM's
@@ -50,7 +53,12 @@ def sde_dpmpp_1(w: Writer, *, tau: float = 1.0) -> None:
 
 
 @solver(
-    "dpmpp_2m_sde", 2, 1, "Lu et al. 2022b (DPM-Solver++), SDE form of Algorithm 2", stochastic=True
+    "dpmpp_2m_sde",
+    2,
+    1,
+    "Lu et al. 2022b (DPM-Solver++), SDE form of Algorithm 2",
+    stochastic=True,
+    family=DPMPP,
 )
 def dpmpp_2m_sde(
     w: Writer,
@@ -97,6 +105,7 @@ def _midpoint(s: Point, t: Point, x: Linear, node: Node, last: list[Node], tau2:
     1,
     "Lu et al. 2022b (DPM-Solver++), SDE form with the third-order weights",
     stochastic=True,
+    family=DPMPP,
 )
 def dpmpp_3m_sde(
     w: Writer,
@@ -137,6 +146,8 @@ def _missing(s: Point, t: Point, nodes: list[Node], kappa: float) -> Linear:
     2,
     "Crowson 2022 (k-diffusion); Lu et al. 2022b (DPM-Solver++), SDE form",
     stochastic=True,
+    family=DPMPP,
+    outside=Outside(nested=True, habits="DPMSolverSDEScheduler"),
 )
 def dpmpp_sde(w: Writer, *, eta: float = 1.0, r: float = 0.5, s_noise: float = 1.0) -> None:
     """SDE-DPM-Solver++(2S): one stage at the fraction r of the step in log-SNR, with the noise of
@@ -189,6 +200,7 @@ def _noise_form(w: Writer, second: str | None) -> None:
     1,
     "Lu et al. 2022b (DPM-Solver++), SDE-DPM-Solver-1, noise form",
     stochastic=True,
+    family=DPM_SOLVER,
 )
 def sde_dpm_solver_1(w: Writer) -> None:
     """SDE-DPM-Solver-1 on the noise prediction (diffusers' "sde-dpmsolver"): not exact for a
@@ -202,6 +214,7 @@ def sde_dpm_solver_1(w: Writer) -> None:
     1,
     "Lu et al. 2022b (DPM-Solver++), SDE-DPM-Solver-2M, noise form",
     stochastic=True,
+    family=DPM_SOLVER,
 )
 def sde_dpm_solver_2m(w: Writer, *, second: str = "midpoint") -> None:
     """SDE-DPM-Solver-2M on the noise prediction; ``second`` is as in dpmpp_2m_sde."""

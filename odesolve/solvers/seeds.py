@@ -7,6 +7,7 @@ from odesolve.errors import PlanError
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import check_fraction, inner_lam
+from odesolve.solvers.families import SEEDS
 from odesolve.solvers.generator import phi, singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
@@ -14,7 +15,7 @@ from odesolve.solvers.stochastic import tau_mean, tau_noise
 from odesolve.solvers.writer import Writer
 
 
-@solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS-2)", stochastic=True)
+@solver("seeds_2", 2, 2, "Gonzalez et al. 2023 (SEEDS-2)", stochastic=True, family=SEEDS)
 def seeds_2(
     w: Writer,
     *,
@@ -56,7 +57,7 @@ def seeds_2(
         x = w.step(t, mean + tau_noise(w, s, t, eta, (m,) if r < 1.0 else (), s_noise), exact)
 
 
-@solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True)
+@solver("seeds_3", 2, 3, "Gonzalez et al. 2023 (SEEDS-3)", stochastic=True, family=SEEDS)
 def seeds_3(w: Writer, *, eta: float = 1.0, s_noise: float = 1.0) -> None:
     """SEEDS-3: stages at one and two thirds of the step in log-SNR; ``eta`` is the square of the
     noise level."""

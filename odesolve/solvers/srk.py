@@ -12,6 +12,7 @@ from odesolve.methods import schemes
 from odesolve.paths import Point
 from odesolve.plans.instructions import Linear
 from odesolve.solvers.dpm_solver import inner_lam
+from odesolve.solvers.families import STOCHASTIC_RK
 from odesolve.solvers.generator import singular
 from odesolve.solvers.registry import solver
 from odesolve.solvers.sde_dpmpp import check_level
@@ -76,20 +77,27 @@ class _Drift:
         ) * data
 
 
-@solver("stochastic_heun", 2, 2, "Rumelin 1982", stochastic=True)
+@solver("stochastic_heun", 2, 2, "Rumelin 1982", stochastic=True, family=STOCHASTIC_RK)
 def stochastic_heun(w: Writer, *, tau: float = 1.0) -> None:
     """Stochastic Heun on x/sigma in log-SNR at the noise level ``tau``: strong order 1, weak order
     2."""
     run_srk(w, "stochastic_heun", tau)
 
 
-@solver("sra1", 2, 2, "Rossler 2010 (SRA1)", stochastic=True)
+@solver("sra1", 2, 2, "Rossler 2010 (SRA1)", stochastic=True, family=STOCHASTIC_RK)
 def sra1(w: Writer, *, tau: float = 1.0) -> None:
     """SRA1 on x/sigma in log-SNR at the noise level ``tau``: strong order 1.5, weak order 2."""
     run_srk(w, "sra1", tau)
 
 
-@solver("shark", 2, 2, "Foster, dos Reis and Strange 2023 (ShARK), eq. 6.1", stochastic=True)
+@solver(
+    "shark",
+    2,
+    2,
+    "Foster, dos Reis and Strange 2023 (ShARK), eq. 6.1",
+    stochastic=True,
+    family=STOCHASTIC_RK,
+)
 def shark(w: Writer, *, tau: float = 1.0) -> None:
     """ShARK on x/sigma in log-SNR at the noise level ``tau``: strong order 1.5, weak order 2."""
     run_srk(w, "shark", tau)

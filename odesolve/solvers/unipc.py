@@ -4,6 +4,7 @@ evaluation."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from odesolve.errors import OdesolveError
 from odesolve.paths import Point
@@ -11,7 +12,9 @@ from odesolve.plans.instructions import Linear
 from odesolve.solvers.adams import check_start
 from odesolve.solvers.dpm_solver import inner_lam
 from odesolve.solvers.dpmpp import midpoint_row, third_order_step
+from odesolve.solvers.families import UNIPC
 from odesolve.solvers.generator import data_row, singular
+from odesolve.solvers.outside import TAPERED, TAPERED_RAMP
 from odesolve.solvers.registry import solver
 from odesolve.solvers.writer import Writer
 
@@ -71,8 +74,21 @@ def _b(h: float, variant: str) -> float:
     return h if variant == "bh1" else -math.expm1(-h)
 
 
+HABITS = "UniPCMultistepScheduler"
+TAPERING = replace(TAPERED, habits=HABITS)
+RAMPED = replace(TAPERED_RAMP, habits=HABITS)
+
+
 def _register(order: int) -> None:
-    @solver(f"unipc_{order}", order + 1, 1, "Zhao et al. 2023 (UniPC), Algorithms 1 and 2")
+    @solver(
+        f"unipc_{order}",
+        order + 1,
+        1,
+        "Zhao et al. 2023 (UniPC), Algorithms 1 and 2",
+        family=UNIPC,
+        baseline=4 if order == 2 else 0,
+        outside=TAPERING,
+    )
     def write(w: Writer, *, variant: str = "bh2", taper: bool = False) -> None:
         unipc(w, order, variant, taper)
 
@@ -85,7 +101,15 @@ for _order in (1, 2):
     _register(_order)
 
 
-@solver("unipc_3", 4, 1, "Zhao et al. 2023 (UniPC), Algorithms 1 and 2", starters=2)
+@solver(
+    "unipc_3",
+    4,
+    1,
+    "Zhao et al. 2023 (UniPC), Algorithms 1 and 2",
+    starters=2,
+    family=UNIPC,
+    outside=RAMPED,
+)
 def unipc_3(w: Writer, *, variant: str = "bh2", taper: bool = False, start: str = "single") -> None:
     """UniPC-3: predictor of order 3 and free corrector, order 4 together; published with
     start='ramp'."""

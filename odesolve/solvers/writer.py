@@ -61,10 +61,10 @@ class Writer:
         self._done = self._stages = self._evaluations = self._kept = 0
 
     def check_room(self, name: str, more: int) -> None:
-        """Raise PlanError where so many evaluations a step are more than a plan holds."""
+        """Raise PlanError where so many evaluations per step are more than a plan holds."""
         if more * len(self.steps) > MAX_EVALUATIONS:
             raise PlanError(
-                f"{self.solver}: {name} makes {more} evaluations a step for {len(self.steps)} "
+                f"{self.solver}: {name} makes {more} evaluations per step for {len(self.steps)} "
                 "steps: give fewer, at most "
                 f"{MAX_EVALUATIONS} together"
             )

@@ -141,49 +141,83 @@ def _look(
     span: tuple[float, float],
     bar: Callable[[float], None] | None,
 ) -> None:
-    declared = Wiring.of(model)
-    ticks, expected = itertools.count(1), _expected(declared, data is not None)
-    tick = (
-        None if bar is None else lambda: bar(min(next(ticks), expected))
-    )  # more where data of another scale are tried
+    tick = None if bar is None else _counted(bar, _expected(Wiring.of(model), data is not None))
     if data is not None:
-        x = layout.rows_of(data, layout.device_of(model, data))
-        x, moved = _answering(model, x)
-        found.findings += [*moved, layout.scale(x, model)]
+        x = _looked_at(found, model, data)
     else:
-        middle = (span[0] + span[1]) / 2
-        own, found.calls = unseen.drawn(model, declared, noise or (), seed, middle, tick)
-        if not own:
-            raise OdesolveError(
-                f"no reading of the network draws samples of shape {tuple(noise or ())}: give data="
-            )
-        x = own[0].x
-        says = (
-            "none were given: the readings are judged by what they draw, and the data's scale "
-            "is not known"
-        )
-        found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
-    asked = _asked(model, x)
-    found.findings += behaviour.of_network(asked)
+        x = _drawn(found, model, noise, seed, span, tick)
+    network = _asked(model, x)
+    found.findings += behaviour.of_network(network)
     search = _searched(model, x, seed, span[1], tick)
-    calls = search.denoising.calls
+    found.calls += network.calls + search.denoising.calls
     if data is not None and search.fits and search.fits[0].excess > DOUBTFUL:
-        typed, scaled, asked_more = _scaled(model, x, search, seed)
-        calls += asked_more
-        if typed:
-            says = f"{found['data'].says}: read as {typed} the network denoises them far better"
-            found.findings = [f for f in found.findings if f.about != "data"] + [
-                Finding("data", "wrong", says, typed)
-            ]
-            search = _searched(model, scaled, seed, span[1], tick)
-            calls += search.denoising.calls
+        search = _rescaled(found, model, x, search, seed, span[1], tick)
     verdicts.conclude(found, search)
     if search.left_out:
         says = f"{search.left_out} readings were left out for want of time"
-        found.findings.append(
-            Finding("time spent", "doubt", says, f"seconds={2 * (span[1] - span[0]):g}")
+        more = f"seconds={2 * (span[1] - span[0]):g}"
+        found.findings.append(Finding("time spent", "doubt", says, more))
+
+
+def _counted(bar: Callable[[float], None], expected: int) -> Callable[[], None]:
+    """Shows one reading more at each call; more come where data of another scale are tried."""
+    ticks = itertools.count(1)
+    return lambda: bar(min(next(ticks), expected))
+
+
+def _looked_at(found: Check, model: Model, data: Any) -> Tensor:
+    """The data as a batch that the network answers, with what is to be said of them."""
+    x = layout.rows_of(data, layout.device_of(model, data))
+    x, moved = _answering(model, x)
+    found.findings += [*moved, layout.scale(x, model)]
+    return x
+
+
+def _drawn(
+    found: Check,
+    model: Model,
+    noise: Sequence[int] | None,
+    seed: int,
+    span: tuple[float, float],
+    tick: Callable[[], None] | None,
+) -> Tensor:
+    """Samples that a reading of the network draws, in place of data. Raises OdesolveError where
+    none draws any."""
+    middle = (span[0] + span[1]) / 2
+    own, found.calls = unseen.drawn(model, Wiring.of(model), noise or (), seed, middle, tick)
+    if not own:
+        raise OdesolveError(
+            f"no reading of the network draws samples of shape {tuple(noise or ())}: give data="
         )
-    found.calls += asked.calls + calls
+    says = (
+        "none were given: the readings are judged by what they draw, and the data's scale "
+        "is not known"
+    )
+    found.findings.append(Finding("data", "unknown", says, "ode.check(model, data)"))
+    return own[0].x
+
+
+def _rescaled(
+    found: Check,
+    model: Model,
+    x: Tensor,
+    search: Search,
+    seed: int,
+    until: float,
+    tick: Callable[[], None] | None,
+) -> Search:
+    """The search among readings of the data in another scale, where the network denoises those far
+    better."""
+    typed, scaled, calls = _scaled(model, x, search, seed)
+    found.calls += calls
+    if not typed:
+        return search
+    says = f"{found['data'].says}: read as {typed} the network denoises them far better"
+    others = [f for f in found.findings if f.about != "data"]
+    found.findings = [*others, Finding("data", "wrong", says, typed)]
+    search = _searched(model, scaled, seed, until, tick)
+    found.calls += search.denoising.calls
+    return search
 
 
 def _searched(

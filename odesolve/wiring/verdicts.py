@@ -27,7 +27,7 @@ def conclude(found: Check, search: Search) -> None:
     """Write into a check what the fits say."""
     found.fits = search.fits
     found.declared = search.own()
-    told = _told(search)
+    told = _informed(search)
     if not search.fits:
         says = "the network answers none of the readings that are in use"
         found.findings.append(
@@ -53,11 +53,11 @@ def conclude(found: Check, search: Search) -> None:
     found.findings.append(_ends(search.denoising, best.wiring))
 
 
-def _told(search: Search) -> float | None:
+def _informed(search: Search) -> float | None:
     """How much the network's answers tell, at the best of some questions; None where the data do
     not show it."""
-    asked = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
-    shares = [search.denoising.informed(w) for w in list(asked)[:SEEN]]
+    questions = dict.fromkeys([f.wiring.same_question() for f in search.fits[:200]])
+    shares = [search.denoising.informed(w) for w in list(questions)[:SEEN]]
     known = [s for s in shares if s is not None]
     return max(known) if known else None
 

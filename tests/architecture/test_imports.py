@@ -80,7 +80,7 @@ ARROWS = {
     ),
     "profile": (
         "files functions grids lowering model paths pictures planning plans process run "
-        "sampling wiring"
+        "sampling solvers wiring"
     ),
     "cli": (
         "files fingerprints integrations jobs likelihood model names noise paths pictures "

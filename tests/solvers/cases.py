@@ -7,17 +7,10 @@ from odesolve import grids, paths
 
 SOLVERS = sorted(ode.solvers())
 DETERMINISTIC = [s for s in SOLVERS if not ode.solvers()[s].stochastic]
+# Every path that has a name, and some with parameters; "sd" is short for stable_diffusion.
 PATHS = {
-    "vp": paths.VP(),
-    "cosine": paths.Cosine(),
-    "ve": paths.VE(),
-    "subvp": paths.SubVP(),
-    "edm": paths.EDM(),
-    "linear": paths.Linear(),
+    **{name: make() for name, make in paths.TYPED.items() if name != "sd"},
     "linear_wide": paths.Linear(sigma_min=0.05),
-    "trig": paths.Trig(),
-    "ddpm": paths.Discrete.ddpm(),
-    "stable_diffusion": paths.Discrete.stable_diffusion(),
     "flipped": paths.Linear().flipped(),
 }
 GRIDS = {

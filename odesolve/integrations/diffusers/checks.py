@@ -134,4 +134,6 @@ def numbers_at(timesteps: Any) -> Tensor:
     try:
         return torch.as_tensor(timesteps)
     except (TypeError, ValueError, RuntimeError) as e:
-        raise OdesolveError(f"timesteps={timesteps!r}: give a number, or one a sample (B,)") from e
+        raise OdesolveError(
+            f"timesteps={timesteps!r}: give a number, or one per sample (B,)"
+        ) from e

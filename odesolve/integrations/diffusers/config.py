@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path as File
 from typing import Annotated, Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def check_config(config: Mapping[str, Any], door: Door = DOOR) -> None:
     shaped({k: _plain(v) for k, v in config.items() if k in READ}, Config, door)
 
 
-def check_saved(folder: Path) -> None:
+def check_saved(folder: File) -> None:
     """Raise OdesolveError where a saved pipeline has files that would be waited for, or a scheduler
     of no such config."""
     for file in folder.rglob("*"):

@@ -15,6 +15,7 @@ import diffusers
 from odesolve.errors import OdesolveError, unknown
 from odesolve.names.levels import KINDS
 from odesolve.planning.labels import GRIDS, grid_label, parse_label
+from odesolve.solvers import REGISTRY
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,6 @@ CONVENTIONS: dict[str, Convention] = {
     **_like(_EDM, "CosineDPMSolverMultistepScheduler", taper=15),
 }
 
-# Whose habits a user expects who names only a solver.
-BY_SOLVER = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "heun_edm": "HeunDiscreteScheduler",
-    "dpm2_ancestral": "KDPM2AncestralDiscreteScheduler",
-    "dpmpp_sde": "DPMSolverSDEScheduler",
-    "sa_solver": "SASolverScheduler",
-}
-BY_PREFIX = {"unipc": "UniPCMultistepScheduler", "deis": "DEISMultistepScheduler"}
-
 
 def convention(like: str | None, source: str | None, solver: str, kind: str) -> Convention:
     """The convention to follow: the class named, else the config's own for flows and EDM, else the
@@ -121,8 +111,10 @@ def convention(like: str | None, source: str | None, solver: str, kind: str) -> 
         return _MATCH
     if kind == "edm":
         return _EDM
-    prefix = next((name for start, name in BY_PREFIX.items() if solver.startswith(start)), None)
-    return CONVENTIONS[BY_SOLVER.get(solver) or prefix or "DPMSolverMultistepScheduler"]
+    habits = REGISTRY.find(solver).outside.habits
+    if habits not in CONVENTIONS:
+        raise unknown(f"scheduler class in the habits of {solver}", habits, CONVENTIONS)
+    return CONVENTIONS[habits]
 
 
 def kind_of_levels(grid: str | None, config: Mapping[str, Any]) -> str | None:

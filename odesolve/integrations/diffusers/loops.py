@@ -1,4 +1,4 @@
-"""The loops over a scheduler, one a thread, and what a scheduler tells of the present one."""
+"""The loops over a scheduler, one per thread, and what a scheduler tells of the present one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Loops:
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is told, one entry a call, on the device given to ``set_timesteps``."""
+        """Times of the network, one entry per call, on the device given to ``set_timesteps``."""
         walk = self._walk()
         if walk is not None:
             return walk.timesteps
@@ -120,7 +120,7 @@ class Loops:
         """What noise is drawn from where ``step`` is given no generator, as by pipelines of flow
         models: this thread's own.
 
-        One for all samples of a batch, or a list of one a sample; None for torch's own.
+        One for all samples of a batch, or a list of one per sample; None for torch's own.
         """
         return getattr(self._walks, "generator", None)
 

@@ -47,7 +47,7 @@ class Noising(Loops):
         given = numbers_at(timesteps)
         if given.dim() > 1 or given.numel() not in (1, len(like)):
             raise OdesolveError(
-                f"timesteps have shape {tuple(given.shape)}: give a number, or one a sample "
+                f"timesteps have shape {tuple(given.shape)}: give a number, or one per sample "
                 f"({len(like)},)"
             )
         if given.is_cpu and self.trained.kind == "vp":

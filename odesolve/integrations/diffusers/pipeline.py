@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -146,12 +146,12 @@ def load_pipeline(
 
     Raises OdesolveError where there is no pipeline, or it cannot be called so.
     """
-    if not (Path(folder) / "model_index.json").is_file():
+    if not (File(folder) / "model_index.json").is_file():
         raise OdesolveError(
             f"{folder} holds no pipeline (model_index.json): give a folder that "
             "save_pretrained wrote"
         )
-    check_saved(Path(folder))
+    check_saved(File(folder))
     try:
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
         pipe = pipe if device is None else pipe.to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,45 +131,79 @@ def _table(
     kind: str | None,
     what: Asked,
 ) -> Placed:
-    table = trained.table
-    n = what.n
     if what.timesteps is not None:
-        check_timesteps(what.timesteps, len(table))
+        check_timesteps(what.timesteps, len(trained.table))
     if what.sigmas is not None:
-        levels = what.sigmas if what.sigmas[-1] else what.sigmas[:-1]
-        times = what.timesteps if what.timesteps is not None else trained.time(levels)
-        return Placed(
-            np.append(levels, 0.0),
-            times if what.timesteps is not None else _told(times, convention, config, "karras"),
-        )
-    if what.timesteps is not None:
-        at = what.timesteps
-    else:
-        usable = _clipped(trained, config) if convention.inner else len(table)
-        spacing = config.get("timestep_spacing") or convention.spacing
-        at = kinds.positions(
-            spacing,
-            n,
-            usable,
-            int(config.get("steps_offset") or 0),
-            convention.inner,
-            convention.whole,
-        )
-    levels = np.interp(at, np.arange(len(table)), table)
+        return _of_sigmas(trained, convention, config, what)
+    at, levels = _positions(trained, convention, config, what)
     if kind is not None:
-        span = (table[0], table[-1]) if convention.table else (levels[-1], levels[0])
-        low, high = (
-            float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), span, strict=True)
-        )
-        levels = kinds.spaced(kind, n, low, high)
+        levels = _spaced(trained, convention, config, kind, what.n, levels)
         at = trained.time(levels)
     final = config.get("final_sigmas_type") or convention.final
     if final == "alpha":
         final = "zero" if config.get("set_alpha_to_one", True) else "sigma_min"
-    told = _told(at, convention, config, kind)
+    times = _rounded(at, convention, config, kind)
     if kind is None and what.timesteps is not None:
-        check_whole(at, told)
-    return Placed(_ended(levels, table[0] if final == "sigma_min" else 0.0), told)
+        check_whole(at, times)
+    return Placed(_ended(levels, trained.table[0] if final == "sigma_min" else 0.0), times)
+
+
+def _of_sigmas(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    what: Asked,
+) -> Placed:
+    """The levels that the user lists, to the data end, and their times unless those are listed,
+    too."""
+    assert what.sigmas is not None
+    levels = what.sigmas if what.sigmas[-1] else what.sigmas[:-1]
+    times = what.timesteps
+    if times is None:
+        times = _rounded(trained.time(levels), convention, config, "karras")
+    return Placed(np.append(levels, 0.0), times)
+
+
+def _positions(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    what: Asked,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places in the table of training, and the levels there."""
+    table = trained.table
+    at = what.timesteps
+    if at is None:
+        at = kinds.positions(
+            config.get("timestep_spacing") or convention.spacing,
+            what.n,
+            _clipped(trained, config) if convention.inner else len(table),
+            int(config.get("steps_offset") or 0),
+            convention.inner,
+            convention.whole,
+        )
+    return at, np.interp(at, np.arange(len(table)), table)
+
+
+def _spaced(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    kind: str,
+    n: int,
+    levels: np.ndarray,
+) -> np.ndarray:
+    """n levels spaced by a rule, over the whole table or over the levels themselves."""
+    table = trained.table
+    span = (table[0], table[-1]) if convention.table else (levels[-1], levels[0])
+    low, high = _ends(config, span)
+    return kinds.spaced(kind, n, low, high)
+
+
+def _ends(config: Mapping[str, Any], otherwise: Iterable[float]) -> tuple[float, float]:
+    """The lowest and the highest level that a config names, or these."""
+    low, high = otherwise
+    return float(config.get("sigma_min") or low), float(config.get("sigma_max") or high)
 
 
 def _clipped(trained: Trained, config: Mapping[str, Any]) -> int:
@@ -178,7 +212,7 @@ def _clipped(trained: Trained, config: Mapping[str, Any]) -> int:
     return max(1, int((-np.log(trained.table) >= lowest).sum()))
 
 
-def _told(
+def _rounded(
     at: Levels,
     convention: Convention,
     config: Mapping[str, Any],
@@ -201,42 +235,18 @@ def _flow(
     kind: str | None,
     what: Asked,
 ) -> Placed:
-    n = what.n
-    total = trained.steps
     match = convention.flow == "match"
     shift = _shift(config, what.mu)
-    if what.sigmas is not None:
-        levels = what.sigmas[:n]
-    elif what.timesteps is not None:
-        levels = trained.level(what.timesteps)
-    elif match:
-        # The ends of the shifted table, shifted once more below: the published habit.
-        low, high = (
-            s if config.get("use_dynamic_shifting") else shift(s) for s in (1 / total, 1.0)
-        )
-        levels = np.linspace(high, low, n)
-    elif convention.flow == "unipc":
-        levels = np.linspace(1.0, 1 / total, n + 1)[:-1]
-    else:
-        levels = 1.0 - np.linspace(1.0, 1 / total, n + 1)[:0:-1]
     # Karras levels of multistep schedulers are those of sigma/alpha over the table that their
     # config describes; their other kinds leave the range of flows in diffusers, and are placed here
     # as its flow schedulers do.
     if kind == "karras" and not match:
-        bar = alphas_cumprod(config).numpy().astype(np.float64)
-        ends = (((1 - a) / a) ** 0.5 for a in bar[[0, -1]])
-        low, high = (
-            float(config.get(k) or v) for k, v in zip(("sigma_min", "sigma_max"), ends, strict=True)
-        )
-        ratio = kinds.spaced(kind, n, low, high)
-        levels = ratio / (1 + ratio)
+        levels = _karras_flow(config, what.n)
     else:
-        levels = shift(levels)
-        if config.get("shift_terminal") and n > 1:
-            left = 1 - levels  # divided as diffusers divides it: times are cut to whole numbers
-            levels = 1 - left / (left[-1] / (1 - float(config["shift_terminal"])))
+        levels = shift(_unshifted(trained, convention, config, what, shift))
+        levels = _ended_at(config, levels)
         if kind is not None:
-            levels = kinds.spaced(kind, n, levels[-1], levels[0])
+            levels = kinds.spaced(kind, what.n, levels[-1], levels[0])
     if not match and levels[0] > 1 - NUDGE:
         levels = np.concatenate([[1 - NUDGE], levels[1:]])
     times = what.timesteps if what.timesteps is not None else trained.time(levels)
@@ -246,6 +256,46 @@ def _flow(
             check_whole(times, cut)
         times = cut
     return Placed(np.append(levels, 0.0), times)
+
+
+def _karras_flow(config: Mapping[str, Any], n: int) -> np.ndarray:
+    """Karras levels of sigma/alpha, as those of a flow."""
+    bar = alphas_cumprod(config).numpy().astype(np.float64)
+    low, high = _ends(config, (((1 - a) / a) ** 0.5 for a in bar[[0, -1]]))
+    ratio = kinds.spaced("karras", n, low, high)
+    return ratio / (1 + ratio)
+
+
+def _ended_at(config: Mapping[str, Any], levels: np.ndarray) -> np.ndarray:
+    """The levels of a flow stretched to end where its config says."""
+    if not config.get("shift_terminal") or len(levels) <= 1:
+        return levels
+    left = 1 - levels  # divided as diffusers divides it: times are cut to whole numbers
+    return 1 - left / (left[-1] / (1 - float(config["shift_terminal"])))
+
+
+def _unshifted(
+    trained: Trained,
+    convention: Convention,
+    config: Mapping[str, Any],
+    what: Asked,
+    shift: Callable[[float], float],
+) -> np.ndarray:
+    """The levels of a flow before the shift: those that the user lists, or the class's own."""
+    n = what.n
+    last = 1 / trained.steps
+    if what.sigmas is not None:
+        return what.sigmas[:n]
+    if what.timesteps is not None:
+        return trained.level(what.timesteps)
+    if convention.flow == "match":
+        # The ends of the shifted table, shifted once more afterwards: the published habit.
+        ends = (last, 1.0)
+        low, high = ends if config.get("use_dynamic_shifting") else map(shift, ends)
+        return np.linspace(high, low, n)
+    if convention.flow == "unipc":
+        return np.linspace(1.0, last, n + 1)[:-1]
+    return 1.0 - np.linspace(1.0, last, n + 1)[:0:-1]
 
 
 def _shift(config: Mapping[str, Any], mu: float | None):

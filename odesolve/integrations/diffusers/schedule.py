@@ -34,8 +34,9 @@ class Choice(NamedTuple):
 class Schedule:
     """Where the network is called and by which plan.
 
-    ``levels`` and ``times`` have an entry a network call, of a solver with several calls a step too
-    (and ``levels`` that of the end); ``starts`` holds the number of the first call of every step.
+    ``levels`` and ``times`` have an entry per network call, of a solver with several calls per step
+    too (and ``levels`` that of the end); ``starts`` holds the number of the first call of every
+    step.
     """
 
     trained: Trained
@@ -84,7 +85,7 @@ class Schedule:
             if (
                 reading.applies
                 and self.convention.keeps_noise
-                and self.choice.solver == "ddim"
+                and REGISTRY.find(self.choice.solver).outside.keeps_noise
                 and not clipped
             ):
                 chosen = noise_kept(chosen, self.trained.path, reading.applies[0])
@@ -133,13 +134,9 @@ def _planned(
 ) -> Plan:
     """The plan from a step to the end. Raises OdesolveError where it does not begin with a network
     call at the state itself."""
-    options = {**choice.options, **more}
-    rest = grid[step:]
-    if step > 0 and options.get("start") == "heun":  # one call a step from any step on
-        options["start"] = "ramp"
-    if choice.solver.endswith("_churn"):
-        options.update(_churn(trained, options, grid, step))
-    made = plan(choice.solver, trained.path, None, grids.Listed(values=rest), **options)
+    outside = REGISTRY.find(choice.solver).outside
+    options = outside.entering({**choice.options, **more}, trained.path, grid, step)
+    made = plan(choice.solver, trained.path, None, grids.Listed(values=grid[step:]), **options)
     if made.evaluations[0].input != START:
         raise OdesolveError(
             f"{made.solver} moves the state before its first network call, and a pipeline calls "
@@ -147,23 +144,6 @@ def _planned(
             "solver, or run ode.sample on ode.from_pipeline(pipe)"
         )
     return made
-
-
-def _churn(
-    trained: Trained,
-    options: Mapping[str, Any],
-    grid: tuple[float, ...],
-    step: int,
-) -> dict[str, Any]:
-    """Churn as in the whole loop, but for its first step: there the network has been called before
-    noise could be added."""
-    takes = {**REGISTRY.find("euler_churn").options, **options}
-    second = trained.path.point(grid[step + 1]).rho
-    share = (len(grid) - 1 - step) / (len(grid) - 1)
-    return {
-        "s_churn": takes["s_churn"] * share,
-        "s_tmax": min(takes["s_tmax"], max(second * (1 + 1e-9), takes["s_tmin"])),
-    }
 
 
 def _starts(whole: Plan) -> tuple[int, ...]:

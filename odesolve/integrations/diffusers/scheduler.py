@@ -71,7 +71,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
     + s eps, of EDM x0 + sigma eps. Every thread has a loop of its own. Raises OdesolveError for
     what cannot be used."""
 
-    order = 1  # replaced by the number of network calls a step where a solver takes more
+    order = 1  # replaced by the number of network calls per step where a solver takes more
     _compatibles: list[str] = []  # noqa: RUF012
 
     def __init__(
@@ -128,7 +128,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
         )
         self.trained: Trained = trained(c)
         name, options = self._choice(None)
-        self._takes_eta = name == "ddim" and "eta" not in options
+        self._takes_eta = REGISTRY.find(name).outside.eta and "eta" not in options
         self.convention: Convention = convention(
             c["like"] or (c["source"] if c["solver"] is None else None),
             c["source"],
@@ -269,16 +269,11 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
                 )
             name = label.solver
             options = dict(label.options)
-        takes = REGISTRY.find(name).options
-        # a loop driven from outside has one call a step of these, from any step on
-        if "start" in takes:
-            options.setdefault("start", "ramp")
-        if (
-            c["solver"] is not None
-            and "taper" in takes
-            and c.get("lower_order_final", True)
-            and steps is not None
-        ):
+        outside = REGISTRY.find(name).outside
+        options = {**outside.options, **options}
+        # without solver= the config says by itself how its class ends
+        tapers = outside.taper and c["solver"] is not None and c.get("lower_order_final", True)
+        if tapers and steps is not None:
             options.setdefault("taper", steps < self.convention.taper)
         return Choice(name, options)
 
@@ -309,7 +304,7 @@ class OdesolveScheduler(Noising, SchedulerMixin, ConfigMixin):
             timestep: the entry of ``timesteps`` that it was told.
             sample: (B, ...), the sample that it was given, before ``scale_model_input``.
             eta: noise of DDIM; other solvers have their own options.
-            generator: one generator, or one a sample: the noise of a sample depends on its own
+            generator: one generator, or one per sample: the noise of a sample depends on its own
                 alone.
             return_dict: return a ``StepOutput`` and not a tuple of the sample alone.
             variance_noise: standard normal noise of this step, in place of our own.

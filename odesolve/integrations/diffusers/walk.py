@@ -18,7 +18,8 @@ from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
 from odesolve.lowering.program import Call
 from odesolve.noise.keys import fresh_seed, keys_of
-from odesolve.run.advance import Cursor, proceed, table_on
+from odesolve.run.advance import Cursor
+from odesolve.run.stepper import Stepper, fresh
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -60,16 +61,12 @@ class Walk:
         self.host = schedule.times.tolist()
         self.index: int | None = None
         self.begin_index: int | None = None
-        self._at: int | None = None  # the call that ``_slots`` wait at
-        self._cursor: Cursor | None = None
-        self._position = 0
-        self._slots: list[Tensor | None] = []
-        self._buffers: list[Tensor | None] | None = None
+        self._at: int | None = None  # the call that ``_stepper`` waits at
+        self._stepper: Stepper | None = None
         self._handed: Tensor | None = None
         self._version = 0
         self._begun: tuple[int, bool, float, bool] = (0, False, 0.0, False)
-        self._plain = False  # one output a call, used as it is
-        self._functions = schedule.trained.functions
+        self._plain = False  # one output per call, used as it is
         self.generator: Generators = None  # where a step is given none
         # the loop whose end is this one's beginning
         self.follows: Callable[[], Walk | None] | None = None
@@ -135,37 +132,35 @@ class Walk:
                 f"the sample is {sample.dtype}, the output {output.dtype}: give real numbers"
             )
         recorded = torch.is_grad_enabled() and (output.requires_grad or sample.requires_grad)
-        if self._at != index or self._cursor is None:
-            if not self._taken_over(index, sample):
-                self._start(index, sample, (eta, clipped), generator, recorded)
-        elif sample is not self._handed or sample._version != self._version:
-            if self._fits(sample):
-                self._replace(sample)
-            else:
-                self._start(index, sample, (eta, clipped), generator, recorded)
-        cursor = self._cursor
-        assert cursor is not None
+        stepper = self._stepper
+        same = sample is self._handed and sample._version == self._version
+        if stepper is None or self._at != index or not same:
+            stepper = self._entered(index, sample, (eta, clipped), generator, recorded)
         if recorded:  # what gradients need is not written over, from here to the end
-            self._buffers = None
-        slots = self._slots
-        buffers = self._buffers
-        program = cursor.program
-        draw = None if noise is None else _once(noise)
-        position = self._position
-        # As ``accept`` does, without its look at what the network returned: nothing is written
-        # where its input lies.
-        if self._plain and output.shape == sample.shape:
-            slots[program.ops[position].outputs[0]] = output  # type: ignore[union-attr]
-        else:
-            for slot, value in zip(
-                self._call().outputs, self._outputs(output, sample), strict=True
-            ):
-                slots[slot] = value
-        for slot in program.frees[position]:
-            slots[slot] = None
-        self._position = proceed(cursor, position + 1, slots, self._functions, buffers, draw)
+            stepper.buffers = None
+        plain = self._plain and output.shape == sample.shape
+        outputs = [output] if plain else self._outputs(output, sample)
+        stepper.answer(outputs, None if noise is None else _once(noise))
         self._at = self.index = index + 1
-        return self._hand_out(program, slots, buffers, sample)
+        return self._hand_out(stepper, sample)
+
+    def _entered(
+        self,
+        index: int,
+        sample: Tensor,
+        options: tuple[float, bool],
+        generator: Generators,
+        recorded: bool,
+    ) -> Stepper:
+        """The solve that waits at this call with a sample which it has not handed out: the present
+        one with that sample in place of its own, one taken over, or a new one."""
+        waits = self._at == index and self._stepper is not None
+        if waits and self._fits(sample):
+            self._replace(sample)
+        elif waits or not self._taken_over(index, sample):
+            self._start(index, sample, options, generator, recorded)
+        assert self._stepper is not None
+        return self._stepper
 
     def data(self, index: int, output: Tensor, sample: Tensor) -> Tensor:
         """The data prediction of call ``index`` at a sample, in its dtype."""
@@ -187,55 +182,47 @@ class Walk:
     def state_dict(self) -> dict[str, Any]:
         """Where the loop stands, as plain values and tensors (copies)."""
         out: dict[str, Any] = {"index": self.index, "begin_index": self.begin_index}
-        if self._cursor is not None:
-            c = self._cursor
-            here = Cursor(
-                c.program, self._position, tuple(self._slots), c.dtypes, c.keys, c.weights
-            )
-            out["loop"] = {"at": self._at, "begun": self._begun, "cursor": here.state_dict()}
+        if self._stepper is not None:
+            cursor = self._stepper.cursor()
+            out["loop"] = {"at": self._at, "begun": self._begun, "cursor": cursor.state_dict()}
         return out
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where another walk through the same schedule stood. Raises OdesolveError, and
         stays, for no such state."""
-        found = shaped(state, Stood, STOOD)
-        loop = found.loop
+        saved = shaped(state, Stood, STOOD)
+        loop = saved.loop
         calls = len(self.host)
-        for name, value in (("index", found.index), ("begin_index", found.begin_index)):
+        for name, value in (("index", saved.index), ("begin_index", saved.begin_index)):
             if value is not None and value > calls:
                 raise STOOD.refuse(f"{name} is {value} of a schedule of {calls} calls")
         if loop is None:
-            self.index = found.index
-            self.begin_index = found.begin_index
+            self.index = saved.index
+            self.begin_index = saved.begin_index
             return
-        if loop.at != found.index or loop.at >= calls or loop.begun[0] > loop.at:
+        if loop.at != saved.index or loop.at >= calls or loop.begun[0] > loop.at:
             raise STOOD.refuse(
                 f"loop.at is {loop.at}, begun at {loop.begun[0]}: expected "
-                f"{found.index}, below {calls}"
+                f"{saved.index}, below {calls}"
             )
         with STOOD.reading():
             cursor = Cursor.load(self.schedule.program(*loop.begun), loop.cursor)
-        self.index = found.index
-        self.begin_index = found.begin_index
+        self.index = saved.index
+        self.begin_index = saved.begin_index
         self._at = loop.at
         self._begun = loop.begun
-        self._cursor = cursor
-        self._position = cursor.position
-        self._slots = list(cursor.slots)
-        self._buffers = list[Tensor | None]([None] * cursor.program.slots)
+        self._go_on(cursor)
         self._handed = cursor.input.clone()
         self._version = self._handed._version
 
-    def _hand_out(self, program, slots, buffers, sample: Tensor) -> Tensor:
-        done = self._position == len(program.ops)
-        slot = program.result if done else program.ops[self._position].input
-        out = slots[slot]
-        if buffers is not None:
-            buffers[slot] = None  # the caller's now: what it keeps must not be written over
-        if done:
-            self._cursor = None
-            self._slots = []
-            self._buffers = None
+    def _go_on(self, cursor: Cursor) -> None:
+        functions = self.schedule.trained.functions
+        self._stepper = Stepper(cursor, functions, fresh(cursor.program))
+
+    def _hand_out(self, stepper: Stepper, sample: Tensor) -> Tensor:
+        out = stepper.hand_out()
+        if stepper.done:
+            self._stepper = None
             self._handed = None
             return out.to(sample.dtype)
         self._handed = out
@@ -243,7 +230,8 @@ class Walk:
         return out
 
     def _outputs(self, output: Tensor, sample: Tensor) -> list[Tensor]:
-        call = self._call()
+        assert self._stepper is not None
+        branches = self._stepper.call.outputs
         outputs = [output]
         if output.shape != sample.shape:
             if output.dim() < 2 or output.shape[1] != 2 * sample.shape[1]:
@@ -256,17 +244,12 @@ class Walk:
             outputs = [half.contiguous() for half in output.chunk(2, dim=1)]
         if self.schedule.trained.sign < 0:
             outputs[0] = -outputs[0]
-        if len(call.outputs) > len(outputs):
+        if len(branches) > len(outputs):
             raise OdesolveError(
                 "the plan uses a learned variance and the network's output has none: give twice "
                 "the channels"
             )
-        return outputs[: len(call.outputs)]
-
-    def _call(self) -> Call:
-        """The network call that is waited for."""
-        assert self._cursor is not None
-        return self._cursor.program.ops[self._position]  # type: ignore[return-value]
+        return outputs[: len(branches)]
 
     def _fits(self, sample: Tensor) -> bool:
         handed = self._handed
@@ -278,30 +261,24 @@ class Walk:
         self,
         index: int,
         sample: Tensor,
-        asked: tuple[float, bool],
+        options: tuple[float, bool],
         generator: Generators,
         recorded: bool,
     ) -> None:
         wide = sample.dtype in (torch.float32, torch.float64)
-        self._begun = (index, not wide, *asked)
+        self._begun = (index, not wide, *options)
         program = self.schedule.program(*self._begun)
-        made = (
-            _keys(self.generator if generator is None else generator, sample)
-            if program.stochastic
-            else None
+        seeds = None
+        if program.stochastic:
+            seeds = _keys(self.generator if generator is None else generator, sample)
+        self._stepper = Stepper.at_first_call(
+            program,
+            sample if wide else sample.float(),
+            sample.dtype,
+            seeds,
+            self.schedule.trained.functions,
+            None if recorded else fresh(program),
         )
-        state = sample if wide else sample.float()
-        # Before its first call a plan at most casts the state for the network, which has been
-        # called.
-        self._position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
-        weights = table_on(program, state.device)
-        self._cursor = Cursor(
-            program, self._position, (), (state.dtype, sample.dtype), made, weights
-        )
-        self._slots = [None] * program.slots
-        # the caller's own memory, never written to: it is in no buffer
-        self._slots[self._call().state] = state
-        self._buffers = None if recorded else list[Tensor | None]([None] * program.slots)
         alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
         self._plain = alone and self.schedule.trained.sign > 0
         self._handed = sample
@@ -310,7 +287,9 @@ class Walk:
     def _taken_over(self, index: int, sample: Tensor) -> bool:
         """Whether the loop that this one follows waits at this very call, and is gone on with."""
         other = self.follows() if self.follows is not None else None
-        if other is None or other._cursor is None or other._at != index or not other._fits(sample):
+        if other is None or other._stepper is None:
+            return False
+        if other._at != index or not other._fits(sample):
             return False
         mine = self.schedule
         theirs = other.schedule
@@ -321,12 +300,9 @@ class Walk:
         ):
             return False
         self._begun = other._begun
-        self._cursor = other._cursor
         self._at = index
         self._plain = other._plain
-        self._position = other._position
-        self._slots = list(other._slots)
-        self._buffers = list[Tensor | None]([None] * len(self._slots))
+        self._go_on(other._stepper.cursor())
         self._handed = other._handed
         self._version = other._version
         if sample is not self._handed or sample._version != self._version:
@@ -336,23 +312,22 @@ class Walk:
     def _replace(self, sample: Tensor) -> None:
         """Go on from a sample that the caller may have changed: elements that say what the state
         rounds to keep its precision."""
-        call = self._call()
-        state = self._slots[call.state]
-        assert state is not None
+        assert self._stepper is not None
+        state = self._stepper.state
         wide = sample.to(state.dtype)
         same = sample.dtype == state.dtype
-        self._slots[call.state] = (
+        self._stepper.state = (
             wide if same else torch.where(sample == state.to(sample.dtype), state, wide)
         )
 
 
 def _once(noise: Tensor) -> Callable[[int], Tensor]:
     """The noise of a step as a source of streams, of which the step may ask for one."""
-    asked: set[int] = set()
+    streams: set[int] = set()
 
     def draw(stream: int) -> Tensor:
-        asked.add(stream)
-        if len(asked) > 1:
+        streams.add(stream)
+        if len(streams) > 1:
             raise OdesolveError(
                 "this solver draws more than once in a step: give generator= and "
                 "not variance_noise="
@@ -379,7 +354,7 @@ def _keys(generator: Generators, sample: Tensor) -> Tensor:
     many = generator if isinstance(generator, list | tuple) else [generator]
     if not all(isinstance(g, torch.Generator | None) for g in many):
         raise OdesolveError(
-            f"generator={generator!r}: give a torch.Generator, or a list of one a sample"
+            f"generator={generator!r}: give a torch.Generator, or a list of one per sample"
         )
     if generator is None or isinstance(generator, torch.Generator) or len(generator) == 1:
         one = (
@@ -390,8 +365,8 @@ def _keys(generator: Generators, sample: Tensor) -> Tensor:
         return keys_of(batch, _seed(one), None, sample.device)
     if len(generator) != batch:
         raise OdesolveError(
-            f"{len(generator)} generators for a batch of {batch}: give one generator a sample, or "
-            "one for all"
+            f"{len(generator)} generators for a batch of {batch}: give one per sample, or one "
+            "for all"
         )
     first = torch.zeros(1, dtype=torch.int64, device=sample.device)
     return torch.cat([keys(_seed(g), first) for g in generator])

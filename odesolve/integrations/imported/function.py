@@ -32,7 +32,7 @@ def imported_function(
 
     Its x and its denoiser's answers are unit vectors, and so is the noise that it asks a
     ``noise_sampler`` for, where it takes one; noise is then drawn from the streams of the solve,
-    one a call.
+    one per call.
 
     Args:
         sample_fn: the function.

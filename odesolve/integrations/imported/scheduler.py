@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -207,11 +208,11 @@ def _times(
 ) -> tuple[list[float], float | None]:
     """The path's times of all calls, and of the end where the object says it."""
     levels, end = _levels(probe, net)
-    times = _told(probe.fresh, net) if levels is None or told else levels
+    times = _times_listed(probe.fresh, net) if levels is None or told else levels
     return times if start is None else [start, *times[1:]], end
 
 
-def _told(peer: Any, net: _Network) -> list[float]:
+def _times_listed(peer: Any, net: _Network) -> list[float]:
     at = [float(t) for t in peer.timesteps]
     read = net.described
     if read is None:
@@ -266,41 +267,52 @@ def _plan(
     times: list[float],
     end: float | None,
 ) -> Plan:
-    scales = [1.0] * probe.calls if net.scaled else probe.scales
-    path = net.path
-    calls = probe.calls
     if end is None:
         end = _end(net, found, times)
+    scales = [1.0] * probe.calls if net.scaled else list(probe.scales)
+    scales.append(float(net.path.alpha(end)) if any(s != 1.0 for s in scales) else 1.0)
+    shares = _shares(who, net, times)
+    after = [*times[1:], end]
+    finished = _finished(probe, after)
+    rows = Rows(who, net.path, [times[0], *itertools.compress(after, finished)])
+    states = [START]
+    data = []
+    for k, done in enumerate(finished):
+        data.append(rows.evaluate(states[k], times[k]))
+        weights = (scales[k + 1] * found[k, : 2 * (k + 1)]).view(-1, 2).tolist()
+        total: dict[str, float] = {}
+        size: dict[str, float] = {}
+        for (of_state, of_output), scale, (kx, kf), state, pred in zip(
+            weights, scales, shares, states, data, strict=False
+        ):
+            own = of_state / scale
+            share = of_output * net.sign / kf
+            total |= {state: own - share * kx, pred: share}
+            size |= {state: abs(own) + abs(share * kx), pred: abs(share)}
+        states.append(rows.state(without_rounding(total, size, ROUNDING), done))
+    return rows.plan(states[-1])
+
+
+def _finished(probe: _Probe, after: list[float]) -> list[bool]:
+    """Whether each call finishes a step, given the time after it."""
+    order = int(getattr(probe.scheduler, "order", 1))
+    last = probe.calls - 1
+    return ends(after, [(k + 1) % order == 0 or k == last for k in range(probe.calls)])
+
+
+def _shares(who: str, net: _Network, times: list[float]) -> list[tuple[float, float]]:
+    """(k_x, k_F) of every call: the data prediction is k_x x + k_F F for the network's output F.
+
+    Raises OdesolveError where the output does not determine the data."""
     at = torch.tensor(times, dtype=torch.float64)
-    kx, kf = (k.tolist() for k in path.convert(at, net.predicts, "data", net.sigma_data))
-    if not all(
-        math.isfinite(a) and math.isfinite(b) and b != 0.0 for a, b in zip(kx, kf, strict=True)
-    ):
+    kx, kf = net.path.convert(at, net.predicts, "data", net.sigma_data)
+    pairs = list(zip(kx.tolist(), kf.tolist(), strict=True))
+    if not all(math.isfinite(a) and math.isfinite(b) and b != 0.0 for a, b in pairs):
         raise OdesolveError(
             f"{who} asks the network where {net.predicts!r} does not determine the data: give "
             "predicts="
         )
-    last = float(path.alpha(end)) if any(s != 1.0 for s in scales) else 1.0
-    after = [*times[1:], end]
-    order = int(getattr(probe.scheduler, "order", 1))
-    finished = ends(after, [(k + 1) % order == 0 or k == calls - 1 for k in range(calls)])
-    rows = Rows(
-        who, path, [times[0], *(t for t, done in zip(after, finished, strict=True) if done)]
-    )
-    states = [START]
-    data = []
-    for k in range(calls):
-        data.append(rows.evaluate(states[k], times[k]))
-        scale = scales[k + 1] if k + 1 < calls else last
-        total: dict[str, float] = {}
-        size: dict[str, float] = {}
-        for j in range(k + 1):
-            a = scale * float(found[k, 2 * j]) / scales[j]
-            b = scale * float(found[k, 2 * j + 1]) * net.sign / kf[j]
-            total[states[j]], size[states[j]] = a - b * kx[j], abs(a) + abs(b * kx[j])
-            total[data[j]], size[data[j]] = b, abs(b)
-        states.append(rows.state(without_rounding(total, size, ROUNDING), finished[k]))
-    return rows.plan(states[-1])
+    return pairs
 
 
 def _end(net: _Network, found: Tensor, times: list[float]) -> float:

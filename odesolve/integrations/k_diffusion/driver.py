@@ -27,7 +27,8 @@ from odesolve.planning.planner import kept
 from odesolve.plans.instructions import Combine, Evaluate
 from odesolve.plans.plan import Plan
 from odesolve.process.progress import Bar
-from odesolve.run.advance import advance, begin
+from odesolve.run.advance import begin
+from odesolve.run.stepper import Stepper
 from odesolve.solvers import REGISTRY, Writer
 from odesolve.solvers.draws import Cells, Noise, OnePath
 from odesolve.solvers.registry import BOUNDS, LEVELS
@@ -35,9 +36,6 @@ from odesolve.solvers.registry import BOUNDS, LEVELS
 Callback = Callable[[dict[str, Any]], Any]
 Write = Callable[..., None]
 Extra = Mapping[str, Any] | None
-# k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows that
-# one contains the other.
-WHOLE = ("dpmpp_sde",)
 
 
 @dataclass(frozen=True)
@@ -141,28 +139,28 @@ def _run(
         torch.tensor(program.times, dtype=torch.float64).to(x.dtype).to(x.device, non_blocking=True)
     )
     sigma_in = times[:, None].expand(-1, x.shape[0]).clone().unbind(0)
-    draw = None if noise_sampler is None else Asked(noise_sampler, ready, *levels)
+    draw = None if noise_sampler is None else SampledNoise(noise_sampler, ready, *levels)
     seed = seed_among(extra_args)
     keyed = draw is None and plan.streams
     keys = keys_of(x.shape[0], seed, None, x.device) if keyed else None
     with Bar(plan.steps, None if disable is None else not disable, "step") as tick:
         # Every step has memory of its own: models and callbacks keep what they are given.
-        cursor = begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw)
-        while not cursor.done:
-            call = cursor.call
+        stepper = Stepper(begin(program, x.to(wide), x.dtype, keys=keys, own=True, draw=draw))
+        while not stepper.done:
+            call = stepper.call
             outputs = network.evaluate(
-                cursor.input, cursor.state, sigma_in[call.index], call.branches
+                stepper.input, stepper.state, sigma_in[call.index], call.branches
             )
             step = ready.begins.get(call.index)
             if callback is not None and step is not None:
-                callback(_told(cursor.input, step, call.t, outputs[0], *levels))
+                callback(_report(stepper.input, step, call.t, outputs[0], *levels))
             if tick is not None and step is not None:
                 tick(step + 1)
-            cursor = advance(cursor, outputs, draw=draw)
-    return cursor.result.to(x.dtype)
+            stepper.answer(outputs, draw)
+    return stepper.result.to(x.dtype)
 
 
-def _told(
+def _report(
     x: Tensor,
     step: int,
     t: float,
@@ -175,7 +173,7 @@ def _told(
     return {"x": x, "i": step, "sigma": sigma, "sigma_hat": sigma_hat, "denoised": denoised}
 
 
-class Asked:
+class SampledNoise:
     """A noise sampler as the source of a plan's streams: asked once for each, with the levels as
     the user has them."""
 
@@ -218,8 +216,8 @@ def level(name: str, given: Any) -> float:
 
 
 def seed_among(extra_args: Mapping[str, Any]) -> int | None:
-    """The seed among a model's arguments, None where there is none, or one a sample, which belongs
-    to a noise sampler."""
+    """The seed among a model's arguments, None where there is none, or one per sample, which
+    belongs to a noise sampler."""
     seed = extra_args.get("seed")
     several = isinstance(seed, list | tuple) or (isinstance(seed, Tensor) and seed.dim() > 0)
     return None if seed is None or several else seed_of(seed)
@@ -239,16 +237,19 @@ def prepare(
     path = path_of(levels, flow)
     times = grids.make(grids.Listed(values=levels), path, None)
     made = dict(options)
-    whole = solver in WHOLE
-    noise: Noise = OnePath() if source == "tree" else Cells(whole=whole and source == "given")
     if isinstance(solver, str):
         entry = REGISTRY.find(solver)
         entry.check_options(made)
         name = entry.name
         write = entry.write
+        nested = entry.outside.nested
     else:
         name = solver.__name__
         write = solver
+        nested = False
+    # k-diffusion asks for the noise of a part of a step and of all of it: its Brownian tree knows
+    # that one contains the other.
+    noise: Noise = OnePath() if source == "tree" else Cells(whole=nested and source == "given")
     writer = Writer(path, times, name, source=noise)
     write(writer, **made)
     plan = writer.plan()
@@ -271,20 +272,21 @@ def path_of(levels: tuple[float, ...], flow: bool) -> paths.Path:
 
 def _begins(plan: Plan) -> dict[int, int]:
     """The step that each network call begins, of the calls that begin one."""
-    found: dict[int, int] = {}
+    begins: dict[int, int] = {}
     calls = 0
     step = 0
     begun = -1
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             if step > begun:
-                found[calls] = begun = step
+                begins[calls] = step
+                begun = step
             calls += 1
         else:
             step += sum(
                 map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output])
             )
-    return found
+    return begins
 
 
 def _form(x: Any) -> str:

@@ -37,7 +37,7 @@ def log_likelihood(
     Along the probability flow dx/dsigma = (x - denoised) / sigma (Song et al. 2021, eq. 39), which
     need not stay in the coordinates that k-diffusion solves it in. The divergence is estimated by
     one Rademacher probe as there, or as ``trace`` and ``products`` say (see ``ode.log_prob``):
-    "exact" has no noise. The solver may err by about atol + rtol n for n numbers a sample, what
+    "exact" has no noise. The solver may err by about atol + rtol n for n numbers per sample, what
     these tolerances stand for in a density of n nats. ``control="batch"`` is for denoisers that
     read one sigma for the whole batch, which are refused otherwise.
 

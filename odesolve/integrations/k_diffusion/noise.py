@@ -57,7 +57,7 @@ class BrownianTreeNoiseSampler:
     Args:
         x: of whose shape, dtype and device the noise is.
         sigma_min, sigma_max: the ends of the interval that may be asked for.
-        seed: one for all, a list of one a sample (then the place in the batch does not count), or
+        seed: one for all, a list of one per sample (then the place in the batch does not count), or
             None for torch's generator.
         transform: the clock of the path as a function of sigma.
         cpu: draw on the CPU, so that devices agree to the last bit; they do to rounding anyway.
@@ -84,7 +84,8 @@ class BrownianTreeNoiseSampler:
         if seed is not None and not isinstance(seed, int):
             if len(seed) != len(x):
                 raise OdesolveError(
-                    f"{len(seed)} seeds for a batch of {len(x)}: give one a sample, or one for all"
+                    f"{len(seed)} seeds for a batch of {len(x)}: give one per sample, or one for "
+                    "all"
                 )
             self.path = self.path.keyed(
                 torch.cat([keys(signed(int(s)), torch.zeros(1)) for s in seed]).to(device)

@@ -1,0 +1,85 @@
+"""The paths that there are: each class of paths joins when it is made, checked, under the name that
+plan files and the command line know it by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from odesolve.errors import OdesolveError, unknown
+
+FAMILIES = ("preserving", "exploding", "flow")
+# Of each pair the base class computes one from the other.
+PAIRS = {
+    "dalpha": ("f", "the time derivative of alpha"),
+    "dsigma": ("g2", "the time derivative of sigma"),
+}
+HOME = "odesolve.paths."
+# Classes by the name in a file, and what makes a path of default parameters by the name that a
+# user types.
+KINDS: dict[str, type] = {}
+TYPED: dict[str, Callable[[], Any]] = {}
+
+
+def name_of(kind: type, given: str | None) -> str:
+    """The name of a class of paths in files: the one that it gives itself, else its own; of a class
+    from outside with its module, so that two programs never mean two paths by one name."""
+    if given is not None:
+        if not isinstance(given, str) or not given.strip():
+            raise OdesolveError(f"name={given!r} of the path {kind.__name__}: give a name")
+        return given
+    if kind.__module__.startswith(HOME):
+        return kind.__name__
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def check_kind(kind: type, base: type, own: Mapping[str, Any]) -> None:
+    """Raise OdesolveError for a class that cannot be a path: of a family that there is not, or
+    without one of two functions that the base class computes from each other."""
+    family = own.get("family")
+    if isinstance(family, str) and family not in FAMILIES:
+        raise unknown(f"family of the path {kind.__name__}", family, FAMILIES)
+    for first, (second, meaning) in PAIRS.items():
+        of = first.removeprefix("d")
+        written = getattr(kind, of) is not getattr(base, of)
+        missing = all(getattr(kind, n) is getattr(base, n) for n in (first, second))
+        if written and missing:
+            raise OdesolveError(
+                f"the path {kind.__name__} has neither {first}(t) nor {second}(t), and each is "
+                f"computed from the other: define one of them, such as {first}(t), {meaning}"
+            )
+
+
+def join(kind: type, name: str, typed: bool) -> None:
+    """Register a class. A class that is made again, as in a notebook, replaces the one before.
+
+    Raises OdesolveError for a name that another class has."""
+    there = KINDS.get(name)
+    if there is not None and _origin(there) != _origin(kind):
+        raise OdesolveError(
+            f"the name {name!r} is that of the path {':'.join(_origin(there))}: give "
+            f"{kind.__name__} another name="
+        )
+    KINDS[name] = kind
+    if typed:
+        TYPED[name.lower()] = kind
+
+
+def _origin(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
+
+
+def path_named(name: str) -> Any:
+    """The path of this name, in any case, with its default parameters.
+
+    Raises OdesolveError for other names, and for a class that needs parameters."""
+    factory = TYPED.get(name.lower())
+    if factory is None:
+        raise unknown("path", name, TYPED)
+    try:
+        return factory()
+    except TypeError as e:
+        raise OdesolveError(
+            f"path {name!r} cannot be made without parameters: give package.module:name of one "
+            "that has them"
+        ) from e
