@@ -18,7 +18,7 @@ from odesolve.lowering.lower import Program, lower
 from odesolve.model.model import Model
 from odesolve.planning.labels import parse_label
 from odesolve.planning.planner import plan as make_plan
-from odesolve.plans.instructions import Evaluate, names
+from odesolve.plans.instructions import Evaluate
 from odesolve.plans.path import check_path
 from odesolve.plans.plan import Plan
 from odesolve.run import Report
@@ -192,7 +192,7 @@ def starts_of(plan: Plan) -> list[int]:
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             calls += 1
-        elif calls < plan.nfe and not plan.step_names.isdisjoint(names(i)[1]):
+        elif calls < plan.nfe and plan.finished_by(i) is not None:
             starts.add(calls)
     return sorted(starts)
 

@@ -20,11 +20,10 @@ from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.lowering.lower import Reading, lower
 from odesolve.lowering.program import Block, Call, Program
-from odesolve.lowering.slots import is_step
 from odesolve.model.model import Model
 from odesolve.noise.keys import keys_of, seed_of
 from odesolve.planning.planner import kept
-from odesolve.plans.instructions import Combine, Evaluate
+from odesolve.plans.instructions import Evaluate
 from odesolve.plans.plan import Plan
 from odesolve.process.progress import Bar
 from odesolve.run.advance import advance, begin
@@ -281,9 +280,7 @@ def _begins(plan: Plan) -> dict[int, int]:
                 found[calls] = begun = step
             calls += 1
         else:
-            step += sum(
-                map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output])
-            )
+            step = plan.finished_by(i) or step
     return found
 
 
