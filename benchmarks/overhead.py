@@ -59,7 +59,7 @@ def loop_us(solver: str, steps: int, shape) -> dict[str, float]:
             combine([slots[i] for i in b.outs], [slots[i] for i in b.ins], b.weights, b.base)
 
     with torch.no_grad():
-        whole, alone = median_us(lambda: run.run(program, model, x)), median_us(ops)
+        whole, alone = median_us(lambda: run.run(program, x, None, model)), median_us(ops)
     n = len(program.times)
     return {
         "loop": whole / n,

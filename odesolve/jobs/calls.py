@@ -33,7 +33,7 @@ from odesolve.model.model import Model
 from odesolve.planning.labels import grid_label, solver_label
 from odesolve.planning.planner import GridLike, SolverLike
 from odesolve.plans.plan import Plan
-from odesolve.run import Executor
+from odesolve.run import Executor, settings_of
 from odesolve.sample import Sample
 from odesolve.sample import sample as draw
 from odesolve.sampling.execute import check_executor
@@ -399,6 +399,6 @@ def _told(executor: Executor | None) -> dict | None:
     """What an executor was given."""
     if executor is None:
         return None
-    given = {k: v.digest if isinstance(v, Plan) else v for k, v in vars(executor).items()}
+    given = {k: v.digest if isinstance(v, Plan) else v for k, v in settings_of(executor).items()}
     plain = {k: v for k, v in given.items() if isinstance(v, (str, int, float, bool))}
     return {"kind": type(executor).__name__, **plain}

@@ -252,7 +252,7 @@ def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
         return x.clone(), 0
     back = make_plan("ddim", model.path, None, times, reverse=True)
     program = lower(back, model.path, model.reading_for(x.dtype))
-    return run.run(program, model, x), program.network_calls
+    return run.run(program, x, None, model), program.network_calls
 
 
 def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ class Walk:
         state = sample if wide else sample.float()
         # Before its first call a plan at most casts the state for the network, which has been
         # called.
-        self._position = next(i for i, op in enumerate(program.ops) if isinstance(op, Call))
+        self._position = program.call_positions[0]
         weights = table_on(program, state.device)
         self._cursor = Cursor(
             program, self._position, (), (state.dtype, sample.dtype), made, weights
@@ -302,7 +302,7 @@ class Walk:
         # the caller's own memory, never written to: it is in no buffer
         self._slots[self._call().state] = state
         self._buffers = None if recorded else list[Tensor | None]([None] * program.slots)
-        alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
+        alone = all(len(call.outputs) == 1 for call in program.calls)
         self._plain = alone and self.schedule.trained.sign > 0
         self._handed = sample
         self._version = sample._version

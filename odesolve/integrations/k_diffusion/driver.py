@@ -19,7 +19,7 @@ from odesolve.functions.steadiness import warn_of_training
 from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.lowering.lower import Reading, lower
-from odesolve.lowering.program import Block, Call, Program
+from odesolve.lowering.program import Program
 from odesolve.model.model import Model
 from odesolve.noise.keys import keys_of, seed_of
 from odesolve.planning.planner import kept
@@ -189,10 +189,7 @@ class Asked:
         self.ready = ready
         self.sigmas = sigmas
         self.index = {t: i for i, t in enumerate(levels)}
-        ops = [op for op in ready.program.ops if not isinstance(op, Call)]
-        self.left = Counter(
-            s for op in ops for s in (op.streams if isinstance(op, Block) else (op.stream,))
-        )
+        self.left = Counter(s for op in ready.program.ops for s in op.draws)
         self.kept: dict[int, Any] = {}
 
     def __call__(self, stream: int) -> Any:
