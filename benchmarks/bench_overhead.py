@@ -81,5 +81,5 @@ def _loop(solver: str) -> Case:
         for b in blocks:
             combine([slots[i] for i in b.outs], [slots[i] for i in b.ins], b.weights, b.base)
 
-    contenders = {OURS: lambda: run.run(program, model, x), "ops alone": ops}
+    contenders = {OURS: lambda: run.run(program, x, None, model), "ops alone": ops}
     return Case(contenders=contenders, per=len(program.times))

@@ -127,7 +127,10 @@ class Problem:
     def run(self, plan: ode.Plan) -> Tensor:
         """End points of a plan from the fixed start."""
         return run.run(
-            lower(plan, self.path, self.model.reading_for(torch.float64)), self.model, self.start
+            lower(plan, self.path, self.model.reading_for(torch.float64)),
+            self.start,
+            None,
+            self.model,
         )
 
     def errors(self, x: Tensor) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from odesolve.kernels import refusals
+from odesolve.kernels.declared import op
 from torch import Tensor
 
 # Rows of the state, (ROWS, B) float64: time, step of the attempt under way (signed), the last two
@@ -44,6 +45,7 @@ SMALLEST = 1e-10  # an error below it is taken for it: the factor is at its uppe
 RESOLUTION = 8 * 2.0**-52  # of the time: no step is shorter
 
 
+@op(writes=("state", "weights", "times"), device="state")
 def control(
     state: Tensor,
     norm: Tensor,
@@ -106,30 +108,40 @@ def _judge(state: Tensor, norm: Tensor, given: list[float]) -> None:
     finite = norm.isfinite()
     t = state[T].clone()
     h = state[H].clone()
-    end = state[END]
     factor, error, accepted = _factor(state, norm, kept, given)
     accepted = accepted & finite & running
     rejected = running & ~accepted
     factor = factor.where(finite, given[MIN_FACTOR])
     for row, value in ((T0, t), (H0, h), (NORM, norm)):
         state[row] = value.where(running, state[row])
+    end = state[END]
     landed = accepted & (h == end - t)
     state[T] = torch.where(landed, end, t + h).where(accepted, t)
-    last = state[ERROR].where(state[ERROR] > 0, error)
-    state[OLDER] = last.where(accepted, state[OLDER])
-    state[ERROR] = error.where(accepted, state[ERROR])
+    _remember(state, error, accepted)
     state[STEPS] += accepted
     state[REJECTED] += rejected
     state[NFE] += given[EVALUATIONS] * running
     state[TOOK] = accepted.to(state.dtype)
     least = (RESOLUTION * t.abs()).maximum(state[SHORTEST])
-    ended = state[STATUS].masked_fill(
-        running & (state[STEPS] + state[REJECTED] >= given[LIMIT]), MAX_STEPS
-    )
+    spent = running & (state[STEPS] + state[REJECTED] >= given[LIMIT])
     short = rejected & (h.abs() <= least)
-    ended = ended.masked_fill(short & finite, MIN_STEP).masked_fill(short & ~finite, DIVERGED)
-    state[STATUS] = ended.masked_fill(landed, OK)
+    _end(state, spent, short & finite, short & ~finite, landed)
     state[H] = (h.abs() * factor).maximum(least).copysign(h)
+
+
+def _remember(state: Tensor, error: Tensor, accepted: Tensor) -> None:
+    """The last two accepted errors; before the first, the one at hand stands for those before
+    it."""
+    last = state[ERROR].where(state[ERROR] > 0, error)
+    state[OLDER] = last.where(accepted, state[OLDER])
+    state[ERROR] = error.where(accepted, state[ERROR])
+
+
+def _end(state: Tensor, spent: Tensor, short: Tensor, diverged: Tensor, landed: Tensor) -> None:
+    """The statuses, of several reasons the last one."""
+    status = state[STATUS].masked_fill(spent, MAX_STEPS)
+    status = status.masked_fill(short, MIN_STEP).masked_fill(diverged, DIVERGED)
+    state[STATUS] = status.masked_fill(landed, OK)
 
 
 def _factor(

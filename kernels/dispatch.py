@@ -6,13 +6,14 @@ import functools
 import importlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
-from odesolve.kernels import reference
-from odesolve.kernels.reference import ErrorNorm, Scale, Weights
+from odesolve.kernels import declared, reference
+from odesolve.kernels.declared import P
+from odesolve.kernels.reference import ErrorNorm, Weights
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
@@ -20,19 +21,7 @@ from torch.compiler import is_compiling
 from odesolve.doors.modes import transformed
 from odesolve.doors.words import fits
 
-OPS = (
-    "combine",
-    "combine_row",
-    "normal",
-    "rms",
-    "inner",
-    "quadratic_form",
-    "quantile",
-    "window",
-    "control",
-    "normal_sums",
-    "assignment",
-)
+OPS = ("combine", *declared.OPS)  # of the library; others may be declared
 # Module of each backend and the type of device it serves. A backend's function returns False for
 # arguments that it leaves to the reference (a layout or a dtype without a kernel), and has written
 # nothing then.
@@ -125,7 +114,34 @@ def _refuse(*args) -> bool:
 def _fused(name: str) -> tuple[Callable[..., bool | None], Callable[..., bool | None]]:
     """The implementations for CPU tensors and for others; one that always refuses where there is
     none."""
-    return implementation(name, "cpu") or _refuse, implementation(name, "cuda") or _refuse
+    return implementation(name, "cpu") or _missing(name, "cpu"), (
+        implementation(name, "cuda") or _missing(name, "cuda")
+    )
+
+
+def _missing(name: str, device: str) -> Callable[..., bool]:
+    """What runs where a backend has no kernel for an op: nothing, so that the reference does. It
+    says so once, unless the op's declaration says that this is meant: a forgotten line must not
+    pass as a slow machine."""
+    served = backend().devices.get(device, "reference")
+    if served == "reference" or served in _left(name):
+        return _refuse
+    told: list[bool] = []
+
+    def refuse(*args) -> bool:
+        if not told:
+            told.append(True)
+            logging.getLogger("odesolve").warning(
+                "the op %r has no %s kernel: its slow reference runs on %s", name, served, device
+            )
+        return False
+
+    return refuse
+
+
+def _left(name: str) -> Mapping[str, str]:
+    """The backends that leave an op to the reference on purpose, and why."""
+    return declared.OPS[name].left if name in declared.OPS else {}
 
 
 def traced(x: Tensor) -> bool:
@@ -144,7 +160,23 @@ def run(name: str, x: Tensor, *args) -> None:
         return
     on_cpu, elsewhere = _fused(name)
     if (on_cpu if x.is_cpu else elsewhere)(*args) is False:
-        getattr(reference, name)(*args)
+        declared.OPS[name].spec(*args)
+
+
+def public(spec: Callable[P, None]) -> Callable[P, None]:
+    """The op that a specification was declared as, to be called: by the same arguments, on the
+    fastest backend.
+
+    It is compiled from one line, as a dataclass's methods are. Rejected: a wrapper that takes *args
+    and binds them, at twice the cost of a small op."""
+    op = declared.OPS[spec.__name__]
+    names = ", ".join(op.parameters)
+    source = f"def {op.name}({names}): run({op.name!r}, {op.where}, {names})"
+    namespace: dict[str, Callable[P, None]] = {}
+    exec(source, {"run": run}, namespace)
+    call = functools.update_wrapper(namespace[op.name], spec)
+    call.__defaults__ = spec.__defaults__  # type: ignore[attr-defined]
+    return call
 
 
 def combine(
@@ -227,95 +259,13 @@ def combined(
     return outs
 
 
-def combine_row(
-    outs: Sequence[Tensor],
-    ins: Sequence[Tensor],
-    weights: Tensor,
-    codes: Tensor,
-    row: Tensor,
-    keys: Tensor,
-) -> None:
-    """A block whose coefficients are a row of a table on the device; ``reference.combine_row`` is
-    its contract."""
-    run("combine_row", ins[0], outs, ins, weights, codes, row, keys)
-
-
-def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
-    """Fill ``out`` (B, ...) with the numbers of a stream; ``reference.normal`` is its contract."""
-    run("normal", out, out, keys, stream, kind)
-
-
-def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
-    """Weighted root mean square of each sample; ``reference.rms`` is its contract."""
-    run("rms", e, out, e, y0, y1, rtol, atol)
-
-
-def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
-    """Inner product of each sample; ``reference.inner`` is its contract."""
-    run("inner", a, out, a, b, weight, accumulate)
-
-
-def quadratic_form(
-    out: Tensor,
-    v: Tensor,
-    keys: Tensor,
-    stream: Tensor | int,
-    kind: str = "rademacher",
-    weight: Scale = 1.0,
-    accumulate: bool = False,
-) -> None:
-    """eps . v of each sample with eps drawn on the way; ``reference.quadratic_form`` is its
-    contract."""
-    run("quadratic_form", v, out, v, keys, stream, kind, weight, accumulate)
-
-
-def quantile(out: Tensor, x: Tensor, q: float) -> None:
-    """Quantile of |x| of each sample; ``reference.quantile`` is its contract."""
-    run("quantile", x, out, x, q)
-
-
-def window(
-    out: Tensor,
-    residual: Tensor,
-    origin: Tensor,
-    old: Tensor,
-    ins: Sequence[Tensor],
-    weights: Tensor,
-    growth: Tensor,
-    keys: Tensor | None = None,
-    streams: Tensor | None = None,
-) -> None:
-    """The Picard update of a window of points; ``reference.window`` is its contract."""
-    run("window", out, out, residual, origin, old, ins, weights, growth, keys, streams)
-
-
-def control(
-    state: Tensor,
-    norm: Tensor,
-    weights: Tensor,
-    times: Tensor,
-    table: Tensor,
-    nodes: Tensor,
-    settings: Tensor,
-    begin: bool = False,
-) -> None:
-    """Acceptance, next step and next weights of every sample; ``kernels.control`` is its
-    contract."""
-    run("control", state, state, norm, weights, times, table, nodes, settings, begin)
-
-
-def normal_sums(
-    outs: Sequence[Tensor],
-    keys: Tensor,
-    streams: Sequence[int] | Tensor,
-    weights: Weights,
-    accumulate: bool = False,
-) -> None:
-    """Weighted sums of any number of streams; ``reference.normal_sums`` is its contract."""
-    run("normal_sums", outs[0], outs, keys, streams, weights, accumulate)
-
-
-def assignment(order: Tensor, cost: Tensor) -> None:
-    """The column of every row in the order of least total cost; ``reference.assignment`` is its
-    contract."""
-    run("assignment", cost, order, cost)
+combine_row = public(reference.combine_row)
+normal = public(reference.normal)
+rms = public(reference.rms)
+inner = public(reference.inner)
+quadratic_form = public(reference.quadratic_form)
+quantile = public(reference.quantile)
+window = public(reference.window)
+control = public(reference.control)
+normal_sums = public(reference.normal_sums)
+assignment = public(reference.assignment)

@@ -38,13 +38,8 @@ def _load():
 _native = _load()
 
 ISA: str = _native.isa  # instruction set in use; the environment variable ODESOLVE_ISA caps it
-combine = _native.combine
-normal = _native.normal
-rms = _native.rms
-inner = _native.inner
-quadratic_form = _native.quadratic_form
-quantile = _native.quantile
-window = _native.window
-control = _native.control
-normal_sums = _native.normal_sums
-assignment = _native.assignment
+
+
+def __getattr__(name: str):
+    """The op of this name; AttributeError where it was not written in C++."""
+    return getattr(_native, name)

@@ -7,48 +7,22 @@ from collections.abc import Sequence
 
 import torch
 from odesolve.kernels import dispatch, philox, reference, refusals
+from odesolve.kernels.declared import LISTENERS, OPS, Op, schema_of
 from torch import Tensor
 from torch._C import _functorch  # type: ignore[attr-defined]
 from torch.library import Library, register_autograd, register_fake
 
 # Written as a Library, not with torch.library.custom_op: that costs 30 to 50 microseconds a call.
 LIBRARY = Library("odesolve", "DEF")
-SCHEMA = {
-    "combined": "(Tensor[] ins, Tensor weights, int[] base, Tensor? keys, int[] streams, "
-    "ScalarType[] dtypes) -> Tensor[]",
-    "normal": "(Tensor(a!) out, Tensor keys, Tensor stream, str kind) -> ()",
-    "rms": "(Tensor(a!) out, Tensor e, Tensor y0, Tensor y1, Tensor rtol, Tensor atol) -> ()",
-    "inner": "(Tensor(a!) out, Tensor a, Tensor b, Tensor weight, bool accumulate) -> ()",
-    "quadratic_form": "(Tensor(a!) out, Tensor v, Tensor keys, Tensor stream, str kind, Tensor "
-    "weight, bool accumulate) -> ()",
-    "quantile": "(Tensor(a!) out, Tensor x, float q) -> ()",
-    "window": "(Tensor(a!) out, Tensor(b!) residual, Tensor origin, Tensor old, Tensor[] ins, "
-    "Tensor weights, "
-    "Tensor growth, Tensor? keys, Tensor? streams) -> ()",
-    "normal_sums": "(Tensor(a!)[] outs, Tensor keys, Tensor streams, Tensor weights, bool "
-    "accumulate) -> ()",
-    "assignment": "(Tensor(a!) order, Tensor cost) -> ()",
-    "control": "(Tensor(a!) state, Tensor norm, Tensor(b!) weights, Tensor(c!) times, Tensor "
-    "table, Tensor nodes, "
-    "Tensor settings, bool begin) -> ()",
-}
-# Arguments that may be numbers in the public form and are tensors here.
-NUMBERS = {
-    "normal": (2,),
-    "rms": (4, 5),
-    "inner": (3,),
-    "quadratic_form": (3, 5),
-    "normal_sums": (2, 3),
-}
-KINDS = {"normal": 3, "quadratic_form": 4}  # where the kind of noise stands
 
 
 def run(name: str, args: Sequence) -> None:
     """The op of this name as one node of a trace."""
     given = list(args)
-    if name in KINDS:
-        refusals.kind_of_noise(given[KINDS[name]])
-    for k in NUMBERS.get(name, ()):
+    op = OPS[name]
+    if op.kind is not None:
+        refusals.kind_of_noise(given[op.kind])
+    for k in op.numbers:
         if not isinstance(given[k], Tensor):
             given[k] = _tensor(given[k])
     getattr(torch.ops.odesolve, name)(*given)
@@ -102,13 +76,13 @@ def _bare(x):
     return x.as_subclass(Tensor) if isinstance(x, Tensor) and type(x) is not Tensor else x
 
 
-def _eager(name: str):
+def _eager(op: Op):
     def kernel(*args) -> None:
         given = [list(map(_bare, v)) if isinstance(v, list | tuple) else _bare(v) for v in args]
-        for k in NUMBERS.get(name, ()):
+        for k in op.numbers:
             if given[k].dim() == 0 and given[k].is_cpu:
                 given[k] = given[k].item()
-        dispatch.run(name, given[0] if isinstance(given[0], Tensor) else given[0][0], *given)
+        dispatch.run(op.name, given[0] if isinstance(given[0], Tensor) else given[0][0], *given)
 
     return kernel
 
@@ -172,13 +146,9 @@ def _weight_gradient(weights, grads, ins, keys, streams) -> Tensor:
     return (each if weights.dim() == 3 else each.sum(0)).to(weights)
 
 
-LIBRARY.define(f"combined{SCHEMA['combined']}")
+LIBRARY.define(f"combined{schema_of(reference.combined)}")
 LIBRARY.impl("combined", _combined, "CompositeExplicitAutograd")
 register_autograd("odesolve::combined", _gradients, setup_context=_remember, lib=LIBRARY)
-for _name, _schema in SCHEMA.items():
-    if _name != "combined":
-        LIBRARY.define(f"{_name}{_schema}")
-        LIBRARY.impl(_name, _eager(_name), "CompositeExplicitAutograd")
 
 
 @register_fake("odesolve::combined", lib=LIBRARY)
@@ -190,6 +160,14 @@ def _nothing(*args) -> None:
     """A fake of an op that writes into what it is given."""
 
 
-for _name in SCHEMA:
-    if _name != "combined":
-        register_fake(f"odesolve::{_name}", _nothing, lib=LIBRARY)
+def _define(op: Op) -> None:
+    """Let traces hold an op."""
+    if op.traced:
+        LIBRARY.define(f"{op.name}{op.schema}")
+        LIBRARY.impl(op.name, _eager(op), "CompositeExplicitAutograd")
+        register_fake(f"odesolve::{op.name}", _nothing, lib=LIBRARY)
+
+
+for _op in OPS.values():
+    _define(_op)
+LISTENERS.append(_define)

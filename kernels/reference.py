@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from odesolve.kernels import philox, refusals
 from odesolve.kernels.control import control as control  # an op of its own file
+from odesolve.kernels.declared import op
 from torch import Tensor
 
 Weights = Sequence[Sequence[float]] | Tensor
@@ -52,30 +53,41 @@ def combine(
 
     An output may be an input, of the same layout; any other overlap is not allowed.
     """
-    refusals.other_shapes("combine", [*outs, *ins], ins[0].shape)
-    refusals.bases(base, len(outs), len(ins))
-    rows = len(outs) + (error is not None)
-    refusals.table("combine", weights, rows, len(ins) + len(streams), _batch(ins[0]))
+    _check_combine(outs, ins, weights, base, len(streams), error)
     wide = torch.promote_types(torch.float32, _widest([*outs, *ins]))
-    refusals.lossy("combine", outs, torch.promote_types(torch.float32, _widest(ins)))
     given = outs
     outs = [torch.empty_like(o) if _shares(o, ins) else o for o in outs]
-    extra = [normal_like(outs[0] if outs else ins[0], keys, s, wide) for s in streams]
-    n = len(ins) + len(extra)
+    like = outs[0] if outs else ins[0]
+    terms = [*ins, *(normal_like(like, keys, s, wide) for s in streams)]
     for i, out in enumerate(outs):
         total = out if out.dtype == wide else torch.empty_like(out, dtype=wide)
-        _sum_into(total, [*ins, *extra], _row(weights, i, n, out.dim()))
+        _sum_into(total, terms, _row(weights, i, len(terms), out.dim()))
         if base[i] >= 0:
             total.add_(ins[base[i]])
         if total is not out:
             out.copy_(total)
     if error is not None:
         e = torch.empty_like(ins[0], dtype=wide)
-        _sum_into(e, [*ins, *extra], _row(weights, len(outs), n, e.dim()))
+        _sum_into(e, terms, _row(weights, len(outs), len(terms), e.dim()))
         rms(error.out, e, ins[0], outs[0], error.rtol, error.atol)
     for target, value in zip(given, outs, strict=True):
         if target is not value:
             target.copy_(value)
+
+
+def _check_combine(
+    outs: Sequence[Tensor],
+    ins: Sequence[Tensor],
+    weights: Weights,
+    base: Sequence[int],
+    noises: int,
+    error: ErrorNorm | None,
+) -> None:
+    refusals.other_shapes("combine", [*outs, *ins], ins[0].shape)
+    refusals.bases(base, len(outs), len(ins))
+    rows = len(outs) + (error is not None)
+    refusals.table("combine", weights, rows, len(ins) + noises, _batch(ins[0]))
+    refusals.lossy("combine", outs, torch.promote_types(torch.float32, _widest(ins)))
 
 
 def combined(
@@ -102,6 +114,12 @@ def combined(
     return outs
 
 
+@op(
+    writes=("outs",),
+    device="ins",
+    left={"native": "a host reads the row of a table itself"},
+    traced=False,
+)
 def combine_row(
     outs: Sequence[Tensor],
     ins: Sequence[Tensor],
@@ -135,6 +153,7 @@ def combine_row(
     )
 
 
+@op(writes=("out",), device="out")
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> None:
     """out (B, ...) <- numbers of a stream: standard normals, or signs with ``kind`` "rademacher".
 
@@ -148,6 +167,7 @@ def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal"
     out.copy_(draw(refusals.keys(keys, _batch(out)), stream, sample).reshape(out.shape))
 
 
+@op(writes=("outs",), device="outs")
 def normal_sums(
     outs: Sequence[Tensor],
     keys: Tensor,
@@ -188,6 +208,7 @@ def normal_like(x: Tensor, keys: Tensor | None, stream: Tensor | int, dtype: tor
     )
 
 
+@op(writes=("out",), device="e")
 def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale) -> None:
     """out (B,) <- root mean square over each sample of e / (atol + rtol * max(|y0|, |y1|)); 0 for
     an empty sample.
@@ -204,6 +225,7 @@ def rms(out: Tensor, e: Tensor, y0: Tensor, y1: Tensor, rtol: Scale, atol: Scale
     out.copy_(_mean((e / scale).double().square()).sqrt())
 
 
+@op(writes=("out",), device="a")
 def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bool = False) -> None:
     """out (B,) <- weight * sum over each sample of a * b, added to what is there with
     ``accumulate``."""
@@ -213,6 +235,7 @@ def inner(out: Tensor, a: Tensor, b: Tensor, weight: Scale = 1.0, accumulate: bo
     out.copy_(out + value if accumulate else value)
 
 
+@op(writes=("out",), device="v")
 def quadratic_form(
     out: Tensor,
     v: Tensor,
@@ -230,6 +253,7 @@ def quadratic_form(
     inner(out, eps, v, weight, accumulate)
 
 
+@op(writes=("out",), device="x", left={"triton": "torch sorts segments at the speed of memory"})
 def quantile(out: Tensor, x: Tensor, q: float) -> None:
     """out (B,) <- the q-quantile of |x| over each sample, interpolated linearly between order
     statistics."""
@@ -244,6 +268,7 @@ def quantile(out: Tensor, x: Tensor, q: float) -> None:
     out.copy_(flat[:, low] + (place - low) * (flat[:, high] - flat[:, low]))
 
 
+@op(writes=("out", "residual"), device="out")
 def window(
     out: Tensor,
     residual: Tensor,
@@ -271,32 +296,38 @@ def window(
     wide = torch.promote_types(torch.float32, _widest([out, origin, *ins]))
     given = out
     out = torch.empty_like(out) if _shares(out, [origin, *ins]) else out
-    w = (
-        weights.to(wide)
-        if weights.dim() == 3
-        else weights.to(wide)[:, None].expand(points, batch, -1)
-    )
-    g = (growth if growth.dim() == 2 else growth[:, None]).to(wide).expand(points, batch)
-    s = (
-        None
-        if streams is None
-        else (streams if streams.dim() == 2 else streams[:, None]).expand(points, batch)
-    )
+    rows = weights if weights.dim() == 3 else weights[:, None].expand(points, batch, -1)
+    rows = rows.to(wide)
+    grow = _each(growth, points, batch).to(wide)
+    drawn = None if streams is None else _each(streams, points, batch)
     prev = origin.to(wide)
     for p in range(points):
         terms = [x[p] for x in ins]
-        if s is not None:
-            terms.append(normal_like(prev, keys, s[p], wide))
-        change = torch.empty_like(prev)
-        total = _column(g[p], prev) * prev
-        _sum_into(change, terms, [_column(w[p, :, j], prev) for j in range(len(terms))])
-        prev = prev + (total + change)
+        if drawn is not None:
+            terms.append(normal_like(prev, keys, drawn[p], wide))
+        prev = _moved_on(prev, terms, rows[p], grow[p])
         residual[p] = _mean((prev - old[p]).double().square())
         out[p] = prev
     if out is not given:
         given.copy_(out)
 
 
+def _moved_on(prev: Tensor, terms: Sequence[Tensor], row: Tensor, growth: Tensor) -> Tensor:
+    """The state of the next point, from that of the last one and what is added to it."""
+    change = torch.empty_like(prev)
+    grown = _column(growth, prev) * prev
+    _sum_into(change, terms, [_column(row[:, j], prev) for j in range(len(terms))])
+    return prev + (grown + change)
+
+
+def _each(table: Tensor, points: int, batch: int) -> Tensor:
+    """A table of points, or of points and samples, as the latter."""
+    return (table if table.dim() == 2 else table[:, None]).expand(points, batch)
+
+
+@op(
+    writes=("order",), device="cost", left={"triton": "one path after another is no work for a GPU"}
+)
 def assignment(order: Tensor, cost: Tensor) -> None:
     """order (n,) int64 <- the column of every row of cost (n, n), each column once, of least total
     cost.

@@ -179,7 +179,9 @@ class Mixture:
                 plan("ab4", path, steps, grid, clock="rho"),
                 plan("rk4", path, steps // 4, grid, clock="rho"),
             ]
-            a, b = (run.run(lower(p, path, model.reading_for(x.dtype)), model, x) for p in plans)
+            a, b = (
+                run.run(lower(p, path, model.reading_for(x.dtype)), x, None, model) for p in plans
+            )
             if float((a - b).norm()) <= tolerance * float(a.norm()):
                 return a
             steps *= 2

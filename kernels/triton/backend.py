@@ -17,16 +17,14 @@ from odesolve.kernels.reference import ErrorNorm, Scale, Weights
 from odesolve.kernels.triton import combine as _kernels
 from odesolve.kernels.triton import control as _controls
 from odesolve.kernels.triton import geometry, launch, reductions
-from odesolve.kernels.triton import sums as _sums
-from odesolve.kernels.triton import window as _windows
+from odesolve.kernels.triton.series import normal_sums as normal_sums
+from odesolve.kernels.triton.series import window as window
 from torch import Tensor
 
 refusal = launch.refusal
 _combine = launch.Launcher(_kernels.combine_kernel, ("size", "N_OUT", "N_IN", "N_NOISE", "RANK"))
 _normal = launch.Launcher(_kernels.normal_kernel, ("size", "RANK", "SIGNS"))
-_window = launch.Launcher(_windows.window_kernel)
 _control = launch.Launcher(_controls.control_kernel)
-_normal_sums = launch.Launcher(_sums.sums_kernel)
 UNROLLED = 8  # streams that a kernel of combine is compiled for
 _NO_OUTS = [(None,) * (_kernels.MAX_OUT - k) for k in range(_kernels.MAX_OUT + 1)]
 _WRITTEN = [tuple(f"y{i}" for i in range(k)) for k in range(_kernels.MAX_OUT + 1)]
@@ -130,7 +128,11 @@ def _fits(
     # Many tensors fill the registers: half the elements a program then.
     largest = 1024 if n_out + n_in <= 8 else 512
     where = geometry.of(tensors, n_noise > 0, not (n_noise or per_sample), largest, n_out)
-    return where if where is None or n_noise == 0 or _drawable(where, keys, tensors[0]) else None
+    return (
+        where
+        if where is None or n_noise == 0 or geometry.drawable(where, keys, tensors[0])
+        else None
+    )
 
 
 def _per_sample(out: Tensor, like: Tensor) -> bool:
@@ -146,19 +148,6 @@ def _measured(error: ErrorNorm, like: Tensor) -> bool:
         _per_sample(error.out, like)
         and launch.each(error.rtol, batch)
         and launch.each(error.atol, batch)
-    )
-
-
-def _drawable(where: geometry.Geometry, keys: Tensor | None, like: Tensor) -> bool:
-    """Whether there is a key for every sample, where it is needed, and a counter of 32 bits for
-    every quad."""
-    samples = like.shape[0] if like.dim() else 1
-    return (
-        where.work.n < 2**34
-        and keys is not None
-        and keys.shape == (samples, 2)
-        and keys.dtype == torch.int64
-        and keys.device == like.device
     )
 
 
@@ -218,7 +207,7 @@ def _start(where, outs, ins, weights, w_step, codes, row, keys, error) -> None:
 def normal(out: Tensor, keys: Tensor, stream: Tensor | int, kind: str = "normal") -> bool | None:
     """``reference.normal`` in one launch."""
     where = geometry.of([out], True, False, written=1)
-    if where is None or not _drawable(where, keys, out):
+    if where is None or not geometry.drawable(where, keys, out):
         return False
     if not (refusals.known(kind) and launch.numbered(stream, where.work.samples)):
         return False
@@ -292,7 +281,7 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
         _per_sample(out, factors[0]) and launch.each(weight, where.work.samples)
     ):
         return False
-    if draw and not _drawable(where, keys, factors[0]):
+    if draw and not geometry.drawable(where, keys, factors[0]):
         return False
     work = where.work
     partials = torch.empty(work.programs, dtype=torch.float64, device=device)
@@ -306,91 +295,6 @@ def _inner(out, factors, keys, streams, step, signs, weight, accumulate) -> bool
         out, partials, work, work.samples, reductions.ADD if accumulate else reductions.SUM, weight
     )
     return None
-
-
-def window(
-    out: Tensor,
-    residual: Tensor,
-    origin: Tensor,
-    old: Tensor,
-    ins: Sequence[Tensor],
-    weights: Tensor,
-    growth: Tensor,
-    keys: Tensor | None = None,
-    streams: Tensor | None = None,
-) -> bool | None:
-    """``reference.window`` in two launches; layouts other than contiguous and aligned are
-    copied."""
-    if not _fits_window(out, residual, origin, [old, *ins], weights, growth, streams):
-        return False
-    points, batch = out.shape[:2]
-    whole, where = geometry.plain([old, *ins], True)
-    (first,), single = geometry.plain([origin], True)
-    if (
-        where is None
-        or single is None
-        or len(ins) > _windows.MAX_IN
-        or out.dtype not in geometry.FLOATS
-    ):
-        return False
-    if not residual.is_contiguous() or not launch.on(origin.device, out, old, residual):
-        return False
-    if streams is not None and not _drawable(single, keys, origin):
-        return False
-    if out.numel() == 0:
-        residual.zero_()
-        return None
-    device = out.device
-    work = single.work
-    direct = out.is_contiguous() and not out.data_ptr() & 15
-    written = out if direct else torch.empty(out.shape, dtype=out.dtype, device=device)
-    w, w_steps = _per_point(weights, 3, device)
-    g, g_steps = _per_point(growth, 2, device)
-    s, s_steps = _per_point(streams, 2, device) if streams is not None else (None, (0, 0))
-    partials = torch.empty(points * work.programs, dtype=torch.float64, device=device)
-    noise = keys.contiguous() if streams is not None and keys is not None else None
-    double = single.double or where.double or out.dtype == torch.float64
-    args = (
-        *(written, first, *whole, *(None,) * (_windows.MAX_IN - len(ins))),
-        *(w, g, noise, s, partials, work.n, points, batch),
-        *(*w_steps, *g_steps, *s_steps, len(ins), noise is not None, double),
-    )
-    key = (
-        single.key,
-        where.key,
-        out.dtype,
-        w.dtype,
-        g.dtype,
-        noise is None,
-        launch.marks([written, first, *whole]),
-    )
-    _window.start(key, device, work, args)
-    reductions.finish(residual, partials, work, points * batch, reductions.MEAN)
-    if not direct:
-        out.copy_(written)
-    return None
-
-
-def _fits_window(out, residual, origin, others, weights, growth, streams) -> bool:
-    """Whether the shapes are those of a window: a kernel asks no more."""
-    shape = out.shape
-    columns = len(others) - 1 + (streams is not None)
-    if out.dim() < 2 or origin.shape != shape[1:] or any(x.shape != shape for x in others):
-        return False
-    one = tuple(shape[:1])
-    each = tuple(shape[:2])
-    tables = [weights.shape in ((*one, columns), (*each, columns)), growth.shape in (one, each)]
-    if streams is not None:
-        tables.append(streams.dtype == torch.int64 and streams.shape in (one, each))
-    return residual.shape == each and residual.dtype in geometry.FLOATS and all(tables)
-
-
-def _per_point(table: Tensor, dim: int, device: torch.device) -> tuple[Tensor, tuple[int, int]]:
-    """A table by point, or by point and sample where it has ``dim`` axes, and its two steps."""
-    table = table.to(device, non_blocking=True)
-    if dim == 3 and table.stride(-1) != 1:
-        table = table.contiguous()
-    return table, (table.stride(0), table.stride(1) if table.dim() == dim else 0)
 
 
 def control(
@@ -435,58 +339,4 @@ def control(
     work = launch.Work(1, batch, _controls.SAMPLES, 1)
     if work.programs:
         _control.start((times.dtype, begin), state.device, work, args)
-    return None
-
-
-def normal_sums(
-    outs: Sequence[Tensor],
-    keys: Tensor,
-    streams: Sequence[int] | Tensor,
-    weights: Weights,
-    accumulate: bool = False,
-) -> bool | None:
-    """``reference.normal_sums`` in one launch."""
-    n_out = len(outs)
-    device = outs[0].device
-    where = geometry.of(outs, True, False, written=n_out) if n_out <= _sums.MAX_OUT else None
-    if where is None or not _drawable(where, keys, outs[0]):
-        return False
-    if isinstance(streams, Tensor):
-        if streams.dtype != torch.int64 or streams.dim() not in (1, 2):
-            return False
-    elif not all(hasattr(s, "__index__") for s in streams):
-        return False
-    terms = streams.shape[-1] if isinstance(streams, Tensor) else len(streams)
-    table = launch.coefficients(weights, n_out, terms, device)
-    if not isinstance(streams, Tensor):
-        streams = launch.table(tuple(map(launch.signed, streams)), torch.int64, device)
-    if streams.stride(-1) != 1 or streams.device != device:
-        streams = streams.to(device, non_blocking=True).contiguous()
-    batch = where.work.samples
-    each = isinstance(weights, Tensor) and weights.dim() == 3
-    if (
-        table is None
-        or (each and len(weights) != batch)
-        or (streams.dim() == 2 and len(streams) != batch)
-    ):
-        return False
-    work = where.work
-    if work.programs:
-        s_step = streams.stride(0) if streams.dim() == 2 else 0
-        key = (where.key, n_out, accumulate, table[0].dtype, launch.marks(outs))
-        args = (
-            *(*outs, *(None,) * (_sums.MAX_OUT - n_out)),
-            *(
-                keys.contiguous(),
-                streams,
-                table[0],
-                where.layout(device),
-                work.n,
-                terms,
-                s_step,
-                table[1],
-            ),
-            *(n_out, where.rank, accumulate, where.double),
-        )
-        _normal_sums.start(key, device, work, args)
     return None

@@ -122,6 +122,8 @@ def combine_kernel(
 ):
     """One block of one sample. ``codes`` holds the bases of the outputs, then the streams; ``size``
     is for the tuner."""
+    # Longer than a function may be elsewhere: its loops unroll over pointers that are named one by
+    # one, None among them, so they stay where these names are arguments.
     outs = (y0, y1, y2, y3, y4, y5, y6, y7)
     ins = (x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11)
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32

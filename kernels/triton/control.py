@@ -84,19 +84,43 @@ def control_kernel(
     longest = tl.load(settings + _LONGEST)
     # what the judgement stored is read by the same thread, but no one may reorder it
     tl.debug_barrier()
-    t = tl.load(row + _T * batch, mask=mask, other=0.0)
-    end = tl.load(row + _END * batch, mask=mask, other=0.0)
-    took = tl.load(row + _TOOK * batch, mask=mask, other=0.0)
-    ended = tl.load(row + _STATUS * batch, mask=mask, other=1.0) != 0.0
+    t = read(row, _T, batch, mask)
+    end = read(row, _END, batch, mask)
+    took = read(row, _TOOK, batch, mask)
+    over = tl.load(row + _STATUS * batch, mask=mask, other=1.0) != 0.0
     left = end - t
-    h = tl.minimum(tl.abs(tl.load(row + _H * batch, mask=mask, other=0.0)), longest)
+    h = tl.minimum(tl.abs(read(row, _H, batch, mask)), longest)
     h = tl.where(h * _LANDING >= tl.abs(left), left, tl.where(left < 0.0, -h, h))
-    h = tl.where(ended, 0.0, h)
-    tl.store(row + _H * batch, h, mask=mask)
+    h = tl.where(over, 0.0, h)
+    write(row, _H, batch, h, mask)
+    write_times(times, nodes, t, h, left, end, sample, batch, stages, mask)
+    write_weights(weights, table, h, took, sample, columns, mask)
+
+
+@triton.jit
+def read(row, number: tl.constexpr, batch, mask):
+    """Entry ``number`` of the state of every sample."""
+    return tl.load(row + number * batch, mask=mask, other=0.0)
+
+
+@triton.jit
+def write(row, number: tl.constexpr, batch, value, mask):
+    """Entry ``number`` of the state of every sample <- value."""
+    tl.store(row + number * batch, value, mask=mask)
+
+
+@triton.jit
+def write_times(times, nodes, t, h, left, end, sample, batch, stages, mask):
+    """The times of all stages of the next attempt."""
     for s in range(stages):
         node = tl.load(nodes + s)
         there = tl.where(node == 1.0, tl.where(h == left, end, t + node * h), t + node * h)
         tl.store(times + s * batch + sample, there.to(times.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def write_weights(weights, table, h, took, sample, columns, mask):
+    """The weights of the next attempt, so many columns at a time."""
     for first in range(0, columns, _COLUMNS):
         column = first + tl.arange(0, _COLUMNS)
         inside = column < columns
@@ -121,68 +145,93 @@ def judge(row, norm, settings, batch, mask):
     """Accept or reject the attempt of every running sample and choose its next step."""
     status = tl.load(row + _STATUS * batch, mask=mask, other=1.0)
     live = mask & (False | (status == 0.0))
-    t = tl.load(row + _T * batch, mask=mask, other=0.0)
-    h = tl.load(row + _H * batch, mask=mask, other=0.0)
-    last = tl.load(row + _ERROR * batch, mask=mask, other=0.0)
-    older = tl.load(row + _OLDER * batch, mask=mask, other=0.0)
-    kept = tl.load(row + _TOOK * batch, mask=mask, other=0.0) == 0.0
-    steps = tl.load(row + _STEPS * batch, mask=mask, other=0.0)
-    failed = tl.load(row + _REJECTED * batch, mask=mask, other=0.0)
-    end = tl.load(row + _END * batch, mask=mask, other=0.0)
-    least = tl.load(settings + _MIN_FACTOR)
+    t = read(row, _T, batch, mask)
+    h = read(row, _H, batch, mask)
+    end = read(row, _END, batch, mask)
     finite = tl.abs(norm) < float("inf")
-    change, error, accepted = factor(tl.where(finite, norm, 1.0), last, older, kept, settings)
-    accepted = tl.where(finite, accepted, 0)
-    change = tl.where(finite, change, least)
+    change, error, accepted = verdict(row, norm, finite, settings, batch, mask)
     took = accepted != 0
     landed = tl.where(h == end - t, accepted, 0) != 0
-    shortest = tl.load(row + _SHORTEST * batch, mask=mask, other=0.0)
+    shortest = read(row, _SHORTEST, batch, mask)
     shortest = tl.maximum(tl.abs(t) * _RESOLUTION, shortest)
-    steps = tl.where(took, steps + 1.0, steps)
-    failed = tl.where(took, failed, failed + 1.0)
-    status = tl.where(steps + failed >= tl.load(settings + _LIMIT), _MAX_STEPS, status)
-    under = tl.where(tl.abs(h) <= shortest, 1 - accepted, 0) != 0
-    status = tl.where(under, tl.where(finite, _MIN_STEP, _DIVERGED), status)
+    attempts = read(row, _STEPS, batch, mask) + read(row, _REJECTED, batch, mask) + 1.0
+    short = tl.abs(h) <= shortest
+    status = ended(status, attempts, settings, short, accepted, finite)
     size = tl.maximum(tl.abs(h) * change, shortest)
     tl.debug_barrier()
-    tl.store(row + _T * batch, tl.where(landed, end, tl.where(took, t + h, t)), mask=live)
-    tl.store(row + _H * batch, tl.where(h < 0.0, -size, size), mask=live)
-    tl.store(
-        row + _OLDER * batch, tl.where(took, tl.where(last > 0.0, last, error), older), mask=live
-    )
-    tl.store(row + _ERROR * batch, tl.where(took, error, last), mask=live)
-    tl.store(row + _STATUS * batch, tl.where(landed, _OK, status), mask=live)
-    tl.store(row + _TOOK * batch, tl.where(live, accepted, 0).to(tl.float64), mask=mask)
-    nfe = tl.load(row + _NFE * batch, mask=mask, other=0.0)
-    tl.store(row + _NFE * batch, nfe + tl.load(settings + _EVALUATIONS), mask=live)
-    tl.store(row + _STEPS * batch, steps, mask=live)
-    tl.store(row + _REJECTED * batch, failed, mask=live)
-    tl.store(row + _T0 * batch, t, mask=live)
-    tl.store(row + _H0 * batch, h, mask=live)
-    tl.store(row + _NORM * batch, norm, mask=live)
+    write(row, _T, batch, tl.where(landed, end, tl.where(took, t + h, t)), live)
+    write(row, _H, batch, tl.where(h < 0.0, -size, size), live)
+    write(row, _STATUS, batch, tl.where(landed, _OK, status), live)
+    keep(row, t, h, norm, batch, live)
+    remember(row, error, took, batch, mask, live)
+    count(row, accepted, settings, batch, mask, live)
+
+
+@triton.jit
+def keep(row, t, h, norm, batch, live):
+    """Where the attempt began, how long it was, and its error."""
+    write(row, _T0, batch, t, live)
+    write(row, _H0, batch, h, live)
+    write(row, _NORM, batch, norm, live)
+
+
+@triton.jit
+def verdict(row, norm, finite, settings, batch, mask):
+    """``factor`` of an attempt whose error may be no number: that is a rejection, with the least
+    factor."""
+    last = read(row, _ERROR, batch, mask)
+    older = read(row, _OLDER, batch, mask)
+    kept = read(row, _TOOK, batch, mask) == 0.0
+    change, error, accepted = factor(tl.where(finite, norm, 1.0), last, older, kept, settings)
+    least = tl.load(settings + _MIN_FACTOR)
+    return tl.where(finite, change, least), error, tl.where(finite, accepted, 0)
+
+
+@triton.jit
+def count(row, accepted, settings, batch, mask, live):
+    """One attempt more, and its evaluations."""
+    took = accepted != 0
+    write(row, _TOOK, batch, tl.where(live, accepted, 0).to(tl.float64), mask)
+    steps = read(row, _STEPS, batch, mask)
+    failed = read(row, _REJECTED, batch, mask)
+    nfe = read(row, _NFE, batch, mask)
+    write(row, _STEPS, batch, tl.where(took, steps + 1.0, steps), live)
+    write(row, _REJECTED, batch, tl.where(took, failed, failed + 1.0), live)
+    write(row, _NFE, batch, nfe + tl.load(settings + _EVALUATIONS), live)
+
+
+@triton.jit
+def remember(row, error, took, batch, mask, live):
+    """The last two accepted errors."""
+    last = read(row, _ERROR, batch, mask)
+    older = read(row, _OLDER, batch, mask)
+    before = tl.where(last > 0.0, last, error)
+    write(row, _OLDER, batch, tl.where(took, before, older), live)
+    write(row, _ERROR, batch, tl.where(took, error, last), live)
+
+
+@triton.jit
+def ended(status, attempts, settings, short, accepted, finite):
+    """The status after an attempt that did not land: of several reasons the last one."""
+    limit = tl.load(settings + _LIMIT)
+    status = tl.where(attempts >= limit, _MAX_STEPS, status)
+    under = tl.where(short, 1 - accepted, 0) != 0
+    return tl.where(under, tl.where(finite, _MIN_STEP, _DIVERGED), status)
 
 
 @triton.jit
 def factor(norm, last, older, kept, settings):
     """By how much the step changes, the error to remember, and whether the attempt is accepted (0
     or 1)."""
-    b1 = tl.load(settings + _BETA_1)
-    b2 = tl.load(settings + _BETA_2)
-    b3 = tl.load(settings + _BETA_3)
-    safety = tl.load(settings + _SAFETY)
     accept = tl.load(settings + _ACCEPT)
     floor = tl.load(settings + _FLOOR)
     error = tl.where(accept > 0.0, norm + floor, tl.maximum(norm, _SMALLEST))
     last = tl.where(last > 0.0, last, error)
     older = tl.where(older > 0.0, older, last)
-    change = power(error, -b1) * power(last, -b2) * power(older, -b3) * safety
+    change = wished(error, last, older, settings)
     smooth = (1.0 + atan(change - 1.0)).to(tl.float32).to(tl.float64)
     below = norm <= 1.0
-    change = tl.where(below, change, power(error, -tl.load(settings + _EXPONENT)) * safety)
-    least = tl.load(settings + _MIN_FACTOR)
-    most = tl.load(settings + _MAX_FACTOR)
-    change = tl.minimum(tl.maximum(change, least), most).to(tl.float32).to(tl.float64)
-    change = tl.where(tl.where(below, kept.to(tl.int32), 0) != 0, tl.minimum(change, 1.0), change)
+    change = limited(change, error, below, kept, settings)
     accepted = tl.where(
         tl.where(accept > 0.0, smooth, 2.0) >= accept,
         tl.where(accept > 0.0, 1, below.to(tl.int32)),
@@ -190,6 +239,29 @@ def factor(norm, last, older, kept, settings):
     )
     change = tl.where(accept > 0.0, smooth, change)
     return change, tl.where(accept > 0.0, error, tl.maximum(error, floor)), accepted
+
+
+@triton.jit
+def wished(error, last, older, settings):
+    """The factor that the last three errors ask for."""
+    b1 = tl.load(settings + _BETA_1)
+    b2 = tl.load(settings + _BETA_2)
+    b3 = tl.load(settings + _BETA_3)
+    safety = tl.load(settings + _SAFETY)
+    return power(error, -b1) * power(last, -b2) * power(older, -b3) * safety
+
+
+@triton.jit
+def limited(change, error, below, kept, settings):
+    """The factor within its limits; after a rejection by that error alone, and right after one no
+    growth."""
+    safety = tl.load(settings + _SAFETY)
+    change = tl.where(below, change, power(error, -tl.load(settings + _EXPONENT)) * safety)
+    least = tl.load(settings + _MIN_FACTOR)
+    most = tl.load(settings + _MAX_FACTOR)
+    change = tl.minimum(tl.maximum(change, least), most).to(tl.float32).to(tl.float64)
+    held = tl.where(below, kept.to(tl.int32), 0) != 0
+    return tl.where(held, tl.minimum(change, 1.0), change)
 
 
 @triton.jit

@@ -150,3 +150,16 @@ def _general(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[in
     for k, s in enumerate(strides):
         values += [s[0], *(steps[k] for _, steps in axes)]
     return len(axes), tuple(values)
+
+
+def drawable(where: Geometry, keys: Tensor | None, like: Tensor) -> bool:
+    """Whether there is a key for every sample, where it is needed, and a counter of 32 bits for
+    every quad."""
+    samples = like.shape[0] if like.dim() else 1
+    return (
+        where.work.n < 2**34
+        and keys is not None
+        and keys.shape == (samples, 2)
+        and keys.dtype == torch.int64
+        and keys.device == like.device
+    )

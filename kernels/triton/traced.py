@@ -68,53 +68,59 @@ def combined_triton(
     layout = torch.contiguous_format
     if flat and not x.is_contiguous() and all(_channels_last(t) for t in ins):
         layout = torch.channels_last
+    device = x.device
     outs = [
-        torch.empty(x.shape, dtype=TYPES[k], device=x.device, memory_format=layout) for k in types
+        torch.empty(x.shape, dtype=TYPES[k], device=device, memory_format=layout) for k in types
     ]
     if x.numel() == 0:
         return outs
-    samples = x.shape[0] if x.dim() else 1
+    samples = 1 if flat or not x.dim() else x.shape[0]
     n = x.numel() // samples
-    if flat:
-        samples = 1
-        n = x.numel()
     # Sizes may be symbols here, so the block is that of a large sample: a small one leaves threads
     # of it idle.
     block = 1024 if len(outs) + len(ins) <= 8 else 512
     # Filled on the device, one number each, and so part of what Inductor fuses: a tensor made from
     # a list would be copied from the host at every call.
-    codes = torch.cat(
-        [torch.full((1,), c, dtype=torch.int64, device=x.device) for c in [*base, *streams]]
-    )
+    numbers = [*base, *streams]
+    codes = [torch.full((1,), c, dtype=torch.int64, device=device) for c in numbers]
     arguments = {
-        **{f"y{i}": outs[i] if i < len(outs) else None for i in range(MAX_OUT)},
-        **{
-            f"x{j}": ins[j].contiguous(memory_format=layout) if j < len(ins) else None
-            for j in range(MAX_IN)
-        },
+        **_named(outs, [t.contiguous(memory_format=layout) for t in ins]),
         "weights": weights.contiguous(),
-        "codes": codes,
-        "row": None,
+        "codes": torch.cat(codes),
         "keys": keys.contiguous() if streams and keys is not None else None,
-        "layout": None,
-        "rtol": None,
-        "atol": None,
-        "partials": None,
         "n": n,
-        "size": 0,
         "w_sample": weights.shape[1] * weights.shape[2] if weights.dim() == 3 else 0,
-        "rtol_sample": 0,
-        "atol_sample": 0,
-        "N_OUT": len(outs),
-        "N_IN": len(ins),
         "N_NOISE": len(streams),
-        "RANK": 0,
-        "ERROR": 0,
         "DOUBLE": any(t.dtype == torch.float64 for t in (*outs, *ins)),
         "BLOCK": block,
+        **UNUSED,
     }
     wrap_triton(combine_kernel)[(samples * triton.cdiv(n, block),)](**arguments)
     return outs
+
+
+# Arguments of the kernel that a call without an error norm, a table of rows or strides leaves out.
+UNUSED = {
+    "row": None,
+    "layout": None,
+    "rtol": None,
+    "atol": None,
+    "partials": None,
+    "size": 0,
+    "rtol_sample": 0,
+    "atol_sample": 0,
+    "RANK": 0,
+    "ERROR": 0,
+}
+
+
+def _named(outs: Sequence[Tensor], ins: Sequence[Tensor]) -> dict[str, Tensor | int | None]:
+    """The tensors by the names that the kernel has for them, and how many there are."""
+    named: dict[str, Tensor | int | None] = {"N_OUT": len(outs), "N_IN": len(ins)}
+    for letter, tensors, most in (("y", outs, MAX_OUT), ("x", ins, MAX_IN)):
+        for k in range(most):
+            named[f"{letter}{k}"] = tensors[k] if k < len(tensors) else None
+    return named
 
 
 def _channels_last(x: Tensor) -> bool:

@@ -57,6 +57,7 @@ def window_kernel(
 ):
     """One block of one sample through all points; ``partials`` (points, samples, blocks) gets its
     squared moves."""
+    # Longer than a function may be elsewhere, for the reason given in ``combine_kernel``.
     ins = (x0, x1, x2, x3, x4, x5, x6, x7)
     WIDE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     sample, start = block_of(n, BLOCK)

@@ -36,7 +36,7 @@ class Rows:
     layout: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self):
-        self.calls = [p for p, op in enumerate(self.program.ops) if isinstance(op, Call)]
+        self.calls = list(self.program.call_positions)
         count = len(self.calls)
         self.skipped = 0 if self.last is None else max(0, count - self.last)
 

@@ -108,13 +108,11 @@ def _looked_at(value: Any, sharded_only: bool = False) -> Walk:
 
 
 def _settings(value: Any) -> Any:
-    """An executor by the arguments that it was made with: what it reports may differ."""
-    kind = type(value)
-    if not kind.__module__.startswith("odesolve.run") and kind.__name__ != "Parareal":
+    """An executor by what it says that it was made with; see ``run.executor.Described``."""
+    settings = getattr(value, "settings", None)
+    if not hasattr(value, "cast") or not callable(settings):
         return value
-    held = vars(value)
-    names = inspect.signature(kind).parameters
-    return [kind.__qualname__, {k: held[k] for k in names if k in held}]
+    return [type(value).__qualname__, dict(settings())]
 
 
 def _of_net(net: nn.Module) -> bytes:

@@ -25,7 +25,7 @@ from odesolve.model.model import Model
 from odesolve.planning.labels import grid_label, solver_label
 from odesolve.planning.planner import GridLike, SolverLike
 from odesolve.plans.plan import Plan
-from odesolve.run import Executor
+from odesolve.run import Executor, settings_of
 from odesolve.sample import Sample
 from odesolve.sample import sample as draw
 
@@ -191,7 +191,8 @@ def executor_facts(executor: Executor | None) -> dict | None:
     """What an executor was given, as job.json keeps it."""
     if executor is None:
         return None
-    attributes = {k: v.digest if isinstance(v, Plan) else v for k, v in vars(executor).items()}
+    settings = settings_of(executor)
+    attributes = {k: v.digest if isinstance(v, Plan) else v for k, v in settings.items()}
     plain = {k: v for k, v in attributes.items() if isinstance(v, (str, int, float, bool))}
     return {"kind": type(executor).__name__, **plain}
 

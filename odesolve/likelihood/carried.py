@@ -23,7 +23,17 @@ from odesolve.model.model import Model
 from odesolve.model.predictions import converted
 from odesolve.model.transforms import Threshold
 from odesolve.paths import Path, Point
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Linear, Output, substitute
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Linear,
+    Output,
+    each,
+    outputs,
+    substitute,
+)
 from odesolve.plans.plan import Plan
 from odesolve.run.advance import Cursor, accept, proceed, table_on
 from odesolve.trace import Probes
@@ -102,7 +112,7 @@ def check_deterministic(plan: Plan, model: Model) -> None:
             f'{plan.solver} draws noise, its samples follow no flow: give log_prob="ito", or an '
             "ODE solver"
         )
-    places = [*model.reading.applies, *(i.fn for i in plan.instructions if isinstance(i, Apply))]
+    places = [*model.reading.applies, *plan.places]
     if places:
         raise OdesolveError(
             f"{places[0]!r} is not part of the flow that a density is carried along: leave it out "
@@ -127,16 +137,16 @@ class Gauge:
         self.plan = plan
         self.path = path
         self.width = width
-        outputs = [o for i in plan.instructions if isinstance(i, Combine) for o in i.outputs]
+        states = list(outputs(plan.instructions))
         times = {
             *plan.grid,
             *(i.t for i in plan.evaluations),
-            *(o.time for o in outputs if o.time is not None),
+            *(o.time for o in states if o.time is not None),
         }
         self._points = {p.t: p for p in path.points(sorted(times))}
         self.velocity = "velocity" in (
             *(i.quantity for i in plan.evaluations),
-            *(o.guess for o in outputs),
+            *(o.guess for o in states),
         )
         self.to_data = not self.velocity and self.at(plan.grid[0]).rho > self.at(plan.grid[-1]).rho
 
@@ -190,13 +200,18 @@ class _Rows:
         self.env: dict[str, Linear] = {START: Linear({START: 1.0})}
 
     def run(self) -> Tensor:
-        for i in self.gauge.plan.instructions:
-            if isinstance(i, Evaluate):
-                self._evaluated(i.output, i.input, self.gauge.at(i.t), next(self.traces).double())
-            elif isinstance(i, Combine):
-                for out, row in zip(i.outputs, i.weights, strict=True):
-                    self._combined(out, list(zip(i.inputs, row, strict=True)))
+        each(self.gauge.plan.instructions, self._evaluate, self._combine, self._apply)
         return self.states[self.gauge.plan.result][1]
+
+    def _evaluate(self, _: int, i: Evaluate) -> None:
+        self._evaluated(i.output, i.input, self.gauge.at(i.t), next(self.traces).double())
+
+    def _combine(self, _: int, i: Combine) -> None:
+        for output, terms in i.rows:
+            self._combined(output, terms)
+
+    def _apply(self, _: int, i: Apply) -> None:
+        raise AssertionError(f"{i.fn!r} is no part of a flow, and was refused before")
 
     def _evaluated(self, name: str, state: str, p: Point, trace: Tensor) -> None:
         if state not in self.states:

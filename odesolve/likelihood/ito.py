@@ -35,6 +35,7 @@ from odesolve.plans.instructions import (
     Combine,
     Evaluate,
     Linear,
+    each,
     stream_of,
     substitute,
 )
@@ -67,11 +68,12 @@ def along(model: Model, plan: Plan, x: Tensor, keys: Tensor) -> tuple[Tensor, Te
     times = model.times_for(program.times, x)
     width = default_width(model)
     last = None
+    starts = _starts(plan)
     value = normal_log_density(x, model.path.start_std(plan.grid[0]))
     variance = torch.zeros_like(value)
     for call in range(len(program.times)):
         outputs = model.evaluate(cursor.input, cursor.state, times[call], cursor.call.branches)
-        number = _number(plan.evaluations[call])
+        number = starts.get(plan.evaluations[call].input)
         if number is not None:
             at = _Visit.of(model, steps[number].start, cursor.state, outputs, width)
             if last is not None:
@@ -166,38 +168,52 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() * b.double()).flatten(1).sum(1)
 
 
-def _number(i: Evaluate) -> int | None:
-    """The step that starts at the state of this evaluation, None of a stage's."""
-    name = i.input
-    return int(name[1:]) if name == START or (name[0] == "x" and name[1:].isdigit()) else None
+def _starts(plan: Plan) -> dict[str, int]:
+    """The step that starts at each of these states."""
+    return {START: 0, **plan.step_of}
+
+
+def _noise(plan: Plan) -> dict[int, Linear]:
+    """The draws that each step of a linear plan adds, by its number."""
+    noise: dict[int, Linear] = {}
+    values: dict[str, Linear] = {START: Linear()}
+
+    def evaluate(_: int, i: Evaluate) -> None:
+        values[i.output] = Linear()
+
+    def combine(_: int, i: Combine) -> None:
+        for output, terms in i.rows:
+            value = substitute(terms, values)
+            step = plan.step_of.get(output.name)
+            if step is not None:
+                noise[step] = value
+                value = Linear()
+            values[output.name] = value
+
+    def apply(_: int, i: Apply) -> None:
+        raise AssertionError(f"{i.fn!r} is not linear, and was refused before")
+
+    each(plan.instructions, evaluate, combine, apply)
+    return noise
 
 
 def _steps(plan: Plan, path: Path) -> list[_Step]:
-    visited = {_number(i) for i in plan.evaluations}
-    for i in plan.instructions:
-        if isinstance(i, Apply):
-            raise OdesolveError(
-                f"{plan.solver} applies {i.fn!r}, whose noise is no known Gaussian: take a solver "
-                "of the SDE"
-            )
+    starts = _starts(plan)
+    visited = {starts.get(i.input) for i in plan.evaluations}
+    if plan.places:
+        raise OdesolveError(
+            f"{plan.solver} applies {plan.places[0]!r}, whose noise is no known Gaussian: take a "
+            "solver of the SDE"
+        )
     if any(k >= CORRECTIONS for k in plan.streams):
         raise OdesolveError(
             f"{plan.solver} moves at fixed noise levels, which no SDE describes: take a solver of "
             "the SDE"
         )
-    noise: dict[str, Linear] = {}
-    env: dict[str, Linear] = {START: Linear()}
-    for i in plan.instructions:
-        if isinstance(i, Evaluate):
-            env[i.output] = Linear()
-        elif isinstance(i, Combine):
-            for out, row in zip(i.outputs, i.weights, strict=True):
-                env[out.name] = substitute(zip(i.inputs, row, strict=True), env)
-                if out.name in plan.step_names:
-                    noise[out.name], env[out.name] = env[out.name], Linear()
+    noise = _noise(plan)
     steps = []
     for k, (s, t) in enumerate(itertools.pairwise(path.points(plan.grid))):
-        drawn = Linear({n: w for n, w in noise[f"x{k + 1}"].items() if w})
+        drawn = Linear({n: w for n, w in noise[k + 1].items() if w})
         if not s.lam < t.lam:
             raise OdesolveError(
                 f"the step from t={s.t:.4g} to {t.t:.4g} does not run to the data: take a grid "

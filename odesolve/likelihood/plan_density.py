@@ -23,7 +23,7 @@ from odesolve.likelihood.result import LogProb
 from odesolve.lowering.lower import lower
 from odesolve.model.model import Model
 from odesolve.planning.planner import plan as make_plan
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, each
 from odesolve.plans.plan import Plan
 from odesolve.trace.linearised import Linearised
 
@@ -151,10 +151,10 @@ def _check(plan: Plan, model: Model) -> None:
             f'{plan.solver} draws noise, it is no map: give log_prob="ito" to ode.sample, or an '
             "ODE solver"
         )
-    places = [i.fn for i in plan.instructions if isinstance(i, Apply)]
-    if places:
+    if plan.places:
         raise OdesolveError(
-            f"the plan applies {places[0]!r}, whose derivative is unknown: give a plan without it"
+            f"the plan applies {plan.places[0]!r}, whose derivative is unknown: give a plan "
+            "without it"
         )
     if model.reading.classifier:
         raise OdesolveError(
@@ -184,21 +184,27 @@ def _chained(plan: Plan, found: list[Tensor], x: Tensor) -> Tensor:
     """The Jacobian of the result, from those of the evaluations in order, which are used up."""
     dim = x.shape[1:].numel()
     values = {START: torch.eye(dim, dtype=torch.float64, device=x.device).expand(len(x), -1, -1)}
-    last = {n: k for k, i in enumerate(plan.instructions) for n in _read(i)}
-    for k, i in enumerate(plan.instructions):
-        if isinstance(i, Evaluate):
-            values[i.output] = found.pop(0).double() @ values[i.input]
-        elif isinstance(i, Combine):
-            for out, row in zip(i.outputs, i.weights, strict=True):
-                values[out.name] = sum(w * values[n] for n, w in zip(i.inputs, row, strict=True))  # type: ignore[assignment]
-        for name in _read(i):
+    last = {n: k for k, i in enumerate(plan.instructions) for n in i.reads}
+
+    def spend(k: int, i: Instruction) -> None:
+        for name in i.reads:
             if last[name] == k and name != plan.result:
                 values.pop(name, None)
+
+    def evaluate(k: int, i: Evaluate) -> None:
+        values[i.output] = found.pop(0).double() @ values[i.input]
+        spend(k, i)
+
+    def combine(k: int, i: Combine) -> None:
+        for output, terms in i.rows:
+            values[output.name] = sum(w * values[n] for n, w in terms)  # type: ignore[assignment]
+        spend(k, i)
+
+    def apply(k: int, i: Apply) -> None:
+        raise AssertionError(f"{i.fn!r} has no known derivative, and was refused before")
+
+    each(plan.instructions, evaluate, combine, apply)
     return values[plan.result]
-
-
-def _read(i) -> tuple[str, ...]:
-    return i.inputs if isinstance(i, Combine) else (i.input,)
 
 
 @torch.no_grad()
@@ -246,7 +252,7 @@ def _encoded(plan: Plan, model: Model, x: Tensor) -> tuple[Tensor, int]:
         return x.clone(), 0
     back = make_plan("ddim", model.path, None, times, reverse=True)
     program = lower(back, model.path, model.reading_for(x.dtype))
-    return run.run(program, model, x), program.network_calls
+    return run.run(program, x, None, model), program.network_calls
 
 
 def _newton(jacobian: Tensor, gap: Tensor) -> Tensor:

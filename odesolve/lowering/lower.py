@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from odesolve.errors import PlanError
+from odesolve.lowering.conversions import conversions
+from odesolve.lowering.named import (
+    Kind,
+    Listing,
+    NamedBlock,
+    NamedCall,
+    NamedOp,
+    NamedRow,
+    NamedTransform,
+)
 from odesolve.lowering.program import Block, Call, Guidance, Mark, Program, Reading, Transform
-from odesolve.lowering.scales import Planned
-from odesolve.lowering.slots import Slots, is_step
+from odesolve.lowering.slots import Slots
 from odesolve.paths import Path
 from odesolve.plans.instructions import (
     START,
@@ -25,7 +33,8 @@ from odesolve.plans.instructions import (
     Evaluate,
     Instruction,
     Output,
-    names,
+    each,
+    fold,
     stream_of,
 )
 from odesolve.plans.plan import Plan
@@ -57,29 +66,36 @@ def lower(
 @functools.lru_cache(256)
 def _lowered(plan: Plan, path: Path, reading: Reading, observe: bool, stats: bool) -> Program:
     instructions = _expose(plan, path, reading.applies) if reading.applies else plan.instructions
-    lowering = Lowering(instructions, plan, path, reading, observe, stats)
-    return Slots(plan, lowering).program()
+    listing = Lowering(instructions, plan, path, reading, observe, stats).listing()
+    return Slots(plan, listing, observe, stats).program()
 
 
 def _expose(plan: Plan, path: Path, applies: tuple[str, ...]) -> tuple[Instruction, ...]:
     """The instructions with every evaluation's data prediction passed through the named
     transforms."""
-    out: list[Instruction] = []
-    for i in plan.instructions:
-        if not isinstance(i, Evaluate):
-            out.append(i)
-            continue
-        names = [f"{i.output}.{k}" for k in range(len(applies))] + [i.output]
-        if i.quantity != "data":
-            names[-1] = f"{i.output}.data"
-        out.append(replace(i, output=names[0], quantity="data"))
-        out += [
-            Apply(fn, a, b, i.t) for fn, a, b in zip(applies, names[:-1], names[1:], strict=True)
-        ]
-        if i.quantity != "data":
-            kx, kd = (float(k) for k in path.convert(i.t, "data", i.quantity))
-            out.append(Combine((Output(i.output),), (i.input, names[-1]), ((kx, kd),)))
-    return tuple(out)
+
+    def exposed(_: int, i: Evaluate) -> list[Instruction]:
+        return _transformed(i, path, applies)
+
+    def as_it_is(_: int, i: Instruction) -> list[Instruction]:
+        return [i]
+
+    lists = fold(plan.instructions, exposed, as_it_is, as_it_is)
+    return tuple(i for some in lists for i in some)
+
+
+def _transformed(i: Evaluate, path: Path, applies: tuple[str, ...]) -> list[Instruction]:
+    """An evaluation of the data, its transforms, and what was asked for made of the outcome."""
+    last = i.output if i.quantity == "data" else f"{i.output}.data"
+    names = [*(f"{i.output}.{k}" for k in range(len(applies))), last]
+    out: list[Instruction] = [replace(i, output=names[0], quantity="data")]
+    for fn, before, after in zip(applies, names[:-1], names[1:], strict=True):
+        out.append(Apply(fn, before, after, i.t))
+    if i.quantity != "data":
+        of_state, of_data = (float(k) for k in path.convert(i.t, "data", i.quantity))
+        row = (of_state, of_data)
+        out.append(Combine((Output(i.output),), (i.input, last), (row,)))
+    return out
 
 
 # name -> (coefficient, sum of the magnitudes it was summed from)
@@ -105,44 +121,69 @@ class Lowering:
         self.stats = stats
         self.plan = plan
         self.instructions = list(instructions)
-        self.ops: list[tuple] = []
+        self.ops: list[NamedOp] = []
         self.env: dict[str, Terms] = {START: {START: (1.0, 1.0)}}
         self.pending: list[str] = []
-        self.real = {START}
-        self.raw: set[str] = set()
+        self.kinds: dict[str, Kind] = {}
         self.seen: dict[int, str] = {}
+        self.means: dict[str, str] = {}
         self.last_use = {plan.result: len(self.instructions)}
         for k, i in enumerate(self.instructions):
-            for name in names(i)[0]:
-                self.last_use[name] = max(k, self.last_use.get(name, -1))
-        self.conversions = _conversions(self.instructions, path, reading)
-        for k, i in enumerate(self.instructions):
-            getattr(self, f"_{type(i).__name__.lower()}")(k, i)
+            for name in i.reads:
+                self._needed(name, k)
+        self.conversions = conversions(self.instructions, path, reading)
+
+    def listing(self) -> Listing:
+        """The ops of all instructions."""
+        each(self.instructions, self._evaluate, self._combine, self._apply)
         self._flush(len(self.instructions))
+        return Listing(tuple(self.ops), self.kinds, self.seen, self.means)
+
+    def _needed(self, name: str, k: int) -> None:
+        """Keep a value until instruction k."""
+        self.last_use[name] = max(k, self.last_use.get(name, -1))
 
     def _combine(self, k: int, i: Combine) -> None:
-        for out, row in zip(i.outputs, i.weights, strict=True):
-            self.env[out.name] = self._substitute(zip(i.inputs, row, strict=True))
-            self.pending.append(out.name)
+        for output, terms in i.rows:
+            name = output.name
+            self.env[name] = self._substitute(terms)
+            self.pending.append(name)
+            if name not in self.plan.step_of:
+                continue
             # shown, even where the next step goes on from it without a call
-            if self.observe and is_step(out.name):
-                self.last_use[out.name] = max(self.last_use.get(out.name, -1), self._next_flush(k))
-            if self.stats and is_step(out.name) and _noises(self.env[out.name]):
-                mean = f"{out.name}.mean"
-                self.env[mean] = {
-                    n: w for n, w in self.env[out.name].items() if stream_of(n) is None
-                }
-                self.pending.append(mean)
-                self.last_use[mean] = self._next_flush(k)
+            if self.observe:
+                self._needed(name, self._next_flush(k))
+            if self.stats and _draws(self.env[name]):
+                self._keep_mean(k, name)
+
+    def _keep_mean(self, k: int, name: str) -> None:
+        """The state of a step without the noise that the step adds."""
+        mean = f"{name}.mean"
+        self.means[name] = mean
+        self.env[mean] = {n: w for n, w in self.env[name].items() if stream_of(n) is None}
+        self.pending.append(mean)
+        self.last_use[mean] = self._next_flush(k)
 
     def _apply(self, k: int, i: Apply) -> None:
         if self.stats and i.stream is not None:
             raise self._no_stats()
         self._flush(k)
-        self.ops.append(("apply", i.fn, (i.input, *i.others), i.output, i.t, i.stream, i.given))
+        self.ops.append(NamedTransform(i.fn, i.reads, i.output, i.t, i.stream, i.given))
         self._materialise(i.output)
 
     def _evaluate(self, k: int, i: Evaluate) -> None:
+        self._check_network(i)
+        entry = self._entry(k, i)
+        weights = self._branches(i.t)
+        call = len(self.ops)
+        raw = self._call(i, entry, weights)
+        self.env[i.output] = self._substitute(self._answer(k, i, raw, weights))
+        self.pending.append(i.output)
+        if self.observe:
+            self.seen[call] = self._watch(k, i)
+
+    def _check_network(self, i: Evaluate) -> None:
+        """Raise PlanError where the network does not answer what the evaluation asks."""
         if i.variance is not None and not self.reading.variance:
             raise PlanError(
                 f"{self.plan.solver} uses a learned variance: give ode.Model(..., "
@@ -153,57 +194,75 @@ class Lowering:
                 f"{self.plan.solver} asks for averages between two times: give "
                 "ode.objectives.FlowMap(...).model"
             )
+
+    def _entry(self, k: int, i: Evaluate) -> str:
+        """Name of the network's input, which is the state itself where nothing is done to it."""
         c_in = float(self.reading.c_in(self.path, i.t))
-        separate = self.reading.cast or c_in != 1.0
-        entry = f"{i.output}<-" if separate else i.input
-        if separate:
-            self.env[entry] = self._substitute([(i.input, c_in)])
-        self._flush(k, [entry] if separate else [])
-        branches = (
-            dict(self.reading.guidance.weights(i.t)) if self.reading.guidance else {"cond": 1.0}
-        )
-        kx, kf, kg = self.conversions[k]
+        if not self.reading.cast and c_in == 1.0:
+            self._flush(k)
+            return i.input
+        entry = f"{i.output}<-"
+        self.kinds[entry] = Kind.INPUT
+        self.env[entry] = self._substitute([(i.input, c_in)])
+        self._flush(k, [entry])
+        return entry
+
+    def _branches(self, t: float) -> dict[str, float]:
+        """Weight of every branch at a time; a classifier's gradient has a coefficient of its
+        own."""
+        guidance = self.reading.guidance
+        weights = {"cond": 1.0} if guidance is None else dict(guidance.weights(t))
         if self.reading.classifier:
-            branches["classifier"] = math.nan
-        raw = [f"{i.output}:{b}" for b in branches]
-        call = len(self.ops)
-        more = {} if i.variance is None else {"variance": i.variance}
-        self.ops.append(
-            ("call", entry, i.input, (*branches, *more), (*raw, *more.values()), i.t, i.to)
-        )
-        self.raw.update(raw, more.values())
-        terms = [
-            (n, kg if b == "classifier" else kf * w)
-            for n, (b, w) in zip(raw, branches.items(), strict=True)
-        ]
-        if self.reading.mix and "uncond" in branches:
+            weights["classifier"] = math.nan
+        return weights
+
+    def _call(self, i: Evaluate, entry: str, weights: Mapping[str, float]) -> list[str]:
+        """Emit the call; the names of what its branches return."""
+        raw = [f"{i.output}:{branch}" for branch in weights]
+        branches = list(weights)
+        outputs = list(raw)
+        if i.variance is not None:
+            branches.append("variance")
+            outputs.append(i.variance)
+        self.ops.append(NamedCall(entry, i.input, tuple(branches), tuple(outputs), i.t, i.to))
+        self.kinds.update(dict.fromkeys(outputs, Kind.RAW))
+        return raw
+
+    def _answer(
+        self, k: int, i: Evaluate, raw: list[str], weights: Mapping[str, float]
+    ) -> list[tuple[str, float]]:
+        """What the evaluation yields, over the state and the network's outputs."""
+        of_state, of_output, of_gradient = self.conversions[k]
+        terms = []
+        for name, (branch, weight) in zip(raw, weights.items(), strict=True):
+            factor = of_gradient if branch == "classifier" else of_output * weight
+            terms.append((name, factor))
+        if self.reading.mix and "uncond" in weights:
             mixed = f"{i.output}:mixed"
-            self.ops.append(("apply", self.reading.mix, tuple(raw[:2]), mixed, i.t, None, ()))
-            self.raw.add(mixed)
-            terms = [(mixed, kf), *terms[2:]]
+            self.ops.append(NamedTransform(self.reading.mix, tuple(raw[:2]), mixed, i.t))
+            self.kinds[mixed] = Kind.RAW
+            terms = [(mixed, of_output), *terms[2:]]
         for name, _ in terms:
             self.env[name] = {name: (1.0, 1.0)}
-        self.env[i.output] = self._substitute([(i.input, kx), *terms])
-        self.pending.append(i.output)
-        if self.observe:
-            self.seen[call] = self._watch(k, i)
+        return [(i.input, of_state), *terms]
 
     def _watch(self, k: int, i: Evaluate) -> str:
         """Name of the data prediction of evaluation k, after its transforms, kept until the step is
         finished."""
         if self.reading.applies:
-            return self.instructions[k + len(self.reading.applies)].output  # type: ignore[union-attr]
+            (name,) = self.instructions[k + len(self.reading.applies)].writes
+            return name
         name = i.output
         if i.quantity != "data":
             name = f"{i.output}.seen"
             self.env[name] = self._substitute(self._as_data(i))
             self.pending.append(name)
-        self.last_use[name] = max(self.last_use.get(name, -1), self._next_flush(k))
+        self._needed(name, self._next_flush(k))
         return name
 
     def _as_data(self, i: Evaluate) -> list[tuple[str, float]]:
-        kx, kv = (float(c) for c in self.path.convert(i.t, i.quantity, "data"))
-        return [(i.input, kx), (i.output, kv)]
+        of_state, of_output = (float(c) for c in self.path.convert(i.t, i.quantity, "data"))
+        return [(i.input, of_state), (i.output, of_output)]
 
     def _next_flush(self, k: int) -> int:
         for j in range(k + 1, len(self.instructions)):
@@ -224,33 +283,31 @@ class Lowering:
 
     def _materialise(self, name: str) -> None:
         self.env[name] = {name: (1.0, 1.0)}
-        self.real.add(name)
 
-    def _flush(self, k: int, entries: list[str] | None = None) -> None:
-        """Emit one block with all pending values that instruction k or a later one still reads."""
+    def _flush(self, k: int, entries: Iterable[str] = ()) -> None:
+        """Emit one block with all pending values that instruction k or a later one still reads, and
+        the network's input."""
         live = [n for n in self.pending if self.last_use.get(n, -1) >= k]
-        outs = live + (entries or [])
-        if outs:
-            rows = [{n: w for n, (w, _) in self.env[o].items()} for o in outs]
-            norm = self._noisy_step(outs, rows) if self.stats else None
-            self.ops.append(
-                ("block", tuple(outs), tuple(rows), tuple(o not in live for o in outs), norm)
-            )
-        for name in outs:
-            self._materialise(name)
+        rows = [self._row(name, cast=False) for name in live]
+        rows += [self._row(name, cast=True) for name in entries]
+        if rows:
+            noisy = self._noisy_step(rows) if self.stats else None
+            self.ops.append(NamedBlock(tuple(rows), noisy))
+        for row in rows:
+            self._materialise(row.name)
         self.pending = []
 
-    def _noisy_step(self, outs: list[str], rows: list[dict[str, float]]) -> str | None:
+    def _row(self, name: str, cast: bool) -> NamedRow:
+        return NamedRow(name, {n: w for n, (w, _) in self.env[name].items()}, cast)
+
+    def _noisy_step(self, rows: Iterable[NamedRow]) -> str | None:
         """The one output of a block that draws noise, if it is a step's; every other draw is one
         too many."""
-        noisy = [o for o, row in zip(outs, rows, strict=True) if _noises(row)]
-        steps = [o for o in noisy if is_step(o)]
+        noisy = [row.name for row in rows if _draws(row.terms)]
+        steps = [name for name in noisy if name in self.plan.step_of]
         # The network's next input is the same state, scaled: its noise is the step's.
-        if (
-            len(steps) > 1
-            or any(o != steps[0] and not o.endswith("<-") for o in noisy if steps)
-            or (noisy and not steps)
-        ):
+        others = [n for n in noisy if n not in steps[:1] and self.kinds.get(n) is not Kind.INPUT]
+        if (noisy and not steps) or others:
             raise self._no_stats()
         return steps[0] if steps else None
 
@@ -262,49 +319,6 @@ class Lowering:
         )
 
 
-def _noises(row: Iterable[str]) -> list[str]:
-    return [n for n in row if stream_of(n) is not None]
-
-
-def _conversions(
-    instructions: list[Instruction], path: Path, reading: Reading
-) -> dict[int, tuple[float, float, float]]:
-    """For each evaluation: coefficients of the state, of the network's output and of a classifier's
-    gradient."""
-    out: dict[int, tuple[float, float, float]] = {}
-    for quantity in ("data", "velocity", "noise"):
-        at = {
-            k: i.t
-            for k, i in enumerate(instructions)
-            if isinstance(i, Evaluate) and i.quantity == quantity
-        }
-        if not at:
-            continue
-        t = _times(list(at.values()))
-        kx, kf = path.convert(t, reading.prediction, quantity, reading.sigma_data)
-        kg = kf * 0
-        if reading.classifier:
-            # the gradient is added to the score
-            kg = _scale(reading, t) * path.convert(t, "score", quantity)[1]
-        for k, *row in zip(at, kx.tolist(), kf.tolist(), kg.tolist(), strict=True):
-            if not all(map(math.isfinite, row)):
-                raise PlanError(
-                    f"at t={at[k]:g} a network that predicts {reading.prediction!r} does not "
-                    f"determine the {quantity}: "
-                    "give a grid that stays away from this time, or a model that predicts "
-                    "'velocity', 'v' or 'edm'"
-                )
-            out[k] = (row[0], row[1], row[2])
-    return out
-
-
-def _scale(reading: Reading, t: Any) -> Any:
-    """The classifier's scale at times (n,): a number, or one each."""
-    scale = reading.classifier
-    return _times([scale.at(v) for v in t.tolist()]) if isinstance(scale, Planned) else scale
-
-
-def _times(values: list[float]):
-    import torch
-
-    return torch.tensor(values, dtype=torch.float64)
+def _draws(row: Iterable[str]) -> bool:
+    """Whether any of these names is a draw of noise."""
+    return any(stream_of(n) is not None for n in row)

@@ -122,6 +122,21 @@ class Call:
     index: int
     to: float | None = None
 
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The slots that it reads."""
+        return (self.input, self.state)
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The slots that it writes."""
+        return self.outputs
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The streams that it draws: none."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Block:
@@ -138,6 +153,21 @@ class Block:
     cast: tuple[bool, ...]
     streams: tuple[int, ...] = ()
     norm: Norm | None = None
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The slots that it reads."""
+        return self.ins
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The slots that it writes."""
+        return self.outs if self.norm is None else (*self.outs, self.norm.slot)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The streams that it draws."""
+        return self.streams
 
 
 @dataclass(frozen=True)
@@ -160,6 +190,21 @@ class Transform:
     t: float
     stream: int | None = None
     given: tuple[float, ...] = ()
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The slots that it reads."""
+        return self.inputs
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The slot that it writes."""
+        return (self.output,)
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The stream that it draws, if it draws one."""
+        return () if self.stream is None else (self.stream,)
 
 
 Op = Call | Block | Transform
@@ -201,6 +246,10 @@ class Program:
     result: int
     times: tuple[float, ...]
     asked: tuple[float | tuple[float, float], ...]
+    # ``table`` on the devices that it has been needed on; two programs are the same without it
+    uploads: dict[torch.device, tuple[Tensor | None, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @functools.cached_property
     def table(self) -> tuple[Tensor | None, ...]:
@@ -213,23 +262,47 @@ class Program:
     @functools.cached_property
     def stochastic(self) -> bool:
         """Whether any block draws noise."""
-        return any(
-            op.streams if isinstance(op, Block) else op.stream is not None
-            for op in self.ops
-            if not isinstance(op, Call)
-        )
+        return any(op.draws for op in self.ops)
+
+    @functools.cached_property
+    def call_positions(self) -> tuple[int, ...]:
+        """Where among the ops the network calls stand."""
+        return tuple(k for k, op in enumerate(self.ops) if isinstance(op, Call))
+
+    @functools.cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """The network calls in order."""
+        return tuple(op for op in self.ops if isinstance(op, Call))
+
+    @functools.cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks in order."""
+        return tuple(op for op in self.ops if isinstance(op, Block))
+
+    @functools.cached_property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transforms in order."""
+        return tuple(op for op in self.ops if isinstance(op, Transform))
+
+    def pending(self, position: int) -> Call | None:
+        """The network call that a solve waits at, None at the end of the program."""
+        if position == len(self.ops):
+            return None
+        op = self.ops[position]
+        assert isinstance(op, Call)
+        return op
 
     @property
     def passes(self) -> int:
         """Passes over the state between the network calls: every block's reads and writes."""
-        return sum(len(op.ins) + len(op.outs) for op in self.ops if isinstance(op, Block))
+        return sum(len(op.ins) + len(op.outs) for op in self.blocks)
 
     @property
     def launches(self) -> int:
         """Number of blocks and transforms, one kernel launch each at least."""
-        return sum(not isinstance(op, Call) for op in self.ops)
+        return len(self.ops) - len(self.calls)
 
     @property
     def network_calls(self) -> int:
         """Network evaluations, each branch of guidance counted."""
-        return sum(len(op.branches) for op in self.ops if isinstance(op, Call))
+        return sum(len(call.branches) for call in self.calls)

@@ -3,197 +3,221 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
+from odesolve.lowering.named import (
+    Kind,
+    Listing,
+    NamedBlock,
+    NamedCall,
+    NamedOp,
+    NamedTransform,
+)
 from odesolve.lowering.program import Block, Call, Mark, Norm, Op, Program, Transform
 from odesolve.plans.instructions import START, stream_of
 from odesolve.plans.plan import Plan
 
-if TYPE_CHECKING:
-    from odesolve.lowering.lower import Lowering
+NORM = "norm"  # the name of the one value that no plan names
 
 
 class Slots:
     """Second pass: names become slots. An output of a block may take the slot of a value that dies
     in it: in place, a kernel moves less memory, and fewer buffers are needed."""
 
-    def __init__(self, plan: Plan, lowering: Lowering):
+    def __init__(self, plan: Plan, listing: Listing, observe: bool, stats: bool):
         self.plan = plan
-        self.low = lowering
-        self.dies: dict[str, int] = {plan.result: len(lowering.ops)}
+        self.listing = listing
+        self.observe = observe
+        self.stats = stats
+        self.dies = self._last_reads()
         self.norm: Norm | None = None  # of the block just made
-        for k, op in enumerate(lowering.ops):
-            for name in _reads(op):
-                self.dies[name] = max(k, self.dies.get(name, -1))
-            for name in _writes(op):
-                # shown before the next call
-                if lowering.observe and (is_step(name) or name.endswith(".mean")):
-                    self.dies[name] = max(self._next_call(k), self.dies.get(name, -1))
         self.data: dict[int, str] = {}
         self._watch()
-        self.free: dict[str, list[int]] = {}
+        self.free: dict[Kind, list[int]] = {}
         self.slot: dict[str, int] = {}
         self.born: dict[str, int] = {}
         self.count = 0
+        self.calls: list[Call] = []
+
+    def _last_reads(self) -> dict[str, int]:
+        """The op after which each value is needed no more."""
+        ops = self.listing.ops
+        dies = {self.plan.result: len(ops)}
+        shown = {*self.plan.step_of, *self.listing.means.values()} if self.observe else set()
+        for k, op in enumerate(ops):
+            for name in op.reads:
+                dies[name] = max(k, dies.get(name, -1))
+            for name in shown.intersection(op.writes):
+                # shown before the next call
+                dies[name] = max(self._next_call(k), dies.get(name, -1))
+        return dies
 
     def program(self) -> Program:
-        self._take(START, "state")
-        ops = []
-        frees = []
-        marks = []
-        times = []
+        """The ops over slots, with what is free after each of them and which steps it finishes."""
+        self._take(START, Kind.STATE)
+        ops: list[Op] = []
+        frees: list[tuple[int, ...]] = []
+        marks: list[Mark] = []
         alive = {START}
-        for k, op in enumerate(self.low.ops):
+        for k, op in enumerate(self.listing.ops):
             dead = sorted(n for n in alive if self.dies.get(n, -1) <= k)
-            if op[0] == "block":
-                self._release(dead)
-            ops.append(getattr(self, f"_{op[0]}")(op, len(times)))
-            if op[0] != "block":
-                self._release(dead)
-            if op[0] == "call":
-                times.append(op[5])
-            unread = sorted(n for n in _writes(op) if self.dies.get(n, -1) <= k)
-            alive = (alive | set(_writes(op))).difference(dead, unread)
-            frees.append(
-                tuple(
-                    sorted({self.slot[n] for n in (*dead, *unread)} - {self.slot[n] for n in alive})
-                )
-            )
+            ops.append(self._placed(op, dead))
+            unread = sorted(n for n in op.writes if self.dies.get(n, -1) <= k)
+            alive = (alive | set(op.writes)).difference(dead, unread)
+            spent = {self.slot[n] for n in (*dead, *unread)}
+            frees.append(tuple(sorted(spent - {self.slot[n] for n in alive})))
             marks += self._marks(k, op)
             self._release(unread)
         return Program(
-            self.plan,
-            self.low.observe,
-            self.low.stats,
-            tuple(ops),
-            tuple(frees),
-            tuple(marks),
-            self.count,
-            0,
-            self.slot[self.plan.result],
-            tuple(times),
-            _asked(ops),
+            plan=self.plan,
+            observe=self.observe,
+            stats=self.stats,
+            ops=tuple(ops),
+            frees=tuple(frees),
+            marks=tuple(marks),
+            slots=self.count,
+            start=0,
+            result=self.slot[self.plan.result],
+            times=tuple(call.t for call in self.calls),
+            asked=_asked(self.calls),
         )
+
+    def _placed(self, op: NamedOp, dead: Sequence[str]) -> Op:
+        """An op over slots. Only a block may write into a slot that it reads for the last time: the
+        memory of what a network or a function returns is not ours to choose."""
+        if isinstance(op, NamedBlock):
+            self._release(dead)
+            return self._block(op)
+        out = self._call(op) if isinstance(op, NamedCall) else self._transform(op)
+        self._release(dead)
+        return out
 
     def _release(self, names: Iterable[str]) -> None:
         for name in names:
-            self.free.setdefault(self._kind(name), []).append(self.slot[name])
+            self.free.setdefault(self.listing.kind(name), []).append(self.slot[name])
 
     def _watch(self) -> None:
         """Keep the latest data prediction alive until the network call that follows a finished
         step."""
         latest = None
-        ops = self.low.ops
-        for k, op in enumerate(ops):
-            latest = self.low.seen.get(k, latest)
-            if latest and op[0] != "call" and any(map(is_step, _writes(op))):
+        for k, op in enumerate(self.listing.ops):
+            latest = self.listing.seen.get(k, latest)
+            if latest and self._steps(op):
                 self.data[k] = latest
                 self.dies[latest] = max(self._next_call(k), self.dies.get(latest, -1))
 
+    def _steps(self, op: NamedOp) -> list[str]:
+        """The states among an op's outputs that finish a step."""
+        return [n for n in op.writes if n in self.plan.step_of]
+
     def _next_call(self, k: int) -> int:
-        ops = self.low.ops
-        return next((j for j in range(k + 1, len(ops)) if ops[j][0] == "call"), len(ops))
+        ops = self.listing.ops
+        calls = (j for j in range(k + 1, len(ops)) if isinstance(ops[j], NamedCall))
+        return next(calls, len(ops))
 
-    def _kind(self, name: str) -> str:
-        if name in self.low.raw:
-            return "raw"
-        return "network" if name.endswith("<-") else "state"
-
-    def _take(self, name: str, kind: str) -> int:
+    def _take(self, name: str, kind: Kind) -> int:
         free = self.free.get(kind, [])
         self.born[name] = len(self.born)
         if free:
             self.slot[name] = free.pop()
         else:
-            self.slot[name], self.count = self.count, self.count + 1
+            self.slot[name] = self.count
+            self.count += 1
         return self.slot[name]
 
-    def _call(self, op: tuple, index: int) -> Call:
-        _, entry, state, branches, names, t, to = op
-        given = (self.slot[entry], self.slot[state])
-        return Call(*given, branches, tuple(self._take(n, "raw") for n in names), t, index, to)
+    def _call(self, op: NamedCall) -> Call:
+        outputs = tuple(self._take(n, Kind.RAW) for n in op.outputs)
+        call = Call(
+            input=self.slot[op.input],
+            state=self.slot[op.state],
+            branches=op.branches,
+            outputs=outputs,
+            t=op.t,
+            index=len(self.calls),
+            to=op.to,
+        )
+        self.calls.append(call)
+        return call
 
-    def _apply(self, op: tuple, index: int) -> Transform:
-        _, fn, inputs, output, t, stream, given = op
-        slots = tuple(self.slot[n] for n in inputs)
-        return Transform(fn, slots, self._take(output, self._kind(output)), t, stream, given)
+    def _transform(self, op: NamedTransform) -> Transform:
+        inputs = tuple(self.slot[n] for n in op.inputs)
+        output = self._take(op.output, self.listing.kind(op.output))
+        return Transform(op.fn, inputs, output, op.t, op.stream, op.given)
 
-    def _block(self, op: tuple, index: int) -> Block:
-        _, outs, rows, cast, noisy = op
+    def _block(self, op: NamedBlock) -> Block:
         # Oldest first, whatever other rows are in the block: a watched solve then sums in the order
         # of an unwatched one.
-        given = {n for row in rows for n in row}
-        drawn = {s: n for n in given if (s := stream_of(n)) is not None}
+        sources = {n for row in op.rows for n in row.terms}
+        drawn = {s: n for n in sources if (s := stream_of(n)) is not None}
         draws = [drawn[s] for s in sorted(drawn)]
-        names = sorted(given.difference(draws), key=self.born.__getitem__)
-        base = [_base(row, self.low.raw) for row in rows]
-        weights = tuple(
-            tuple(row.get(n, 0.0) - (1.0 if n == b else 0.0) for n in [*names, *draws])
-            for row, b in zip(rows, base, strict=True)
-        )
+        names = sorted(sources.difference(draws), key=self.born.__getitem__)
+        columns = [*names, *draws]
+        bases = [self._base(row.terms) for row in op.rows]
+        weights = [
+            _increment(row.terms, columns, base) for row, base in zip(op.rows, bases, strict=True)
+        ]
         ins = tuple(self.slot[n] for n in names)
-        taken = tuple(self._take(n, self._kind(n)) for n in outs)
-        if noisy is not None:
-            weights = (*weights, self._noise_row(rows[outs.index(noisy)], [*names, *draws]))
-        bases = tuple(names.index(b) if b else -1 for b in base)
+        outs = tuple(self._take(row.name, self.listing.kind(row.name)) for row in op.rows)
+        norm = None
+        if op.noisy is not None:
+            noise = _noise_alone(op.rows[op.writes.index(op.noisy)].terms, columns)
+            weights.append(noise)
+            norm = self._norm_of(noise)
         return Block(
-            taken, ins, weights, bases, cast, tuple(sorted(drawn)), self.norm if noisy else None
+            outs=outs,
+            ins=ins,
+            weights=tuple(weights),
+            base=tuple(names.index(b) if b else -1 for b in bases),
+            cast=tuple(row.cast for row in op.rows),
+            streams=tuple(sorted(drawn)),
+            norm=norm,
         )
 
-    def _noise_row(self, row: dict[str, float], columns: list[str]) -> tuple[float, ...]:
-        """The noise of a row alone; remembers what is told of it."""
-        alone = [row.get(n, 0.0) if stream_of(n) is not None else 0.0 for n in columns]
-        slot = self.norm.slot if self.norm else self._take("norm", "norm")
-        self.norm = Norm(slot, math.sqrt(math.fsum(w * w for w in alone)))
-        return tuple(alone)
+    def _base(self, terms: Mapping[str, float]) -> str | None:
+        """The input to write a row as an increment of: its coefficient is near 1, so that
+        coefficient - 1 is exact."""
+        near = [
+            (abs(w - 1.0), n)
+            for n, w in terms.items()
+            if self.listing.kind(n) is not Kind.RAW and stream_of(n) is None and abs(w - 1.0) <= 0.5
+        ]
+        return min(near)[1] if near else None
 
-    def _marks(self, k: int, op: tuple) -> Iterable[Mark]:
-        if op[0] == "call":
-            return
-        for name in filter(is_step, _writes(op)):
-            step = int(name[1:])
-            data = self.slot[self.data[k]] if k in self.data else None
-            noisy = op[0] == "block" and op[4] == name
-            told = (self.slot[f"{name}.mean"], self.norm) if noisy else (None, None)
-            yield Mark(k, step, self.plan.grid[step], self.slot[name], data, *told)
+    def _norm_of(self, noise: Iterable[float]) -> Norm:
+        """What is kept of the noise in a block; one slot serves all blocks in turn."""
+        slot = self.norm.slot if self.norm else self._take(NORM, Kind.NORM)
+        self.norm = Norm(slot, math.sqrt(math.fsum(w * w for w in noise)))
+        return self.norm
+
+    def _marks(self, k: int, op: NamedOp) -> Iterable[Mark]:
+        for name in self._steps(op):
+            step = self.plan.step_of[name]
+            noisy = isinstance(op, NamedBlock) and op.noisy == name
+            yield Mark(
+                position=k,
+                step=step,
+                t=self.plan.grid[step],
+                state=self.slot[name],
+                data=self.slot[self.data[k]] if k in self.data else None,
+                mean=self.slot[self.listing.means[name]] if noisy else None,
+                norm=self.norm if noisy else None,
+            )
 
 
-def _asked(ops: Iterable[Op]) -> tuple[float | tuple[float, float], ...]:
+def _increment(
+    terms: Mapping[str, float], columns: Iterable[str], base: str | None
+) -> tuple[float, ...]:
+    """The weights of a row, written as an increment of its base."""
+    return tuple(terms.get(n, 0.0) - (1.0 if n == base else 0.0) for n in columns)
+
+
+def _noise_alone(terms: Mapping[str, float], columns: Iterable[str]) -> tuple[float, ...]:
+    """The weights of a row's draws, 0 for values."""
+    return tuple(terms.get(n, 0.0) if stream_of(n) is not None else 0.0 for n in columns)
+
+
+def _asked(calls: Sequence[Call]) -> tuple[float | tuple[float, float], ...]:
     """The time of each call, or both where one of them has a second."""
-    calls = [op for op in ops if isinstance(op, Call)]
     if all(c.to is None for c in calls):
         return tuple(c.t for c in calls)
     return tuple((c.t, c.t if c.to is None else c.to) for c in calls)
-
-
-def is_step(name: str) -> bool:
-    """Whether a value is the state that finishes a step."""
-    return name[0] == "x" and name[1:].isdigit()
-
-
-def _base(row: dict[str, float], raw: set[str]) -> str | None:
-    """The input to write the row as an increment of: its coefficient is near 1, so that coefficient
-    - 1 is exact."""
-    near = [
-        (abs(w - 1.0), n)
-        for n, w in row.items()
-        if n not in raw and stream_of(n) is None and abs(w - 1.0) <= 0.5
-    ]
-    return min(near)[1] if near else None
-
-
-def _reads(op: tuple) -> tuple[str, ...]:
-    if op[0] == "call":
-        return (op[1], op[2])
-    return (
-        tuple(n for row in op[2] for n in row if stream_of(n) is None)
-        if op[0] == "block"
-        else op[2]
-    )
-
-
-def _writes(op: tuple) -> tuple[str, ...]:
-    if op[0] == "call":
-        return op[4]
-    return op[1] if op[0] == "block" else (op[3],)

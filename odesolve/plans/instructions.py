@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from itertools import chain
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import astuple
@@ -76,6 +77,21 @@ class Evaluate:
     variance: str | None = None
     to: float | None = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that the call needs."""
+        return (self.input,)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The values that the call defines."""
+        return (self.output,) if self.variance is None else (self.output, self.variance)
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """A call draws from no stream."""
+        return ()
+
 
 class Output(NamedTuple):
     """One result of a Combine: a state at ``time``, or (time None) a derived value; ``guess``
@@ -97,6 +113,27 @@ class Combine:
     inputs: tuple[str, ...]
     weights: tuple[tuple[float, ...], ...]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values among the inputs; the others are noise."""
+        return tuple(n for n in self.inputs if stream_of(n) is None)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(o.name for o in self.outputs)
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The streams among the inputs."""
+        return tuple(s for n in self.inputs if (s := stream_of(n)) is not None)
+
+    @property
+    def rows(self) -> Iterator[tuple[Output, list[tuple[str, float]]]]:
+        """Every output with the terms (input, weight) that it is the sum of."""
+        for output, row in zip(self.outputs, self.weights, strict=True):
+            yield output, list(zip(self.inputs, row, strict=True))
+
 
 @dataclass(frozen=True)
 class Apply:
@@ -114,8 +151,69 @@ class Apply:
     stream: int | None = None
     given: tuple[float, ...] = ()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that the function takes."""
+        return (self.input, *self.others)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The value that it returns."""
+        return (self.output,)
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """The stream that it draws, if it draws one."""
+        return () if self.stream is None else (self.stream,)
+
 
 Instruction = Evaluate | Combine | Apply
+T = TypeVar("T")
+
+
+def fold(
+    instructions: Iterable[Instruction],
+    evaluate: Callable[[int, Evaluate], T],
+    combine: Callable[[int, Combine], T],
+    apply: Callable[[int, Apply], T],
+) -> Iterator[T]:
+    """What the function for its kind returns of every instruction and its number, in order.
+
+    Everything that reads a plan from end to end goes through here: a fourth kind of instruction
+    would be one more argument, which no reader could forget."""
+    kinds: dict[type, Callable[[int, Instruction], T]] = {
+        Evaluate: evaluate,
+        Combine: combine,
+        Apply: apply,
+    }  # type: ignore[dict-item]
+    for k, i in enumerate(instructions):
+        yield kinds[type(i)](k, i)
+
+
+def each(
+    instructions: Iterable[Instruction],
+    evaluate: Callable[[int, Evaluate], object],
+    combine: Callable[[int, Combine], object],
+    apply: Callable[[int, Apply], object],
+) -> None:
+    """``fold`` for functions that are called for what they do."""
+    for _ in fold(instructions, evaluate, combine, apply):
+        pass
+
+
+def evaluations(instructions: Iterable[Instruction]) -> Iterator[Evaluate]:
+    """The network calls among instructions."""
+    return (i for i in instructions if isinstance(i, Evaluate))
+
+
+def outputs(instructions: Iterable[Instruction]) -> Iterator[Output]:
+    """The outputs of every Combine among instructions."""
+    return (o for i in instructions if isinstance(i, Combine) for o in i.outputs)
+
+
+def places(instructions: Iterable[Instruction]) -> Iterator[str]:
+    """The names of the functions that instructions apply."""
+    return (i.fn for i in instructions if isinstance(i, Apply))
 
 
 def sound(i: Combine) -> bool:
@@ -137,33 +235,31 @@ def substitute(terms: Iterable[tuple[str, float]], env: Mapping[str, Linear]) ->
 
 def names(i: Instruction) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of values that an instruction reads, and those that it defines."""
-    if isinstance(i, Combine):
-        return tuple(n for n in i.inputs if stream_of(n) is None), tuple(o.name for o in i.outputs)
-    if isinstance(i, Evaluate):
-        return (i.input,), (i.output,) if i.variance is None else (i.output, i.variance)
-    return (i.input, *i.others), (i.output,)
+    return i.reads, i.writes
 
 
-def streams_of(i: Instruction) -> Iterator[int]:
-    """The streams that an instruction draws from."""
-    if isinstance(i, Combine):
-        yield from (s for n in i.inputs if (s := stream_of(n)) is not None)
-    elif isinstance(i, Apply) and i.stream is not None:
-        yield i.stream
+def write_rows(instructions: Iterable[Instruction]) -> list[list]:
+    """Instructions as rows of a plan's JSON: what is at its default at the end is left out."""
+    return list(fold(instructions, _evaluate_row, _combine_row, _apply_row))
 
 
-def write_row(i: Instruction) -> list:
-    """An instruction as a row of a plan's JSON: what is at its default at the end is left out."""
-    if isinstance(i, Combine):
-        outputs = [
-            [v for v in o if v is not None] if o.guess is None else list(o) for o in i.outputs
-        ]
-        return ["C", outputs, i.inputs, i.weights]
-    if isinstance(i, Evaluate):
-        more = [i.variance] if i.to is None else [i.variance, i.to]
-        return ["E", i.input, i.output, i.t, i.quantity, *([] if more == [None] else more)]
+def _evaluate_row(_: int, i: Evaluate) -> list:
+    more = [i.variance] if i.to is None else [i.variance, i.to]
+    return ["E", i.input, i.output, i.t, i.quantity, *([] if more == [None] else more)]
+
+
+def _combine_row(_: int, i: Combine) -> list:
+    return ["C", [_output_row(o) for o in i.outputs], i.inputs, i.weights]
+
+
+def _output_row(o: Output) -> list:
+    return [v for v in o if v is not None] if o.guess is None else list(o)
+
+
+def _apply_row(_: int, i: Apply) -> list:
     plain = not i.others and i.stream is None and not i.given
-    return ["A", i.fn, i.input, i.output, i.t, *([] if plain else [i.others, i.stream, i.given])]
+    more = [] if plain else [i.others, i.stream, i.given]
+    return ["A", i.fn, i.input, i.output, i.t, *more]
 
 
 class _Row(Struct, array_like=True, forbid_unknown_fields=True):
@@ -199,27 +295,42 @@ class _Apply(_Row, tag="A"):
 Row = _Evaluate | _Combine | _Apply
 
 
+_READ: dict[type, Callable[..., Instruction]] = {
+    _Evaluate: Evaluate,
+    _Combine: Combine,
+    _Apply: Apply,
+}
+
+
 def read_row(row: Row) -> Instruction:
     """The instruction in a row of a plan's JSON, read against its schema."""
-    if isinstance(row, _Combine):
-        return Combine(row.outputs, row.inputs, row.weights)
-    return Evaluate(*astuple(row)) if isinstance(row, _Evaluate) else Apply(*astuple(row))
+    return _READ[type(row)](*astuple(row))
+
+
+def written(instructions: Iterable[Instruction]) -> list[tuple[str, str]]:
+    """What instructions make and from what, as text, one pair for each output."""
+    return list(chain.from_iterable(fold(instructions, _call_text, _sums_text, _function_text)))
+
+
+def _call_text(_: int, i: Evaluate) -> list[tuple[str, str]]:
+    span = "" if i.to is None else f", to={i.to:.6g}"
+    return [(i.output, f"{i.quantity}({i.input}, t={i.t:.6g}{span})")]
+
+
+def _sums_text(_: int, i: Combine) -> list[tuple[str, str]]:
+    return [(_output_label(output), _sum_text(terms)) for output, terms in i.rows]
 
 
 def _output_label(o: Output) -> str:
     return o.name if o.time is None else f"{o.name} @ {o.time:.6g}"
 
 
-def written(i: Instruction) -> Iterator[tuple[str, str]]:
-    """What an instruction makes and from what, as text, one pair for each output."""
-    if isinstance(i, Evaluate):
-        span = "" if i.to is None else f", to={i.to:.6g}"
-        yield i.output, f"{i.quantity}({i.input}, t={i.t:.6g}{span})"
-    elif isinstance(i, Apply):
-        drawn = [] if i.stream is None else [noise_name(i.stream)]
-        given = [f"{v:.6g}" for v in i.given]
-        yield i.output, f"{i.fn}({', '.join([i.input, *i.others, *drawn, *given])}, t={i.t:.6g})"
-    else:
-        for out, row in zip(i.outputs, i.weights, strict=True):
-            terms = (f"{w:+.6g} {n}" for n, w in zip(i.inputs, row, strict=True) if w)
-            yield _output_label(out), " ".join(terms) or "0"
+def _sum_text(terms: Iterable[tuple[str, float]]) -> str:
+    return " ".join(f"{weight:+.6g} {name}" for name, weight in terms if weight) or "0"
+
+
+def _function_text(_: int, i: Apply) -> list[tuple[str, str]]:
+    drawn = [] if i.stream is None else [noise_name(i.stream)]
+    numbers = [f"{v:.6g}" for v in i.given]
+    arguments = ", ".join([i.input, *i.others, *drawn, *numbers])
+    return [(i.output, f"{i.fn}({arguments}, t={i.t:.6g})")]

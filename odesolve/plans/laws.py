@@ -4,7 +4,7 @@ says."""
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from odesolve.errors import PlanError
@@ -14,8 +14,11 @@ from odesolve.plans.instructions import (
     Combine,
     Evaluate,
     Instruction,
+    Output,
+    each,
+    evaluations,
+    outputs,
     stream_of,
-    streams_of,
 )
 
 TOLERANCE = 1e-13
@@ -32,56 +35,18 @@ def residual(
 ) -> float:
     """Largest relative violation over all states; ``finished`` names the states that end a step
     (see ``Plan.law_residual``)."""
-    guesses = (o.guess for i in instructions if isinstance(i, Combine) for o in i.outputs)
-    velocity = "velocity" in (
-        *(i.quantity for i in instructions if isinstance(i, Evaluate)),
-        *guesses,
-    )
+    quantities = {
+        *(i.quantity for i in evaluations(instructions)),
+        *(o.guess for o in outputs(instructions)),
+    }
+    velocity = "velocity" in quantities
     if path is None and not velocity:
         return 0.0
     law = _ClockLaw() if velocity else _PathLaw(grid, instructions, path)
-    known = {START: _exact(law.state(grid[0]))}
-    # of each value since the last finished step: draw -> coefficient
-    noises: dict[str, dict[str, float]] = {}
-    noisy = any(True for i in instructions for _ in streams_of(i))
-    most = MOST * len(grid)
-    worst = 0.0
-    for i in instructions:
-        if isinstance(i, Evaluate):
-            known[i.output] = _exact(law.evaluation)
-        elif isinstance(i, Apply):
-            known[i.output] = known[i.input]
-            noises[i.output] = noises.get(i.input, {})
-        else:
-            # a draw has mean 0 and is summed apart
-            columns = [known.get(n, _NO_MEAN) for n in i.inputs]
-            for out, row in zip(i.outputs, i.weights, strict=True):
-                got = known[out.name] = _weighted(row, columns)
-                drawn = _drawn(row, i.inputs, noises) if noisy else {}
-                if len(drawn) > most:
-                    raise PlanError(
-                        f"{out.name!r} carries {len(drawn)} draws of noise over "
-                        f"{len(grid) - 1} steps"
-                    )
-                noises[out.name] = drawn
-                if out.guess:
-                    known[out.name] = _exact(law.evaluation)
-                elif out.time is not None:
-                    want = law.state(out.time)
-                    got = law.with_noise(got, drawn) if drawn else got
-                    worst = max(
-                        [
-                            worst,
-                            *(
-                                abs(g - w) / max(m, 1.0)
-                                for (g, m), w in zip(got, want, strict=True)
-                            ),
-                        ]
-                    )
-                    if out.name in finished:
-                        known[out.name] = _exact(want)
-                        noises[out.name] = {}
-    return worst
+    noisy = any(i.streams for i in instructions)
+    check = _Check(law, grid, finished, noisy)
+    each(instructions, check.evaluate, check.combine, check.apply)
+    return check.worst
 
 
 Sized = list[tuple[float, float]]  # a pair of values, each with the size of what it was summed from
@@ -94,10 +59,7 @@ class _PathLaw:
     evaluation = (1.0, 0.0)
 
     def __init__(self, grid: Sequence[float], instructions: Sequence[Instruction], path: Any):
-        combines = [i for i in instructions if isinstance(i, Combine)]
-        times = sorted(
-            {grid[0], *(o.time for c in combines for o in c.outputs if o.time is not None)}
-        )
+        times = sorted({grid[0], *(o.time for o in outputs(instructions) if o.time is not None)})
         self._at = {p.t: (p.alpha, p.sigma) for p in path.points(times)}
 
     def state(self, t: float) -> tuple[float, float]:
@@ -120,6 +82,70 @@ class _ClockLaw:
     def with_noise(self, got: Sized, drawn: Mapping[str, float]) -> Sized:
         """What is exact for a constant drift says nothing about noise."""
         return got
+
+
+class _Check:
+    """One pass over the instructions: what each value comes to under the law, and how far a state
+    is from what the law says."""
+
+    def __init__(
+        self,
+        law: _PathLaw | _ClockLaw,
+        grid: Sequence[float],
+        finished: Collection[str],
+        noisy: bool,
+    ):
+        self.law = law
+        self.steps = len(grid) - 1
+        self.finished = finished
+        self.noisy = noisy
+        self.worst = 0.0
+        self.known = {START: _exact(law.state(grid[0]))}
+        # of each value since the last finished step: draw -> coefficient
+        self.noises: dict[str, dict[str, float]] = {}
+
+    def evaluate(self, _: int, i: Evaluate) -> None:
+        self.known[i.output] = _exact(self.law.evaluation)
+
+    def apply(self, _: int, i: Apply) -> None:
+        """A transform may do anything, so what comes out is trusted as far as what went in."""
+        self.known[i.output] = self.known[i.input]
+        self.noises[i.output] = self.noises.get(i.input, {})
+
+    def combine(self, _: int, i: Combine) -> None:
+        # a draw has mean 0 and is summed apart
+        columns = [self.known.get(n, _NO_MEAN) for n in i.inputs]
+        for output, row in zip(i.outputs, i.weights, strict=True):
+            value = _weighted(row, columns)
+            drawn = _drawn(row, i.inputs, self.noises) if self.noisy else {}
+            if len(drawn) > MOST * (self.steps + 1):
+                raise PlanError(
+                    f"{output.name!r} carries {len(drawn)} draws of noise over {self.steps} steps"
+                )
+            self.known[output.name] = value
+            self.noises[output.name] = drawn
+            self._compare(output, value, drawn)
+
+    def _compare(self, output: Output, value: Sized, drawn: Mapping[str, float]) -> None:
+        """An output with what it stands for. A state that ends a step counts as exact from there
+        on, so that the error of one step is not charged to the next."""
+        if output.guess:
+            self.known[output.name] = _exact(self.law.evaluation)
+            return
+        if output.time is None:
+            return
+        want = self.law.state(output.time)
+        value = self.law.with_noise(value, drawn) if drawn else value
+        self.worst = max([self.worst, *_errors(value, want)])
+        if output.name in self.finished:
+            self.known[output.name] = _exact(want)
+            self.noises[output.name] = {}
+
+
+def _errors(value: Sized, want: tuple[float, float]) -> Iterable[float]:
+    """Errors relative to the sizes of the terms that were summed, 1 at least."""
+    for (number, size), right in zip(value, want, strict=True):
+        yield abs(number - right) / max(size, 1.0)
 
 
 def _weighted(row: tuple[float, ...], columns: list[Sized]) -> Sized:

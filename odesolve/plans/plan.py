@@ -27,12 +27,14 @@ from odesolve.plans.instructions import (
     Instruction,
     Linear,
     Row,
-    names,
+    each,
+    evaluations,
+    outputs,
+    places,
     read_row,
     sound,
-    streams_of,
     substitute,
-    write_row,
+    write_rows,
     written,
 )
 
@@ -74,12 +76,12 @@ class Plan:
     @cached_property
     def evaluations(self) -> tuple[Evaluate, ...]:
         """The network calls in order."""
-        return tuple(i for i in self.instructions if isinstance(i, Evaluate))
+        return tuple(evaluations(self.instructions))
 
     @cached_property
     def streams(self) -> tuple[int, ...]:
         """The noise streams that it draws from; none for an ODE solve."""
-        return tuple(sorted({s for i in self.instructions for s in streams_of(i)}))
+        return tuple(sorted({s for i in self.instructions for s in i.streams}))
 
     @property
     def nfe(self) -> int:
@@ -97,7 +99,7 @@ class Plan:
     @fits_as("plan.to_json")
     def to_json(self) -> str:
         """The plan as compact JSON; floats round-trip exactly."""
-        rows = [write_row(i) for i in self.instructions]
+        rows = write_rows(self.instructions)
         body = {
             "solver": self.solver,
             "path": json.loads(self.path_spec or "{}"),
@@ -117,17 +119,12 @@ class Plan:
         its law."""
         known = {START}
         for i in self.instructions:
-            used, made = names(i)
-            if missing := [n for n in used if n not in known]:
-                raise PlanError(f"{self.solver}: {i} uses {missing[0]!r} before it is defined")
-            for name in made:
-                if name in known:
-                    raise PlanError(f"{self.solver}: {name!r} is defined twice")
-                known.add(name)
+            self._check_names(i, known)
+            known.update(i.writes)
             if isinstance(i, Combine) and not sound(i):
                 raise PlanError(
-                    f"{self.solver}: {made[0]!r} needs finite weights, a row an "
-                    "output and one an input"
+                    f"{self.solver}: {i.writes[0]!r} needs finite weights, one row per output and "
+                    "one column per input"
                 )
         if self.result not in known:
             raise PlanError(f"{self.solver}: the result {self.result!r} is never defined")
@@ -138,18 +135,26 @@ class Plan:
                 f"{self.solver}: a row breaks its law by {worst:.1e} (at most {laws.TOLERANCE:.0e})"
             )
 
+    def _check_names(self, i: Instruction, known: set[str]) -> None:
+        """Raise PlanError for a name that is read before it is defined, or defined again."""
+        for name in i.reads:
+            if name not in known:
+                raise PlanError(f"{self.solver}: {i} uses {name!r} before it is defined")
+        for n, name in enumerate(i.writes):
+            if name in known or name in i.writes[:n]:
+                raise PlanError(f"{self.solver}: {name!r} is defined twice")
+
     def _check_places(self, known: set[str]) -> None:
         """Raise PlanError where the state that ends a step lies at another time than the grid
         says."""
-        made = {
-            o.name: o.time for i in self.instructions if isinstance(i, Combine) for o in i.outputs
-        }
-        for k, t in enumerate(self.grid[1:], 1):
+        times = {o.name: o.time for o in outputs(self.instructions)}
+        for name, k in self.step_of.items():
+            t = self.grid[k]
             # a corrector's states have no time
-            if f"x{k}" not in known or made.get(f"x{k}") not in (t, None):
+            if name not in known or times.get(name) not in (t, None):
                 raise PlanError(
                     f"{self.solver}: the grid has t={t:.6g} at step {k}, and no row "
-                    f"makes 'x{k}' there"
+                    f"makes {name!r} there"
                 )
 
     def law_residual(self) -> float:
@@ -163,9 +168,25 @@ class Plan:
         return laws.residual(self.grid, self.instructions, self.step_names, self.path)
 
     @cached_property
+    def step_of(self) -> dict[str, int]:
+        """The number of the step that each of these states finishes: "x3" the third.
+
+        A plan's JSON says it by the name alone, and here is the one place that reads it."""
+        return {f"x{k}": k for k in range(1, self.steps + 1)}
+
+    @cached_property
     def step_names(self) -> frozenset[str]:
         """Names of the states that finish a step."""
-        return frozenset(f"x{i}" for i in range(1, self.steps + 1))
+        return frozenset(self.step_of)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names of the functions that it applies between the evaluations."""
+        return tuple(places(self.instructions))
+
+    def finished_by(self, i: Instruction) -> int | None:
+        """Number of the step that an instruction finishes, None if it finishes none."""
+        return next((self.step_of[n] for n in i.writes if n in self.step_of), None)
 
     @fits_as("plan.matrix")
     def matrix(self) -> tuple[list[Linear], Linear]:
@@ -175,26 +196,9 @@ class Plan:
         Two plans are the same sampler when these agree, however they are written. Velocity
         evaluations are expressed by data ones at the same point, which needs ``path``.
         """
-        env: dict[str, Linear] = {START: Linear({START: 1.0})}
-        inputs: list[Linear] = []
-        for i in self.instructions:
-            if isinstance(i, Evaluate):
-                inputs.append(env[i.input])
-                d = Linear(
-                    {f"D{len(inputs)}" if i.to is None else f"u{len(inputs)} to {i.to!r}": 1.0}
-                )
-                if i.quantity != "data" and i.to is None:
-                    kx, kd = (float(k) for k in self._path().convert(i.t, "data", i.quantity))
-                    d = d * kd + env[i.input] * kx
-                env[i.output] = d
-            elif isinstance(i, Apply):
-                raise PlanError(
-                    "a plan with an Apply is not linear: compare the plans before their transforms"
-                )
-            else:
-                for out, row in zip(i.outputs, i.weights, strict=True):
-                    env[out.name] = substitute(zip(i.inputs, row, strict=True), env)
-        return inputs, env[self.result]
+        matrix = _Matrix(self)
+        each(self.instructions, matrix.evaluate, matrix.combine, matrix.apply)
+        return matrix.inputs, matrix.values[self.result]
 
     @fits_as("plan.diff")
     def diff(self, other: Plan, tolerance: float = 1e-13) -> PlanDiff:
@@ -214,25 +218,61 @@ class Plan:
             worst = max([worst, *(abs(w) for w in (a - b).values())])
         return PlanDiff(self.nfe, other.nfe, worst, times, tolerance)
 
-    def _path(self) -> Any:
-        if self.path is None:
-            raise PlanError("this plan has no path: read it with Plan.from_json(text, path=...)")
-        return self.path
-
     def __str__(self) -> str:
         title = (
             f"{self.solver}: {self.steps} steps, {self.nfe} evaluations, "
             f"{self.path_spec or 'no path'}"
         )
-        rows = [row for i in self.instructions for row in written(i)]
-        width = max((len(made) for made, _ in rows), default=0)
+        rows = written(self.instructions)
+        width = max((len(name) for name, _ in rows), default=0)
         return "\n".join(
             [
                 title,
-                *(f"  {made:<{width}} <- {text}" for made, text in rows),
+                *(f"  {name:<{width}} <- {text}" for name, text in rows),
                 f"  result: {self.result}",
             ]
         )
+
+
+class _Matrix:
+    """Every value of a plan over the start and the evaluations; see ``Plan.matrix``."""
+
+    def __init__(self, plan: Plan):
+        self.path = plan.path
+        self.values: dict[str, Linear] = {START: Linear({START: 1.0})}
+        self.inputs: list[Linear] = []
+
+    def evaluate(self, _: int, i: Evaluate) -> None:
+        state = self.values[i.input]
+        self.inputs.append(state)
+        number = len(self.inputs)
+        self.values[i.output] = (
+            self._data(number, state, i) if i.to is None else _average(number, i.to)
+        )
+
+    def _data(self, number: int, state: Linear, i: Evaluate) -> Linear:
+        """What an evaluation yields, over the data prediction at its point."""
+        data = Linear({f"D{number}": 1.0})
+        if i.quantity == "data":
+            return data
+        if self.path is None:
+            raise PlanError("this plan has no path: read it with Plan.from_json(text, path=...)")
+        of_state, of_data = (float(k) for k in self.path.convert(i.t, "data", i.quantity))
+        return data * of_data + state * of_state
+
+    def combine(self, _: int, i: Combine) -> None:
+        for output, terms in i.rows:
+            self.values[output.name] = substitute(terms, self.values)
+
+    def apply(self, _: int, i: Apply) -> None:
+        raise PlanError(
+            "a plan with an Apply is not linear: compare the plans before their transforms"
+        )
+
+
+def _average(number: int, to: float) -> Linear:
+    """An evaluation between two times, which no data prediction at its point says."""
+    return Linear({f"u{number} to {to!r}": 1.0})
 
 
 def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
@@ -242,9 +282,8 @@ def read_plan(text: str, path_of: Callable[[dict[str, Any]], Any]) -> Plan:
         body = shaped(parsed(text, _DOOR), _File, _DOOR)
         path = path_of(body.path)
         spec = json.dumps(body.path, separators=(",", ":")) if body.path else ""
-        plan = Plan(
-            body.solver, body.grid, tuple(map(read_row, body.rows)), body.result, spec, path
-        )
+        rows = tuple(map(read_row, body.rows))
+        plan = Plan(body.solver, body.grid, rows, body.result, spec, path)
         try:
             plan.check()
         except PlanError as e:

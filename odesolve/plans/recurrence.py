@@ -4,13 +4,22 @@ them is solved by."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from odesolve.plans.instructions import START, Apply, Evaluate, Linear, names, stream_of, substitute
+from odesolve.plans.instructions import (
+    START,
+    Apply,
+    Combine,
+    Evaluate,
+    Linear,
+    each,
+    stream_of,
+    substitute,
+)
 from odesolve.plans.plan import Plan
 
 STATE = "y"  # the state of the latest call, in which everything that is still read is expressed
@@ -51,62 +60,75 @@ def recurrence(plan: Plan) -> Recurrence | str:
     A stage or a corrected state is expressed by the state of the latest call and past evaluations:
     of UniPC this is the predicted state, whose corrections come with the next call.
     """
-    if bad := next((i.fn for i in plan.instructions if isinstance(i, Apply)), None):
-        return f"it applies {bad!r} between the evaluations"
+    if plan.places:
+        return f"it applies {plan.places[0]!r} between the evaluations"
     if any(i.to is not None for i in plan.evaluations):
         return "its network takes two times"
-    if not plan.evaluations or any(i.variance for i in plan.evaluations):
-        return (
-            "its noise has a variance that the network predicts"
-            if plan.evaluations
-            else "it calls no network"
-        )
-    rows = []
-    mix = [(0.0, 1.0)] * plan.nfe
-    for row in _rows(plan, mix):
-        if row is None:
-            return "a later step goes back to a state that the latest one has forgotten"
-        rows.append(row)
-    return _written(plan, rows, mix)
+    if not plan.evaluations:
+        return "it calls no network"
+    if any(i.variance for i in plan.evaluations):
+        return "its noise has a variance that the network predicts"
+    writer = _States(plan)
+    each(plan.instructions, writer.evaluate, writer.combine, writer.apply)
+    if writer.forgotten:
+        return "a later step goes back to a state that the latest one has forgotten"
+    return _written(plan, [*writer.states, writer.values[plan.result]], writer.mix)
 
 
-def _rows(plan: Plan, mix: list[tuple[float, float]]) -> Iterator[Linear | None]:
-    """The state of every call, then the result, over the state and the evaluations (by number)
-    before it; fills ``mix``."""
-    last: dict[str, int] = {}
-    for k, i in enumerate(plan.instructions):
-        last.update(dict.fromkeys(names(i)[0], k))
-    last[plan.result] = len(plan.instructions)
-    env: dict[str, Linear] = {START: Linear({STATE: 1.0})}
-    calls = [k for k, i in enumerate(plan.instructions) if isinstance(i, Evaluate)]
-    call = 0
-    for k, i in enumerate(plan.instructions):
-        if isinstance(i, Evaluate):
-            at = env[i.input]
-            yield at
-            live = {n: v for n, v in env.items() if last.get(n, -1) > k and n != i.input}
-            if not at.get(STATE) and any(v.get(STATE) for v in live.values()):
-                yield None
-                return
-            env = {n: _rebased(v, at) for n, v in live.items()}
-            env[i.input], env[i.output] = Linear({STATE: 1.0}), Linear({str(call): 1.0})
-            call += 1
-        else:
-            for out, row in zip(i.outputs, i.weights, strict=True):  # type: ignore[union-attr]
-                made = env[out.name] = substitute(zip(i.inputs, row, strict=True), env)  # type: ignore[union-attr]
-                latest = str(call - 1)
-                kept = last.get(out.name, -1) > (*calls, len(plan.instructions))[call]
-                if (
-                    kept
-                    and out.time is None
-                    and call
-                    and set(made) == {STATE, latest}
-                    and made[latest]
-                ):
-                    mix[call - 1] = made[STATE], made[latest]
-                    env = {n: _mixed(v, latest, *mix[call - 1]) for n, v in env.items()}
-                    env[out.name] = Linear({latest: 1.0})
-    yield env[plan.result]
+class _States:
+    """One pass over a plan: the state of every call over the state and the evaluations (by number)
+    before it, in ``values`` all that is alive over the latest of them; ``mix`` says what an
+    evaluation is kept as."""
+
+    def __init__(self, plan: Plan):
+        self.last: dict[str, int] = {}
+        for k, i in enumerate(plan.instructions):
+            self.last.update(dict.fromkeys(i.reads, k))
+        self.last[plan.result] = len(plan.instructions)
+        calls = [k for k, i in enumerate(plan.instructions) if isinstance(i, Evaluate)]
+        self.next_call = [*calls, len(plan.instructions)]
+        self.mix = [(0.0, 1.0)] * plan.nfe
+        self.states: list[Linear] = []
+        self.values: dict[str, Linear] = {START: Linear({STATE: 1.0})}
+        self.forgotten = False
+
+    def evaluate(self, k: int, i: Evaluate) -> None:
+        """Express all that is read later by the state of this call."""
+        if self.forgotten:
+            return
+        at = self.values[i.input]
+        live = {n: v for n, v in self.values.items() if self.last.get(n, -1) > k and n != i.input}
+        number = len(self.states)
+        self.states.append(at)
+        if not at.get(STATE) and any(v.get(STATE) for v in live.values()):
+            self.forgotten = True
+            return
+        self.values = {n: _rebased(v, at) for n, v in live.items()}
+        self.values[i.input] = Linear({STATE: 1.0})
+        self.values[i.output] = Linear({str(number): 1.0})
+
+    def combine(self, _: int, i: Combine) -> None:
+        """Substitute, and keep what a plan keeps in the place of an evaluation."""
+        if self.forgotten:
+            return
+        for output, terms in i.rows:
+            value = self.values[output.name] = substitute(terms, self.values)
+            number = len(self.states)
+            latest = str(number - 1)
+            kept = self.last.get(output.name, -1) > self.next_call[number]
+            derived = output.time is None and number > 0
+            if kept and derived and set(value) == {STATE, latest} and value[latest]:
+                self._keep(output.name, number - 1, (value[STATE], value[latest]))
+
+    def _keep(self, name: str, call: int, mix: tuple[float, float]) -> None:
+        """Let this mix of state and answer stand for what is kept of a call."""
+        latest = str(call)
+        self.mix[call] = mix
+        self.values = {n: _mixed(v, latest, *mix) for n, v in self.values.items()}
+        self.values[name] = Linear({latest: 1.0})
+
+    def apply(self, _: int, i: Apply) -> None:
+        raise AssertionError(f"{i.fn!r} is not linear, and was refused before")
 
 
 def _mixed(value: Linear, latest: str, of_state: float, of_output: float) -> Linear:
@@ -125,7 +147,11 @@ def _rebased(value: Linear, at: Linear) -> Linear:
         return value
     ratio = share / at[STATE]
     out = Linear({STATE: ratio})
-    for name in (value.keys() | at.keys()) - {STATE}:
+    # in the order of the plan: a set of texts has another order in every process, and the sums of
+    # noise would have other last bits
+    for name in dict.fromkeys((*value, *at)):
+        if name == STATE:
+            continue
         mine = value.get(name, 0.0)
         theirs = ratio * at.get(name, 0.0)
         if abs(mine - theirs) > ROUNDED * (abs(mine) + abs(theirs)):
@@ -135,40 +161,46 @@ def _rebased(value: Linear, at: Linear) -> Linear:
 
 def _written(plan: Plan, rows: list[Linear], mix: list[tuple[float, float]]) -> Recurrence | str:
     first = rows[0]
-    n = len(rows) - 1
     if set(first) != {STATE}:
         return "its first call is not at the start"
-    depth = 1
-    width = 1
-    for k, row in enumerate(rows[1:]):
-        past = [k - int(name) for name in row if name != STATE and stream_of(name) is None]
-        depth = max([depth, *(j + 1 for j in past)])
-        width = max(width, sum(stream_of(name) is not None for name in row))
+    terms = [_sorted(k, row) for k, row in enumerate(rows[1:])]
+    depth = max([1, *(back + 1 for past, _ in terms for back in past)])
     if depth > DEEPEST:
         return f"a row reads {depth} evaluations"
+    width = max([1, *(len(draws) for _, draws in terms)])
+    n = len(terms)
     weights = torch.zeros(n, depth, dtype=torch.float64)
     scales = torch.zeros(n, width, dtype=torch.float64)
     streams = torch.zeros(n, width, dtype=torch.int64)
-    growth = torch.zeros(n, dtype=torch.float64)
-    for k, row in enumerate(rows[1:]):
-        growth[k] = row.get(STATE, 0.0) - 1.0
-        drawn = 0
-        for name, w in row.items():
-            stream = None if name == STATE else stream_of(name)
-            if stream is not None:
-                streams[k, drawn], scales[k, drawn] = stream, w
-                drawn += 1
-            elif name != STATE:
-                weights[k, k - int(name)] = w
-    times = torch.tensor([i.t for i in plan.evaluations], dtype=torch.float64)
-    quantities = tuple(i.quantity for i in plan.evaluations)
+    for k, (past, draws) in enumerate(terms):
+        for back, weight in past.items():
+            weights[k, back] = weight
+        for column, (stream, weight) in enumerate(draws.items()):
+            streams[k, column] = stream
+            scales[k, column] = weight
     return Recurrence(
-        times,
-        quantities,
-        torch.tensor(mix, dtype=torch.float64),
-        growth,
-        weights,
-        streams,
-        scales,
-        first[STATE],
+        times=torch.tensor([i.t for i in plan.evaluations], dtype=torch.float64),
+        quantities=tuple(i.quantity for i in plan.evaluations),
+        mix=torch.tensor(mix, dtype=torch.float64),
+        growth=torch.tensor([row.get(STATE, 0.0) - 1.0 for row in rows[1:]], dtype=torch.float64),
+        weights=weights,
+        streams=streams,
+        scales=scales,
+        first=first[STATE],
     )
+
+
+def _sorted(k: int, row: Mapping[str, float]) -> tuple[dict[int, float], dict[int, float]]:
+    """The weights of a row: of evaluations by how many calls ago they were, of draws by their
+    stream."""
+    past = {}
+    draws = {}
+    for name, weight in row.items():
+        if name == STATE:
+            continue
+        stream = stream_of(name)
+        if stream is None:
+            past[k - int(name)] = weight
+        else:
+            draws[stream] = weight
+    return past, draws

@@ -206,7 +206,7 @@ class Bench:
             self.counter.rows = 0
             self.counter.seconds = 0.0
             begin = clock(start.device) if self.timing else 0.0
-            x = run.run(program, self.watched, start, self.tick)
+            x = run.run(program, start, None, self.watched, self.tick)
             total = clock(start.device) - begin if self.timing else 0.0
             times.append((total, self.counter.seconds))
         total, inside = min(times)
@@ -223,7 +223,8 @@ class Bench:
         wide = torch.float64
         try:
             start = self.noise.to(wide) * path.start_std(plan.grid[0])
-            exact = run.run(lower(plan, path, self.model.reading_for(wide)), self.model, start)
+            program = lower(plan, path, self.model.reading_for(wide))
+            exact = run.run(program, start, None, self.model)
         except Exception:  # the network does not run on float64, whatever it raises
             return None
         return float((exact - x).square().mean().sqrt())

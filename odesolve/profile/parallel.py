@@ -16,6 +16,7 @@ from odesolve.model.model import Model
 from odesolve.plans.plan import Plan
 from odesolve.profile.counting import clock
 from odesolve.profile.result import Parallel, Profile, Row
+from odesolve.run import Reporting
 from odesolve.sampling.execute import execute, program_for
 from odesolve.sampling.model_plan import plan_for
 
@@ -46,7 +47,7 @@ def measured(
 
     ``executor`` is an ``ode.Window``, or another that keeps a ``report``. Raises OdesolveError for
     one that does not."""
-    if not hasattr(executor, "report"):
+    if not isinstance(executor, Reporting):
         raise OdesolveError(
             f"executor is {type(executor).__name__}: give an ode.Window() or an ode.Parareal()"
         )

@@ -139,7 +139,7 @@ def _solve(model: Model, plan, noise: Tensor, tick: Tick) -> tuple[Tensor, torch
         try:
             x = noise.to(dtype) * model.path.start_std(plan.grid[0])
             program = lower(plan, model.path, model.reading_for(dtype))
-            return run.run(program, model, x, tick), dtype, program.network_calls
+            return run.run(program, x, None, model, tick), dtype, program.network_calls
         except Exception:
             # A network with float32 inside refuses float64 in its own words; any other fault shows
             # again in float32.

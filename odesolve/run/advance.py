@@ -51,9 +51,9 @@ class Cursor:
     @property
     def call(self) -> Call:
         """The pending network call."""
-        op = self.program.ops[self.position]
-        assert isinstance(op, Call)
-        return op
+        call = self.program.pending(self.position)
+        assert call is not None
+        return call
 
     @property
     def input(self) -> Tensor:
@@ -115,15 +115,14 @@ def table_on(program: Program, device: torch.device) -> tuple[Tensor | None, ...
     """The program's weights on a device, uploaded at once and kept there."""
     if device.type in ("cpu", "meta"):
         return program.table
-    uploaded = program.__dict__.setdefault("_uploaded", {})
-    if device not in uploaded:
+    if device not in program.uploads:
         blocks = [w for w in program.table if w is not None]
         flat = torch.cat([w.flatten() for w in blocks]).to(device, non_blocking=True)
         parts = iter(flat.split([w.numel() for w in blocks]))
-        uploaded[device] = tuple(
+        program.uploads[device] = tuple(
             None if w is None else next(parts).view(w.shape) for w in program.table
         )
-    return uploaded[device]
+    return program.uploads[device]
 
 
 def begin(
@@ -145,7 +144,7 @@ def begin(
     refuse("the start state", x)
     if program.stochastic and keys is None and draw is None:
         raise OdesolveError(
-            f"{program.plan.solver} draws noise: give keys=, one (seed, id) a sample"
+            f"{program.plan.solver} draws noise: give keys=, one (seed, id) per sample"
         )
     slots: list[Tensor | None] = [None] * program.slots
     slots[program.start] = (

@@ -16,6 +16,7 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combined
 from odesolve.run.lane import Lane
 from odesolve.run.part import Part
+from odesolve.run.report import Tally
 from odesolve.run.rows import alike, answered, squares
 
 Slots = dict[int, Tensor]
@@ -41,18 +42,18 @@ class Visit:
         self.base: Slots | None = None
 
     def solved(self, fine: Slots, rows: Tensor) -> None:
-        """Told what the fine solver made of the samples ``rows``."""
+        """Take what the fine solver made of the samples ``rows``."""
         self.fine = _spread(
             None if self.before is None else self.before.fine, fine, rows, len(self.far)
         )
         self._release()
 
     def guessed(self, coarse: Slots, rows: Tensor) -> None:
-        """Told what the coarse solver made of the samples ``rows``, in these slots."""
+        """Take what the coarse solver made of the samples ``rows``, in these slots."""
         self.coarse = {**self.coarse, **_spread(self.coarse or None, coarse, rows, len(self.far))}
 
     def settle(self) -> None:
-        """Told that ``coarse`` is complete."""
+        """``coarse`` is complete."""
         before = self.before
         self.base = (
             self.coarse if before is None else _where(self.far, self.coarse, before.base or {})
@@ -82,25 +83,19 @@ class Blocks:
         self.exact = exact
         self.start = {s: v for s, v in enumerate(fine.cursor.slots) if v is not None}
         self.result = self.start[fine.states[0]]
-        self.batch = len(self.result)
+        self.tally = Tally(len(self.result))
         self.visits: dict[tuple[int, int], Visit] = {}
         self.lanes: list[tuple[Lane, Visit, int]] = []
         self.next = [1]  # the boundary that each iteration's sweep comes to next
-        self.rounds = 0
-        self.evaluations = torch.zeros(self.batch, dtype=torch.int64)
-        self.sample_rounds, self.iterations = (
-            torch.zeros_like(self.evaluations),
-            torch.zeros_like(self.evaluations),
-        )
-        self.open = torch.ones(self.batch, dtype=torch.bool)
+        self.iterations = torch.zeros_like(self.tally.evaluations)
         self.difference = torch.tensor(
             [[0.0, 1.0, -1.0]], dtype=torch.float64, device=self.result.device
         )
 
     def run(self, tick: Callable[[int], None] | None) -> Tensor:
         """Rounds until every sample is done."""
-        self._enter(0, 0, self.start, torch.ones_like(self.open))
-        while bool(self.open.any()):
+        self._enter(0, 0, self.start, torch.ones_like(self.tally.open))
+        while bool(self.tally.open.any()):
             self._round()
             self._arrive(tick)
         return self.result
@@ -110,20 +105,21 @@ class Blocks:
         all the same, so that no sample's schedule depends on its mates."""
         lanes = self.lanes
         self.lanes = []
-        asked = [lane.request(self.open) for lane, _, _ in lanes]
-        found = iter(answered(self.model, self.batch, [a for a in asked if a is not None]))
-        seen = torch.zeros_like(self.open)
-        for (lane, visit, n), ask in zip(lanes, asked, strict=True):
+        requests = [lane.request(self.tally.open) for lane, _, _ in lanes]
+        pending = [r for r in requests if r is not None]
+        answers = iter(answered(self.model, self.tally.batch, pending))
+        seen = torch.zeros_like(self.tally.open)
+        for (lane, visit, n), request in zip(lanes, requests, strict=True):
             outputs = None
-            if ask is not None:
-                outputs = next(found)
-                self.evaluations[lane.rows] += 1
+            if request is not None:
+                outputs = next(answers)
+                self.tally.evaluations[lane.rows] += 1
                 seen[lane.rows] = True
             if lane.cursor is self.fine.cursor and not lane.made:
                 outputs = self._headed(lane, visit, n, outputs)
             self._go_on(lane, visit, n, outputs)
-        self.sample_rounds += seen
-        self.rounds += bool(seen.any())
+        self.tally.sample_rounds += seen
+        self.tally.rounds += bool(seen.any())
 
     def _headed(
         self,
@@ -145,7 +141,7 @@ class Blocks:
         return None if outputs is None else [o[kept.to(o.device)] for o in outputs]
 
     def _go_on(self, lane: Lane, visit: Visit, n: int, outputs: list[Tensor] | None) -> None:
-        """Take a lane past its call; at the end of block n its visit is told."""
+        """Take a lane past its call; at the end of block n its visit gets what came out."""
         lane.answer(outputs, lane.functions(self.model))
         if not lane.done:
             self.lanes.append((lane, visit, n))
@@ -196,12 +192,12 @@ class Blocks:
         """Every sweep goes on as far as what it needs is known; the next one begins where the
         blocks are not final yet."""
         k = 0
-        while k <= self.fine.blocks and bool(self.open.any()):
+        while k <= self.fine.blocks and bool(self.tally.open.any()):
             if k == len(self.next):
                 if not self._ready(k, k):
                     return
                 self.next.append(k)
-            while self._ready(k, self.next[k]) and bool(self.open.any()):
+            while self._ready(k, self.next[k]) and bool(self.tally.open.any()):
                 self.next[k] += 1
                 self._join(k, self.next[k] - 1, tick)
             k += 1
@@ -219,14 +215,14 @@ class Blocks:
         assert left is not None
         if below is None:
             slots = self._first(left, n)
-            final = torch.zeros_like(self.open)
+            final = torch.zeros_like(self.tally.open)
         else:
             assert below.fine is not None
-            same = torch.ones_like(self.open)
+            same = torch.ones_like(self.tally.open)
             for s, v in left.slots.items():
                 same &= alike(v, below.at[s]).cpu()
             final = left.final & same
-            rows = (self.open & ~same).nonzero().flatten()
+            rows = (self.tally.open & ~same).nonzero().flatten()
             slots = self._corrected(left, below, n, rows) if len(rows) else below.fine
         if n < self.fine.blocks:
             self._enter(k, n, slots, final)
@@ -261,7 +257,7 @@ class Blocks:
         """Begin block n of iteration k, for the samples that come to it otherwise than in the
         iteration before."""
         before = self.visits.get((k - 1, n))
-        moved = far = self.open.clone()
+        moved = far = self.tally.open.clone()
         if before is not None:
             state = self.fine.states[n]
             same = torch.ones_like(moved)
@@ -287,22 +283,21 @@ class Blocks:
     def _finish(self, k: int, x: Tensor, final: Tensor, tick: Callable[[int], None] | None) -> None:
         """Iteration k has a result: the samples that it did not change are done, and all after as
         many as there are blocks."""
-        done = (
-            torch.zeros_like(self.open)
-            if k == 0
-            else final
-            if self.exact
-            else final | _near(x, self.result, self.tolerance)
-        )
-        done = self.open & (done | (k == self.fine.blocks))
-        rows = self.open.nonzero().flatten().to(x.device)
+        done = self.tally.open & (self._unchanged(k, x, final) | (k == self.fine.blocks))
+        rows = self.tally.open.nonzero().flatten().to(x.device)
         self.result = self.result.clone()
         self.result[rows] = x[rows]
         self.iterations[done] = k
-        self.open &= ~done
+        self.tally.open &= ~done
         if tick is not None and k:
-            calls = self.fine.calls if not bool(self.open.any()) else self.fine.calls[:k]
+            calls = self.fine.calls if not bool(self.tally.open.any()) else self.fine.calls[:k]
             tick(sum(map(len, calls)) - 1)
+
+    def _unchanged(self, k: int, x: Tensor, final: Tensor) -> Tensor:
+        """The samples (B,) whose result iteration k did not change, or by less than matters."""
+        if k == 0:
+            return torch.zeros_like(self.tally.open)
+        return final if self.exact else final | _near(x, self.result, self.tolerance)
 
 
 def _near(x: Tensor, at: Tensor, tolerance: float) -> Tensor:

@@ -1,14 +1,20 @@
-"""What runs a lowered plan in the place of the loop."""
+"""What runs a lowered plan: the plain loop, or what a user gives as ``executor=``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from odesolve.lowering.lower import Program
 from odesolve.run.loop import Network
+from odesolve.run.report import Report
+
+T = TypeVar("T")
 
 
 class Executor(Protocol):
@@ -25,6 +31,61 @@ class Executor(Protocol):
         model: Network | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """The program's result from the start state x, which is not overwritten; ``tick`` is told
-        of calls as they are done."""
+        """The program's result from the start state x, which is not overwritten. ``tick`` is called
+        with the number of a network call when it and all before it are done."""
         ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An executor that says what it was made with: see ``settings_of``."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that its results depend on, by name."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An executor that says what a solve took."""
+
+    @property
+    def report(self) -> Report | None:
+        """Of the latest solve in the calling thread; None before the first."""
+        ...
+
+
+def settings_of(executor: object) -> dict[str, Any]:
+    """What an executor was made with: its ``settings()``, or else the arguments of its constructor
+    that it holds under their names.
+
+    Jobs write it into their folder, and ranks compare it. Rejected: all that it holds, which would
+    make another executor of one that has been used."""
+    if isinstance(executor, Described):
+        return dict(executor.settings())
+    held = getattr(executor, "__dict__", {})
+    return {k: held[k] for k in inspect.signature(type(executor)).parameters if k in held}
+
+
+class Latest(Generic[T]):
+    """What executors have to say of their latest solve, to the thread in which it ran.
+
+    Rejected: an attribute of the executor, which a solve in another thread would overwrite before
+    it is read, and which a copy or a pickle would carry along."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def put(self, executor: object, value: T) -> None:
+        """Say it."""
+        if not hasattr(self._local, "values"):
+            self._local.values = WeakKeyDictionary()
+        self._local.values[executor] = value
+
+    def get(self, executor: object) -> T | None:
+        """What was said last, None if nothing was."""
+        values = getattr(self._local, "values", None)
+        return None if values is None else values.get(executor)
+
+
+REPORTS: Latest[Report] = Latest()

@@ -4,7 +4,8 @@ coefficients of any plan."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from odesolve.doors.values import refuse_loose, whole
 from odesolve.doors.words import fits
 from odesolve.errors import OdesolveError
 from odesolve.kernels.dispatch import combine_row
-from odesolve.lowering.lower import Call, Program
+from odesolve.lowering.lower import Program
+from odesolve.run.executor import Latest
 from odesolve.run.loop import Network
 from odesolve.run.loop import run as run_loop
-from odesolve.run.table import Layout, Table, table_of, unfit
+from odesolve.run.table import LEAVE_ALONE, Layout, Table, table_of, unfit
 
 KEPT = 16  # programs whose tables are kept on the host
+_REASONS: Latest[str | None] = Latest()
 
 
 @fits
@@ -35,7 +38,7 @@ class Graph:
         like: a state; shape, dtype, device and memory format of all solves.
         steps: the most evaluations of a plan.
         states: the most state buffers of a plan; five serve every solver of the list.
-        streams: the most noise streams a step.
+        streams: the most noise streams per step.
     """
 
     cast = True
@@ -48,40 +51,33 @@ class Graph:
         states: int = 5,
         streams: int = 3,
     ):
-        for name, count, least in (
-            ("steps", steps, 1),
-            ("states", states, 1),
-            ("streams", streams, 0),
-        ):
-            whole(name, count, least)
-        if not hasattr(model, "settled"):
-            raise OdesolveError(
-                f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)"
-            )
-        if not isinstance(like, Tensor) or like.dtype not in (torch.float32, torch.float64):
-            raise OdesolveError(
-                f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or "
-                "float64 state (B, ...)"
-            )
-        refuse_loose("like", like)
-        if not like.dim():
-            raise OdesolveError(f"like has shape {tuple(like.shape)}: give a state (B, ...)")
+        _check_given(model, like, {"steps": (steps, 1), "states": (states, 1)}, streams)
         self.model = model.settled()
         self.like = like
         self.layout = Layout(steps + 1, states, tuple(model.branches), streams)
-        self.reason: str | None = None
         self._captured: torch.cuda.CUDAGraph | None = None
         self._tables: dict[int, tuple[Program, Table]] = {}
-        new = torch.zeros_like
-        self._states = [new(like) for _ in range(states)]
-        self._input = new(like, dtype=model.dtype or like.dtype)
-        shape = (self.layout.rows, self.layout.outs)
-        self._weights = like.new_zeros((*shape, self.layout.ins + streams), dtype=torch.float64)
-        self._codes = torch.full((shape[0], shape[1] + streams), -2, device=like.device)
+        self._states = [torch.zeros_like(like) for _ in range(states)]
+        self._input = torch.zeros_like(like, dtype=model.dtype or like.dtype)
+        rows = self.layout.rows
+        outs = self.layout.outs
+        columns = self.layout.ins + streams
+        self._weights = like.new_zeros((rows, outs, columns), dtype=torch.float64)
+        self._codes = torch.full((rows, outs + streams), LEAVE_ALONE, device=like.device)
         self._row = torch.zeros(1, dtype=torch.int64, device=like.device)
         self._keys = torch.zeros(like.shape[0], 2, dtype=torch.int64, device=like.device)
         one = model.times_for([(0.5, 0.5) if model.reading.two_times else 0.5], like)[0]
-        self._times = one.new_zeros((self.layout.rows, *one.shape))
+        self._times = one.new_zeros((rows, *one.shape))
+
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, apart from how much room there is: no result depends on that."""
+        return {"model": self.model, "like": self.like}
+
+    @property
+    def reason(self) -> str | None:
+        """Why the plain loop ran in the latest solve of the calling thread; None where the graph
+        did."""
+        return _REASONS.get(self)
 
     @torch.no_grad()
     def run(
@@ -92,17 +88,18 @@ class Graph:
         model: Network | None = None,
         tick: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Run a program from the start state x; ``run.run`` in one launch a step, equal to it up to
-        rounding.
+        """Run a program from the start state x: what ``run.run`` does, in one launch per step, and
+        equal to it up to rounding.
 
         ``model`` may have other conditions than the captured one, of the same shapes.
         """
-        self.reason = self._misfit(program, x, model) or self._capture()
-        if self.reason is not None:
+        reason = self._misfit(program, x, model) or self._capture()
+        _REASONS.put(self, reason)
+        if reason is not None:
             logging.getLogger("odesolve").warning(
-                "the plain loop runs instead of the graph: %s", self.reason
+                "the plain loop runs instead of the graph: %s", reason
             )
-            return run_loop(program, model or self.model, x, tick, keys)
+            return run_loop(program, x, keys, model or self.model, tick)
         assert self._captured is not None
         return self.replay(program, x, keys, self._captured.replay, model)
 
@@ -122,9 +119,8 @@ class Graph:
         self._row.zero_()
         # row 0 reads no output of the network
         self._update(self._states[:1] * len(self.layout.branches))
-        for op in program.ops:
-            if isinstance(op, Call):
-                step()
+        for _ in program.calls:
+            step()
         return self._states[table.result].clone()
 
     def step(self) -> None:
@@ -201,3 +197,22 @@ class Graph:
             )
         self._captured = graph
         return None
+
+
+def _check_given(model: object, like: object, sizes: Mapping[str, Any], streams: object) -> None:
+    """Raise OdesolveError for what no graph can be made of."""
+    for name, (count, least) in sizes.items():
+        whole(name, count, least)
+    whole("streams", streams, 0)
+    if not hasattr(model, "settled"):
+        raise OdesolveError(
+            f"model is {type(model).__name__}: give an ode.Model(net, path, predicts=...)"
+        )
+    if not isinstance(like, Tensor) or like.dtype not in (torch.float32, torch.float64):
+        raise OdesolveError(
+            f"like is {getattr(like, 'dtype', type(like).__name__)}: give a float32 or "
+            "float64 state (B, ...)"
+        )
+    refuse_loose("like", like)
+    if not like.dim():
+        raise OdesolveError(f"like has shape {tuple(like.shape)}: give a state (B, ...)")

@@ -48,9 +48,9 @@ class Lane:
     @property
     def call(self) -> Call:
         """The pending call."""
-        op = self.cursor.program.ops[self.calls[self.made]]
-        assert isinstance(op, Call)
-        return op
+        call = self.cursor.program.pending(self.calls[self.made])
+        assert call is not None
+        return call
 
     @property
     def state(self) -> Tensor:

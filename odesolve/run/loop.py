@@ -68,14 +68,14 @@ class Step:
 
 def run(
     program: Program,
-    model: Network,
     x: Tensor,
-    progress: Callable[[int], None] | None = None,
-    keys: Tensor | None = None,
+    keys: Tensor | None,
+    model: Network,
+    tick: Callable[[int], None] | None = None,
     own: bool = False,
 ) -> Tensor:
-    """Run a program from the start state x; no memory of the state's size is taken after the first
-    steps.
+    """Run a program from the start state x, by the arguments of every executor; no memory of the
+    state's size is taken after the first steps.
 
     x is copied, or with ``own`` overwritten. ``keys`` (B, 2) are the seed and id of every sample,
     for a program that draws noise. Traceable by torch.compile.
@@ -86,12 +86,12 @@ def run(
     )
     with torch.no_grad():
         cursor = begin(program, x, model.dtype, model.functions, buffers, keys, own)
-    return _loop(cursor, model, buffers, progress)
+    return _loop(cursor, model, buffers, tick)
 
 
-def resume(cursor: Cursor, model: Network, progress: Callable[[int], None] | None = None) -> Tensor:
+def resume(cursor: Cursor, model: Network, tick: Callable[[int], None] | None = None) -> Tensor:
     """Finish a solve from a cursor; bitwise the solve that was never interrupted."""
-    return _loop(cursor, model, [None] * cursor.program.slots, progress)
+    return _loop(cursor, model, [None] * cursor.program.slots, tick)
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def _loop(
     cursor: Cursor,
     model: Network,
     buffers: list | None,
-    progress: Callable[[int], None] | None,
+    tick: Callable[[int], None] | None,
 ) -> Tensor:
     if cursor.done:
         return cursor.result
@@ -114,8 +114,8 @@ def _loop(
         outputs = evaluate(slots[call.input], slots[call.state], times[call.index], call.branches)  # type: ignore[arg-type]
         accept(program, position, slots, outputs, buffers)
         position = proceed(cursor, position + 1, slots, functions, buffers)
-        if progress is not None:
-            progress(call.index)
+        if tick is not None:
+            tick(call.index)
     result = slots[program.result]
     assert result is not None
     return result
@@ -125,7 +125,7 @@ def iterate(cursor: Cursor, model: Network) -> Iterator[Step]:
     """Yield every finished step from this cursor on. Nothing is computed before it is asked for."""
     program = cursor.program
     marks = {m.position: m for m in program.marks}
-    begun = any(isinstance(op, Call) for op in program.ops[: cursor.position])
+    begun = any(p < cursor.position for p in program.call_positions)
     for p in range(0 if not begun else cursor.position, cursor.position):
         if p in marks:  # a first step that took no call, see afs
             yield _step(marks[p], cursor)

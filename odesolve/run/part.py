@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from odesolve.lowering.lower import Block, Call, Program, Transform
+from odesolve.lowering.lower import Block, Call, Program
 from odesolve.run.advance import Cursor, begin
 
 
@@ -34,9 +34,9 @@ class Part:
 
     def call(self, n: int) -> Call:
         """The first call of block n."""
-        op = self.cursor.program.ops[self.calls[n][0]]
-        assert isinstance(op, Call)
-        return op
+        call = self.cursor.program.pending(self.calls[n][0])
+        assert call is not None
+        return call
 
 
 def part(
@@ -48,8 +48,8 @@ def part(
 ) -> Part:
     """A program cut before its calls ``first`` (P,), begun at x."""
     cursor = begin(program, x, model.dtype, model.functions, keys=keys)
-    positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
-    calls = [positions[a:b] for a, b in itertools.pairwise([*first, len(positions)])]
+    positions = program.call_positions
+    calls = [list(positions[a:b]) for a, b in itertools.pairwise([*first, len(positions)])]
     heads: list[Call] = [program.ops[c[0]] for c in calls]  # type: ignore[misc]
     states = [h.state for h in heads]
     inputs = [h.input for h in heads]
@@ -66,11 +66,6 @@ def carried(program: Program, calls: Sequence[int]) -> list[set[int]]:
     for op, frees in zip(program.ops, program.frees, strict=True):
         if isinstance(op, Call):
             before.append(alive - {op.state, op.input})
-        alive = (alive | _written(op)).difference(frees)
+        norm = op.norm.slot if isinstance(op, Block) and op.norm is not None else None
+        alive = (alive | {s for s in op.writes if s != norm}).difference(frees)
     return [before[c] for c in calls]
-
-
-def _written(op: Call | Block | Transform) -> set[int]:
-    if isinstance(op, Transform):
-        return {op.output}
-    return set(op.outputs if isinstance(op, Call) else op.outs)

@@ -12,6 +12,7 @@ from torch import Tensor
 from odesolve.kernels.dispatch import combined, inner
 from odesolve.lowering.lower import Call, Program
 from odesolve.run.advance import accept, begin, proceed
+from odesolve.run.report import Report, Tally
 from odesolve.run.rows import Request, alike, answered, squares
 
 
@@ -60,10 +61,8 @@ class Replay:
         self.given = given
         self.program = program
         self.model = model
-        self.batch = len(x)
-        self.rounds = 0
-        self.positions = [k for k, op in enumerate(program.ops) if isinstance(op, Call)]
-        self.n = len(self.positions)
+        self.tally = Tally(len(x))
+        self.positions = program.call_positions
         self.size = min(given.size or self.n, self.n)
         self.cursor = begin(program, x, model.dtype, model.functions, keys=keys)
         self.times = model.times_for(program.asked, x)
@@ -72,9 +71,20 @@ class Replay:
         self.slots: list[Tensor | None] = list(self.cursor.slots)
         self.after = self.slots  # behind the window's last call, as the last sweep left them
         self.result: Tensor = x
-        self.evaluations = torch.zeros(self.batch, dtype=torch.int64)
-        self.sample_rounds = torch.zeros_like(self.evaluations)
-        self.open = torch.ones(self.batch, dtype=torch.bool)
+
+    @property
+    def n(self) -> int:
+        """Number of network calls."""
+        return len(self.positions)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return self.tally.batch
+
+    def report(self, why: str | None) -> Report:
+        """What the solve took."""
+        return self.tally.report(why)
 
     def run(self, tick: Callable[[int], None] | None) -> Tensor:
         """Rounds until every call of every sample is settled."""
@@ -84,7 +94,7 @@ class Replay:
         while self.origin < self.n:
             self._evaluate()
             self._sweep()
-            self.rounds += 1
+            self.tally.rounds += 1
             self._slide()
             if tick is not None:
                 tick(self.origin - 1)
@@ -100,7 +110,7 @@ class Replay:
         kind in one batch."""
         wanted: list[tuple[Visit, Tensor]] = []
         requests = []
-        first = self.rounds == 0
+        first = self.tally.rounds == 0
         for k in self.window:
             visit = self.visits[k]
             rows = (~visit.settled).nonzero().flatten()
@@ -122,7 +132,7 @@ class Replay:
             wanted, answered(self.model, self.batch, requests), strict=True
         ):
             self._learn(visit, rows, outputs)
-            self.evaluations[rows.cpu()] += 1
+            self.tally.evaluations[rows.cpu()] += 1
 
     def _learn(self, visit: Visit, rows: Tensor, outputs: list[Tensor]) -> None:
         state = visit.state
@@ -214,8 +224,8 @@ class Replay:
             done &= self.visits[k].settled
             by += bool(done.all())
         if calls.stop == self.n:
-            self.sample_rounds[self.open & done] = self.rounds
-            self.open &= ~done
+            self.tally.sample_rounds[self.tally.open & done] = self.tally.rounds
+            self.tally.open &= ~done
         if not by:
             return
         self.origin += by

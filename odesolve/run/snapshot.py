@@ -9,7 +9,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from odesolve.files import Door, Size, Text, short
-from odesolve.lowering.program import Block, Call, Op, Program
+from odesolve.lowering.program import Program
 
 Float = Literal["float16", "bfloat16", "float32", "float64"]
 SAVED = Door("this", "is no saved cursor", "give what step.cursor.state_dict() returned")
@@ -31,7 +31,7 @@ def check_saved(program: Program, saved: Saved) -> None:
     """Raise OdesolveError unless the program can go on from these values: at a call, with all that
     is still to be read."""
     at = saved.position
-    if at > len(program.ops) or (at < len(program.ops) and not isinstance(program.ops[at], Call)):
+    if at != len(program.ops) and at not in program.call_positions:
         raise SAVED.refuse(f"position is {at}, where the plan does not wait for the network")
     needed = _read_from(program, at)
     if not needed <= saved.slots.keys() or max(saved.slots) >= program.slots:
@@ -45,9 +45,9 @@ def _check_slots(program: Program, saved: Saved) -> None:
     """All states of one solve: of one shape, apart from norms of samples, and of the dtypes that
     are named."""
     state, network = (getattr(torch, name) for name in saved.dtypes)
-    call = program.ops[saved.position] if saved.position < len(program.ops) else None
-    main = saved.slots[call.state if isinstance(call, Call) else program.result]
-    norms = {op.norm.slot for op in program.ops if isinstance(op, Block) and op.norm is not None}
+    call = program.pending(saved.position)
+    main = saved.slots[program.result if call is None else call.state]
+    norms = {block.norm.slot for block in program.blocks if block.norm is not None}
     for i, value in saved.slots.items():
         shape = main.shape[:1] if i in norms else main.shape
         if value.shape != shape or value.dim() == 0 or value.device != main.device:
@@ -58,7 +58,7 @@ def _check_slots(program: Program, saved: Saved) -> None:
         if not value.is_floating_point() or value.layout != torch.strided:
             raise SAVED.refuse(f"slots[{i}] is {short(value)}: expected a dense tensor of floats")
     wanted = {"state": (main, state)}
-    if isinstance(call, Call) and call.input != call.state:
+    if call is not None and call.input != call.state:
         wanted["input"] = (saved.slots[call.input], network)
     for name, (value, dtype) in wanted.items():
         if value.dtype != dtype:
@@ -69,7 +69,7 @@ def _check_keys(saved: Saved, batch: int) -> None:
     keys = saved.keys
     if keys is None or keys.dtype != torch.int64 or keys.shape != (batch, 2):
         raise SAVED.refuse(
-            f"keys are {short(keys)}: expected a seed and an id a sample, int64 of "
+            f"keys are {short(keys)}: expected a seed and an id per sample, int64 of "
             f"shape {(batch, 2)}"
         )
 
@@ -78,14 +78,5 @@ def _read_from(program: Program, position: int) -> set[int]:
     """The slots that are read at a position or later, before they are written."""
     needed = {program.result}
     for op in reversed(program.ops[position:]):
-        read, written = _slots_of(op)
-        needed = needed - written | read
+        needed = needed.difference(op.writes).union(op.reads)
     return needed
-
-
-def _slots_of(op: Op) -> tuple[set[int], set[int]]:
-    if isinstance(op, Call):
-        return {op.input, op.state}, set(op.outputs)
-    if isinstance(op, Block):
-        return set(op.ins), set(op.outs) | ({op.norm.slot} if op.norm is not None else set())
-    return set(op.inputs), {op.output}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from odesolve.lowering.lower import Block, Call, Program, Transform
+from odesolve.lowering.lower import Block, Call, Program
 
 # codes of kernels.reference.combine_row
 NO_BASE = -1
@@ -22,8 +22,8 @@ LEAVE_ALONE = -2
 
 @dataclass(frozen=True)
 class Layout:
-    """Room in a table: rows, state buffers, the network's branches in order, noise streams a
-    row."""
+    """Room in a table: rows, state buffers, the network's branches in order, noise streams
+    per row."""
 
     rows: int
     states: int
@@ -37,7 +37,8 @@ class Layout:
 
     @property
     def ins(self) -> int:
-        """Inputs of a row: every state buffer, then one output of the network a branch."""
+        """Inputs of a row: every state buffer, then one output of the network per
+        branch."""
         return self.states + len(self.branches)
 
 
@@ -60,13 +61,10 @@ class Places:
     outputs."""
 
     def __init__(self, program: Program):
-        calls = [op for op in program.ops if isinstance(op, Call)]
-        self.inputs = {op.input for op in calls}
-        raw = {s for op in calls for s in op.outputs}
-        self.state = {
-            s: k
-            for k, s in enumerate(s for s in range(program.slots) if s not in self.inputs | raw)
-        }
+        self.inputs = {call.input for call in program.calls}
+        raw = {s for call in program.calls for s in call.outputs}
+        states = [s for s in range(program.slots) if s not in self.inputs | raw]
+        self.state = {s: k for k, s in enumerate(states)}
 
     def read(self, slot: int, call: Call | None, layout: Layout) -> int:
         """Number of the input of a row that holds a slot after this call."""
@@ -82,32 +80,30 @@ class Places:
 
 def unfit(program: Program, layout: Layout) -> str | None:
     """Why a program cannot be written into a table, None if it can."""
-    calls = [op for op in program.ops if isinstance(op, Call)]
-    blocks = [op for op in program.ops if isinstance(op, Block)]
-    transforms = [op.fn for op in program.ops if isinstance(op, Transform)]
-    if transforms:
-        return f"it applies {transforms[0]!r} between the evaluations"
-    branches = {b for op in calls for b in op.branches}
+    calls = program.calls
+    if program.transforms:
+        return f"it applies {program.transforms[0].fn!r} between the evaluations"
+    branches = {b for call in calls for b in call.branches}
     if not branches <= set(layout.branches):
         return (
             f"it needs the branches {sorted(branches)} of the network where "
             f"{sorted(layout.branches)} were captured"
         )
-    if any(op.input == op.state for op in calls):
+    if any(call.input == call.state for call in calls):
         return "its network reads the state itself: lower it with a separate input"
     kinds = [type(op) for op in program.ops]
     if kinds != [Block, *[Call, Block] * len(calls)]:
         return "it does more than one block between two evaluations"
-    return _lacks_room(
-        len(blocks), len(Places(program).state), max(len(b.streams) for b in blocks), layout
-    )
+    states = len(Places(program).state)
+    streams = max(len(block.streams) for block in program.blocks)
+    return _lacks_room(len(program.blocks), states, streams, layout)
 
 
 def _lacks_room(rows: int, states: int, streams: int, layout: Layout) -> str | None:
     for what, needed, there in (
         ("steps", rows, layout.rows),
         ("state buffers", states, layout.states),
-        ("noise streams a step", streams, layout.streams),
+        ("noise streams per step", streams, layout.streams),
     ):
         if needed > there:
             return f"it needs {needed} {what} where {there} were captured"
@@ -143,10 +139,9 @@ def _write_row(
     columns: Sequence[int],
     layout: Layout,
 ) -> None:
+    drawn = range(layout.ins, layout.ins + len(block.streams))
     for out, row, base in zip(rows, block.weights, block.base, strict=True):
-        for column, weight in zip(
-            [*columns, *range(layout.ins, layout.ins + len(block.streams))], row, strict=True
-        ):
+        for column, weight in zip([*columns, *drawn], row, strict=True):
             weights[out, column] += weight
         codes[out] = columns[base] if base >= 0 else NO_BASE
     for j, stream in enumerate(block.streams):

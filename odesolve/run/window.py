@@ -9,7 +9,7 @@ a tolerance or exactly."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,29 +21,12 @@ from odesolve.lowering.lower import Program
 from odesolve.plans.path import check_path
 from odesolve.plans.plan import Plan
 from odesolve.plans.recurrence import recurrence
+from odesolve.run.executor import REPORTS
 from odesolve.run.replay import Replay
+from odesolve.run.report import Report
 from odesolve.run.sweeps import Sweeps
 
 ACCELERATIONS = ("secant", "anderson", None)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a solve took: ``rounds`` batches of network calls one after another, ``evaluations``
-    (B,) of every sample's own, ``sample_rounds`` (B,) after how many rounds each sample was done;
-    ``why`` it was not solved by the fused sweep, if not."""
-
-    rounds: int
-    evaluations: Tensor
-    sample_rounds: Tensor
-    why: str | None = None
-
-    def __str__(self) -> str:
-        each = self.evaluations.double()
-        return (
-            f"{self.rounds} rounds, {float(each.mean()):.1f} evaluations a sample (at most "
-            f"{int(each.max())})"
-        )
 
 
 @fits
@@ -54,9 +37,9 @@ class Window:
     ``exact`` gives bitwise what the loop gives, for any plan, if a row of the network's batch does
     not depend on the others; otherwise every step is solved to ``tolerance``, relative to the
     state's root mean square. No solve takes more rounds than it has calls. Of every sample only the
-    states that have moved are evaluated again. ``report`` tells of the latest solve. A network that
-    reads one time for the whole batch, as t[0], is not found out and gets other states than the
-    loop's.
+    states that have moved are evaluated again. ``report`` is that of the latest solve in the
+    calling thread. A network that reads one time for the whole batch, as t[0], goes unnoticed and
+    gets other states than the loop's.
 
     Args:
         size: calls in the window, all of the plan's by default; memory grows with it.
@@ -67,7 +50,7 @@ class Window:
             "anderson" mixes the last sweeps by least squares, causally (Tang et al. 2024, ParaTAA);
             None is plain Picard iteration.
         coarse: a plan of few steps, solved by the loop first, its calls counted as rounds; the
-            first window begins with what it found. It pays where evaluations cost more than rounds.
+            first window begins with its results. It pays where evaluations cost more than rounds.
         stride: the first rounds evaluate only every ``stride``-th call and interpolate the others;
             by default so that some 20 calls are evaluated.
         spread: standard deviation of the data, for the first guess.
@@ -119,7 +102,15 @@ class Window:
         self.coarse = coarse
         self.stride = stride
         self.spread = spread
-        self.report: Report | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What it was made with."""
+        return dict(vars(self))
+
+    @property
+    def report(self) -> Report | None:
+        """Of the latest solve in the calling thread; None before the first."""
+        return REPORTS.get(self)
 
     @torch.no_grad()
     def run(
@@ -133,13 +124,13 @@ class Window:
         """The program's result from the start x (B, ...); see ``run.executor.Executor``."""
         if self.coarse is not None and model is not None:
             check_path(self.coarse, model.path, "coarse")
-        found = recurrence(program.plan)
-        why = "exact=True" if self.exact else found if isinstance(found, str) else None
-        solve = (
-            Replay(self, program, x, keys, model)
-            if isinstance(found, str) or self.exact
-            else Sweeps(self, found, program.plan, x, keys, model)
-        )
+        rec = recurrence(program.plan)
+        if isinstance(rec, str) or self.exact:
+            why = "exact=True" if self.exact else rec
+            solve = Replay(self, program, x, keys, model)
+        else:
+            why = None
+            solve = Sweeps(self, rec, program.plan, x, keys, model)
         result = solve.run(tick)
-        self.report = Report(solve.rounds, solve.evaluations, solve.sample_rounds, why)
+        REPORTS.put(self, solve.report(why))
         return result

@@ -51,5 +51,5 @@ def execute(
     """Run a program by the loop, or by the executor that the user gave; ``own`` lets the loop
     overwrite x."""
     if executor is None:
-        return run.run(program, model, x, tick, keys, own)
+        return run.run(program, x, keys, model, tick, own)
     return executor.run(program, x, keys, model, tick)

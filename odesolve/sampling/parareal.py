@@ -18,15 +18,17 @@ from odesolve.lowering.lower import Program, lower
 from odesolve.model.model import Model
 from odesolve.planning.labels import parse_label
 from odesolve.planning.planner import plan as make_plan
-from odesolve.plans.instructions import Evaluate, names
+from odesolve.plans.instructions import Evaluate
 from odesolve.plans.path import check_path
 from odesolve.plans.plan import Plan
 from odesolve.run import Report
 from odesolve.run.blocks import Blocks
+from odesolve.run.executor import REPORTS, Latest
 from odesolve.run.part import carried, part
 from odesolve.sampling.model_plan import closed
 
 SAME_TIME = 1e-9
+_ITERATIONS: Latest[Tensor] = Latest()
 
 
 @fits
@@ -37,8 +39,8 @@ class Parareal:
     Lions, Maday and Turinici 2001; SRDS, Selvam et al. 2024. In each iteration all blocks are
     solved by the plan from guesses of their starts, and a sweep of a coarse solver, one step a
     block, joins them. Of every sample only blocks whose start has moved are solved again. No solve
-    takes more iterations than blocks, and by then the result is the loop's. ``report`` tells of the
-    latest solve, ``iterations`` (B,) how many each sample took.
+    takes more iterations than blocks, and by then the result is the loop's. ``report`` is that of
+    the latest solve in the calling thread, ``iterations`` (B,) says how many each sample took.
 
     Args:
         blocks: number P of blocks of steps, by default some 2 sqrt(N): K iterations take K N / P +
@@ -85,8 +87,20 @@ class Parareal:
         self.tolerance = tolerance
         self.coarse = coarse
         self.exact = exact
-        self.report: Report | None = None
-        self.iterations: Tensor | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What it was made with."""
+        return dict(vars(self))
+
+    @property
+    def report(self) -> Report | None:
+        """Of the latest solve in the calling thread; None before the first."""
+        return REPORTS.get(self)
+
+    @property
+    def iterations(self) -> Tensor | None:
+        """How many iterations each sample of that solve took, (B,)."""
+        return _ITERATIONS.get(self)
 
     @torch.no_grad()
     def run(
@@ -110,8 +124,8 @@ class Parareal:
             part(program, first, x, keys, model), coarse, model, self.tolerance, self.exact
         )
         result = solve.run(tick)
-        self.report = Report(solve.rounds, solve.evaluations, solve.sample_rounds)
-        self.iterations = solve.iterations
+        REPORTS.put(self, solve.tally.report())
+        _ITERATIONS.put(self, solve.iterations)
         return result
 
     def _cut(self, plan: Plan) -> list[int]:
@@ -192,7 +206,7 @@ def starts_of(plan: Plan) -> list[int]:
     for i in plan.instructions:
         if isinstance(i, Evaluate):
             calls += 1
-        elif calls < plan.nfe and not plan.step_names.isdisjoint(names(i)[1]):
+        elif calls < plan.nfe and plan.finished_by(i) is not None:
             starts.add(calls)
     return sorted(starts)
 

@@ -52,8 +52,9 @@ def arrival(problem, path, start, stop):
     plan = ode.plan("rk4", path, 400, grids.Asinh(start=start, stop=stop), clock="rho")
     return run.run(
         lower(plan, path, problem.model(path).reading),
-        problem.model(path),
         states(problem, path, start),
+        None,
+        problem.model(path),
     )
 
 

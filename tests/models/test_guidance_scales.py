@@ -148,7 +148,7 @@ def test_a_graphs_step_reads_scales_where_they_were_settled(kind):
         assert graph.model.settle(model) is None
         separate = lower(ode.plan("dpmpp_2m", VP, 6), VP, _cast(reading))
         found = graph.replay(separate, X, None, graph.step, model)
-        check(found, run_plan(program, model, X))
+        check(found, run_plan(program, X, None, model))
     assert graph.model.settle(guided.rows(torch.arange(2), B)) is not None
 
 

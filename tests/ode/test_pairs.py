@@ -261,7 +261,7 @@ def test_fixed_steps_to_the_data_end(name, steps, closed):
 
     def end(solver, n: int) -> torch.Tensor:
         plan = ode.plan(solver, path, n, grids.Uniform(), closed=closed)
-        return run.run(lower(plan, path, model.reading_for(x.dtype)), model, x)
+        return run.run(lower(plan, path, model.reading_for(x.dtype)), x, None, model)
 
     exact = end(pairs.DOPRI8, 256)
     errors = [float((end(PAIRS[name], n) - exact).norm()) for n in (steps, 2 * steps)]

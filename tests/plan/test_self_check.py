@@ -88,10 +88,13 @@ EVALUATION = Evaluate("x0", "D1", 1.0)
             ),
             "'x1' is defined twice",
         ),
-        (made_of(EVALUATION, replace(STEP, weights=((0.5,),))), "a row an output and one an input"),
+        (
+            made_of(EVALUATION, replace(STEP, weights=((0.5,),))),
+            "one row per output and one column per input",
+        ),
         (
             made_of(EVALUATION, replace(STEP, weights=((0.5, 0.5), (0.5, 0.5)))),
-            "a row an output and one an input",
+            "one row per output and one column per input",
         ),
     ],
 )

@@ -39,7 +39,7 @@ def replayed(graph, model, plan, x=X):
 
 
 def looped(model, plan, x=X):
-    return run.run(program_for(model, plan, x.dtype, None), model, x, keys=KEYS)
+    return run.run(program_for(model, plan, x.dtype, None), x, KEYS, model)
 
 
 def test_every_solver_and_number_of_steps_through_one_table():

@@ -53,7 +53,7 @@ def test_folded_equals_unfolded(solver, guided):
             if guided:
                 model = model.guided(2.5, {"pull": PULL["cond"]}, {"pull": PULL["uncond"]})
             x = NOISE * path.start_std(plan.grid[0])
-            folded = run.run(lower(plan, path, model.reading_for(x.dtype)), model, x, keys=KEYS)
+            folded = run.run(lower(plan, path, model.reading_for(x.dtype)), x, KEYS, model)
             wanted = unfolded(plan, model, x)
             scale = float(wanted.abs().max()) + float(x.abs().max()) / path.prior_std
             assert float((folded - wanted).abs().max()) <= 1e-12 * scale, (path, predicts)
@@ -65,9 +65,7 @@ def test_transforms_fold_as_they_read():
         plan = ode.plan(solver, path, 5, "karras")
         for predicts in ("noise", "v", "velocity"):
             model = ode.Model(net, path, predicts, clip=0.4)
-            folded = run.run(
-                lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS
-            )
+            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), NOISE, KEYS, model)
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)
 
 
@@ -80,7 +78,5 @@ def test_classifier_gradient_folds():
         plan = ode.plan(solver, path, 5, ode.grids.Karras(start=0.8))
         for predicts in PREDICTIONS:
             model = ode.Model(net, path, predicts).classifier_guided(log_prob, 0.7)
-            folded = run.run(
-                lower(plan, path, model.reading_for(NOISE.dtype)), model, NOISE, keys=KEYS
-            )
+            folded = run.run(lower(plan, path, model.reading_for(NOISE.dtype)), NOISE, KEYS, model)
             torch.testing.assert_close(folded, unfolded(plan, model, NOISE), rtol=1e-11, atol=1e-11)

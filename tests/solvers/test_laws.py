@@ -130,9 +130,9 @@ def test_a_constant_data_prediction_is_solved_exactly(solver, name):
     p, q = path.points([plan.grid[0], plan.grid[-1]])
     out = run.run(
         lower(plan, path, Reading("data")),
-        Constant(),
         p.alpha * x0 + p.sigma * eps,
-        keys=keys(0, torch.arange(1)),
+        keys(0, torch.arange(1)),
+        Constant(),
     )
     if plan.evaluations[0].quantity == "velocity" and name != "linear":
         # methods in t are exact for straight motion only: elsewhere right to their order, not to

@@ -33,7 +33,7 @@ def end_point(name: str, solver: str, steps: int, **options) -> torch.Tensor:
     plan = ode.plan(solver, path, steps, grid, closed=True, **options)
     model = MIXTURE.model(path, predicts)
     x = START * math.hypot(first.alpha, first.sigma)
-    return run.run(lower(plan, path, model.reading_for(x.dtype)), model, x)
+    return run.run(lower(plan, path, model.reading_for(x.dtype)), x, None, model)
 
 
 @functools.cache
@@ -84,7 +84,9 @@ def test_inversion_converges_with_the_same_order(solver):
 
     def error(n: int) -> float:
         plan = ode.plan(solver, path, n, grid, reverse=True)
-        back = run.run(lower(plan, path, model.reading_for(torch.float64)), model, reference("vp"))
+        back = run.run(
+            lower(plan, path, model.reading_for(torch.float64)), reference("vp"), None, model
+        )
         first = path.point(grid.start)
         return float((back - START * math.hypot(first.alpha, first.sigma)).norm())
 

@@ -18,7 +18,7 @@ from odesolve.lowering.lower import Program, lower
 from odesolve.names.levels import Levels
 from odesolve.paths import Path
 from odesolve.planning.planner import plan
-from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Output, names
+from odesolve.plans.instructions import START, Apply, Combine, Evaluate, Instruction, Output
 from odesolve.plans.plan import Plan
 from odesolve.solvers import REGISTRY
 
@@ -153,15 +153,9 @@ def _starts(whole: Plan) -> tuple[int, ...]:
     for i in whole.instructions:
         if isinstance(i, Evaluate):
             calls += 1
-        elif (i_step := _finished(i, whole)) and i_step < whole.steps:
+        elif (step := whole.finished_by(i)) and step < whole.steps:
             starts.append(calls)
     return tuple(starts)
-
-
-def _finished(i: Any, whole: Plan) -> int:
-    """Number of the step that an instruction finishes, 0 if it finishes none."""
-    done = [name for name in names(i)[1] if name in whole.step_names]
-    return int(done[0][1:]) if done else 0
 
 
 def noise_kept(plan: Plan, path: Path, fn: str) -> Plan:

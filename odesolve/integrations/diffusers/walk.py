@@ -16,7 +16,6 @@ from odesolve.files import Door, Number, Size, shaped
 from odesolve.integrations.diffusers.checks import check_tensors, check_time
 from odesolve.integrations.diffusers.schedule import Schedule
 from odesolve.kernels.philox import keys
-from odesolve.lowering.program import Call
 from odesolve.noise.keys import fresh_seed, keys_of
 from odesolve.run.advance import Cursor
 from odesolve.run.stepper import Stepper, fresh
@@ -279,7 +278,7 @@ class Walk:
             self.schedule.trained.functions,
             None if recorded else fresh(program),
         )
-        alone = all(len(op.outputs) == 1 for op in program.ops if isinstance(op, Call))
+        alone = all(len(call.outputs) == 1 for call in program.calls)
         self._plain = alone and self.schedule.trained.sign > 0
         self._handed = sample
         self._version = sample._version

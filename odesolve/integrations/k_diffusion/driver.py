@@ -19,12 +19,11 @@ from odesolve.functions.steadiness import warn_of_training
 from odesolve.integrations.k_diffusion.hosts import noise_scale
 from odesolve.integrations.k_diffusion.noise import NoiseSampler
 from odesolve.lowering.lower import Reading, lower
-from odesolve.lowering.program import Block, Call, Program
-from odesolve.lowering.slots import is_step
+from odesolve.lowering.program import Program
 from odesolve.model.model import Model
 from odesolve.noise.keys import keys_of, seed_of
 from odesolve.planning.planner import kept
-from odesolve.plans.instructions import Combine, Evaluate
+from odesolve.plans.instructions import Evaluate
 from odesolve.plans.plan import Plan
 from odesolve.process.progress import Bar
 from odesolve.run.advance import begin
@@ -188,10 +187,7 @@ class SampledNoise:
         self.ready = ready
         self.sigmas = sigmas
         self.index = {t: i for i, t in enumerate(levels)}
-        ops = [op for op in ready.program.ops if not isinstance(op, Call)]
-        self.left = Counter(
-            s for op in ops for s in (op.streams if isinstance(op, Block) else (op.stream,))
-        )
+        self.left = Counter(s for op in ready.program.ops for s in op.draws)
         self.kept: dict[int, Any] = {}
 
     def __call__(self, stream: int) -> Any:
@@ -283,9 +279,7 @@ def _begins(plan: Plan) -> dict[int, int]:
                 begun = step
             calls += 1
         else:
-            step += sum(
-                map(is_step, [o.name for o in i.outputs] if isinstance(i, Combine) else [i.output])
-            )
+            step = plan.finished_by(i) or step
     return begins
 
 

@@ -1,0 +1,98 @@
+"""An op from outside of the package: a specification and its declaration."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from odesolve.kernels import declared, dispatch, ops
+from odesolve.kernels.declared import NUMBERS, OPS, op, schema_of
+from odesolve.kernels.dispatch import public
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Scale = float | Tensor
+
+
+@op(writes=("out",), device="x")
+def scaled_largest(out: Tensor, x: Tensor, weight: Scale = 1.0, top: bool = True) -> None:
+    """out (B,) <- weight times the largest (or the least) of each sample."""
+    flat = x.flatten(1)
+    out.copy_((flat.amax(1) if top else flat.amin(1)) * weight)
+
+
+call = public(scaled_largest)
+
+
+def given():
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.empty(4, dtype=torch.float64), x
+
+
+def test_a_declaration_is_enough():
+    out, x = given()
+    for args, named, want in (
+        ((), {}, x.amax(1)),
+        ((2.0,), {}, 2.0 * x.amax(1)),
+        ((), {"top": False}, x.amin(1)),
+        ((), {"weight": torch.arange(4.0), "top": True}, torch.arange(4.0) * x.amax(1)),
+    ):
+        call(out, x, *args, **named)
+        assert torch.equal(out, want)
+    with pytest.raises(TypeError):
+        call(out)
+
+
+@pytest.mark.parametrize("how", ["compile", "make_fx"])
+def test_it_is_a_node_of_a_trace(how):
+    def both(x):
+        out = torch.empty(4, dtype=torch.float64)
+        call(out, x, 2.0)
+        return out
+
+    assert ops.LIBRARY is not None
+    _, x = given()
+    graph = make_fx(both)(x)
+    assert "odesolve.scaled_largest.default" in {str(n.target) for n in graph.graph.nodes}
+    traced = graph if how == "make_fx" else torch.compile(both, fullgraph=True, backend="aot_eager")
+    assert torch.equal(traced(x), 2.0 * x.amax(1))
+
+
+def test_a_backend_without_a_kernel_says_so_once(caplog):
+    device = dispatch.backend().devices["cpu"]
+    if device == "reference":
+        pytest.skip("the reference is all that there is")
+    dispatch._fused.cache_clear()
+    with caplog.at_level(logging.WARNING, "odesolve"):
+        for _ in range(3):
+            call(*given())
+    assert [r.getMessage() for r in caplog.records] == [
+        f"the op 'scaled_largest' has no {device} kernel: its slow reference runs on cpu"
+    ]
+
+
+def test_every_op_has_every_kernel_or_says_why_not():
+    from odesolve.kernels import native
+    from odesolve.kernels.triton import backend as triton
+
+    for name in dispatch.OPS:
+        for kind, module in (("native", native), ("triton", triton)):
+            left = OPS[name].left if name in OPS else {}
+            assert hasattr(module, name) != (kind in left), (name, kind)
+
+
+def test_what_cannot_be_declared():
+    def odd(out: Tensor, x: dict) -> None: ...
+
+    def right(out: Tensor, x: Tensor) -> None: ...
+
+    with pytest.raises(TypeError, match="odd: x is annotated 'dict', which no trace holds"):
+        op(writes=("out",), device="out")(odd)
+    with pytest.raises(ValueError, match="right has no argument 'y'"):
+        op(writes=("out",), device="y")(right)
+    with pytest.raises(ValueError, match="an op is called 'scaled_largest' already"):
+        op(writes=("out",), device="x")(scaled_largest)
+    assert "odd" not in OPS
+    assert schema_of(right, ("out",)) == "(Tensor(a!) out, Tensor x) -> ()"
+    assert declared.TYPES.keys().isdisjoint(NUMBERS)
