@@ -12,7 +12,7 @@ from torch import nn
 
 import odesolve as ode
 from odesolve import distributed, jobs, objectives, paths
-from odesolve.doors.words import WORDS, advised
+from odesolve.doors.vocabulary import WORDS, advised
 from odesolve.errors import OdesolveError
 from odesolve.training import fit
 

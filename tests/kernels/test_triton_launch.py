@@ -15,13 +15,15 @@ from odesolve.kernels.reference import ErrorNorm
 pytest.importorskip(
     "triton", reason="triton is not installed: it is in the test extra, on Linux only"
 )
-from odesolve.kernels.triton import backend, launch, reductions
+from odesolve.kernels.triton import backend, launch, reductions, series
 
 pytestmark = pytest.mark.skipif(
     launch.INTERPRETING, reason="interpreted kernels have no compiled form"
 )
 LAUNCHERS = (
-    *(getattr(backend, k) for k in ("_combine", "_normal", "_window")),
+    backend._combine,
+    backend._normal,
+    series._window,
     *reductions.launchers(),
 )
 KEYS = philox.keys(0, torch.arange(2))
